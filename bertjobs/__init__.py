@@ -1,0 +1,3 @@
+"""bertjobs: pretrain BERT on a Slurm cluster, or on this machine."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,233 @@
+"""`bertjobs recipes`, and the arguments and resolution that `plan` and `submit` share."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bertjobs.errors import InputError
+
+if TYPE_CHECKING:
+    from bertjobs.recipe.catalogue import Catalogue
+    from bertjobs.recipe.resolve import Resolved
+    from bertjobs.recipe.spec import RunSpec
+
+_METAVARS = {"int": "N", "float": "X", "path": "PATH", "mounts": "SRC:DST", "phase": "1|2|all"}
+_NODES_SHOWN = (1, 2, 4, 8, 16, 32, 64)
+
+
+def register(subparsers: Any) -> None:
+    """Add `recipes` to the command line."""
+    parser = subparsers.add_parser(
+        "recipes",
+        help="list the recipes, or show one",
+        description="List the recipes of the catalogue and of your own files, or show one.",
+        allow_abbrev=False,
+    )
+    parser.set_defaults(handler=_list)
+    _add_common(parser)
+    verbs = parser.add_subparsers(metavar="")
+    show = verbs.add_parser("show", help="show one recipe", allow_abbrev=False)
+    show.add_argument("name", metavar="NAME")
+    _add_common(show, below=True)
+    show.set_defaults(handler=_show)
+
+
+def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add --recipes, --set and one flag a setting, all from the schema's table.
+
+    Values stay text here: `resolve` parses them, so that a bad one is an InputError like any other.
+    """
+    from bertjobs.recipe.schema import SETTINGS
+
+    group = parser.add_argument_group(
+        "settings", "each can also come from the environment (its name in brackets) or from a recipe"
+    )
+    _add_files(group)
+    group.add_argument(
+        "--set",
+        dest="sets",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        help="any setting by its key: phase1.lr=1e-3, optimizer.beta2=0.98, precision=tf32",
+    )
+    for setting in SETTINGS:
+        if setting.flag:
+            environment = f" [{setting.env}]" if setting.env else ""
+            known = isinstance(setting.default, int | str) and setting.default != ""
+            default = f" (default: {setting.default})" if known else ""
+            group.add_argument(
+                setting.flag,
+                dest=f"setting_{setting.key}",
+                metavar="|".join(setting.choices) or _METAVARS.get(setting.kind, "NAME"),
+                help=setting.help + default + environment,
+            )
+
+
+def resolve_arguments(
+    args: argparse.Namespace,
+    environ: Mapping[str, str],
+    *,
+    nodes: int | None = None,
+    tasks_per_node: int | None = None,
+) -> Resolved:
+    """The run that the flags of `add_recipe_arguments`, the environment and the recipe files ask for.
+
+    ``nodes`` and ``tasks_per_node`` are those of the job that runs already, if one does. Raises InputError.
+    """
+    from bertjobs.recipe.resolve import resolve
+
+    prefix = "setting_"
+    flags = {key.removeprefix(prefix): value for key, value in vars(args).items() if key.startswith(prefix)}
+    return resolve(
+        _catalogue(args, environ),
+        flags=flags,
+        sets=args.sets,
+        environ=environ,
+        nodes=nodes,
+        tasks_per_node=tasks_per_node,
+    )
+
+
+def _add_common(parser: argparse.ArgumentParser, *, below: bool = False) -> None:
+    """--recipes and --json; ``below`` a parser that has them too, so that its values are not reset."""
+    _add_files(parser, below=below)
+    default = argparse.SUPPRESS if below else False
+    parser.add_argument("--json", action="store_true", default=default, help="print JSON")
+
+
+def _add_files(parser: argparse._ActionsContainer, *, below: bool = False) -> None:
+    parser.add_argument(
+        "--recipes",
+        dest="recipe_files",
+        metavar="FILE",
+        action="append",
+        default=argparse.SUPPRESS if below else [],
+        help="a recipe file of your own, read after ./bertjobs.yml; can be given several times",
+    )
+
+
+def _catalogue(args: argparse.Namespace, environ: Mapping[str, str]) -> Catalogue:
+    from bertjobs.recipe.catalogue import catalogue_files, load_catalogue
+
+    return load_catalogue(catalogue_files(environ, Path.cwd(), args.recipe_files))
+
+
+def _resolved(catalogue: Catalogue, name: str, **flags: Any) -> RunSpec:
+    from bertjobs.recipe.resolve import resolve
+
+    return resolve(catalogue, flags={"recipe": name, **flags}, environ={}).spec
+
+
+def _list(args: argparse.Namespace) -> int:
+    catalogue = _catalogue(args, os.environ)
+    rows = [_summary(catalogue, name) for name in catalogue.keys("recipes")]
+    if args.json:
+        print(json.dumps(rows, indent=2))
+        return 0
+    heads = ("recipe", "gpu", "gpus_per_node", "precision", "model", "global_batches", "description")
+    cells = [[_plain(row[head]) for head in heads] for row in rows]
+    titles = ["RECIPE", "GPU", "A NODE", "PRECISION", "MODEL", "GLOBAL BATCHES", "WHAT FOR"]
+    print("\n".join(_table([titles, *cells])))
+    print("\nNext: bertjobs recipes show NAME, or bertjobs plan --recipe NAME --nodes N")
+    return 0
+
+
+def _summary(catalogue: Catalogue, name: str) -> dict[str, Any]:
+    found = catalogue.find("recipes", name, "description")
+    spec = _resolved(catalogue, name)
+    return {
+        "recipe": name,
+        "gpu": spec.system.gpu,
+        "gpus_per_node": spec.system.gpus_per_node,
+        "precision": spec.precision,
+        "model": spec.model.name,
+        "global_batches": [phase.global_batch for phase in spec.phases],
+        "description": found.value if found else "",
+    }
+
+
+def _show(args: argparse.Namespace) -> int:
+    catalogue = _catalogue(args, os.environ)
+    catalogue.check("recipes", args.name, "bertjobs recipes show")
+    summary = _summary(catalogue, args.name)
+    spec = _resolved(catalogue, args.name)
+    rows = [row for precision in _precisions(catalogue, spec) for row in _rows(catalogue, args.name, precision)]
+    phases = [
+        {
+            "phase": p.phase,
+            "sequence_length": p.sequence_length,
+            "max_predictions": p.max_predictions,
+            "global_batch": p.global_batch,
+            "steps": p.steps,
+            "lr": p.lr,
+            "warmup": p.warmup,
+        }
+        for p in spec.phases
+    ]
+    if args.json:
+        print(json.dumps({**summary, "phases": phases, "nodes": rows}, indent=2))
+        return 0
+    system = spec.system
+    on = f"{system.gpus_per_node} x {system.gpu} a node" if system.gpus_per_node else "CPUs"
+    print(f"{args.name}: {summary['description']}\n")
+    print(f"  system     {system.name}: {on}, {system.interconnect}")
+    print(f"  model      {spec.model.name}: {spec.model.num_hidden_layers} layers of {spec.model.hidden_size}")
+    print(f"  precision  {spec.precision}")
+    print(f"  optimizer  {spec.optimizer.name}, seed {spec.seed}, {spec.masking} masking\n")
+    titles = [key.replace("_", " ").upper() for key in phases[0]]
+    print("\n".join(_table([titles, *([_plain(value) for value in phase.values()] for phase in phases)])))
+    print("\nBATCHSIZE/GRADIENT_STEPS, that is, sequences a rank a step / micro-batches they are cut into:\n")
+    heads = ["NODES", "RANKS", "PRECISION", *(f"PHASE {p.phase}" for p in spec.phases)]
+    cells = [[str(r["nodes"]), str(r["world_size"]), r["precision"], *_fractions(r)] for r in rows]
+    print("\n".join(_table([heads, *cells])))
+    print(f"\nNext: bertjobs plan --recipe {args.name} --nodes {rows[0]['nodes']}")
+    return 0
+
+
+def _precisions(catalogue: Catalogue, spec: RunSpec) -> list[str]:
+    """The recipe's own precision, then the others that it gives a micro-batch for."""
+    found = catalogue.find("recipes", spec.recipe, "phases", spec.phases[0].phase, "micro_batch")
+    others = found.value if found and isinstance(found.value, Mapping) else ()
+    return list(dict.fromkeys((spec.precision, *others)))
+
+
+def _rows(catalogue: Catalogue, name: str, precision: str) -> list[dict[str, Any]]:
+    """The batch arithmetic on each number of nodes that divides the global batches."""
+    rows = []
+    for nodes in _NODES_SHOWN:
+        try:
+            spec = _resolved(catalogue, name, nodes=nodes, precision=precision)
+        except InputError:
+            continue
+        batches = [
+            {
+                "phase": p.phase,
+                "rank_batch": p.rank_batch,
+                "gradient_steps": p.gradient_steps,
+                "micro_batch": p.micro_batch,
+            }
+            for p in spec.phases
+        ]
+        rows.append({"nodes": nodes, "world_size": spec.world_size, "precision": precision, "phases": batches})
+    return rows
+
+
+def _fractions(row: Mapping[str, Any]) -> list[str]:
+    return [f"{phase['rank_batch']}/{phase['gradient_steps']}" for phase in row["phases"]]
+
+
+def _plain(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _table(rows: Sequence[Sequence[str]]) -> Iterable[str]:
+    """Rows of text in columns as wide as their widest cell."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()

@@ -1,0 +1,232 @@
+"""MANIFEST.json of a data folder: what is in it and how it was made. Standard library only."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bertjobs.errors import InputError
+
+MANIFEST_NAME = "MANIFEST.json"
+FORMAT = "bertjobs-data"
+VERSION = 1
+SPLITS = ("train", "validation")
+
+_AGAIN = "run `bertjobs data prepare` again, into a new folder"
+
+
+@dataclass(frozen=True)
+class ShardFile:
+    """One Parquet file of a split: its name, length bin, rows, bytes and sha256 (hex)."""
+
+    name: str
+    bin: int
+    rows: int
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Split:
+    """The shards of one split of a phase.
+
+    Attributes:
+        folder: the folder that holds the files.
+        files: ordered by bin, then by shard number.
+        tokens: tokens in all rows, [CLS] and [SEP] included.
+    """
+
+    folder: Path
+    files: tuple[ShardFile, ...]
+    tokens: int
+
+    @property
+    def rows(self) -> int:
+        """Number of sequences."""
+        return sum(file.rows for file in self.files)
+
+
+@dataclass(frozen=True)
+class PhaseData:
+    """One phase's data.
+
+    Attributes:
+        sequence_length: tokens in the longest sequence.
+        max_predictions: masked tokens a sequence at most, where the masks are static.
+    """
+
+    phase: int
+    sequence_length: int
+    max_predictions: int
+    train: Split
+    validation: Split
+
+    def split(self, name: str) -> Split:
+        """The split "train" or "validation"; KeyError for another name."""
+        return {"train": self.train, "validation": self.validation}[name]
+
+
+@dataclass(frozen=True)
+class DataManifest:
+    """A data folder made by ``bertjobs data prepare``.
+
+    Attributes:
+        vocabulary_sha256: of vocab.txt's bytes, 64 hex digits.
+        vocabulary_size: tokens.
+        masking: "dynamic" (none stored) or "static" (stored in the shards).
+        settings: all settings it was made with, by name.
+        documents: number of documents by split.
+        held_out: ids of the validation documents.
+    """
+
+    folder: Path
+    vocabulary_sha256: str
+    vocabulary_size: int
+    lowercase: bool
+    masking: str
+    settings: dict[str, Any]
+    documents: dict[str, int]
+    held_out: tuple[str, ...]
+    phases: dict[int, PhaseData]
+
+    @classmethod
+    def read(cls, folder: Path | str) -> DataManifest:
+        """Read a data folder's manifest.
+
+        Raises:
+            InputError: the folder is missing, empty, half-written, or of another format.
+        """
+        folder = Path(folder)
+        where = str(folder)
+        if not folder.is_dir():
+            raise InputError(
+                f"data folder {where!r} does not exist",
+                where="data (DATADIR)",
+                hint=f"make it with `bertjobs data prepare --corpus text:DIR --vocab FILE --output {where}`",
+            )
+        if not any(folder.iterdir()):
+            raise InputError("the data folder is empty", where=where, hint=_AGAIN)
+        path = folder / MANIFEST_NAME
+        if not path.is_file():
+            raise InputError(
+                f"the data folder has no {MANIFEST_NAME}: it is half-written, or not a data folder",
+                where=where,
+                hint=_AGAIN,
+            )
+        try:
+            return _parse(json.loads(path.read_bytes()), folder)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise InputError(
+                f"the manifest is damaged or of another format ({type(error).__name__}: {error})",
+                where=str(path),
+                hint=_AGAIN,
+            ) from error
+
+    @property
+    def vocabulary_path(self) -> Path:
+        """The vocab.txt that the shards were made with."""
+        return self.folder / "vocab.txt"
+
+    def phase(self, number: int) -> PhaseData:
+        """The data of a phase; InputError where the folder has none."""
+        if number not in self.phases:
+            have = ", ".join(str(phase) for phase in sorted(self.phases))
+            raise InputError(
+                f"the data folder has no phase {number}",
+                where=str(self.folder),
+                hint=f"it holds phase {have}; make it again with --phases {have},{number}",
+            )
+        return self.phases[number]
+
+    def training_sequences(self, number: int) -> int:
+        """Sequences in one epoch of a phase."""
+        return self.phase(number).train.rows
+
+    def check_files(self, number: int) -> None:
+        """InputError that names the first listed file of a phase that is missing or of another size."""
+        phase = self.phase(number)
+        expected = [(split.folder / file.name, file.bytes) for split in (phase.train, phase.validation)
+                    for file in split.files]  # fmt: skip
+        for path, size in expected:
+            if not path.is_file():
+                raise InputError(f"shard {path.name!r} is missing", where=str(path), hint=_AGAIN)
+            if path.stat().st_size != size:
+                raise InputError(
+                    f"shard {path.name!r} has {path.stat().st_size} bytes, the manifest says {size}",
+                    where=str(path),
+                    hint=f"it was cut off or changed: {_AGAIN}",
+                )
+        if vocabulary_sha256(self.vocabulary_path) != self.vocabulary_sha256:
+            raise InputError("vocab.txt was changed", where=str(self.vocabulary_path), hint=_AGAIN)
+
+    def check_vocabulary(self, sha256: str) -> None:
+        """InputError unless the shards were made with the vocabulary of this sha256 ("": any)."""
+        if sha256 and sha256 != self.vocabulary_sha256:
+            raise InputError(
+                f"the shards were made with another vocabulary ({self.vocabulary_sha256[:12]}...) "
+                f"than the recipe's ({sha256[:12]}...)",
+                where=str(self.vocabulary_path),
+                hint="prepare the data with the recipe's vocabulary, or set the recipe's `vocabulary`",
+            )
+
+    def check_masking(self, masking: str) -> None:
+        """InputError unless the shards hold what this masking ("dynamic" or "static") needs."""
+        if masking != self.masking:
+            raise InputError(
+                f"masking is {masking}, but the shards were made for {self.masking} masking",
+                where=str(self.folder),
+                hint=f"set MASKING={self.masking}, or prepare the data with --masking {masking}",
+            )
+
+    def check_shard_count(self, number: int, world_size: int, num_workers: int) -> None:
+        """InputError where a length bin has fewer shards than ranks x max(1, workers)."""
+        train = self.phase(number).train
+        have = min(Counter(file.bin for file in train.files).values())
+        need = world_size * max(1, num_workers)
+        if have < need:
+            raise InputError(
+                f"phase {number} has {have} shards a bin, {need} are needed: "
+                f"{world_size} ranks x {max(1, num_workers)} workers",
+                where=str(train.folder),
+                hint=f"prepare the data with --shards {need}, or use fewer workers or ranks",
+            )
+
+
+def vocabulary_sha256(path: Path | str) -> str:
+    """sha256 (64 hex digits) of a vocab.txt's bytes; InputError where it cannot be read."""
+    try:
+        return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    except OSError as error:
+        raise InputError(f"cannot read the vocabulary: {error.strerror}", where=str(path)) from error
+
+
+def _parse(content: Any, folder: Path) -> DataManifest:
+    if (content["format"], content["version"]) != (FORMAT, VERSION):
+        raise ValueError(f"format {content['format']!r} version {content['version']!r}")
+    vocabulary = content["vocabulary"]
+    return DataManifest(
+        folder=folder,
+        vocabulary_sha256=vocabulary["sha256"],
+        vocabulary_size=vocabulary["size"],
+        lowercase=vocabulary["lowercase"],
+        masking=content["settings"]["masking"],
+        settings=content["settings"],
+        documents=content["documents"],
+        held_out=tuple(content["held_out"]),
+        phases={int(number): _parse_phase(int(number), entry, folder / f"phase{number}")
+                for number, entry in content["phases"].items()},
+    )  # fmt: skip
+
+
+def _parse_phase(number: int, entry: Any, folder: Path) -> PhaseData:
+    def split(name: str) -> Split:
+        files = tuple(ShardFile(**file) for file in entry[name]["files"])
+        if not files or any(Path(file.name).name != file.name for file in files):
+            raise ValueError(f"phase {number} lists no {name} files, or files elsewhere")
+        return Split(folder / name, files, entry[name]["tokens"])
+
+    return PhaseData(number, entry["sequence_length"], entry["max_predictions"], split("train"), split("validation"))

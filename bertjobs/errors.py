@@ -1,0 +1,55 @@
+"""One family of errors. Each says what was wrong, where, and what to do next.
+
+Exit codes (docs/exit-codes in the README): 0 done, 75 stopped early and can be continued,
+64 bad input or configuration (do not retry), 70 anything else.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+EXIT_DONE = 0
+EXIT_BAD_INPUT = 64
+EXIT_FAILURE = 70
+EXIT_CONTINUE = 75
+
+
+class BertjobsError(Exception):
+    """An expected failure, shown to the user without a traceback.
+
+    Args:
+        what: one sentence that says what is wrong, with the value it speaks of.
+        where: the file, line, setting or host that it was found in.
+        hint: what to do next, or the nearest right thing.
+    """
+
+    exit_code = EXIT_FAILURE
+
+    def __init__(self, what: str, *, where: str | None = None, hint: str | None = None):
+        self.what, self.where, self.hint = what, where, hint
+        super().__init__(self.render())
+
+    def render(self) -> str:
+        """The error as a user reads it: one line each for what, where and hint."""
+        lines = [f"error: {self.what}"]
+        if self.where:
+            lines.append(f"  where: {self.where}")
+        if self.hint:
+            lines.append(f"  hint:  {self.hint}")
+        return "\n".join(lines)
+
+
+class InputError(BertjobsError):
+    """Bad input or configuration: retrying without a change is useless."""
+
+    exit_code = EXIT_BAD_INPUT
+
+
+def nearest(word: str, choices: Iterable[str]) -> str | None:
+    """A hint that names the choice closest in spelling to ``word``, or lists all when none is close."""
+    names = sorted(str(choice) for choice in choices)
+    close = difflib.get_close_matches(str(word), names, n=1, cutoff=0.5)
+    if close:
+        return f"did you mean {close[0]!r}?"
+    return f"choose one of: {', '.join(names)}" if names else None

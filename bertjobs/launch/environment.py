@@ -1,0 +1,28 @@
+"""What reaches a job: its environment, and the one quoting function for all that reaches a shell."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable, Mapping
+
+LEAKING = ("SLURM_", "SBATCH_", "SRUN_", "PMIX_", "PMI_")
+KEPT = ("SLURM_CONF",)
+
+
+def quote(value: str) -> str:
+    """``value`` as one word of a POSIX shell."""
+    return shlex.quote(value)
+
+
+def clean_environment(environ: Mapping[str, str], settings: Iterable[str]) -> dict[str, str]:
+    """The environment for a submitted job: without the variables of a surrounding Slurm job, whose CPU binding and
+    task counts would leak into the new one, and without our ``settings``, which the run's lockfile holds."""
+    drop = set(settings)
+    return {
+        name: value for name, value in environ.items() if name in KEPT or not (name.startswith(LEAKING) or name in drop)
+    }
+
+
+def export_lines(values: Mapping[str, str]) -> str:
+    """Shell lines that export ``values``, in order."""
+    return "".join(f"export {name}={quote(value)}\n" for name, value in values.items())

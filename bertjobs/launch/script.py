@@ -1,0 +1,92 @@
+"""The batch script of a phase: ``run.sub`` with the run's settings written into it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from bertjobs.launch.environment import export_lines, quote
+from bertjobs.recipe.spec import RunSpec
+
+MARKER = "# bertjobs: settings of a submitted run stand here\n"
+
+
+@dataclass(frozen=True)
+class SlurmOptions:
+    """What a user says about the queue; "" leaves it to the cluster's default.
+
+    ``time`` is Slurm's: minutes, or hours:minutes:seconds, or days-hours. ``extra`` are further sbatch options,
+    as they are.
+    """
+
+    partition: str = ""
+    account: str = ""
+    time: str = ""
+    extra: tuple[str, ...] = ()
+
+    def lines(self) -> list[str]:
+        named = {"partition": self.partition, "account": self.account, "time": self.time}
+        return [f"--{name}={value}" for name, value in named.items() if value] + list(self.extra)
+
+
+def run_sub() -> Path:
+    """The script as shipped: inside the package in a wheel, at the root of a checkout."""
+    package = Path(__file__).parent.parent
+    return next(path for path in (package / "run.sub", package.parent / "run.sub") if path.is_file())
+
+
+def sbatch_lines(spec: RunSpec, phase: int, options: SlurmOptions) -> list[str]:
+    """The options of the job, without ``#SBATCH``."""
+    logs = Path(spec.results) / spec.run / f"phase{phase}" / "logs"
+    lines = [
+        f"--job-name={spec.run}-phase{phase}",
+        f"--nodes={spec.nodes}",
+        f"--ntasks-per-node={spec.tasks_per_node}",
+        f"--output={logs}/slurm-%j.out",
+    ]
+    if spec.gpus:
+        lines.append(f"--gpus-per-node={spec.gpus}")
+    return lines + options.lines()
+
+
+def render_script(template: str, spec: RunSpec, phase: int, options: SlurmOptions, python: str) -> str:
+    """The script that ``sbatch`` is given for one phase.
+
+    Paths in ``spec`` must be absolute. The recipe's values are not repeated here: the worker reads them from
+    the run's lockfile, run.yml.
+    """
+    header = "".join(f"#SBATCH {line}\n" for line in sbatch_lines(spec, phase, options))
+    settings = {"RUN": spec.run, "RECIPE": spec.recipe, "PHASE": str(phase), "RESULTS": spec.results}
+    if spec.image:
+        settings["IMAGE"] = spec.image
+        settings["MOUNTS"] = ",".join(container_mounts(spec))
+    else:
+        settings["BERTJOBS_PYTHON"] = python
+    if spec.steps_this_run:
+        settings["STEPS_THIS_RUN"] = str(spec.steps_this_run)
+    before, after = template.split(MARKER)
+    return before + header + export_lines(settings) + after
+
+
+def container_mounts(spec: RunSpec) -> list[str]:
+    """The user's mounts, and the run's own folders under their own paths, the data read-only."""
+    own = [f"{spec.results}:{spec.results}", f"{spec.data}:{spec.data}:ro"]
+    if spec.init_checkpoint:
+        own.append(f"{spec.init_checkpoint}:{spec.init_checkpoint}:ro")
+    return [*own, *spec.mounts]
+
+
+def sbatch_command(script: Path, dependency: str | None) -> Sequence[str]:
+    """The words of the ``sbatch`` call; ``dependency`` is the job whose end, of any kind, is waited for."""
+    return [
+        "sbatch",
+        "--parsable",
+        *([f"--dependency=afterany:{dependency}"] if dependency else []),
+        str(script),
+    ]
+
+
+def shell_line(words: Sequence[str]) -> str:
+    """A command as a person would type it."""
+    return " ".join(quote(word) for word in words)

@@ -1,0 +1,93 @@
+"""The thin edge to Slurm: sbatch, sacct, squeue, scancel."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from bertjobs.errors import BertjobsError, InputError
+from bertjobs.launch.script import sbatch_command, shell_line
+
+TIMEOUT_S = 60
+
+
+class Slurm:
+    """The cluster that ``environ`` leads to."""
+
+    def __init__(self, environ: Mapping[str, str]):
+        self._environ = dict(environ)
+
+    def _has(self, program: str) -> bool:
+        return shutil.which(program, path=self._environ.get("PATH")) is not None
+
+    def _run(self, words: Sequence[str]) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            list(words), capture_output=True, text=True, env=self._environ, timeout=TIMEOUT_S, check=False
+        )
+
+    @property
+    def present(self) -> bool:
+        """Whether this machine can submit at all."""
+        return self._has("sbatch")
+
+    def check(self, image: str) -> None:
+        """Make sure that jobs can be queued, and containers started where ``image`` asks for one.
+
+        Raises:
+            InputError: sbatch is missing, or srun has no pyxis.
+        """
+        if not self.present:
+            raise InputError(
+                "sbatch was not found on the PATH: this machine cannot queue jobs",
+                hint="log in to a submit host of the cluster, or train here with --backend local",
+            )
+        if image and "--container-image" not in self._run(["srun", "--help"]).stdout:
+            raise InputError(
+                f"an image is asked for ({image}), but srun here has no pyxis (--container-image)",
+                where="image",
+                hint="ask the cluster's admin for pyxis, or leave IMAGE out",
+            )
+
+    def submit(self, script: Path, dependency: str | None = None) -> str:
+        """Queue ``script``, behind the end of job ``dependency`` if given; returns the new job's id.
+
+        Raises:
+            BertjobsError: sbatch refused; its own words are shown.
+        """
+        words = sbatch_command(script, dependency)
+        done = self._run(words)
+        if done.returncode:
+            raise BertjobsError(
+                f"sbatch refused: {done.stderr.strip() or done.stdout.strip() or 'no reason given'}",
+                where=shell_line(words),
+                hint="nothing of this phase was queued; set what the cluster asks for with --partition, --account, "
+                "--time or --sbatch",
+            )
+        return done.stdout.strip().split(";")[0]
+
+    def cancel(self, jobs: Sequence[str]) -> None:
+        """Cancel jobs; those that have ended are no error."""
+        done = self._run(["scancel", *jobs])
+        if done.returncode and "already" not in done.stderr.lower():
+            raise BertjobsError(f"scancel refused: {done.stderr.strip()}", where=", ".join(jobs))
+
+    def states(self, jobs: Sequence[str]) -> tuple[dict[str, str], str]:
+        """State of each job that is known (``RUNNING``, ``COMPLETED``, ...), and who said so.
+
+        Asks sacct, and squeue where there is no accounting.
+        """
+        if not jobs:
+            return {}, "no jobs"
+        for source, words in (
+            ("sacct", ["sacct", "-X", "-n", "-P", "-j", ",".join(jobs), "-o", "JobID,State"]),
+            ("squeue", ["squeue", "-h", "-t", "all", "-j", ",".join(jobs), "-o", "%i|%T"]),
+        ):
+            if not self._has(source):
+                continue
+            done = self._run(words)
+            rows = [line.split("|") for line in done.stdout.splitlines() if "|" in line]
+            if done.returncode == 0 and rows:
+                return {row[0]: row[1].split()[0] for row in rows}, source
+        return {}, "run directory"

@@ -1,0 +1,248 @@
+"""Hugging Face model folders: written for any reader, and read back from any writer of BERT."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from bertjobs.errors import InputError
+from bertjobs.model.bert import GELU_APPROXIMATION, BertForPreTraining
+from bertjobs.model.tokenizer import write_tokenizer
+from bertjobs.recipe.spec import ModelSpec
+
+SHAPE_FIELDS: dict[str, int] = {
+    "vocab_size": 30522,
+    "hidden_size": 768,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "intermediate_size": 3072,
+    "max_position_embeddings": 512,
+    "type_vocab_size": 2,
+}
+"""Fields that two models must share to share weights, with ``BertConfig``'s defaults."""
+
+OTHER_FIELDS: dict[str, float] = {
+    "hidden_dropout_prob": 0.1,
+    "attention_probs_dropout_prob": 0.1,
+    "layer_norm_eps": 1e-12,
+    "initializer_range": 0.02,
+}
+
+TIED = {
+    "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
+    "cls.predictions.decoder.bias": "cls.predictions.bias",
+}
+"""Second names of tied parameters, which are not written, and the names that are."""
+
+OLD_NAMES = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
+
+
+@dataclass(frozen=True)
+class LoadedWeights:
+    """Weights read from a folder.
+
+    Attributes:
+        spec: the model's shape.
+        state: float32 tensors on the CPU by parameter name of ``BertForPreTraining``, each tied one once.
+        missing: parameters that the folder does not hold: of heads, never of the encoder.
+    """
+
+    spec: ModelSpec
+    state: dict[str, Tensor]
+    missing: tuple[str, ...]
+
+
+def save_pretrained(
+    model: BertForPreTraining, vocabulary_path: str | Path, folder: str | Path, *, lowercase: bool
+) -> None:
+    """Write ``model`` as a Hugging Face folder: config, float32 weights and tokenizer files.
+
+    The same model and vocabulary give the same bytes. The files are written in place and not flushed: a
+    caller that needs them whole or not at all writes to a temporary folder and renames it.
+
+    Args:
+        model: unwrapped, on any device.
+        vocabulary_path: the ``vocab.txt`` that the model was trained with.
+        folder: exists.
+        lowercase: whether the vocabulary's text is lower-cased.
+
+    Raises:
+        InputError: a vocabulary that cannot be read or holds more tokens than the model.
+    """
+    folder = Path(folder)
+    spec = model.spec
+    max_length = spec.max_position_embeddings
+    tokens = write_tokenizer(folder, Path(vocabulary_path), lowercase=lowercase, max_length=max_length)
+    if tokens > spec.vocab_size:
+        what = f"the vocabulary holds {tokens} tokens, the model's vocab_size is {spec.vocab_size}"
+        raise InputError(what, where=str(vocabulary_path))
+    config = json.dumps(config_from_model_spec(spec), indent=2, sort_keys=True)
+    (folder / "config.json").write_text(config + "\n", encoding="utf-8")
+    state = {name: p.detach().float().cpu().contiguous() for name, p in model.named_parameters()}
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def config_from_model_spec(spec: ModelSpec) -> dict[str, Any]:
+    """The content of config.json for a model of this shape."""
+    fields = [*SHAPE_FIELDS, *OTHER_FIELDS, "hidden_act"]
+    return {field: getattr(spec, field) for field in fields} | {
+        "architectures": ["BertForPreTraining"],
+        "classifier_dropout": None,
+        "dtype": "float32",
+        "model_type": "bert",
+        "pad_token_id": 0,
+        "position_embedding_type": "absolute",
+        "tie_word_embeddings": True,
+        "torch_dtype": "float32",
+        "use_cache": True,
+    }
+
+
+def model_spec_from_config(config: Mapping[str, Any], name: str) -> ModelSpec:
+    """The shape that a config.json describes; fields it leaves out are ``BertConfig``'s defaults.
+
+    Raises:
+        InputError: not a BERT, or a field's value that this model does not have.
+    """
+    for field, supported in (("model_type", "bert"), ("position_embedding_type", "absolute")):
+        if config.get(field, supported) != supported:
+            what = f"{field} is {config[field]!r}; only {supported!r} is supported"
+            raise InputError(what, where=f"config of {name}")
+    activation = config.get("hidden_act", "gelu")
+    if activation not in list(GELU_APPROXIMATION):
+        what = f"hidden_act is {activation!r}; supported: {', '.join(GELU_APPROXIMATION)}"
+        raise InputError(what, where=f"config of {name}")
+    shape = {field: config.get(field, default) for field, default in SHAPE_FIELDS.items()}
+    other = {field: config.get(field, default) for field, default in OTHER_FIELDS.items()}
+    for field, value in shape.items():
+        if type(value) is not int or value < 1:
+            raise InputError(
+                f"{field} is {value!r}; it must be a whole number above 0", where=f"config of {name}"
+            )
+    for field, value in other.items():
+        if type(value) not in (int, float) or not 0 <= value < 1:
+            raise InputError(f"{field} is {value!r}; it must be from 0 to below 1", where=f"config of {name}")
+    return ModelSpec(name=name, hidden_act=activation, **shape, **other)
+
+
+def load_pretrained(folder: str | Path, spec: ModelSpec | None = None) -> LoadedWeights:
+    """Read a Hugging Face BERT folder, with or without heads and the ``bert.`` prefix, as float32.
+
+    Args:
+        folder: holds config.json and model.safetensors or pytorch_model.bin.
+        spec: the shape that the weights must have; None takes what config.json says.
+
+    Raises:
+        InputError: a file missing, unreadable or truncated; a shape other than ``spec``; no BERT encoder.
+    """
+    folder = Path(folder)
+    found = model_spec_from_config(_read_config(folder), folder.name)
+    if spec is not None:
+        _check_same_shape(found, spec, folder)
+    file, tensors = _read_tensors(folder)
+    shapes = _parameter_shapes(found)
+    state = {name: tensor.float() for name, tensor in _canonical(tensors, shapes).items()}
+    missing = tuple(name for name in shapes if name not in state)
+    lost = [name for name in missing if name.startswith(("bert.embeddings.", "bert.encoder."))]
+    if lost:
+        hint = "give the folder of a BERT model"
+        what = f"the file lacks {len(lost)} parameters of BERT's encoder, {lost[0]} among them"
+        raise InputError(what, where=str(file), hint=hint)
+    for name, tensor in state.items():
+        if tensor.shape != shapes[name]:
+            what = f"{name} has shape {list(tensor.shape)}, config.json says {list(shapes[name])}"
+            raise InputError(what, where=str(file))
+    return LoadedWeights(spec or found, state, missing)
+
+
+@torch.no_grad()
+def initialise_from(model: BertForPreTraining, folder: str | Path) -> tuple[str, ...]:
+    """Copy a folder's weights into ``model`` and return the parameters that keep their random start.
+
+    Raises:
+        InputError: as in ``load_pretrained``; the model is then unchanged.
+    """
+    weights = load_pretrained(folder, model.spec)
+    for name, parameter in model.named_parameters():
+        if name in weights.state:
+            parameter.copy_(weights.state[name])
+    return weights.missing
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    file = folder / "config.json"
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        hint = "give the folder of a Hugging Face BERT model"
+        raise InputError("config.json is missing", where=str(folder), hint=hint) from error
+    except (OSError, ValueError) as error:
+        raise InputError(f"config.json cannot be read: {error}", where=str(file)) from error
+    if not isinstance(config, dict):
+        raise InputError("config.json does not hold an object", where=str(file))
+    return config
+
+
+def _check_same_shape(found: ModelSpec, wanted: ModelSpec, folder: Path) -> None:
+    for field in SHAPE_FIELDS:
+        theirs, ours = getattr(found, field), getattr(wanted, field)
+        if theirs != ours:
+            what = f"{field} is {theirs} in the folder and {ours} in model {wanted.name!r}"
+            hint = "choose a model of the folder's shape, or weights of the model's"
+            raise InputError(what, where=str(folder / "config.json"), hint=hint)
+
+
+def _read_bin(file: Path) -> dict[str, Tensor]:
+    return torch.load(file, map_location="cpu", weights_only=True)
+
+
+READERS: dict[str, Callable[[Path], dict[str, Tensor]]] = {
+    "model.safetensors": load_file,
+    "pytorch_model.bin": _read_bin,
+}
+
+
+def _read_tensors(folder: Path) -> tuple[Path, dict[str, Tensor]]:
+    """The first weights file that is there, and what is in it."""
+    file = next((folder / name for name in READERS if (folder / name).is_file()), None)
+    if file is None:
+        raise InputError(f"no weights: neither {' nor '.join(READERS)} is there", where=str(folder))
+    try:
+        tensors = READERS[file.name](file)
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        what = f"the weights cannot be read: {reason}"
+        raise InputError(what, where=str(file), hint="truncated or damaged? copy it again") from error
+    if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
+        raise InputError("the file does not hold named tensors", where=str(file))
+    return file, tensors
+
+
+def _parameter_shapes(spec: ModelSpec) -> dict[str, torch.Size]:
+    """Names and shapes of the parameters of a model, without making one."""
+    with torch.device("meta"):
+        return {name: p.shape for name, p in BertForPreTraining(spec).named_parameters()}
+
+
+def _canonical(tensors: Mapping[str, Tensor], wanted: Mapping[str, torch.Size]) -> dict[str, Tensor]:
+    """The wanted tensors under today's names; a parameter's own name wins over its tied second name."""
+    state: dict[str, Tensor] = {}
+    second: dict[str, Tensor] = {}
+    for key, tensor in tensors.items():
+        name = key if key.startswith(("bert.", "cls.")) else f"bert.{key}"
+        for old, new in OLD_NAMES.items():
+            name = name.replace(old, new)
+        if name in TIED:
+            second[TIED[name]] = tensor
+        elif name in wanted:
+            state[name] = tensor
+    return second | state

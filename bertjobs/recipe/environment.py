@@ -1,0 +1,48 @@
+"""Which environment variables speak to bertjobs, and which were surely meant to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from bertjobs.errors import InputError
+from bertjobs.recipe.schema import SETTINGS
+
+NAMES = {setting.env: setting.key for setting in SETTINGS if setting.env}
+"""Environment name -> key of its setting."""
+
+_OTHER_WORDS = {
+    "LEARNING_RATE": "LR",
+    "TRAIN_BATCH_SIZE": "BATCHSIZE",
+    "RANK_BATCH": "BATCHSIZE",
+    "GRADIENT_ACCUMULATION_STEPS": "GRADIENT_STEPS",
+    "ACCUMULATION_STEPS": "GRADIENT_STEPS",
+    "GRAD_STEPS": "GRADIENT_STEPS",
+    "PHASES": "PHASE",
+    "RECIPES": "RECIPE",
+}
+
+
+def _bare(name: str) -> str:
+    return name.replace("_", "").removesuffix("S")
+
+
+# Short names (SEED, GPUS, ...) are too close to variables that mean something else.
+_BARE = {_bare(name): name for name in NAMES if len(_bare(name)) >= 6}
+
+
+def read_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """Key of a setting -> its text, for all our names that are set and not empty.
+
+    Where PHASE or RECIPE is set, so that bertjobs is surely spoken to, a near miss of a name of ours
+    (BATCH_SIZE, GRADIENT_STEP, LEARNING_RATE) whose right name is unset is an InputError.
+    """
+    if environ.get("PHASE") or environ.get("RECIPE"):
+        for name in environ:
+            meant = _OTHER_WORDS.get(name) or _BARE.get(_bare(name))
+            if meant and name not in NAMES and not environ.get(meant):
+                raise InputError(
+                    f"the environment variable {name} is not read",
+                    where=f"environment {name}={environ[name]!r}",
+                    hint=f"did you mean {meant}? Set that, or unset {name}",
+                )
+    return {key: environ[name] for name, key in NAMES.items() if environ.get(name)}

@@ -1,0 +1,174 @@
+"""Everything that can set a value, asked from the strongest to the weakest."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bertjobs.errors import InputError
+from bertjobs.recipe import schema
+from bertjobs.recipe.catalogue import Catalogue
+from bertjobs.recipe.schema import REQUIRED, Setting, nearest_key
+
+ALLOCATION, FLAG, SET, ENVIRONMENT, FILE, DEFAULT = range(6)
+
+# Precisions that need the same memory, so that one's micro-batch speaks for the other.
+_SAME_MEMORY = {"fp16": "bf16", "bf16": "fp16", "fp32": "tf32", "tf32": "fp32"}
+
+
+@dataclass(frozen=True)
+class Source:
+    """A resolved value, where it came from in words, and how strong that place is (0 is the strongest)."""
+
+    value: Any
+    origin: str
+    level: int = DEFAULT
+
+
+@dataclass(frozen=True)
+class Layers:
+    """The layers of one resolution.
+
+    Attributes:
+        catalogue: what the recipe files hold.
+        allocation: nodes and tasks_per_node of the job that runs already, None where there is none.
+        flags: key -> value from the command line, None where unset.
+        sets: path -> text from ``--set``.
+        environment: key -> text from the environment.
+        recipe: the recipe's name; "" until it is known.
+    """
+
+    catalogue: Catalogue
+    allocation: Mapping[str, int | None]
+    flags: Mapping[str, Any]
+    sets: Mapping[str, str]
+    environment: Mapping[str, str]
+    recipe: str = ""
+
+    def run(self, key: str) -> Source:
+        """A setting of the whole run."""
+        setting = schema.RUN[key]
+        return self._given(setting, key) or self._filed(setting, key) or self._default(setting, key)
+
+    def optimizer(self, key: str) -> Source:
+        """A setting of the optimizer."""
+        setting, path = schema.OPTIMIZER[key], f"optimizer.{key}"
+        return self._given(setting, path) or self._filed(setting, "optimizer", key) or self._default(setting, path)
+
+    def phase(self, number: int, key: str) -> Source:
+        """A setting of one phase: the recipe's own, else what the section ``phases`` gives to all recipes."""
+        setting, path = schema.PHASE[key], f"phase{number}.{key}"
+        return (
+            self._given(setting, path)
+            or self._filed(setting, "phases", number, key)
+            or self._shared(setting, number)
+            or self._default(setting, path)
+        )
+
+    def micro_batch(self, number: int, precision: str) -> Source:
+        """The largest micro-batch that fits in this precision."""
+        setting, path = schema.PHASE["micro_batch"], f"phase{number}.micro_batch"
+        if given := self._given(setting, path):
+            return given
+        offered: dict[str, None] = {}
+        for head in (("recipes", self.recipe, "phases"), ("phases",)):
+            for found in self.catalogue.find_all(*head, number, "micro_batch"):
+                if isinstance(found.value, int):
+                    return Source(found.value, found.origin, FILE)
+                for name in (precision, _SAME_MEMORY[precision]):
+                    if name in found.value:
+                        return Source(found.value[name], f"{found.origin}, for {name}", FILE)
+                offered.update(dict.fromkeys(found.value))
+        if not offered:
+            return self._default(setting, path)
+        raise InputError(
+            f"the recipe has no micro_batch for precision {precision} in phase {number}",
+            where=f"recipes.{self.recipe}.phases.{number}.micro_batch",
+            hint=f"it has: {', '.join(offered)}; or give --set {path}=N",
+        )
+
+    def recipe_phases(self) -> tuple[int, ...]:
+        """Numbers of the recipe's phases: its own where it lists any, else the section ``phases``."""
+        own = self.catalogue.keys("recipes", self.recipe, "phases")
+        return tuple(sorted(own or self.catalogue.keys("phases")))
+
+    def chosen_phases(self) -> tuple[int, ...]:
+        """Numbers of the phases to run; InputError for one that the recipe has not."""
+        phases, asked = self.recipe_phases(), self.run("phase")
+        if not phases or asked.value not in ("all", *phases):
+            what = f"has no phase {asked.value}" if phases else "has no phases"
+            hint = f"its phases: {', '.join(map(str, phases))}" if phases else None
+            raise InputError(f"recipe {self.recipe} {what}", where=asked.origin, hint=hint)
+        chosen = phases if asked.value == "all" else (asked.value,)
+        if len(chosen) > 1:
+            self._refuse_phaseless(chosen)
+        return chosen
+
+    def check_keys(self) -> None:
+        """Raise InputError, naming the nearest, for a flag or ``--set`` key that names nothing."""
+        for key in self.flags:
+            if key not in schema.RUN and key not in schema.PHASE:
+                hint = nearest_key(key, (*schema.RUN, *schema.PHASE))
+                raise InputError(f"unknown setting {key!r}", where="the command line", hint=hint)
+        groups = {f"phase{number}.": list(schema.PHASE) for number in self.recipe_phases()}
+        groups |= {
+            "optimizer.": list(schema.OPTIMIZER),
+            "": [key for key in schema.RUN if key != "description"],
+        }
+        paths = [prefix + key for prefix, keys in groups.items() for key in keys]
+        for path, text in self.sets.items():
+            if path not in paths:
+                prefix, dot, key = path.rpartition(".")
+                siblings = groups.get(prefix + dot, []) if dot else []
+                hint = nearest_key(key, siblings) if siblings else nearest_key(path, paths)
+                if re.fullmatch(r"phase[0-9]+", prefix) and not siblings:
+                    hint = f"the recipe's phases: {', '.join(map(str, self.recipe_phases()))}"
+                raise InputError(f"unknown key {path!r}", where=f"flag --set {path}={text}", hint=hint)
+
+    def _refuse_phaseless(self, chosen: Sequence[int]) -> None:
+        for key, setting in schema.PHASE.items():
+            for given, name in ((self.flags, f"flag {setting.flag}"), (self.environment, setting.env)):
+                if given.get(key) is not None:
+                    raise InputError(
+                        f"{name} speaks of one phase, but phases {', '.join(map(str, chosen))} are to run",
+                        where=f"{name}={given[key]}",
+                        hint=f"set PHASE (or --phase), or use --set phase{chosen[0]}.{key}={given[key]}",
+                    )
+
+    def _given(self, setting: Setting, path: str) -> Source | None:
+        """What the allocation, a flag, ``--set`` or the environment says."""
+        key = setting.key
+        value: Any
+        if self.allocation.get(key) is not None:
+            value, origin, level = self.allocation[key], "the job's allocation", ALLOCATION
+        elif self.flags.get(key) is not None:
+            value, origin, level = self.flags[key], f"flag {setting.flag or key}", FLAG
+        elif path in self.sets:
+            value, origin, level = self.sets[path], f"flag --set {path}", SET
+        elif key in self.environment:
+            value, origin, level = self.environment[key], f"environment {setting.env}", ENVIRONMENT
+        else:
+            return None
+        return Source(setting.parse(value, origin), origin, level)
+
+    def _filed(self, setting: Setting, *path: Any) -> Source | None:
+        found = self.catalogue.find("recipes", self.recipe, *path) if setting.in_recipe else None
+        return Source(found.value, found.origin, FILE) if found else None
+
+    def _shared(self, setting: Setting, number: int) -> Source | None:
+        found = self.catalogue.find("phases", number, setting.key) if setting.in_recipe else None
+        return Source(found.value, found.origin, FILE) if found else None
+
+    def _default(self, setting: Setting, path: str) -> Source:
+        if setting.default is not REQUIRED:
+            return Source(setting.default, "default")
+        if setting.key == "recipe":
+            names = ", ".join(self.catalogue.keys("recipes"))
+            raise InputError("no recipe is named", hint=f"name one with --recipe or RECIPE: {names}")
+        raise InputError(
+            f"recipe {self.recipe} does not say its {path}",
+            where=f"recipes.{self.recipe}",
+            hint=f"{setting.key}: {setting.help}",
+        )

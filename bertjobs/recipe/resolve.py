@@ -1,0 +1,205 @@
+"""From a recipe's name to one frozen RunSpec, with where each value came from.
+
+Order of precedence: the job's allocation (nodes and tasks), command-line flag, ``--set``, environment, the
+user's recipe files, the catalogue, the default.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from bertjobs.errors import InputError
+from bertjobs.recipe import schema
+from bertjobs.recipe.batch import divide
+from bertjobs.recipe.catalogue import Catalogue
+from bertjobs.recipe.environment import read_environment
+from bertjobs.recipe.layers import FILE, Layers, Source
+from bertjobs.recipe.schema import check_name
+from bertjobs.recipe.spec import ModelSpec, OptimizerSpec, PhaseSpec, RunSpec, SystemSpec
+
+__all__ = ["Resolved", "Source", "resolve"]
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A run, ready to be planned.
+
+    Attributes:
+        spec: what to run; ``spec.phases`` holds the phases asked for.
+        provenance: a setting's path ("precision", "optimizer.beta1", "phase1.lr") -> its source.
+        recipe_phases: numbers of all phases that the recipe has, in order.
+    """
+
+    spec: RunSpec
+    provenance: Mapping[str, Source]
+    recipe_phases: tuple[int, ...]
+
+
+def resolve(
+    catalogue: Catalogue,
+    *,
+    flags: Mapping[str, Any],
+    environ: Mapping[str, str],
+    sets: Sequence[str] = (),
+    nodes: int | None = None,
+    tasks_per_node: int | None = None,
+) -> Resolved:
+    """Resolve one recipe.
+
+    Args:
+        catalogue: what the recipe files hold.
+        flags: key of a setting -> value from the command line; None is unset.
+        environ: the environment; only the schema's names are read.
+        sets: the ``--set`` arguments, such as "phase1.lr=1e-3", "optimizer.beta2=0.98", "precision=tf32".
+        nodes, tasks_per_node: the job's allocation, where there is one; it beats everything.
+
+    Raises:
+        InputError: an unknown recipe or key (names the nearest), a value of the wrong type, a phase that the
+            recipe has not, a batch that cannot be divided, BATCHSIZE, LR or GRADIENT_STEPS without a phase.
+    """
+    allocation = {"nodes": nodes, "tasks_per_node": tasks_per_node}
+    layers = Layers(catalogue, allocation, flags, _assignments(sets), read_environment(environ))
+    recipe = layers.run("recipe")
+    catalogue.check("recipes", recipe.value, recipe.origin)
+    layers = replace(layers, recipe=recipe.value)
+    layers.check_keys()
+
+    sources = {key: layers.run(key) for key in schema.RUN if key not in ("description", "phase")}
+    if not sources["run"].value:
+        sources["run"] = Source(check_name(recipe.value, "run"), "the recipe's name")
+    system = catalogue.system(sources["system"].value, sources["system"].origin)
+    sources |= _ranks(sources, system)
+    model, vocabulary = _model_and_vocabulary(catalogue, sources)
+    optimizer = {key: layers.optimizer(key) for key in schema.OPTIMIZER}
+    sources |= {f"optimizer.{key}": source for key, source in optimizer.items()}
+
+    phases = []
+    for number in layers.chosen_phases():
+        found = _phase(layers, number, sources)
+        phases.append(PhaseSpec(phase=number, **{key: source.value for key, source in found.items()}))
+        _check_shape(phases[-1], model, sources["bin_size"].value)
+        sources |= {f"phase{number}.{key}": source for key, source in found.items()}
+
+    built: dict[str, Any] = {key: source.value for key, source in sources.items() if key in _PLAIN}
+    spec = RunSpec(
+        system=system,
+        model=model,
+        vocabulary=vocabulary,
+        phases=tuple(phases),
+        optimizer=OptimizerSpec(**{key: source.value for key, source in optimizer.items()}),
+        **built,
+    )
+    return Resolved(spec, sources, layers.recipe_phases())
+
+
+_PLAIN = set(schema.RUN) - {"description", "phase", "system", "model", "vocabulary"}
+_SIMPLE = (
+    "sequence_length",
+    "max_predictions",
+    "steps",
+    "lr",
+    "warmup",
+    "checkpoint_every",
+    "validate_every",
+)
+
+
+def _assignments(sets: Sequence[str]) -> dict[str, str]:
+    """The ``--set KEY=VALUE`` arguments; of several for one key the last counts."""
+    pairs = {}
+    for text in sets:
+        key, equals, value = text.partition("=")
+        if not equals or not key.strip():
+            raise InputError(f"--set takes KEY=VALUE, not {text!r}", where="flag --set", hint="phase1.lr=1e-3")
+        pairs[key.strip()] = value.strip()
+    return pairs
+
+
+def _ranks(sources: Mapping[str, Source], system: SystemSpec) -> dict[str, Source]:
+    """GPUs, tasks and world size: one task a GPU, and without GPUs as many as the system or the job says."""
+    gpus, tasks, nodes = sources["gpus"], sources["tasks_per_node"], sources["nodes"]
+    if gpus.value is None:
+        gpus = Source(system.gpus_per_node, f"system {system.name}")
+    if gpus.value == 0:
+        if tasks.value is None:
+            tasks = Source(system.tasks_per_node, f"system {system.name}")
+    elif tasks.value is None or tasks.level >= FILE > gpus.level:
+        tasks = Source(gpus.value, "one task a GPU")
+    elif tasks.value != gpus.value:
+        if gpus.level < FILE or gpus.level == tasks.level or tasks.value > system.gpus_per_node:
+            raise InputError(
+                f"{tasks.value} tasks a node do not fit {gpus.value} GPUs a node: a task uses one GPU",
+                where=f"tasks_per_node from {tasks.origin}, gpus from {gpus.origin}",
+                hint=f"use {gpus.value} tasks a node, or set GPUS={tasks.value}, or GPUS=0 to train on CPUs",
+            )
+        gpus = Source(tasks.value, "one GPU a task")
+    words = f"{nodes.value} nodes x {tasks.value} tasks"
+    world = Source(nodes.value * tasks.value, words)
+    return {"gpus": gpus, "tasks_per_node": tasks, "world_size": world}
+
+
+def _model_and_vocabulary(catalogue: Catalogue, sources: Mapping[str, Source]) -> tuple[ModelSpec, str]:
+    """The model, its vocab_size filled in from the vocabulary, and the vocabulary's sha256 ("" for any)."""
+    model = catalogue.model(sources["model"].value, sources["model"].origin)
+    digest, size = catalogue.vocabulary(sources["vocabulary"].value, sources["vocabulary"].origin)
+    return (model if model.vocab_size else replace(model, vocab_size=size)), digest
+
+
+def _phase(layers: Layers, number: int, sources: Mapping[str, Source]) -> dict[str, Source]:
+    """All fields of one PhaseSpec, the batch arithmetic done and put into words."""
+    found = {key: layers.phase(number, key) for key in _SIMPLE}
+    limit = layers.micro_batch(number, sources["precision"].value)
+    glob, rank, steps = (layers.phase(number, key) for key in ("global_batch", "rank_batch", "gradient_steps"))
+    world, ranks = sources["world_size"].value, f"({sources['world_size'].origin})"
+    if rank.value is not None and glob.level <= rank.level:
+        if glob.level == rank.level and glob.value != rank.value * world:
+            raise InputError(
+                f"a global batch of {glob.value} contradicts {rank.value} a rank on {world} ranks",
+                where=f"{glob.origin}, {rank.origin}",
+                hint="give one of them",
+            )
+        rank = Source(None, "")
+    sizes = divide(
+        glob.value,
+        world,
+        limit.value,
+        rank.value,
+        steps.value,
+        tasks_per_node=sources["tasks_per_node"].value,
+        where=f"recipe {layers.recipe}, phase {number}",
+    )
+    if rank.value is None:
+        rank = Source(sizes.rank_batch, f"{glob.value} / {ranks}")
+    else:
+        glob = Source(sizes.global_batch, f"{rank.value} x {ranks}")
+    if steps.value is None:
+        micro = Source(sizes.micro_batch, f"largest divisor of {sizes.rank_batch} up to the limit {limit.value}")
+        steps = Source(sizes.gradient_steps, f"{sizes.global_batch} / {ranks} / micro-batch {sizes.micro_batch}")
+    else:
+        micro = Source(sizes.micro_batch, f"{sizes.rank_batch} / {steps.value} gradient steps")
+    return found | {
+        "global_batch": glob,
+        "rank_batch": rank,
+        "micro_batch": micro,
+        "gradient_steps": steps,
+        "micro_batch_limit": limit,
+    }
+
+
+def _check_shape(phase: PhaseSpec, model: ModelSpec, bin_size: int) -> None:
+    where = f"phase {phase.phase}"
+    if phase.sequence_length > model.max_position_embeddings:
+        raise InputError(
+            f"sequence_length {phase.sequence_length} is longer than the {model.max_position_embeddings} "
+            f"positions of model {model.name}",
+            where=where,
+        )
+    if phase.max_predictions >= phase.sequence_length:
+        raise InputError(
+            f"max_predictions {phase.max_predictions} is not below sequence_length {phase.sequence_length}",
+            where=where,
+        )
+    if phase.sequence_length % bin_size:
+        raise InputError(f"bin_size {bin_size} does not divide sequence_length {phase.sequence_length}", where=where)

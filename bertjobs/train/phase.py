@@ -1,0 +1,254 @@
+"""Training one phase: from its starting point to DONE.json, or to an agreed stop."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from bertjobs.data.batches import NOT_SCORED, BatchStream
+from bertjobs.data.shard_set import ShardSet
+from bertjobs.errors import BertjobsError, InputError
+from bertjobs.model.bert import BertForPreTraining
+from bertjobs.model.huggingface import initialise_from
+from bertjobs.optim.build import build_optimizer
+from bertjobs.optim.lamb import Lamb
+from bertjobs.optim.schedule import learning_rate
+from bertjobs.run.atomic import remove_leftovers, sha256_of
+from bertjobs.run.checkpoints import MANIFEST, folder_name, newest_valid, steps
+from bertjobs.run.directory import Done, PhaseDirectory
+from bertjobs.train.checkpoint import CheckpointWriter, Progress, read_training_state
+from bertjobs.train.job import Job, previous_checkpoint
+from bertjobs.train.metrics import MetricsLog, step_metrics
+from bertjobs.train.ranks import Ranks
+from bertjobs.train.signals import StopRequest
+from bertjobs.train.step import StepPlan, train_step
+from bertjobs.train.validation import Validation
+
+SKIPS_ALLOWED = 25
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a phase's attempt ended: ``cause`` is "done", a signal's name or "STEPS_THIS_RUN"."""
+
+    done: bool
+    cause: str
+    step: int
+
+
+def train_phase(job: Job, ranks: Ranks, device: torch.device, stop: StopRequest) -> Outcome:
+    """Train until the phase is done or all ranks agree to stop; a checkpoint is written either way."""
+    directory = job.directory.phase(job.phase.phase)
+    if ranks.tell(directory.done() is not None):
+        _say(ranks, f"phase {job.phase.phase} is done already: {directory.done_file}")
+        return Outcome(True, "done", job.phase.steps)
+    torch.manual_seed(job.spec.seed)
+    model = BertForPreTraining(job.spec.model).to(device)
+    optimizer = build_optimizer(model, job.spec.optimizer, job.phase.lr)
+    progress = start_point(job, directory, ranks, model, optimizer)
+    trainer = Trainer(job, directory, ranks, device, stop, model, optimizer, progress)
+    return trainer.run()
+
+
+def start_point(
+    job: Job, directory: PhaseDirectory, ranks: Ranks, model: BertForPreTraining, optimizer: Lamb
+) -> Progress:
+    """Load the weights that this attempt starts from: the phase's newest checkpoint, else the last of the phase
+    before, else ``init_checkpoint``, else none.
+
+    Raises:
+        InputError: all checkpoints of the phase are damaged, or the phase before is not done.
+    """
+    folder = ranks.tell(_resume_folder(directory) if ranks.is_first else None)
+    if folder is not None:
+        _load_weights(model, folder)
+        progress = read_training_state(folder, model, optimizer)
+        _say(ranks, f"continuing from {folder} (step {progress.step})")
+        return progress
+    if (folder := previous_checkpoint(job)) is not None:
+        _load_weights(model, folder)
+        read_training_state(folder, model, optimizer)
+        optimizer.reset_step_count()
+        _say(ranks, f"starting from {folder}, moments carried")
+    elif job.spec.init_checkpoint:
+        fresh = initialise_from(model, Path(job.spec.init_checkpoint))
+        _say(ranks, f"starting from {job.spec.init_checkpoint}; random: {', '.join(fresh) or 'nothing'}")
+    else:
+        _say(ranks, "starting from random weights")
+    return Progress()
+
+
+def _resume_folder(directory: PhaseDirectory) -> Path | None:
+    remove_leftovers(directory.checkpoints)
+    folder, damaged = newest_valid(directory.checkpoints)
+    for error in damaged:
+        print(f"warning: {error.where} is passed over: {error.what}", flush=True)
+    if folder is None and steps(directory.checkpoints):
+        raise InputError(
+            f"all checkpoints of phase {directory.number} are damaged",
+            where=str(directory.checkpoints),
+            hint="restore one, or delete the folder to start the phase over",
+        )
+    return folder
+
+
+def _load_weights(model: BertForPreTraining, folder: Path) -> None:
+    missing = initialise_from(model, folder)
+    if missing:
+        raise InputError(f"the checkpoint lacks {', '.join(missing)}", where=str(folder))
+
+
+def _say(ranks: Ranks, text: str) -> None:
+    if ranks.is_first:
+        print(text, flush=True)
+
+
+class Trainer:
+    """The loop over optimizer steps of one phase on one rank."""
+
+    def __init__(
+        self,
+        job: Job,
+        directory: PhaseDirectory,
+        ranks: Ranks,
+        device: torch.device,
+        stop: StopRequest,
+        model: BertForPreTraining,
+        optimizer: Lamb,
+        progress: Progress,
+    ):
+        spec, phase = job.spec, job.phase
+        self.job, self.directory, self.ranks, self.device, self.stop = job, directory, ranks, device, stop
+        self.model, self.optimizer, self.progress = model, optimizer, progress
+        self.wrapped: nn.Module = model
+        if ranks.size > 1:
+            self.wrapped = DistributedDataParallel(
+                model, device_ids=[device] if device.type == "cuda" else None, gradient_as_bucket_view=True
+            )
+        train = ShardSet.load(job.data, phase.phase, "train")
+        held_out = ShardSet.load(job.data, phase.phase, "validation")
+        self.stream = BatchStream(
+            train,
+            seed=spec.seed,
+            global_batch=phase.global_batch,
+            micro_batch=phase.micro_batch,
+            rank=ranks.rank,
+            world_size=ranks.size,
+            max_predictions=phase.max_predictions,
+            masking=spec.masking,
+            num_workers=spec.num_workers,
+            start_step=progress.step,
+        )
+        self.validation = Validation(job, train, held_out, ranks, device)
+        self.metrics = MetricsLog(directory.metrics, directory.validation, active=ranks.is_first)
+        self.metrics.resume_after(progress.step)
+        self.writer = CheckpointWriter(
+            directory.checkpoints, phase.phase, job.recipe_hash, job.data.vocabulary_path, job.data.lowercase
+        )
+        self.first_step = progress.step
+        self.skipped_in_a_row = 0
+
+    def run(self) -> Outcome:
+        """Step until done or stopped."""
+        phase = self.job.phase
+        batches = iter(self.stream)
+        try:
+            while self.progress.updates < phase.steps:
+                cause = self._step(batches)
+                if cause:
+                    self._checkpoint()
+                    return Outcome(False, cause, self.progress.step)
+                at = self.progress.step
+                last = self.progress.updates == phase.steps
+                if last or (phase.validate_every and at % phase.validate_every == 0):
+                    self._validate()
+                if last or (phase.checkpoint_every and at % phase.checkpoint_every == 0):
+                    self._checkpoint()
+        finally:
+            self.stream.close()
+        self._finish()
+        return Outcome(True, "done", self.progress.step)
+
+    def _step(self, batches: Iterator) -> str | None:
+        """One optimizer step; or the cause to stop, if one of the ranks has one."""
+        spec, phase, progress = self.job.spec, self.job.phase, self.progress
+        started = time.perf_counter()
+        limit = spec.steps_this_run and progress.step - self.first_step >= spec.steps_this_run
+        micro_batches = [] if limit else next(batches)
+        waited = time.perf_counter() - started
+        masked = sum(int((batch.labels != NOT_SCORED).sum()) for batch in micro_batches)
+        tokens = sum(batch.tokens for batch in micro_batches)
+        stopping, masked, tokens = self.ranks.sum_on_host(int(self.stop.requested), masked, tokens)
+        if stopping or limit:
+            return (self.stop.signal_name or "signal to another rank") if stopping else "STEPS_THIS_RUN"
+
+        rate = learning_rate(progress.updates, base=phase.lr, warmup=phase.warmup, total=phase.steps)
+        self.optimizer.set_learning_rate(rate)
+        plan = StepPlan(
+            number=progress.step,
+            masked_tokens=masked,
+            sequences=phase.global_batch,
+            rank=self.ranks.rank,
+            world_size=self.ranks.size,
+            precision=spec.precision,
+            loss_scale=progress.loss_scale.scale if spec.precision == "fp16" else 1.0,
+            seed=spec.seed + phase.phase,
+        )
+        result = train_step(self.wrapped, self.optimizer, micro_batches, plan, self.device)
+        sums = self.ranks.sum_on_device(result.sums).tolist()
+        self.progress = progress.after(result.skipped)
+        self._check_finite(result.skipped)
+        line = step_metrics(
+            phase=phase.phase,
+            step=self.progress.step,
+            attempt=self.job.placement.attempt,
+            time_unix_s=round(time.time(), 3),
+            learning_rate=rate,
+            gradient_norm=result.gradient_norm,
+            loss_scale=plan.loss_scale,
+            skipped_steps=self.progress.skipped,
+            data_wait_s=round(waited, 4),
+            sums=sums,
+            masked_tokens=masked,
+            sequences=phase.global_batch,
+            tokens=tokens,
+            step_time_s=time.perf_counter() - started,
+        )
+        self.metrics.step(line, phase.steps)
+        return None
+
+    def _check_finite(self, skipped: bool) -> None:
+        """End a run whose gradients are never finite: waiting longer does not mend it."""
+        self.skipped_in_a_row = self.skipped_in_a_row + 1 if skipped else 0
+        if self.skipped_in_a_row == SKIPS_ALLOWED:
+            raise BertjobsError(
+                f"{SKIPS_ALLOWED} steps in a row had gradients that are not finite",
+                where=f"phase {self.job.phase.phase}, step {self.progress.step}",
+                hint="lower the learning rate, or train in bf16 or fp32",
+            )
+
+    def _validate(self) -> None:
+        self.metrics.validation(
+            {"phase": self.job.phase.phase, "step": self.progress.step, **self.validation.run(self.model)}
+        )
+
+    def _checkpoint(self) -> None:
+        """Rank 0 writes; the others wait, so that none leaves while it writes."""
+        if self.ranks.is_first:
+            print(f"checkpoint {self.writer.write(self.model, self.optimizer, self.progress)}", flush=True)
+        self.ranks.wait()
+
+    def _finish(self) -> None:
+        if self.ranks.is_first:
+            number, step = self.job.phase.phase, self.progress.step
+            name = folder_name(step)
+            manifest = sha256_of(self.directory.checkpoints / name / MANIFEST)
+            self.directory.write_done(Done(number, step, name, manifest, self.job.recipe_hash, round(time.time(), 3)))
+            print(f"phase {number} is done: {self.directory.done_file}", flush=True)
+        self.ranks.wait()

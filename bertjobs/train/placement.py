@@ -1,0 +1,86 @@
+"""Which rank this process is: read from the launcher's environment, or from Slurm's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from bertjobs.errors import InputError
+
+
+@dataclass(frozen=True)
+class Placement:
+    """This process among all.
+
+    Attributes:
+        rank: 0 to world_size - 1.
+        local_rank: the rank on its node, which is also its GPU's index.
+        tasks_per_node: ranks on each node.
+        master: host that rank 0 listens on.
+        port: its TCP port.
+        job: the Slurm job's id, or the local launcher's.
+        attempt: how often the job was requeued before.
+        scheduler: "slurm" or "local".
+    """
+
+    rank: int
+    local_rank: int
+    world_size: int
+    nodes: int
+    tasks_per_node: int
+    master: str
+    port: int
+    job: str
+    attempt: int
+    scheduler: str
+
+    @property
+    def is_first(self) -> bool:
+        return self.rank == 0
+
+
+def read_placement(environ: Mapping[str, str]) -> Placement:
+    """The placement that ``environ`` describes; without any launcher it is one process on this machine.
+
+    ``RANK``, ``WORLD_SIZE``, ... (torch's names, set by the local launcher) win over Slurm's variables, so that a
+    local run inside an allocation is a local run.
+
+    Raises:
+        InputError: a variable is missing or not a number.
+    """
+    if "RANK" not in environ and "SLURM_PROCID" in environ:
+        scheduler = "slurm"
+        names = ("SLURM_PROCID", "SLURM_LOCALID", "SLURM_NTASKS", "SLURM_NNODES")
+        job, attempt = environ.get("SLURM_JOB_ID", "0"), environ.get("SLURM_RESTART_COUNT", "0")
+    else:
+        scheduler = "local"
+        names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "NODES")
+        job, attempt = environ.get("BERTJOBS_JOB", "0"), environ.get("BERTJOBS_ATTEMPT", "0")
+    defaults = dict(zip(names, ("0", "0", "1", "1"), strict=True))
+
+    def number(name: str, default: str) -> int:
+        value = environ.get(name, default)
+        try:
+            return int(value)
+        except ValueError:
+            raise InputError(f"{name}={value!r} is not a number", where="the launcher's environment") from None
+
+    rank, local_rank, world_size, nodes = (number(name, defaults[name]) for name in names)
+    if world_size % nodes:
+        raise InputError(
+            f"{world_size} tasks do not spread evenly over {nodes} nodes",
+            where="the launcher's environment",
+            hint="give --ntasks-per-node",
+        )
+    return Placement(
+        rank=rank,
+        local_rank=local_rank,
+        world_size=world_size,
+        nodes=nodes,
+        tasks_per_node=world_size // nodes,
+        master=environ.get("MASTER_ADDR", "127.0.0.1"),
+        port=number("MASTER_PORT", "29400"),
+        job=job,
+        attempt=int(attempt),
+        scheduler=scheduler,
+    )

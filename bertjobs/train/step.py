@@ -1,0 +1,100 @@
+"""One optimizer step, on one screen.
+
+The loss of a step is that of the whole global batch (contract 5)::
+
+    loss = sum over masked tokens of -log p / (masked tokens of the global batch)
+         + sum over sequences of the NSP loss / (sequences of the global batch)
+
+It does not depend on how the batch was cut into ranks and micro-batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from bertjobs.data.batches import Batch
+from bertjobs.optim.lamb import Lamb
+from bertjobs.train.precision import autocast
+
+
+@dataclass(frozen=True)
+class StepPlan:
+    """What all ranks know of a step before they compute it.
+
+    ``masked_tokens`` and ``sequences`` count the global batch; ``number`` counts steps from 0; ``rank`` and
+    ``world_size`` place this rank's micro-batches among all of the step.
+    """
+
+    number: int
+    masked_tokens: int
+    sequences: int
+    rank: int
+    world_size: int
+    precision: str
+    loss_scale: float
+    seed: int
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """``sums`` (float64, shape [4], this rank's): MLM loss in nats, MLM hits, NSP loss in nats, NSP hits."""
+
+    sums: torch.Tensor
+    gradient_norm: float
+    skipped: bool
+
+
+def dropout_seed(seed: int, step: int, micro_batch: int) -> int:
+    """A seed for the micro-batch that is number ``micro_batch`` of its step, over all ranks.
+
+    Dropout so depends on the place in the run alone: a restart continues with the same masks, and no generator
+    state has to be saved. The mixing is splitmix64's (Steele et al., OOPSLA 2014).
+    """
+    mask = (1 << 64) - 1
+    value = 0
+    for word in (seed, step, micro_batch):
+        value = (value + word + 0x9E3779B97F4A7C15) & mask
+        value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & mask
+        value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & mask
+        value ^= value >> 31
+    return value >> 1
+
+
+def train_step(
+    model: nn.Module, optimizer: Lamb, micro_batches: Sequence[Batch], plan: StepPlan, device: torch.device
+) -> StepResult:
+    """Forward and backward over this rank's micro-batches, then one update by the global gradient."""
+    sums = torch.zeros(4, dtype=torch.float64, device=device)
+    optimizer.zero_grad()
+    for index, batch in enumerate(micro_batches):
+        torch.manual_seed(dropout_seed(plan.seed, plan.number, index * plan.world_size + plan.rank))
+        batch = batch.to(device)
+        last = index == len(micro_batches) - 1
+        # Gradients travel once a step, with the last micro-batch's backward.
+        quiet = model.no_sync() if isinstance(model, DistributedDataParallel) and not last else nullcontext()
+        with quiet:
+            with autocast(plan.precision, device):
+                out = model(
+                    batch.input_ids,
+                    batch.token_type_ids,
+                    batch.attention_mask,
+                    batch.labels,
+                    batch.next_sentence_labels,
+                )
+            loss = out.mlm_loss_sum / plan.masked_tokens + out.nsp_loss_sum / plan.sequences
+            # DDP averages over ranks; the global loss is a sum.
+            (loss * (plan.world_size * plan.loss_scale)).backward()
+        sums += torch.stack(
+            [
+                value.detach().double()
+                for value in (out.mlm_loss_sum, out.mlm_correct, out.nsp_loss_sum, out.nsp_correct)
+            ]
+        )
+    update = optimizer.step(plan.loss_scale)
+    return StepResult(sums, float(update.gradient_norm), bool(update.skipped))

@@ -1,0 +1,262 @@
+"""Bad recipes, settings and names: one clear error each, exit code 64, the nearest named."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bertjobs.errors import InputError
+from bertjobs.recipe.catalogue import Catalogue, builtin_file, load_catalogue
+from bertjobs.recipe.resolve import resolve
+from bertjobs.recipe.schema import check_name, check_path
+
+
+def refused(catalogue: Catalogue, *parts: str, **given: Any) -> InputError:
+    """The error of resolving dgx1-32g with what is given, which has all the parts in its text."""
+    given.setdefault("flags", {"recipe": "dgx1-32g"})
+    given.setdefault("environ", {})
+    with pytest.raises(InputError) as error:
+        resolve(catalogue, **given)
+    assert error.value.exit_code == 64
+    for part in parts:
+        assert part in str(error.value)
+    return error.value
+
+
+def file_refused(tmp_path: Path, text: str | bytes, *parts: str) -> None:
+    file = tmp_path / "bad.yml"
+    file.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(InputError) as error:
+        load_catalogue([builtin_file(), file])
+    assert error.value.exit_code == 64
+    for part in (str(file), *parts):
+        assert part in str(error.value)
+
+
+def test_an_unknown_recipe_names_the_nearest(catalogue: Catalogue) -> None:
+    refused(catalogue, "unknown recipe 'dgx1-23g'", "'dgx1-32g'", flags={"recipe": "dgx1-23g"})
+    refused(catalogue, "environment RECIPE", "'laptop'", flags={}, environ={"RECIPE": "labtop"})
+
+
+def test_no_recipe_lists_them(catalogue: Catalogue) -> None:
+    refused(catalogue, "no recipe is named", "dgxa100-80g", "laptop-scratch", flags={})
+
+
+def test_an_unknown_model_names_the_nearest(catalogue: Catalogue) -> None:
+    refused(catalogue, "unknown model 'bert-lage'", "'bert-large'", environ={"MODEL": "bert-lage"})
+
+
+@pytest.mark.parametrize(
+    ("text", "nearest"),
+    [
+        ("phase1.lrr=1", "'lr'"),
+        ("phase1.batchsize=1", "'rank_batch'"),
+        ("phase3.lr=1", "the recipe's phases: 1, 2"),
+        ("precison=fp16", "'precision'"),
+        ("optimizer.beta_1=0.9", "'beta1'"),
+        ("datadir=x", "'data'"),
+    ],
+)
+def test_an_unknown_set_key_names_the_nearest(catalogue: Catalogue, text: str, nearest: str) -> None:
+    refused(catalogue, "unknown key", text, nearest, sets=[text])
+
+
+def test_an_unknown_flag_names_the_nearest(catalogue: Catalogue) -> None:
+    refused(catalogue, "'precison'", "'precision'", flags={"recipe": "laptop", "precison": "fp32"})
+
+
+@pytest.mark.parametrize("text", ["seed", "=3", ""])
+def test_set_takes_key_and_value(catalogue: Catalogue, text: str) -> None:
+    refused(catalogue, "KEY=VALUE", repr(text), sets=[text])
+
+
+@pytest.mark.parametrize(
+    ("name", "right"),
+    [
+        ("BATCH_SIZE", "BATCHSIZE"),
+        ("GRADIENT_STEP", "GRADIENT_STEPS"),
+        ("GRADIENTSTEPS", "GRADIENT_STEPS"),
+        ("LEARNING_RATE", "LR"),
+        ("DATA_DIR", "DATADIR"),
+        ("PRECISIONS", "PRECISION"),
+    ],
+)
+def test_a_near_miss_in_the_environment_names_the_right_name(catalogue: Catalogue, name: str, right: str) -> None:
+    refused(catalogue, f"{name} is not read", f"did you mean {right}?", environ={"PHASE": "1", name: "4"})
+    # Without PHASE or RECIPE it may well mean something else, and beside the right name it does no harm.
+    assert resolve(catalogue, flags={"recipe": "dgx1-32g"}, environ={name: "4"})
+    value = {"LR": "0.1", "PRECISION": "fp16"}.get(right, "4")
+    assert resolve(catalogue, flags={"recipe": "dgx1-32g"}, environ={"PHASE": "1", name: "4", right: value})
+
+
+@pytest.mark.parametrize("phase", ["3", "0", "-1", "one", "1.5"])
+def test_a_phase_that_the_recipe_has_not(catalogue: Catalogue, phase: str) -> None:
+    refused(catalogue, "environment PHASE", environ={"PHASE": phase})
+
+
+def test_phase_three_names_those_that_exist(catalogue: Catalogue) -> None:
+    refused(catalogue, "dgx1-32g has no phase 3", "its phases: 1, 2", environ={"PHASE": "3"})
+
+
+def test_an_indivisible_global_batch(catalogue: Catalogue) -> None:
+    flags = {"recipe": "dgx1-32g", "nodes": 3}
+    refused(catalogue, "phase 1", "65536", "24 ranks", "2 or 4", "65520 or 65544", flags=flags)
+
+
+def test_an_indivisible_phase_that_is_not_asked_for_is_let_be(catalogue: Catalogue) -> None:
+    environ = {"PHASE": "1", "BATCHSIZE": "10"}
+    (phase,) = resolve(catalogue, flags={"recipe": "dgx1-32g"}, environ=environ, nodes=3).spec.phases
+    assert phase.global_batch == 240
+
+
+def test_batchsize_not_divisible_by_gradient_steps(catalogue: Catalogue) -> None:
+    environ = {"PHASE": "1", "BATCHSIZE": "2048", "GRADIENT_STEPS": "100"}
+    refused(catalogue, "BATCHSIZE 2048", "GRADIENT_STEPS 100", "64 or 128", environ=environ)
+
+
+@pytest.mark.parametrize(
+    ("environ", "expected"),
+    [
+        ({"LR": "fast"}, "lr must be a number above 0, not 'fast'"),
+        ({"LR": "nan"}, "lr must be a number above 0"),
+        ({"LR": "-1"}, "lr must be a number above 0"),
+        ({"BATCHSIZE": "12.5"}, "a whole number of at least 1, not '12.5'"),
+        ({"BATCHSIZE": "0"}, "a whole number of at least 1"),
+        ({"BATCHSIZE": "9" * 30}, "a whole number of at least 1"),
+        ({"PRECISION": "pf16"}, "did you mean 'fp16'?"),
+        ({"MASKING": "sttic"}, "did you mean 'static'?"),
+        ({"SEED": "-1"}, "seed must be a whole number of at least 0"),
+        ({"GPUS": "many"}, "gpus must be a whole number"),
+        ({"MOUNTS": "a"}, "mounts must be SRC:DST"),
+        ({"MOUNTS": "a:b,"}, "mounts must be SRC:DST"),
+        ({"MOUNTS": "a:b:c:d"}, "mounts must be SRC:DST"),
+        ({"BIN_SIZE": "96"}, "bin_size 96 does not divide sequence_length 128"),
+    ],
+)
+def test_values_of_the_wrong_kind(catalogue: Catalogue, environ: dict[str, str], expected: str) -> None:
+    refused(catalogue, expected, environ={"PHASE": "1", **environ})
+
+
+def test_impossible_shapes(catalogue: Catalogue) -> None:
+    refused(catalogue, "longer than the 512 positions", sets=["phase2.sequence_length=1024"])
+    refused(catalogue, "max_predictions 128 is not below", sets=["phase1.max_predictions=128"])
+
+
+# fmt: off
+HOSTILE = [
+    "a b", "a'b", 'a"b', "a\nb", "$(id)", "`id`", "a;b", "a|b", "a&b", "a>b", "a<b", "a*", "a?", "a\\b", "a%j",
+    "a,b", "(a)", "a\tb", "a\x00b", "a\x7fb", "{a}", "[a]", "a!b", "a\u202eb", "a\u00a0b", "-a",
+]
+# fmt: on
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+@pytest.mark.parametrize("name", ["DATADIR", "RESULTS", "INIT_CHECKPOINT", "IMAGE", "RUN"])
+def test_hostile_paths_and_names(catalogue: Catalogue, name: str, text: str) -> None:
+    error = refused(catalogue, name, environ={name: text})
+    assert "\n" not in error.what
+
+
+@pytest.mark.parametrize("text", [t for t in HOSTILE if t not in ("-a", "a,b")])
+def test_hostile_mounts(catalogue: Catalogue, text: str) -> None:
+    refused(catalogue, "MOUNTS", environ={"MOUNTS": f"/x:/{text}"})
+
+
+@pytest.mark.parametrize(
+    "text", ["/data/x.y-z_1", "~/data", "docker://a@b:1", "nvcr.io#a/b:1", "a=b", "Bücher/本", "हिन्दी", "c++"]
+)
+def test_plain_paths_pass(text: str) -> None:
+    assert check_path(text, "data") == text
+
+
+@pytest.mark.parametrize("text", ["", ".", "..", ".a", "_a", "-a", "a/b", "a:b", "ä", "a" * 129, "a\n"])
+def test_names_that_are_no_folder_of_ours(text: str) -> None:
+    with pytest.raises(InputError, match="cannot be a name"):
+        check_name(text, "run")
+
+
+@pytest.mark.parametrize("text", ["a", "1", "a" * 128, "BERT_large-v1.0"])
+def test_plain_names_pass(text: str) -> None:
+    assert check_name(text, "run") == text
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("recipes:\n  a: [1\n", ("line 3", "not valid YAML")),
+        ("recipes:\n  a: *b\n", ("line 2, column 6", "undefined alias")),
+        ("a: b: c\n", ("line 1, column 5",)),
+        ("recipes:\n\ta: 1\n", ("line 2",)),
+        ("recipes: {}\nmodels: {}\nrecipes: {}\n", ("'recipes' is given twice", "line 3, column 1")),
+        ("phases:\n  1:\n    lr: 1\n    lr: 2\n", ("'lr' is given twice", "line 4, column 5")),
+        ("phases: {1: {}, '1': {}}", ("given twice",)),
+        ("a: !!python/object/apply:os.system [id]", ("not valid YAML",)),
+        ("a: 2024-99-99", ("not valid YAML",)),
+        ("{}\n---\n{}\n", ("line 2",)),
+        (b"\xff\xfe\x00", ("not UTF-8",)),
+        ("a: \x01", ("not valid YAML",)),
+        ("[" * 5000, ("not valid YAML",)),
+        ("- 1\n", ("a mapping of keys to values is expected here",)),
+        ("recipes:\n", ("a mapping", "recipes")),
+        ("recpies: {}", ("unknown key 'recpies'", "'recipes'")),
+        ("recipes: {a: {sytem: x}}", ("unknown key 'sytem'", "recipes.a.sytem", "'system'")),
+        ("recipes: {a: {phases: {1: {batchsize: 3}}}}", ("recipes.a.phases.1.batchsize",)),
+        ("recipes: {a: {phases: {1: {warmpu: 3}}}}", ("recipes.a.phases.1.warmpu", "'warmup'")),
+        ("recipes: {a: {phases: {one: {}}}}", ("a phase is a number", "'one'")),
+        ("recipes: {a: {optimizer: {beta: 1}}}", ("recipes.a.optimizer.beta",)),
+        ("recipes: {a: {seed: x}}", ("recipes.a.seed", "a whole number", "'x'")),
+        ("recipes: {a: {seed: true}}", ("recipes.a.seed", "not True")),
+        ("recipes: {a: {seed: }}", ("recipes.a.seed", "not empty")),
+        ("recipes: {a: {mounts: [1]}}", ("recipes.a.mounts",)),
+        ("recipes: {a: {data: a b}}", ("recipes.a.data", "' '")),
+        ("recipes: {a b: {}}", ("'a b' cannot be a name",)),
+        ("recipes: {1: {}}", ("a name must be text, not 1",)),
+        ("models: {m: {hidden_siz: 1}}", ("models.m.hidden_siz", "'hidden_size'")),
+        ("models: {m: {hidden_act: relu}}", ("models.m.hidden_act", "gelu, gelu_new")),
+        ("systems: {s: {gpus: 1}}", ("systems.s.gpus",)),
+        ("vocabularies: {v: {sha256: abc, size: 1}}", ("64 hex digits",)),
+        ("phases: {1: {warmup: 2}}", ("phases.1.warmup", "at most 1")),
+        ("phases: {1: {micro_batch: {fp8: 2}}}", ("phases.1.micro_batch", "precision")),
+    ],
+)
+def test_a_bad_file_is_named_with_the_place(tmp_path: Path, text: str | bytes, parts: tuple[str, ...]) -> None:
+    file_refused(tmp_path, text, *parts)
+
+
+def test_a_file_that_is_not_there_or_a_folder(tmp_path: Path) -> None:
+    for path in (tmp_path / "missing.yml", tmp_path):
+        with pytest.raises(InputError, match="cannot read the recipe file"):
+            load_catalogue([path])
+
+
+def test_an_empty_file_says_nothing(tmp_path: Path) -> None:
+    (tmp_path / "empty.yml").write_text("# nothing yet\n")
+    assert load_catalogue([tmp_path / "empty.yml"]).keys("recipes") == []
+
+
+@pytest.mark.parametrize("number", ["6e-3", "6.0e-3", "0.006", "'6e-3'", "6E-3"])
+def test_numbers_that_yaml_reads_as_text(tmp_path: Path, number: str) -> None:
+    (tmp_path / "own.yml").write_text(f"phases: {{1: {{lr: {number}}}}}")
+    found = load_catalogue([tmp_path / "own.yml"]).find("phases", 1, "lr")
+    assert found is not None
+    assert found.value == 6e-3
+
+
+@pytest.mark.parametrize(
+    ("recipe", "parts"),
+    [
+        ("{system: laptop}", ("does not say its model",)),
+        ("{model: bert-tiny}", ("does not say its system",)),
+        ("{system: labtop, model: bert-tiny}", ("unknown system 'labtop'", "'laptop'")),
+        ("{system: laptop, model: bert-tiny}", ("does not say its phase1.micro_batch",)),
+        ("{system: laptop, model: bert-tiny, vocabulary: bert}", ("unknown vocabulary 'bert'",)),
+        ("{system: laptop, model: odd}", ("hidden_size 10 is not divisible by num_attention_heads 3",)),
+        ("{system: laptop, model: half}", ("models.half has no num_hidden_layers",)),
+    ],
+)
+def test_a_recipe_that_lacks_something(tmp_path: Path, recipe: str, parts: tuple[str, ...]) -> None:
+    odd = "{hidden_size: 10, num_hidden_layers: 1, num_attention_heads: 3, intermediate_size: 4}"
+    text = f"recipes: {{mine: {recipe}}}\nmodels: {{odd: {odd}, half: {{hidden_size: 4}}}}\n"
+    (tmp_path / "own.yml").write_text(text)
+    both = load_catalogue([builtin_file(), tmp_path / "own.yml"])
+    refused(both, *parts, flags={"recipe": "mine"})
