@@ -17,7 +17,7 @@ cannot() {
 
 installed() { [[ $(dpkg-query -W -f='${db:Status-Status}' "$1" 2>/dev/null) == installed ]]; }
 
-command -v dpkg-query >/dev/null && command -v apt-get >/dev/null || cannot "Slurm not installed: no apt here"
+command -v apt-get >/dev/null || cannot "Slurm not installed: no apt here"
 missing=()
 for package in "${packages[@]}"; do
     installed "$package" || missing+=("$package")

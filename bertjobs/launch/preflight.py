@@ -19,7 +19,10 @@ def check_new_run(spec: RunSpec) -> None:
         InputError: it is not.
     """
     directory = RunDirectory(Path(spec.results) / spec.run)
-    if directory.root.exists() and (not directory.root.is_dir() or any(directory.root.iterdir())):
+    started = {phase.number for phase in directory.phases()}
+    # A later phase may join a run whose earlier phases were started alone.
+    joins = bool(started) and all(max(started) < phase.phase for phase in spec.phases)
+    if directory.root.exists() and not joins:
         raise InputError(
             f"a run named {spec.run!r} exists",
             where=str(directory.root),
@@ -28,7 +31,7 @@ def check_new_run(spec: RunSpec) -> None:
     check_writable(Path(spec.results))
 
 
-def check_data(spec: RunSpec, phases: tuple[int, ...]) -> DataManifest:
+def check_data(spec: RunSpec) -> DataManifest:
     """The shards must be there, whole, enough, and made with the recipe's vocabulary.
 
     Raises:
@@ -36,9 +39,10 @@ def check_data(spec: RunSpec, phases: tuple[int, ...]) -> DataManifest:
     """
     data = DataManifest.read(Path(spec.data))
     data.check_vocabulary(spec.vocabulary)
-    for number in phases:
-        data.check_files(number)
-        data.check_shard_count(number, spec.world_size, spec.num_workers)
+    data.check_masking(spec.masking)
+    for phase in spec.phases:
+        data.check_files(phase.phase)
+        data.check_shard_count(phase.phase, spec.world_size, spec.num_workers)
     if spec.model.vocab_size and spec.model.vocab_size < data.vocabulary_size:
         raise InputError(
             f"model {spec.model.name} has {spec.model.vocab_size:,} token embeddings, the data's vocabulary has "
@@ -92,10 +96,10 @@ def check_backend(spec: RunSpec, backend: str, slurm: Slurm) -> None:
         raise InputError("a container image needs Slurm with pyxis", where="image", hint="leave IMAGE out")
 
 
-def preflight(spec: RunSpec, phases: tuple[int, ...], backend: str, slurm: Slurm) -> DataManifest:
+def preflight(spec: RunSpec, backend: str, slurm: Slurm) -> DataManifest:
     """All checks of a new run; writes nothing, queues nothing."""
     check_new_run(spec)
     check_backend(spec, backend, slurm)
-    data = check_data(spec, phases)
+    data = check_data(spec)
     check_init_checkpoint(spec)
     return data

@@ -59,22 +59,14 @@ def render_script(template: str, spec: RunSpec, phase: int, options: SlurmOption
     header = "".join(f"#SBATCH {line}\n" for line in sbatch_lines(spec, phase, options))
     settings = {"RUN": spec.run, "RECIPE": spec.recipe, "PHASE": str(phase), "RESULTS": spec.results}
     if spec.image:
-        settings["IMAGE"] = spec.image
-        settings["MOUNTS"] = ",".join(container_mounts(spec))
+        settings |= {"IMAGE": spec.image, "MOUNTS": ",".join(spec.mounts), "DATADIR": spec.data}
+        settings |= {"INIT_CHECKPOINT": spec.init_checkpoint} if spec.init_checkpoint else {}
     else:
         settings["BERTJOBS_PYTHON"] = python
     if spec.steps_this_run:
         settings["STEPS_THIS_RUN"] = str(spec.steps_this_run)
     before, after = template.split(MARKER)
     return before + header + export_lines(settings) + after
-
-
-def container_mounts(spec: RunSpec) -> list[str]:
-    """The user's mounts, and the run's own folders under their own paths, the data read-only."""
-    own = [f"{spec.results}:{spec.results}", f"{spec.data}:{spec.data}:ro"]
-    if spec.init_checkpoint:
-        own.append(f"{spec.init_checkpoint}:{spec.init_checkpoint}:ro")
-    return [*own, *spec.mounts]
 
 
 def sbatch_command(script: Path, dependency: str | None) -> Sequence[str]:

@@ -265,6 +265,7 @@ SYSTEM = {
         Setting("gpu_memory_gb", "system", "int", 0, "memory of one GPU in GB"),
         Setting("interconnect", "system", "text", "", "what links the nodes"),
         Setting("tasks_per_node", "system", "int", 1, "processes on a node without GPUs", minimum=1),
+        Setting("scheduler", "system", "text", "slurm", "who starts jobs: Slurm, or nobody", choices=("slurm", "none")),
     )
 }
 

@@ -18,6 +18,7 @@ class SystemSpec:
         gpu_memory_gb: memory of one GPU in GB (10^9 bytes), 0 on CPU nodes.
         interconnect: what links the nodes, for people.
         tasks_per_node: processes on a node that trains without GPUs.
+        scheduler: "slurm" queues where there is a Slurm; "none" always runs on this machine.
     """
 
     name: str
@@ -26,6 +27,7 @@ class SystemSpec:
     gpu_memory_gb: int = 0
     interconnect: str = ""
     tasks_per_node: int = 1
+    scheduler: str = "slurm"
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -31,9 +32,13 @@ def sync_file(path: Path) -> None:
         os.fsync(handle.fileno())
 
 
+def _temporary_beside(path: Path) -> Path:
+    return path.with_name(f"{TEMPORARY_PREFIX}{path.name}-{uuid.uuid4().hex[:8]}")
+
+
 def write_text(path: Path, text: str) -> None:
     """Replace ``path`` by a file holding ``text``: readers see the old bytes or the new, never a part."""
-    temporary = path.with_name(f"{TEMPORARY_PREFIX}{path.name}-{uuid.uuid4().hex[:8]}")
+    temporary = _temporary_beside(path)
     try:
         with open(temporary, "w", encoding="utf-8") as handle:
             handle.write(text)
@@ -58,8 +63,9 @@ def new_folder(path: Path) -> Iterator[Path]:
     Yields a temporary folder beside ``path``; its files are flushed, then it is renamed. A folder that
     already has this name is replaced.
     """
-    temporary = path.with_name(f"{TEMPORARY_PREFIX}{path.name}-{uuid.uuid4().hex[:8]}")
+    temporary = _temporary_beside(path)
     temporary.mkdir(mode=PRIVATE_FOLDER, parents=True)
+    replaced = None
     try:
         yield temporary
         for file in temporary.rglob("*"):
@@ -67,12 +73,14 @@ def new_folder(path: Path) -> Iterator[Path]:
                 sync_file(file)
         sync_folder(temporary)
         if path.exists():
-            shutil.rmtree(path)
+            replaced = path.rename(_temporary_beside(path))  # not deleted in place: a reader would see a part
         temporary.rename(path)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     sync_folder(path.parent)
+    if replaced is not None:
+        shutil.rmtree(replaced, ignore_errors=True)
 
 
 def remove_leftovers(folder: Path) -> None:
@@ -91,11 +99,19 @@ def sha256_of(path: Path) -> str:
 
 
 def append_line(path: Path, value: Any) -> None:
-    """Append one JSON line by a single write, so that several writers do not mix their lines."""
+    """Append one JSON line by a single write, so that several writers do not mix their lines.
+
+    Raises:
+        OSError: the line could not be written whole; names the file.
+    """
     line = (json.dumps(value) + "\n").encode()
     descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     try:
-        os.write(descriptor, line)
+        if os.write(descriptor, line) != len(line):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    except OSError as error:
+        error.filename = str(path)
+        raise
     finally:
         os.close(descriptor)
 

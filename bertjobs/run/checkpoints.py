@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
-from bertjobs.errors import BertjobsError
+from bertjobs.errors import BertjobsError, InputError
 from bertjobs.run.atomic import sha256_of, write_json
 
 FORMAT_VERSION = 1
@@ -15,8 +17,15 @@ MANIFEST = "MANIFEST.json"
 KEPT = 3
 
 
+FOLDER_NAME = re.compile(r"step-\d{8,}")
+
+
 class DamagedCheckpointError(BertjobsError):
     """A checkpoint folder whose files are not those that its manifest names."""
+
+
+class NewerFormatError(InputError):
+    """A checkpoint of a later bertjobs. It is not damaged: passing it over would lose its steps."""
 
 
 @dataclass(frozen=True)
@@ -53,19 +62,17 @@ def read_manifest(folder: Path) -> CheckpointManifest:
     """The manifest of a checkpoint, its files' presence and sizes checked.
 
     Raises:
-        DamagedCheckpointError: there is no readable manifest, it is of a newer format, or a file is missing or
-            has another size.
+        DamagedCheckpointError: there is no readable manifest, or a file is missing or has another size.
+        NewerFormatError: it is of a format that this bertjobs does not know.
     """
     try:
-        manifest = CheckpointManifest(**json.loads((folder / MANIFEST).read_text(encoding="utf-8")))
-    except (OSError, json.JSONDecodeError, TypeError) as error:
-        raise DamagedCheckpointError(f"no valid {MANIFEST}: {error}", where=str(folder)) from error
-    if manifest.format_version > FORMAT_VERSION:
+        content = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        _check_format(content["format_version"], folder)
+        manifest = _parse(content)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DamagedCheckpointError(
-            f"checkpoint format {manifest.format_version} is newer than this bertjobs reads ({FORMAT_VERSION})",
-            where=str(folder),
-            hint="update bertjobs",
-        )
+            f"no valid {MANIFEST} ({type(error).__name__}: {error})", where=str(folder)
+        ) from error
     for name, expected in manifest.files.items():
         file = folder / name
         found = file.stat().st_size if file.is_file() else None
@@ -78,15 +85,36 @@ def read_manifest(folder: Path) -> CheckpointManifest:
     return manifest
 
 
+def _parse(content: dict[str, Any]) -> CheckpointManifest:
+    manifest = CheckpointManifest(**content)
+    for name, entry in manifest.files.items():
+        if Path(name).name != name or set(entry) != {"bytes", "sha256"}:
+            raise ValueError(f"entry {name!r}")
+    return manifest
+
+
+def _check_format(version: int, folder: Path) -> None:
+    if version > FORMAT_VERSION:
+        raise NewerFormatError(
+            f"checkpoint format {version} is newer than this bertjobs reads ({FORMAT_VERSION})",
+            where=str(folder),
+            hint="update bertjobs",
+        )
+
+
 def verify(folder: Path) -> CheckpointManifest:
     """As `read_manifest`, and the sha256 of each file.
 
     Raises:
         DamagedCheckpointError: names the first file that differs.
+        NewerFormatError: as in `read_manifest`.
     """
     manifest = read_manifest(folder)
     for name, expected in manifest.files.items():
-        found = sha256_of(folder / name)
+        try:
+            found = sha256_of(folder / name)
+        except OSError as error:
+            raise DamagedCheckpointError(f"{name} cannot be read: {error.strerror}", where=str(folder)) from error
         if found != expected["sha256"]:
             raise DamagedCheckpointError(
                 f"{name} is altered: sha256 {found[:12]}..., expected {str(expected['sha256'])[:12]}...",
@@ -97,11 +125,17 @@ def verify(folder: Path) -> CheckpointManifest:
 
 def steps(checkpoints: Path) -> list[Path]:
     """All checkpoint folders, valid or not, oldest first."""
-    return sorted(checkpoints.glob("step-*")) if checkpoints.is_dir() else []
+    if not checkpoints.is_dir():
+        return []
+    return sorted(folder for folder in checkpoints.iterdir() if FOLDER_NAME.fullmatch(folder.name))
 
 
 def newest_valid(checkpoints: Path) -> tuple[Path | None, list[DamagedCheckpointError]]:
-    """The newest checkpoint whose bytes are whole, and what is wrong with each newer one."""
+    """The newest checkpoint whose bytes are whole, and what is wrong with each newer one.
+
+    Raises:
+        NewerFormatError: a later bertjobs wrote a newer one.
+    """
     damaged = []
     for folder in reversed(steps(checkpoints)):
         try:

@@ -70,9 +70,12 @@ class PhaseDirectory:
         return self.root / "run.sub"
 
     def create(self) -> None:
-        """Make the phase's folders, readable by their owner alone."""
-        for folder in (self.root, self.logs, self.checkpoints):
-            folder.mkdir(mode=PRIVATE_FOLDER, exist_ok=True)
+        """Make the phase's folders, readable by their owner alone.
+
+        Raises:
+            InputError: as in `RunDirectory.create`.
+        """
+        _make_private(self.root, self.logs, self.checkpoints)
 
     def done(self) -> Done | None:
         """The phase's DONE.json, or None while the phase is not done.
@@ -84,7 +87,7 @@ class PhaseDirectory:
             return None
         try:
             return Done(**json.loads(self.done_file.read_text(encoding="utf-8")))
-        except (json.JSONDecodeError, TypeError) as error:
+        except (OSError, ValueError, TypeError) as error:
             raise BertjobsError(f"DONE.json cannot be read: {error}", where=str(self.done_file)) from error
 
     def write_done(self, done: Done) -> None:
@@ -138,15 +141,7 @@ class RunDirectory:
         Raises:
             InputError: it cannot be written; names the path and the system's reason.
         """
-        try:
-            self.root.parent.mkdir(parents=True, exist_ok=True)
-            self.root.mkdir(mode=PRIVATE_FOLDER, exist_ok=True)
-        except OSError as error:
-            raise InputError(
-                f"the run's folder cannot be written: {error.strerror}",
-                where=str(self.root),
-                hint="choose another folder with --results or RESULTS",
-            ) from error
+        _make_private(self.root)
 
     def write_lockfile(self, text: str) -> None:
         write_text(self.lockfile, text)
@@ -157,6 +152,19 @@ class RunDirectory:
 
     def events(self) -> list[dict[str, Any]]:
         return read_lines(self.journal)
+
+
+def _make_private(*folders: Path) -> None:
+    try:
+        for folder in folders:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(mode=PRIVATE_FOLDER, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"the run's folder cannot be written: {error.strerror}",
+            where=str(error.filename),
+            hint="choose another folder with --results or RESULTS",
+        ) from error
 
 
 def open_run(results: Path, run: str) -> RunDirectory:

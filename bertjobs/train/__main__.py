@@ -12,4 +12,8 @@ if __name__ == "__main__":
 
     from bertjobs.train.worker import main
 
-    sys.exit(main(os.environ, stop))
+    code = main(os.environ, stop)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # At once: taking a process group down after a failure can wait for ranks that never come.
+    os._exit(code)

@@ -7,13 +7,15 @@ kept: data order, masks and dropout are functions of (seed, step).
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from bertjobs.errors import BertjobsError
 from bertjobs.model.bert import BertForPreTraining
 from bertjobs.model.huggingface import save_pretrained
 from bertjobs.optim.lamb import Lamb
@@ -61,21 +63,35 @@ class CheckpointWriter:
     lowercase: bool
 
     def write(self, model: BertForPreTraining, optimizer: Lamb, progress: Progress) -> Path:
-        """Write one checkpoint beside the others, whole or not at all, and delete those that are too old."""
+        """Write one checkpoint beside the others, whole or not at all, and delete those that are too old.
+
+        Raises:
+            BertjobsError: it could not be written; those before are as they were.
+        """
         target = self.checkpoints / folder_name(progress.step)
-        with new_folder(target) as folder:
-            save_pretrained(model, self.vocabulary, folder, lowercase=self.lowercase)
-            save_file(moments(model, optimizer), folder / STATE_TENSORS)
-            numbers = {
-                "step": progress.step,
-                "skipped": progress.skipped,
-                "loss_scale": asdict(progress.loss_scale),
-                "optimizer_step": optimizer.param_groups[0]["step"],
-            }
-            write_json(folder / STATE_NUMBERS, numbers)
-            seal(folder, phase=self.phase, step=progress.step, recipe_hash=self.recipe_hash)
-        prune(self.checkpoints)
+        try:
+            with new_folder(target) as folder:
+                self._fill(folder, model, optimizer, progress)
+            prune(self.checkpoints)
+        except (OSError, SafetensorError) as error:
+            raise BertjobsError(
+                f"the checkpoint of step {progress.step} cannot be written: {error}",
+                where=str(target),
+                hint="make room, then start the phase again: it goes on from the checkpoint before",
+            ) from error
         return target
+
+    def _fill(self, folder: Path, model: BertForPreTraining, optimizer: Lamb, progress: Progress) -> None:
+        save_pretrained(model, self.vocabulary, folder, lowercase=self.lowercase)
+        save_file(moments(model, optimizer), folder / STATE_TENSORS)
+        numbers = {
+            "step": progress.step,
+            "skipped": progress.skipped,
+            "loss_scale": progress.loss_scale.state_dict(),
+            "optimizer_step": optimizer.param_groups[0]["step"],
+        }
+        write_json(folder / STATE_NUMBERS, numbers)
+        seal(folder, phase=self.phase, step=progress.step, recipe_hash=self.recipe_hash)
 
 
 def moments(model: BertForPreTraining, optimizer: Lamb) -> dict[str, torch.Tensor]:

@@ -1,23 +1,23 @@
-"""What a rank has to do, decided before any tensor exists: the resolved run, its phase, where it starts from."""
+"""What a rank has to do, decided before any tensor exists, and what the run directory says about it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from bertjobs.data.manifest import DataManifest
 from bertjobs.errors import InputError
 from bertjobs.recipe.catalogue import catalogue_files, load_catalogue
-from bertjobs.recipe.lockfile import difference, lockfile, recipe_hash, with_phases_of
+from bertjobs.recipe.environment import read_environment
+from bertjobs.recipe.lockfile import difference, lockfile, read_lockfile, recipe_hash, with_phases_of
 from bertjobs.recipe.resolve import resolve
+from bertjobs.recipe.schema import RUN
 from bertjobs.recipe.spec import PhaseSpec, RunSpec
-from bertjobs.run.atomic import sha256_of
-from bertjobs.run.checkpoints import MANIFEST, DamagedCheckpointError, steps, verify
-from bertjobs.run.directory import RunDirectory
+from bertjobs.run.checkpoints import steps
+from bertjobs.run.directory import PhaseDirectory, RunDirectory
 from bertjobs.train.placement import Placement
-
-DEFAULT_RESULTS = "results"
 
 
 @dataclass(frozen=True)
@@ -48,9 +48,9 @@ def resolve_job(environ: Mapping[str, str], placement: Placement) -> Job:
         InputError: any setting, or the data, is not as it must be.
     """
     environ = {"PHASE": "1", **{name: value for name, value in environ.items() if value}}
-    locked = find_lockfile(environ)
+    locked = find_lockfile(read_environment(environ))
     if locked is not None:
-        environ = {"RECIPE": locked_recipe(locked), **environ}
+        environ = {"RECIPE": read_lockfile(locked).recipe, **environ}
     resolved = resolve(
         load_catalogue(catalogue_files(environ, Path.cwd(), [locked] if locked else [])),
         flags={},
@@ -59,78 +59,80 @@ def resolve_job(environ: Mapping[str, str], placement: Placement) -> Job:
         tasks_per_node=placement.tasks_per_node,
     )
     spec = resolved.spec
+    if len(spec.phases) != 1:
+        raise InputError("a worker trains one phase", where=f"PHASE={environ['PHASE']}", hint="set PHASE=1 or PHASE=2")
     phase = spec.phases[0]
     data = DataManifest.read(Path(spec.data))
     data.check_vocabulary(spec.vocabulary)
     data.check_masking(spec.masking)
     data.check_files(phase.phase)
     data.check_shard_count(phase.phase, spec.world_size, spec.num_workers)
-    spec = replace(spec, model=replace(spec.model, vocab_size=spec.model.vocab_size or data.vocabulary_size))
+    model = replace(spec.model, vocab_size=spec.model.vocab_size or data.vocabulary_size)
+    if model.vocab_size < data.vocabulary_size:
+        raise InputError(
+            f"model {model.name} has {model.vocab_size} tokens, the data's vocabulary {data.vocabulary_size}",
+            where=str(data.vocabulary_path),
+            hint="leave vocab_size out of the model: the vocabulary decides it",
+        )
+    spec = replace(spec, model=model)
     earlier = [number for number in resolved.recipe_phases if number < phase.phase]
     directory = RunDirectory(Path(spec.results) / spec.run)
     return Job(spec, phase, max(earlier, default=None), directory, data, placement)
 
 
-def find_lockfile(environ: Mapping[str, str]) -> Path | None:
-    """The run.yml of the run that ``environ`` names, if the run exists."""
-    run = environ.get("RUN") or environ.get("RECIPE")
-    path = Path(environ.get("RESULTS") or DEFAULT_RESULTS) / (run or "") / "run.yml"
+def find_lockfile(settings: Mapping[str, str]) -> Path | None:
+    """The run.yml of the run that ``settings`` (from the environment) name, if the run exists."""
+    run = settings.get("run") or settings.get("recipe")
+    path = Path(settings.get("results") or RUN["results"].default) / (run or "") / "run.yml"
     return path if run and path.is_file() else None
 
 
-def locked_recipe(lockfile: Path) -> str:
-    """The name of the one recipe in a run.yml."""
-    return load_catalogue([lockfile]).keys("recipes")[0]
-
-
-def previous_checkpoint(job: Job) -> Path | None:
-    """The checkpoint that this phase starts from: the one that the phase before names in its DONE.json.
+def check_settings(job: Job) -> RunSpec | None:
+    """The run as its run.yml has it, None for a new run.
 
     Raises:
-        InputError: that phase is not done, or its checkpoint is damaged.
+        InputError: a phase of it was begun with other settings; names them.
     """
-    number = job.previous
-    if number is None:
+    if not job.directory.lockfile.is_file():
         return None
-    directory = job.directory.phase(number)
-    done = directory.done()
-    if done is None:
+    before = read_lockfile(job.directory.lockfile)
+    begun = tuple(phase for phase in before.phases if is_begun(job.directory.phase(phase.phase)))
+    if begun and (changed := difference(replace(before, phases=begun), job.spec)):
+        numbers = " and ".join(str(phase.phase) for phase in begun)
         raise InputError(
-            f"phase {job.phase.phase} starts from phase {number}, which is not done: there is no DONE.json",
-            where=str(directory.done_file),
-            hint=f"wait for phase {number}, or queue this one behind it: sbatch --dependency=afterany:JOB",
+            f"phase {numbers} of run {job.spec.run!r} was begun with other settings: {', '.join(changed)}",
+            where=str(job.directory.lockfile),
+            hint="set them back, or choose another name with RUN",
         )
-    folder = directory.checkpoints / done.checkpoint
-    try:
-        verify(folder)
-    except DamagedCheckpointError as error:
-        raise InputError(error.what, where=error.where, hint=f"phase {number} must be run again") from error
-    if sha256_of(folder / MANIFEST) != done.sha256:
-        raise InputError("the checkpoint is not the one that DONE.json names", where=str(folder))
-    return folder
+    return before
+
+
+def is_begun(directory: PhaseDirectory) -> bool:
+    """Whether a phase holds work that other settings would spoil."""
+    return bool(steps(directory.checkpoints)) or directory.done_file.exists()
 
 
 def open_directory(job: Job) -> None:
-    """Make the run's folders and its lockfile, or check that the lockfile agrees. Rank 0 alone calls it.
+    """Make the run's folders, write its run.yml, and continue its journal. Rank 0 alone calls it, once nothing can
+    be refused any more.
 
     Raises:
-        InputError: the phase was begun with other settings; names them.
+        InputError: the folder cannot be written, or as in `check_settings`.
     """
+    before = check_settings(job)
     job.directory.create()
-    directory = job.directory.phase(job.phase.phase)
-    directory.create()
-    locked = job.directory.lockfile
+    job.directory.phase(job.phase.phase).create()
     spec = replace(job.spec, steps_this_run=0)  # speaks of one job, not of the run
-    if locked.is_file():
-        before = resolve(load_catalogue([locked]), flags={"recipe": locked_recipe(locked)}, environ={}).spec
-        started = steps(directory.checkpoints) or directory.done_file.exists()
-        if started and (changed := difference(before, spec)):
-            raise InputError(
-                f"phase {job.phase.phase} of run {spec.run!r} was begun with other settings: {', '.join(changed)}",
-                where=str(locked),
-                hint="set them back, or choose another name with RUN",
-            )
-        spec = with_phases_of(spec, before)
-    text = lockfile(spec)
+    text = lockfile(with_phases_of(spec, before) if before else spec)
+    locked = job.directory.lockfile
     if not locked.is_file() or locked.read_text(encoding="utf-8") != text:
         job.directory.write_lockfile(text)
+    record(job, "started", world_size=job.spec.world_size)
+
+
+def record(job: Job, event: str, **fields: Any) -> None:
+    """Write what this attempt does into the journal, if the run has a folder."""
+    if job.directory.root.is_dir():
+        placement = job.placement
+        names = {"phase": job.phase.phase, "job": placement.job, "attempt": placement.attempt}
+        job.directory.record(event, scheduler=placement.scheduler, **fields, **names)

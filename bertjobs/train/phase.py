@@ -5,28 +5,25 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
-from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 from bertjobs.data.batches import NOT_SCORED, BatchStream
 from bertjobs.data.shard_set import ShardSet
-from bertjobs.errors import BertjobsError, InputError
+from bertjobs.errors import BertjobsError
 from bertjobs.model.bert import BertForPreTraining
-from bertjobs.model.huggingface import initialise_from
 from bertjobs.optim.build import build_optimizer
 from bertjobs.optim.lamb import Lamb
 from bertjobs.optim.schedule import learning_rate
-from bertjobs.run.atomic import remove_leftovers, sha256_of
-from bertjobs.run.checkpoints import MANIFEST, folder_name, newest_valid, steps
+from bertjobs.run.atomic import sha256_of
+from bertjobs.run.checkpoints import MANIFEST, folder_name
 from bertjobs.run.directory import Done, PhaseDirectory
-from bertjobs.train.checkpoint import CheckpointWriter, Progress, read_training_state
-from bertjobs.train.job import Job, previous_checkpoint
+from bertjobs.train.checkpoint import CheckpointWriter, Progress
+from bertjobs.train.job import Job, check_settings, open_directory
 from bertjobs.train.metrics import MetricsLog, step_metrics
 from bertjobs.train.ranks import Ranks
-from bertjobs.train.signals import StopRequest
+from bertjobs.train.signals import STOP_SIGNALS, StopRequest
+from bertjobs.train.start import find_start, load_start
 from bertjobs.train.step import StepPlan, train_step
 from bertjobs.train.validation import Validation
 
@@ -43,70 +40,33 @@ class Outcome:
 
 
 def train_phase(job: Job, ranks: Ranks, device: torch.device, stop: StopRequest) -> Outcome:
-    """Train until the phase is done or all ranks agree to stop; a checkpoint is written either way."""
+    """Train until the phase is done or all ranks agree to stop; a checkpoint is written either way.
+
+    Raises:
+        InputError: the run's settings or the weights to start from are not as they must be; nothing was written.
+        BertjobsError: the training failed.
+    """
     directory = job.directory.phase(job.phase.phase)
-    if ranks.tell(directory.done() is not None):
-        _say(ranks, f"phase {job.phase.phase} is done already: {directory.done_file}")
-        return Outcome(True, "done", job.phase.steps)
+    done = ranks.decided(lambda: _already_done(job, directory))
+    if done is not None:
+        ranks.say(f"phase {done.phase} is done already: {directory.done_file}")
+        return Outcome(True, "done", done.step)
+    start = ranks.decided(lambda: find_start(job))
     torch.manual_seed(job.spec.seed)
     model = BertForPreTraining(job.spec.model).to(device)
     optimizer = build_optimizer(model, job.spec.optimizer, job.phase.lr)
-    progress = start_point(job, directory, ranks, model, optimizer)
+    progress, words = ranks.in_turn(lambda: load_start(start, model, optimizer))
+    ranks.decided(lambda: open_directory(job))
+    ranks.say(words)
     trainer = Trainer(job, directory, ranks, device, stop, model, optimizer, progress)
+    if start.kind == "resume":
+        trainer.saved_step = progress.step
     return trainer.run()
 
 
-def start_point(
-    job: Job, directory: PhaseDirectory, ranks: Ranks, model: BertForPreTraining, optimizer: Lamb
-) -> Progress:
-    """Load the weights that this attempt starts from: the phase's newest checkpoint, else the last of the phase
-    before, else ``init_checkpoint``, else none.
-
-    Raises:
-        InputError: all checkpoints of the phase are damaged, or the phase before is not done.
-    """
-    folder = ranks.tell(_resume_folder(directory) if ranks.is_first else None)
-    if folder is not None:
-        _load_weights(model, folder)
-        progress = read_training_state(folder, model, optimizer)
-        _say(ranks, f"continuing from {folder} (step {progress.step})")
-        return progress
-    if (folder := previous_checkpoint(job)) is not None:
-        _load_weights(model, folder)
-        read_training_state(folder, model, optimizer)
-        optimizer.reset_step_count()
-        _say(ranks, f"starting from {folder}, moments carried")
-    elif job.spec.init_checkpoint:
-        fresh = initialise_from(model, Path(job.spec.init_checkpoint))
-        _say(ranks, f"starting from {job.spec.init_checkpoint}; random: {', '.join(fresh) or 'nothing'}")
-    else:
-        _say(ranks, "starting from random weights")
-    return Progress()
-
-
-def _resume_folder(directory: PhaseDirectory) -> Path | None:
-    remove_leftovers(directory.checkpoints)
-    folder, damaged = newest_valid(directory.checkpoints)
-    for error in damaged:
-        print(f"warning: {error.where} is passed over: {error.what}", flush=True)
-    if folder is None and steps(directory.checkpoints):
-        raise InputError(
-            f"all checkpoints of phase {directory.number} are damaged",
-            where=str(directory.checkpoints),
-            hint="restore one, or delete the folder to start the phase over",
-        )
-    return folder
-
-
-def _load_weights(model: BertForPreTraining, folder: Path) -> None:
-    missing = initialise_from(model, folder)
-    if missing:
-        raise InputError(f"the checkpoint lacks {', '.join(missing)}", where=str(folder))
-
-
-def _say(ranks: Ranks, text: str) -> None:
-    if ranks.is_first:
-        print(text, flush=True)
+def _already_done(job: Job, directory: PhaseDirectory) -> Done | None:
+    check_settings(job)
+    return directory.done()
 
 
 class Trainer:
@@ -126,11 +86,7 @@ class Trainer:
         spec, phase = job.spec, job.phase
         self.job, self.directory, self.ranks, self.device, self.stop = job, directory, ranks, device, stop
         self.model, self.optimizer, self.progress = model, optimizer, progress
-        self.wrapped: nn.Module = model
-        if ranks.size > 1:
-            self.wrapped = DistributedDataParallel(
-                model, device_ids=[device] if device.type == "cuda" else None, gradient_as_bucket_view=True
-            )
+        self.wrapped = ranks.wrapped(model, device)
         train = ShardSet.load(job.data, phase.phase, "train")
         held_out = ShardSet.load(job.data, phase.phase, "validation")
         self.stream = BatchStream(
@@ -152,6 +108,7 @@ class Trainer:
             directory.checkpoints, phase.phase, job.recipe_hash, job.data.vocabulary_path, job.data.lowercase
         )
         self.first_step = progress.step
+        self.saved_step: int | None = None
         self.skipped_in_a_row = 0
 
     def run(self) -> Outcome:
@@ -162,6 +119,7 @@ class Trainer:
             while self.progress.updates < phase.steps:
                 cause = self._step(batches)
                 if cause:
+                    self.ranks.say(f"stopping after step {self.progress.step}: {cause}")
                     self._checkpoint()
                     return Outcome(False, cause, self.progress.step)
                 at = self.progress.step
@@ -172,7 +130,7 @@ class Trainer:
                     self._checkpoint()
         finally:
             self.stream.close()
-        self._finish()
+        self.ranks.decided(self._write_done)
         return Outcome(True, "done", self.progress.step)
 
     def _step(self, batches: Iterator) -> str | None:
@@ -184,9 +142,13 @@ class Trainer:
         waited = time.perf_counter() - started
         masked = sum(int((batch.labels != NOT_SCORED).sum()) for batch in micro_batches)
         tokens = sum(batch.tokens for batch in micro_batches)
-        stopping, masked, tokens = self.ranks.sum_on_host(int(self.stop.requested), masked, tokens)
-        if stopping or limit:
-            return (self.stop.signal_name or "signal to another rank") if stopping else "STEPS_THIS_RUN"
+        asked = [int(self.stop.signal == number) for number in STOP_SIGNALS]
+        *asked, masked, tokens = self.ranks.sum_on_host(*asked, masked, tokens)
+        for number, count in zip(STOP_SIGNALS, asked, strict=True):
+            if count:
+                return number.name
+        if limit:
+            return "STEPS_THIS_RUN"
 
         rate = learning_rate(progress.updates, base=phase.lr, warmup=phase.warmup, total=phase.steps)
         self.optimizer.set_learning_rate(rate)
@@ -227,11 +189,14 @@ class Trainer:
         """End a run whose gradients are never finite: waiting longer does not mend it."""
         self.skipped_in_a_row = self.skipped_in_a_row + 1 if skipped else 0
         if self.skipped_in_a_row == SKIPS_ALLOWED:
-            raise BertjobsError(
-                f"{SKIPS_ALLOWED} steps in a row had gradients that are not finite",
-                where=f"phase {self.job.phase.phase}, step {self.progress.step}",
-                hint="lower the learning rate, or train in bf16 or fp32",
-            )
+            self.ranks.decided(self._refuse_to_go_on)
+
+    def _refuse_to_go_on(self) -> None:
+        raise BertjobsError(
+            f"{SKIPS_ALLOWED} steps in a row had gradients that are not finite",
+            where=f"phase {self.job.phase.phase}, step {self.progress.step}",
+            hint="lower the learning rate, or train in bf16 or fp32",
+        )
 
     def _validate(self) -> None:
         self.metrics.validation(
@@ -240,15 +205,16 @@ class Trainer:
 
     def _checkpoint(self) -> None:
         """Rank 0 writes; the others wait, so that none leaves while it writes."""
-        if self.ranks.is_first:
-            print(f"checkpoint {self.writer.write(self.model, self.optimizer, self.progress)}", flush=True)
-        self.ranks.wait()
+        if self.saved_step != self.progress.step:
+            self.ranks.decided(self._write_checkpoint)
+            self.saved_step = self.progress.step
 
-    def _finish(self) -> None:
-        if self.ranks.is_first:
-            number, step = self.job.phase.phase, self.progress.step
-            name = folder_name(step)
-            manifest = sha256_of(self.directory.checkpoints / name / MANIFEST)
-            self.directory.write_done(Done(number, step, name, manifest, self.job.recipe_hash, round(time.time(), 3)))
-            print(f"phase {number} is done: {self.directory.done_file}", flush=True)
-        self.ranks.wait()
+    def _write_checkpoint(self) -> None:
+        print(f"checkpoint {self.writer.write(self.model, self.optimizer, self.progress)}", flush=True)
+
+    def _write_done(self) -> None:
+        number, step = self.job.phase.phase, self.progress.step
+        name = folder_name(step)
+        manifest = sha256_of(self.directory.checkpoints / name / MANIFEST)
+        self.directory.write_done(Done(number, step, name, manifest, self.job.recipe_hash, round(time.time(), 3)))
+        print(f"phase {number} is done: {self.directory.done_file}", flush=True)

@@ -46,31 +46,36 @@ def read_placement(environ: Mapping[str, str]) -> Placement:
     local run inside an allocation is a local run.
 
     Raises:
-        InputError: a variable is missing or not a number.
+        InputError: a variable is not a number, or the numbers do not fit each other.
     """
     if "RANK" not in environ and "SLURM_PROCID" in environ:
         scheduler = "slurm"
         names = ("SLURM_PROCID", "SLURM_LOCALID", "SLURM_NTASKS", "SLURM_NNODES")
-        job, attempt = environ.get("SLURM_JOB_ID", "0"), environ.get("SLURM_RESTART_COUNT", "0")
+        job, attempt = "SLURM_JOB_ID", "SLURM_RESTART_COUNT"
     else:
         scheduler = "local"
         names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "NODES")
-        job, attempt = environ.get("BERTJOBS_JOB", "0"), environ.get("BERTJOBS_ATTEMPT", "0")
+        job, attempt = "BERTJOBS_JOB", "BERTJOBS_ATTEMPT"
     defaults = dict(zip(names, ("0", "0", "1", "1"), strict=True))
 
     def number(name: str, default: str) -> int:
-        value = environ.get(name, default)
+        value = environ.get(name) or default
         try:
             return int(value)
         except ValueError:
             raise InputError(f"{name}={value!r} is not a number", where="the launcher's environment") from None
 
     rank, local_rank, world_size, nodes = (number(name, defaults[name]) for name in names)
-    if world_size % nodes:
+    if nodes < 1 or world_size % nodes:
         raise InputError(
             f"{world_size} tasks do not spread evenly over {nodes} nodes",
             where="the launcher's environment",
             hint="give --ntasks-per-node",
+        )
+    if not (0 <= rank < world_size and 0 <= local_rank < world_size // nodes):
+        raise InputError(
+            f"there is no rank {rank}, number {local_rank} on its node, among {world_size} tasks on {nodes} nodes",
+            where="the launcher's environment",
         )
     return Placement(
         rank=rank,
@@ -80,7 +85,7 @@ def read_placement(environ: Mapping[str, str]) -> Placement:
         tasks_per_node=world_size // nodes,
         master=environ.get("MASTER_ADDR", "127.0.0.1"),
         port=number("MASTER_PORT", "29400"),
-        job=job,
-        attempt=int(attempt),
+        job=environ.get(job, "0"),
+        attempt=number(attempt, "0"),
         scheduler=scheduler,
     )

@@ -5,6 +5,8 @@ from __future__ import annotations
 import signal
 from types import FrameType
 
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR2)
+
 
 class StopRequest:
     """Remembers that a signal asked this rank to stop.
@@ -14,17 +16,13 @@ class StopRequest:
     """
 
     def __init__(self) -> None:
-        self.signal_name: str | None = None
+        self.signal: signal.Signals | None = None
 
     def listen(self) -> None:
         """Install the handlers; call it in the main thread."""
-        signal.signal(signal.SIGUSR2, self._request)
-        signal.signal(signal.SIGTERM, self._request)
+        for number in STOP_SIGNALS:
+            signal.signal(number, self._request)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def _request(self, number: int, _frame: FrameType | None) -> None:
-        self.signal_name = signal.Signals(number).name
-
-    @property
-    def requested(self) -> bool:
-        return self.signal_name is not None
+        self.signal = signal.Signals(number)

@@ -2,71 +2,108 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 import traceback
 from collections.abc import Mapping
+from contextlib import suppress
 
 import torch
 
 from bertjobs.errors import EXIT_CONTINUE, EXIT_DONE, EXIT_FAILURE, BertjobsError, InputError
-from bertjobs.train.job import Job, open_directory, resolve_job
+from bertjobs.recipe.spec import RunSpec
+from bertjobs.train.job import Job, record, resolve_job
 from bertjobs.train.phase import train_phase
 from bertjobs.train.placement import Placement, read_placement
 from bertjobs.train.precision import check_precision, use_precision
-from bertjobs.train.ranks import Ranks, joined
+from bertjobs.train.ranks import FirstRankFailedError, Ranks, is_lost_connection, joined
 from bertjobs.train.signals import StopRequest
 
-GRACE_S = 5.0
+LINGER_S = 1.0
 
 
 def main(environ: Mapping[str, str], stop: StopRequest) -> int:
-    """Run this rank; returns its exit code. Errors of the user are told by rank 0 alone, in a few lines."""
-    rank = int(environ.get("RANK", environ.get("SLURM_PROCID", "0")) or 0)
+    """Run this rank; returns its exit code.
+
+    What ends all ranks alike is told by rank 0, and only rank 0 returns its code. Under srun's --kill-on-bad-exit
+    the first code that is not 0 kills the tasks that are still there, and srun then reports the kill: so this rank
+    lingers until the others are gone.
+    """
+    placement = None
     try:
         placement = read_placement(environ)
-        job = resolve_job(environ, placement)
-        device = choose_device(job, placement)
-        check_precision(job.spec.precision, device)
-        with joined(placement, device) as ranks:
-            return run(job, ranks, device, stop)
-    except BertjobsError as error:
-        report_failure(error.render(), rank)
-        return error.exit_code
-    except Exception:
-        report_failure(traceback.format_exc(), rank)
-        return EXIT_FAILURE
+        with joined(placement) as ranks:
+            code = work(environ, placement, ranks, stop)
+    except FirstRankFailedError:
+        return EXIT_DONE
+    except Exception as error:
+        print(explanation(error, placement), file=sys.stderr, flush=True)
+        code = exit_code(error)
+    if code != EXIT_DONE and placement and placement.world_size > 1:
+        time.sleep(LINGER_S)
+    return code
 
 
-def report_failure(text: str, rank: int) -> None:
-    """Print what ended this rank. Ranks mostly fail alike, so the others give rank 0 time to say it first:
-    srun and the local launcher end them as soon as one has failed."""
-    if rank:
-        time.sleep(GRACE_S)
-        text = f"rank {rank}: {text}"
-    print(text, file=sys.stderr, flush=True)
+def exit_code(error: Exception) -> int:
+    """The exit code that an error stands for."""
+    return error.exit_code if isinstance(error, BertjobsError) else EXIT_FAILURE
 
 
-def choose_device(job: Job, placement: Placement) -> torch.device:
+def explanation(error: Exception, placement: Placement | None) -> str:
+    """What a user reads of an error: a traceback only where nothing better is known."""
+    rank = f"rank {placement.rank}: " if placement and not placement.is_first else ""
+    if isinstance(error, BertjobsError):
+        return rank + error.render()
+    if is_lost_connection(error):
+        reason = str(error).strip().splitlines()[0]
+        return f"{rank}error: another rank is gone; what it printed, if anything, says why ({reason})"
+    if isinstance(error, OSError) and error.filename:
+        return rank + BertjobsError(error.strerror or type(error).__name__, where=str(error.filename)).render()
+    return rank + "".join(traceback.format_exception(error))
+
+
+def work(environ: Mapping[str, str], placement: Placement, ranks: Ranks, stop: StopRequest) -> int:
+    """Do what the environment asks for and keep the journal; all ranks are in the process group."""
+    job = ranks.in_turn(lambda: resolve_job(environ, placement))
+    device = ranks.in_turn(lambda: choose_device(job.spec, placement))
+    ranks.connect_gradients(device)
+    if device.type == "cpu":
+        torch.set_num_threads(int(environ.get("OMP_NUM_THREADS") or 1))
+    use_precision(job.spec.precision)
+    ranks.say(describe(job, device))
+    try:
+        outcome = train_phase(job, ranks, device, stop)
+    except Exception as error:
+        if ranks.is_first:
+            cause = "bad input" if isinstance(error, InputError) else "failed"
+            with suppress(OSError):  # the reason itself matters more
+                record(job, "ended", cause=cause, exit_code=exit_code(error), error=str(error)[:500])
+        raise
+    code = EXIT_DONE if outcome.done else EXIT_CONTINUE
+    ranks.decided(lambda: record(job, "ended", cause=outcome.cause, exit_code=code, step=outcome.step))
+    return code if ranks.is_first else EXIT_DONE
+
+
+def choose_device(spec: RunSpec, placement: Placement) -> torch.device:
     """This rank's GPU, or the CPU where the run uses none.
 
     Raises:
-        InputError: the recipe asks for a GPU that this process does not see.
+        InputError: the recipe asks for a GPU that this process does not see, or for a precision that it lacks.
     """
-    if job.spec.gpus == 0:
-        torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or 1))
-        return torch.device("cpu")
-    seen = torch.cuda.device_count()
-    index = 0 if seen == 1 else placement.local_rank
-    if index >= seen:
-        raise InputError(
-            f"rank {placement.rank} needs GPU {index} of its node, and torch sees {seen}",
-            where=f"recipe {job.spec.recipe}, node of rank {placement.rank}",
-            hint="ask Slurm for the GPUs (--gpus-per-node), or set GPUS=0 to train on the CPU",
-        )
-    torch.cuda.set_device(index)
-    return torch.device("cuda", index)
+    device = torch.device("cpu")
+    if spec.gpus:
+        seen = torch.cuda.device_count()
+        index = 0 if seen == 1 else placement.local_rank
+        if index >= seen:
+            raise InputError(
+                f"rank {placement.rank} needs GPU {index} of its node, and torch sees {seen}",
+                where=f"recipe {spec.recipe}, node of rank {placement.rank}",
+                hint="ask Slurm for the GPUs (--gpus-per-node), or set GPUS=0 to train on the CPU",
+            )
+        torch.cuda.set_device(index)
+        device = torch.device("cuda", index)
+    check_precision(spec.precision, device)
+    return device
 
 
 def describe(job: Job, device: torch.device) -> str:
@@ -83,38 +120,3 @@ def describe(job: Job, device: torch.device) -> str:
             f"{phase.sequence_length}",
         ]
     )
-
-
-def run(job: Job, ranks: Ranks, device: torch.device, stop: StopRequest) -> int:
-    """Train the phase and keep the journal; all ranks are in the process group."""
-    use_precision(job.spec.precision)
-    placement = job.placement
-    names = {"phase": job.phase.phase, "job": placement.job, "attempt": placement.attempt}
-    failure = None
-    if ranks.is_first:
-        try:
-            open_directory(job)
-        except BertjobsError as error:
-            failure = error
-    refused = ranks.tell(failure is not None)
-    if failure:
-        raise failure
-    if refused:
-        return EXIT_DONE  # rank 0 says why
-    if ranks.is_first:
-        print(describe(job, device), flush=True)
-        job.directory.record("started", world_size=ranks.size, scheduler=placement.scheduler, **names)
-    try:
-        outcome = train_phase(job, ranks, device, stop)
-    except BaseException as error:
-        if ranks.is_first:
-            code = error.exit_code if isinstance(error, BertjobsError) else EXIT_FAILURE
-            cause = "bad input" if isinstance(error, InputError) else "failed"
-            job.directory.record("ended", cause=cause, exit_code=code, error=str(error)[:500], **names)
-        raise
-    code = EXIT_DONE if outcome.done else EXIT_CONTINUE
-    if ranks.is_first:
-        job.directory.record("ended", cause=outcome.cause, exit_code=code, step=outcome.step, **names)
-    ranks.wait()
-    # Rank 0 alone says "continue me": with --kill-on-bad-exit the first code that is not 0 ends the others.
-    return code if ranks.is_first else EXIT_DONE

@@ -22,17 +22,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.cluster)
 
 
-@pytest.fixture(scope="session", autouse=True)
-def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
-    """The session's Slurm, booted for the first test that needs it.
+def pytest_runtest_setup() -> None:
+    """Skips where no cluster can be booted; with BERTJOBS_REQUIRE_CLUSTER=1 that is a failure.
 
-    Skips where none can be booted; with BERTJOBS_REQUIRE_CLUSTER=1 that is a failure. Its folder with the
-    logs is kept when a test failed.
+    Here and not in the fixture, so that the summary has one line for all these tests.
     """
     if reason := why_unavailable():
         if os.environ.get("BERTJOBS_REQUIRE_CLUSTER") == "1":
             pytest.fail(f"{reason}, and BERTJOBS_REQUIRE_CLUSTER=1", pytrace=False)
         pytest.skip(reason)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
+    """The session's Slurm, booted for the first test; its folder with the logs is kept when a test failed."""
     # Not pytest's own temporary folder: its path is too long for the sockets.
     folder = Path(tempfile.mkdtemp(prefix="bertjobs-slurm-", dir="/tmp"))
     failed_before = request.session.testsfailed

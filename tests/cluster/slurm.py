@@ -11,7 +11,7 @@ Only the standard library: scripts/cluster runs this with the system's Python.
 from __future__ import annotations
 
 import atexit
-import json
+import contextlib
 import os
 import random
 import secrets
@@ -20,104 +20,29 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+
+from tests.cluster.configuration import DATABASE_SQL, GRES_CONF, SLURM_CONF, SLURMDBD_CONF, cgroup_conf
+from tests.cluster.process import Process, job_processes
 
 NODES = ("node1", "node2", "node3", "node4")
 CPUS_PER_NODE = 16
 GPUS_PER_NODE = 8
 
 FINAL_STATES = frozenset(
-    "BOOT_FAIL CANCELLED COMPLETED DEADLINE FAILED NODE_FAIL OUT_OF_MEMORY PREEMPTED TIMEOUT".split()
+    ["BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "TIMEOUT"]
 )
-PROGRAMS = (
-    "munged mungekey mariadbd mariadb-install-db slurmdbd slurmctld slurmd setpriv "
-    "sbatch srun sacct sacctmgr scancel scontrol sinfo squeue"
-).split()
+PROGRAMS = [
+    *("munged", "mungekey", "mariadbd", "mariadb-install-db", "slurmdbd", "slurmctld", "slurmd", "setpriv"),
+    *("sbatch", "srun", "sacct", "sacctmgr", "scancel", "scontrol", "sinfo", "squeue"),
+]
 BOOT_SECONDS = 60.0
 # A Unix socket's path holds 107 bytes; mariadbd's and slurmstepd's need up to 40 of them.
 LONGEST_FOLDER = 64
 
 # Variables of a surrounding Slurm job or MPI launcher: they would leak into the jobs submitted from here.
 FOREIGN_PREFIXES = ("SLURM", "SBATCH", "SRUN", "SALLOC", "SQUEUE", "SACCT", "SCANCEL", "SINFO", "PMI", "OMPI_")
-
-SLURM_CONF = """\
-ClusterName=bertjobs
-SlurmctldHost={host}(127.0.0.1)
-SlurmctldPort={slurmctld_port}
-SlurmUser=root
-AuthType=auth/munge
-# A requeued job waits for its old credential to expire: 120 s by default.
-AuthInfo=socket={folder}/munge/socket,cred_expire=10
-StateSaveLocation={folder}/state
-SlurmdSpoolDir={folder}/spool/%n
-SlurmctldPidFile={folder}/run/slurmctld.pid
-SlurmdPidFile={folder}/run/slurmd-%n.pid
-SlurmctldLogFile={folder}/log/slurmctld.log
-SlurmdLogFile={folder}/log/slurmd-%n.log
-SlurmctldDebug=info
-SlurmdDebug=info
-ProctrackType=proctrack/linuxproc
-MpiDefault=none
-PropagateResourceLimits=NONE
-JobAcctGatherType=jobacct_gather/linux
-AccountingStorageType=accounting_storage/slurmdbd
-AccountingStorageHost=127.0.0.1
-AccountingStoragePort={slurmdbd_port}
-AccountingStoragePass={folder}/munge/socket
-AccountingStorageTRES=gres/gpu
-
-SchedulerType=sched/backfill
-SchedulerParameters=batch_sched_delay=0,bf_interval=2,sched_interval=2,sched_min_interval=0
-SelectType=select/cons_tres
-SelectTypeParameters=CR_CPU
-PriorityType=priority/basic
-PreemptType=preempt/partition_prio
-PreemptMode=REQUEUE
-JobRequeue=1
-KillWait=10
-MinJobAge=600
-SlurmctldTimeout=60
-SlurmdTimeout=300
-MessageTimeout=30
-ReturnToService=2
-
-GresTypes=gpu
-SlurmdParameters=config_overrides
-NodeName=node[1-{nodes}] NodeAddr=127.0.0.1 NodeHostname={host} Port=[{first_port}-{last_port}] \
-CPUs={cpus} RealMemory=4000 Gres=gpu:{gpus} State=UNKNOWN
-PartitionName=batch Nodes=node[1-{nodes}] Default=YES PriorityTier=1 PreemptMode=REQUEUE MaxTime=1-0 State=UP
-PartitionName=urgent Nodes=node[1-{nodes}] PriorityTier=10 PreemptMode=OFF MaxTime=1-0 State=UP
-"""
-
-SLURMDBD_CONF = """\
-AuthType=auth/munge
-AuthInfo=socket={folder}/munge/socket
-DbdHost={host}
-DbdAddr=127.0.0.1
-DbdPort={slurmdbd_port}
-SlurmUser=root
-PidFile={folder}/run/slurmdbd.pid
-LogFile={folder}/log/slurmdbd.log
-DebugLevel=info
-StorageType=accounting_storage/mysql
-StorageHost=127.0.0.1
-StoragePort={mariadb_port}
-StorageUser=slurm
-StoragePass={password}
-StorageLoc=slurm_accounting
-"""
-
-GRES_CONF = "NodeName=node[1-{nodes}] Name=gpu File={folder}/gpu/[0-{last_gpu}]\n"
-
-DATABASE_SQL = """\
-CREATE DATABASE slurm_accounting;
-CREATE USER slurm@'127.0.0.1' IDENTIFIED BY '{password}';
-CREATE USER slurm@localhost IDENTIFIED BY '{password}';
-GRANT ALL ON slurm_accounting.* TO slurm@'127.0.0.1';
-GRANT ALL ON slurm_accounting.* TO slurm@localhost;
-"""
 
 
 class ClusterError(Exception):
@@ -150,11 +75,6 @@ def _search_path(environment: Mapping[str, str]) -> str:
     return os.pathsep.join([*parts, *(extra for extra in ("/usr/sbin", "/sbin") if extra not in parts)])
 
 
-def _cgroup_conf(version: tuple[int, int]) -> str:
-    """cgroup.conf for a Slurm of this (year, month): without systemd only v1 or none at all start."""
-    return f"CgroupPlugin={'disabled' if version >= (23, 11) else 'cgroup/v1'}\n"
-
-
 def _slurm_version() -> tuple[int, int]:
     words = subprocess.run(["slurmctld", "-V"], capture_output=True, text=True, check=True).stdout.split()
     year, month = words[-1].split(".")[:2]
@@ -170,6 +90,11 @@ def _free_ports(count: int) -> list[int]:
     raise ClusterError("found no free TCP ports between 20000 and 32000")
 
 
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
 def _is_free(port: int) -> bool:
     with socket.socket() as probe:
         try:
@@ -177,35 +102,6 @@ def _is_free(port: int) -> bool:
         except OSError:
             return False
     return True
-
-
-@dataclass(frozen=True)
-class Process:
-    """A process by its id and start time in clock ticks since boot: the pair is never used twice."""
-
-    pid: int
-    started: int
-
-    @classmethod
-    def of(cls, pid: int) -> Process:
-        """The running process of this id; raises FileNotFoundError when there is none."""
-        # proc(5): the start time is field 22; the second field, the name, may itself hold spaces.
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        if fields[0] == "Z":
-            raise FileNotFoundError(f"process {pid} has ended")
-        return cls(pid, int(fields[19]))
-
-    def alive(self) -> bool:
-        """Whether it still runs: a zombie does not."""
-        try:
-            return Process.of(self.pid) == self
-        except (FileNotFoundError, ProcessLookupError):
-            return False
-
-    def send(self, number: signal.Signals) -> None:
-        """Signals it, if it is still there."""
-        if self.alive():
-            os.kill(self.pid, number)
 
 
 class Cluster:
@@ -220,7 +116,7 @@ class Cluster:
     def __init__(self, folder: Path):
         self.folder = folder
         self.environment = {**scrubbed(os.environ), "SLURM_CONF": str(folder / "slurm.conf")}
-        self._children: list[subprocess.Popen[bytes]] = []
+        self._children: dict[str, subprocess.Popen[bytes]] = {}
 
     @classmethod
     def boot(cls, folder: Path, *, outlive: bool = False) -> Cluster:
@@ -338,11 +234,11 @@ class Cluster:
         """Kills all daemons, job steps and tasks at once; the folder with its logs stays."""
         for process in self._recorded():
             process.send(signal.SIGKILL)
-        for child in self._children:
+        for child in self._children.values():
             child.wait()
         deadline = time.monotonic() + 5
         # Again until none is left: a task may fork, or a slurmstepd start one, while we look.
-        while (steps := list(_job_processes(self.folder))) and time.monotonic() < deadline:
+        while (steps := list(job_processes(self.folder))) and time.monotonic() < deadline:
             for process in steps:
                 process.send(signal.SIGKILL)
             time.sleep(0.05)
@@ -356,18 +252,20 @@ class Cluster:
         deadline = time.monotonic() + BOOT_SECONDS
         for name in ("run", "log", "munge", "state", "spool", "gpu", "database"):
             (self.folder / name).mkdir(mode=0o700, parents=True)
-        database_port = self._write_configuration()
+        database_port, controller_port = self._write_configuration()
         self._start_munged(outlive, deadline)
         self._start_database(database_port, outlive, deadline)
         self._spawn("slurmdbd", ["slurmdbd", "-D"], outlive)
         self._until("slurmdbd", deadline, lambda: self._answers(["sacctmgr", "-i", "add", "cluster", "bertjobs"]))
         self._spawn("slurmctld", ["slurmctld", "-D"], outlive)
+        # A client or slurmd that finds no controller yet sleeps for seconds before it asks again.
+        self._until("slurmctld", deadline, lambda: _listens(controller_port))
         for node in NODES:
             self._spawn(f"slurmd-{node}", ["slurmd", "-D", "-N", node], outlive)
         self._until("slurmctld", deadline, self._nodes_idle)
 
-    def _write_configuration(self) -> int:
-        """Writes all configuration files; returns the database's port."""
+    def _write_configuration(self) -> tuple[int, int]:
+        """Writes all configuration files; returns the ports of mariadbd and slurmctld."""
         database_port, slurmdbd_port, slurmctld_port, *node_ports = _free_ports(3 + len(NODES))
         password = secrets.token_hex(16)
         values = {
@@ -382,13 +280,13 @@ class Cluster:
             "slurm.conf": SLURM_CONF.format(**values),
             "slurmdbd.conf": SLURMDBD_CONF.format(**values),
             "gres.conf": GRES_CONF.format(**values),
-            "cgroup.conf": _cgroup_conf(_slurm_version()),
+            "cgroup.conf": cgroup_conf(_slurm_version()),
             "database.sql": DATABASE_SQL.format(**values),
         }.items():
             path = self.folder / name
             path.touch(mode=0o600)
             path.write_text(text)
-        return database_port
+        return database_port, slurmctld_port
 
     def _start_munged(self, outlive: bool, deadline: float) -> None:
         munge = self.folder / "munge"
@@ -404,19 +302,20 @@ class Cluster:
 
     def _start_database(self, port: int, outlive: bool, deadline: float) -> None:
         data = self.folder / "database"
+        hasty = ["--debug-no-sync", "--innodb-flush-method=nosync"]  # nothing here must survive a crash
         self.run([
             "mariadb-install-db", "--no-defaults", "--user=root", f"--datadir={data}",
-            "--auth-root-authentication-method=normal", "--skip-test-db", "--skip-name-resolve",
+            "--auth-root-authentication-method=normal", "--skip-test-db", "--skip-name-resolve", *hasty,
         ])  # fmt: skip
         command = [
             "mariadbd", "--no-defaults", "--user=root", f"--datadir={data}",
             "--bind-address=127.0.0.1", f"--port={port}",
             f"--socket={self.folder}/run/mariadb.sock", f"--pid-file={self.folder}/run/mariadbd.pid",
-            f"--init-file={self.folder}/database.sql", "--innodb-flush-log-at-trx-commit=0",
+            f"--init-file={self.folder}/database.sql", "--innodb-flush-log-at-trx-commit=0", *hasty,
             "--innodb-lock-wait-timeout=900",
         ]  # fmt: skip
         self._spawn("mariadbd", command, outlive)
-        self._until("mariadbd", deadline, lambda: not _is_free(port))
+        self._until("mariadbd", deadline, lambda: _listens(port))
 
     def _nodes_idle(self) -> bool:
         done = self.run(["sinfo", "-hN", "-p", "batch", "-o", "%T"], check=False)
@@ -432,17 +331,21 @@ class Cluster:
                 env=self.environment, cwd=self.folder, start_new_session=True,
                 stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
             )  # fmt: skip
-        self._children.append(child)
-        process = Process.of(child.pid)
-        with (self.folder / "run" / "processes").open("a") as record:
+        self._children[name] = child
+        with contextlib.suppress(FileNotFoundError), (self.folder / "run" / "processes").open("a") as record:
+            process = Process.of(child.pid)  # may have ended already: _until notices
             record.write(f"{process.pid} {process.started}\n")
 
     def _until(self, daemon: str, deadline: float, ready: Callable[[], bool]) -> None:
         """Waits until ``daemon`` is ready; raises ClusterError when any daemon has ended or time is up."""
         while not ready():
-            ended = [child for child in self._children if child.poll() is not None]
+            ended = [
+                f"{name} ended with {child.poll()}"
+                for name, child in self._children.items()
+                if child.poll() is not None
+            ]
             if ended or time.monotonic() > deadline:
-                what = f"{ended[0].args} ended with {ended[0].returncode}" if ended else f"{daemon} is not ready"
+                what = ", ".join(ended) or f"{daemon} is not ready"
                 written = [path.name for path in sorted((self.folder / "log").iterdir()) if path.stat().st_size]
                 logs = "\n".join(self.log_tail(name, 15) for name in written)
                 raise ClusterError(f"no Slurm cluster in {self.folder}: {what}\n{logs}")
@@ -451,20 +354,3 @@ class Cluster:
 
 def _if_final(state: str) -> str:
     return state if state in FINAL_STATES else ""
-
-
-def _job_processes(folder: Path) -> Iterator[Process]:
-    """The slurmstepd of this cluster and the processes that they started, wherever these were reparented."""
-    conf = f"SLURM_CONF={folder}/slurm.conf".encode()
-    for entry in Path("/proc").glob("[1-9]*"):
-        try:
-            # A slurmstepd overwrites its environment with its title, but stays where slurmd was started.
-            if (entry / "comm").read_text() == "slurmstepd\n":
-                ours = (entry / "cwd").readlink() == folder
-            else:
-                environment = (entry / "environ").read_bytes().split(b"\0")
-                ours = conf in environment and any(v.startswith(b"SLURM_JOB_ID=") for v in environment)
-            if ours and int(entry.name) != os.getpid():
-                yield Process.of(int(entry.name))
-        except OSError:  # it has ended, or is a guarded process of the system
-            continue

@@ -1,0 +1,34 @@
+# make demo: set up and pretrain a small BERT here. make test: set up and run all checks and tests.
+PYTHON := .venv/bin/python
+
+.PHONY: demo test check setup slurm format lock clean
+
+demo: setup
+	@scripts/demo.sh
+
+test: setup slurm check
+	@$(PYTHON) -m pytest
+
+check: setup
+	@$(PYTHON) -m ruff check .
+	@$(PYTHON) -m ruff format --check .
+	@$(PYTHON) -m mypy
+	@.venv/bin/shellcheck run.sub scripts/*.sh .ci/run
+
+setup: .venv/ready
+
+.venv/ready: requirements.lock pyproject.toml scripts/setup.sh
+	@scripts/setup.sh
+
+slurm:
+	@scripts/install_slurm.sh
+
+format: setup
+	@$(PYTHON) -m ruff check --fix .
+	@$(PYTHON) -m ruff format .
+
+lock:
+	@scripts/lock.sh
+
+clean:
+	rm -rf .venv .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,78 @@
+"""The command line: parse, call, print. No verb's module imports anything heavy before it is used."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from bertjobs import __version__
+from bertjobs.cli import data, plan, recipes, report, runs
+from bertjobs.errors import EXIT_BAD_INPUT, BertjobsError, nearest
+
+
+class Parser(argparse.ArgumentParser):
+    """An ArgumentParser whose errors read, and exit, like all others of bertjobs."""
+
+    def error(self, message: str) -> NoReturn:
+        hint = None
+        if message.startswith("unrecognized arguments: "):
+            word = message.removeprefix("unrecognized arguments: ").split()[0].split("=")[0]
+            flags = [flag for action in self._actions for flag in action.option_strings]
+            hint = nearest(word, flags) if word.startswith("-") else None
+        elif "invalid choice" in message and self._subparsers:
+            word = message.split("invalid choice: ")[1].split()[0].strip("'\"")
+            hint = nearest(word, self._verbs())
+        sys.stderr.write(f"error: {message}\n")
+        sys.stderr.write(f"  hint:  {hint or f'see {self.prog} --help'}\n")
+        raise SystemExit(EXIT_BAD_INPUT)
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        # A verb's own parser refuses what it does not know, as it knows the nearest flag.
+        known, rest = super().parse_known_args(args, namespace)
+        if rest:
+            self.error("unrecognized arguments: " + " ".join(rest))
+        return known, rest
+
+    def _verbs(self) -> list[str]:
+        return [
+            name
+            for action in self._actions
+            if isinstance(action, argparse._SubParsersAction)
+            for name in action.choices
+        ]
+
+
+def build_parser() -> Parser:
+    """The parser of all verbs."""
+    parser = Parser(
+        prog="bertjobs",
+        description="Pretrain BERT on a Slurm cluster, or on this machine.",
+        epilog="Exit codes: 0 done, 75 stopped early and can be continued, 64 bad input, 70 anything else.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"bertjobs {__version__}")
+    verbs = parser.add_subparsers(metavar="VERB", required=True)
+    for module in (recipes, data, plan, runs, report):
+        module.register(verbs)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code."""
+    args = build_parser().parse_args(arguments)
+    try:
+        return args.handler(args)
+    except BertjobsError as error:
+        print(error.render(), file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

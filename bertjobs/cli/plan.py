@@ -1,0 +1,215 @@
+"""`bertjobs plan`, `submit` and `resume`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bertjobs.cli.recipes import add_recipe_arguments, resolve_arguments
+from bertjobs.errors import InputError
+
+if TYPE_CHECKING:
+    from bertjobs.data.manifest import DataManifest
+    from bertjobs.launch.plan import Plan
+    from bertjobs.launch.script import SlurmOptions
+    from bertjobs.recipe.resolve import Resolved
+    from bertjobs.recipe.spec import RunSpec
+
+
+def register(subparsers: Any) -> None:
+    """Add `plan`, `submit` and `resume` to the command line."""
+    plan = subparsers.add_parser(
+        "plan",
+        help="show what would run: batch arithmetic, where each value came from, the script",
+        description="Show what would run and change nothing: the batch arithmetic, where each value came from, and "
+        "the batch scripts that would be submitted.",
+        allow_abbrev=False,
+    )
+    _add_backend(plan)
+    plan.add_argument("--json", action="store_true", help="print JSON")
+    add_recipe_arguments(plan)
+    plan.set_defaults(handler=_plan)
+
+    submit = subparsers.add_parser(
+        "submit",
+        help="start a run: queue its phases on Slurm, or train on this machine",
+        description="Check everything, write the run directory, and queue a job for each phase, each behind the one "
+        "before; or train here, where there is no Slurm.",
+        allow_abbrev=False,
+    )
+    _add_backend(submit)
+    add_recipe_arguments(submit)
+    submit.set_defaults(handler=_submit)
+
+    resume = subparsers.add_parser(
+        "resume",
+        help="continue a run whose phases are not all done",
+        description="Continue a run from its newest checkpoints, with the settings of its run.yml.",
+        allow_abbrev=False,
+    )
+    resume.add_argument("run", metavar="RUN", help="the run's name, or its folder")
+    resume.add_argument(
+        "--results", metavar="DIR", default=None, help="folder of all runs (default: results) [RESULTS]"
+    )
+    _add_backend(resume)
+    resume.set_defaults(handler=_resume)
+
+
+def _add_backend(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("where it runs")
+    group.add_argument(
+        "--backend",
+        choices=("auto", "slurm", "local"),
+        default="auto",
+        help="slurm, local (this machine), or auto: Slurm where sbatch is found, unless the recipe's system has "
+        "no scheduler (default: auto)",
+    )
+    group.add_argument("--partition", metavar="NAME", default="", help="Slurm partition (default: the cluster's)")
+    group.add_argument("--account", metavar="NAME", default="", help="Slurm account (default: your own)")
+    group.add_argument(
+        "--time", metavar="TIME", default="", help="time limit of a job, as Slurm writes it: minutes or D-HH:MM:SS"
+    )
+    group.add_argument(
+        "--sbatch",
+        metavar="OPTION",
+        action="append",
+        default=[],
+        help="any further sbatch option as one word, such as --sbatch=--qos=high; can be given several times",
+    )
+
+
+def _options(args: argparse.Namespace) -> SlurmOptions:
+    from bertjobs.launch.script import SlurmOptions
+
+    return SlurmOptions(args.partition, args.account, args.time, tuple(args.sbatch))
+
+
+def _with_vocabulary(resolved: Resolved, data: DataManifest) -> Resolved:
+    """The run with its vocabulary's size, where the recipe leaves that to the data."""
+    spec = resolved.spec
+    model = replace(spec.model, vocab_size=spec.model.vocab_size or data.vocabulary_size)
+    return replace(resolved, spec=replace(spec, model=model))
+
+
+def _rate(spec: RunSpec, backend: str) -> float | None:
+    from bertjobs.launch.estimate import matrix_product_rate
+
+    return matrix_product_rate() if backend == "local" and not spec.gpus else None
+
+
+def _plan(args: argparse.Namespace) -> int:
+    from bertjobs.data.manifest import DataManifest
+    from bertjobs.launch.plan import arithmetic, as_json, make_plan, provenance
+    from bertjobs.launch.run import absolute, choose_backend
+    from bertjobs.launch.script import render_script, run_sub
+    from bertjobs.launch.slurm import Slurm
+
+    resolved = resolve_arguments(args, os.environ)
+    spec = absolute(resolved.spec)
+    resolved = replace(resolved, spec=spec)
+    slurm = Slurm(os.environ)
+    backend = choose_backend(args.backend, spec, slurm) if slurm.present or not spec.gpus else "slurm"
+    data = None
+    if Path(spec.data).exists():
+        data = DataManifest.read(Path(spec.data))
+        resolved = _with_vocabulary(resolved, data)
+    plan = make_plan(resolved, backend, data, _rate(spec, backend))
+    if args.json:
+        print(json.dumps(as_json(plan), indent=2))
+        return 0
+    print(arithmetic(plan))
+    print("\nWhere each value came from\n\n" + provenance(plan))
+    if backend == "local":
+        print(f"\nIt would run on this machine: {spec.world_size} worker processes, no batch script.")
+        return 0
+    template = run_sub().read_text(encoding="utf-8")
+    for phase in spec.phases:
+        print(f"\nThe script of phase {phase.phase}, as it would be given to sbatch\n")
+        print(render_script(template, plan.spec, phase.phase, _options(args), sys.executable))
+    return 0
+
+
+def _checked_plan(args: argparse.Namespace) -> Plan:
+    """The plan of a new run, all checks passed; nothing is written."""
+    from bertjobs.launch.plan import make_plan
+    from bertjobs.launch.preflight import preflight
+    from bertjobs.launch.run import absolute, choose_backend
+    from bertjobs.launch.slurm import Slurm
+
+    resolved = resolve_arguments(args, os.environ)
+    spec = absolute(resolved.spec)
+    slurm = Slurm(os.environ)
+    backend = choose_backend(args.backend, spec, slurm)
+    data = preflight(spec, backend, slurm)
+    resolved = _with_vocabulary(replace(resolved, spec=spec), data)
+    return make_plan(resolved, backend, data, _rate(spec, backend))
+
+
+def _submit(args: argparse.Namespace) -> int:
+    from bertjobs.launch.plan import arithmetic
+    from bertjobs.launch.run import write_run
+
+    plan = _checked_plan(args)
+    print(arithmetic(plan) + "\n", flush=True)
+    if plan.backend == "slurm":
+        return _start_on_slurm(plan.spec, args)
+    return _run_here(plan.spec, write_run(plan.spec).root)
+
+
+def _start_on_slurm(spec: RunSpec, args: argparse.Namespace) -> int:
+    from bertjobs.launch.environment import clean_environment
+    from bertjobs.launch.run import start_on_slurm
+    from bertjobs.launch.slurm import Slurm
+    from bertjobs.recipe.environment import NAMES
+
+    directory, jobs = start_on_slurm(spec, _options(args), Slurm(clean_environment(os.environ, NAMES)))
+    for number, job in jobs.items():
+        print(f"queued phase {number} as job {job}")
+    results = "" if spec.results == str(Path("results").absolute()) else f" --results {spec.results}"
+    print(f"\nrun directory {directory.root}\nnext:")
+    for verb in ("status", "logs --follow", "cancel"):
+        print(f"  bertjobs {verb} {spec.run}{results}")
+    return 0
+
+
+def _run_here(spec: RunSpec, root: Path) -> int:
+    from bertjobs.cli.report import finish
+    from bertjobs.launch.run import run_here
+    from bertjobs.run.directory import RunDirectory
+
+    directory = RunDirectory(root)
+    code = run_here(directory, spec, os.environ, sys.stdout)
+    if code == 0:
+        print("\n" + finish(directory))
+    elif code == 75:
+        print(f"stopped with a checkpoint; continue with: bertjobs resume {directory.root}")
+    return code
+
+
+def _resume(args: argparse.Namespace) -> int:
+    from bertjobs.launch.preflight import check_backend, check_data
+    from bertjobs.launch.run import choose_backend, unfinished
+    from bertjobs.launch.slurm import Slurm
+    from bertjobs.launch.status import ACTIVE, run_status
+    from bertjobs.run.directory import open_run
+
+    directory = open_run(Path(args.results or os.environ.get("RESULTS") or "results"), args.run)
+    spec = unfinished(directory)
+    slurm = Slurm(os.environ)
+    for status in run_status(directory, slurm, 0.0):
+        if status.state in ACTIVE:
+            raise InputError(
+                f"phase {status.phase} of run {spec.run!r} is {status.state} as job {status.job}",
+                hint=f"wait, or stop it first: bertjobs cancel {args.run}",
+            )
+    backend = choose_backend(args.backend, spec, slurm)
+    check_backend(spec, backend, slurm)
+    check_data(spec)
+    if backend == "slurm":
+        return _start_on_slurm(spec, args)
+    return _run_here(spec, directory.root)

@@ -1,0 +1,72 @@
+"""`bertjobs report`: what a run came to, as text and as a page."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bertjobs.errors import BertjobsError
+
+if TYPE_CHECKING:
+    from bertjobs.report.summary import Summary
+    from bertjobs.run.directory import RunDirectory
+
+
+def register(subparsers: Any) -> None:
+    """Add `report` to the command line."""
+    parser = subparsers.add_parser(
+        "report",
+        help="write a run's report.html and print its summary",
+        description="Write report.html into the run's folder: curves, summary, guesses for masked words, attempts. "
+        "Print the summary. The run may still be going on.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("run", metavar="RUN", help="the run's name, or its folder")
+    parser.add_argument(
+        "--results", metavar="DIR", default=None, help="folder of all runs (default: results) [RESULTS]"
+    )
+    parser.add_argument(
+        "--require-learnt",
+        metavar="NATS",
+        type=float,
+        default=None,
+        help="end with exit code 70 unless the held-out masked-LM loss is this far below the unigram line",
+    )
+    parser.set_defaults(handler=_report)
+
+
+def finish(directory: RunDirectory) -> str:
+    """Write a run's report; returns the text to print.
+
+    Raises:
+        InputError: no step has been made yet, or the report cannot be written.
+    """
+    from bertjobs.report.write import write_report
+
+    return write_report(directory).text()
+
+
+def _report(args: argparse.Namespace) -> int:
+    from bertjobs.report.write import write_report
+    from bertjobs.run.directory import open_run
+
+    directory = open_run(Path(args.results or os.environ.get("RESULTS") or "results"), args.run)
+    report = write_report(directory)
+    print(report.text(), flush=True)
+    if args.require_learnt is not None:
+        _require_learnt(report.summary, args.require_learnt)
+    return 0
+
+
+def _require_learnt(summary: Summary, margin: float) -> None:
+    """BertjobsError unless the run has learnt by ``margin`` nats; tells both numbers of each phase."""
+    from bertjobs.report.summary import judged, learnt, verdict
+
+    if not learnt(summary, margin):
+        raise BertjobsError(
+            f"the held-out masked-LM loss is not {margin:g} nats below the unigram line",
+            where="; ".join(verdict(phase) for phase in judged(summary)),
+            hint="train for more steps, or look at the curves in report.html",
+        )

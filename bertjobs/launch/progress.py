@@ -1,0 +1,79 @@
+"""A phase seen from outside while it runs: read from metrics.jsonl, shown as one live line."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TextIO
+
+from bertjobs.launch.estimate import duration
+
+BAR = 20
+RECENT = 20
+PLAIN_EVERY_S = 20.0
+
+
+def progress_line(recent: Sequence[dict[str, Any]], steps: int) -> str:
+    """One line from the newest metrics: bar, step, loss, masked-word accuracy, sequences/s, time left."""
+    last = recent[-1]
+    share = min(1.0, last["step"] / steps)
+    filled = round(share * BAR)
+    seconds = statistics.median(line["step_time_s"] for line in recent)
+    rate = statistics.median(line["sequences_per_s"] for line in recent)
+    accuracy = statistics.mean(line["mlm_accuracy"] for line in recent)
+    left = duration(seconds * max(0, steps - last["step"]))
+    return (
+        f"phase {last['phase']} [{'#' * filled}{'.' * (BAR - filled)}] step {last['step']}/{steps}  "
+        f"loss {last['loss_nats']:.3f}  masked words {accuracy:.1%}  {rate:,.1f} sequences/s  {left} left"
+    )
+
+
+@dataclass
+class ProgressView:
+    """Follows one phase's metrics.jsonl and redraws its line: in place on a terminal, now and then elsewhere."""
+
+    metrics: Path
+    steps: int
+    out: TextIO
+    recent: list[dict[str, Any]] = field(default_factory=list)
+    _offset: int = 0
+    _shown_at: float = 0.0
+    _drawn: bool = False
+
+    def update(self) -> None:
+        """Read what is new and show it; cheap enough to call several times a second."""
+        if not self._read():
+            return
+        if self.out.isatty():
+            self.out.write("\r\x1b[K" + progress_line(self.recent, self.steps))
+            self._drawn = True
+        elif time.monotonic() - self._shown_at > PLAIN_EVERY_S:
+            self.out.write(progress_line(self.recent, self.steps) + "\n")
+            self._shown_at = time.monotonic()
+        self.out.flush()
+
+    def close(self) -> None:
+        """Leave the last state standing on a line of its own."""
+        self._read()
+        if self.recent:
+            start = "\r\x1b[K" if self._drawn else ""
+            self.out.write(start + progress_line(self.recent, self.steps) + "\n")
+            self.out.flush()
+
+    def _read(self) -> bool:
+        """Take in whole new lines; whether there were any."""
+        if not self.metrics.exists():
+            return False
+        with open(self.metrics, "rb") as handle:
+            if self.metrics.stat().st_size < self._offset:  # cut by a restart
+                self._offset = 0
+            handle.seek(self._offset)
+            new = handle.read()
+        whole = new[: new.rfind(b"\n") + 1]
+        self._offset += len(whole)
+        self.recent = (self.recent + [json.loads(line) for line in whole.splitlines()])[-RECENT:]
+        return bool(whole)

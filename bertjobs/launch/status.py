@@ -1,0 +1,216 @@
+"""A run seen from outside: what the run directory says, and what Slurm says of its jobs."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from bertjobs.errors import InputError
+from bertjobs.launch.estimate import duration
+from bertjobs.launch.plan import columns
+from bertjobs.launch.slurm import Slurm
+from bertjobs.recipe.lockfile import read_lockfile
+from bertjobs.run.atomic import read_lines
+from bertjobs.run.directory import RunDirectory
+
+ACTIVE = ("PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "REQUEUED", "REQUEUE_HOLD", "SUSPENDED", "PREEMPTED")
+FOLLOW_POLL_S = 0.5
+
+
+@dataclass(frozen=True)
+class PhaseStatus:
+    """One phase of a run.
+
+    Attributes:
+        state: DONE, or the newest job's state (PENDING, RUNNING, CANCELLED, ...), or NOT STARTED.
+        job: the newest job's id, "" where none was started.
+        source: who said the state: "run directory", "sacct" or "squeue".
+        steps_done, steps: optimizer steps.
+        loss_nats, sequences_per_s: of the newest step, None before the first.
+        step_age_s: seconds since the newest step.
+        checkpoint: the newest checkpoint's name, or "".
+    """
+
+    run: str
+    phase: int
+    state: str
+    job: str
+    source: str
+    steps_done: int
+    steps: int
+    loss_nats: float | None
+    sequences_per_s: float | None
+    step_age_s: float | None
+    checkpoint: str
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def jobs_of(directory: RunDirectory) -> dict[int, dict[str, Any]]:
+    """The newest job of each phase: its events folded into one mapping (job, backend, pid, started, ended).
+
+    Jobs that were queued by hand are known from the worker's own events.
+    """
+    newest: dict[int, dict[str, Any]] = {}
+    for event in directory.events():
+        if "phase" not in event:
+            continue
+        job = newest.get(event["phase"])
+        if job is None or job["job"] != event["job"]:
+            job = newest[event["phase"]] = {"job": event["job"], "backend": event.get("scheduler", "slurm")}
+        job[event["event"]] = event
+        if event["event"] == "submitted":
+            job["backend"] = event["backend"]
+    return newest
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process of this number runs a bertjobs command on this machine."""
+    try:
+        return b"bertjobs" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False
+
+
+def local_state(job: Mapping[str, Any]) -> str:
+    """A local job's state from its events."""
+    if "ended" in job and job["ended"]["time_unix_s"] >= job.get("started", job["ended"])["time_unix_s"]:
+        code = job["ended"]["exit_code"]
+        return {0: "COMPLETED", 75: "STOPPED"}.get(code, "FAILED")
+    alive = "submitted" in job and is_alive(job["submitted"]["pid"])
+    return "RUNNING" if alive else "FAILED"
+
+
+def run_status(directory: RunDirectory, slurm: Slurm, now: float) -> list[PhaseStatus]:
+    """Each phase's status; asks Slurm only about jobs whose phase is not done."""
+    spec = read_lockfile(directory.lockfile)
+    jobs = jobs_of(directory)
+    asked = [job["job"] for number, job in jobs.items() if job["backend"] == "slurm"]
+    states, source = slurm.states(asked) if asked else ({}, "run directory")
+    result = []
+    for phase in spec.phases:
+        folder = directory.phase(phase.phase)
+        job = jobs.get(phase.phase)
+        if folder.done() is not None:
+            state, told = "DONE", "run directory"
+        elif job is None:
+            state, told = "NOT STARTED", "run directory"
+        elif job["backend"] == "slurm":
+            state, told = states.get(job["job"], "UNKNOWN"), source
+        else:
+            state, told = local_state(job), "run directory"
+        metrics = read_lines(folder.metrics)
+        last = metrics[-1] if metrics else None
+        checkpoints = sorted(folder.checkpoints.glob("step-*")) if folder.checkpoints.is_dir() else []
+        result.append(
+            PhaseStatus(
+                run=spec.run,
+                phase=phase.phase,
+                state=state,
+                job=job["job"] if job else "",
+                source=told,
+                steps_done=last["step"] if last else 0,
+                steps=phase.steps,
+                loss_nats=last["loss_nats"] if last else None,
+                sequences_per_s=last["sequences_per_s"] if last else None,
+                step_age_s=round(now - last["time_unix_s"], 1) if last else None,
+                checkpoint=checkpoints[-1].name if checkpoints else "",
+            )
+        )
+    return result
+
+
+def status_text(rows: list[PhaseStatus]) -> str:
+    """The table of ``bertjobs status``."""
+    head = ["run", "phase", "state", "job", "step", "loss", "sequences/s", "last step", "checkpoint", "told by"]
+    body = [
+        [
+            row.run,
+            str(row.phase),
+            row.state,
+            row.job or "-",
+            f"{row.steps_done}/{row.steps}",
+            "-" if row.loss_nats is None else f"{row.loss_nats:.3f}",
+            "-" if row.sequences_per_s is None else f"{row.sequences_per_s:,.1f}",
+            "-" if row.step_age_s is None else f"{duration(row.step_age_s)} ago",
+            row.checkpoint or "-",
+            row.source,
+        ]
+        for row in rows
+    ]
+    return "\n".join(columns([head, *body]))
+
+
+def all_runs(results: Path) -> list[RunDirectory]:
+    """The runs below a results folder, newest first."""
+    if not results.is_dir():
+        return []
+    found = [RunDirectory(folder) for folder in results.iterdir() if (folder / "run.yml").is_file()]
+    return sorted(found, key=lambda run: run.lockfile.stat().st_mtime, reverse=True)
+
+
+def cancel(directory: RunDirectory, slurm: Slurm) -> list[str]:
+    """Stop what still runs or waits of a run; returns the jobs. Workers write a checkpoint first."""
+    stopped = []
+    statuses = {status.phase: status for status in run_status(directory, slurm, time.time())}
+    for number, job in jobs_of(directory).items():
+        if statuses[number].state not in ACTIVE:
+            continue
+        if job["backend"] == "local":
+            os.kill(job["submitted"]["pid"], signal.SIGTERM)
+        stopped.append(job["job"])
+        directory.record("cancelled", phase=number, job=job["job"])
+    queued = [job["job"] for job in jobs_of(directory).values() if job["job"] in stopped and job["backend"] == "slurm"]
+    if queued:
+        slurm.cancel(queued)
+    return stopped
+
+
+def log_files(directory: RunDirectory, phase: int | None) -> list[Path]:
+    """The workers' logs, oldest first; of all phases or of one."""
+    folders = [directory.phase(phase)] if phase else directory.phases()
+    files = [file for folder in folders if folder.logs.is_dir() for file in folder.logs.glob("*.out")]
+    workers = [file for file in files if not file.name.startswith("slurm-")]
+    return sorted(workers, key=lambda file: file.stat().st_mtime)
+
+
+def newest_log(directory: RunDirectory, phase: int | None) -> Path:
+    """The log that was written last.
+
+    Raises:
+        InputError: there is none yet.
+    """
+    files = log_files(directory, phase)
+    if not files:
+        raise InputError(
+            f"run {directory.name!r} has no log yet", where=str(directory.root), hint="see: bertjobs status"
+        )
+    return files[-1]
+
+
+def follow(directory: RunDirectory, phase: int | None, slurm: Slurm) -> Iterator[str]:
+    """The newest log as it grows, then the next one, until no job of the run is active."""
+    shown: dict[Path, int] = {}
+    while True:
+        ended = not any(
+            status.state in ACTIVE
+            for status in run_status(directory, slurm, time.time())
+            if phase in (None, status.phase)
+        )
+        files = log_files(directory, phase)
+        for file in files if shown else files[-1:]:
+            with open(file, errors="replace") as handle:
+                handle.seek(shown.get(file, 0))
+                yield handle.read()
+                shown[file] = handle.tell()
+        if not shown:
+            shown = dict.fromkeys(files, 0)
+        if ended:
+            return
+        time.sleep(FOLLOW_POLL_S)

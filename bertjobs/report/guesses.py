@@ -1,0 +1,276 @@
+"""What a trained model puts in the place of a masked word, in sentences that it never saw."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from bertjobs.data.batches import token_counts
+from bertjobs.data.manifest import DataManifest, Split
+from bertjobs.data.shard_set import ShardSet
+from bertjobs.errors import InputError
+from bertjobs.model.bert import BertForPreTraining
+from bertjobs.model.huggingface import load_pretrained
+
+PIECES = range(10, 31)  # word pieces of a sentence that is shown
+LEAST_LETTERS = 4
+LEAST_SHARE = 2e-4  # of the training text's tokens: a word as rare as this was seen often enough to be learnt
+ROWS_COUNTED = 50_000  # training sequences that word frequencies are taken from
+
+_ENDS = frozenset(".?!")
+_MARKS = frozenset(",;:-'") | _ENDS
+_AFTER_APOSTROPHE = frozenset(("s", "t", "re", "ve", "ll", "d", "m"))
+
+
+@dataclass(frozen=True)
+class Guess:
+    """A sentence with one word masked, and what the model makes of it.
+
+    Attributes:
+        before, after: the readable text on both sides of the mask.
+        truth: the masked word.
+        probability: what the model gives the truth, 0 to 1.
+        rank: the truth's place among all tokens, from 1.
+        top: the likeliest tokens and their probabilities, likeliest first.
+    """
+
+    before: str
+    after: str
+    truth: str
+    probability: float
+    rank: int
+    top: tuple[tuple[str, float], ...]
+
+
+@dataclass(frozen=True)
+class Cloze:
+    """A sentence's tokens and the place of the word to mask."""
+
+    tokens: tuple[str, ...]
+    place: int
+
+    @property
+    def truth(self) -> str:
+        return self.tokens[self.place]
+
+
+def guess(
+    checkpoint: Path, data: DataManifest, phase: int, *, count: int = 3, top: int = 5, seed: int = 0
+) -> list[Guess]:
+    """Mask one word in each of ``count`` held-out sentences and let a checkpoint's model guess it.
+
+    The model sees the sentence alone, as [CLS] sentence [SEP]. The same arguments give the same sentences,
+    whatever the checkpoint. The list is shorter where the held-out text has too few readable sentences.
+
+    Args:
+        checkpoint: a Hugging Face folder with the masked-LM head.
+        phase: whose shards the sentences come from.
+
+    Raises:
+        InputError: the checkpoint or a shard cannot be read, or the checkpoint has no masked-LM head or another
+            vocabulary's size.
+    """
+    model = _load(checkpoint)
+    sample = _sample(data, phase)
+    held_out = ShardSet.load(sample, phase, "validation")
+    if model.spec.vocab_size < held_out.vocabulary.size:
+        raise InputError(
+            f"the checkpoint has {model.spec.vocab_size:,} token embeddings, the data's vocabulary "
+            f"{held_out.vocabulary.size:,} tokens",
+            where=str(checkpoint),
+        )
+    counts = token_counts(ShardSet.load(sample, phase, "train"))
+    clozes = choose(held_out, counts, count, seed)
+    return [_answer(model, held_out, cloze, top) for cloze in clozes]
+
+
+def choose(held_out: ShardSet, counts: NDArray[np.int64], count: int, seed: int) -> list[Cloze]:
+    """Sentences from different rows, in an order that the seed draws, no word masked twice.
+
+    ``counts`` is how often each token occurs in the training text.
+    """
+    tokens, ids = held_out.vocabulary.tokens, original_ids(held_out)
+    shares = dict(zip(tokens, (counts / max(1, counts.sum())).tolist(), strict=True))
+    chosen: list[Cloze] = []
+    for row in np.random.default_rng(seed).permutation(held_out.rows):
+        if len(chosen) == count:
+            break
+        start, end = held_out.offsets[row], held_out.offsets[row + 1]
+        middle = start + held_out.a_lengths[row]
+        for segment in (ids[start:middle], ids[middle:end]):
+            found = _first_cloze([tokens[number] for number in segment], shares, {one.truth for one in chosen})
+            if found:
+                chosen.append(found)
+                break
+    return chosen
+
+
+def original_ids(shards: ShardSet) -> NDArray[np.int64]:
+    """The tokens of A and B of each row, flat, as they were before static masking."""
+    ids = shards.ids.astype(np.int64)
+    if shards.masks is not None:
+        masks = shards.masks
+        rows = np.repeat(np.arange(shards.rows), np.diff(masks.offsets))
+        places = masks.positions.astype(np.int64)
+        # Positions count [CLS] and the [SEP] behind A, ids do not.
+        ids[places + shards.offsets[rows] - 1 - (places > shards.a_lengths[rows])] = masks.labels
+    return ids
+
+
+def sentences(tokens: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    """The readable whole sentences of a segment: between two sentence ends, of the length of ``PIECES``.
+
+    What stands before the first end may have been cut off at its front and is passed over.
+    """
+    ends = [place for place, token in enumerate(tokens) if _is_sentence_end(tokens, place, token)]
+    for before, end in pairwise(ends):
+        sentence = tuple(tokens[before + 1 : end + 1])
+        if len(sentence) in PIECES and all(map(_is_readable, sentence)):
+            yield sentence
+
+
+def word_to_mask(sentence: Sequence[str], shares: dict[str, float]) -> int | None:
+    """The place of the rarest word worth guessing, None where there is none.
+
+    Eligible are whole words of at least ``LEAST_LETTERS`` letters that occur once in the sentence and make up
+    ``LEAST_SHARE`` of the training text. The rarest of them is a content word in all but odd sentences: function
+    words are the most frequent (Zipf).
+    """
+    following = [*sentence[1:], ""]
+    eligible = [
+        place
+        for place, (token, after) in enumerate(zip(sentence, following, strict=True))
+        if token.isalpha()
+        and len(token) >= LEAST_LETTERS
+        and not after.startswith("##")
+        and sentence.count(token) == 1
+        and shares.get(token, 0.0) >= LEAST_SHARE
+    ]
+    return min(eligible, key=lambda place: shares[sentence[place]], default=None)
+
+
+def readable(tokens: Sequence[str]) -> str:
+    """WordPiece tokens as text: pieces joined, no space before punctuation."""
+    text = ""
+    for token, previous in zip(tokens, ["", *tokens], strict=False):
+        glued = (
+            not text
+            or token in _MARKS
+            or previous == "-"
+            or (previous == "'" and token in _AFTER_APOSTROPHE)
+            or token.startswith("##")
+        )
+        text += token.removeprefix("##") if glued else f" {token}"
+    return text
+
+
+def text(guesses: Sequence[Guess], width: int = 100) -> str:
+    """The guesses as lines for a terminal, the truth beside them."""
+    parts = []
+    for number, one in enumerate(guesses, 1):
+        sentence = join(one, "[____]")
+        top = ", ".join(f"{token} {probability:.1%}" for token, probability in one.top)
+        for line, indent in (
+            (sentence, f"{number}. "),
+            (f"truth:   {one.truth} (rank {one.rank:,}, {one.probability:.1%})", "   "),
+            (f"guesses: {top}", "   "),
+        ):
+            parts.append(textwrap.fill(line, width, initial_indent=indent, subsequent_indent="   "))
+    return "\n".join(parts)
+
+
+def join(one: Guess, word: str) -> str:
+    """The sentence with ``word`` in the place of the mask."""
+    return gap_before(one) + word + gap_after(one)
+
+
+def gap_before(one: Guess) -> str:
+    """The text before the mask, with the space that parts them."""
+    return one.before + " " * bool(one.before and not one.before.endswith("-"))
+
+
+def gap_after(one: Guess) -> str:
+    """The text behind the mask, with the space that parts them."""
+    return " " * bool(one.after and one.after[0] not in _MARKS) + one.after
+
+
+def _first_cloze(tokens: Sequence[str], shares: dict[str, float], used: set[str]) -> Cloze | None:
+    for sentence in sentences(tokens):
+        place = word_to_mask(sentence, shares)
+        if place is not None and sentence[place] not in used:
+            return Cloze(sentence, place)
+    return None
+
+
+def _is_sentence_end(tokens: Sequence[str], place: int, token: str) -> bool:
+    """A full stop behind one or two letters (mr., u.s., no.) ends no sentence."""
+    before = tokens[place - 1] if place else ""
+    return token in _ENDS and (len(before) > 2 or not before.isalpha())
+
+
+def _is_readable(token: str) -> bool:
+    """Words, their pieces and plain punctuation; no digits, brackets, quotes or special tokens."""
+    return token in _MARKS or token.removeprefix("##").isalpha()
+
+
+def _load(checkpoint: Path) -> BertForPreTraining:
+    weights = load_pretrained(checkpoint)
+    if any(name.startswith("cls.predictions") for name in weights.missing):
+        raise InputError("the checkpoint has no masked-LM head", where=str(checkpoint))
+    model = BertForPreTraining(weights.spec)
+    model.load_state_dict(weights.state, strict=False)
+    return model.eval()
+
+
+def _sample(data: DataManifest, phase: int) -> DataManifest:
+    """The data with as many shards of the phase, taken in turn from all bins, as hold ``ROWS_COUNTED`` rows."""
+    entry = data.phase(phase)
+    few = replace(entry, train=_few_shards(entry.train), validation=_few_shards(entry.validation))
+    return replace(data, phases={**data.phases, phase: few})
+
+
+def _few_shards(split: Split) -> Split:
+    numbers: dict[int, int] = {}  # shards seen by bin
+    order = []
+    for file in split.files:
+        numbers[file.bin] = numbers.get(file.bin, -1) + 1
+        order.append((numbers[file.bin], file.bin, file))
+    taken, rows = [], 0
+    for _, _, file in sorted(order, key=lambda entry: entry[:2]):
+        if rows >= ROWS_COUNTED:
+            break
+        taken.append(file)
+        rows += file.rows
+    return replace(split, files=tuple(taken))
+
+
+@torch.inference_mode()
+def _answer(model: BertForPreTraining, held_out: ShardSet, cloze: Cloze, top: int) -> Guess:
+    vocabulary = held_out.vocabulary
+    ids = {token: number for number, token in enumerate(vocabulary.tokens)}
+    truth = ids[cloze.truth]
+    sentence = [ids[token] for token in cloze.tokens]
+    sentence[cloze.place] = vocabulary.mask_id
+    input_ids = torch.tensor([[vocabulary.cls_id, *sentence, vocabulary.sep_id]])
+    logits, _ = model.logits(input_ids, torch.zeros_like(input_ids), torch.ones_like(input_ids))
+    # A model may hold more rows than the vocabulary has tokens; those are padding.
+    probabilities = logits[0, cloze.place + 1, : vocabulary.size].float().softmax(-1)
+    best = probabilities.topk(min(top, vocabulary.size))
+    return Guess(
+        before=readable(cloze.tokens[: cloze.place]),
+        after=readable(cloze.tokens[cloze.place + 1 :]),
+        truth=cloze.truth,
+        probability=float(probabilities[truth]),
+        rank=int((probabilities > probabilities[truth]).sum()) + 1,
+        top=tuple(
+            (vocabulary.tokens[number], probability)
+            for number, probability in zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        ),
+    )

@@ -1,0 +1,225 @@
+"""A run in numbers, read from its directory."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bertjobs.errors import InputError
+from bertjobs.launch.estimate import duration
+from bertjobs.recipe.lockfile import read_lockfile
+from bertjobs.recipe.spec import PhaseSpec, RunSpec
+from bertjobs.report.journal import Attempt, attempts
+from bertjobs.run.atomic import read_lines
+from bertjobs.run.checkpoints import DamagedCheckpointError, read_manifest, steps
+from bertjobs.run.directory import PhaseDirectory, RunDirectory
+
+END_STEPS = 10
+"""The training loss at the end is the mean over this many steps."""
+
+MARGIN_NATS = 0.5
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """One validation: losses in nats, accuracies 0 to 1.
+
+    ``unigram_nats`` is the cross-entropy of the same masked tokens under the training text's word frequencies.
+    """
+
+    step: int
+    mlm_loss_nats: float
+    mlm_accuracy: float
+    nsp_accuracy: float
+    unigram_nats: float
+
+    @property
+    def below_unigram_nats(self) -> float:
+        """How far the masked-LM loss lies below the unigram line; negative above it."""
+        return self.unigram_nats - self.mlm_loss_nats
+
+
+@dataclass(frozen=True)
+class PhaseSummary:
+    """One phase.
+
+    Attributes:
+        spec: what was planned.
+        steps_done: optimizer steps.
+        done: whether the phase has its DONE.json.
+        start_loss_nats, end_loss_nats: training loss (MLM + NSP) of the first step, and the mean of the last
+            ``END_STEPS``; None before the first step.
+        held_out: the last validation, None where there was none.
+        sequences_per_s: median over the steps, None before the first.
+        wall_time_s: of all attempts together.
+        attempts: number of starts.
+        checkpoint: the newest complete one, None where there is none.
+    """
+
+    spec: PhaseSpec
+    steps_done: int
+    done: bool
+    start_loss_nats: float | None
+    end_loss_nats: float | None
+    held_out: HeldOut | None
+    sequences_per_s: float | None
+    wall_time_s: float
+    attempts: int
+    checkpoint: Path | None
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A run: what was planned, its phases in order, its attempts."""
+
+    spec: RunSpec
+    root: Path
+    phases: tuple[PhaseSummary, ...]
+    attempts: tuple[Attempt, ...]
+
+    @property
+    def last_started(self) -> PhaseSummary:
+        """The last phase that has made a step."""
+        return [phase for phase in self.phases if phase.steps_done][-1]
+
+    @property
+    def last_saved(self) -> PhaseSummary | None:
+        """The last phase that has a checkpoint."""
+        return next((phase for phase in reversed(self.phases) if phase.checkpoint), None)
+
+
+def summarise(directory: RunDirectory) -> Summary:
+    """The summary of a run that may still be going on.
+
+    Raises:
+        InputError: run.yml cannot be read, or no step has been made yet.
+    """
+    spec = read_lockfile(directory.lockfile)
+    metrics = {phase.phase: read_lines(directory.phase(phase.phase).metrics) for phase in spec.phases}
+    if not any(metrics.values()):
+        raise InputError(
+            f"run {directory.name!r} has no metrics yet: no optimizer step has been made",
+            where=str(directory.root),
+            hint=f"see how far it is with: bertjobs status {directory.name}",
+        )
+    times = {number: [line["time_unix_s"] for line in lines] for number, lines in metrics.items()}
+    tries = attempts(directory.events(), times)
+    phases = tuple(
+        _phase_summary(phase, directory.phase(phase.phase), metrics[phase.phase], tries) for phase in spec.phases
+    )
+    return Summary(spec, directory.root, phases, tries)
+
+
+def learnt(summary: Summary, margin: float = MARGIN_NATS) -> bool:
+    """Whether the model uses context: the held-out masked-LM loss of the last phase that was started, and of each
+    finished one, is at least ``margin`` nats below the unigram line. A phase without validation has not shown it."""
+    return all(phase.held_out is not None and phase.held_out.below_unigram_nats >= margin for phase in judged(summary))
+
+
+def judged(summary: Summary) -> tuple[PhaseSummary, ...]:
+    """The phases that ``learnt`` looks at."""
+    return tuple(phase for phase in summary.phases if phase.done or phase is summary.last_started)
+
+
+def rows(summary: Summary) -> list[list[str]]:
+    """The table of a summary: a row a quantity, a column a phase, the first row its head."""
+    phases = summary.phases
+    return [
+        ["", *(f"phase {phase.spec.phase}" for phase in phases)],
+        ["steps", *(f"{phase.steps_done:,} of {phase.spec.steps:,}" for phase in phases)],
+        ["training loss, start to end (nats)", *(_losses(phase) for phase in phases)],
+        ["held-out masked-LM loss (nats)", *(_held_out(phase, "mlm_loss_nats", ".3f") for phase in phases)],
+        ["unigram line (nats)", *(_held_out(phase, "unigram_nats", ".3f") for phase in phases)],
+        ["below the line (nats)", *(_held_out(phase, "below_unigram_nats", ".3f") for phase in phases)],
+        ["masked words guessed, held-out", *(_held_out(phase, "mlm_accuracy", ".1%") for phase in phases)],
+        ["next sentence guessed, held-out", *(_held_out(phase, "nsp_accuracy", ".1%") for phase in phases)],
+        ["sequences/s (median)", *(_number(phase.sequences_per_s, ",.1f") for phase in phases)],
+        ["wall time", *(duration(phase.wall_time_s) if phase.attempts else "-" for phase in phases)],
+        ["attempts", *(str(phase.attempts) for phase in phases)],
+        ["checkpoint", *(phase.checkpoint.name if phase.checkpoint else "-" for phase in phases)],
+    ]
+
+
+def text(summary: Summary) -> str:
+    """The summary for a terminal of 100 columns; only a long path may be wider."""
+    spec, table = summary.spec, rows(summary)
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    lines = [f"run {summary.root.name}: recipe {spec.recipe}, model {spec.model.name}, {spec.world_size} ranks", ""]
+    for name, *cells in table:
+        aligned = (cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True))
+        lines.append("  ".join([name.ljust(widths[0]), *aligned]).rstrip())
+    lines += ["", *(verdict(phase) for phase in judged(summary))]
+    if saved := summary.last_saved:
+        lines += ["", f"checkpoint {saved.checkpoint}"]
+    return "\n".join(lines)
+
+
+def verdict(phase: PhaseSummary) -> str:
+    """One sentence: how the held-out loss stands to the unigram line."""
+    held_out, name = phase.held_out, f"phase {phase.spec.phase}"
+    if held_out is None:
+        return f"{name}: not validated yet"
+    gap = held_out.below_unigram_nats
+    side = "below" if gap >= 0 else "above"
+    return (
+        f"{name}: held-out masked-LM loss {held_out.mlm_loss_nats:.3f} nats, {abs(gap):.3f} {side} the unigram line "
+        f"({held_out.unigram_nats:.3f})"
+    )
+
+
+def _phase_summary(
+    spec: PhaseSpec, directory: PhaseDirectory, metrics: Sequence[dict[str, Any]], tries: Sequence[Attempt]
+) -> PhaseSummary:
+    losses = [line["loss_nats"] for line in metrics]
+    validations = read_lines(directory.validation)
+    mine = [attempt for attempt in tries if attempt.phase == spec.phase]
+    return PhaseSummary(
+        spec=spec,
+        steps_done=metrics[-1]["step"] if metrics else 0,
+        done=directory.done() is not None,
+        start_loss_nats=losses[0] if losses else None,
+        end_loss_nats=statistics.fmean(losses[-END_STEPS:]) if losses else None,
+        held_out=_read_held_out(validations[-1]) if validations else None,
+        sequences_per_s=statistics.median(line["sequences_per_s"] for line in metrics) if metrics else None,
+        wall_time_s=sum(attempt.seconds for attempt in mine),
+        attempts=len(mine),
+        checkpoint=_newest_checkpoint(directory),
+    )
+
+
+def _read_held_out(line: dict[str, Any]) -> HeldOut:
+    return HeldOut(
+        step=line["step"],
+        mlm_loss_nats=line["mlm_loss_nats"],
+        mlm_accuracy=line["mlm_accuracy"],
+        nsp_accuracy=line["nsp_accuracy"],
+        unigram_nats=line["unigram_cross_entropy_nats"],
+    )
+
+
+def _newest_checkpoint(directory: PhaseDirectory) -> Path | None:
+    """The newest checkpoint with all its files at their sizes; hashes are left to whoever loads it."""
+    for folder in reversed(steps(directory.checkpoints)):
+        try:
+            read_manifest(folder)
+        except DamagedCheckpointError:
+            continue
+        return folder
+    return None
+
+
+def _number(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)
+
+
+def _losses(phase: PhaseSummary) -> str:
+    if phase.start_loss_nats is None:
+        return "-"
+    return f"{phase.start_loss_nats:.3f} to {_number(phase.end_loss_nats, '.3f')}"
+
+
+def _held_out(phase: PhaseSummary, field: str, form: str) -> str:
+    return "-" if phase.held_out is None else format(getattr(phase.held_out, field), form)

@@ -1,0 +1,68 @@
+"""From a run directory to its report.html and the text for the terminal."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from bertjobs.data.manifest import DataManifest
+from bertjobs.errors import BertjobsError, InputError
+from bertjobs.report import guesses as cloze
+from bertjobs.report import summary as numbers
+from bertjobs.report.curves import draw
+from bertjobs.report.guesses import Guess
+from bertjobs.report.page import page
+from bertjobs.report.summary import Summary
+from bertjobs.run.atomic import write_text
+from bertjobs.run.directory import RunDirectory
+
+
+@dataclass(frozen=True)
+class Report:
+    """A report that has been written to ``path``; ``notes`` say what it lacks, and why."""
+
+    path: Path
+    summary: Summary
+    guesses: tuple[Guess, ...]
+    notes: tuple[str, ...]
+
+    def text(self) -> str:
+        """Summary, guesses and path, as lines for a terminal of 100 columns."""
+        parts = [numbers.text(self.summary)]
+        if self.guesses:
+            parts.append("Masked words in held-out sentences\n" + cloze.text(self.guesses))
+        parts += self.notes
+        parts.append(f"report {self.path}")
+        return "\n\n".join(parts)
+
+
+def write_report(directory: RunDirectory) -> Report:
+    """Write a run's report.html; what cannot be had (guesses without data, say) is left out with a note.
+
+    Raises:
+        InputError: no step has been made yet, or the run directory cannot be written.
+    """
+    summary = numbers.summarise(directory)
+    svg = draw(directory, "svg").decode()
+    data, answers, notes = None, [], []
+    try:
+        data = DataManifest.read(Path(summary.spec.data))
+        answers = _guesses(summary, data)
+    except BertjobsError as error:
+        notes.append(f"no guesses for masked words: {error.what}")
+    try:
+        write_text(directory.report, page(summary, svg, answers, data, notes))
+    except OSError as error:
+        raise InputError(f"the report cannot be written: {error.strerror}", where=str(directory.report)) from error
+    return Report(directory.report, summary, tuple(answers), tuple(notes))
+
+
+def _guesses(summary: Summary, data: DataManifest) -> list[Guess]:
+    saved = summary.last_saved
+    if saved is None or saved.checkpoint is None:
+        raise BertjobsError("there is no checkpoint yet")
+    data.check_vocabulary(summary.spec.vocabulary)
+    answers = cloze.guess(saved.checkpoint, data, saved.spec.phase, seed=summary.spec.seed)
+    if not answers:
+        raise BertjobsError("the held-out text has no sentence that suits")
+    return answers

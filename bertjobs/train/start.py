@@ -1,0 +1,125 @@
+"""Where an attempt begins: its own newest checkpoint, the phase before, other weights, or random ones."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from bertjobs.data.manifest import DataManifest, vocabulary_sha256
+from bertjobs.errors import InputError
+from bertjobs.model.bert import BertForPreTraining
+from bertjobs.model.huggingface import initialise_from
+from bertjobs.optim.lamb import Lamb
+from bertjobs.run.atomic import remove_leftovers, sha256_of
+from bertjobs.run.checkpoints import MANIFEST, DamagedCheckpointError, newest_valid, steps, verify
+from bertjobs.run.directory import PhaseDirectory
+from bertjobs.train.checkpoint import Progress, read_training_state
+from bertjobs.train.job import Job
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where an attempt begins.
+
+    Attributes:
+        kind: "resume" (this phase's newest checkpoint), "previous" (the last one of the phase before), "initial"
+            (``init_checkpoint``) or "random".
+        folder: the checkpoint or model folder; None for random weights.
+    """
+
+    kind: Literal["resume", "previous", "initial", "random"]
+    folder: Path | None = None
+
+
+def find_start(job: Job) -> Start:
+    """Find and verify the checkpoint to begin with; rank 0 does it for all.
+
+    Raises:
+        InputError: all checkpoints of the phase are damaged, the phase before is not done or its checkpoint is
+            damaged, or the weights were trained with another vocabulary.
+    """
+    start = _find(job)
+    if start.folder is not None:
+        _check_vocabulary(start.folder, job.data)
+    return start
+
+
+def load_start(start: Start, model: BertForPreTraining, optimizer: Lamb) -> tuple[Progress, str]:
+    """Load what ``start`` names; returns where the phase stands, and words for the log.
+
+    Raises:
+        InputError: the weights have another shape, cannot be read, or a checkpoint lacks some.
+    """
+    if start.folder is None:
+        return Progress(), "starting from random weights"
+    fresh = initialise_from(model, start.folder)
+    if start.kind == "initial":
+        return Progress(), f"starting from {start.folder}; random: {', '.join(fresh) or 'nothing'}"
+    if fresh:
+        raise InputError(f"the checkpoint lacks {', '.join(fresh)}", where=str(start.folder))
+    progress = read_training_state(start.folder, model, optimizer)
+    if start.kind == "resume":
+        return progress, f"continuing from {start.folder} (step {progress.step})"
+    optimizer.reset_step_count()
+    return Progress(), f"starting from {start.folder}, moments carried"
+
+
+def _find(job: Job) -> Start:
+    folder = _newest_checkpoint(job.directory.phase(job.phase.phase))
+    if folder is not None:
+        return Start("resume", folder)
+    if job.previous is not None:
+        return Start("previous", _last_of_phase(job, job.previous))
+    if job.spec.init_checkpoint:
+        return Start("initial", Path(job.spec.init_checkpoint))
+    return Start("random")
+
+
+def _newest_checkpoint(directory: PhaseDirectory) -> Path | None:
+    remove_leftovers(directory.checkpoints)
+    folder, damaged = newest_valid(directory.checkpoints)
+    for error in damaged:
+        print(f"warning: {error.where} is passed over: {error.what}", flush=True)
+    if folder is None and steps(directory.checkpoints):
+        raise InputError(
+            f"all checkpoints of phase {directory.number} are damaged",
+            where=str(directory.checkpoints),
+            hint="restore one, or delete the folder to start the phase over",
+        )
+    return folder
+
+
+def _last_of_phase(job: Job, number: int) -> Path:
+    """The checkpoint that a phase names in its DONE.json."""
+    directory = job.directory.phase(number)
+    done = directory.done()
+    if done is None:
+        raise InputError(
+            f"phase {job.phase.phase} starts from phase {number}, which is not done: there is no DONE.json",
+            where=str(directory.done_file),
+            hint=f"wait for phase {number}, or queue this one behind it: sbatch --dependency=afterany:JOB",
+        )
+    folder = directory.checkpoints / done.checkpoint
+    try:
+        verify(folder)
+    except DamagedCheckpointError as error:
+        raise InputError(
+            error.what,
+            where=error.where,
+            hint=f"restore it, or delete {directory.done_file} to finish phase {number} again from an earlier one",
+        ) from error
+    if sha256_of(folder / MANIFEST) != done.sha256:
+        raise InputError("the checkpoint is not the one that DONE.json names", where=str(folder))
+    return folder
+
+
+def _check_vocabulary(folder: Path, data: DataManifest) -> None:
+    """Token ids mean nothing under another vocabulary, of the same size or not."""
+    path = folder / "vocab.txt"
+    if path.is_file() and vocabulary_sha256(path) != data.vocabulary_sha256:
+        raise InputError(
+            "the weights were trained with another vocabulary than the data's",
+            where=f"{path} and {data.vocabulary_path}",
+            hint="prepare the data with the vocab.txt of the weights, or choose other weights",
+        )

