@@ -76,18 +76,18 @@ class Slurm:
     def states(self, jobs: Sequence[str]) -> tuple[dict[str, str], str]:
         """State of each job that is known (``RUNNING``, ``COMPLETED``, ...), and who said so.
 
-        Asks sacct, and squeue where there is no accounting.
+        sacct knows all jobs, but late; squeue only those that wait, run or have just ended, but at once. Where
+        both are silent, the run directory is all there is.
         """
-        if not jobs:
-            return {}, "no jobs"
+        states: dict[str, str] = {}
+        sources = []
         for source, words in (
             ("sacct", ["sacct", "-X", "-n", "-P", "-j", ",".join(jobs), "-o", "JobID,State"]),
             ("squeue", ["squeue", "-h", "-t", "all", "-j", ",".join(jobs), "-o", "%i|%T"]),
         ):
-            if not self._has(source):
+            if not jobs or not self._has(source):
                 continue
-            done = self._run(words)
-            rows = [line.split("|") for line in done.stdout.splitlines() if "|" in line]
-            if done.returncode == 0 and rows:
-                return {row[0]: row[1].split()[0] for row in rows}, source
-        return {}, "run directory"
+            rows = [line.split("|") for line in self._run(words).stdout.splitlines() if "|" in line]
+            states |= {row[0]: row[1].split()[0] for row in rows}
+            sources += [source] if rows else []
+        return states, "+".join(sources) or "run directory"

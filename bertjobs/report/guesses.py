@@ -176,14 +176,19 @@ def text(guesses: Sequence[Guess], width: int = 100) -> str:
     parts = []
     for number, one in enumerate(guesses, 1):
         sentence = join(one, "[____]")
-        top = ", ".join(f"{token} {probability:.1%}" for token, probability in one.top)
+        top = ", ".join(f"{token} {percent(probability)}" for token, probability in one.top)
         for line, indent in (
             (sentence, f"{number}. "),
-            (f"truth:   {one.truth} (rank {one.rank:,}, {one.probability:.1%})", "   "),
+            (f"truth:   {one.truth} (rank {one.rank:,}, {percent(one.probability)})", "   "),
             (f"guesses: {top}", "   "),
         ):
             parts.append(textwrap.fill(line, width, initial_indent=indent, subsequent_indent="   "))
     return "\n".join(parts)
+
+
+def percent(share: float) -> str:
+    """A probability for people: one decimal, and never a plain zero."""
+    return "<0.1%" if share < 0.0005 else f"{share:.1%}"
 
 
 def join(one: Guess, word: str) -> str:

@@ -10,7 +10,7 @@ from html import escape
 from bertjobs.data.manifest import DataManifest
 from bertjobs.launch.estimate import duration
 from bertjobs.recipe.spec import PhaseSpec, RunSpec
-from bertjobs.report.guesses import Guess, gap_after, gap_before
+from bertjobs.report.guesses import Guess, gap_after, gap_before, percent
 from bertjobs.report.journal import Attempt
 from bertjobs.report.summary import END_STEPS, MARGIN_NATS, Summary, judged, learnt, rows, verdict
 
@@ -39,11 +39,18 @@ dd { margin: 0; overflow-wrap: anywhere; }
 figure { margin: 0; background: #fff; border-radius: 6px; overflow-x: auto; }
 figure svg { display: block; width: 100%; min-width: 40rem; height: auto; }
 mark { background: var(--mark); color: inherit; padding: 0 .3em; border-radius: 3px; }
-.guesses td:first-child { min-width: 17rem; }
+.guesses .probability, .guesses td:last-child { white-space: nowrap; }
 .right { font-weight: 700; color: var(--accent); }
 pre { background: var(--soft); padding: .8rem 1rem; overflow-x: auto; border-radius: 6px; font-size: .88rem; }
 code { overflow-wrap: anywhere; }
-@media (max-width: 40rem) { dl { grid-template-columns: 1fr; gap: 0; } dd { margin-bottom: .5rem; } }
+@media (max-width: 40rem) {
+  dl { grid-template-columns: 1fr; gap: 0; }
+  dd { margin-bottom: .5rem; }
+  .guesses, .guesses tbody, .guesses tr, .guesses td { display: block; }
+  .guesses thead { display: none; }
+  .guesses td { border: 0; padding: .1rem 0; }
+  .guesses tr { border-bottom: 1px solid var(--line); padding: .6rem 0; }
+}
 """
 
 # The browser is told, too, that nothing may be fetched or run.
@@ -191,7 +198,7 @@ def _guesses(guesses: Sequence[Guess]) -> str:
     body = "".join(
         f"<tr><td>{escape(gap_before(one))}<mark>&nbsp;?&nbsp;</mark>{escape(gap_after(one))}</td>"
         f"<td><strong>{escape(one.truth)}</strong><br>"
-        f'<span class="quiet">{one.probability:.1%}, rank {one.rank:,}</span></td>'
+        f'<span class="quiet probability">{escape(percent(one.probability))}, rank&nbsp;{one.rank:,}</span></td>'
         f"<td>{'<br>'.join(_guessed(one, token, probability) for token, probability in one.top)}</td></tr>\n"
         for one in guesses
     )
@@ -207,7 +214,7 @@ def _guessed(one: Guess, token: str, probability: float) -> str:
     shown = escape(token)
     if token == one.truth:
         shown = f'<span class="right">{shown}</span>'
-    return f"{shown}&nbsp;{probability:.1%}"
+    return f"{shown}&nbsp;{escape(percent(probability))}"
 
 
 def _attempts(attempts: Iterable[Attempt]) -> str:
@@ -247,10 +254,10 @@ def _checkpoint(summary: Summary) -> str:
     if saved is None:
         return "<h2>Checkpoint</h2>\n<p>None has been written yet.</p>"
     code = (
-        "from transformers import AutoModelForMaskedLM, AutoTokenizer\n\n"
+        "from transformers import AutoTokenizer, BertForPreTraining\n\n"
         f"folder = {str(saved.checkpoint)!r}\n"
         "tokenizer = AutoTokenizer.from_pretrained(folder)\n"
-        "model = AutoModelForMaskedLM.from_pretrained(folder)"
+        "model = BertForPreTraining.from_pretrained(folder)"
     )
     return (
         f"<h2>Checkpoint</h2>\n<p>Phase {saved.spec.phase}: <code>{escape(str(saved.checkpoint))}</code></p>\n"

@@ -5,10 +5,11 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,15 +20,18 @@ import yaml
 from bertjobs.data.manifest import DataManifest
 from bertjobs.data.prepare import PrepareOptions, prepare
 from bertjobs.data.vocabulary import train_vocabulary
+from bertjobs.errors import EXIT_CONTINUE, EXIT_DONE
 from bertjobs.launch.local import free_port
+from bertjobs.run.checkpoints import read_manifest, seal
 from bertjobs.run.directory import PhaseDirectory, RunDirectory
 from bertjobs.train.signals import StopRequest
 from bertjobs.train.worker import main
 
 RUN = "trial"
+PATIENCE_S = 240  # of a machine that does much else
 PHASES = {
-    1: {"global_batch": 12, "steps": 60, "lr": 0.01, "warmup": 0.2, "micro_batch": 2, "checkpoint_every": 20,
-        "validate_every": 30},
+    1: {"global_batch": 12, "steps": 30, "lr": 0.01, "warmup": 0.2, "micro_batch": 2, "checkpoint_every": 10,
+        "validate_every": 15},
     2: {"global_batch": 6, "steps": 3, "lr": 0.005, "warmup": 0.3, "micro_batch": 2, "checkpoint_every": 2},
 }  # fmt: skip
 
@@ -118,13 +122,15 @@ class Trial:
             **self.settings,
         }
 
-    def start(self, phase: int, world_size: int) -> list[subprocess.Popen[str]]:
-        """Real processes, one a rank."""
+    def start(
+        self, phase: int, world_size: int, own: Mapping[int, Mapping[str, str]] | None = None
+    ) -> list[subprocess.Popen[str]]:
+        """Real processes, one a rank; ``own`` holds environment settings of single ranks."""
         port = free_port()
         return [
             subprocess.Popen(
                 [sys.executable, "-m", "bertjobs.train"],
-                env=self.environment(phase, rank, world_size, port),
+                env={**self.environment(phase, rank, world_size, port), **(own or {}).get(rank, {})},
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,
@@ -132,21 +138,33 @@ class Trial:
             for rank in range(world_size)
         ]
 
-    def run(self, phase: int, world_size: int) -> list[Ended]:
+    def run(self, phase: int, world_size: int, own: Mapping[int, Mapping[str, str]] | None = None) -> list[Ended]:
         """Start the ranks and wait for their ends."""
-        return ended(self.start(phase, world_size))
+        return ended(self.start(phase, world_size, own))
 
     def wait_for_step(self, phase: int, step: int) -> None:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + PATIENCE_S
         while len(self.metrics(phase)) < step:
             assert time.monotonic() < deadline, f"step {step} was not reached"
             time.sleep(0.005)
 
 
+def alter(checkpoint: Path, change: Callable[[Path], None]) -> None:
+    """Change a checkpoint's files and seal it again, as if it had been written so."""
+    manifest = read_manifest(checkpoint)
+    change(checkpoint)
+    seal(checkpoint, phase=manifest.phase, step=manifest.step, recipe_hash=manifest.recipe_hash)
+
+
+def truncate(file: Path) -> None:
+    """Cut a file in half, as a crash without a flush leaves it."""
+    os.truncate(file, file.stat().st_size // 2)
+
+
 def ended(ranks: list[subprocess.Popen[str]]) -> list[Ended]:
-    """Wait for all ranks; none may outlive a minute."""
+    """Wait for all ranks; a rank that hangs fails the test."""
     try:
-        outputs = [rank.communicate(timeout=60) for rank in ranks]
+        outputs = [rank.communicate(timeout=PATIENCE_S) for rank in ranks]
     finally:
         for rank in ranks:
             rank.kill()
@@ -166,6 +184,40 @@ def recipe_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def trial(recipe_home: Path, data: DataManifest, tmp_path: Path) -> Trial:
     return Trial(recipe_home, data.folder, tmp_path / "results")
+
+
+@pytest.fixture(scope="session")
+def stopped_once(recipe_home: Path, data: DataManifest, tmp_path_factory: pytest.TempPathFactory) -> Trial:
+    """A run on one rank that stopped after 25 steps: checkpoints of steps 10, 20 and 25. For copies only."""
+    trial = Trial(recipe_home, data.folder, tmp_path_factory.mktemp("stopped") / "results")
+    assert main(trial.having(STEPS_THIS_RUN=25).environment(1), StopRequest()) == EXIT_CONTINUE
+    return trial
+
+
+@pytest.fixture(scope="session")
+def phase_one_done(stopped_once: Trial, tmp_path_factory: pytest.TempPathFactory) -> Trial:
+    """The same run with phase 1 done. For copies only."""
+    trial = copied(stopped_once, tmp_path_factory.mktemp("done") / "results")
+    assert main(trial.environment(1), StopRequest()) == EXIT_DONE
+    return trial
+
+
+@pytest.fixture
+def stopped(stopped_once: Trial, tmp_path: Path) -> Trial:
+    """A copy of `stopped_once`."""
+    return copied(stopped_once, tmp_path / "results")
+
+
+@pytest.fixture
+def done(phase_one_done: Trial, tmp_path: Path) -> Trial:
+    """A copy of `phase_one_done`."""
+    return copied(phase_one_done, tmp_path / "results")
+
+
+def copied(trial: Trial, results: Path) -> Trial:
+    """The same run in another folder."""
+    shutil.copytree(trial.results, results)
+    return replace(trial, results=results)
 
 
 @pytest.fixture

@@ -1,0 +1,87 @@
+"""`sbatch run.sub` typed by hand, without bertjobs in the submitting shell."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from bertjobs.run.directory import RunDirectory
+from tests.cluster.slurm import Cluster
+from tests.conftest import wait_until
+
+RUN_SUB = Path(__file__).parent.parent.parent / "run.sub"
+
+
+@pytest.fixture
+def environ(speeches_data: Path, tmp_path: Path) -> dict[str, str]:
+    return {
+        "BERTJOBS_PYTHON": sys.executable,  # of the compute nodes; sbatch itself runs no Python
+        "DATADIR": str(speeches_data),
+        "RESULTS": str(tmp_path / "results"),
+    }
+
+
+def test_phase_2_follows_phase_1(cluster: Cluster, environ: dict[str, str], tmp_path: Path) -> None:
+    for phase in ("1", "2"):
+        job = cluster.submit(
+            ["-N2", RUN_SUB],
+            env={**environ, "RECIPE": "laptop-scratch", "BATCHSIZE": "32", "PHASE": phase},
+            cwd=tmp_path,
+        )
+        assert cluster.wait(job, timeout=120) == "COMPLETED", _logs(tmp_path)
+    directory = RunDirectory(tmp_path / "results" / "laptop-scratch")
+    assert directory.phase(1).done().step == 20
+    assert directory.phase(2).done().step == 5
+    assert "rank batch (BATCHSIZE) 32 x 2 ranks" in _logs(tmp_path)
+    assert f"starting from {directory.phase(1).checkpoints}" in _logs(tmp_path)
+
+
+def test_phase_2_before_phase_1_ends_with_64_and_says_why(
+    cluster: Cluster, environ: dict[str, str], tmp_path: Path
+) -> None:
+    job = cluster.submit(["-N2", RUN_SUB], env={**environ, "RECIPE": "laptop-scratch", "PHASE": "2"}, cwd=tmp_path)
+    assert cluster.wait(job, timeout=120) == "FAILED"
+    assert cluster.run(["sacct", "-nXP", "-o", "ExitCode", "-j", str(job)]).stdout.strip() == "64:0"
+    log = _logs(tmp_path)
+    assert "error: phase 2 starts from phase 1, which is not done: there is no DONE.json" in log
+    assert "Traceback" not in log
+
+
+def test_the_seed_s_own_line_is_understood_to_the_letter(
+    cluster: Cluster, environ: dict[str, str], tmp_path: Path
+) -> None:
+    """32 ranks take one real step of 65,536 sequences; around the line only what makes the model small."""
+    (tmp_path / "bertjobs.yml").write_text("recipes: {dgx1-16g: {vocabulary: any}}\n")
+    small = {"MODEL": "bert-nano", "PRECISION": "fp32", "GPUS": "0", "STEPS_THIS_RUN": "1"}
+    line = {"BATCHSIZE": "2048", "LR": "6e-3", "GRADIENT_STEPS": "128", "PHASE": "1"}
+    job = cluster.submit(["-N4", "--ntasks-per-node=8", RUN_SUB], env={**environ, **small, **line}, cwd=tmp_path)
+    assert cluster.wait(job, timeout=400) == "FAILED"  # Slurm's word for an exit code that is not 0
+    assert cluster.run(["sacct", "-nXP", "-o", "ExitCode", "-j", str(job)]).stdout.strip() == "75:0"
+    log = _logs(tmp_path)
+    assert "world size 32 = 4 nodes x 8 tasks" in log
+    assert "global batch 65536 = rank batch (BATCHSIZE) 2048 x 32 ranks" in log
+    assert "gradient steps (GRADIENT_STEPS) 128 x micro-batch 16" in log
+    assert "learning rate (LR) 0.006" in log
+    assert "phase 1 step 1/7038" in log
+    assert (tmp_path / "results" / "dgx1-16g" / "phase1" / "checkpoints" / "step-00000001" / "MANIFEST.json").exists()
+
+
+def test_a_job_that_is_signalled_before_its_limit_goes_on_by_requeue(
+    cluster: Cluster, environ: dict[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "bertjobs.yml").write_text("recipes: {laptop-scratch: {phases: {1: {steps: 60}}}}\n")
+    job = cluster.submit(["-N2", RUN_SUB], env={**environ, "RECIPE": "laptop-scratch", "PHASE": "1"}, cwd=tmp_path)
+    directory = RunDirectory(tmp_path / "results" / "laptop-scratch")
+    wait_until(directory.phase(1).metrics.exists)
+    cluster.run(["scancel", "--signal=USR2", str(job)])  # what --signal=USR2@LEAD sends: to the tasks only
+    assert cluster.wait(job, timeout=180) == "COMPLETED", _logs(tmp_path)
+    ends = [event for event in directory.events() if event["event"] == "ended"]
+    assert [(event["cause"], event["attempt"]) for event in ends] == [("SIGUSR2", 0), ("done", 1)]
+    assert directory.phase(1).done().step == 60
+
+
+def _logs(folder: Path) -> str:
+    files = [*folder.glob("slurm-*.out"), *folder.glob("results/*/phase*/logs/*.out")]
+    return "\n".join(file.read_text() for file in files)

