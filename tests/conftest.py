@@ -50,8 +50,10 @@ def speeches_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     source, vocabulary = f"text:{corpus}", folder / "vocab.txt"
     for arguments in (
         ("data", "vocab", "--corpus", source, "--size", 2000, "--output", vocabulary),
-        ("data", "prepare", "--corpus", source, "--vocab", vocabulary, "--output", folder / "data")
-        + ("--duplicates", 1, "--shards", 32),
+        (
+            *("data", "prepare", "--corpus", source, "--vocab", vocabulary, "--output", folder / "data"),
+            *("--duplicates", 1, "--shards", 32),
+        ),
     ):
         done = run_bertjobs(arguments, folder)
         assert done.returncode == 0, done.stderr

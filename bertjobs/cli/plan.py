@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -183,6 +184,7 @@ def _run_here(spec: RunSpec, root: Path) -> int:
     from bertjobs.run.directory import RunDirectory
 
     directory = RunDirectory(root)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # `bertjobs cancel` asks as ctrl-C does
     code = run_here(directory, spec, os.environ, sys.stdout)
     if code == 0:
         print("\n" + finish(directory))

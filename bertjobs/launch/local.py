@@ -35,7 +35,7 @@ def rank_environment(
         "RESULTS": spec.results,
         "PHASE": str(phase),
         "RANK": str(rank),
-        "LOCAL_RANK": str(rank),
+        "LOCAL_RANK": str(rank % spec.tasks_per_node),
         "WORLD_SIZE": str(spec.world_size),
         "NODES": str(spec.nodes),
         "MASTER_ADDR": "127.0.0.1",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from bertjobs.data.manifest import DataManifest
+from bertjobs.data.manifest import DataManifest, vocabulary_sha256
 from bertjobs.errors import InputError
 from bertjobs.launch.slurm import Slurm
 from bertjobs.recipe.spec import RunSpec
@@ -52,11 +52,11 @@ def check_data(spec: RunSpec) -> DataManifest:
     return data
 
 
-def check_init_checkpoint(spec: RunSpec) -> None:
-    """The weights to start from must be a Hugging Face BERT of the recipe's shape.
+def check_init_checkpoint(spec: RunSpec, data: DataManifest) -> None:
+    """The weights to start from must be a Hugging Face BERT of the recipe's shape and the data's vocabulary.
 
     Raises:
-        InputError: names the first field that differs.
+        InputError: names the first thing that differs.
     """
     if not spec.init_checkpoint:
         return
@@ -69,19 +69,49 @@ def check_init_checkpoint(spec: RunSpec) -> None:
             where=str(folder),
             hint="INIT_CHECKPOINT is a folder with config.json and model.safetensors",
         ) from error
-    for name in (
-        "hidden_size",
-        "num_hidden_layers",
-        "num_attention_heads",
-        "intermediate_size",
-        "vocab_size",
-    ):
+    for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"):
         wanted = getattr(spec.model, name)
-        if wanted and config.get(name) != wanted:
+        if config.get(name) != wanted:
             raise InputError(
                 f"the initial checkpoint has {name} {config.get(name)}, model {spec.model.name} has {wanted}",
                 where=str(folder / "config.json"),
             )
+    vocabulary = folder / "vocab.txt"
+    if vocabulary.is_file() and vocabulary_sha256(vocabulary) != data.vocabulary_sha256:
+        raise InputError(
+            "the initial checkpoint has another vocabulary than the data",
+            where=str(vocabulary),
+            hint=f"prepare the data with it: bertjobs data prepare --vocab {vocabulary} ...",
+        )
+    if (folder / "model.safetensors").is_file():
+        check_safetensors(folder / "model.safetensors")
+
+
+def check_safetensors(path: Path) -> None:
+    """Compare a safetensors file's size with what its header announces; reads the header alone.
+
+    The format: the header's length as 8 bytes, little-endian; the header, JSON with each tensor's
+    ``data_offsets``; the tensors' bytes.
+
+    Raises:
+        InputError: the file is truncated or is none.
+    """
+    size = path.stat().st_size
+    try:
+        with open(path, "rb") as handle:
+            length = int.from_bytes(handle.read(8), "little")
+            header = json.loads(handle.read(min(length, size)))
+        expected = (
+            8 + length + max(entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__")
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"the weights cannot be read: {error}", where=str(path)) from error
+    if size != expected:
+        raise InputError(
+            f"the weights cannot be read: {size:,} bytes, the file's header says {expected:,}",
+            where=str(path),
+            hint="truncated? copy it again",
+        )
 
 
 def check_backend(spec: RunSpec, backend: str, slurm: Slurm) -> None:
@@ -92,6 +122,8 @@ def check_backend(spec: RunSpec, backend: str, slurm: Slurm) -> None:
     """
     if backend == "slurm":
         slurm.check(spec.image)
+    elif spec.gpus and spec.nodes > 1:
+        raise InputError(f"this machine is one node, {spec.nodes} are asked for", where="nodes", hint="set --nodes 1")
     elif spec.image:
         raise InputError("a container image needs Slurm with pyxis", where="image", hint="leave IMAGE out")
 
@@ -101,5 +133,5 @@ def preflight(spec: RunSpec, backend: str, slurm: Slurm) -> DataManifest:
     check_new_run(spec)
     check_backend(spec, backend, slurm)
     data = check_data(spec)
-    check_init_checkpoint(spec)
+    check_init_checkpoint(spec, data)
     return data

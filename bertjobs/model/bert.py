@@ -199,9 +199,7 @@ class Bert(nn.Module):
         self.encoder = Encoder(spec)
         self.pooler = Pooler(spec)
 
-    def forward(
-        self, input_ids: Tensor, token_type_ids: Tensor, attention_mask: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, input_ids: Tensor, token_type_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
         """Three [B, S] integer tensors to hidden states [B, S, H] and pooled vectors [B, H]."""
         mask = attention_mask.bool()[:, None, None, :]
         hidden = self.encoder(self.embeddings(input_ids, token_type_ids), mask)
@@ -277,9 +275,7 @@ class BertForPreTraining(nn.Module):
                 parameter.normal_(0.0, self.spec.initializer_range)
         self.bert.embeddings.word_embeddings.weight[0].zero_()
 
-    def encode(
-        self, input_ids: Tensor, token_type_ids: Tensor, attention_mask: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def encode(self, input_ids: Tensor, token_type_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
         """Hidden states [B, S, H] and pooled vectors [B, H] of integer inputs, each [B, S].
 
         ``attention_mask`` is 1 for tokens, 0 for padding; ``token_type_ids`` 0 in sentence A, 1 in B.
@@ -290,9 +286,7 @@ class BertForPreTraining(nn.Module):
         """Masked-LM logits [..., V] of hidden states [..., H]."""
         return self.cls.predictions(hidden)
 
-    def logits(
-        self, input_ids: Tensor, token_type_ids: Tensor, attention_mask: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def logits(self, input_ids: Tensor, token_type_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
         """``prediction_logits`` [B, S, V] and ``seq_relationship_logits`` [B, 2]; inputs as in ``encode``."""
         hidden, pooled = self.encode(input_ids, token_type_ids, attention_mask)
         return self.mlm_logits(hidden), self.cls.seq_relationship(pooled)

@@ -125,9 +125,7 @@ def model_spec_from_config(config: Mapping[str, Any], name: str) -> ModelSpec:
     other = {field: config.get(field, default) for field, default in OTHER_FIELDS.items()}
     for field, value in shape.items():
         if type(value) is not int or value < 1:
-            raise InputError(
-                f"{field} is {value!r}; it must be a whole number above 0", where=f"config of {name}"
-            )
+            raise InputError(f"{field} is {value!r}; it must be a whole number above 0", where=f"config of {name}")
     for field, value in other.items():
         if type(value) not in (int, float) or not 0 <= value < 1:
             raise InputError(f"{field} is {value!r}; it must be from 0 to below 1", where=f"config of {name}")

@@ -110,12 +110,13 @@ def test_sbatch_s_own_words_are_shown_and_nothing_stays(
 def test_gpus_are_asked_of_slurm(cluster: Cluster, bertjobs: Bertjobs, speeches_data: Path, tmp_path: Path) -> None:
     """The pretended GPUs are allocated; that torch sees none is told in one clear error."""
     done = bertjobs(
-        *("submit", "--recipe", "dgxa100-80g", "--nodes", 2, "--phase", 1, "--model", "bert-nano", "--data", speeches_data),
-        *("--recipes", _any_vocabulary(tmp_path)),
+        *("submit", "--recipe", "dgxa100-80g", "--nodes", 2, "--phase", 1, "--model", "bert-nano"),
+        *("--data", speeches_data, "--recipes", _any_vocabulary(tmp_path)),
         environ=cluster.environment,
     )
     assert done.returncode == 0, done.stderr
-    (job,) = [e["job"] for e in RunDirectory(tmp_path / "results" / "dgxa100-80g").events() if e["event"] == "submitted"]
+    events = RunDirectory(tmp_path / "results" / "dgxa100-80g").events()
+    (job,) = [event["job"] for event in events if event["event"] == "submitted"]
     assert cluster.wait(job, timeout=120) == "FAILED"
     allocated = cluster.run(["sacct", "-nXP", "-o", "AllocTRES,ExitCode", "-j", job]).stdout
     assert "gres/gpu=16" in allocated

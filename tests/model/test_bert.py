@@ -29,9 +29,7 @@ def hugging_face(spec: ModelSpec, **changes: object) -> transformers.BertForPreT
 
 
 @pytest.mark.parametrize("activation", ["gelu", "gelu_new", "gelu_pytorch_tanh"])
-def test_logits_are_those_of_hugging_face_with_its_weights(
-    spec: ModelSpec, batch: Batch, activation: str
-) -> None:
+def test_logits_are_those_of_hugging_face_with_its_weights(spec: ModelSpec, batch: Batch, activation: str) -> None:
     spec = replace(spec, hidden_act=activation)
     torch.manual_seed(1)
     theirs = hugging_face(spec)
@@ -86,9 +84,7 @@ def test_sums_are_hugging_faces_mean_losses_times_the_counts(
     assert sums.nsp_correct == right.sum()
 
 
-def test_gradients_are_those_of_hugging_face(
-    spec: ModelSpec, model: BertForPreTraining, batch: Batch
-) -> None:
+def test_gradients_are_those_of_hugging_face(spec: ModelSpec, model: BertForPreTraining, batch: Batch) -> None:
     theirs = hugging_face(spec)
     theirs.load_state_dict(model.state_dict())
     labels = batch["labels"].masked_fill(batch["labels"] == -1, -100)

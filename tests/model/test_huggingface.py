@@ -164,9 +164,7 @@ def test_old_names_without_prefix_or_heads_are_understood(saved: Path, model: Be
         assert torch.equal(parameter, model.bert.state_dict()[name]), name
 
 
-def test_half_precision_and_the_older_file_are_read_as_float32(
-    saved: Path, model: BertForPreTraining
-) -> None:
+def test_half_precision_and_the_older_file_are_read_as_float32(saved: Path, model: BertForPreTraining) -> None:
     tensors = load_file(saved / "model.safetensors")
     (saved / "model.safetensors").unlink()
     torch.save({name: tensor.half() for name, tensor in tensors.items()}, saved / "pytorch_model.bin")

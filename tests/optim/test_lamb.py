@@ -136,9 +136,7 @@ def test_adamw_steps_agree_with_torch() -> None:
 @pytest.mark.parametrize("optimizer_class", [Lamb, AdamW])
 @pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])
 @pytest.mark.parametrize("place", range(len(SHAPES)))
-def test_a_gradient_that_is_not_finite_changes_nothing(
-    optimizer_class: type[Lamb], value: float, place: int
-) -> None:
+def test_a_gradient_that_is_not_finite_changes_nothing(optimizer_class: type[Lamb], value: float, place: int) -> None:
     parameters = random_parameters(4)
     optimizer = optimizer_class(groups(parameters), LR)
     set_gradients(parameters, 0)
@@ -228,9 +226,7 @@ def test_a_new_learning_rate_scales_the_step() -> None:
         lamb.set_learning_rate(lr)
         set_gradients(parameters, 0)
         lamb.step()
-        moves.append(
-            [new.detach() - old.detach() for new, old in zip(parameters, random_parameters(6), strict=True)]
-        )
+        moves.append([new.detach() - old.detach() for new, old in zip(parameters, random_parameters(6), strict=True)])
     for one, two, none in zip(*moves, strict=True):
         torch.testing.assert_close(2 * one, two, atol=1e-6, rtol=1e-4)
         assert none.count_nonzero() == 0

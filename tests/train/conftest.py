@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from bertjobs.train.signals import StopRequest
 from bertjobs.train.worker import main
 
 RUN = "trial"
-PATIENCE_S = 240  # of a machine that does much else
+PATIENCE_S = 120  # of a machine that does much else
 PHASES = {
     1: {"global_batch": 12, "steps": 30, "lr": 0.01, "warmup": 0.2, "micro_batch": 2, "checkpoint_every": 10,
         "validate_every": 15},
@@ -221,7 +221,7 @@ def copied(trial: Trial, results: Path) -> Trial:
 
 
 @pytest.fixture
-def alone(capfd: pytest.CaptureFixture[str]) -> Iterator[Callable[..., Ended]]:
+def alone(capfd: pytest.CaptureFixture[str]) -> Callable[..., Ended]:
     """Run a phase as the only rank, in this process."""
 
     def run(trial: Trial, phase: int) -> Ended:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import resource
 import shutil
 from collections.abc import Callable, Iterator
@@ -118,5 +117,5 @@ def test_a_full_disk_leaves_the_checkpoints_before(stopped: Trial, alone: Callab
     assert "the checkpoint of step 30 cannot be written" in end.err
     assert "Traceback" not in end.err
     verify(newest)
-    assert sorted(os.listdir(newest.parent)) == ["step-00000010", "step-00000020", "step-00000025"]
+    assert sorted(path.name for path in newest.parent.iterdir()) == ["step-00000010", "step-00000020", "step-00000025"]
     assert alone(stopped, 1).code == 0

@@ -30,6 +30,11 @@ def interrupted(trial: Trial, after: int, send: Callable[[list[subprocess.Popen[
     return ended(ranks)
 
 
+def terminate_all(ranks: list[subprocess.Popen[str]]) -> None:
+    for rank in ranks:
+        rank.terminate()
+
+
 def last_cause(trial: Trial) -> str:
     return trial.directory.events()[-1]["cause"]
 
@@ -46,7 +51,7 @@ def test_signals_and_a_kill_change_nothing(trial: Trial, tmp_path: Path) -> None
     assert first == len(trial.metrics(1))
     assert 3 <= first < STEPS
 
-    ranks = interrupted(trial, first + 3, lambda ranks: [rank.send_signal(signal.SIGTERM) for rank in ranks] and None)
+    ranks = interrupted(trial, first + 3, terminate_all)
     assert [rank.code for rank in ranks] == [75, 0, 0], ranks
     assert last_cause(trial) == "SIGTERM"
     second = read_manifest(steps(trial.phase(1).checkpoints)[-1]).step

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import stat
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -67,7 +68,8 @@ def test_the_final_checkpoint_loads_in_transformers(
     outcome: tuple[Trial, list[Ended], list[Ended]], data: DataManifest
 ) -> None:
     folder = outcome[0].phase(2).checkpoints / "step-00000003"
-    model, info = HuggingFaceBert.from_pretrained(folder, output_loading_info=True)
+    loaded: Any = HuggingFaceBert.from_pretrained(folder, output_loading_info=True)
+    model, info = loaded
     assert not info["missing_keys"]
     assert not info["unexpected_keys"]
     tokenizer = AutoTokenizer.from_pretrained(folder)

@@ -30,20 +30,23 @@ def test_skipped_fp16_steps_advance_the_data_but_not_the_schedule(trial: Trial, 
     trial = trial.having(PRECISION="fp16")
     assert alone(trial.having(STEPS_THIS_RUN=2), 1).code == 75
     (folder,) = trial.phase(1).checkpoints.iterdir()
-    alter(folder, lambda folder: set_loss_scale(folder, 2.0**40))  # far beyond float16's range
+    alter(folder, lambda folder: set_loss_scale(folder, 2.0**30))  # far beyond float16's range
     assert alone(trial, 1).code == 0
 
     lines = trial.metrics(1)
-    steps, skipped = int(PHASES[1]["steps"]), lines[-1]["skipped_steps"]
-    assert 1 < skipped < 25
+    total, skipped = int(PHASES[1]["steps"]), lines[-1]["skipped_steps"]
+    assert skipped > 3
     # The phase is that many updates; the steps that were skipped come on top.
-    assert [line["step"] for line in lines] == list(range(1, steps + skipped + 1))
-    first = [line for line in lines if 2 < line["step"] <= 2 + skipped]
-    assert [line["loss_scale"] for line in first] == [2.0 ** (40 - number) for number in range(skipped)]
-    assert not any(math.isfinite(line["gradient_norm"]) for line in first)
-    assert len({line["mlm_loss_nats"] for line in first}) == skipped, "each of them must see other data"
-    schedule = [learning_rate(step, base=0.01, warmup=0.2, total=steps) for step in range(steps)]
-    assert [line["learning_rate"] for line in lines] == schedule[:2] + [schedule[2]] * skipped + schedule[2:]
+    assert [line["step"] for line in lines] == list(range(1, total + skipped + 1))
+    before = 0
+    for line in lines:
+        finite = math.isfinite(line["gradient_norm"])
+        assert line["skipped_steps"] == before + (not finite)
+        assert line["learning_rate"] == learning_rate(line["step"] - 1 - before, base=0.01, warmup=0.2, total=total)
+        before = line["skipped_steps"]
+    after = lines[2 : 2 + 4]
+    assert [line["loss_scale"] for line in after] == [2.0**30, 2.0**29, 2.0**28, 2.0**27]
+    assert len({line["mlm_loss_nats"] for line in after}) == 4, "each of them must see other data"
 
 
 def test_gradients_that_are_never_finite_end_the_run(stopped: Trial, alone: Callable[..., Ended]) -> None:

@@ -120,7 +120,7 @@ def test_a_worker_trains_one_phase(trial: Trial, alone: Callable[..., Ended]) ->
 
 def test_another_number_of_ranks_with_the_same_global_batch_goes_on(stopped: Trial, phase_one_done: Trial) -> None:
     # STEPS_THIS_RUN keeps the run comparable: the same three global batches on one rank and on two.
-    first, second = stopped.having(NODES=2, STEPS_THIS_RUN=3).run(1, 2)
+    first, second = stopped.having(NODES=2, STEPS_THIS_RUN=3).run(1, 2, {1: {"LOCAL_RANK": "0"}})
     assert (first.code, second.code) == (75, 0), first
     assert "world size 2 = 2 nodes x 1 tasks" in first.out
     assert read_lockfile(stopped.directory.lockfile).nodes == 2

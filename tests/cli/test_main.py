@@ -1,0 +1,58 @@
+"""The command line as a whole."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests.conftest import Bertjobs
+
+HEAVY = ("torch", "pyarrow", "numpy", "tokenizers", "matplotlib", "transformers", "yaml")
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys\nfrom bertjobs.cli.main import main\n"
+        "try: main(['--help'])\nexcept SystemExit: pass\n"
+        f"print([name for name in {HEAVY} if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+    assert "Exit codes: 0 done, 75" in done.stdout
+
+
+def test_help_answers_within_400_ms() -> None:
+    def seconds() -> float:
+        started = time.perf_counter()
+        subprocess.run([sys.executable, "-m", "bertjobs", "--help"], capture_output=True, check=True)
+        return time.perf_counter() - started
+
+    assert min(seconds() for _ in range(5)) < 0.4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["sumbit"], "did you mean 'submit'?"),
+        (["submit", "--recipe", "laptop", "--node", "2"], "did you mean '--nodes'?"),
+        (["plan", "--recipes-file", "x"], "unrecognized arguments: --recipes-file x"),
+        ([], "the following arguments are required: VERB"),
+        (["status", "nosuch"], "there is no run named 'nosuch'"),
+        (["logs", "nosuch"], "there is no run named 'nosuch'"),
+        (["cancel", "nosuch"], "there is no run named 'nosuch'"),
+        (["resume", "nosuch"], "there is no run named 'nosuch'"),
+        (["report", "nosuch"], "there is no run named 'nosuch'"),
+    ],
+)
+def test_a_word_that_is_not_known_ends_with_64(bertjobs: Bertjobs, arguments: list[str], said: str) -> None:
+    done = bertjobs(*arguments)
+    assert done.returncode == 64
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_status_without_runs_says_how_to_start_one(bertjobs: Bertjobs) -> None:
+    assert "bertjobs submit --recipe NAME" in bertjobs("status").stdout

@@ -1,0 +1,141 @@
+"""The batch scripts: run.sub with a run's settings written into it, and its srun line."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from bertjobs.launch.environment import clean_environment, export_lines
+from bertjobs.launch.script import MARKER, SlurmOptions, render_script, run_sub, sbatch_command
+from bertjobs.recipe.catalogue import builtin_file, load_catalogue
+from bertjobs.recipe.resolve import resolve
+from bertjobs.recipe.spec import RunSpec
+from tests.launch.golden_file import check_golden
+
+
+@pytest.fixture(scope="module")
+def spec() -> RunSpec:
+    flags = {"recipe": "dgxa100-80g", "nodes": 4, "data": "/lustre/wiki", "results": "/lustre/runs", "run": "first"}
+    return resolve(load_catalogue([builtin_file()]), flags=flags, environ={}).spec
+
+
+def rendered_head(spec: RunSpec, phase: int, options: SlurmOptions) -> str:
+    """What is written into run.sub: the rest of the script is run.sub itself."""
+    template = run_sub().read_text()
+    before, after = template.split(MARKER)
+    script = render_script(template, spec, phase, options, "/opt/bertjobs/bin/python")
+    assert script.startswith(before)
+    assert script.endswith(after)
+    return script[len(before) : len(script) - len(after)]
+
+
+def test_a_plain_run(spec: RunSpec) -> None:
+    check_golden("plain.sub", rendered_head(spec, 1, SlurmOptions()))
+
+
+def test_a_run_with_queue_options_a_step_limit_and_a_container(spec: RunSpec) -> None:
+    container = replace(
+        spec, image="nvcr.io#nvidia/pytorch:26.01-py3", mounts=("/home/me:/code:ro", "/scratch:/scratch"),
+        init_checkpoint="/lustre/bert", steps_this_run=100,
+    )  # fmt: skip
+    options = SlurmOptions("gpu", "me", "4:00:00", ("--qos=high",))
+    check_golden("container.sub", rendered_head(container, 2, options))
+
+
+def test_the_whole_script_is_valid_bash(spec: RunSpec) -> None:
+    script = render_script(run_sub().read_text(), spec, 1, SlurmOptions(), "/usr/bin/python3")
+    subprocess.run(["bash", "-n"], input=script, text=True, check=True)
+
+
+def test_phases_wait_for_any_end_of_the_one_before() -> None:
+    script = Path("/x/run.sub")
+    assert sbatch_command(script, "17") == ["sbatch", "--parsable", "--dependency=afterany:17", "/x/run.sub"]
+    assert sbatch_command(script, None) == ["sbatch", "--parsable", "/x/run.sub"]
+
+
+HOSTILE = ["a b", "it's", 'say "hi"', "two\nlines", "$(touch x)", "`id`", "a;b", "back\\slash", "*", ""]
+
+
+def test_what_is_exported_survives_the_shell() -> None:
+    lines = export_lines({f"V{index}": text for index, text in enumerate(HOSTILE)})
+    script = lines + "".join(f'printf "%s\\0" "$V{index}"\n' for index in range(len(HOSTILE)))
+    done = subprocess.run(["bash", "-c", script], capture_output=True, check=True)
+    assert done.stdout.decode().split("\0")[:-1] == HOSTILE
+
+
+def test_a_surrounding_job_s_variables_do_not_leak() -> None:
+    environ = {
+        "SLURM_CPU_BIND": "x", "SLURM_NTASKS": "8", "SBATCH_PARTITION": "y", "PMIX_RANK": "0", "SLURM_CONF": "/etc/s",
+        "PATH": "/bin", "LR": "1", "HOME": "/root",
+    }  # fmt: skip
+    assert clean_environment(environ, ["LR"]) == {"SLURM_CONF": "/etc/s", "PATH": "/bin", "HOME": "/root"}
+
+
+# pyxis is in no package, so srun and scontrol stand-ins: the first says its options and its own words.
+SRUN = """#!/bin/bash
+if [[ $1 == --help ]]; then echo "{help}"; exit; fi
+printf '%s\\n' srun "$@" >"$WORDS"
+"""
+SCONTROL = """#!/bin/bash
+case "$2" in hostnames) echo node1;; node) echo "   NodeAddr=10.0.0.1 NodeHostName=node1";; esac
+"""
+
+
+@pytest.fixture
+def run_by_hand(tmp_path: Path):
+    """Runs run.sub as Slurm's batch step would; gives (exit code, stderr, srun's words or None)."""
+
+    def run(help_text: str = "--container-image", **environ: str):
+        tools = tmp_path / "tools"
+        tools.mkdir()
+        for name, text in {"srun": SRUN.format(help=help_text), "scontrol": SCONTROL}.items():
+            (tools / name).write_text(text)
+            (tools / name).chmod(0o755)
+        work = tmp_path / "work"
+        work.mkdir()
+        words = tmp_path / "words"
+        done = subprocess.run(
+            ["bash", str(run_sub())],
+            cwd=work,
+            env={
+                "PATH": f"{tools}:{os.environ['PATH']}", "WORDS": str(words), "SLURM_JOB_ID": "4711",
+                "SLURM_JOB_NODELIST": "node[1-2]", "SLURM_CPUS_ON_NODE": "16", **environ,
+            },
+            capture_output=True,
+            text=True,
+        )  # fmt: skip
+        said = words.read_text().replace(str(work), "/work") if words.exists() else None
+        return done.returncode, done.stderr, said
+
+    return run
+
+
+def test_the_srun_line(run_by_hand) -> None:
+    code, stderr, words = run_by_hand(RECIPE="laptop-scratch", BERTJOBS_PYTHON="/opt/python")
+    assert code == 0, stderr
+    check_golden("srun-plain.txt", words)
+
+
+def test_the_srun_line_with_an_image(run_by_hand) -> None:
+    code, stderr, words = run_by_hand(
+        RECIPE="dgx1-32g", IMAGE="x.sqsh", MOUNTS="a:b", SLURM_NTASKS_PER_NODE="8", DATADIR="/lustre/wiki"
+    )
+    assert code == 0, stderr
+    check_golden("srun-container.txt", words)
+
+
+def test_an_image_where_srun_has_no_pyxis(run_by_hand) -> None:
+    code, stderr, words = run_by_hand("--nodes", RECIPE="laptop-scratch", IMAGE="x.sqsh", MOUNTS="a:b")
+    assert (code, words) == (64, None)
+    assert stderr == "error: IMAGE is set, but srun has no pyxis (--container-image)\n"
+
+
+@pytest.mark.parametrize("run", ["a b", "../up", "$(touch x)", "a'b", "a\nb"])
+def test_a_hostile_run_name_by_hand(run_by_hand, run: str) -> None:
+    code, stderr, words = run_by_hand(RUN=run)
+    assert (code, words) == (64, None)
+    assert stderr.startswith("error: RUN may hold")
