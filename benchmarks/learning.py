@@ -50,7 +50,7 @@ VOCABULARY_SIZE = 8000
 DUPLICATES = 5
 HELD_OUT = 0.05
 STEPS = 6000
-TRAINING_POINTS = 300
+TRAINING_POINTS = 150
 """The training losses are kept as about so many means."""
 
 # No dropout: a model so small does not overfit in two epochs. Fresh weights are wider than BERT's 0.02, which suits

@@ -26,7 +26,7 @@ def register(subparsers: Any) -> None:
         help="prepare training data, or train a vocabulary",
         description="Make the shards that training reads, or the vocabulary that they are made with.",
     )
-    verbs = data.add_subparsers(metavar="", required=True)
+    verbs = data.add_subparsers(metavar="VERB", required=True)
     _add_prepare(verbs)
     _add_vocab(verbs)
 

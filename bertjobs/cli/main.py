@@ -72,6 +72,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         sys.stderr.close()
         return 0
+    except OSError as error:
+        if not error.filename:
+            raise
+        problem = BertjobsError(error.strerror or type(error).__name__, where=str(error.filename))
+        print(problem.render(), file=sys.stderr)
+        return problem.exit_code
 
 
 if __name__ == "__main__":

@@ -114,7 +114,7 @@ def _plan(args: argparse.Namespace) -> int:
     spec = absolute(resolved.spec)
     resolved = replace(resolved, spec=spec)
     slurm = Slurm(os.environ)
-    backend = choose_backend(args.backend, spec, slurm) if slurm.present or not spec.gpus else "slurm"
+    backend = choose_backend(args.backend, spec, slurm)
     data = None
     if Path(spec.data).exists():
         data = DataManifest.read(Path(spec.data))

@@ -32,7 +32,7 @@ def register(subparsers: Any) -> None:
         metavar="NATS",
         type=float,
         default=None,
-        help="end with exit code 70 unless the held-out masked-LM loss is this far below the unigram line",
+        help="judge only: end with exit code 70 unless the held-out masked-LM loss is this far below the unigram line",
     )
     parser.set_defaults(handler=_report)
 
@@ -49,24 +49,30 @@ def finish(directory: RunDirectory) -> str:
 
 
 def _report(args: argparse.Namespace) -> int:
-    from bertjobs.report.write import write_report
+    from bertjobs.report.summary import summarise
     from bertjobs.run.directory import open_run
 
     directory = open_run(Path(args.results or os.environ.get("RESULTS") or "results"), args.run)
-    report = write_report(directory)
-    print(report.text(), flush=True)
     if args.require_learnt is not None:
-        _require_learnt(report.summary, args.require_learnt)
+        print(_judge(summarise(directory), args.require_learnt))
+    else:
+        print(finish(directory))
     return 0
 
 
-def _require_learnt(summary: Summary, margin: float) -> None:
-    """BertjobsError unless the run has learnt by ``margin`` nats; tells both numbers of each phase."""
+def _judge(summary: Summary, margin: float) -> str:
+    """Held-out loss and unigram line of each phase, in words.
+
+    Raises:
+        BertjobsError: a loss is not ``margin`` nats below the line.
+    """
     from bertjobs.report.summary import judged, learnt, verdict
 
+    verdicts = [verdict(phase) for phase in judged(summary)]
     if not learnt(summary, margin):
         raise BertjobsError(
             f"the held-out masked-LM loss is not {margin:g} nats below the unigram line",
-            where="; ".join(verdict(phase) for phase in judged(summary)),
+            where="; ".join(verdicts),
             hint="train for more steps, or look at the curves in report.html",
         )
+    return "\n".join([*verdicts, f"yes: more than {margin:g} nats below, so context was learnt"])

@@ -170,7 +170,7 @@ class DataManifest:
                 f"the shards were made with another vocabulary ({self.vocabulary_sha256[:12]}...) "
                 f"than the recipe's ({sha256[:12]}...)",
                 where=str(self.vocabulary_path),
-                hint="prepare the data with the recipe's vocabulary, or set the recipe's `vocabulary`",
+                hint="prepare the data with the recipe's vocabulary, or take any: --set vocabulary=any",
             )
 
     def check_masking(self, masking: str) -> None:

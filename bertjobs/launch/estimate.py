@@ -56,9 +56,7 @@ def estimate_phase(spec: RunSpec, phase: PhaseSpec, vocab_size: int, rate: float
     """
     if spec.gpus or rate is None:
         return None
-    processes_here = spec.world_size
-    cores = os.cpu_count() or 1
-    share = CPU_SHARE * min(1.0, processes_here / cores) if processes_here < cores else CPU_SHARE
+    share = CPU_SHARE * min(1.0, spec.world_size / (os.cpu_count() or 1))
     work = flops_per_sequence(spec.model, phase, vocab_size) * phase.global_batch * phase.steps
     return Estimate(work / (rate * share), f"{rate / 1e9:.0f} GFLOP/s measured here, {share:.0%} of it used")
 

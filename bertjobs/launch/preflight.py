@@ -8,25 +8,35 @@ from pathlib import Path
 from bertjobs.data.manifest import DataManifest, vocabulary_sha256
 from bertjobs.errors import InputError
 from bertjobs.launch.slurm import Slurm
+from bertjobs.recipe.lockfile import difference, read_lockfile
 from bertjobs.recipe.spec import RunSpec
 from bertjobs.run.directory import RunDirectory, check_writable
 
 
 def check_new_run(spec: RunSpec) -> None:
-    """The name must be free and the results folder writable.
+    """The name must be free, or its run lack these phases, and the results folder be writable.
 
     Raises:
         InputError: it is not.
     """
     directory = RunDirectory(Path(spec.results) / spec.run)
-    started = {phase.number for phase in directory.phases()}
+    # Of a job that was refused there are logs alone, made by run.sub.
+    started = {phase.number for phase in directory.phases() if phase.checkpoints.is_dir()}
     # A later phase may join a run whose earlier phases were started alone.
     joins = bool(started) and all(max(started) < phase.phase for phase in spec.phases)
     if directory.root.exists() and not joins:
+        is_run = directory.lockfile.is_file()
+        way_on = f"continue it: bertjobs resume {spec.run}" if is_run else "remove it: no run was begun in it"
         raise InputError(
-            f"a run named {spec.run!r} exists",
+            f"a run named {spec.run!r} exists" if is_run else f"the run's folder exists: {spec.run}",
             where=str(directory.root),
-            hint=f"choose another name with --run, or continue it: bertjobs resume {spec.run}",
+            hint=f"choose another name with --run, or {way_on}",
+        )
+    if joins and (changed := difference(read_lockfile(directory.lockfile), spec)):
+        raise InputError(
+            f"run {spec.run!r} was begun with other settings: {', '.join(changed)}",
+            where=str(directory.lockfile),
+            hint="give them again as they were, or choose another name with --run",
         )
     check_writable(Path(spec.results))
 

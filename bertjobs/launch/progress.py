@@ -42,27 +42,25 @@ class ProgressView:
     recent: list[dict[str, Any]] = field(default_factory=list)
     _offset: int = 0
     _shown_at: float = 0.0
-    _drawn: bool = False
+    _shown_step: int = 0
 
     def update(self) -> None:
         """Read what is new and show it; cheap enough to call several times a second."""
-        if not self._read():
-            return
-        if self.out.isatty():
-            self.out.write("\r\x1b[K" + progress_line(self.recent, self.steps))
-            self._drawn = True
-        elif time.monotonic() - self._shown_at > PLAIN_EVERY_S:
-            self.out.write(progress_line(self.recent, self.steps) + "\n")
-            self._shown_at = time.monotonic()
-        self.out.flush()
+        if self._read() and (self.out.isatty() or time.monotonic() - self._shown_at > PLAIN_EVERY_S):
+            self._show(end="" if self.out.isatty() else "\n")
 
     def close(self) -> None:
         """Leave the last state standing on a line of its own."""
         self._read()
+        if self.out.isatty() or (self.recent and self._shown_step != self.recent[-1]["step"]):
+            self._show(end="\n")
+
+    def _show(self, end: str) -> None:
         if self.recent:
-            start = "\r\x1b[K" if self._drawn else ""
-            self.out.write(start + progress_line(self.recent, self.steps) + "\n")
+            start = "\r\x1b[K" if self.out.isatty() else ""
+            self.out.write(start + progress_line(self.recent, self.steps) + end)
             self.out.flush()
+            self._shown_at, self._shown_step = time.monotonic(), self.recent[-1]["step"]
 
     def _read(self) -> bool:
         """Take in whole new lines; whether there were any."""

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TextIO
 
-from bertjobs.errors import BertjobsError, InputError
+from bertjobs.errors import InputError
 from bertjobs.launch import local
 from bertjobs.launch.environment import clean_environment
 from bertjobs.launch.progress import ProgressView
@@ -28,18 +28,13 @@ BACKENDS = ("auto", "slurm", "local")
 
 
 def choose_backend(asked: str, spec: RunSpec, slurm: Slurm) -> str:
-    """Where a run goes: as asked; by itself to Slurm where there is one, unless the system has no scheduler.
-
-    Raises:
-        InputError: a run on GPUs or several nodes is to run where there is no Slurm.
-    """
+    """Where a run goes: as asked; else to Slurm where there is one or GPUs are wanted, unless the system has no
+    scheduler."""
     if asked != "auto":
         return asked
     if spec.system.scheduler == "none":
         return "local"
-    if spec.gpus and not slurm.present:
-        slurm.check(spec.image)
-    return "slurm" if slurm.present else "local"
+    return "slurm" if spec.gpus or slurm.present else "local"
 
 
 def absolute(spec: RunSpec) -> RunSpec:
@@ -89,7 +84,7 @@ def queue(
         write_text(script, render_script(template, spec, phase.phase, options, python))
         try:
             job = slurm.submit(script, dependency=list(jobs.values())[-1] if jobs else None)
-        except BertjobsError:
+        except BaseException:
             if jobs:
                 slurm.cancel(list(jobs.values()))
             raise
@@ -102,12 +97,12 @@ def queue(
 def start_on_slurm(spec: RunSpec, options: SlurmOptions, slurm: Slurm) -> tuple[RunDirectory, dict[int, str]]:
     """Write a run directory and queue its phases; a run that cannot be queued leaves nothing behind."""
     fresh = not (Path(spec.results) / spec.run).exists()
-    directory = write_run(spec)
     try:
+        directory = write_run(spec)
         return directory, queue(directory, spec, options, slurm)
-    except BertjobsError:
+    except BaseException:
         if fresh:
-            shutil.rmtree(directory.root)
+            shutil.rmtree(Path(spec.results) / spec.run, ignore_errors=True)
         raise
 
 
@@ -136,12 +131,13 @@ def _tail(log: Path, lines: int = 12) -> str:
 
 
 def unfinished(directory: RunDirectory) -> RunSpec:
-    """The run with those of its phases that are not done.
+    """The run where it lies now, with those of its phases that are not done.
 
     Raises:
         InputError: all are done.
     """
     spec = read_lockfile(directory.lockfile)
+    spec = absolute(replace(spec, run=directory.name, results=str(directory.root.parent)))
     phases = tuple(phase for phase in spec.phases if directory.phase(phase.phase).done() is None)
     if not phases:
         raise InputError(f"run {spec.run!r} is done: nothing to resume", where=str(directory.root))

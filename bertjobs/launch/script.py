@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from bertjobs.errors import InputError
 from bertjobs.launch.environment import export_lines, quote
 from bertjobs.recipe.spec import RunSpec
 
@@ -26,8 +27,13 @@ class SlurmOptions:
     extra: tuple[str, ...] = ()
 
     def lines(self) -> list[str]:
+        """The options as ``sbatch`` reads them; InputError for one of several lines, as the next is shell."""
         named = {"partition": self.partition, "account": self.account, "time": self.time}
-        return [f"--{name}={value}" for name, value in named.items() if value] + list(self.extra)
+        lines = [f"--{name}={value}" for name, value in named.items() if value] + list(self.extra)
+        for line in lines:
+            if len(line.splitlines()) > 1:
+                raise InputError(f"an sbatch option holds a line break: {line!r}", where="--sbatch")
+        return lines
 
 
 def run_sub() -> Path:
@@ -38,7 +44,7 @@ def run_sub() -> Path:
 
 def sbatch_lines(spec: RunSpec, phase: int, options: SlurmOptions) -> list[str]:
     """The options of the job, without ``#SBATCH``."""
-    logs = Path(spec.results) / spec.run / f"phase{phase}" / "logs"
+    logs = str(Path(spec.results) / spec.run / f"phase{phase}" / "logs").replace("#", r"\#")  # else a comment
     lines = [
         f"--job-name={spec.run}-phase{phase}",
         f"--nodes={spec.nodes}",

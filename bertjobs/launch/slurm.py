@@ -23,9 +23,16 @@ class Slurm:
         return shutil.which(program, path=self._environ.get("PATH")) is not None
 
     def _run(self, words: Sequence[str]) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            list(words), capture_output=True, text=True, env=self._environ, timeout=TIMEOUT_S, check=False
-        )
+        try:
+            return subprocess.run(
+                list(words), capture_output=True, text=True, env=self._environ, timeout=TIMEOUT_S, check=False
+            )
+        except subprocess.TimeoutExpired as error:
+            raise BertjobsError(
+                f"{words[0]} did not answer within {TIMEOUT_S} s",
+                where=shell_line(words),
+                hint="the cluster's controller is busy or down: see `scontrol ping`, and try again later",
+            ) from error
 
     @property
     def present(self) -> bool:
@@ -54,7 +61,7 @@ class Slurm:
         """Queue ``script``, behind the end of job ``dependency`` if given; returns the new job's id.
 
         Raises:
-            BertjobsError: sbatch refused; its own words are shown.
+            BertjobsError: sbatch refused; its own words are shown. Or it gave no answer.
         """
         words = sbatch_command(script, dependency)
         done = self._run(words)

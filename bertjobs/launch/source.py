@@ -13,6 +13,8 @@ from bertjobs.run.atomic import PRIVATE_FOLDER, write_text
 
 def _git(*words: str) -> str | None:
     root = Path(__file__).parent.parent.parent
+    if not (root / ".git").exists():  # installed: a repository around it is somebody else's
+        return None
     try:
         done = subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, check=False)
     except OSError:

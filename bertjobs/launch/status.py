@@ -18,8 +18,10 @@ from bertjobs.recipe.lockfile import read_lockfile
 from bertjobs.run.atomic import read_lines
 from bertjobs.run.directory import RunDirectory
 
-ACTIVE = ("PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "REQUEUED", "REQUEUE_HOLD", "SUSPENDED", "PREEMPTED")
+ACTIVE = ("PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "REQUEUED", "REQUEUE_HOLD", "SUSPENDED")
 FOLLOW_POLL_S = 0.5
+ASK_EVERY_S = 5.0
+"""Seconds between questions to Slurm while a log is followed: every user's go to one controller."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class PhaseStatus:
     Attributes:
         state: DONE, or the newest job's state (PENDING, RUNNING, CANCELLED, ...), or NOT STARTED.
         job: the newest job's id, "" where none was started.
-        source: who said the state: "run directory", "sacct" or "squeue".
+        source: who said the state: "run directory", "sacct", "squeue" or "sacct+squeue".
         steps_done, steps: optimizer steps.
         loss_nats, sequences_per_s: of the newest step, None before the first.
         step_age_s: seconds since the newest step.
@@ -78,33 +80,36 @@ def is_alive(pid: int) -> bool:
         return False
 
 
-def local_state(job: Mapping[str, Any]) -> str:
-    """A local job's state from its events."""
+def told_by_journal(job: Mapping[str, Any]) -> str:
+    """A job's state from its own events: how it ended, and for a local one whether its launcher is alive."""
     if "ended" in job and job["ended"]["time_unix_s"] >= job.get("started", job["ended"])["time_unix_s"]:
         code = job["ended"]["exit_code"]
         return {0: "COMPLETED", 75: "STOPPED"}.get(code, "FAILED")
-    alive = "submitted" in job and is_alive(job["submitted"]["pid"])
-    return "RUNNING" if alive else "FAILED"
+    if job["backend"] == "slurm":
+        return "UNKNOWN"
+    return "RUNNING" if "submitted" in job and is_alive(job["submitted"]["pid"]) else "FAILED"
 
 
 def run_status(directory: RunDirectory, slurm: Slurm, now: float) -> list[PhaseStatus]:
     """Each phase's status; asks Slurm only about jobs whose phase is not done."""
     spec = read_lockfile(directory.lockfile)
     jobs = jobs_of(directory)
-    asked = [job["job"] for number, job in jobs.items() if job["backend"] == "slurm"]
-    states, source = slurm.states(asked) if asked else ({}, "run directory")
+    undone = {phase.phase for phase in spec.phases if directory.phase(phase.phase).done() is None}
+    asked = [job["job"] for number, job in jobs.items() if number in undone and job["backend"] == "slurm"]
+    states, source = slurm.states(asked)
     result = []
     for phase in spec.phases:
         folder = directory.phase(phase.phase)
         job = jobs.get(phase.phase)
-        if folder.done() is not None:
-            state, told = "DONE", "run directory"
+        told = "run directory"
+        if phase.phase not in undone:
+            state = "DONE"
         elif job is None:
-            state, told = "NOT STARTED", "run directory"
-        elif job["backend"] == "slurm":
-            state, told = states.get(job["job"], "UNKNOWN"), source
+            state = "NOT STARTED"
+        elif job["backend"] == "slurm" and job["job"] in states:
+            state, told = states[job["job"]], source
         else:
-            state, told = local_state(job), "run directory"
+            state = told_by_journal(job)
         metrics = read_lines(folder.metrics)
         last = metrics[-1] if metrics else None
         checkpoints = sorted(folder.checkpoints.glob("step-*")) if folder.checkpoints.is_dir() else []
@@ -151,25 +156,22 @@ def all_runs(results: Path) -> list[RunDirectory]:
     """The runs below a results folder, newest first."""
     if not results.is_dir():
         return []
-    found = [RunDirectory(folder) for folder in results.iterdir() if (folder / "run.yml").is_file()]
+    # os.access, as other people's runs in a shared folder are closed to this user.
+    found = [RunDirectory(folder) for folder in results.iterdir() if os.access(folder / "run.yml", os.R_OK)]
     return sorted(found, key=lambda run: run.lockfile.stat().st_mtime, reverse=True)
 
 
 def cancel(directory: RunDirectory, slurm: Slurm) -> list[str]:
     """Stop what still runs or waits of a run; returns the jobs. Workers write a checkpoint first."""
-    stopped = []
-    statuses = {status.phase: status for status in run_status(directory, slurm, time.time())}
-    for number, job in jobs_of(directory).items():
-        if statuses[number].state not in ACTIVE:
-            continue
+    active = {status.phase for status in run_status(directory, slurm, time.time()) if status.state in ACTIVE}
+    jobs = {number: job for number, job in jobs_of(directory).items() if number in active}
+    if queued := [job["job"] for job in jobs.values() if job["backend"] == "slurm"]:
+        slurm.cancel(queued)
+    for number, job in jobs.items():
         if job["backend"] == "local":
             os.kill(job["submitted"]["pid"], signal.SIGTERM)
-        stopped.append(job["job"])
         directory.record("cancelled", phase=number, job=job["job"])
-    queued = [job["job"] for job in jobs_of(directory).values() if job["job"] in stopped and job["backend"] == "slurm"]
-    if queued:
-        slurm.cancel(queued)
-    return stopped
+    return [job["job"] for job in jobs.values()]
 
 
 def log_files(directory: RunDirectory, phase: int | None) -> list[Path]:
@@ -195,22 +197,21 @@ def newest_log(directory: RunDirectory, phase: int | None) -> Path:
 
 
 def follow(directory: RunDirectory, phase: int | None, slurm: Slurm) -> Iterator[str]:
-    """The newest log as it grows, then the next one, until no job of the run is active."""
-    shown: dict[Path, int] = {}
+    """The newest log from its beginning and as it grows, then the next one, until no job of the run is active."""
+    shown = {file: file.stat().st_size for file in log_files(directory, phase)[:-1]}
+    asked_at = -ASK_EVERY_S
     while True:
-        ended = not any(
-            status.state in ACTIVE
-            for status in run_status(directory, slurm, time.time())
-            if phase in (None, status.phase)
-        )
-        files = log_files(directory, phase)
-        for file in files if shown else files[-1:]:
-            with open(file, errors="replace") as handle:
+        ended = False
+        if time.monotonic() - asked_at >= ASK_EVERY_S:
+            statuses = run_status(directory, slurm, time.time())
+            ended = not any(status.state in ACTIVE for status in statuses if phase in (None, status.phase))
+            asked_at = time.monotonic()
+        for file in log_files(directory, phase):
+            with open(file, "rb") as handle:
                 handle.seek(shown.get(file, 0))
-                yield handle.read()
-                shown[file] = handle.tell()
-        if not shown:
-            shown = dict.fromkeys(files, 0)
+                new = handle.read()
+            shown[file] = shown.get(file, 0) + len(new)
+            yield new.decode(errors="replace")
         if ended:
             return
         time.sleep(FOLLOW_POLL_S)

@@ -3,12 +3,14 @@
 import os
 import sys
 
-from bertjobs.train.signals import StopRequest
+from bertjobs.train.signals import StopRequest, stop_with_parent
 
 if __name__ == "__main__":
     # Before torch is imported, which takes seconds: a signal in that time must not kill the rank.
     stop = StopRequest()
     stop.listen()
+    if "BERTJOBS_JOB" in os.environ:  # started by the local launcher
+        stop_with_parent()
 
     from bertjobs.train.worker import main
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import signal
+import sys
 from types import FrameType
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR2)
@@ -26,3 +28,11 @@ class StopRequest:
 
     def _request(self, number: int, _frame: FrameType | None) -> None:
         self.signal = signal.Signals(number)
+
+
+def stop_with_parent() -> None:
+    """Ask the kernel to send TERM when the parent process dies, also of SIGKILL: without its launcher a local
+    rank would train on unseen. Linux only (prctl(2), PR_SET_PDEATHSIG)."""
+    if sys.platform == "linux":
+        set_parent_death_signal = 1
+        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGTERM)

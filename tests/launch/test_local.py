@@ -73,6 +73,21 @@ def test_a_stopped_run_writes_a_checkpoint_and_is_resumed(
     assert steps == list(range(1, 21))
 
 
+def test_ranks_stop_with_a_checkpoint_when_their_launcher_is_killed(
+    bertjobs: Bertjobs, speeches_data: Path, tmp_path: Path
+) -> None:
+    words = (*TWO_RANKS, "--data", str(speeches_data), "--phase", "1", "--set", "phase1.steps=100000")
+    process = subprocess.Popen([sys.executable, "-m", "bertjobs", *words], cwd=tmp_path, stdout=subprocess.DEVNULL)
+    directory = RunDirectory(tmp_path / "results" / "laptop-scratch")
+    wait_until(directory.phase(1).metrics.exists)
+    process.kill()
+    process.wait()
+    wait_until(lambda: any(event["event"] == "ended" for event in directory.events()))
+    (row,) = json.loads(bertjobs("status", "--json").stdout)
+    assert row["state"] == "STOPPED"
+    assert row["checkpoint"]
+
+
 def test_a_worker_that_fails_shows_the_end_of_its_log(bertjobs: Bertjobs, speeches_data: Path) -> None:
     done = bertjobs(*TWO_RANKS, "--data", speeches_data, "--precision", "tf32")
     assert done.returncode == 64

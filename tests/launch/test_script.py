@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from bertjobs.errors import InputError
 from bertjobs.launch.environment import clean_environment, export_lines
 from bertjobs.launch.script import MARKER, SlurmOptions, render_script, run_sub, sbatch_command
 from bertjobs.recipe.catalogue import builtin_file, load_catalogue
@@ -49,6 +50,20 @@ def test_a_run_with_queue_options_a_step_limit_and_a_container(spec: RunSpec) ->
 def test_the_whole_script_is_valid_bash(spec: RunSpec) -> None:
     script = render_script(run_sub().read_text(), spec, 1, SlurmOptions(), "/usr/bin/python3")
     subprocess.run(["bash", "-n"], input=script, text=True, check=True)
+
+
+def test_a_path_with_a_hash_is_no_comment_for_sbatch(spec: RunSpec) -> None:
+    head = rendered_head(replace(spec, results="/lustre/a#b"), 1, SlurmOptions())
+    assert r"#SBATCH --output=/lustre/a\#b/first/phase1/logs/slurm-%j.out" in head.splitlines()
+    assert "export RESULTS='/lustre/a#b'" in head.splitlines()
+
+
+@pytest.mark.parametrize("option", ["--qos=high\ntouch x", "--qos=high\rtouch x"])
+def test_an_sbatch_option_of_two_lines_is_refused(option: str) -> None:
+    with pytest.raises(InputError, match="line break"):
+        SlurmOptions(extra=(option,)).lines()
+    with pytest.raises(InputError, match="line break"):
+        SlurmOptions(partition=option).lines()
 
 
 def test_phases_wait_for_any_end_of_the_one_before() -> None:
@@ -97,6 +112,7 @@ def run_by_hand(tmp_path: Path):
             (tools / name).chmod(0o755)
         work = tmp_path / "work"
         work.mkdir()
+        (work / "local.sqsh").touch()
         words = tmp_path / "words"
         done = subprocess.run(
             ["bash", str(run_sub())],
@@ -126,6 +142,19 @@ def test_the_srun_line_with_an_image(run_by_hand) -> None:
     )
     assert code == 0, stderr
     check_golden("srun-container.txt", words)
+
+
+def test_an_image_file_is_named_by_its_full_path(run_by_hand) -> None:
+    code, stderr, words = run_by_hand(RECIPE="dgx1-32g", IMAGE="local.sqsh")
+    assert code == 0, stderr
+    assert "--container-image=/work/local.sqsh\n" in words
+
+
+def test_pyxis_is_found_in_a_long_help(run_by_hand) -> None:
+    help_text = "\n".join(["--container-image", *("x" * 79 for _ in range(3000))])
+    code, stderr, words = run_by_hand(help_text, RECIPE="dgx1-32g", IMAGE="x.sqsh")
+    assert code == 0, stderr
+    assert "--container-image=x.sqsh" in words
 
 
 def test_an_image_where_srun_has_no_pyxis(run_by_hand) -> None:
