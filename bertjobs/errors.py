@@ -1,6 +1,6 @@
 """One family of errors. Each says what was wrong, where, and what to do next.
 
-Exit codes (docs/exit-codes in the README): 0 done, 75 stopped early and can be continued,
+Exit codes: 0 done, 75 stopped early and can be continued,
 64 bad input or configuration (do not retry), 70 anything else.
 """
 

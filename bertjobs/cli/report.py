@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bertjobs.cli.runs import add_run_argument, opened
 from bertjobs.errors import BertjobsError
 
 if TYPE_CHECKING:
@@ -23,10 +22,7 @@ def register(subparsers: Any) -> None:
         "Print the summary. The run may still be going on.",
         allow_abbrev=False,
     )
-    parser.add_argument("run", metavar="RUN", help="the run's name, or its folder")
-    parser.add_argument(
-        "--results", metavar="DIR", default=None, help="folder of all runs (default: results) [RESULTS]"
-    )
+    add_run_argument(parser)
     parser.add_argument(
         "--require-learnt",
         metavar="NATS",
@@ -50,9 +46,8 @@ def finish(directory: RunDirectory) -> str:
 
 def _report(args: argparse.Namespace) -> int:
     from bertjobs.report.summary import summarise
-    from bertjobs.run.directory import open_run
 
-    directory = open_run(Path(args.results or os.environ.get("RESULTS") or "results"), args.run)
+    directory = opened(args)
     if args.require_learnt is not None:
         print(_judge(summarise(directory), args.require_learnt))
     else:

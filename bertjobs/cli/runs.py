@@ -19,12 +19,12 @@ def register(subparsers: Any) -> None:
     status = subparsers.add_parser(
         "status", help="how runs stand: state, step, loss, age of the last step", allow_abbrev=False
     )
-    _add_run(status, optional=True)
+    add_run_argument(status, optional=True)
     status.add_argument("--json", action="store_true", help="print JSON")
     status.set_defaults(handler=_status)
 
     logs = subparsers.add_parser("logs", help="show a run's newest worker log", allow_abbrev=False)
-    _add_run(logs)
+    add_run_argument(logs)
     logs.add_argument("--phase", type=int, metavar="N", help="of this phase (default: the newest of all)")
     logs.add_argument("--follow", action="store_true", help="go on as it grows, until no job of the run is active")
     logs.set_defaults(handler=_logs)
@@ -32,24 +32,27 @@ def register(subparsers: Any) -> None:
     cancel = subparsers.add_parser(
         "cancel", help="stop a run's jobs; workers write a checkpoint first", allow_abbrev=False
     )
-    _add_run(cancel)
+    add_run_argument(cancel)
     cancel.set_defaults(handler=_cancel)
 
 
-def _add_run(parser: argparse.ArgumentParser, *, optional: bool = False) -> None:
+def add_run_argument(parser: argparse.ArgumentParser, *, optional: bool = False) -> None:
+    """Add RUN and --results, which `opened` reads."""
     text = "the run's name, or its folder" + (" (default: all runs)" if optional else "")
     parser.add_argument("run", metavar="RUN", nargs="?" if optional else None, help=text)
     parser.add_argument("--results", metavar="DIR", help="folder of all runs (default: results) [RESULTS]")
 
 
-def _results(args: argparse.Namespace) -> Path:
+def results_folder(args: argparse.Namespace) -> Path:
+    """Where runs are looked for: flag, environment, default."""
     return Path(args.results or os.environ.get("RESULTS") or "results")
 
 
-def _open(args: argparse.Namespace) -> RunDirectory:
+def opened(args: argparse.Namespace) -> RunDirectory:
+    """The run that the arguments name; InputError where there is none."""
     from bertjobs.run.directory import open_run
 
-    return open_run(_results(args), args.run)
+    return open_run(results_folder(args), args.run)
 
 
 def _status(args: argparse.Namespace) -> int:
@@ -57,14 +60,14 @@ def _status(args: argparse.Namespace) -> int:
     from bertjobs.launch.status import all_runs, run_status, status_text
 
     slurm = Slurm(os.environ)
-    runs = [_open(args)] if args.run else all_runs(_results(args))
+    runs = [opened(args)] if args.run else all_runs(results_folder(args))
     rows = [row for run in runs for row in run_status(run, slurm, time.time())]
     if args.json:
         print(json.dumps([row.as_json() for row in rows], indent=2))
     elif rows:
         print(status_text(rows))
     else:
-        print(f"no runs below {_results(args)}; start one with: bertjobs submit --recipe NAME")
+        print(f"no runs below {results_folder(args)}; start one with: bertjobs submit --recipe NAME")
     return 0
 
 
@@ -72,7 +75,7 @@ def _logs(args: argparse.Namespace) -> int:
     from bertjobs.launch.slurm import Slurm
     from bertjobs.launch.status import follow, newest_log
 
-    directory = _open(args)
+    directory = opened(args)
     if not args.follow:
         sys.stdout.write(newest_log(directory, args.phase).read_text(errors="replace"))
         return 0
@@ -86,6 +89,6 @@ def _cancel(args: argparse.Namespace) -> int:
     from bertjobs.launch.slurm import Slurm
     from bertjobs.launch.status import cancel
 
-    stopped = cancel(_open(args), Slurm(os.environ))
+    stopped = cancel(opened(args), Slurm(os.environ))
     print(f"cancelled {', '.join(stopped)}" if stopped else "nothing of this run waits or runs")
     return 0

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bertjobs.errors import InputError
+from bertjobs.recipe.spec import RunSpec
 
 MANIFEST_NAME = "MANIFEST.json"
 FORMAT = "bertjobs-data"
@@ -145,6 +146,26 @@ class DataManifest:
     def training_sequences(self, number: int) -> int:
         """Sequences in one epoch of a phase."""
         return self.phase(number).train.rows
+
+    def check(self, spec: RunSpec) -> None:
+        """Everything that a run's phases need of the data.
+
+        Raises:
+            InputError: another vocabulary or masking than the run's, a phase or a shard that is missing, too few
+                shards, a model with fewer tokens than the vocabulary.
+        """
+        self.check_vocabulary(spec.vocabulary)
+        self.check_masking(spec.masking)
+        for phase in spec.phases:
+            self.check_files(phase.phase)
+            self.check_shard_count(phase.phase, spec.world_size, spec.num_workers)
+        if spec.model.vocab_size and spec.model.vocab_size < self.vocabulary_size:
+            raise InputError(
+                f"model {spec.model.name} has {spec.model.vocab_size} tokens, the data's vocabulary "
+                f"{self.vocabulary_size}",
+                where=str(self.vocabulary_path),
+                hint="leave vocab_size out of the model: the vocabulary decides it",
+            )
 
     def check_files(self, number: int) -> None:
         """InputError that names the first listed file of a phase that is missing or of another size."""

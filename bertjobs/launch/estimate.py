@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from dataclasses import dataclass
 
@@ -56,9 +55,8 @@ def estimate_phase(spec: RunSpec, phase: PhaseSpec, vocab_size: int, rate: float
     """
     if spec.gpus or rate is None:
         return None
-    share = CPU_SHARE * min(1.0, spec.world_size / (os.cpu_count() or 1))
     work = flops_per_sequence(spec.model, phase, vocab_size) * phase.global_batch * phase.steps
-    return Estimate(work / (rate * share), f"{rate / 1e9:.0f} GFLOP/s measured here, {share:.0%} of it used")
+    return Estimate(work / (rate * CPU_SHARE), f"{rate / 1e9:.0f} GFLOP/s measured here, {CPU_SHARE:.0%} of it used")
 
 
 def duration(seconds: float) -> str:

@@ -49,6 +49,11 @@ def rank_environment(
     return {**environ, **values}
 
 
+def identity() -> dict[str, str | int]:
+    """This process, as the journal names the launcher of a local job: host and pid."""
+    return {"host": socket.gethostname(), "pid": os.getpid()}
+
+
 def next_job(directory: RunDirectory) -> str:
     """``local-1``, ``local-2``, ...: the name of the next local job of a run."""
     return f"local-{sum(1 for event in directory.events() if event['event'] == 'submitted') + 1}"

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from bertjobs.data.manifest import DataManifest
 from bertjobs.launch.estimate import Estimate, duration, estimate_phase
+from bertjobs.launch.table import columns
 from bertjobs.recipe.resolve import Resolved
 from bertjobs.recipe.spec import PhaseSpec, RunSpec
 
@@ -38,12 +39,6 @@ def make_plan(resolved: Resolved, backend: str, data: DataManifest | None, rate:
     vocab_size = spec.model.vocab_size or (data.vocabulary_size if data else 0)
     estimates = {phase.phase: estimate_phase(spec, phase, vocab_size, rate) for phase in spec.phases}
     return Plan(resolved, backend, data, estimates)
-
-
-def columns(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Rows as lines with aligned columns."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
 def arithmetic(plan: Plan) -> str:

@@ -48,17 +48,7 @@ def check_data(spec: RunSpec) -> DataManifest:
         InputError: they are not.
     """
     data = DataManifest.read(Path(spec.data))
-    data.check_vocabulary(spec.vocabulary)
-    data.check_masking(spec.masking)
-    for phase in spec.phases:
-        data.check_files(phase.phase)
-        data.check_shard_count(phase.phase, spec.world_size, spec.num_workers)
-    if spec.model.vocab_size and spec.model.vocab_size < data.vocabulary_size:
-        raise InputError(
-            f"model {spec.model.name} has {spec.model.vocab_size:,} token embeddings, the data's vocabulary has "
-            f"{data.vocabulary_size:,} tokens",
-            where=spec.data,
-        )
+    data.check(spec)
     return data
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import sys
 from collections.abc import Mapping
@@ -17,7 +16,6 @@ from bertjobs.launch.progress import ProgressView
 from bertjobs.launch.script import SlurmOptions, render_script, run_sub
 from bertjobs.launch.slurm import Slurm
 from bertjobs.launch.source import write_source
-from bertjobs.recipe.environment import NAMES
 from bertjobs.recipe.lockfile import lockfile, read_lockfile, with_phases_of
 from bertjobs.recipe.schema import check_path
 from bertjobs.recipe.spec import RunSpec
@@ -96,13 +94,14 @@ def queue(
 
 def start_on_slurm(spec: RunSpec, options: SlurmOptions, slurm: Slurm) -> tuple[RunDirectory, dict[int, str]]:
     """Write a run directory and queue its phases; a run that cannot be queued leaves nothing behind."""
-    fresh = not (Path(spec.results) / spec.run).exists()
+    results = Path(spec.results)
+    new = [folder for folder in (results / spec.run, results) if not folder.exists()]
     try:
         directory = write_run(spec)
         return directory, queue(directory, spec, options, slurm)
     except BaseException:
-        if fresh:
-            shutil.rmtree(Path(spec.results) / spec.run, ignore_errors=True)
+        for folder in new:
+            shutil.rmtree(folder, ignore_errors=True)
         raise
 
 
@@ -111,12 +110,12 @@ def run_here(directory: RunDirectory, spec: RunSpec, environ: Mapping[str, str],
 
     Returns the exit code of the first phase that did not end with 0, else 0.
     """
-    environment = clean_environment(environ, NAMES)
+    environment = clean_environment(environ)
     for phase in spec.phases:
         folder = directory.phase(phase.phase)
         job = local.next_job(directory)
         log = folder.logs / f"{job}-0.out"
-        directory.record("submitted", backend="local", phase=phase.phase, job=job, pid=os.getpid())
+        directory.record("submitted", backend="local", phase=phase.phase, job=job, **local.identity())
         view = ProgressView(folder.metrics, phase.steps, out)
         code = local.run_phase(sys.executable, spec, phase.phase, environment, log, job, view.update)
         view.close()

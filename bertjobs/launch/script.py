@@ -53,6 +53,8 @@ def sbatch_lines(spec: RunSpec, phase: int, options: SlurmOptions) -> list[str]:
     ]
     if spec.gpus:
         lines.append(f"--gpus-per-node={spec.gpus}")
+    if spec.gpus and spec.gpus == spec.system.gpus_per_node:
+        lines += ["--exclusive", "--mem=0"]  # all GPUs of a node: its CPUs and memory too
     return lines + options.lines()
 
 

@@ -61,12 +61,15 @@ class Slurm:
         """Queue ``script``, behind the end of job ``dependency`` if given; returns the new job's id.
 
         Raises:
-            BertjobsError: sbatch refused; its own words are shown. Or it gave no answer.
+            InputError: sbatch refused; its own words are shown.
+            BertjobsError: Slurm's controller gave no answer.
         """
         words = sbatch_command(script, dependency)
         done = self._run(words)
         if done.returncode:
-            raise BertjobsError(
+            # What a user asked for is mended by the user; a controller that is down is not.
+            kind = BertjobsError if "contact" in done.stderr or "timed out" in done.stderr else InputError
+            raise kind(
                 f"sbatch refused: {done.stderr.strip() or done.stdout.strip() or 'no reason given'}",
                 where=shell_line(words),
                 hint="nothing of this phase was queued; set what the cluster asks for with --partition, --account, "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -12,8 +13,8 @@ from typing import Any
 
 from bertjobs.errors import InputError
 from bertjobs.launch.estimate import duration
-from bertjobs.launch.plan import columns
 from bertjobs.launch.slurm import Slurm
+from bertjobs.launch.table import columns
 from bertjobs.recipe.lockfile import read_lockfile
 from bertjobs.run.atomic import read_lines
 from bertjobs.run.directory import RunDirectory
@@ -87,7 +88,9 @@ def told_by_journal(job: Mapping[str, Any]) -> str:
         return {0: "COMPLETED", 75: "STOPPED"}.get(code, "FAILED")
     if job["backend"] == "slurm":
         return "UNKNOWN"
-    return "RUNNING" if "submitted" in job and is_alive(job["submitted"]["pid"]) else "FAILED"
+    if "submitted" not in job or job["submitted"]["host"] != socket.gethostname():
+        return "UNKNOWN"
+    return "RUNNING" if is_alive(job["submitted"]["pid"]) else "FAILED"
 
 
 def run_status(directory: RunDirectory, slurm: Slurm, now: float) -> list[PhaseStatus]:

@@ -30,6 +30,11 @@ def _bare(name: str) -> str:
 _BARE = {_bare(name): name for name in NAMES if len(_bare(name)) >= 6}
 
 
+def near_miss(name: str) -> str | None:
+    """The name of ours that ``name`` was surely meant to be, or None."""
+    return None if name in NAMES else _OTHER_WORDS.get(name) or _BARE.get(_bare(name))
+
+
 def read_environment(environ: Mapping[str, str]) -> dict[str, str]:
     """Key of a setting -> its text, for all our names that are set and not empty.
 
@@ -38,8 +43,8 @@ def read_environment(environ: Mapping[str, str]) -> dict[str, str]:
     """
     if environ.get("PHASE") or environ.get("RECIPE"):
         for name in environ:
-            meant = _OTHER_WORDS.get(name) or _BARE.get(_bare(name))
-            if meant and name not in NAMES and not environ.get(meant):
+            meant = near_miss(name)
+            if meant and not environ.get(meant):
                 raise InputError(
                     f"the environment variable {name} is not read",
                     where=f"environment {name}={environ[name]!r}",

@@ -174,9 +174,9 @@ def open_run(results: Path, run: str) -> RunDirectory:
         InputError: there is no such run; names the nearest.
     """
     for root in (results / run, Path(run)):
-        if (root / "run.yml").is_file():
+        if os.access(root / "run.yml", os.R_OK):
             return RunDirectory(root.resolve())
-    runs = [folder.name for folder in results.iterdir() if (folder / "run.yml").is_file()] if results.is_dir() else []
+    runs = [folder.name for folder in results.iterdir()] if results.is_dir() else []
     hint = nearest(run, runs) or "start one with: bertjobs submit --recipe NAME"
     raise InputError(f"there is no run named {run!r}", where=str(results), hint=hint)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from bertjobs.data.manifest import DataManifest
 from bertjobs.errors import InputError
-from bertjobs.recipe.catalogue import catalogue_files, load_catalogue
+from bertjobs.recipe.catalogue import builtin_file, catalogue_files, load_catalogue
 from bertjobs.recipe.environment import read_environment
 from bertjobs.recipe.lockfile import difference, lockfile, read_lockfile, recipe_hash, with_phases_of
 from bertjobs.recipe.resolve import resolve
@@ -48,11 +48,16 @@ def resolve_job(environ: Mapping[str, str], placement: Placement) -> Job:
         InputError: any setting, or the data, is not as it must be.
     """
     environ = {"PHASE": "1", **{name: value for name, value in environ.items() if value}}
+    files = catalogue_files(environ, Path.cwd())
     locked = find_lockfile(read_environment(environ))
     if locked is not None:
-        environ = {"RECIPE": read_lockfile(locked).recipe, **environ}
+        before = read_lockfile(locked)
+        environ = {"RECIPE": before.recipe, **environ}
+        # A phase that stands in run.yml needs no other file: the user may be editing them.
+        known = environ["PHASE"] in {str(phase.phase) for phase in before.phases}
+        files = [builtin_file(), locked] if known else [*files, locked]
     resolved = resolve(
-        load_catalogue(catalogue_files(environ, Path.cwd(), [locked] if locked else [])),
+        load_catalogue(files),
         flags={},
         environ=environ,
         nodes=placement.nodes,
@@ -63,17 +68,8 @@ def resolve_job(environ: Mapping[str, str], placement: Placement) -> Job:
         raise InputError("a worker trains one phase", where=f"PHASE={environ['PHASE']}", hint="set PHASE=1 or PHASE=2")
     phase = spec.phases[0]
     data = DataManifest.read(Path(spec.data))
-    data.check_vocabulary(spec.vocabulary)
-    data.check_masking(spec.masking)
-    data.check_files(phase.phase)
-    data.check_shard_count(phase.phase, spec.world_size, spec.num_workers)
+    data.check(spec)
     model = replace(spec.model, vocab_size=spec.model.vocab_size or data.vocabulary_size)
-    if model.vocab_size < data.vocabulary_size:
-        raise InputError(
-            f"model {model.name} has {model.vocab_size} tokens, the data's vocabulary {data.vocabulary_size}",
-            where=str(data.vocabulary_path),
-            hint="leave vocab_size out of the model: the vocabulary decides it",
-        )
     spec = replace(spec, model=model)
     earlier = [number for number in resolved.recipe_phases if number < phase.phase]
     directory = RunDirectory(Path(spec.results) / spec.run)

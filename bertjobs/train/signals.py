@@ -1,4 +1,5 @@
-"""Stopping on request: USR2 (Slurm, a lead time before the limit) and TERM (preemption, scancel)."""
+"""Stopping on request: USR2 (Slurm, a lead time before the limit), TERM (preemption, scancel), HUP (a terminal that
+closes)."""
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ import signal
 import sys
 from types import FrameType
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR2)
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR2, signal.SIGHUP)
 
 
 class StopRequest:

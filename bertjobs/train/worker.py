@@ -106,6 +106,11 @@ def choose_device(spec: RunSpec, placement: Placement) -> torch.device:
     return device
 
 
+def counted(number: int, noun: str) -> str:
+    """``1 task``, ``2 tasks``."""
+    return f"{number} {noun}{'s' * (number != 1)}"
+
+
 def describe(job: Job, device: torch.device) -> str:
     """The head of the worker's log: what it was understood to be asked for."""
     spec, phase, placement = job.spec, job.phase, job.placement
@@ -113,7 +118,8 @@ def describe(job: Job, device: torch.device) -> str:
         [
             f"run {spec.run}: recipe {spec.recipe}, phase {phase.phase}, model {spec.model.name}, {spec.precision}, "
             f"optimizer {spec.optimizer.name}, seed {spec.seed}",
-            f"world size {spec.world_size} = {placement.nodes} nodes x {placement.tasks_per_node} tasks, {device.type}",
+            f"world size {spec.world_size} = {counted(placement.nodes, 'node')} x "
+            f"{counted(placement.tasks_per_node, 'task')}, {device.type}",
             f"global batch {phase.global_batch} = rank batch (BATCHSIZE) {phase.rank_batch} x {spec.world_size} ranks; "
             f"rank batch = gradient steps (GRADIENT_STEPS) {phase.gradient_steps} x micro-batch {phase.micro_batch}",
             f"learning rate (LR) {phase.lr:g}, warm-up {phase.warmup:g}, {phase.steps} steps of length "

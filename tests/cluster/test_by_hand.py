@@ -68,6 +68,19 @@ def test_the_seed_s_own_line_is_understood_to_the_letter(
     assert (tmp_path / "results" / "dgx1-16g" / "phase1" / "checkpoints" / "step-00000001" / "MANIFEST.json").exists()
 
 
+def test_without_a_number_of_tasks_there_is_one_a_gpu(
+    cluster: Cluster, environ: dict[str, str], tmp_path: Path
+) -> None:
+    """16 tasks start on nodes that gave the job 8 GPUs and one CPU each; torch sees none of the pretended GPUs."""
+    (tmp_path / "bertjobs.yml").write_text("recipes: {dgx1-16g: {vocabulary: any}}\n")
+    job = cluster.submit(["-N2", "--gpus-per-node=8", RUN_SUB], env={**environ, "MODEL": "bert-nano"}, cwd=tmp_path)
+    assert cluster.wait(job, timeout=180) == "FAILED"
+    assert cluster.run(["sacct", "-nXP", "-o", "ExitCode", "-j", str(job)]).stdout.strip() == "64:0"
+    assert "error: rank 0 needs GPU 0 of its node, and torch sees 0" in _logs(tmp_path)
+    steps = cluster.run(["sacct", "-nP", "-o", "JobID,NTasks", "-j", str(job)]).stdout.split()
+    assert f"{job}.0|16" in steps
+
+
 def test_a_job_that_is_signalled_before_its_limit_goes_on_by_requeue(
     cluster: Cluster, environ: dict[str, str], tmp_path: Path
 ) -> None:

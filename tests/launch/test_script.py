@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from bertjobs.errors import InputError
 from bertjobs.launch.environment import clean_environment, export_lines
 from bertjobs.launch.script import MARKER, SlurmOptions, render_script, run_sub, sbatch_command
 from bertjobs.recipe.catalogue import builtin_file, load_catalogue
+from bertjobs.recipe.environment import NAMES
 from bertjobs.recipe.resolve import resolve
 from bertjobs.recipe.spec import RunSpec
 from tests.launch.golden_file import check_golden
@@ -75,6 +77,14 @@ def test_phases_wait_for_any_end_of_the_one_before() -> None:
 HOSTILE = ["a b", "it's", 'say "hi"', "two\nlines", "$(touch x)", "`id`", "a;b", "back\\slash", "*", ""]
 
 
+def test_all_settings_reach_the_inside_of_a_container() -> None:
+    """An image's environment wins over all that --container-env does not name."""
+    text = run_sub().read_text()
+    listed = re.search(r"^settings=(\S+)\nsettings\+=(\S+)$", text, re.MULTILINE)
+    assert listed is not None
+    assert set((listed[1] + listed[2]).split(",")) == set(NAMES)
+
+
 def test_what_is_exported_survives_the_shell() -> None:
     lines = export_lines({f"V{index}": text for index, text in enumerate(HOSTILE)})
     script = lines + "".join(f'printf "%s\\0" "$V{index}"\n' for index in range(len(HOSTILE)))
@@ -85,9 +95,9 @@ def test_what_is_exported_survives_the_shell() -> None:
 def test_a_surrounding_job_s_variables_do_not_leak() -> None:
     environ = {
         "SLURM_CPU_BIND": "x", "SLURM_NTASKS": "8", "SBATCH_PARTITION": "y", "PMIX_RANK": "0", "SLURM_CONF": "/etc/s",
-        "PATH": "/bin", "LR": "1", "HOME": "/root",
+        "PATH": "/bin", "LR": "1", "BATCH_SIZE": "8", "HOME": "/root",
     }  # fmt: skip
-    assert clean_environment(environ, ["LR"]) == {"SLURM_CONF": "/etc/s", "PATH": "/bin", "HOME": "/root"}
+    assert clean_environment(environ) == {"SLURM_CONF": "/etc/s", "PATH": "/bin", "HOME": "/root"}
 
 
 # pyxis is in no package, so srun and scontrol stand-ins: the first says its options and its own words.

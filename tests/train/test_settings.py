@@ -122,7 +122,7 @@ def test_another_number_of_ranks_with_the_same_global_batch_goes_on(stopped: Tri
     # STEPS_THIS_RUN keeps the run comparable: the same three global batches on one rank and on two.
     first, second = stopped.having(NODES=2, STEPS_THIS_RUN=3).run(1, 2, {1: {"LOCAL_RANK": "0"}})
     assert (first.code, second.code) == (75, 0), first
-    assert "world size 2 = 2 nodes x 1 tasks" in first.out
+    assert "world size 2 = 2 nodes x 1 task" in first.out
     assert read_lockfile(stopped.directory.lockfile).nodes == 2
     assert [folder.name for folder in steps(stopped.phase(1).checkpoints)][-1] == "step-00000028"
     for line, expected in zip(stopped.metrics(1), phase_one_done.metrics(1), strict=False):
