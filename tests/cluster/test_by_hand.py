@@ -81,17 +81,27 @@ def test_without_a_number_of_tasks_there_is_one_a_gpu(
     assert f"{job}.0|16" in steps
 
 
-def test_a_job_that_is_signalled_before_its_limit_goes_on_by_requeue(
+def test_a_job_that_is_signalled_goes_on_by_requeue_and_phase_2_waits_for_its_end(
     cluster: Cluster, environ: dict[str, str], tmp_path: Path
 ) -> None:
     (tmp_path / "bertjobs.yml").write_text("recipes: {laptop-scratch: {phases: {1: {steps: 60}}}}\n")
     job = cluster.submit(["-N2", RUN_SUB], env={**environ, "RECIPE": "laptop-scratch", "PHASE": "1"}, cwd=tmp_path)
+    behind = cluster.submit(
+        ["-N2", f"--dependency=afterany:{job}", RUN_SUB],
+        env={**environ, "RECIPE": "laptop-scratch", "PHASE": "2"},
+        cwd=tmp_path,
+    )
     directory = RunDirectory(tmp_path / "results" / "laptop-scratch")
     wait_until(directory.phase(1).metrics.exists)
     cluster.run(["scancel", "--signal=USR2", str(job)])  # what --signal=USR2@LEAD sends: to the tasks only
     assert cluster.wait(job, timeout=180) == "COMPLETED", _logs(tmp_path)
+    assert cluster.wait(behind, timeout=120) == "COMPLETED", _logs(tmp_path)
     ends = [event for event in directory.events() if event["event"] == "ended"]
-    assert [(event["cause"], event["attempt"]) for event in ends] == [("SIGUSR2", 0), ("done", 1)]
+    assert [(event["phase"], event["cause"], event["attempt"]) for event in ends] == [
+        (1, "SIGUSR2", 0),
+        (1, "done", 1),
+        (2, "done", 0),
+    ]
     assert directory.phase(1).done().step == 60
 
 
