@@ -42,9 +42,13 @@ def _add_prepare(verbs: Any) -> None:
         allow_abbrev=False,
     )
     required = parser.add_argument_group("needed")
-    required.add_argument("--corpus", metavar="KIND:PATH", action="append", required=True, help=_CORPUS_HELP)
-    required.add_argument("--vocab", metavar="FILE", required=True, help="vocab.txt of the BERT to train")
-    required.add_argument("--output", metavar="DIR", required=True, help="folder to make")
+    required.add_argument(
+        "--corpus", metavar="KIND:PATH", action="append", required=True, default=argparse.SUPPRESS, help=_CORPUS_HELP
+    )
+    required.add_argument(
+        "--vocab", metavar="FILE", required=True, default=argparse.SUPPRESS, help="vocab.txt of the BERT to train"
+    )
+    required.add_argument("--output", metavar="DIR", required=True, default=argparse.SUPPRESS, help="folder to make")
     option = parser.add_argument
     option("--phases", metavar="LIST", default="1,2", help="1 (128 tokens), 2 (512 tokens) or both")
     option(
@@ -101,9 +105,13 @@ def _add_vocab(verbs: Any) -> None:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--corpus", metavar="KIND:PATH", action="append", required=True, help=_CORPUS_HELP)
+    parser.add_argument(
+        "--corpus", metavar="KIND:PATH", action="append", required=True, default=argparse.SUPPRESS, help=_CORPUS_HELP
+    )
     parser.add_argument("--size", metavar="TOKENS", type=int, default=30_522, help="tokens at most")
-    parser.add_argument("--output", metavar="FILE", required=True, help="the file to write, DIR/vocab.txt")
+    parser.add_argument(
+        "--output", metavar="FILE", required=True, default=argparse.SUPPRESS, help="the file to write, DIR/vocab.txt"
+    )
     parser.add_argument("--cased", action="store_true", help="keep upper case and accents")
     parser.set_defaults(handler=_vocab)
 

@@ -54,10 +54,13 @@ class Batch:
         """Number of tokens without padding. Waits for the device."""
         return int(self.attention_mask.sum())
 
+    def tensors(self) -> tuple[Tensor, ...]:
+        """All five, in the order that the model's forward takes."""
+        return tuple(getattr(self, field.name) for field in fields(self))
+
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
         """The same batch on a device."""
-        moved = (getattr(self, field.name).to(device, non_blocking=non_blocking) for field in fields(self))
-        return Batch(*moved)
+        return Batch(*(tensor.to(device, non_blocking=non_blocking) for tensor in self.tensors()))
 
 
 def make_batch(

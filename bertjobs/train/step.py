@@ -80,13 +80,7 @@ def train_step(
         quiet = model.no_sync() if isinstance(model, DistributedDataParallel) and not last else nullcontext()
         with quiet:
             with autocast(plan.precision, device):
-                out = model(
-                    batch.input_ids,
-                    batch.token_type_ids,
-                    batch.attention_mask,
-                    batch.labels,
-                    batch.next_sentence_labels,
-                )
+                out = model(*batch.tensors())
             loss = out.mlm_loss_sum / plan.masked_tokens + out.nsp_loss_sum / plan.sequences
             # DDP averages over ranks; the global loss is a sum.
             (loss * (plan.world_size * plan.loss_scale)).backward()

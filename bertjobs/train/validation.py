@@ -56,13 +56,7 @@ class Validation:
         with torch.inference_mode(), autocast(self._job.spec.precision, self._device):
             for batch in self._batches(self._ranks.rank, self._ranks.size):
                 batch = batch.to(self._device)
-                out = model(
-                    batch.input_ids,
-                    batch.token_type_ids,
-                    batch.attention_mask,
-                    batch.labels,
-                    batch.next_sentence_labels,
-                )
+                out = model(*batch.tensors())
                 sums += torch.stack([value.double() for value in out])
         model.train()
         mlm_loss, mlm_hits, masked, nsp_loss, nsp_hits, sequences = self._ranks.sum_on_device(sums).tolist()
