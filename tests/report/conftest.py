@@ -40,12 +40,13 @@ def _one_thread() -> Iterator[None]:
 
 @pytest.fixture
 def make_run(tmp_path: Path) -> MakeRun:
-    """Make a run of the recipe ``laptop`` (phase 1: 150 steps, phase 2: 20), without phases' files."""
+    """Make a run of the recipe ``laptop`` with 150 and 20 steps, without phases' files."""
 
     def make(name: str = "tried", **changes: Any) -> RunDirectory:
         catalogue = load_catalogue([Path(__file__).parents[2] / "configurations.yml"])
         flags = {"recipe": "laptop", "run": name, "results": str(tmp_path), "data": str(tmp_path / "no-data")}
-        spec: RunSpec = replace(resolve(catalogue, flags=flags, environ={}).spec, **changes)
+        sets = ("phase1.steps=150", "phase2.steps=20")
+        spec: RunSpec = replace(resolve(catalogue, flags=flags, sets=sets, environ={}).spec, **changes)
         directory = RunDirectory(tmp_path / name)
         directory.create()
         directory.write_lockfile(lockfile(spec))

@@ -17,7 +17,6 @@ from bertjobs.cli.report import finish
 from bertjobs.data.manifest import DataManifest
 from bertjobs.model.bert import BertForPreTraining
 from bertjobs.model.huggingface import save_pretrained
-from bertjobs.recipe.lockfile import read_lockfile
 from bertjobs.report.curves import draw
 from bertjobs.report.guesses import Guess
 from bertjobs.report.page import inline, page
@@ -105,8 +104,7 @@ def test_the_page_needs_no_network_and_no_script(run: RunDirectory) -> None:
 
 
 def test_a_run_with_phase_2_still_to_come_has_a_page(run: RunDirectory) -> None:
-    planned = read_lockfile(run.lockfile).phase(2).steps
-    assert f"0 of {planned}" in finish(run)
+    assert "0 of 20" in finish(run)
 
 
 def test_hostile_text_is_escaped(run: RunDirectory) -> None:
