@@ -51,7 +51,8 @@ def test_phase_2_can_be_submitted_after_phase_1(bertjobs: Bertjobs, speeches_dat
 def test_a_stopped_run_writes_a_checkpoint_and_is_resumed(
     bertjobs: Bertjobs, speeches_data: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
-    command = [sys.executable, "-m", "bertjobs", *TWO_RANKS, "--data", str(speeches_data), "--phase", "1"]
+    words = (*TWO_RANKS, "--data", str(speeches_data), "--phase", "1", "--set", "phase1.steps=60")
+    command = [sys.executable, "-m", "bertjobs", *words]
     environ = {**os.environ, "PYTHONUNBUFFERED": "1"}
     process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True, env=environ)
     directory = RunDirectory(tmp_path / "results" / "laptop-scratch")
@@ -68,9 +69,9 @@ def test_a_stopped_run_writes_a_checkpoint_and_is_resumed(
 
     done = bertjobs("resume", "laptop-scratch", "--backend", "local")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert directory.phase(1).done().step == 20
+    assert directory.phase(1).done().step == 60
     steps = [json.loads(line)["step"] for line in directory.phase(1).metrics.read_text().splitlines()]
-    assert steps == list(range(1, 21))
+    assert steps == list(range(1, 61))
 
 
 def test_ranks_stop_with_a_checkpoint_when_their_launcher_is_killed(
