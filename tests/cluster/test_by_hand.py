@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -103,6 +104,21 @@ def test_a_job_that_is_signalled_goes_on_by_requeue_and_phase_2_waits_for_its_en
         (2, "done", 0),
     ]
     assert directory.phase(1).done().step == 60
+
+
+def test_a_preempted_job_comes_back_and_goes_on(cluster: Cluster, environ: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "bertjobs.yml").write_text("recipes: {laptop-scratch: {phases: {1: {steps: 60}}}}\n")
+    job = cluster.submit(["-N2", RUN_SUB], env={**environ, "RECIPE": "laptop-scratch", "PHASE": "1"}, cwd=tmp_path)
+    directory = RunDirectory(tmp_path / "results" / "laptop-scratch")
+    wait_until(directory.phase(1).metrics.exists)
+    urgent = cluster.submit(["-p", "urgent", "-N4", "--exclusive", "--wrap", "true"], cwd=tmp_path)
+    assert cluster.wait(urgent, timeout=60) == "COMPLETED"
+    assert cluster.wait(job, timeout=180) == "COMPLETED", _logs(tmp_path)
+    ends = [event for event in directory.events() if event["event"] == "ended"]
+    assert [(event["cause"], event["attempt"]) for event in ends] == [("SIGTERM", 0), ("done", 1)]
+    assert f"continuing from {directory.phase(1).checkpoints}" in _logs(tmp_path)
+    steps = [json.loads(line)["step"] for line in directory.phase(1).metrics.read_text().splitlines()]
+    assert steps == list(range(1, 61))
 
 
 def _logs(folder: Path) -> str:
