@@ -58,7 +58,8 @@ def arithmetic(plan: Plan) -> str:
         (
             "where",
             f"{place}: {spec.nodes} node{'s' * (spec.nodes > 1)} x {spec.tasks_per_node} "
-            f"task{'s' * (spec.tasks_per_node > 1)} = {spec.world_size} ranks; {device}; {spec.precision}",
+            f"task{'s' * (spec.tasks_per_node > 1)} = {spec.world_size} rank{'s' * (spec.world_size > 1)}; {device}; "
+            f"{spec.precision}",
         ),
         ("optimizer", f"{spec.optimizer.name}, weight decay {spec.optimizer.weight_decay:g}, seed {spec.seed}"),
         ("data", spec.data if plan.data else f"{spec.data} (not prepared yet)"),

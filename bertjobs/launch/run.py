@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from collections.abc import Mapping
@@ -43,7 +44,7 @@ def absolute(spec: RunSpec) -> RunSpec:
     """
 
     def full(path: str) -> str:
-        return check_path(str(Path(path).absolute()), "the path in full") if path else ""
+        return check_path(os.path.normpath(Path(path).absolute()), "the path in full") if path else ""
 
     return replace(
         spec,

@@ -11,6 +11,7 @@ from bertjobs.errors import BertjobsError, InputError
 from bertjobs.launch.script import sbatch_command, shell_line
 
 TIMEOUT_S = 60
+NO_CONTROLLER = ("Unable to contact", "timed out", "configuration source")
 
 
 class Slurm:
@@ -67,13 +68,17 @@ class Slurm:
         words = sbatch_command(script, dependency)
         done = self._run(words)
         if done.returncode:
-            # What a user asked for is mended by the user; a controller that is down is not.
-            kind = BertjobsError if "contact" in done.stderr or "timed out" in done.stderr else InputError
-            raise kind(
-                f"sbatch refused: {done.stderr.strip() or done.stdout.strip() or 'no reason given'}",
+            said = done.stderr.strip() or done.stdout.strip() or "no reason given"
+            if any(sign in said for sign in NO_CONTROLLER):
+                raise BertjobsError(
+                    f"sbatch found no cluster: {said}",
+                    where=shell_line(words),
+                    hint="nothing was queued; see `scontrol ping`, or train on this machine with --backend local",
+                )
+            raise InputError(
+                f"sbatch refused: {said}",
                 where=shell_line(words),
-                hint="nothing of this phase was queued; set what the cluster asks for with --partition, --account, "
-                "--time or --sbatch",
+                hint="nothing was queued; give what the cluster asks for by --partition, --account, --time or --sbatch",
             )
         return done.stdout.strip().split(";")[0]
 
