@@ -134,7 +134,7 @@ def run_by_hand(tmp_path: Path):
             capture_output=True,
             text=True,
         )  # fmt: skip
-        said = words.read_text().replace(str(work), "/work") if words.exists() else None
+        said = words.read_text().replace(str(work), "/home/me") if words.exists() else None
         return done.returncode, done.stderr, said
 
     return run
@@ -157,7 +157,7 @@ def test_the_srun_line_with_an_image(run_by_hand) -> None:
 def test_an_image_file_is_named_by_its_full_path(run_by_hand) -> None:
     code, stderr, words = run_by_hand(RECIPE="dgx1-32g", IMAGE="local.sqsh")
     assert code == 0, stderr
-    assert "--container-image=/work/local.sqsh\n" in words
+    assert "--container-image=/home/me/local.sqsh\n" in words
 
 
 def test_pyxis_is_found_in_a_long_help(run_by_hand) -> None:
