@@ -1,0 +1,1 @@
+"""Corpus to shards to batches: documents, sentences, tokens, pairs, masks, the stream."""

@@ -1,0 +1,1 @@
+"""BERT with its two pretraining heads, and its weights in Hugging Face's format."""

@@ -1,0 +1,1 @@
+"""LAMB and AdamW, parameter groups, the schedule, loss scaling."""

@@ -1,0 +1,1 @@
+"""What to run: schema, catalogue, resolution with provenance, batch arithmetic, the lockfile."""
