@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 import sys
 import time
 from typing import TYPE_CHECKING, Any
@@ -142,14 +141,15 @@ def _prepare(args: argparse.Namespace) -> int:
 
 def _vocab(args: argparse.Namespace) -> int:
     from bertjobs.data.vocabulary import Vocabulary, train_vocabulary
+    from bertjobs.launch.script import shell_line
 
     started = time.monotonic()
     train_vocabulary(args.corpus, args.size, not args.cased, args.output)
     vocabulary = Vocabulary.read(args.output)
     seconds = time.monotonic() - started
     print(f"{vocabulary.size:,} tokens in {seconds:.0f} s -> {args.output} (sha256 {vocabulary.sha256[:12]}...)")
-    sources = shlex.join(word for source in args.corpus for word in ("--corpus", source))
-    print(f"next: bertjobs data prepare {sources} --vocab {shlex.quote(args.output)} --output DIR")
+    sources = [word for source in args.corpus for word in ("--corpus", source)]
+    print("next: " + shell_line(["bertjobs", "data", "prepare", *sources, "--vocab", args.output]) + " --output DIR")
     return 0
 
 
@@ -184,6 +184,8 @@ class _ProgressLine:
 
 
 def _print_summary(data: DataManifest, seconds: float) -> None:
+    from bertjobs.launch.script import shell_line
+
     documents = data.documents
     print(f"{documents['train']:,} documents for training, {documents['validation']:,} held out")
     size = count = 0
@@ -198,4 +200,4 @@ def _print_summary(data: DataManifest, seconds: float) -> None:
     when = "stored in the shards" if data.masking == "static" else "drawn anew each epoch"
     print(f"masked: {data.settings['masked_share']:.0%} of the tokens, {when}")
     print(f"{count} files, {size / 1e6:.1f} MB in {seconds:.1f} s -> {data.folder}")
-    print(f"next: bertjobs submit --recipe NAME --data {shlex.quote(str(data.folder))}")
+    print("next: " + shell_line(["bertjobs", "submit", "--recipe", "NAME", "--data", str(data.folder)]))

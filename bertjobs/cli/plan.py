@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from bertjobs.launch.script import SlurmOptions
     from bertjobs.recipe.resolve import Resolved
     from bertjobs.recipe.spec import RunSpec
+    from bertjobs.run.directory import RunDirectory
 
 
 def register(subparsers: Any) -> None:
@@ -89,10 +90,7 @@ def _options(args: argparse.Namespace) -> SlurmOptions:
 
 
 def _with_vocabulary(resolved: Resolved, data: DataManifest) -> Resolved:
-    """The run with its vocabulary's size, where the recipe leaves that to the data."""
-    spec = resolved.spec
-    model = replace(spec.model, vocab_size=spec.model.vocab_size or data.vocabulary_size)
-    return replace(resolved, spec=replace(spec, model=model))
+    return replace(resolved, spec=data.sized(resolved.spec))
 
 
 def _rate(spec: RunSpec, backend: str) -> float | None:
@@ -157,7 +155,7 @@ def _submit(args: argparse.Namespace) -> int:
     print(arithmetic(plan) + "\n", flush=True)
     if plan.backend == "slurm":
         return _start_on_slurm(plan.spec, args)
-    return _run_here(plan.spec, write_run(plan.spec).root)
+    return _run_here(plan.spec, write_run(plan.spec))
 
 
 def _start_on_slurm(spec: RunSpec, args: argparse.Namespace) -> int:
@@ -175,12 +173,10 @@ def _start_on_slurm(spec: RunSpec, args: argparse.Namespace) -> int:
     return 0
 
 
-def _run_here(spec: RunSpec, root: Path) -> int:
+def _run_here(spec: RunSpec, directory: RunDirectory) -> int:
     from bertjobs.cli.report import finish
     from bertjobs.launch.run import run_here
-    from bertjobs.run.directory import RunDirectory
 
-    directory = RunDirectory(root)
     for number in (signal.SIGTERM, signal.SIGHUP):  # `bertjobs cancel` and a closed terminal ask as ctrl-C does
         if signal.getsignal(number) != signal.SIG_IGN:  # nohup
             signal.signal(number, signal.default_int_handler)
@@ -212,4 +208,4 @@ def _resume(args: argparse.Namespace) -> int:
     check_data(spec)
     if backend == "slurm":
         return _start_on_slurm(spec, args)
-    return _run_here(spec, directory.root)
+    return _run_here(spec, directory)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -166,6 +166,22 @@ class DataManifest:
                 where=str(self.vocabulary_path),
                 hint="leave vocab_size out of the model: the vocabulary decides it",
             )
+
+    def check_weights(self, folder: Path) -> None:
+        """InputError where a model folder's vocab.txt is not the data's: token ids mean nothing under another
+        vocabulary, of the same size or not."""
+        path = folder / "vocab.txt"
+        if path.is_file() and vocabulary_sha256(path) != self.vocabulary_sha256:
+            raise InputError(
+                "the weights were trained with another vocabulary than the data's",
+                where=f"{path} and {self.vocabulary_path}",
+                hint="prepare the data with the vocab.txt of the weights, or choose other weights",
+            )
+
+    def sized(self, spec: RunSpec) -> RunSpec:
+        """The run with its vocabulary's size, where its model leaves that to the data."""
+        model = replace(spec.model, vocab_size=spec.model.vocab_size or self.vocabulary_size)
+        return replace(spec, model=model)
 
     def check_files(self, number: int) -> None:
         """InputError that names the first listed file of a phase that is missing or of another size."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from bertjobs.data.manifest import DataManifest, vocabulary_sha256
+from bertjobs.data.manifest import DataManifest
 from bertjobs.errors import InputError
 from bertjobs.launch.slurm import Slurm
 from bertjobs.recipe.lockfile import difference, read_lockfile
@@ -76,13 +76,7 @@ def check_init_checkpoint(spec: RunSpec, data: DataManifest) -> None:
                 f"the initial checkpoint has {name} {config.get(name)}, model {spec.model.name} has {wanted}",
                 where=str(folder / "config.json"),
             )
-    vocabulary = folder / "vocab.txt"
-    if vocabulary.is_file() and vocabulary_sha256(vocabulary) != data.vocabulary_sha256:
-        raise InputError(
-            "the initial checkpoint has another vocabulary than the data",
-            where=str(vocabulary),
-            hint=f"prepare the data with it: bertjobs data prepare --vocab {vocabulary} ...",
-        )
+    data.check_weights(folder)
     if (folder / "model.safetensors").is_file():
         check_safetensors(folder / "model.safetensors")
 

@@ -23,8 +23,6 @@ from bertjobs.recipe.spec import RunSpec
 from bertjobs.run.atomic import write_text
 from bertjobs.run.directory import RunDirectory
 
-BACKENDS = ("auto", "slurm", "local")
-
 
 def choose_backend(asked: str, spec: RunSpec, slurm: Slurm) -> str:
     """Where a run goes: as asked; else to Slurm where there is one or GPUs are wanted, unless the system has no

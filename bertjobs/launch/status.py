@@ -17,6 +17,7 @@ from bertjobs.launch.slurm import Slurm
 from bertjobs.launch.table import columns
 from bertjobs.recipe.lockfile import read_lockfile
 from bertjobs.run.atomic import read_lines
+from bertjobs.run.checkpoints import steps
 from bertjobs.run.directory import RunDirectory
 
 ACTIVE = ("PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "REQUEUED", "REQUEUE_HOLD", "SUSPENDED")
@@ -115,7 +116,7 @@ def run_status(directory: RunDirectory, slurm: Slurm, now: float) -> list[PhaseS
             state = told_by_journal(job)
         metrics = read_lines(folder.metrics)
         last = metrics[-1] if metrics else None
-        checkpoints = sorted(folder.checkpoints.glob("step-*")) if folder.checkpoints.is_dir() else []
+        checkpoints = steps(folder.checkpoints)
         result.append(
             PhaseStatus(
                 run=spec.run,

@@ -69,8 +69,7 @@ def resolve_job(environ: Mapping[str, str], placement: Placement) -> Job:
     phase = spec.phases[0]
     data = DataManifest.read(Path(spec.data))
     data.check(spec)
-    model = replace(spec.model, vocab_size=spec.model.vocab_size or data.vocabulary_size)
-    spec = replace(spec, model=model)
+    spec = data.sized(spec)
     earlier = [number for number in resolved.recipe_phases if number < phase.phase]
     directory = RunDirectory(Path(spec.results) / spec.run)
     return Job(spec, phase, max(earlier, default=None), directory, data, placement)

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from bertjobs.data.manifest import DataManifest, vocabulary_sha256
 from bertjobs.errors import InputError
 from bertjobs.model.bert import BertForPreTraining
 from bertjobs.model.huggingface import initialise_from
@@ -41,7 +40,7 @@ def find_start(job: Job) -> Start:
     """
     start = _find(job)
     if start.folder is not None:
-        _check_vocabulary(start.folder, job.data)
+        job.data.check_weights(start.folder)
     return start
 
 
@@ -112,14 +111,3 @@ def _last_of_phase(job: Job, number: int) -> Path:
     if sha256_of(folder / MANIFEST) != done.sha256:
         raise InputError("the checkpoint is not the one that DONE.json names", where=str(folder))
     return folder
-
-
-def _check_vocabulary(folder: Path, data: DataManifest) -> None:
-    """Token ids mean nothing under another vocabulary, of the same size or not."""
-    path = folder / "vocab.txt"
-    if path.is_file() and vocabulary_sha256(path) != data.vocabulary_sha256:
-        raise InputError(
-            "the weights were trained with another vocabulary than the data's",
-            where=f"{path} and {data.vocabulary_path}",
-            hint="prepare the data with the vocab.txt of the weights, or choose other weights",
-        )

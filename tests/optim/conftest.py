@@ -1,16 +1,10 @@
-"""One thread, so that other tests' machines are left alone and sums keep their order."""
+"""One thread in the tests of optimizers."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
-import torch
 
 
 @pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+def _one_thread(one_thread: None) -> None:
+    """In all of this folder's tests."""
