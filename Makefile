@@ -13,7 +13,7 @@ check: setup
 	@$(PYTHON) -m ruff check .
 	@$(PYTHON) -m ruff format --check .
 	@$(PYTHON) -m mypy
-	@.venv/bin/shellcheck run.sub scripts/*.sh .ci/run
+	@.venv/bin/shellcheck run.sub scripts/*.sh data/*.sh benchmarks/lddl/*.sh .ci/run
 
 setup: .venv/ready
 

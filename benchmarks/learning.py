@@ -144,7 +144,7 @@ def corpus() -> str:
 
 def prepare_data(work: Path) -> None:
     """Vocabulary and shards below ``work``, where they are not there yet."""
-    from bertjobs.data.prepare import PrepareOptions, prepare
+    from bertjobs.data.prepare import PHASES, PrepareOptions, prepare
     from bertjobs.data.vocabulary import train_vocabulary
 
     vocabulary, data = work / "vocab.txt", work / "data"
@@ -157,7 +157,7 @@ def prepare_data(work: Path) -> None:
             corpora=(corpus(),),
             vocabulary=str(vocabulary),
             output=str(data),
-            phases=(1,),
+            phases=(PHASES[1],),
             duplicates=DUPLICATES,
             held_out=HELD_OUT,
         )

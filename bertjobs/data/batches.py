@@ -7,23 +7,27 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bertjobs.data.masking import mask_tokens, prediction_counts, sample_keys
-from bertjobs.data.ragged import gather
-from bertjobs.data.sequences import Sequences, lay_out
-from bertjobs.data.shard_set import ShardSet, StoredMasks
+from bertjobs.data.ids_shard import SPECIALS
+from bertjobs.data.masking import mask_flat, prediction_counts, sample_keys
+from bertjobs.data.sequences import Layout
+from bertjobs.data.shard_set import Selection, ShardSet
 from bertjobs.data.shards import FIXED_EPOCH
-from bertjobs.data.stream import global_batch, rank_micro_batches
+from bertjobs.data.stream import SampleOrder, StreamState, arrange
 
+Array = NDArray[Any]
 Int64s = NDArray[np.int64]
+UInt64s = NDArray[np.uint64]
 
 NOT_SCORED = -1
 MASKED_SHARE = 0.15
+_PLANNED = 4096  # sequences whose order and places are looked up at a time, of one epoch
 
 
 @dataclass(frozen=True)
@@ -62,51 +66,122 @@ class Batch:
         """The same batch on a device."""
         return Batch(*(tensor.to(device, non_blocking=non_blocking) for tensor in self.tensors()))
 
+    def pin_memory(self) -> Batch:
+        """The same batch in page-locked memory, which a GPU reads while the CPU goes on."""
+        return Batch(*(tensor.pin_memory() for tensor in self.tensors()))
 
-def make_batch(
-    shards: ShardSet,
-    indices: Int64s,
-    epochs: Int64s | int,
-    seed: int,
-    max_predictions: int,
-    masking: str,
-    ratio: float = MASKED_SHARE,
-) -> Batch:
+
+@dataclass(frozen=True)
+class PackedBatch:
+    """A micro-batch without padding, for attention over sequences of different lengths.
+
+    Attributes:
+        input_ids, token_type_ids, labels: as in `Batch`, int64 ``[tokens]``, one sequence after the other.
+        cumulative_lengths: int32 ``[sequences + 1]``, where each sequence starts and the last one stops.
+        max_length: tokens of the longest.
+        next_sentence_labels: as in `Batch`, ``[sequences]``.
+    """
+
+    input_ids: Tensor
+    token_type_ids: Tensor
+    labels: Tensor
+    cumulative_lengths: Tensor
+    max_length: int
+    next_sentence_labels: Tensor
+
+
+@dataclass(frozen=True)
+class Masking:
+    """How labels are made.
+
+    Attributes:
+        kind: "dynamic" (drawn from seed, epoch and row) or "static" (as stored).
+        seed: of the dynamic draws.
+        max_predictions, ratio: of the dynamic draws; see ``masking.prediction_counts``.
+    """
+
+    kind: str
+    seed: int
+    max_predictions: int
+    ratio: float = MASKED_SHARE
+
+    def keys(self, epochs: Int64s | int, rows: Int64s) -> UInt64s | None:
+        """The keys of some rows' draws in their epochs; None where the masks are stored."""
+        return sample_keys(self.seed, epochs, rows) if self.kind == "dynamic" else None
+
+
+@dataclass(frozen=True)
+class _MaskedText:
+    """The tokens of A and B of some rows, flat, masked, and what is to be predicted.
+
+    ``scored`` and ``labels``, both ``[masks]``, are places in ``ids`` and their original ids.
+    """
+
+    ids: Array
+    scored: Int64s
+    labels: Array
+
+
+def make_batch(shards: ShardSet, chosen: Selection, keys: UInt64s | None, masking: Masking) -> Batch:
     """Lay rows out, mask them and pad them to a multiple of 8.
 
     Args:
-        indices: ``[sequences]``, rows of ``shards``.
-        epochs: the epoch of each sequence, for the draws of dynamic masking.
-        max_predictions, ratio: of dynamic masking; see ``masking.prediction_counts``.
-        masking: "dynamic" (drawn from seed, epoch and row) or "static" (as stored).
+        chosen: rows of ``shards``.
+        keys: of each sequence's draws, for dynamic masking; see ``masking.sample_keys``.
 
     Raises:
         ValueError: the masking is not the one that the shards were made for.
+        InputError: a shard is damaged; names it.
     """
+    layout = Layout.padded(chosen.a_lengths, chosen.lengths)
+    text = _masked_text(shards, chosen, keys, masking, layout.offsets)
+    second, real = layout.segments_of_padded()
+    return Batch(
+        _tensor(layout.input_ids(text.ids, shards.vocabulary).reshape(real.shape)),
+        _tensor(second),
+        _tensor(real),
+        _tensor(_labels(layout, text).reshape(real.shape)),
+        _tensor(chosen.is_random_next),
+    )
+
+
+def make_packed_batch(shards: ShardSet, chosen: Selection, keys: UInt64s | None, masking: Masking) -> PackedBatch:
+    """The batch that `make_batch` makes, without padding."""
+    layout = Layout.packed(chosen.a_lengths, chosen.lengths)
+    text = _masked_text(shards, chosen, keys, masking, layout.offsets)
+    return PackedBatch(
+        _tensor(layout.input_ids(text.ids, shards.vocabulary)),
+        _tensor(layout.segments_of_packed()),
+        _tensor(_labels(layout, text)),
+        torch.from_numpy(layout.row_starts.astype(np.int32)),
+        int(chosen.lengths.max()) + SPECIALS,
+        _tensor(chosen.is_random_next),
+    )
+
+
+def _masked_text(
+    shards: ShardSet, chosen: Selection, keys: UInt64s | None, masking: Masking, offsets: Int64s
+) -> _MaskedText:
+    if (masking.kind == "static") != shards.static:
+        raise ValueError(f"shards {'with' if shards.static else 'without'} masks, masking {masking.kind!r}")
+    ids = shards.text(chosen)
+    if keys is None:
+        return _MaskedText(ids, *shards.stored_masks(chosen))
+    counts = prediction_counts(chosen.lengths + SPECIALS, masking.ratio, masking.max_predictions)
     vocabulary = shards.vocabulary
-    starts = shards.offsets[indices]
-    num_tokens = shards.offsets[indices + 1] - starts + 3
-    rows = lay_out(shards.ids, starts, shards.a_lengths[indices], num_tokens, vocabulary)
-    if (masking == "static") != (shards.masks is not None):
-        raise ValueError(f"shards {'without' if shards.masks is None else 'with'} masks, masking {masking!r}")
-    if shards.masks is not None:
-        input_ids, labels = rows.input_ids, _stored_labels(rows, shards.masks, indices)
-    else:
-        counts = prediction_counts(num_tokens, ratio, max_predictions)
-        keys = sample_keys(seed, epochs, indices)
-        input_ids, chosen = mask_tokens(rows.input_ids, rows.text, counts, keys, vocabulary.mask_id, vocabulary.size)
-        labels = np.where(chosen, rows.input_ids, NOT_SCORED)
-    arrays = (input_ids, rows.second, rows.real, labels, shards.is_random_next[indices])
-    return Batch(*(torch.from_numpy(array.astype(np.int64)) for array in arrays))
+    masked, is_chosen = mask_flat(ids, offsets, counts, keys, vocabulary.mask_id, vocabulary.size)
+    scored = np.flatnonzero(is_chosen)
+    return _MaskedText(masked, scored, ids[scored])
 
 
-def _stored_labels(rows: Sequences, masks: StoredMasks, indices: Int64s) -> Int64s:
-    starts = masks.offsets[indices]
-    counts = masks.offsets[indices + 1] - starts
-    labels = np.full(rows.input_ids.shape, NOT_SCORED, dtype=np.int64)
-    owners = np.repeat(np.arange(len(indices)), counts)
-    labels[owners, gather(masks.positions, starts, counts)] = gather(masks.labels, starts, counts)
+def _labels(layout: Layout, text: _MaskedText) -> Int64s:
+    labels = np.full(layout.row_starts[-1], NOT_SCORED, dtype=np.int64)
+    labels[layout.text[text.scored]] = text.labels
     return labels
+
+
+def _tensor(array: Array) -> Tensor:
+    return torch.from_numpy(array.astype(np.int64, copy=False))
 
 
 class BatchStream:
@@ -118,32 +193,45 @@ class BatchStream:
     Args:
         global_batch: sequences a step over all ranks, a multiple of ``world_size * micro_batch``.
         micro_batch: sequences in one batch.
-        start_step: the step to begin with, from 0.
+        start: where to begin, the very beginning if None. Where it was written with other shards skipped, the
+            stream goes on at its place in the epoch's order: no row is read a second time.
         num_workers: threads that build batches ahead, up to the next step; 0 builds them when asked.
+        pin_memory: put batches into page-locked memory, for a GPU to copy from.
+        manifest_sha256, skipped: of the data, for `state`.
     """
 
     def __init__(
         self,
         shards: ShardSet,
+        masking: Masking,
         *,
-        seed: int,
         global_batch: int,
         micro_batch: int,
-        max_predictions: int,
-        masking: str,
         rank: int = 0,
         world_size: int = 1,
-        start_step: int = 0,
+        start: StreamState | None = None,
         num_workers: int = 0,
+        pin_memory: bool = False,
+        manifest_sha256: str = "",
+        skipped: tuple[str, ...] = (),
     ) -> None:
-        self._shards = shards
-        self._seed, self._masking, self._max_predictions = seed, masking, max_predictions
+        self._shards, self._masking = shards, masking
         self._global_batch, self._micro_batch = global_batch, micro_batch
         self._rank, self._world_size = rank, world_size
-        self._num_tokens = shards.num_tokens
-        self._step = start_step
+        self._pin = pin_memory
+        self._manifest_sha256, self._skipped = manifest_sha256, skipped
+        self._order = SampleOrder(shards.rows, masking.seed, shards.left_out)
+        start = start or StreamState(0, 0, 0, masking.seed, manifest_sha256)
+        self._first = self._order.number(start.epoch, start.place) - start.step * global_batch
+        self._step = start.step  # the first that is not planned
         self._pool = ThreadPoolExecutor(num_workers, "batches") if num_workers else None
+        self._planned: deque[list[Callable[[], Batch]]] = deque()
         self._ahead: deque[list[Future[Batch]]] = deque()
+
+    def state(self, step: int) -> StreamState:
+        """Where the stream stands once ``step`` global batches have been read, whatever is built ahead."""
+        epoch, place = self._order.place(self._first + step * self._global_batch)
+        return StreamState(epoch, place, step, self._masking.seed, self._manifest_sha256, self._skipped)
 
     def __iter__(self) -> Iterator[list[Batch]]:
         return self
@@ -170,54 +258,54 @@ class BatchStream:
         self.close()
 
     def _next_builders(self) -> list[Callable[[], Batch]]:
-        epochs, samples = global_batch(self._shards.rows, self._seed, self._step, self._global_batch)
-        self._step += 1
-        places = rank_micro_batches(self._num_tokens[samples], self._rank, self._world_size, self._micro_batch)
-        return [self._builder(samples[chosen], epochs[chosen]) for chosen in places]
+        if not self._planned:
+            self._plan()
+        return self._planned.popleft()
 
-    def _builder(self, samples: Int64s, epochs: Int64s) -> Callable[[], Batch]:
-        return lambda: make_batch(
-            self._shards,
-            samples,
-            epochs,
-            self._seed,
-            self._max_predictions,
-            self._masking,
-        )
+    def _plan(self) -> None:
+        """Decide what the next steps hold: many at once where they are small."""
+        size = self._global_batch
+        steps = max(1, min(_PLANNED, self._order.kept) // size)
+        epochs, rows = self._order.samples(self._first + self._step * size, steps * size)
+        self._step += steps
+        lengths = self._shards.lengths(rows).reshape(steps, size)
+        dealt = arrange(lengths, self._world_size, self._micro_batch)[:, :, self._rank]
+        own = (dealt + np.arange(steps)[:, None, None] * size).ravel()
+        chosen = self._shards.select(rows[own])
+        keys = self._masking.keys(epochs[own], chosen.rows)
+        parts = [slice(start, start + self._micro_batch) for start in range(0, len(own), self._micro_batch)]
+        builders = [self._builder(chosen[part], None if keys is None else keys[part]) for part in parts]
+        a_step = len(builders) // steps
+        self._planned.extend(builders[start : start + a_step] for start in range(0, len(builders), a_step))
+
+    def _builder(self, chosen: Selection, keys: UInt64s | None) -> Callable[[], Batch]:
+        def build() -> Batch:
+            batch = make_batch(self._shards, chosen, keys, self._masking)
+            return batch.pin_memory() if self._pin else batch
+
+        return build
 
 
 def validation_batches(
-    shards: ShardSet,
-    *,
-    seed: int,
-    batch_size: int,
-    max_predictions: int,
-    masking: str,
-    rank: int = 0,
-    world_size: int = 1,
+    shards: ShardSet, masking: Masking, *, batch_size: int, rank: int = 0, world_size: int = 1
 ) -> Iterator[Batch]:
     """A rank's part of the held-out rows: over all ranks each row once, with masks that never change.
 
     Ranks may get different numbers of batches, and the last batch may be smaller: sum over ranks, do not
     average.
     """
-    order = np.argsort(shards.num_tokens, kind="stable")
+    rows = shards.kept
+    order = rows[np.argsort(shards.lengths(rows), kind="stable")]
     for start in range(rank * batch_size, len(order), world_size * batch_size):
-        rows = order[start : start + batch_size]
-        yield make_batch(shards, rows, FIXED_EPOCH, seed, max_predictions, masking)
+        chosen = shards.select(order[start : start + batch_size])
+        yield make_batch(shards, chosen, masking.keys(FIXED_EPOCH, chosen.rows), masking)
 
 
 def token_counts(shards: ShardSet) -> Int64s:
     """How often each token occurs in A and B before masking: ``[vocabulary]``."""
-    vocabulary_size = shards.vocabulary.size
-    counts = np.bincount(shards.ids, minlength=vocabulary_size)
-    if shards.masks is not None:
-        masks = shards.masks
-        rows = np.repeat(np.arange(shards.rows), np.diff(masks.offsets))
-        places = masks.positions.astype(np.int64)
-        places += shards.offsets[rows] - 1 - (places > shards.a_lengths[rows])
-        counts += np.bincount(masks.labels, minlength=vocabulary_size)
-        counts -= np.bincount(shards.ids[places], minlength=vocabulary_size)
+    counts = np.zeros(shards.vocabulary.size, dtype=np.int64)
+    for shard in shards.shards:
+        counts += np.bincount(shard.original_ids(), minlength=len(counts))
     return counts
 
 

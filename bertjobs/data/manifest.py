@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,8 @@ from bertjobs.recipe.spec import RunSpec
 
 MANIFEST_NAME = "MANIFEST.json"
 FORMAT = "bertjobs-data"
-VERSION = 1
+VERSION = 2
+SHARD_FORMATS = ("ids", "lddl")
 SPLITS = ("train", "validation")
 
 _AGAIN = "run `bertjobs data prepare` again, into a new folder"
@@ -22,11 +22,12 @@ _AGAIN = "run `bertjobs data prepare` again, into a new folder"
 
 @dataclass(frozen=True)
 class ShardFile:
-    """One Parquet file of a split: its name, length bin, rows, bytes and sha256 (hex)."""
+    """One file of a split: its name, length bin, rows, tokens ([CLS] and [SEP] included), bytes and sha256 (hex)."""
 
     name: str
     bin: int
     rows: int
+    tokens: int
     bytes: int
     sha256: str
 
@@ -38,17 +39,20 @@ class Split:
     Attributes:
         folder: the folder that holds the files.
         files: ordered by bin, then by shard number.
-        tokens: tokens in all rows, [CLS] and [SEP] included.
     """
 
     folder: Path
     files: tuple[ShardFile, ...]
-    tokens: int
 
     @property
     def rows(self) -> int:
         """Number of sequences."""
         return sum(file.rows for file in self.files)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens in all rows, [CLS] and [SEP] included."""
+        return sum(file.tokens for file in self.files)
 
 
 @dataclass(frozen=True)
@@ -76,21 +80,27 @@ class DataManifest:
     """A data folder made by ``bertjobs data prepare``.
 
     Attributes:
+        sha256: of MANIFEST.json's bytes, 64 hex digits: the name of this data in checkpoints.
+        shard_format: "ids" (token ids in safetensors files) or "lddl" (strings in Parquet).
         vocabulary_sha256: of vocab.txt's bytes, 64 hex digits.
         vocabulary_size: tokens.
         masking: "dynamic" (none stored) or "static" (stored in the shards).
         settings: all settings it was made with, by name.
         documents: number of documents by split.
-        held_out: ids of the validation documents.
+        corpus: what was counted in the corpus: bytes, tokens, documents left out, characters replaced or removed.
+        held_out: ids of the validation documents, the first thousand of them.
     """
 
     folder: Path
+    sha256: str
+    shard_format: str
     vocabulary_sha256: str
     vocabulary_size: int
     lowercase: bool
     masking: str
     settings: dict[str, Any]
     documents: dict[str, int]
+    corpus: dict[str, int]
     held_out: tuple[str, ...]
     phases: dict[int, PhaseData]
 
@@ -116,10 +126,10 @@ class DataManifest:
             raise InputError(
                 f"the data folder has no {MANIFEST_NAME}: it is half-written, or not a data folder",
                 where=where,
-                hint=_AGAIN,
+                hint="give the same `bertjobs data prepare` again: it goes on where it was",
             )
         try:
-            return _parse(json.loads(path.read_bytes()), folder)
+            return _parse(path.read_bytes(), folder)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(
                 f"the manifest is damaged or of another format ({type(error).__name__}: {error})",
@@ -151,14 +161,16 @@ class DataManifest:
         """Everything that a run's phases need of the data.
 
         Raises:
-            InputError: another vocabulary or masking than the run's, a phase or a shard that is missing, too few
-                shards, a model with fewer tokens than the vocabulary.
+            InputError: another vocabulary or masking than the run's, a phase that is missing, a shard that is
+                missing or of another size unless the run skips those, a model with fewer tokens than the vocabulary.
         """
         self.check_vocabulary(spec.vocabulary)
         self.check_masking(spec.masking)
         for phase in spec.phases:
-            self.check_files(phase.phase)
-            self.check_shard_count(phase.phase, spec.world_size, spec.num_workers)
+            self.phase(phase.phase)
+            if spec.on_bad_shard == "stop":
+                self.check_files(phase.phase)
+        self.check_vocabulary_file()
         if spec.model.vocab_size and spec.model.vocab_size < self.vocabulary_size:
             raise InputError(
                 f"model {spec.model.name} has {spec.model.vocab_size} tokens, the data's vocabulary "
@@ -197,6 +209,10 @@ class DataManifest:
                     where=str(path),
                     hint=f"it was cut off or changed: {_AGAIN}",
                 )
+        self.check_vocabulary_file()
+
+    def check_vocabulary_file(self) -> None:
+        """InputError where vocab.txt is not the one that the shards were made with."""
         if vocabulary_sha256(self.vocabulary_path) != self.vocabulary_sha256:
             raise InputError("vocab.txt was changed", where=str(self.vocabulary_path), hint=_AGAIN)
 
@@ -219,19 +235,6 @@ class DataManifest:
                 hint=f"set MASKING={self.masking}, or prepare the data with --masking {masking}",
             )
 
-    def check_shard_count(self, number: int, world_size: int, num_workers: int) -> None:
-        """InputError where a length bin has fewer shards than ranks x max(1, workers)."""
-        train = self.phase(number).train
-        have = min(Counter(file.bin for file in train.files).values())
-        need = world_size * max(1, num_workers)
-        if have < need:
-            raise InputError(
-                f"phase {number} has {have} shards a bin, {need} are needed: "
-                f"{world_size} ranks x {max(1, num_workers)} workers",
-                where=str(train.folder),
-                hint=f"prepare the data with --shards {need}, or use fewer workers or ranks",
-            )
-
 
 def vocabulary_sha256(path: Path | str) -> str:
     """sha256 (64 hex digits) of a vocab.txt's bytes; InputError where it cannot be read."""
@@ -241,18 +244,22 @@ def vocabulary_sha256(path: Path | str) -> str:
         raise InputError(f"cannot read the vocabulary: {error.strerror}", where=str(path)) from error
 
 
-def _parse(content: Any, folder: Path) -> DataManifest:
-    if (content["format"], content["version"]) != (FORMAT, VERSION):
+def _parse(raw: bytes, folder: Path) -> DataManifest:
+    content = json.loads(raw)
+    if (content["format"], content["version"]) != (FORMAT, VERSION) or content["shard_format"] not in SHARD_FORMATS:
         raise ValueError(f"format {content['format']!r} version {content['version']!r}")
     vocabulary = content["vocabulary"]
     return DataManifest(
         folder=folder,
+        sha256=hashlib.sha256(raw).hexdigest(),
+        shard_format=content["shard_format"],
         vocabulary_sha256=vocabulary["sha256"],
         vocabulary_size=vocabulary["size"],
         lowercase=vocabulary["lowercase"],
         masking=content["settings"]["masking"],
         settings=content["settings"],
         documents=content["documents"],
+        corpus=content["corpus"],
         held_out=tuple(content["held_out"]),
         phases={int(number): _parse_phase(int(number), entry, folder / f"phase{number}")
                 for number, entry in content["phases"].items()},
@@ -264,6 +271,6 @@ def _parse_phase(number: int, entry: Any, folder: Path) -> PhaseData:
         files = tuple(ShardFile(**file) for file in entry[name]["files"])
         if not files or any(Path(file.name).name != file.name for file in files):
             raise ValueError(f"phase {number} lists no {name} files, or files elsewhere")
-        return Split(folder / name, files, entry[name]["tokens"])
+        return Split(folder / name, files)
 
     return PhaseData(number, entry["sequence_length"], entry["max_predictions"], split("train"), split("validation"))

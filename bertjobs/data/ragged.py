@@ -20,5 +20,6 @@ def offsets_of(lengths: Ints) -> NDArray[np.int64]:
 def gather(flat: Ints, starts: Ints, lengths: Ints) -> Ints:
     """The slices ``flat[start : start + length]``, one after the other."""
     offsets = offsets_of(lengths)
-    shift = np.asarray(starts, dtype=np.int64) - offsets[:-1]
-    return flat[np.repeat(shift, lengths) + np.arange(offsets[-1])]
+    places = np.repeat(np.asarray(starts, dtype=np.int64) - offsets[:-1], lengths)
+    places += np.arange(offsets[-1])
+    return flat.take(places)

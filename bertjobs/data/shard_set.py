@@ -1,185 +1,280 @@
-"""All sequences of a split in memory, as flat arrays of ids."""
+"""The sequences of a split, read where they lie: in mapped files, or in arrays decoded from Parquet."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import resource
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from bertjobs.data.ids_shard import SPECIALS, Shard, places_in_text, read_ids_shard
+from bertjobs.data.lddl_shard import read_lddl_shard
 from bertjobs.data.manifest import DataManifest
-from bertjobs.data.ragged import offsets_of
-from bertjobs.data.shards import MASK_FIELDS, SCHEMA, read_positions
+from bertjobs.data.ragged import gather, offsets_of
 from bertjobs.data.vocabulary import Vocabulary
 from bertjobs.errors import InputError
 
+Array = NDArray[Any]
 Int64s = NDArray[np.int64]
 
-
-@dataclass(frozen=True)
-class StoredMasks:
-    """Static masks: the places in [CLS] A [SEP] B [SEP] and the original ids, flat over the rows.
-
-    ``offsets`` is ``[rows + 1]``.
-    """
-
-    positions: NDArray[np.uint16]
-    labels: NDArray[Any]
-    offsets: Int64s
+_AGAIN = "it is damaged: run `bertjobs data prepare` again, into a new folder, or set on_bad_shard=skip"
+_LONG = 150  # items: ranges of this length are copied faster one by one than item by item
+_OTHER_FILES = 512  # open files a process needs besides its shards
 
 
 @dataclass(frozen=True)
-class ShardSet:
-    """The sequences of a split, in the order of the manifest's files.
+class Selection:
+    """Some rows, found but not read; all ``[rows]``.
 
     Attributes:
-        ids: the tokens of A and then B of each row, flat; 2 bytes each where the vocabulary allows.
-        offsets: ``[rows + 1]``, into ``ids``.
-        a_lengths: ``[rows]``, tokens in A.
-        is_random_next: ``[rows]``.
-        masks: stored masks, or None. Where there are some, ``ids`` hold the masked tokens.
-        vocabulary: what the ids stand for.
+        rows: their numbers in the shard set.
+        shards: which shard each is in.
+        starts: where its tokens begin in the shard.
+        lengths, a_lengths: tokens in A and B, and in A alone.
+        mask_starts, mask_counts: its stored masks in the shard; 0 without static masking.
     """
 
-    ids: NDArray[Any]
-    offsets: Int64s
-    a_lengths: Int64s
-    is_random_next: NDArray[np.bool_]
-    masks: StoredMasks | None
-    vocabulary: Vocabulary
-
-    @property
-    def rows(self) -> int:
-        """Number of sequences."""
-        return len(self.a_lengths)
-
-    @property
-    def num_tokens(self) -> Int64s:
-        """Tokens of each sequence with [CLS] and two [SEP]: ``[rows]``."""
-        return np.diff(self.offsets) + 3
-
-    @classmethod
-    def load(cls, data: DataManifest, phase: int, split: str) -> ShardSet:
-        """Read all shards of a phase's split, "train" or "validation".
-
-        Raises:
-            InputError: names the first shard that is missing, damaged, has other columns, tokens outside
-                the vocabulary, sequences longer than the phase's, or rows other than the manifest's.
-        """
-        vocabulary = Vocabulary.read(data.vocabulary_path, data.lowercase)
-        tokens = pa.array(vocabulary.tokens, type=pa.string())
-        entry = data.phase(phase)
-        listed = entry.split(split)
-        parts = []
-        for file in listed.files:
-            path = listed.folder / file.name
-            part = _read_shard(path, tokens, entry.sequence_length)
-            if part.rows != file.rows:
-                raise InputError(
-                    f"shard {file.name!r} has {part.rows} rows, the manifest says {file.rows}",
-                    where=str(path),
-                )
-            if (part.masks is None) != (data.masking == "dynamic"):
-                raise InputError(f"shard {file.name!r} is not for {data.masking} masking", where=str(path))
-            parts.append(part)
-        if not any(part.rows for part in parts):
-            raise InputError("the shards hold no sequence", where=str(listed.folder))
-        return _concatenate(parts, vocabulary)
-
-
-@dataclass(frozen=True)
-class _Shard:
-    """One file's part of a ``ShardSet``, with offsets of its own."""
-
-    ids: NDArray[Any]
+    rows: Int64s
+    shards: Int64s
+    starts: Int64s
     lengths: Int64s
     a_lengths: Int64s
     is_random_next: NDArray[np.bool_]
-    masks: StoredMasks | None
+    mask_starts: Int64s
+    mask_counts: Int64s
+
+    def __getitem__(self, rows: slice) -> Selection:
+        return Selection(*(value[rows] for value in vars(self).values()))
+
+
+class ShardSet:
+    """The sequences of a split, numbered in the order of the manifest's files.
+
+    Nothing is kept for each row, and shards are not joined: see `_Flat`.
+
+    Attributes:
+        rows: number of sequences, those of skipped shards included: skipping one changes no other row's number.
+        left_out: ranges of rows, start and stop, of skipped shards.
+        shards: the shards that were not skipped.
+        vocabulary: what the ids stand for.
+        static: whether the rows have stored masks.
+    """
+
+    def __init__(
+        self,
+        entries: Sequence[tuple[Path, int, Shard | None]],
+        vocabulary: Vocabulary,
+        *,
+        static: bool,
+        sequence_length: int,
+    ) -> None:
+        """Takes the path, the rows and the content, None where it is skipped, of each file."""
+        self.vocabulary, self.static, self._longest = vocabulary, static, sequence_length - SPECIALS
+        starts = offsets_of(np.array([rows for _, rows, _ in entries], dtype=np.int64)).tolist()
+        self.rows: int = starts[-1]
+        ranges = zip(starts, starts[1:], entries, strict=False)
+        self.left_out = tuple((start, stop) for start, stop, (*_, shard) in ranges if shard is None and stop > start)
+        self.shards = [shard for *_, shard in entries if shard is not None]
+        filled = [
+            (start, path, shard)
+            for start, (path, _, shard) in zip(starts, entries, strict=False)
+            if shard is not None and shard.rows
+        ]
+        if not filled:
+            raise InputError("the shards hold no sequence", where=str(entries[0][0].parent))
+        self._paths = [path for _, path, _ in filled]
+        self._first_rows = np.array([start for start, _, _ in filled], dtype=np.int64)
+        parts = [shard for _, _, shard in filled]
+        self._ends = self._first_rows + [part.rows for part in parts]
+        self._ids = _Flat([part.ids for part in parts])
+        self._offsets = _Flat([part.offsets for part in parts])
+        self._a_lengths = _Flat([part.a_lengths for part in parts])
+        self._is_random_next = _Flat([part.is_random_next for part in parts])
+        if static:
+            masks = [part.masks for part in parts if part.masks is not None]
+            self._mask_offsets = _Flat([mask.offsets for mask in masks])
+            self._mask_positions = _Flat([mask.positions for mask in masks])
+            self._mask_labels = _Flat([mask.labels for mask in masks])
+
+    @classmethod
+    def load(cls, data: DataManifest, phase: int, split: str, skipped: Collection[str] = ()) -> ShardSet:
+        """Open the shards of a phase's split, "train" or "validation", without those whose names are ``skipped``.
+
+        Mapped files are checked in their form alone; their tokens are checked when they are read.
+
+        Raises:
+            InputError: names the first shard that is missing, damaged, of another form, or with other rows than
+                the manifest's.
+        """
+        vocabulary = Vocabulary.read(data.vocabulary_path, data.lowercase)
+        entry = data.phase(phase)
+        listed = entry.split(split)
+        read = shard_reader(data.shard_format, vocabulary, entry.sequence_length)
+        _allow_open_files(len(listed.files))
+        entries = []
+        for file in listed.files:
+            path = listed.folder / file.name
+            shard = None if file.name in skipped else _read(read, path, file.rows, data.masking)
+            entries.append((path, file.rows, shard))
+        return cls(entries, vocabulary, static=data.masking == "static", sequence_length=entry.sequence_length)
 
     @property
-    def rows(self) -> int:
-        return len(self.lengths)
+    def kept(self) -> Int64s:
+        """The numbers of all rows that can be read, ascending."""
+        ranges = zip(self._first_rows.tolist(), self._ends.tolist(), strict=True)
+        return np.concatenate([np.arange(start, end) for start, end in ranges])
+
+    def lengths(self, rows: Int64s) -> Int64s:
+        """Tokens of A and B of some rows: ``[rows]``."""
+        shards, local = self._find(rows)
+        return self._offsets.at(shards, local + 1) - self._offsets.at(shards, local)
+
+    def select(self, rows: Int64s) -> Selection:
+        """Find some rows.
+
+        Raises:
+            InputError: a shard's offsets are damaged; names it.
+        """
+        shards, local = self._find(rows)
+        starts = self._offsets.at(shards, local)
+        lengths = self._offsets.at(shards, local + 1) - starts
+        a_lengths = self._a_lengths.at(shards, local).astype(np.int64)
+        wrong = (starts < 0) | (lengths <= a_lengths) | (lengths > self._longest)
+        wrong |= starts + lengths > self._ids.sizes[shards]
+        mask_starts = mask_counts = np.zeros(len(rows), dtype=np.int64)
+        if self.static:
+            mask_starts = self._mask_offsets.at(shards, local)
+            mask_counts = self._mask_offsets.at(shards, local + 1) - mask_starts
+            beyond = mask_starts + mask_counts > self._mask_labels.sizes[shards]
+            wrong |= (mask_starts < 0) | (mask_counts < 0) | beyond
+        if wrong.any():
+            raise self._damaged(shards[wrong][0], "its offsets do not fit its tokens")
+        is_random_next = self._is_random_next.at(shards, local)
+        return Selection(rows, shards, starts, lengths, a_lengths, is_random_next, mask_starts, mask_counts)
+
+    def text(self, chosen: Selection) -> Array:
+        """The tokens of A and B of the rows, flat: a copy, of the type of the shards' ids.
+
+        Raises:
+            InputError: a token is outside the vocabulary; names the shard.
+        """
+        tokens = self._ids.ranges(chosen.shards, chosen.starts, chosen.lengths)
+        self._check_vocabulary(tokens, chosen.shards, chosen.lengths)
+        return tokens
+
+    def stored_masks(self, chosen: Selection) -> tuple[Int64s, Array]:
+        """The places in the rows' `text`, and the original ids, of their masks: both ``[masks]``.
+
+        Raises:
+            InputError: a place is no token of its row's text, or an id is outside the vocabulary; names the shard.
+        """
+        where = (chosen.shards, chosen.mask_starts, chosen.mask_counts)
+        positions, labels = self._mask_positions.ranges(*where), self._mask_labels.ranges(*where)
+        self._check_vocabulary(labels, chosen.shards, chosen.mask_counts)
+        rows = np.repeat(np.arange(len(chosen.rows)), chosen.mask_counts)
+        a_lengths = chosen.a_lengths[rows]
+        places = places_in_text(positions, a_lengths)
+        wrong = (places < 0) | (positions == a_lengths + 1) | (places >= chosen.lengths[rows])
+        if wrong.any():
+            raise self._damaged(chosen.shards[rows[wrong][0]], "a mask is on no token")
+        places += offsets_of(chosen.lengths)[rows]
+        return places, labels
+
+    def segments(self, row: int) -> tuple[Array, Array]:
+        """The tokens of A and of B of one row, as they were before static masking."""
+        chosen = self.select(np.array([row]))
+        tokens, middle = self.text(chosen), int(chosen.a_lengths[0])
+        if self.static:
+            places, labels = self.stored_masks(chosen)
+            tokens[places] = labels
+        return tokens[:middle], tokens[middle:]
+
+    def _find(self, rows: Int64s) -> tuple[Int64s, Int64s]:
+        """The shard of each row, and the row's number in it."""
+        shards = np.searchsorted(self._first_rows, rows, side="right") - 1
+        if (rows >= self._ends[shards]).any():  # nothing may be read beyond a shard's memory
+            raise IndexError("a row of a skipped shard, or behind the last")
+        return shards, rows - self._first_rows[shards]
+
+    def _check_vocabulary(self, ids: Array, shards: Int64s, counts: Int64s) -> None:
+        if len(ids) and (largest := int(ids.max())) >= self.vocabulary.size:
+            shard = np.repeat(shards, counts)[int(ids.argmax())]
+            raise self._damaged(shard, f"it holds the id {largest}, the vocabulary {self.vocabulary.size} tokens")
+
+    def _damaged(self, shard: int, reason: str) -> InputError:
+        return _unreadable(self._paths[shard], reason)
 
 
-def _concatenate(parts: Sequence[_Shard], vocabulary: Vocabulary) -> ShardSet:
-    kind = np.uint16 if vocabulary.size <= 1 << 16 else np.int32
-    stored = [part.masks for part in parts if part.masks is not None]
-    masks = None
-    if stored:
-        masks = StoredMasks(
-            np.concatenate([mask.positions for mask in stored]),
-            np.concatenate([mask.labels for mask in stored]).astype(kind),
-            offsets_of(np.concatenate([np.diff(mask.offsets) for mask in stored])),
+class _Flat:
+    """One array of each shard, addressed together.
+
+    A view stretches over all memory from the lowest of the arrays on, of which only the arrays are ever touched: one
+    call so reads from any number of shards, and none of them is copied.
+    """
+
+    def __init__(self, arrays: Sequence[Array]) -> None:
+        self._arrays = arrays  # keeps the memory
+        self.sizes = np.array([len(array) for array in arrays], dtype=np.int64)
+        addresses = np.array([array.ctypes.data for array in arrays], dtype=np.int64)
+        lowest, itemsize = int(addresses.argmin()), arrays[0].itemsize
+        self._starts = (addresses - addresses[lowest]) // itemsize
+        end = int((self._starts + self.sizes).max())
+        self._view = np.lib.stride_tricks.as_strided(arrays[lowest], (end,), (itemsize,), writeable=False)
+
+    def at(self, shards: Int64s, places: Int64s) -> Array:
+        """Single items, by their shard and their place in its array."""
+        return self._view.take(self._starts[shards] + places)
+
+    def ranges(self, shards: Int64s, starts: Int64s, lengths: Int64s) -> Array:
+        """Ranges of items, one after the other, by their shard and their start and length in its array."""
+        begins, view = self._starts[shards] + starts, self._view
+        if lengths.mean() < _LONG:
+            return gather(view, begins, lengths)
+        return np.concatenate(
+            [view[begin:end] for begin, end in zip(begins.tolist(), (begins + lengths).tolist(), strict=True)]
         )
-    return ShardSet(
-        np.concatenate([part.ids for part in parts]).astype(kind),
-        offsets_of(np.concatenate([part.lengths for part in parts])),
-        np.concatenate([part.a_lengths for part in parts]),
-        np.concatenate([part.is_random_next for part in parts]),
-        masks,
-        vocabulary,
-    )
 
 
-def _read_shard(path: Path, tokens: pa.Array, sequence_length: int) -> _Shard:
+ShardReader = Callable[[Path], Shard]
+
+
+def shard_reader(shard_format: str, vocabulary: Vocabulary, sequence_length: int) -> ShardReader:
+    """Reads one file of a format, "ids" or "lddl"; raises OSError and ValueError as the formats' readers do."""
+    if shard_format == "ids":
+        return partial(read_ids_shard, vocabulary_size=vocabulary.size)
+    tokens = pa.array(vocabulary.tokens, type=pa.string())
+    return partial(read_lddl_shard, tokens=tokens, sequence_length=sequence_length)
+
+
+def _read(read: ShardReader, path: Path, rows: int, masking: str) -> Shard:
     try:
-        table = pq.ParquetFile(path).read(use_threads=False)
-        _check_columns(table.schema)
-        return _decode(table, tokens, sequence_length)
+        shard = read(path)
     except FileNotFoundError as error:
-        raise InputError("a shard is missing", where=str(path)) from error
-    except (OSError, ValueError, pa.ArrowException) as error:
-        raise InputError(
-            f"a shard cannot be read: {error}",
-            where=str(path),
-            hint="it is damaged or not LDDL's: run `bertjobs data prepare` again, into a new folder",
-        ) from error
+        raise InputError(f"shard {path.name!r} is missing", where=str(path), hint=_AGAIN) from error
+    except (OSError, ValueError) as error:
+        raise _unreadable(path, str(error)) from error
+    if shard.rows != rows:
+        raise InputError(f"shard {path.name!r} has {shard.rows} rows, the manifest says {rows}", where=str(path))
+    if shard.rows and (shard.masks is None) != (masking == "dynamic"):
+        raise InputError(f"shard {path.name!r} is not for {masking} masking", where=str(path))
+    return shard
 
 
-def _check_columns(schema: pa.Schema) -> None:
-    wanted = [*SCHEMA, *(MASK_FIELDS if MASK_FIELDS[0].name in schema.names else ())]
-    for field in wanted:
-        if field.name not in schema.names:
-            raise ValueError(f"it has no column {field.name!r}, only {', '.join(schema.names)}")
-        if schema.field(field.name).type != field.type:
-            raise ValueError(f"column {field.name!r} is {schema.field(field.name).type}, not {field.type}")
+def _unreadable(path: Path, reason: str) -> InputError:
+    return InputError(f"shard {path.name!r} cannot be read: {reason}", where=str(path), hint=_AGAIN)
 
 
-def _decode(table: pa.Table, tokens: pa.Array, sequence_length: int) -> _Shard:
-    columns = {name: table.column(name).combine_chunks() for name in table.column_names}
-    if any(column.null_count for column in columns.values()):
-        raise ValueError("it has empty cells")
-    a_lengths = pc.add(pc.count_substring(columns["A"], " "), 1).to_numpy().astype(np.int64)
-    ids, lengths = _to_ids(pc.binary_join_element_wise(columns["A"], columns["B"], " "), tokens)
-    num_tokens = columns["num_tokens"].to_numpy()
-    if (lengths + 3 != num_tokens).any():
-        raise ValueError("num_tokens disagrees with A and B")
-    if (num_tokens > sequence_length).any():
-        raise ValueError(f"a sequence has {num_tokens.max()} tokens, the phase {sequence_length}")
-    masks = None
-    if "masked_lm_positions" in columns:
-        labels, counts = _to_ids(columns["masked_lm_labels"], tokens)
-        positions = read_positions(columns["masked_lm_positions"].to_pylist(), counts.tolist())
-        if (positions >= np.repeat(num_tokens, counts)).any():
-            raise ValueError("a masked position is behind the sequence's end")
-        masks = StoredMasks(positions, labels, offsets_of(counts))
-    is_random_next = columns["is_random_next"].to_numpy(zero_copy_only=False)
-    return _Shard(ids, lengths, a_lengths, is_random_next.astype(np.bool_), masks)
-
-
-def _to_ids(texts: pa.Array, tokens: pa.Array) -> tuple[NDArray[Any], Int64s]:
-    """Tokens joined by spaces to flat ids, and the tokens of each row."""
-    split = pc.split_pattern(texts, " ")
-    words = split.flatten()
-    ids = pc.index_in(words, value_set=tokens)
-    if ids.null_count:
-        unknown = words.filter(pc.is_null(ids))[0].as_py()
-        raise ValueError(f"the token {unknown!r} is not in the vocabulary")
-    return ids.to_numpy(), pc.list_value_length(split).to_numpy().astype(np.int64)
+def _allow_open_files(count: int) -> None:
+    """Raise the process's limit of open files, as far as it may, so that so many can be mapped."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 2 * count + _OTHER_FILES  # training and held-out shards
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(
+            resource.RLIMIT_NOFILE, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard)
+        )

@@ -1,48 +1,106 @@
-"""Sample order: a pure function of (seed, epoch, step), whatever the number of ranks, workers or restarts."""
+"""Sample order: a pure function of (manifest, seed, step), whatever the number of ranks, workers or restarts."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bertjobs.data.permutation import Permutation
+
 Int64s = NDArray[np.int64]
 
-_WORD = 0xFFFFFFFFFFFFFFFF
+
+@dataclass(frozen=True)
+class StreamState:
+    """Where a stream stands: what a checkpoint keeps of the data.
+
+    Attributes:
+        epoch: counts from 0.
+        place: the first place of the epoch's order that was not read; the rows of skipped shards keep theirs.
+        step: global batches read.
+        seed: of the order and the masks.
+        manifest_sha256: of the data's MANIFEST.json.
+        skipped: names of the shards, as ``split/name``, whose rows are left out.
+        loader: who reads the shards, "bertjobs" or "lddl".
+    """
+
+    epoch: int
+    place: int
+    step: int
+    seed: int
+    manifest_sha256: str
+    skipped: tuple[str, ...] = ()
+    loader: str = "bertjobs"
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> StreamState:
+        """The state as a checkpoint holds it, by ``dataclasses.asdict``."""
+        return cls(**{**content, "skipped": tuple(content["skipped"])})
+
+
+@dataclass(frozen=True)
+class SampleOrder:
+    """The samples of all epochs, one after the other: each epoch a permutation of the rows.
+
+    Rows that are left out are passed over where they stand, so the order of all others is as it would be with
+    them: in no epoch is a row lost or repeated, or two rows exchanged.
+
+    Attributes:
+        rows: rows of an epoch, those left out included.
+        left_out: ranges of rows, start and stop; apart from each other.
+    """
+
+    rows: int
+    seed: int
+    left_out: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def kept(self) -> int:
+        """Samples in an epoch."""
+        return self.rows - sum(stop - start for start, stop in self.left_out)
+
+    def samples(self, first: int, count: int) -> tuple[Int64s, Int64s]:
+        """The epochs and rows of ``count`` samples from number ``first``, counted over all epochs: both ``[count]``."""
+        epochs, numbers = np.divmod(np.arange(first, first + count, dtype=np.int64), self.kept)
+        rows = np.empty(count, dtype=np.int64)
+        for epoch in range(int(epochs[0]), int(epochs[-1]) + 1):
+            low, high = np.searchsorted(epochs, [epoch, epoch + 1])
+            places = _behind_gaps(numbers[low:high], _gaps(self, epoch))
+            rows[low:high] = _permutation(self.rows, self.seed, epoch)(places)
+        return epochs, rows
+
+    def place(self, number: int) -> tuple[int, int]:
+        """The epoch of a sample and its place in the epoch's order."""
+        epoch, number = divmod(number, self.kept)
+        return epoch, int(_behind_gaps(np.array([number]), _gaps(self, epoch))[0])
+
+    def number(self, epoch: int, place: int) -> int:
+        """The number of the first sample at or behind a place: the inverse of ``place``."""
+        return epoch * self.kept + place - int(np.searchsorted(_gaps(self, epoch), place))
 
 
 @lru_cache(maxsize=2)
-def epoch_order(rows: int, seed: int, epoch: int) -> Int64s:
-    """The order in which an epoch visits its rows: a permutation ``[rows]``, read-only.
-
-    It sorts the raw output of a Philox generator keyed by (seed, epoch): those bits are fixed by the
-    algorithm (Salmon et al., SC 2011), where a library's shuffle may change with its version.
-    """
-    draws = np.random.Philox(key=np.array([seed & _WORD, epoch & _WORD], dtype=np.uint64)).random_raw(rows)
-    order = np.argsort(draws, kind="stable")
-    order.flags.writeable = False
-    return order
+def _permutation(rows: int, seed: int, epoch: int) -> Permutation:
+    return Permutation(rows, seed, epoch)
 
 
-def global_batch(rows: int, seed: int, step: int, size: int) -> tuple[Int64s, Int64s]:
-    """The samples of an optimizer step: places ``step * size + i`` of all epochs, one after the other.
+@lru_cache(maxsize=2)
+def _gaps(order: SampleOrder, epoch: int) -> Int64s:
+    """The places of the rows that an order leaves out, ascending."""
+    if not order.left_out:
+        return np.zeros(0, dtype=np.int64)
+    rows = np.concatenate([np.arange(start, stop) for start, stop in order.left_out])
+    return np.sort(_permutation(order.rows, order.seed, epoch).places(rows))
 
-    Args:
-        rows: rows in an epoch.
-        step: counts from 0.
-        size: sequences in the global batch.
 
-    Returns:
-        The epoch and the row of each sample, both ``[size]``.
-    """
-    places = step * size + np.arange(size, dtype=np.int64)
-    epochs, offsets = np.divmod(places, rows)
-    samples = np.empty(size, dtype=np.int64)
-    for epoch in range(int(epochs[0]), int(epochs[-1]) + 1):
-        here = epochs == epoch
-        samples[here] = epoch_order(rows, seed, epoch)[offsets[here]]
-    return epochs, samples
+def _behind_gaps(numbers: Int64s, gaps: Int64s) -> Int64s:
+    """The places of kept samples, by their numbers in the epoch: before number n are all gaps that have at most n
+    kept places before them."""
+    return numbers + np.searchsorted(gaps - np.arange(len(gaps)), numbers, side="right") if len(gaps) else numbers
 
 
 def arrange(lengths: Int64s, world_size: int, micro_batch: int) -> Int64s:
@@ -52,19 +110,15 @@ def arrange(lengths: Int64s, world_size: int, micro_batch: int) -> Int64s:
     r takes the r-th slice of the block.
 
     Args:
-        lengths: tokens of each sequence of the global batch, ``[global batch]``.
+        lengths: tokens of each sequence of one or more global batches, ``[..., global batch]``.
 
     Returns:
-        Places in the global batch, ``[micro-steps, world_size, micro_batch]``.
+        Places in the global batch, ``[..., micro-steps, world_size, micro_batch]``.
 
     Raises:
         ValueError: the global batch is no multiple of ``world_size * micro_batch``.
     """
-    if len(lengths) % (world_size * micro_batch):
-        raise ValueError(f"{len(lengths)} sequences do not divide by {world_size} ranks x {micro_batch}")
-    return np.argsort(lengths, kind="stable").reshape(-1, world_size, micro_batch)
-
-
-def rank_micro_batches(lengths: Int64s, rank: int, world_size: int, micro_batch: int) -> list[Int64s]:
-    """The places in the global batch of each of a rank's micro-batches, in order; see ``arrange``."""
-    return list(arrange(lengths, world_size, micro_batch)[:, rank])
+    if lengths.shape[-1] % (world_size * micro_batch):
+        raise ValueError(f"{lengths.shape[-1]} sequences do not divide by {world_size} ranks x {micro_batch}")
+    order = np.argsort(lengths.astype(np.uint16), axis=-1, kind="stable")  # a radix sort, for two bytes
+    return order.reshape(*lengths.shape[:-1], -1, world_size, micro_batch)

@@ -210,6 +210,18 @@ SETTINGS: tuple[Setting, ...] = (
         choices=("dynamic", "static"),
     ),
     _run("num_workers", "int", 1, "background threads a rank that build batches"),
+    _run(
+        "loader",
+        "text",
+        "bertjobs",
+        "who reads the shards; lddl needs the lddl package",
+        env="",
+        choices=("bertjobs", "lddl"),
+    ),
+    _run(
+        "on_bad_shard", "text", "stop", "what to do about a missing or altered shard", env="", choices=("stop", "skip")
+    ),
+    _run("local_copy", "path", "", "folder on each node to copy the shards to before training", env=""),
     _run("bin_size", "int", 64, "tokens that a length bin of the shards spans", minimum=1),
     _run("steps_this_run", "int", 0, "stop after so many optimizer steps, to be continued; 0: no limit"),
     _run("data", "path", "data/prepared", "folder made by `bertjobs data prepare`", env="DATADIR"),

@@ -115,6 +115,9 @@ class RunSpec:
         precision: fp32, tf32, bf16 or fp16.
         masking: "dynamic" (drawn anew each epoch) or "static" (as stored in the shards).
         num_workers: background threads a rank that build batches; 0 builds them in the step loop.
+        loader: who reads the shards: "bertjobs", or "lddl" for LDDL's own loader where it is installed.
+        on_bad_shard: "stop", or "skip" to train without the rows of shards that are missing or altered.
+        local_copy: folder on each node that the shards are copied to before training, or "".
         bin_size: tokens a length bin of the shards spans.
         steps_this_run: stop, with exit code 75, after this many optimizer steps; 0: no such limit.
         data: folder made by ``bertjobs data prepare``.
@@ -137,6 +140,9 @@ class RunSpec:
     masking: str
     optimizer: OptimizerSpec
     num_workers: int
+    loader: str
+    on_bad_shard: str
+    local_copy: str
     bin_size: int
     steps_this_run: int
     data: str

@@ -96,32 +96,18 @@ def choose(held_out: ShardSet, counts: NDArray[np.int64], count: int, seed: int)
 
     ``counts`` is how often each token occurs in the training text.
     """
-    tokens, ids = held_out.vocabulary.tokens, original_ids(held_out)
+    tokens = held_out.vocabulary.tokens
     shares = dict(zip(tokens, (counts / max(1, counts.sum())).tolist(), strict=True))
     chosen: list[Cloze] = []
     for row in np.random.default_rng(seed).permutation(held_out.rows):
         if len(chosen) == count:
             break
-        start, end = held_out.offsets[row], held_out.offsets[row + 1]
-        middle = start + held_out.a_lengths[row]
-        for segment in (ids[start:middle], ids[middle:end]):
+        for segment in held_out.segments(int(row)):
             found = _first_cloze([tokens[number] for number in segment], shares, {one.truth for one in chosen})
             if found:
                 chosen.append(found)
                 break
     return chosen
-
-
-def original_ids(shards: ShardSet) -> NDArray[np.int64]:
-    """The tokens of A and B of each row, flat, as they were before static masking."""
-    ids = shards.ids.astype(np.int64)
-    if shards.masks is not None:
-        masks = shards.masks
-        rows = np.repeat(np.arange(shards.rows), np.diff(masks.offsets))
-        places = masks.positions.astype(np.int64)
-        # Positions count [CLS] and the [SEP] behind A, ids do not.
-        ids[places + shards.offsets[rows] - 1 - (places > shards.a_lengths[rows])] = masks.labels
-    return ids
 
 
 def sentences(tokens: Sequence[str]) -> Iterator[tuple[str, ...]]:

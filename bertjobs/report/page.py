@@ -160,8 +160,9 @@ def _settings(spec: RunSpec, data: DataManifest | None) -> list[tuple[str, str]]
         ("Data", spec.data),
     ]
     if data is not None:
-        train, held_out = (data.documents.get(name, 0) for name in ("train", "validation"))
-        settings.append(("Documents", f"{train:,} for training, {held_out:,} held out"))
+        if data.documents:  # LDDL keeps no count
+            train, held_out = (data.documents[name] for name in ("train", "validation"))
+            settings.append(("Documents", f"{train:,} for training, {held_out:,} held out"))
         for phase in spec.phases:
             if phase.phase in data.phases:
                 entry = data.phases[phase.phase]

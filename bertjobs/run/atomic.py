@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 PRIVATE_FOLDER = 0o700
 TEMPORARY_PREFIX = ".tmp-"
@@ -36,19 +36,29 @@ def _temporary_beside(path: Path) -> Path:
     return path.with_name(f"{TEMPORARY_PREFIX}{path.name}-{uuid.uuid4().hex[:8]}")
 
 
-def write_text(path: Path, text: str) -> None:
-    """Replace ``path`` by a file holding ``text``: readers see the old bytes or the new, never a part."""
+@contextmanager
+def new_file(path: Path) -> Iterator[IO[bytes]]:
+    """A file that replaces ``path``, flushed to the disk, when the block ends without an error.
+
+    Readers see the old bytes or the new, never a part.
+    """
     temporary = _temporary_beside(path)
     try:
-        with open(temporary, "w", encoding="utf-8") as handle:
-            handle.write(text)
-            handle.flush()
-            os.fsync(handle.fileno())
+        with temporary.open("xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace ``path`` by a file holding ``text``, atomically."""
+    with new_file(path) as file:
+        file.write(text.encode("utf-8"))
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -7,7 +7,7 @@ kept: data order, masks and dropout are functions of (seed, step).
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from bertjobs.errors import BertjobsError
+from bertjobs.data.stream import StreamState
+from bertjobs.errors import BertjobsError, InputError
 from bertjobs.model.bert import BertForPreTraining
 from bertjobs.model.huggingface import save_pretrained
 from bertjobs.optim.lamb import Lamb
@@ -62,7 +63,7 @@ class CheckpointWriter:
     vocabulary: Path
     lowercase: bool
 
-    def write(self, model: BertForPreTraining, optimizer: Lamb, progress: Progress) -> Path:
+    def write(self, model: BertForPreTraining, optimizer: Lamb, progress: Progress, data: StreamState) -> Path:
         """Write one checkpoint beside the others, whole or not at all, and delete those that are too old.
 
         Raises:
@@ -71,7 +72,7 @@ class CheckpointWriter:
         target = self.checkpoints / folder_name(progress.step)
         try:
             with new_folder(target) as folder:
-                self._fill(folder, model, optimizer, progress)
+                self._fill(folder, model, optimizer, progress, data)
             prune(self.checkpoints)
         except (OSError, SafetensorError) as error:
             raise BertjobsError(
@@ -81,7 +82,9 @@ class CheckpointWriter:
             ) from error
         return target
 
-    def _fill(self, folder: Path, model: BertForPreTraining, optimizer: Lamb, progress: Progress) -> None:
+    def _fill(
+        self, folder: Path, model: BertForPreTraining, optimizer: Lamb, progress: Progress, data: StreamState
+    ) -> None:
         save_pretrained(model, self.vocabulary, folder, lowercase=self.lowercase)
         save_file(moments(model, optimizer), folder / STATE_TENSORS)
         numbers = {
@@ -89,6 +92,7 @@ class CheckpointWriter:
             "skipped": progress.skipped,
             "loss_scale": progress.loss_scale.state_dict(),
             "optimizer_step": optimizer.param_groups[0]["step"],
+            "data": asdict(data),
         }
         write_json(folder / STATE_NUMBERS, numbers)
         seal(folder, phase=self.phase, step=progress.step, recipe_hash=self.recipe_hash)
@@ -102,6 +106,23 @@ def moments(model: BertForPreTraining, optimizer: Lamb) -> dict[str, torch.Tenso
         for key in MOMENTS
         if key in optimizer.state[parameter]
     }
+
+
+def read_stream_state(folder: Path) -> StreamState:
+    """Where the data stood when a checkpoint was written.
+
+    Raises:
+        InputError: the checkpoint does not say it.
+    """
+    path = folder / STATE_NUMBERS
+    try:
+        return StreamState.from_json(json.loads(path.read_text(encoding="utf-8"))["data"])
+    except (KeyError, TypeError) as error:
+        raise InputError(
+            "the checkpoint does not say how far its data were read: an earlier bertjobs wrote it",
+            where=str(path),
+            hint="start a new run from its weights: INIT_CHECKPOINT and another name with RUN",
+        ) from error
 
 
 def read_training_state(folder: Path, model: BertForPreTraining, optimizer: Lamb) -> Progress:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from bertjobs.data.lddl_loader import check_lddl_loader
 from bertjobs.data.manifest import DataManifest
 from bertjobs.errors import InputError
 from bertjobs.recipe.catalogue import builtin_file, catalogue_files, load_catalogue
@@ -69,6 +70,8 @@ def resolve_job(environ: Mapping[str, str], placement: Placement) -> Job:
     phase = spec.phases[0]
     data = DataManifest.read(Path(spec.data))
     data.check(spec)
+    if spec.loader == "lddl":
+        check_lddl_loader(data, spec)
     spec = data.sized(spec)
     earlier = [number for number in resolved.recipe_phases if number < phase.phase]
     directory = RunDirectory(Path(spec.results) / spec.run)

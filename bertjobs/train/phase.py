@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import torch
 
-from bertjobs.data.batches import NOT_SCORED, BatchStream
-from bertjobs.data.shard_set import ShardSet
+from bertjobs.data.batches import NOT_SCORED
+from bertjobs.data.stream import StreamState
 from bertjobs.errors import BertjobsError
 from bertjobs.model.bert import BertForPreTraining
 from bertjobs.optim.build import build_optimizer
@@ -19,9 +19,10 @@ from bertjobs.run.atomic import sha256_of
 from bertjobs.run.checkpoints import MANIFEST, folder_name
 from bertjobs.run.directory import Done, PhaseDirectory
 from bertjobs.train.checkpoint import CheckpointWriter, Progress
-from bertjobs.train.job import Job, check_settings, open_directory
+from bertjobs.train.job import Job, check_settings, open_directory, record
 from bertjobs.train.metrics import MetricsLog, step_metrics
 from bertjobs.train.ranks import Ranks
+from bertjobs.train.shards import PhaseShards, open_shards, open_stream
 from bertjobs.train.signals import STOP_SIGNALS, StopRequest
 from bertjobs.train.start import find_start, load_start
 from bertjobs.train.step import StepPlan, train_step
@@ -52,13 +53,16 @@ def train_phase(job: Job, ranks: Ranks, device: torch.device, stop: StopRequest)
         ranks.say(f"phase {done.phase} is done already: {directory.done_file}")
         return Outcome(True, "done", done.step)
     start = ranks.decided(lambda: find_start(job))
+    shards = open_shards(job, ranks)
     torch.manual_seed(job.spec.seed)
     model = BertForPreTraining(job.spec.model).to(device)
     optimizer = build_optimizer(model, job.spec.optimizer, job.phase.lr)
     progress, words = ranks.in_turn(lambda: load_start(start, model, optimizer))
     ranks.decided(lambda: open_directory(job))
+    if shards.skipped:
+        ranks.decided(lambda: record(job, "skipped shards", shards=list(shards.skipped)))
     ranks.say(words)
-    trainer = Trainer(job, directory, ranks, device, stop, model, optimizer, progress)
+    trainer = Trainer(job, directory, ranks, device, stop, model, optimizer, progress, shards, start.data)
     if start.kind == "resume":
         trainer.saved_step = progress.step
     return trainer.run()
@@ -82,26 +86,15 @@ class Trainer:
         model: BertForPreTraining,
         optimizer: Lamb,
         progress: Progress,
+        shards: PhaseShards,
+        data: StreamState | None,
     ):
-        spec, phase = job.spec, job.phase
+        phase = job.phase
         self.job, self.directory, self.ranks, self.device, self.stop = job, directory, ranks, device, stop
         self.model, self.optimizer, self.progress = model, optimizer, progress
         self.wrapped = ranks.wrapped(model, device)
-        train = ShardSet.load(job.data, phase.phase, "train")
-        held_out = ShardSet.load(job.data, phase.phase, "validation")
-        self.stream = BatchStream(
-            train,
-            seed=spec.seed,
-            global_batch=phase.global_batch,
-            micro_batch=phase.micro_batch,
-            rank=ranks.rank,
-            world_size=ranks.size,
-            max_predictions=phase.max_predictions,
-            masking=spec.masking,
-            num_workers=spec.num_workers,
-            start_step=progress.step,
-        )
-        self.validation = Validation(job, train, held_out, ranks, device)
+        self.stream = open_stream(job, ranks, shards, data, device)
+        self.validation = Validation(job, shards, ranks, device)
         self.metrics = MetricsLog(directory.metrics, directory.validation, active=ranks.is_first)
         self.metrics.resume_after(progress.step)
         self.writer = CheckpointWriter(
@@ -210,7 +203,8 @@ class Trainer:
             self.saved_step = self.progress.step
 
     def _write_checkpoint(self) -> None:
-        print(f"checkpoint {self.writer.write(self.model, self.optimizer, self.progress)}", flush=True)
+        data = self.stream.state(self.progress.step)
+        print(f"checkpoint {self.writer.write(self.model, self.optimizer, self.progress, data)}", flush=True)
 
     def _write_done(self) -> None:
         number, step = self.job.phase.phase, self.progress.step

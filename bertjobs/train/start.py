@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from bertjobs.data.stream import StreamState
 from bertjobs.errors import InputError
 from bertjobs.model.bert import BertForPreTraining
 from bertjobs.model.huggingface import initialise_from
@@ -13,7 +14,7 @@ from bertjobs.optim.lamb import Lamb
 from bertjobs.run.atomic import remove_leftovers, sha256_of
 from bertjobs.run.checkpoints import MANIFEST, DamagedCheckpointError, newest_valid, steps, verify
 from bertjobs.run.directory import PhaseDirectory
-from bertjobs.train.checkpoint import Progress, read_training_state
+from bertjobs.train.checkpoint import Progress, read_stream_state, read_training_state
 from bertjobs.train.job import Job
 
 
@@ -25,10 +26,12 @@ class Start:
         kind: "resume" (this phase's newest checkpoint), "previous" (the last one of the phase before), "initial"
             (``init_checkpoint``) or "random".
         folder: the checkpoint or model folder; None for random weights.
+        data: where the data stood, for "resume".
     """
 
     kind: Literal["resume", "previous", "initial", "random"]
     folder: Path | None = None
+    data: StreamState | None = None
 
 
 def find_start(job: Job) -> Start:
@@ -36,12 +39,26 @@ def find_start(job: Job) -> Start:
 
     Raises:
         InputError: all checkpoints of the phase are damaged, the phase before is not done or its checkpoint is
-            damaged, or the weights were trained with another vocabulary.
+            damaged, or the weights were trained with another vocabulary, or this phase on other data.
     """
     start = _find(job)
     if start.folder is not None:
         job.data.check_weights(start.folder)
+    if start.kind == "resume" and start.folder is not None:
+        return replace(start, data=_stream_state(job, start.folder))
     return start
+
+
+def _stream_state(job: Job, folder: Path) -> StreamState:
+    state = read_stream_state(folder)
+    if state.manifest_sha256 != job.data.sha256:
+        raise InputError(
+            f"phase {job.phase.phase} was begun with the data whose manifest is {state.manifest_sha256[:12]}..., "
+            f"these have {job.data.sha256[:12]}...",
+            where=f"{folder} and {job.data.folder}",
+            hint="set DATADIR to the folder that it was begun with, or start another run with RUN",
+        )
+    return state
 
 
 def load_start(start: Start, model: BertForPreTraining, optimizer: Lamb) -> tuple[Progress, str]:

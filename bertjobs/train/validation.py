@@ -8,38 +8,22 @@ from functools import cached_property
 import torch
 
 from bertjobs.data.batches import Batch, unigram_cross_entropy, validation_batches
-from bertjobs.data.shard_set import ShardSet
 from bertjobs.model.bert import BertForPreTraining
 from bertjobs.train.job import Job
 from bertjobs.train.precision import autocast
 from bertjobs.train.ranks import Ranks
+from bertjobs.train.shards import PhaseShards
 
 
 class Validation:
     """Scores a model on all held-out sequences, with masks that are the same every time."""
 
-    def __init__(
-        self,
-        job: Job,
-        train: ShardSet,
-        held_out: ShardSet,
-        ranks: Ranks,
-        device: torch.device,
-    ):
-        self._job, self._train, self._held_out = job, train, held_out
-        self._ranks, self._device = ranks, device
+    def __init__(self, job: Job, shards: PhaseShards, ranks: Ranks, device: torch.device):
+        self._job, self._shards, self._ranks, self._device = job, shards, ranks, device
 
     def _batches(self, rank: int, world_size: int) -> Iterator[Batch]:
-        phase, spec = self._job.phase, self._job.spec
-        return validation_batches(
-            self._held_out,
-            seed=spec.seed,
-            batch_size=phase.micro_batch,
-            max_predictions=phase.max_predictions,
-            masking=spec.masking,
-            rank=rank,
-            world_size=world_size,
-        )
+        shards, size = self._shards, self._job.phase.micro_batch
+        return validation_batches(shards.held_out, shards.masking, batch_size=size, rank=rank, world_size=world_size)
 
     @cached_property
     def unigram_line(self) -> float:
@@ -47,7 +31,7 @@ class Validation:
         model reaches that knows word frequencies and no context. Known to rank 0 alone."""
         if not self._ranks.is_first:
             return 0.0
-        return unigram_cross_entropy(self._train, self._batches(0, 1))
+        return unigram_cross_entropy(self._shards.train, self._batches(0, 1))
 
     def run(self, model: BertForPreTraining) -> dict[str, float | int]:
         """Means over the held-out set: losses in nats, accuracies 0 to 1, and the unigram line in nats."""

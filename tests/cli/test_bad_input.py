@@ -83,16 +83,12 @@ def test_a_half_written_data_folder(refused, speeches_data: Path, tmp_path: Path
 
 def test_a_shard_that_is_missing(refused, speeches_data: Path, tmp_path: Path) -> None:
     shutil.copytree(speeches_data, tmp_path / "lost")
-    (tmp_path / "lost" / "phase1" / "train" / "shard-0.parquet_1").unlink()
-    refused(data=tmp_path / "lost", says=("shard-0.parquet_1", "missing"))
+    (tmp_path / "lost" / "phase1" / "train" / "shard-0.safetensors_1").unlink()
+    refused(data=tmp_path / "lost", says=("shard-0.safetensors_1", "missing"))
 
 
 def test_shards_of_another_vocabulary(refused) -> None:
     refused("--recipe", "laptop", says=("made with another vocabulary", "07eced375cec"))
-
-
-def test_fewer_shards_than_ranks_times_workers(refused) -> None:
-    refused("--set", "num_workers=33", says=("32 shards a bin", "1 ranks x 33 workers", "--shards 33"))
 
 
 @pytest.mark.parametrize("kind", ["a file", "a read-only file system"])

@@ -52,7 +52,7 @@ def vocabulary(vocabulary_path: Path) -> Vocabulary:
 
 
 def _prepared(corpus: Path, vocabulary_path: Path, output: Path, **options: object) -> DataManifest:
-    settings = {"duplicates": 2, "shards": 4, "held_out": 0.15, **options}
+    settings = {"duplicates": 2, "shards": 4, "held_out": 0.15, "format": "lddl", **options}
     prepare(PrepareOptions((f"text:{corpus}",), str(vocabulary_path), str(output), **settings), quiet)  # type: ignore[arg-type]
     return DataManifest.read(output)
 

@@ -17,17 +17,32 @@ import torch
 from bertjobs.data.batches import (
     Batch,
     BatchStream,
+    Masking,
     make_batch,
+    make_packed_batch,
     token_counts,
     unigram_cross_entropy,
     validation_batches,
 )
 from bertjobs.data.manifest import DataManifest
 from bertjobs.data.shard_set import ShardSet
+from bertjobs.data.stream import StreamState
 from bertjobs.errors import InputError
 
-LIMITS = {"max_predictions": 20, "masking": "dynamic"}
+from .hand_written import write_folder
+
 Row = tuple[tuple[int, ...], ...]
+
+
+def dynamic_masking(seed: int) -> Masking:
+    return Masking("dynamic", seed, 20)
+
+
+STATIC = Masking("static", 1, 20)
+
+
+def batch_of(shards: ShardSet, rows: np.ndarray, epoch: int, masking: Masking) -> Batch:
+    return make_batch(shards, shards.select(rows), masking.keys(epoch, rows), masking)
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +74,7 @@ def test_a_batch_is_the_shards_rows_masked_and_padded(dynamic: DataManifest, tra
     written = _read(dynamic, "train")
     assert len(written) == train.rows
     indices = np.array([0, 5, train.rows - 1, train.rows // 2])
-    batch = make_batch(train, indices, 0, 1, **LIMITS)
+    batch = batch_of(train, indices, 0, dynamic_masking(1))
     tokens = train.vocabulary.tokens
     longest = max(written[i]["num_tokens"] for i in indices)
     assert batch.input_ids.shape == (4, math.ceil(longest / 8) * 8)
@@ -79,16 +94,12 @@ def test_a_batch_is_the_shards_rows_masked_and_padded(dynamic: DataManifest, tra
     assert (batch.labels[padding] == -1).all()
 
 
-def test_ids_take_two_bytes_where_the_vocabulary_allows(train: ShardSet) -> None:
-    assert train.ids.dtype == np.uint16
+def _stream(train: ShardSet, **options: object) -> BatchStream:
+    settings = {"global_batch": 48, "micro_batch": 4, **options}
+    return BatchStream(train, dynamic_masking(5), **settings)  # type: ignore[arg-type]
 
 
-def _stream(train: ShardSet, **options: int) -> BatchStream:
-    settings = {"seed": 5, "global_batch": 48, "micro_batch": 4, **LIMITS, **options}
-    return BatchStream(train, **settings)  # type: ignore[arg-type]
-
-
-def _steps(train: ShardSet, steps: int, **options: int) -> list[list[Row]]:
+def _steps(train: ShardSet, steps: int, **options: object) -> list[list[Row]]:
     with _stream(train, **options) as stream:
         return [[row for batch in next(stream) for row in _rows(batch)] for _ in range(steps)]
 
@@ -108,7 +119,17 @@ def test_threads_build_the_same_batches_in_the_same_order(train: ShardSet) -> No
 
 
 def test_a_restart_seeks(train: ShardSet) -> None:
-    assert _steps(train, 3, start_step=4) == _steps(train, 7)[4:]
+    with _stream(train) as stream:
+        state = stream.state(4)
+    assert (state.step, state.seed) == (4, 5)
+    assert _steps(train, 3, start=state) == _steps(train, 7)[4:]
+
+
+def test_the_state_does_not_depend_on_what_was_built_ahead(train: ShardSet) -> None:
+    with _stream(train, num_workers=2, manifest_sha256="ab", skipped=("train/x",)) as stream:
+        before = stream.state(1)
+        next(stream)
+        assert stream.state(1) == before == StreamState(0, 48, 1, 5, "ab", ("train/x",))
 
 
 def test_ranks_hold_similar_lengths_at_the_same_time(train: ShardSet) -> None:
@@ -144,11 +165,11 @@ def test_closing_twice_and_leaving_early_is_harmless(train: ShardSet) -> None:
 def test_validation_covers_each_row_once_with_masks_that_never_change(
     held_out: ShardSet, world_size: int, batch_size: int
 ) -> None:
-    expected = Counter(_rows(make_batch(held_out, np.arange(held_out.rows), -1, 9, **LIMITS)))
+    expected = Counter(_rows(batch_of(held_out, np.arange(held_out.rows), -1, dynamic_masking(9))))
     found: Counter[Row] = Counter()
     for rank in range(world_size):
         for batch in validation_batches(
-            held_out, seed=9, batch_size=batch_size, rank=rank, world_size=world_size, **LIMITS
+            held_out, dynamic_masking(9), batch_size=batch_size, rank=rank, world_size=world_size
         ):
             assert 1 <= batch.sequences <= batch_size
             found.update(_rows(batch))
@@ -160,7 +181,7 @@ def test_stored_masks_become_labels(static: DataManifest) -> None:
     ids = {token: number for number, token in enumerate(shards.vocabulary.tokens)}
     written = _read(static, "train")
     indices = np.array([3, 0, shards.rows - 1])
-    batch = make_batch(shards, indices, 0, 1, max_predictions=20, masking="static")
+    batch = batch_of(shards, indices, 0, STATIC)
     for index, (input_ids, _, labels, _) in zip(indices, _rows(batch), strict=True):
         row = written[index]
         tokens = ["[CLS]", *row["A"].split(), "[SEP]", *row["B"].split(), "[SEP]"]
@@ -171,23 +192,54 @@ def test_stored_masks_become_labels(static: DataManifest) -> None:
 
 def test_masking_that_the_shards_are_not_made_for_is_refused(train: ShardSet) -> None:
     with pytest.raises(ValueError, match="without masks, masking 'static'"):
-        make_batch(train, np.arange(2), 0, 1, max_predictions=20, masking="static")
+        batch_of(train, np.arange(2), 0, STATIC)
 
 
 def test_static_masks_do_not_change_the_token_counts(static: DataManifest, train: ShardSet) -> None:
     assert token_counts(ShardSet.load(static, 1, "train")).tolist() == token_counts(train).tolist()
-    assert token_counts(train).sum() == train.num_tokens.sum() - 3 * train.rows
+    assert token_counts(train).sum() == train.lengths(np.arange(train.rows)).sum()
 
 
 def test_unigram_cross_entropy_by_hand(train: ShardSet, held_out: ShardSet) -> None:
-    batches = list(validation_batches(held_out, seed=1, batch_size=16, **LIMITS))
-    counts = Counter(train.ids.tolist())
-    total = len(train.ids) + train.vocabulary.size
+    batches = list(validation_batches(held_out, dynamic_masking(1), batch_size=16))
+    ids = np.concatenate([shard.ids for shard in train.shards]).tolist()
+    counts, total = Counter(ids), len(ids) + train.vocabulary.size
     targets = [label for batch in batches for label in batch.labels.flatten().tolist() if label >= 0]
     expected = -sum(math.log((counts[target] + 1) / total) for target in targets) / len(targets)
     assert unigram_cross_entropy(train, batches) == pytest.approx(expected, rel=1e-9)
     with pytest.raises(ValueError, match="no masked token"):
         unigram_cross_entropy(train, [])
+
+
+@pytest.mark.parametrize("static", [False, True])
+def test_packed_batches_hold_what_padded_ones_do(tmp_path: Path, static: bool) -> None:
+    data, _ = write_folder(tmp_path, (9, 14), static=static)
+    shards = ShardSet.load(data, 1, "train")
+    chosen = shards.select(np.array([20, 3, 11, 0, 9]))
+    masking = Masking("static" if static else "dynamic", 3, 8)
+    padded, packed = (
+        make(shards, chosen, masking.keys(2, chosen.rows), masking) for make in (make_batch, make_packed_batch)
+    )
+    real = padded.attention_mask.bool()
+    for name in ("input_ids", "token_type_ids", "labels"):
+        found = getattr(packed, name)
+        assert found.dtype == torch.int64
+        assert torch.equal(found, getattr(padded, name)[real])
+    assert torch.equal(packed.next_sentence_labels, padded.next_sentence_labels)
+    lengths = real.sum(1)
+    assert packed.cumulative_lengths.dtype == torch.int32
+    assert packed.cumulative_lengths.tolist() == [0, *lengths.cumsum(0).tolist()]
+    assert packed.max_length == int(lengths.max())
+    assert (packed.labels >= 0).any()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="page-locked memory needs a GPU")
+def test_batches_are_pinned_for_a_gpu(train: ShardSet) -> None:
+    with _stream(train, pin_memory=True, num_workers=2) as pinned, _stream(train) as plain:
+        for one, other in zip(next(pinned), next(plain), strict=True):
+            for a, b in zip(one.tensors(), other.tensors(), strict=True):
+                assert a.is_pinned()
+                assert torch.equal(a.to("cuda", non_blocking=True).cpu(), b)
 
 
 def _truncate(path: Path) -> None:

@@ -35,7 +35,7 @@ def test_vocab_then_prepare(corpus: Path, tmp_path: Path, capsys: pytest.Capture
 
 
 def test_phases_that_are_no_numbers_are_refused(corpus: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no list of phases"):
+    with pytest.raises(InputError, match="cannot be prepared"):
         _run("prepare", "--corpus", f"text:{corpus}", "--vocab", "v", "--output", tmp_path / "d", "--phases", "one")
 
 
@@ -43,5 +43,5 @@ def test_help_gives_units_and_defaults(capsys: pytest.CaptureFixture[str]) -> No
     with pytest.raises(SystemExit):
         _run("prepare", "--help")
     said = " ".join(capsys.readouterr().out.split())
-    for words in ("tokens a length bin spans (default: 64)", "(default: dynamic)", "at least ranks x loader"):
+    for words in ("tokens a length bin spans (default: 64)", "(default: dynamic)", "one a core (default: 0)"):
         assert words in said

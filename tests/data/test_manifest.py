@@ -30,8 +30,6 @@ def _refused(action: object, *arguments: object) -> str:
 def test_a_whole_folder_passes(dynamic: DataManifest, vocabulary_path: Path) -> None:
     for number in (1, 2):
         dynamic.check_files(number)
-        dynamic.check_shard_count(number, world_size=2, num_workers=2)
-        dynamic.check_shard_count(number, world_size=4, num_workers=0)
         assert dynamic.training_sequences(number) == dynamic.phase(number).train.rows > 0
     dynamic.check_vocabulary(vocabulary_sha256(vocabulary_path))
     dynamic.check_vocabulary("")
@@ -94,12 +92,6 @@ def test_another_vocabulary_than_the_recipes(dynamic: DataManifest) -> None:
     message = _refused(dynamic.check_vocabulary, "0123456789abcdef" * 4)
     assert "0123456789ab..." in message
     assert f"{dynamic.vocabulary_sha256[:12]}..." in message
-
-
-def test_too_few_shards(dynamic: DataManifest) -> None:
-    message = _refused(dynamic.check_shard_count, 1, 4, 2)
-    assert "has 4 shards a bin, 8 are needed" in message
-    assert "--shards 8" in message
 
 
 def test_another_masking(dynamic: DataManifest) -> None:

@@ -13,12 +13,13 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.numpy import load_file
 from transformers import BertTokenizerFast
 
 from bertjobs.data.manifest import DataManifest, Split
-from bertjobs.data.prepare import PrepareOptions, choose_held_out, prepare
+from bertjobs.data.prepare import PHASES, PrepareOptions, parse_phases, prepare
 from bertjobs.data.shards import bin_ids, deal, read_positions
-from bertjobs.errors import InputError
+from bertjobs.errors import BertjobsError, InputError
 from bertjobs.run.atomic import sha256_of
 from tests.data.conftest import DOCUMENTS, quiet
 
@@ -136,7 +137,7 @@ def test_stored_masks_are_counted_and_decode_to_the_unmasked_text(static: DataMa
 def test_equal_input_and_seed_give_equal_bytes(
     static: DataManifest, corpus: Path, vocabulary_path: Path, tmp_path: Path
 ) -> None:
-    options = {"duplicates": 2, "shards": 4, "held_out": 0.15, "masking": "static"}
+    options = {"duplicates": 2, "shards": 4, "held_out": 0.15, "masking": "static", "format": "lddl"}
     arguments = ((f"text:{corpus}",), str(vocabulary_path))
     prepare(PrepareOptions(*arguments, str(tmp_path / "same"), **options), quiet)  # type: ignore[arg-type]
     assert _bytes(tmp_path / "same") == _bytes(static.folder)
@@ -152,7 +153,8 @@ def test_lddl_source_gives_the_same_sequences_as_text(corpus: Path, vocabulary_p
             file.write(f"{document.name}\t{document.read_text(encoding='utf-8').replace(chr(10), ' ')}\n")
     found = []
     for source, output in ((f"text:{corpus}", "text"), (f"lddl:{tmp_path / 'part.txt'}", "lddl")):
-        prepare(PrepareOptions((source,), str(vocabulary_path), str(tmp_path / output), (1,)), quiet)
+        options = PrepareOptions((source,), str(vocabulary_path), str(tmp_path / output), (PHASES[1],), format="lddl")
+        prepare(options, quiet)
         data = DataManifest.read(tmp_path / output)
         found.append([file.sha256 for _, split in _splits(data) for file in split.files])
         assert list(data.phases) == [1]
@@ -161,6 +163,7 @@ def test_lddl_source_gives_the_same_sequences_as_text(corpus: Path, vocabulary_p
 
 @given(rows=st.integers(0, 10_000), shards=st.integers(1, 64))
 def test_dealing_rows_to_shards(rows: int, shards: int) -> None:
+    assert sum(deal(rows, shards, leave_one=False)) == rows
     sizes = deal(rows, shards)
     assert len(sizes) == shards
     assert max(sizes) - min(sizes) <= 1
@@ -180,36 +183,27 @@ def test_positions_with_another_header_are_read_and_wrong_counts_are_refused() -
         read_positions([buffer.getvalue()], [3])
 
 
-def test_held_out_documents_do_not_depend_on_the_others() -> None:
-    names = [f"document-{number}" for number in range(2000)]
-    chosen = choose_held_out(names, 0.05, 1)
-    assert abs(chosen.mean() - 0.05) < 5 * np.sqrt(0.05 * 0.95 / 2000)
-    assert (choose_held_out(names[500:1500], 0.05, 1) == chosen[500:1500]).all()
-    assert (choose_held_out(names, 0.05, 2) != chosen).any()
-
-
-@pytest.mark.parametrize("share", [1e-9, 0.999999])
-def test_each_split_has_a_document(share: float) -> None:
-    assert 0 < choose_held_out(["a", "b", "c"], share, 1).sum() < 3
-
-
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"phases": (1, 3)}, "--phases"),
         ({"phases": ()}, "--phases"),
-        ({"phases": (1, 1)}, "--phases"),
+        ({"phases": (PHASES[1], PHASES[1])}, "--phases"),
         ({"bin_size": 100}, "do not divide phase 1's 128 tokens"),
+        ({"bin_size": 100}, "nearest that do: 32, 64, 128"),
         ({"bin_size": 0}, "--bin-size"),
         ({"duplicates": 0}, "--duplicates"),
-        ({"shards": 0}, "--shards"),
+        ({"shards": -1}, "--shards"),
+        ({"format": "parquet"}, "--format"),
+        ({"sample_ratio": 0.0}, "--sample-ratio"),
+        ({"sample_ratio": 1.5}, "--sample-ratio"),
+        ({"language": "englsh"}, "did you mean 'english'?"),
         ({"masking": "none"}, "--masking"),
         ({"held_out": 0.0}, "--held-out"),
         ({"held_out": 1.0}, "--held-out"),
         ({"masked_share": float("nan")}, "--masked-share"),
         ({"corpora": ()}, "--corpus"),
         ({"corpora": ("text:/nowhere",)}, "does not exist"),
-        ({"vocabulary": "/nowhere/vocab.txt"}, "cannot read the vocabulary"),
+        ({"vocabulary": "/nowhere/vocab.txt"}, "vocabulary"),
     ],
 )
 def test_bad_options_are_refused_and_nothing_is_written(
@@ -243,31 +237,64 @@ def test_an_output_that_exists_or_cannot_be_made_is_refused(
     other.mkdir()
     (other / "thesis.tex").write_text("dear")
     for output, says in (
-        (complete, "holds data already"),
+        (complete, "holds data of other settings: duplicates was 2, now 5; shards was 4, now 0"),
         (other, "not empty"),
         (other / "thesis.tex", "not empty"),
-        (other / "thesis.tex" / "data", "cannot write"),
     ):
         with pytest.raises(InputError) as caught:
             prepare(PrepareOptions((f"text:{corpus}",), str(vocabulary_path), str(output)), quiet)
         assert says in str(caught.value)
         assert "--output" in str(caught.value)
+    with pytest.raises(BertjobsError, match="cannot write"):
+        prepare(PrepareOptions((f"text:{corpus}",), str(vocabulary_path), str(other / "thesis.tex" / "data")), quiet)
     assert _bytes(complete) == _bytes(dynamic.folder)
     assert _bytes(other) == {"thesis.tex": b"dear"}
-
-
-def test_an_interrupted_run_leaves_nothing(corpus: Path, vocabulary_path: Path, tmp_path: Path) -> None:
-    def interrupt(stage: str, done: float, *_: object) -> None:
-        if stage == "pairs and shards" and done:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        prepare(PrepareOptions((f"text:{corpus}",), str(vocabulary_path), str(tmp_path / "data")), interrupt)
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_empty_output_folder_is_filled(corpus: Path, vocabulary_path: Path, tmp_path: Path) -> None:
     output = tmp_path / "data"
     output.mkdir()
-    prepare(PrepareOptions((f"text:{corpus}",), str(vocabulary_path), str(output), (1,)), quiet)
+    prepare(PrepareOptions((f"text:{corpus}",), str(vocabulary_path), str(output), (PHASES[1],)), quiet)
     assert DataManifest.read(output).phase(1).train.rows
+
+
+def test_phases_of_other_lengths() -> None:
+    assert parse_phases("1,2") == (PHASES[1], PHASES[2])
+    (shape,) = parse_phases("3:256")
+    assert (shape.phase, shape.sequence_length, shape.max_predictions) == (3, 256, 40)
+    (shape,) = parse_phases("2:384:60")
+    assert (shape.phase, shape.sequence_length, shape.max_predictions) == (2, 384, 60)
+    for wrong in ("3", "one", "1:2", "1:128:0", "", "1,,2"):
+        with pytest.raises(InputError, match="cannot be prepared"):
+            parse_phases(wrong)
+
+
+@pytest.mark.parametrize("masking", ["dynamic", "static"])
+def test_ids_shards_hold_the_rows_of_lddls(masking: str, corpus: Path, vocabulary_path: Path, tmp_path: Path) -> None:
+    """One shard a bin and no row left out for LDDL: then rows are the same, in the same order."""
+    options = {"duplicates": 2, "shards": 1, "held_out": 0.15, "masking": masking}
+    for name in ("ids", "lddl"):
+        output = str(tmp_path / name)
+        prepare(PrepareOptions((f"text:{corpus}",), str(vocabulary_path), output, format=name, **options), quiet)  # type: ignore[arg-type]
+    tokens = vocabulary_path.read_text().splitlines()
+    pairs = zip(*(_splits(DataManifest.read(tmp_path / name)) for name in ("ids", "lddl")), strict=True)
+    for (_, ids), (_, lddl) in pairs:
+        expected = iter(_rows(lddl))
+        for file in ids.files:
+            arrays = load_file(ids.folder / file.name)  # safetensors' own reader
+            assert arrays["ids"].dtype == np.uint16
+            ends = arrays["offsets"].tolist()
+            for row, (start, end) in enumerate(pairwise(ends)):
+                middle = start + int(arrays["a_lengths"][row])
+                other = next(expected)
+                assert [tokens[number] for number in arrays["ids"][start:middle]] == other["A"].split(" ")
+                assert [tokens[number] for number in arrays["ids"][middle:end]] == other["B"].split(" ")
+                assert bool(arrays["is_random_next"][row]) == other["is_random_next"]
+                if masking == "static":
+                    masks = slice(*arrays["mask_offsets"][row : row + 2].tolist())
+                    assert [tokens[number] for number in arrays["mask_labels"][masks]] == other[
+                        "masked_lm_labels"
+                    ].split(" ")
+                    positions = np.load(io.BytesIO(other["masked_lm_positions"]))
+                    assert (arrays["mask_positions"][masks] == positions).all()
+        assert next(expected, None) is None

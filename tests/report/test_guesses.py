@@ -17,7 +17,7 @@ from bertjobs.data.prepare import PrepareOptions, prepare
 from bertjobs.data.shard_set import ShardSet
 from bertjobs.errors import InputError
 from bertjobs.model.bert import BertForPreTraining
-from bertjobs.report.guesses import Guess, guess, join, original_ids, readable, sentences, text, word_to_mask
+from bertjobs.report.guesses import Guess, guess, join, readable, sentences, text, word_to_mask
 from tests.report.conftest import WORDS
 
 
@@ -52,7 +52,7 @@ def test_the_seed_alone_decides_the_sentences(data: DataManifest, checkpoint: Pa
 
 def test_the_sentences_are_held_out(data: DataManifest, checkpoint: Path) -> None:
     shards = ShardSet.load(data, 1, "validation")
-    all_text = " ".join(shards.vocabulary.tokens[number] for number in shards.ids)
+    all_text = " ".join(shards.vocabulary.tokens[number] for number in original_ids(shards))
     for one in guess(checkpoint, data, 1, count=5):
         assert " ".join(re.findall(r"\w+|[.,]", join(one, one.truth))) in all_text
 
@@ -69,15 +69,19 @@ def test_a_checkpoint_without_the_masked_lm_head_is_refused(
         guess(tmp_path, data, 1)
 
 
+def original_ids(shards: ShardSet) -> np.ndarray:
+    return np.concatenate([segment for row in range(shards.rows) for segment in shards.segments(row)])
+
+
 def test_static_masks_are_taken_back(data: DataManifest, tmp_path: Path) -> None:
     settings = data.settings
     options = PrepareOptions(
-        tuple(settings["corpora"]), settings["vocabulary"], str(tmp_path / "static"), duplicates=1, shards=2,
+        tuple(settings["corpora"]), str(data.vocabulary_path), str(tmp_path / "static"), duplicates=1, shards=2,
         masking="static",
     )  # fmt: skip
     prepare(options, lambda *_: None)
     static = ShardSet.load(DataManifest.read(tmp_path / "static"), 1, "validation")
-    assert (static.ids == static.vocabulary.mask_id).any()
+    assert any((shard.ids == static.vocabulary.mask_id).any() for shard in static.shards)
     original = original_ids(static)
     assert not (original == static.vocabulary.mask_id).any()
     assert np.array_equal(np.bincount(original, minlength=static.vocabulary.size), token_counts(static))

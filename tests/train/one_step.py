@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from bertjobs.data.batches import NOT_SCORED, BatchStream
+from bertjobs.data.batches import NOT_SCORED, BatchStream, Masking
 from bertjobs.data.manifest import DataManifest
 from bertjobs.data.shard_set import ShardSet
 from bertjobs.model.bert import BertForPreTraining
@@ -41,11 +41,9 @@ def one_step(data: Path, ranks: Ranks, micro_batch: int) -> dict[str, Tensor]:
     optimizer = Lamb(model.parameters(), 1e-3, clip_norm=float("inf"))
     stream = BatchStream(
         ShardSet.load(manifest, 1, "train"),
-        seed=3,
+        Masking("dynamic", seed=3, max_predictions=20),
         global_batch=GLOBAL_BATCH,
         micro_batch=micro_batch,
-        max_predictions=20,
-        masking="dynamic",
         rank=ranks.rank,
         world_size=ranks.size,
     )

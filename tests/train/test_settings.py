@@ -73,11 +73,6 @@ def test_data_of_another_vocabulary_than_the_recipes(trial: Trial, alone: Callab
     assert not trial.results.exists()
 
 
-def test_too_few_shards(trial: Trial, alone: Callable[..., Ended]) -> None:
-    assert_refused(alone(trial.having(NUM_WORKERS=4), 1), "3 shards a bin, 4 are needed: 1 ranks x 4 workers")
-    assert not trial.results.exists()
-
-
 @pytest.mark.parametrize(
     ("name", "value", "setting"),
     [("LR", "0.02", "phase1.lr"), ("SEED", "43", "seed"), ("PRECISION", "bf16", "precision"),

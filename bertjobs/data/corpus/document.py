@@ -1,0 +1,103 @@
+"""Bytes to documents: UTF-8 with replacement, NUL bytes out, very long texts in parts, all in bounded memory."""
+
+from __future__ import annotations
+
+import codecs
+import re
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+from bertjobs.data.corpus.source import Document
+
+MAX_DOCUMENT = 2_000_000
+"""Characters of a document at most; what is longer is cut at white space into parts."""
+
+CHUNK = 1 << 20
+"""Bytes that are read at a time."""
+
+_REPLACEMENT = "\ufffd"
+_REPLACEMENT_BYTES = _REPLACEMENT.encode()
+_SURROGATES = re.compile("[\ud800-\udfff]")
+
+
+class Decoded(NamedTuple):
+    """A stretch of text, the U+FFFD made for it, the NUL removed from it, the bytes it was."""
+
+    text: str
+    replaced: int
+    nul: int
+    size: int
+
+
+def decode(chunks: Iterable[bytes]) -> Iterator[Decoded]:
+    """The text of consecutive chunks of UTF-8; a character may span two chunks."""
+    rest = b""
+    for chunk in chunks:
+        raw = rest + chunk if rest else chunk
+        decoded, used = _decode(raw, False)
+        rest = raw[used:]
+        yield decoded
+    if rest:
+        yield _decode(rest, True)[0]
+
+
+def _decode(raw: bytes, final: bool) -> tuple[Decoded, int]:
+    text, used = codecs.utf_8_decode(raw, "replace", final)
+    replaced = 0
+    if _REPLACEMENT in text:
+        replaced = text.count(_REPLACEMENT) - raw[:used].count(_REPLACEMENT_BYTES)
+    nul = text.count("\0")
+    return Decoded(text.replace("\0", "") if nul else text, replaced, nul, used), used
+
+
+def sound(text: str, size: int) -> Decoded:
+    """``text`` without NUL, and without the lone surrogates that JSON's escapes can make."""
+    text, replaced = _SURROGATES.subn(_REPLACEMENT, text)
+    nul = text.count("\0")
+    return Decoded(text.replace("\0", "") if nul else text, replaced, nul, size)
+
+
+def without_bom(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """The chunks of a file, less the byte order mark that it may begin with."""
+    first = True
+    for chunk in chunks:
+        yield chunk.removeprefix(codecs.BOM_UTF8) if first else chunk
+        first = False
+
+
+def parts(identifier: str, stretches: Iterable[Decoded], longest: int = MAX_DOCUMENT) -> Iterator[Document]:
+    """The document of consecutive stretches, in parts of at most ``longest`` characters.
+
+    A part ends at its last white space, or where it must when it has none. Parts of white space alone are left out
+    and do not count. Holds about ``longest`` characters and one stretch in memory.
+    """
+    text, replaced, nul, size, number = "", 0, 0, 0, 1
+    for stretch in stretches:
+        text = text + stretch.text if text else stretch.text
+        replaced, nul, size = replaced + stretch.replaced, nul + stretch.nul, size + stretch.size
+        while len(text) > longest:
+            end = _last_white_space(text, longest)
+            part, text = text[:end], text[end:]
+            if not part.isspace():
+                yield Document(_part(identifier, number), part, replaced, nul, size)
+                replaced = nul = size = 0
+                number += 1
+    if text and not text.isspace():
+        yield Document(_part(identifier, number), text, replaced, nul, size)
+
+
+def _part(identifier: str, number: int) -> str:
+    return identifier if number == 1 else f"{identifier}#{number}"
+
+
+def _last_white_space(text: str, longest: int) -> int:
+    """Where to cut: after the last white space of the first ``longest`` characters, else after them all."""
+    for low in (max(0, longest - 1000), 0):
+        window = text[low:longest]
+        last_word = window.rsplit(maxsplit=1)[-1:]
+        if not last_word:
+            return longest
+        end = longest if window[-1].isspace() else longest - len(last_word[0])
+        if end > low:
+            return end
+    return longest

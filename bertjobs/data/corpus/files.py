@@ -1,0 +1,178 @@
+"""Where bytes come from: local files directly, URLs through fsspec, compressed files as what they hold."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import io
+import lzma
+import os
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import pyarrow as pa
+
+from bertjobs.data.corpus.document import CHUNK
+from bertjobs.data.corpus.source import Source
+from bertjobs.errors import BertjobsError, InputError
+
+COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst")
+EXPANSION = 4
+"""About how many bytes of text a byte of a compressed file holds."""
+
+
+@dataclass(frozen=True)
+class File:
+    """A file of a source: its path or URL, and its size in bytes."""
+
+    path: str
+    size: int
+
+    @property
+    def compressed(self) -> bool:
+        return self.path.endswith(COMPRESSIONS)
+
+    @property
+    def text_bytes(self) -> int:
+        return self.size * EXPANSION if self.compressed else self.size
+
+
+def is_url(path: str) -> bool:
+    """Whether a path is a URL that fsspec opens (``file://`` is taken the direct way)."""
+    return "://" in path and not path.startswith("file://")
+
+
+@contextmanager
+def reading(path: str) -> Iterator[None]:
+    """Turns what goes wrong while ``path`` is read into an InputError that names it."""
+    try:
+        yield
+    except BertjobsError:
+        raise
+    except FileNotFoundError as error:
+        raise InputError(f"{path!r} does not exist", where="--corpus", hint="check the path") from error
+    except EOFError as error:
+        raise InputError(f"{path!r} ends too early: it is truncated", where="--corpus", hint="fetch it anew") from error
+    except (zlib.error, lzma.LZMAError, gzip.BadGzipFile, pa.ArrowException) as error:
+        raise InputError(f"{path!r} is damaged or not what its name says: {error}", where="--corpus") from error
+    except OSError as error:
+        raise InputError(f"cannot read {path!r}: {error.strerror or error}", where="--corpus") from error
+    except Exception as error:
+        if not is_url(path):  # a remote file system raises errors of its own
+            raise
+        raise InputError(f"cannot read {path!r}: {error}", where="--corpus") from error
+
+
+def find(source: Source, suffixes: tuple[str, ...]) -> tuple[str, list[File]]:
+    """A source's root (the folder that ids leave out, with a slash) and its files, ordered by path below it.
+
+    A folder's files are those with one of the suffixes, also compressed, in it or below it; names that begin with a
+    dot are passed over.
+
+    Raises:
+        InputError: nothing is there, it cannot be read, or the folder holds no such file.
+    """
+    path = source.path.removeprefix("file://")
+    if not is_url(path):
+        path = str(Path(path).absolute())  # a task may run elsewhere
+    wanted = tuple(suffix + compression for suffix in suffixes for compression in ("", *COMPRESSIONS))
+    with reading(path):
+        single, found = _remote(path) if is_url(path) else _local(path, wanted)
+    if single:
+        return path[: len(path) - len(path.rpartition("/")[2])], found
+    root = path.rstrip("/") + "/"
+    files = [file for file in found if file.path.endswith(wanted) and "/." not in "/" + file.path.removeprefix(root)]
+    if not files:
+        names = ", ".join(f"*{suffix}" for suffix in suffixes)
+        raise InputError(
+            f"corpus {str(source)!r} holds no {names} file", where="--corpus", hint="also compressed: .gz .bz2 .xz .zst"
+        )
+    return root, sorted(files, key=lambda file: file.path.removeprefix(root).split("/"))
+
+
+def _local(path: str, wanted: tuple[str, ...]) -> tuple[bool, list[File]]:
+    if not Path(path).is_dir():
+        return True, [File(path, Path(path).stat().st_size)]
+    found = []
+    for folder, _, names in os.walk(path, onerror=_raise):
+        here = folder.rstrip("/") + "/"
+        found += [File(here + name, Path(here + name).stat().st_size) for name in names if name.endswith(wanted)]
+    return False, found
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def _remote(path: str) -> tuple[bool, list[File]]:
+    system, inner = _file_system(path)
+    if system.isfile(inner):
+        return True, [File(path, int(system.size(inner) or 0))]
+    if not system.exists(inner):
+        raise FileNotFoundError(path)
+    root, base = path.rstrip("/") + "/", inner.rstrip("/") + "/"
+    entries = system.find(inner, detail=True)
+    return False, [File(root + name.removeprefix(base), int(entry["size"] or 0)) for name, entry in entries.items()]
+
+
+def _file_system(path: str) -> tuple[Any, str]:
+    import fsspec
+
+    try:
+        system, inner = fsspec.core.url_to_fs(path)
+    except ImportError as error:
+        raise InputError(f"cannot open {path!r}: {error}", where="--corpus", hint="install that package") from error
+    except ValueError as error:
+        raise InputError(f"cannot open {path!r}: {error}", where="--corpus") from error
+    return system, str(inner)
+
+
+def exists(path: str) -> bool:
+    """Whether a file or folder is there."""
+    if not is_url(path):
+        return Path(path).exists()
+    system, inner = _file_system(path)
+    return bool(system.exists(inner))
+
+
+def size_of(path: str) -> int:
+    """A file's size in bytes."""
+    if not is_url(path):
+        return Path(path).stat().st_size
+    system, inner = _file_system(path)
+    return int(system.size(inner) or 0)
+
+
+def open_raw(path: str) -> BinaryIO:
+    """The bytes of a file as they are, seekable and buffered."""
+    if not is_url(path):
+        return open(path, "rb", buffering=CHUNK)
+    system, inner = _file_system(path)
+    return io.BufferedReader(system.open(inner, "rb"), CHUNK)
+
+
+@contextmanager
+def open_text(path: str) -> Iterator[BinaryIO]:
+    """The bytes of a file, decompressed as its suffix says."""
+    with open_raw(path) as raw:
+        if path.endswith(".gz"):
+            yield cast(BinaryIO, io.BufferedReader(gzip.GzipFile(fileobj=raw), CHUNK))
+        elif path.endswith(".bz2"):
+            yield cast(BinaryIO, bz2.BZ2File(raw))
+        elif path.endswith(".xz"):
+            with lzma.open(raw) as file:
+                yield cast(BinaryIO, file)
+        elif path.endswith(".zst"):
+            yield cast(BinaryIO, io.BufferedReader(pa.CompressedInputStream(pa.PythonFile(raw), "zstd"), CHUNK))
+        else:
+            yield raw
+
+
+def chunks(file: BinaryIO) -> Iterator[bytes]:
+    """The rest of a file, ``CHUNK`` bytes at a time."""
+    while chunk := file.read(CHUNK):
+        yield chunk

@@ -1,0 +1,84 @@
+"""Corpora with one document a line: LDDL's source, and JSON lines."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from itertools import chain
+from typing import BinaryIO
+
+from bertjobs.data.corpus.document import CHUNK, decode, parts, without_bom
+from bertjobs.data.corpus.files import File, open_text, reading
+from bertjobs.data.corpus.source import Document, Piece
+from bertjobs.errors import InputError
+
+_WHITE_SPACE = re.compile(r"\s")
+
+
+def byte_ranges(file: File, piece_bytes: int, _field: str = "") -> Iterator[tuple[int, int, int]]:
+    """``(start, end, bytes of text)`` of a file's pieces; a compressed file is one."""
+    if file.compressed:
+        yield 0, -1, file.text_bytes
+        return
+    for start in range(0, file.size, piece_bytes):
+        end = min(start + piece_bytes, file.size)
+        yield start, end, end - start
+
+
+def lines(file: BinaryIO, start: int, end: int) -> Iterator[tuple[int, Iterator[bytes]]]:
+    """The place of each line that begins in ``[start, end)`` (``end`` -1: to the end), and its bytes in chunks.
+
+    A line is over at its newline, which is not part of it. Never holds more than one chunk.
+    """
+    place = start
+    if start:
+        file.seek(start - 1)  # a newline just before the range makes the line at its start ours
+        place = start - 1 + sum(map(len, _line(file)))
+    while end < 0 or place < end:
+        first = file.readline(CHUNK)
+        if not first:
+            return
+        read = len(first)
+
+        def rest(first: bytes = first) -> Iterator[bytes]:
+            nonlocal read
+            yield first.removesuffix(b"\n")
+            if not first.endswith(b"\n"):
+                for chunk in _line(file):
+                    read += len(chunk)
+                    yield chunk.removesuffix(b"\n")
+
+        line = rest()
+        yield place, without_bom(line) if place == 0 else line
+        for _ in line:
+            pass
+        place += read
+
+
+def _line(file: BinaryIO) -> Iterator[bytes]:
+    """The rest of the line that the file stands in, with its newline, in chunks."""
+    while chunk := file.readline(CHUNK):
+        yield chunk
+        if chunk.endswith(b"\n"):
+            return
+
+
+def read_lddl(piece: Piece) -> Iterator[Document]:
+    """LDDL's documents: a line up to its first white space is the id, what follows that character the text."""
+    (path,) = piece.paths
+    with reading(path), open_text(path) as file:
+        for place, line in lines(file, piece.start, piece.end):
+            stretches = decode(line)
+            first = next(stretches, None)
+            if first is None:
+                continue
+            white_space = _WHITE_SPACE.search(first.text)
+            if white_space is None and first.size >= CHUNK - 4:
+                raise InputError(
+                    f"a line of {path!r} begins with over {CHUNK:,} bytes without white space: it has no id",
+                    where=f"byte {place:,}",
+                    hint="lddl: one document a line, <id><white space><text>; text: for plain files",
+                )
+            if white_space is not None:
+                text = first._replace(text=first.text[white_space.end() :])
+                yield from parts(first.text[: white_space.start()], chain((text,), stretches))

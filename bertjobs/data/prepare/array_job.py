@@ -1,0 +1,115 @@
+"""What a job of an array runs: its share of a stage's tasks, and the journal that it keeps of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import submitit
+
+from bertjobs.data.prepare.local import run_task
+from bertjobs.data.prepare.work import FOLDER_NAME, STAGES, Work
+from bertjobs.errors import EXIT_FAILURE, BertjobsError
+
+LOG_FOLDER = "slurm"
+SEEN_WITHIN_S = 75.0  # so late a node may see another node's file (NFS keeps a folder's entries for up to 60 s)
+
+
+class Journal:
+    """What a job tells of its tasks: a line a task begun, done or failed. Several processes may add to it."""
+
+    def __init__(self, folder: Path, element: str) -> None:
+        self._path = folder / f"{element}.jsonl"
+
+    def add(self, event: str, number: int | None, error: BaseException | None = None) -> None:
+        """Add a line; ``number`` is None for what concerns all tasks."""
+        node = os.environ.get("SLURMD_NODENAME") or os.uname().nodename
+        line: dict[str, Any] = {"event": event, "number": number, "node": node}
+        if error is not None:
+            said = error.render() if isinstance(error, BertjobsError) else f"{type(error).__name__}: {error}"
+            line |= {"said": said, "exit_code": getattr(error, "exit_code", None)}
+        with self._path.open("ab") as file:
+            file.write(json.dumps(line).encode() + b"\n")
+
+    def read(self) -> list[dict[str, Any]]:
+        """All lines that are whole; none where the job told nothing."""
+        return list(json_lines(self._path))
+
+
+def run_share(output: str, stage: str, numbers: Sequence[int], processes: int) -> None:
+    """What a job runs: tasks of a stage, ``processes`` at a time. Ends the process with code 70 when one failed."""
+    # submitit would keep a cancelled job for as long as Slurm lets it, and end one that is warned of its time limit.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+    journal = Journal(Path(output) / FOLDER_NAME / LOG_FOLDER, submitit.JobEnvironment().job_id)
+    _check_inputs(output, stage, journal)
+    attempt = partial(_attempt, output, stage, journal)
+    if processes > 1:
+        with ProcessPoolExecutor(processes, mp_context=get_context("fork")) as pool:
+            good = list(pool.map(attempt, numbers))
+    else:
+        good = list(map(attempt, numbers))
+    if not all(good):
+        sys.exit(EXIT_FAILURE)
+
+
+def _attempt(output: str, stage: str, journal: Journal, number: int) -> bool:
+    journal.add("begin", number)
+    try:
+        run_task(output, stage, number)
+    except Exception as error:
+        print(f"task {number} of the stage {stage!r} failed", file=sys.stderr)
+        if isinstance(error, BertjobsError):
+            print(error.render(), file=sys.stderr, flush=True)
+        else:
+            traceback.print_exc()
+        journal.add("failed", number, error)
+        return False
+    journal.add("done", number)
+    return True
+
+
+def _check_inputs(output: str, stage: str, journal: Journal) -> None:
+    """Wait until the files of the stage before are seen here; end the process with code 70 where they do not come."""
+    deadline = time.monotonic() + SEEN_WITHIN_S
+    while unseen := _unseen(output, stage):
+        if time.monotonic() > deadline:
+            error = BertjobsError(unseen, where=output)
+            print(error.render(), file=sys.stderr, flush=True)
+            journal.add("failed", None, error)
+            sys.exit(EXIT_FAILURE)
+        time.sleep(1)
+
+
+def _unseen(output: str, stage: str) -> str:
+    """What is missing for a stage, in words; "" where all is there."""
+    try:
+        work = Work.read(Path(output))
+    except OSError as error:
+        return f"the work folder is not seen on this node: {error}"
+    before = STAGES[max(0, STAGES.index(stage) - 1)]
+    count = len(work.missing(before)) if before != stage else 0
+    return f"{count} tasks of the stage {before!r} are not done, or not seen on this node" if count else ""
+
+
+def json_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The objects of a file of JSON lines; a line that is cut short, and a file that is not there, have none."""
+    try:
+        lines = path.read_bytes().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        try:
+            yield json.loads(line)
+        except ValueError:
+            continue

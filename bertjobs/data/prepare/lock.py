@@ -1,0 +1,120 @@
+"""One prepare at a time on an output folder: a lock file that names its owner."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from bertjobs.errors import BertjobsError
+
+LOCK_NAME = "lock"
+BEAT_S = 20.0  # the owner renews the lock this often
+STALE_S = 180.0  # not renewed for so long, on another host: its owner is gone
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold ``folder``'s lock during the block.
+
+    A lock whose owner has died (a process of this host that is gone, or a lock of another host that was not renewed
+    for three minutes) is taken over.
+
+    Raises:
+        BertjobsError: somebody else holds it; names the owner.
+    """
+    path = folder / LOCK_NAME
+    mine = folder / f"{LOCK_NAME}-{uuid.uuid4().hex[:8]}"
+    mine.write_text(json.dumps(_owner()), encoding="utf-8")
+    try:
+        _take(path, mine)
+    finally:
+        mine.unlink()
+    stop = threading.Event()
+    beat = threading.Thread(target=_renew, args=(path, stop), name="lock", daemon=True)
+    beat.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        beat.join()
+        path.unlink(missing_ok=True)
+
+
+def _take(path: Path, mine: Path) -> None:
+    """Make ``path`` a second name of ``mine``: of two who try, one succeeds, also over NFS."""
+    for _ in range(2):
+        try:
+            os.link(mine, path)
+            return
+        except FileExistsError:
+            owner = _read(path)
+            if not _is_stale(path, mine, owner):
+                raise _held(path, owner) from None
+            with suppress(FileNotFoundError):  # another is taking it over at this moment
+                path.rename(mine.with_name(f"{mine.name}-stale"))
+                mine.with_name(f"{mine.name}-stale").unlink()
+    raise _held(path, _read(path))
+
+
+def _held(path: Path, owner: dict[str, Any]) -> BertjobsError:
+    words = (
+        f"process {owner['process']} of {owner['user']} on {owner['host']}, since {owner['since']}"
+        if owner
+        else "an owner that left no name"
+    )
+    return BertjobsError(
+        f"another prepare is at work on this output: {words}",
+        where=str(path),
+        hint=f"wait for it, choose another --output, or, if it is dead, remove the lock: rm {path}",
+    )
+
+
+def _owner() -> dict[str, Any]:
+    return {
+        "host": socket.gethostname(),
+        "process": os.getpid(),
+        "begun": _begun(os.getpid()),
+        "user": getpass.getuser(),
+        "job": os.environ.get("SLURM_JOB_ID"),
+        "since": time.strftime("%Y-%m-%d %H:%M:%S %Z"),
+    }
+
+
+def _begun(process: int) -> str | None:
+    """When a process of this host began, None where it is gone: a process number alone may have been given again."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        return None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+
+
+def _is_stale(path: Path, mine: Path, owner: dict[str, Any]) -> bool:
+    if owner.get("host") == socket.gethostname():
+        return _begun(owner["process"]) != owner["begun"]
+    try:
+        # Both times are the file server's: the clocks of hosts may differ.
+        return mine.stat().st_mtime - path.stat().st_mtime > STALE_S
+    except FileNotFoundError:
+        return True
+
+
+def _renew(path: Path, stop: threading.Event) -> None:
+    while not stop.wait(BEAT_S):
+        with suppress(OSError):
+            os.utime(path)

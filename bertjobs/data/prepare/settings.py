@@ -1,0 +1,154 @@
+"""What ``bertjobs data prepare`` is asked for, and whether it can be done."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from bertjobs.data.manifest import SHARD_FORMATS
+from bertjobs.errors import InputError, nearest
+
+MASKINGS = ("dynamic", "static")
+MAX_SEQUENCE_LENGTH = 1 << 16
+
+
+@dataclass(frozen=True)
+class PhaseShape:
+    """What a phase's sequences look like: tokens at most, and masked tokens at most."""
+
+    phase: int
+    sequence_length: int
+    max_predictions: int
+
+    @classmethod
+    def parse(cls, text: str) -> PhaseShape:
+        """``1`` (128 tokens, 20 masked), ``2`` (512, 80), or ``PHASE:TOKENS[:MASKED]``.
+
+        Without MASKED it is what BERT used: 20 for 128, and in that proportion, rounded up.
+        """
+        try:
+            numbers = [int(part) for part in text.split(":")]
+        except ValueError:
+            numbers = []
+        match numbers:
+            case [phase] if phase in PHASES:
+                return PHASES[phase]
+            case [phase, length] if phase > 0 and length > 3:
+                return cls(phase, length, -(-length * 20 // 128))
+            case [phase, length, predictions] if phase > 0 and length > 3 and predictions > 0:
+                return cls(phase, length, predictions)
+        raise InputError(
+            f"phase {text!r} cannot be prepared",
+            where="--phases",
+            hint="1, 2, or NUMBER:TOKENS[:MASKED] such as 3:256:40, separated by commas",
+        )
+
+
+PHASES = {1: PhaseShape(1, 128, 20), 2: PhaseShape(2, 512, 80)}
+
+
+def parse_phases(text: str) -> tuple[PhaseShape, ...]:
+    """The phases of a list such as ``1,2`` or ``1,2:384:60``; InputError as in ``PhaseShape.parse``."""
+    return tuple(PhaseShape.parse(part) for part in text.split(","))
+
+
+@dataclass(frozen=True)
+class PrepareOptions:
+    """What a data folder is made of, and how.
+
+    Attributes:
+        corpora: sources, as ``corpus.Source.parse`` takes them.
+        vocabulary: path of a vocab.txt or tokenizer.json.
+        output: folder to make.
+        cased: keep upper case and accents, where the vocabulary does not say so itself.
+        phases: shapes of the phases' sequences.
+        duplicates: times that pairs are drawn from each training document; validation is drawn once.
+        bin_size: tokens a length bin spans; each phase's sequence length is a multiple.
+        shards: files a bin; 0 chooses: 8, or as many as keep a file near 64 MB.
+        masking: "dynamic" (none stored) or "static".
+        masked_share: share of the tokens that are masked, where masking is static.
+        whole_word: static masking takes all pieces of a word together.
+        short_sequence_share: share of the documents whose target length is drawn at random.
+        sample_ratio: share of the documents that are used at all.
+        held_out: share of the documents kept for validation, at least one document.
+        language: of the sentence splitter.
+        format: of the shards, "ids" or "lddl".
+    """
+
+    corpora: tuple[str, ...]
+    vocabulary: str
+    output: str
+    phases: tuple[PhaseShape, ...] = (PHASES[1], PHASES[2])
+    duplicates: int = 5
+    bin_size: int = 64
+    shards: int = 0
+    masking: str = "dynamic"
+    masked_share: float = 0.15
+    whole_word: bool = False
+    short_sequence_share: float = 0.1
+    sample_ratio: float = 1.0
+    held_out: float = 0.05
+    language: str = "english"
+    format: str = "ids"
+    cased: bool = False
+    seed: int = 42
+
+    def check(self) -> None:
+        """InputError names the first option that is not as it must be."""
+        if not self.corpora:
+            raise InputError("no corpus is given", where="--corpus", hint="for instance --corpus text:DIR")
+        if self.duplicates < 1:
+            raise InputError(f"{self.duplicates} is too small: at least 1", where="--duplicates")
+        if self.shards < 0:
+            raise InputError(f"{self.shards} is too small: at least 1, or 0 to choose", where="--shards")
+        _check_phases(self.phases, self.bin_size)
+        for name, share, least, most in (
+            ("held-out", self.held_out, 0, 1),
+            ("masked-share", self.masked_share, 0, 1),
+            ("short-sequence-share", self.short_sequence_share, -1, 1),
+            ("sample-ratio", self.sample_ratio, 0, 2),
+        ):
+            if not least < share < most or share > 1:
+                raise InputError(f"{share} is not a share between 0 and 1", where=f"--{name}")
+        for name, value, choices in (
+            ("masking", self.masking, MASKINGS),
+            ("format", self.format, SHARD_FORMATS),
+        ):
+            if value not in choices:
+                raise InputError(f"unknown {name} {value!r}", where=f"--{name}", hint=nearest(value, choices))
+
+    def settings(self) -> dict[str, Any]:
+        """All that decides the shards' bytes beside the corpus and the vocabulary: what MANIFEST.json records."""
+        settings = {name: value for name, value in asdict(self).items() if name not in ("output", "vocabulary")}
+        settings["corpora"] = list(self.corpora)
+        settings["phases"] = [list(shape.values()) for shape in settings["phases"]]
+        return settings
+
+
+def difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """How two settings differ, in words; "" where they do not."""
+    return "; ".join(
+        f"{name} was {before.get(name)!r}, now {now.get(name)!r}"
+        for name in {**before, **now}
+        if before.get(name) != now.get(name)
+    )
+
+
+def _check_phases(phases: tuple[PhaseShape, ...], bin_size: int) -> None:
+    numbers = [shape.phase for shape in phases]
+    if not phases or len(set(numbers)) != len(numbers):
+        given = ",".join(map(str, numbers))
+        raise InputError(f"phases {given!r} cannot be prepared: each once", where="--phases", hint="1, 2 or 1,2")
+    for shape in phases:
+        if shape.sequence_length >= MAX_SEQUENCE_LENGTH:
+            raise InputError(f"phase {shape.phase} has {shape.sequence_length} tokens, at most "
+                             f"{MAX_SEQUENCE_LENGTH - 1} can be stored", where="--phases")  # fmt: skip
+        if bin_size < 1 or shape.sequence_length % bin_size:
+            fitting = [size for size in range(1, shape.sequence_length + 1) if shape.sequence_length % size == 0]
+            close = sorted(sorted(fitting, key=lambda size: abs(size - bin_size))[:3])
+            raise InputError(
+                f"bins of {bin_size} tokens do not divide phase {shape.phase}'s {shape.sequence_length} tokens",
+                where="--bin-size",
+                hint=f"nearest that do: {', '.join(map(str, close))}",
+            )

@@ -1,0 +1,178 @@
+"""Writing one shard, part by part: token ids in safetensors' layout, or LDDL's strings in Parquet."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from bertjobs.data.arrays import ArraysWriter
+from bertjobs.data.ids_shard import ids_type
+from bertjobs.data.masking import mask_flat, prediction_counts, word_begins
+from bertjobs.data.prepare.work import Work
+from bertjobs.data.ragged import offsets_of
+from bertjobs.data.shards import BIN_FIELD, MASK_FIELDS, SCHEMA, encode_positions
+from bertjobs.data.vocabulary import Vocabulary
+from bertjobs.run.atomic import new_file, sha256_of
+
+Int64s = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Masks:
+    """Static masks of rows: places in [CLS] A [SEP] B [SEP] and the original ids, ``counts`` of them a row."""
+
+    counts: Int64s
+    positions: NDArray[np.uint16]
+    labels: NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Sequences of one bin.
+
+    Attributes:
+        ids: the tokens of A and then B of each row, flat. With masks: the masked tokens.
+        lengths, a_lengths: ``[rows]``, tokens in A and B, and in A.
+        first: number of the first row in its bin, over all shards.
+    """
+
+    ids: NDArray[Any]
+    lengths: Int64s
+    a_lengths: Int64s
+    is_random_next: NDArray[np.bool_]
+    first: int
+    masks: Masks | None = None
+
+
+@dataclass(frozen=True)
+class StaticMasking:
+    """Masks stored in the shards: the share of the tokens, the most a sequence, and whether whole words go together."""
+
+    ratio: float
+    max_predictions: int
+    whole_word: bool
+
+
+def mask_rows(rows: Rows, keys: NDArray[np.uint64], how: StaticMasking, vocabulary: Vocabulary) -> Rows:
+    """The rows with masks, drawn from a key a row."""
+    offsets = offsets_of(rows.lengths)
+    counts = prediction_counts(rows.lengths + 3, how.ratio, how.max_predictions)
+    begins = word_begins(vocabulary.continues[rows.ids], offsets, rows.a_lengths) if how.whole_word else None
+    masked, chosen = mask_flat(rows.ids, offsets, counts, keys, vocabulary.mask_id, vocabulary.size, begins)
+    tokens = np.flatnonzero(chosen)
+    owners = np.repeat(np.arange(len(rows.lengths)), rows.lengths)[tokens]
+    places = tokens - offsets[owners]
+    positions = places + 1 + (places >= rows.a_lengths[owners])
+    masks = Masks(np.bincount(owners, minlength=len(rows.lengths)), positions.astype(np.uint16), rows.ids[tokens])
+    return replace(rows, ids=masked, masks=masks)
+
+
+class ShardWriter(Protocol):
+    """A shard being written; ``sha256`` and ``bytes`` are known once it is closed."""
+
+    path: Path
+    sha256: str
+    bytes: int
+
+    def append(self, rows: Rows) -> None: ...
+
+
+@contextmanager
+def new_shard(work: Work, folder: Path, number: int, bin_number: int, vocabulary: Vocabulary) -> Iterator[ShardWriter]:
+    """A shard that appears in ``folder``, whole, when the block ends without an error."""
+    static = work.options.masking == "static"
+    if work.options.format == "lddl":
+        path = folder / f"shard-{number}.parquet_{bin_number}"
+        with new_file(path) as file:
+            lddl = LddlWriter(path, file, bin_number, vocabulary, static)
+            yield lddl
+            lddl.close()
+        lddl.sha256, lddl.bytes = sha256_of(path), path.stat().st_size
+        return
+    metadata = {
+        "format": "bertjobs-ids",
+        "vocabulary_sha256": vocabulary.sha256,
+        "seed": str(work.options.seed),
+        "settings_sha256": work.plan.settings_sha256,
+    }
+    path = folder / f"shard-{number}.safetensors_{bin_number}"
+    with ArraysWriter(path, _kinds(ids_type(vocabulary.size), static), metadata) as arrays:
+        ids = IdsWriter(path, arrays)
+        yield ids
+    ids.sha256, ids.bytes = arrays.sha256, arrays.bytes
+
+
+def _kinds(id_type: Any, static: bool) -> dict[str, Any]:
+    kinds = {"ids": id_type, "offsets": np.int64, "a_lengths": np.uint16, "is_random_next": np.bool_}
+    if static:
+        kinds |= {"mask_offsets": np.int64, "mask_positions": np.uint16, "mask_labels": id_type}
+    return kinds
+
+
+class IdsWriter:
+    """Token ids and offsets. The arrays are explained in ``data/ids_shard.py``."""
+
+    def __init__(self, path: Path, arrays: ArraysWriter) -> None:
+        self.path, self.sha256, self.bytes = path, "", 0
+        self._arrays = arrays
+        self._ends: dict[str, int] = {}
+
+    def append(self, rows: Rows) -> None:
+        """Add rows."""
+        self._arrays.append("ids", rows.ids)
+        self._append_offsets("offsets", rows.lengths)
+        self._arrays.append("a_lengths", rows.a_lengths.astype(np.uint16))
+        self._arrays.append("is_random_next", rows.is_random_next)
+        if rows.masks is not None:
+            self._append_offsets("mask_offsets", rows.masks.counts)
+            self._arrays.append("mask_positions", rows.masks.positions)
+            self._arrays.append("mask_labels", rows.masks.labels)
+
+    def _append_offsets(self, name: str, lengths: Int64s) -> None:
+        offsets = offsets_of(lengths) + self._ends.get(name, 0)
+        self._arrays.append(name, offsets[1:] if name in self._ends else offsets)
+        self._ends[name] = int(offsets[-1])
+
+
+class LddlWriter:
+    """LDDL's schema: tokens joined by a space, in Parquet. Each part that is added is a row group."""
+
+    def __init__(self, path: Path, file: Any, bin_number: int, vocabulary: Vocabulary, static: bool) -> None:
+        self.path, self.sha256, self.bytes = path, "", 0
+        self._bin, self._static = bin_number, static
+        self._tokens = pa.array(vocabulary.tokens, type=pa.string())
+        self._schema = pa.schema([*SCHEMA, *(MASK_FIELDS if static else ()), BIN_FIELD])
+        self._writer = pq.ParquetWriter(file, self._schema, compression="SNAPPY", use_dictionary=False)
+
+    def append(self, rows: Rows) -> None:
+        """Add rows."""
+        lengths = np.stack([rows.a_lengths, rows.lengths - rows.a_lengths], axis=1).ravel()
+        segments = self._join(rows.ids, lengths)
+        columns = [
+            segments.take(pa.array(np.arange(0, len(lengths), 2))),
+            segments.take(pa.array(np.arange(1, len(lengths), 2))),
+            pa.array(rows.is_random_next),
+            pa.array((rows.lengths + 3).astype(np.uint16)),
+        ]
+        if rows.masks is not None:
+            columns.append(pa.array(encode_positions(rows.masks.positions, rows.masks.counts), type=pa.binary()))
+            columns.append(self._join(rows.masks.labels, rows.masks.counts))
+        columns.append(pa.array(np.full(len(rows.lengths), self._bin, dtype=np.int64)))
+        self._writer.write_table(pa.table(columns, schema=self._schema))
+
+    def close(self) -> None:
+        """Finish the file."""
+        self._writer.close()
+
+    def _join(self, ids: NDArray[Any], lengths: Int64s) -> pa.Array:
+        words = self._tokens.take(pa.array(ids))
+        return pc.binary_join(pa.ListArray.from_arrays(offsets_of(lengths).astype(np.int32), words), " ")

@@ -1,0 +1,164 @@
+"""Text to WordPiece ids, as fast as looking words up: each distinct word is tokenized once and remembered.
+
+BERT's normaliser and pre-tokenizer (Devlin et al., arXiv 1810.04805, tokenization.py) never look across an ASCII
+space, across ASCII punctuation or across a CJK ideograph. Text is cut there, Arrow numbers the distinct pieces, and the
+reference tokenizer sees only those that are new. It alone decides about all else: Unicode's other white space,
+control characters, accents, words that are too long.
+"""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Iterator, Sequence
+from itertools import chain, pairwise
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from bertjobs.data.ragged import gather, offsets_of
+
+Encoded = tuple[NDArray[np.int32], NDArray[np.int64]]
+
+_SLICE = 1 << 20  # characters looked up at once: bounds memory
+_REFERENCE_SLICE = 1 << 16  # characters that the reference tokenizer sees at once: it takes some 100 bytes for each
+_KNOWN_WORDS = 200_000
+_KNOWN_CHARACTERS = 4_000_000
+
+_SPACES = b"\t\n\r "
+_CUT_AFTER, _CUT_AROUND, _IDEOGRAPH = 1, 2, 3
+
+
+def _table(changes: dict[int, int], start: bytes = bytes(256)) -> bytes:
+    return bytes(changes.get(byte, start[byte]) for byte in range(256))
+
+
+# Ideographs: U+4000 to U+4DBF and U+4E00 to U+9FFF, three bytes each, the first one E4 to E9. Rarer ones stay uncut.
+_CLASSES = _table(
+    dict.fromkeys(_SPACES, _CUT_AFTER)
+    | dict.fromkeys(string.punctuation.encode(), _CUT_AROUND)
+    | dict.fromkeys(range(0xE4, 0xEA), _IDEOGRAPH)
+)
+_ONE_SPACE = _table(dict.fromkeys(_SPACES, ord(" ")), bytes(range(256)))
+_LOWER = _ONE_SPACE.lower()
+
+
+class WordPieceEncoder:
+    """Text to ids, equal to the reference tokenizer's without [CLS] and [SEP].
+
+    Special tokens in text are text: ``[MASK]`` becomes ``[``, ``mask``, ``]``. The words that were seen are
+    remembered, some 200,000 of them, then forgotten: results are the same, memory is bounded.
+
+    One thread only, whatever TOKENIZERS_PARALLELISM says: prepare runs one process a core already, and a
+    process whose tokenizer has started threads cannot be forked safely. The library's batch calls start threads;
+    ``encode`` of a list of words, which is used here, does not.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, *, by_words: bool, lowercase: bool, ideographs: bool) -> None:
+        """See ``Vocabulary.encoder``, which makes one.
+
+        Args:
+            tokenizer: the reference. It is changed: special tokens in text become text.
+            by_words: its normaliser and pre-tokenizer are BERT's; else texts are encoded whole, slowly.
+            lowercase: BERT's normaliser makes letters small.
+            ideographs: BERT's normaliser sets CJK ideographs apart.
+        """
+        tokenizer.encode_special_tokens = True
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        self._tokenizer, self._model = tokenizer, tokenizer.model
+        self._by_words, self._ideographs = by_words, ideographs
+        self._bytes = _LOWER if lowercase else _ONE_SPACE
+        self._forget()
+
+    def encode(self, texts: Sequence[str]) -> Encoded:
+        """The ids of all texts in one array ``[tokens]``, and how many each text has ``[texts]``."""
+        encode = self._encode_words if self._by_words else self._encode_whole
+        parts = [encode(part) for part in _slices(texts, _SLICE)] or [_NOTHING]
+        return np.concatenate([ids for ids, _ in parts]), np.concatenate([lengths for _, lengths in parts])
+
+    def _encode_words(self, texts: Sequence[str]) -> Encoded:
+        words, word_offsets = self._cut(texts)
+        numbered = words.dictionary_encode()
+        distinct = self._numbers(pc.utf8_rtrim(numbered.dictionary, " ").to_pylist())
+        indices = np.frombuffer(numbered.indices.buffers()[1], dtype=np.int32, count=len(numbered))
+        numbers = distinct[indices]
+        starts, lengths = self._offsets[numbers], self._lengths[numbers]
+        return gather(self._ids, starts, lengths), np.diff(offsets_of(lengths)[word_offsets])
+
+    def _cut(self, texts: Sequence[str]) -> tuple[pa.Array, NDArray[np.int64]]:
+        """The words of all texts, each with the space behind it, and the first word of each text ``[texts + 1]``."""
+        # Neither pa.array nor Array.to_numpy: where pandas is installed they load it, which takes as long as a small
+        # corpus.
+        encoded = [text.encode() for text in texts]
+        text_offsets = offsets_of(np.fromiter(map(len, encoded), dtype=np.int64, count=len(encoded)))
+        text = b"".join(encoded)
+        kinds = np.frombuffer(text.translate(_CLASSES), dtype=np.uint8)
+        cuts = np.zeros(len(text) + 1, dtype=np.bool_)  # cuts[i]: a word begins at byte i
+        cuts[text_offsets] = True
+        around = kinds == _CUT_AROUND
+        cuts[1:] |= around | (kinds == _CUT_AFTER)
+        cuts[:-1] |= around
+        if self._ideographs:
+            first = np.flatnonzero(kinds == _IDEOGRAPH)
+            raw = np.frombuffer(text, dtype=np.uint8)
+            first = first[(raw[first] != 0xE4) | (raw[first + 1] != 0xB7)]  # U+4DC0 to U+4DFF are symbols
+            cuts[first] = cuts[first + 3] = True
+        offsets = np.flatnonzero(cuts)
+        data = pa.py_buffer(text.translate(self._bytes))
+        words = pa.LargeStringArray.from_buffers(len(offsets) - 1, pa.py_buffer(offsets), data)
+        return words, np.searchsorted(offsets, text_offsets)
+
+    def _numbers(self, words: list[str]) -> NDArray[np.int64]:
+        """Where each word is in the memory, after learning the new ones."""
+        if len(self._known) > _KNOWN_WORDS or self._characters > _KNOWN_CHARACTERS:
+            self._forget()
+        found = list(map(self._known.get, words))
+        if None in found:
+            self._learn(list(dict.fromkeys(word for word, number in zip(words, found, strict=True) if number is None)))
+            found = list(map(self._known.get, words))
+        return np.array(found, dtype=np.int64)
+
+    def _forget(self) -> None:
+        self._known: dict[str, int] = {}
+        self._characters = 0
+        self._ids, self._lengths = _NOTHING
+        self._offsets = offsets_of(self._lengths)
+
+    def _learn(self, words: list[str]) -> None:
+        # Nothing is normalised or split in these: asking the model directly is four times faster.
+        plain = [word for word in words if word.isascii() and word.isalnum()]
+        other = [word for word in words if not (word.isascii() and word.isalnum())]
+        for known, (ids, lengths) in ((plain, self._encode_plain(plain)), (other, self._encode_whole(other))):
+            self._known.update(zip(known, range(len(self._known), len(self._known) + len(known)), strict=True))
+            self._ids = np.concatenate([self._ids, ids])
+            self._lengths = np.concatenate([self._lengths, lengths])
+        self._offsets = offsets_of(self._lengths)
+        self._characters += sum(map(len, words))
+
+    def _encode_plain(self, words: Sequence[str]) -> Encoded:
+        pieces = [[token.id for token in self._model.tokenize(word)] for word in words]
+        lengths = np.fromiter(map(len, pieces), dtype=np.int64, count=len(pieces))
+        return np.fromiter(chain.from_iterable(pieces), dtype=np.int32), lengths
+
+    def _encode_whole(self, texts: Sequence[str]) -> Encoded:
+        """By the reference tokenizer alone: it takes each text of a list for a word of its own."""
+        parts = [_NOTHING]
+        for part in _slices(texts, _REFERENCE_SLICE):
+            found = self._tokenizer.encode(part, is_pretokenized=True, add_special_tokens=False)
+            texts_of_tokens = np.fromiter(found.word_ids, dtype=np.int64)
+            ids = np.fromiter(found.ids, dtype=np.int32)
+            parts.append((ids, np.bincount(texts_of_tokens, minlength=len(part))))
+        return np.concatenate([ids for ids, _ in parts]), np.concatenate([lengths for _, lengths in parts])
+
+
+_NOTHING: Encoded = (np.zeros(0, dtype=np.int32), np.zeros(0, dtype=np.int64))
+
+
+def _slices(texts: Sequence[str], characters: int) -> Iterator[Sequence[str]]:
+    """The texts in order, in runs of about so many characters; a longer text is alone or the last of its run."""
+    ends = np.cumsum(np.fromiter(map(len, texts), dtype=np.int64, count=len(texts)))
+    bounds = [0, *(np.flatnonzero(np.diff(ends // characters)) + 1), len(texts)]
+    return (texts[start:stop] for start, stop in pairwise(bounds) if start < stop)

@@ -1,0 +1,140 @@
+# shellcheck shell=bash
+# What the scripts beside this one share; sourced, not run.
+#
+# Options that all of them take:
+COMMON_OPTIONS="  --vocab FILE          vocab.txt or tokenizer.json (default: train one on this text, TARGET/vocab.txt)
+  --vocab-size TOKENS   size of the vocabulary to train (default: 30522)
+  --cased               keep upper case and accents
+  --target DIR          where downloads and their checksums go (default: the output's folder)
+  --output DIR          where the shards go; needed
+  --offline             download nothing: use what is in the target
+  -- OPTIONS            all that follows goes to \`bertjobs data prepare\`, for instance -- --phases 1 --slurm
+  --help                this text
+
+A script that was stopped goes on where it was when the same command is given again."
+
+# What the options above set:
+vocab='' vocab_size=30522 cased='' target='' output='' offline='' prepare_options=()
+words=()  # what is left of the command line
+
+fail() {
+  printf 'error: %s\n' "$1" >&2
+  [[ $# -lt 2 ]] || printf '  hint:  %s\n' "$2" >&2
+  exit 64
+}
+
+# Prints the script's own comment at its top as its help, then the common options.
+show_help() {
+  sed -n '2,/^[^#]/{s/^# \{0,1\}//p}' "$0"
+  printf '\nOptions of all the scripts in data/:\n%s\n' "$COMMON_OPTIONS"
+}
+
+# Reads the common options; the script's own and its operands are left in `words`.
+parse_common() {
+  while (($#)); do
+    case $1 in
+      --help | -h) show_help; exit 0 ;;
+      --offline) offline=yes ;;
+      --cased) cased=--cased ;;
+      --vocab | --vocab-size | --target | --output)
+        (($# > 1)) || fail "$1 needs a value" "see --help"
+        local name=${1#--}
+        printf -v "${name//-/_}" %s "$2"
+        shift
+        ;;
+      --) shift; prepare_options=("$@"); break ;;
+      *) words+=("$1") ;;
+    esac
+    shift
+  done
+  [[ -n $output ]] || fail "--output is not given" "the folder that the shards go to"
+  target=${target:-$(dirname "$output")}
+  mkdir -p "$target"
+}
+
+bertjobs() {
+  local here
+  here=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+  if [[ -n ${BERTJOBS:-} ]]; then "$BERTJOBS" "$@"
+  elif [[ -x $here/.venv/bin/bertjobs ]]; then "$here/.venv/bin/bertjobs" "$@"
+  else command bertjobs "$@"
+  fi
+}
+
+# hash_is FILE ALGORITHM HASH: whether the file has this hash. ALGORITHM is sha1 or sha256.
+hash_is() {
+  local found
+  found=$("${2}sum" <"$1")
+  [[ ${found%% *} == "$3" ]]
+}
+
+# get URL FILE [OPTIONS]: downloads with retries; prints the last HTTP status.
+get() {
+  curl --location --fail --silent --show-error --retry 5 --retry-delay 2 --connect-timeout 30 \
+    --speed-limit 1 --speed-time 120 --output "$2" --write-out '%{http_code}' "${@:3}" "$1"
+}
+
+# download URL FILE: makes FILE.part, or completes it from the byte where it ends.
+download() {
+  local part=$2.part status code=0
+  status=$(get "$1" "$part" --continue-at -) || code=$?
+  if ((code == 33)); then # the server cannot begin in the middle
+    rm -f "$part"
+    code=0
+    status=$(get "$1" "$part") || code=$?
+  fi
+  ((code == 0)) || [[ $status == 416 && -s $part ]] || # 416: nothing was missing
+    fail "cannot download $1" "run this again: it goes on at byte $(stat -c %s "$part" 2>/dev/null || echo 0)"
+}
+
+# fetch URL FILE ALGORITHM HASH: FILE, whole and with this hash; downloads what is missing of it.
+fetch() {
+  local file=$2
+  if [[ -f $file ]]; then
+    if hash_is "$file" "$3" "$4"; then echo "$file is there and whole"; return; fi
+    [[ -z $offline ]] || fail "$file is not whole: its $3 is not $4" "run this again without --offline"
+    [[ -f $file.part ]] || mv "$file" "$file.part"
+  fi
+  [[ -z $offline ]] || fail "$file is not there" "run this where there is a network, or put the file there"
+  echo "downloading $1"
+  download "$1" "$file"
+  if ! hash_is "$file.part" "$3" "$4"; then
+    mv "$file.part" "$file.bad"
+    fail "$file.bad is not what $1 should be: its $3 is not $4" "run this again: it begins anew"
+  fi
+  mv "$file.part" "$file"
+}
+
+# fetch_recorded URL FILE: FILE, where no checksum is published: its sha256 is recorded in TARGET/SHA256SUMS
+# when it has come whole, and checked from then on.
+fetch_recorded() {
+  local sums=$target/SHA256SUMS name=${2#"$target"/} recorded=''
+  if [[ -f $sums ]]; then
+    recorded=$(awk -v name="$name" 'substr($0, 67) == name { print $1 }' "$sums")
+  fi
+  if [[ -n $recorded ]]; then
+    fetch "$1" "$2" sha256 "$recorded"
+    return
+  fi
+  [[ -z $offline ]] || fail "$2 is not there whole" "run this where there is a network"
+  echo "downloading $1"
+  mkdir -p "$(dirname "$2")"
+  [[ ! -f $2 ]] || mv "$2" "$2.part"
+  download "$1" "$2"
+  mv "$2.part" "$2"
+  recorded=$(sha256sum <"$2")
+  printf '%s  %s\n' "${recorded%% *}" "$name" >>"$sums"
+}
+
+# prepare SOURCE...: trains a vocabulary where none is given, then makes the shards.
+prepare() {
+  local source corpora=()
+  for source in "$@"; do corpora+=(--corpus "$source"); done
+  if [[ -z $vocab ]]; then
+    vocab=$target/vocab.txt
+    if [[ -f $vocab ]]; then echo "$vocab is there"
+    else bertjobs data vocab "${corpora[@]}" --size "$vocab_size" ${cased:+"$cased"} --output "$vocab"
+    fi
+  fi
+  bertjobs data prepare "${corpora[@]}" --vocab "$vocab" ${cased:+"$cased"} --output "$output" "${prepare_options[@]}"
+}

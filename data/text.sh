@@ -1,0 +1,54 @@
+#!/usr/bin/env bash
+# One's own text to shards: files and folders that are here, and URLs, which are downloaded.
+#
+#   data/text.sh --output DIR SOURCE... [OPTIONS] [-- PREPARE OPTIONS]
+#
+# A SOURCE is
+#   KIND:PATH             as `bertjobs data prepare --corpus` takes it, with its options and weight
+#   PATH                  a file or folder; its kind is told from the names in it: *.jsonl (one JSON object a line, text in
+#                         "text"), *.parquet (column "text"), *.xml (MediaWiki), state.json or dataset_dict.json
+#                         (Hugging Face datasets), else *.txt, one document a file
+#   https://...           a file, downloaded to TARGET/downloads. Its SHA-256 is recorded in TARGET/SHA256SUMS when it has
+#                         come, and checked from then on. Then as PATH.
+set -euo pipefail
+# shellcheck source=data/common.sh
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+
+parse_common "$@"
+((${#words[@]})) || fail "no text is given" "data/text.sh --output DIR PATH..."
+
+# kind_of PATH: the kind that the names of its files tell.
+kind_of() {
+  local names=$1
+  if [[ -d $1 ]]; then
+    if [[ -f $1/state.json || -f $1/dataset_dict.json ]]; then echo hf; return; fi
+    names=$(find "$1" -type f \( -name '*.jsonl*' -o -name '*.parquet' -o -name '*.xml*' -o -name '*.txt*' \) | LC_ALL=C sort)
+    names=${names%%$'\n'*}
+  fi
+  case $names in
+    *.jsonl | *.jsonl.*) echo jsonl ;;
+    *.parquet) echo parquet ;;
+    *.xml | *.xml.*) echo mediawiki ;;
+    *) echo text ;;
+  esac
+}
+
+sources=()
+for word in "${words[@]}"; do
+  case $word in
+    -*) fail "unknown option $word" "see --help" ;;
+    http://* | https://*)
+      name=$(printf %s "${word#*://}" | tr -c 'A-Za-z0-9._-' _)
+      mkdir -p "$target/downloads"
+      fetch_recorded "$word" "$target/downloads/$name"
+      sources+=("$(kind_of "$target/downloads/$name"):$target/downloads/$name")
+      ;;
+    *)
+      if [[ -e $word ]]; then sources+=("$(kind_of "$word"):$word")
+      elif [[ $word == *:* ]]; then sources+=("$word")
+      else fail "$word is not there" "a file, a folder, a URL or KIND:PATH"
+      fi
+      ;;
+  esac
+done
+prepare "${sources[@]}"

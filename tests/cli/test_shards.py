@@ -1,0 +1,149 @@
+"""`bertjobs data inspect`, `verify` and `adopt` as a person types them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bertjobs.cli.main import Parser
+from bertjobs.cli.shards import add_verbs
+from bertjobs.data.corpus import documents
+from bertjobs.data.manifest import DataManifest
+from bertjobs.data.prepare import PHASES, PrepareOptions, prepare
+from bertjobs.data.vocabulary import train_vocabulary
+from bertjobs.errors import InputError
+from tests.data.conftest import quiet
+
+TEXT = "the people of this country want peace and commerce with all nations and a government of laws"
+WORDS = TEXT.split()
+
+
+def run(*words: object) -> int:
+    parser = Parser(prog="bertjobs")
+    add_verbs(parser.add_subparsers())
+    args = parser.parse_args([str(word) for word in words])
+    return args.handler(args)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Data folders of both formats, by format."""
+    folder = tmp_path_factory.mktemp("made")
+    for number in range(12):
+        sentences = [" ".join([f"n{number}", *WORDS[place % 9 :], *WORDS]) for place in range(60)]
+        (folder / f"{number}.txt").write_text(". ".join(sentences) + ".", encoding="utf-8")
+    corpus = f"text:{folder}"
+    assert len(list(documents(corpus))) == 12
+    train_vocabulary([corpus], 200, True, folder / "vocab.txt.vocabulary")
+    for shard_format in ("ids", "lddl"):
+        options = PrepareOptions((corpus,), str(folder / "vocab.txt.vocabulary"), str(folder / shard_format),
+                                 (PHASES[1],), shards=3, masking="static", format=shard_format)  # fmt: skip
+        prepare(options, quiet)
+    return {shard_format: folder / shard_format for shard_format in ("ids", "lddl")}
+
+
+def test_inspect_shows_counts_lengths_and_samples(made: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    run("inspect", made["ids"], "--samples", 2)
+    said = capsys.readouterr().out
+    data = DataManifest.read(made["ids"])
+    for words in (
+        f"{made['ids']}: token ids (ids)",
+        f"sha256 {data.vocabulary_sha256[:12]}...",
+        "masking static, masked_share 0.15",
+        "phases 1:128:20",
+        "\nphase 1 train\n",
+        "\nphase 1 validation\n",
+        f"{data.phase(1).train.rows:,}",
+        "of the tokens, stored; of these 8",
+        "→[MASK]]",
+        "\n    A  ",
+        "\n    B  ",
+        "█" * 40,
+        f"next: bertjobs data verify {made['ids']}",
+    ):
+        assert words in said
+    assert said.count(" masked, follows") + said.count(" masked, random next") == 2
+
+
+def test_inspect_draws_and_prints_json(
+    made: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    picture = tmp_path / "lengths.png"
+    code = run("inspect", made["lddl"], "--phase", 1, "--split", "train", "--json", "--histogram", picture)
+    content = json.loads(capsys.readouterr().out)
+    part = content["parts"]["phase 1 train"]
+    assert list(content["parts"]) == ["phase 1 train"]
+    assert part["total"]["rows"] == DataManifest.read(made["lddl"]).phase(1).train.rows
+    assert sum(part["total"]["lengths"].values()) == part["total"]["rows"]
+    assert len(part["samples"]) == 3
+    assert code == (64 if part["wrong"] else 0)
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_inspect_of_one_shard_and_of_a_damaged_one(
+    made: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = made["lddl"] / "phase1" / "train" / "shard-1.parquet_1"
+    run("inspect", path)
+    assert "phase 1 train, shard-1.parquet_1" in capsys.readouterr().out
+    cut = tmp_path / path.name
+    cut.write_bytes(path.read_bytes()[:-9])
+    assert run("inspect", cut, "--vocab", made["lddl"] / "vocab.txt") == 64
+    said = capsys.readouterr().out
+    assert f"WRONG  {path.name}: cannot be read" in said
+    assert "wrong: 1 thing, see above" in said
+
+
+def test_bad_paths_are_refused(made: dict[str, Path], tmp_path: Path) -> None:
+    for words, says in (
+        (["inspect", tmp_path / "nowhere"], "does not exist"),
+        (["inspect", made["lddl"] / "phase1" / "train"], "is no data folder, but holds Parquet files"),
+        (["inspect", made["ids"], "--phase", 7], "has no phase 7"),
+        (["inspect", made["ids"], "--samples", -1], "too small"),
+        (["inspect", made["ids"], "--histogram", tmp_path / "no" / "x.png"], "cannot write"),
+        (["verify", tmp_path], "empty"),
+        (["verify", made["ids"], "--processes", -1], "too small"),
+        (["adopt", "--phase", "x", "--vocab", "v", "--output", "o"], "no phase and its value"),
+        (["adopt", "--phase", "1=a", "--phase", "1=b", "--vocab", "v", "--output", "o"], "twice"),
+        (["adopt", "--phase", "1=a", "--sequence-length", "1=x", "--vocab", "v", "--output", "o"], "number of tokens"),
+    ):
+        with pytest.raises(InputError, match=says):
+            run(*words)
+
+
+def test_verify_names_each_bad_file(made: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("verify", made["ids"]) == 0
+    said = capsys.readouterr()
+    assert "all files are as the manifest says" in said.out
+    assert "MB/s" in said.err
+    stray = made["ids"] / "stray"
+    stray.write_text("")
+    assert run("verify", made["ids"], "--processes", 1) == 64
+    assert "stray: expected no such file, found not in MANIFEST.json" in capsys.readouterr().out
+    stray.unlink()
+
+
+def test_adopt_then_verify(made: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source, output = made["lddl"] / "phase1" / "train", tmp_path / "my data"
+    vocabulary = made["lddl"] / "vocab.txt"
+    assert run("adopt", "--phase", f"1={source}", "--vocab", vocabulary, "--output", output) == 0
+    said = capsys.readouterr().out
+    data = DataManifest.read(output)
+    assert f"{data.phase(1).validation.rows:,} sequences" in said
+    assert "held-out numbers are optimistic" in said
+    assert f"next: bertjobs data inspect '{output}'" in said
+    assert (
+        data.phase(1).train.rows + data.phase(1).validation.rows == DataManifest.read(made["lddl"]).phase(1).train.rows
+    )
+    assert run("verify", output) == 0
+
+
+def test_the_verbs_import_nothing_heavy() -> None:
+    heavy = {"numpy", "pyarrow", "torch", "matplotlib", "tokenizers"}
+    code = f"import sys, bertjobs.cli.shards; print(sorted({heavy} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,311 @@
+"""The scripts in data/: download what is missing, check it, strip it, prepare it."""
+
+from __future__ import annotations
+
+import bz2
+import hashlib
+import os
+import subprocess
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from bertjobs.data.corpus import documents
+from bertjobs.data.manifest import DataManifest
+from tests.data.corpus.test_pieces import HEAD, TAIL, page
+
+ROOT = Path(__file__).parents[3]
+VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "of", ".", ",", *"abcdefghijklmnopqrstuvwxyz"]
+VOCABULARY += [f"##{letter}" for letter in "abcdefghijklmnopqrstuvwxyz"]
+PREPARE = ("--", "--phases", "1", "--duplicates", "1", "--processes", "1")
+
+
+@dataclass
+class Site:
+    """A web server of this test's own, which can begin a file in the middle."""
+
+    files: dict[str, bytes] = field(default_factory=dict)
+    asked: list[tuple[str, int]] = field(default_factory=list)  # path, first byte
+    ranges: bool = True
+    url: str = ""
+
+
+@pytest.fixture
+def site() -> Iterator[Site]:
+    site = Site()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            start = 0
+            if site.ranges and (given := self.headers.get("Range")):
+                start = int(given.removeprefix("bytes=").split("-")[0])
+            body = site.files.get(self.path)
+            site.asked.append((self.path, start))
+            if body is None or start >= len(body):
+                self.send_error(404 if body is None else 416)
+                return
+            self.send_response(206 if start else 200)
+            if start:
+                self.send_header("Content-Range", f"bytes {start}-{len(body) - 1}/{len(body)}")
+            self.send_header("Content-Length", str(len(body) - start))
+            self.end_headers()
+            self.wfile.write(body[start:])
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    site.url = f"http://127.0.0.1:{server.server_address[1]}"
+    yield site
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.fixture
+def vocabulary(tmp_path: Path) -> Path:
+    path = tmp_path / "the vocabulary.txt"
+    path.write_text("\n".join(VOCABULARY) + "\n")
+    return path
+
+
+def run(script: str, *arguments: object, real: bool = False) -> subprocess.CompletedProcess[str]:
+    """A script's end. Where it is not about preparing, ``echo`` stands in for bertjobs and shows its arguments."""
+    environment = {key: value for key, value in os.environ.items() if not key.lower().endswith("_proxy")}
+    environment |= {"BERTJOBS": str(ROOT / ".venv/bin/bertjobs") if real else "echo", "no_proxy": "*"}
+    command = [str(ROOT / "data" / script), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
+
+
+def sentences(seed: int, count: int = 40) -> str:
+    return " ".join(f"The cat number {seed + place} of a dog saw it." for place in range(count))
+
+
+# ---------------------------------------------------------------- Wikipedia
+
+DUMP = "enwiki-20260101-pages-articles-multistream.xml.bz2"
+
+
+@pytest.fixture
+def wikipedia(site: Site) -> bytes:
+    streams = [HEAD, *(page(number, sentences(number)) for number in range(12)), TAIL]
+    dump = b"".join(bz2.compress(stream.encode()) for stream in streams)
+    sums = f"{'0' * 40}  enwiki-20260101-pages-articles.xml.bz2\n{hashlib.sha1(dump).hexdigest()}  {DUMP}\n".encode()
+    site.files = {
+        "/enwiki/latest/enwiki-latest-sha1sums.txt": sums,
+        "/enwiki/20260101/enwiki-20260101-sha1sums.txt": sums,
+        f"/enwiki/20260101/{DUMP}": dump,
+    }
+    return dump
+
+
+def test_wikipedia_is_downloaded_checked_and_prepared_then_offline(
+    site: Site, wikipedia: bytes, vocabulary: Path, tmp_path: Path
+) -> None:
+    target = tmp_path / "the target"
+    common = ("--vocab", vocabulary, "--target", target)
+    done = run("wikipedia.sh", *common, "--mirror", site.url, "--output", tmp_path / "out", *PREPARE, real=True)
+    assert done.returncode == 0, done.stderr
+    assert (target / DUMP).read_bytes() == wikipedia
+    manifest = DataManifest.read(tmp_path / "out")
+    assert sum(manifest.documents.values()) == 12
+    assert sorted(manifest.phases) == [1]
+    site.asked.clear()
+    again = run("wikipedia.sh", *common, "--offline", "--output", tmp_path / "o2")
+    assert again.returncode == 0, again.stderr
+    assert "is there and whole" in again.stdout
+    assert f"--corpus mediawiki:{target}/{DUMP}" in again.stdout
+    assert site.asked == []
+
+
+@pytest.mark.parametrize("name", [DUMP, DUMP + ".part"])
+@pytest.mark.parametrize("ranges", [True, False])
+def test_a_cut_off_download_goes_on_where_it_was(
+    site: Site, wikipedia: bytes, tmp_path: Path, name: str, ranges: bool
+) -> None:
+    site.ranges = ranges
+    (tmp_path / name).write_bytes(wikipedia[:1000])
+    done = run("wikipedia.sh", "--mirror", site.url, "--output", tmp_path / "out", "--vocab", "v")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / DUMP).read_bytes() == wikipedia
+    if ranges:
+        assert site.asked[-1] == (f"/enwiki/20260101/{DUMP}", 1000)
+    assert not (tmp_path / f"{DUMP}.part").exists()
+
+
+def test_a_whole_part_is_only_checked(site: Site, wikipedia: bytes, tmp_path: Path) -> None:
+    (tmp_path / f"{DUMP}.part").write_bytes(wikipedia)
+    done = run("wikipedia.sh", "--mirror", site.url, "--output", tmp_path / "out", "--vocab", "v")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / DUMP).read_bytes() == wikipedia
+
+
+def test_a_wrong_checksum_is_an_error_and_the_next_run_begins_anew(
+    site: Site, wikipedia: bytes, tmp_path: Path
+) -> None:
+    arguments = ("--date", "20260101", "--mirror", site.url, "--output", tmp_path / "out", "--vocab", "v")
+    site.files[f"/enwiki/20260101/{DUMP}"] = wikipedia[:-1] + b"x"
+    done = run("wikipedia.sh", *arguments)
+    assert done.returncode == 64
+    assert "is not what" in done.stderr
+    assert "sha1 is not" in done.stderr
+    assert not (tmp_path / DUMP).exists()
+    site.files[f"/enwiki/20260101/{DUMP}"] = wikipedia
+    assert run("wikipedia.sh", *arguments).returncode == 0
+    (tmp_path / DUMP).write_bytes(wikipedia[:99])
+    offline = run("wikipedia.sh", *arguments, "--offline")
+    assert offline.returncode == 64
+    assert "is not whole" in offline.stderr
+
+
+# ---------------------------------------------------------------- books
+
+BOOK = """\ufeffThe Project Gutenberg eBook of Cats
+
+This eBook is for the use of anyone anywhere.\r
+*** START OF THE PROJECT GUTENBERG EBOOK CATS
+AND DOGS ***
+
+Chapter 1
+
+{}
+
+*** END OF THE PROJECT GUTENBERG EBOOK CATS ***
+
+Updated editions will replace the previous one.
+"""
+OLD_BOOK = """Project Gutenberg's Old Cats
+*END*THE SMALL PRINT! FOR PUBLIC DOMAIN ETEXTS*Ver.04.29.93*END*
+Caf\u00e9. {}
+End of Project Gutenberg's Old Cats
+"""
+
+
+def test_books_are_stripped_and_prepared(vocabulary: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "my books"
+    (folder / "old").mkdir(parents=True)
+    (folder / "cats.txt").write_text(BOOK.format(sentences(1)), encoding="utf-8")
+    (folder / "old" / "cats.txt").write_bytes(OLD_BOOK.format(sentences(2)).encode("latin-1"))
+    (folder / "plain.txt").write_text(sentences(3))
+    arguments = ("--folder", folder, "--vocab", vocabulary, "--offline", "--output", tmp_path / "out", *PREPARE)
+    done = run("books.sh", *arguments, real=True)
+    assert done.returncode == 0, done.stderr
+    found = {document.id: document for document in documents(f"text:{tmp_path}/books")}
+    assert found["cats.txt"].text.split() == ["Chapter", "1", *sentences(1).split()]
+    assert found["old/cats.txt"].text.split() == ["Caf\u00e9.", *sentences(2).split()]
+    assert found["plain.txt"].text.split() == sentences(3).split()
+    assert sum(DataManifest.read(tmp_path / "out").documents.values()) == 3
+
+
+def test_books_from_urls_are_recorded_and_checked(site: Site, tmp_path: Path) -> None:
+    site.files = {f"/{name}.txt": BOOK.format(sentences(name)).encode() for name in (1, 2)}
+    urls = tmp_path / "urls.txt"
+    urls.write_text(f"# books\n{site.url}/1.txt  # the first\n\n{site.url}/2.txt")
+    arguments = ("--urls", urls, "--output", tmp_path / "out", "--vocab", "v")
+    done = run("books.sh", *arguments)
+    assert done.returncode == 0, done.stderr
+    assert len(list((tmp_path / "books").iterdir())) == 2
+    sums = (tmp_path / "SHA256SUMS").read_text()
+    assert hashlib.sha256(site.files["/1.txt"]).hexdigest() in sums
+    check = subprocess.run(["sha256sum", "--check", "--quiet", "SHA256SUMS"], cwd=tmp_path, check=False)
+    assert check.returncode == 0
+    site.asked.clear()
+    assert run("books.sh", *arguments, "--offline").returncode == 0
+    assert site.asked == []
+    book = next((tmp_path / "downloads").glob("*1.txt"))
+    book.write_bytes(book.read_bytes()[:500])
+    offline = run("books.sh", *arguments, "--offline")
+    assert offline.returncode == 64
+    assert "is not whole" in offline.stderr
+    done = run("books.sh", *arguments)
+    assert done.returncode == 0, done.stderr
+    assert book.read_bytes() == site.files["/1.txt"]
+    assert (tmp_path / "SHA256SUMS").read_text() == sums
+    assert [start for _, start in site.asked] == [500]
+
+
+# ---------------------------------------------------------------- one's own text
+
+
+def test_own_text_is_told_apart_by_its_names(site: Site, tmp_path: Path) -> None:
+    for name in ("t/a.txt", "j/a.jsonl.gz", "p/a.parquet", "h/state.json", "x.xml.bz2"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("x")
+    site.files = {"/d/b.jsonl": b'{"text": "x"}'}
+    words = [*(tmp_path / name for name in ("t", "j", "p", "h", "x.xml.bz2")), f"{site.url}/d/b.jsonl", "lddl:/y@2"]
+    done = run("text.sh", *words, "--output", tmp_path / "out", "--vocab", "v", "--", "--seed", 7)
+    assert done.returncode == 0, done.stderr
+    arguments = done.stdout.splitlines()[-1].split()
+    sources = [arguments[place + 1] for place, word in enumerate(arguments) if word == "--corpus"]
+    kinds = [source.partition(":")[0] for source in sources]
+    assert kinds == ["text", "jsonl", "parquet", "hf", "mediawiki", "jsonl", "lddl"]
+    assert sources[-1] == "lddl:/y@2"
+    assert arguments[-2:] == ["--seed", "7"]
+
+
+def test_a_vocabulary_is_trained_where_none_is_given(tmp_path: Path) -> None:
+    (tmp_path / "t").mkdir()
+    for name in range(4):
+        (tmp_path / "t" / f"{name}.txt").write_text(sentences(name * 100))
+    arguments = (
+        tmp_path / "t",
+        "--vocab-size",
+        90,
+        "--target",
+        tmp_path / "raw",
+        "--output",
+        tmp_path / "out",
+        *PREPARE,
+    )
+    done = run("text.sh", *arguments, real=True)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "raw/vocab.txt").read_text() == (tmp_path / "out/vocab.txt").read_text()
+    assert sum(DataManifest.read(tmp_path / "out").documents.values()) == 4
+
+
+# ---------------------------------------------------------------- all of them
+
+
+@pytest.mark.parametrize("script", ["wikipedia.sh", "books.sh", "text.sh"])
+def test_a_script_explains_itself(script: str) -> None:
+    done = run(script, "--help")
+    assert done.returncode == 0
+    assert f"data/{script} --output DIR" in done.stdout
+    assert "--offline" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments", "says"),
+    [
+        ("wikipedia.sh", [], "--output is not given"),
+        ("wikipedia.sh", ["--output"], "--output needs a value"),
+        ("wikipedia.sh", ["--output", "o", "--langage", "en"], "unknown option --langage"),
+        ("wikipedia.sh", ["--output", "o", "--offline"], "no dump of enwiki is found"),
+        ("wikipedia.sh", ["--output", "o", "--offline", "--date", "20260101"], "sha1sums.txt is not there"),
+        ("wikipedia.sh", ["--output", "o", "--dump", "gone"], "gone is not there"),
+        ("books.sh", ["--output", "o"], "neither --folder nor --urls"),
+        ("books.sh", ["--output", "o", "--folder", "gone"], "gone is no folder"),
+        ("books.sh", ["--output", "o", "--folder", "."], "holds no *.txt file"),
+        ("text.sh", ["--output", "o"], "no text is given"),
+        ("text.sh", ["--output", "o", "gone"], "gone is not there"),
+    ],
+)
+def test_what_is_wrong_is_said(
+    script: str, arguments: list[str], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = run(script, *arguments)
+    assert done.returncode == 64
+    assert says in done.stderr
+
+
+def test_a_site_that_does_not_answer_is_an_error(site: Site, tmp_path: Path) -> None:
+    done = run("text.sh", f"{site.url}/gone.txt", "--output", tmp_path / "out", "--vocab", "v")
+    assert done.returncode == 64
+    assert "cannot download" in done.stderr
