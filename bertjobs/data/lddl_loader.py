@@ -23,41 +23,52 @@ from bertjobs.recipe.spec import RunSpec
 LOADER = "lddl"
 
 
+_OTHER = "or use bertjobs' own: --set loader=bertjobs"
+
+
 def check_lddl_loader(data: DataManifest, spec: RunSpec) -> None:
-    """Whether LDDL's loader can read a run's phases on its ranks, with its worker processes.
+    """Whether LDDL's loader is here and can read a run's phases.
 
     Raises:
-        InputError: it is not installed, or the shards' format, number or rows, or a setting, do not suit it.
+        InputError: it is not installed; or as ``check_lddl_shards``.
     """
-    other = "or use bertjobs' own: --loader bertjobs"
     try:
         import_module("lddl.torch")
     except ImportError as error:
         raise InputError(
             f"LDDL's loader cannot be imported: {error}",
             where="loader",
-            hint=f"pip install --no-deps lddl==0.1.0, and pip install transformers; {other}",
+            hint=f"pip install --no-deps lddl==0.1.0, and pip install transformers; {_OTHER}",
         ) from error
+    check_lddl_shards(data, spec)
+
+
+def check_lddl_shards(data: DataManifest, spec: RunSpec) -> None:
+    """Whether LDDL's loader, where it is installed, can read a run's phases on its ranks, with its worker processes.
+
+    Raises:
+        InputError: the shards' format, number or rows, or a setting, do not suit it.
+    """
     if data.shard_format != "lddl":
         raise InputError(
             f"LDDL's loader does not read shards of format {data.shard_format!r}",
             where=str(data.folder),
-            hint=f"prepare the data with --format lddl, {other}",
+            hint=f"prepare the data with --format lddl, {_OTHER}",
         )
     if spec.num_workers < 1:
-        raise InputError("LDDL's loader needs a worker process", where="num_workers", hint=f"NUM_WORKERS=1, {other}")
+        raise InputError("LDDL's loader needs a worker process", where="num_workers", hint=f"NUM_WORKERS=1, {_OTHER}")
     for setting, ours in (("on_bad_shard", "stop"), ("local_copy", "")):
         if (value := getattr(spec, setting)) != ours:
             raise InputError(
                 f"LDDL's loader reads whole folders: it takes no {setting}={value}",
                 where=setting,
-                hint=f"leave {setting} out, {other}",
+                hint=f"leave {setting} out, {_OTHER}",
             )
     for phase in spec.phases:
-        _check_shards(data.phase(phase.phase), spec.world_size, spec.num_workers, phase.micro_batch, other)
+        _check_shards(data.phase(phase.phase), spec.world_size, spec.num_workers, phase.micro_batch)
 
 
-def _check_shards(entry: PhaseData, world_size: int, num_workers: int, micro_batch: int, other: str) -> None:
+def _check_shards(entry: PhaseData, world_size: int, num_workers: int, micro_batch: int) -> None:
     where, phase, readers = str(entry.train.folder), entry.phase, world_size * num_workers
     for number, rows in _bins(entry).items():
         if len(rows) % readers:
@@ -65,20 +76,20 @@ def _check_shards(entry: PhaseData, world_size: int, num_workers: int, micro_bat
                 f"bin {number} of phase {phase} has {len(rows)} shards, which do not divide by {world_size} ranks x "
                 f"{num_workers} workers",
                 where=where,
-                hint=f"prepare the data with --shards {-(-len(rows) // readers) * readers}, {other}",
+                hint=f"prepare the data with --shards {-(-len(rows) // readers) * readers}, {_OTHER}",
             )
         if max(rows) != min(rows) + 1:
             raise InputError(
                 f"LDDL's loader needs shards of a bin that differ by one row; those of bin {number} of phase {phase} "
                 f"have {min(rows)} to {max(rows)}",
                 where=where,
-                hint=f"prepare the data with more than one shard, {other}",
+                hint=f"prepare the data with more than one shard, {_OTHER}",
             )
     if not _batches_in_epoch(entry, world_size, num_workers, micro_batch):
         raise InputError(
             f"no shard of phase {phase} fills a micro-batch of {micro_batch}",
             where=where,
-            hint=f"use fewer shards, ranks or workers, {other}",
+            hint=f"use fewer shards, ranks or workers, {_OTHER}",
         )
 
 

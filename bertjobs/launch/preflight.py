@@ -49,6 +49,10 @@ def check_data(spec: RunSpec) -> DataManifest:
     """
     data = DataManifest.read(Path(spec.data))
     data.check(spec)
+    if spec.loader == "lddl":
+        from bertjobs.data.lddl_loader import check_lddl_shards  # imports torch
+
+        check_lddl_shards(data, spec)
     return data
 
 

@@ -17,15 +17,19 @@ from bertjobs.recipe.resolve import resolve
 from bertjobs.recipe.spec import PhaseSpec, RunSpec
 
 _RUN_KEYS = (
-    "run", "nodes", "tasks_per_node", "gpus", "precision", "seed", "masking", "num_workers", "loader",
-    "on_bad_shard", "local_copy", "bin_size", "steps_this_run", "data", "results", "init_checkpoint", "image",
+    "run", "nodes", "tasks_per_node", "gpus", "precision", "seed", "masking", "masked_share", "masked_units",
+    "num_workers", "loader", "on_bad_shard", "local_copy", "bin_size", "steps_this_run", "data",
+    "results", "init_checkpoint", "image",
 )  # fmt: skip
 _PHASE_KEYS = (
     "sequence_length", "max_predictions", "steps", "lr", "warmup", "global_batch", "checkpoint_every",
     "validate_every",
 )  # fmt: skip
 # What decides the trained weights. How the batch is cut up does not, nor where files lie.
-_DECISIVE_RUN = ("vocabulary", "precision", "seed", "masking", "loader", "bin_size", "init_checkpoint")
+_DECISIVE_RUN = (
+    "vocabulary", "precision", "seed", "masking", "masked_share", "masked_units", "loader", "bin_size",
+    "init_checkpoint",
+)  # fmt: skip
 _DECISIVE_PHASE = ("sequence_length", "max_predictions", "steps", "lr", "warmup", "global_batch")
 
 

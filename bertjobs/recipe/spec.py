@@ -114,6 +114,8 @@ class RunSpec:
         gpus: GPUs used on a node; 0 trains on the CPU over gloo.
         precision: fp32, tf32, bf16 or fp16.
         masking: "dynamic" (drawn anew each epoch) or "static" (as stored in the shards).
+        masked_share: share of the tokens that dynamic masking predicts.
+        masked_units: what dynamic masking chooses: "pieces", or "words" with all their pieces.
         num_workers: background threads a rank that build batches; 0 builds them in the step loop.
         loader: who reads the shards: "bertjobs", or "lddl" for LDDL's own loader where it is installed.
         on_bad_shard: "stop", or "skip" to train without the rows of shards that are missing or altered.
@@ -138,6 +140,8 @@ class RunSpec:
     precision: str
     seed: int
     masking: str
+    masked_share: float
+    masked_units: str
     optimizer: OptimizerSpec
     num_workers: int
     loader: str

@@ -61,7 +61,9 @@ def open_shards(job: Job, ranks: Ranks) -> PhaseShards:
     skipped = tuple(shard.name for shard in shards if shard.name in bad)
     ranks.decided(lambda: _decide(job, skipped))
     train, held_out = ranks.in_turn(lambda: _open(job.data, data, number, skipped))
-    return PhaseShards(train, held_out, Masking(spec.masking, spec.seed, job.phase.max_predictions), skipped)
+    whole_word = spec.masked_units == "words"
+    masking = Masking(spec.masking, spec.seed, job.phase.max_predictions, spec.masked_share, whole_word)
+    return PhaseShards(train, held_out, masking, skipped)
 
 
 def open_stream(

@@ -74,7 +74,7 @@ def train_step(
     optimizer.zero_grad()
     for index, batch in enumerate(micro_batches):
         torch.manual_seed(dropout_seed(plan.seed, plan.number, index * plan.world_size + plan.rank))
-        batch = batch.to(device)
+        batch = batch.to(device, non_blocking=True)
         last = index == len(micro_batches) - 1
         # Gradients travel once a step, with the last micro-batch's backward.
         quiet = model.no_sync() if isinstance(model, DistributedDataParallel) and not last else nullcontext()

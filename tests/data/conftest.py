@@ -47,6 +47,14 @@ def vocabulary_path(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 
 
 @pytest.fixture(scope="session")
+def small_vocabulary_path(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A vocabulary that cuts most words into pieces."""
+    path = tmp_path_factory.mktemp("small-vocabulary") / "vocab.txt"
+    train_vocabulary([f"text:{corpus}"], 200, True, path)
+    return path
+
+
+@pytest.fixture(scope="session")
 def vocabulary(vocabulary_path: Path) -> Vocabulary:
     return Vocabulary.read(vocabulary_path)
 
@@ -65,3 +73,9 @@ def dynamic(corpus: Path, vocabulary_path: Path, tmp_path_factory: pytest.TempPa
 @pytest.fixture(scope="session")
 def static(corpus: Path, vocabulary_path: Path, tmp_path_factory: pytest.TempPathFactory) -> DataManifest:
     return _prepared(corpus, vocabulary_path, tmp_path_factory.mktemp("static") / "data", masking="static")
+
+
+@pytest.fixture(scope="session")
+def in_pieces(corpus: Path, small_vocabulary_path: Path, tmp_path_factory: pytest.TempPathFactory) -> DataManifest:
+    """As `dynamic`, with most words in pieces."""
+    return _prepared(corpus, small_vocabulary_path, tmp_path_factory.mktemp("in-pieces") / "data")

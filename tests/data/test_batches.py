@@ -94,6 +94,32 @@ def test_a_batch_is_the_shards_rows_masked_and_padded(dynamic: DataManifest, tra
     assert (batch.labels[padding] == -1).all()
 
 
+def test_whole_words_are_masked_with_all_their_pieces(in_pieces: DataManifest) -> None:
+    train = ShardSet.load(in_pieces, 1, "train")
+    masking = Masking("dynamic", 1, 20, whole_word=True)
+    batch = batch_of(train, np.arange(64), 0, masking)
+    continues = torch.from_numpy(train.vocabulary.continues)
+    original = torch.where(batch.labels >= 0, batch.labels, batch.input_ids)
+    masked = batch.labels >= 0
+    pieces = continues[original] & (batch.attention_mask == 1)
+    inside = (
+        pieces[:, 1:] & (original[:, :-1] != train.vocabulary.sep_id) & (original[:, :-1] != train.vocabulary.cls_id)
+    )
+    assert inside.sum() > 100
+    assert (masked[:, 1:] == masked[:, :-1])[inside].all()
+    counts = masked.sum(1)
+    assert ((counts >= 1) & (counts <= 20)).all()
+    single = batch_of(train, np.arange(64), 0, dynamic_masking(1)).labels >= 0
+    assert not (single[:, 1:] == single[:, :-1])[inside].all()
+
+
+def test_a_share_of_the_tokens_is_masked(train: ShardSet) -> None:
+    rows = np.arange(64)
+    batch = batch_of(train, rows, 0, Masking("dynamic", 1, 100, ratio=0.3))
+    expected = np.maximum(1, np.rint(0.3 * (train.lengths(rows) + 3)))
+    assert (batch.labels >= 0).sum(1).tolist() == expected.tolist()
+
+
 def _stream(train: ShardSet, **options: object) -> BatchStream:
     settings = {"global_batch": 48, "micro_batch": 4, **options}
     return BatchStream(train, dynamic_masking(5), **settings)  # type: ignore[arg-type]

@@ -149,7 +149,7 @@ def test_what_it_cannot_read_is_refused(
     def refused(data: DataManifest = static, **changes: Any) -> str:
         with pytest.raises(InputError) as caught:
             check_lddl_loader(data, replace(spec, **changes))
-        assert "--loader bertjobs" in str(caught.value)
+        assert "--set loader=bertjobs" in str(caught.value)
         return str(caught.value)
 
     assert "format 'ids'" in refused(replace(static, shard_format="ids"))

@@ -134,6 +134,25 @@ def test_stored_masks_are_counted_and_decode_to_the_unmasked_text(static: DataMa
     assert abs(hidden / chosen - 0.8) < 5 * np.sqrt(0.16 / chosen) + 0.1 / 300
 
 
+def test_whole_words_are_masked_in_the_shards(corpus: Path, small_vocabulary_path: Path, tmp_path: Path) -> None:
+    options = {"duplicates": 1, "shards": 1, "masking": "static", "masked_units": "words", "format": "lddl"}
+    output = str(tmp_path / "words")
+    prepare(PrepareOptions((f"text:{corpus}",), str(small_vocabulary_path), output, **options), quiet)  # type: ignore[arg-type]
+    pieces = 0
+    for row in _rows(DataManifest.read(output).phase(1).train):
+        tokens = ["[CLS]", *row["A"].split(" "), "[SEP]", *row["B"].split(" "), "[SEP]"]
+        positions = np.load(io.BytesIO(row["masked_lm_positions"])).tolist()
+        for place, label in zip(positions, row["masked_lm_labels"].split(" "), strict=True):
+            tokens[place] = label
+        middle = len(row["A"].split(" ")) + 1
+        for place in range(2, len(tokens) - 1):
+            if tokens[place].startswith("##") and place != middle + 1:
+                assert (place in positions) == (place - 1 in positions)
+                pieces += place in positions
+        assert 1 <= len(positions) <= max(1, round(len(tokens) * 0.15))
+    assert pieces > 100
+
+
 def test_equal_input_and_seed_give_equal_bytes(
     static: DataManifest, corpus: Path, vocabulary_path: Path, tmp_path: Path
 ) -> None:

@@ -94,5 +94,5 @@ def _masked(work: Work, task: ShardTask, bin_number: int, rows: Rows, vocabulary
         return rows
     seed = seed_of(options.seed, "mask", task.shape.phase, task.split, bin_number)
     keys = sample_keys(seed, FIXED_EPOCH, rows.first + np.arange(len(rows.lengths)))
-    how = StaticMasking(options.masked_share, task.shape.max_predictions, options.whole_word)
+    how = StaticMasking(options.masked_share, task.shape.max_predictions, options.masked_units == "words")
     return mask_rows(rows, keys, how, vocabulary)

@@ -10,6 +10,7 @@ from bertjobs.data.manifest import SHARD_FORMATS
 from bertjobs.errors import InputError, nearest
 
 MASKINGS = ("dynamic", "static")
+MASKED_UNITS = ("pieces", "words")
 MAX_SEQUENCE_LENGTH = 1 << 16
 
 
@@ -68,7 +69,7 @@ class PrepareOptions:
         shards: files a bin; 0 chooses: 8, or as many as keep a file near 64 MB.
         masking: "dynamic" (none stored) or "static".
         masked_share: share of the tokens that are masked, where masking is static.
-        whole_word: static masking takes all pieces of a word together.
+        masked_units: what static masking chooses, "pieces", or "words" with all their pieces.
         short_sequence_share: share of the documents whose target length is drawn at random.
         sample_ratio: share of the documents that are used at all.
         held_out: share of the documents kept for validation, at least one document.
@@ -85,7 +86,7 @@ class PrepareOptions:
     shards: int = 0
     masking: str = "dynamic"
     masked_share: float = 0.15
-    whole_word: bool = False
+    masked_units: str = "pieces"
     short_sequence_share: float = 0.1
     sample_ratio: float = 1.0
     held_out: float = 0.05
@@ -113,6 +114,7 @@ class PrepareOptions:
                 raise InputError(f"{share} is not a share between 0 and 1", where=f"--{name}")
         for name, value, choices in (
             ("masking", self.masking, MASKINGS),
+            ("masked-units", self.masked_units, MASKED_UNITS),
             ("format", self.format, SHARD_FORMATS),
         ):
             if value not in choices:
