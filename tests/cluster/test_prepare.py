@@ -272,9 +272,10 @@ def test_a_node_that_is_the_only_one_is_used_again(cluster: Cluster, corpus: Pat
     run = Run(cluster, tmp_path / "data", sbatch=("nodelist=node2",))
 
     def kill_twice() -> None:
-        for times in (1, 2):
+        while (times := run.count("failed in job")) < 2:
             freeze_one(cluster, run.output)[1].send(signal.SIGKILL)
-            wait_for(lambda times=times: run.count("failed in job") == times)
+            with suppress(AssertionError):  # a task that had just written its marker has not failed
+                wait_for(lambda times=times: run.count("failed in job") > times, seconds=6)
 
     assert run(options(tmp_path / "corpus", run.output), kill_twice)
     assert run.count("node node2 is left out") == run.count("node2: used again") == 1
