@@ -141,7 +141,7 @@ def _weights(work: Work, stage: str) -> tuple[list[float], str]:
     """How much work each task of a stage is, and the unit."""
     if stage == "tokenise":
         return [piece.text_bytes / 1e6 for piece in work.pieces], "MB"
-    return [1.0] * work.tasks(stage), "buckets" if stage == "pairs" else "files a bin"
+    return [1.0] * work.tasks(stage), "buckets" if stage == "pairs" else "tasks"
 
 
 def _finish(work: Work, vocabulary: Vocabulary) -> None:
