@@ -236,6 +236,11 @@ class BatchStream:
         epoch, place = self._order.place(self._first + step * self._global_batch)
         return StreamState(epoch, place, step, self._masking.seed, self._manifest_sha256, self._skipped)
 
+    def samples(self, step: int) -> list[str]:
+        """The sequences of a global batch, over all ranks, as ``shard's file name:row``."""
+        rows = self._order.samples(self._first + step * self._global_batch, self._global_batch)[1]
+        return self._shards.names(rows)
+
     def __iter__(self) -> Iterator[list[Batch]]:
         return self
 

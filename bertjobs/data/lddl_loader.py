@@ -136,6 +136,10 @@ class LddlStream:
         epoch, place = divmod(step * self._gradient_steps, self._an_epoch)
         return StreamState(epoch, place, step, seed, sha256, loader=LOADER)
 
+    def samples(self, step: int) -> list[str]:  # noqa: ARG002
+        """None: LDDL does not tell which sequences it reads."""
+        return []
+
     def __iter__(self) -> Iterator[list[Batch]]:
         return self
 

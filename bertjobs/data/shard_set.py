@@ -195,6 +195,11 @@ class ShardSet:
             tokens[places] = labels
         return tokens[:middle], tokens[middle:]
 
+    def names(self, rows: Int64s) -> list[str]:
+        """Some rows as a person finds them: ``shard's file name:row in it``, counted from 0."""
+        shards, local = self._find(rows)
+        return [f"{self._paths[shard].name}:{row}" for shard, row in zip(shards, local, strict=True)]
+
     def _find(self, rows: Int64s) -> tuple[Int64s, Int64s]:
         """The shard of each row, and the row's number in it."""
         shards = np.searchsorted(self._first_rows, rows, side="right") - 1

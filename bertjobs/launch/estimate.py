@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-from bertjobs.recipe.spec import ModelSpec, PhaseSpec, RunSpec
+from bertjobs.recipe.flops import flops_per_sequence
+from bertjobs.recipe.spec import PhaseSpec, RunSpec
 
 CPU_SHARE = 0.6
 """Share of this machine's own matrix-product rate that a training step reaches, seen on two cores."""
@@ -17,19 +18,6 @@ class Estimate:
 
     seconds: float
     source: str
-
-
-def flops_per_sequence(model: ModelSpec, phase: PhaseSpec, vocab_size: int) -> float:
-    """Floating-point operations of forward and backward for one sequence of full length.
-
-    3 [2L(4H^2 + 2HF)S + 4LHS^2 + 2P(H^2 + HV) + 2(H^2 + 2H)]: encoder products, attention, the MLM head on P masked
-    tokens, the NSP head; backward counts as two forwards.
-    """
-    length, masked = phase.sequence_length, phase.max_predictions
-    hidden, inner, layers = model.hidden_size, model.intermediate_size, model.num_hidden_layers
-    encoder = 2 * layers * (4 * hidden**2 + 2 * hidden * inner) * length + 4 * layers * hidden * length**2
-    heads = 2 * masked * (hidden**2 + hidden * vocab_size) + 2 * (hidden**2 + 2 * hidden)
-    return 3.0 * (encoder + heads)
 
 
 def matrix_product_rate() -> float:

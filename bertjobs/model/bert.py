@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from bertjobs.errors import InputError, nearest
 from bertjobs.recipe.spec import ModelSpec
@@ -165,16 +166,22 @@ class Layer(nn.Module):
 
 
 class Encoder(nn.Module):
-    """The stack of layers."""
+    """The stack of layers.
 
-    def __init__(self, spec: ModelSpec):
+    With ``activation_checkpointing``, training keeps only each layer's input and computes the rest again in the
+    backward pass (Chen et al., arXiv 1604.06174), with the same dropout masks.
+    """
+
+    def __init__(self, spec: ModelSpec, activation_checkpointing: bool):
         super().__init__()
+        self.activation_checkpointing = activation_checkpointing
         self.layer = nn.ModuleList(Layer(spec) for _ in range(spec.num_hidden_layers))
 
     def forward(self, hidden: Tensor, mask: Tensor) -> Tensor:
         """As ``SelfAttention``."""
+        recompute = self.activation_checkpointing and self.training and torch.is_grad_enabled()
         for layer in self.layer:
-            hidden = layer(hidden, mask)
+            hidden = checkpoint(layer, hidden, mask, use_reentrant=False) if recompute else layer(hidden, mask)
         return hidden
 
 
@@ -193,10 +200,10 @@ class Pooler(nn.Module):
 class Bert(nn.Module):
     """The encoder without heads (Hugging Face's ``BertModel``)."""
 
-    def __init__(self, spec: ModelSpec):
+    def __init__(self, spec: ModelSpec, activation_checkpointing: bool):
         super().__init__()
         self.embeddings = Embeddings(spec)
-        self.encoder = Encoder(spec)
+        self.encoder = Encoder(spec, activation_checkpointing)
         self.pooler = Pooler(spec)
 
     def forward(self, input_ids: Tensor, token_type_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -251,16 +258,17 @@ class BertForPreTraining(nn.Module):
 
     Args:
         spec: the shape; ``vocab_size`` must be filled in.
+        activation_checkpointing: keep less memory for the backward pass, and compute more; see `Encoder`.
 
     Raises:
         InputError: a shape that no model can have, or an unknown ``hidden_act``.
     """
 
-    def __init__(self, spec: ModelSpec):
+    def __init__(self, spec: ModelSpec, *, activation_checkpointing: bool = False):
         super().__init__()
         _check(spec)
         self.spec = spec
-        self.bert = Bert(spec)
+        self.bert = Bert(spec, activation_checkpointing)
         self.cls = PretrainingHeads(spec, self.bert.embeddings.word_embeddings)
         self._initialise()
 

@@ -43,6 +43,9 @@ TIED = {
 }
 """Second names of tied parameters, which are not written, and the names that are."""
 
+WEIGHTS_FILE = "model.safetensors"
+WEIGHTS_METADATA = {"format": "pt"}  # transformers refuses files that do not say it
+
 OLD_NAMES = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
 
 
@@ -79,7 +82,13 @@ def save_pretrained(
         InputError: a vocabulary that cannot be read or holds more tokens than the model.
     """
     folder = Path(folder)
-    spec = model.spec
+    write_description(model.spec, vocabulary_path, folder, lowercase=lowercase)
+    state = {name: p.detach().float().cpu().contiguous() for name, p in model.named_parameters()}
+    save_file(state, folder / WEIGHTS_FILE, metadata=WEIGHTS_METADATA)
+
+
+def write_description(spec: ModelSpec, vocabulary_path: str | Path, folder: Path, *, lowercase: bool) -> None:
+    """Write all files of a Hugging Face folder but the weights: config and tokenizer. As in `save_pretrained`."""
     max_length = spec.max_position_embeddings
     tokens = write_tokenizer(folder, Path(vocabulary_path), lowercase=lowercase, max_length=max_length)
     if tokens > spec.vocab_size:
@@ -87,8 +96,6 @@ def save_pretrained(
         raise InputError(what, where=str(vocabulary_path))
     config = json.dumps(config_from_model_spec(spec), indent=2, sort_keys=True)
     (folder / "config.json").write_text(config + "\n", encoding="utf-8")
-    state = {name: p.detach().float().cpu().contiguous() for name, p in model.named_parameters()}
-    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
 
 
 def config_from_model_spec(spec: ModelSpec) -> dict[str, Any]:
@@ -204,7 +211,7 @@ def _read_bin(file: Path) -> dict[str, Tensor]:
 
 
 READERS: dict[str, Callable[[Path], dict[str, Tensor]]] = {
-    "model.safetensors": load_file,
+    WEIGHTS_FILE: load_file,
     "pytorch_model.bin": _read_bin,
 }
 

@@ -1,1 +1,1 @@
-"""LAMB and AdamW, parameter groups, the schedule, loss scaling."""
+"""LAMB, AdamW and Adam in torch, Triton and APEX; parameter groups, sharded states, the schedule, loss scaling."""

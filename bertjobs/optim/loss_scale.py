@@ -1,4 +1,8 @@
-"""The factor that keeps float16 gradients in range."""
+"""The factor that keeps float16 gradients in range: dynamic, or static.
+
+A scale is a value: ``update`` gives the next step's. What a checkpoint stored of it is taken up by ``restored``: the
+recipe decides of which kind it is, the checkpoint where a dynamic one stands.
+"""
 
 from __future__ import annotations
 
@@ -42,5 +46,47 @@ class DynamicLossScale:
 
     @classmethod
     def from_state_dict(cls, state: Mapping[str, float | int]) -> DynamicLossScale:
-        """The inverse of ``state_dict``."""
-        return cls(scale=float(state["scale"]), clean_steps=int(state["clean_steps"]))
+        """The inverse of ``state_dict``; a static scale's numbers begin a dynamic one where it stood."""
+        return cls(scale=float(state["scale"]), clean_steps=int(state.get("clean_steps", 0)))
+
+    def restored(self, state: Mapping[str, float | int]) -> DynamicLossScale:
+        """The scale as a checkpoint stored it."""
+        return self.from_state_dict(state)
+
+
+@dataclass(frozen=True)
+class StaticLossScale:
+    """A scale that stays, whatever is skipped.
+
+    Attributes:
+        scale: what the loss is multiplied by; 1 where nothing has to be scaled.
+    """
+
+    scale: float = 1.0
+
+    def update(self, skipped: bool) -> StaticLossScale:  # noqa: ARG002
+        """This scale."""
+        return self
+
+    def state_dict(self) -> dict[str, float | int]:
+        """Plain numbers for a checkpoint."""
+        return asdict(self)
+
+    def restored(self, state: Mapping[str, float | int]) -> StaticLossScale:  # noqa: ARG002
+        """This scale: the recipe's factor counts, not that of a checkpoint."""
+        return self
+
+
+LossScale = DynamicLossScale | StaticLossScale
+
+
+def initial_loss_scale(precision: str, factor: float) -> LossScale:
+    """The scale of a run's first step.
+
+    Args:
+        precision: one of ``spec.PRECISIONS``; only "fp16" is scaled, the others have float32's range.
+        factor: the recipe's ``loss_scale``: 0 for dynamic, else the static factor.
+    """
+    if precision != "fp16":
+        return StaticLossScale()
+    return StaticLossScale(factor) if factor else DynamicLossScale()

@@ -17,20 +17,22 @@ from bertjobs.recipe.resolve import resolve
 from bertjobs.recipe.spec import PhaseSpec, RunSpec
 
 _RUN_KEYS = (
-    "run", "nodes", "tasks_per_node", "gpus", "precision", "seed", "masking", "masked_share", "masked_units",
-    "num_workers", "loader", "on_bad_shard", "local_copy", "bin_size", "steps_this_run", "data",
-    "results", "init_checkpoint", "image",
+    "run", "nodes", "tasks_per_node", "gpus", "precision", "loss_scale", "loss_normalization",
+    "activation_checkpointing", "gradient_compression", "deterministic", "seed", "masking", "masked_share",
+    "masked_units", "num_workers", "loader", "on_bad_shard", "local_copy", "bin_size", "keep_checkpoints",
+    "hang_timeout_s", "previous_phase", "steps_this_run", "data", "results", "init_checkpoint", "image",
 )  # fmt: skip
 _PHASE_KEYS = (
-    "sequence_length", "max_predictions", "steps", "lr", "warmup", "global_batch", "checkpoint_every",
-    "validate_every",
+    "sequence_length", "max_predictions", "steps", "lr", "warmup", "global_batch", "optimizer_state",
+    "checkpoint_every", "validate_every",
 )  # fmt: skip
 # What decides the trained weights. How the batch is cut up does not, nor where files lie.
 _DECISIVE_RUN = (
-    "vocabulary", "precision", "seed", "masking", "masked_share", "masked_units", "loader", "bin_size",
-    "init_checkpoint",
+    "vocabulary", "precision", "loss_scale", "loss_normalization", "gradient_compression", "seed", "masking",
+    "masked_share", "masked_units", "loader", "bin_size", "init_checkpoint",
 )  # fmt: skip
-_DECISIVE_PHASE = ("sequence_length", "max_predictions", "steps", "lr", "warmup", "global_batch")
+_DECISIVE_PHASE = ("sequence_length", "max_predictions", "steps", "lr", "warmup", "global_batch", "optimizer_state")
+_FREE_OPTIMIZER = ("backend", "shard_states")  # give the same numbers
 
 
 def lockfile(spec: RunSpec) -> str:
@@ -106,11 +108,18 @@ def _locked_phase(phase: PhaseSpec, world_size: int) -> dict[str, Any]:
     return locked
 
 
+def decisive_settings(spec: RunSpec, phase: int) -> dict[str, Any]:
+    """By path, all settings that decide what a phase trains: what `recipe_hash` hashes."""
+    return _decisive(spec, {phase})
+
+
 def _decisive(spec: RunSpec, phases: set[int]) -> dict[str, Any]:
     decisive: dict[str, Any] = {key: getattr(spec, key) for key in _DECISIVE_RUN}
     shape = {k: v for k, v in asdict(spec.model).items() if k not in ("name", "vocab_size")}
     decisive |= {f"model.{key}": value for key, value in shape.items()}
-    decisive |= {f"optimizer.{key}": value for key, value in asdict(spec.optimizer).items()}
+    decisive |= {
+        f"optimizer.{key}": value for key, value in asdict(spec.optimizer).items() if key not in _FREE_OPTIMIZER
+    }
     for phase in spec.phases:
         if phase.phase in phases:
             decisive |= {f"phase{phase.phase}.{key}": getattr(phase, key) for key in _DECISIVE_PHASE}

@@ -75,6 +75,7 @@ def resolve(
     optimizer = {key: layers.optimizer(key) for key in schema.OPTIMIZER}
     sources |= {f"optimizer.{key}": source for key, source in optimizer.items()}
 
+    _check_compression(sources)
     phases = []
     for number in layers.chosen_phases():
         found = _phase(layers, number, sources)
@@ -101,6 +102,7 @@ _SIMPLE = (
     "steps",
     "lr",
     "warmup",
+    "optimizer_state",
     "checkpoint_every",
     "validate_every",
 )
@@ -186,6 +188,16 @@ def _phase(layers: Layers, number: int, sources: Mapping[str, Source]) -> dict[s
         "gradient_steps": steps,
         "micro_batch_limit": limit,
     }
+
+
+def _check_compression(sources: Mapping[str, Source]) -> None:
+    compression, precision = sources["gradient_compression"], sources["precision"]
+    if compression.value == "fp16" != precision.value:
+        raise InputError(
+            f"gradients would travel in fp16 without a loss scale: precision {precision.value} has none",
+            where=f"gradient_compression from {compression.origin}, precision from {precision.origin}",
+            hint="what is below 6e-8 would be lost: set gradient_compression to bf16, or to none",
+        )
 
 
 def _check_shape(phase: PhaseSpec, model: ModelSpec, bin_size: int) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bertjobs.errors import InputError, nearest
-from bertjobs.recipe.spec import PRECISIONS, OptimizerSpec
+from bertjobs.recipe.spec import OPTIMIZERS, PRECISIONS, OptimizerSpec
 
 REQUIRED = object()
 """The default of a setting that a recipe has to give."""
@@ -27,7 +27,7 @@ class Setting:
     Attributes:
         key: its YAML key; ``--set`` takes ``KEY``, ``optimizer.KEY`` or ``phaseN.KEY`` by section.
         section: "run", "optimizer", "phase", "system", "model" or "vocabulary".
-        kind: "int", "float", "text", "name", "path", "mounts", "phase" or "micro_batch".
+        kind: "int", "float", "switch", "text", "name", "path", "mounts", "phase" or "micro_batch".
         default: the value where nothing sets it, or ``REQUIRED``.
         help: what it is, with its unit.
         env: its environment name, or "".
@@ -61,6 +61,7 @@ class Setting:
         return {
             "micro_batch": "a whole number of at least 1, or a mapping from precision to such numbers",
             "phase": "the number of a phase, or 'all'",
+            "switch": "true or false",
             "mounts": "SRC:DST or SRC:DST:FLAGS, several separated by commas",
         }.get(self.kind, "text")
 
@@ -105,6 +106,13 @@ def _parse_float(setting: Setting, value: Any) -> float | None:
     return _number(setting, float(value)) if math.isfinite(value) else None
 
 
+_SWITCHES = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+
+
+def _parse_switch(setting: Setting, value: Any) -> bool | None:  # noqa: ARG001
+    return _SWITCHES.get(str(value).strip().lower())
+
+
 def _parse_text(setting: Setting, value: Any) -> str | None:  # noqa: ARG001
     return value if isinstance(value, str) else None
 
@@ -138,6 +146,7 @@ def _parse_mounts(setting: Setting, value: Any) -> tuple[str, ...] | None:  # no
 _PARSERS: dict[str, Any] = {
     "int": _parse_int,
     "float": _parse_float,
+    "switch": _parse_switch,
     "text": _parse_text,
     "name": _parse_text,
     "path": _parse_text,
@@ -201,6 +210,25 @@ SETTINGS: tuple[Setting, ...] = (
     _run("tasks_per_node", "int", None, "processes a node (default: one a GPU)", env="", minimum=1),
     _run("gpus", "int", None, "GPUs used on each node; 0 trains on CPUs (default: the system's)"),
     _run("precision", "text", "fp16", "arithmetic of the forward and backward pass", choices=PRECISIONS),
+    _run("loss_scale", "float", 0.0, "factor on the loss in fp16; 0: dynamic, from 2^20", env=""),
+    _run(
+        "loss_normalization",
+        "text",
+        "global",
+        "divide by the masked tokens of the global batch, or by those of each micro-batch, as the seed did",
+        env="",
+        choices=("global", "seed"),
+    ),
+    _run("activation_checkpointing", "switch", False, "compute activations again in backward: less memory", env=""),
+    _run(
+        "gradient_compression",
+        "text",
+        "none",
+        "number format in which gradients travel between ranks",
+        env="",
+        choices=("none", "fp16", "bf16"),
+    ),
+    _run("deterministic", "switch", False, "only GPU kernels that give the same bits each time; slower", env=""),
     _run("seed", "int", 42, "seed of weights, dropout, sample order and masks", maximum=2**32 - 1),
     _run(
         "masking",
@@ -241,13 +269,33 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     _run("local_copy", "path", "", "folder on each node to copy the shards to before training", env=""),
     _run("bin_size", "int", 64, "tokens that a length bin of the shards spans", minimum=1),
+    _run("keep_checkpoints", "int", 3, "newest checkpoints of a phase that are kept", env="", minimum=1),
+    _run("hang_timeout_s", "int", 900, "end a run in which no step ends for so many seconds; 0: never", env=""),
+    _run(
+        "previous_phase",
+        "text",
+        "done",
+        "start a phase from the one before once that is done, or from its latest checkpoint",
+        choices=("done", "latest"),
+    ),
     _run("steps_this_run", "int", 0, "stop after so many optimizer steps, to be continued; 0: no limit"),
     _run("data", "path", "data/prepared", "folder made by `bertjobs data prepare`", env="DATADIR"),
     _run("results", "path", "results", "folder that holds the runs"),
     _run("init_checkpoint", "path", "", "Hugging Face BERT folder to start phase 1 from"),
     _run("image", "path", "", "container image for pyxis: a .sqsh file or an enroot URI"),
     _run("mounts", "mounts", (), "container mounts, SRC:DST[:FLAGS], separated by commas"),
-    Setting("name", "optimizer", "text", _LAMB.name, "optimizer", choices=("lamb", "adamw")),
+    Setting("name", "optimizer", "text", _LAMB.name, "optimizer", choices=OPTIMIZERS),
+    Setting(
+        "backend",
+        "optimizer",
+        "text",
+        _LAMB.backend,
+        "who computes the update: apex or our fused kernels on GPUs, plain torch; auto: the first that there is",
+        choices=("auto", "apex", "fused", "torch"),
+    ),
+    Setting(
+        "shard_states", "optimizer", "switch", _LAMB.shard_states, "each rank keeps its part of the moments (ZeRO-1)"
+    ),
     Setting("weight_decay", "optimizer", "float", _LAMB.weight_decay, "decoupled weight decay"),
     Setting("beta1", "optimizer", "float", _LAMB.beta1, "decay of the first moment", maximum=1),
     Setting("beta2", "optimizer", "float", _LAMB.beta2, "decay of the second moment", maximum=1),
@@ -278,6 +326,13 @@ SETTINGS: tuple[Setting, ...] = (
         env="GRADIENT_STEPS",
         flag="--gradient-steps",
         minimum=1,
+    ),
+    _phase(
+        "optimizer_state",
+        "text",
+        "what a phase that starts from the one before does with its moments; the step count starts anew either way",
+        "carry",
+        choices=("carry", "reset"),
     ),
     _phase("checkpoint_every", "int", "optimizer steps between checkpoints", 200, minimum=1),
     _phase("validate_every", "int", "optimizer steps between validations; 0: only at the phase's end", 0),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
+OPTIMIZERS = ("lamb", "adamw", "adam")
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,9 @@ class ModelSpec:
 class OptimizerSpec:
     """The optimizer; the defaults are NVIDIA's LAMB settings (arXiv 1904.00962; lamb_amp_opt)."""
 
-    name: str = "lamb"  # lamb | adamw
+    name: str = "lamb"  # one of OPTIMIZERS
+    backend: str = "auto"  # auto | apex | fused | torch
+    shard_states: bool = False  # ZeRO-1 (arXiv 1910.02054)
     weight_decay: float = 0.01
     beta1: float = 0.9
     beta2: float = 0.999
@@ -80,6 +83,7 @@ class PhaseSpec:
         rank_batch: sequences a rank an optimizer step (the seed's BATCHSIZE).
         micro_batch: sequences in one forward/backward.
         gradient_steps: rank_batch / micro_batch (the seed's GRADIENT_STEPS).
+        optimizer_state: "carry" the moments of the phase before, or "reset" them.
         micro_batch_limit: the largest micro-batch that fits the device; ``micro_batch`` is at most this
             unless GRADIENT_STEPS was given.
         checkpoint_every: optimizer steps between checkpoints.
@@ -96,6 +100,7 @@ class PhaseSpec:
     rank_batch: int
     micro_batch: int
     gradient_steps: int
+    optimizer_state: str
     micro_batch_limit: int
     checkpoint_every: int
     validate_every: int
@@ -113,6 +118,11 @@ class RunSpec:
         nodes, tasks_per_node: world size is their product; one task a GPU (or a CPU process).
         gpus: GPUs used on a node; 0 trains on the CPU over gloo.
         precision: fp32, tf32, bf16 or fp16.
+        loss_scale: factor on the loss in fp16; 0: dynamic.
+        loss_normalization: "global" (contract 5), or "seed": each micro-batch's mean, averaged.
+        activation_checkpointing: compute activations again in the backward pass.
+        gradient_compression: "none", "fp16" or "bf16", in which gradients travel between ranks.
+        deterministic: use only GPU kernels that give the same bits each time.
         masking: "dynamic" (drawn anew each epoch) or "static" (as stored in the shards).
         masked_share: share of the tokens that dynamic masking predicts.
         masked_units: what dynamic masking chooses: "pieces", or "words" with all their pieces.
@@ -121,6 +131,9 @@ class RunSpec:
         on_bad_shard: "stop", or "skip" to train without the rows of shards that are missing or altered.
         local_copy: folder on each node that the shards are copied to before training, or "".
         bin_size: tokens a length bin of the shards spans.
+        keep_checkpoints: how many of a phase are kept, the newest.
+        hang_timeout_s: end a run in which no step ends for so long, with exit code 70; 0: never.
+        previous_phase: start a phase from the one before once it is "done", or from its "latest" checkpoint.
         steps_this_run: stop, with exit code 75, after this many optimizer steps; 0: no such limit.
         data: folder made by ``bertjobs data prepare``.
         results: folder that holds the runs.
@@ -138,6 +151,11 @@ class RunSpec:
     tasks_per_node: int
     gpus: int
     precision: str
+    loss_scale: float
+    loss_normalization: str
+    activation_checkpointing: bool
+    gradient_compression: str
+    deterministic: bool
     seed: int
     masking: str
     masked_share: float
@@ -148,6 +166,9 @@ class RunSpec:
     on_bad_shard: str
     local_copy: str
     bin_size: int
+    keep_checkpoints: int
+    hang_timeout_s: int
+    previous_phase: str
     steps_this_run: int
     data: str
     results: str

@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -66,6 +66,33 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, sort_keys=False) + "\n")
 
 
+def write_hashed(path: Path, blocks: Iterable[bytes | memoryview]) -> tuple[int, str]:
+    """Write a file in place and flush it to the disk; for folders that are renamed when they are complete.
+
+    Other threads run meanwhile: hashing and writing large blocks hold no lock of the interpreter's.
+
+    Args:
+        path: the file to make or to overwrite.
+        blocks: its bytes, in order.
+
+    Returns:
+        Its size in bytes, and the sha256 (64 hex digits) of what was written, which was not read again.
+
+    Raises:
+        OSError: it could not be written whole.
+    """
+    size, digest = 0, hashlib.sha256()
+    with path.open("wb", buffering=0) as file:
+        for block in blocks:
+            digest.update(block)
+            rest = memoryview(block)
+            size += rest.nbytes
+            while rest.nbytes:
+                rest = rest[file.write(rest) :]
+        os.fsync(file.fileno())
+    return size, digest.hexdigest()
+
+
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
     """A folder that appears under ``path`` only when the block ends without an error.
@@ -75,22 +102,44 @@ def new_folder(path: Path) -> Iterator[Path]:
     """
     temporary = _temporary_beside(path)
     temporary.mkdir(mode=PRIVATE_FOLDER, parents=True)
-    replaced = None
     try:
         yield temporary
         for file in temporary.rglob("*"):
             if file.is_file():
                 sync_file(file)
-        sync_folder(temporary)
-        if path.exists():
-            replaced = path.rename(_temporary_beside(path))  # not deleted in place: a reader would see a part
-        temporary.rename(path)
+        publish_folder(temporary, path)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def publish_folder(temporary: Path, path: Path) -> None:
+    """Rename a folder whose files are complete and flushed to ``path``, beside it, in place of one of that name.
+
+    Raises:
+        OSError: it could not be renamed; a folder that was there is still there.
+    """
+    sync_folder(temporary)
+    # Not deleted in place: a reader would see a part.
+    replaced = path.rename(_temporary_beside(path)) if path.exists() else None
+    try:
+        temporary.rename(path)
+    except BaseException:
+        if replaced is not None:
+            replaced.rename(path)
         raise
     sync_folder(path.parent)
     if replaced is not None:
         shutil.rmtree(replaced, ignore_errors=True)
+
+
+def remove_folder(folder: Path) -> None:
+    """Delete a folder that readers never see half-deleted; what a crash leaves of it, `remove_leftovers` deletes.
+
+    Raises:
+        OSError: it could not be deleted.
+    """
+    shutil.rmtree(folder.rename(_temporary_beside(folder)))
 
 
 def remove_leftovers(folder: Path) -> None:

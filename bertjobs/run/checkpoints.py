@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
-import shutil
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from bertjobs.errors import BertjobsError, InputError
-from bertjobs.run.atomic import sha256_of, write_json
+from bertjobs.run.atomic import remove_folder, sha256_of, write_json
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""2: the optimizer's state may be in several files; the manifest has the world size, the settings and its own hash."""
 MANIFEST = "MANIFEST.json"
 KEPT = 3
 
-
 FOLDER_NAME = re.compile(r"step-\d{8,}")
+
+FileEntry = dict[str, int | str]
+"""``bytes`` and ``sha256`` of a file."""
 
 
 class DamagedCheckpointError(BertjobsError):
@@ -32,14 +37,19 @@ class NewerFormatError(InputError):
 class CheckpointManifest:
     """What a checkpoint holds; written last.
 
-    ``files`` maps each file's name to its size in bytes and its sha256.
+    Attributes:
+        files: each file's size in bytes and its sha256, by name.
+        world_size: ranks that trained; 0 in format 1, which does not say it.
+        settings: those of the recipe that decide the weights, by path ("optimizer.beta1"); {} in format 1.
     """
 
     format_version: int
     phase: int
     step: int
     recipe_hash: str
-    files: dict[str, dict[str, int | str]]
+    files: dict[str, FileEntry]
+    world_size: int = 0
+    settings: dict[str, Any] = field(default_factory=dict)
 
 
 def folder_name(step: int) -> str:
@@ -47,15 +57,27 @@ def folder_name(step: int) -> str:
     return f"step-{step:08d}"
 
 
-def seal(folder: Path, *, phase: int, step: int, recipe_hash: str) -> None:
-    """Write MANIFEST.json over the files that lie in ``folder``."""
-    files: dict[str, dict[str, int | str]] = {
-        file.name: {"bytes": file.stat().st_size, "sha256": sha256_of(file)}
-        for file in sorted(folder.iterdir())
-        if file.name != MANIFEST
-    }
-    manifest = CheckpointManifest(FORMAT_VERSION, phase, step, recipe_hash, files)
-    write_json(folder / MANIFEST, asdict(manifest))
+def seal(
+    folder: Path,
+    *,
+    phase: int,
+    step: int,
+    recipe_hash: str,
+    world_size: int = 1,
+    settings: Mapping[str, Any] | None = None,
+    files: Mapping[str, FileEntry] | None = None,
+) -> None:
+    """Write MANIFEST.json over the files in ``folder``; those in ``files`` are not read, None reads and hashes all."""
+    if files is None:
+        files = {
+            file.name: {"bytes": file.stat().st_size, "sha256": sha256_of(file)}
+            for file in folder.iterdir()
+            if file.name != MANIFEST
+        }
+    ordered = {name: files[name] for name in sorted(files)}
+    manifest = CheckpointManifest(FORMAT_VERSION, phase, step, recipe_hash, ordered, world_size, dict(settings or {}))
+    content = asdict(manifest)
+    write_json(folder / MANIFEST, {**content, "sha256": _sha256_of_json(content)})
 
 
 def read_manifest(folder: Path) -> CheckpointManifest:
@@ -67,6 +89,7 @@ def read_manifest(folder: Path) -> CheckpointManifest:
     """
     try:
         content = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        _check_hash(content)
         _check_format(content["format_version"], folder)
         manifest = _parse(content)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -85,11 +108,26 @@ def read_manifest(folder: Path) -> CheckpointManifest:
     return manifest
 
 
+def _sha256_of_json(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _check_hash(content: dict[str, Any]) -> None:
+    """Take the manifest's own hash out of it and compare; format 1 has none."""
+    expected = content.pop("sha256", None)
+    if expected is not None and expected != _sha256_of_json(content):
+        raise ValueError("altered: sha256")
+
+
 def _parse(content: dict[str, Any]) -> CheckpointManifest:
     manifest = CheckpointManifest(**content)
+    if manifest.format_version > 1 and not {"world_size", "settings"} <= content.keys():
+        raise ValueError("no world_size or no settings")
     for name, entry in manifest.files.items():
         if Path(name).name != name or set(entry) != {"bytes", "sha256"}:
             raise ValueError(f"entry {name!r}")
+    if not isinstance(manifest.settings, dict):
+        raise TypeError("settings is no object")
     return manifest
 
 
@@ -102,17 +140,37 @@ def _check_format(version: int, folder: Path) -> None:
         )
 
 
+def check_settings(manifest: CheckpointManifest, settings: Mapping[str, Any], folder: Path) -> None:
+    """Make sure that a checkpoint was trained with these settings, as far as both name them.
+
+    Raises:
+        InputError: names each setting that differs, with both values.
+    """
+    ours = json.loads(json.dumps(dict(settings)))  # as the manifest has them: lists for tuples
+    differing = [key for key, value in manifest.settings.items() if key in ours and ours[key] != value]
+    if differing:
+        words = ", ".join(f"{key} {manifest.settings[key]!r} (here {ours[key]!r})" for key in differing)
+        raise InputError(
+            f"the checkpoint was trained with other settings: {words}",
+            where=str(folder),
+            hint="set them back, or start another run with RUN; INIT_CHECKPOINT takes only the weights",
+        )
+
+
 def verify(folder: Path) -> CheckpointManifest:
-    """As `read_manifest`, and the sha256 of each file.
+    """As `read_manifest`, and the sha256 of each file; several files are read at once.
 
     Raises:
         DamagedCheckpointError: names the first file that differs.
         NewerFormatError: as in `read_manifest`.
     """
     manifest = read_manifest(folder)
+    largest_first = sorted(manifest.files, key=lambda name: -int(manifest.files[name]["bytes"]))
+    with ThreadPoolExecutor() as pool:
+        hashes = {name: pool.submit(sha256_of, folder / name) for name in largest_first}
     for name, expected in manifest.files.items():
         try:
-            found = sha256_of(folder / name)
+            found = hashes[name].result()
         except OSError as error:
             raise DamagedCheckpointError(f"{name} cannot be read: {error.strerror}", where=str(folder)) from error
         if found != expected["sha256"]:
@@ -147,9 +205,28 @@ def newest_valid(checkpoints: Path) -> tuple[Path | None, list[DamagedCheckpoint
     return None, damaged
 
 
-def prune(checkpoints: Path, *, keep: int = KEPT) -> None:
-    """Delete all but the newest ``keep`` sealed checkpoints. Damaged ones are left for their owner to see."""
-    sealed = [folder for folder in steps(checkpoints) if (folder / MANIFEST).is_file()]
-    for folder in sealed[:-keep]:
-        (folder / MANIFEST).unlink()  # first: from here on no reader sees it
-        shutil.rmtree(folder)
+def prune(checkpoints: Path, *, keep: int = KEPT, newest: str | None = None, spare: Collection[str] = ()) -> None:
+    """Delete old checkpoints. Damaged ones are left for their owner to see, and do not count.
+
+    Args:
+        keep: how many stay, at least 1.
+        newest: name of the one just written, which is good. Those of later steps are not: this attempt passed them
+            over when it began. None counts all.
+        spare: names of others that stay.
+
+    Raises:
+        OSError: one cannot be deleted.
+    """
+    candidates = [folder for folder in steps(checkpoints) if newest is None or folder.name <= newest]
+    for folder in [folder for folder in candidates if _is_whole(folder)][:-keep]:
+        if folder.name not in spare:
+            remove_folder(folder)
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether a checkpoint's files are there in full; their bytes are not read."""
+    try:
+        read_manifest(folder)
+    except BertjobsError:
+        return False
+    return True

@@ -61,6 +61,11 @@ class PhaseDirectory:
         return self.root / "validation.jsonl"
 
     @property
+    def tensorboard(self) -> Path:
+        """The folder that TensorBoard reads."""
+        return self.root / "tensorboard"
+
+    @property
     def done_file(self) -> Path:
         return self.root / "DONE.json"
 

@@ -1,11 +1,13 @@
 """``python -m bertjobs.train``: one rank of the worker."""
 
+import faulthandler
 import os
 import sys
 
 from bertjobs.train.signals import StopRequest, stop_with_parent
 
 if __name__ == "__main__":
+    faulthandler.enable()  # says where the kernel ended this process, such as in a file that was cut (SIGBUS)
     # Before torch is imported, which takes seconds: a signal in that time must not kill the rank.
     stop = StopRequest()
     stop.listen()

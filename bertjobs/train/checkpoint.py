@@ -1,4 +1,4 @@
-"""Writing and reading checkpoints: a Hugging Face model folder, with the optimizer's state beside the weights.
+"""What a checkpoint holds beside the weights, and how it is read: on any number of ranks, whatever number wrote it.
 
 Tensors are in safetensors, numbers in JSON: loading a checkpoint never runs code from it. No generator state is
 kept: data order, masks and dropout are functions of (seed, step).
@@ -7,26 +7,26 @@ kept: data order, masks and dropout are functions of (seed, step).
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
 
 from bertjobs.data.stream import StreamState
-from bertjobs.errors import BertjobsError, InputError
+from bertjobs.errors import InputError
 from bertjobs.model.bert import BertForPreTraining
-from bertjobs.model.huggingface import save_pretrained
-from bertjobs.optim.lamb import Lamb
-from bertjobs.optim.loss_scale import DynamicLossScale
-from bertjobs.run.atomic import new_folder, write_json
-from bertjobs.run.checkpoints import folder_name, prune, seal
+from bertjobs.optim.base import Optimizer
+from bertjobs.optim.loss_scale import DynamicLossScale, LossScale
+from bertjobs.train.snapshot import MOMENTS
 
-STATE_TENSORS = "training_state.safetensors"
+STATE_TENSORS = "training_state*.safetensors"
+"""One file in format 1, ``training_state-00000-of-00004.safetensors`` and so on in format 2."""
 STATE_NUMBERS = "training_state.json"
-MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 @dataclass(frozen=True)
@@ -36,12 +36,12 @@ class Progress:
     Attributes:
         step: global batches consumed.
         skipped: how many of them did not update the weights (a non-finite gradient).
-        loss_scale: the scale of the next step's loss; used in fp16 only.
+        loss_scale: the scale of the next step's loss.
     """
 
     step: int = 0
     skipped: int = 0
-    loss_scale: DynamicLossScale = field(default_factory=DynamicLossScale)
+    loss_scale: LossScale = field(default_factory=DynamicLossScale)
 
     @property
     def updates(self) -> int:
@@ -53,58 +53,14 @@ class Progress:
         return Progress(self.step + 1, self.skipped + skipped, self.loss_scale.update(skipped))
 
 
-@dataclass(frozen=True)
-class CheckpointWriter:
-    """Knows what goes into each checkpoint of a phase."""
-
-    checkpoints: Path
-    phase: int
-    recipe_hash: str
-    vocabulary: Path
-    lowercase: bool
-
-    def write(self, model: BertForPreTraining, optimizer: Lamb, progress: Progress, data: StreamState) -> Path:
-        """Write one checkpoint beside the others, whole or not at all, and delete those that are too old.
-
-        Raises:
-            BertjobsError: it could not be written; those before are as they were.
-        """
-        target = self.checkpoints / folder_name(progress.step)
-        try:
-            with new_folder(target) as folder:
-                self._fill(folder, model, optimizer, progress, data)
-            prune(self.checkpoints)
-        except (OSError, SafetensorError) as error:
-            raise BertjobsError(
-                f"the checkpoint of step {progress.step} cannot be written: {error}",
-                where=str(target),
-                hint="make room, then start the phase again: it goes on from the checkpoint before",
-            ) from error
-        return target
-
-    def _fill(
-        self, folder: Path, model: BertForPreTraining, optimizer: Lamb, progress: Progress, data: StreamState
-    ) -> None:
-        save_pretrained(model, self.vocabulary, folder, lowercase=self.lowercase)
-        save_file(moments(model, optimizer), folder / STATE_TENSORS)
-        numbers = {
-            "step": progress.step,
-            "skipped": progress.skipped,
-            "loss_scale": progress.loss_scale.state_dict(),
-            "optimizer_step": optimizer.param_groups[0]["step"],
-            "data": asdict(data),
-        }
-        write_json(folder / STATE_NUMBERS, numbers)
-        seal(folder, phase=self.phase, step=progress.step, recipe_hash=self.recipe_hash)
-
-
-def moments(model: BertForPreTraining, optimizer: Lamb) -> dict[str, torch.Tensor]:
-    """The optimizer's tensors by ``moment/parameter name``."""
+def state_numbers(progress: Progress, optimizer: Optimizer, data: StreamState) -> dict[str, Any]:
+    """The content of training_state.json."""
     return {
-        f"{key}/{name}": optimizer.state[parameter][key]
-        for name, parameter in model.named_parameters()
-        for key in MOMENTS
-        if key in optimizer.state[parameter]
+        "step": progress.step,
+        "skipped": progress.skipped,
+        "loss_scale": progress.loss_scale.state_dict(),
+        "optimizer_step": optimizer.step_count,
+        "data": asdict(data),
     }
 
 
@@ -114,25 +70,104 @@ def read_stream_state(folder: Path) -> StreamState:
     Raises:
         InputError: the checkpoint does not say it.
     """
-    path = folder / STATE_NUMBERS
     try:
-        return StreamState.from_json(json.loads(path.read_text(encoding="utf-8"))["data"])
+        return StreamState.from_json(_read_numbers(folder)["data"])
     except (KeyError, TypeError) as error:
         raise InputError(
             "the checkpoint does not say how far its data were read: an earlier bertjobs wrote it",
-            where=str(path),
+            where=str(folder / STATE_NUMBERS),
             hint="start a new run from its weights: INIT_CHECKPOINT and another name with RUN",
         ) from error
 
 
-def read_training_state(folder: Path, model: BertForPreTraining, optimizer: Lamb) -> Progress:
-    """Load a checkpoint's optimizer state into ``optimizer``; returns where the phase stood."""
-    numbers: dict[str, Any] = json.loads((folder / STATE_NUMBERS).read_text(encoding="utf-8"))
-    tensors = load_file(folder / STATE_TENSORS)
-    for name, parameter in model.named_parameters():
-        for key in MOMENTS:
-            if (stored := tensors.get(f"{key}/{name}")) is not None:
-                optimizer.state[parameter][key] = stored.to(parameter.device)
-    for group in optimizer.param_groups:
-        group["step"] = numbers["optimizer_step"]
-    return Progress(numbers["step"], numbers["skipped"], DynamicLossScale.from_state_dict(numbers["loss_scale"]))
+def read_training_state(
+    folder: Path, model: BertForPreTraining, optimizer: Optimizer, loss_scale: LossScale | None = None
+) -> Progress:
+    """Load into ``optimizer`` what it owns of a checkpoint's moments, and its step count.
+
+    Args:
+        folder: a verified checkpoint, written by any number of ranks.
+        model: whose parameters name the moments.
+        optimizer: over the same parameters.
+        loss_scale: the recipe's; None: as it was stored.
+
+    Returns:
+        Where the phase stood.
+
+    Raises:
+        InputError: the state cannot be read, or is that of another model; the optimizer is then as it was.
+    """
+    try:
+        numbers = _read_numbers(folder)
+        count = int(numbers["optimizer_step"])
+        scale = (loss_scale or DynamicLossScale()).restored(numbers["loss_scale"])
+        progress = Progress(int(numbers["step"]), int(numbers["skipped"]), scale)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        where = str(folder / STATE_NUMBERS)
+        raise InputError(f"the checkpoint's numbers are not as expected: {error!r}", where=where) from error
+    optimizer.load_moments(_read_moments(folder, model, optimizer), count)
+    return progress
+
+
+def _read_numbers(folder: Path) -> dict[str, Any]:
+    path = folder / STATE_NUMBERS
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"the checkpoint's numbers cannot be read: {error}", where=str(path)) from error
+
+
+def _read_moments(folder: Path, model: BertForPreTraining, optimizer: Optimizer) -> dict[Tensor, tuple[Tensor, Tensor]]:
+    """The moments that ``optimizer`` owns, by parameter: on its device and copied, since the file may be deleted
+    while its pages are mapped. {} where there are none, as before the first step in format 1."""
+    parameters = dict(model.named_parameters())
+    files = sorted(folder.glob(STATE_TENSORS))
+    if not files:
+        raise InputError("the checkpoint has no optimizer state", where=str(folder / STATE_TENSORS))
+    file = folder
+    try:
+        with ExitStack() as stack:
+            stored: dict[str, Any] = {}
+            for file in files:
+                part = stack.enter_context(safe_open(file, framework="pt"))
+                stored |= dict.fromkeys(part.keys(), part)
+            if not stored:
+                return {}
+            _check(stored, parameters, folder)
+            moments = {
+                parameter: [_copied(stored[f"{moment}/{name}"], f"{moment}/{name}", parameter) for moment in MOMENTS]
+                for name, parameter in parameters.items()
+                if parameter in optimizer.owned
+            }
+            return {parameter: (first, second) for parameter, (first, second) in moments.items()}
+    except (SafetensorError, OSError) as error:
+        what = f"the optimizer's state cannot be read: {error}"
+        raise InputError(what, where=str(file), hint="truncated or damaged? copy it again") from error
+
+
+def _copied(file: Any, key: str, parameter: Tensor) -> Tensor:
+    target = torch.empty_like(parameter, dtype=torch.float32, requires_grad=False)
+    return target.copy_(file.get_tensor(key))
+
+
+def _check(stored: Mapping[str, Any], parameters: Mapping[str, Tensor], folder: Path) -> None:
+    """Compare names and shapes, all of them, before anything is loaded; tensors are not read."""
+    expected = {f"{moment}/{name}": list(tensor.shape) for name, tensor in parameters.items() for moment in MOMENTS}
+    missing = [key for key in expected if key not in stored]
+    unknown = [key for key in stored if key not in expected]
+    for keys, words in ((missing, "lacks"), (unknown, "has, unlike the model,")):
+        if keys:
+            more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
+            raise InputError(
+                f"the checkpoint's optimizer state {words} {keys[0]}{more}",
+                where=str(folder),
+                hint="it is that of another model: start another run with RUN",
+            )
+    for key, shape in expected.items():
+        found = stored[key].get_slice(key).get_shape()
+        if found != shape:
+            raise InputError(
+                f"{key} has shape {found} in the checkpoint, {shape} in the model",
+                where=str(folder),
+                hint="it is that of another model: start another run with RUN",
+            )

@@ -16,6 +16,7 @@ from bertjobs.recipe.lockfile import difference, lockfile, read_lockfile, recipe
 from bertjobs.recipe.resolve import resolve
 from bertjobs.recipe.schema import RUN
 from bertjobs.recipe.spec import PhaseSpec, RunSpec
+from bertjobs.run.atomic import remove_leftovers
 from bertjobs.run.checkpoints import steps
 from bertjobs.run.directory import PhaseDirectory, RunDirectory
 from bertjobs.train.placement import Placement
@@ -119,7 +120,9 @@ def open_directory(job: Job) -> None:
     """
     before = check_settings(job)
     job.directory.create()
-    job.directory.phase(job.phase.phase).create()
+    directory = job.directory.phase(job.phase.phase)
+    directory.create()
+    remove_leftovers(directory.root)
     spec = replace(job.spec, steps_this_run=0)  # speaks of one job, not of the run
     text = lockfile(with_phases_of(spec, before) if before else spec)
     locked = job.directory.lockfile

@@ -1,7 +1,9 @@
-"""Number formats of the step: float32 masters always; products in fp32, tf32, bf16 or fp16."""
+"""Number formats of the step, float32 masters always and products in fp32, tf32, bf16 or fp16; and whether a GPU has to
+give the same bits each time."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -10,6 +12,11 @@ from bertjobs.errors import InputError
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
+OLDEST_CAPABILITY = {"fp32": (0, 0), "fp16": (5, 3), "tf32": (8, 0), "bf16": (8, 0)}
+"""Compute capability of the first GPUs that have a format (CUDA C++ programming guide, "Compute Capabilities")."""
+
+DETERMINISTIC_ENVIRONMENT = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8", "NCCL_ALGO": "^NVLS,NVLSTree"}
+
 
 def check_precision(precision: str, device: torch.device) -> None:
     """Refuse what the device does not have.
@@ -17,13 +24,23 @@ def check_precision(precision: str, device: torch.device) -> None:
     Raises:
         InputError: names what it has instead.
     """
-    lacking = None
-    if precision == "tf32" and device.type == "cpu":
-        lacking, instead = "a CPU has no tf32", "fp32, bf16 or fp16"
-    elif precision in ("tf32", "bf16") and device.type == "cuda" and torch.cuda.get_device_capability(device)[0] < 8:
-        lacking, instead = f"{torch.cuda.get_device_name(device)} has no {precision}", "fp32 or fp16"
-    if lacking:
-        raise InputError(lacking, where="precision", hint=f"set PRECISION to {instead}")
+    if device.type == "cuda":
+        check_gpu(precision, torch.cuda.get_device_name(device), torch.cuda.get_device_capability(device))
+    elif precision == "tf32":
+        raise _lacking("a CPU", precision, ["fp32", "bf16", "fp16"])
+
+
+def check_gpu(precision: str, name: str, capability: tuple[int, int]) -> None:
+    """`check_precision` for a GPU of this name and compute capability."""
+    has = [other for other, oldest in OLDEST_CAPABILITY.items() if capability >= oldest]
+    if precision not in has:
+        raise _lacking(name, precision, has)
+
+
+def _lacking(name: str, precision: str, has: list[str]) -> InputError:
+    return InputError(
+        f"{name} has no {precision}", where="precision", hint=f"set PRECISION to one that it has: {', '.join(has)}"
+    )
 
 
 def use_precision(precision: str) -> None:
@@ -36,3 +53,27 @@ def autocast(precision: str, device: torch.device) -> AbstractContextManager:
     if precision not in AUTOCAST:
         return nullcontext()
     return torch.autocast(device.type, dtype=AUTOCAST[precision])
+
+
+def deterministic_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """What a deterministic run has to add to ``environ`` before it first uses a GPU; what is set there stays.
+
+    cuBLAS then keeps its workspaces fixed ("Results reproducibility" in its manual), and NCCL does not add up inside
+    the switches, whose order varies (NVIDIA/nccl issue 1497). Ring and tree add in an order that follows from the
+    topology: the same nodes give the same bits.
+    """
+    return {name: value for name, value in DETERMINISTIC_ENVIRONMENT.items() if name not in environ}
+
+
+def use_deterministic(on: bool) -> None:
+    """Set what is global in torch: whether only kernels may run that give the same bits each time; an operation that
+    has none raises RuntimeError.
+
+    Of the kernels of scaled_dot_product_attention, torch leaves out cuDNN's, and runs flash (which takes no mask, so
+    not for padded batches) and memory-efficient attention with a backward pass that adds in a fixed order; the plain
+    one ("math") is products alone. On a CPU all are deterministic anyway.
+    """
+    torch.use_deterministic_algorithms(on)
+    torch.backends.cudnn.benchmark = False
+    # Nothing here reads memory before it writes it: filling it costs time and would show nothing.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]

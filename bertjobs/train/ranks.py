@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
+import socket
+import threading
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 import torch
 from torch import distributed, nn
+from torch.distributed.distributed_c10d import _set_pg_timeout
 from torch.nn.parallel import DistributedDataParallel
 
 from bertjobs.errors import BertjobsError
 from bertjobs.model.bert import BertForPreTraining
 from bertjobs.train.placement import Placement
 
-TIMEOUT = timedelta(minutes=10)
+JOIN_TIMEOUT_S = 300.0
+START_TIMEOUT_S = 900.0  # until the recipe is read, which says how long a rank waits for the others
+MARGIN_S = 60.0
+"""The process groups wait so much longer than the watchdog, which knows better what is wrong."""
+
+NEVER = timedelta(days=365)
+TRY_S, RETRY_S = 5.0, 0.5  # of a connection to rank 0
+COMPRESSIONS = {"fp16": torch.float16, "bf16": torch.bfloat16}
 T = TypeVar("T")
 
 
@@ -33,6 +45,7 @@ class Ranks:
         self.rank = placement.rank
         self.size = placement.world_size
         self.gradients: distributed.ProcessGroup | None = None  # None: torch's default group
+        self._timeout = NEVER
 
     @property
     def is_first(self) -> bool:
@@ -43,23 +56,52 @@ class Ranks:
         if self.is_first:
             print(text, flush=True)
 
+    def set_timeout(self, hang_timeout_s: float) -> None:
+        """How long a rank waits for the others: a little longer than the watchdog; 0: for ever. All ranks call it,
+        before `connect_gradients`."""
+        self._timeout = timedelta(seconds=hang_timeout_s + MARGIN_S) if hang_timeout_s else NEVER
+        if self.size > 1:
+            _set_pg_timeout(self._timeout)
+
     def connect_gradients(self, device: torch.device) -> None:
         """Open the network that the gradients travel over; all ranks call it once, before training."""
         if self.size > 1 and device.type == "cuda":
-            self.gradients = distributed.new_group(backend="nccl", timeout=TIMEOUT)
+            self.gradients = distributed.new_group(backend="nccl", timeout=self._timeout)
 
-    def wrapped(self, model: BertForPreTraining, device: torch.device) -> nn.Module:
-        """``model`` with its gradients averaged over ranks in each backward pass."""
+    def wrapped(
+        self, model: BertForPreTraining, device: torch.device, *, bucket_mb: float = 25, compression: str = "none"
+    ) -> nn.Module:
+        """``model`` with its gradients averaged over ranks in each backward pass, in buckets that travel while the
+        rest is still computed.
+
+        Args:
+            bucket_mb: megabytes of gradients sent at a time.
+            compression: "none", or the format in which gradients travel and are summed. In "fp16" what is above
+                65,504 becomes infinite, and the step is skipped; what is below 6e-8 is lost: it wants a loss scale.
+                "bf16" has float32's range and 8 bits of precision.
+        """
         if self.size == 1:
             return model
         parallel = DistributedDataParallel(
             model,
             device_ids=[device] if device.type == "cuda" else None,
             process_group=self.gradients,
+            bucket_cap_mb=bucket_mb,
             gradient_as_bucket_view=True,
         )
+        if compression != "none":
+            dtype = COMPRESSIONS[compression]
+            parallel.register_comm_hook(self.gradients, lambda group, bucket: _average(group, bucket, dtype))
         _settle_buckets(parallel, device)
         return parallel
+
+    def arrivals(self) -> int:
+        """Collective operations that this rank has begun, those of `wrapped` included. All ranks begin the same ones
+        in the same order. Any thread may ask."""
+        if self.size == 1:
+            return 0
+        groups = [group for group in (distributed.group.WORLD, self.gradients) if group is not None]
+        return sum(group._get_sequence_number_for_group() for group in groups)  # type: ignore[attr-defined]
 
     def sum_on_device(self, values: torch.Tensor) -> torch.Tensor:
         """Element-wise sum over ranks, in place, over the same network as the gradients."""
@@ -109,6 +151,35 @@ class Ranks:
         self.decided(lambda: results.append(act()))
         return results[0] if self.is_first else act()
 
+    def raise_first(self, error: Exception | None) -> NoReturn:
+        """Raise on rank 0 the ``error`` of the first rank that has one; all ranks call it, one at least with an error.
+
+        Raises:
+            FirstRankFailedError: on the other ranks.
+        """
+        if self.size == 1:
+            raise error or ValueError("no rank has an error")
+        first = torch.tensor(self.size if error is None else self.rank)
+        distributed.all_reduce(first, distributed.ReduceOp.MIN)
+        # Not every exception can be sent; ours can.
+        known = error if isinstance(error, BertjobsError) else BertjobsError(repr(error), where=f"rank {self.rank}")
+        box: list = [known]
+        distributed.broadcast_object_list(box, src=int(first))
+        if self.is_first:
+            raise error if int(first) == 0 and error is not None else box[0]
+        raise FirstRankFailedError
+
+
+def _average(
+    group: distributed.ProcessGroup | None, bucket: distributed.GradBucket, dtype: torch.dtype
+) -> torch.futures.Future[torch.Tensor]:
+    """The mean over ranks of a bucket, which travels as ``dtype``. It is divided before it is rounded (torch's own
+    hooks do it after), so that the factor on the loss by the number of ranks makes nothing overflow."""
+    gradients = bucket.buffer()
+    sent = gradients.div_(distributed.get_world_size(group)).to(dtype)
+    summed = distributed.all_reduce(sent, group=group, async_op=True).get_future()
+    return summed.then(lambda done: gradients.copy_(done.value()[0]))
+
 
 def _settle_buckets(model: DistributedDataParallel, device: torch.device) -> None:
     """One backward pass for nothing. After its first, DDP orders its buckets anew, and over three or more ranks the
@@ -120,31 +191,84 @@ def _settle_buckets(model: DistributedDataParallel, device: torch.device) -> Non
 
 
 @contextmanager
-def joined(placement: Placement) -> Iterator[Ranks]:
+def joined(placement: Placement, timeout_s: float = JOIN_TIMEOUT_S) -> Iterator[Ranks]:
     """Join the process group. After an error it is not taken down: others may still wait in it.
 
     Raises:
-        BertjobsError: rank 0 cannot be reached; names the host and the port.
+        BertjobsError: after ``timeout_s``: rank 0 cannot be reached, or a rank is missing; names the host and port.
     """
     if placement.world_size == 1:
         yield Ranks(placement)
         return
+    deadline = time.monotonic() + timeout_s
     try:
+        if not placement.is_first:
+            _wait_for_listener(placement.master, placement.port, deadline)
         distributed.init_process_group(
             "gloo",
-            init_method=f"tcp://{placement.master}:{placement.port}",
+            store=_meet(placement, deadline),
             rank=placement.rank,
             world_size=placement.world_size,
-            timeout=TIMEOUT,
+            timeout=timedelta(seconds=_left(deadline)),
         )
-    except (distributed.DistError, RuntimeError) as error:
+    except (RuntimeError, OSError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).splitlines()[0]
         raise BertjobsError(
-            f"rank {placement.rank} of {placement.world_size} cannot join the others: {str(error).splitlines()[0]}",
-            where=f"MASTER_ADDR={placement.master} MASTER_PORT={placement.port}",
+            f"rank {placement.rank} of {placement.world_size} cannot join the others: {reason}",
+            where=f"MASTER_ADDR={placement.master} MASTER_PORT={placement.port}, after {timeout_s:g} s at most",
             hint="check that all nodes reach this host and port, and that no other job uses the port",
         ) from error
-    yield Ranks(placement)
+    ranks = Ranks(placement)
+    ranks.set_timeout(START_TIMEOUT_S)
+    yield ranks
     distributed.destroy_process_group()
+
+
+def _left(deadline: float) -> float:
+    """Seconds until then, one at least."""
+    return max(1.0, deadline - time.monotonic())
+
+
+def _wait_for_listener(host: str, port: int, deadline: float) -> None:
+    """Return once somebody listens there. torch waits as well, but does not say why in vain.
+
+    Raises:
+        OSError: at the deadline, with the last reason.
+    """
+    while True:
+        try:
+            socket.create_connection((host, port), timeout=min(_left(deadline), TRY_S)).close()
+            return
+        except OSError:
+            if time.monotonic() + RETRY_S > deadline:
+                raise
+        time.sleep(RETRY_S)
+
+
+def _meet(placement: Placement, deadline: float) -> distributed.TCPStore:
+    """The key-value store that rank 0 hosts and all others know.
+
+    Raises:
+        OSError: whoever listens there says nothing until the deadline. torch would wait for ever, hence the thread.
+        RuntimeError: the port is taken, or a rank did not come.
+    """
+    met: Future[distributed.TCPStore] = Future()
+
+    def meet() -> None:
+        try:
+            limit = timedelta(seconds=_left(deadline))
+            store = distributed.TCPStore(
+                placement.master, placement.port, placement.world_size, is_master=placement.is_first, timeout=limit
+            )
+            met.set_result(store)
+        except RuntimeError as error:
+            met.set_exception(error)
+
+    threading.Thread(target=meet, name="meet", daemon=True).start()
+    try:
+        return met.result(_left(deadline) + TRY_S)
+    except TimeoutError:
+        raise TimeoutError("somebody listens there who does not answer as rank 0 does") from None
 
 
 def is_lost_connection(error: Exception) -> bool:

@@ -10,9 +10,19 @@ from bertjobs.data.stream import StreamState
 from bertjobs.errors import InputError
 from bertjobs.model.bert import BertForPreTraining
 from bertjobs.model.huggingface import initialise_from
-from bertjobs.optim.lamb import Lamb
+from bertjobs.optim.base import Optimizer
+from bertjobs.optim.loss_scale import initial_loss_scale
+from bertjobs.recipe.lockfile import decisive_settings
 from bertjobs.run.atomic import remove_leftovers, sha256_of
-from bertjobs.run.checkpoints import MANIFEST, DamagedCheckpointError, newest_valid, steps, verify
+from bertjobs.run.checkpoints import (
+    MANIFEST,
+    DamagedCheckpointError,
+    check_settings,
+    newest_valid,
+    read_manifest,
+    steps,
+    verify,
+)
 from bertjobs.run.directory import PhaseDirectory
 from bertjobs.train.checkpoint import Progress, read_stream_state, read_training_state
 from bertjobs.train.job import Job
@@ -45,6 +55,8 @@ def find_start(job: Job) -> Start:
     if start.folder is not None:
         job.data.check_weights(start.folder)
     if start.kind == "resume" and start.folder is not None:
+        settings = decisive_settings(job.spec, job.phase.phase)
+        check_settings(read_manifest(start.folder), settings, start.folder)
         return replace(start, data=_stream_state(job, start.folder))
     return start
 
@@ -61,28 +73,34 @@ def _stream_state(job: Job, folder: Path) -> StreamState:
     return state
 
 
-def load_start(start: Start, model: BertForPreTraining, optimizer: Lamb) -> tuple[Progress, str]:
+def load_start(start: Start, job: Job, model: BertForPreTraining, optimizer: Optimizer) -> tuple[Progress, str]:
     """Load what ``start`` names; returns where the phase stands, and words for the log.
 
     Raises:
         InputError: the weights have another shape, cannot be read, or a checkpoint lacks some.
     """
+    scale = initial_loss_scale(job.spec.precision, job.spec.loss_scale)
+    fresh_start = Progress(loss_scale=scale)
     if start.folder is None:
-        return Progress(), "starting from random weights"
+        return fresh_start, "starting from random weights"
     fresh = initialise_from(model, start.folder)
     if start.kind == "initial":
-        return Progress(), f"starting from {start.folder}; random: {', '.join(fresh) or 'nothing'}"
+        return fresh_start, f"starting from {start.folder}; random: {', '.join(fresh) or 'nothing'}"
     if fresh:
         raise InputError(f"the checkpoint lacks {', '.join(fresh)}", where=str(start.folder))
-    progress = read_training_state(start.folder, model, optimizer)
+    if start.kind == "previous" and job.phase.optimizer_state == "reset":
+        return fresh_start, f"starting from {start.folder}, moments reset"
+    progress = read_training_state(start.folder, model, optimizer, scale)
     if start.kind == "resume":
         return progress, f"continuing from {start.folder} (step {progress.step})"
     optimizer.reset_step_count()
-    return Progress(), f"starting from {start.folder}, moments carried"
+    return fresh_start, f"starting from {start.folder}, moments carried"
 
 
 def _find(job: Job) -> Start:
-    folder = _newest_checkpoint(job.directory.phase(job.phase.phase))
+    directory = job.directory.phase(job.phase.phase)
+    remove_leftovers(directory.checkpoints)
+    folder = _newest_checkpoint(directory)
     if folder is not None:
         return Start("resume", folder)
     if job.previous is not None:
@@ -93,7 +111,6 @@ def _find(job: Job) -> Start:
 
 
 def _newest_checkpoint(directory: PhaseDirectory) -> Path | None:
-    remove_leftovers(directory.checkpoints)
     folder, damaged = newest_valid(directory.checkpoints)
     for error in damaged:
         print(f"warning: {error.where} is passed over: {error.what}", flush=True)
@@ -107,14 +124,17 @@ def _newest_checkpoint(directory: PhaseDirectory) -> Path | None:
 
 
 def _last_of_phase(job: Job, number: int) -> Path:
-    """The checkpoint that a phase names in its DONE.json."""
+    """The checkpoint that a phase names in its DONE.json; or its newest, where the run does not wait for that."""
     directory = job.directory.phase(number)
     done = directory.done()
+    if done is None and job.spec.previous_phase == "latest" and (folder := _newest_checkpoint(directory)):
+        return folder
     if done is None:
         raise InputError(
             f"phase {job.phase.phase} starts from phase {number}, which is not done: there is no DONE.json",
             where=str(directory.done_file),
-            hint=f"wait for phase {number}, or queue this one behind it: sbatch --dependency=afterany:JOB",
+            hint=f"wait for phase {number}, queue this one behind it (sbatch --dependency=afterany:JOB), or start from "
+            "its latest checkpoint with PREVIOUS_PHASE=latest",
         )
     folder = directory.checkpoints / done.checkpoint
     try:

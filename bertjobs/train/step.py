@@ -5,7 +5,11 @@ The loss of a step is that of the whole global batch (contract 5)::
     loss = sum over masked tokens of -log p / (masked tokens of the global batch)
          + sum over sequences of the NSP loss / (sequences of the global batch)
 
-It does not depend on how the batch was cut into ranks and micro-batches.
+It does not depend on how the batch was cut into ranks and micro-batches. With ``loss_normalization: seed`` it does::
+
+    loss = mean over ranks and micro-batches of (mean over its masked tokens + mean over its sequences)
+
+in which a masked token weighs more where its micro-batch holds few.
 """
 
 from __future__ import annotations
@@ -19,7 +23,8 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from bertjobs.data.batches import Batch
-from bertjobs.optim.lamb import Lamb
+from bertjobs.model.bert import PretrainingSums
+from bertjobs.optim.base import Optimizer
 from bertjobs.train.precision import autocast
 
 
@@ -28,7 +33,7 @@ class StepPlan:
     """What all ranks know of a step before they compute it.
 
     ``masked_tokens`` and ``sequences`` count the global batch; ``number`` counts steps from 0; ``rank`` and
-    ``world_size`` place this rank's micro-batches among all of the step.
+    ``world_size`` place this rank's micro-batches among all of the step; ``normalization`` is "global" or "seed".
     """
 
     number: int
@@ -39,6 +44,14 @@ class StepPlan:
     precision: str
     loss_scale: float
     seed: int
+    normalization: str = "global"
+
+    def loss(self, out: PretrainingSums, micro_batches: int) -> torch.Tensor:
+        """What one of this rank's ``micro_batches`` adds to the step's loss: a scalar, in nats."""
+        if self.normalization == "seed":
+            mean = out.mlm_loss_sum / out.mlm_count + out.nsp_loss_sum / out.nsp_count
+            return mean / (micro_batches * self.world_size)
+        return out.mlm_loss_sum / self.masked_tokens + out.nsp_loss_sum / self.sequences
 
 
 @dataclass(frozen=True)
@@ -66,8 +79,14 @@ def dropout_seed(seed: int, step: int, micro_batch: int) -> int:
     return value >> 1
 
 
+def _nan_unless_finite(loss: torch.Tensor) -> torch.Tensor:
+    """1, or NaN where the loss is not finite: an infinite one can have finite gradients (a label whose logit
+    overflowed), and its step must be skipped as well. Spares a message between the ranks."""
+    return 1 + 0 * loss.detach()
+
+
 def train_step(
-    model: nn.Module, optimizer: Lamb, micro_batches: Sequence[Batch], plan: StepPlan, device: torch.device
+    model: nn.Module, optimizer: Optimizer, micro_batches: Sequence[Batch], plan: StepPlan, device: torch.device
 ) -> StepResult:
     """Forward and backward over this rank's micro-batches, then one update by the global gradient."""
     sums = torch.zeros(4, dtype=torch.float64, device=device)
@@ -81,9 +100,9 @@ def train_step(
         with quiet:
             with autocast(plan.precision, device):
                 out = model(*batch.tensors())
-            loss = out.mlm_loss_sum / plan.masked_tokens + out.nsp_loss_sum / plan.sequences
+            loss = plan.loss(out, len(micro_batches))
             # DDP averages over ranks; the global loss is a sum.
-            (loss * (plan.world_size * plan.loss_scale)).backward()
+            (loss * (plan.world_size * plan.loss_scale) * _nan_unless_finite(loss)).backward()
         sums += torch.stack(
             [
                 value.detach().double()

@@ -13,13 +13,15 @@ from bertjobs.train.job import Job
 from bertjobs.train.precision import autocast
 from bertjobs.train.ranks import Ranks
 from bertjobs.train.shards import PhaseShards
+from bertjobs.train.watchdog import Watchdog
 
 
 class Validation:
     """Scores a model on all held-out sequences, with masks that are the same every time."""
 
-    def __init__(self, job: Job, shards: PhaseShards, ranks: Ranks, device: torch.device):
+    def __init__(self, job: Job, shards: PhaseShards, ranks: Ranks, device: torch.device, watchdog: Watchdog):
         self._job, self._shards, self._ranks, self._device = job, shards, ranks, device
+        self._watchdog = watchdog
 
     def _batches(self, rank: int, world_size: int) -> Iterator[Batch]:
         shards, size = self._shards, self._job.phase.micro_batch
@@ -33,12 +35,16 @@ class Validation:
             return 0.0
         return unigram_cross_entropy(self._shards.train, self._batches(0, 1))
 
-    def run(self, model: BertForPreTraining) -> dict[str, float | int]:
-        """Means over the held-out set: losses in nats, accuracies 0 to 1, and the unigram line in nats."""
+    def run(self, model: BertForPreTraining, step: int) -> dict[str, float | int]:
+        """Means over the held-out set: losses in nats, accuracies 0 to 1, and the unigram line in nats.
+
+        ``step`` is how far the training is, for the watchdog.
+        """
         sums = torch.zeros(6, dtype=torch.float64, device=self._device)
         model.eval()
         with torch.inference_mode(), autocast(self._job.spec.precision, self._device):
             for batch in self._batches(self._ranks.rank, self._ranks.size):
+                self._watchdog.beat(step, "validating")
                 batch = batch.to(self._device)
                 out = model(*batch.tensors())
                 sums += torch.stack([value.double() for value in out])

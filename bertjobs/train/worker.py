@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 import traceback
@@ -15,8 +16,13 @@ from bertjobs.recipe.spec import RunSpec
 from bertjobs.train.job import Job, record, resolve_job
 from bertjobs.train.phase import train_phase
 from bertjobs.train.placement import Placement, read_placement
-from bertjobs.train.precision import check_precision, use_precision
-from bertjobs.train.ranks import FirstRankFailedError, Ranks, is_lost_connection, joined
+from bertjobs.train.precision import (
+    check_precision,
+    deterministic_environment,
+    use_deterministic,
+    use_precision,
+)
+from bertjobs.train.ranks import JOIN_TIMEOUT_S, FirstRankFailedError, Ranks, is_lost_connection, joined
 from bertjobs.train.signals import StopRequest
 
 LINGER_S = 1.0
@@ -32,7 +38,7 @@ def main(environ: Mapping[str, str], stop: StopRequest) -> int:
     placement = None
     try:
         placement = read_placement(environ)
-        with joined(placement) as ranks:
+        with joined(placement, join_timeout_s(environ)) as ranks:
             code = work(environ, placement, ranks, stop)
     except FirstRankFailedError:
         return EXIT_DONE
@@ -65,7 +71,11 @@ def explanation(error: Exception, placement: Placement | None) -> str:
 def work(environ: Mapping[str, str], placement: Placement, ranks: Ranks, stop: StopRequest) -> int:
     """Do what the environment asks for and keep the journal; all ranks are in the process group."""
     job = ranks.in_turn(lambda: resolve_job(environ, placement))
+    if job.spec.deterministic:
+        os.environ.update(deterministic_environment(environ))  # before a GPU is used
+        use_deterministic(True)
     device = ranks.in_turn(lambda: choose_device(job.spec, placement))
+    ranks.set_timeout(job.spec.hang_timeout_s)
     ranks.connect_gradients(device)
     if device.type == "cpu":
         torch.set_num_threads(int(environ.get("OMP_NUM_THREADS") or 1))
@@ -80,8 +90,25 @@ def work(environ: Mapping[str, str], placement: Placement, ranks: Ranks, stop: S
                 record(job, "ended", cause=cause, exit_code=exit_code(error), error=str(error)[:500])
         raise
     code = EXIT_DONE if outcome.done else EXIT_CONTINUE
-    ranks.decided(lambda: record(job, "ended", cause=outcome.cause, exit_code=code, step=outcome.step))
+    ranks.decided(lambda: record(job, "ended", cause=outcome.cause, exit_code=code, step=outcome.step,
+                                 lead_s=outcome.lead_s))  # fmt: skip
     return code if ranks.is_first else EXIT_DONE
+
+
+def join_timeout_s(environ: Mapping[str, str]) -> float:
+    """How long ranks wait for each other at the start: ``BERTJOBS_JOIN_TIMEOUT_S``, by default 300 seconds.
+
+    Raises:
+        InputError: it is no number above 0.
+    """
+    value = environ.get("BERTJOBS_JOIN_TIMEOUT_S") or str(JOIN_TIMEOUT_S)
+    try:
+        seconds = float(value)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise InputError(f"BERTJOBS_JOIN_TIMEOUT_S={value!r} is not a number of seconds above 0", where="environment")
+    return seconds
 
 
 def choose_device(spec: RunSpec, placement: Placement) -> torch.device:

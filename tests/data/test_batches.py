@@ -130,6 +130,18 @@ def _steps(train: ShardSet, steps: int, **options: object) -> list[list[Row]]:
         return [[row for batch in next(stream) for row in _rows(batch)] for _ in range(steps)]
 
 
+def test_the_sequences_of_a_step_have_names(dynamic: DataManifest, train: ShardSet) -> None:
+    files = {file.name: file for file in dynamic.phase(1).train.files}
+    rows = {name: pq.read_table(dynamic.phase(1).train.folder / name).to_pylist() for name in files}
+    with _stream(train, global_batch=48) as stream:
+        named = [stream.samples(step) for step in range(2)]
+        for names, batches in zip(named, stream, strict=False):
+            places = [name.rpartition(":") for name in names]
+            expected = Counter(rows[shard][int(row)]["num_tokens"] for shard, _, row in places)
+            assert Counter(batch.attention_mask.sum(1).tolist()[i] for batch in batches for i in range(4)) == expected
+    assert not set(named[0]) & set(named[1])
+
+
 def test_a_step_holds_the_same_sequences_whatever_the_ranks_and_micro_batches(train: ShardSet) -> None:
     whole = [Counter(step) for step in _steps(train, 3)]
     for world_size, micro_batch in ((2, 4), (3, 16), (4, 2), (12, 4)):

@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import stat
 import subprocess
 import sys
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from bertjobs.run.atomic import append_line, new_folder, read_lines, remove_leftovers, sha256_of, write_json, write_text
+from bertjobs.run.atomic import (
+    append_line,
+    new_folder,
+    publish_folder,
+    read_lines,
+    remove_folder,
+    remove_leftovers,
+    sha256_of,
+    write_hashed,
+    write_json,
+    write_text,
+)
 
 WRITE_FOLDER = """
 import sys, time
@@ -78,6 +93,49 @@ def test_a_folder_is_replaced_as_a_whole(tmp_path: Path) -> None:
     assert [path.name for path in target.iterdir()] == ["new"]
     assert [path.name for path in tmp_path.iterdir()] == ["folder"]
     assert stat.S_IMODE(target.stat().st_mode) == 0o700
+
+
+def test_a_folder_is_put_back_when_the_new_one_cannot_take_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("old", "new"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / name).touch()
+    rename = os.rename
+
+    def broken(source: Path, target: Path) -> None:
+        if Path(source).name == "new":
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", broken)
+    with pytest.raises(OSError, match="Input/output"):
+        publish_folder(tmp_path / "new", tmp_path / "old")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["new", "old"]
+    assert (tmp_path / "old" / "old").exists()
+
+
+def test_a_removed_folder_is_gone(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "file").touch()
+    remove_folder(tmp_path / "folder")
+    assert list(tmp_path.iterdir()) == []
+
+
+@given(st.lists(st.binary(max_size=300), max_size=5))
+def test_a_file_is_hashed_as_it_is_written(blocks: list[bytes]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "file"
+        path.write_bytes(b"longer than what comes" * 100)
+        written = write_hashed(path, [memoryview(block) for block in blocks])
+        assert path.read_bytes() == b"".join(blocks)
+        assert written == (path.stat().st_size, sha256_of(path))
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
+def test_a_file_that_does_not_fit_the_disk_is_an_error() -> None:
+    with pytest.raises(OSError, match="No space left"):
+        write_hashed(Path("/dev/full"), [b"x" * 10])
 
 
 def test_an_error_leaves_nothing_new(tmp_path: Path) -> None:

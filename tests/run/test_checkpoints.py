@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 
+from bertjobs.errors import InputError
 from bertjobs.run.atomic import new_folder
 from bertjobs.run.checkpoints import (
     MANIFEST,
     DamagedCheckpointError,
+    FileEntry,
     NewerFormatError,
+    check_settings,
     folder_name,
     newest_valid,
     prune,
@@ -82,6 +86,9 @@ def test_without_a_manifest_there_is_no_checkpoint(tmp_path: Path) -> None:
         {**WHOLE, "files": {"model": 17}},
         {**WHOLE, "files": {"model": {"bytes": 17}}},
         {**WHOLE, "files": {"../model": {"bytes": 17, "sha256": "ab"}}},
+        {**WHOLE, "format_version": 2},
+        {**WHOLE, "format_version": 2, "world_size": 1, "settings": None},
+        {**WHOLE, "sha256": "ab"},
     ],
 )
 def test_a_manifest_of_another_shape_is_damage(tmp_path: Path, content: object) -> None:
@@ -98,10 +105,47 @@ def test_bytes_that_are_no_text_are_damage(tmp_path: Path) -> None:
         read_manifest(folder)
 
 
+def test_a_value_of_the_manifest_that_was_altered_is_found(tmp_path: Path) -> None:
+    folder = checkpoint(tmp_path, 1)
+    text = (folder / MANIFEST).read_text()
+    # One bit: it would otherwise be taken for a newer format.
+    (folder / MANIFEST).write_text(text.replace('"format_version": 2', '"format_version": 3'))
+    with pytest.raises(DamagedCheckpointError, match="altered"):
+        read_manifest(folder)
+
+
+def test_format_1_is_read(tmp_path: Path) -> None:
+    folder = checkpoint(tmp_path, 1)
+    rewrite_manifest(folder, {**WHOLE, "files": read_manifest(folder).files})
+    assert (verify(folder).world_size, verify(folder).settings) == (0, {})
+
+
+def test_hashes_that_are_known_are_not_made_again(tmp_path: Path) -> None:
+    with new_folder(tmp_path / folder_name(1)) as folder:
+        (folder / "model").write_text("weights")
+        (folder / "scratch").write_text("not of the checkpoint")
+        entry: FileEntry = {"bytes": 7, "sha256": "ab" * 32}
+        seal(folder, phase=1, step=1, recipe_hash="abc", world_size=4, settings={"lr": 0.1}, files={"model": entry})
+    manifest = read_manifest(tmp_path / folder_name(1))
+    assert manifest.files == {"model": entry}
+    assert (manifest.world_size, manifest.settings) == (4, {"lr": 0.1})
+    with pytest.raises(DamagedCheckpointError, match="model is altered"):
+        verify(tmp_path / folder_name(1))
+
+
+def test_settings_that_only_one_side_names_are_not_compared(tmp_path: Path) -> None:
+    with new_folder(tmp_path / folder_name(1)) as folder:
+        seal(folder, phase=1, step=1, recipe_hash="abc", settings={"lr": 0.1, "old": 1, "shape": [1, 2]})
+    manifest = read_manifest(tmp_path / folder_name(1))
+    check_settings(manifest, {"lr": 0.1, "new": 2, "shape": (1, 2)}, tmp_path)
+    with pytest.raises(InputError, match=r"other settings: lr 0\.1 \(here 0\.2\)\n"):
+        check_settings(manifest, {"lr": 0.2, "new": 2}, tmp_path)
+
+
 def test_a_newer_format_is_refused_and_not_passed_over(tmp_path: Path) -> None:
     checkpoint(tmp_path, 1)
-    rewrite_manifest(checkpoint(tmp_path, 2), {"format_version": 2, "layout": "unheard of"})
-    with pytest.raises(NewerFormatError, match="format 2 is newer than this bertjobs reads") as error:
+    rewrite_manifest(checkpoint(tmp_path, 2), {"format_version": 3, "layout": "unheard of"})
+    with pytest.raises(NewerFormatError, match="format 3 is newer than this bertjobs reads") as error:
         newest_valid(tmp_path)
     assert error.value.exit_code == 64
 
@@ -128,6 +172,41 @@ def test_pruning_keeps_the_newest_three(tmp_path: Path) -> None:
     for step in range(1, 6):
         checkpoint(tmp_path, step)
     (tmp_path / folder_name(1) / MANIFEST).unlink()
-    prune(tmp_path)
+    prune(tmp_path, keep=3)
     # The one without a manifest is left for its owner to see.
     assert [folder.name for folder in steps(tmp_path)] == [folder_name(step) for step in (1, 3, 4, 5)]
+
+
+def test_pruning_leaves_the_last_good_one(tmp_path: Path) -> None:
+    for step in range(1, 6):
+        checkpoint(tmp_path, step)
+    for step in (3, 4, 5):
+        os.truncate(tmp_path / folder_name(step) / "model", 3)
+    prune(tmp_path, keep=1)
+    # Truncated ones do not count, and are left for their owner to see.
+    assert [folder.name for folder in steps(tmp_path)] == [folder_name(step) for step in (2, 3, 4, 5)]
+    assert newest_valid(tmp_path)[0] == tmp_path / folder_name(2)
+
+
+def test_pruning_counts_from_the_one_just_written(tmp_path: Path) -> None:
+    for step in (1, 2, 3, 30):
+        checkpoint(tmp_path, step)
+    prune(tmp_path, keep=2, newest=folder_name(3))
+    assert [folder.name for folder in steps(tmp_path)] == [folder_name(step) for step in (2, 3, 30)]
+
+
+def test_pruning_spares_the_one_that_ended_a_phase(tmp_path: Path) -> None:
+    for step in (1, 2, 3):
+        checkpoint(tmp_path, step)
+    prune(tmp_path, keep=1, spare=[folder_name(1)])
+    assert [folder.name for folder in steps(tmp_path)] == [folder_name(1), folder_name(3)]
+
+
+def test_no_checkpoint_is_seen_while_it_is_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for step in (1, 2):
+        checkpoint(tmp_path, step)
+    seen = []
+    monkeypatch.setattr(shutil, "rmtree", lambda folder: seen.append((folder, steps(tmp_path))))
+    prune(tmp_path, keep=1)
+    assert [folders for _, folders in seen] == [[tmp_path / folder_name(2)]]
+    assert seen[0][0].name.startswith(".tmp-")

@@ -14,7 +14,7 @@ from bertjobs.run.checkpoints import MANIFEST, steps, verify
 
 from .conftest import Ended, Trial, truncate
 
-FILES = ["model.safetensors", "training_state.safetensors", "training_state.json", "vocab.txt", MANIFEST]
+FILES = ["model.safetensors", "training_state-00000-of-00001.safetensors", "training_state.json", "vocab.txt", MANIFEST]
 
 
 def assert_refused(end: Ended, *words: str) -> None:

@@ -1,0 +1,65 @@
+"""How long a stop takes: what Slurm's signal must come ahead of the time limit."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+
+RECENT = 20
+WARM_UP = 2
+MARGIN = 1.5
+FIXED_S = 5.0
+
+
+class Lead:
+    """The measured lead time of a stop, from the signal to the end of the process, in seconds::
+
+        lead = 1.5 x (longest of the last 20 steps + longest checkpoint) + 5
+
+    A signal that comes right after a step has begun waits for its end and for a checkpoint. The first two steps of a
+    process are longer than any later one (memory, kernels and connections are set up) and count only while there is
+    no other.
+    """
+
+    def __init__(self, asked_s: float | None = None) -> None:
+        """Takes the lead that Slurm was asked for (``--signal=USR2@LEAD``), None where there is no such signal."""
+        self._asked = asked_s
+        self._steps: deque[float] = deque(maxlen=RECENT)
+        self._seen = 0
+        self._checkpoint = 0.0
+
+    def after_step(self, seconds: float) -> None:
+        """Take in the time between two step boundaries, with whatever was done in it."""
+        if self._seen == WARM_UP:
+            self._steps.clear()
+        self._seen += 1
+        self._steps.append(seconds)
+
+    def after_checkpoint(self, seconds: float) -> None:
+        """Take in the time of a checkpoint, from the snapshot until it was committed."""
+        self._checkpoint = max(self._checkpoint, seconds)
+
+    @property
+    def seconds(self) -> float:
+        """The lead time that is needed, as far as it is known."""
+        return MARGIN * (self._longest_step + self._checkpoint) + FIXED_S
+
+    def words(self) -> str:
+        """The lead time and where it comes from, for the log."""
+        return (
+            f"a stop needs {math.ceil(self.seconds)} s: {MARGIN:g} x (step {self._longest_step:.1f} s + checkpoint "
+            f"{self._checkpoint:.1f} s) + {FIXED_S:g} s"
+        )
+
+    def warning(self) -> str | None:
+        """What to change, where Slurm's signal comes later than that."""
+        if self._asked is None or self._asked >= self.seconds:
+            return None
+        return (
+            f"warning: {self.words()}; Slurm's signal comes {self._asked:g} s before the time limit: a stop may lose "
+            f"the steps since the last checkpoint; submit with --signal=USR2@{math.ceil(self.seconds)}"
+        )
+
+    @property
+    def _longest_step(self) -> float:
+        return max(self._steps, default=0.0)

@@ -1,0 +1,270 @@
+"""Ends a run that hangs.
+
+The loop says what it does (`Watchdog.beat`) and two daemon threads watch over it. One looks at the clock alone. The
+other posts this rank's last beat, about once a second, to the key-value store that rank 0 hosts, over a connection of
+its own. A rank without a beat for too long raises an alarm in the store. Then all ranks write the stacks of their
+threads, compare the posts, name the ranks that the others wait for, and exit.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import json
+import os
+import sys
+import textwrap
+import threading
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import astuple, dataclass
+from datetime import timedelta
+from types import TracebackType
+
+from torch.distributed import TCPStore
+
+from bertjobs.errors import EXIT_FAILURE, BertjobsError
+from bertjobs.train.placement import Placement
+
+GRACE_S = 12.0
+"""Within so many seconds of an alarm a rank exits, whatever blocks it."""
+
+_WINDOW_S = 4.0  # a rank that posts nothing for so long is silent
+_CONNECT_S = 120.0  # for a connection to the store, from a node that does much else
+_NAME = "watchdog"  # its threads' names begin so
+_STDERR = 2  # the file descriptor: `sys.stderr` may be locked by the thread that hangs
+_POST, _ALARM, _ENDED = "watchdog/post/", "watchdog/alarm", "watchdog/ended"
+_NAMED = 8  # ranks that a message describes one by one
+
+
+@dataclass(frozen=True)
+class Post:
+    """What a rank last said of itself.
+
+    Attributes:
+        number: posts of this rank so far.
+        arrivals: collective operations it has begun.
+        step, doing: of its last beat.
+        age_s: seconds from that beat to this post.
+    """
+
+    number: int
+    arrivals: int
+    step: int
+    doing: str
+    age_s: float
+
+    def __str__(self) -> str:
+        return f"step {self.step}, {self.doing}, for {self.age_s:.0f} s"
+
+
+def silent_ranks(before: Sequence[Post | None], after: Sequence[Post | None]) -> list[int]:
+    """The ranks that posted nothing between two readings of all posts."""
+    pairs = enumerate(zip(before, after, strict=True))
+    return [rank for rank, (old, new) in pairs if new is None or (old is not None and old.number == new.number)]
+
+
+def absent_ranks(posts: Sequence[Post | None], silent: Sequence[int]) -> list[int]:
+    """The ranks that the others wait for; none where all have come equally far.
+
+    These are the silent ones: stopped, dead, or cut off. If all still post, it is those that have begun the fewest
+    collective operations: all ranks begin the same ones in the same order, and end none before all have begun it.
+    """
+    if silent:
+        return list(silent)
+    arrivals = [post.arrivals for post in posts if post is not None]
+    if min(arrivals) == max(arrivals):
+        return []
+    return [rank for rank, arrived in enumerate(arrivals) if arrived == min(arrivals)]
+
+
+def hang(posts: Sequence[Post | None], silent: Sequence[int], timeout_s: float) -> BertjobsError:
+    """What a user reads of a hang: which ranks did not arrive, and where they were."""
+    absent = absent_ranks(posts, silent)
+    what = f"nothing moved for {timeout_s:g} s (hang_timeout_s)"
+    if not absent:
+        together = f": all {len(posts)} ranks wait at the same point" if len(posts) > 1 else ""
+        hint = "a device, the network or the file system hangs: see the stacks above; the last checkpoint stands"
+        return BertjobsError(what + together, where=str(posts[0]), hint=hint)
+    lines = [
+        f"rank {rank}: {posts[rank] or 'never began'}{', and no longer answers' if rank in silent else ''}"
+        for rank in absent[:_NAMED]
+    ]
+    return BertjobsError(
+        f"{what}: {_named(absent)} did not arrive",
+        where="\n         ".join(lines),
+        hint="see the stacks of these ranks in the log, and the logs of their nodes; the last checkpoint stands",
+    )
+
+
+def unanswered(placement: Placement, last: Post, timeout_s: float) -> BertjobsError:
+    """What a user reads where the store of rank 0 gives no answer."""
+    return BertjobsError(
+        f"nothing moved for {timeout_s:g} s (hang_timeout_s): rank 0 did not arrive, and no longer answers",
+        where=f"{placement.master}:{placement.port}; rank {placement.rank}: {last}",
+        hint="see the log of the node of rank 0; the last checkpoint stands",
+    )
+
+
+def stacks() -> str:
+    """Where each thread of this process is, but for the watchdog's. Reads no source file: the file system may be what
+    hangs."""
+    names = {thread.ident: thread.name for thread in threading.enumerate()}
+    lines = []
+    for ident, innermost in sys._current_frames().items():
+        name = names.get(ident, str(ident))
+        if name.startswith(_NAME):
+            continue
+        lines.append(f"thread {name}, innermost call first:")
+        frames = ((frame.f_code, line) for frame, line in traceback.walk_stack(innermost))
+        lines += [f'  file "{code.co_filename}", line {line}, in {code.co_qualname}' for code, line in frames]
+    return "\n".join(lines)
+
+
+class Watchdog:
+    """Watches the loop of this rank while in ``with``; exits the process with code 70 where the loop hangs.
+
+    A rank that is stuck in C code without letting Python run is ended by ``faulthandler``, with code 1, a little
+    later; the others name it before.
+    """
+
+    def __init__(self, timeout_s: float, placement: Placement, arrivals: Callable[[], int]) -> None:
+        """Takes the longest time between beats, 0 for any, and a function that counts the collective operations
+        which this rank has begun (`Ranks.arrivals`)."""
+        self._timeout, self._placement, self._arrivals = timeout_s, placement, arrivals
+        self._interval = min(1.0, timeout_s / 10)
+        self._last = (time.monotonic(), 0, "starting")
+        self._posted = 0
+        self._closed, self._alarm = threading.Event(), threading.Event()
+        self._judged, self._parted = threading.Event(), threading.Event()
+        self._verdict: BertjobsError | None = None
+        self._threads: list[threading.Thread] = []
+
+    def beat(self, step: int, doing: str) -> None:
+        """This rank is alive, and begins to do something else. Costs less than a microsecond."""
+        self._last = (time.monotonic(), step, doing)
+
+    def __enter__(self) -> Watchdog:
+        if self._timeout:
+            self.beat(0, "starting")
+            targets = [self._watch, self._talk] if self._placement.world_size > 1 else [self._watch]
+            self._threads = [
+                threading.Thread(target=target, name=f"{_NAME}{target.__name__}", daemon=True) for target in targets
+            ]
+            self._arm()
+            for thread in self._threads:
+                thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._closed.set()
+        for thread in self._threads:
+            # Where the first is ending the process, it must not be overtaken; the second may be blocked.
+            thread.join(None if thread is self._threads[0] else 2 * self._interval)
+        if self._threads:
+            faulthandler.cancel_dump_traceback_later()
+
+    def _post(self) -> Post:
+        moment, step, doing = self._last
+        return Post(self._posted, self._arrivals(), step, doing, round(time.monotonic() - moment, 1))
+
+    def _watch(self) -> None:
+        """The first thread: nothing in it waits for another rank."""
+        while not self._closed.wait(self._interval):
+            self._arm()
+            if self._alarm.is_set() or time.monotonic() - self._last[0] > self._timeout:
+                self._end()
+
+    def _arm(self) -> None:
+        """Put off the end by ``faulthandler``, which needs no Python; without this thread nobody does."""
+        faulthandler.dump_traceback_later(self._timeout + GRACE_S, file=_STDERR, exit=True)
+
+    def _end(self) -> None:
+        threading.Thread(target=self._end_anyway, name=f"{_NAME}_end", daemon=True).start()
+        self._alarm.set()
+        last = self._post()
+        self._write(f"nothing moved for {self._timeout:g} s; at {last}; the stacks of all threads:\n{stacks()}")
+        if self._placement.world_size == 1:
+            self._write(hang([last], [], self._timeout).render())
+        else:
+            self._judged.wait(_WINDOW_S + 4 * self._interval)
+            self._write((self._verdict or unanswered(self._placement, last, self._timeout)).render())
+            if self._verdict:
+                self._parted.wait(GRACE_S)
+        os._exit(EXIT_FAILURE)
+
+    def _end_anyway(self) -> None:
+        time.sleep(GRACE_S)  # writing may block as well
+        os._exit(EXIT_FAILURE)
+
+    def _write(self, text: str) -> None:
+        """Each line names the rank, for logs in which the lines of all ranks are mixed."""
+        several = self._placement.world_size > 1
+        left = (textwrap.indent(text, f"rank {self._placement.rank}: ") if several else text).encode() + b"\n"
+        while left:
+            left = left[os.write(_STDERR, left) :]
+
+    def _talk(self) -> None:
+        """The second thread: waits for the store of rank 0 alone, for ever if that hangs."""
+        try:
+            store = TCPStore(
+                self._placement.master,
+                self._placement.port,
+                is_master=False,
+                wait_for_workers=False,
+                timeout=timedelta(seconds=_CONNECT_S),
+            )
+            while not self._closed.is_set():
+                self._send(store)
+                if self._alarm.is_set() or store.check([_ALARM]):
+                    self._judge(store)
+                    return
+                self._closed.wait(self._interval)
+        except RuntimeError:
+            pass  # the store is gone, and rank 0 with it
+        finally:
+            self._judged.set()
+            self._parted.set()
+
+    def _send(self, store: TCPStore) -> None:
+        self._posted += 1
+        store.set(f"{_POST}{self._placement.rank}", json.dumps(astuple(self._post())))
+
+    def _judge(self, store: TCPStore) -> None:
+        """Tell the others, find out who is absent, and stay until all others have found it too.
+
+        A rank that left before would look like one that hangs; and rank 0 takes the store with it.
+        """
+        store.set(_ALARM, "")
+        self._alarm.set()
+        before = after = self._read(store)
+        silent = list(range(len(before)))
+        deadline = time.monotonic() + _WINDOW_S
+        while silent and time.monotonic() < deadline:
+            time.sleep(self._interval)
+            self._send(store)
+            after = self._read(store)
+            silent = silent_ranks(before, after)
+        self._verdict = hang(after, silent, self._timeout)
+        self._judged.set()
+        store.add(_ENDED, 1)
+        while store.add(_ENDED, 0) < len(after) - len(silent):
+            time.sleep(self._interval)
+            self._send(store)
+        if self._placement.is_first:
+            time.sleep(2 * self._interval)
+
+    def _read(self, store: TCPStore) -> list[Post | None]:
+        """The last post of each rank; None where it has never posted."""
+        keys = [f"{_POST}{rank}" for rank in range(self._placement.world_size)]
+        if store.check(keys):
+            return [Post(*json.loads(value)) for value in store.multi_get(keys)]
+        return [Post(*json.loads(store.get(key))) if store.check([key]) else None for key in keys]
+
+
+def _named(ranks: Sequence[int]) -> str:
+    """``rank 3``; ``ranks 1, 2, 5``; of many the first, and how many more."""
+    more = f" and {len(ranks) - _NAMED} more" if len(ranks) > _NAMED else ""
+    return f"rank{'s' * (len(ranks) > 1)} {', '.join(map(str, ranks[:_NAMED]))}{more}"

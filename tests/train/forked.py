@@ -1,0 +1,117 @@
+"""Ranks that start in a tenth of a second, from a server that has torch loaded, and that may be trapped at any call."""
+
+from __future__ import annotations
+
+import importlib
+import multiprocessing
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bertjobs.launch.local import free_port
+from bertjobs.train.signals import StopRequest
+from bertjobs.train.worker import main
+
+from .conftest import PATIENCE_S, Trial
+
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload([__name__])
+
+
+@dataclass(frozen=True)
+class Trap:
+    """What happens to a rank, and where.
+
+    Attributes:
+        rank: who is trapped.
+        place: ``module:function`` or ``module:Class.method``.
+        call: at which of its calls, from 1, in whatever thread.
+        after: when it has returned, else before.
+        number: the signal.
+        everyone: all ranks get it, else the trapped one alone.
+    """
+
+    rank: int
+    place: str
+    call: int
+    after: bool
+    number: signal.Signals
+    everyone: bool
+
+
+def attempt(trial: Trial, phase: int, world_size: int, folder: Path, trap: Trap | None = None) -> list[int]:
+    """Start all ranks, wait for them and return their exit codes (minus the signal that killed one)."""
+    folder.mkdir(parents=True)
+    port = free_port()
+    ranks = []
+    for rank in range(world_size):
+        environ = trial.environment(phase, rank, world_size, port)
+        ranks.append(CONTEXT.Process(target=run_rank, args=(environ, folder, rank, trap)))
+        ranks[-1].start()
+    deadline = time.monotonic() + PATIENCE_S
+    for process in ranks:
+        process.join(max(0.0, deadline - time.monotonic()))
+    codes = [process.exitcode for process in ranks]
+    for process in ranks:
+        process.kill()
+    assert None not in codes, said(folder)
+    return [code for code in codes if code is not None]
+
+
+def said(folder: Path) -> str:
+    """What the ranks of an attempt printed."""
+    return "\n".join(f"--- {log.name}\n{log.read_text()}" for log in sorted(folder.glob("rank-*.out")))
+
+
+def run_rank(environ: Mapping[str, str], folder: Path, rank: int, trap: Trap | None) -> None:
+    log = os.open(folder / f"rank-{rank}.out", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os.environ.clear()
+    os.environ.update(environ)
+    (folder / f"{rank}.pid").write_text(str(os.getpid()))
+    if trap is not None and trap.rank == rank:
+        _set(trap, folder)
+    stop = StopRequest()
+    stop.listen()
+    code = main(os.environ, stop)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _set(trap: Trap, folder: Path) -> None:
+    module, _, name = trap.place.partition(":")
+    *owners, name = name.split(".")
+    owner: Any = importlib.import_module(module)
+    for part in owners:
+        owner = getattr(owner, part)
+    original: Callable[..., Any] = getattr(owner, name)
+    calls = 0
+
+    def trapped(*args: Any, **kwargs: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        hit = calls == trap.call
+        if hit and not trap.after:
+            _spring(trap, folder)
+        result = original(*args, **kwargs)
+        if hit and trap.after:
+            _spring(trap, folder)
+        return result
+
+    setattr(owner, name, trapped)
+
+
+def _spring(trap: Trap, folder: Path) -> None:
+    (folder / "sprung").touch()
+    others = [int(file.read_text()) for file in folder.glob("*.pid")] if trap.everyone else []
+    for pid in sorted(others, key=lambda pid: pid == os.getpid()):
+        os.kill(pid, trap.number)
+    if not others:
+        os.kill(os.getpid(), trap.number)

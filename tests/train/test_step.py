@@ -1,0 +1,69 @@
+"""One optimizer step: what its loss is, and when it is skipped."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from bertjobs.data.batches import Batch
+from bertjobs.model.bert import PretrainingSums
+from bertjobs.optim.lamb import Lamb
+from bertjobs.train.step import StepPlan, train_step
+
+PLAN = StepPlan(
+    number=0, masked_tokens=12, sequences=3, rank=0, world_size=1, precision="fp32", loss_scale=1.0, seed=0
+)  # fmt: skip
+CPU = torch.device("cpu")
+
+
+class Line(nn.Module):
+    """A model of one weight: the MLM loss is the weight times the sum of a batch's labels, plus ``constant``."""
+
+    def __init__(self, constant: float = 0.0):
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor([2.0]))
+        self.constant = constant
+
+    def forward(self, *tensors: Tensor) -> PretrainingSums:
+        labels = tensors[3]
+        loss = (self.weight * labels.sum() + self.constant).sum()
+        zero = 0 * self.weight.sum()
+        count = torch.tensor(labels.numel())
+        return PretrainingSums(loss, torch.tensor(0), count, zero, torch.tensor(0), torch.tensor(len(labels)))
+
+
+def batch(*labels: list[int]) -> Batch:
+    tokens = torch.tensor(labels)
+    return Batch(tokens, tokens, torch.ones_like(tokens), tokens, torch.zeros(len(labels), dtype=torch.int64))
+
+
+UNEVEN = [batch([1, 2], [3, 4]), batch([5, 6, 7, 8, 9, 10, 11, 12])]  # 4 and 8 masked tokens
+
+
+def gradient(plan: StepPlan, batches: list[Batch]) -> float:
+    model = Line()
+    train_step(model, Lamb(model.parameters(), 0.1, clip_norm=math.inf), batches, plan, CPU)
+    assert model.weight.grad is not None
+    return float(model.weight.grad)
+
+
+def test_each_masked_token_of_the_global_batch_weighs_the_same() -> None:
+    assert gradient(PLAN, UNEVEN) == pytest.approx(sum(range(1, 13)) / 12)
+    assert gradient(PLAN, UNEVEN[::-1]) == pytest.approx(sum(range(1, 13)) / 12)
+
+
+def test_the_seed_s_loss_is_the_mean_of_the_micro_batches_means() -> None:
+    plan = replace(PLAN, normalization="seed")
+    assert gradient(plan, UNEVEN) == pytest.approx((10 / 4 + 68 / 8) / 2)
+
+
+@pytest.mark.parametrize("constant", [math.inf, -math.inf, math.nan])
+def test_a_loss_that_is_not_finite_skips_the_step_though_its_gradient_is(constant: float) -> None:
+    model = Line(constant)
+    result = train_step(model, Lamb(model.parameters(), 0.1), UNEVEN, PLAN, CPU)
+    assert result.skipped
+    assert model.weight.item() == 2.0

@@ -1,0 +1,107 @@
+"""The held-out score is that of the whole set, whatever the number of ranks."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from bertjobs.data.batches import NOT_SCORED, validation_batches
+from bertjobs.data.manifest import DataManifest
+from bertjobs.launch.local import free_port
+from bertjobs.model.bert import BertForPreTraining
+from bertjobs.train.job import resolve_job
+from bertjobs.train.placement import read_placement
+from bertjobs.train.ranks import Ranks
+from bertjobs.train.shards import open_shards
+
+from .conftest import PATIENCE_S, Trial
+from .forked import CONTEXT
+from .one_validation import score, score_to_file
+
+COUNTS = ("masked_tokens", "sequences", "mlm_accuracy", "nsp_accuracy")
+
+Score = dict[str, float | int]
+
+
+@pytest.fixture(autouse=True)
+def _one_thread(one_thread: None) -> None:
+    """In all of this module's tests."""
+
+
+@pytest.fixture(scope="module")
+def settings(recipe_home: Path, data: DataManifest, tmp_path_factory: pytest.TempPathFactory) -> Trial:
+    return Trial(recipe_home, data.folder, tmp_path_factory.mktemp("validation") / "results")
+
+
+@pytest.fixture(scope="module")
+def on_one_rank(settings: Trial) -> Score:
+    environ = settings.environment(1)
+    return score(environ, Ranks(read_placement(environ)))
+
+
+def on_ranks(settings: Trial, world_size: int, folder: Path) -> list[Score]:
+    """Each rank's result, from real processes."""
+    port, files = free_port(), [folder / f"{rank}.json" for rank in range(world_size)]
+    processes = [
+        CONTEXT.Process(target=score_to_file, args=(settings.environment(1, rank, world_size, port), file))
+        for rank, file in enumerate(files)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(PATIENCE_S)
+        process.kill()
+    assert [process.exitcode for process in processes] == [0] * world_size
+    return [json.loads(file.read_text()) for file in files]
+
+
+def test_it_is_the_sum_over_single_sequences(settings: Trial, on_one_rank: Score, data: DataManifest) -> None:
+    environ = settings.environment(1)
+    job = resolve_job(environ, read_placement(environ))
+    shards = open_shards(job, Ranks(read_placement(environ)))
+    torch.manual_seed(0)
+    model = BertForPreTraining(job.spec.model).eval()
+    sums = torch.zeros(6, dtype=torch.float64)
+    longest = 0
+    with torch.inference_mode():
+        for batch in validation_batches(shards.held_out, shards.masking, batch_size=1):
+            assert batch.sequences == 1
+            longest = max(longest, int((batch.labels != NOT_SCORED).sum()))
+            sums += torch.stack([value.double() for value in model(*batch.tensors())])
+    mlm_loss, mlm_hits, masked, nsp_loss, nsp_hits, sequences = sums.tolist()
+    assert longest > 1
+    rows = sum(file.rows for file in data.phase(1).split("validation").files)
+    assert on_one_rank["sequences"] == sequences == rows
+    assert on_one_rank["masked_tokens"] == masked
+    assert on_one_rank["mlm_loss_nats"] == pytest.approx(mlm_loss / masked, rel=1e-6)
+    assert on_one_rank["nsp_loss_nats"] == pytest.approx(nsp_loss / sequences, rel=1e-6)
+    assert on_one_rank["mlm_accuracy"] == mlm_hits / masked
+    assert on_one_rank["nsp_accuracy"] == nsp_hits / sequences
+
+
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_more_ranks_give_the_same_score(settings: Trial, on_one_rank: Score, world_size: int, tmp_path: Path) -> None:
+    rows, micro_batch = on_one_rank["sequences"], 2
+    assert -(-rows // micro_batch) % world_size, "the ranks must score different numbers of batches"
+    ranks = on_ranks(settings, world_size, tmp_path)
+    for found in ranks:
+        assert {name: found[name] for name in COUNTS} == {name: on_one_rank[name] for name in COUNTS}
+        for name in ("mlm_loss_nats", "nsp_loss_nats"):
+            assert found[name] == pytest.approx(on_one_rank[name], rel=1e-12)
+    assert ranks[0]["unigram_cross_entropy_nats"] == on_one_rank["unigram_cross_entropy_nats"]
+
+
+def test_a_rank_without_a_batch_takes_part(settings: Trial, on_one_rank: Score, tmp_path: Path) -> None:
+    """One batch of all rows for two ranks."""
+    alike = replace(settings, home=tmp_path / "home")
+    text = (settings.home / "bertjobs" / "recipes.yml").read_text()
+    text = text.replace("micro_batch: 2", "micro_batch: 5000").replace("global_batch: 12", "global_batch: 10000")
+    (alike.home / "bertjobs").mkdir(parents=True)
+    (alike.home / "bertjobs" / "recipes.yml").write_text(text)
+    for found in on_ranks(alike, 2, tmp_path):
+        assert found["sequences"] == on_one_rank["sequences"] < 5000
+        assert found["mlm_loss_nats"] == pytest.approx(on_one_rank["mlm_loss_nats"], rel=1e-6)

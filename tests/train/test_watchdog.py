@@ -1,0 +1,263 @@
+"""A run that hangs ends, with the stacks of all threads and the names of the ranks that the others waited for."""
+
+from __future__ import annotations
+
+import ctypes
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+
+import pytest
+import torch
+import torch._dynamo  # takes DDP seconds, at its first use
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import distributed, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from bertjobs.launch.local import free_port
+from bertjobs.train.placement import read_placement
+from bertjobs.train.ranks import Ranks, joined
+from bertjobs.train.watchdog import GRACE_S, Post, Watchdog, absent_ranks, hang, silent_ranks
+
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload([__name__])
+
+TIMEOUT_S = 3.0
+AT = 5  # the step that hangs
+LATER_S = 12.0  # after the timeout, on a machine that does much else
+
+
+def stop_itself() -> None:
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def sleep_for_ever() -> None:
+    time.sleep(1000)
+
+
+def loop_for_ever() -> None:
+    while True:
+        pass
+
+
+def hold_python() -> None:
+    """C code that never lets another thread run."""
+    ctypes.PyDLL(None).sleep(1000)
+
+
+def hang_in_backward() -> None:
+    """A gradient that never comes, while the other rank is in DDP's all-reduce."""
+    model = DistributedDataParallel(nn.Linear(4, 4))
+    if distributed.get_rank() == 1:
+        next(model.parameters()).register_hook(lambda _: sleep_for_ever())
+    model(torch.ones(2, 4)).sum().backward()
+
+
+def slow() -> None:
+    time.sleep(0.6 * TIMEOUT_S)
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What the ``victims`` do at step `AT`, among so many ranks; ``ends``: how each rank does, None for not at all."""
+
+    fault: Callable[[], None]
+    victims: tuple[int, ...]
+    world_size: int
+    ends: tuple[int | None, ...]
+
+
+SCENES = {
+    "stopped": Scene(stop_itself, (1,), 3, (70, None, 70)),
+    "stopped-host": Scene(stop_itself, (0,), 2, (None, 70)),
+    "sleep": Scene(sleep_for_ever, (2,), 3, (70, 70, 70)),
+    "sleep-host": Scene(sleep_for_ever, (0,), 2, (70, 70)),
+    "loop": Scene(loop_for_ever, (1,), 2, (70, 70)),
+    "C": Scene(hold_python, (1,), 2, (70, 1)),
+    "backward": Scene(hang_in_backward, (0, 1), 2, (70, 70)),
+    "all": Scene(sleep_for_ever, (0, 1), 2, (70, 70)),
+    "alone": Scene(sleep_for_ever, (0,), 1, (70,)),
+    "slow": Scene(slow, (1,), 2, (0, 0)),
+}
+
+
+def train(scene: Scene, rank: int, port: int, log: Path) -> None:
+    """One rank: steps that add up a number, one of which hangs."""
+    file = os.open(log, os.O_WRONLY | os.O_CREAT, 0o600)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(scene.world_size)}
+    placement = read_placement({**os.environ, "MASTER_PORT": str(port)})
+    with joined(placement, 60) as ranks:
+        ranks.set_timeout(TIMEOUT_S)
+        with Watchdog(TIMEOUT_S, placement, ranks.arrivals) as watchdog:
+            for step in range(1, 2 * AT):
+                watchdog.beat(step, "training")
+                time.sleep(0.1)
+                if step == AT:
+                    log.with_suffix(".reached").touch()
+                if step >= AT and rank in scene.victims:
+                    scene.fault()
+                ranks.sum_on_host(1)
+    os._exit(0)
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A scene's end: exit codes, what each rank wrote, and seconds from the fault to the end of each rank."""
+
+    codes: tuple[int | None, ...]
+    logs: tuple[str, ...]
+    seconds: tuple[float, ...]
+
+
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Ended]:
+    """All scenes, played at the same time."""
+    folder = tmp_path_factory.mktemp("scenes")
+    ranks: dict[tuple[str, int], ForkServerProcess] = {}
+    for name, scene in SCENES.items():
+        (folder / name).mkdir()
+        port = free_port()
+        for rank in range(scene.world_size):
+            arguments = (scene, rank, port, folder / name / f"{rank}.log")
+            ranks[name, rank] = CONTEXT.Process(target=train, args=arguments)
+            ranks[name, rank].start()
+    ends = wait_for(ranks, TIMEOUT_S + GRACE_S + 3 * LATER_S)
+    for process in ranks.values():
+        process.kill()  # what was stopped, or still hangs
+    return {name: told(scene, folder / name, name, ranks, ends) for name, scene in SCENES.items()}
+
+
+def wait_for(ranks: dict[tuple[str, int], ForkServerProcess], patience: float) -> dict[tuple[str, int], float]:
+    """When each rank ended that has to end, as Unix time."""
+    deadline = time.monotonic() + patience
+    must = {(name, rank) for name, rank in ranks if SCENES[name].ends[rank] is not None}
+    ends: dict[tuple[str, int], float] = {}
+    while ends.keys() < must and time.monotonic() < deadline:
+        now = time.time()
+        ends |= {key: now for key in must - ends.keys() if ranks[key].exitcode is not None}
+        time.sleep(0.02)
+    return ends
+
+
+def told(
+    scene: Scene, folder: Path, name: str, ranks: dict[tuple[str, int], ForkServerProcess],
+    ends: dict[tuple[str, int], float],
+) -> Ended:  # fmt: skip
+    hung = max(path.stat().st_mtime for path in folder.glob("*.reached"))
+    keys = [(name, rank) for rank in range(scene.world_size)]
+    return Ended(
+        tuple(ranks[key].exitcode if key in ends else None for key in keys),
+        tuple((folder / f"{rank}.log").read_text() for _, rank in keys),
+        tuple(ends.get(key, float("inf")) - hung for key in keys),
+    )
+
+
+@pytest.mark.parametrize("name", SCENES)
+def test_each_rank_ends_as_it_must(ended: dict[str, Ended], name: str) -> None:
+    assert ended[name].codes == SCENES[name].ends, "\n".join(ended[name].logs)
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("stopped", "rank 1 did not arrive"),
+        ("stopped-host", "rank 0 did not arrive"),
+        ("sleep", "rank 2 did not arrive"),
+        ("sleep-host", "rank 0 did not arrive"),
+        ("loop", "rank 1 did not arrive"),
+        ("C", "rank 1 did not arrive"),
+        ("backward", "rank 1 did not arrive"),
+        ("all", "all 2 ranks wait at the same point"),
+        ("alone", "nothing moved for 3 s (hang_timeout_s)"),
+    ],
+)
+def test_every_rank_that_ends_with_70_names_the_ranks_that_did_not_arrive(
+    ended: dict[str, Ended], name: str, says: str
+) -> None:
+    end, scene = ended[name], SCENES[name]
+    for rank, (code, log, seconds) in enumerate(zip(end.codes, end.logs, end.seconds, strict=True)):
+        if code == 70:
+            assert log.count(says) == 1, log
+            assert log.count("did not arrive") == int("did not arrive" in says), log
+            assert f"step {AT}, training, for" in log
+            assert "in train" in log, "the stack of the main thread"
+            assert "Traceback" not in log
+            prefix = f"rank {rank}: " if scene.world_size > 1 else ""
+            assert f"{prefix}error: nothing moved for 3 s" in log
+            assert TIMEOUT_S * 0.9 < seconds < TIMEOUT_S + LATER_S
+
+
+def test_stacks_show_what_hangs(ended: dict[str, Ended]) -> None:
+    assert "in sleep_for_ever" in ended["sleep"].logs[2]
+    assert "in loop_for_ever" in ended["loop"].logs[1]
+    assert "in Ranks.sum_on_host" in ended["sleep"].logs[0]
+    assert "in hold_python" in ended["C"].logs[1]
+    assert "in sleep_for_ever" in ended["backward"].logs[1]
+    assert "in sleep_for_ever" not in ended["backward"].logs[0]
+
+
+def test_a_silent_rank_is_told_from_a_late_one(ended: dict[str, Ended]) -> None:
+    assert "and no longer answers" in ended["stopped"].logs[0]
+    assert "and no longer answers" in ended["stopped-host"].logs[1]
+    assert "no longer answers" not in ended["sleep"].logs[0]
+
+
+def test_a_run_that_moves_is_left_alone(ended: dict[str, Ended]) -> None:
+    assert ended["slow"].seconds[0] > 2 * TIMEOUT_S
+    assert "nothing moved" not in "".join(ended["slow"].logs)
+
+
+def test_no_timeout_watches_nothing() -> None:
+    placement = read_placement({})
+    with Watchdog(0, placement, Ranks(placement).arrivals) as watchdog:
+        watchdog.beat(1, "training")
+        assert not watchdog._threads
+
+
+def test_a_beat_costs_nothing() -> None:
+    watchdog = Watchdog(1.0, read_placement({}), lambda: 0)
+    began = time.perf_counter()
+    for step in range(10_000):
+        watchdog.beat(step, "training")
+    assert time.perf_counter() - began < 0.1
+
+
+def post(arrivals: int, number: int = 1) -> Post:
+    return Post(number, arrivals, 17, "training", 3.0)
+
+
+@given(st.lists(st.integers(10, 12), min_size=1, max_size=20))
+def test_ranks_that_began_the_fewest_collectives_are_absent(arrivals: list[int]) -> None:
+    absent = absent_ranks([post(count) for count in arrivals], [])
+    together = len(set(arrivals)) == 1
+    assert absent == ([] if together else [rank for rank, count in enumerate(arrivals) if count == min(arrivals)])
+
+
+@given(st.lists(st.sampled_from(["posts", "stops", "never", "late"]), min_size=1, max_size=20))
+def test_ranks_that_post_no_more_are_silent(kinds: list[str]) -> None:
+    before = {"posts": post(5), "stops": post(5), "never": None, "late": None}
+    after = {"posts": post(5, 2), "stops": post(5), "never": None, "late": post(0)}
+    silent = silent_ranks([before[kind] for kind in kinds], [after[kind] for kind in kinds])
+    assert silent == [rank for rank, kind in enumerate(kinds) if kind in ("stops", "never")]
+    assert absent_ranks([after[kind] for kind in kinds], silent) == silent or not silent
+
+
+def test_many_absent_ranks_are_counted() -> None:
+    posts: list[Post | None] = [post(10) for _ in range(30)]
+    posts[0], posts[7] = post(11), None
+    text = hang(posts, [7], 900).render()
+    assert "rank 7 did not arrive" in text
+    assert "rank 7: never began, and no longer answers" in text
+    posts[7] = post(10)
+    text = hang(posts, [], 900).render()
+    assert "ranks 1, 2, 3, 4, 5, 6, 7, 8 and 21 more did not arrive" in text
+    assert "rank 8: step 17, training, for 3 s" in text
+    assert "rank 9:" not in text
