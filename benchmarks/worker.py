@@ -149,7 +149,7 @@ def timed(step: Callable[[], object], device: torch.device) -> float:
 
 def measure_resume(folder: Path, rounds: int) -> list[dict[str, Any]]:
     """One line a position of the data, in epochs."""
-    prepare(PrepareOptions((f"text:{SPEECHES}",), str(VOCABULARY), str(folder / "data")), lambda *_: None)
+    prepare(PrepareOptions((f"text:{SPEECHES}",), str(VOCABULARY), str(folder / "data"), duplicates=1), lambda *_: None)
     rows = sum(file.rows for file in DataManifest.read(folder / "data").phase(1).train.files)
     epoch = rows // GLOBAL_BATCH
     positions = [0, 1, epoch // 2, epoch - 2, epoch + epoch // 2]

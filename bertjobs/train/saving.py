@@ -42,6 +42,7 @@ class Saving:
         self._error: Exception | None = None  # why this rank's commit failed
         self._last_error: Exception | None = None
         self._failures = 0
+        self._is_committed = False  # as far as this rank knows
         self._began = 0.0
         self._times = SavingTimes()
 
@@ -94,7 +95,10 @@ class Saving:
             return
         if failed:
             self._drop()
-        elif self._writer.state == "written":
+            return
+        if self._is_committed:  # on rank 0 as well, or it would have failed
+            self._failures, self._is_committed = 0, False
+        if self._writer.state == "written":
             self._commit()
 
     def finish(self) -> None:
@@ -120,7 +124,7 @@ class Saving:
             self._error = error
             return
         seconds = time.perf_counter() - self._began
-        self._failures = 0
+        self._is_committed = True
         self._add_stall(self._writer.stall_s)
         self._times = replace(self._times, wall_s=(self._times.wall_s or 0.0) + seconds)
         self._ranks.say(f"checkpoint {folder}")
@@ -136,6 +140,7 @@ class Saving:
         error = self._error or self._writer.error
         self._writer.drop()
         self._failures += 1
+        self._is_committed = False
         self._saved_step = None
         if error is not None:
             print(f"warning: rank {self._ranks.rank}: {error}; the checkpoints before are as they were", flush=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import multiprocessing
 import os
@@ -32,7 +33,7 @@ class Trap:
         place: ``module:function`` or ``module:Class.method``.
         call: at which of its calls, from 1, in whatever thread.
         after: when it has returned, else before.
-        number: the signal.
+        number: the signal; None lets this and all later calls fail, as on a full disk.
         everyone: all ranks get it, else the trapped one alone.
     """
 
@@ -40,8 +41,8 @@ class Trap:
     place: str
     call: int
     after: bool
-    number: signal.Signals
-    everyone: bool
+    number: signal.Signals | None
+    everyone: bool = False
 
 
 def attempt(trial: Trial, phase: int, world_size: int, folder: Path, trap: Trap | None = None) -> list[int]:
@@ -97,6 +98,8 @@ def _set(trap: Trap, folder: Path) -> None:
     def trapped(*args: Any, **kwargs: Any) -> Any:
         nonlocal calls
         calls += 1
+        if trap.number is None and calls >= trap.call:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         hit = calls == trap.call
         if hit and not trap.after:
             _spring(trap, folder)
@@ -109,6 +112,7 @@ def _set(trap: Trap, folder: Path) -> None:
 
 
 def _spring(trap: Trap, folder: Path) -> None:
+    assert trap.number is not None
     (folder / "sprung").touch()
     others = [int(file.read_text()) for file in folder.glob("*.pid")] if trap.everyone else []
     for pid in sorted(others, key=lambda pid: pid == os.getpid()):

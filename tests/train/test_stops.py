@@ -98,6 +98,27 @@ def test_a_run_stopped_at_random_points_ends_with_the_same_bits(data: DataManife
     assert not list(trial.directory.root.rglob(".tmp-*"))
 
 
+@pytest.mark.parametrize(
+    "trap",
+    [Trap(0, "bertjobs.train.checkpoint_writer:publish_folder", 2, False, None),
+     Trap(1, "bertjobs.train.checkpoint_writer:write_hashed", 2, False, None)],
+)  # fmt: skip
+def test_the_third_checkpoint_in_a_row_that_cannot_be_written_ends_the_run(
+    data: DataManifest, tmp_path: Path, trap: Trap
+) -> None:
+    trial = Trial(recipe(tmp_path / "home"), data.folder, tmp_path / "results")
+    codes = attempt(trial, 1, 2, tmp_path / "logs", trap)
+    words = said(tmp_path / "logs")
+    assert codes == [70, 0], words
+    assert words.count("the checkpoints before are as they were") == 3, words
+    assert "No space left on device" in words
+    assert "Traceback" not in words
+    assert [folder.name for folder in steps(trial.phase(1).checkpoints)] == ["step-00000003"]
+    assert len(trial.metrics(1)) >= 12
+    assert not list(trial.directory.root.rglob(".tmp-*"))
+    assert attempt(trial.having(STEPS_THIS_RUN=1), 1, 2, tmp_path / "again") == [75, 0]
+
+
 @pytest.mark.parametrize("ranks", [2, 8])
 def test_a_run_goes_on_with_another_number_of_ranks(data: DataManifest, tmp_path: Path, ranks: int) -> None:
     home = recipe(tmp_path / "home", global_batch=16, steps=25)
