@@ -111,9 +111,9 @@ def is_begun(directory: PhaseDirectory) -> bool:
     return bool(steps(directory.checkpoints)) or directory.done_file.exists()
 
 
-def open_directory(job: Job) -> None:
+def open_directory(job: Job, **started: Any) -> None:
     """Make the run's folders, write its run.yml, and continue its journal. Rank 0 alone calls it, once nothing can
-    be refused any more.
+    be refused any more; ``started`` goes into the journal with it.
 
     Raises:
         InputError: the folder cannot be written, or as in `check_settings`.
@@ -128,7 +128,7 @@ def open_directory(job: Job) -> None:
     locked = job.directory.lockfile
     if not locked.is_file() or locked.read_text(encoding="utf-8") != text:
         job.directory.write_lockfile(text)
-    record(job, "started", world_size=job.spec.world_size)
+    record(job, "started", world_size=job.spec.world_size, **started)
 
 
 def record(job: Job, event: str, **fields: Any) -> None:

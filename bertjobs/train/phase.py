@@ -55,7 +55,7 @@ def train_phase(job: Job, ranks: Ranks, device: torch.device, stop: StopRequest)
     )
     check_backends(optimizer.backend, ranks)
     progress, words = ranks.in_turn(lambda: load_start(start, job, model, optimizer))
-    ranks.decided(lambda: open_directory(job))
+    ranks.decided(lambda: open_directory(job, optimizer_backend=optimizer.backend))
     if shards.skipped:
         ranks.decided(lambda: record(job, "skipped shards", shards=list(shards.skipped)))
     ranks.say(f"{words}\noptimizer {job.spec.optimizer.name}, backend {optimizer.backend}")
