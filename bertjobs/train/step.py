@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
@@ -93,7 +93,7 @@ def train_step(
     optimizer.zero_grad()
     for index, batch in enumerate(micro_batches):
         torch.manual_seed(dropout_seed(plan.seed, plan.number, index * plan.world_size + plan.rank))
-        batch = batch.to(device, non_blocking=True)
+        batch = replace(batch.to(device, non_blocking=True), labels=batch.labels)  # so no GPU is waited for
         last = index == len(micro_batches) - 1
         # Gradients travel once a step, with the last micro-batch's backward.
         quiet = model.no_sync() if isinstance(model, DistributedDataParallel) and not last else nullcontext()
