@@ -31,7 +31,8 @@ def run_bertjobs(
     return subprocess.run(
         [sys.executable, "-m", "bertjobs", *map(str, arguments)],
         cwd=cwd,
-        env={**clean, **(environ or {})},
+        # No site or recipes of whoever runs the tests.
+        env={**clean, "XDG_CONFIG_HOME": str(cwd / ".config"), **(environ or {})},
         capture_output=True,
         text=True,
         timeout=300,

@@ -7,17 +7,19 @@ import json
 import os
 import signal
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bertjobs.cli.recipes import add_recipe_arguments, resolve_arguments
-from bertjobs.cli.runs import add_run_argument, opened
+from bertjobs.cli.runs import add_run_argument, add_site_argument, chosen_site, opened
 from bertjobs.errors import InputError
 
 if TYPE_CHECKING:
     from bertjobs.data.manifest import DataManifest
     from bertjobs.launch.plan import Plan
+    from bertjobs.launch.queue import Queue
     from bertjobs.launch.script import SlurmOptions
     from bertjobs.recipe.resolve import Resolved
     from bertjobs.recipe.spec import RunSpec
@@ -34,6 +36,7 @@ def register(subparsers: Any) -> None:
         allow_abbrev=False,
     )
     _add_backend(plan)
+    add_site_argument(plan)
     plan.add_argument("--json", action="store_true", help="print JSON")
     add_recipe_arguments(plan)
     plan.set_defaults(handler=_plan)
@@ -46,6 +49,7 @@ def register(subparsers: Any) -> None:
         allow_abbrev=False,
     )
     _add_backend(submit)
+    add_site_argument(submit)
     add_recipe_arguments(submit)
     submit.set_defaults(handler=_submit)
 
@@ -84,9 +88,16 @@ def _add_backend(parser: argparse.ArgumentParser) -> None:
 
 
 def _options(args: argparse.Namespace) -> SlurmOptions:
+    """What the flags say to sbatch, and where they are silent, the site."""
     from bertjobs.launch.script import SlurmOptions
 
-    return SlurmOptions(args.partition, args.account, args.time, tuple(args.sbatch))
+    given = SlurmOptions(args.partition, args.account, args.time, tuple(args.sbatch))
+    site = chosen_site(args)
+    if site is None:
+        return given
+    named = {name: getattr(given, name) or getattr(site, name) for name in ("partition", "account", "time")}
+    given = replace(given, **named)
+    return replace(given, site=tuple(site.sbatch_options(given.lines())), environment=site.environment)
 
 
 def _with_vocabulary(resolved: Resolved, data: DataManifest) -> Resolved:
@@ -99,14 +110,28 @@ def _rate(spec: RunSpec, backend: str) -> float | None:
     return matrix_product_rate() if backend == "local" and not spec.gpus else None
 
 
+def _queue(spec: RunSpec, backend: str, args: argparse.Namespace) -> Queue:
+    """What is asked of Slurm and what it answers; nothing where it is not to be used."""
+    from bertjobs.launch.queue import NOT_ASKED, ask_queue
+    from bertjobs.launch.script import render_script, run_sub
+
+    if backend != "slurm":
+        return NOT_ASKED
+    template, options = run_sub().read_text(encoding="utf-8"), _options(args)
+    script = render_script(template, spec, spec.phases[0].phase, options, sys.executable)
+    return ask_queue(script, options.partition, options.time, os.environ)
+
+
 def _plan(args: argparse.Namespace) -> int:
     from bertjobs.data.manifest import DataManifest
+    from bertjobs.launch.estimate import earlier_runs, measured_peaks
     from bertjobs.launch.plan import arithmetic, as_json, make_plan, provenance
+    from bertjobs.launch.preflight import problems
     from bertjobs.launch.run import absolute, choose_backend
     from bertjobs.launch.script import render_script, run_sub
     from bertjobs.launch.slurm import Slurm
 
-    resolved = resolve_arguments(args, os.environ)
+    resolved = resolve_arguments(args, os.environ, site=chosen_site(args))
     spec = absolute(resolved.spec)
     resolved = replace(resolved, spec=spec)
     slurm = Slurm(os.environ)
@@ -115,7 +140,14 @@ def _plan(args: argparse.Namespace) -> int:
     if Path(spec.data).exists():
         data = DataManifest.read(Path(spec.data))
         resolved = _with_vocabulary(resolved, data)
-    plan = make_plan(resolved, backend, data, _rate(spec, backend))
+    earlier, queue = earlier_runs(Path(spec.results)), _queue(spec, backend, args)
+    plan = make_plan(
+        *(resolved, backend, data, _rate(spec, backend)),
+        earlier=earlier,
+        queue=queue,
+        problems=problems(spec, backend, slurm, queue, measured_peaks(spec, earlier)),
+        now_unix_s=time.time(),
+    )
     if args.json:
         print(json.dumps(as_json(plan), indent=2))
         return 0
@@ -133,18 +165,26 @@ def _plan(args: argparse.Namespace) -> int:
 
 def _checked_plan(args: argparse.Namespace) -> Plan:
     """The plan of a new run, all checks passed; nothing is written."""
+    from bertjobs.launch.estimate import earlier_runs, measured_peaks
     from bertjobs.launch.plan import make_plan
     from bertjobs.launch.preflight import preflight
     from bertjobs.launch.run import absolute, choose_backend
     from bertjobs.launch.slurm import Slurm
 
-    resolved = resolve_arguments(args, os.environ)
+    resolved = resolve_arguments(args, os.environ, site=chosen_site(args))
     spec = absolute(resolved.spec)
     slurm = Slurm(os.environ)
     backend = choose_backend(args.backend, spec, slurm)
-    data = preflight(spec, backend, slurm)
+    earlier, queue = earlier_runs(Path(spec.results)), _queue(spec, backend, args)
+    data, warnings = preflight(spec, backend, slurm, queue, measured_peaks(spec, earlier))
     resolved = _with_vocabulary(replace(resolved, spec=spec), data)
-    return make_plan(resolved, backend, data, _rate(spec, backend))
+    return make_plan(
+        *(resolved, backend, data, _rate(spec, backend)),
+        earlier=earlier,
+        queue=queue,
+        problems=warnings,
+        now_unix_s=time.time(),
+    )
 
 
 def _submit(args: argparse.Namespace) -> int:
@@ -166,7 +206,10 @@ def _start_on_slurm(spec: RunSpec, args: argparse.Namespace) -> int:
     directory, jobs = start_on_slurm(spec, _options(args), Slurm(clean_environment(os.environ)))
     for number, job in jobs.items():
         print(f"queued phase {number} as job {job}")
-    results = "" if spec.results == str(Path("results").absolute()) else f" --results {spec.results}"
+    site = chosen_site(args)
+    usual = Path(site.results if site and site.results else "results").absolute()
+    named = f" --site {args.site}" if args.site else ""
+    results = named if spec.results == str(usual) else f" --results {spec.results}"
     print(f"\nrun directory {directory.root}\nnext:")
     for verb in ("status", "logs --follow", "cancel"):
         print(f"  bertjobs {verb} {spec.run}{results}")

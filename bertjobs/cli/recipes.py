@@ -15,6 +15,7 @@ from bertjobs.launch.table import columns
 if TYPE_CHECKING:
     from bertjobs.recipe.catalogue import Catalogue
     from bertjobs.recipe.resolve import Resolved
+    from bertjobs.recipe.site import Site
     from bertjobs.recipe.spec import RunSpec
 
 _METAVARS = {"int": "N", "float": "X", "path": "PATH", "mounts": "SRC:DST", "phase": "1|2|all"}
@@ -76,10 +77,12 @@ def resolve_arguments(
     *,
     nodes: int | None = None,
     tasks_per_node: int | None = None,
+    site: Site | None = None,
 ) -> Resolved:
     """The run that the flags of `add_recipe_arguments`, the environment and the recipe files ask for.
 
-    ``nodes`` and ``tasks_per_node`` are those of the job that runs already, if one does. Raises InputError.
+    ``nodes`` and ``tasks_per_node`` are those of the job that runs already, if one does; ``site`` gives what all
+    others leave open. Raises InputError.
     """
     from bertjobs.recipe.resolve import resolve
 
@@ -92,6 +95,8 @@ def resolve_arguments(
         environ=environ,
         nodes=nodes,
         tasks_per_node=tasks_per_node,
+        site=site.settings() if site else None,
+        site_origin=site.origin if site else "",
     )
 
 

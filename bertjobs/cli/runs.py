@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from bertjobs.recipe.site import Site
     from bertjobs.run.directory import RunDirectory
 
 
@@ -37,15 +38,39 @@ def register(subparsers: Any) -> None:
 
 
 def add_run_argument(parser: argparse.ArgumentParser, *, optional: bool = False) -> None:
-    """Add RUN and --results, which `opened` reads."""
+    """Add RUN, --results and --site, which `opened` reads."""
     text = "the run's name, or its folder" + (" (default: all runs)" if optional else "")
     parser.add_argument("run", metavar="RUN", nargs="?" if optional else None, help=text)
-    parser.add_argument("--results", metavar="DIR", help="folder of all runs (default: results) [RESULTS]")
+    parser.add_argument(
+        "--results", metavar="DIR", help="folder of all runs (default: the site's, else results) [RESULTS]"
+    )
+    add_site_argument(parser)
+
+
+def add_site_argument(parser: argparse._ActionsContainer) -> None:
+    """Add --site, which `chosen_site` reads."""
+    parser.add_argument(
+        "--site",
+        metavar="NAME",
+        help="site file to use, made by `bertjobs init`; none for none (default: the only one, or that called default)",
+    )
+
+
+def chosen_site(args: argparse.Namespace) -> Site | None:
+    """The site that --site names; else the default one, where there is a Slurm and the run is not kept off it."""
+    from bertjobs.launch.site import read_site
+    from bertjobs.launch.slurm import Slurm
+
+    local = getattr(args, "backend", "auto") == "local" or not Slurm(os.environ).present
+    return None if args.site is None and local else read_site(args.site, os.environ)
 
 
 def results_folder(args: argparse.Namespace) -> Path:
-    """Where runs are looked for: flag, environment, default."""
-    return Path(args.results or os.environ.get("RESULTS") or "results")
+    """Where runs are looked for: flag, environment, site, default."""
+    if given := args.results or os.environ.get("RESULTS"):
+        return Path(given)
+    site = chosen_site(args)
+    return Path(site.results if site and site.results else "results")
 
 
 def opened(args: argparse.Namespace) -> RunDirectory:

@@ -1,23 +1,168 @@
-"""How long a phase will take: arithmetic from the model's size and a rate."""
+"""How long a phase will take: from what earlier runs measured, from published figures, or from this machine's rate."""
 
 from __future__ import annotations
 
+import json
+import math
+import statistics
 import time
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
+from bertjobs.errors import BertjobsError
+from bertjobs.launch.memory import Peak
 from bertjobs.recipe.flops import flops_per_sequence
-from bertjobs.recipe.spec import PhaseSpec, RunSpec
+from bertjobs.recipe.lockfile import decisive_settings, difference, read_lockfile
+from bertjobs.recipe.spec import ModelSpec, PhaseSpec, RunSpec
+from bertjobs.run.directory import RunDirectory
 
 CPU_SHARE = 0.6
 """Share of this machine's own matrix-product rate that a training step reaches, seen on two cores."""
 
+NEWEST_RUNS = 10
+"""So many earlier runs are looked at: a results folder may hold thousands."""
+
+TAIL_BYTES = 1 << 15
+"""A run's throughput is the median over its last steps, about 50: its first are slower."""
+
+_BERT_LARGE = (24, 1024, 16, 4096)
+PUBLISHED = {("A100-SXM4-80GB", _BERT_LARGE, "fp16"): {128: 580.0, 512: 210.0}}
+"""Sequences/s of one GPU by GPU, model and precision, then by sequence length: NVIDIA's DeepLearningExamples
+(BERT-large with LAMB, one A100 80 GB; the second with sequences binned by length)."""
+
 
 @dataclass(frozen=True)
 class Estimate:
-    """Expected seconds of a phase, and where the number comes from."""
+    """Expected time of a phase.
+
+    Attributes:
+        seconds: of all its steps; starts and waits not counted.
+        source: where the number comes from, in words.
+        sequences_per_s: of all ranks together.
+        gpus: GPUs it is spent on; 0 on CPUs.
+    """
 
     seconds: float
     source: str
+    sequences_per_s: float
+    gpus: int
+
+    @property
+    def gpu_hours(self) -> float:
+        return self.seconds * self.gpus / 3600
+
+
+@dataclass(frozen=True)
+class EarlierRun:
+    """A run that has left metrics.
+
+    Attributes:
+        spec: what it ran.
+        sequences_per_s: by phase, of all its ranks; median over its last steps.
+        peaks: by phase, the memory that was measured.
+    """
+
+    spec: RunSpec
+    sequences_per_s: Mapping[int, float]
+    peaks: Mapping[int, Peak]
+
+
+def earlier_runs(results: Path) -> list[EarlierRun]:
+    """The newest runs in a results folder, newest first; one that cannot be read is passed over."""
+    try:
+        files = [(file.stat().st_mtime, file) for file in results.glob("*/run.yml")]
+    except OSError:
+        return []
+    runs = []
+    for _, file in sorted(files, reverse=True)[:NEWEST_RUNS]:
+        try:
+            runs.append(_earlier_run(RunDirectory(file.parent)))
+        except (BertjobsError, OSError, ValueError):
+            continue
+    return runs
+
+
+def _earlier_run(directory: RunDirectory) -> EarlierRun:
+    spec = read_lockfile(directory.lockfile)
+    rates, peaks = {}, {}
+    for phase in spec.phases:
+        lines = last_lines(directory.phase(phase.phase).metrics)
+        if measured := numbers(lines, "sequences_per_s"):
+            rates[phase.phase] = statistics.median(measured)
+        if memory := numbers(lines, "peak_memory_gb"):
+            peaks[phase.phase] = Peak(directory.name, phase.micro_batch, max(memory))
+    return EarlierRun(spec, rates, peaks)
+
+
+def last_lines(path: Path) -> list[Any]:
+    """The JSON lines in the last `TAIL_BYTES` of a file; [] where it is absent. What is no JSON is left out."""
+    if not path.exists():
+        return []
+    with open(path, "rb") as handle:
+        start = max(0, path.stat().st_size - TAIL_BYTES)
+        handle.seek(start)
+        lines = handle.read().split(b"\n")
+    values = []
+    for line in lines[1:] if start else lines:  # the first may be cut
+        try:
+            values.append(json.loads(line))
+        except ValueError:
+            continue
+    return values
+
+
+def numbers(lines: Iterable[Any], key: str) -> list[float]:
+    """The positive numbers under a key in lines of metrics.jsonl, whatever else these hold."""
+    values = [line.get(key) for line in lines if isinstance(line, dict)]
+    return [v for v in values if isinstance(v, int | float) and not isinstance(v, bool) and 0 < v < math.inf]
+
+
+def is_comparable(earlier: RunSpec, spec: RunSpec, phase: int) -> bool:
+    """Whether a rank of one run does the same work a sequence, on the same device, as one of the other."""
+
+    def work(run: RunSpec) -> tuple[Any, ...]:
+        part = run.phase(phase)
+        return (
+            (run.system.name, run.system.gpu, bool(run.gpus)),
+            (replace(run.model, name="", vocab_size=0), run.vocabulary),
+            (run.precision, run.activation_checkpointing),
+            (part.sequence_length, part.max_predictions),
+        )
+
+    return any(part.phase == phase for part in earlier.phases) and work(earlier) == work(spec)
+
+
+def measured_peaks(spec: RunSpec, earlier: Sequence[EarlierRun]) -> dict[int, Peak]:
+    """By phase, the memory that the newest comparable run measured with the same micro-batch."""
+    found: dict[int, Peak] = {}
+    for phase in spec.phases:
+        for run in earlier:
+            peak = run.peaks.get(phase.phase)
+            if peak and peak.micro_batch == phase.micro_batch and is_comparable(run.spec, spec, phase.phase):
+                found[phase.phase] = peak
+                break
+    return found
+
+
+def changes(spec: RunSpec, earlier: Sequence[EarlierRun]) -> tuple[str, list[str]] | None:
+    """The newest run of the same recipe, and what decides the weights and differs: ``phase1.lr 0.004 -> 0.006``.
+
+    None where there is no such run.
+    """
+    last = next((run.spec for run in earlier if run.spec.recipe == spec.recipe), None)
+    if last is None:
+        return None
+    before, now = _settings(last), _settings(spec)
+    return last.run, [f"{path} {before[path]!r} -> {now[path]!r}" for path in difference(last, spec)]
+
+
+def _settings(spec: RunSpec) -> dict[str, Any]:
+    settings: dict[str, Any] = {}
+    for phase in spec.phases:
+        settings |= decisive_settings(spec, phase.phase)
+    return settings
 
 
 def matrix_product_rate() -> float:
@@ -35,16 +180,58 @@ def matrix_product_rate() -> float:
     return 2.0 * size**3 * rounds / (time.perf_counter() - started)
 
 
-def estimate_phase(spec: RunSpec, phase: PhaseSpec, vocab_size: int, rate: float | None) -> Estimate | None:
-    """Expected time of a phase on CPUs, from this machine's matrix-product ``rate``; None where nothing is known.
+def estimate_phase(
+    spec: RunSpec, phase: PhaseSpec, vocab_size: int, rate: float | None, earlier: Sequence[EarlierRun] = ()
+) -> Estimate | None:
+    """Expected time of a phase; None where nothing is known.
 
-    Sequences are on average shorter than the phase's length and the shortest are padded least, so this is an
-    upper estimate.
+    In this order: the newest earlier run whose ranks did the same work, scaled by the number of ranks; a published
+    figure for the GPU, times the GPUs; on CPUs, this machine's matrix-product ``rate`` in FLOP/s, which is an upper
+    estimate, as sequences are on average shorter than the phase's length and the shortest are padded least.
     """
+    throughput = _measured(spec, phase, earlier) or _published(spec, phase) or _by_rate(spec, phase, vocab_size, rate)
+    if throughput is None:
+        return None
+    sequences_per_s, source = throughput
+    seconds = phase.steps * phase.global_batch / sequences_per_s
+    return Estimate(seconds, source, sequences_per_s, spec.world_size if spec.gpus else 0)
+
+
+def _measured(spec: RunSpec, phase: PhaseSpec, earlier: Sequence[EarlierRun]) -> tuple[float, str] | None:
+    for run in earlier:
+        rate = run.sequences_per_s.get(phase.phase)
+        if rate and is_comparable(run.spec, spec, phase.phase):
+            ranks = run.spec.world_size
+            scaled = "" if ranks == spec.world_size else f", scaled from {ranks} ranks to {spec.world_size}"
+            return (
+                rate * spec.world_size / ranks,
+                f"{_rounded(rate)} sequences/s measured in run {run.spec.run}{scaled}",
+            )
+    return None
+
+
+def _rounded(rate: float) -> str:
+    return f"{rate:,.0f}" if rate >= 100 else f"{rate:.3g}"
+
+
+def _published(spec: RunSpec, phase: PhaseSpec) -> tuple[float, str] | None:
+    figures = PUBLISHED.get((spec.system.gpu, _shape(spec.model), spec.precision), {})
+    rate = figures.get(phase.sequence_length)
+    if not spec.gpus or rate is None:
+        return None
+    times = "" if spec.world_size == 1 else f", times {spec.world_size}: no loss to communication counted"
+    return rate * spec.world_size, f"{rate:g} sequences/s that NVIDIA publishes for one {spec.system.gpu}{times}"
+
+
+def _shape(model: ModelSpec) -> tuple[int, int, int, int]:
+    return model.num_hidden_layers, model.hidden_size, model.num_attention_heads, model.intermediate_size
+
+
+def _by_rate(spec: RunSpec, phase: PhaseSpec, vocab_size: int, rate: float | None) -> tuple[float, str] | None:
     if spec.gpus or rate is None:
         return None
-    work = flops_per_sequence(spec.model, phase, vocab_size) * phase.global_batch * phase.steps
-    return Estimate(work / (rate * CPU_SHARE), f"{rate / 1e9:.0f} GFLOP/s measured here, {CPU_SHARE:.0%} of it used")
+    sequences_per_s = rate * CPU_SHARE / flops_per_sequence(spec.model, phase, vocab_size)
+    return sequences_per_s, f"{rate / 1e9:.0f} GFLOP/s measured here, {CPU_SHARE:.0%} of it used"
 
 
 def duration(seconds: float) -> str:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from bertjobs.errors import EXIT_FAILURE
+from bertjobs.errors import EXIT_BAD_INPUT, EXIT_CONTINUE, EXIT_FAILURE
 from bertjobs.recipe.spec import RunSpec
 from bertjobs.run.directory import RunDirectory
 
@@ -102,7 +102,7 @@ def _wait(ranks: list[subprocess.Popen], watch: Callable[[], None]) -> int:
             failed = [code for code in codes if code]
             if failed:
                 _finish(ranks)
-                return failed[0] if failed[0] > 0 else EXIT_FAILURE
+                return failed[0] if failed[0] in (EXIT_BAD_INPUT, EXIT_CONTINUE) else EXIT_FAILURE
             if all(code == 0 for code in codes):
                 return 0
             watch()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from bertjobs.recipe.schema import check_path
 from bertjobs.recipe.spec import RunSpec
 from bertjobs.run.atomic import write_text
 from bertjobs.run.directory import RunDirectory
+from bertjobs.run.nodes import excluded, suspects
 
 
 def choose_backend(asked: str, spec: RunSpec, slurm: Slurm) -> str:
@@ -74,6 +76,8 @@ def queue(
 
     All or nothing: where sbatch refuses one, those queued before are cancelled.
     """
+    if nodes := suspect_nodes(spec, slurm.node_count(options.partition)):
+        options = replace(options, extra=(*options.extra, f"--exclude={','.join(nodes)}"))
     jobs: dict[int, str] = {}
     template = run_sub().read_text(encoding="utf-8")
     for phase in spec.phases:
@@ -89,6 +93,11 @@ def queue(
     for number, job in jobs.items():
         directory.record("submitted", backend="slurm", phase=number, job=job)
     return jobs
+
+
+def suspect_nodes(spec: RunSpec, available: int) -> list[str]:
+    """Nodes that a node check found unfit lately, as many as can be done without of those that are ``available``."""
+    return excluded(suspects(Path(spec.results), time.time()), max(0, available - spec.nodes))
 
 
 def start_on_slurm(spec: RunSpec, options: SlurmOptions, slurm: Slurm) -> tuple[RunDirectory, dict[int, str]]:

@@ -18,18 +18,22 @@ class SlurmOptions:
     """What a user says about the queue; "" leaves it to the cluster's default.
 
     ``time`` is Slurm's: minutes, or hours:minutes:seconds, or days-hours. ``extra`` are further sbatch options,
-    as they are.
+    as they are, and ``site`` those of the site file, which come first: sbatch takes the last of two.
+    ``environment`` names variables that containers see too.
     """
 
     partition: str = ""
     account: str = ""
     time: str = ""
     extra: tuple[str, ...] = ()
+    site: tuple[str, ...] = ()
+    environment: tuple[str, ...] = ()
 
     def lines(self) -> list[str]:
         """The options as ``sbatch`` reads them; InputError for one of several lines, as the next is shell."""
         named = {"partition": self.partition, "account": self.account, "time": self.time}
-        lines = [f"--{name}={value}" for name, value in named.items() if value] + list(self.extra)
+        given = [f"--{name}={value}" for name, value in named.items() if value]
+        lines = [*self.site, *given, *self.extra]
         for line in lines:
             if len(line.splitlines()) > 1:
                 raise InputError(f"an sbatch option holds a line break: {line!r}", where="--sbatch")
@@ -69,6 +73,7 @@ def render_script(template: str, spec: RunSpec, phase: int, options: SlurmOption
     if spec.image:
         settings |= {"IMAGE": spec.image, "MOUNTS": ",".join(spec.mounts), "DATADIR": spec.data}
         settings |= {"INIT_CHECKPOINT": spec.init_checkpoint} if spec.init_checkpoint else {}
+        settings |= {"BERTJOBS_ENVIRONMENT": ",".join(options.environment)} if options.environment else {}
     else:
         settings["BERTJOBS_PYTHON"] = python
     if spec.steps_this_run:

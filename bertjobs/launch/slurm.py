@@ -82,6 +82,12 @@ class Slurm:
             )
         return done.stdout.strip().split(";")[0]
 
+    def node_count(self, partition: str) -> int:
+        """Nodes of a partition, of all where it is "", that are not down or drained; 0 where sinfo says nothing."""
+        words = ["sinfo", "-h", "-r", "-o", "%D", "-t", "idle,alloc,mix", *(["-p", partition] if partition else [])]
+        counts = self._run(words).stdout.split() if self._has("sinfo") else []
+        return sum(int(count) for count in counts if count.isdigit())
+
     def cancel(self, jobs: Sequence[str]) -> None:
         """Cancel jobs; those that have ended are no error."""
         done = self._run(["scancel", *jobs])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from bertjobs.errors import InputError
@@ -38,6 +38,7 @@ class Layers:
         sets: path -> text from ``--set``.
         environment: key -> text from the environment.
         recipe: the recipe's name; "" until it is known.
+        site: key -> text from the site file, and where that is, in words.
     """
 
     catalogue: Catalogue
@@ -46,11 +47,18 @@ class Layers:
     sets: Mapping[str, str]
     environment: Mapping[str, str]
     recipe: str = ""
+    site: Mapping[str, str] = field(default_factory=dict)
+    site_origin: str = ""
 
     def run(self, key: str) -> Source:
         """A setting of the whole run."""
         setting = schema.RUN[key]
-        return self._given(setting, key) or self._filed(setting, key) or self._default(setting, key)
+        return (
+            self._given(setting, key)
+            or self._filed(setting, key)
+            or self._sited(setting)
+            or self._default(setting, key)
+        )
 
     def optimizer(self, key: str) -> Source:
         """A setting of the optimizer."""
@@ -156,6 +164,10 @@ class Layers:
     def _filed(self, setting: Setting, *path: Any) -> Source | None:
         found = self.catalogue.find("recipes", self.recipe, *path) if setting.in_recipe else None
         return Source(found.value, found.origin, FILE) if found else None
+
+    def _sited(self, setting: Setting) -> Source | None:
+        text = self.site.get(setting.key)
+        return None if text is None else Source(setting.parse(text, self.site_origin), self.site_origin, FILE)
 
     def _shared(self, setting: Setting, number: int) -> Source | None:
         found = self.catalogue.find("phases", number, setting.key) if setting.in_recipe else None

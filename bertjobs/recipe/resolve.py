@@ -1,7 +1,7 @@
 """From a recipe's name to one frozen RunSpec, with where each value came from.
 
 Order of precedence: the job's allocation (nodes and tasks), command-line flag, ``--set``, environment, the
-user's recipe files, the catalogue, the default.
+user's recipe files, the catalogue, the site file, the default.
 """
 
 from __future__ import annotations
@@ -45,6 +45,8 @@ def resolve(
     sets: Sequence[str] = (),
     nodes: int | None = None,
     tasks_per_node: int | None = None,
+    site: Mapping[str, str] | None = None,
+    site_origin: str = "",
 ) -> Resolved:
     """Resolve one recipe.
 
@@ -54,6 +56,9 @@ def resolve(
         environ: the environment; only the schema's names are read.
         sets: the ``--set`` arguments, such as "phase1.lr=1e-3", "optimizer.beta2=0.98", "precision=tf32".
         nodes, tasks_per_node: the job's allocation, where there is one; it beats everything.
+        site: key of a setting -> text from the site file; not for systems without a scheduler, which are no
+            cluster's.
+        site_origin: where ``site`` is from, in words.
 
     Raises:
         InputError: an unknown recipe or key (names the nearest), a value of the wrong type, a phase that the
@@ -66,10 +71,12 @@ def resolve(
     layers = replace(layers, recipe=recipe.value)
     layers.check_keys()
 
+    system = catalogue.system(layers.run("system").value, layers.run("system").origin)
+    if system.scheduler != "none":
+        layers = replace(layers, site=site or {}, site_origin=site_origin)
     sources = {key: layers.run(key) for key in schema.RUN if key not in ("description", "phase")}
     if not sources["run"].value:
         sources["run"] = Source(check_name(recipe.value, "run"), "the recipe's name")
-    system = catalogue.system(sources["system"].value, sources["system"].origin)
     sources |= _ranks(sources, system)
     model, vocabulary = _model_and_vocabulary(catalogue, sources)
     optimizer = {key: layers.optimizer(key) for key in schema.OPTIMIZER}

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bertjobs.errors import InputError, nearest
-from bertjobs.recipe.spec import OPTIMIZERS, PRECISIONS, OptimizerSpec
+from bertjobs.recipe.spec import OPTIMIZERS, PRECISIONS, RESTARTS, OptimizerSpec
 
 REQUIRED = object()
 """The default of a setting that a recipe has to give."""
@@ -271,6 +271,17 @@ SETTINGS: tuple[Setting, ...] = (
     _run("bin_size", "int", 64, "tokens that a length bin of the shards spans", minimum=1),
     _run("keep_checkpoints", "int", 3, "newest checkpoints of a phase that are kept", env="", minimum=1),
     _run("hang_timeout_s", "int", 900, "end a run in which no step ends for so many seconds; 0: never", env=""),
+    *(
+        _run(
+            f"restarts_{cause}",
+            "int",
+            default,
+            f"attempts of a job that may end by {cause.replace('_', ' ')} and be followed by another",
+            env="",
+            flag="",
+        )
+        for cause, default in RESTARTS.items()
+    ),
     _run(
         "previous_phase",
         "text",

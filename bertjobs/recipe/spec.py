@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 OPTIMIZERS = ("lamb", "adamw", "adam")
+RESTARTS = {"time_limit": 10_000, "preempted": 10_000, "node_failed": 10, "out_of_memory": 1, "crashed": 3}
+"""How many attempts of a job may end so and be followed by another, by cause."""
 
 
 @dataclass(frozen=True)
@@ -133,6 +135,7 @@ class RunSpec:
         bin_size: tokens a length bin of the shards spans.
         keep_checkpoints: how many of a phase are kept, the newest.
         hang_timeout_s: end a run in which no step ends for so long, with exit code 70; 0: never.
+        restarts_...: by cause, how many attempts of a job may be followed by another; see ``restarts``.
         previous_phase: start a phase from the one before once it is "done", or from its "latest" checkpoint.
         steps_this_run: stop, with exit code 75, after this many optimizer steps; 0: no such limit.
         data: folder made by ``bertjobs data prepare``.
@@ -168,6 +171,11 @@ class RunSpec:
     bin_size: int
     keep_checkpoints: int
     hang_timeout_s: int
+    restarts_time_limit: int
+    restarts_preempted: int
+    restarts_node_failed: int
+    restarts_out_of_memory: int
+    restarts_crashed: int
     previous_phase: str
     steps_this_run: int
     data: str
@@ -180,6 +188,11 @@ class RunSpec:
     def world_size(self) -> int:
         """Number of ranks."""
         return self.nodes * self.tasks_per_node
+
+    @property
+    def restarts(self) -> dict[str, int]:
+        """How many attempts may end by a cause, in the journal's words, and be followed by another."""
+        return {cause.replace("_", " "): getattr(self, f"restarts_{cause}") for cause in RESTARTS}
 
     def phase(self, number: int) -> PhaseSpec:
         """The phase with this number; KeyError where the run has none."""

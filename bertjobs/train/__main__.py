@@ -7,6 +7,7 @@ import sys
 from bertjobs.train.signals import StopRequest, stop_with_parent
 
 if __name__ == "__main__":
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # else torch prints C++ stacks where another rank is gone
     faulthandler.enable()  # says where the kernel ended this process, such as in a file that was cut (SIGBUS)
     # Before torch is imported, which takes seconds: a signal in that time must not kill the rank.
     stop = StopRequest()

@@ -17,6 +17,7 @@ from bertjobs.recipe.resolve import resolve
 from bertjobs.recipe.schema import RUN
 from bertjobs.recipe.spec import PhaseSpec, RunSpec
 from bertjobs.run.atomic import remove_leftovers
+from bertjobs.run.attempts import cause_by_slurm, is_open, own_events, refusal
 from bertjobs.run.checkpoints import steps
 from bertjobs.run.directory import PhaseDirectory, RunDirectory
 from bertjobs.train.placement import Placement
@@ -111,15 +112,17 @@ def is_begun(directory: PhaseDirectory) -> bool:
     return bool(steps(directory.checkpoints)) or directory.done_file.exists()
 
 
-def open_directory(job: Job, **started: Any) -> None:
+def open_directory(job: Job, last_state: str = "", **started: Any) -> None:
     """Make the run's folders, write its run.yml, and continue its journal. Rank 0 alone calls it, once nothing can
-    be refused any more; ``started`` goes into the journal with it.
+    be refused any more; ``started`` goes into the journal with it, and, from ``last_state`` (sacct's word), the end of
+    an attempt before that could not write it.
 
     Raises:
-        InputError: the folder cannot be written, or as in `check_settings`.
+        InputError: the folder cannot be written, or as in `check_settings` or `check_restart`.
     """
     before = check_settings(job)
     job.directory.create()
+    check_restart(job, last_state, int(started.get("step", 0)))
     directory = job.directory.phase(job.phase.phase)
     directory.create()
     remove_leftovers(directory.root)
@@ -129,6 +132,29 @@ def open_directory(job: Job, **started: Any) -> None:
     if not locked.is_file() or locked.read_text(encoding="utf-8") != text:
         job.directory.write_lockfile(text)
     record(job, "started", world_size=job.spec.world_size, **started)
+
+
+def check_restart(job: Job, last_state: str, step: int) -> None:
+    """Complete the journal of this job's attempts, and make sure that there may be one more.
+
+    Raises:
+        InputError: the recipe allows no more, or the job would go round in circles.
+    """
+    placement = job.placement
+    if not placement.attempt:
+        return  # somebody has started it, and knows why
+    events = own_events(job.directory.events(), job.phase.phase, placement.job)
+    if is_open(events):
+        cause = cause_by_slurm(last_state)
+        names = {"phase": job.phase.phase, "job": placement.job, "attempt": events[-1]["attempt"]}
+        job.directory.record("ended", cause=cause, exit_code=None, told_by="sacct" if last_state else "", **names)
+        events = own_events(job.directory.events(), job.phase.phase, placement.job)
+    if why := refusal(events, job.spec.restarts, step):
+        raise InputError(
+            f"job {placement.job} is not started again: {why}",
+            where=str(job.directory.journal),
+            hint="look at the logs, then start the phase again by hand: it goes on from its last checkpoint",
+        )
 
 
 def record(job: Job, event: str, **fields: Any) -> None:

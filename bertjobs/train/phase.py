@@ -32,8 +32,10 @@ from bertjobs.train.validation import Validation
 from bertjobs.train.watchdog import Watchdog
 
 
-def train_phase(job: Job, ranks: Ranks, device: torch.device, stop: StopRequest) -> Outcome:
+def train_phase(job: Job, ranks: Ranks, device: torch.device, stop: StopRequest, *, last_state: str = "") -> Outcome:
     """Train until the phase is done or all ranks agree to stop; a checkpoint is written either way.
+
+    ``last_state`` is what sacct says of the attempt before, if there was one.
 
     Raises:
         InputError: the run's settings or the weights to start from are not as they must be, and nothing was written;
@@ -55,7 +57,7 @@ def train_phase(job: Job, ranks: Ranks, device: torch.device, stop: StopRequest)
     )
     check_backends(optimizer.backend, ranks)
     progress, words = ranks.in_turn(lambda: load_start(start, job, model, optimizer))
-    ranks.decided(lambda: open_directory(job, optimizer_backend=optimizer.backend))
+    ranks.decided(lambda: open_directory(job, last_state, step=progress.step, optimizer_backend=optimizer.backend))
     if shards.skipped:
         ranks.decided(lambda: record(job, "skipped shards", shards=list(shards.skipped)))
     ranks.say(f"{words}\noptimizer {job.spec.optimizer.name}, backend {optimizer.backend}")

@@ -8,12 +8,16 @@ import time
 import traceback
 from collections.abc import Mapping
 from contextlib import suppress
+from pathlib import Path
 
 import torch
 
 from bertjobs.errors import EXIT_CONTINUE, EXIT_DONE, EXIT_FAILURE, BertjobsError, InputError
+from bertjobs.model.bert import BertForPreTraining
 from bertjobs.recipe.spec import RunSpec
+from bertjobs.train.affinity import bind_near_gpu
 from bertjobs.train.job import Job, record, resolve_job
+from bertjobs.train.node_check import Disk, UnfitNodesError, look_at_nodes, measure_network, settle
 from bertjobs.train.phase import train_phase
 from bertjobs.train.placement import Placement, read_placement
 from bertjobs.train.precision import (
@@ -55,6 +59,15 @@ def exit_code(error: Exception) -> int:
     return error.exit_code if isinstance(error, BertjobsError) else EXIT_FAILURE
 
 
+def cause_of(error: Exception) -> str:
+    """An error as the journal calls it."""
+    if isinstance(error, InputError):
+        return "bad input"
+    if isinstance(error, UnfitNodesError):
+        return "unfit nodes"
+    return "out of memory" if isinstance(error, torch.OutOfMemoryError) else "crashed"
+
+
 def explanation(error: Exception, placement: Placement | None) -> str:
     """What a user reads of an error: a traceback only where nothing better is known."""
     rank = f"rank {placement.rank}: " if placement and not placement.is_first else ""
@@ -74,20 +87,14 @@ def work(environ: Mapping[str, str], placement: Placement, ranks: Ranks, stop: S
     if job.spec.deterministic:
         os.environ.update(deterministic_environment(environ))  # before a GPU is used
         use_deterministic(True)
-    device = ranks.in_turn(lambda: choose_device(job.spec, placement))
-    ranks.set_timeout(job.spec.hang_timeout_s)
-    ranks.connect_gradients(device)
-    if device.type == "cpu":
-        torch.set_num_threads(int(environ.get("OMP_NUM_THREADS") or 1))
-    use_precision(job.spec.precision)
-    ranks.say(describe(job, device))
     try:
-        outcome = train_phase(job, ranks, device, stop)
+        device = open_device(job, placement, ranks, environ)
+        ranks.say(describe(job, device))
+        outcome = train_phase(job, ranks, device, stop, last_state=environ.get("BERTJOBS_LAST_STATE", ""))
     except Exception as error:
         if ranks.is_first:
-            cause = "bad input" if isinstance(error, InputError) else "failed"
             with suppress(OSError):  # the reason itself matters more
-                record(job, "ended", cause=cause, exit_code=exit_code(error), error=str(error)[:500])
+                record(job, "ended", cause=cause_of(error), exit_code=exit_code(error), error=str(error)[:500])
         raise
     code = EXIT_DONE if outcome.done else EXIT_CONTINUE
     ranks.decided(lambda: record(job, "ended", cause=outcome.cause, exit_code=code, step=outcome.step,
@@ -109,6 +116,35 @@ def join_timeout_s(environ: Mapping[str, str]) -> float:
     if not 0 < seconds < float("inf"):
         raise InputError(f"BERTJOBS_JOIN_TIMEOUT_S={value!r} is not a number of seconds above 0", where="environment")
     return seconds
+
+
+def open_device(job: Job, placement: Placement, ranks: Ranks, environ: Mapping[str, str]) -> torch.device:
+    """This rank's device, on a node that was looked at, bound to the CPUs near it, and connected to the others'.
+
+    Raises:
+        UnfitNodesError: training on these nodes would be useless.
+        InputError: as in `choose_device`.
+    """
+    spec, results = job.spec, Path(job.spec.results)
+    disks = disks_of(spec)
+    settle(ranks, look_at_nodes(ranks, placement, spec.gpus, disks, environ), placement, results, spec.run)
+    device = ranks.in_turn(lambda: choose_device(spec, placement))
+    if device.type == "cuda" and (words := bind_near_gpu(placement.local_rank, placement.tasks_per_node, environ)):
+        print(f"rank {placement.rank}: {words}", flush=True)
+    ranks.set_timeout(spec.hang_timeout_s)
+    ranks.connect_gradients(device)
+    settle(ranks, measure_network(ranks, device, environ), placement, results, spec.run)
+    if device.type == "cpu":
+        torch.set_num_threads(int(environ.get("OMP_NUM_THREADS") or 1))
+    use_precision(spec.precision)
+    return device
+
+
+def disks_of(spec: RunSpec) -> list[Disk]:
+    """Where a run writes: there must be room for one checkpoint, of weights and two moments."""
+    with torch.device("meta"):
+        elements = sum(parameter.numel() for parameter in BertForPreTraining(spec.model).parameters())
+    return [Disk(spec.results, 12 * elements, shared=True)]
 
 
 def choose_device(spec: RunSpec, placement: Placement) -> torch.device:

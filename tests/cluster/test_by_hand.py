@@ -76,8 +76,8 @@ def test_without_a_number_of_tasks_there_is_one_a_gpu(
     (tmp_path / "bertjobs.yml").write_text("recipes: {dgx1-16g: {vocabulary: any}}\n")
     job = cluster.submit(["-N2", "--gpus-per-node=8", RUN_SUB], env={**environ, "MODEL": "bert-nano"}, cwd=tmp_path)
     assert cluster.wait(job, timeout=180) == "FAILED"
-    assert cluster.run(["sacct", "-nXP", "-o", "ExitCode", "-j", str(job)]).stdout.strip() == "64:0"
-    assert "error: rank 0 needs GPU 0 of its node, and torch sees 0" in _logs(tmp_path)
+    assert cluster.run(["sacct", "-nXP", "-o", "ExitCode", "-j", str(job)]).stdout.strip() == "70:0"
+    assert "0 of 8 GPUs seen" in _logs(tmp_path)
     steps = cluster.run(["sacct", "-nP", "-o", "JobID,NTasks", "-j", str(job)]).stdout.split()
     assert f"{job}.0|16" in steps
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import pytest
 
 from bertjobs.run.directory import RunDirectory
+from bertjobs.run.nodes import record, suspects
 from tests.cluster.slurm import Cluster
 from tests.conftest import Bertjobs, wait_until
 
@@ -55,6 +57,17 @@ def test_both_phases_are_queued_and_complete(submit, cluster: Cluster, bertjobs:
     assert nothing.stdout.strip() == "nothing of this run waits or runs"
 
 
+def test_nodes_that_were_found_unfit_are_excluded(submit, cluster: Cluster, tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    results.mkdir()
+    record(results, "node1", "a GPU is missing", fatal=True, run="other", job="7", now=time.time())
+    _, directory, jobs = submit("--nodes", 2, "--phase", 1, "--set", "phase1.steps=100000")
+    assert "#SBATCH --exclude=node1\n" in directory.phase(1).script.read_text()
+    cluster.wait_queue(jobs[0], "RUNNING", timeout=30)
+    assert cluster.run(["squeue", "-h", "-j", jobs[0], "-o", "%N"]).stdout.strip() == "node[2-3]"
+    cluster.run(["scancel", jobs[0]])
+
+
 def test_a_running_run_is_seen_cancelled_and_resumed(submit, cluster: Cluster, bertjobs: Bertjobs) -> None:
     _, directory, jobs = submit("--set", "phase1.steps=100000", "--phase", 1)
     cluster.wait_queue(jobs[0], "RUNNING", timeout=30)
@@ -94,7 +107,7 @@ def test_an_image_without_pyxis_is_refused_before_anything_is_queued(
     assert not (tmp_path / "results").exists()
 
 
-def test_sbatch_s_own_words_are_shown_and_nothing_stays(
+def test_a_partition_that_is_not_there_is_named_and_nothing_stays(
     cluster: Cluster, bertjobs: Bertjobs, speeches_data: Path, tmp_path: Path
 ) -> None:
     done = bertjobs(
@@ -102,13 +115,13 @@ def test_sbatch_s_own_words_are_shown_and_nothing_stays(
         environ=cluster.environment,
     )
     assert done.returncode == 64
-    assert "sbatch refused: sbatch: error: invalid partition specified: nosuch" in done.stderr
+    assert "the cluster has no partition 'nosuch'" in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "results").exists()
 
 
 def test_gpus_are_asked_of_slurm(cluster: Cluster, bertjobs: Bertjobs, speeches_data: Path, tmp_path: Path) -> None:
-    """The pretended GPUs are allocated; that torch sees none is told in one clear error."""
+    """The pretended GPUs are allocated; that nobody sees them is a fault of the nodes, and told in one clear error."""
     done = bertjobs(
         *("submit", "--recipe", "dgxa100-80g", "--nodes", 2, "--phase", 1, "--model", "bert-nano"),
         *("--data", speeches_data, "--recipes", _any_vocabulary(tmp_path)),
@@ -120,9 +133,11 @@ def test_gpus_are_asked_of_slurm(cluster: Cluster, bertjobs: Bertjobs, speeches_
     assert cluster.wait(job, timeout=120) == "FAILED"
     allocated = cluster.run(["sacct", "-nXP", "-o", "AllocTRES,ExitCode", "-j", job]).stdout
     assert "gres/gpu=16" in allocated
-    assert "|64:0" in allocated
+    assert "|70:0" in allocated
     log = (tmp_path / "results" / "dgxa100-80g" / "phase1" / "logs" / f"{job}-0.out").read_text()
-    assert "needs GPU 0 of its node, and torch sees 0" in log
+    assert "training would be useless" in log
+    assert "0 of 8 GPUs seen" in log
+    assert {suspect.node for suspect in suspects(tmp_path / "results", time.time())} == {"node1", "node2"}
     assert "Traceback" not in log
 
 

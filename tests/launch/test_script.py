@@ -68,6 +68,18 @@ def test_an_sbatch_option_of_two_lines_is_refused(option: str) -> None:
         SlurmOptions(partition=option).lines()
 
 
+def test_a_site_s_options_come_first_so_that_those_given_win() -> None:
+    options = SlurmOptions("gpu", extra=("--qos=high",), site=("--partition=cpu", "--mem=0"))
+    assert options.lines() == ["--partition=cpu", "--mem=0", "--partition=gpu", "--qos=high"]
+
+
+def test_a_site_s_variables_are_passed_into_containers_by_name(spec: RunSpec) -> None:
+    options = SlurmOptions(environment=("WANDB_API_KEY", "NCCL_DEBUG"))
+    line = "export BERTJOBS_ENVIRONMENT=WANDB_API_KEY,NCCL_DEBUG"
+    assert line in rendered_head(replace(spec, image="x.sqsh"), 1, options).splitlines()
+    assert "BERTJOBS_ENVIRONMENT" not in rendered_head(spec, 1, options), "without a container all are passed"
+
+
 def test_phases_wait_for_any_end_of_the_one_before() -> None:
     script = Path("/x/run.sub")
     assert sbatch_command(script, "17") == ["sbatch", "--parsable", "--dependency=afterany:17", "/x/run.sub"]
@@ -152,6 +164,17 @@ def test_the_srun_line_with_an_image(run_by_hand) -> None:
     )
     assert code == 0, stderr
     check_golden("srun-container.txt", words)
+
+
+def test_further_variables_reach_the_inside_of_a_container_where_they_are_set(run_by_hand) -> None:
+    code, stderr, words = run_by_hand(
+        RECIPE="dgx1-32g", IMAGE="x.sqsh", BERTJOBS_ENVIRONMENT="WANDB_API_KEY,UNSET_ONE", WANDB_API_KEY="s3cr3t"
+    )
+    assert code == 0, stderr
+    (line,) = [word for word in words.splitlines() if word.startswith("--container-env=")]
+    assert "WANDB_API_KEY" in line.removeprefix("--container-env=").split(",")
+    assert "UNSET_ONE" not in line
+    assert "s3cr3t" not in words
 
 
 def test_an_image_file_is_named_by_its_full_path(run_by_hand) -> None:

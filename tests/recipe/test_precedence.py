@@ -47,6 +47,26 @@ def test_a_run_setting_takes_the_strongest_layer(tmp_path: Path) -> None:
     assert said(resolved(both, environ=environ, sets=sets, seed="5"), "seed") == (5, "flag --seed")
 
 
+def test_a_site_is_stronger_than_the_default_and_weaker_than_all_else(tmp_path: Path) -> None:
+    own = tmp_path / "own.yml"
+    own.write_text("recipes: {dgx1-32g: {results: /mine}}")
+    site = {"results": "/lustre/runs", "mounts": "/a:/a,/b:/b:ro"}
+    builtin, both = load_catalogue([builtin_file()]), load_catalogue([builtin_file(), own])
+
+    def results(
+        catalogue: Catalogue, recipe: str = "dgx1-32g", environ: dict[str, str] | None = None
+    ) -> tuple[Any, str]:
+        flags = {"recipe": recipe}
+        return said(resolve(catalogue, flags=flags, environ=environ or {}, site=site, site_origin="site a"), "results")
+
+    assert results(builtin) == ("/lustre/runs", "site a")
+    assert results(both) == ("/mine", f"{own}: recipes.dgx1-32g")
+    assert results(builtin, environ={"RESULTS": "/env"}) == ("/env", "environment RESULTS")
+    assert results(builtin, "laptop") == ("results", "default"), "no cluster's machine"
+    spec = resolve(builtin, flags={"recipe": "dgx1-32g"}, environ={}, site=site).spec
+    assert spec.mounts == ("/a:/a", "/b:/b:ro")
+
+
 def test_a_phase_setting_takes_the_strongest_layer(tmp_path: Path) -> None:
     own = tmp_path / "own.yml"
     own.write_text("recipes: {dgx1-32g: {phases: {1: {lr: 2e-3}}}}")

@@ -157,3 +157,27 @@ def test_compressed_gradients_train_nearly_the_same(trial: Trial, tmp_path: Path
     assert compressed.weights(1) != whole.weights(1)
     for line, expected in zip(compressed.metrics(1), whole.metrics(1), strict=True):
         assert line["loss_nats"] == pytest.approx(expected["loss_nats"], rel=0.02)
+
+
+def test_a_job_that_crashes_again_where_it_began_is_not_started_a_third_time(
+    stopped: Trial, alone: Callable[..., Ended], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = stopped.having(BERTJOBS_JOB="7")
+    with monkeypatch.context() as patch:
+        patch.setattr("bertjobs.train.loop.train_step", lambda *_: 1 / 0)
+        assert alone(job, 1).code == 70
+        refused = alone(job.having(BERTJOBS_ATTEMPT=1), 1)
+    assert refused.code == 64
+    assert "job 7 is not started again" in refused.err
+    assert "began at step 25 too" in refused.err
+    assert alone(job, 1).code == 0, "by hand it may go on"
+
+
+def test_an_attempt_that_could_not_write_its_end_is_told_by_slurm(stopped: Trial, alone: Callable[..., Ended]) -> None:
+    job = stopped.having(BERTJOBS_JOB="7", STEPS_THIS_RUN=1)
+    assert alone(job, 1).code == 75
+    lines = stopped.directory.journal.read_text().splitlines()
+    stopped.directory.journal.write_text("".join(f"{line}\n" for line in lines[:-1]))  # as if it had been killed
+    assert alone(job.having(BERTJOBS_ATTEMPT=1, BERTJOBS_LAST_STATE="NODE_FAIL"), 1).code == 75
+    ends = [event for event in stopped.directory.events() if event["event"] == "ended" and event["job"] == "7"]
+    assert [(end["attempt"], end["cause"]) for end in ends] == [(0, "node failed"), (1, "STEPS_THIS_RUN")]

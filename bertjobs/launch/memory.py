@@ -1,0 +1,256 @@
+"""GPU memory that a micro-batch needs: arithmetic from the shapes, an estimate and not a measurement.
+
+The method is that of Korthikanti et al. (arXiv 2205.05198, section 4): add up what each operation keeps for its
+backward pass. Their layer keeps s b h (34 + 5 a s / h) bytes; ours differs in three places. Attention is a fused kernel
+that keeps no matrix of s x s (Dao et al., arXiv 2205.14135), but its inputs, its output and a float32 a head and token.
+Under autocast the residual stream is float32, so a LayerNorm keeps 4 bytes an element and not 2. And query, key and
+value each cast the stream for themselves. Bytes a token and layer, with hidden size H, inner size F and A heads::
+
+                                               bf16, fp16      fp32, tf32
+    input of query, key and value                 3 x 2H             4H
+    query, key, value                             3 x 2H         3 x 4H
+    attention: output, log-sum-exp               2H + 4A        4H + 4A
+    input of the inner projection                     2H             4H
+    GELU: input and output                        2 x 2F         2 x 4F
+    two dropout masks                              2 x H          2 x H
+    two LayerNorms: input, mean, deviation    2 (4H + 8)     2 (4H + 8)
+
+To these come the embeddings' own LayerNorm and mask, and the heads, of which the masked-LM one runs on masked tokens
+alone. With activation checkpointing (Chen et al., arXiv 1604.06174) a layer keeps its input, 4H, and one layer at a
+time is computed again.
+
+Beside the activations there are, for P parameters: float32 weights and gradients (4P each), two float32 moments (8P, or
+with sharded states about 8P / ranks: whole tensors are dealt out), under autocast 2 bytes for each element of a
+projection's matrix; and what the backward pass works in: the logits' gradients, or one layer's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from bertjobs.recipe.spec import ModelSpec, PhaseSpec, RunSpec
+
+AUTOCAST = ("bf16", "fp16")
+
+FIXED_GB = 2.0
+"""Assumed on each GPU: CUDA's context and kernels, NCCL's buffers, cuBLAS's workspaces, the optimizer's temporaries."""
+
+ESTIMATE_MARGIN = 0.10
+"""How far an estimate may be off, as a share of it: the allocator's fragments, and kernels that pad or copy."""
+
+MEASURED_MARGIN = 0.03
+"""The same where an earlier run's peak is known."""
+
+FITS, TIGHT, TOO_LARGE = "fits", "tight", "does not fit"
+
+
+@dataclass(frozen=True)
+class Need:
+    """What training takes of one GPU, in GB (10^9 bytes).
+
+    ``activations`` and ``logits`` are kept from the forward to the backward pass; ``workspace`` is what the backward
+    pass works in, with `FIXED_GB`.
+    """
+
+    weights: float
+    gradients: float
+    moments: float
+    autocast_copies: float
+    activations: float
+    logits: float
+    workspace: float
+
+    @property
+    def total(self) -> float:
+        return sum(asdict(self).values())
+
+
+@dataclass(frozen=True)
+class Peak:
+    """What an earlier run has measured: the most memory its tensors took, in GB, and with which micro-batch."""
+
+    run: str
+    micro_batch: int
+    tensors_gb: float
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Whether a phase's micro-batch fits its GPU.
+
+    Attributes:
+        need: by what takes it, always the estimate.
+        need_gb: in all: measured where ``source`` says so, else ``need.total``.
+        of_gb: the GPU's memory, as its maker writes it.
+        verdict: "fits" or "does not fit" with the margin of error on the safe side, else "tight".
+        source: how sure that is, in words.
+        micro_batch, gradient_steps: the largest micro-batch that is estimated to fit, and GRADIENT_STEPS for it;
+            0 and 0 where not even one sequence fits.
+    """
+
+    need: Need
+    need_gb: float
+    of_gb: float
+    verdict: str
+    source: str
+    micro_batch: int
+    gradient_steps: int
+
+    def words(self) -> str:
+        """``44 of 80 GB: fits``."""
+        return f"{self.need_gb:.3g} of {self.of_gb:g} GB: {self.verdict}"
+
+    def as_json(self) -> dict[str, Any]:
+        """For programs; memory in GB."""
+        return {**asdict(self), "need": {**asdict(self.need), "total": self.need.total}}
+
+
+def parameter_count(model: ModelSpec, vocab_size: int) -> int:
+    """Parameters of the BERT with both heads; the masked-LM head's matrix is the word embeddings' and counts once."""
+    hidden = model.hidden_size
+    embeddings = (vocab_size + model.max_position_embeddings + model.type_vocab_size + 2) * hidden
+    biases_and_norms = 9 * hidden + model.intermediate_size  # q, k, v, 2 outputs, 2 LayerNorms; inner projection
+    layer = _layer_matrices(model) + biases_and_norms
+    heads = 2 * hidden**2 + 4 * hidden + vocab_size + 2 * hidden + 2
+    return embeddings + model.num_hidden_layers * layer + heads
+
+
+def matrix_elements(model: ModelSpec, vocab_size: int) -> int:
+    """Elements of all projections' matrices, which autocast copies."""
+    hidden = model.hidden_size
+    return model.num_hidden_layers * _layer_matrices(model) + 2 * hidden**2 + 2 * hidden + vocab_size * hidden
+
+
+def _layer_matrices(model: ModelSpec) -> int:
+    return 4 * model.hidden_size**2 + 2 * model.hidden_size * model.intermediate_size
+
+
+def layer_bytes(model: ModelSpec, precision: str, mask_bytes: int = 1) -> int:
+    """Bytes that one layer keeps of one token: the table at the top.
+
+    ``mask_bytes`` is what torch keeps for an element of a dropout mask: 1 on a GPU.
+    """
+    hidden, inner = model.hidden_size, model.intermediate_size
+    casts, size = (3, 2) if precision in AUTOCAST else (1, 4)
+    products = size * ((casts + 3 + 1 + 1) * hidden + 2 * inner)
+    masks = 2 * hidden * mask_bytes if model.hidden_dropout_prob else 0
+    return products + 4 * model.num_attention_heads + masks + 2 * (4 * hidden + 8)
+
+
+def activation_bytes(
+    model: ModelSpec,
+    *,
+    sequences: int,
+    length: int,
+    masked_tokens: int,
+    precision: str,
+    activation_checkpointing: bool,
+    mask_bytes: int = 1,
+) -> int:
+    """Bytes kept from the forward to the backward pass, without the logits.
+
+    Args:
+        sequences: of the micro-batch.
+        length: tokens of each, with padding.
+        masked_tokens: predicted ones, in the whole micro-batch.
+        precision: fp32, tf32, bf16 or fp16.
+        mask_bytes: as in `layer_bytes`.
+    """
+    hidden, tokens = model.hidden_size, sequences * length
+    autocast = precision in AUTOCAST
+    size = 2 if autocast else 4
+    mask = hidden * mask_bytes if model.hidden_dropout_prob else 0
+    embeddings = 4 * hidden + 8 + mask + 2 * 8  # and the ids, which are int64
+    layer = 4 * hidden if activation_checkpointing else layer_bytes(model, precision, mask_bytes)
+    # Without a cast, the pooler's input is a view that keeps the whole of the last layer's output.
+    last = 0 if autocast else 4 * hidden
+    mlm_head = size * 3 * hidden + 4 * hidden + 8
+    return (
+        tokens * (embeddings + model.num_hidden_layers * layer + last)
+        + masked_tokens * mlm_head
+        + sequences * 2 * size * hidden
+    )
+
+
+def logits_bytes(vocab_size: int, masked_tokens: int) -> int:
+    """Bytes kept of the masked-LM head's output: log-probabilities, float32 in every precision."""
+    return 4 * vocab_size * masked_tokens
+
+
+def memory_need(spec: RunSpec, phase: PhaseSpec, vocab_size: int, micro_batch: int) -> Need:
+    """What one GPU needs for a micro-batch of so many sequences, all of full length with all their predictions."""
+    model, tokens, masked = spec.model, micro_batch * phase.sequence_length, micro_batch * phase.max_predictions
+    parameters = parameter_count(model, vocab_size)
+    activations = activation_bytes(
+        model,
+        sequences=micro_batch,
+        length=phase.sequence_length,
+        masked_tokens=masked,
+        precision=spec.precision,
+        activation_checkpointing=spec.activation_checkpointing,
+    )
+    size = 2 if spec.precision in AUTOCAST else 4
+    # Gradients: of the inner projection's both sides, and of the stream and its two branches in float32.
+    of_a_layer = tokens * (2 * size * model.intermediate_size + 3 * 4 * model.hidden_size)
+    if spec.activation_checkpointing:
+        of_a_layer += tokens * layer_bytes(model, spec.precision)
+    of_the_logits = 2 * logits_bytes(vocab_size, masked)
+    parts = {
+        "weights": 4 * parameters,
+        "gradients": 4 * parameters,
+        "moments": 8 * _owned_parameters(spec, parameters, vocab_size),
+        "autocast_copies": 2 * matrix_elements(model, vocab_size) if spec.precision in AUTOCAST else 0,
+        "activations": activations,
+        "logits": logits_bytes(vocab_size, masked),
+        "workspace": max(of_a_layer, of_the_logits) + FIXED_GB * 1e9,
+    }
+    return Need(**{name: count / 1e9 for name, count in parts.items()})
+
+
+def _owned_parameters(spec: RunSpec, parameters: int, vocab_size: int) -> float:
+    """Parameters whose moments the fullest rank holds: whole tensors are dealt out, the word embeddings the largest."""
+    if not spec.optimizer.shard_states:
+        return parameters
+    return max(parameters / spec.world_size, vocab_size * spec.model.hidden_size)
+
+
+def fit(spec: RunSpec, phase: PhaseSpec, vocab_size: int, peaks: Mapping[int, Peak] | None = None) -> Fit | None:
+    """Whether a phase's micro-batch fits its GPU, and which is the largest that does.
+
+    Args:
+        vocab_size: tokens; 0: not known yet.
+        peaks: by phase, what an earlier run of this shape has measured; used for the micro-batch that it had.
+
+    Returns:
+        None where nothing is known: on CPUs, without the GPU's memory or the vocabulary.
+    """
+    memory = spec.system.gpu_memory_gb
+    if not spec.gpus or not memory or not vocab_size:
+        return None
+    need = memory_need(spec, phase, vocab_size, phase.micro_batch)
+    peak = (peaks or {}).get(phase.phase)
+    if peak and peak.micro_batch == phase.micro_batch:
+        total, margin, source = peak.tensors_gb + FIXED_GB, MEASURED_MARGIN, f"measured in run {peak.run}"
+    else:
+        total, margin, source = need.total, ESTIMATE_MARGIN, f"estimate, not measured: +-{ESTIMATE_MARGIN:.0%}"
+    divisors = [n for n in range(phase.rank_batch, 0, -1) if phase.rank_batch % n == 0]
+    needs = ((n, memory_need(spec, phase, vocab_size, n).total) for n in divisors)
+    largest = next((n for n, gb in needs if verdict(gb, memory, ESTIMATE_MARGIN) == FITS), 0)
+    return Fit(
+        need=need,
+        need_gb=total,
+        of_gb=memory,
+        verdict=verdict(total, memory, margin),
+        source=source,
+        micro_batch=largest,
+        gradient_steps=phase.rank_batch // largest if largest else 0,
+    )
+
+
+def verdict(need_gb: float, memory_gb: float, margin: float) -> str:
+    """`FITS` or `TOO_LARGE` where that is so at both ends of the error, else `TIGHT`."""
+    if need_gb * (1 + margin) <= memory_gb:
+        return FITS
+    return TIGHT if need_gb * (1 - margin) <= memory_gb else TOO_LARGE
