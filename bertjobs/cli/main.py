@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from bertjobs import __version__
-from bertjobs.cli import data, init, plan, recipes, report, runs
+from bertjobs.cli import data, doctor, init, plan, recipes, report, runs
 from bertjobs.errors import EXIT_BAD_INPUT, BertjobsError, nearest
 
 
@@ -54,7 +54,7 @@ def build_parser() -> Parser:
     )
     parser.add_argument("--version", action="version", version=f"bertjobs {__version__}")
     verbs = parser.add_subparsers(metavar="VERB", required=True)
-    for module in (init, recipes, data, plan, runs, report):
+    for module in (init, recipes, data, plan, runs, doctor, report):
         module.register(verbs)
     return parser
 

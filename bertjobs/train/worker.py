@@ -17,7 +17,8 @@ from bertjobs.model.bert import BertForPreTraining
 from bertjobs.recipe.spec import RunSpec
 from bertjobs.train.affinity import bind_near_gpu
 from bertjobs.train.job import Job, record, resolve_job
-from bertjobs.train.node_check import Disk, UnfitNodesError, look_at_nodes, measure_network, settle
+from bertjobs.train.node_check import Disk, UnfitNodesError, settle
+from bertjobs.train.node_measure import look_at_nodes, measure_network
 from bertjobs.train.phase import train_phase
 from bertjobs.train.placement import Placement, read_placement
 from bertjobs.train.precision import (

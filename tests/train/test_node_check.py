@@ -20,7 +20,6 @@ from bertjobs.errors import EXIT_FAILURE, BertjobsError
 from bertjobs.launch.local import free_port
 from bertjobs.run.nodes import FILE, suspects
 from bertjobs.train.node_check import (
-    LOOK_S,
     NOISE_S,
     SENT_BYTES,
     Clock,
@@ -32,15 +31,12 @@ from bertjobs.train.node_check import (
     Problem,
     UnfitNodesError,
     granted,
-    link_of,
-    look_at_nodes,
-    measure_network,
     parse_gpus,
-    partners,
     problems,
     settle,
     visible,
 )
+from bertjobs.train.node_measure import LOOK_S, link_of, look_at_nodes, measure_network, partners
 from bertjobs.train.placement import Placement, read_placement
 from bertjobs.train.ranks import FirstRankFailedError, Ranks, joined
 from tests.conftest import wait_until

@@ -1,0 +1,41 @@
+"""`bertjobs doctor`: why a run does not go on."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from typing import Any
+
+from bertjobs.cli.runs import add_run_argument, opened
+
+
+def register(subparsers: Any) -> None:
+    """Add `doctor` to the command line."""
+    parser = subparsers.add_parser(
+        "doctor",
+        help="say why a run does not go on, what shows it, and what to type next",
+        description="One verdict on a run from its logs, journal, metrics and checkpoints and from Slurm: what is the "
+        "matter, the lines that say so (the first failing rank first), and the next command to type.",
+        allow_abbrev=False,
+    )
+    add_run_argument(parser)
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.set_defaults(handler=_doctor)
+
+
+def _doctor(args: argparse.Namespace) -> int:
+    from bertjobs.launch.doctor import diagnose
+    from bertjobs.launch.environment import quote
+    from bertjobs.launch.evidence import Accounts, collect
+
+    directory = opened(args)
+    target = quote(args.run) + (f" --results {quote(args.results)}" if args.results else "")
+    evidence = collect(directory, Accounts(os.environ), target, time.time())
+    verdict = diagnose(evidence)
+    if args.json:
+        print(json.dumps({"run": evidence.spec.run, **verdict.as_json()}, indent=2))
+    else:
+        print(f"run {evidence.spec.run}\n\n{verdict.text()}")
+    return 0
