@@ -35,26 +35,35 @@ def assert_same_step(found: dict[str, Tensor], expected: dict[str, Tensor]) -> N
         torch.testing.assert_close(found[name], expected[name].to(found[name].dtype), atol=1e-6, rtol=1e-6, msg=name)
 
 
-def test_four_micro_batches_give_the_step_of_one(data: DataManifest, whole: dict[str, Tensor]) -> None:
-    cut = one_step(data.folder, Ranks(read_placement({})), GLOBAL_BATCH // 4)
+@pytest.mark.parametrize("micro_batches", [4, 8])
+def test_several_micro_batches_give_the_step_of_one(
+    data: DataManifest, whole: dict[str, Tensor], micro_batches: int
+) -> None:
+    cut = one_step(data.folder, Ranks(read_placement({})), GLOBAL_BATCH // micro_batches)
     assert len(set(cut["masked"].tolist())) > 1, "the micro-batches must hold different numbers of masked tokens"
     assert int(cut["masked"].sum()) == int(whole["masked"])
     assert_same_step(cut, whole)
 
 
-def test_two_ranks_give_the_step_of_one(data: DataManifest, whole: dict[str, Tensor], tmp_path: Path) -> None:
-    port = free_port()
-    command = [sys.executable, "-m", "tests.train.one_step", str(data.folder), "2", str(tmp_path / "step")]
+@pytest.mark.parametrize(("size", "micro_batch"), [(2, 2), (2, 1), (4, 1)])
+def test_several_ranks_give_the_step_of_one(
+    data: DataManifest, whole: dict[str, Tensor], tmp_path: Path, size: int, micro_batch: int
+) -> None:
+    port, ranks = free_port(), range(size)
+    words = [str(data.folder), str(micro_batch), str(tmp_path / "step")]
+    command = [sys.executable, "-m", "tests.train.one_step", *words]
+    own = {"WORLD_SIZE": str(size), "MASTER_PORT": str(port)}
     processes = [
         subprocess.Popen(
             command,
             cwd=ROOT,
-            env={**os.environ, "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_PORT": str(port)},
+            env={**os.environ, **own, "RANK": str(rank), "LOCAL_RANK": str(rank)},
         )
-        for rank in range(2)
+        for rank in ranks
     ]
-    assert [process.wait(timeout=PATIENCE_S) for process in processes] == [0, 0]
-    first, second = (load_file(tmp_path / f"step-{rank}") for rank in range(2))
-    assert first["masked"].sum() != second["masked"].sum(), "the ranks must hold different numbers of masked tokens"
-    for step in (first, second):
+    assert [process.wait(timeout=PATIENCE_S) for process in processes] == [0] * size
+    steps = [load_file(tmp_path / f"step-{rank}") for rank in ranks]
+    masked = {int(step["masked"].sum()) for step in steps}
+    assert len(masked) > 1, "the ranks must hold different numbers of masked tokens"
+    for step in steps:
         assert_same_step(step, whole)
