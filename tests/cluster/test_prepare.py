@@ -264,11 +264,9 @@ def test_a_node_that_fails_twice_is_left_out(
     assert hashes(run.output) == expected
 
 
-def test_a_node_that_is_the_only_one_is_used_again(cluster: Cluster, corpus: Path, tmp_path: Path) -> None:
-    (tmp_path / "corpus").mkdir()
-    shutil.copy(corpus.parent / "vocab.txt", tmp_path)
-    shutil.copy(corpus / "00.txt", tmp_path / "corpus")
-    shutil.copy(corpus / "01.txt", tmp_path / "corpus")
+def test_a_node_that_is_the_only_one_is_used_again(
+    cluster: Cluster, corpus: Path, expected: dict[str, str], tmp_path: Path
+) -> None:
     run = Run(cluster, tmp_path / "data", sbatch=("nodelist=node2",))
 
     def kill_twice() -> None:
@@ -277,7 +275,8 @@ def test_a_node_that_is_the_only_one_is_used_again(cluster: Cluster, corpus: Pat
             with suppress(AssertionError):  # a task that had just written its marker has not failed
                 wait_for(lambda times=times: run.count("failed in job") > times, seconds=6)
 
-    assert run(options(tmp_path / "corpus", run.output), kill_twice)
+    assert run(options(corpus, run.output), kill_twice)
+    assert hashes(run.output) == expected
     assert run.count("node node2 is left out") == run.count("node2: used again") == 1
 
 
