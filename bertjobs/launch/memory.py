@@ -30,6 +30,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from bertjobs.recipe.size import matrix_elements, parameter_count
 from bertjobs.recipe.spec import ModelSpec, PhaseSpec, RunSpec
 
 AUTOCAST = ("bf16", "fp16")
@@ -105,26 +106,6 @@ class Fit:
     def as_json(self) -> dict[str, Any]:
         """For programs; memory in GB."""
         return {**asdict(self), "need": {**asdict(self.need), "total": self.need.total}}
-
-
-def parameter_count(model: ModelSpec, vocab_size: int) -> int:
-    """Parameters of the BERT with both heads; the masked-LM head's matrix is the word embeddings' and counts once."""
-    hidden = model.hidden_size
-    embeddings = (vocab_size + model.max_position_embeddings + model.type_vocab_size + 2) * hidden
-    biases_and_norms = 9 * hidden + model.intermediate_size  # q, k, v, 2 outputs, 2 LayerNorms; inner projection
-    layer = _layer_matrices(model) + biases_and_norms
-    heads = 2 * hidden**2 + 4 * hidden + vocab_size + 2 * hidden + 2
-    return embeddings + model.num_hidden_layers * layer + heads
-
-
-def matrix_elements(model: ModelSpec, vocab_size: int) -> int:
-    """Elements of all projections' matrices, which autocast copies."""
-    hidden = model.hidden_size
-    return model.num_hidden_layers * _layer_matrices(model) + 2 * hidden**2 + 2 * hidden + vocab_size * hidden
-
-
-def _layer_matrices(model: ModelSpec) -> int:
-    return 4 * model.hidden_size**2 + 2 * model.hidden_size * model.intermediate_size
 
 
 def layer_bytes(model: ModelSpec, precision: str, mask_bytes: int = 1) -> int:

@@ -15,6 +15,7 @@ from bertjobs.launch.problem import Problem, RefusedError, caught
 from bertjobs.launch.queue import NOT_ASKED, Queue, queue_problems
 from bertjobs.launch.slurm import Slurm
 from bertjobs.recipe.lockfile import difference, read_lockfile
+from bertjobs.recipe.size import checkpoint_bytes
 from bertjobs.recipe.spec import RunSpec
 from bertjobs.run.directory import RunDirectory, check_writable
 
@@ -289,9 +290,9 @@ def results_problems(spec: RunSpec) -> list[Problem]:
 
 
 def checkpoints_bytes(spec: RunSpec) -> int:
-    """Bytes that a run's checkpoints take at most: float32 weights and two moments, as many as are kept, and one more
-    while it is written. Without a vocabulary yet, less than that."""
-    one = 3 * 4 * memory.parameter_count(spec.model, spec.model.vocab_size)
+    """Bytes that a run's checkpoints take at most: as many as are kept, and one more while it is written. Without a
+    vocabulary yet, less than that."""
+    one = checkpoint_bytes(spec.model, spec.model.vocab_size)
     return one * (spec.keep_checkpoints * len(spec.phases) + 1)
 
 

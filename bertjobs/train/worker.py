@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from bertjobs.errors import EXIT_CONTINUE, EXIT_DONE, EXIT_FAILURE, BertjobsError, InputError
-from bertjobs.model.bert import BertForPreTraining
+from bertjobs.recipe.size import checkpoint_bytes
 from bertjobs.recipe.spec import RunSpec
 from bertjobs.train.affinity import bind_near_gpu
 from bertjobs.train.job import Job, record, resolve_job
@@ -127,7 +127,7 @@ def open_device(job: Job, placement: Placement, ranks: Ranks, environ: Mapping[s
         InputError: as in `choose_device`.
     """
     spec, results = job.spec, Path(job.spec.results)
-    disks = disks_of(spec)
+    disks = [Disk(spec.results, checkpoint_bytes(spec.model, spec.model.vocab_size), shared=True)]
     settle(ranks, look_at_nodes(ranks, placement, spec.gpus, disks, environ), placement, results, spec.run)
     device = ranks.in_turn(lambda: choose_device(spec, placement))
     if device.type == "cuda" and (words := bind_near_gpu(placement.local_rank, placement.tasks_per_node, environ)):
@@ -139,13 +139,6 @@ def open_device(job: Job, placement: Placement, ranks: Ranks, environ: Mapping[s
         torch.set_num_threads(int(environ.get("OMP_NUM_THREADS") or 1))
     use_precision(spec.precision)
     return device
-
-
-def disks_of(spec: RunSpec) -> list[Disk]:
-    """Where a run writes: there must be room for one checkpoint, of weights and two moments."""
-    with torch.device("meta"):
-        elements = sum(parameter.numel() for parameter in BertForPreTraining(spec.model).parameters())
-    return [Disk(spec.results, 12 * elements, shared=True)]
 
 
 def choose_device(spec: RunSpec, placement: Placement) -> torch.device:

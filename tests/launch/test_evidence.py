@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,7 +18,7 @@ from bertjobs.recipe.lockfile import lockfile
 from bertjobs.recipe.resolve import resolve
 from bertjobs.run.directory import RunDirectory
 
-Tool = Callable[[str, str], None]
+from .conftest import Tool
 
 
 def said(text: str) -> tuple[Said, ...]:
@@ -136,19 +135,6 @@ def directory(tmp_path: Path) -> RunDirectory:
         made.record("started", world_size=2, **names)
         made.record("ended", cause=cause, exit_code=70, error="error: told by the journal", **names)
     return made
-
-
-@pytest.fixture
-def tool(tmp_path: Path) -> Tool:
-    """Writes a stand-in for one of Slurm's commands; those not written are absent."""
-    (tmp_path / "bin").mkdir()
-
-    def write(name: str, text: str) -> None:
-        file = tmp_path / "bin" / name
-        file.write_text(f"#!/bin/bash\n{text}\n")
-        file.chmod(0o755)
-
-    return write
 
 
 def collected(directory: RunDirectory, tmp_path: Path) -> Evidence:

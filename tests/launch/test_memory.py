@@ -19,14 +19,13 @@ from bertjobs.launch.memory import (
     activation_bytes,
     fit,
     logits_bytes,
-    matrix_elements,
     memory_need,
-    parameter_count,
     verdict,
 )
 from bertjobs.model.bert import IGNORED_LABEL, BertForPreTraining
 from bertjobs.recipe.catalogue import builtin_file, load_catalogue
 from bertjobs.recipe.resolve import resolve
+from bertjobs.recipe.size import matrix_elements, parameter_count
 from bertjobs.recipe.spec import ModelSpec, RunSpec
 
 CATALOGUE = load_catalogue([builtin_file()])

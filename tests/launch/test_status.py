@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,7 +21,7 @@ from bertjobs.recipe.resolve import resolve
 from bertjobs.recipe.spec import RunSpec
 from bertjobs.run.directory import RunDirectory
 
-Tool = Callable[[str, str], None]
+from .conftest import Tool
 
 
 @pytest.fixture
@@ -41,19 +40,6 @@ def directory(spec: RunSpec) -> RunDirectory:
         made.phase(number).create()
         made.record("submitted", backend="slurm", phase=number, job=job)
     return made
-
-
-@pytest.fixture
-def tool(tmp_path: Path) -> Tool:
-    """Writes a stand-in for one of Slurm's commands; those not written are absent."""
-    (tmp_path / "bin").mkdir()
-
-    def write(name: str, text: str) -> None:
-        file = tmp_path / "bin" / name
-        file.write_text(f"#!/bin/bash\n{text}\n")
-        file.chmod(0o755)
-
-    return write
 
 
 @pytest.fixture

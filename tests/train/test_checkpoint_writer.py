@@ -5,14 +5,12 @@ from __future__ import annotations
 import errno
 import json
 import os
-import resource
 import stat
 import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +43,7 @@ from .checkpoints import (
     write,
     writers,
 )
+from .conftest import files_of_at_most
 
 MEGABYTE = 1_000_000
 REPOSITORY = Path(__file__).parents[2]
@@ -239,17 +238,6 @@ def test_a_vocabulary_that_cannot_be_read_is_found_before_training(tmp_path: Pat
     (tmp_path / "words.txt").unlink()
     with pytest.raises(InputError, match=r"words\.txt"):
         writer.reserve(*trained())
-
-
-@contextmanager
-def files_of_at_most(size: int) -> Iterator[None]:
-    """The system refuses to let a file grow beyond ``size`` bytes."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.mark.usefixtures("small_parts")

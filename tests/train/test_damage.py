@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import resource
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import pytest
 
 from bertjobs.run.checkpoints import MANIFEST, steps, verify
 
-from .conftest import Ended, Trial, truncate
+from .conftest import Ended, Trial, files_of_at_most, truncate
 
 FILES = ["model.safetensors", "training_state-00000-of-00001.safetensors", "training_state.json", "vocab.txt", MANIFEST]
 
@@ -95,17 +93,6 @@ def test_a_done_file_that_cannot_be_read_is_named(done: Trial, alone: Callable[.
     assert end.code == 70
     assert str(done.phase(1).done_file) in end.err
     assert "Traceback" not in end.err
-
-
-@contextmanager
-def files_of_at_most(size: int) -> Iterator[None]:
-    """A disk that takes no more: the system refuses to let a file grow beyond ``size`` bytes."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_a_full_disk_leaves_the_checkpoints_before(stopped: Trial, alone: Callable[..., Ended]) -> None:
