@@ -36,13 +36,13 @@ def preflight(
     Raises:
         InputError: all that stops it.
     """
-    found = problems(spec, backend, slurm, queue, peaks)
+    data, found = _inspect(spec, backend, slurm, queue, peaks)
     errors = [problem for problem in found if not problem.is_warning]
     if len(errors) == 1:
         raise InputError(errors[0].what, where=errors[0].where, hint=errors[0].hint)
-    if errors:
+    if errors or data is None:
         raise RefusedError(errors)
-    return DataManifest.read(Path(spec.data)), found
+    return data, found
 
 
 def problems(
@@ -57,6 +57,13 @@ def problems(
         queue: what is asked of it.
         peaks: memory that an earlier run measured, by phase.
     """
+    return _inspect(spec, backend, slurm, queue, peaks)[1]
+
+
+def _inspect(
+    spec: RunSpec, backend: str, slurm: Slurm, queue: Queue, peaks: Mapping[int, Peak] | None
+) -> tuple[DataManifest | None, list[Problem]]:
+    """The data, None where there are none, and all `problems`."""
     data, found = data_problems(spec)
     sized = data.sized(spec) if data else spec
     found = [
@@ -69,7 +76,7 @@ def problems(
         *memory_problems(sized, peaks),
         *(queue_problems(spec, queue) if backend == "slurm" else []),
     ]
-    return list(dict.fromkeys(found))
+    return data, list(dict.fromkeys(found))
 
 
 def check_new_run(spec: RunSpec) -> None:
