@@ -7,26 +7,20 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from types import TracebackType
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from bertjobs.data.ids_shard import SPECIALS
-from bertjobs.data.masking import mask_flat, prediction_counts, sample_keys, word_begins
+from bertjobs.data.masked_text import NOT_SCORED, Int64s, MaskedText, Masking, UInt64s, int64_tensor, masked_text
+from bertjobs.data.packed_batches import PackedBatch, make_packed_batch
+from bertjobs.data.packing import Limits, pack
 from bertjobs.data.sequences import Layout
 from bertjobs.data.shard_set import Selection, ShardSet
 from bertjobs.data.shards import FIXED_EPOCH
 from bertjobs.data.stream import SampleOrder, StreamState, arrange
 
-Array = NDArray[Any]
-Int64s = NDArray[np.int64]
-UInt64s = NDArray[np.uint64]
-
-NOT_SCORED = -1
-MASKED_SHARE = 0.15
 _PLANNED = 4096  # sequences whose order and places are looked up at a time, of one epoch
 
 
@@ -71,57 +65,7 @@ class Batch:
         return Batch(*(tensor.pin_memory() for tensor in self.tensors()))
 
 
-@dataclass(frozen=True)
-class PackedBatch:
-    """A micro-batch without padding, for attention over sequences of different lengths.
-
-    Attributes:
-        input_ids, token_type_ids, labels: as in `Batch`, int64 ``[tokens]``, one sequence after the other.
-        cumulative_lengths: int32 ``[sequences + 1]``, where each sequence starts and the last one stops.
-        max_length: tokens of the longest.
-        next_sentence_labels: as in `Batch`, ``[sequences]``.
-    """
-
-    input_ids: Tensor
-    token_type_ids: Tensor
-    labels: Tensor
-    cumulative_lengths: Tensor
-    max_length: int
-    next_sentence_labels: Tensor
-
-
-@dataclass(frozen=True)
-class Masking:
-    """How labels are made.
-
-    Attributes:
-        kind: "dynamic" (drawn from seed, epoch and row) or "static" (as stored).
-        seed: of the dynamic draws.
-        max_predictions, ratio: of the dynamic draws; see ``masking.prediction_counts``.
-        whole_word: dynamic draws take all pieces of a word together.
-    """
-
-    kind: str
-    seed: int
-    max_predictions: int
-    ratio: float = MASKED_SHARE
-    whole_word: bool = False
-
-    def keys(self, epochs: Int64s | int, rows: Int64s) -> UInt64s | None:
-        """The keys of some rows' draws in their epochs; None where the masks are stored."""
-        return sample_keys(self.seed, epochs, rows) if self.kind == "dynamic" else None
-
-
-@dataclass(frozen=True)
-class _MaskedText:
-    """The tokens of A and B of some rows, flat, masked, and what is to be predicted.
-
-    ``scored`` and ``labels``, both ``[masks]``, are places in ``ids`` and their original ids.
-    """
-
-    ids: Array
-    scored: Int64s
-    labels: Array
+MicroBatch = Batch | PackedBatch
 
 
 def make_batch(shards: ShardSet, chosen: Selection, keys: UInt64s | None, masking: Masking) -> Batch:
@@ -136,66 +80,38 @@ def make_batch(shards: ShardSet, chosen: Selection, keys: UInt64s | None, maskin
         InputError: a shard is damaged; names it.
     """
     layout = Layout.padded(chosen.a_lengths, chosen.lengths)
-    text = _masked_text(shards, chosen, keys, masking, layout.offsets)
+    text = masked_text(shards, chosen, keys, masking, layout.offsets)
     second, real = layout.segments_of_padded()
     return Batch(
-        _tensor(layout.input_ids(text.ids, shards.vocabulary).reshape(real.shape)),
-        _tensor(second),
-        _tensor(real),
-        _tensor(_labels(layout, text).reshape(real.shape)),
-        _tensor(chosen.is_random_next),
+        int64_tensor(layout.input_ids(text.ids, shards.vocabulary).reshape(real.shape)),
+        int64_tensor(second),
+        int64_tensor(real),
+        int64_tensor(_labels(layout, text).reshape(real.shape)),
+        int64_tensor(chosen.is_random_next),
     )
 
 
-def make_packed_batch(shards: ShardSet, chosen: Selection, keys: UInt64s | None, masking: Masking) -> PackedBatch:
-    """The batch that `make_batch` makes, without padding."""
-    layout = Layout.packed(chosen.a_lengths, chosen.lengths)
-    text = _masked_text(shards, chosen, keys, masking, layout.offsets)
-    return PackedBatch(
-        _tensor(layout.input_ids(text.ids, shards.vocabulary)),
-        _tensor(layout.segments_of_packed()),
-        _tensor(_labels(layout, text)),
-        torch.from_numpy(layout.row_starts.astype(np.int32)),
-        int(chosen.lengths.max()) + SPECIALS,
-        _tensor(chosen.is_random_next),
-    )
-
-
-def _masked_text(
-    shards: ShardSet, chosen: Selection, keys: UInt64s | None, masking: Masking, offsets: Int64s
-) -> _MaskedText:
-    if (masking.kind == "static") != shards.static:
-        raise ValueError(f"shards {'with' if shards.static else 'without'} masks, masking {masking.kind!r}")
-    ids = shards.text(chosen)
-    if keys is None:
-        return _MaskedText(ids, *shards.stored_masks(chosen))
-    counts = prediction_counts(chosen.lengths + SPECIALS, masking.ratio, masking.max_predictions)
-    vocabulary = shards.vocabulary
-    begins = word_begins(vocabulary.continues[ids], offsets, chosen.a_lengths) if masking.whole_word else None
-    masked, is_chosen = mask_flat(ids, offsets, counts, keys, vocabulary.mask_id, vocabulary.size, begins)
-    scored = np.flatnonzero(is_chosen)
-    return _MaskedText(masked, scored, ids[scored])
-
-
-def _labels(layout: Layout, text: _MaskedText) -> Int64s:
+def _labels(layout: Layout, text: MaskedText) -> Int64s:
     labels = np.full(layout.row_starts[-1], NOT_SCORED, dtype=np.int64)
     labels[layout.text[text.scored]] = text.labels
     return labels
 
 
-def _tensor(array: Array) -> Tensor:
-    return torch.from_numpy(array.astype(np.int64, copy=False))
-
-
 class BatchStream:
     """One rank's micro-batches, optimizer step after optimizer step, without end.
 
-    Iterating gives a list of ``Batch`` a step. What a step holds is a pure function of (seed, step); the
-    threads only build it earlier. Close it, or use it in ``with``.
+    Iterating gives a list of ``Batch`` a step, or of ``PackedBatch`` with ``packing``: of the same sequences with the
+    same masks. What a step holds is a pure function of (seed, step); the threads only build it earlier. Close it, or
+    use it in ``with``.
+
+    The packs of a global batch do not depend on the ranks: pack k is micro-step ``k // world_size`` of rank
+    ``k % world_size``. Where they do not divide by the ranks, the last ranks' last packs are all tail, so that all
+    ranks take as many micro-steps.
 
     Args:
-        global_batch: sequences a step over all ranks, a multiple of ``world_size * micro_batch``.
-        micro_batch: sequences in one batch.
+        global_batch: sequences a step over all ranks; without ``packing`` a multiple of ``world_size * micro_batch``.
+        micro_batch: sequences in one padded batch.
+        packing: limits of packed micro-batches; None pads.
         start: where to begin, the very beginning if None. Where it was written with other shards skipped, the
             stream goes on at its place in the epoch's order: no row is read a second time.
         num_workers: threads that build batches ahead, up to the next step; 0 builds them when asked.
@@ -210,6 +126,7 @@ class BatchStream:
         *,
         global_batch: int,
         micro_batch: int,
+        packing: Limits | None = None,
         rank: int = 0,
         world_size: int = 1,
         start: StreamState | None = None,
@@ -220,6 +137,7 @@ class BatchStream:
     ) -> None:
         self._shards, self._masking = shards, masking
         self._global_batch, self._micro_batch = global_batch, micro_batch
+        self._packing = packing
         self._rank, self._world_size = rank, world_size
         self._pin = pin_memory
         self._manifest_sha256, self._skipped = manifest_sha256, skipped
@@ -228,8 +146,8 @@ class BatchStream:
         self._first = self._order.number(start.epoch, start.place) - start.step * global_batch
         self._step = start.step  # the first that is not planned
         self._pool = ThreadPoolExecutor(num_workers, "batches") if num_workers else None
-        self._planned: deque[list[Callable[[], Batch]]] = deque()
-        self._ahead: deque[list[Future[Batch]]] = deque()
+        self._planned: deque[list[Callable[[], MicroBatch]]] = deque()
+        self._ahead: deque[list[Future[MicroBatch]]] = deque()
 
     def state(self, step: int) -> StreamState:
         """Where the stream stands once ``step`` global batches have been read, whatever is built ahead."""
@@ -241,10 +159,10 @@ class BatchStream:
         rows = self._order.samples(self._first + step * self._global_batch, self._global_batch)[1]
         return self._shards.names(rows)
 
-    def __iter__(self) -> Iterator[list[Batch]]:
+    def __iter__(self) -> Iterator[list[MicroBatch]]:
         return self
 
-    def __next__(self) -> list[Batch]:
+    def __next__(self) -> list[MicroBatch]:
         if self._pool is None:
             return [build() for build in self._next_builders()]
         while len(self._ahead) < 2:
@@ -265,7 +183,7 @@ class BatchStream:
     ) -> None:
         self.close()
 
-    def _next_builders(self) -> list[Callable[[], Batch]]:
+    def _next_builders(self) -> list[Callable[[], MicroBatch]]:
         if not self._planned:
             self._plan()
         return self._planned.popleft()
@@ -276,19 +194,47 @@ class BatchStream:
         steps = max(1, min(_PLANNED, self._order.kept) // size)
         epochs, rows = self._order.samples(self._first + self._step * size, steps * size)
         self._step += steps
-        lengths = self._shards.lengths(rows).reshape(steps, size)
-        dealt = arrange(lengths, self._world_size, self._micro_batch)[:, :, self._rank]
-        own = (dealt + np.arange(steps)[:, None, None] * size).ravel()
+        dealt = self._padded(rows) if self._packing is None else self._packed(rows, self._packing)
+        own = np.concatenate([part for step in dealt for part in step])
         chosen = self._shards.select(rows[own])
         keys = self._masking.keys(epochs[own], chosen.rows)
-        parts = [slice(start, start + self._micro_batch) for start in range(0, len(own), self._micro_batch)]
-        builders = [self._builder(chosen[part], None if keys is None else keys[part]) for part in parts]
-        a_step = len(builders) // steps
-        self._planned.extend(builders[start : start + a_step] for start in range(0, len(builders), a_step))
+        start = 0
+        for step in dealt:
+            builders = []
+            for part in step:
+                piece = slice(start, start := start + len(part))
+                builders.append(self._builder(chosen[piece], None if keys is None else keys[piece]))
+            self._planned.append(builders)
 
-    def _builder(self, chosen: Selection, keys: UInt64s | None) -> Callable[[], Batch]:
-        def build() -> Batch:
-            batch = make_batch(self._shards, chosen, keys, self._masking)
+    def _padded(self, rows: Int64s) -> list[list[Int64s]]:
+        """The places in ``rows`` of this rank's padded micro-batches, step by step."""
+        lengths = self._shards.lengths(rows).reshape(-1, self._global_batch)
+        dealt = arrange(lengths, self._world_size, self._micro_batch)[:, :, self._rank]
+        dealt += np.arange(0, len(rows), self._global_batch)[:, None, None]
+        return [list(step) for step in dealt]
+
+    def _packed(self, rows: Int64s, limits: Limits) -> list[list[Int64s]]:
+        """The places in ``rows`` of this rank's packs, step by step; none for a pack that is all tail."""
+        lengths = self._shards.lengths(rows) + SPECIALS
+        if lengths.min() <= SPECIALS or lengths.max() > limits.max_length:
+            self._shards.select(rows)  # raises, and names the shard
+        predictions = self._masking.predictions(self._shards, rows)
+        dealt = []
+        for start in range(0, len(rows), self._global_batch):
+            step = slice(start, start + self._global_batch)
+            packs = [start + places for places in pack(lengths[step], predictions[step], limits)]
+            missing = -len(packs) % self._world_size
+            packs += [np.zeros(0, dtype=np.int64)] * missing
+            dealt.append(packs[self._rank :: self._world_size])
+        return dealt
+
+    def _builder(self, chosen: Selection, keys: UInt64s | None) -> Callable[[], MicroBatch]:
+        def build() -> MicroBatch:
+            batch: MicroBatch
+            if self._packing is None:
+                batch = make_batch(self._shards, chosen, keys, self._masking)
+            else:
+                batch = make_packed_batch(self._shards, chosen, keys, self._masking, self._packing)
             return batch.pin_memory() if self._pin else batch
 
         return build

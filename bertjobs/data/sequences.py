@@ -43,9 +43,11 @@ class Layout:
         return cls._of(np.arange(len(lengths) + 1) * width, a_lengths, lengths)
 
     @classmethod
-    def packed(cls, a_lengths: Int64s, lengths: Int64s) -> Layout:
-        """Rows one after the other, without padding."""
-        return cls._of(offsets_of(lengths + SPECIALS), a_lengths, lengths)
+    def packed(cls, a_lengths: Int64s, lengths: Int64s, size: int) -> Layout:
+        """Rows one after the other in an array of ``size``, without padding but behind the last."""
+        row_starts = offsets_of(lengths + SPECIALS)
+        row_starts[-1] = size
+        return cls._of(row_starts, a_lengths, lengths)
 
     @classmethod
     def _of(cls, row_starts: Int64s, a_lengths: Int64s, lengths: Int64s) -> Layout:
@@ -72,10 +74,15 @@ class Layout:
         real = column < (self.lengths + SPECIALS).astype(np.int32)[:, None]
         return real & (column > self.a_lengths.astype(np.int32)[:, None] + 1), real
 
-    def segments_of_packed(self) -> Int64s:
-        """1 on B and its [SEP], 0 elsewhere, of packed rows: ``[tokens]``."""
-        ends = _alternating(self.a_lengths + 2, self.lengths - self.a_lengths + 1)
-        return np.repeat(np.arange(len(ends)) & 1, ends)
+    def segments_of_packed(self) -> tuple[Int64s, Int64s]:
+        """1 on B and its [SEP], 0 elsewhere, and places in the row, 0 behind the last one: both ``[size]``."""
+        size, lengths = self.row_starts[-1], self.lengths + SPECIALS
+        end = int(lengths.sum())
+        second, positions = np.zeros((2, size), dtype=np.int64)
+        halves = _alternating(self.a_lengths + 2, self.lengths - self.a_lengths + 1)
+        second[:end] = np.repeat(np.arange(len(halves)) & 1, halves)
+        positions[:end] = np.arange(end) - np.repeat(self.row_starts[:-1], lengths)
+        return second, positions
 
 
 def _alternating(first: Int64s, second: Int64s) -> Int64s:

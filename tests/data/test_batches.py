@@ -19,7 +19,6 @@ from bertjobs.data.batches import (
     BatchStream,
     Masking,
     make_batch,
-    make_packed_batch,
     token_counts,
     unigram_cross_entropy,
     validation_batches,
@@ -28,8 +27,6 @@ from bertjobs.data.manifest import DataManifest
 from bertjobs.data.shard_set import ShardSet
 from bertjobs.data.stream import StreamState
 from bertjobs.errors import InputError
-
-from .hand_written import write_folder
 
 Row = tuple[tuple[int, ...], ...]
 
@@ -247,28 +244,6 @@ def test_unigram_cross_entropy_by_hand(train: ShardSet, held_out: ShardSet) -> N
     assert unigram_cross_entropy(train, batches) == pytest.approx(expected, rel=1e-9)
     with pytest.raises(ValueError, match="no masked token"):
         unigram_cross_entropy(train, [])
-
-
-@pytest.mark.parametrize("static", [False, True])
-def test_packed_batches_hold_what_padded_ones_do(tmp_path: Path, static: bool) -> None:
-    data, _ = write_folder(tmp_path, (9, 14), static=static)
-    shards = ShardSet.load(data, 1, "train")
-    chosen = shards.select(np.array([20, 3, 11, 0, 9]))
-    masking = Masking("static" if static else "dynamic", 3, 8)
-    padded, packed = (
-        make(shards, chosen, masking.keys(2, chosen.rows), masking) for make in (make_batch, make_packed_batch)
-    )
-    real = padded.attention_mask.bool()
-    for name in ("input_ids", "token_type_ids", "labels"):
-        found = getattr(packed, name)
-        assert found.dtype == torch.int64
-        assert torch.equal(found, getattr(padded, name)[real])
-    assert torch.equal(packed.next_sentence_labels, padded.next_sentence_labels)
-    lengths = real.sum(1)
-    assert packed.cumulative_lengths.dtype == torch.int32
-    assert packed.cumulative_lengths.tolist() == [0, *lengths.cumsum(0).tolist()]
-    assert packed.max_length == int(lengths.max())
-    assert (packed.labels >= 0).any()
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="page-locked memory needs a GPU")

@@ -163,11 +163,11 @@ class Slurm:
             try:
                 jobs = executor.map_array(run_share, *zip(*calls, strict=True))
             except submitit.core.utils.FailedJobError as error:
-                raise _refusal(str(error).strip()) from error
+                raise refusal(str(error).strip()) from error
         return [job.job_id for job in jobs]
 
 
-def _refusal(said: str) -> BertjobsError:
+def refusal(said: str) -> BertjobsError:
     """sbatch's words as an error."""
     if re.search(r"(Max|Grp)Submit", said):
         return NotNow(f"sbatch cannot queue more jobs: {said}", hint="wait for other jobs of yours to end")
