@@ -8,8 +8,10 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bertjobs.cli.prepare_queue import add_place_arguments, queue_prepare, slurm_options
 from bertjobs.cli.shards import add_verbs
 from bertjobs.data.corpus.source import HELP
 from bertjobs.errors import InputError
@@ -53,8 +55,8 @@ def _add_prepare(verbs: Any) -> None:
     )
     needed.add_argument("--output", metavar="DIR", required=True, default=argparse.SUPPRESS, help="folder to make")
     _add_what(parser.add_argument_group("what is made"))
-    _add_where(parser.add_argument_group("where it runs"))
-    parser.set_defaults(handler=_prepare)
+    add_place_arguments(parser)
+    parser.set_defaults(handler=lambda args: _prepare(parser, args))
 
 
 def _add_corpus(group: Any) -> None:
@@ -95,25 +97,6 @@ def _add_what(group: Any) -> None:
     option("--seed", metavar="N", type=int, default=42, help="equal input and seed give equal bytes")
 
 
-def _add_where(group: Any) -> None:
-    option = group.add_argument
-    option("--processes", metavar="N", type=int, default=0, help="on this machine; 0: one a core")
-    option("--slurm", action="store_true", help="on the cluster, as job arrays; the options below are theirs")
-    option("--jobs", metavar="N", type=int, default=16, help="array elements a stage at most")
-    option("--cpus", metavar="N", type=int, default=1, help="of each job, which runs as many tasks at a time")
-    for name, meaning in (
-        ("partition", "to run in"),
-        ("account", "to charge"),
-        ("qos", "quality of service"),
-        ("time", "limit of each job, as sbatch takes it, such as 2:00:00"),
-        ("memory", "of each job, such as 4G; a task needs less than 0.5G"),
-    ):
-        option(f"--{name}", metavar=name.upper(), default=argparse.SUPPRESS, help=f"{meaning} (default: the cluster's)")
-    option("--sbatch", metavar="NAME=VALUE", action="append", default=argparse.SUPPRESS,
-           help="another option of sbatch, or several")  # fmt: skip
-    option("--attempts", metavar="N", type=int, default=3, help="how often a task may fail")
-
-
 def _add_vocab(verbs: Any) -> None:
     parser = verbs.add_parser(
         "vocab",
@@ -131,27 +114,32 @@ def _add_vocab(verbs: Any) -> None:
     parser.set_defaults(handler=_vocab)
 
 
-def _prepare(args: argparse.Namespace) -> int:
-    from bertjobs.data.manifest import DataManifest
+def _prepare(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
+    from bertjobs.data.manifest import MANIFEST_NAME, DataManifest
     from bertjobs.data.prepare import PrepareOptions, ThisMachine, parse_phases, prepare
+    from bertjobs.data.prepare.queue_job import release_own_lock
 
     given: dict[str, Any] = {field.name: getattr(args, field.name, None) for field in fields(PrepareOptions)}
     given |= {"corpora": tuple(args.corpus), "vocabulary": args.vocab, "phases": parse_phases(args.phases)}
+    options = PrepareOptions(**given)
+    if args.queue and not args.slurm:
+        raise InputError("--queue is for a cluster", where="--queue", hint="add --slurm")
+    if args.queue and not (Path(args.output) / MANIFEST_NAME).exists():  # else nothing is left to do
+        return queue_prepare(parser, args, options)
+    release_own_lock(Path(args.output), os.environ)
     started, progress = time.monotonic(), _ProgressLine()
-    with _slurm(args, progress.say) if args.slurm else ThisMachine(_processes(args.processes)) as runner:
-        made = prepare(PrepareOptions(**given), progress, runner)
+    with _arrays(args, progress.say) if args.slurm else ThisMachine(_processes(args.processes)) as runner:
+        made = prepare(options, progress, runner)
     if not made:
         print(f"{args.output} is complete already: these settings, this corpus, this vocabulary")
     _print_summary(DataManifest.read(args.output), time.monotonic() - started if made else None)
     return 0
 
 
-def _slurm(args: argparse.Namespace, say: Callable[[str], None]) -> SlurmArrays:
-    from bertjobs.data.prepare.sbatch import SlurmOptions
+def _arrays(args: argparse.Namespace, say: Callable[[str], None]) -> SlurmArrays:
     from bertjobs.data.prepare.slurm import SlurmArrays
 
-    given: dict[str, Any] = {field.name: getattr(args, field.name, field.default) for field in fields(SlurmOptions)}
-    return SlurmArrays(SlurmOptions(**given | {"sbatch": tuple(given["sbatch"])}), os.environ, say)
+    return SlurmArrays(slurm_options(args), os.environ, say)
 
 
 def _processes(given: int) -> int:

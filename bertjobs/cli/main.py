@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from bertjobs import __version__
-from bertjobs.cli import data, doctor, init, plan, recipes, report, runs
+from bertjobs.cli import completion, data, doctor, init, plan, recipes, rehearse, report, runs
 from bertjobs.errors import EXIT_BAD_INPUT, BertjobsError, nearest
 
 
@@ -54,14 +54,16 @@ def build_parser() -> Parser:
     )
     parser.add_argument("--version", action="version", version=f"bertjobs {__version__}")
     verbs = parser.add_subparsers(metavar="VERB", required=True)
-    for module in (init, recipes, data, plan, runs, doctor, report):
+    for module in (init, recipes, data, plan, rehearse, runs, doctor, report, completion):
         module.register(verbs)
     return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
-    args = build_parser().parse_args(arguments)
+    parser = build_parser()
+    completion.answer(parser)
+    args = parser.parse_args(arguments)
     try:
         return args.handler(args)
     except BertjobsError as error:

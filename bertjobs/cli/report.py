@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import json
+import math
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from bertjobs.cli.runs import add_run_argument, opened
 from bertjobs.errors import BertjobsError
 
 if TYPE_CHECKING:
-    from bertjobs.report.summary import Summary
+    from bertjobs.report.summary import PhaseSummary, Summary
     from bertjobs.run.directory import RunDirectory
 
 
@@ -30,6 +33,7 @@ def register(subparsers: Any) -> None:
         default=None,
         help="judge only: end with exit code 70 unless the held-out masked-LM loss is this far below the unigram line",
     )
+    parser.add_argument("--json", action="store_true", help="print the summary as JSON")
     parser.set_defaults(handler=_report)
 
 
@@ -47,12 +51,60 @@ def finish(directory: RunDirectory) -> str:
 def _report(args: argparse.Namespace) -> int:
     from bertjobs.report.summary import summarise
 
-    directory = opened(args)
-    if args.require_learnt is not None:
-        print(_judge(summarise(directory), args.require_learnt))
+    directory, margin = opened(args), args.require_learnt
+    if margin is not None:
+        summary = summarise(directory)
+        if args.json:
+            print(_json(summary, None))
+        verdict = _judge(summary, margin)
+        if not args.json:
+            print(verdict)
+    elif args.json:
+        from bertjobs.report.write import write_report
+
+        report = write_report(directory)
+        print(_json(report.summary, str(report.path)))
     else:
         print(finish(directory))
     return 0
+
+
+def _json(summary: Summary, page: str | None) -> str:
+    """The summary for programs; times in seconds, losses in nats, accuracies 0 to 1."""
+    spec = summary.spec
+    content = {
+        "run": spec.run,
+        "recipe": spec.recipe,
+        "model": spec.model.name,
+        "world_size": spec.world_size,
+        "phases": [_phase_json(phase) for phase in summary.phases],
+        "attempts": [asdict(attempt) for attempt in summary.attempts],
+        "report": page,
+    }
+    return json.dumps(content, indent=2)
+
+
+def _phase_json(phase: PhaseSummary) -> dict[str, Any]:
+    held_out = phase.held_out
+    line = {**asdict(held_out), "below_unigram_nats": held_out.below_unigram_nats} if held_out else {}
+    return {
+        "phase": phase.spec.phase,
+        "steps_done": phase.steps_done,
+        "steps": phase.spec.steps,
+        "done": phase.done,
+        "start_loss_nats": _finite(phase.start_loss_nats),
+        "end_loss_nats": _finite(phase.end_loss_nats),
+        "held_out": {key: _finite(value) for key, value in line.items()} or None,
+        "sequences_per_s": phase.sequences_per_s,
+        "wall_time_s": phase.wall_time_s,
+        "attempts": phase.attempts,
+        "checkpoint": str(phase.checkpoint) if phase.checkpoint else None,
+    }
+
+
+def _finite(number: float | None) -> float | None:
+    """JSON has no NaN."""
+    return number if number is not None and math.isfinite(number) else None
 
 
 def _judge(summary: Summary, margin: float) -> str:

@@ -7,34 +7,79 @@ import json
 import os
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bertjobs.errors import InputError
+
 if TYPE_CHECKING:
+    from bertjobs.launch.status import RunStatus
     from bertjobs.recipe.site import Site
     from bertjobs.run.directory import RunDirectory
+
+WATCH_S = 5.0
+"""Seconds between two looks of ``--watch``."""
 
 
 def register(subparsers: Any) -> None:
     """Add `status`, `logs` and `cancel` to the command line."""
-    status = subparsers.add_parser(
-        "status", help="how runs stand: state, step, loss, age of the last step", allow_abbrev=False
-    )
-    add_run_argument(status, optional=True)
-    status.add_argument("--json", action="store_true", help="print JSON")
-    status.set_defaults(handler=_status)
-
-    logs = subparsers.add_parser("logs", help="show a run's newest worker log", allow_abbrev=False)
-    add_run_argument(logs)
-    logs.add_argument("--phase", type=int, metavar="N", help="of this phase (default: the newest of all)")
-    logs.add_argument("--follow", action="store_true", help="go on as it grows, until no job of the run is active")
-    logs.set_defaults(handler=_logs)
-
+    _register_status(subparsers)
+    _register_logs(subparsers)
     cancel = subparsers.add_parser(
-        "cancel", help="stop a run's jobs; workers write a checkpoint first", allow_abbrev=False
+        "cancel",
+        help="stop a run's jobs; workers write a checkpoint first",
+        description="Stop all jobs of a run that wait or run, those that wait first. Workers write a checkpoint; "
+        "`bertjobs resume` goes on from it.",
+        allow_abbrev=False,
     )
     add_run_argument(cancel)
+    _add_json(cancel)
     cancel.set_defaults(handler=_cancel)
+
+
+def _register_status(subparsers: Any) -> None:
+    status = subparsers.add_parser(
+        "status",
+        help="how runs stand: state, step, loss, age of the last step; of one run, its jobs and attempts too",
+        description="Without RUN, a table of all runs, a row a phase. With RUN, its jobs and attempts in the order of "
+        "time, and each phase: why it waits, its last step and checkpoint, its expected end. What is known comes from "
+        "sacct and squeue, and from the run's folder where these are silent.",
+        allow_abbrev=False,
+    )
+    add_run_argument(status, optional=True)
+    status.add_argument(
+        "--watch",
+        nargs="?",
+        const=str(WATCH_S),
+        metavar="SECONDS",
+        help=f"show it again every so often (default: {WATCH_S:g}) until no job waits or runs",
+    )
+    _add_json(status)
+    status.set_defaults(handler=_status)
+
+
+def _register_logs(subparsers: Any) -> None:
+    logs = subparsers.add_parser(
+        "logs",
+        help="show a run's newest worker log",
+        description="Show the worker log that was written last, of all or of those that the options leave. Lines of "
+        "other ranks than rank 0 begin with `rank N:`.",
+        allow_abbrev=False,
+    )
+    add_run_argument(logs)
+    logs.add_argument("--phase", type=int, metavar="N", help="of this phase")
+    logs.add_argument("--job", metavar="ID", help="of this job")
+    logs.add_argument("--attempt", type=int, metavar="K", help="of this attempt: 0 is a job's first start")
+    logs.add_argument("--rank", type=int, metavar="N", help="only the lines of this rank")
+    logs.add_argument("--follow", action="store_true", help="go on as it grows, until no job of the run is active")
+    logs.add_argument("--list", action="store_true", help="list the log files instead")
+    _add_json(logs, "list the log files as JSON")
+    logs.set_defaults(handler=_logs)
+
+
+def _add_json(parser: argparse.ArgumentParser, text: str = "print JSON") -> None:
+    parser.add_argument("--json", action="store_true", help=text)
 
 
 def add_run_argument(parser: argparse.ArgumentParser, *, optional: bool = False) -> None:
@@ -82,38 +127,92 @@ def opened(args: argparse.Namespace) -> RunDirectory:
 
 def _status(args: argparse.Namespace) -> int:
     from bertjobs.launch.slurm import Slurm
-    from bertjobs.launch.status import all_runs, run_status, status_text
+    from bertjobs.launch.watch import Watch
 
-    slurm = Slurm(os.environ)
-    runs = [opened(args)] if args.run else all_runs(results_folder(args))
-    rows = [row for run in runs for row in run_status(run, slurm, time.time())]
-    if args.json:
-        print(json.dumps([row.as_json() for row in rows], indent=2))
-    elif rows:
-        print(status_text(rows))
-    else:
-        print(f"no runs below {results_folder(args)}; start one with: bertjobs submit --recipe NAME")
+    watch = Watch(Slurm(os.environ))
+    if args.watch is None:
+        _show_status(args, watch.look(_directories(args)))
+        return 0
+    every_s = _seconds(args)
+    for runs in watch.until_ended(lambda: _directories(args), every_s):
+        _show_again(args, runs)
     return 0
 
 
-def _logs(args: argparse.Namespace) -> int:
-    from bertjobs.launch.slurm import Slurm
-    from bertjobs.launch.status import follow, newest_log
+def _seconds(args: argparse.Namespace) -> float:
+    """Of ``--watch SECONDS``; in ``--watch RUN`` it is the run."""
+    try:
+        seconds = float(args.watch)
+    except ValueError:
+        if args.run is None:
+            args.run = args.watch
+            return WATCH_S
+        seconds = 0.0
+    if not 1 <= seconds < float("inf"):
+        raise InputError(f"{args.watch!r} is no number of seconds of 1 or more", where="--watch")
+    return seconds
 
-    directory = opened(args)
-    if not args.follow:
-        sys.stdout.write(newest_log(directory, args.phase).read_text(errors="replace"))
+
+def _directories(args: argparse.Namespace) -> list[RunDirectory]:
+    from bertjobs.launch.status import all_runs
+
+    return [opened(args)] if args.run else all_runs(results_folder(args))
+
+
+def _show_status(args: argparse.Namespace, runs: Sequence[RunStatus]) -> None:
+    from bertjobs.launch.status_text import run_text, status_text
+
+    rows = [row for run in runs for row in run.phases]
+    if args.json:
+        # One line each where they follow each other.
+        print(json.dumps([row.as_json() for row in rows], indent=None if args.watch else 2), flush=True)
+    elif args.run:
+        print(run_text(runs[0], time.time()), flush=True)
+    elif rows:
+        print(status_text(rows), flush=True)
+    else:
+        print(f"no runs below {results_folder(args)}; start one with: bertjobs submit --recipe NAME", flush=True)
+
+
+def _show_again(args: argparse.Namespace, runs: Sequence[RunStatus]) -> None:
+    """In place on a terminal, else as a block with the time at its head."""
+    if not args.json:
+        redraw = "\x1b[H\x1b[J" if sys.stdout.isatty() else ""  # to the upper left corner, and clear what is below
+        sys.stdout.write(f"{redraw}{time.strftime('%d %b %H:%M:%S')}\n")
+    _show_status(args, runs)
+    if not args.json and not sys.stdout.isatty():
+        print(flush=True)
+
+
+def _logs(args: argparse.Namespace) -> int:
+    from bertjobs.launch.logs import Selection, follow, log_files, logs_text, whole_log
+    from bertjobs.launch.slurm import Slurm
+
+    directory, selection = opened(args), Selection(args.phase, args.job, args.attempt)
+    if args.json:
+        print(json.dumps([file.as_json() for file in log_files(directory, selection)], indent=2))
         return 0
-    for text in follow(directory, args.phase, Slurm(os.environ)):
-        sys.stdout.write(text)
-        sys.stdout.flush()
+    if args.list:
+        print(logs_text(log_files(directory, selection), time.time()))
+        return 0
+    lines = whole_log(directory, selection, args.rank)
+    if args.follow:
+        lines = follow(directory, selection, Slurm(os.environ), args.rank)
+    for line in lines:
+        sys.stdout.write(line)
+        if args.follow:
+            sys.stdout.flush()
     return 0
 
 
 def _cancel(args: argparse.Namespace) -> int:
+    from bertjobs.launch.cancel import cancel
     from bertjobs.launch.slurm import Slurm
-    from bertjobs.launch.status import cancel
 
-    stopped = cancel(opened(args), Slurm(os.environ))
-    print(f"cancelled {', '.join(stopped)}" if stopped else "nothing of this run waits or runs")
+    directory = opened(args)
+    jobs = cancel(directory, Slurm(os.environ))
+    if args.json:
+        print(json.dumps({"run": directory.name, "cancelled": jobs}, indent=2))
+    else:
+        print(f"cancelled {', '.join(jobs)}" if jobs else "nothing of this run waits or runs")
     return 0

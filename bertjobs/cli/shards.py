@@ -17,6 +17,7 @@ from bertjobs.errors import EXIT_BAD_INPUT, InputError
 if TYPE_CHECKING:
     from bertjobs.data.histogram import BinLengths
     from bertjobs.data.inspection import Inspection, Part, Sample, Scope
+    from bertjobs.data.manifest import DataManifest, Split
 
 _WIDTH = 110  # characters of a line of text
 _SHARED = "LDDL's balancer spreads what was drawn from a document over several\n  shards, so held-out numbers are " \
@@ -49,7 +50,7 @@ def _add_inspect(verbs: Any) -> None:
     option("--seed", metavar="N", type=int, default=0,
            help="of the choice of samples, and of the run whose dynamic masks are shown (default: 0)")  # fmt: skip
     option("--histogram", metavar="FILE.png", help="draw the lengths into this picture")
-    option("--json", action="store_true", help="print JSON")
+    _add_json(parser)
     parser.set_defaults(handler=_inspect)
 
 
@@ -63,6 +64,7 @@ def _add_verify(verbs: Any) -> None:
     )
     parser.add_argument("folder", metavar="FOLDER", help="a data folder")
     _add_processes(parser)
+    _add_json(parser)
     parser.set_defaults(handler=_verify)
 
 
@@ -87,12 +89,17 @@ def _add_adopt(verbs: Any) -> None:
     option("--link", choices=("symlink", "copy"), default="symlink",
            help="leave the shards where they are, or copy them (default: symlink)")  # fmt: skip
     _add_processes(parser)
+    _add_json(parser)
     parser.set_defaults(handler=_adopt)
 
 
 def _add_processes(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--processes", metavar="N", type=int, default=0,
                         help="files read at a time (default: one a core)")  # fmt: skip
+
+
+def _add_json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def _inspect(args: argparse.Namespace) -> int:
@@ -275,10 +282,15 @@ def _verify(args: argparse.Namespace) -> int:
     started = time.monotonic()
     bad = verify(data, _processes(args), _ReadingLine("verify"))
     seconds = time.monotonic() - started
+    size = sum(file.bytes for file in files)
+    if args.json:
+        content = {"folder": args.folder, "manifest_sha256": data.sha256, "files": len(files), "bytes": size,
+                   "wall_time_s": seconds, "wrong": [vars(one) for one in bad]}  # fmt: skip
+        print(json.dumps(content, indent=2))
+        return EXIT_BAD_INPUT if bad else 0
     for one in bad:
         print(f"{one.path}: expected {one.expected}, found {one.found}")
-    size = sum(file.bytes for file in files) / 1e6
-    print(f"{len(files)} shards, {size:,.1f} MB in {seconds:.1f} s; manifest sha256 {data.sha256}")
+    print(f"{len(files)} shards, {size / 1e6:,.1f} MB in {seconds:.1f} s; manifest sha256 {data.sha256}")
     if bad:
         print(f"wrong: {len(bad)} file{'s' * (len(bad) != 1)}")
         return EXIT_BAD_INPUT
@@ -302,6 +314,9 @@ def _adopt(args: argparse.Namespace) -> int:
         link=args.link,
     )  # fmt: skip
     data = adopt(options, _processes(args), _ReadingLine("adopt"))
+    if args.json:
+        print(json.dumps(_adopted(data, args), indent=2))
+        return 0
     for number, phase in sorted(data.phases.items()):
         for name in ("train", "validation"):
             split = phase.split(name)
@@ -316,6 +331,26 @@ def _adopt(args: argparse.Namespace) -> int:
     print("next: " + shell_line(["bertjobs", "data", "inspect", args.output]))
     print("next: " + shell_line(["bertjobs", "submit", "--recipe", "NAME", "--data", args.output]))
     return 0
+
+
+def _adopted(data: DataManifest, args: argparse.Namespace) -> dict[str, Any]:
+    def counts(split: Split) -> dict[str, int]:
+        size = sum(file.bytes for file in split.files)
+        return {"files": len(split.files), "bytes": size, "rows": split.rows, "tokens": split.tokens}
+
+    return {
+        "folder": args.output,
+        "manifest_sha256": data.sha256,
+        "masking": data.masking,
+        "masked_share": data.settings["masked_share"],
+        "held_out_shards": args.held_out_shards,
+        "balanced": data.settings["balanced"],
+        "phases": [
+            {"phase": number, "sequence_length": phase.sequence_length, "train": counts(phase.train),
+             "validation": counts(phase.validation)}
+            for number, phase in sorted(data.phases.items())
+        ],
+    }  # fmt: skip
 
 
 def _numbered(texts: list[str], flag: str, example: str) -> dict[int, str]:

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from bertjobs.errors import BertjobsError
+from bertjobs.launch.estimate import numbers
+from bertjobs.launch.logs import is_labelled, shown
 from bertjobs.launch.queue_reasons import Job, told_by_sacct, told_by_squeue
 from bertjobs.launch.signs import Said, batch_parts, errors_in
 from bertjobs.launch.slurm import Slurm
@@ -204,7 +206,7 @@ def _phase(
         step=last.get("step", 0),
         step_unix_s=last.get("time_unix_s"),
         alive_unix_s=max(times, default=None),
-        step_time_s=statistics.median(line["step_time_s"] for line in metrics) if metrics else None,
+        step_time_s=statistics.median(took) if (took := numbers(metrics, "step_time_s")) else None,
         checkpoint=newest.name if newest else "",
         checkpoint_unix_s=_written(newest / MANIFEST) if newest else 0.0,
         checkpoint_bytes=sum(file.stat().st_size for file in newest.iterdir()) if newest else 0,
@@ -290,6 +292,9 @@ def _spoken(file: Path, folder: PhaseDirectory, job: str, number: int) -> Attemp
 
 
 def _tail(file: Path) -> list[str]:
+    """The last lines, those of other ranks than 0 under ``rank N:``."""
     with open(file, "rb") as handle:
+        labelled = is_labelled(handle.readline().decode(errors="replace"))
         handle.seek(max(0, file.stat().st_size - TAIL_BYTES))
-        return handle.read().decode(errors="replace").splitlines()
+        lines = handle.read().decode(errors="replace").splitlines()
+    return [line for line in (shown(line, None, labelled) for line in lines) if line is not None]

@@ -1,4 +1,4 @@
-"""This machine as the place to run: one process per rank, the same worker, exit codes and signals as under Slurm."""
+"""This machine as the place to run: one process per rank; worker, exit codes, signals and log are as under Slurm."""
 
 from __future__ import annotations
 
@@ -7,14 +7,17 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from bertjobs.errors import EXIT_BAD_INPUT, EXIT_CONTINUE, EXIT_FAILURE
 from bertjobs.recipe.spec import RunSpec
 from bertjobs.run.directory import RunDirectory
 
 POLL_S = 0.2
+LOG_END_S = 5.0
 
 
 def free_port() -> int:
@@ -25,7 +28,7 @@ def free_port() -> int:
 
 
 def rank_environment(
-    environ: Mapping[str, str], spec: RunSpec, phase: int, rank: int, *, port: int, job: str
+    environ: Mapping[str, str], spec: RunSpec, phase: int, rank: int, *, port: int, job: str, attempt: int = 0
 ) -> dict[str, str]:
     """The environment of one rank; the rest it reads from the run's lockfile."""
     threads = max(1, (os.cpu_count() or 1) // spec.world_size)
@@ -42,7 +45,7 @@ def rank_environment(
         "MASTER_PORT": str(port),
         "OMP_NUM_THREADS": str(threads),
         "BERTJOBS_JOB": job,
-        "BERTJOBS_ATTEMPT": "0",
+        "BERTJOBS_ATTEMPT": str(attempt),
     }
     if spec.steps_this_run:
         values["STEPS_THIS_RUN"] = str(spec.steps_this_run)
@@ -59,6 +62,71 @@ def next_job(directory: RunDirectory) -> str:
     return f"local-{sum(1 for event in directory.events() if event['event'] == 'submitted') + 1}"
 
 
+def label(rank: int, world_size: int) -> str:
+    """What each line of a rank begins with, as ``srun --label`` has it: the rank, right-justified, and a colon."""
+    return f"{rank:>{len(str(world_size - 1))}}: "
+
+
+@contextmanager
+def labelled_log(log: Path, world_size: int) -> Iterator[list[IO[bytes]]]:
+    """For each rank a pipe whose lines are appended to ``log`` under the rank's `label`; all is written at the end.
+
+    The process at the pipe's other end is sed, in a session of its own: it outlives a launcher that is killed and a
+    terminal that is closed, so that the ranks can still write while they stop.
+    """
+    with open(log, "ab") as output:
+        labellers = [
+            subprocess.Popen(
+                ["sed", "-u", f"s/^/{label(rank, world_size)}/"],
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=output,
+                env={"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"},  # bytes, whatever they are
+                start_new_session=True,
+            )
+            for rank in range(world_size)
+        ]
+    pipes = [labeller.stdin for labeller in labellers if labeller.stdin is not None]
+    try:
+        yield pipes
+    finally:
+        for pipe in pipes:
+            pipe.close()
+        deadline = time.monotonic() + LOG_END_S
+        for labeller in labellers:
+            try:
+                labeller.wait(max(0.0, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:  # something that a rank has started is still there
+                labeller.kill()
+                labeller.wait()
+
+
+@contextmanager
+def started(
+    python: str, spec: RunSpec, phase: int, environ: Mapping[str, str], log: Path, job: str, attempt: int = 0
+) -> Iterator[list[subprocess.Popen]]:
+    """The ranks of a phase, in order, running; those that still run at the end are killed."""
+    port = free_port()
+    with labelled_log(log, spec.world_size) as pipes:
+        ranks = [
+            subprocess.Popen(
+                [python, "-m", "bertjobs.train"],
+                env=rank_environment(environ, spec, phase, rank, port=port, job=job, attempt=attempt),
+                stdout=pipe,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+            )
+            for rank, pipe in enumerate(pipes)
+        ]
+        try:
+            yield ranks
+        finally:
+            for process in ranks:
+                if process.poll() is None:
+                    process.kill()
+                process.wait()
+
+
 def run_phase(
     python: str,
     spec: RunSpec,
@@ -73,29 +141,12 @@ def run_phase(
     ``watch`` is called a few times a second. A rank that fails ends the others. Interrupting (ctrl-C) asks the ranks
     to stop after their step and to write a checkpoint.
     """
-    port = free_port()
-    with open(log, "a", encoding="utf-8") as output:
-        ranks = [
-            subprocess.Popen(
-                [python, "-m", "bertjobs.train"],
-                env=rank_environment(environ, spec, phase, rank, port=port, job=job),
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                stdin=subprocess.DEVNULL,
-            )
-            for rank in range(spec.world_size)
-        ]
-        try:
-            return _wait(ranks, watch)
-        finally:
-            for process in ranks:
-                if process.poll() is None:
-                    process.kill()
-                process.wait()
+    with started(python, spec, phase, environ, log, job) as ranks:
+        return wait_for(ranks, watch)
 
 
-def _wait(ranks: list[subprocess.Popen], watch: Callable[[], None]) -> int:
-    """Wait for all ranks; the first that fails gives the code."""
+def wait_for(ranks: Sequence[subprocess.Popen], watch: Callable[[], None]) -> int:
+    """Wait for all ranks, as in `run_phase`; the first that fails gives the code."""
     while True:
         try:
             codes = [process.poll() for process in ranks]
@@ -112,8 +163,18 @@ def _wait(ranks: list[subprocess.Popen], watch: Callable[[], None]) -> int:
                 process.send_signal(signal.SIGTERM)
 
 
-def _finish(ranks: list[subprocess.Popen]) -> None:
+def _finish(ranks: Sequence[subprocess.Popen]) -> None:
     """One rank has failed: give the others a moment to end, then kill them."""
     deadline = time.monotonic() + 2.0
     while time.monotonic() < deadline and any(process.poll() is None for process in ranks):
         time.sleep(POLL_S)
+
+
+def has_ended(process: subprocess.Popen) -> bool:
+    """Whether a process has ended. Takes no lock, as Popen's methods do, which a signal's handler would wait for."""
+    if process.returncode is not None:
+        return True
+    try:
+        return os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+    except ChildProcessError:  # waited for already
+        return True

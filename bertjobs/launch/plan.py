@@ -26,7 +26,7 @@ class Plan:
     """A run before it starts.
 
     Attributes:
-        backend: "slurm" or "local".
+        backend: "slurm", "submitit" or "local".
         data: the data's manifest, None where there is none yet.
         estimates: expected time by phase, None where nothing is known.
         fits: by phase, whether its micro-batch fits the GPU; None where nothing is known.
@@ -118,7 +118,7 @@ def arithmetic(plan: Plan) -> str:
 
 def _head(plan: Plan) -> list[tuple[str, str]]:
     spec, model = plan.spec, plan.spec.model
-    place = "Slurm" if plan.backend == "slurm" else "this machine"
+    place = "this machine" if plan.backend == "local" else "Slurm"
     device = f"{spec.gpus} x {spec.system.gpu} a node" if spec.gpus else "CPU"
     return [
         ("run", f"{spec.run}, recipe {spec.recipe}, below {spec.results}"),

@@ -3,80 +3,125 @@
 from __future__ import annotations
 
 import json
-import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bertjobs.data.manifest import DataManifest
 from bertjobs.errors import InputError
-from bertjobs.launch import memory
 from bertjobs.launch.memory import Peak
 from bertjobs.launch.problem import Problem, RefusedError, caught
 from bertjobs.launch.queue import NOT_ASKED, Queue, queue_problems
+from bertjobs.launch.queue_reasons import RUNNING, WAITING
+from bertjobs.launch.resources import container_problems, held_bytes, memory_problems, results_problems
 from bertjobs.launch.slurm import Slurm
 from bertjobs.recipe.lockfile import difference, read_lockfile
-from bertjobs.recipe.size import checkpoint_bytes
 from bertjobs.recipe.spec import RunSpec
+from bertjobs.run.checkpoints import steps
 from bertjobs.run.directory import RunDirectory, check_writable
 
 MANY_EPOCHS = 40
 """BERT itself was trained for about 40 epochs (Devlin et al., arXiv 1810.04805, A.2)."""
 
-SQUASHFS_MAGIC = b"hsqs"
+
+@dataclass(frozen=True)
+class Circumstances:
+    """What a run is checked against besides itself.
+
+    Attributes:
+        queue: what is asked of Slurm, and what it answers.
+        peaks: memory that an earlier run measured, by phase.
+        after: ids of the jobs that the first one waits for.
+        resumed: the directory of a run that is continued, None for a new one.
+    """
+
+    queue: Queue = NOT_ASKED
+    peaks: Mapping[int, Peak] | None = None
+    after: Sequence[str] = ()
+    resumed: RunDirectory | None = None
+
+
+NEW = Circumstances()
 
 
 def preflight(
-    spec: RunSpec, backend: str, slurm: Slurm, queue: Queue = NOT_ASKED, peaks: Mapping[int, Peak] | None = None
-) -> tuple[DataManifest, list[Problem]]:
-    """All checks of a new run; writes nothing, queues nothing.
+    spec: RunSpec, backend: str, slurm: Slurm, around: Circumstances = NEW
+) -> tuple[DataManifest | None, list[Problem]]:
+    """All checks of a run that is to be started; writes nothing, queues nothing.
+
+    Args:
+        spec: with absolute paths; of a run that is resumed, with the phases that are not done.
+        backend: "slurm", "submitit" or "local".
+        slurm: the cluster.
 
     Returns:
-        Its data, and what is odd but does not stop it.
+        Its data, None where a job that is waited for makes them; and what is odd but does not stop it.
 
     Raises:
         InputError: all that stops it.
     """
-    data, found = _inspect(spec, backend, slurm, queue, peaks)
-    errors = [problem for problem in found if not problem.is_warning]
-    if len(errors) == 1:
-        raise InputError(errors[0].what, where=errors[0].where, hint=errors[0].hint)
-    if errors or data is None:
-        raise RefusedError(errors)
+    data, found = inspect(spec, backend, slurm, around)
+    refuse(found)
     return data, found
 
 
-def problems(
-    spec: RunSpec, backend: str, slurm: Slurm, queue: Queue = NOT_ASKED, peaks: Mapping[int, Peak] | None = None
-) -> list[Problem]:
-    """Everything that is wrong with a new run, and what is odd about it; [] where all is well.
-
-    Args:
-        spec: with absolute paths.
-        backend: "slurm" or "local".
-        slurm: the cluster.
-        queue: what is asked of it.
-        peaks: memory that an earlier run measured, by phase.
-    """
-    return _inspect(spec, backend, slurm, queue, peaks)[1]
+def refuse(found: Sequence[Problem]) -> None:
+    """Raise InputError for those problems that are no warnings, all at once."""
+    errors = [problem for problem in found if not problem.is_warning]
+    if len(errors) == 1:
+        raise InputError(errors[0].what, where=errors[0].where, hint=errors[0].hint)
+    if errors:
+        raise RefusedError(errors)
 
 
-def _inspect(
-    spec: RunSpec, backend: str, slurm: Slurm, queue: Queue, peaks: Mapping[int, Peak] | None
+def inspect(
+    spec: RunSpec, backend: str, slurm: Slurm, around: Circumstances = NEW
 ) -> tuple[DataManifest | None, list[Problem]]:
-    """The data, None where there are none, and all `problems`."""
-    data, found = data_problems(spec)
+    """The data, None where there are none, and everything that is wrong with a run or odd about it.
+
+    The arguments are those of `preflight`.
+    """
+    awaited, found_after = after_problems(around.after, backend, slurm)
+    data, found = data_problems(spec, awaited)
     sized = data.sized(spec) if data else spec
+    resumed = around.resumed
+    is_new = resumed is None or not begun_phases(resumed)
     found = [
-        *caught(check_name, spec),
+        *(caught(check_name, spec) if resumed is None else caught(check_unchanged, spec, resumed)),
         *caught(check_backend, spec, backend, slurm),
+        *found_after,
         *found,
-        *caught(check_init_checkpoint, spec, data),
-        *(container_problems(spec) if backend == "slurm" else []),
-        *results_problems(sized),
-        *memory_problems(sized, peaks),
-        *(queue_problems(spec, queue) if backend == "slurm" else []),
+        *(caught(check_init_checkpoint, spec, data) if is_new else []),
+        *(container_problems(spec) if backend != "local" else []),
+        *results_problems(sized, held_bytes(resumed) if resumed else 0),
+        *memory_problems(sized, around.peaks),
+        *(queue_problems(spec, around.queue) if backend != "local" else []),
     ]
     return data, list(dict.fromkeys(found))
+
+
+def after_problems(jobs: Sequence[str], backend: str, slurm: Slurm) -> tuple[list[str], list[Problem]]:
+    """Which of the jobs to wait for have not ended, and what is wrong with them.
+
+    Slurm takes an id that it does not know for a job that has ended, so that a slip of the pen would start the run at
+    once: it is refused.
+    """
+    if not jobs:
+        return [], []
+    if backend == "local":
+        hint = "wait for it yourself, or queue the run with --backend slurm"
+        return [], [Problem("a run on this machine cannot wait for a Slurm job", where="--after", hint=hint)]
+    told, _ = slurm.states(jobs)
+    awaited, found = [], []
+    for job in jobs:
+        # Of an array that is named as a whole, the rows are its elements.
+        states = [state for name, state in told.items() if name == job or name.startswith(f"{job}_")]
+        if not states:
+            hint = "see squeue; a job that has ended long ago need not be waited for: leave it out"
+            found.append(Problem(f"Slurm knows no job {job}", where="--after", hint=hint))
+        elif any(state in (*RUNNING, *WAITING) for state in states):
+            awaited.append(job)
+    return awaited, found
 
 
 def check_new_run(spec: RunSpec) -> None:
@@ -116,6 +161,30 @@ def check_name(spec: RunSpec) -> None:
         )
 
 
+def begun_phases(directory: RunDirectory) -> set[int]:
+    """Numbers of the phases that hold work which other settings would spoil."""
+    return {phase.number for phase in directory.phases() if steps(phase.checkpoints) or phase.done_file.exists()}
+
+
+def check_unchanged(spec: RunSpec, directory: RunDirectory) -> None:
+    """What decides the weights must be as it was when the run's phases were begun.
+
+    Raises:
+        InputError: it is not; names the settings.
+    """
+    before = read_lockfile(directory.lockfile)
+    begun = begun_phases(directory)
+    kept = replace(before, phases=tuple(phase for phase in before.phases if phase.phase in begun))
+    if begun and (changed := difference(kept, spec)):
+        numbers = " and ".join(map(str, sorted(begun)))
+        raise InputError(
+            f"phase {numbers} of run {spec.run!r} was begun with other settings: {', '.join(changed)}",
+            where=str(directory.lockfile),
+            hint="leave them as they are, or start another run: "
+            f"bertjobs submit --recipes {directory.lockfile} --recipe {spec.recipe} --run NAME",
+        )
+
+
 def check_data(spec: RunSpec) -> DataManifest:
     """The shards must be there, whole, enough, and made with the recipe's vocabulary.
 
@@ -131,12 +200,16 @@ def check_data(spec: RunSpec) -> DataManifest:
     return data
 
 
-def data_problems(spec: RunSpec) -> tuple[DataManifest | None, list[Problem]]:
-    """The data's manifest, None where there is none, and all that is wrong with the data."""
+def data_problems(spec: RunSpec, awaited: Sequence[str] = ()) -> tuple[DataManifest | None, list[Problem]]:
+    """The data's manifest, None where there is none, and all that is wrong with the data.
+
+    Data that are not there or not whole are a warning where jobs that may make them are ``awaited``: the worker checks
+    them again.
+    """
     try:
         data = DataManifest.read(Path(spec.data))
     except InputError as error:
-        return None, [Problem(error.what, error.where, error.hint)]
+        return None, _softened([Problem(error.what, error.where, error.hint)], awaited)
     found = [
         *caught(data.check_vocabulary, spec.vocabulary),
         *caught(data.check_masking, spec.masking),
@@ -144,10 +217,18 @@ def data_problems(spec: RunSpec) -> tuple[DataManifest | None, list[Problem]]:
     ]
     for phase in spec.phases:
         whole = data.check_files if spec.on_bad_shard == "stop" else data.phase
-        found += caught(whole, phase.phase)
+        found += _softened(caught(whole, phase.phase), awaited)
     # Each of its checks stops it, so it would name only the first of the above.
     found = found or caught(check_data, spec)
     return data, found or epoch_problems(spec, data)
+
+
+def _softened(found: list[Problem], awaited: Sequence[str]) -> list[Problem]:
+    if not awaited:
+        return found
+    wait = f"job{'s' * (len(awaited) > 1)} {', '.join(awaited)}"
+    hint = f"the run waits for {wait}; where the data are not there then, its own job says so and ends"
+    return [replace(problem, hint=hint, is_warning=True) for problem in found]
 
 
 def epoch_problems(spec: RunSpec, data: DataManifest) -> list[Problem]:
@@ -230,97 +311,9 @@ def check_backend(spec: RunSpec, backend: str, slurm: Slurm) -> None:
     Raises:
         InputError: it is not.
     """
-    if backend == "slurm":
+    if backend != "local":
         slurm.check(spec.image)
     elif spec.gpus and spec.nodes > 1:
         raise InputError(f"this machine is one node, {spec.nodes} are asked for", where="nodes", hint="set --nodes 1")
     elif spec.image:
         raise InputError("a container image needs Slurm with pyxis", where="image", hint="leave IMAGE out")
-
-
-def container_problems(spec: RunSpec) -> list[Problem]:
-    """Whether the image and the mounts' sources exist; an image in a registry is not asked for.
-
-    What starts with ``/`` or ``./`` is a file to pyxis, all else a URI. Of mounts with enroot's flag ``nofail``, such
-    as those of folders that only the nodes have, nothing is asked.
-    """
-    if not spec.image:
-        return []
-    found = []
-    if spec.image.startswith(("/", "./")) or spec.image.endswith(".sqsh"):
-        found += caught(check_image, Path(spec.image))
-    for mount in spec.mounts:
-        source, target, flags = [*mount.split(":"), ""][:3]
-        if "/" in source and "nofail" not in flags.split("+") and not Path(source).exists():
-            lenient = ":".join([source, target, "+".join(filter(None, [flags, "nofail"]))])
-            hint = f"make it; where only the nodes have it, add the flag nofail: {lenient}"
-            found.append(Problem(f"nothing is at {source} to mount", where=f"mounts: {mount}", hint=hint))
-        if not target.startswith("/"):
-            found.append(Problem(f"the place of a mount must be an absolute path, not {target!r}", f"mounts: {mount}"))
-    return found
-
-
-def check_image(path: Path) -> None:
-    """An image file must be a squashfs that can be read.
-
-    Raises:
-        InputError: it is not.
-    """
-    try:
-        with open(path, "rb") as handle:
-            magic = handle.read(len(SQUASHFS_MAGIC))
-    except OSError as error:
-        hint = "make one with: enroot import docker://..., or give the image's URI"
-        raise InputError(f"the image cannot be read: {error.strerror}", where=str(path), hint=hint) from error
-    if magic != SQUASHFS_MAGIC:
-        raise InputError("the image is no squashfs file", where=str(path), hint="truncated? make or copy it again")
-
-
-def results_problems(spec: RunSpec) -> list[Problem]:
-    """Whether the results folder can be written, and has space for the checkpoints."""
-    results = Path(spec.results)
-    if found := caught(check_writable, results):
-        return found
-    folder = next(parent for parent in (results, *results.parents) if parent.exists())
-    free = shutil.disk_usage(folder).free
-    needed = checkpoints_bytes(spec)
-    if needed <= free:
-        return []
-    kept = f"{spec.keep_checkpoints} of each phase, and one being written"
-    return [
-        Problem(
-            f"the checkpoints need {needed / 1e9:.3g} GB ({kept}), {free / 1e9:.3g} GB are free",
-            where=str(folder),
-            hint="free some, keep fewer with --keep-checkpoints, or choose another folder with --results",
-        )
-    ]
-
-
-def checkpoints_bytes(spec: RunSpec) -> int:
-    """Bytes that a run's checkpoints take at most: as many as are kept, and one more while it is written. Without a
-    vocabulary yet, less than that."""
-    one = checkpoint_bytes(spec.model, spec.model.vocab_size)
-    return one * (spec.keep_checkpoints * len(spec.phases) + 1)
-
-
-def memory_problems(spec: RunSpec, peaks: Mapping[int, Peak] | None = None) -> list[Problem]:
-    """For each phase whose micro-batch does not fit the GPU, or may not (a warning), which one would."""
-    found = []
-    for phase in spec.phases:
-        fit = memory.fit(spec, phase, spec.model.vocab_size, peaks)
-        if fit is None or fit.verdict == memory.FITS:
-            continue
-        hint = (
-            f"--set phase{phase.phase}.micro_batch={fit.micro_batch}, which makes GRADIENT_STEPS={fit.gradient_steps}"
-            if fit.micro_batch
-            else "--set activation_checkpointing=true, or --set optimizer.shard_states=true, or take a smaller model"
-        )
-        found.append(
-            Problem(
-                f"phase {phase.phase}: a micro-batch of {phase.micro_batch} takes about {fit.words()} ({fit.source})",
-                where=f"{spec.system.gpu}, {spec.precision}",
-                hint=hint,
-                is_warning=fit.verdict == memory.TIGHT,
-            )
-        )
-    return found

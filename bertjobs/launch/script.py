@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from bertjobs.errors import InputError
 from bertjobs.launch.environment import export_lines, quote
 from bertjobs.recipe.spec import RunSpec
+from bertjobs.run.directory import RunDirectory
 
 MARKER = "# bertjobs: settings of a submitted run stand here\n"
 
@@ -62,14 +63,19 @@ def sbatch_lines(spec: RunSpec, phase: int, options: SlurmOptions) -> list[str]:
     return lines + options.lines()
 
 
-def render_script(template: str, spec: RunSpec, phase: int, options: SlurmOptions, python: str) -> str:
+def render_script(
+    template: str, spec: RunSpec, phase: int, options: SlurmOptions, python: str, *, chain: str = ""
+) -> str:
     """The script that ``sbatch`` is given for one phase.
 
     Paths in ``spec`` must be absolute. The recipe's values are not repeated here: the worker reads them from
-    the run's lockfile, run.yml.
+    the run's lockfile, run.yml. The phase is in the job's name only: each job works on the first of the run's phases
+    that is not done. ``chain`` names the submission that the job belongs to.
     """
     header = "".join(f"#SBATCH {line}\n" for line in sbatch_lines(spec, phase, options))
-    settings = {"RUN": spec.run, "RECIPE": spec.recipe, "PHASE": str(phase), "RESULTS": spec.results}
+    settings = {"RUN": spec.run, "RECIPE": spec.recipe, "RESULTS": spec.results}
+    settings |= {"BERTJOBS_PHASES": ",".join(str(phase.phase) for phase in spec.phases)}
+    settings |= {"BERTJOBS_CHAIN": chain} if chain else {}
     if spec.image:
         settings |= {"IMAGE": spec.image, "MOUNTS": ",".join(spec.mounts), "DATADIR": spec.data}
         settings |= {"INIT_CHECKPOINT": spec.init_checkpoint} if spec.init_checkpoint else {}
@@ -82,14 +88,42 @@ def render_script(template: str, spec: RunSpec, phase: int, options: SlurmOption
     return before + header + export_lines(settings) + after
 
 
-def sbatch_command(script: Path, dependency: str | None) -> Sequence[str]:
-    """The words of the ``sbatch`` call; ``dependency`` is the job whose end, of any kind, is waited for."""
-    return [
-        "sbatch",
-        "--parsable",
-        *([f"--dependency=afterany:{dependency}"] if dependency else []),
-        str(script),
-    ]
+@dataclass(frozen=True)
+class Submission:
+    """One job to queue.
+
+    Attributes:
+        phase: that it is named after.
+        path, script: the batch script, and where it is written.
+        after: jobs whose end, of any kind, it waits for; of those of the same submission the first phase's is
+            ``phase1`` and so on.
+    """
+
+    phase: int
+    path: Path
+    script: str
+    after: tuple[str, ...]
+
+    def command(self, jobs: Mapping[int, str]) -> list[str]:
+        """The words of the ``sbatch`` call, the jobs of earlier phases being known by their ids."""
+        ids = [jobs.get(int(name.removeprefix("phase")), name) if "phase" in name else name for name in self.after]
+        dependency = [f"--dependency=afterany:{':'.join(ids)}"] if ids else []
+        return ["sbatch", "--parsable", *dependency, str(self.path)]
+
+
+def submissions(
+    spec: RunSpec, options: SlurmOptions, python: str, *, chain: str = "", after: Sequence[str] = ()
+) -> list[Submission]:
+    """What is queued for a run, in order: a job a phase, each behind the end of the one before, the first behind
+    those of ``after``."""
+    template = run_sub().read_text(encoding="utf-8")
+    found: list[Submission] = []
+    for phase in spec.phases:
+        path = RunDirectory(Path(spec.results) / spec.run).phase(phase.phase).script
+        behind = (f"phase{found[-1].phase}",) if found else tuple(after)
+        script = render_script(template, spec, phase.phase, options, python, chain=chain)
+        found.append(Submission(phase.phase, path, script, behind))
+    return found
 
 
 def shell_line(words: Sequence[str]) -> str:

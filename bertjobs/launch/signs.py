@@ -107,7 +107,7 @@ def errors_in(lines: Iterable[str]) -> tuple[Said, ...]:
             kind = "error" if text.startswith("error: ") else "traceback"
         elif kind in ("error", "traceback") and text[:1].isspace() and (not named or said[-1][0] == int(named[1])):
             pass
-        elif kind == "traceback" and text and not named:  # the exception itself
+        elif kind == "traceback" and text and (not named or said[-1][0] == int(named[1])):  # the exception itself
             kind = "last"
         else:
             kind = ""
@@ -130,7 +130,7 @@ def batch_parts(lines: Sequence[str], newest: int) -> dict[int, tuple[int | None
         if ended := _ENDED.search(line):
             parts[int(ended[3])] = (int(ended[1]), own)
             own, repeated = [], REPEATED_LINES if int(ended[1]) else 0
-        elif line.startswith(("continuing: ", "not requeued: ")):
+        elif line.startswith(("continuing: ", "continuing elsewhere: ", "not continued: ")):
             repeated = 0
         elif repeated:
             repeated -= 1

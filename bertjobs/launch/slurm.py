@@ -5,10 +5,9 @@ from __future__ import annotations
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from bertjobs.errors import BertjobsError, InputError
-from bertjobs.launch.script import sbatch_command, shell_line
+from bertjobs.launch.script import shell_line
 
 TIMEOUT_S = 60
 NO_CONTROLLER = ("Unable to contact", "timed out", "configuration source")
@@ -58,14 +57,13 @@ class Slurm:
                 hint="ask the cluster's admin for pyxis, or leave IMAGE out",
             )
 
-    def submit(self, script: Path, dependency: str | None = None) -> str:
-        """Queue ``script``, behind the end of job ``dependency`` if given; returns the new job's id.
+    def submit(self, words: Sequence[str]) -> str:
+        """Queue a job by ``words``, a call of ``sbatch --parsable``; returns its id.
 
         Raises:
             InputError: sbatch refused; its own words are shown.
             BertjobsError: Slurm's controller gave no answer.
         """
-        words = sbatch_command(script, dependency)
         done = self._run(words)
         if done.returncode:
             said = done.stderr.strip() or done.stdout.strip() or "no reason given"

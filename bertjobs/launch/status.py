@@ -3,27 +3,32 @@
 from __future__ import annotations
 
 import os
-import signal
 import socket
-import time
-from collections.abc import Iterator, Mapping
+import statistics
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from bertjobs.errors import InputError
-from bertjobs.launch.estimate import duration
+from bertjobs.errors import BertjobsError
+from bertjobs.launch.estimate import duration, last_lines
+from bertjobs.launch.queue_reasons import RUNNING, WAITING
+from bertjobs.launch.queue_view import QueueView, Told
 from bertjobs.launch.slurm import Slurm
-from bertjobs.launch.table import columns
+from bertjobs.launch.timeline import ACTIVE, Entry, Link, jobs_in, link_of, timeline
 from bertjobs.recipe.lockfile import read_lockfile
+from bertjobs.recipe.spec import PhaseSpec, RunSpec
 from bertjobs.run.atomic import read_lines
-from bertjobs.run.checkpoints import steps
-from bertjobs.run.directory import RunDirectory
+from bertjobs.run.checkpoints import MANIFEST, read_manifest, steps
+from bertjobs.run.directory import PhaseDirectory, RunDirectory
 
-ACTIVE = ("PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "REQUEUED", "REQUEUE_HOLD", "SUSPENDED")
-FOLLOW_POLL_S = 0.5
-ASK_EVERY_S = 5.0
-"""Seconds between questions to Slurm while a log is followed: every user's go to one controller."""
+RECENT_STEPS = 20
+LATE_STEPS = 10
+LATE_S = 60.0
+"""A step is late once ten steps' time has gone by, but not within a minute: a checkpoint or a validation is written."""
+
+Lines = list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -31,13 +36,21 @@ class PhaseStatus:
     """One phase of a run.
 
     Attributes:
-        state: DONE, or the newest job's state (PENDING, RUNNING, CANCELLED, ...), or NOT STARTED.
-        job: the newest job's id, "" where none was started.
+        state: DONE, or its job's state (PENDING, RUNNING, CANCELLED, ...), or NOT STARTED.
+        job: the job that speaks for it (`bertjobs.launch.timeline.link_of`), "" where there is none.
         source: who said the state: "run directory", "sacct", "squeue" or "sacct+squeue".
         steps_done, steps: optimizer steps.
         loss_nats, sequences_per_s: of the newest step, None before the first.
         step_age_s: seconds since the newest step.
         checkpoint: the newest checkpoint's name, or "".
+        step_time_s: of a step, the median of the newest.
+        late_s: seconds without a step, where it runs and that is much longer than a step takes; else None.
+        checkpoint_age_s: seconds since the newest checkpoint was written.
+        reason: why it waits, in plain words, or "".
+        start_unix_s: when Slurm expects a waiting job to start; None where it does not say.
+        end_unix_s: when its last step is expected, None where that cannot be said.
+        end_how: how that was computed, in words.
+        timeline: the attempts at it, and the jobs that wait for it, in the order of time.
     """
 
     run: str
@@ -51,27 +64,52 @@ class PhaseStatus:
     sequences_per_s: float | None
     step_age_s: float | None
     checkpoint: str
+    step_time_s: float | None = None
+    late_s: float | None = None
+    checkpoint_age_s: float | None = None
+    reason: str = ""
+    start_unix_s: float | None = None
+    end_unix_s: float | None = None
+    end_how: str = ""
+    timeline: tuple[Entry, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
 
 
-def jobs_of(directory: RunDirectory) -> dict[int, dict[str, Any]]:
-    """The newest job of each phase: its events folded into one mapping (job, backend, pid, started, ended).
+@dataclass(frozen=True)
+class RunFiles:
+    """What a run's folder says: ``jobs`` by `jobs_in`, ``metrics`` by phase; ``undone`` are the phases without a
+    DONE.json."""
 
-    Jobs that were queued by hand are known from the worker's own events.
-    """
-    newest: dict[int, dict[str, Any]] = {}
-    for event in directory.events():
-        if "phase" not in event:
-            continue
-        job = newest.get(event["phase"])
-        if job is None or job["job"] != event["job"]:
-            job = newest[event["phase"]] = {"job": event["job"], "backend": event.get("scheduler", "slurm")}
-        job[event["event"]] = event
-        if event["event"] == "submitted":
-            job["backend"] = event["backend"]
-    return newest
+    directory: RunDirectory
+    spec: RunSpec
+    jobs: Mapping[str, Mapping[str, Any]]
+    metrics: Mapping[int, Lines]
+    undone: tuple[int, ...]
+
+    @property
+    def on_slurm(self) -> list[str]:
+        """Its jobs that Slurm knows; once all phases are done, those that may still wait."""
+        jobs = [job for job in self.jobs.values() if job["backend"] != "local"]
+        return [job["job"] for job in jobs if self.undone or "ended" not in job]
+
+
+@dataclass(frozen=True)
+class RunStatus:
+    """A run: its phases in order, its jobs, and why Slurm could not be asked, or ""."""
+
+    directory: RunDirectory
+    phases: tuple[PhaseStatus, ...]
+    links: tuple[Link, ...]
+    silence: str = ""
+
+    @property
+    def is_active(self) -> bool:
+        """Whether a job of it waits or runs, or its launcher on this machine is about to start the next."""
+        is_done = all(phase.state == "DONE" for phase in self.phases)
+        here = (link for link in self.links if link.host == socket.gethostname())
+        return any(link.is_active for link in self.links) or (not is_done and any(is_alive(link.pid) for link in here))
 
 
 def is_alive(pid: int) -> bool:
@@ -87,73 +125,177 @@ def told_by_journal(job: Mapping[str, Any]) -> str:
     if "ended" in job and job["ended"]["time_unix_s"] >= job.get("started", job["ended"])["time_unix_s"]:
         code = job["ended"]["exit_code"]
         return {0: "COMPLETED", 75: "STOPPED"}.get(code, "FAILED")
-    if job["backend"] == "slurm":
+    if job["backend"] != "local":
         return "UNKNOWN"
     if "submitted" not in job or job["submitted"]["host"] != socket.gethostname():
         return "UNKNOWN"
     return "RUNNING" if is_alive(job["submitted"]["pid"]) else "FAILED"
 
 
-def run_status(directory: RunDirectory, slurm: Slurm, now: float) -> list[PhaseStatus]:
-    """Each phase's status; asks Slurm only about jobs whose phase is not done."""
+def read_run(directory: RunDirectory) -> RunFiles:
+    """Read a run's folder.
+
+    Raises:
+        InputError: its run.yml cannot be read.
+    """
     spec = read_lockfile(directory.lockfile)
-    jobs = jobs_of(directory)
-    undone = {phase.phase for phase in spec.phases if directory.phase(phase.phase).done() is None}
-    asked = [job["job"] for number, job in jobs.items() if number in undone and job["backend"] == "slurm"]
-    states, source = slurm.states(asked)
-    result = []
-    for phase in spec.phases:
-        folder = directory.phase(phase.phase)
-        job = jobs.get(phase.phase)
-        told = "run directory"
-        if phase.phase not in undone:
-            state = "DONE"
-        elif job is None:
-            state = "NOT STARTED"
-        elif job["backend"] == "slurm" and job["job"] in states:
-            state, told = states[job["job"]], source
-        else:
-            state = told_by_journal(job)
-        metrics = read_lines(folder.metrics)
-        last = metrics[-1] if metrics else None
-        checkpoints = steps(folder.checkpoints)
-        result.append(
-            PhaseStatus(
-                run=spec.run,
-                phase=phase.phase,
-                state=state,
-                job=job["job"] if job else "",
-                source=told,
-                steps_done=last["step"] if last else 0,
-                steps=phase.steps,
-                loss_nats=last["loss_nats"] if last else None,
-                sequences_per_s=last["sequences_per_s"] if last else None,
-                step_age_s=round(now - last["time_unix_s"], 1) if last else None,
-                checkpoint=checkpoints[-1].name if checkpoints else "",
-            )
-        )
-    return result
+    undone = tuple(phase.phase for phase in spec.phases if directory.phase(phase.phase).done() is None)
+    metrics = {phase.phase: _metrics(directory.phase(phase.phase), phase.phase in undone) for phase in spec.phases}
+    return RunFiles(directory, spec, jobs_in(directory.events()), metrics, undone)
 
 
-def status_text(rows: list[PhaseStatus]) -> str:
-    """The table of ``bertjobs status``."""
-    head = ["run", "phase", "state", "job", "step", "loss", "sequences/s", "last step", "checkpoint", "told by"]
-    body = [
-        [
-            row.run,
-            str(row.phase),
-            row.state,
-            row.job or "-",
-            f"{row.steps_done}/{row.steps}",
-            "-" if row.loss_nats is None else f"{row.loss_nats:.3f}",
-            "-" if row.sequences_per_s is None else f"{row.sequences_per_s:,.1f}",
-            "-" if row.step_age_s is None else f"{duration(row.step_age_s)} ago",
-            row.checkpoint or "-",
-            row.source,
-        ]
-        for row in rows
-    ]
-    return "\n".join(columns([head, *body]))
+def _metrics(folder: PhaseDirectory, whole: bool) -> Lines:
+    """Lines of metrics.jsonl that are a step's: of a phase that is done, the last will do."""
+    lines = read_lines(folder.metrics) if whole else last_lines(folder.metrics)
+    keys = {"step", "time_unix_s", "loss_nats", "sequences_per_s", "step_time_s"}
+    return [line for line in lines if isinstance(line, dict) and keys <= line.keys()]
+
+
+def run_status(directory: RunDirectory, slurm: Slurm, now: float) -> list[PhaseStatus]:
+    """Each phase's status.
+
+    Raises:
+        BertjobsError: Slurm gave no answer.
+    """
+    files = read_run(directory)
+    return list(status_of(files, QueueView.of(slurm).ask(files.on_slurm), now).phases)
+
+
+def ask(runs: Sequence[RunFiles], slurm: Slurm) -> Told:
+    """Slurm's answer on the jobs of these runs; an empty one, which says why, where it gave none."""
+    try:
+        return QueueView.of(slurm).ask([id for files in runs for id in files.on_slurm])
+    except BertjobsError as error:
+        return Told(silence=error.what)
+
+
+def status_of(files: RunFiles, told: Told, now: float) -> RunStatus:
+    """A run's status from its folder and from what Slurm has told."""
+    own = {id: told_by_journal(job) for id, job in files.jobs.items()}
+    links = timeline(files.jobs, told, own, files.metrics, files.spec.tasks_per_node, files.undone)
+    phases = tuple(_phase_status(files, phase, links, told, now) for phase in files.spec.phases)
+    return RunStatus(files.directory, phases, links, told.silence if files.on_slurm else "")
+
+
+def _phase_status(files: RunFiles, phase: PhaseSpec, links: Sequence[Link], told: Told, now: float) -> PhaseStatus:
+    folder, lines = files.directory.phase(phase.phase), files.metrics[phase.phase]
+    link = link_of(phase.phase, links, files.undone) if phase.phase in files.undone else None
+    state, source = (link.state, link.source) if link else ("NOT STARTED", "run directory")
+    entries = tuple(entry for one in links for entry in one.entries if entry.phase == phase.phase)
+    if phase.phase not in files.undone:
+        state, link = "DONE", _last_link(entries, links)
+    last = lines[-1] if lines else None
+    step_time = statistics.median(line["step_time_s"] for line in lines[-RECENT_STEPS:]) if lines else None
+    late = _late_s(folder, link, last, step_time, now) if state == "RUNNING" else None
+    checkpoint = _newest_checkpoint(folder)
+    end, how = expected_end(lines, phase.steps, step_time, now, link if state in ACTIVE else None, late)
+    return PhaseStatus(
+        run=files.spec.run,
+        phase=phase.phase,
+        state=state,
+        job=link.job if link else "",
+        source=told.source if link and source != "run directory" else "run directory",
+        steps_done=last["step"] if last else 0,
+        steps=phase.steps,
+        loss_nats=last["loss_nats"] if last else None,
+        sequences_per_s=last["sequences_per_s"] if last else None,
+        step_age_s=round(now - last["time_unix_s"], 1) if last else None,
+        checkpoint=checkpoint.name if checkpoint else "",
+        step_time_s=step_time,
+        late_s=late,
+        checkpoint_age_s=_age_s(checkpoint / MANIFEST, now) if checkpoint else None,
+        reason=_reason(phase.phase, link, links, files.undone),
+        start_unix_s=link.start_unix_s if link and state in WAITING else None,
+        end_unix_s=end,
+        end_how=how,
+        timeline=tuple(sorted(entries, key=_when)),
+    )
+
+
+def _reason(phase: int, link: Link | None, links: Sequence[Link], undone: Sequence[int]) -> str:
+    """Why a phase waits, in plain words; "" where it does not."""
+    if phase not in undone:
+        return ""
+    if link is None and phase != undone[0] and any(one.is_active for one in links):
+        return f"it begins when phase {undone[0]} is done"
+    return link.waits if link and link.state in WAITING else ""
+
+
+def _newest_checkpoint(folder: PhaseDirectory) -> Path | None:
+    """The newest checkpoint that is not truncated; its bytes are not read."""
+    for checkpoint in reversed(steps(folder.checkpoints)):
+        with suppress(BertjobsError, OSError):
+            read_manifest(checkpoint)
+            return checkpoint
+    return None
+
+
+def _last_link(entries: Sequence[Entry], links: Sequence[Link]) -> Link | None:
+    begun = [entry.job for entry in sorted(entries, key=_when) if entry.state == "ended" and entry.attempt is not None]
+    return next((link for link in links if begun and link.job == begun[-1]), None)
+
+
+def _when(entry: Entry) -> float:
+    """For sorting: what has not begun comes last."""
+    return entry.started_unix_s or entry.ended_unix_s or float("inf")
+
+
+def _age_s(file: Path, now: float) -> float | None:
+    return round(now - file.stat().st_mtime, 1) if file.exists() else None
+
+
+def _late_s(
+    folder: PhaseDirectory, link: Link | None, last: Mapping[str, Any] | None, step_time: float | None, now: float
+) -> float | None:
+    """Seconds since the phase last moved, where that is much longer than a step takes; None before the first step of
+    an attempt, which begins with reading."""
+    running = [entry for entry in link.entries if entry.state == "running"] if link else []
+    if last is None or step_time is None or not running or last["time_unix_s"] < (running[-1].started_unix_s or 0.0):
+        return None
+    moved = [last["time_unix_s"], *([folder.validation.stat().st_mtime] if folder.validation.exists() else [])]
+    age = now - max(moved)
+    return round(age, 1) if age > max(LATE_S, LATE_STEPS * step_time) else None
+
+
+def expected_end(
+    lines: Sequence[Mapping[str, Any]],
+    total: int,
+    step_time: float | None,
+    now: float,
+    link: Link | None,
+    late_s: float | None,
+) -> tuple[float | None, str]:
+    """When a phase is expected to end, in seconds since 1970, and how that was computed; None and "" where it cannot be
+    said: nothing works on it or will, it stands still, or it has not made two steps.
+
+    With ``worked`` the sum of all steps' times, and ``lost`` what else has gone by from the first step to the newest
+    (restarts, waits in the queue, checkpoints, validations), it goes on as it went so far::
+
+        end = start + remaining steps x median time of the newest steps x (1 + lost / worked)
+
+    where start is now, or for a job that waits, when Slurm expects it to start.
+    """
+    if (
+        link is None
+        or late_s is not None
+        or step_time is None
+        or len(lines) < 2
+        or not (left := total - lines[-1]["step"])
+    ):
+        return None, ""
+    first = lines[0]["time_unix_s"] - lines[0]["step_time_s"]
+    worked = sum(line["step_time_s"] for line in lines)
+    lost = max(0.0, lines[-1]["time_unix_s"] - first - worked)
+    steps_s = left * step_time
+    more_s = steps_s * lost / worked if worked else 0.0
+    how = f"{left:,} steps at {step_time:.3g} s, the median of the last {min(RECENT_STEPS, len(lines))}"
+    if more_s > steps_s / 200:
+        how += f"; and {duration(more_s)}, as restarts, waits and checkpoints cost {duration(lost)} so far"
+    start = now
+    if link.state not in RUNNING:
+        start = max(now, link.start_unix_s or now)
+        how += ", once it starts" if link.start_unix_s else ", were it to start now"
+    return round(start + steps_s + more_s), how
 
 
 def all_runs(results: Path) -> list[RunDirectory]:
@@ -163,59 +305,3 @@ def all_runs(results: Path) -> list[RunDirectory]:
     # os.access, as other people's runs in a shared folder are closed to this user.
     found = [RunDirectory(folder) for folder in results.iterdir() if os.access(folder / "run.yml", os.R_OK)]
     return sorted(found, key=lambda run: run.lockfile.stat().st_mtime, reverse=True)
-
-
-def cancel(directory: RunDirectory, slurm: Slurm) -> list[str]:
-    """Stop what still runs or waits of a run; returns the jobs. Workers write a checkpoint first."""
-    active = {status.phase for status in run_status(directory, slurm, time.time()) if status.state in ACTIVE}
-    jobs = {number: job for number, job in jobs_of(directory).items() if number in active}
-    if queued := [job["job"] for job in jobs.values() if job["backend"] == "slurm"]:
-        slurm.cancel(queued)
-    for number, job in jobs.items():
-        if job["backend"] == "local":
-            os.kill(job["submitted"]["pid"], signal.SIGTERM)
-        directory.record("cancelled", phase=number, job=job["job"])
-    return [job["job"] for job in jobs.values()]
-
-
-def log_files(directory: RunDirectory, phase: int | None) -> list[Path]:
-    """The workers' logs, oldest first; of all phases or of one."""
-    folders = [directory.phase(phase)] if phase else directory.phases()
-    files = [file for folder in folders if folder.logs.is_dir() for file in folder.logs.glob("*.out")]
-    workers = [file for file in files if not file.name.startswith("slurm-")]
-    return sorted(workers, key=lambda file: file.stat().st_mtime)
-
-
-def newest_log(directory: RunDirectory, phase: int | None) -> Path:
-    """The log that was written last.
-
-    Raises:
-        InputError: there is none yet.
-    """
-    files = log_files(directory, phase)
-    if not files:
-        raise InputError(
-            f"run {directory.name!r} has no log yet", where=str(directory.root), hint="see: bertjobs status"
-        )
-    return files[-1]
-
-
-def follow(directory: RunDirectory, phase: int | None, slurm: Slurm) -> Iterator[str]:
-    """The newest log from its beginning and as it grows, then the next one, until no job of the run is active."""
-    shown = {file: file.stat().st_size for file in log_files(directory, phase)[:-1]}
-    asked_at = -ASK_EVERY_S
-    while True:
-        ended = False
-        if time.monotonic() - asked_at >= ASK_EVERY_S:
-            statuses = run_status(directory, slurm, time.time())
-            ended = not any(status.state in ACTIVE for status in statuses if phase in (None, status.phase))
-            asked_at = time.monotonic()
-        for file in log_files(directory, phase):
-            with open(file, "rb") as handle:
-                handle.seek(shown.get(file, 0))
-                new = handle.read()
-            shown[file] = shown.get(file, 0) + len(new)
-            yield new.decode(errors="replace")
-        if ended:
-            return
-        time.sleep(FOLLOW_POLL_S)

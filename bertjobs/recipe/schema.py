@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bertjobs.errors import InputError, nearest
-from bertjobs.recipe.spec import OPTIMIZERS, PRECISIONS, RESTARTS, OptimizerSpec
+from bertjobs.recipe.spec import ATTENTIONS, OPTIMIZERS, PRECISIONS, RESTARTS, OptimizerSpec
 
 REQUIRED = object()
 """The default of a setting that a recipe has to give."""
@@ -264,6 +264,16 @@ SETTINGS: tuple[Setting, ...] = (
         env="",
         choices=("bertjobs", "lddl"),
     ),
+    _run("unpad", "switch", False, "train on whole sequences without padding; not with loader lddl", env=""),
+    _run(
+        "attention",
+        "text",
+        "auto",
+        "who computes attention where there is no padding; auto: the fastest that works",
+        env="",
+        choices=ATTENTIONS,
+    ),
+    _run("compile", "switch", True, "fuse what stands between matrix products, on GPUs, where a compiler is", env=""),
     _run(
         "on_bad_shard", "text", "stop", "what to do about a missing or altered shard", env="", choices=("stop", "skip")
     ),

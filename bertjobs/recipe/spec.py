@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 OPTIMIZERS = ("lamb", "adamw", "adam")
+ATTENTIONS = ("auto", "flash", "nested", "padded", "per_sequence", "triton")
 RESTARTS = {"time_limit": 10_000, "preempted": 10_000, "node_failed": 10, "out_of_memory": 1, "crashed": 3}
 """How many attempts of a job may end so and be followed by another, by cause."""
 
@@ -130,6 +131,9 @@ class RunSpec:
         masked_units: what dynamic masking chooses: "pieces", or "words" with all their pieces.
         num_workers: background threads a rank that build batches; 0 builds them in the step loop.
         loader: who reads the shards: "bertjobs", or "lddl" for LDDL's own loader where it is installed.
+        unpad: train on packs of whole sequences, without padding.
+        attention: one of ATTENTIONS, for packs.
+        compile: compile what stands between matrix products, for packs, on GPUs.
         on_bad_shard: "stop", or "skip" to train without the rows of shards that are missing or altered.
         local_copy: folder on each node that the shards are copied to before training, or "".
         bin_size: tokens a length bin of the shards spans.
@@ -166,6 +170,9 @@ class RunSpec:
     optimizer: OptimizerSpec
     num_workers: int
     loader: str
+    unpad: bool
+    attention: str
+    compile: bool
     on_bad_shard: str
     local_copy: str
     bin_size: int
@@ -188,6 +195,12 @@ class RunSpec:
     def world_size(self) -> int:
         """Number of ranks."""
         return self.nodes * self.tasks_per_node
+
+    @property
+    def is_unpadded(self) -> bool:
+        """Whether packs are trained on. LDDL's loader makes none, and the seed's loss is one of its padded
+        micro-batches."""
+        return self.unpad and self.loader == "bertjobs" and self.loss_normalization == "global"
 
     @property
     def restarts(self) -> dict[str, int]:

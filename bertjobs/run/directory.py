@@ -74,6 +74,11 @@ class PhaseDirectory:
         """The batch script as it was submitted."""
         return self.root / "run.sub"
 
+    @property
+    def exclude(self) -> Path:
+        """Nodes that the next link must not be given, by commas: the worker's word to run.sub."""
+        return self.root / "exclude"
+
     def create(self) -> None:
         """Make the phase's folders, readable by their owner alone.
 

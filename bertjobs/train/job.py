@@ -17,7 +17,7 @@ from bertjobs.recipe.resolve import resolve
 from bertjobs.recipe.schema import RUN
 from bertjobs.recipe.spec import PhaseSpec, RunSpec
 from bertjobs.run.atomic import remove_leftovers
-from bertjobs.run.attempts import cause_by_slurm, is_open, own_events, refusal
+from bertjobs.run.attempts import beyond_budget, cause_by_slurm, chain_events, explanation, in_circles, is_open
 from bertjobs.run.checkpoints import steps
 from bertjobs.run.directory import PhaseDirectory, RunDirectory
 from bertjobs.train.placement import Placement
@@ -112,17 +112,16 @@ def is_begun(directory: PhaseDirectory) -> bool:
     return bool(steps(directory.checkpoints)) or directory.done_file.exists()
 
 
-def open_directory(job: Job, last_state: str = "", **started: Any) -> None:
+def open_directory(job: Job, **started: Any) -> None:
     """Make the run's folders, write its run.yml, and continue its journal. Rank 0 alone calls it, once nothing can
-    be refused any more; ``started`` goes into the journal with it, and, from ``last_state`` (sacct's word), the end of
-    an attempt before that could not write it.
+    be refused any more; ``started`` goes into the journal with it.
 
     Raises:
         InputError: the folder cannot be written, or as in `check_settings` or `check_restart`.
     """
     before = check_settings(job)
     job.directory.create()
-    check_restart(job, last_state, int(started.get("step", 0)))
+    check_restart(job, int(started.get("step", 0)))
     directory = job.directory.phase(job.phase.phase)
     directory.create()
     remove_leftovers(directory.root)
@@ -134,24 +133,45 @@ def open_directory(job: Job, last_state: str = "", **started: Any) -> None:
     record(job, "started", world_size=job.spec.world_size, **started)
 
 
-def check_restart(job: Job, last_state: str, step: int) -> None:
-    """Complete the journal of this job's attempts, and make sure that there may be one more.
+def check_budgets(job: Job, last_state: str) -> None:
+    """Complete the journal of this chain's attempts, and make sure that there may be one more. Rank 0 alone calls it.
+
+    Args:
+        last_state: sacct's word for the end of the attempt before, which may not have written it.
 
     Raises:
-        InputError: the recipe allows no more, or the job would go round in circles.
+        InputError: the recipe allows no more.
     """
-    placement = job.placement
-    if not placement.attempt:
-        return  # somebody has started it, and knows why
-    events = own_events(job.directory.events(), job.phase.phase, placement.job)
+    events = _chain(job)
+    names = {name: events[-1][name] for name in ("phase", "job", "attempt")} if events else {}
+    names |= {"chain": job.placement.chain, "told_by": "sacct" if last_state else ""}
     if is_open(events):
-        cause = cause_by_slurm(last_state)
-        names = {"phase": job.phase.phase, "job": placement.job, "attempt": events[-1]["attempt"]}
-        job.directory.record("ended", cause=cause, exit_code=None, told_by="sacct" if last_state else "", **names)
-        events = own_events(job.directory.events(), job.phase.phase, placement.job)
-    if why := refusal(events, job.spec.restarts, step):
+        job.directory.record("ended", cause=cause_by_slurm(last_state), exit_code=None, **names)
+    elif cause := explanation(events, last_state):
+        job.directory.record("explained", cause=cause, **names)
+    _refuse(job, beyond_budget(_chain(job), job.spec.restarts))
+
+
+def check_restart(job: Job, step: int) -> None:
+    """Make sure that an attempt that begins at ``step`` would not go round in circles.
+
+    Raises:
+        InputError: it would.
+    """
+    _refuse(job, in_circles(_chain(job), step))
+
+
+def _chain(job: Job) -> list[Mapping[str, Any]]:
+    placement = job.placement
+    if not placement.attempt and placement.chain == placement.job:
+        return []  # somebody has started it by hand, and knows why
+    return chain_events(job.directory.events(), job.phase.phase, placement.chain)
+
+
+def _refuse(job: Job, why: str | None) -> None:
+    if why:
         raise InputError(
-            f"job {placement.job} is not started again: {why}",
+            f"job {job.placement.job} does not go on: {why}",
             where=str(job.directory.journal),
             hint="look at the logs, then start the phase again by hand: it goes on from its last checkpoint",
         )
@@ -162,4 +182,5 @@ def record(job: Job, event: str, **fields: Any) -> None:
     if job.directory.root.is_dir():
         placement = job.placement
         names = {"phase": job.phase.phase, "job": placement.job, "attempt": placement.attempt}
+        names |= {"chain": placement.chain}
         job.directory.record(event, scheduler=placement.scheduler, **fields, **names)

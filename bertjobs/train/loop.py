@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from bertjobs.data.batches import Batch, BatchStream
+from bertjobs.data.batches import BatchStream, MicroBatch
 from bertjobs.data.lddl_loader import LddlStream
 from bertjobs.data.shard_watch import ShardWatch
 from bertjobs.errors import InputError
@@ -76,7 +76,7 @@ class Trainer:
             BertjobsError: the training failed.
         """
         phase = self.job.phase
-        batches = iter(self.stream)
+        batches: Iterator[Sequence[MicroBatch]] = iter(self.stream)
         while self.progress.updates < phase.steps:
             cause = self._step(batches)
             if cause:
@@ -95,7 +95,7 @@ class Trainer:
     def _outcome(self, cause: str) -> Outcome:
         return Outcome(cause == "done", cause, self.progress.step, round(self.saving.lead.seconds, 1))
 
-    def _step(self, batches: Iterator[list[Batch]]) -> str | None:
+    def _step(self, batches: Iterator[Sequence[MicroBatch]]) -> str | None:
         """One optimizer step; or the cause to stop, if one of the ranks has one."""
         spec, phase, progress = self.job.spec, self.job.phase, self.progress
         started = time.perf_counter()
@@ -150,7 +150,7 @@ class Trainer:
         self._check_finite(result, plan, line)
         return None
 
-    def _next(self, batches: Iterator[list[Batch]]) -> tuple[list[Batch], InputError | None]:
+    def _next(self, batches: Iterator[Sequence[MicroBatch]]) -> tuple[Sequence[MicroBatch], InputError | None]:
         """The next step's batches; or what is wrong with the data."""
         if self.shard_watch.error is not None:
             return [], self.shard_watch.error
@@ -159,7 +159,7 @@ class Trainer:
         except InputError as error:
             return [], error
 
-    def _agree(self, micro_batches: list[Batch], error: InputError | None) -> tuple[StepCounts, str | None]:
+    def _agree(self, micro_batches: Sequence[MicroBatch], error: InputError | None) -> tuple[StepCounts, str | None]:
         """What all ranks know at a step's beginning: the counts of the global batch, or why to stop.
 
         Raises:

@@ -26,19 +26,25 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from bertjobs.data.batches import NOT_SCORED, Batch
+import torch
+
+from bertjobs.data.batches import NOT_SCORED, Batch, MicroBatch
 from bertjobs.recipe.flops import StepCounts
 from bertjobs.run.atomic import append_line, read_lines, sync_file, sync_folder, write_text
 from bertjobs.train.tensorboard import TensorBoardLog
 
 
-def counts_of(micro_batches: Iterable[Batch]) -> StepCounts:
+def counts_of(micro_batches: Iterable[MicroBatch]) -> StepCounts:
     """What a rank's micro-batches hold; the field-wise sum over ranks is the step's."""
     sequences = masked_tokens = tokens = squared_lengths = 0
     for batch in micro_batches:
-        lengths = batch.attention_mask.sum(dim=1)
+        if isinstance(batch, Batch):
+            lengths = batch.attention_mask.sum(dim=1)
+            masked_tokens += int((batch.labels != NOT_SCORED).sum())
+        else:
+            lengths = torch.from_numpy(batch.lengths)
+            masked_tokens += batch.masked
         sequences += batch.sequences
-        masked_tokens += int((batch.labels != NOT_SCORED).sum())
         tokens += int(lengths.sum())
         squared_lengths += int(lengths.square().sum())
     return StepCounts(sequences, masked_tokens, tokens, squared_lengths)

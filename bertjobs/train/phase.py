@@ -19,6 +19,7 @@ from bertjobs.run.checkpoints import MANIFEST, folder_name
 from bertjobs.run.directory import Done, PhaseDirectory
 from bertjobs.train.checkpoint import Progress
 from bertjobs.train.checkpoint_writer import CheckpointSeries, CheckpointWriter
+from bertjobs.train.forward import open_forward
 from bertjobs.train.job import Job, check_settings, open_directory, record
 from bertjobs.train.lead import Lead
 from bertjobs.train.loop import Outcome, Trainer
@@ -32,10 +33,8 @@ from bertjobs.train.validation import Validation
 from bertjobs.train.watchdog import Watchdog
 
 
-def train_phase(job: Job, ranks: Ranks, device: torch.device, stop: StopRequest, *, last_state: str = "") -> Outcome:
+def train_phase(job: Job, ranks: Ranks, device: torch.device, stop: StopRequest) -> Outcome:
     """Train until the phase is done or all ranks agree to stop; a checkpoint is written either way.
-
-    ``last_state`` is what sacct says of the attempt before, if there was one.
 
     Raises:
         InputError: the run's settings or the weights to start from are not as they must be, and nothing was written;
@@ -51,16 +50,17 @@ def train_phase(job: Job, ranks: Ranks, device: torch.device, stop: StopRequest,
     shards = open_shards(job, ranks)
     torch.manual_seed(job.spec.seed)
     model = BertForPreTraining(job.spec.model, activation_checkpointing=job.spec.activation_checkpointing).to(device)
+    forward = ranks.in_turn(lambda: open_forward(model, job.spec, device))
     shard = Shard(ranks.rank, ranks.size, ranks.gradients)
     optimizer = ranks.in_turn(
         lambda: build_optimizer(model, job.spec.optimizer, job.phase.lr, device=device, group=shard)
     )
     check_backends(optimizer.backend, ranks)
     progress, words = ranks.in_turn(lambda: load_start(start, job, model, optimizer))
-    ranks.decided(lambda: open_directory(job, last_state, step=progress.step, optimizer_backend=optimizer.backend))
+    ranks.decided(lambda: open_directory(job, step=progress.step, optimizer_backend=optimizer.backend))
     if shards.skipped:
         ranks.decided(lambda: record(job, "skipped shards", shards=list(shards.skipped)))
-    ranks.say(f"{words}\noptimizer {job.spec.optimizer.name}, backend {optimizer.backend}")
+    ranks.say(f"{words}\noptimizer {job.spec.optimizer.name}, backend {optimizer.backend}\n{forward.describe()}")
     with (
         Watchdog(job.spec.hang_timeout_s, job.placement, ranks.arrivals) as watchdog,
         _watch(job, shards, ranks) as shard_watch,
@@ -76,7 +76,7 @@ def train_phase(job: Job, ranks: Ranks, device: torch.device, stop: StopRequest,
             device=device,
             stop=stop,
             model=model,
-            wrapped=ranks.wrapped(model, device, compression=job.spec.gradient_compression),
+            wrapped=ranks.wrapped(forward, device, compression=job.spec.gradient_compression),
             optimizer=optimizer,
             progress=progress,
             stream=stream,

@@ -21,6 +21,7 @@ class Placement:
         job: the Slurm job's id, or the local launcher's.
         attempt: how often the job was requeued before.
         scheduler: "slurm" or "local".
+        chain: the submission that the job belongs to, or the job itself.
     """
 
     rank: int
@@ -33,6 +34,7 @@ class Placement:
     job: str
     attempt: int
     scheduler: str
+    chain: str = ""
 
     @property
     def is_first(self) -> bool:
@@ -88,4 +90,5 @@ def read_placement(environ: Mapping[str, str]) -> Placement:
         job=environ.get(job, "0"),
         attempt=number(attempt, "0"),
         scheduler=scheduler,
+        chain=environ.get("BERTJOBS_CHAIN") or environ.get(job, "0"),
     )

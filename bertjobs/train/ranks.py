@@ -16,8 +16,9 @@ from torch import distributed, nn
 from torch.distributed.distributed_c10d import _set_pg_timeout
 from torch.nn.parallel import DistributedDataParallel
 
+from bertjobs.data.batches import Batch
 from bertjobs.errors import BertjobsError
-from bertjobs.model.bert import BertForPreTraining
+from bertjobs.train.forward import Forward
 from bertjobs.train.placement import Placement
 
 JOIN_TIMEOUT_S = 300.0
@@ -69,7 +70,7 @@ class Ranks:
             self.gradients = distributed.new_group(backend="nccl", timeout=self._timeout)
 
     def wrapped(
-        self, model: BertForPreTraining, device: torch.device, *, bucket_mb: float = 25, compression: str = "none"
+        self, model: Forward, device: torch.device, *, bucket_mb: float = 25, compression: str = "none"
     ) -> nn.Module:
         """``model`` with its gradients averaged over ranks in each backward pass, in buckets that travel while the
         rest is still computed.
@@ -185,7 +186,7 @@ def _settle_buckets(model: DistributedDataParallel, device: torch.device) -> Non
     """One backward pass for nothing. After its first, DDP orders its buckets anew, and over three or more ranks the
     order decides how a sum is rounded: the first step after a restart would not be what it is without one."""
     tokens = torch.zeros(1, 8, dtype=torch.int64, device=device)
-    out = model(tokens, tokens, torch.ones_like(tokens), tokens, tokens[:, 0])
+    out = model(Batch(tokens, tokens, torch.ones_like(tokens), tokens, tokens[:, 0]))
     (out.mlm_loss_sum + out.nsp_loss_sum).backward()
     model.zero_grad()
 

@@ -11,6 +11,8 @@ from bertjobs.data.batches import BatchStream, Masking
 from bertjobs.data.lddl_loader import LddlStream
 from bertjobs.data.manifest import DataManifest
 from bertjobs.data.node_copy import copy_to_node
+from bertjobs.data.packed_batches import packing_budget, packing_limits
+from bertjobs.data.packing import Limits
 from bertjobs.data.shard_check import bad_shards, described, refusal, shards_of
 from bertjobs.data.shard_set import ShardSet
 from bertjobs.data.stream import StreamState
@@ -102,7 +104,27 @@ def open_stream(
         pin_memory=device.type == "cuda",
         manifest_sha256=job.data.sha256,
         skipped=shards.skipped,
+        packing=_packing(job, ranks, shards) if spec.is_unpadded else None,
     )
+
+
+def _packing(job: Job, ranks: Ranks, shards: PhaseShards) -> Limits:
+    """The shapes of packs that take the memory of the recipe's padded micro-batch at most."""
+    phase = job.phase
+    budget = packing_budget(
+        shards.train,
+        shards.masking,
+        most=phase.micro_batch * phase.sequence_length,
+        max_length=phase.sequence_length,
+        global_batch=phase.global_batch,
+        world_size=ranks.size,
+    )
+    limits = packing_limits(shards.train, shards.masking, tokens=budget, max_length=phase.sequence_length)
+    ranks.say(
+        f"unpadded: packs of {limits.tokens} tokens, at most {limits.sequences} sequences and "
+        f"{limits.predictions} masked tokens"
+    )
+    return limits
 
 
 def _decide(job: Job, skipped: tuple[str, ...]) -> None:

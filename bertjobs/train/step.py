@@ -16,15 +16,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from bertjobs.data.batches import Batch
+from bertjobs.data.batches import MicroBatch
 from bertjobs.model.bert import PretrainingSums
 from bertjobs.optim.base import Optimizer
+from bertjobs.train.forward import on_device
 from bertjobs.train.precision import autocast
 
 
@@ -86,20 +87,19 @@ def _nan_unless_finite(loss: torch.Tensor) -> torch.Tensor:
 
 
 def train_step(
-    model: nn.Module, optimizer: Optimizer, micro_batches: Sequence[Batch], plan: StepPlan, device: torch.device
+    model: nn.Module, optimizer: Optimizer, micro_batches: Sequence[MicroBatch], plan: StepPlan, device: torch.device
 ) -> StepResult:
     """Forward and backward over this rank's micro-batches, then one update by the global gradient."""
     sums = torch.zeros(4, dtype=torch.float64, device=device)
     optimizer.zero_grad()
     for index, batch in enumerate(micro_batches):
         torch.manual_seed(dropout_seed(plan.seed, plan.number, index * plan.world_size + plan.rank))
-        batch = replace(batch.to(device, non_blocking=True), labels=batch.labels)  # so no GPU is waited for
         last = index == len(micro_batches) - 1
         # Gradients travel once a step, with the last micro-batch's backward.
         quiet = model.no_sync() if isinstance(model, DistributedDataParallel) and not last else nullcontext()
         with quiet:
             with autocast(plan.precision, device):
-                out = model(*batch.tensors())
+                out = model(on_device(batch, device))
             loss = plan.loss(out, len(micro_batches))
             # DDP averages over ranks; the global loss is a sum.
             (loss * (plan.world_size * plan.loss_scale) * _nan_unless_finite(loss)).backward()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import time
@@ -15,8 +16,10 @@ import torch
 from bertjobs.errors import EXIT_CONTINUE, EXIT_DONE, EXIT_FAILURE, BertjobsError, InputError
 from bertjobs.recipe.size import checkpoint_bytes
 from bertjobs.recipe.spec import RunSpec
+from bertjobs.run.atomic import write_text
+from bertjobs.run.nodes import excluded, suspects
 from bertjobs.train.affinity import bind_near_gpu
-from bertjobs.train.job import Job, record, resolve_job
+from bertjobs.train.job import Job, check_budgets, record, resolve_job
 from bertjobs.train.node_check import Disk, UnfitNodesError, settle
 from bertjobs.train.node_measure import look_at_nodes, measure_network
 from bertjobs.train.phase import train_phase
@@ -66,7 +69,11 @@ def cause_of(error: Exception) -> str:
         return "bad input"
     if isinstance(error, UnfitNodesError):
         return "unfit nodes"
-    return "out of memory" if isinstance(error, torch.OutOfMemoryError) else "crashed"
+    if isinstance(error, torch.OutOfMemoryError):
+        return "out of memory"
+    # By its words: an error of another rank has come as text.
+    is_full = any(os.strerror(number) in str(error) for number in (errno.ENOSPC, errno.EDQUOT))
+    return "disk full" if is_full else "crashed"
 
 
 def explanation(error: Exception, placement: Placement | None) -> str:
@@ -88,19 +95,29 @@ def work(environ: Mapping[str, str], placement: Placement, ranks: Ranks, stop: S
     if job.spec.deterministic:
         os.environ.update(deterministic_environment(environ))  # before a GPU is used
         use_deterministic(True)
+    ranks.decided(lambda: check_budgets(job, environ.get("BERTJOBS_LAST_STATE", "")))
     try:
         device = open_device(job, placement, ranks, environ)
         ranks.say(describe(job, device))
-        outcome = train_phase(job, ranks, device, stop, last_state=environ.get("BERTJOBS_LAST_STATE", ""))
+        outcome = train_phase(job, ranks, device, stop)
     except Exception as error:
         if ranks.is_first:
             with suppress(OSError):  # the reason itself matters more
                 record(job, "ended", cause=cause_of(error), exit_code=exit_code(error), error=str(error)[:500])
+                if isinstance(error, UnfitNodesError):
+                    write_exclusions(job)
         raise
     code = EXIT_DONE if outcome.done else EXIT_CONTINUE
     ranks.decided(lambda: record(job, "ended", cause=outcome.cause, exit_code=code, step=outcome.step,
                                  lead_s=outcome.lead_s))  # fmt: skip
     return code if ranks.is_first else EXIT_DONE
+
+
+def write_exclusions(job: Job) -> None:
+    """Name the nodes that the next link is to go without, for run.sub: all of the register, by commas."""
+    nodes = excluded(suspects(Path(job.spec.results), time.time()), sys.maxsize)
+    if nodes:
+        write_text(job.directory.phase(job.phase.phase).exclude, ",".join(nodes))
 
 
 def join_timeout_s(environ: Mapping[str, str]) -> float:

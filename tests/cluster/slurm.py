@@ -117,6 +117,7 @@ class Cluster:
         self.folder = folder
         self.environment = {**scrubbed(os.environ), "SLURM_CONF": str(folder / "slurm.conf")}
         self._children: dict[str, subprocess.Popen[bytes]] = {}
+        self._commands: dict[str, list[str]] = {}
 
     @classmethod
     def boot(cls, folder: Path, *, outlive: bool = False) -> Cluster:
@@ -230,6 +231,16 @@ class Cluster:
         text = path.read_text(errors="replace") if path.exists() else "(no log)"
         return "\n".join([f"--- {path}", *text.splitlines()[-lines:]])
 
+    def kill(self, daemon: str) -> None:
+        """Kills one daemon, such as "slurmctld" or "slurmd-node1", so that it can write nothing more."""
+        child = self._children.pop(daemon)
+        Process.of(child.pid).send(signal.SIGKILL)
+        child.wait()
+
+    def start_again(self, daemon: str) -> None:
+        """Starts a daemon that was killed."""
+        self._spawn(daemon, self._commands[daemon], outlive=False)
+
     def stop(self) -> None:
         """Kills all daemons, job steps and tasks at once; the folder with its logs stays."""
         for process in self._recorded():
@@ -325,7 +336,8 @@ class Cluster:
         return self.run(command, check=False).returncode == 0
 
     def _spawn(self, name: str, command: list[str], outlive: bool) -> None:
-        with (self.folder / "log" / f"{name}.out").open("wb") as output:
+        self._commands[name] = command
+        with (self.folder / "log" / f"{name}.out").open("ab") as output:
             child = subprocess.Popen(
                 command if outlive else ["setpriv", "--pdeathsig", "TERM", *command],
                 env=self.environment, cwd=self.folder, start_new_session=True,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from tests.cluster.process import job_processes
 from tests.cluster.slurm import Cluster
 from tests.cluster.test_by_hand import RUN_SUB, _logs
 from tests.cluster.test_prepare import environment_of
-from tests.conftest import wait_until
+from tests.conftest import Bertjobs, wait_until
 
 STEPS = 60
 
@@ -70,3 +71,75 @@ def test_a_job_that_crashes_goes_on_as_often_as_the_recipe_allows(
     assert cluster.wait(again, timeout=120) == "COMPLETED", _logs(tmp_path)
     steps = [json.loads(line)["step"] for line in directory.phase(1).metrics.read_text().splitlines()]
     assert steps == list(range(1, STEPS + 1))
+
+
+@pytest.fixture
+def fragile(cluster: Cluster) -> Iterator[str]:
+    """A partition whose jobs are cancelled where others requeue them."""
+    nodes = cluster.run(["sinfo", "-h", "-p", "batch", "-o", "%N"]).stdout.strip()
+    options = [f"Nodes={nodes}", "PriorityTier=1", "PreemptMode=CANCEL", "MaxTime=1-0", "State=UP"]
+    cluster.run(["scontrol", "create", "PartitionName=fragile", *options])
+    yield "fragile"
+    cluster.clear()
+    cluster.run(["scontrol", "delete", "PartitionName=fragile"])
+
+
+def spares(directory: RunDirectory) -> list[str]:
+    return [event["job"] for event in directory.events() if event["event"] == "submitted" and event.get("spare")]
+
+
+def test_where_preempted_jobs_are_cancelled_a_fresh_one_goes_on(
+    cluster: Cluster, bertjobs: Bertjobs, speeches_data: Path, tmp_path: Path, fragile: str
+) -> None:
+    done = bertjobs(
+        *("submit", "--recipe", "laptop-scratch", "--data", speeches_data, "--nodes", 2, "--phase", 1),
+        *("--partition", fragile, "--set", f"phase1.steps={STEPS}", "--set", "phase1.checkpoint_every=5"),
+        environ=cluster.environment,
+    )
+    assert done.returncode == 0, done.stderr
+    directory = RunDirectory(tmp_path / "results" / "laptop-scratch")
+    (first,) = [event["job"] for event in directory.events() if event["event"] == "submitted"]
+    wait_until(lambda: any(directory.phase(1).checkpoints.glob("step-*")))
+    urgent = cluster.submit(["-p", "urgent", "-N4", "--exclusive", "--wrap", "true"], cwd=tmp_path)
+    assert cluster.wait(urgent, timeout=60) == "COMPLETED"
+    assert cluster.wait(first, timeout=60) == "PREEMPTED"
+    wait_until(lambda: directory.phase(1).done() is not None, timeout=180)
+    told = [(event["job"], event["cause"]) for event in directory.events() if event["event"] in ("ended", "explained")]
+    second = spares(directory)[0]
+    assert told == [(first, "SIGTERM"), (first, "preempted"), (second, "done")]
+    wait_until(lambda: not cluster.run(["squeue", "-h", "-o", "%i"]).stdout.strip())  # nothing waits for ever
+
+
+def test_a_run_that_is_cancelled_leaves_nothing_behind(
+    cluster: Cluster, bertjobs: Bertjobs, speeches_data: Path, tmp_path: Path
+) -> None:
+    done = bertjobs(
+        *("submit", "--recipe", "laptop-scratch", "--data", speeches_data, "--set", "phase1.steps=100000"),
+        *("--set", "phase1.checkpoint_every=5"),
+        environ=cluster.environment,
+    )
+    assert done.returncode == 0, done.stderr
+    directory = RunDirectory(tmp_path / "results" / "laptop-scratch")
+    wait_until(lambda: any(directory.phase(1).checkpoints.glob("step-*")))
+    cancelled = bertjobs("cancel", "laptop-scratch", environ=cluster.environment)
+    assert cancelled.returncode == 0, cancelled.stderr
+    wait_until(lambda: not cluster.run(["squeue", "-h", "-o", "%i"]).stdout.strip())
+    assert spares(directory) == []
+
+
+def test_bad_input_cancels_what_waits_behind(
+    cluster: Cluster, bertjobs: Bertjobs, speeches_data: Path, tmp_path: Path
+) -> None:
+    """The data are gone by the time that the job starts."""
+    own = tmp_path / "data"
+    own.symlink_to(speeches_data)
+    blocked = cluster.submit(["-N4", "--exclusive", "--wrap", "sleep 600"], cwd=tmp_path)
+    cluster.wait_queue(blocked, "RUNNING")
+    done = bertjobs("submit", "--recipe", "laptop-scratch", "--data", own, environ=cluster.environment)
+    assert done.returncode == 0, done.stderr
+    own.unlink()
+    cluster.run(["scancel", str(blocked)])
+    directory = RunDirectory(tmp_path / "results" / "laptop-scratch")
+    first, second = [event["job"] for event in directory.events() if event["event"] == "submitted"]
+    assert cluster.wait(first, timeout=60) == "FAILED"
+    assert cluster.wait(second, timeout=30) == "CANCELLED"

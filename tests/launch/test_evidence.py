@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from bertjobs.launch import slurm as slurm_module
-from bertjobs.launch.evidence import LAST_LINES, TAIL_BYTES, Accounts, Evidence, collect
+from bertjobs.launch.evidence import LAST_LINES, TAIL_BYTES, Accounts, Evidence, _tail, collect
 from bertjobs.launch.queue_reasons import told_by_sacct, told_by_squeue
 from bertjobs.launch.signs import Said, batch_parts, errors_in
 from bertjobs.recipe.catalogue import builtin_file, load_catalogue
@@ -80,7 +80,7 @@ def test_a_batch_script_s_log_is_parted_by_attempt_without_what_it_repeats() -> 
         "srun: error: node2: task 1: Out Of Memory",
         "phase 1 of run r ended with code 137; log: /results/r/phase1/logs/7-1.out",
         *repeated,
-        "not requeued: no checkpoint was written since the job started",
+        "not continued: no checkpoint was written since the job started",
     ]
     assert batch_parts(lines, 1) == {
         0: (70, ["srun: error: node1: task 0: Killed"]),
@@ -213,3 +213,20 @@ def test_of_a_long_log_the_end_is_read(directory: RunDirectory, tmp_path: Path) 
     log = directory.phase(1).logs / "7-1.out"
     log.write_bytes(b"error: old\n" + b"\xff" * TAIL_BYTES + b"\nerror: new\n")
     assert [error.text for error in collected(directory, tmp_path).phases[0].attempts[1].errors] == ["error: new"]
+
+
+def test_labelled_logs_name_the_rank_that_failed(tmp_path: Path) -> None:
+    """srun --label writes the rank before each line; a rank's traceback is one error of that rank."""
+    log = tmp_path / "7-0.out"
+    log.write_text(
+        "0: run trial: recipe trial\n"
+        "1: rank 1: Traceback (most recent call last):\n"
+        '1:   File "worker.py", line 1, in work\n'
+        "1: ZeroDivisionError: division by zero\n"
+        "0: error: another rank is gone; what it printed, if anything, says why\n"
+    )
+    said = errors_in(_tail(log))
+    assert [(error.rank, error.lines[-1]) for error in said] == [
+        (1, "ZeroDivisionError: division by zero"),
+        (0, "error: another rank is gone; what it printed, if anything, says why"),
+    ]

@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from bertjobs.launch.local import label, labelled_log, next_job
+from bertjobs.launch.run import write_run
+from bertjobs.launch.submitit_backend import run_phase
+from bertjobs.recipe.catalogue import builtin_file, load_catalogue
+from bertjobs.recipe.resolve import resolve
+from bertjobs.recipe.spec import RunSpec
 from bertjobs.run.directory import RunDirectory
 from tests.conftest import Bertjobs, wait_until
 
+SmallRun = Callable[..., RunSpec]
 TWO_RANKS = ("submit", "--backend", "local", "--recipe", "laptop-scratch", "--nodes", "2")
 
 
@@ -29,6 +39,10 @@ def test_both_phases_run_here_and_end_with_a_report(bertjobs: Bertjobs, speeches
     assert "report.html" in done.stdout
     assert directory.report.exists()
     assert directory.root.stat().st_mode & 0o777 == 0o700
+    (log,) = directory.phase(1).logs.iterdir()
+    lines = log.read_text().splitlines()
+    assert any(line.startswith("0: phase 1 is done") for line in lines)
+    assert all(re.match(r"[01]: ", line) for line in lines), lines
     version = json.loads((directory.source / "version.json").read_text())
     assert version["bertjobs"]
     again = bertjobs("resume", "laptop-scratch")
@@ -94,6 +108,105 @@ def test_a_worker_that_fails_shows_the_end_of_its_log(bertjobs: Bertjobs, speech
     assert done.returncode == 64
     assert "a CPU has no tf32" in done.stdout
     assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_labels_are_those_of_srun() -> None:
+    assert (label(3, 8), label(3, 11), label(10, 11), label(7, 1000)) == ("3: ", " 3: ", "10: ", "  7: ")
+
+
+def test_lines_of_all_ranks_are_kept_whole_whatever_they_hold(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_bytes(b"0: earlier\n")
+    with labelled_log(log, 2) as pipes:
+        code = "import os, sys\nfor _ in range(500): os.write(1, sys.argv[1].encode() + b' \\xff & /{}\\n')"
+        command = [sys.executable, "-c", code]
+        writers = [subprocess.Popen([*command, str(rank)], stdout=pipe) for rank, pipe in enumerate(pipes)]
+        assert [writer.wait() for writer in writers] == [0, 0]
+    lines = log.read_bytes().splitlines()
+    assert lines[0] == b"0: earlier"
+    assert sorted(lines[1:]) == [b"0: 0 \xff & /{}"] * 500 + [b"1: 1 \xff & /{}"] * 500
+
+
+@pytest.fixture
+def small_run(speeches_data: Path, tmp_path: Path) -> SmallRun:
+    """Phase 1 of a run on two ranks, its directory written."""
+
+    def write(**flags: Any) -> RunSpec:
+        flags = {
+            "recipe": "laptop-scratch",
+            "nodes": 2,
+            "data": str(speeches_data),
+            "phase": 1,
+            "model": "bert-nano",
+            **flags,
+        }
+        flags |= {"results": str(tmp_path / "results"), "run": "here"}
+        spec = resolve(load_catalogue([builtin_file()]), flags=flags, environ={}).spec
+        write_run(spec)
+        return spec
+
+    return write
+
+
+def run_by_submitit(spec: RunSpec, watch: Callable[[], None]) -> int:
+    """As run_here runs a phase."""
+    directory = RunDirectory(Path(spec.results) / spec.run)
+    job = next_job(directory)
+    return run_phase(sys.executable, spec, 1, os.environ, directory.phase(1).logs / f"{job}-0.out", job, watch)
+
+
+def test_submitit_s_local_executor_goes_on_after_its_signal(small_run: SmallRun) -> None:
+    spec = small_run(steps=30)
+    directory = RunDirectory(Path(spec.results) / spec.run)
+    told: list[int] = []
+
+    def watch() -> None:
+        if not told and directory.phase(1).metrics.exists():
+            (pickled,) = (directory.root / "submitit").glob("*_submitted.pkl")
+            told.append(processes_below(int(pickled.name.split("_")[0]))[0])
+            os.kill(told[0], signal.SIGUSR2)
+
+    assert run_by_submitit(spec, watch) == 0
+    assert [(event["attempt"], event["cause"]) for event in directory.events() if event["event"] == "ended"] == [
+        (0, "SIGUSR2"), (1, "done"),
+    ]  # fmt: skip
+    steps = [json.loads(line)["step"] for line in directory.phase(1).metrics.read_text().splitlines()]
+    assert steps == list(range(1, 31))
+    assert len(list(directory.phase(1).logs.iterdir())) == 2
+
+
+def test_under_submitit_ctrl_c_writes_a_checkpoint(small_run: SmallRun) -> None:
+    spec = small_run(steps=100_000)
+    directory = RunDirectory(Path(spec.results) / spec.run)
+    pressed: list[bool] = []
+
+    def watch() -> None:
+        if not pressed and directory.phase(1).metrics.exists():
+            pressed.append(True)
+            for process in processes_below(os.getpid()):  # a terminal sends it to all
+                os.kill(process, signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
+
+    assert run_by_submitit(spec, watch) == 75
+    assert list(directory.phase(1).checkpoints.iterdir())
+    (end,) = [event for event in directory.events() if event["event"] == "ended"]
+    assert (end["cause"], end["exit_code"]) == ("SIGTERM", 75)
+
+
+def test_under_submitit_bad_input_has_its_exit_code(small_run: SmallRun) -> None:
+    assert run_by_submitit(small_run(precision="tf32"), lambda: None) == 64
+
+
+def processes_below(process: int) -> list[int]:
+    """The process's children, their children, and so on."""
+    words = ["pgrep", "-P", str(process)]
+    children = [int(word) for word in subprocess.run(words, capture_output=True, text=True).stdout.split()]
+    return [one for child in children if child_exists(child) for one in (child, *processes_below(child))]
+
+
+def child_exists(process: int) -> bool:
+    """pgrep itself was a child, too."""
+    return Path(f"/proc/{process}").exists()
 
 
 def test_secrets_of_the_environment_are_written_nowhere(

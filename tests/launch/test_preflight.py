@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import pickle
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,21 +15,29 @@ from bertjobs.data.manifest import DataManifest
 from bertjobs.errors import InputError
 from bertjobs.launch.cluster import Partition, parse_sinfo
 from bertjobs.launch.preflight import (
-    checkpoints_bytes,
-    container_problems,
+    Circumstances,
+    after_problems,
+    check_unchanged,
     data_problems,
     epoch_problems,
-    memory_problems,
+    inspect,
     preflight,
-    problems,
-    results_problems,
 )
 from bertjobs.launch.problem import Problem, RefusedError
 from bertjobs.launch.queue import Queue, StartTest, ask_queue, parse_start_test, queue_problems
+from bertjobs.launch.resources import (
+    checkpoints_bytes,
+    container_problems,
+    held_bytes,
+    memory_problems,
+    results_problems,
+)
 from bertjobs.launch.slurm import Slurm
 from bertjobs.recipe.catalogue import builtin_file, load_catalogue
+from bertjobs.recipe.lockfile import lockfile
 from bertjobs.recipe.resolve import resolve
 from bertjobs.recipe.spec import RunSpec
+from bertjobs.run.directory import RunDirectory
 
 CATALOGUE = load_catalogue([builtin_file()])
 NO_SLURM = Slurm({"PATH": ""})
@@ -295,4 +303,76 @@ def test_where_slurm_is_absent_or_odd_nothing_is_known(tmp_path: Path, tool: Cal
 
 def test_a_local_run_is_not_held_against_the_queue(spec: RunSpec) -> None:
     queue = Queue("nosuch", "", PARTITIONS, StartTest(refusal="x"))
-    assert problems(spec, "local", NO_SLURM, queue) == []
+    assert preflight(spec, "local", NO_SLURM, Circumstances(queue))[1] == []
+
+
+class Told(Slurm):
+    """No Slurm, but one that says these states; the real one is asked in tests/cluster/test_after.py."""
+
+    def __init__(self, **states: str):
+        super().__init__({"PATH": ""})
+        self._states = {name.removeprefix("job"): state for name, state in states.items()}
+
+    def states(self, jobs: Sequence[str]) -> tuple[dict[str, str], str]:
+        wanted = {job.split("_")[0] for job in jobs}
+        return {name: state for name, state in self._states.items() if name.split("_")[0] in wanted}, "sacct"
+
+
+def test_jobs_to_wait_for() -> None:
+    slurm = Told(job7="RUNNING", job8="COMPLETED", job9_0="COMPLETED", job9_1="PENDING", job10="FAILED")
+    awaited, found = after_problems(["7", "8", "9", "10", "9_0", "11", "1"], "slurm", slurm)
+    assert awaited == ["7", "9"]
+    assert [problem.what for problem in found] == ["Slurm knows no job 11", "Slurm knows no job 1"]
+    assert after_problems([], "local", slurm) == ([], [])
+    (problem,) = after_problems(["7"], "local", slurm)[1]
+    assert "cannot wait" in problem.what
+
+
+def test_data_that_a_job_will_make_are_a_warning_and_wrong_data_stay_an_error(spec: RunSpec, tmp_path: Path) -> None:
+    (found,) = data_problems(replace(spec, data=str(tmp_path / "later")), ["7", "9"])[1]
+    assert found.is_warning
+    assert "does not exist" in found.what
+    assert "waits for jobs 7, 9" in str(found.hint)
+
+    half = tmp_path / "half"
+    shutil.copytree(spec.data, half)
+    next((half / "phase1" / "train").glob("*")).unlink()
+    found_in_half = data_problems(replace(spec, data=str(half), masking="static"), ["7"])[1]
+    assert [problem.is_warning for problem in found_in_half] == [False, True]
+    assert "masking is static" in found_in_half[0].what
+
+    data, told = inspect(
+        replace(spec, data=str(tmp_path / "later")), "slurm", Told(job7="PENDING"), Circumstances(after=["7"])
+    )
+    assert data is None
+    errors = [problem for problem in told if not problem.is_warning]
+    assert [error.what for error in errors] == ["sbatch was not found on the PATH: this machine cannot queue jobs"]
+
+
+def test_what_was_begun_keeps_its_settings(spec: RunSpec) -> None:
+    directory = RunDirectory(Path(spec.results) / spec.run)
+    directory.create()
+    directory.write_lockfile(lockfile(spec))
+    other = replace(spec, seed=7, phases=tuple(replace(phase, lr=1.0) for phase in spec.phases))
+    check_unchanged(other, directory)
+    directory.phase(1).create()
+    check_unchanged(other, directory)
+    (directory.phase(1).checkpoints / "step-00000001").mkdir()
+    (directory.phase(1).checkpoints / "step-00000001" / "MANIFEST.json").write_text("{}")
+    with pytest.raises(InputError, match=r"phase 1 .* seed, phase1\.lr\n") as caught:
+        check_unchanged(other, directory)
+    assert "phase2" not in caught.value.what
+    check_unchanged(replace(spec, nodes=4, keep_checkpoints=1), directory)
+
+
+def test_a_resumed_run_has_some_of_its_checkpoints_already(spec: RunSpec) -> None:
+    directory = RunDirectory(Path(spec.results) / spec.run)
+    for number in (1, 2):
+        folder = directory.phase(number).checkpoints / "step-00000001"
+        folder.mkdir(parents=True)
+        (folder / "model.safetensors").write_bytes(bytes(1000))
+    assert held_bytes(directory) == 2000
+    directory.phase(1).done_file.write_text("{}")
+    assert held_bytes(directory) == 1000
+    assert len(results_problems(replace(spec, keep_checkpoints=10**9))) == 1
+    assert results_problems(replace(spec, keep_checkpoints=10**9), held=10**20) == []

@@ -12,7 +12,7 @@ import pytest
 
 from bertjobs.errors import InputError
 from bertjobs.launch.environment import clean_environment, export_lines
-from bertjobs.launch.script import MARKER, SlurmOptions, render_script, run_sub, sbatch_command
+from bertjobs.launch.script import MARKER, SlurmOptions, render_script, run_sub, submissions
 from bertjobs.recipe.catalogue import builtin_file, load_catalogue
 from bertjobs.recipe.environment import NAMES
 from bertjobs.recipe.resolve import resolve
@@ -80,10 +80,18 @@ def test_a_site_s_variables_are_passed_into_containers_by_name(spec: RunSpec) ->
     assert "BERTJOBS_ENVIRONMENT" not in rendered_head(spec, 1, options), "without a container all are passed"
 
 
-def test_phases_wait_for_any_end_of_the_one_before() -> None:
-    script = Path("/x/run.sub")
-    assert sbatch_command(script, "17") == ["sbatch", "--parsable", "--dependency=afterany:17", "/x/run.sub"]
-    assert sbatch_command(script, None) == ["sbatch", "--parsable", "/x/run.sub"]
+def test_phases_wait_for_any_end_of_the_one_before(spec: RunSpec) -> None:
+    first, second = submissions(spec, SlurmOptions(), "/opt/python", chain="chain-3")
+    assert first.path == Path("/lustre/runs/first/phase1/run.sub")
+    assert first.command({}) == ["sbatch", "--parsable", str(first.path)]
+    assert second.command({1: "17"}) == ["sbatch", "--parsable", "--dependency=afterany:17", str(second.path)]
+    assert "export BERTJOBS_PHASES=1,2\nexport BERTJOBS_CHAIN=chain-3\n" in first.script
+
+
+def test_the_first_phase_waits_for_what_the_user_names(spec: RunSpec) -> None:
+    first, second = submissions(spec, SlurmOptions(), "/opt/python", after=("11", "12_3"))
+    assert first.command({})[2] == "--dependency=afterany:11:12_3"
+    assert second.command({1: "17"})[2] == "--dependency=afterany:17"
 
 
 HOSTILE = ["a b", "it's", 'say "hi"', "two\nlines", "$(touch x)", "`id`", "a;b", "back\\slash", "*", ""]
@@ -115,7 +123,7 @@ def test_a_surrounding_job_s_variables_do_not_leak() -> None:
 # pyxis is in no package, so srun and scontrol stand-ins: the first says its options and its own words.
 SRUN = """#!/bin/bash
 if [[ $1 == --help ]]; then echo "{help}"; exit; fi
-printf '%s\\n' srun "$@" >"$WORDS"
+[[ $* == *bertjobs.train* ]] && printf '%s\\n' srun "$@" >"$WORDS"
 """
 SCONTROL = """#!/bin/bash
 case "$2" in hostnames) echo node1;; node) echo "   NodeAddr=10.0.0.1 NodeHostName=node1";; esac

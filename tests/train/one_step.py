@@ -17,6 +17,7 @@ from bertjobs.data.shard_set import ShardSet
 from bertjobs.model.bert import BertForPreTraining
 from bertjobs.optim.lamb import Lamb
 from bertjobs.recipe.catalogue import builtin_file, load_catalogue
+from bertjobs.train.forward import Forward
 from bertjobs.train.placement import read_placement
 from bertjobs.train.ranks import Ranks, joined
 from bertjobs.train.step import StepPlan, train_step
@@ -59,7 +60,7 @@ def one_step(data: Path, ranks: Ranks, micro_batch: int) -> dict[str, Tensor]:
         loss_scale=1.0,
         seed=0,
     )
-    result = train_step(ranks.wrapped(model, CPU), optimizer, micro_batches, plan, CPU)
+    result = train_step(ranks.wrapped(Forward(model), CPU), optimizer, micro_batches, plan, CPU)
     gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
     return {**gradients, "sums": ranks.sum_on_device(result.sums), "masked": torch.tensor(masked)}
 

@@ -166,9 +166,10 @@ def test_a_job_that_crashes_again_where_it_began_is_not_started_a_third_time(
     with monkeypatch.context() as patch:
         patch.setattr("bertjobs.train.loop.train_step", lambda *_: 1 / 0)
         assert alone(job, 1).code == 70
-        refused = alone(job.having(BERTJOBS_ATTEMPT=1), 1)
+        assert alone(job.having(BERTJOBS_ATTEMPT=1), 1).code == 70
+        refused = alone(job.having(BERTJOBS_ATTEMPT=2), 1)
     assert refused.code == 64
-    assert "job 7 is not started again" in refused.err
+    assert "job 7 does not go on" in refused.err
     assert "began at step 25 too" in refused.err
     assert alone(job, 1).code == 0, "by hand it may go on"
 

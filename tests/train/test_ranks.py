@@ -17,10 +17,12 @@ import torch._dynamo  # takes DDP seconds, at its first use
 from safetensors.torch import load_file, save_file
 from torch import Tensor, distributed
 
+from bertjobs.data.batches import Batch
 from bertjobs.errors import EXIT_FAILURE, BertjobsError, InputError
 from bertjobs.launch.local import free_port
 from bertjobs.model.bert import BertForPreTraining
 from bertjobs.recipe.catalogue import builtin_file, load_catalogue
+from bertjobs.train.forward import Forward
 from bertjobs.train.placement import read_placement
 from bertjobs.train.ranks import MARGIN_S, FirstRankFailedError, Ranks, joined
 
@@ -89,11 +91,11 @@ def gradients(
     spec = replace(spec, vocab_size=100, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
     torch.manual_seed(0)
     model = BertForPreTraining(spec, activation_checkpointing=checkpointing)
-    wrapped = ranks.wrapped(model, CPU, **way)  # type: ignore[arg-type]
+    wrapped = ranks.wrapped(Forward(model), CPU, **way)  # type: ignore[arg-type]
     assert all(parameter.grad is None for parameter in model.parameters())
     draw = torch.Generator().manual_seed(rank)
     tokens = torch.randint(5, 100, (2, 16), generator=draw)
-    out = wrapped(tokens, torch.zeros_like(tokens), torch.ones_like(tokens), tokens, torch.tensor([0, 1]))
+    out = wrapped(Batch(tokens, torch.zeros_like(tokens), torch.ones_like(tokens), tokens, torch.tensor([0, 1])))
     ((out.mlm_loss_sum + out.nsp_loss_sum) * scale).backward()
     return {name: parameter.grad.clone() for name, parameter in model.named_parameters() if parameter.grad is not None}
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from bertjobs.data.batches import Batch
 from bertjobs.model.bert import PretrainingSums
@@ -28,8 +28,8 @@ class Line(nn.Module):
         self.weight = nn.Parameter(torch.tensor([2.0]))
         self.constant = constant
 
-    def forward(self, *tensors: Tensor) -> PretrainingSums:
-        labels = tensors[3]
+    def forward(self, batch: Batch) -> PretrainingSums:
+        labels = batch.labels
         loss = (self.weight * labels.sum() + self.constant).sum()
         zero = 0 * self.weight.sum()
         count = torch.tensor(labels.numel())

@@ -1,0 +1,154 @@
+"""Where a run goes, as `plan`, `submit` and `resume` are told, and the plan that they check it against."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bertjobs.cli.runs import add_site_argument, chosen_site
+from bertjobs.errors import InputError
+
+if TYPE_CHECKING:
+    from bertjobs.launch.plan import Plan
+    from bertjobs.launch.queue import Queue
+    from bertjobs.launch.script import SlurmOptions
+    from bertjobs.recipe.resolve import Resolved
+    from bertjobs.recipe.spec import RunSpec
+    from bertjobs.run.directory import RunDirectory
+
+BACKENDS = ("auto", "slurm", "submitit", "local")
+_JOB = re.compile(r"[0-9]+(_[0-9]+)?")
+_NAMED = ("partition", "account", "time")
+
+
+def add_backend_arguments(parser: argparse.ArgumentParser, *, site: bool = True) -> None:
+    """Add --backend and what is said to Slurm; ``site``: --site too, where the parser has none."""
+    group = parser.add_argument_group("where it runs")
+    group.add_argument(
+        "--backend",
+        choices=BACKENDS,
+        default="auto",
+        help="slurm (sbatch and a batch script), submitit (that package's jobs, on Slurm or here), local (this "
+        "machine), or auto: slurm where sbatch is found, unless the recipe's system has no scheduler (default: auto)",
+    )
+    group.add_argument("--partition", metavar="NAME", default="", help="Slurm partition (default: the cluster's)")
+    group.add_argument("--account", metavar="NAME", default="", help="Slurm account (default: your own)")
+    group.add_argument(
+        "--time", metavar="TIME", default="", help="time limit of a job, as Slurm writes it: minutes or D-HH:MM:SS"
+    )
+    group.add_argument(
+        "--sbatch",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        help="any further sbatch option, such as --sbatch qos=high or --sbatch exclusive; can be given several times",
+    )
+    group.add_argument(
+        "--after",
+        metavar="JOB",
+        action="append",
+        default=[],
+        help="wait for the end of this Slurm job, such as one that prepares the data; several by commas",
+    )
+    if site:
+        add_site_argument(group)
+
+
+def awaited_jobs(args: argparse.Namespace) -> tuple[str, ...]:
+    """The ids that --after gives, each once; InputError for what is none."""
+    jobs = [job.strip() for text in args.after for job in text.split(",")]
+    for job in jobs:
+        if not _JOB.fullmatch(job):
+            raise InputError(
+                f"{job!r} is no job's id", where="--after", hint="digits, as squeue shows them: 4711, or 4711_3"
+            )
+    return tuple(dict.fromkeys(jobs))
+
+
+def slurm_options(args: argparse.Namespace) -> SlurmOptions:
+    """What the flags say to sbatch, and where they are silent, the site."""
+    from bertjobs.launch.script import SlurmOptions
+    from bertjobs.recipe.sbatch_option import parse_option
+
+    named = {name: getattr(args, name) for name in _NAMED}
+    extra = []
+    for option in map(parse_option, args.sbatch):
+        name, _, value = option.removeprefix("--").partition("=")
+        if name not in named:
+            extra.append(option)
+        elif named[name] not in ("", value):
+            raise InputError(f"--{name} {named[name]} contradicts --sbatch {name}={value}", hint="give one of them")
+        else:
+            named[name] = value  # the checks look at it
+    given = SlurmOptions(**named, extra=tuple(extra))
+    site = chosen_site(args)
+    if site is None:
+        return given
+    given = replace(given, **{name: getattr(given, name) or getattr(site, name) for name in _NAMED})
+    return replace(given, site=tuple(site.sbatch_options(given.lines())), environment=site.environment)
+
+
+def make_checked_plan(args: argparse.Namespace, resolved: Resolved, resumed: RunDirectory | None = None) -> Plan:
+    """The plan of a run and all problems that it has; nothing is written or queued.
+
+    Args:
+        resumed: the directory of a run that is continued, None for a new one.
+    """
+    from bertjobs.launch.estimate import earlier_runs, measured_peaks
+    from bertjobs.launch.plan import make_plan
+    from bertjobs.launch.preflight import Circumstances, inspect
+    from bertjobs.launch.run import absolute, choose_backend
+    from bertjobs.launch.slurm import Slurm
+
+    jobs = awaited_jobs(args)
+    options = slurm_options(args)
+    spec = absolute(resolved.spec)
+    slurm = Slurm(os.environ)
+    backend = choose_backend(args.backend, spec, slurm)
+    if backend == "submitit" and not slurm.present:
+        backend = "local"  # by submitit's own executor for one machine
+    earlier, queue = earlier_runs(Path(spec.results)), _asked_queue(spec, backend, options)
+    around = Circumstances(queue, measured_peaks(spec, earlier), jobs, resumed)
+    data, found = inspect(spec, backend, slurm, around)
+    return make_plan(
+        *(replace(resolved, spec=data.sized(spec) if data else spec), backend, data, _rate(spec, backend)),
+        earlier=earlier,
+        queue=queue,
+        problems=found,
+        now_unix_s=time.time(),
+    )
+
+
+def scripts(spec: RunSpec, args: argparse.Namespace) -> Mapping[int, str]:
+    """The batch script of each phase, as submit would write it now."""
+    from bertjobs.launch.dry_run import queued
+    from bertjobs.launch.slurm import Slurm
+    from bertjobs.run.directory import RunDirectory
+
+    directory = RunDirectory(Path(spec.results) / spec.run)
+    found = queued(directory, spec, slurm_options(args), sys.executable, Slurm(os.environ))
+    return {job.phase: job.script for job in found}
+
+
+def _rate(spec: RunSpec, backend: str) -> float | None:
+    from bertjobs.launch.estimate import matrix_product_rate
+
+    return matrix_product_rate() if backend == "local" and not spec.gpus else None
+
+
+def _asked_queue(spec: RunSpec, backend: str, options: SlurmOptions) -> Queue:
+    """What is asked of Slurm and what it answers; nothing where it is not to be used."""
+    from bertjobs.launch.queue import NOT_ASKED, ask_queue
+    from bertjobs.launch.script import submissions
+
+    if backend == "local":
+        return NOT_ASKED
+    script = submissions(spec, options, sys.executable)[0].script
+    return ask_queue(script, options.partition, options.time, os.environ)

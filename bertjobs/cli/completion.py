@@ -1,0 +1,104 @@
+"""`bertjobs completion`: words for the TAB key of bash, zsh and fish.
+
+The shell asks `bertjobs` itself at each TAB, through argcomplete, so recipes, runs and sites are those of the moment,
+and an upgrade needs no new script.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from bertjobs.cli.runs import results_folder
+from bertjobs.errors import BertjobsError
+
+_NAME = "bertjobs"
+_FOLDERS = ("DIR", "FOLDER")
+_FILES = ("PATH", "FILE", "FILE.png")
+
+
+def register(subparsers: Any) -> None:
+    """Add `completion` to the command line."""
+    parser = subparsers.add_parser(
+        "completion",
+        help="print what makes a shell complete verbs, flags, recipes, runs and sites",
+        description="Print the lines that make a shell complete verbs, flags and the names of recipes, runs and sites "
+        "when TAB is pressed. To have them in each new shell:",
+        epilog="""\
+  bash  echo 'eval "$(bertjobs completion bash)"' >>~/.bashrc
+  zsh   echo 'eval "$(bertjobs completion zsh)"' >>~/.zshrc     (after the line with compinit)
+  fish  bertjobs completion fish >~/.config/fish/completions/bertjobs.fish""",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("shell", choices=("bash", "zsh", "fish"))
+    parser.set_defaults(handler=_completion)
+
+
+def answer(parser: argparse.ArgumentParser) -> None:
+    """Where a shell asks for completions of the command line so far, write them and end the process."""
+    if "_ARGCOMPLETE" in os.environ:
+        import argcomplete
+
+        argcomplete.autocomplete(parser, always_complete_options=False, default_completer=_words)  # type: ignore[arg-type]
+
+
+def _completion(args: argparse.Namespace) -> int:
+    from argcomplete import shellcode
+
+    print(shellcode([_NAME], use_defaults=False, shell=args.shell))
+    return 0
+
+
+def _words(*, prefix: str, action: argparse.Action, parsed_args: argparse.Namespace, **_: object) -> Iterable[str]:
+    """What may stand at an argument that has no fixed choices; nothing where that cannot be known."""
+    from argcomplete.completers import DirectoriesCompleter, FilesCompleter
+
+    metavar = action.metavar if isinstance(action.metavar, str) else ""
+    try:
+        if names := _NAMES.get(action.dest):
+            known = list(names(parsed_args))
+            return [*known, *DirectoriesCompleter()(prefix)] if action.dest == "run" and "/" in prefix else known
+    except (BertjobsError, OSError):
+        return []
+    if "|" in metavar:
+        return metavar.split("|")
+    if metavar in _FOLDERS or metavar in _FILES:
+        return DirectoriesCompleter()(prefix) if metavar in _FOLDERS else FilesCompleter()(prefix)
+    return []
+
+
+def _runs(args: argparse.Namespace) -> Iterable[str]:
+    from bertjobs.launch.status import all_runs
+
+    return [run.name for run in all_runs(results_folder(args))]
+
+
+def _sites(_: argparse.Namespace) -> Iterable[str]:
+    from bertjobs.launch.site import NO_SITE, site_names
+
+    return [*site_names(os.environ), NO_SITE]
+
+
+def _catalogued(section: str) -> Callable[[argparse.Namespace], Iterable[str]]:
+    def names(args: argparse.Namespace) -> Iterable[str]:
+        from bertjobs.recipe.catalogue import catalogue_files, load_catalogue
+
+        files = catalogue_files(os.environ, Path.cwd(), getattr(args, "recipe_files", None) or [])
+        return load_catalogue(files).keys(section)
+
+    return names
+
+
+_NAMES: dict[str, Callable[[argparse.Namespace], Iterable[str]]] = {
+    "run": _runs,
+    "setting_run": _runs,
+    "site": _sites,
+    "name": _catalogued("recipes"),
+    "setting_recipe": _catalogued("recipes"),
+    "setting_model": _catalogued("models"),
+}
+"""What is at an argument, by its name in the parsed arguments."""

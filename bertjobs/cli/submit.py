@@ -1,0 +1,222 @@
+"""`bertjobs submit` and `resume`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bertjobs.cli.backend import add_backend_arguments, awaited_jobs, make_checked_plan, slurm_options
+from bertjobs.cli.recipes import add_recipe_arguments, resolve_arguments
+from bertjobs.cli.runs import add_run_argument, chosen_site, opened
+from bertjobs.errors import InputError
+
+if TYPE_CHECKING:
+    from bertjobs.launch.plan import Plan
+    from bertjobs.launch.run import Queueing
+    from bertjobs.launch.script import SlurmOptions
+    from bertjobs.recipe.spec import RunSpec
+    from bertjobs.run.directory import RunDirectory
+
+
+def register(subparsers: Any) -> None:
+    """Add `submit` and `resume` to the command line."""
+    submit = subparsers.add_parser(
+        "submit",
+        help="start a run: queue its phases on Slurm, or train on this machine",
+        description="Check everything, write the run directory, and queue a job for each phase, each behind the one "
+        "before; or train here, where there is no Slurm.",
+        allow_abbrev=False,
+    )
+    add_backend_arguments(submit)
+    _add_output(submit)
+    add_recipe_arguments(submit)
+    submit.set_defaults(handler=_submit)
+
+    resume = subparsers.add_parser(
+        "resume",
+        help="continue a run whose phases are not all done",
+        description="Continue a run from its newest checkpoints, with the settings of its run.yml; the checks are "
+        "those of submit.",
+        allow_abbrev=False,
+    )
+    add_run_argument(resume)
+    add_backend_arguments(resume, site=False)
+    _add_output(resume)
+    resume.add_argument(
+        "--set",
+        dest="sets",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        help="change a setting that does not decide the weights of a phase that was begun, such as nodes=4 or "
+        "phase1.micro_batch=16; it goes into run.yml",
+    )
+    resume.set_defaults(handler=_resume)
+
+
+def _add_output(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="print what would be written and queued, byte for byte, and do neither",
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON: run directory, jobs, next commands")
+
+
+def _submit(args: argparse.Namespace) -> int:
+    from bertjobs.launch.plan import arithmetic
+    from bertjobs.launch.preflight import refuse
+    from bertjobs.launch.run import write_run
+
+    plan = make_checked_plan(args, resolve_arguments(args, os.environ, site=chosen_site(args)))
+    refuse(plan.problems)
+    if args.json:
+        _warn(plan)
+    else:
+        print(arithmetic(plan) + "\n", flush=True)
+    if args.dry_run:
+        return _dry_run(plan, args)
+    if plan.backend == "local":
+        return _run_here(plan, write_run(plan.spec), args)
+    return _start_on_slurm(plan, args)
+
+
+def _resume(args: argparse.Namespace) -> int:
+    from bertjobs.launch.preflight import refuse
+    from bertjobs.launch.resume import resumed
+    from bertjobs.launch.run import write_run
+
+    directory = opened(args)
+    found = resumed(directory, args.sets)
+    _check_idle(directory, args.run)
+    plan = make_checked_plan(args, found, directory)
+    refuse(plan.problems)
+    _warn(plan)
+    if args.dry_run:
+        return _dry_run(plan, args)
+    before = directory.lockfile.read_text(encoding="utf-8")
+    try:
+        if plan.backend != "local":
+            return _start_on_slurm(plan, args)
+        write_run(plan.spec)
+    except BaseException:
+        directory.write_lockfile(before)  # nothing was queued with what was changed
+        raise
+    return _run_here(plan, directory, args)
+
+
+def _warn(plan: Plan) -> None:
+    for problem in plan.problems:
+        print(problem.render(), file=sys.stderr)
+
+
+def _check_idle(directory: RunDirectory, name: str) -> None:
+    """InputError where a job of the run waits or runs."""
+    from bertjobs.launch.queue_reasons import RUNNING, WAITING
+    from bertjobs.launch.slurm import Slurm
+    from bertjobs.launch.status import run_status
+
+    for status in run_status(directory, Slurm(os.environ), 0.0):
+        if status.state in (*RUNNING, *WAITING):
+            raise InputError(
+                f"phase {status.phase} of run {directory.name!r} is {status.state} as job {status.job}",
+                hint=f"wait, or stop it first: bertjobs cancel {name}",
+            )
+
+
+def _dry_run(plan: Plan, args: argparse.Namespace) -> int:
+    from bertjobs.launch.dry_run import dry_run
+    from bertjobs.launch.environment import clean_environment
+    from bertjobs.launch.slurm import Slurm
+
+    slurm = Slurm(clean_environment(os.environ))
+    found = dry_run(plan.spec, plan.backend, slurm_options(args), sys.executable, slurm, awaited_jobs(args))
+    if args.json:
+        print(json.dumps(found.as_json(), indent=2))
+        return 0
+    print(found.render())
+    if plan.backend == "submitit":
+        print("submitit would queue a job for each phase.")
+    elif plan.backend == "local":
+        print(f"This machine would run {plan.spec.world_size} processes a phase: {sys.executable} -m bertjobs.train")
+    return 0
+
+
+def _start_on_slurm(plan: Plan, args: argparse.Namespace) -> int:
+    from bertjobs.launch.environment import clean_environment
+    from bertjobs.launch.run import start_on_slurm
+    from bertjobs.launch.slurm import Slurm
+
+    slurm = Slurm(clean_environment(os.environ))
+    by = _by_submitit(plan) if plan.backend == "submitit" else None
+    directory, jobs = start_on_slurm(plan.spec, slurm_options(args), slurm, after=awaited_jobs(args), by=by)
+    commands = _next_commands(plan, args)
+    if args.json:
+        _print_json(directory, jobs, commands)
+        return 0
+    for number, job in jobs.items():
+        print(f"queued phase {number} as job {job}")
+    print(f"\nrun directory {directory.root}\nnext:")
+    for command in commands:
+        print(f"  {command}")
+    return 0
+
+
+def _by_submitit(plan: Plan) -> Queueing:
+    from bertjobs.launch.submitit_backend import queue_submitit
+
+    def queue(
+        directory: RunDirectory, spec: RunSpec, options: SlurmOptions, after: Sequence[str], chain: str
+    ) -> dict[int, str]:
+        limit = plan.queue.limit_s
+        return queue_submitit(directory, spec, options, environ=os.environ, after=after, chain=chain, limit_s=limit)
+
+    return queue
+
+
+def _next_commands(plan: Plan, args: argparse.Namespace) -> list[str]:
+    spec, site = plan.spec, chosen_site(args)
+    usual = Path(site.results if site and site.results else "results").absolute()
+    named = f" --site {args.site}" if args.site else ""
+    results = named if spec.results == str(usual) else f" --results {spec.results}"
+    return [f"bertjobs {verb} {spec.run}{results}" for verb in ("status", "logs --follow", "cancel")]
+
+
+def _print_json(directory: RunDirectory, jobs: dict[int, str], commands: list[str], **more: Any) -> None:
+    found = {"run_directory": str(directory.root), "jobs": jobs, "next": commands, **more}
+    print(json.dumps(found, indent=2))
+
+
+def _run_here(plan: Plan, directory: RunDirectory, args: argparse.Namespace) -> int:
+    from bertjobs.cli.report import finish
+    from bertjobs.launch.run import run_here
+
+    for number in (signal.SIGTERM, signal.SIGHUP):  # `bertjobs cancel` and a closed terminal ask as ctrl-C does
+        if signal.getsignal(number) != signal.SIG_IGN:  # nohup
+            signal.signal(number, signal.default_int_handler)
+    out = sys.stderr if args.json else sys.stdout
+    code = run_here(directory, plan.spec, os.environ, out, _phase_runner(args))
+    commands = [f"bertjobs resume {directory.root}"] if code == 75 else []
+    if code == 0:
+        print("\n" + finish(directory), file=out)
+    elif commands:
+        print(f"stopped with a checkpoint; continue with: {commands[0]}", file=out)
+    if args.json:
+        jobs = {event["phase"]: event["job"] for event in directory.events() if event["event"] == "submitted"}
+        _print_json(directory, jobs, commands, exit_code=code)
+    return code
+
+
+def _phase_runner(args: argparse.Namespace) -> Callable[..., int]:
+    """What runs a phase on this machine."""
+    if args.backend == "submitit":
+        from bertjobs.launch.submitit_backend import run_phase
+    else:
+        from bertjobs.launch.local import run_phase
+    return run_phase

@@ -1,0 +1,102 @@
+"""Stopping a run: all its jobs that wait or run, so that none is left to start later."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import time
+from collections.abc import Sequence
+
+from bertjobs.errors import BertjobsError, InputError
+from bertjobs.launch.queue_reasons import RUNNING
+from bertjobs.launch.queue_view import QueueView
+from bertjobs.launch.slurm import Slurm
+from bertjobs.launch.status import read_run, status_of
+from bertjobs.launch.timeline import Link
+from bertjobs.run.directory import RunDirectory
+
+PATIENCE_S = 15.0
+PAUSE_S = 1.0
+
+
+def in_order(links: Sequence[Link]) -> list[Link]:
+    """The active ones, in the order in which to cancel them: what waits before what runs, else the end of one job would
+    start the next; spares first."""
+    active = [link for link in links if link.is_active]
+    return sorted(active, key=lambda link: (link.state in RUNNING, not link.spare))
+
+
+def active_links(directory: RunDirectory, slurm: Slurm) -> list[Link]:
+    """A run's jobs that wait or run, in the order in which to cancel them.
+
+    The journal names them; the queue, by their names, those too that did not come into the journal.
+
+    Raises:
+        BertjobsError: Slurm gave no answer.
+    """
+    files, view = read_run(directory), QueueView.of(slurm)
+    named = view.named(files.spec.run, directory.root) if view.present else {}
+    told = view.ask([*files.on_slurm, *(job for job in named if job not in files.jobs)])
+    if told.silence:
+        raise BertjobsError(
+            f"Slurm does not say which jobs wait or run: {told.silence}",
+            where=f"run {files.spec.run}",
+            hint="nothing was cancelled; see `scontrol ping`, and try again",
+        )
+    links = list(status_of(files, told, time.time()).links)
+    first = files.undone[0] if files.undone else files.spec.phases[-1].phase
+    for job, name in named.items():
+        if job not in files.jobs and job in told.jobs:
+            phase = name.removeprefix(f"{files.spec.run}-phase")
+            number = int(phase) if phase.isdigit() else first
+            links.append(Link(job, "slurm", number, spare=not phase.isdigit(), state=told.jobs[job].state))
+    return in_order(links)
+
+
+def cancel(directory: RunDirectory, slurm: Slurm, patience_s: float = PATIENCE_S) -> list[str]:
+    """Stop what still runs or waits of a run; returns the jobs. Workers write a checkpoint first.
+
+    Looks again until none is left, for ``patience_s`` seconds at most: a link that runs queues one behind itself where
+    it sees none, and that would go on with the run.
+
+    Raises:
+        InputError: it runs on another machine.
+        BertjobsError: Slurm refused, or gave no answer.
+    """
+    cancelled: list[str] = []
+    deadline = time.monotonic() + patience_s
+    while links := active_links(directory, slurm):
+        _stop(directory, [link for link in links if link.job not in cancelled], slurm)
+        cancelled += [link.job for link in links if link.job not in cancelled]
+        if time.monotonic() >= deadline or all(link.backend == "local" for link in links):
+            break
+        time.sleep(min(PAUSE_S, patience_s))
+    if not cancelled:
+        _check_elsewhere(directory)
+    return cancelled
+
+
+def _stop(directory: RunDirectory, links: Sequence[Link], slurm: Slurm) -> None:
+    """End these jobs, and say so in the journal: before, as a link that is ended otherwise leaves its work to another
+    one; and after, as it may be refused."""
+    for link in links:
+        directory.record("cancelling", phase=link.phase, job=link.job)
+    if queued := [link.job for link in links if link.backend != "local"]:
+        slurm.cancel(queued)
+    for link in links:
+        if link.backend == "local":
+            os.kill(link.pid, signal.SIGTERM)
+        directory.record("cancelled", phase=link.phase, job=link.job)
+
+
+def _check_elsewhere(directory: RunDirectory) -> None:
+    """InputError where a local job was started on another machine and has not ended."""
+    for job in read_run(directory).jobs.values():
+        host = job.get("submitted", {}).get("host", "")
+        if job["backend"] == "local" and host not in ("", socket.gethostname()) and "ended" not in job:
+            raise InputError(
+                f"job {job['job']} was started on {host}, and has not ended as far as its folder shows",
+                where=str(directory.root),
+                hint=f"cancel it there: ssh {host} bertjobs cancel {directory.root}",
+            )

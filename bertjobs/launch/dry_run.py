@@ -1,0 +1,122 @@
+"""What a submit would write and queue, byte for byte, without doing it."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bertjobs.launch.run import locked_text, next_chain, without_suspects
+from bertjobs.launch.script import SlurmOptions, Submission, shell_line, submissions
+from bertjobs.launch.slurm import Slurm
+from bertjobs.launch.source import write_source
+from bertjobs.recipe.spec import RunSpec
+from bertjobs.run.directory import RunDirectory
+
+SHOWN_BYTES = 20_000
+"""A longer file, such as a large diff of the code, is named with its size."""
+
+
+@dataclass(frozen=True)
+class WrittenFile:
+    """A file that would be written; ``content`` is None where it is not known before, ``note`` says what it holds."""
+
+    path: Path
+    content: str | None
+    note: str = ""
+
+    @property
+    def size(self) -> int:
+        """Bytes of the content in UTF-8."""
+        return len((self.content or "").encode())
+
+    def render(self) -> str:
+        """A line with the path and the size, then the content as it is, and a line end where it has none."""
+        if self.content is None:
+            return f"==> {self.path} ({self.note})\n"
+        if self.size > SHOWN_BYTES:
+            return f"==> {self.path} ({self.size} bytes: too long to show)\n"
+        return f"==> {self.path} ({self.size} bytes)\n{self.content}" + "\n" * (not self.content.endswith("\n"))
+
+    def as_json(self) -> dict[str, Any]:
+        """``content`` is null where it is not known before."""
+        size = None if self.content is None else self.size
+        return {"path": str(self.path), "bytes": size, "content": self.content, "note": self.note}
+
+
+@dataclass(frozen=True)
+class DryRun:
+    """Files in the order of writing, and the command lines that queue the jobs.
+
+    In these ``phase1`` stands for the id that the job of phase 1 will have.
+    """
+
+    directory: Path
+    files: tuple[WrittenFile, ...]
+    commands: tuple[tuple[str, ...], ...]
+
+    def render(self) -> str:
+        """For people."""
+        files = "\n".join(file.render() for file in self.files)
+        lines = [shell_line(words) for words in self.commands]
+        said = "This would be queued, in this order" if lines else "Nothing would be queued by a command line."
+        if any(":phase" in line for line in lines):
+            said += "; phase1 stands for the id of phase 1's job"
+        commands = "\n".join([f"{said}\n", *lines] if lines else [said])
+        return f"This would be written\n\n{files}\n{commands}"
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "run_directory": str(self.directory),
+            "files": [file.as_json() for file in self.files],
+            "commands": [list(words) for words in self.commands],
+        }
+
+
+def dry_run(
+    spec: RunSpec, backend: str, options: SlurmOptions, python: str, slurm: Slurm, after: Sequence[str]
+) -> DryRun:
+    """What `write_run` and `queue` would do for a run; writes nothing below its folder.
+
+    Args:
+        spec: resolved, its paths absolute.
+        backend: "slurm", "submitit" or "local".
+        python: the interpreter of the jobs.
+        after: ids of jobs that the first one waits for.
+    """
+    directory = RunDirectory(Path(spec.results) / spec.run)
+    files = [WrittenFile(directory.lockfile, locked_text(directory, spec)), *source_files(directory.source)]
+    jobs = queued(directory, spec, options, python, slurm, after) if backend == "slurm" else []
+    files += [WrittenFile(job.path, job.script) for job in jobs]
+    if backend == "submitit":
+        note = "submitit's own files: a batch script and a pickled call for each phase, named by ids"
+        files.append(WrittenFile(directory.root / "submitit", None, note))
+    note = "a line for each job, with its id and the time"
+    return DryRun(
+        directory.root,
+        (*files, WrittenFile(directory.journal, None, note)),
+        tuple(tuple(job.command({})) for job in jobs),
+    )
+
+
+def queued(
+    directory: RunDirectory,
+    spec: RunSpec,
+    options: SlurmOptions,
+    python: str,
+    slurm: Slurm,
+    after: Sequence[str] = (),
+) -> list[Submission]:
+    """The jobs that would be queued for a run by sbatch."""
+    options = without_suspects(spec, options, slurm)
+    return submissions(spec, options, python, chain=next_chain(directory), after=after)
+
+
+def source_files(folder: Path) -> list[WrittenFile]:
+    """What the code's own snapshot in ``folder`` would hold: written elsewhere by the same code, and read."""
+    with tempfile.TemporaryDirectory() as scratch:
+        write_source(Path(scratch))
+        found = sorted(file for file in Path(scratch).rglob("*") if file.is_file())
+        return [WrittenFile(folder / file.relative_to(scratch), file.read_text(encoding="utf-8")) for file in found]

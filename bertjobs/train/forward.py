@@ -1,0 +1,67 @@
+"""The model as the training step calls it: a micro-batch, padded or packed, to what it adds to the step."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import nn
+
+from bertjobs.data.batches import Batch, MicroBatch
+from bertjobs.data.packed_batches import PackedBatch
+from bertjobs.model.attention import Attention, choose_attention
+from bertjobs.model.bert import BertForPreTraining, PretrainingSums
+from bertjobs.model.compiled import choose_parts
+from bertjobs.model.packed import EAGER, TokenWise, packed_sums
+from bertjobs.recipe.spec import RunSpec
+from bertjobs.train.precision import AUTOCAST
+
+
+class Forward(nn.Module):
+    """``model`` on micro-batches. Its parameters are the model's own.
+
+    Args:
+        attention, parts: how packs are computed; without ``attention`` only padded batches can be.
+    """
+
+    def __init__(self, model: BertForPreTraining, attention: Attention | None = None, parts: TokenWise = EAGER):
+        super().__init__()
+        self.model, self.attention, self.parts = model, attention, parts
+
+    def forward(self, batch: MicroBatch) -> PretrainingSums:
+        """The sums of one micro-batch on the model's device; a padded one's labels may be on the CPU.
+
+        Raises:
+            ValueError: a pack, and no attention for it.
+        """
+        if isinstance(batch, Batch):
+            return self.model(*batch.tensors())
+        if self.attention is None:
+            raise ValueError("packs need an attention")
+        return packed_sums(self.model, batch, self.attention, self.parts)
+
+    def describe(self) -> str:
+        """One line for the log."""
+        if self.attention is None:
+            return "padded micro-batches"
+        return f"{self.attention.describe()}, {'eager' if self.parts is EAGER else 'compiled'}"
+
+
+def open_forward(model: BertForPreTraining, spec: RunSpec, device: torch.device) -> Forward:
+    """The forward pass that a run asks for.
+
+    Raises:
+        InputError: the attention that it names does not work on this device.
+    """
+    if not spec.is_unpadded:
+        return Forward(model)
+    dtype = AUTOCAST.get(spec.precision, torch.float32)
+    heads = spec.model.hidden_size // spec.model.num_attention_heads
+    attention = choose_attention(spec.attention, device, dtype, heads)
+    return Forward(model, attention, choose_parts(device) if spec.compile else EAGER)
+
+
+def on_device(batch: MicroBatch, device: torch.device) -> MicroBatch:
+    """The micro-batch where the model is; a padded one's labels stay on the host, so that no GPU is waited for."""
+    moved = batch.to(device, non_blocking=True)
+    return moved if isinstance(moved, PackedBatch) else replace(moved, labels=batch.labels)

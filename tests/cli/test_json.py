@@ -1,0 +1,175 @@
+"""`--json`: every command that prints a table has it, and what it prints is what docs/exit-codes.md says."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bertjobs.cli.main import build_parser
+from bertjobs.data.prepare import PHASES, PrepareOptions, prepare
+from tests.cli.test_init import ANSWERS, install
+from tests.conftest import Bertjobs
+from tests.data.conftest import quiet
+from tests.report.conftest import (
+    START,
+    MakeRun,
+    make_run,  # noqa: F401
+    write_attempt,
+    write_checkpoint,
+    write_steps,
+    write_validation,
+)
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "exit-codes.md"
+TABLES = (
+    *("recipes", "recipes show", "init", "plan", "status", "logs", "doctor", "report"),
+    *("data inspect", "data verify", "data adopt"),
+)
+
+Path_ = tuple[str, ...]
+
+
+def documented(command: str) -> list[Path_]:
+    """The fields of a command, such as ("phases", "[]", "steps"), in the order of its table."""
+    section = DOCUMENT.read_text(encoding="utf-8").split(f"\n### bertjobs {command}\n")[1].split("\n### ")[0]
+    firsts = [line.split(" | ")[0] for line in section.splitlines() if line.startswith("| `")]
+    return [tuple(re.findall(r"\[\]|\{\}|\w+", path)) for first in firsts for path in re.findall(r"`(.+?)`", first)]
+
+
+def leaves(value: Any, path: Path_ = ()) -> Iterator[Path_]:
+    """The paths of all values that are no list and no mapping; nothing of an empty one."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from leaves(inner, (*path, key))
+    elif isinstance(value, list):
+        for inner in value:
+            yield from leaves(inner, (*path, "[]"))
+    else:
+        yield path
+
+
+def begins(field: Path_, path: Path_) -> bool:
+    return len(field) <= len(path) and all(mine in ("{}", one) for mine, one in zip(field, path, strict=False))
+
+
+def describes(field: Path_, path: Path_) -> bool:
+    """Whether a documented field is at a path; one that ends with a list or a mapping stands for all in it."""
+    return begins(field, path) and (len(field) == len(path) or field[-1] in ("[]", "{}"))
+
+
+def strict(text: str) -> Any:
+    """JSON as every parser reads it."""
+
+    def refuse(name: str) -> None:
+        raise AssertionError(f"{name} is no JSON")
+
+    return json.loads(text, parse_constant=refuse)
+
+
+def check(command: str, *outputs: str) -> None:
+    """All fields of the outputs are documented, and all that are documented are in one of them."""
+    fields = documented(command)
+    found = {path for output in outputs for path in leaves(strict(output))}
+    assert [path for path in sorted(found) if not any(describes(field, path) for field in fields)] == []
+    assert [field for field in fields if not any(begins(field, path) for path in found)] == []
+
+
+@pytest.mark.parametrize("command", TABLES)
+def test_what_prints_a_table_prints_json(command: str) -> None:
+    parser: argparse.ArgumentParser = build_parser()
+    for word in command.split():
+        verbs = next(action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
+        parser = verbs.choices[word]
+    assert "--json" in parser._option_string_actions
+
+
+def test_recipes(bertjobs: Bertjobs) -> None:
+    check("recipes", bertjobs("recipes", "--json").stdout)
+
+
+def test_a_recipe(bertjobs: Bertjobs) -> None:
+    check("recipes show", *(bertjobs("recipes", "show", name, "--json").stdout for name in ("laptop", "dgxa100-80g")))
+
+
+def test_init(bertjobs: Bertjobs, tmp_path: Path) -> None:
+    (tmp_path / "bin").mkdir()
+    for name, says in ANSWERS.items():
+        install(tmp_path / "bin", name, says)
+    check("init", bertjobs("init", "--json", environ={"PATH": str(tmp_path / "bin")}).stdout)
+
+
+@pytest.fixture
+def results(make_run: MakeRun, tmp_path: Path) -> Path:  # noqa: F811
+    """The results folder of a run whose first phase was validated, and whose loss was then not finite."""
+    directory = make_run("tried")
+    phase = directory.phase(1)
+    write_steps(phase, range(1, 11), step_time_s=2.0)
+    write_steps(phase, [11], step_time_s=2.0, loss_nats=float("nan"))
+    write_validation(phase, 10, 5.75, 6.5)
+    write_checkpoint(phase, 10)
+    write_attempt(directory, 1, START, START + 30, step=10)
+    return tmp_path
+
+
+@pytest.mark.parametrize("verb", ["doctor", "report"])
+def test_a_run(bertjobs: Bertjobs, results: Path, verb: str) -> None:
+    done = bertjobs(verb, "tried", "--results", results, "--json", environ={"PATH": ""})
+    assert done.returncode == 0, done.stderr
+    check(verb, done.stdout)
+
+
+@pytest.mark.parametrize(("margin", "code"), [(0.5, 0), (0.8, 70)])
+def test_a_report_that_judges(bertjobs: Bertjobs, results: Path, margin: float, code: int) -> None:
+    done = bertjobs("report", "tried", "--results", results, "--require-learnt", margin, "--json")
+    assert done.returncode == code
+    said = strict(done.stdout)
+    assert said["report"] is None
+    assert said["phases"][0]["held_out"]["below_unigram_nats"] == pytest.approx(0.75)
+    assert said["phases"][0]["end_loss_nats"] is None
+    assert ("error: " in done.stderr) == bool(code)
+
+
+@pytest.fixture(scope="module")
+def shards(speeches_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """LDDL's shards of the speeches, with stored masks."""
+    folder = tmp_path_factory.mktemp("lddl") / "data"
+    corpus = f"text:{speeches_data.parent / 'corpus'}"
+    options = PrepareOptions((corpus,), str(speeches_data / "vocab.txt"), str(folder), (PHASES[1],), shards=2,
+                             duplicates=1, masking="static", format="lddl", sample_ratio=0.2)  # fmt: skip
+    prepare(options, quiet)
+    return folder
+
+
+def run(bertjobs: Bertjobs, code: int, *words: object) -> str:
+    done: subprocess.CompletedProcess[str] = bertjobs("data", *words, "--json")
+    assert done.returncode == code, done.stderr
+    return done.stdout
+
+
+def test_shards(bertjobs: Bertjobs, shards: Path, speeches_data: Path, tmp_path: Path) -> None:
+    spoilt = tmp_path / "spoilt"
+    shutil.copytree(shards, spoilt)
+    (spoilt / "phase1" / "train" / "stray").write_text("")
+    shard = next((shards / "phase1" / "train").glob("shard-*.parquet_0"))
+    check("data verify", run(bertjobs, 0, "verify", shards), run(bertjobs, 64, "verify", spoilt))
+
+    made = run(bertjobs, 0, "adopt", "--phase", f"1={shards / 'phase1' / 'train'}", "--vocab", shards / "vocab.txt",
+               "--output", tmp_path / "adopted")  # fmt: skip
+    check("data adopt", made)
+    assert (
+        strict(made)["manifest_sha256"] == strict(run(bertjobs, 0, "verify", tmp_path / "adopted"))["manifest_sha256"]
+    )
+
+    damaged = tmp_path / shard.name
+    damaged.write_bytes(shard.read_bytes()[:-1000])
+    one = speeches_data / "phase1" / "train" / "shard-0.safetensors_1"
+    outputs = [run(bertjobs, 0, "inspect", path) for path in (shards, one)]
+    check("data inspect", *outputs, run(bertjobs, 64, "inspect", damaged, "--vocab", shards / "vocab.txt"))

@@ -1,0 +1,134 @@
+"""What can happen to a run on a cluster, done to it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from random import Random
+
+from tests.cluster.chaos.run import AttackedRun, Attempt, free_bytes
+from tests.conftest import wait_until
+
+LEFT_BYTES = 100_000  # on the full disk: lines of the journal and of metrics fit, a checkpoint does not
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Something that is done to a run.
+
+    Attributes:
+        what: in words.
+        inject: does it to the attempt that trains.
+        causes: what the journal may call the end of that attempt; empty where it is to survive.
+    """
+
+    what: str
+    inject: Callable[[AttackedRun, Attempt, Random], None]
+    causes: tuple[str, ...] = ()
+
+
+def _requeue(run: AttackedRun, at: Attempt, _: Random) -> None:
+    run.cluster.run(["scontrol", "requeue", at.job])
+
+
+def _preempt(run: AttackedRun, _at: Attempt, _: Random) -> None:
+    urgent = run.cluster.submit(["-p", "urgent", "-N4", "--exclusive", "--output=/dev/null", "--wrap", "true"])
+    run.cluster.wait(urgent, timeout=60)
+
+
+def _time_limit(run: AttackedRun, at: Attempt, _: Random) -> None:
+    """A limit so near that Slurm sends its USR2 now; the next attempt gets a day again."""
+    limit = run.cluster.run(["squeue", "-h", "-j", at.job, "-o", "%M"]).stdout.strip()
+    minutes = int(limit.split(":")[-2]) + 2 if limit.count(":") == 1 else 60
+    run.cluster.run(["scontrol", "update", f"JobId={at.job}", f"TimeLimit={minutes}"])
+    wait_until(lambda: run.cluster.squeue_state(at.job) == "PENDING", timeout=100)
+    run.cluster.run(["scontrol", "update", f"JobId={at.job}", "TimeLimit=1-0"])
+
+
+def _kill_rank(run: AttackedRun, at: Attempt, random: Random) -> None:
+    ranks = run.ranks(at.job)
+    ranks[random.choice(sorted(ranks))][1].send(signal.SIGKILL)
+
+
+def _kill_node(run: AttackedRun, at: Attempt, random: Random) -> None:
+    """As if a node lost its power and came back: its slurmd and all of the job on it."""
+    node = random.choice(sorted({node for node, _ in run.ranks(at.job).values()}))
+    run.cluster.kill(f"slurmd-{node}")
+    for process in run.processes_on(at.job, node):
+        process.send(signal.SIGKILL)
+    time.sleep(1)
+    run.cluster.start_again(f"slurmd-{node}")
+
+
+def _kill_allocation(run: AttackedRun, at: Attempt, _: Random) -> None:
+    """Nothing of the job can say or write anything any more."""
+    run.cluster.run(["scancel", "--full", "--signal=KILL", at.job])
+
+
+def _fill_disk(run: AttackedRun, at: Attempt, _: Random) -> None:
+    """Full until a checkpoint could not be written; then somebody makes room."""
+    ballast, before = run.disk / "ballast", run.log(at).count("cannot be written")
+    os.posix_fallocate(descriptor := os.open(ballast, os.O_CREAT | os.O_WRONLY), 0, free_bytes(run.disk) - LEFT_BYTES)
+    os.close(descriptor)
+    try:
+        wait_until(lambda: run.log(at).count("cannot be written") > before or run.ended(at))
+    finally:
+        ballast.unlink()
+
+
+def _truncate_newest_checkpoint(run: AttackedRun, at: Attempt, random: Random) -> None:
+    """And the run must read it: a rank is killed."""
+    _kill_rank(run, at, random)
+    wait_until(lambda: not run.ranks(at.job))
+    weights = run.checkpoints(at.phase)[-1] / "model.safetensors"
+    os.truncate(weights, weights.stat().st_size // 2)
+
+
+def _restart_controller(run: AttackedRun, at: Attempt, _: Random) -> None:
+    run.cluster.kill("slurmctld")
+    time.sleep(1)
+    run.cluster.start_again("slurmctld")
+    wait_until(lambda: run.cluster.squeue_state(at.job) == "RUNNING")
+
+
+def _stop_accounting(run: AttackedRun, at: Attempt, _: Random) -> None:
+    """Over a checkpoint at least."""
+    before = run.checkpoints(at.phase)
+    run.cluster.kill("slurmdbd")
+    wait_until(lambda: run.checkpoints(at.phase) != before or run.ended(at))
+    run.cluster.start_again("slurmdbd")
+    wait_until(lambda: run.cluster.run(["sacct", "-nX", "-j", at.job], check=False).stdout.strip())
+
+
+def _cancel_link(run: AttackedRun, at: Attempt, _: Random) -> None:
+    """One that another waits behind, as it does soon after the first checkpoint."""
+    behind = lambda: f"afterany:{at.job}" in run.cluster.run(["squeue", "-h", "-o", "%E"]).stdout  # noqa: E731
+    wait_until(behind)
+    run.cluster.run(["scancel", at.job])
+
+
+def _node_down(run: AttackedRun, at: Attempt, random: Random) -> None:
+    node = random.choice(sorted({node for node, _ in run.ranks(at.job).values()}))
+    run.cluster.run(["scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=chaos"])
+    time.sleep(2)
+    run.cluster.run(["scontrol", "update", f"NodeName={node}", "State=RESUME"])
+
+
+FAULTS = (
+    Fault("`scontrol requeue`", _requeue, ("requeued",)),
+    Fault("preempted by a job of the urgent partition", _preempt, ("preempted",)),
+    Fault("time limit", _time_limit, ("time limit",)),
+    Fault("SIGKILL of a rank", _kill_rank, ("crashed",)),
+    Fault("SIGKILL of a node's slurmd and all of the job on it", _kill_node, ("crashed", "node failed")),
+    Fault("SIGKILL of the whole allocation", _kill_allocation, ("crashed", "cancelled")),
+    Fault("results disk full, freed once a checkpoint had failed", _fill_disk),
+    Fault("newest checkpoint truncated, and a rank killed", _truncate_newest_checkpoint, ("crashed",)),
+    Fault("slurmctld killed and started again", _restart_controller),
+    Fault("slurmdbd killed, started again after a checkpoint", _stop_accounting),
+    Fault("`scancel` of one link", _cancel_link, ("cancelled",)),
+    Fault("node set down", _node_down, ("node failed",)),
+    Fault("SIGKILL of a rank, once more", _kill_rank, ("crashed",)),
+)

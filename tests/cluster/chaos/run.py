@@ -1,0 +1,123 @@
+"""A run under attack: what it does now, read from its own files."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bertjobs.run.checkpoints import steps
+from bertjobs.run.directory import RunDirectory
+from tests.cluster.process import Process, job_processes
+from tests.cluster.slurm import Cluster
+from tests.cluster.test_prepare import environment_of
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One start of a link, from the journal's event."""
+
+    phase: int
+    job: str
+    number: int
+    from_step: int
+
+
+@dataclass(frozen=True)
+class AttackedRun:
+    """The run in ``directory`` on ``cluster``; ``disk`` is the file system, of its own, that it writes to."""
+
+    cluster: Cluster
+    directory: RunDirectory
+    disk: Path
+    phases: tuple[int, ...] = (1, 2)
+
+    def events(self, kind: str) -> list[dict[str, Any]]:
+        return [event for event in self.directory.events() if event["event"] == kind]
+
+    def attempt(self) -> Attempt | None:
+        """The attempt that started last."""
+        started = self.events("started")
+        if not started:
+            return None
+        last = started[-1]
+        return Attempt(last["phase"], last["job"], last["attempt"], last["step"])
+
+    def step(self, phase: int) -> int:
+        """The newest step in a phase's metrics."""
+        lines = self.directory.phase(phase).metrics
+        text = lines.read_text() if lines.exists() else ""
+        whole = [line for line in text.splitlines() if line.endswith("}")]
+        return json.loads(whole[-1])["step"] if whole else 0
+
+    def place(self) -> tuple[int, int]:
+        """The phase that trains and its newest step, which only grow where nothing is repeated."""
+        phase = max((phase for phase in self.phases if self.step(phase)), default=self.phases[0])
+        return phase, self.step(phase)
+
+    def done(self) -> bool:
+        return all(self.directory.phase(phase).done() is not None for phase in self.phases)
+
+    def checkpoints(self, phase: int) -> list[Path]:
+        return steps(self.directory.phase(phase).checkpoints)
+
+    def has_gained(self) -> bool:
+        """Whether the attempt that started last has written a checkpoint of its own."""
+        attempt = self.attempt()
+        if attempt is None or self.ended(attempt):
+            return False
+        saved = [int(folder.name.removeprefix("step-")) for folder in self.checkpoints(attempt.phase)]
+        return bool(saved) and saved[-1] > attempt.from_step
+
+    def ended(self, attempt: Attempt) -> bool:
+        return any((e["job"], e["attempt"]) == (attempt.job, attempt.number) for e in self.events("ended"))
+
+    def log(self, attempt: Attempt) -> str:
+        file = self.directory.phase(attempt.phase).logs / f"{attempt.job}-{attempt.number}.out"
+        return file.read_text(errors="replace") if file.exists() else ""
+
+    def ranks(self, job: str) -> dict[int, tuple[str, Process]]:
+        """The workers of a job: rank -> (node, process)."""
+        found = {}
+        for process in job_processes(self.cluster.folder):
+            try:
+                variables = environment_of(process)
+                command = Path(f"/proc/{process.pid}/cmdline").read_bytes()
+            except OSError:
+                continue
+            if variables.get("SLURM_JOB_ID") == job and b"bertjobs.train" in command and b"srun" not in command:
+                found[int(variables["SLURM_PROCID"])] = (variables["SLURMD_NODENAME"], process)
+        return found
+
+    def processes_on(self, job: str, node: str) -> list[Process]:
+        """All that a job runs on a node: its shell, srun, ranks, and the slurmstepd above them."""
+        found = []
+        for process in job_processes(self.cluster.folder):
+            try:
+                title = Path(f"/proc/{process.pid}/cmdline").read_bytes()
+                name = environment_of(process).get("SLURMD_NODENAME", "")
+            except OSError:
+                continue
+            is_step = b"slurmstepd" in title and f"[{job}.".encode() in title
+            if name == node or (is_step and _is_of(process, node)):
+                found.append(process)
+        return found
+
+
+def _is_of(step: Process, node: str) -> bool:
+    """Whether a slurmstepd belongs to a node: one of its children does."""
+    for entry in Path("/proc").glob("[1-9]*"):
+        try:
+            parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+            if parent == step.pid and f"SLURMD_NODENAME={node}".encode() in (entry / "environ").read_bytes():
+                return True
+        except OSError:
+            continue
+    return False
+
+
+def free_bytes(folder: Path) -> int:
+    found = os.statvfs(folder)
+    return found.f_bavail * found.f_frsize

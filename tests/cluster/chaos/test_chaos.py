@@ -1,0 +1,168 @@
+"""A run of two phases goes through all that can happen to it, and ends as the run that nothing happened to."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from bertjobs.run.atomic import sha256_of
+from bertjobs.run.attempts import causes
+from bertjobs.run.directory import RunDirectory
+from tests.cluster.chaos.faults import FAULTS, Fault
+from tests.cluster.chaos.run import AttackedRun, Attempt
+from tests.cluster.slurm import Cluster
+from tests.conftest import run_bertjobs, wait_until
+
+SEED = int(os.environ.get("BERTJOBS_CHAOS_SEED", "1"))
+STEPS = {1: 130, 2: 70}
+EVERY = 5  # steps between checkpoints
+DISK = "192m"
+RECIPE = {
+    "restarts_crashed": 9,
+    "phases": {
+        1: {"steps": STEPS[1], "checkpoint_every": EVERY, "global_batch": 256},
+        2: {"steps": STEPS[2], "checkpoint_every": EVERY, "global_batch": 64},
+    },
+}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A fault that was injected, and what came of it.
+
+    Attributes:
+        phase, step: the newest step at the time.
+        cause: the journal's word for the end of the attempt, "" where it survived.
+        repeated_steps: that were computed a second time.
+        lost_s: until a newer step than that one was done.
+    """
+
+    fault: str
+    phase: int
+    step: int
+    cause: str
+    repeated_steps: int
+    lost_s: float
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A small file system of its own."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={DISK},mode=0700", "tmpfs", folder], capture_output=True, text=True
+    )
+    if mounted.returncode:
+        pytest.skip(f"no file system of its own can be mounted here: {mounted.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def submit(cluster: Cluster, folder: Path, data: Path, results: Path) -> RunDirectory:
+    """Queue the run; nothing is asked of the cluster but two nodes."""
+    (folder / "bertjobs.yml").write_text(json.dumps({"recipes": {"laptop-scratch": RECIPE}}))
+    done = run_bertjobs(
+        ["submit", "--recipe", "laptop-scratch", "--nodes", 2, "--data", data, "--results", results, "--run", "chaos"],
+        folder,
+        {**cluster.environment, "OMP_NUM_THREADS": "1", "BERTJOBS_JOIN_TIMEOUT_S": "60"},
+    )
+    assert done.returncode == 0, done.stderr
+    return RunDirectory(results / "chaos")
+
+
+def attack(run: AttackedRun, fault: Fault, random: Random) -> tuple[Attempt, tuple[int, int], float]:
+    """Do it once the attempt that trains has a checkpoint of its own, at a random moment between two others."""
+    wait_until(run.has_gained, timeout=180)
+    phase, step = run.place()
+    target = step + random.randrange(EVERY)
+    wait_until(lambda: run.place() >= (phase, target) or run.done(), timeout=60)
+    assert not run.done(), f"the run was over before {fault.what}"
+    attempt, place, began = run.attempt(), run.place(), time.monotonic()
+    assert attempt is not None
+    fault.inject(run, attempt, random)
+    return attempt, place, began
+
+
+def survive(run: AttackedRun, attempt: Attempt, fault: Fault) -> int:
+    """Wait until the run is beyond where it was; how many steps were computed a second time."""
+    farthest = run.place()
+
+    def goes_on() -> bool:
+        nonlocal farthest
+        if run.attempt() != attempt or not fault.causes:
+            return True
+        farthest = max(farthest, run.place())
+        return False
+
+    wait_until(goes_on, timeout=240)
+    again = run.attempt()
+    assert again is not None
+    wait_until(lambda: run.place() > farthest or run.done(), timeout=120)
+    phase, step = farthest
+    return step - again.from_step if again != attempt and again.phase == phase else 0
+
+
+def test_a_run_survives_all_faults_in_one_go_and_ends_as_if_there_had_been_none(
+    cluster: Cluster, speeches_data: Path, tmp_path: Path, disk: Path
+) -> None:
+    random = Random(SEED)
+    run = AttackedRun(cluster, submit(cluster, tmp_path, speeches_data, disk / "results"), disk)
+    outcomes, attempts = [], []
+    for fault in random.sample(FAULTS, len(FAULTS)):
+        attempt, (phase, step), began = attack(run, fault, random)
+        repeated = survive(run, attempt, fault)
+        outcomes.append(Outcome(fault.what, phase, step, "", repeated, round(time.monotonic() - began, 1)))
+        attempts.append(attempt)
+        print(outcomes[-1], flush=True)
+    wait_until(run.done, timeout=240)
+    told = causes(run.directory.events())
+    outcomes = [
+        Outcome(**{**asdict(outcome), "cause": told.get((at.job, at.number), "") if fault_causes(outcome) else ""})
+        for outcome, at in zip(outcomes, attempts, strict=True)
+    ]
+    write_table(outcomes)
+    for outcome in outcomes:
+        expected = fault_causes(outcome)
+        assert not expected or outcome.cause in expected, (outcome, expected)
+    for phase, count in STEPS.items():
+        lines = run.directory.phase(phase).metrics.read_text().splitlines()
+        assert [json.loads(line)["step"] for line in lines] == list(range(1, count + 1))
+    wait_until(lambda: not cluster.run(["squeue", "-h", "-o", "%i"]).stdout.strip(), timeout=60)
+
+    quiet = submit(cluster, tmp_path, speeches_data, tmp_path / "results")
+    wait_until(lambda: quiet.phase(2).done() is not None, timeout=400)
+    for phase in STEPS:
+        assert weights_of(run.directory, phase) == weights_of(quiet, phase)
+
+
+def fault_causes(outcome: Outcome) -> tuple[str, ...]:
+    return next(fault.causes for fault in FAULTS if fault.what == outcome.fault)
+
+
+def weights_of(directory: RunDirectory, phase: int) -> str:
+    done = directory.phase(phase).done()
+    assert done is not None
+    return sha256_of(directory.phase(phase).checkpoints / done.checkpoint / "model.safetensors")
+
+
+def write_table(outcomes: list[Outcome]) -> None:
+    """Where BERTJOBS_CHAOS_TABLE says, for docs/."""
+    rows = [
+        f"| {o.fault} | {o.phase} | {o.step} | {o.cause or 'goes on'} | {o.repeated_steps} | {o.lost_s:.0f} |"
+        for o in outcomes
+    ]
+    head = ["| fault | phase | at step | journal | steps repeated | seconds lost |", "|---|---|---|---|---|---|"]
+    text = "\n".join([*head, *rows]) + "\n"
+    print(text, file=sys.stderr)
+    if path := os.environ.get("BERTJOBS_CHAOS_TABLE"):
+        Path(path).write_text(text)
