@@ -8,7 +8,8 @@ COMMON_OPTIONS="  --vocab FILE          vocab.txt or tokenizer.json (default: tr
   --target DIR          where downloads and their checksums go (default: the output's folder)
   --output DIR          where the shards go; needed
   --offline             download nothing: use what is in the target
-  -- OPTIONS            all that follows goes to \`bertjobs data prepare\`, for instance -- --phases 1 --slurm
+  -- OPTIONS            all that follows goes to \`bertjobs data prepare\`, for instance -- --phases 1, or
+                        -- --slurm --nodes 4 --queue, which prints the job that \`bertjobs submit --after\` waits for
   --help                this text
 
 A script that was stopped goes on where it was when the same command is given again."

@@ -137,7 +137,7 @@ class BatchStream:
     ) -> None:
         self._shards, self._masking = shards, masking
         self._global_batch, self._micro_batch = global_batch, micro_batch
-        self._packing = packing
+        self.packing = packing
         self._rank, self._world_size = rank, world_size
         self._pin = pin_memory
         self._manifest_sha256, self._skipped = manifest_sha256, skipped
@@ -194,7 +194,7 @@ class BatchStream:
         steps = max(1, min(_PLANNED, self._order.kept) // size)
         epochs, rows = self._order.samples(self._first + self._step * size, steps * size)
         self._step += steps
-        dealt = self._padded(rows) if self._packing is None else self._packed(rows, self._packing)
+        dealt = self._padded(rows) if self.packing is None else self._packed(rows, self.packing)
         own = np.concatenate([part for step in dealt for part in step])
         chosen = self._shards.select(rows[own])
         keys = self._masking.keys(epochs[own], chosen.rows)
@@ -231,10 +231,10 @@ class BatchStream:
     def _builder(self, chosen: Selection, keys: UInt64s | None) -> Callable[[], MicroBatch]:
         def build() -> MicroBatch:
             batch: MicroBatch
-            if self._packing is None:
+            if self.packing is None:
                 batch = make_batch(self._shards, chosen, keys, self._masking)
             else:
-                batch = make_packed_batch(self._shards, chosen, keys, self._masking, self._packing)
+                batch = make_packed_batch(self._shards, chosen, keys, self._masking, self.packing)
             return batch.pin_memory() if self._pin else batch
 
         return build

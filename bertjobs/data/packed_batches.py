@@ -118,6 +118,12 @@ def make_packed_batch(
     )
 
 
+def empty_pack(shards: ShardSet, masking: Masking, limits: Limits) -> PackedBatch:
+    """A pack of a run's shapes without sequences."""
+    nothing = np.zeros(0, dtype=np.int64)
+    return make_packed_batch(shards, shards.select(nothing), masking.keys(0, nothing), masking, limits)
+
+
 def _cumulative(lengths: Int64s, limits: Limits) -> Int64s:
     """Where the sequences, the pieces of the tail and the empty slots end: ``[S + 1]``."""
     ends = offsets_of(lengths)

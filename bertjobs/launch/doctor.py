@@ -169,7 +169,7 @@ def _loop(evidence: Evidence, phase: PhaseEvidence) -> Verdict | None:
 
 def _was_preempted(evidence: Evidence, phase: PhaseEvidence, attempt: Attempt) -> bool:
     job = next((job for job in phase.jobs if job.id == attempt.job), None)
-    if job is None or job.backend != "slurm" or job.cancelled:
+    if job is None or job.backend == "local" or job.cancelled:
         return False
     state = Case(evidence, phase, job, attempt).state
     if state in STATES:
@@ -230,7 +230,7 @@ def _stopped(case: Case) -> Verdict:
     cause = case.attempt.cause if case.attempt else ""
     if cause == "SIGUSR2":
         return time_limit(case, None)
-    if cause == "SIGTERM" and case.job.backend == "slurm":
+    if cause == "SIGTERM" and case.job.backend != "local":
         return preempted(case, None)
     sentence = f"{case.where} stopped with a checkpoint{f' ({cause})' if cause else ''}: {case.phase.checkpoint}"
     return case.verdict(Cause.STOPPED, sentence, None, case.resume())
@@ -243,10 +243,10 @@ def _killed(case: Case) -> Verdict | None:
             found = _TASK.match(line)
             if found and "Killed" in found[3]:
                 sentence = f"rank {found[2]} on {found[1]} was killed: most often the kernel, for want of host memory"
-                return case.verdict(Cause.HOST_MEMORY, sentence, said, case.resume("--sbatch=--mem=0"))
+                return case.verdict(Cause.HOST_MEMORY, sentence, said, case.resume("--sbatch mem=0"))
     if case.exit_code == 137:
         sentence = f"{case.where} was killed (code 137): most often by the kernel, for want of host memory"
-        return case.verdict(Cause.HOST_MEMORY, sentence, None, case.resume("--sbatch=--mem=0"))
+        return case.verdict(Cause.HOST_MEMORY, sentence, None, case.resume("--sbatch mem=0"))
     return None
 
 

@@ -143,7 +143,7 @@ def collect(directory: RunDirectory, slurm: Accounts, target: str, now: float) -
     """
     spec = read_lockfile(directory.lockfile)
     journal = _folded(directory.events())
-    asked = {job["job"] for job in journal.values() if job["backend"] == "slurm"}
+    asked = {job["job"] for job in journal.values() if job["backend"] != "local"}
     # Jobs that ended before the journal knew them have logs: <job>-<attempt>.out, slurm-<job>.out.
     names = [file.stem for folder in directory.phases() for file in folder.logs.glob("*.out")]
     asked |= {job for name in names if (job := name.removeprefix("slurm-").split("-")[0]).isdigit()}

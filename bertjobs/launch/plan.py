@@ -141,6 +141,7 @@ def _head(plan: Plan) -> list[tuple[str, str]]:
 
 def _batch_rows(plan: Plan) -> list[list[str]]:
     spec, phases = plan.spec, plan.spec.phases
+    packs = [f"{phase.micro_batch * phase.sequence_length:,} tokens" for phase in phases]
     return [
         ["", *(f"phase {phase.phase}" for phase in phases)],
         ["sequence length", *(f"{phase.sequence_length} tokens" for phase in phases)],
@@ -150,6 +151,7 @@ def _batch_rows(plan: Plan) -> list[list[str]]:
         ["rank batch", *(f"{phase.rank_batch:,}" for phase in phases)],
         ["  = gradient steps (GRADIENT_STEPS)", *(f"{phase.gradient_steps:,}" for phase in phases)],
         ["  x micro-batch", *(f"{phase.micro_batch:,}" for phase in phases)],
+        *([["unpadded, in packs of at most", *packs]] if spec.is_unpadded else []),
         ["optimizer steps", *(f"{phase.steps:,}" for phase in phases)],
         ["peak learning rate (LR)", *(f"{phase.lr:g}" for phase in phases)],
         ["warm-up", *(f"{phase.warmup:g} of the steps" for phase in phases)],

@@ -104,7 +104,7 @@ class Case:
 
     def resume(self, *options: str) -> str:
         """``bertjobs resume``, with options that only Slurm understands where it is Slurm's."""
-        return " ".join(["bertjobs resume", self.evidence.target, *(options if self.job.backend == "slurm" else ())])
+        return " ".join(["bertjobs resume", self.evidence.target, *(options if self.job.backend != "local" else ())])
 
     def verdict(self, cause: Cause, sentence: str, said: Said | None, command: str, *more: str) -> Verdict:
         """With the evidence that all have: the error, the job's state, where the phase stands, the last lines."""
@@ -131,7 +131,7 @@ def _gpu_memory(case: Case, said: Said | None) -> Verdict:
 def _with_gradient_steps(case: Case, count: int) -> str:
     """The same run again with other gradient steps: by its batch script, or as it was queued by hand."""
     run, folder, number = case.evidence.spec, case.evidence.folder, case.phase.number
-    if case.job.backend != "slurm":
+    if case.job.backend == "local":
         return _anew(case, f"phase{number}.gradient_steps={count}")
     if case.phase.has_script:
         return f"GRADIENT_STEPS={count} sbatch {quote(str(folder / f'phase{number}' / 'run.sub'))}"
@@ -145,7 +145,7 @@ def _host_memory(case: Case, said: Said | None) -> Verdict:
     advice = (
         f"num_workers {case.evidence.spec.num_workers}: threads of a rank that build batches; fewer take less memory"
     )
-    return case.verdict(Cause.HOST_MEMORY, sentence, said, case.resume("--sbatch=--mem=0"), advice)
+    return case.verdict(Cause.HOST_MEMORY, sentence, said, case.resume("--sbatch mem=0"), advice)
 
 
 def _hang(case: Case, said: Said | None) -> Verdict:
@@ -159,7 +159,7 @@ def _hang(case: Case, said: Said | None) -> Verdict:
     )
     if len(nodes) == len(set(case.job.nodes)):
         nodes = []  # none would be left
-    options = [f"--sbatch=--exclude={','.join(nodes)}"] if nodes else []
+    options = [f"--sbatch exclude={','.join(nodes)}"] if nodes else []
     return case.verdict(Cause.HANG, sentence, said, case.resume(*options))
 
 
@@ -169,7 +169,7 @@ def node_failure(case: Case, said: Said | None = None) -> Verdict:
     found = _NODE.search(told[0].text) if told else None
     node = (found[1] or found[2]).rstrip(",.") if found else ""
     sentence = f"node {node} failed under {case.where}" if node else f"a node failed under {case.where}"
-    options = [f"--sbatch=--exclude={node}"] if node else []
+    options = [f"--sbatch exclude={node}"] if node else []
     more = [f"its nodes: {', '.join(case.job.nodes)}"] if case.job.nodes else []
     return case.verdict(Cause.NODE_FAILURE, sentence, told[0] if told else None, case.resume(*options), *more)
 

@@ -19,9 +19,9 @@ from bertjobs.recipe.spec import RESTARTS, PhaseSpec, RunSpec
 _RUN_KEYS = (
     "run", "nodes", "tasks_per_node", "gpus", "precision", "loss_scale", "loss_normalization",
     "activation_checkpointing", "gradient_compression", "deterministic", "seed", "masking", "masked_share",
-    "masked_units", "num_workers", "loader", "unpad", "attention", "compile", "on_bad_shard", "local_copy", "bin_size", "keep_checkpoints",
-    "hang_timeout_s", *(f"restarts_{cause}" for cause in RESTARTS), "previous_phase", "steps_this_run", "data",
-    "results", "init_checkpoint", "image",
+    "masked_units", "num_workers", "loader", "unpad", "attention", "compile", "on_bad_shard", "local_copy",
+    "bin_size", "keep_checkpoints", "hang_timeout_s", *(f"restarts_{cause}" for cause in RESTARTS), "previous_phase",
+    "steps_this_run", "data", "results", "init_checkpoint", "image",
 )  # fmt: skip
 _PHASE_KEYS = (
     "sequence_length", "max_predictions", "steps", "lr", "warmup", "global_batch", "optimizer_state",

@@ -264,7 +264,7 @@ SETTINGS: tuple[Setting, ...] = (
         env="",
         choices=("bertjobs", "lddl"),
     ),
-    _run("unpad", "switch", False, "train on whole sequences without padding; not with loader lddl", env=""),
+    _run("unpad", "switch", True, "train on whole sequences without padding; not with loader lddl", env=""),
     _run(
         "attention",
         "text",

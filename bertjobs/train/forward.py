@@ -11,10 +11,10 @@ from bertjobs.data.batches import Batch, MicroBatch
 from bertjobs.data.packed_batches import PackedBatch
 from bertjobs.model.attention import Attention, choose_attention
 from bertjobs.model.bert import BertForPreTraining, PretrainingSums
-from bertjobs.model.compiled import choose_parts
+from bertjobs.model.compiled import choose_parts, warm_up
 from bertjobs.model.packed import EAGER, TokenWise, packed_sums
 from bertjobs.recipe.spec import RunSpec
-from bertjobs.train.precision import AUTOCAST
+from bertjobs.train.precision import AUTOCAST, autocast
 
 
 class Forward(nn.Module):
@@ -39,6 +39,12 @@ class Forward(nn.Module):
         if self.attention is None:
             raise ValueError("packs need an attention")
         return packed_sums(self.model, batch, self.attention, self.parts)
+
+    def warm_up(self, pack: PackedBatch, precision: str) -> None:
+        """Compile what training on packs of these shapes needs, so that no step waits for it; changes nothing else."""
+        if self.attention is not None and self.parts is not EAGER:
+            device = pack.input_ids.device
+            warm_up(self.model, pack, self.attention, self.parts, lambda: autocast(precision, device))
 
     def describe(self) -> str:
         """One line for the log."""

@@ -7,6 +7,8 @@ from contextlib import closing
 
 import torch
 
+from bertjobs.data.batches import BatchStream
+from bertjobs.data.packed_batches import empty_pack
 from bertjobs.data.shard_check import shards_of
 from bertjobs.data.shard_watch import ShardWatch
 from bertjobs.errors import InputError
@@ -66,6 +68,8 @@ def train_phase(job: Job, ranks: Ranks, device: torch.device, stop: StopRequest)
         _watch(job, shards, ranks) as shard_watch,
         closing(open_stream(job, ranks, shards, start.data, device)) as stream,
     ):
+        if isinstance(stream, BatchStream) and stream.packing is not None:
+            forward.warm_up(empty_pack(shards.train, shards.masking, stream.packing).to(device), job.spec.precision)
         metrics = MetricsLog(directory.metrics, directory.validation, directory.tensorboard, active=ranks.is_first)
         metrics.resume_after(progress.step)
         saving = _saving(job, ranks, metrics, start, progress)

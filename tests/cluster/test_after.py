@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -84,11 +85,12 @@ def test_a_coordinator_that_is_requeued_goes_on(prepare: Prepare, cluster: Clust
     # The coordinator is to start; its arrays inherit `begin` and wait, so that there is time for the signal.
     cluster.run(["scontrol", "update", f"JobId={job[1]}", "StartTime=now"])
     log = tmp_path / f"data.prepare-{job[1]}.log"
-    wait_until(lambda: log.exists() and "shards: task" in log.read_text(), 60)
+    wait_until(lambda: log.exists() and "shards: 16 tasks" in log.read_text(), 60)
     arrays = set(re.findall(r"\((\d+)\)", log.read_text()))
     cluster.run(["scancel", "--batch", "--signal=USR2", job[1]])
     wait_until(lambda: "back to the queue" in log.read_text(), 30)
     wait_until(lambda: cluster.squeue_state(job[1]) == "PENDING", 30)
+    time.sleep(3)  # slurmd refuses a job for a moment after it was killed; left alone, it would wait two minutes
     cluster.run(["scontrol", "update", f"JobId={job[1]}", "StartTime=now"])
     for array in sorted(arrays, key=int):
         cluster.run(["scontrol", "update", f"JobId={array}", "StartTime=now"])

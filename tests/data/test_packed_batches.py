@@ -14,7 +14,7 @@ import torch
 from bertjobs.data.arrays import write_arrays
 from bertjobs.data.batches import BatchStream, Masking, make_batch
 from bertjobs.data.manifest import DataManifest
-from bertjobs.data.packed_batches import PackedBatch, make_packed_batch, packing_budget, packing_limits
+from bertjobs.data.packed_batches import PackedBatch, empty_pack, make_packed_batch, packing_budget, packing_limits
 from bertjobs.data.packing import Limits, pack
 from bertjobs.data.shard_set import ShardSet
 from bertjobs.data.stream import StreamState
@@ -314,3 +314,9 @@ def test_a_global_batch_need_not_divide_by_anything(train: ShardSet) -> None:
         assert step
     parts = [packed_steps(train, 1, global_batch=17, rank=rank, world_size=2)[0] for rank in range(2)]
     assert sum(batch.sequences for part in parts for batch in part) == 17
+
+
+def test_a_pack_without_sequences_has_the_shapes_of_the_others(train: ShardSet) -> None:
+    empty = empty_pack(train, dynamic_masking(3), SPLIT_TAIL)
+    check_form(empty, SPLIT_TAIL, train.vocabulary.pad_id)
+    assert (empty.sequences, empty.tokens, empty.masked) == (0, 0, 0)

@@ -353,7 +353,7 @@ def test_a_container_that_does_not_start_is_to_be_tried_by_itself(spec: RunSpec,
 def test_host_memory_as_slurm_and_the_kernel_tell_it(spec: RunSpec, log: str, job: Job) -> None:
     verdict = judged(spec, job, log)
     assert verdict.cause is Cause.HOST_MEMORY
-    assert verdict.command == "bertjobs resume big --sbatch=--mem=0"
+    assert verdict.command == "bertjobs resume big --sbatch mem=0"
 
 
 def test_a_failed_node_is_left_out_next_time(spec: RunSpec) -> None:
@@ -363,7 +363,7 @@ def test_a_failed_node_is_left_out_next_time(spec: RunSpec) -> None:
     verdict = judged(spec, replace(FAILED, state="NODE_FAIL"), log)
     assert verdict.cause is Cause.NODE_FAILURE
     assert "node node3 failed under job 7" in verdict.sentence
-    assert verdict.command == "bertjobs resume big --sbatch=--exclude=node3"
+    assert verdict.command == "bertjobs resume big --sbatch exclude=node3"
     assert judged(spec, replace(FAILED, state="NODE_FAIL")).command == "bertjobs resume big"
 
 
@@ -371,7 +371,7 @@ def test_the_node_of_a_rank_that_hangs_is_left_out_next_time(spec: RunSpec) -> N
     log = "rank 0: error: nothing moved for 900 s (hang_timeout_s): ranks 9, 10 did not arrive\nrank 0:   where: x"
     verdict = judged(spec, log=log)
     assert verdict.sentence == "the run hung: the others waited for ranks 9, 10 (on node2)"
-    assert verdict.command == "bertjobs resume big --sbatch=--exclude=node2"
+    assert verdict.command == "bertjobs resume big --sbatch exclude=node2"
 
 
 def test_of_one_node_none_is_left_out(spec: RunSpec) -> None:
