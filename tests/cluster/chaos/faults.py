@@ -59,13 +59,16 @@ def _kill_node(run: AttackedRun, at: Attempt, random: Random) -> None:
     run.cluster.kill(f"slurmd-{node}")
     for process in run.processes_on(at.job, node):
         process.send(signal.SIGKILL)
-    time.sleep(1)
+    # A job younger than BatchStartTimeout + MessageTimeout (20 s) is thought to be still on its way to the node.
+    began = run.events("started")[-1]["time_unix_s"]
+    time.sleep(max(1.0, began + 25 - time.time()))
     run.cluster.start_again(f"slurmd-{node}")
 
 
 def _kill_allocation(run: AttackedRun, at: Attempt, _: Random) -> None:
-    """Nothing of the job can say or write anything any more."""
-    run.cluster.run(["scancel", "--full", "--signal=KILL", at.job])
+    """Its shell, srun and ranks: nobody can say or write anything any more."""
+    for process in run.processes(at.job):
+        process.send(signal.SIGKILL)
 
 
 def _fill_disk(run: AttackedRun, at: Attempt, _: Random) -> None:
@@ -114,7 +117,7 @@ def _node_down(run: AttackedRun, at: Attempt, random: Random) -> None:
     node = random.choice(sorted({node for node, _ in run.ranks(at.job).values()}))
     run.cluster.run(["scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=chaos"])
     time.sleep(2)
-    run.cluster.run(["scontrol", "update", f"NodeName={node}", "State=RESUME"])
+    run.cluster.run(["scontrol", "update", f"NodeName={node}", "State=RESUME"], check=False)  # it may be back already
 
 
 FAULTS = (

@@ -91,6 +91,18 @@ class AttackedRun:
                 found[int(variables["SLURM_PROCID"])] = (variables["SLURMD_NODENAME"], process)
         return found
 
+    def processes(self, job: str) -> list[Process]:
+        """All that a job runs, its shell first; without the slurmstepd above them."""
+        found = []
+        for process in job_processes(self.cluster.folder):
+            try:
+                if environment_of(process).get("SLURM_JOB_ID") == job:
+                    shell = b"slurm_script" in Path(f"/proc/{process.pid}/cmdline").read_bytes()
+                    found.append((not shell, process.pid, process))
+            except OSError:
+                continue
+        return [process for _, _, process in sorted(found, key=lambda entry: entry[:2])]
+
     def processes_on(self, job: str, node: str) -> list[Process]:
         """All that a job runs on a node: its shell, srun, ranks, and the slurmstepd above them."""
         found = []
