@@ -7,7 +7,7 @@ demo: setup
 	@scripts/demo.sh
 
 test: setup slurm check
-	@$(PYTHON) -m pytest
+	@$(PYTHON) -m pytest --numprocesses 2 --dist loadfile
 
 check: setup
 	@$(PYTHON) -m ruff check .

@@ -18,7 +18,7 @@ BELOW = {
     "train": {"errors", "run", "recipe", "data", "model", "optim"},
     "launch": {"errors", "run", "recipe", "data"},
     "report": {"errors", "run", "recipe", "data", "model", "launch"},
-    "cli": {"errors", "run", "recipe", "data", "launch", "report"},
+    "cli": {"errors", "run", "recipe", "data", "train", "launch", "report"},
 }
 
 

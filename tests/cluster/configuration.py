@@ -5,6 +5,7 @@ ClusterName=bertjobs
 SlurmctldHost={host}(127.0.0.1)
 SlurmctldPort={slurmctld_port}
 SlurmUser=root
+FirstJobId={first_job}
 AuthType=auth/munge
 # A requeued job waits for its old credential to expire: 120 s by default.
 AuthInfo=socket={folder}/munge/socket,cred_expire=10

@@ -283,7 +283,8 @@ class Cluster:
             "folder": self.folder, "host": socket.gethostname().split(".")[0], "password": password,
             "slurmctld_port": slurmctld_port, "slurmdbd_port": slurmdbd_port, "mariadb_port": database_port,
             "first_port": node_ports[0], "last_port": node_ports[-1], "last_gpu": GPUS_PER_NODE - 1,
-            "nodes": len(NODES), "cpus": CPUS_PER_NODE, "gpus": GPUS_PER_NODE,
+            # Ranks meet on a port that follows from the job's id: another cluster on this machine has other ids.
+            "first_job": random.randrange(1, 60_000), "nodes": len(NODES), "cpus": CPUS_PER_NODE, "gpus": GPUS_PER_NODE,
         }  # fmt: skip
         for gpu in range(GPUS_PER_NODE):
             (self.folder / "gpu" / str(gpu)).symlink_to("/dev/null")

@@ -23,14 +23,14 @@ from tests.cluster.slurm import Cluster
 from tests.conftest import run_bertjobs, wait_until
 
 SEED = int(os.environ.get("BERTJOBS_CHAOS_SEED", "1"))
-STEPS = {1: 130, 2: 70}
+STEPS = {1: 70, 2: 130}
 EVERY = 5  # steps between checkpoints
 DISK = "192m"
 RECIPE = {
     "restarts_crashed": 9,
     "phases": {
         1: {"steps": STEPS[1], "checkpoint_every": EVERY, "global_batch": 256},
-        2: {"steps": STEPS[2], "checkpoint_every": EVERY, "global_batch": 64},
+        2: {"steps": STEPS[2], "checkpoint_every": EVERY, "global_batch": 32},
     },
 }
 
