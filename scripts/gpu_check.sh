@@ -3,7 +3,7 @@
 #
 #     scripts/gpu_check.sh [--wheels DIR] FOLDER
 #
-# FOLDER gets check.log, summary.json, lamb.json and checkpoint.json. PYTHON names an interpreter with PyTorch for the
+# FOLDER gets check.log, summary.json and a JSON file of each benchmark. PYTHON names an interpreter with PyTorch for the
 # GPU (python3); what else it lacks is taken from DIR (scripts/gpu_wheels.sh), into a venv that is deleted at the end.
 # Nothing needs a network. Exit code: 0; 70 where a part failed, the others are done nevertheless; 64 without a GPU.
 set -euo pipefail
@@ -104,12 +104,15 @@ END
 
 check() {
   local pytest=("$python" -m pytest -q -p no:cacheprovider -o faulthandler_timeout=90 --durations=5)
-  part setup 60 bash -euo pipefail -c set_up
-  part gpu-tests 180 "${pytest[@]}" tests/gpu
-  part unit-tests 100 "${pytest[@]}" tests/optim/test_fused.py tests/optim/test_build.py \
-    tests/train/test_checkpoint_writer.py
-  part lamb 45 "$python" benchmarks/worker.py --only lamb --rounds 50 --output "$folder/lamb.json"
-  part checkpoint 110 "$python" benchmarks/checkpoint.py --output "$folder/checkpoint.json"
+  part setup 50 bash -euo pipefail -c set_up
+  part gpu-tests 150 "${pytest[@]}" tests/gpu
+  part unit-tests 45 "${pytest[@]}" tests/optim/test_fused.py tests/optim/test_build.py
+  part lamb 25 "$python" benchmarks/worker.py --only lamb --rounds 20 --output "$folder/lamb.json"
+  part attention 25 "$python" benchmarks/attention.py --output "$folder/attention.json"
+  local bench=("$python" -m bertjobs bench --recipe dgxh100-80g --gpus 1 --seconds 4 --repeats 3)
+  part bench-1 90 "${bench[@]}" --compare --phase 1 --micro-batches 128 --output "$folder/bench-1.json"
+  part bench-2 90 "${bench[@]}" --compare --phase 2 --micro-batches 32 --output "$folder/bench-2.json"
+  part checkpoint 60 "$python" benchmarks/checkpoint.py --output "$folder/checkpoint.json"
   printf '\n'
   cat "$folder/summary.json"
   awk '$2 != 0 {exit 1}' "$work/parts" || return 70

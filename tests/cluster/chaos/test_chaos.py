@@ -125,9 +125,12 @@ def test_a_run_survives_all_faults_in_one_go_and_ends_as_if_there_had_been_none(
         attempts.append(attempt)
         print(outcomes[-1], flush=True)
     wait_until(run.done, timeout=240)
-    told = causes(run.directory.events())
+    events = run.directory.events()
+    told = {phase: causes(event for event in events if event.get("phase") == phase) for phase in STEPS}
     outcomes = [
-        Outcome(**{**asdict(outcome), "cause": told.get((at.job, at.number), "") if fault_causes(outcome) else ""})
+        Outcome(
+            **{**asdict(outcome), "cause": told[at.phase].get((at.job, at.number), "") if fault_causes(outcome) else ""}
+        )
         for outcome, at in zip(outcomes, attempts, strict=True)
     ]
     write_table(outcomes)
