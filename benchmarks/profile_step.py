@@ -21,8 +21,8 @@ from model import ROOT, benchmark_recipe
 
 from bertjobs.errors import BertjobsError
 from bertjobs.run.atomic import write_json
-from bertjobs.train.bench import processor
 from bertjobs.train.bench_data import open_data
+from bertjobs.train.bench_device import processor
 from bertjobs.train.bench_profile import profile_phase
 from bertjobs.train.bench_table import profile_text
 from bertjobs.train.precision import use_precision
@@ -40,7 +40,7 @@ def main() -> int:
             if phase.phase in (args.phase or (1, 2)):
                 data = open_data(spec, phase)
                 device = torch.device("cpu")
-                found.append(profile_phase(spec, phase, data, device, micro_batch=phase.micro_batch))
+                found.append(profile_phase(spec, phase, data, device, micro_batch=phase.micro_batch, micro_batches=2))
                 print(profile_text(found[-1]), flush=True)
     except BertjobsError as error:
         print(error.render(), file=sys.stderr)

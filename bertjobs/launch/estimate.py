@@ -1,4 +1,5 @@
-"""How long a phase will take: from what earlier runs measured, from published figures, or from this machine's rate."""
+"""How long a phase will take: from what earlier runs or `bertjobs bench` measured, from published figures, or from
+this machine's rate."""
 
 from __future__ import annotations
 
@@ -7,11 +8,12 @@ import math
 import statistics
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bertjobs.errors import BertjobsError
+from bertjobs.launch.bench_runs import BenchRun, Work
 from bertjobs.launch.memory import Peak
 from bertjobs.recipe.flops import flops_per_sequence
 from bertjobs.recipe.lockfile import decisive_settings, difference, read_lockfile
@@ -26,6 +28,12 @@ NEWEST_RUNS = 10
 
 TAIL_BYTES = 1 << 15
 """A run's throughput is the median over its last steps, about 50: its first are slower."""
+
+BENCH_FILE = "bench.jsonl"
+"""In the results folder: what `bertjobs bench` measured, a line a measurement."""
+
+BENCH_BYTES = 1 << 20
+"""So much of its end is read, about a thousand measurements."""
 
 _BERT_LARGE = (24, 1024, 16, 4096)
 PUBLISHED = {("A100-SXM4-80GB", _BERT_LARGE, "fp16"): {128: 580.0, 512: 210.0}}
@@ -55,7 +63,7 @@ class Estimate:
 
 
 @dataclass(frozen=True)
-class EarlierRun:
+class TrainingRun:
     """A run that has left metrics.
 
     Attributes:
@@ -69,8 +77,30 @@ class EarlierRun:
     peaks: Mapping[int, Peak]
 
 
+EarlierRun = TrainingRun | BenchRun
+
+
 def earlier_runs(results: Path) -> list[EarlierRun]:
-    """The newest runs in a results folder, newest first; one that cannot be read is passed over."""
+    """What a results folder knows of speed: its newest runs, newest first, and behind them the measurements of
+    `bertjobs bench`, newest first. What cannot be read is passed over."""
+    return [*_training_runs(results), *_bench_runs(results)]
+
+
+def _bench_runs(results: Path) -> list[BenchRun]:
+    runs = []
+    try:
+        lines = last_lines(results / BENCH_FILE, BENCH_BYTES)
+    except OSError:
+        return []
+    for line in reversed(lines):
+        try:
+            runs.append(BenchRun.from_json(line))
+        except (LookupError, TypeError, ValueError):
+            continue
+    return runs
+
+
+def _training_runs(results: Path) -> list[TrainingRun]:
     try:
         files = [(file.stat().st_mtime, file) for file in results.glob("*/run.yml")]
     except OSError:
@@ -78,13 +108,13 @@ def earlier_runs(results: Path) -> list[EarlierRun]:
     runs = []
     for _, file in sorted(files, reverse=True)[:NEWEST_RUNS]:
         try:
-            runs.append(_earlier_run(RunDirectory(file.parent)))
+            runs.append(_training_run(RunDirectory(file.parent)))
         except (BertjobsError, OSError, ValueError):
             continue
     return runs
 
 
-def _earlier_run(directory: RunDirectory) -> EarlierRun:
+def _training_run(directory: RunDirectory) -> TrainingRun:
     spec = read_lockfile(directory.lockfile)
     rates, peaks = {}, {}
     for phase in spec.phases:
@@ -93,15 +123,15 @@ def _earlier_run(directory: RunDirectory) -> EarlierRun:
             rates[phase.phase] = statistics.median(measured)
         if memory := numbers(lines, "peak_memory_gb"):
             peaks[phase.phase] = Peak(directory.name, phase.micro_batch, max(memory))
-    return EarlierRun(spec, rates, peaks)
+    return TrainingRun(spec, rates, peaks)
 
 
-def last_lines(path: Path) -> list[Any]:
-    """The JSON lines in the last `TAIL_BYTES` of a file; [] where it is absent. What is no JSON is left out."""
+def last_lines(path: Path, tail_bytes: int = TAIL_BYTES) -> list[Any]:
+    """The JSON lines in the last bytes of a file; [] where it is absent. What is no JSON is left out."""
     if not path.exists():
         return []
     with open(path, "rb") as handle:
-        start = max(0, path.stat().st_size - TAIL_BYTES)
+        start = max(0, path.stat().st_size - tail_bytes)
         handle.seek(start)
         lines = handle.read().split(b"\n")
     values = []
@@ -123,13 +153,7 @@ def is_comparable(earlier: RunSpec, spec: RunSpec, phase: int) -> bool:
     """Whether a rank of one run does the same work a sequence, on the same device, as one of the other."""
 
     def work(run: RunSpec) -> tuple[Any, ...]:
-        part = run.phase(phase)
-        return (
-            (run.system.name, run.system.gpu, bool(run.gpus)),
-            (replace(run.model, name="", vocab_size=0), run.vocabulary),
-            (run.precision, run.activation_checkpointing),
-            (part.sequence_length, part.max_predictions),
-        )
+        return run.system.name, run.system.gpu, bool(run.gpus), run.vocabulary, Work.of(run, run.phase(phase))
 
     return any(part.phase == phase for part in earlier.phases) and work(earlier) == work(spec)
 
@@ -138,12 +162,19 @@ def measured_peaks(spec: RunSpec, earlier: Sequence[EarlierRun]) -> dict[int, Pe
     """By phase, the memory that the newest comparable run measured with the same micro-batch."""
     found: dict[int, Peak] = {}
     for phase in spec.phases:
-        for run in earlier:
-            peak = run.peaks.get(phase.phase)
-            if peak and peak.micro_batch == phase.micro_batch and is_comparable(run.spec, spec, phase.phase):
-                found[phase.phase] = peak
-                break
+        peaks = (_peak(run, spec, phase) for run in earlier)
+        same = (peak for peak in peaks if peak and peak.micro_batch == phase.micro_batch)
+        if (newest := next(same, None)) is not None:
+            found[phase.phase] = newest
     return found
+
+
+def _peak(run: EarlierRun, spec: RunSpec, phase: PhaseSpec) -> Peak | None:
+    """What an earlier run measured, where it did the same work."""
+    if isinstance(run, BenchRun):
+        fits = run.speaks_for(spec, phase)
+        return Peak(f"bertjobs bench on {run.device}", run.micro_batch, run.peak_memory_gb) if fits else None
+    return run.peaks.get(phase.phase) if is_comparable(run.spec, spec, phase.phase) else None
 
 
 def changes(spec: RunSpec, earlier: Sequence[EarlierRun]) -> tuple[str, list[str]] | None:
@@ -151,7 +182,8 @@ def changes(spec: RunSpec, earlier: Sequence[EarlierRun]) -> tuple[str, list[str
 
     None where there is no such run.
     """
-    last = next((run.spec for run in earlier if run.spec.recipe == spec.recipe), None)
+    runs = (run.spec for run in earlier if isinstance(run, TrainingRun))
+    last = next((before for before in runs if before.recipe == spec.recipe), None)
     if last is None:
         return None
     before, now = _settings(last), _settings(spec)
@@ -185,11 +217,17 @@ def estimate_phase(
 ) -> Estimate | None:
     """Expected time of a phase; None where nothing is known.
 
-    In this order: the newest earlier run whose ranks did the same work, scaled by the number of ranks; a published
+    In this order: the newest earlier run whose ranks did the same work, scaled by the number of ranks; one rank that
+    `bertjobs bench` measured doing so with the nearest micro-batch, times the ranks; a published
     figure for the GPU, times the GPUs; on CPUs, this machine's matrix-product ``rate`` in FLOP/s, which is an upper
     estimate, as sequences are on average shorter than the phase's length and the shortest are padded least.
     """
-    throughput = _measured(spec, phase, earlier) or _published(spec, phase) or _by_rate(spec, phase, vocab_size, rate)
+    throughput = (
+        _measured(spec, phase, earlier)
+        or _benchmarked(spec, phase, earlier)
+        or _published(spec, phase)
+        or _by_rate(spec, phase, vocab_size, rate)
+    )
     if throughput is None:
         return None
     sequences_per_s, source = throughput
@@ -199,6 +237,8 @@ def estimate_phase(
 
 def _measured(spec: RunSpec, phase: PhaseSpec, earlier: Sequence[EarlierRun]) -> tuple[float, str] | None:
     for run in earlier:
+        if isinstance(run, BenchRun):
+            continue
         rate = run.sequences_per_s.get(phase.phase)
         if rate and is_comparable(run.spec, spec, phase.phase):
             ranks = run.spec.world_size
@@ -208,6 +248,21 @@ def _measured(spec: RunSpec, phase: PhaseSpec, earlier: Sequence[EarlierRun]) ->
                 f"{_rounded(rate)} sequences/s measured in run {run.spec.run}{scaled}",
             )
     return None
+
+
+def _benchmarked(spec: RunSpec, phase: PhaseSpec, earlier: Sequence[EarlierRun]) -> tuple[float, str] | None:
+    runs = [run for run in earlier if isinstance(run, BenchRun) and run.speaks_for(spec, phase)]
+    if not runs:
+        return None
+    nearest = min(runs, key=lambda run: abs(math.log(run.micro_batch / phase.micro_batch)))  # of equals, the newest
+    ranks = spec.world_size
+    times = "" if ranks == 1 else f", times {ranks} ranks: no loss to communication counted"
+    other = "" if nearest.micro_batch == phase.micro_batch else f" with a micro-batch of {nearest.micro_batch}"
+    return (
+        nearest.sequences_per_s * ranks,
+        f"bertjobs bench, this recipe's model on {nearest.device}: {_rounded(nearest.sequences_per_s)} sequences/s"
+        f"{other}{times}",
+    )
 
 
 def _rounded(rate: float) -> str:

@@ -1,0 +1,157 @@
+"""`bertjobs bench`: how fast a recipe trains on this machine."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bertjobs.cli.recipes import add_recipe_arguments, resolve_arguments
+from bertjobs.cli.runs import add_site_argument, chosen_site
+from bertjobs.errors import InputError
+
+if TYPE_CHECKING:
+    from bertjobs.recipe.spec import RunSpec
+
+
+def register(subparsers: Any) -> None:
+    """Add `bench` to the command line."""
+    parser = subparsers.add_parser(
+        "bench",
+        help="measure a recipe's throughput on this machine, and compare it with others' ways",
+        description="Train one rank of a recipe on this machine, on one GPU or on its CPUs, without writing a run: "
+        "sequences/s, model FLOP/s and memory over a sweep of micro-batch sizes, on the recipe's data where it is "
+        "there, else on made sequences of usual lengths. The results go into bench.jsonl of the results folder, "
+        "where `bertjobs plan` reads them.",
+        allow_abbrev=False,
+    )
+    kind = parser.add_mutually_exclusive_group()
+    kind.add_argument(
+        "--compare",
+        action="store_true",
+        help="time the same sequences with Hugging Face's BertForPreTraining and in the seed's way, in turns",
+    )
+    kind.add_argument("--profile", action="store_true", help="show where a step's time goes, by torch's profiler")
+    parser.add_argument(
+        "--micro-batches",
+        metavar="N,N,...",
+        help="sequences of a micro-batch, padded ones or the room of as many (default: a sweep around the recipe's; "
+        "the recipe's own for --compare and --profile)",
+    )
+    parser.add_argument("--seconds", metavar="S", default="10", help="of measuring at each size (default: 10)")
+    parser.add_argument("--repeats", metavar="N", default="3", help="into which they are cut; rounds (default: 3)")
+    parser.add_argument(
+        "--sequences", metavar="N", help="that --compare times (default: eight micro-batches full of them)"
+    )
+    parser.add_argument(
+        "--by-length", action="store_true", help="--compare: order sequences by length before they are padded"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--output", metavar="FILE", type=Path, help="write the JSON to a file as well")
+    add_site_argument(parser)
+    add_recipe_arguments(parser)
+    parser.set_defaults(handler=_bench)
+
+
+def _bench(args: argparse.Namespace) -> int:
+    from bertjobs.launch.run import absolute
+    from bertjobs.run.atomic import write_json
+
+    seconds, repeats = _positive("--seconds", args.seconds, float), _positive("--repeats", args.repeats, int)
+    sizes = [_positive("--micro-batches", size, int) for size in (args.micro_batches or "").split(",") if size]
+    sequences = _positive("--sequences", args.sequences, int) if args.sequences else 0
+    spec = absolute(resolve_arguments(args, os.environ, site=chosen_site(args)).spec)
+    if args.compare:
+        found = _compare(spec, args, sizes, sequences, repeats)
+    elif args.profile:
+        found = _profile(spec, args, sizes)
+    else:
+        found = _sweep(spec, args, sizes, seconds, repeats)
+    if args.output:
+        args.output.parent.mkdir(parents=True, exist_ok=True)
+        write_json(args.output, found)
+    if args.json:
+        print(json.dumps(found, indent=2))
+    return 0
+
+
+def _sweep(spec: RunSpec, args: argparse.Namespace, sizes: list[int], seconds: float, repeats: int) -> Any:
+    from bertjobs.train.bench import keep, sweep
+    from bertjobs.train.bench_device import open_bench_device
+    from bertjobs.train.bench_table import progress, sweep_json, sweep_text
+
+    device, found = open_bench_device(spec), []
+    for phase in spec.phases:
+        measured = sweep(spec, phase, device, sizes=sizes, seconds=seconds, repeats=repeats, found=progress(_say))
+        path = keep(spec, measured, Path(spec.results))
+        found.append(sweep_json(measured))
+        _show(args, sweep_text(spec, measured))
+    _show(args, f"\nkept in {path}; next: bertjobs plan --recipe {spec.recipe}")
+    return found
+
+
+def _compare(spec: RunSpec, args: argparse.Namespace, sizes: list[int], sequences: int, rounds: int) -> Any:
+    from bertjobs.train.bench_compare import check_transformers, compare
+    from bertjobs.train.bench_data import open_data
+    from bertjobs.train.bench_device import open_bench_device
+    from bertjobs.train.bench_table import comparison_json, comparison_text
+
+    check_transformers()
+    device, found = open_bench_device(spec), []
+    for phase in spec.phases:
+        for size in sizes or [phase.micro_batch]:
+            compared = compare(
+                spec,
+                phase,
+                open_data(spec, phase),
+                device,
+                micro_batch=size,
+                sequences=sequences or 8 * size,
+                rounds=rounds,
+                by_length=args.by_length,
+                say=_say,
+            )
+            found.append(comparison_json(compared))
+            _show(args, comparison_text(compared))
+    return found
+
+
+def _profile(spec: RunSpec, args: argparse.Namespace, sizes: list[int]) -> Any:
+    from dataclasses import asdict
+
+    from bertjobs.train.bench_data import open_data
+    from bertjobs.train.bench_device import open_bench_device
+    from bertjobs.train.bench_profile import profile_phase
+    from bertjobs.train.bench_table import profile_text
+
+    device, found = open_bench_device(spec), []
+    for phase in spec.phases:
+        for size in sizes or [phase.micro_batch]:
+            profiled = profile_phase(spec, phase, open_data(spec, phase), device, micro_batch=size)
+            found.append(asdict(profiled))
+            _show(args, profile_text(profiled))
+    return found
+
+
+def _positive(flag: str, text: str, kind: Any) -> Any:
+    """A number above 0 of a kind; InputError for what is none."""
+    try:
+        value = kind(text)
+    except ValueError:
+        value = 0
+    if not 0 < value < float("inf"):
+        raise InputError(f"{text!r} is no {'number' if kind is float else 'whole number'} above 0", where=flag)
+    return value
+
+
+def _say(line: str) -> None:
+    """Progress, beside what is printed for programs."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def _show(args: argparse.Namespace, text: str) -> None:
+    if not args.json:
+        print(text, flush=True)
