@@ -122,7 +122,7 @@ def _training_run(directory: RunDirectory) -> TrainingRun:
         if measured := numbers(lines, "sequences_per_s"):
             rates[phase.phase] = statistics.median(measured)
         if memory := numbers(lines, "peak_memory_gb"):
-            peaks[phase.phase] = Peak(directory.name, phase.micro_batch, max(memory))
+            peaks[phase.phase] = Peak(f"run {directory.name}", phase.micro_batch, max(memory))
     return TrainingRun(spec, rates, peaks)
 
 

@@ -70,9 +70,9 @@ class Need:
 
 @dataclass(frozen=True)
 class Peak:
-    """What an earlier run has measured: the most memory its tensors took, in GB, and with which micro-batch."""
+    """What was measured earlier, and ``where``: the most memory that tensors took, in GB, and with which micro-batch."""
 
-    run: str
+    where: str
     micro_batch: int
     tensors_gb: float
 
@@ -213,7 +213,7 @@ def fit(spec: RunSpec, phase: PhaseSpec, vocab_size: int, peaks: Mapping[int, Pe
     need = memory_need(spec, phase, vocab_size, phase.micro_batch)
     peak = (peaks or {}).get(phase.phase)
     if peak and peak.micro_batch == phase.micro_batch:
-        total, margin, source = peak.tensors_gb + FIXED_GB, MEASURED_MARGIN, f"measured in run {peak.run}"
+        total, margin, source = peak.tensors_gb + FIXED_GB, MEASURED_MARGIN, f"measured in {peak.where}"
     else:
         total, margin, source = need.total, ESTIMATE_MARGIN, f"estimate, not measured: +-{ESTIMATE_MARGIN:.0%}"
     divisors = [n for n in range(phase.rank_batch, 0, -1) if phase.rank_batch % n == 0]

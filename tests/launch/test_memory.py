@@ -163,8 +163,8 @@ def test_nothing_is_said_of_cpus_of_unknown_gpus_and_unknown_vocabularies() -> N
 def test_a_measured_peak_counts_for_its_own_micro_batch_alone() -> None:
     spec = resolved("dgx1-32g")
     phase = spec.phases[0]
-    same = fit(spec, phase, 30522, {1: Peak("before", phase.micro_batch, 31.0)})
-    other = fit(spec, phase, 30522, {1: Peak("before", phase.micro_batch // 2, 31.0)})
+    same = fit(spec, phase, 30522, {1: Peak("run before", phase.micro_batch, 31.0)})
+    other = fit(spec, phase, 30522, {1: Peak("run before", phase.micro_batch // 2, 31.0)})
     assert same
     assert other
     assert (same.verdict, same.source, same.need_gb) == (TOO_LARGE, "measured in run before", 33.0)
