@@ -70,7 +70,7 @@ class Need:
 
 @dataclass(frozen=True)
 class Peak:
-    """What was measured earlier, and ``where``: the most memory that tensors took, in GB, and with which micro-batch."""
+    """What was measured earlier, and where: the most memory that tensors took, in GB, and with which micro-batch."""
 
     where: str
     micro_batch: int
