@@ -7,7 +7,7 @@ demo: setup
 	@scripts/demo.sh
 
 test: setup slurm check
-	@$(PYTHON) -m pytest --numprocesses 2 --dist loadfile
+	@$(PYTHON) -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 check: setup
 	@$(PYTHON) -m ruff check .

@@ -141,7 +141,7 @@ def _head(plan: Plan) -> list[tuple[str, str]]:
 
 def _batch_rows(plan: Plan) -> list[list[str]]:
     spec, phases = plan.spec, plan.spec.phases
-    packs = [f"{phase.micro_batch * phase.sequence_length:,} tokens" for phase in phases]
+    packs = [f"{spec.pack_tokens(phase):,} tokens" for phase in phases]
     return [
         ["", *(f"phase {phase.phase}" for phase in phases)],
         ["sequence length", *(f"{phase.sequence_length} tokens" for phase in phases)],

@@ -207,6 +207,14 @@ class RunSpec:
         """How many attempts may end by a cause, in the journal's words, and be followed by another."""
         return {cause.replace("_", " "): getattr(self, f"restarts_{cause}") for cause in RESTARTS}
 
+    def pack_tokens(self, phase: PhaseSpec) -> int:
+        """The most tokens of a pack: those of the recipe's largest padded micro-batch, whatever the number of ranks, so
+        that the packs do not depend on it; or of the micro-batch that GRADIENT_STEPS asks for."""
+        rank_batch = phase.global_batch // self.world_size
+        derived = next(n for n in range(min(phase.micro_batch_limit, rank_batch), 0, -1) if rank_batch % n == 0)
+        size = phase.micro_batch_limit if phase.micro_batch == derived else phase.micro_batch
+        return size * phase.sequence_length
+
     def phase(self, number: int) -> PhaseSpec:
         """The phase with this number; KeyError where the run has none."""
         for phase in self.phases:

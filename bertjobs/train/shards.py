@@ -114,10 +114,10 @@ def _packing(job: Job, ranks: Ranks, shards: PhaseShards) -> Limits:
     budget = packing_budget(
         shards.train,
         shards.masking,
-        most=phase.micro_batch * phase.sequence_length,
+        most=job.spec.pack_tokens(phase),
         max_length=phase.sequence_length,
         global_batch=phase.global_batch,
-        world_size=ranks.size,
+        world_size=1,  # the packs, and so the dropout, are the same on any number of ranks
     )
     limits = packing_limits(shards.train, shards.masking, tokens=budget, max_length=phase.sequence_length)
     ranks.say(

@@ -139,7 +139,7 @@ def test_measured_memory_is_that_of_the_same_micro_batch(tmp_path: Path) -> None
     leave(tmp_path, resolved("h200", "phase2.micro_batch=16", run="before"), {1: [9.0], 2: [9.0]}, memory_gb=77.5)
     peaks = measured_peaks(resolved("h200"), earlier_runs(tmp_path))
     assert list(peaks) == [1]
-    assert (peaks[1].run, peaks[1].tensors_gb) == ("before", 77.5)
+    assert (peaks[1].where, peaks[1].tensors_gb) == ("run before", 77.5)
 
 
 def test_what_differs_from_the_last_run_of_the_recipe_is_named_with_both_values(tmp_path: Path) -> None:
