@@ -11,7 +11,7 @@ from bertjobs.data.batches import BatchStream, Masking
 from bertjobs.data.lddl_loader import LddlStream
 from bertjobs.data.manifest import DataManifest
 from bertjobs.data.node_copy import copy_to_node
-from bertjobs.data.packed_batches import packing_budget, packing_limits
+from bertjobs.data.packed_batches import packing_limits
 from bertjobs.data.packing import Limits
 from bertjobs.data.shard_check import bad_shards, described, refusal, shards_of
 from bertjobs.data.shard_set import ShardSet
@@ -111,15 +111,8 @@ def open_stream(
 def _packing(job: Job, ranks: Ranks, shards: PhaseShards) -> Limits:
     """The shapes of packs that take the memory of the recipe's padded micro-batch at most."""
     phase = job.phase
-    budget = packing_budget(
-        shards.train,
-        shards.masking,
-        most=job.spec.pack_tokens(phase),
-        max_length=phase.sequence_length,
-        global_batch=phase.global_batch,
-        world_size=1,  # the packs, and so the dropout, are the same on any number of ranks
-    )
-    limits = packing_limits(shards.train, shards.masking, tokens=budget, max_length=phase.sequence_length)
+    tokens = min(job.spec.pack_tokens(phase), phase.global_batch * phase.sequence_length)
+    limits = packing_limits(shards.train, shards.masking, tokens=tokens, max_length=phase.sequence_length)
     ranks.say(
         f"unpadded: packs of {limits.tokens} tokens, at most {limits.sequences} sequences and "
         f"{limits.predictions} masked tokens"
