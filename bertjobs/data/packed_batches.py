@@ -11,7 +11,7 @@ from torch import Tensor
 
 from bertjobs.data.ids_shard import SPECIALS
 from bertjobs.data.masked_text import NOT_SCORED, Array, Int64s, Masking, UInt64s, int64_tensor, masked_text
-from bertjobs.data.packing import Limits, limits_for, token_budget
+from bertjobs.data.packing import Limits, limits_for
 from bertjobs.data.ragged import offsets_of
 from bertjobs.data.sequences import Layout
 from bertjobs.data.shard_set import Selection, ShardSet
@@ -149,19 +149,6 @@ def packing_limits(shards: ShardSet, masking: Masking, *, tokens: int, max_lengt
     """
     rows, lengths = _sample(shards, masking)
     return limits_for(tokens, max_length, lengths, masking.predictions(shards, rows))
-
-
-def packing_budget(
-    shards: ShardSet, masking: Masking, *, most: int, max_length: int, global_batch: int, world_size: int
-) -> int:
-    """The token budget of a run on some shards, from the same sequences: see `token_budget`.
-
-    Raises:
-        ValueError: ``most`` does not hold the longest sequence.
-        InputError: a shard is damaged; names it.
-    """
-    _, lengths = _sample(shards, masking)
-    return token_budget(most, max_length, lengths, global_batch=global_batch, world_size=world_size)
 
 
 def _sample(shards: ShardSet, masking: Masking) -> tuple[Int64s, Int64s]:

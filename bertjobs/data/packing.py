@@ -16,8 +16,6 @@ _ROUND = 4  # a round of the packing fills one of so many packs: more is slower 
 _STEP = 16  # slots and predictions are a multiple of this, for tensor cores
 _TAIL = 2  # slots for the tail of a pack that is nearly full
 _DEVIATIONS = 6  # standard deviations of a pack's sequences and predictions that the limits leave to chance
-_LARGE = 2  # standard deviations of a global batch's tokens that a budget leaves to chance
-_TILE = 64  # token budgets are a multiple of this, for tensor cores
 
 
 @dataclass(frozen=True)
@@ -63,31 +61,6 @@ def limits_for(tokens: int, max_length: int, lengths: Ints, predictions: Ints) -
     slots = max(drawn + room * float(lengths.std()) / mean, tokens / max_length) + _TAIL
     masked = max(share * tokens + room * float((predictions - share * lengths).std()), int(predictions.max()))
     return Limits(tokens, _rounded_up(slots, _STEP), _rounded_up(masked, _STEP), max_length)
-
-
-def token_budget(most: int, max_length: int, lengths: Ints, *, global_batch: int, world_size: int) -> int:
-    """The tokens of packs of which each rank gets the same number, all about equally full.
-
-    With a budget of ``most`` a global batch may fill, say, 1.1 packs a rank, which take as long as 2 do. This is the
-    smallest budget, in steps of 64, of which the fewest packs a rank hold a global batch: of tokens at the mean and two
-    standard deviations, with a sixteenth of the longest sequence left empty in each pack.
-
-    Args:
-        most: tokens that a device has memory for.
-        lengths: ``[sequences]``, tokens of a sample of the data.
-
-    Returns:
-        At least ``max_length`` and at most ``most``.
-
-    Raises:
-        ValueError: ``most`` does not hold the longest sequence.
-    """
-    if most < max_length:
-        raise ValueError(f"a budget of {most} tokens holds no sequence of {max_length}")
-    large = global_batch * float(lengths.mean()) + _LARGE * math.sqrt(global_batch) * float(lengths.std())
-    of_rank, empty = large / world_size, max_length / 16
-    packs = math.ceil(of_rank / max(most - empty, max_length))
-    return min(most, max(max_length, _rounded_up(of_rank / packs + empty, _TILE)))
 
 
 def _rounded_up(number: float, step: int) -> int:

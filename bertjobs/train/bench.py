@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from bertjobs.data.batches import BatchStream, MicroBatch
-from bertjobs.data.packed_batches import packing_budget, packing_limits
+from bertjobs.data.packed_batches import packing_limits
 from bertjobs.errors import BertjobsError
 from bertjobs.model.bert import BertForPreTraining
 from bertjobs.optim.base import Optimizer
@@ -190,8 +190,7 @@ def rank_step(
     limits = None
     if spec.is_unpadded:
         shape = {"max_length": phase.sequence_length}
-        most = micro_batch * phase.sequence_length
-        tokens = packing_budget(data.shards, data.masking, most=most, global_batch=batch, world_size=1, **shape)
+        tokens = micro_batch * phase.sequence_length
         limits = packing_limits(data.shards, data.masking, tokens=tokens, **shape)
     stream = BatchStream(
         data.shards,

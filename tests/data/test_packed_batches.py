@@ -14,7 +14,7 @@ import torch
 from bertjobs.data.arrays import write_arrays
 from bertjobs.data.batches import BatchStream, Masking, make_batch
 from bertjobs.data.manifest import DataManifest
-from bertjobs.data.packed_batches import PackedBatch, empty_pack, make_packed_batch, packing_budget, packing_limits
+from bertjobs.data.packed_batches import PackedBatch, empty_pack, make_packed_batch, packing_limits
 from bertjobs.data.packing import Limits, pack
 from bertjobs.data.shard_set import ShardSet
 from bertjobs.data.stream import StreamState
@@ -160,20 +160,6 @@ def test_limits_of_shards(train: ShardSet) -> None:
     free = Limits(1024, 2048, 1024, 128)
     for size in (1, 12, 48, train.rows):
         assert len(pack(lengths[:size], counts[:size], limits)) == len(pack(lengths[:size], counts[:size], free))
-
-
-@pytest.mark.parametrize("world_size", [1, 2, 5])
-def test_a_budget_of_shards_leaves_few_packs_empty(train: ShardSet, world_size: int) -> None:
-    masking = dynamic_masking(5)
-    tokens = packing_budget(train, masking, most=1024, max_length=128, global_batch=96, world_size=world_size)
-    assert 128 <= tokens <= 1024
-    limits = packing_limits(train, masking, tokens=tokens, max_length=128)
-    by_rank = [
-        packed_steps(train, 8, global_batch=96, packing=limits, rank=rank, world_size=world_size)
-        for rank in range(world_size)
-    ]
-    packs = [batch for steps in by_rank for step in steps for batch in step]
-    assert sum(batch.tokens for batch in packs) / (len(packs) * tokens) > 0.85
 
 
 @pytest.mark.parametrize("static", [False, True])

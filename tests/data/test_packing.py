@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bertjobs.data.masking import prediction_counts
-from bertjobs.data.packing import Limits, limits_for, pack, token_budget
+from bertjobs.data.packing import Limits, limits_for, pack
 
 LONGEST = 32
 lengths_of_batches = st.lists(st.integers(5, LONGEST), min_size=1, max_size=300).map(np.array)
@@ -160,31 +160,7 @@ def test_limits_leave_little_room() -> None:
     assert 600 < limits.predictions <= 640
 
 
-@pytest.mark.parametrize("phase", [1, 2])
-@pytest.mark.parametrize(("global_batch", "world_size"), [(4096, 8), (4096, 512), (65_536, 64), (65_536, 2048)])
-def test_a_budget_gives_each_rank_as_many_full_packs(phase: int, global_batch: int, world_size: int) -> None:
-    longest, most = (128, 20) if phase == 1 else (512, 80)
-    sample, device = lengths_like(phase, 16_384, 7), 64 * longest
-    tokens = token_budget(device, longest, sample, global_batch=global_batch, world_size=world_size)
-    assert tokens % 64 == 0
-    assert longest <= tokens <= device
-
-    def share(budget: int) -> float:
-        limits = limits_for(budget, longest, sample, predictions_of(sample, most))
-        real = computed = 0
-        for seed in range(3):
-            lengths = lengths_like(phase, global_batch, seed)
-            packs = pack(lengths, predictions_of(lengths, most), limits)
-            real += int(lengths.sum())
-            computed += math.ceil(len(packs) / world_size) * world_size * budget
-        return real / computed
-
-    assert share(tokens) > max(0.94, share(device) - 0.01)
-
-
 def test_a_budget_below_the_longest_sequence_is_refused() -> None:
     lengths = np.array([20, 64])
     with pytest.raises(ValueError, match="63 tokens holds no sequence of 64"):
         limits_for(63, 64, lengths, predictions_of(lengths))
-    with pytest.raises(ValueError, match="63 tokens holds no sequence of 64"):
-        token_budget(63, 64, lengths, global_batch=2, world_size=1)
