@@ -29,6 +29,7 @@ from bertjobs.recipe.site import parse_time
 from bertjobs.recipe.spec import RunSpec
 from bertjobs.run.atomic import PRIVATE_FOLDER
 from bertjobs.run.directory import RunDirectory
+from bertjobs.run.environment import process_environment
 
 NO_TIME_LIMIT_MIN = 10 * 365 * 24 * 60
 
@@ -265,19 +266,6 @@ def _pair(line: str) -> tuple[str, str | bool]:
     if not line.startswith("--") or " " in name:
         raise InputError(f"{line!r} is not in the form --key=value, which submitit needs", where="--sbatch")
     return name.replace("-", "_"), value if equals else True
-
-
-@contextmanager
-def process_environment(environ: Mapping[str, str]) -> Iterator[None]:
-    """Give this process the environment ``environ``: submitit starts sbatch with the one it finds."""
-    before = dict(os.environ)
-    os.environ.clear()
-    os.environ.update(environ)
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
 
 
 @contextmanager

@@ -63,8 +63,7 @@ def divide(
             raise _indivisible_global_batch(global_batch, world_size, tasks_per_node, where)
         rank_batch = global_batch // world_size
     if gradient_steps is None:
-        micro_batch = next(n for n in range(min(micro_batch_limit, rank_batch), 0, -1) if rank_batch % n == 0)
-        gradient_steps = rank_batch // micro_batch
+        gradient_steps = rank_batch // largest_micro_batch(rank_batch, micro_batch_limit)
     elif rank_batch % gradient_steps:
         choices = _either(nearest_divisors(rank_batch, gradient_steps))
         raise InputError(
@@ -73,6 +72,11 @@ def divide(
             hint=f"nearest GRADIENT_STEPS that divide it: {choices}",
         )
     return BatchSizes(rank_batch * world_size, rank_batch, rank_batch // gradient_steps, gradient_steps)
+
+
+def largest_micro_batch(rank_batch: int, limit: int) -> int:
+    """The largest divisor of the rank batch up to the limit."""
+    return next(n for n in range(min(limit, rank_batch), 0, -1) if rank_batch % n == 0)
 
 
 def nearest_divisors(number: int, target: int) -> tuple[int, ...]:

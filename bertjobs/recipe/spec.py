@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from bertjobs.recipe.batch import largest_micro_batch
+
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 OPTIMIZERS = ("lamb", "adamw", "adam")
 ATTENTIONS = ("auto", "flash", "nested", "padded", "per_sequence", "triton")
@@ -210,8 +212,7 @@ class RunSpec:
     def pack_tokens(self, phase: PhaseSpec) -> int:
         """The most tokens of a pack: those of the recipe's largest padded micro-batch, whatever the number of ranks, so
         that the packs do not depend on it; or of the micro-batch that GRADIENT_STEPS asks for."""
-        rank_batch = phase.global_batch // self.world_size
-        derived = next(n for n in range(min(phase.micro_batch_limit, rank_batch), 0, -1) if rank_batch % n == 0)
+        derived = largest_micro_batch(phase.rank_batch, phase.micro_batch_limit)
         size = phase.micro_batch_limit if phase.micro_batch == derived else phase.micro_batch
         return size * phase.sequence_length
 

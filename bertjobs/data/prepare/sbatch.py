@@ -6,8 +6,7 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import submitit
 
 from bertjobs.data.prepare.array_job import run_share
 from bertjobs.errors import BertjobsError, InputError
+from bertjobs.run.environment import process_environment
 
 JOB_NAME = "bertjobs-prepare"
 _COMMAND_S = 60.0
@@ -154,7 +154,7 @@ class Slurm:
 
     def submit(self, folder: Path, parameters: dict[str, Any], calls: Sequence[tuple[Any, ...]]) -> list[str]:
         """Queue ``run_share(*call)`` for each call, as one array; returns the jobs' ids."""
-        with _replaced_environment(self._environ):
+        with process_environment(self._environ):
             executor = submitit.SlurmExecutor(folder, max_num_timeout=0)
             executor.update_parameters(
                 job_name=JOB_NAME, time=None, wckey=None, use_srun=False, stderr_to_stdout=True,
@@ -178,16 +178,3 @@ def refusal(said: str) -> BertjobsError:
         where="--slurm",
         hint="give what the cluster asks for: --partition, --account, --qos, --time, --memory, --cpus, --sbatch",
     )
-
-
-@contextmanager
-def _replaced_environment(environ: Mapping[str, str]) -> Iterator[None]:
-    """submitit hands this process's own environment to sbatch."""
-    before = dict(os.environ)
-    os.environ.clear()
-    os.environ.update(environ)
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
