@@ -28,6 +28,7 @@ from bertjobs.launch.remedies import (
     unknown,
 )
 from bertjobs.launch.signs import ERROR_LINES, LOST, Cause, Said, cause_of, said_lines
+from bertjobs.recipe.sbatch_option import option_words
 
 QUIET_S = 300.0
 """Without a step for so long, and for so many steps' time, a run may hang."""
@@ -243,10 +244,10 @@ def _killed(case: Case) -> Verdict | None:
             found = _TASK.match(line)
             if found and "Killed" in found[3]:
                 sentence = f"rank {found[2]} on {found[1]} was killed: most often the kernel, for want of host memory"
-                return case.verdict(Cause.HOST_MEMORY, sentence, said, case.resume("--sbatch mem=0"))
+                return case.verdict(Cause.HOST_MEMORY, sentence, said, case.resume(option_words("--mem=0")))
     if case.exit_code == 137:
         sentence = f"{case.where} was killed (code 137): most often by the kernel, for want of host memory"
-        return case.verdict(Cause.HOST_MEMORY, sentence, None, case.resume("--sbatch mem=0"))
+        return case.verdict(Cause.HOST_MEMORY, sentence, None, case.resume(option_words("--mem=0")))
     return None
 
 

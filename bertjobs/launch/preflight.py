@@ -18,7 +18,7 @@ from bertjobs.launch.slurm import Slurm
 from bertjobs.recipe.lockfile import difference, read_lockfile
 from bertjobs.recipe.spec import RunSpec
 from bertjobs.run.checkpoints import steps
-from bertjobs.run.directory import RunDirectory, check_writable
+from bertjobs.run.directory import RunDirectory
 
 MANY_EPOCHS = 40
 """BERT itself was trained for about 40 epochs (Devlin et al., arXiv 1810.04805, A.2)."""
@@ -122,16 +122,6 @@ def after_problems(jobs: Sequence[str], backend: str, slurm: Slurm) -> tuple[lis
         elif any(state in (*RUNNING, *WAITING) for state in states):
             awaited.append(job)
     return awaited, found
-
-
-def check_new_run(spec: RunSpec) -> None:
-    """`check_name`, and the results folder must be writable.
-
-    Raises:
-        InputError: it is not.
-    """
-    check_name(spec)
-    check_writable(Path(spec.results))
 
 
 def check_name(spec: RunSpec) -> None:

@@ -18,6 +18,7 @@ from bertjobs.launch.evidence import Attempt, Evidence, PhaseEvidence
 from bertjobs.launch.queue_reasons import RUNNING, WAITING, Job, doubled, job_line
 from bertjobs.launch.signs import Cause, Said, said_lines, short
 from bertjobs.recipe.batch import nearest_divisors
+from bertjobs.recipe.sbatch_option import option_words
 from bertjobs.recipe.spec import PhaseSpec
 
 _NODE = re.compile(r"Node failure on (\S+)|ON (\S+) CANCELLED AT .* DUE TO NODE FAILURE")
@@ -145,7 +146,7 @@ def _host_memory(case: Case, said: Said | None) -> Verdict:
     advice = (
         f"num_workers {case.evidence.spec.num_workers}: threads of a rank that build batches; fewer take less memory"
     )
-    return case.verdict(Cause.HOST_MEMORY, sentence, said, case.resume("--sbatch mem=0"), advice)
+    return case.verdict(Cause.HOST_MEMORY, sentence, said, case.resume(option_words("--mem=0")), advice)
 
 
 def _hang(case: Case, said: Said | None) -> Verdict:
@@ -159,7 +160,7 @@ def _hang(case: Case, said: Said | None) -> Verdict:
     )
     if len(nodes) == len(set(case.job.nodes)):
         nodes = []  # none would be left
-    options = [f"--sbatch exclude={','.join(nodes)}"] if nodes else []
+    options = [option_words(f"--exclude={','.join(nodes)}")] if nodes else []
     return case.verdict(Cause.HANG, sentence, said, case.resume(*options))
 
 
@@ -169,7 +170,7 @@ def node_failure(case: Case, said: Said | None = None) -> Verdict:
     found = _NODE.search(told[0].text) if told else None
     node = (found[1] or found[2]).rstrip(",.") if found else ""
     sentence = f"node {node} failed under {case.where}" if node else f"a node failed under {case.where}"
-    options = [f"--sbatch exclude={node}"] if node else []
+    options = [option_words(f"--exclude={node}")] if node else []
     more = [f"its nodes: {', '.join(case.job.nodes)}"] if case.job.nodes else []
     return case.verdict(Cause.NODE_FAILURE, sentence, told[0] if told else None, case.resume(*options), *more)
 

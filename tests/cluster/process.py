@@ -53,3 +53,23 @@ def job_processes(folder: Path) -> Iterator[Process]:
                 yield Process.of(int(entry.name))
         except OSError:  # it has ended, or is a guarded process of the system
             continue
+
+
+def environment_of(process: Process) -> dict[str, str]:
+    """What it was started with; raises OSError when it has ended."""
+    lines = Path(f"/proc/{process.pid}/environ").read_bytes().decode(errors="replace").split("\0")
+    return dict(line.split("=", 1) for line in lines if "=" in line)
+
+
+def ranks_of(folder: Path, job: str) -> dict[int, tuple[str, Process]]:
+    """The workers of a job of this cluster, in order: rank -> (node, process)."""
+    found = {}
+    for process in job_processes(folder):
+        try:
+            variables = environment_of(process)
+            command = Path(f"/proc/{process.pid}/cmdline").read_bytes()
+        except OSError:
+            continue
+        if variables.get("SLURM_JOB_ID") == job and b"bertjobs.train" in command and b"srun" not in command:
+            found[int(variables["SLURM_PROCID"])] = (variables["SLURMD_NODENAME"], process)
+    return dict(sorted(found.items()))

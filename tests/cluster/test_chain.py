@@ -7,15 +7,13 @@ import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from bertjobs.run.directory import RunDirectory
-from tests.cluster.process import job_processes
+from tests.cluster.process import ranks_of
 from tests.cluster.slurm import Cluster
 from tests.cluster.test_by_hand import RUN_SUB, _logs
-from tests.cluster.test_prepare import environment_of
 from tests.conftest import Bertjobs, wait_until
 
 STEPS = 60
@@ -38,17 +36,6 @@ def ends(directory: RunDirectory) -> list[tuple[int, str]]:
     return [(event["attempt"], event["cause"]) for event in directory.events() if event["event"] == "ended"]
 
 
-def workers(cluster: Cluster, job: int) -> list[Any]:
-    """The ranks of a job, by their rank."""
-    found = []
-    for process in job_processes(cluster.folder):
-        variables = environment_of(process)
-        command = Path(f"/proc/{process.pid}/cmdline").read_bytes()
-        if variables.get("SLURM_JOB_ID") == str(job) and b"bertjobs.train" in command and b"srun" not in command:
-            found.append((int(variables["SLURM_PROCID"]), process))
-    return [process for _, process in sorted(found, key=lambda pair: pair[0])]
-
-
 def test_a_job_that_crashes_goes_on_as_often_as_the_recipe_allows(
     cluster: Cluster, environ: dict[str, str], tmp_path: Path
 ) -> None:
@@ -60,7 +47,7 @@ def test_a_job_that_crashes_goes_on_as_often_as_the_recipe_allows(
         wait_until((directory.phase(1).logs / f"{job}-{attempt}.out").exists)
         before = set(checkpoints.glob("step-*"))
         wait_until(lambda before=before: set(checkpoints.glob("step-*")) - before)
-        workers(cluster, job)[1 - attempt].send(signal.SIGKILL)
+        ranks_of(cluster.folder, str(job))[1 - attempt][1].send(signal.SIGKILL)
     wait_until((directory.phase(1).logs / f"{job}-2.out").exists)
     assert cluster.wait(job, timeout=120) == "FAILED", _logs(tmp_path)
     assert cluster.run(["sacct", "-nXP", "-o", "ExitCode", "-j", str(job)]).stdout.strip() == "64:0"

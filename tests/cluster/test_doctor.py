@@ -15,9 +15,8 @@ from bertjobs.launch.remedies import Verdict
 from bertjobs.launch.signs import Cause
 from bertjobs.run.checkpoints import steps
 from bertjobs.run.directory import RunDirectory
-from tests.cluster.process import Process, job_processes
+from tests.cluster.process import Process, environment_of, job_processes
 from tests.cluster.slurm import Cluster
-from tests.cluster.test_prepare import environment_of
 from tests.conftest import Bertjobs, wait_until
 
 RUN = "laptop-scratch"

@@ -27,7 +27,7 @@ from bertjobs.data.prepare.work import FOLDER_NAME, Work
 from bertjobs.errors import EXIT_BAD_INPUT, BertjobsError, InputError
 from bertjobs.run.atomic import sha256_of
 from tests.cluster import slurm as harness
-from tests.cluster.process import Process, job_processes
+from tests.cluster.process import Process, environment_of, job_processes
 from tests.cluster.slurm import Cluster
 from tests.data.conftest import quiet
 
@@ -165,11 +165,6 @@ def freeze_one(cluster: Cluster, output: Path) -> tuple[str, Process]:
                         return journals(output)[job][-1]["node"], process
                     process.send(signal.SIGCONT)
     raise AssertionError("no job was caught in a task")
-
-
-def environment_of(process: Process) -> dict[str, str]:
-    lines = Path(f"/proc/{process.pid}/environ").read_bytes().decode(errors="replace").split("\0")
-    return dict(line.split("=", 1) for line in lines if "=" in line)
 
 
 def element_of(process: Process) -> str:

@@ -21,7 +21,7 @@ from bertjobs.launch import slurm as slurm_module
 from bertjobs.launch import watch as watch_module
 from bertjobs.launch.cancel import cancel
 from bertjobs.launch.logs import Selection, follow
-from bertjobs.launch.preflight import check_new_run
+from bertjobs.launch.preflight import check_name
 from bertjobs.launch.run import unfinished
 from bertjobs.launch.slurm import Slurm
 from bertjobs.launch.status import all_runs, run_status
@@ -245,16 +245,16 @@ def test_logs_of_a_refused_job_do_not_keep_a_later_phase_out(directory: RunDirec
     """`PHASE=3 sbatch run.sub` leaves phase3/logs; phase 2 may still join a run of phase 1."""
     second = replace(spec, phases=(spec.phase(2),))
     with pytest.raises(BertjobsError, match="exists"):
-        check_new_run(second)
+        check_name(second)
     directory.phase(2).checkpoints.rmdir()
     directory.phase(3).logs.mkdir(parents=True)
-    check_new_run(second)
+    check_name(second)
 
 
 def test_a_later_phase_joins_with_the_settings_of_the_earlier_one(directory: RunDirectory, spec: RunSpec) -> None:
     directory.phase(2).checkpoints.rmdir()
     with pytest.raises(BertjobsError, match="begun with other settings: precision, seed"):
-        check_new_run(replace(spec, phases=(spec.phase(2),), precision="bf16", seed=7))
+        check_name(replace(spec, phases=(spec.phase(2),), precision="bf16", seed=7))
 
 
 def test_a_run_that_was_moved_is_resumed_where_it_lies(directory: RunDirectory, tmp_path: Path) -> None:
@@ -267,7 +267,7 @@ def test_a_run_that_was_moved_is_resumed_where_it_lies(directory: RunDirectory, 
 def test_a_folder_that_is_no_run_is_not_said_to_be_resumable(spec: RunSpec) -> None:
     (Path(spec.results) / spec.run / "phase3" / "logs").mkdir(parents=True)
     with pytest.raises(BertjobsError, match="remove it: no run was begun in it") as caught:
-        check_new_run(spec)
+        check_name(spec)
     assert "resume" not in str(caught.value)
 
 

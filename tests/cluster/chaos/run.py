@@ -10,9 +10,8 @@ from typing import Any
 
 from bertjobs.run.checkpoints import steps
 from bertjobs.run.directory import RunDirectory
-from tests.cluster.process import Process, job_processes
+from tests.cluster.process import Process, environment_of, job_processes, ranks_of
 from tests.cluster.slurm import Cluster
-from tests.cluster.test_prepare import environment_of
 
 
 @dataclass(frozen=True)
@@ -81,16 +80,7 @@ class AttackedRun:
 
     def ranks(self, job: str) -> dict[int, tuple[str, Process]]:
         """The workers of a job: rank -> (node, process)."""
-        found = {}
-        for process in job_processes(self.cluster.folder):
-            try:
-                variables = environment_of(process)
-                command = Path(f"/proc/{process.pid}/cmdline").read_bytes()
-            except OSError:
-                continue
-            if variables.get("SLURM_JOB_ID") == job and b"bertjobs.train" in command and b"srun" not in command:
-                found[int(variables["SLURM_PROCID"])] = (variables["SLURMD_NODENAME"], process)
-        return found
+        return ranks_of(self.cluster.folder, job)
 
     def processes(self, job: str) -> list[Process]:
         """All that a job runs, its shell first; without the slurmstepd above them."""
