@@ -20,8 +20,8 @@ import numpy as np
 import torch
 
 from bertjobs.errors import InputError
+from bertjobs.files.atomic import write_json
 from bertjobs.model.attention import ATTENTIONS, SequenceLayout, choose_attention
-from bertjobs.run.atomic import write_json
 
 HEADS, HEAD_SIZE = 16, 64
 MEANS = {128: 106, 512: 254}

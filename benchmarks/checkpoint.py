@@ -30,17 +30,17 @@ from typing import Any
 import torch
 from torch import distributed
 
-from bertjobs.data.stream import StreamState
+from bertjobs.data.batches.order import StreamState
+from bertjobs.files.atomic import write_json
 from bertjobs.launch.local import free_port
 from bertjobs.model.bert import BertForPreTraining
 from bertjobs.optim.groups import parameter_groups
 from bertjobs.optim.lamb import Lamb
 from bertjobs.recipe.spec import ModelSpec
-from bertjobs.run.atomic import write_json
 from bertjobs.run.checkpoints import newest_valid
 from bertjobs.run.directory import PhaseDirectory
-from bertjobs.train.checkpoint import Progress, read_training_state
-from bertjobs.train.checkpoint_writer import CheckpointSeries, CheckpointWriter
+from bertjobs.train.checkpoint.state import Progress, read_training_state
+from bertjobs.train.checkpoint.writer import CheckpointSeries, CheckpointWriter
 
 BERT_BASE = ModelSpec("bert-base", 768, 12, 12, 3072, vocab_size=30522)
 LIMIT = 0.1  # of a checkpoint's wall time

@@ -31,12 +31,13 @@ import torch
 import yaml
 from model import package_folder, speeches
 
+from bertjobs.bench.device import processor
 from bertjobs.data.prepare import PHASES, PrepareOptions, prepare
 from bertjobs.errors import BertjobsError
+from bertjobs.files.atomic import write_json, write_text
+from bertjobs.files.json_lines import read_lines
 from bertjobs.recipe.environment import NAMES
-from bertjobs.run.atomic import read_lines, write_json, write_text
 from bertjobs.run.directory import PhaseDirectory, RunDirectory
-from bertjobs.train.bench_device import processor
 
 ROOT = Path(__file__).resolve().parents[1]
 RUNS = {"padded": False, "unpadded": True}

@@ -51,7 +51,7 @@ from data_prepare import ROOT, Setting, measure_prepare
 from data_read import BATCH, DUPLICATES, IN_PROCESS, STEPS, measure_loader, measure_seek
 
 from bertjobs.errors import BertjobsError, InputError
-from bertjobs.run.atomic import write_json
+from bertjobs.files.atomic import write_json
 
 RECORDED = ROOT / "benchmarks/lddl/recorded.json"
 PREPARE_AT_LEAST = 10.0

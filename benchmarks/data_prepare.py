@@ -193,7 +193,7 @@ def rows_in(output: Path, case: Case) -> int:
     """Sequences in a prepared folder, whoever made it."""
     from pyarrow import parquet
 
-    from bertjobs.data.manifest import MANIFEST_NAME, DataManifest
+    from bertjobs.data.shards.manifest import MANIFEST_NAME, DataManifest
 
     if (output / MANIFEST_NAME).exists():
         return DataManifest.read(output).phase(PHASES[case.length]).train.rows

@@ -65,9 +65,9 @@ def prepared(setting: Setting, case: Case, shard_format: str) -> Path:
 
 def read_ours(folder: Path, length: int, step: int) -> dict[str, float]:
     """An epoch of whole optimizer steps, from the folder's name on."""
-    from bertjobs.data.batches import BatchStream, Masking
-    from bertjobs.data.manifest import DataManifest
-    from bertjobs.data.shard_set import ShardSet
+    from bertjobs.data.batches.batches import BatchStream, Masking
+    from bertjobs.data.shards.manifest import DataManifest
+    from bertjobs.data.shards.shard_set import ShardSet
 
     def batches() -> Iterator[Any]:
         manifest = DataManifest.read(folder)
@@ -130,9 +130,9 @@ def measure_seek(setting: Setting, _repeats: int) -> list[dict[str, Any]]:
     With shards that are open, and from the folder's name on. Each time has a seed of its own: nothing that was
     computed for another place is found, and no place holds the longer sequences by chance.
     """
-    from bertjobs.data.batches import BatchStream, Masking
-    from bertjobs.data.manifest import DataManifest
-    from bertjobs.data.shard_set import ShardSet
+    from bertjobs.data.batches.batches import BatchStream, Masking
+    from bertjobs.data.shards.manifest import DataManifest
+    from bertjobs.data.shards.shard_set import ShardSet
 
     def first_batch(shards: ShardSet, seed: int, steps: int) -> float:
         masking = Masking("dynamic", seed, 20)

@@ -40,8 +40,9 @@ from typing import Any
 import yaml
 
 from bertjobs.errors import BertjobsError, InputError
+from bertjobs.files.atomic import write_json, write_text
+from bertjobs.files.json_lines import read_lines
 from bertjobs.recipe.environment import NAMES
-from bertjobs.run.atomic import read_lines, write_json, write_text
 from bertjobs.run.directory import PhaseDirectory, RunDirectory
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -145,7 +146,7 @@ def corpus() -> str:
 def prepare_data(work: Path) -> None:
     """Vocabulary and shards below ``work``, where they are not there yet."""
     from bertjobs.data.prepare import PHASES, PrepareOptions, prepare
-    from bertjobs.data.vocabulary import train_vocabulary
+    from bertjobs.data.text.vocabulary import train_vocabulary
 
     vocabulary, data = work / "vocab.txt", work / "data"
     if not vocabulary.exists():

@@ -32,16 +32,16 @@ from typing import Any
 import torch
 import yaml
 
+from bertjobs.bench.compare import EAGER, SDPA, SEED, VARIANTS, Comparison, compare
+from bertjobs.bench.device import processor
+from bertjobs.bench.sequences import open_data
+from bertjobs.bench.text import comparison_json, comparison_text
 from bertjobs.data.prepare import PrepareOptions, prepare
 from bertjobs.errors import BertjobsError, InputError
+from bertjobs.files.atomic import write_json
 from bertjobs.recipe.catalogue import builtin_file, load_catalogue
 from bertjobs.recipe.resolve import resolve
 from bertjobs.recipe.spec import RunSpec
-from bertjobs.run.atomic import write_json
-from bertjobs.train.bench_compare import EAGER, SDPA, SEED, VARIANTS, Comparison, compare
-from bertjobs.train.bench_data import open_data
-from bertjobs.train.bench_device import processor
-from bertjobs.train.bench_table import comparison_json, comparison_text
 from bertjobs.train.precision import use_precision
 
 ROOT = Path(__file__).resolve().parents[1]

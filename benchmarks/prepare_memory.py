@@ -66,8 +66,8 @@ def write_corpus(path: Path, times: int) -> None:
 def measure(corpus: str, output: str, form: str, masking: str) -> dict[str, float | str]:
     """Prepare in this process; the peak of its memory above where it began, in MB (10**6 bytes)."""
     from bertjobs.data.prepare import PrepareOptions, prepare
-    from bertjobs.data.sentences import split_sentences
-    from bertjobs.data.vocabulary import Vocabulary
+    from bertjobs.data.text.sentences import split_sentences
+    from bertjobs.data.text.vocabulary import Vocabulary
 
     Vocabulary.read(VOCABULARY).encoder().encode(split_sentences("A sentence. Another one."))
     before = peak_mb()

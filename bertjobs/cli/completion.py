@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from bertjobs.cli.runs import results_folder
+from bertjobs.cli.arguments import results_folder
 from bertjobs.errors import BertjobsError
 
 _NAME = "bertjobs"
@@ -72,13 +72,13 @@ def _words(*, prefix: str, action: argparse.Action, parsed_args: argparse.Namesp
 
 
 def _runs(args: argparse.Namespace) -> Iterable[str]:
-    from bertjobs.launch.status import all_runs
+    from bertjobs.run.directory import all_runs
 
     return [run.name for run in all_runs(results_folder(args))]
 
 
 def _sites(_: argparse.Namespace) -> Iterable[str]:
-    from bertjobs.launch.site import NO_SITE, site_names
+    from bertjobs.launch.plan.site_file import NO_SITE, site_names
 
     return [*site_names(os.environ), NO_SITE]
 

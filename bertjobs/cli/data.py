@@ -11,14 +11,14 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bertjobs.cli.prepare_queue import add_place_arguments, queue_prepare, slurm_options
-from bertjobs.cli.shards import add_verbs
+from bertjobs.cli.data_check import add_verbs
+from bertjobs.cli.data_prepare import add_place_arguments, queue_prepare, slurm_options
 from bertjobs.data.corpus.source import HELP
 from bertjobs.errors import InputError
 
 if TYPE_CHECKING:
-    from bertjobs.data.manifest import DataManifest
-    from bertjobs.data.prepare.slurm import SlurmArrays
+    from bertjobs.data.prepare.on_slurm import SlurmArrays
+    from bertjobs.data.shards.manifest import DataManifest
 
 
 def register(subparsers: Any) -> None:
@@ -115,9 +115,9 @@ def _add_vocab(verbs: Any) -> None:
 
 
 def _prepare(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
-    from bertjobs.data.manifest import MANIFEST_NAME, DataManifest
     from bertjobs.data.prepare import PrepareOptions, ThisMachine, parse_phases, prepare
     from bertjobs.data.prepare.queue_job import release_own_lock
+    from bertjobs.data.shards.manifest import MANIFEST_NAME, DataManifest
 
     given: dict[str, Any] = {field.name: getattr(args, field.name, None) for field in fields(PrepareOptions)}
     given |= {"corpora": tuple(args.corpus), "vocabulary": args.vocab, "phases": parse_phases(args.phases)}
@@ -137,7 +137,7 @@ def _prepare(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
 
 
 def _arrays(args: argparse.Namespace, say: Callable[[str], None]) -> SlurmArrays:
-    from bertjobs.data.prepare.slurm import SlurmArrays
+    from bertjobs.data.prepare.on_slurm import SlurmArrays
 
     return SlurmArrays(slurm_options(args), os.environ, say)
 
@@ -149,8 +149,8 @@ def _processes(given: int) -> int:
 
 
 def _vocab(args: argparse.Namespace) -> int:
-    from bertjobs.data.vocabulary import Vocabulary, train_vocabulary
-    from bertjobs.launch.script import shell_line
+    from bertjobs.data.text.vocabulary import Vocabulary, train_vocabulary
+    from bertjobs.slurm.shell import shell_line
 
     started = time.monotonic()
     train_vocabulary(args.corpus, args.size, not args.cased, args.output)
@@ -220,7 +220,7 @@ def _duration(seconds: float) -> str:
 
 
 def _print_summary(data: DataManifest, seconds: float | None) -> None:
-    from bertjobs.launch.script import shell_line
+    from bertjobs.slurm.shell import shell_line
 
     documents = data.documents
     print(f"{documents['train']:,} documents for training, {documents['validation']:,} held out")

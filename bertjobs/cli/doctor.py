@@ -8,7 +8,7 @@ import os
 import time
 from typing import Any
 
-from bertjobs.cli.runs import add_run_argument, opened
+from bertjobs.cli.arguments import add_run_argument, opened
 
 
 def register(subparsers: Any) -> None:
@@ -26,9 +26,9 @@ def register(subparsers: Any) -> None:
 
 
 def _doctor(args: argparse.Namespace) -> int:
-    from bertjobs.launch.doctor import diagnose
-    from bertjobs.launch.environment import quote
-    from bertjobs.launch.evidence import Accounts, collect
+    from bertjobs.launch.doctor.diagnose import diagnose
+    from bertjobs.launch.doctor.evidence import Accounts, collect
+    from bertjobs.slurm.shell import quote
 
     directory = opened(args)
     target = quote(args.run) + (f" --results {quote(args.results)}" if args.results else "")

@@ -31,9 +31,9 @@ def register(subparsers: Any) -> None:
 
 
 def _init(args: argparse.Namespace) -> int:
-    from bertjobs.launch.cluster import choose_partition, look
-    from bertjobs.launch.site import DEFAULT_SITE, found_lines, render_site, site_file, site_names, write_site
-    from bertjobs.recipe.site import parse_site
+    from bertjobs.launch.plan.site_file import DEFAULT_SITE, found_lines, render_site, site_file, site_names, write_site
+    from bertjobs.slurm.cluster import choose_partition, look
+    from bertjobs.slurm.site import parse_site
 
     if args.site:
         site_file(args.site, os.environ)  # a bad name is told before Slurm is asked

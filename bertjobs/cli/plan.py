@@ -8,9 +8,14 @@ import os
 from typing import Any
 
 from bertjobs.cli import submit
-from bertjobs.cli.backend import add_backend_arguments, make_checked_plan, scripts
-from bertjobs.cli.recipes import add_recipe_arguments, resolve_arguments
-from bertjobs.cli.runs import chosen_site
+from bertjobs.cli.arguments import (
+    add_backend_arguments,
+    add_recipe_arguments,
+    chosen_site,
+    make_checked_plan,
+    resolve_arguments,
+    scripts,
+)
 
 
 def register(subparsers: Any) -> None:
@@ -31,7 +36,7 @@ def register(subparsers: Any) -> None:
 
 
 def _plan(args: argparse.Namespace) -> int:
-    from bertjobs.launch.plan import arithmetic, as_json, provenance
+    from bertjobs.launch.plan.plan import arithmetic, as_json, provenance
 
     plan = make_checked_plan(args, resolve_arguments(args, os.environ, site=chosen_site(args)))
     if args.json:

@@ -6,19 +6,16 @@ import argparse
 import json
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bertjobs.cli.arguments import add_files, catalogue_of
 from bertjobs.errors import InputError
-from bertjobs.launch.table import columns
+from bertjobs.wording import columns
 
 if TYPE_CHECKING:
     from bertjobs.recipe.catalogue import Catalogue
-    from bertjobs.recipe.resolve import Resolved
-    from bertjobs.recipe.site import Site
     from bertjobs.recipe.spec import RunSpec
 
-_METAVARS = {"int": "N", "float": "X", "path": "PATH", "mounts": "SRC:DST", "phase": "1|2|all"}
 _NODES_SHOWN = (1, 2, 4, 8, 16, 32, 64)
 
 
@@ -39,89 +36,11 @@ def register(subparsers: Any) -> None:
     show.set_defaults(handler=_show)
 
 
-def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add --recipes, --set and one flag a setting, all from the schema's table.
-
-    Values stay text here: `resolve` parses them, so that a bad one is an InputError like any other.
-    """
-    from bertjobs.recipe.schema import SETTINGS
-
-    group = parser.add_argument_group(
-        "settings", "each can also come from the environment (its name in brackets) or from a recipe"
-    )
-    _add_files(group)
-    group.add_argument(
-        "--set",
-        dest="sets",
-        metavar="KEY=VALUE",
-        action="append",
-        default=[],
-        help="any setting by its key: phase1.lr=1e-3, optimizer.beta2=0.98, precision=tf32",
-    )
-    for setting in SETTINGS:
-        if setting.flag:
-            environment = f" [{setting.env}]" if setting.env else ""
-            known = isinstance(setting.default, int | str) and setting.default != ""
-            default = f" (default: {setting.default})" if known else ""
-            group.add_argument(
-                setting.flag,
-                dest=f"setting_{setting.key}",
-                metavar="|".join(setting.choices) or _METAVARS.get(setting.kind, "NAME"),
-                help=setting.help + default + environment,
-            )
-
-
-def resolve_arguments(
-    args: argparse.Namespace,
-    environ: Mapping[str, str],
-    *,
-    nodes: int | None = None,
-    tasks_per_node: int | None = None,
-    site: Site | None = None,
-) -> Resolved:
-    """The run that the flags of `add_recipe_arguments`, the environment and the recipe files ask for.
-
-    ``nodes`` and ``tasks_per_node`` are those of the job that runs already, if one does; ``site`` gives what all
-    others leave open. Raises InputError.
-    """
-    from bertjobs.recipe.resolve import resolve
-
-    prefix = "setting_"
-    flags = {key.removeprefix(prefix): value for key, value in vars(args).items() if key.startswith(prefix)}
-    return resolve(
-        _catalogue(args, environ),
-        flags=flags,
-        sets=args.sets,
-        environ=environ,
-        nodes=nodes,
-        tasks_per_node=tasks_per_node,
-        site=site.settings() if site else None,
-        site_origin=site.origin if site else "",
-    )
-
-
 def _add_common(parser: argparse.ArgumentParser, *, below: bool = False) -> None:
     """--recipes and --json; ``below`` a parser that has them too, so that its values are not reset."""
-    _add_files(parser, below=below)
+    add_files(parser, below=below)
     default = argparse.SUPPRESS if below else False
     parser.add_argument("--json", action="store_true", default=default, help="print JSON")
-
-
-def _add_files(parser: argparse._ActionsContainer, *, below: bool = False) -> None:
-    parser.add_argument(
-        "--recipes",
-        dest="recipe_files",
-        metavar="FILE",
-        action="append",
-        default=argparse.SUPPRESS if below else [],
-        help="a recipe file of your own, read after ./bertjobs.yml; can be given several times",
-    )
-
-
-def _catalogue(args: argparse.Namespace, environ: Mapping[str, str]) -> Catalogue:
-    from bertjobs.recipe.catalogue import catalogue_files, load_catalogue
-
-    return load_catalogue(catalogue_files(environ, Path.cwd(), args.recipe_files))
 
 
 def _resolved(catalogue: Catalogue, name: str, **flags: Any) -> RunSpec:
@@ -131,7 +50,7 @@ def _resolved(catalogue: Catalogue, name: str, **flags: Any) -> RunSpec:
 
 
 def _list(args: argparse.Namespace) -> int:
-    catalogue = _catalogue(args, os.environ)
+    catalogue = catalogue_of(args, os.environ)
     rows = [_summary(catalogue, name) for name in catalogue.keys("recipes")]
     if args.json:
         print(json.dumps(rows, indent=2))
@@ -159,7 +78,7 @@ def _summary(catalogue: Catalogue, name: str) -> dict[str, Any]:
 
 
 def _show(args: argparse.Namespace) -> int:
-    catalogue = _catalogue(args, os.environ)
+    catalogue = catalogue_of(args, os.environ)
     catalogue.check("recipes", args.name, "bertjobs recipes show")
     summary = _summary(catalogue, args.name)
     spec = _resolved(catalogue, args.name)

@@ -14,13 +14,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bertjobs.cli.recipes import add_recipe_arguments, resolve_arguments
-from bertjobs.cli.runs import add_site_argument, chosen_site
+from bertjobs.cli.arguments import add_recipe_arguments, add_site_argument, chosen_site, resolve_arguments
 from bertjobs.errors import EXIT_DONE, EXIT_FAILURE, InputError
 
 if TYPE_CHECKING:
-    from bertjobs.launch.faults import Fault
-    from bertjobs.launch.survival import Survival
+    from bertjobs.launch.rehearse.faults import Fault
+    from bertjobs.launch.rehearse.verdict import Survival
     from bertjobs.recipe.spec import RunSpec
 
 
@@ -47,8 +46,8 @@ def register(subparsers: Any) -> None:
 
 
 def _faults(args: argparse.Namespace) -> list[Fault]:
-    from bertjobs.launch.faults import FILL_DISK, PREEMPT, TIMEOUT, kill_rank
-    from bertjobs.launch.small import RANKS
+    from bertjobs.launch.rehearse.faults import FILL_DISK, PREEMPT, TIMEOUT, kill_rank
+    from bertjobs.launch.rehearse.miniature import RANKS
 
     for rank in args.kill_rank:
         if rank not in map(str, range(RANKS)):
@@ -61,7 +60,7 @@ def _faults(args: argparse.Namespace) -> list[Fault]:
 
 
 def _rehearse(args: argparse.Namespace) -> int:
-    from bertjobs.launch.rehearse import rehearsal
+    from bertjobs.launch.rehearse.rehearsal import rehearsal
 
     faults = _faults(args)
     spec = resolve_arguments(args, os.environ, site=chosen_site(args)).spec
@@ -121,7 +120,7 @@ def _line(survival: Survival) -> str:
 
 
 def _table(survivals: Sequence[Survival]) -> str:
-    from bertjobs.launch.table import columns
+    from bertjobs.wording import columns
 
     heads = ["FAULT", "STRUCK AT", "EXIT", "CAUSE", "REPEATED", "LOST", "SAME WEIGHTS", "METRICS WHOLE", "VERDICT"]
     return "\n".join(columns([heads, *map(_row, survivals)]))

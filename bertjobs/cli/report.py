@@ -8,7 +8,7 @@ import math
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from bertjobs.cli.runs import add_run_argument, opened
+from bertjobs.cli.arguments import add_run_argument, opened
 from bertjobs.errors import BertjobsError
 
 if TYPE_CHECKING:

@@ -8,14 +8,13 @@ import os
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bertjobs.cli.arguments import add_run_argument, opened, results_folder
 from bertjobs.errors import InputError
 
 if TYPE_CHECKING:
-    from bertjobs.launch.status import RunStatus
-    from bertjobs.recipe.site import Site
+    from bertjobs.launch.watch.status import RunStatus
     from bertjobs.run.directory import RunDirectory
 
 WATCH_S = 5.0
@@ -82,52 +81,9 @@ def _add_json(parser: argparse.ArgumentParser, text: str = "print JSON") -> None
     parser.add_argument("--json", action="store_true", help=text)
 
 
-def add_run_argument(parser: argparse.ArgumentParser, *, optional: bool = False) -> None:
-    """Add RUN, --results and --site, which `opened` reads."""
-    text = "the run's name, or its folder" + (" (default: all runs)" if optional else "")
-    parser.add_argument("run", metavar="RUN", nargs="?" if optional else None, help=text)
-    parser.add_argument(
-        "--results", metavar="DIR", help="folder of all runs (default: the site's, else results) [RESULTS]"
-    )
-    add_site_argument(parser)
-
-
-def add_site_argument(parser: argparse._ActionsContainer) -> None:
-    """Add --site, which `chosen_site` reads."""
-    parser.add_argument(
-        "--site",
-        metavar="NAME",
-        help="site file to use, made by `bertjobs init`; none for none (default: the only one, or that called default)",
-    )
-
-
-def chosen_site(args: argparse.Namespace) -> Site | None:
-    """The site that --site names; else the default one, where there is a Slurm and the run is not kept off it."""
-    from bertjobs.launch.site import read_site
-    from bertjobs.launch.slurm import Slurm
-
-    local = getattr(args, "backend", "auto") == "local" or not Slurm(os.environ).present
-    return None if args.site is None and local else read_site(args.site, os.environ)
-
-
-def results_folder(args: argparse.Namespace) -> Path:
-    """Where runs are looked for: flag, environment, site, default."""
-    if given := args.results or os.environ.get("RESULTS"):
-        return Path(given)
-    site = chosen_site(args)
-    return Path(site.results if site and site.results else "results")
-
-
-def opened(args: argparse.Namespace) -> RunDirectory:
-    """The run that the arguments name; InputError where there is none."""
-    from bertjobs.run.directory import open_run
-
-    return open_run(results_folder(args), args.run)
-
-
 def _status(args: argparse.Namespace) -> int:
-    from bertjobs.launch.slurm import Slurm
-    from bertjobs.launch.watch import Watch
+    from bertjobs.launch.watch.watch import Watch
+    from bertjobs.slurm.client import Slurm
 
     watch = Watch(Slurm(os.environ))
     if args.watch is None:
@@ -154,13 +110,13 @@ def _seconds(args: argparse.Namespace) -> float:
 
 
 def _directories(args: argparse.Namespace) -> list[RunDirectory]:
-    from bertjobs.launch.status import all_runs
+    from bertjobs.run.directory import all_runs
 
     return [opened(args)] if args.run else all_runs(results_folder(args))
 
 
 def _show_status(args: argparse.Namespace, runs: Sequence[RunStatus]) -> None:
-    from bertjobs.launch.status_text import run_text, status_text
+    from bertjobs.launch.watch.status_text import run_text, status_text
 
     rows = [row for run in runs for row in run.phases]
     if args.json:
@@ -185,8 +141,8 @@ def _show_again(args: argparse.Namespace, runs: Sequence[RunStatus]) -> None:
 
 
 def _logs(args: argparse.Namespace) -> int:
-    from bertjobs.launch.logs import Selection, follow, log_files, logs_text, whole_log
-    from bertjobs.launch.slurm import Slurm
+    from bertjobs.launch.watch.logs import Selection, follow, log_files, logs_text, whole_log
+    from bertjobs.slurm.client import Slurm
 
     directory, selection = opened(args), Selection(args.phase, args.job, args.attempt)
     if args.json:
@@ -207,7 +163,7 @@ def _logs(args: argparse.Namespace) -> int:
 
 def _cancel(args: argparse.Namespace) -> int:
     from bertjobs.launch.cancel import cancel
-    from bertjobs.launch.slurm import Slurm
+    from bertjobs.slurm.client import Slurm
 
     directory = opened(args)
     jobs = cancel(directory, Slurm(os.environ))

@@ -11,15 +11,23 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bertjobs.cli.backend import add_backend_arguments, awaited_jobs, make_checked_plan, slurm_options
-from bertjobs.cli.recipes import add_recipe_arguments, resolve_arguments
-from bertjobs.cli.runs import add_run_argument, chosen_site, opened
+from bertjobs.cli.arguments import (
+    add_backend_arguments,
+    add_recipe_arguments,
+    add_run_argument,
+    awaited_jobs,
+    chosen_site,
+    make_checked_plan,
+    opened,
+    resolve_arguments,
+    slurm_options,
+)
 from bertjobs.errors import InputError
 
 if TYPE_CHECKING:
-    from bertjobs.launch.plan import Plan
-    from bertjobs.launch.run import Queueing
+    from bertjobs.launch.plan.plan import Plan
     from bertjobs.launch.script import SlurmOptions
+    from bertjobs.launch.start import Queueing
     from bertjobs.recipe.spec import RunSpec
     from bertjobs.run.directory import RunDirectory
 
@@ -70,9 +78,9 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
 
 
 def _submit(args: argparse.Namespace) -> int:
-    from bertjobs.launch.plan import arithmetic
-    from bertjobs.launch.preflight import refuse
-    from bertjobs.launch.run import write_run
+    from bertjobs.launch.plan.plan import arithmetic
+    from bertjobs.launch.plan.preflight import refuse
+    from bertjobs.launch.start import write_run
 
     plan = make_checked_plan(args, resolve_arguments(args, os.environ, site=chosen_site(args)))
     refuse(plan.problems)
@@ -88,9 +96,9 @@ def _submit(args: argparse.Namespace) -> int:
 
 
 def _resume(args: argparse.Namespace) -> int:
-    from bertjobs.launch.preflight import refuse
+    from bertjobs.launch.plan.preflight import refuse
     from bertjobs.launch.resume import resumed
-    from bertjobs.launch.run import write_run
+    from bertjobs.launch.start import write_run
 
     directory = opened(args)
     found = resumed(directory, args.sets)
@@ -118,9 +126,9 @@ def _warn(plan: Plan) -> None:
 
 def _check_idle(directory: RunDirectory, name: str) -> None:
     """InputError where a job of the run waits or runs."""
-    from bertjobs.launch.queue_reasons import RUNNING, WAITING
-    from bertjobs.launch.slurm import Slurm
-    from bertjobs.launch.status import run_status
+    from bertjobs.launch.watch.status import run_status
+    from bertjobs.slurm.client import Slurm
+    from bertjobs.slurm.jobs import RUNNING, WAITING
 
     for status in run_status(directory, Slurm(os.environ), 0.0):
         if status.state in (*RUNNING, *WAITING):
@@ -132,8 +140,8 @@ def _check_idle(directory: RunDirectory, name: str) -> None:
 
 def _dry_run(plan: Plan, args: argparse.Namespace) -> int:
     from bertjobs.launch.dry_run import dry_run
-    from bertjobs.launch.environment import clean_environment
-    from bertjobs.launch.slurm import Slurm
+    from bertjobs.slurm.client import Slurm
+    from bertjobs.slurm.environment import clean_environment
 
     slurm = Slurm(clean_environment(os.environ))
     found = dry_run(plan.spec, plan.backend, slurm_options(args), sys.executable, slurm, awaited_jobs(args))
@@ -149,9 +157,9 @@ def _dry_run(plan: Plan, args: argparse.Namespace) -> int:
 
 
 def _start_on_slurm(plan: Plan, args: argparse.Namespace) -> int:
-    from bertjobs.launch.environment import clean_environment
-    from bertjobs.launch.run import start_on_slurm
-    from bertjobs.launch.slurm import Slurm
+    from bertjobs.launch.start import start_on_slurm
+    from bertjobs.slurm.client import Slurm
+    from bertjobs.slurm.environment import clean_environment
 
     slurm = Slurm(clean_environment(os.environ))
     by = _by_submitit(plan) if plan.backend == "submitit" else None
@@ -169,7 +177,7 @@ def _start_on_slurm(plan: Plan, args: argparse.Namespace) -> int:
 
 
 def _by_submitit(plan: Plan) -> Queueing:
-    from bertjobs.launch.submitit_backend import queue_submitit
+    from bertjobs.launch.submitit.backend import queue_submitit
 
     def queue(
         directory: RunDirectory, spec: RunSpec, options: SlurmOptions, after: Sequence[str], chain: str
@@ -195,7 +203,7 @@ def _print_json(directory: RunDirectory, jobs: dict[int, str], commands: list[st
 
 def _run_here(plan: Plan, directory: RunDirectory, args: argparse.Namespace) -> int:
     from bertjobs.cli.report import finish
-    from bertjobs.launch.run import run_here
+    from bertjobs.launch.start import run_here
 
     for number in (signal.SIGTERM, signal.SIGHUP):  # `bertjobs cancel` and a closed terminal ask as ctrl-C does
         if signal.getsignal(number) != signal.SIG_IGN:  # nohup
@@ -216,7 +224,7 @@ def _run_here(plan: Plan, directory: RunDirectory, args: argparse.Namespace) -> 
 def _phase_runner(args: argparse.Namespace) -> Callable[..., int]:
     """What runs a phase on this machine."""
     if args.backend == "submitit":
-        from bertjobs.launch.submitit_backend import run_phase
+        from bertjobs.launch.submitit.backend import run_phase
     else:
         from bertjobs.launch.local import run_phase
     return run_phase

@@ -9,12 +9,12 @@ import time
 from collections.abc import Sequence
 
 from bertjobs.errors import BertjobsError, InputError
-from bertjobs.launch.queue_reasons import RUNNING
-from bertjobs.launch.queue_view import QueueView
-from bertjobs.launch.slurm import Slurm
-from bertjobs.launch.status import read_run, status_of
-from bertjobs.launch.timeline import Link
+from bertjobs.launch.watch.status import read_run, status_of
+from bertjobs.launch.watch.timeline import Link
 from bertjobs.run.directory import RunDirectory
+from bertjobs.slurm.client import Slurm
+from bertjobs.slurm.jobs import RUNNING
+from bertjobs.slurm.queue_view import QueueView
 
 PATIENCE_S = 15.0
 PAUSE_S = 1.0

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from bertjobs.errors import InputError
-from bertjobs.launch.run import absolute, unfinished
+from bertjobs.launch.start import absolute, unfinished
 from bertjobs.recipe.catalogue import load_catalogue
 from bertjobs.recipe.resolve import Resolved, resolve
 from bertjobs.run.directory import RunDirectory

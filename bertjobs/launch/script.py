@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bertjobs.errors import InputError
-from bertjobs.launch.environment import export_lines, quote
 from bertjobs.recipe.spec import RunSpec
 from bertjobs.run.directory import RunDirectory
+from bertjobs.slurm.shell import export_lines
 
 MARKER = "# bertjobs: settings of a submitted run stand here\n"
 
@@ -124,8 +124,3 @@ def submissions(
         script = render_script(template, spec, phase.phase, options, python, chain=chain)
         found.append(Submission(phase.phase, path, script, behind))
     return found
-
-
-def shell_line(words: Sequence[str]) -> str:
-    """A command as a person would type it."""
-    return " ".join(quote(word) for word in words)

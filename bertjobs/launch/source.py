@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 
 from bertjobs import __version__
-from bertjobs.run.atomic import PRIVATE_FOLDER, write_text
+from bertjobs.files.atomic import PRIVATE_FOLDER, write_text
 
 CODE = ("bertjobs", "run.sub", "configurations.yml")
 """What runs, below the checkout; other untracked files are nobody's business."""

@@ -28,7 +28,7 @@ from bertjobs.model.dropout import dropout, dropout_add
 
 
 class Pack(Protocol):
-    """What is read of a packed micro-batch, ``bertjobs.data.packed_batches.PackedBatch``; on the model's device.
+    """What is read of a packed micro-batch, ``data.batches.packed_batches.PackedBatch``; on the model's device.
 
     int64 ``input_ids``, ``token_type_ids``, ``positions`` [T]; int32 ``cumulative_lengths`` [S + 1], where the
     slots end: real sequences, the tail, empty ones; int64 ``first_tokens``, ``next_sentence_labels`` [S] and

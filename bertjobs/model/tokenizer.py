@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from bertjobs.data.vocabulary import TOKENIZER_FILE, TOKENS_FILE, Vocabulary
+from bertjobs.data.text.vocabulary import TOKENIZER_FILE, TOKENS_FILE, Vocabulary
 
 SPECIAL_TOKENS = {
     "pad_token": "[PAD]",

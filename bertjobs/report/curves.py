@@ -17,9 +17,9 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 
 from bertjobs.errors import InputError
+from bertjobs.files.json_lines import read_lines
 from bertjobs.recipe.lockfile import read_lockfile
 from bertjobs.recipe.spec import PhaseSpec
-from bertjobs.run.atomic import read_lines
 from bertjobs.run.directory import RunDirectory
 
 Floats = NDArray[np.float64]

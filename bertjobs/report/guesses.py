@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from bertjobs.data.batches import token_counts
-from bertjobs.data.manifest import DataManifest, Split
-from bertjobs.data.shard_set import ShardSet
+from bertjobs.data.batches.batches import token_counts
+from bertjobs.data.shards.manifest import DataManifest, Split
+from bertjobs.data.shards.shard_set import ShardSet
 from bertjobs.errors import InputError
 from bertjobs.model.bert import BertForPreTraining
 from bertjobs.model.huggingface import load_pretrained

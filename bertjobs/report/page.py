@@ -7,12 +7,12 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from html import escape
 
-from bertjobs.data.manifest import DataManifest
-from bertjobs.launch.estimate import duration
+from bertjobs.data.shards.manifest import DataManifest
 from bertjobs.recipe.spec import PhaseSpec, RunSpec
 from bertjobs.report.guesses import Guess, gap_after, gap_before, percent
-from bertjobs.report.journal import Attempt
 from bertjobs.report.summary import END_STEPS, MARGIN_NATS, Summary, judged, learnt, rows, verdict
+from bertjobs.run.journal import Attempt
+from bertjobs.wording import duration
 
 STYLE = """
 :root { color-scheme: light dark; --text: #1f2937; --quiet: #5b6472; --line: #e2e5ea; --page: #fff; --soft: #f5f7f9;

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from bertjobs.errors import InputError
-from bertjobs.launch.estimate import duration
+from bertjobs.files.json_lines import read_lines
 from bertjobs.recipe.lockfile import read_lockfile
 from bertjobs.recipe.spec import PhaseSpec, RunSpec
-from bertjobs.report.journal import Attempt, attempts
-from bertjobs.run.atomic import read_lines
 from bertjobs.run.checkpoints import DamagedCheckpointError, read_manifest, steps
 from bertjobs.run.directory import PhaseDirectory, RunDirectory
+from bertjobs.run.journal import Attempt, attempts
+from bertjobs.wording import duration
 
 END_STEPS = 10
 """The training loss at the end is the mean over this many steps."""

@@ -5,15 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from bertjobs.data.manifest import DataManifest
+from bertjobs.data.shards.manifest import DataManifest
 from bertjobs.errors import BertjobsError, InputError
+from bertjobs.files.atomic import write_text
 from bertjobs.report import guesses as cloze
 from bertjobs.report import summary as numbers
 from bertjobs.report.curves import draw
 from bertjobs.report.guesses import Guess
 from bertjobs.report.page import page
 from bertjobs.report.summary import Summary
-from bertjobs.run.atomic import write_text
 from bertjobs.run.directory import RunDirectory
 
 

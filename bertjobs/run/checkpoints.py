@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from bertjobs.errors import BertjobsError, InputError
-from bertjobs.run.atomic import remove_folder, sha256_of, write_json
+from bertjobs.files.atomic import remove_folder, sha256_of, write_json
 
 FORMAT_VERSION = 2
 """2: the optimizer's state may be in several files; the manifest has the world size, the settings and its own hash."""

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from bertjobs.errors import BertjobsError, InputError, nearest
-from bertjobs.run.atomic import PRIVATE_FOLDER, append_line, read_lines, write_json, write_text
+from bertjobs.files.atomic import PRIVATE_FOLDER, write_json, write_text
+from bertjobs.files.json_lines import append_line, read_lines
 
 
 @dataclass(frozen=True)
@@ -218,3 +219,12 @@ def check_writable(folder: Path) -> None:
             where="results",
             hint="choose another folder with --results or RESULTS",
         )
+
+
+def all_runs(results: Path) -> list[RunDirectory]:
+    """The runs below a results folder, newest first."""
+    if not results.is_dir():
+        return []
+    # os.access, as other people's runs in a shared folder are closed to this user.
+    found = [RunDirectory(folder) for folder in results.iterdir() if os.access(folder / "run.yml", os.R_OK)]
+    return sorted(found, key=lambda run: run.lockfile.stat().st_mtime, reverse=True)

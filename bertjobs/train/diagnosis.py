@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from bertjobs.errors import BertjobsError
-from bertjobs.run.atomic import write_json
+from bertjobs.files.atomic import write_json
 
 NAMED = 3  # tensors that the error names; the file has them all
 

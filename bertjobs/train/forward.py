@@ -7,8 +7,8 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from bertjobs.data.batches import Batch, MicroBatch
-from bertjobs.data.packed_batches import PackedBatch
+from bertjobs.data.batches.batches import Batch, MicroBatch
+from bertjobs.data.batches.packed_batches import PackedBatch
 from bertjobs.model.attention import Attention, choose_attention
 from bertjobs.model.bert import BertForPreTraining, PretrainingSums
 from bertjobs.model.compiled import choose_parts, warm_up

@@ -7,19 +7,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from bertjobs.data.lddl_loader import check_lddl_loader
-from bertjobs.data.manifest import DataManifest
+from bertjobs.data.batches.lddl_loader import check_lddl_loader
+from bertjobs.data.shards.manifest import DataManifest
 from bertjobs.errors import InputError
+from bertjobs.files.atomic import remove_leftovers
 from bertjobs.recipe.catalogue import builtin_file, catalogue_files, load_catalogue
 from bertjobs.recipe.environment import read_environment
 from bertjobs.recipe.lockfile import difference, lockfile, read_lockfile, recipe_hash, with_phases_of
 from bertjobs.recipe.resolve import resolve
 from bertjobs.recipe.schema import RUN
 from bertjobs.recipe.spec import PhaseSpec, RunSpec
-from bertjobs.run.atomic import remove_leftovers
-from bertjobs.run.attempts import beyond_budget, cause_by_slurm, chain_events, explanation, in_circles, is_open
 from bertjobs.run.checkpoints import steps
 from bertjobs.run.directory import PhaseDirectory, RunDirectory
+from bertjobs.run.restarts import beyond_budget, cause_by_slurm, chain_events, explanation, in_circles, is_open
 from bertjobs.train.placement import Placement
 
 

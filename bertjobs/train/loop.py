@@ -9,21 +9,21 @@ from typing import Any
 
 import torch
 
-from bertjobs.data.batches import BatchStream, MicroBatch
-from bertjobs.data.lddl_loader import LddlStream
-from bertjobs.data.shard_watch import ShardWatch
+from bertjobs.data.batches.batches import BatchStream, MicroBatch
+from bertjobs.data.batches.lddl_loader import LddlStream
+from bertjobs.data.check.shard_watch import ShardWatch
 from bertjobs.errors import InputError
 from bertjobs.model.bert import BertForPreTraining
 from bertjobs.optim.base import Optimizer
 from bertjobs.optim.schedule import learning_rate
 from bertjobs.recipe.flops import StepCounts, step_flops
-from bertjobs.train.checkpoint import Progress
+from bertjobs.train.checkpoint.saving import Saving
+from bertjobs.train.checkpoint.state import Progress
 from bertjobs.train.device import device_peak_flops, peak_memory_gb
 from bertjobs.train.diagnosis import diagnose
 from bertjobs.train.job import Job
 from bertjobs.train.metrics import MetricsLog, counts_of, step_metrics
 from bertjobs.train.ranks import Ranks
-from bertjobs.train.saving import Saving
 from bertjobs.train.signals import STOP_SIGNALS, StopRequest
 from bertjobs.train.step import StepPlan, StepResult, train_step
 from bertjobs.train.validation import Validation

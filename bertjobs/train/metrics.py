@@ -28,9 +28,10 @@ from typing import Any
 
 import torch
 
-from bertjobs.data.batches import NOT_SCORED, Batch, MicroBatch
+from bertjobs.data.batches.batches import NOT_SCORED, Batch, MicroBatch
+from bertjobs.files.atomic import sync_file, sync_folder, write_text
+from bertjobs.files.json_lines import append_line, read_lines
 from bertjobs.recipe.flops import StepCounts
-from bertjobs.run.atomic import append_line, read_lines, sync_file, sync_folder, write_text
 from bertjobs.train.tensorboard import TensorBoardLog
 
 

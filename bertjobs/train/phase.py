@@ -7,30 +7,30 @@ from contextlib import closing
 
 import torch
 
-from bertjobs.data.batches import BatchStream
-from bertjobs.data.packed_batches import empty_pack
-from bertjobs.data.shard_check import shards_of
-from bertjobs.data.shard_watch import ShardWatch
+from bertjobs.data.batches.batches import BatchStream
+from bertjobs.data.batches.packed_batches import empty_pack
+from bertjobs.data.check.shard_watch import ShardWatch
+from bertjobs.data.shards.shard_check import shards_of
 from bertjobs.errors import InputError
+from bertjobs.files.atomic import sha256_of
 from bertjobs.model.bert import BertForPreTraining
 from bertjobs.optim.build import BACKENDS, build_optimizer
 from bertjobs.optim.sharding import Shard
 from bertjobs.recipe.lockfile import decisive_settings
-from bertjobs.run.atomic import sha256_of
 from bertjobs.run.checkpoints import MANIFEST, folder_name
 from bertjobs.run.directory import Done, PhaseDirectory
-from bertjobs.train.checkpoint import Progress
-from bertjobs.train.checkpoint_writer import CheckpointSeries, CheckpointWriter
+from bertjobs.train.checkpoint.saving import Saving
+from bertjobs.train.checkpoint.start import Start, find_start, load_start
+from bertjobs.train.checkpoint.state import Progress
+from bertjobs.train.checkpoint.stop_time import Lead
+from bertjobs.train.checkpoint.writer import CheckpointSeries, CheckpointWriter
 from bertjobs.train.forward import open_forward
 from bertjobs.train.job import Job, check_settings, open_directory, record
-from bertjobs.train.lead import Lead
 from bertjobs.train.loop import Outcome, Trainer
 from bertjobs.train.metrics import MetricsLog
+from bertjobs.train.phase_data import PhaseShards, open_shards, open_stream
 from bertjobs.train.ranks import Ranks
-from bertjobs.train.saving import Saving
-from bertjobs.train.shards import PhaseShards, open_shards, open_stream
 from bertjobs.train.signals import StopRequest
-from bertjobs.train.start import Start, find_start, load_start
 from bertjobs.train.validation import Validation
 from bertjobs.train.watchdog import Watchdog
 

@@ -16,7 +16,7 @@ from torch import distributed, nn
 from torch.distributed.distributed_c10d import _set_pg_timeout
 from torch.nn.parallel import DistributedDataParallel
 
-from bertjobs.data.batches import Batch
+from bertjobs.data.batches.batches import Batch
 from bertjobs.errors import BertjobsError
 from bertjobs.train.forward import Forward
 from bertjobs.train.placement import Placement

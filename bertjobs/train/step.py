@@ -22,7 +22,7 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from bertjobs.data.batches import MicroBatch
+from bertjobs.data.batches.batches import MicroBatch
 from bertjobs.model.bert import PretrainingSums
 from bertjobs.optim.base import Optimizer
 from bertjobs.train.forward import on_device

@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bertjobs.run.atomic import PRIVATE_FOLDER, new_file, remove_leftovers
+from bertjobs.files.atomic import PRIVATE_FOLDER, new_file, remove_leftovers
 
 PREFIX = "events.out.tfevents."  # the name by which TensorBoard knows its files
 

@@ -7,12 +7,12 @@ from functools import cached_property
 
 import torch
 
-from bertjobs.data.batches import Batch, unigram_cross_entropy, validation_batches
+from bertjobs.data.batches.batches import Batch, unigram_cross_entropy, validation_batches
 from bertjobs.model.bert import BertForPreTraining
 from bertjobs.train.job import Job
+from bertjobs.train.phase_data import PhaseShards
 from bertjobs.train.precision import autocast
 from bertjobs.train.ranks import Ranks
-from bertjobs.train.shards import PhaseShards
 from bertjobs.train.watchdog import Watchdog
 
 

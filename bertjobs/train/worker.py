@@ -14,14 +14,14 @@ from pathlib import Path
 import torch
 
 from bertjobs.errors import EXIT_CONTINUE, EXIT_DONE, EXIT_FAILURE, BertjobsError, InputError
+from bertjobs.files.atomic import write_text
 from bertjobs.recipe.size import checkpoint_bytes
 from bertjobs.recipe.spec import RunSpec
-from bertjobs.run.atomic import write_text
-from bertjobs.run.nodes import excluded, suspects
-from bertjobs.train.affinity import bind_near_gpu
+from bertjobs.run.suspects import excluded, suspects
 from bertjobs.train.job import Job, check_budgets, record, resolve_job
-from bertjobs.train.node_check import Disk, UnfitNodesError, settle
-from bertjobs.train.node_measure import look_at_nodes, measure_network
+from bertjobs.train.nodes.affinity import bind_near_gpu
+from bertjobs.train.nodes.check import Disk, UnfitNodesError, settle
+from bertjobs.train.nodes.measure import look_at_nodes, measure_network
 from bertjobs.train.phase import train_phase
 from bertjobs.train.placement import Placement, read_placement
 from bertjobs.train.precision import (

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from tests.conftest import Bertjobs
-from tests.launch.test_cluster import ASSOCIATIONS, CONFIG_24_05, SINFO_24_05
+from tests.slurm.test_cluster import ASSOCIATIONS, CONFIG_24_05, SINFO_24_05
 
 ANSWERS = {
     "sinfo": SINFO_24_05,

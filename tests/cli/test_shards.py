@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from bertjobs.cli.data_check import add_verbs
 from bertjobs.cli.main import Parser
-from bertjobs.cli.shards import add_verbs
 from bertjobs.data.corpus import documents
-from bertjobs.data.manifest import DataManifest
 from bertjobs.data.prepare import PHASES, PrepareOptions, prepare
-from bertjobs.data.vocabulary import train_vocabulary
+from bertjobs.data.shards.manifest import DataManifest
+from bertjobs.data.text.vocabulary import train_vocabulary
 from bertjobs.errors import InputError
 from tests.data.conftest import quiet
 
@@ -144,6 +144,6 @@ def test_adopt_then_verify(made: dict[str, Path], tmp_path: Path, capsys: pytest
 
 def test_the_verbs_import_nothing_heavy() -> None:
     heavy = {"numpy", "pyarrow", "torch", "matplotlib", "tokenizers"}
-    code = f"import sys, bertjobs.cli.shards; print(sorted({heavy} & set(sys.modules)))"
+    code = f"import sys, bertjobs.cli.data_check; print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

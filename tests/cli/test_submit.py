@@ -11,8 +11,8 @@ import pytest
 from bertjobs.cli.main import main
 from bertjobs.errors import InputError
 from bertjobs.launch.dry_run import DryRun, WrittenFile
-from bertjobs.recipe.sbatch_option import option_words, parse_option
 from bertjobs.run.directory import RunDirectory
+from bertjobs.slurm.options import option_words, parse_option
 from tests.conftest import SETTINGS, Bertjobs
 
 Typed = Callable[..., tuple[int, str, str]]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from bertjobs.data.manifest import DataManifest
+from bertjobs.data.shards.manifest import DataManifest
 from bertjobs.recipe.lockfile import read_lockfile
 from bertjobs.run.directory import RunDirectory
 from tests.cluster.slurm import Cluster

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from bertjobs.launch.doctor import diagnose
-from bertjobs.launch.evidence import Accounts, collect
-from bertjobs.launch.remedies import Verdict
-from bertjobs.launch.signs import Cause
+from bertjobs.launch.doctor.diagnose import diagnose
+from bertjobs.launch.doctor.evidence import Accounts, collect
+from bertjobs.launch.doctor.log_errors import Cause
+from bertjobs.launch.doctor.remedies import Verdict
 from bertjobs.run.checkpoints import steps
 from bertjobs.run.directory import RunDirectory
 from tests.cluster.process import Process, environment_of, job_processes

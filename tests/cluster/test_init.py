@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from bertjobs.launch.cluster import Gpus, NodeKind, look
 from bertjobs.run.directory import RunDirectory
+from bertjobs.slurm.cluster import Gpus, NodeKind, look
 from tests.cluster.slurm import Cluster
 from tests.conftest import Bertjobs
 

@@ -19,13 +19,13 @@ from typing import Any
 import pytest
 
 from bertjobs.data.prepare import PHASES, PrepareOptions, ThisMachine, prepare
-from bertjobs.data.prepare import run as prepare_run
-from bertjobs.data.prepare import work as prepare_work
+from bertjobs.data.prepare import prepare as prepare_run
+from bertjobs.data.prepare import work_folder as prepare_work
+from bertjobs.data.prepare.on_slurm import SlurmArrays
 from bertjobs.data.prepare.sbatch import SlurmOptions
-from bertjobs.data.prepare.slurm import SlurmArrays
-from bertjobs.data.prepare.work import FOLDER_NAME, Work
+from bertjobs.data.prepare.work_folder import FOLDER_NAME, Work
 from bertjobs.errors import EXIT_BAD_INPUT, BertjobsError, InputError
-from bertjobs.run.atomic import sha256_of
+from bertjobs.files.atomic import sha256_of
 from tests.cluster import slurm as harness
 from tests.cluster.process import Process, environment_of, job_processes
 from tests.cluster.slurm import Cluster
@@ -344,7 +344,7 @@ DRIVER = """
 import os, sys
 from bertjobs.data.prepare import PHASES, PrepareOptions, prepare, run, work
 from bertjobs.data.prepare.sbatch import SlurmOptions
-from bertjobs.data.prepare.slurm import SlurmArrays
+from bertjobs.data.prepare.on_slurm import SlurmArrays
 from bertjobs.errors import BertjobsError
 run.PIECE_BYTES, work.BUCKET_BYTES = 500_000, 1_000_000
 corpus, vocabulary, output = sys.argv[1:]

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from bertjobs.launch.queue_view import QueueView
 from bertjobs.run.directory import RunDirectory
+from bertjobs.slurm.queue_view import QueueView
 from tests.cluster.slurm import Cluster
 from tests.conftest import Bertjobs, wait_until
 

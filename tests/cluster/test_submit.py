@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from bertjobs.run.directory import RunDirectory
-from bertjobs.run.nodes import record, suspects
+from bertjobs.run.suspects import record, suspects
 from tests.cluster.slurm import Cluster
 from tests.conftest import Bertjobs, wait_until
 

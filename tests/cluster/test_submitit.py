@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from bertjobs.launch.run import write_run
 from bertjobs.launch.script import SlurmOptions
-from bertjobs.launch.submitit_backend import queue_submitit
+from bertjobs.launch.start import write_run
+from bertjobs.launch.submitit.backend import queue_submitit
 from bertjobs.recipe.catalogue import builtin_file, load_catalogue
 from bertjobs.recipe.resolve import resolve
 from bertjobs.run.directory import RunDirectory

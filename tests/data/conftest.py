@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from bertjobs.data.manifest import DataManifest
 from bertjobs.data.prepare import PrepareOptions, prepare
-from bertjobs.data.vocabulary import Vocabulary, train_vocabulary
+from bertjobs.data.shards.manifest import DataManifest
+from bertjobs.data.text.vocabulary import Vocabulary, train_vocabulary
 
 DOCUMENTS = 24
 TEXT = (

@@ -12,11 +12,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from bertjobs.data.arrays import write_arrays
-from bertjobs.data.ids_shard import Shard, StoredMasks, ids_type
-from bertjobs.data.manifest import DataManifest, PhaseData, ShardFile, Split
 from bertjobs.data.ragged import offsets_of
-from bertjobs.run.atomic import sha256_of
+from bertjobs.data.shards.ids_shard import Shard, StoredMasks, ids_type
+from bertjobs.data.shards.manifest import DataManifest, PhaseData, ShardFile, Split
+from bertjobs.files.arrays import write_arrays
+from bertjobs.files.atomic import sha256_of
 
 TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"word{number}" for number in range(95)))
 LONGEST = 64

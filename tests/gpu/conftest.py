@@ -12,7 +12,7 @@ import pytest
 import torch
 import yaml
 
-from bertjobs.data.manifest import DataManifest
+from bertjobs.data.shards.manifest import DataManifest
 from bertjobs.train.precision import deterministic_environment, use_deterministic
 from tests.train.conftest import Trial, alone, data
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from bertjobs.data.batches import BatchStream, Masking
-from bertjobs.data.manifest import DataManifest
-from bertjobs.data.shard_set import ShardSet
-
-from .conftest import GPU, no_waiting
+from bertjobs.data.batches.batches import BatchStream, Masking
+from bertjobs.data.shards.manifest import DataManifest
+from bertjobs.data.shards.shard_set import ShardSet
+from tests.gpu.conftest import GPU, no_waiting
 
 
 def stream(data: DataManifest, num_workers: int, pin_memory: bool) -> BatchStream:

@@ -11,8 +11,7 @@ from torch import Tensor
 from bertjobs.model.bert import IGNORED_LABEL, BertForPreTraining
 from bertjobs.recipe.spec import ModelSpec
 from bertjobs.train.precision import autocast, use_deterministic
-
-from .conftest import GPU, no_waiting
+from tests.gpu.conftest import GPU, no_waiting
 
 SPEC = ModelSpec("deep", 256, 8, 4, 1024, vocab_size=1000)
 SEQUENCES, LENGTH = 32, 128

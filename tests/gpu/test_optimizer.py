@@ -13,8 +13,7 @@ from bertjobs.optim.apex_lamb import why_not_apex
 from bertjobs.optim.base import Optimizer
 from bertjobs.optim.build import build_optimizer
 from bertjobs.recipe.spec import ModelSpec, OptimizerSpec
-
-from .conftest import GPU, no_waiting
+from tests.gpu.conftest import GPU, no_waiting
 
 SPEC = ModelSpec("mini", 256, 4, 4, 1024, vocab_size=30522)
 

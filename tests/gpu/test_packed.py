@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from bertjobs.data.packed_batches import PackedBatch
+from bertjobs.data.batches.packed_batches import PackedBatch
 from bertjobs.errors import InputError
 from bertjobs.model.attention import ATTENTIONS, Attention, choose_attention
 from bertjobs.model.bert import BertForPreTraining, PretrainingSums
@@ -16,9 +16,8 @@ from bertjobs.model.compiled import compile_parts, no_recompilation, warm_up
 from bertjobs.model.packed import EAGER, TokenWise, packed_sums
 from bertjobs.recipe.spec import ModelSpec
 from bertjobs.train.precision import AUTOCAST, autocast
+from tests.gpu.conftest import GPU, no_waiting
 from tests.model.packs import make_pack, padded
-
-from .conftest import GPU, no_waiting
 
 SPEC = ModelSpec("deep", 256, 4, 4, 1024, vocab_size=1000)
 LENGTHS = ([120, 90, 61, 33, 8], [128, 128, 40, 5])

@@ -12,10 +12,9 @@ from bertjobs.model.bert import BertForPreTraining
 from bertjobs.optim.base import Optimizer
 from bertjobs.optim.build import build_optimizer
 from bertjobs.recipe.spec import ModelSpec, OptimizerSpec
-from bertjobs.train.snapshot import Snapshot, parts_of
+from bertjobs.train.checkpoint.snapshot import Snapshot, parts_of
+from tests.gpu.conftest import GPU
 from tests.train.checkpoints import data, progress, update, writers
-
-from .conftest import GPU
 
 SPEC = ModelSpec("small", 512, 4, 8, 2048, vocab_size=30522)  # 0.3 GB of weights and moments: 10 ms of copies
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from .conftest import GPU, no_waiting
+from tests.gpu.conftest import GPU, no_waiting
 
 pytest.importorskip("triton", reason="Triton is not installed")
 

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from bertjobs.launch.local import label, labelled_log, next_job
-from bertjobs.launch.run import write_run
-from bertjobs.launch.submitit_backend import run_phase
+from bertjobs.launch.start import write_run
+from bertjobs.launch.submitit.backend import run_phase
 from bertjobs.recipe.catalogue import builtin_file, load_catalogue
 from bertjobs.recipe.resolve import resolve
 from bertjobs.recipe.spec import RunSpec

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bertjobs.data.packed_batches import PackedBatch
+from bertjobs.data.batches.packed_batches import PackedBatch
 
 
 def make_pack(

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from bertjobs.data.packed_batches import PackedBatch
+from bertjobs.data.batches.packed_batches import PackedBatch
 from bertjobs.model.attention import ATTENTIONS
 from bertjobs.model.bert import BertForPreTraining, PretrainingSums
 from bertjobs.model.compiled import choose_parts, compile_parts, no_recompilation, warm_up

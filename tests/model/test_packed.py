@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from bertjobs.data.packed_batches import PackedBatch
+from bertjobs.data.batches.packed_batches import PackedBatch
 from bertjobs.errors import InputError
 from bertjobs.model.attention import ATTENTIONS, SequenceLayout
 from bertjobs.model.bert import BertForPreTraining, PretrainingSums

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
-from bertjobs.data.vocabulary import Vocabulary
+from bertjobs.data.text.vocabulary import Vocabulary
 from bertjobs.model.tokenizer import write_tokenizer
 
 TEXTS = ["The Cat sat on 中文 Ünïcode, unaffable!", "", "a\x85b\u00a0c e\u0301 [MASK] 😀 " + "x" * 101]

@@ -12,16 +12,16 @@ from typing import Any
 import pytest
 import torch
 
-from bertjobs.data.manifest import DataManifest
 from bertjobs.data.prepare import PrepareOptions, prepare
-from bertjobs.data.vocabulary import train_vocabulary
+from bertjobs.data.shards.manifest import DataManifest
+from bertjobs.data.text.vocabulary import train_vocabulary
+from bertjobs.files.json_lines import append_line
 from bertjobs.model.bert import BertForPreTraining
 from bertjobs.model.huggingface import save_pretrained
 from bertjobs.recipe.catalogue import load_catalogue
 from bertjobs.recipe.lockfile import lockfile
 from bertjobs.recipe.resolve import resolve
 from bertjobs.recipe.spec import ModelSpec, RunSpec
-from bertjobs.run.atomic import append_line
 from bertjobs.run.checkpoints import seal
 from bertjobs.run.directory import Done, PhaseDirectory, RunDirectory
 

@@ -11,10 +11,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from bertjobs.data.batches import token_counts
-from bertjobs.data.manifest import DataManifest
+from bertjobs.data.batches.batches import token_counts
 from bertjobs.data.prepare import PrepareOptions, prepare
-from bertjobs.data.shard_set import ShardSet
+from bertjobs.data.shards.manifest import DataManifest
+from bertjobs.data.shards.shard_set import ShardSet
 from bertjobs.errors import InputError
 from bertjobs.model.bert import BertForPreTraining
 from bertjobs.report.guesses import Guess, guess, join, readable, sentences, text, word_to_mask

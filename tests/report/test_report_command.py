@@ -14,7 +14,7 @@ import pytest
 
 from bertjobs.cli.main import main
 from bertjobs.cli.report import finish
-from bertjobs.data.manifest import DataManifest
+from bertjobs.data.shards.manifest import DataManifest
 from bertjobs.model.bert import BertForPreTraining
 from bertjobs.model.huggingface import save_pretrained
 from bertjobs.report.curves import draw

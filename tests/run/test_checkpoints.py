@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from bertjobs.errors import InputError
-from bertjobs.run.atomic import new_folder
+from bertjobs.files.atomic import new_folder
 from bertjobs.run.checkpoints import (
     MANIFEST,
     DamagedCheckpointError,

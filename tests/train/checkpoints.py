@@ -13,7 +13,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from bertjobs.data.stream import StreamState
+from bertjobs.data.batches.order import StreamState
+from bertjobs.files.json_lines import append_line
 from bertjobs.model.bert import BertForPreTraining
 from bertjobs.optim.base import Optimizer
 from bertjobs.optim.groups import parameter_groups
@@ -21,10 +22,9 @@ from bertjobs.optim.lamb import Lamb
 from bertjobs.optim.loss_scale import DynamicLossScale
 from bertjobs.optim.sharding import Shard
 from bertjobs.recipe.spec import ModelSpec
-from bertjobs.run.atomic import append_line
 from bertjobs.run.directory import PhaseDirectory
-from bertjobs.train.checkpoint import Progress
-from bertjobs.train.checkpoint_writer import CheckpointSeries, CheckpointWriter
+from bertjobs.train.checkpoint.state import Progress
+from bertjobs.train.checkpoint.writer import CheckpointSeries, CheckpointWriter
 
 SPEC = ModelSpec("tiny", 24, 2, 3, 40, vocab_size=41, max_position_embeddings=16, initializer_range=0.3)
 WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "union", "state", "##s")

@@ -19,9 +19,9 @@ from typing import Any
 import pytest
 import yaml
 
-from bertjobs.data.manifest import DataManifest
 from bertjobs.data.prepare import PrepareOptions, prepare
-from bertjobs.data.vocabulary import train_vocabulary
+from bertjobs.data.shards.manifest import DataManifest
+from bertjobs.data.text.vocabulary import train_vocabulary
 from bertjobs.errors import EXIT_CONTINUE, EXIT_DONE
 from bertjobs.launch.local import free_port
 from bertjobs.run.checkpoints import read_manifest, seal

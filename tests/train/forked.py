@@ -17,8 +17,7 @@ from typing import Any
 from bertjobs.launch.local import free_port
 from bertjobs.train.signals import StopRequest
 from bertjobs.train.worker import main
-
-from .conftest import PATIENCE_S, Trial
+from tests.train.conftest import PATIENCE_S, Trial
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload([__name__])

@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from bertjobs.data.batches import NOT_SCORED, BatchStream, Masking
-from bertjobs.data.manifest import DataManifest
-from bertjobs.data.shard_set import ShardSet
+from bertjobs.data.batches.batches import NOT_SCORED, BatchStream, Masking
+from bertjobs.data.shards.manifest import DataManifest
+from bertjobs.data.shards.shard_set import ShardSet
 from bertjobs.model.bert import BertForPreTraining
 from bertjobs.optim.lamb import Lamb
 from bertjobs.recipe.catalogue import builtin_file, load_catalogue

@@ -10,9 +10,9 @@ import torch
 
 from bertjobs.model.bert import BertForPreTraining
 from bertjobs.train.job import resolve_job
+from bertjobs.train.phase_data import open_shards
 from bertjobs.train.placement import read_placement
 from bertjobs.train.ranks import Ranks, joined
-from bertjobs.train.shards import open_shards
 from bertjobs.train.validation import Validation
 from bertjobs.train.watchdog import Watchdog
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from .conftest import Trial
-from .forked import attempt, said
+from tests.train.conftest import Trial
+from tests.train.forked import attempt, said
 
 
 @pytest.mark.parametrize(("world_size", "precision"), [(1, "bf16"), (2, "fp32")])

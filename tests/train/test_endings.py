@@ -12,11 +12,10 @@ from threading import Thread
 import pytest
 import yaml
 
-from bertjobs.data.manifest import DataManifest
-from bertjobs.data.shard_watch import ShardWatch
+from bertjobs.data.check.shard_watch import ShardWatch
+from bertjobs.data.shards.manifest import DataManifest
 from bertjobs.run.checkpoints import newest_valid, read_manifest, steps
-
-from .conftest import PHASES, Ended, Trial, copied
+from tests.train.conftest import PHASES, Ended, Trial, copied
 
 
 def having_recipe(trial: Trial, folder: Path, **settings: object) -> Trial:

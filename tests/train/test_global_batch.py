@@ -12,13 +12,12 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from bertjobs.data.manifest import DataManifest
+from bertjobs.data.shards.manifest import DataManifest
 from bertjobs.launch.local import free_port
 from bertjobs.train.placement import read_placement
 from bertjobs.train.ranks import Ranks
-
-from .conftest import PATIENCE_S
-from .one_step import GLOBAL_BATCH, one_step
+from tests.train.conftest import PATIENCE_S
+from tests.train.one_step import GLOBAL_BATCH, one_step
 
 ROOT = Path(__file__).parents[2]
 

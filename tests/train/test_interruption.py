@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 
 from bertjobs.run.checkpoints import read_manifest, steps
-
-from .conftest import PHASES, Ended, Trial, ended
+from tests.train.conftest import PHASES, Ended, Trial, ended
 
 # Three, because a sum over two does not depend on its order.
 RANKS = 3

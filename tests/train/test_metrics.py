@@ -12,9 +12,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bertjobs.data.batches import Batch
+from bertjobs.data.batches.batches import Batch
+from bertjobs.files.json_lines import append_line, read_lines
 from bertjobs.recipe.flops import StepCounts
-from bertjobs.run.atomic import append_line, read_lines
 from bertjobs.train import metrics
 from bertjobs.train.metrics import MetricsLog, continued, counts_of, gaps, log_line, step_metrics
 

@@ -12,11 +12,11 @@ from safetensors.torch import load_file
 from transformers import AutoTokenizer
 from transformers import BertForPreTraining as HuggingFaceBert
 
-from bertjobs.data.manifest import DataManifest
-from bertjobs.run.atomic import read_lines, sha256_of
+from bertjobs.data.shards.manifest import DataManifest
+from bertjobs.files.atomic import sha256_of
+from bertjobs.files.json_lines import read_lines
 from bertjobs.run.checkpoints import MANIFEST, verify
-
-from .conftest import PHASES, Ended, Trial
+from tests.train.conftest import PHASES, Ended, Trial
 
 
 @pytest.fixture(scope="module")

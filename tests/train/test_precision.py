@@ -23,8 +23,7 @@ from bertjobs.train.precision import (
     use_deterministic,
     use_precision,
 )
-
-from .conftest import PHASES, Ended, Trial, alter
+from tests.train.conftest import PHASES, Ended, Trial, alter
 
 
 @pytest.fixture(autouse=True)

@@ -17,7 +17,7 @@ import torch._dynamo  # takes DDP seconds, at its first use
 from safetensors.torch import load_file, save_file
 from torch import Tensor, distributed
 
-from bertjobs.data.batches import Batch
+from bertjobs.data.batches.batches import Batch
 from bertjobs.errors import EXIT_FAILURE, BertjobsError, InputError
 from bertjobs.launch.local import free_port
 from bertjobs.model.bert import BertForPreTraining
@@ -25,8 +25,7 @@ from bertjobs.recipe.catalogue import builtin_file, load_catalogue
 from bertjobs.train.forward import Forward
 from bertjobs.train.placement import read_placement
 from bertjobs.train.ranks import MARGIN_S, FirstRankFailedError, Ranks, joined
-
-from .conftest import PATIENCE_S, Trial, truncate
+from tests.train.conftest import PATIENCE_S, Trial, truncate
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload([__name__])

@@ -9,12 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from bertjobs.data.manifest import DataManifest
+from bertjobs.data.shards.manifest import DataManifest
 from bertjobs.recipe.lockfile import read_lockfile
 from bertjobs.run.checkpoints import steps
-
-from .conftest import Ended, Trial, truncate
-from .test_damage import assert_refused
+from tests.train.checkpoint.test_damage import assert_refused
+from tests.train.conftest import Ended, Trial, truncate
 
 
 @pytest.fixture

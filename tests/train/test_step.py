@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from bertjobs.data.batches import Batch
+from bertjobs.data.batches.batches import Batch
 from bertjobs.model.bert import PretrainingSums
 from bertjobs.optim.lamb import Lamb
 from bertjobs.train.step import StepPlan, train_step

@@ -15,11 +15,10 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from bertjobs.data.manifest import DataManifest
+from bertjobs.data.shards.manifest import DataManifest
 from bertjobs.run.checkpoints import read_manifest, steps
-
-from .conftest import Trial, copied
-from .forked import Trap, attempt, said
+from tests.train.conftest import Trial, copied
+from tests.train.forked import Trap, attempt, said
 
 POINTS = 36
 PLACES = {
@@ -27,8 +26,8 @@ PLACES = {
     "bertjobs.train.step:dropout_seed": (18, False),  # once a micro-batch: inside accumulation
     "bertjobs.optim.lamb:Lamb.step": (6, False),
     "bertjobs.train.loop:train_step": (6, False),
-    "bertjobs.train.saving:Saving.settle": (6, False),  # between steps
-    "bertjobs.train.saving:Saving.begin": (3, False),
+    "bertjobs.train.checkpoint.saving:Saving.settle": (6, False),  # between steps
+    "bertjobs.train.checkpoint.saving:Saving.begin": (3, False),
     "bertjobs.train.metrics:append_line": (6, True),
     "os:fsync": (12, False),  # while a checkpoint is written, in its threads
     "os:rename": (3, True),  # as one becomes visible
@@ -100,8 +99,8 @@ def test_a_run_stopped_at_random_points_ends_with_the_same_bits(data: DataManife
 
 @pytest.mark.parametrize(
     "trap",
-    [Trap(0, "bertjobs.train.checkpoint_writer:publish_folder", 2, False, None),
-     Trap(1, "bertjobs.train.checkpoint_writer:write_hashed", 2, False, None)],
+    [Trap(0, "bertjobs.train.checkpoint.writer:publish_folder", 2, False, None),
+     Trap(1, "bertjobs.train.checkpoint.writer:write_hashed", 2, False, None)],
 )  # fmt: skip
 def test_the_third_checkpoint_in_a_row_that_cannot_be_written_ends_the_run(
     data: DataManifest, tmp_path: Path, trap: Trap

@@ -9,18 +9,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from bertjobs.data.batches import NOT_SCORED, validation_batches
-from bertjobs.data.manifest import DataManifest
+from bertjobs.data.batches.batches import NOT_SCORED, validation_batches
+from bertjobs.data.shards.manifest import DataManifest
 from bertjobs.launch.local import free_port
 from bertjobs.model.bert import BertForPreTraining
 from bertjobs.train.job import resolve_job
+from bertjobs.train.phase_data import open_shards
 from bertjobs.train.placement import read_placement
 from bertjobs.train.ranks import Ranks
-from bertjobs.train.shards import open_shards
-
-from .conftest import PATIENCE_S, Trial
-from .forked import CONTEXT
-from .one_validation import score, score_to_file
+from tests.train.conftest import PATIENCE_S, Trial
+from tests.train.forked import CONTEXT
+from tests.train.one_validation import score, score_to_file
 
 COUNTS = ("masked_tokens", "sequences", "mlm_accuracy", "nsp_accuracy")
 

@@ -17,8 +17,8 @@ from typing import Any
 
 import submitit
 
-from bertjobs.data.prepare.local import run_task
-from bertjobs.data.prepare.work import FOLDER_NAME, STAGES, Work
+from bertjobs.data.prepare.on_this_machine import run_task
+from bertjobs.data.prepare.work_folder import FOLDER_NAME, STAGES, Work
 from bertjobs.errors import EXIT_FAILURE, BertjobsError
 
 LOG_FOLDER = "slurm"

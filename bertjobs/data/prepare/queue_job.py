@@ -16,10 +16,10 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from bertjobs.data.prepare.lock import LOCK_NAME
 from bertjobs.data.prepare.sbatch import Slurm, SlurmOptions, job_environment, refusal
-from bertjobs.data.prepare.work import FOLDER_NAME
+from bertjobs.data.prepare.work_folder import FOLDER_NAME
 from bertjobs.errors import InputError
+from bertjobs.files.lock import LOCK_NAME
 
 JOB_NAME = "bertjobs-prepare-data"
 LEAD_S = 60  # before the time limit; Slurm may signal up to a minute earlier

@@ -15,7 +15,7 @@ import submitit
 
 from bertjobs.data.prepare.array_job import run_share
 from bertjobs.errors import BertjobsError, InputError
-from bertjobs.run.environment import process_environment
+from bertjobs.slurm.process_environment import process_environment
 
 JOB_NAME = "bertjobs-prepare"
 _COMMAND_S = 60.0

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from bertjobs.data.manifest import SHARD_FORMATS
+from bertjobs.data.shards.manifest import SHARD_FORMATS
 from bertjobs.errors import InputError, nearest
 
 MASKINGS = ("dynamic", "static")

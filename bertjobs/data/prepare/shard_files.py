@@ -14,14 +14,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from bertjobs.data.arrays import ArraysWriter
-from bertjobs.data.ids_shard import ids_type
-from bertjobs.data.masking import mask_flat, prediction_counts, word_begins
-from bertjobs.data.prepare.work import Work
+from bertjobs.data.batches.masking import mask_flat, prediction_counts, word_begins
+from bertjobs.data.prepare.work_folder import Work
 from bertjobs.data.ragged import offsets_of
-from bertjobs.data.shards import BIN_FIELD, MASK_FIELDS, SCHEMA, encode_positions
-from bertjobs.data.vocabulary import Vocabulary
-from bertjobs.run.atomic import new_file, sha256_of
+from bertjobs.data.shards.ids_shard import ids_type
+from bertjobs.data.shards.lddl_columns import BIN_FIELD, MASK_FIELDS, SCHEMA, encode_positions
+from bertjobs.data.text.vocabulary import Vocabulary
+from bertjobs.files.arrays import ArraysWriter
+from bertjobs.files.atomic import new_file, sha256_of
 
 Int64s = NDArray[np.int64]
 

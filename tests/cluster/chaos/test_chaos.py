@@ -14,9 +14,9 @@ from random import Random
 
 import pytest
 
-from bertjobs.run.atomic import sha256_of
-from bertjobs.run.attempts import causes
+from bertjobs.files.atomic import sha256_of
 from bertjobs.run.directory import RunDirectory
+from bertjobs.run.restarts import causes
 from tests.cluster.chaos.faults import FAULTS, Fault
 from tests.cluster.chaos.run import AttackedRun, Attempt
 from tests.cluster.slurm import Cluster

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from bertjobs.data.corpus import documents
-from bertjobs.data.manifest import DataManifest
+from bertjobs.data.shards.manifest import DataManifest
 from tests.data.corpus.test_pieces import HEAD, TAIL, page
 
 ROOT = Path(__file__).parents[3]

@@ -1,0 +1,1 @@
+"""How fast a recipe is here."""

@@ -1,0 +1,374 @@
+"""The same sequences, weights and machine in one run: ours, Hugging Face's model, and the seed's way, as ratios.
+
+Timed are forward and backward passes of the same sequences with the same masks, in training mode with the recipe's
+dropout, in turns of a micro-batch each; gradients are cleared outside the timing, and no update is made. Each variant
+cuts the sequences as its users do:
+
+- ours, unpadded: packs of whole sequences, in a budget of tokens that takes no more than the padded micro-batch;
+- ours, padded, and Hugging Face's: in the stream's order, padded to the longest of a micro-batch and a multiple of 8;
+  with ``by_length``, ordered by length first, which leaves little padding;
+- the seed's way (NVIDIA's DeepLearningExamples with its dense sequence output off): padded to the phase's length, all
+  tokens through the vocabulary's projection. Its layers are our padded ones, which are faster than the seed's.
+
+Once, without dropout, all compute the loss of the same few sequences: they must agree.
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bertjobs.bench.cuts import Work
+from bertjobs.bench.device import Device, is_out_of_memory, product_rate, wait_for
+from bertjobs.bench.sequences import BenchData
+from bertjobs.data.batches.batches import Batch, MicroBatch
+from bertjobs.errors import BertjobsError, InputError
+from bertjobs.model.bert import IGNORED_LABEL, BertForPreTraining, PretrainingSums
+from bertjobs.model.huggingface import config_from_model_spec
+from bertjobs.recipe.flops import step_flops
+from bertjobs.recipe.spec import PhaseSpec, RunSpec
+from bertjobs.train.forward import Forward, on_device, open_forward
+from bertjobs.train.precision import autocast
+
+OURS, PADDED, SEED = "ours, unpadded", "ours, padded", "the seed's way"
+EAGER, SDPA, COMPILED = "Hugging Face, eager", "Hugging Face, SDPA", "Hugging Face, SDPA, compiled"
+THEIRS = (EAGER, SDPA, COMPILED)
+VARIANTS = (OURS, PADDED, SEED, *THEIRS)
+
+CHECKED = 8  # sequences whose losses are compared
+TOLERANCE = {"fp32": 1e-4, "tf32": 5e-3, "bf16": 2e-2, "fp16": 5e-3}
+"""Relative difference of the losses without dropout that rounding explains."""
+
+_HUGGING_FACE_IGNORES = -100
+
+
+@dataclass
+class Variant:
+    """One way to compute the step.
+
+    Attributes:
+        module: holds the weights.
+        cut: the work as micro-batches of at most so many sequences, on the host.
+        loss: the mean loss of a micro-batch on the device, in nats.
+        micro_batch: sequences of a micro-batch that its memory allows.
+        batches: the work on the device.
+    """
+
+    name: str
+    module: nn.Module
+    cut: Callable[[Work, int], Sequence[MicroBatch]]
+    loss: Callable[[Any], Tensor]
+    micro_batch: int = 0
+    batches: Sequence[MicroBatch] = ()
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a variant did.
+
+    Attributes:
+        micro_batch: sequences of a micro-batch; less than asked for where memory did not do.
+        micro_batches: that the work was cut into.
+        places: tokens of these, padding included.
+        sequences_per_s: by round.
+        loss: of the checked sequences, without dropout, in nats.
+        failed: why there is nothing else here; "" where it ran.
+    """
+
+    name: str
+    micro_batch: int = 0
+    micro_batches: int = 0
+    places: int = 0
+    sequences_per_s: tuple[float, ...] = ()
+    loss: float = math.nan
+    failed: str = ""
+
+    @property
+    def rate(self) -> float:
+        """Sequences a second: the median of the rounds."""
+        return statistics.median(self.sequences_per_s)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All variants of one phase.
+
+    Attributes:
+        sequences, tokens: of the work; tokens are real ones.
+        flops: of the work, see `bertjobs.recipe.flops`.
+        product_flops_per_s: the device's matrix products in the recipe's number format.
+        forward: how packs are computed, in words.
+    """
+
+    phase: int
+    sequence_length: int
+    device: Device
+    source: str
+    forward: str
+    by_length: bool
+    sequences: int
+    tokens: int
+    flops: float
+    product_flops_per_s: float
+    results: tuple[Result, ...]
+
+    def result(self, name: str) -> Result:
+        return next(result for result in self.results if result.name == name)
+
+    def ratio(self, name: str) -> float | None:
+        """How many times as fast as a variant the unpadded path is: the median of the rounds; None where it failed."""
+        ours, theirs = self.result(OURS).sequences_per_s, self.result(name).sequences_per_s
+        return statistics.median(a / b for a, b in zip(ours, theirs, strict=True)) if ours and theirs else None
+
+    def best_of(self, names: Sequence[str] = THEIRS) -> str | None:
+        """The fastest of some variants; None where all failed."""
+        ran = [result for result in self.results if result.name in names and result.sequences_per_s]
+        return max(ran, key=lambda result: result.rate).name if ran else None
+
+    def flops_per_s(self, name: str) -> float:
+        """Model FLOP/s of a variant that ran."""
+        return self.result(name).rate * self.flops / self.sequences
+
+
+def check_transformers() -> None:
+    """InputError, with what to install, where Hugging Face's model cannot be had."""
+    try:
+        import transformers  # noqa: F401
+    except ImportError as error:
+        raise InputError(
+            f"Hugging Face's model is needed to compare with: {error}",
+            where="bertjobs bench --compare",
+            hint="pip install transformers",
+        ) from error
+
+
+def compare(
+    spec: RunSpec,
+    phase: PhaseSpec,
+    data: BenchData,
+    device: torch.device,
+    *,
+    micro_batch: int,
+    sequences: int,
+    rounds: int,
+    by_length: bool = False,
+    names: Sequence[str] = VARIANTS,
+    say: Callable[[str], None] = lambda _: None,
+) -> Comparison:
+    """Time the variants in turns.
+
+    Args:
+        micro_batch: sequences of a padded micro-batch.
+        sequences: of the work that is timed.
+        rounds: how often each variant does it.
+        names: of the variants; ours, unpadded, is always among them.
+        say: told what happens.
+
+    Raises:
+        InputError: transformers is missing, or an attention that the recipe names.
+        BertjobsError: our own path fails, or losses without dropout differ.
+    """
+    check_transformers()
+    torch.compiler.reset()  # it compiles a function for a few shapes only
+    spec = replace(spec, model=replace(spec.model, vocab_size=spec.model.vocab_size or data.vocabulary_size))
+    work = Work.of(data, phase, sequences, by_length)
+    variants, forward = _variants(spec, device, names)
+    results = {name: Result(name, failed="not asked for") for name in VARIANTS}
+    ready = []
+    for variant in variants:
+        say(f"{variant.name}: warming up")
+        found = _prepare(variant, work, spec, device, micro_batch)
+        results[variant.name] = found
+        if found.failed:
+            say(f"{variant.name}: {found.failed}")
+        else:
+            ready.append(variant)
+    _check(list(results.values()), spec.precision)
+    peak = product_rate(device, spec.precision)
+    for number in range(rounds):
+        for name, took in _round(ready, spec, device).items():
+            found = results[name]
+            results[name] = replace(found, sequences_per_s=(*found.sequences_per_s, sequences / took))
+            say(f"round {number + 1}: {name}: {sequences / took:,.3g} sequences/s")
+    peak = max(peak, product_rate(device, spec.precision))
+    counts = work.counts()
+    return Comparison(
+        phase=phase.phase,
+        sequence_length=phase.sequence_length,
+        device=Device.of(device),
+        source=data.source,
+        forward=forward,
+        by_length=by_length,
+        sequences=sequences,
+        tokens=counts.tokens,
+        flops=step_flops(spec.model, spec.model.vocab_size, counts),
+        product_flops_per_s=peak,
+        results=tuple(result for result in results.values() if result.failed != "not asked for"),
+    )
+
+
+def _variants(spec: RunSpec, device: torch.device, names: Sequence[str]) -> tuple[list[Variant], str]:
+    """The variants, all with the same weights; and how packs are computed, in words."""
+    torch.manual_seed(spec.seed)
+    model = BertForPreTraining(spec.model, activation_checkpointing=spec.activation_checkpointing).to(device)
+    unpadded = replace(spec, unpad=True, loader="bertjobs", loss_normalization="global")
+    forward = open_forward(model, unpadded, device)
+    padded = Forward(model)
+
+    def of_sums(sums: PretrainingSums) -> Tensor:
+        return sums.mlm_loss_sum / sums.mlm_count + sums.nsp_loss_sum / sums.nsp_count
+
+    found = [Variant(OURS, model, Work.packed, lambda batch: of_sums(forward(batch)))]
+    if PADDED in names:
+        found.append(Variant(PADDED, model, Work.padded, lambda batch: of_sums(padded(batch))))
+    if SEED in names:
+        found.append(Variant(SEED, model, Work.fixed, lambda batch: _loss_of_all_tokens(model, batch)))
+    for name, attention in ((EAGER, "eager"), (SDPA, "sdpa")):
+        compiled = COMPILED in names and name == SDPA
+        if name in names or compiled:
+            theirs = _hugging_face(spec, model, attention).to(device)
+            if name in names:
+                found.append(Variant(name, theirs, Work.padded, _their_loss(theirs)))
+            if compiled:
+                found.append(Variant(COMPILED, theirs, Work.padded, _their_loss(torch.compile(theirs))))
+    return found, forward.describe()
+
+
+def _hugging_face(spec: RunSpec, model: BertForPreTraining, attention: str) -> nn.Module:
+    """Hugging Face's model with our weights."""
+    from transformers import BertConfig
+    from transformers import BertForPreTraining as TheirBert
+
+    settings = {key: value for key, value in config_from_model_spec(spec.model).items() if key in _SHAPE}
+    theirs = TheirBert._from_config(BertConfig(**settings), attn_implementation=attention)
+    theirs.load_state_dict(model.state_dict())
+    if spec.activation_checkpointing:
+        theirs.gradient_checkpointing_enable()
+    return theirs
+
+
+_SHAPE = (
+    "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "hidden_act",
+    "hidden_dropout_prob", "attention_probs_dropout_prob", "max_position_embeddings", "type_vocab_size",
+    "initializer_range", "layer_norm_eps",
+)  # fmt: skip
+
+
+def _their_loss(model: Callable[..., Any]) -> Callable[[Batch], Tensor]:
+    def loss(batch: Batch) -> Tensor:
+        return model(
+            input_ids=batch.input_ids,
+            token_type_ids=batch.token_type_ids,
+            attention_mask=batch.attention_mask,
+            labels=batch.labels,
+            next_sentence_label=batch.next_sentence_labels,
+        ).loss
+
+    return loss
+
+
+def _loss_of_all_tokens(model: BertForPreTraining, batch: Batch) -> Tensor:
+    """The mean loss by way of all tokens' logits."""
+    logits, next_logits = model.logits(batch.input_ids, batch.token_type_ids, batch.attention_mask)
+    labels = batch.labels.to(logits.device).flatten()
+    mlm = F.cross_entropy(logits.flatten(0, 1).float(), labels, ignore_index=IGNORED_LABEL)
+    return mlm + F.cross_entropy(next_logits.float(), batch.next_sentence_labels)
+
+
+def _moved(variant: Variant, batch: MicroBatch, device: torch.device) -> MicroBatch:
+    """A micro-batch as the variant takes it."""
+    if variant.name not in THEIRS:
+        return on_device(batch, device)
+    assert isinstance(batch, Batch)
+    labels = batch.labels.masked_fill(batch.labels == IGNORED_LABEL, _HUGGING_FACE_IGNORES)
+    return replace(batch, labels=labels).to(device)
+
+
+def _prepare(variant: Variant, work: Work, spec: RunSpec, device: torch.device, micro_batch: int) -> Result:
+    """Bring a variant to where it can be timed: the largest micro-batch that its memory allows, all shapes compiled.
+
+    Raises:
+        BertjobsError: our own path fails.
+    """
+    while True:
+        problem = ""
+        try:
+            variant.batches = [_moved(variant, batch, device) for batch in variant.cut(work, micro_batch)]
+            variant.micro_batch = micro_batch
+            _round([variant], spec, device)
+            loss = _loss_without_dropout(variant, work, spec, device)
+        except Exception as error:  # a compiler, a kernel: what others' code may raise
+            if is_out_of_memory(error):
+                problem = f"out of memory with {micro_batch} sequences"
+            elif variant.name in THEIRS:
+                reason = str(error).strip().partition("\n")[0][:200]
+                problem, micro_batch = f"{type(error).__name__}: {reason}", 1
+            else:
+                raise
+        variant.module.zero_grad()
+        gc.collect()
+        if not problem:
+            places = sum(batch.input_ids.numel() for batch in variant.batches)
+            return Result(variant.name, micro_batch, len(variant.batches), places, loss=loss)
+        variant.batches = ()
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+        if micro_batch == 1:
+            return Result(variant.name, failed=problem)
+        micro_batch //= 2
+
+
+def _round(variants: Sequence[Variant], spec: RunSpec, device: torch.device) -> dict[str, float]:
+    """Seconds of forward and backward over the work, by variant.
+
+    They take turns after each micro-batch, so that what else the machine does slows all alike.
+    """
+    for variant in variants:
+        variant.module.train()
+        variant.module.zero_grad()
+    torch.manual_seed(spec.seed)
+    turns = [(number / len(variant.batches), variant, batch) for variant in variants
+             for number, batch in enumerate(variant.batches)]  # fmt: skip
+    seconds = dict.fromkeys((variant.name for variant in variants), 0.0)
+    for _, variant, batch in sorted(turns, key=lambda turn: turn[0]):
+        wait_for(device)
+        started = time.perf_counter()
+        with autocast(spec.precision, device):
+            loss = variant.loss(batch)
+        loss.backward()
+        wait_for(device)
+        seconds[variant.name] += time.perf_counter() - started
+    for variant in variants:
+        variant.module.zero_grad()
+    return seconds
+
+
+def _loss_without_dropout(variant: Variant, work: Work, spec: RunSpec, device: torch.device) -> float:
+    """The mean loss of the first few sequences as one micro-batch."""
+    few = work.first(CHECKED)
+    batches = variant.cut(few, len(few.rows))
+    assert len(batches) == 1
+    variant.module.eval()
+    with torch.no_grad(), autocast(spec.precision, device):
+        return float(variant.loss(_moved(variant, batches[0], device)))
+
+
+def _check(results: Sequence[Result], precision: str) -> None:
+    """BertjobsError where losses differ by more than rounding does."""
+    losses = {result.name: result.loss for result in results if not result.failed}
+    ours = losses[OURS]
+    for name, loss in losses.items():
+        if not abs(loss - ours) <= TOLERANCE[precision] * abs(ours):
+            raise BertjobsError(
+                f"{name} has a loss of {loss:.6f} without dropout, {OURS} of {ours:.6f}: they do not compute the same",
+                where="bertjobs bench --compare",
+            )

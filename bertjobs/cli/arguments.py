@@ -1,0 +1,281 @@
+"""Where a run goes, as `plan`, `submit` and `resume` are told, and the plan that they check it against."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bertjobs.errors import InputError
+from bertjobs.recipe.catalogue import Catalogue
+from bertjobs.recipe.resolve import Resolved
+from bertjobs.run.directory import RunDirectory
+from bertjobs.slurm.site import Site
+
+if TYPE_CHECKING:
+    from bertjobs.launch.plan.plan import Plan
+    from bertjobs.launch.plan.queue import Queue
+    from bertjobs.launch.script import SlurmOptions
+    from bertjobs.recipe.resolve import Resolved
+    from bertjobs.recipe.spec import RunSpec
+    from bertjobs.run.directory import RunDirectory
+
+BACKENDS = ("auto", "slurm", "submitit", "local")
+_JOB = re.compile(r"[0-9]+(_[0-9]+)?")
+_NAMED = ("partition", "account", "time")
+
+
+def add_backend_arguments(parser: argparse.ArgumentParser, *, site: bool = True) -> None:
+    """Add --backend and what is said to Slurm; ``site``: --site too, where the parser has none."""
+    group = parser.add_argument_group("where it runs")
+    group.add_argument(
+        "--backend",
+        choices=BACKENDS,
+        default="auto",
+        help="slurm (sbatch and a batch script), submitit (that package's jobs, on Slurm or here), local (this "
+        "machine), or auto: slurm where sbatch is found, unless the recipe's system has no scheduler (default: auto)",
+    )
+    group.add_argument("--partition", metavar="NAME", default="", help="Slurm partition (default: the cluster's)")
+    group.add_argument("--account", metavar="NAME", default="", help="Slurm account (default: your own)")
+    group.add_argument(
+        "--time", metavar="TIME", default="", help="time limit of a job, as Slurm writes it: minutes or D-HH:MM:SS"
+    )
+    group.add_argument(
+        "--sbatch",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        help="any further sbatch option, such as --sbatch qos=high or --sbatch exclusive; can be given several times",
+    )
+    group.add_argument(
+        "--after",
+        metavar="JOB",
+        action="append",
+        default=[],
+        help="wait for the end of this Slurm job, such as one that prepares the data; several by commas",
+    )
+    if site:
+        add_site_argument(group)
+
+
+def awaited_jobs(args: argparse.Namespace) -> tuple[str, ...]:
+    """The ids that --after gives, each once; InputError for what is none."""
+    jobs = [job.strip() for text in args.after for job in text.split(",")]
+    for job in jobs:
+        if not _JOB.fullmatch(job):
+            raise InputError(
+                f"{job!r} is no job's id", where="--after", hint="digits, as squeue shows them: 4711, or 4711_3"
+            )
+    return tuple(dict.fromkeys(jobs))
+
+
+def slurm_options(args: argparse.Namespace) -> SlurmOptions:
+    """What the flags say to sbatch, and where they are silent, the site."""
+    from bertjobs.launch.script import SlurmOptions
+    from bertjobs.slurm.options import parse_option
+
+    named = {name: getattr(args, name) for name in _NAMED}
+    extra = []
+    for option in map(parse_option, args.sbatch):
+        name, _, value = option.removeprefix("--").partition("=")
+        if name not in named:
+            extra.append(option)
+        elif named[name] not in ("", value):
+            raise InputError(f"--{name} {named[name]} contradicts --sbatch {name}={value}", hint="give one of them")
+        else:
+            named[name] = value  # the checks look at it
+    given = SlurmOptions(**named, extra=tuple(extra))
+    site = chosen_site(args)
+    if site is None:
+        return given
+    given = replace(given, **{name: getattr(given, name) or getattr(site, name) for name in _NAMED})
+    return replace(given, site=tuple(site.sbatch_options(given.lines())), environment=site.environment)
+
+
+def make_checked_plan(args: argparse.Namespace, resolved: Resolved, resumed: RunDirectory | None = None) -> Plan:
+    """The plan of a run and all problems that it has; nothing is written or queued.
+
+    Args:
+        resumed: the directory of a run that is continued, None for a new one.
+    """
+    from bertjobs.launch.plan.estimate import earlier_runs, measured_peaks
+    from bertjobs.launch.plan.plan import make_plan
+    from bertjobs.launch.plan.preflight import Circumstances, inspect
+    from bertjobs.launch.start import absolute, choose_backend
+    from bertjobs.slurm.client import Slurm
+
+    jobs = awaited_jobs(args)
+    options = slurm_options(args)
+    spec = absolute(resolved.spec)
+    slurm = Slurm(os.environ)
+    backend = choose_backend(args.backend, spec, slurm)
+    if backend == "submitit" and not slurm.present:
+        backend = "local"  # by submitit's own executor for one machine
+    earlier, queue = earlier_runs(Path(spec.results)), _asked_queue(spec, backend, options)
+    around = Circumstances(queue, measured_peaks(spec, earlier), jobs, resumed)
+    data, found = inspect(spec, backend, slurm, around)
+    return make_plan(
+        *(replace(resolved, spec=data.sized(spec) if data else spec), backend, data, _rate(spec, backend)),
+        earlier=earlier,
+        queue=queue,
+        problems=found,
+        now_unix_s=time.time(),
+    )
+
+
+def scripts(spec: RunSpec, args: argparse.Namespace) -> Mapping[int, str]:
+    """The batch script of each phase, as submit would write it now."""
+    from bertjobs.launch.dry_run import queued
+    from bertjobs.run.directory import RunDirectory
+    from bertjobs.slurm.client import Slurm
+
+    directory = RunDirectory(Path(spec.results) / spec.run)
+    found = queued(directory, spec, slurm_options(args), sys.executable, Slurm(os.environ))
+    return {job.phase: job.script for job in found}
+
+
+def _rate(spec: RunSpec, backend: str) -> float | None:
+    from bertjobs.launch.plan.estimate import matrix_product_rate
+
+    return matrix_product_rate() if backend == "local" and not spec.gpus else None
+
+
+def _asked_queue(spec: RunSpec, backend: str, options: SlurmOptions) -> Queue:
+    """What is asked of Slurm and what it answers; nothing where it is not to be used."""
+    from bertjobs.launch.plan.queue import NOT_ASKED, ask_queue
+    from bertjobs.launch.script import submissions
+
+    if backend == "local":
+        return NOT_ASKED
+    script = submissions(spec, options, sys.executable)[0].script
+    return ask_queue(script, options.partition, options.time, os.environ)
+
+
+def add_run_argument(parser: argparse.ArgumentParser, *, optional: bool = False) -> None:
+    """Add RUN, --results and --site, which `opened` reads."""
+    text = "the run's name, or its folder" + (" (default: all runs)" if optional else "")
+    parser.add_argument("run", metavar="RUN", nargs="?" if optional else None, help=text)
+    parser.add_argument(
+        "--results", metavar="DIR", help="folder of all runs (default: the site's, else results) [RESULTS]"
+    )
+    add_site_argument(parser)
+
+
+def add_site_argument(parser: argparse._ActionsContainer) -> None:
+    """Add --site, which `chosen_site` reads."""
+    parser.add_argument(
+        "--site",
+        metavar="NAME",
+        help="site file to use, made by `bertjobs init`; none for none (default: the only one, or that called default)",
+    )
+
+
+def chosen_site(args: argparse.Namespace) -> Site | None:
+    """The site that --site names; else the default one, where there is a Slurm and the run is not kept off it."""
+    from bertjobs.launch.plan.site_file import read_site
+    from bertjobs.slurm.client import Slurm
+
+    local = getattr(args, "backend", "auto") == "local" or not Slurm(os.environ).present
+    return None if args.site is None and local else read_site(args.site, os.environ)
+
+
+def results_folder(args: argparse.Namespace) -> Path:
+    """Where runs are looked for: flag, environment, site, default."""
+    if given := args.results or os.environ.get("RESULTS"):
+        return Path(given)
+    site = chosen_site(args)
+    return Path(site.results if site and site.results else "results")
+
+
+def opened(args: argparse.Namespace) -> RunDirectory:
+    """The run that the arguments name; InputError where there is none."""
+    from bertjobs.run.directory import open_run
+
+    return open_run(results_folder(args), args.run)
+
+
+_METAVARS = {"int": "N", "float": "X", "path": "PATH", "mounts": "SRC:DST", "phase": "1|2|all"}
+
+
+def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add --recipes, --set and one flag a setting, all from the schema's table.
+
+    Values stay text here: `resolve` parses them, so that a bad one is an InputError like any other.
+    """
+    from bertjobs.recipe.schema import SETTINGS
+
+    group = parser.add_argument_group(
+        "settings", "each can also come from the environment (its name in brackets) or from a recipe"
+    )
+    add_files(group)
+    group.add_argument(
+        "--set",
+        dest="sets",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        help="any setting by its key: phase1.lr=1e-3, optimizer.beta2=0.98, precision=tf32",
+    )
+    for setting in SETTINGS:
+        if setting.flag:
+            environment = f" [{setting.env}]" if setting.env else ""
+            known = isinstance(setting.default, int | str) and setting.default != ""
+            default = f" (default: {setting.default})" if known else ""
+            group.add_argument(
+                setting.flag,
+                dest=f"setting_{setting.key}",
+                metavar="|".join(setting.choices) or _METAVARS.get(setting.kind, "NAME"),
+                help=setting.help + default + environment,
+            )
+
+
+def resolve_arguments(
+    args: argparse.Namespace,
+    environ: Mapping[str, str],
+    *,
+    nodes: int | None = None,
+    tasks_per_node: int | None = None,
+    site: Site | None = None,
+) -> Resolved:
+    """The run that the flags of `add_recipe_arguments`, the environment and the recipe files ask for.
+
+    ``nodes`` and ``tasks_per_node`` are those of the job that runs already, if one does; ``site`` gives what all
+    others leave open. Raises InputError.
+    """
+    from bertjobs.recipe.resolve import resolve
+
+    prefix = "setting_"
+    flags = {key.removeprefix(prefix): value for key, value in vars(args).items() if key.startswith(prefix)}
+    return resolve(
+        catalogue_of(args, environ),
+        flags=flags,
+        sets=args.sets,
+        environ=environ,
+        nodes=nodes,
+        tasks_per_node=tasks_per_node,
+        site=site.settings() if site else None,
+        site_origin=site.origin if site else "",
+    )
+
+
+def add_files(parser: argparse._ActionsContainer, *, below: bool = False) -> None:
+    parser.add_argument(
+        "--recipes",
+        dest="recipe_files",
+        metavar="FILE",
+        action="append",
+        default=argparse.SUPPRESS if below else [],
+        help="a recipe file of your own, read after ./bertjobs.yml; can be given several times",
+    )
+
+
+def catalogue_of(args: argparse.Namespace, environ: Mapping[str, str]) -> Catalogue:
+    from bertjobs.recipe.catalogue import catalogue_files, load_catalogue
+
+    return load_catalogue(catalogue_files(environ, Path.cwd(), args.recipe_files))

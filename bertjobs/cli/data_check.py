@@ -1,0 +1,405 @@
+"""`bertjobs data inspect`, `verify` and `adopt`: shards that are there already."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import sys
+import textwrap
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bertjobs.errors import EXIT_BAD_INPUT, InputError
+
+if TYPE_CHECKING:
+    from bertjobs.data.check import Inspection, Part, Sample, Scope
+    from bertjobs.data.check.histogram import BinLengths
+    from bertjobs.data.shards.manifest import DataManifest, Split
+
+_WIDTH = 110  # characters of a line of text
+_SHARED = "LDDL's balancer spreads what was drawn from a document over several\n  shards, so held-out numbers are " \
+          "optimistic: some of their documents were trained on"  # fmt: skip
+_APART = "LDDL draws all of a document's pairs into one part, so their documents\n  were not trained on"
+_SHOWN = 20  # wrong things of a part that are printed
+
+
+def add_verbs(verbs: Any) -> None:
+    """Add the three to `bertjobs data`."""
+    _add_inspect(verbs)
+    _add_verify(verbs)
+    _add_adopt(verbs)
+
+
+def _add_inspect(verbs: Any) -> None:
+    parser = verbs.add_parser(
+        "inspect",
+        help="show what is in shards, and what is wrong with them",
+        description="Show a data folder or one of its shards as a person reads it: counts, lengths, masks, some "
+        "sequences in words, and what is wrong. Reads all rows. Exit code 64 where something is wrong.",
+        allow_abbrev=False,
+    )
+    option = parser.add_argument
+    option("path", metavar="PATH", help="a data folder, or a shard of either format")
+    option("--phase", metavar="N", type=int, help="of a data folder (default: all)")
+    option("--split", choices=("train", "validation"), help="of a data folder (default: both)")
+    option("--vocab", metavar="FILE", help="what a shard was made with that is in no data folder")
+    option("--samples", metavar="N", type=int, default=3, help="sequences to show of each phase (default: 3)")
+    option("--seed", metavar="N", type=int, default=0,
+           help="of the choice of samples, and of the run whose dynamic masks are shown (default: 0)")  # fmt: skip
+    option("--histogram", metavar="FILE.png", help="draw the lengths into this picture")
+    _add_json(parser)
+    parser.set_defaults(handler=_inspect)
+
+
+def _add_verify(verbs: Any) -> None:
+    parser = verbs.add_parser(
+        "verify",
+        help="check every file of a data folder against its manifest",
+        description="Read all files of a data folder and compare sizes, sha256 and vocabulary with its manifest. "
+        "Exit code 64 where a file is altered, missing or unknown.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("folder", metavar="FOLDER", help="a data folder")
+    _add_processes(parser)
+    _add_json(parser)
+    parser.set_defaults(handler=_verify)
+
+
+def _add_adopt(verbs: Any) -> None:
+    parser = verbs.add_parser(
+        "adopt",
+        help="make a data folder of the Parquet shards that NVIDIA's LDDL wrote",
+        description="Make a data folder of LDDL's Parquet files, balanced or not, with or without length bins, with "
+        "static masks or without. The files are hashed and counted, and stay as they are.",
+        allow_abbrev=False,
+    )
+    needed, option = parser.add_argument_group("needed"), parser.add_argument
+    needed.add_argument("--phase", metavar="N=DIR", action="append", required=True,
+                        help="LDDL's output folder for a phase; once for each phase")  # fmt: skip
+    needed.add_argument("--vocab", metavar="FILE", required=True, help="the vocabulary that LDDL was given")
+    needed.add_argument("--output", metavar="DIR", required=True, help="folder to make")
+    option("--held-out-shards", metavar="K", type=int, default=1,
+           help="the last K shards of each length bin become the validation split (default: 1)")  # fmt: skip
+    option("--sequence-length", metavar="N=TOKENS", action="append", default=[],
+           help="of a phase, where its rows do not tell")  # fmt: skip
+    option("--cased", action="store_true", help="text was not lowercased (default: as the vocabulary's tokens say)")
+    option("--link", choices=("symlink", "copy"), default="symlink",
+           help="leave the shards where they are, or copy them (default: symlink)")  # fmt: skip
+    _add_processes(parser)
+    _add_json(parser)
+    parser.set_defaults(handler=_adopt)
+
+
+def _add_processes(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--processes", metavar="N", type=int, default=0,
+                        help="files read at a time (default: one a core)")  # fmt: skip
+
+
+def _add_json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _inspect(args: argparse.Namespace) -> int:
+    from bertjobs.data.check import find_shards, inspect_scope
+
+    if args.samples < 0:
+        raise InputError(f"{args.samples} is too small: at least 0", where="--samples")
+    _print_any_text()
+    scope = find_shards(Path(args.path), args.vocab and Path(args.vocab), args.phase, args.split)
+    found = inspect_scope(scope, _ReadingLine("inspect"))
+    samples = {part.name: _samples(scope, part, args) for part in scope.parts}
+    wrong = sum(len(one.wrong) for one in found.values())
+    if args.json:
+        print(json.dumps(_as_json(scope, found, samples), indent=2, ensure_ascii=False))
+    else:
+        _print_header(args.path, scope)
+        for part in scope.parts:
+            _print_part(part, found[part.name], samples[part.name], args.seed)
+    if args.histogram:
+        _draw(args, {part.name: _bins(part, found[part.name]) for part in scope.parts})
+    if not args.json:
+        print(f"\nwrong: {wrong} thing{'s' * (wrong != 1)}, see above" if wrong else "\nnothing is wrong")
+        _print_next(args, scope)
+    return EXIT_BAD_INPUT if wrong else 0
+
+
+def _samples(scope: Scope, part: Part, args: argparse.Namespace) -> list[Sample]:
+    from bertjobs.data.check import read_samples
+
+    if (
+        part.split == "validation" and len(scope.parts) > 1 and not args.split
+    ):  # of a folder seen whole, the training data are shown
+        return []
+    return read_samples(scope, part, args.samples, args.seed)
+
+
+def _bins(part: Part, found: Inspection) -> list[BinLengths]:
+    from bertjobs.data.check import length_range
+    from bertjobs.data.check.histogram import BinLengths
+
+    bins = sorted(found.bins.items())
+    if len(part.shards) == 1:
+        bins = [(number, facts) for number, facts in bins if number == part.shards[0].bin]
+    ranges = {number: length_range(number, part.expected) for number, _ in bins}
+    if not part.expected.sequence_length:
+        ranges = {number: (least, max(least, len(facts.lengths) - 1))
+                  for (number, facts), (least, _) in zip(bins, ranges.values(), strict=True)}  # fmt: skip
+    return [BinLengths(number, *ranges[number], facts.lengths) for number, facts in bins]
+
+
+def _draw(args: argparse.Namespace, parts: dict[str, list[BinLengths]]) -> None:
+    from bertjobs.data.check.histogram import picture
+
+    content = picture(f"{args.path}: lengths of the sequences", parts)
+    try:
+        Path(args.histogram).write_bytes(content)
+    except OSError as error:
+        raise InputError(f"cannot write {args.histogram!r}: {error.strerror}", where="--histogram") from error
+
+
+def _print_header(path: str, scope: Scope) -> None:
+    data, expected = scope.data, scope.parts[0].expected
+    print(f"{path}: {'token ids' if expected.shard_format == 'ids' else 'LDDL strings'} ({expected.shard_format})")
+    vocabulary = scope.vocabulary
+    case = "uncased" if vocabulary.lowercase else "cased"
+    print(f"vocabulary  {vocabulary.size:,} tokens, {case}, sha256 {vocabulary.sha256[:12]}...")
+    if data is not None:
+        print(f"manifest    sha256 {data.sha256[:12]}...")
+        words = ", ".join(f"{name} {_value(value)}" for name, value in data.settings.items())
+        lines = textwrap.wrap(words, _WIDTH - 12, break_on_hyphens=False, break_long_words=False)
+        print("\n".join(f"{'' if place else 'settings':<12}{line}" for place, line in enumerate(lines)))
+    if scope.metadata:
+        pairs = ((name, f"{text[:12]}..." if "sha256" in name else text) for name, text in scope.metadata.items())
+        print("file        " + ", ".join(f"{name} {text}" for name, text in pairs))
+
+
+def _value(value: object) -> str:
+    if not isinstance(value, list):
+        return str(value)
+    return " ".join(":".join(map(str, one)) if isinstance(one, list) else str(one) for one in value)
+
+
+def _print_part(part: Part, found: Inspection, samples: list[Sample], seed: int) -> None:
+    from bertjobs.data.check.histogram import text_bars
+    from bertjobs.wording import columns
+
+    total = found.total
+    print(f"\n{part.name}")
+    rows = [["", "files", "sequences", "tokens", "MB", "mean", "padding", "random next", "[UNK]"]]
+    listed = [(f"bin {number}", facts) for number, facts in sorted(found.bins.items()) if facts.files]
+    for name, facts in [*listed, *([("all", total)] if len(listed) != 1 else [])]:
+        rows.append([
+            f"  {name}", f"{facts.files:,}", f"{facts.rows:,}", f"{facts.tokens:,}", f"{facts.bytes / 1e6:.1f}",
+            f"{facts.mean_length:.1f}", _share(facts.padding, facts.tokens + facts.padding),
+            _share(facts.random_next, facts.rows), _share(facts.unknown, facts.tokens, 3),
+        ])  # fmt: skip
+    widths = [max(len(row[place]) for row in rows) for place in range(len(rows[0]))]
+    aligned = [[row[0], *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))] for row in rows]
+    print("\n".join(columns(aligned)))
+    if total.masked:
+        as_mask, as_random, as_kept = (_share(count, total.masked) for count in
+                                       (total.as_mask, total.as_random, total.as_kept))  # fmt: skip
+        print(f"  masked: {_share(total.masked, total.tokens)} of the tokens, stored; of these {as_mask} [MASK], "
+              f"{as_random} another token, {as_kept} kept")  # fmt: skip
+    if total.rows:
+        print(f"  repeated: {found.repeated:.2%} of the sequences have the A and B of one before them")
+        print("  lengths, in tokens with [CLS] and [SEP]:")
+        print("\n".join("  " + line for line in text_bars(_bins(part, found))))
+    _print_samples(samples, _how_masked(part, stored=total.masked > 0, seed=seed))
+    if samples and (found.wrong or found.remarks):
+        print()
+    for name, what in found.wrong[:_SHOWN]:
+        print(f"  WRONG  {name + ': ' if name else ''}{what}")
+    if len(found.wrong) > _SHOWN:
+        print(f"  WRONG  and {len(found.wrong) - _SHOWN} more; --json shows all")
+    for remark in found.remarks:
+        print(f"  note   {remark}")
+
+
+def _how_masked(part: Part, *, stored: bool, seed: int) -> str:
+    if stored:
+        return "as stored"
+    if not part.split:
+        return "an example (they are drawn anew each epoch)"
+    return f"as a run with seed {seed} draws them {'each time' if part.split == 'validation' else 'in epoch 0'}"
+
+
+def _print_samples(samples: list[Sample], how: str) -> None:
+    if not samples:
+        return
+    print(f"  samples; masks {how}, [original→what the model sees]:")
+    for sample in samples:
+        following = "random next" if sample.is_random_next else "follows"
+        print(f"\n  {sample.shard} row {sample.row}: {sample.num_tokens} tokens, {sample.masks} masked, {following}")
+        for name, text in (("A", sample.a), ("B", sample.b)):
+            print(textwrap.fill(text, _WIDTH, initial_indent=f"    {name}  ", subsequent_indent=" " * 7,
+                                break_on_hyphens=False))  # fmt: skip
+
+
+def _print_next(args: argparse.Namespace, scope: Scope) -> None:
+    from bertjobs.slurm.shell import shell_line
+
+    folder = str(scope.data.folder) if scope.data else None
+    if folder == args.path and not args.histogram:
+        print("next: " + shell_line(["bertjobs", "data", "inspect", args.path, "--histogram", "lengths.png"]))
+    if folder is not None:
+        print("next: " + shell_line(["bertjobs", "data", "verify", folder]))
+
+
+def _as_json(scope: Scope, found: dict[str, Inspection], samples: dict[str, list[Sample]]) -> dict[str, Any]:
+    data, vocabulary = scope.data, scope.vocabulary
+    content: dict[str, Any] = {
+        "shard_format": scope.parts[0].expected.shard_format,
+        "vocabulary": {"sha256": vocabulary.sha256, "size": vocabulary.size, "lowercase": vocabulary.lowercase},
+        "metadata": scope.metadata,
+    }
+    if data is not None:
+        content |= {"folder": str(data.folder), "manifest_sha256": data.sha256, "settings": data.settings}
+    content["parts"] = {
+        name: {
+            "total": one.total.as_json(),
+            "bins": {str(number): facts.as_json() for number, facts in sorted(one.bins.items())},
+            "repeated_share": one.repeated,
+            "samples": [vars(sample) for sample in samples[name]],
+            "wrong": [{"file": file, "what": what} for file, what in one.wrong],
+            "remarks": list(one.remarks),
+        }
+        for name, one in found.items()
+    }
+    return content
+
+
+def _verify(args: argparse.Namespace) -> int:
+    from bertjobs.data.check.verify import verify
+    from bertjobs.data.shards.manifest import SPLITS, DataManifest
+    from bertjobs.slurm.shell import shell_line
+
+    data = DataManifest.read(args.folder)
+    files = [file for phase in data.phases.values() for split in SPLITS for file in phase.split(split).files]
+    started = time.monotonic()
+    bad = verify(data, _processes(args), _ReadingLine("verify"))
+    seconds = time.monotonic() - started
+    size = sum(file.bytes for file in files)
+    if args.json:
+        content = {"folder": args.folder, "manifest_sha256": data.sha256, "files": len(files), "bytes": size,
+                   "wall_time_s": seconds, "wrong": [vars(one) for one in bad]}  # fmt: skip
+        print(json.dumps(content, indent=2))
+        return EXIT_BAD_INPUT if bad else 0
+    for one in bad:
+        print(f"{one.path}: expected {one.expected}, found {one.found}")
+    print(f"{len(files)} shards, {size / 1e6:,.1f} MB in {seconds:.1f} s; manifest sha256 {data.sha256}")
+    if bad:
+        print(f"wrong: {len(bad)} file{'s' * (len(bad) != 1)}")
+        return EXIT_BAD_INPUT
+    print("all files are as the manifest says")
+    print("next: " + shell_line(["bertjobs", "data", "inspect", args.folder]))
+    return 0
+
+
+def _adopt(args: argparse.Namespace) -> int:
+    from bertjobs.data.prepare.adopt import AdoptOptions, adopt
+    from bertjobs.slurm.shell import shell_line
+
+    options = AdoptOptions(
+        phases={number: Path(folder) for number, folder in _numbered(args.phase, "--phase", "1=DIR").items()},
+        vocabulary=Path(args.vocab),
+        output=Path(args.output),
+        held_out_shards=args.held_out_shards,
+        sequence_lengths={number: _whole(text) for number, text in
+                          _numbered(args.sequence_length, "--sequence-length", "1=128").items()},
+        lowercase=False if args.cased else None,
+        link=args.link,
+    )  # fmt: skip
+    data = adopt(options, _processes(args), _ReadingLine("adopt"))
+    if args.json:
+        print(json.dumps(_adopted(data, args), indent=2))
+        return 0
+    for number, phase in sorted(data.phases.items()):
+        for name in ("train", "validation"):
+            split = phase.split(name)
+            mean = split.tokens / max(1, split.rows)
+            print(f"phase {number} {name + ':':<11} {split.rows:>11,} sequences, mean {mean:.0f} of "
+                  f"{phase.sequence_length} tokens, {len(split.files)} files")  # fmt: skip
+    share, how = data.settings["masked_share"], "stored" if data.masking == "static" else "drawn anew each epoch"
+    print(f"masked: {share:.1%} of the tokens, {how}")
+    print(f"held out: the last {args.held_out_shards} of each bin's files; "
+          + (_SHARED if data.settings["balanced"] else _APART))  # fmt: skip
+    print(f"-> {args.output}")
+    print("next: " + shell_line(["bertjobs", "data", "inspect", args.output]))
+    print("next: " + shell_line(["bertjobs", "submit", "--recipe", "NAME", "--data", args.output]))
+    return 0
+
+
+def _adopted(data: DataManifest, args: argparse.Namespace) -> dict[str, Any]:
+    def counts(split: Split) -> dict[str, int]:
+        size = sum(file.bytes for file in split.files)
+        return {"files": len(split.files), "bytes": size, "rows": split.rows, "tokens": split.tokens}
+
+    return {
+        "folder": args.output,
+        "manifest_sha256": data.sha256,
+        "masking": data.masking,
+        "masked_share": data.settings["masked_share"],
+        "held_out_shards": args.held_out_shards,
+        "balanced": data.settings["balanced"],
+        "phases": [
+            {"phase": number, "sequence_length": phase.sequence_length, "train": counts(phase.train),
+             "validation": counts(phase.validation)}
+            for number, phase in sorted(data.phases.items())
+        ],
+    }  # fmt: skip
+
+
+def _numbered(texts: list[str], flag: str, example: str) -> dict[int, str]:
+    """``N=VALUE`` words as a table."""
+    found: dict[int, str] = {}
+    for text in texts:
+        number, separator, value = text.partition("=")
+        if not number.isdecimal() or not int(number) or not separator or not value:
+            raise InputError(f"{text!r} is no phase and its value", where=flag, hint=f"for instance {flag} {example}")
+        if int(number) in found:
+            raise InputError(f"phase {number} is there twice", where=flag)
+        found[int(number)] = value
+    return found
+
+
+def _whole(text: str) -> int:
+    if not text.isdecimal() or not 3 < int(text) < 1 << 16:
+        raise InputError(f"{text!r} is no number of tokens", where="--sequence-length", hint="for instance 1=128")
+    return int(text)
+
+
+def _processes(args: argparse.Namespace) -> int:
+    if args.processes < 0:
+        raise InputError(f"{args.processes} is too small: at least 1, or 0 for one a core", where="--processes")
+    return args.processes or len(os.sched_getaffinity(0))
+
+
+def _share(part: int, whole: int, decimals: int = 1) -> str:
+    return f"{part / whole:.{decimals}%}" if whole else "-"
+
+
+def _print_any_text() -> None:
+    """Words of any language do not fail on a terminal of another encoding."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
+
+
+class _ReadingLine:
+    """One line on stderr with the bytes that were read and their rate; on a terminal it rewrites itself."""
+
+    def __init__(self, what: str) -> None:
+        self._what, self._began, self._shown = what, time.monotonic(), 0.0
+
+    def __call__(self, done: int, total: int) -> None:
+        now, finished = time.monotonic(), done >= total
+        if not (finished or (sys.stderr.isatty() and now - self._shown > 0.1)):
+            return
+        self._shown = now
+        rate = f"  {done / 1e6 / (now - self._began):,.0f} MB/s" if now > self._began else ""
+        start, end = ("\r\033[K", "\n" if finished else "") if sys.stderr.isatty() else ("", "\n")
+        print(f"{start}{self._what}: {done / 1e6:,.1f} of {total / 1e6:,.1f} MB{rate}", end=end, file=sys.stderr,
+              flush=True)  # fmt: skip

@@ -1,0 +1,116 @@
+"""What `bertjobs data prepare` is told about Slurm, and the command as a job of its own."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bertjobs.cli.arguments import chosen_site
+from bertjobs.errors import InputError
+
+if TYPE_CHECKING:
+    from bertjobs.data.prepare import PrepareOptions
+    from bertjobs.data.prepare.sbatch import SlurmOptions
+
+_FROM_SITE = ("partition", "account", "qos", "time")
+_SBATCH_NAMES = {"memory": "mem", "cpus": "cpus-per-task"}
+
+
+def add_place_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what says where a prepare runs."""
+    option = parser.add_argument_group("where it runs").add_argument
+    option("--processes", metavar="N", type=int, default=0, help="on this machine; 0: one a core")
+    option("--slurm", action="store_true", help="on the cluster, as job arrays; the options below are theirs")
+    option("--queue", action="store_true",
+           help="with --slurm: return at once; a small job of its own queues the arrays and watches them, and "
+           "`bertjobs submit --after ID` waits for it. Nodes must be able to call sbatch")  # fmt: skip
+    option("--nodes", metavar="N", type=int, default=argparse.SUPPRESS,
+           help="instead of --jobs: at most N jobs a stage, each on a node of its own, with all its CPUs and "
+           "memory")  # fmt: skip
+    option("--jobs", metavar="N", type=int, default=argparse.SUPPRESS,
+           help="array elements a stage at most, wherever Slurm has room for them (default: 16)")  # fmt: skip
+    option("--cpus", metavar="N", type=int, default=argparse.SUPPRESS,
+           help="of each job, which runs as many tasks at a time (default: 1; with --nodes all of a node)")  # fmt: skip
+    for name, meaning in (
+        ("partition", "to run in"),
+        ("account", "to charge"),
+        ("qos", "quality of service"),
+        ("time", "limit of each job, as sbatch takes it, such as 2:00:00"),
+    ):
+        option(f"--{name}", metavar=name.upper(), default=argparse.SUPPRESS,
+               help=f"{meaning} (default: the site's, else the cluster's)")  # fmt: skip
+    option("--memory", metavar="MEMORY", default=argparse.SUPPRESS,
+           help="of each job, such as 4G; a task needs less than 0.5G (default: the cluster's)")  # fmt: skip
+    option("--sbatch", metavar="KEY=VALUE", action="append", default=argparse.SUPPRESS,
+           help="any further sbatch option, such as --sbatch qos=high; can be given several times")  # fmt: skip
+    option("--attempts", metavar="N", type=int, default=argparse.SUPPRESS,
+           help="how often a task may fail (default: 3)")  # fmt: skip
+    option("--site", metavar="NAME", default=argparse.SUPPRESS,
+           help="site file with partition, account, qos, time and sbatch options, made by `bertjobs init`; none for "
+           "none (default: the only one, or that called default)")  # fmt: skip
+
+
+def queue_prepare(parser: argparse.ArgumentParser, args: argparse.Namespace, options: PrepareOptions) -> int:
+    """Queue this very command, less --queue, as a job of its own, and say what to type next."""
+    from bertjobs.data.corpus import Source
+    from bertjobs.data.prepare.queue_job import log_file, queue
+    from bertjobs.data.text.vocabulary import Vocabulary
+    from bertjobs.slurm.shell import shell_line
+
+    # What can be told here at once; the rest of the checks takes a look at the whole corpus.
+    options.check()
+    Vocabulary.read(options.vocabulary, lowercase=False if options.cased else None)
+    for text in options.corpora:
+        Source.parse(text)
+    output = Path(args.output)
+    command = [sys.executable, "-m", "bertjobs", "data", "prepare", *given_words(parser, args)]
+    job = queue(command, slurm_options(args), output, os.environ)
+    print(f"queued as job {job}; log {str(log_file(output)).replace('%j', job)}")
+    site = ["--site", args.site] if getattr(args, "site", None) else []
+    after = ["--recipe", "NAME", "--data", str(output.absolute()), "--after", job]
+    print("next: " + shell_line(["bertjobs", "submit", *site, *after]))
+    return 0
+
+
+def given_words(parser: argparse.ArgumentParser, args: argparse.Namespace) -> list[str]:
+    """The options of a command line that differ from their defaults, less --queue."""
+    words: list[str] = []
+    for action in parser._actions:
+        value = getattr(args, action.dest, None)
+        if action.dest == "queue" or value is None or value == action.default:
+            continue
+        flag, values = action.option_strings[-1], value if isinstance(value, list) else [value]
+        words += [flag] if value is True else [f"{flag}={one}" for one in values]
+    return words
+
+
+def slurm_options(args: argparse.Namespace) -> SlurmOptions:
+    """What the flags say to sbatch, and where they are silent, the site."""
+    from bertjobs.data.prepare.sbatch import Slurm, SlurmOptions, job_environment
+    from bertjobs.data.prepare.whole_nodes import on_whole_nodes
+    from bertjobs.slurm.options import parse_option
+
+    names = {field.name for field in fields(SlurmOptions)}
+    named: dict[str, Any] = {name: value for name, value in vars(args).items() if name in names}
+    sbatch = [parse_option(text, ours={}) for text in named.pop("sbatch", ())]
+    if site := chosen_site(argparse.Namespace(site=getattr(args, "site", None))):
+        given = [f"--{_SBATCH_NAMES.get(name, name)}" for name in named]
+        for option in reversed(site.sbatch_options([*given, *sbatch])):
+            name, _, value = option.removeprefix("--").partition("=")
+            if name in _FROM_SITE:
+                named[name] = value
+            else:
+                sbatch.insert(0, option)
+    options = SlurmOptions(**named, sbatch=tuple(sbatch))
+    if not hasattr(args, "nodes"):
+        return options
+    if "jobs" in named:
+        raise InputError("--jobs and --nodes both say how many jobs a stage has", hint="give one of them")
+    options.check()
+    slurm = Slurm(job_environment(os.environ, Path(__file__).resolve().parents[2]))
+    slurm.check()
+    return on_whole_nodes(options, args.nodes, named.get("cpus", 0), slurm)

@@ -1,0 +1,103 @@
+"""The text of some rows with its masks, before it is laid out in batches of any shape."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from bertjobs.data.batches.masking import mask_flat, prediction_counts, sample_keys, word_begins
+from bertjobs.data.shards.ids_shard import SPECIALS
+from bertjobs.data.shards.shard_set import Selection, ShardSet
+
+Array = NDArray[Any]
+Int64s = NDArray[np.int64]
+UInt64s = NDArray[np.uint64]
+
+NOT_SCORED = -1
+MASKED_SHARE = 0.15
+
+
+@dataclass(frozen=True)
+class Masking:
+    """How labels are made.
+
+    Attributes:
+        kind: "dynamic" (drawn from seed, epoch and row) or "static" (as stored).
+        seed: of the dynamic draws.
+        max_predictions, ratio: of the dynamic draws; see ``masking.prediction_counts``.
+        whole_word: dynamic draws take all pieces of a word together.
+    """
+
+    kind: str
+    seed: int
+    max_predictions: int
+    ratio: float = MASKED_SHARE
+    whole_word: bool = False
+
+    def keys(self, epochs: Int64s | int, rows: Int64s) -> UInt64s | None:
+        """The keys of some rows' draws in their epochs; None where the masks are stored."""
+        return sample_keys(self.seed, epochs, rows) if self.kind == "dynamic" else None
+
+    def predictions(self, shards: ShardSet, rows: Int64s) -> Int64s:
+        """Masked tokens of each of some rows, ``[rows]``; dynamic masks of whole words may be fewer.
+
+        Raises:
+            InputError: a shard is damaged; names it.
+        """
+        if self.kind == "static":
+            return shards.select(rows).mask_counts
+        return self.counts(shards.lengths(rows))
+
+    def counts(self, lengths: Int64s) -> Int64s:
+        """Tokens that dynamic masking chooses of rows with so many tokens in A and B, ``[rows]``."""
+        return prediction_counts(lengths + SPECIALS, self.ratio, self.max_predictions)
+
+
+@dataclass(frozen=True)
+class MaskedText:
+    """The tokens of A and B of some rows, flat, masked, and what is to be predicted.
+
+    ``scored`` (ascending) and ``labels``, both ``[masks]``, are places in ``ids`` and their original ids.
+    """
+
+    ids: Array
+    scored: Int64s
+    labels: Array
+
+
+def masked_text(
+    shards: ShardSet, chosen: Selection, keys: UInt64s | None, masking: Masking, offsets: Int64s
+) -> MaskedText:
+    """Read and mask rows.
+
+    Args:
+        keys: of each row's draws, for dynamic masking; see ``masking.sample_keys``.
+        offsets: ``[rows + 1]``, where each row's text starts.
+
+    Raises:
+        ValueError: the masking is not the one that the shards were made for.
+        InputError: a shard is damaged; names it.
+    """
+    if (masking.kind == "static") != shards.static:
+        raise ValueError(f"shards {'with' if shards.static else 'without'} masks, masking {masking.kind!r}")
+    if not len(chosen.rows):
+        none = np.zeros(0, dtype=np.int64)
+        return MaskedText(none, none, none)
+    ids = shards.text(chosen)
+    if keys is None:
+        return MaskedText(ids, *shards.stored_masks(chosen))
+    vocabulary, counts = shards.vocabulary, masking.counts(chosen.lengths)
+    begins = word_begins(vocabulary.continues[ids], offsets, chosen.a_lengths) if masking.whole_word else None
+    masked, is_chosen = mask_flat(ids, offsets, counts, keys, vocabulary.mask_id, vocabulary.size, begins)
+    scored = np.flatnonzero(is_chosen)
+    return MaskedText(masked, scored, ids[scored])
+
+
+def int64_tensor(array: Array) -> Tensor:
+    """An array as a tensor of int64; of the same memory where it is int64."""
+    return torch.from_numpy(array.astype(np.int64, copy=False))

@@ -1,0 +1,110 @@
+"""The tasks of a stage on this machine: in this process, or in several."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol
+
+from bertjobs.data.prepare.stage_pairs import draw_pairs
+from bertjobs.data.prepare.stage_shards import fill_shards
+from bertjobs.data.prepare.stage_tokenise import tokenise
+from bertjobs.data.prepare.work_folder import Work
+from bertjobs.data.text.vocabulary import Vocabulary
+from bertjobs.data.text.wordpiece import WordPieceEncoder
+from bertjobs.errors import BertjobsError
+
+Done = Callable[[int], None]
+"""Called with a task's number when it is done."""
+
+
+class Runner(Protocol):
+    """Where tasks run."""
+
+    def run(self, work: Work, stage: str, numbers: list[int], done: Done) -> None:
+        """Run tasks of a stage, in any order; all are done when this returns.
+
+        Raises:
+            BertjobsError: a task failed; what was done is kept.
+        """
+
+
+def run_task(output: str, stage: str, number: int) -> int:
+    """Run one task, if it is not done already; in any process that sees the work folder.
+
+    Returns:
+        The task's number.
+    """
+    work, vocabulary, encoder = _tools(output)
+    if not work.is_done(stage, number):
+        if stage == "tokenise":
+            tokenise(work, number, vocabulary, encoder)
+        elif stage == "pairs":
+            draw_pairs(work, number)
+        else:
+            fill_shards(work, number, vocabulary)
+    return number
+
+
+@lru_cache(maxsize=1)
+def _tools(output: str) -> tuple[Work, Vocabulary, WordPieceEncoder]:
+    work = Work.read(Path(output))
+    vocabulary = Vocabulary.of_folder(work.folder, work.plan.lowercase)
+    return work, vocabulary, vocabulary.encoder()
+
+
+class ThisMachine:
+    """Runs tasks in ``processes`` processes of this machine; use it in ``with``.
+
+    The processes are forked when the block begins, before anything here has started threads.
+    """
+
+    def __init__(self, processes: int) -> None:
+        self._processes = processes
+        self._pool: ProcessPoolExecutor | None = None
+
+    def __enter__(self) -> ThisMachine:
+        if self._processes > 1:
+            self._pool = ProcessPoolExecutor(self._processes, mp_context=multiprocessing.get_context("fork"))
+            wait([self._pool.submit(os.getpid) for _ in range(self._processes)])
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+        _tools.cache_clear()
+
+    def run(self, work: Work, stage: str, numbers: list[int], done: Done) -> None:
+        """See ``Runner.run``."""
+        output = str(work.output)
+        if self._pool is None:
+            for number in numbers:
+                done(run_task(output, stage, number))
+            return
+        with _killed_is_said():
+            waiting: set[Future[int]] = {self._pool.submit(run_task, output, stage, number) for number in numbers}
+            while waiting:
+                ready, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+                for future in ready:
+                    done(future.result())
+
+
+@contextmanager
+def _killed_is_said() -> Iterator[None]:
+    try:
+        yield
+    except BrokenProcessPool as error:
+        raise BertjobsError(
+            "a process that prepared data was killed, perhaps for want of memory",
+            where="bertjobs data prepare",
+            hint="give the same command again, perhaps with fewer --processes: it goes on where it was",
+        ) from error

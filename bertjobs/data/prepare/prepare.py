@@ -1,0 +1,197 @@
+"""The whole of ``bertjobs data prepare``: plan, run the stages, write MANIFEST.json."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from bertjobs.data.corpus import Source, scan
+from bertjobs.data.prepare.on_this_machine import Runner, ThisMachine
+from bertjobs.data.prepare.settings import PrepareOptions
+from bertjobs.data.prepare.stage_pairs import settle_split
+from bertjobs.data.prepare.work_folder import FOLDER_NAME, STAGES, Plan, Work, make_plan
+from bertjobs.data.shards.manifest import FORMAT, MANIFEST_NAME, SPLITS, VERSION, DataManifest
+from bertjobs.data.text.vocabulary import Vocabulary
+from bertjobs.errors import BertjobsError, InputError
+from bertjobs.files.atomic import remove_leftovers, sync_folder, write_json
+from bertjobs.files.lock import locked
+
+Progress = Callable[[str, float, float, str], None]
+"""Called with a stage's name, how much of it is done, how much there is, and the unit."""
+
+PIECE_BYTES = 4_000_000
+_WORDS = {"tokenise": "sentences and tokens", "pairs": "pairs", "shards": "shards"}
+
+
+def prepare(options: PrepareOptions, progress: Progress, runner: Runner | None = None) -> bool:
+    """Make a data folder: vocab.txt, phaseN/{train,validation}/shard-*, and MANIFEST.json, which is written last.
+
+    Equal input, options and seed give equal bytes, on any number of processes or nodes. What a killed prepare has
+    done is kept in OUTPUT/.prepare, and the next one goes on from there.
+
+    Args:
+        runner: where the tasks run; in this process by default.
+
+    Returns:
+        False where the folder was complete already.
+
+    Raises:
+        InputError: bad options, corpus or vocabulary, an output of other settings, or one that cannot be written.
+        BertjobsError: another prepare is at work on the output, or a task failed.
+    """
+    options.check()
+    vocabulary = Vocabulary.read(options.vocabulary, lowercase=False if options.cased else None)
+    progress("scan", 0, 1, "corpus")
+    sources = [Source.parse(text) for text in options.corpora]
+    pieces = scan(sources, PIECE_BYTES)
+    plan = make_plan(options, pieces, vocabulary)
+    output = Path(options.output)
+    if _is_complete(output, plan):
+        return False
+    try:
+        with _removed_after_bad_input(output), locked(_open(output)):
+            work = Work.create(options, plan, pieces)
+            vocabulary.write(work.folder)
+            _run_stages(work, runner or ThisMachine(1), progress)
+            _finish(work, vocabulary)
+    except OSError as error:
+        raise BertjobsError(
+            f"cannot write {str(output)!r}: {error.strerror or error}",
+            where=str(error.filename or output),
+            hint="what is done is kept: when there is room, give the same command again",
+        ) from error
+    return True
+
+
+def _open(output: Path) -> Path:
+    """The work folder below ``output``, made where the output is new."""
+    folder = output / FOLDER_NAME
+    if not folder.is_dir() and output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise InputError(
+            f"{str(output)!r} exists and is not empty", where="--output", hint="remove it or choose another"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+@contextmanager
+def _removed_after_bad_input(output: Path) -> Iterator[None]:
+    """Other input is needed after an InputError: what this prepare made until then is of no use."""
+    was_there, was_begun = output.exists(), (output / FOLDER_NAME).exists()
+    try:
+        yield
+    except InputError:
+        if not was_begun:
+            shutil.rmtree(output / FOLDER_NAME, ignore_errors=True)
+        if not was_there and output.is_dir() and not any(output.iterdir()):
+            output.rmdir()
+        raise
+
+
+def _is_complete(output: Path, plan: Plan) -> bool:
+    """Whether the output is there, made by this very plan.
+
+    Raises:
+        InputError: it was made otherwise; names the difference.
+    """
+    if not (output / MANIFEST_NAME).exists():
+        return False
+    data = DataManifest.read(output)
+    before = json.loads((output / MANIFEST_NAME).read_bytes())["plan"]
+    changed = Plan(**before).difference(plan) if before else "they were adopted from LDDL"
+    if changed:
+        raise InputError(
+            f"{str(data.folder)!r} holds data of other settings: {changed}",
+            where="--output",
+            hint=f"choose another folder, or make it anew: rm -r {data.folder}",
+        )
+    return True
+
+
+def _run_stages(work: Work, runner: Runner, progress: Progress) -> None:
+    for stage in STAGES:
+        missing = work.missing(stage)
+        runner.run(work, stage, missing, _StageProgress(work, stage, missing, progress))
+        if stage == "tokenise":
+            settle_split(work.results(stage))
+        if still := work.missing(stage):
+            raise BertjobsError(f"{len(still)} tasks of the stage {stage!r} are not done", where=str(work.folder))
+
+
+class _StageProgress:
+    """Turns tasks that are done into progress of a stage."""
+
+    def __init__(self, work: Work, stage: str, missing: list[int], progress: Progress) -> None:
+        self._weights, self._unit = _weights(work, stage)
+        self._words, self._progress = _WORDS[stage], progress
+        self._total = sum(self._weights)
+        self._done = self._total - sum(self._weights[number] for number in missing)
+        progress(self._words, self._done, self._total, self._unit)
+
+    def __call__(self, number: int) -> None:
+        self._done += self._weights[number]
+        self._progress(self._words, self._done, self._total, self._unit)
+
+
+def _weights(work: Work, stage: str) -> tuple[list[float], str]:
+    """How much work each task of a stage is, and the unit."""
+    if stage == "tokenise":
+        return [piece.text_bytes / 1e6 for piece in work.pieces], "MB"
+    return [1.0] * work.tasks(stage), "buckets" if stage == "pairs" else "tasks"
+
+
+def _finish(work: Work, vocabulary: Vocabulary) -> None:
+    """Write the manifest, and only then remove the work folder."""
+    tokenised = work.results("tokenise")
+    moved = settle_split(tokenised)
+    documents = sum(result["documents"] for result in tokenised)
+    held_out = sum(result["held_out"] for result in tokenised)
+    vocabulary.write(work.output)
+    names = [name for result in tokenised for name in result["names"]]
+    if moved:
+        held_out += 1 if moved.to == "validation" else -1
+        names = [moved.name] if moved.to == "validation" else [name for name in names if name != moved.name]
+    write_json(
+        work.output / MANIFEST_NAME,
+        {
+            "format": FORMAT,
+            "version": VERSION,
+            "shard_format": work.options.format,
+            "vocabulary": {"sha256": vocabulary.sha256, "size": vocabulary.size, "lowercase": vocabulary.lowercase},
+            "settings": work.plan.settings,
+            "documents": {"train": documents - held_out, "validation": held_out},
+            "held_out": names[:1000],
+            "corpus": {name: sum(result[name] for result in tokenised)
+                       for name in ("bytes", "tokens", "left_out", "replaced", "nul")},
+            "phases": _phases(work),
+            "plan": vars(work.plan),
+        },
+    )  # fmt: skip
+    sync_folder(work.output)
+    work.remove()
+
+
+def _phases(work: Work) -> dict[int, dict[str, Any]]:
+    """The manifest's entry of each phase. Tidies the folders, and writes LDDL's ``.num_samples.json``, on the way."""
+    files: dict[tuple[int, str], list[dict[str, Any]]] = {}
+    for task, result in zip(work.shard_tasks, work.results("shards"), strict=True):
+        files.setdefault((task.shape.phase, task.split), []).extend(result)
+    entries: dict[int, dict[str, Any]] = {}
+    for shape in work.options.phases:
+        entry: dict[str, Any] = {
+            "sequence_length": shape.sequence_length,
+            "max_predictions": shape.max_predictions,
+        }
+        for split in SPLITS:
+            folder = work.output / f"phase{shape.phase}" / split
+            remove_leftovers(folder)  # of tasks that were killed
+            listed = sorted(files[shape.phase, split], key=lambda file: file["bin"])  # stable: shards stay in order
+            entry[split] = {"files": listed}
+            if work.options.format == "lddl":
+                write_json(folder / ".num_samples.json", {file["name"]: file["rows"] for file in listed})
+        entries[shape.phase] = entry
+    return entries

@@ -1,0 +1,171 @@
+"""Stage 2: the pairs of a bucket's documents, for all phases."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bertjobs.data.batches.masking import splitmix64
+from bertjobs.data.corpus import Source
+from bertjobs.data.prepare.pairs import TokenizedCorpus, sample_pairs
+from bertjobs.data.prepare.settings import PhaseShape
+from bertjobs.data.prepare.stage_tokenise import copies
+from bertjobs.data.prepare.work_folder import Bucket, Work
+from bertjobs.data.ragged import offsets_of
+from bertjobs.data.shards.bins import bin_ids
+from bertjobs.errors import InputError
+from bertjobs.files.arrays import map_arrays, write_arrays
+
+Int64s = NDArray[np.int64]
+
+PAIR_ARRAYS = ("a_starts", "a_lengths", "b_starts", "b_lengths", "is_random_next")
+
+
+@dataclass(frozen=True)
+class Moved:
+    """The one document that changes its split, so that neither is empty: ``place`` in a chunk of a piece."""
+
+    to: str
+    piece: int
+    chunk: int
+    place: int
+    name: str
+
+
+def settle_split(results: list[Any]) -> Moved | None:
+    """What has to change where a corpus is so small that one split got no document.
+
+    Args:
+        results: of all tasks of the stage "tokenise".
+
+    Raises:
+        InputError: there are fewer than two documents.
+    """
+    documents = sum(result["documents"] for result in results)
+    if documents < 2:
+        raise InputError(
+            f"the corpus has {documents} document{'s' * (documents != 1)} with text, at least two are needed: "
+            "one is held out",
+            where="--corpus",
+            hint="with text:DIR each *.txt file is a document, with lddl:DIR each line",
+        )
+    held_out = sum(result["held_out"] for result in results)
+    if 0 < held_out < documents:
+        return None
+    name, to, best = ("highest_held_out", "train", max) if held_out else ("lowest_train", "validation", min)
+    candidates = [(*result[name], piece) for piece, result in enumerate(results) if result[name]]
+    _, chunk, place, document, piece = best(candidates)
+    return Moved(to, piece, chunk, place, document)
+
+
+def draw_pairs(work: Work, number: int) -> None:
+    """Run one task: gather a bucket's documents, write its ids and pairs, and its marker."""
+    bucket = work.buckets[number]
+    corpus, times = _gather(work, number)
+    arrays: dict[str, NDArray[Any]] = {"ids": corpus.ids}
+    rows = {}
+    for shape in work.options.phases:
+        pairs, rows[str(shape.phase)] = _draw(work, bucket, shape, corpus, times)
+        arrays |= {f"{shape.phase}.{name}": values for name, values in pairs.items()}
+    write_arrays(work.file("pairs", number, ".safetensors"), arrays, {})
+    work.mark_done("pairs", number, {"documents": len(times), "rows": rows})
+
+
+def seed_of(*parts: object) -> int:
+    """A 64-bit seed that depends on all parts."""
+    return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:8], "little")
+
+
+def _draw(
+    work: Work, bucket: Bucket, shape: PhaseShape, corpus: TokenizedCorpus, times: Int64s
+) -> tuple[dict[str, NDArray[Any]], list[int]]:
+    """A phase's pairs, ordered by bin and at random inside, and the rows of each bin."""
+    options = work.options
+    bins = shape.sequence_length // options.bin_size
+    if not len(times):
+        return {name: np.zeros(0, dtype=np.uint32) for name in PAIR_ARRAYS}, [0] * bins
+    seed = f"{options.seed}/phase{shape.phase}/{bucket.split}/{bucket.number}"
+    pairs = sample_pairs(corpus, shape.sequence_length, options.short_sequence_share, times, seed)
+    bin_of = bin_ids(pairs.num_tokens, options.bin_size, shape.sequence_length)
+    shuffle = splitmix64(np.uint64(seed_of(seed, "shuffle")) + np.arange(len(pairs), dtype=np.uint64))
+    order = np.lexsort((shuffle, bin_of))
+    arrays = {name: getattr(pairs, name)[order].astype(np.uint32) for name in PAIR_ARRAYS}
+    return arrays, np.bincount(bin_of, minlength=bins).tolist()
+
+
+@dataclass(frozen=True)
+class _Documents:
+    """Some documents of a chunk: ids, sentence lengths, sentences a document, and how often each is drawn."""
+
+    ids: list[NDArray[Any]]
+    sentences: list[Int64s]
+    documents: Int64s
+    times: Int64s
+
+
+def _gather(work: Work, number: int) -> tuple[TokenizedCorpus, Int64s]:
+    """The documents of a bucket, in the order of the pieces, and how often each is drawn: ``[documents]``.
+
+    A document that is alone in its bucket gets those of the next bucket beside it, drawn 0 times: its random
+    segments shall come from others.
+    """
+    found = list(_documents(work, number))
+    split = work.buckets[number].split
+    others = [other for other, bucket in enumerate(work.buckets) if bucket.split == split and other != number]
+    while others and sum(len(part.times) for part in found) == 1:
+        lent = _documents(work, others.pop(0))
+        found += [replace(part, times=np.zeros_like(part.times)) for part in lent]
+    if not found:
+        empty = np.zeros(0, dtype=np.int64)
+        return TokenizedCorpus(empty.astype(np.uint16), offsets_of(empty), offsets_of(empty)), empty
+    corpus = TokenizedCorpus(
+        np.concatenate([ids for part in found for ids in part.ids]),
+        offsets_of(np.concatenate([lengths for part in found for lengths in part.sentences])),
+        offsets_of(np.concatenate([part.documents for part in found])),
+    )
+    return corpus, np.concatenate([part.times for part in found])
+
+
+def _documents(work: Work, number: int) -> Iterator[_Documents]:
+    """A bucket's documents, chunk by chunk."""
+    train = work.buckets[number].split == "train"
+    for arrays, source, places in _chunks(work, number):
+        weight = work.options.duplicates * Source.parse(work.options.corpora[source]).weight if train else 1.0
+        first, last = arrays["document_offsets"][places], arrays["document_offsets"][places + 1]
+        runs = [arrays["sentence_offsets"][begin : end + 1] for begin, end in _runs(first, last)]
+        yield _Documents(
+            ids=[arrays["ids"][offsets[0] : offsets[-1]] for offsets in runs],
+            sentences=[np.diff(offsets) for offsets in runs],
+            documents=last - first,
+            times=copies(arrays["keys"][places], np.full(len(places), weight)),
+        )
+
+
+def _chunks(work: Work, number: int) -> Iterator[tuple[dict[str, NDArray[Any]], int, Int64s]]:
+    """Each chunk that holds documents of a bucket: its arrays, its source, and where these documents are in it."""
+    bucket = work.buckets[number]
+    results = work.results("tokenise")
+    moved = settle_split(results)
+    for piece, result in enumerate(results):
+        for chunk in range(result["chunks"]):
+            arrays, metadata = map_arrays(work.file("tokenise", piece, f".{chunk:05}.safetensors"))
+            first, last = arrays["bucket_offsets"][number : number + 2].tolist()
+            places = np.arange(first, last)
+            if moved and (moved.piece, moved.chunk) == (piece, chunk):
+                places = places[places != moved.place]
+                if bucket == Bucket(moved.to, 0):
+                    places = np.append(places, moved.place)
+            if len(places):
+                yield arrays, int(metadata["source"]), places
+
+
+def _runs(first: Int64s, last: Int64s) -> Iterator[tuple[int, int]]:
+    """Slices that follow each other, as few as there are: documents of a bucket lie side by side in a chunk."""
+    breaks = np.flatnonzero(first[1:] != last[:-1]) + 1
+    for run in np.split(np.arange(len(first)), breaks):
+        yield int(first[run[0]]), int(last[run[-1]])

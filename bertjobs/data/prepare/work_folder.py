@@ -1,0 +1,227 @@
+"""The work folder of a data folder in the making: OUTPUT/.prepare, with the plan and what each task has done.
+
+A task's files are complete or absent, and its marker (STAGE/NUMBER.json) is written after them. So a prepare that was
+killed goes on where it was, and any number of processes or nodes may run the tasks.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+from bertjobs.data.corpus import Piece
+from bertjobs.data.prepare.settings import PhaseShape, PrepareOptions, difference
+from bertjobs.data.shards.manifest import SPLITS
+from bertjobs.data.text.vocabulary import Vocabulary
+from bertjobs.errors import InputError
+from bertjobs.files.atomic import write_json
+
+STAGES = ("tokenise", "pairs", "shards")
+FOLDER_NAME = ".prepare"
+PLAN_NAME = "plan.json"
+
+BUCKET_BYTES = 8_000_000  # text whose pairs are drawn together
+_SHARD_BYTES = 64_000_000  # of a shard of token ids, where the number of shards is not given
+_ID_BYTES_A_TEXT_BYTE = 0.45  # two bytes a token of four to five characters
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """Documents whose pairs are drawn together: the ``number``-th part of a split."""
+
+    split: str
+    number: int
+
+
+@dataclass(frozen=True)
+class ShardTask:
+    """The files of one shard number of a phase's split: one a length bin."""
+
+    shape: PhaseShape
+    split: str
+    number: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that decides the bytes of a data folder.
+
+    Attributes:
+        settings: ``PrepareOptions.settings``.
+        vocabulary_sha256, tokenizer_sha256: of vocab.txt and tokenizer.json (of nothing where there is none).
+        corpus_sha256: of the list of pieces: the files' names below the corpus and their sizes.
+        corpus_bytes: of text, an estimate where files are compressed.
+        train_buckets, validation_buckets: how many there are.
+        shards: files a bin.
+    """
+
+    settings: dict[str, Any]
+    vocabulary_sha256: str
+    tokenizer_sha256: str
+    lowercase: bool
+    corpus_sha256: str
+    corpus_bytes: int
+    train_buckets: int
+    validation_buckets: int
+    shards: int
+
+    @property
+    def settings_sha256(self) -> str:
+        """sha256 of the settings, 64 hex digits."""
+        return hashlib.sha256(json.dumps(self.settings, sort_keys=True).encode()).hexdigest()
+
+    def difference(self, other: Plan) -> str:
+        """How ``other`` would come out otherwise, in words; "" where it would not."""
+        words = [difference(self.settings, other.settings)]
+        if self.vocabulary_sha256 != other.vocabulary_sha256:
+            words.append(f"the vocabulary was {self.vocabulary_sha256[:12]}..., now {other.vocabulary_sha256[:12]}...")
+        elif (self.tokenizer_sha256, self.lowercase) != (other.tokenizer_sha256, other.lowercase):
+            words.append("the vocabulary has the same tokens, but its tokenizer treats text otherwise")
+        if self.corpus_sha256 != other.corpus_sha256:
+            words.append(f"the files of the corpus have changed ({self.corpus_bytes:,} bytes of text, now "
+                         f"{other.corpus_bytes:,})")  # fmt: skip
+        return "; ".join(word for word in words if word)
+
+
+def make_plan(options: PrepareOptions, pieces: Sequence[Piece], vocabulary: Vocabulary) -> Plan:
+    """The plan for a corpus that was scanned."""
+    listed = [
+        (
+            piece.source,
+            [path.removeprefix(piece.root) for path in piece.paths],
+            piece.start,
+            piece.end,
+            piece.text_bytes,
+        )
+        for piece in pieces
+    ]  # without the folders: a corpus may be moved
+    size = sum(piece.text_bytes for piece in pieces)
+    train = max(1, ceil(size / BUCKET_BYTES))
+    ids_bytes = size * _ID_BYTES_A_TEXT_BYTE * options.duplicates
+    return Plan(
+        settings=options.settings(),
+        vocabulary_sha256=vocabulary.sha256,
+        tokenizer_sha256=hashlib.sha256((vocabulary.tokenizer_file or "").encode()).hexdigest(),
+        lowercase=vocabulary.lowercase,
+        corpus_sha256=hashlib.sha256(json.dumps(listed).encode()).hexdigest(),
+        corpus_bytes=size,
+        train_buckets=train,
+        validation_buckets=max(1, round(train * options.held_out)),
+        shards=options.shards or max(8, ceil(ids_bytes / _SHARD_BYTES)),
+    )
+
+
+@dataclass(frozen=True)
+class Work:
+    """A data folder in the making, as each task sees it."""
+
+    output: Path
+    plan: Plan
+    options: PrepareOptions
+    pieces: tuple[Piece, ...]
+
+    @classmethod
+    def create(cls, options: PrepareOptions, plan: Plan, pieces: Iterable[Piece]) -> Work:
+        """The work folder of ``options.output``, made or found.
+
+        Raises:
+            InputError: it was begun with other settings, vocabulary or corpus; names the difference.
+        """
+        output = Path(options.output)
+        path = output / FOLDER_NAME / PLAN_NAME
+        if path.is_file():
+            before = cls.read(output)
+            if changed := before.plan.difference(plan):
+                raise InputError(
+                    f"{str(output)!r} was begun with other settings: {changed}",
+                    where="--output",
+                    hint=f"set them back to go on, or begin anew: rm -r {output}",
+                )
+            return before
+        for stage in STAGES:
+            (path.parent / stage).mkdir(parents=True, exist_ok=True)
+        write_json(path, {"plan": asdict(plan), "pieces": [asdict(piece) for piece in pieces],
+                          "options": {**asdict(options), "corpora": list(options.corpora)}})  # fmt: skip
+        return cls.read(output)
+
+    @classmethod
+    def read(cls, output: Path) -> Work:
+        """The work folder as ``create`` wrote it."""
+        content = json.loads((output / FOLDER_NAME / PLAN_NAME).read_bytes())
+        options = content["options"]
+        options["corpora"] = tuple(options["corpora"])
+        options["phases"] = tuple(PhaseShape(**shape) for shape in options["phases"])
+        pieces = tuple(Piece(**{**piece, "paths": tuple(piece["paths"])}) for piece in content["pieces"])
+        return cls(output, Plan(**content["plan"]), PrepareOptions(**options), pieces)
+
+    @property
+    def folder(self) -> Path:
+        """Where the tasks' files are."""
+        return self.output / FOLDER_NAME
+
+    @cached_property
+    def buckets(self) -> tuple[Bucket, ...]:
+        """The training buckets, then those of validation."""
+        counts = zip(SPLITS, (self.plan.train_buckets, self.plan.validation_buckets), strict=True)
+        return tuple(Bucket(split, number) for split, count in counts for number in range(count))
+
+    @cached_property
+    def shard_tasks(self) -> tuple[ShardTask, ...]:
+        """All tasks of the stage "shards"."""
+        return tuple(
+            ShardTask(shape, split, number)
+            for shape in self.options.phases
+            for split in SPLITS
+            for number in range(self.plan.shards)
+        )
+
+    def tasks(self, stage: str) -> int:
+        """How many tasks a stage has."""
+        return {"tokenise": len(self.pieces), "pairs": len(self.buckets), "shards": len(self.shard_tasks)}[stage]
+
+    def file(self, stage: str, number: int, ending: str) -> Path:
+        """A file of a task."""
+        return self.folder / stage / f"{number:06}{ending}"
+
+    def missing(self, stage: str) -> list[int]:
+        """The tasks of a stage that are not done."""
+        done = {path.stem for path in (self.folder / stage).glob("*.json")}
+        return [number for number in range(self.tasks(stage)) if f"{number:06}" not in done]
+
+    def is_done(self, stage: str, number: int) -> bool:
+        """Whether a task is done."""
+        return self.file(stage, number, ".json").is_file()
+
+    def mark_done(self, stage: str, number: int, result: Any) -> None:
+        """Write a task's marker with what the later stages need to know; its files are there."""
+        write_json(self.file(stage, number, ".json"), result)
+
+    def result(self, stage: str, number: int) -> Any:
+        """What ``mark_done`` wrote.
+
+        Raises:
+            InputError: the task is not done.
+        """
+        try:
+            return json.loads(self.file(stage, number, ".json").read_bytes())
+        except (OSError, ValueError) as error:
+            raise InputError(
+                f"task {number} of the stage {stage!r} is not done",
+                where=str(self.folder),
+                hint="give the same `bertjobs data prepare` again: it goes on where it was",
+            ) from error
+
+    def results(self, stage: str) -> list[Any]:
+        """What all tasks of a stage wrote, by number."""
+        return [self.result(stage, number) for number in range(self.tasks(stage))]
+
+    def remove(self) -> None:
+        """Delete the work folder."""
+        shutil.rmtree(self.folder)

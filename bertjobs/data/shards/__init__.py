@@ -1,0 +1,1 @@
+"""Shards: their columns, their manifest, reading them."""

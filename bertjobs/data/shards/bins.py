@@ -1,0 +1,24 @@
+"""Length bins, and how a bin's rows are dealt to its shards."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from bertjobs.data.shards.lddl_columns import Int64s
+
+
+def bin_ids(num_tokens: Int64s, bin_size: int, sequence_length: int) -> Int64s:
+    """The length bin of each sequence: ``bin_size`` tokens a bin, from 0."""
+    return np.minimum((num_tokens - 1) // bin_size, sequence_length // bin_size - 1)
+
+
+def deal(rows: int, shards: int, leave_one: bool = True) -> list[int]:
+    """Rows of each of a bin's shards, equal within one.
+
+    With ``leave_one`` a row is left out where they divide evenly: LDDL's loader refuses a bin whose shards are
+    all equal.
+    """
+    if leave_one and rows and shards > 1 and rows % shards == 0:
+        rows -= 1
+    base, more = divmod(rows, shards)
+    return [base + 1] * more + [base] * (shards - more)

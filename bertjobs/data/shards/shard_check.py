@@ -1,0 +1,90 @@
+"""Whether a phase's shards are those that the manifest lists, the work shared among ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from bertjobs.data.shards.manifest import PhaseData, ShardFile
+from bertjobs.errors import InputError
+from bertjobs.files.atomic import sha256_of
+
+SumOverRanks = Callable[..., list[int]]
+"""Takes integers and returns each one's sum over all ranks; a rank waits in it for the others."""
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One file of a phase: "train" or "validation", where it lies, and what the manifest says of it."""
+
+    split: str
+    path: Path
+    file: ShardFile
+
+    @property
+    def name(self) -> str:
+        """The file's name below the phase's folder."""
+        return f"{self.split}/{self.file.name}"
+
+
+def shards_of(phase: PhaseData) -> list[Shard]:
+    """All files of a phase, in the manifest's order."""
+    return [
+        Shard(split, phase.split(split).folder / file.name, file)
+        for split in ("train", "validation")
+        for file in phase.split(split).files
+    ]
+
+
+def damage(shard: Shard) -> str | None:
+    """What is wrong with a file, and what was expected; None where its bytes are those that the manifest lists."""
+    expected = shard.file
+    try:
+        size = shard.path.stat().st_size
+        if size != expected.bytes:
+            return f"has {size:,} bytes, the manifest says {expected.bytes:,}"
+        found = sha256_of(shard.path)
+    except FileNotFoundError:
+        return "is missing"
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
+    if found != expected.sha256:
+        return f"was altered: its sha256 is {found[:12]}..., the manifest says {expected.sha256[:12]}..."
+    return None
+
+
+def bad_shards(shards: Sequence[Shard], rank: int, world_size: int, total: SumOverRanks) -> list[Shard]:
+    """The damaged ones among ``shards``; all ranks call it and get the same list.
+
+    Each rank hashes every ``world_size``-th file. The ranks wait for each other after each file, so that none
+    waits longer than one file takes.
+    """
+    return shared_out(shards, rank, world_size, total, lambda shard: damage(shard) is not None)
+
+
+def shared_out(
+    shards: Sequence[Shard], worker: int, workers: int, total: SumOverRanks, is_bad: Callable[[Shard], bool]
+) -> list[Shard]:
+    """The shards that ``is_bad`` finds so on any rank, where worker w takes every ``workers``-th from the w-th on."""
+    bad = []
+    for first in range(0, len(shards), workers):
+        these = shards[first : first + workers]
+        flags = [int(number == worker and is_bad(shard)) for number, shard in enumerate(these)]
+        bad += [shard for shard, count in zip(these, total(*flags), strict=True) if count]
+    return bad
+
+
+def described(bad: Shard) -> str:
+    """A damaged shard's name, what is wrong with it and what was expected."""
+    return f"shard {bad.name} {damage(bad) or 'was found damaged on another node'}"
+
+
+def refusal(bad: Sequence[Shard]) -> InputError:
+    """The error that names damaged shards, the first of them with what was expected."""
+    more = f" ({len(bad) - 1} more shards are damaged too)" if len(bad) > 1 else ""
+    return InputError(
+        described(bad[0]) + more,
+        where=str(bad[0].path),
+        hint="restore it from a copy, prepare the data again into a new folder, or set on_bad_shard=skip",
+    )

@@ -1,0 +1,1 @@
+"""Atomic files, JSON lines, arrays and locks."""

@@ -1,0 +1,261 @@
+"""How long a phase will take: from what earlier runs or `bertjobs bench` measured, from published figures, or from
+this machine's rate."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bertjobs.errors import BertjobsError
+from bertjobs.files.json_lines import last_lines, numbers
+from bertjobs.launch.plan.memory import Peak
+from bertjobs.recipe.flops import flops_per_sequence
+from bertjobs.recipe.lockfile import decisive_settings, difference, read_lockfile
+from bertjobs.recipe.spec import ModelSpec, PhaseSpec, RunSpec
+from bertjobs.run.bench_file import BENCH_FILE, BenchRun, Work
+from bertjobs.run.directory import RunDirectory
+
+CPU_SHARE = 0.6
+"""Share of this machine's own matrix-product rate that a training step reaches, seen on two cores."""
+
+NEWEST_RUNS = 10
+"""So many earlier runs are looked at: a results folder may hold thousands."""
+
+
+BENCH_BYTES = 1 << 20
+"""So much of its end is read, about a thousand measurements."""
+
+_BERT_LARGE = (24, 1024, 16, 4096)
+PUBLISHED = {("A100-SXM4-80GB", _BERT_LARGE, "fp16"): {128: 580.0, 512: 210.0}}
+"""Sequences/s of one GPU by GPU, model and precision, then by sequence length: NVIDIA's DeepLearningExamples
+(BERT-large with LAMB, one A100 80 GB; the second with sequences binned by length)."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Expected time of a phase.
+
+    Attributes:
+        seconds: of all its steps; starts and waits not counted.
+        source: where the number comes from, in words.
+        sequences_per_s: of all ranks together.
+        gpus: GPUs it is spent on; 0 on CPUs.
+    """
+
+    seconds: float
+    source: str
+    sequences_per_s: float
+    gpus: int
+
+    @property
+    def gpu_hours(self) -> float:
+        return self.seconds * self.gpus / 3600
+
+
+@dataclass(frozen=True)
+class TrainingRun:
+    """A run that has left metrics.
+
+    Attributes:
+        spec: what it ran.
+        sequences_per_s: by phase, of all its ranks; median over its last steps.
+        peaks: by phase, the memory that was measured.
+    """
+
+    spec: RunSpec
+    sequences_per_s: Mapping[int, float]
+    peaks: Mapping[int, Peak]
+
+
+EarlierRun = TrainingRun | BenchRun
+
+
+def earlier_runs(results: Path) -> list[EarlierRun]:
+    """What a results folder knows of speed: its newest runs, newest first, and behind them the measurements of
+    `bertjobs bench`, newest first. What cannot be read is passed over."""
+    return [*_training_runs(results), *_bench_runs(results)]
+
+
+def _bench_runs(results: Path) -> list[BenchRun]:
+    runs = []
+    try:
+        lines = last_lines(results / BENCH_FILE, BENCH_BYTES)
+    except OSError:
+        return []
+    for line in reversed(lines):
+        try:
+            runs.append(BenchRun.from_json(line))
+        except (LookupError, TypeError, ValueError):
+            continue
+    return runs
+
+
+def _training_runs(results: Path) -> list[TrainingRun]:
+    try:
+        files = [(file.stat().st_mtime, file) for file in results.glob("*/run.yml")]
+    except OSError:
+        return []
+    runs = []
+    for _, file in sorted(files, reverse=True)[:NEWEST_RUNS]:
+        try:
+            runs.append(_training_run(RunDirectory(file.parent)))
+        except (BertjobsError, OSError, ValueError):
+            continue
+    return runs
+
+
+def _training_run(directory: RunDirectory) -> TrainingRun:
+    spec = read_lockfile(directory.lockfile)
+    rates, peaks = {}, {}
+    for phase in spec.phases:
+        lines = last_lines(directory.phase(phase.phase).metrics)
+        if measured := numbers(lines, "sequences_per_s"):
+            rates[phase.phase] = statistics.median(measured)
+        if memory := numbers(lines, "peak_memory_gb"):
+            peaks[phase.phase] = Peak(f"run {directory.name}", phase.micro_batch, max(memory))
+    return TrainingRun(spec, rates, peaks)
+
+
+def is_comparable(earlier: RunSpec, spec: RunSpec, phase: int) -> bool:
+    """Whether a rank of one run does the same work a sequence, on the same device, as one of the other."""
+
+    def work(run: RunSpec) -> tuple[Any, ...]:
+        return run.system.name, run.system.gpu, bool(run.gpus), run.vocabulary, Work.of(run, run.phase(phase))
+
+    return any(part.phase == phase for part in earlier.phases) and work(earlier) == work(spec)
+
+
+def measured_peaks(spec: RunSpec, earlier: Sequence[EarlierRun]) -> dict[int, Peak]:
+    """By phase, the memory that the newest comparable run measured with the same micro-batch."""
+    found: dict[int, Peak] = {}
+    for phase in spec.phases:
+        peaks = (_peak(run, spec, phase) for run in earlier)
+        same = (peak for peak in peaks if peak and peak.micro_batch == phase.micro_batch)
+        if (newest := next(same, None)) is not None:
+            found[phase.phase] = newest
+    return found
+
+
+def _peak(run: EarlierRun, spec: RunSpec, phase: PhaseSpec) -> Peak | None:
+    """What an earlier run measured, where it did the same work."""
+    if isinstance(run, BenchRun):
+        fits = run.speaks_for(spec, phase)
+        return Peak(f"bertjobs bench on {run.device}", run.micro_batch, run.peak_memory_gb) if fits else None
+    return run.peaks.get(phase.phase) if is_comparable(run.spec, spec, phase.phase) else None
+
+
+def changes(spec: RunSpec, earlier: Sequence[EarlierRun]) -> tuple[str, list[str]] | None:
+    """The newest run of the same recipe, and what decides the weights and differs: ``phase1.lr 0.004 -> 0.006``.
+
+    None where there is no such run.
+    """
+    runs = (run.spec for run in earlier if isinstance(run, TrainingRun))
+    last = next((before for before in runs if before.recipe == spec.recipe), None)
+    if last is None:
+        return None
+    before, now = _settings(last), _settings(spec)
+    return last.run, [f"{path} {before[path]!r} -> {now[path]!r}" for path in difference(last, spec)]
+
+
+def _settings(spec: RunSpec) -> dict[str, Any]:
+    settings: dict[str, Any] = {}
+    for phase in spec.phases:
+        settings |= decisive_settings(spec, phase.phase)
+    return settings
+
+
+def matrix_product_rate() -> float:
+    """This machine's float32 matrix products, in floating-point operations per second, all cores."""
+    import numpy
+
+    size = 1024
+    left = numpy.random.default_rng(0).standard_normal((size, size), dtype=numpy.float32)
+    left @ left
+    started = time.perf_counter()
+    rounds = 0
+    while time.perf_counter() - started < 0.2:
+        left @ left
+        rounds += 1
+    return 2.0 * size**3 * rounds / (time.perf_counter() - started)
+
+
+def estimate_phase(
+    spec: RunSpec, phase: PhaseSpec, vocab_size: int, rate: float | None, earlier: Sequence[EarlierRun] = ()
+) -> Estimate | None:
+    """Expected time of a phase; None where nothing is known.
+
+    In this order: the newest earlier run whose ranks did the same work, scaled by the number of ranks; one rank that
+    `bertjobs bench` measured doing so with the nearest micro-batch, times the ranks; a published
+    figure for the GPU, times the GPUs; on CPUs, this machine's matrix-product ``rate`` in FLOP/s, which is an upper
+    estimate, as sequences are on average shorter than the phase's length and the shortest are padded least.
+    """
+    throughput = (
+        _measured(spec, phase, earlier)
+        or _benchmarked(spec, phase, earlier)
+        or _published(spec, phase)
+        or _by_rate(spec, phase, vocab_size, rate)
+    )
+    if throughput is None:
+        return None
+    sequences_per_s, source = throughput
+    seconds = phase.steps * phase.global_batch / sequences_per_s
+    return Estimate(seconds, source, sequences_per_s, spec.world_size if spec.gpus else 0)
+
+
+def _measured(spec: RunSpec, phase: PhaseSpec, earlier: Sequence[EarlierRun]) -> tuple[float, str] | None:
+    for run in earlier:
+        if isinstance(run, BenchRun):
+            continue
+        rate = run.sequences_per_s.get(phase.phase)
+        if rate and is_comparable(run.spec, spec, phase.phase):
+            ranks = run.spec.world_size
+            scaled = "" if ranks == spec.world_size else f", scaled from {ranks} ranks to {spec.world_size}"
+            return (
+                rate * spec.world_size / ranks,
+                f"{_rounded(rate)} sequences/s measured in run {run.spec.run}{scaled}",
+            )
+    return None
+
+
+def _benchmarked(spec: RunSpec, phase: PhaseSpec, earlier: Sequence[EarlierRun]) -> tuple[float, str] | None:
+    runs = [run for run in earlier if isinstance(run, BenchRun) and run.speaks_for(spec, phase)]
+    if not runs:
+        return None
+    nearest = min(runs, key=lambda run: abs(math.log(run.micro_batch / phase.micro_batch)))  # of equals, the newest
+    ranks = spec.world_size
+    times = "" if ranks == 1 else f", times {ranks} ranks: no loss to communication counted"
+    other = "" if nearest.micro_batch == phase.micro_batch else f" with a micro-batch of {nearest.micro_batch}"
+    return (
+        nearest.sequences_per_s * ranks,
+        f"bertjobs bench, this recipe's model on {nearest.device}: {_rounded(nearest.sequences_per_s)} sequences/s"
+        f"{other}{times}",
+    )
+
+
+def _rounded(rate: float) -> str:
+    return f"{rate:,.0f}" if rate >= 100 else f"{rate:.3g}"
+
+
+def _published(spec: RunSpec, phase: PhaseSpec) -> tuple[float, str] | None:
+    figures = PUBLISHED.get((spec.system.gpu, _shape(spec.model), spec.precision), {})
+    rate = figures.get(phase.sequence_length)
+    if not spec.gpus or rate is None:
+        return None
+    times = "" if spec.world_size == 1 else f", times {spec.world_size}: no loss to communication counted"
+    return rate * spec.world_size, f"{rate:g} sequences/s that NVIDIA publishes for one {spec.system.gpu}{times}"
+
+
+def _shape(model: ModelSpec) -> tuple[int, int, int, int]:
+    return model.num_hidden_layers, model.hidden_size, model.num_attention_heads, model.intermediate_size
+
+
+def _by_rate(spec: RunSpec, phase: PhaseSpec, vocab_size: int, rate: float | None) -> tuple[float, str] | None:
+    if spec.gpus or rate is None:
+        return None
+    sequences_per_s = rate * CPU_SHARE / flops_per_sequence(spec.model, phase, vocab_size)
+    return sequences_per_s, f"{rate / 1e9:.0f} GFLOP/s measured here, {CPU_SHARE:.0%} of it used"

@@ -1,0 +1,278 @@
+"""The plan of a run: what will be trained, the batch arithmetic, where each value came from. Pure text and numbers."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from bertjobs.data.shards.manifest import DataManifest
+from bertjobs.launch.plan import memory
+from bertjobs.launch.plan.estimate import EarlierRun, Estimate, changes, estimate_phase, measured_peaks
+from bertjobs.launch.plan.job_count import Links, links
+from bertjobs.launch.plan.memory import Fit
+from bertjobs.launch.plan.problem import Problem
+from bertjobs.launch.plan.queue import NOT_ASKED, Queue
+from bertjobs.recipe.resolve import Resolved
+from bertjobs.recipe.spec import PhaseSpec, RunSpec
+from bertjobs.slurm.times import format_time
+from bertjobs.wording import columns, duration
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run before it starts.
+
+    Attributes:
+        backend: "slurm", "submitit" or "local".
+        data: the data's manifest, None where there is none yet.
+        estimates: expected time by phase, None where nothing is known.
+        fits: by phase, whether its micro-batch fits the GPU; None where nothing is known.
+        links: by phase, the jobs that it takes under the time limit; None where nothing is known or it never ends.
+        queue: what is asked of Slurm.
+        changes: the last run of the same recipe, and what differs from it; None where there is none.
+        problems: what preflight found.
+        now_unix_s: when it was made, None where that is left open.
+    """
+
+    resolved: Resolved
+    backend: str
+    data: DataManifest | None
+    estimates: Mapping[int, Estimate | None]
+    fits: Mapping[int, Fit | None]
+    links: Mapping[int, Links | None]
+    queue: Queue
+    changes: tuple[str, list[str]] | None
+    problems: tuple[Problem, ...]
+    now_unix_s: float | None
+
+    @property
+    def spec(self) -> RunSpec:
+        return self.resolved.spec
+
+    @property
+    def seconds(self) -> float | None:
+        """From the first start to the end, without the time in the queue; None where it is not known."""
+        times = []
+        for number, estimate in self.estimates.items():
+            cut = self.links[number]
+            if estimate is None or (cut is None and self.queue.limit_s is not None):
+                return None
+            times.append(cut.seconds if cut else estimate.seconds)
+        return sum(times)
+
+
+def make_plan(
+    resolved: Resolved,
+    backend: str,
+    data: DataManifest | None,
+    rate: float | None,
+    *,
+    earlier: Sequence[EarlierRun] = (),
+    queue: Queue = NOT_ASKED,
+    problems: Sequence[Problem] = (),
+    now_unix_s: float | None = None,
+) -> Plan:
+    """The plan of a resolved run.
+
+    Args:
+        rate: this machine's matrix-product rate in FLOP/s, None on a cluster.
+        earlier: runs that have measured something, newest first.
+        queue: what is asked of Slurm.
+        problems: what preflight found.
+        now_unix_s: seconds since 1970; None shows no expected end.
+    """
+    spec = resolved.spec
+    vocab_size = spec.model.vocab_size or (data.vocabulary_size if data else 0)
+    estimates = {phase.phase: estimate_phase(spec, phase, vocab_size, rate, earlier) for phase in spec.phases}
+    peaks = measured_peaks(spec, earlier)
+    return Plan(
+        resolved=resolved,
+        backend=backend,
+        data=data,
+        estimates=estimates,
+        fits={phase.phase: memory.fit(spec, phase, vocab_size, peaks) for phase in spec.phases},
+        links={phase.phase: _links(phase, estimates[phase.phase], queue) for phase in spec.phases},
+        queue=queue,
+        changes=changes(spec, earlier),
+        problems=tuple(problems),
+        now_unix_s=now_unix_s,
+    )
+
+
+def _links(phase: PhaseSpec, estimate: Estimate | None, queue: Queue) -> Links | None:
+    if estimate is None or queue.limit_s is None:
+        return None
+    return links(phase.steps, estimate.seconds / phase.steps, queue.limit_s)
+
+
+def arithmetic(plan: Plan) -> str:
+    """What will run, as a person reads it before it starts."""
+    rows = [*_batch_rows(plan), *_cost_rows(plan)]
+    found = [problem.render() for problem in plan.problems]
+    lines = [*columns(_head(plan)), "", *columns(rows), *_sources(plan), *_last_run(plan)]
+    return "\n".join([*lines, "", *found] if found else lines)
+
+
+def _head(plan: Plan) -> list[tuple[str, str]]:
+    spec, model = plan.spec, plan.spec.model
+    place = "this machine" if plan.backend == "local" else "Slurm"
+    device = f"{spec.gpus} x {spec.system.gpu} a node" if spec.gpus else "CPU"
+    return [
+        ("run", f"{spec.run}, recipe {spec.recipe}, below {spec.results}"),
+        (
+            "model",
+            f"{model.name}: {model.num_hidden_layers} layers, hidden {model.hidden_size}, "
+            f"{model.num_attention_heads} heads" + (f", vocabulary {model.vocab_size:,}" if model.vocab_size else ""),
+        ),
+        ("starts from", spec.init_checkpoint or "random weights"),
+        (
+            "where",
+            f"{place}: {spec.nodes} node{'s' * (spec.nodes > 1)} x {spec.tasks_per_node} "
+            f"task{'s' * (spec.tasks_per_node > 1)} = {spec.world_size} rank{'s' * (spec.world_size > 1)}; {device}; "
+            f"{spec.precision}",
+        ),
+        ("optimizer", f"{spec.optimizer.name}, weight decay {spec.optimizer.weight_decay:g}, seed {spec.seed}"),
+        ("data", spec.data if plan.data else f"{spec.data} (not prepared yet)"),
+    ]
+
+
+def _batch_rows(plan: Plan) -> list[list[str]]:
+    spec, phases = plan.spec, plan.spec.phases
+    packs = [f"{spec.pack_tokens(phase):,} tokens" for phase in phases]
+    return [
+        ["", *(f"phase {phase.phase}" for phase in phases)],
+        ["sequence length", *(f"{phase.sequence_length} tokens" for phase in phases)],
+        ["global batch", *(f"{phase.global_batch:,} sequences" for phase in phases)],
+        ["  = ranks", *(f"{spec.world_size:,}" for _ in phases)],
+        ["  x rank batch (BATCHSIZE)", *(f"{phase.rank_batch:,}" for phase in phases)],
+        ["rank batch", *(f"{phase.rank_batch:,}" for phase in phases)],
+        ["  = gradient steps (GRADIENT_STEPS)", *(f"{phase.gradient_steps:,}" for phase in phases)],
+        ["  x micro-batch", *(f"{phase.micro_batch:,}" for phase in phases)],
+        *([["unpadded, in packs of at most", *packs]] if spec.is_unpadded else []),
+        ["optimizer steps", *(f"{phase.steps:,}" for phase in phases)],
+        ["peak learning rate (LR)", *(f"{phase.lr:g}" for phase in phases)],
+        ["warm-up", *(f"{phase.warmup:g} of the steps" for phase in phases)],
+        ["sequences in all", *(_sequences(plan, phase) for phase in phases)],
+    ]
+
+
+def _sequences(plan: Plan, phase: PhaseSpec) -> str:
+    wanted = phase.steps * phase.global_batch
+    if plan.data is None or phase.phase not in plan.data.phases:
+        return f"{wanted:,}"
+    return f"{wanted:,} ({wanted / plan.data.training_sequences(phase.phase):.2f} epochs)"
+
+
+def _cost_rows(plan: Plan) -> list[list[str]]:
+    """Memory, time and jobs; rows of which nothing is known are left out, but for the time."""
+    estimates = list(plan.estimates.values())
+    rows = [["expected time", *(_expected(estimate) for estimate in estimates)]]
+    if any(estimate and estimate.gpus for estimate in estimates):
+        rows.append(["GPU-hours", *(f"{estimate.gpu_hours:,.3g}" if estimate else "unknown" for estimate in estimates)])
+    limit = plan.queue.limit_s
+    if limit is not None and any(estimates):
+        label = "jobs" if math.isinf(limit) else f"jobs of at most {format_time(int(limit))}"
+        rows.append([label, *(_jobs(plan, phase) for phase in plan.spec.phases)])
+    if any(plan.fits.values()):
+        rows.insert(0, ["GPU memory", *(fit.words() if fit else "unknown" for fit in plan.fits.values())])
+    return rows
+
+
+def _expected(estimate: Estimate | None) -> str:
+    return f"about {duration(estimate.seconds)}" if estimate else "unknown for this system"
+
+
+def _jobs(plan: Plan, phase: PhaseSpec) -> str:
+    cut = plan.links[phase.phase]
+    if cut:
+        return f"{cut.count:,}"
+    return "not one step fits" if plan.estimates[phase.phase] else "unknown"
+
+
+def _sources(plan: Plan) -> list[str]:
+    """Where the estimates come from, each said once."""
+    times = {number: estimate.source for number, estimate in plan.estimates.items() if estimate}
+    sure = dict.fromkeys(fit.source for fit in plan.fits.values() if fit)
+    if len(set(times.values())) == 1:
+        lines = [f"expected time from {next(iter(times.values()))}"]
+    else:
+        lines = [f"expected time of phase {number} from {source}" for number, source in times.items()]
+    if end := expected_end(plan):
+        lines.append(f"expected end {end}, if it starts now and never waits in the queue")
+    lines += [f"GPU memory: {'; '.join(sure)}"] if sure else []
+    if plan.queue.test.starts_at:
+        lines.append(f"the first job would start at {plan.queue.test.starts_at} (sbatch --test-only)")
+    return lines
+
+
+def _last_run(plan: Plan) -> list[str]:
+    if plan.changes is None:
+        return []
+    name, differing = plan.changes
+    return [f"since run {name} of this recipe: {', '.join(differing) or 'nothing changed that decides the weights'}"]
+
+
+def expected_end(plan: Plan) -> str | None:
+    """When the run would end if it started now and its jobs never waited, in local time; None where not known."""
+    if plan.seconds is None or plan.now_unix_s is None:
+        return None
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(plan.now_unix_s + plan.seconds))
+
+
+def provenance(plan: Plan) -> str:
+    """Each value with where it came from."""
+    rows = [["setting", "value", "from"]]
+    for path, source in plan.resolved.provenance.items():
+        value = source.value
+        text = (
+            ", ".join(value) if isinstance(value, tuple) else f"{value:g}" if isinstance(value, float) else str(value)
+        )
+        rows.append([path, text or "-", source.origin])
+    return "\n".join(columns(rows))
+
+
+def as_json(plan: Plan) -> dict[str, Any]:
+    """The plan for programs; times in seconds, memory in GB."""
+    spec, limit = plan.spec, plan.queue.limit_s
+    return {
+        "run": spec.run,
+        "recipe": spec.recipe,
+        "backend": plan.backend,
+        "model": asdict(spec.model),
+        "system": asdict(spec.system),
+        "precision": spec.precision,
+        "nodes": spec.nodes,
+        "tasks_per_node": spec.tasks_per_node,
+        "world_size": spec.world_size,
+        "data": spec.data,
+        "results": spec.results,
+        "phases": [_phase_json(plan, phase) for phase in spec.phases],
+        "expected_s": plan.seconds,
+        "expected_end": expected_end(plan),
+        "time_limit_s": None if limit is None or math.isinf(limit) else limit,
+        "starts_at": plan.queue.test.starts_at or None,
+        "last_run": {"run": plan.changes[0], "changes": plan.changes[1]} if plan.changes else None,
+        "problems": [asdict(problem) for problem in plan.problems],
+        "provenance": {
+            path: {"value": source.value, "from": source.origin} for path, source in plan.resolved.provenance.items()
+        },
+    }
+
+
+def _phase_json(plan: Plan, phase: PhaseSpec) -> dict[str, Any]:
+    estimate, fit, cut = plan.estimates[phase.phase], plan.fits[phase.phase], plan.links[phase.phase]
+    rows = plan.data.training_sequences(phase.phase) if plan.data and phase.phase in plan.data.phases else None
+    return {
+        **asdict(phase),
+        "world_size": plan.spec.world_size,
+        "epochs": phase.steps * phase.global_batch / rows if rows else None,
+        "expected_s": estimate.seconds if estimate else None,
+        "expected_from": estimate.source if estimate else None,
+        "sequences_per_s": estimate.sequences_per_s if estimate else None,
+        "gpu_hours": estimate.gpu_hours if estimate else None,
+        "links": cut.count if cut else None,
+        "memory": fit.as_json() if fit else None,
+    }

@@ -1,0 +1,309 @@
+"""What is checked before anything is queued or written: every problem at once, not only the first."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from bertjobs.data.shards.manifest import DataManifest
+from bertjobs.errors import InputError
+from bertjobs.launch.plan.memory import Peak
+from bertjobs.launch.plan.problem import Problem, RefusedError, caught
+from bertjobs.launch.plan.queue import NOT_ASKED, Queue, queue_problems
+from bertjobs.launch.plan.resources import container_problems, held_bytes, memory_problems, results_problems
+from bertjobs.recipe.lockfile import difference, read_lockfile
+from bertjobs.recipe.spec import RunSpec
+from bertjobs.run.checkpoints import steps
+from bertjobs.run.directory import RunDirectory
+from bertjobs.slurm.client import Slurm
+from bertjobs.slurm.jobs import RUNNING, WAITING
+
+MANY_EPOCHS = 40
+"""BERT itself was trained for about 40 epochs (Devlin et al., arXiv 1810.04805, A.2)."""
+
+
+@dataclass(frozen=True)
+class Circumstances:
+    """What a run is checked against besides itself.
+
+    Attributes:
+        queue: what is asked of Slurm, and what it answers.
+        peaks: memory that an earlier run measured, by phase.
+        after: ids of the jobs that the first one waits for.
+        resumed: the directory of a run that is continued, None for a new one.
+    """
+
+    queue: Queue = NOT_ASKED
+    peaks: Mapping[int, Peak] | None = None
+    after: Sequence[str] = ()
+    resumed: RunDirectory | None = None
+
+
+NEW = Circumstances()
+
+
+def preflight(
+    spec: RunSpec, backend: str, slurm: Slurm, around: Circumstances = NEW
+) -> tuple[DataManifest | None, list[Problem]]:
+    """All checks of a run that is to be started; writes nothing, queues nothing.
+
+    Args:
+        spec: with absolute paths; of a run that is resumed, with the phases that are not done.
+        backend: "slurm", "submitit" or "local".
+        slurm: the cluster.
+
+    Returns:
+        Its data, None where a job that is waited for makes them; and what is odd but does not stop it.
+
+    Raises:
+        InputError: all that stops it.
+    """
+    data, found = inspect(spec, backend, slurm, around)
+    refuse(found)
+    return data, found
+
+
+def refuse(found: Sequence[Problem]) -> None:
+    """Raise InputError for those problems that are no warnings, all at once."""
+    errors = [problem for problem in found if not problem.is_warning]
+    if len(errors) == 1:
+        raise InputError(errors[0].what, where=errors[0].where, hint=errors[0].hint)
+    if errors:
+        raise RefusedError(errors)
+
+
+def inspect(
+    spec: RunSpec, backend: str, slurm: Slurm, around: Circumstances = NEW
+) -> tuple[DataManifest | None, list[Problem]]:
+    """The data, None where there are none, and everything that is wrong with a run or odd about it.
+
+    The arguments are those of `preflight`.
+    """
+    awaited, found_after = after_problems(around.after, backend, slurm)
+    data, found = data_problems(spec, awaited)
+    sized = data.sized(spec) if data else spec
+    resumed = around.resumed
+    is_new = resumed is None or not begun_phases(resumed)
+    found = [
+        *(caught(check_name, spec) if resumed is None else caught(check_unchanged, spec, resumed)),
+        *caught(check_backend, spec, backend, slurm),
+        *found_after,
+        *found,
+        *(caught(check_init_checkpoint, spec, data) if is_new else []),
+        *(container_problems(spec) if backend != "local" else []),
+        *results_problems(sized, held_bytes(resumed) if resumed else 0),
+        *memory_problems(sized, around.peaks),
+        *(queue_problems(spec, around.queue) if backend != "local" else []),
+    ]
+    return data, list(dict.fromkeys(found))
+
+
+def after_problems(jobs: Sequence[str], backend: str, slurm: Slurm) -> tuple[list[str], list[Problem]]:
+    """Which of the jobs to wait for have not ended, and what is wrong with them.
+
+    Slurm takes an id that it does not know for a job that has ended, so that a slip of the pen would start the run at
+    once: it is refused.
+    """
+    if not jobs:
+        return [], []
+    if backend == "local":
+        hint = "wait for it yourself, or queue the run with --backend slurm"
+        return [], [Problem("a run on this machine cannot wait for a Slurm job", where="--after", hint=hint)]
+    told, _ = slurm.states(jobs)
+    awaited, found = [], []
+    for job in jobs:
+        # Of an array that is named as a whole, the rows are its elements.
+        states = [state for name, state in told.items() if name == job or name.startswith(f"{job}_")]
+        if not states:
+            hint = "see squeue; a job that has ended long ago need not be waited for: leave it out"
+            found.append(Problem(f"Slurm knows no job {job}", where="--after", hint=hint))
+        elif any(state in (*RUNNING, *WAITING) for state in states):
+            awaited.append(job)
+    return awaited, found
+
+
+def check_name(spec: RunSpec) -> None:
+    """The name must be free, or its run lack these phases.
+
+    Raises:
+        InputError: it is taken.
+    """
+    directory = RunDirectory(Path(spec.results) / spec.run)
+    # Of a job that was refused there are logs alone, made by run.sub.
+    started = {phase.number for phase in directory.phases() if phase.checkpoints.is_dir()}
+    # A later phase may join a run whose earlier phases were started alone.
+    joins = bool(started) and all(max(started) < phase.phase for phase in spec.phases)
+    if directory.root.exists() and not joins:
+        is_run = directory.lockfile.is_file()
+        way_on = f"continue it: bertjobs resume {spec.run}" if is_run else "remove it: no run was begun in it"
+        raise InputError(
+            f"a run named {spec.run!r} exists" if is_run else f"the run's folder exists: {spec.run}",
+            where=str(directory.root),
+            hint=f"choose another name with --run, or {way_on}",
+        )
+    if joins and (changed := difference(read_lockfile(directory.lockfile), spec)):
+        raise InputError(
+            f"run {spec.run!r} was begun with other settings: {', '.join(changed)}",
+            where=str(directory.lockfile),
+            hint="give them again as they were, or choose another name with --run",
+        )
+
+
+def begun_phases(directory: RunDirectory) -> set[int]:
+    """Numbers of the phases that hold work which other settings would spoil."""
+    return {phase.number for phase in directory.phases() if steps(phase.checkpoints) or phase.done_file.exists()}
+
+
+def check_unchanged(spec: RunSpec, directory: RunDirectory) -> None:
+    """What decides the weights must be as it was when the run's phases were begun.
+
+    Raises:
+        InputError: it is not; names the settings.
+    """
+    before = read_lockfile(directory.lockfile)
+    begun = begun_phases(directory)
+    kept = replace(before, phases=tuple(phase for phase in before.phases if phase.phase in begun))
+    if begun and (changed := difference(kept, spec)):
+        numbers = " and ".join(map(str, sorted(begun)))
+        raise InputError(
+            f"phase {numbers} of run {spec.run!r} was begun with other settings: {', '.join(changed)}",
+            where=str(directory.lockfile),
+            hint="leave them as they are, or start another run: "
+            f"bertjobs submit --recipes {directory.lockfile} --recipe {spec.recipe} --run NAME",
+        )
+
+
+def check_data(spec: RunSpec) -> DataManifest:
+    """The shards must be there, whole, enough, and made with the recipe's vocabulary.
+
+    Raises:
+        InputError: they are not; the first thing that is wrong.
+    """
+    data = DataManifest.read(Path(spec.data))
+    data.check(spec)
+    if spec.loader == "lddl":
+        from bertjobs.data.batches.lddl_loader import check_lddl_shards  # imports torch
+
+        check_lddl_shards(data, spec)
+    return data
+
+
+def data_problems(spec: RunSpec, awaited: Sequence[str] = ()) -> tuple[DataManifest | None, list[Problem]]:
+    """The data's manifest, None where there is none, and all that is wrong with the data.
+
+    Data that are not there or not whole are a warning where jobs that may make them are ``awaited``: the worker checks
+    them again.
+    """
+    try:
+        data = DataManifest.read(Path(spec.data))
+    except InputError as error:
+        return None, _softened([Problem(error.what, error.where, error.hint)], awaited)
+    found = [
+        *caught(data.check_vocabulary, spec.vocabulary),
+        *caught(data.check_masking, spec.masking),
+        *caught(data.check_vocabulary_file),
+    ]
+    for phase in spec.phases:
+        whole = data.check_files if spec.on_bad_shard == "stop" else data.phase
+        found += _softened(caught(whole, phase.phase), awaited)
+    # Each of its checks stops it, so it would name only the first of the above.
+    found = found or caught(check_data, spec)
+    return data, found or epoch_problems(spec, data)
+
+
+def _softened(found: list[Problem], awaited: Sequence[str]) -> list[Problem]:
+    if not awaited:
+        return found
+    wait = f"job{'s' * (len(awaited) > 1)} {', '.join(awaited)}"
+    hint = f"the run waits for {wait}; where the data are not there then, its own job says so and ends"
+    return [replace(problem, hint=hint, is_warning=True) for problem in found]
+
+
+def epoch_problems(spec: RunSpec, data: DataManifest) -> list[Problem]:
+    """A warning for each phase that reads its data more than `MANY_EPOCHS` times."""
+    found = []
+    for phase in spec.phases:
+        epochs = phase.steps * phase.global_batch / data.training_sequences(phase.phase)
+        if epochs > MANY_EPOCHS:
+            found.append(
+                Problem(
+                    f"phase {phase.phase} reads its data {epochs:,.0f} times; BERT itself read its own {MANY_EPOCHS}",
+                    where=spec.data,
+                    hint="prepare more text, or more duplicates of it: bertjobs data prepare --duplicates",
+                    is_warning=True,
+                )
+            )
+    return found
+
+
+def check_init_checkpoint(spec: RunSpec, data: DataManifest | None) -> None:
+    """The weights to start from must be a Hugging Face BERT of the recipe's shape and the data's vocabulary.
+
+    Raises:
+        InputError: names the first thing that differs.
+    """
+    if not spec.init_checkpoint:
+        return
+    folder = Path(spec.init_checkpoint)
+    try:
+        config = dict(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise InputError(
+            f"config.json of the initial checkpoint cannot be read: {error}",
+            where=str(folder),
+            hint="INIT_CHECKPOINT is a folder with config.json and model.safetensors",
+        ) from error
+    for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"):
+        wanted = getattr(spec.model, name)
+        if config.get(name) != wanted:
+            raise InputError(
+                f"the initial checkpoint has {name} {config.get(name)}, model {spec.model.name} has {wanted}",
+                where=str(folder / "config.json"),
+            )
+    if data is not None:
+        data.check_weights(folder)
+    if (folder / "model.safetensors").is_file():
+        check_safetensors(folder / "model.safetensors")
+
+
+def check_safetensors(path: Path) -> None:
+    """Compare a safetensors file's size with what its header announces; reads the header alone.
+
+    The format: the header's length as 8 bytes, little-endian; the header, JSON with each tensor's
+    ``data_offsets``; the tensors' bytes.
+
+    Raises:
+        InputError: the file is truncated or is none.
+    """
+    size = path.stat().st_size
+    try:
+        with open(path, "rb") as handle:
+            length = int.from_bytes(handle.read(8), "little")
+            header = json.loads(handle.read(min(length, size)))
+        expected = (
+            8 + length + max(entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__")
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"the weights cannot be read: {error}", where=str(path)) from error
+    if size != expected:
+        raise InputError(
+            f"the weights cannot be read: {size:,} bytes, the file's header says {expected:,}",
+            where=str(path),
+            hint="truncated? copy it again",
+        )
+
+
+def check_backend(spec: RunSpec, backend: str, slurm: Slurm) -> None:
+    """The place to run must be there.
+
+    Raises:
+        InputError: it is not.
+    """
+    if backend != "local":
+        slurm.check(spec.image)
+    elif spec.gpus and spec.nodes > 1:
+        raise InputError(f"this machine is one node, {spec.nodes} are asked for", where="nodes", hint="set --nodes 1")
+    elif spec.image:
+        raise InputError("a container image needs Slurm with pyxis", where="image", hint="leave IMAGE out")

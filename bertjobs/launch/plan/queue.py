@@ -1,0 +1,136 @@
+"""What a run asks of Slurm's queue, what Slurm says to it, and what of it can never be.
+
+Parsers and checks are pure; `ask_queue` runs the commands.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from bertjobs.errors import nearest
+from bertjobs.launch.plan.problem import Problem
+from bertjobs.recipe.spec import RunSpec
+from bertjobs.slurm.cluster import SINFO_FORMAT, Partition, parse_sinfo
+from bertjobs.slurm.environment import clean_environment
+from bertjobs.slurm.start_test import StartTest, parse_start_test
+from bertjobs.slurm.times import format_time, parse_time
+
+ASK_TIMEOUT_S = 60
+
+
+@dataclass(frozen=True)
+class Queue:
+    """What is asked of the queue, and what Slurm answers; where it was not asked, nothing is known.
+
+    Attributes:
+        partition: several by commas: whichever starts the job first; "": the cluster's default.
+        time: time limit of a job as Slurm writes it, "": the partition's default.
+        partitions: what the cluster has.
+        test: how `sbatch --test-only` took the first phase's script; the others ask for the same.
+    """
+
+    partition: str = ""
+    time: str = ""
+    partitions: tuple[Partition, ...] = ()
+    test: StartTest = field(default_factory=StartTest)
+
+    @property
+    def chosen(self) -> list[Partition]:
+        """The partitions that the job may go to, of those that there are."""
+        names = self.partition.split(",") if self.partition else [p.name for p in self.partitions if p.default]
+        return [partition for partition in self.partitions if partition.name in names]
+
+    @property
+    def limit_s(self) -> float | None:
+        """Time limit of a job in seconds, infinite for none; None where it is not known."""
+        if self.time:
+            try:
+                return _limit(parse_time(self.time))
+            except ValueError:
+                return None
+        defaults = [p.limit_s if p.default_s is None else p.default_s for p in self.chosen]
+        return min(map(_limit, defaults), default=None)
+
+
+def _limit(seconds: int | None) -> float:
+    """Slurm takes a limit of 0 for none."""
+    return float(seconds) if seconds else math.inf
+
+
+NOT_ASKED = Queue()
+
+
+def ask_queue(script: str, partition: str, time: str, environ: Mapping[str, str]) -> Queue:
+    """Ask Slurm what the partitions are, and how it would take this script; queues nothing, never fails."""
+    try:
+        partitions = parse_sinfo(_said(["sinfo", "--noheader", "--exact", f"--format={SINFO_FORMAT}"], environ)[0])
+    except ValueError:
+        partitions = ()
+    test = parse_start_test("\n".join(_said(["sbatch", "--test-only"], environ, script)))
+    return Queue(partition, time, partitions, test)
+
+
+def _said(words: Sequence[str], environ: Mapping[str, str], stdin: str = "") -> tuple[str, str]:
+    """What a command prints on its two streams; nothing where it is missing or does not answer."""
+    environment = clean_environment(environ)
+    if shutil.which(words[0], path=environment.get("PATH")) is None:
+        return "", ""
+    try:
+        done = subprocess.run(
+            list(words), input=stdin, capture_output=True, text=True, errors="replace", env=environment,
+            timeout=ASK_TIMEOUT_S, check=False,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        return "", ""
+    return done.stdout, done.stderr
+
+
+def queue_problems(spec: RunSpec, queue: Queue) -> list[Problem]:
+    """Whether there is a partition that will ever start such a job, and what ``sbatch --test-only`` says."""
+    if queue.time:
+        try:
+            parse_time(queue.time)
+        except ValueError as error:
+            hint = "minutes, HH:MM:SS or D-HH:MM:SS, such as 240, 4:00:00 or 1-12:00:00"
+            return [Problem(str(error), where="--time", hint=hint)]
+    found = []
+    known = [partition.name for partition in queue.partitions]
+    for name in filter(None, queue.partition.split(",")):
+        if known and name not in known:
+            found.append(Problem(f"the cluster has no partition {name!r}", "--partition", nearest(name, known)))
+    against = [_against(spec, queue, partition) for partition in queue.chosen]
+    if against and all(against):  # one that starts it is enough
+        found += [problem for problems_of_one in against for problem in problems_of_one]
+    if found or not queue.test.refusal:  # sbatch would say the same in fewer words
+        return found
+    hint = "give what the cluster asks for by --partition, --account, --time or --sbatch"
+    return [Problem(f"sbatch refuses: {queue.test.refusal}", where="sbatch --test-only", hint=hint)]
+
+
+def _against(spec: RunSpec, queue: Queue, partition: Partition) -> list[Problem]:
+    """Why a partition would never start the job."""
+    where = f"partition {partition.name}"
+    found = []
+    if not partition.up:
+        found.append(Problem(f"partition {partition.name} is down", where, "choose another with --partition"))
+    if spec.nodes > partition.nodes:
+        found.append(Problem(f"{spec.nodes} nodes are asked for, it has {partition.nodes}", where, "set --nodes"))
+    most = max((kind.gpu_count for kind in partition.kinds), default=0)
+    if spec.gpus > most:
+        hint = "choose another with --partition, or set --gpus"
+        found.append(Problem(f"{spec.gpus} GPUs a node are asked for, its nodes have {most}", where, hint))
+    limit = _limit(partition.limit_s)
+    if queue.time and (queue.limit_s or 0) > limit:
+        found.append(
+            Problem(
+                f"a time limit of {queue.time} is asked for, it allows {format_time(partition.limit_s)}: the job would "
+                "wait for ever",
+                where,
+                f"set --time {format_time(partition.limit_s)}: a run that needs longer goes on in further jobs",
+            )
+        )
+    return found

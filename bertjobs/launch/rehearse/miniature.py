@@ -1,0 +1,112 @@
+"""A recipe cut down to what this machine runs in seconds: a tiny model, few steps, a few of the shards."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from bertjobs.data.shards.manifest import MANIFEST_NAME, DataManifest
+from bertjobs.files.atomic import write_json
+from bertjobs.recipe.batch import divide
+from bertjobs.recipe.spec import PhaseSpec, RunSpec
+
+NAME = "rehearsal"
+RANKS = 2
+LAYERS, HIDDEN, HEADS, INTERMEDIATE = 2, 32, 2, 64
+STEPS = (15, 9)  # of the first phase, and of each later one
+CHECKPOINT_EVERY = 3
+MICRO_BATCH, GRADIENT_STEPS = 2, 2  # at most
+ROWS = {"train": 512, "validation": 16}  # of the data, at least
+HANG_TIMEOUT_S = 60
+
+
+def made_small(spec: RunSpec, data: DataManifest) -> RunSpec:
+    """The run that is rehearsed: two CPU ranks, a tiny model, few steps, small batches.
+
+    Optimizer, learning rate, warm-up, masking, loss scale, loader, seed, budgets of restarts and all else that decides
+    how a run is trained and continued stay the recipe's, as far as a CPU has it. Phases that the data lack are left
+    out.
+
+    Raises:
+        InputError: the data have none of its phases.
+    """
+    phases = [phase for phase in spec.phases if phase.phase in data.phases]
+    if not phases:
+        data.phase(spec.phases[0].phase)
+    model = replace(
+        data.sized(spec).model,
+        name=NAME,
+        num_hidden_layers=min(LAYERS, spec.model.num_hidden_layers),
+        hidden_size=HIDDEN,
+        num_attention_heads=HEADS,
+        intermediate_size=INTERMEDIATE,
+    )
+    return replace(
+        spec,
+        run=NAME,
+        model=model,
+        phases=tuple(_small_phase(phase, STEPS[min(index, 1)]) for index, phase in enumerate(phases)),
+        nodes=1,
+        tasks_per_node=RANKS,
+        gpus=0,
+        precision="fp32" if spec.precision == "tf32" else spec.precision,
+        optimizer=replace(spec.optimizer, backend="auto"),
+        num_workers=min(1, spec.num_workers),
+        keep_checkpoints=min(3, spec.keep_checkpoints),
+        hang_timeout_s=min(HANG_TIMEOUT_S, spec.hang_timeout_s or HANG_TIMEOUT_S),
+        steps_this_run=0,
+        init_checkpoint="",
+        local_copy="",
+        image="",
+        mounts=(),
+    )
+
+
+def _small_phase(phase: PhaseSpec, count: int) -> PhaseSpec:
+    gradient_steps = min(GRADIENT_STEPS, phase.gradient_steps)
+    batch = divide(RANKS * MICRO_BATCH * gradient_steps, RANKS, MICRO_BATCH)
+    return replace(
+        phase,
+        steps=count,
+        global_batch=batch.global_batch,
+        rank_batch=batch.rank_batch,
+        micro_batch=batch.micro_batch,
+        gradient_steps=batch.gradient_steps,
+        micro_batch_limit=MICRO_BATCH,
+        checkpoint_every=CHECKPOINT_EVERY,
+        validate_every=count // 2 if phase.validate_every else 0,
+    )
+
+
+def sample_data(data: DataManifest, folder: Path, phases: Sequence[int]) -> None:
+    """Make ``folder`` a data folder of a few of the shards of ``data``, by links: of each length bin one at least."""
+    content = json.loads((data.folder / MANIFEST_NAME).read_text(encoding="utf-8"))
+    content["phases"] = {number: content["phases"][str(number)] for number in map(str, phases)}
+    for number, entry in content["phases"].items():
+        for split, rows in ROWS.items():
+            source = data.phase(int(number)).split(split).folder
+            target = folder / f"phase{number}" / split
+            target.mkdir(parents=True)
+            entry[split]["files"] = _some(entry[split]["files"], rows)
+            for file in entry[split]["files"]:
+                (target / file["name"]).symlink_to((source / file["name"]).absolute())
+    (folder / "vocab.txt").symlink_to(data.vocabulary_path.absolute())
+    write_json(folder / MANIFEST_NAME, content)
+
+
+def _some(files: Sequence[Mapping[str, Any]], rows: int) -> list[Mapping[str, Any]]:
+    """Of each bin in turn one file, until they have so many rows and every bin has one; in their old order."""
+    rank_in_bin: dict[int, int] = {}
+    order = []
+    for place, file in enumerate(files):
+        turn = rank_in_bin[file["bin"]] = rank_in_bin.get(file["bin"], -1) + 1
+        order.append((turn, place))
+    taken: list[int] = []
+    for turn, place in sorted(order):
+        if turn and sum(files[other]["rows"] for other in taken) >= rows:
+            break
+        taken.append(place)
+    return [files[place] for place in sorted(taken)]

@@ -1,0 +1,210 @@
+"""A recipe run small on this machine, undisturbed and under faults, to see that it survives them."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from bertjobs.data.shards.manifest import DataManifest
+from bertjobs.errors import EXIT_BAD_INPUT, EXIT_CONTINUE, EXIT_DONE, EXIT_FAILURE, BertjobsError, InputError
+from bertjobs.files.json_lines import read_lines
+from bertjobs.launch.local import free_port, rank_environment
+from bertjobs.launch.plan.preflight import check_data
+from bertjobs.launch.rehearse.faults import FILL_DISK, Fault, Moment, Strike, draw_moment, on_small_disk
+from bertjobs.launch.rehearse.miniature import NAME, made_small, sample_data
+from bertjobs.launch.rehearse.verdict import Ending, Survival, survival_of, unfinished
+from bertjobs.recipe.lockfile import lockfile
+from bertjobs.recipe.size import checkpoint_bytes
+from bertjobs.recipe.spec import RunSpec
+from bertjobs.run.checkpoints import steps
+from bertjobs.run.directory import PhaseDirectory, RunDirectory
+from bertjobs.slurm.environment import clean_environment
+
+PATIENCE_S = 300.0  # with one attempt: a machine that does much else, a slow disk
+GRACE_S = 10.0
+POLL_S = 0.003
+ATTEMPTS = 5
+TRIES = 3  # to strike before the run is over
+ROOM = 32_000_000  # bytes on a small disk for all but checkpoints
+
+
+@dataclass(frozen=True)
+class Rehearsal:
+    """The rehearsals of one recipe.
+
+    Attributes:
+        spec: the small run; its results folder is each rehearsal's own.
+        folder: where all is written.
+        python: the interpreter of the workers.
+        environ: their environment.
+    """
+
+    spec: RunSpec
+    folder: Path
+    python: str
+    environ: Mapping[str, str]
+
+    @property
+    def reference(self) -> RunDirectory:
+        return RunDirectory(self.folder / "reference" / NAME)
+
+    def undisturbed(self) -> float:
+        """Run it without a fault; returns the seconds that it took.
+
+        Raises:
+            InputError: the worker refuses the recipe or the data.
+            BertjobsError: it does not reach its end.
+        """
+        began = time.monotonic()
+        endings = self._run(self.reference, None)
+        if problem := unfinished(self.reference, endings):
+            kind = InputError if endings[-1].exit_code == EXIT_BAD_INPUT else BertjobsError
+            raise kind(f"the run does not reach its end even undisturbed: {problem}", where=str(self.reference.root))
+        return time.monotonic() - began
+
+    def under(self, fault: Fault, *, keep: bool) -> Survival:
+        """Run it under a fault, to its end; what it wrote is deleted where it survived, unless asked to ``keep`` it."""
+        draw = random.Random(f"{self.spec.seed} {fault.name}")
+        folder = self.folder / fault.name.replace(" ", "-")
+        survival = self._on_its_disk(fault, draw_moment(self.spec, draw), folder, keep)
+        for _ in range(TRIES - 1):
+            if survival.phase:
+                break
+            shutil.rmtree(folder)
+            survival = self._on_its_disk(fault, draw_moment(self.spec, draw), folder, keep)
+        if survival.survived and not keep:
+            shutil.rmtree(folder)
+        return survival
+
+    def _on_its_disk(self, fault: Fault, moment: Moment, folder: Path, keep: bool) -> Survival:
+        directory = RunDirectory(folder / NAME)
+        folder.mkdir()
+        if fault != FILL_DISK:
+            return self._under(fault, moment, directory, directory, None)
+        disk = folder / "disk"
+        disk.mkdir()
+        spec = self.spec
+        one = checkpoint_bytes(spec.model, spec.model.vocab_size)
+        size = ROOM + 2 * one * (spec.keep_checkpoints + 2) * len(spec.phases)
+
+        def work() -> Survival:
+            there = RunDirectory(disk / NAME)
+            survival = self._under(fault, moment, there, directory, disk)
+            if keep or not survival.survived:
+                shutil.copytree(there.root, directory.root, symlinks=True)
+            return survival
+
+        outcome = on_small_disk(disk, size, work)
+        disk.rmdir()
+        if outcome.result:
+            return outcome.result
+        words = f"no file of half a checkpoint, by RLIMIT_FSIZE: no small disk here ({outcome.why_not})"
+        return replace(self._under(fault, moment, directory, directory, None), words=words)
+
+    def _under(
+        self, fault: Fault, moment: Moment, directory: RunDirectory, kept: RunDirectory, disk: Path | None
+    ) -> Survival:
+        strike = Strike(fault, moment, directory.phase(moment.phase), disk)
+        endings = self._run(directory, strike)
+        return survival_of(fault, self.reference, directory, endings, kept)
+
+    def _run(self, directory: RunDirectory, strike: Strike | None) -> list[Ending]:
+        """All phases to their ends, or to the first that is not continued; those before a strike are the undisturbed
+        run's."""
+        spec = replace(self.spec, results=str(directory.root.parent))
+        directory.root.parent.mkdir(exist_ok=True)
+        directory.create()
+        directory.write_lockfile(lockfile(spec))
+        endings: list[Ending] = []
+        for phase in spec.phases:
+            folder = directory.phase(phase.phase)
+            if strike and phase.phase < strike.moment.phase:
+                shutil.copytree(self.reference.phase(phase.phase).root, folder.root)
+                continue
+            folder.create()
+            for attempt in range(ATTEMPTS):
+                here = strike if strike and not attempt and strike.moment.phase == phase.phase else None
+                before = steps(folder.checkpoints)[-1:]
+                endings.append(self._attempt(spec, folder, attempt, here))
+                told = bool(here and here.step and here.fault.exit_code == EXIT_CONTINUE)
+                if not goes_on(endings[-1].exit_code, told, steps(folder.checkpoints)[-1:] != before):
+                    break
+            if endings[-1].exit_code != EXIT_DONE:
+                break
+        return endings
+
+    def _attempt(self, spec: RunSpec, folder: PhaseDirectory, attempt: int, strike: Strike | None) -> Ending:
+        """Start all ranks and wait for their ends."""
+        environ, port = clean_environment(self.environ), free_port()
+        ranks: list[subprocess.Popen[bytes]] = []
+        name = f"{NAME}-{attempt}.out"
+        with open(folder.logs / name, "ab") as log:
+            try:
+                for rank in range(spec.world_size):
+                    own = rank_environment(environ, spec, folder.number, rank, port=port, job=NAME)
+                    own |= {"BERTJOBS_ATTEMPT": str(attempt), "BERTJOBS_CHAIN": NAME}
+                    command = [self.python, "-m", "bertjobs.train"]
+                    ranks.append(
+                        subprocess.Popen(command, env=own, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+                    )  # fmt: skip
+                codes = _wait(ranks, strike)
+            finally:
+                for process in ranks:
+                    process.kill()
+                    process.wait()
+        last = read_lines(folder.metrics)[-1:] or [{}]
+        if strike:
+            strike.end()
+        struck_at = strike.step if strike else None
+        return Ending(folder.number, attempt, exit_code(codes), tuple(codes), name, struck_at, last[0], time.time())
+
+
+def _wait(ranks: Sequence[subprocess.Popen[bytes]], strike: Strike | None) -> list[int]:
+    """The ranks' exit codes. As under srun: where one fails, the others are killed a little later."""
+    deadline = time.monotonic() + PATIENCE_S
+    failed = False
+    while any(process.poll() is None for process in ranks) and time.monotonic() < deadline:
+        if not failed and any(process.poll() for process in ranks):
+            failed, deadline = True, min(deadline, time.monotonic() + GRACE_S)
+        if strike and not failed:
+            strike.watch([process.pid for process in ranks])
+        time.sleep(POLL_S)
+    for process in ranks:
+        process.kill()
+    return [process.wait() for process in ranks]
+
+
+def exit_code(codes: Sequence[int]) -> int:
+    """An attempt's exit code by those of its ranks, as run.sub passes it on."""
+    failed = {code for code in codes if code}
+    if failed - {EXIT_BAD_INPUT, EXIT_CONTINUE}:
+        return EXIT_FAILURE
+    return max(failed, key=lambda code: code == EXIT_BAD_INPUT, default=EXIT_DONE)
+
+
+def goes_on(code: int, told_to_end: bool, advanced: bool) -> bool:
+    """Whether run.sub, or Slurm, starts another attempt: where a signal has ended the one before, or a checkpoint was
+    written in it. The worker itself then looks at the recipe's budgets of restarts."""
+    return code in (EXIT_CONTINUE, EXIT_FAILURE) and (told_to_end or advanced)
+
+
+def rehearsal(spec: RunSpec, folder: Path, python: str, environ: Mapping[str, str]) -> Rehearsal:
+    """Prepare the rehearsals of ``spec`` in ``folder``, which is empty.
+
+    Raises:
+        InputError: the data are not there, not whole, or not such as the recipe needs.
+    """
+    data = DataManifest.read(Path(spec.data))
+    small = replace(made_small(spec, data), results=str(folder))
+    check_data(small)
+    if small.loader == "bertjobs":  # LDDL's reads whole folders
+        sample_data(data, folder / "data", [phase.phase for phase in small.phases])
+        small = replace(small, data=str(folder / "data"))
+    if spec.local_copy:
+        small = replace(small, local_copy=str(folder / "copy"))
+    return Rehearsal(replace(small, data=str(Path(small.data).absolute())), folder, python, environ)

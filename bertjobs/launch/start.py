@@ -1,0 +1,195 @@
+"""Starting a run: the checks, the run directory, and its jobs on Slurm or on this machine."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TextIO
+
+from bertjobs.errors import InputError
+from bertjobs.files.atomic import write_text
+from bertjobs.launch import local
+from bertjobs.launch.script import SlurmOptions, submissions
+from bertjobs.launch.source import write_source
+from bertjobs.launch.watch.progress import ProgressView
+from bertjobs.recipe.lockfile import lockfile, read_lockfile, with_phases_of
+from bertjobs.recipe.schema import check_path
+from bertjobs.recipe.spec import RunSpec
+from bertjobs.run.directory import RunDirectory
+from bertjobs.run.suspects import excluded, suspects
+from bertjobs.slurm.client import Slurm
+from bertjobs.slurm.environment import clean_environment
+
+Queueing = Callable[[RunDirectory, RunSpec, SlurmOptions, Sequence[str], str], dict[int, str]]
+"""Queues a run's phases: given its directory, itself, sbatch's options, jobs to wait for and the chain's name, it
+returns phase -> job id."""
+
+
+def choose_backend(asked: str, spec: RunSpec, slurm: Slurm) -> str:
+    """Where a run goes: as asked; else to Slurm where there is one or GPUs are wanted, unless the system has no
+    scheduler."""
+    if asked != "auto":
+        return asked
+    if spec.system.scheduler == "none":
+        return "local"
+    return "slurm" if spec.gpus or slurm.present else "local"
+
+
+def absolute(spec: RunSpec) -> RunSpec:
+    """``spec`` with absolute paths, as jobs start in other folders.
+
+    Raises:
+        InputError: the working directory's own path holds what a path may not hold.
+    """
+
+    def full(path: str) -> str:
+        return check_path(os.path.normpath(Path(path).absolute()), "the path in full") if path else ""
+
+    return replace(
+        spec,
+        data=full(spec.data),
+        results=full(spec.results),
+        init_checkpoint=full(spec.init_checkpoint),
+        image=full(spec.image) if spec.image and Path(spec.image).exists() else spec.image,
+    )
+
+
+def locked_text(directory: RunDirectory, spec: RunSpec) -> str:
+    """run.yml of a run; the phases that it has already are kept where ``spec`` has others."""
+    locked = replace(spec, steps_this_run=0)  # speaks of one job, not of the run
+    if directory.lockfile.is_file():
+        locked = with_phases_of(locked, read_lockfile(directory.lockfile))
+    return lockfile(locked)
+
+
+def write_run(spec: RunSpec) -> RunDirectory:
+    """Make the run directory with its lockfile and source."""
+    directory = RunDirectory(Path(spec.results) / spec.run)
+    directory.create()
+    directory.write_lockfile(locked_text(directory, spec))
+    write_source(directory.source)
+    for phase in spec.phases:
+        directory.phase(phase.phase).create()
+    return directory
+
+
+def queue(
+    directory: RunDirectory,
+    spec: RunSpec,
+    options: SlurmOptions,
+    slurm: Slurm,
+    *,
+    chain: str = "",
+    after: Sequence[str] = (),
+    python: str = sys.executable,
+) -> dict[int, str]:
+    """Queue a job for each phase, each behind the end of the one before; returns phase -> job id.
+
+    All or nothing: where sbatch refuses one, those queued before are cancelled.
+    """
+    jobs: dict[int, str] = {}
+    for submission in submissions(spec, options, python, chain=chain, after=after):
+        write_text(submission.path, submission.script)
+        try:
+            jobs[submission.phase] = slurm.submit(submission.command(jobs))
+        except BaseException:
+            if jobs:
+                slurm.cancel(list(jobs.values()))
+            raise
+    for number, job in jobs.items():
+        directory.record("submitted", backend="slurm", phase=number, job=job, chain=chain)
+    return jobs
+
+
+def without_suspects(spec: RunSpec, options: SlurmOptions, slurm: Slurm) -> SlurmOptions:
+    """``options`` that keep a run off nodes that were found unfit lately."""
+    nodes = suspect_nodes(spec, slurm.node_count(options.partition))
+    # Of several --exclude sbatch takes the last.
+    given = [o.removeprefix("--exclude=") for o in (*options.site, *options.extra) if o.startswith("--exclude=")]
+    return replace(options, extra=(*options.extra, f"--exclude={','.join([*given, *nodes])}")) if nodes else options
+
+
+def next_chain(directory: RunDirectory) -> str:
+    """``chain-1``, ``chain-2``, ...: the name of a run's next submission.
+
+    All jobs that go on with it by themselves carry it, and share its budgets of restarts.
+    """
+    return f"chain-{len({event['chain'] for event in directory.events() if event.get('chain')}) + 1}"
+
+
+def suspect_nodes(spec: RunSpec, available: int) -> list[str]:
+    """Nodes that a node check found unfit lately, as many as can be done without of those that are ``available``."""
+    return excluded(suspects(Path(spec.results), time.time()), max(0, available - spec.nodes))
+
+
+def start_on_slurm(
+    spec: RunSpec, options: SlurmOptions, slurm: Slurm, *, after: Sequence[str] = (), by: Queueing | None = None
+) -> tuple[RunDirectory, dict[int, str]]:
+    """Write a run directory and queue its phases; a run that cannot be queued leaves nothing behind.
+
+    ``after``: jobs whose end the first one waits for. ``by``: what queues the phases, by default `queue`.
+    """
+    results = Path(spec.results)
+    new = [folder for folder in (results / spec.run, results) if not folder.exists()]
+    try:
+        directory = write_run(spec)
+        options = without_suspects(spec, options, slurm)
+        chain = next_chain(directory)
+        if by is not None:
+            return directory, by(directory, spec, options, after, chain)
+        return directory, queue(directory, spec, options, slurm, chain=chain, after=after)
+    except BaseException:
+        for folder in new:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def run_here(
+    directory: RunDirectory,
+    spec: RunSpec,
+    environ: Mapping[str, str],
+    out: TextIO,
+    run_phase: Callable[..., int] = local.run_phase,
+) -> int:
+    """Run the phases of ``spec`` one after the other on this machine, with a live line each.
+
+    ``run_phase`` runs one, as `local.run_phase` does.
+
+    Returns the exit code of the first phase that did not end with 0, else 0.
+    """
+    environment = clean_environment(environ)
+    for phase in spec.phases:
+        folder = directory.phase(phase.phase)
+        job = local.next_job(directory)
+        log = folder.logs / f"{job}-0.out"
+        directory.record("submitted", backend="local", phase=phase.phase, job=job, **local.identity())
+        view = ProgressView(folder.metrics, phase.steps, out)
+        code = run_phase(sys.executable, spec, phase.phase, environment, log, job, view.update)
+        view.close()
+        if code:
+            out.write(f"phase {phase.phase} ended with code {code}; log: {log}\n" + _tail(log))
+            return code
+    return 0
+
+
+def _tail(log: Path, lines: int = 12) -> str:
+    return "".join(f"  | {line}\n" for line in log.read_text(errors="replace").splitlines()[-lines:])
+
+
+def unfinished(directory: RunDirectory) -> RunSpec:
+    """The run where it lies now, with those of its phases that are not done.
+
+    Raises:
+        InputError: all are done.
+    """
+    spec = read_lockfile(directory.lockfile)
+    spec = absolute(replace(spec, run=directory.name, results=str(directory.root.parent)))
+    phases = tuple(phase for phase in spec.phases if directory.phase(phase.phase).done() is None)
+    if not phases:
+        raise InputError(f"run {spec.run!r} is done: nothing to resume", where=str(directory.root))
+    return replace(spec, phases=phases)

@@ -1,0 +1,1 @@
+"""Jobs by submitit in place of a batch script."""

@@ -1,0 +1,227 @@
+"""The workers' logs: one file an attempt, each line labelled by srun with its rank (``12: text``)."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from bertjobs.errors import InputError
+from bertjobs.launch.watch.status import RunStatus
+from bertjobs.launch.watch.watch import Watch
+from bertjobs.run.directory import RunDirectory
+from bertjobs.slurm.client import Slurm
+from bertjobs.wording import columns, duration
+
+FOLLOW_POLL_S = 0.5
+LOOK_EVERY_S = 5.0
+"""Seconds between looks at whether the run goes on."""
+CHUNK_BYTES = 1 << 20
+
+_LABEL = re.compile(r" *(\d+):(?: |$)")
+_NAMED = re.compile(r"rank (\d+): ")
+"""How the worker itself begins a line that is not rank 0's: all there was before labels."""
+
+
+@dataclass(frozen=True)
+class LogFile:
+    """A worker's log: ``bytes`` is its size, ``written_unix_s`` when it was last written to."""
+
+    path: Path
+    phase: int
+    job: str
+    attempt: int
+    bytes: int
+    written_unix_s: float
+
+    def as_json(self) -> dict[str, Any]:
+        return {**asdict(self), "path": str(self.path)}
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which logs: of a phase, a job, an attempt; None for any."""
+
+    phase: int | None = None
+    job: str | None = None
+    attempt: int | None = None
+
+    def fits(self, phase: int, job: str, attempt: int | None) -> bool:
+        """Whether a log of these is meant."""
+        asked = ((self.phase, phase), (self.job, job), (self.attempt, attempt))
+        return all(wanted in (None, found) for wanted, found in asked)
+
+    def __str__(self) -> str:
+        asked = (("phase", self.phase), ("job", self.job), ("attempt", self.attempt))
+        return ", ".join(f"{name} {value}" for name, value in asked if value is not None)
+
+
+def log_files(directory: RunDirectory, selection: Selection) -> list[LogFile]:
+    """The workers' logs that are meant, oldest first."""
+    found = []
+    for folder in directory.phases():
+        for path in folder.logs.glob("*.out"):
+            job, _, number = path.stem.rpartition("-")
+            if job == "slurm" or not number.isdigit():  # the batch script's own
+                continue
+            if selection.fits(folder.number, job, int(number)):
+                about = path.stat()
+                found.append(LogFile(path, folder.number, job, int(number), about.st_size, about.st_mtime))
+    return sorted(found, key=lambda file: (file.written_unix_s, file.attempt))
+
+
+def newest_log(directory: RunDirectory, selection: Selection) -> LogFile:
+    """The log that was written to last.
+
+    Raises:
+        InputError: there is none; names those that there are.
+    """
+    files = log_files(directory, selection)
+    if files:
+        return files[-1]
+    others = log_files(directory, Selection())
+    if not others:
+        raise InputError(
+            f"run {directory.name!r} has no log yet",
+            where=str(directory.root),
+            hint=f"see why: bertjobs status {directory.name}",
+        )
+    known = "; ".join(f"phase {file.phase}, job {file.job}, attempt {file.attempt}" for file in others[-5:])
+    raise InputError(f"there is no log of {selection}", where=str(directory.root), hint=f"the newest logs are: {known}")
+
+
+def logs_text(files: Sequence[LogFile], now: float) -> str:
+    """The files as a table."""
+    head = ["phase", "job", "attempt", "bytes", "written", "file"]
+    body = [
+        [
+            *(str(file.phase), file.job, str(file.attempt), f"{file.bytes:,}"),
+            *(f"{duration(now - file.written_unix_s)} ago", str(file.path)),
+        ]
+        for file in files
+    ]
+    return "\n".join(columns([head, *body])) if files else "no log yet"
+
+
+def is_labelled(first_line: str) -> bool:
+    """Whether a log has labels, by its first line: srun labels each line, the empty too."""
+    return _LABEL.match(first_line) is not None
+
+
+def shown(line: str, rank: int | None, labelled: bool) -> str | None:
+    """A line of a log as it is shown, None for one that is not.
+
+    Args:
+        line: without its end.
+        rank: show this rank's lines alone, without label; None shows rank 0's without label, those of others with
+            ``rank N:``.
+        labelled: whether the log has labels. In one that has none, a line is the rank's that it names, else rank 0's.
+    """
+    label = _LABEL.match(line) if labelled else None
+    if label is None:
+        named = _NAMED.match(line)
+        if rank is None:
+            return line
+        if labelled:  # what Slurm itself says has no rank
+            return None
+        return line if rank == (int(named[1]) if named else 0) else None
+    number, text = int(label[1]), line[label.end() :]
+    if rank is not None:
+        return text if number == rank else None
+    return text if number == 0 or _NAMED.match(text) else f"rank {number}: {text}"
+
+
+class LogReader:
+    """Reads one log as it grows; only whole lines, until the last."""
+
+    def __init__(self, file: LogFile, rank: int | None = None):
+        self.file, self._rank = file, rank
+        self._offset, self._rest = 0, b""
+        self._labelled: bool | None = None
+
+    def read(self, *, to_the_end: bool = False) -> Iterator[str]:
+        """The lines that have come since the last call, as they are shown, each with its line break.
+
+        Args:
+            to_the_end: the last line too, where no line break ends it.
+        """
+        with open(self.file.path, "rb") as handle:
+            handle.seek(self._offset)
+            while chunk := handle.read(CHUNK_BYTES):
+                self._offset += len(chunk)
+                lines = (self._rest + chunk).split(b"\n")
+                self._rest = lines.pop()
+                yield from self._shown(lines)
+        if to_the_end and self._rest:
+            yield from self._shown([self._rest])
+            self._rest = b""
+
+    def _shown(self, lines: Iterable[bytes]) -> Iterator[str]:
+        for raw in lines:
+            line = raw.decode(errors="replace").removesuffix("\r")
+            if self._labelled is None:
+                self._labelled = is_labelled(line)
+            text = shown(line, self._rank, self._labelled)
+            if text is not None:
+                yield text + "\n"
+
+
+def whole_log(directory: RunDirectory, selection: Selection, rank: int | None = None) -> Iterator[str]:
+    """The newest log that is meant, line by line.
+
+    Raises:
+        InputError: there is none, or it has no line of this rank.
+    """
+    file = newest_log(directory, selection)
+    lines = 0
+    for line in LogReader(file, rank).read(to_the_end=True):
+        lines += 1
+        yield line
+    if rank is not None and not lines:
+        raise InputError(f"the log has no line of rank {rank}", where=str(file.path))
+
+
+def follow(directory: RunDirectory, selection: Selection, slurm: Slurm, rank: int | None = None) -> Iterator[str]:
+    """The newest log from its beginning and as it grows, then the next ones, until no job that may write one is active.
+
+    Where one log follows another, a line names it.
+    """
+    old = {file.path for file in log_files(directory, selection)[:-1]}
+    readers: dict[Path, LogReader] = {}
+    watch, latest = Watch(slurm), None
+    looked_at = float("-inf")
+    while True:
+        ended = False
+        if time.monotonic() - looked_at >= LOOK_EVERY_S:
+            (run,) = watch.look([directory])
+            ended, looked_at = not may_write(run, selection), time.monotonic()
+        for file in log_files(directory, selection):
+            if file.path in old:
+                continue
+            reader = readers.setdefault(file.path, LogReader(file, rank))
+            for line in reader.read(to_the_end=ended):
+                if latest not in (None, file.path):
+                    yield f"==> {file.path} <==\n"
+                latest = file.path
+                yield line
+        if ended:
+            return
+        time.sleep(FOLLOW_POLL_S)
+
+
+def may_write(run: RunStatus, selection: Selection) -> bool:
+    """Whether a log that is meant may still grow, or come."""
+    if selection.phase is not None:
+        phase = next((phase for phase in run.phases if phase.phase == selection.phase), None)
+        if phase is None or phase.state == "DONE":
+            return False
+    if selection.job is None:
+        return run.is_active
+    link = next((link for link in run.links if link.job == selection.job), None)
+    if link is None:
+        return False
+    begun = [entry.attempt or 0 for entry in link.entries if entry.state != "waiting"]
+    return link.is_active and (selection.attempt is None or selection.attempt >= max(begun, default=0))

@@ -1,0 +1,297 @@
+"""A run seen from outside: what the run directory says, and what Slurm says of its jobs."""
+
+from __future__ import annotations
+
+import socket
+import statistics
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from bertjobs.errors import BertjobsError
+from bertjobs.files.json_lines import last_lines, read_lines
+from bertjobs.launch.watch.timeline import ACTIVE, Entry, Link, jobs_in, link_of, timeline
+from bertjobs.recipe.lockfile import read_lockfile
+from bertjobs.recipe.spec import PhaseSpec, RunSpec
+from bertjobs.run.checkpoints import MANIFEST, read_manifest, steps
+from bertjobs.run.directory import PhaseDirectory, RunDirectory
+from bertjobs.slurm.client import Slurm
+from bertjobs.slurm.jobs import RUNNING, WAITING, Told
+from bertjobs.slurm.queue_view import QueueView
+from bertjobs.wording import duration
+
+RECENT_STEPS = 20
+LATE_STEPS = 10
+LATE_S = 60.0
+"""A step is late once ten steps' time has gone by, but not within a minute: a checkpoint or a validation is written."""
+
+Lines = list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class PhaseStatus:
+    """One phase of a run.
+
+    Attributes:
+        state: DONE, or its job's state (PENDING, RUNNING, CANCELLED, ...), or NOT STARTED.
+        job: the job that speaks for it (`bertjobs.launch.watch.timeline.link_of`), "" where there is none.
+        source: who said the state: "run directory", "sacct", "squeue" or "sacct+squeue".
+        steps_done, steps: optimizer steps.
+        loss_nats, sequences_per_s: of the newest step, None before the first.
+        step_age_s: seconds since the newest step.
+        checkpoint: the newest checkpoint's name, or "".
+        step_time_s: of a step, the median of the newest.
+        late_s: seconds without a step, where it runs and that is much longer than a step takes; else None.
+        checkpoint_age_s: seconds since the newest checkpoint was written.
+        reason: why it waits, in plain words, or "".
+        start_unix_s: when Slurm expects a waiting job to start; None where it does not say.
+        end_unix_s: when its last step is expected, None where that cannot be said.
+        end_how: how that was computed, in words.
+        timeline: the attempts at it, and the jobs that wait for it, in the order of time.
+    """
+
+    run: str
+    phase: int
+    state: str
+    job: str
+    source: str
+    steps_done: int
+    steps: int
+    loss_nats: float | None
+    sequences_per_s: float | None
+    step_age_s: float | None
+    checkpoint: str
+    step_time_s: float | None = None
+    late_s: float | None = None
+    checkpoint_age_s: float | None = None
+    reason: str = ""
+    start_unix_s: float | None = None
+    end_unix_s: float | None = None
+    end_how: str = ""
+    timeline: tuple[Entry, ...] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """What a run's folder says: ``jobs`` by `jobs_in`, ``metrics`` by phase; ``undone`` are the phases without a
+    DONE.json."""
+
+    directory: RunDirectory
+    spec: RunSpec
+    jobs: Mapping[str, Mapping[str, Any]]
+    metrics: Mapping[int, Lines]
+    undone: tuple[int, ...]
+
+    @property
+    def on_slurm(self) -> list[str]:
+        """Its jobs that Slurm knows; once all phases are done, those that may still wait."""
+        jobs = [job for job in self.jobs.values() if job["backend"] != "local"]
+        return [job["job"] for job in jobs if self.undone or "ended" not in job]
+
+
+@dataclass(frozen=True)
+class RunStatus:
+    """A run: its phases in order, its jobs, and why Slurm could not be asked, or ""."""
+
+    directory: RunDirectory
+    phases: tuple[PhaseStatus, ...]
+    links: tuple[Link, ...]
+    silence: str = ""
+
+    @property
+    def is_active(self) -> bool:
+        """Whether a job of it waits or runs, or its launcher on this machine is about to start the next."""
+        is_done = all(phase.state == "DONE" for phase in self.phases)
+        here = (link for link in self.links if link.host == socket.gethostname())
+        return any(link.is_active for link in self.links) or (not is_done and any(is_alive(link.pid) for link in here))
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process of this number runs a bertjobs command on this machine."""
+    try:
+        return b"bertjobs" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False
+
+
+def told_by_journal(job: Mapping[str, Any]) -> str:
+    """A job's state from its own events: how it ended, and for a local one whether its launcher is alive."""
+    if "ended" in job and job["ended"]["time_unix_s"] >= job.get("started", job["ended"])["time_unix_s"]:
+        code = job["ended"]["exit_code"]
+        return {0: "COMPLETED", 75: "STOPPED"}.get(code, "FAILED")
+    if job["backend"] != "local":
+        return "UNKNOWN"
+    if "submitted" not in job or job["submitted"]["host"] != socket.gethostname():
+        return "UNKNOWN"
+    return "RUNNING" if is_alive(job["submitted"]["pid"]) else "FAILED"
+
+
+def read_run(directory: RunDirectory) -> RunFiles:
+    """Read a run's folder.
+
+    Raises:
+        InputError: its run.yml cannot be read.
+    """
+    spec = read_lockfile(directory.lockfile)
+    undone = tuple(phase.phase for phase in spec.phases if directory.phase(phase.phase).done() is None)
+    metrics = {phase.phase: _metrics(directory.phase(phase.phase), phase.phase in undone) for phase in spec.phases}
+    return RunFiles(directory, spec, jobs_in(directory.events()), metrics, undone)
+
+
+def _metrics(folder: PhaseDirectory, whole: bool) -> Lines:
+    """Lines of metrics.jsonl that are a step's: of a phase that is done, the last will do."""
+    lines = read_lines(folder.metrics) if whole else last_lines(folder.metrics)
+    keys = {"step", "time_unix_s", "loss_nats", "sequences_per_s", "step_time_s"}
+    return [line for line in lines if isinstance(line, dict) and keys <= line.keys()]
+
+
+def run_status(directory: RunDirectory, slurm: Slurm, now: float) -> list[PhaseStatus]:
+    """Each phase's status.
+
+    Raises:
+        BertjobsError: Slurm gave no answer.
+    """
+    files = read_run(directory)
+    return list(status_of(files, QueueView.of(slurm).ask(files.on_slurm), now).phases)
+
+
+def ask(runs: Sequence[RunFiles], slurm: Slurm) -> Told:
+    """Slurm's answer on the jobs of these runs; an empty one, which says why, where it gave none."""
+    try:
+        return QueueView.of(slurm).ask([id for files in runs for id in files.on_slurm])
+    except BertjobsError as error:
+        return Told(silence=error.what)
+
+
+def status_of(files: RunFiles, told: Told, now: float) -> RunStatus:
+    """A run's status from its folder and from what Slurm has told."""
+    own = {id: told_by_journal(job) for id, job in files.jobs.items()}
+    links = timeline(files.jobs, told, own, files.metrics, files.spec.tasks_per_node, files.undone)
+    phases = tuple(_phase_status(files, phase, links, told, now) for phase in files.spec.phases)
+    return RunStatus(files.directory, phases, links, told.silence if files.on_slurm else "")
+
+
+def _phase_status(files: RunFiles, phase: PhaseSpec, links: Sequence[Link], told: Told, now: float) -> PhaseStatus:
+    folder, lines = files.directory.phase(phase.phase), files.metrics[phase.phase]
+    link = link_of(phase.phase, links, files.undone) if phase.phase in files.undone else None
+    state, source = (link.state, link.source) if link else ("NOT STARTED", "run directory")
+    entries = tuple(entry for one in links for entry in one.entries if entry.phase == phase.phase)
+    if phase.phase not in files.undone:
+        state, link = "DONE", _last_link(entries, links)
+    last = lines[-1] if lines else None
+    step_time = statistics.median(line["step_time_s"] for line in lines[-RECENT_STEPS:]) if lines else None
+    late = _late_s(folder, link, last, step_time, now) if state == "RUNNING" else None
+    checkpoint = _newest_checkpoint(folder)
+    end, how = expected_end(lines, phase.steps, step_time, now, link if state in ACTIVE else None, late)
+    return PhaseStatus(
+        run=files.spec.run,
+        phase=phase.phase,
+        state=state,
+        job=link.job if link else "",
+        source=told.source if link and source != "run directory" else "run directory",
+        steps_done=last["step"] if last else 0,
+        steps=phase.steps,
+        loss_nats=last["loss_nats"] if last else None,
+        sequences_per_s=last["sequences_per_s"] if last else None,
+        step_age_s=round(now - last["time_unix_s"], 1) if last else None,
+        checkpoint=checkpoint.name if checkpoint else "",
+        step_time_s=step_time,
+        late_s=late,
+        checkpoint_age_s=_age_s(checkpoint / MANIFEST, now) if checkpoint else None,
+        reason=_reason(phase.phase, link, links, files.undone),
+        start_unix_s=link.start_unix_s if link and state in WAITING else None,
+        end_unix_s=end,
+        end_how=how,
+        timeline=tuple(sorted(entries, key=_when)),
+    )
+
+
+def _reason(phase: int, link: Link | None, links: Sequence[Link], undone: Sequence[int]) -> str:
+    """Why a phase waits, in plain words; "" where it does not."""
+    if phase not in undone:
+        return ""
+    if link is None and phase != undone[0] and any(one.is_active for one in links):
+        return f"it begins when phase {undone[0]} is done"
+    return link.waits if link and link.state in WAITING else ""
+
+
+def _newest_checkpoint(folder: PhaseDirectory) -> Path | None:
+    """The newest checkpoint that is not truncated; its bytes are not read."""
+    for checkpoint in reversed(steps(folder.checkpoints)):
+        with suppress(BertjobsError, OSError):
+            read_manifest(checkpoint)
+            return checkpoint
+    return None
+
+
+def _last_link(entries: Sequence[Entry], links: Sequence[Link]) -> Link | None:
+    begun = [entry.job for entry in sorted(entries, key=_when) if entry.state == "ended" and entry.attempt is not None]
+    return next((link for link in links if begun and link.job == begun[-1]), None)
+
+
+def _when(entry: Entry) -> float:
+    """For sorting: what has not begun comes last."""
+    return entry.started_unix_s or entry.ended_unix_s or float("inf")
+
+
+def _age_s(file: Path, now: float) -> float | None:
+    return round(now - file.stat().st_mtime, 1) if file.exists() else None
+
+
+def _late_s(
+    folder: PhaseDirectory, link: Link | None, last: Mapping[str, Any] | None, step_time: float | None, now: float
+) -> float | None:
+    """Seconds since the phase last moved, where that is much longer than a step takes; None before the first step of
+    an attempt, which begins with reading."""
+    running = [entry for entry in link.entries if entry.state == "running"] if link else []
+    if last is None or step_time is None or not running or last["time_unix_s"] < (running[-1].started_unix_s or 0.0):
+        return None
+    moved = [last["time_unix_s"], *([folder.validation.stat().st_mtime] if folder.validation.exists() else [])]
+    age = now - max(moved)
+    return round(age, 1) if age > max(LATE_S, LATE_STEPS * step_time) else None
+
+
+def expected_end(
+    lines: Sequence[Mapping[str, Any]],
+    total: int,
+    step_time: float | None,
+    now: float,
+    link: Link | None,
+    late_s: float | None,
+) -> tuple[float | None, str]:
+    """When a phase is expected to end, in seconds since 1970, and how that was computed; None and "" where it cannot be
+    said: nothing works on it or will, it stands still, or it has not made two steps.
+
+    With ``worked`` the sum of all steps' times, and ``lost`` what else has gone by from the first step to the newest
+    (restarts, waits in the queue, checkpoints, validations), it goes on as it went so far::
+
+        end = start + remaining steps x median time of the newest steps x (1 + lost / worked)
+
+    where start is now, or for a job that waits, when Slurm expects it to start.
+    """
+    if (
+        link is None
+        or late_s is not None
+        or step_time is None
+        or len(lines) < 2
+        or not (left := total - lines[-1]["step"])
+    ):
+        return None, ""
+    first = lines[0]["time_unix_s"] - lines[0]["step_time_s"]
+    worked = sum(line["step_time_s"] for line in lines)
+    lost = max(0.0, lines[-1]["time_unix_s"] - first - worked)
+    steps_s = left * step_time
+    more_s = steps_s * lost / worked if worked else 0.0
+    how = f"{left:,} steps at {step_time:.3g} s, the median of the last {min(RECENT_STEPS, len(lines))}"
+    if more_s > steps_s / 200:
+        how += f"; and {duration(more_s)}, as restarts, waits and checkpoints cost {duration(lost)} so far"
+    start = now
+    if link.state not in RUNNING:
+        start = max(now, link.start_unix_s or now)
+        how += ", once it starts" if link.start_unix_s else ", were it to start now"
+    return round(start + steps_s + more_s), how

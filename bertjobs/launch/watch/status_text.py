@@ -1,0 +1,121 @@
+"""Status as a user reads it: one table of all runs, or one run's timeline and phases."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from bertjobs.launch.watch.status import PhaseStatus, RunStatus
+from bertjobs.launch.watch.timeline import Entry
+from bertjobs.wording import columns, duration
+
+DAY_S = 86400.0
+
+
+def status_text(rows: Sequence[PhaseStatus]) -> str:
+    """The table of ``bertjobs status``: a row a phase."""
+    head = ["run", "phase", "state", "job", "step", "loss", "sequences/s", "last step", "checkpoint", "told by"]
+    body = [
+        [
+            row.run,
+            str(row.phase),
+            row.state,
+            row.job or "-",
+            f"{row.steps_done}/{row.steps}",
+            "-" if row.loss_nats is None else f"{row.loss_nats:.3f}",
+            "-" if row.sequences_per_s is None else f"{row.sequences_per_s:,.1f}",
+            "-" if row.step_age_s is None else f"{duration(row.step_age_s)} ago{' (late)' if row.late_s else ''}",
+            row.checkpoint or "-",
+            row.source,
+        ]
+        for row in rows
+    ]
+    return "\n".join(columns([head, *body]))
+
+
+def run_text(run: RunStatus, now: float) -> str:
+    """One run: its jobs and attempts in the order of time, then each phase."""
+    entries = sorted(
+        (entry for link in run.links for entry in link.entries),
+        key=lambda entry: entry.started_unix_s or entry.ended_unix_s or float("inf"),
+    )
+    blocks = [f"run {run.directory.name}, {run.directory.root}"]
+    if run.silence:
+        blocks[0] += f"\nSlurm says less than it knows: {run.silence}"
+    if entries:
+        blocks.append("\n".join(columns([_HEAD, *(_row(entry, now) for entry in entries)])))
+    blocks += ["\n".join(phase_lines(phase, now)) for phase in run.phases]
+    return "\n\n".join(blocks)
+
+
+_HEAD = ["job", "queued as", "attempt", "phase", "nodes", "started", "ended", "steps", "what became of it"]
+
+
+def _row(entry: Entry, now: float) -> list[str]:
+    ended = clock(entry.ended_unix_s, now)
+    words = entry.words
+    if entry.state == "running":
+        ended, words = f"{_for(entry.started_unix_s, now)}", "runs"
+    elif entry.state == "starting":
+        ended, words = _for(entry.started_unix_s, now), "has its nodes; the worker has not begun to train"
+    elif entry.state == "waiting":
+        words = f"queued: {entry.words}"
+    return [
+        entry.job,
+        entry.link,
+        "-" if entry.attempt is None else str(entry.attempt),
+        str(entry.phase),
+        entry.nodes or "-",
+        clock(entry.started_unix_s, now),
+        ended,
+        "-" if entry.first_step is None else f"{entry.first_step}-{entry.last_step}",
+        words,
+    ]
+
+
+def _for(since: float | None, now: float) -> str:
+    return "-" if since is None else f"for {duration(now - since)}"
+
+
+def clock(unix_s: float | None, now: float) -> str:
+    """A time as this machine's clock shows it, with the day where it is not within a day of ``now``."""
+    if unix_s is None:
+        return "-"
+    pattern = "%H:%M:%S" if abs(now - unix_s) < DAY_S / 2 else "%d %b %H:%M"
+    return time.strftime(pattern, time.localtime(unix_s))
+
+
+def phase_lines(phase: PhaseStatus, now: float) -> list[str]:
+    """All about one phase: state and who says so, why it waits, steps, loss, checkpoint, expected end."""
+    job = f", job {phase.job}" if phase.job else ""
+    lines = [f"phase {phase.phase}: {phase.state}{job} (told by {phase.source})"]
+    if phase.reason:
+        lines.append(f"  waits       {phase.reason}")
+    if phase.start_unix_s is not None:
+        lines.append(f"  start       {clock(phase.start_unix_s, now)}, as Slurm expects")
+    lines.append(f"  step        {phase.steps_done:,} of {phase.steps:,}{_pace(phase)}")
+    if phase.late_s is not None:
+        lines.append(
+            f"  NO PROGRESS for {duration(phase.late_s)}, though the job runs; see: bertjobs doctor {phase.run}"
+        )
+    if phase.loss_nats is not None and phase.sequences_per_s is not None:
+        lines.append(f"  loss        {phase.loss_nats:.4f} nats, {phase.sequences_per_s:,.1f} sequences/s")
+    if phase.checkpoint:
+        age = "" if phase.checkpoint_age_s is None else f", {duration(phase.checkpoint_age_s)} ago"
+        lines.append(f"  checkpoint  {phase.checkpoint}{age}")
+    if phase.end_unix_s is not None:
+        left = duration(phase.end_unix_s - now)
+        lines += [
+            f"  end         expected {clock(phase.end_unix_s, now)}, in {left}:",
+            f"              {phase.end_how}",
+        ]
+    return lines
+
+
+def _pace(phase: PhaseStatus) -> str:
+    if phase.step_age_s is None or phase.step_time_s is None:
+        return ""
+    if phase.state == "DONE":
+        return f" ({duration(phase.step_age_s)} ago)"
+    share, age = phase.steps_done / phase.steps, duration(phase.step_age_s)
+    return f" ({share:.1%}); the last {age} ago, each {phase.step_time_s:.3g} s"

@@ -1,0 +1,42 @@
+"""Looking at runs again and again until they have ended, with few questions to Slurm."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+from bertjobs.launch.watch.status import RunStatus, ask, read_run, status_of
+from bertjobs.run.directory import RunDirectory
+from bertjobs.slurm.client import Slurm
+from bertjobs.slurm.jobs import Told
+
+ASK_EVERY_S = 10.0
+"""Seconds between questions to Slurm: every user's go to one controller. Files are read more often."""
+
+
+class Watch:
+    """Looks at runs; asks Slurm at most every `ASK_EVERY_S` seconds."""
+
+    def __init__(self, slurm: Slurm):
+        self._slurm = slurm
+        self._told = Told()
+        self._asked_at = float("-inf")
+
+    def look(self, directories: Sequence[RunDirectory]) -> list[RunStatus]:
+        """The status of each run now."""
+        runs = [read_run(directory) for directory in directories]
+        if time.monotonic() - self._asked_at >= ASK_EVERY_S:
+            self._told = ask(runs, self._slurm)
+            self._asked_at = time.monotonic()
+        return [status_of(files, self._told, time.time()) for files in runs]
+
+    def until_ended(
+        self, directories: Callable[[], Sequence[RunDirectory]], every_s: float
+    ) -> Iterator[list[RunStatus]]:
+        """The runs' status every ``every_s`` seconds, for the last time when no job of them waits or runs."""
+        while True:
+            runs = self.look(directories())
+            yield runs
+            if not any(run.is_active for run in runs):
+                return
+            time.sleep(every_s)

@@ -1,0 +1,87 @@
+"""bench.jsonl: what `bertjobs bench` measured of one rank, and whether it speaks for a run."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from bertjobs.recipe.spec import ModelSpec, PhaseSpec, RunSpec, SystemSpec
+
+BENCH_FILE = "bench.jsonl"
+"""In the results folder: what `bertjobs bench` measured, a line a measurement."""
+
+MEMORY_READS = (0.9, 1.15)
+"""What a driver calls a GPU's memory, over what its maker does: less what is reserved, or in GiB of 2^30 bytes."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a rank does for a sequence. ``model`` is without its name and its vocabulary's size."""
+
+    model: ModelSpec
+    precision: str
+    activation_checkpointing: bool
+    unpadded: bool
+    sequence_length: int
+    max_predictions: int
+
+    @classmethod
+    def of(cls, spec: RunSpec, phase: PhaseSpec) -> Work:
+        return cls(
+            replace(spec.model, name="", vocab_size=0),
+            spec.precision,
+            spec.activation_checkpointing,
+            spec.is_unpadded,
+            phase.sequence_length,
+            phase.max_predictions,
+        )
+
+
+@dataclass(frozen=True)
+class BenchRun:
+    """What `bertjobs bench` measured of one rank with one micro-batch.
+
+    Attributes:
+        device: its name, as its driver has it.
+        is_gpu: else it is a processor.
+        device_memory_gb: all that it has, in GB (10^9 bytes).
+        sequences_per_s: of the rank.
+        peak_memory_gb: of its tensors, in GB.
+    """
+
+    device: str
+    is_gpu: bool
+    device_memory_gb: float
+    work: Work
+    micro_batch: int
+    sequences_per_s: float
+    peak_memory_gb: float
+
+    @classmethod
+    def from_json(cls, line: Any) -> BenchRun:
+        """A line of `BENCH_FILE`; raises LookupError, TypeError or ValueError where it is none."""
+        device, shape = line["device"], ModelSpec(name="", **line["model"])
+        work = Work(shape, *(line[field.name] for field in fields(Work)[1:]))
+        measured = [float(line[name]) for name in ("sequences_per_s", "peak_memory_gb")]
+        if not all(0 < value < math.inf for value in measured):
+            raise ValueError(f"{measured} are no measurements")
+        memory = float(device["memory_gb"])
+        return cls(str(device["name"]), device["kind"] == "cuda", memory, work, int(line["micro_batch"]), *measured)
+
+    def speaks_for(self, spec: RunSpec, phase: PhaseSpec) -> bool:
+        """Whether a rank of a run does the same work on such a device."""
+        if self.is_gpu != bool(spec.gpus) or self.work != Work.of(spec, phase):
+            return False
+        return not self.is_gpu or is_same_gpu(self.device, self.device_memory_gb, spec.system)
+
+
+def is_same_gpu(name: str, memory_gb: float, system: SystemSpec) -> bool:
+    """Whether a GPU of this driver's name and memory is that of a system: ``NVIDIA H200`` is ``H200-SXM5-141GB``."""
+    words, named = (set(re.split(r"[^a-z0-9]+", text.lower())) for text in (name, system.gpu))
+    chip = system.gpu.lower().partition("-")[0]
+    if chip not in words or {"pcie", "nvl"} & words != {"pcie", "nvl"} & named:
+        return False
+    least, most = (share * system.gpu_memory_gb for share in MEMORY_READS)
+    return not system.gpu_memory_gb or least <= memory_gb <= most

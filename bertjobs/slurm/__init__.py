@@ -1,0 +1,1 @@
+"""All that is known of Slurm, and the only place that calls it."""

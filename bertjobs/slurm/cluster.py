@@ -1,0 +1,339 @@
+"""What a Slurm cluster has: partitions, GPUs, limits, preemption, accounting, containers, as its own commands say.
+
+The parsers are pure and read what Slurm 21.08 and later print; `look` runs the commands.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import re
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from bertjobs.errors import BertjobsError, InputError, nearest
+from bertjobs.slurm.environment import clean_environment
+from bertjobs.slurm.shell import shell_line
+from bertjobs.slurm.times import parse_time
+
+TIMEOUT_S = 30
+SINFO_FORMAT = "%P|%a|%l|%L|%D|%c|%m|%G|%M|%p"  # one line for each partition and kind of node in it
+CONFIG_KEYS = (
+    *("ClusterName", "SLURM_VERSION", "SelectType", "PreemptType", "PreemptMode", "JobRequeue"),
+    *("MaxArraySize", "AccountingStorageType"),
+)
+
+SHARED_FILE_SYSTEMS = frozenset((
+    "afs", "beegfs", "ceph", "cifs", "glusterfs", "gpfs", "juicefs", "lustre", "nfs", "nfs4", "orangefs", "panfs",
+    "pvfs2", "quobyte", "smb3", "smbfs", "wekafs",
+))  # fmt: skip
+LOCAL_FILE_SYSTEMS = frozenset(
+    ("btrfs", "devtmpfs", "ext2", "ext3", "ext4", "f2fs", "overlay", "ramfs", "tmpfs", "xfs", "zfs")
+)
+
+_ABSENT = ("", "(null)", "N/A", "n/a", "none", "NONE")
+
+
+@dataclass(frozen=True)
+class Gpus:
+    """GPUs of one type in a node; ``kind`` is gres.conf's word for it, "" where it has none."""
+
+    count: int
+    kind: str = ""
+
+
+@dataclass(frozen=True)
+class NodeKind:
+    """Nodes of a partition that are alike: how many, and what one of them has. Memory in MB (2^20 bytes)."""
+
+    nodes: int
+    cpus: int
+    memory_mb: int
+    gpus: tuple[Gpus, ...] = ()
+
+    @property
+    def gpu_count(self) -> int:
+        """GPUs of one node, of all types."""
+        return sum(gpus.count for gpus in self.gpus)
+
+
+@dataclass(frozen=True)
+class Partition:
+    """A partition.
+
+    Attributes:
+        default: jobs that name none go here.
+        up: it starts jobs.
+        limit_s: the longest that a job may run, in seconds; None: as long as it likes.
+        default_s: a job's time limit where it names none; None: ``limit_s``.
+        preempt_mode: what happens to its jobs when others preempt them: REQUEUE, CANCEL, SUSPEND, OFF, ...
+        tier: jobs of a higher tier go first, and preempt where that is by partition.
+    """
+
+    name: str
+    default: bool
+    up: bool
+    limit_s: int | None
+    default_s: int | None
+    kinds: tuple[NodeKind, ...]
+    preempt_mode: str
+    tier: int
+
+    @property
+    def nodes(self) -> int:
+        """Nodes of all kinds."""
+        return sum(kind.nodes for kind in self.kinds)
+
+    @property
+    def gpus(self) -> int:
+        """GPUs in all of its nodes."""
+        return sum(kind.nodes * kind.gpu_count for kind in self.kinds)
+
+
+@dataclass(frozen=True)
+class Association:
+    """What a user may charge: an account, in one partition or ("") in all, with these QOS."""
+
+    account: str
+    partition: str
+    qos: tuple[str, ...]
+    default_qos: str
+
+
+@dataclass(frozen=True)
+class FileSystem:
+    """Where a folder lies; ``shared`` tells whether other machines can see it, None where its type does not say."""
+
+    mount: str
+    kind: str
+    shared: bool | None
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """All that `look` found.
+
+    Attributes:
+        config: of `scontrol show config`, the keys in `CONFIG_KEYS`.
+        partitions: those that this user sees, in Slurm's order.
+        sacct: whether accounting answers.
+        pyxis: whether srun starts containers.
+        associations: the user's; () where accounting does not tell.
+        default_account: the user's, or "".
+        file_system: of the folder that was looked from.
+    """
+
+    config: Mapping[str, str]
+    partitions: tuple[Partition, ...]
+    sacct: bool
+    pyxis: bool
+    associations: tuple[Association, ...]
+    default_account: str
+    file_system: FileSystem
+
+    @property
+    def name(self) -> str:
+        """The cluster's own name, or "cluster"."""
+        return self.config.get("ClusterName") or "cluster"
+
+    @property
+    def preempts(self) -> bool:
+        """Whether jobs are preempted at all."""
+        return self.config.get("PreemptType", "preempt/none") not in ("preempt/none", "(null)")
+
+
+def parse_gres(text: str) -> tuple[Gpus, ...]:
+    """The GPUs in a node's gres, such as "gpu:a100:8(S:0-1),nvme:2" or "gpu:4"; other resources are left out."""
+    found = []
+    for entry in re.sub(r"\([^)]*\)", "", text).split(","):  # sockets and indices may hold commas
+        name, *rest = entry.strip().split(":")
+        if name != "gpu":
+            continue
+        count = int(rest.pop()) if rest and rest[-1].isdecimal() else 1
+        kind = next((word for word in rest if word != "no_consume"), "")
+        found += [Gpus(count, kind)] if count else []
+    return tuple(found)
+
+
+def parse_sinfo(text: str) -> tuple[Partition, ...]:
+    """Partitions from ``sinfo --noheader --exact --format`` with `SINFO_FORMAT`.
+
+    Raises ValueError for a line that is not of this format.
+    """
+    rows: dict[str, list[list[str]]] = {}
+    for line in filter(None, map(str.strip, text.splitlines())):
+        fields = [field.strip() for field in line.split("|")]
+        if len(fields) != len(SINFO_FORMAT.split("|")):
+            raise ValueError(f"not as asked for: {line!r}")
+        rows.setdefault(fields[0], []).append(fields)
+    return tuple(_partition(mark, lines) for mark, lines in rows.items())
+
+
+def _partition(mark: str, lines: Sequence[Sequence[str]]) -> Partition:
+    _, available, limit, default, *_, preempt_mode, tier = lines[0]
+    kinds = [
+        NodeKind(_number(nodes), _number(cpus), _number(memory), parse_gres(gres))
+        for _, _, _, _, nodes, cpus, memory, gres, _, _ in lines
+    ]
+    return Partition(
+        name=mark.removesuffix("*"),
+        default=mark.endswith("*"),
+        up=available.startswith("up"),
+        limit_s=None if limit in _ABSENT else parse_time(limit),
+        default_s=None if default in _ABSENT else parse_time(default),
+        kinds=tuple(kind for kind in kinds if kind.nodes),
+        preempt_mode=preempt_mode,
+        tier=_number(tier),
+    )
+
+
+def _number(text: str) -> int:
+    """``16``, and ``16+`` where some nodes have more."""
+    return int(text.rstrip("+"))
+
+
+def parse_config(text: str) -> dict[str, str]:
+    """What `CONFIG_KEYS` stand for in ``scontrol show config``; unset ones are left out."""
+    pairs = (line.split("=", 1) for line in text.splitlines() if "=" in line)
+    values = {key.strip(): value.strip() for key, value in pairs}
+    return {key: values[key] for key in CONFIG_KEYS if values.get(key) not in (None, "", "(null)")}
+
+
+def parse_associations(text: str) -> tuple[Association, ...]:
+    """From ``sacctmgr -nP show associations format=Account,Partition,QOS,DefaultQOS``, in order, each once."""
+    found: dict[Association, None] = {}
+    for line in text.splitlines():
+        fields = line.strip().split("|")
+        if len(fields) == 4 and fields[0]:
+            account, partition, qos, default = fields
+            found[Association(account, partition, tuple(filter(None, qos.split(","))), default)] = None
+    return tuple(found)
+
+
+def parse_mounts(text: str, folder: str) -> FileSystem:
+    """The file system of ``folder`` (absolute, without links) from what /proc/mounts holds."""
+    best = FileSystem("/", "unknown", None)
+    for line in text.splitlines():
+        fields = line.split(" ")
+        if len(fields) < 3:
+            continue
+        # proc(5): blanks in a path are written in octal.
+        mount = re.sub(r"\\([0-7]{3})", lambda digits: chr(int(digits[1], 8)), fields[1])
+        inside = folder == mount or folder.startswith(mount.rstrip("/") + "/")
+        if inside and len(mount) >= len(best.mount):  # of two on one point, the later hides the earlier
+            best = FileSystem(mount, fields[2], _shared(fields[2]))
+    return best
+
+
+def _shared(kind: str) -> bool | None:
+    bare = kind.removeprefix("fuse.")
+    return True if bare in SHARED_FILE_SYSTEMS else False if bare in LOCAL_FILE_SYSTEMS else None
+
+
+def choose_partition(partitions: Sequence[Partition], asked: str | None = None) -> Partition:
+    """The partition asked for; else of those that are up the one to train in.
+
+    That is one with GPUs where there are any, the cluster's default if that is such, else the one with most
+    GPUs, or without GPUs most nodes.
+
+    Raises:
+        InputError: there is none, or none of the name asked for.
+    """
+    if asked:
+        for partition in partitions:
+            if partition.name == asked:
+                return partition
+        hint = nearest(asked, [partition.name for partition in partitions])
+        raise InputError(f"the cluster has no partition {asked!r}", where="--partition", hint=hint)
+    usable = [partition for partition in partitions if partition.up and partition.nodes]
+    if not usable:
+        raise InputError("no partition of this cluster is up", where="sinfo", hint="ask its admin, or try again later")
+    return max(usable, key=lambda p: (bool(p.gpus), p.default, p.gpus, p.nodes))
+
+
+def look(environ: Mapping[str, str], folder: Path) -> Cluster:
+    """Ask Slurm's commands, found by ``environ``'s PATH, what the cluster has; ``folder`` is where runs may go.
+
+    Raises:
+        InputError: this machine has no Slurm.
+        BertjobsError: Slurm's controller gave no answer, or one that cannot be read.
+    """
+    clean = clean_environment(environ)  # and without what the user is used to see less of
+    environ = {name: value for name, value in clean.items() if not name.startswith(("SINFO_", "SACCT_"))}
+    if shutil.which("sinfo", path=environ.get("PATH")) is None:
+        raise InputError(
+            "sinfo was not found on the PATH: this machine has no Slurm",
+            hint="log in to a submit host of the cluster; to train on this machine no site is needed: "
+            "bertjobs submit --backend local",
+        )
+    sinfo = ["sinfo", "--noheader", "--exact", f"--format={SINFO_FORMAT}"]
+    try:
+        partitions = parse_sinfo(_needed(sinfo, environ))
+    except ValueError as error:
+        raise BertjobsError(f"sinfo's answer cannot be read: {error}", where=shell_line(sinfo)) from error
+    config = parse_config(_needed(["scontrol", "show", "config"], environ))
+    accounting = "slurmdbd" in config.get("AccountingStorageType", "")
+    user = _user(environ)
+    show = ["sacctmgr", "--noheader", "--parsable2", "--readonly", "show"]
+    of_user = [f"user={user}", f"cluster={config.get('ClusterName', '')}"]
+    associations = [*show, "associations", *of_user, "format=Account,Partition,QOS,DefaultQOS"]
+    default_account = [*show, "user", user, "format=DefaultAccount"]
+    sacct = ["sacct", "--noheader", "--allocations", "--starttime=now", f"--user={user}"]
+    return Cluster(
+        config=config,
+        partitions=partitions,
+        sacct=_answer(sacct, environ) is not None,
+        pyxis="--container-image" in (_answer(["srun", "--help"], environ) or ""),
+        associations=parse_associations((accounting and _answer(associations, environ)) or ""),
+        default_account=((accounting and _answer(default_account, environ)) or "").strip().partition("\n")[0],
+        file_system=parse_mounts(Path("/proc/mounts").read_text(encoding="utf-8"), str(folder.resolve())),
+    )
+
+
+def _user(environ: Mapping[str, str]) -> str:
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:  # the directory service does not answer
+        return environ.get("USER", str(os.geteuid()))
+
+
+def _run(words: Sequence[str], environ: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        list(words),
+        env=dict(environ),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        timeout=TIMEOUT_S,
+        check=False,
+    )
+
+
+def _answer(words: Sequence[str], environ: Mapping[str, str]) -> str | None:
+    """What a command prints, or None where it is missing, fails or does not answer."""
+    try:
+        done = _run(words, environ)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return None if done.returncode else done.stdout
+
+
+def _needed(words: Sequence[str], environ: Mapping[str, str]) -> str:
+    """What a command prints; BertjobsError where there is no answer."""
+    try:
+        done = _run(words, environ)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        said = f"no answer within {TIMEOUT_S} s" if isinstance(error, subprocess.TimeoutExpired) else str(error)
+    else:
+        if not done.returncode:
+            return done.stdout
+        said = done.stderr.strip() or f"exit code {done.returncode}"
+    raise BertjobsError(
+        f"{words[0]} found no cluster: {said}",
+        where=shell_line(words),
+        hint="the controller is busy or down: see `scontrol ping`, and try again later",
+    )

@@ -1,0 +1,227 @@
+"""The site file: what runs on one cluster have in common, and what each of its keys may hold."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from bertjobs.errors import InputError, nearest
+from bertjobs.recipe import schema
+from bertjobs.recipe.environment import NAMES
+from bertjobs.slurm.options import is_option
+from bertjobs.slurm.times import parse_time
+
+KEYS = {
+    "partition": "partition to queue in; several by commas: whichever starts the job first",
+    "account": "account to charge",
+    "qos": "quality of service",
+    "time": "time limit of one job; a run that needs longer goes on in further jobs",
+    "image": "container image for pyxis: a .sqsh file, or an enroot URI",
+    "mounts": "what the container sees besides the run, the data and this folder: SRC:DST[:FLAGS]",
+    "data": "folder made by `bertjobs data prepare`; all nodes must see it",
+    "results": "folder of all runs; all nodes must see it, with space for checkpoints",
+    "environment": "names, never values, of variables of your shell that jobs see inside containers too",
+    "sbatch": "further options of sbatch, without their dashes",
+}
+"""Key of a site file -> what it is."""
+
+_OPTION_NAME = re.compile(r"[a-z][a-z0-9-]*")
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_QUEUE = ("partition", "account", "qos", "time")
+_OURS = frozenset((
+    "array", "dependency", "error", "export", "export-file", "job-name", "nodes", "ntasks", "ntasks-per-node", "output",
+    "parsable", "test-only", "wait", "wrap",
+))  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Site:
+    """One site file, checked; "" and () leave a value to the cluster's or the recipe's default.
+
+    Attributes:
+        environment: names of variables to pass into containers.
+        sbatch: further options of sbatch, name -> value, "" for one that has none.
+    """
+
+    name: str
+    file: Path
+    partition: str = ""
+    account: str = ""
+    qos: str = ""
+    time: str = ""
+    image: str = ""
+    mounts: tuple[str, ...] = ()
+    data: str = ""
+    results: str = ""
+    environment: tuple[str, ...] = ()
+    sbatch: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def origin(self) -> str:
+        """Where its values came from, in words."""
+        return f"site {self.name}"
+
+    def settings(self) -> dict[str, str]:
+        """What it says of a run's settings: key of the schema -> text."""
+        values = {"image": self.image, "mounts": ",".join(self.mounts), "data": self.data, "results": self.results}
+        return {key: value for key, value in values.items() if value}
+
+    def sbatch_options(self, given: Sequence[str] = ()) -> list[str]:
+        """What it says to sbatch, as sbatch reads it, less what ``given`` options (``--qos=high``) name."""
+        queue = [(name, value) for name in _QUEUE if (value := getattr(self, name))]
+        taken = {option.split("=", 1)[0] for option in given}
+        options = [f"--{name}={value}" if value else f"--{name}" for name, value in (*queue, *self.sbatch)]
+        return [option for option in options if option.split("=", 1)[0] not in taken]
+
+
+def parse_site(text: str, name: str, file: Path) -> Site:
+    """The site that a file's text describes.
+
+    Raises:
+        InputError: it is not YAML, has an unknown key (names the nearest) or a bad value; says in which line.
+    """
+    nodes = _mapping(_compose(text, file), file, "a site file")
+    for key, node in nodes.items():
+        if key not in KEYS:
+            raise InputError(f"unknown key {key!r}", where=_place(file, node), hint=nearest(key, KEYS))
+    values: dict[str, Any] = {}
+    for key, node in nodes.items():
+        if not _is_empty(node):
+            values[key] = _value(key, node, file)
+    return Site(name=name, file=file, **values)
+
+
+def _value(key: str, node: yaml.Node, file: Path) -> Any:
+    where = f"{_place(file, node)}: {key}"
+    if key == "sbatch":
+        return _options(node, file)
+    if key == "environment":
+        return tuple(_variable(word, where) for word in _words(node, key, where))
+    if key == "mounts":
+        return schema.RUN[key].parse(_words(node, key, where), where)
+    text = _text(node, key, where)
+    if key in ("image", "data", "results"):
+        return _path(key, text, where)
+    if key == "time":
+        try:
+            parse_time(text)
+        except ValueError as error:
+            raise InputError(str(error), where=where, hint="minutes, hours:minutes:seconds or days-hours") from None
+        return text.strip()
+    return _option(key, text, where)
+
+
+def _path(key: str, text: str, where: str) -> str:
+    value: str = schema.RUN[key].parse(text, where)
+    # An image may be a URI; what is a file has one place, wherever bertjobs is called.
+    if value and not value.startswith("/") and (key != "image" or value.endswith(".sqsh")):
+        raise InputError(f"{key} must be an absolute path here, not {value!r}", where=where)
+    return value
+
+
+def _option(key: str, text: str, where: str) -> str:
+    if not is_option(text):
+        raise InputError(
+            f"{key}: {text!r} cannot stand in a batch script's header",
+            where=where,
+            hint="use letters, digits and . , : @ % + = / [ ] ( ) & | * _ -",
+        )
+    return text
+
+
+def _variable(word: str, where: str) -> str:
+    """A variable's name. What is none is not shown: it may be a secret."""
+    if not _VARIABLE.fullmatch(word):
+        name = word.partition("=")[0]
+        said = f"{name} with a value" if "=" in word and _VARIABLE.fullmatch(name) else "no variable's name"
+        raise InputError(
+            f"environment takes names alone; an entry is {said}",
+            where=where,
+            hint="set the value in your shell, from where it is passed on; here it would lie in a file",
+        )
+    if word in NAMES:
+        raise InputError(
+            f"{word} is not passed on: a run keeps this setting in its run.yml", where=where, hint="leave it out"
+        )
+    return word
+
+
+def _options(node: yaml.Node, file: Path) -> tuple[tuple[str, str], ...]:
+    found = []
+    for name, item in _mapping(node, file, "sbatch").items():
+        where = f"{_place(file, item)}: sbatch.{name}"
+        if not _OPTION_NAME.fullmatch(name):
+            raise InputError(
+                f"{name!r} is no long option of sbatch",
+                where=where,
+                hint="write it without dashes in front: constraint, not -C or --constraint",
+            )
+        if name in _QUEUE or name in _OURS:
+            hint = f"write `{name}: ...` at the left margin" if name in _QUEUE else "leave it out"
+            who = "has a key of its own" if name in _QUEUE else "is set by bertjobs for each job"
+            raise InputError(f"{name} {who}", where=where, hint=hint)
+        if item.tag.endswith(":bool"):
+            if item.value.lower() not in ("true", "yes", "on"):
+                raise InputError(f"sbatch.{name} is false", where=where, hint="leave it out")
+            found.append((name, ""))
+            continue
+        if _is_empty(item):
+            raise InputError(f"sbatch.{name} has no value", where=where, hint=f"an option without one: {name}: true")
+        found.append((name, _option(f"sbatch.{name}", _text(item, name, where), where)))
+    return tuple(found)
+
+
+def _compose(text: str, file: Path) -> yaml.Node:
+    """The document as nodes, whose scalars are as they were written: YAML makes 14400 of 4:00:00."""
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        place = f"{file}, line {mark.line + 1}" if mark else str(file)
+        raise InputError(f"not valid YAML: {error.problem or error.context}", where=place) from None
+    except (yaml.YAMLError, RecursionError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"not valid YAML: {reason}", where=str(file)) from None
+    mark = yaml.Mark(str(file), 0, 0, 0, None, 0)
+    return node if node is not None else yaml.MappingNode("tag:yaml.org,2002:map", [], mark, mark)
+
+
+def _mapping(node: yaml.Node, file: Path, what: str) -> dict[str, yaml.Node]:
+    if not isinstance(node, yaml.MappingNode):
+        raise InputError(f"{what} holds keys with values, as `key: value`", where=_place(file, node))
+    found: dict[str, yaml.Node] = {}
+    for key, value in node.value:
+        if not isinstance(key, yaml.ScalarNode):
+            raise InputError("a key must be one word", where=_place(file, key))
+        if key.value in found:
+            raise InputError(f"key {key.value!r} is given twice", where=_place(file, key))
+        found[key.value] = value
+    return found
+
+
+def _text(node: yaml.Node, key: str, where: str) -> str:
+    if not isinstance(node, yaml.ScalarNode):
+        raise InputError(f"{key} must be one value, not a list or mapping", where=where)
+    return "" if _is_empty(node) else node.value
+
+
+def _words(node: yaml.Node, key: str, where: str) -> list[str]:
+    """The items of a list, or of a text with commas."""
+    if isinstance(node, yaml.SequenceNode):
+        return [_text(item, f"an item of {key}", where) for item in node.value]
+    if isinstance(node, yaml.MappingNode):
+        raise InputError(f"{key} must be a list, not a mapping", where=where, hint=f"{key}: {KEYS[key]}")
+    return [word.strip() for word in _text(node, key, where).split(",")]
+
+
+def _is_empty(node: yaml.Node) -> bool:
+    return isinstance(node, yaml.ScalarNode) and (not node.value or node.tag.endswith(":null"))
+
+
+def _place(file: Path, node: yaml.Node) -> str:
+    return f"{file}, line {node.start_mark.line + 1}"

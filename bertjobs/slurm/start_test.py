@@ -1,0 +1,30 @@
+"""What ``sbatch --test-only`` says. Pure."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from bertjobs.slurm.client import NO_CONTROLLER
+
+_STARTS = re.compile(r"Job \S+ to start at (?P<time>\S+) using \d+ processors on (?:nodes )?(?P<nodes>\S+)")
+_REFUSED = re.compile(r"(?:allocation failure: |error: |sbatch: (?=unrecognized))(.+)")
+
+
+@dataclass(frozen=True)
+class StartTest:
+    """What ``sbatch --test-only`` says: when and where the job would start, or why never; "" where it does not say."""
+
+    starts_at: str = ""
+    nodes: str = ""
+    refusal: str = ""
+
+
+def parse_start_test(text: str) -> StartTest:
+    """What ``sbatch --test-only`` printed, on either stream, as a value; nothing known where there is no controller."""
+    if starts := _STARTS.search(text):
+        return StartTest(starts_at=starts["time"], nodes=starts["nodes"])
+    if any(sign in text for sign in NO_CONTROLLER):
+        return StartTest()
+    reasons = dict.fromkeys(reason.strip() for reason in _REFUSED.findall(text))
+    return StartTest(refusal="; ".join(reasons))

@@ -1,0 +1,150 @@
+"""Where an attempt begins: its own newest checkpoint, the phase before, other weights, or random ones."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from bertjobs.data.batches.order import StreamState
+from bertjobs.errors import InputError
+from bertjobs.files.atomic import remove_leftovers, sha256_of
+from bertjobs.model.bert import BertForPreTraining
+from bertjobs.model.huggingface import initialise_from
+from bertjobs.optim.base import Optimizer
+from bertjobs.optim.loss_scale import initial_loss_scale
+from bertjobs.recipe.lockfile import decisive_settings
+from bertjobs.run.checkpoints import (
+    MANIFEST,
+    DamagedCheckpointError,
+    check_settings,
+    newest_valid,
+    read_manifest,
+    steps,
+    verify,
+)
+from bertjobs.run.directory import PhaseDirectory
+from bertjobs.train.checkpoint.state import Progress, read_stream_state, read_training_state
+from bertjobs.train.job import Job
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where an attempt begins.
+
+    Attributes:
+        kind: "resume" (this phase's newest checkpoint), "previous" (the last one of the phase before), "initial"
+            (``init_checkpoint``) or "random".
+        folder: the checkpoint or model folder; None for random weights.
+        data: where the data stood, for "resume".
+    """
+
+    kind: Literal["resume", "previous", "initial", "random"]
+    folder: Path | None = None
+    data: StreamState | None = None
+
+
+def find_start(job: Job) -> Start:
+    """Find and verify the checkpoint to begin with; rank 0 does it for all.
+
+    Raises:
+        InputError: all checkpoints of the phase are damaged, the phase before is not done or its checkpoint is
+            damaged, or the weights were trained with another vocabulary, or this phase on other data.
+    """
+    start = _find(job)
+    if start.folder is not None:
+        job.data.check_weights(start.folder)
+    if start.kind == "resume" and start.folder is not None:
+        settings = decisive_settings(job.spec, job.phase.phase)
+        check_settings(read_manifest(start.folder), settings, start.folder)
+        return replace(start, data=_stream_state(job, start.folder))
+    return start
+
+
+def _stream_state(job: Job, folder: Path) -> StreamState:
+    state = read_stream_state(folder)
+    if state.manifest_sha256 != job.data.sha256:
+        raise InputError(
+            f"phase {job.phase.phase} was begun with the data whose manifest is {state.manifest_sha256[:12]}..., "
+            f"these have {job.data.sha256[:12]}...",
+            where=f"{folder} and {job.data.folder}",
+            hint="set DATADIR to the folder that it was begun with, or start another run with RUN",
+        )
+    return state
+
+
+def load_start(start: Start, job: Job, model: BertForPreTraining, optimizer: Optimizer) -> tuple[Progress, str]:
+    """Load what ``start`` names; returns where the phase stands, and words for the log.
+
+    Raises:
+        InputError: the weights have another shape, cannot be read, or a checkpoint lacks some.
+    """
+    scale = initial_loss_scale(job.spec.precision, job.spec.loss_scale)
+    fresh_start = Progress(loss_scale=scale)
+    if start.folder is None:
+        return fresh_start, "starting from random weights"
+    fresh = initialise_from(model, start.folder)
+    if start.kind == "initial":
+        return fresh_start, f"starting from {start.folder}; random: {', '.join(fresh) or 'nothing'}"
+    if fresh:
+        raise InputError(f"the checkpoint lacks {', '.join(fresh)}", where=str(start.folder))
+    if start.kind == "previous" and job.phase.optimizer_state == "reset":
+        return fresh_start, f"starting from {start.folder}, moments reset"
+    progress = read_training_state(start.folder, model, optimizer, scale)
+    if start.kind == "resume":
+        return progress, f"continuing from {start.folder} (step {progress.step})"
+    optimizer.reset_step_count()
+    return fresh_start, f"starting from {start.folder}, moments carried"
+
+
+def _find(job: Job) -> Start:
+    directory = job.directory.phase(job.phase.phase)
+    remove_leftovers(directory.checkpoints)
+    folder = _newest_checkpoint(directory)
+    if folder is not None:
+        return Start("resume", folder)
+    if job.previous is not None:
+        return Start("previous", _last_of_phase(job, job.previous))
+    if job.spec.init_checkpoint:
+        return Start("initial", Path(job.spec.init_checkpoint))
+    return Start("random")
+
+
+def _newest_checkpoint(directory: PhaseDirectory) -> Path | None:
+    folder, damaged = newest_valid(directory.checkpoints)
+    for error in damaged:
+        print(f"warning: {error.where} is passed over: {error.what}", flush=True)
+    if folder is None and steps(directory.checkpoints):
+        raise InputError(
+            f"all checkpoints of phase {directory.number} are damaged",
+            where=str(directory.checkpoints),
+            hint="restore one, or delete the folder to start the phase over",
+        )
+    return folder
+
+
+def _last_of_phase(job: Job, number: int) -> Path:
+    """The checkpoint that a phase names in its DONE.json; or its newest, where the run does not wait for that."""
+    directory = job.directory.phase(number)
+    done = directory.done()
+    if done is None and job.spec.previous_phase == "latest" and (folder := _newest_checkpoint(directory)):
+        return folder
+    if done is None:
+        raise InputError(
+            f"phase {job.phase.phase} starts from phase {number}, which is not done: there is no DONE.json",
+            where=str(directory.done_file),
+            hint=f"wait for phase {number}, queue this one behind it (sbatch --dependency=afterany:JOB), or start from "
+            "its latest checkpoint with PREVIOUS_PHASE=latest",
+        )
+    folder = directory.checkpoints / done.checkpoint
+    try:
+        verify(folder)
+    except DamagedCheckpointError as error:
+        raise InputError(
+            error.what,
+            where=error.where,
+            hint=f"restore it, or delete {directory.done_file} to finish phase {number} again from an earlier one",
+        ) from error
+    if sha256_of(folder / MANIFEST) != done.sha256:
+        raise InputError("the checkpoint is not the one that DONE.json names", where=str(folder))
+    return folder

@@ -1,0 +1,1 @@
+"""The nodes that a job was given: checked, measured, bound to."""

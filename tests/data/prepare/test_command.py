@@ -1,0 +1,113 @@
+"""`bertjobs data` as a person types it."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import pytest
+
+from bertjobs.cli.data import register
+from bertjobs.cli.data_prepare import given_words, slurm_options
+from bertjobs.data.shards.manifest import DataManifest
+from bertjobs.errors import InputError
+
+
+def _parse(*words: object) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    register(parser.add_subparsers())
+    return parser.parse_args(["data", *map(str, words)])
+
+
+def _run(*words: object) -> int:
+    args = _parse(*words)
+    return args.handler(args)
+
+
+def test_vocab_then_prepare(corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    vocab, output = tmp_path / "my vocab" / "vocab.txt", tmp_path / "data"
+    source = f"text:{corpus}"
+    assert _run("vocab", "--corpus", source, "--size", 400, "--output", vocab) == 0
+    said = capsys.readouterr().out
+    assert f"--vocab '{vocab}'" in said
+    assert _run("prepare", "--corpus", source, "--vocab", vocab, "--output", output, "--phases", "1") == 0
+    said = capsys.readouterr()
+    data = DataManifest.read(output)
+    assert f"{data.phase(1).train.rows:,} sequences" in said.out
+    assert f"{data.documents['train']} documents for training" in said.out
+    assert f"next: bertjobs submit --recipe NAME --data {output}" in said.out
+    assert "MB/s" in said.err
+
+
+def test_phases_that_are_no_numbers_are_refused(corpus: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="cannot be prepared"):
+        _run("prepare", "--corpus", f"text:{corpus}", "--vocab", "v", "--output", tmp_path / "d", "--phases", "one")
+
+
+def test_help_gives_units_and_defaults(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        _run("prepare", "--help")
+    said = " ".join(capsys.readouterr().out.split())
+    for words in ("tokens a length bin spans (default: 64)", "(default: dynamic)", "one a core (default: 0)"):
+        assert words in said
+
+
+NEEDED = ("prepare", "--corpus", "text:x", "--vocab", "v", "--output", "d")
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("--queue",), "--queue is for a cluster"),
+        (("--slurm", "--jobs", 4, "--nodes", 2), "--jobs and --nodes"),
+        (("--slurm", "--sbatch", "-C a100"), "is no option of sbatch"),
+        (("--slurm", "--sbatch", "output=x"), "prepare sets sbatch's --output itself"),
+        (("--slurm", "--site", "nowhere"), "there is no site 'nowhere'"),
+    ],
+)
+def test_words_about_slurm_that_cannot_be(
+    words: tuple[object, ...], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    with pytest.raises(InputError, match=says):
+        _run(*NEEDED, *words)
+
+
+def test_a_site_says_what_the_flags_leave_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "bertjobs" / "sites").mkdir(parents=True)
+    site = "partition: gpu\nqos: normal\ntime: 4:00:00\nsbatch: {mem: 8G, constraint: a100}\n"
+    (tmp_path / "bertjobs" / "sites" / "here.yml").write_text(site)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+
+    def options(*words: object) -> dict[str, object]:
+        return slurm_options(_parse(*NEEDED, "--slurm", "--site", "here", *words)).parameters()
+
+    assert options() == {
+        "partition": "gpu", "qos": "normal", "time": "4:00:00", "mem": "8G", "constraint": "a100", "cpus-per-task": 1,
+        "requeue": True,
+    }  # fmt: skip
+    given = options("--partition", "cpu", "--memory", "2G", "--sbatch", "qos=high", "--sbatch=--exclusive")
+    assert given == {
+        "partition": "cpu", "qos": "high", "time": "4:00:00", "mem": "2G", "constraint": "a100", "cpus-per-task": 1,
+        "requeue": True, "exclusive": True,
+    }  # fmt: skip
+    assert "partition" not in options("--site", "none")
+
+
+def test_a_command_is_queued_as_it_was_given() -> None:
+    words = ["--corpus", "text:a b", "--corpus", "wiki:c", "--vocab", "v", "--output", "d", "--cased", "--seed", "7"]
+    more = ["--slurm", "--queue", "--jobs", "3", "--sbatch", "qos=high", "--sbatch", "exclusive", "--sample-ratio", "1"]
+    parser = argparse.ArgumentParser()
+    register(parser.add_subparsers())
+    verb = _verb(parser, "data", "prepare")
+    args = verb.parse_args([*words, *more])
+    again = verb.parse_args(given_words(verb, args))
+    assert vars(again) == {**vars(args), "queue": False}
+    assert "--sample-ratio=1.0" not in given_words(verb, args), "a default is not repeated"
+
+
+def _verb(parser: argparse.ArgumentParser, *names: str) -> argparse.ArgumentParser:
+    for name in names:
+        (verbs,) = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+        parser = verbs.choices[name]
+    return parser

@@ -1,0 +1,610 @@
+"""One verdict for each thing that ends, or holds up, a run: from real workers that are made to fail, and from what
+torch, Slurm, pyxis and enroot print."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import json
+import multiprocessing
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pytest
+import torch
+import torch._dynamo  # takes DDP seconds, at its first use
+import yaml
+
+from bertjobs.cli import doctor as command
+from bertjobs.launch.doctor.diagnose import diagnose
+from bertjobs.launch.doctor.evidence import Accounts, Attempt, Evidence, PhaseEvidence, collect
+from bertjobs.launch.doctor.log_errors import Cause, Said, errors_in
+from bertjobs.launch.doctor.remedies import Verdict
+from bertjobs.launch.local import free_port, identity, rank_environment
+from bertjobs.launch.start import write_run
+from bertjobs.recipe.catalogue import builtin_file, load_catalogue
+from bertjobs.recipe.resolve import resolve
+from bertjobs.recipe.spec import RunSpec
+from bertjobs.slurm.jobs import Job
+from bertjobs.slurm.reasons import reason_words
+from bertjobs.slurm.times import doubled
+from bertjobs.train import loop, step
+from bertjobs.train.checkpoint import writer as checkpoint_writer
+from bertjobs.train.signals import StopRequest
+from bertjobs.train.worker import main
+from tests.train.conftest import PHASES, prepared
+
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload([__name__])
+PATIENCE_S = 90.0
+AT = 4  # the step at which a fault comes
+NOW = 1_000_000.0
+
+
+# Real workers
+
+
+def kill() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def stop_itself() -> None:
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def fail() -> None:
+    raise ValueError("a batch of another world")
+
+
+def take_all_memory() -> None:
+    torch.empty(1 << 60, dtype=torch.uint8)
+
+
+def fill_disk() -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    checkpoint_writer.write_hashed = full  # type: ignore[assignment]
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A run on two ranks, and what happens to ``victim`` at step `AT`; ``recipe`` and ``environ`` change the run."""
+
+    fault: Callable[[], None] | None = None
+    victim: int = 1
+    recipe: Mapping[str, object] = field(default_factory=dict)
+    environ: Mapping[str, str] = field(default_factory=dict)
+    ranks: int = 2
+    port: int = 0
+
+
+def scenes(taken: int) -> dict[str, Scene]:
+    return {
+        "killed": Scene(kill),
+        "failed": Scene(fail),
+        "memory": Scene(take_all_memory, victim=0),
+        "hang": Scene(stop_itself, recipe={"hang_timeout_s": 5}),
+        "disk": Scene(fill_disk, victim=0, ranks=1),
+        "gradients": Scene(recipe={"precision": "fp16", "loss_scale": 2e9}, ranks=1),
+        "stopped": Scene(environ={"STEPS_THIS_RUN": "5"}),
+        "refused": Scene(environ={"DATADIR": "/nowhere"}),
+        "port": Scene(environ={"BERTJOBS_JOIN_TIMEOUT_S": "2"}, port=taken),
+    }
+
+
+def run_rank(environ: Mapping[str, str], log: Path, fault: Callable[[], None] | None) -> None:
+    """One rank, as the local launcher starts it; all write one log."""
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    os.environ.clear()
+    os.environ.update(environ)
+    if fault is not None:
+        original, calls = step.train_step, []
+
+        def trapped(*args: object) -> object:
+            calls.append(1)
+            if len(calls) == AT:
+                fault()
+            return original(*args)  # type: ignore[arg-type]
+
+        loop.train_step = trapped  # type: ignore[assignment]
+    code = main(os.environ, StopRequest())
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+@pytest.fixture(scope="module")
+def verdicts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Verdict]:
+    """The verdicts on all scenes, played at the same time."""
+    folder = tmp_path_factory.mktemp("scenes")
+    data = prepared(slice(0, 4), folder / "speeches").folder
+    processes, directories = [], {}
+    with socket.socket() as listener:
+        listener.bind(("0.0.0.0", 0))
+        listener.listen()
+        for name, scene in scenes(listener.getsockname()[1]).items():
+            spec = spec_of(folder / name, scene, data)
+            directory = directories[name] = write_run(spec)
+            directory.record("submitted", backend="local", phase=1, job="local-1", **identity() | {"pid": 1})
+            port = scene.port or free_port()
+            for rank in range(scene.ranks):
+                base = {"PATH": os.environ["PATH"], "OMP_NUM_THREADS": "1"}
+                environ = rank_environment(base, spec, 1, rank, port=port, job="local-1")
+                environ |= {"DATADIR": str(data), "OMP_NUM_THREADS": "1", **scene.environ}
+                log = directory.phase(1).logs / "local-1-0.out"
+                fault = scene.fault if rank == scene.victim else None
+                processes.append(CONTEXT.Process(target=run_rank, args=(environ, log, fault)))
+                processes[-1].start()
+        deadline = time.monotonic() + PATIENCE_S
+        stopped = [process for process in processes if process.pid]
+        while sum(process.is_alive() for process in stopped) > 1 and time.monotonic() < deadline:
+            time.sleep(0.05)
+    for process in processes:
+        process.kill()  # the one that was stopped
+    slurm = Accounts({"PATH": ""})
+    return {
+        name: diagnose(collect(directory, slurm, f"trial --results {directory.root.parent}", time.time()))
+        for name, directory in directories.items()
+    }
+
+
+def spec_of(folder: Path, scene: Scene, data: Path) -> RunSpec:
+    folder.mkdir()
+    recipe = {"system": "cpu-node", "model": "bert-nano", "precision": "fp32", "phases": PHASES, **scene.recipe}
+    (folder / "recipes.yml").write_text(yaml.safe_dump({"recipes": {"trial": recipe}}))
+    flags = {"recipe": "trial", "results": str(folder / "results"), "data": str(data), "nodes": str(scene.ranks)}
+    return resolve(load_catalogue([builtin_file(), folder / "recipes.yml"]), flags=flags, environ={}).spec
+
+
+def test_a_rank_that_is_killed_is_found_by_the_silence_of_its_own(verdicts: dict[str, Verdict]) -> None:
+    verdict = verdicts["killed"]
+    assert verdict.cause is Cause.LOST_RANK
+    assert "rank 1 went first without a word" in verdict.sentence
+    assert verdict.evidence[0].startswith("rank 0: error: another rank is gone")
+    assert verdict.command.startswith("bertjobs resume trial --results")
+
+
+def test_the_first_failing_rank_is_told_from_those_that_lost_it(verdicts: dict[str, Verdict]) -> None:
+    verdict = verdicts["failed"]
+    assert verdict.cause is Cause.CRASHED
+    assert verdict.sentence == "rank 1 failed first: ValueError: a batch of another world"
+    assert verdict.evidence[0] == "rank 1: ValueError: a batch of another world"
+    assert "bertjobs logs trial" in verdict.command
+
+
+def test_host_memory_as_torch_reports_it(verdicts: dict[str, Verdict]) -> None:
+    verdict = verdicts["memory"]
+    assert verdict.cause is Cause.HOST_MEMORY
+    assert "DefaultCPUAllocator" in verdict.evidence[0]
+    assert "--mem" not in verdict.command, "no option of Slurm's for a local run"
+
+
+def test_a_hang_names_the_rank_that_the_others_waited_for(verdicts: dict[str, Verdict]) -> None:
+    verdict = verdicts["hang"]
+    assert verdict.cause is Cause.HANG
+    assert verdict.sentence == "the run hung: the others waited for rank 1"
+    assert "rank 1 did not arrive" in verdict.evidence[0]
+    assert any("and no longer answers" in line for line in verdict.evidence)
+
+
+def test_a_full_disk(verdicts: dict[str, Verdict]) -> None:
+    verdict = verdicts["disk"]
+    assert verdict.cause is Cause.DISK
+    assert "No space left on device" in verdict.evidence[0]
+    assert any("free where" in line for line in verdict.evidence)
+    assert verdict.sentence == "the disk is full: make room, then go on from the beginning"
+
+
+def test_gradients_that_are_never_finite(verdicts: dict[str, Verdict]) -> None:
+    verdict = verdicts["gradients"]
+    assert verdict.cause is Cause.GRADIENTS
+    assert "25 steps in a row" in verdict.evidence[0]
+    assert "--set loss_scale=0" in verdict.command, "dynamic, where the recipe fixes one"
+    assert "--run trial-2" in verdict.command
+
+
+def test_a_run_that_stopped_as_asked_may_go_on(verdicts: dict[str, Verdict]) -> None:
+    verdict = verdicts["stopped"]
+    assert verdict.cause is Cause.STOPPED
+    assert "(STEPS_THIS_RUN): step-00000005" in verdict.sentence
+
+
+def test_bad_input_is_told_in_the_worker_s_own_words(verdicts: dict[str, Verdict]) -> None:
+    verdict = verdicts["refused"]
+    assert verdict.cause is Cause.BAD_INPUT
+    assert any("/nowhere" in line for line in verdict.evidence)
+
+
+def test_a_port_in_use(verdicts: dict[str, Verdict]) -> None:
+    verdict = verdicts["port"]
+    assert verdict.cause is Cause.PORT
+    assert any("MASTER_PORT=" in line for line in verdict.evidence)
+
+
+# What other programs print
+
+
+@pytest.fixture
+def spec(tmp_path: Path) -> RunSpec:
+    flags = {"recipe": "dgxa100-80g", "results": str(tmp_path), "run": "big", "nodes": "4"}
+    return resolve(load_catalogue([builtin_file()]), flags=flags, environ={}).spec
+
+
+NODES = ("node1", "node2", "node3", "node4")
+ATTEMPT = Attempt("7", 0, started_unix_s=NOW - 500, seen_unix_s=NOW - 100, log="phase1/logs/7-0.out")
+FAILED = Job("7", state="FAILED", source="sacct", exit_code=70, nodes=NODES, time_limit="1-00:00:00")
+
+
+def judged(
+    spec: RunSpec, job: Job | None = FAILED, log: str = "", *, attempt: Attempt = ATTEMPT, **phase: object
+) -> Verdict:
+    """The verdict on a run whose only job has written ``log``."""
+    attempts = (replace(attempt, errors=errors_in(log.splitlines()), last_lines=tuple(log.splitlines()[-3:])),)
+    known = {"jobs": (job,) if job else (), "attempts": attempts, **phase}
+    first = PhaseEvidence(1, 7038, **known)  # type: ignore[arg-type]
+    return diagnose(Evidence(spec, Path("/results/big"), "big", NOW, (first, PhaseEvidence(2, 1563)), 10**9))
+
+
+OUT_OF_MEMORY = """\
+rank 3: Traceback (most recent call last):
+  File "/opt/bertjobs/train/step.py", line 88, in train_step
+    loss.backward()
+torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 1.70 GiB. GPU 3 has a total capacity of 79.15 GiB of \
+which 1.06 GiB is free. Including non-PyTorch memory, this process has 78.08 GiB memory in use. Of the \
+allocated memory 74.90 GiB is allocated by PyTorch, and 1.94 GiB is reserved by PyTorch but unallocated.
+
+error: another rank is gone; what it printed, if anything, says why ([gloo/transport/tcp/pair.cc:553] Connection closed)
+"""
+
+
+def test_gpu_memory_suggests_the_next_gradient_steps_that_divide_the_rank_batch(spec: RunSpec) -> None:
+    verdict = judged(spec, log=OUT_OF_MEMORY, has_script=True)
+    phase = spec.phase(1)
+    assert verdict.cause is Cause.GPU_MEMORY
+    assert verdict.sentence.startswith("rank 3 ran out of GPU memory with a micro-batch of")
+    assert verdict.evidence[0].startswith("rank 3: torch.OutOfMemoryError: CUDA out of memory. Tried to allocate")
+    steps = int(verdict.command.split("=")[1].split()[0])
+    assert steps > phase.gradient_steps
+    assert phase.rank_batch % steps == 0
+    assert not [n for n in range(phase.gradient_steps + 1, steps) if phase.rank_batch % n == 0]
+    assert verdict.command == f"GRADIENT_STEPS={steps} sbatch /results/big/phase1/run.sub"
+    by_hand = judged(spec, log=OUT_OF_MEMORY).command
+    assert by_hand.startswith(f"RUN=big PHASE=1 RESULTS=/results GRADIENT_STEPS={steps} sbatch -N4 ")
+    assert by_hand.endswith("--ntasks-per-node=8 --gpus-per-node=8 run.sub")
+
+
+def test_where_one_sequence_does_not_fit_gradient_steps_are_no_help(spec: RunSpec) -> None:
+    phase = replace(spec.phase(1), micro_batch=1, gradient_steps=spec.phase(1).rank_batch)
+    verdict = judged(replace(spec, phases=(phase, spec.phase(2))), log=OUT_OF_MEMORY)
+    assert verdict.cause is Cause.GPU_MEMORY
+    assert "GRADIENT_STEPS" not in verdict.command
+    assert "--set activation_checkpointing=true" in verdict.command
+
+
+MOUNT = """\
+pyxis: importing docker image: nvcr.io#nvidia/pytorch:25.08-py3
+pyxis: imported docker image: nvcr.io#nvidia/pytorch:25.08-py3
+slurmstepd: error: pyxis: container start failed with error code: 1
+slurmstepd: error: pyxis: printing enroot log file:
+slurmstepd: error: pyxis:     enroot-mount: failed to mount: /scratch/data at /tmp/enroot-data/pyxis_7.0/data: No such \
+file or directory
+slurmstepd: error: pyxis: couldn't start container
+slurmstepd: error: spank: required plugin spank_pyxis.so: task_init() failed with rc=-1
+slurmstepd: error: Failed to invoke spank plugin stack
+srun: error: node1: task 0: Exited with exit code 1
+"""
+IMPORT = """\
+pyxis: importing docker image: registry.example/bert:1
+slurmstepd: error: pyxis: child 1022281 failed with error code: 1
+slurmstepd: error: pyxis: failed to import docker image
+slurmstepd: error: pyxis: printing enroot log file:
+slurmstepd: error: pyxis:     [INFO] Fetching image manifest
+slurmstepd: error: pyxis:     [ERROR] URL https://registry.example/v2/bert/manifests/1 returned error code: 401 \
+Unauthorized
+slurmstepd: error: pyxis: couldn't start container
+"""
+FULL = """\
+slurmstepd: error: pyxis: failed to import docker image
+slurmstepd: error: pyxis:     Write failed because No space left on device
+"""
+
+
+@pytest.mark.parametrize(
+    ("log", "why"),
+    [
+        (MOUNT, "enroot-mount: failed to mount: /scratch/data at"),
+        (IMPORT, "[ERROR] URL https://registry.example/v2/bert/manifests/1 returned error code: 401"),
+        (FULL, "Write failed because No space left on device"),
+    ],
+)
+def test_a_container_that_does_not_start_is_to_be_tried_by_itself(spec: RunSpec, log: str, why: str) -> None:
+    spec = replace(spec, image="/images/bert.sqsh", mounts=("/scratch/my data:/data",))
+    verdict = judged(spec, log=log)
+    assert verdict.cause is Cause.CONTAINER
+    assert f"the container does not start: {why}" in verdict.sentence
+    assert (
+        verdict.command
+        == "srun -N1 --container-image=/images/bert.sqsh --container-mounts='/scratch/my data:/data' true"
+    )
+
+
+@pytest.mark.parametrize(
+    ("log", "job"),
+    [
+        (
+            "slurmstepd: error: Detected 1 oom_kill event in StepId=7.0. Some of the step tasks have been OOM Killed.\n"
+            "srun: error: node2: task 9: Out Of Memory\n",
+            FAILED,
+        ),
+        ("slurmstepd: error: Detected 1 oom-kill event(s) in step 7.0 cgroup.", FAILED),
+        ("", replace(FAILED, state="OUT_OF_MEMORY")),
+        ("", replace(FAILED, steps=("FAILED", "OUT_OF_MEMORY"))),
+        ("", replace(FAILED, exit_code=137)),
+        ("error: another rank is gone; (x)\nsrun: error: node2: task 9: Killed\n", FAILED),
+        ("Traceback (most recent call last):\n  File x\nMemoryError\n", FAILED),
+    ],
+)
+def test_host_memory_as_slurm_and_the_kernel_tell_it(spec: RunSpec, log: str, job: Job) -> None:
+    verdict = judged(spec, job, log)
+    assert verdict.cause is Cause.HOST_MEMORY
+    assert verdict.command == "bertjobs resume big --sbatch mem=0"
+
+
+def test_a_failed_node_is_left_out_next_time(spec: RunSpec) -> None:
+    log = (
+        "rank 4: error: another rank is gone; (x)\nsrun: error: Node failure on node3\nsrun: error: n1: task 0: Killed"
+    )
+    verdict = judged(spec, replace(FAILED, state="NODE_FAIL"), log)
+    assert verdict.cause is Cause.NODE_FAILURE
+    assert "node node3 failed under job 7" in verdict.sentence
+    assert verdict.command == "bertjobs resume big --sbatch exclude=node3"
+    assert judged(spec, replace(FAILED, state="NODE_FAIL")).command == "bertjobs resume big"
+
+
+def test_the_node_of_a_rank_that_hangs_is_left_out_next_time(spec: RunSpec) -> None:
+    log = "rank 0: error: nothing moved for 900 s (hang_timeout_s): ranks 9, 10 did not arrive\nrank 0:   where: x"
+    verdict = judged(spec, log=log)
+    assert verdict.sentence == "the run hung: the others waited for ranks 9, 10 (on node2)"
+    assert verdict.command == "bertjobs resume big --sbatch exclude=node2"
+
+
+def test_of_one_node_none_is_left_out(spec: RunSpec) -> None:
+    log = "error: nothing moved for 900 s (hang_timeout_s): rank 1 did not arrive"
+    assert judged(spec, replace(FAILED, nodes=("node1",)), log).command == "bertjobs resume big"
+
+
+@pytest.mark.parametrize("what", ["No space left on device", "Disk quota exceeded", "Input/output error"])
+def test_a_checkpoint_that_cannot_be_written(spec: RunSpec, what: str) -> None:
+    log = (
+        f"warning: rank 0: error: the checkpoint of step 20 cannot be written: [Errno 28] {what}\n"
+        f"error: the checkpoint of step 40 cannot be written: [Errno 28] {what}\n  where: /results/big\n"
+    )
+    verdict = judged(spec, log=log, checkpoint="step-00000010", checkpoint_bytes=4 * 10**9)
+    assert verdict.cause is Cause.DISK
+    assert "step 40" in verdict.evidence[0]
+    assert any("1.0 GB free" in line and "a checkpoint takes 4.0 GB" in line for line in verdict.evidence)
+    assert "step-00000010" in verdict.sentence
+
+
+def test_a_checkpoint_that_was_written_later_is_not_the_cause(spec: RunSpec) -> None:
+    log = "warning: rank 0: error: the checkpoint of step 20 cannot be written: No space left on device\n"
+    assert judged(spec, log=log + OUT_OF_MEMORY).cause is Cause.GPU_MEMORY
+
+
+def test_a_time_limit_that_was_too_short_is_doubled(spec: RunSpec) -> None:
+    job = replace(FAILED, state="TIMEOUT", time_limit="00:30:00")
+    log = "slurmstepd: error: *** STEP 7.0 ON node1 CANCELLED AT 2026-11-21T09:09:37 DUE TO TIME LIMIT ***"
+    verdict = judged(spec, job, log)
+    assert verdict.cause is Cause.TIME_LIMIT
+    assert verdict.command == "bertjobs resume big --time 60"
+    assert judged(spec, job, log, checkpoint_unix_s=NOW - 100).command == "bertjobs resume big"
+
+
+@pytest.mark.parametrize(
+    ("limit", "twice"),
+    [("00:30:00", "60"), ("30:30", "62"), ("1-00:00:00", "2880"), ("00:00:10", "2"), ("UNLIMITED", ""), ("", "")],
+)
+def test_times_of_slurm_s_are_doubled_in_minutes(limit: str, twice: str) -> None:
+    assert doubled(limit) == twice
+
+
+def test_what_slurm_said_of_an_earlier_start_does_not_count(spec: RunSpec) -> None:
+    log = (
+        "slurmstepd: error: *** JOB 7 ON node1 CANCELLED AT 2026-11-21T09:09:37 DUE TO PREEMPTION ***\n" + OUT_OF_MEMORY
+    )
+    assert judged(spec, log=log).cause is Cause.GPU_MEMORY
+
+
+@pytest.mark.parametrize("state", ["PENDING", "RUNNING", "PREEMPTED"])
+def test_preempted_attempts_without_a_checkpoint_are_a_loop(spec: RunSpec, state: str) -> None:
+    job = replace(FAILED, state=state, past=("PREEMPTED", "PREEMPTED"), reason="BeginTime")
+    attempts = tuple(Attempt("7", number, NOW - 900 + 100 * number, cause="SIGTERM", exit_code=75) for number in (0, 1))
+    verdict = judged(spec, job, attempts=attempts, checkpoint_unix_s=NOW - 1000)
+    if state == "RUNNING":
+        assert verdict.cause is Cause.RUNNING, "it may get further this time"
+        return
+    assert verdict.cause is Cause.PREEMPTION_LOOP
+    assert "the last 2 attempts of phase 1 were preempted" in verdict.sentence
+    assert judged(spec, job, attempts=attempts, checkpoint_unix_s=NOW - 850).cause is not Cause.PREEMPTION_LOOP
+
+
+def test_a_job_that_may_not_start_again_is_judged_by_the_attempt_before(spec: RunSpec) -> None:
+    refusal = Said(0, ("error: job 7 is not started again: 4 attempts ended by: crashed; the recipe allows 3",))
+    attempts = (
+        replace(ATTEMPT, errors=errors_in(OUT_OF_MEMORY.splitlines())),
+        Attempt("7", 1, NOW, cause="bad input", exit_code=64, errors=(refusal,)),
+    )
+    verdict = judged(spec, replace(FAILED, exit_code=64), attempts=attempts)
+    assert verdict.cause is Cause.GPU_MEMORY
+    assert "is not started again" in verdict.evidence[-1]
+
+
+def test_a_refused_batch_script_is_bad_input(spec: RunSpec) -> None:
+    verdict = judged(
+        spec, replace(FAILED, exit_code=64), "error: IMAGE is set, but srun has no pyxis (--container-image)"
+    )
+    assert verdict.cause is Cause.BAD_INPUT
+    assert verdict.sentence.startswith("IMAGE is set, but srun has no pyxis")
+
+
+def test_a_node_that_the_check_refuses(spec: RunSpec) -> None:
+    log = "error: training would be useless: node2: GPU 3: 2 uncorrected ECC errors\n  where: node check"
+    verdict = judged(spec, log=log)
+    assert verdict.cause is Cause.UNFIT_NODE
+    assert "node2: GPU 3" in verdict.sentence
+
+
+@pytest.mark.parametrize("job", [replace(FAILED, state="CANCELLED"), replace(FAILED, state="UNKNOWN", cancelled=True)])
+def test_a_cancelled_job(spec: RunSpec, job: Job) -> None:
+    verdict = judged(spec, job, "error: another rank is gone; (x)\nslurmstepd: error: *** STEP 7.0 ON n CANCELLED ***")
+    assert verdict.cause is Cause.CANCELLED
+    assert verdict.command == "bertjobs resume big"
+
+
+def test_what_is_not_known_is_said_to_be_so(spec: RunSpec) -> None:
+    verdict = judged(spec, log="something\nquite new")
+    assert verdict.cause is Cause.UNKNOWN
+    assert "| quite new" in verdict.evidence
+    assert verdict.command == "bertjobs logs big --phase 1"
+
+
+# Jobs that wait or run
+
+
+@pytest.mark.parametrize(
+    ("reason", "words", "command"),
+    [
+        ("Resources", "the nodes that it asks for are busy", "bertjobs status big"),
+        ("QOSMaxJobsPerUserLimit", "you have as many jobs", "bertjobs status big"),
+        ("AssocGrpGRES", "your account has reached its limit", "bertjobs status big"),
+        ("ReqNodeNotAvail, UnavailableNodes:node[1-2]", "down, drained or reserved", "bertjobs status big"),
+        ("JobHeldUser", "it is held", "scontrol release 7"),
+        ("PartitionTimeLimit", "more time than its", "bertjobs cancel big && bertjobs resume big --time TIME"),
+        ("SomethingNew", "Slurm says SomethingNew", "bertjobs status big"),
+        ("", "Slurm has not said why yet", "bertjobs status big"),
+    ],
+)
+def test_a_job_that_waits_is_explained(spec: RunSpec, reason: str, words: str, command: str) -> None:
+    job = Job("7", state="PENDING", source="squeue", reason=reason, start="2026-11-22T08:00:00")
+    verdict = judged(spec, job, attempts=())
+    assert verdict.cause is Cause.QUEUED
+    assert words in verdict.sentence
+    assert verdict.command == command
+    assert any("2026-11-22T08:00:00" in line for line in verdict.evidence)
+
+
+def test_a_requeued_job_tells_how_its_last_attempt_ended(spec: RunSpec) -> None:
+    job = Job("7", state="PENDING", reason="BeginTime", past=("NODE_FAIL",), nodes=NODES)
+    verdict = judged(spec, job, "srun: error: Node failure on node3")
+    assert verdict.cause is Cause.QUEUED
+    assert any("its last attempt: node failure: node node3 failed" in line for line in verdict.evidence)
+
+
+def test_a_dependency_that_can_never_be_met(spec: RunSpec) -> None:
+    job = Job("7", state="PENDING", source="squeue", reason="DependencyNeverSatisfied")
+    verdict = judged(spec, job, attempts=())
+    assert verdict.cause is Cause.DEPENDENCY
+    assert verdict.command == "bertjobs cancel big && bertjobs resume big"
+    assert "never start" in reason_words("(DependencyNeverSatisfied)")
+
+
+def test_a_follower_that_can_never_start_is_seen_while_the_first_runs(spec: RunSpec) -> None:
+    stuck = Job("8", state="PENDING", source="squeue", reason="DependencyNeverSatisfied")
+    first = PhaseEvidence(
+        1, 7038, step=10, step_unix_s=NOW - 2, alive_unix_s=NOW - 2, step_time_s=2.0,
+        jobs=(replace(FAILED, state="RUNNING"),), attempts=(ATTEMPT,),
+    )  # fmt: skip
+    second = PhaseEvidence(2, 1563, jobs=(stuck,))
+    verdict = diagnose(Evidence(spec, Path("/r"), "big", NOW, (first, second)))
+    assert verdict.cause is Cause.DEPENDENCY
+    assert verdict.command == "scancel 8"
+    follows = replace(second, jobs=(replace(stuck, reason="Dependency"),))
+    assert diagnose(Evidence(spec, Path("/r"), "big", NOW, (first, follows))).cause is Cause.RUNNING
+
+
+@pytest.mark.parametrize(
+    ("age", "step_time", "cause", "command"),
+    [
+        (20.0, 2.0, Cause.RUNNING, "bertjobs status big"),
+        (299.0, 2.0, Cause.RUNNING, "bertjobs status big"),
+        (400.0, 2.0, Cause.STALLED, "bertjobs logs --follow big"),
+        (400.0, 60.0, Cause.RUNNING, "bertjobs status big"),
+        (1000.0, 60.0, Cause.STALLED, "bertjobs cancel big && bertjobs resume big"),
+    ],
+)
+def test_running_is_not_progressing(spec: RunSpec, age: float, step_time: float, cause: Cause, command: str) -> None:
+    attempt = replace(ATTEMPT, started_unix_s=NOW - 5000)
+    verdict = judged(
+        spec, replace(FAILED, state="RUNNING"), attempt=attempt, step=10, step_unix_s=NOW - age,
+        alive_unix_s=NOW - age, step_time_s=step_time,
+    )  # fmt: skip
+    assert (verdict.cause, verdict.command) == (cause, command)
+
+
+def test_a_new_attempt_is_given_time_for_its_first_step(spec: RunSpec) -> None:
+    steps = {"step": 10, "step_unix_s": NOW - 9000, "alive_unix_s": NOW - 9000, "step_time_s": 2.0}
+    running = replace(FAILED, state="RUNNING")
+    fresh = judged(spec, running, attempt=replace(ATTEMPT, started_unix_s=NOW - 600), **steps)
+    assert fresh.cause is Cause.RUNNING
+    assert "before its first step" in fresh.sentence
+    stale = judged(spec, running, attempt=replace(ATTEMPT, started_unix_s=NOW - 1600), **steps)
+    assert stale.cause is Cause.STALLED
+
+
+def test_a_run_that_is_done(spec: RunSpec) -> None:
+    phases = (PhaseEvidence(1, 7038, is_done=True), PhaseEvidence(2, 1563, is_done=True, checkpoint="step-00001563"))
+    verdict = diagnose(Evidence(spec, Path("/r"), "big", NOW, phases))
+    assert verdict.cause is Cause.DONE
+    assert verdict.command == "bertjobs report big"
+
+
+def test_of_gradients_that_are_not_finite_the_learning_rate_is_halved(spec: RunSpec) -> None:
+    verdict = judged(spec, log="error: 25 steps in a row had gradients that are not finite, of 1 of 2 parameters: x")
+    assert verdict.cause is Cause.GRADIENTS
+    assert verdict.command.endswith("--recipe dgxa100-80g --run big-2 --set phase1.lr=0.003")
+
+
+def test_a_later_phase_that_runs_is_the_one_that_is_told(spec: RunSpec) -> None:
+    second = PhaseEvidence(2, 1563, jobs=(Job("8", state="RUNNING"),), alive_unix_s=NOW, step_unix_s=NOW, step=3)
+    verdict = diagnose(Evidence(spec, Path("/r"), "big", NOW, (PhaseEvidence(1, 7038, jobs=(FAILED,)), second)))
+    assert verdict.cause is Cause.RUNNING
+    assert "phase 2 trains, at step 3 of 1,563" in verdict.sentence
+
+
+def test_a_phase_without_a_job(spec: RunSpec) -> None:
+    assert judged(spec, None, attempts=()).cause is Cause.NOT_STARTED
+
+
+def test_the_text_fits_one_screen(spec: RunSpec) -> None:
+    text = judged(spec, log=OUT_OF_MEMORY * 20).text()
+    assert len(text.splitlines()) < 24
+    assert max(map(len, text.splitlines())) < 300
+
+
+def test_the_command_prints_the_verdict_and_its_json(
+    spec: RunSpec, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "")
+    folder = write_run(replace(spec, results=f"{spec.results}/results#1")).root
+    parser = argparse.ArgumentParser()
+    command.register(parser.add_subparsers())
+    words = ["doctor", "big", "--results", str(folder.parent)]
+    for arguments in (words, [*words, "--json"]):
+        args = parser.parse_args(arguments)
+        assert args.handler(args) == 0
+    text, _, printed = capsys.readouterr().out.partition("{")
+    answer = json.loads("{" + printed)
+    assert list(answer) == ["run", "cause", "sentence", "evidence", "command"]
+    assert answer["cause"] == "not started"
+    assert answer["command"] == f"bertjobs resume big --results '{folder.parent}'"
+    assert "not started: phase 1 has no job, and is not done" in text
+    assert text.rstrip().endswith(answer["command"])

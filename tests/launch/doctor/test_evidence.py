@@ -1,0 +1,231 @@
+"""What is collected of a run: from its logs, its files, and from what sacct and squeue print."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from bertjobs.launch.doctor.evidence import LAST_LINES, TAIL_BYTES, Accounts, Evidence, _tail, collect
+from bertjobs.launch.doctor.log_errors import Said, batch_parts, errors_in
+from bertjobs.recipe.catalogue import builtin_file, load_catalogue
+from bertjobs.recipe.lockfile import lockfile
+from bertjobs.recipe.resolve import resolve
+from bertjobs.run.directory import RunDirectory
+from bertjobs.slurm import client as slurm_module
+from bertjobs.slurm.jobs import told_by_sacct, told_by_squeue
+from tests.launch.conftest import Tool
+
+
+def said(text: str) -> tuple[Said, ...]:
+    return errors_in(text.splitlines())
+
+
+def test_an_error_is_whole_and_of_its_rank() -> None:
+    log = "step 3\nrank 12: error: what\n  where: here\n  hint:  do\nstep 4\nerror: other\n  where: there\n"
+    assert said(log) == (
+        Said(12, ("error: what", "  where: here", "  hint:  do")),
+        Said(0, ("error: other", "  where: there")),
+    )
+
+
+def test_where_each_line_bears_the_rank_errors_are_not_mixed() -> None:
+    log = (
+        "rank 1: error: nothing moved\nrank 1:   where: rank 2: step 5\nrank 1:          rank 3: step 5\n"
+        "rank 0: error: nothing moved\nrank 1:   hint:  late\nrank 0:   where: rank 2: step 5\n"
+    )
+    first, second = said(log)
+    assert first == Said(1, ("error: nothing moved", "  where: rank 2: step 5", "         rank 3: step 5"))
+    assert second.lines[0] == "error: nothing moved"
+    assert "  hint:  late" not in second.lines
+
+
+def test_a_traceback_ends_with_its_exception() -> None:
+    log = (
+        'rank 3: Traceback (most recent call last):\n  File "x", line 1, in f\n    f()\n    ~^^\nKeyError: 1\n'
+        "\nThe above exception was the direct cause of the following exception:\n\n"
+        "Traceback (most recent call last):\n  File y\nValueError: two\nphase 1 step 4\n"
+    )
+    root, last = said(log)
+    assert (root.rank, root.lines[-1]) == (3, "KeyError: 1")
+    assert last.lines[-1] == "ValueError: two"
+
+
+def test_a_warning_is_no_error() -> None:
+    assert said("warning: rank 0: error: the checkpoint cannot be written\n  where: there\n") == ()
+
+
+def test_what_slurm_says_stands_together_and_a_dying_process_has_no_rank() -> None:
+    log = (
+        "slurmstepd-node1: error: *** STEP 2.0 ON node1 CANCELLED ***\nsrun: error: node1: task 0: Killed\n"
+        "stopping\npyxis: importing docker image: x\nFatal Python error: Bus error\n\n  File z\n"
+    )
+    slurm, container, dying = said(log)
+    assert (slurm.rank, len(slurm.lines)) == (None, 2)
+    assert container.text == "pyxis: importing docker image: x"
+    assert dying.rank is None
+
+
+def test_a_batch_script_s_log_is_parted_by_attempt_without_what_it_repeats() -> None:
+    repeated = [f"error: repeated {n}" for n in range(5)]
+    lines = [
+        "srun: error: node1: task 0: Killed",
+        "phase 1 of run r ended with code 70; log: /results/r/phase1/logs/7-0.out",
+        *repeated,
+        "continuing: requeue",
+        "srun: error: node2: task 1: Out Of Memory",
+        "phase 1 of run r ended with code 137; log: /results/r/phase1/logs/7-1.out",
+        *repeated,
+        "not continued: no checkpoint was written since the job started",
+    ]
+    assert batch_parts(lines, 1) == {
+        0: (70, ["srun: error: node1: task 0: Killed"]),
+        1: (137, ["srun: error: node2: task 1: Out Of Memory"]),
+    }
+    assert batch_parts(lines[:9], 1)[1] == (None, ["srun: error: node2: task 1: Out Of Memory"])
+
+
+SACCT = """\
+7|PREEMPTED|0:0|None|node[1-2]|00:30:00
+7.batch|CANCELLED|0:15||node1|
+7.0|CANCELLED by 0|75:0||node[1-2]|
+7|FAILED|70:0|None|node[3-4]|00:30:00
+7.batch|FAILED|70:0||node3|
+7.0|OUT_OF_MEMORY|0:125||node[3-4]|
+8|CANCELLED by 1000|0:0|Dependency|None assigned|00:30:00
+"""
+
+
+def test_sacct_tells_each_start_of_a_job() -> None:
+    jobs = told_by_sacct(SACCT)
+    seven, eight = jobs["7"], jobs["8"]
+    assert (seven.state, seven.past, seven.exit_code, seven.nodes) == ("FAILED", ("PREEMPTED",), 70, ("node[3-4]",))
+    assert seven.steps == ("CANCELLED", "CANCELLED", "FAILED", "OUT_OF_MEMORY")
+    assert (eight.state, eight.reason, eight.nodes, eight.past) == ("CANCELLED", "Dependency", (), ())
+
+
+def test_squeue_s_newer_word_wins() -> None:
+    text = "8|PENDING|(DependencyNeverSatisfied)||30:00|N/A\n9|RUNNING|None|node1|1-00:00:00|2026-11-21T18:28:20\n"
+    jobs = told_by_squeue(text, told_by_sacct(SACCT))
+    assert (jobs["8"].state, jobs["8"].reason, jobs["8"].start) == ("PENDING", "(DependencyNeverSatisfied)", "")
+    assert (jobs["9"].state, jobs["9"].reason, jobs["9"].nodes) == ("RUNNING", "", ("node1",))
+    assert jobs["7"].source == "sacct"
+
+
+def test_lines_of_another_format_are_passed_over() -> None:
+    assert told_by_sacct("Slurm accounting storage is disabled\n\n7|RUNNING\n") == {}
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> RunDirectory:
+    """A run whose phase 1 was queued as job 7, and requeued once."""
+    flags = {"recipe": "laptop-scratch", "results": str(tmp_path / "results")}
+    spec = resolve(load_catalogue([builtin_file()]), flags=flags, environ={}).spec
+    made = RunDirectory(Path(spec.results) / spec.run)
+    made.create()
+    made.write_lockfile(lockfile(spec))
+    made.phase(1).create()
+    made.record("submitted", backend="slurm", phase=1, job="7")
+    for number, cause in enumerate(("SIGTERM", "crashed")):
+        names = {"scheduler": "slurm", "phase": 1, "job": "7", "attempt": number}
+        made.record("started", world_size=2, **names)
+        made.record("ended", cause=cause, exit_code=70, error="error: told by the journal", **names)
+    return made
+
+
+def collected(directory: RunDirectory, tmp_path: Path) -> Evidence:
+    return collect(directory, Accounts({"PATH": str(tmp_path / "bin")}), "r", time.time())
+
+
+def test_attempts_are_those_of_the_journal_and_of_the_logs(directory: RunDirectory, tmp_path: Path) -> None:
+    logs = directory.phase(1).logs
+    (logs / "7-1.out").write_text("".join(f"line {n}\n" for n in range(20)) + "rank 1: error: told by the log\n")
+    (logs / "9-0.out").write_text("error: started by hand\n")
+    (logs / "slurm-11.out").write_text("error: refused by run.sub\n")
+    os.utime(logs / "9-0.out", (time.time() + 5, time.time() + 5))
+    os.utime(logs / "slurm-11.out", (time.time() + 9, time.time() + 9))
+    phase = collected(directory, tmp_path).phases[0]
+    assert [(attempt.job, attempt.number, attempt.cause) for attempt in phase.attempts] == [
+        ("7", 0, "SIGTERM"),
+        ("7", 1, "crashed"),
+        ("9", 0, ""),
+        ("11", 0, ""),
+    ]
+    assert [attempt.errors[0].text for attempt in phase.attempts] == [
+        "error: told by the journal",
+        "error: told by the log",
+        "error: started by hand",
+        "error: refused by run.sub",
+    ]
+    assert len(phase.attempts[1].last_lines) == LAST_LINES
+    assert [(job.id, job.state) for job in phase.jobs] == [("7", "FAILED"), ("9", "UNKNOWN"), ("11", "UNKNOWN")]
+
+
+def test_slurm_s_word_and_its_nodes_go_before_the_journal_s(
+    directory: RunDirectory, tool: Tool, tmp_path: Path
+) -> None:
+    tool("sacct", f"echo '{SACCT}'")
+    tool("squeue", "exit 1")
+    tool("scontrol", "echo node3; echo node4")
+    (job,) = collected(directory, tmp_path).phases[0].jobs
+    assert (job.state, job.source, job.nodes) == ("FAILED", "sacct", ("node3", "node4"))
+
+
+def test_slurm_is_asked_of_jobs_that_only_the_logs_know(directory: RunDirectory, tool: Tool, tmp_path: Path) -> None:
+    for name in ("9-0.out", "slurm-11.out", "local-1-0.out"):
+        (directory.phase(1).logs / name).touch()
+    tool("sacct", f'echo "$@" >{tmp_path}/seen; echo "11|TIMEOUT|0:0|None|node1|10:00"')
+    jobs = collected(directory, tmp_path).phases[0].jobs
+    assert "-j 11,7,9 " in (tmp_path / "seen").read_text()
+    assert {job.id: job.state for job in jobs} == {"7": "FAILED", "9": "UNKNOWN", "11": "TIMEOUT", "local-1": "UNKNOWN"}
+
+
+def test_a_slurm_that_does_not_answer_leaves_the_files(
+    directory: RunDirectory, tool: Tool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(slurm_module, "TIMEOUT_S", 0.2)
+    tool("squeue", "exec /bin/sleep 5")
+    evidence = collected(directory, tmp_path)
+    assert "squeue did not answer" in evidence.silence
+    assert evidence.phases[0].jobs[0].state == "FAILED"
+
+
+def test_where_a_phase_stands(directory: RunDirectory, tmp_path: Path) -> None:
+    folder = directory.phase(1)
+    lines = [{"step": n, "time_unix_s": 100.0 * n, "step_time_s": float(n)} for n in (1, 2, 3)]
+    folder.metrics.write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"step": 4, "ti')
+    for name in ("step-00000002", "step-00000003"):
+        (folder.checkpoints / name).mkdir()
+        (folder.checkpoints / name / "MANIFEST.json").write_text("x" * 1000)
+        os.utime(folder.checkpoints / name / "MANIFEST.json", (50.0, 50.0))
+    phase = collected(directory, tmp_path).phases[0]
+    assert (phase.step, phase.step_unix_s, phase.alive_unix_s, phase.step_time_s) == (3, 300.0, 300.0, 2.0)
+    assert (phase.checkpoint, phase.checkpoint_unix_s, phase.checkpoint_bytes) == ("step-00000003", 50.0, 1000)
+    assert not phase.is_done
+    assert collected(directory, tmp_path).free_bytes > 0
+
+
+def test_of_a_long_log_the_end_is_read(directory: RunDirectory, tmp_path: Path) -> None:
+    log = directory.phase(1).logs / "7-1.out"
+    log.write_bytes(b"error: old\n" + b"\xff" * TAIL_BYTES + b"\nerror: new\n")
+    assert [error.text for error in collected(directory, tmp_path).phases[0].attempts[1].errors] == ["error: new"]
+
+
+def test_labelled_logs_name_the_rank_that_failed(tmp_path: Path) -> None:
+    """srun --label writes the rank before each line; a rank's traceback is one error of that rank."""
+    log = tmp_path / "7-0.out"
+    log.write_text(
+        "0: run trial: recipe trial\n"
+        "1: rank 1: Traceback (most recent call last):\n"
+        '1:   File "worker.py", line 1, in work\n'
+        "1: ZeroDivisionError: division by zero\n"
+        "0: error: another rank is gone; what it printed, if anything, says why\n"
+    )
+    said = errors_in(_tail(log))
+    assert [(error.rank, error.lines[-1]) for error in said] == [
+        (1, "ZeroDivisionError: division by zero"),
+        (0, "error: another rank is gone; what it printed, if anything, says why"),
+    ]

@@ -1,0 +1,174 @@
+"""`bertjobs plan`: the arithmetic, where values came from, the script; and nothing else happens."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+
+from bertjobs.launch.plan.plan import Plan, arithmetic, as_json, make_plan
+from bertjobs.launch.plan.queue import NOT_ASKED, Queue
+from bertjobs.launch.watch.progress import ProgressView, progress_line
+from bertjobs.recipe.catalogue import builtin_file, load_catalogue
+from bertjobs.recipe.lockfile import lockfile
+from bertjobs.recipe.resolve import resolve
+from bertjobs.run.directory import RunDirectory
+from bertjobs.wording import duration
+from tests.conftest import Bertjobs
+
+
+def test_json_gives_the_batch_arithmetic_per_phase(bertjobs: Bertjobs) -> None:
+    done = bertjobs("plan", "--recipe", "dgxa100-80g", "--nodes", 8, "--json")
+    first, second = json.loads(done.stdout)["phases"]
+    names = ("rank_batch", "gradient_steps", "micro_batch", "global_batch", "world_size", "steps")
+    assert [first[name] for name in names] == [1024, 4, 256, 65536, 64, 7038]
+    assert [second[name] for name in names] == [512, 16, 32, 32768, 64, 1563]
+
+
+def test_text_shows_arithmetic_sources_and_script_and_writes_nothing(bertjobs: Bertjobs, tmp_path: Path) -> None:
+    done = bertjobs("plan", "--recipe", "dgx1-32g", "--nodes", 4, environ={"PHASE": "1", "LR": "5e-3"})
+    assert done.returncode == 0, done.stderr
+    words = " ".join(done.stdout.split())
+    assert "x rank batch (BATCHSIZE) 2,048" in words
+    assert "= gradient steps (GRADIENT_STEPS) 32" in words
+    assert "phase1.lr 0.005 environment LR" in words
+    assert "phase1.gradient_steps 32 65536 / (4 nodes x 8 tasks) / micro-batch 64" in words
+    assert "#SBATCH --gpus-per-node=8" in done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_data_that_is_there_gives_epochs_and_time(bertjobs: Bertjobs, speeches_data: Path) -> None:
+    done = bertjobs("plan", "--recipe", "laptop-scratch", "--backend", "local", "--data", speeches_data)
+    assert done.returncode == 0, done.stderr
+    assert "vocabulary 2,000" in done.stdout
+    assert "epochs)" in done.stdout
+    assert "GFLOP/s measured here" in done.stdout
+
+
+def planned(recipe: str, *sets: str, queue: Queue = NOT_ASKED, now: float | None = None, **flags: object) -> Plan:
+    resolved = resolve(load_catalogue([builtin_file()]), flags={"recipe": recipe, **flags}, environ={}, sets=sets)
+    return make_plan(resolved, "slurm", None, None, queue=queue, now_unix_s=now)
+
+
+def row(text: str, name: str) -> str:
+    (line,) = [line for line in text.splitlines() if line.startswith(name)]
+    return " ".join(line.removeprefix(name).split())
+
+
+def test_what_a_run_costs() -> None:
+    plan = planned("dgxa100-80g", nodes=2, queue=Queue(time="2:00:00"), now=0.0)
+    text = arithmetic(plan)
+    assert row(text, "GPU memory ") == "44 of 80 GB: fits 26 of 80 GB: fits"
+    # 65,536 x 7,038 and 32,768 x 1,563 sequences by 16 times NVIDIA's 580 and 210 a second.
+    assert row(text, "expected time  ").startswith("about 13 h 48 min about 4 h 14 min")
+    assert row(text, "GPU-hours") == "221 67.7"
+    # A job of two hours trains for 6,960 s: 985 steps of 7.06 s, then 713 of 9.75 s.
+    assert row(text, "jobs of at most 2:00:00") == "8 3"
+    assert row(text, "GPU memory:") == "estimate, not measured: +-10%"
+    assert plan.seconds == pytest.approx(7038 * 65536 / 9280 + 1563 * 32768 / 3360 + 11 * 120)
+    end = time.strftime("%Y-%m-%d %H:%M", time.localtime(plan.seconds))
+    assert f"expected end {end}, if it starts now" in text
+    first, second = as_json(plan)["phases"]
+    assert (first["links"], second["links"]) == (8, 3)
+    assert first["gpu_hours"] == pytest.approx(220.9, abs=0.1)
+    assert (first["memory"]["verdict"], second["memory"]["micro_batch"]) == ("fits", 64)
+    assert json.loads(json.dumps(as_json(plan)))["expected_s"] == plan.seconds
+
+
+def test_a_limit_under_which_it_would_never_end() -> None:
+    plan = planned("dgxa100-80g", queue=Queue(time="4"), now=0.0)
+    text = arithmetic(plan)
+    assert row(text, "jobs of at most 0:04:00") == "not one step fits not one step fits"
+    assert "expected end" not in text
+    assert (plan.seconds, as_json(plan)["phases"][0]["links"]) == (None, None)
+
+
+def test_what_is_not_known_is_not_shown() -> None:
+    text = arithmetic(planned("laptop-scratch", queue=Queue(time="10")))
+    assert row(text, "expected time  ") == "unknown for this system unknown for this system"
+    for name in ("GPU memory", "GPU-hours", "jobs", "expected end", "since run"):
+        assert name not in text
+    assert as_json(planned("h200"))["time_limit_s"] is None
+
+
+def test_without_a_limit_one_job_a_phase() -> None:
+    text = arithmetic(planned("dgxa100-80g", queue=Queue(time="infinite")))
+    assert row(text, "jobs ") == "1 1"
+
+
+def test_the_plan_names_what_submit_would_refuse(bertjobs: Bertjobs, tmp_path: Path) -> None:
+    (tmp_path / "bin").mkdir()
+    environ = {"PATH": str(tmp_path / "bin")}
+    flags = ("--recipe", "dgx1-32g", "--set", "phase1.micro_batch=512", "--set", "keep_checkpoints=100000000")
+    done = bertjobs("plan", *flags, environ=environ)
+    assert done.returncode == 0, done.stderr
+    refused = bertjobs("submit", *flags, environ=environ)
+    assert refused.returncode == 64
+    assert refused.stdout == ""
+    assert refused.stderr.count("error: ") == 4  # sbatch, data, space, memory
+    assert refused.stderr.strip() in done.stdout
+    told = json.loads(bertjobs("plan", *flags, "--json", environ=environ).stdout)["problems"]
+    assert len(told) == 4
+    assert not any(problem["is_warning"] for problem in told)
+
+
+def test_an_earlier_run_gives_time_and_differences(bertjobs: Bertjobs, tmp_path: Path, speeches_data: Path) -> None:
+    resolved = resolve(load_catalogue([builtin_file()]), flags={"recipe": "laptop-scratch", "run": "a"}, environ={})
+    directory = RunDirectory(tmp_path / "results" / "a")
+    directory.create()
+    directory.write_lockfile(lockfile(resolved.spec))
+    directory.phase(1).create()
+    directory.phase(1).metrics.write_text('{"step": 1, "sequences_per_s": 128.0}\n')
+    done = bertjobs("plan", "--recipe", "laptop-scratch", "--seed", 3, "--backend", "local", "--data", speeches_data)
+    assert done.returncode == 0, done.stderr
+    assert row(done.stdout, "expected time  ").startswith("about 10 s")
+    assert "expected time of phase 1 from 128 sequences/s measured in run a\n" in done.stdout
+    assert "since run a of this recipe: seed 42 -> 3\n" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0 s"), (59.6, "1 min 00 s"), (75, "1 min 15 s"), (7320, "2 h 02 min"), (200_000, "2 d 7 h")],
+)
+def test_durations_read_well(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def metrics(step: int) -> dict[str, float]:
+    return {
+        "phase": 1, "step": step, "loss_nats": 7.5, "mlm_accuracy": 0.25, "sequences_per_s": 16.0, "step_time_s": 2.0,
+    }  # fmt: skip
+
+
+def test_the_progress_line_says_what_matters() -> None:
+    assert progress_line([metrics(29), metrics(30)], 120) == (
+        "phase 1 [#####...............] step 30/120  loss 7.500  masked words 25.0%  16.0 sequences/s  3 min 00 s left"
+    )
+
+
+def test_the_view_reads_whole_lines_once_and_survives_a_cut(tmp_path: Path) -> None:
+    class Terminal(list):
+        write = list.append
+
+        def isatty(self) -> bool:
+            return True
+
+        def flush(self) -> None: ...
+
+    file, out = tmp_path / "metrics.jsonl", Terminal()
+    view = ProgressView(file, 10, out)
+    view.update()
+    assert out == []
+    line = json.dumps(metrics(1))
+    file.write_text(line + "\n" + line[:20])
+    view.update()
+    view.update()
+    assert len(out) == 1
+    assert out[0].startswith("\r\x1b[Kphase 1 [##")
+    file.write_text("")
+    view.update()
+    file.write_text(json.dumps(metrics(2)) + "\n")
+    view.update()
+    assert "step 2/10" in out[1]

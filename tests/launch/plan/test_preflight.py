@@ -1,0 +1,379 @@
+"""What is checked before anything is queued: every problem at once."""
+
+from __future__ import annotations
+
+import math
+import pickle
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from bertjobs.data.shards.manifest import DataManifest
+from bertjobs.errors import InputError
+from bertjobs.launch.plan.preflight import (
+    Circumstances,
+    after_problems,
+    check_unchanged,
+    data_problems,
+    epoch_problems,
+    inspect,
+    preflight,
+)
+from bertjobs.launch.plan.problem import Problem, RefusedError
+from bertjobs.launch.plan.queue import Queue, ask_queue, queue_problems
+from bertjobs.launch.plan.resources import (
+    checkpoints_bytes,
+    container_problems,
+    held_bytes,
+    memory_problems,
+    results_problems,
+)
+from bertjobs.recipe.catalogue import builtin_file, load_catalogue
+from bertjobs.recipe.lockfile import lockfile
+from bertjobs.recipe.resolve import resolve
+from bertjobs.recipe.spec import RunSpec
+from bertjobs.run.directory import RunDirectory
+from bertjobs.slurm.client import Slurm
+from bertjobs.slurm.cluster import Partition, parse_sinfo
+from bertjobs.slurm.start_test import StartTest, parse_start_test
+
+CATALOGUE = load_catalogue([builtin_file()])
+NO_SLURM = Slurm({"PATH": ""})
+SINFO = (
+    "batch*|up|1-00:00:00|n/a|4|16|4000|gpu:8|REQUEUE|1\n"
+    "short|up|30:00|10:00|2|16|4000|gpu:a100:4|OFF|10\n"
+    "closed|inact|infinite|n/a|9|16|4000|(null)|OFF|1\n"
+)
+PARTITIONS = parse_sinfo(SINFO)
+
+
+def resolved(recipe: str, *sets: str, **flags: object) -> RunSpec:
+    return resolve(CATALOGUE, flags={"recipe": recipe, **flags}, environ={}, sets=sets).spec
+
+
+@pytest.fixture
+def spec(tmp_path: Path, speeches_data: Path) -> RunSpec:
+    """A run in which all is well."""
+    return resolved("laptop-scratch", data=str(speeches_data), results=str(tmp_path / "results"))
+
+
+def words(found: list[Problem]) -> str:
+    return "\n".join(problem.render() for problem in found)
+
+
+def test_a_run_in_which_all_is_well(spec: RunSpec, tmp_path: Path) -> None:
+    before = list(tmp_path.iterdir())
+    data, warnings = preflight(spec, "local", NO_SLURM)
+    assert data.folder == Path(spec.data)
+    assert warnings == []
+    assert list(tmp_path.iterdir()) == before
+
+
+def test_every_problem_is_told_at_once(spec: RunSpec, tmp_path: Path, speeches_data: Path) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(speeches_data, data)
+    next((data / "phase1" / "train").glob("*")).unlink()
+    next((data / "phase2" / "validation").glob("*")).write_bytes(b"")
+    (tmp_path / "results" / "laptop-scratch").mkdir(parents=True)
+    weights = tmp_path / "weights"
+    weights.mkdir()
+    (weights / "config.json").write_text("[1]")
+    spec = replace(
+        spec, data=str(data), masking="static", vocabulary="0" * 64, init_checkpoint=str(weights),
+        image=str(tmp_path / "image.sqsh"), mounts=("/nosuch:/x",),
+    )  # fmt: skip
+    with pytest.raises(RefusedError) as caught:
+        preflight(spec, "slurm", NO_SLURM)
+    assert caught.value.exit_code == 64
+    text = caught.value.render()
+    for part in (
+        "the run's folder exists: laptop-scratch",
+        "sbatch was not found",
+        "made with another vocabulary",
+        "masking is static",
+        "is missing",
+        "has 0 bytes, the manifest says",
+        "config.json of the initial checkpoint cannot be read",
+        "the image cannot be read",
+        "nothing is at /nosuch to mount",
+    ):
+        assert text.count(part) == 1, part
+    assert text.count("error: ") == 9
+    assert str(pickle.loads(pickle.dumps(caught.value))) == text
+
+
+def test_one_problem_is_an_error_of_its_own(spec: RunSpec, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="does not exist") as caught:
+        preflight(replace(spec, data=str(tmp_path / "nowhere")), "local", NO_SLURM)
+    assert type(caught.value) is InputError
+    assert caught.value.hint
+
+
+def test_data_read_too_often_are_a_warning(spec: RunSpec) -> None:
+    data = DataManifest.read(spec.data)
+    rows = data.training_sequences(1)
+    often = replace(spec, phases=(replace(spec.phases[0], steps=rows * 41, global_batch=1),))
+    enough = replace(spec, phases=(replace(spec.phases[0], steps=rows * 40, global_batch=1),))
+    assert epoch_problems(enough, data) == []
+    (found,) = epoch_problems(often, data)
+    assert found.is_warning
+    assert "reads its data 41 times" in found.what
+    assert found.render().startswith("warning: ")
+    assert preflight(often, "local", NO_SLURM)[1] == [found]
+
+
+def test_shards_that_may_be_bad_are_not_looked_for(spec: RunSpec, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(spec.data, data)
+    next((data / "phase1" / "train").glob("*")).unlink()
+    assert len(data_problems(replace(spec, data=str(data)))[1]) == 1
+    assert data_problems(replace(spec, data=str(data), on_bad_shard="skip"))[1] == []
+
+
+def test_a_model_with_too_few_tokens_is_found_too(spec: RunSpec) -> None:
+    found = data_problems(replace(spec, model=replace(spec.model, vocab_size=100)))[1]
+    assert "has 100 tokens" in words(found)
+
+
+def test_space_for_the_checkpoints(tmp_path: Path) -> None:
+    spec = resolved("h200", results=str(tmp_path / "results" / "deeper"))
+    # BERT-large: 336 M parameters, float32, with two moments; three of each phase, and one being written.
+    assert checkpoints_bytes(spec) == 336_226_108 * 12 * 7
+    assert results_problems(replace(spec, keep_checkpoints=1, phases=spec.phases[:1])) == []
+    (found,) = results_problems(replace(spec, keep_checkpoints=10**6))
+    assert "GB are free" in found.what
+    assert found.where == str(tmp_path)
+
+
+def test_a_folder_that_cannot_be_written_is_told_once() -> None:
+    (found,) = results_problems(resolved("h200", "keep_checkpoints=1000000", results="/proc/results"))
+    assert "cannot be written" in found.what
+
+
+def test_images_and_mounts(tmp_path: Path) -> None:
+    good, bad = tmp_path / "good.sqsh", tmp_path / "bad.sqsh"
+    good.write_bytes(b"hsqs" + bytes(100))
+    bad.write_bytes(b"hs")
+
+    def found(image: str, *mounts: str) -> str:
+        return words(container_problems(resolved("h200", image=image, mounts=",".join(mounts))))
+
+    assert found(str(good), f"{tmp_path}:/data:ro", "tmpfs:/scratch", "/nosuch:/x:ro+nofail") == ""
+    assert found("nvcr.io#nvidia/pytorch:26.01-py3") == ""
+    assert found("") == ""
+    assert "no squashfs file" in found(str(bad))
+    assert "cannot be read: No such file" in found("here.sqsh")
+    assert "cannot be read: Is a directory" in found(str(tmp_path))
+    text = found(str(good), "/nosuch:/x:ro", "/tmp:relative")
+    assert "add the flag nofail: /nosuch:/x:ro+nofail" in text
+    assert "must be an absolute path, not 'relative'" in text
+
+
+def test_a_micro_batch_that_does_not_fit_comes_with_the_gradient_steps_that_do() -> None:
+    (found,) = memory_problems(resolved("dgx1-32g", "phase1.micro_batch=512"))
+    assert not found.is_warning
+    assert "phase 1: a micro-batch of 512 takes about" in found.what
+    assert "estimate, not measured" in found.what
+    assert found.hint == "--set phase1.micro_batch=128, which makes GRADIENT_STEPS=64"
+    again = resolved("dgx1-32g", "phase1.micro_batch=128")
+    assert again.phases[0].gradient_steps == 64
+    assert memory_problems(again) == []
+
+
+def test_one_that_may_fit_is_a_warning() -> None:
+    (found,) = memory_problems(resolved("dgx1-32g", "phase2.micro_batch=32", "system=dgx1-32g", precision="fp32"))
+    assert found.is_warning
+    assert ": tight (" in found.what
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (
+            "sbatch: Job 2 to start at 2026-11-21T18:25:23 using 2 processors on nodes node[1-2] in partition batch\n",
+            StartTest("2026-11-21T18:25:23", "node[1-2]"),
+        ),
+        ("Job 7 to start at 2026-11-22T01:02:03 using 64 processors on n1", StartTest("2026-11-22T01:02:03", "n1")),
+        (
+            "sbatch: error: NOTE from the site\nsbatch: Job 2 to start at 2026-01-01T00:00:00 using 2 processors on n1",
+            StartTest("2026-01-01T00:00:00", "n1"),
+        ),
+        (
+            "allocation failure: Requested node configuration is not available\n",
+            StartTest(refusal="Requested node configuration is not available"),
+        ),
+        (
+            "sbatch: error: invalid partition specified: x\nallocation failure: Invalid partition name specified\n",
+            StartTest(refusal="invalid partition specified: x; Invalid partition name specified"),
+        ),
+        (
+            "sbatch: unrecognized option '--nosuch=1'\nTry \"sbatch --help\" for more information\n",
+            StartTest(refusal="unrecognized option '--nosuch=1'"),
+        ),
+        ("allocation failure: Unable to contact slurm controller (connect failure)", StartTest()),
+        ("", StartTest()),
+    ],
+)  # fmt: skip
+def test_the_words_of_sbatch_test_only(text: str, expected: StartTest) -> None:
+    """As Slurm 22.05 wrote them."""
+    assert parse_start_test(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("sets", "partition", "time", "says"),
+    [
+        ({"nodes": 4}, "", "", []),
+        ({"nodes": 4}, "", "1-00:00:00", []),
+        ({"nodes": 8}, "", "", ["8 nodes are asked for, it has 4"]),
+        ({"nodes": 4}, "", "1-00:00:01", ["allows 1-00:00:00: the job would wait for ever", "set --time 1-00:00:00"]),
+        ({"nodes": 4}, "", "0", ["would wait for ever"]),
+        ({"nodes": 4}, "", "soon", ["not a time as Slurm writes it: 'soon'"]),
+        ({"nodes": 1}, "shrt", "", ["no partition 'shrt'", "'short'"]),
+        ({"nodes": 1}, "short", "", ["8 GPUs a node are asked for, its nodes have 4"]),
+        ({"nodes": 1, "gpus": 4}, "short", "", []),
+        ({"nodes": 4, "gpus": 4}, "short", "60", ["4 nodes are asked for, it has 2", "it allows 0:30:00"]),
+        ({"nodes": 4}, "short,batch", "60", []),
+        ({"nodes": 1, "gpus": 0}, "closed", "", ["partition closed is down"]),
+    ],
+)
+def test_a_partition_that_would_never_start_the_job(
+    sets: dict[str, int], partition: str, time: str, says: list[str]
+) -> None:
+    spec = resolved("dgxa100-80g", **sets)
+    found = words(queue_problems(spec, Queue(partition, time, PARTITIONS, StartTest())))
+    assert bool(found) == bool(says)
+    for part in says:
+        assert part in found
+
+
+def test_sbatch_s_refusal_is_told_unless_the_reason_is_known_already() -> None:
+    spec = resolved("h200")
+    refused = StartTest(refusal="Invalid account")
+    (found,) = queue_problems(spec, Queue("", "", PARTITIONS, refused))
+    assert found.what == "sbatch refuses: Invalid account"
+    assert "Invalid account" not in words(queue_problems(spec, Queue("nosuch", "", PARTITIONS, refused)))
+
+
+def test_the_time_limit_that_a_job_gets() -> None:
+    def limit(partition: str, time: str, partitions: tuple[Partition, ...] = PARTITIONS) -> float | None:
+        return Queue(partition, time, partitions).limit_s
+
+    assert limit("", "") == 86400
+    assert limit("short", "") == 600
+    assert limit("short", "20") == 1200
+    assert limit("closed", "") == math.inf
+    assert limit("short", "unlimited") == math.inf
+    assert limit("nosuch", "") is None
+    assert limit("", "", ()) is None
+    assert limit("", "2:00:00", ()) == 7200
+
+
+@pytest.fixture
+def tool(tmp_path: Path) -> Callable[[str, str], None]:
+    """Writes a stand-in for one of Slurm's commands; those not written are absent."""
+    (tmp_path / "bin").mkdir()
+
+    def write(name: str, text: str) -> None:
+        file = tmp_path / "bin" / name
+        file.write_text(f"#!/bin/bash\n{text}\n")
+        file.chmod(0o755)
+
+    return write
+
+
+def test_slurm_is_asked_without_the_variables_of_a_job_around(tmp_path: Path, tool: Callable[[str, str], None]) -> None:
+    tool("sinfo", f"echo 'sinfo: some warning' >&2; printf '%s' '{SINFO}'")
+    tool(
+        "sbatch", 'while read -r line; do [[ $line ]] && echo "error: $line $1 ${SLURM_JOB_ID-none}"; done >&2; exit 1'
+    )
+    environ = {"PATH": f"{tmp_path / 'bin'}", "SLURM_JOB_ID": "7"}
+    queue = ask_queue("the script\n", "batch", "60", environ)
+    assert queue == Queue("batch", "60", PARTITIONS, StartTest(refusal="the script --test-only none"))
+
+
+def test_where_slurm_is_absent_or_odd_nothing_is_known(tmp_path: Path, tool: Callable[[str, str], None]) -> None:
+    environ = {"PATH": str(tmp_path / "bin")}
+    assert ask_queue("", "", "", environ) == Queue()
+    tool("sinfo", "echo nonsense")
+    tool("sbatch", "echo 5")
+    assert ask_queue("", "", "", environ) == Queue()
+
+
+def test_a_local_run_is_not_held_against_the_queue(spec: RunSpec) -> None:
+    queue = Queue("nosuch", "", PARTITIONS, StartTest(refusal="x"))
+    assert preflight(spec, "local", NO_SLURM, Circumstances(queue))[1] == []
+
+
+class Told(Slurm):
+    """No Slurm, but one that says these states; the real one is asked in tests/cluster/test_after.py."""
+
+    def __init__(self, **states: str):
+        super().__init__({"PATH": ""})
+        self._states = {name.removeprefix("job"): state for name, state in states.items()}
+
+    def states(self, jobs: Sequence[str]) -> tuple[dict[str, str], str]:
+        wanted = {job.split("_")[0] for job in jobs}
+        return {name: state for name, state in self._states.items() if name.split("_")[0] in wanted}, "sacct"
+
+
+def test_jobs_to_wait_for() -> None:
+    slurm = Told(job7="RUNNING", job8="COMPLETED", job9_0="COMPLETED", job9_1="PENDING", job10="FAILED")
+    awaited, found = after_problems(["7", "8", "9", "10", "9_0", "11", "1"], "slurm", slurm)
+    assert awaited == ["7", "9"]
+    assert [problem.what for problem in found] == ["Slurm knows no job 11", "Slurm knows no job 1"]
+    assert after_problems([], "local", slurm) == ([], [])
+    (problem,) = after_problems(["7"], "local", slurm)[1]
+    assert "cannot wait" in problem.what
+
+
+def test_data_that_a_job_will_make_are_a_warning_and_wrong_data_stay_an_error(spec: RunSpec, tmp_path: Path) -> None:
+    (found,) = data_problems(replace(spec, data=str(tmp_path / "later")), ["7", "9"])[1]
+    assert found.is_warning
+    assert "does not exist" in found.what
+    assert "waits for jobs 7, 9" in str(found.hint)
+
+    half = tmp_path / "half"
+    shutil.copytree(spec.data, half)
+    next((half / "phase1" / "train").glob("*")).unlink()
+    found_in_half = data_problems(replace(spec, data=str(half), masking="static"), ["7"])[1]
+    assert [problem.is_warning for problem in found_in_half] == [False, True]
+    assert "masking is static" in found_in_half[0].what
+
+    data, told = inspect(
+        replace(spec, data=str(tmp_path / "later")), "slurm", Told(job7="PENDING"), Circumstances(after=["7"])
+    )
+    assert data is None
+    errors = [problem for problem in told if not problem.is_warning]
+    assert [error.what for error in errors] == ["sbatch was not found on the PATH: this machine cannot queue jobs"]
+
+
+def test_what_was_begun_keeps_its_settings(spec: RunSpec) -> None:
+    directory = RunDirectory(Path(spec.results) / spec.run)
+    directory.create()
+    directory.write_lockfile(lockfile(spec))
+    other = replace(spec, seed=7, phases=tuple(replace(phase, lr=1.0) for phase in spec.phases))
+    check_unchanged(other, directory)
+    directory.phase(1).create()
+    check_unchanged(other, directory)
+    (directory.phase(1).checkpoints / "step-00000001").mkdir()
+    (directory.phase(1).checkpoints / "step-00000001" / "MANIFEST.json").write_text("{}")
+    with pytest.raises(InputError, match=r"phase 1 .* seed, phase1\.lr\n") as caught:
+        check_unchanged(other, directory)
+    assert "phase2" not in caught.value.what
+    check_unchanged(replace(spec, nodes=4, keep_checkpoints=1), directory)
+
+
+def test_a_resumed_run_has_some_of_its_checkpoints_already(spec: RunSpec) -> None:
+    directory = RunDirectory(Path(spec.results) / spec.run)
+    for number in (1, 2):
+        folder = directory.phase(number).checkpoints / "step-00000001"
+        folder.mkdir(parents=True)
+        (folder / "model.safetensors").write_bytes(bytes(1000))
+    assert held_bytes(directory) == 2000
+    directory.phase(1).done_file.write_text("{}")
+    assert held_bytes(directory) == 1000
+    assert len(results_problems(replace(spec, keep_checkpoints=10**9))) == 1
+    assert results_problems(replace(spec, keep_checkpoints=10**9), held=10**20) == []

@@ -1,0 +1,292 @@
+"""A run seen from outside: from Slurm's words, and from the run directory where Slurm is silent."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from bertjobs.errors import BertjobsError
+from bertjobs.launch import cancel as cancel_module
+from bertjobs.launch.cancel import cancel
+from bertjobs.launch.plan.preflight import check_name
+from bertjobs.launch.start import unfinished
+from bertjobs.launch.watch import watch as watch_module
+from bertjobs.launch.watch.logs import Selection, follow
+from bertjobs.launch.watch.status import run_status
+from bertjobs.launch.watch.status_text import run_text
+from bertjobs.launch.watch.watch import Watch
+from bertjobs.recipe.catalogue import builtin_file, load_catalogue
+from bertjobs.recipe.lockfile import lockfile
+from bertjobs.recipe.resolve import resolve
+from bertjobs.recipe.spec import RunSpec
+from bertjobs.run.directory import Done, RunDirectory, all_runs
+from bertjobs.slurm import client as slurm_module
+from bertjobs.slurm.client import Slurm
+from tests.conftest import Bertjobs
+from tests.launch.conftest import Tool
+
+
+@pytest.fixture
+def spec(tmp_path: Path) -> RunSpec:
+    flags = {"recipe": "laptop-scratch", "results": str(tmp_path / "results")}
+    return resolve(load_catalogue([builtin_file()]), flags=flags, environ={}).spec
+
+
+@pytest.fixture
+def directory(spec: RunSpec) -> RunDirectory:
+    """A run that was queued as jobs 7 and 8."""
+    made = RunDirectory(Path(spec.results) / spec.run)
+    made.create()
+    made.write_lockfile(lockfile(spec))
+    for number, job in ((1, "7"), (2, "8")):
+        made.phase(number).create()
+        made.record("submitted", backend="slurm", phase=number, job=job)
+    return made
+
+
+@pytest.fixture
+def slurm(tmp_path: Path) -> Slurm:
+    return Slurm({"PATH": str(tmp_path / "bin"), "SEEN": str(tmp_path / "seen")})
+
+
+def states(directory: RunDirectory, slurm: Slurm) -> list[tuple[str, str]]:
+    return [(row.state, row.source) for row in run_status(directory, slurm, time.time())]
+
+
+def sacct(*jobs: tuple[str, str]) -> str:
+    """The text of a stand-in that says these jobs' states."""
+    return "; ".join(f"echo '{job}|{state}|0:0|None|node1|01:00:00|1800000000|Unknown'" for job, state in jobs)
+
+
+def squeue(*jobs: tuple[str, str], named: tuple[tuple[str, str], ...] = ()) -> str:
+    """The same of squeue; ``named`` are jobs by their names, of this user."""
+    states = "; ".join(f"echo '{job}|{state}|None|node1|1:00:00|1800000000'" for job, state in jobs) or ":"
+    names = "; ".join(f"echo '{job}|{name}'" for job, name in named) or ":"
+    return f'if [[ "$*" == *--me* ]]; then {names}; else {states}; fi'
+
+
+def test_squeue_corrects_what_sacct_says_too_late(directory: RunDirectory, slurm: Slurm, tool: Tool) -> None:
+    directory.record("started", scheduler="slurm", phase=1, job="7", attempt=0)
+    directory.record("ended", scheduler="slurm", phase=1, job="7", attempt=0, cause="done", exit_code=0)
+    directory.phase(1).write_done(Done(1, 20, "step-00000020", "", "", 0.0))
+    tool("sacct", sacct(("7", "COMPLETED"), ("8", "PENDING")))
+    tool("squeue", squeue(("8", "RUNNING")))
+    assert states(directory, slurm) == [("DONE", "run directory"), ("RUNNING", "sacct+squeue")]
+
+
+@pytest.mark.parametrize(
+    ("program", "text"), [("sacct", sacct(("7", "RUNNING"))), ("squeue", squeue(("7", "RUNNING")))]
+)
+def test_one_of_the_two_is_enough(directory: RunDirectory, slurm: Slurm, tool: Tool, program: str, text: str) -> None:
+    tool(program, text)
+    assert states(directory, slurm)[0] == ("RUNNING", program)
+
+
+def test_without_slurm_s_word_the_journal_says_how_a_job_ended(directory: RunDirectory, slurm: Slurm) -> None:
+    directory.record("started", scheduler="slurm", phase=1, job="7", attempt=0)
+    assert states(directory, slurm) == [("UNKNOWN", "run directory")] * 2
+    directory.record("ended", scheduler="slurm", phase=1, job="7", attempt=0, cause="SIGTERM", exit_code=75)
+    directory.record("ended", scheduler="slurm", phase=2, job="8", attempt=0, cause="bad input", exit_code=64)
+    assert states(directory, slurm) == [("STOPPED", "run directory"), ("FAILED", "run directory")]
+
+
+def test_an_answer_that_does_not_come_is_an_error_to_a_command_that_acts(
+    directory: RunDirectory, slurm: Slurm, tool: Tool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(slurm_module, "TIMEOUT_S", 0.2)
+    tool("squeue", "exec /bin/sleep 5")
+    with pytest.raises(BertjobsError, match=r"squeue did not answer within 0\.2 s"):
+        states(directory, slurm)
+    with pytest.raises(BertjobsError, match=r"squeue did not answer within 0\.2 s"):
+        cancel(directory, slurm)
+
+
+def test_status_shows_what_the_folder_says_where_slurm_does_not_answer(
+    directory: RunDirectory, slurm: Slurm, tool: Tool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(slurm_module, "TIMEOUT_S", 0.2)
+    tool("squeue", "exec /bin/sleep 5")
+    directory.record("ended", scheduler="slurm", phase=1, job="7", attempt=0, cause="SIGTERM", exit_code=75)
+    (run,) = Watch(slurm).look([directory])
+    assert [row.state for row in run.phases] == ["STOPPED", "UNKNOWN"]
+    assert "squeue did not answer within 0.2 s" in run_text(run, time.time())
+
+
+def test_a_controller_that_is_down_is_named(directory: RunDirectory, slurm: Slurm, tool: Tool) -> None:
+    tool("sacct", sacct(("7", "RUNNING")))
+    tool("squeue", "echo 'slurm_load_jobs error: Unable to contact slurm controller (connect failure)' >&2; exit 1")
+    (run,) = Watch(slurm).look([directory])
+    assert (run.phases[0].state, run.phases[0].source) == ("RUNNING", "sacct")
+    assert run.silence.startswith("squeue: slurm_load_jobs error: Unable to contact slurm controller")
+    with pytest.raises(BertjobsError, match="does not say which jobs wait or run"):
+        cancel(directory, slurm)
+
+
+def test_many_runs_are_one_question(directory: RunDirectory, slurm: Slurm, tool: Tool, tmp_path: Path) -> None:
+    other = RunDirectory(directory.root.with_name("other"))
+    other.create()
+    other.write_lockfile(directory.lockfile.read_text())
+    other.record("submitted", backend="slurm", phase=1, job="9")
+    tool("squeue", 'echo "$@" >>"$SEEN"; ' + squeue(("7", "RUNNING"), ("9", "PENDING")))
+    watch = Watch(slurm)
+    for _ in range(3):
+        runs = watch.look([directory, other])
+        assert [run.phases[0].state for run in runs] == ["RUNNING", "PENDING"]
+    (asked,) = (tmp_path / "seen").read_text().splitlines()
+    assert "-j 7,8,9" in asked
+
+
+def test_watching_ends_when_no_job_waits_or_runs(
+    directory: RunDirectory, slurm: Slurm, tool: Tool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch_module, "ASK_EVERY_S", 0.0)
+    active, over = squeue(("7", "RUNNING"), ("8", "PENDING")), squeue(("7", "COMPLETED"), ("8", "CANCELLED"))
+    tool("squeue", f"if [[ -e $SEEN ]]; then {over}; else {active}; fi")
+    seen = []
+    for runs in Watch(slurm).until_ended(lambda: [directory], 0.01):
+        seen.append([row.state for row in runs[0].phases])
+        if len(seen) == 3:
+            (tmp_path / "seen").touch()
+    assert seen == [["RUNNING", "PENDING"]] * 3 + [["COMPLETED", "CANCELLED"]]
+
+
+def test_a_local_run_between_two_phases_is_active(directory: RunDirectory, slurm: Slurm) -> None:
+    launcher = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)", "bertjobs"])
+    try:
+        directory.journal.unlink()
+        host = socket.gethostname()
+        directory.record("submitted", backend="local", phase=1, job="local-1", host=host, pid=launcher.pid)
+        directory.record("started", scheduler="local", phase=1, job="local-1", attempt=0, world_size=1)
+        (run,) = Watch(slurm).look([directory])
+        assert (run.is_active, run.phases[0].state) == (True, "RUNNING")
+        directory.record("ended", scheduler="local", phase=1, job="local-1", attempt=0, cause="done", exit_code=0)
+        (run,) = Watch(slurm).look([directory])
+        assert (run.is_active, run.phases[0].state) == (True, "COMPLETED")
+        directory.record("submitted", backend="local", phase=2, job="local-2", host=host, pid=launcher.pid)
+        assert cancel(directory, slurm) == ["local-2"]
+        assert launcher.wait(timeout=10) == -signal.SIGTERM
+    finally:
+        launcher.kill()
+        launcher.wait()
+    assert not Watch(slurm).look([directory])[0].is_active
+
+
+def test_a_local_run_of_another_machine_is_cancelled_there(directory: RunDirectory, slurm: Slurm) -> None:
+    directory.journal.unlink()
+    directory.record("submitted", backend="local", phase=1, job="local-1", host="elsewhere", pid=1)
+    with pytest.raises(BertjobsError, match="cancel it there: ssh elsewhere bertjobs cancel"):
+        cancel(directory, slurm)
+
+
+def test_a_preempted_job_that_is_not_requeued_has_ended(directory: RunDirectory, slurm: Slurm, tool: Tool) -> None:
+    tool("sacct", sacct(("7", "PREEMPTED"), ("8", "CANCELLED")))
+    assert cancel(directory, slurm) == []
+    assert list(follow(directory, Selection(), slurm)) == []
+
+
+def test_cancel_names_the_active_jobs_alone(directory: RunDirectory, slurm: Slurm, tool: Tool, tmp_path: Path) -> None:
+    tool("sacct", sacct(("7", "COMPLETED"), ("8", "PENDING")))
+    tool("scancel", f'echo "$@" $(/usr/bin/grep -c cancelling {directory.journal}) >"$SEEN"')
+    assert cancel(directory, slurm, patience_s=0) == ["8"]
+    assert (tmp_path / "seen").read_text() == "8 1\n", "the journal is written before the job hears of it"
+
+
+def test_cancel_ends_what_waits_before_what_runs_and_looks_again(
+    directory: RunDirectory, slurm: Slurm, tool: Tool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The link that runs queues a spare when it sees the first ones gone; only the queue knows of it."""
+    monkeypatch.setattr(cancel_module, "PAUSE_S", 0.01)
+    directory.record("submitted", backend="slurm", phase=1, job="9", spare=True)
+    mine = ("10", f"{directory.name}-spare")
+    first = squeue(("7", "RUNNING"), ("8", "PENDING"), ("9", "PENDING"))
+    second = squeue(("7", "COMPLETING"), ("10", "PENDING"), named=(mine, ("11", f"{directory.name}-spare")))
+    tool("squeue", f'case $(wc -l 2>/dev/null <"$SEEN") in "") {first};; 1) {second};; esac')
+    tool("scancel", 'echo "$@" >>"$SEEN"')
+    tool("sbatch", "")
+    other = f"{directory.root}-other/phase1/logs/slurm-11.out"
+    tool(
+        "scontrol",
+        f"[[ $3 == 10 ]] && echo '   StdOut={directory.phase(1).logs}/slurm-10.out' || echo '   StdOut={other}'",
+    )
+    (tmp_path / "bin" / "wc").symlink_to("/usr/bin/wc")
+    assert cancel(directory, slurm) == ["9", "8", "7", "10"]
+    assert (tmp_path / "seen").read_text() == "9 8 7\n10\n"
+    recorded = [(event["job"], event["phase"]) for event in directory.events() if event["event"] == "cancelled"]
+    assert recorded == [("9", 1), ("8", 2), ("7", 1), ("10", 1)]
+
+
+def test_a_cancel_that_slurm_refuses_is_not_in_the_journal(directory: RunDirectory, slurm: Slurm, tool: Tool) -> None:
+    tool("sacct", sacct(("8", "PENDING")))
+    tool("scancel", "echo 'scancel: error: Access denied' >&2; exit 1")
+    with pytest.raises(BertjobsError, match="Access denied"):
+        cancel(directory, slurm)
+    assert [event["event"] for event in directory.events()] == ["submitted", "submitted", "cancelling"]
+
+
+def test_a_run_that_this_user_may_not_read_is_passed_over(directory: RunDirectory, tmp_path: Path) -> None:
+    other = tmp_path / "results" / "other"
+    other.mkdir()
+    (other / "run.yml").symlink_to(tmp_path / "nowhere")  # closed to root too
+    assert [run.root for run in all_runs(tmp_path / "results")] == [directory.root]
+
+
+def test_logs_of_a_refused_job_do_not_keep_a_later_phase_out(directory: RunDirectory, spec: RunSpec) -> None:
+    """`PHASE=3 sbatch run.sub` leaves phase3/logs; phase 2 may still join a run of phase 1."""
+    second = replace(spec, phases=(spec.phase(2),))
+    with pytest.raises(BertjobsError, match="exists"):
+        check_name(second)
+    directory.phase(2).checkpoints.rmdir()
+    directory.phase(3).logs.mkdir(parents=True)
+    check_name(second)
+
+
+def test_a_later_phase_joins_with_the_settings_of_the_earlier_one(directory: RunDirectory, spec: RunSpec) -> None:
+    directory.phase(2).checkpoints.rmdir()
+    with pytest.raises(BertjobsError, match="begun with other settings: precision, seed"):
+        check_name(replace(spec, phases=(spec.phase(2),), precision="bf16", seed=7))
+
+
+def test_a_run_that_was_moved_is_resumed_where_it_lies(directory: RunDirectory, tmp_path: Path) -> None:
+    moved = directory.root.rename(tmp_path / "elsewhere")
+    spec = unfinished(RunDirectory(moved))
+    assert (spec.run, spec.results) == ("elsewhere", str(tmp_path))
+    assert Path(spec.data).is_absolute()
+
+
+def test_a_folder_that_is_no_run_is_not_said_to_be_resumable(spec: RunSpec) -> None:
+    (Path(spec.results) / spec.run / "phase3" / "logs").mkdir(parents=True)
+    with pytest.raises(BertjobsError, match="remove it: no run was begun in it") as caught:
+        check_name(spec)
+    assert "resume" not in str(caught.value)
+
+
+def test_watch_redraws_in_place_on_a_terminal(directory: RunDirectory, bertjobs: Bertjobs, tmp_path: Path) -> None:
+    directory.record("ended", scheduler="slurm", phase=1, job="7", attempt=0, cause="SIGTERM", exit_code=75)
+    plain = bertjobs("status", "--watch", directory.name).stdout
+    assert "phase 1: STOPPED, job 7 (told by run directory)" in plain
+    assert "\x1b" not in plain
+    rows = json.loads(bertjobs("status", directory.name, "--watch", 2, "--json").stdout)
+    assert [row["state"] for row in rows] == ["STOPPED", "UNKNOWN"]
+    terminal, inner = pty.openpty()
+    words = [sys.executable, "-m", "bertjobs", "status", "--watch", "1"]
+    subprocess.run(words, cwd=tmp_path, stdout=inner, check=True)
+    os.close(inner)
+    assert os.read(terminal, 10_000).startswith(b"\x1b[H\x1b[J")
+    os.close(terminal)
+
+
+@pytest.mark.parametrize("seconds", ["0", "nan", "soon"])
+def test_seconds_to_watch_that_are_none_are_refused(directory: RunDirectory, bertjobs: Bertjobs, seconds: str) -> None:
+    done = bertjobs("status", directory.name, "--watch", seconds)
+    assert done.returncode == 64
+    assert f"'{seconds}' is no number of seconds" in done.stderr

@@ -1,0 +1,236 @@
+"""What Slurm's commands print, of several versions, becomes partitions, GPUs, limits, accounts and file systems."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bertjobs.errors import InputError
+from bertjobs.slurm.cluster import (
+    Association,
+    FileSystem,
+    Gpus,
+    NodeKind,
+    Partition,
+    choose_partition,
+    look,
+    parse_associations,
+    parse_config,
+    parse_gres,
+    parse_mounts,
+    parse_sinfo,
+)
+from bertjobs.slurm.times import format_time, parse_time
+
+# Printed by the tests' own Slurm, 22.05.8, after two changes by scontrol.
+SINFO_22_05 = """\
+batch*|up|1-00:00:00|n/a|4|16|4000|gpu:8|REQUEUE|1
+urgent|down|infinite|n/a|4|16|4000|gpu:8|OFF|10
+gang|up|10:00|n/a|1|16|4000|gpu:8|CANCEL|1
+"""
+CONFIG_22_05 = """\
+Configuration data as of 2026-11-21T18:21:13
+AccountingStorageBackupHost = (null)
+AccountingStoragePort   = 30115
+AccountingStorageTRES   = cpu,mem,energy,node,billing,fs/disk,vmem,pages,gres/gpu
+AccountingStorageType   = accounting_storage/slurmdbd
+ClusterName             = bertjobs
+JobRequeue              = 1
+MaxArraySize            = 1001
+PreemptMode             = REQUEUE
+PreemptType             = preempt/partition_prio
+PreemptExemptTime       = 00:00:00
+SelectType              = select/cons_tres
+SelectTypeParameters    = CR_CPU
+SLURM_VERSION           = 22.05.8
+
+Slurmctld(primary) at vm is UP
+"""
+
+# In the forms that sinfo(1) and scontrol(1) of 24.05 describe and clusters with typed, several, MIG and no GPUs show.
+SINFO_24_05 = """\
+cpu*|up|3-00:00:00|1:00:00|200|128+|257000+|(null)|REQUEUE|1
+gpu-a100|up|2-00:00:00|4:00:00|40|128|515000|gpu:a100:8(S:0-1)|REQUEUE|1
+gpu-a100|up|2-00:00:00|4:00:00|2|128|1031000|gpu:a100:8(S:0-1),nvme:1|REQUEUE|1
+gpu-mixed|up|infinite|n/a|3|64|515000|gpu:nvidia_h100_80gb_hbm3:4(S:0,1),gpu:l4:2(S:1)|GANG,SUSPEND|5
+mig|up|8:00:00|1:00:00|1|64|515000|gpu:a100_1g.5gb:28(S:0-1),shard:a100:16(S:0)|OFF|5
+old|inact|30:00|n/a|6|32|128000|gpu:tesla:4|CANCEL|1
+empty|up|infinite|n/a|0|0|0|(null)|OFF|1
+"""
+CONFIG_24_05 = """\
+Configuration data as of 2026-03-02T10:00:00
+AccountingStorageType   = accounting_storage/slurmdbd
+ClusterName             = juno
+JobRequeue              = 0
+MaxArraySize            = 10001
+PreemptMode             = GANG,SUSPEND
+PreemptParameters       = (null)
+PreemptType             = preempt/partition_prio
+SelectType              = select/cons_tres
+SLURM_VERSION           = 24.05.2
+
+Cgroup Support Configuration:
+CgroupPlugin            = cgroup/v2
+"""
+ASSOCIATIONS = "bio||high,normal|high\nproj@a100|gpu-a100|normal|\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "gpus"),
+    [
+        ("gpu:8", [Gpus(8)]),
+        ("gpu:a100:8(S:0-1)", [Gpus(8, "a100")]),
+        ("gpu:h100:4(S:0,1),gpu:l4:2(S:1)", [Gpus(4, "h100"), Gpus(2, "l4")]),
+        ("gpu:a100_3g.20gb:4(IDX:0-3),nvme:1", [Gpus(4, "a100_3g.20gb")]),
+        ("mps:400,shard:gpu:16,craynetwork:4", []),
+        ("gpu", [Gpus(1)]),
+        ("gpu:a100", [Gpus(1, "a100")]),
+        ("gpu:no_consume:2", [Gpus(2)]),
+        ("gpu:a100:no_consume:2", [Gpus(2, "a100")]),
+        ("gpu:0", []),
+        ("(null)", []),
+        ("", []),
+    ],
+)
+def test_gpus_of_a_node(text: str, gpus: list[Gpus]) -> None:
+    assert list(parse_gres(text)) == gpus
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("30", 1800),
+        ("30:15", 1815),
+        ("4:00:00", 14400),
+        ("1-12", 129600),
+        ("1-12:30", 131400),
+        ("1-00:00:00", 86400),
+        ("infinite", None),
+        ("UNLIMITED", None),
+        ("0", None),
+    ],
+)
+def test_times_as_slurm_writes_them(text: str, seconds: int | None) -> None:
+    assert parse_time(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "soon", "1:2:3:4", "-5", "1-", "1.5", "4h", "1-2:3:4:5"])
+def test_what_is_no_time_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="not a time"):
+        parse_time(text)
+
+
+@given(st.integers(min_value=1, max_value=10**8))
+def test_a_time_is_read_as_it_was_written(seconds: int) -> None:
+    assert parse_time(format_time(seconds)) == seconds
+
+
+def test_partitions_of_22_05() -> None:
+    nodes = (NodeKind(4, 16, 4000, (Gpus(8),)),)
+    assert parse_sinfo(SINFO_22_05) == (
+        Partition("batch", True, True, 86400, None, nodes, "REQUEUE", 1),
+        Partition("urgent", False, False, None, None, nodes, "OFF", 10),
+        Partition("gang", False, True, 600, None, (replace(nodes[0], nodes=1),), "CANCEL", 1),
+    )
+
+
+def test_partitions_of_24_05() -> None:
+    found = {partition.name: partition for partition in parse_sinfo(SINFO_24_05)}
+    assert found["cpu"] == Partition("cpu", True, True, 259200, 3600, (NodeKind(200, 128, 257000),), "REQUEUE", 1)
+    assert (found["gpu-a100"].nodes, found["gpu-a100"].gpus) == (42, 336)
+    assert len(found["gpu-a100"].kinds) == 2
+    assert found["gpu-mixed"].kinds[0].gpu_count == 6
+    assert found["gpu-mixed"].limit_s is None
+    assert found["mig"].gpus == 28
+    assert not found["old"].up
+    assert found["empty"].kinds == ()
+
+
+@pytest.mark.parametrize("text", ["batch*|up|1-00:00:00\n", "PARTITION AVAIL\n", SINFO_22_05.replace("|4|", "|four|")])
+def test_an_answer_of_another_format_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"not as asked for|invalid literal"):
+        parse_sinfo(text)
+
+
+def test_configuration_of_both() -> None:
+    assert parse_config(CONFIG_22_05) == {
+        "ClusterName": "bertjobs",
+        "SLURM_VERSION": "22.05.8",
+        "SelectType": "select/cons_tres",
+        "PreemptType": "preempt/partition_prio",
+        "PreemptMode": "REQUEUE",
+        "JobRequeue": "1",
+        "MaxArraySize": "1001",
+        "AccountingStorageType": "accounting_storage/slurmdbd",
+    }
+    newer = parse_config(CONFIG_24_05 + "SelectType = (null)\n")
+    assert (newer["SLURM_VERSION"], newer["PreemptMode"], newer["JobRequeue"]) == ("24.05.2", "GANG,SUSPEND", "0")
+    assert "SelectType" not in newer, "unset"
+
+
+def test_associations() -> None:
+    assert parse_associations("root||normal|\nbio||high,normal|high\n") == (  # by 22.05.8
+        Association("root", "", ("normal",), ""),
+        Association("bio", "", ("high", "normal"), "high"),
+    )
+    assert parse_associations(ASSOCIATIONS)[1] == Association("proj@a100", "gpu-a100", ("normal",), "")
+    assert parse_associations("") == parse_associations(" You are not running a supported accounting_storage plugin\n")
+    assert len(parse_associations("bio||a|\n" * 3)) == 1
+
+
+MOUNTS = """\
+/dev/sda2 / ext4 rw,relatime 0 0
+tmpfs /tmp tmpfs rw 0 0
+10.0.0.1@o2ib:/work /lustre lustre rw 0 0
+nas:/home /home nfs4 rw 0 0
+nas:/my\\040projects /home/my\\040projects nfs rw 0 0
+ceph-fuse /ceph fuse.ceph rw 0 0
+bucket /bucket fuse.s3fs rw 0 0
+tmpfs /stacked tmpfs rw 0 0
+nas:/s /stacked nfs rw 0 0
+"""
+
+
+@pytest.mark.parametrize(
+    ("folder", "found"),
+    [
+        ("/lustre/me/runs", FileSystem("/lustre", "lustre", True)),
+        ("/lustre", FileSystem("/lustre", "lustre", True)),
+        ("/lustrework/x", FileSystem("/", "ext4", False)),
+        ("/home/me", FileSystem("/home", "nfs4", True)),
+        ("/home/my projects/a", FileSystem("/home/my projects", "nfs", True)),
+        ("/ceph/x", FileSystem("/ceph", "fuse.ceph", True)),
+        ("/bucket/x", FileSystem("/bucket", "fuse.s3fs", None)),
+        ("/stacked/x", FileSystem("/stacked", "nfs", True)),
+        ("/tmp", FileSystem("/tmp", "tmpfs", False)),
+    ],
+)
+def test_the_file_system_of_a_folder(folder: str, found: FileSystem) -> None:
+    assert parse_mounts(MOUNTS, folder) == found
+
+
+def test_without_mounts_nothing_is_known() -> None:
+    assert parse_mounts("", "/x") == FileSystem("/", "unknown", None)
+
+
+def test_the_partition_to_train_in() -> None:
+    partitions = parse_sinfo(SINFO_24_05)
+    assert choose_partition(partitions).name == "gpu-a100", "most GPUs of those that are up"
+    assert choose_partition(partitions, "mig").name == "mig"
+    assert choose_partition(parse_sinfo(SINFO_22_05)).name == "batch", "the default, as it has GPUs"
+    assert choose_partition(partitions[:1]).name == "cpu", "without GPUs anywhere, most nodes"
+    with pytest.raises(InputError, match="did you mean 'gpu-mixed'"):
+        choose_partition(partitions, "gpu-mixd")
+    with pytest.raises(InputError, match="no partition of this cluster is up"):
+        choose_partition([partitions[5]])
+    with pytest.raises(InputError, match="no partition of this cluster is up"):
+        choose_partition([])
+
+
+def test_a_machine_without_slurm_says_so(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="this machine has no Slurm"):
+        look({"PATH": str(tmp_path)}, tmp_path)

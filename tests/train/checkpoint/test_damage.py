@@ -1,0 +1,107 @@
+"""Checkpoints that are damaged, missing or not there yet."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+
+import pytest
+
+from bertjobs.run.checkpoints import MANIFEST, steps, verify
+from tests.train.conftest import Ended, Trial, files_of_at_most, truncate
+
+FILES = ["model.safetensors", "training_state-00000-of-00001.safetensors", "training_state.json", "vocab.txt", MANIFEST]
+
+
+def assert_refused(end: Ended, *words: str) -> None:
+    assert end.code == 64, end
+    for word in words:
+        assert word in end.err
+    assert end.err.count("error:") == 1
+    assert "Traceback" not in end.err
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_a_truncated_checkpoint_is_passed_over(
+    stopped: Trial, alone: Callable[..., Ended], phase_one_done: Trial, file: str
+) -> None:
+    truncate(stopped.phase(1).checkpoints / "step-00000025" / file)
+    end = alone(stopped, 1)
+    assert end.code == 0, end
+    assert "step-00000025 is passed over" in end.out
+    assert "(step 20)" in end.out
+    assert stopped.weights(1) == phase_one_done.weights(1)
+    assert [line["step"] for line in stopped.metrics(1)] == list(range(1, 31))
+
+
+def test_without_a_whole_checkpoint_the_phase_is_refused(stopped: Trial, alone: Callable[..., Ended]) -> None:
+    folders = steps(stopped.phase(1).checkpoints)
+    for folder in folders:
+        truncate(folder / "model.safetensors")
+    assert_refused(alone(stopped, 1), "all checkpoints of phase 1 are damaged")
+    assert steps(stopped.phase(1).checkpoints) == folders
+    assert stopped.directory.events()[-1]["cause"] == "bad input"
+
+
+def test_a_checkpoint_of_a_later_version_is_not_passed_over(stopped: Trial, alone: Callable[..., Ended]) -> None:
+    path = stopped.phase(1).checkpoints / "step-00000025" / MANIFEST
+    path.write_text(json.dumps({"format_version": 99, "something": "new"}))
+    assert_refused(alone(stopped, 1), "format 99 is newer", "update bertjobs")
+
+
+def test_phase_2_refuses_a_truncated_last_checkpoint_of_phase_1(done: Trial, alone: Callable[..., Ended]) -> None:
+    truncate(done.phase(1).checkpoints / "step-00000030" / "model.safetensors")
+    assert_refused(alone(done, 2), "model.safetensors has", "the checkpoint is truncated", "step-00000030")
+    assert not done.phase(2).root.exists()
+
+
+def test_phase_2_refuses_another_checkpoint_than_phase_1_ended_with(done: Trial, alone: Callable[..., Ended]) -> None:
+    last = done.phase(1).checkpoints / "step-00000030"
+    shutil.rmtree(last)
+    shutil.copytree(done.phase(1).checkpoints / "step-00000025", last)
+    assert_refused(alone(done, 2), "not the one that DONE.json names")
+
+
+def test_phase_2_before_phase_1_is_done(stopped: Trial, alone: Callable[..., Ended]) -> None:
+    lockfile = stopped.directory.lockfile.read_text()
+    assert_refused(alone(stopped, 2), "phase 2 starts from phase 1, which is not done", "--dependency=afterany")
+    assert stopped.directory.lockfile.read_text() == lockfile
+    assert not stopped.phase(2).root.exists()
+
+
+def test_phase_2_of_a_run_that_does_not_exist_on_two_ranks(trial: Trial) -> None:
+    first, second = trial.run(2, 2)
+    assert_refused(first, "phase 2 starts from phase 1, which is not done")
+    # Not 64 too, and nothing said twice: the run's code is rank 0's.
+    assert (second.code, second.out, second.err) == (0, "", "")
+    assert not trial.results.exists()
+
+
+def test_a_done_phase_is_not_done_again(done: Trial, alone: Callable[..., Ended]) -> None:
+    before = {path: path.stat().st_mtime_ns for path in done.phase(1).root.rglob("*")}
+    end = alone(done, 1)
+    assert end.code == 0
+    assert "phase 1 is done already" in end.out
+    assert {path: path.stat().st_mtime_ns for path in done.phase(1).root.rglob("*")} == before
+
+
+def test_a_done_file_that_cannot_be_read_is_named(done: Trial, alone: Callable[..., Ended]) -> None:
+    truncate(done.phase(1).done_file)
+    end = alone(done, 1)
+    assert end.code == 70
+    assert str(done.phase(1).done_file) in end.err
+    assert "Traceback" not in end.err
+
+
+def test_a_full_disk_leaves_the_checkpoints_before(stopped: Trial, alone: Callable[..., Ended]) -> None:
+    newest = stopped.phase(1).checkpoints / "step-00000025"
+    size = (newest / "model.safetensors").stat().st_size
+    with files_of_at_most(size // 2):
+        end = alone(stopped, 1)
+    assert end.code == 70, end
+    assert "the checkpoint of step 30 cannot be written" in end.err
+    assert "Traceback" not in end.err
+    verify(newest)
+    assert sorted(path.name for path in newest.parent.iterdir()) == ["step-00000010", "step-00000020", "step-00000025"]
+    assert alone(stopped, 1).code == 0

@@ -1,0 +1,53 @@
+"""The measured lead time of a stop."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bertjobs.train.checkpoint.stop_time import FIXED_S, MARGIN, RECENT, WARM_UP, Lead
+
+SECONDS = st.floats(0, 1e4)
+
+
+def after(steps: list[float], checkpoints: list[float], asked: float | None = None) -> Lead:
+    lead = Lead(asked)
+    for seconds in steps:
+        lead.after_step(seconds)
+    for seconds in checkpoints:
+        lead.after_checkpoint(seconds)
+    return lead
+
+
+@given(st.lists(SECONDS, max_size=60), st.lists(SECONDS, max_size=5))
+def test_it_covers_the_longest_recent_step_and_the_longest_checkpoint(
+    steps: list[float], checkpoints: list[float]
+) -> None:
+    counted = (steps[WARM_UP:] or steps)[-RECENT:]
+    expected = MARGIN * (max(counted, default=0) + max(checkpoints, default=0)) + FIXED_S
+    assert after(steps, checkpoints).seconds == pytest.approx(expected)
+
+
+@given(st.lists(SECONDS, min_size=1, max_size=5))
+def test_checkpoints_never_shorten_it(checkpoints: list[float]) -> None:
+    leads = [after([1.0], checkpoints[:count]).seconds for count in range(len(checkpoints) + 1)]
+    assert all(earlier <= later for earlier, later in pairwise(leads))
+
+
+def test_steps_of_the_warm_up_count_only_while_there_are_no_others() -> None:
+    assert after([60.0], []).seconds == MARGIN * 60 + FIXED_S
+    assert after([60.0, 30.0, 2.0], []).seconds == MARGIN * 2 + FIXED_S
+
+
+def test_a_lead_that_is_too_short_is_warned_of_with_one_that_is_not() -> None:
+    long = after([9.0, 9.0, 2.0], [40.5], asked=60)
+    assert long.words() == "a stop needs 69 s: 1.5 x (step 2.0 s + checkpoint 40.5 s) + 5 s"
+    warning = long.warning()
+    assert warning is not None
+    assert "60 s before the time limit" in warning
+    assert "--signal=USR2@69" in warning
+    assert after([2.0], [40.5], asked=69).warning() is None
+    assert after([2.0], [40.5]).warning() is None
