@@ -13,18 +13,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bertjobs.errors import InputError
-from bertjobs.recipe.catalogue import Catalogue
-from bertjobs.recipe.resolve import Resolved
-from bertjobs.run.directory import RunDirectory
-from bertjobs.slurm.site import Site
 
 if TYPE_CHECKING:
     from bertjobs.launch.plan.plan import Plan
     from bertjobs.launch.plan.queue import Queue
     from bertjobs.launch.script import SlurmOptions
+    from bertjobs.recipe.catalogue import Catalogue
     from bertjobs.recipe.resolve import Resolved
     from bertjobs.recipe.spec import RunSpec
     from bertjobs.run.directory import RunDirectory
+    from bertjobs.slurm.site import Site
 
 BACKENDS = ("auto", "slurm", "submitit", "local")
 _JOB = re.compile(r"[0-9]+(_[0-9]+)?")
