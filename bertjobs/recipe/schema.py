@@ -38,9 +38,9 @@ DESCRIPTION = Setting(
     key="description",
     default="",
     flag="",
-    section="recipe",
+    section="run",
 )
-"""Of a recipe, not of a run."""
+"""The only key of a recipe that its runs do not have."""
 
 SETTINGS: tuple[Setting, ...] = (*RUN.values(), *OPTIMIZER.values(), *PHASE.values())
 """What flags, ``--set`` and the environment can set."""

@@ -38,7 +38,7 @@ class Setting:
             keeps it.
         minimum, maximum: bounds of a number; ``above`` says that the minimum itself is excluded.
         choices: the only values allowed, or () for any.
-        example: a value as YAML has it; "" where the default is one.
+        example: a value as YAML has it; "": another choice than the default, or the default itself.
         default_words: the default in words, where it depends on something else.
         kind: "int", "float", "switch", "text", "name", "path", "mounts", "phase" or "micro_batch"; "": by the
             field's type.
@@ -83,6 +83,8 @@ class Setting:
             "phase": "the number of a phase, or 'all'",
             "switch": "true or false",
             "mounts": "SRC:DST or SRC:DST:FLAGS, several separated by commas",
+            "name": "a name",
+            "path": "a path",
         }.get(self.kind, "text")
 
     def parse(self, value: Any, where: str) -> Any:

@@ -23,9 +23,9 @@ class SystemSpec:
     name: str
     gpu: Annotated[str, Setting("the GPU's name, or none for nodes without", example="A100-SXM4-80GB")] = "none"
     gpus_per_node: Annotated[int, Setting("GPUs per node", unit="GPUs", example="8")] = 0
-    gpu_memory_gb: Annotated[int, Setting("memory of one GPU", unit="GB (10^9 bytes)", example="80")] = 0
+    gpu_memory_gb: Annotated[int, Setting("memory of one GPU (1 GB is 10^9 bytes)", unit="GB", example="80")] = 0
     interconnect: Annotated[str, Setting("what links the nodes, for people", example="8 x HDR InfiniBand")] = ""
-    tasks_per_node: Annotated[int, Setting("worker processes per node that has no GPUs", unit="tasks", minimum=1)] = 1
+    tasks_per_node: Annotated[int, Setting("worker processes per node without GPUs", unit="tasks", minimum=1)] = 1
     scheduler: Annotated[
         str,
         Setting("who starts jobs: slurm where there is one, or none: always this machine", choices=("slurm", "none")),
@@ -105,9 +105,7 @@ class OptimizerSpec:
     shard_states: Annotated[
         bool, Setting("each rank keeps only its part of the moments (ZeRO-1, arXiv 1910.02054); the same weights")
     ] = False
-    weight_decay: Annotated[
-        float, Setting("decoupled weight decay, per step times the learning rate", decisive=True)
-    ] = 0.01
+    weight_decay: Annotated[float, Setting("decoupled weight decay", decisive=True)] = 0.01
     beta1: Annotated[float, Setting("decay of the first moment, per step", decisive=True, maximum=1)] = 0.9
     beta2: Annotated[float, Setting("decay of the second moment, per step", decisive=True, maximum=1)] = 0.999
     epsilon: Annotated[float, Setting("added to the root of the second moment", decisive=True)] = 1e-6
@@ -136,7 +134,7 @@ class PhaseSpec:
     ]
     lr: Annotated[
         float,
-        Setting("peak learning rate", env="LR", flag="--lr", listed=True, decisive=True, above=True, example="0.006"),
+        Setting("peak learning rate", env="LR", flag="--lr", decisive=True, above=True, example="0.006"),
     ]
     warmup: Annotated[
         float,
@@ -208,10 +206,13 @@ class PhaseSpec:
         ),
     ]
     checkpoint_every: Annotated[
-        int, Setting("interval of checkpoints; the last step always has one", unit="optimizer steps", minimum=1)
+        int,
+        Setting(
+            "interval of checkpoints; the last step always has one", unit="optimizer steps", minimum=1, example="500"
+        ),
     ] = 200
     validate_every: Annotated[
-        int, Setting("interval of validations; 0: at the end of the phase only", unit="optimizer steps")
+        int, Setting("interval of validations; 0: at the end of the phase only", unit="optimizer steps", example="500")
     ] = 0
 
 
@@ -226,7 +227,7 @@ class RunSpec:
     recipe: Annotated[
         str,
         Setting(
-            "recipe to run (`bertjobs recipes` lists them)",
+            "recipe to run; `bertjobs recipes` lists them",
             kind="name",
             env="RECIPE",
             listed=True,
@@ -237,7 +238,7 @@ class RunSpec:
     run: Annotated[
         str,
         Setting(
-            "name of the run, its folder in the results folder",
+            "name of the run and of its folder",
             kind="name",
             env="RUN",
             listed=True,
@@ -249,7 +250,7 @@ class RunSpec:
     phases: Annotated[
         tuple[PhaseSpec, ...],
         Setting(
-            "phase to run: its number, or all",
+            "phase to run: a number or all",
             kind="phase",
             key="phase",
             env="PHASE",
@@ -300,7 +301,7 @@ class RunSpec:
     precision: Annotated[
         str,
         Setting(
-            "arithmetic of the forward and backward pass",
+            "arithmetic of training",
             env="PRECISION",
             listed=True,
             decisive=True,
@@ -331,7 +332,13 @@ class RunSpec:
     deterministic: Annotated[bool, Setting("use only GPU kernels that give the same bits each time; slower")] = False
     seed: Annotated[
         int,
-        Setting("seed of weights, dropout, sample order and masks", env="SEED", decisive=True, maximum=2**32 - 1),
+        Setting(
+            "seed of weights, dropout, sample order and masks",
+            env="SEED",
+            decisive=True,
+            maximum=2**32 - 1,
+            example="7",
+        ),
     ] = 42
     masking: Annotated[
         str,
@@ -345,7 +352,12 @@ class RunSpec:
     masked_share: Annotated[
         float,
         Setting(
-            "part of the tokens that dynamic masking predicts", unit="share", decisive=True, maximum=0.5, above=True
+            "part of the tokens that dynamic masking predicts",
+            unit="share",
+            decisive=True,
+            maximum=0.5,
+            above=True,
+            example="0.2",
         ),
     ] = 0.15
     masked_units: Annotated[
@@ -362,6 +374,7 @@ class RunSpec:
             "background threads that build batches; 0: batches are built between steps",
             unit="threads per rank",
             env="NUM_WORKERS",
+            example="2",
         ),
     ] = 1
     loader: Annotated[
@@ -409,10 +422,13 @@ class RunSpec:
         ),
     ] = 64
     keep_checkpoints: Annotated[
-        int, Setting("newest checkpoints that are kept", unit="checkpoints per phase", minimum=1)
+        int, Setting("newest checkpoints that are kept", unit="checkpoints per phase", minimum=1, example="5")
     ] = 3
     hang_timeout_s: Annotated[
-        int, Setting("end the run with exit code 70 when no step ends for so long; 0: never", unit="seconds")
+        int,
+        Setting(
+            "end the run with exit code 70 when no step ends for so long; 0: never", unit="seconds", example="1800"
+        ),
     ] = 900
     restarts_time_limit: Annotated[
         int, Setting("restarts allowed after a job's time limit", unit="restarts per job", flag="")
@@ -441,6 +457,7 @@ class RunSpec:
             "stop with a checkpoint and exit code 75 after so many steps; 0: no limit",
             unit="optimizer steps",
             env="STEPS_THIS_RUN",
+            example="100",
         ),
     ] = 0
     data: Annotated[str, Setting("folder made by `bertjobs data prepare`", kind="path", env="DATADIR", listed=True)] = (
@@ -476,7 +493,6 @@ class RunSpec:
             "container mounts, SRC:DST[:FLAGS], separated by commas",
             kind="mounts",
             env="MOUNTS",
-            listed=True,
             example="/data:/data:ro,/scratch:/scratch",
             default_words="none",
         ),
