@@ -6,7 +6,7 @@ written nowhere else: YAML keys, ``--set`` keys, flags, run.yml and docs/setting
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Annotated
 
 from bertjobs.recipe.batch import largest_micro_batch
@@ -512,10 +512,8 @@ class RunSpec:
 
     @property
     def restarts(self) -> dict[str, int]:
-        """Cause, in the journal's words, -> how many attempts of a job may end by it and be restarted."""
-        prefix = "restarts_"
-        allowed = {key: value for key, value in vars(self).items() if key.startswith(prefix)}
-        return {key.removeprefix(prefix).replace("_", " "): value for key, value in allowed.items()}
+        """How many attempts may end by a cause, in the journal's words, and be followed by another."""
+        return {cause.replace("_", " "): getattr(self, f"restarts_{cause}") for cause in RESTARTS}
 
     def pack_tokens(self, phase: PhaseSpec) -> int:
         """The most tokens of a pack: those of the recipe's largest padded micro-batch, whatever the number of ranks, so
@@ -530,3 +528,11 @@ class RunSpec:
             if phase.phase == number:
                 return phase
         raise KeyError(number)
+
+
+RESTARTS = {
+    field.name.removeprefix("restarts_"): field.default
+    for field in fields(RunSpec)
+    if field.name.startswith("restarts_")
+}
+"""How many attempts of a job may end so and be followed by another, by cause; the defaults."""
