@@ -1,4 +1,4 @@
-"""One recipe file, checked: every key known, every value of its type, and all that is wrong told at once."""
+"""One recipe file, checked: every key known, every value of its type, and all that is wrong collected."""
 
 from __future__ import annotations
 
