@@ -159,9 +159,7 @@ def test_ranks_codes_become_that_of_the_attempt(codes: list[int], code: int) -> 
     [(0, True, True, False), (64, True, True, False), (75, True, False, True), (75, False, True, True),
      (70, False, True, True), (70, False, False, False)],
 )  # fmt: skip
-def test_another_attempt_follows_where_a_job_on_slurm_has_one(
-    code: int, told: bool, advanced: bool, again: bool
-) -> None:
+def test_another_attempt_follows_as_on_slurm(code: int, told: bool, advanced: bool, again: bool) -> None:
     assert is_continued(code, told, advanced) == again
 
 
