@@ -13,7 +13,7 @@ from typing import Any
 from bertjobs.errors import EXIT_BAD_INPUT, EXIT_CONTINUE, EXIT_DONE, EXIT_FAILURE
 
 
-class Next(StrEnum):
+class Then(StrEnum):
     """What the chain does after an attempt."""
 
     RESUME = "resume"
@@ -28,7 +28,7 @@ class Budget(Enum):
     """What restarts are counted by: the name of the recipe's ``restarts_...``, and how a refusal words it."""
 
     TIME_LIMIT = ("time_limit", "reached the time limit", "at the time limit")
-    PREEMPTED = ("preempted", "were preempted", "after a preemption")
+    PREEMPTED = ("preempted", "ended by preemption", "after a preemption")
     NODE_FAILED = ("node_failed", "lost a node", "after a node failure")
     OUT_OF_MEMORY = ("out_of_memory", "ran out of memory", "after running out of memory")
     CRASHED = ("crashed", "crashed", "after a crash")
@@ -42,7 +42,7 @@ def _row(
     plain: str = "",
     *,
     code: int = EXIT_FAILURE,
-    then: Next = Next.RESUME,
+    then: Then = Then.RESUME,
     budget: Budget | None = None,
     needs_progress: bool = False,
     states: tuple[str, ...] = (),
@@ -65,7 +65,7 @@ class Cause(StrEnum):
 
     plain: str
     exit_code: int
-    then: Next
+    then: Then
     budget: Budget | None
     needs_progress: bool
     states: tuple[str, ...]
@@ -77,9 +77,9 @@ class Cause(StrEnum):
         return member
 
     # It did what it was asked to.
-    DONE = _row("done", code=EXIT_DONE, then=Next.STOP)
+    DONE = _row("done", code=EXIT_DONE, then=Then.STOP)
     STEPS_THIS_RUN = _row(
-        "STEPS_THIS_RUN", "made as many steps as it was asked for (STEPS_THIS_RUN)", code=EXIT_CONTINUE, then=Next.STOP
+        "STEPS_THIS_RUN", "made as many steps as it was asked for (STEPS_THIS_RUN)", code=EXIT_CONTINUE, then=Then.STOP
     )
 
     # It was asked to stop, and wrote a checkpoint. Who sent TERM, only Slurm can say.
@@ -96,15 +96,15 @@ class Cause(StrEnum):
     )
     PREEMPTED = _row("preempted", budget=Budget.PREEMPTED, states=("PREEMPTED",))
     REQUEUED = _row("requeued", states=("REQUEUED",))
-    CANCELLED = _row("cancelled", then=Next.STOP, states=("CANCELLED",))
+    CANCELLED = _row("cancelled", then=Then.STOP, states=("CANCELLED",))
     NODE_FAILURE = _row("node failure", "a node failed", budget=Budget.NODE_FAILED, states=("NODE_FAIL", "BOOT_FAIL"))
 
     # It was refused before training.
-    BAD_INPUT = _row("bad input", code=EXIT_BAD_INPUT, then=Next.STOP)
-    DAMAGED_SHARD = _row("damaged shard", "a shard is missing or altered", code=EXIT_BAD_INPUT, then=Next.STOP)
-    NOT_RESTARTED = _row("not restarted", code=EXIT_BAD_INPUT, then=Next.STOP)
+    BAD_INPUT = _row("bad input", code=EXIT_BAD_INPUT, then=Then.STOP)
+    DAMAGED_SHARD = _row("damaged shard", "a shard is missing or altered", code=EXIT_BAD_INPUT, then=Then.STOP)
+    NOT_RESTARTED = _row("not restarted", code=EXIT_BAD_INPUT, then=Then.STOP)
     """The attempts before used up the restarts; such an error names the cause that did, too."""
-    UNFIT_NODE = _row("unfit node", "the node check found a node unfit", then=Next.ELSEWHERE, budget=Budget.NODE_FAILED)
+    UNFIT_NODE = _row("unfit node", "the node check found a node unfit", then=Then.ELSEWHERE, budget=Budget.NODE_FAILED)
 
     # It failed.
     GPU_MEMORY = _row("out of GPU memory", budget=Budget.OUT_OF_MEMORY, needs_progress=True)

@@ -109,9 +109,13 @@ def beyond_budget(events: Sequence[Mapping[str, Any]], budgets: Mapping[str, int
         allowed = budgets.get(budget.setting, count)
         if count > allowed:
             last = [cause for cause in ends if cause.budget is budget][-1]
-            restarts = f"{allowed} restart{'s' * (allowed != 1)}"
-            return Refusal(f"{count} attempts {budget.verb}; the recipe allows {restarts} {budget.occasion}", last)
+            attempts, restarts = _counted(count, "attempt"), _counted(allowed, "restart")
+            return Refusal(f"{attempts} {budget.verb}; the recipe allows {restarts} {budget.occasion}", last)
     return None
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count or 'no'} {noun}{'s' * (count != 1)}"
 
 
 def in_circles(events: Sequence[Mapping[str, Any]], step: int) -> Refusal | None:

@@ -9,7 +9,7 @@ import pytest
 
 from bertjobs.errors import EXIT_BAD_INPUT, EXIT_CONTINUE, EXIT_DONE, EXIT_FAILURE, BertjobsError, InputError
 from bertjobs.recipe.spec import RESTARTS
-from bertjobs.run.causes import Budget, Cause, Next, cause_of_state, read_cause
+from bertjobs.run.causes import Budget, Cause, Then, cause_of_state, read_cause
 
 
 def test_the_recipe_has_a_setting_for_each_budget() -> None:
@@ -21,8 +21,8 @@ def test_each_row_is_consistent(cause: Cause) -> None:
     assert cause.plain
     assert cause.exit_code in (EXIT_DONE, EXIT_BAD_INPUT, EXIT_FAILURE, EXIT_CONTINUE)
     if cause.exit_code in (EXIT_DONE, EXIT_BAD_INPUT):
-        assert cause.then is Next.STOP, "no other attempt mends bad input"
-    if cause.then is Next.STOP:
+        assert cause.then is Then.STOP, "no other attempt mends bad input"
+    if cause.then is Then.STOP:
         assert cause.budget is None, "what is not resumed is not counted"
     if cause.needs_progress:
         assert cause.exit_code == EXIT_FAILURE, "whoever stopped as asked may do so again"
