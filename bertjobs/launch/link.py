@@ -11,6 +11,7 @@ import argparse
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -18,9 +19,10 @@ from typing import Any
 
 from bertjobs.errors import EXIT_BAD_INPUT, EXIT_CONTINUE, EXIT_DONE, EXIT_FAILURE, BertjobsError
 from bertjobs.recipe.lockfile import read_lockfile
+from bertjobs.run.causes import Cause
 from bertjobs.run.checkpoints import steps
 from bertjobs.run.directory import PhaseDirectory, RunDirectory
-from bertjobs.run.restarts import UNKNOWN, beyond_budget, cause_by_slurm, chain_events, explanation, is_open
+from bertjobs.run.restarts import beyond_budget, cause_by_slurm, chain_events, explanation, is_open
 from bertjobs.slurm.client import Slurm
 from bertjobs.slurm.environment import clean_environment
 
@@ -61,10 +63,12 @@ class End:
 
 @dataclass(frozen=True)
 class Decision:
-    """What comes next, and why, in words for the job's log."""
+    """What comes next, and why, in words for the job's log; ``spent_by`` is the cause of the attempts that used up the
+    recipe's restarts, where they are used up."""
 
     next: Next
     why: str = ""
+    spent_by: Cause | None = None
 
 
 def what_next(end: End, events: Sequence[Mapping[str, Any]] = (), budgets: Mapping[str, int] | None = None) -> Decision:
@@ -76,7 +80,7 @@ def what_next(end: End, events: Sequence[Mapping[str, Any]] = (), budgets: Mappi
     Args:
         end: how it ended.
         events: those of its chain, this end included (`bertjobs.run.restarts.chain_events`).
-        budgets: the recipe's restarts, by cause.
+        budgets: the recipe's restarts, by the names of `bertjobs.run.causes.Budget`.
     """
     if end.code == EXIT_DONE:
         return Decision(Next.NEXT_PHASE)
@@ -89,7 +93,7 @@ def what_next(end: End, events: Sequence[Mapping[str, Any]] = (), budgets: Mappi
     if not end.advanced and not end.unfit_nodes:
         return Decision(Next.STOP, "no checkpoint was written since the job started")
     if refusal := beyond_budget(events, budgets or {}):
-        return Decision(Next.STOP, refusal)
+        return Decision(Next.STOP, refusal.words, refusal.spent_by)
     if end.advanced:
         return Decision(Next.RESTART)
     return Decision(Next.ELSEWHERE, f"unfit nodes: {end.unfit_nodes}")
@@ -111,9 +115,17 @@ def close_attempt(directory: RunDirectory, phase: int, chain: str, code: int, *,
     write it. ``source``: who says so."""
     events = chain_events(directory.events(), phase, chain)
     if is_open(events):
-        cause = "bad input" if code == EXIT_BAD_INPUT else UNKNOWN
+        cause = Cause.BAD_INPUT if code == EXIT_BAD_INPUT else Cause.CRASHED
         names = {name: events[-1][name] for name in ("phase", "job", "attempt")}
         directory.record("ended", cause=cause, exit_code=code, **names, chain=chain, told_by=source)
+
+
+def record_refusal(directory: RunDirectory, phase: int, job: str, attempt: int, decision: Decision) -> None:
+    """Write into the journal that an attempt was not followed by another as the restarts are used up, if that is so."""
+    if decision.spent_by:
+        names = {"phase": phase, "job": job, "attempt": attempt}
+        with suppress(OSError):  # on a full disk, what was decided stands all the same
+            directory.record("not restarted", why=decision.why, spent_by=decision.spent_by, **names)
 
 
 @dataclass(frozen=True)
@@ -186,7 +198,7 @@ def begin(link: Link, slurm: Slurm) -> None:
         _explain(link, events[-1], "explained", cause, state)
 
 
-def _explain(link: Link, last: Mapping[str, Any], event: str, cause: str, state: str) -> None:
+def _explain(link: Link, last: Mapping[str, Any], event: str, cause: Cause, state: str) -> None:
     names = {name: last[name] for name in ("phase", "job", "attempt")}
     more = {"exit_code": None} if event == "ended" else {}
     link.folder.record(event, cause=cause, **more, **names, chain=link.chain, told_by="sacct" if state else "")
@@ -214,6 +226,7 @@ def end(link: Link, slurm: Slurm, code: int, *, before: str, told_to_end: bool) 
         unfit_nodes=exclude.read_text(encoding="utf-8").strip() if exclude.exists() else "",
     )
     decision = what_next(ended, link.events(), link.budgets())
+    record_refusal(link.folder, link.phase, link.job, link.attempt, decision)
     try:
         return _arrange(link, slurm, decision, ended)
     except BertjobsError as error:  # what was decided stands: run.sub must not decide anew

@@ -15,7 +15,7 @@ from typing import TextIO
 from bertjobs.errors import EXIT_DONE, InputError
 from bertjobs.files.atomic import write_text
 from bertjobs.launch import local
-from bertjobs.launch.link import End, Next, close_attempt, newest_name, what_next
+from bertjobs.launch.link import End, Next, close_attempt, newest_name, record_refusal, what_next
 from bertjobs.launch.script import SlurmOptions, submissions
 from bertjobs.launch.source import write_source
 from bertjobs.launch.watch.progress import ProgressView
@@ -186,6 +186,7 @@ def _phase_here(
             chain_events(directory.events(), phase.phase, job),
             spec.restarts,
         )
+        record_refusal(directory, phase.phase, job, attempt, decision)
         out.write(f"phase {phase.phase} ended with code {code}; log: {log}\n" + _tail(log))
         if decision.next is not Next.RESTART:
             break

@@ -24,12 +24,13 @@ from bertjobs.launch.link import (
     main,
     what_next,
 )
+from bertjobs.run.causes import Cause
 from bertjobs.run.directory import RunDirectory
 from bertjobs.slurm.client import Slurm
 from bertjobs.slurm.environment import clean_environment
 from tests.slurm.conftest import Tool
 
-BUDGETS = {"crashed": 1, "out of memory": 0}
+BUDGETS = {"crashed": 1, "out_of_memory": 0}
 
 
 def attempt(number: int, cause: str = "", **names: Any) -> list[dict[str, Any]]:
@@ -66,11 +67,13 @@ def test_a_spent_budget_stops_the_chain_and_says_which() -> None:
     assert what_next(End(70, advanced=True), once, BUDGETS).next is Next.RESTART
     stopped = what_next(End(70, advanced=True), twice, BUDGETS)
     assert stopped.next is Next.STOP
-    assert "crashed" in stopped.why
+    assert stopped.why == "2 attempts crashed; the recipe allows 1 restart after a crash"
+    assert stopped.spent_by is Cause.CRASHED
     assert what_next(End(70, unfit_nodes="node7"), twice, BUDGETS).next is Next.STOP
     memory = what_next(End(70, advanced=True), attempt(0, "out of memory"), BUDGETS)
     assert memory.next is Next.STOP
-    assert "out of memory" in memory.why
+    assert memory.why == "1 attempt ran out of memory; the recipe allows no restarts after running out of memory"
+    assert memory.spent_by is Cause.GPU_MEMORY
 
 
 def test_nothing_but_a_new_checkpoint_or_other_nodes_brings_another_attempt() -> None:
@@ -195,7 +198,9 @@ def test_a_spent_budget_is_decided_here_and_not_by_another_attempt(
     checkpoint(link, 10)
     assert end(link, slurm, 70, before="", told_to_end=False) == ARRANGED
     assert asked(tmp_path, "scontrol") == []
-    assert "crashed" in capsys.readouterr().err
+    assert "2 attempts crashed; the recipe allows 1 restart after a crash" in capsys.readouterr().err
+    refused = link.folder.events()[-1]
+    assert (refused["event"], refused["spent_by"], refused["attempt"]) == ("not restarted", "crashed", 1)
 
 
 def test_the_next_phase_is_this_job_s_where_no_other_waits_for_it(link: Link, slurm: Slurm, tmp_path: Path) -> None:
@@ -257,7 +262,7 @@ def test_without_an_answer_of_slurm_no_job_is_queued_and_what_was_decided_stands
 
 @pytest.mark.parametrize(
     ("states", "cause", "teller"),
-    [("NODE_FAIL\nRUNNING\n", "node failed", "sacct"), ("RUNNING\n", "crashed", ""), ("", "crashed", "")],
+    [("NODE_FAIL\nRUNNING\n", "node failure", "sacct"), ("RUNNING\n", "crashed", ""), ("", "crashed", "")],
 )
 def test_an_attempt_that_could_not_write_its_end_gets_one_by_slurm_s_word(
     link: Link, slurm: Slurm, tmp_path: Path, states: str, cause: str, teller: str
