@@ -14,7 +14,7 @@ from typing import TextIO
 from bertjobs.errors import InputError
 from bertjobs.files.atomic import write_text
 from bertjobs.launch import local
-from bertjobs.launch.script import SlurmOptions, submissions
+from bertjobs.launch.script import submissions
 from bertjobs.launch.source import write_source
 from bertjobs.launch.watch.progress import ProgressView
 from bertjobs.recipe.lockfile import lockfile, read_lockfile, with_phases_of
@@ -24,6 +24,7 @@ from bertjobs.run.directory import RunDirectory
 from bertjobs.run.suspects import excluded, suspects
 from bertjobs.slurm.client import Slurm
 from bertjobs.slurm.environment import clean_environment
+from bertjobs.slurm.options import SlurmOptions
 
 Queueing = Callable[[RunDirectory, RunSpec, SlurmOptions, Sequence[str], str], dict[int, str]]
 """Queues a run's phases: given its directory, itself, sbatch's options, jobs to wait for and the chain's name, it
