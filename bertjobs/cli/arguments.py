@@ -21,10 +21,10 @@ from bertjobs.slurm.site import Site
 if TYPE_CHECKING:
     from bertjobs.launch.plan.plan import Plan
     from bertjobs.launch.plan.queue import Queue
-    from bertjobs.launch.script import SlurmOptions
     from bertjobs.recipe.resolve import Resolved
     from bertjobs.recipe.spec import RunSpec
     from bertjobs.run.directory import RunDirectory
+    from bertjobs.slurm.options import SlurmOptions
 
 BACKENDS = ("auto", "slurm", "submitit", "local")
 _JOB = re.compile(r"[0-9]+(_[0-9]+)?")
@@ -77,8 +77,7 @@ def awaited_jobs(args: argparse.Namespace) -> tuple[str, ...]:
 
 def slurm_options(args: argparse.Namespace) -> SlurmOptions:
     """What the flags say to sbatch, and where they are silent, the site."""
-    from bertjobs.launch.script import SlurmOptions
-    from bertjobs.slurm.options import parse_option
+    from bertjobs.slurm.options import SlurmOptions, parse_option
 
     named = {name: getattr(args, name) for name in _NAMED}
     extra = []

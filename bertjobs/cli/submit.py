@@ -26,10 +26,10 @@ from bertjobs.errors import InputError
 
 if TYPE_CHECKING:
     from bertjobs.launch.plan.plan import Plan
-    from bertjobs.launch.script import SlurmOptions
     from bertjobs.launch.start import Queueing
     from bertjobs.recipe.spec import RunSpec
     from bertjobs.run.directory import RunDirectory
+    from bertjobs.slurm.options import SlurmOptions
 
 
 def register(subparsers: Any) -> None:

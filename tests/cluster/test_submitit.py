@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
-from bertjobs.launch.script import SlurmOptions
 from bertjobs.launch.start import write_run
 from bertjobs.launch.submitit.backend import queue_submitit
 from bertjobs.recipe.catalogue import builtin_file, load_catalogue
 from bertjobs.recipe.resolve import resolve
 from bertjobs.run.directory import RunDirectory
+from bertjobs.slurm.options import SlurmOptions
 from tests.cluster.slurm import Cluster
 from tests.conftest import wait_until
 

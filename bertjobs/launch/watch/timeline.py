@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from bertjobs.slurm.jobs import RUNNING, WAITING, Job, JobStart, Told, unix_s
+from bertjobs.slurm.jobs import RUNNING, WAITING, Answer, Job, JobStart, unix_s
 from bertjobs.slurm.reasons import reason_words
 
 ACTIVE = (*RUNNING, *WAITING)
@@ -143,7 +143,7 @@ def jobs_in(events: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
 
 def timeline(
     jobs: Mapping[str, Mapping[str, Any]],
-    told: Told,
+    told: Answer,
     own: Mapping[str, str],
     metrics: Mapping[int, Sequence[Mapping[str, Any]]],
     tasks_per_node: int,
@@ -174,7 +174,7 @@ def timeline(
 
 def _link(
     job: Mapping[str, Any],
-    told: Told,
+    told: Answer,
     own: Mapping[str, str],
     metrics: Mapping[int, Sequence[Mapping[str, Any]]],
     starts: Sequence[tuple[float, int, int]],
