@@ -1,7 +1,7 @@
 # make demo: set up and pretrain a small BERT here. make test: set up and run all checks and tests.
 PYTHON := .venv/bin/python
 
-.PHONY: demo test check setup slurm format lock clean
+.PHONY: demo test check setup slurm format docs-settings lock clean
 
 demo: setup
 	@scripts/demo.sh
@@ -26,6 +26,9 @@ slurm:
 format: setup
 	@$(PYTHON) -m ruff check --fix .
 	@$(PYTHON) -m ruff format .
+
+docs-settings: setup
+	@$(PYTHON) -m bertjobs recipes settings --markdown >docs/settings.md
 
 lock:
 	@scripts/lock.sh
