@@ -15,6 +15,7 @@ check: setup
 	@$(PYTHON) -m ruff format --check .
 	@$(PYTHON) -m mypy
 	@.venv/bin/shellcheck run.sub scripts/*.sh data/*.sh benchmarks/lddl/*.sh .ci/run
+	@$(PYTHON) -m pytest -q -p no:cacheprovider tests/docs
 
 docs: setup
 	@$(PYTHON) -m sphinx -W --keep-going -q docs docs/_build
