@@ -5,8 +5,11 @@ from __future__ import annotations
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from bertjobs.errors import BertjobsError, InputError
+from bertjobs.slurm.environment import clean_environment
+from bertjobs.slurm.jobs import PENDING_FORMAT, Pending, pending_of_squeue, record_of_scontrol, states_of_sacct
 from bertjobs.slurm.shell import shell_line
 
 TIMEOUT_S = 60
@@ -110,3 +113,81 @@ class Slurm:
             states |= {row[0]: row[1].split()[0] for row in rows}
             sources += [source] if rows else []
         return states, "+".join(sources) or "run directory"
+
+    def submit_follower(self, job: str, script: str | Path, *, name: str, options: Sequence[str] = ()) -> str:
+        """Queue ``script`` behind the end, of any kind, of ``job``; returns the new job's id.
+
+        From inside a job too: the new one inherits nothing of its sizes, bindings and settings.
+
+        Args:
+            options: further ones of sbatch, such as ``--exclude=node1``.
+
+        Raises:
+            InputError: sbatch refused; its own words are shown.
+            BertjobsError: Slurm's controller gave no answer.
+        """
+        words = ["sbatch", "--parsable", f"--job-name={name}", f"--dependency=afterany:{job}", *options, str(script)]
+        return Slurm(clean_environment(self._environ)).submit(words)
+
+    def pending_of_user(self) -> tuple[Pending, ...]:
+        """This user's jobs that wait in the queue.
+
+        Raises:
+            BertjobsError: squeue failed or gave no answer.
+        """
+        return pending_of_squeue(self._checked(["squeue", "-h", "--me", "-t", "PENDING", "-o", PENDING_FORMAT]))
+
+    def followers(self, job: str, name: str = "") -> tuple[Pending, ...]:
+        """This user's waiting jobs behind the end of ``job`` whose names begin with ``name``; raises as
+        `pending_of_user` does."""
+        return tuple(one for one in self.pending_of_user() if one.is_behind(job) and one.name.startswith(name))
+
+    def requeue(self, job: str) -> None:
+        """Have a job, also the one that this runs in, end and wait in the queue again under the same id.
+
+        Raises:
+            BertjobsError: Slurm refused or gave no answer.
+        """
+        self._checked(["scontrol", "requeue", job])
+
+    def update(self, job: str, **fields: str) -> None:
+        """Change fields of a waiting job by scontrol's names: ``update("7", ExcNodeList="node1,node2")``.
+
+        Raises:
+            BertjobsError: Slurm refused or gave no answer.
+        """
+        self._checked(["scontrol", "update", f"JobId={job}", *(f"{name}={value}" for name, value in fields.items())])
+
+    def job_record(self, job: str) -> dict[str, str]:
+        """The fields of ``scontrol show job``; {} for a job that the controller does not know (any more)."""
+        return record_of_scontrol(self._run(["scontrol", "show", "job", job]).stdout) if self._has("scontrol") else {}
+
+    def was_preempted(self, job: str) -> bool:
+        """Whether the controller says that the job's present start was preempted."""
+        return self.job_record(job).get("PreemptTime", "")[:1].isdigit()
+
+    def start_states(self, job: str) -> tuple[str, ...]:
+        """The states of a job's starts, oldest first, the present one included; () where accounting has none."""
+        return states_of_sacct(
+            self._run(["sacct", "-nXDP", "-j", job, "-o", "State"]).stdout if self._has("sacct") else ""
+        )
+
+    def last_state(self, job: str, *, is_running: bool = False) -> str:
+        """The state in which a job's last start ended, such as TIMEOUT; "" where accounting does not say.
+
+        Args:
+            is_running: the job is in a start now, which does not count: it has not ended.
+        """
+        states = self.start_states(job)
+        return next(iter(reversed(states[:-1] if is_running else states)), "")
+
+    def _checked(self, words: Sequence[str]) -> str:
+        """What a command prints; BertjobsError with its own words where it fails."""
+        try:
+            done = self._run(words)
+        except OSError as error:
+            raise BertjobsError(f"{words[0]} cannot be started: {error.strerror}", where=shell_line(words)) from error
+        if done.returncode:
+            reason = done.stderr.strip() or f"exit code {done.returncode}"
+            raise BertjobsError(f"{words[0]} failed: {reason}", where=shell_line(words))
+        return done.stdout

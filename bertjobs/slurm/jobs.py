@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
@@ -143,3 +144,57 @@ def starts_told(text: str) -> dict[str, tuple[JobStart, ...]]:
 def unix_s(text: str) -> float | None:
     """A time as Slurm writes it with ``SLURM_TIME_FORMAT=%s``; None for ``Unknown`` and ``N/A``."""
     return float(text) if text.isdigit() and int(text) else None
+
+
+PENDING_FORMAT = "%i|%E|%j"
+"""Of squeue, for `pending_of_squeue`; the name comes last, as it may hold anything."""
+
+
+@dataclass(frozen=True)
+class Pending:
+    """A job that waits in the queue; ``dependency`` as Slurm writes it, "" for none."""
+
+    id: str
+    name: str
+    dependency: str = ""
+
+    def is_behind(self, job: str) -> bool:
+        """Whether it waits for the end, of any kind, of ``job``."""
+        return re.search(rf"\bafterany:{re.escape(job)}(?![0-9])", self.dependency) is not None
+
+
+def pending_of_squeue(text: str) -> tuple[Pending, ...]:
+    """Waiting jobs from squeue's lines in `PENDING_FORMAT`."""
+    rows = (line.split("|", 2) for line in text.splitlines())
+    return tuple(Pending(row[0], row[2], _word(row[1])) for row in rows if len(row) == 3)
+
+
+_KEY = re.compile(r"(?:^|\s+)([A-Z][A-Za-z0-9_/:]*)=")
+_WHOLE_LINE = ("Command", "Comment", "AdminComment", "SystemComment", "WorkDir", "StdErr", "StdIn", "StdOut")
+
+
+def record_of_scontrol(text: str) -> dict[str, str]:
+    """The fields of the first job that ``scontrol show job`` prints; {} where it prints none.
+
+    Fields of free text (paths, comments) have a line each, and are taken whole, blanks and ``=`` included.
+    """
+    record: dict[str, str] = {}
+    for line in text.strip().splitlines():
+        if not line.strip():
+            break  # the next element of an array
+        whole, equals, value = line.strip().partition("=")
+        if equals and whole in _WHOLE_LINE:
+            record[whole] = value
+            continue
+        _, *parts = _KEY.split(line)
+        for key, value in zip(parts[::2], parts[1::2], strict=True):
+            record.setdefault(key, value.strip())
+    return record
+
+
+_STATE = re.compile(r"[A-Z_]+( by \d+)?")
+
+
+def states_of_sacct(text: str) -> tuple[str, ...]:
+    """The states of a job's starts, oldest first, from ``sacct -nXDP -o State``, such as ``CANCELLED by 1000``."""
+    return tuple(line for line in text.splitlines() if _STATE.fullmatch(line))
