@@ -28,9 +28,9 @@ from bertjobs.run.checkpoints import read_manifest, seal
 from bertjobs.run.directory import PhaseDirectory, RunDirectory
 from bertjobs.train.signals import StopRequest
 from bertjobs.train.worker import main
+from tests.cluster.slurm import PATIENCE_S
 
 RUN = "trial"
-PATIENCE_S = 120  # of a machine that does much else
 PHASES = {
     1: {"global_batch": 12, "steps": 30, "lr": 0.01, "warmup": 0.2, "micro_batch": 2, "checkpoint_every": 10,
         "validate_every": 15},

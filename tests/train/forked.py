@@ -17,8 +17,9 @@ from typing import Any
 from bertjobs.launch.local import free_port
 from bertjobs.train.signals import StopRequest
 from bertjobs.train.worker import main
+from tests.cluster.slurm import PATIENCE_S
 
-from .conftest import PATIENCE_S, Trial
+from .conftest import Trial
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload([__name__])

@@ -16,8 +16,8 @@ from bertjobs.data.manifest import DataManifest
 from bertjobs.launch.local import free_port
 from bertjobs.train.placement import read_placement
 from bertjobs.train.ranks import Ranks
+from tests.cluster.slurm import PATIENCE_S
 
-from .conftest import PATIENCE_S
 from .one_step import GLOBAL_BATCH, one_step
 
 ROOT = Path(__file__).parents[2]

@@ -17,8 +17,9 @@ from bertjobs.train.job import resolve_job
 from bertjobs.train.placement import read_placement
 from bertjobs.train.ranks import Ranks
 from bertjobs.train.shards import open_shards
+from tests.cluster.slurm import PATIENCE_S
 
-from .conftest import PATIENCE_S, Trial
+from .conftest import Trial
 from .forked import CONTEXT
 from .one_validation import score, score_to_file
 

@@ -36,13 +36,13 @@ from bertjobs.train.watchdog import (
     silent_ranks,
     window_s,
 )
+from tests.cluster.slurm import PATIENCE_S
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload([__name__])
 
 TIMEOUT_S = 3.0
 AT = 5  # the step that hangs
-PATIENCE_S = 240.0  # for what has to happen, however slow the machine
 
 
 def stop_itself(*_: object) -> None:
