@@ -1,13 +1,19 @@
-# make demo: set up and pretrain a small BERT here. make test: set up and run all checks and tests.
+# make demo: set up and pretrain a small BERT here. make test: set up and run all checks and tests, but for the slow
+# ones, which make test-slow runs.
 PYTHON := .venv/bin/python
+# One more than the two cores that they are meant for: tests on Slurm mostly wait.
+PYTEST := $(PYTHON) -m pytest --numprocesses 3
 
-.PHONY: demo test check setup slurm format lock clean
+.PHONY: demo test test-slow check setup slurm format lock clean
 
 demo: setup
 	@scripts/demo.sh
 
 test: setup slurm check
-	@$(PYTHON) -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	@$(PYTEST) --dist loadfile --no-loadscope-reorder -m "not slow"
+
+test-slow: setup slurm
+	@$(PYTEST) --dist load -m slow
 
 check: setup
 	@$(PYTHON) -m ruff check .
