@@ -27,7 +27,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bertjobs.bench.cuts import Work
+from bertjobs.bench.cuts import TimedSequences
 from bertjobs.bench.device import Device, is_out_of_memory, product_rate, wait_for
 from bertjobs.bench.sequences import BenchData
 from bertjobs.data.batches.batches import Batch, MicroBatch
@@ -65,7 +65,7 @@ class Variant:
 
     name: str
     module: nn.Module
-    cut: Callable[[Work, int], Sequence[MicroBatch]]
+    cut: Callable[[TimedSequences, int], Sequence[MicroBatch]]
     loss: Callable[[Any], Tensor]
     micro_batch: int = 0
     batches: Sequence[MicroBatch] = ()
@@ -180,7 +180,7 @@ def compare(
     check_transformers()
     torch.compiler.reset()  # it compiles a function for a few shapes only
     spec = replace(spec, model=replace(spec.model, vocab_size=spec.model.vocab_size or data.vocabulary_size))
-    work = Work.of(data, phase, sequences, by_length)
+    work = TimedSequences.of(data, phase, sequences, by_length)
     variants, forward = _variants(spec, device, names)
     results = {name: Result(name, failed="not asked for") for name in VARIANTS}
     ready = []
@@ -227,19 +227,19 @@ def _variants(spec: RunSpec, device: torch.device, names: Sequence[str]) -> tupl
     def of_sums(sums: PretrainingSums) -> Tensor:
         return sums.mlm_loss_sum / sums.mlm_count + sums.nsp_loss_sum / sums.nsp_count
 
-    found = [Variant(OURS, model, Work.packed, lambda batch: of_sums(forward(batch)))]
+    found = [Variant(OURS, model, TimedSequences.packed, lambda batch: of_sums(forward(batch)))]
     if PADDED in names:
-        found.append(Variant(PADDED, model, Work.padded, lambda batch: of_sums(padded(batch))))
+        found.append(Variant(PADDED, model, TimedSequences.padded, lambda batch: of_sums(padded(batch))))
     if SEED in names:
-        found.append(Variant(SEED, model, Work.fixed, lambda batch: _loss_of_all_tokens(model, batch)))
+        found.append(Variant(SEED, model, TimedSequences.fixed, lambda batch: _loss_of_all_tokens(model, batch)))
     for name, attention in ((EAGER, "eager"), (SDPA, "sdpa")):
         compiled = COMPILED in names and name == SDPA
         if name in names or compiled:
             theirs = _hugging_face(spec, model, attention).to(device)
             if name in names:
-                found.append(Variant(name, theirs, Work.padded, _their_loss(theirs)))
+                found.append(Variant(name, theirs, TimedSequences.padded, _their_loss(theirs)))
             if compiled:
-                found.append(Variant(COMPILED, theirs, Work.padded, _their_loss(torch.compile(theirs))))
+                found.append(Variant(COMPILED, theirs, TimedSequences.padded, _their_loss(torch.compile(theirs))))
     return found, forward.describe()
 
 
@@ -293,7 +293,7 @@ def _moved(variant: Variant, batch: MicroBatch, device: torch.device) -> MicroBa
     return replace(batch, labels=labels).to(device)
 
 
-def _prepare(variant: Variant, work: Work, spec: RunSpec, device: torch.device, micro_batch: int) -> Result:
+def _prepare(variant: Variant, work: TimedSequences, spec: RunSpec, device: torch.device, micro_batch: int) -> Result:
     """Bring a variant to where it can be timed: the largest micro-batch that its memory allows, all shapes compiled.
 
     Raises:
@@ -352,7 +352,7 @@ def _round(variants: Sequence[Variant], spec: RunSpec, device: torch.device) -> 
     return seconds
 
 
-def _loss_without_dropout(variant: Variant, work: Work, spec: RunSpec, device: torch.device) -> float:
+def _loss_without_dropout(variant: Variant, work: TimedSequences, spec: RunSpec, device: torch.device) -> float:
     """The mean loss of the first few sequences as one micro-batch."""
     few = work.first(CHECKED)
     batches = variant.cut(few, len(few.rows))

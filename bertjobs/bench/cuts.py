@@ -25,7 +25,7 @@ _DRAWN_FROM = 4096
 
 
 @dataclass(frozen=True)
-class Work:
+class TimedSequences:
     """Some sequences, and how they are cut; masks do not depend on the cut.
 
     Attributes:
@@ -39,7 +39,7 @@ class Work:
     by_length: bool
 
     @classmethod
-    def of(cls, data: BenchData, phase: PhaseSpec, sequences: int, by_length: bool) -> Work:
+    def of(cls, data: BenchData, phase: PhaseSpec, sequences: int, by_length: bool) -> TimedSequences:
         """So many of the stream's beginning, whose lengths are spread as all of that beginning's are."""
         order = SampleOrder(data.shards.rows, data.masking.seed, data.shards.left_out)
         _, rows = order.samples(0, max(sequences, min(order.kept, _DRAWN_FROM)))
@@ -93,7 +93,7 @@ class Work:
         chosen = self.data.shards.select(self.rows[places])
         return chosen, self.data.masking.keys(0, chosen.rows)
 
-    def first(self, sequences: int) -> Work:
+    def first(self, sequences: int) -> TimedSequences:
         """The first few sequences alone."""
         return replace(self, rows=self.rows[:sequences])
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from bertjobs.data.batches.masked_text import Masking
 from bertjobs.data.ragged import offsets_of
-from bertjobs.data.shards.ids_shard import SPECIALS, Shard, ids_type
+from bertjobs.data.shards.ids_shard import SPECIALS, ShardRows, ids_type
 from bertjobs.data.shards.manifest import DataManifest
 from bertjobs.data.shards.shard_set import ShardSet
 from bertjobs.data.text.vocabulary import SPECIAL_TOKENS, Vocabulary
@@ -71,7 +71,7 @@ def made_data(spec: RunSpec, phase: PhaseSpec, rows: int = MADE_ROWS) -> BenchDa
     offsets = offsets_of(lengths)
     specials = len(SPECIAL_TOKENS)
     ids = specials + (size - specials) ** draw.random(offsets[-1]) - 1  # as often as their ranks' inverse: Zipf's law
-    shard = Shard(
+    shard = ShardRows(
         ids=ids.astype(ids_type(size)),
         offsets=offsets,
         a_lengths=np.clip((lengths * draw.random(rows)).astype(np.int64), 1, lengths - 1).astype(np.uint16),

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from bertjobs.errors import EXIT_BAD_INPUT, InputError
 
 if TYPE_CHECKING:
-    from bertjobs.data.check import Inspection, Part, Sample, Scope
+    from bertjobs.data.check import CheckTarget, Inspection, Sample, TargetPart
     from bertjobs.data.check.histogram import BinLengths
     from bertjobs.data.shards.manifest import DataManifest, Split
 
@@ -103,40 +103,40 @@ def _add_json(parser: argparse.ArgumentParser) -> None:
 
 
 def _inspect(args: argparse.Namespace) -> int:
-    from bertjobs.data.check import find_shards, inspect_scope
+    from bertjobs.data.check import find_target, inspect_target
 
     if args.samples < 0:
         raise InputError(f"{args.samples} is too small: at least 0", where="--samples")
     _print_any_text()
-    scope = find_shards(Path(args.path), args.vocab and Path(args.vocab), args.phase, args.split)
-    found = inspect_scope(scope, _ReadingLine("inspect"))
-    samples = {part.name: _samples(scope, part, args) for part in scope.parts}
+    target = find_target(Path(args.path), args.vocab and Path(args.vocab), args.phase, args.split)
+    found = inspect_target(target, _ReadingLine("inspect"))
+    samples = {part.name: _samples(target, part, args) for part in target.parts}
     wrong = sum(len(one.wrong) for one in found.values())
     if args.json:
-        print(json.dumps(_as_json(scope, found, samples), indent=2, ensure_ascii=False))
+        print(json.dumps(_as_json(target, found, samples), indent=2, ensure_ascii=False))
     else:
-        _print_header(args.path, scope)
-        for part in scope.parts:
+        _print_header(args.path, target)
+        for part in target.parts:
             _print_part(part, found[part.name], samples[part.name], args.seed)
     if args.histogram:
-        _draw(args, {part.name: _bins(part, found[part.name]) for part in scope.parts})
+        _draw(args, {part.name: _bins(part, found[part.name]) for part in target.parts})
     if not args.json:
         print(f"\nwrong: {wrong} thing{'s' * (wrong != 1)}, see above" if wrong else "\nnothing is wrong")
-        _print_next(args, scope)
+        _print_next(args, target)
     return EXIT_BAD_INPUT if wrong else 0
 
 
-def _samples(scope: Scope, part: Part, args: argparse.Namespace) -> list[Sample]:
+def _samples(target: CheckTarget, part: TargetPart, args: argparse.Namespace) -> list[Sample]:
     from bertjobs.data.check import read_samples
 
     if (
-        part.split == "validation" and len(scope.parts) > 1 and not args.split
+        part.split == "validation" and len(target.parts) > 1 and not args.split
     ):  # of a folder seen whole, the training data are shown
         return []
-    return read_samples(scope, part, args.samples, args.seed)
+    return read_samples(target, part, args.samples, args.seed)
 
 
-def _bins(part: Part, found: Inspection) -> list[BinLengths]:
+def _bins(part: TargetPart, found: Inspection) -> list[BinLengths]:
     from bertjobs.data.check import length_range
     from bertjobs.data.check.histogram import BinLengths
 
@@ -160,10 +160,10 @@ def _draw(args: argparse.Namespace, parts: dict[str, list[BinLengths]]) -> None:
         raise InputError(f"cannot write {args.histogram!r}: {error.strerror}", where="--histogram") from error
 
 
-def _print_header(path: str, scope: Scope) -> None:
-    data, expected = scope.data, scope.parts[0].expected
+def _print_header(path: str, target: CheckTarget) -> None:
+    data, expected = target.data, target.parts[0].expected
     print(f"{path}: {'token ids' if expected.shard_format == 'ids' else 'LDDL strings'} ({expected.shard_format})")
-    vocabulary = scope.vocabulary
+    vocabulary = target.vocabulary
     case = "uncased" if vocabulary.lowercase else "cased"
     print(f"vocabulary  {vocabulary.size:,} tokens, {case}, sha256 {vocabulary.sha256[:12]}...")
     if data is not None:
@@ -171,8 +171,8 @@ def _print_header(path: str, scope: Scope) -> None:
         words = ", ".join(f"{name} {_value(value)}" for name, value in data.settings.items())
         lines = textwrap.wrap(words, _WIDTH - 12, break_on_hyphens=False, break_long_words=False)
         print("\n".join(f"{'' if place else 'settings':<12}{line}" for place, line in enumerate(lines)))
-    if scope.metadata:
-        pairs = ((name, f"{text[:12]}..." if "sha256" in name else text) for name, text in scope.metadata.items())
+    if target.metadata:
+        pairs = ((name, f"{text[:12]}..." if "sha256" in name else text) for name, text in target.metadata.items())
         print("file        " + ", ".join(f"{name} {text}" for name, text in pairs))
 
 
@@ -182,7 +182,7 @@ def _value(value: object) -> str:
     return " ".join(":".join(map(str, one)) if isinstance(one, list) else str(one) for one in value)
 
 
-def _print_part(part: Part, found: Inspection, samples: list[Sample], seed: int) -> None:
+def _print_part(part: TargetPart, found: Inspection, samples: list[Sample], seed: int) -> None:
     from bertjobs.data.check.histogram import text_bars
     from bertjobs.wording import columns
 
@@ -219,7 +219,7 @@ def _print_part(part: Part, found: Inspection, samples: list[Sample], seed: int)
         print(f"  note   {remark}")
 
 
-def _how_masked(part: Part, *, stored: bool, seed: int) -> str:
+def _how_masked(part: TargetPart, *, stored: bool, seed: int) -> str:
     if stored:
         return "as stored"
     if not part.split:
@@ -239,22 +239,22 @@ def _print_samples(samples: list[Sample], how: str) -> None:
                                 break_on_hyphens=False))  # fmt: skip
 
 
-def _print_next(args: argparse.Namespace, scope: Scope) -> None:
+def _print_next(args: argparse.Namespace, target: CheckTarget) -> None:
     from bertjobs.slurm.shell import shell_line
 
-    folder = str(scope.data.folder) if scope.data else None
+    folder = str(target.data.folder) if target.data else None
     if folder == args.path and not args.histogram:
         print("next: " + shell_line(["bertjobs", "data", "inspect", args.path, "--histogram", "lengths.png"]))
     if folder is not None:
         print("next: " + shell_line(["bertjobs", "data", "verify", folder]))
 
 
-def _as_json(scope: Scope, found: dict[str, Inspection], samples: dict[str, list[Sample]]) -> dict[str, Any]:
-    data, vocabulary = scope.data, scope.vocabulary
+def _as_json(target: CheckTarget, found: dict[str, Inspection], samples: dict[str, list[Sample]]) -> dict[str, Any]:
+    data, vocabulary = target.data, target.vocabulary
     content: dict[str, Any] = {
-        "shard_format": scope.parts[0].expected.shard_format,
+        "shard_format": target.parts[0].expected.shard_format,
         "vocabulary": {"sha256": vocabulary.sha256, "size": vocabulary.size, "lowercase": vocabulary.lowercase},
-        "metadata": scope.metadata,
+        "metadata": target.metadata,
     }
     if data is not None:
         content |= {"folder": str(data.folder), "manifest_sha256": data.sha256, "settings": data.settings}

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bertjobs.optim.sharding import WHOLE, Shard, deal, runs
+from bertjobs.optim.sharding import WHOLE, StateShare, deal, runs
 
 CHUNK_ELEMENTS = {"cpu": 1 << 18, "cuda": 1 << 25}
 """Parameters updated together: on a CPU as many as stay in its cache, on a GPU enough to fill it while the
@@ -70,7 +70,7 @@ class Optimizer(torch.optim.Optimizer):
         epsilon: float = 1e-6,
         weight_decay: float = 0.01,
         clip_norm: float = 1.0,
-        shard: Shard = WHOLE,
+        shard: StateShare = WHOLE,
     ):
         self.clip_norm = clip_norm
         self.shard = shard

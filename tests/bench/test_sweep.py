@@ -12,7 +12,7 @@ import torch
 
 from bertjobs.bench import sweep as bench
 from bertjobs.bench.compare import OURS, PADDED, SDPA, SEED, Result, _check, compare
-from bertjobs.bench.cuts import Work
+from bertjobs.bench.cuts import TimedSequences
 from bertjobs.bench.device import Device, open_bench_device
 from bertjobs.bench.profile import ATTENTION, KINDS, PRODUCTS, profile_phase
 from bertjobs.bench.sequences import BenchData, made_data
@@ -203,7 +203,7 @@ def test_made_sequences_are_as_long_as_articles(number: int, mean: int) -> None:
 def test_all_cuts_hold_the_same_sequences_and_masks(by_length: bool) -> None:
     spec = tiny()
     phase = spec.phases[1]
-    work = Work.of(made_data(spec, phase, rows=512), phase, 21, by_length)
+    work = TimedSequences.of(made_data(spec, phase, rows=512), phase, 21, by_length)
     packs, padded, fixed = work.packed(8), work.padded(8), work.fixed(8)
     labels = sorted(torch.cat([pack.labels[: pack.masked] for pack in packs]).tolist())
     for batches in (padded, fixed):

@@ -19,7 +19,7 @@ import torch
 
 from bertjobs.optim.apex_lamb import ApexLamb, why_not_apex
 from bertjobs.optim.lamb import Lamb
-from bertjobs.optim.sharding import Shard
+from bertjobs.optim.sharding import StateShare
 
 REAL = torch.cuda.is_available() and why_not_apex() is None
 DEVICE = torch.device("cuda" if REAL else "cpu")
@@ -128,7 +128,7 @@ def test_it_goes_on_from_the_references_moments_and_counts_anew() -> None:
 
 def test_its_states_are_not_shared() -> None:
     with pytest.raises(ValueError, match="cannot be sharded"):
-        both(shard=Shard(0, 2))
+        both(shard=StateShare(0, 2))
 
 
 @pytest.mark.skipif(REAL, reason="apex is installed")

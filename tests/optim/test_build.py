@@ -14,7 +14,7 @@ from bertjobs.optim.build import OPTIMIZERS, build_optimizer, choose_backend
 from bertjobs.optim.fused import why_not_fused
 from bertjobs.optim.groups import parameter_groups
 from bertjobs.optim.lamb import Lamb
-from bertjobs.optim.sharding import WHOLE, Shard
+from bertjobs.optim.sharding import WHOLE, StateShare
 from bertjobs.recipe.spec import ModelSpec, OptimizerSpec
 
 
@@ -139,7 +139,7 @@ def test_a_cpu_is_refused_what_needs_a_gpu(model: BertForPreTraining) -> None:
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_states_are_shared_only_where_the_recipe_says_so(model: BertForPreTraining, name: str) -> None:
-    group = Shard(1, 3)
+    group = StateShare(1, 3)
     whole = build_optimizer(model, OptimizerSpec(name), 0.1, group=group)
     shared = build_optimizer(model, OptimizerSpec(name, shard_states=True), 0.1, group=group)
     assert whole.shard == WHOLE

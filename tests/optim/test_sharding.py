@@ -16,7 +16,7 @@ from bertjobs.optim import sharding
 from bertjobs.optim.adam import Adam, AdamW
 from bertjobs.optim.base import Optimizer
 from bertjobs.optim.lamb import Lamb
-from bertjobs.optim.sharding import WHOLE, Shard, deal, runs
+from bertjobs.optim.sharding import WHOLE, StateShare, deal, runs
 
 SHAPES = ((30, 20), (7,), (), (513, 3), (64, 33), (1,), (5, 1, 2), (100,))
 STEPS, SKIPPED = 24, 9
@@ -52,7 +52,7 @@ def test_runs_keep_the_order_and_the_limit(sizes: list[int], elements: int) -> N
     assert all(total > elements for total in together)
 
 
-def optimizer_of(kind: type[Optimizer], shard: Shard) -> tuple[Optimizer, list[torch.nn.Parameter]]:
+def optimizer_of(kind: type[Optimizer], shard: StateShare) -> tuple[Optimizer, list[torch.nn.Parameter]]:
     generator = torch.Generator().manual_seed(3)
     parameters = [torch.nn.Parameter(torch.randn(shape, generator=generator)) for shape in SHAPES]
     decayed = [p for p in parameters if p.dim() > 1]
@@ -76,7 +76,7 @@ def train_sharded(rank: int, size: int, meeting: str) -> None:
     sharding.MESSAGE_ELEMENTS = 2000  # several messages an owner
     distributed.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=size)
     for kind in (Lamb, AdamW, Adam):
-        sharded, ours = optimizer_of(kind, Shard(rank, size))
+        sharded, ours = optimizer_of(kind, StateShare(rank, size))
         whole, theirs = optimizer_of(kind, WHOLE)
         for step in range(STEPS):
             if step == STEPS // 2:
@@ -133,7 +133,7 @@ def test_sharded_states_give_the_bits_of_whole_ones(size: int, tmp_path: Path) -
 
 
 def test_a_single_rank_communicates_nothing() -> None:
-    optimizer, parameters = optimizer_of(Lamb, Shard(0, 1))
+    optimizer, parameters = optimizer_of(Lamb, StateShare(0, 1))
     set_gradients(parameters, 0)
     assert not distributed.is_initialized()
     assert not optimizer.step().skipped

@@ -27,7 +27,7 @@ from bertjobs.data.batches.packing import Limits, pack
 from bertjobs.data.batches.sequences import Layout
 from bertjobs.data.shards.ids_shard import SPECIALS
 from bertjobs.data.shards.lddl_columns import FIXED_EPOCH
-from bertjobs.data.shards.shard_set import Selection, ShardSet
+from bertjobs.data.shards.shard_set import SelectedRows, ShardSet
 
 _PLANNED = 4096  # sequences whose order and places are looked up at a time, of one epoch
 
@@ -76,7 +76,7 @@ class Batch:
 MicroBatch = Batch | PackedBatch
 
 
-def make_batch(shards: ShardSet, chosen: Selection, keys: UInt64s | None, masking: Masking) -> Batch:
+def make_batch(shards: ShardSet, chosen: SelectedRows, keys: UInt64s | None, masking: Masking) -> Batch:
     """Lay rows out, mask them and pad them to a multiple of 8.
 
     Args:
@@ -236,7 +236,7 @@ class BatchStream:
             dealt.append(packs[self._rank :: self._world_size])
         return dealt
 
-    def _builder(self, chosen: Selection, keys: UInt64s | None) -> Callable[[], MicroBatch]:
+    def _builder(self, chosen: SelectedRows, keys: UInt64s | None) -> Callable[[], MicroBatch]:
         def build() -> MicroBatch:
             batch: MicroBatch
             if self.packing is None:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from bertjobs.data.batches.masking import mask_flat, prediction_counts, sample_keys, word_begins
 from bertjobs.data.shards.ids_shard import SPECIALS
-from bertjobs.data.shards.shard_set import Selection, ShardSet
+from bertjobs.data.shards.shard_set import SelectedRows, ShardSet
 
 Array = NDArray[Any]
 Int64s = NDArray[np.int64]
@@ -71,7 +71,7 @@ class MaskedText:
 
 
 def masked_text(
-    shards: ShardSet, chosen: Selection, keys: UInt64s | None, masking: Masking, offsets: Int64s
+    shards: ShardSet, chosen: SelectedRows, keys: UInt64s | None, masking: Masking, offsets: Int64s
 ) -> MaskedText:
     """Read and mask rows.
 

@@ -15,7 +15,7 @@ from bertjobs.data.batches.packing import Limits, limits_for
 from bertjobs.data.batches.sequences import Layout
 from bertjobs.data.ragged import offsets_of
 from bertjobs.data.shards.ids_shard import SPECIALS
-from bertjobs.data.shards.shard_set import Selection, ShardSet
+from bertjobs.data.shards.shard_set import SelectedRows, ShardSet
 
 _SAMPLE = 1 << 16  # sequences that limits and budgets are drawn from
 
@@ -85,7 +85,7 @@ class PackedBatch:
 
 
 def make_packed_batch(
-    shards: ShardSet, chosen: Selection, keys: UInt64s | None, masking: Masking, limits: Limits
+    shards: ShardSet, chosen: SelectedRows, keys: UInt64s | None, masking: Masking, limits: Limits
 ) -> PackedBatch:
     """Lay rows out one after the other and mask them as `make_batch` does; no rows make a batch that is all tail.
 

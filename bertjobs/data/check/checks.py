@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from bertjobs.data.check.facts import Facts
 from bertjobs.data.check.lddl_cells import wrong_cells, wrong_columns
-from bertjobs.data.check.target import Expected, Listed, length_range
-from bertjobs.data.shards.ids_shard import Shard, StoredMasks
+from bertjobs.data.check.target import Expected, ShardToCheck, length_range
+from bertjobs.data.shards.ids_shard import ShardRows, StoredMasks
 from bertjobs.data.text.vocabulary import Vocabulary
 
 RANDOM_NEXT = (0.4, 0.7)  # 0.5 by design; more where chunks are single sentences, whose B is always random
@@ -30,7 +30,7 @@ REPEATED = 0.25  # of the rows, however often they were drawn
 ENOUGH = 1000  # fewer draws than these say nothing about a share
 
 
-def broken_form(shard: Shard) -> str | None:
+def broken_form(shard: ShardRows) -> str | None:
     """Why the rows cannot be told apart, or None."""
     if (np.diff(shard.offsets) < 0).any() or (shard.masks is not None and (np.diff(shard.masks.offsets) < 0).any()):
         return "its offsets go backwards"
@@ -40,7 +40,7 @@ def broken_form(shard: Shard) -> str | None:
     return None
 
 
-def without_wrong_masks(shard: Shard) -> tuple[Shard, list[str]]:
+def without_wrong_masks(shard: ShardRows) -> tuple[ShardRows, list[str]]:
     masks = shard.masks
     if masks is None:
         return shard, []
@@ -60,7 +60,7 @@ def _outside(masks: StoredMasks, a_lengths: NDArray[Any], num_tokens: NDArray[An
     return (masks.positions == 0) | (masks.positions == a_lengths + 1) | (masks.positions >= num_tokens - 1)
 
 
-def wrong_rows(shard: Listed, content: Shard, expected: Expected, vocabulary: Vocabulary) -> Iterator[str]:
+def wrong_rows(shard: ShardToCheck, content: ShardRows, expected: Expected, vocabulary: Vocabulary) -> Iterator[str]:
     entry, num_tokens = shard.entry, content.num_tokens
     if entry and content.rows != entry.rows:
         yield f"{content.rows:,} rows, the manifest says {entry.rows:,}"
@@ -97,7 +97,7 @@ def wrong_shares(total: Facts, repeated: float, expected: Expected) -> Iterator[
         yield f"{repeated:.1%} of the sequences have the A and B of one before them"
 
 
-def same_files(shards: Sequence[Listed]) -> Iterator[str]:
+def same_files(shards: Sequence[ShardToCheck]) -> Iterator[str]:
     seen: dict[str, str] = {}
     for shard in shards:
         if shard.entry and shard.entry.rows:
@@ -106,7 +106,7 @@ def same_files(shards: Sequence[Listed]) -> Iterator[str]:
                 yield f"{first} and {shard.path.name} hold the same rows"
 
 
-def unequal_shards(shards: Sequence[Listed], shard_format: str) -> Iterator[str]:
+def unequal_shards(shards: Sequence[ShardToCheck], shard_format: str) -> Iterator[str]:
     """Bins whose shards are not balanced; LDDL's loader asserts that the largest has exactly one row more."""
     for number in sorted({shard.bin for shard in shards}):
         rows = [shard.entry.rows for shard in shards if shard.bin == number and shard.entry]

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from bertjobs.data.batches.masking import prediction_counts, splitmix64
 from bertjobs.data.batches.sequences import ALIGNMENT
-from bertjobs.data.shards.ids_shard import Shard
+from bertjobs.data.shards.ids_shard import ShardRows
 from bertjobs.data.text.vocabulary import Vocabulary
 
 Int64s = NDArray[np.int64]
@@ -100,7 +100,7 @@ class RowKeys:
         return keys if bound == 1 << 64 else keys[keys < np.uint64(bound)]
 
 
-def measure(shard: Shard, vocabulary: Vocabulary, size: int, masked_share: float, max_predictions: int) -> Facts:
+def measure(shard: ShardRows, vocabulary: Vocabulary, size: int, masked_share: float, max_predictions: int) -> Facts:
     """The facts of a shard whose file has ``size`` bytes; share and most masks of a row as they should be."""
     num_tokens, unknown = shard.num_tokens, int(np.count_nonzero(shard.ids == vocabulary.unk_id))
     masked = wanted = as_mask = as_kept = 0
@@ -127,7 +127,7 @@ def measure(shard: Shard, vocabulary: Vocabulary, size: int, masked_share: float
     )
 
 
-def row_keys(shard: Shard) -> UInt64s:
+def row_keys(shard: ShardRows) -> UInt64s:
     """A hash of each row's A and B before masking: ``[rows]``."""
     offsets, ids = shard.offsets, shard.original_ids()
     keys = splitmix64(shard.a_lengths.astype(np.uint64))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
-from bertjobs.data.shards.shard_check import Shard
+from bertjobs.data.shards.shard_check import PhaseShard
 from bertjobs.errors import InputError
 from bertjobs.files.atomic import sha256_of
 
@@ -25,7 +25,7 @@ class ShardWatch:
     moment) is looked at again later.
     """
 
-    def __init__(self, shards: Sequence[Shard], interval_s: float = INTERVAL_S) -> None:
+    def __init__(self, shards: Sequence[PhaseShard], interval_s: float = INTERVAL_S) -> None:
         """Takes shards that were just found undamaged: a rank's share of those that a node reads."""
         self.error: InputError | None = None
         self._shards, self._interval = shards, interval_s
@@ -60,7 +60,7 @@ class ShardWatch:
         while self.error is None and not self._closed.wait(self._interval):
             self.check_now()
 
-    def _check(self, number: int, shard: Shard) -> None:
+    def _check(self, number: int, shard: PhaseShard) -> None:
         stamp = _stamp(shard.path)
         if stamp is not None and stamp == self._stamps[number] and stamp[0] == shard.file.bytes:
             return
@@ -87,7 +87,7 @@ def _stamp(path: Path) -> Stamp | None:
     return status.st_size, status.st_mtime_ns, status.st_ino
 
 
-def _changed(shard: Shard, how: str) -> InputError:
+def _changed(shard: PhaseShard, how: str) -> InputError:
     return InputError(
         f"shard {shard.name} {how}, the manifest says {shard.file.sha256}",
         where=f"{shard.path}, while the run was reading it",

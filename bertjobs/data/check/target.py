@@ -22,7 +22,7 @@ _LONGEST = 1 << 16  # tokens, where nothing else is known
 
 
 @dataclass(frozen=True)
-class Listed:
+class ShardToCheck:
     """A shard to look at: where it is, its bin, what the manifest says of it, and its first row's number in the
     split."""
 
@@ -65,17 +65,17 @@ class Expected:
 
 
 @dataclass(frozen=True)
-class Part:
+class TargetPart:
     """Shards that are looked at together: a split of a phase, or one file; ``split`` is "" for one of no folder."""
 
     name: str
     split: str
-    shards: tuple[Listed, ...]
+    shards: tuple[ShardToCheck, ...]
     expected: Expected
 
 
 @dataclass(frozen=True)
-class Scope:
+class CheckTarget:
     """What is looked at; ``data`` is None for a file that is in no data folder.
 
     Attributes:
@@ -84,13 +84,13 @@ class Scope:
 
     data: DataManifest | None
     vocabulary: Vocabulary
-    parts: tuple[Part, ...]
+    parts: tuple[TargetPart, ...]
     metadata: dict[str, str]
 
 
-def find_shards(
+def find_target(
     path: Path, vocabulary: Path | None = None, phase: int | None = None, split: str | None = None
-) -> Scope:
+) -> CheckTarget:
     """What there is to look at: all of a data folder, or a phase or split of it, or one file.
 
     Args:
@@ -104,7 +104,7 @@ def find_shards(
         data = DataManifest.read(path)
         phases = [data.phase(phase)] if phase is not None else [data.phases[number] for number in sorted(data.phases)]
         parts = tuple(_part(data, each, name) for each in phases for name in SPLITS if split in (None, name))
-        return Scope(data, Vocabulary.of_folder(path, data.lowercase), parts, {})
+        return CheckTarget(data, Vocabulary.of_folder(path, data.lowercase), parts, {})
     if not path.is_file() and not path.is_symlink():
         raise InputError(f"{str(path)!r} does not exist", where="PATH", hint="give a data folder or one of its shards")
     folder = path.absolute().parent
@@ -115,8 +115,8 @@ def find_shards(
         raise InputError(f"{str(path)!r} is in no data folder", where="PATH", hint="name its vocabulary: --vocab FILE")
     with path.open("rb") as file:
         expected = Expected("lddl" if file.read(4) == b"PAR1" else "ids")
-    part = Part(path.name, "", (Listed(path, bin_of_name(path.name), None, 0),), expected)
-    return Scope(None, Vocabulary.read(vocabulary), (part,), _metadata(path))
+    part = TargetPart(path.name, "", (ShardToCheck(path, bin_of_name(path.name), None, 0),), expected)
+    return CheckTarget(None, Vocabulary.read(vocabulary), (part,), _metadata(path))
 
 
 def bin_of_name(name: str) -> int:
@@ -134,7 +134,7 @@ def _refuse_foreign_folder(path: Path) -> None:
         )
 
 
-def _file_of_folder(path: Path, data: DataManifest) -> Scope:
+def _file_of_folder(path: Path, data: DataManifest) -> CheckTarget:
     vocabulary = Vocabulary.of_folder(data.folder, data.lowercase)
     for phase in data.phases.values():
         for split in SPLITS:
@@ -142,7 +142,7 @@ def _file_of_folder(path: Path, data: DataManifest) -> Scope:
             for shard in part.shards:
                 if shard.path.name == path.name and shard.path.parent == path.absolute().parent:
                     one = replace(part, name=f"{part.name}, {path.name}", shards=(shard,))
-                    return Scope(data, vocabulary, (one,), _metadata(path))
+                    return CheckTarget(data, vocabulary, (one,), _metadata(path))
     raise InputError(
         f"{path.name!r} is not in the manifest of its data folder", where=str(data.folder / MANIFEST_NAME),
         hint=f"bertjobs data verify {data.folder} lists such files",
@@ -156,7 +156,7 @@ def _metadata(path: Path) -> dict[str, str]:
         return {}
 
 
-def _part(data: DataManifest, phase: PhaseData, split: str) -> Part:
+def _part(data: DataManifest, phase: PhaseData, split: str) -> TargetPart:
     settings, listed = data.settings, phase.split(split)
     adopted = "adopted_from" in settings
     bins = 1 + max(file.bin for each in SPLITS for file in phase.split(each).files)
@@ -174,10 +174,10 @@ def _part(data: DataManifest, phase: PhaseData, split: str) -> Part:
     )
     first_rows = offsets_of(np.array([file.rows for file in listed.files])).tolist()
     shards = tuple(
-        Listed(listed.folder.absolute() / file.name, file.bin, file, first)
+        ShardToCheck(listed.folder.absolute() / file.name, file.bin, file, first)
         for file, first in zip(listed.files, first_rows, strict=False)
     )
-    return Part(f"phase {phase.phase} {split}", split, shards, expected)
+    return TargetPart(f"phase {phase.phase} {split}", split, shards, expected)
 
 
 def length_range(number: int, expected: Expected) -> tuple[int, int]:

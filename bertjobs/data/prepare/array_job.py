@@ -18,7 +18,7 @@ from typing import Any
 import submitit
 
 from bertjobs.data.prepare.on_this_machine import run_task
-from bertjobs.data.prepare.work_folder import FOLDER_NAME, STAGES, Work
+from bertjobs.data.prepare.work_folder import FOLDER_NAME, STAGES, WorkFolder
 from bertjobs.errors import EXIT_FAILURE, BertjobsError
 
 LOG_FOLDER = "slurm"
@@ -94,7 +94,7 @@ def _check_inputs(output: str, stage: str, journal: Journal) -> None:
 def _unseen(output: str, stage: str) -> str:
     """What is missing for a stage, in words; "" where all is there."""
     try:
-        work = Work.read(Path(output))
+        work = WorkFolder.read(Path(output))
     except OSError as error:
         return f"the work folder is not seen on this node: {error}"
     before = STAGES[max(0, STAGES.index(stage) - 1)]

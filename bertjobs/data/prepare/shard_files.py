@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from bertjobs.data.batches.masking import mask_flat, prediction_counts, word_begins
-from bertjobs.data.prepare.work_folder import Work
+from bertjobs.data.prepare.work_folder import WorkFolder
 from bertjobs.data.ragged import offsets_of
 from bertjobs.data.shards.ids_shard import ids_type
 from bertjobs.data.shards.lddl_columns import BIN_FIELD, MASK_FIELDS, SCHEMA, encode_positions
@@ -87,7 +87,9 @@ class ShardWriter(Protocol):
 
 
 @contextmanager
-def new_shard(work: Work, folder: Path, number: int, bin_number: int, vocabulary: Vocabulary) -> Iterator[ShardWriter]:
+def new_shard(
+    work: WorkFolder, folder: Path, number: int, bin_number: int, vocabulary: Vocabulary
+) -> Iterator[ShardWriter]:
     """A shard that appears in ``folder``, whole, when the block ends without an error."""
     static = work.options.masking == "static"
     if work.options.format == "lddl":

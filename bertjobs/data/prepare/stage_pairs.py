@@ -15,7 +15,7 @@ from bertjobs.data.corpus import Source
 from bertjobs.data.prepare.pairs import TokenizedCorpus, sample_pairs
 from bertjobs.data.prepare.settings import PhaseShape
 from bertjobs.data.prepare.stage_tokenise import copies
-from bertjobs.data.prepare.work_folder import Bucket, Work
+from bertjobs.data.prepare.work_folder import Bucket, WorkFolder
 from bertjobs.data.ragged import offsets_of
 from bertjobs.data.shards.bins import bin_ids
 from bertjobs.errors import InputError
@@ -63,14 +63,14 @@ def settle_split(results: list[Any]) -> Moved | None:
     return Moved(to, piece, chunk, place, document)
 
 
-def draw_pairs(work: Work, number: int) -> None:
+def pair_bucket(work: WorkFolder, number: int) -> None:
     """Run one task: gather a bucket's documents, write its ids and pairs, and its marker."""
     bucket = work.buckets[number]
     corpus, times = _gather(work, number)
     arrays: dict[str, NDArray[Any]] = {"ids": corpus.ids}
     rows = {}
     for shape in work.options.phases:
-        pairs, rows[str(shape.phase)] = _draw(work, bucket, shape, corpus, times)
+        pairs, rows[str(shape.phase)] = _phase_pairs(work, bucket, shape, corpus, times)
         arrays |= {f"{shape.phase}.{name}": values for name, values in pairs.items()}
     write_arrays(work.file("pairs", number, ".safetensors"), arrays, {})
     work.mark_done("pairs", number, {"documents": len(times), "rows": rows})
@@ -81,8 +81,8 @@ def seed_of(*parts: object) -> int:
     return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:8], "little")
 
 
-def _draw(
-    work: Work, bucket: Bucket, shape: PhaseShape, corpus: TokenizedCorpus, times: Int64s
+def _phase_pairs(
+    work: WorkFolder, bucket: Bucket, shape: PhaseShape, corpus: TokenizedCorpus, times: Int64s
 ) -> tuple[dict[str, NDArray[Any]], list[int]]:
     """A phase's pairs, ordered by bin and at random inside, and the rows of each bin."""
     options = work.options
@@ -108,7 +108,7 @@ class _Documents:
     times: Int64s
 
 
-def _gather(work: Work, number: int) -> tuple[TokenizedCorpus, Int64s]:
+def _gather(work: WorkFolder, number: int) -> tuple[TokenizedCorpus, Int64s]:
     """The documents of a bucket, in the order of the pieces, and how often each is drawn: ``[documents]``.
 
     A document that is alone in its bucket gets those of the next bucket beside it, drawn 0 times: its random
@@ -131,7 +131,7 @@ def _gather(work: Work, number: int) -> tuple[TokenizedCorpus, Int64s]:
     return corpus, np.concatenate([part.times for part in found])
 
 
-def _documents(work: Work, number: int) -> Iterator[_Documents]:
+def _documents(work: WorkFolder, number: int) -> Iterator[_Documents]:
     """A bucket's documents, chunk by chunk."""
     train = work.buckets[number].split == "train"
     for arrays, source, places in _chunks(work, number):
@@ -146,7 +146,7 @@ def _documents(work: Work, number: int) -> Iterator[_Documents]:
         )
 
 
-def _chunks(work: Work, number: int) -> Iterator[tuple[dict[str, NDArray[Any]], int, Int64s]]:
+def _chunks(work: WorkFolder, number: int) -> Iterator[tuple[dict[str, NDArray[Any]], int, Int64s]]:
     """Each chunk that holds documents of a bucket: its arrays, its source, and where these documents are in it."""
     bucket = work.buckets[number]
     results = work.results("tokenise")

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from bertjobs.data.batches.masking import splitmix64
 from bertjobs.data.corpus import Document, Source, read
-from bertjobs.data.prepare.work_folder import Work
+from bertjobs.data.prepare.work_folder import WorkFolder
 from bertjobs.data.ragged import gather, offsets_of
 from bertjobs.data.shards.ids_shard import ids_type
 from bertjobs.data.text.sentences import split_sentences
@@ -66,7 +66,7 @@ def assign_buckets(
     return np.where(held_out_draws(keys) < held_out, validation, train).astype(np.int64)
 
 
-def tokenise(work: Work, number: int, vocabulary: Vocabulary, encoder: WordPieceEncoder) -> None:
+def tokenise_piece(work: WorkFolder, number: int, vocabulary: Vocabulary, encoder: WordPieceEncoder) -> None:
     """Run one task: read a piece, write its chunks ``NUMBER.CHUNK.safetensors`` and its marker."""
     piece = work.pieces[number]
     options = work.options
@@ -148,7 +148,7 @@ def _batches(
         yield batch
 
 
-def _write(work: Work, number: int, chunk: _Chunk, vocabulary: Vocabulary, tally: _Tally) -> None:
+def _write(work: WorkFolder, number: int, chunk: _Chunk, vocabulary: Vocabulary, tally: _Tally) -> None:
     """Write a chunk with its documents ordered by bucket."""
     plan = work.plan
     keys, parts = np.array(chunk.keys, dtype=np.uint64).T

@@ -50,7 +50,7 @@ class ShardTask:
 
 
 @dataclass(frozen=True)
-class Plan:
+class PreparePlan:
     """All that decides the bytes of a data folder.
 
     Attributes:
@@ -77,7 +77,7 @@ class Plan:
         """sha256 of the settings, 64 hex digits."""
         return hashlib.sha256(json.dumps(self.settings, sort_keys=True).encode()).hexdigest()
 
-    def difference(self, other: Plan) -> str:
+    def difference(self, other: PreparePlan) -> str:
         """How ``other`` would come out otherwise, in words; "" where it would not."""
         words = [difference(self.settings, other.settings)]
         if self.vocabulary_sha256 != other.vocabulary_sha256:
@@ -90,7 +90,7 @@ class Plan:
         return "; ".join(word for word in words if word)
 
 
-def make_plan(options: PrepareOptions, pieces: Sequence[Piece], vocabulary: Vocabulary) -> Plan:
+def make_plan(options: PrepareOptions, pieces: Sequence[Piece], vocabulary: Vocabulary) -> PreparePlan:
     """The plan for a corpus that was scanned."""
     listed = [
         (
@@ -105,7 +105,7 @@ def make_plan(options: PrepareOptions, pieces: Sequence[Piece], vocabulary: Voca
     size = sum(piece.text_bytes for piece in pieces)
     train = max(1, ceil(size / BUCKET_BYTES))
     ids_bytes = size * _ID_BYTES_A_TEXT_BYTE * options.duplicates
-    return Plan(
+    return PreparePlan(
         settings=options.settings(),
         vocabulary_sha256=vocabulary.sha256,
         tokenizer_sha256=hashlib.sha256((vocabulary.tokenizer_file or "").encode()).hexdigest(),
@@ -119,16 +119,16 @@ def make_plan(options: PrepareOptions, pieces: Sequence[Piece], vocabulary: Voca
 
 
 @dataclass(frozen=True)
-class Work:
+class WorkFolder:
     """A data folder in the making, as each task sees it."""
 
     output: Path
-    plan: Plan
+    plan: PreparePlan
     options: PrepareOptions
     pieces: tuple[Piece, ...]
 
     @classmethod
-    def create(cls, options: PrepareOptions, plan: Plan, pieces: Iterable[Piece]) -> Work:
+    def create(cls, options: PrepareOptions, plan: PreparePlan, pieces: Iterable[Piece]) -> WorkFolder:
         """The work folder of ``options.output``, made or found.
 
         Raises:
@@ -152,14 +152,14 @@ class Work:
         return cls.read(output)
 
     @classmethod
-    def read(cls, output: Path) -> Work:
+    def read(cls, output: Path) -> WorkFolder:
         """The work folder as ``create`` wrote it."""
         content = json.loads((output / FOLDER_NAME / PLAN_NAME).read_bytes())
         options = content["options"]
         options["corpora"] = tuple(options["corpora"])
         options["phases"] = tuple(PhaseShape(**shape) for shape in options["phases"])
         pieces = tuple(Piece(**{**piece, "paths": tuple(piece["paths"])}) for piece in content["pieces"])
-        return cls(output, Plan(**content["plan"]), PrepareOptions(**options), pieces)
+        return cls(output, PreparePlan(**content["plan"]), PrepareOptions(**options), pieces)
 
     @property
     def folder(self) -> Path:

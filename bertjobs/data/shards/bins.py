@@ -12,7 +12,7 @@ def bin_ids(num_tokens: Int64s, bin_size: int, sequence_length: int) -> Int64s:
     return np.minimum((num_tokens - 1) // bin_size, sequence_length // bin_size - 1)
 
 
-def deal(rows: int, shards: int, leave_one: bool = True) -> list[int]:
+def rows_per_shard(rows: int, shards: int, leave_one: bool = True) -> list[int]:
     """Rows of each of a bin's shards, equal within one.
 
     With ``leave_one`` a row is left out where they divide evenly: LDDL's loader refuses a bin whose shards are

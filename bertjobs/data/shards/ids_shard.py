@@ -35,7 +35,7 @@ class StoredMasks:
 
 
 @dataclass(frozen=True)
-class Shard:
+class ShardRows:
     """The rows of one file.
 
     Attributes:
@@ -96,7 +96,7 @@ def ids_type(vocabulary_size: int) -> type[np.uint16] | type[np.uint32]:
     return np.uint16 if vocabulary_size <= 1 << 16 else np.uint32
 
 
-def read_ids_shard(path: Path, vocabulary_size: int) -> Shard:
+def read_ids_shard(path: Path, vocabulary_size: int) -> ShardRows:
     """Map a shard; no token is read.
 
     Raises:
@@ -122,7 +122,7 @@ def read_ids_shard(path: Path, vocabulary_size: int) -> Shard:
     _check_offsets(arrays, "offsets", rows, ("ids",))
     if len(arrays["is_random_next"]) != rows:
         raise ValueError(f"is_random_next has {len(arrays['is_random_next'])} rows, a_lengths {rows}")
-    return Shard(arrays["ids"], arrays["offsets"], arrays["a_lengths"], arrays["is_random_next"], masks)
+    return ShardRows(arrays["ids"], arrays["offsets"], arrays["a_lengths"], arrays["is_random_next"], masks)
 
 
 def _check_offsets(arrays: dict[str, NDArray[Any]], name: str, rows: int, into: tuple[str, ...]) -> None:

@@ -12,13 +12,13 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from bertjobs.data.ragged import offsets_of
-from bertjobs.data.shards.ids_shard import SPECIALS, Shard, StoredMasks, ids_type
+from bertjobs.data.shards.ids_shard import SPECIALS, ShardRows, StoredMasks, ids_type
 from bertjobs.data.shards.lddl_columns import MASK_FIELDS, SCHEMA, read_positions
 
 Int64s = NDArray[np.int64]
 
 
-def read_lddl_shard(path: Path, tokens: pa.Array, sequence_length: int) -> Shard:
+def read_lddl_shard(path: Path, tokens: pa.Array, sequence_length: int) -> ShardRows:
     """Decode a shard.
 
     Args:
@@ -47,7 +47,7 @@ def _check_columns(schema: pa.Schema) -> None:
             raise ValueError(f"column {field.name!r} is {schema.field(field.name).type}, not {field.type}")
 
 
-def _decode(table: pa.Table, tokens: pa.Array, sequence_length: int) -> Shard:
+def _decode(table: pa.Table, tokens: pa.Array, sequence_length: int) -> ShardRows:
     columns = {name: table.column(name).combine_chunks() for name in table.column_names}
     if any(column.null_count for column in columns.values()):
         raise ValueError("it has empty cells")
@@ -66,7 +66,7 @@ def _decode(table: pa.Table, tokens: pa.Array, sequence_length: int) -> Shard:
             raise ValueError("a masked position is behind the sequence's end")
         masks = StoredMasks(positions, labels, offsets_of(counts))
     is_random_next = columns["is_random_next"].to_numpy(zero_copy_only=False).astype(np.bool_)
-    return Shard(ids, offsets_of(lengths), a_lengths.astype(np.uint16), is_random_next, masks)
+    return ShardRows(ids, offsets_of(lengths), a_lengths.astype(np.uint16), is_random_next, masks)
 
 
 def _to_ids(texts: pa.Array, tokens: pa.Array) -> tuple[NDArray[Any], Int64s]:

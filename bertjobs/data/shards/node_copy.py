@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bertjobs.data.shards.manifest import DataManifest, ShardFile, Split
-from bertjobs.data.shards.shard_check import Shard, SumOverRanks, damage, shards_of, shared_out
+from bertjobs.data.shards.shard_check import PhaseShard, SumOverRanks, damage, shards_of, shared_out
 from bertjobs.data.shards.shard_set import ShardReader, shard_reader
 from bertjobs.data.text.vocabulary import Vocabulary
 from bertjobs.files.arrays import map_arrays, write_arrays
@@ -37,7 +37,7 @@ class NodeCopy:
     """
 
     data: DataManifest
-    bad: list[Shard]
+    bad: list[PhaseShard]
     everywhere: bool
     reason: str = ""
 
@@ -75,7 +75,7 @@ class _Copier:
         self._decodes = data.shard_format == "lddl"
         self._reader: ShardReader | None = None
 
-    def target(self, shard: Shard) -> Path:
+    def target(self, shard: PhaseShard) -> Path:
         """Where the copy of a shard is."""
         return self._root / shard.split / self._local_name(shard.file)
 
@@ -90,7 +90,7 @@ class _Copier:
         except OSError as error:
             self.reason = f"{error.filename}: {error.strerror}"
 
-    def check_room(self, shards: Sequence[Shard]) -> None:
+    def check_room(self, shards: Sequence[PhaseShard]) -> None:
         """Set ``reason`` where what is missing does not fit, or the folder is not ours alone to write."""
         try:
             if self._root.parent.stat().st_uid != os.getuid():
@@ -104,7 +104,7 @@ class _Copier:
         if needed > free:
             self.reason = f"{needed / 1e9:.1f} GB are needed in {self._root}, {free / 1e9:.1f} GB are free"
 
-    def has(self, shard: Shard) -> bool:
+    def has(self, shard: PhaseShard) -> bool:
         """Copy a shard unless it is there already; False where the shared file is damaged."""
         if self.reason:
             return True  # it is found out when the shared files are checked
@@ -131,7 +131,7 @@ class _Copier:
         """Bytes of the copy; where it is decoded an estimate: ids of two bytes, 15% of them masked, and offsets."""
         return 3 * file.tokens + 20 * file.rows if self._decodes else file.bytes
 
-    def _copy(self, shard: Shard) -> bool:
+    def _copy(self, shard: PhaseShard) -> bool:
         target = self.target(shard)
         if target.is_file() and damage(replace(shard, path=target)) is None:
             return True
@@ -147,7 +147,7 @@ class _Copier:
             return False
         return True
 
-    def _decode(self, shard: Shard) -> bool:
+    def _decode(self, shard: PhaseShard) -> bool:
         target, sha256 = self.target(shard), shard.file.sha256
         if target.is_file() and _source_of(target) == sha256:
             return True

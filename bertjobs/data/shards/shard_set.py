@@ -14,7 +14,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from bertjobs.data.ragged import gather, offsets_of
-from bertjobs.data.shards.ids_shard import SPECIALS, Shard, places_in_text, read_ids_shard
+from bertjobs.data.shards.ids_shard import SPECIALS, ShardRows, places_in_text, read_ids_shard
 from bertjobs.data.shards.lddl_shard import read_lddl_shard
 from bertjobs.data.shards.manifest import DataManifest
 from bertjobs.data.text.vocabulary import Vocabulary
@@ -29,7 +29,7 @@ _OTHER_FILES = 512  # open files a process needs besides its shards
 
 
 @dataclass(frozen=True)
-class Selection:
+class SelectedRows:
     """Some rows, found but not read; all ``[rows]``.
 
     Attributes:
@@ -49,8 +49,8 @@ class Selection:
     mask_starts: Int64s
     mask_counts: Int64s
 
-    def __getitem__(self, rows: slice) -> Selection:
-        return Selection(*(value[rows] for value in vars(self).values()))
+    def __getitem__(self, rows: slice) -> SelectedRows:
+        return SelectedRows(*(value[rows] for value in vars(self).values()))
 
 
 class ShardSet:
@@ -68,7 +68,7 @@ class ShardSet:
 
     def __init__(
         self,
-        entries: Sequence[tuple[Path, int, Shard | None]],
+        entries: Sequence[tuple[Path, int, ShardRows | None]],
         vocabulary: Vocabulary,
         *,
         static: bool,
@@ -135,7 +135,7 @@ class ShardSet:
         shards, local = self._find(rows)
         return self._offsets.at(shards, local + 1) - self._offsets.at(shards, local)
 
-    def select(self, rows: Int64s) -> Selection:
+    def select(self, rows: Int64s) -> SelectedRows:
         """Find some rows.
 
         Raises:
@@ -156,9 +156,9 @@ class ShardSet:
         if wrong.any():
             raise self._damaged(shards[wrong][0], "its offsets do not fit its tokens")
         is_random_next = self._is_random_next.at(shards, local)
-        return Selection(rows, shards, starts, lengths, a_lengths, is_random_next, mask_starts, mask_counts)
+        return SelectedRows(rows, shards, starts, lengths, a_lengths, is_random_next, mask_starts, mask_counts)
 
-    def text(self, chosen: Selection) -> Array:
+    def text(self, chosen: SelectedRows) -> Array:
         """The tokens of A and B of the rows, flat: a copy, of the type of the shards' ids.
 
         Raises:
@@ -168,7 +168,7 @@ class ShardSet:
         self._check_vocabulary(tokens, chosen.shards, chosen.lengths)
         return tokens
 
-    def stored_masks(self, chosen: Selection) -> tuple[Int64s, Array]:
+    def stored_masks(self, chosen: SelectedRows) -> tuple[Int64s, Array]:
         """The places in the rows' `text`, and the original ids, of their masks: both ``[masks]``.
 
         Raises:
@@ -246,7 +246,7 @@ class _Flat:
         )
 
 
-ShardReader = Callable[[Path], Shard]
+ShardReader = Callable[[Path], ShardRows]
 
 
 def shard_reader(shard_format: str, vocabulary: Vocabulary, sequence_length: int) -> ShardReader:
@@ -257,7 +257,7 @@ def shard_reader(shard_format: str, vocabulary: Vocabulary, sequence_length: int
     return partial(read_lddl_shard, tokens=tokens, sequence_length=sequence_length)
 
 
-def _read(read: ShardReader, path: Path, rows: int, masking: str) -> Shard:
+def _read(read: ShardReader, path: Path, rows: int, masking: str) -> ShardRows:
     try:
         shard = read(path)
     except FileNotFoundError as error:

@@ -19,8 +19,8 @@ from bertjobs.data.check import (
     Inspection,
     RowKeys,
     choose_rows,
-    find_shards,
-    inspect_scope,
+    find_target,
+    inspect_target,
     join_pieces,
     read_sample,
     read_samples,
@@ -61,7 +61,7 @@ def copy(tmp_path: Path):
 
 
 def found(path: Path, *arguments: Any) -> dict[str, Inspection]:
-    return inspect_scope(find_shards(path, *arguments), silent)
+    return inspect_target(find_target(path, *arguments), silent)
 
 
 def wrong(path: Path, *arguments: Any) -> str:
@@ -157,8 +157,8 @@ def test_what_is_wrong_with_the_rows_is_said(ids_data: dict[str, Path], copy, ch
         if path == first_shard(folder) or "random" in says or "UNK" in says:
             rewrite(path, change)
     assert says in wrong(folder)
-    scope = find_shards(first_shard(folder))
-    read_samples(scope, scope.parts[0], 2, 0)  # shows what it can, and does not fail
+    target = find_target(first_shard(folder))
+    read_samples(target, target.parts[0], 2, 0)  # shows what it can, and does not fail
 
 
 def test_rows_of_another_bin_are_counted(ids_data: dict[str, Path], copy) -> None:
@@ -191,10 +191,10 @@ def test_a_lone_shard_needs_the_vocabulary(ids_data: dict[str, Path], vocabulary
     lone.parent.mkdir(parents=True)
     shutil.copyfile(first_shard(ids_data["static"]), lone)
     with pytest.raises(InputError, match="in no data folder"):
-        find_shards(lone)
-    scope = find_shards(lone, vocabulary_path)
-    assert scope.metadata["seed"] == "42"
-    assert inspect_scope(scope, silent)[lone.name].wrong == ()
+        find_target(lone)
+    target = find_target(lone, vocabulary_path)
+    assert target.metadata["seed"] == "42"
+    assert inspect_target(target, silent)[lone.name].wrong == ()
     other = tmp_path / "vocab.txt"
     other.write_text(vocabulary_path.read_text() + "zzz\n")
     assert "made with the vocabulary" in wrong(lone, other)
@@ -248,11 +248,11 @@ def test_shards_that_lddls_loader_refuses_are_named(dynamic: DataManifest, copy)
 
 def test_samples_show_the_masks_that_a_run_draws(ids_data: dict[str, Path], vocabulary: Vocabulary) -> None:
     data = DataManifest.read(ids_data["dynamic"])
-    scope = find_shards(data.folder)
+    target = find_target(data.folder)
     shards = ShardSet.load(data, 1, "train")
-    part = scope.parts[0]
+    part = target.parts[0]
     first_rows = {shard.path.name: shard.first_row for shard in part.shards}
-    for sample in read_samples(scope, part, 10, seed=5):
+    for sample in read_samples(target, part, 10, seed=5):
         chosen = shards.select(np.array([first_rows[sample.shard] + sample.row]))
         masking = Masking("dynamic", 5, 20)
         batch = make_batch(shards, chosen, masking.keys(0, chosen.rows), masking)
@@ -266,8 +266,8 @@ def test_samples_show_the_masks_that_a_run_draws(ids_data: dict[str, Path], voca
 
 def test_samples_of_static_masks_hold_the_original_text(static: DataManifest) -> None:
     path, table = table_of(static)
-    scope = find_shards(path)
-    for sample in read_samples(scope, scope.parts[0], 5, seed=1):
+    target = find_target(path)
+    for sample in read_samples(target, target.parts[0], 5, seed=1):
         row = table.slice(sample.row, 1).to_pylist()[0]
         labels = row["masked_lm_labels"].split(" ")
         assert sample.masks == len(labels)

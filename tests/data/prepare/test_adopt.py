@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from bertjobs.data.check import find_shards, inspect_scope
+from bertjobs.data.check import find_target, inspect_target
 from bertjobs.data.check.verify import verify
 from bertjobs.data.prepare.adopt import AdoptOptions, adopt
 from bertjobs.data.shards.manifest import DataManifest
@@ -140,7 +140,7 @@ def test_training_reads_what_was_adopted(
         assert (shards.lengths(np.arange(shards.rows)) + 3 == num_tokens).all()
         assert phase.split(split).tokens == num_tokens.sum()
     assert verify(data, 2, nothing) == []
-    assert not any(one.wrong for one in inspect_scope(find_shards(data.folder), nothing).values())
+    assert not any(one.wrong for one in inspect_target(find_target(data.folder), nothing).values())
     assert before == {path: path.read_bytes() for path in folder.iterdir()}
 
 

@@ -17,7 +17,7 @@ from safetensors.numpy import load_file
 from transformers import BertTokenizerFast
 
 from bertjobs.data.prepare import PHASES, PrepareOptions, parse_phases, prepare
-from bertjobs.data.shards.bins import bin_ids, deal
+from bertjobs.data.shards.bins import bin_ids, rows_per_shard
 from bertjobs.data.shards.lddl_columns import read_positions
 from bertjobs.data.shards.manifest import DataManifest, Split
 from bertjobs.errors import BertjobsError, InputError
@@ -183,8 +183,8 @@ def test_lddl_source_gives_the_same_sequences_as_text(corpus: Path, vocabulary_p
 
 @given(rows=st.integers(0, 10_000), shards=st.integers(1, 64))
 def test_dealing_rows_to_shards(rows: int, shards: int) -> None:
-    assert sum(deal(rows, shards, leave_one=False)) == rows
-    sizes = deal(rows, shards)
+    assert sum(rows_per_shard(rows, shards, leave_one=False)) == rows
+    sizes = rows_per_shard(rows, shards)
     assert len(sizes) == shards
     assert max(sizes) - min(sizes) <= 1
     dropped = 1 if rows and shards > 1 and rows % shards == 0 else 0

@@ -18,7 +18,7 @@ import pytest
 from bertjobs.data.prepare import PHASES, PrepareOptions, ThisMachine, prepare
 from bertjobs.data.prepare.stage_pairs import Moved, settle_split
 from bertjobs.data.prepare.stage_tokenise import assign_buckets, copies, document_key, held_out_draws
-from bertjobs.data.prepare.work_folder import FOLDER_NAME, STAGES, Work
+from bertjobs.data.prepare.work_folder import FOLDER_NAME, STAGES, WorkFolder
 from bertjobs.data.shards.manifest import MANIFEST_NAME, DataManifest
 from bertjobs.errors import BertjobsError, InputError
 from bertjobs.files.atomic import sha256_of
@@ -43,13 +43,9 @@ def options(corpus: Path, vocabulary_path: Path, tmp_path: Path) -> Make:
 @pytest.fixture
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Cut the little corpus into many pieces, chunks and buckets, as a large one is."""
-    from bertjobs.data.prepare import prepare as run
-    from bertjobs.data.prepare import stage_tokenise as tokenise
-    from bertjobs.data.prepare import work_folder as work
-
-    monkeypatch.setattr(run, "PIECE_BYTES", 20_000)
-    monkeypatch.setattr(work, "BUCKET_BYTES", 60_000)
-    monkeypatch.setattr(tokenise, "CHUNK_TOKENS", 2_000)
+    monkeypatch.setattr("bertjobs.data.prepare.data_folder.PIECE_BYTES", 20_000)
+    monkeypatch.setattr("bertjobs.data.prepare.work_folder.BUCKET_BYTES", 60_000)
+    monkeypatch.setattr("bertjobs.data.prepare.stage_tokenise.CHUNK_TOKENS", 2_000)
 
 
 def _hashes(output: str | Path) -> dict[str, str]:
@@ -76,7 +72,7 @@ def test_a_prepare_that_was_killed_goes_on_and_redoes_nothing(options: Make, sta
     prepare(options("whole"), quiet)
 
     class Dies:
-        def run(self, work: Work, now: str, numbers: list[int], done: Callable[[int], None]) -> None:
+        def run(self, work: WorkFolder, now: str, numbers: list[int], done: Callable[[int], None]) -> None:
             if now == stage:
                 numbers = numbers[: len(numbers) // 2]
             ThisMachine(1).run(work, now, numbers, done)
@@ -99,7 +95,7 @@ def test_a_prepare_that_was_killed_goes_on_and_redoes_nothing(options: Make, sta
     ran: list[tuple[str, int]] = []
 
     class Counts:
-        def run(self, work: Work, now: str, numbers: list[int], done: Callable[[int], None]) -> None:
+        def run(self, work: WorkFolder, now: str, numbers: list[int], done: Callable[[int], None]) -> None:
             ran.extend((now, number) for number in numbers)
             ThisMachine(1).run(work, now, numbers, done)
             if now == stage:  # what was there is as it was
@@ -118,8 +114,8 @@ def test_a_process_that_is_killed_for_real_leaves_what_it_did(options: Make) -> 
     prepare(options("whole"), quiet)
     given = options()
     code = (
-        "import sys; from bertjobs.data.prepare import *; from bertjobs.data.prepare import run, tokenise, work\n"
-        "run.PIECE_BYTES = 20_000\n"
+        "import sys; from bertjobs.data.prepare import PrepareOptions, data_folder, prepare\n"
+        "data_folder.PIECE_BYTES = 20_000\n"
         "def show(stage, done, total, unit): print(stage, done, flush=True); sys.stdin.readline()\n"
         f"prepare(PrepareOptions({given.corpora!r}, {given.vocabulary!r}, {given.output!r}, duplicates=2, shards=3, "
         "held_out=0.15, masking='static'), show)\n"
@@ -206,7 +202,7 @@ def test_the_lock_of_another_host_is_stale_when_it_is_not_renewed(tmp_path: Path
 
 def test_a_worker_process_that_is_killed_is_said(options: Make) -> None:
     class KillsOne(ThisMachine):
-        def run(self, work: Work, stage: str, numbers: list[int], done: Callable[[int], None]) -> None:
+        def run(self, work: WorkFolder, stage: str, numbers: list[int], done: Callable[[int], None]) -> None:
             if stage == "shards":
                 assert self._pool
                 os.kill(next(iter(self._pool._processes)), signal.SIGKILL)

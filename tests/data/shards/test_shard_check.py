@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bertjobs.data.shards.shard_check import Shard, bad_shards, damage, refusal, shards_of
+from bertjobs.data.shards.shard_check import PhaseShard, bad_shards, damage, refusal, shards_of
 from tests.data.hand_written import write_folder
 
 
@@ -94,7 +94,7 @@ def test_each_file_is_read_by_one_rank_and_all_know_the_bad_ones(
     shards[4].path.unlink()
     read: list[str] = []
 
-    def counted(shard: Shard) -> str | None:
+    def counted(shard: PhaseShard) -> str | None:
         read.append(shard.name)
         return damage(shard)
 

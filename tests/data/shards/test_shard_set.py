@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bertjobs.data.batches.batches import token_counts
-from bertjobs.data.shards.ids_shard import Shard, read_ids_shard
+from bertjobs.data.shards.ids_shard import ShardRows, read_ids_shard
 from bertjobs.data.shards.shard_set import ShardSet
 from bertjobs.errors import InputError
 from bertjobs.files.arrays import map_arrays, write_arrays
@@ -24,7 +24,7 @@ from tests.data.hand_written import TOKENS, write_folder
 FORMATS = [(shard_format, static) for shard_format in ("ids", "lddl") for static in (False, True)]
 
 
-def row_of(shards: list[Shard], row: int) -> tuple[list[int], int, bool]:
+def row_of(shards: list[ShardRows], row: int) -> tuple[list[int], int, bool]:
     """A row's original tokens, how many of them are A's, and its label, by plain indexing."""
     for shard in shards:
         if row < shard.rows:

@@ -13,7 +13,7 @@ from bertjobs.data.corpus import Source, scan
 from bertjobs.data.prepare.on_this_machine import Runner, ThisMachine
 from bertjobs.data.prepare.settings import PrepareOptions
 from bertjobs.data.prepare.stage_pairs import settle_split
-from bertjobs.data.prepare.work_folder import FOLDER_NAME, STAGES, Plan, Work, make_plan
+from bertjobs.data.prepare.work_folder import FOLDER_NAME, STAGES, PreparePlan, WorkFolder, make_plan
 from bertjobs.data.shards.manifest import FORMAT, MANIFEST_NAME, SPLITS, VERSION, DataManifest
 from bertjobs.data.text.vocabulary import Vocabulary
 from bertjobs.errors import BertjobsError, InputError
@@ -54,7 +54,7 @@ def prepare(options: PrepareOptions, progress: Progress, runner: Runner | None =
         return False
     try:
         with _removed_after_bad_input(output), locked(_open(output)):
-            work = Work.create(options, plan, pieces)
+            work = WorkFolder.create(options, plan, pieces)
             vocabulary.write(work.folder)
             _run_stages(work, runner or ThisMachine(1), progress)
             _finish(work, vocabulary)
@@ -92,7 +92,7 @@ def _removed_after_bad_input(output: Path) -> Iterator[None]:
         raise
 
 
-def _is_complete(output: Path, plan: Plan) -> bool:
+def _is_complete(output: Path, plan: PreparePlan) -> bool:
     """Whether the output is there, made by this very plan.
 
     Raises:
@@ -102,7 +102,7 @@ def _is_complete(output: Path, plan: Plan) -> bool:
         return False
     data = DataManifest.read(output)
     before = json.loads((output / MANIFEST_NAME).read_bytes())["plan"]
-    changed = Plan(**before).difference(plan) if before else "they were adopted from LDDL"
+    changed = PreparePlan(**before).difference(plan) if before else "they were adopted from LDDL"
     if changed:
         raise InputError(
             f"{str(data.folder)!r} holds data of other settings: {changed}",
@@ -112,7 +112,7 @@ def _is_complete(output: Path, plan: Plan) -> bool:
     return True
 
 
-def _run_stages(work: Work, runner: Runner, progress: Progress) -> None:
+def _run_stages(work: WorkFolder, runner: Runner, progress: Progress) -> None:
     for stage in STAGES:
         missing = work.missing(stage)
         runner.run(work, stage, missing, _StageProgress(work, stage, missing, progress))
@@ -125,7 +125,7 @@ def _run_stages(work: Work, runner: Runner, progress: Progress) -> None:
 class _StageProgress:
     """Turns tasks that are done into progress of a stage."""
 
-    def __init__(self, work: Work, stage: str, missing: list[int], progress: Progress) -> None:
+    def __init__(self, work: WorkFolder, stage: str, missing: list[int], progress: Progress) -> None:
         self._weights, self._unit = _weights(work, stage)
         self._words, self._progress = _WORDS[stage], progress
         self._total = sum(self._weights)
@@ -137,14 +137,14 @@ class _StageProgress:
         self._progress(self._words, self._done, self._total, self._unit)
 
 
-def _weights(work: Work, stage: str) -> tuple[list[float], str]:
+def _weights(work: WorkFolder, stage: str) -> tuple[list[float], str]:
     """How much work each task of a stage is, and the unit."""
     if stage == "tokenise":
         return [piece.text_bytes / 1e6 for piece in work.pieces], "MB"
     return [1.0] * work.tasks(stage), "buckets" if stage == "pairs" else "tasks"
 
 
-def _finish(work: Work, vocabulary: Vocabulary) -> None:
+def _finish(work: WorkFolder, vocabulary: Vocabulary) -> None:
     """Write the manifest, and only then remove the work folder."""
     tokenised = work.results("tokenise")
     moved = settle_split(tokenised)
@@ -175,7 +175,7 @@ def _finish(work: Work, vocabulary: Vocabulary) -> None:
     work.remove()
 
 
-def _phases(work: Work) -> dict[int, dict[str, Any]]:
+def _phases(work: WorkFolder) -> dict[int, dict[str, Any]]:
     """The manifest's entry of each phase. Tidies the folders, and writes LDDL's ``.num_samples.json``, on the way."""
     files: dict[tuple[int, str], list[dict[str, Any]]] = {}
     for task, result in zip(work.shard_tasks, work.results("shards"), strict=True):
