@@ -62,7 +62,7 @@ class ArraysWriter:
         self._open = ExitStack()
 
     def append(self, name: str, values: Array) -> None:
-        """Add values to an array; TypeError where its type does not hold all values of theirs."""
+        """Add values to an array; TypeError where the array's type cannot hold every value of theirs."""
         values = np.ascontiguousarray(values.astype(self._kinds[name], casting="safe", copy=False))
         self._parts[name].write(values.data)
         self._items[name] += values.size
@@ -123,13 +123,13 @@ def map_arrays(path: Path) -> tuple[dict[str, Array], dict[str, str]]:
     with path.open("rb") as file:
         length = int.from_bytes(file.read(_LENGTH_BYTES), "little")
         if size < _LENGTH_BYTES or not 2 <= length <= min(_LONGEST_HEADER, size - _LENGTH_BYTES):
-            raise ValueError(f"no arrays file: its {size} bytes do not begin with a header of {length} bytes")
+            raise ValueError(f"not an arrays file: its {size} bytes do not begin with a header of {length} bytes")
         start = _LENGTH_BYTES + length
         shapes, metadata = _parse(file.read(length))
         places = dict(_places(shapes, start))
         end = max((place + _size(*shapes[name]) for name, place in places.items()), default=start)
         if size != end:
-            raise ValueError(f"{end} bytes expected by its header, it has {size}")
+            raise ValueError(f"its header describes {end} bytes, but it has {size}")
     content = np.memmap(path, dtype=np.uint8, mode="r") if end > start else np.zeros(0, dtype=np.uint8)
     return {
         name: np.asarray(content[place : place + _size(*shapes[name])]).view(shapes[name][0]).reshape(shapes[name][1])
@@ -178,5 +178,5 @@ def _parse(header: bytes) -> tuple[_Shapes, dict[str, str]]:
             if content[name]["data_offsets"] != [place, place + _size(*shapes[name])]:
                 raise ValueError(f"array {name!r} is not where its shape says")
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ValueError(f"no arrays file: its header is damaged ({error})") from error
+        raise ValueError(f"not an arrays file: its header is damaged ({error})") from error
     return shapes, metadata
