@@ -1,4 +1,4 @@
-"""Small data folders whose shards are made by hand, of random rows: nothing of ``prepare`` is in them."""
+"""Small data folders whose shards are made by hand, of random rows, without ``prepare``."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def write_folder(
     folder: Path, rows: Sequence[int], *, shard_format: str = "ids", static: bool = False, seed: int = 0,
     tokens: Sequence[str] = TOKENS,
 ) -> tuple[DataManifest, list[ShardRows]]:  # fmt: skip
-    """A folder with phase 1, whose training shards have so many rows each; and their content, in order."""
+    """A folder with phase 1, whose training shards have these numbers of rows; and their content, in order."""
     draw = np.random.default_rng(seed)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "vocab.txt").write_text("\n".join(tokens) + "\n")

@@ -1,4 +1,4 @@
-"""The text of some rows with its masks, before it is laid out in batches of any shape."""
+"""The text of some rows with its masks, before it is laid out in batches of one shape or another."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Masking:
         return self.counts(shards.lengths(rows))
 
     def counts(self, lengths: Int64s) -> Int64s:
-        """Tokens that dynamic masking chooses of rows with so many tokens in A and B, ``[rows]``."""
+        """How many tokens dynamic masking chooses in rows of these lengths (tokens of A and B), ``[rows]``."""
         return prediction_counts(lengths + SPECIALS, self.ratio, self.max_predictions)
 
 

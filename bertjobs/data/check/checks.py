@@ -1,4 +1,4 @@
-"""What can be wrong with shards, each said in words."""
+"""What can be wrong with shards, each problem in words."""
 
 from __future__ import annotations
 
@@ -48,7 +48,9 @@ def without_wrong_masks(shard: ShardRows) -> tuple[ShardRows, list[str]]:
     rows = np.repeat(np.arange(shard.rows), counts)
     outside = _outside(masks, shard.a_lengths[rows], shard.num_tokens[rows])
     if outside.any():
-        what = f"{np.count_nonzero(outside):,} of {len(rows):,} masked positions are on no token of A or B, the first "
+        what = (
+            f"{np.count_nonzero(outside):,} of {len(rows):,} masked positions are not on a token of A or B, the first "
+        )
         return replace(shard, masks=None), [what + f"in row {rows[outside][0]}"]
     descends = (np.diff(masks.positions.astype(np.int64)) <= 0) & (rows[1:] == rows[:-1])
     if descends.any():
@@ -63,21 +65,21 @@ def _outside(masks: StoredMasks, a_lengths: NDArray[Any], num_tokens: NDArray[An
 def wrong_rows(shard: ShardToCheck, content: ShardRows, expected: Expected, vocabulary: Vocabulary) -> Iterator[str]:
     entry, num_tokens = shard.entry, content.num_tokens
     if entry and content.rows != entry.rows:
-        yield f"{content.rows:,} rows, the manifest says {entry.rows:,}"
+        yield f"{content.rows:,} rows, but the manifest says {entry.rows:,}"
     if entry and num_tokens.sum() != entry.tokens:
-        yield f"{num_tokens.sum():,} tokens, the manifest says {entry.tokens:,}"
+        yield f"{num_tokens.sum():,} tokens, but the manifest says {entry.tokens:,}"
     if content.rows and expected.masking and (content.masks is None) != (expected.masking == "dynamic"):
-        yield f"{'no masks are' if content.masks is None else 'masks are'} stored, masking is {expected.masking}"
+        yield f"{'no masks are' if content.masks is None else 'masks are'} stored, but masking is {expected.masking}"
     for name, ids in (("ids", content.ids), ("labels", content.masks.labels if content.masks else content.ids[:0])):
         if bad := int(np.count_nonzero(ids >= vocabulary.size)):
             yield f"{bad:,} {name} are outside the vocabulary of {vocabulary.size:,} tokens, such as {ids.max()}"
     least, most = length_range(shard.bin, expected)
     outside = (num_tokens < least) | (num_tokens > most)
     if outside.any():
-        found = num_tokens[outside]
+        lengths = num_tokens[outside]
         yield (
             f"{np.count_nonzero(outside):,} of {content.rows:,} rows do not belong in bin {shard.bin} of {least} to "
-            f"{most} tokens: they have {found.min()} to {found.max()}"
+            f"{most} tokens: they have {lengths.min()} to {lengths.max()}"
         )
 
 
@@ -85,7 +87,7 @@ def wrong_shares(total: Facts, repeated: float, expected: Expected) -> Iterator[
     if total.rows >= ENOUGH and not RANDOM_NEXT[0] <= (share := total.random_next / total.rows) <= RANDOM_NEXT[1]:
         yield f"{share:.1%} of the next sentences are random; by design it is about half, or somewhat more"
     if total.wanted_masks >= ENOUGH and abs(total.masked / total.wanted_masks - 1) > MASKED_FAR:
-        yield f"{total.masked / total.tokens:.1%} of the tokens are masked, {expected.masked_share:.1%} are expected"
+        yield f"{total.masked / total.tokens:.1%} of tokens are masked, not the expected {expected.masked_share:.1%}"
     if total.masked >= ENOUGH:
         shares = {name: getattr(total, name) / total.masked for name in MASK_ACTIONS}
         if any(abs(shares[name] - share) > FAR for name, share in MASK_ACTIONS.items()):
@@ -94,7 +96,7 @@ def wrong_shares(total: Facts, repeated: float, expected: Expected) -> Iterator[
     if total.tokens >= ENOUGH and (share := total.unknown / total.tokens) > UNKNOWN:
         yield f"{share:.1%} of the tokens are [UNK]: the vocabulary does not fit the text"
     if total.rows >= ENOUGH and repeated > (REPEATED_ONCE_DRAWN if expected.duplicates == 1 else REPEATED):
-        yield f"{repeated:.1%} of the sequences have the A and B of one before them"
+        yield f"{repeated:.1%} of the sequences repeat the A and B of an earlier one"
 
 
 def same_files(shards: Sequence[ShardToCheck]) -> Iterator[str]:

@@ -59,7 +59,7 @@ def choose_rows(rows: Sequence[int], count: int, seed: int) -> list[tuple[int, i
 
 
 def read_sample(shard: ShardRows, row: int, name: str, vocabulary: Vocabulary, draw: DynamicDraw | None) -> Sample:
-    """A row in words; ``draw`` is how it is masked where its shard has no masks, None for not at all."""
+    """A row in words; ``draw`` says how it is masked where its shard has no masks; None masks nothing."""
     start, end = int(shard.offsets[row]), int(shard.offsets[row + 1])
     seen = shard.ids[start:end].astype(np.int64)
     original, masked = seen.copy(), np.zeros(len(seen), dtype=np.bool_)

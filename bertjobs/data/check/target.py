@@ -1,4 +1,4 @@
-"""Which shards are looked at, and what is known of them beforehand."""
+"""Which shards are checked, and what is known of them beforehand."""
 
 from __future__ import annotations
 
@@ -23,8 +23,7 @@ _LONGEST = 1 << 16  # tokens, where nothing else is known
 
 @dataclass(frozen=True)
 class ShardToCheck:
-    """A shard to look at: where it is, its bin, what the manifest says of it, and its first row's number in the
-    split."""
+    """A shard to check: where it is, its bin, what the manifest says of it, and its first row's number in the split."""
 
     path: Path
     bin: int
@@ -40,7 +39,7 @@ class Expected:
         shard_format: "ids" or "lddl".
         masking: "dynamic" or "static".
         masked_share, max_predictions: of static masking.
-        duplicates: times that each document was drawn.
+        duplicates: how often each document was drawn.
         balanced: the shards of a bin are to be equal within one, and no row is to be in both splits.
     """
 
@@ -66,7 +65,7 @@ class Expected:
 
 @dataclass(frozen=True)
 class TargetPart:
-    """Shards that are looked at together: a split of a phase, or one file; ``split`` is "" for one of no folder."""
+    """Shards that are checked together: a split of a phase, or one file, whose ``split`` may be "" (unknown)."""
 
     name: str
     split: str
@@ -76,7 +75,7 @@ class TargetPart:
 
 @dataclass(frozen=True)
 class CheckTarget:
-    """What is looked at; ``data`` is None for a file that is in no data folder.
+    """What is checked; ``data`` is None for a file that is not in a data folder.
 
     Attributes:
         metadata: what a single file of token ids says of itself.
@@ -91,10 +90,10 @@ class CheckTarget:
 def find_target(
     path: Path, vocabulary: Path | None = None, phase: int | None = None, split: str | None = None
 ) -> CheckTarget:
-    """What there is to look at: all of a data folder, or a phase or split of it, or one file.
+    """What there is to check: all of a data folder, or a phase or split of it, or one file.
 
     Args:
-        vocabulary: needed for a file that is in no data folder; one in a folder is read with the folder's.
+        vocabulary: needed for a file that is not in a data folder; one in a folder is read with the folder's.
 
     Raises:
         InputError: there is no such folder, file or phase, or the vocabulary cannot be read or is missing.
@@ -112,7 +111,9 @@ def find_target(
         if (root / MANIFEST_NAME).is_file():
             return _file_of_folder(path, DataManifest.read(root))
     if vocabulary is None:
-        raise InputError(f"{str(path)!r} is in no data folder", where="PATH", hint="name its vocabulary: --vocab FILE")
+        raise InputError(
+            f"{str(path)!r} is not in a data folder", where="PATH", hint="name its vocabulary: --vocab FILE"
+        )
     with path.open("rb") as file:
         expected = Expected("lddl" if file.read(4) == b"PAR1" else "ids")
     part = TargetPart(path.name, "", (ShardToCheck(path, bin_of_name(path.name), None, 0),), expected)
@@ -121,14 +122,14 @@ def find_target(
 
 def bin_of_name(name: str) -> int:
     """The bin that a shard's name ends with; 0 where it names none."""
-    found = re.search(r"\.(?:parquet|safetensors)_(\d+)$", name)
-    return int(found[1]) if found else 0
+    suffix = re.search(r"\.(?:parquet|safetensors)_(\d+)$", name)
+    return int(suffix[1]) if suffix else 0
 
 
 def _refuse_foreign_folder(path: Path) -> None:
     if not (path / MANIFEST_NAME).exists() and any(path.glob("*.parquet*")):
         raise InputError(
-            f"{str(path)!r} is no data folder, but holds Parquet files",
+            f"{str(path)!r} is not a data folder, but holds Parquet files",
             where="PATH",
             hint="give one of its files and --vocab FILE, or make it a data folder with `bertjobs data adopt`",
         )
@@ -152,7 +153,7 @@ def _file_of_folder(path: Path, data: DataManifest) -> CheckTarget:
 def _metadata(path: Path) -> dict[str, str]:
     try:
         return map_arrays(path)[1]
-    except (OSError, ValueError):  # of the other format; or damaged, which is found when it is read
+    except (OSError, ValueError):  # of the other format; or damaged, which its reader reports
         return {}
 
 

@@ -33,7 +33,7 @@ _NAME = re.compile(r"(?P<kind>shard-|part\.)(?P<number>\d+)\.parquet(?:_(?P<bin>
 _DYNAMIC_SHARE = 0.15  # what LDDL's loader masks
 
 Progress = Callable[[int, int], None]
-"""Called with the bytes that were looked at and all there are."""
+"""Called with the bytes read so far and their total."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class LddlFile:
 
 @dataclass(frozen=True)
 class CountedFile:
-    """What is in a file of LDDL's.
+    """What one of LDDL's files holds.
 
     Attributes:
         shortest, longest: tokens of a row; 0 where there is none.
@@ -95,8 +95,8 @@ def adopt(options: AdoptOptions, threads: int, progress: Progress) -> DataManife
     """
     _check_output(options)
     vocabulary = Vocabulary.read(options.vocabulary, options.lowercase)
-    found = {number: find_files(folder) for number, folder in sorted(options.phases.items())}
-    counted = _count_all(found, vocabulary, threads, progress)
+    files_by_phase = {number: find_files(folder) for number, folder in sorted(options.phases.items())}
+    counted = _count_all(files_by_phase, vocabulary, threads, progress)
     _check_masking(options, counted)
     entries = {}
     for number, files in counted.items():
@@ -121,13 +121,13 @@ def find_files(folder: Path) -> list[LddlFile]:
     if not matches:
         below = sorted({path.parent for path in folder.rglob("*.parquet*") if _NAME.fullmatch(path.name)})
         hint = f"there are some in {below[0]}" if below else "LDDL's are called shard-0.parquet_0 or part.0.parquet"
-        raise InputError("the folder holds no Parquet files of LDDL's", where=where, hint=hint)
+        raise InputError("the folder holds none of LDDL's Parquet files", where=where, hint=hint)
     kind = "shard-" if any(match["kind"] == "shard-" for _, match in matches) else "part."
     chosen = [(path, match) for path, match in matches if match["kind"] == kind]
     binned = {match["bin"] is not None for _, match in chosen}
     if len(binned) > 1:
         raise InputError("the folder holds files with length bins and files without", where=where,
-                         hint="adopt them one by one, from folders of their own")  # fmt: skip
+                         hint="adopt them separately, each from its own folder")  # fmt: skip
     files = [LddlFile(path, int(match["number"]), int(match["bin"] or 0)) for path, match in chosen]
     have = {(file.bin, file.number) for file in files}
     bins, numbers = max(file.bin for file in files) + 1, max(file.number for file in files) + 1
@@ -135,18 +135,18 @@ def find_files(folder: Path) -> list[LddlFile]:
         if place not in have:
             name = f"{kind}{place[1]}.parquet" + (f"_{place[0]}" if binned == {True} else "")
             raise InputError(f"{name!r} is missing: there are {numbers} shards in {bins} bins", where=where,
-                             hint="LDDL numbers all from 0; was its output copied whole?")  # fmt: skip
+                             hint="LDDL numbers all from 0; was its output copied completely?")  # fmt: skip
     return sorted(files, key=lambda file: (file.bin, file.number))
 
 
 def sequence_length(files: Sequence[CountedFile], given: int | None, where: str, phase: int) -> int:
     """Tokens of a phase's longest sequence, from the tokens of the rows of each bin.
 
-    It is the least multiple of 8 tokens a bin that puts all rows where they are: bin b of n holds rows of
+    It is the least multiple of 8 tokens per bin that puts all rows where they are: bin b of n holds rows of
     b * size + 1 to (b + 1) * size tokens.
 
     Raises:
-        InputError: no length does, or not the one that is given.
+        InputError: no length does, or the one that is given does not.
     """
     filled = [file for file in files if file.file.rows]
     bins = max(file.source.bin for file in files) + 1
@@ -178,15 +178,15 @@ def _check_output(options: AdoptOptions) -> None:
 
 
 def _count_all(
-    found: Mapping[int, Sequence[LddlFile]], vocabulary: Vocabulary, threads: int, progress: Progress
+    files_by_phase: Mapping[int, Sequence[LddlFile]], vocabulary: Vocabulary, threads: int, progress: Progress
 ) -> dict[int, list[CountedFile]]:
-    """Look at all files, several at a time: Parquet, hashlib and reads let other threads run."""
-    total, done = sum(file.path.stat().st_size for files in found.values() for file in files), 0
-    rows_files = {number: _read_rows(files[0].path.parent) for number, files in found.items()}
-    counted: dict[int, list[CountedFile]] = {number: [] for number in found}
+    """Count all files, several at a time: Parquet, hashlib and reads let other threads run."""
+    total, done = sum(file.path.stat().st_size for files in files_by_phase.values() for file in files), 0
+    rows_files = {number: _read_rows(files[0].path.parent) for number, files in files_by_phase.items()}
+    counted: dict[int, list[CountedFile]] = {number: [] for number in files_by_phase}
     progress(0, total)
     with ThreadPoolExecutor(max(1, threads), "adopt") as pool:
-        order = [(number, file) for number, files in found.items() for file in files]
+        order = [(number, file) for number, files in files_by_phase.items() for file in files]
         try:
             for (number, file), one in zip(
                 order, pool.map(lambda each: count_file(each[1], vocabulary), order), strict=True
@@ -251,7 +251,7 @@ def _check_sample(path: Path, file: pq.ParquetFile, vocabulary: Vocabulary) -> N
 
 
 def _read_rows(folder: Path) -> dict[str, int]:
-    """LDDL's file of rows; {} where there is none."""
+    """LDDL's file of row counts; {} where it is missing."""
     path = folder / ROWS_NAME
     try:
         content = json.loads(path.read_bytes())
@@ -266,9 +266,9 @@ def _read_rows(folder: Path) -> dict[str, int]:
 def _check_rows(counted: CountedFile, rows: int | None) -> None:
     if rows is not None and rows != counted.file.rows:
         raise InputError(
-            f"{counted.file.name!r} has {counted.file.rows:,} rows, {ROWS_NAME} says {rows:,}",
+            f"{counted.file.name!r} has {counted.file.rows:,} rows, but {ROWS_NAME} says {rows:,}",
             where=str(counted.source.path),
-            hint="the file was changed after LDDL's balancer; if it is as it should be, remove that line",
+            hint="the file was changed after LDDL's balancer; if it is right, remove that line",
         )
 
 

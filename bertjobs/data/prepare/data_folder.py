@@ -31,7 +31,7 @@ def prepare(options: PrepareOptions, progress: Progress, runner: Runner | None =
     """Make a data folder: vocab.txt, phaseN/{train,validation}/shard-*, and MANIFEST.json, which is written last.
 
     Equal input, options and seed give equal bytes, on any number of processes or nodes. What a killed prepare has
-    done is kept in OUTPUT/.prepare, and the next one goes on from there.
+    done is kept in OUTPUT/.prepare, and the next one continues from there.
 
     Args:
         runner: where the tasks run; in this process by default.
@@ -41,7 +41,7 @@ def prepare(options: PrepareOptions, progress: Progress, runner: Runner | None =
 
     Raises:
         InputError: bad options, corpus or vocabulary, an output of other settings, or one that cannot be written.
-        BertjobsError: another prepare is at work on the output, or a task failed.
+        BertjobsError: another prepare is working on the output, or a task failed.
     """
     options.check()
     vocabulary = Vocabulary.read(options.vocabulary, lowercase=False if options.cased else None)
@@ -62,7 +62,7 @@ def prepare(options: PrepareOptions, progress: Progress, runner: Runner | None =
         raise BertjobsError(
             f"cannot write {str(output)!r}: {error.strerror or error}",
             where=str(error.filename or output),
-            hint="what is done is kept: when there is room, give the same command again",
+            hint="what is done is kept: when there is room, run the same command again",
         ) from error
     return True
 
@@ -80,7 +80,7 @@ def _open(output: Path) -> Path:
 
 @contextmanager
 def _removed_after_bad_input(output: Path) -> Iterator[None]:
-    """Other input is needed after an InputError: what this prepare made until then is of no use."""
+    """After an InputError other input is needed: what this prepare made until then is useless."""
     was_there, was_begun = output.exists(), (output / FOLDER_NAME).exists()
     try:
         yield
@@ -93,10 +93,10 @@ def _removed_after_bad_input(output: Path) -> Iterator[None]:
 
 
 def _is_complete(output: Path, plan: PreparePlan) -> bool:
-    """Whether the output is there, made by this very plan.
+    """Whether the output is complete, and made by this very plan.
 
     Raises:
-        InputError: it was made otherwise; names the difference.
+        InputError: it was made by another plan; names the difference.
     """
     if not (output / MANIFEST_NAME).exists():
         return False
@@ -105,9 +105,9 @@ def _is_complete(output: Path, plan: PreparePlan) -> bool:
     changed = PreparePlan(**before).difference(plan) if before else "they were adopted from LDDL"
     if changed:
         raise InputError(
-            f"{str(data.folder)!r} holds data of other settings: {changed}",
+            f"{str(data.folder)!r} holds data made with other settings: {changed}",
             where="--output",
-            hint=f"choose another folder, or make it anew: rm -r {data.folder}",
+            hint=f"choose another folder, or start over: rm -r {data.folder}",
         )
     return True
 

@@ -90,7 +90,7 @@ class ThisMachine:
             for number in numbers:
                 done(run_task(output, stage, number))
             return
-        with _killed_is_said():
+        with _killed_process_reported():
             waiting: set[Future[int]] = {self._pool.submit(run_task, output, stage, number) for number in numbers}
             while waiting:
                 ready, waiting = wait(waiting, return_when=FIRST_COMPLETED)
@@ -99,12 +99,12 @@ class ThisMachine:
 
 
 @contextmanager
-def _killed_is_said() -> Iterator[None]:
+def _killed_process_reported() -> Iterator[None]:
     try:
         yield
     except BrokenProcessPool as error:
         raise BertjobsError(
-            "a process that prepared data was killed, perhaps for want of memory",
+            "a process that prepared data was killed, perhaps because memory ran out",
             where="bertjobs data prepare",
-            hint="give the same command again, perhaps with fewer --processes: it goes on where it was",
+            hint="run the same command again, perhaps with fewer --processes: it resumes where it stopped",
         ) from error

@@ -28,7 +28,7 @@ Int64s = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Masks:
-    """Static masks of rows: places in [CLS] A [SEP] B [SEP] and the original ids, ``counts`` of them a row."""
+    """Static masks of rows: places in [CLS] A [SEP] B [SEP] and the original ids, ``counts`` of them per row."""
 
     counts: Int64s
     positions: NDArray[np.uint16]
@@ -55,7 +55,7 @@ class Rows:
 
 @dataclass(frozen=True)
 class StaticMasking:
-    """Masks stored in the shards: the share of the tokens, the most a sequence, and whether whole words go together."""
+    """Masks stored in the shards: the share of the tokens, the most per sequence, and whether by whole words."""
 
     ratio: float
     max_predictions: int
@@ -63,7 +63,7 @@ class StaticMasking:
 
 
 def mask_rows(rows: Rows, keys: NDArray[np.uint64], how: StaticMasking, vocabulary: Vocabulary) -> Rows:
-    """The rows with masks, drawn from a key a row."""
+    """The rows with masks, drawn from one key per row."""
     offsets = offsets_of(rows.lengths)
     counts = prediction_counts(rows.lengths + 3, how.ratio, how.max_predictions)
     begins = word_begins(vocabulary.continues[rows.ids], offsets, rows.a_lengths) if how.whole_word else None

@@ -25,7 +25,7 @@ _TOKENS = 250_000  # laid out at a time
 
 
 def write_shards(work: WorkFolder, number: int, vocabulary: Vocabulary) -> None:
-    """Run one task: write a shard number's files, one a bin, and the marker that lists them."""
+    """Run one task: write a shard number's files, one per bin, and the marker that lists them."""
     task = work.shard_tasks[number]
     counts = _bucket_rows(work, task)
     files = [_write(work, task, bin_number, counts[:, bin_number], vocabulary) for bin_number in range(counts.shape[1])]
@@ -66,7 +66,7 @@ def _rows(
     offsets = offsets_of(bucket_rows)
     for bucket in np.flatnonzero((offsets[:-1] < end) & (offsets[1:] > begin) & (bucket_rows > 0)).tolist():
         arrays, _ = map_arrays(work.file("pairs", bucket, ".safetensors"))
-        # The bucket's rows are ordered by bin: this bin's begin behind those of the bins before.
+        # The bucket's rows are ordered by bin: this bin's begin after those of the bins before.
         before = sum(work.result("pairs", bucket)["rows"][str(task.shape.phase)][:bin_number])
         first, last = max(begin, int(offsets[bucket])), min(end, int(offsets[bucket + 1]))
         for start in range(first, last, at_a_time):

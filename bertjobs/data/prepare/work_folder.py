@@ -1,7 +1,7 @@
 """The work folder of a data folder in the making: OUTPUT/.prepare, with the plan and what each task has done.
 
 A task's files are complete or absent, and its marker (STAGE/NUMBER.json) is written after them. So a prepare that was
-killed goes on where it was, and any number of processes or nodes may run the tasks.
+killed resumes where it stopped, and any number of processes or nodes may run the tasks.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ PLAN_NAME = "plan.json"
 
 BUCKET_BYTES = 8_000_000  # text whose pairs are drawn together
 _SHARD_BYTES = 64_000_000  # of a shard of token ids, where the number of shards is not given
-_ID_BYTES_A_TEXT_BYTE = 0.45  # two bytes a token of four to five characters
+_ID_BYTES_PER_TEXT_BYTE = 0.45  # two bytes per token of four to five characters
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Bucket:
 
 @dataclass(frozen=True)
 class ShardTask:
-    """The files of one shard number of a phase's split: one a length bin."""
+    """The files of one shard number of a phase's split: one per length bin."""
 
     shape: PhaseShape
     split: str
@@ -51,15 +51,15 @@ class ShardTask:
 
 @dataclass(frozen=True)
 class PreparePlan:
-    """All that decides the bytes of a data folder.
+    """Everything that decides the bytes of a data folder.
 
     Attributes:
         settings: ``PrepareOptions.settings``.
-        vocabulary_sha256, tokenizer_sha256: of vocab.txt and tokenizer.json (of nothing where there is none).
+        vocabulary_sha256, tokenizer_sha256: of vocab.txt and tokenizer.json (of an empty text where that is missing).
         corpus_sha256: of the list of pieces: the files' names below the corpus and their sizes.
         corpus_bytes: of text, an estimate where files are compressed.
         train_buckets, validation_buckets: how many there are.
-        shards: files a bin.
+        shards: files per bin.
     """
 
     settings: dict[str, Any]
@@ -78,12 +78,12 @@ class PreparePlan:
         return hashlib.sha256(json.dumps(self.settings, sort_keys=True).encode()).hexdigest()
 
     def difference(self, other: PreparePlan) -> str:
-        """How ``other`` would come out otherwise, in words; "" where it would not."""
+        """How the folder that ``other`` makes would differ, in words; "" where it would not."""
         words = [difference(self.settings, other.settings)]
         if self.vocabulary_sha256 != other.vocabulary_sha256:
             words.append(f"the vocabulary was {self.vocabulary_sha256[:12]}..., now {other.vocabulary_sha256[:12]}...")
         elif (self.tokenizer_sha256, self.lowercase) != (other.tokenizer_sha256, other.lowercase):
-            words.append("the vocabulary has the same tokens, but its tokenizer treats text otherwise")
+            words.append("the vocabulary has the same tokens, but its tokenizer treats text differently")
         if self.corpus_sha256 != other.corpus_sha256:
             words.append(f"the files of the corpus have changed ({self.corpus_bytes:,} bytes of text, now "
                          f"{other.corpus_bytes:,})")  # fmt: skip
@@ -104,7 +104,7 @@ def make_plan(options: PrepareOptions, pieces: Sequence[Piece], vocabulary: Voca
     ]  # without the folders: a corpus may be moved
     size = sum(piece.text_bytes for piece in pieces)
     train = max(1, ceil(size / BUCKET_BYTES))
-    ids_bytes = size * _ID_BYTES_A_TEXT_BYTE * options.duplicates
+    ids_bytes = size * _ID_BYTES_PER_TEXT_BYTE * options.duplicates
     return PreparePlan(
         settings=options.settings(),
         vocabulary_sha256=vocabulary.sha256,
@@ -129,7 +129,7 @@ class WorkFolder:
 
     @classmethod
     def create(cls, options: PrepareOptions, plan: PreparePlan, pieces: Iterable[Piece]) -> WorkFolder:
-        """The work folder of ``options.output``, made or found.
+        """The work folder of ``options.output``, made where it does not exist.
 
         Raises:
             InputError: it was begun with other settings, vocabulary or corpus; names the difference.
@@ -142,7 +142,7 @@ class WorkFolder:
                 raise InputError(
                     f"{str(output)!r} was begun with other settings: {changed}",
                     where="--output",
-                    hint=f"set them back to go on, or begin anew: rm -r {output}",
+                    hint=f"restore them to resume, or start over: rm -r {output}",
                 )
             return before
         for stage in STAGES:
@@ -200,7 +200,7 @@ class WorkFolder:
         return self.file(stage, number, ".json").is_file()
 
     def mark_done(self, stage: str, number: int, result: Any) -> None:
-        """Write a task's marker with what the later stages need to know; its files are there."""
+        """Write a task's marker with what the later stages need to know; its files exist already."""
         write_json(self.file(stage, number, ".json"), result)
 
     def result(self, stage: str, number: int) -> Any:
@@ -215,7 +215,7 @@ class WorkFolder:
             raise InputError(
                 f"task {number} of the stage {stage!r} is not done",
                 where=str(self.folder),
-                hint="give the same `bertjobs data prepare` again: it goes on where it was",
+                hint="run the same `bertjobs data prepare` again: it resumes where it stopped",
             ) from error
 
     def results(self, stage: str) -> list[Any]:

@@ -57,13 +57,13 @@ def _decode(table: pa.Table, tokens: pa.Array, sequence_length: int) -> ShardRow
     if (lengths + SPECIALS != num_tokens).any():
         raise ValueError("num_tokens disagrees with A and B")
     if (num_tokens > sequence_length).any():
-        raise ValueError(f"a sequence has {num_tokens.max()} tokens, the phase {sequence_length}")
+        raise ValueError(f"a sequence has {num_tokens.max()} tokens, but the phase allows {sequence_length}")
     masks = None
     if "masked_lm_positions" in columns:
         labels, counts = _to_ids(columns["masked_lm_labels"], tokens)
         positions = read_positions(columns["masked_lm_positions"].to_pylist(), counts.tolist())
         if (positions >= np.repeat(num_tokens, counts)).any():
-            raise ValueError("a masked position is behind the sequence's end")
+            raise ValueError("a masked position is beyond the sequence's end")
         masks = StoredMasks(positions, labels, offsets_of(counts))
     is_random_next = columns["is_random_next"].to_numpy(zero_copy_only=False).astype(np.bool_)
     return ShardRows(ids, offsets_of(lengths), a_lengths.astype(np.uint16), is_random_next, masks)

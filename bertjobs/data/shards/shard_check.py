@@ -16,7 +16,7 @@ SumOverRanks = Callable[..., list[int]]
 
 @dataclass(frozen=True)
 class PhaseShard:
-    """One file of a phase: "train" or "validation", where it lies, and what the manifest says of it."""
+    """One file of a phase: "train" or "validation", where it is, and what the manifest says of it."""
 
     split: str
     path: Path
@@ -44,13 +44,13 @@ def damage(shard: PhaseShard) -> str | None:
         size = shard.path.stat().st_size
         if size != expected.bytes:
             return f"has {size:,} bytes, the manifest says {expected.bytes:,}"
-        found = sha256_of(shard.path)
+        sha256 = sha256_of(shard.path)
     except FileNotFoundError:
         return "is missing"
     except OSError as error:
         return f"cannot be read: {error.strerror}"
-    if found != expected.sha256:
-        return f"was altered: its sha256 is {found[:12]}..., the manifest says {expected.sha256[:12]}..."
+    if sha256 != expected.sha256:
+        return f"was altered: its sha256 is {sha256[:12]}..., the manifest says {expected.sha256[:12]}..."
     return None
 
 
@@ -66,7 +66,7 @@ def bad_shards(shards: Sequence[PhaseShard], rank: int, world_size: int, total: 
 def shared_out(
     shards: Sequence[PhaseShard], worker: int, workers: int, total: SumOverRanks, is_bad: Callable[[PhaseShard], bool]
 ) -> list[PhaseShard]:
-    """The shards that ``is_bad`` finds so on any rank, where worker w takes every ``workers``-th from the w-th on."""
+    """The shards that are bad on any rank; worker w asks ``is_bad`` about every ``workers``-th from the w-th on."""
     bad = []
     for first in range(0, len(shards), workers):
         these = shards[first : first + workers]
@@ -77,7 +77,7 @@ def shared_out(
 
 def described(bad: PhaseShard) -> str:
     """A damaged shard's name, what is wrong with it and what was expected."""
-    return f"shard {bad.name} {damage(bad) or 'was found damaged on another node'}"
+    return f"shard {bad.name} {damage(bad) or 'is damaged, another node reports'}"
 
 
 def refusal(bad: Sequence[PhaseShard]) -> InputError:

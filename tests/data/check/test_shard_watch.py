@@ -39,7 +39,7 @@ def truncate(path: Path) -> None:
 @pytest.mark.parametrize(
     "spoil", [flip, truncate, lambda path: replace_by(path, flip)], ids=["altered", "cut off", "replaced"]
 )
-def test_other_bytes_are_told_with_the_sha256_expected_and_found(
+def test_other_bytes_are_reported_with_the_expected_and_the_actual_sha256(
     shards: list[PhaseShard], spoil: Callable[[Path], None]
 ) -> None:
     watch = ShardWatch(shards)
@@ -56,7 +56,7 @@ def test_other_bytes_are_told_with_the_sha256_expected_and_found(
     assert str(victim.path) in str(error.where)
 
 
-def test_a_removed_shard_is_told_with_its_sha256(shards: list[PhaseShard]) -> None:
+def test_a_removed_shard_is_reported_with_its_sha256(shards: list[PhaseShard]) -> None:
     watch = ShardWatch(shards)
     shards[2].path.unlink()
     error = watch.check_now()
@@ -65,7 +65,7 @@ def test_a_removed_shard_is_told_with_its_sha256(shards: list[PhaseShard]) -> No
 
 
 @pytest.mark.parametrize("change", [Path.touch, lambda path: replace_by(path, lambda _: None)], ids=["touched", "same"])
-def test_the_same_bytes_are_no_error_and_read_again_once(
+def test_the_same_bytes_are_not_an_error_and_are_read_again_once(
     shards: list[PhaseShard], change: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read: list[Path] = []
@@ -83,12 +83,12 @@ def test_the_same_bytes_are_no_error_and_read_again_once(
     assert read == [shards[0].path]
 
 
-def test_a_shard_cut_off_before_the_first_look_is_told(shards: list[PhaseShard]) -> None:
+def test_a_shard_cut_off_before_the_first_check_is_reported(shards: list[PhaseShard]) -> None:
     truncate(shards[0].path)
     assert ShardWatch(shards).check_now() is not None
 
 
-def test_a_file_that_cannot_be_looked_at_for_a_moment_is_no_error(shards: list[PhaseShard]) -> None:
+def test_a_file_that_cannot_be_read_for_a_moment_is_not_an_error(shards: list[PhaseShard]) -> None:
     watch = ShardWatch(shards)
     folder = shards[0].path.parent
     folder.rename(folder.with_name("away"))
@@ -100,7 +100,7 @@ def test_a_file_that_cannot_be_looked_at_for_a_moment_is_no_error(shards: list[P
     assert watch.check_now() is not None
 
 
-def test_the_thread_finds_it_by_itself_and_ends(shards: list[PhaseShard]) -> None:
+def test_the_thread_finds_it_and_ends(shards: list[PhaseShard]) -> None:
     with ShardWatch(shards, interval_s=0.02) as watch:
         time.sleep(0.1)
         assert watch.error is None
