@@ -86,7 +86,7 @@ def choose_backend(
 
     def obstacle(backend: str) -> str | None:
         if backend not in backends:
-            return f"there is none for {spec.name!r}"
+            return f"{spec.name!r} has no such backend"
         if backend == "torch":
             return None
         if not gpu:

@@ -142,7 +142,7 @@ def test_the_same_steps_give_the_same_bits() -> None:
     assert all(torch.equal(a, b) for a, b in zip(states(one), states(two), strict=True))
 
 
-def test_it_goes_on_from_the_references_moments_and_counts_anew() -> None:
+def test_it_continues_from_the_references_moments_and_counts_from_0() -> None:
     fused, reference = optimizer_of(FusedLamb), optimizer_of(Lamb)
     for step in range(3):
         set_gradients(reference, step)

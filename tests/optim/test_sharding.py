@@ -73,7 +73,7 @@ def set_gradients(parameters: list[torch.nn.Parameter], step: int) -> None:
 def train_sharded(rank: int, size: int, meeting: str) -> None:
     """One of ``size`` processes: each optimizer sharded, beside one in this process that keeps all states."""
     torch.set_num_threads(1)
-    sharding.MESSAGE_ELEMENTS = 2000  # several messages an owner
+    sharding.MESSAGE_ELEMENTS = 2000  # several messages per owner
     distributed.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=size)
     for kind in (Lamb, AdamW, Adam):
         sharded, ours = optimizer_of(kind, StateShare(rank, size))
@@ -83,9 +83,9 @@ def train_sharded(rank: int, size: int, meeting: str) -> None:
                 sharded = resumed(kind, sharded, ours, whole, theirs)
             set_gradients(ours, step)
             set_gradients(theirs, step)
-            found, expected = sharded.step(8.0), whole.step(8.0)
-            assert found.skipped == expected.skipped == (step == SKIPPED)
-            assert found.skipped or torch.equal(found.gradient_norm, expected.gradient_norm)
+            actual, expected = sharded.step(8.0), whole.step(8.0)
+            assert actual.skipped == expected.skipped == (step == SKIPPED)
+            assert actual.skipped or torch.equal(actual.gradient_norm, expected.gradient_norm)
             assert all(torch.equal(one, two) for one, two in zip(ours, theirs, strict=True)), (kind, step)
         assert sharded.step_count == whole.step_count == STEPS - 1
         check_moments(sharded, ours, whole, theirs)
