@@ -30,7 +30,7 @@ class TimedSequences:
 
     Attributes:
         rows: ``[sequences]`` in the shard set, in the stream's order.
-        by_length: padded micro-batches are of sequences of similar length.
+        by_length: padded micro-batches hold sequences of similar length.
     """
 
     data: BenchData
@@ -40,7 +40,7 @@ class TimedSequences:
 
     @classmethod
     def of(cls, data: BenchData, phase: PhaseSpec, sequences: int, by_length: bool) -> TimedSequences:
-        """So many of the stream's beginning, whose lengths are spread as all of that beginning's are."""
+        """``sequences`` from the stream's beginning, whose lengths are spread as those of the whole beginning are."""
         order = SampleOrder(data.shards.rows, data.masking.seed, data.shards.left_out)
         _, rows = order.samples(0, max(sequences, min(order.kept, _DRAWN_FROM)))
         by_lengths = np.argsort(data.shards.lengths(rows), kind="stable")
@@ -63,7 +63,7 @@ class TimedSequences:
         return StepCounts(len(lengths), int(self.predictions.sum()), int(lengths.sum()), int((lengths**2).sum()))
 
     def padded(self, micro_batch: int) -> list[Batch]:
-        """Batches of so many sequences, the last of what is left."""
+        """Batches of ``micro_batch`` sequences; the last holds what is left."""
         places = np.argsort(self.lengths, kind="stable") if self.by_length else np.arange(len(self.rows))
         parts = [places[start : start + micro_batch] for start in range(0, len(places), micro_batch)]
         return [make_batch(self.data.shards, *self._chosen(part), self.data.masking) for part in parts]
