@@ -1,4 +1,4 @@
-"""TAB in real shells: what `bertjobs completion` prints completes verbs, flags and the names that there are."""
+"""TAB in real shells: what `bertjobs completion` prints completes verbs, flags and existing names."""
 
 from __future__ import annotations
 
@@ -55,8 +55,8 @@ def complete(request: pytest.FixtureRequest, tmp_path: Path, environ: dict[str, 
     def run(line: str) -> list[str]:
         done = subprocess.run([*words, line], env=environ, cwd=tmp_path, capture_output=True, text=True, timeout=300)
         assert done.stderr == ""
-        found = [offered.split("\t")[0].rpartition("=")[2].rstrip() for offered in done.stdout.splitlines()]
-        return sorted(found)
+        offers = [offered.split("\t")[0].rpartition("=")[2].rstrip() for offered in done.stdout.splitlines()]
+        return sorted(offers)
 
     return run
 

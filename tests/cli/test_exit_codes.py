@@ -122,7 +122,7 @@ DAMAGE = {
 
 @pytest.mark.parametrize("damage", DAMAGE)
 @pytest.mark.parametrize("verb", ["resume", "status", "logs", "cancel", "doctor", "report"])
-def test_a_run_that_cannot_be_read_is_no_traceback(
+def test_a_run_that_cannot_be_read_is_not_a_traceback(
     verb: str, damage: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     name, content = DAMAGE[damage]
@@ -155,7 +155,7 @@ def test_ctrl_c_is_130(tmp_path: Path) -> None:
     assert said == ""
 
 
-def test_a_reader_that_goes_away_is_no_failure() -> None:
+def test_a_reader_that_goes_away_is_not_a_failure() -> None:
     done = subprocess.run(
         ["/bin/bash", "-c", f"set -o pipefail; {sys.executable} -m bertjobs recipes --json | /bin/true"],
         stderr=subprocess.PIPE, text=True, check=False,

@@ -74,7 +74,7 @@ def test_a_run_waits_for_the_data_that_a_job_prepares(
     assert read_lockfile(directory.lockfile).model.vocab_size == DataManifest.read(tmp_path / "data").vocabulary_size
 
     again = prepare()
-    assert "is complete already" in again.stdout, "nothing is queued for data that are there"
+    assert "is already complete" in again.stdout, "nothing is queued for data that are there"
 
 
 def test_a_coordinator_that_is_requeued_goes_on(prepare: Prepare, cluster: Cluster, tmp_path: Path) -> None:

@@ -18,12 +18,10 @@ from typing import Any
 
 import pytest
 
-from bertjobs.data.prepare import PHASES, PrepareOptions, ThisMachine, prepare
-from bertjobs.data.prepare import prepare as prepare_run
-from bertjobs.data.prepare import work_folder as prepare_work
+from bertjobs.data.prepare import PHASES, PrepareOptions, ThisMachine, data_folder, prepare, work_folder
 from bertjobs.data.prepare.array_options import ArrayOptions
 from bertjobs.data.prepare.on_slurm import SlurmArrays
-from bertjobs.data.prepare.work_folder import FOLDER_NAME, Work
+from bertjobs.data.prepare.work_folder import FOLDER_NAME, WorkFolder
 from bertjobs.errors import EXIT_BAD_INPUT, BertjobsError, InputError
 from bertjobs.files.atomic import sha256_of
 from bertjobs.slurm.options import SlurmOptions
@@ -68,8 +66,8 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True, scope="module")
 def _small_parts() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(prepare_run, "PIECE_BYTES", PIECE_BYTES)
-        patch.setattr(prepare_work, "BUCKET_BYTES", BUCKET_BYTES)
+        patch.setattr(data_folder, "PIECE_BYTES", PIECE_BYTES)
+        patch.setattr(work_folder, "BUCKET_BYTES", BUCKET_BYTES)
         yield
 
 
@@ -305,7 +303,7 @@ def test_a_limit_on_queued_jobs_delays_and_does_not_stop(
 class Tokenises(ThisMachine):
     """Runs the first stage, and then is killed."""
 
-    def run(self, work: Work, stage: str, numbers: list[int], done: Callable[[int], None]) -> None:
+    def run(self, work: WorkFolder, stage: str, numbers: list[int], done: Callable[[int], None]) -> None:
         if stage != "tokenise":
             raise KeyboardInterrupt
         super().run(work, stage, numbers, done)
@@ -344,11 +342,11 @@ def test_bad_input_has_its_own_words_and_exit_code(cluster: Cluster, corpus: Pat
 
 DRIVER = """
 import os, sys
-from bertjobs.data.prepare import PHASES, PrepareOptions, prepare, run, work
+from bertjobs.data.prepare import PHASES, PrepareOptions, data_folder, prepare, work_folder
 from bertjobs.data.prepare.array_options import ArrayOptions
 from bertjobs.data.prepare.on_slurm import SlurmArrays
 from bertjobs.errors import BertjobsError
-run.PIECE_BYTES, work.BUCKET_BYTES = 500_000, 1_000_000
+data_folder.PIECE_BYTES, work_folder.BUCKET_BYTES = 500_000, 1_000_000
 corpus, vocabulary, output = sys.argv[1:]
 options = PrepareOptions((f"text:{corpus}",), vocabulary, output, phases=(PHASES[1],), duplicates=2, shards=4,
                          format="ids")
@@ -398,7 +396,7 @@ def test_the_work_goes_on_when_the_command_is_killed_and_the_next_one_takes_its_
     driver.kill()
     driver.wait()
     process.send(signal.SIGCONT)
-    work = Work.read(tmp_path / "data")
+    work = WorkFolder.read(tmp_path / "data")
     wait_for(lambda: not work.missing("tokenise") and not work.missing("pairs"))
     run = Run(cluster, tmp_path / "data")
     assert run(options(corpus, run.output))

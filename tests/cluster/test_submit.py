@@ -54,7 +54,7 @@ def test_both_phases_are_queued_and_complete(submit, cluster: Cluster, bertjobs:
     logs = bertjobs("logs", "laptop-scratch", "--phase", 1, environ=cluster.environment)
     assert "phase 1 is done" in logs.stdout
     nothing = bertjobs("cancel", "laptop-scratch", environ=cluster.environment)
-    assert nothing.stdout.strip() == "nothing of this run waits or runs"
+    assert nothing.stdout.strip() == "this run has no queued or running jobs"
 
 
 def test_nodes_that_were_found_unfit_are_excluded(submit, cluster: Cluster, tmp_path: Path) -> None:

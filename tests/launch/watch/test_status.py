@@ -289,4 +289,4 @@ def test_watch_redraws_in_place_on_a_terminal(directory: RunDirectory, bertjobs:
 def test_seconds_to_watch_that_are_none_are_refused(directory: RunDirectory, bertjobs: Bertjobs, seconds: str) -> None:
     done = bertjobs("status", directory.name, "--watch", seconds)
     assert done.returncode == 64
-    assert f"'{seconds}' is no number of seconds" in done.stderr
+    assert f"'{seconds}' is not a number of seconds" in done.stderr
