@@ -38,7 +38,7 @@ def add_backend_arguments(parser: argparse.ArgumentParser, *, site: bool = True)
         "--backend",
         choices=BACKENDS,
         default="auto",
-        help="slurm (sbatch and a batch script), submitit (that package's jobs, on Slurm or here), local (this "
+        help="slurm (sbatch and a batch script), submitit (that package's jobs on Slurm), local (this "
         "machine), or auto: slurm where sbatch is found, unless the recipe's system has no scheduler (default: auto)",
     )
     group.add_argument("--partition", metavar="NAME", default="", help="Slurm partition (default: the cluster's)")
@@ -114,8 +114,6 @@ def make_checked_plan(args: argparse.Namespace, resolved: Resolved, resumed: Run
     spec = absolute(resolved.spec)
     slurm = Slurm(os.environ)
     backend = choose_backend(args.backend, spec, slurm)
-    if backend == "submitit" and not slurm.present:
-        backend = "local"  # by submitit's own executor for one machine
     earlier, queue = earlier_runs(Path(spec.results)), _asked_queue(spec, backend, options)
     around = Circumstances(queue, measured_peaks(spec, earlier), jobs, resumed)
     data, found = inspect(spec, backend, slurm, around)

@@ -90,7 +90,7 @@ def dry_run(
     """
     directory = RunDirectory(Path(spec.results) / spec.run)
     files = [WrittenFile(directory.lockfile, locked_text(directory, spec)), *source_files(directory.source)]
-    jobs = queued(directory, spec, options, python, slurm, after) if backend == "slurm" else []
+    jobs = queued(directory, spec, options, python, slurm, after) if backend != "local" else []
     files += [WrittenFile(job.path, job.script) for job in jobs]
     if backend == "submitit":
         note = "submitit's own files: a batch script and a pickled call for each phase, named by ids"
@@ -99,7 +99,7 @@ def dry_run(
     return DryRun(
         directory.root,
         (*files, WrittenFile(directory.journal, None, note)),
-        tuple(tuple(job.command({})) for job in jobs),
+        tuple(tuple(job.command({})) for job in jobs if backend == "slurm"),
     )
 
 

@@ -43,7 +43,8 @@ def render_script(
 
     Paths in ``spec`` must be absolute. The recipe's values are not repeated here: the worker reads them from
     the run's lockfile, run.yml. The phase is in the job's name only: each job works on the first of the run's phases
-    that is not done. ``chain`` names the submission that the job belongs to.
+    that is not done. ``chain`` names the submission that the job belongs to. ``python`` runs the link, and the worker
+    where it is not in a container.
     """
     header = "".join(f"#SBATCH {line}\n" for line in sbatch_lines(spec, phase, options))
     settings = {"RUN": spec.run, "RECIPE": spec.recipe, "RESULTS": spec.results}
@@ -53,6 +54,7 @@ def render_script(
         settings |= {"IMAGE": spec.image, "MOUNTS": ",".join(spec.mounts), "DATADIR": spec.data}
         settings |= {"INIT_CHECKPOINT": spec.init_checkpoint} if spec.init_checkpoint else {}
         settings |= {"BERTJOBS_ENVIRONMENT": ",".join(options.environment)} if options.environment else {}
+        settings["BERTJOBS_LINK"] = python
     else:
         settings["BERTJOBS_PYTHON"] = python
     if spec.steps_this_run:

@@ -10,7 +10,8 @@ PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 OPTIMIZERS = ("lamb", "adamw", "adam")
 ATTENTIONS = ("auto", "flash", "nested", "padded", "per_sequence", "triton")
 RESTARTS = {"time_limit": 10_000, "preempted": 10_000, "node_failed": 10, "out_of_memory": 1, "crashed": 3}
-"""How many attempts of a job may end so and be followed by another, by cause."""
+"""How many attempts of a job may end so and be followed by another, by default; `bertjobs.run.causes.Budget` says what
+counts as which."""
 
 
 @dataclass(frozen=True)
@@ -206,8 +207,8 @@ class RunSpec:
 
     @property
     def restarts(self) -> dict[str, int]:
-        """How many attempts may end by a cause, in the journal's words, and be followed by another."""
-        return {cause.replace("_", " "): getattr(self, f"restarts_{cause}") for cause in RESTARTS}
+        """How many attempts may be followed by another, by what they are counted as: the keys of `RESTARTS`."""
+        return {budget: getattr(self, f"restarts_{budget}") for budget in RESTARTS}
 
     def pack_tokens(self, phase: PhaseSpec) -> int:
         """The most tokens of a pack: those of the recipe's largest padded micro-batch, whatever the number of ranks, so

@@ -31,7 +31,6 @@ def submit_call(
     parameters: Mapping[str, Any],
     *,
     python: str,
-    most_timeouts: int,
 ) -> str:
     """Queue a job that calls ``call``; returns its id.
 
@@ -40,14 +39,13 @@ def submit_call(
         environ: leads to the cluster, and is what the job gets.
         parameters: of submitit's Slurm executor.
         python: start of the shell command that runs submitit in the job.
-        most_timeouts: how often submitit may requeue it at its time limit.
 
     Raises:
         InputError: sbatch refused; its own words are shown.
         NoAnswer: Slurm's controller gave no answer.
     """
     with _submitting(environ, RUN_HINTS):
-        executor = SlurmExecutor(folder, max_num_timeout=most_timeouts, python=python)
+        executor = SlurmExecutor(folder, python=python)
         executor.update_parameters(**parameters)
         return str(executor.submit(call).job_id)
 

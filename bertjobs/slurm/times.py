@@ -13,9 +13,6 @@ SCRIPT_LEAD_S = 60
 """What a job asks whose batch script alone is signalled, and has only to end what it watches; Slurm may signal up to a
 minute earlier."""
 
-NO_TIME_LIMIT_MIN = 10 * 365 * 24 * 60
-"""For what takes a time limit in minutes only."""
-
 _TIME = re.compile(r"(?:(?P<days>[0-9]+)-)?(?P<clock>[0-9]+(?::[0-9]+){0,2})")
 
 

@@ -52,7 +52,9 @@ STATES = {
 }
 JOURNAL = {
     "node failed": Cause.NODE_FAILURE,
+    "node failure": Cause.NODE_FAILURE,
     "out of memory": Cause.HOST_MEMORY,
+    "out of host memory": Cause.HOST_MEMORY,
     "time limit": Cause.TIME_LIMIT,
     "preempted": Cause.PREEMPTED,
 }
@@ -224,7 +226,7 @@ def _judged(case: Case, last: Job) -> Verdict:
 
 def _refusal(attempt: Attempt) -> Said | None:
     """What an attempt said that was not begun for the sake of those before."""
-    return next((said for said in attempt.errors if re.match(r"error: job \S+ is not started again", said.text)), None)
+    return next((said for said in attempt.errors if re.match(r"error: job \S+ was not restarted", said.text)), None)
 
 
 def _stopped(case: Case) -> Verdict:

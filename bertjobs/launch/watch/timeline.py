@@ -20,7 +20,9 @@ CAUSES = {
     "SIGUSR2": "time limit near: stopped with a checkpoint",
     "STEPS_THIS_RUN": "made as many steps as it was asked for (STEPS_THIS_RUN)",
     "node failed": "a node failed",
+    "node failure": "a node failed",
     "unfit nodes": "the node check found a node unfit",
+    "unfit node": "the node check found a node unfit",
     "bad shard": "a shard is missing or altered",
 }
 """The journal's causes in plain words, where they are not plain as they are."""

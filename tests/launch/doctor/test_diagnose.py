@@ -430,14 +430,16 @@ def test_preempted_attempts_without_a_checkpoint_are_a_loop(spec: RunSpec, state
 
 
 def test_a_job_that_may_not_start_again_is_judged_by_the_attempt_before(spec: RunSpec) -> None:
-    refusal = Said(0, ("error: job 7 is not started again: 4 attempts ended by: crashed; the recipe allows 3",))
+    refusal = Said(
+        0, ("error: job 7 was not restarted: 4 attempts crashed; the recipe allows 3 restarts after a crash",)
+    )
     attempts = (
         replace(ATTEMPT, errors=errors_in(OUT_OF_MEMORY.splitlines())),
         Attempt("7", 1, NOW, cause="bad input", exit_code=64, errors=(refusal,)),
     )
     verdict = judged(spec, replace(FAILED, exit_code=64), attempts=attempts)
     assert verdict.cause is Cause.GPU_MEMORY
-    assert "is not started again" in verdict.evidence[-1]
+    assert "was not restarted" in verdict.evidence[-1]
 
 
 def test_a_refused_batch_script_is_bad_input(spec: RunSpec) -> None:
