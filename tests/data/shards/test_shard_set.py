@@ -126,9 +126,9 @@ def _with(path: Path, name: str, place: int, value: int) -> None:
 
 STRUCTURE = [
     (Path.unlink, "is missing"),
-    (lambda path: path.write_bytes(path.read_bytes()[:-3]), "bytes expected by its header"),
-    (lambda path: path.write_text("hello"), "no arrays file"),
-    (lambda path: path.write_bytes(b""), "no arrays file"),
+    (lambda path: path.write_bytes(path.read_bytes()[:-3]), "its header describes"),
+    (lambda path: path.write_text("hello"), "not an arrays file"),
+    (lambda path: path.write_bytes(b""), "not an arrays file"),
     (lambda path: _changed(path, a_lengths=None), "no array 'a_lengths'"),
     (lambda path: _changed(path, ids=_array(path, "ids").astype(np.uint32)), "'ids' is uint32 of 1 dimensions"),
     (lambda path: _changed(path, ids=_array(path, "ids")[:-1]), "offsets ends at"),

@@ -9,13 +9,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from bertjobs.data.shards.manifest import DataManifest
 from bertjobs.errors import InputError
 from bertjobs.launch.plan.preflight import (
     Circumstances,
     after_problems,
+    check_safetensors,
     check_unchanged,
     data_problems,
     epoch_problems,
@@ -382,3 +385,19 @@ def test_a_resumed_run_has_some_of_its_checkpoints_already(spec: RunSpec) -> Non
     assert held_bytes(directory) == 1000
     assert len(results_problems(replace(spec, keep_checkpoints=10**9))) == 1
     assert results_problems(replace(spec, keep_checkpoints=10**9), held=10**20) == []
+
+
+def test_weights_are_compared_with_the_size_that_their_header_says(tmp_path: Path) -> None:
+    file = tmp_path / "model.safetensors"
+    save_file({"a": np.zeros(100, dtype=np.float32)}, file)
+    whole = file.read_bytes()
+    check_safetensors(file)
+    for content, reason in (
+        (whole[:-1], f"{len(whole) - 1} bytes, the file's header says {len(whole)}"),
+        (whole + b"x", f"{len(whole) + 1} bytes, the file's header says {len(whole)}"),
+        (whole[:20], "do not begin with a header"),
+        (b"PAR1" * 100, "do not begin with a header"),
+    ):
+        file.write_bytes(content)
+        with pytest.raises(InputError, match=f"the weights cannot be read: .*{reason}"):
+            check_safetensors(file)
