@@ -53,7 +53,7 @@ def test_a_run_that_waits_runs_and_is_done(
     one, two = show()
     assert (one["state"], one["job"], two["state"], two["job"]) == ("PENDING", first, "PENDING", second)
     assert "its start time has not come yet" in one["reason"]
-    assert "it waits for the end of another job (Dependency)" in two["reason"]
+    assert "it waits for another job to end (Dependency)" in two["reason"]
     assert one["start_unix_s"] == pytest.approx(time.time() + 3600, abs=300)
     text = bertjobs("status", RUN, environ=cluster.environment).stdout
     assert re.search(rf"^phase 1: PENDING, job {first} \(told by (sacct\+)?squeue\)$", text, re.MULTILINE), text
