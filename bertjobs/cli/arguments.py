@@ -17,11 +17,11 @@ from bertjobs.errors import InputError
 if TYPE_CHECKING:
     from bertjobs.launch.plan.plan import Plan
     from bertjobs.launch.plan.queue import Queue
-    from bertjobs.launch.script import SlurmOptions
     from bertjobs.recipe.catalogue import Catalogue
     from bertjobs.recipe.resolve import Resolved
     from bertjobs.recipe.spec import RunSpec
     from bertjobs.run.directory import RunDirectory
+    from bertjobs.slurm.options import SlurmOptions
     from bertjobs.slurm.site import Site
 
 BACKENDS = ("auto", "slurm", "submitit", "local")
@@ -74,8 +74,7 @@ def awaited_jobs(args: argparse.Namespace) -> tuple[str, ...]:
 
 def slurm_options(args: argparse.Namespace) -> SlurmOptions:
     """What the flags say to sbatch, and where they are silent, the site."""
-    from bertjobs.launch.script import SlurmOptions
-    from bertjobs.slurm.options import parse_option
+    from bertjobs.slurm.options import SlurmOptions, parse_option
 
     named = {name: getattr(args, name) for name in _NAMED}
     extra = []
@@ -112,8 +111,6 @@ def make_checked_plan(args: argparse.Namespace, resolved: Resolved, resumed: Run
     spec = absolute(resolved.spec)
     slurm = Slurm(os.environ)
     backend = choose_backend(args.backend, spec, slurm)
-    if backend == "submitit" and not slurm.present:
-        backend = "local"  # by submitit's own executor for one machine
     earlier, queue = earlier_runs(Path(spec.results)), _asked_queue(spec, backend, options)
     around = Circumstances(queue, measured_peaks(spec, earlier), jobs, resumed)
     data, problems = inspect(spec, backend, slurm, around)

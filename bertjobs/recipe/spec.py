@@ -512,8 +512,10 @@ class RunSpec:
 
     @property
     def restarts(self) -> dict[str, int]:
-        """How many attempts may end by a cause, in the journal's words, and be followed by another."""
-        return {cause.replace("_", " "): getattr(self, f"restarts_{cause}") for cause in RESTARTS}
+        """How many attempts may be followed by another, by what they are counted as: ``time_limit`` for the setting
+        ``restarts_time_limit``, and so on (`bertjobs.run.causes.Budget`)."""
+        prefix = "restarts_"
+        return {key.removeprefix(prefix): value for key, value in vars(self).items() if key.startswith(prefix)}
 
     def pack_tokens(self, phase: PhaseSpec) -> int:
         """The most tokens of a pack: those of the recipe's largest padded micro-batch, whatever the number of ranks, so

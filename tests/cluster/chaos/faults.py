@@ -36,7 +36,7 @@ def _requeue(run: AttackedRun, at: Attempt, _: Random) -> None:
 
 def _preempt(run: AttackedRun, _at: Attempt, _: Random) -> None:
     urgent = run.cluster.submit(["-p", "urgent", "-N4", "--exclusive", "--output=/dev/null", "--wrap", "true"])
-    run.cluster.wait(urgent, timeout=60)
+    run.cluster.wait(urgent)
 
 
 def _time_limit(run: AttackedRun, at: Attempt, _: Random) -> None:
@@ -44,7 +44,7 @@ def _time_limit(run: AttackedRun, at: Attempt, _: Random) -> None:
     limit = run.cluster.run(["squeue", "-h", "-j", at.job, "-o", "%M"]).stdout.strip()
     minutes = int(limit.split(":")[-2]) + 2 if limit.count(":") == 1 else 60
     run.cluster.run(["scontrol", "update", f"JobId={at.job}", f"TimeLimit={minutes}"])
-    wait_until(lambda: run.cluster.squeue_state(at.job) == "PENDING", timeout=100)
+    wait_until(lambda: run.cluster.squeue_state(at.job) == "PENDING")
     run.cluster.run(["scontrol", "update", f"JobId={at.job}", "TimeLimit=1-0"])
 
 
@@ -125,13 +125,13 @@ FAULTS = (
     Fault("preempted by a job of the urgent partition", _preempt, ("preempted",)),
     Fault("time limit", _time_limit, ("time limit",)),
     Fault("SIGKILL of a rank", _kill_rank, ("crashed",)),
-    Fault("SIGKILL of a node's slurmd and all of the job on it", _kill_node, ("crashed", "node failed")),
+    Fault("SIGKILL of a node's slurmd and all of the job on it", _kill_node, ("crashed", "node failure")),
     Fault("SIGKILL of the whole allocation", _kill_allocation, ("crashed", "cancelled")),
     Fault("results disk full, freed once a checkpoint had failed", _fill_disk),
     Fault("newest checkpoint truncated, and a rank killed", _truncate_newest_checkpoint, ("crashed",)),
     Fault("slurmctld killed and started again", _restart_controller),
     Fault("slurmdbd killed, started again after a checkpoint", _stop_accounting),
     Fault("`scancel` of one link", _cancel_link, ("cancelled",)),
-    Fault("node set down", _node_down, ("node failed",)),
+    Fault("node set down", _node_down, ("node failure",)),
     Fault("SIGKILL of a rank, once more", _kill_rank, ("crashed",)),
 )
