@@ -17,7 +17,7 @@ if [[ -z $python ]]; then
 fi
 
 if [[ ! -x .venv/bin/python ]]; then
-  # Debian and Ubuntu keep ensurepip, which venv needs, in a package of its own.
+  # Debian and Ubuntu keep ensurepip, which venv needs, in a separate package.
   if ! "$python" -c 'import ensurepip' 2>/dev/null; then
     package=$("$python" -c 'import sys; print(f"python3.{sys.version_info.minor}-venv")')
     if [[ $(id -u) == 0 ]] && command -v apt-get >/dev/null; then

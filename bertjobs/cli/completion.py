@@ -26,7 +26,7 @@ def register(subparsers: Any) -> None:
         "completion",
         help="print what makes a shell complete verbs, flags, recipes, runs and sites",
         description="Print the lines that make a shell complete verbs, flags and the names of recipes, runs and sites "
-        "when TAB is pressed. To have them in each new shell:",
+        "when TAB is pressed. To load them in each new shell:",
         epilog="""\
   bash  echo 'eval "$(bertjobs completion bash)"' >>~/.bashrc
   zsh   echo 'eval "$(bertjobs completion zsh)"' >>~/.zshrc     (after the line with compinit)
@@ -113,4 +113,4 @@ _NAMES: dict[str, Callable[[argparse.Namespace], Iterable[str]]] = {
     "setting_phase": _phases,
     "setting": _settings,
 }
-"""What is at an argument, by its name in the parsed arguments."""
+"""What may stand at an argument, by its name in the parsed arguments."""

@@ -67,11 +67,11 @@ def resolve(
     allocation = {"nodes": nodes, "tasks_per_node": tasks_per_node}
     layers = Layers(catalogue, allocation, flags, _assignments(sets), read_environment(environ))
     recipe = layers.run("recipe")
-    catalogue.check("recipes", recipe.value, recipe.origin)
+    catalogue.check("recipes", recipe.value, recipe.place)
     layers = replace(layers, recipe=recipe.value)
     layers.check_keys()
 
-    system = catalogue.system(layers.run("system").value, layers.run("system").origin)
+    system = catalogue.system(layers.run("system").value, layers.run("system").place)
     if system.scheduler != "none":
         layers = replace(layers, site=site or {}, site_origin=site_origin)
     sources = {key: layers.run(key) for key in schema.RUN if key != "phase"}
@@ -143,8 +143,8 @@ def _ranks(sources: Mapping[str, Source], system: SystemSpec) -> dict[str, Sourc
 
 def _model_and_vocabulary(catalogue: Catalogue, sources: Mapping[str, Source]) -> tuple[ModelSpec, str]:
     """The model, its vocab_size filled in from the vocabulary, and the vocabulary's sha256 ("" for any)."""
-    model = catalogue.model(sources["model"].value, sources["model"].origin)
-    digest, size = catalogue.vocabulary(sources["vocabulary"].value, sources["vocabulary"].origin)
+    model = catalogue.model(sources["model"].value, sources["model"].place)
+    digest, size = catalogue.vocabulary(sources["vocabulary"].value, sources["vocabulary"].place)
     return (model if model.vocab_size else replace(model, vocab_size=size)), digest
 
 

@@ -15,7 +15,7 @@ from bertjobs.errors import InputError
 from bertjobs.files.atomic import sha256_of
 from bertjobs.model.bert import BertForPreTraining
 from bertjobs.optim.build import BACKENDS, build_optimizer
-from bertjobs.optim.sharding import Shard
+from bertjobs.optim.sharding import StateShare
 from bertjobs.recipe.lockfile import decisive_settings
 from bertjobs.run.checkpoints import MANIFEST, folder_name
 from bertjobs.run.directory import Done, PhaseDirectory
@@ -53,7 +53,7 @@ def train_phase(job: Job, ranks: Ranks, device: torch.device, stop: StopRequest)
     torch.manual_seed(job.spec.seed)
     model = BertForPreTraining(job.spec.model, activation_checkpointing=job.spec.activation_checkpointing).to(device)
     forward = ranks.in_turn(lambda: open_forward(model, job.spec, device))
-    shard = Shard(ranks.rank, ranks.size, ranks.gradients)
+    shard = StateShare(ranks.rank, ranks.size, ranks.gradients)
     optimizer = ranks.in_turn(
         lambda: build_optimizer(model, job.spec.optimizer, job.phase.lr, device=device, group=shard)
     )

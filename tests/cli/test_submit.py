@@ -13,7 +13,7 @@ from bertjobs.errors import InputError
 from bertjobs.launch.dry_run import DryRun, WrittenFile
 from bertjobs.run.directory import RunDirectory
 from bertjobs.slurm.options import option_words, parse_option
-from tests.conftest import SETTINGS, Bertjobs
+from tests.conftest import Bertjobs
 
 Typed = Callable[..., tuple[int, str, str]]
 SMALL = ("--model", "bert-nano", "--set", "phase1.steps=9")
@@ -25,8 +25,6 @@ def typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
     """Runs a command in this process and this test's folder: exit code, and what it wrote on the two streams."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / ".config"))
-    for name in SETTINGS:
-        monkeypatch.delenv(name, raising=False)
 
     def run(*words: object) -> tuple[int, str, str]:
         code = main([str(word) for word in words])

@@ -18,18 +18,16 @@ from typing import Any
 
 import pytest
 
-from bertjobs.data.prepare import PHASES, PrepareOptions, ThisMachine, prepare
-from bertjobs.data.prepare import prepare as prepare_run
-from bertjobs.data.prepare import work_folder as prepare_work
+from bertjobs.data.prepare import PHASES, PrepareOptions, ThisMachine, data_folder, prepare, work_folder
 from bertjobs.data.prepare.array_options import ArrayOptions
 from bertjobs.data.prepare.on_slurm import SlurmArrays
-from bertjobs.data.prepare.work_folder import FOLDER_NAME, Work
+from bertjobs.data.prepare.work_folder import FOLDER_NAME, WorkFolder
 from bertjobs.errors import EXIT_BAD_INPUT, BertjobsError, InputError
 from bertjobs.files.atomic import sha256_of
 from bertjobs.slurm.options import SlurmOptions
 from tests.cluster import slurm as harness
 from tests.cluster.process import Process, environment_of, job_processes
-from tests.cluster.slurm import Cluster
+from tests.cluster.slurm import PATIENCE_S, Cluster
 from tests.data.conftest import quiet
 
 WORDS = (
@@ -68,8 +66,8 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True, scope="module")
 def _small_parts() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(prepare_run, "PIECE_BYTES", PIECE_BYTES)
-        patch.setattr(prepare_work, "BUCKET_BYTES", BUCKET_BYTES)
+        patch.setattr(data_folder, "PIECE_BYTES", PIECE_BYTES)
+        patch.setattr(work_folder, "BUCKET_BYTES", BUCKET_BYTES)
         yield
 
 
@@ -122,7 +120,7 @@ class Run:
             running = thread.submit(self._prepare, options)
             try:
                 meanwhile()
-                return running.result(timeout=50)
+                return running.result(timeout=300)
             except BaseException:
                 for process in job_processes(self._cluster.folder):
                     process.send(signal.SIGCONT)
@@ -136,7 +134,7 @@ class Run:
         return sum(words in line for line in self.said)
 
 
-def wait_for(seen: Callable[[], Any], seconds: float = 30) -> Any:
+def wait_for(seen: Callable[[], Any], seconds: float = PATIENCE_S) -> Any:
     deadline = time.monotonic() + seconds
     while not (found := seen()):
         assert time.monotonic() < deadline, f"did not happen within {seconds} s"
@@ -157,7 +155,7 @@ def freeze_one(cluster: Cluster, output: Path) -> tuple[str, Process]:
     def in_a_task() -> list[str]:
         return [job for job, lines in journals(output).items() if lines and lines[-1]["event"] == "begin"]
 
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + PATIENCE_S
     while time.monotonic() < deadline:
         for job in wait_for(in_a_task):
             for process in job_processes(cluster.folder):
@@ -305,7 +303,7 @@ def test_a_limit_on_queued_jobs_delays_and_does_not_stop(
 class Tokenises(ThisMachine):
     """Runs the first stage, and then is killed."""
 
-    def run(self, work: Work, stage: str, numbers: list[int], done: Callable[[int], None]) -> None:
+    def run(self, work: WorkFolder, stage: str, numbers: list[int], done: Callable[[int], None]) -> None:
         if stage != "tokenise":
             raise KeyboardInterrupt
         super().run(work, stage, numbers, done)
@@ -344,11 +342,11 @@ def test_bad_input_has_its_own_words_and_exit_code(cluster: Cluster, corpus: Pat
 
 DRIVER = """
 import os, sys
-from bertjobs.data.prepare import PHASES, PrepareOptions, prepare, run, work
+from bertjobs.data.prepare import PHASES, PrepareOptions, data_folder, prepare, work_folder
 from bertjobs.data.prepare.array_options import ArrayOptions
 from bertjobs.data.prepare.on_slurm import SlurmArrays
 from bertjobs.errors import BertjobsError
-run.PIECE_BYTES, work.BUCKET_BYTES = 500_000, 1_000_000
+data_folder.PIECE_BYTES, work_folder.BUCKET_BYTES = 500_000, 1_000_000
 corpus, vocabulary, output = sys.argv[1:]
 options = PrepareOptions((f"text:{corpus}",), vocabulary, output, phases=(PHASES[1],), duplicates=2, shards=4,
                          format="ids")
@@ -382,7 +380,7 @@ def test_ctrl_c_cancels_the_jobs_and_the_same_command_goes_on(
     driver = start(tmp_path / "data")
     freeze_one(cluster, tmp_path / "data")
     driver.send_signal(signal.SIGINT)
-    said = driver.communicate(timeout=30)[1]
+    said = driver.communicate(timeout=300)[1]
     assert "Slurm jobs cancelled" in said
     assert not cluster.run(["squeue", "-h"]).stdout
     run = Run(cluster, tmp_path / "data")
@@ -398,7 +396,7 @@ def test_the_work_goes_on_when_the_command_is_killed_and_the_next_one_takes_its_
     driver.kill()
     driver.wait()
     process.send(signal.SIGCONT)
-    work = Work.read(tmp_path / "data")
+    work = WorkFolder.read(tmp_path / "data")
     wait_for(lambda: not work.missing("tokenise") and not work.missing("pairs"))
     run = Run(cluster, tmp_path / "data")
     assert run(options(corpus, run.output))
@@ -409,7 +407,7 @@ def test_the_work_goes_on_when_the_command_is_killed_and_the_next_one_takes_its_
 def test_an_output_that_the_nodes_do_not_see_is_said(tmp_path: Path, start: Callable[..., Any]) -> None:
     script = 'mount -t tmpfs none "$0" && exec "$@"'
     driver = start(tmp_path / "data", "unshare", "--mount", "sh", "-c", script, str(tmp_path))
-    said = driver.communicate(timeout=50)[1]
+    said = driver.communicate(timeout=300)[1]
     assert driver.returncode == 1
     assert "do all nodes see this folder" in said
 

@@ -97,7 +97,7 @@ def test_a_running_run_is_shown_and_cancelled_with_all_that_waits(
     cancelled = json.loads(done.stdout)["cancelled"]
     assert {first, second, str(unknown)} <= set(cancelled)
     assert cancelled.index(first) > cancelled.index(second)
-    assert [cluster.wait(job, timeout=60) for job in cancelled] == ["CANCELLED"] * len(cancelled)
+    assert [cluster.wait(job) for job in cancelled] == ["CANCELLED"] * len(cancelled)
     queue = cluster.run(["squeue", "-h", "-o", "%i"]).stdout.split()
     assert queue == [str(foreign)], "nothing is left of the run, and nothing else was touched"
     one, _ = show()

@@ -25,7 +25,7 @@ from typing import Any
 from bertjobs.data.prepare.array_job import LOG_FOLDER, Journal, json_lines, run_share
 from bertjobs.data.prepare.array_options import ARRAY_NAME, HINTS, ArrayOptions, checked_slurm, job_environment
 from bertjobs.data.prepare.on_this_machine import Done
-from bertjobs.data.prepare.work_folder import STAGES, Work
+from bertjobs.data.prepare.work_folder import STAGES, WorkFolder
 from bertjobs.errors import EXIT_BAD_INPUT, BertjobsError, InputError
 from bertjobs.files.atomic import PRIVATE_FOLDER
 from bertjobs.slurm.cluster import max_array_size
@@ -149,7 +149,7 @@ class SlurmArrays:
         if error is not None:
             self._cancel()
 
-    def run(self, work: Work, stage: str, numbers: list[int], done: Done) -> None:
+    def run(self, work: WorkFolder, stage: str, numbers: list[int], done: Done) -> None:
         """See ``Runner.run``.
 
         Raises:
@@ -161,7 +161,7 @@ class SlurmArrays:
             self._cancel()
             raise
 
-    def _run(self, work: Work, stage: str, waiting: set[int], done: Done) -> None:
+    def _run(self, work: WorkFolder, stage: str, waiting: set[int], done: Done) -> None:
         began = time.monotonic()
         if not self._elements:
             self._open(work)
@@ -181,7 +181,7 @@ class SlurmArrays:
         if stage == STAGES[-1]:
             self._await_end()
 
-    def _open(self, work: Work) -> None:
+    def _open(self, work: WorkFolder) -> None:
         """Make the folder of logs, or find what an earlier prepare had queued."""
         self._folder = (work.folder / LOG_FOLDER).absolute()
         if unfit := re.search(r"[%\n\\]", str(self._folder)):
@@ -247,7 +247,7 @@ class SlurmArrays:
             self._excluded.add(node)
             self.say(f"node {node} is left out from now on: two jobs failed on it")
 
-    def _place(self, work: Work, missing: Mapping[str, set[int]], queue: Mapping[str, Job]) -> None:
+    def _place(self, work: WorkFolder, missing: Mapping[str, set[int]], queue: Mapping[str, Job]) -> None:
         """Queue the tasks that are in no job, each stage behind the one before."""
         if time.monotonic() < self._not_before:
             return
@@ -277,7 +277,7 @@ class SlurmArrays:
             after = sorted({element.job for element in [*elements, *new] if element.gone is None}, key=int)
             added, early = bool(new), early or bool(numbers)
 
-    def _submit(self, work: Work, stage: str, numbers: list[int], after: list[str], early: bool) -> list[Element]:
+    def _submit(self, work: WorkFolder, stage: str, numbers: list[int], after: list[str], early: bool) -> list[Element]:
         """Queue tasks in as many arrays as it takes; fewer and larger shares where the user's limits ask for it."""
         new: list[Element] = []
         jobs = self.options.jobs
@@ -300,7 +300,7 @@ class SlurmArrays:
         return new
 
     def _queue(
-        self, work: Work, stage: str, shares: list[tuple[int, ...]], after: list[str], early: bool
+        self, work: WorkFolder, stage: str, shares: list[tuple[int, ...]], after: list[str], early: bool
     ) -> list[Element]:
         calls = [(str(work.output.absolute()), stage, share, self.options.processes) for share in shares]
         dependency = {"dependency": f"afterany:{':'.join(after)}"} if after else {}

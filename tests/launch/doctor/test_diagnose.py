@@ -38,11 +38,11 @@ from bertjobs.train import loop, step
 from bertjobs.train.checkpoint import writer as checkpoint_writer
 from bertjobs.train.signals import StopRequest
 from bertjobs.train.worker import main
+from tests.cluster.slurm import PATIENCE_S
 from tests.train.conftest import PHASES, prepared
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload([__name__])
-PATIENCE_S = 90.0
 AT = 4  # the step at which a fault comes
 NOW = 1_000_000.0
 
