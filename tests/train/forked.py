@@ -19,8 +19,6 @@ from typing import TYPE_CHECKING, Any
 
 os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # before torch is loaded, as `python -m bertjobs.train` does
 
-import torch._dynamo  # noqa: F401  # torch loads it at the first use of DDP
-
 from bertjobs.launch.local import free_port
 from bertjobs.train.signals import StopRequest
 from bertjobs.train.worker import main
@@ -30,7 +28,7 @@ if TYPE_CHECKING:
     from .conftest import Trial
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload([__name__])
+CONTEXT.set_forkserver_preload([__name__, "torch._dynamo"])  # torch loads that at the first use of DDP
 
 
 @dataclass(frozen=True)

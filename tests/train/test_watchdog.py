@@ -16,7 +16,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-import torch._dynamo  # takes DDP seconds, at its first use
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import distributed, nn
@@ -39,7 +38,7 @@ from bertjobs.train.watchdog import (
 from tests.cluster.slurm import PATIENCE_S
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload([__name__])
+CONTEXT.set_forkserver_preload([__name__, "torch._dynamo"])  # takes DDP seconds, at its first use
 
 TIMEOUT_S = 3.0
 AT = 5  # the step that hangs
