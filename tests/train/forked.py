@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import faulthandler
 import importlib
-import multiprocessing
 import os
 import signal
 import sys
@@ -23,12 +22,12 @@ from bertjobs.launch.local import free_port
 from bertjobs.train.signals import StopRequest
 from bertjobs.train.worker import main
 from tests.cluster.slurm import PATIENCE_S
+from tests.forkserver import CONTEXT, preload
 
 if TYPE_CHECKING:
     from .conftest import Trial
 
-CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload([__name__, "torch._dynamo"])  # torch loads that at the first use of DDP
+preload(__name__)
 
 
 @dataclass(frozen=True)
