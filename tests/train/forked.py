@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import faulthandler
 import importlib
-import multiprocessing
 import os
 import signal
 import sys
@@ -19,18 +18,16 @@ from typing import TYPE_CHECKING, Any
 
 os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # before torch is loaded, as `python -m bertjobs.train` does
 
-import torch._dynamo  # noqa: F401  # torch loads it at the first use of DDP
-
 from bertjobs.launch.local import free_port
 from bertjobs.train.signals import StopRequest
 from bertjobs.train.worker import main
 from tests.cluster.slurm import PATIENCE_S
+from tests.forkserver import CONTEXT, preload
 
 if TYPE_CHECKING:
     from tests.train.conftest import Trial
 
-CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload([__name__])
+preload(__name__)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import shutil
 import socket
@@ -13,7 +12,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch._dynamo  # takes DDP seconds, at its first use
 from safetensors.torch import load_file, save_file
 from torch import Tensor, distributed
 
@@ -26,10 +24,10 @@ from bertjobs.train.forward import Forward
 from bertjobs.train.placement import read_placement
 from bertjobs.train.ranks import MARGIN_S, FirstRankFailedError, Ranks, joined
 from tests.cluster.slurm import PATIENCE_S
+from tests.forkserver import CONTEXT, preload
 from tests.train.conftest import Trial, truncate
 
-CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload([__name__])
+preload(__name__)
 CPU = torch.device("cpu")
 SMALLEST = 6e-8  # that fp16 holds
 TOO_LARGE = 1e12  # for fp16, as a factor on the loss

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import pickle
 import time
@@ -42,9 +41,9 @@ from bertjobs.train.placement import Placement, read_placement
 from bertjobs.train.ranks import FirstRankFailedError, Ranks, joined
 from tests.cluster.slurm import PATIENCE_S
 from tests.conftest import wait_until
+from tests.forkserver import CONTEXT, preload
 
-CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload([__name__])
+preload(__name__)
 TOO_MUCH = 10**18  # bytes that no disk has
 
 HEALTHY = """\
