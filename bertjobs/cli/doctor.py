@@ -1,4 +1,4 @@
-"""`bertjobs doctor`: why a run does not go on."""
+"""`bertjobs doctor`: why a run stopped."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def register(subparsers: Any) -> None:
     """Add `doctor` to the command line."""
     parser = subparsers.add_parser(
         "doctor",
-        help="say why a run does not go on, what shows it, and what to type next",
+        help="say why a run stopped or does not move, what shows it, and what to type next",
         description="One verdict on a run from its logs, journal, metrics and checkpoints and from Slurm: what is the "
         "matter, the lines that say so (the first failing rank first), and the next command to type.",
         allow_abbrev=False,

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from bertjobs.data.batches.lddl_loader import check_lddl_loader
 from bertjobs.data.shards.manifest import DataManifest
-from bertjobs.errors import InputError
+from bertjobs.errors import CAUSE, InputError
 from bertjobs.files.atomic import remove_leftovers
 from bertjobs.recipe.catalogue import builtin_file, catalogue_files, load_catalogue
 from bertjobs.recipe.environment import read_environment
@@ -29,6 +30,7 @@ from bertjobs.run.restarts import (
     in_circles,
     is_open,
 )
+from bertjobs.train.failure import cause_of, exit_code, kept
 from bertjobs.train.placement import Placement
 
 
@@ -186,6 +188,18 @@ def _refuse(job: Job, refusal: Refusal | None) -> None:
             where=str(job.directory.journal),
             hint="look at the logs, then start the phase again by hand: it continues from its last checkpoint",
         )
+
+
+def record_failure(job: Job, error: Exception, of_other: Mapping[str, Any] | None = None) -> None:
+    """Write into the journal that this attempt failed, and why; where that cannot be written, the log has it too.
+
+    Args:
+        error: that ended this rank.
+        of_other: what another rank left (`Ranks.word_left`), where ``error`` only says that it is gone.
+    """
+    failure = of_other or {CAUSE: cause_of(error), "error": kept(error)}
+    with suppress(OSError):
+        record(job, "ended", exit_code=exit_code(error), **failure)
 
 
 def record(job: Job, event: str, **fields: Any) -> None:
