@@ -3,7 +3,7 @@
     python benchmarks/attention.py [--tokens 16384] [--rounds 20] [--dropout 0.1] [--output FILE.json]
 
 One layer, packs of ``--tokens`` tokens whose lengths average about 106 of 128 and 254 of 512; bf16 on a GPU, float32
-on a CPU (where fewer tokens will do). Medians; "x" is the time over that of the fastest.
+on a CPU (where fewer tokens will do). Medians; "x" is the time divided by that of the fastest.
 """
 
 from __future__ import annotations
@@ -57,13 +57,13 @@ def lengths_of(longest: int, tokens: int) -> list[int]:
     random = np.random.default_rng(0)
     uniform_mean = (longest + 8) / 2
     full_share = max(0.0, (MEANS[longest] - uniform_mean) / (longest - uniform_mean))
-    found: list[int] = []
-    while (left := tokens - sum(found)) > longest:
+    lengths: list[int] = []
+    while (left := tokens - sum(lengths)) > longest:
         length = longest if random.random() < full_share else int(random.integers(8, longest))
         if MEANS[longest] < uniform_mean and random.random() < 1 - MEANS[longest] / uniform_mean:
             length = max(8, length // 2)
-        found.append(min(length, left))
-    return sorted([*found, left], reverse=True)
+        lengths.append(min(length, left))
+    return sorted([*lengths, left], reverse=True)
 
 
 def measured(device: torch.device, longest: int, arguments: argparse.Namespace) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""How long training stands still for a checkpoint of BERT-base, against the time until the checkpoint exists.
+"""How long training pauses for a checkpoint of BERT-base, against the time until the checkpoint exists.
 
     .venv/bin/python benchmarks/checkpoint.py [--checkpoints 5] [--folder FOLDER] [--output FILE.json]
 
@@ -7,8 +7,8 @@ torch thread, on a GPU where there is one. Between the snapshot and the commit e
 LAMB's step on a few random sequences, as small as a step can be. "stall": what training waits for, in the call that
 begins a checkpoint, before the optimizer's step until all is copied, and in the call that commits; the longest of any
 rank. On a GPU it is the time of the copies, which are waited for. "wall": from the beginning until the folder has its
-name. Medians of the checkpoints behind the first, and the largest share of the wall time in which training stood
-still; the median share decides. "step": one without a checkpoint, and the longest with one, slowed down by the threads
+name. Medians of the checkpoints after the first, and the largest share of the wall time in which training paused;
+the median share decides. "step": one without a checkpoint, and the longest with one, slowed down by the threads
 that write. The host memory is allocated before the first.
 """
 
@@ -73,7 +73,7 @@ def main() -> None:
 
 
 def run(ranks: int, checkpoints: int, parent: Path | None) -> dict[str, Any]:
-    """Measure with so many ranks and print a line of the table: rank 0's figures, but the longest stall of any."""
+    """Measure with ``ranks`` ranks and print a line of the table: rank 0's figures, but the longest stall of any."""
     port = free_port()
     with tempfile.TemporaryDirectory(dir=parent) as folder:
         own = ["--folder", folder, "--checkpoints", str(checkpoints)]

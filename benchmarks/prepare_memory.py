@@ -2,7 +2,7 @@
 
     .venv/bin/python benchmarks/prepare_memory.py [--output FILE.json]
 
-Each prepare runs alone in a process of its own. Counted is the peak of its resident memory above what it holds once
+Each prepare runs alone in its own process. Counted is the peak of its resident memory above what it holds once
 all modules and the vocabulary are loaded; pages of mapped files count too, though they can be taken back at any time.
 """
 
@@ -48,7 +48,7 @@ def main() -> None:
                 print(f"{figure['corpus_mb']:11.1f}  {form:6}  {masking:7}  {figure['above_mb']:26.0f}  "
                       f"{figure['seconds']:13.1f}", flush=True)  # fmt: skip
     worst = max(figure["above_mb"] for figure in figures)
-    print(f"at most {worst:.0f} MB: {'within' if worst <= LIMIT_MB else 'NOT within'} {LIMIT_MB} MB a process")
+    print(f"at most {worst:.0f} MB: {'within' if worst <= LIMIT_MB else 'NOT within'} {LIMIT_MB} MB per process")
     if args.output:
         machine = {"python": platform.python_version(), "machine": platform.machine(), "cpus": os.cpu_count()}
         args.output.write_text(json.dumps({"date": time.strftime("%Y-%m-%d"), **machine, "runs": figures}, indent=2))

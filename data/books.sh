@@ -5,8 +5,8 @@
 #   data/books.sh --output DIR (--folder DIR | --urls FILE) [OPTIONS] [-- PREPARE OPTIONS]
 #
 #   --folder DIR          the books, *.txt in it and below it
-#   --urls FILE           a list of URLs, one a line; # begins a comment. A book's SHA-256 is recorded in
-#                         TARGET/SHA256SUMS when it has come, and checked from then on.
+#   --urls FILE           a list of URLs, one per line; # begins a comment. A book's SHA-256 is recorded in
+#                         TARGET/SHA256SUMS once it is downloaded, and checked from then on.
 #
 # The stripped books go to TARGET/books. Books that are not UTF-8 are taken to be Latin-1, as Gutenberg's old ones are.
 # For many of Gutenberg's books use one of its mirrors (https://www.gutenberg.org/MIRRORS.ALL), not its web site.
@@ -18,7 +18,7 @@ folder='' urls=''
 parse_common "$@"
 set -- "${words[@]}"
 while (($#)); do
-  (($# > 1)) || fail "$1 is no option, or needs a value" "see --help"
+  (($# > 1)) || fail "$1 is not an option, or needs a value" "see --help"
   case $1 in
     --folder) folder=$2 ;;
     --urls) urls=$2 ;;
@@ -29,7 +29,7 @@ done
 [[ -n $folder || -n $urls ]] || fail "neither --folder nor --urls is given" "see --help"
 [[ -z $folder || -z $urls ]] || fail "both --folder and --urls are given" "run it once for each"
 
-# without_licence: a book on standard input without what surrounds it; a book without the marks is left as it is.
+# without_licence: a book on standard input without what surrounds it; a book without the marks is not changed.
 without_licence() {
   awk '
     { sub(/\r$/, "") }
@@ -44,7 +44,7 @@ without_licence() {
 }
 
 if [[ -n $urls ]]; then
-  [[ -r $urls ]] || fail "$urls cannot be read" "a text file of URLs, one a line"
+  [[ -r $urls ]] || fail "$urls cannot be read" "a text file of URLs, one per line"
   folder=$target/downloads
   mkdir -p "$folder"
   while read -r url || [[ -n $url ]]; do
@@ -55,7 +55,7 @@ if [[ -n $urls ]]; then
     fetch_recorded "$url" "$folder/${name%.txt}.txt"
   done <"$urls"
 fi
-[[ -d $folder ]] || fail "$folder is no folder" "--folder DIR"
+[[ -d $folder ]] || fail "$folder is not a folder" "--folder DIR"
 
 books=$target/books
 mkdir -p "$books"

@@ -6,13 +6,13 @@ COMMON_OPTIONS="  --vocab FILE          vocab.txt or tokenizer.json (default: tr
   --vocab-size TOKENS   size of the vocabulary to train (default: 30522)
   --cased               keep upper case and accents
   --target DIR          where downloads and their checksums go (default: the output's folder)
-  --output DIR          where the shards go; needed
+  --output DIR          where the shards go; required
   --offline             download nothing: use what is in the target
   -- OPTIONS            all that follows goes to \`bertjobs data prepare\`, for instance -- --phases 1, or
                         -- --slurm --nodes 4 --queue, which prints the job that \`bertjobs submit --after\` waits for
   --help                this text
 
-A script that was stopped goes on where it was when the same command is given again."
+A script that was stopped resumes where it was when the same command is run again."
 
 # What the options above set:
 vocab='' vocab_size=30522 cased='' target='' output='' offline='' prepare_options=()
@@ -64,9 +64,9 @@ bertjobs() {
 
 # hash_is FILE ALGORITHM HASH: whether the file has this hash. ALGORITHM is sha1 or sha256.
 hash_is() {
-  local found
-  found=$("${2}sum" <"$1")
-  [[ ${found%% *} == "$3" ]]
+  local sum
+  sum=$("${2}sum" <"$1")
+  [[ ${sum%% *} == "$3" ]]
 }
 
 # get URL FILE [OPTIONS]: downloads with retries; prints the last HTTP status.
@@ -85,29 +85,29 @@ download() {
     status=$(get "$1" "$part") || code=$?
   fi
   ((code == 0)) || [[ $status == 416 && -s $part ]] || # 416: nothing was missing
-    fail "cannot download $1" "run this again: it goes on at byte $(stat -c %s "$part" 2>/dev/null || echo 0)"
+    fail "cannot download $1" "run this again: it resumes at byte $(stat -c %s "$part" 2>/dev/null || echo 0)"
 }
 
-# fetch URL FILE ALGORITHM HASH: FILE, whole and with this hash; downloads what is missing of it.
+# fetch URL FILE ALGORITHM HASH: FILE, complete and with this hash; downloads what is missing of it.
 fetch() {
   local file=$2
   if [[ -f $file ]]; then
-    if hash_is "$file" "$3" "$4"; then echo "$file is there and whole"; return; fi
-    [[ -z $offline ]] || fail "$file is not whole: its $3 is not $4" "run this again without --offline"
+    if hash_is "$file" "$3" "$4"; then echo "$file is complete"; return; fi
+    [[ -z $offline ]] || fail "$file is incomplete or damaged: its $3 is not $4" "run this again without --offline"
     [[ -f $file.part ]] || mv "$file" "$file.part"
   fi
-  [[ -z $offline ]] || fail "$file is not there" "run this where there is a network, or put the file there"
+  [[ -z $offline ]] || fail "$file does not exist" "run this where there is a network, or put the file there"
   echo "downloading $1"
   download "$1" "$file"
   if ! hash_is "$file.part" "$3" "$4"; then
     mv "$file.part" "$file.bad"
-    fail "$file.bad is not what $1 should be: its $3 is not $4" "run this again: it begins anew"
+    fail "$file.bad is not what $1 should be: its $3 is not $4" "run this again: it starts over"
   fi
   mv "$file.part" "$file"
 }
 
 # fetch_recorded URL FILE: FILE, where no checksum is published: its sha256 is recorded in TARGET/SHA256SUMS
-# when it has come whole, and checked from then on.
+# once it is complete, and checked from then on.
 fetch_recorded() {
   local sums=$target/SHA256SUMS name=${2#"$target"/} recorded=''
   if [[ -f $sums ]]; then
@@ -117,7 +117,7 @@ fetch_recorded() {
     fetch "$1" "$2" sha256 "$recorded"
     return
   fi
-  [[ -z $offline ]] || fail "$2 is not there whole" "run this where there is a network"
+  [[ -z $offline ]] || fail "$2 is not complete" "run this where there is a network"
   echo "downloading $1"
   mkdir -p "$(dirname "$2")"
   [[ ! -f $2 ]] || mv "$2" "$2.part"
@@ -133,7 +133,7 @@ prepare() {
   for source in "$@"; do corpora+=(--corpus "$source"); done
   if [[ -z $vocab ]]; then
     vocab=$target/vocab.txt
-    if [[ -f $vocab ]]; then echo "$vocab is there"
+    if [[ -f $vocab ]]; then echo "$vocab exists"
     else bertjobs data vocab "${corpora[@]}" --size "$vocab_size" ${cased:+"$cased"} --output "$vocab"
     fi
   fi

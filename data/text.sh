@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# One's own text to shards: files and folders that are here, and URLs, which are downloaded.
+# Your own text to shards: files and folders on this machine, and URLs, which are downloaded.
 #
 #   data/text.sh --output DIR SOURCE... [OPTIONS] [-- PREPARE OPTIONS]
 #
 # A SOURCE is
 #   KIND:PATH             as `bertjobs data prepare --corpus` takes it, with its options and weight
-#   PATH                  a file or folder; its kind is told from the names in it: *.jsonl (one JSON object a line, text in
+#   PATH                  a file or folder; its kind is recognised by the names in it: *.jsonl (one JSON object per line, text in
 #                         "text"), *.parquet (column "text"), *.xml (MediaWiki), state.json or dataset_dict.json
-#                         (Hugging Face datasets), else *.txt, one document a file
-#   https://...           a file, downloaded to TARGET/downloads. Its SHA-256 is recorded in TARGET/SHA256SUMS when it has
-#                         come, and checked from then on. Then as PATH.
+#                         (Hugging Face datasets), else *.txt, one document per file
+#   https://...           a file, downloaded to TARGET/downloads. Its SHA-256 is recorded in TARGET/SHA256SUMS once it
+#                         is complete, and checked from then on. Then as PATH.
 set -euo pipefail
 # shellcheck source=data/common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
@@ -17,7 +17,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 parse_common "$@"
 ((${#words[@]})) || fail "no text is given" "data/text.sh --output DIR PATH..."
 
-# kind_of PATH: the kind that the names of its files tell.
+# kind_of PATH: the kind that the names of its files show.
 kind_of() {
   local names=$1
   if [[ -d $1 ]]; then
@@ -46,7 +46,7 @@ for word in "${words[@]}"; do
     *)
       if [[ -e $word ]]; then sources+=("$(kind_of "$word"):$word")
       elif [[ $word == *:* ]]; then sources+=("$word")
-      else fail "$word is not there" "a file, a folder, a URL or KIND:PATH"
+      else fail "$word does not exist" "a file, a folder, a URL or KIND:PATH"
       fi
       ;;
   esac

@@ -5,7 +5,7 @@
 #
 #   --language CODE       of the Wikipedia: en, de, simple, ... (default: en)
 #   --date YYYYMMDD       of the dump (default: the newest, or with --offline the newest in the target)
-#   --dump FILE           a dump that is here already: nothing is downloaded
+#   --dump FILE           a dump that exists already: nothing is downloaded
 #   --mirror URL          where dumps are (default: https://dumps.wikimedia.org)
 #
 # The English dump is about 25 GB and is read as it is, compressed.
@@ -17,7 +17,7 @@ language=en date='' dump='' mirror=https://dumps.wikimedia.org
 parse_common "$@"
 set -- "${words[@]}"
 while (($#)); do
-  (($# > 1)) || fail "$1 is no option, or needs a value" "see --help"
+  (($# > 1)) || fail "$1 is not an option, or needs a value" "see --help"
   case $1 in
     --language) language=$2 ;;
     --date) date=$2 ;;
@@ -53,12 +53,12 @@ newest_there() {
 if [[ -z $dump ]]; then
   if [[ -z $date ]]; then
     if [[ -n $offline ]]; then date=$(newest_here); else date=$(newest_there); fi
-    [[ -n $date ]] || fail "no dump of $wiki is found" "give --date YYYYMMDD or --dump FILE"
+    [[ -n $date ]] || fail "cannot find a dump of $wiki" "give --date YYYYMMDD or --dump FILE"
   fi
   sums=$target/$wiki-$date-sha1sums.txt
   dump=$target/$wiki-$date-$ending
   if [[ ! -s $sums ]]; then
-    [[ -z $offline ]] || fail "$sums is not there" "run this where there is a network, or give --dump FILE"
+    [[ -z $offline ]] || fail "$sums does not exist" "run this where there is a network, or give --dump FILE"
     get "$mirror/$wiki/$date/$wiki-$date-sha1sums.txt" "$sums.part" >/dev/null || fail "there is no dump of $wiki of $date" "see $mirror/$wiki/"
     mv "$sums.part" "$sums"
   fi
@@ -66,5 +66,5 @@ if [[ -z $dump ]]; then
   [[ -n $sha1 ]] || fail "$sums does not name ${dump##*/}" "the dump may still be being made: give an older --date"
   fetch "$mirror/$wiki/$date/${dump##*/}" "$dump" sha1 "$sha1"
 fi
-[[ -f $dump ]] || fail "$dump is not there" "see --help"
+[[ -f $dump ]] || fail "$dump does not exist" "see --help"
 prepare "mediawiki:$dump"

@@ -5,7 +5,7 @@
 #
 # FOLDER gets check.log, summary.json and a JSON file of each benchmark. PYTHON names an interpreter with PyTorch for the
 # GPU (python3); what else it lacks is taken from DIR (scripts/gpu_wheels.sh), into a venv that is deleted at the end.
-# Nothing needs a network. Exit code: 0; 70 where a part failed, the others are done nevertheless; 64 without a GPU.
+# Nothing needs a network. Exit code: 0; 70 where a part failed (the others run nevertheless); 64 without a GPU.
 set -euo pipefail
 
 refuse() {
@@ -65,7 +65,7 @@ END
   failed=0
   pip=("$python" -m pip -q install --no-index)
   [[ -z $wheels ]] || pip+=(--find-links "$wheels")
-  # One by one: what is not there fails the tests that need it, and no others.
+  # One by one: what is missing fails the tests that need it, and no others.
   while read -r requirement; do
     "${pip[@]}" "$requirement" </dev/null || failed=1
   done < <(
@@ -78,7 +78,7 @@ with open("pyproject.toml", "rb") as file:
 }
 export -f set_up
 
-# NAME SECONDS COMMAND...: runs one part and goes on.
+# NAME SECONDS COMMAND...: runs one part; the next follows even if it fails.
 part() {
   local name=$1 limit=$2 code=0 started=$SECONDS
   shift 2

@@ -1,11 +1,11 @@
-"""What LDDL 0.1.0's preprocessor computes, in plain Python on today's packages: the yardstick where LDDL cannot be had.
+"""What LDDL 0.1.0's preprocessor computes, in plain Python on today's packages: the yardstick where LDDL is missing.
 
     python benchmarks/lddl/baseline.py --source DIR --vocab FILE --output DIR --length 128 --duplicates 5 --masking
 
 The algorithm is LDDL's (which is BERT's `create_pretraining_data.py`): NLTK's sentence splitter, the Hugging Face
-tokenizer called once a sentence, a loop over sentences that draws pairs, a loop over tokens that masks, rows as
-dictionaries, pandas, and one Parquet file a bin and block. What is left out is Dask and MPI; blocks go to
-processes by `multiprocessing`. As with LDDL the files are not balanced. `benchmarks/data.py` holds how it compares.
+tokenizer called once per sentence, a loop over sentences that draws pairs, a loop over tokens that masks, rows as
+dictionaries, pandas, and one Parquet file per bin and block. What is left out is Dask and MPI; blocks go to
+processes by `multiprocessing`. As with LDDL the files are not balanced. `benchmarks/data.py` records how it compares.
 """
 
 from __future__ import annotations
@@ -45,10 +45,10 @@ class Settings:
 
 
 def main() -> None:
-    """Read the source, deal its documents to blocks at random, and make each block's files."""
+    """Read the source, assign its documents to blocks at random, and make each block's files."""
     parser = argparse.ArgumentParser(description="LDDL's preprocessing in plain Python", allow_abbrev=False)
     option = parser.add_argument
-    option("--source", type=Path, required=True, metavar="DIR", help="*.txt files, one document a line, id first")
+    option("--source", type=Path, required=True, metavar="DIR", help="*.txt files, one document per line, id first")
     option("--vocab", type=Path, required=True, metavar="FILE", help="vocab.txt")
     option("--output", type=Path, required=True, metavar="DIR", help="folder to make")
     option("--length", type=int, default=128, metavar="TOKENS")
@@ -75,7 +75,7 @@ def main() -> None:
 
 
 def make_block(settings: Settings, number: int, texts: Sequence[str]) -> None:
-    """Tokenise some documents, draw their pairs, and write one file a bin."""
+    """Tokenise some documents, draw their pairs, and write one file per bin."""
     draw = random.Random(f"{settings.seed}/{number}")
     tokenizer = _tokenizer(settings.vocab)
     documents = [document for document in (tokenise(text, tokenizer) for text in texts) if document]
@@ -168,7 +168,7 @@ def _row(a: Sentence, b: Sentence, is_random: bool, words: Sequence[str] | None,
 def mask(
     a: Sentence, b: Sentence, words: Sequence[str], draw: random.Random
 ) -> tuple[Sentence, Sentence, list[int], list[str]]:
-    """A and B with 15% of the places chosen: 80% [MASK], 10% any word, 10% as they were; places and originals."""
+    """A and B with 15% of the places chosen: 80% [MASK], 10% any word, 10% unchanged; places and originals."""
     tokens = ["[CLS]", *a, "[SEP]", *b, "[SEP]"]
     places = [place for place, token in enumerate(tokens) if token not in ("[CLS]", "[SEP]")]
     draw.shuffle(places)

@@ -2,7 +2,7 @@
 # Makes FOLDER, an environment in which LDDL 0.1.0's preprocessor and balancer run: Python 3.8, the versions of
 # requirements.txt, and NLTK's Punkt data in FOLDER/nltk_data.
 #   benchmarks/lddl/setup.sh FOLDER
-# MPI (Debian: libopenmpi-dev, openmpi-bin) is used where mpicc is found; without it LDDL's local scheduler runs.
+# MPI (Debian: libopenmpi-dev, openmpi-bin) is used where mpicc is installed; without it LDDL's local scheduler runs.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 if [[ $# != 1 ]]; then

@@ -1,4 +1,4 @@
-"""The same sequences, weights and machine in one run: ours, Hugging Face's model, and the seed's way, as ratios.
+"""The same sequences, weights and machine in one run: ours, Hugging Face's model, and NVIDIA's way, as ratios.
 
 Timed are forward and backward passes of the same sequences with the same masks, in training mode with the recipe's
 dropout, in turns of a micro-batch each; gradients are cleared outside the timing, and no update is made. Each variant
@@ -7,8 +7,8 @@ cuts the sequences as its users do:
 - ours, unpadded: packs of whole sequences, in a budget of tokens that takes no more than the padded micro-batch;
 - ours, padded, and Hugging Face's: in the stream's order, padded to the longest of a micro-batch and a multiple of 8;
   with ``by_length``, ordered by length first, which leaves little padding;
-- the seed's way (NVIDIA's DeepLearningExamples with its dense sequence output off): padded to the phase's length, all
-  tokens through the vocabulary's projection. Its layers are our padded ones, which are faster than the seed's.
+- NVIDIA's way (BERT in its DeepLearningExamples, with the dense sequence output off): padded to the phase's length,
+  all tokens through the vocabulary's projection. Its layers are our padded ones, which are faster than NVIDIA's.
 
 Once, without dropout, all compute the loss of the same few sequences: they must agree.
 """
@@ -27,7 +27,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bertjobs.bench.cuts import Work
+from bertjobs.bench.cuts import TimedSequences
 from bertjobs.bench.device import Device, is_out_of_memory, product_rate, wait_for
 from bertjobs.bench.sequences import BenchData
 from bertjobs.data.batches.batches import Batch, MicroBatch
@@ -39,10 +39,10 @@ from bertjobs.recipe.spec import PhaseSpec, RunSpec
 from bertjobs.train.forward import Forward, on_device, open_forward
 from bertjobs.train.precision import autocast
 
-OURS, PADDED, SEED = "ours, unpadded", "ours, padded", "the seed's way"
+OURS, PADDED, NVIDIA = "ours, unpadded", "ours, padded", "NVIDIA's way"
 EAGER, SDPA, COMPILED = "Hugging Face, eager", "Hugging Face, SDPA", "Hugging Face, SDPA, compiled"
 THEIRS = (EAGER, SDPA, COMPILED)
-VARIANTS = (OURS, PADDED, SEED, *THEIRS)
+VARIANTS = (OURS, PADDED, NVIDIA, *THEIRS)
 
 CHECKED = 8  # sequences whose losses are compared
 TOLERANCE = {"fp32": 1e-4, "tf32": 5e-3, "bf16": 2e-2, "fp16": 5e-3}
@@ -57,15 +57,15 @@ class Variant:
 
     Attributes:
         module: holds the weights.
-        cut: the work as micro-batches of at most so many sequences, on the host.
+        cut: the sequences as micro-batches of at most a given number, on the host.
         loss: the mean loss of a micro-batch on the device, in nats.
         micro_batch: sequences of a micro-batch that its memory allows.
-        batches: the work on the device.
+        batches: the micro-batches on the device.
     """
 
     name: str
     module: nn.Module
-    cut: Callable[[Work, int], Sequence[MicroBatch]]
+    cut: Callable[[TimedSequences, int], Sequence[MicroBatch]]
     loss: Callable[[Any], Tensor]
     micro_batch: int = 0
     batches: Sequence[MicroBatch] = ()
@@ -73,15 +73,15 @@ class Variant:
 
 @dataclass(frozen=True)
 class Result:
-    """What a variant did.
+    """What was measured of a variant.
 
     Attributes:
-        micro_batch: sequences of a micro-batch; less than asked for where memory did not do.
-        micro_batches: that the work was cut into.
+        micro_batch: sequences of a micro-batch; less than asked for where memory was too small.
+        micro_batches: their number.
         places: tokens of these, padding included.
         sequences_per_s: by round.
         loss: of the checked sequences, without dropout, in nats.
-        failed: why there is nothing else here; "" where it ran.
+        failed: why nothing else is filled in; "" where it ran.
     """
 
     name: str
@@ -94,7 +94,7 @@ class Result:
 
     @property
     def rate(self) -> float:
-        """Sequences a second: the median of the rounds."""
+        """Sequences per second: the median of the rounds."""
         return statistics.median(self.sequences_per_s)
 
 
@@ -140,12 +140,12 @@ class Comparison:
 
 
 def check_transformers() -> None:
-    """InputError, with what to install, where Hugging Face's model cannot be had."""
+    """InputError, with what to install, where Hugging Face's model is missing."""
     try:
         import transformers  # noqa: F401
     except ImportError as error:
         raise InputError(
-            f"Hugging Face's model is needed to compare with: {error}",
+            f"Hugging Face's model is needed for the comparison: {error}",
             where="bertjobs bench --compare",
             hint="pip install transformers",
         ) from error
@@ -171,7 +171,7 @@ def compare(
         sequences: of the work that is timed.
         rounds: how often each variant does it.
         names: of the variants; ours, unpadded, is always among them.
-        say: told what happens.
+        say: called with each line of progress.
 
     Raises:
         InputError: transformers is missing, or an attention that the recipe names.
@@ -180,24 +180,24 @@ def compare(
     check_transformers()
     torch.compiler.reset()  # it compiles a function for a few shapes only
     spec = replace(spec, model=replace(spec.model, vocab_size=spec.model.vocab_size or data.vocabulary_size))
-    work = Work.of(data, phase, sequences, by_length)
+    work = TimedSequences.of(data, phase, sequences, by_length)
     variants, forward = _variants(spec, device, names)
     results = {name: Result(name, failed="not asked for") for name in VARIANTS}
     ready = []
     for variant in variants:
         say(f"{variant.name}: warming up")
-        found = _prepare(variant, work, spec, device, micro_batch)
-        results[variant.name] = found
-        if found.failed:
-            say(f"{variant.name}: {found.failed}")
+        result = _prepare(variant, work, spec, device, micro_batch)
+        results[variant.name] = result
+        if result.failed:
+            say(f"{variant.name}: {result.failed}")
         else:
             ready.append(variant)
     _check(list(results.values()), spec.precision)
     peak = product_rate(device, spec.precision)
     for number in range(rounds):
         for name, took in _round(ready, spec, device).items():
-            found = results[name]
-            results[name] = replace(found, sequences_per_s=(*found.sequences_per_s, sequences / took))
+            before = results[name].sequences_per_s
+            results[name] = replace(results[name], sequences_per_s=(*before, sequences / took))
             say(f"round {number + 1}: {name}: {sequences / took:,.3g} sequences/s")
     peak = max(peak, product_rate(device, spec.precision))
     counts = work.counts()
@@ -227,20 +227,20 @@ def _variants(spec: RunSpec, device: torch.device, names: Sequence[str]) -> tupl
     def of_sums(sums: PretrainingSums) -> Tensor:
         return sums.mlm_loss_sum / sums.mlm_count + sums.nsp_loss_sum / sums.nsp_count
 
-    found = [Variant(OURS, model, Work.packed, lambda batch: of_sums(forward(batch)))]
+    variants = [Variant(OURS, model, TimedSequences.packed, lambda batch: of_sums(forward(batch)))]
     if PADDED in names:
-        found.append(Variant(PADDED, model, Work.padded, lambda batch: of_sums(padded(batch))))
-    if SEED in names:
-        found.append(Variant(SEED, model, Work.fixed, lambda batch: _loss_of_all_tokens(model, batch)))
+        variants.append(Variant(PADDED, model, TimedSequences.padded, lambda batch: of_sums(padded(batch))))
+    if NVIDIA in names:
+        variants.append(Variant(NVIDIA, model, TimedSequences.fixed, lambda batch: _loss_of_all_tokens(model, batch)))
     for name, attention in ((EAGER, "eager"), (SDPA, "sdpa")):
         compiled = COMPILED in names and name == SDPA
         if name in names or compiled:
             theirs = _hugging_face(spec, model, attention).to(device)
             if name in names:
-                found.append(Variant(name, theirs, Work.padded, _their_loss(theirs)))
+                variants.append(Variant(name, theirs, TimedSequences.padded, _their_loss(theirs)))
             if compiled:
-                found.append(Variant(COMPILED, theirs, Work.padded, _their_loss(torch.compile(theirs))))
-    return found, forward.describe()
+                variants.append(Variant(COMPILED, theirs, TimedSequences.padded, _their_loss(torch.compile(theirs))))
+    return variants, forward.describe()
 
 
 def _hugging_face(spec: RunSpec, model: BertForPreTraining, attention: str) -> nn.Module:
@@ -293,8 +293,8 @@ def _moved(variant: Variant, batch: MicroBatch, device: torch.device) -> MicroBa
     return replace(batch, labels=labels).to(device)
 
 
-def _prepare(variant: Variant, work: Work, spec: RunSpec, device: torch.device, micro_batch: int) -> Result:
-    """Bring a variant to where it can be timed: the largest micro-batch that its memory allows, all shapes compiled.
+def _prepare(variant: Variant, work: TimedSequences, spec: RunSpec, device: torch.device, micro_batch: int) -> Result:
+    """Make a variant ready to be timed: the largest micro-batch that its memory allows, all shapes compiled.
 
     Raises:
         BertjobsError: our own path fails.
@@ -306,7 +306,7 @@ def _prepare(variant: Variant, work: Work, spec: RunSpec, device: torch.device, 
             variant.micro_batch = micro_batch
             _round([variant], spec, device)
             loss = _loss_without_dropout(variant, work, spec, device)
-        except Exception as error:  # a compiler, a kernel: what others' code may raise
+        except Exception as error:  # a compiler, a kernel: foreign code may raise anything
             if is_out_of_memory(error):
                 problem = f"out of memory with {micro_batch} sequences"
             elif variant.name in THEIRS:
@@ -330,7 +330,7 @@ def _prepare(variant: Variant, work: Work, spec: RunSpec, device: torch.device, 
 def _round(variants: Sequence[Variant], spec: RunSpec, device: torch.device) -> dict[str, float]:
     """Seconds of forward and backward over the work, by variant.
 
-    They take turns after each micro-batch, so that what else the machine does slows all alike.
+    They take turns after each micro-batch, so that other load on the machine slows all of them alike.
     """
     for variant in variants:
         variant.module.train()
@@ -352,7 +352,7 @@ def _round(variants: Sequence[Variant], spec: RunSpec, device: torch.device) -> 
     return seconds
 
 
-def _loss_without_dropout(variant: Variant, work: Work, spec: RunSpec, device: torch.device) -> float:
+def _loss_without_dropout(variant: Variant, work: TimedSequences, spec: RunSpec, device: torch.device) -> float:
     """The mean loss of the first few sequences as one micro-batch."""
     few = work.first(CHECKED)
     batches = variant.cut(few, len(few.rows))

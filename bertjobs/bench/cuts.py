@@ -25,12 +25,12 @@ _DRAWN_FROM = 4096
 
 
 @dataclass(frozen=True)
-class Work:
+class TimedSequences:
     """Some sequences, and how they are cut; masks do not depend on the cut.
 
     Attributes:
         rows: ``[sequences]`` in the shard set, in the stream's order.
-        by_length: padded micro-batches are of sequences of similar length.
+        by_length: padded micro-batches hold sequences of similar length.
     """
 
     data: BenchData
@@ -39,8 +39,8 @@ class Work:
     by_length: bool
 
     @classmethod
-    def of(cls, data: BenchData, phase: PhaseSpec, sequences: int, by_length: bool) -> Work:
-        """So many of the stream's beginning, whose lengths are spread as all of that beginning's are."""
+    def of(cls, data: BenchData, phase: PhaseSpec, sequences: int, by_length: bool) -> TimedSequences:
+        """``sequences`` from the stream's beginning, whose lengths are spread as those of the whole beginning are."""
         order = SampleOrder(data.shards.rows, data.masking.seed, data.shards.left_out)
         _, rows = order.samples(0, max(sequences, min(order.kept, _DRAWN_FROM)))
         by_lengths = np.argsort(data.shards.lengths(rows), kind="stable")
@@ -63,7 +63,7 @@ class Work:
         return StepCounts(len(lengths), int(self.predictions.sum()), int(lengths.sum()), int((lengths**2).sum()))
 
     def padded(self, micro_batch: int) -> list[Batch]:
-        """Batches of so many sequences, the last of what is left."""
+        """Batches of ``micro_batch`` sequences; the last holds what is left."""
         places = np.argsort(self.lengths, kind="stable") if self.by_length else np.arange(len(self.rows))
         parts = [places[start : start + micro_batch] for start in range(0, len(places), micro_batch)]
         return [make_batch(self.data.shards, *self._chosen(part), self.data.masking) for part in parts]
@@ -93,7 +93,7 @@ class Work:
         chosen = self.data.shards.select(self.rows[places])
         return chosen, self.data.masking.keys(0, chosen.rows)
 
-    def first(self, sequences: int) -> Work:
+    def first(self, sequences: int) -> TimedSequences:
         """The first few sequences alone."""
         return replace(self, rows=self.rows[:sequences])
 

@@ -27,7 +27,7 @@ class Device:
 
     Attributes:
         kind: "cuda" or "cpu".
-        name: the GPU's, as its driver has it; else the processor's.
+        name: the GPU's, as its driver calls it; else the processor's.
         memory_gb: all that it has, in GB (10^9 bytes).
         threads: of the process, on a CPU; 0 on a GPU.
     """
@@ -40,8 +40,8 @@ class Device:
     @classmethod
     def of(cls, device: torch.device) -> Device:
         if device.type == "cuda":
-            found = torch.cuda.get_device_properties(device)
-            return cls("cuda", found.name, round(found.total_memory / 1e9, 1), 0)
+            properties = torch.cuda.get_device_properties(device)
+            return cls("cuda", properties.name, round(properties.total_memory / 1e9, 1), 0)
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         return cls("cpu", processor(), round(memory / 1e9, 1), torch.get_num_threads())
 
@@ -51,7 +51,7 @@ class Device:
 
 
 def processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
-    """The processor's name, as far as the system tells."""
+    """The processor's name, as far as the system says."""
     lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()
@@ -61,7 +61,7 @@ def open_bench_device(spec: RunSpec) -> torch.device:
     """The device of one rank of the recipe on this machine, with the threads that such a rank would have.
 
     Raises:
-        InputError: the recipe asks for a GPU that is not there, or for a precision that it lacks.
+        InputError: the recipe asks for a GPU and there is none, or for a precision that the device lacks.
     """
     if spec.gpus and not torch.cuda.is_available():
         raise InputError(
@@ -82,13 +82,13 @@ def open_bench_device(spec: RunSpec) -> torch.device:
 
 
 def wait_for(device: torch.device) -> None:
-    """Until the device has done all that it was given."""
+    """Wait until the device has finished all its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def product_rate(device: torch.device, precision: str, seconds: float = 1.0) -> float:
-    """FLOP/s of a large square matrix product in a number format, the best of many: what a device can do at most."""
+    """FLOP/s of a large square matrix product in a number format, the best of many: the most that a device can do."""
     use_precision(precision)
     size, together = (8192, 10) if device.type == "cuda" else (2048, 1)
     dtype = AUTOCAST.get(precision, torch.float32)
@@ -106,7 +106,7 @@ def product_rate(device: torch.device, precision: str, seconds: float = 1.0) -> 
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether an error of torch means that memory does not do."""
+    """Whether an error of torch means that memory ran out."""
     words = ("out of memory", "alloc_failed", "can't allocate memory")
     return isinstance(error, torch.OutOfMemoryError) or any(word in str(error).lower() for word in words)
 
@@ -114,5 +114,5 @@ def is_out_of_memory(error: Exception) -> bool:
 def available_gb(meminfo: Path = Path("/proc/meminfo")) -> float:
     """Memory that this machine's processes can still get, in GB; infinite where the system does not say."""
     lines = meminfo.read_text(encoding="ascii").splitlines() if meminfo.exists() else []
-    found = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
-    return int(found[0]) * 1024 / 1e9 if found else float("inf")
+    available = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
+    return int(available[0]) * 1024 / 1e9 if available else float("inf")

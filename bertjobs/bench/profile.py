@@ -73,7 +73,7 @@ class Profile:
 
 
 class _MarkedOptimizer(TimedOptimizer):
-    """One whose work can be told apart."""
+    """An optimizer whose work can be recognised in a profile."""
 
     def step(self, gradient_scale: float = 1.0) -> Any:
         with record_function(_OPTIMIZER_RANGE):

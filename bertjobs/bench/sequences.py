@@ -1,4 +1,4 @@
-"""The sequences that a benchmark trains on: a recipe's own shards, or made ones of as long sequences."""
+"""The sequences that a benchmark trains on: a recipe's own shards, or synthetic ones of the usual lengths."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import numpy as np
 
 from bertjobs.data.batches.masked_text import Masking
 from bertjobs.data.ragged import offsets_of
-from bertjobs.data.shards.ids_shard import SPECIALS, Shard, ids_type
+from bertjobs.data.shards.ids_shard import SPECIALS, ShardRows, ids_type
 from bertjobs.data.shards.manifest import DataManifest
 from bertjobs.data.shards.shard_set import ShardSet
 from bertjobs.data.text.vocabulary import SPECIAL_TOKENS, Vocabulary
 from bertjobs.recipe.spec import PhaseSpec, RunSpec
 
-MADE_ROWS = 1 << 14
+SYNTHETIC_ROWS = 1 << 14
 VOCABULARY_SIZE = 30522
-"""Where neither the recipe nor the data says: bert-base-uncased's."""
+"""Where neither the recipe nor the data gives one: bert-base-uncased's."""
 
 LENGTHS = {
     128: (8, 43, 58, 72, 87, 102, 118, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128),
@@ -46,21 +46,21 @@ class BenchData:
 
 
 def open_data(spec: RunSpec, phase: PhaseSpec) -> BenchData:
-    """The training sequences of the recipe's data folder; where there is none, made ones.
+    """The training sequences of the recipe's data folder; where that does not exist, synthetic ones.
 
     Raises:
         InputError: the folder is damaged, or not made for this recipe.
     """
     if not Path(spec.data).is_dir():
-        return made_data(spec, phase)
+        return synthetic_data(spec, phase)
     data = DataManifest.read(spec.data)
     data.check(replace(spec, phases=(phase,)))
     shards = ShardSet.load(data, phase.phase, "train")
     return BenchData(shards, _masking(spec, phase, spec.masking), f"{spec.data}: {_lengths(shards)}")
 
 
-def made_data(spec: RunSpec, phase: PhaseSpec, rows: int = MADE_ROWS) -> BenchData:
-    """Sequences as long as articles' are, of random tokens, the frequent ones with low ids."""
+def synthetic_data(spec: RunSpec, phase: PhaseSpec, rows: int = SYNTHETIC_ROWS) -> BenchData:
+    """Sequences as long as those of articles, of random tokens, the frequent ones with low ids."""
     draw = np.random.default_rng(spec.seed)
     longest = phase.sequence_length
     nearest = min(LENGTHS, key=lambda known: abs(known - longest))
@@ -71,15 +71,15 @@ def made_data(spec: RunSpec, phase: PhaseSpec, rows: int = MADE_ROWS) -> BenchDa
     offsets = offsets_of(lengths)
     specials = len(SPECIAL_TOKENS)
     ids = specials + (size - specials) ** draw.random(offsets[-1]) - 1  # as often as their ranks' inverse: Zipf's law
-    shard = Shard(
+    shard = ShardRows(
         ids=ids.astype(ids_type(size)),
         offsets=offsets,
         a_lengths=np.clip((lengths * draw.random(rows)).astype(np.int64), 1, lengths - 1).astype(np.uint16),
         is_random_next=draw.random(rows) < 0.5,
         masks=None,
     )
-    shards = ShardSet([(Path("made"), rows, shard)], _vocabulary(size), static=False, sequence_length=longest)
-    words = f"made sequences, as {spec.data} is not there yet: {_lengths(shards)}"
+    shards = ShardSet([(Path("synthetic"), rows, shard)], _vocabulary(size), static=False, sequence_length=longest)
+    words = f"synthetic sequences ({spec.data} does not exist yet): {_lengths(shards)}"
     return BenchData(shards, _masking(spec, phase, "dynamic"), words)
 
 
@@ -88,7 +88,7 @@ def _masking(spec: RunSpec, phase: PhaseSpec, kind: str) -> Masking:
 
 
 def _vocabulary(size: int) -> Vocabulary:
-    tokens = (*SPECIAL_TOKENS, *(f"made{number}" for number in range(size - len(SPECIAL_TOKENS))))
+    tokens = (*SPECIAL_TOKENS, *(f"token{number}" for number in range(size - len(SPECIAL_TOKENS))))
     places = {token: tokens.index(token) for token in SPECIAL_TOKENS}
     return Vocabulary(
         tokens=tokens,
@@ -107,4 +107,4 @@ def _vocabulary(size: int) -> Vocabulary:
 def _lengths(shards: ShardSet) -> str:
     rows = shards.kept
     lengths = shards.lengths(rows) + SPECIALS
-    return f"{len(rows):,} sequences of {lengths.mean():.0f} tokens at the mean, {lengths.max()} at most"
+    return f"{len(rows):,} sequences, mean length {lengths.mean():.0f} tokens, longest {lengths.max()}"

@@ -31,10 +31,10 @@ from bertjobs.train.metrics import counts_of
 from bertjobs.train.step import StepPlan, train_step
 
 LEARNING_RATE = 1e-6
-"""The weights stay about what they were, so that no number grows beyond fp16; the work is that of any other rate."""
+"""The weights hardly change, so that no number grows beyond fp16; the work is the same at any other rate."""
 
-SMALLEST = 4  # the sweep begins with the recipe's micro-batch over so much
-SPARE = 1.25  # times the memory that the next size is expected to take must be free on a CPU
+SMALLEST = 4  # the sweep begins with the recipe's micro-batch divided by this
+SPARE = 1.25  # times the memory that the next size is expected to take: it must be free on a CPU
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Measurement:
         micro_batch: sequences of a padded micro-batch; of a pack, ``token_budget`` = this times the sequence length
             is what it may take at most.
         gradient_steps: GRADIENT_STEPS that gives the recipe this micro-batch.
-        pack_tokens: tokens of a pack, or of a padded micro-batch at the mean, padding included.
+        pack_tokens: mean tokens of a pack or of a padded micro-batch, padding included.
         efficiency: share of them that are real tokens.
         sequences_per_s, tokens_per_s: tokens are real ones.
         flops_per_s: model FLOP/s, see `bertjobs.recipe.flops`.
@@ -103,8 +103,8 @@ class Sweep:
     @property
     def best(self) -> Measurement:
         """The fastest; of those within 1% of it, the one of the smallest micro-batch."""
-        fastest = max(found.sequences_per_s for found in self.measurements)
-        return next(found for found in self.measurements if found.sequences_per_s >= 0.99 * fastest)
+        fastest = max(measurement.sequences_per_s for measurement in self.measurements)
+        return next(one for one in self.measurements if one.sequences_per_s >= 0.99 * fastest)
 
 
 def micro_batch_sizes(phase: PhaseSpec) -> list[int]:
@@ -210,22 +210,22 @@ def measure(rank: Rank, data: BenchData, micro_batch: int, *, peak: float, secon
         seconds: that all repeats together take, about.
 
     Raises:
-        torch.OutOfMemoryError: the GPU's memory does not do.
+        torch.OutOfMemoryError: the GPU's memory is too small.
     """
     spec, phase, device = rank.spec, rank.phase, rank.device
     torch.compiler.reset()  # other shapes than before: it compiles a function for a few only
     whole = rank_step(spec, phase, data, micro_batch, device)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    for _ in range(2):  # the first compiles; and shapes that vary compile once more
+    for _ in range(2):  # the first compiles; and shapes that vary compile again
         rank.step(whole[-1:])
     one = sum(rank.step(whole[len(whole) // 2 :][:1]))
     share = max(1, min(len(whole), int(seconds / repeats / one)))
     parts = [_spread(whole, share, number / repeats) for number in range(repeats)]
-    found = [(counts_of(part), *rank.step(part)) for part in parts]
-    rates = [counts.sequences / took for counts, took, _ in found]
+    timed = [(counts_of(part), *rank.step(part)) for part in parts]
+    rates = [counts.sequences / took for counts, took, _ in timed]
     forward_backward = phase.rank_batch / statistics.median(rates)
-    optimizer = statistics.median(update for *_, update in found)
+    optimizer = statistics.median(update for *_, update in timed)
     step_s = forward_backward + optimizer
     counts = counts_of(whole)
     sequences_per_s = phase.rank_batch / step_s
@@ -252,7 +252,7 @@ def measure(rank: Rank, data: BenchData, micro_batch: int, *, peak: float, secon
 
 
 def _spread(batches: Sequence[MicroBatch], count: int, shift: float) -> list[MicroBatch]:
-    """So many of all, at equal distances: padded ones are ordered by their length."""
+    """``count`` of the batches, evenly spaced: padded ones are ordered by their length."""
     return [batches[int((number + shift) * len(batches) / count)] for number in range(count)]
 
 
@@ -264,14 +264,14 @@ def sweep(
     sizes: Iterable[int] = (),
     seconds: float = 10.0,
     repeats: int = 3,
-    found: Callable[[Measurement], None] = lambda _: None,
+    report: Callable[[Measurement], None] = lambda _: None,
 ) -> Sweep:
     """Measure a phase on one rank, from small micro-batches to the largest that memory allows.
 
     Args:
-        sizes: micro-batches to try; `micro_batch_sizes` where there are none.
+        sizes: micro-batches to try; `micro_batch_sizes` where none are given.
         seconds: of measuring at each size.
-        found: given each measurement as it is made.
+        report: called with each measurement as it is made.
 
     Raises:
         BertjobsError: not even the smallest micro-batch can be measured.
@@ -302,7 +302,7 @@ def sweep(
             if device.type == "cuda":
                 torch.cuda.empty_cache()
         measurements.append(measurement)
-        found(measurement)
+        report(measurement)
     if not measurements:
         what = f"nothing could be measured in phase {phase.phase}: {ended}"
         raise BertjobsError(what, hint="give a smaller --micro-batch")
@@ -314,16 +314,16 @@ def _no_room(rank: Rank, size: int, before: Sequence[Measurement]) -> str | None
     if rank.device.type == "cuda" or len(before) < 2:
         return None
     last, previous = before[-1], before[-2]
-    a_sequence = (last.peak_memory_gb - previous.peak_memory_gb) / (last.micro_batch - previous.micro_batch)
-    more = a_sequence * (size - last.micro_batch) * SPARE
+    per_sequence = (last.peak_memory_gb - previous.peak_memory_gb) / (last.micro_batch - previous.micro_batch)
+    more = per_sequence * (size - last.micro_batch) * SPARE
     free = available_gb()
-    return f"{size} sequences would take {more:.1f} GB more, {free:.1f} GB are free" if more > free else None
+    return f"{size} sequences would take {more:.1f} GB more, but only {free:.1f} GB are free" if more > free else None
 
 
 def records(spec: RunSpec, sweep: Sweep, now_unix_s: float) -> Iterator[dict[str, Any]]:
-    """The lines of `BENCH_FILE`, one a measurement: what was computed on what, and how fast."""
+    """The lines of `BENCH_FILE`, one per measurement: what was computed on what, and how fast."""
     model = {name: value for name, value in asdict(spec.model).items() if name not in ("name", "vocab_size")}
-    for found in sweep.measurements:
+    for measurement in sweep.measurements:
         yield {
             "time_unix_s": round(now_unix_s, 3),
             "device": asdict(sweep.device),
@@ -336,7 +336,7 @@ def records(spec: RunSpec, sweep: Sweep, now_unix_s: float) -> Iterator[dict[str
             "rank_batch": sweep.phase.rank_batch,
             "attention": sweep.forward,
             "torch": torch.__version__,
-            **asdict(found),
+            **asdict(measurement),
         }
 
 

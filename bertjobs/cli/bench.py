@@ -20,28 +20,33 @@ def register(subparsers: Any) -> None:
     """Add `bench` to the command line."""
     parser = subparsers.add_parser(
         "bench",
-        help="measure a recipe's throughput on this machine, and compare it with others' ways",
+        help="measure a recipe's throughput on this machine, and compare it with other implementations",
         description="Train one rank of a recipe on this machine, on one GPU or on its CPUs, without writing a run: "
-        "sequences/s, model FLOP/s and memory over a sweep of micro-batch sizes, on the recipe's data where it is "
-        "there, else on made sequences of usual lengths. The results go into bench.jsonl of the results folder, "
-        "where `bertjobs plan` reads them.",
+        "sequences/s, model FLOP/s and memory over a sweep of micro-batch sizes, on the recipe's data where "
+        "they exist, else on synthetic sequences of usual lengths. The results go into bench.jsonl of the results "
+        "folder, where `bertjobs plan` reads them.",
         allow_abbrev=False,
     )
     kind = parser.add_mutually_exclusive_group()
     kind.add_argument(
         "--compare",
         action="store_true",
-        help="time the same sequences with Hugging Face's BertForPreTraining and in the seed's way, in turns",
+        help="time the same sequences with Hugging Face's BertForPreTraining and in the way of NVIDIA's BERT, in turns",
     )
     kind.add_argument("--profile", action="store_true", help="show where a step's time goes, by torch's profiler")
     parser.add_argument(
         "--micro-batches",
         metavar="N,N,...",
-        help="sequences of a micro-batch, padded ones or the room of as many (default: a sweep around the recipe's; "
-        "the recipe's own for --compare and --profile)",
+        help="sequences of a padded micro-batch, or of one whose room a pack may take (default: a sweep around the "
+        "recipe's; the recipe's own for --compare and --profile)",
     )
     parser.add_argument("--seconds", metavar="S", default="10", help="of measuring at each size (default: 10)")
-    parser.add_argument("--repeats", metavar="N", default="3", help="into which they are cut; rounds (default: 3)")
+    parser.add_argument(
+        "--repeats",
+        metavar="N",
+        default="3",
+        help="parts that these seconds are split into; rounds of --compare (default: 3)",
+    )
     parser.add_argument(
         "--sequences", metavar="N", help="that --compare times (default: eight micro-batches full of them)"
     )
@@ -64,16 +69,16 @@ def _bench(args: argparse.Namespace) -> int:
     sequences = _positive("--sequences", args.sequences, int) if args.sequences else 0
     spec = absolute(resolve_arguments(args, os.environ, site=chosen_site(args)).spec)
     if args.compare:
-        found = _compare(spec, args, sizes, sequences, repeats)
+        result = _compare(spec, args, sizes, sequences, repeats)
     elif args.profile:
-        found = _profile(spec, args, sizes)
+        result = _profile(spec, args, sizes)
     else:
-        found = _sweep(spec, args, sizes, seconds, repeats)
+        result = _sweep(spec, args, sizes, seconds, repeats)
     if args.output:
         args.output.parent.mkdir(parents=True, exist_ok=True)
-        write_json(args.output, found)
+        write_json(args.output, result)
     if args.json:
-        print(json.dumps(found, indent=2))
+        print(json.dumps(result, indent=2))
     return 0
 
 
@@ -82,14 +87,14 @@ def _sweep(spec: RunSpec, args: argparse.Namespace, sizes: list[int], seconds: f
     from bertjobs.bench.sweep import keep, sweep
     from bertjobs.bench.text import progress, sweep_json, sweep_text
 
-    device, found = open_bench_device(spec), []
+    device, results = open_bench_device(spec), []
     for phase in spec.phases:
-        measured = sweep(spec, phase, device, sizes=sizes, seconds=seconds, repeats=repeats, found=progress(_say))
+        measured = sweep(spec, phase, device, sizes=sizes, seconds=seconds, repeats=repeats, report=progress(_say))
         path = keep(spec, measured, Path(spec.results))
-        found.append(sweep_json(measured))
+        results.append(sweep_json(measured))
         _show(args, sweep_text(spec, measured))
-    _show(args, f"\nkept in {path}; next: bertjobs plan --recipe {spec.recipe}")
-    return found
+    _show(args, f"\nsaved in {path}; next: bertjobs plan --recipe {spec.recipe}")
+    return results
 
 
 def _compare(spec: RunSpec, args: argparse.Namespace, sizes: list[int], sequences: int, rounds: int) -> Any:
@@ -99,7 +104,7 @@ def _compare(spec: RunSpec, args: argparse.Namespace, sizes: list[int], sequence
     from bertjobs.bench.text import comparison_json, comparison_text
 
     check_transformers()
-    device, found = open_bench_device(spec), []
+    device, results = open_bench_device(spec), []
     for phase in spec.phases:
         for size in sizes or [phase.micro_batch]:
             compared = compare(
@@ -113,9 +118,9 @@ def _compare(spec: RunSpec, args: argparse.Namespace, sizes: list[int], sequence
                 by_length=args.by_length,
                 say=_say,
             )
-            found.append(comparison_json(compared))
+            results.append(comparison_json(compared))
             _show(args, comparison_text(compared))
-    return found
+    return results
 
 
 def _profile(spec: RunSpec, args: argparse.Namespace, sizes: list[int]) -> Any:
@@ -126,28 +131,28 @@ def _profile(spec: RunSpec, args: argparse.Namespace, sizes: list[int]) -> Any:
     from bertjobs.bench.sequences import open_data
     from bertjobs.bench.text import profile_text
 
-    device, found = open_bench_device(spec), []
+    device, results = open_bench_device(spec), []
     for phase in spec.phases:
         for size in sizes or [phase.micro_batch]:
             profiled = profile_phase(spec, phase, open_data(spec, phase), device, micro_batch=size)
-            found.append(asdict(profiled))
+            results.append(asdict(profiled))
             _show(args, profile_text(profiled))
-    return found
+    return results
 
 
 def _positive(flag: str, text: str, kind: Any) -> Any:
-    """A number above 0 of a kind; InputError for what is none."""
+    """A number above 0 of a kind; InputError for anything else."""
     try:
         value = kind(text)
     except ValueError:
         value = 0
     if not 0 < value < float("inf"):
-        raise InputError(f"{text!r} is no {'number' if kind is float else 'whole number'} above 0", where=flag)
+        raise InputError(f"{text!r} is not a {'number' if kind is float else 'whole number'} above 0", where=flag)
     return value
 
 
 def _say(line: str) -> None:
-    """Progress, beside what is printed for programs."""
+    """Progress, apart from what is printed for programs."""
     print(line, file=sys.stderr, flush=True)
 
 

@@ -1,4 +1,4 @@
-"""`bertjobs data`: make shards, or a vocabulary, from text. The verbs that look at shards are in `shards`."""
+"""`bertjobs data`: make shards, or a vocabulary, from text. The verbs for existing shards are in `data_check`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bertjobs.cli.data_check import add_verbs
-from bertjobs.cli.data_prepare import add_place_arguments, queue_prepare, slurm_options
+from bertjobs.cli.data_prepare import add_place_arguments, array_options, queue_prepare
 from bertjobs.data.corpus.source import HELP
 from bertjobs.errors import InputError
 
@@ -26,7 +26,7 @@ def register(subparsers: Any) -> None:
     data = subparsers.add_parser(
         "data",
         help="prepare, inspect, verify or adopt training data; train a vocabulary",
-        description="Make the shards that training reads and the vocabulary that they are made with; look at them.",
+        description="Make the shards that training reads and the vocabulary that they are made with; check them.",
     )
     verbs = data.add_subparsers(metavar="VERB", required=True)
     _add_prepare(verbs)
@@ -39,8 +39,8 @@ def _add_prepare(verbs: Any) -> None:
         "prepare",
         help="text to balanced, binned shards",
         description="Split documents into sentences, encode them, draw next-sentence pairs, and write balanced, binned "
-        "shards for each phase, with held-out documents for validation. A prepare that was stopped goes on where it "
-        "was when the same command is given again; a complete one is left as it is.",
+        "shards for each phase, with held-out documents for validation. A prepare that was stopped resumes where "
+        "it was when the same command is run again; a complete one is left as it is.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         allow_abbrev=False,
     )
@@ -66,16 +66,16 @@ def _add_corpus(group: Any) -> None:
         action="append",
         required=True,
         default=argparse.SUPPRESS,
-        help=f"where the documents are, once or more often: {HELP}",
+        help=f"where the documents are; can be given several times: {HELP}",
     )
 
 
 def _add_what(group: Any) -> None:
     option = group.add_argument
     option("--phases", metavar="LIST", default="1,2",
-           help="1 (128 tokens, 20 masked), 2 (512, 80), or NUMBER:TOKENS[:MASKED], by commas")  # fmt: skip
+           help="1 (128 tokens, 20 masked), 2 (512, 80), or NUMBER:TOKENS[:MASKED], separated by commas")  # fmt: skip
     option("--duplicates", metavar="N", type=int, default=5,
-           help="times that pairs are drawn from each training document")  # fmt: skip
+           help="how often pairs are drawn from each training document")  # fmt: skip
     option("--short-sequence-share", metavar="SHARE", type=float, default=0.1,
            help="share of the documents whose target length is drawn at random")  # fmt: skip
     option("--sample-ratio", metavar="SHARE", type=float, default=1.0, help="share of the documents that are used")
@@ -91,7 +91,7 @@ def _add_what(group: Any) -> None:
     option("--language", metavar="NAME", default="english", help="of the sentence splitter")
     option("--bin-size", metavar="TOKENS", type=int, default=64, help="tokens a length bin spans")
     option("--shards", metavar="N", type=int, default=0,
-           help="files a bin; 0: 8, or as many as keep a file near 64 MB")  # fmt: skip
+           help="files per bin; 0: 8, or as many as keep a file near 64 MB")  # fmt: skip
     option("--format", metavar="NAME", default="ids",
            help="of the shards: ids (token ids) or lddl (strings in Parquet, for LDDL's own loader)")  # fmt: skip
     option("--seed", metavar="N", type=int, default=42, help="equal input and seed give equal bytes")
@@ -131,7 +131,7 @@ def _prepare(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
     with _arrays(args, progress.say) if args.slurm else ThisMachine(_processes(args.processes)) as runner:
         made = prepare(options, progress, runner)
     if not made:
-        print(f"{args.output} is complete already: these settings, this corpus, this vocabulary")
+        print(f"{args.output} is already complete, with these settings, this corpus and this vocabulary")
     _print_summary(DataManifest.read(args.output), time.monotonic() - started if made else None)
     return 0
 
@@ -139,12 +139,12 @@ def _prepare(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
 def _arrays(args: argparse.Namespace, say: Callable[[str], None]) -> SlurmArrays:
     from bertjobs.data.prepare.on_slurm import SlurmArrays
 
-    return SlurmArrays(slurm_options(args), os.environ, say)
+    return SlurmArrays(array_options(args), os.environ, say)
 
 
 def _processes(given: int) -> int:
     if given < 0:
-        raise InputError(f"{given} is too small: at least 1, or 0 for one a core", where="--processes")
+        raise InputError(f"{given} is too small: at least 1, or 0 for one per core", where="--processes")
     return given or len(os.sched_getaffinity(0))
 
 
@@ -163,7 +163,7 @@ def _vocab(args: argparse.Namespace) -> int:
 
 
 def _print_oddities(data: DataManifest) -> None:
-    """What was not quite text in the corpus, and what became of it."""
+    """What was not quite text in the corpus, and how it was handled."""
     for name, words in (
         ("replaced", "invalid UTF-8 sequences became U+FFFD"),
         ("nul", "NUL bytes were removed"),
@@ -184,18 +184,18 @@ class _ProgressLine:
 
     def __init__(self) -> None:
         self._stage = ""
-        self._began = self._said = 0.0
+        self._began = self._shown = 0.0
         self._before = 0.0  # done by an earlier prepare
 
     def __call__(self, stage: str, done: float, total: float, unit: str) -> None:
         now = time.monotonic()
         if stage != self._stage:
-            self._stage, self._began, self._said, self._before = stage, now, now, done
+            self._stage, self._began, self._shown, self._before = stage, now, now, done
         terminal = sys.stderr.isatty()
         finished = done >= total
-        if not (terminal or finished or now - self._said > 30):
+        if not (terminal or finished or now - self._shown > 30):
             return
-        self._said = now
+        self._shown = now
         line = f"{stage}: {_number(done)} of {_number(total)} {unit}"
         rate = (done - self._before) / max(now - self._began, 1e-6)
         if rate:

@@ -1,4 +1,4 @@
-"""`bertjobs data inspect`, `verify` and `adopt`: shards that are there already."""
+"""`bertjobs data inspect`, `verify` and `adopt`: shards that exist already."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from bertjobs.errors import EXIT_BAD_INPUT, InputError
 
 if TYPE_CHECKING:
-    from bertjobs.data.check import Inspection, Part, Sample, Scope
+    from bertjobs.data.check import CheckTarget, Inspection, Sample, TargetPart
     from bertjobs.data.check.histogram import BinLengths
     from bertjobs.data.shards.manifest import DataManifest, Split
 
@@ -23,7 +23,7 @@ _WIDTH = 110  # characters of a line of text
 _SHARED = "LDDL's balancer spreads what was drawn from a document over several\n  shards, so held-out numbers are " \
           "optimistic: some of their documents were trained on"  # fmt: skip
 _APART = "LDDL draws all of a document's pairs into one part, so their documents\n  were not trained on"
-_SHOWN = 20  # wrong things of a part that are printed
+_SHOWN = 20  # problems of a part that are printed
 
 
 def add_verbs(verbs: Any) -> None:
@@ -45,7 +45,7 @@ def _add_inspect(verbs: Any) -> None:
     option("path", metavar="PATH", help="a data folder, or a shard of either format")
     option("--phase", metavar="N", type=int, help="of a data folder (default: all)")
     option("--split", choices=("train", "validation"), help="of a data folder (default: both)")
-    option("--vocab", metavar="FILE", help="what a shard was made with that is in no data folder")
+    option("--vocab", metavar="FILE", help="the vocabulary of a shard that is not in a data folder")
     option("--samples", metavar="N", type=int, default=3, help="sequences to show of each phase (default: 3)")
     option("--seed", metavar="N", type=int, default=0,
            help="of the choice of samples, and of the run whose dynamic masks are shown (default: 0)")  # fmt: skip
@@ -84,7 +84,7 @@ def _add_adopt(verbs: Any) -> None:
     option("--held-out-shards", metavar="K", type=int, default=1,
            help="the last K shards of each length bin become the validation split (default: 1)")  # fmt: skip
     option("--sequence-length", metavar="N=TOKENS", action="append", default=[],
-           help="of a phase, where its rows do not tell")  # fmt: skip
+           help="of a phase, where its rows do not show it")  # fmt: skip
     option("--cased", action="store_true", help="text was not lowercased (default: as the vocabulary's tokens say)")
     option("--link", choices=("symlink", "copy"), default="symlink",
            help="leave the shards where they are, or copy them (default: symlink)")  # fmt: skip
@@ -95,7 +95,7 @@ def _add_adopt(verbs: Any) -> None:
 
 def _add_processes(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--processes", metavar="N", type=int, default=0,
-                        help="files read at a time (default: one a core)")  # fmt: skip
+                        help="files read at a time (default: one per core)")  # fmt: skip
 
 
 def _add_json(parser: argparse.ArgumentParser) -> None:
@@ -103,44 +103,44 @@ def _add_json(parser: argparse.ArgumentParser) -> None:
 
 
 def _inspect(args: argparse.Namespace) -> int:
-    from bertjobs.data.check import find_shards, inspect_scope
+    from bertjobs.data.check import find_target, inspect_target
 
     if args.samples < 0:
         raise InputError(f"{args.samples} is too small: at least 0", where="--samples")
     _print_any_text()
-    scope = find_shards(Path(args.path), args.vocab and Path(args.vocab), args.phase, args.split)
-    found = inspect_scope(scope, _ReadingLine("inspect"))
-    samples = {part.name: _samples(scope, part, args) for part in scope.parts}
-    wrong = sum(len(one.wrong) for one in found.values())
+    target = find_target(Path(args.path), args.vocab and Path(args.vocab), args.phase, args.split)
+    inspections = inspect_target(target, _ReadingLine("inspect"))
+    samples = {part.name: _samples(target, part, args) for part in target.parts}
+    wrong = sum(len(one.wrong) for one in inspections.values())
     if args.json:
-        print(json.dumps(_as_json(scope, found, samples), indent=2, ensure_ascii=False))
+        print(json.dumps(_as_json(target, inspections, samples), indent=2, ensure_ascii=False))
     else:
-        _print_header(args.path, scope)
-        for part in scope.parts:
-            _print_part(part, found[part.name], samples[part.name], args.seed)
+        _print_header(args.path, target)
+        for part in target.parts:
+            _print_part(part, inspections[part.name], samples[part.name], args.seed)
     if args.histogram:
-        _draw(args, {part.name: _bins(part, found[part.name]) for part in scope.parts})
+        _draw(args, {part.name: _bins(part, inspections[part.name]) for part in target.parts})
     if not args.json:
-        print(f"\nwrong: {wrong} thing{'s' * (wrong != 1)}, see above" if wrong else "\nnothing is wrong")
-        _print_next(args, scope)
+        print(f"\nwrong: {wrong} problem{'s' * (wrong != 1)}, see above" if wrong else "\nnothing is wrong")
+        _print_next(args, target)
     return EXIT_BAD_INPUT if wrong else 0
 
 
-def _samples(scope: Scope, part: Part, args: argparse.Namespace) -> list[Sample]:
+def _samples(target: CheckTarget, part: TargetPart, args: argparse.Namespace) -> list[Sample]:
     from bertjobs.data.check import read_samples
 
     if (
-        part.split == "validation" and len(scope.parts) > 1 and not args.split
-    ):  # of a folder seen whole, the training data are shown
+        part.split == "validation" and len(target.parts) > 1 and not args.split
+    ):  # of a whole folder, samples of the training data are enough
         return []
-    return read_samples(scope, part, args.samples, args.seed)
+    return read_samples(target, part, args.samples, args.seed)
 
 
-def _bins(part: Part, found: Inspection) -> list[BinLengths]:
+def _bins(part: TargetPart, inspection: Inspection) -> list[BinLengths]:
     from bertjobs.data.check import length_range
     from bertjobs.data.check.histogram import BinLengths
 
-    bins = sorted(found.bins.items())
+    bins = sorted(inspection.bins.items())
     if len(part.shards) == 1:
         bins = [(number, facts) for number, facts in bins if number == part.shards[0].bin]
     ranges = {number: length_range(number, part.expected) for number, _ in bins}
@@ -160,10 +160,10 @@ def _draw(args: argparse.Namespace, parts: dict[str, list[BinLengths]]) -> None:
         raise InputError(f"cannot write {args.histogram!r}: {error.strerror}", where="--histogram") from error
 
 
-def _print_header(path: str, scope: Scope) -> None:
-    data, expected = scope.data, scope.parts[0].expected
+def _print_header(path: str, target: CheckTarget) -> None:
+    data, expected = target.data, target.parts[0].expected
     print(f"{path}: {'token ids' if expected.shard_format == 'ids' else 'LDDL strings'} ({expected.shard_format})")
-    vocabulary = scope.vocabulary
+    vocabulary = target.vocabulary
     case = "uncased" if vocabulary.lowercase else "cased"
     print(f"vocabulary  {vocabulary.size:,} tokens, {case}, sha256 {vocabulary.sha256[:12]}...")
     if data is not None:
@@ -171,8 +171,8 @@ def _print_header(path: str, scope: Scope) -> None:
         words = ", ".join(f"{name} {_value(value)}" for name, value in data.settings.items())
         lines = textwrap.wrap(words, _WIDTH - 12, break_on_hyphens=False, break_long_words=False)
         print("\n".join(f"{'' if place else 'settings':<12}{line}" for place, line in enumerate(lines)))
-    if scope.metadata:
-        pairs = ((name, f"{text[:12]}..." if "sha256" in name else text) for name, text in scope.metadata.items())
+    if target.metadata:
+        pairs = ((name, f"{text[:12]}..." if "sha256" in name else text) for name, text in target.metadata.items())
         print("file        " + ", ".join(f"{name} {text}" for name, text in pairs))
 
 
@@ -182,14 +182,14 @@ def _value(value: object) -> str:
     return " ".join(":".join(map(str, one)) if isinstance(one, list) else str(one) for one in value)
 
 
-def _print_part(part: Part, found: Inspection, samples: list[Sample], seed: int) -> None:
+def _print_part(part: TargetPart, inspection: Inspection, samples: list[Sample], seed: int) -> None:
     from bertjobs.data.check.histogram import text_bars
     from bertjobs.wording import columns
 
-    total = found.total
+    total = inspection.total
     print(f"\n{part.name}")
     rows = [["", "files", "sequences", "tokens", "MB", "mean", "padding", "random next", "[UNK]"]]
-    listed = [(f"bin {number}", facts) for number, facts in sorted(found.bins.items()) if facts.files]
+    listed = [(f"bin {number}", facts) for number, facts in sorted(inspection.bins.items()) if facts.files]
     for name, facts in [*listed, *([("all", total)] if len(listed) != 1 else [])]:
         rows.append([
             f"  {name}", f"{facts.files:,}", f"{facts.rows:,}", f"{facts.tokens:,}", f"{facts.bytes / 1e6:.1f}",
@@ -205,21 +205,21 @@ def _print_part(part: Part, found: Inspection, samples: list[Sample], seed: int)
         print(f"  masked: {_share(total.masked, total.tokens)} of the tokens, stored; of these {as_mask} [MASK], "
               f"{as_random} another token, {as_kept} kept")  # fmt: skip
     if total.rows:
-        print(f"  repeated: {found.repeated:.2%} of the sequences have the A and B of one before them")
+        print(f"  repeated: {inspection.repeated:.2%} of the sequences repeat the A and B of an earlier one")
         print("  lengths, in tokens with [CLS] and [SEP]:")
-        print("\n".join("  " + line for line in text_bars(_bins(part, found))))
+        print("\n".join("  " + line for line in text_bars(_bins(part, inspection))))
     _print_samples(samples, _how_masked(part, stored=total.masked > 0, seed=seed))
-    if samples and (found.wrong or found.remarks):
+    if samples and (inspection.wrong or inspection.remarks):
         print()
-    for name, what in found.wrong[:_SHOWN]:
+    for name, what in inspection.wrong[:_SHOWN]:
         print(f"  WRONG  {name + ': ' if name else ''}{what}")
-    if len(found.wrong) > _SHOWN:
-        print(f"  WRONG  and {len(found.wrong) - _SHOWN} more; --json shows all")
-    for remark in found.remarks:
+    if len(inspection.wrong) > _SHOWN:
+        print(f"  WRONG  and {len(inspection.wrong) - _SHOWN} more; --json shows all")
+    for remark in inspection.remarks:
         print(f"  note   {remark}")
 
 
-def _how_masked(part: Part, *, stored: bool, seed: int) -> str:
+def _how_masked(part: TargetPart, *, stored: bool, seed: int) -> str:
     if stored:
         return "as stored"
     if not part.split:
@@ -239,22 +239,24 @@ def _print_samples(samples: list[Sample], how: str) -> None:
                                 break_on_hyphens=False))  # fmt: skip
 
 
-def _print_next(args: argparse.Namespace, scope: Scope) -> None:
+def _print_next(args: argparse.Namespace, target: CheckTarget) -> None:
     from bertjobs.slurm.shell import shell_line
 
-    folder = str(scope.data.folder) if scope.data else None
+    folder = str(target.data.folder) if target.data else None
     if folder == args.path and not args.histogram:
         print("next: " + shell_line(["bertjobs", "data", "inspect", args.path, "--histogram", "lengths.png"]))
     if folder is not None:
         print("next: " + shell_line(["bertjobs", "data", "verify", folder]))
 
 
-def _as_json(scope: Scope, found: dict[str, Inspection], samples: dict[str, list[Sample]]) -> dict[str, Any]:
-    data, vocabulary = scope.data, scope.vocabulary
+def _as_json(
+    target: CheckTarget, inspections: dict[str, Inspection], samples: dict[str, list[Sample]]
+) -> dict[str, Any]:
+    data, vocabulary = target.data, target.vocabulary
     content: dict[str, Any] = {
-        "shard_format": scope.parts[0].expected.shard_format,
+        "shard_format": target.parts[0].expected.shard_format,
         "vocabulary": {"sha256": vocabulary.sha256, "size": vocabulary.size, "lowercase": vocabulary.lowercase},
-        "metadata": scope.metadata,
+        "metadata": target.metadata,
     }
     if data is not None:
         content |= {"folder": str(data.folder), "manifest_sha256": data.sha256, "settings": data.settings}
@@ -267,7 +269,7 @@ def _as_json(scope: Scope, found: dict[str, Inspection], samples: dict[str, list
             "wrong": [{"file": file, "what": what} for file, what in one.wrong],
             "remarks": list(one.remarks),
         }
-        for name, one in found.items()
+        for name, one in inspections.items()
     }
     return content
 
@@ -355,26 +357,30 @@ def _adopted(data: DataManifest, args: argparse.Namespace) -> dict[str, Any]:
 
 def _numbered(texts: list[str], flag: str, example: str) -> dict[int, str]:
     """``N=VALUE`` words as a table."""
-    found: dict[int, str] = {}
+    values: dict[int, str] = {}
     for text in texts:
         number, separator, value = text.partition("=")
         if not number.isdecimal() or not int(number) or not separator or not value:
-            raise InputError(f"{text!r} is no phase and its value", where=flag, hint=f"for instance {flag} {example}")
-        if int(number) in found:
-            raise InputError(f"phase {number} is there twice", where=flag)
-        found[int(number)] = value
-    return found
+            raise InputError(
+                f"{text!r} is not a phase and its value", where=flag, hint=f"for instance {flag} {example}"
+            )
+        if int(number) in values:
+            raise InputError(f"phase {number} is given twice", where=flag)
+        values[int(number)] = value
+    return values
 
 
 def _whole(text: str) -> int:
     if not text.isdecimal() or not 3 < int(text) < 1 << 16:
-        raise InputError(f"{text!r} is no number of tokens", where="--sequence-length", hint="for instance 1=128")
+        raise InputError(
+            f"{text!r} is not a number of tokens from 4 to 65535", where="--sequence-length", hint="for instance 1=128"
+        )
     return int(text)
 
 
 def _processes(args: argparse.Namespace) -> int:
     if args.processes < 0:
-        raise InputError(f"{args.processes} is too small: at least 1, or 0 for one a core", where="--processes")
+        raise InputError(f"{args.processes} is too small: at least 1, or 0 for one per core", where="--processes")
     return args.processes or len(os.sched_getaffinity(0))
 
 
@@ -383,7 +389,7 @@ def _share(part: int, whole: int, decimals: int = 1) -> str:
 
 
 def _print_any_text() -> None:
-    """Words of any language do not fail on a terminal of another encoding."""
+    """Words of any language can be printed on a terminal of another encoding."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
 

@@ -1,11 +1,10 @@
-"""What `bertjobs data prepare` is told about Slurm, and the command as a job of its own."""
+"""The options of `bertjobs data prepare` for Slurm, and the command as a separate job."""
 
 from __future__ import annotations
 
 import argparse
 import os
 import sys
-from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,25 +13,26 @@ from bertjobs.errors import InputError
 
 if TYPE_CHECKING:
     from bertjobs.data.prepare import PrepareOptions
-    from bertjobs.data.prepare.sbatch import SlurmOptions
+    from bertjobs.data.prepare.array_options import ArrayOptions
 
 _FROM_SITE = ("partition", "account", "qos", "time")
+_NAMED = (*_FROM_SITE, "memory", "cpus")
 _SBATCH_NAMES = {"memory": "mem", "cpus": "cpus-per-task"}
 
 
 def add_place_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what says where a prepare runs."""
     option = parser.add_argument_group("where it runs").add_argument
-    option("--processes", metavar="N", type=int, default=0, help="on this machine; 0: one a core")
+    option("--processes", metavar="N", type=int, default=0, help="on this machine; 0: one per core")
     option("--slurm", action="store_true", help="on the cluster, as job arrays; the options below are theirs")
     option("--queue", action="store_true",
-           help="with --slurm: return at once; a small job of its own queues the arrays and watches them, and "
+           help="with --slurm: return at once; a small separate job queues the arrays and watches them, and "
            "`bertjobs submit --after ID` waits for it. Nodes must be able to call sbatch")  # fmt: skip
     option("--nodes", metavar="N", type=int, default=argparse.SUPPRESS,
-           help="instead of --jobs: at most N jobs a stage, each on a node of its own, with all its CPUs and "
+           help="instead of --jobs: at most N jobs per stage, each alone on a node, with all its CPUs and "
            "memory")  # fmt: skip
     option("--jobs", metavar="N", type=int, default=argparse.SUPPRESS,
-           help="array elements a stage at most, wherever Slurm has room for them (default: 16)")  # fmt: skip
+           help="array elements per stage at most, wherever Slurm has room for them (default: 16)")  # fmt: skip
     option("--cpus", metavar="N", type=int, default=argparse.SUPPRESS,
            help="of each job, which runs as many tasks at a time (default: 1; with --nodes all of a node)")  # fmt: skip
     for name, meaning in (
@@ -50,25 +50,25 @@ def add_place_arguments(parser: argparse.ArgumentParser) -> None:
     option("--attempts", metavar="N", type=int, default=argparse.SUPPRESS,
            help="how often a task may fail (default: 3)")  # fmt: skip
     option("--site", metavar="NAME", default=argparse.SUPPRESS,
-           help="site file with partition, account, qos, time and sbatch options, made by `bertjobs init`; none for "
-           "none (default: the only one, or that called default)")  # fmt: skip
+           help="site file with partition, account, qos, time and sbatch options, made by `bertjobs init`; "
+           "`none` uses none (default: the only one, or that called default)")  # fmt: skip
 
 
 def queue_prepare(parser: argparse.ArgumentParser, args: argparse.Namespace, options: PrepareOptions) -> int:
-    """Queue this very command, less --queue, as a job of its own, and say what to type next."""
+    """Queue this very command, without --queue, as a separate job, and say what to type next."""
     from bertjobs.data.corpus import Source
     from bertjobs.data.prepare.queue_job import log_file, queue
     from bertjobs.data.text.vocabulary import Vocabulary
     from bertjobs.slurm.shell import shell_line
 
-    # What can be told here at once; the rest of the checks takes a look at the whole corpus.
+    # What can be checked here at once; the other checks read the whole corpus.
     options.check()
     Vocabulary.read(options.vocabulary, lowercase=False if options.cased else None)
     for text in options.corpora:
         Source.parse(text)
     output = Path(args.output)
     command = [sys.executable, "-m", "bertjobs", "data", "prepare", *given_words(parser, args)]
-    job = queue(command, slurm_options(args), output, os.environ)
+    job = queue(command, array_options(args), output, os.environ)
     print(f"queued as job {job}; log {str(log_file(output)).replace('%j', job)}")
     site = ["--site", args.site] if getattr(args, "site", None) else []
     after = ["--recipe", "NAME", "--data", str(output.absolute()), "--after", job]
@@ -77,7 +77,7 @@ def queue_prepare(parser: argparse.ArgumentParser, args: argparse.Namespace, opt
 
 
 def given_words(parser: argparse.ArgumentParser, args: argparse.Namespace) -> list[str]:
-    """The options of a command line that differ from their defaults, less --queue."""
+    """The options of a command line that differ from their defaults, without --queue."""
     words: list[str] = []
     for action in parser._actions:
         value = getattr(args, action.dest, None)
@@ -88,29 +88,26 @@ def given_words(parser: argparse.ArgumentParser, args: argparse.Namespace) -> li
     return words
 
 
-def slurm_options(args: argparse.Namespace) -> SlurmOptions:
-    """What the flags say to sbatch, and where they are silent, the site."""
-    from bertjobs.data.prepare.sbatch import Slurm, SlurmOptions, job_environment
-    from bertjobs.data.prepare.whole_nodes import on_whole_nodes
-    from bertjobs.slurm.options import parse_option
+def array_options(args: argparse.Namespace) -> ArrayOptions:
+    """What the flags ask of sbatch, and where they say nothing, the site file."""
+    from bertjobs.data.prepare.array_options import ArrayOptions, checked_slurm, job_environment
+    from bertjobs.slurm.options import SlurmOptions, parse_option
 
-    names = {field.name for field in fields(SlurmOptions)}
-    named: dict[str, Any] = {name: value for name, value in vars(args).items() if name in names}
-    sbatch = [parse_option(text, ours={}) for text in named.pop("sbatch", ())]
+    cut = {name: value for name, value in vars(args).items() if name in ("jobs", "attempts")}
+    named: dict[str, Any] = {name: value for name, value in vars(args).items() if name in _NAMED}
+    extra = [parse_option(text, ours={}) for text in getattr(args, "sbatch", ())]
     if site := chosen_site(argparse.Namespace(site=getattr(args, "site", None))):
         given = [f"--{_SBATCH_NAMES.get(name, name)}" for name in named]
-        for option in reversed(site.sbatch_options([*given, *sbatch])):
+        for option in reversed(site.sbatch_options([*given, *extra])):
             name, _, value = option.removeprefix("--").partition("=")
             if name in _FROM_SITE:
                 named[name] = value
             else:
-                sbatch.insert(0, option)
-    options = SlurmOptions(**named, sbatch=tuple(sbatch))
+                extra.insert(0, option)
+    options = ArrayOptions(SlurmOptions(**named, extra=tuple(extra)), **cut)
     if not hasattr(args, "nodes"):
         return options
-    if "jobs" in named:
+    if "jobs" in cut:
         raise InputError("--jobs and --nodes both say how many jobs a stage has", hint="give one of them")
     options.check()
-    slurm = Slurm(job_environment(os.environ, Path(__file__).resolve().parents[2]))
-    slurm.check()
-    return on_whole_nodes(options, args.nodes, named.get("cpus", 0), slurm)
+    return options.on_whole_nodes(args.nodes, checked_slurm(job_environment(os.environ)))

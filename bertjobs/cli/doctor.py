@@ -1,4 +1,4 @@
-"""`bertjobs doctor`: why a run stopped."""
+"""`bertjobs doctor`: why a run does not progress."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ def register(subparsers: Any) -> None:
     """Add `doctor` to the command line."""
     parser = subparsers.add_parser(
         "doctor",
-        help="say why a run stopped or does not move, what shows it, and what to type next",
-        description="One verdict on a run from its logs, journal, metrics and checkpoints and from Slurm: what is the "
-        "matter, the lines that say so (the first failing rank first), and the next command to type.",
+        help="say why a run does not progress, what shows it, and what to type next",
+        description="One verdict on a run from its logs, journal, metrics and checkpoints and from Slurm: what is "
+        "wrong, the lines that say so (the first failing rank first), and the next command to type.",
         allow_abbrev=False,
     )
     add_run_argument(parser)
@@ -27,12 +27,13 @@ def register(subparsers: Any) -> None:
 
 def _doctor(args: argparse.Namespace) -> int:
     from bertjobs.launch.doctor.diagnose import diagnose
-    from bertjobs.launch.doctor.evidence import Accounts, collect
+    from bertjobs.launch.doctor.evidence import collect
+    from bertjobs.slurm.client import Slurm
     from bertjobs.slurm.shell import quote
 
     directory = opened(args)
     target = quote(args.run) + (f" --results {quote(args.results)}" if args.results else "")
-    evidence = collect(directory, Accounts(os.environ), target, time.time())
+    evidence = collect(directory, Slurm(os.environ), target, time.time())
     verdict = diagnose(evidence)
     if args.json:
         print(json.dumps({"run": evidence.spec.run, **verdict.as_json()}, indent=2))

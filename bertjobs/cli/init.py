@@ -15,8 +15,9 @@ def register(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "init",
         help="look at the Slurm cluster and write a site file that plan and submit read",
-        description="Ask Slurm for partitions, limits, GPUs, preemption, accounts and containers, and write what was "
-        "found as a commented site file, ~/.config/bertjobs/sites/NAME.yml, to be read and edited. Nothing is queued.",
+        description="Ask Slurm for partitions, limits, GPUs, preemption, accounts and containers, and write the "
+        "answers as a commented site file, ~/.config/bertjobs/sites/NAME.yml, to be read and edited. "
+        "Nothing is queued.",
         allow_abbrev=False,
     )
     parser.add_argument("--site", metavar="NAME", help="the site's name (default: the cluster's own)")
@@ -25,8 +26,8 @@ def register(subparsers: Any) -> None:
         metavar="NAME",
         help="partition to queue in (default: one with GPUs: the cluster's default one, else that with most)",
     )
-    parser.add_argument("--yes", "--force", action="store_true", help="write over a site of this name")
-    parser.add_argument("--json", action="store_true", help="print what was found as JSON")
+    parser.add_argument("--yes", "--force", action="store_true", help="overwrite a site of this name")
+    parser.add_argument("--json", action="store_true", help="print the answers as JSON")
     parser.set_defaults(handler=_init)
 
 
@@ -36,7 +37,7 @@ def _init(args: argparse.Namespace) -> int:
     from bertjobs.slurm.site import parse_site
 
     if args.site:
-        site_file(args.site, os.environ)  # a bad name is told before Slurm is asked
+        site_file(args.site, os.environ)  # a bad name is reported before Slurm is asked
     folder = Path.cwd()
     cluster = look(os.environ, folder)
     partition = choose_partition(cluster.partitions, args.partition)

@@ -27,10 +27,10 @@ def register(subparsers: Any) -> None:
     """Add `rehearse` to the command line."""
     parser = subparsers.add_parser(
         "rehearse",
-        help="run a recipe small, here, and see that it survives faults",
+        help="run a small version of a recipe here and see that it survives faults",
         description="Run a recipe with a tiny model for a few steps on two CPU ranks of this machine, first "
-        "undisturbed, then once under each fault, and compare: before days are spent on it. Without a fault named: all "
-        "of them.",
+        "undisturbed, then once under each fault, and compare the results, before days are spent on it. Without a "
+        "fault named, all of them.",
         allow_abbrev=False,
     )
     group = parser.add_argument_group("faults, each after a random step that the recipe's seed decides")
@@ -38,7 +38,9 @@ def register(subparsers: Any) -> None:
     group.add_argument("--timeout", action="store_true", help="USR2 to one rank, as ahead of the time limit")
     group.add_argument("--kill-rank", metavar="N", action="append", default=[], help="KILL to rank N; can be repeated")
     group.add_argument("--fill-disk", action="store_true", help="no room for a checkpoint until the attempt has ended")
-    parser.add_argument("--keep", action="store_true", help="keep the run directories, also of what survived")
+    parser.add_argument(
+        "--keep", action="store_true", help="keep the run directories, also those of faults that were survived"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
     add_site_argument(parser)
     add_recipe_arguments(parser)

@@ -1,4 +1,4 @@
-"""`bertjobs report`: what a run came to, as text and as a page."""
+"""`bertjobs report`: the outcome of a run, as text and as a page."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def register(subparsers: Any) -> None:
         "report",
         help="write a run's report.html and print its summary",
         description="Write report.html into the run's folder: curves, summary, guesses for masked words, attempts. "
-        "Print the summary. The run may still be going on.",
+        "Print the summary. The run may still be running.",
         allow_abbrev=False,
     )
     add_run_argument(parser)

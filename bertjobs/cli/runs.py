@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from bertjobs.run.directory import RunDirectory
 
 WATCH_S = 5.0
-"""Seconds between two looks of ``--watch``."""
+"""Seconds between two updates of ``--watch``."""
 
 
 def register(subparsers: Any) -> None:
@@ -28,8 +28,8 @@ def register(subparsers: Any) -> None:
     cancel = subparsers.add_parser(
         "cancel",
         help="stop a run's jobs; workers write a checkpoint first",
-        description="Stop all jobs of a run that wait or run, those that wait first. Workers write a checkpoint; "
-        "`bertjobs resume` goes on from it.",
+        description="Cancel all queued and running jobs of a run, the queued ones first. Workers write a "
+        "checkpoint, from which `bertjobs resume` continues.",
         allow_abbrev=False,
     )
     add_run_argument(cancel)
@@ -40,10 +40,10 @@ def register(subparsers: Any) -> None:
 def _register_status(subparsers: Any) -> None:
     status = subparsers.add_parser(
         "status",
-        help="how runs stand: state, step, loss, age of the last step; of one run, its jobs and attempts too",
-        description="Without RUN, a table of all runs, a row a phase. With RUN, its jobs and attempts in the order of "
-        "time, and each phase: why it waits, its last step and checkpoint, its expected end. What is known comes from "
-        "sacct and squeue, and from the run's folder where these are silent.",
+        help="show the state of runs: step, loss, age of the last step; of one run, its jobs and attempts too",
+        description="Without RUN, a table of all runs, one row per phase. With RUN, its jobs and attempts in "
+        "chronological order, and each phase: why it waits, its last step and checkpoint, its expected end. What is "
+        "known comes from sacct and squeue, and from the run's folder where these are silent.",
         allow_abbrev=False,
     )
     add_run_argument(status, optional=True)
@@ -52,7 +52,7 @@ def _register_status(subparsers: Any) -> None:
         nargs="?",
         const=str(WATCH_S),
         metavar="SECONDS",
-        help=f"show it again every so often (default: {WATCH_S:g}) until no job waits or runs",
+        help=f"show it again every SECONDS (default: {WATCH_S:g}) until no job is queued or running",
     )
     _add_json(status)
     status.set_defaults(handler=_status)
@@ -62,7 +62,7 @@ def _register_logs(subparsers: Any) -> None:
     logs = subparsers.add_parser(
         "logs",
         help="show a run's newest worker log",
-        description="Show the worker log that was written last, of all or of those that the options leave. Lines of "
+        description="Show the worker log that was written last, of all or of those that the options select. Lines of "
         "other ranks than rank 0 begin with `rank N:`.",
         allow_abbrev=False,
     )
@@ -71,7 +71,7 @@ def _register_logs(subparsers: Any) -> None:
     logs.add_argument("--job", metavar="ID", help="of this job")
     logs.add_argument("--attempt", type=int, metavar="K", help="of this attempt: 0 is a job's first start")
     logs.add_argument("--rank", type=int, metavar="N", help="only the lines of this rank")
-    logs.add_argument("--follow", action="store_true", help="go on as it grows, until no job of the run is active")
+    logs.add_argument("--follow", action="store_true", help="continue as it grows, until no job of the run is active")
     logs.add_argument("--list", action="store_true", help="list the log files instead")
     _add_json(logs, "list the log files as JSON")
     logs.set_defaults(handler=_logs)
@@ -105,7 +105,7 @@ def _seconds(args: argparse.Namespace) -> float:
             return WATCH_S
         seconds = 0.0
     if not 1 <= seconds < float("inf"):
-        raise InputError(f"{args.watch!r} is no number of seconds of 1 or more", where="--watch")
+        raise InputError(f"{args.watch!r} is not a number of seconds (1 or more)", where="--watch")
     return seconds
 
 
@@ -120,7 +120,7 @@ def _show_status(args: argparse.Namespace, runs: Sequence[RunStatus]) -> None:
 
     rows = [row for run in runs for row in run.phases]
     if args.json:
-        # One line each where they follow each other.
+        # One line each where several follow each other.
         print(json.dumps([row.as_json() for row in rows], indent=None if args.watch else 2), flush=True)
     elif args.run:
         print(run_text(runs[0], time.time()), flush=True)
@@ -170,5 +170,5 @@ def _cancel(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps({"run": directory.name, "cancelled": jobs}, indent=2))
     else:
-        print(f"cancelled {', '.join(jobs)}" if jobs else "nothing of this run waits or runs")
+        print(f"cancelled {', '.join(jobs)}" if jobs else "this run has no queued or running jobs")
     return 0

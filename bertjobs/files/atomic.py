@@ -39,7 +39,7 @@ def _temporary_beside(path: Path) -> Path:
 def new_file(path: Path) -> Iterator[IO[bytes]]:
     """A file that replaces ``path``, flushed to the disk, when the block ends without an error.
 
-    Readers see the old bytes or the new, never a part.
+    Readers see the old bytes or the new, never a part of either.
     """
     temporary = _temporary_beside(path)
     try:
@@ -133,7 +133,7 @@ def publish_folder(temporary: Path, path: Path) -> None:
 
 
 def remove_folder(folder: Path) -> None:
-    """Delete a folder that readers never see half-deleted; what a crash leaves of it, `remove_leftovers` deletes.
+    """Delete a folder that readers never see half-deleted; `remove_leftovers` deletes what a crash leaves of it.
 
     Raises:
         OSError: it could not be deleted.

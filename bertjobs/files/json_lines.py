@@ -1,4 +1,4 @@
-"""JSON lines: appended by one write each, read as far as they are whole."""
+"""JSON lines: each is appended by a single write; a line that is not whole is skipped by readers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TAIL_BYTES = 1 << 15
 
 
 def last_lines(path: Path, tail_bytes: int = TAIL_BYTES) -> list[Any]:
-    """The JSON lines in the last bytes of a file; [] where it is absent. What is no JSON is left out."""
+    """The JSON lines in the last bytes of a file; [] where it is absent. Lines that are not JSON are left out."""
     if not path.exists():
         return []
     with open(path, "rb") as handle:

@@ -18,7 +18,7 @@ from bertjobs.errors import BertjobsError
 
 LOCK_NAME = "lock"
 BEAT_S = 20.0  # the owner renews the lock this often
-STALE_S = 180.0  # not renewed for so long, on another host: its owner is gone
+STALE_S = 180.0  # a lock of another host that was not renewed for this long has lost its owner
 
 
 @contextmanager
@@ -69,10 +69,10 @@ def _held(path: Path, owner: dict[str, Any]) -> BertjobsError:
     words = (
         f"process {owner['process']} of {owner['user']} on {owner['host']}, since {owner['since']}"
         if owner
-        else "an owner that left no name"
+        else "an unknown owner"
     )
     return BertjobsError(
-        f"another prepare is at work on this output: {words}",
+        f"another prepare is working on this output: {words}",
         where=str(path),
         hint=f"wait for it, choose another --output, or, if it is dead, remove the lock: rm {path}",
     )
@@ -90,7 +90,7 @@ def _owner() -> dict[str, Any]:
 
 
 def _begun(process: int) -> str | None:
-    """When a process of this host began, None where it is gone: a process number alone may have been given again."""
+    """When a process of this host began, None where it is gone: process numbers are reused."""
     try:
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[19]
     except (OSError, IndexError):

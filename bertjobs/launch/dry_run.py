@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bertjobs.launch.script import SlurmOptions, Submission, submissions
+from bertjobs.launch.script import Submission, submissions
 from bertjobs.launch.source import write_source
 from bertjobs.launch.start import locked_text, next_chain, without_suspects
 from bertjobs.recipe.spec import RunSpec
 from bertjobs.run.directory import RunDirectory
 from bertjobs.slurm.client import Slurm
+from bertjobs.slurm.options import SlurmOptions
 from bertjobs.slurm.shell import shell_line
 
 SHOWN_BYTES = 20_000

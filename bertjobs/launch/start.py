@@ -16,7 +16,7 @@ from bertjobs.errors import EXIT_DONE, InputError
 from bertjobs.files.atomic import write_text
 from bertjobs.launch import local
 from bertjobs.launch.link import End, Next, close_attempt, newest_name, record_refusal, what_next
-from bertjobs.launch.script import SlurmOptions, submissions
+from bertjobs.launch.script import submissions
 from bertjobs.launch.source import write_source
 from bertjobs.launch.watch.progress import ProgressView
 from bertjobs.recipe.lockfile import lockfile, read_lockfile, with_phases_of
@@ -27,6 +27,7 @@ from bertjobs.run.restarts import chain_events
 from bertjobs.run.suspects import excluded, suspects
 from bertjobs.slurm.client import Slurm
 from bertjobs.slurm.environment import clean_environment
+from bertjobs.slurm.options import SlurmOptions
 
 Queueing = Callable[[RunDirectory, RunSpec, SlurmOptions, Sequence[str], str], dict[int, str]]
 """Queues a run's phases: given its directory, itself, sbatch's options, jobs to wait for and the chain's name, it

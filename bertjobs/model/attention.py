@@ -75,7 +75,7 @@ def padded(query: Tensor, key: Tensor, value: Tensor, layout: SequenceLayout, dr
 
 
 class _PerSequence(torch.autograd.Function):
-    """Keeps one matrix a sequence and head: the probabilities, negative where dropout drops them."""
+    """Keeps one matrix per sequence and head: the probabilities, negative where dropout drops them."""
 
     @staticmethod
     def forward(
@@ -136,7 +136,7 @@ def nested(query: Tensor, key: Tensor, value: Tensor, layout: SequenceLayout, dr
 
     def jagged(rows: Tensor, cumulative: Tensor, longest: int) -> Tensor:
         # Both lengths are given, else torch would wait for the device to know them.
-        rows = rows if rows.is_cuda else rows.contiguous()  # as the way of CPUs asks for
+        rows = rows if rows.is_cuda else rows.contiguous()  # as its implementation for CPUs requires
         make = torch.nested.nested_tensor_from_jagged
         return make(rows, cumulative.long(), min_seqlen=1, max_seqlen=longest).transpose(1, 2)
 
@@ -223,7 +223,7 @@ def choose_attention(name: str, device: torch.device, dtype: torch.dtype, head_s
     Args:
         name: one of `ATTENTIONS`, or "auto" for the first of `PREFERRED` that works.
         dtype: of the queries: that of autocast, else float32.
-        head_size: numbers a head.
+        head_size: numbers per head.
 
     Raises:
         InputError: the name is not known, or what it names does not work here.
@@ -250,13 +250,13 @@ def _problem(name: str, device: torch.device, dtype: torch.dtype, head_size: int
     if name == "padded":
         return None
     if name == "per_sequence" and device.type != "cpu":
-        return "it is for CPUs"
+        return "it runs on CPUs only"
     try:
-        expected, found = (_sample(ATTENTIONS[way], device, dtype, head_size) for way in ("padded", name))
+        expected, actual = (_sample(ATTENTIONS[way], device, dtype, head_size) for way in ("padded", name))
     except (ImportError, RuntimeError, NotImplementedError, ValueError, TypeError, AttributeError) as failure:
         return re.split(r"\. |\n", str(failure).strip())[0] or type(failure).__name__
     names = ("output", "gradient of the query", "gradient of the key", "gradient of the value")
-    for what, right, got in zip(names, expected, found, strict=True):
+    for what, right, got in zip(names, expected, actual, strict=True):
         error = float((got.float() - right.float()).abs().max() / right.float().abs().max())
         if not error <= _TOLERANCE[dtype]:
             return f"{what} differs from the reference by {error:.1e}"

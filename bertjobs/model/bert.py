@@ -226,7 +226,7 @@ class PredictionTransform(DenseGelu):
 
 
 class MaskedTokenHead(nn.Module):
-    """Masked-LM head; its projection is the word embeddings' matrix, with a bias of its own."""
+    """Masked-LM head; its projection is the word embeddings' matrix, with its own bias."""
 
     def __init__(self, spec: ModelSpec, word_embeddings: nn.Embedding):
         super().__init__()
@@ -258,7 +258,7 @@ class BertForPreTraining(nn.Module):
 
     Args:
         spec: the shape; ``vocab_size`` must be filled in.
-        activation_checkpointing: keep less memory for the backward pass, and compute more; see `Encoder`.
+        activation_checkpointing: keep less in memory for the backward pass, and compute more; see `Encoder`.
 
     Raises:
         InputError: a shape that no model can have, or an unknown ``hidden_act``.
@@ -312,7 +312,7 @@ class BertForPreTraining(nn.Module):
         Args:
             input_ids, token_type_ids, attention_mask: as in ``encode``, on the model's device.
             labels: [B, S], the original token where one is masked, else -1. On the CPU or on the model's
-                device; from the CPU the masked tokens are found without waiting for a GPU.
+                device; from the CPU the masked tokens are located without waiting for a GPU.
             next_sentence_labels: [B], 1 where sentence B is a random one, 0 where it follows A.
         """
         device = input_ids.device

@@ -3,7 +3,7 @@ become a few kernels, with the matrix products between them as they are.
 
 Each part compiles once for all layers and for each shape: all tokens, and the rows that heads read. Dropout in compiled
 code takes its seed from torch's generator, so ``torch.manual_seed`` fixes it as it fixes eager code's, though to other
-masks: a run has to go on with the parts that it began with to keep its bits.
+masks: to keep its bits, a run has to continue with the parts that it began with.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def compile_parts(device: torch.device) -> TokenWise:
     """
     problem = _problem(device)
     if problem is not None:
-        warnings.warn(f"training goes on without compiled kernels, more slowly: {problem}", stacklevel=2)
+        warnings.warn(f"training continues without compiled kernels, more slowly: {problem}", stacklevel=2)
         return EAGER
     compiled = functools.partial(torch.compile, fullgraph=True, dynamic=False)
     return TokenWise(
@@ -52,7 +52,7 @@ def compile_parts(device: torch.device) -> TokenWise:
 
 
 def _problem(device: torch.device) -> str | None:
-    """Why nothing can be compiled for a device, found by compiling a sum."""
+    """Why nothing can be compiled for a device, determined by compiling a sum."""
 
     def add(numbers: Tensor) -> Tensor:
         return numbers + 1

@@ -1,4 +1,4 @@
-"""Dropout on a CPU at a seventh of torch's price.
+"""Dropout on a CPU at a seventh of torch's cost.
 
 torch draws one 32-bit number of its Mersenne twister for each element, in one thread. Here one 64-bit number decides
 for four elements, 16 bits each: the keep rate is a multiple of 2^-16, and outputs are scaled by that rate, so their

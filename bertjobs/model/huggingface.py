@@ -92,7 +92,7 @@ def write_description(spec: ModelSpec, vocabulary_path: str | Path, folder: Path
     max_length = spec.max_position_embeddings
     tokens = write_tokenizer(folder, Path(vocabulary_path), lowercase=lowercase, max_length=max_length)
     if tokens > spec.vocab_size:
-        what = f"the vocabulary holds {tokens} tokens, the model's vocab_size is {spec.vocab_size}"
+        what = f"the vocabulary holds {tokens} tokens, but the model's vocab_size is {spec.vocab_size}"
         raise InputError(what, where=str(vocabulary_path))
     config = json.dumps(config_from_model_spec(spec), indent=2, sort_keys=True)
     (folder / "config.json").write_text(config + "\n", encoding="utf-8")
@@ -150,11 +150,11 @@ def load_pretrained(folder: str | Path, spec: ModelSpec | None = None) -> Loaded
         InputError: a file missing, unreadable or truncated; a shape other than ``spec``; no BERT encoder.
     """
     folder = Path(folder)
-    found = model_spec_from_config(_read_config(folder), folder.name)
+    stored = model_spec_from_config(_read_config(folder), folder.name)
     if spec is not None:
-        _check_same_shape(found, spec, folder)
+        _check_same_shape(stored, spec, folder)
     file, tensors = _read_tensors(folder)
-    shapes = _parameter_shapes(found)
+    shapes = _parameter_shapes(stored)
     state = {name: tensor.float() for name, tensor in _canonical(tensors, shapes).items()}
     missing = tuple(name for name in shapes if name not in state)
     lost = [name for name in missing if name.startswith(("bert.embeddings.", "bert.encoder."))]
@@ -164,9 +164,9 @@ def load_pretrained(folder: str | Path, spec: ModelSpec | None = None) -> Loaded
         raise InputError(what, where=str(file), hint=hint)
     for name, tensor in state.items():
         if tensor.shape != shapes[name]:
-            what = f"{name} has shape {list(tensor.shape)}, config.json says {list(shapes[name])}"
+            what = f"{name} has shape {list(tensor.shape)}, but config.json says {list(shapes[name])}"
             raise InputError(what, where=str(file))
-    return LoadedWeights(spec or found, state, missing)
+    return LoadedWeights(spec or stored, state, missing)
 
 
 @torch.no_grad()
@@ -197,9 +197,9 @@ def _read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def _check_same_shape(found: ModelSpec, wanted: ModelSpec, folder: Path) -> None:
+def _check_same_shape(stored: ModelSpec, wanted: ModelSpec, folder: Path) -> None:
     for field in SHAPE_FIELDS:
-        theirs, ours = getattr(found, field), getattr(wanted, field)
+        theirs, ours = getattr(stored, field), getattr(wanted, field)
         if theirs != ours:
             what = f"{field} is {theirs} in the folder and {ours} in model {wanted.name!r}"
             hint = "choose a model of the folder's shape, or weights of the model's"
@@ -217,10 +217,10 @@ READERS: dict[str, Callable[[Path], dict[str, Tensor]]] = {
 
 
 def _read_tensors(folder: Path) -> tuple[Path, dict[str, Tensor]]:
-    """The first weights file that is there, and what is in it."""
+    """The first weights file that exists, and what is in it."""
     file = next((folder / name for name in READERS if (folder / name).is_file()), None)
     if file is None:
-        raise InputError(f"no weights: neither {' nor '.join(READERS)} is there", where=str(folder))
+        raise InputError(f"no weights: neither {' nor '.join(READERS)} exists", where=str(folder))
     try:
         tensors = READERS[file.name](file)
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:

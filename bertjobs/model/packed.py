@@ -1,6 +1,6 @@
 """The unpadded forward pass of ``BertForPreTraining``: the same model and numbers as its padded one, without padding.
 
-Sequences lie one after the other in [T, H], attention sees each by itself (``bertjobs.model.attention``), and the last
+Sequences lie one after the other in [T, H], attention sees each separately (``bertjobs.model.attention``), and the last
 layer computes keys and values for all tokens but the rest only for the R rows that a head reads: the first token of
 each sequence and the masked ones. Without dropout, losses and gradients are those of ``pretraining_sums`` up to
 rounding.
@@ -32,7 +32,7 @@ class Pack(Protocol):
 
     int64 ``input_ids``, ``token_type_ids``, ``positions`` [T]; int32 ``cumulative_lengths`` [S + 1], where the
     slots end: real sequences, the tail, empty ones; int64 ``first_tokens``, ``next_sentence_labels`` [S] and
-    ``masked_positions``, ``labels`` [P], of which ``sequences`` and ``masked`` are in use; labels behind are -1.
+    ``masked_positions``, ``labels`` [P], of which ``sequences`` and ``masked`` are in use; the labels after are -1.
     """
 
     @property
@@ -82,7 +82,7 @@ def _normalised(norm: nn.LayerNorm) -> Normalised:
     return Normalised(norm.weight, norm.bias, norm.eps)
 
 
-# The parts that work on each token by itself: pure functions of tensors, so that they compile once for all layers.
+# The parts that work on each token separately: pure functions of tensors, so that they compile once for all layers.
 
 
 def embed(
@@ -153,7 +153,7 @@ class _Read:
         rows: int64 [R], ascending places in [0, T).
         layout: of these as queries.
         first, masked: where in ``rows`` the first tokens and the masked tokens are.
-        next_labels, labels: theirs; -1 where an entry is not used.
+        next_labels, labels: theirs; -1 where an entry is unused.
     """
 
     rows: Tensor
@@ -170,7 +170,7 @@ def _read(pack: Pack, fixed_shapes: bool) -> _Read:
     next_labels, labels = pack.next_sentence_labels[: counts[0]], pack.labels[: counts[1]]
     places = torch.cat([pack.first_tokens[: counts[0]], pack.masked_positions[: counts[1]]])
     used = torch.cat([next_labels, labels]) != IGNORED_LABEL
-    # Entries without a use are spread over the tokens, so that no sequence gets more than twice its length of rows.
+    # Unused entries are spread over the tokens, so that no sequence gets more than twice its length of rows.
     tokens, entries = len(pack.input_ids), len(places)
     spread = torch.arange(entries, device=places.device) * tokens // max(1, entries)
     rows, order = torch.where(used, places, spread).sort(stable=True)

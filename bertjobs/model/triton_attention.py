@@ -61,12 +61,12 @@ def varlen_attention(
             with d contiguous, as in a slice of a joint projection.
         key, value: [T, h, d], as ``query``.
         cumulative_q: int32 [S + 1], ascending from 0, on the device: sequence s owns the queries from cumulative_q[s]
-            to cumulative_q[s + 1], be there none. Queries behind the last sequence get zeros.
+            to cumulative_q[s + 1], or none. Queries after the last sequence get zeros.
         cumulative_k: the same for keys and values. A query of a sequence without keys gets zeros.
         max_q: no sequence has more queries. At most BACKWARD.queries is fastest, and longest sequences first.
         dropout_p: probability to drop, at least 0 and under 1; rounded to 16 bits, and the scale of what is kept is the
             rounded one's, so that the mean is exact.
-        seed: an integer, or an int64 tensor of one element on the device, which a compiled or captured call reads anew
+        seed: an integer, or an int64 tensor of one element on the device, which a compiled or captured call reads again
             each time.
 
     Returns:

@@ -2,7 +2,7 @@
 
 The plan is FlashAttention-2's (Dao, arXiv 2307.08691): probabilities are never stored, the backward pass computes them
 again from the rows' log-sum-exp. Sequence s owns queries ``query_starts[s]`` to ``query_starts[s + 1]`` and keys
-``key_starts[s]`` to ``key_starts[s + 1]``. The grid has one sequence more than there are, which owns the rows behind
+``key_starts[s]`` to ``key_starts[s + 1]``. The grid has one sequence more than there are, which owns the rows after
 the last: its programs write zeros there. Strides count numbers, from row to row and from head to head.
 
 No sum depends on which program is first: equal inputs give equal bits.

@@ -16,7 +16,7 @@ from bertjobs.optim.lamb import Lamb
 def why_not_apex() -> str | None:
     """Why apex's LAMB cannot be used here, or None where it can.
 
-    PyPI's package "apex" is another one. NVIDIA's brings the compiled module ``amp_C``.
+    PyPI's package "apex" is a different one. NVIDIA's brings the compiled module ``amp_C``.
     """
     if find_spec("amp_C") is None:
         return "NVIDIA APEX is not installed with its CUDA extensions (there is no module amp_C)"
@@ -41,15 +41,15 @@ class ApexLamb(Lamb):
 
     - Constructor: groups with ``params``, ``betas``, ``eps`` and ``weight_decay``; ``lr``, ``max_grad_norm``,
       ``use_nvlamb``. With ``reduced_precision_dtype`` unset there are no second copies of the parameters.
-    - ``group["lr"]`` (float32, shape []) and ``group["step"]`` (int32, shape [1]) are tensors on the device, a
-      pair of its own for each group, and are read there.
+    - ``group["lr"]`` (float32, shape []) and ``group["step"]`` (int32, shape [1]) are tensors on the device, one
+      pair per group, and are read there.
     - ``state[parameter]`` holds "exp_avg" and "exp_avg_sq", float32, made at the first step where there are none.
     - ``step(grad_scaler=s)`` asks ``s`` for ``_check_inf_per_device(optimizer)[device]`` (float32, 1: skip) and
       ``_get_scale_async()`` (float32 scalar S), as of torch's GradScaler. The gradients are still scaled: it
       clips by their own norm against ``max_grad_norm * S`` and multiplies them by 1 / S.
     - A skipped step leaves parameters, moments and "step" as they are; a taken one overwrites the gradients.
 
-    It does not give the norm away, which is so computed once more; a step never waits for the device.
+    It does not expose the norm, which is therefore computed again; a step never waits for the device.
     """
 
     backend = "apex"

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bertjobs.optim.sharding import WHOLE, Shard, deal, runs
+from bertjobs.optim.sharding import WHOLE, StateShare, deal, runs
 
 CHUNK_ELEMENTS = {"cpu": 1 << 18, "cuda": 1 << 25}
 """Parameters updated together: on a CPU as many as stay in its cache, on a GPU enough to fill it while the
@@ -20,7 +20,7 @@ temporaries stay small."""
 
 @dataclass(frozen=True)
 class StepResult:
-    """What one optimizer step found.
+    """What one optimizer step reports.
 
     Attributes:
         gradient_norm: global L2 norm of the unscaled gradients before clipping, a float32 scalar where the
@@ -40,7 +40,7 @@ class Optimizer(torch.optim.Optimizer):
 
     The gradients are divided by the loss scale, then clipped by their global norm N: multiplied by
     clip_norm / N where N is larger. A gradient that is not finite anywhere leaves the step count, the moments
-    and the parameters as they are. All is done in place: after a step, the gradients are spent.
+    and the parameters as they are. Everything is done in place: after a step, the gradients are used up.
 
     ``state[parameter]`` holds the moments "exp_avg" and "exp_avg_sq", float32, once there was a step; a group's
     "step" counts its updates: a number, or where ``backend`` counts on the device, a tensor of one.
@@ -70,7 +70,7 @@ class Optimizer(torch.optim.Optimizer):
         epsilon: float = 1e-6,
         weight_decay: float = 0.01,
         clip_norm: float = 1.0,
-        shard: Shard = WHOLE,
+        shard: StateShare = WHOLE,
     ):
         self.clip_norm = clip_norm
         self.shard = shard
@@ -133,7 +133,7 @@ class Optimizer(torch.optim.Optimizer):
         }
 
     def load_moments(self, moments: Mapping[Tensor, tuple[Tensor, Tensor]], step_count: int) -> None:
-        """Go on from these moments after ``step_count`` updates; other ranks' parameters are passed over.
+        """Continue from these moments after ``step_count`` updates; other ranks' parameters are skipped.
 
         Tensors that are in the parameter's place already are kept, not copied.
         """
@@ -186,7 +186,7 @@ class Constants:
 def adam_direction(
     gradients: list[Tensor], first: list[Tensor], second: list[Tensor], constants: Constants, step: int
 ) -> list[Tensor]:
-    """Adam's direction (Kingma and Ba, arXiv 1412.6980), with the moments moved on in place::
+    """Adam's direction (Kingma and Ba, arXiv 1412.6980), updating the moments in place::
 
     m = b1 m + (1 - b1) g;   v = b2 v + (1 - b2) g^2
     (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + epsilon)

@@ -14,7 +14,7 @@ from bertjobs.optim.base import Optimizer
 from bertjobs.optim.fused import FusedLamb, why_not_fused
 from bertjobs.optim.groups import parameter_groups
 from bertjobs.optim.lamb import Lamb
-from bertjobs.optim.sharding import WHOLE, Shard
+from bertjobs.optim.sharding import WHOLE, StateShare
 from bertjobs.recipe.spec import OptimizerSpec
 
 OPTIMIZERS: dict[str, dict[str, type[Optimizer]]] = {
@@ -33,7 +33,7 @@ def build_optimizer(
     lr: float,
     *,
     device: torch.device | None = None,
-    group: Shard = WHOLE,
+    group: StateShare = WHOLE,
 ) -> Optimizer:
     """The optimizer that ``spec`` names, over all of ``model``'s float32 parameters.
 
@@ -86,7 +86,7 @@ def choose_backend(
 
     def obstacle(backend: str) -> str | None:
         if backend not in backends:
-            return f"there is none for {spec.name!r}"
+            return f"{spec.name!r} has no such backend"
         if backend == "torch":
             return None
         if not gpu:

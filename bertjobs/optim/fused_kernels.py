@@ -44,7 +44,7 @@ def move_moments(  # type: ignore[no-untyped-def]
     weight_decay,
     BLOCK: tl.constexpr,
 ):
-    """m and v move on, g becomes the update u; *_squares[block] = sums of p^2 and u^2 over the block."""
+    """m and v are updated, g becomes the update u; *_squares[block] = sums of p^2 and u^2 over the block."""
     block = tl.program_id(0)
     tensor = tl.load(tensor_of + block)
     places = (block - tl.load(first_block + tensor)).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)

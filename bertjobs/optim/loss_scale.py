@@ -1,7 +1,7 @@
 """The factor that keeps float16 gradients in range: dynamic, or static.
 
-A scale is a value: ``update`` gives the next step's. What a checkpoint stored of it is taken up by ``restored``: the
-recipe decides of which kind it is, the checkpoint where a dynamic one stands.
+A scale is a value: ``update`` gives the next step's. ``restored`` takes up what a checkpoint stored: the
+recipe decides which kind it is, the checkpoint where a dynamic one stands.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ def deal(sizes: Sequence[int], parts: int) -> list[int]:
 
 
 @dataclass(frozen=True)
-class Shard:
+class StateShare:
     """One rank's share of the optimizer states; the default is all of them, with nothing communicated.
 
     Attributes:
@@ -71,7 +71,7 @@ class Shard:
             torch._foreach_copy_(tensors, received)
 
 
-WHOLE = Shard()
+WHOLE = StateShare()
 """All states on each rank."""
 
 

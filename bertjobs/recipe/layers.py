@@ -9,7 +9,7 @@ from typing import Any
 
 from bertjobs.errors import InputError
 from bertjobs.recipe import schema
-from bertjobs.recipe.catalogue import Catalogue
+from bertjobs.recipe.catalogue import Catalogue, Found
 from bertjobs.recipe.schema import REQUIRED, Setting, nearest_key
 
 ALLOCATION, FLAG, SET, ENVIRONMENT, FILE, DEFAULT = range(6)
@@ -20,11 +20,20 @@ _SAME_MEMORY = {"fp16": "bf16", "bf16": "fp16", "fp32": "tf32", "tf32": "fp32"}
 
 @dataclass(frozen=True)
 class Source:
-    """A resolved value, where it came from in words, and how strong that place is (0 is the strongest)."""
+    """A resolved value, where it came from in words, and how strong that place is (0 is the strongest).
+
+    ``filed`` is the value in its file, for one that came from a file.
+    """
 
     value: Any
     origin: str
     level: int = DEFAULT
+    filed: Found | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def place(self) -> str:
+        """Where it came from, for errors: with the line of a file."""
+        return self.filed.place if self.filed else self.origin
 
 
 @dataclass(frozen=True)
@@ -84,7 +93,7 @@ class Layers:
         for head in (("recipes", self.recipe, "phases"), ("phases",)):
             for found in self.catalogue.find_all(*head, number, "micro_batch"):
                 if isinstance(found.value, int):
-                    return Source(found.value, found.origin, FILE)
+                    return Source(found.value, found.origin, FILE, found)
                 for name in (precision, _SAME_MEMORY[precision]):
                     if name in found.value:
                         return Source(found.value[name], f"{found.origin}, for {name}", FILE)
@@ -123,7 +132,7 @@ class Layers:
         groups = {f"phase{number}.": list(schema.PHASE) for number in self.recipe_phases()}
         groups |= {
             "optimizer.": list(schema.OPTIMIZER),
-            "": [key for key in schema.RUN if key != "description"],
+            "": list(schema.RUN),
         }
         paths = [prefix + key for prefix, keys in groups.items() for key in keys]
         for path, text in self.sets.items():
@@ -163,7 +172,7 @@ class Layers:
 
     def _filed(self, setting: Setting, *path: Any) -> Source | None:
         found = self.catalogue.find("recipes", self.recipe, *path) if setting.in_recipe else None
-        return Source(found.value, found.origin, FILE) if found else None
+        return Source(found.value, found.origin, FILE, found) if found else None
 
     def _sited(self, setting: Setting) -> Source | None:
         text = self.site.get(setting.key)
@@ -171,7 +180,7 @@ class Layers:
 
     def _shared(self, setting: Setting, number: int) -> Source | None:
         found = self.catalogue.find("phases", number, setting.key) if setting.in_recipe else None
-        return Source(found.value, found.origin, FILE) if found else None
+        return Source(found.value, found.origin, FILE, found) if found else None
 
     def _default(self, setting: Setting, path: str) -> Source:
         if setting.default is not REQUIRED:

@@ -67,14 +67,14 @@ def resolve(
     allocation = {"nodes": nodes, "tasks_per_node": tasks_per_node}
     layers = Layers(catalogue, allocation, flags, _assignments(sets), read_environment(environ))
     recipe = layers.run("recipe")
-    catalogue.check("recipes", recipe.value, recipe.origin)
+    catalogue.check("recipes", recipe.value, recipe.place)
     layers = replace(layers, recipe=recipe.value)
     layers.check_keys()
 
-    system = catalogue.system(layers.run("system").value, layers.run("system").origin)
+    system = catalogue.system(layers.run("system").value, layers.run("system").place)
     if system.scheduler != "none":
         layers = replace(layers, site=site or {}, site_origin=site_origin)
-    sources = {key: layers.run(key) for key in schema.RUN if key not in ("description", "phase")}
+    sources = {key: layers.run(key) for key in schema.RUN if key != "phase"}
     if not sources["run"].value:
         sources["run"] = Source(check_name(recipe.value, "run"), "the recipe's name")
     sources |= _ranks(sources, system)
@@ -102,17 +102,9 @@ def resolve(
     return Resolved(spec, sources, layers.recipe_phases())
 
 
-_PLAIN = set(schema.RUN) - {"description", "phase", "system", "model", "vocabulary"}
-_SIMPLE = (
-    "sequence_length",
-    "max_predictions",
-    "steps",
-    "lr",
-    "warmup",
-    "optimizer_state",
-    "checkpoint_every",
-    "validate_every",
-)
+_PLAIN = set(schema.RUN) - {"phase", "system", "model", "vocabulary"}
+_BATCH = ("global_batch", "rank_batch", "micro_batch", "gradient_steps")  # what the batch arithmetic is about
+_SIMPLE = tuple(key for key in schema.PHASE if key not in _BATCH)
 
 
 def _assignments(sets: Sequence[str]) -> dict[str, str]:
@@ -151,8 +143,8 @@ def _ranks(sources: Mapping[str, Source], system: SystemSpec) -> dict[str, Sourc
 
 def _model_and_vocabulary(catalogue: Catalogue, sources: Mapping[str, Source]) -> tuple[ModelSpec, str]:
     """The model, its vocab_size filled in from the vocabulary, and the vocabulary's sha256 ("" for any)."""
-    model = catalogue.model(sources["model"].value, sources["model"].origin)
-    digest, size = catalogue.vocabulary(sources["vocabulary"].value, sources["vocabulary"].origin)
+    model = catalogue.model(sources["model"].value, sources["model"].place)
+    digest, size = catalogue.vocabulary(sources["vocabulary"].value, sources["vocabulary"].place)
     return (model if model.vocab_size else replace(model, vocab_size=size)), digest
 
 

@@ -31,7 +31,7 @@ SMOOTHED_SHARE = 0.04
 """Share of a phase's steps that the running mean spans."""
 
 RIGHT_MARGIN = 1.015
-"""Room behind the last step, so that its dot is whole."""
+"""Room to the right of the last step, so that its dot is whole."""
 
 WORDS, SENTENCES, HELD_OUT, QUIET, LINE = "#2563a8", "#5f8a3c", "#c2510c", "#6b7280", "#d1d5db"
 
@@ -148,8 +148,8 @@ def downsample(steps: Floats, values: Floats, points: int = POINTS) -> tuple[Flo
 
 
 def running_mean(values: Floats, window: int) -> Floats:
-    """The mean over ``window`` values (an odd number) around each one; towards the ends over fewer, as many on both
-    sides, so that nothing is shifted."""
+    """The mean over ``window`` values (an odd number) around each one; towards the ends over fewer, equally many on
+    both sides, so that nothing is shifted."""
     places = np.arange(len(values))
     reach = np.minimum(window // 2, np.minimum(places, len(values) - 1 - places))
     sums = np.concatenate([[0.0], np.cumsum(values)])
@@ -188,7 +188,7 @@ def _draw_unigram_line(ax: Axes, one: Series, *, labelled: bool) -> None:
 
 def _draw_accuracy(ax: Axes, series: Sequence[Series]) -> None:
     ax.set_title("Accuracy (dots: held-out)")
-    ax.set_ylabel("share guessed right")
+    ax.set_ylabel("share guessed correctly")
     ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     for number, one in enumerate(series):
         for field, name, color in (

@@ -1,4 +1,4 @@
-"""What a trained model puts in the place of a masked word, in sentences that it never saw."""
+"""What a trained model puts in place of a masked word, in sentences that it never saw."""
 
 from __future__ import annotations
 
@@ -74,15 +74,15 @@ def guess(
         phase: whose shards the sentences come from.
 
     Raises:
-        InputError: the checkpoint or a shard cannot be read, or the checkpoint has no masked-LM head or another
-            vocabulary's size.
+        InputError: the checkpoint or a shard cannot be read, or the checkpoint has no masked-LM head or the
+            size of another vocabulary.
     """
     model = _load(checkpoint)
     sample = _sample(data, phase)
     held_out = ShardSet.load(sample, phase, "validation")
     if model.spec.vocab_size < held_out.vocabulary.size:
         raise InputError(
-            f"the checkpoint has {model.spec.vocab_size:,} token embeddings, the data's vocabulary "
+            f"the checkpoint has {model.spec.vocab_size:,} token embeddings, but the data's vocabulary has "
             f"{held_out.vocabulary.size:,} tokens",
             where=str(checkpoint),
         )
@@ -92,7 +92,7 @@ def guess(
 
 
 def choose(held_out: ShardSet, counts: NDArray[np.int64], count: int, seed: int) -> list[Cloze]:
-    """Sentences from different rows, in an order that the seed draws, no word masked twice.
+    """Sentences from different rows, in an order drawn from the seed, no word masked twice.
 
     ``counts`` is how often each token occurs in the training text.
     """
@@ -103,9 +103,9 @@ def choose(held_out: ShardSet, counts: NDArray[np.int64], count: int, seed: int)
         if len(chosen) == count:
             break
         for segment in held_out.segments(int(row)):
-            found = _first_cloze([tokens[number] for number in segment], shares, {one.truth for one in chosen})
-            if found:
-                chosen.append(found)
+            cloze = _first_cloze([tokens[number] for number in segment], shares, {one.truth for one in chosen})
+            if cloze:
+                chosen.append(cloze)
                 break
     return chosen
 
@@ -113,7 +113,7 @@ def choose(held_out: ShardSet, counts: NDArray[np.int64], count: int, seed: int)
 def sentences(tokens: Sequence[str]) -> Iterator[tuple[str, ...]]:
     """The readable whole sentences of a segment: between two sentence ends, of the length of ``PIECES``.
 
-    What stands before the first end may have been cut off at its front and is passed over.
+    What stands before the first end may have been cut off at its front and is skipped.
     """
     ends = [place for place, token in enumerate(tokens) if _is_sentence_end(tokens, place, token)]
     for before, end in pairwise(ends):
@@ -178,17 +178,17 @@ def percent(share: float) -> str:
 
 
 def join(one: Guess, word: str) -> str:
-    """The sentence with ``word`` in the place of the mask."""
+    """The sentence with ``word`` in place of the mask."""
     return gap_before(one) + word + gap_after(one)
 
 
 def gap_before(one: Guess) -> str:
-    """The text before the mask, with the space that parts them."""
+    """The text before the mask, with the space that separates them."""
     return one.before + " " * bool(one.before and not one.before.endswith("-"))
 
 
 def gap_after(one: Guess) -> str:
-    """The text behind the mask, with the space that parts them."""
+    """The text after the mask, with the space that separates them."""
     return " " * bool(one.after and one.after[0] not in _MARKS) + one.after
 
 
@@ -201,7 +201,7 @@ def _first_cloze(tokens: Sequence[str], shares: dict[str, float], used: set[str]
 
 
 def _is_sentence_end(tokens: Sequence[str], place: int, token: str) -> bool:
-    """A full stop behind one or two letters (mr., u.s., no.) ends no sentence."""
+    """A full stop after one or two letters (mr., u.s., no.) does not end a sentence."""
     before = tokens[place - 1] if place else ""
     return token in _ENDS and (len(before) > 2 or not before.isalpha())
 

@@ -53,7 +53,7 @@ code { overflow-wrap: anywhere; }
 }
 """
 
-# The browser is told, too, that nothing may be fetched or run.
+# Tells the browser, too, that nothing may be fetched or run.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 
 
@@ -68,7 +68,7 @@ def page(
 
     Args:
         svg: the curves, as ``curves.draw`` makes them; they are trusted, all other text is escaped.
-        data: the manifest of the run's data, None where it is not there any more.
+        data: the manifest of the run's data, None where it no longer exists.
         notes: what the report lacks, and why.
     """
     spec = summary.spec
@@ -93,7 +93,7 @@ def page(
 {_numbers(rows(summary))}
 <p class="quiet">Training loss is masked-LM plus next-sentence loss, of the first step and as the mean of the last
 {END_STEPS}. The unigram line is the cross-entropy of the held-out masked tokens under the training text's word
-frequencies: what a model reaches that knows no context.</p>
+frequencies: what a model that knows no context reaches.</p>
 {_guesses(guesses)}
 <h2>What was run</h2>
 {_definitions(_settings(spec, data))}
@@ -135,7 +135,7 @@ def _verdict(summary: Summary) -> str:
 
 def _settings(spec: RunSpec, data: DataManifest | None) -> list[tuple[str, str]]:
     model, optimizer = spec.model, spec.optimizer
-    device = f"{_count(spec.gpus, 'GPU')} a node ({spec.system.gpu})" if spec.gpus else "CPU"
+    device = f"{_count(spec.gpus, 'GPU')} per node ({spec.system.gpu})" if spec.gpus else "CPU"
     shape = (
         f"{model.name}: {model.num_hidden_layers} layers, hidden size {model.hidden_size}, "
         f"{model.num_attention_heads} heads"
@@ -178,7 +178,7 @@ def _phase_rows(spec: RunSpec) -> list[list[str]]:
     return [
         row("", "phase {phase.phase}"),
         row("sequence length (tokens)", "{phase.sequence_length}"),
-        row("masked tokens a sequence, at most", "{phase.max_predictions}"),
+        row("masked tokens per sequence, at most", "{phase.max_predictions}"),
         row("global batch (sequences)", "{phase.global_batch:,}"),
         row("rank batch (sequences)", "{phase.rank_batch:,}"),
         row("gradient steps", "{phase.gradient_steps:,}"),
@@ -239,7 +239,7 @@ def _attempts(attempts: Iterable[Attempt]) -> str:
     names = ("Phase", "Job-attempt", "Started", "Lasted", "Ranks", "Up to step", "How it ended")
     head = "".join(f"<th>{name}</th>" for name in names)
     if not body:
-        return "<p>The journal has none.</p>"
+        return "<p>The journal lists none.</p>"
     return f'<div class="scroll"><table><thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody></table></div>'
 
 

@@ -92,7 +92,7 @@ class Summary:
 
 
 def summarise(directory: RunDirectory) -> Summary:
-    """The summary of a run that may still be going on.
+    """The summary of a run that may still be running.
 
     Raises:
         InputError: run.yml cannot be read, or no step has been made yet.
@@ -103,7 +103,7 @@ def summarise(directory: RunDirectory) -> Summary:
         raise InputError(
             f"run {directory.name!r} has no metrics yet: no optimizer step has been made",
             where=str(directory.root),
-            hint=f"see how far it is with: bertjobs status {directory.name}",
+            hint=f"see its progress with: bertjobs status {directory.name}",
         )
     times = {number: [line["time_unix_s"] for line in lines] for number, lines in metrics.items()}
     tries = read_story(directory.events(), times).begun
@@ -125,7 +125,7 @@ def judged(summary: Summary) -> tuple[PhaseSummary, ...]:
 
 
 def rows(summary: Summary) -> list[list[str]]:
-    """The table of a summary: a row a quantity, a column a phase, the first row its head."""
+    """The table of a summary: one row per quantity, one column per phase, and the heads in the first row."""
     phases = summary.phases
     return [
         ["", *(f"phase {phase.spec.phase}" for phase in phases)],
@@ -158,7 +158,7 @@ def text(summary: Summary) -> str:
 
 
 def verdict(phase: PhaseSummary) -> str:
-    """One sentence: how the held-out loss stands to the unigram line."""
+    """One sentence: how the held-out loss compares with the unigram line."""
     held_out, name = phase.held_out, f"phase {phase.spec.phase}"
     if held_out is None:
         return f"{name}: not validated yet"

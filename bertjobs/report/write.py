@@ -37,7 +37,7 @@ class Report:
 
 
 def write_report(directory: RunDirectory) -> Report:
-    """Write a run's report.html; what cannot be had (guesses without data, say) is left out with a note.
+    """Write a run's report.html; what is unavailable (guesses without data, say) is left out with a note.
 
     Raises:
         InputError: no step has been made yet, or the run directory cannot be written.
@@ -64,5 +64,5 @@ def _guesses(summary: Summary, data: DataManifest) -> list[Guess]:
     data.check_vocabulary(summary.spec.vocabulary)
     answers = cloze.guess(saved.checkpoint, data, saved.spec.phase, seed=summary.spec.seed)
     if not answers:
-        raise BertjobsError("the held-out text has no sentence that suits")
+        raise BertjobsError("the held-out text has no suitable sentence")
     return answers

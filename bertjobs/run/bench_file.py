@@ -17,7 +17,7 @@ MEMORY_READS = (0.9, 1.15)
 
 
 @dataclass(frozen=True)
-class Work:
+class WorkPerSequence:
     """What a rank does for a sequence. ``model`` is without its name and its vocabulary's size."""
 
     model: ModelSpec
@@ -28,7 +28,7 @@ class Work:
     max_predictions: int
 
     @classmethod
-    def of(cls, spec: RunSpec, phase: PhaseSpec) -> Work:
+    def of(cls, spec: RunSpec, phase: PhaseSpec) -> WorkPerSequence:
         return cls(
             replace(spec.model, name="", vocab_size=0),
             spec.precision,
@@ -54,7 +54,7 @@ class BenchRun:
     device: str
     is_gpu: bool
     device_memory_gb: float
-    work: Work
+    work: WorkPerSequence
     micro_batch: int
     sequences_per_s: float
     peak_memory_gb: float
@@ -63,7 +63,7 @@ class BenchRun:
     def from_json(cls, line: Any) -> BenchRun:
         """A line of `BENCH_FILE`; raises LookupError, TypeError or ValueError where it is none."""
         device, shape = line["device"], ModelSpec(name="", **line["model"])
-        work = Work(shape, *(line[field.name] for field in fields(Work)[1:]))
+        work = WorkPerSequence(shape, *(line[field.name] for field in fields(WorkPerSequence)[1:]))
         measured = [float(line[name]) for name in ("sequences_per_s", "peak_memory_gb")]
         if not all(0 < value < math.inf for value in measured):
             raise ValueError(f"{measured} are no measurements")
@@ -72,7 +72,7 @@ class BenchRun:
 
     def speaks_for(self, spec: RunSpec, phase: PhaseSpec) -> bool:
         """Whether a rank of a run does the same work on such a device."""
-        if self.is_gpu != bool(spec.gpus) or self.work != Work.of(spec, phase):
+        if self.is_gpu != bool(spec.gpus) or self.work != WorkPerSequence.of(spec, phase):
             return False
         return not self.is_gpu or is_same_gpu(self.device, self.device_memory_gb, spec.system)
 

@@ -16,7 +16,7 @@ from bertjobs.errors import InputError
 from bertjobs.files.atomic import sha256_of
 from bertjobs.model.bert import BertForPreTraining
 from bertjobs.optim.build import BACKENDS, build_optimizer
-from bertjobs.optim.sharding import Shard
+from bertjobs.optim.sharding import StateShare
 from bertjobs.recipe.lockfile import decisive_settings
 from bertjobs.run.checkpoints import MANIFEST, folder_name
 from bertjobs.run.directory import Done, PhaseDirectory
@@ -54,7 +54,7 @@ def train_phase(job: Job, ranks: Ranks, device: torch.device, stop: StopRequest)
     torch.manual_seed(job.spec.seed)
     model = BertForPreTraining(job.spec.model, activation_checkpointing=job.spec.activation_checkpointing).to(device)
     forward = ranks.in_turn(lambda: open_forward(model, job.spec, device))
-    shard = Shard(ranks.rank, ranks.size, ranks.gradients)
+    shard = StateShare(ranks.rank, ranks.size, ranks.gradients)
     optimizer = ranks.in_turn(
         lambda: build_optimizer(model, job.spec.optimizer, job.phase.lr, device=device, group=shard)
     )
@@ -68,10 +68,12 @@ def train_phase(job: Job, ranks: Ranks, device: torch.device, stop: StopRequest)
         Watchdog(job.spec.hang_timeout_s, job.placement, ranks.arrivals, _keeper(job, ranks)) as watchdog,
         _watch(job, shards, ranks) as shard_watch,
         closing(open_stream(job, ranks, shards, start.data, device)) as stream,
+        closing(
+            MetricsLog(directory.metrics, directory.validation, directory.tensorboard, active=ranks.is_first)
+        ) as metrics,
     ):
         if isinstance(stream, BatchStream) and stream.packing is not None:
             forward.warm_up(empty_pack(shards.train, shards.masking, stream.packing).to(device), job.spec.precision)
-        metrics = MetricsLog(directory.metrics, directory.validation, directory.tensorboard, active=ranks.is_first)
         metrics.resume_after(progress.step)
         saving = _saving(job, ranks, metrics, start, progress)
         saving.reserve(model, optimizer)

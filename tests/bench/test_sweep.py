@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from bertjobs.bench import sweep as bench
-from bertjobs.bench.compare import OURS, PADDED, SDPA, SEED, Result, _check, compare
-from bertjobs.bench.cuts import Work
+from bertjobs.bench.compare import NVIDIA, OURS, PADDED, SDPA, Result, _check, compare
+from bertjobs.bench.cuts import TimedSequences
 from bertjobs.bench.device import Device, open_bench_device
 from bertjobs.bench.profile import ATTENTION, KINDS, PRODUCTS, profile_phase
-from bertjobs.bench.sequences import BenchData, made_data
+from bertjobs.bench.sequences import BenchData, synthetic_data
 from bertjobs.bench.sweep import Measurement, Rank, Sweep, keep, measure, micro_batch_sizes, rank_step, sweep
 from bertjobs.bench.text import comparison_text, suggestion, sweep_text
 from bertjobs.errors import BertjobsError, InputError
@@ -32,7 +32,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def tiny(*sets: str, recipe: str = "laptop", **flags: object) -> RunSpec:
-    """A recipe whose model is as small as can be, on data that is not there."""
+    """A recipe whose model is as small as can be, on data that do not exist."""
     sets = ("model=bert-nano", "vocabulary=any", *sets) if recipe == "laptop" else sets
     catalogue = load_catalogue([builtin_file()])
     spec = resolve(catalogue, flags={"recipe": recipe, "data": "/no/such/folder", **flags}, environ={}, sets=sets).spec
@@ -45,54 +45,73 @@ def spec(request: pytest.FixtureRequest) -> RunSpec:
 
 
 def one_phase(spec: RunSpec) -> tuple[PhaseSpec, BenchData]:
-    return spec.phases[0], made_data(spec, spec.phases[0], rows=512)
+    return spec.phases[0], synthetic_data(spec, spec.phases[0], rows=512)
 
 
 def test_rates_follow_from_the_clock_and_the_work(spec: RunSpec) -> None:
     phase, data = one_phase(spec)
     rank = Rank(spec, phase, CPU)
     started = time.perf_counter()
-    found = measure(rank, data, 4, peak=1e12, seconds=0.2, repeats=2)
+    measurement = measure(rank, data, 4, peak=1e12, seconds=0.2, repeats=2)
     took = time.perf_counter() - started
-    a_micro_batch = found.forward_backward_s / phase.rank_batch * 4
-    assert 0 < a_micro_batch * found.measured_micro_batches < took
-    assert found.sequences_per_s == pytest.approx(phase.rank_batch / (found.forward_backward_s + found.optimizer_s))
+    a_micro_batch = measurement.forward_backward_s / phase.rank_batch * 4
+    assert 0 < a_micro_batch * measurement.measured_micro_batches < took
+    assert measurement.sequences_per_s == pytest.approx(
+        phase.rank_batch / (measurement.forward_backward_s + measurement.optimizer_s)
+    )
     lengths = torch.from_numpy(data.shards.lengths(data.shards.kept) + 3).double()
     masked = int(data.masking.predictions(data.shards, data.shards.kept).sum())
     counts = StepCounts(len(lengths), masked, int(lengths.sum()), int(lengths.square().sum()))
     flops = step_flops(spec.model, spec.model.vocab_size, counts) / len(lengths)
-    assert found.flops_per_s / found.sequences_per_s == pytest.approx(flops, rel=0.2)  # 32 sequences stand for 512
-    assert found.peak_share == pytest.approx(found.flops_per_s / 1e12)
-    assert found.tokens_per_s / found.sequences_per_s == pytest.approx(float(lengths.mean()), rel=0.15)
-    assert 0.5 < found.efficiency <= 1
-    assert 0 < found.peak_memory_gb < 30
+    assert measurement.flops_per_s / measurement.sequences_per_s == pytest.approx(
+        flops, rel=0.2
+    )  # 32 sequences stand for 512
+    assert measurement.peak_share == pytest.approx(measurement.flops_per_s / 1e12)
+    assert measurement.tokens_per_s / measurement.sequences_per_s == pytest.approx(float(lengths.mean()), rel=0.15)
+    assert 0.5 < measurement.efficiency <= 1
+    assert 0 < measurement.peak_memory_gb < 30
+
+
+class Clock:
+    """A millisecond passes between two looks, and what is slept."""
+
+    seconds = 0.0
+
+    def perf_counter(self) -> float:
+        self.sleep(0.001)
+        return self.seconds
+
+    def sleep(self, seconds: float) -> None:
+        self.seconds += seconds
 
 
 class Slow(torch.nn.Module):
     """A forward pass that waits before each micro-batch."""
 
-    def __init__(self, inner: torch.nn.Module):
+    def __init__(self, inner: torch.nn.Module, clock: Clock):
         super().__init__()
-        self.inner = inner
+        self.inner, self.clock = inner, clock
 
     def forward(self, batch: Any) -> Any:
-        time.sleep(SLOW_S)
+        self.clock.sleep(SLOW_S)
         return self.inner(batch)
 
 
-def test_a_slow_forward_pass_and_a_slow_optimizer_show_each_in_its_own_place() -> None:
+def test_a_slow_forward_pass_and_a_slow_optimizer_show_each_in_its_own_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    monkeypatch.setattr(bench, "time", clock)
     spec = tiny("unpad=true", "phase1.global_batch=64", "phase1.micro_batch=4")
     phase, data = one_phase(spec)
     rank = Rank(spec, phase, CPU)
     micro_batches = len(rank_step(spec, phase, data, 4, CPU))
-    rank.forward = Slow(rank.forward)  # type: ignore[assignment]
-    found = measure(rank, data, 4, peak=1e12, seconds=0.3, repeats=2)
-    assert found.forward_backward_s >= 0.8 * micro_batches * SLOW_S  # packs hold unlike numbers of sequences
-    assert found.optimizer_s < SLOW_S
+    rank.forward = Slow(rank.forward, clock)  # type: ignore[assignment]
+    measurement = measure(rank, data, 4, peak=1e12, seconds=0.3, repeats=2)
+    assert measurement.forward_backward_s >= 0.8 * micro_batches * SLOW_S  # packs hold unlike numbers of sequences
+    assert measurement.optimizer_s < SLOW_S
 
     rank = Rank(spec, phase, CPU)
     update = rank.optimizer.optimizer.step
-    rank.optimizer.optimizer.step = lambda scale: (time.sleep(SLOW_S), update(scale))[1]  # type: ignore[method-assign]
+    rank.optimizer.optimizer.step = lambda scale: (clock.sleep(SLOW_S), update(scale))[1]  # type: ignore[method-assign]
     assert measure(rank, data, 4, peak=1e12, seconds=0.3, repeats=2).optimizer_s >= SLOW_S
 
 
@@ -112,17 +131,17 @@ def test_a_sweep_ends_where_memory_does(monkeypatch: pytest.MonkeyPatch, spec: R
         return real(rank, data, size, **others)
 
     monkeypatch.setattr(bench, "measure", limited)
-    told: list[Measurement] = []
-    found = sweep(spec, spec.phases[0], CPU, seconds=0.05, repeats=1, found=told.append)
-    assert [one.micro_batch for one in found.measurements] == [1, 2, 4] == [one.micro_batch for one in told]
-    assert found.ended == "8 sequences ran out of memory"
-    assert "<- best" in sweep_text(spec, found)
-    assert "out of memory" in sweep_text(spec, found)
+    reported: list[Measurement] = []
+    result = sweep(spec, spec.phases[0], CPU, seconds=0.05, repeats=1, report=reported.append)
+    assert [one.micro_batch for one in result.measurements] == [1, 2, 4] == [one.micro_batch for one in reported]
+    assert result.ended == "8 sequences ran out of memory"
+    assert "<- best" in sweep_text(spec, result)
+    assert "out of memory" in sweep_text(spec, result)
     with pytest.raises(BertjobsError, match="16 sequences ran out of memory"):
         sweep(spec, spec.phases[0], CPU, sizes=[16], seconds=0.05, repeats=1)
 
 
-def test_a_recipe_for_gpus_is_refused_where_there_is_none() -> None:
+def test_a_recipe_for_gpus_is_refused_where_there_are_none() -> None:
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
     with pytest.raises(InputError, match="torch sees none"):
@@ -151,8 +170,8 @@ def measured(size: int, rate: float, phase: PhaseSpec) -> Measurement:
 
 def sweep_of(spec: RunSpec, device: Device, rates: dict[int, float]) -> Sweep:
     phase = spec.phases[0]
-    found = tuple(measured(size, rate, phase) for size, rate in rates.items())
-    return Sweep(phase, device, "data", "forward", "lamb", 1e12, found, "")
+    measurements = tuple(measured(size, rate, phase) for size, rate in rates.items())
+    return Sweep(phase, device, "data", "forward", "lamb", 1e12, measurements, "")
 
 
 H200 = Device("cuda", "NVIDIA H200", 150.1, 0)
@@ -164,10 +183,10 @@ def test_plan_reads_what_a_sweep_has_kept(tmp_path: Path) -> None:
     rates = {phase.micro_batch // 2: 2000.0, phase.micro_batch: 2500.0}
     keep(spec, sweep_of(spec, H200, rates), tmp_path)
     runs = earlier_runs(tmp_path)
-    found = estimate_phase(spec, phase, 30522, None, runs)
-    assert found
-    assert found.sequences_per_s == 16 * 2500
-    assert found.source.startswith("bertjobs bench, this recipe's model on NVIDIA H200: 2,500 sequences/s")
+    estimate = estimate_phase(spec, phase, 30522, None, runs)
+    assert estimate
+    assert estimate.sequences_per_s == 16 * 2500
+    assert estimate.source.startswith("bertjobs bench, this recipe's model on NVIDIA H200: 2,500 sequences/s")
     assert measured_peaks(spec, runs)[1].tensors_gb == 60.0 + phase.micro_batch / 100
     assert list(measured_peaks(spec, runs)) == [1]
     assert estimate_phase(spec, spec.phases[1], 30522, None, runs) is None
@@ -179,8 +198,8 @@ def test_the_best_is_suggested_as_the_recipe_takes_it() -> None:
     spec = tiny(recipe="h200")
     phase, own = spec.phases[0], spec.phases[0].micro_batch
     assert sweep_of(spec, H200, {own // 2: 990.0, own: 1000.0}).best.micro_batch == own // 2  # within 1%
-    found = sweep_of(spec, H200, {own // 2: 1200.0, own: 1000.0})
-    text = suggestion(spec, found)
+    result = sweep_of(spec, H200, {own // 2: 1200.0, own: 1000.0})
+    text = suggestion(spec, result)
     assert f"GRADIENT_STEPS={2 * phase.gradient_steps}" in text
     assert "20.0% faster" in text
     again = tiny(f"phase1.micro_batch={own // 2}", recipe="h200").phases[0]
@@ -189,10 +208,10 @@ def test_the_best_is_suggested_as_the_recipe_takes_it() -> None:
 
 
 @pytest.mark.parametrize(("number", "mean"), [(1, 106), (2, 254)])
-def test_made_sequences_are_as_long_as_articles(number: int, mean: int) -> None:
+def test_synthetic_sequences_are_as_long_as_articles(number: int, mean: int) -> None:
     spec = tiny()
     phase = spec.phase(number)
-    data = made_data(spec, phase)
+    data = synthetic_data(spec, phase)
     lengths = data.shards.lengths(data.shards.kept) + 3
     assert lengths.mean() == pytest.approx(mean, rel=0.02)
     assert lengths.max() == phase.sequence_length
@@ -203,7 +222,7 @@ def test_made_sequences_are_as_long_as_articles(number: int, mean: int) -> None:
 def test_all_cuts_hold_the_same_sequences_and_masks(by_length: bool) -> None:
     spec = tiny()
     phase = spec.phases[1]
-    work = Work.of(made_data(spec, phase, rows=512), phase, 21, by_length)
+    work = TimedSequences.of(synthetic_data(spec, phase, rows=512), phase, 21, by_length)
     packs, padded, fixed = work.packed(8), work.padded(8), work.fixed(8)
     labels = sorted(torch.cat([pack.labels[: pack.masked] for pack in packs]).tolist())
     for batches in (padded, fixed):
@@ -219,17 +238,17 @@ def test_all_cuts_hold_the_same_sequences_and_masks(by_length: bool) -> None:
 def compared() -> Any:
     pytest.importorskip("transformers")
     spec = tiny("phase1.micro_batch=4")
-    data = made_data(spec, spec.phases[0], rows=512)
-    return compare(spec, spec.phases[0], data, CPU, micro_batch=4, sequences=12, rounds=2, names=(PADDED, SEED, SDPA))
+    data = synthetic_data(spec, spec.phases[0], rows=512)
+    return compare(spec, spec.phases[0], data, CPU, micro_batch=4, sequences=12, rounds=2, names=(PADDED, NVIDIA, SDPA))
 
 
 def test_variants_compute_the_same_loss_and_are_timed_in_turns(compared: Any) -> None:
-    assert [result.name for result in compared.results] == [OURS, PADDED, SEED, SDPA]
+    assert [result.name for result in compared.results] == [OURS, PADDED, NVIDIA, SDPA]
     losses = [result.loss for result in compared.results]
     assert max(losses) - min(losses) < 1e-4
     assert losses[0] == pytest.approx(6.2 + 0.7, abs=0.5)  # ln 500 + ln 2
     assert all(len(result.sequences_per_s) == 2 for result in compared.results)
-    places = [compared.result(name).places for name in (OURS, PADDED, SEED)]
+    places = [compared.result(name).places for name in (OURS, PADDED, NVIDIA)]
     assert compared.tokens <= places[0] < places[1] <= places[2] == 12 * 128
     ours, theirs = compared.result(OURS).sequences_per_s, compared.result(SDPA).sequences_per_s
     ratios = sorted(a / b for a, b in zip(ours, theirs, strict=True))
@@ -248,10 +267,10 @@ def test_variants_that_compute_something_else_are_refused(compared: Any) -> None
 def test_shares_of_a_profile_sum_up_to_the_whole_step() -> None:
     spec = tiny("unpad=true", "phase1.global_batch=64", "phase1.micro_batch=4")
     phase, data = one_phase(spec)
-    found = profile_phase(spec, phase, data, CPU, micro_batch=4, micro_batches=2)
-    assert list(found.shares) == list(KINDS)
-    assert sum(found.shares.values()) == pytest.approx(1)
-    assert min(found.shares.values()) >= 0
-    assert found.shares[ATTENTION] > 0
-    assert found.shares[PRODUCTS] > 0
-    assert 0 < found.wall_s < 30
+    profile = profile_phase(spec, phase, data, CPU, micro_batch=4, micro_batches=2)
+    assert list(profile.shares) == list(KINDS)
+    assert sum(profile.shares.values()) == pytest.approx(1)
+    assert min(profile.shares.values()) >= 0
+    assert profile.shares[ATTENTION] > 0
+    assert profile.shares[PRODUCTS] > 0
+    assert 0 < profile.wall_s < 30

@@ -1,4 +1,4 @@
-"""`bertjobs bench` as a user types it: what it prints and keeps, what it refuses, and that `plan` knows of it."""
+"""`bertjobs bench` as a user types it: what it prints and keeps, what it refuses, and that `plan` reads it."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ def recipe(tmp_path: Path) -> tuple[str, ...]:
 def test_a_sweep_is_shown_and_kept_and_planned_with(
     tmp_path: Path, bertjobs: Bertjobs, recipe: tuple[str, ...]
 ) -> None:
-    done = bertjobs("bench", *recipe, *QUICK, "--output", "out/found.json", environ=ENVIRON)
+    done = bertjobs("bench", *recipe, *QUICK, "--output", "out/result.json", environ=ENVIRON)
     assert done.returncode == 0, done.stderr
     assert "<- best" in done.stdout
-    assert "made sequences" in done.stdout
-    (found,) = json.loads((tmp_path / "out" / "found.json").read_text())
-    rows = found["measurements"]
+    assert "synthetic sequences" in done.stdout
+    (result,) = json.loads((tmp_path / "out" / "result.json").read_text())
+    rows = result["measurements"]
     assert [row["micro_batch"] for row in rows] == [1, 2, 4, 8, 16][: len(rows)]
     assert len(rows) >= 3
     kept = [json.loads(line) for line in (tmp_path / "results" / "bench.jsonl").read_text().splitlines()]
@@ -56,22 +56,22 @@ def test_a_comparison_prints_json_alone(bertjobs: Bertjobs, recipe: tuple[str, .
     arguments = ("--compare", "--sequences", 8, "--micro-batches", 4, "--repeats", 1, "--json")
     done = bertjobs("bench", *recipe, *arguments, environ={**ENVIRON, "TORCHDYNAMO_DISABLE": "1"})
     assert done.returncode == 0, done.stderr
-    (found,) = json.loads(done.stdout)
-    assert found["sequences"] == 8
-    names = [row["name"] for row in found["results"]]
+    (result,) = json.loads(done.stdout)
+    assert result["sequences"] == 8
+    names = [row["name"] for row in result["results"]]
     assert names[0] == "ours, unpadded"
-    assert {"Hugging Face, eager", "Hugging Face, SDPA", "the seed's way"} <= set(names)
-    losses = [row["loss"] for row in found["results"] if not row["failed"]]
+    assert {"Hugging Face, eager", "Hugging Face, SDPA", "NVIDIA's way"} <= set(names)
+    losses = [row["loss"] for row in result["results"] if not row["failed"]]
     assert max(losses) - min(losses) < 1e-3
-    assert found["ours_is_times_as_fast"] > 0
+    assert result["ours_is_times_as_fast"] > 0
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("--seconds", "soon"), "'soon' is no number above 0"),
-        (("--repeats", "0"), "'0' is no whole number above 0"),
-        (("--micro-batches", "4,x"), "'x' is no whole number above 0"),
+        (("--seconds", "soon"), "'soon' is not a number above 0"),
+        (("--repeats", "0"), "'0' is not a whole number above 0"),
+        (("--micro-batches", "4,x"), "'x' is not a whole number above 0"),
         (("--compare", "--profile"), "not allowed with argument"),
         (("--gpus", "1"), "GPU"),
     ],

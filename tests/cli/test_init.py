@@ -23,7 +23,7 @@ ANSWERS = {
 
 @pytest.fixture
 def environ(tmp_path: Path) -> dict[str, str]:
-    """A shell without any Slurm, with a configuration folder of its own."""
+    """A shell without any Slurm, with its own configuration folder."""
     (tmp_path / "bin").mkdir()
     return {"PATH": str(tmp_path / "bin"), "XDG_CONFIG_HOME": str(tmp_path / "config")}
 
@@ -60,7 +60,7 @@ def test_without_a_controller_it_says_so(bertjobs: Bertjobs, environ: dict[str, 
     assert "Traceback" not in done.stderr
 
 
-def test_an_answer_of_another_format_is_no_traceback(bertjobs: Bertjobs, large: dict[str, str]) -> None:
+def test_an_answer_of_another_format_is_not_a_traceback(bertjobs: Bertjobs, large: dict[str, str]) -> None:
     install(Path(large["PATH"]), "sinfo", "PARTITION AVAIL TIMELIMIT\n")
     done = bertjobs("init", environ=large)
     assert done.returncode == 70
@@ -110,13 +110,13 @@ def test_a_bad_name_is_refused_before_slurm_is_asked(bertjobs: Bertjobs, environ
     assert "Slurm" not in done.stderr
 
 
-def test_json_holds_what_was_found(bertjobs: Bertjobs, large: dict[str, str]) -> None:
-    found = json.loads(bertjobs("init", "--json", environ=large).stdout)
-    assert found["site"] == "juno"
-    assert found["partition"] == "gpu-a100"
-    assert [partition["name"] for partition in found["partitions"]][:2] == ["cpu", "gpu-a100"]
-    assert found["partitions"][1]["kinds"][0]["gpus"] == [{"count": 8, "kind": "a100"}]
-    assert found["pyxis"] is True
+def test_json_holds_the_answers(bertjobs: Bertjobs, large: dict[str, str]) -> None:
+    site = json.loads(bertjobs("init", "--json", environ=large).stdout)
+    assert site["site"] == "juno"
+    assert site["partition"] == "gpu-a100"
+    assert [partition["name"] for partition in site["partitions"]][:2] == ["cpu", "gpu-a100"]
+    assert site["partitions"][1]["kinds"][0]["gpus"] == [{"count": 8, "kind": "a100"}]
+    assert site["pyxis"] is True
 
 
 def test_what_the_configuration_hides_is_neither_kept_nor_printed(

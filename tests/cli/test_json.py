@@ -45,7 +45,7 @@ def documented(command: str) -> list[Path_]:
 
 
 def leaves(value: Any, path: Path_ = ()) -> Iterator[Path_]:
-    """The paths of all values that are no list and no mapping; nothing of an empty one."""
+    """The paths of all values that are neither lists nor mappings; nothing of an empty one."""
     if isinstance(value, dict):
         for key, inner in value.items():
             yield from leaves(inner, (*path, key))
@@ -69,7 +69,7 @@ def strict(text: str) -> Any:
     """JSON as every parser reads it."""
 
     def refuse(name: str) -> None:
-        raise AssertionError(f"{name} is no JSON")
+        raise AssertionError(f"{name} is not JSON")
 
     return json.loads(text, parse_constant=refuse)
 
@@ -77,9 +77,9 @@ def strict(text: str) -> Any:
 def check(command: str, *outputs: str) -> None:
     """All fields of the outputs are documented, and all that are documented are in one of them."""
     fields = documented(command)
-    found = {path for output in outputs for path in leaves(strict(output))}
-    assert [path for path in sorted(found) if not any(describes(field, path) for field in fields)] == []
-    assert [field for field in fields if not any(begins(field, path) for path in found)] == []
+    paths = {path for output in outputs for path in leaves(strict(output))}
+    assert [path for path in sorted(paths) if not any(describes(field, path) for field in fields)] == []
+    assert [field for field in fields if not any(begins(field, path) for path in paths)] == []
 
 
 @pytest.mark.parametrize("command", TABLES)
@@ -130,10 +130,10 @@ def test_a_run(bertjobs: Bertjobs, results: Path, verb: str) -> None:
 def test_a_report_that_judges(bertjobs: Bertjobs, results: Path, margin: float, code: int) -> None:
     done = bertjobs("report", "tried", "--results", results, "--require-learnt", margin, "--json")
     assert done.returncode == code
-    said = strict(done.stdout)
-    assert said["report"] is None
-    assert said["phases"][0]["held_out"]["below_unigram_nats"] == pytest.approx(0.75)
-    assert said["phases"][0]["end_loss_nats"] is None
+    summary = strict(done.stdout)
+    assert summary["report"] is None
+    assert summary["phases"][0]["held_out"]["below_unigram_nats"] == pytest.approx(0.75)
+    assert summary["phases"][0]["end_loss_nats"] is None
     assert ("error: " in done.stderr) == bool(code)
 
 

@@ -48,7 +48,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 def test_inspect_shows_counts_lengths_and_samples(made: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
     run("inspect", made["ids"], "--samples", 2)
-    said = capsys.readouterr().out
+    printed = capsys.readouterr().out
     data = DataManifest.read(made["ids"])
     for words in (
         f"{made['ids']}: token ids (ids)",
@@ -65,8 +65,8 @@ def test_inspect_shows_counts_lengths_and_samples(made: dict[str, Path], capsys:
         "█" * 40,
         f"next: bertjobs data verify {made['ids']}",
     ):
-        assert words in said
-    assert said.count(" masked, follows") + said.count(" masked, random next") == 2
+        assert words in printed
+    assert printed.count(" masked, follows") + printed.count(" masked, random next") == 2
 
 
 def test_inspect_draws_and_prints_json(
@@ -93,21 +93,21 @@ def test_inspect_of_one_shard_and_of_a_damaged_one(
     cut = tmp_path / path.name
     cut.write_bytes(path.read_bytes()[:-9])
     assert run("inspect", cut, "--vocab", made["lddl"] / "vocab.txt") == 64
-    said = capsys.readouterr().out
-    assert f"WRONG  {path.name}: cannot be read" in said
-    assert "wrong: 1 thing, see above" in said
+    printed = capsys.readouterr().out
+    assert f"WRONG  {path.name}: cannot be read" in printed
+    assert "wrong: 1 problem, see above" in printed
 
 
 def test_bad_paths_are_refused(made: dict[str, Path], tmp_path: Path) -> None:
     for words, says in (
         (["inspect", tmp_path / "nowhere"], "does not exist"),
-        (["inspect", made["lddl"] / "phase1" / "train"], "is no data folder, but holds Parquet files"),
+        (["inspect", made["lddl"] / "phase1" / "train"], "is not a data folder, but holds Parquet files"),
         (["inspect", made["ids"], "--phase", 7], "has no phase 7"),
         (["inspect", made["ids"], "--samples", -1], "too small"),
         (["inspect", made["ids"], "--histogram", tmp_path / "no" / "x.png"], "cannot write"),
         (["verify", tmp_path], "empty"),
         (["verify", made["ids"], "--processes", -1], "too small"),
-        (["adopt", "--phase", "x", "--vocab", "v", "--output", "o"], "no phase and its value"),
+        (["adopt", "--phase", "x", "--vocab", "v", "--output", "o"], "is not a phase and its value"),
         (["adopt", "--phase", "1=a", "--phase", "1=b", "--vocab", "v", "--output", "o"], "twice"),
         (["adopt", "--phase", "1=a", "--sequence-length", "1=x", "--vocab", "v", "--output", "o"], "number of tokens"),
     ):
@@ -117,9 +117,9 @@ def test_bad_paths_are_refused(made: dict[str, Path], tmp_path: Path) -> None:
 
 def test_verify_names_each_bad_file(made: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
     assert run("verify", made["ids"]) == 0
-    said = capsys.readouterr()
-    assert "all files are as the manifest says" in said.out
-    assert "MB/s" in said.err
+    printed = capsys.readouterr()
+    assert "all files are as the manifest says" in printed.out
+    assert "MB/s" in printed.err
     stray = made["ids"] / "stray"
     stray.write_text("")
     assert run("verify", made["ids"], "--processes", 1) == 64
@@ -131,11 +131,11 @@ def test_adopt_then_verify(made: dict[str, Path], tmp_path: Path, capsys: pytest
     source, output = made["lddl"] / "phase1" / "train", tmp_path / "my data"
     vocabulary = made["lddl"] / "vocab.txt"
     assert run("adopt", "--phase", f"1={source}", "--vocab", vocabulary, "--output", output) == 0
-    said = capsys.readouterr().out
+    printed = capsys.readouterr().out
     data = DataManifest.read(output)
-    assert f"{data.phase(1).validation.rows:,} sequences" in said
-    assert "held-out numbers are optimistic" in said
-    assert f"next: bertjobs data inspect '{output}'" in said
+    assert f"{data.phase(1).validation.rows:,} sequences" in printed
+    assert "held-out numbers are optimistic" in printed
+    assert f"next: bertjobs data inspect '{output}'" in printed
     assert (
         data.phase(1).train.rows + data.phase(1).validation.rows == DataManifest.read(made["lddl"]).phase(1).train.rows
     )

@@ -13,7 +13,7 @@ from bertjobs.errors import InputError
 from bertjobs.launch.dry_run import DryRun, WrittenFile
 from bertjobs.run.directory import RunDirectory
 from bertjobs.slurm.options import option_words, parse_option
-from tests.conftest import SETTINGS, Bertjobs
+from tests.conftest import Bertjobs
 
 Typed = Callable[..., tuple[int, str, str]]
 SMALL = ("--model", "bert-nano", "--set", "phase1.steps=9")
@@ -25,8 +25,6 @@ def typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
     """Runs a command in this process and this test's folder: exit code, and what it wrote on the two streams."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / ".config"))
-    for name in SETTINGS:
-        monkeypatch.delenv(name, raising=False)
 
     def run(*words: object) -> tuple[int, str, str]:
         code = main([str(word) for word in words])
@@ -56,12 +54,12 @@ def test_an_sbatch_option_with_and_without_dashes(given: str, option: str) -> No
 @pytest.mark.parametrize(
     ("given", "says"),
     [
-        ("", "is no option"),
-        ("qos=", "is no option"),
-        ("-C a100", "is no option"),
-        ("Qos=high", "is no option"),
+        ("", "is not an option"),
+        ("qos=", "is not an option"),
+        ("-C a100", "is not an option"),
+        ("Qos=high", "is not an option"),
         ("qos=high\ntouch x", "line break"),
-        ("qos\ntouch=x", "is no option"),
+        ("qos\ntouch=x", "is not an option"),
         ("comment=two words", "cannot stand in"),
         ("comment=a#b", "cannot stand in"),
         ("comment='a'", "cannot stand in"),
@@ -84,7 +82,7 @@ def test_what_is_no_sbatch_option(given: str, says: str) -> None:
         (("--after", "12,"), "'' is no job's id"),
         (("--after", "12;x"), "'12;x' is no job's id"),
         (("--after", "12"), "cannot wait for a Slurm job"),
-        (("--sbatch=-n4",), "is no option of sbatch"),
+        (("--sbatch=-n4",), "is not an option of sbatch"),
         (("--time", "5", "--sbatch", "time=6"), "--time 5 contradicts --sbatch time=6"),
     ],
 )

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from select import PIPE_BUF
 
 import pytest
 
 from bertjobs.launch.doctor.diagnose import diagnose
-from bertjobs.launch.doctor.evidence import Accounts, collect
+from bertjobs.launch.doctor.evidence import collect
 from bertjobs.launch.doctor.verdict import Standing, Verdict
 from bertjobs.run.causes import Cause
 from bertjobs.run.checkpoints import steps
 from bertjobs.run.directory import RunDirectory
+from bertjobs.slurm.client import Slurm
 from tests.cluster.process import Process, environment_of, job_processes
 from tests.cluster.slurm import Cluster
 from tests.conftest import Bertjobs, wait_until
@@ -43,7 +47,7 @@ def submit(bertjobs: Bertjobs, cluster: Cluster, speeches_data: Path, directory:
 
 
 def verdict_on(directory: RunDirectory, cluster: Cluster) -> Verdict:
-    evidence = collect(directory, Accounts(cluster.environment), RUN, time.time())
+    evidence = collect(directory, Slurm(cluster.environment), RUN, time.time())
     assert not evidence.silence
     return diagnose(evidence)
 
@@ -65,17 +69,37 @@ def test_a_job_runs_and_is_cancelled(
 
 
 def test_a_job_whose_time_is_over(submit: Submit, cluster: Cluster, directory: RunDirectory) -> None:
-    job = submit("--time", "10")
-    wait_until(directory.phase(1).metrics.exists)
-    cluster.run(["scancel", "--signal=STOP", job])  # else it stops by itself, and goes on
-    cluster.run(["scontrol", "update", f"JobId={job}", "EndTime=now+1"])
-    assert cluster.wait(job, timeout=120) == "TIMEOUT"
+    job = submit("--time", "10", "--set", "phase1.checkpoint_every=1")
+    wait_until(lambda: steps(directory.phase(1).checkpoints))
+    with written_to_no_more(directory.phase(1).metrics):  # else it stops by itself, and is continued
+        cluster.run(["scontrol", "update", f"JobId={job}", "EndTime=now+1"])
+        assert cluster.wait(job) == "TIMEOUT"
     verdict = verdict_on(directory, cluster)
     assert verdict.cause is Cause.TIME_LIMIT, verdict
     assert "DUE TO TIME LIMIT" in verdict.evidence[0]
-    # Slurm lets a stopped worker go on before it kills it: there is a checkpoint.
     assert verdict.sentence.endswith(f"it resumes from {newest_checkpoint(directory)}")
     assert verdict.command == f"bertjobs resume {RUN}"
+
+
+@contextmanager
+def written_to_no_more(file: Path) -> Iterator[None]:
+    """As if the file system hung: who appends to ``file`` waits, however often it is signalled, until it is killed.
+
+    There is a full pipe in its place.
+    """
+    pipe, kept = file.with_name("pipe"), file.with_name("kept")
+    os.mkfifo(pipe)
+    end = os.open(pipe, os.O_RDWR | os.O_NONBLOCK)
+    with suppress(BlockingIOError):
+        while True:
+            os.write(end, b"\n" * PIPE_BUF)
+    kept.hardlink_to(file)
+    pipe.replace(file)
+    try:
+        yield
+    finally:
+        kept.replace(file)
+        os.close(end)
 
 
 def newest_checkpoint(directory: RunDirectory) -> str:
@@ -115,7 +139,7 @@ def test_a_preempted_job_waits_and_tells_it(submit: Submit, cluster: Cluster, di
     cluster.run(["scancel", str(urgent)])
     cluster.run(["scontrol", "update", f"JobId={job}", "StartTime=now"])
     cluster.wait_queue(job, "RUNNING")
-    wait_until(lambda: Accounts(cluster.environment).jobs([job])[job].past == ("PREEMPTED",))
+    wait_until(lambda: Slurm(cluster.environment).jobs([job])[job].past == ("PREEMPTED",))
 
 
 def test_a_dependency_that_can_never_be_met(submit: Submit, cluster: Cluster, directory: RunDirectory) -> None:

@@ -18,17 +18,16 @@ from typing import Any
 
 import pytest
 
-from bertjobs.data.prepare import PHASES, PrepareOptions, ThisMachine, prepare
-from bertjobs.data.prepare import prepare as prepare_run
-from bertjobs.data.prepare import work_folder as prepare_work
+from bertjobs.data.prepare import PHASES, PrepareOptions, ThisMachine, data_folder, prepare, work_folder
+from bertjobs.data.prepare.array_options import ArrayOptions
 from bertjobs.data.prepare.on_slurm import SlurmArrays
-from bertjobs.data.prepare.sbatch import SlurmOptions
-from bertjobs.data.prepare.work_folder import FOLDER_NAME, Work
+from bertjobs.data.prepare.work_folder import FOLDER_NAME, WorkFolder
 from bertjobs.errors import EXIT_BAD_INPUT, BertjobsError, InputError
 from bertjobs.files.atomic import sha256_of
+from bertjobs.slurm.options import SlurmOptions
 from tests.cluster import slurm as harness
 from tests.cluster.process import Process, environment_of, job_processes
-from tests.cluster.slurm import Cluster
+from tests.cluster.slurm import PATIENCE_S, Cluster
 from tests.data.conftest import quiet
 
 WORDS = (
@@ -67,8 +66,8 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True, scope="module")
 def _small_parts() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(prepare_run, "PIECE_BYTES", PIECE_BYTES)
-        patch.setattr(prepare_work, "BUCKET_BYTES", BUCKET_BYTES)
+        patch.setattr(data_folder, "PIECE_BYTES", PIECE_BYTES)
+        patch.setattr(work_folder, "BUCKET_BYTES", BUCKET_BYTES)
         yield
 
 
@@ -112,15 +111,16 @@ class Run:
         self.said: list[str] = []
         self.output = output
         self._cluster = cluster
-        asked = {"jobs": 4, **asked}
-        self._runner = SlurmArrays(SlurmOptions(**asked), cluster.environment, self.said.append, grace_s=1)
+        cut = {name: asked.pop(name) for name in ("jobs", "attempts") if name in asked}
+        arrays = ArrayOptions(SlurmOptions(**asked), **{"jobs": 4, **cut})
+        self._runner = SlurmArrays(arrays, cluster.environment, self.said.append, grace_s=1)
 
     def __call__(self, options: PrepareOptions, meanwhile: Callable[[], None] = lambda: None) -> bool:
         with ThreadPoolExecutor(1) as thread:
             running = thread.submit(self._prepare, options)
             try:
                 meanwhile()
-                return running.result(timeout=50)
+                return running.result(timeout=300)
             except BaseException:
                 for process in job_processes(self._cluster.folder):
                     process.send(signal.SIGCONT)
@@ -134,7 +134,7 @@ class Run:
         return sum(words in line for line in self.said)
 
 
-def wait_for(seen: Callable[[], Any], seconds: float = 30) -> Any:
+def wait_for(seen: Callable[[], Any], seconds: float = PATIENCE_S) -> Any:
     deadline = time.monotonic() + seconds
     while not (found := seen()):
         assert time.monotonic() < deadline, f"did not happen within {seconds} s"
@@ -155,7 +155,7 @@ def freeze_one(cluster: Cluster, output: Path) -> tuple[str, Process]:
     def in_a_task() -> list[str]:
         return [job for job, lines in journals(output).items() if lines and lines[-1]["event"] == "begin"]
 
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + PATIENCE_S
     while time.monotonic() < deadline:
         for job in wait_for(in_a_task):
             for process in job_processes(cluster.folder):
@@ -262,7 +262,7 @@ def test_a_node_that_fails_twice_is_left_out(
 def test_a_node_that_is_the_only_one_is_used_again(
     cluster: Cluster, corpus: Path, expected: dict[str, str], tmp_path: Path
 ) -> None:
-    run = Run(cluster, tmp_path / "data", sbatch=("nodelist=node2",))
+    run = Run(cluster, tmp_path / "data", extra=("--nodelist=node2",))
 
     def kill_twice() -> None:
         while (times := run.count("failed in job")) < 2:
@@ -303,7 +303,7 @@ def test_a_limit_on_queued_jobs_delays_and_does_not_stop(
 class Tokenises(ThisMachine):
     """Runs the first stage, and then is killed."""
 
-    def run(self, work: Work, stage: str, numbers: list[int], done: Callable[[int], None]) -> None:
+    def run(self, work: WorkFolder, stage: str, numbers: list[int], done: Callable[[int], None]) -> None:
         if stage != "tokenise":
             raise KeyboardInterrupt
         super().run(work, stage, numbers, done)
@@ -342,16 +342,16 @@ def test_bad_input_has_its_own_words_and_exit_code(cluster: Cluster, corpus: Pat
 
 DRIVER = """
 import os, sys
-from bertjobs.data.prepare import PHASES, PrepareOptions, prepare, run, work
-from bertjobs.data.prepare.sbatch import SlurmOptions
+from bertjobs.data.prepare import PHASES, PrepareOptions, data_folder, prepare, work_folder
+from bertjobs.data.prepare.array_options import ArrayOptions
 from bertjobs.data.prepare.on_slurm import SlurmArrays
 from bertjobs.errors import BertjobsError
-run.PIECE_BYTES, work.BUCKET_BYTES = 500_000, 1_000_000
+data_folder.PIECE_BYTES, work_folder.BUCKET_BYTES = 500_000, 1_000_000
 corpus, vocabulary, output = sys.argv[1:]
 options = PrepareOptions((f"text:{corpus}",), vocabulary, output, phases=(PHASES[1],), duplicates=2, shards=4,
                          format="ids")
 try:
-    with SlurmArrays(SlurmOptions(jobs=4, attempts=1), os.environ, grace_s=1) as runner:
+    with SlurmArrays(ArrayOptions(jobs=4, attempts=1), os.environ, grace_s=1) as runner:
         prepare(options, lambda *_: None, runner)
 except BertjobsError as error:
     sys.exit(error.render())
@@ -380,7 +380,7 @@ def test_ctrl_c_cancels_the_jobs_and_the_same_command_goes_on(
     driver = start(tmp_path / "data")
     freeze_one(cluster, tmp_path / "data")
     driver.send_signal(signal.SIGINT)
-    said = driver.communicate(timeout=30)[1]
+    said = driver.communicate(timeout=300)[1]
     assert "Slurm jobs cancelled" in said
     assert not cluster.run(["squeue", "-h"]).stdout
     run = Run(cluster, tmp_path / "data")
@@ -396,7 +396,7 @@ def test_the_work_goes_on_when_the_command_is_killed_and_the_next_one_takes_its_
     driver.kill()
     driver.wait()
     process.send(signal.SIGCONT)
-    work = Work.read(tmp_path / "data")
+    work = WorkFolder.read(tmp_path / "data")
     wait_for(lambda: not work.missing("tokenise") and not work.missing("pairs"))
     run = Run(cluster, tmp_path / "data")
     assert run(options(corpus, run.output))
@@ -407,7 +407,7 @@ def test_the_work_goes_on_when_the_command_is_killed_and_the_next_one_takes_its_
 def test_an_output_that_the_nodes_do_not_see_is_said(tmp_path: Path, start: Callable[..., Any]) -> None:
     script = 'mount -t tmpfs none "$0" && exec "$@"'
     driver = start(tmp_path / "data", "unshare", "--mount", "sh", "-c", script, str(tmp_path))
-    said = driver.communicate(timeout=50)[1]
+    said = driver.communicate(timeout=300)[1]
     assert driver.returncode == 1
     assert "do all nodes see this folder" in said
 

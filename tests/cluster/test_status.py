@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from bertjobs.run.directory import RunDirectory
-from bertjobs.slurm.queue_view import QueueView
+from bertjobs.slurm.client import Slurm
 from tests.cluster.slurm import Cluster
 from tests.conftest import Bertjobs, wait_until
 
@@ -53,7 +53,7 @@ def test_a_run_that_waits_runs_and_is_done(
     one, two = show()
     assert (one["state"], one["job"], two["state"], two["job"]) == ("PENDING", first, "PENDING", second)
     assert "its start time has not come yet" in one["reason"]
-    assert "it waits for the end of another job (Dependency)" in two["reason"]
+    assert "it waits for another job to end (Dependency)" in two["reason"]
     assert one["start_unix_s"] == pytest.approx(time.time() + 3600, abs=300)
     text = bertjobs("status", RUN, environ=cluster.environment).stdout
     assert re.search(rf"^phase 1: PENDING, job {first} \(source: (sacct\+)?squeue\)$", text, re.MULTILINE), text
@@ -84,7 +84,7 @@ def test_a_running_run_is_shown_and_cancelled_with_all_that_waits(
     )
     foreign = cluster.submit([f"--job-name={RUN}-spare", "--begin=now+3600", "--output=/dev/null", "--wrap=true"])
     wait_until(lambda: directory.phase(1).metrics.exists())
-    assert QueueView(cluster.environment).named(RUN, directory.root).keys() >= {first, second, str(unknown)}
+    assert Slurm(cluster.environment).jobs_of_run(RUN, directory.root).keys() >= {first, second, str(unknown)}
     one, two = show()
     assert (one["state"], one["job"], one["late_s"]) == ("RUNNING", first, None)
     assert one["timeline"][0]["state"] == "running"
@@ -97,7 +97,7 @@ def test_a_running_run_is_shown_and_cancelled_with_all_that_waits(
     cancelled = json.loads(done.stdout)["cancelled"]
     assert {first, second, str(unknown)} <= set(cancelled)
     assert cancelled.index(first) > cancelled.index(second)
-    assert [cluster.wait(job, timeout=60) for job in cancelled] == ["CANCELLED"] * len(cancelled)
+    assert [cluster.wait(job) for job in cancelled] == ["CANCELLED"] * len(cancelled)
     queue = cluster.run(["squeue", "-h", "-o", "%i"]).stdout.split()
     assert queue == [str(foreign)], "nothing is left of the run, and nothing else was touched"
     one, _ = show()

@@ -1,4 +1,4 @@
-"""A small corpus with a vocabulary of its own, and the data prepared from it."""
+"""A small corpus with its own vocabulary, and the data prepared from it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def quiet(stage: str, done: float, total: float, unit: str) -> None:
 
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of text files; document N also says "wordN", so that it is known by its tokens."""
+    """A folder of text files; document N also says "docX", so that it can be recognised by its tokens."""
     folder = tmp_path_factory.mktemp("corpus")
     draw = random.Random(7)
     for number in range(DOCUMENTS):

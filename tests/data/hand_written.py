@@ -1,4 +1,4 @@
-"""Small data folders whose shards are made by hand, of random rows: nothing of ``prepare`` is in them."""
+"""Small data folders whose shards are made by hand, of random rows, without ``prepare``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from bertjobs.data.ragged import offsets_of
-from bertjobs.data.shards.ids_shard import Shard, StoredMasks, ids_type
+from bertjobs.data.shards.ids_shard import ShardRows, StoredMasks, ids_type
 from bertjobs.data.shards.manifest import DataManifest, PhaseData, ShardFile, Split
 from bertjobs.files.arrays import write_arrays
 from bertjobs.files.atomic import sha256_of
@@ -22,7 +22,7 @@ TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"word{number}" for nu
 LONGEST = 64
 
 
-def random_shard(rows: int, draw: np.random.Generator, static: bool = False, vocabulary_size: int = 100) -> Shard:
+def random_shard(rows: int, draw: np.random.Generator, static: bool = False, vocabulary_size: int = 100) -> ShardRows:
     """Rows of 2 to 61 random tokens; with static masks some of them are masked."""
     lengths = draw.integers(2, LONGEST - 2, rows)
     a_lengths = draw.integers(1, lengths)
@@ -40,10 +40,10 @@ def random_shard(rows: int, draw: np.random.Generator, static: bool = False, voc
         masks = StoredMasks(np.concatenate([none, *positions]).astype(np.uint16), ids[flat], offsets_of(counts))
         ids = ids.copy()
         ids[flat] = 4
-    return Shard(ids, offsets, a_lengths.astype(np.uint16), draw.random(rows) < 0.5, masks)
+    return ShardRows(ids, offsets, a_lengths.astype(np.uint16), draw.random(rows) < 0.5, masks)
 
 
-def write_lddl(path: Path, shard: Shard, bin_number: int) -> None:
+def write_lddl(path: Path, shard: ShardRows, bin_number: int) -> None:
     """A shard as LDDL writes it."""
     ends = shard.offsets.tolist()
     rows = [[TOKENS[number] for number in shard.ids[start:end]] for start, end in pairwise(ends)]
@@ -73,8 +73,8 @@ def _npy(positions: np.ndarray) -> bytes:
 def write_folder(
     folder: Path, rows: Sequence[int], *, shard_format: str = "ids", static: bool = False, seed: int = 0,
     tokens: Sequence[str] = TOKENS,
-) -> tuple[DataManifest, list[Shard]]:  # fmt: skip
-    """A folder with phase 1, whose training shards have so many rows each; and their content, in order."""
+) -> tuple[DataManifest, list[ShardRows]]:  # fmt: skip
+    """A folder with phase 1, whose training shards have these numbers of rows; and their content, in order."""
     draw = np.random.default_rng(seed)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "vocab.txt").write_text("\n".join(tokens) + "\n")
@@ -99,7 +99,7 @@ def write_folder(
     return manifest, contents
 
 
-def _write_split(folder: Path, shards: Sequence[Shard], shard_format: str) -> Split:
+def _write_split(folder: Path, shards: Sequence[ShardRows], shard_format: str) -> Split:
     folder.mkdir(parents=True, exist_ok=True)
     files = []
     for number, shard in enumerate(shards):

@@ -118,7 +118,7 @@ def test_a_truncated_file_is_refused(path, keep):
 def test_bytes_left_over_are_refused_with_what_was_expected(path):
     size = path.stat().st_size
     path.write_bytes(path.read_bytes() + b"x")
-    with pytest.raises(ValueError, match=f"{size} bytes expected by its header, it has {size + 1}"):
+    with pytest.raises(ValueError, match=f"its header describes {size} bytes, but it has {size + 1}"):
         map_arrays(path)
 
 
@@ -126,7 +126,7 @@ def test_bytes_left_over_are_refused_with_what_was_expected(path):
 def test_other_files_are_refused(tmp_path, garbage):
     path = tmp_path / "file"
     path.write_bytes(garbage)
-    with pytest.raises(ValueError, match="no arrays file"):
+    with pytest.raises(ValueError, match="not an arrays file"):
         map_arrays(path)
 
 

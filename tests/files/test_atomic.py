@@ -179,7 +179,7 @@ def test_sha256(tmp_path: Path) -> None:
     assert sha256_of(tmp_path / "empty.json") == "ca3d163bab055381827226140568f3bef7eaac187cebd76878e0b63e9e442356"
 
 
-def test_a_line_behind_one_that_was_cut_short_is_whole(tmp_path: Path) -> None:
+def test_a_line_after_one_that_was_cut_short_is_whole(tmp_path: Path) -> None:
     file = tmp_path / "lines.jsonl"
     append_line(file, {"step": 1})
     with open(file, "ab") as handle:

@@ -88,9 +88,9 @@ def test_evaluation_computes_nothing_twice(spec: ModelSpec, batch: Batch) -> Non
     plain, saving = (model.eval() for model in pair(spec))
     calls = []
     saving.bert.encoder.layer[0].register_forward_pre_hook(lambda *_: calls.append(1))
-    expected, found = plain(**batch), saving(**batch)
-    (found.mlm_loss_sum + found.nsp_loss_sum).backward()
-    assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
+    expected, actual = plain(**batch), saving(**batch)
+    (actual.mlm_loss_sum + actual.nsp_loss_sum).backward()
+    assert all(torch.equal(one, other) for one, other in zip(actual, expected, strict=True))
     assert len(calls) == 1
     saving.train()
     saving(**batch).nsp_loss_sum.backward()

@@ -51,15 +51,15 @@ def by_definition(query: Tensor, key: Tensor, value: Tensor, layout: SequenceLay
 def test_outputs_and_gradients_are_those_of_the_definition(way: str, queries: list[int], keys: list[int]) -> None:
     layout = layout_of(queries, keys)
     rows = [row.float().detach().requires_grad_() for row in inputs(layout)]
-    expected, found = by_definition(*rows, layout), ATTENTIONS[way](*rows, layout, 0.0)
-    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+    expected, actual = by_definition(*rows, layout), ATTENTIONS[way](*rows, layout, 0.0)
+    torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-6)
     weights = torch.randn_like(expected)
-    right, got = (torch.autograd.grad(out, rows, weights) for out in (expected, found))
+    right, got = (torch.autograd.grad(out, rows, weights) for out in (expected, actual))
     for one, other in zip(got, right, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
 
 
-def test_slots_behind_the_sequences_are_left_out_on_a_cpu() -> None:
+def test_slots_after_the_sequences_are_left_out_on_a_cpu() -> None:
     layout = layout_of([5, 3, 17], [5, 3, 17], sequences=2)
     rows = inputs(layout, torch.float32)
     out = ATTENTIONS["per_sequence"](*rows, layout, 0.1)
@@ -107,7 +107,7 @@ def test_gradients_under_dropout_are_those_of_the_same_masks() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_auto_is_the_way_of_cpus_and_says_so(dtype: torch.dtype) -> None:
+def test_auto_is_the_implementation_for_cpus_and_says_so(dtype: torch.dtype) -> None:
     state = torch.get_rng_state()
     chosen = choose_attention("auto", CPU, dtype, 64)
     assert torch.equal(torch.get_rng_state(), state)
@@ -121,8 +121,8 @@ def test_what_cannot_run_here_is_refused_with_the_reason() -> None:
         choose_attention("flsh", CPU, torch.bfloat16, 64)
 
 
-def test_auto_passes_over_what_computes_something_else(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The guard of private operators: wrong numbers are found before the run starts."""
+def test_auto_skips_what_computes_something_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The guard of private operators: wrong numbers are detected before the run starts."""
 
     def wrong(query: Tensor, key: Tensor, value: Tensor, layout: SequenceLayout, dropout: float) -> Tensor:
         return ATTENTIONS["padded"](query, key, 1.05 * value, layout, dropout)

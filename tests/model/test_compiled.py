@@ -50,8 +50,8 @@ def test_warmed_up_parts_compute_the_same_and_compile_no_more(spec: ModelSpec, c
     for lengths in ([16, 16, 3, 7], [9]):
         expected, right = step(model, pack_of(lengths), replace(EAGER, fixed_shapes=True))
         with no_recompilation():
-            found, gradients = step(model, pack_of(lengths), compiled)
-        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+            actual, gradients = step(model, pack_of(lengths), compiled)
+        torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-6)
         torch.testing.assert_close(gradients, right, rtol=1e-4, atol=1e-5)
 
 

@@ -174,7 +174,7 @@ def test_half_precision_and_the_older_file_are_read_as_float32(saved: Path, mode
         assert torch.equal(tensor, tensors[name].half().float()), name
 
 
-def test_tied_tensors_are_found_under_either_name(saved: Path, model: BertForPreTraining) -> None:
+def test_tied_tensors_are_read_under_either_name(saved: Path, model: BertForPreTraining) -> None:
     def rename(tensors: Batch) -> Batch:
         tensors["cls.predictions.decoder.weight"] = tensors.pop("bert.embeddings.word_embeddings.weight")
         tensors["cls.predictions.decoder.bias"] = tensors.pop("cls.predictions.bias")
@@ -279,7 +279,7 @@ def test_a_config_of_something_else_is_refused(saved: Path, change: dict, words:
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "\x00"])
-def test_a_config_that_is_no_json_object_is_refused(saved: Path, content: str) -> None:
+def test_a_config_that_is_not_a_json_object_is_refused(saved: Path, content: str) -> None:
     (saved / "config.json").write_text(content)
     with pytest.raises(InputError, match=r"config\.json"):
         load_pretrained(saved)

@@ -62,8 +62,8 @@ def losses_and_gradients(
 
 
 def assert_same(one: tuple[PretrainingSums, Gradients], other: tuple[PretrainingSums, Gradients]) -> None:
-    for name, expected, found in zip(PretrainingSums._fields, one[0], other[0], strict=True):
-        torch.testing.assert_close(found, expected, rtol=1e-5, atol=0, msg=name)
+    for name, expected, actual in zip(PretrainingSums._fields, one[0], other[0], strict=True):
+        torch.testing.assert_close(actual, expected, rtol=1e-5, atol=0, msg=name)
     assert one[1].keys() == other[1].keys()
     for name, expected in one[1].items():
         torch.testing.assert_close(other[1][name], expected, rtol=1e-5, atol=1e-5, msg=name)
@@ -83,8 +83,8 @@ def test_a_full_pack_has_no_tail() -> None:
     model, pack = model_of(), pack_of([LENGTH, LENGTH, 12], tokens=60)
     expected = losses_and_gradients(model, lambda: model(**padded(pack)))
     for way in WAYS:
-        found = losses_and_gradients(model, lambda way=way: packed_sums(model, pack, ATTENTIONS[way]))
-        assert_same(expected, found)
+        actual = losses_and_gradients(model, lambda way=way: packed_sums(model, pack, ATTENTIONS[way]))
+        assert_same(expected, actual)
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -129,10 +129,10 @@ def test_recomputing_activations_changes_no_bit(precision: torch.dtype | None) -
         with torch.autocast("cpu", dtype=precision, enabled=precision is not None):
             return packed_sums(model, pack, ATTENTIONS["per_sequence"])
 
-    expected, found = (losses_and_gradients(model, lambda model=model: sums(model)) for model in (plain, saving))
+    expected, actual = (losses_and_gradients(model, lambda model=model: sums(model)) for model in (plain, saving))
     assert expected[0].mlm_loss_sum.dtype == torch.float32
-    assert all(torch.equal(one, other) for one, other in zip(expected[0], found[0], strict=True))
-    assert all(torch.equal(found[1][name], gradient) for name, gradient in expected[1].items())
+    assert all(torch.equal(one, other) for one, other in zip(expected[0], actual[0], strict=True))
+    assert all(torch.equal(actual[1][name], gradient) for name, gradient in expected[1].items())
 
 
 @pytest.mark.parametrize("precision", [torch.bfloat16, torch.float16])
@@ -141,9 +141,9 @@ def test_half_precision_stays_close(way: str, precision: torch.dtype) -> None:
     model, pack = model_of(), pack_of([24, 3, 17, 24])
     expected = packed_sums(model, pack, ATTENTIONS[way])
     with torch.autocast("cpu", dtype=precision):
-        found = packed_sums(model, pack, ATTENTIONS[way])
-    torch.testing.assert_close(found.mlm_loss_sum, expected.mlm_loss_sum, rtol=2e-2, atol=0)
-    torch.testing.assert_close(found.nsp_loss_sum, expected.nsp_loss_sum, rtol=2e-2, atol=0)
+        actual = packed_sums(model, pack, ATTENTIONS[way])
+    torch.testing.assert_close(actual.mlm_loss_sum, expected.mlm_loss_sum, rtol=2e-2, atol=0)
+    torch.testing.assert_close(actual.nsp_loss_sum, expected.nsp_loss_sum, rtol=2e-2, atol=0)
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -159,8 +159,8 @@ def test_a_seed_fixes_the_bits(way: str) -> None:
 def test_evaluation_drops_nothing() -> None:
     model, pack = model_of(0.5).eval(), pack_of([24, 3, 17])
     expected = model(**padded(pack))
-    found = packed_sums(model, pack, ATTENTIONS["per_sequence"])
-    torch.testing.assert_close(found.mlm_loss_sum, expected.mlm_loss_sum)
+    actual = packed_sums(model, pack, ATTENTIONS["per_sequence"])
+    torch.testing.assert_close(actual.mlm_loss_sum, expected.mlm_loss_sum)
 
 
 def test_losses_under_dropout_are_distributed_as_the_padded_paths() -> None:
@@ -197,11 +197,11 @@ def test_dropout_with_a_residual_is_dropout_and_a_sum() -> None:
     torch.manual_seed(3)
     expected = dropout(vectors, 0.3) + residual
     torch.manual_seed(3)
-    found = dropout_add(vectors, residual, 0.3)
-    torch.testing.assert_close(found, expected)
+    actual = dropout_add(vectors, residual, 0.3)
+    torch.testing.assert_close(actual, expected)
     weights = torch.randn(50, 40)
     for one, other in zip(
-        torch.autograd.grad(found, (vectors, residual), weights, retain_graph=True),
+        torch.autograd.grad(actual, (vectors, residual), weights, retain_graph=True),
         torch.autograd.grad(expected, (vectors, residual), weights, retain_graph=True),
         strict=True,
     ):

@@ -45,7 +45,7 @@ interpreted = pytest.mark.skipif(_PROBLEM is not None, reason=str(_PROBLEM))
 
 
 class Sequences:
-    """Random rows of sequences of the given lengths, with some rows behind the last."""
+    """Random rows of sequences of the given lengths, with some rows after the last."""
 
     def __init__(self, queries: Sequence[int], keys: Sequence[int], size: int = 64, spare: int = 0):
         generator = torch.Generator().manual_seed(sum(queries) + size)
@@ -95,8 +95,8 @@ class Sequences:
         return [whole[:, rows, : places.stop - places.start] for rows, places in self.slices()]
 
 
-def assert_close(found: Sequence[Tensor], expected: Sequence[Tensor]) -> None:
-    for one, other in zip(found, expected, strict=True):
+def assert_close(actual: Sequence[Tensor], expected: Sequence[Tensor]) -> None:
+    for one, other in zip(actual, expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
 
 
@@ -116,48 +116,48 @@ SHAPES = {
 @pytest.mark.parametrize("shape", SHAPES)
 def test_output_and_gradients_are_those_of_the_definition(shape: str) -> None:
     sequences = Sequences(*SHAPES[shape])
-    found, expected = sequences.attend(), sequences.expected()
-    assert_close([found], [expected])
-    assert_close(sequences.gradients(found), sequences.gradients(expected))
+    actual, expected = sequences.attend(), sequences.expected()
+    assert_close([actual], [expected])
+    assert_close(sequences.gradients(actual), sequences.gradients(expected))
 
 
 @interpreted
 def test_the_longest_sequence() -> None:
     sequences = Sequences([512], [512])
-    found, expected = sequences.attend(), sequences.expected()
-    assert_close([found, *sequences.gradients(found)], [expected, *sequences.gradients(expected)])
+    actual, expected = sequences.attend(), sequences.expected()
+    assert_close([actual, *sequences.gradients(actual)], [expected, *sequences.gradients(expected)])
 
 
 @interpreted
 @pytest.mark.parametrize("size", HEAD_SIZES)
 def test_each_head_size(size: int) -> None:
     sequences = Sequences([70, 4], [70, 4], size)
-    found, expected = sequences.attend(), sequences.expected()
-    assert_close([found, *sequences.gradients(found)], [expected, *sequences.gradients(expected)])
+    actual, expected = sequences.attend(), sequences.expected()
+    assert_close([actual, *sequences.gradients(actual)], [expected, *sequences.gradients(expected)])
 
 
 @interpreted
-def test_rows_behind_the_last_sequence_get_zeros() -> None:
+def test_rows_after_the_last_sequence_get_zeros() -> None:
     """More of them than the longest sequence has."""
     sequences = Sequences([9, 4], [9, 4], spare=300)
-    found, expected = sequences.attend(DROPOUT), sequences.expected()
-    gradients = sequences.gradients(found)
+    actual, expected = sequences.attend(DROPOUT), sequences.expected()
+    gradients = sequences.gradients(actual)
     assert not expected[13:].any()
-    for tensor in (found, *gradients):
+    for tensor in (actual, *gradients):
         assert torch.equal(tensor[13:], torch.zeros_like(tensor[13:]))
         assert tensor[:13].any()
 
 
 @interpreted
-def test_parts_of_a_joint_projection_are_read_where_they_lie() -> None:
+def test_parts_of_a_joint_projection_are_read_in_place() -> None:
     """Also a gradient that comes expanded, with strides of zero."""
     plain = Sequences([40, 131], [40, 131])
     joint = torch.stack([tensor.detach() for tensor in plain.inputs], 1).requires_grad_()
     output = varlen_attention(*joint.unbind(1), *plain.starts, plain.max_q, 0.0, 0)
     assert_close([output], [plain.expected()])
-    (found,) = torch.autograd.grad(output.sum(), joint)
+    (actual,) = torch.autograd.grad(output.sum(), joint)
     expected = torch.autograd.grad(plain.expected().sum(), plain.inputs)
-    assert_close([found], [torch.stack(expected, 1)])
+    assert_close([actual], [torch.stack(expected, 1)])
 
 
 @interpreted
@@ -168,8 +168,8 @@ def test_the_backward_pass_draws_the_mask_of_the_forward_pass(shape: str) -> Non
     share = round(DROPOUT * 65536) / 65536
     factors = [(one > 0) / (1 - share) for one in dropped]
     assert_close(dropped, sequences.probabilities(factors))
-    found, expected = sequences.attend(DROPOUT, 11), sequences.expected(factors)
-    assert_close([found, *sequences.gradients(found)], [expected, *sequences.gradients(expected)])
+    actual, expected = sequences.attend(DROPOUT, 11), sequences.expected(factors)
+    assert_close([actual, *sequences.gradients(actual)], [expected, *sequences.gradients(expected)])
 
 
 @interpreted
@@ -217,14 +217,14 @@ def test_the_seed_fixes_every_bit() -> None:
 
 @interpreted
 def test_a_compiler_sees_one_operation() -> None:
-    """With its shapes, strides and gradients; no graph break, and the seed is read anew."""
+    """With its shapes, strides and gradients; no graph break, and the seed is read again."""
     sequences = Sequences([40, 3], [40, 3], size=16)
     compiled = torch.compile(lambda seed: sequences.attend(DROPOUT, seed), backend="aot_eager", fullgraph=True)
     for seed in (torch.tensor([4]), torch.tensor([9])):
-        found, expected = compiled(seed), sequences.attend(DROPOUT, seed)
-        for one, other in zip(sequences.gradients(found), sequences.gradients(expected), strict=True):
+        actual, expected = compiled(seed), sequences.attend(DROPOUT, seed)
+        for one, other in zip(sequences.gradients(actual), sequences.gradients(expected), strict=True):
             assert torch.equal(one, other)
-        assert torch.equal(found, expected)
+        assert torch.equal(actual, expected)
     arguments = (*sequences.inputs, *sequences.starts, 40, DROPOUT, torch.tensor([4]))
     torch.library.opcheck(torch.ops.bertjobs.varlen_attention.default, arguments)
 

@@ -19,7 +19,7 @@ import torch
 
 from bertjobs.optim.apex_lamb import ApexLamb, why_not_apex
 from bertjobs.optim.lamb import Lamb
-from bertjobs.optim.sharding import Shard
+from bertjobs.optim.sharding import StateShare
 
 REAL = torch.cuda.is_available() and why_not_apex() is None
 DEVICE = torch.device("cuda" if REAL else "cpu")
@@ -84,9 +84,9 @@ def test_it_does_the_references_steps(size: float, scale: float, decay: float, n
         for optimizer in (apex, reference):
             optimizer.set_learning_rate(LR / (1 + step))
             set_gradients(optimizer, step, size * scale)
-        found, expected = apex.step(scale), reference.step(scale)
-        torch.testing.assert_close(found.gradient_norm, expected.gradient_norm)
-        assert not found.skipped
+        actual, expected = apex.step(scale), reference.step(scale)
+        torch.testing.assert_close(actual.gradient_norm, expected.gradient_norm)
+        assert not actual.skipped
     assert apex.backend == "apex"
     assert_equal_states(apex, reference)
 
@@ -104,7 +104,7 @@ def test_a_gradient_that_is_not_finite_changes_nothing(value: float) -> None:
     assert_equal_states(apex, reference)
 
 
-def test_it_goes_on_from_the_references_moments_and_counts_anew() -> None:
+def test_it_continues_from_the_references_moments_and_counts_from_0() -> None:
     apex, reference = both()
     for step in range(3):
         set_gradients(reference, step, 1.0)
@@ -128,11 +128,11 @@ def test_it_goes_on_from_the_references_moments_and_counts_anew() -> None:
 
 def test_its_states_are_not_shared() -> None:
     with pytest.raises(ValueError, match="cannot be sharded"):
-        both(shard=Shard(0, 2))
+        both(shard=StateShare(0, 2))
 
 
 @pytest.mark.skipif(REAL, reason="apex is installed")
-def test_it_is_told_from_other_packages_of_its_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_it_is_distinguished_from_other_packages_of_its_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert why_not_apex() is None
     monkeypatch.undo()
     forget_apex()

@@ -14,7 +14,7 @@ from bertjobs.optim.build import OPTIMIZERS, build_optimizer, choose_backend
 from bertjobs.optim.fused import why_not_fused
 from bertjobs.optim.groups import parameter_groups
 from bertjobs.optim.lamb import Lamb
-from bertjobs.optim.sharding import WHOLE, Shard
+from bertjobs.optim.sharding import WHOLE, StateShare
 from bertjobs.recipe.spec import ModelSpec, OptimizerSpec
 
 
@@ -31,7 +31,7 @@ def test_biases_and_layer_norms_do_not_decay_and_the_tied_decoder_is_in_once(
     assert (decayed["weight_decay"], undecayed["weight_decay"]) == (0.01, 0.0)
     # 3 embeddings; 6 matrices in each of 2 layers; pooler, transform, next-sentence head
     assert len(decayed["params"]) == 3 + 2 * 6 + 3
-    # the embeddings' LayerNorm; 6 biases and 2 LayerNorms a layer; pooler; transform and its LayerNorm; heads
+    # the embeddings' LayerNorm; 6 biases and 2 LayerNorms per layer; pooler; transform and its LayerNorm; heads
     assert len(undecayed["params"]) == 2 + 2 * (6 + 4) + 1 + 3 + 2
     everything = [id(p) for p in decayed["params"] + undecayed["params"]]
     assert len(everything) == len(set(everything)) == len(list(model.parameters()))
@@ -84,13 +84,13 @@ def test_an_unknown_optimizer_names_the_nearest(model: BertForPreTraining) -> No
         build_optimizer(model, replace(OptimizerSpec(), name="lamp"), lr=0.1)
 
 
-def found(why: str | None = None):
+def check_saying(why: str | None = None):
     return lambda: why
 
 
 def choose(backend: str = "auto", name: str = "lamb", *, gpu: bool = True, sharded: bool = False, **why: str) -> str:
-    """The backend chosen where all software is found but what ``why`` names."""
-    checks = {kind: found(why.get(kind)) for kind in ("apex", "fused")}
+    """The backend chosen where all software can be used but what ``why`` names."""
+    checks = {kind: check_saying(why.get(kind)) for kind in ("apex", "fused")}
     return choose_backend(OptimizerSpec(name, backend=backend), gpu=gpu, sharded=sharded, checks=checks)
 
 
@@ -118,8 +118,8 @@ def test_what_was_asked_for_is_what_runs() -> None:
         ({"backend": "apex", "sharded": True}, "shard_states", "auto, fused, torch"),
         ({"backend": "apex", "apex": "it is absent"}, "it is absent", "auto, fused, torch"),
         ({"backend": "fused", "fused": "it is absent"}, "it is absent", "auto, apex, torch"),
-        ({"backend": "fused", "name": "adamw"}, "there is none for 'adamw'", "auto, torch"),
-        ({"backend": "cuda"}, "there is none for 'lamb'", "auto, apex, fused, torch"),
+        ({"backend": "fused", "name": "adamw"}, "'adamw' has no such backend", "auto, torch"),
+        ({"backend": "cuda"}, "'lamb' has no such backend", "auto, apex, fused, torch"),
     ],
 )
 def test_a_backend_that_cannot_be_used_is_refused_with_the_reason(asked: dict, why: str, usable: str) -> None:
@@ -139,7 +139,7 @@ def test_a_cpu_is_refused_what_needs_a_gpu(model: BertForPreTraining) -> None:
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_states_are_shared_only_where_the_recipe_says_so(model: BertForPreTraining, name: str) -> None:
-    group = Shard(1, 3)
+    group = StateShare(1, 3)
     whole = build_optimizer(model, OptimizerSpec(name), 0.1, group=group)
     shared = build_optimizer(model, OptimizerSpec(name, shard_states=True), 0.1, group=group)
     assert whole.shard == WHOLE
@@ -148,7 +148,7 @@ def test_states_are_shared_only_where_the_recipe_says_so(model: BertForPreTraini
     assert shared.owned < whole.owned
 
 
-def test_why_the_fused_one_cannot_be_used_is_said_in_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_why_the_fused_one_cannot_be_used_is_explained_in_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where there is no Triton, and where it has no C compiler to build its launcher with."""
 
     def fail(_: list) -> None:

@@ -24,7 +24,7 @@ pytest.importorskip("triton", reason="Triton is not installed")
 
 from bertjobs.optim.fused import BLOCK, FusedLamb, why_not_fused  # noqa: E402
 from bertjobs.optim.lamb import Lamb  # noqa: E402
-from bertjobs.optim.sharding import Shard, deal  # noqa: E402
+from bertjobs.optim.sharding import StateShare, deal  # noqa: E402
 
 # In numpy, also what a mask then hides is computed: 0 / 0 in a first step that is skipped.
 pytestmark = pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")
@@ -142,7 +142,7 @@ def test_the_same_steps_give_the_same_bits() -> None:
     assert all(torch.equal(a, b) for a, b in zip(states(one), states(two), strict=True))
 
 
-def test_it_goes_on_from_the_references_moments_and_counts_anew() -> None:
+def test_it_continues_from_the_references_moments_and_counts_from_0() -> None:
     fused, reference = optimizer_of(FusedLamb), optimizer_of(Lamb)
     for step in range(3):
         set_gradients(reference, step)
@@ -165,7 +165,7 @@ def test_it_goes_on_from_the_references_moments_and_counts_anew() -> None:
 
 
 @dataclass(frozen=True)
-class Apart(Shard):
+class Apart(StateShare):
     """A rank whose parameters do not travel: the test carries them."""
 
     def exchange(self, tensors: object, owners: object) -> None:

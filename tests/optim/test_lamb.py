@@ -178,8 +178,8 @@ def test_a_loss_scale_that_is_a_power_of_two_changes_no_bit(exponent: int, size:
         set_gradients(scaled, step, size)
         for parameter in scaled:
             parameter.grad.mul_(2.0**exponent)
-        expected, found = one.step(), two.step(2.0**exponent)
-        assert torch.equal(expected.gradient_norm, found.gradient_norm)
+        expected, actual = one.step(), two.step(2.0**exponent)
+        assert torch.equal(expected.gradient_norm, actual.gradient_norm)
     assert same_bits(snapshot(one), snapshot(two))
 
 

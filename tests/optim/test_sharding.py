@@ -16,7 +16,7 @@ from bertjobs.optim import sharding
 from bertjobs.optim.adam import Adam, AdamW
 from bertjobs.optim.base import Optimizer
 from bertjobs.optim.lamb import Lamb
-from bertjobs.optim.sharding import WHOLE, Shard, deal, runs
+from bertjobs.optim.sharding import WHOLE, StateShare, deal, runs
 
 SHAPES = ((30, 20), (7,), (), (513, 3), (64, 33), (1,), (5, 1, 2), (100,))
 STEPS, SKIPPED = 24, 9
@@ -52,7 +52,7 @@ def test_runs_keep_the_order_and_the_limit(sizes: list[int], elements: int) -> N
     assert all(total > elements for total in together)
 
 
-def optimizer_of(kind: type[Optimizer], shard: Shard) -> tuple[Optimizer, list[torch.nn.Parameter]]:
+def optimizer_of(kind: type[Optimizer], shard: StateShare) -> tuple[Optimizer, list[torch.nn.Parameter]]:
     generator = torch.Generator().manual_seed(3)
     parameters = [torch.nn.Parameter(torch.randn(shape, generator=generator)) for shape in SHAPES]
     decayed = [p for p in parameters if p.dim() > 1]
@@ -73,19 +73,19 @@ def set_gradients(parameters: list[torch.nn.Parameter], step: int) -> None:
 def train_sharded(rank: int, size: int, meeting: str) -> None:
     """One of ``size`` processes: each optimizer sharded, beside one in this process that keeps all states."""
     torch.set_num_threads(1)
-    sharding.MESSAGE_ELEMENTS = 2000  # several messages an owner
+    sharding.MESSAGE_ELEMENTS = 2000  # several messages per owner
     distributed.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=size)
     for kind in (Lamb, AdamW, Adam):
-        sharded, ours = optimizer_of(kind, Shard(rank, size))
+        sharded, ours = optimizer_of(kind, StateShare(rank, size))
         whole, theirs = optimizer_of(kind, WHOLE)
         for step in range(STEPS):
             if step == STEPS // 2:
                 sharded = resumed(kind, sharded, ours, whole, theirs)
             set_gradients(ours, step)
             set_gradients(theirs, step)
-            found, expected = sharded.step(8.0), whole.step(8.0)
-            assert found.skipped == expected.skipped == (step == SKIPPED)
-            assert found.skipped or torch.equal(found.gradient_norm, expected.gradient_norm)
+            actual, expected = sharded.step(8.0), whole.step(8.0)
+            assert actual.skipped == expected.skipped == (step == SKIPPED)
+            assert actual.skipped or torch.equal(actual.gradient_norm, expected.gradient_norm)
             assert all(torch.equal(one, two) for one, two in zip(ours, theirs, strict=True)), (kind, step)
         assert sharded.step_count == whole.step_count == STEPS - 1
         check_moments(sharded, ours, whole, theirs)
@@ -133,7 +133,7 @@ def test_sharded_states_give_the_bits_of_whole_ones(size: int, tmp_path: Path) -
 
 
 def test_a_single_rank_communicates_nothing() -> None:
-    optimizer, parameters = optimizer_of(Lamb, Shard(0, 1))
+    optimizer, parameters = optimizer_of(Lamb, StateShare(0, 1))
     set_gradients(parameters, 0)
     assert not distributed.is_initialized()
     assert not optimizer.step().skipped

@@ -57,7 +57,7 @@ def test_png_is_png(two_phases: RunDirectory) -> None:
     assert draw(two_phases, "png").startswith(b"\x89PNG\r\n")
 
 
-def test_phase_2_goes_on_where_phase_1_ended(two_phases: RunDirectory) -> None:
+def test_phase_2_continues_where_phase_1_ended(two_phases: RunDirectory) -> None:
     one, two = read_series(two_phases)
     assert (one.first_step, one.end, two.first_step, two.end) == (0, 40, 40, 50)
     steps, values = two.of("mlm_loss_nats")

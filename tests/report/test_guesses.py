@@ -22,11 +22,11 @@ from tests.report.conftest import WORDS
 
 
 def test_guesses_on_a_real_model(data: DataManifest, tiny: BertForPreTraining, checkpoint: Path) -> None:
-    found = guess(checkpoint, data, 1, count=3, top=5, seed=1)
-    assert len(found) == 3
-    assert len({one.truth for one in found}) == 3
+    guesses = guess(checkpoint, data, 1, count=3, top=5, seed=1)
+    assert len(guesses) == 3
+    assert len({one.truth for one in guesses}) == 3
     vocabulary = data.vocabulary_path.read_text(encoding="utf-8").split("\n")[:-1]
-    for one in found:
+    for one in guesses:
         assert one.truth in WORDS  # not that, which, have or alone
         pattern = r"the \w+ of the \w+ is that which we have for our \w+, and it is not the \w+ alone\."
         assert re.fullmatch(pattern, join(one, one.truth))
@@ -112,11 +112,11 @@ def test_sentences_lie_between_two_ends() -> None:
         'he said " never " and went away from all of them again .',
     ],
 )
-def test_unreadable_sentences_are_passed_over(sentence: str) -> None:
+def test_unreadable_sentences_are_skipped(sentence: str) -> None:
     assert list(sentences([*FILLER, *tokens(sentence)])) == []
 
 
-def test_an_abbreviation_ends_no_sentence() -> None:
+def test_an_abbreviation_does_not_end_a_sentence() -> None:
     sentence = tokens("we thank mr . adams for what he has done for the country .")
     assert list(sentences([*FILLER, *sentence])) == [tuple(sentence)]
 

@@ -109,17 +109,17 @@ def test_a_run_with_phase_2_still_to_come_has_a_page(run: RunDirectory) -> None:
 
 def test_hostile_text_is_escaped(run: RunDirectory) -> None:
     write_attempt(run, 1, START + 40, START + 50, job=HOSTILE, cause=HOSTILE, exit_code=70, error=f"error: {HOSTILE}")
-    found = summarise(run)
-    spec = found.spec
+    summary = summarise(run)
+    spec = summary.spec
     hostile = replace(
-        found,
+        summary,
         root=Path("/results") / HOSTILE.replace("/", ""),
         spec=replace(
             spec, recipe=HOSTILE, data=HOSTILE, init_checkpoint=HOSTILE, precision=HOSTILE, masking=HOSTILE,
             model=replace(spec.model, name=HOSTILE), system=replace(spec.system, name=HOSTILE, gpu=HOSTILE), gpus=1,
             optimizer=replace(spec.optimizer, name=HOSTILE),
         ),
-        phases=(replace(found.phases[0], checkpoint=Path(HOSTILE)), *found.phases[1:]),
+        phases=(replace(summary.phases[0], checkpoint=Path(HOSTILE)), *summary.phases[1:]),
     )  # fmt: skip
     answer = Guess(HOSTILE, HOSTILE, HOSTILE, 0.5, 1, ((HOSTILE, 0.5),))
     text = page(hostile, draw(run).decode(), [answer], None, [HOSTILE])
@@ -144,14 +144,14 @@ def test_require_learnt_decides_the_exit_code(
     run: RunDirectory, margin: str, code: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["report", str(run.root), "--require-learnt", margin]) == code
-    said = capsys.readouterr()
+    printed = capsys.readouterr()
     assert not run.report.is_file()
     if code:
-        assert "not 0.8 nats below the unigram line" in said.err
-        assert "loss 5.750 nats, 0.750 below the unigram line (6.500)" in said.err
+        assert "not 0.8 nats below the unigram line" in printed.err
+        assert "loss 5.750 nats, 0.750 below the unigram line (6.500)" in printed.err
     else:
-        assert said.err == ""
-        assert "loss 5.750 nats, 0.750 below the unigram line (6.500)" in said.out
+        assert printed.err == ""
+        assert "loss 5.750 nats, 0.750 below the unigram line (6.500)" in printed.out
 
 
 def test_a_run_without_metrics_is_bad_input(make_run: MakeRun, capsys: pytest.CaptureFixture[str]) -> None:

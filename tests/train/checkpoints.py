@@ -20,7 +20,7 @@ from bertjobs.optim.base import Optimizer
 from bertjobs.optim.groups import parameter_groups
 from bertjobs.optim.lamb import Lamb
 from bertjobs.optim.loss_scale import DynamicLossScale
-from bertjobs.optim.sharding import Shard
+from bertjobs.optim.sharding import StateShare
 from bertjobs.recipe.spec import ModelSpec
 from bertjobs.run.directory import PhaseDirectory
 from bertjobs.train.checkpoint.state import Progress
@@ -47,7 +47,7 @@ def update(model: BertForPreTraining, optimizer: Optimizer) -> None:
     optimizer.step()
 
 
-def untrained(spec: ModelSpec = SPEC, shard: Shard | None = None) -> tuple[BertForPreTraining, Lamb]:
+def untrained(spec: ModelSpec = SPEC, shard: StateShare | None = None) -> tuple[BertForPreTraining, Lamb]:
     """Another model of the same shape, with an optimizer without moments."""
     torch.manual_seed(8)
     model = BertForPreTraining(spec)

@@ -25,7 +25,8 @@ from bertjobs.recipe.catalogue import builtin_file, load_catalogue
 from bertjobs.train.forward import Forward
 from bertjobs.train.placement import read_placement
 from bertjobs.train.ranks import MARGIN_S, FirstRankFailedError, Ranks, joined
-from tests.train.conftest import PATIENCE_S, Trial, truncate
+from tests.cluster.slurm import PATIENCE_S
+from tests.train.conftest import Trial, truncate
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload([__name__])
@@ -55,7 +56,7 @@ def join_in_vain(host: str, port: int, rank: int = 1, timeout_s: float = 1.0) ->
     placement = read_placement({**environ, "WORLD_SIZE": "2"})
     with pytest.raises(BertjobsError) as caught, joined(placement, timeout_s):
         pass
-    assert time.monotonic() - began < timeout_s + 10, "on a machine that does much else"
+    assert time.monotonic() - began < timeout_s + 200, "torch waits for ever, or for minutes"
     assert caught.value.exit_code == EXIT_FAILURE
     assert f"rank {rank} of 2 cannot join the others" in caught.value.what
     assert f"MASTER_ADDR={host} MASTER_PORT={port}" in str(caught.value.where)

@@ -27,7 +27,7 @@ from bertjobs.data.batches.packing import Limits, pack
 from bertjobs.data.batches.sequences import Layout
 from bertjobs.data.shards.ids_shard import SPECIALS
 from bertjobs.data.shards.lddl_columns import FIXED_EPOCH
-from bertjobs.data.shards.shard_set import Selection, ShardSet
+from bertjobs.data.shards.shard_set import SelectedRows, ShardSet
 
 _PLANNED = 4096  # sequences whose order and places are looked up at a time, of one epoch
 
@@ -69,14 +69,14 @@ class Batch:
         return Batch(*(tensor.to(device, non_blocking=non_blocking) for tensor in self.tensors()))
 
     def pin_memory(self) -> Batch:
-        """The same batch in page-locked memory, which a GPU reads while the CPU goes on."""
+        """The same batch in page-locked memory, which a GPU reads while the CPU continues."""
         return Batch(*(tensor.pin_memory() for tensor in self.tensors()))
 
 
 MicroBatch = Batch | PackedBatch
 
 
-def make_batch(shards: ShardSet, chosen: Selection, keys: UInt64s | None, masking: Masking) -> Batch:
+def make_batch(shards: ShardSet, chosen: SelectedRows, keys: UInt64s | None, masking: Masking) -> Batch:
     """Lay rows out, mask them and pad them to a multiple of 8.
 
     Args:
@@ -108,20 +108,20 @@ def _labels(layout: Layout, text: MaskedText) -> Int64s:
 class BatchStream:
     """One rank's micro-batches, optimizer step after optimizer step, without end.
 
-    Iterating gives a list of ``Batch`` a step, or of ``PackedBatch`` with ``packing``: of the same sequences with the
+    Iterating gives a list of ``Batch`` per step, or of ``PackedBatch`` with ``packing``: the same sequences with the
     same masks. What a step holds is a pure function of (seed, step); the threads only build it earlier. Close it, or
     use it in ``with``.
 
     The packs of a global batch do not depend on the ranks: pack k is micro-step ``k // world_size`` of rank
-    ``k % world_size``. Where they do not divide by the ranks, the last ranks' last packs are all tail, so that all
-    ranks take as many micro-steps.
+    ``k % world_size``. Where their number is not a multiple of the ranks, the last ranks' last packs are all tail, so
+    that all ranks take the same number of micro-steps.
 
     Args:
-        global_batch: sequences a step over all ranks; without ``packing`` a multiple of ``world_size * micro_batch``.
+        global_batch: sequences per step over all ranks; without ``packing`` a multiple of ``world_size * micro_batch``.
         micro_batch: sequences in one padded batch.
         packing: limits of packed micro-batches; None pads.
         start: where to begin, the very beginning if None. Where it was written with other shards skipped, the
-            stream goes on at its place in the epoch's order: no row is read a second time.
+            stream continues at its place in the epoch's order: no row is read a second time.
         num_workers: threads that build batches ahead, up to the next step; 0 builds them when asked.
         pin_memory: put batches into page-locked memory, for a GPU to copy from.
         manifest_sha256, skipped: of the data, for `state`.
@@ -236,7 +236,7 @@ class BatchStream:
             dealt.append(packs[self._rank :: self._world_size])
         return dealt
 
-    def _builder(self, chosen: Selection, keys: UInt64s | None) -> Callable[[], MicroBatch]:
+    def _builder(self, chosen: SelectedRows, keys: UInt64s | None) -> Callable[[], MicroBatch]:
         def build() -> MicroBatch:
             batch: MicroBatch
             if self.packing is None:

@@ -1,7 +1,7 @@
 """LDDL's own loader (the ``lddl`` package), behind the interface of `BatchStream`.
 
-Its order is its own: a shuffle buffer a worker, bins drawn by the samples that remain, masks from torch's generator.
-It can begin with any epoch but not inside one: a restart reads and drops what the epoch has had.
+Its order is its own: one shuffle buffer per worker, bins drawn by the samples that remain, masks from torch's
+generator. It can begin with any epoch but not inside one: a restart reads and drops what the epoch has delivered.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def _check_shards(entry: PhaseData, world_size: int, num_workers: int, micro_bat
     for number, rows in _bins(entry).items():
         if len(rows) % readers:
             raise InputError(
-                f"bin {number} of phase {phase} has {len(rows)} shards, which do not divide by {world_size} ranks x "
+                f"bin {number} of phase {phase} has {len(rows)} shards, not a multiple of {world_size} ranks x "
                 f"{num_workers} workers",
                 where=where,
                 hint=f"prepare the data with --shards {-(-len(rows) // readers) * readers}, {_OTHER}",
@@ -101,7 +101,7 @@ class LddlStream:
     Args:
         vocabulary: path of vocab.txt.
         micro_batch: sequences in one batch.
-        gradient_steps: micro-batches a rank an optimizer step.
+        gradient_steps: micro-batches per rank and optimizer step.
         start_step: the step to begin with, from 0.
     """
 
@@ -137,7 +137,7 @@ class LddlStream:
         return StreamState(epoch, place, step, seed, sha256, loader=LOADER)
 
     def samples(self, step: int) -> list[str]:  # noqa: ARG002
-        """None: LDDL does not tell which sequences it reads."""
+        """An empty list: LDDL does not say which sequences it reads."""
         return []
 
     def __iter__(self) -> Iterator[list[Batch]]:
@@ -193,6 +193,6 @@ def _bins(entry: PhaseData) -> dict[int, list[int]]:
 
 
 def _batches_in_epoch(entry: PhaseData, world_size: int, num_workers: int, micro_batch: int) -> int:
-    """Full batches that a rank gets of an epoch: LDDL takes the least rows of a bin's shards from each of them."""
+    """Full batches that a rank gets in an epoch: LDDL takes from each shard as many rows as its bin's smallest has."""
     readers = world_size * num_workers
     return sum(num_workers * (min(rows) * (len(rows) // readers) // micro_batch) for rows in _bins(entry).values())

@@ -1,4 +1,4 @@
-"""The text of some rows with its masks, before it is laid out in batches of any shape."""
+"""The text of some rows with its masks, before it is laid out in batches of one shape or another."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from bertjobs.data.batches.masking import mask_flat, prediction_counts, sample_keys, word_begins
 from bertjobs.data.shards.ids_shard import SPECIALS
-from bertjobs.data.shards.shard_set import Selection, ShardSet
+from bertjobs.data.shards.shard_set import SelectedRows, ShardSet
 
 Array = NDArray[Any]
 Int64s = NDArray[np.int64]
@@ -54,7 +54,7 @@ class Masking:
         return self.counts(shards.lengths(rows))
 
     def counts(self, lengths: Int64s) -> Int64s:
-        """Tokens that dynamic masking chooses of rows with so many tokens in A and B, ``[rows]``."""
+        """How many tokens dynamic masking chooses in rows of these lengths (tokens of A and B), ``[rows]``."""
         return prediction_counts(lengths + SPECIALS, self.ratio, self.max_predictions)
 
 
@@ -71,7 +71,7 @@ class MaskedText:
 
 
 def masked_text(
-    shards: ShardSet, chosen: Selection, keys: UInt64s | None, masking: Masking, offsets: Int64s
+    shards: ShardSet, chosen: SelectedRows, keys: UInt64s | None, masking: Masking, offsets: Int64s
 ) -> MaskedText:
     """Read and mask rows.
 

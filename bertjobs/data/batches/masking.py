@@ -25,7 +25,7 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _CHOOSE, _ACT = (np.uint64(number << 32) for number in (1, 2))  # streams, above any position
 _HALF = np.uint64(32)
 _LOW = np.uint64(0xFFFFFFFF)
-_MASKED, _REPLACED = np.uint64(0.8 * 2**32), np.uint64(0.9 * 2**32)  # 80% [MASK], 10% random, 10% as it was
+_MASKED, _REPLACED = np.uint64(0.8 * 2**32), np.uint64(0.9 * 2**32)  # 80% [MASK], 10% random, 10% unchanged
 _BLOCK = 1 << 14  # draws held at a time: they stay in the processor's cache
 
 
@@ -41,7 +41,7 @@ def splitmix64(values: UInt64s) -> UInt64s:
 
 
 def sample_keys(seed: int, epochs: Int64s | int, samples: Int64s) -> UInt64s:
-    """One 64-bit key a sample, ``[samples]``, for its draws in its epoch.
+    """One 64-bit key per sample, ``[samples]``, for its draws in its epoch.
 
     An epoch of -1 stands for masks that stay the same: those of validation and of static masking.
     """
@@ -51,7 +51,7 @@ def sample_keys(seed: int, epochs: Int64s | int, samples: Int64s) -> UInt64s:
 
 
 def prediction_counts(num_tokens: Int64s, ratio: float, max_predictions: int) -> Int64s:
-    """Masked tokens a sequence: ``ratio`` of its tokens, at least 1, at most ``max_predictions``.
+    """Masked tokens per sequence: ``ratio`` of its tokens, at least 1, at most ``max_predictions``.
 
     ``num_tokens`` counts [CLS] and the two [SEP], as LDDL does; these are never masked.
     """
@@ -115,8 +115,8 @@ def mask_flat(
         begins: ``[tokens]``, whole-word masking: which tokens begin a word, see ``word_begins``. The
             words of a row come in random order, and one that would exceed the row's count is skipped
             (BERT's whole-word masking, google-research/bert, 2019-05-31), so that a row may get fewer
-            than its count. BERT masks nothing where no word fits; here such a row loses as many pieces as
-            it may of one word.
+            than its count. BERT masks nothing where no word fits; here as many
+            pieces of one word are masked as the row's count allows.
 
     Returns:
         The masked ids and which tokens were chosen, both ``[tokens]``.
@@ -150,7 +150,7 @@ def _replace(ids: NDArray[Any], positions: Int64s, keys: UInt64s, mask_id: int, 
 
 
 def _choices(offsets: Int64s, counts: Int64s, keys: UInt64s, begins: Bools | None) -> Iterator[tuple[Int64s, Int64s]]:
-    """The chosen tokens, in no order, and the row of each, both ``[chosen]``, by blocks of rows."""
+    """The chosen tokens, in no particular order, and the row of each, both ``[chosen]``, by blocks of rows."""
     starts, lengths = offsets[:-1], np.diff(offsets)
     counts = np.minimum(counts, lengths)
     if begins is not None:  # words are drawn as tokens are
@@ -188,7 +188,7 @@ def _draw(starts: Int64s, lengths: Int64s, keys: UInt64s, draws: int) -> tuple[I
     """A sequence of draws with replacement from each row, and which of them are new to their row.
 
     The first new ones are a random choice of any number: a few more draws than there are masks, instead of
-    one a token. How many ``draws`` are made at once changes nothing but the speed.
+    one per token. How many ``draws`` are made at once changes nothing but the speed.
 
     Args:
         starts, lengths: ``[rows]``: row r holds the numbers from ``starts[r]``; rows do not overlap and
@@ -199,7 +199,7 @@ def _draw(starts: Int64s, lengths: Int64s, keys: UInt64s, draws: int) -> tuple[I
     """
     counters = np.arange((draws + 1) // 2, dtype=np.uint64) | _CHOOSE
     hashes = splitmix64(keys[:, None] ^ counters)
-    scaled = hashes.astype("<u8", copy=False).view("<u4").astype(np.uint64)  # two draws a hash
+    scaled = hashes.astype("<u8", copy=False).view("<u4").astype(np.uint64)  # two draws per hash
     scaled *= lengths.astype(np.uint64)[:, None]
     scaled >>= _HALF
     numbers = scaled.view(np.int64)

@@ -20,7 +20,7 @@ class StreamState:
 
     Attributes:
         epoch: counts from 0.
-        place: the first place of the epoch's order that was not read; the rows of skipped shards keep theirs.
+        place: the first place of the epoch's order that has not been read; the rows of skipped shards keep theirs.
         step: global batches read.
         seed: of the order and the masks.
         manifest_sha256: of the data's MANIFEST.json.
@@ -46,8 +46,8 @@ class StreamState:
 class SampleOrder:
     """The samples of all epochs, one after the other: each epoch a permutation of the rows.
 
-    Rows that are left out are passed over where they stand, so the order of all others is as it would be with
-    them: in no epoch is a row lost or repeated, or two rows exchanged.
+    Rows that are left out are skipped where they stand, so the order of all others is as it would be with
+    them: no epoch loses a row, repeats one, or exchanges two.
 
     Attributes:
         rows: rows of an epoch, those left out included.
@@ -79,7 +79,7 @@ class SampleOrder:
         return epoch, int(_behind_gaps(np.array([number]), _gaps(self, epoch))[0])
 
     def number(self, epoch: int, place: int) -> int:
-        """The number of the first sample at or behind a place: the inverse of ``place``."""
+        """The number of the first sample at or after a place: the inverse of ``place``."""
         return epoch * self.kept + place - int(np.searchsorted(_gaps(self, epoch), place))
 
 
@@ -116,9 +116,9 @@ def arrange(lengths: Int64s, world_size: int, micro_batch: int) -> Int64s:
         Places in the global batch, ``[..., micro-steps, world_size, micro_batch]``.
 
     Raises:
-        ValueError: the global batch is no multiple of ``world_size * micro_batch``.
+        ValueError: the global batch is not a multiple of ``world_size * micro_batch``.
     """
     if lengths.shape[-1] % (world_size * micro_batch):
-        raise ValueError(f"{lengths.shape[-1]} sequences do not divide by {world_size} ranks x {micro_batch}")
+        raise ValueError(f"{lengths.shape[-1]} sequences are not a multiple of {world_size} ranks x {micro_batch}")
     order = np.argsort(lengths.astype(np.uint16), axis=-1, kind="stable")  # a radix sort, for two bytes
     return order.reshape(*lengths.shape[:-1], -1, world_size, micro_batch)

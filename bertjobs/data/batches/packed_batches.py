@@ -15,7 +15,7 @@ from bertjobs.data.batches.packing import Limits, limits_for
 from bertjobs.data.batches.sequences import Layout
 from bertjobs.data.ragged import offsets_of
 from bertjobs.data.shards.ids_shard import SPECIALS
-from bertjobs.data.shards.shard_set import Selection, ShardSet
+from bertjobs.data.shards.shard_set import SelectedRows, ShardSet
 
 _SAMPLE = 1 << 16  # sequences that limits and budgets are drawn from
 
@@ -24,8 +24,8 @@ _SAMPLE = 1 << 16  # sequences that limits and budgets are drawn from
 class PackedBatch:
     """A micro-batch for attention over sequences of different lengths.
 
-    T, S, P and ``max_length`` are those of `Limits`, in every batch of a run. Behind the sequences lies a tail of
-    [PAD], which no head reads: for attention it is further sequences of up to ``max_length`` tokens.
+    T, S, P and ``max_length`` are those of `Limits`, in every batch of a run. After the sequences comes a tail of
+    [PAD], which no head reads; to attention it is further sequences of up to ``max_length`` tokens.
 
     Attributes:
         input_ids: int64 ``[T]``.
@@ -35,11 +35,11 @@ class PackedBatch:
             the slots that are left.
         first_tokens: int64 ``[S]``, where each sequence starts; 0 in the other slots.
         next_sentence_labels: int64 ``[S]``, 1 where B is a random segment; -1 (not scored) in the other slots.
-        masked_positions: int64 ``[P]``, where the masked tokens are, ascending; 0 behind them.
-        labels: int64 ``[P]``, their original ids; -1 (not scored) behind them.
+        masked_positions: int64 ``[P]``, where the masked tokens are, ascending; 0 after them.
+        labels: int64 ``[P]``, their original ids; -1 (not scored) after them.
         lengths: int64 ``[sequences]``, tokens of each sequence; numpy, on the host.
         masked: masked tokens.
-        max_length: tokens that a sequence has at most.
+        max_length: the most tokens that a sequence has.
     """
 
     input_ids: Tensor
@@ -56,12 +56,12 @@ class PackedBatch:
 
     @property
     def sequences(self) -> int:
-        """Number of sequences. Waits for no device."""
+        """Number of sequences. Does not wait for the device."""
         return len(self.lengths)
 
     @property
     def tokens(self) -> int:
-        """Number of the sequences' tokens, without the tail. Waits for no device."""
+        """Number of the sequences' tokens, without the tail. Does not wait for the device."""
         return int(self.lengths.sum())
 
     def tensors(self) -> tuple[Tensor, ...]:
@@ -73,7 +73,7 @@ class PackedBatch:
         return self._changed(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> PackedBatch:
-        """The same batch in page-locked memory, which a GPU reads while the CPU goes on."""
+        """The same batch in page-locked memory, which a GPU reads while the CPU continues."""
         return self._changed(Tensor.pin_memory)
 
     def _tensors(self) -> dict[str, Tensor]:
@@ -85,12 +85,12 @@ class PackedBatch:
 
 
 def make_packed_batch(
-    shards: ShardSet, chosen: Selection, keys: UInt64s | None, masking: Masking, limits: Limits
+    shards: ShardSet, chosen: SelectedRows, keys: UInt64s | None, masking: Masking, limits: Limits
 ) -> PackedBatch:
     """Lay rows out one after the other and mask them as `make_batch` does; no rows make a batch that is all tail.
 
     Args:
-        chosen: rows of ``shards`` within the limits, as `pack` finds them.
+        chosen: rows of ``shards`` within the limits, as `pack` chooses them.
         keys: of each sequence's draws, for dynamic masking; see ``masking.sample_keys``.
 
     Raises:
@@ -132,7 +132,7 @@ def _cumulative(lengths: Int64s, limits: Limits) -> Int64s:
 
 
 def _filled(values: Array, size: int, rest: int) -> Tensor:
-    """Values and, behind them, the rest: ``[size]``."""
+    """Values, and ``rest`` in all places after them: ``[size]``."""
     if len(values) > size:
         raise ValueError(f"{len(values)} entries do not fit a pack of {size}")
     filled = np.full(size, rest, dtype=np.int64)
@@ -152,7 +152,7 @@ def packing_limits(shards: ShardSet, masking: Masking, *, tokens: int, max_lengt
 
 
 def _sample(shards: ShardSet, masking: Masking) -> tuple[Int64s, Int64s]:
-    """Rows of the stream's beginning, and their tokens."""
+    """The rows that the stream begins with, and their tokens."""
     order = SampleOrder(shards.rows, masking.seed, shards.left_out)
     _, rows = order.samples(0, min(order.kept, _SAMPLE))
     return rows, shards.select(rows).lengths + SPECIALS

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 Ints = NDArray[Any]  # an array of any integer type
 Int64s = NDArray[np.int64]
 
-_ROUND = 4  # a round of the packing fills one of so many packs: more is slower and packs closer
+_ROUND = 4  # each round of the packing adds to one pack in this many: a larger number is slower and packs closer
 _STEP = 16  # slots and predictions are a multiple of this, for tensor cores
 _TAIL = 2  # slots for the tail of a pack that is nearly full
 _DEVIATIONS = 6  # standard deviations of a pack's sequences and predictions that the limits leave to chance
@@ -35,7 +35,7 @@ class Limits:
     max_length: int
 
     def hold(self, tokens: Any, sequences: Any, predictions: Any) -> Any:
-        """Whether a pack may have so many tokens, sequences and predictions: bool, or bools of arrays."""
+        """Whether a pack may have these numbers of tokens, sequences and predictions: bool, or bools of arrays."""
         slots = sequences + np.ceil((self.tokens - tokens) / self.max_length)
         return (tokens <= self.tokens) & (slots <= self.sequences) & (predictions <= self.predictions)
 
@@ -44,7 +44,7 @@ def limits_for(tokens: int, max_length: int, lengths: Ints, predictions: Ints) -
     """Limits of which only the tokens fill up, for packs of sequences like these.
 
     They leave room for six standard deviations more sequences and predictions than a pack of randomly drawn
-    sequences holds at the mean. Packs as `pack` makes them are more alike than that.
+    sequences holds on average. Packs as `pack` makes them are more alike than that.
 
     Args:
         tokens: the token budget.
@@ -54,7 +54,7 @@ def limits_for(tokens: int, max_length: int, lengths: Ints, predictions: Ints) -
         ValueError: the budget does not hold the longest sequence.
     """
     if tokens < max_length:
-        raise ValueError(f"a budget of {tokens} tokens holds no sequence of {max_length}")
+        raise ValueError(f"a budget of {tokens} tokens cannot hold a sequence of {max_length}")
     mean, share = float(lengths.mean()), float(predictions.sum() / lengths.sum())
     drawn = tokens / mean
     room = _DEVIATIONS * math.sqrt(drawn)
@@ -82,7 +82,7 @@ def pack(lengths: Ints, predictions: Ints, limits: Limits) -> list[Int64s]:
         The places of each pack's sequences, longest first.
 
     Raises:
-        ValueError: a sequence exceeds the limits by itself, or is empty.
+        ValueError: a single sequence exceeds the limits, or is empty.
     """
     if not len(lengths):
         return []
@@ -127,10 +127,10 @@ def _dealt(lengths: Ints, packs: int) -> Int64s:
     fullest = int(lengths.sum()) // packs + 2 * int(lengths[0])
     tokens = np.zeros(packs, dtype=np.min_scalar_type(fullest))  # two bytes are sorted by radix
     owners = np.empty(len(lengths), dtype=np.int64)
-    a_round = max(1, packs // _ROUND)
-    for start in range(0, len(owners), a_round):
-        added = lengths[start : start + a_round]
+    per_round = max(1, packs // _ROUND)
+    for start in range(0, len(owners), per_round):
+        added = lengths[start : start + per_round]
         emptiest = np.argsort(tokens, kind="stable")[: len(added)]
         tokens[emptiest] += added.astype(tokens.dtype)
-        owners[start : start + a_round] = emptiest
+        owners[start : start + per_round] = emptiest
     return owners

@@ -21,7 +21,7 @@ class Permutation:
 
     A generalised Feistel network (Black and Rogaway, "Ciphers with arbitrary finite domains", CT-RSA 2002) over
     a * b >= rows numbers, a and b about the root of rows; what falls outside ``rows`` goes through again (cycle
-    walking), less than one in root(rows). The round functions are SplitMix64, tabulated: 12 * root(rows) numbers.
+    walking), fewer than one in root(rows). The round functions are SplitMix64, tabulated: 12 * root(rows) numbers.
     """
 
     def __init__(self, rows: int, seed: int, epoch: int) -> None:
@@ -45,12 +45,12 @@ class Permutation:
         return self._walk(rows, self._backward)
 
     def _walk(self, values: NDArray[Any], network: Any) -> Int64s:
-        found = network(np.asarray(values, dtype=np.int64))
-        outside = np.flatnonzero(found >= self.rows)
+        reached = network(np.asarray(values, dtype=np.int64))
+        outside = np.flatnonzero(reached >= self.rows)
         while len(outside):
-            found[outside] = network(found[outside])
-            outside = outside[found[outside] >= self.rows]
-        return found
+            reached[outside] = network(reached[outside])
+            outside = outside[reached[outside] >= self.rows]
+        return reached
 
     def _forward(self, values: Int64s) -> Int64s:
         left = values // self._b
@@ -79,7 +79,7 @@ def _reduced(sums: Int64s, modulus: int) -> Int64s:
 
 
 def _round_function(key: NDArray[np.uint64], number: int, inputs: int, outputs: int) -> Int64s:
-    """A table from ``inputs`` numbers to numbers below ``outputs``, by the high half of a hash (no modulo bias
-    worth speaking of: outputs are below 2^32)."""
+    """A table from ``inputs`` numbers to numbers below ``outputs``, by the high half of a hash (its bias is
+    negligible: outputs are below 2^32)."""
     words = splitmix64(splitmix64(key ^ np.uint64(number)) ^ np.arange(inputs, dtype=np.uint64))
     return ((words >> np.uint64(32)) * np.uint64(outputs) >> np.uint64(32)).astype(np.int64)

@@ -44,7 +44,7 @@ class Layout:
 
     @classmethod
     def packed(cls, a_lengths: Int64s, lengths: Int64s, size: int) -> Layout:
-        """Rows one after the other in an array of ``size``, without padding but behind the last."""
+        """Rows one after the other in an array of ``size``, with padding only after the last."""
         row_starts = offsets_of(lengths + SPECIALS)
         row_starts[-1] = size
         return cls._of(row_starts, a_lengths, lengths)
@@ -52,7 +52,7 @@ class Layout:
     @classmethod
     def _of(cls, row_starts: Int64s, a_lengths: Int64s, lengths: Int64s) -> Layout:
         offsets = offsets_of(lengths)
-        # A stands one place, B two places behind where the row's text would without special tokens.
+        # A stands one place, B two places after where the row's text would without special tokens.
         shift = row_starts[:-1] - offsets[:-1] + 1
         text = np.repeat(_alternating(shift, shift + 1), _alternating(a_lengths, lengths - a_lengths))
         text += np.arange(len(text))
@@ -75,7 +75,7 @@ class Layout:
         return real & (column > self.a_lengths.astype(np.int32)[:, None] + 1), real
 
     def segments_of_packed(self) -> tuple[Int64s, Int64s]:
-        """1 on B and its [SEP], 0 elsewhere, and places in the row, 0 behind the last one: both ``[size]``."""
+        """1 on B and its [SEP], 0 elsewhere, and places in the row, 0 after the last one: both ``[size]``."""
         size, lengths = self.row_starts[-1], self.lengths + SPECIALS
         end = int(lengths.sum())
         second, positions = np.zeros((2, size), dtype=np.int64)

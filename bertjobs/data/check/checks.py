@@ -1,4 +1,4 @@
-"""What can be wrong with shards, each said in words."""
+"""What can be wrong with shards, each problem in words."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from bertjobs.data.check.facts import Facts
 from bertjobs.data.check.lddl_cells import wrong_cells, wrong_columns
-from bertjobs.data.check.target import Expected, Listed, length_range
-from bertjobs.data.shards.ids_shard import Shard, StoredMasks
+from bertjobs.data.check.target import Expected, ShardToCheck, length_range
+from bertjobs.data.shards.ids_shard import ShardRows, StoredMasks
 from bertjobs.data.text.vocabulary import Vocabulary
 
 RANDOM_NEXT = (0.4, 0.7)  # 0.5 by design; more where chunks are single sentences, whose B is always random
@@ -30,7 +30,7 @@ REPEATED = 0.25  # of the rows, however often they were drawn
 ENOUGH = 1000  # fewer draws than these say nothing about a share
 
 
-def broken_form(shard: Shard) -> str | None:
+def broken_form(shard: ShardRows) -> str | None:
     """Why the rows cannot be told apart, or None."""
     if (np.diff(shard.offsets) < 0).any() or (shard.masks is not None and (np.diff(shard.masks.offsets) < 0).any()):
         return "its offsets go backwards"
@@ -40,7 +40,7 @@ def broken_form(shard: Shard) -> str | None:
     return None
 
 
-def without_wrong_masks(shard: Shard) -> tuple[Shard, list[str]]:
+def without_wrong_masks(shard: ShardRows) -> tuple[ShardRows, list[str]]:
     masks = shard.masks
     if masks is None:
         return shard, []
@@ -48,7 +48,9 @@ def without_wrong_masks(shard: Shard) -> tuple[Shard, list[str]]:
     rows = np.repeat(np.arange(shard.rows), counts)
     outside = _outside(masks, shard.a_lengths[rows], shard.num_tokens[rows])
     if outside.any():
-        what = f"{np.count_nonzero(outside):,} of {len(rows):,} masked positions are on no token of A or B, the first "
+        what = (
+            f"{np.count_nonzero(outside):,} of {len(rows):,} masked positions are not on a token of A or B, the first "
+        )
         return replace(shard, masks=None), [what + f"in row {rows[outside][0]}"]
     descends = (np.diff(masks.positions.astype(np.int64)) <= 0) & (rows[1:] == rows[:-1])
     if descends.any():
@@ -60,24 +62,24 @@ def _outside(masks: StoredMasks, a_lengths: NDArray[Any], num_tokens: NDArray[An
     return (masks.positions == 0) | (masks.positions == a_lengths + 1) | (masks.positions >= num_tokens - 1)
 
 
-def wrong_rows(shard: Listed, content: Shard, expected: Expected, vocabulary: Vocabulary) -> Iterator[str]:
+def wrong_rows(shard: ShardToCheck, content: ShardRows, expected: Expected, vocabulary: Vocabulary) -> Iterator[str]:
     entry, num_tokens = shard.entry, content.num_tokens
     if entry and content.rows != entry.rows:
-        yield f"{content.rows:,} rows, the manifest says {entry.rows:,}"
+        yield f"{content.rows:,} rows, but the manifest says {entry.rows:,}"
     if entry and num_tokens.sum() != entry.tokens:
-        yield f"{num_tokens.sum():,} tokens, the manifest says {entry.tokens:,}"
+        yield f"{num_tokens.sum():,} tokens, but the manifest says {entry.tokens:,}"
     if content.rows and expected.masking and (content.masks is None) != (expected.masking == "dynamic"):
-        yield f"{'no masks are' if content.masks is None else 'masks are'} stored, masking is {expected.masking}"
+        yield f"{'no masks are' if content.masks is None else 'masks are'} stored, but masking is {expected.masking}"
     for name, ids in (("ids", content.ids), ("labels", content.masks.labels if content.masks else content.ids[:0])):
         if bad := int(np.count_nonzero(ids >= vocabulary.size)):
             yield f"{bad:,} {name} are outside the vocabulary of {vocabulary.size:,} tokens, such as {ids.max()}"
     least, most = length_range(shard.bin, expected)
     outside = (num_tokens < least) | (num_tokens > most)
     if outside.any():
-        found = num_tokens[outside]
+        lengths = num_tokens[outside]
         yield (
             f"{np.count_nonzero(outside):,} of {content.rows:,} rows do not belong in bin {shard.bin} of {least} to "
-            f"{most} tokens: they have {found.min()} to {found.max()}"
+            f"{most} tokens: they have {lengths.min()} to {lengths.max()}"
         )
 
 
@@ -85,7 +87,7 @@ def wrong_shares(total: Facts, repeated: float, expected: Expected) -> Iterator[
     if total.rows >= ENOUGH and not RANDOM_NEXT[0] <= (share := total.random_next / total.rows) <= RANDOM_NEXT[1]:
         yield f"{share:.1%} of the next sentences are random; by design it is about half, or somewhat more"
     if total.wanted_masks >= ENOUGH and abs(total.masked / total.wanted_masks - 1) > MASKED_FAR:
-        yield f"{total.masked / total.tokens:.1%} of the tokens are masked, {expected.masked_share:.1%} are expected"
+        yield f"{total.masked / total.tokens:.1%} of tokens are masked, not the expected {expected.masked_share:.1%}"
     if total.masked >= ENOUGH:
         shares = {name: getattr(total, name) / total.masked for name in MASK_ACTIONS}
         if any(abs(shares[name] - share) > FAR for name, share in MASK_ACTIONS.items()):
@@ -94,10 +96,10 @@ def wrong_shares(total: Facts, repeated: float, expected: Expected) -> Iterator[
     if total.tokens >= ENOUGH and (share := total.unknown / total.tokens) > UNKNOWN:
         yield f"{share:.1%} of the tokens are [UNK]: the vocabulary does not fit the text"
     if total.rows >= ENOUGH and repeated > (REPEATED_ONCE_DRAWN if expected.duplicates == 1 else REPEATED):
-        yield f"{repeated:.1%} of the sequences have the A and B of one before them"
+        yield f"{repeated:.1%} of the sequences repeat the A and B of an earlier one"
 
 
-def same_files(shards: Sequence[Listed]) -> Iterator[str]:
+def same_files(shards: Sequence[ShardToCheck]) -> Iterator[str]:
     seen: dict[str, str] = {}
     for shard in shards:
         if shard.entry and shard.entry.rows:
@@ -106,7 +108,7 @@ def same_files(shards: Sequence[Listed]) -> Iterator[str]:
                 yield f"{first} and {shard.path.name} hold the same rows"
 
 
-def unequal_shards(shards: Sequence[Listed], shard_format: str) -> Iterator[str]:
+def unequal_shards(shards: Sequence[ShardToCheck], shard_format: str) -> Iterator[str]:
     """Bins whose shards are not balanced; LDDL's loader asserts that the largest has exactly one row more."""
     for number in sorted({shard.bin for shard in shards}):
         rows = [shard.entry.rows for shard in shards if shard.bin == number and shard.entry]

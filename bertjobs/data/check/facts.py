@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 
 from bertjobs.data.batches.masking import prediction_counts, splitmix64
 from bertjobs.data.batches.sequences import ALIGNMENT
-from bertjobs.data.shards.ids_shard import Shard
+from bertjobs.data.shards.ids_shard import ShardRows
 from bertjobs.data.text.vocabulary import Vocabulary
 
 Int64s = NDArray[np.int64]
 UInt64s = NDArray[np.uint64]
 
-_BLOCK = 1 << 20  # tokens looked at together
+_BLOCK = 1 << 20  # tokens hashed together
 _KEYS = 1 << 24  # rows remembered, to find repeated ones
 
 
@@ -26,7 +26,7 @@ class Facts:
     """Counts over rows; add two to have those of both.
 
     Attributes:
-        tokens: [CLS] and [SEP] included; ``padding``: what comes on top where each row is padded to a multiple of 8.
+        tokens: [CLS] and [SEP] included; ``padding``: what is added where each row is padded to a multiple of 8.
         random_next: rows whose B is a random segment.
         unknown: tokens that are [UNK], before masking.
         masked: tokens with static masks, of which ``as_mask`` are seen as [MASK], ``as_random`` as another token,
@@ -57,14 +57,14 @@ class Facts:
 
     @property
     def mean_length(self) -> float:
-        """Tokens a row."""
+        """Mean tokens per row."""
         return self.tokens / max(1, self.rows)
 
     def as_json(self) -> dict[str, Any]:
         """The counts; ``lengths`` as {tokens: rows}."""
-        found = np.flatnonzero(self.lengths).tolist()
+        present = np.flatnonzero(self.lengths).tolist()
         return {name: getattr(self, name) for name in _COUNTS} | {
-            "lengths": {str(length): int(self.lengths[length]) for length in found}
+            "lengths": {str(length): int(self.lengths[length]) for length in present}
         }
 
 
@@ -86,7 +86,7 @@ class RowKeys:
             self._keys = self._below(self._keys, self._bound)
 
     def repeated(self) -> float:
-        """The share of the rows that were there before."""
+        """The share of the rows that repeat an earlier one."""
         return 1 - len(np.unique(self._keys)) / len(self._keys) if len(self._keys) else 0.0
 
     def share_in(self, other: RowKeys) -> float:
@@ -100,8 +100,8 @@ class RowKeys:
         return keys if bound == 1 << 64 else keys[keys < np.uint64(bound)]
 
 
-def measure(shard: Shard, vocabulary: Vocabulary, size: int, masked_share: float, max_predictions: int) -> Facts:
-    """The facts of a shard whose file has ``size`` bytes; share and most masks of a row as they should be."""
+def measure(shard: ShardRows, vocabulary: Vocabulary, size: int, masked_share: float, max_predictions: int) -> Facts:
+    """The facts of a shard whose file has ``size`` bytes; the share and the most masks of a row are those expected."""
     num_tokens, unknown = shard.num_tokens, int(np.count_nonzero(shard.ids == vocabulary.unk_id))
     masked = wanted = as_mask = as_kept = 0
     if shard.masks is not None:
@@ -127,7 +127,7 @@ def measure(shard: Shard, vocabulary: Vocabulary, size: int, masked_share: float
     )
 
 
-def row_keys(shard: Shard) -> UInt64s:
+def row_keys(shard: ShardRows) -> UInt64s:
     """A hash of each row's A and B before masking: ``[rows]``."""
     offsets, ids = shard.offsets, shard.original_ids()
     keys = splitmix64(shard.a_lengths.astype(np.uint64))

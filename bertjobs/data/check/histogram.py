@@ -16,7 +16,7 @@ LINES = 16  # of text, about, over all bins
 BAR = 40  # characters of the longest bar
 PANEL_BARS = 64  # in a bin's panel at most
 COLUMNS = 4  # panels side by side
-CUT = 4  # times higher than all others: a full bar is cut off and says its number
+CUT = 4  # times higher than all others: a full bar is cut off and labelled with its number
 
 _EIGHTHS = " ▏▎▍▌▋▊▉"
 _BAR, _BAR_CUT, _CUT, _QUIET = "#2563a8", "#e0a178", "#c2510c", "#6b7280"
@@ -56,7 +56,7 @@ class BinLengths:
 
     @property
     def mean(self) -> float:
-        """Tokens a row."""
+        """Mean tokens per row."""
         return float(np.arange(len(self.lengths)) @ self.lengths / max(1, self.rows))
 
     def grouped(self, groups: int) -> tuple[Int64s, Int64s]:
@@ -64,10 +64,10 @@ class BinLengths:
 
         Rows outside the bin's own lengths widen it.
         """
-        found = np.flatnonzero(self.lengths)
+        present = np.flatnonzero(self.lengths)
         least, most = self.least, self.most
-        if len(found):
-            least, most = min(least, int(found[0])), max(most, int(found[-1]))
+        if len(present):
+            least, most = min(least, int(present[0])), max(most, int(present[-1]))
         width = max(1, -(-(most - least + 1) // groups))
         # The last range ends with the bin, so that full sequences are not hidden in a short one.
         edges = np.arange(most + 1, least - width, -width)[::-1]
@@ -78,7 +78,7 @@ class BinLengths:
 
 
 def text_bars(bins: Sequence[BinLengths]) -> list[str]:
-    """Lines of a histogram; bars are shares of all rows, the longest of them 40 characters."""
+    """Lines of a histogram; bars are shares of all rows, the longest is 40 characters wide."""
     groups = max(2, LINES // max(1, len(bins)))
     parts = [(one, *one.grouped(groups)) for one in bins]
     total = max(1, sum(one.rows for one in bins))
@@ -100,7 +100,7 @@ def _bar(share: float) -> str:
 
 
 def picture(title: str, parts: Mapping[str, Sequence[BinLengths]]) -> bytes:
-    """A PNG: for each part (a split of a phase) a row of panels, one a bin, each with a scale of its own."""
+    """A PNG: for each part (a split of a phase) a row of panels, one per bin, each with its own scale."""
     import matplotlib as mpl
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -151,7 +151,7 @@ def _draw_bin(ax: Any, one: BinLengths, rows: int, *, first: bool, last: bool) -
     if first:
         ax.set_ylabel("sequences")
     if last:
-        ax.set_xlabel("tokens a sequence")
+        ax.set_xlabel("tokens per sequence")
 
 
 def _note(ax: Any, text: str, offset: tuple[int, int], *, right: bool) -> None:

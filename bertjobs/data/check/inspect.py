@@ -17,8 +17,8 @@ from bertjobs.data.check.checks import (
 )
 from bertjobs.data.check.facts import NOTHING, Facts, RowKeys, measure, row_keys
 from bertjobs.data.check.samples import DynamicDraw, Sample, choose_rows, read_sample
-from bertjobs.data.check.target import MASKED_SHARE, Expected, Listed, Part, Scope
-from bertjobs.data.shards.ids_shard import Shard
+from bertjobs.data.check.target import MASKED_SHARE, CheckTarget, Expected, ShardToCheck, TargetPart
+from bertjobs.data.shards.ids_shard import ShardRows
 from bertjobs.data.shards.lddl_columns import FIXED_EPOCH
 from bertjobs.data.shards.manifest import SPLITS
 from bertjobs.data.shards.shard_set import ShardReader
@@ -30,12 +30,12 @@ LEAKED = 0.01  # of the held-out rows
 
 @dataclass(frozen=True)
 class Inspection:
-    """What was found in shards that belong together.
+    """What is in shards that belong together, and what is wrong with them.
 
     Attributes:
         bins: facts by length bin; of the files that could be read.
-        repeated: share of the rows that were there before, with the same A and B; an estimate above 16 million.
-        keys: a number a row, equal for equal rows; a sample of them above 16 million.
+        repeated: share of the rows that have the A and B of an earlier one; an estimate above 16 million rows.
+        keys: one number per row, equal for equal rows; a sample of them above 16 million rows.
         wrong: (file, or "", what is wrong with it).
         remarks: what is worth knowing, but not wrong.
     """
@@ -52,13 +52,13 @@ class Inspection:
         return sum(self.bins.values(), start=NOTHING)
 
 
-def inspect_scope(scope: Scope, progress: Callable[[int, int], None]) -> dict[str, Inspection]:
-    """Look at all rows of all parts; by their names.
+def inspect_target(target: CheckTarget, progress: Callable[[int, int], None]) -> dict[str, Inspection]:
+    """Inspect all rows of all parts; returns the inspections by the parts' names.
 
     Args:
-        progress: called with the bytes that were looked at and all there are.
+        progress: called with the bytes inspected so far and their total.
     """
-    sizes = [shard.path.stat().st_size for part in scope.parts for shard in part.shards if shard.path.is_file()]
+    sizes = [shard.path.stat().st_size for part in target.parts for shard in part.shards if shard.path.is_file()]
     total, done = sum(sizes), 0
 
     def count(size: int) -> None:
@@ -67,33 +67,35 @@ def inspect_scope(scope: Scope, progress: Callable[[int, int], None]) -> dict[st
         progress(done, total)
 
     progress(0, total)
-    found = {part.name: inspect_shards(part.shards, part.expected, scope.vocabulary, count) for part in scope.parts}
-    first = scope.parts[0].name
-    if wrong := _wrong_vocabulary(scope):
-        found[first] = replace(found[first], wrong=(("", wrong), *found[first].wrong))
-    for name, one in found.items():
-        train = found.get(name.removesuffix(SPLITS[1]) + SPLITS[0])
+    inspections = {
+        part.name: inspect_shards(part.shards, part.expected, target.vocabulary, count) for part in target.parts
+    }
+    first = target.parts[0].name
+    if wrong := _wrong_vocabulary(target):
+        inspections[first] = replace(inspections[first], wrong=(("", wrong), *inspections[first].wrong))
+    for name, one in inspections.items():
+        train = inspections.get(name.removesuffix(SPLITS[1]) + SPLITS[0])
         if train is not None and name.endswith(SPLITS[1]) and (share := one.keys.share_in(train.keys)) > 0:
             what = f"{share:.2%} of the held-out sequences are also in training"
-            if share > LEAKED and scope.parts[0].expected.balanced:
-                found[name] = replace(one, wrong=(*one.wrong, ("", what)))
+            if share > LEAKED and target.parts[0].expected.balanced:
+                inspections[name] = replace(one, wrong=(*one.wrong, ("", what)))
             else:
-                found[name] = replace(one, remarks=(*one.remarks, what))
-    return found
+                inspections[name] = replace(one, remarks=(*one.remarks, what))
+    return inspections
 
 
-def _wrong_vocabulary(scope: Scope) -> str:
+def _wrong_vocabulary(target: CheckTarget) -> str:
     """How the vocabulary differs from the one that the shards were made with; "" where it does not."""
-    made_with = scope.data.vocabulary_sha256 if scope.data else scope.metadata.get("vocabulary_sha256", "")
-    if made_with in ("", scope.vocabulary.sha256):
+    made_with = target.data.vocabulary_sha256 if target.data else target.metadata.get("vocabulary_sha256", "")
+    if made_with in ("", target.vocabulary.sha256):
         return ""
-    return f"made with the vocabulary {made_with[:12]}..., read with {scope.vocabulary.sha256[:12]}..."
+    return f"made with the vocabulary {made_with[:12]}..., read with {target.vocabulary.sha256[:12]}..."
 
 
 def inspect_shards(
-    shards: Sequence[Listed], expected: Expected, vocabulary: Vocabulary, progress: Callable[[int], None]
+    shards: Sequence[ShardToCheck], expected: Expected, vocabulary: Vocabulary, progress: Callable[[int], None]
 ) -> Inspection:
-    """Look at all rows of shards that belong together, file after file.
+    """Inspect all rows of shards that belong together, file after file.
 
     Args:
         progress: called with the bytes of each file.
@@ -101,8 +103,8 @@ def inspect_shards(
     bins = dict.fromkeys(range(expected.bins), NOTHING) if len(shards) > 1 else {}
     keys, wrong = RowKeys(), []
     for shard in shards:
-        facts, found = inspect_shard(shard, expected, vocabulary, keys)
-        wrong += [(shard.path.name, what) for what in found]
+        facts, problems = inspect_shard(shard, expected, vocabulary, keys)
+        wrong += [(shard.path.name, what) for what in problems]
         bins[shard.bin] = bins.get(shard.bin, NOTHING) + facts
         progress(facts.bytes)
     repeated = keys.repeated()
@@ -115,11 +117,13 @@ def inspect_shards(
     return replace(together, wrong=(*wrong, *suspicious), remarks=(*unequal, *remarks))
 
 
-def inspect_shard(shard: Listed, expected: Expected, vocabulary: Vocabulary, keys: RowKeys) -> tuple[Facts, list[str]]:
+def inspect_shard(
+    shard: ShardToCheck, expected: Expected, vocabulary: Vocabulary, keys: RowKeys
+) -> tuple[Facts, list[str]]:
     """The facts of a file, as far as it can be read, and what is wrong with it; its rows are added to ``keys``."""
     path, entry = shard.path, shard.entry
     if not path.is_file():
-        what = f"missing: it is a link to {path.readlink()}, which is not there" if path.is_symlink() else "missing"
+        what = f"missing: it is a link to {path.readlink()}, which does not exist" if path.is_symlink() else "missing"
         return NOTHING, [what]
     size = path.stat().st_size
     facts = replace(NOTHING, bytes=size, files=1)
@@ -127,22 +131,22 @@ def inspect_shard(shard: Listed, expected: Expected, vocabulary: Vocabulary, key
     try:
         if entry and size != entry.bytes:
             wrong.append(f"cut off or changed: {size:,} bytes, the manifest says {entry.bytes:,}")
-        elif entry and (found := sha256_of(path)) != entry.sha256:
-            wrong.append(f"changed: its sha256 is {found[:12]}..., the manifest says {entry.sha256[:12]}...")
+        elif entry and (sha256 := sha256_of(path)) != entry.sha256:
+            wrong.append(f"changed: its sha256 is {sha256[:12]}..., the manifest says {entry.sha256[:12]}...")
         content = expected.reader(vocabulary)(path)
     except (OSError, ValueError, EOFError) as error:  # numpy's reader of positions raises EOFError
         return facts, [*wrong, *why_unreadable(path, expected, vocabulary, error)]
     if broken := broken_form(content):
         return facts, [*wrong, broken]
-    content, found_wrong = without_wrong_masks(content)
-    wrong += [*found_wrong, *wrong_rows(shard, content, expected, vocabulary)]
+    content, mask_problems = without_wrong_masks(content)
+    wrong += [*mask_problems, *wrong_rows(shard, content, expected, vocabulary)]
     keys.add(row_keys(content))
     return measure(content, vocabulary, size, expected.masked_share, expected.max_predictions), wrong
 
 
-def read_samples(scope: Scope, part: Part, count: int, seed: int) -> list[Sample]:
+def read_samples(target: CheckTarget, part: TargetPart, count: int, seed: int) -> list[Sample]:
     """Some rows of a part in words, of the shards that can be read; dynamic masks as a run of this seed draws them."""
-    contents = lru_cache(maxsize=1)(partial(_readable, part.expected.reader(scope.vocabulary)))
+    contents = lru_cache(maxsize=1)(partial(_readable, part.expected.reader(target.vocabulary)))
     rows = [shard.entry.rows if shard.entry else content.rows if (content := contents(shard)) else 0
             for shard in part.shards]  # fmt: skip
     epoch = FIXED_EPOCH if part.split == SPLITS[1] else 0
@@ -152,11 +156,11 @@ def read_samples(scope: Scope, part: Part, count: int, seed: int) -> list[Sample
         content = contents(shard)
         if content is not None and row < content.rows:
             draw = DynamicDraw(seed, epoch, shard.first_row, MASKED_SHARE, part.expected.max_predictions)
-            samples.append(read_sample(content, row, shard.path.name, scope.vocabulary, draw))
+            samples.append(read_sample(content, row, shard.path.name, target.vocabulary, draw))
     return samples
 
 
-def _readable(read: ShardReader, shard: Listed) -> Shard | None:
+def _readable(read: ShardReader, shard: ShardToCheck) -> ShardRows | None:
     """A shard whose rows can be shown, without masks where these are wrong; or None."""
     try:
         content = read(shard.path)

@@ -45,7 +45,7 @@ def wrong_cells(table: pa.Table, vocabulary: Vocabulary) -> Iterator[str]:
         row = int(differs.argmax())
         yield (
             f"num_tokens disagrees with A and B in {np.count_nonzero(differs):,} of {len(stated):,} rows: "
-            f"row {row} says {stated[row]} and has {counts[row]}"
+            f"row {row} says {stated[row]} but has {counts[row]}"
         )
     known = pa.array(vocabulary.tokens, type=pa.string())
     for name, split in words.items():
@@ -65,7 +65,7 @@ def _wrong_positions(table: pa.Table, masks: Int64s, num_tokens: Int64s) -> Iter
         yield f"column masked_lm_positions is damaged: {error}"
         return
     if bad := int(np.count_nonzero(positions >= np.repeat(num_tokens, masks))):
-        yield f"{bad:,} of {len(positions):,} masked positions are behind their sequence's end"
+        yield f"{bad:,} of {len(positions):,} masked positions are beyond their sequence's end"
 
 
 def _words(table: pa.Table, name: str) -> pa.Array:

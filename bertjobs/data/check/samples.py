@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bertjobs.data.batches.masking import mask_flat, prediction_counts, sample_keys
-from bertjobs.data.shards.ids_shard import Shard
+from bertjobs.data.shards.ids_shard import ShardRows
 from bertjobs.data.text.vocabulary import Vocabulary
 
 Int64s = NDArray[np.int64]
@@ -58,8 +58,8 @@ def choose_rows(rows: Sequence[int], count: int, seed: int) -> list[tuple[int, i
     return [(int(shard), int(row - ends[shard] + rows[shard])) for row, shard in zip(chosen, shards, strict=True)]
 
 
-def read_sample(shard: Shard, row: int, name: str, vocabulary: Vocabulary, draw: DynamicDraw | None) -> Sample:
-    """A row in words; ``draw`` is how it is masked where its shard has no masks, None for not at all."""
+def read_sample(shard: ShardRows, row: int, name: str, vocabulary: Vocabulary, draw: DynamicDraw | None) -> Sample:
+    """A row in words; ``draw`` says how it is masked where its shard has no masks; None masks nothing."""
     start, end = int(shard.offsets[row]), int(shard.offsets[row + 1])
     seen = shard.ids[start:end].astype(np.int64)
     original, masked = seen.copy(), np.zeros(len(seen), dtype=np.bool_)

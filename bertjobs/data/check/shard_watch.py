@@ -1,4 +1,4 @@
-"""Whether shards stay what they were while a run reads them."""
+"""Whether shards stay unchanged while a run reads them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
-from bertjobs.data.shards.shard_check import Shard
+from bertjobs.data.shards.shard_check import PhaseShard
 from bertjobs.errors import InputError
 from bertjobs.files.atomic import sha256_of
 from bertjobs.run.causes import Cause
@@ -19,15 +19,15 @@ Stamp = tuple[int, int, int]
 
 
 class ShardWatch:
-    """Looks at shards now and then, in a thread; hashes again those whose file is not the one it was.
+    """Checks shards from time to time, in a thread, and hashes again those whose file has changed.
 
-    ``error`` names the first that was removed or altered, with the sha256 expected and found. A file that was
-    replaced by the same bytes, or only touched, is none. What cannot be looked at (a file server that is away for a
-    moment) is looked at again later.
+    ``error`` names the first that was removed or altered, with the expected and the actual sha256. A file that was
+    replaced by the same bytes, or only touched, is not an error. A file that cannot be read (its file server is away
+    for a moment) is checked again later.
     """
 
-    def __init__(self, shards: Sequence[Shard], interval_s: float = INTERVAL_S) -> None:
-        """Takes shards that were just found undamaged: a rank's share of those that a node reads."""
+    def __init__(self, shards: Sequence[PhaseShard], interval_s: float = INTERVAL_S) -> None:
+        """Takes shards that have just been verified: a rank's share of those that a node reads."""
         self.error: InputError | None = None
         self._shards, self._interval = shards, interval_s
         self._stamps = [_stamp(shard.path) for shard in shards]
@@ -36,7 +36,7 @@ class ShardWatch:
         self._thread = threading.Thread(target=self._watch, name="shard-watch", daemon=True)
 
     def check_now(self) -> InputError | None:
-        """Look at all shards; returns ``error``."""
+        """Check all shards; returns ``error``."""
         with self._one_check:
             for number, shard in enumerate(self._shards):
                 if self.error is None and not self._closed.is_set():
@@ -44,7 +44,7 @@ class ShardWatch:
         return self.error
 
     def close(self) -> None:
-        """Stop looking. A look that is under way is not waited for: the file system may hang."""
+        """Stop watching. A check in progress is not waited for: the file system may hang."""
         self._closed.set()
 
     def __enter__(self) -> ShardWatch:
@@ -61,12 +61,12 @@ class ShardWatch:
         while self.error is None and not self._closed.wait(self._interval):
             self.check_now()
 
-    def _check(self, number: int, shard: Shard) -> None:
+    def _check(self, number: int, shard: PhaseShard) -> None:
         stamp = _stamp(shard.path)
         if stamp is not None and stamp == self._stamps[number] and stamp[0] == shard.file.bytes:
             return
         try:
-            found = sha256_of(shard.path)
+            sha256 = sha256_of(shard.path)
         except FileNotFoundError:
             self.error = _changed(shard, "is missing")
             return
@@ -75,12 +75,12 @@ class ShardWatch:
         if _stamp(shard.path) != stamp:
             return  # it is being written
         self._stamps[number] = stamp
-        if found != shard.file.sha256:
-            self.error = _changed(shard, f"was altered: its sha256 is {found}")
+        if sha256 != shard.file.sha256:
+            self.error = _changed(shard, f"was altered: its sha256 is {sha256}")
 
 
 def _stamp(path: Path) -> Stamp | None:
-    """None where there is no such file, or it cannot be looked at."""
+    """None where there is no such file, or its status cannot be read."""
     try:
         status = path.stat()
     except OSError:
@@ -88,7 +88,7 @@ def _stamp(path: Path) -> Stamp | None:
     return status.st_size, status.st_mtime_ns, status.st_ino
 
 
-def _changed(shard: Shard, how: str) -> InputError:
+def _changed(shard: PhaseShard, how: str) -> InputError:
     return InputError(
         f"shard {shard.name} {how}, the manifest says {shard.file.sha256}",
         where=f"{shard.path}, while the run was reading it",

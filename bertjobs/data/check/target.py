@@ -1,4 +1,4 @@
-"""Which shards are looked at, and what is known of them beforehand."""
+"""Which shards are checked, and what is known of them beforehand."""
 
 from __future__ import annotations
 
@@ -22,9 +22,8 @@ _LONGEST = 1 << 16  # tokens, where nothing else is known
 
 
 @dataclass(frozen=True)
-class Listed:
-    """A shard to look at: where it is, its bin, what the manifest says of it, and its first row's number in the
-    split."""
+class ShardToCheck:
+    """A shard to check: where it is, its bin, what the manifest says of it, and its first row's number in the split."""
 
     path: Path
     bin: int
@@ -40,7 +39,7 @@ class Expected:
         shard_format: "ids" or "lddl".
         masking: "dynamic" or "static".
         masked_share, max_predictions: of static masking.
-        duplicates: times that each document was drawn.
+        duplicates: how often each document was drawn.
         balanced: the shards of a bin are to be equal within one, and no row is to be in both splits.
     """
 
@@ -65,18 +64,18 @@ class Expected:
 
 
 @dataclass(frozen=True)
-class Part:
-    """Shards that are looked at together: a split of a phase, or one file; ``split`` is "" for one of no folder."""
+class TargetPart:
+    """Shards that are checked together: a split of a phase, or one file, whose ``split`` may be "" (unknown)."""
 
     name: str
     split: str
-    shards: tuple[Listed, ...]
+    shards: tuple[ShardToCheck, ...]
     expected: Expected
 
 
 @dataclass(frozen=True)
-class Scope:
-    """What is looked at; ``data`` is None for a file that is in no data folder.
+class CheckTarget:
+    """What is checked; ``data`` is None for a file that is not in a data folder.
 
     Attributes:
         metadata: what a single file of token ids says of itself.
@@ -84,17 +83,17 @@ class Scope:
 
     data: DataManifest | None
     vocabulary: Vocabulary
-    parts: tuple[Part, ...]
+    parts: tuple[TargetPart, ...]
     metadata: dict[str, str]
 
 
-def find_shards(
+def find_target(
     path: Path, vocabulary: Path | None = None, phase: int | None = None, split: str | None = None
-) -> Scope:
-    """What there is to look at: all of a data folder, or a phase or split of it, or one file.
+) -> CheckTarget:
+    """What there is to check: all of a data folder, or a phase or split of it, or one file.
 
     Args:
-        vocabulary: needed for a file that is in no data folder; one in a folder is read with the folder's.
+        vocabulary: needed for a file that is not in a data folder; one in a folder is read with the folder's.
 
     Raises:
         InputError: there is no such folder, file or phase, or the vocabulary cannot be read or is missing.
@@ -104,7 +103,7 @@ def find_shards(
         data = DataManifest.read(path)
         phases = [data.phase(phase)] if phase is not None else [data.phases[number] for number in sorted(data.phases)]
         parts = tuple(_part(data, each, name) for each in phases for name in SPLITS if split in (None, name))
-        return Scope(data, Vocabulary.of_folder(path, data.lowercase), parts, {})
+        return CheckTarget(data, Vocabulary.of_folder(path, data.lowercase), parts, {})
     if not path.is_file() and not path.is_symlink():
         raise InputError(f"{str(path)!r} does not exist", where="PATH", hint="give a data folder or one of its shards")
     folder = path.absolute().parent
@@ -112,29 +111,31 @@ def find_shards(
         if (root / MANIFEST_NAME).is_file():
             return _file_of_folder(path, DataManifest.read(root))
     if vocabulary is None:
-        raise InputError(f"{str(path)!r} is in no data folder", where="PATH", hint="name its vocabulary: --vocab FILE")
+        raise InputError(
+            f"{str(path)!r} is not in a data folder", where="PATH", hint="name its vocabulary: --vocab FILE"
+        )
     with path.open("rb") as file:
         expected = Expected("lddl" if file.read(4) == b"PAR1" else "ids")
-    part = Part(path.name, "", (Listed(path, bin_of_name(path.name), None, 0),), expected)
-    return Scope(None, Vocabulary.read(vocabulary), (part,), _metadata(path))
+    part = TargetPart(path.name, "", (ShardToCheck(path, bin_of_name(path.name), None, 0),), expected)
+    return CheckTarget(None, Vocabulary.read(vocabulary), (part,), _metadata(path))
 
 
 def bin_of_name(name: str) -> int:
     """The bin that a shard's name ends with; 0 where it names none."""
-    found = re.search(r"\.(?:parquet|safetensors)_(\d+)$", name)
-    return int(found[1]) if found else 0
+    suffix = re.search(r"\.(?:parquet|safetensors)_(\d+)$", name)
+    return int(suffix[1]) if suffix else 0
 
 
 def _refuse_foreign_folder(path: Path) -> None:
     if not (path / MANIFEST_NAME).exists() and any(path.glob("*.parquet*")):
         raise InputError(
-            f"{str(path)!r} is no data folder, but holds Parquet files",
+            f"{str(path)!r} is not a data folder, but holds Parquet files",
             where="PATH",
             hint="give one of its files and --vocab FILE, or make it a data folder with `bertjobs data adopt`",
         )
 
 
-def _file_of_folder(path: Path, data: DataManifest) -> Scope:
+def _file_of_folder(path: Path, data: DataManifest) -> CheckTarget:
     vocabulary = Vocabulary.of_folder(data.folder, data.lowercase)
     for phase in data.phases.values():
         for split in SPLITS:
@@ -142,7 +143,7 @@ def _file_of_folder(path: Path, data: DataManifest) -> Scope:
             for shard in part.shards:
                 if shard.path.name == path.name and shard.path.parent == path.absolute().parent:
                     one = replace(part, name=f"{part.name}, {path.name}", shards=(shard,))
-                    return Scope(data, vocabulary, (one,), _metadata(path))
+                    return CheckTarget(data, vocabulary, (one,), _metadata(path))
     raise InputError(
         f"{path.name!r} is not in the manifest of its data folder", where=str(data.folder / MANIFEST_NAME),
         hint=f"bertjobs data verify {data.folder} lists such files",
@@ -152,11 +153,11 @@ def _file_of_folder(path: Path, data: DataManifest) -> Scope:
 def _metadata(path: Path) -> dict[str, str]:
     try:
         return map_arrays(path)[1]
-    except (OSError, ValueError):  # of the other format; or damaged, which is found when it is read
+    except (OSError, ValueError):  # of the other format; or damaged, which its reader reports
         return {}
 
 
-def _part(data: DataManifest, phase: PhaseData, split: str) -> Part:
+def _part(data: DataManifest, phase: PhaseData, split: str) -> TargetPart:
     settings, listed = data.settings, phase.split(split)
     adopted = "adopted_from" in settings
     bins = 1 + max(file.bin for each in SPLITS for file in phase.split(each).files)
@@ -174,10 +175,10 @@ def _part(data: DataManifest, phase: PhaseData, split: str) -> Part:
     )
     first_rows = offsets_of(np.array([file.rows for file in listed.files])).tolist()
     shards = tuple(
-        Listed(listed.folder.absolute() / file.name, file.bin, file, first)
+        ShardToCheck(listed.folder.absolute() / file.name, file.bin, file, first)
         for file, first in zip(listed.files, first_rows, strict=False)
     )
-    return Part(f"phase {phase.phase} {split}", split, shards, expected)
+    return TargetPart(f"phase {phase.phase} {split}", split, shards, expected)
 
 
 def length_range(number: int, expected: Expected) -> tuple[int, int]:

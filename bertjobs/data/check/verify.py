@@ -35,7 +35,7 @@ class BadFile:
 
 
 Progress = Callable[[int, int], None]
-"""Called with the bytes that were read and all there are."""
+"""Called with the bytes read so far and their total."""
 
 
 def verify(data: DataManifest, threads: int, progress: Progress) -> list[BadFile]:
@@ -51,14 +51,14 @@ def verify(data: DataManifest, threads: int, progress: Progress) -> list[BadFile
     bad += _wrong_row_counts(data)
     readable = []
     for path, file in listed:
-        if found := _wrong_size(path, file):
-            bad.append(BadFile(_short(data, path), f"{file.bytes:,} bytes", found))
+        if actual := _wrong_size(path, file):
+            bad.append(BadFile(_short(data, path), f"{file.bytes:,} bytes", actual))
         else:
             readable.append((path, file))
     bad += [
-        BadFile(_short(data, path), f"sha256 {file.sha256}", found)
-        for (path, file), found in zip(readable, _hashes(readable, threads, progress), strict=True)
-        if found != f"sha256 {file.sha256}"
+        BadFile(_short(data, path), f"sha256 {file.sha256}", actual)
+        for (path, file), actual in zip(readable, _hashes(readable, threads, progress), strict=True)
+        if actual != f"sha256 {file.sha256}"
     ]
     return sorted(bad, key=lambda one: one.path)
 
@@ -68,11 +68,11 @@ def _short(data: DataManifest, path: Path) -> str:
 
 
 def _wrong_size(path: Path, file: ShardFile) -> str:
-    """What is found instead of a file of the right size; "" where it is right."""
+    """What is there instead of a file of the right size; "" where the size is right."""
     if not path.exists():
-        return f"a link to {path.readlink()}, which is not there" if path.is_symlink() else "missing"
+        return f"a link to {path.readlink()}, which does not exist" if path.is_symlink() else "missing"
     if not path.is_file():
-        return "no file"
+        return "not a file"
     size = path.stat().st_size
     return "" if size == file.bytes else f"{size:,} bytes"
 
@@ -116,12 +116,12 @@ def _listed_twice(data: DataManifest, listed: list[tuple[Path, ShardFile]]) -> I
 def _wrong_vocabulary(data: DataManifest) -> Iterator[BadFile]:
     path = data.vocabulary_path
     try:
-        found = hashlib.sha256(path.read_bytes()).hexdigest()
+        sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError as error:
         yield BadFile(_short(data, path), f"sha256 {data.vocabulary_sha256}", error.strerror or "unreadable")
         return
-    if found != data.vocabulary_sha256:
-        yield BadFile(_short(data, path), f"sha256 {data.vocabulary_sha256}", f"sha256 {found}")
+    if sha256 != data.vocabulary_sha256:
+        yield BadFile(_short(data, path), f"sha256 {data.vocabulary_sha256}", f"sha256 {sha256}")
         return
     try:
         vocabulary = Vocabulary.of_folder(data.folder, data.lowercase)
@@ -133,7 +133,7 @@ def _wrong_vocabulary(data: DataManifest) -> Iterator[BadFile]:
 
 
 def _unknown(data: DataManifest, listed: set[Path]) -> Iterator[BadFile]:
-    """Files that are in the folder and not in the manifest, and what an unfinished prepare left."""
+    """Files that are in the folder but not in the manifest, and what an unfinished prepare left."""
     known = listed | {data.folder / name for name in (MANIFEST_NAME, data.vocabulary_path.name, TOKENIZER_FILE)}
     known |= {path.parent / ROWS_NAME for path in listed}
     for parent, folders, names in os.walk(data.folder):
@@ -143,12 +143,12 @@ def _unknown(data: DataManifest, listed: set[Path]) -> Iterator[BadFile]:
         for path in (Path(parent) / name for name in names):
             if path not in known:
                 left = path.name.startswith(TEMPORARY_PREFIX)
-                found = "left by a writer that was stopped" if left else f"not in {MANIFEST_NAME}"
-                yield BadFile(_short(data, path), "no such file", found)
+                actual = "left by a writer that was stopped" if left else f"not in {MANIFEST_NAME}"
+                yield BadFile(_short(data, path), "no such file", actual)
 
 
 def _wrong_row_counts(data: DataManifest) -> Iterator[BadFile]:
-    """LDDL's own file of rows, where it is there, must agree with the manifest: LDDL's loader believes it."""
+    """LDDL's own file of row counts, where it exists, must agree with the manifest: LDDL's loader believes it."""
     for phase in data.phases.values():
         for split in map(phase.split, SPLITS):
             path = split.folder / ROWS_NAME
@@ -157,13 +157,15 @@ def _wrong_row_counts(data: DataManifest) -> Iterator[BadFile]:
                     yield BadFile(_short(data, path), "the rows of each shard", "missing")
                 continue
             expected = {file.name: file.rows for file in split.files}
-            if (found := _read_json(path)) != expected:
-                yield BadFile(_short(data, path), f"the rows of each shard, {split.rows:,} in all", _rows_in_all(found))
+            if (actual := _read_json(path)) != expected:
+                yield BadFile(
+                    _short(data, path), f"the rows of each shard, {split.rows:,} in all", _rows_in_all(actual)
+                )
 
 
-def _rows_in_all(found: Any) -> str:
-    if isinstance(found, dict) and all(isinstance(rows, int) for rows in found.values()):
-        return f"other counts or names, {sum(found.values()):,} rows in all"
+def _rows_in_all(counts: Any) -> str:
+    if isinstance(counts, dict) and all(isinstance(rows, int) for rows in counts.values()):
+        return f"other counts or names, {sum(counts.values()):,} rows in all"
     return "something else"
 
 

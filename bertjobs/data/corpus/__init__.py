@@ -1,4 +1,4 @@
-"""Where documents come from: sources of several kinds, cut into pieces that tasks read by themselves."""
+"""Where documents come from: sources of several kinds, cut into pieces that tasks read independently."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def scan(sources: Sequence[Source], piece_bytes: int = PIECE_BYTES) -> list[Piec
     """The pieces of all sources, in an order that depends on nothing but the files.
 
     Raises:
-        InputError: a source that is not there, cannot be read, or holds no file of its kind or only empty ones.
+        InputError: a source that does not exist, cannot be read, or holds no file of its kind or only empty ones.
     """
     from bertjobs.data.corpus.kinds import pieces
 

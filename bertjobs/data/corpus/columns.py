@@ -1,4 +1,4 @@
-"""Corpora in columns: Parquet files, and the Arrow files of Hugging Face ``datasets``; one document a row.
+"""Corpora in columns: Parquet files, and the Arrow files of Hugging Face ``datasets``; one document per row.
 
 ``datasets`` itself is not needed: a folder of ``save_to_disk`` names its Arrow stream files in ``state.json``, and the
 folders of its splits in ``dataset_dict.json``.
@@ -33,7 +33,7 @@ def row_groups(file: File, piece_bytes: int, field: str) -> Iterator[tuple[int, 
 
 
 def record_batches(file: File, piece_bytes: int, field: str) -> Iterator[tuple[int, int, int]]:
-    """``(start, end, bytes of text)`` of runs of record batches; a file behind a URL is one, lest it be read twice."""
+    """``(start, end, bytes of text)`` of runs of record batches; a URL's file is one run: it is read only once."""
     if is_url(file.path):
         yield 0, -1, file.size
         return
@@ -54,7 +54,7 @@ def _runs(sizes: Sequence[int], piece_bytes: int) -> Iterator[tuple[int, int, in
 
 
 def read_parquet(piece: Piece) -> Iterator[Document]:
-    """The texts of a piece's row groups; null is passed over."""
+    """The texts of a piece's row groups; null is skipped."""
     (path,) = piece.paths
     with reading(path), _parquet(path) as table:
         _column(table.schema_arrow, piece.field, path)
@@ -68,7 +68,7 @@ def read_parquet(piece: Piece) -> Iterator[Document]:
 
 
 def read_hf(piece: Piece) -> Iterator[Document]:
-    """The texts of a piece's record batches; null is passed over."""
+    """The texts of a piece's record batches; null is skipped."""
     (path,) = piece.paths
     row = 0
     with reading(path), _stream(path) as stream:
@@ -115,10 +115,10 @@ def _column(schema: Any, field: str, path: str) -> str:
             where="--corpus",
             hint=f"name the column with #field=NAME after the path; {nearest(field, schema.names)}",
         )
-    found = schema.field(field).type
-    kind = found.value_type if pa.types.is_dictionary(found) else found
+    data_type = schema.field(field).type
+    kind = data_type.value_type if pa.types.is_dictionary(data_type) else data_type
     if not any(test(kind) for test in (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)):
-        raise InputError(f"column {field!r} of {path!r} holds {found}, not text", where="--corpus")
+        raise InputError(f"column {field!r} of {path!r} holds {data_type}, not text", where="--corpus")
     return field
 
 
@@ -126,7 +126,7 @@ def find_hf(source: Source) -> tuple[str, list[File]]:
     """The root and the Arrow files of a folder of ``save_to_disk``, in the order its state names them.
 
     Raises:
-        InputError: it is no such folder, a file of it is missing, or it has no such split.
+        InputError: it is not such a folder, a file of it is missing, or it has no such split.
     """
     root = source.path.removeprefix("file://").rstrip("/") + "/"
     with reading(root):
@@ -150,7 +150,7 @@ def _arrow_files(folder: str, source: Source) -> Iterator[File]:
     state = _json(folder + "state.json")
     if state is None:
         raise InputError(
-            f"{folder!r} is no folder of save_to_disk: it has no state.json",
+            f"{folder!r} was not written by save_to_disk: it has no state.json",
             where=f"--corpus {source}",
             hint="Parquet files are read with parquet:PATH",
         )
@@ -161,13 +161,13 @@ def _arrow_files(folder: str, source: Source) -> Iterator[File]:
 
 
 def _json(path: str) -> Any:
-    """What a JSON file holds, or None where it is not there."""
+    """What a JSON file holds, or None where it does not exist."""
     if not exists(path):
         return None
     try:
         with open_raw(path) as file:
-            found = json.load(file)
-        found["splits" if path.endswith("dataset_dict.json") else "_data_files"]
+            content = json.load(file)
+        content["splits" if path.endswith("dataset_dict.json") else "_data_files"]
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path!r} is not what save_to_disk writes: {error}", where="--corpus") from error
-    return found
+    return content

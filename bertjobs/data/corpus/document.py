@@ -13,7 +13,7 @@ MAX_DOCUMENT = 2_000_000
 """Characters of a document at most; what is longer is cut at white space into parts."""
 
 CHUNK = 1 << 20
-"""Bytes that are read at a time."""
+"""Bytes read at a time."""
 
 _REPLACEMENT = "\ufffd"
 _REPLACEMENT_BYTES = _REPLACEMENT.encode()
@@ -21,7 +21,7 @@ _SURROGATES = re.compile("[\ud800-\udfff]")
 
 
 class Decoded(NamedTuple):
-    """A stretch of text, the U+FFFD made for it, the NUL removed from it, the bytes it was."""
+    """A stretch of text: how many U+FFFD were put into it and NUL removed from it, and how many bytes it was."""
 
     text: str
     replaced: int
@@ -91,7 +91,7 @@ def _part(identifier: str, number: int) -> str:
 
 
 def _last_white_space(text: str, longest: int) -> int:
-    """Where to cut: after the last white space of the first ``longest`` characters, else after them all."""
+    """Where to cut: after the last white space of the first ``longest`` characters, else after all of them."""
     for low in (max(0, longest - 1000), 0):
         window = text[low:longest]
         last_word = window.rsplit(maxsplit=1)[-1:]

@@ -56,7 +56,9 @@ def reading(path: str) -> Iterator[None]:
     except FileNotFoundError as error:
         raise InputError(f"{path!r} does not exist", where="--corpus", hint="check the path") from error
     except EOFError as error:
-        raise InputError(f"{path!r} ends too early: it is truncated", where="--corpus", hint="fetch it anew") from error
+        raise InputError(
+            f"{path!r} ends too early: it is truncated", where="--corpus", hint="download it again"
+        ) from error
     except (zlib.error, lzma.LZMAError, gzip.BadGzipFile, pa.ArrowException) as error:
         raise InputError(f"{path!r} is damaged or not what its name says: {error}", where="--corpus") from error
     except OSError as error:
@@ -71,7 +73,7 @@ def find(source: Source, suffixes: tuple[str, ...]) -> tuple[str, list[File]]:
     """A source's root (the folder that ids leave out, with a slash) and its files, ordered by path below it.
 
     A folder's files are those with one of the suffixes, also compressed, in it or below it; names that begin with a
-    dot are passed over.
+    dot are skipped.
 
     Raises:
         InputError: nothing is there, it cannot be read, or the folder holds no such file.
@@ -81,11 +83,11 @@ def find(source: Source, suffixes: tuple[str, ...]) -> tuple[str, list[File]]:
         path = str(Path(path).absolute())  # a task may run elsewhere
     wanted = tuple(suffix + compression for suffix in suffixes for compression in ("", *COMPRESSIONS))
     with reading(path):
-        single, found = _remote(path) if is_url(path) else _local(path, wanted)
+        single, files = _remote(path) if is_url(path) else _local(path, wanted)
     if single:
-        return path[: len(path) - len(path.rpartition("/")[2])], found
+        return path[: len(path) - len(path.rpartition("/")[2])], files
     root = path.rstrip("/") + "/"
-    files = [file for file in found if file.path.endswith(wanted) and "/." not in "/" + file.path.removeprefix(root)]
+    files = [file for file in files if file.path.endswith(wanted) and "/." not in "/" + file.path.removeprefix(root)]
     if not files:
         names = ", ".join(f"*{suffix}" for suffix in suffixes)
         raise InputError(
@@ -97,11 +99,11 @@ def find(source: Source, suffixes: tuple[str, ...]) -> tuple[str, list[File]]:
 def _local(path: str, wanted: tuple[str, ...]) -> tuple[bool, list[File]]:
     if not Path(path).is_dir():
         return True, [File(path, Path(path).stat().st_size)]
-    found = []
+    files = []
     for folder, _, names in os.walk(path, onerror=_raise):
         here = folder.rstrip("/") + "/"
-        found += [File(here + name, Path(here + name).stat().st_size) for name in names if name.endswith(wanted)]
-    return False, found
+        files += [File(here + name, Path(here + name).stat().st_size) for name in names if name.endswith(wanted)]
+    return False, files
 
 
 def _raise(error: OSError) -> None:

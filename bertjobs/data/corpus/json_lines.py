@@ -1,4 +1,4 @@
-"""JSON lines: one JSON object a line, its text in one field."""
+"""JSON lines: one JSON object per line, its text in one field."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from bertjobs.errors import InputError
 
 
 def read_jsonl(piece: Piece) -> Iterator[Document]:
-    """The texts of a piece's lines; blank lines, and lines whose text is null, are passed over.
+    """The texts of a piece's lines; blank lines, and lines whose text is null, are skipped.
 
     Raises:
-        InputError: a line that is no JSON object, or has no string in the field; names file and line.
+        InputError: a line that is not a JSON object, or has no string in the field; names file and line.
     """
     (path,) = piece.paths
     name = path.removeprefix(piece.root)
@@ -31,15 +31,15 @@ def read_jsonl(piece: Piece) -> Iterator[Document]:
                 continue
             try:
                 if second is None:
-                    found = _text_of(first, piece.field)
+                    text = _text_of(first, piece.field)
                 else:
-                    found = _text_of_long(chain((first, second), stretches), piece.field)
-                yield from parts(f"{name}:{place}", found)
+                    text = _text_of_long(chain((first, second), stretches), piece.field)
+                yield from parts(f"{name}:{place}", text)
             except (ValueError, RecursionError) as error:
                 raise InputError(
                     f"line {_line_number(path, place):,} of {path!r} {_reason(error)}",
                     where="--corpus",
-                    hint="jsonl: one JSON object a line; #field=NAME after the path names the field with the text",
+                    hint="jsonl: one JSON object per line; #field=NAME after the path names the field with the text",
                 ) from error
 
 
@@ -64,8 +64,8 @@ def _text_of(line: Decoded, field: str) -> Iterator[Decoded]:
         return iter(())
     if not isinstance(text, str):
         raise _NoText(f"has no text in field {field!r}, but a {type(text).__name__}")
-    made = sound(text, line.size)
-    return iter((made._replace(replaced=made.replaced + line.replaced, nul=made.nul + line.nul),))
+    clean = sound(text, line.size)
+    return iter((clean._replace(replaced=clean.replaced + line.replaced, nul=clean.nul + line.nul),))
 
 
 def _line_number(path: str, place: int) -> int:
@@ -80,7 +80,7 @@ def _line_number(path: str, place: int) -> int:
     return number
 
 
-# A line longer than a chunk is scanned, so that it never is in memory as a whole.
+# A line longer than a chunk is scanned, so that it is never in memory as a whole.
 
 _SPACE = re.compile(r"[ \t\r\n]*+")
 _SCALAR = re.compile(r"[^\s{}\[\]:,\"]++")
@@ -116,7 +116,7 @@ class _Scanner:
 
     def expect(self, character: str) -> None:
         if self.peek() != character:
-            raise ValueError(f"{self.peek() or 'its end'!r} where {character!r} belongs")
+            raise ValueError(f"{self.peek() or 'its end'!r} where {character!r} was expected")
         self._place += 1
 
     def string(self) -> Iterator[Decoded]:
@@ -127,17 +127,17 @@ class _Scanner:
             closed = self._text[end : end + 1] == '"'
             if not closed and (high := _HIGH_SURROGATE.search(self._text, max(self._place, end - 6), end)):
                 end = high.start()  # its other half may come next
-            made = sound(json.loads(f'"{self._text[self._place : end]}"'), 0)
+            clean = sound(json.loads(f'"{self._text[self._place : end]}"'), 0)
             counts, self._counts = self._counts, Decoded("", 0, 0, 0)
-            yield Decoded(made.text, made.replaced + counts.replaced, made.nul + counts.nul, counts.size)
+            yield Decoded(clean.text, clean.replaced + counts.replaced, clean.nul + counts.nul, counts.size)
             self._place = end + closed
             if closed:
                 return
             if len(self._text) - end > 12 or not self._more():
-                raise ValueError("a string that does not end, or a wrong escape in it")
+                raise ValueError("an unterminated string, or an invalid escape in one")
 
     def skip(self) -> None:
-        """Passes over one value."""
+        """Skips one value."""
         depth = 0
         while True:
             character = self.peek()
@@ -156,7 +156,7 @@ class _Scanner:
                 return
 
     def _scalar(self) -> bool:
-        """Passes over a number or word, or the part of it that is at hand."""
+        """Skips a number or word, or as much of it as has been read."""
         match = _SCALAR.match(self._text, self._place)
         if match:
             self._place = match.end()
@@ -166,12 +166,12 @@ class _Scanner:
 def _text_of_long(stretches: Iterator[Decoded], field: str) -> Iterator[Decoded]:
     scanner = _Scanner(stretches)
     scanner.expect("{")
-    found = False
+    has_field = False
     while scanner.peek() == '"':
         key = "".join(part.text for part in scanner.string())
         scanner.expect(":")
-        if key == field and not found:
-            found = True
+        if key == field and not has_field:
+            has_field = True
             if scanner.peek() == '"':
                 yield from scanner.string()
             elif scanner.peek() == "n":
@@ -185,6 +185,6 @@ def _text_of_long(stretches: Iterator[Decoded], field: str) -> Iterator[Decoded]
         scanner.expect(",")
     scanner.expect("}")
     if scanner.peek():
-        raise ValueError("more follows the object")
-    if not found:
+        raise ValueError("there is more after the object")
+    if not has_field:
         raise _NoText(f"has no field {field!r}")

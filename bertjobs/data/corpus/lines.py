@@ -1,4 +1,4 @@
-"""Corpora with one document a line: LDDL's source, and JSON lines."""
+"""Corpora with one document per line: LDDL's source, and JSON lines."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def byte_ranges(file: File, piece_bytes: int, _field: str = "") -> Iterator[tupl
 def lines(file: BinaryIO, start: int, end: int) -> Iterator[tuple[int, Iterator[bytes]]]:
     """The place of each line that begins in ``[start, end)`` (``end`` -1: to the end), and its bytes in chunks.
 
-    A line is over at its newline, which is not part of it. Never holds more than one chunk.
+    A line ends at its newline, which is not part of it. Never holds more than one chunk.
     """
     place = start
     if start:
@@ -56,7 +56,7 @@ def lines(file: BinaryIO, start: int, end: int) -> Iterator[tuple[int, Iterator[
 
 
 def _line(file: BinaryIO) -> Iterator[bytes]:
-    """The rest of the line that the file stands in, with its newline, in chunks."""
+    """The rest of the line that the file's position is in, with its newline, in chunks."""
     while chunk := file.readline(CHUNK):
         yield chunk
         if chunk.endswith(b"\n"):
@@ -77,7 +77,7 @@ def read_lddl(piece: Piece) -> Iterator[Document]:
                 raise InputError(
                     f"a line of {path!r} begins with over {CHUNK:,} bytes without white space: it has no id",
                     where=f"byte {place:,}",
-                    hint="lddl: one document a line, <id><white space><text>; text: for plain files",
+                    hint="lddl: one document per line, <id><white space><text>; text: for plain files",
                 )
             if white_space is not None:
                 text = first._replace(text=first.text[white_space.end() :])

@@ -1,4 +1,4 @@
-"""MediaWiki XML dumps (``pages-articles``): one document an article, read as a stream.
+"""MediaWiki XML dumps (``pages-articles``): one document per article, read as a stream.
 
 A dump is scanned for ``<page>`` and ``</page>``, which its texts cannot hold (``<`` is escaped there). So a plain dump
 can be cut at any byte, and a ``.bz2`` dump of many streams at any stream: a page belongs to where its tag begins.
@@ -27,7 +27,7 @@ MAX_PAGE = 16 << 20
 _HEAD = 1 << 16
 _TAIL = 1000  # bytes: in less, the end tag may have begun in the piece before
 _OPEN, _CLOSE, _END = b"<page>", b"</page>", b"</mediawiki>"
-_STREAM = re.compile(rb"BZh[1-9]1AY&SY")  # a stream's header and its first block's: always at a byte's border
+_STREAM = re.compile(rb"BZh[1-9]1AY&SY")  # a stream's header and its first block's, which are byte-aligned
 _TEXT = re.compile(rb"<text\b[^>]*(?<!/)>(.*?)</text>", re.DOTALL)
 _ID = re.compile(rb"<id>(\d+)</id>")
 _NAMESPACE = re.compile(rb"<ns>(-?\d+)</ns>")
@@ -55,7 +55,7 @@ def _streams(raw: BinaryIO) -> Iterator[int]:
         text = tail + chunk
         for match in _STREAM.finditer(text):
             yield place + match.start()
-        tail = text[-9:]  # one byte less than what is sought
+        tail = text[-9:]  # one byte less than the pattern
         place += len(text) - len(tail)
 
 

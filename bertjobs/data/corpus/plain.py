@@ -1,4 +1,4 @@
-"""Plain text: one document a file, small files read together."""
+"""Plain text: one document per file, small files read together."""
 
 from __future__ import annotations
 

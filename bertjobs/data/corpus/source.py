@@ -10,12 +10,12 @@ from typing import Any
 from bertjobs.errors import InputError, nearest
 
 KINDS: Mapping[str, str] = {
-    "text": "a file, or a folder of *.txt: one document a file",
-    "lddl": "NVIDIA LDDL's source, a file or a folder of *.txt: one document a line, <id><white space><text>",
-    "jsonl": "a file, or a folder of *.jsonl, *.ndjson, *.json: one JSON object a line",
-    "parquet": "a file, or a folder of *.parquet: one document a row",
+    "text": "a file, or a folder of *.txt: one document per file",
+    "lddl": "NVIDIA LDDL's source, a file or a folder of *.txt: one document per line, <id><white space><text>",
+    "jsonl": "a file, or a folder of *.jsonl, *.ndjson, *.json: one JSON object per line",
+    "parquet": "a file, or a folder of *.parquet: one document per row",
     "hf": "a folder that Hugging Face `datasets` wrote with save_to_disk",
-    "mediawiki": "a MediaWiki XML dump, or a folder of *.xml: one document an article",
+    "mediawiki": "a MediaWiki XML dump, or a folder of *.xml: one document per article",
 }
 """Each kind of corpus, with what it reads."""
 
@@ -93,7 +93,7 @@ class Piece:
 
     Attributes:
         source: index of its source in the list that was scanned.
-        paths: one file; of kind text a run of files, each whole.
+        paths: one file; for kind text a run of files, each read whole.
         start, end: bytes (lddl, jsonl, mediawiki), row groups (parquet) or record batches (hf);
             ``end`` -1: to the file's end.
         text_bytes: about how many bytes of text it holds.
@@ -111,7 +111,7 @@ class Piece:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Piece:
-        """The piece of which ``values`` is ``dataclasses.asdict``, also after a way through JSON."""
+        """The piece of which ``values`` is ``dataclasses.asdict``, also after a round trip through JSON."""
         return cls(**{**values, "paths": tuple(values["paths"])})
 
 

@@ -46,7 +46,7 @@ _RANGE_WORDS = frozenset({"to", "and", "or", "by", "x", "-", "\u2013", "to(-)", 
 
 
 def prose(wikitext: str, media_names: frozenset[str] = MEDIA_NAMES) -> str:
-    """The paragraphs of an article, one a line.
+    """The paragraphs of an article, one per line.
 
     Args:
         wikitext: its source, with XML's own escapes resolved.
@@ -79,7 +79,7 @@ def _paragraphs(text: str) -> Iterator[str]:
 
 
 def _says_something(line: str) -> bool:
-    """Whether a paragraph is more than a title that is no header, the name in a caption, or stray marks."""
+    """Whether a paragraph is more than a title not marked as a header, the name in a caption, or stray marks."""
     return any(map(str.isalnum, line)) and (len(line) >= _SHORT or not line[-1].isalnum())
 
 

@@ -1,7 +1,7 @@
 """Corpus to shards, in stages that can be killed at any time: scan, tokenise, pairs, shards."""
 
+from bertjobs.data.prepare.data_folder import Progress, prepare
 from bertjobs.data.prepare.on_this_machine import ThisMachine
-from bertjobs.data.prepare.prepare import Progress, prepare
 from bertjobs.data.prepare.settings import PHASES, PhaseShape, PrepareOptions, parse_phases
 
 __all__ = ["PHASES", "PhaseShape", "PrepareOptions", "Progress", "ThisMachine", "parse_phases", "prepare"]

@@ -33,11 +33,11 @@ _NAME = re.compile(r"(?P<kind>shard-|part\.)(?P<number>\d+)\.parquet(?:_(?P<bin>
 _DYNAMIC_SHARE = 0.15  # what LDDL's loader masks
 
 Progress = Callable[[int, int], None]
-"""Called with the bytes that were looked at and all there are."""
+"""Called with the bytes read so far and their total."""
 
 
 @dataclass(frozen=True)
-class Found:
+class LddlFile:
     """A Parquet file of LDDL's: its shard number, and its bin, 0 where it is not binned."""
 
     path: Path
@@ -46,15 +46,15 @@ class Found:
 
 
 @dataclass(frozen=True)
-class Counted:
-    """What is in a file of LDDL's.
+class CountedFile:
+    """What one of LDDL's files holds.
 
     Attributes:
         shortest, longest: tokens of a row; 0 where there is none.
         static: whether masks are stored; ``masks`` in all, ``most_masks`` in a row.
     """
 
-    found: Found
+    source: LddlFile
     file: ShardFile
     shortest: int
     longest: int
@@ -95,8 +95,8 @@ def adopt(options: AdoptOptions, threads: int, progress: Progress) -> DataManife
     """
     _check_output(options)
     vocabulary = Vocabulary.read(options.vocabulary, options.lowercase)
-    found = {number: find_files(folder) for number, folder in sorted(options.phases.items())}
-    counted = _count_all(found, vocabulary, threads, progress)
+    files_by_phase = {number: find_files(folder) for number, folder in sorted(options.phases.items())}
+    counted = _count_all(files_by_phase, vocabulary, threads, progress)
     _check_masking(options, counted)
     entries = {}
     for number, files in counted.items():
@@ -108,7 +108,7 @@ def adopt(options: AdoptOptions, threads: int, progress: Progress) -> DataManife
     return DataManifest.read(options.output)
 
 
-def find_files(folder: Path) -> list[Found]:
+def find_files(folder: Path) -> list[LddlFile]:
     """LDDL's Parquet files in a folder, by bin and shard number: the balanced ones where there are both.
 
     Raises:
@@ -121,37 +121,37 @@ def find_files(folder: Path) -> list[Found]:
     if not matches:
         below = sorted({path.parent for path in folder.rglob("*.parquet*") if _NAME.fullmatch(path.name)})
         hint = f"there are some in {below[0]}" if below else "LDDL's are called shard-0.parquet_0 or part.0.parquet"
-        raise InputError("the folder holds no Parquet files of LDDL's", where=where, hint=hint)
+        raise InputError("the folder holds none of LDDL's Parquet files", where=where, hint=hint)
     kind = "shard-" if any(match["kind"] == "shard-" for _, match in matches) else "part."
     chosen = [(path, match) for path, match in matches if match["kind"] == kind]
     binned = {match["bin"] is not None for _, match in chosen}
     if len(binned) > 1:
         raise InputError("the folder holds files with length bins and files without", where=where,
-                         hint="adopt them one by one, from folders of their own")  # fmt: skip
-    files = [Found(path, int(match["number"]), int(match["bin"] or 0)) for path, match in chosen]
+                         hint="adopt them separately, each from its own folder")  # fmt: skip
+    files = [LddlFile(path, int(match["number"]), int(match["bin"] or 0)) for path, match in chosen]
     have = {(file.bin, file.number) for file in files}
     bins, numbers = max(file.bin for file in files) + 1, max(file.number for file in files) + 1
     for place in np.ndindex(bins, numbers):
         if place not in have:
             name = f"{kind}{place[1]}.parquet" + (f"_{place[0]}" if binned == {True} else "")
             raise InputError(f"{name!r} is missing: there are {numbers} shards in {bins} bins", where=where,
-                             hint="LDDL numbers all from 0; was its output copied whole?")  # fmt: skip
+                             hint="LDDL numbers all from 0; was its output copied completely?")  # fmt: skip
     return sorted(files, key=lambda file: (file.bin, file.number))
 
 
-def sequence_length(files: Sequence[Counted], given: int | None, where: str, phase: int) -> int:
+def sequence_length(files: Sequence[CountedFile], given: int | None, where: str, phase: int) -> int:
     """Tokens of a phase's longest sequence, from the tokens of the rows of each bin.
 
-    It is the least multiple of 8 tokens a bin that puts all rows where they are: bin b of n holds rows of
+    It is the least multiple of 8 tokens per bin that puts all rows where they are: bin b of n holds rows of
     b * size + 1 to (b + 1) * size tokens.
 
     Raises:
-        InputError: no length does, or not the one that is given.
+        InputError: no length does, or the one that is given does not.
     """
     filled = [file for file in files if file.file.rows]
-    bins = max(file.found.bin for file in files) + 1
-    least = max((ceil(file.longest / (file.found.bin + 1)) for file in filled), default=0)
-    most = min(((file.shortest - 1) // file.found.bin for file in filled if file.found.bin), default=1 << 16)
+    bins = max(file.source.bin for file in files) + 1
+    least = max((ceil(file.longest / (file.source.bin + 1)) for file in filled), default=0)
+    most = min(((file.shortest - 1) // file.source.bin for file in filled if file.source.bin), default=1 << 16)
     if given is None:
         aligned = ceil(least / ALIGNMENT) * ALIGNMENT
         bin_size = aligned if aligned <= most else least
@@ -178,15 +178,15 @@ def _check_output(options: AdoptOptions) -> None:
 
 
 def _count_all(
-    found: Mapping[int, Sequence[Found]], vocabulary: Vocabulary, threads: int, progress: Progress
-) -> dict[int, list[Counted]]:
-    """Look at all files, several at a time: Parquet, hashlib and reads let other threads run."""
-    total, done = sum(file.path.stat().st_size for files in found.values() for file in files), 0
-    rows_files = {number: _read_rows(files[0].path.parent) for number, files in found.items()}
-    counted: dict[int, list[Counted]] = {number: [] for number in found}
+    files_by_phase: Mapping[int, Sequence[LddlFile]], vocabulary: Vocabulary, threads: int, progress: Progress
+) -> dict[int, list[CountedFile]]:
+    """Count all files, several at a time: Parquet, hashlib and reads let other threads run."""
+    total, done = sum(file.path.stat().st_size for files in files_by_phase.values() for file in files), 0
+    rows_files = {number: _read_rows(files[0].path.parent) for number, files in files_by_phase.items()}
+    counted: dict[int, list[CountedFile]] = {number: [] for number in files_by_phase}
     progress(0, total)
     with ThreadPoolExecutor(max(1, threads), "adopt") as pool:
-        order = [(number, file) for number, files in found.items() for file in files]
+        order = [(number, file) for number, files in files_by_phase.items() for file in files]
         try:
             for (number, file), one in zip(
                 order, pool.map(lambda each: count_file(each[1], vocabulary), order), strict=True
@@ -201,17 +201,17 @@ def _count_all(
     return counted
 
 
-def count_file(found: Found, vocabulary: Vocabulary) -> Counted:
+def count_file(source: LddlFile, vocabulary: Vocabulary) -> CountedFile:
     """Count a file's rows, tokens and masks, hash it, and compare some of its rows with the vocabulary.
 
     Raises:
         InputError: the file is damaged or has another schema, or a token is not in the vocabulary; says which.
     """
     try:
-        with pq.ParquetFile(found.path) as file:
+        with pq.ParquetFile(source.path) as file:
             if wrong := wrong_columns(file.schema_arrow):
-                raise InputError(f"{found.path.name!r} is not LDDL's: {wrong[0]}", where=str(found.path))
-            _check_sample(found.path, file, vocabulary)
+                raise InputError(f"{source.path.name!r} is not LDDL's: {wrong[0]}", where=str(source.path))
+            _check_sample(source.path, file, vocabulary)
             static = "masked_lm_positions" in file.schema_arrow.names
             columns = ["num_tokens", *(("masked_lm_labels",) if static else ())]
             lengths, masks = [], []
@@ -220,12 +220,12 @@ def count_file(found: Found, vocabulary: Vocabulary) -> Counted:
                 if static:
                     masks.append(pc.add(pc.count_substring(batch.column("masked_lm_labels"), " "), 1).to_numpy())
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise InputError(f"{found.path.name!r} cannot be read: {error}", where=str(found.path)) from error
+        raise InputError(f"{source.path.name!r} cannot be read: {error}", where=str(source.path)) from error
     tokens, places = _joined(lengths), _joined(masks)
-    size, sha256 = found.path.stat().st_size, sha256_of(found.path)
-    return Counted(
-        found=found,
-        file=ShardFile(found.path.name, found.bin, len(tokens), int(tokens.sum()), size, sha256),
+    size, sha256 = source.path.stat().st_size, sha256_of(source.path)
+    return CountedFile(
+        source=source,
+        file=ShardFile(source.path.name, source.bin, len(tokens), int(tokens.sum()), size, sha256),
         shortest=int(tokens.min(initial=1 << 16)) if len(tokens) else 0,
         longest=int(tokens.max(initial=0)),
         static=static,
@@ -251,7 +251,7 @@ def _check_sample(path: Path, file: pq.ParquetFile, vocabulary: Vocabulary) -> N
 
 
 def _read_rows(folder: Path) -> dict[str, int]:
-    """LDDL's file of rows; {} where there is none."""
+    """LDDL's file of row counts; {} where it is missing."""
     path = folder / ROWS_NAME
     try:
         content = json.loads(path.read_bytes())
@@ -263,16 +263,16 @@ def _read_rows(folder: Path) -> dict[str, int]:
     return content if isinstance(content, dict) else {}
 
 
-def _check_rows(counted: Counted, rows: int | None) -> None:
+def _check_rows(counted: CountedFile, rows: int | None) -> None:
     if rows is not None and rows != counted.file.rows:
         raise InputError(
-            f"{counted.file.name!r} has {counted.file.rows:,} rows, {ROWS_NAME} says {rows:,}",
-            where=str(counted.found.path),
-            hint="the file was changed after LDDL's balancer; if it is as it should be, remove that line",
+            f"{counted.file.name!r} has {counted.file.rows:,} rows, but {ROWS_NAME} says {rows:,}",
+            where=str(counted.source.path),
+            hint="the file was changed after LDDL's balancer; if it is right, remove that line",
         )
 
 
-def _check_masking(options: AdoptOptions, counted: Mapping[int, Sequence[Counted]]) -> None:
+def _check_masking(options: AdoptOptions, counted: Mapping[int, Sequence[CountedFile]]) -> None:
     """InputError unless all files hold masks, or none."""
     files = [(number, file) for number, each in counted.items() for file in each]
     (first_phase, first), words = files[0], {True: "holds static masks", False: "holds none"}
@@ -286,14 +286,14 @@ def _check_masking(options: AdoptOptions, counted: Mapping[int, Sequence[Counted
             )
 
 
-def _entry(files: Sequence[Counted], length: int, held_out: int, where: str) -> dict[str, Any]:
+def _entry(files: Sequence[CountedFile], length: int, held_out: int, where: str) -> dict[str, Any]:
     """A phase's entry in the manifest."""
-    shards = max(file.found.number for file in files) + 1
+    shards = max(file.source.number for file in files) + 1
     if shards <= held_out:
         raise InputError(f"each length bin has {shards} shards, {held_out} of them cannot be held out", where=where,
                          hint="let LDDL's balancer make more: --num-shards")  # fmt: skip
     split = {
-        name: [asdict(file.file) for file in files if (file.found.number >= shards - held_out) == (name == SPLITS[1])]
+        name: [asdict(file.file) for file in files if (file.source.number >= shards - held_out) == (name == SPLITS[1])]
         for name in SPLITS
     }
     for name, listed in split.items():
@@ -305,7 +305,10 @@ def _entry(files: Sequence[Counted], length: int, held_out: int, where: str) -> 
 
 
 def _write(
-    options: AdoptOptions, vocabulary: Vocabulary, entries: Mapping[int, Mapping[str, Any]], files: Sequence[Counted]
+    options: AdoptOptions,
+    vocabulary: Vocabulary,
+    entries: Mapping[int, Mapping[str, Any]],
+    files: Sequence[CountedFile],
 ) -> None:
     output = options.output.absolute()
     temporary = output.with_name(f"{TEMPORARY_PREFIX}{output.name}-{uuid.uuid4().hex[:8]}")
@@ -313,7 +316,9 @@ def _write(
         temporary.mkdir(mode=PRIVATE_FOLDER, parents=True)
         for number, entry in entries.items():
             for name in SPLITS:
-                _fill(temporary / f"phase{number}" / name, entry[name]["files"], options.phases[number], options.link)
+                _place_shards(
+                    temporary / f"phase{number}" / name, entry[name]["files"], options.phases[number], options.link
+                )
         vocabulary.write(temporary)
         write_json(temporary / MANIFEST_NAME, _content(options, vocabulary, entries, files))
         if output.is_dir():
@@ -326,7 +331,7 @@ def _write(
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _fill(folder: Path, files: Sequence[Mapping[str, Any]], source: Path, link: str) -> None:
+def _place_shards(folder: Path, files: Sequence[Mapping[str, Any]], source: Path, link: str) -> None:
     folder.mkdir(parents=True)
     for file in files:
         target, original = folder / file["name"], (source / file["name"]).resolve()
@@ -339,7 +344,10 @@ def _fill(folder: Path, files: Sequence[Mapping[str, Any]], source: Path, link: 
 
 
 def _content(
-    options: AdoptOptions, vocabulary: Vocabulary, entries: Mapping[int, Mapping[str, Any]], files: Sequence[Counted]
+    options: AdoptOptions,
+    vocabulary: Vocabulary,
+    entries: Mapping[int, Mapping[str, Any]],
+    files: Sequence[CountedFile],
 ) -> dict[str, Any]:
     """What MANIFEST.json holds."""
     static = files[0].static

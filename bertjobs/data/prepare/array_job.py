@@ -18,15 +18,15 @@ from typing import Any
 import submitit
 
 from bertjobs.data.prepare.on_this_machine import run_task
-from bertjobs.data.prepare.work_folder import FOLDER_NAME, STAGES, Work
+from bertjobs.data.prepare.work_folder import FOLDER_NAME, STAGES, WorkFolder
 from bertjobs.errors import EXIT_FAILURE, BertjobsError
 
 LOG_FOLDER = "slurm"
-SEEN_WITHIN_S = 75.0  # so late a node may see another node's file (NFS keeps a folder's entries for up to 60 s)
+SEEN_WITHIN_S = 75.0  # how late a node may see another node's file (NFS keeps a folder's entries for up to 60 s)
 
 
 class Journal:
-    """What a job tells of its tasks: a line a task begun, done or failed. Several processes may add to it."""
+    """A job's record of its tasks: one line for each that begins, is done or fails. Several processes may add to it."""
 
     def __init__(self, folder: Path, element: str) -> None:
         self._path = folder / f"{element}.jsonl"
@@ -36,13 +36,13 @@ class Journal:
         node = os.environ.get("SLURMD_NODENAME") or os.uname().nodename
         line: dict[str, Any] = {"event": event, "number": number, "node": node}
         if error is not None:
-            said = error.render() if isinstance(error, BertjobsError) else f"{type(error).__name__}: {error}"
-            line |= {"said": said, "exit_code": getattr(error, "exit_code", None)}
+            message = error.render() if isinstance(error, BertjobsError) else f"{type(error).__name__}: {error}"
+            line |= {"said": message, "exit_code": getattr(error, "exit_code", None)}
         with self._path.open("ab") as file:
             file.write(json.dumps(line).encode() + b"\n")
 
     def read(self) -> list[dict[str, Any]]:
-        """All lines that are whole; none where the job told nothing."""
+        """All lines that are whole; none where the job wrote nothing."""
         return list(json_lines(self._path))
 
 
@@ -80,7 +80,7 @@ def _attempt(output: str, stage: str, journal: Journal, number: int) -> bool:
 
 
 def _check_inputs(output: str, stage: str, journal: Journal) -> None:
-    """Wait until the files of the stage before are seen here; end the process with code 70 where they do not come."""
+    """Wait until this node sees the files of the previous stage; end the process with code 70 where it never does."""
     deadline = time.monotonic() + SEEN_WITHIN_S
     while unseen := _unseen(output, stage):
         if time.monotonic() > deadline:
@@ -92,14 +92,14 @@ def _check_inputs(output: str, stage: str, journal: Journal) -> None:
 
 
 def _unseen(output: str, stage: str) -> str:
-    """What is missing for a stage, in words; "" where all is there."""
+    """What is missing for a stage, in words; "" where nothing is."""
     try:
-        work = Work.read(Path(output))
+        work = WorkFolder.read(Path(output))
     except OSError as error:
-        return f"the work folder is not seen on this node: {error}"
+        return f"the work folder is not visible on this node: {error}"
     before = STAGES[max(0, STAGES.index(stage) - 1)]
     count = len(work.missing(before)) if before != stage else 0
-    return f"{count} tasks of the stage {before!r} are not done, or not seen on this node" if count else ""
+    return f"{count} tasks of the stage {before!r} are not done, or not visible on this node" if count else ""
 
 
 def json_lines(path: Path) -> Iterator[dict[str, Any]]:

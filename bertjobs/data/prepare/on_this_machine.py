@@ -13,10 +13,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Protocol
 
-from bertjobs.data.prepare.stage_pairs import draw_pairs
-from bertjobs.data.prepare.stage_shards import fill_shards
-from bertjobs.data.prepare.stage_tokenise import tokenise
-from bertjobs.data.prepare.work_folder import Work
+from bertjobs.data.prepare.stage_pairs import pair_bucket
+from bertjobs.data.prepare.stage_shards import write_shards
+from bertjobs.data.prepare.stage_tokenise import tokenise_piece
+from bertjobs.data.prepare.work_folder import WorkFolder
 from bertjobs.data.text.vocabulary import Vocabulary
 from bertjobs.data.text.wordpiece import WordPieceEncoder
 from bertjobs.errors import BertjobsError
@@ -28,7 +28,7 @@ Done = Callable[[int], None]
 class Runner(Protocol):
     """Where tasks run."""
 
-    def run(self, work: Work, stage: str, numbers: list[int], done: Done) -> None:
+    def run(self, work: WorkFolder, stage: str, numbers: list[int], done: Done) -> None:
         """Run tasks of a stage, in any order; all are done when this returns.
 
         Raises:
@@ -45,17 +45,17 @@ def run_task(output: str, stage: str, number: int) -> int:
     work, vocabulary, encoder = _tools(output)
     if not work.is_done(stage, number):
         if stage == "tokenise":
-            tokenise(work, number, vocabulary, encoder)
+            tokenise_piece(work, number, vocabulary, encoder)
         elif stage == "pairs":
-            draw_pairs(work, number)
+            pair_bucket(work, number)
         else:
-            fill_shards(work, number, vocabulary)
+            write_shards(work, number, vocabulary)
     return number
 
 
 @lru_cache(maxsize=1)
-def _tools(output: str) -> tuple[Work, Vocabulary, WordPieceEncoder]:
-    work = Work.read(Path(output))
+def _tools(output: str) -> tuple[WorkFolder, Vocabulary, WordPieceEncoder]:
+    work = WorkFolder.read(Path(output))
     vocabulary = Vocabulary.of_folder(work.folder, work.plan.lowercase)
     return work, vocabulary, vocabulary.encoder()
 
@@ -83,14 +83,14 @@ class ThisMachine:
             self._pool.shutdown(cancel_futures=True)
         _tools.cache_clear()
 
-    def run(self, work: Work, stage: str, numbers: list[int], done: Done) -> None:
+    def run(self, work: WorkFolder, stage: str, numbers: list[int], done: Done) -> None:
         """See ``Runner.run``."""
         output = str(work.output)
         if self._pool is None:
             for number in numbers:
                 done(run_task(output, stage, number))
             return
-        with _killed_is_said():
+        with _killed_process_reported():
             waiting: set[Future[int]] = {self._pool.submit(run_task, output, stage, number) for number in numbers}
             while waiting:
                 ready, waiting = wait(waiting, return_when=FIRST_COMPLETED)
@@ -99,12 +99,12 @@ class ThisMachine:
 
 
 @contextmanager
-def _killed_is_said() -> Iterator[None]:
+def _killed_process_reported() -> Iterator[None]:
     try:
         yield
     except BrokenProcessPool as error:
         raise BertjobsError(
-            "a process that prepared data was killed, perhaps for want of memory",
+            "a process that prepared data was killed, perhaps because memory ran out",
             where="bertjobs data prepare",
-            hint="give the same command again, perhaps with fewer --processes: it goes on where it was",
+            hint="run the same command again, perhaps with fewer --processes: it resumes where it stopped",
         ) from error

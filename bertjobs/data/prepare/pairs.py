@@ -104,7 +104,7 @@ class Draws(Protocol):
         """Sentences that A gets of a chunk of ``sizes``: 1 to ``sizes`` - 1, or 1 where there is but one."""
 
     def randoms(self, firsts: Int64s, sizes: Int64s) -> Bools:
-        """Whether B is a random segment; not heeded for chunks of one sentence, whose B always is."""
+        """Whether B is a random segment; ignored for chunks of one sentence, whose B always is."""
 
     def others(self, firsts: Int64s, documents: Int64s, count: int) -> tuple[Int64s, Bools]:
         """Which of ``count`` documents B is from where it is random, and whether it is labelled as random."""
@@ -117,7 +117,7 @@ class Draws(Protocol):
 
 
 class CounterDraws:
-    """Draws that are hashes of (seed, first sentence, decision): of no order, the same on every platform."""
+    """Draws that are hashes of (seed, first sentence, decision): whatever the order, the same on every platform."""
 
     _TARGET, _SPLIT, _OTHER, _START, _CUT_A, _CUT_B = (np.uint64(number << 48) for number in range(1, 7))
 
@@ -157,7 +157,7 @@ class CounterDraws:
         return self._heads(firsts, a_lost, self._CUT_A), self._heads(firsts, b_lost, self._CUT_B)
 
     def _heads(self, firsts: Int64s, tosses: Int64s, stream: np.uint64) -> Int64s:
-        """Binomial(tosses, 1/2): heads among so many fair bits."""
+        """Binomial(tosses, 1/2): heads among ``tosses`` fair bits."""
         words = (tosses + 63) >> 6
         offsets = offsets_of(words)
         owners = np.repeat(np.arange(len(tosses)), words)

@@ -64,9 +64,9 @@ class PrepareOptions:
         output: folder to make.
         cased: keep upper case and accents, where the vocabulary does not say so itself.
         phases: shapes of the phases' sequences.
-        duplicates: times that pairs are drawn from each training document; validation is drawn once.
+        duplicates: how often pairs are drawn from each training document; validation is drawn once.
         bin_size: tokens a length bin spans; each phase's sequence length is a multiple.
-        shards: files a bin; 0 chooses: 8, or as many as keep a file near 64 MB.
+        shards: files per bin; 0 chooses: 8, or as many as keep a file near 64 MB.
         masking: "dynamic" (none stored) or "static".
         masked_share: share of the tokens that are masked, where masking is static.
         masked_units: what static masking chooses, "pieces", or "words" with all their pieces.
@@ -96,7 +96,7 @@ class PrepareOptions:
     seed: int = 42
 
     def check(self) -> None:
-        """InputError names the first option that is not as it must be."""
+        """InputError names the first option that is not valid."""
         if not self.corpora:
             raise InputError("no corpus is given", where="--corpus", hint="for instance --corpus text:DIR")
         if self.duplicates < 1:
@@ -144,7 +144,7 @@ def _check_phases(phases: tuple[PhaseShape, ...], bin_size: int) -> None:
         raise InputError(f"phases {given!r} cannot be prepared: each once", where="--phases", hint="1, 2 or 1,2")
     for shape in phases:
         if shape.sequence_length >= MAX_SEQUENCE_LENGTH:
-            raise InputError(f"phase {shape.phase} has {shape.sequence_length} tokens, at most "
+            raise InputError(f"phase {shape.phase} has {shape.sequence_length} tokens, but at most "
                              f"{MAX_SEQUENCE_LENGTH - 1} can be stored", where="--phases")  # fmt: skip
         if bin_size < 1 or shape.sequence_length % bin_size:
             fitting = [size for size in range(1, shape.sequence_length + 1) if shape.sequence_length % size == 0]

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from bertjobs.data.batches.masking import mask_flat, prediction_counts, word_begins
-from bertjobs.data.prepare.work_folder import Work
+from bertjobs.data.prepare.work_folder import WorkFolder
 from bertjobs.data.ragged import offsets_of
 from bertjobs.data.shards.ids_shard import ids_type
 from bertjobs.data.shards.lddl_columns import BIN_FIELD, MASK_FIELDS, SCHEMA, encode_positions
@@ -28,7 +28,7 @@ Int64s = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Masks:
-    """Static masks of rows: places in [CLS] A [SEP] B [SEP] and the original ids, ``counts`` of them a row."""
+    """Static masks of rows: places in [CLS] A [SEP] B [SEP] and the original ids, ``counts`` of them per row."""
 
     counts: Int64s
     positions: NDArray[np.uint16]
@@ -55,7 +55,7 @@ class Rows:
 
 @dataclass(frozen=True)
 class StaticMasking:
-    """Masks stored in the shards: the share of the tokens, the most a sequence, and whether whole words go together."""
+    """Masks stored in the shards: the share of the tokens, the most per sequence, and whether by whole words."""
 
     ratio: float
     max_predictions: int
@@ -63,7 +63,7 @@ class StaticMasking:
 
 
 def mask_rows(rows: Rows, keys: NDArray[np.uint64], how: StaticMasking, vocabulary: Vocabulary) -> Rows:
-    """The rows with masks, drawn from a key a row."""
+    """The rows with masks, drawn from one key per row."""
     offsets = offsets_of(rows.lengths)
     counts = prediction_counts(rows.lengths + 3, how.ratio, how.max_predictions)
     begins = word_begins(vocabulary.continues[rows.ids], offsets, rows.a_lengths) if how.whole_word else None
@@ -87,7 +87,9 @@ class ShardWriter(Protocol):
 
 
 @contextmanager
-def new_shard(work: Work, folder: Path, number: int, bin_number: int, vocabulary: Vocabulary) -> Iterator[ShardWriter]:
+def new_shard(
+    work: WorkFolder, folder: Path, number: int, bin_number: int, vocabulary: Vocabulary
+) -> Iterator[ShardWriter]:
     """A shard that appears in ``folder``, whole, when the block ends without an error."""
     static = work.options.masking == "static"
     if work.options.format == "lddl":

@@ -15,7 +15,7 @@ from bertjobs.data.corpus import Source
 from bertjobs.data.prepare.pairs import TokenizedCorpus, sample_pairs
 from bertjobs.data.prepare.settings import PhaseShape
 from bertjobs.data.prepare.stage_tokenise import copies
-from bertjobs.data.prepare.work_folder import Bucket, Work
+from bertjobs.data.prepare.work_folder import Bucket, WorkFolder
 from bertjobs.data.ragged import offsets_of
 from bertjobs.data.shards.bins import bin_ids
 from bertjobs.errors import InputError
@@ -49,10 +49,10 @@ def settle_split(results: list[Any]) -> Moved | None:
     documents = sum(result["documents"] for result in results)
     if documents < 2:
         raise InputError(
-            f"the corpus has {documents} document{'s' * (documents != 1)} with text, at least two are needed: "
+            f"the corpus has {documents} document{'s' * (documents != 1)} with text, but at least two are needed: "
             "one is held out",
             where="--corpus",
-            hint="with text:DIR each *.txt file is a document, with lddl:DIR each line",
+            hint="with text:DIR each *.txt file is a document, with lddl:DIR each line is one",
         )
     held_out = sum(result["held_out"] for result in results)
     if 0 < held_out < documents:
@@ -63,14 +63,14 @@ def settle_split(results: list[Any]) -> Moved | None:
     return Moved(to, piece, chunk, place, document)
 
 
-def draw_pairs(work: Work, number: int) -> None:
+def pair_bucket(work: WorkFolder, number: int) -> None:
     """Run one task: gather a bucket's documents, write its ids and pairs, and its marker."""
     bucket = work.buckets[number]
     corpus, times = _gather(work, number)
     arrays: dict[str, NDArray[Any]] = {"ids": corpus.ids}
     rows = {}
     for shape in work.options.phases:
-        pairs, rows[str(shape.phase)] = _draw(work, bucket, shape, corpus, times)
+        pairs, rows[str(shape.phase)] = _phase_pairs(work, bucket, shape, corpus, times)
         arrays |= {f"{shape.phase}.{name}": values for name, values in pairs.items()}
     write_arrays(work.file("pairs", number, ".safetensors"), arrays, {})
     work.mark_done("pairs", number, {"documents": len(times), "rows": rows})
@@ -81,10 +81,10 @@ def seed_of(*parts: object) -> int:
     return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:8], "little")
 
 
-def _draw(
-    work: Work, bucket: Bucket, shape: PhaseShape, corpus: TokenizedCorpus, times: Int64s
+def _phase_pairs(
+    work: WorkFolder, bucket: Bucket, shape: PhaseShape, corpus: TokenizedCorpus, times: Int64s
 ) -> tuple[dict[str, NDArray[Any]], list[int]]:
-    """A phase's pairs, ordered by bin and at random inside, and the rows of each bin."""
+    """A phase's pairs, ordered by bin and shuffled within each, and the rows of each bin."""
     options = work.options
     bins = shape.sequence_length // options.bin_size
     if not len(times):
@@ -100,7 +100,7 @@ def _draw(
 
 @dataclass(frozen=True)
 class _Documents:
-    """Some documents of a chunk: ids, sentence lengths, sentences a document, and how often each is drawn."""
+    """Some documents of a chunk: ids, sentence lengths, sentences per document, and how often each is drawn."""
 
     ids: list[NDArray[Any]]
     sentences: list[Int64s]
@@ -108,30 +108,30 @@ class _Documents:
     times: Int64s
 
 
-def _gather(work: Work, number: int) -> tuple[TokenizedCorpus, Int64s]:
+def _gather(work: WorkFolder, number: int) -> tuple[TokenizedCorpus, Int64s]:
     """The documents of a bucket, in the order of the pieces, and how often each is drawn: ``[documents]``.
 
-    A document that is alone in its bucket gets those of the next bucket beside it, drawn 0 times: its random
-    segments shall come from others.
+    A document that is alone in its bucket gets those of the next bucket beside it, drawn 0 times, so that its
+    random segments come from others.
     """
-    found = list(_documents(work, number))
+    gathered = list(_documents(work, number))
     split = work.buckets[number].split
     others = [other for other, bucket in enumerate(work.buckets) if bucket.split == split and other != number]
-    while others and sum(len(part.times) for part in found) == 1:
+    while others and sum(len(part.times) for part in gathered) == 1:
         lent = _documents(work, others.pop(0))
-        found += [replace(part, times=np.zeros_like(part.times)) for part in lent]
-    if not found:
+        gathered += [replace(part, times=np.zeros_like(part.times)) for part in lent]
+    if not gathered:
         empty = np.zeros(0, dtype=np.int64)
         return TokenizedCorpus(empty.astype(np.uint16), offsets_of(empty), offsets_of(empty)), empty
     corpus = TokenizedCorpus(
-        np.concatenate([ids for part in found for ids in part.ids]),
-        offsets_of(np.concatenate([lengths for part in found for lengths in part.sentences])),
-        offsets_of(np.concatenate([part.documents for part in found])),
+        np.concatenate([ids for part in gathered for ids in part.ids]),
+        offsets_of(np.concatenate([lengths for part in gathered for lengths in part.sentences])),
+        offsets_of(np.concatenate([part.documents for part in gathered])),
     )
-    return corpus, np.concatenate([part.times for part in found])
+    return corpus, np.concatenate([part.times for part in gathered])
 
 
-def _documents(work: Work, number: int) -> Iterator[_Documents]:
+def _documents(work: WorkFolder, number: int) -> Iterator[_Documents]:
     """A bucket's documents, chunk by chunk."""
     train = work.buckets[number].split == "train"
     for arrays, source, places in _chunks(work, number):
@@ -146,7 +146,7 @@ def _documents(work: Work, number: int) -> Iterator[_Documents]:
         )
 
 
-def _chunks(work: Work, number: int) -> Iterator[tuple[dict[str, NDArray[Any]], int, Int64s]]:
+def _chunks(work: WorkFolder, number: int) -> Iterator[tuple[dict[str, NDArray[Any]], int, Int64s]]:
     """Each chunk that holds documents of a bucket: its arrays, its source, and where these documents are in it."""
     bucket = work.buckets[number]
     results = work.results("tokenise")
@@ -165,7 +165,7 @@ def _chunks(work: Work, number: int) -> Iterator[tuple[dict[str, NDArray[Any]], 
 
 
 def _runs(first: Int64s, last: Int64s) -> Iterator[tuple[int, int]]:
-    """Slices that follow each other, as few as there are: documents of a bucket lie side by side in a chunk."""
+    """Slices that follow each other, as few as possible: documents of a bucket lie side by side in a chunk."""
     breaks = np.flatnonzero(first[1:] != last[:-1]) + 1
     for run in np.split(np.arange(len(first)), breaks):
         yield int(first[run[0]]), int(last[run[-1]])

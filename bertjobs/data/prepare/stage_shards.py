@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from bertjobs.data.batches.masking import sample_keys
 from bertjobs.data.prepare.shard_files import Rows, StaticMasking, mask_rows, new_shard
 from bertjobs.data.prepare.stage_pairs import seed_of
-from bertjobs.data.prepare.work_folder import ShardTask, Work
+from bertjobs.data.prepare.work_folder import ShardTask, WorkFolder
 from bertjobs.data.ragged import gather, offsets_of
-from bertjobs.data.shards.bins import deal
+from bertjobs.data.shards.bins import rows_per_shard
 from bertjobs.data.shards.lddl_columns import FIXED_EPOCH
 from bertjobs.data.shards.manifest import ShardFile
 from bertjobs.data.text.vocabulary import Vocabulary
@@ -24,15 +24,15 @@ Int64s = NDArray[np.int64]
 _TOKENS = 250_000  # laid out at a time
 
 
-def fill_shards(work: Work, number: int, vocabulary: Vocabulary) -> None:
-    """Run one task: write a shard number's files, one a bin, and the marker that lists them."""
+def write_shards(work: WorkFolder, number: int, vocabulary: Vocabulary) -> None:
+    """Run one task: write a shard number's files, one per bin, and the marker that lists them."""
     task = work.shard_tasks[number]
     counts = _bucket_rows(work, task)
     files = [_write(work, task, bin_number, counts[:, bin_number], vocabulary) for bin_number in range(counts.shape[1])]
     work.mark_done("shards", number, [asdict(file) for file in files if file])
 
 
-def _bucket_rows(work: Work, task: ShardTask) -> Int64s:
+def _bucket_rows(work: WorkFolder, task: ShardTask) -> Int64s:
     """Rows of each bucket of the split in each bin: ``[buckets, bins]``; buckets of the other split have none."""
     results = work.results("pairs")
     rows = np.array([result["rows"][str(task.shape.phase)] for result in results], dtype=np.int64)
@@ -41,9 +41,9 @@ def _bucket_rows(work: Work, task: ShardTask) -> Int64s:
 
 
 def _write(
-    work: Work, task: ShardTask, bin_number: int, bucket_rows: Int64s, vocabulary: Vocabulary
+    work: WorkFolder, task: ShardTask, bin_number: int, bucket_rows: Int64s, vocabulary: Vocabulary
 ) -> ShardFile | None:
-    ends = np.cumsum(deal(int(bucket_rows.sum()), work.plan.shards, leave_one=work.options.format == "lddl"))
+    ends = np.cumsum(rows_per_shard(int(bucket_rows.sum()), work.plan.shards, leave_one=work.options.format == "lddl"))
     end = int(ends[task.number])
     begin = int(ends[task.number - 1]) if task.number else 0
     if begin == end and work.options.format == "ids":
@@ -58,13 +58,15 @@ def _write(
     return ShardFile(shard.path.name, bin_number, end - begin, tokens, shard.bytes, shard.sha256)
 
 
-def _rows(work: Work, task: ShardTask, bin_number: int, bucket_rows: Int64s, begin: int, end: int) -> Iterator[Rows]:
+def _rows(
+    work: WorkFolder, task: ShardTask, bin_number: int, bucket_rows: Int64s, begin: int, end: int
+) -> Iterator[Rows]:
     """Rows ``begin`` to ``end`` of a bin, a part at a time."""
     at_a_time = max(1, _TOKENS // task.shape.sequence_length)
     offsets = offsets_of(bucket_rows)
     for bucket in np.flatnonzero((offsets[:-1] < end) & (offsets[1:] > begin) & (bucket_rows > 0)).tolist():
         arrays, _ = map_arrays(work.file("pairs", bucket, ".safetensors"))
-        # The bucket's rows are ordered by bin: this bin's begin behind those of the bins before.
+        # The bucket's rows are ordered by bin: this bin's begin after those of the bins before.
         before = sum(work.result("pairs", bucket)["rows"][str(task.shape.phase)][:bin_number])
         first, last = max(begin, int(offsets[bucket])), min(end, int(offsets[bucket + 1]))
         for start in range(first, last, at_a_time):
@@ -89,7 +91,7 @@ def _take(arrays: dict[str, NDArray], phase: int, rows: slice, number: int) -> R
     )
 
 
-def _masked(work: Work, task: ShardTask, bin_number: int, rows: Rows, vocabulary: Vocabulary) -> Rows:
+def _masked(work: WorkFolder, task: ShardTask, bin_number: int, rows: Rows, vocabulary: Vocabulary) -> Rows:
     options = work.options
     if options.masking == "dynamic":
         return rows

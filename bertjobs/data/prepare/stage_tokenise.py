@@ -1,4 +1,4 @@
-"""Stage 1: a piece of the corpus to token ids, its documents dealt to buckets."""
+"""Stage 1: a piece of the corpus to token ids, its documents assigned to buckets."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from bertjobs.data.batches.masking import splitmix64
 from bertjobs.data.corpus import Document, Source, read
-from bertjobs.data.prepare.work_folder import Work
+from bertjobs.data.prepare.work_folder import WorkFolder
 from bertjobs.data.ragged import gather, offsets_of
 from bertjobs.data.shards.ids_shard import ids_type
 from bertjobs.data.text.sentences import split_sentences
@@ -24,7 +24,7 @@ from bertjobs.files.arrays import write_arrays
 UInt64s = NDArray[np.uint64]
 
 _BATCH_CHARACTERS = 1_000_000  # tokenised at a time
-CHUNK_TOKENS = 1_000_000  # in a file at most, but for the last batch
+CHUNK_TOKENS = 1_000_000  # in a file at most; its last batch may go beyond
 _NAMES_KEPT = 1000  # of held-out documents, for the manifest
 _PART = re.compile(r"#(\d+)$")  # what `corpus` adds to the id of a part of a long document
 _HELD_OUT, _SAMPLE, _BUCKET, _COPIES = (np.uint64(number << 60) for number in (1, 2, 3, 4))
@@ -39,7 +39,7 @@ def document_key(seed: int, identifier: str) -> tuple[int, int]:
 
 
 def share(keys: UInt64s, of: np.uint64) -> NDArray[np.float64]:
-    """A number in [0, 1) a document, ``[documents]``: its draw for the purpose ``of``."""
+    """A number in [0, 1) per document, ``[documents]``: its draw for the purpose ``of``."""
     return (splitmix64(keys ^ of) >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
@@ -49,16 +49,16 @@ def held_out_draws(keys: UInt64s) -> NDArray[np.float64]:
 
 
 def copies(keys: UInt64s, times: NDArray[np.float64]) -> NDArray[np.int64]:
-    """How often each document is drawn: ``times`` on average, a broken number rounded by the document's draw."""
+    """How often each document is drawn: ``times`` on average, a fraction rounded by the document's draw."""
     return np.floor(times + share(keys, _COPIES)).astype(np.int64)
 
 
 def assign_buckets(
     keys: UInt64s, parts: UInt64s, held_out: float, train_buckets: int, validation_buckets: int
 ) -> NDArray[np.int64]:
-    """The bucket of each document: 0 to ``train_buckets`` - 1, and behind these the ones of validation.
+    """The bucket of each document: 0 to ``train_buckets`` - 1, and after these the ones of validation.
 
-    The parts of a long document are on the same side, in buckets of their own: a bucket stays small.
+    The parts of a long document are in the same split, each in a bucket of its own: a bucket stays small.
     """
     draws = splitmix64(keys ^ _BUCKET ^ parts)
     train = draws % np.uint64(train_buckets)
@@ -66,7 +66,7 @@ def assign_buckets(
     return np.where(held_out_draws(keys) < held_out, validation, train).astype(np.int64)
 
 
-def tokenise(work: Work, number: int, vocabulary: Vocabulary, encoder: WordPieceEncoder) -> None:
+def tokenise_piece(work: WorkFolder, number: int, vocabulary: Vocabulary, encoder: WordPieceEncoder) -> None:
     """Run one task: read a piece, write its chunks ``NUMBER.CHUNK.safetensors`` and its marker."""
     piece = work.pieces[number]
     options = work.options
@@ -85,7 +85,7 @@ def tokenise(work: Work, number: int, vocabulary: Vocabulary, encoder: WordPiece
 
 @dataclass
 class _Tally:
-    """What a task says of itself. ``lowest_train`` and ``highest_held_out`` are [draw, chunk, document, id]."""
+    """What a task counts. ``lowest_train`` and ``highest_held_out`` are [draw, chunk, document, id]."""
 
     chunks: int = 0
     documents: int = 0
@@ -126,12 +126,12 @@ class _Chunk:
 
 
 def _batches(
-    found: Iterator[Document], seed: int, sample_ratio: float, tally: _Tally
+    documents: Iterator[Document], seed: int, sample_ratio: float, tally: _Tally
 ) -> Iterator[list[tuple[tuple[int, int], Document]]]:
     """The documents that are sampled, each with its key, about a megabyte at a time."""
     batch: list[tuple[tuple[int, int], Document]] = []
     size = 0
-    for document in found:
+    for document in documents:
         tally.bytes += document.size
         tally.replaced += document.replaced
         tally.nul += document.nul
@@ -148,7 +148,7 @@ def _batches(
         yield batch
 
 
-def _write(work: Work, number: int, chunk: _Chunk, vocabulary: Vocabulary, tally: _Tally) -> None:
+def _write(work: WorkFolder, number: int, chunk: _Chunk, vocabulary: Vocabulary, tally: _Tally) -> None:
     """Write a chunk with its documents ordered by bucket."""
     plan = work.plan
     keys, parts = np.array(chunk.keys, dtype=np.uint64).T

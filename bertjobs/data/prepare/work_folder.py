@@ -1,7 +1,7 @@
 """The work folder of a data folder in the making: OUTPUT/.prepare, with the plan and what each task has done.
 
 A task's files are complete or absent, and its marker (STAGE/NUMBER.json) is written after them. So a prepare that was
-killed goes on where it was, and any number of processes or nodes may run the tasks.
+killed resumes where it stopped, and any number of processes or nodes may run the tasks.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ PLAN_NAME = "plan.json"
 
 BUCKET_BYTES = 8_000_000  # text whose pairs are drawn together
 _SHARD_BYTES = 64_000_000  # of a shard of token ids, where the number of shards is not given
-_ID_BYTES_A_TEXT_BYTE = 0.45  # two bytes a token of four to five characters
+_ID_BYTES_PER_TEXT_BYTE = 0.45  # two bytes per token of four to five characters
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Bucket:
 
 @dataclass(frozen=True)
 class ShardTask:
-    """The files of one shard number of a phase's split: one a length bin."""
+    """The files of one shard number of a phase's split: one per length bin."""
 
     shape: PhaseShape
     split: str
@@ -50,16 +50,16 @@ class ShardTask:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """All that decides the bytes of a data folder.
+class PreparePlan:
+    """Everything that decides the bytes of a data folder.
 
     Attributes:
         settings: ``PrepareOptions.settings``.
-        vocabulary_sha256, tokenizer_sha256: of vocab.txt and tokenizer.json (of nothing where there is none).
+        vocabulary_sha256, tokenizer_sha256: of vocab.txt and tokenizer.json (of an empty text where that is missing).
         corpus_sha256: of the list of pieces: the files' names below the corpus and their sizes.
         corpus_bytes: of text, an estimate where files are compressed.
         train_buckets, validation_buckets: how many there are.
-        shards: files a bin.
+        shards: files per bin.
     """
 
     settings: dict[str, Any]
@@ -77,20 +77,20 @@ class Plan:
         """sha256 of the settings, 64 hex digits."""
         return hashlib.sha256(json.dumps(self.settings, sort_keys=True).encode()).hexdigest()
 
-    def difference(self, other: Plan) -> str:
-        """How ``other`` would come out otherwise, in words; "" where it would not."""
+    def difference(self, other: PreparePlan) -> str:
+        """How the folder that ``other`` makes would differ, in words; "" where it would not."""
         words = [difference(self.settings, other.settings)]
         if self.vocabulary_sha256 != other.vocabulary_sha256:
             words.append(f"the vocabulary was {self.vocabulary_sha256[:12]}..., now {other.vocabulary_sha256[:12]}...")
         elif (self.tokenizer_sha256, self.lowercase) != (other.tokenizer_sha256, other.lowercase):
-            words.append("the vocabulary has the same tokens, but its tokenizer treats text otherwise")
+            words.append("the vocabulary has the same tokens, but its tokenizer treats text differently")
         if self.corpus_sha256 != other.corpus_sha256:
             words.append(f"the files of the corpus have changed ({self.corpus_bytes:,} bytes of text, now "
                          f"{other.corpus_bytes:,})")  # fmt: skip
         return "; ".join(word for word in words if word)
 
 
-def make_plan(options: PrepareOptions, pieces: Sequence[Piece], vocabulary: Vocabulary) -> Plan:
+def make_plan(options: PrepareOptions, pieces: Sequence[Piece], vocabulary: Vocabulary) -> PreparePlan:
     """The plan for a corpus that was scanned."""
     listed = [
         (
@@ -104,8 +104,8 @@ def make_plan(options: PrepareOptions, pieces: Sequence[Piece], vocabulary: Voca
     ]  # without the folders: a corpus may be moved
     size = sum(piece.text_bytes for piece in pieces)
     train = max(1, ceil(size / BUCKET_BYTES))
-    ids_bytes = size * _ID_BYTES_A_TEXT_BYTE * options.duplicates
-    return Plan(
+    ids_bytes = size * _ID_BYTES_PER_TEXT_BYTE * options.duplicates
+    return PreparePlan(
         settings=options.settings(),
         vocabulary_sha256=vocabulary.sha256,
         tokenizer_sha256=hashlib.sha256((vocabulary.tokenizer_file or "").encode()).hexdigest(),
@@ -119,17 +119,17 @@ def make_plan(options: PrepareOptions, pieces: Sequence[Piece], vocabulary: Voca
 
 
 @dataclass(frozen=True)
-class Work:
+class WorkFolder:
     """A data folder in the making, as each task sees it."""
 
     output: Path
-    plan: Plan
+    plan: PreparePlan
     options: PrepareOptions
     pieces: tuple[Piece, ...]
 
     @classmethod
-    def create(cls, options: PrepareOptions, plan: Plan, pieces: Iterable[Piece]) -> Work:
-        """The work folder of ``options.output``, made or found.
+    def create(cls, options: PrepareOptions, plan: PreparePlan, pieces: Iterable[Piece]) -> WorkFolder:
+        """The work folder of ``options.output``, made where it does not exist.
 
         Raises:
             InputError: it was begun with other settings, vocabulary or corpus; names the difference.
@@ -142,7 +142,7 @@ class Work:
                 raise InputError(
                     f"{str(output)!r} was begun with other settings: {changed}",
                     where="--output",
-                    hint=f"set them back to go on, or begin anew: rm -r {output}",
+                    hint=f"restore them to resume, or start over: rm -r {output}",
                 )
             return before
         for stage in STAGES:
@@ -152,14 +152,14 @@ class Work:
         return cls.read(output)
 
     @classmethod
-    def read(cls, output: Path) -> Work:
+    def read(cls, output: Path) -> WorkFolder:
         """The work folder as ``create`` wrote it."""
         content = json.loads((output / FOLDER_NAME / PLAN_NAME).read_bytes())
         options = content["options"]
         options["corpora"] = tuple(options["corpora"])
         options["phases"] = tuple(PhaseShape(**shape) for shape in options["phases"])
         pieces = tuple(Piece(**{**piece, "paths": tuple(piece["paths"])}) for piece in content["pieces"])
-        return cls(output, Plan(**content["plan"]), PrepareOptions(**options), pieces)
+        return cls(output, PreparePlan(**content["plan"]), PrepareOptions(**options), pieces)
 
     @property
     def folder(self) -> Path:
@@ -200,7 +200,7 @@ class Work:
         return self.file(stage, number, ".json").is_file()
 
     def mark_done(self, stage: str, number: int, result: Any) -> None:
-        """Write a task's marker with what the later stages need to know; its files are there."""
+        """Write a task's marker with what the later stages need to know; its files exist already."""
         write_json(self.file(stage, number, ".json"), result)
 
     def result(self, stage: str, number: int) -> Any:
@@ -215,7 +215,7 @@ class Work:
             raise InputError(
                 f"task {number} of the stage {stage!r} is not done",
                 where=str(self.folder),
-                hint="give the same `bertjobs data prepare` again: it goes on where it was",
+                hint="run the same `bertjobs data prepare` again: it resumes where it stopped",
             ) from error
 
     def results(self, stage: str) -> list[Any]:

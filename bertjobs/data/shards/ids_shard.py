@@ -35,7 +35,7 @@ class StoredMasks:
 
 
 @dataclass(frozen=True)
-class Shard:
+class ShardRows:
     """The rows of one file.
 
     Attributes:
@@ -80,14 +80,14 @@ class Shard:
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """The arrays of the file that holds this shard."""
-        found = {name: getattr(self, name) for name in ("ids", "offsets", "a_lengths", "is_random_next")}
+        arrays = {name: getattr(self, name) for name in ("ids", "offsets", "a_lengths", "is_random_next")}
         if self.masks is not None:
-            found |= {f"mask_{name}": getattr(self.masks, name) for name in ("offsets", "positions", "labels")}
-        return found
+            arrays |= {f"mask_{name}": getattr(self.masks, name) for name in ("offsets", "positions", "labels")}
+        return arrays
 
 
 def places_in_text(positions: NDArray[np.uint16], a_lengths: NDArray[Any] | int) -> Int64s:
-    """Places in [CLS] A [SEP] B [SEP] as places in A and B: without [CLS] and the [SEP] behind A."""
+    """Places in [CLS] A [SEP] B [SEP] as places in A and B: without [CLS] and the [SEP] after A."""
     return positions.astype(np.int64) - 1 - (positions > a_lengths)
 
 
@@ -96,7 +96,7 @@ def ids_type(vocabulary_size: int) -> type[np.uint16] | type[np.uint32]:
     return np.uint16 if vocabulary_size <= 1 << 16 else np.uint32
 
 
-def read_ids_shard(path: Path, vocabulary_size: int) -> Shard:
+def read_ids_shard(path: Path, vocabulary_size: int) -> ShardRows:
     """Map a shard; no token is read.
 
     Raises:
@@ -112,8 +112,8 @@ def read_ids_shard(path: Path, vocabulary_size: int) -> Shard:
         if name not in arrays:
             raise ValueError(f"it has no array {name!r}, only {', '.join(arrays)}")
         if arrays[name].dtype != kind or arrays[name].ndim != 1:
-            found = f"{arrays[name].dtype} of {arrays[name].ndim} dimensions"
-            raise ValueError(f"array {name!r} is {found}, not {np.dtype(kind)} of one")
+            actual = f"{arrays[name].dtype} of {arrays[name].ndim} dimensions"
+            raise ValueError(f"array {name!r} is {actual}, not {np.dtype(kind)} of one")
     rows = len(arrays["a_lengths"])
     masks = None
     if "mask_offsets" in arrays:
@@ -121,14 +121,14 @@ def read_ids_shard(path: Path, vocabulary_size: int) -> Shard:
         masks = StoredMasks(arrays["mask_positions"], arrays["mask_labels"], arrays["mask_offsets"])
     _check_offsets(arrays, "offsets", rows, ("ids",))
     if len(arrays["is_random_next"]) != rows:
-        raise ValueError(f"is_random_next has {len(arrays['is_random_next'])} rows, a_lengths {rows}")
-    return Shard(arrays["ids"], arrays["offsets"], arrays["a_lengths"], arrays["is_random_next"], masks)
+        raise ValueError(f"is_random_next has {len(arrays['is_random_next'])} rows, but a_lengths {rows}")
+    return ShardRows(arrays["ids"], arrays["offsets"], arrays["a_lengths"], arrays["is_random_next"], masks)
 
 
 def _check_offsets(arrays: dict[str, NDArray[Any]], name: str, rows: int, into: tuple[str, ...]) -> None:
     offsets = arrays[name]
     if len(offsets) != rows + 1 or offsets[0] != 0:
-        raise ValueError(f"{name} has {len(offsets)} numbers and not {rows + 1}, or does not begin with 0")
+        raise ValueError(f"{name} has {len(offsets)} numbers instead of {rows + 1}, or does not begin with 0")
     for target in into:
         if offsets[-1] != len(arrays[target]):
-            raise ValueError(f"{name} ends at {offsets[-1]}, {target} has {len(arrays[target])} items")
+            raise ValueError(f"{name} ends at {offsets[-1]}, but {target} has {len(arrays[target])} items")

@@ -1,4 +1,4 @@
-"""Parquet shards in the form of NVIDIA's LDDL: balanced, one set of files a length bin.
+"""Parquet shards in the form of NVIDIA's LDDL: balanced, one set of files per length bin.
 
 Columns, in this order: A and B (WordPiece tokens joined by a space), is_random_next, num_tokens (with
 [CLS] and two [SEP]); with static masking masked_lm_positions (``numpy.save`` bytes of uint16, ascending
@@ -48,11 +48,11 @@ def read_positions(values: Iterable[bytes], counts: Iterable[int]) -> NDArray[np
         header = _npy_header(count)
         if value.startswith(header):
             positions = np.frombuffer(value, dtype="<u2", offset=len(header))
-        else:  # written by a numpy that pads the header otherwise
+        else:  # written by a numpy that pads the header differently
             try:
                 positions = np.load(io.BytesIO(value), allow_pickle=False)
             except EOFError as error:
-                raise ValueError("masked positions are cut off") from error
+                raise ValueError("masked positions are truncated") from error
         if positions.shape != (count,):
             raise ValueError(f"{positions.shape} masked positions, {count} labels")
         decoded.append(positions.astype(np.uint16))

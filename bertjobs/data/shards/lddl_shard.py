@@ -12,13 +12,13 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from bertjobs.data.ragged import offsets_of
-from bertjobs.data.shards.ids_shard import SPECIALS, Shard, StoredMasks, ids_type
+from bertjobs.data.shards.ids_shard import SPECIALS, ShardRows, StoredMasks, ids_type
 from bertjobs.data.shards.lddl_columns import MASK_FIELDS, SCHEMA, read_positions
 
 Int64s = NDArray[np.int64]
 
 
-def read_lddl_shard(path: Path, tokens: pa.Array, sequence_length: int) -> Shard:
+def read_lddl_shard(path: Path, tokens: pa.Array, sequence_length: int) -> ShardRows:
     """Decode a shard.
 
     Args:
@@ -47,7 +47,7 @@ def _check_columns(schema: pa.Schema) -> None:
             raise ValueError(f"column {field.name!r} is {schema.field(field.name).type}, not {field.type}")
 
 
-def _decode(table: pa.Table, tokens: pa.Array, sequence_length: int) -> Shard:
+def _decode(table: pa.Table, tokens: pa.Array, sequence_length: int) -> ShardRows:
     columns = {name: table.column(name).combine_chunks() for name in table.column_names}
     if any(column.null_count for column in columns.values()):
         raise ValueError("it has empty cells")
@@ -57,16 +57,16 @@ def _decode(table: pa.Table, tokens: pa.Array, sequence_length: int) -> Shard:
     if (lengths + SPECIALS != num_tokens).any():
         raise ValueError("num_tokens disagrees with A and B")
     if (num_tokens > sequence_length).any():
-        raise ValueError(f"a sequence has {num_tokens.max()} tokens, the phase {sequence_length}")
+        raise ValueError(f"a sequence has {num_tokens.max()} tokens, but the phase allows {sequence_length}")
     masks = None
     if "masked_lm_positions" in columns:
         labels, counts = _to_ids(columns["masked_lm_labels"], tokens)
         positions = read_positions(columns["masked_lm_positions"].to_pylist(), counts.tolist())
         if (positions >= np.repeat(num_tokens, counts)).any():
-            raise ValueError("a masked position is behind the sequence's end")
+            raise ValueError("a masked position is beyond the sequence's end")
         masks = StoredMasks(positions, labels, offsets_of(counts))
     is_random_next = columns["is_random_next"].to_numpy(zero_copy_only=False).astype(np.bool_)
-    return Shard(ids, offsets_of(lengths), a_lengths.astype(np.uint16), is_random_next, masks)
+    return ShardRows(ids, offsets_of(lengths), a_lengths.astype(np.uint16), is_random_next, masks)
 
 
 def _to_ids(texts: pa.Array, tokens: pa.Array) -> tuple[NDArray[Any], Int64s]:

@@ -61,7 +61,7 @@ class PhaseData:
 
     Attributes:
         sequence_length: tokens in the longest sequence.
-        max_predictions: masked tokens a sequence at most, where the masks are static.
+        max_predictions: the most masked tokens per sequence, where the masks are static.
     """
 
     phase: int
@@ -126,7 +126,7 @@ class DataManifest:
             raise InputError(
                 f"the data folder has no {MANIFEST_NAME}: it is half-written, or not a data folder",
                 where=where,
-                hint="give the same `bertjobs data prepare` again: it goes on where it was",
+                hint="run the same `bertjobs data prepare` again: it resumes where it stopped",
             )
         try:
             return _parse(path.read_bytes(), folder)
@@ -173,7 +173,7 @@ class DataManifest:
         self.check_vocabulary_file()
         if spec.model.vocab_size and spec.model.vocab_size < self.vocabulary_size:
             raise InputError(
-                f"model {spec.model.name} has {spec.model.vocab_size} tokens, the data's vocabulary "
+                f"model {spec.model.name} has {spec.model.vocab_size} tokens, but the data's vocabulary has "
                 f"{self.vocabulary_size}",
                 where=str(self.vocabulary_path),
                 hint="leave vocab_size out of the model: the vocabulary decides it",
@@ -223,7 +223,7 @@ class DataManifest:
                 f"the shards were made with another vocabulary ({self.vocabulary_sha256[:12]}...) "
                 f"than the recipe's ({sha256[:12]}...)",
                 where=str(self.vocabulary_path),
-                hint="prepare the data with the recipe's vocabulary, or take any: --set vocabulary=any",
+                hint="prepare the data with the recipe's vocabulary, or accept any: --set vocabulary=any",
             )
 
     def check_masking(self, masking: str) -> None:

@@ -1,7 +1,7 @@
 """A copy of a phase's shards on each node: FOLDER/<manifest sha256>/phaseN/{train,validation}/.
 
 Each file is complete or absent. Shards of ids are copied and verified; LDDL's are decoded once and kept as shards
-of ids. What is complete is used again by later runs; removing old copies is the owner's affair.
+of ids. What is complete is used again by later runs; removing old copies is left to the folder's owner.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bertjobs.data.shards.manifest import DataManifest, ShardFile, Split
-from bertjobs.data.shards.shard_check import Shard, SumOverRanks, damage, shards_of, shared_out
+from bertjobs.data.shards.shard_check import PhaseShard, SumOverRanks, damage, shards_of, shared_out
 from bertjobs.data.shards.shard_set import ShardReader, shard_reader
 from bertjobs.data.text.vocabulary import Vocabulary
 from bertjobs.files.arrays import map_arrays, write_arrays
@@ -26,18 +26,18 @@ _SOURCE = "source_sha256"  # in a decoded shard's metadata
 
 @dataclass(frozen=True)
 class NodeCopy:
-    """What became of a copy, as one rank sees it.
+    """How a copy turned out, as one rank sees it.
 
     Attributes:
         data: the manifest to read from: with the node's folders, or the shared ones where the node has no
             complete copy. The sizes and hashes in it are those of the shared files.
-        bad: shared shards that were found damaged on any node; the same on all ranks.
+        bad: shared shards that any node reported as damaged; the same on all ranks.
         everywhere: whether all nodes have a complete copy, so that no shared file is read any more.
         reason: why this node has none, or "".
     """
 
     data: DataManifest
-    bad: list[Shard]
+    bad: list[PhaseShard]
     everywhere: bool
     reason: str = ""
 
@@ -48,7 +48,7 @@ def copy_to_node(
 ) -> NodeCopy:  # fmt: skip
     """Copy a phase's shards to this node, its ranks sharing the work; all ranks of all nodes call it together.
 
-    A node without room, or whose folder cannot be written, goes on without a copy and says why.
+    A node without room, or whose folder cannot be written, continues without a copy and says why.
     """
     copier = _Copier(data, phase, folder / data.sha256[:16] / f"phase{phase}")
     shards = shards_of(data.phase(phase))
@@ -75,7 +75,7 @@ class _Copier:
         self._decodes = data.shard_format == "lddl"
         self._reader: ShardReader | None = None
 
-    def target(self, shard: Shard) -> Path:
+    def target(self, shard: PhaseShard) -> Path:
         """Where the copy of a shard is."""
         return self._root / shard.split / self._local_name(shard.file)
 
@@ -90,7 +90,7 @@ class _Copier:
         except OSError as error:
             self.reason = f"{error.filename}: {error.strerror}"
 
-    def check_room(self, shards: Sequence[Shard]) -> None:
+    def check_room(self, shards: Sequence[PhaseShard]) -> None:
         """Set ``reason`` where what is missing does not fit, or the folder is not ours alone to write."""
         try:
             if self._root.parent.stat().st_uid != os.getuid():
@@ -102,12 +102,12 @@ class _Copier:
             self.reason = f"{error.filename}: {error.strerror}"
             return
         if needed > free:
-            self.reason = f"{needed / 1e9:.1f} GB are needed in {self._root}, {free / 1e9:.1f} GB are free"
+            self.reason = f"{needed / 1e9:.1f} GB are needed in {self._root}, but only {free / 1e9:.1f} GB are free"
 
-    def has(self, shard: Shard) -> bool:
+    def has(self, shard: PhaseShard) -> bool:
         """Copy a shard unless it is there already; False where the shared file is damaged."""
         if self.reason:
-            return True  # it is found out when the shared files are checked
+            return True  # the later check of the shared files tells
         try:
             return self._decode(shard) if self._decodes else self._copy(shard)
         except OSError as error:
@@ -131,7 +131,7 @@ class _Copier:
         """Bytes of the copy; where it is decoded an estimate: ids of two bytes, 15% of them masked, and offsets."""
         return 3 * file.tokens + 20 * file.rows if self._decodes else file.bytes
 
-    def _copy(self, shard: Shard) -> bool:
+    def _copy(self, shard: PhaseShard) -> bool:
         target = self.target(shard)
         if target.is_file() and damage(replace(shard, path=target)) is None:
             return True
@@ -147,7 +147,7 @@ class _Copier:
             return False
         return True
 
-    def _decode(self, shard: Shard) -> bool:
+    def _decode(self, shard: PhaseShard) -> bool:
         target, sha256 = self.target(shard), shard.file.sha256
         if target.is_file() and _source_of(target) == sha256:
             return True
@@ -165,7 +165,7 @@ class _Copier:
 
 
 class _DamagedError(Exception):
-    """A shared file cannot be read to its end, or holds other bytes than the manifest lists."""
+    """A shared file cannot be read to its end, or its bytes are not those that the manifest lists."""
 
 
 def _blocks(path: Path) -> Iterator[bytes]:

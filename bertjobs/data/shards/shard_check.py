@@ -16,8 +16,8 @@ SumOverRanks = Callable[..., list[int]]
 
 
 @dataclass(frozen=True)
-class Shard:
-    """One file of a phase: "train" or "validation", where it lies, and what the manifest says of it."""
+class PhaseShard:
+    """One file of a phase: "train" or "validation", where it is, and what the manifest says of it."""
 
     split: str
     path: Path
@@ -29,33 +29,33 @@ class Shard:
         return f"{self.split}/{self.file.name}"
 
 
-def shards_of(phase: PhaseData) -> list[Shard]:
+def shards_of(phase: PhaseData) -> list[PhaseShard]:
     """All files of a phase, in the manifest's order."""
     return [
-        Shard(split, phase.split(split).folder / file.name, file)
+        PhaseShard(split, phase.split(split).folder / file.name, file)
         for split in ("train", "validation")
         for file in phase.split(split).files
     ]
 
 
-def damage(shard: Shard) -> str | None:
+def damage(shard: PhaseShard) -> str | None:
     """What is wrong with a file, and what was expected; None where its bytes are those that the manifest lists."""
     expected = shard.file
     try:
         size = shard.path.stat().st_size
         if size != expected.bytes:
             return f"has {size:,} bytes, the manifest says {expected.bytes:,}"
-        found = sha256_of(shard.path)
+        sha256 = sha256_of(shard.path)
     except FileNotFoundError:
         return "is missing"
     except OSError as error:
         return f"cannot be read: {error.strerror}"
-    if found != expected.sha256:
-        return f"was altered: its sha256 is {found[:12]}..., the manifest says {expected.sha256[:12]}..."
+    if sha256 != expected.sha256:
+        return f"was altered: its sha256 is {sha256[:12]}..., the manifest says {expected.sha256[:12]}..."
     return None
 
 
-def bad_shards(shards: Sequence[Shard], rank: int, world_size: int, total: SumOverRanks) -> list[Shard]:
+def bad_shards(shards: Sequence[PhaseShard], rank: int, world_size: int, total: SumOverRanks) -> list[PhaseShard]:
     """The damaged ones among ``shards``; all ranks call it and get the same list.
 
     Each rank hashes every ``world_size``-th file. The ranks wait for each other after each file, so that none
@@ -65,9 +65,9 @@ def bad_shards(shards: Sequence[Shard], rank: int, world_size: int, total: SumOv
 
 
 def shared_out(
-    shards: Sequence[Shard], worker: int, workers: int, total: SumOverRanks, is_bad: Callable[[Shard], bool]
-) -> list[Shard]:
-    """The shards that ``is_bad`` finds so on any rank, where worker w takes every ``workers``-th from the w-th on."""
+    shards: Sequence[PhaseShard], worker: int, workers: int, total: SumOverRanks, is_bad: Callable[[PhaseShard], bool]
+) -> list[PhaseShard]:
+    """The shards that are bad on any rank; worker w asks ``is_bad`` about every ``workers``-th from the w-th on."""
     bad = []
     for first in range(0, len(shards), workers):
         these = shards[first : first + workers]
@@ -76,12 +76,12 @@ def shared_out(
     return bad
 
 
-def described(bad: Shard) -> str:
+def described(bad: PhaseShard) -> str:
     """A damaged shard's name, what is wrong with it and what was expected."""
-    return f"shard {bad.name} {damage(bad) or 'was found damaged on another node'}"
+    return f"shard {bad.name} {damage(bad) or 'is damaged, another node reports'}"
 
 
-def refusal(bad: Sequence[Shard]) -> InputError:
+def refusal(bad: Sequence[PhaseShard]) -> InputError:
     """The error that names damaged shards, the first of them with what was expected."""
     more = f" ({len(bad) - 1} more shards are damaged too)" if len(bad) > 1 else ""
     return InputError(

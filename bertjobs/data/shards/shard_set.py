@@ -1,4 +1,4 @@
-"""The sequences of a split, read where they lie: in mapped files, or in arrays decoded from Parquet."""
+"""The sequences of a split, read in place: from mapped files, or from arrays decoded from Parquet."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from bertjobs.data.ragged import gather, offsets_of
-from bertjobs.data.shards.ids_shard import SPECIALS, Shard, places_in_text, read_ids_shard
+from bertjobs.data.shards.ids_shard import SPECIALS, ShardRows, places_in_text, read_ids_shard
 from bertjobs.data.shards.lddl_shard import read_lddl_shard
 from bertjobs.data.shards.manifest import DataManifest
 from bertjobs.data.text.vocabulary import Vocabulary
@@ -29,8 +29,8 @@ _OTHER_FILES = 512  # open files a process needs besides its shards
 
 
 @dataclass(frozen=True)
-class Selection:
-    """Some rows, found but not read; all ``[rows]``.
+class SelectedRows:
+    """Some rows, located but not read; all ``[rows]``.
 
     Attributes:
         rows: their numbers in the shard set.
@@ -49,14 +49,14 @@ class Selection:
     mask_starts: Int64s
     mask_counts: Int64s
 
-    def __getitem__(self, rows: slice) -> Selection:
-        return Selection(*(value[rows] for value in vars(self).values()))
+    def __getitem__(self, rows: slice) -> SelectedRows:
+        return SelectedRows(*(value[rows] for value in vars(self).values()))
 
 
 class ShardSet:
     """The sequences of a split, numbered in the order of the manifest's files.
 
-    Nothing is kept for each row, and shards are not joined: see `_Flat`.
+    Nothing is kept per row, and shards are not joined: see `_Flat`.
 
     Attributes:
         rows: number of sequences, those of skipped shards included: skipping one changes no other row's number.
@@ -68,7 +68,7 @@ class ShardSet:
 
     def __init__(
         self,
-        entries: Sequence[tuple[Path, int, Shard | None]],
+        entries: Sequence[tuple[Path, int, ShardRows | None]],
         vocabulary: Vocabulary,
         *,
         static: bool,
@@ -106,11 +106,11 @@ class ShardSet:
     def load(cls, data: DataManifest, phase: int, split: str, skipped: Collection[str] = ()) -> ShardSet:
         """Open the shards of a phase's split, "train" or "validation", without those whose names are ``skipped``.
 
-        Mapped files are checked in their form alone; their tokens are checked when they are read.
+        Of mapped files only the form is checked here; their tokens are checked when they are read.
 
         Raises:
-            InputError: names the first shard that is missing, damaged, of another form, or with other rows than
-                the manifest's.
+            InputError: names the first shard that is missing, damaged, of another form, or has another
+                number of rows than the manifest lists.
         """
         vocabulary = Vocabulary.read(data.vocabulary_path, data.lowercase)
         entry = data.phase(phase)
@@ -135,8 +135,8 @@ class ShardSet:
         shards, local = self._find(rows)
         return self._offsets.at(shards, local + 1) - self._offsets.at(shards, local)
 
-    def select(self, rows: Int64s) -> Selection:
-        """Find some rows.
+    def select(self, rows: Int64s) -> SelectedRows:
+        """Locate some rows.
 
         Raises:
             InputError: a shard's offsets are damaged; names it.
@@ -156,9 +156,9 @@ class ShardSet:
         if wrong.any():
             raise self._damaged(shards[wrong][0], "its offsets do not fit its tokens")
         is_random_next = self._is_random_next.at(shards, local)
-        return Selection(rows, shards, starts, lengths, a_lengths, is_random_next, mask_starts, mask_counts)
+        return SelectedRows(rows, shards, starts, lengths, a_lengths, is_random_next, mask_starts, mask_counts)
 
-    def text(self, chosen: Selection) -> Array:
+    def text(self, chosen: SelectedRows) -> Array:
         """The tokens of A and B of the rows, flat: a copy, of the type of the shards' ids.
 
         Raises:
@@ -168,11 +168,11 @@ class ShardSet:
         self._check_vocabulary(tokens, chosen.shards, chosen.lengths)
         return tokens
 
-    def stored_masks(self, chosen: Selection) -> tuple[Int64s, Array]:
+    def stored_masks(self, chosen: SelectedRows) -> tuple[Int64s, Array]:
         """The places in the rows' `text`, and the original ids, of their masks: both ``[masks]``.
 
         Raises:
-            InputError: a place is no token of its row's text, or an id is outside the vocabulary; names the shard.
+            InputError: a place is not a token of its row's text, or an id is outside the vocabulary; names the shard.
         """
         where = (chosen.shards, chosen.mask_starts, chosen.mask_counts)
         positions, labels = self._mask_positions.ranges(*where), self._mask_labels.ranges(*where)
@@ -182,7 +182,7 @@ class ShardSet:
         places = places_in_text(positions, a_lengths)
         wrong = (places < 0) | (positions == a_lengths + 1) | (places >= chosen.lengths[rows])
         if wrong.any():
-            raise self._damaged(chosen.shards[rows[wrong][0]], "a mask is on no token")
+            raise self._damaged(chosen.shards[rows[wrong][0]], "a mask is not on a token")
         places += offsets_of(chosen.lengths)[rows]
         return places, labels
 
@@ -196,7 +196,7 @@ class ShardSet:
         return tokens[:middle], tokens[middle:]
 
     def names(self, rows: Int64s) -> list[str]:
-        """Some rows as a person finds them: ``shard's file name:row in it``, counted from 0."""
+        """Some rows as a person would look them up: ``shard's file name:row in it``, counted from 0."""
         shards, local = self._find(rows)
         return [f"{self._paths[shard].name}:{row}" for shard, row in zip(shards, local, strict=True)]
 
@@ -204,13 +204,15 @@ class ShardSet:
         """The shard of each row, and the row's number in it."""
         shards = np.searchsorted(self._first_rows, rows, side="right") - 1
         if (rows >= self._ends[shards]).any():  # nothing may be read beyond a shard's memory
-            raise IndexError("a row of a skipped shard, or behind the last")
+            raise IndexError("a row of a skipped shard, or beyond the last")
         return shards, rows - self._first_rows[shards]
 
     def _check_vocabulary(self, ids: Array, shards: Int64s, counts: Int64s) -> None:
         if len(ids) and (largest := int(ids.max())) >= self.vocabulary.size:
             shard = np.repeat(shards, counts)[int(ids.argmax())]
-            raise self._damaged(shard, f"it holds the id {largest}, the vocabulary {self.vocabulary.size} tokens")
+            raise self._damaged(
+                shard, f"it holds the id {largest}, but the vocabulary has {self.vocabulary.size} tokens"
+            )
 
     def _damaged(self, shard: int, reason: str) -> InputError:
         return _unreadable(self._paths[shard], reason)
@@ -219,8 +221,8 @@ class ShardSet:
 class _Flat:
     """One array of each shard, addressed together.
 
-    A view stretches over all memory from the lowest of the arrays on, of which only the arrays are ever touched: one
-    call so reads from any number of shards, and none of them is copied.
+    A view spans all memory from the lowest of the arrays on, of which only the arrays are ever touched. So one call
+    reads from any number of shards, and none of them is copied.
     """
 
     def __init__(self, arrays: Sequence[Array]) -> None:
@@ -246,7 +248,7 @@ class _Flat:
         )
 
 
-ShardReader = Callable[[Path], Shard]
+ShardReader = Callable[[Path], ShardRows]
 
 
 def shard_reader(shard_format: str, vocabulary: Vocabulary, sequence_length: int) -> ShardReader:
@@ -257,7 +259,7 @@ def shard_reader(shard_format: str, vocabulary: Vocabulary, sequence_length: int
     return partial(read_lddl_shard, tokens=tokens, sequence_length=sequence_length)
 
 
-def _read(read: ShardReader, path: Path, rows: int, masking: str) -> Shard:
+def _read(read: ShardReader, path: Path, rows: int, masking: str) -> ShardRows:
     try:
         shard = read(path)
     except FileNotFoundError as error:
@@ -267,7 +269,7 @@ def _read(read: ShardReader, path: Path, rows: int, masking: str) -> Shard:
     if shard.rows != rows:
         raise InputError(f"shard {path.name!r} has {shard.rows} rows, the manifest says {rows}", where=str(path))
     if shard.rows and (shard.masks is None) != (masking == "dynamic"):
-        raise InputError(f"shard {path.name!r} is not for {masking} masking", where=str(path))
+        raise InputError(f"shard {path.name!r} was not made for {masking} masking", where=str(path))
     return shard
 
 
@@ -276,7 +278,7 @@ def _unreadable(path: Path, reason: str) -> InputError:
 
 
 def _allow_open_files(count: int) -> None:
-    """Raise the process's limit of open files, as far as it may, so that so many can be mapped."""
+    """Raise the process's limit of open files, as far as allowed, so that ``count`` shards per split can be mapped."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = 2 * count + _OTHER_FILES  # training and held-out shards
     if soft != resource.RLIM_INFINITY and soft < wanted:

@@ -7,8 +7,8 @@ remembered together with what follows.
 An empty line, or U+2029, ends a sentence. Within a paragraph the boundaries are those of NLTK 3.10's
 ``PunktTokenizer(language).tokenize(paragraph.strip())``, also where these are surprising (only the last candidate
 of a word is decided; "!!!" is two sentences at the end of a paragraph).
-One difference is known: a character that Unicode got after the version of Python's own tables, followed
-by a period, may be an initial for NLTK and is none here; NLTK matches with an engine that has newer tables.
+One difference is known: a character that entered Unicode after the version of Python's own tables, followed
+by a period, may be an initial for NLTK but not here; NLTK matches with an engine that has newer tables.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _ANY_EMPTY_LINE = re.compile(r"[\n\u2028]\s*[\n\u2028]|\u2029")
 
 # The patterns below read a text whose only ASCII white space is the space.
 # A candidate is the last one of its word. Three branches: before one space (most of them, kept fast); group 1 is where
-# the sentence would end, what follows it begins where the match ends; group 2 passes over a word without candidate,
+# the sentence would end, what follows it begins where the match ends; group 2 skips a word without a candidate,
 # so that no word is read more than a few times.
 _CANDIDATE = re.compile(rf"[{ENDING}](?: (?=[!-~])|(?:[^ ]*[{ENDING}])?()(?:{SPACE}+|(?={NON_WORD}))|([^ ]*))")
 _CANDIDATE_AT_START = re.compile(rf"[{ENDING}]()(?:{SPACE}+|(?={NON_WORD}))")

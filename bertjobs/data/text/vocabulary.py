@@ -26,7 +26,7 @@ TOKENS_FILE, TOKENIZER_FILE = "vocab.txt", "tokenizer.json"
 _ALPHABET = 1000  # most frequent characters that a trained vocabulary holds
 _COVERAGE = 0.9995  # of a text's characters, by more characters than these where it needs them
 _COUNTED_WORDS = 2_000_000  # distinct words that training remembers
-_REPEATED = 1000  # times that a word is in one text for the trainer
+_REPEATED = 1000  # occurrences of a word in one text for the trainer
 _TRAIN_ONE = "a WordPiece vocabulary is needed: `bertjobs data vocab` trains one"
 
 
@@ -38,7 +38,7 @@ class Vocabulary:
         tokens: a token's place is its id, which is its line number in vocab.txt, from 0.
         sha256: of the bytes of vocab.txt, 64 hex digits.
         lowercase: text is lowercased before it is encoded; from a vocab.txt its accents are dropped as well.
-        tokens_file: the bytes of vocab.txt; one token a line where a tokenizer.json was read.
+        tokens_file: the bytes of vocab.txt; one token per line where a tokenizer.json was read.
         tokenizer_file: the text of tokenizer.json; None where a vocab.txt was read.
     """
 
@@ -60,12 +60,12 @@ class Vocabulary:
 
     @cached_property
     def continues(self) -> NDArray[np.bool_]:
-        """Which tokens begin with ``##`` and so go on with the word of the token before ``[size]``."""
+        """Which tokens begin with ``##``, and so continue the word of the token before: ``[size]``."""
         return np.array([token.startswith("##") for token in self.tokens], dtype=np.bool_)
 
     @classmethod
     def read(cls, path: Path | str, lowercase: bool | None = None) -> Vocabulary:
-        """Read a vocab.txt (UTF-8, one token a line), or a Hugging Face tokenizer file (its name ends with .json).
+        """Read a vocab.txt (UTF-8, one token per line), or a Hugging Face tokenizer file (its name ends with .json).
 
         Args:
             path: the file.
@@ -73,8 +73,8 @@ class Vocabulary:
                 upper-case letter is cased. A tokenizer.json says it itself.
 
         Raises:
-            InputError: unreadable, empty, not UTF-8, a token twice, one of ``SPECIAL_TOKENS`` missing; a
-                tokenizer.json that is damaged, is no WordPiece, or leaves ids out.
+            InputError: unreadable, empty, not UTF-8, a token listed twice, one of ``SPECIAL_TOKENS`` missing; a
+                tokenizer.json that is damaged, is not WordPiece, or leaves ids out.
         """
         path = Path(path)
         try:
@@ -156,7 +156,7 @@ class Vocabulary:
 
 
 def _special_ids(tokens: Sequence[str], where: str) -> list[int]:
-    """The ids of ``SPECIAL_TOKENS``; InputError where a token is there twice or one of them is not."""
+    """The ids of ``SPECIAL_TOKENS``; InputError where a token is listed twice or one of these is missing."""
     ids: dict[str, int] = {}
     for number, token in enumerate(tokens):
         if ids.setdefault(token, number) != number:
@@ -201,7 +201,7 @@ def _tokens_by_id(tokenizer: Tokenizer, where: str) -> tuple[str, ...]:
         if number < place:
             raise InputError(f"{entries[place - 1][1]!r} and {token!r} both have the id {number}", where=where)
         if "\n" in token or token.endswith("\r"):
-            raise InputError(f"the token {token!r} holds a line break, which no vocab.txt can", where=where)
+            raise InputError(f"the token {token!r} holds a line break, which a vocab.txt cannot hold", where=where)
     return tuple(token for _, token in entries)
 
 
@@ -284,7 +284,7 @@ def train_vocabulary(sources: Sequence[str], size: int, lowercase: bool, output:
 
 
 def _count_words(sources: Sequence[str], normaliser: normalizers.BertNormalizer) -> Counter[str]:
-    """How often each normalised word occurs. Where there are too many, those seen least are forgotten."""
+    """How often each normalised word occurs. Where there are too many, the rarest are forgotten."""
     from bertjobs.data.corpus import documents  # here: reading a vocabulary needs no corpus
 
     words: Counter[str] = Counter()

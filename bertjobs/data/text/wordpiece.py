@@ -48,10 +48,10 @@ _LOWER = _ONE_SPACE.lower()
 class WordPieceEncoder:
     """Text to ids, equal to the reference tokenizer's without [CLS] and [SEP].
 
-    Special tokens in text are text: ``[MASK]`` becomes ``[``, ``mask``, ``]``. The words that were seen are
-    remembered, some 200,000 of them, then forgotten: results are the same, memory is bounded.
+    Special tokens in text are text: ``[MASK]`` becomes ``[``, ``mask``, ``]``. Words are remembered,
+    some 200,000 of them, then forgotten: results are the same, memory is bounded.
 
-    One thread only, whatever TOKENIZERS_PARALLELISM says: prepare runs one process a core already, and a
+    One thread only, whatever TOKENIZERS_PARALLELISM says: prepare already runs one process per core, and a
     process whose tokenizer has started threads cannot be forked safely. The library's batch calls start threads;
     ``encode`` of a list of words, which is used here, does not.
     """
@@ -89,7 +89,7 @@ class WordPieceEncoder:
         return gather(self._ids, starts, lengths), np.diff(offsets_of(lengths)[word_offsets])
 
     def _cut(self, texts: Sequence[str]) -> tuple[pa.Array, NDArray[np.int64]]:
-        """The words of all texts, each with the space behind it, and the first word of each text ``[texts + 1]``."""
+        """The words of all texts, each with the space after it, and the first word of each text ``[texts + 1]``."""
         # Neither pa.array nor Array.to_numpy: where pandas is installed they load it, which takes as long as a small
         # corpus.
         encoded = [text.encode() for text in texts]
@@ -115,11 +115,12 @@ class WordPieceEncoder:
         """Where each word is in the memory, after learning the new ones."""
         if len(self._known) > _KNOWN_WORDS or self._characters > _KNOWN_CHARACTERS:
             self._forget()
-        found = list(map(self._known.get, words))
-        if None in found:
-            self._learn(list(dict.fromkeys(word for word, number in zip(words, found, strict=True) if number is None)))
-            found = list(map(self._known.get, words))
-        return np.array(found, dtype=np.int64)
+        numbers = list(map(self._known.get, words))
+        if None in numbers:
+            new = (word for word, number in zip(words, numbers, strict=True) if number is None)
+            self._learn(list(dict.fromkeys(new)))
+            numbers = list(map(self._known.get, words))
+        return np.array(numbers, dtype=np.int64)
 
     def _forget(self) -> None:
         self._known: dict[str, int] = {}
@@ -144,12 +145,12 @@ class WordPieceEncoder:
         return np.fromiter(chain.from_iterable(pieces), dtype=np.int32), lengths
 
     def _encode_whole(self, texts: Sequence[str]) -> Encoded:
-        """By the reference tokenizer alone: it takes each text of a list for a word of its own."""
+        """By the reference tokenizer alone, which treats each text of a list as one word."""
         parts = [_NOTHING]
         for part in _slices(texts, _REFERENCE_SLICE):
-            found = self._tokenizer.encode(part, is_pretokenized=True, add_special_tokens=False)
-            texts_of_tokens = np.fromiter(found.word_ids, dtype=np.int64)
-            ids = np.fromiter(found.ids, dtype=np.int32)
+            encoding = self._tokenizer.encode(part, is_pretokenized=True, add_special_tokens=False)
+            texts_of_tokens = np.fromiter(encoding.word_ids, dtype=np.int64)
+            ids = np.fromiter(encoding.ids, dtype=np.int32)
             parts.append((ids, np.bincount(texts_of_tokens, minlength=len(part))))
         return np.concatenate([ids for ids, _ in parts]), np.concatenate([lengths for _, lengths in parts])
 
@@ -158,7 +159,7 @@ _NOTHING: Encoded = (np.zeros(0, dtype=np.int32), np.zeros(0, dtype=np.int64))
 
 
 def _slices(texts: Sequence[str], characters: int) -> Iterator[Sequence[str]]:
-    """The texts in order, in runs of about so many characters; a longer text is alone or the last of its run."""
+    """The texts in order, in runs of about ``characters``; a longer text is alone or the last of its run."""
     ends = np.cumsum(np.fromiter(map(len, texts), dtype=np.int64, count=len(texts)))
     bounds = [0, *(np.flatnonzero(np.diff(ends // characters)) + 1), len(texts)]
     return (texts[start:stop] for start, stop in pairwise(bounds) if start < stop)

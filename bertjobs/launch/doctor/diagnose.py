@@ -124,7 +124,7 @@ def _never(evidence: Evidence, job: Job, running: Verdict | None) -> Verdict:
 def _queued(evidence: Evidence, phase: PhaseEvidence, waiting: Sequence[Job]) -> Verdict:
     job = next((job for job in waiting if job.reason != "Dependency"), waiting[0])
     sentence = f"job {job.id} of phase {phase.number} waits: {reason_words(job.reason)}"
-    lines = [job_line(job)] + ([f"Slurm expects it to start at {job.start}"] if job.start else [])
+    lines = [job_line(job)] + ([f"Slurm expects it to start at {job.start_text}"] if job.start else [])
     lines += standing(evidence, phase)
     if phase.attempts:
         before = _ended(evidence, phase)

@@ -140,6 +140,8 @@ def _host_memory(case: Case, error: LogError | None) -> Verdict:
 
 
 def _hang(case: Case, error: LogError | None) -> Verdict:
+    # A rank that had no time to ask names none; others may.
+    error = next((other for other in case.errors if other.cause is Cause.HANG and other.absent_ranks), error)
     ranks = error.absent_ranks if error else ()
     nodes = list(dict.fromkeys(filter(None, (case.node_of(rank) for rank in ranks))))
     who = f"rank{'s' * (len(ranks) > 1)} {', '.join(map(str, ranks))}" if ranks else ""

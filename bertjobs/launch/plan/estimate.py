@@ -17,7 +17,7 @@ from bertjobs.launch.plan.memory import Peak
 from bertjobs.recipe.flops import flops_per_sequence
 from bertjobs.recipe.lockfile import decisive_settings, difference, read_lockfile
 from bertjobs.recipe.spec import ModelSpec, PhaseSpec, RunSpec
-from bertjobs.run.bench_file import BENCH_FILE, BenchRun, Work
+from bertjobs.run.bench_file import BENCH_FILE, BenchRun, WorkPerSequence
 from bertjobs.run.directory import RunDirectory
 
 CPU_SHARE = 0.6
@@ -125,7 +125,13 @@ def is_comparable(earlier: RunSpec, spec: RunSpec, phase: int) -> bool:
     """Whether a rank of one run does the same work a sequence, on the same device, as one of the other."""
 
     def work(run: RunSpec) -> tuple[Any, ...]:
-        return run.system.name, run.system.gpu, bool(run.gpus), run.vocabulary, Work.of(run, run.phase(phase))
+        return (
+            run.system.name,
+            run.system.gpu,
+            bool(run.gpus),
+            run.vocabulary,
+            WorkPerSequence.of(run, run.phase(phase)),
+        )
 
     return any(part.phase == phase for part in earlier.phases) and work(earlier) == work(spec)
 

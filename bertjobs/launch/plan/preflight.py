@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bertjobs.data.shards.manifest import DataManifest
-from bertjobs.errors import InputError
+from bertjobs.errors import InputError, raise_all
+from bertjobs.files.safetensors_header import read_header
 from bertjobs.launch.plan.memory import Peak
-from bertjobs.launch.plan.problem import Problem, RefusedError, caught
+from bertjobs.launch.plan.problem import Problem, caught
 from bertjobs.launch.plan.queue import NOT_ASKED, Queue, queue_problems
 from bertjobs.launch.plan.resources import container_problems, held_bytes, memory_problems, results_problems
 from bertjobs.recipe.lockfile import difference, read_lockfile
@@ -65,13 +66,9 @@ def preflight(
     return data, found
 
 
-def refuse(found: Sequence[Problem]) -> None:
-    """Raise InputError for those problems that are no warnings, all at once."""
-    errors = [problem for problem in found if not problem.is_warning]
-    if len(errors) == 1:
-        raise InputError(errors[0].what, where=errors[0].where, hint=errors[0].hint)
-    if errors:
-        raise RefusedError(errors)
+def refuse(problems: Sequence[Problem]) -> None:
+    """Raise InputError for those problems that are not warnings, all at once."""
+    raise_all([problem.error() for problem in problems if not problem.is_warning])
 
 
 def inspect(
@@ -269,23 +266,14 @@ def check_init_checkpoint(spec: RunSpec, data: DataManifest | None) -> None:
 
 
 def check_safetensors(path: Path) -> None:
-    """Compare a safetensors file's size with what its header announces; reads the header alone.
-
-    The format: the header's length as 8 bytes, little-endian; the header, JSON with each tensor's
-    ``data_offsets``; the tensors' bytes.
+    """Compare a safetensors file's size with what its header says; reads the header alone.
 
     Raises:
-        InputError: the file is truncated or is none.
+        InputError: the file is truncated or is not a safetensors file.
     """
-    size = path.stat().st_size
     try:
-        with open(path, "rb") as handle:
-            length = int.from_bytes(handle.read(8), "little")
-            header = json.loads(handle.read(min(length, size)))
-        expected = (
-            8 + length + max(entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__")
-        )
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        expected, size = read_header(path).file_size, path.stat().st_size
+    except (OSError, ValueError) as error:
         raise InputError(f"the weights cannot be read: {error}", where=str(path)) from error
     if size != expected:
         raise InputError(

@@ -9,23 +9,23 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from submitit import SlurmExecutor, SlurmJob
-from submitit.core.utils import UncompletedJobError
-
 from bertjobs.errors import BertjobsError, InputError
 from bertjobs.files.atomic import PRIVATE_FOLDER, write_text
-from bertjobs.launch.script import SlurmOptions, submissions
+from bertjobs.launch.script import submissions
 from bertjobs.launch.submitit.job import RankJob
 from bertjobs.recipe.spec import RunSpec
 from bertjobs.run.directory import RunDirectory
-from bertjobs.slurm.client import NO_CONTROLLER
+from bertjobs.slurm.client import Slurm
 from bertjobs.slurm.environment import clean_environment
-from bertjobs.slurm.process_environment import process_environment
+from bertjobs.slurm.executor import submit_call
+from bertjobs.slurm.options import SlurmOptions
 from bertjobs.slurm.shell import quote
-from bertjobs.slurm.times import SIGNAL_LEAD_S, parse_time
+from bertjobs.slurm.times import SIGNAL_LEAD_S, minutes
+from bertjobs.slurm.times import limit_s as parse_limit_s
 
 
 def queue_submitit(
@@ -59,25 +59,29 @@ def queue_submitit(
     """
     folder = submitit_folder(directory)
     before = set(folder.iterdir())
-    jobs: dict[int, SlurmJob] = {}
-    with process_environment(clean_environment(environ)):
-        try:
-            for submission in submissions(spec, options, python, chain=chain, after=after):
-                write_text(submission.path, submission.script)
-                behind = [job.job_id for job in jobs.values()][-1:] or after
-                executor = SlurmExecutor(folder, python=f"exec bash {quote(str(submission.path))}")
-                executor.update_parameters(**job_parameters(spec, submission.phase, options, behind, limit_s))
-                jobs[submission.phase] = _submit(executor, RankJob())
-        except BaseException:
-            for job in jobs.values():
-                job.cancel(check=False)
-            for file in set(folder.iterdir()) - before:
-                file.unlink()
-            raise
-    ids = {number: str(job.job_id) for number, job in jobs.items()}
-    for number, id in ids.items():
+    environment = clean_environment(environ)
+    jobs: dict[int, str] = {}
+    try:
+        for submission in submissions(spec, options, python, chain=chain, after=after):
+            write_text(submission.path, submission.script)
+            behind = list(jobs.values())[-1:] or after
+            jobs[submission.phase] = submit_call(
+                RankJob(),
+                folder,
+                environment,
+                job_parameters(spec, submission.phase, options, behind, limit_s),
+                python=f"exec bash {quote(str(submission.path))}",
+            )
+    except BaseException:
+        if jobs:
+            with suppress(BertjobsError):
+                Slurm(environment).cancel(list(jobs.values()))
+        for file in set(folder.iterdir()) - before:
+            file.unlink()
+        raise
+    for number, id in jobs.items():
         directory.record("submitted", backend="submitit", phase=number, job=id, chain=chain)
-    return ids
+    return jobs
 
 
 def submitit_folder(directory: RunDirectory) -> Path:
@@ -85,21 +89,6 @@ def submitit_folder(directory: RunDirectory) -> Path:
     folder = directory.root / "submitit"
     folder.mkdir(mode=PRIVATE_FOLDER, exist_ok=True)
     return folder
-
-
-def _submit(executor: SlurmExecutor, job: RankJob) -> Any:
-    """Queue a job; returns submitit's handle of it."""
-    try:
-        return executor.submit(job)
-    except UncompletedJobError as error:  # submitit's name for a command that failed, here sbatch
-        said = str(error).strip() or "no reason given"
-        if any(sign in said for sign in NO_CONTROLLER):
-            hint = "nothing was queued; see `scontrol ping`, or train on this machine with --backend local"
-            raise BertjobsError(f"sbatch found no cluster: {said}", hint=hint) from error
-        raise InputError(
-            f"sbatch refused: {said}",
-            hint="nothing was queued; give what the cluster asks for by --partition, --account, --time or --sbatch",
-        ) from error
 
 
 def job_parameters(
@@ -110,7 +99,7 @@ def job_parameters(
     Raises:
         InputError: the time limit is unknown; an option is not in sbatch's long form.
     """
-    further: dict[str, Any] = dict(_pair(line) for line in options.lines())
+    further: dict[str, Any] = {name.replace("-", "_"): value for name, value in options.parameters().items()}
     if "time" in further:
         limit_s = _limit_s(str(further["time"]))
     if limit_s is None:
@@ -119,14 +108,14 @@ def job_parameters(
             where="backend submitit",
             hint="give it with --time",
         )
-    minutes = math.inf if math.isinf(limit_s) else math.ceil(limit_s / 60)
-    further.setdefault("time", "infinite" if math.isinf(minutes) else minutes)
+    limit_min = minutes(limit_s)
+    further.setdefault("time", "infinite" if math.isinf(limit_min) else limit_min)
     logs = RunDirectory(Path(spec.results) / spec.run).phase(phase).logs
     parameters: dict[str, Any] = {
         "job_name": f"{spec.run}-phase{phase}",
         "nodes": spec.nodes,
         "ntasks_per_node": spec.tasks_per_node,
-        "time": minutes,
+        "time": limit_min,
         "signal_delay_s": round(SIGNAL_LEAD_S),
         "stderr_to_stdout": True,
         "wckey": None,
@@ -144,15 +133,6 @@ def job_parameters(
 
 def _limit_s(time: str) -> float:
     try:
-        seconds = parse_time(time)
+        return parse_limit_s(time)
     except ValueError as error:
         raise InputError(str(error), where="--time") from error
-    return math.inf if seconds is None else seconds
-
-
-def _pair(line: str) -> tuple[str, str | bool]:
-    """``--key=value`` or ``--key`` as submitit writes them."""
-    name, equals, value = line.removeprefix("--").partition("=")
-    if not line.startswith("--") or " " in name:
-        raise InputError(f"{line!r} is not in the form --key=value, which submitit needs", where="--sbatch")
-    return name.replace("-", "_"), value if equals else True

@@ -12,7 +12,7 @@ from typing import Any
 
 from bertjobs.run.causes import Cause, cause_of_state
 from bertjobs.run.journal import Attempt, JobStory, Story
-from bertjobs.slurm.jobs import RUNNING, WAITING, Job, JobStart, Told, unix_s
+from bertjobs.slurm.jobs import RUNNING, WAITING, Answer, Job, JobStart, unix_s
 from bertjobs.slurm.reasons import reason_words
 
 ACTIVE = (*RUNNING, *WAITING)
@@ -121,7 +121,7 @@ def state_words(state: str, default: str = NO_TRACE) -> str:
 
 def timeline(
     story: Story,
-    told: Told,
+    told: Answer,
     own: Mapping[str, str],
     metrics: Mapping[int, Sequence[Mapping[str, Any]]],
     tasks_per_node: int,
@@ -146,7 +146,7 @@ def timeline(
 
 def _link(
     job: JobStory,
-    told: Told,
+    told: Answer,
     own: Mapping[str, str],
     metrics: Mapping[int, Sequence[Mapping[str, Any]]],
     story: Story,

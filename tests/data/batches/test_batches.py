@@ -54,12 +54,12 @@ def held_out(dynamic: DataManifest) -> ShardSet:
 
 def _rows(batch: Batch) -> list[Row]:
     """Each sequence's ids, token types and labels without padding, and its next-sentence label."""
-    found = []
+    rows = []
     for row in range(batch.sequences):
         size = int(batch.attention_mask[row].sum())
         parts = (batch.input_ids, batch.token_type_ids, batch.labels)
-        found.append((*(tuple(part[row, :size].tolist()) for part in parts), (int(batch.next_sentence_labels[row]),)))
-    return found
+        rows.append((*(tuple(part[row, :size].tolist()) for part in parts), (int(batch.next_sentence_labels[row]),)))
+    return rows
 
 
 def _read(data: DataManifest, split: str) -> list[dict]:
@@ -201,14 +201,14 @@ def test_validation_covers_each_row_once_with_masks_that_never_change(
     held_out: ShardSet, world_size: int, batch_size: int
 ) -> None:
     expected = Counter(_rows(batch_of(held_out, np.arange(held_out.rows), -1, dynamic_masking(9))))
-    found: Counter[Row] = Counter()
+    covered: Counter[Row] = Counter()
     for rank in range(world_size):
         for batch in validation_batches(
             held_out, dynamic_masking(9), batch_size=batch_size, rank=rank, world_size=world_size
         ):
             assert 1 <= batch.sequences <= batch_size
-            found.update(_rows(batch))
-    assert found == expected
+            covered.update(_rows(batch))
+    assert covered == expected
 
 
 def test_stored_masks_become_labels(static: DataManifest) -> None:
@@ -225,7 +225,7 @@ def test_stored_masks_become_labels(static: DataManifest) -> None:
         assert scored == [ids[token] for token in row["masked_lm_labels"].split()]
 
 
-def test_masking_that_the_shards_are_not_made_for_is_refused(train: ShardSet) -> None:
+def test_masking_that_the_shards_were_not_made_for_is_refused(train: ShardSet) -> None:
     with pytest.raises(ValueError, match="without masks, masking 'static'"):
         batch_of(train, np.arange(2), 0, STATIC)
 

@@ -70,7 +70,7 @@ def test_an_epoch_on_any_ranks_with_restarts(
 
     whole = BatchStream(shards, masking, **{**sizes, "micro_batch": sizes["global_batch"]})
     expected = [Counter(originals(next(whole))) for _ in range(steps)]
-    found = [Counter() for _ in range(steps)]
+    by_step = [Counter() for _ in range(steps)]
     for rank in range(world_size):
         stream = BatchStream(shards, masking, **sizes, rank=rank, world_size=world_size)
         for step in range(steps):
@@ -79,12 +79,12 @@ def test_an_epoch_on_any_ranks_with_restarts(
                 stream = BatchStream(shards, masking, **sizes, rank=rank, world_size=world_size, start=state)
             batches = next(stream)
             assert [batch.sequences for batch in batches] == [micro_batch] * gradient_steps
-            found[step].update(originals(batches))
-    assert found == expected
+            by_step[step].update(originals(batches))
+    assert by_step == expected
     read = [row for step in expected for row in step.elements()]
     assert len(read) == steps * sizes["global_batch"]
     total, once = Counter(read), all_rows(shards)
-    # So many whole epochs, and a part of the next.
+    # Whole epochs, and a part of the next.
     full = len(read) // shards.rows
     for row, times in once.items():
         assert full * times <= total[row] <= (full + 1) * times
@@ -104,9 +104,9 @@ def test_without_a_bad_shard_the_others_keep_their_order_and_masks(
     kept = BatchStream(shards, masking, global_batch=1, micro_batch=1, start=None)
     gone = all_rows(whole) - all_rows(shards)
     expected = [batch for (batch,) in (next(every) for _ in range(whole.rows)) if originals([batch])[0] not in gone]
-    found = [batch for (batch,) in (next(kept) for _ in range(len(shards.kept)))]
-    assert len(found) == len(expected)
-    for one, other in zip(found, expected, strict=True):
+    others = [batch for (batch,) in (next(kept) for _ in range(len(shards.kept)))]
+    assert len(others) == len(expected)
+    for one, other in zip(others, expected, strict=True):
         assert all(torch.equal(a, b) for a, b in zip(one.tensors(), other.tensors(), strict=True))
     # A shard that goes bad later: from there on its rows are missing, and nothing else changes.
     later = BatchStream(shards, masking, global_batch=1, micro_batch=1, start=every.state(step))
@@ -120,13 +120,13 @@ def test_without_a_bad_shard_the_others_keep_their_order_and_masks(
 def test_shards_of_either_format_give_the_same_batches(tmp_path_factory: pytest.TempPathFactory) -> None:
     for static in (False, True):
         masking = Masking("static" if static else "dynamic", 3, 8)
-        found = []
+        streams = []
         for shard_format in ("ids", "lddl"):
             folder = tmp_path_factory.mktemp(shard_format)
             manifest, _ = write_folder(folder, (9, 4, 8), static=static, shard_format=shard_format)
             stream = BatchStream(ShardSet.load(manifest, 1, "train"), masking, global_batch=6, micro_batch=3)
-            found.append([tensor for _ in range(5) for batch in next(stream) for tensor in batch.tensors()])
-        assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+            streams.append([tensor for _ in range(5) for batch in next(stream) for tensor in batch.tensors()])
+        assert all(torch.equal(a, b) for a, b in zip(*streams, strict=True))
 
 
 def test_a_seek_costs_the_same_anywhere(tmp_path_factory: pytest.TempPathFactory) -> None:

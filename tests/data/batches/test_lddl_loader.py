@@ -75,33 +75,33 @@ def steps(data: DataManifest, count: int, **options: Any) -> list[list[Batch]]:
 
 def content(batch: Batch) -> list[Row]:
     """Each sequence's ids, token types and labels without padding, and its next-sentence label."""
-    found = []
+    rows = []
     for row in range(batch.sequences):
         size = int(batch.attention_mask[row].sum())
         parts = (tuple(getattr(batch, name)[row, :size].tolist()) for name in ("input_ids", "token_type_ids", "labels"))
-        found.append((*parts, (int(batch.next_sentence_labels[row]),)))
-    return found
+        rows.append((*parts, (int(batch.next_sentence_labels[row]),)))
+    return rows
 
 
 @pytest.mark.parametrize("num_workers", [1, 2])
 def test_lddls_loader_reads_an_epoch_of_our_shards(static: DataManifest, num_workers: int) -> None:
-    """Its batches hold our rows, none twice, and all but what does not fill a batch or is one more than the least
-    of a bin's shards."""
+    """Its batches hold our rows, none twice, and all except those that do not fill a batch, and the one row by which
+    some of a bin's shards are larger."""
     entry = static.phase(1)
     all_rows = our_batch(static, np.arange(entry.train.rows))
     expected = Counter(content(all_rows))
     stream = LddlStream(static, 1, seed=3, **{**SIZES, "num_workers": num_workers, "gradient_steps": 1})
     epoch = next(step for step in range(1, 10_000) if stream.state(step).epoch == 1)
-    found: Counter[Row] = Counter()
+    read: Counter[Row] = Counter()
     with stream:
         for _ in range(epoch):
             (batch,) = next(stream)
             assert batch.sequences == 8
-            found.update(content(batch))
-    assert found <= expected
+            read.update(content(batch))
+    assert read <= expected
     bins = len({file.bin for file in entry.train.files})
     lost = len(entry.train.files) + 7 * bins * num_workers
-    assert entry.train.rows - lost <= found.total() <= entry.train.rows
+    assert entry.train.rows - lost <= read.total() <= entry.train.rows
 
 
 def test_dynamic_masks_are_drawn(dynamic: DataManifest) -> None:
@@ -113,7 +113,7 @@ def test_dynamic_masks_are_drawn(dynamic: DataManifest) -> None:
 
 
 @pytest.mark.parametrize("start", [1, 25, 75])
-def test_a_restart_reads_again_what_the_epoch_has_had(static: DataManifest, start: int) -> None:
+def test_a_restart_reads_again_what_the_epoch_has_delivered(static: DataManifest, start: int) -> None:
     whole = steps(static, start + 2)[start:]
     stream = LddlStream(static, 1, seed=3, **SIZES, start_step=start)
     assert stream.replayed == stream.state(start).place
@@ -133,8 +133,8 @@ def test_its_state_says_whose_it_is(static: DataManifest) -> None:
 @pytest.fixture(scope="module")
 def spec() -> Iterator[RunSpec]:
     flags = {"recipe": "laptop-scratch", "phase": "1", "loader": "lddl", "num_workers": "2"}
-    found = resolve(load_catalogue([builtin_file()]), flags=flags, environ={}).spec
-    return replace(found, phases=(replace(found.phases[0], micro_batch=4),))
+    resolved = resolve(load_catalogue([builtin_file()]), flags=flags, environ={}).spec
+    return replace(resolved, phases=(replace(resolved.phases[0], micro_batch=4),))
 
 
 def test_what_it_can_read_is_accepted(static: DataManifest, dynamic: DataManifest, spec: RunSpec) -> None:
@@ -157,7 +157,7 @@ def test_what_it_cannot_read_is_refused(
     assert "takes no on_bad_shard=skip" in refused(on_bad_shard="skip")
     assert "takes no local_copy=" in refused(local_copy=str(tmp_path))
     message = refused(num_workers=3)
-    assert f"4 shards, which do not divide by {spec.world_size} ranks x 3 workers" in message
+    assert f"4 shards, not a multiple of {spec.world_size} ranks x 3 workers" in message
     assert f"--shards {3 * spec.world_size if 3 * spec.world_size > 4 else 6}" in message
     phase = static.phase(1)
     even = replace(phase.train, files=tuple(replace(file, rows=20) for file in phase.train.files))

@@ -32,8 +32,8 @@ def _masked(seed: int = 1, epoch: int = 0, count: int = 19) -> tuple[np.ndarray,
     return masked, chosen, text
 
 
-def _close(found: float, share: float, draws: int) -> bool:
-    return abs(found - share) < 5 * np.sqrt(share * (1 - share) / draws)
+def _close(actual: float, share: float, draws: int) -> bool:
+    return abs(actual - share) < 5 * np.sqrt(share * (1 - share) / draws)
 
 
 def test_splitmix64_gives_its_published_output() -> None:
@@ -260,5 +260,5 @@ def test_masks_are_the_same_everywhere(whole_words: bool, pinned: str) -> None:
     most=st.integers(1, 80),
 )
 def test_counts_follow_lddl_and_the_cap(num_tokens: list[int], ratio: float, most: int) -> None:
-    found = prediction_counts(np.array(num_tokens), ratio, most)
-    assert found.tolist() == [min(max(1, round(n * ratio)), most, n - 3) for n in num_tokens]
+    counts = prediction_counts(np.array(num_tokens), ratio, most)
+    assert counts.tolist() == [min(max(1, round(n * ratio)), most, n - 3) for n in num_tokens]

@@ -63,7 +63,7 @@ def test_a_sample_has_a_place_and_a_place_its_sample(data: st.DataObject, rows: 
 
 @settings(deadline=None)
 @given(data=st.data(), rows=ROWS, seed=SEEDS, read=st.integers(0, 300))
-def test_going_on_with_other_gaps_repeats_no_row_and_loses_none(
+def test_continuing_with_other_gaps_repeats_no_row_and_loses_none(
     data: st.DataObject, rows: int, seed: int, read: int
 ) -> None:
     """Shards may go bad, or come back, between two attempts."""
@@ -107,5 +107,5 @@ def test_dealing_loses_nothing_and_gives_ranks_neighbouring_lengths(
 
 
 def test_a_batch_that_cannot_be_dealt_is_refused() -> None:
-    with pytest.raises(ValueError, match="10 sequences do not divide by 2 ranks x 3"):
+    with pytest.raises(ValueError, match="10 sequences are not a multiple of 2 ranks x 3"):
         arrange(np.arange(10), 2, 3)

@@ -36,31 +36,31 @@ def dynamic_masking(seed: int) -> Masking:
 
 def padded_rows(batch: object) -> list[Row]:
     """Each sequence's ids, token types, positions and labels, and its next-sentence label."""
-    found = []
+    rows = []
     for row in range(batch.sequences):
         size = int(batch.attention_mask[row].sum())
         parts = [part[row, :size].tolist() for part in (batch.input_ids, batch.token_type_ids, batch.labels)]
         parts.insert(2, list(range(size)))
-        found.append((*map(tuple, parts), (int(batch.next_sentence_labels[row]),)))
-    return found
+        rows.append((*map(tuple, parts), (int(batch.next_sentence_labels[row]),)))
+    return rows
 
 
 def packed_rows(batch: PackedBatch) -> list[Row]:
     """The same of a packed batch."""
     labels = torch.full_like(batch.input_ids, -1)
     labels[batch.masked_positions[: batch.masked]] = batch.labels[: batch.masked]
-    found = []
+    rows = []
     for slot in range(batch.sequences):
         tokens = slice(int(batch.cumulative_lengths[slot]), int(batch.cumulative_lengths[slot + 1]))
         parts = (batch.input_ids, batch.token_type_ids, batch.positions, labels)
-        found.append(
+        rows.append(
             (*(tuple(part[tokens].tolist()) for part in parts), (int(batch.next_sentence_labels[slot]),)),
         )
-    return found
+    return rows
 
 
 def check_form(batch: PackedBatch, limits: Limits, pad_id: int) -> None:
-    """Shapes, types, and what lies behind the sequences and the masked tokens."""
+    """Shapes, types, and what comes after the sequences and the masked tokens."""
     for name in ("input_ids", "token_type_ids", "positions"):
         assert getattr(batch, name).shape == (limits.tokens,)
     for name in ("first_tokens", "next_sentence_labels"):
@@ -136,7 +136,7 @@ def test_a_packed_batch_on_a_device_is_the_same(train: ShardSet) -> None:
     moved = batch.to("meta", non_blocking=True)
     assert all(tensor.device.type == "meta" for tensor in moved.tensors())
     assert [tensor.shape for tensor in moved.tensors()] == [tensor.shape for tensor in batch.tensors()]
-    # No device is asked for what the host knows.
+    # What the host knows is not fetched from a device.
     assert (moved.sequences, moved.tokens, moved.masked) == (4, batch.tokens, batch.masked)
 
 
@@ -254,7 +254,7 @@ def test_samples_name_the_sequences_of_all_packs(train: ShardSet) -> None:
         assert len(packed.samples(2)) == 48
 
 
-def test_packs_pass_over_skipped_shards(dynamic: DataManifest) -> None:
+def test_packs_leave_out_skipped_shards(dynamic: DataManifest) -> None:
     names = [file.name for file in dynamic.phase(1).train.files]
     train = ShardSet.load(dynamic, 1, "train", skipped=names[:2])
     options = {"global_batch": 40, "micro_batch": 4, "skipped": tuple(names[:2])}

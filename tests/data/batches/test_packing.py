@@ -27,7 +27,7 @@ def loose(tokens: int, max_length: int = LONGEST) -> Limits:
 
 
 def lengths_like(phase: int, count: int, seed: int = 0) -> np.ndarray:
-    """About 106 tokens of 128, or 254 of 512, at the mean: full sequences, and others of any length."""
+    """About 106 tokens of 128, or 254 of 512, on average: full sequences, and others of any length."""
     draw = np.random.default_rng(seed)
     longest, full = (128, 0.62) if phase == 1 else (512, 0.19)
     others = draw.integers(14, longest + 1 if phase == 1 else 374, count)
@@ -162,5 +162,5 @@ def test_limits_leave_little_room() -> None:
 
 def test_a_budget_below_the_longest_sequence_is_refused() -> None:
     lengths = np.array([20, 64])
-    with pytest.raises(ValueError, match="63 tokens holds no sequence of 64"):
+    with pytest.raises(ValueError, match="63 tokens cannot hold a sequence of 64"):
         limits_for(63, 64, lengths, predictions_of(lengths))

@@ -23,9 +23,9 @@ def order(rows: int, seed: int, epoch: int) -> np.ndarray:
 @given(rows=st.integers(1, 5000), seed=SEEDS, epoch=st.integers(0, 1000))
 def test_each_row_comes_once_and_its_place_is_found_again(rows: int, seed: int, epoch: int) -> None:
     permutation = Permutation(rows, seed, epoch)
-    found = permutation(np.arange(rows))
-    assert np.array_equal(np.sort(found), np.arange(rows))
-    assert np.array_equal(permutation.places(found), np.arange(rows))
+    permuted = permutation(np.arange(rows))
+    assert np.array_equal(np.sort(permuted), np.arange(rows))
+    assert np.array_equal(permutation.places(permuted), np.arange(rows))
 
 
 @pytest.mark.parametrize("rows", AWKWARD)
@@ -38,10 +38,10 @@ def test_primes_and_numbers_beside_powers_of_two(rows: int) -> None:
 def test_any_part_of_a_huge_order_is_computed_alone(rows: int, seed: int, data: st.DataObject) -> None:
     places = np.array(data.draw(st.lists(st.integers(0, rows - 1), min_size=1, max_size=5, unique=True)))
     permutation = Permutation(rows, seed, 0)
-    found = permutation(places)
-    assert ((found >= 0) & (found < rows)).all()
-    assert len(set(found.tolist())) == len(places)
-    assert np.array_equal(permutation.places(found), places)
+    permuted = permutation(places)
+    assert ((permuted >= 0) & (permuted < rows)).all()
+    assert len(set(permuted.tolist())) == len(places)
+    assert np.array_equal(permutation.places(permuted), places)
 
 
 def test_the_order_is_pinned() -> None:
@@ -67,22 +67,22 @@ def chi_square(counts: np.ndarray) -> tuple[float, float]:
 def test_all_orders_of_few_rows_are_equally_likely(rows: int) -> None:
     index = {one: number for number, one in enumerate(permutations(range(rows)))}
     counts = np.bincount([index[tuple(order(rows, seed, 1).tolist())] for seed in range(4000)], minlength=len(index))
-    found, critical = chi_square(counts)
-    assert found < critical
+    statistic, critical = chi_square(counts)
+    assert statistic < critical
 
 
 def test_rows_at_a_place_are_uniform_over_seeds() -> None:
     places = np.array([0, 500, 1000])
-    found = np.array([Permutation(1001, seed, 0)(places) for seed in range(5000)])
-    for column in found.T:
+    rows = np.array([Permutation(1001, seed, 0)(places) for seed in range(5000)])
+    for column in rows.T:
         statistic, critical = chi_square(np.bincount(column * 40 // 1001, minlength=40))
         assert statistic < critical
 
 
 def test_neighbouring_places_are_far_apart() -> None:
     """Where a row's follower stands, relative to it, is uniform: no runs of the input are left."""
-    found = order(100_003, 5, 0)
-    steps = np.diff(found) % 100_003
+    permuted = order(100_003, 5, 0)
+    steps = np.diff(permuted) % 100_003
     statistic, critical = chi_square(np.bincount(steps * 100 // 100_003, minlength=100))
     assert statistic < critical
 

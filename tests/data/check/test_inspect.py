@@ -19,8 +19,8 @@ from bertjobs.data.check import (
     Inspection,
     RowKeys,
     choose_rows,
-    find_shards,
-    inspect_scope,
+    find_target,
+    inspect_target,
     join_pieces,
     read_sample,
     read_samples,
@@ -60,12 +60,12 @@ def copy(tmp_path: Path):
     return lambda folder: Path(shutil.copytree(folder, tmp_path / "copy"))
 
 
-def found(path: Path, *arguments: Any) -> dict[str, Inspection]:
-    return inspect_scope(find_shards(path, *arguments), silent)
+def inspections(path: Path, *arguments: Any) -> dict[str, Inspection]:
+    return inspect_target(find_target(path, *arguments), silent)
 
 
 def wrong(path: Path, *arguments: Any) -> str:
-    return "\n".join(f"{file} {what}" for one in found(path, *arguments).values() for file, what in one.wrong)
+    return "\n".join(f"{file} {what}" for one in inspections(path, *arguments).values() for file, what in one.wrong)
 
 
 def first_shard(folder: Path, ending: str = "_1") -> Path:
@@ -91,7 +91,7 @@ def test_nothing_is_wrong_with_what_prepare_makes(
 def test_the_facts_are_those_of_the_rows(ids_data: dict[str, Path], masking: str) -> None:
     data = DataManifest.read(ids_data[masking])
     shards = ShardSet.load(data, 1, "train")
-    facts = found(data.folder)["phase 1 train"].total
+    facts = inspections(data.folder)["phase 1 train"].total
     num_tokens = shards.lengths(np.arange(shards.rows)) + 3
     assert facts.rows == data.phase(1).train.rows
     assert (
@@ -111,7 +111,7 @@ def test_the_facts_are_those_of_the_rows(ids_data: dict[str, Path], masking: str
 
 
 def test_both_formats_have_the_same_facts(static: DataManifest, ids_data: dict[str, Path]) -> None:
-    ids, lddl = (found(folder)["phase 1 train"].total.as_json() for folder in (ids_data["static"], static.folder))
+    ids, lddl = (inspections(folder)["phase 1 train"].total.as_json() for folder in (ids_data["static"], static.folder))
     for name in ("rows", "tokens", "random_next", "masked", "as_mask"):
         assert ids[name] == pytest.approx(lddl[name], rel=0.02)  # a row may be left out of each of LDDL's bins
 
@@ -123,10 +123,10 @@ def test_an_altered_and_a_truncated_shard_are_named(ids_data: dict[str, Path], c
     content[-1] ^= 1
     altered.write_bytes(content)
     cut.write_bytes(cut.read_bytes()[:-100])
-    said = wrong(folder)
-    assert f"{altered.name} changed: its sha256" in said
-    assert f"{cut.name} cut off or changed" in said
-    assert f"{cut.name} cannot be read" in said
+    problems = wrong(folder)
+    assert f"{altered.name} changed: its sha256" in problems
+    assert f"{cut.name} cut off or changed" in problems
+    assert f"{cut.name} cannot be read" in problems
 
 
 def test_a_missing_shard_is_named(ids_data: dict[str, Path], copy) -> None:
@@ -141,7 +141,7 @@ def test_a_missing_shard_is_named(ids_data: dict[str, Path], copy) -> None:
         (lambda arrays: arrays["ids"].__setitem__(5, 60_000), "1 ids are outside the vocabulary of"),
         (lambda arrays: arrays["mask_labels"].__setitem__(0, 501), "1 labels are outside the vocabulary"),
         (lambda arrays: arrays["mask_positions"].__setitem__(0, 0), "1 of "),
-        (lambda arrays: arrays["mask_positions"].__setitem__(0, 400), "on no token of A or B, the first in row 0"),
+        (lambda arrays: arrays["mask_positions"].__setitem__(0, 400), "not on a token of A or B, the first in row 0"),
         (lambda arrays: arrays["mask_positions"].__setitem__(slice(0, 2), arrays["mask_positions"][1::-1].copy()),
          "do not ascend, first in row 0"),
         (lambda arrays: arrays["a_lengths"].__setitem__(3, 0), "have no A or no B, the first is 3"),
@@ -151,26 +151,29 @@ def test_a_missing_shard_is_named(ids_data: dict[str, Path], copy) -> None:
         (lambda arrays: arrays.update(ids=arrays["ids"][:-1]), "offsets ends at"),
     ],
 )  # fmt: skip
-def test_what_is_wrong_with_the_rows_is_said(ids_data: dict[str, Path], copy, change: Any, says: str) -> None:
+def test_what_is_wrong_with_the_rows_is_reported(ids_data: dict[str, Path], copy, change: Any, says: str) -> None:
     folder = copy(ids_data["static"])
     for path in (folder / "phase1" / "train").iterdir():
         if path == first_shard(folder) or "random" in says or "UNK" in says:
             rewrite(path, change)
     assert says in wrong(folder)
-    scope = find_shards(first_shard(folder))
-    read_samples(scope, scope.parts[0], 2, 0)  # shows what it can, and does not fail
+    target = find_target(first_shard(folder))
+    read_samples(target, target.parts[0], 2, 0)  # shows what it can, and does not fail
 
 
 def test_rows_of_another_bin_are_counted(ids_data: dict[str, Path], copy) -> None:
     folder = copy(ids_data["static"])
     short, long = first_shard(folder, "_0"), first_shard(folder, "_1")
     shutil.copyfile(short, long)
-    said = wrong(folder)
-    assert "rows do not belong in bin 1 of 65 to 128 tokens: they have" in said
-    assert f"{long.name} {found(short)[next(iter(found(short)))].total.rows:,} rows, the manifest says" in said
+    problems = wrong(folder)
+    assert "rows do not belong in bin 1 of 65 to 128 tokens: they have" in problems
+    assert (
+        f"{long.name} {inspections(short)[next(iter(inspections(short)))].total.rows:,} rows, but the manifest says"
+        in problems
+    )
 
 
-def test_a_shard_that_is_there_twice_is_found_by_its_rows(ids_data: dict[str, Path], copy) -> None:
+def test_a_shard_that_is_there_twice_is_recognised_by_its_rows(ids_data: dict[str, Path], copy) -> None:
     folder = copy(ids_data["dynamic"])
     content = json.loads((folder / MANIFEST_NAME).read_text())
     train, validation = (content["phases"]["1"][name]["files"] for name in ("train", "validation"))
@@ -181,20 +184,20 @@ def test_a_shard_that_is_there_twice_is_found_by_its_rows(ids_data: dict[str, Pa
     shutil.copyfile(source, target)
     validation[-1] = {**train[-1], "name": target.name}
     (folder / MANIFEST_NAME).write_text(json.dumps(content))
-    said = wrong(folder)
-    assert f"{source.name} and shard-9.safetensors_1 hold the same rows" in said
-    assert "of the held-out sequences are also in training" in said
+    problems = wrong(folder)
+    assert f"{source.name} and shard-9.safetensors_1 hold the same rows" in problems
+    assert "of the held-out sequences are also in training" in problems
 
 
 def test_a_lone_shard_needs_the_vocabulary(ids_data: dict[str, Path], vocabulary_path: Path, tmp_path: Path) -> None:
     lone = tmp_path / "alone" / "in" / "here" / first_shard(ids_data["static"]).name
     lone.parent.mkdir(parents=True)
     shutil.copyfile(first_shard(ids_data["static"]), lone)
-    with pytest.raises(InputError, match="in no data folder"):
-        find_shards(lone)
-    scope = find_shards(lone, vocabulary_path)
-    assert scope.metadata["seed"] == "42"
-    assert inspect_scope(scope, silent)[lone.name].wrong == ()
+    with pytest.raises(InputError, match="not in a data folder"):
+        find_target(lone)
+    target = find_target(lone, vocabulary_path)
+    assert target.metadata["seed"] == "42"
+    assert inspect_target(target, silent)[lone.name].wrong == ()
     other = tmp_path / "vocab.txt"
     other.write_text(vocabulary_path.read_text() + "zzz\n")
     assert "made with the vocabulary" in wrong(lone, other)
@@ -215,7 +218,7 @@ def table_of(data: DataManifest) -> tuple[Path, pa.Table]:
         ("masked_lm_positions", 1, b"\x93NUMPY", "column masked_lm_positions is damaged"),
     ],
 )
-def test_all_that_is_wrong_with_lddls_cells_is_said(
+def test_all_that_is_wrong_with_lddls_cells_is_reported(
     static: DataManifest, tmp_path: Path, column: str, row: int, value: Any, says: str
 ) -> None:
     path, table = table_of(static)
@@ -241,18 +244,18 @@ def test_shards_that_lddls_loader_refuses_are_named(dynamic: DataManifest, copy)
     for file in content["phases"]["1"]["train"]["files"]:
         file["rows"] = 10 if file["bin"] else 10 * file["name"].startswith("shard-0.")
     (folder / MANIFEST_NAME).write_text(json.dumps(content))
-    said = wrong(folder)
-    assert "bin 0: its shards are unequal, 0 to 10 rows; LDDL's own loader refuses that" in said
-    assert "bin 1: its shards are all equal, 10 rows; LDDL's own loader refuses that" in said
+    problems = wrong(folder)
+    assert "bin 0: its shards are unequal, 0 to 10 rows; LDDL's own loader refuses that" in problems
+    assert "bin 1: its shards are all equal, 10 rows; LDDL's own loader refuses that" in problems
 
 
 def test_samples_show_the_masks_that_a_run_draws(ids_data: dict[str, Path], vocabulary: Vocabulary) -> None:
     data = DataManifest.read(ids_data["dynamic"])
-    scope = find_shards(data.folder)
+    target = find_target(data.folder)
     shards = ShardSet.load(data, 1, "train")
-    part = scope.parts[0]
+    part = target.parts[0]
     first_rows = {shard.path.name: shard.first_row for shard in part.shards}
-    for sample in read_samples(scope, part, 10, seed=5):
+    for sample in read_samples(target, part, 10, seed=5):
         chosen = shards.select(np.array([first_rows[sample.shard] + sample.row]))
         masking = Masking("dynamic", 5, 20)
         batch = make_batch(shards, chosen, masking.keys(0, chosen.rows), masking)
@@ -266,8 +269,8 @@ def test_samples_show_the_masks_that_a_run_draws(ids_data: dict[str, Path], voca
 
 def test_samples_of_static_masks_hold_the_original_text(static: DataManifest) -> None:
     path, table = table_of(static)
-    scope = find_shards(path)
-    for sample in read_samples(scope, scope.parts[0], 5, seed=1):
+    target = find_target(path)
+    for sample in read_samples(target, target.parts[0], 5, seed=1):
         row = table.slice(sample.row, 1).to_pylist()[0]
         labels = row["masked_lm_labels"].split(" ")
         assert sample.masks == len(labels)

@@ -11,15 +11,16 @@ from pathlib import Path
 import pytest
 
 from bertjobs.data.check.shard_watch import ShardWatch
-from bertjobs.data.shards.shard_check import Shard, shards_of
+from bertjobs.data.shards.shard_check import PhaseShard, shards_of
 from bertjobs.errors import EXIT_BAD_INPUT
 from bertjobs.files.atomic import sha256_of
+from tests.conftest import wait_until
 from tests.data.hand_written import write_folder
 from tests.data.shards.test_shard_check import flip
 
 
 @pytest.fixture
-def shards(tmp_path: Path) -> list[Shard]:
+def shards(tmp_path: Path) -> list[PhaseShard]:
     data, _ = write_folder(tmp_path, (3, 4, 5))
     return shards_of(data.phase(1))
 
@@ -39,8 +40,8 @@ def truncate(path: Path) -> None:
 @pytest.mark.parametrize(
     "spoil", [flip, truncate, lambda path: replace_by(path, flip)], ids=["altered", "cut off", "replaced"]
 )
-def test_other_bytes_are_told_with_the_sha256_expected_and_found(
-    shards: list[Shard], spoil: Callable[[Path], None]
+def test_other_bytes_are_reported_with_the_expected_and_the_actual_sha256(
+    shards: list[PhaseShard], spoil: Callable[[Path], None]
 ) -> None:
     watch = ShardWatch(shards)
     assert watch.check_now() is None
@@ -56,7 +57,7 @@ def test_other_bytes_are_told_with_the_sha256_expected_and_found(
     assert str(victim.path) in str(error.where)
 
 
-def test_a_removed_shard_is_told_with_its_sha256(shards: list[Shard]) -> None:
+def test_a_removed_shard_is_reported_with_its_sha256(shards: list[PhaseShard]) -> None:
     watch = ShardWatch(shards)
     shards[2].path.unlink()
     error = watch.check_now()
@@ -65,8 +66,8 @@ def test_a_removed_shard_is_told_with_its_sha256(shards: list[Shard]) -> None:
 
 
 @pytest.mark.parametrize("change", [Path.touch, lambda path: replace_by(path, lambda _: None)], ids=["touched", "same"])
-def test_the_same_bytes_are_no_error_and_read_again_once(
-    shards: list[Shard], change: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
+def test_the_same_bytes_are_not_an_error_and_are_read_again_once(
+    shards: list[PhaseShard], change: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read: list[Path] = []
 
@@ -75,20 +76,20 @@ def test_the_same_bytes_are_no_error_and_read_again_once(
         return sha256_of(path)
 
     monkeypatch.setattr("bertjobs.data.check.shard_watch.sha256_of", counted)
+    os.utime(shards[0].path, (1e9, 1e9))  # the file system's clock is coarse
     watch = ShardWatch(shards)
-    time.sleep(0.01)  # the file system's clock is coarse
     change(shards[0].path)
     assert watch.check_now() is None
     assert watch.check_now() is None
     assert read == [shards[0].path]
 
 
-def test_a_shard_cut_off_before_the_first_look_is_told(shards: list[Shard]) -> None:
+def test_a_shard_cut_off_before_the_first_check_is_reported(shards: list[PhaseShard]) -> None:
     truncate(shards[0].path)
     assert ShardWatch(shards).check_now() is not None
 
 
-def test_a_file_that_cannot_be_looked_at_for_a_moment_is_no_error(shards: list[Shard]) -> None:
+def test_a_file_that_cannot_be_read_for_a_moment_is_not_an_error(shards: list[PhaseShard]) -> None:
     watch = ShardWatch(shards)
     folder = shards[0].path.parent
     folder.rename(folder.with_name("away"))
@@ -100,19 +101,17 @@ def test_a_file_that_cannot_be_looked_at_for_a_moment_is_no_error(shards: list[S
     assert watch.check_now() is not None
 
 
-def test_the_thread_finds_it_by_itself_and_ends(shards: list[Shard]) -> None:
+def test_the_thread_finds_it_and_ends(shards: list[PhaseShard]) -> None:
     with ShardWatch(shards, interval_s=0.02) as watch:
         time.sleep(0.1)
         assert watch.error is None
         shards[4].path.unlink()
-        deadline = time.monotonic() + 10
-        while watch.error is None and time.monotonic() < deadline:
-            time.sleep(0.01)
+        wait_until(lambda: watch.error is not None)
     assert watch.error is not None
     assert shards[4].name in watch.error.what
 
 
-def test_each_shard_is_watched_by_one_of_the_ranks(shards: list[Shard]) -> None:
+def test_each_shard_is_watched_by_one_of_the_ranks(shards: list[PhaseShard]) -> None:
     watches = [ShardWatch(shards[rank::4]) for rank in range(4)]
     shards[3].path.unlink()
     assert [watch.check_now() is not None for watch in watches] == [False, False, False, True]

@@ -47,11 +47,11 @@ def bound(share: float, draws: int, cells: int = 1) -> float:
     return nats / 3 + math.sqrt((nats / 3) ** 2 + 2 * nats * share * (1 - share))
 
 
-def expect(found: float, share: float, draws: int, *, wrong: float, cells: int = 1) -> None:
-    """``found`` is within the bound of ``share``, and ``wrong`` would not have been."""
+def expect(share_seen: float, share: float, draws: int, *, wrong: float, cells: int = 1) -> None:
+    """``share_seen`` is within the bound of ``share``, and ``wrong`` would not have been."""
     allowed = bound(share, draws, cells)
     assert abs(wrong - share) > 2 * allowed, f"{draws} draws cannot tell {share} from {wrong}"
-    assert abs(found - share) <= allowed, f"{found} is not {share} +- {allowed}"
+    assert abs(share_seen - share) <= allowed, f"{share_seen} is not {share} +- {allowed}"
 
 
 @dataclass(frozen=True)
@@ -114,9 +114,9 @@ def masks(text: Text) -> Masks:
 
 def test_fifteen_percent_of_the_tokens_are_masked(masks: Masks) -> None:
     """Exactly: max(1, round(0.15 tokens)) in each sequence, as LDDL counts."""
-    found = np.diff(offsets_of(masks.chosen)[masks.offsets])
-    assert found.tolist() == [max(1, round(int(n) * MASKED)) for n in masks.num_tokens]
-    assert abs(found.sum() / masks.num_tokens.sum() - MASKED) < 0.002
+    counts = np.diff(offsets_of(masks.chosen)[masks.offsets])
+    assert counts.tolist() == [max(1, round(int(n) * MASKED)) for n in masks.num_tokens]
+    assert abs(counts.sum() / masks.num_tokens.sum() - MASKED) < 0.002
 
 
 def test_eighty_ten_ten(text: Text, masks: Masks) -> None:
@@ -258,10 +258,10 @@ def test_random_segments_start_with_any_sentence_alike(text: Text, segments: Seg
     assert (corpus.sentence_offsets[starts] == segments.column("b_starts")[random]).all()
     documents = np.searchsorted(corpus.document_offsets, starts, side="right") - 1
     firsts, sizes = corpus.document_offsets[documents], np.diff(corpus.document_offsets)[documents]
-    found, shares = _tenths(starts - firsts, sizes)
+    tenths, shares = _tenths(starts - firsts, sizes)
     for tenth in range(10):
         wrong = 0.0 if tenth > 7 else shares[tenth] / 0.8
-        expect(found[tenth], shares[tenth], len(starts), wrong=wrong, cells=10)
+        expect(tenths[tenth], shares[tenth], len(starts), wrong=wrong, cells=10)
     last = starts == firsts + sizes - 1
     expect(last.mean(), (1 / sizes).mean(), len(starts), wrong=0.0)
 
@@ -305,8 +305,8 @@ def test_a_tenth_of_the_targets_is_short_and_uniform() -> None:
 def test_short_sequences_come_at_their_share(text: Text) -> None:
     """Pairs that open a document, are not random, and are shorter than the limit: against 0.15 short targets.
 
-    Full targets give none of these. Of the short ones, which give one is known: those whose sentences do not
-    reach the limit and are more than one; half of these pairs is random.
+    Full targets give none of these. It is known which of the short ones do: those whose sentences do not
+    reach the limit and are more than one; half of these pairs are random.
     """
     corpus, copies, opening = text.corpus, 400, 30
     firsts = corpus.document_offsets[:-1][np.diff(corpus.document_offsets) > opening]
@@ -324,5 +324,5 @@ def test_short_sequences_come_at_their_share(text: Text) -> None:
     documents = np.searchsorted(openings.sentence_offsets[::opening], pairs.a_starts, side="right") - 1
     opens = np.diff(documents, prepend=-1) != 0
     assert opens.sum() == copies * len(firsts)
-    found = (opens & ~pairs.is_random_next & (pairs.num_tokens < LIMIT + 3)).sum() / opens.sum()
-    expect(float(found), SHORT * visible, int(opens.sum()), wrong=0.15 * visible)
+    short = (opens & ~pairs.is_random_next & (pairs.num_tokens < LIMIT + 3)).sum() / opens.sum()
+    expect(float(short), SHORT * visible, int(opens.sum()), wrong=0.15 * visible)

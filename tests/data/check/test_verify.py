@@ -66,7 +66,7 @@ def test_missing_cut_and_unknown_files_are_listed_by_path(folder: Path) -> None:
         ("phase1/.tmp-x", "left by a writer that was stopped"),
         ("phase1/train/shard-0.parquet_1", "missing"),
         ("phase1/train/shard-1.parquet_1", f"{shard(folder, 1).stat().st_size:,} bytes"),
-        ("phase1/train/shard-2.parquet_1", f"a link to {folder / 'nowhere'}, which is not there"),
+        ("phase1/train/shard-2.parquet_1", f"a link to {folder / 'nowhere'}, which does not exist"),
         ("phase1/train/shard-9.parquet_1", f"not in {MANIFEST_NAME}"),
     ]
 

@@ -117,7 +117,7 @@ def test_a_truncated_arrow_file_is_named(tmp_path: Path) -> None:
     assert "data.arrow'" in refused(f"hf:{tmp_path}")
 
 
-def test_a_very_long_line_without_an_id_is_no_lddl(tmp_path: Path) -> None:
+def test_a_very_long_line_without_an_id_is_not_lddl(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes(b"x" * 2_000_000)
     assert "it has no id" in refused(f"lddl:{tmp_path}")
 

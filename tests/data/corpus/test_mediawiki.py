@@ -18,10 +18,10 @@ from tests.data.corpus.test_pieces import HEAD, TAIL, page, read_all
 @pytest.fixture(scope="session")
 def wikipedia() -> Path:
     """211 pages of the English Wikipedia of 2016, which gensim ships."""
-    found = find_spec("gensim")
-    if found is None or found.origin is None:
+    gensim = find_spec("gensim")
+    if gensim is None or gensim.origin is None:
         pytest.skip("gensim is not installed")
-    folder = Path(found.origin).parent / "test" / "test_data"
+    folder = Path(gensim.origin).parent / "test" / "test_data"
     return next(folder.glob("enwiki-latest-pages-articles1.xml*shortened.bz2"))
 
 
@@ -43,8 +43,8 @@ def test_articles_are_namespace_0_without_redirects(tmp_path: Path) -> None:
         page(6, "Six is a page."),
     ]
     (tmp_path / "a.xml").write_text(HEAD + "".join(pages) + TAIL)
-    found = [(document.id, document.text) for document in documents(f"mediawiki:{tmp_path}")]
-    assert found == [("1", "One is a page & it has text in it."), ("6", "Six is a page.")]
+    articles = [(document.id, document.text) for document in documents(f"mediawiki:{tmp_path}")]
+    assert articles == [("1", "One is a page & it has text in it."), ("6", "Six is a page.")]
 
 
 def test_a_dump_names_its_own_namespaces(tmp_path: Path) -> None:

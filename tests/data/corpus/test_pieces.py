@@ -139,14 +139,14 @@ def test_small_files_of_text_share_pieces(tmp_path: Path) -> None:
 def test_parts_are_the_whole_and_end_at_white_space(words: list[str], longest: int, step: int) -> None:
     text = " ".join(words)
     stretches = [Decoded(text[place : place + step], 0, 0, step) for place in range(0, len(text), step)]
-    found = list(parts("d", stretches, longest))
-    assert "".join(part.text for part in found).split() == text.split() or max(map(len, words)) >= longest
-    assert "".join(part.text for part in found).replace(" ", "") == text.replace(" ", "")
-    assert max(len(part.text) for part in found) <= longest
-    assert [part.id for part in found] == ["d", *(f"d#{number}" for number in range(2, len(found) + 1))]
-    for part in found[:-1]:
+    pieces = list(parts("d", stretches, longest))
+    assert "".join(part.text for part in pieces).split() == text.split() or max(map(len, words)) >= longest
+    assert "".join(part.text for part in pieces).replace(" ", "") == text.replace(" ", "")
+    assert max(len(part.text) for part in pieces) <= longest
+    assert [part.id for part in pieces] == ["d", *(f"d#{number}" for number in range(2, len(pieces) + 1))]
+    for part in pieces[:-1]:
         assert part.text.endswith(" ") or " " not in part.text.strip()
-    assert found == list(parts("d", [Decoded(text, 0, 0, sum(part.size for part in found))], longest)) or step < len(
+    assert pieces == list(parts("d", [Decoded(text, 0, 0, sum(part.size for part in pieces))], longest)) or step < len(
         text
     )
 
@@ -197,9 +197,9 @@ def test_a_long_json_line_gives_the_text_that_json_gives(tmp_path: Path, length:
             json.dumps({"pre": ["x" * 2_000_000, {"text": 1}], "text": text, "n": 1}, ensure_ascii=ascii_only)
             + '\n{"text": "next"}'
         )
-        found = list(documents(f"jsonl:{tmp_path}"))
-        assert "".join(document.text for document in found[:-1]) == text
-        assert found[-1].text == "next"
+        texts = list(documents(f"jsonl:{tmp_path}"))
+        assert "".join(document.text for document in texts[:-1]) == text
+        assert texts[-1].text == "next"
 
 
 @pytest.mark.parametrize("tail", ["", '"', '"]', '"} x', '\\x"}', '\\ud83"}'])

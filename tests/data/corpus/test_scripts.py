@@ -26,7 +26,7 @@ PREPARE = ("--", "--phases", "1", "--duplicates", "1", "--processes", "1")
 
 @dataclass
 class Site:
-    """A web server of this test's own, which can begin a file in the middle."""
+    """A web server for this test alone, which can begin a file in the middle."""
 
     files: dict[str, bytes] = field(default_factory=dict)
     asked: list[tuple[str, int]] = field(default_factory=list)  # path, first byte
@@ -80,7 +80,7 @@ def run(script: str, *arguments: object, real: bool = False) -> subprocess.Compl
     environment = {key: value for key, value in os.environ.items() if not key.lower().endswith("_proxy")}
     environment |= {"BERTJOBS": str(ROOT / ".venv/bin/bertjobs") if real else "echo", "no_proxy": "*"}
     command = [str(ROOT / "data" / script), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
 
 
 def sentences(seed: int, count: int = 40) -> str:
@@ -119,14 +119,14 @@ def test_wikipedia_is_downloaded_checked_and_prepared_then_offline(
     site.asked.clear()
     again = run("wikipedia.sh", *common, "--offline", "--output", tmp_path / "o2")
     assert again.returncode == 0, again.stderr
-    assert "is there and whole" in again.stdout
+    assert "is complete" in again.stdout
     assert f"--corpus mediawiki:{target}/{DUMP}" in again.stdout
     assert site.asked == []
 
 
 @pytest.mark.parametrize("name", [DUMP, DUMP + ".part"])
 @pytest.mark.parametrize("ranges", [True, False])
-def test_a_cut_off_download_goes_on_where_it_was(
+def test_a_cut_off_download_resumes_where_it_stopped(
     site: Site, wikipedia: bytes, tmp_path: Path, name: str, ranges: bool
 ) -> None:
     site.ranges = ranges
@@ -146,7 +146,7 @@ def test_a_whole_part_is_only_checked(site: Site, wikipedia: bytes, tmp_path: Pa
     assert (tmp_path / DUMP).read_bytes() == wikipedia
 
 
-def test_a_wrong_checksum_is_an_error_and_the_next_run_begins_anew(
+def test_a_wrong_checksum_is_an_error_and_the_next_run_starts_over(
     site: Site, wikipedia: bytes, tmp_path: Path
 ) -> None:
     arguments = ("--date", "20260101", "--mirror", site.url, "--output", tmp_path / "out", "--vocab", "v")
@@ -161,7 +161,7 @@ def test_a_wrong_checksum_is_an_error_and_the_next_run_begins_anew(
     (tmp_path / DUMP).write_bytes(wikipedia[:99])
     offline = run("wikipedia.sh", *arguments, "--offline")
     assert offline.returncode == 64
-    assert "is not whole" in offline.stderr
+    assert "is incomplete or damaged" in offline.stderr
 
 
 # ---------------------------------------------------------------- books
@@ -196,10 +196,10 @@ def test_books_are_stripped_and_prepared(vocabulary: Path, tmp_path: Path) -> No
     arguments = ("--folder", folder, "--vocab", vocabulary, "--offline", "--output", tmp_path / "out", *PREPARE)
     done = run("books.sh", *arguments, real=True)
     assert done.returncode == 0, done.stderr
-    found = {document.id: document for document in documents(f"text:{tmp_path}/books")}
-    assert found["cats.txt"].text.split() == ["Chapter", "1", *sentences(1).split()]
-    assert found["old/cats.txt"].text.split() == ["Caf\u00e9.", *sentences(2).split()]
-    assert found["plain.txt"].text.split() == sentences(3).split()
+    books = {document.id: document for document in documents(f"text:{tmp_path}/books")}
+    assert books["cats.txt"].text.split() == ["Chapter", "1", *sentences(1).split()]
+    assert books["old/cats.txt"].text.split() == ["Caf\u00e9.", *sentences(2).split()]
+    assert books["plain.txt"].text.split() == sentences(3).split()
     assert sum(DataManifest.read(tmp_path / "out").documents.values()) == 3
 
 
@@ -222,7 +222,7 @@ def test_books_from_urls_are_recorded_and_checked(site: Site, tmp_path: Path) ->
     book.write_bytes(book.read_bytes()[:500])
     offline = run("books.sh", *arguments, "--offline")
     assert offline.returncode == 64
-    assert "is not whole" in offline.stderr
+    assert "is incomplete or damaged" in offline.stderr
     done = run("books.sh", *arguments)
     assert done.returncode == 0, done.stderr
     assert book.read_bytes() == site.files["/1.txt"]
@@ -230,10 +230,10 @@ def test_books_from_urls_are_recorded_and_checked(site: Site, tmp_path: Path) ->
     assert [start for _, start in site.asked] == [500]
 
 
-# ---------------------------------------------------------------- one's own text
+# ---------------------------------------------------------------- your own text
 
 
-def test_own_text_is_told_apart_by_its_names(site: Site, tmp_path: Path) -> None:
+def test_the_kind_of_own_text_is_recognised_by_its_names(site: Site, tmp_path: Path) -> None:
     for name in ("t/a.txt", "j/a.jsonl.gz", "p/a.parquet", "h/state.json", "x.xml.bz2"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("x")
@@ -286,17 +286,17 @@ def test_a_script_explains_itself(script: str) -> None:
         ("wikipedia.sh", [], "--output is not given"),
         ("wikipedia.sh", ["--output"], "--output needs a value"),
         ("wikipedia.sh", ["--output", "o", "--langage", "en"], "unknown option --langage"),
-        ("wikipedia.sh", ["--output", "o", "--offline"], "no dump of enwiki is found"),
-        ("wikipedia.sh", ["--output", "o", "--offline", "--date", "20260101"], "sha1sums.txt is not there"),
-        ("wikipedia.sh", ["--output", "o", "--dump", "gone"], "gone is not there"),
+        ("wikipedia.sh", ["--output", "o", "--offline"], "cannot find a dump of enwiki"),
+        ("wikipedia.sh", ["--output", "o", "--offline", "--date", "20260101"], "sha1sums.txt does not exist"),
+        ("wikipedia.sh", ["--output", "o", "--dump", "gone"], "gone does not exist"),
         ("books.sh", ["--output", "o"], "neither --folder nor --urls"),
-        ("books.sh", ["--output", "o", "--folder", "gone"], "gone is no folder"),
+        ("books.sh", ["--output", "o", "--folder", "gone"], "gone is not a folder"),
         ("books.sh", ["--output", "o", "--folder", "."], "holds no *.txt file"),
         ("text.sh", ["--output", "o"], "no text is given"),
-        ("text.sh", ["--output", "o", "gone"], "gone is not there"),
+        ("text.sh", ["--output", "o", "gone"], "gone does not exist"),
     ],
 )
-def test_what_is_wrong_is_said(
+def test_what_is_wrong_is_named(
     script: str, arguments: list[str], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -88,7 +88,7 @@ def test_a_piece_goes_through_json(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- the kinds
 
 
-def test_a_folder_of_text_gives_one_document_a_file_in_the_order_of_the_names(tmp_path: Path) -> None:
+def test_a_folder_of_text_gives_one_document_per_file_in_the_order_of_the_names(tmp_path: Path) -> None:
     (tmp_path / "sub").mkdir()
     (tmp_path / ".hidden").mkdir()
     for name in ("b.txt", "a.txt", "sub/c.txt", "notes.md", ".d.txt", ".hidden/e.txt"):
@@ -101,8 +101,8 @@ def test_a_folder_of_text_gives_one_document_a_file_in_the_order_of_the_names(tm
 def test_an_lddl_line_is_a_document_whatever_white_space_follows_its_id(tmp_path: Path) -> None:
     source = "one First text.\r\ntwo\tSecond \u2028 text.\n\n \t \nthree\nfour  Last"
     (tmp_path / "part.txt").write_bytes(source.encode())
-    found = [(name, text.strip()) for name, text in texts(f"lddl:{tmp_path}")]
-    assert found == [("one", "First text."), ("two", "Second \u2028 text."), ("four", "Last")]
+    named = [(name, text.strip()) for name, text in texts(f"lddl:{tmp_path}")]
+    assert named == [("one", "First text."), ("two", "Second \u2028 text."), ("four", "Last")]
 
 
 def test_an_lddl_line_is_split_as_lddl_splits_it(tmp_path: Path) -> None:
@@ -125,9 +125,9 @@ def test_json_lines_have_their_text_in_a_field(tmp_path: Path) -> None:
     ]
     path.write_bytes("\n".join(json.dumps(row) for row in rows[:2]).encode() + b"\r\n\r\n")
     path.write_bytes(path.read_bytes() + json.dumps(rows[2], ensure_ascii=False).encode())
-    found = texts(f"jsonl:{path}")
-    assert [text for _, text in found] == ["Eins\nzwei \u00e4", "Drei"]
-    assert found[0][0] == "a.jsonl:0"
+    named = texts(f"jsonl:{path}")
+    assert [text for _, text in named] == ["Eins\nzwei \u00e4", "Drei"]
+    assert named[0][0] == "a.jsonl:0"
     path.write_text(json.dumps(rows[2]))
     assert texts(f"jsonl:{path}#field=body") == [("a.jsonl:0", "B")]
 
@@ -154,9 +154,9 @@ def test_a_hugging_face_folder_is_read_without_its_library(tmp_path: Path) -> No
     rows = [f"Text {row}." for row in range(2500)]
     made = datasets.Dataset.from_dict({"text": rows, "label": [0] * 2500})
     made.save_to_disk(str(tmp_path / "one"), num_shards=2)
-    found = texts(f"hf:{tmp_path}/one")
-    assert [text for _, text in found] == rows
-    assert len({name for name, _ in found}) == 2500
+    named = texts(f"hf:{tmp_path}/one")
+    assert [text for _, text in named] == rows
+    assert len({name for name, _ in named}) == 2500
     filtered = made.filter(lambda row: row["text"].endswith("7."))
     filtered.save_to_disk(str(tmp_path / "filtered"))
     assert [text for _, text in texts(f"hf:{tmp_path}/filtered")] == [row for row in rows if row.endswith("7.")]
@@ -189,8 +189,8 @@ def test_compressed_files_are_read_as_what_they_hold(tmp_path: Path, suffix: str
     lines = [f"id{line} Text \u00e4 {line}.".encode() for line in range(1000)]
     half = b"\n".join(lines[:500]) + b"\n"
     (tmp_path / f"a.txt{suffix}").write_bytes(compress(half) + compress(b"\n".join(lines[500:])))
-    found = texts(f"lddl:{tmp_path}")
-    assert found == [(f"id{line}", f"Text \u00e4 {line}.") for line in range(1000)]
+    named = texts(f"lddl:{tmp_path}")
+    assert named == [(f"id{line}", f"Text \u00e4 {line}.") for line in range(1000)]
     assert len(texts(f"text:{tmp_path}")) == 1
 
 
@@ -234,7 +234,7 @@ def test_bytes_that_are_not_utf8_are_replaced_and_counted(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("kind", ["text", "lddl", "jsonl"])
-def test_a_byte_order_mark_is_no_text(tmp_path: Path, kind: str) -> None:
+def test_a_byte_order_mark_is_not_text(tmp_path: Path, kind: str) -> None:
     body = {"text": b"id Text.", "lddl": b"id Text.", "jsonl": b'{"text": "id Text."}'}[kind]
     path = tmp_path / ("a.jsonl" if kind == "jsonl" else "a.txt")
     path.write_bytes(codecs.BOM_UTF8 + body)
@@ -243,7 +243,7 @@ def test_a_byte_order_mark_is_no_text(tmp_path: Path, kind: str) -> None:
     assert "\ufeff" not in document.id
 
 
-def test_white_space_alone_is_no_document(tmp_path: Path) -> None:
+def test_white_space_alone_is_not_a_document(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes(b" \n\t\xe2\x80\x83\n")
     (tmp_path / "b.txt").write_bytes(b"")
     (tmp_path / "c.txt").write_bytes(b"Text.")

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from bertjobs.data.check import find_shards, inspect_scope
+from bertjobs.data.check import find_target, inspect_target
 from bertjobs.data.check.verify import verify
 from bertjobs.data.prepare.adopt import AdoptOptions, adopt
 from bertjobs.data.shards.manifest import DataManifest
@@ -31,7 +31,7 @@ def nothing(done: int, total: int) -> None:
 
 
 def saved(positions: Sequence[int], header_of: int) -> bytes:
-    """What numpy.save writes, its header padded as another version of numpy pads it."""
+    """What numpy.save writes, its header padded as another version of numpy does."""
     buffer = io.BytesIO()
     np.save(buffer, np.array(positions, dtype=np.uint16))
     raw = buffer.getvalue()
@@ -140,7 +140,7 @@ def test_training_reads_what_was_adopted(
         assert (shards.lengths(np.arange(shards.rows)) + 3 == num_tokens).all()
         assert phase.split(split).tokens == num_tokens.sum()
     assert verify(data, 2, nothing) == []
-    assert not any(one.wrong for one in inspect_scope(find_shards(data.folder), nothing).values())
+    assert not any(one.wrong for one in inspect_target(find_target(data.folder), nothing).values())
     assert before == {path: path.read_bytes() for path in folder.iterdir()}
 
 
@@ -221,7 +221,7 @@ def test_folders_that_are_not_whole_are_refused(adopted, vocabulary: Vocabulary,
     folder = lddl_folder(tmp_path / "lddl", vocabulary)
     with pytest.raises(InputError, match="does not exist"):
         adopted(tmp_path / "nowhere")
-    with pytest.raises(InputError, match="holds no Parquet files") as caught:
+    with pytest.raises(InputError, match="holds none of LDDL's Parquet files") as caught:
         adopted(tmp_path)
     assert str(folder) in str(caught.value)
     (folder / "shard-1.parquet_1").rename(folder / "shard-1.parquet_1.bak")
@@ -245,7 +245,7 @@ def test_damaged_and_foreign_files_are_named(adopted, vocabulary: Vocabulary, tm
     file.write_bytes(whole)
     counts = json.loads((folder / ".num_samples.json").read_text())
     (folder / ".num_samples.json").write_text(json.dumps({**counts, file.name: 3}))
-    with pytest.raises(InputError, match=r"has 21 rows, .num_samples.json says 3"):
+    with pytest.raises(InputError, match=r"has 21 rows, but .num_samples.json says 3"):
         adopted(folder)
     (folder / ".num_samples.json").write_text("{")
     with pytest.raises(InputError, match=r".num_samples.json is damaged"):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bertjobs.cli.data import register
-from bertjobs.cli.data_prepare import given_words, slurm_options
+from bertjobs.cli.data_prepare import array_options, given_words
 from bertjobs.data.shards.manifest import DataManifest
 from bertjobs.errors import InputError
 
@@ -28,18 +28,18 @@ def test_vocab_then_prepare(corpus: Path, tmp_path: Path, capsys: pytest.Capture
     vocab, output = tmp_path / "my vocab" / "vocab.txt", tmp_path / "data"
     source = f"text:{corpus}"
     assert _run("vocab", "--corpus", source, "--size", 400, "--output", vocab) == 0
-    said = capsys.readouterr().out
-    assert f"--vocab '{vocab}'" in said
+    printed = capsys.readouterr().out
+    assert f"--vocab '{vocab}'" in printed
     assert _run("prepare", "--corpus", source, "--vocab", vocab, "--output", output, "--phases", "1") == 0
-    said = capsys.readouterr()
+    printed = capsys.readouterr()
     data = DataManifest.read(output)
-    assert f"{data.phase(1).train.rows:,} sequences" in said.out
-    assert f"{data.documents['train']} documents for training" in said.out
-    assert f"next: bertjobs submit --recipe NAME --data {output}" in said.out
-    assert "MB/s" in said.err
+    assert f"{data.phase(1).train.rows:,} sequences" in printed.out
+    assert f"{data.documents['train']} documents for training" in printed.out
+    assert f"next: bertjobs submit --recipe NAME --data {output}" in printed.out
+    assert "MB/s" in printed.err
 
 
-def test_phases_that_are_no_numbers_are_refused(corpus: Path, tmp_path: Path) -> None:
+def test_phases_that_are_not_numbers_are_refused(corpus: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot be prepared"):
         _run("prepare", "--corpus", f"text:{corpus}", "--vocab", "v", "--output", tmp_path / "d", "--phases", "one")
 
@@ -47,9 +47,9 @@ def test_phases_that_are_no_numbers_are_refused(corpus: Path, tmp_path: Path) ->
 def test_help_gives_units_and_defaults(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         _run("prepare", "--help")
-    said = " ".join(capsys.readouterr().out.split())
-    for words in ("tokens a length bin spans (default: 64)", "(default: dynamic)", "one a core (default: 0)"):
-        assert words in said
+    printed = " ".join(capsys.readouterr().out.split())
+    for words in ("tokens a length bin spans (default: 64)", "(default: dynamic)", "one per core (default: 0)"):
+        assert words in printed
 
 
 NEEDED = ("prepare", "--corpus", "text:x", "--vocab", "v", "--output", "d")
@@ -60,12 +60,12 @@ NEEDED = ("prepare", "--corpus", "text:x", "--vocab", "v", "--output", "d")
     [
         (("--queue",), "--queue is for a cluster"),
         (("--slurm", "--jobs", 4, "--nodes", 2), "--jobs and --nodes"),
-        (("--slurm", "--sbatch", "-C a100"), "is no option of sbatch"),
-        (("--slurm", "--sbatch", "output=x"), "prepare sets sbatch's --output itself"),
+        (("--slurm", "--sbatch", "-C a100"), "is not an option of sbatch"),
+        (("--slurm", "--sbatch", "output=x"), "sbatch's output cannot be given here"),
         (("--slurm", "--site", "nowhere"), "there is no site 'nowhere'"),
     ],
 )
-def test_words_about_slurm_that_cannot_be(
+def test_options_for_slurm_that_make_no_sense(
     words: tuple[object, ...], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
@@ -80,15 +80,15 @@ def test_a_site_says_what_the_flags_leave_open(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
 
     def options(*words: object) -> dict[str, object]:
-        return slurm_options(_parse(*NEEDED, "--slurm", "--site", "here", *words)).parameters()
+        return array_options(_parse(*NEEDED, "--slurm", "--site", "here", *words)).parameters()
 
     assert options() == {
-        "partition": "gpu", "qos": "normal", "time": "4:00:00", "mem": "8G", "constraint": "a100", "cpus-per-task": 1,
+        "partition": "gpu", "qos": "normal", "time": "4:00:00", "mem": "8G", "constraint": "a100", "cpus-per-task": "1",
         "requeue": True,
     }  # fmt: skip
     given = options("--partition", "cpu", "--memory", "2G", "--sbatch", "qos=high", "--sbatch=--exclusive")
     assert given == {
-        "partition": "cpu", "qos": "high", "time": "4:00:00", "mem": "2G", "constraint": "a100", "cpus-per-task": 1,
+        "partition": "cpu", "qos": "high", "time": "4:00:00", "mem": "2G", "constraint": "a100", "cpus-per-task": "1",
         "requeue": True, "exclusive": True,
     }  # fmt: skip
     assert "partition" not in options("--site", "none")

@@ -85,7 +85,7 @@ class LddlDraws:
         return np.array([self._source.randint(0, int(sizes[0]) - 1)])
 
     def fronts(self, firsts: np.ndarray, a_lengths: np.ndarray, b_lengths: np.ndarray, limit: int) -> tuple[Any, Any]:  # noqa: ARG002
-        """One draw a lost token."""
+        """One draw per lost token."""
         (a,), (b,) = a_lengths.tolist(), b_lengths.tolist()
         a_front = b_front = 0
         while a + b > limit:

@@ -59,7 +59,7 @@ def test_no_more_is_cut_at_the_front_than_is_cut(a: int, b: int, limit: int, fir
 
 
 @pytest.mark.parametrize("lost", [1, 3, 63, 64, 65, 200])
-def test_each_lost_token_is_a_fair_toss(lost: int) -> None:
+def test_each_lost_token_is_a_fair_coin_toss(lost: int) -> None:
     """Mean and variance of a binomial, within 6 standard deviations: false alarms have p < 1e-8."""
     rows = 40_000
     fronts, _ = CounterDraws("seed", 0.1).fronts(
@@ -83,7 +83,7 @@ def test_pairs_are_what_they_claim(length: int) -> None:
     for starts, lengths, documents in ((pairs.a_starts, pairs.a_lengths, a), (pairs.b_starts, pairs.b_lengths, b)):
         assert (_document_of(corpus, starts + lengths - 1) == documents).all()
     assert ((a != b) == pairs.is_random_next).all()
-    # What follows really follows: the gap between A and B is only what was cut at a sentence's border.
+    # What follows really follows: the gap between A and B is only what was cut at the end of a sentence.
     follows = ~pairs.is_random_next
     assert (pairs.b_starts >= pairs.a_starts + pairs.a_lengths)[follows].all()
     uncut = follows & (pairs.num_tokens < length)
@@ -186,7 +186,7 @@ def test_memory_beside_the_pairs_does_not_grow_with_the_copies(copies: int) -> N
     pairs = sample_pairs(corpus, 128, 0.1, copies, "seed")
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    # The pairs by copy and once more in one piece, and what one copy takes for each sentence.
+    # The pairs by copy and again in one piece, and what one copy takes for each sentence.
     assert peak < 2.2 * 33 * len(pairs) + 200 * corpus.document_offsets[-1] + 100_000
 
 

@@ -17,7 +17,7 @@ from safetensors.numpy import load_file
 from transformers import BertTokenizerFast
 
 from bertjobs.data.prepare import PHASES, PrepareOptions, parse_phases, prepare
-from bertjobs.data.shards.bins import bin_ids, deal
+from bertjobs.data.shards.bins import bin_ids, rows_per_shard
 from bertjobs.data.shards.lddl_columns import read_positions
 from bertjobs.data.shards.manifest import DataManifest, Split
 from bertjobs.errors import BertjobsError, InputError
@@ -90,19 +90,19 @@ def test_each_row_is_in_its_bin_and_its_length_is_right(dynamic: DataManifest) -
 
 
 def test_no_document_is_both_trained_on_and_held_out(dynamic: DataManifest) -> None:
-    """Each document says a word of its own, "docX", so its tokens tell where a row comes from."""
+    """Each document has its own word, "docX", so its tokens show where a row comes from."""
     held_out = {f"doc{chr(97 + int(name[7:9]))}" for name in dynamic.held_out}
     assert held_out
     for phase in dynamic.phases.values():
         for split, expected in ((phase.train, False), (phase.validation, True)):
             text = " ".join(f"{row['A']} {row['B']}" for row in _rows(split)).replace(" ##", "")
-            found = {word for word in text.split() if word.startswith("doc") and len(word) == 4}
-            assert found
-            assert {word in held_out for word in found} == {expected}
+            names = {word for word in text.split() if word.startswith("doc") and len(word) == 4}
+            assert names
+            assert {word in held_out for word in names} == {expected}
 
 
 def test_sequences_are_the_text_of_the_corpus(dynamic: DataManifest, corpus: Path, vocabulary_path: Path) -> None:
-    """A and true B stand one after the other in some document, token for token as Hugging Face has them."""
+    """A and true B stand one after the other in some document, token for token as Hugging Face encodes them."""
     tokenizer = BertTokenizerFast(vocab=str(vocabulary_path), do_lower_case=True)
     texts = [file.read_text(encoding="utf-8") for file in corpus.glob("*.txt")]
     whole = "\n".join(f" {' '.join(tokenizer.tokenize(text, split_special_tokens=True))} " for text in texts)
@@ -171,20 +171,20 @@ def test_lddl_source_gives_the_same_sequences_as_text(corpus: Path, vocabulary_p
     with (tmp_path / "part.txt").open("w", encoding="utf-8") as file:
         for document in sorted(corpus.glob("*.txt")):
             file.write(f"{document.name}\t{document.read_text(encoding='utf-8').replace(chr(10), ' ')}\n")
-    found = []
+    hashes = []
     for source, output in ((f"text:{corpus}", "text"), (f"lddl:{tmp_path / 'part.txt'}", "lddl")):
         options = PrepareOptions((source,), str(vocabulary_path), str(tmp_path / output), (PHASES[1],), format="lddl")
         prepare(options, quiet)
         data = DataManifest.read(tmp_path / output)
-        found.append([file.sha256 for _, split in _splits(data) for file in split.files])
+        hashes.append([file.sha256 for _, split in _splits(data) for file in split.files])
         assert list(data.phases) == [1]
-    assert found[0] == found[1]
+    assert hashes[0] == hashes[1]
 
 
 @given(rows=st.integers(0, 10_000), shards=st.integers(1, 64))
-def test_dealing_rows_to_shards(rows: int, shards: int) -> None:
-    assert sum(deal(rows, shards, leave_one=False)) == rows
-    sizes = deal(rows, shards)
+def test_rows_per_shard(rows: int, shards: int) -> None:
+    assert sum(rows_per_shard(rows, shards, leave_one=False)) == rows
+    sizes = rows_per_shard(rows, shards)
     assert len(sizes) == shards
     assert max(sizes) - min(sizes) <= 1
     dropped = 1 if rows and shards > 1 and rows % shards == 0 else 0
@@ -257,7 +257,7 @@ def test_an_output_that_exists_or_cannot_be_made_is_refused(
     other.mkdir()
     (other / "thesis.tex").write_text("dear")
     for output, says in (
-        (complete, "holds data of other settings: duplicates was 2, now 5; shards was 4, now 0"),
+        (complete, "holds data made with other settings: duplicates was 2, now 5; shards was 4, now 0"),
         (other, "not empty"),
         (other / "thesis.tex", "not empty"),
     ):
@@ -291,7 +291,7 @@ def test_phases_of_other_lengths() -> None:
 
 @pytest.mark.parametrize("masking", ["dynamic", "static"])
 def test_ids_shards_hold_the_rows_of_lddls(masking: str, corpus: Path, vocabulary_path: Path, tmp_path: Path) -> None:
-    """One shard a bin and no row left out for LDDL: then rows are the same, in the same order."""
+    """One shard per bin and no row left out for LDDL: then rows are the same, in the same order."""
     options = {"duplicates": 2, "shards": 1, "held_out": 0.15, "masking": masking}
     for name in ("ids", "lddl"):
         output = str(tmp_path / name)

@@ -18,7 +18,7 @@ import pytest
 from bertjobs.data.prepare import PHASES, PrepareOptions, ThisMachine, prepare
 from bertjobs.data.prepare.stage_pairs import Moved, settle_split
 from bertjobs.data.prepare.stage_tokenise import assign_buckets, copies, document_key, held_out_draws
-from bertjobs.data.prepare.work_folder import FOLDER_NAME, STAGES, Work
+from bertjobs.data.prepare.work_folder import FOLDER_NAME, STAGES, WorkFolder
 from bertjobs.data.shards.manifest import MANIFEST_NAME, DataManifest
 from bertjobs.errors import BertjobsError, InputError
 from bertjobs.files.atomic import sha256_of
@@ -30,7 +30,7 @@ Make = Callable[..., PrepareOptions]
 
 @pytest.fixture
 def options(corpus: Path, vocabulary_path: Path, tmp_path: Path) -> Make:
-    """Options of a quick prepare into a folder of the test's own."""
+    """Options of a quick prepare into the test's own folder."""
 
     def make(name: str = "data", **given: object) -> PrepareOptions:
         settings = {"duplicates": 2, "shards": 3, "held_out": 0.15, "masking": "static", **given}
@@ -43,13 +43,9 @@ def options(corpus: Path, vocabulary_path: Path, tmp_path: Path) -> Make:
 @pytest.fixture
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Cut the little corpus into many pieces, chunks and buckets, as a large one is."""
-    from bertjobs.data.prepare import prepare as run
-    from bertjobs.data.prepare import stage_tokenise as tokenise
-    from bertjobs.data.prepare import work_folder as work
-
-    monkeypatch.setattr(run, "PIECE_BYTES", 20_000)
-    monkeypatch.setattr(work, "BUCKET_BYTES", 60_000)
-    monkeypatch.setattr(tokenise, "CHUNK_TOKENS", 2_000)
+    monkeypatch.setattr("bertjobs.data.prepare.data_folder.PIECE_BYTES", 20_000)
+    monkeypatch.setattr("bertjobs.data.prepare.work_folder.BUCKET_BYTES", 60_000)
+    monkeypatch.setattr("bertjobs.data.prepare.stage_tokenise.CHUNK_TOKENS", 2_000)
 
 
 def _hashes(output: str | Path) -> dict[str, str]:
@@ -72,11 +68,11 @@ class _Killed(Exception):
 
 @pytest.mark.usefixtures("small_parts")
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_prepare_that_was_killed_goes_on_and_redoes_nothing(options: Make, stage: str) -> None:
+def test_a_prepare_that_was_killed_resumes_and_redoes_nothing(options: Make, stage: str) -> None:
     prepare(options("whole"), quiet)
 
     class Dies:
-        def run(self, work: Work, now: str, numbers: list[int], done: Callable[[int], None]) -> None:
+        def run(self, work: WorkFolder, now: str, numbers: list[int], done: Callable[[int], None]) -> None:
             if now == stage:
                 numbers = numbers[: len(numbers) // 2]
             ThisMachine(1).run(work, now, numbers, done)
@@ -89,7 +85,7 @@ def test_a_prepare_that_was_killed_goes_on_and_redoes_nothing(options: Make, sta
     assert not (output / MANIFEST_NAME).exists()
     with pytest.raises(InputError, match="half-written") as caught:
         DataManifest.read(output)
-    assert "goes on where it was" in str(caught.value)
+    assert "resumes where it stopped" in str(caught.value)
     before = {
         path: path.stat().st_mtime_ns
         for path in output.rglob("*")
@@ -99,10 +95,10 @@ def test_a_prepare_that_was_killed_goes_on_and_redoes_nothing(options: Make, sta
     ran: list[tuple[str, int]] = []
 
     class Counts:
-        def run(self, work: Work, now: str, numbers: list[int], done: Callable[[int], None]) -> None:
+        def run(self, work: WorkFolder, now: str, numbers: list[int], done: Callable[[int], None]) -> None:
             ran.extend((now, number) for number in numbers)
             ThisMachine(1).run(work, now, numbers, done)
-            if now == stage:  # what was there is as it was
+            if now == stage:  # what existed is unchanged
                 assert all(path.stat().st_mtime_ns == then for path, then in before.items())
 
     prepare(options(), quiet, Counts())
@@ -114,12 +110,12 @@ def test_a_prepare_that_was_killed_goes_on_and_redoes_nothing(options: Make, sta
 
 
 def test_a_process_that_is_killed_for_real_leaves_what_it_did(options: Make) -> None:
-    """SIGKILL in the middle of a stage, from outside; then the same command goes on."""
+    """SIGKILL in the middle of a stage, from outside; then the same command resumes."""
     prepare(options("whole"), quiet)
     given = options()
     code = (
-        "import sys; from bertjobs.data.prepare import *; from bertjobs.data.prepare import run, tokenise, work\n"
-        "run.PIECE_BYTES = 20_000\n"
+        "import sys; from bertjobs.data.prepare import PrepareOptions, data_folder, prepare\n"
+        "data_folder.PIECE_BYTES = 20_000\n"
         "def show(stage, done, total, unit): print(stage, done, flush=True); sys.stdin.readline()\n"
         f"prepare(PrepareOptions({given.corpora!r}, {given.vocabulary!r}, {given.output!r}, duplicates=2, shards=3, "
         "held_out=0.15, masking='static'), show)\n"
@@ -136,7 +132,7 @@ def test_a_process_that_is_killed_for_real_leaves_what_it_did(options: Make) -> 
     done = list((Path(given.output) / FOLDER_NAME / "tokenise").glob("*.json"))
     assert done
     with pytest.raises(InputError, match="was begun with other settings: the files of the corpus"):
-        prepare(given, quiet)  # in pieces of another size it would come out otherwise
+        prepare(given, quiet)  # in pieces of another size the result would differ
 
 
 @pytest.mark.usefixtures("small_parts")
@@ -204,9 +200,9 @@ def test_the_lock_of_another_host_is_stale_when_it_is_not_renewed(tmp_path: Path
         assert json.loads(lock.read_text())["process"] == os.getpid()
 
 
-def test_a_worker_process_that_is_killed_is_said(options: Make) -> None:
+def test_a_worker_process_that_is_killed_is_reported(options: Make) -> None:
     class KillsOne(ThisMachine):
-        def run(self, work: Work, stage: str, numbers: list[int], done: Callable[[int], None]) -> None:
+        def run(self, work: WorkFolder, stage: str, numbers: list[int], done: Callable[[int], None]) -> None:
             if stage == "shards":
                 assert self._pool
                 os.kill(next(iter(self._pool._processes)), signal.SIGKILL)
@@ -214,7 +210,7 @@ def test_a_worker_process_that_is_killed_is_said(options: Make) -> None:
 
     with KillsOne(2) as machine, pytest.raises(BertjobsError, match="was killed") as caught:
         prepare(options(), quiet, machine)
-    assert "goes on where it was" in str(caught.value)
+    assert "resumes where it stopped" in str(caught.value)
     prepare(options("other"), quiet)
     prepare(options(), quiet)
     assert _hashes(options().output) == _hashes(options("other").output)
@@ -278,7 +274,7 @@ def _counts(options: PrepareOptions) -> dict[str, int]:
 
 @pytest.mark.usefixtures("small_parts")
 def test_a_document_alone_in_its_bucket_borrows_random_segments(options: Make, tmp_path: Path) -> None:
-    """Long documents with a word of their own: a random B is never of the document that A is of."""
+    """Long documents, each with its own word: a random B is never from the document that A is from."""
     folder = tmp_path / "few"
     folder.mkdir()
     own = ("war", "peace", "treaty")
@@ -321,9 +317,9 @@ def test_held_out_documents_do_not_depend_on_the_others_and_parts_stay_together(
 
 def test_copies_are_right_on_average() -> None:
     keys = np.array([document_key(3, str(number))[0] for number in range(4000)], dtype=np.uint64)
-    found = copies(keys, np.full(4000, 2.5))
-    assert set(found.tolist()) == {2, 3}
-    assert abs(found.mean() - 2.5) < 5 * 0.5 / np.sqrt(4000)
+    drawn = copies(keys, np.full(4000, 2.5))
+    assert set(drawn.tolist()) == {2, 3}
+    assert abs(drawn.mean() - 2.5) < 5 * 0.5 / np.sqrt(4000)
     assert (copies(keys, np.full(4000, 5.0)) == 5).all()
 
 

@@ -21,7 +21,7 @@ FORMATS = [(shard_format, static) for shard_format in ("ids", "lddl") for static
 
 
 def copied(data: DataManifest, folders: list[Path], ranks_per_node: int = 2) -> list[NodeCopy]:
-    """The copies as all ranks see them; one folder a node."""
+    """The copies as all ranks see them; one folder per node."""
     size = len(folders) * ranks_per_node
 
     def act(rank: int, total: object) -> NodeCopy:
@@ -48,9 +48,9 @@ def files(folder: Path) -> dict[str, int]:
 def test_a_copy_gives_the_same_batches_and_is_used_again(tmp_path: Path, shard_format: str, static: bool) -> None:
     data, _ = write_folder(tmp_path / "shared", (9, 4, 8), shard_format=shard_format, static=static)
     nodes = [tmp_path / "node0", tmp_path / "node1"]
-    found = copied(data, nodes)
-    assert [(copy.reason, copy.bad, copy.everywhere) for copy in found] == [("", [], True)] * 4
-    for copy, node in zip(found, [0, 0, 1, 1], strict=True):
+    copies = copied(data, nodes)
+    assert [(copy.reason, copy.bad, copy.everywhere) for copy in copies] == [("", [], True)] * 4
+    for copy, node in zip(copies, [0, 0, 1, 1], strict=True):
         folder = copy.data.phase(1).train.folder
         assert folder.is_relative_to(nodes[node])
         assert copy.data.shard_format == "ids"
@@ -60,7 +60,7 @@ def test_a_copy_gives_the_same_batches_and_is_used_again(tmp_path: Path, shard_f
     before = files(nodes[0])
     assert len(before) == 5
     for shard in shards_of(data.phase(1)):
-        shard.path.unlink()  # the copy needs the shared files no more
+        shard.path.unlink()  # the copy no longer needs the shared files
     assert [copy.reason for copy in copied(data, nodes)] == [""] * 4
     assert files(nodes[0]) == before
     assert (nodes[0] / data.sha256[:16]).stat().st_mode & 0o777 == 0o700
@@ -115,11 +115,11 @@ def test_a_node_without_room_reads_the_shared_files_and_says_so(
     monkeypatch.setattr(
         "shutil.disk_usage", lambda path: type("Usage", (), {"free": 10 if "node1" in str(path) else usage.f_bavail})()
     )
-    found = copied(data, [tmp_path / "node0", tmp_path / "node1"])
-    assert [copy.reason for copy in found[:2]] == ["", ""]
-    assert all("GB are needed in" in copy.reason for copy in found[2:])
-    assert not any(copy.everywhere or copy.bad for copy in found)
-    assert found[2].data is data
+    copies = copied(data, [tmp_path / "node0", tmp_path / "node1"])
+    assert [copy.reason for copy in copies[:2]] == ["", ""]
+    assert all("GB are needed in" in copy.reason for copy in copies[2:])
+    assert not any(copy.everywhere or copy.bad for copy in copies)
+    assert copies[2].data is data
     assert list((tmp_path / "node1").rglob("shard*")) == []
 
 
@@ -154,10 +154,10 @@ def test_another_users_folder_is_not_used(tmp_path: Path, monkeypatch: pytest.Mo
     assert "belongs to another user" in copy.reason
 
 
-def test_other_data_have_a_folder_of_their_own(tmp_path: Path) -> None:
+def test_other_data_have_their_own_folder(tmp_path: Path) -> None:
     for seed in (0, 1):
         data, contents = write_folder(tmp_path / f"shared{seed}", (4,), seed=seed)
         (copy,) = copied(data, [tmp_path / "node"], 1)
-        found = ShardSet.load(copy.data, 1, "train").segments(2)
+        segments = ShardSet.load(copy.data, 1, "train").segments(2)
         start, end = contents[0].offsets[2:4]
-        assert np.concatenate(found).tolist() == contents[0].ids[start:end].tolist()
+        assert np.concatenate(segments).tolist() == contents[0].ids[start:end].tolist()

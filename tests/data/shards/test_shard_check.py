@@ -1,4 +1,4 @@
-"""Damaged shards are found, named, and the same on all ranks."""
+"""Damaged shards are detected and named, and are the same on all ranks."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bertjobs.data.shards.shard_check import Shard, bad_shards, damage, refusal, shards_of
+from bertjobs.data.shards.shard_check import PhaseShard, bad_shards, damage, refusal, shards_of
 from tests.data.hand_written import write_folder
 
 
@@ -16,7 +16,7 @@ class Together:
 
     def __init__(self, size: int) -> None:
         self.size = size
-        self._barrier = threading.Barrier(size, timeout=20)
+        self._barrier = threading.Barrier(size, timeout=300)
         self._values: list[tuple[int, ...]] = [()] * size
 
     def total(self, rank: int, *values: int) -> list[int]:
@@ -71,7 +71,7 @@ def test_all_files_of_a_phase_are_listed(tmp_path: Path) -> None:
         (lambda path: (path.unlink(), path.mkdir()), "bytes, the manifest says"),
     ],
 )
-def test_damage_is_told_with_what_was_expected(tmp_path: Path, spoil: object, says: str) -> None:
+def test_damage_is_reported_with_what_was_expected(tmp_path: Path, spoil: object, says: str) -> None:
     data, _ = write_folder(tmp_path, (3, 4))
     victim = shards_of(data.phase(1))[1]
     assert damage(victim) is None
@@ -94,11 +94,11 @@ def test_each_file_is_read_by_one_rank_and_all_know_the_bad_ones(
     shards[4].path.unlink()
     read: list[str] = []
 
-    def counted(shard: Shard) -> str | None:
+    def counted(shard: PhaseShard) -> str | None:
         read.append(shard.name)
         return damage(shard)
 
     monkeypatch.setattr("bertjobs.data.shards.shard_check.damage", counted)
-    found = Together(size).run(lambda rank, total: bad_shards(shards, rank, size, total))
-    assert found == [[shards[0], shards[4]]] * size
+    bad = Together(size).run(lambda rank, total: bad_shards(shards, rank, size, total))
+    assert bad == [[shards[0], shards[4]]] * size
     assert sorted(read) == sorted(shard.name for shard in shards)

@@ -1,4 +1,4 @@
-"""Rows of many shards, found and read where they lie; what is damaged is named."""
+"""Rows of many shards, located and read in place; what is damaged is named."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bertjobs.data.batches.batches import token_counts
-from bertjobs.data.shards.ids_shard import Shard, read_ids_shard
+from bertjobs.data.shards.ids_shard import ShardRows, read_ids_shard
 from bertjobs.data.shards.shard_set import ShardSet
 from bertjobs.errors import InputError
 from bertjobs.files.arrays import map_arrays, write_arrays
@@ -24,7 +24,7 @@ from tests.data.hand_written import TOKENS, write_folder
 FORMATS = [(shard_format, static) for shard_format in ("ids", "lddl") for static in (False, True)]
 
 
-def row_of(shards: list[Shard], row: int) -> tuple[list[int], int, bool]:
+def row_of(shards: list[ShardRows], row: int) -> tuple[list[int], int, bool]:
     """A row's original tokens, how many of them are A's, and its label, by plain indexing."""
     for shard in shards:
         if row < shard.rows:
@@ -126,18 +126,21 @@ def _with(path: Path, name: str, place: int, value: int) -> None:
 
 STRUCTURE = [
     (Path.unlink, "is missing"),
-    (lambda path: path.write_bytes(path.read_bytes()[:-3]), "bytes expected by its header"),
-    (lambda path: path.write_text("hello"), "no arrays file"),
-    (lambda path: path.write_bytes(b""), "no arrays file"),
+    (lambda path: path.write_bytes(path.read_bytes()[:-3]), "its header describes"),
+    (lambda path: path.write_text("hello"), "not an arrays file"),
+    (lambda path: path.write_bytes(b""), "not an arrays file"),
     (lambda path: _changed(path, a_lengths=None), "no array 'a_lengths'"),
     (lambda path: _changed(path, ids=_array(path, "ids").astype(np.uint32)), "'ids' is uint32 of 1 dimensions"),
     (lambda path: _changed(path, ids=_array(path, "ids")[:-1]), "offsets ends at"),
     (lambda path: _changed(path, is_random_next=_array(path, "is_random_next")[:-1]), "is_random_next has 5 rows"),
-    (lambda path: _changed(path, offsets=_array(path, "offsets")[:-1]), "offsets has 6 numbers and not 7"),
+    (lambda path: _changed(path, offsets=_array(path, "offsets")[:-1]), "offsets has 6 numbers instead of 7"),
     (lambda path: _with(path, "offsets", 0, 1), "does not begin with 0"),
     (lambda path: path.write_bytes((path.parent / "shard-0.safetensors_0").read_bytes()), "the manifest says 6"),
     (lambda path: _changed(path, mask_labels=None), "no array 'mask_labels'"),
-    (lambda path: _changed(path, mask_labels=None, mask_offsets=None, mask_positions=None), "not for static masking"),
+    (
+        lambda path: _changed(path, mask_labels=None, mask_offsets=None, mask_positions=None),
+        "not made for static masking",
+    ),
 ]
 
 
@@ -158,10 +161,10 @@ READ = [
     (lambda path: _with(path, "a_lengths", 3, 65535), "offsets do not fit"),
     (lambda path: _with(path, "mask_offsets", 2, 10**15), "offsets do not fit"),
     (lambda path: _with(path, "mask_offsets", 1, -5), "offsets do not fit"),
-    (lambda path: _with(path, "ids", 0, 100), "holds the id 100, the vocabulary 100 tokens"),
+    (lambda path: _with(path, "ids", 0, 100), "holds the id 100, but the vocabulary has 100 tokens"),
     (lambda path: _with(path, "mask_labels", 0, 60000), "holds the id 60000"),
-    (lambda path: _with(path, "mask_positions", 0, 0), "a mask is on no token"),
-    (lambda path: _with(path, "mask_positions", 0, 5000), "a mask is on no token"),
+    (lambda path: _with(path, "mask_positions", 0, 0), "a mask is not on a token"),
+    (lambda path: _with(path, "mask_positions", 0, 5000), "a mask is not on a token"),
 ]
 
 

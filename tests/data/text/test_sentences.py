@@ -64,7 +64,7 @@ def nltk_tokenizer(language: str) -> PunktTokenizer:
 def by_nltk(text: str, language: str = "english") -> list[str]:
     """What the module promises: NLTK's sentences of each paragraph."""
     paragraphs = re.split(r"[\n\u2028]\s*[\n\u2028]|\u2029", text)
-    return [found for part in paragraphs for found in nltk_tokenizer(language).tokenize(part.strip())]
+    return [sentence for part in paragraphs for sentence in nltk_tokenizer(language).tokenize(part.strip())]
 
 
 def one_line(text: str) -> str:
@@ -138,7 +138,7 @@ def test_an_empty_line_ends_a_sentence(gap: str) -> None:
     ]
 
 
-def test_a_line_break_alone_ends_no_sentence() -> None:
+def test_a_line_break_alone_does_not_end_a_sentence() -> None:
     assert split_sentences("A heading\nand\u2028text by Mr.\nSmith.") == ["A heading\nand\u2028text by Mr.\nSmith."]
 
 

@@ -140,7 +140,7 @@ def test_a_tokenizer_of_another_kind_is_refused_by_name(tmp_path: Path, model: m
 @pytest.mark.parametrize(
     "content", [b"{", b"[]", b"null", b'{"a": 1, "a": 2}', b'{"model": {"vocab": {"x": 1, "x": 2}}}']
 )
-def test_a_file_that_is_no_tokenizer_is_refused(tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_is_not_a_tokenizer_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "tokenizer.json"
     path.write_bytes(content)
     with pytest.raises(InputError, match=r"damaged|not a Hugging Face"):

@@ -58,7 +58,7 @@ TEXTS = {
 def character_vocabulary(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Every assigned character alone and inside a word: no difference hides in an [UNK]."""
     kinds = by_category().items()
-    kept = [c for name, found in kinds if name not in ("Cn", "Co", "Cc") for c in found if not c.isspace()]
+    kept = [c for name, characters in kinds if name not in ("Cn", "Co", "Cc") for c in characters if not c.isspace()]
     path = tmp_path_factory.mktemp("characters") / "vocab.txt"
     tokens = [*SPECIAL_TOKENS, *kept, *(f"##{character}" for character in kept)]
     path.write_bytes("".join(f"{token}\n" for token in dict.fromkeys(tokens)).encode())
@@ -77,7 +77,7 @@ def both(path: Path, lowercase: bool) -> tuple[WordPieceEncoder, Tokenizer]:
 
 def check_against_hugging_face(path: Path, lowercase: bool, texts: Sequence[str]) -> None:
     encoder, reference = both(path, lowercase)
-    expected = [found.ids for found in reference.encode_batch_fast(texts, add_special_tokens=False)]
+    expected = [encoding.ids for encoding in reference.encode_batch_fast(texts, add_special_tokens=False)]
     assert_equal(encode(encoder, texts), expected, texts)
 
 
@@ -95,9 +95,9 @@ def encode(encoder: WordPieceEncoder, texts: Sequence[str]) -> list[list[int]]:
     return [ids[end - length : end].tolist() for end, length in zip(ends, lengths.tolist(), strict=True)]
 
 
-def assert_equal(found: list[list[int]], expected: list[list[int]], texts: Sequence[str]) -> None:
-    assert len(found) == len(expected) == len(texts)
-    for ours, theirs, text in zip(found, expected, texts, strict=True):
+def assert_equal(actual: list[list[int]], expected: list[list[int]], texts: Sequence[str]) -> None:
+    assert len(actual) == len(expected) == len(texts)
+    for ours, theirs, text in zip(actual, expected, texts, strict=True):
         assert ours == theirs, ascii(text)
 
 
@@ -150,7 +150,7 @@ def test_odd_text_is_encoded_as_hugging_face_does(character_vocabulary: Path, lo
 @pytest.mark.parametrize("lowercase", [True, False], ids=["uncased", "cased"])
 def test_every_code_point_is_encoded_as_hugging_face_does(character_vocabulary: Path, lowercase: bool) -> None:
     unassigned = {"Cn", "Co"}  # private ones among them: all alike, and four of five
-    chosen = [c for name, found in by_category().items() if name not in unassigned for c in found]
+    chosen = [c for name, characters in by_category().items() if name not in unassigned for c in characters]
     random.Random(3).shuffle(chosen)
     texts = ["a".join(chosen[start : start + 50]) for start in range(0, len(chosen), 50)]
     others = [c for name in unassigned for c in by_category()[name]]
@@ -166,7 +166,9 @@ def test_mixes_of_all_categories_are_encoded_as_hugging_face_does(character_voca
     check_against_hugging_face(MODEL / "vocab.txt", lowercase, texts)
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(texts=st.lists(st.text(max_size=60), max_size=4), lowercase=st.booleans())
 def test_any_texts_are_encoded_as_hugging_face_does(texts: list[str], lowercase: bool) -> None:
     check_against_hugging_face(MODEL / "vocab.txt", lowercase, texts)
@@ -230,7 +232,7 @@ def test_a_long_text_without_white_space_takes_linear_time(unit: str) -> None:
         return time.process_time() - start
 
     seconds(1000)
-    assert seconds(400_000) < 16 * min(seconds(100_000) for _ in range(2)) + 0.05
+    assert min(seconds(400_000) for _ in range(3)) < 12 * min(seconds(100_000) for _ in range(3)) + 0.05
 
 
 def test_encoding_starts_no_threads() -> None:
@@ -304,7 +306,7 @@ def test_a_tokenizer_file_is_honoured(tmp_path: Path, change: Callable[[dict[str
     reference.no_truncation()
     reference.no_padding()
     reference.encode_special_tokens = True
-    expected = [found.ids for found in reference.encode_batch_fast(texts, add_special_tokens=False)]
+    expected = [encoding.ids for encoding in reference.encode_batch_fast(texts, add_special_tokens=False)]
     encoder = Vocabulary.read(path).encoder()
     assert encoder._by_words == by_words
     assert_equal(encode(encoder, texts), expected, texts)

@@ -23,7 +23,7 @@ import yaml
 
 from bertjobs.cli import doctor as command
 from bertjobs.launch.doctor.diagnose import diagnose
-from bertjobs.launch.doctor.evidence import Accounts, AttemptEvidence, AttemptLog, Evidence, PhaseEvidence, collect
+from bertjobs.launch.doctor.evidence import AttemptEvidence, AttemptLog, Evidence, PhaseEvidence, collect
 from bertjobs.launch.doctor.log_errors import errors_in
 from bertjobs.launch.doctor.verdict import Standing, Verdict
 from bertjobs.launch.local import free_port, identity, rank_environment
@@ -33,18 +33,18 @@ from bertjobs.recipe.resolve import resolve
 from bertjobs.recipe.spec import RunSpec
 from bertjobs.run.causes import Cause
 from bertjobs.run.journal import Attempt, Failure
+from bertjobs.slurm.client import Slurm
 from bertjobs.slurm.jobs import Job
 from bertjobs.slurm.reasons import reason_words
-from bertjobs.slurm.times import doubled
 from bertjobs.train import loop, step
 from bertjobs.train.checkpoint import writer as checkpoint_writer
 from bertjobs.train.signals import StopRequest
 from bertjobs.train.worker import main
+from tests.cluster.slurm import PATIENCE_S
 from tests.train.conftest import PHASES, prepared
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload([__name__])
-PATIENCE_S = 90.0
 AT = 4  # the step at which a fault comes
 NOW = 1_000_000.0
 
@@ -152,7 +152,7 @@ def verdicts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Verdict]:
             time.sleep(0.05)
     for process in processes:
         process.kill()  # the one that was stopped
-    slurm = Accounts({"PATH": ""})
+    slurm = Slurm({"PATH": ""})
     return {
         name: diagnose(collect(directory, slurm, f"trial --results {directory.root.parent}", time.time()))
         for name, directory in directories.items()
@@ -417,14 +417,6 @@ def test_a_time_limit_that_was_too_short_is_doubled(spec: RunSpec) -> None:
     assert verdict.cause is Cause.TIME_LIMIT
     assert verdict.command == "bertjobs resume big --time 60"
     assert judged(spec, job, log, checkpoint_unix_s=NOW - 100).command == "bertjobs resume big"
-
-
-@pytest.mark.parametrize(
-    ("limit", "twice"),
-    [("00:30:00", "60"), ("30:30", "62"), ("1-00:00:00", "2880"), ("00:00:10", "2"), ("UNLIMITED", ""), ("", "")],
-)
-def test_times_of_slurm_s_are_doubled_in_minutes(limit: str, twice: str) -> None:
-    assert doubled(limit) == twice
 
 
 def test_what_slurm_said_of_an_earlier_start_does_not_count(spec: RunSpec) -> None:

@@ -15,12 +15,13 @@ from pathlib import Path
 import pytest
 
 from bertjobs.errors import BertjobsError, InputError
-from bertjobs.launch.script import SlurmOptions, submissions
+from bertjobs.launch.script import submissions
 from bertjobs.launch.submitit.backend import job_parameters, queue_submitit
 from bertjobs.recipe.catalogue import builtin_file, load_catalogue
 from bertjobs.recipe.resolve import resolve
 from bertjobs.recipe.spec import RunSpec
 from bertjobs.run.directory import RunDirectory
+from bertjobs.slurm.options import SlurmOptions
 from tests.conftest import wait_until
 from tests.launch.conftest import Tool
 from tests.launch.golden_file import check_golden
@@ -214,7 +215,7 @@ def task(tmp_path: Path, tool: Tool) -> Task:
 
 
 def outcome(process: subprocess.Popen[str]) -> tuple[int, str]:
-    output, _ = process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=300)
     return process.returncode, output
 
 

@@ -1,1 +1,1 @@
-"""Stands for apex's compiled extensions, by whose presence NVIDIA's package is told from others of that name."""
+"""Stands for apex's compiled extensions, whose presence distinguishes NVIDIA's package from others of that name."""

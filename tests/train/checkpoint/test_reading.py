@@ -20,7 +20,7 @@ from bertjobs.model.huggingface import initialise_from
 from bertjobs.optim.base import Optimizer
 from bertjobs.optim.lamb import Lamb
 from bertjobs.optim.loss_scale import StaticLossScale
-from bertjobs.optim.sharding import Shard
+from bertjobs.optim.sharding import StateShare
 from bertjobs.run.checkpoints import MANIFEST, check_settings, newest_valid, read_manifest, verify
 from bertjobs.train.checkpoint import snapshot
 from bertjobs.train.checkpoint.state import read_stream_state, read_training_state
@@ -71,7 +71,7 @@ def rewrite(file: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> 
 
 def sharded(whole: Optimizer, ranks: int) -> list[Optimizer]:
     """The optimizers of all ranks, each with the moments that it owns."""
-    optimizers = [Lamb(whole.param_groups, 0.01, shard=Shard(rank, ranks)) for rank in range(ranks)]
+    optimizers = [Lamb(whole.param_groups, 0.01, shard=StateShare(rank, ranks)) for rank in range(ranks)]
     for optimizer in optimizers:
         optimizer.load_moments(whole.moments(), whole.step_count)
     assert sum(len(optimizer.moments()) for optimizer in optimizers) == len(whole.moments())
@@ -102,7 +102,7 @@ def test_sharded_states_are_read_on_another_number_of_ranks(tmp_path: Path, writ
     verify(folder)
     seen: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
     for rank in range(reading):
-        other, optimizer = untrained(shard=Shard(rank, reading))
+        other, optimizer = untrained(shard=StateShare(rank, reading))
         assert read_training_state(folder, other, optimizer).step == 20
         assert optimizer.step_count == 3
         own = named_moments(other, optimizer)

@@ -13,7 +13,7 @@ from bertjobs.data.corpus import Source, scan
 from bertjobs.data.prepare.on_this_machine import Runner, ThisMachine
 from bertjobs.data.prepare.settings import PrepareOptions
 from bertjobs.data.prepare.stage_pairs import settle_split
-from bertjobs.data.prepare.work_folder import FOLDER_NAME, STAGES, Plan, Work, make_plan
+from bertjobs.data.prepare.work_folder import FOLDER_NAME, STAGES, PreparePlan, WorkFolder, make_plan
 from bertjobs.data.shards.manifest import FORMAT, MANIFEST_NAME, SPLITS, VERSION, DataManifest
 from bertjobs.data.text.vocabulary import Vocabulary
 from bertjobs.errors import BertjobsError, InputError
@@ -31,7 +31,7 @@ def prepare(options: PrepareOptions, progress: Progress, runner: Runner | None =
     """Make a data folder: vocab.txt, phaseN/{train,validation}/shard-*, and MANIFEST.json, which is written last.
 
     Equal input, options and seed give equal bytes, on any number of processes or nodes. What a killed prepare has
-    done is kept in OUTPUT/.prepare, and the next one goes on from there.
+    done is kept in OUTPUT/.prepare, and the next one continues from there.
 
     Args:
         runner: where the tasks run; in this process by default.
@@ -41,7 +41,7 @@ def prepare(options: PrepareOptions, progress: Progress, runner: Runner | None =
 
     Raises:
         InputError: bad options, corpus or vocabulary, an output of other settings, or one that cannot be written.
-        BertjobsError: another prepare is at work on the output, or a task failed.
+        BertjobsError: another prepare is working on the output, or a task failed.
     """
     options.check()
     vocabulary = Vocabulary.read(options.vocabulary, lowercase=False if options.cased else None)
@@ -54,7 +54,7 @@ def prepare(options: PrepareOptions, progress: Progress, runner: Runner | None =
         return False
     try:
         with _removed_after_bad_input(output), locked(_open(output)):
-            work = Work.create(options, plan, pieces)
+            work = WorkFolder.create(options, plan, pieces)
             vocabulary.write(work.folder)
             _run_stages(work, runner or ThisMachine(1), progress)
             _finish(work, vocabulary)
@@ -62,7 +62,7 @@ def prepare(options: PrepareOptions, progress: Progress, runner: Runner | None =
         raise BertjobsError(
             f"cannot write {str(output)!r}: {error.strerror or error}",
             where=str(error.filename or output),
-            hint="what is done is kept: when there is room, give the same command again",
+            hint="what is done is kept: when there is room, run the same command again",
         ) from error
     return True
 
@@ -80,7 +80,7 @@ def _open(output: Path) -> Path:
 
 @contextmanager
 def _removed_after_bad_input(output: Path) -> Iterator[None]:
-    """Other input is needed after an InputError: what this prepare made until then is of no use."""
+    """After an InputError other input is needed: what this prepare made until then is useless."""
     was_there, was_begun = output.exists(), (output / FOLDER_NAME).exists()
     try:
         yield
@@ -92,27 +92,27 @@ def _removed_after_bad_input(output: Path) -> Iterator[None]:
         raise
 
 
-def _is_complete(output: Path, plan: Plan) -> bool:
-    """Whether the output is there, made by this very plan.
+def _is_complete(output: Path, plan: PreparePlan) -> bool:
+    """Whether the output is complete, and made by this very plan.
 
     Raises:
-        InputError: it was made otherwise; names the difference.
+        InputError: it was made by another plan; names the difference.
     """
     if not (output / MANIFEST_NAME).exists():
         return False
     data = DataManifest.read(output)
     before = json.loads((output / MANIFEST_NAME).read_bytes())["plan"]
-    changed = Plan(**before).difference(plan) if before else "they were adopted from LDDL"
+    changed = PreparePlan(**before).difference(plan) if before else "they were adopted from LDDL"
     if changed:
         raise InputError(
-            f"{str(data.folder)!r} holds data of other settings: {changed}",
+            f"{str(data.folder)!r} holds data made with other settings: {changed}",
             where="--output",
-            hint=f"choose another folder, or make it anew: rm -r {data.folder}",
+            hint=f"choose another folder, or start over: rm -r {data.folder}",
         )
     return True
 
 
-def _run_stages(work: Work, runner: Runner, progress: Progress) -> None:
+def _run_stages(work: WorkFolder, runner: Runner, progress: Progress) -> None:
     for stage in STAGES:
         missing = work.missing(stage)
         runner.run(work, stage, missing, _StageProgress(work, stage, missing, progress))
@@ -125,7 +125,7 @@ def _run_stages(work: Work, runner: Runner, progress: Progress) -> None:
 class _StageProgress:
     """Turns tasks that are done into progress of a stage."""
 
-    def __init__(self, work: Work, stage: str, missing: list[int], progress: Progress) -> None:
+    def __init__(self, work: WorkFolder, stage: str, missing: list[int], progress: Progress) -> None:
         self._weights, self._unit = _weights(work, stage)
         self._words, self._progress = _WORDS[stage], progress
         self._total = sum(self._weights)
@@ -137,14 +137,14 @@ class _StageProgress:
         self._progress(self._words, self._done, self._total, self._unit)
 
 
-def _weights(work: Work, stage: str) -> tuple[list[float], str]:
+def _weights(work: WorkFolder, stage: str) -> tuple[list[float], str]:
     """How much work each task of a stage is, and the unit."""
     if stage == "tokenise":
         return [piece.text_bytes / 1e6 for piece in work.pieces], "MB"
     return [1.0] * work.tasks(stage), "buckets" if stage == "pairs" else "tasks"
 
 
-def _finish(work: Work, vocabulary: Vocabulary) -> None:
+def _finish(work: WorkFolder, vocabulary: Vocabulary) -> None:
     """Write the manifest, and only then remove the work folder."""
     tokenised = work.results("tokenise")
     moved = settle_split(tokenised)
@@ -175,7 +175,7 @@ def _finish(work: Work, vocabulary: Vocabulary) -> None:
     work.remove()
 
 
-def _phases(work: Work) -> dict[int, dict[str, Any]]:
+def _phases(work: WorkFolder) -> dict[int, dict[str, Any]]:
     """The manifest's entry of each phase. Tidies the folders, and writes LDDL's ``.num_samples.json``, on the way."""
     files: dict[tuple[int, str], list[dict[str, Any]]] = {}
     for task, result in zip(work.shard_tasks, work.results("shards"), strict=True):
