@@ -20,13 +20,14 @@ from bertjobs.optim.sharding import StateShare
 from bertjobs.recipe.lockfile import decisive_settings
 from bertjobs.run.checkpoints import MANIFEST, folder_name
 from bertjobs.run.directory import Done, PhaseDirectory
+from bertjobs.run.settings import check_unchanged
 from bertjobs.train.checkpoint.saving import Saving
 from bertjobs.train.checkpoint.start import Start, find_start, load_start
 from bertjobs.train.checkpoint.state import Progress
 from bertjobs.train.checkpoint.stop_time import Lead
 from bertjobs.train.checkpoint.writer import CheckpointSeries, CheckpointWriter
 from bertjobs.train.forward import open_forward
-from bertjobs.train.job import Job, check_settings, open_directory, record, record_failure
+from bertjobs.train.job import Job, open_directory, record, record_failure
 from bertjobs.train.loop import Outcome, Trainer
 from bertjobs.train.metrics import MetricsLog
 from bertjobs.train.phase_data import PhaseShards, open_shards, open_stream
@@ -105,7 +106,7 @@ def _keeper(job: Job, ranks: Ranks) -> Callable[[HangError], None]:
 
 
 def _already_done(job: Job, directory: PhaseDirectory) -> Done | None:
-    check_settings(job)
+    check_unchanged(job.spec, job.directory)
     return directory.done()
 
 

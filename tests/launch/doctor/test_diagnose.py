@@ -1,235 +1,30 @@
-"""One verdict for each thing that ends, or holds up, a run: from real workers that are made to fail, and from what
-torch, Slurm, pyxis and enroot print."""
+"""One verdict for each thing that ends, or holds up, a run, from what torch, Slurm, pyxis and enroot print; real
+workers are in test_causes.py."""
 
 from __future__ import annotations
 
 import argparse
-import errno
 import json
-import multiprocessing
-import os
-import signal
-import socket
-import sys
-import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
-import torch._dynamo  # takes DDP seconds, at its first use
-import yaml
 
 from bertjobs.cli import doctor as command
 from bertjobs.launch.doctor.diagnose import diagnose
-from bertjobs.launch.doctor.evidence import AttemptEvidence, AttemptLog, Evidence, PhaseEvidence, collect
+from bertjobs.launch.doctor.evidence import AttemptEvidence, AttemptLog, Evidence, PhaseEvidence
 from bertjobs.launch.doctor.log_errors import errors_in
 from bertjobs.launch.doctor.verdict import Standing, Verdict
-from bertjobs.launch.local import free_port, identity, rank_environment
 from bertjobs.launch.start import write_run
 from bertjobs.recipe.catalogue import builtin_file, load_catalogue
 from bertjobs.recipe.resolve import resolve
 from bertjobs.recipe.spec import RunSpec
 from bertjobs.run.causes import Cause
 from bertjobs.run.journal import Attempt, Failure
-from bertjobs.slurm.client import Slurm
 from bertjobs.slurm.jobs import Job
 from bertjobs.slurm.reasons import reason_words
-from bertjobs.train import loop, step
-from bertjobs.train.checkpoint import writer as checkpoint_writer
-from bertjobs.train.signals import StopRequest
-from bertjobs.train.worker import main
-from tests.cluster.slurm import PATIENCE_S
-from tests.train.conftest import PHASES, prepared
 
-CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload([__name__])
-AT = 4  # the step at which a fault comes
 NOW = 1_000_000.0
-
-
-# Real workers
-
-
-def kill() -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def stop_itself() -> None:
-    os.kill(os.getpid(), signal.SIGSTOP)
-
-
-def fail() -> None:
-    raise ValueError("a batch of another world")
-
-
-def take_all_memory() -> None:
-    torch.empty(1 << 60, dtype=torch.uint8)
-
-
-def fill_disk() -> None:
-    def full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    checkpoint_writer.write_hashed = full  # type: ignore[assignment]
-
-
-@dataclass(frozen=True)
-class Scene:
-    """A run on two ranks, and what happens to ``victim`` at step `AT`; ``recipe`` and ``environ`` change the run."""
-
-    fault: Callable[[], None] | None = None
-    victim: int = 1
-    recipe: Mapping[str, object] = field(default_factory=dict)
-    environ: Mapping[str, str] = field(default_factory=dict)
-    ranks: int = 2
-    port: int = 0
-
-
-def scenes(taken: int) -> dict[str, Scene]:
-    return {
-        "killed": Scene(kill),
-        "failed": Scene(fail),
-        "memory": Scene(take_all_memory, victim=0),
-        "hang": Scene(stop_itself, recipe={"hang_timeout_s": 5}),
-        "disk": Scene(fill_disk, victim=0, ranks=1),
-        "gradients": Scene(recipe={"precision": "fp16", "loss_scale": 2e9}, ranks=1),
-        "stopped": Scene(environ={"STEPS_THIS_RUN": "5"}),
-        "refused": Scene(environ={"DATADIR": "/nowhere"}),
-        "port": Scene(environ={"BERTJOBS_JOIN_TIMEOUT_S": "2"}, port=taken),
-    }
-
-
-def run_rank(environ: Mapping[str, str], log: Path, fault: Callable[[], None] | None) -> None:
-    """One rank, as the local launcher starts it; all write one log."""
-    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    os.dup2(descriptor, 1)
-    os.dup2(descriptor, 2)
-    os.environ.clear()
-    os.environ.update(environ)
-    if fault is not None:
-        original, calls = step.train_step, []
-
-        def trapped(*args: object) -> object:
-            calls.append(1)
-            if len(calls) == AT:
-                fault()
-            return original(*args)  # type: ignore[arg-type]
-
-        loop.train_step = trapped  # type: ignore[assignment]
-    code = main(os.environ, StopRequest())
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
-
-
-@pytest.fixture(scope="module")
-def verdicts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Verdict]:
-    """The verdicts on all scenes, played at the same time."""
-    folder = tmp_path_factory.mktemp("scenes")
-    data = prepared(slice(0, 4), folder / "speeches").folder
-    processes, directories = [], {}
-    with socket.socket() as listener:
-        listener.bind(("0.0.0.0", 0))
-        listener.listen()
-        for name, scene in scenes(listener.getsockname()[1]).items():
-            spec = spec_of(folder / name, scene, data)
-            directory = directories[name] = write_run(spec)
-            directory.record("submitted", backend="local", phase=1, job="local-1", **identity() | {"pid": 1})
-            port = scene.port or free_port()
-            for rank in range(scene.ranks):
-                base = {"PATH": os.environ["PATH"], "OMP_NUM_THREADS": "1"}
-                environ = rank_environment(base, spec, 1, rank, port=port, job="local-1")
-                environ |= {"DATADIR": str(data), "OMP_NUM_THREADS": "1", **scene.environ}
-                log = directory.phase(1).logs / "local-1-0.out"
-                fault = scene.fault if rank == scene.victim else None
-                processes.append(CONTEXT.Process(target=run_rank, args=(environ, log, fault)))
-                processes[-1].start()
-        deadline = time.monotonic() + PATIENCE_S
-        stopped = [process for process in processes if process.pid]
-        while sum(process.is_alive() for process in stopped) > 1 and time.monotonic() < deadline:
-            time.sleep(0.05)
-    for process in processes:
-        process.kill()  # the one that was stopped
-    slurm = Slurm({"PATH": ""})
-    return {
-        name: diagnose(collect(directory, slurm, f"trial --results {directory.root.parent}", time.time()))
-        for name, directory in directories.items()
-    }
-
-
-def spec_of(folder: Path, scene: Scene, data: Path) -> RunSpec:
-    folder.mkdir()
-    recipe = {"system": "cpu-node", "model": "bert-nano", "precision": "fp32", "phases": PHASES, **scene.recipe}
-    (folder / "recipes.yml").write_text(yaml.safe_dump({"recipes": {"trial": recipe}}))
-    flags = {"recipe": "trial", "results": str(folder / "results"), "data": str(data), "nodes": str(scene.ranks)}
-    return resolve(load_catalogue([builtin_file(), folder / "recipes.yml"]), flags=flags, environ={}).spec
-
-
-def test_a_rank_that_is_killed_is_found_by_the_silence_of_its_own(verdicts: dict[str, Verdict]) -> None:
-    verdict = verdicts["killed"]
-    assert verdict.cause is Cause.LOST_RANK
-    assert verdict.sentence == "rank 1 died first without an error message: it was killed, or its node went down"
-    assert verdict.evidence[0].startswith("rank 0: error: another rank is gone")
-    assert verdict.command.startswith("bertjobs resume trial --results")
-
-
-def test_the_first_failing_rank_is_told_from_those_that_lost_it(verdicts: dict[str, Verdict]) -> None:
-    verdict = verdicts["failed"]
-    assert verdict.cause is Cause.CRASHED
-    assert verdict.sentence == "rank 1 failed first: ValueError: a batch of another world"
-    assert verdict.evidence[0] == "rank 1: ValueError: a batch of another world"
-    assert "bertjobs logs trial" in verdict.command
-
-
-def test_host_memory_as_torch_reports_it(verdicts: dict[str, Verdict]) -> None:
-    verdict = verdicts["memory"]
-    assert verdict.cause is Cause.HOST_MEMORY
-    assert "DefaultCPUAllocator" in verdict.evidence[0]
-    assert "--mem" not in verdict.command, "no option of Slurm's for a local run"
-
-
-def test_a_hang_names_the_rank_that_the_others_waited_for(verdicts: dict[str, Verdict]) -> None:
-    verdict = verdicts["hang"]
-    assert verdict.cause is Cause.HANG
-    assert verdict.sentence == "the run hung: the others waited for rank 1"
-    assert "rank 1 did not arrive" in verdict.evidence[0]
-    assert any("and no longer answers" in line for line in verdict.evidence)
-
-
-def test_a_full_disk(verdicts: dict[str, Verdict]) -> None:
-    verdict = verdicts["disk"]
-    assert verdict.cause is Cause.DISK
-    assert "No space left on device" in verdict.evidence[0]
-    assert any("free where" in line for line in verdict.evidence)
-    assert verdict.sentence == "the disk is full: free some space, then resume from the beginning"
-
-
-def test_gradients_that_are_never_finite(verdicts: dict[str, Verdict]) -> None:
-    verdict = verdicts["gradients"]
-    assert verdict.cause is Cause.GRADIENTS
-    assert "25 steps in a row" in verdict.evidence[0]
-    assert "--set loss_scale=0" in verdict.command, "dynamic, where the recipe fixes one"
-    assert "--run trial-2" in verdict.command
-
-
-def test_a_run_that_stopped_as_asked_may_go_on(verdicts: dict[str, Verdict]) -> None:
-    verdict = verdicts["stopped"]
-    assert verdict.cause is Standing.STOPPED
-    assert "(STEPS_THIS_RUN): step-00000005" in verdict.sentence
-
-
-def test_bad_input_is_told_in_the_worker_s_own_words(verdicts: dict[str, Verdict]) -> None:
-    verdict = verdicts["refused"]
-    assert verdict.cause is Cause.BAD_INPUT
-    assert any("/nowhere" in line for line in verdict.evidence)
-
-
-def test_a_port_in_use(verdicts: dict[str, Verdict]) -> None:
-    verdict = verdicts["port"]
-    assert verdict.cause is Cause.PORT
-    assert any("MASTER_PORT=" in line for line in verdict.evidence)
 
 
 # What other programs print
