@@ -40,15 +40,18 @@ class BertjobsError(Exception):
         """A process hands its errors to another one whole."""
         return _rebuilt, (type(self), self.what, self.where, self.hint, self.cause)
 
+    def facts(self) -> dict[str, str]:
+        """What programs read of the error, by name: its cause; some errors have more."""
+        return {CAUSE: self.cause} if self.cause else {}
+
     def render(self) -> str:
-        """The error as a user reads it: one line each for what, where, hint and cause."""
+        """The error as a user reads it: one line each for what, where, hint and the `facts`."""
         lines = [f"error: {self.what}"]
         if self.where:
             lines.append(f"  where: {self.where}")
         if self.hint:
             lines.append(f"  hint:  {self.hint}")
-        if self.cause:
-            lines.append(f"  {CAUSE}: {self.cause}")
+        lines += [f"  {name}: {text}" for name, text in self.facts().items()]
         return "\n".join(lines)
 
 

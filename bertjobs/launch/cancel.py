@@ -36,7 +36,7 @@ def active_links(directory: RunDirectory, slurm: Slurm) -> list[Link]:
     """
     files = read_run(directory)
     named = slurm.jobs_of_run(files.spec.run, directory.root) if slurm.present else {}
-    told = slurm.ask([*files.on_slurm, *(job for job in named if job not in files.jobs)])
+    told = slurm.ask([*files.on_slurm, *(job for job in named if job not in files.story.jobs)])
     if told.silence:
         raise BertjobsError(
             f"Slurm does not say which jobs wait or run: {told.silence}",
@@ -46,7 +46,7 @@ def active_links(directory: RunDirectory, slurm: Slurm) -> list[Link]:
     links = list(status_of(files, told, time.time()).links)
     first = files.undone[0] if files.undone else files.spec.phases[-1].phase
     for job, name in named.items():
-        if job not in files.jobs and job in told.jobs:
+        if job not in files.story.jobs and job in told.jobs:
             phase = name.removeprefix(f"{files.spec.run}-phase")
             number = int(phase) if phase.isdigit() else first
             links.append(Link(job, "slurm", number, spare=not phase.isdigit(), state=told.jobs[job].state))
@@ -91,11 +91,11 @@ def _stop(directory: RunDirectory, links: Sequence[Link], slurm: Slurm) -> None:
 
 def _check_elsewhere(directory: RunDirectory) -> None:
     """InputError where a local job was started on another machine and has not ended."""
-    for job in read_run(directory).jobs.values():
-        host = job.get("submitted", {}).get("host", "")
-        if job["backend"] == "local" and host not in ("", socket.gethostname()) and "ended" not in job:
+    for job in read_run(directory).story.jobs.values():
+        has_ended = any(attempt.has_ended for attempt in job.attempts)
+        if job.backend == "local" and job.host not in ("", socket.gethostname()) and not has_ended:
             raise InputError(
-                f"job {job['job']} was started on {host}, and has not ended as far as its folder shows",
+                f"job {job.id} was started on {job.host}, and has not ended as far as its folder shows",
                 where=str(directory.root),
-                hint=f"cancel it there: ssh {host} bertjobs cancel {directory.root}",
+                hint=f"cancel it there: ssh {job.host} bertjobs cancel {directory.root}",
             )

@@ -10,9 +10,10 @@ from typing import Any
 
 from bertjobs.launch.script import Submission, submissions
 from bertjobs.launch.source import write_source
-from bertjobs.launch.start import locked_text, next_chain, without_suspects
+from bertjobs.launch.start import next_chain, without_suspects
 from bertjobs.recipe.spec import RunSpec
 from bertjobs.run.directory import RunDirectory
+from bertjobs.run.settings import settings_text
 from bertjobs.slurm.client import Slurm
 from bertjobs.slurm.options import SlurmOptions
 from bertjobs.slurm.shell import shell_line
@@ -89,7 +90,7 @@ def dry_run(
         after: ids of jobs that the first one waits for.
     """
     directory = RunDirectory(Path(spec.results) / spec.run)
-    files = [WrittenFile(directory.lockfile, locked_text(directory, spec)), *source_files(directory.source)]
+    files = [WrittenFile(directory.lockfile, settings_text(directory, spec)), *source_files(directory.source)]
     jobs = queued(directory, spec, options, python, slurm, after) if backend != "local" else []
     files += [WrittenFile(job.path, job.script) for job in jobs]
     if backend == "submitit":

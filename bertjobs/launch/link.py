@@ -177,6 +177,15 @@ class Link:
         """Whether the chain has phases that are not done."""
         return any(not self.folder.phase(number).done_file.exists() for number in self.phases)
 
+    def followers(self, slurm: Slurm, kind: str = "") -> list[str]:
+        """Ids of this run's queued jobs that wait for the end of this one, by their names: ``RUN-phaseN`` and
+        ``RUN-spare``; ``kind`` "phase" or "spare" asks for those alone. Others may wait for it too: not ours to touch.
+
+        Raises:
+            NoAnswer: Slurm does not say.
+        """
+        return [job.id for job in slurm.followers(self.job, f"{self.folder.name}-{kind}")]
+
     def budgets(self) -> Mapping[str, int]:
         """The recipe's restarts; {} where no run.yml says them."""
         try:
@@ -236,17 +245,17 @@ def end(link: Link, slurm: Slurm, code: int, *, before: str, told_to_end: bool) 
 
 def _arrange(link: Link, slurm: Slurm, decision: Decision, ended: End) -> int:
     if decision.next is Next.NEXT_PHASE:
-        if slurm.followers(link.job, f"{link.folder.name}-phase"):
+        if link.followers(slurm, "phase"):
             return ARRANGED  # the next phase's own job is in the queue
         if link.phases_left():
             return NEXT_PHASE_HERE
-        _stop(link, slurm)
+        _cancel(link.followers(slurm, "spare"), slurm)
     elif decision.next is Next.NOTHING_HERE:
         if slurm.was_preempted(link.job):  # where Slurm cancels preempted jobs, nobody else would continue
             ensure_follower(link, slurm)
     elif decision.next is Next.STOP:
         _say(f"not continued: {decision.why}")
-        _stop(link, slurm)
+        _cancel(link.followers(slurm), slurm)
     elif decision.next is Next.RESTART:
         _say("continuing: requeue")
         try:
@@ -256,8 +265,8 @@ def _arrange(link: Link, slurm: Slurm, decision: Decision, ended: End) -> int:
             ensure_follower(link, slurm)
     else:
         _say(f"continuing elsewhere: a job that excludes {ended.unfit_nodes}")
-        for job in slurm.followers(link.job):
-            slurm.update(job.id, ExcNodeList=ended.unfit_nodes)
+        for job in link.followers(slurm):
+            slurm.update(job, ExcNodeList=ended.unfit_nodes)
         ensure_follower(link, slurm, f"--exclude={ended.unfit_nodes}")
     return ARRANGED
 
@@ -268,7 +277,7 @@ def ensure_follower(link: Link, slurm: Slurm, *options: str) -> None:
     if not link.phases or not script.is_file():
         return
     try:
-        if slurm.followers(link.job):
+        if link.followers(slurm):
             return
         job = slurm.submit_follower(link.job, script, name=f"{link.folder.name}-spare", options=options)
     except BertjobsError as error:
@@ -277,10 +286,10 @@ def ensure_follower(link: Link, slurm: Slurm, *options: str) -> None:
     link.folder.record("submitted", backend="slurm", phase=link.phase, job=job, chain=link.chain, spare=True)
 
 
-def _stop(link: Link, slurm: Slurm) -> None:
-    if waiting := [job.id for job in slurm.followers(link.job)]:
-        _say(f"cancelling what waits behind: {' '.join(waiting)}")
-        slurm.cancel(waiting)
+def _cancel(jobs: Sequence[str], slurm: Slurm) -> None:
+    if jobs:
+        _say(f"cancelling what waits behind: {' '.join(jobs)}")
+        slurm.cancel(jobs)
 
 
 def _say(words: str) -> None:

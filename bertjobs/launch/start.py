@@ -19,11 +19,12 @@ from bertjobs.launch.link import End, Next, close_attempt, newest_name, record_r
 from bertjobs.launch.script import submissions
 from bertjobs.launch.source import write_source
 from bertjobs.launch.watch.progress import ProgressView
-from bertjobs.recipe.lockfile import lockfile, read_lockfile, with_phases_of
+from bertjobs.recipe.lockfile import read_lockfile
 from bertjobs.recipe.schema import check_path
 from bertjobs.recipe.spec import PhaseSpec, RunSpec
 from bertjobs.run.directory import RunDirectory
 from bertjobs.run.restarts import chain_events
+from bertjobs.run.settings import write_settings
 from bertjobs.run.suspects import excluded, suspects
 from bertjobs.slurm.client import Slurm
 from bertjobs.slurm.environment import clean_environment
@@ -63,19 +64,11 @@ def absolute(spec: RunSpec) -> RunSpec:
     )
 
 
-def locked_text(directory: RunDirectory, spec: RunSpec) -> str:
-    """run.yml of a run; the phases that it has already are kept where ``spec`` has others."""
-    locked = replace(spec, steps_this_run=0)  # speaks of one job, not of the run
-    if directory.lockfile.is_file():
-        locked = with_phases_of(locked, read_lockfile(directory.lockfile))
-    return lockfile(locked)
-
-
 def write_run(spec: RunSpec) -> RunDirectory:
     """Make the run directory with its lockfile and source."""
     directory = RunDirectory(Path(spec.results) / spec.run)
     directory.create()
-    directory.write_lockfile(locked_text(directory, spec))
+    write_settings(directory, spec)
     write_source(directory.source)
     for phase in spec.phases:
         directory.phase(phase.phase).create()

@@ -121,7 +121,7 @@ def _when(summary: Summary) -> str:
     what = f"recipe {spec.recipe}, model {spec.model.name}, {_count(spec.world_size, 'rank')}"
     if not tries:
         return what
-    return f"{what}; started {_time(tries[0].started_unix_s)}, {_count(len(tries), 'attempt')}"
+    return f"{what}; started {_time(tries[0].started_unix_s or 0.0)}, {_count(len(tries), 'attempt')}"
 
 
 def _verdict(summary: Summary) -> str:
@@ -226,7 +226,7 @@ def _attempts(attempts: Iterable[Attempt]) -> str:
             for cell in (
                 str(one.phase),
                 f"{one.job}-{one.number}",
-                _time(one.started_unix_s),
+                _time(one.started_unix_s or 0.0),
                 duration(one.seconds),
                 str(one.world_size),
                 "-" if one.step is None else f"{one.step:,}",
@@ -244,10 +244,10 @@ def _attempts(attempts: Iterable[Attempt]) -> str:
 
 
 def _ending(attempt: Attempt) -> str:
-    if not attempt.cause:
+    if not attempt.has_ended:
         return "still running, or killed"
     code = "" if attempt.exit_code is None else f" (exit code {attempt.exit_code})"
-    return f"{attempt.cause}{code}" + (f": {attempt.error}" if attempt.error else "")
+    return f"{attempt.cause or attempt.word}{code}" + (f": {attempt.failure.what}" if attempt.failure else "")
 
 
 def _checkpoint(summary: Summary) -> str:

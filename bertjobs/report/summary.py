@@ -12,9 +12,9 @@ from bertjobs.errors import InputError
 from bertjobs.files.json_lines import read_lines
 from bertjobs.recipe.lockfile import read_lockfile
 from bertjobs.recipe.spec import PhaseSpec, RunSpec
-from bertjobs.run.checkpoints import DamagedCheckpointError, read_manifest, steps
+from bertjobs.run.checkpoints import newest_whole
 from bertjobs.run.directory import PhaseDirectory, RunDirectory
-from bertjobs.run.journal import Attempt, attempts
+from bertjobs.run.journal import Attempt, read_story
 from bertjobs.wording import duration
 
 END_STEPS = 10
@@ -106,7 +106,7 @@ def summarise(directory: RunDirectory) -> Summary:
             hint=f"see its progress with: bertjobs status {directory.name}",
         )
     times = {number: [line["time_unix_s"] for line in lines] for number, lines in metrics.items()}
-    tries = attempts(directory.events(), times)
+    tries = read_story(directory.events(), times).begun
     phases = tuple(
         _phase_summary(phase, directory.phase(phase.phase), metrics[phase.phase], tries) for phase in spec.phases
     )
@@ -186,7 +186,7 @@ def _phase_summary(
         sequences_per_s=statistics.median(line["sequences_per_s"] for line in metrics) if metrics else None,
         wall_time_s=sum(attempt.seconds for attempt in mine),
         attempts=len(mine),
-        checkpoint=_newest_checkpoint(directory),
+        checkpoint=newest_whole(directory.checkpoints),
     )
 
 
@@ -198,17 +198,6 @@ def _read_held_out(line: dict[str, Any]) -> HeldOut:
         nsp_accuracy=line["nsp_accuracy"],
         unigram_nats=line["unigram_cross_entropy_nats"],
     )
-
-
-def _newest_checkpoint(directory: PhaseDirectory) -> Path | None:
-    """The newest checkpoint with all its files at their sizes; hashes are left to whoever loads it."""
-    for folder in reversed(steps(directory.checkpoints)):
-        try:
-            read_manifest(folder)
-        except DamagedCheckpointError:
-            continue
-        return folder
-    return None
 
 
 def _number(value: float | None, form: str) -> str:

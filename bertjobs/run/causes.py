@@ -12,6 +12,14 @@ from typing import Any
 
 from bertjobs.errors import EXIT_BAD_INPUT, EXIT_CONTINUE, EXIT_DONE, EXIT_FAILURE
 
+ABSENT_RANKS = "absent ranks"
+"""The name of the field of a hang's error, in logs and journals, that has the ranks which the others waited for."""
+SPENT_BY = "restarts used up by"
+"""The name of the field of an attempt that was not restarted that has the cause of those before it."""
+
+ATTEMPT_END = "attempt"
+"""The name of the field by which run.sub tells the attempts of a job apart in the log that they share."""
+
 
 class Then(StrEnum):
     """What the chain does after an attempt."""

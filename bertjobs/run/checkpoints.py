@@ -205,6 +205,12 @@ def newest_valid(checkpoints: Path) -> tuple[Path | None, list[DamagedCheckpoint
     return None, damaged
 
 
+def newest_whole(checkpoints: Path) -> Path | None:
+    """The newest checkpoint whose files are there in full; their bytes are not read. For readers: what cannot be read,
+    also what a later bertjobs wrote, is passed over."""
+    return next((folder for folder in reversed(steps(checkpoints)) if _is_whole(folder)), None)
+
+
 def prune(checkpoints: Path, *, keep: int = KEPT, newest: str | None = None, spare: Collection[str] = ()) -> None:
     """Delete old checkpoints. Damaged ones are left for their owner to see, and do not count.
 
@@ -227,6 +233,6 @@ def _is_whole(folder: Path) -> bool:
     """Whether a checkpoint's files are there in full; their bytes are not read."""
     try:
         read_manifest(folder)
-    except BertjobsError:
+    except (BertjobsError, OSError):
         return False
     return True

@@ -1,86 +1,238 @@
-"""The attempts of a run, folded from the events of jobs.jsonl."""
+"""A run's story: its jobs and their attempts, folded once from the events of jobs.jsonl. Pure.
+
+Whoever tells it (the timeline, the doctor, the report, a rehearsal) adds what it knows besides: logs, metrics, Slurm.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
+
+from bertjobs.run.causes import SPENT_BY, Cause, read_cause
+
+
+@dataclass(frozen=True)
+class Failure:
+    """What went wrong, as the worker wrote it: ``rank`` is whose error it was, ``facts`` are further fields."""
+
+    what: str
+    where: str = ""
+    hint: str = ""
+    rank: int = 0
+    facts: Mapping[str, str] | None = None
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """As it is printed, without the cause."""
+        more = {"where": self.where, "hint": self.hint, **(self.facts or {})}
+        return (f"error: {self.what}", *(f"  {name}: {text}" for name, text in more.items() if text))
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """One start of a worker.
+    """One start of a job at one phase.
 
     Attributes:
-        number: counts a job's requeues, from 0.
-        started_unix_s: seconds since 1970.
-        seconds: from the start to its end; where it was killed or still runs, to the last step known of it.
-        cause: why it ended ("done", "STEPS_THIS_RUN", a signal's name, ...), or "" where nothing says so.
+        phase, job, number: of several starts of a job, the first has number 0.
+        world_size: ranks; 0 where it never began to train.
+        started_unix_s: when it began to train, in seconds since 1970; None where it did not come so far.
+        first_step: the step that it began at.
+        ended_unix_s: when it wrote its end; None where it did not, also where a later attempt wrote it.
+        alive_unix_s: its end, or where it was killed or still runs, the last step known of it.
+        word: why it ended, as the journal has it; "" where nothing says so.
+        explained: what Slurm said later of the signal that it ended by.
         exit_code, step: as its end was recorded; None where nothing says so.
-        error: the first line of what went wrong, or "".
+        failure: what went wrong, if anything did.
+        is_told: whether another than itself wrote its end.
+        refusal, spent_by: why it was not followed by another, in words, and the cause that used up the restarts; "" and
+            None where neither is so.
     """
 
     phase: int
     job: str
-    number: int
-    world_size: int
-    started_unix_s: float
-    seconds: float
-    cause: str
-    exit_code: int | None
-    step: int | None
-    error: str
+    number: int = 0
+    world_size: int = 0
+    started_unix_s: float | None = None
+    first_step: int = 0
+    ended_unix_s: float | None = None
+    alive_unix_s: float = 0.0
+    word: str = ""
+    explained: Cause | None = None
+    exit_code: int | None = None
+    step: int | None = None
+    failure: Failure | None = None
+    is_told: bool = False
+    refusal: str = ""
+    spent_by: Cause | None = None
+
+    @property
+    def cause(self) -> Cause | None:
+        """Why it ended; None where nothing says so, or in a word that is not known."""
+        return read_cause(self.word, by_slurm=self.is_told)
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the journal has an end of it."""
+        return bool(self.word) or self.exit_code is not None
+
+    @property
+    def seconds(self) -> float:
+        """From its start to the last that is known of it; 0 where it never began to train."""
+        return max(0.0, self.alive_unix_s - self.started_unix_s) if self.started_unix_s is not None else 0.0
 
 
-def attempts(events: Iterable[Mapping[str, Any]], step_times: Mapping[int, Sequence[float]]) -> tuple[Attempt, ...]:
-    """The attempts in the order of their starts.
+@dataclass(frozen=True)
+class JobStory:
+    """One job of a run.
+
+    Attributes:
+        id, backend: "slurm" or "local".
+        phase: that it was queued for; of a job queued by hand, that it began first.
+        since_unix_s: when the journal first names it.
+        is_submitted, is_spare: whether bertjobs queued it, and as one that takes over.
+        host, pid: of the launcher of a local job; "" and 0 for others.
+        is_cancelled: whether ``bertjobs cancel`` stopped it.
+        attempts: in the order of time, at whatever phase.
+    """
+
+    id: str
+    backend: str
+    phase: int
+    since_unix_s: float
+    is_submitted: bool = False
+    is_spare: bool = False
+    host: str = ""
+    pid: int = 0
+    is_cancelled: bool = False
+    attempts: tuple[Attempt, ...] = ()
+
+    def at(self, phase: int) -> JobStory:
+        """The same job, with its attempts at one phase."""
+        return replace(self, attempts=tuple(attempt for attempt in self.attempts if attempt.phase == phase))
+
+    @property
+    def ended(self) -> Attempt | None:
+        """Its last attempt, if that has an end."""
+        return self.attempts[-1] if self.attempts and self.attempts[-1].has_ended else None
+
+
+@dataclass(frozen=True)
+class Story:
+    """A run: its jobs by id, in the order in which the journal first names them, and all attempts in that of time."""
+
+    jobs: Mapping[str, JobStory]
+    attempts: tuple[Attempt, ...] = ()
+
+    @property
+    def begun(self) -> tuple[Attempt, ...]:
+        """The attempts that began to train."""
+        return tuple(attempt for attempt in self.attempts if attempt.started_unix_s is not None)
+
+
+def read_story(events: Iterable[Mapping[str, Any]], step_times: Mapping[int, Sequence[float]] | None = None) -> Story:
+    """The story that a journal tells.
 
     Args:
-        events: the journal's lines, in order.
-        step_times: by phase, when each step ended, in seconds since 1970.
+        events: its lines, in order; those that are not about a phase's job are passed over.
+        step_times: by phase, when each step ended, in seconds since 1970, to know how long a killed attempt lived.
     """
-    starts: list[Mapping[str, Any]] = []
-    ends: dict[int, Mapping[str, Any]] = {}  # by the place of the start
-    last: dict[int, int] = {}  # by phase: a phase has one worker at a time
+    jobs: dict[str, JobStory] = {}
+    attempts: list[Attempt] = []
+    places: dict[tuple[int, str, int], int] = {}  # of an attempt's newest start in `attempts`
     for event in events:
-        if event["event"] == "started":
-            last[event["phase"]] = len(starts)
-            starts.append(event)
-        elif event["event"] == "ended" and event["phase"] in last:
-            ends.setdefault(last[event["phase"]], event)
-    following = _next_starts(starts)
-    return tuple(
-        _attempt(start, ends.get(place, {}), following[place], step_times.get(start["phase"], ()))
-        for place, start in enumerate(starts)
+        if not _is_of_a_job(event):
+            continue
+        id, phase, number = str(event["job"]), event["phase"], event.get("attempt", 0)
+        jobs[id] = _job(jobs.get(id), event)
+        if event["event"] not in _OF_AN_ATTEMPT:
+            continue
+        place = places.get((phase, id, number))
+        if place is None or (event["event"] == "started" and attempts[place].started_unix_s is not None):
+            place = places[phase, id, number] = len(attempts)
+            attempts.append(Attempt(phase, id, number))
+        attempts[place] = _OF_AN_ATTEMPT[event["event"]](attempts[place], event)
+    told = tuple(_alive(attempt, attempts[place + 1 :], step_times or {}) for place, attempt in enumerate(attempts))
+    of_jobs = {id: tuple(attempt for attempt in told if attempt.job == id) for id in jobs}
+    return Story({id: replace(job, attempts=of_jobs[id]) for id, job in jobs.items()}, told)
+
+
+def _is_of_a_job(event: Any) -> bool:
+    if not isinstance(event, Mapping) or not event.get("job"):
+        return False
+    return isinstance(event.get("phase"), int) and isinstance(event.get("time_unix_s"), int | float)
+
+
+def _job(job: JobStory | None, event: Mapping[str, Any]) -> JobStory:
+    job = job or JobStory(str(event["job"]), "slurm", event["phase"], event["time_unix_s"])
+    job = replace(job, backend=event.get("backend") or event.get("scheduler") or job.backend)
+    if event["event"] == "submitted":
+        host, pid = str(event.get("host", "")), int(event.get("pid", 0))
+        return replace(job, is_submitted=True, is_spare=bool(event.get("spare")), host=host, pid=pid)
+    return replace(job, is_cancelled=True) if event["event"] == "cancelled" else job
+
+
+def _started(attempt: Attempt, event: Mapping[str, Any]) -> Attempt:
+    return replace(
+        attempt,
+        started_unix_s=event["time_unix_s"],
+        world_size=event.get("world_size", 1),
+        first_step=int(event.get("step", 0)),
     )
 
 
-def _next_starts(starts: Sequence[Mapping[str, Any]]) -> list[float]:
-    """When the same phase was started again, or infinity."""
-    times = []
-    for place, start in enumerate(starts):
-        later = (other["time_unix_s"] for other in starts[place + 1 :] if other["phase"] == start["phase"])
-        times.append(next(later, float("inf")))
-    return times
-
-
-def _attempt(
-    start: Mapping[str, Any], end: Mapping[str, Any], next_start: float, step_times: Sequence[float]
-) -> Attempt:
-    began = start["time_unix_s"]
-    seen = [time for time in step_times if began <= time < next_start]
-    ended = end.get("time_unix_s", max(seen, default=began))
-    # An error is recorded as it was shown: "error: what", then where and hint.
-    error = str(end.get("error", "")).strip().split("\n")[0].removeprefix("error: ")
-    return Attempt(
-        phase=start["phase"],
-        job=str(start.get("job", "")),
-        number=start.get("attempt", 0),
-        world_size=start.get("world_size", 1),
-        started_unix_s=began,
-        seconds=ended - began,
-        cause=str(end.get("cause", "")),
-        exit_code=end.get("exit_code"),
-        step=end.get("step"),
-        error=error,
+def _ended(attempt: Attempt, event: Mapping[str, Any]) -> Attempt:
+    """The first end counts: where a rank hangs, a later one says less."""
+    if attempt.has_ended:
+        return attempt
+    failure = _failure(event.get("error"))
+    facts = (failure.facts if failure else None) or {}
+    return replace(
+        attempt,
+        ended_unix_s=None if "told_by" in event else event["time_unix_s"],
+        word=str(event.get("cause", "")),
+        exit_code=event.get("exit_code"),
+        step=event.get("step"),
+        failure=failure,
+        is_told="told_by" in event,
+        spent_by=read_cause(facts.get(SPENT_BY, "")),
     )
+
+
+def _explained(attempt: Attempt, event: Mapping[str, Any]) -> Attempt:
+    return replace(attempt, explained=read_cause(str(event.get("cause", "")), by_slurm=True))
+
+
+def _not_restarted(attempt: Attempt, event: Mapping[str, Any]) -> Attempt:
+    return replace(attempt, refusal=str(event.get("why", "")), spent_by=read_cause(str(event.get("spent_by", ""))))
+
+
+_OF_AN_ATTEMPT: Mapping[str, Callable[[Attempt, Mapping[str, Any]], Attempt]] = {
+    "started": _started,
+    "ended": _ended,
+    "explained": _explained,
+    "not restarted": _not_restarted,
+}
+"""The events that are about an attempt, and what each adds to it."""
+
+
+def _failure(error: Any) -> Failure | None:
+    """An end's error; older journals have it as it was printed."""
+    if isinstance(error, Mapping) and error.get("what"):
+        texts = {str(name): str(text) for name, text in error.items() if name != "rank"}
+        facts = {name: text for name, text in texts.items() if name not in ("what", "where", "hint")}
+        rank = error.get("rank", 0)
+        where, hint = texts.get("where", ""), texts.get("hint", "")
+        return Failure(texts["what"], where, hint, rank if isinstance(rank, int) else 0, facts)
+    first, _, rest = str(error or "").strip().partition("\n")
+    return Failure(first.removeprefix("error: "), rest.strip().removeprefix("where: ")) if first else None
+
+
+def _alive(attempt: Attempt, later: Sequence[Attempt], step_times: Mapping[int, Sequence[float]]) -> Attempt:
+    began = attempt.started_unix_s
+    if began is None or attempt.ended_unix_s is not None:
+        return replace(attempt, alive_unix_s=attempt.ended_unix_s or 0.0)
+    starts = (other.started_unix_s for other in later if other.phase == attempt.phase)
+    following = next((start for start in starts if start is not None), float("inf"))
+    seen = [time for time in step_times.get(attempt.phase, ()) if began <= time < following]
+    return replace(attempt, alive_unix_s=max(seen, default=began))

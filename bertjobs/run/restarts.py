@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bertjobs.errors import InputError
-from bertjobs.run.causes import Cause, cause_of_state, read_cause
+from bertjobs.run.causes import SPENT_BY, Cause, cause_of_state, read_cause
 
 
 @dataclass(frozen=True)
@@ -33,17 +33,13 @@ class NotRestartedError(InputError):
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuilt, (self.what, self.spent_by, self.where, self.hint)
 
-    def render(self) -> str:
-        """As other errors, with a line that names what used up the restarts."""
-        return f"{super().render()}\n  {SPENT_BY}: {self.spent_by}"
+    def facts(self) -> dict[str, str]:
+        """As other errors', and what used up the restarts."""
+        return {**super().facts(), SPENT_BY: self.spent_by}
 
 
 def _rebuilt(what: str, spent_by: Cause, where: str | None, hint: str | None) -> NotRestartedError:
     return NotRestartedError(what, spent_by=spent_by, where=where, hint=hint)
-
-
-SPENT_BY = "restarts used up by"
-"""The name of the field in a log that has `NotRestartedError.spent_by`."""
 
 
 def chain_events(events: Iterable[Mapping[str, Any]], phase: int, chain: str) -> list[Mapping[str, Any]]:

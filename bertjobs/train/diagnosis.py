@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from bertjobs.errors import BertjobsError
 from bertjobs.files.atomic import write_json
+from bertjobs.run.causes import Cause
 
 NAMED = 3  # tensors that the error names; the file has them all
 
@@ -89,11 +90,12 @@ class Diagnosis:
             where=f"phase {self.phase}, step {self.step}, {losses}, loss scale {self.loss_scale:g}; more, and the "
             f"step's sequences, in {file}",
             hint=self._hint(),
+            cause=Cause.GRADIENTS,
         )
 
     def _hint(self) -> str:
         if self.parameters:
-            return "the weights are spoilt: delete the checkpoints that hold them, to go on from an earlier one"
+            return "the weights are corrupted: delete the checkpoints that hold them, to resume from an earlier one"
         remedies = ["lower the learning rate"]
         if not self.is_loss_finite:
             remedies.insert(0, "look at the step's sequences")

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bertjobs.data.batches.lddl_loader import check_lddl_loader
 from bertjobs.data.shards.manifest import DataManifest
-from bertjobs.errors import InputError
+from bertjobs.errors import CAUSE, InputError
 from bertjobs.files.atomic import remove_leftovers
 from bertjobs.recipe.catalogue import builtin_file, catalogue_files, load_catalogue
 from bertjobs.recipe.environment import read_environment
-from bertjobs.recipe.lockfile import difference, lockfile, read_lockfile, recipe_hash, with_phases_of
+from bertjobs.recipe.lockfile import read_lockfile, recipe_hash
 from bertjobs.recipe.resolve import resolve
 from bertjobs.recipe.schema import RUN
 from bertjobs.recipe.spec import PhaseSpec, RunSpec
-from bertjobs.run.checkpoints import steps
-from bertjobs.run.directory import PhaseDirectory, RunDirectory
+from bertjobs.run.directory import RunDirectory
 from bertjobs.run.restarts import (
     NotRestartedError,
     Refusal,
@@ -29,6 +29,8 @@ from bertjobs.run.restarts import (
     in_circles,
     is_open,
 )
+from bertjobs.run.settings import check_unchanged, write_settings
+from bertjobs.train.failure import cause_of, exit_code, kept
 from bertjobs.train.placement import Placement
 
 
@@ -96,50 +98,21 @@ def find_lockfile(settings: Mapping[str, str]) -> Path | None:
     return path if run and path.is_file() else None
 
 
-def check_settings(job: Job) -> RunSpec | None:
-    """The run as its run.yml has it, None for a new run.
-
-    Raises:
-        InputError: a phase of it was begun with other settings; names them.
-    """
-    if not job.directory.lockfile.is_file():
-        return None
-    before = read_lockfile(job.directory.lockfile)
-    begun = tuple(phase for phase in before.phases if is_begun(job.directory.phase(phase.phase)))
-    if begun and (changed := difference(replace(before, phases=begun), job.spec)):
-        numbers = " and ".join(str(phase.phase) for phase in begun)
-        raise InputError(
-            f"phase {numbers} of run {job.spec.run!r} was begun with other settings: {', '.join(changed)}",
-            where=str(job.directory.lockfile),
-            hint="set them back, or choose another name with RUN",
-        )
-    return before
-
-
-def is_begun(directory: PhaseDirectory) -> bool:
-    """Whether a phase holds work that other settings would spoil."""
-    return bool(steps(directory.checkpoints)) or directory.done_file.exists()
-
-
 def open_directory(job: Job, **started: Any) -> None:
     """Make the run's folders, write its run.yml, and continue its journal. Rank 0 alone calls it, once nothing can
     be refused any more; ``started`` goes into the journal with it.
 
     Raises:
-        InputError: the folder cannot be written, or as in `check_settings`.
+        InputError: the folder cannot be written, or as in `check_unchanged`.
         NotRestartedError: as in `check_restart`.
     """
-    before = check_settings(job)
+    check_unchanged(job.spec, job.directory)
     job.directory.create()
     check_restart(job, int(started.get("step", 0)))
     directory = job.directory.phase(job.phase.phase)
     directory.create()
     remove_leftovers(directory.root)
-    spec = replace(job.spec, steps_this_run=0)  # speaks of one job, not of the run
-    text = lockfile(with_phases_of(spec, before) if before else spec)
-    locked = job.directory.lockfile
-    if not locked.is_file() or locked.read_text(encoding="utf-8") != text:
-        job.directory.write_lockfile(text)
+    write_settings(job.directory, job.spec)
     record(job, "started", world_size=job.spec.world_size, **started)
 
 
@@ -186,6 +159,18 @@ def _refuse(job: Job, refusal: Refusal | None) -> None:
             where=str(job.directory.journal),
             hint="look at the logs, then start the phase again by hand: it continues from its last checkpoint",
         )
+
+
+def record_failure(job: Job, error: Exception, of_other: Mapping[str, Any] | None = None) -> None:
+    """Write into the journal that this attempt failed, and why; where that cannot be written, the log has it too.
+
+    Args:
+        error: that ended this rank.
+        of_other: what another rank left (`Ranks.word_left`), where ``error`` only says that it is gone.
+    """
+    failure = of_other or {CAUSE: cause_of(error), "error": kept(error)}
+    with suppress(OSError):
+        record(job, "ended", exit_code=exit_code(error), **failure)
 
 
 def record(job: Job, event: str, **fields: Any) -> None:

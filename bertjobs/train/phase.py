@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from contextlib import closing
 
 import torch
@@ -19,20 +20,21 @@ from bertjobs.optim.sharding import StateShare
 from bertjobs.recipe.lockfile import decisive_settings
 from bertjobs.run.checkpoints import MANIFEST, folder_name
 from bertjobs.run.directory import Done, PhaseDirectory
+from bertjobs.run.settings import check_unchanged
 from bertjobs.train.checkpoint.saving import Saving
 from bertjobs.train.checkpoint.start import Start, find_start, load_start
 from bertjobs.train.checkpoint.state import Progress
 from bertjobs.train.checkpoint.stop_time import Lead
 from bertjobs.train.checkpoint.writer import CheckpointSeries, CheckpointWriter
 from bertjobs.train.forward import open_forward
-from bertjobs.train.job import Job, check_settings, open_directory, record
+from bertjobs.train.job import Job, open_directory, record, record_failure
 from bertjobs.train.loop import Outcome, Trainer
 from bertjobs.train.metrics import MetricsLog
 from bertjobs.train.phase_data import PhaseShards, open_shards, open_stream
 from bertjobs.train.ranks import Ranks
 from bertjobs.train.signals import StopRequest
 from bertjobs.train.validation import Validation
-from bertjobs.train.watchdog import Watchdog
+from bertjobs.train.watchdog import HangError, Watchdog
 
 
 def train_phase(job: Job, ranks: Ranks, device: torch.device, stop: StopRequest) -> Outcome:
@@ -64,7 +66,7 @@ def train_phase(job: Job, ranks: Ranks, device: torch.device, stop: StopRequest)
         ranks.decided(lambda: record(job, "skipped shards", shards=list(shards.skipped)))
     ranks.say(f"{words}\noptimizer {job.spec.optimizer.name}, backend {optimizer.backend}\n{forward.describe()}")
     with (
-        Watchdog(job.spec.hang_timeout_s, job.placement, ranks.arrivals) as watchdog,
+        Watchdog(job.spec.hang_timeout_s, job.placement, ranks.arrivals, _keeper(job, ranks)) as watchdog,
         _watch(job, shards, ranks) as shard_watch,
         closing(open_stream(job, ranks, shards, start.data, device)) as stream,
         closing(
@@ -98,8 +100,13 @@ def train_phase(job: Job, ranks: Ranks, device: torch.device, stop: StopRequest)
     return outcome
 
 
+def _keeper(job: Job, ranks: Ranks) -> Callable[[HangError], None]:
+    """Keeps a hang in the journal, on rank 0."""
+    return (lambda error: record_failure(job, error)) if ranks.is_first else (lambda _: None)
+
+
 def _already_done(job: Job, directory: PhaseDirectory) -> Done | None:
-    check_settings(job)
+    check_unchanged(job.spec, job.directory)
     return directory.done()
 
 

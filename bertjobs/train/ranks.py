@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
-from typing import NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import torch
 from torch import distributed, nn
@@ -18,6 +19,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from bertjobs.data.batches.batches import Batch
 from bertjobs.errors import BertjobsError
+from bertjobs.run.causes import Cause
+from bertjobs.train.failure import cause_of
 from bertjobs.train.forward import Forward
 from bertjobs.train.placement import Placement
 
@@ -27,7 +30,9 @@ MARGIN_S = 60.0
 """The process groups wait so much longer than the watchdog, which knows better what is wrong."""
 
 NEVER = timedelta(days=365)
+WORD_S = 2.0  # for a word to rank 0
 TRY_S, RETRY_S = 5.0, 0.5  # of a connection to rank 0
+_FAILURE = "ranks/failure"
 COMPRESSIONS = {"fp16": torch.float16, "bf16": torch.bfloat16}
 T = TypeVar("T")
 
@@ -42,7 +47,9 @@ class Ranks:
     Gradients travel over NCCL between GPUs and over gloo between CPUs; the rest over gloo.
     """
 
-    def __init__(self, placement: Placement):
+    def __init__(self, placement: Placement, store: distributed.Store | None = None):
+        """``store``: the key-value store that rank 0 hosts, and outlives the connections between the ranks."""
+        self._store = store
         self.rank = placement.rank
         self.size = placement.world_size
         self.gradients: distributed.ProcessGroup | None = None  # None: torch's default group
@@ -163,12 +170,35 @@ class Ranks:
         first = torch.tensor(self.size if error is None else self.rank)
         distributed.all_reduce(first, distributed.ReduceOp.MIN)
         # Not every exception can be sent; ours can.
-        known = error if isinstance(error, BertjobsError) else BertjobsError(repr(error), where=f"rank {self.rank}")
+        known = error
+        if not isinstance(error, BertjobsError) and error is not None:
+            known = BertjobsError(repr(error), where=f"rank {self.rank}", cause=cause_of(error))
         box: list = [known]
         distributed.broadcast_object_list(box, src=int(first))
         if self.is_first:
             raise error if int(first) == 0 and error is not None else box[0]
         raise FirstRankFailedError
+
+    def leave_word(self, failure: Mapping[str, Any]) -> None:
+        """Let rank 0 know why this rank ends, as it will only see that it is gone: of several, the first is kept."""
+        store = self._store
+        if store is None:
+            return
+
+        def leave() -> None:
+            with suppress(RuntimeError):  # rank 0 is gone itself
+                store.compare_set(_FAILURE, "", json.dumps(failure))
+
+        thread = threading.Thread(target=leave, name="word", daemon=True)
+        thread.start()
+        thread.join(WORD_S)  # rank 0 may hang
+
+    def word_left(self) -> dict[str, Any] | None:
+        """What the first of the others that failed has said by `leave_word`; on rank 0, which hosts the store."""
+        with suppress(RuntimeError):
+            if self._store is not None and self._store.check([_FAILURE]):
+                return dict(json.loads(self._store.get(_FAILURE)))
+        return None
 
 
 def _average(
@@ -205,9 +235,10 @@ def joined(placement: Placement, timeout_s: float = JOIN_TIMEOUT_S) -> Iterator[
     try:
         if not placement.is_first:
             _wait_for_listener(placement.master, placement.port, deadline)
+        store = _meet(placement, deadline)
         distributed.init_process_group(
             "gloo",
-            store=_meet(placement, deadline),
+            store=store,
             rank=placement.rank,
             world_size=placement.world_size,
             timeout=timedelta(seconds=_left(deadline)),
@@ -218,8 +249,9 @@ def joined(placement: Placement, timeout_s: float = JOIN_TIMEOUT_S) -> Iterator[
             f"rank {placement.rank} of {placement.world_size} cannot join the others: {reason}",
             where=f"MASTER_ADDR={placement.master} MASTER_PORT={placement.port}, after {timeout_s:g} s at most",
             hint="check that all nodes reach this host and port, and that no other job uses the port",
+            cause=Cause.PORT,
         ) from error
-    ranks = Ranks(placement)
+    ranks = Ranks(placement, store)
     ranks.set_timeout(START_TIMEOUT_S)
     yield ranks
     distributed.destroy_process_group()
@@ -269,9 +301,4 @@ def _meet(placement: Placement, deadline: float) -> distributed.TCPStore:
     try:
         return met.result(_left(deadline) + TRY_S)
     except TimeoutError:
-        raise TimeoutError("somebody listens there who does not answer as rank 0 does") from None
-
-
-def is_lost_connection(error: Exception) -> bool:
-    """Whether ``error`` says that another rank is gone, and not that this one has failed."""
-    return isinstance(error, distributed.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
+        raise TimeoutError("another program, not rank 0, is listening on that port") from None

@@ -28,6 +28,7 @@ from types import TracebackType
 from torch.distributed import TCPStore
 
 from bertjobs.errors import EXIT_FAILURE, BertjobsError
+from bertjobs.run.causes import ABSENT_RANKS, Cause
 from bertjobs.train.placement import Placement
 
 GRACE_S = 30.0
@@ -110,39 +111,54 @@ def absent_ranks(posts: Sequence[Post | None], silent: Sequence[int]) -> list[in
     return [rank for rank, count in enumerate(begun) if count == min(begun)]
 
 
-def hang(posts: Sequence[Post | None], silent: Sequence[int], timeout_s: float) -> BertjobsError:
+class HangError(BertjobsError):
+    """The run hung; ``absent`` are the ranks that the others waited for, () where all stood at the same point."""
+
+    def __init__(self, what: str, *, where: str, hint: str, absent: Sequence[int] = ()):
+        self.absent = tuple(absent)
+        super().__init__(what, where=where, hint=hint, cause=Cause.HANG)
+
+    def facts(self) -> dict[str, str]:
+        """As other errors', and the absent ranks."""
+        absent = {ABSENT_RANKS: ", ".join(map(str, self.absent))} if self.absent else {}
+        return {**super().facts(), **absent}
+
+
+def hang(posts: Sequence[Post | None], silent: Sequence[int], timeout_s: float) -> HangError:
     """What a user reads of a hang: which ranks did not arrive, and where they were."""
     absent = absent_ranks(posts, silent)
     what = f"nothing moved for {timeout_s:g} s (hang_timeout_s)"
     if not absent:
         together = f": all {len(posts)} ranks wait at the same point" if len(posts) > 1 else ""
         hint = "a device, the network or the file system hangs: see the stacks above; the last checkpoint stands"
-        return BertjobsError(what + together, where=str(posts[0]), hint=hint)
+        return HangError(what + together, where=str(posts[0]), hint=hint)
     lines = [
         f"rank {rank}: {posts[rank] or 'never began'}{', and no longer answers' if rank in silent else ''}"
         for rank in absent[:_NAMED]
     ]
     arrived = [rank for rank in silent if rank not in absent]
     lines += [f"rank {rank}: {posts[rank]}; it has arrived, but no longer answers" for rank in arrived[:_NAMED]]
-    return BertjobsError(
+    return HangError(
         f"{what}: {_named(absent)} did not arrive",
         where="\n         ".join(lines),
         hint="see the stacks of these ranks in the log, and the logs of their nodes; the last checkpoint stands",
+        absent=absent,
     )
 
 
-def unanswered(placement: Placement, last: Post, timeout_s: float) -> BertjobsError:
+def unanswered(placement: Placement, last: Post, timeout_s: float) -> HangError:
     """What a user reads where the store of rank 0 gives no answer."""
-    return BertjobsError(
+    return HangError(
         f"nothing moved for {timeout_s:g} s (hang_timeout_s): rank 0 did not arrive, and no longer answers",
         where=f"{placement.master}:{placement.port}; rank {placement.rank}: {last}",
         hint="see the log of the node of rank 0; the last checkpoint stands",
+        absent=[0],
     )
 
 
-def undecided(placement: Placement, last: Post, timeout_s: float) -> BertjobsError:
+def undecided(placement: Placement, last: Post, timeout_s: float) -> HangError:
     """What a user reads where this rank could not compare the posts in time, which says nothing of any other rank."""
-    return BertjobsError(
+    return HangError(
         f"nothing moved for {timeout_s:g} s (hang_timeout_s); rank {placement.rank} could not ask in time which ranks "
         "are missing",
         where=f"rank {placement.rank}: {last}",
@@ -173,9 +189,16 @@ class Watchdog:
     later; the others name it before.
     """
 
-    def __init__(self, timeout_s: float, placement: Placement, arrivals: Callable[[], int]) -> None:
-        """Takes the longest time between beats, 0 for any, and a function that counts the collective operations
-        which this rank has begun (`Ranks.arrivals`)."""
+    def __init__(
+        self,
+        timeout_s: float,
+        placement: Placement,
+        arrivals: Callable[[], int],
+        keep: Callable[[HangError], None] = lambda _: None,
+    ) -> None:
+        """Takes the longest time between beats, 0 for any; a function that counts the collective operations which this
+        rank has begun (`Ranks.arrivals`); and one that keeps the error of a hang where this rank survives to tell."""
+        self._keep = keep
         self._timeout, self._placement, self._arrivals = timeout_s, placement, arrivals
         self._interval = min(1.0, timeout_s / 10)
         self._clock = AwakeClock(min(_LONGEST_TICK_S, timeout_s / 4))
@@ -185,7 +208,7 @@ class Watchdog:
         self._host_died = False  # the store was gone before this hang could have ended rank 0
         self._closed, self._alarm = threading.Event(), threading.Event()
         self._judged, self._parted = threading.Event(), threading.Event()
-        self._verdict: BertjobsError | None = None
+        self._verdict: HangError | None = None
         self._threads: list[threading.Thread] = []
 
     def beat(self, step: int, doing: str) -> None:
@@ -239,15 +262,15 @@ class Watchdog:
         self._alarm.set()
         last = self._post()
         self._write(f"nothing moved for {self._timeout:g} s; at {last}; the stacks of all threads:\n{stacks()}")
-        if self._placement.world_size == 1:
-            self._write(hang([last], [], self._timeout).render())
-        else:
-            self._write(self._decision(last).render())
-            if self._verdict:
-                self._parted.wait(GRACE_S)
+        is_alone = self._placement.world_size == 1
+        error = hang([last], [], self._timeout) if is_alone else self._decision(last)
+        self._write(error.render())
+        self._keep(error)
+        if self._verdict:
+            self._parted.wait(GRACE_S)
         os._exit(EXIT_FAILURE)
 
-    def _decision(self, last: Post) -> BertjobsError:
+    def _decision(self, last: Post) -> HangError:
         """The verdict of the second thread, which has long; without one, what is known of the store of rank 0."""
         deadline = time.monotonic() + _VERDICT_S
         while not self._judged.wait(self._interval) and time.monotonic() < deadline:

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
 import time
-import traceback
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
 import torch
 
-from bertjobs.errors import EXIT_CONTINUE, EXIT_DONE, EXIT_FAILURE, BertjobsError, InputError
+from bertjobs.errors import CAUSE, EXIT_CONTINUE, EXIT_DONE, InputError
 from bertjobs.files.atomic import write_text
 from bertjobs.recipe.size import checkpoint_bytes
 from bertjobs.recipe.spec import RunSpec
 from bertjobs.run.causes import Cause
 from bertjobs.run.suspects import excluded, suspects
-from bertjobs.train.job import Job, check_budgets, record, resolve_job
+from bertjobs.train.failure import cause_of, exit_code, explanation, is_lost_connection, kept
+from bertjobs.train.job import Job, check_budgets, record, record_failure, resolve_job
 from bertjobs.train.nodes.affinity import bind_near_gpu
 from bertjobs.train.nodes.check import Disk, UnfitNodesError, settle
 from bertjobs.train.nodes.measure import look_at_nodes, measure_network
@@ -31,7 +30,7 @@ from bertjobs.train.precision import (
     use_deterministic,
     use_precision,
 )
-from bertjobs.train.ranks import JOIN_TIMEOUT_S, FirstRankFailedError, Ranks, is_lost_connection, joined
+from bertjobs.train.ranks import JOIN_TIMEOUT_S, FirstRankFailedError, Ranks, joined
 from bertjobs.train.signals import StopRequest
 
 LINGER_S = 1.0
@@ -40,7 +39,7 @@ LINGER_S = 1.0
 def main(environ: Mapping[str, str], stop: StopRequest) -> int:
     """Run this rank; returns its exit code.
 
-    What ends all ranks alike is told by rank 0, and only rank 0 returns its code. Under srun's --kill-on-bad-exit
+    What ends all ranks alike is said by rank 0, and only rank 0 returns its code. Under srun's --kill-on-bad-exit
     the first code that is not 0 kills the tasks that are still there, and srun then reports the kill: so this rank
     lingers until the others are gone.
     """
@@ -52,44 +51,11 @@ def main(environ: Mapping[str, str], stop: StopRequest) -> int:
     except FirstRankFailedError:
         return EXIT_DONE
     except Exception as error:
-        print(explanation(error, placement), file=sys.stderr, flush=True)
+        print(explanation(error, placement.rank if placement else 0), file=sys.stderr, flush=True)
         code = exit_code(error)
     if code != EXIT_DONE and placement and placement.world_size > 1:
         time.sleep(LINGER_S)
     return code
-
-
-def exit_code(error: Exception) -> int:
-    """The exit code that an error stands for."""
-    return error.exit_code if isinstance(error, BertjobsError) else EXIT_FAILURE
-
-
-def cause_of(error: Exception) -> Cause:
-    """What the journal has of an error."""
-    if isinstance(error, BertjobsError) and error.cause:
-        return Cause(error.cause)
-    if isinstance(error, InputError):
-        return Cause.BAD_INPUT
-    if isinstance(error, UnfitNodesError):
-        return Cause.UNFIT_NODE
-    if isinstance(error, torch.OutOfMemoryError):
-        return Cause.GPU_MEMORY
-    # By its words: an error of another rank has come as text.
-    is_full = any(os.strerror(number) in str(error) for number in (errno.ENOSPC, errno.EDQUOT))
-    return Cause.DISK if is_full else Cause.CRASHED
-
-
-def explanation(error: Exception, placement: Placement | None) -> str:
-    """What a user reads of an error: a traceback only where nothing better is known."""
-    rank = f"rank {placement.rank}: " if placement and not placement.is_first else ""
-    if isinstance(error, BertjobsError):
-        return rank + error.render()
-    if is_lost_connection(error):
-        reason = str(error).strip().splitlines()[0]
-        return f"{rank}error: another rank is gone; what it printed, if anything, says why ({reason})"
-    if isinstance(error, OSError) and error.filename:
-        return rank + BertjobsError(error.strerror or type(error).__name__, where=str(error.filename)).render()
-    return rank + "".join(traceback.format_exception(error))
 
 
 def work(environ: Mapping[str, str], placement: Placement, ranks: Ranks, stop: StopRequest) -> int:
@@ -98,20 +64,24 @@ def work(environ: Mapping[str, str], placement: Placement, ranks: Ranks, stop: S
     if job.spec.deterministic:
         os.environ.update(deterministic_environment(environ))  # before a GPU is used
         use_deterministic(True)
-    ranks.decided(lambda: check_budgets(job, environ.get("BERTJOBS_LAST_STATE", "")))
     try:
+        ranks.decided(lambda: check_budgets(job, environ.get("BERTJOBS_LAST_STATE", "")))
         device = open_device(job, placement, ranks, environ)
         ranks.say(describe(job, device))
         outcome = train_phase(job, ranks, device, stop)
+    except FirstRankFailedError:
+        raise
     except Exception as error:
         if ranks.is_first:
-            with suppress(OSError):  # the reason itself matters more
-                record(job, "ended", cause=cause_of(error), exit_code=exit_code(error), error=str(error)[:500])
-                if isinstance(error, UnfitNodesError):
+            record_failure(job, error, ranks.word_left() if is_lost_connection(error) else None)
+            if isinstance(error, UnfitNodesError):
+                with suppress(OSError):
                     write_exclusions(job)
+        elif not is_lost_connection(error):
+            ranks.leave_word({CAUSE: cause_of(error), "error": kept(error, ranks.rank)})
         raise
     code = EXIT_DONE if outcome.done else EXIT_CONTINUE
-    ranks.decided(lambda: record(job, "ended", cause=outcome.cause, exit_code=code, step=outcome.step,
+    ranks.decided(lambda: record(job, "ended", cause=Cause(outcome.cause), exit_code=code, step=outcome.step,
                                  lead_s=outcome.lead_s))  # fmt: skip
     return code if ranks.is_first else EXIT_DONE
 
@@ -127,7 +97,7 @@ def join_timeout_s(environ: Mapping[str, str]) -> float:
     """How long ranks wait for each other at the start: ``BERTJOBS_JOIN_TIMEOUT_S``, by default 300 seconds.
 
     Raises:
-        InputError: it is no number above 0.
+        InputError: it is not a number above 0.
     """
     value = environ.get("BERTJOBS_JOIN_TIMEOUT_S") or str(JOIN_TIMEOUT_S)
     try:
@@ -143,7 +113,7 @@ def open_device(job: Job, placement: Placement, ranks: Ranks, environ: Mapping[s
     """This rank's device, on a node that was looked at, bound to the CPUs near it, and connected to the others'.
 
     Raises:
-        UnfitNodesError: training on these nodes would be useless.
+        UnfitNodesError: these nodes are not fit to train on.
         InputError: as in `choose_device`.
     """
     spec, results = job.spec, Path(job.spec.results)

@@ -14,8 +14,8 @@ import pytest
 
 from bertjobs.launch.doctor.diagnose import diagnose
 from bertjobs.launch.doctor.evidence import collect
-from bertjobs.launch.doctor.log_errors import Cause
-from bertjobs.launch.doctor.remedies import Verdict
+from bertjobs.launch.doctor.verdict import Standing, Verdict
+from bertjobs.run.causes import Cause
 from bertjobs.run.checkpoints import steps
 from bertjobs.run.directory import RunDirectory
 from bertjobs.slurm.client import Slurm
@@ -58,7 +58,7 @@ def test_a_job_runs_and_is_cancelled(
     job = submit()
     wait_until(directory.phase(1).metrics.exists)
     running = verdict_on(directory, cluster)
-    assert running.cause is Cause.RUNNING, running
+    assert running.cause is Standing.RUNNING, running
     assert f"job {job}: RUNNING (source: squeue)" in running.evidence
     bertjobs("cancel", RUN, environ=cluster.environment)
     assert cluster.wait(job) == "CANCELLED"
@@ -77,7 +77,7 @@ def test_a_job_whose_time_is_over(submit: Submit, cluster: Cluster, directory: R
     verdict = verdict_on(directory, cluster)
     assert verdict.cause is Cause.TIME_LIMIT, verdict
     assert "DUE TO TIME LIMIT" in verdict.evidence[0]
-    assert verdict.sentence.endswith(f"it goes on from {newest_checkpoint(directory)}")
+    assert verdict.sentence.endswith(f"it resumes from {newest_checkpoint(directory)}")
     assert verdict.command == f"bertjobs resume {RUN}"
 
 
@@ -133,7 +133,7 @@ def test_a_preempted_job_waits_and_tells_it(submit: Submit, cluster: Cluster, di
     wait_until(directory.phase(1).metrics.exists)
     urgent = cluster.submit(["-p", "urgent", "-N4", "--exclusive", "--wrap", "sleep 60"])
     cluster.wait_queue(job, "PENDING")
-    wait_until(lambda: verdict_on(directory, cluster).cause is Cause.QUEUED)
+    wait_until(lambda: verdict_on(directory, cluster).cause is Standing.QUEUED)
     verdict = verdict_on(directory, cluster)
     assert any("its last attempt: preempted: " in line for line in verdict.evidence), verdict
     cluster.run(["scancel", str(urgent)])
@@ -146,9 +146,9 @@ def test_a_dependency_that_can_never_be_met(submit: Submit, cluster: Cluster, di
     failed = cluster.submit(["--wrap", "exit 1"])
     assert cluster.wait(failed) == "FAILED"
     job = submit(f"--sbatch=--dependency=afterok:{failed}")
-    wait_until(lambda: verdict_on(directory, cluster).cause is not Cause.QUEUED)
+    wait_until(lambda: verdict_on(directory, cluster).cause is not Standing.QUEUED)
     verdict = verdict_on(directory, cluster)
-    assert verdict.cause is Cause.DEPENDENCY, verdict
+    assert verdict.cause is Standing.DEPENDENCY, verdict
     assert f"job {job} can never start" in verdict.sentence
     assert verdict.command == f"bertjobs cancel {RUN} && bertjobs resume {RUN}"
 
@@ -156,7 +156,7 @@ def test_a_dependency_that_can_never_be_met(submit: Submit, cluster: Cluster, di
 def test_a_job_that_waits_says_for_what(submit: Submit, cluster: Cluster, directory: RunDirectory) -> None:
     job = submit("--sbatch=--begin=now+1hour")
     verdict = verdict_on(directory, cluster)
-    assert verdict.cause is Cause.QUEUED, verdict
+    assert verdict.cause is Standing.QUEUED, verdict
     assert verdict.sentence.startswith(f"job {job} of phase 1 waits: its start time has not come yet")
 
 

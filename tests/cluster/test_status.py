@@ -56,7 +56,7 @@ def test_a_run_that_waits_runs_and_is_done(
     assert "it waits for another job to end (Dependency)" in two["reason"]
     assert one["start_unix_s"] == pytest.approx(time.time() + 3600, abs=300)
     text = bertjobs("status", RUN, environ=cluster.environment).stdout
-    assert re.search(rf"^phase 1: PENDING, job {first} \(told by (sacct\+)?squeue\)$", text, re.MULTILINE), text
+    assert re.search(rf"^phase 1: PENDING, job {first} \(source: (sacct\+)?squeue\)$", text, re.MULTILINE), text
     assert "waits       its start time has not come yet" in text
 
     for job in (first, second):

@@ -135,7 +135,7 @@ def test_gpus_are_asked_of_slurm(cluster: Cluster, bertjobs: Bertjobs, speeches_
     assert "gres/gpu=16" in allocated
     assert "|70:0" in allocated
     log = (tmp_path / "results" / "dgxa100-80g" / "phase1" / "logs" / f"{job}-0.out").read_text()
-    assert "training would be useless" in log
+    assert "refusing to train on these nodes" in log
     assert "0 of 8 GPUs seen" in log
     assert {suspect.node for suspect in suspects(tmp_path / "results", time.time())} == {"node1", "node2"}
     assert "Traceback" not in log

@@ -184,7 +184,8 @@ def test_where_the_requeue_fails_a_fresh_job_takes_over(link: Link, slurm: Slurm
 def test_bad_input_cancels_what_waits_behind(
     link: Link, slurm: Slurm, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    waiting(tmp_path, "9|afterany:7(unfulfilled)|first-phase2", "10|afterany:77(unfulfilled)|other-phase1")
+    others = ("10|afterany:77(unfulfilled)|first-phase2", "11|afterany:7(unfulfilled)|evaluate")
+    waiting(tmp_path, "9|afterany:7(unfulfilled)|first-phase2", *others)
     assert end(link, slurm, 64, before="", told_to_end=False) == ARRANGED
     assert asked(tmp_path, "scancel") == ["9"]
     assert "not continued: the input has to be corrected first" in capsys.readouterr().err
@@ -212,9 +213,10 @@ def test_the_next_phase_is_this_job_s_where_no_other_waits_for_it(link: Link, sl
 
 
 def test_a_run_that_is_done_leaves_no_spare_behind(link: Link, slurm: Slurm, tmp_path: Path) -> None:
+    """A job that somebody has queued behind it by hand stays."""
     for number in (1, 2):
         link.folder.phase(number).done_file.touch()
-    waiting(tmp_path, "10|afterany:7(unfulfilled)|first-spare")
+    waiting(tmp_path, "10|afterany:7(unfulfilled)|first-spare", "11|afterany:7(unfulfilled)|bertjobs")
     assert end(replace(link, phase=2), slurm, 0, before="", told_to_end=False) == ARRANGED
     assert asked(tmp_path, "scancel") == ["10"]
 

@@ -6,6 +6,7 @@ import pytest
 
 from bertjobs.errors import InputError
 from bertjobs.report.summary import HeldOut, learnt, summarise, text
+from bertjobs.run.causes import Cause
 from bertjobs.run.directory import RunDirectory
 from tests.report.conftest import (
     START,
@@ -52,7 +53,7 @@ def test_the_numbers_of_a_finished_run(finished: RunDirectory) -> None:
     assert two.end_loss_nats == pytest.approx(11.0 - 0.1 * 2.5)  # fewer steps than the mean spans
     assert two.held_out is not None
     assert two.held_out.below_unigram_nats == 1.5
-    assert [attempt.cause for attempt in summary.attempts] == ["USR2", "done", "done"]
+    assert [attempt.word for attempt in summary.attempts] == ["USR2", "done", "done"]
     assert summary.last_started is two
 
 
@@ -85,7 +86,7 @@ def test_a_run_stopped_in_the_middle(make_run: MakeRun) -> None:
     assert first.checkpoint == one.checkpoints / "step-00000020"
     # Up to the last step seen of each: step 20 ended at 1040, step 30 at 1060.
     assert [attempt.seconds for attempt in summary.attempts] == [40.0, 19.0]
-    assert [attempt.cause for attempt in summary.attempts] == ["", ""]
+    assert [attempt.cause for attempt in summary.attempts] == [None, None]
     assert (second.steps_done, second.start_loss_nats, second.sequences_per_s, second.checkpoint) == (
         0,
         None,
@@ -106,8 +107,10 @@ def test_an_end_belongs_to_the_start_of_its_own_phase(make_run: MakeRun) -> None
         directory, 2, START + 1, START + 3, cause="bad input", exit_code=64, error="error: not yet\n  where: x"
     )
     first, second = summarise(directory).attempts
-    assert (first.cause, first.exit_code, first.error) == ("", None, "")
-    assert (second.cause, second.exit_code, second.error) == ("bad input", 64, "not yet")
+    assert (first.cause, first.exit_code, first.failure) == (None, None, None)
+    assert (second.cause, second.exit_code) == (Cause.BAD_INPUT, 64)
+    assert second.failure is not None
+    assert (second.failure.what, second.failure.where) == ("not yet", "x")
 
 
 @pytest.mark.parametrize(

@@ -130,4 +130,4 @@ def test_the_hint_follows_from_what_was_found(model: BertForPreTraining, changes
 def test_spoilt_weights_call_for_an_earlier_checkpoint(model: BertForPreTraining) -> None:
     with torch.no_grad():
         dict(model.named_parameters())[BIAS][0] = math.nan
-    assert "go on from an earlier one" in (looked_at(model).error(Path("x.json")).hint or "")
+    assert "resume from an earlier one" in (looked_at(model).error(Path("x.json")).hint or "")

@@ -95,7 +95,7 @@ def test_gradients_that_are_never_finite_end_the_run_with_a_diagnosis(
     assert "25 steps in a row had gradients that are not finite" in end.err
     assert "cls.predictions.bias (1 NaN of " in end.err
     assert "Traceback" not in end.err
-    assert stopped.directory.events()[-1]["cause"] == "crashed"
+    assert stopped.directory.events()[-1]["cause"] == "gradients not finite"
 
     (file,) = stopped.phase(1).root.glob("diagnosis-*.json")
     assert str(file) in end.err

@@ -10,6 +10,7 @@ from types import TracebackType
 from bertjobs.data.shards.shard_check import PhaseShard
 from bertjobs.errors import InputError
 from bertjobs.files.atomic import sha256_of
+from bertjobs.run.causes import Cause
 
 INTERVAL_S = 60.0
 
@@ -92,4 +93,5 @@ def _changed(shard: PhaseShard, how: str) -> InputError:
         f"shard {shard.name} {how}, the manifest says {shard.file.sha256}",
         where=f"{shard.path}, while the run was reading it",
         hint="restore it from a copy; the run then resumes from its last checkpoint",
+        cause=Cause.DAMAGED_SHARD,
     )

@@ -9,6 +9,7 @@ from pathlib import Path
 from bertjobs.data.shards.manifest import PhaseData, ShardFile
 from bertjobs.errors import InputError
 from bertjobs.files.atomic import sha256_of
+from bertjobs.run.causes import Cause
 
 SumOverRanks = Callable[..., list[int]]
 """Takes integers and returns each one's sum over all ranks; a rank waits in it for the others."""
@@ -87,4 +88,5 @@ def refusal(bad: Sequence[PhaseShard]) -> InputError:
         described(bad[0]) + more,
         where=str(bad[0].path),
         hint="restore it from a copy, prepare the data again into a new folder, or set on_bad_shard=skip",
+        cause=Cause.DAMAGED_SHARD,
     )

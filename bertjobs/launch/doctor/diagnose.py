@@ -1,4 +1,4 @@
-"""One verdict on a run: why it does not go on, or that it does; the lines that say so; and the next command to type.
+"""One verdict on a run: why it stopped, or that it did not; the lines that show it; and the next command to type.
 
 Pure: everything known is in the `Evidence`.
 """
@@ -10,12 +10,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from bertjobs.errors import EXIT_BAD_INPUT, EXIT_CONTINUE
-from bertjobs.launch.doctor.evidence import Attempt, Evidence, PhaseEvidence
-from bertjobs.launch.doctor.log_errors import ERROR_LINES, LOST, Cause, Said, cause_of, said_lines
+from bertjobs.launch.doctor.evidence import AttemptEvidence, Evidence, PhaseEvidence
+from bertjobs.launch.doctor.log_errors import LogError, error_lines
 from bertjobs.launch.doctor.remedies import (
     TELL,
     Case,
-    Verdict,
     again,
     bad_input,
     last_lines,
@@ -26,6 +25,8 @@ from bertjobs.launch.doctor.remedies import (
     time_limit,
     unknown,
 )
+from bertjobs.launch.doctor.verdict import Standing, Verdict
+from bertjobs.run.causes import Cause, cause_of_state
 from bertjobs.slurm.jobs import HELD, NEVER, RUNNING, WAITING, Job
 from bertjobs.slurm.options import option_words
 from bertjobs.slurm.reasons import job_line, must_be_changed, reason_words
@@ -41,29 +42,14 @@ LOOP = 2
 
 _TASK = re.compile(r"srun: error: (\S+): tasks? ([\d,\- ]+): (.+)")
 
-STATES = {
-    "NODE_FAIL": Cause.NODE_FAILURE,
-    "BOOT_FAIL": Cause.NODE_FAILURE,
-    "OUT_OF_MEMORY": Cause.HOST_MEMORY,
-    "TIMEOUT": Cause.TIME_LIMIT,
-    "DEADLINE": Cause.TIME_LIMIT,
-    "PREEMPTED": Cause.PREEMPTED,
-    "CANCELLED": Cause.CANCELLED,
-}
-JOURNAL = {
-    "node failed": Cause.NODE_FAILURE,
-    "node failure": Cause.NODE_FAILURE,
-    "out of memory": Cause.HOST_MEMORY,
-    "out of host memory": Cause.HOST_MEMORY,
-    "time limit": Cause.TIME_LIMIT,
-    "preempted": Cause.PREEMPTED,
-}
-"""Causes that the journal has from Slurm."""
-
 STALE = (Cause.TIME_LIMIT, Cause.PREEMPTED)
 """Slurm's words on an earlier start may stand in the log that all starts share: its state must not say otherwise."""
 
-UNTOLD = ("", "UNKNOWN", "REQUEUED")
+SILENT = ("", "UNKNOWN", "REQUEUED")
+"""States of an attempt that say nothing of how it ended."""
+
+VAGUE = (None, Cause.LOST_RANK, Cause.CRASHED)
+"""What the journal may have for an end of which Slurm, or a killed task, says more."""
 
 
 def diagnose(evidence: Evidence) -> Verdict:
@@ -78,14 +64,14 @@ def diagnose(evidence: Evidence) -> Verdict:
     stuck = [job for other in undone for job in other.jobs if job.state in WAITING and job.reason.strip("()") == NEVER]
     if running:
         verdict = _running(evidence, phase, running[0])
-        return _never(evidence, stuck[0], verdict) if stuck and verdict.cause is Cause.RUNNING else verdict
+        return _never(evidence, stuck[0], verdict) if stuck and verdict.cause is Standing.RUNNING else verdict
     if stuck and (waiting or not phase.attempts):
         return _never(evidence, stuck[0], None)
     if waiting:
         return _loop(evidence, phase) or _queued(evidence, phase, waiting)
     if not phase.jobs:
         sentence = f"phase {phase.number} has no job, and is not done"
-        return Verdict(Cause.NOT_STARTED, sentence, standing(evidence, phase), f"bertjobs resume {evidence.target}")
+        return Verdict(Standing.NOT_STARTED, sentence, standing(evidence, phase), f"bertjobs resume {evidence.target}")
     return _loop(evidence, phase) or _ended(evidence, phase)
 
 
@@ -94,31 +80,31 @@ def _done(evidence: Evidence) -> Verdict:
     last = evidence.phases[-1]
     where = evidence.folder / f"phase{last.number}" / "checkpoints" / last.checkpoint
     sentence = "all phases are done" if len(phases) > 1 else f"phase {last.number} is done"
-    return Verdict(Cause.DONE, sentence, (*phases, f"checkpoint {where}"), f"bertjobs report {evidence.target}")
+    return Verdict(Standing.DONE, sentence, (*phases, f"checkpoint {where}"), f"bertjobs report {evidence.target}")
 
 
 def _running(evidence: Evidence, phase: PhaseEvidence, job: Job) -> Verdict:
     attempt = newest_attempt(phase, job)
-    started = (attempt.started_unix_s or attempt.seen_unix_s) if attempt else None
+    started = attempt.began_unix_s if attempt else None
     moved = max((time for time in (phase.alive_unix_s, started) if time is not None), default=None)
     first = phase.step_unix_s is None or (started is not None and phase.step_unix_s < started)
     if moved is None:
         sentence = f"job {job.id} has its nodes; the worker has not begun yet"
         evidence_lines = (job_line(job), *standing(evidence, phase))
-        return Verdict(Cause.RUNNING, sentence, evidence_lines, f"bertjobs logs --follow {evidence.target}")
+        return Verdict(Standing.RUNNING, sentence, evidence_lines, f"bertjobs logs --follow {evidence.target}")
     age = evidence.now_unix_s - moved
     lines = (*standing(evidence, phase), job_line(job), *last_lines(attempt))
     if age <= _patience(phase, first):
         at = "before its first step" if first else f"at step {phase.step:,} of {phase.steps:,}"
-        sentence = f"phase {phase.number} trains, {at}; {duration(age)} since it last moved"
-        return Verdict(Cause.RUNNING, sentence, lines, f"bertjobs status {evidence.target}")
+        sentence = f"phase {phase.number} is training, {at}; last progress {duration(age)} ago"
+        return Verdict(Standing.RUNNING, sentence, lines, f"bertjobs status {evidence.target}")
     timeout = evidence.spec.hang_timeout_s
     before = f"; a step took {phase.step_time_s:.3g} s" if phase.step_time_s else ""
-    sentence = f"job {job.id} runs, but phase {phase.number} made no step for {duration(age)}{before}"
+    sentence = f"job {job.id} is running, but phase {phase.number} has made no step for {duration(age)}{before}"
     if timeout and age < timeout:
-        lines += (f"the watchdog ends a run that stands still for {duration(timeout)} (hang_timeout_s)",)
-        return Verdict(Cause.STALLED, sentence, lines, f"bertjobs logs --follow {evidence.target}")
-    return Verdict(Cause.STALLED, sentence, lines, again(evidence))
+        lines += (f"the watchdog ends a run that makes no step for {duration(timeout)} (hang_timeout_s)",)
+        return Verdict(Standing.STALLED, sentence, lines, f"bertjobs logs --follow {evidence.target}")
+    return Verdict(Standing.STALLED, sentence, lines, again(evidence))
 
 
 def _patience(phase: PhaseEvidence, first: bool) -> float:
@@ -131,8 +117,8 @@ def _never(evidence: Evidence, job: Job, running: Verdict | None) -> Verdict:
     lines: tuple[str, ...] = (job_line(job),)
     if running is not None:
         lines += (f"meanwhile {running.sentence}",)
-        return Verdict(Cause.DEPENDENCY, sentence, lines, f"scancel {job.id}")
-    return Verdict(Cause.DEPENDENCY, sentence, lines, again(evidence))
+        return Verdict(Standing.DEPENDENCY, sentence, lines, f"scancel {job.id}")
+    return Verdict(Standing.DEPENDENCY, sentence, lines, again(evidence))
 
 
 def _queued(evidence: Evidence, phase: PhaseEvidence, waiting: Sequence[Job]) -> Verdict:
@@ -148,45 +134,46 @@ def _queued(evidence: Evidence, phase: PhaseEvidence, waiting: Sequence[Job]) ->
         command = f"scontrol release {job.id}"
     elif must_be_changed(job.reason):
         command = again(evidence) + (" --time TIME" if "TimeLimit" in job.reason else "")
-    return Verdict(Cause.QUEUED, sentence, tuple(lines), command)
+    return Verdict(Standing.QUEUED, sentence, tuple(lines), command)
 
 
 def _loop(evidence: Evidence, phase: PhaseEvidence) -> Verdict | None:
     """Attempts that were preempted one after the other before any of them wrote a checkpoint."""
-    lost: list[Attempt] = []
+    lost: list[AttemptEvidence] = []
     for attempt in reversed(phase.attempts):
-        began = attempt.started_unix_s or attempt.seen_unix_s
-        if not _was_preempted(evidence, phase, attempt) or phase.checkpoint_unix_s > began:
+        if not _was_preempted(evidence, phase, attempt) or phase.checkpoint_unix_s > attempt.began_unix_s:
             break
         lost.insert(0, attempt)
     if len(lost) < LOOP:
         return None
     job = next(job for job in phase.jobs if job.id == lost[-1].job)
     sentence = f"the last {len(lost)} attempts of phase {phase.number} were preempted before a checkpoint was written"
-    lines = [f"job {attempt.job}, attempt {attempt.number}: {attempt.cause or 'preempted'}" for attempt in lost]
+    lines = [f"job {attempt.job}, attempt {attempt.number}: {attempt.cause or Cause.PREEMPTED}" for attempt in lost]
     lines += [job_line(job), *standing(evidence, phase)]
     command = f"bertjobs cancel {evidence.target} && bertjobs resume {evidence.target} --partition NAME"
     return Verdict(
-        Cause.PREEMPTION_LOOP, f"{sentence}; another partition or QOS is not preempted", tuple(lines), command
+        Standing.PREEMPTION_LOOP, f"{sentence}; another partition or QOS is not preempted", tuple(lines), command
     )
 
 
-def _was_preempted(evidence: Evidence, phase: PhaseEvidence, attempt: Attempt) -> bool:
+def _was_preempted(evidence: Evidence, phase: PhaseEvidence, attempt: AttemptEvidence) -> bool:
     job = next((job for job in phase.jobs if job.id == attempt.job), None)
     if job is None or job.backend == "local" or job.cancelled:
         return False
-    state = Case(evidence, phase, job, attempt).state
-    if state in STATES:
-        return STATES[state] is Cause.PREEMPTED
-    told = any(cause_of(said) is Cause.PREEMPTED for said in attempt.errors)
-    return told or attempt.cause in ("SIGTERM", "preempted")
+    by_slurm = cause_of_state(Case(evidence, phase, job, attempt).state)
+    if by_slurm not in (None, Cause.REQUEUED):
+        return by_slurm is Cause.PREEMPTED
+    is_logged = any(error.cause is Cause.PREEMPTED for error in attempt.errors)
+    return is_logged or attempt.cause in (Cause.SIGTERM, Cause.PREEMPTED)
 
 
 def _ended(evidence: Evidence, phase: PhaseEvidence) -> Verdict:
-    """Why a phase's last attempt ended: the first failing rank's own error, else Slurm's word, else the journal's."""
+    """Why a phase's last attempt ended: the first failing rank's own error, else Slurm's word, else the journal's.
+
+    Of attempts that were not begun for the sake of those before them, the last of those is judged."""
     attempts, refused = list(phase.attempts), []
-    while len(attempts) > 1 and (refusal := _refusal(attempts[-1])):
-        refused = said_lines(refusal)[:1]
+    while len(attempts) > 1 and (refusal := attempts[-1].refusal):
+        refused = error_lines(refusal)[:1]
         attempts.pop()
     attempt = attempts[-1] if attempts else None
     last = phase.jobs[-1]
@@ -198,71 +185,72 @@ def _ended(evidence: Evidence, phase: PhaseEvidence) -> Verdict:
 def _judged(case: Case, last: Job) -> Verdict:
     """`_ended`, of one attempt; ``last`` is the phase's last job, which may have had none."""
     job, attempt = case.job, case.attempt
+    by_slurm = cause_of_state(case.state)
     if last.reason.strip("()") == NEVER:
         return _never(case.evidence, last, None)
-    if case.state in ("NODE_FAIL", "BOOT_FAIL"):
+    if by_slurm is Cause.NODE_FAILURE:
         return node_failure(case)
-    for said in case.errors:
-        cause = cause_of(said)
-        if cause is Cause.CRASHED and case.is_refusal(said):
-            return bad_input(case, said)
-        is_stale = cause in STALE and case.state not in UNTOLD and STATES.get(case.state) is not cause
-        if cause is not None and not is_stale:
-            return TELL[cause](case, said)
-    cause = STATES.get(case.state)
-    if cause is None and "OUT_OF_MEMORY" in job.steps:
-        cause = Cause.HOST_MEMORY
-    if cause is None and (job.cancelled or last.cancelled or last.state == "CANCELLED"):
-        cause = Cause.CANCELLED
-    if cause is None and case.exit_code == EXIT_CONTINUE:
+    for error in case.errors:
+        if verdict := _by_error(case, error):
+            return verdict
+    if by_slurm is Cause.REQUEUED:
+        by_slurm = None
+    if by_slurm is None and "OUT_OF_MEMORY" in job.steps:
+        by_slurm = Cause.HOST_MEMORY
+    if by_slurm is None and (job.cancelled or last.cancelled or last.state == "CANCELLED"):
+        by_slurm = Cause.CANCELLED
+    if by_slurm is None and case.exit_code == EXIT_CONTINUE:
         return _stopped(case)
-    cause = cause or (JOURNAL.get(attempt.cause) if attempt else None)
-    if cause is not None:
+    by_journal = attempt.cause if attempt else None
+    cause = by_slurm or (by_journal if by_journal not in VAGUE else None)
+    if cause in TELL:
         return TELL[cause](case, None)
     if case.exit_code == EXIT_BAD_INPUT:
         return bad_input(case, None)
-    return _killed(case) or _lost_rank(case) or unknown(case)
+    is_lost = any(error.cause is Cause.LOST_RANK for error in case.errors) or by_journal is Cause.LOST_RANK
+    return _killed(case) or (TELL[Cause.LOST_RANK](case, None) if is_lost else unknown(case))
 
 
-def _refusal(attempt: Attempt) -> Said | None:
-    """What an attempt said that was not begun for the sake of those before."""
-    return next((said for said in attempt.errors if re.match(r"error: job \S+ was not restarted", said.text)), None)
+def _by_error(case: Case, error: LogError) -> Verdict | None:
+    """What one error shows; None where it follows from another one, or says nothing of a cause."""
+    cause = error.cause
+    if cause is Cause.NOT_RESTARTED:  # and nothing else is left of those before
+        spent_by = error.spent_by
+        return TELL[spent_by](case, error) if spent_by in TELL else bad_input(case, error)
+    if cause is Cause.LOST_RANK:
+        return None
+    if cause is None:
+        if error.rank is None:
+            return None
+        cause = case.attempt.cause if case.attempt else None  # an older log names no causes, its journal does
+        if cause in VAGUE:
+            cause = Cause.BAD_INPUT if case.is_bad_input(error) else Cause.CRASHED
+    if cause in STALE and case.state not in SILENT and cause_of_state(case.state) is not cause:
+        return None
+    return TELL[cause](case, error) if cause in TELL else None
 
 
 def _stopped(case: Case) -> Verdict:
     """The worker stopped by itself and wrote a checkpoint."""
-    cause = case.attempt.cause if case.attempt else ""
-    if cause == "SIGUSR2":
+    cause = case.attempt.cause if case.attempt else None
+    if cause is Cause.SIGUSR2:
         return time_limit(case, None)
-    if cause == "SIGTERM" and case.job.backend != "local":
+    if cause in (Cause.SIGTERM, Cause.PREEMPTED) and case.job.backend != "local":
         return preempted(case, None)
     sentence = f"{case.where} stopped with a checkpoint{f' ({cause})' if cause else ''}: {case.phase.checkpoint}"
-    return case.verdict(Cause.STOPPED, sentence, None, case.resume())
+    return case.verdict(Standing.STOPPED, sentence, None, case.resume())
 
 
 def _killed(case: Case) -> Verdict | None:
     """A task that was killed without a word."""
-    for said in case.errors:
-        for line in said.lines:
-            found = _TASK.match(line)
-            if found and "Killed" in found[3]:
-                sentence = f"rank {found[2]} on {found[1]} was killed: most often the kernel, for want of host memory"
-                return case.verdict(Cause.HOST_MEMORY, sentence, said, case.resume(option_words("--mem=0")))
+    command = case.resume(option_words("--mem=0"))
+    for error in case.errors:
+        for line in error.lines:
+            task = _TASK.match(line)
+            if task and "Killed" in task[3]:
+                sentence = f"rank {task[2]} on {task[1]} was killed, most often because its node ran out of memory"
+                return case.verdict(Cause.HOST_MEMORY, sentence, error, command)
     if case.exit_code == 137:
-        sentence = f"{case.where} was killed (code 137): most often by the kernel, for want of host memory"
-        return case.verdict(Cause.HOST_MEMORY, sentence, None, case.resume(option_words("--mem=0")))
+        sentence = f"{case.where} was killed (code 137), most often because its node ran out of memory"
+        return case.verdict(Cause.HOST_MEMORY, sentence, None, command)
     return None
-
-
-def _lost_rank(case: Case) -> Verdict | None:
-    """All that speak say that another rank is gone: those that say nothing went first."""
-    lost = [said for said in case.errors if said.text.startswith(LOST)]
-    if not lost:
-        return None
-    spoke = {said.rank for said in lost}
-    silent = [rank for rank in range(case.evidence.spec.world_size) if rank not in spoke]
-    names = ", ".join(
-        f"rank {rank}" + (f" ({case.node_of(rank)})" if case.node_of(rank) else "") for rank in silent[:ERROR_LINES]
-    )
-    who = f"{names} went first without a word, killed from outside or with its node" if silent else "none says why"
-    return case.verdict(Cause.LOST_RANK, f"the ranks lost each other: {who}", lost[0], case.resume())

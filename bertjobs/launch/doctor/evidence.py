@@ -7,20 +7,21 @@ from __future__ import annotations
 
 import shutil
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
-from bertjobs.errors import BertjobsError
+from bertjobs.errors import CAUSE, BertjobsError
 from bertjobs.files.json_lines import numbers, read_lines
-from bertjobs.launch.doctor.log_errors import Said, batch_parts, errors_in
+from bertjobs.launch.doctor.log_errors import LogError, batch_parts, errors_in
 from bertjobs.launch.watch.logs import is_labelled, shown
-from bertjobs.launch.watch.status import told_by_journal
+from bertjobs.launch.watch.status import journal_state
 from bertjobs.recipe.lockfile import read_lockfile
 from bertjobs.recipe.spec import RunSpec
-from bertjobs.run.checkpoints import MANIFEST, steps
+from bertjobs.run.causes import Cause
+from bertjobs.run.checkpoints import MANIFEST, newest_whole
 from bertjobs.run.directory import PhaseDirectory, RunDirectory
+from bertjobs.run.journal import Attempt, JobStory, read_story
 from bertjobs.slurm.client import Slurm
 from bertjobs.slurm.jobs import Job
 
@@ -32,28 +33,66 @@ RECENT_STEPS = 20
 
 
 @dataclass(frozen=True)
-class Attempt:
-    """One start of a phase's worker.
+class AttemptLog:
+    """What the logs have of an attempt.
 
     Attributes:
-        job, number: the job's id, and how often it was requeued before.
-        started_unix_s: when the worker began to train; None where it did not come so far.
-        seen_unix_s: when its log was last written, else ``started_unix_s``.
-        cause, exit_code: of its end, as the journal or the batch script have it; "" and None where neither does.
-        log: the worker's log below the run's folder, or "".
-        errors: what its log and the batch script's say, in order.
-        last_lines: of its log.
+        path: the worker's log below the run's folder, or "".
+        written_unix_s: when that was last written; 0 where there is none.
+        errors: what it and the batch script's log say, in order.
+        last_lines: of the worker's.
+        exit_code: of the attempt, as the batch script has it; None where it does not.
     """
 
-    job: str
-    number: int
-    started_unix_s: float | None = None
-    seen_unix_s: float = 0.0
-    cause: str = ""
-    exit_code: int | None = None
-    log: str = ""
-    errors: tuple[Said, ...] = ()
+    path: str = ""
+    written_unix_s: float = 0.0
+    errors: tuple[LogError, ...] = ()
     last_lines: tuple[str, ...] = ()
+    exit_code: int | None = None
+
+
+@dataclass(frozen=True)
+class AttemptEvidence:
+    """One start of a phase's worker: as the journal has it, and as its logs do."""
+
+    attempt: Attempt
+    log: AttemptLog = AttemptLog()
+
+    @property
+    def job(self) -> str:
+        return self.attempt.job
+
+    @property
+    def number(self) -> int:
+        return self.attempt.number
+
+    @property
+    def began_unix_s(self) -> float:
+        """When it began to train; where it did not come so far, when it was last seen."""
+        return self.attempt.started_unix_s or self.log.written_unix_s or self.attempt.ended_unix_s or 0.0
+
+    @property
+    def cause(self) -> Cause | None:
+        """Why it ended, as the journal has it."""
+        return self.attempt.explained or self.attempt.cause
+
+    @property
+    def exit_code(self) -> int | None:
+        return self.log.exit_code if self.attempt.exit_code is None else self.attempt.exit_code
+
+    @property
+    def errors(self) -> tuple[LogError, ...]:
+        """The logs' errors, and the one that the journal keeps."""
+        failure = self.attempt.failure
+        if failure is None:
+            return self.log.errors
+        fields = {CAUSE: self.attempt.word, **(failure.facts or {})} if self.attempt.cause else {}
+        return (*self.log.errors, LogError(failure.rank, failure.lines, fields))
+
+    @property
+    def refusal(self) -> LogError | None:
+        """What it said where it was not begun for the sake of those before it."""
+        return next((error for error in self.errors if error.cause is Cause.NOT_RESTARTED), None)
 
 
 @dataclass(frozen=True)
@@ -66,7 +105,7 @@ class PhaseEvidence:
         step, step_unix_s: the newest step, 0 and None before the first.
         alive_unix_s: when a step or a validation last ended.
         step_time_s: median of the newest steps.
-        checkpoint, checkpoint_unix_s, checkpoint_bytes: the newest one: its name, when it was written, its size.
+        checkpoint, checkpoint_unix_s, checkpoint_bytes: the newest whole one: its name, when it was written, its size.
         has_script: whether its batch script is there, as `submit` wrote it.
         jobs, attempts: oldest first.
     """
@@ -83,7 +122,7 @@ class PhaseEvidence:
     checkpoint_bytes: int = 0
     has_script: bool = False
     jobs: tuple[Job, ...] = ()
-    attempts: tuple[Attempt, ...] = ()
+    attempts: tuple[AttemptEvidence, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -116,8 +155,8 @@ def collect(directory: RunDirectory, slurm: Slurm, target: str, now: float) -> E
         InputError: its run.yml cannot be read.
     """
     spec = read_lockfile(directory.lockfile)
-    journal = _folded(directory.events())
-    asked = {job["job"] for job in journal.values() if job["backend"] != "local"}
+    story = read_story(directory.events())
+    asked = {job.id for job in story.jobs.values() if job.backend != "local"}
     # Jobs that ended before the journal knew them have logs: <job>-<attempt>.out, slurm-<job>.out.
     names = [file.stem for folder in directory.phases() for file in folder.logs.glob("*.out")]
     asked |= {job for name in names if (job := name.removeprefix("slurm-").split("-")[0]).isdigit()}
@@ -135,7 +174,11 @@ def collect(directory: RunDirectory, slurm: Slurm, target: str, now: float) -> E
             _phase(
                 directory.phase(phase.phase),
                 phase.steps,
-                [job for (number, _), job in journal.items() if number == phase.phase],
+                [
+                    job.at(phase.phase)
+                    for job in story.jobs.values()
+                    if job.phase == phase.phase or job.at(phase.phase).attempts
+                ],
                 told,
             )
             for phase in spec.phases
@@ -145,33 +188,13 @@ def collect(directory: RunDirectory, slurm: Slurm, target: str, now: float) -> E
     )
 
 
-def _folded(events: Iterable[Mapping[str, Any]]) -> dict[tuple[int, str], dict[str, Any]]:
-    """By phase and job: the job's events by name, the newest of each, and ``attempts``: number -> its events."""
-    jobs: dict[tuple[int, str], dict[str, Any]] = {}
-    for event in events:
-        if "phase" not in event or not event.get("job"):
-            continue
-        job = jobs.setdefault(
-            (event["phase"], str(event["job"])), {"job": str(event["job"]), "backend": "slurm", "attempts": {}}
-        )
-        job["backend"] = event.get("backend") or event.get("scheduler") or job["backend"]
-        job[event["event"]] = event
-        job.setdefault("since", event["time_unix_s"])
-        if "attempt" in event:
-            job["attempts"].setdefault(event["attempt"], {})[event["event"]] = event
-    return jobs
-
-
-def _phase(
-    folder: PhaseDirectory, total: int, journal: Sequence[Mapping[str, Any]], told: Mapping[str, Job]
-) -> PhaseEvidence:
+def _phase(folder: PhaseDirectory, total: int, journal: Sequence[JobStory], told: Mapping[str, Job]) -> PhaseEvidence:
     metrics = read_lines(folder.metrics)[-RECENT_STEPS:]
     last = metrics[-1] if metrics else {}
     times = [line["time_unix_s"] for line in metrics[-1:]]
     if folder.validation.exists():
         times.append(folder.validation.stat().st_mtime)
-    checkpoints = steps(folder.checkpoints)
-    newest = checkpoints[-1] if checkpoints else None
+    newest = newest_whole(folder.checkpoints)
     jobs, attempts = _jobs(folder, journal, told)
     return PhaseEvidence(
         number=folder.number,
@@ -195,22 +218,23 @@ def _written(file: Path) -> float:
 
 
 def _jobs(
-    folder: PhaseDirectory, journal: Sequence[Mapping[str, Any]], told: Mapping[str, Job]
-) -> tuple[tuple[Job, ...], tuple[Attempt, ...]]:
-    """A phase's jobs and attempts, from the journal, the logs' names, and what Slurm has told."""
-    attempts = {(attempt.job, attempt.number): attempt for attempt in _logs(folder)}
+    folder: PhaseDirectory, journal: Sequence[JobStory], told: Mapping[str, Job]
+) -> tuple[tuple[Job, ...], tuple[AttemptEvidence, ...]]:
+    """A phase's jobs and attempts, from the journal, the logs' names, and what Slurm says."""
+    logs = _logs(folder)
+    attempts = {key: AttemptEvidence(Attempt(folder.number, *key), log) for key, log in logs.items()}
     since: dict[str, float] = {}
-    for attempt in attempts.values():
-        since[attempt.job] = min(attempt.seen_unix_s, since.get(attempt.job, attempt.seen_unix_s))
+    for (id, _), log in logs.items():
+        since[id] = min(log.written_unix_s, since.get(id, log.written_unix_s))
     jobs = {id: told.get(id, Job(id, "slurm" if id.isdigit() else "local")) for id in since}
     for job in journal:
-        id = job["job"]
-        since[id] = job["since"]
-        own = Job(id, job["backend"], told_by_journal(job))
-        jobs[id] = replace(told.get(id, own), backend=job["backend"], cancelled="cancelled" in job)
-        for number, events in job["attempts"].items():
-            before = attempts.get((id, number), Attempt(id, number))
-            attempts[id, number] = _with_events(before, events)
+        since[job.id] = job.since_unix_s
+        own = Job(job.id, job.backend, journal_state(job))
+        jobs[job.id] = replace(told.get(job.id, own), backend=job.backend, cancelled=job.is_cancelled)
+        for attempt in job.attempts:
+            attempts[job.id, attempt.number] = AttemptEvidence(
+                attempt, logs.get((job.id, attempt.number), AttemptLog())
+            )
     ordered = sorted(jobs, key=lambda id: since[id])
     return (
         tuple(jobs[id] for id in ordered),
@@ -218,48 +242,31 @@ def _jobs(
     )
 
 
-def _with_events(attempt: Attempt, events: Mapping[str, Mapping[str, Any]]) -> Attempt:
-    started, ended = events.get("started", {}), events.get("ended", {})
-    errors = attempt.errors
-    if not errors and ended.get("error"):
-        errors = errors_in(str(ended["error"]).splitlines())
-    return replace(
-        attempt,
-        started_unix_s=started.get("time_unix_s"),
-        seen_unix_s=attempt.seen_unix_s or ended.get("time_unix_s") or started.get("time_unix_s", 0.0),
-        cause=str(ended.get("cause", "")),
-        exit_code=attempt.exit_code if ended.get("exit_code") is None else ended["exit_code"],
-        errors=errors,
-    )
-
-
-def _logs(folder: PhaseDirectory) -> list[Attempt]:
-    """The attempts that have a log, and what it says; where only a job's batch script spoke, that as attempt 0."""
-    found: dict[tuple[str, int], Attempt] = {}
+def _logs(folder: PhaseDirectory) -> dict[tuple[str, int], AttemptLog]:
+    """What the logs have, by job and attempt; where only a job's batch script wrote one, that as attempt 0."""
+    logs: dict[tuple[str, int], AttemptLog] = {}
     for file in folder.logs.glob("*.out"):
         job, _, number = file.stem.rpartition("-")
         if job != "slurm" and number.isdigit():
-            found[job, int(number)] = _spoken(file, folder, job, int(number))
+            logs[job, int(number)] = _log(file, folder)
     for file in folder.logs.glob("slurm-*.out"):
         job = file.stem.removeprefix("slurm-")
-        attempts = sorted(attempt for id, attempt in found if id == job)
+        attempts = sorted(attempt for id, attempt in logs if id == job)
         if not attempts:
-            found[job, 0] = _spoken(file, folder, job, 0)
+            logs[job, 0] = _log(file, folder)
             continue
         for attempt, (code, own) in batch_parts(_tail(file), attempts[-1]).items():
             if attempt in attempts:
-                before = found[job, attempt]
-                found[job, attempt] = replace(before, exit_code=code, errors=before.errors + errors_in(own))
-    return list(found.values())
+                before = logs[job, attempt]
+                logs[job, attempt] = replace(before, exit_code=code, errors=before.errors + errors_in(own))
+    return logs
 
 
-def _spoken(file: Path, folder: PhaseDirectory, job: str, number: int) -> Attempt:
+def _log(file: Path, folder: PhaseDirectory) -> AttemptLog:
     lines = _tail(file)
-    return Attempt(
-        job,
-        number,
-        seen_unix_s=file.stat().st_mtime,
-        log=str(file.relative_to(folder.root.parent)),
+    return AttemptLog(
+        path=str(file.relative_to(folder.root.parent)),
+        written_unix_s=file.stat().st_mtime,
         errors=errors_in(lines),
         last_lines=tuple(line for line in lines if line.strip())[-LAST_LINES:],
     )

@@ -1,16 +1,18 @@
-"""What the logs say: the errors in them, whose each is, and the cause that it is a sign of.
+"""The errors in logs: whose each is, its text, and the cause that it names or is a sign of.
 
-Pure: lines of text in, `Said` and `Cause` out.
+An error of ours names its cause in a field of its own. Patterns are for what other programs print. Pure.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from enum import StrEnum
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
-REPEATED_LINES = 5  # of the worker's log, in the batch script's
+from bertjobs.errors import CAUSE
+from bertjobs.run.causes import ABSENT_RANKS, ATTEMPT_END, SPENT_BY, Cause, read_cause
+from bertjobs.run.foreign import foreign_cause
+
 LINE = 240  # characters of an evidence line
 ERROR_LINES = 6
 
@@ -18,148 +20,135 @@ _RANK = re.compile(r"rank (\d+): ")
 _BEGIN = re.compile(r"error: |Traceback \(most recent call last\):|Fatal Python error: |Timeout \(\d+:\d\d:\d\d")
 _SLURM = re.compile(r"(slurmstepd|srun|slurmd|pyxis)\b[^:]*: ")
 _ANONYMOUS = ("Fatal Python error", "Timeout (")  # faulthandler names no rank
-_ENDED = re.compile(r"ended with code (\d+); log: \S*?([^/\s]+)-(\d+)\.out")
-
-
-class Cause(StrEnum):
-    """What a verdict says of a run."""
-
-    DONE = "done"
-    RUNNING = "running"
-    STALLED = "running without a step"
-    QUEUED = "queued"
-    NOT_STARTED = "not started"
-    STOPPED = "stopped"
-    BAD_INPUT = "bad input"
-    GPU_MEMORY = "out of GPU memory"
-    HOST_MEMORY = "out of host memory"
-    HANG = "hang"
-    NODE_FAILURE = "node failure"
-    UNFIT_NODE = "unfit node"
-    CONTAINER = "container"
-    PORT = "ranks cannot join"
-    DISK = "disk"
-    TIME_LIMIT = "time limit"
-    PREEMPTED = "preempted"
-    PREEMPTION_LOOP = "preemption loop"
-    DEPENDENCY = "dependency never met"
-    CANCELLED = "cancelled"
-    GRADIENTS = "gradients not finite"
-    LOST_RANK = "lost rank"
-    CRASHED = "crashed"
-    UNKNOWN = "unknown"
-
-
-# What the programs say: torch, the worker, Slurm, pyxis and enroot. In one error, the first that fits counts.
-SIGNS: tuple[tuple[Cause, str], ...] = (
-    (Cause.UNFIT_NODE, r"training would be useless: |a test of the network between"),
-    (Cause.CONTAINER, r"\b(pyxis|enroot)\b"),
-    (Cause.NODE_FAILURE, r"DUE TO NODE FAILURE|Node failure on "),
-    (
-        Cause.GPU_MEMORY,
-        r"CUDA out of memory|CUDA error: out of memory|OutOfMemoryError|CU(BLAS|DNN)_STATUS_ALLOC_FAILED",
-    ),
-    (
-        Cause.HOST_MEMORY,
-        r"oom[-_]kill|: Out Of Memory|DefaultCPUAllocator: (can't allocate|not enough) memory|\bMemoryError\b"
-        r"|Cannot allocate memory",
-    ),
-    (Cause.HANG, r"nothing moved for .* \(hang_timeout_s\)|^Timeout \("),
-    (Cause.DISK, r"No space left on device|Disk quota exceeded|checkpoint of step \d+ cannot be written"),
-    (Cause.PORT, r"cannot join the others|EADDRINUSE|[Aa]ddress already in use"),
-    (Cause.GRADIENTS, r"steps in a row had gradients that are not finite"),
-    (Cause.TIME_LIMIT, r"DUE TO TIME LIMIT"),
-    (Cause.PREEMPTED, r"DUE TO PREEMPTION"),
-)
-_SIGNS = tuple((cause, re.compile(pattern, re.MULTILINE)) for cause, pattern in SIGNS)
-LOST = "error: another rank is gone"
+_FIELD = re.compile(rf"  ({CAUSE}|{SPENT_BY}|{ABSENT_RANKS}): (.+)")
+_ATTEMPT_END = re.compile(rf"  {ATTEMPT_END}: \S+-(\d+), code (\d+)")
 
 
 @dataclass(frozen=True)
-class Said:
-    """An error as a log has it. ``rank``: whose it is; None for what Slurm, a container or a dying process says."""
+class LogError:
+    """An error as a log has it.
+
+    Attributes:
+        rank: whose it is; None for what Slurm, a container or a dying process prints.
+        lines: its text, without the fields.
+        fields: what it says for programs, by name; {} for what other programs print.
+    """
 
     rank: int | None
     lines: tuple[str, ...]
+    fields: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def text(self) -> str:
         return "\n".join(self.lines)
 
+    @property
+    def cause(self) -> Cause | None:
+        """The cause that it names, else the one that it is a sign of; None where it is of none."""
+        if (named := read_cause(self.fields.get(CAUSE, ""))) is not None:
+            return named
+        cause = foreign_cause(self.text)
+        if cause is None and self.text.startswith("Fatal Python error"):
+            return Cause.CRASHED
+        # What a rank says of a container comes from inside it.
+        return None if cause is Cause.CONTAINER and self.rank is not None else cause
 
-def errors_in(lines: Iterable[str]) -> tuple[Said, ...]:
+    @property
+    def spent_by(self) -> Cause | None:
+        """The cause of those before, where it says that an attempt was not restarted."""
+        return read_cause(self.fields.get(SPENT_BY, ""))
+
+    @property
+    def absent_ranks(self) -> tuple[int, ...]:
+        """The ranks that the others waited for, where it says that the run hung."""
+        return tuple(int(rank) for rank in re.findall(r"\d+", self.fields.get(ABSENT_RANKS, "")))
+
+
+@dataclass
+class _Open:
+    """An error that may have more lines. ``kind``: "error", "traceback", "exception" (after the line that names it) or
+    "slurm"."""
+
+    rank: int | None
+    kind: str
+    lines: list[str]
+    fields: dict[str, str]
+
+    def takes(self, text: str) -> bool:
+        """Take a line, if it belongs to this error."""
+        if self.kind == "slurm":
+            return False
+        if entry := _FIELD.fullmatch(text):
+            self.fields[entry[1]] = entry[2]
+        elif self.kind == "exception":  # its message may have more lines, until its fields
+            return not self.fields and not text.startswith("warning: ")
+        elif text[:1].isspace():
+            self.lines.append(text.rstrip())
+        elif self.kind == "traceback" and text:
+            self.kind = "exception"
+            self.lines.append(text.rstrip())
+        else:
+            return False
+        return True
+
+
+def errors_in(lines: Iterable[str]) -> tuple[LogError, ...]:
     """The errors in a log that all ranks write: rank 0's lines bear no name, an error's first line of others does.
 
     Neighbouring lines of Slurm and pyxis are one.
     """
-    said: list[tuple[int | None, list[str]]] = []
-    kind = ""  # of the one that may go on: error, traceback, slurm
+    errors: list[_Open] = []
+    newest: _Open | None = None  # takes the lines that bear no name
+    by_rank: dict[int, _Open] = {}
     for line in lines:
         named = _RANK.match(line)
         text = line[named.end() :] if named else line
         if _SLURM.match(text):
-            if kind != "slurm":
-                said.append((None, []))
-            kind = "slurm"
+            if newest is None or newest.kind != "slurm":
+                newest = _Open(None, "slurm", [], {})
+                errors.append(newest)
+            newest.lines.append(text.rstrip())
         elif _BEGIN.match(text):
             rank = None if text.startswith(_ANONYMOUS) else int(named[1]) if named else 0
-            said.append((rank, []))
-            kind = "error" if text.startswith("error: ") else "traceback"
-        elif kind in ("error", "traceback") and text[:1].isspace() and (not named or said[-1][0] == int(named[1])):
-            pass
-        elif kind == "traceback" and text and (not named or said[-1][0] == int(named[1])):  # the exception itself
-            kind = "last"
-        else:
-            kind = ""
-        if kind:
-            said[-1][1].append(text.rstrip())
-        if kind == "last":
-            kind = ""
-    return tuple(Said(rank, tuple(lines)) for rank, lines in said)
+            newest = _Open(rank, "error" if text.startswith("error: ") else "traceback", [text.rstrip()], {})
+            errors.append(newest)
+            if rank is not None:
+                by_rank[rank] = newest
+        elif named:
+            owner = by_rank.get(int(named[1]))
+            if owner is not None and not owner.takes(text):
+                del by_rank[int(named[1])]
+        elif newest is not None and not newest.takes(text):
+            newest = None
+    return tuple(LogError(error.rank, tuple(error.lines), error.fields) for error in errors)
 
 
 def batch_parts(lines: Sequence[str], newest: int) -> dict[int, tuple[int | None, list[str]]]:
-    """A batch script's log, which all attempts of a job share, by attempt: its exit code if told, and its lines.
+    """A batch script's log, which all attempts of a job share, by attempt: its exit code if known, and its lines.
 
-    The worker's last lines, which the script repeats, are left out.
+    The worker's last lines, which the script repeats behind a bar, are left out.
     """
     parts: dict[int, tuple[int | None, list[str]]] = {}
     own: list[str] = []
-    repeated = 0
     for line in lines:
-        if ended := _ENDED.search(line):
-            parts[int(ended[3])] = (int(ended[1]), own)
-            own, repeated = [], REPEATED_LINES if int(ended[1]) else 0
-        elif line.startswith(("continuing: ", "continuing elsewhere: ", "not continued: ")):
-            repeated = 0
-        elif repeated:
-            repeated -= 1
-        else:
+        if end := _ATTEMPT_END.match(line):
+            parts[int(end[1])] = (int(end[2]), own)
+            own = []
+        elif not line.startswith("| "):
             own.append(line)
     code, before = parts.get(newest, (None, []))
     parts[newest] = (code, before + own)
     return parts
 
 
-def cause_of(said: Said) -> Cause | None:
-    """What one error says; None for those that follow from another one."""
-    text = said.text
-    if text.startswith(LOST):
-        return None
-    for cause, sign in _SIGNS:
-        if sign.search(text) and (cause is not Cause.CONTAINER or said.rank is None):
-            return cause
-    return Cause.CRASHED if said.rank is not None or text.startswith("Fatal Python error") else None
-
-
-def said_lines(said: Said | None) -> list[str]:
+def error_lines(error: LogError | None) -> list[str]:
     """An error as evidence: a traceback's last line alone, and of many lines the first."""
-    if said is None:
+    if error is None:
         return []
-    lines = [line for line in said.lines if line.strip()]
+    lines = [line for line in error.lines if line.strip()]
     if lines[0].startswith("Traceback"):
         lines = [lines[-1], *lines[-3:-1]]
-    rank = f"rank {said.rank}: " if said.rank is not None else ""
+    rank = f"rank {error.rank}: " if error.rank is not None else ""
     return [short((rank if place == 0 else "") + line) for place, line in enumerate(lines[:ERROR_LINES])]
 
 

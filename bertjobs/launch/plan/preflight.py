@@ -14,10 +14,9 @@ from bertjobs.launch.plan.memory import Peak
 from bertjobs.launch.plan.problem import Problem, caught
 from bertjobs.launch.plan.queue import NOT_ASKED, Queue, queue_problems
 from bertjobs.launch.plan.resources import container_problems, held_bytes, memory_problems, results_problems
-from bertjobs.recipe.lockfile import difference, read_lockfile
 from bertjobs.recipe.spec import RunSpec
-from bertjobs.run.checkpoints import steps
 from bertjobs.run.directory import RunDirectory
+from bertjobs.run.settings import begun_phases, check_unchanged
 from bertjobs.slurm.client import Slurm
 from bertjobs.slurm.jobs import RUNNING, WAITING
 
@@ -140,36 +139,8 @@ def check_name(spec: RunSpec) -> None:
             where=str(directory.root),
             hint=f"choose another name with --run, or {way_on}",
         )
-    if joins and (changed := difference(read_lockfile(directory.lockfile), spec)):
-        raise InputError(
-            f"run {spec.run!r} was begun with other settings: {', '.join(changed)}",
-            where=str(directory.lockfile),
-            hint="give them again as they were, or choose another name with --run",
-        )
-
-
-def begun_phases(directory: RunDirectory) -> set[int]:
-    """Numbers of the phases that hold work which other settings would spoil."""
-    return {phase.number for phase in directory.phases() if steps(phase.checkpoints) or phase.done_file.exists()}
-
-
-def check_unchanged(spec: RunSpec, directory: RunDirectory) -> None:
-    """What decides the weights must be as it was when the run's phases were begun.
-
-    Raises:
-        InputError: it is not; names the settings.
-    """
-    before = read_lockfile(directory.lockfile)
-    begun = begun_phases(directory)
-    kept = replace(before, phases=tuple(phase for phase in before.phases if phase.phase in begun))
-    if begun and (changed := difference(kept, spec)):
-        numbers = " and ".join(map(str, sorted(begun)))
-        raise InputError(
-            f"phase {numbers} of run {spec.run!r} was begun with other settings: {', '.join(changed)}",
-            where=str(directory.lockfile),
-            hint="leave them as they are, or start another run: "
-            f"bertjobs submit --recipes {directory.lockfile} --recipe {spec.recipe} --run NAME",
-        )
+    if joins:
+        check_unchanged(spec, directory, started)
 
 
 def check_data(spec: RunSpec) -> DataManifest:

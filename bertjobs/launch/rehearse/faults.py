@@ -51,8 +51,8 @@ FILL_DISK = Fault("fill-disk", "no room for a checkpoint", (Cause.DISK, Cause.CR
 
 
 def kill_rank(rank: int) -> Fault:
-    """SIGKILL of one rank."""
-    return Fault(f"kill-rank {rank}", f"KILL to rank {rank}", (Cause.CRASHED,), EXIT_FAILURE, rank)
+    """SIGKILL of one rank. Where it is rank 0, nobody is left to write why: the next attempt does."""
+    return Fault(f"kill-rank {rank}", f"KILL to rank {rank}", (Cause.LOST_RANK, Cause.CRASHED), EXIT_FAILURE, rank)
 
 
 @dataclass(frozen=True)

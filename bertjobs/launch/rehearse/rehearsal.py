@@ -19,10 +19,10 @@ from bertjobs.launch.plan.preflight import check_data
 from bertjobs.launch.rehearse.faults import FILL_DISK, Fault, Moment, Strike, draw_moment, on_small_disk
 from bertjobs.launch.rehearse.miniature import NAME, made_small, sample_data
 from bertjobs.launch.rehearse.verdict import Ending, Survival, survival_of, unfinished
-from bertjobs.recipe.lockfile import lockfile
 from bertjobs.recipe.size import checkpoint_bytes
 from bertjobs.recipe.spec import RunSpec
 from bertjobs.run.directory import PhaseDirectory, RunDirectory
+from bertjobs.run.settings import write_settings
 from bertjobs.slurm.environment import clean_environment
 
 PATIENCE_S = 900.0  # with one attempt: a machine that does much else, a slow disk
@@ -119,7 +119,7 @@ class Rehearsal:
         spec = replace(self.spec, results=str(directory.root.parent))
         directory.root.parent.mkdir(exist_ok=True)
         directory.create()
-        directory.write_lockfile(lockfile(spec))
+        write_settings(directory, spec)
         endings: list[Ending] = []
         for phase in spec.phases:
             folder = directory.phase(phase.phase)

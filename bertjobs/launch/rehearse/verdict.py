@@ -1,4 +1,4 @@
-"""What became of a run under a fault: the verdict, from what it has written."""
+"""What became of a run under a fault: the verdict, from what it wrote."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from bertjobs.files.json_lines import read_lines
 from bertjobs.launch.rehearse.faults import Fault
 from bertjobs.run.checkpoints import DamagedCheckpointError, verify
 from bertjobs.run.directory import PhaseDirectory, RunDirectory
+from bertjobs.run.journal import read_story
 
 SERIES = ("step", "loss_nats", "learning_rate", "tokens")
 
@@ -84,13 +85,13 @@ def survival_of(
     if struck is None or struck.struck_at is None or struck.exit_code == EXIT_DONE:
         over = f"the run was over before the fault struck, or took no notice of it: {kept.root}"
         return replace(survival, problem=over)
-    events = [event for event in directory.events() if event.get("phase") == struck.phase]
-    cause = next((e.get("cause", "") for e in events if _is(e, "ended", struck.attempt)), "")
-    again = next((e for e in events if _is(e, "started", struck.attempt + 1)), None)
+    attempts = {one.number: one for one in read_story(directory.events()).attempts if one.phase == struck.phase}
+    ended, again = attempts.get(struck.attempt), attempts.get(struck.attempt + 1)
+    cause = (ended.cause or ended.word) if ended else ""
     last = int(struck.last.get("step", 0))
     survival = replace(
         survival, phase=struck.phase, step=struck.struck_at, exit_code=struck.exit_code, cause=cause,
-        steps_repeated=max(0, last - int(again["step"])) if again else 0,
+        steps_repeated=max(0, last - again.first_step) if again and again.started_unix_s else 0,
         seconds_lost=_seconds_lost(directory.phase(struck.phase), struck, endings),
     )  # fmt: skip
     if problem := unfinished(directory, endings):
@@ -105,10 +106,6 @@ def survival_of(
     return replace(
         survival, weights_equal=not unequal, metrics_whole=not broken, problem="; ".join([*unequal, *broken, *wrong])
     )
-
-
-def _is(event: Mapping[str, Any], kind: str, attempt: int) -> bool:
-    return event["event"] == kind and event.get("attempt") == attempt
 
 
 def _seconds_lost(phase: PhaseDirectory, struck: Ending, endings: Sequence[Ending]) -> float:

@@ -5,18 +5,18 @@ from __future__ import annotations
 import socket
 import statistics
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from bertjobs.errors import BertjobsError
+from bertjobs.errors import EXIT_CONTINUE, EXIT_DONE, BertjobsError
 from bertjobs.files.json_lines import last_lines, read_lines
-from bertjobs.launch.watch.timeline import ACTIVE, Entry, Link, jobs_in, link_of, timeline
+from bertjobs.launch.watch.timeline import ACTIVE, Entry, Link, link_of, timeline
 from bertjobs.recipe.lockfile import read_lockfile
 from bertjobs.recipe.spec import PhaseSpec, RunSpec
-from bertjobs.run.checkpoints import MANIFEST, read_manifest, steps
+from bertjobs.run.checkpoints import MANIFEST, newest_whole
 from bertjobs.run.directory import PhaseDirectory, RunDirectory
+from bertjobs.run.journal import JobStory, Story, read_story
 from bertjobs.slurm.client import Slurm
 from bertjobs.slurm.jobs import RUNNING, WAITING, Answer
 from bertjobs.wording import duration
@@ -77,20 +77,20 @@ class PhaseStatus:
 
 @dataclass(frozen=True)
 class RunFiles:
-    """What a run's folder says: ``jobs`` by `jobs_in`, ``metrics`` by phase; ``undone`` are the phases without a
+    """What a run's folder says: the journal's ``story``, ``metrics`` by phase; ``undone`` are the phases without a
     DONE.json."""
 
     directory: RunDirectory
     spec: RunSpec
-    jobs: Mapping[str, Mapping[str, Any]]
+    story: Story
     metrics: Mapping[int, Lines]
     undone: tuple[int, ...]
 
     @property
     def on_slurm(self) -> list[str]:
         """Its jobs that Slurm knows; once all phases are done, those that may still wait."""
-        jobs = [job for job in self.jobs.values() if job["backend"] != "local"]
-        return [job["job"] for job in jobs if self.undone or "ended" not in job]
+        jobs = [job for job in self.story.jobs.values() if job.backend != "local"]
+        return [job.id for job in jobs if self.undone or not any(attempt.has_ended for attempt in job.attempts)]
 
 
 @dataclass(frozen=True)
@@ -118,16 +118,14 @@ def is_alive(pid: int) -> bool:
         return False
 
 
-def told_by_journal(job: Mapping[str, Any]) -> str:
-    """A job's state from its own events: how it ended, and for a local one whether its launcher is alive."""
-    if "ended" in job and job["ended"]["time_unix_s"] >= job.get("started", job["ended"])["time_unix_s"]:
-        code = job["ended"]["exit_code"]
-        return {0: "COMPLETED", 75: "STOPPED"}.get(code, "FAILED")
-    if job["backend"] != "local":
+def journal_state(job: JobStory) -> str:
+    """A job's state from the journal alone: how it ended, and for a local one whether its launcher is alive."""
+    if ended := job.ended:
+        by_code: dict[int | None, str] = {EXIT_DONE: "COMPLETED", EXIT_CONTINUE: "STOPPED"}
+        return by_code.get(ended.exit_code, "FAILED")
+    if job.backend != "local" or job.host != socket.gethostname():
         return "UNKNOWN"
-    if "submitted" not in job or job["submitted"]["host"] != socket.gethostname():
-        return "UNKNOWN"
-    return "RUNNING" if is_alive(job["submitted"]["pid"]) else "FAILED"
+    return "RUNNING" if is_alive(job.pid) else "FAILED"
 
 
 def read_run(directory: RunDirectory) -> RunFiles:
@@ -139,7 +137,7 @@ def read_run(directory: RunDirectory) -> RunFiles:
     spec = read_lockfile(directory.lockfile)
     undone = tuple(phase.phase for phase in spec.phases if directory.phase(phase.phase).done() is None)
     metrics = {phase.phase: _metrics(directory.phase(phase.phase), phase.phase in undone) for phase in spec.phases}
-    return RunFiles(directory, spec, jobs_in(directory.events()), metrics, undone)
+    return RunFiles(directory, spec, read_story(directory.events()), metrics, undone)
 
 
 def _metrics(folder: PhaseDirectory, whole: bool) -> Lines:
@@ -168,9 +166,9 @@ def ask(runs: Sequence[RunFiles], slurm: Slurm) -> Answer:
 
 
 def status_of(files: RunFiles, told: Answer, now: float) -> RunStatus:
-    """A run's status from its folder and from what Slurm has told."""
-    own = {id: told_by_journal(job) for id, job in files.jobs.items()}
-    links = timeline(files.jobs, told, own, files.metrics, files.spec.tasks_per_node, files.undone)
+    """A run's status from its folder and from what Slurm says."""
+    own = {id: journal_state(job) for id, job in files.story.jobs.items()}
+    links = timeline(files.story, told, own, files.metrics, files.spec.tasks_per_node, files.undone)
     phases = tuple(_phase_status(files, phase, links, told, now) for phase in files.spec.phases)
     return RunStatus(files.directory, phases, links, told.silence if files.on_slurm else "")
 
@@ -185,7 +183,7 @@ def _phase_status(files: RunFiles, phase: PhaseSpec, links: Sequence[Link], told
     last = lines[-1] if lines else None
     step_time = statistics.median(line["step_time_s"] for line in lines[-RECENT_STEPS:]) if lines else None
     late = _late_s(folder, link, last, step_time, now) if state == "RUNNING" else None
-    checkpoint = _newest_checkpoint(folder)
+    checkpoint = newest_whole(folder.checkpoints)
     end, how = expected_end(lines, phase.steps, step_time, now, link if state in ACTIVE else None, late)
     return PhaseStatus(
         run=files.spec.run,
@@ -217,15 +215,6 @@ def _reason(phase: int, link: Link | None, links: Sequence[Link], undone: Sequen
     if link is None and phase != undone[0] and any(one.is_active for one in links):
         return f"it begins when phase {undone[0]} is done"
     return link.waits if link and link.state in WAITING else ""
-
-
-def _newest_checkpoint(folder: PhaseDirectory) -> Path | None:
-    """The newest checkpoint that is not truncated; its bytes are not read."""
-    for checkpoint in reversed(steps(folder.checkpoints)):
-        with suppress(BertjobsError, OSError):
-            read_manifest(checkpoint)
-            return checkpoint
-    return None
 
 
 def _last_link(entries: Sequence[Entry], links: Sequence[Link]) -> Link | None:
@@ -267,7 +256,7 @@ def expected_end(
     said: nothing works on it or will, it stands still, or it has not made two steps.
 
     With ``worked`` the sum of all steps' times, and ``lost`` what else has gone by from the first step to the newest
-    (restarts, waits in the queue, checkpoints, validations), it goes on as it went so far::
+    (restarts, waits in the queue, checkpoints, validations), the rest is taken to go as it went so far::
 
         end = start + remaining steps x median time of the newest steps x (1 + lost / worked)
 

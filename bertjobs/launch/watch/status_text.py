@@ -14,7 +14,7 @@ DAY_S = 86400.0
 
 def status_text(rows: Sequence[PhaseStatus]) -> str:
     """The table of ``bertjobs status``: a row a phase."""
-    head = ["run", "phase", "state", "job", "step", "loss", "sequences/s", "last step", "checkpoint", "told by"]
+    head = ["run", "phase", "state", "job", "step", "loss", "sequences/s", "last step", "checkpoint", "source"]
     body = [
         [
             row.run,
@@ -48,7 +48,7 @@ def run_text(run: RunStatus, now: float) -> str:
     return "\n\n".join(blocks)
 
 
-_HEAD = ["job", "queued as", "attempt", "phase", "nodes", "started", "ended", "steps", "what became of it"]
+_HEAD = ["job", "queued as", "attempt", "phase", "nodes", "started", "ended", "steps", "outcome"]
 
 
 def _row(entry: Entry, now: float) -> list[str]:
@@ -88,7 +88,7 @@ def clock(unix_s: float | None, now: float) -> str:
 def phase_lines(phase: PhaseStatus, now: float) -> list[str]:
     """All about one phase: state and who says so, why it waits, steps, loss, checkpoint, expected end."""
     job = f", job {phase.job}" if phase.job else ""
-    lines = [f"phase {phase.phase}: {phase.state}{job} (told by {phase.source})"]
+    lines = [f"phase {phase.phase}: {phase.state}{job} (source: {phase.source})"]
     if phase.reason:
         lines.append(f"  waits       {phase.reason}")
     if phase.start_unix_s is not None:

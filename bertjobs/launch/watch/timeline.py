@@ -1,4 +1,4 @@
-"""A run's jobs and attempts in the order of time, from the journal's events and from Slurm's word. Pure.
+"""A run's jobs and attempts in the order of time, from the journal's story and from Slurm's word. Pure.
 
 The links of a chain are interchangeable: a job that was queued for phase 2, or as a spare, may train phase 1. So what a
 job has done is read from what it began and ended, not from what it was queued for.
@@ -6,41 +6,26 @@ job has done is read from what it began and ended, not from what it was queued f
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from bertjobs.run.causes import Cause, cause_of_state
+from bertjobs.run.journal import Attempt, JobStory, Story
 from bertjobs.slurm.jobs import RUNNING, WAITING, Answer, Job, JobStart, unix_s
 from bertjobs.slurm.reasons import reason_words
 
 ACTIVE = (*RUNNING, *WAITING)
 ERROR_WIDTH = 100
 
-CAUSES = {
-    "SIGUSR2": "time limit near: stopped with a checkpoint",
-    "STEPS_THIS_RUN": "made as many steps as it was asked for (STEPS_THIS_RUN)",
-    "node failed": "a node failed",
-    "node failure": "a node failed",
-    "unfit nodes": "the node check found a node unfit",
-    "unfit node": "the node check found a node unfit",
-    "bad shard": "a shard is missing or altered",
-}
-"""The journal's causes in plain words, where they are not plain as they are."""
-
 STATES = {
-    "NODE_FAIL": "a node failed",
     "BOOT_FAIL": "a node did not boot",
-    "PREEMPTED": "preempted",
-    "OUT_OF_MEMORY": "out of memory",
-    "TIMEOUT": "time limit: killed at it",
     "DEADLINE": "its deadline came",
-    "CANCELLED": "cancelled",
-    "REQUEUED": "requeued",
     "FAILED": "failed",
     "COMPLETED": "ended",
     "STOPPED": "stopped with a checkpoint",
 }
-"""Slurm's states in plain words, for attempts whose end the journal does not have."""
+"""A job's states in plain words, where they say more or other than `Cause.plain`, or no cause."""
 NO_TRACE = "ended; nothing says why"
 
 
@@ -126,23 +111,16 @@ class Link:
         return begun[-1].phase if begun else None
 
 
-def jobs_in(events: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """A run's jobs in order, by id: ``job``, ``backend``, ``phase``, ``events`` (all, oldest first), and the newest
-    event of each kind under its name."""
-    jobs: dict[str, dict[str, Any]] = {}
-    for event in events:
-        if "phase" not in event or not event.get("job"):
-            continue
-        id = str(event["job"])
-        job = jobs.setdefault(id, {"job": id, "backend": "slurm", "phase": event["phase"], "events": []})
-        job["backend"] = event.get("backend") or event.get("scheduler") or job["backend"]
-        job[event["event"]] = event
-        job["events"].append(event)
-    return jobs
+def state_words(state: str, default: str = NO_TRACE) -> str:
+    """A job's state, of Slurm or of its run directory, in plain words; ``default`` for one that says nothing."""
+    if state in STATES:
+        return STATES[state]
+    cause = cause_of_state(state)
+    return cause.plain if cause else default
 
 
 def timeline(
-    jobs: Mapping[str, Mapping[str, Any]],
+    story: Story,
     told: Answer,
     own: Mapping[str, str],
     metrics: Mapping[int, Sequence[Mapping[str, Any]]],
@@ -152,20 +130,14 @@ def timeline(
     """The links of a run, in the order in which the journal first names them.
 
     Args:
-        jobs: `jobs_in` of the journal.
+        story: what the journal says.
         told: what Slurm says of them.
         own: by job, its state by the run directory alone.
         metrics: by phase, lines of metrics.jsonl.
         tasks_per_node: of the run, to count nodes by.
         undone: phases that are not done, in order. A link that has just started takes the first of them.
     """
-    starts = sorted(
-        (event["time_unix_s"], event["phase"], int(event.get("step", 0)))
-        for job in jobs.values()
-        for event in job["events"]
-        if event["event"] == "started"
-    )
-    links = [_link(job, told, own, metrics, starts, tasks_per_node) for job in jobs.values()]
+    links = [_link(job, told, own, metrics, story, tasks_per_node) for job in story.jobs.values()]
     return tuple(
         replace(link, entries=_with_present(link, told.starts.get(link.job, ()), undone[0] if undone else link.phase))
         for link in links
@@ -173,123 +145,107 @@ def timeline(
 
 
 def _link(
-    job: Mapping[str, Any],
+    job: JobStory,
     told: Answer,
     own: Mapping[str, str],
     metrics: Mapping[int, Sequence[Mapping[str, Any]]],
-    starts: Sequence[tuple[float, int, int]],
+    story: Story,
     tasks_per_node: int,
 ) -> Link:
-    id, submitted = job["job"], job.get("submitted", {})
-    known = told.jobs.get(id) or Job(id, job["backend"], state=own.get(id, "UNKNOWN"))
+    known = told.jobs.get(job.id) or Job(job.id, job.backend, state=own.get(job.id, "UNKNOWN"))
+    starts = told.starts.get(job.id, ())
     link = Link(
-        job=id,
-        backend=job["backend"],
-        phase=job["phase"],
-        submitted=bool(submitted),
-        spare=bool(submitted.get("spare")),
+        job=job.id,
+        backend=job.backend,
+        phase=job.phase,
+        submitted=job.is_submitted,
+        spare=job.is_spare,
         state=known.state,
         source=known.source,
         reason=known.reason if known.state in WAITING else "",
         nodes=",".join(known.nodes),
         start_unix_s=unix_s(known.start),
-        pid=submitted.get("pid", 0),
-        host=submitted.get("host", ""),
-        cancelled="cancelled" in job,
+        pid=job.pid,
+        host=job.host,
+        cancelled=job.is_cancelled,
     )
-    attempts = [
-        _attempt(link, events, told.starts.get(id, ()), metrics, starts, tasks_per_node)
-        for events in _by_attempt(job["events"])
-    ]
-    attempts += _not_begun(link, attempts, told.starts.get(id, ()))
+    attempts = [_entry(link, attempt, starts, metrics, story, tasks_per_node) for attempt in job.attempts]
+    attempts += _not_begun(link, attempts, starts)
     attempts.sort(key=lambda entry: (entry.attempt or 0, entry.started_unix_s or 0.0))
     return replace(link, entries=tuple(attempts))
 
 
-def _by_attempt(events: Iterable[Mapping[str, Any]]) -> list[list[Mapping[str, Any]]]:
-    """The starts and ends of a job, those of one attempt at one phase together."""
-    groups: dict[tuple[int, int], list[Mapping[str, Any]]] = {}
-    for event in events:
-        if event["event"] in ("started", "ended", "explained"):
-            groups.setdefault((event.get("attempt", 0), event["phase"]), []).append(event)
-    return list(groups.values())
-
-
-def _attempt(
+def _entry(
     link: Link,
-    events: Sequence[Mapping[str, Any]],
+    attempt: Attempt,
     job_starts: Sequence[JobStart],
     metrics: Mapping[int, Sequence[Mapping[str, Any]]],
-    starts: Sequence[tuple[float, int, int]],
+    story: Story,
     tasks_per_node: int,
 ) -> Entry:
     """One attempt at one phase, over if it has an end or Slurm has started the job again since."""
-    phase, number = events[0]["phase"], events[0].get("attempt", 0)
-    began: Mapping[str, Any] = next((event for event in events if event["event"] == "started"), {})
-    end: Mapping[str, Any] = next((event for event in reversed(events) if event["event"] == "ended"), {})
-    if explained := [event["cause"] for event in events if event["event"] == "explained"]:
-        end = {**end, "explained": explained[-1]}
+    number, ranks = attempt.number, attempt.world_size
     job_start = job_starts[number] if number < len(job_starts) else JobStart("")
-    first, last = _steps(phase, began, end, metrics.get(phase, ()), starts)
-    ranks = began.get("world_size", 0)
-    counted = f"{max(1, ranks // tasks_per_node)}" if ranks else ""
-    # An end that was written for it by the next attempt came at that one's time.
-    ended = job_start.ended_unix_s if "told_by" in end else end.get("time_unix_s", job_start.ended_unix_s)
+    first, last = _steps(attempt, metrics.get(attempt.phase, ()), story)
+    began, ended = attempt.started_unix_s, attempt.ended_unix_s
     return Entry(
         job=link.job,
         link=link.name,
-        phase=phase,
+        phase=attempt.phase,
         attempt=number,
-        nodes=job_start.nodes or counted,
-        state="ended" if end or number + 1 < len(job_starts) else "running",
-        started_unix_s=began.get("time_unix_s", job_start.began_unix_s),
-        ended_unix_s=ended,
+        nodes=job_start.nodes or (f"{max(1, ranks // tasks_per_node)}" if ranks else ""),
+        state="ended" if attempt.has_ended or number + 1 < len(job_starts) else "running",
+        started_unix_s=job_start.began_unix_s if began is None else began,
+        ended_unix_s=job_start.ended_unix_s if ended is None else ended,
         first_step=first,
         last_step=last,
-        words=end_words(end, job_start.state, link) if end else STATES.get(job_start.state, NO_TRACE),
+        words=end_words(attempt, job_start.state, link) if attempt.has_ended else state_words(job_start.state),
     )
 
 
-def _steps(
-    phase: int,
-    began: Mapping[str, Any],
-    end: Mapping[str, Any],
-    lines: Sequence[Mapping[str, Any]],
-    starts: Sequence[tuple[float, int, int]],
-) -> tuple[int | None, int | None]:
+def _steps(attempt: Attempt, lines: Sequence[Mapping[str, Any]], story: Story) -> tuple[int | None, int | None]:
     """The steps of one attempt that count: those that a later attempt did again are not among them."""
-    if not began:
+    began, before = attempt.started_unix_s, attempt.first_step
+    if began is None:
         return None, None
-    time, before = began["time_unix_s"], int(began.get("step", 0))
-    later = next((start for start in starts if start[1] == phase and start[0] > time), None)
-    last = end.get("step")
+    starts = sorted((other.started_unix_s, other.first_step) for other in story.begun
+                    if other.phase == attempt.phase and other.started_unix_s)  # fmt: skip
+    later = next((start for start in starts if start[0] > began), None)
+    last = attempt.step
     if last is None:
         until = later[0] if later else float("inf")
-        made = (line["step"] for line in lines if time <= line["time_unix_s"] < until)
-        last = max(made, default=later[2] if later else before)
+        made = (line["step"] for line in lines if began <= line["time_unix_s"] < until)
+        last = max(made, default=later[1] if later else before)
     if later:
-        last = min(last, later[2])
+        last = min(last, later[1])
     return (before + 1, last) if last > before else (None, None)
 
 
-def end_words(end: Mapping[str, Any], state: str, link: Link) -> str:
+def end_words(attempt: Attempt, state: str, link: Link) -> str:
     """Why an attempt ended, in plain words.
 
     Args:
-        end: its event of the journal; ``explained``, where it is there, is what a later attempt said of it.
+        attempt: as the journal has it.
         state: what sacct says of this start, "" where it is silent.
         link: its job.
     """
-    cause = str(end.get("cause", ""))
-    if cause == "SIGTERM":
-        told = {"CANCELLED": "cancelled", "PREEMPTED": "preempted", "REQUEUED": "requeued"}.get(state, "")
-        told = "cancelled" if link.cancelled else str(end.get("explained", told))
-        told = told or ("interrupted" if link.backend == "local" else "preempted, or cancelled")
-        return f"{told}: stopped with a checkpoint"
-    words = CAUSES.get(cause, cause) or NO_TRACE
-    error = str(end.get("error", "")).strip().split("\n")[0].removeprefix("error: ")
-    text = f"{words}: {error}" if error else words
+    if attempt.cause is Cause.SIGTERM:
+        return f"{_sender(attempt, state, link)}: {Cause.SIGTERM.plain}"
+    words = attempt.cause.plain if attempt.cause else attempt.word or NO_TRACE
+    text = f"{words}: {attempt.failure.what}" if attempt.failure else words
     return text if len(text) <= ERROR_WIDTH else text[: ERROR_WIDTH - 3] + "..."
+
+
+def _sender(attempt: Attempt, state: str, link: Link) -> str:
+    """Who sent the TERM that an attempt ended by, as far as it is known."""
+    by_slurm = cause_of_state(state)
+    if link.cancelled:
+        return Cause.CANCELLED.plain
+    if attempt.explained:
+        return attempt.explained.plain
+    if by_slurm in (Cause.CANCELLED, Cause.PREEMPTED, Cause.REQUEUED):
+        return by_slurm.plain
+    return "interrupted" if link.backend == "local" else "preempted, or cancelled"
 
 
 def _not_begun(link: Link, attempts: Sequence[Entry], job_starts: Sequence[JobStart]) -> list[Entry]:
@@ -304,7 +260,7 @@ def _not_begun(link: Link, attempts: Sequence[Entry], job_starts: Sequence[JobSt
             nodes=start.nodes,
             started_unix_s=start.began_unix_s,
             ended_unix_s=start.ended_unix_s,
-            words=f"before training: {STATES.get(start.state, start.state)}",
+            words=f"before training: {state_words(start.state, start.state)}",
         )
         for number, start in enumerate(job_starts)
         if number not in numbers and start.began_unix_s and not (link.is_active and number + 1 == len(job_starts))
@@ -332,7 +288,7 @@ def _with_present(link: Link, job_starts: Sequence[JobStart], next_phase: int) -
                 return closed
         words = (link.job, link.name, next_phase, newest, link.nodes, "starting")
         return (*closed, Entry(*words, started_unix_s=began))
-    never = f"never started: {STATES.get(link.state, link.state.lower())}"
+    never = f"never started: {state_words(link.state, link.state.lower())}"
     return closed or (replace(present, words=never),)
 
 
@@ -340,7 +296,7 @@ def _closed(entry: Entry, link: Link) -> Entry:
     """An attempt that is over; where the journal has no end of it, the job's state says why."""
     if entry.state != "running":
         return entry
-    words = STATES.get(link.state, NO_TRACE) if entry.words == NO_TRACE else entry.words
+    words = state_words(link.state) if entry.words == NO_TRACE else entry.words
     return replace(entry, state="ended", words=words)
 
 

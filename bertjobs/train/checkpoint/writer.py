@@ -25,6 +25,7 @@ from bertjobs.model.bert import BertForPreTraining
 from bertjobs.model.huggingface import write_description
 from bertjobs.optim.base import Optimizer
 from bertjobs.recipe.spec import ModelSpec
+from bertjobs.run.causes import Cause
 from bertjobs.run.checkpoints import KEPT, FileEntry, folder_name, prune, seal
 from bertjobs.run.directory import PhaseDirectory
 from bertjobs.train.checkpoint.snapshot import Part, Snapshot, parts_of
@@ -244,7 +245,8 @@ class CheckpointWriter:
         return BertjobsError(
             f"the checkpoint of step {self._step} cannot be written: {error}",
             where=str(self._temporary),
-            hint="make room, then start the phase again: it goes on from the checkpoint before",
+            hint="make room, then start the phase again: it resumes from the checkpoint before",
+            cause=Cause.DISK if isinstance(error, OSError) else Cause.CRASHED,
         )
 
 

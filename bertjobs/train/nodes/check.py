@@ -13,6 +13,7 @@ from pathlib import Path
 from statistics import median
 
 from bertjobs.errors import BertjobsError
+from bertjobs.run.causes import Cause
 from bertjobs.run.suspects import FILE, record
 from bertjobs.train.placement import Placement
 from bertjobs.train.ranks import Ranks
@@ -251,8 +252,9 @@ def _settle(found: Sequence[Problem], placement: Placement, results: Path, run: 
     fatal = [problem for problem in found if problem.fatal]
     if fatal:
         raise UnfitNodesError(
-            f"training would be useless: {'; '.join(map(str, fatal))}",
+            f"refusing to train on these nodes: {'; '.join(map(str, fatal))}",
             where="node check, before the first step",
+            cause=Cause.UNFIT_NODE,
             hint=f"the nodes stand in {results / FILE}, and the next job excludes them"
             if any(problem.node for problem in fatal)
             else "free the space, or choose another folder; then: bertjobs resume",

@@ -22,6 +22,7 @@ import torch
 from torch import distributed
 
 from bertjobs.errors import BertjobsError
+from bertjobs.run.causes import Cause
 from bertjobs.train.nodes.check import (
     QUERY,
     SENT_BYTES,
@@ -207,6 +208,7 @@ def measure_network(
             f"a test of the network between {ranks.size} ranks did not end within {limit_s:g} s",
             where=f"{node_name(environ)}, rank {ranks.rank}, {device.type}",
             hint="see what NCCL_DEBUG=INFO says of the network, and whether a node of the job is down",
+            cause=Cause.UNFIT_NODE,
         ) from None
     everywhere = _gathered(ranks, (node_name(environ), own))
     links = [link_of(everywhere[of_node[0]][0], [everywhere[rank][1] for rank in of_node]) for of_node in nodes]

@@ -1,231 +1,30 @@
-"""One verdict for each thing that ends, or holds up, a run: from real workers that are made to fail, and from what
-torch, Slurm, pyxis and enroot print."""
+"""One verdict for each thing that ends, or holds up, a run, from what torch, Slurm, pyxis and enroot print; real
+workers are in test_causes.py."""
 
 from __future__ import annotations
 
 import argparse
-import errno
 import json
-import os
-import signal
-import socket
-import sys
-import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
-import yaml
 
 from bertjobs.cli import doctor as command
 from bertjobs.launch.doctor.diagnose import diagnose
-from bertjobs.launch.doctor.evidence import Attempt, Evidence, PhaseEvidence, collect
-from bertjobs.launch.doctor.log_errors import Cause, Said, errors_in
-from bertjobs.launch.doctor.remedies import Verdict
-from bertjobs.launch.local import free_port, identity, rank_environment
+from bertjobs.launch.doctor.evidence import AttemptEvidence, AttemptLog, Evidence, PhaseEvidence
+from bertjobs.launch.doctor.log_errors import errors_in
+from bertjobs.launch.doctor.verdict import Standing, Verdict
 from bertjobs.launch.start import write_run
 from bertjobs.recipe.catalogue import builtin_file, load_catalogue
 from bertjobs.recipe.resolve import resolve
 from bertjobs.recipe.spec import RunSpec
-from bertjobs.slurm.client import Slurm
+from bertjobs.run.causes import Cause
+from bertjobs.run.journal import Attempt, Failure
 from bertjobs.slurm.jobs import Job
 from bertjobs.slurm.reasons import reason_words
-from bertjobs.train import loop, step
-from bertjobs.train.checkpoint import writer as checkpoint_writer
-from bertjobs.train.signals import StopRequest
-from bertjobs.train.worker import main
-from tests.cluster.slurm import PATIENCE_S
-from tests.forkserver import CONTEXT, preload
-from tests.train.conftest import PHASES, prepared
 
-preload(__name__)
-AT = 4  # the step at which a fault comes
 NOW = 1_000_000.0
-
-
-# Real workers
-
-
-def kill() -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def stop_itself() -> None:
-    os.kill(os.getpid(), signal.SIGSTOP)
-
-
-def fail() -> None:
-    raise ValueError("a batch of another world")
-
-
-def take_all_memory() -> None:
-    torch.empty(1 << 60, dtype=torch.uint8)
-
-
-def fill_disk() -> None:
-    def full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    checkpoint_writer.write_hashed = full  # type: ignore[assignment]
-
-
-@dataclass(frozen=True)
-class Scene:
-    """A run on two ranks, and what happens to ``victim`` at step `AT`; ``recipe`` and ``environ`` change the run."""
-
-    fault: Callable[[], None] | None = None
-    victim: int = 1
-    recipe: Mapping[str, object] = field(default_factory=dict)
-    environ: Mapping[str, str] = field(default_factory=dict)
-    ranks: int = 2
-    port: int = 0
-
-
-def scenes(taken: int) -> dict[str, Scene]:
-    return {
-        "killed": Scene(kill),
-        "failed": Scene(fail),
-        "memory": Scene(take_all_memory, victim=0),
-        "hang": Scene(stop_itself, recipe={"hang_timeout_s": 5}),
-        "disk": Scene(fill_disk, victim=0, ranks=1),
-        "gradients": Scene(recipe={"precision": "fp16", "loss_scale": 2e9}, ranks=1),
-        "stopped": Scene(environ={"STEPS_THIS_RUN": "5"}),
-        "refused": Scene(environ={"DATADIR": "/nowhere"}),
-        "port": Scene(environ={"BERTJOBS_JOIN_TIMEOUT_S": "2"}, port=taken),
-    }
-
-
-def run_rank(environ: Mapping[str, str], log: Path, fault: Callable[[], None] | None) -> None:
-    """One rank, as the local launcher starts it; all write one log."""
-    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    os.dup2(descriptor, 1)
-    os.dup2(descriptor, 2)
-    os.environ.clear()
-    os.environ.update(environ)
-    if fault is not None:
-        original, calls = step.train_step, []
-
-        def trapped(*args: object) -> object:
-            calls.append(1)
-            if len(calls) == AT:
-                fault()
-            return original(*args)  # type: ignore[arg-type]
-
-        loop.train_step = trapped  # type: ignore[assignment]
-    code = main(os.environ, StopRequest())
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
-
-
-@pytest.fixture(scope="module")
-def verdicts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Verdict]:
-    """The verdicts on all scenes, played at the same time."""
-    folder = tmp_path_factory.mktemp("scenes")
-    data = prepared(slice(0, 4), folder / "speeches").folder
-    processes, directories = [], {}
-    with socket.socket() as listener:
-        listener.bind(("0.0.0.0", 0))
-        listener.listen()
-        for name, scene in scenes(listener.getsockname()[1]).items():
-            spec = spec_of(folder / name, scene, data)
-            directory = directories[name] = write_run(spec)
-            directory.record("submitted", backend="local", phase=1, job="local-1", **identity() | {"pid": 1})
-            port = scene.port or free_port()
-            for rank in range(scene.ranks):
-                base = {"PATH": os.environ["PATH"], "OMP_NUM_THREADS": "1"}
-                environ = rank_environment(base, spec, 1, rank, port=port, job="local-1")
-                environ |= {"DATADIR": str(data), "OMP_NUM_THREADS": "1", **scene.environ}
-                log = directory.phase(1).logs / "local-1-0.out"
-                fault = scene.fault if rank == scene.victim else None
-                processes.append(CONTEXT.Process(target=run_rank, args=(environ, log, fault)))
-                processes[-1].start()
-        deadline = time.monotonic() + PATIENCE_S
-        stopped = [process for process in processes if process.pid]
-        while sum(process.is_alive() for process in stopped) > 1 and time.monotonic() < deadline:
-            time.sleep(0.05)
-    for process in processes:
-        process.kill()  # the one that was stopped
-    slurm = Slurm({"PATH": ""})
-    return {
-        name: diagnose(collect(directory, slurm, f"trial --results {directory.root.parent}", time.time()))
-        for name, directory in directories.items()
-    }
-
-
-def spec_of(folder: Path, scene: Scene, data: Path) -> RunSpec:
-    folder.mkdir()
-    recipe = {"system": "cpu-node", "model": "bert-nano", "precision": "fp32", "phases": PHASES, **scene.recipe}
-    (folder / "recipes.yml").write_text(yaml.safe_dump({"recipes": {"trial": recipe}}))
-    flags = {"recipe": "trial", "results": str(folder / "results"), "data": str(data), "nodes": str(scene.ranks)}
-    return resolve(load_catalogue([builtin_file(), folder / "recipes.yml"]), flags=flags, environ={}).spec
-
-
-def test_a_rank_that_is_killed_is_found_by_the_silence_of_its_own(verdicts: dict[str, Verdict]) -> None:
-    verdict = verdicts["killed"]
-    assert verdict.cause is Cause.LOST_RANK
-    assert "rank 1 went first without a word" in verdict.sentence
-    assert verdict.evidence[0].startswith("rank 0: error: another rank is gone")
-    assert verdict.command.startswith("bertjobs resume trial --results")
-
-
-def test_the_first_failing_rank_is_told_from_those_that_lost_it(verdicts: dict[str, Verdict]) -> None:
-    verdict = verdicts["failed"]
-    assert verdict.cause is Cause.CRASHED
-    assert verdict.sentence == "rank 1 failed first: ValueError: a batch of another world"
-    assert verdict.evidence[0] == "rank 1: ValueError: a batch of another world"
-    assert "bertjobs logs trial" in verdict.command
-
-
-def test_host_memory_as_torch_reports_it(verdicts: dict[str, Verdict]) -> None:
-    verdict = verdicts["memory"]
-    assert verdict.cause is Cause.HOST_MEMORY
-    assert "DefaultCPUAllocator" in verdict.evidence[0]
-    assert "--mem" not in verdict.command, "no option of Slurm's for a local run"
-
-
-def test_a_hang_names_the_rank_that_the_others_waited_for(verdicts: dict[str, Verdict]) -> None:
-    verdict = verdicts["hang"]
-    assert verdict.cause is Cause.HANG
-    assert verdict.sentence == "the run hung: the others waited for rank 1"
-    assert "rank 1 did not arrive" in verdict.evidence[0]
-    assert any("and no longer answers" in line for line in verdict.evidence)
-
-
-def test_a_full_disk(verdicts: dict[str, Verdict]) -> None:
-    verdict = verdicts["disk"]
-    assert verdict.cause is Cause.DISK
-    assert "No space left on device" in verdict.evidence[0]
-    assert any("free where" in line for line in verdict.evidence)
-    assert verdict.sentence == "the disk is full: make room, then go on from the beginning"
-
-
-def test_gradients_that_are_never_finite(verdicts: dict[str, Verdict]) -> None:
-    verdict = verdicts["gradients"]
-    assert verdict.cause is Cause.GRADIENTS
-    assert "25 steps in a row" in verdict.evidence[0]
-    assert "--set loss_scale=0" in verdict.command, "dynamic, where the recipe fixes one"
-    assert "--run trial-2" in verdict.command
-
-
-def test_a_run_that_stopped_as_asked_may_go_on(verdicts: dict[str, Verdict]) -> None:
-    verdict = verdicts["stopped"]
-    assert verdict.cause is Cause.STOPPED
-    assert "(STEPS_THIS_RUN): step-00000005" in verdict.sentence
-
-
-def test_bad_input_is_told_in_the_worker_s_own_words(verdicts: dict[str, Verdict]) -> None:
-    verdict = verdicts["refused"]
-    assert verdict.cause is Cause.BAD_INPUT
-    assert any("/nowhere" in line for line in verdict.evidence)
-
-
-def test_a_port_in_use(verdicts: dict[str, Verdict]) -> None:
-    verdict = verdicts["port"]
-    assert verdict.cause is Cause.PORT
-    assert any("MASTER_PORT=" in line for line in verdict.evidence)
 
 
 # What other programs print
@@ -238,15 +37,21 @@ def spec(tmp_path: Path) -> RunSpec:
 
 
 NODES = ("node1", "node2", "node3", "node4")
-ATTEMPT = Attempt("7", 0, started_unix_s=NOW - 500, seen_unix_s=NOW - 100, log="phase1/logs/7-0.out")
+ATTEMPT = Attempt(1, "7", started_unix_s=NOW - 500)
 FAILED = Job("7", state="FAILED", source="sacct", exit_code=70, nodes=NODES, time_limit="1-00:00:00")
+
+
+def logged(attempt: Attempt, log: str) -> AttemptEvidence:
+    lines = log.splitlines()
+    path = f"phase1/logs/{attempt.job}-{attempt.number}.out"
+    return AttemptEvidence(attempt, AttemptLog(path, NOW - 100, errors_in(lines), tuple(lines[-3:])))
 
 
 def judged(
     spec: RunSpec, job: Job | None = FAILED, log: str = "", *, attempt: Attempt = ATTEMPT, **phase: object
 ) -> Verdict:
     """The verdict on a run whose only job has written ``log``."""
-    attempts = (replace(attempt, errors=errors_in(log.splitlines()), last_lines=tuple(log.splitlines()[-3:])),)
+    attempts = (logged(attempt, log),)
     known = {"jobs": (job,) if job else (), "attempts": attempts, **phase}
     first = PhaseEvidence(1, 7038, **known)  # type: ignore[arg-type]
     return diagnose(Evidence(spec, Path("/results/big"), "big", NOW, (first, PhaseEvidence(2, 1563)), 10**9))
@@ -261,6 +66,7 @@ which 1.06 GiB is free. Including non-PyTorch memory, this process has 78.08 GiB
 allocated memory 74.90 GiB is allocated by PyTorch, and 1.94 GiB is reserved by PyTorch but unallocated.
 
 error: another rank is gone; what it printed, if anything, says why ([gloo/transport/tcp/pair.cc:553] Connection closed)
+  cause: lost rank
 """
 
 
@@ -347,7 +153,7 @@ def test_a_container_that_does_not_start_is_to_be_tried_by_itself(spec: RunSpec,
         ("", replace(FAILED, state="OUT_OF_MEMORY")),
         ("", replace(FAILED, steps=("FAILED", "OUT_OF_MEMORY"))),
         ("", replace(FAILED, exit_code=137)),
-        ("error: another rank is gone; (x)\nsrun: error: node2: task 9: Killed\n", FAILED),
+        ("error: another rank is gone; (x)\n  cause: lost rank\nsrun: error: node2: task 9: Killed\n", FAILED),
         ("Traceback (most recent call last):\n  File x\nMemoryError\n", FAILED),
     ],
 )
@@ -359,7 +165,8 @@ def test_host_memory_as_slurm_and_the_kernel_tell_it(spec: RunSpec, log: str, jo
 
 def test_a_failed_node_is_left_out_next_time(spec: RunSpec) -> None:
     log = (
-        "rank 4: error: another rank is gone; (x)\nsrun: error: Node failure on node3\nsrun: error: n1: task 0: Killed"
+        "rank 4: error: another rank is gone; (x)\n  cause: lost rank\n"
+        "srun: error: Node failure on node3\nsrun: error: n1: task 0: Killed"
     )
     verdict = judged(spec, replace(FAILED, state="NODE_FAIL"), log)
     assert verdict.cause is Cause.NODE_FAILURE
@@ -369,22 +176,22 @@ def test_a_failed_node_is_left_out_next_time(spec: RunSpec) -> None:
 
 
 def test_the_node_of_a_rank_that_hangs_is_left_out_next_time(spec: RunSpec) -> None:
-    log = "rank 0: error: nothing moved for 900 s (hang_timeout_s): ranks 9, 10 did not arrive\nrank 0:   where: x"
+    log = "rank 0: error: nothing moved\nrank 0:   where: x\nrank 0:   cause: hang\nrank 0:   absent ranks: 9, 10"
     verdict = judged(spec, log=log)
     assert verdict.sentence == "the run hung: the others waited for ranks 9, 10 (on node2)"
     assert verdict.command == "bertjobs resume big --sbatch exclude=node2"
 
 
 def test_of_one_node_none_is_left_out(spec: RunSpec) -> None:
-    log = "error: nothing moved for 900 s (hang_timeout_s): rank 1 did not arrive"
+    log = "error: nothing moved\n  cause: hang\n  absent ranks: 1"
     assert judged(spec, replace(FAILED, nodes=("node1",)), log).command == "bertjobs resume big"
 
 
 @pytest.mark.parametrize("what", ["No space left on device", "Disk quota exceeded", "Input/output error"])
 def test_a_checkpoint_that_cannot_be_written(spec: RunSpec, what: str) -> None:
     log = (
-        f"warning: rank 0: error: the checkpoint of step 20 cannot be written: [Errno 28] {what}\n"
-        f"error: the checkpoint of step 40 cannot be written: [Errno 28] {what}\n  where: /results/big\n"
+        f"warning: rank 0: error: the checkpoint of step 20 cannot be written: [Errno 28] {what}\n  cause: disk\n"
+        f"error: the checkpoint of step 40 cannot be written: [Errno 28] {what}\n  where: /results/big\n  cause: disk\n"
     )
     verdict = judged(spec, log=log, checkpoint="step-00000010", checkpoint_bytes=4 * 10**9)
     assert verdict.cause is Cause.DISK
@@ -394,7 +201,7 @@ def test_a_checkpoint_that_cannot_be_written(spec: RunSpec, what: str) -> None:
 
 
 def test_a_checkpoint_that_was_written_later_is_not_the_cause(spec: RunSpec) -> None:
-    log = "warning: rank 0: error: the checkpoint of step 20 cannot be written: No space left on device\n"
+    log = "warning: rank 0: error: the checkpoint of step 20 cannot be written: disk full\n  cause: disk\n"
     assert judged(spec, log=log + OUT_OF_MEMORY).cause is Cause.GPU_MEMORY
 
 
@@ -417,27 +224,62 @@ def test_what_slurm_said_of_an_earlier_start_does_not_count(spec: RunSpec) -> No
 @pytest.mark.parametrize("state", ["PENDING", "RUNNING", "PREEMPTED"])
 def test_preempted_attempts_without_a_checkpoint_are_a_loop(spec: RunSpec, state: str) -> None:
     job = replace(FAILED, state=state, past=("PREEMPTED", "PREEMPTED"), reason="BeginTime")
-    attempts = tuple(Attempt("7", number, NOW - 900 + 100 * number, cause="SIGTERM", exit_code=75) for number in (0, 1))
+    starts = [Attempt(1, "7", n, 2, NOW - 900 + 100 * n, word="SIGTERM", exit_code=75) for n in (0, 1)]
+    attempts = tuple(AttemptEvidence(start) for start in starts)
     verdict = judged(spec, job, attempts=attempts, checkpoint_unix_s=NOW - 1000)
     if state == "RUNNING":
-        assert verdict.cause is Cause.RUNNING, "it may get further this time"
+        assert verdict.cause is Standing.RUNNING, "it may get further this time"
         return
-    assert verdict.cause is Cause.PREEMPTION_LOOP
+    assert verdict.cause is Standing.PREEMPTION_LOOP
     assert "the last 2 attempts of phase 1 were preempted" in verdict.sentence
-    assert judged(spec, job, attempts=attempts, checkpoint_unix_s=NOW - 850).cause is not Cause.PREEMPTION_LOOP
+    assert judged(spec, job, attempts=attempts, checkpoint_unix_s=NOW - 850).cause is not Standing.PREEMPTION_LOOP
+
+
+REFUSAL = """\
+error: job 7 was refused in words that nobody parses
+  where: /results/big/jobs.jsonl
+  cause: not restarted
+  restarts used up by: out of GPU memory
+"""
 
 
 def test_a_job_that_may_not_start_again_is_judged_by_the_attempt_before(spec: RunSpec) -> None:
-    refusal = Said(
-        0, ("error: job 7 was not restarted: 4 attempts crashed; the recipe allows 3 restarts after a crash",)
-    )
-    attempts = (
-        replace(ATTEMPT, errors=errors_in(OUT_OF_MEMORY.splitlines())),
-        Attempt("7", 1, NOW, cause="bad input", exit_code=64, errors=(refusal,)),
-    )
-    verdict = judged(spec, replace(FAILED, exit_code=64), attempts=attempts)
+    refused = Attempt(1, "7", 1, word="not restarted", exit_code=64)
+    attempts = (logged(ATTEMPT, OUT_OF_MEMORY), logged(refused, REFUSAL))
+    verdict = judged(spec, replace(FAILED, exit_code=64), attempts=attempts, has_script=True)
     assert verdict.cause is Cause.GPU_MEMORY
-    assert "was not restarted" in verdict.evidence[-1]
+    assert verdict.command.startswith("GRADIENT_STEPS=")
+    assert verdict.evidence[-1] == "rank 0: error: job 7 was refused in words that nobody parses"
+
+
+def test_where_only_the_refusal_is_left_its_field_names_the_cause(spec: RunSpec) -> None:
+    refused = logged(Attempt(1, "7", 1), REFUSAL)
+    verdict = judged(spec, replace(FAILED, exit_code=64), attempts=(refused,), has_script=True)
+    assert verdict.cause is Cause.GPU_MEMORY
+    assert verdict.command.startswith("GRADIENT_STEPS=")
+
+
+def test_where_the_link_refused_another_attempt_the_evidence_says_so(spec: RunSpec) -> None:
+    attempt = replace(ATTEMPT, refusal="2 attempts ran out of memory; the recipe allows 1 restart")
+    verdict = judged(spec, log=OUT_OF_MEMORY, attempt=attempt)
+    assert verdict.cause is Cause.GPU_MEMORY
+    assert "not restarted: 2 attempts ran out of memory; the recipe allows 1 restart" in verdict.evidence
+
+
+def test_an_older_log_names_no_causes_but_its_journal_does(spec: RunSpec) -> None:
+    log = "error: training would be useless: node2: GPU 3: 2 uncorrected ECC errors\n  where: node check"
+    assert judged(spec, log=log, attempt=replace(ATTEMPT, word="unfit nodes")).cause is Cause.UNFIT_NODE
+    full = "error: the checkpoint of step 40 is not written\n  where: /results/big\n"
+    assert judged(spec, log=full, attempt=replace(ATTEMPT, word="disk full")).cause is Cause.DISK
+
+
+def test_what_the_journal_keeps_of_another_rank_s_error_counts_where_its_log_is_lost(spec: RunSpec) -> None:
+    failure = Failure("OutOfMemoryError: CUDA out of memory", rank=3)
+    lost = "error: another rank is gone; (x)\n  cause: lost rank\n"
+    attempt = replace(ATTEMPT, word="out of GPU memory", failure=failure)
+    verdict = judged(spec, log=lost, attempt=attempt)
+    assert verdict.cause is Cause.GPU_MEMORY
+    assert verdict.evidence[0] == "rank 3: error: OutOfMemoryError: CUDA out of memory"
 
 
 def test_a_refused_batch_script_is_bad_input(spec: RunSpec) -> None:
@@ -449,7 +291,7 @@ def test_a_refused_batch_script_is_bad_input(spec: RunSpec) -> None:
 
 
 def test_a_node_that_the_check_refuses(spec: RunSpec) -> None:
-    log = "error: training would be useless: node2: GPU 3: 2 uncorrected ECC errors\n  where: node check"
+    log = "error: refusing: node2: GPU 3: 2 uncorrected ECC errors\n  where: node check\n  cause: unfit node"
     verdict = judged(spec, log=log)
     assert verdict.cause is Cause.UNFIT_NODE
     assert "node2: GPU 3" in verdict.sentence
@@ -457,14 +299,18 @@ def test_a_node_that_the_check_refuses(spec: RunSpec) -> None:
 
 @pytest.mark.parametrize("job", [replace(FAILED, state="CANCELLED"), replace(FAILED, state="UNKNOWN", cancelled=True)])
 def test_a_cancelled_job(spec: RunSpec, job: Job) -> None:
-    verdict = judged(spec, job, "error: another rank is gone; (x)\nslurmstepd: error: *** STEP 7.0 ON n CANCELLED ***")
+    verdict = judged(
+        spec,
+        job,
+        "error: another rank is gone; (x)\n  cause: lost rank\nslurmstepd: error: *** STEP 7.0 ON n CANCELLED ***",
+    )
     assert verdict.cause is Cause.CANCELLED
     assert verdict.command == "bertjobs resume big"
 
 
 def test_what_is_not_known_is_said_to_be_so(spec: RunSpec) -> None:
     verdict = judged(spec, log="something\nquite new")
-    assert verdict.cause is Cause.UNKNOWN
+    assert verdict.cause is Standing.UNKNOWN
     assert "| quite new" in verdict.evidence
     assert verdict.command == "bertjobs logs big --phase 1"
 
@@ -488,7 +334,7 @@ def test_what_is_not_known_is_said_to_be_so(spec: RunSpec) -> None:
 def test_a_job_that_waits_is_explained(spec: RunSpec, reason: str, words: str, command: str) -> None:
     job = Job("7", state="PENDING", source="squeue", reason=reason, start="2026-11-22T08:00:00")
     verdict = judged(spec, job, attempts=())
-    assert verdict.cause is Cause.QUEUED
+    assert verdict.cause is Standing.QUEUED
     assert words in verdict.sentence
     assert verdict.command == command
     assert any("2026-11-22T08:00:00" in line for line in verdict.evidence)
@@ -497,14 +343,14 @@ def test_a_job_that_waits_is_explained(spec: RunSpec, reason: str, words: str, c
 def test_a_requeued_job_tells_how_its_last_attempt_ended(spec: RunSpec) -> None:
     job = Job("7", state="PENDING", reason="BeginTime", past=("NODE_FAIL",), nodes=NODES)
     verdict = judged(spec, job, "srun: error: Node failure on node3")
-    assert verdict.cause is Cause.QUEUED
+    assert verdict.cause is Standing.QUEUED
     assert any("its last attempt: node failure: node node3 failed" in line for line in verdict.evidence)
 
 
 def test_a_dependency_that_can_never_be_met(spec: RunSpec) -> None:
     job = Job("7", state="PENDING", source="squeue", reason="DependencyNeverSatisfied")
     verdict = judged(spec, job, attempts=())
-    assert verdict.cause is Cause.DEPENDENCY
+    assert verdict.cause is Standing.DEPENDENCY
     assert verdict.command == "bertjobs cancel big && bertjobs resume big"
     assert "never start" in reason_words("(DependencyNeverSatisfied)")
 
@@ -513,24 +359,24 @@ def test_a_follower_that_can_never_start_is_seen_while_the_first_runs(spec: RunS
     stuck = Job("8", state="PENDING", source="squeue", reason="DependencyNeverSatisfied")
     first = PhaseEvidence(
         1, 7038, step=10, step_unix_s=NOW - 2, alive_unix_s=NOW - 2, step_time_s=2.0,
-        jobs=(replace(FAILED, state="RUNNING"),), attempts=(ATTEMPT,),
+        jobs=(replace(FAILED, state="RUNNING"),), attempts=(AttemptEvidence(ATTEMPT),),
     )  # fmt: skip
     second = PhaseEvidence(2, 1563, jobs=(stuck,))
     verdict = diagnose(Evidence(spec, Path("/r"), "big", NOW, (first, second)))
-    assert verdict.cause is Cause.DEPENDENCY
+    assert verdict.cause is Standing.DEPENDENCY
     assert verdict.command == "scancel 8"
     follows = replace(second, jobs=(replace(stuck, reason="Dependency"),))
-    assert diagnose(Evidence(spec, Path("/r"), "big", NOW, (first, follows))).cause is Cause.RUNNING
+    assert diagnose(Evidence(spec, Path("/r"), "big", NOW, (first, follows))).cause is Standing.RUNNING
 
 
 @pytest.mark.parametrize(
     ("age", "step_time", "cause", "command"),
     [
-        (20.0, 2.0, Cause.RUNNING, "bertjobs status big"),
-        (299.0, 2.0, Cause.RUNNING, "bertjobs status big"),
-        (400.0, 2.0, Cause.STALLED, "bertjobs logs --follow big"),
-        (400.0, 60.0, Cause.RUNNING, "bertjobs status big"),
-        (1000.0, 60.0, Cause.STALLED, "bertjobs cancel big && bertjobs resume big"),
+        (20.0, 2.0, Standing.RUNNING, "bertjobs status big"),
+        (299.0, 2.0, Standing.RUNNING, "bertjobs status big"),
+        (400.0, 2.0, Standing.STALLED, "bertjobs logs --follow big"),
+        (400.0, 60.0, Standing.RUNNING, "bertjobs status big"),
+        (1000.0, 60.0, Standing.STALLED, "bertjobs cancel big && bertjobs resume big"),
     ],
 )
 def test_running_is_not_progressing(spec: RunSpec, age: float, step_time: float, cause: Cause, command: str) -> None:
@@ -546,21 +392,21 @@ def test_a_new_attempt_is_given_time_for_its_first_step(spec: RunSpec) -> None:
     steps = {"step": 10, "step_unix_s": NOW - 9000, "alive_unix_s": NOW - 9000, "step_time_s": 2.0}
     running = replace(FAILED, state="RUNNING")
     fresh = judged(spec, running, attempt=replace(ATTEMPT, started_unix_s=NOW - 600), **steps)
-    assert fresh.cause is Cause.RUNNING
+    assert fresh.cause is Standing.RUNNING
     assert "before its first step" in fresh.sentence
     stale = judged(spec, running, attempt=replace(ATTEMPT, started_unix_s=NOW - 1600), **steps)
-    assert stale.cause is Cause.STALLED
+    assert stale.cause is Standing.STALLED
 
 
 def test_a_run_that_is_done(spec: RunSpec) -> None:
     phases = (PhaseEvidence(1, 7038, is_done=True), PhaseEvidence(2, 1563, is_done=True, checkpoint="step-00001563"))
     verdict = diagnose(Evidence(spec, Path("/r"), "big", NOW, phases))
-    assert verdict.cause is Cause.DONE
+    assert verdict.cause is Standing.DONE
     assert verdict.command == "bertjobs report big"
 
 
 def test_of_gradients_that_are_not_finite_the_learning_rate_is_halved(spec: RunSpec) -> None:
-    verdict = judged(spec, log="error: 25 steps in a row had gradients that are not finite, of 1 of 2 parameters: x")
+    verdict = judged(spec, log="error: 25 steps in a row, of 1 of 2 parameters: x\n  cause: gradients not finite")
     assert verdict.cause is Cause.GRADIENTS
     assert verdict.command.endswith("--recipe dgxa100-80g --run big-2 --set phase1.lr=0.003")
 
@@ -568,12 +414,12 @@ def test_of_gradients_that_are_not_finite_the_learning_rate_is_halved(spec: RunS
 def test_a_later_phase_that_runs_is_the_one_that_is_told(spec: RunSpec) -> None:
     second = PhaseEvidence(2, 1563, jobs=(Job("8", state="RUNNING"),), alive_unix_s=NOW, step_unix_s=NOW, step=3)
     verdict = diagnose(Evidence(spec, Path("/r"), "big", NOW, (PhaseEvidence(1, 7038, jobs=(FAILED,)), second)))
-    assert verdict.cause is Cause.RUNNING
-    assert "phase 2 trains, at step 3 of 1,563" in verdict.sentence
+    assert verdict.cause is Standing.RUNNING
+    assert "phase 2 is training, at step 3 of 1,563" in verdict.sentence
 
 
 def test_a_phase_without_a_job(spec: RunSpec) -> None:
-    assert judged(spec, None, attempts=()).cause is Cause.NOT_STARTED
+    assert judged(spec, None, attempts=()).cause is Standing.NOT_STARTED
 
 
 def test_the_text_fits_one_screen(spec: RunSpec) -> None:

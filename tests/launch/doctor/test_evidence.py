@@ -10,25 +10,27 @@ from pathlib import Path
 import pytest
 
 from bertjobs.launch.doctor.evidence import LAST_LINES, TAIL_BYTES, Evidence, _tail, collect
-from bertjobs.launch.doctor.log_errors import Said, batch_parts, errors_in
+from bertjobs.launch.doctor.log_errors import LogError, batch_parts, errors_in
 from bertjobs.recipe.catalogue import builtin_file, load_catalogue
 from bertjobs.recipe.lockfile import lockfile
 from bertjobs.recipe.resolve import resolve
+from bertjobs.run.causes import Cause
+from bertjobs.run.checkpoints import folder_name, seal
 from bertjobs.run.directory import RunDirectory
 from bertjobs.slurm import client as slurm_module
 from bertjobs.slurm.client import Slurm
 from tests.launch.conftest import Tool
 
 
-def said(text: str) -> tuple[Said, ...]:
+def errors(text: str) -> tuple[LogError, ...]:
     return errors_in(text.splitlines())
 
 
 def test_an_error_is_whole_and_of_its_rank() -> None:
     log = "step 3\nrank 12: error: what\n  where: here\n  hint:  do\nstep 4\nerror: other\n  where: there\n"
-    assert said(log) == (
-        Said(12, ("error: what", "  where: here", "  hint:  do")),
-        Said(0, ("error: other", "  where: there")),
+    assert errors(log) == (
+        LogError(12, ("error: what", "  where: here", "  hint:  do")),
+        LogError(0, ("error: other", "  where: there")),
     )
 
 
@@ -37,10 +39,11 @@ def test_where_each_line_bears_the_rank_errors_are_not_mixed() -> None:
         "rank 1: error: nothing moved\nrank 1:   where: rank 2: step 5\nrank 1:          rank 3: step 5\n"
         "rank 0: error: nothing moved\nrank 1:   hint:  late\nrank 0:   where: rank 2: step 5\n"
     )
-    first, second = said(log)
-    assert first == Said(1, ("error: nothing moved", "  where: rank 2: step 5", "         rank 3: step 5"))
-    assert second.lines[0] == "error: nothing moved"
-    assert "  hint:  late" not in second.lines
+    first, second = errors(log)
+    assert first == LogError(
+        1, ("error: nothing moved", "  where: rank 2: step 5", "         rank 3: step 5", "  hint:  late")
+    )
+    assert second == LogError(0, ("error: nothing moved", "  where: rank 2: step 5"))
 
 
 def test_a_traceback_ends_with_its_exception() -> None:
@@ -49,13 +52,32 @@ def test_a_traceback_ends_with_its_exception() -> None:
         "\nThe above exception was the direct cause of the following exception:\n\n"
         "Traceback (most recent call last):\n  File y\nValueError: two\nphase 1 step 4\n"
     )
-    root, last = said(log)
+    root, last = errors(log)
     assert (root.rank, root.lines[-1]) == (3, "KeyError: 1")
     assert last.lines[-1] == "ValueError: two"
 
 
+def test_an_error_s_fields_are_its_own() -> None:
+    log = (
+        "rank 3: Traceback (most recent call last):\n  File x\ntorch.OutOfMemoryError: CUDA out of memory.\n"
+        "Tried to allocate 2 GiB\n  cause: out of GPU memory\nwarning: rank 0: error: x\n  cause: disk\n"
+        "error: refused\n  hint:  look\n  cause: not restarted\n  restarts used up by: hang\n"
+        "rank 1: error: hung\nrank 0: error: hung\nrank 1:   cause: hang\nrank 0:   cause: lost rank\n"
+        "rank 1:   absent ranks: 2, 5\n"
+    )
+    memory, refused, one, zero = errors(log)
+    assert (memory.cause, memory.lines[-1]) == (Cause.GPU_MEMORY, "torch.OutOfMemoryError: CUDA out of memory.")
+    assert (refused.cause, refused.spent_by, refused.lines) == (
+        Cause.NOT_RESTARTED,
+        Cause.HANG,
+        ("error: refused", "  hint:  look"),
+    )
+    assert (one.rank, one.cause, one.absent_ranks) == (1, Cause.HANG, (2, 5))
+    assert (zero.rank, zero.cause, zero.absent_ranks) == (0, Cause.LOST_RANK, ())
+
+
 def test_a_warning_is_no_error() -> None:
-    assert said("warning: rank 0: error: the checkpoint cannot be written\n  where: there\n") == ()
+    assert errors("warning: rank 0: error: the checkpoint cannot be written\n  where: there\n") == ()
 
 
 def test_what_slurm_says_stands_together_and_a_dying_process_has_no_rank() -> None:
@@ -63,29 +85,31 @@ def test_what_slurm_says_stands_together_and_a_dying_process_has_no_rank() -> No
         "slurmstepd-node1: error: *** STEP 2.0 ON node1 CANCELLED ***\nsrun: error: node1: task 0: Killed\n"
         "stopping\npyxis: importing docker image: x\nFatal Python error: Bus error\n\n  File z\n"
     )
-    slurm, container, dying = said(log)
+    slurm, container, dying = errors(log)
     assert (slurm.rank, len(slurm.lines)) == (None, 2)
     assert container.text == "pyxis: importing docker image: x"
     assert dying.rank is None
 
 
 def test_a_batch_script_s_log_is_parted_by_attempt_without_what_it_repeats() -> None:
-    repeated = [f"error: repeated {n}" for n in range(5)]
+    repeated = [f"| error: repeated {n}" for n in range(5)]
     lines = [
         "srun: error: node1: task 0: Killed",
-        "phase 1 of run r ended with code 70; log: /results/r/phase1/logs/7-0.out",
+        "phase 1 of run r ended; nobody parses this",
+        "  attempt: 7-0, code 70",
         *repeated,
         "continuing: requeue",
         "srun: error: node2: task 1: Out Of Memory",
-        "phase 1 of run r ended with code 137; log: /results/r/phase1/logs/7-1.out",
+        "phase 1 of run r ended; nobody parses this",
+        "  attempt: 7-1, code 137",
         *repeated,
         "not continued: no checkpoint was written since the job started",
     ]
     assert batch_parts(lines, 1) == {
-        0: (70, ["srun: error: node1: task 0: Killed"]),
-        1: (137, ["srun: error: node2: task 1: Out Of Memory"]),
+        0: (70, [lines[0], lines[1]]),
+        1: (137, ["continuing: requeue", "srun: error: node2: task 1: Out Of Memory", lines[1], lines[-1]]),
     }
-    assert batch_parts(lines[:9], 1)[1] == (None, ["srun: error: node2: task 1: Out Of Memory"])
+    assert batch_parts(lines[:10], 1)[1] == (None, lines[8:10])
 
 
 SACCT = """\
@@ -129,10 +153,10 @@ def test_attempts_are_those_of_the_journal_and_of_the_logs(directory: RunDirecto
     os.utime(logs / "slurm-11.out", (time.time() + 9, time.time() + 9))
     phase = collected(directory, tmp_path).phases[0]
     assert [(attempt.job, attempt.number, attempt.cause) for attempt in phase.attempts] == [
-        ("7", 0, "SIGTERM"),
-        ("7", 1, "crashed"),
-        ("9", 0, ""),
-        ("11", 0, ""),
+        ("7", 0, Cause.SIGTERM),
+        ("7", 1, Cause.CRASHED),
+        ("9", 0, None),
+        ("11", 0, None),
     ]
     assert [attempt.errors[0].text for attempt in phase.attempts] == [
         "error: told by the journal",
@@ -140,7 +164,7 @@ def test_attempts_are_those_of_the_journal_and_of_the_logs(directory: RunDirecto
         "error: started by hand",
         "error: refused by run.sub",
     ]
-    assert len(phase.attempts[1].last_lines) == LAST_LINES
+    assert len(phase.attempts[1].log.last_lines) == LAST_LINES
     assert [(job.id, job.state) for job in phase.jobs] == [("7", "FAILED"), ("9", "UNKNOWN"), ("11", "UNKNOWN")]
 
 
@@ -177,13 +201,17 @@ def test_where_a_phase_stands(directory: RunDirectory, tmp_path: Path) -> None:
     folder = directory.phase(1)
     lines = [{"step": n, "time_unix_s": 100.0 * n, "step_time_s": float(n)} for n in (1, 2, 3)]
     folder.metrics.write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"step": 4, "ti')
-    for name in ("step-00000002", "step-00000003"):
-        (folder.checkpoints / name).mkdir()
-        (folder.checkpoints / name / "MANIFEST.json").write_text("x" * 1000)
-        os.utime(folder.checkpoints / name / "MANIFEST.json", (50.0, 50.0))
+    for step in (2, 3, 4):
+        checkpoint = folder.checkpoints / folder_name(step)
+        checkpoint.mkdir()
+        (checkpoint / "model.safetensors").write_bytes(b"x" * 1000)
+        seal(checkpoint, phase=1, step=step, recipe_hash="0" * 64)
+        os.utime(checkpoint / "MANIFEST.json", (50.0, 50.0))
+    (checkpoint / "model.safetensors").write_bytes(b"cut short")
     phase = collected(directory, tmp_path).phases[0]
     assert (phase.step, phase.step_unix_s, phase.alive_unix_s, phase.step_time_s) == (3, 300.0, 300.0, 2.0)
-    assert (phase.checkpoint, phase.checkpoint_unix_s, phase.checkpoint_bytes) == ("step-00000003", 50.0, 1000)
+    assert (phase.checkpoint, phase.checkpoint_unix_s) == ("step-00000003", 50.0)
+    assert phase.checkpoint_bytes > 1000
     assert not phase.is_done
     assert collected(directory, tmp_path).free_bytes > 0
 
@@ -191,7 +219,7 @@ def test_where_a_phase_stands(directory: RunDirectory, tmp_path: Path) -> None:
 def test_of_a_long_log_the_end_is_read(directory: RunDirectory, tmp_path: Path) -> None:
     log = directory.phase(1).logs / "7-1.out"
     log.write_bytes(b"error: old\n" + b"\xff" * TAIL_BYTES + b"\nerror: new\n")
-    assert [error.text for error in collected(directory, tmp_path).phases[0].attempts[1].errors] == ["error: new"]
+    assert [error.text for error in collected(directory, tmp_path).phases[0].attempts[1].log.errors] == ["error: new"]
 
 
 def test_labelled_logs_name_the_rank_that_failed(tmp_path: Path) -> None:
@@ -204,8 +232,7 @@ def test_labelled_logs_name_the_rank_that_failed(tmp_path: Path) -> None:
         "1: ZeroDivisionError: division by zero\n"
         "0: error: another rank is gone; what it printed, if anything, says why\n"
     )
-    said = errors_in(_tail(log))
-    assert [(error.rank, error.lines[-1]) for error in said] == [
+    assert [(error.rank, error.lines[-1]) for error in errors_in(_tail(log))] == [
         (1, "ZeroDivisionError: division by zero"),
         (0, "error: another rank is gone; what it printed, if anything, says why"),
     ]

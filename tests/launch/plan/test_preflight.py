@@ -19,7 +19,6 @@ from bertjobs.launch.plan.preflight import (
     Circumstances,
     after_problems,
     check_safetensors,
-    check_unchanged,
     data_problems,
     epoch_problems,
     inspect,
@@ -39,6 +38,7 @@ from bertjobs.recipe.lockfile import lockfile
 from bertjobs.recipe.resolve import resolve
 from bertjobs.recipe.spec import RunSpec
 from bertjobs.run.directory import RunDirectory
+from bertjobs.run.settings import check_unchanged
 from bertjobs.slurm.client import Slurm
 from bertjobs.slurm.cluster import Partition, parse_sinfo
 from bertjobs.slurm.start_test import StartTest, parse_start_test

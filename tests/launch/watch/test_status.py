@@ -273,7 +273,7 @@ def test_a_folder_that_is_no_run_is_not_said_to_be_resumable(spec: RunSpec) -> N
 def test_watch_redraws_in_place_on_a_terminal(directory: RunDirectory, bertjobs: Bertjobs, tmp_path: Path) -> None:
     directory.record("ended", scheduler="slurm", phase=1, job="7", attempt=0, cause="SIGTERM", exit_code=75)
     plain = bertjobs("status", "--watch", directory.name).stdout
-    assert "phase 1: STOPPED, job 7 (told by run directory)" in plain
+    assert "phase 1: STOPPED, job 7 (source: run directory)" in plain
     assert "\x1b" not in plain
     rows = json.loads(bertjobs("status", directory.name, "--watch", 2, "--json").stdout)
     assert [row["state"] for row in rows] == ["STOPPED", "UNKNOWN"]

@@ -15,12 +15,13 @@ from hypothesis import strategies as st
 from bertjobs.files.json_lines import append_line
 from bertjobs.launch.watch.status import RunStatus, expected_end, read_run, status_of
 from bertjobs.launch.watch.status_text import run_text, status_text
-from bertjobs.launch.watch.timeline import Entry, Link, jobs_in, link_of
+from bertjobs.launch.watch.timeline import Entry, Link, link_of
 from bertjobs.recipe.catalogue import builtin_file, load_catalogue
 from bertjobs.recipe.lockfile import lockfile
 from bertjobs.recipe.resolve import resolve
 from bertjobs.run.checkpoints import folder_name, seal
 from bertjobs.run.directory import Done, RunDirectory
+from bertjobs.run.journal import read_story
 from bertjobs.slurm.jobs import Answer, Job, JobStart
 
 T0 = 1_800_000_000.0
@@ -128,7 +129,7 @@ def test_a_chain_through_faults_is_told_attempt_by_attempt(run: Run) -> None:
     assert (one.state, one.job, one.steps_done) == ("RUNNING", "8", 14)
     assert (two.state, two.job, two.reason) == ("NOT STARTED", "", "it begins when phase 1 is done")
     text = run_text(status, T0 + 305)
-    assert "phase 1: RUNNING, job 8 (told by sacct+squeue)" in text
+    assert "phase 1: RUNNING, job 8 (source: sacct+squeue)" in text
     assert [line.split()[0] for line in text.splitlines()[3:6]] == ["7", "7", "8"]
     assert "1-5" in text
     assert "for 5 s" in text
@@ -169,7 +170,9 @@ def test_a_requeued_job_waits_for_its_next_attempt(run: Run) -> None:
         ({"cause": "SIGTERM"}, ["cancelled"], "cancelled: stopped with a checkpoint"),
         ({"cause": "SIGTERM"}, ["explained"], "preempted: stopped with a checkpoint"),
         ({"cause": "SIGTERM"}, [], "preempted, or cancelled: stopped with a checkpoint"),
-        ({"cause": "out of memory"}, [], "out of memory"),
+        ({"cause": "out of memory"}, [], "out of GPU memory"),
+        ({"cause": "out of memory", "told_by": "sacct"}, [], "out of host memory"),
+        ({"cause": "bad input", "error": {"what": "no data", "where": "x"}}, [], "bad input: no data"),
         ({"cause": "bad input", "error": "error: no such data\n  where: x"}, [], "bad input: no such data"),
         ({"cause": "something new"}, [], "something new"),
     ],
@@ -345,9 +348,9 @@ def test_lines_that_are_no_step_s_do_no_harm(run: Run) -> None:
 
 
 def test_events_without_a_job_are_passed_over() -> None:
-    assert jobs_in([{"event": "note"}, {"event": "started", "phase": 1, "job": ""}]) == {}
+    assert read_story([{"event": "note"}, {"event": "started", "phase": 1, "job": ""}]).jobs == {}
 
 
 def test_a_run_without_any_job_is_told(run: Run) -> None:
     text = run_text(run.look(), time.time())
-    assert "phase 1: NOT STARTED (told by run directory)\n  step        0 of 20" in text
+    assert "phase 1: NOT STARTED (source: run directory)\n  step        0 of 20" in text

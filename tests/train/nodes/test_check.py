@@ -298,7 +298,7 @@ def test_healthy_nodes_are_measured_and_trained_on(tmp_path: Path) -> None:
 
 def test_ill_nodes_are_named_recorded_and_refused(tmp_path: Path) -> None:
     told = played(Scene(3, 1, tmp_path, ahead_s={2: 600.0}, needed={1: TOO_MUCH}))
-    assert told[0].error.startswith("UnfitNodesError error: training would be useless: node1: ")
+    assert told[0].error.startswith("UnfitNodesError error: refusing to train on these nodes: node1: ")
     assert "1000000000.0 GB needed" in told[0].error
     assert "node2" not in told[0].error
     assert str(tmp_path / FILE) in told[0].error
@@ -438,7 +438,7 @@ def test_this_machine_is_not_written_into_slurms_register(tmp_path: Path, capsys
 
 def test_a_full_shared_disk_tells_what_to_do(tmp_path: Path) -> None:
     ranks, placement = alone()
-    with pytest.raises(UnfitNodesError, match="useless: /r: 0") as caught:
+    with pytest.raises(UnfitNodesError, match="on these nodes: /r: 0") as caught:
         settle(ranks, with_disks(a=9, b=9), placement, tmp_path, "bert")
     assert "free the space" in str(caught.value.hint)
 

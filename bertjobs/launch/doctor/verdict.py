@@ -1,0 +1,48 @@
+"""What the doctor says of a run: one word for how it stands, a sentence, what shows it, and the next command."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from typing import Any
+
+from bertjobs.run.causes import Cause
+
+
+class Standing(StrEnum):
+    """How a run stands, where it is not the cause of an attempt's end (`bertjobs.run.causes.Cause`) that says it."""
+
+    DONE = "done"
+    RUNNING = "running"
+    STALLED = "running without a step"
+    QUEUED = "queued"
+    NOT_STARTED = "not started"
+    STOPPED = "stopped"
+    PREEMPTION_LOOP = "preemption loop"
+    DEPENDENCY = "dependency never met"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What is the matter with a run.
+
+    Attributes:
+        cause: why it ended, or how it stands.
+        sentence: what is the matter, for people.
+        evidence: what shows it, the first failing rank first.
+        command: what to type next.
+    """
+
+    cause: Cause | Standing
+    sentence: str
+    evidence: tuple[str, ...]
+    command: str
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def text(self) -> str:
+        """One screen."""
+        lines = [f"{self.cause}: {self.sentence}", "", "evidence"]
+        return "\n".join([*lines, *(f"  {line}" for line in self.evidence), "", "next", f"  {self.command}"])

@@ -1,0 +1,39 @@
+"""What other programs print when they fail, and the cause that it is a sign of: torch, Python, Slurm, pyxis, the
+kernel.
+
+What bertjobs itself prints has its cause in a field of its own, and is never looked up here.
+"""
+
+from __future__ import annotations
+
+import re
+
+from bertjobs.run.causes import Cause
+
+_SIGNS = tuple(
+    (cause, re.compile(pattern, re.MULTILINE))
+    for cause, pattern in (
+        (Cause.CONTAINER, r"\b(pyxis|enroot)\b"),
+        (Cause.NODE_FAILURE, r"DUE TO NODE FAILURE|Node failure on "),
+        (
+            Cause.GPU_MEMORY,
+            r"CUDA out of memory|CUDA error: out of memory|OutOfMemoryError|CU(BLAS|DNN)_STATUS_ALLOC_FAILED",
+        ),
+        (
+            Cause.HOST_MEMORY,
+            r"oom[-_]kill|: Out Of Memory|DefaultCPUAllocator: (can't allocate|not enough) memory|\bMemoryError\b"
+            r"|Cannot allocate memory",
+        ),
+        (Cause.HANG, r"^Timeout \("),  # faulthandler's
+        (Cause.DISK, r"No space left on device|Disk quota exceeded"),
+        (Cause.PORT, r"EADDRINUSE|[Aa]ddress already in use"),
+        (Cause.LOST_RANK, r"gloo/transport/|DistBackendError|DistNetworkError"),
+        (Cause.TIME_LIMIT, r"DUE TO TIME LIMIT"),
+        (Cause.PREEMPTED, r"DUE TO PREEMPTION"),
+    )
+)
+
+
+def foreign_cause(text: str) -> Cause | None:
+    """What an error message of another program is a sign of, the first that fits; None where it is of none."""
+    return next((cause for cause, sign in _SIGNS if sign.search(text)), None)

@@ -1,0 +1,70 @@
+"""What a run was begun with: the one writer of its run.yml, and the one check that nothing decisive has changed."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import replace
+
+from bertjobs.errors import InputError
+from bertjobs.recipe.lockfile import difference, lockfile, read_lockfile, with_phases_of
+from bertjobs.recipe.spec import RunSpec
+from bertjobs.run.checkpoints import steps
+from bertjobs.run.directory import PhaseDirectory, RunDirectory
+
+
+def is_begun(phase: PhaseDirectory) -> bool:
+    """Whether a phase holds work that other settings would corrupt."""
+    return bool(steps(phase.checkpoints)) or phase.done_file.exists()
+
+
+def begun_phases(directory: RunDirectory) -> set[int]:
+    """Numbers of the phases that `is_begun` holds for."""
+    return {phase.number for phase in directory.phases() if is_begun(phase)}
+
+
+def check_unchanged(spec: RunSpec, directory: RunDirectory, fixed: Collection[int] | None = None) -> None:
+    """Make sure that a run has the settings that decide its weights as they were when its phases were begun.
+
+    Args:
+        fixed: numbers of the phases whose settings must stay; None: those that are begun.
+
+    Raises:
+        InputError: it has not; names the settings. Or its run.yml cannot be read.
+    """
+    if not directory.lockfile.is_file():
+        return
+    before = read_lockfile(directory.lockfile)
+    numbers = begun_phases(directory) if fixed is None else set(fixed)
+    kept = replace(before, phases=tuple(phase for phase in before.phases if phase.phase in numbers))
+    if numbers and (changed := difference(kept, spec)):
+        words = " and ".join(map(str, sorted(numbers)))
+        raise InputError(
+            f"phase {words} of run {spec.run!r} was begun with other settings: {', '.join(changed)}",
+            where=str(directory.lockfile),
+            hint="set them back, or start another run, by another RUN or: "
+            f"bertjobs submit --recipes {directory.lockfile} --recipe {spec.recipe} --run NAME",
+        )
+
+
+def settings_text(directory: RunDirectory, spec: RunSpec) -> str:
+    """run.yml of a run; the phases that it has already are kept where ``spec`` has others.
+
+    Raises:
+        InputError: the run.yml that is there cannot be read.
+    """
+    locked = replace(spec, steps_this_run=0)  # speaks of one job, not of the run
+    if directory.lockfile.is_file():
+        locked = with_phases_of(locked, read_lockfile(directory.lockfile))
+    return lockfile(locked)
+
+
+def write_settings(directory: RunDirectory, spec: RunSpec) -> None:
+    """Write run.yml, if it is not as it is to be.
+
+    Raises:
+        InputError: as in `settings_text`.
+        OSError: it cannot be written.
+    """
+    text = settings_text(directory, spec)
+    if not directory.lockfile.is_file() or directory.lockfile.read_text(encoding="utf-8") != text:
+        directory.write_lockfile(text)
