@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from bertjobs.launch.local import free_port
+from bertjobs.train.objective import ObjectiveOf
+from bertjobs.train.pretraining.objective import Pretraining
 from bertjobs.train.signals import StopRequest
 from bertjobs.train.worker import main
 from tests.train.conftest import PATIENCE_S, Trial
@@ -44,14 +46,21 @@ class Trap:
     everyone: bool = False
 
 
-def attempt(trial: Trial, phase: int, world_size: int, folder: Path, trap: Trap | None = None) -> list[int]:
+def attempt(
+    trial: Trial,
+    phase: int,
+    world_size: int,
+    folder: Path,
+    trap: Trap | None = None,
+    objective_of: ObjectiveOf = Pretraining.of,
+) -> list[int]:
     """Start all ranks, wait for them and return their exit codes (minus the signal that killed one)."""
     folder.mkdir(parents=True)
     port = free_port()
     ranks = []
     for rank in range(world_size):
         environ = trial.environment(phase, rank, world_size, port)
-        ranks.append(CONTEXT.Process(target=run_rank, args=(environ, folder, rank, trap)))
+        ranks.append(CONTEXT.Process(target=run_rank, args=(environ, folder, rank, trap, objective_of)))
         ranks[-1].start()
     deadline = time.monotonic() + PATIENCE_S
     for process in ranks:
@@ -68,7 +77,7 @@ def said(folder: Path) -> str:
     return "\n".join(f"--- {log.name}\n{log.read_text()}" for log in sorted(folder.glob("rank-*.out")))
 
 
-def run_rank(environ: Mapping[str, str], folder: Path, rank: int, trap: Trap | None) -> None:
+def run_rank(environ: Mapping[str, str], folder: Path, rank: int, trap: Trap | None, objective_of: ObjectiveOf) -> None:
     log = os.open(folder / f"rank-{rank}.out", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     os.dup2(log, 1)
     os.dup2(log, 2)
@@ -79,7 +88,7 @@ def run_rank(environ: Mapping[str, str], folder: Path, rank: int, trap: Trap | N
         _set(trap, folder)
     stop = StopRequest()
     stop.listen()
-    code = main(os.environ, stop)
+    code = main(os.environ, stop, objective_of)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
