@@ -8,17 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bertjobs.data.batches.lddl_loader import check_lddl_loader
-from bertjobs.data.shards.manifest import DataManifest
 from bertjobs.errors import CAUSE, InputError
 from bertjobs.files.atomic import remove_leftovers
 from bertjobs.recipe.catalogue import builtin_file, catalogue_files, load_catalogue
 from bertjobs.recipe.environment import read_environment
-from bertjobs.recipe.lockfile import read_lockfile, recipe_hash
+from bertjobs.recipe.lockfile import decisive_settings, read_lockfile, recipe_hash
 from bertjobs.recipe.resolve import resolve
 from bertjobs.recipe.schema import RUN
 from bertjobs.recipe.spec import PhaseSpec, RunSpec
-from bertjobs.run.directory import RunDirectory
+from bertjobs.run.directory import PhaseDirectory, RunDirectory
 from bertjobs.run.restarts import (
     NotRestartedError,
     Refusal,
@@ -31,32 +29,40 @@ from bertjobs.run.restarts import (
 )
 from bertjobs.run.settings import check_unchanged, write_settings
 from bertjobs.train.failure import cause_of, exit_code, kept
+from bertjobs.train.objective import Objective, ObjectiveOf
 from bertjobs.train.placement import Placement
 
 
 @dataclass(frozen=True)
 class Job:
-    """One phase of one run, as all ranks see it.
+    """One phase of one run, as all ranks see it: resolved once, then handed down.
 
-    ``previous`` is the number of the phase that this one continues, None for the first.
+    Attributes:
+        spec: the run, with what the data decide filled in.
+        phase: the one that is trained.
+        previous: the number of the phase that this one continues, None for the first.
+        directory: of the run.
+        folder: of the phase in it.
+        objective: what is trained.
+        settings, recipe_hash: those that decide the phase's weights, for its checkpoints.
     """
 
     spec: RunSpec
     phase: PhaseSpec
     previous: int | None
     directory: RunDirectory
-    data: DataManifest
+    folder: PhaseDirectory
+    objective: Objective
+    settings: Mapping[str, Any]
+    recipe_hash: str
     placement: Placement
 
-    @property
-    def recipe_hash(self) -> str:
-        return recipe_hash(self.spec, self.phase.phase)
 
-
-def resolve_job(environ: Mapping[str, str], placement: Placement) -> Job:
+def resolve_job(environ: Mapping[str, str], placement: Placement, objective_of: ObjectiveOf) -> Job:
     """The job that the environment describes, checked against the data. Writes nothing.
 
     A run that exists is continued with the settings of its run.yml; the environment's go before them.
+    ``objective_of`` makes what is trained from the run that they describe.
 
     Raises:
         InputError: any setting, or the data, is not as it must be.
@@ -80,15 +86,22 @@ def resolve_job(environ: Mapping[str, str], placement: Placement) -> Job:
     spec = resolved.spec
     if len(spec.phases) != 1:
         raise InputError("a worker trains one phase", where=f"PHASE={environ['PHASE']}", hint="set PHASE=1 or PHASE=2")
-    phase = spec.phases[0]
-    data = DataManifest.read(Path(spec.data))
-    data.check(spec)
-    if spec.loader == "lddl":
-        check_lddl_loader(data, spec)
-    spec = data.sized(spec)
-    earlier = [number for number in resolved.recipe_phases if number < phase.phase]
+    objective = objective_of(spec)
+    spec = objective.spec
+    (phase,) = spec.phases
+    number = phase.phase
     directory = RunDirectory(Path(spec.results) / spec.run)
-    return Job(spec, phase, max(earlier, default=None), directory, data, placement)
+    return Job(
+        spec=spec,
+        phase=phase,
+        previous=max((earlier for earlier in resolved.recipe_phases if earlier < number), default=None),
+        directory=directory,
+        folder=directory.phase(number),
+        objective=objective,
+        settings=decisive_settings(spec, number),
+        recipe_hash=recipe_hash(spec, number),
+        placement=placement,
+    )
 
 
 def find_lockfile(settings: Mapping[str, str]) -> Path | None:
@@ -109,9 +122,8 @@ def open_directory(job: Job, **started: Any) -> None:
     check_unchanged(job.spec, job.directory)
     job.directory.create()
     check_restart(job, int(started.get("step", 0)))
-    directory = job.directory.phase(job.phase.phase)
-    directory.create()
-    remove_leftovers(directory.root)
+    job.folder.create()
+    remove_leftovers(job.folder.root)
     write_settings(job.directory, job.spec)
     record(job, "started", world_size=job.spec.world_size, **started)
 

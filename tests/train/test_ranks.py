@@ -20,8 +20,9 @@ from bertjobs.errors import EXIT_FAILURE, BertjobsError, InputError
 from bertjobs.launch.local import free_port
 from bertjobs.model.bert import BertForPreTraining
 from bertjobs.recipe.catalogue import builtin_file, load_catalogue
-from bertjobs.train.forward import Forward
 from bertjobs.train.placement import read_placement
+from bertjobs.train.pretraining.forward import Forward
+from bertjobs.train.pretraining.objective import probe
 from bertjobs.train.ranks import MARGIN_S, FirstRankFailedError, Ranks, joined
 from tests.cluster.slurm import PATIENCE_S
 from tests.forkserver import CONTEXT, preload
@@ -89,12 +90,12 @@ def gradients(
     spec = replace(spec, vocab_size=100, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
     torch.manual_seed(0)
     model = BertForPreTraining(spec, activation_checkpointing=checkpointing)
-    wrapped = ranks.wrapped(Forward(model), CPU, **way)  # type: ignore[arg-type]
+    wrapped = ranks.wrapped(Forward(model), probe(CPU), **way)  # type: ignore[arg-type]
     assert all(parameter.grad is None for parameter in model.parameters())
     draw = torch.Generator().manual_seed(rank)
     tokens = torch.randint(5, 100, (2, 16), generator=draw)
-    out = wrapped(Batch(tokens, torch.zeros_like(tokens), torch.ones_like(tokens), tokens, torch.tensor([0, 1])))
-    ((out.mlm_loss_sum + out.nsp_loss_sum) * scale).backward()
+    mlm, nsp = wrapped(Batch(tokens, torch.zeros_like(tokens), torch.ones_like(tokens), tokens, torch.tensor([0, 1])))
+    ((mlm.loss_sum + nsp.loss_sum) * scale).backward()
     return {name: parameter.grad.clone() for name, parameter in model.named_parameters() if parameter.grad is not None}
 
 
