@@ -1,7 +1,8 @@
 # make demo: set up and pretrain a small BERT here. make test: set up and run all checks and tests.
+# make check: what a minute can check, as before each commit. make docs: the documentation as a site.
 PYTHON := .venv/bin/python
 
-.PHONY: demo test check setup slurm format lock clean
+.PHONY: demo test check docs setup slurm format docs-settings lock clean
 
 demo: setup
 	@scripts/demo.sh
@@ -14,6 +15,11 @@ check: setup
 	@$(PYTHON) -m ruff format --check .
 	@$(PYTHON) -m mypy
 	@.venv/bin/shellcheck run.sub scripts/*.sh data/*.sh benchmarks/lddl/*.sh .ci/run
+	@$(PYTHON) -m pytest -q -p no:cacheprovider tests/docs
+
+docs: setup
+	@$(PYTHON) -m sphinx -W --keep-going -q docs docs/_build
+	@echo docs/_build/index.html
 
 setup: .venv/ready
 
@@ -27,8 +33,11 @@ format: setup
 	@$(PYTHON) -m ruff check --fix .
 	@$(PYTHON) -m ruff format .
 
+docs-settings: setup
+	@$(PYTHON) -m bertjobs recipes settings --markdown >docs/settings.md
+
 lock:
 	@scripts/lock.sh
 
 clean:
-	rm -rf .venv .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf docs/_build .venv .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis

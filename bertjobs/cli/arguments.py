@@ -1,4 +1,4 @@
-"""Where a run goes, as `plan`, `submit` and `resume` are told, and the plan that they check it against."""
+"""What verbs share: the flags of settings, of runs and of the queue, and the plan that they are checked against."""
 
 from __future__ import annotations
 
@@ -13,18 +13,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bertjobs.errors import InputError
-from bertjobs.recipe.catalogue import Catalogue
-from bertjobs.recipe.resolve import Resolved
-from bertjobs.run.directory import RunDirectory
-from bertjobs.slurm.site import Site
 
 if TYPE_CHECKING:
     from bertjobs.launch.plan.plan import Plan
     from bertjobs.launch.plan.queue import Queue
-    from bertjobs.launch.script import SlurmOptions
+    from bertjobs.recipe.catalogue import Catalogue
     from bertjobs.recipe.resolve import Resolved
     from bertjobs.recipe.spec import RunSpec
     from bertjobs.run.directory import RunDirectory
+    from bertjobs.slurm.options import SlurmOptions
+    from bertjobs.slurm.site import Site
 
 BACKENDS = ("auto", "slurm", "submitit", "local")
 _JOB = re.compile(r"[0-9]+(_[0-9]+)?")
@@ -36,49 +34,47 @@ def add_backend_arguments(parser: argparse.ArgumentParser, *, site: bool = True)
     group = parser.add_argument_group("where it runs")
     group.add_argument(
         "--backend",
+        metavar="NAME",
         choices=BACKENDS,
         default="auto",
-        help="slurm (sbatch and a batch script), submitit (that package's jobs, on Slurm or here), local (this "
-        "machine), or auto: slurm where sbatch is found, unless the recipe's system has no scheduler (default: auto)",
+        help="slurm, submitit, local (this machine) or auto: slurm where sbatch is installed and the recipe's system "
+        "has a scheduler (default: auto)",
     )
     group.add_argument("--partition", metavar="NAME", default="", help="Slurm partition (default: the cluster's)")
     group.add_argument("--account", metavar="NAME", default="", help="Slurm account (default: your own)")
-    group.add_argument(
-        "--time", metavar="TIME", default="", help="time limit of a job, as Slurm writes it: minutes or D-HH:MM:SS"
-    )
+    group.add_argument("--time", metavar="TIME", default="", help="time limit per job: minutes, or D-HH:MM:SS")
     group.add_argument(
         "--sbatch",
         metavar="KEY=VALUE",
         action="append",
         default=[],
-        help="any further sbatch option, such as --sbatch qos=high or --sbatch exclusive; can be given several times",
+        help="sbatch option, such as qos=high; can be repeated",
     )
     group.add_argument(
         "--after",
         metavar="JOB",
         action="append",
         default=[],
-        help="wait for the end of this Slurm job, such as one that prepares the data; several by commas",
+        help="wait until this Slurm job has ended; several by commas",
     )
     if site:
         add_site_argument(group)
 
 
 def awaited_jobs(args: argparse.Namespace) -> tuple[str, ...]:
-    """The ids that --after gives, each once; InputError for what is none."""
+    """The job ids that --after gives, each once; InputError for anything else."""
     jobs = [job.strip() for text in args.after for job in text.split(",")]
     for job in jobs:
         if not _JOB.fullmatch(job):
             raise InputError(
-                f"{job!r} is no job's id", where="--after", hint="digits, as squeue shows them: 4711, or 4711_3"
+                f"{job!r} is not the id of a job", where="--after", hint="digits, as squeue shows them: 4711, or 4711_3"
             )
     return tuple(dict.fromkeys(jobs))
 
 
 def slurm_options(args: argparse.Namespace) -> SlurmOptions:
     """What the flags say to sbatch, and where they are silent, the site."""
-    from bertjobs.launch.script import SlurmOptions
-    from bertjobs.slurm.options import parse_option
+    from bertjobs.slurm.options import SlurmOptions, parse_option
 
     named = {name: getattr(args, name) for name in _NAMED}
     extra = []
@@ -115,8 +111,6 @@ def make_checked_plan(args: argparse.Namespace, resolved: Resolved, resumed: Run
     spec = absolute(resolved.spec)
     slurm = Slurm(os.environ)
     backend = choose_backend(args.backend, spec, slurm)
-    if backend == "submitit" and not slurm.present:
-        backend = "local"  # by submitit's own executor for one machine
     earlier, queue = earlier_runs(Path(spec.results)), _asked_queue(spec, backend, options)
     around = Circumstances(queue, measured_peaks(spec, earlier), jobs, resumed)
     data, found = inspect(spec, backend, slurm, around)
@@ -172,7 +166,7 @@ def add_site_argument(parser: argparse._ActionsContainer) -> None:
     parser.add_argument(
         "--site",
         metavar="NAME",
-        help="site file to use, made by `bertjobs init`; none for none (default: the only one, or that called default)",
+        help="site file made by `bertjobs init`, or none to use none (default: the only one, or the one named default)",
     )
 
 
@@ -200,19 +194,28 @@ def opened(args: argparse.Namespace) -> RunDirectory:
     return open_run(results_folder(args), args.run)
 
 
-_METAVARS = {"int": "N", "float": "X", "path": "PATH", "mounts": "SRC:DST", "phase": "1|2|all"}
+_METAVARS = {"int": "N", "float": "X", "switch": "true|false", "path": "PATH", "mounts": "SRC:DST", "phase": "PHASE"}
 
 
 def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add --recipes, --set and one flag a setting, all from the schema's table.
+    """Add --recipes, --set and a flag per setting, all from the schema's table; help lists those that people use most.
 
     Values stay text here: `resolve` parses them, so that a bad one is an InputError like any other.
     """
-    from bertjobs.recipe.schema import SETTINGS
+    from bertjobs.recipe.reference import default_text
+    from bertjobs.recipe.schema import REQUIRED, SETTINGS
 
-    group = parser.add_argument_group(
-        "settings", "each can also come from the environment (its name in brackets) or from a recipe"
-    )
+    group = parser.add_argument_group("settings (in brackets: environment variables that set the same)")
+    for setting in sorted(SETTINGS, key=lambda setting: not setting.listed):
+        if setting.flag:
+            default = "" if setting.default is REQUIRED else f" (default: {default_text(setting)})"
+            environment = f" [{setting.env}]" if setting.env else ""
+            group.add_argument(
+                setting.flag,
+                dest=f"setting_{setting.key}",
+                metavar="|".join(setting.choices) or _METAVARS.get(setting.kind, "NAME"),
+                help=setting.help + default + environment if setting.listed else argparse.SUPPRESS,
+            )
     add_files(group)
     group.add_argument(
         "--set",
@@ -220,19 +223,9 @@ def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="KEY=VALUE",
         action="append",
         default=[],
-        help="any setting by its key: phase1.lr=1e-3, optimizer.beta2=0.98, precision=tf32",
+        help="any setting, such as phase1.lr=1e-3; can be repeated; "
+        "`bertjobs recipes settings [KEY]` explains them all",
     )
-    for setting in SETTINGS:
-        if setting.flag:
-            environment = f" [{setting.env}]" if setting.env else ""
-            known = isinstance(setting.default, int | str) and setting.default != ""
-            default = f" (default: {setting.default})" if known else ""
-            group.add_argument(
-                setting.flag,
-                dest=f"setting_{setting.key}",
-                metavar="|".join(setting.choices) or _METAVARS.get(setting.kind, "NAME"),
-                help=setting.help + default + environment,
-            )
 
 
 def resolve_arguments(
@@ -271,7 +264,7 @@ def add_files(parser: argparse._ActionsContainer, *, below: bool = False) -> Non
         metavar="FILE",
         action="append",
         default=argparse.SUPPRESS if below else [],
-        help="a recipe file of your own, read after ./bertjobs.yml; can be given several times",
+        help="a recipe file of your own; can be repeated",
     )
 
 

@@ -93,6 +93,16 @@ def _catalogued(section: str) -> Callable[[argparse.Namespace], Iterable[str]]:
     return names
 
 
+def _phases(args: argparse.Namespace) -> Iterable[str]:
+    return [*map(str, _catalogued("phases")(args)), "all"]
+
+
+def _settings(_: argparse.Namespace) -> Iterable[str]:
+    from bertjobs.recipe.reference import SECTIONS
+
+    return dict.fromkeys(key for section in SECTIONS for key in section.settings)
+
+
 _NAMES: dict[str, Callable[[argparse.Namespace], Iterable[str]]] = {
     "run": _runs,
     "setting_run": _runs,
@@ -100,5 +110,7 @@ _NAMES: dict[str, Callable[[argparse.Namespace], Iterable[str]]] = {
     "name": _catalogued("recipes"),
     "setting_recipe": _catalogued("recipes"),
     "setting_model": _catalogued("models"),
+    "setting_phase": _phases,
+    "setting": _settings,
 }
 """What may stand at an argument, by its name in the parsed arguments."""

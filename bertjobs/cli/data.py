@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bertjobs.cli.data_check import add_verbs
-from bertjobs.cli.data_prepare import add_place_arguments, queue_prepare, slurm_options
+from bertjobs.cli.data_prepare import add_place_arguments, array_options, queue_prepare
 from bertjobs.data.corpus.source import HELP
 from bertjobs.errors import InputError
 
@@ -139,7 +139,7 @@ def _prepare(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
 def _arrays(args: argparse.Namespace, say: Callable[[str], None]) -> SlurmArrays:
     from bertjobs.data.prepare.on_slurm import SlurmArrays
 
-    return SlurmArrays(slurm_options(args), os.environ, say)
+    return SlurmArrays(array_options(args), os.environ, say)
 
 
 def _processes(given: int) -> int:

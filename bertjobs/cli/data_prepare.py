@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +13,10 @@ from bertjobs.errors import InputError
 
 if TYPE_CHECKING:
     from bertjobs.data.prepare import PrepareOptions
-    from bertjobs.data.prepare.sbatch import SlurmOptions
+    from bertjobs.data.prepare.array_options import ArrayOptions
 
 _FROM_SITE = ("partition", "account", "qos", "time")
+_NAMED = (*_FROM_SITE, "memory", "cpus")
 _SBATCH_NAMES = {"memory": "mem", "cpus": "cpus-per-task"}
 
 
@@ -68,7 +68,7 @@ def queue_prepare(parser: argparse.ArgumentParser, args: argparse.Namespace, opt
         Source.parse(text)
     output = Path(args.output)
     command = [sys.executable, "-m", "bertjobs", "data", "prepare", *given_words(parser, args)]
-    job = queue(command, slurm_options(args), output, os.environ)
+    job = queue(command, array_options(args), output, os.environ)
     print(f"queued as job {job}; log {str(log_file(output)).replace('%j', job)}")
     site = ["--site", args.site] if getattr(args, "site", None) else []
     after = ["--recipe", "NAME", "--data", str(output.absolute()), "--after", job]
@@ -88,29 +88,26 @@ def given_words(parser: argparse.ArgumentParser, args: argparse.Namespace) -> li
     return words
 
 
-def slurm_options(args: argparse.Namespace) -> SlurmOptions:
-    """What the flags ask of sbatch, and where they say nothing, the site file."""
-    from bertjobs.data.prepare.sbatch import Slurm, SlurmOptions, job_environment
-    from bertjobs.data.prepare.whole_nodes import on_whole_nodes
-    from bertjobs.slurm.options import parse_option
+def array_options(args: argparse.Namespace) -> ArrayOptions:
+    """What the flags ask of Slurm, and where they say nothing, the site file."""
+    from bertjobs.data.prepare.array_options import ArrayOptions, checked_slurm, job_environment
+    from bertjobs.slurm.options import SlurmOptions, parse_option
 
-    names = {field.name for field in fields(SlurmOptions)}
-    named: dict[str, Any] = {name: value for name, value in vars(args).items() if name in names}
-    sbatch = [parse_option(text, ours={}) for text in named.pop("sbatch", ())]
+    cut = {name: value for name, value in vars(args).items() if name in ("jobs", "attempts")}
+    named: dict[str, Any] = {name: value for name, value in vars(args).items() if name in _NAMED}
+    extra = [parse_option(text, ours={}) for text in getattr(args, "sbatch", ())]
     if site := chosen_site(argparse.Namespace(site=getattr(args, "site", None))):
         given = [f"--{_SBATCH_NAMES.get(name, name)}" for name in named]
-        for option in reversed(site.sbatch_options([*given, *sbatch])):
+        for option in reversed(site.sbatch_options([*given, *extra])):
             name, _, value = option.removeprefix("--").partition("=")
             if name in _FROM_SITE:
                 named[name] = value
             else:
-                sbatch.insert(0, option)
-    options = SlurmOptions(**named, sbatch=tuple(sbatch))
+                extra.insert(0, option)
+    options = ArrayOptions(SlurmOptions(**named, extra=tuple(extra)), **cut)
     if not hasattr(args, "nodes"):
         return options
-    if "jobs" in named:
+    if "jobs" in cut:
         raise InputError("--jobs and --nodes both say how many jobs a stage has", hint="give one of them")
     options.check()
-    slurm = Slurm(job_environment(os.environ, Path(__file__).resolve().parents[2]))
-    slurm.check()
-    return on_whole_nodes(options, args.nodes, named.get("cpus", 0), slurm)
+    return options.on_whole_nodes(args.nodes, checked_slurm(job_environment(os.environ)))

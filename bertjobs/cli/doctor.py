@@ -27,12 +27,13 @@ def register(subparsers: Any) -> None:
 
 def _doctor(args: argparse.Namespace) -> int:
     from bertjobs.launch.doctor.diagnose import diagnose
-    from bertjobs.launch.doctor.evidence import Accounts, collect
+    from bertjobs.launch.doctor.evidence import collect
+    from bertjobs.slurm.client import Slurm
     from bertjobs.slurm.shell import quote
 
     directory = opened(args)
     target = quote(args.run) + (f" --results {quote(args.results)}" if args.results else "")
-    evidence = collect(directory, Accounts(os.environ), target, time.time())
+    evidence = collect(directory, Slurm(os.environ), target, time.time())
     verdict = diagnose(evidence)
     if args.json:
         print(json.dumps({"run": evidence.spec.run, **verdict.as_json()}, indent=2))

@@ -22,10 +22,10 @@ def register(subparsers: Any) -> None:
     """Add `plan`, `submit` and `resume` to the command line."""
     plan = subparsers.add_parser(
         "plan",
+        usage="%(prog)s --recipe NAME [--nodes N] [--set KEY=VALUE ...] [FLAG ...]",
         help="show what would run: batch arithmetic, where each value came from, the script",
-        description="Show what would run and change nothing: the batch arithmetic, memory, time and jobs, all that is "
-        "wrong, what differs from the last run of the recipe, where each value came from, and the batch scripts that "
-        "would be submitted.",
+        description="Show what would run and change nothing: batch arithmetic, memory, time, jobs, problems, "
+        "differences from the recipe's last run, where each value came from, and the batch scripts.",
         allow_abbrev=False,
     )
     add_backend_arguments(plan)

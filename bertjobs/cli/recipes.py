@@ -1,4 +1,4 @@
-"""`bertjobs recipes`, and the arguments and resolution that `plan` and `submit` share."""
+"""`bertjobs recipes`: the catalogue, one recipe, and (in `settings`) what can be set."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from bertjobs.cli import settings
 from bertjobs.cli.arguments import add_files, catalogue_of
 from bertjobs.errors import InputError
 from bertjobs.wording import columns
@@ -23,8 +24,8 @@ def register(subparsers: Any) -> None:
     """Add `recipes` to the command line."""
     parser = subparsers.add_parser(
         "recipes",
-        help="list the recipes, or show one",
-        description="List the recipes of the catalogue and of your own files, or show one.",
+        help="list the recipes, show one, or explain the settings",
+        description="List the recipes of the catalogue and of your own files, show one, or explain the settings.",
         allow_abbrev=False,
     )
     parser.set_defaults(handler=_list)
@@ -34,6 +35,7 @@ def register(subparsers: Any) -> None:
     show.add_argument("name", metavar="NAME")
     _add_common(show, below=True)
     show.set_defaults(handler=_show)
+    settings.register(verbs)
 
 
 def _add_common(parser: argparse.ArgumentParser, *, below: bool = False) -> None:
@@ -57,7 +59,7 @@ def _list(args: argparse.Namespace) -> int:
         return 0
     heads = ("recipe", "gpu", "gpus_per_node", "precision", "model", "global_batches", "description")
     cells = [[_plain(row[head]) for head in heads] for row in rows]
-    titles = ["RECIPE", "GPU", "A NODE", "PRECISION", "MODEL", "GLOBAL BATCHES", "WHAT FOR"]
+    titles = ["RECIPE", "GPU", "PER NODE", "PRECISION", "MODEL", "GLOBAL BATCHES", "WHAT FOR"]
     print("\n".join(columns([titles, *cells])))
     print("\nNext: bertjobs recipes show NAME, or bertjobs plan --recipe NAME --nodes N")
     return 0
@@ -99,7 +101,7 @@ def _show(args: argparse.Namespace) -> int:
         print(json.dumps({**summary, "phases": phases, "nodes": rows}, indent=2))
         return 0
     system = spec.system
-    on = f"{system.gpus_per_node} x {system.gpu} a node" if system.gpus_per_node else "CPUs"
+    on = f"{system.gpus_per_node} x {system.gpu} per node" if system.gpus_per_node else "CPUs"
     print(f"{args.name}: {summary['description']}\n")
     print(f"  system     {system.name}: {on}, {system.interconnect}")
     print(f"  model      {spec.model.name}: {spec.model.num_hidden_layers} layers of {spec.model.hidden_size}")
@@ -107,7 +109,7 @@ def _show(args: argparse.Namespace) -> int:
     print(f"  optimizer  {spec.optimizer.name}, seed {spec.seed}, {spec.masking} masking\n")
     titles = [key.replace("_", " ").upper() for key in phases[0]]
     print("\n".join(columns([titles, *([_plain(value) for value in phase.values()] for phase in phases)])))
-    print("\nBATCHSIZE/GRADIENT_STEPS, that is, sequences a rank a step / micro-batches they are cut into:\n")
+    print("\nBATCHSIZE/GRADIENT_STEPS, that is, sequences per rank per step / micro-batches that they are cut into:\n")
     heads = ["NODES", "RANKS", "PRECISION", *(f"PHASE {p.phase}" for p in spec.phases)]
     cells = [[str(r["nodes"]), str(r["world_size"]), r["precision"], *_fractions(r)] for r in rows]
     print("\n".join(columns([heads, *cells])))

@@ -7,7 +7,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,19 +26,20 @@ from bertjobs.errors import InputError
 
 if TYPE_CHECKING:
     from bertjobs.launch.plan.plan import Plan
-    from bertjobs.launch.script import SlurmOptions
     from bertjobs.launch.start import Queueing
     from bertjobs.recipe.spec import RunSpec
     from bertjobs.run.directory import RunDirectory
+    from bertjobs.slurm.options import SlurmOptions
 
 
 def register(subparsers: Any) -> None:
     """Add `submit` and `resume` to the command line."""
     submit = subparsers.add_parser(
         "submit",
+        usage="%(prog)s --recipe NAME [--nodes N] [--set KEY=VALUE ...] [FLAG ...]",
         help="start a run: queue its phases on Slurm, or train on this machine",
-        description="Check everything, write the run directory, and queue a job for each phase, each behind the one "
-        "before; or train here, where there is no Slurm.",
+        description="Check everything, write the run directory, and queue one job per phase, each behind the one "
+        "before; without Slurm, train here.",
         allow_abbrev=False,
     )
     add_backend_arguments(submit)
@@ -72,7 +73,7 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dry-run",
         action="store_true",
-        help="print what would be written and queued, byte for byte, and do neither",
+        help="print what would be written and queued; change nothing",
     )
     parser.add_argument("--json", action="store_true", help="print JSON: run directory, jobs, next commands")
 
@@ -209,7 +210,7 @@ def _run_here(plan: Plan, directory: RunDirectory, args: argparse.Namespace) -> 
         if signal.getsignal(number) != signal.SIG_IGN:  # nohup
             signal.signal(number, signal.default_int_handler)
     out = sys.stderr if args.json else sys.stdout
-    code = run_here(directory, plan.spec, os.environ, out, _phase_runner(args))
+    code = run_here(directory, plan.spec, os.environ, out)
     commands = [f"bertjobs resume {directory.root}"] if code == 75 else []
     if code == 0:
         print("\n" + finish(directory), file=out)
@@ -219,12 +220,3 @@ def _run_here(plan: Plan, directory: RunDirectory, args: argparse.Namespace) -> 
         jobs = {event["phase"]: event["job"] for event in directory.events() if event["event"] == "submitted"}
         _print_json(directory, jobs, commands, exit_code=code)
     return code
-
-
-def _phase_runner(args: argparse.Namespace) -> Callable[..., int]:
-    """What runs a phase on this machine."""
-    if args.backend == "submitit":
-        from bertjobs.launch.submitit.backend import run_phase
-    else:
-        from bertjobs.launch.local import run_phase
-    return run_phase

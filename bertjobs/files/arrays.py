@@ -1,14 +1,12 @@
 """Several named arrays in one file that is memory-mapped when read.
 
-The layout is safetensors' (8 bytes little-endian header length, JSON header, the arrays one after the other), so
-``safetensors.numpy.load_file`` reads these files too. The header is padded and wide types come first: every array
-is aligned to its type.
+The layout is that of safetensors, so ``safetensors.numpy.load_file`` reads these files too. The header is padded and
+wide types come first: every array is aligned to its type.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -21,6 +19,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from bertjobs.files.atomic import new_file
+from bertjobs.files.safetensors_header import Entry, header_bytes, read_header
 
 Array = NDArray[Any]
 
@@ -33,9 +32,7 @@ _NAMES = {
 }  # fmt: skip
 _KINDS = {name: kind for kind, name in _NAMES.items()}
 _ALIGNMENT = 64  # bytes: where the first array begins
-_LENGTH_BYTES = 8
 _CHUNK = 1 << 20  # bytes copied at a time
-_LONGEST_HEADER = 1 << 20  # bytes; ours have about a thousand
 
 
 class ArraysWriter:
@@ -119,22 +116,18 @@ def map_arrays(path: Path) -> tuple[dict[str, Array], dict[str, str]]:
         OSError: the file cannot be opened.
         ValueError: the file is truncated, has bytes left over, or is not of this format; says what was expected.
     """
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(_LENGTH_BYTES), "little")
-        if size < _LENGTH_BYTES or not 2 <= length <= min(_LONGEST_HEADER, size - _LENGTH_BYTES):
-            raise ValueError(f"not an arrays file: its {size} bytes do not begin with a header of {length} bytes")
-        start = _LENGTH_BYTES + length
-        shapes, metadata = _parse(file.read(length))
-        places = dict(_places(shapes, start))
-        end = max((place + _size(*shapes[name]) for name, place in places.items()), default=start)
-        if size != end:
-            raise ValueError(f"its header describes {end} bytes, but it has {size}")
-    content = np.memmap(path, dtype=np.uint8, mode="r") if end > start else np.zeros(0, dtype=np.uint8)
+    try:
+        header = read_header(path)
+        shapes = {name: _shape(name, entry) for name, entry in header.tensors.items()}
+    except ValueError as error:
+        raise ValueError(f"not an arrays file: {error}") from error
+    if (size := path.stat().st_size) != header.file_size:
+        raise ValueError(f"its header describes {header.file_size} bytes, but it has {size}")
+    content = np.memmap(path, dtype=np.uint8, mode="r") if size > header.start else np.zeros(0, dtype=np.uint8)
     return {
         name: np.asarray(content[place : place + _size(*shapes[name])]).view(shapes[name][0]).reshape(shapes[name][1])
-        for name, place in places.items()
-    }, metadata
+        for name, place in header.places().items()
+    }, dict(header.metadata)
 
 
 _Shapes = dict[str, tuple[np.dtype[Any], tuple[int, ...]]]  # type and shape of each array
@@ -149,34 +142,21 @@ def _order(shapes: _Shapes) -> list[str]:
     return sorted(shapes, key=lambda name: (-shapes[name][0].itemsize, name))
 
 
-def _places(shapes: _Shapes, start: int) -> Iterator[tuple[str, int]]:
-    for name, (kind, shape) in shapes.items():
-        yield name, start
-        start += _size(kind, shape)
-
-
 def _header(shapes: _Shapes, metadata: Mapping[str, str]) -> bytes:
-    content: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))}
-    ordered = {name: shapes[name] for name in _order(shapes)}
-    for name, start in _places(ordered, 0):
-        kind, shape = ordered[name]
-        if kind not in _NAMES:
-            raise ValueError(f"array {name!r} is {kind}, not one of {', '.join(map(str, _NAMES))}")
-        content[name] = {"dtype": _NAMES[kind], "shape": shape, "data_offsets": [start, start + _size(kind, shape)]}
-    text = json.dumps(content, separators=(",", ":")).encode()
-    text += b" " * (-(len(text) + _LENGTH_BYTES) % _ALIGNMENT)
-    return len(text).to_bytes(_LENGTH_BYTES, "little") + text
+    entries = {name: _entry(name, *shapes[name]) for name in _order(shapes)}
+    return header_bytes(entries, dict(sorted(metadata.items())), alignment=_ALIGNMENT)
 
 
-def _parse(header: bytes) -> tuple[_Shapes, dict[str, str]]:
-    try:
-        content = json.loads(header)
-        metadata = content.pop("__metadata__", {})
-        ordered = sorted(content.items(), key=lambda item: item[1]["data_offsets"])
-        shapes = {name: (_KINDS[entry["dtype"]], tuple(entry["shape"])) for name, entry in ordered}
-        for name, place in _places(shapes, 0):
-            if content[name]["data_offsets"] != [place, place + _size(*shapes[name])]:
-                raise ValueError(f"array {name!r} is not where its shape says")
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ValueError(f"not an arrays file: its header is damaged ({error})") from error
-    return shapes, metadata
+def _entry(name: str, kind: np.dtype[Any], shape: tuple[int, ...]) -> Entry:
+    if kind not in _NAMES:
+        raise ValueError(f"array {name!r} is {kind}, not one of {', '.join(map(str, _NAMES))}")
+    return Entry(_NAMES[kind], shape, _size(kind, shape))
+
+
+def _shape(name: str, entry: Entry) -> tuple[np.dtype[Any], tuple[int, ...]]:
+    kind = _KINDS.get(entry.kind)
+    if kind is None or entry.size != _size(kind, entry.shape):
+        raise ValueError(
+            f"its header is damaged ({name!r} is {entry.size} bytes of {entry.kind} in shape {list(entry.shape)})"
+        )
+    return kind, entry.shape

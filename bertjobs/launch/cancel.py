@@ -14,7 +14,6 @@ from bertjobs.launch.watch.timeline import Link
 from bertjobs.run.directory import RunDirectory
 from bertjobs.slurm.client import Slurm
 from bertjobs.slurm.jobs import RUNNING
-from bertjobs.slurm.queue_view import QueueView
 
 PATIENCE_S = 15.0
 PAUSE_S = 1.0
@@ -35,9 +34,9 @@ def active_links(directory: RunDirectory, slurm: Slurm) -> list[Link]:
     Raises:
         BertjobsError: Slurm gave no answer.
     """
-    files, view = read_run(directory), QueueView.of(slurm)
-    named = view.named(files.spec.run, directory.root) if view.present else {}
-    told = view.ask([*files.on_slurm, *(job for job in named if job not in files.jobs)])
+    files = read_run(directory)
+    named = slurm.jobs_of_run(files.spec.run, directory.root) if slurm.present else {}
+    told = slurm.ask([*files.on_slurm, *(job for job in named if job not in files.jobs)])
     if told.silence:
         raise BertjobsError(
             f"Slurm does not say which jobs wait or run: {told.silence}",

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bertjobs.launch.script import SlurmOptions, Submission, submissions
+from bertjobs.launch.script import Submission, submissions
 from bertjobs.launch.source import write_source
 from bertjobs.launch.start import locked_text, next_chain, without_suspects
 from bertjobs.recipe.spec import RunSpec
 from bertjobs.run.directory import RunDirectory
 from bertjobs.slurm.client import Slurm
+from bertjobs.slurm.options import SlurmOptions
 from bertjobs.slurm.shell import shell_line
 
 SHOWN_BYTES = 20_000
@@ -89,7 +90,7 @@ def dry_run(
     """
     directory = RunDirectory(Path(spec.results) / spec.run)
     files = [WrittenFile(directory.lockfile, locked_text(directory, spec)), *source_files(directory.source)]
-    jobs = queued(directory, spec, options, python, slurm, after) if backend == "slurm" else []
+    jobs = queued(directory, spec, options, python, slurm, after) if backend != "local" else []
     files += [WrittenFile(job.path, job.script) for job in jobs]
     if backend == "submitit":
         note = "submitit's own files: a batch script and a pickled call for each phase, named by ids"
@@ -98,7 +99,7 @@ def dry_run(
     return DryRun(
         directory.root,
         (*files, WrittenFile(directory.journal, None, note)),
-        tuple(tuple(job.command({})) for job in jobs),
+        tuple(tuple(job.command({})) for job in jobs if backend == "slurm"),
     )
 
 

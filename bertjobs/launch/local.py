@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from bertjobs.errors import EXIT_BAD_INPUT, EXIT_CONTINUE, EXIT_FAILURE
+from bertjobs.errors import EXIT_DONE
+from bertjobs.launch.link import contract_code
 from bertjobs.recipe.spec import RunSpec
 from bertjobs.run.directory import RunDirectory
 
@@ -127,38 +128,44 @@ def started(
                 process.wait()
 
 
-def run_phase(
+def run_attempt(
     python: str,
     spec: RunSpec,
     phase: int,
     environ: Mapping[str, str],
     log: Path,
     job: str,
+    attempt: int,
     watch: Callable[[], None],
-) -> int:
-    """Run one phase to its end; returns the worker's exit code.
+) -> tuple[int, bool]:
+    """Run one attempt at a phase to its end.
 
     ``watch`` is called a few times a second. A rank that fails ends the others. Interrupting (ctrl-C) asks the ranks
     to stop after their step and to write a checkpoint.
+
+    Returns:
+        The worker's exit code, and whether it was interrupted.
     """
-    with started(python, spec, phase, environ, log, job) as ranks:
+    with started(python, spec, phase, environ, log, job, attempt) as ranks:
         return wait_for(ranks, watch)
 
 
-def wait_for(ranks: Sequence[subprocess.Popen], watch: Callable[[], None]) -> int:
-    """Wait for all ranks, as in `run_phase`; the first that fails gives the code."""
+def wait_for(ranks: Sequence[subprocess.Popen], watch: Callable[[], None]) -> tuple[int, bool]:
+    """Wait for all ranks, as in `run_attempt`; the first that fails gives the code."""
+    interrupted = False
     while True:
         try:
             codes = [process.poll() for process in ranks]
             failed = [code for code in codes if code]
             if failed:
                 _finish(ranks)
-                return failed[0] if failed[0] in (EXIT_BAD_INPUT, EXIT_CONTINUE) else EXIT_FAILURE
+                return contract_code(failed[0]), interrupted
             if all(code == 0 for code in codes):
-                return 0
+                return EXIT_DONE, interrupted
             watch()
             time.sleep(POLL_S)
         except KeyboardInterrupt:
+            interrupted = True
             for process in ranks:
                 process.send_signal(signal.SIGTERM)
 

@@ -6,39 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bertjobs.errors import InputError
 from bertjobs.recipe.spec import RunSpec
 from bertjobs.run.directory import RunDirectory
+from bertjobs.slurm.options import SlurmOptions
 from bertjobs.slurm.shell import export_lines
 
 MARKER = "# bertjobs: settings of a submitted run stand here\n"
-
-
-@dataclass(frozen=True)
-class SlurmOptions:
-    """What a user says about the queue; "" leaves it to the cluster's default.
-
-    ``time`` is Slurm's: minutes, or hours:minutes:seconds, or days-hours. ``extra`` are further sbatch options,
-    as they are, and ``site`` those of the site file, which come first: sbatch takes the last of two.
-    ``environment`` names variables that containers see too.
-    """
-
-    partition: str = ""
-    account: str = ""
-    time: str = ""
-    extra: tuple[str, ...] = ()
-    site: tuple[str, ...] = ()
-    environment: tuple[str, ...] = ()
-
-    def lines(self) -> list[str]:
-        """The options as ``sbatch`` reads them; InputError for one of several lines, as the next is shell."""
-        named = {"partition": self.partition, "account": self.account, "time": self.time}
-        given = [f"--{name}={value}" for name, value in named.items() if value]
-        lines = [*self.site, *given, *self.extra]
-        for line in lines:
-            if len(line.splitlines()) > 1:
-                raise InputError(f"an sbatch option holds a line break: {line!r}", where="--sbatch")
-        return lines
 
 
 def run_sub() -> Path:
@@ -70,7 +43,8 @@ def render_script(
 
     Paths in ``spec`` must be absolute. The recipe's values are not repeated here: the worker reads them from
     the run's lockfile, run.yml. The phase is in the job's name only: each job works on the first of the run's phases
-    that is not done. ``chain`` names the submission that the job belongs to.
+    that is not done. ``chain`` names the submission that the job belongs to. ``python`` runs the link, and the worker
+    where it is not in a container.
     """
     header = "".join(f"#SBATCH {line}\n" for line in sbatch_lines(spec, phase, options))
     settings = {"RUN": spec.run, "RECIPE": spec.recipe, "RESULTS": spec.results}
@@ -80,6 +54,7 @@ def render_script(
         settings |= {"IMAGE": spec.image, "MOUNTS": ",".join(spec.mounts), "DATADIR": spec.data}
         settings |= {"INIT_CHECKPOINT": spec.init_checkpoint} if spec.init_checkpoint else {}
         settings |= {"BERTJOBS_ENVIRONMENT": ",".join(options.environment)} if options.environment else {}
+        settings["BERTJOBS_LINK"] = python
     else:
         settings["BERTJOBS_PYTHON"] = python
     if spec.steps_this_run:

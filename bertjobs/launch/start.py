@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import sys
@@ -11,19 +12,22 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TextIO
 
-from bertjobs.errors import InputError
+from bertjobs.errors import EXIT_DONE, InputError
 from bertjobs.files.atomic import write_text
 from bertjobs.launch import local
-from bertjobs.launch.script import SlurmOptions, submissions
+from bertjobs.launch.link import End, Next, close_attempt, newest_name, record_refusal, what_next
+from bertjobs.launch.script import submissions
 from bertjobs.launch.source import write_source
 from bertjobs.launch.watch.progress import ProgressView
 from bertjobs.recipe.lockfile import lockfile, read_lockfile, with_phases_of
 from bertjobs.recipe.schema import check_path
-from bertjobs.recipe.spec import RunSpec
+from bertjobs.recipe.spec import PhaseSpec, RunSpec
 from bertjobs.run.directory import RunDirectory
+from bertjobs.run.restarts import chain_events
 from bertjobs.run.suspects import excluded, suspects
 from bertjobs.slurm.client import Slurm
 from bertjobs.slurm.environment import clean_environment
+from bertjobs.slurm.options import SlurmOptions
 
 Queueing = Callable[[RunDirectory, RunSpec, SlurmOptions, Sequence[str], str], dict[int, str]]
 """Queues a run's phases: given its directory, itself, sbatch's options, jobs to wait for and the chain's name, it
@@ -149,32 +153,46 @@ def start_on_slurm(
         raise
 
 
-def run_here(
-    directory: RunDirectory,
-    spec: RunSpec,
-    environ: Mapping[str, str],
-    out: TextIO,
-    run_phase: Callable[..., int] = local.run_phase,
-) -> int:
+def run_here(directory: RunDirectory, spec: RunSpec, environ: Mapping[str, str], out: TextIO) -> int:
     """Run the phases of ``spec`` one after the other on this machine, with a live line each.
-
-    ``run_phase`` runs one, as `local.run_phase` does.
 
     Returns the exit code of the first phase that did not end with 0, else 0.
     """
     environment = clean_environment(environ)
     for phase in spec.phases:
-        folder = directory.phase(phase.phase)
-        job = local.next_job(directory)
-        log = folder.logs / f"{job}-0.out"
-        directory.record("submitted", backend="local", phase=phase.phase, job=job, **local.identity())
-        view = ProgressView(folder.metrics, phase.steps, out)
-        code = run_phase(sys.executable, spec, phase.phase, environment, log, job, view.update)
-        view.close()
-        if code:
-            out.write(f"phase {phase.phase} ended with code {code}; log: {log}\n" + _tail(log))
+        if code := _phase_here(directory, spec, phase, environment, out):
             return code
-    return 0
+    return EXIT_DONE
+
+
+def _phase_here(
+    directory: RunDirectory, spec: RunSpec, phase: PhaseSpec, environment: Mapping[str, str], out: TextIO
+) -> int:
+    """One phase: attempts until what comes next is not another one; returns the last one's exit code."""
+    folder, job = directory.phase(phase.phase), local.next_job(directory)
+    directory.record("submitted", backend="local", phase=phase.phase, job=job, **local.identity())
+    for attempt in itertools.count():
+        log, before = folder.logs / f"{job}-{attempt}.out", newest_name(folder)
+        view = ProgressView(folder.metrics, phase.steps, out)
+        code, interrupted = local.run_attempt(
+            sys.executable, spec, phase.phase, environment, log, job, attempt, view.update
+        )
+        view.close()
+        if code == EXIT_DONE:
+            break
+        close_attempt(directory, phase.phase, job, code, source="launcher")
+        advanced = newest_name(folder) not in ("", before)
+        decision = what_next(
+            End(code, told_to_end=interrupted, advanced=advanced, step_limit=bool(spec.steps_this_run)),
+            chain_events(directory.events(), phase.phase, job),
+            spec.restarts,
+        )
+        record_refusal(directory, phase.phase, job, attempt, decision)
+        out.write(f"phase {phase.phase} ended with code {code}; log: {log}\n" + _tail(log))
+        if decision.next is not Next.RESTART:
+            break
+        out.write(f"phase {phase.phase} is started again from {newest_name(folder)}\n")
+    return code
 
 
 def _tail(log: Path, lines: int = 12) -> str:

@@ -20,7 +20,7 @@ SECTIONS = ("systems", "models", "vocabularies", "phases", "recipes")
 ANY_VOCABULARY = "any"
 
 _FIELDS = {"systems": schema.SYSTEM, "models": schema.MODEL, "vocabularies": schema.VOCABULARY}
-_RECIPE_FIELDS = {key: s for key, s in schema.RUN.items() if s.in_recipe}
+_RECIPE_FIELDS = {"description": schema.DESCRIPTION, **{key: s for key, s in schema.RUN.items() if s.in_recipe}}
 _PHASE_FIELDS = {key: s for key, s in schema.PHASE.items() if s.in_recipe}
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 

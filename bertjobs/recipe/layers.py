@@ -123,7 +123,7 @@ class Layers:
         groups = {f"phase{number}.": list(schema.PHASE) for number in self.recipe_phases()}
         groups |= {
             "optimizer.": list(schema.OPTIMIZER),
-            "": [key for key in schema.RUN if key != "description"],
+            "": list(schema.RUN),
         }
         paths = [prefix + key for prefix, keys in groups.items() for key in keys]
         for path, text in self.sets.items():

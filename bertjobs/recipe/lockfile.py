@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -11,29 +12,15 @@ from typing import Any
 import yaml
 
 from bertjobs.errors import InputError
+from bertjobs.recipe import schema
 from bertjobs.recipe.batch import divide
 from bertjobs.recipe.catalogue import ANY_VOCABULARY, load_catalogue
 from bertjobs.recipe.resolve import resolve
-from bertjobs.recipe.spec import RESTARTS, PhaseSpec, RunSpec
+from bertjobs.recipe.schema import Setting
+from bertjobs.recipe.spec import PhaseSpec, RunSpec
 
-_RUN_KEYS = (
-    "run", "nodes", "tasks_per_node", "gpus", "precision", "loss_scale", "loss_normalization",
-    "activation_checkpointing", "gradient_compression", "deterministic", "seed", "masking", "masked_share",
-    "masked_units", "num_workers", "loader", "unpad", "attention", "compile", "on_bad_shard", "local_copy",
-    "bin_size", "keep_checkpoints", "hang_timeout_s", *(f"restarts_{cause}" for cause in RESTARTS), "previous_phase",
-    "steps_this_run", "data", "results", "init_checkpoint", "image",
-)  # fmt: skip
-_PHASE_KEYS = (
-    "sequence_length", "max_predictions", "steps", "lr", "warmup", "global_batch", "optimizer_state",
-    "checkpoint_every", "validate_every",
-)  # fmt: skip
-# What decides the trained weights. How the batch is cut up does not, nor where files lie.
-_DECISIVE_RUN = (
-    "vocabulary", "precision", "loss_scale", "loss_normalization", "gradient_compression", "seed", "masking",
-    "masked_share", "masked_units", "loader", "bin_size", "init_checkpoint",
-)  # fmt: skip
-_DECISIVE_PHASE = ("sequence_length", "max_predictions", "steps", "lr", "warmup", "global_batch", "optimizer_state")
-_FREE_OPTIMIZER = ("backend", "shard_states")  # give the same numbers
+_RUN_KEYS = tuple(key for key, s in schema.RUN.items() if s.in_recipe and key not in ("system", "model", "vocabulary"))
+_PHASE_KEYS = tuple(key for key in schema.PHASE if key not in ("micro_batch", "rank_batch", "gradient_steps"))
 
 
 def lockfile(spec: RunSpec) -> str:
@@ -46,8 +33,7 @@ def lockfile(spec: RunSpec) -> str:
         "system": system.pop("name"),
         "model": model.pop("name"),
         "vocabulary": spec.vocabulary or ANY_VOCABULARY,
-        **{key: getattr(spec, key) for key in _RUN_KEYS},
-        "mounts": list(spec.mounts),
+        **{key: _plain(getattr(spec, key)) for key in _RUN_KEYS},
         "optimizer": asdict(spec.optimizer),
         "phases": {phase.phase: _locked_phase(phase, spec.world_size) for phase in spec.phases},
     }
@@ -100,6 +86,10 @@ def recipe_hash(spec: RunSpec, phase: int) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
 def _locked_phase(phase: PhaseSpec, world_size: int) -> dict[str, Any]:
     locked = {key: getattr(phase, key) for key in _PHASE_KEYS}
     locked["micro_batch"] = phase.micro_batch_limit
@@ -115,13 +105,14 @@ def decisive_settings(spec: RunSpec, phase: int) -> dict[str, Any]:
 
 
 def _decisive(spec: RunSpec, phases: set[int]) -> dict[str, Any]:
-    decisive: dict[str, Any] = {key: getattr(spec, key) for key in _DECISIVE_RUN}
-    shape = {k: v for k, v in asdict(spec.model).items() if k not in ("name", "vocab_size")}
-    decisive |= {f"model.{key}": value for key, value in shape.items()}
-    decisive |= {
-        f"optimizer.{key}": value for key, value in asdict(spec.optimizer).items() if key not in _FREE_OPTIMIZER
-    }
+    """How the batch is cut up does not decide the weights, nor where files lie."""
+    decisive = _of("", schema.RUN, spec) | _of("model.", schema.MODEL, spec.model)
+    decisive |= _of("optimizer.", schema.OPTIMIZER, spec.optimizer)
     for phase in spec.phases:
         if phase.phase in phases:
-            decisive |= {f"phase{phase.phase}.{key}": getattr(phase, key) for key in _DECISIVE_PHASE}
+            decisive |= _of(f"phase{phase.phase}.", schema.PHASE, phase)
     return decisive
+
+
+def _of(prefix: str, settings: Mapping[str, Setting], spec: Any) -> dict[str, Any]:
+    return {f"{prefix}{key}": getattr(spec, key) for key, setting in settings.items() if setting.decisive}

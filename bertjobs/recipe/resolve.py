@@ -74,7 +74,7 @@ def resolve(
     system = catalogue.system(layers.run("system").value, layers.run("system").origin)
     if system.scheduler != "none":
         layers = replace(layers, site=site or {}, site_origin=site_origin)
-    sources = {key: layers.run(key) for key in schema.RUN if key not in ("description", "phase")}
+    sources = {key: layers.run(key) for key in schema.RUN if key != "phase"}
     if not sources["run"].value:
         sources["run"] = Source(check_name(recipe.value, "run"), "the recipe's name")
     sources |= _ranks(sources, system)
@@ -102,17 +102,9 @@ def resolve(
     return Resolved(spec, sources, layers.recipe_phases())
 
 
-_PLAIN = set(schema.RUN) - {"description", "phase", "system", "model", "vocabulary"}
-_SIMPLE = (
-    "sequence_length",
-    "max_predictions",
-    "steps",
-    "lr",
-    "warmup",
-    "optimizer_state",
-    "checkpoint_every",
-    "validate_every",
-)
+_PLAIN = set(schema.RUN) - {"phase", "system", "model", "vocabulary"}
+_BATCH = ("global_batch", "rank_batch", "micro_batch", "gradient_steps")  # what the batch arithmetic is about
+_SIMPLE = tuple(key for key in schema.PHASE if key not in _BATCH)
 
 
 def _assignments(sets: Sequence[str]) -> dict[str, str]:

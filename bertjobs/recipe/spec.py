@@ -1,197 +1,503 @@
-"""The resolved run: frozen values that the launcher writes and the worker obeys."""
+"""The resolved run: frozen values that the launcher writes and the worker obeys.
+
+Each field that a user can set declares it: its help, unit, bounds, choices, environment name. What is written here is
+written nowhere else: YAML keys, ``--set`` keys, flags, run.yml and docs/settings.md all follow from it (see `schema`).
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Annotated
 
 from bertjobs.recipe.batch import largest_micro_batch
+from bertjobs.recipe.setting import PRECISIONS, Setting
 
-PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 OPTIMIZERS = ("lamb", "adamw", "adam")
 ATTENTIONS = ("auto", "flash", "nested", "padded", "per_sequence", "triton")
-RESTARTS = {"time_limit": 10_000, "preempted": 10_000, "node_failed": 10, "out_of_memory": 1, "crashed": 3}
-"""How many attempts of a job may end so and be followed by another, by cause."""
 
 
 @dataclass(frozen=True)
 class SystemSpec:
-    """One kind of node.
-
-    Attributes:
-        name: its key in the catalogue.
-        gpu: the GPU's name, or "none" for CPU nodes.
-        gpus_per_node: 0 on CPU nodes.
-        gpu_memory_gb: memory of one GPU in GB (10^9 bytes), 0 on CPU nodes.
-        interconnect: what links the nodes, for people.
-        tasks_per_node: processes on a node that trains without GPUs.
-        scheduler: "slurm" queues where there is a Slurm; "none" always runs on this machine.
-    """
+    """One kind of node; ``name`` is its key in the catalogue."""
 
     name: str
-    gpu: str
-    gpus_per_node: int
-    gpu_memory_gb: int = 0
-    interconnect: str = ""
-    tasks_per_node: int = 1
-    scheduler: str = "slurm"
+    gpu: Annotated[str, Setting("the GPU's name, or none for nodes without", example="A100-SXM4-80GB")] = "none"
+    gpus_per_node: Annotated[int, Setting("GPUs per node", unit="GPUs", example="8")] = 0
+    gpu_memory_gb: Annotated[int, Setting("memory of one GPU (1 GB is 10^9 bytes)", unit="GB", example="80")] = 0
+    interconnect: Annotated[str, Setting("what links the nodes, for people", example="8 x HDR InfiniBand")] = ""
+    tasks_per_node: Annotated[int, Setting("worker processes per node without GPUs", unit="tasks", minimum=1)] = 1
+    scheduler: Annotated[
+        str,
+        Setting("who starts jobs: slurm where there is one, or none: always this machine", choices=("slurm", "none")),
+    ] = "slurm"
 
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """The shape of a BERT; the fields are Hugging Face's ``BertConfig`` names.
+    """The shape of a BERT, by the names of Hugging Face's ``BertConfig``; ``name`` is its key in the catalogue.
 
-    ``vocab_size`` 0 means: as many as the data's vocabulary holds (filled in when the data is read).
-    ``hidden_act`` is "gelu" (erf, as in the paper) or "gelu_new" (tanh approximation).
+    ``vocab_size`` 0 is filled in when the data is read.
     """
 
     name: str
-    hidden_size: int
-    num_hidden_layers: int
-    num_attention_heads: int
-    intermediate_size: int
-    vocab_size: int = 0
-    max_position_embeddings: int = 512
-    type_vocab_size: int = 2
-    hidden_act: str = "gelu"
-    hidden_dropout_prob: float = 0.1
-    attention_probs_dropout_prob: float = 0.1
-    layer_norm_eps: float = 1e-12
-    initializer_range: float = 0.02
+    hidden_size: Annotated[int, Setting("width of the hidden states", decisive=True, minimum=1, example="768")]
+    num_hidden_layers: Annotated[int, Setting("layers", unit="layers", decisive=True, minimum=1, example="12")]
+    num_attention_heads: Annotated[
+        int, Setting("attention heads per layer; they divide hidden_size", decisive=True, minimum=1, example="12")
+    ]
+    intermediate_size: Annotated[
+        int, Setting("width inside the feed-forward part of a layer", decisive=True, minimum=1, example="3072")
+    ]
+    vocab_size: Annotated[
+        int, Setting("size of the vocabulary; 0: that of the data's vocabulary", unit="tokens", example="30522")
+    ] = 0
+    max_position_embeddings: Annotated[
+        int, Setting("longest sequence that the model can read", unit="tokens", decisive=True, minimum=8)
+    ] = 512
+    type_vocab_size: Annotated[int, Setting("segment types", decisive=True, minimum=2)] = 2
+    hidden_act: Annotated[
+        str,
+        Setting(
+            "activation: gelu by erf, as in the paper, or gelu_new by tanh", decisive=True, choices=("gelu", "gelu_new")
+        ),
+    ] = "gelu"
+    hidden_dropout_prob: Annotated[
+        float, Setting("dropout of embeddings and layer outputs", unit="share", decisive=True, maximum=1)
+    ] = 0.1
+    attention_probs_dropout_prob: Annotated[
+        float, Setting("dropout of attention weights", unit="share", decisive=True, maximum=1)
+    ] = 0.1
+    layer_norm_eps: Annotated[float, Setting("added to the variance in layer norms", decisive=True, above=True)] = 1e-12
+    initializer_range: Annotated[
+        float, Setting("standard deviation of random initial weights", decisive=True, above=True)
+    ] = 0.02
+
+
+@dataclass(frozen=True)
+class VocabularySpec:
+    """A vocabulary that a recipe can name."""
+
+    sha256: Annotated[
+        str,
+        Setting(
+            "sha256 of vocab.txt, 64 hex digits",
+            example="07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3",
+        ),
+    ]
+    size: Annotated[
+        int, Setting("size of the vocabulary, lines of vocab.txt", unit="tokens", minimum=1, example="30522")
+    ]
 
 
 @dataclass(frozen=True)
 class OptimizerSpec:
     """The optimizer; the defaults are NVIDIA's LAMB settings (arXiv 1904.00962; lamb_amp_opt)."""
 
-    name: str = "lamb"  # one of OPTIMIZERS
-    backend: str = "auto"  # auto | apex | fused | torch
-    shard_states: bool = False  # ZeRO-1 (arXiv 1910.02054)
-    weight_decay: float = 0.01
-    beta1: float = 0.9
-    beta2: float = 0.999
-    epsilon: float = 1e-6
-    clip_norm: float = 1.0
+    name: Annotated[str, Setting("optimizer", decisive=True, choices=OPTIMIZERS)] = "lamb"
+    backend: Annotated[
+        str,
+        Setting(
+            "code that computes the update: NVIDIA's apex, our fused kernels, or plain torch; auto: the first that "
+            "works here",
+            choices=("auto", "apex", "fused", "torch"),
+        ),
+    ] = "auto"
+    shard_states: Annotated[
+        bool, Setting("each rank keeps only its part of the moments (ZeRO-1, arXiv 1910.02054); the same weights")
+    ] = False
+    weight_decay: Annotated[float, Setting("decoupled weight decay", decisive=True)] = 0.01
+    beta1: Annotated[float, Setting("decay of the first moment, per step", decisive=True, maximum=1)] = 0.9
+    beta2: Annotated[float, Setting("decay of the second moment, per step", decisive=True, maximum=1)] = 0.999
+    epsilon: Annotated[float, Setting("added to the root of the second moment", decisive=True)] = 1e-6
+    clip_norm: Annotated[float, Setting("global L2 norm that gradients are clipped to", decisive=True, above=True)] = (
+        1.0
+    )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PhaseSpec:
-    """One phase of pretraining, its batch arithmetic already done.
+    """One phase of pretraining, its batch arithmetic done.
 
-    Attributes:
-        phase: 1 or 2.
-        sequence_length: tokens in the longest sequence.
-        max_predictions: masked tokens a sequence at most.
-        steps: optimizer steps in the phase.
-        lr: peak learning rate.
-        warmup: share of ``steps`` spent warming up, 0 to 1.
-        global_batch: sequences an optimizer step over all ranks.
-        rank_batch: sequences a rank an optimizer step (the seed's BATCHSIZE).
-        micro_batch: sequences in one forward/backward.
-        gradient_steps: rank_batch / micro_batch (the seed's GRADIENT_STEPS).
-        optimizer_state: "carry" the moments of the phase before, or "reset" them.
-        micro_batch_limit: the largest micro-batch that fits the device; ``micro_batch`` is at most this
-            unless GRADIENT_STEPS was given.
-        checkpoint_every: optimizer steps between checkpoints.
-        validate_every: optimizer steps between validations; 0: at the end of the phase only.
+    ``phase`` is its number, ``micro_batch`` the sequences in one forward/backward. ``micro_batch`` is at most
+    ``micro_batch_limit`` unless GRADIENT_STEPS was given.
     """
 
     phase: int
-    sequence_length: int
-    max_predictions: int
-    steps: int
-    lr: float
-    warmup: float
-    global_batch: int
-    rank_batch: int
+    sequence_length: Annotated[
+        int, Setting("longest sequence of the phase", unit="tokens", decisive=True, minimum=8, example="128")
+    ]
+    max_predictions: Annotated[
+        int, Setting("most masked tokens per sequence", unit="tokens", decisive=True, minimum=1, example="20")
+    ]
+    steps: Annotated[
+        int, Setting("length of the phase", unit="optimizer steps", decisive=True, minimum=1, example="7038")
+    ]
+    lr: Annotated[
+        float,
+        Setting("peak learning rate", env="LR", flag="--lr", decisive=True, above=True, example="0.006"),
+    ]
+    warmup: Annotated[
+        float,
+        Setting(
+            "part of the steps in which the learning rate rises",
+            unit="share",
+            decisive=True,
+            maximum=1,
+            example="0.2843",
+        ),
+    ]
+    global_batch: Annotated[
+        int,
+        Setting(
+            "batch over all ranks; it stays when the number of nodes changes",
+            unit="sequences per optimizer step",
+            decisive=True,
+            minimum=1,
+            example="65536",
+        ),
+    ]
+    rank_batch: Annotated[
+        int,
+        Setting(
+            "batch of one rank, which sets the global batch to this times the ranks",
+            unit="sequences per rank per optimizer step",
+            env="BATCHSIZE",
+            flag="--batchsize",
+            in_recipe=False,
+            minimum=1,
+            example="2048",
+            default=None,
+            default_words="global batch / ranks",
+        ),
+    ]
     micro_batch: int
-    gradient_steps: int
-    optimizer_state: str
-    micro_batch_limit: int
-    checkpoint_every: int
-    validate_every: int
+    gradient_steps: Annotated[
+        int,
+        Setting(
+            "forward/backward passes per optimizer step; micro-batch = rank batch / this",
+            unit="micro-batches per optimizer step",
+            env="GRADIENT_STEPS",
+            flag="--gradient-steps",
+            minimum=1,
+            example="128",
+            default=None,
+            default_words="as few as micro_batch allows",
+        ),
+    ]
+    optimizer_state: Annotated[
+        str,
+        Setting(
+            "what happens to the optimizer's moments when the phase starts from the one before; steps are counted "
+            "from 0 either way",
+            decisive=True,
+            choices=("carry", "reset"),
+        ),
+    ] = "carry"
+    micro_batch_limit: Annotated[
+        int,
+        Setting(
+            "largest micro-batch that fits the device, for all precisions or by precision (fp16 and bf16 need the same "
+            "memory, and so do fp32 and tf32)",
+            unit="sequences",
+            key="micro_batch",
+            kind="micro_batch",
+            minimum=1,
+            example="{fp16: 64, fp32: 32}",
+        ),
+    ]
+    checkpoint_every: Annotated[
+        int,
+        Setting(
+            "interval of checkpoints; the last step always has one", unit="optimizer steps", minimum=1, example="500"
+        ),
+    ] = 200
+    validate_every: Annotated[
+        int, Setting("interval of validations; 0: at the end of the phase only", unit="optimizer steps", example="500")
+    ] = 0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class RunSpec:
     """A whole run, resolved.
 
-    Attributes:
-        run: the run's name, which is also its folder below ``results``.
-        recipe: the recipe's key.
-        vocabulary: the vocabulary that the shards must be made with: a sha256 (64 hex digits) of
-            vocab.txt, or "" where any will do.
-        nodes, tasks_per_node: world size is their product; one task a GPU (or a CPU process).
-        gpus: GPUs used on a node; 0 trains on the CPU over gloo.
-        precision: fp32, tf32, bf16 or fp16.
-        loss_scale: factor on the loss in fp16; 0: dynamic.
-        loss_normalization: "global" (contract 5), or "seed": each micro-batch's mean, averaged.
-        activation_checkpointing: compute activations again in the backward pass.
-        gradient_compression: "none", "fp16" or "bf16", in which gradients travel between ranks.
-        deterministic: use only GPU kernels that give the same bits each time.
-        masking: "dynamic" (drawn anew each epoch) or "static" (as stored in the shards).
-        masked_share: share of the tokens that dynamic masking predicts.
-        masked_units: what dynamic masking chooses: "pieces", or "words" with all their pieces.
-        num_workers: background threads a rank that build batches; 0 builds them in the step loop.
-        loader: who reads the shards: "bertjobs", or "lddl" for LDDL's own loader where it is installed.
-        unpad: train on packs of whole sequences, without padding.
-        attention: one of ATTENTIONS, for packs.
-        compile: compile what stands between matrix products, for packs, on GPUs.
-        on_bad_shard: "stop", or "skip" to train without the rows of shards that are missing or altered.
-        local_copy: folder on each node that the shards are copied to before training, or "".
-        bin_size: tokens a length bin of the shards spans.
-        keep_checkpoints: how many of a phase are kept, the newest.
-        hang_timeout_s: end a run in which no step ends for so long, with exit code 70; 0: never.
-        restarts_...: by cause, how many attempts of a job may be followed by another; see ``restarts``.
-        previous_phase: start a phase from the one before once it is "done", or from its "latest" checkpoint.
-        steps_this_run: stop, with exit code 75, after this many optimizer steps; 0: no such limit.
-        data: folder made by ``bertjobs data prepare``.
-        results: folder that holds the runs.
-        init_checkpoint: Hugging Face BERT folder to start phase 1 from, or "".
-        image, mounts: container for pyxis ("" and () for none).
+    ``vocabulary`` is the sha256 of the vocab.txt that the shards must be made with, "" where any will do. World size
+    is ``nodes`` times ``tasks_per_node``: one task per GPU, or per CPU process.
     """
 
-    run: str
-    recipe: str
-    system: SystemSpec
-    model: ModelSpec
-    vocabulary: str
-    phases: tuple[PhaseSpec, ...]
-    nodes: int
-    tasks_per_node: int
-    gpus: int
-    precision: str
-    loss_scale: float
-    loss_normalization: str
-    activation_checkpointing: bool
-    gradient_compression: str
-    deterministic: bool
-    seed: int
-    masking: str
-    masked_share: float
-    masked_units: str
+    recipe: Annotated[
+        str,
+        Setting(
+            "recipe to run; `bertjobs recipes` lists them",
+            kind="name",
+            env="RECIPE",
+            listed=True,
+            in_recipe=False,
+            example="dgx1-32g",
+        ),
+    ]
+    run: Annotated[
+        str,
+        Setting(
+            "name of the run and of its folder",
+            kind="name",
+            env="RUN",
+            listed=True,
+            example="my-run",
+            default="",
+            default_words="the recipe's name",
+        ),
+    ]
+    phases: Annotated[
+        tuple[PhaseSpec, ...],
+        Setting(
+            "phase to run: a number or all",
+            kind="phase",
+            key="phase",
+            env="PHASE",
+            listed=True,
+            in_recipe=False,
+            example="1",
+            default="all",
+        ),
+    ]
+    system: Annotated[SystemSpec, Setting("kind of node, a key of `systems`", kind="name", flag="", example="dgx1-32g")]
+    model: Annotated[
+        ModelSpec, Setting("shape of the BERT, a key of `models`", kind="name", env="MODEL", example="bert-large")
+    ]
+    vocabulary: Annotated[
+        str,
+        Setting(
+            "vocabulary that the data must be made with: a key of `vocabularies`, the sha256 of a vocab.txt, or any",
+            flag="",
+            decisive=True,
+            example="bert-base-uncased",
+            default="any",
+        ),
+    ]
+    nodes: Annotated[int, Setting("nodes to run on", unit="nodes", listed=True, minimum=1, example="4")] = 1
+    tasks_per_node: Annotated[
+        int,
+        Setting(
+            "worker processes per node",
+            unit="tasks",
+            minimum=1,
+            example="8",
+            default=None,
+            default_words="one per GPU, else the system's",
+        ),
+    ]
+    gpus: Annotated[
+        int,
+        Setting(
+            "GPUs to use per node; 0 trains on CPUs",
+            unit="GPUs",
+            env="GPUS",
+            listed=True,
+            example="8",
+            default=None,
+            default_words="the system's",
+        ),
+    ]
+    precision: Annotated[
+        str,
+        Setting(
+            "arithmetic of training",
+            env="PRECISION",
+            listed=True,
+            decisive=True,
+            choices=PRECISIONS,
+        ),
+    ] = "fp16"
+    loss_scale: Annotated[
+        float, Setting("factor on the loss in fp16; 0: dynamic, from 2^20", decisive=True, example="65536")
+    ] = 0.0
+    loss_normalization: Annotated[
+        str,
+        Setting(
+            "divide the loss by the masked tokens of the global batch, or (seed) by those of each micro-batch, as "
+            "NVIDIA's BERT does",
+            decisive=True,
+            choices=("global", "seed"),
+        ),
+    ] = "global"
+    activation_checkpointing: Annotated[
+        bool, Setting("compute activations again in the backward pass: less memory, more time, the same gradients")
+    ] = False
+    gradient_compression: Annotated[
+        str,
+        Setting(
+            "number format in which gradients travel between ranks", decisive=True, choices=("none", "fp16", "bf16")
+        ),
+    ] = "none"
+    deterministic: Annotated[bool, Setting("use only GPU kernels that give the same bits each time; slower")] = False
+    seed: Annotated[
+        int,
+        Setting(
+            "seed of weights, dropout, sample order and masks",
+            env="SEED",
+            decisive=True,
+            maximum=2**32 - 1,
+            example="7",
+        ),
+    ] = 42
+    masking: Annotated[
+        str,
+        Setting(
+            "masks drawn anew in each epoch, or as stored in the shards",
+            env="MASKING",
+            decisive=True,
+            choices=("dynamic", "static"),
+        ),
+    ] = "dynamic"
+    masked_share: Annotated[
+        float,
+        Setting(
+            "part of the tokens that dynamic masking predicts",
+            unit="share",
+            decisive=True,
+            maximum=0.5,
+            above=True,
+            example="0.2",
+        ),
+    ] = 0.15
+    masked_units: Annotated[
+        str,
+        Setting(
+            "what dynamic masking chooses: single pieces, or whole words with all their pieces",
+            decisive=True,
+            choices=("pieces", "words"),
+        ),
+    ] = "pieces"
+    num_workers: Annotated[
+        int,
+        Setting(
+            "background threads that build batches; 0: batches are built between steps",
+            unit="threads per rank",
+            env="NUM_WORKERS",
+            example="2",
+        ),
+    ] = 1
+    loader: Annotated[
+        str,
+        Setting(
+            "what reads the shards; lddl is LDDL's own loader, where the lddl package is installed",
+            decisive=True,
+            choices=("bertjobs", "lddl"),
+        ),
+    ] = "bertjobs"
+    unpad: Annotated[bool, Setting("train on packs of whole sequences, without padding; not with loader lddl")] = True
+    attention: Annotated[
+        str,
+        Setting(
+            "code that computes attention where there is no padding; auto: the fastest that works here",
+            choices=ATTENTIONS,
+        ),
+    ] = "auto"
+    compile: Annotated[
+        bool, Setting("fuse the operations between matrix products, on GPUs, where a compiler is installed")
+    ] = True
+    on_bad_shard: Annotated[
+        str,
+        Setting(
+            "what to do about a shard that is missing or altered: stop, or skip its samples", choices=("stop", "skip")
+        ),
+    ] = "stop"
+    local_copy: Annotated[
+        str,
+        Setting(
+            "folder on each node that the shards are copied to before training",
+            kind="path",
+            example="/scratch/shards",
+            default_words="no copy",
+        ),
+    ] = ""
+    bin_size: Annotated[
+        int,
+        Setting(
+            "lengths that a bin of the shards spans; it divides each phase's sequence_length",
+            unit="tokens",
+            env="BIN_SIZE",
+            decisive=True,
+            minimum=1,
+        ),
+    ] = 64
+    keep_checkpoints: Annotated[
+        int, Setting("newest checkpoints that are kept", unit="checkpoints per phase", minimum=1, example="5")
+    ] = 3
+    hang_timeout_s: Annotated[
+        int,
+        Setting(
+            "end the run with exit code 70 when no step ends for so long; 0: never", unit="seconds", example="1800"
+        ),
+    ] = 900
+    restarts_time_limit: Annotated[
+        int, Setting("restarts allowed after a job's time limit", unit="restarts per job", flag="")
+    ] = 10_000
+    restarts_preempted: Annotated[
+        int, Setting("restarts allowed after a preemption", unit="restarts per job", flag="")
+    ] = 10_000
+    restarts_node_failed: Annotated[
+        int, Setting("restarts allowed after a node failure", unit="restarts per job", flag="")
+    ] = 10
+    restarts_out_of_memory: Annotated[
+        int, Setting("restarts allowed after running out of memory", unit="restarts per job", flag="")
+    ] = 1
+    restarts_crashed: Annotated[int, Setting("restarts allowed after a crash", unit="restarts per job", flag="")] = 3
+    previous_phase: Annotated[
+        str,
+        Setting(
+            "start a phase when the one before is done, or already from its latest checkpoint",
+            env="PREVIOUS_PHASE",
+            choices=("done", "latest"),
+        ),
+    ] = "done"
+    steps_this_run: Annotated[
+        int,
+        Setting(
+            "stop with a checkpoint and exit code 75 after so many steps; 0: no limit",
+            unit="optimizer steps",
+            env="STEPS_THIS_RUN",
+            example="100",
+        ),
+    ] = 0
+    data: Annotated[str, Setting("folder made by `bertjobs data prepare`", kind="path", env="DATADIR", listed=True)] = (
+        "data/prepared"
+    )
+    results: Annotated[str, Setting("folder of all runs", kind="path", env="RESULTS", listed=True)] = "results"
+    init_checkpoint: Annotated[
+        str,
+        Setting(
+            "Hugging Face BERT folder to start phase 1 from",
+            kind="path",
+            env="INIT_CHECKPOINT",
+            listed=True,
+            decisive=True,
+            example="/models/bert-base-uncased",
+            default_words="random weights",
+        ),
+    ] = ""
+    image: Annotated[
+        str,
+        Setting(
+            "container image for pyxis: a .sqsh file or an enroot URI",
+            kind="path",
+            env="IMAGE",
+            listed=True,
+            example="/images/bertjobs.sqsh",
+            default_words="no container",
+        ),
+    ] = ""
+    mounts: Annotated[
+        tuple[str, ...],
+        Setting(
+            "container mounts, SRC:DST[:FLAGS], separated by commas",
+            kind="mounts",
+            env="MOUNTS",
+            example="/data:/data:ro,/scratch:/scratch",
+            default_words="none",
+        ),
+    ] = ()
     optimizer: OptimizerSpec
-    num_workers: int
-    loader: str
-    unpad: bool
-    attention: str
-    compile: bool
-    on_bad_shard: str
-    local_copy: str
-    bin_size: int
-    keep_checkpoints: int
-    hang_timeout_s: int
-    restarts_time_limit: int
-    restarts_preempted: int
-    restarts_node_failed: int
-    restarts_out_of_memory: int
-    restarts_crashed: int
-    previous_phase: str
-    steps_this_run: int
-    data: str
-    results: str
-    init_checkpoint: str
-    image: str
-    mounts: tuple[str, ...] = field(default=())
 
     @property
     def world_size(self) -> int:
@@ -206,8 +512,10 @@ class RunSpec:
 
     @property
     def restarts(self) -> dict[str, int]:
-        """How many attempts may end by a cause, in the journal's words, and be followed by another."""
-        return {cause.replace("_", " "): getattr(self, f"restarts_{cause}") for cause in RESTARTS}
+        """How many attempts may be followed by another, by what they are counted as: ``time_limit`` for the setting
+        ``restarts_time_limit``, and so on (`bertjobs.run.causes.Budget`)."""
+        prefix = "restarts_"
+        return {key.removeprefix(prefix): value for key, value in vars(self).items() if key.startswith(prefix)}
 
     def pack_tokens(self, phase: PhaseSpec) -> int:
         """The most tokens of a pack: those of the recipe's largest padded micro-batch, whatever the number of ranks, so

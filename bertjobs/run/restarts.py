@@ -8,25 +8,42 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-CAUSE_OF_SIGNAL = {"SIGUSR2": "time limit", "SIGTERM": "preempted"}
-"""What a signal that the worker obeyed stands for, where the chain went on after it."""
+from bertjobs.errors import InputError
+from bertjobs.run.causes import Cause, cause_of_state, read_cause
 
-CAUSE_OF_STATE = {
-    "NODE_FAIL": "node failed",
-    "CANCELLED": "cancelled",
-    "PREEMPTED": "preempted",
-    "OUT_OF_MEMORY": "out of memory",
-    "TIMEOUT": "time limit",
-    "DEADLINE": "time limit",
-    "BOOT_FAIL": "node failed",
-}
-"""What a job's state in sacct stands for."""
 
-UNKNOWN = "crashed"
-NEED_PROGRESS = ("crashed", "out of memory", "disk full")
-"""After these an attempt that begins where the one before began would end as that one did."""
+@dataclass(frozen=True)
+class Refusal:
+    """Why there may not be another attempt: ``words``, and the cause of the attempts that used up the restarts."""
+
+    words: str
+    spent_by: Cause
+
+
+class NotRestartedError(InputError):
+    """An attempt that was not begun for the sake of those before it. ``spent_by`` is the cause that ended those."""
+
+    def __init__(self, what: str, *, spent_by: Cause, where: str | None = None, hint: str | None = None):
+        self.spent_by = spent_by
+        super().__init__(what, where=where, hint=hint, cause=Cause.NOT_RESTARTED)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuilt, (self.what, self.spent_by, self.where, self.hint)
+
+    def render(self) -> str:
+        """As other errors, with a line that names what used up the restarts."""
+        return f"{super().render()}\n  {SPENT_BY}: {self.spent_by}"
+
+
+def _rebuilt(what: str, spent_by: Cause, where: str | None, hint: str | None) -> NotRestartedError:
+    return NotRestartedError(what, spent_by=spent_by, where=where, hint=hint)
+
+
+SPENT_BY = "restarts used up by"
+"""The name of the field in a log that has `NotRestartedError.spent_by`."""
 
 
 def chain_events(events: Iterable[Mapping[str, Any]], phase: int, chain: str) -> list[Mapping[str, Any]]:
@@ -48,55 +65,70 @@ def is_open(events: Sequence[Mapping[str, Any]]) -> bool:
     return bool(events) and events[-1]["event"] == "started"
 
 
-def cause_by_slurm(state: str) -> str:
+def cause_by_slurm(state: str) -> Cause:
     """The cause that a state such as ``NODE_FAIL`` or ``CANCELLED by 0`` stands for; "crashed" where it says little."""
-    return CAUSE_OF_STATE.get(state.split()[0] if state.strip() else "", UNKNOWN)
+    cause = cause_of_state(state)
+    # An attempt that was killed is requeued by run.sub: only behind a signal does that state say something.
+    return Cause.CRASHED if cause in (None, Cause.REQUEUED) else cause
 
 
-def explanation(events: Sequence[Mapping[str, Any]], state: str) -> str | None:
-    """Why Slurm sent the TERM that the last attempt ended by, where ``state``, its word for that end, tells; else
+def explanation(events: Sequence[Mapping[str, Any]], state: str) -> Cause | None:
+    """Why Slurm sent the TERM that the last attempt ended by, where ``state``, its word for that end, says it; else
     None."""
     last = events[-1] if events else {}
-    if last.get("event") != "ended" or last.get("cause") != "SIGTERM":
+    if last.get("event") != "ended" or cause_in(last) is not Cause.SIGTERM:
         return None
-    # An attempt that was killed is requeued by run.sub: only behind a signal does this state say something.
-    return {"REQUEUED": "requeued", **CAUSE_OF_STATE}.get(state.split()[0] if state.strip() else "")
+    return cause_of_state(state)
 
 
-def causes(events: Iterable[Mapping[str, Any]]) -> dict[tuple[str, int], str]:
-    """Why each attempt, by its job and number, ended: one of `CAUSE_OF_STATE`'s and the worker's own words."""
-    found = {}
+def cause_in(event: Mapping[str, Any]) -> Cause:
+    """The cause that an event of the journal has: "crashed" where its word is not known."""
+    return read_cause(str(event.get("cause", "")), by_slurm=bool(event.get("told_by"))) or Cause.CRASHED
+
+
+def causes(events: Iterable[Mapping[str, Any]]) -> dict[tuple[str, int], Cause]:
+    """Why each attempt, by its job and number, ended; those that were not begun are left out."""
+    ended = {}
     for event in events:
-        if "cause" in event:
-            cause = CAUSE_OF_SIGNAL.get(event["cause"], event["cause"])
-            found[event["job"], event["attempt"]] = cause
-    return found
+        if "cause" in event and cause_in(event) is not Cause.NOT_RESTARTED:
+            ended[event["job"], event["attempt"]] = cause_in(event)
+    return ended
 
 
-def beyond_budget(events: Sequence[Mapping[str, Any]], budgets: Mapping[str, int]) -> str | None:
-    """Why there may not be another attempt, in words; None where there may.
+def beyond_budget(events: Sequence[Mapping[str, Any]], budgets: Mapping[str, int]) -> Refusal | None:
+    """Why there may not be another attempt; None where there may.
 
     Args:
         events: the chain's, by `chain_events`, the last end included.
-        budgets: how many attempts may end by each cause and be followed by another; causes that are not in it count
-            as many as they like.
+        budgets: how many attempts may end by each budget's causes and be followed by another, by the name of the
+            budget's setting; those that are not in it have no limit.
     """
-    counts = Counter("node failed" if cause == "unfit nodes" else cause for cause in causes(events).values())
-    for cause, count in counts.items():
-        if count > budgets.get(cause, count):
-            return f"{count} attempts ended by: {cause}; the recipe allows {budgets[cause]} to be followed by another"
+    ends = list(causes(events).values())
+    counts = Counter(cause.budget for cause in ends if cause.budget)
+    for budget, count in counts.items():
+        allowed = budgets.get(budget.setting, count)
+        if count > allowed:
+            last = [cause for cause in ends if cause.budget is budget][-1]
+            attempts, restarts = _counted(count, "attempt"), _counted(allowed, "restart")
+            return Refusal(f"{attempts} {budget.verb}; the recipe allows {restarts} {budget.occasion}", last)
     return None
 
 
-def in_circles(events: Sequence[Mapping[str, Any]], step: int) -> str | None:
-    """Why an attempt that begins at ``step`` would end as those before did, in words; None where it need not.
+def _counted(count: int, noun: str) -> str:
+    return f"{count or 'no'} {noun}{'s' * (count != 1)}"
+
+
+def in_circles(events: Sequence[Mapping[str, Any]], step: int) -> Refusal | None:
+    """Why an attempt that begins at ``step`` would end as those before did; None where it need not.
 
     One attempt that got no checkpoint further is no circle: its checkpoint may have been damaged, or its node bad.
     """
     starts = [event for event in events if event["event"] == "started"][-2:]
-    ends = [event["cause"] for event in events if event["event"] == "ended"][-2:]
+    ends = [cause for event in events if event["event"] == "ended"
+            if (cause := cause_in(event)) is not Cause.NOT_RESTARTED][-2:]  # fmt: skip
     if len(starts) < 2 or any(start.get("step", -1) < step for start in starts):
         return None
-    if len(ends) < 2 or any(cause not in NEED_PROGRESS for cause in ends):
+    if len(ends) < 2 or not all(cause.needs_progress for cause in ends):
         return None
-    return f"two attempts before began at step {step} too, got no checkpoint further, and ended by: {ends[-1]}"
+    words = f"the two attempts before it also began at step {step} and wrote no newer checkpoint; the last one ended"
+    return Refusal(f"{words}: {ends[-1].plain}", ends[-1])

@@ -1,43 +1,121 @@
-"""The thin edge to Slurm: sbatch, sacct, squeue, scancel."""
+"""The edge to Slurm: the one place that starts its commands. What they print is read by pure functions beside this."""
 
 from __future__ import annotations
 
+import os
+import re
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 
 from bertjobs.errors import BertjobsError, InputError
+from bertjobs.slurm.environment import clean_environment, unfiltered
+from bertjobs.slurm.jobs import (
+    ELEMENTS_FORMAT,
+    PENDING_FORMAT,
+    SACCT_FORMAT,
+    SQUEUE_FORMAT,
+    Answer,
+    Job,
+    JobStart,
+    Pending,
+    elements_of_squeue,
+    jobs_of_sacct,
+    jobs_of_squeue,
+    pending_of_squeue,
+    record_of_scontrol,
+    rows,
+    starts_of_sacct,
+    states_of_sacct,
+)
+from bertjobs.slurm.refusals import RUN_HINTS, Hints, NoAnswer, is_no_answer, refusal
 from bertjobs.slurm.shell import shell_line
+from bertjobs.slurm.start_test import StartTest, parse_start_test
 
 TIMEOUT_S = 60
-NO_CONTROLLER = ("Unable to contact", "timed out", "configuration source")
+"""Seconds that a command of Slurm's may take."""
 
 
 class Slurm:
-    """The cluster that ``environ`` leads to."""
+    """The cluster that ``environ`` leads to. Jobs that are submitted get this environment."""
 
     def __init__(self, environ: Mapping[str, str]):
         self._environ = dict(environ)
 
-    def _has(self, program: str) -> bool:
+    # The runner
+
+    def has(self, program: str) -> bool:
+        """Whether one of Slurm's commands is here."""
         return shutil.which(program, path=self._environ.get("PATH")) is not None
 
-    def _run(self, words: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    def run(self, words: Sequence[str], stdin: str = "") -> subprocess.CompletedProcess[str]:
+        """Run one of Slurm's commands to its end, whatever that is. All but sbatch, which hands it on, run in an
+        environment that hides nothing of what is asked, and write dates as seconds since 1970.
+
+        Raises:
+            NoAnswer: the command is missing, or takes longer than `TIMEOUT_S`.
+        """
+        environ = self._environ if words[0] == "sbatch" else unfiltered(self._environ) | {"SLURM_TIME_FORMAT": "%s"}
         try:
             return subprocess.run(
-                list(words), capture_output=True, text=True, env=self._environ, timeout=TIMEOUT_S, check=False
+                list(words),
+                input=stdin,
+                capture_output=True,
+                text=True,
+                errors="replace",
+                env=environ,
+                timeout=TIMEOUT_S,
+                check=False,
             )
+        except OSError as error:
+            raise NoAnswer(f"{words[0]} cannot be started: {error.strerror}", where=shell_line(words)) from error
         except subprocess.TimeoutExpired as error:
-            raise BertjobsError(
+            raise NoAnswer(
                 f"{words[0]} did not answer within {TIMEOUT_S} s",
                 where=shell_line(words),
                 hint="the cluster's controller is busy or down: see `scontrol ping`, and try again later",
             ) from error
 
+    def printed(self, words: Sequence[str]) -> str | None:
+        """What a command prints; None where it is missing, fails or does not answer."""
+        try:
+            done = self.run(words)
+        except NoAnswer:
+            return None
+        return None if done.returncode else done.stdout
+
+    def needed(self, words: Sequence[str]) -> str:
+        """What a command prints.
+
+        Raises:
+            NoAnswer: it is missing, takes too long, or reaches no daemon.
+            BertjobsError: it fails; its own words are shown.
+        """
+        done = self.run(words)
+        if not done.returncode:
+            return done.stdout
+        complaint = done.stderr.strip() or f"exit code {done.returncode}"
+        if is_no_answer(complaint):
+            hint = "the controller is busy or down: see `scontrol ping`, and try again later"
+            raise NoAnswer(f"{words[0]} found no cluster: {complaint}", where=shell_line(words), hint=hint)
+        raise BertjobsError(f"{words[0]} failed: {complaint}", where=shell_line(words))
+
+    # What is here
+
     @property
     def present(self) -> bool:
         """Whether this machine can submit at all."""
-        return self._has("sbatch")
+        return self.has("sbatch")
+
+    def require(self, programs: Sequence[str], hint: str, where: str | None = None) -> None:
+        """InputError, with this hint, names the first of Slurm's commands that is missing."""
+        for program in programs:
+            if not self.has(program):
+                raise InputError(
+                    f"{program} was not found on the PATH: this machine cannot queue jobs", where=where, hint=hint
+                )
 
     def check(self, image: str) -> None:
         """Make sure that jobs can be queued, and containers started where ``image`` asks for one.
@@ -45,55 +123,97 @@ class Slurm:
         Raises:
             InputError: sbatch is missing, or srun has no pyxis.
         """
-        if not self.present:
+        self.require(["sbatch"], "log in to a submit host of the cluster, or train here with --backend local")
+        if image and not self.has_pyxis():
             raise InputError(
-                "sbatch was not found on the PATH: this machine cannot queue jobs",
-                hint="log in to a submit host of the cluster, or train here with --backend local",
-            )
-        if image and "--container-image" not in self._run(["srun", "--help"]).stdout:
-            raise InputError(
-                f"an image is asked for ({image}), but srun here has no pyxis (--container-image)",
+                f"the run asks for a container image ({image}), but srun here has no pyxis (--container-image)",
                 where="image",
                 hint="ask the cluster's admin for pyxis, or leave IMAGE out",
             )
 
-    def submit(self, words: Sequence[str]) -> str:
-        """Queue a job by ``words``, a call of ``sbatch --parsable``; returns its id.
-
-        Raises:
-            InputError: sbatch refused; its own words are shown.
-            BertjobsError: Slurm's controller gave no answer.
-        """
-        done = self._run(words)
-        if done.returncode:
-            said = done.stderr.strip() or done.stdout.strip() or "no reason given"
-            if any(sign in said for sign in NO_CONTROLLER):
-                raise BertjobsError(
-                    f"sbatch found no cluster: {said}",
-                    where=shell_line(words),
-                    hint="nothing was queued; see `scontrol ping`, or train on this machine with --backend local",
-                )
-            raise InputError(
-                f"sbatch refused: {said}",
-                where=shell_line(words),
-                hint="nothing was queued; give what the cluster asks for by --partition, --account, --time or --sbatch",
-            )
-        return done.stdout.strip().split(";")[0]
+    def has_pyxis(self) -> bool:
+        """Whether srun starts containers."""
+        return "--container-image" in (self.printed(["srun", "--help"]) or "")
 
     def node_count(self, partition: str) -> int:
         """Nodes of a partition, of all where it is "", that are not down or drained; 0 where sinfo says nothing."""
         words = ["sinfo", "-h", "-r", "-o", "%D", "-t", "idle,alloc,mix", *(["-p", partition] if partition else [])]
-        counts = self._run(words).stdout.split() if self._has("sinfo") else []
-        return sum(int(count) for count in counts if count.isdigit())
+        return sum(int(count) for count in (self.printed(words) or "").split() if count.isdigit())
 
-    def cancel(self, jobs: Sequence[str]) -> None:
-        """Cancel jobs; those that have ended are no error."""
-        done = self._run(["scancel", *jobs])
+    # Queueing
+
+    def submit(self, words: Sequence[str], stdin: str = "", hints: Hints = RUN_HINTS) -> str:
+        """Queue a job by ``words``, a call of ``sbatch --parsable``; returns its id.
+
+        Args:
+            stdin: the batch script, where ``words`` name no file.
+
+        Raises:
+            InputError: sbatch refused; its own words are shown.
+            NotNow: Slurm's controller gave no answer; or, where ``hints`` know what to do then, the user has too many
+                jobs.
+        """
+        done = self.run(words, stdin)
+        if done.returncode:
+            raise refusal(done.stderr.strip() or done.stdout, hints, shell_line(words))
+        return done.stdout.strip().split(";")[0]
+
+    def submit_follower(self, job: str, script: str | Path, *, name: str, options: Sequence[str] = ()) -> str:
+        """Queue ``script`` behind the end, of any kind, of ``job``; returns the new job's id.
+
+        From inside a job too: the new one inherits nothing of its sizes, bindings and settings.
+
+        Args:
+            options: further ones of sbatch, such as ``--exclude=node1``.
+
+        Raises:
+            InputError: sbatch refused; its own words are shown.
+            NoAnswer: Slurm's controller gave no answer.
+        """
+        words = ["sbatch", "--parsable", f"--job-name={name}", f"--dependency=afterany:{job}", *options, str(script)]
+        return Slurm(clean_environment(self._environ)).submit(words)
+
+    def start_test(self, script: str) -> StartTest:
+        """When and where a job with this batch script would start, or why never; queues nothing, never fails."""
+        try:
+            done = self.run(["sbatch", "--test-only"], script)
+        except NoAnswer:
+            return StartTest()
+        return parse_start_test(f"{done.stdout}\n{done.stderr}")
+
+    # Changing
+
+    def cancel(self, ids: Sequence[str]) -> None:
+        """Cancel jobs; those that have ended are not an error.
+
+        Raises:
+            BertjobsError: Slurm refused, or gave no answer.
+        """
+        done = self.run(["scancel", *ids])
         if done.returncode and "already" not in done.stderr.lower():
-            raise BertjobsError(f"scancel refused: {done.stderr.strip()}", where=", ".join(jobs))
+            raise BertjobsError(f"scancel refused: {done.stderr.strip()}", where=", ".join(ids))
 
-    def states(self, jobs: Sequence[str]) -> tuple[dict[str, str], str]:
-        """State of each job that is known (``RUNNING``, ``COMPLETED``, ...), and who said so.
+    def requeue(self, job: str) -> None:
+        """Have a job, also the one that this runs in, end and wait in the queue again under the same id.
+
+        Raises:
+            BertjobsError: Slurm refused, or gave no answer.
+        """
+        self.needed(["scontrol", "requeue", job])
+
+    def update(self, job: str, **fields: str) -> None:
+        """Change fields of a waiting job by scontrol's names: ``update("7", ExcNodeList="node1,node2")``.
+
+        Raises:
+            BertjobsError: Slurm refused, or gave no answer.
+        """
+        self.needed(["scontrol", "update", f"JobId={job}", *(f"{name}={value}" for name, value in fields.items())])
+
+    # Asking about jobs
+
+    def states(self, ids: Sequence[str]) -> tuple[dict[str, str], str]:
+        """State of each job that is known (``RUNNING``, ``COMPLETED``, ...), elements of arrays one by one, and the
+        commands that know them.
 
         sacct knows all jobs, but late; squeue only those that wait, run or have just ended, but at once. Where
         both are silent, the run directory is all there is.
@@ -101,12 +221,119 @@ class Slurm:
         states: dict[str, str] = {}
         sources = []
         for source, words in (
-            ("sacct", ["sacct", "-X", "-n", "-P", "-j", ",".join(jobs), "-o", "JobID,State"]),
-            ("squeue", ["squeue", "-h", "-t", "all", "-j", ",".join(jobs), "-o", "%i|%T"]),
+            ("sacct", ["sacct", "-X", "-n", "-P", "-j", ",".join(ids), "-o", "JobID,State"]),
+            ("squeue", ["squeue", "-h", "-t", "all", "-j", ",".join(ids), "-o", "%i|%T"]),
         ):
-            if not jobs or not self._has(source):
+            if not ids or not self.has(source):
                 continue
-            rows = [line.split("|") for line in self._run(words).stdout.splitlines() if "|" in line]
-            states |= {row[0]: row[1].split()[0] for row in rows}
-            sources += [source] if rows else []
+            pairs = rows(self.run(words).stdout, 2)
+            states |= {id: state.split()[0] for id, state in pairs}
+            sources += [source] if pairs else []
         return states, "+".join(sources) or "run directory"
+
+    def ask(self, ids: Sequence[str], *, steps: bool = False) -> Answer:
+        """What sacct and squeue know of jobs; squeue's newer word wins.
+
+        Args:
+            steps: with the states of their job steps, which makes the question a larger one.
+
+        Raises:
+            NoAnswer: one of them gave no answer within its time.
+        """
+        if not ids:
+            return Answer()
+        known: dict[str, Job] = {}
+        starts: dict[str, tuple[JobStart, ...]] = {}
+        sources, complaints = [], []
+        asked = ",".join(ids)
+        if self.has("sacct"):
+            done = self.run(["sacct", "-nPD", *(() if steps else ("-X",)), "-j", asked, "-o", SACCT_FORMAT])
+            known, starts = jobs_of_sacct(done.stdout), starts_of_sacct(done.stdout)
+            sources += ["sacct"] if known else []
+            complaints += _complaint(done)
+        if self.has("squeue"):
+            done = self.run(["squeue", "-h", "-t", "all", "-j", asked, "-o", SQUEUE_FORMAT])
+            known = jobs_of_squeue(done.stdout, known)
+            sources += ["squeue"] if "|" in done.stdout else []
+            complaints += _complaint(done)
+        return Answer(
+            {id: job for id, job in known.items() if id in ids},
+            starts,
+            "+".join(sources) or "run directory",
+            *complaints[:1],
+        )
+
+    def jobs(self, ids: Sequence[str]) -> dict[str, Job]:
+        """What `ask` knows of jobs and their steps, with the names of their nodes one by one."""
+        known = self.ask(ids, steps=True).jobs
+        return {id: replace(job, nodes=self._hosts(job.nodes)) for id, job in known.items()}
+
+    def _hosts(self, nodes: tuple[str, ...]) -> tuple[str, ...]:
+        """``node[1-2]`` as its nodes' names."""
+        if not nodes or "[" not in nodes[0] or not self.has("scontrol"):
+            return nodes
+        return tuple(self.run(["scontrol", "show", "hostnames", nodes[0]]).stdout.split())
+
+    def jobs_of_run(self, run: str, folder: Path) -> dict[str, str]:
+        """This user's jobs in the queue that carry the name of a link of ``run`` and write into its folder, by id.
+
+        The name alone says nothing: runs in other results folders may be called the same.
+
+        Returns:
+            The jobs' names: ``RUN-phaseN`` or ``RUN-spare``.
+        """
+        if not self.has("squeue"):
+            return {}
+        link = re.compile(re.escape(run) + r"-(phase\d+|spare)")
+        named = rows(self.run(["squeue", "-h", "--me", "-o", "%i|%j"]).stdout, 2)
+        return {id: name for id, name in named if link.fullmatch(name) and self._writes_into(id, folder)}
+
+    def _writes_into(self, job: str, folder: Path) -> bool:
+        output = self.job_record(job).get("StdOut")
+        return output is not None and Path(output).parent.resolve().is_relative_to(folder.resolve())
+
+    def elements(self, name: str) -> dict[str, Job] | None:
+        """This user's jobs called ``name`` that wait or run, by id ``JOB`` or ``ARRAY_INDEX``; None where squeue does
+        not answer."""
+        printed = self.printed(["squeue", "-h", "-r", f"--user={os.getuid()}", "-o", ELEMENTS_FORMAT])
+        return None if printed is None else elements_of_squeue(printed, name)
+
+    def pending_of_user(self) -> tuple[Pending, ...]:
+        """This user's jobs that wait in the queue.
+
+        Raises:
+            BertjobsError: squeue failed or gave no answer.
+        """
+        return pending_of_squeue(self.needed(["squeue", "-h", "--me", "-t", "PENDING", "-o", PENDING_FORMAT]))
+
+    def followers(self, job: str, name: str = "") -> tuple[Pending, ...]:
+        """This user's waiting jobs behind the end of ``job`` whose names begin with ``name``; raises as
+        `pending_of_user` does."""
+        return tuple(one for one in self.pending_of_user() if one.is_behind(job) and one.name.startswith(name))
+
+    def job_record(self, job: str) -> dict[str, str]:
+        """The fields of ``scontrol show job``; {} for a job that the controller does not know (any more)."""
+        return record_of_scontrol(self.printed(["scontrol", "show", "job", job]) or "")
+
+    def was_preempted(self, job: str) -> bool:
+        """Whether the controller says that the job's present start was preempted."""
+        return self.job_record(job).get("PreemptTime", "")[:1].isdigit()
+
+    def start_states(self, job: str) -> tuple[str, ...]:
+        """The states of a job's starts, oldest first, the present one included; () where accounting has none."""
+        return states_of_sacct(self.printed(["sacct", "-nXDP", "-j", job, "-o", "State"]) or "")
+
+    def last_state(self, job: str, *, is_running: bool = False) -> str:
+        """The state in which a job's last start ended, such as TIMEOUT; "" where accounting does not say.
+
+        Args:
+            is_running: the job is in a start now, which does not count: it has not ended.
+        """
+        states = self.start_states(job)
+        return next(iter(reversed(states[:-1] if is_running else states)), "")
+
+
+def _complaint(done: subprocess.CompletedProcess[str]) -> list[str]:
+    """Why a command had nothing to say, where it was not for want of such a job."""
+    complaint = done.stderr.strip()
+    return [f"{done.args[0]}: {complaint.splitlines()[0]}"] if done.returncode and is_no_answer(complaint) else []

@@ -8,30 +8,26 @@ from __future__ import annotations
 import os
 import pwd
 import re
-import shutil
-import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from bertjobs.errors import BertjobsError, InputError, nearest
+from bertjobs.files.file_system import FileSystem, file_system_of
+from bertjobs.slurm.client import Slurm
 from bertjobs.slurm.environment import clean_environment
 from bertjobs.slurm.shell import shell_line
 from bertjobs.slurm.times import parse_time
 
-TIMEOUT_S = 30
 SINFO_FORMAT = "%P|%a|%l|%L|%D|%c|%m|%G|%M|%p"  # one line for each partition and kind of node in it
+SINFO_WORDS = ("sinfo", "--noheader", "--exact", f"--format={SINFO_FORMAT}")
+CONFIG_WORDS = ("scontrol", "show", "config")
+MAX_ARRAY_SIZE = 1001
+"""Slurm's default, where it does not say."""
+
 CONFIG_KEYS = (
     *("ClusterName", "SLURM_VERSION", "SelectType", "PreemptType", "PreemptMode", "JobRequeue"),
     *("MaxArraySize", "AccountingStorageType"),
-)
-
-SHARED_FILE_SYSTEMS = frozenset((
-    "afs", "beegfs", "ceph", "cifs", "glusterfs", "gpfs", "juicefs", "lustre", "nfs", "nfs4", "orangefs", "panfs",
-    "pvfs2", "quobyte", "smb3", "smbfs", "wekafs",
-))  # fmt: skip
-LOCAL_FILE_SYSTEMS = frozenset(
-    ("btrfs", "devtmpfs", "ext2", "ext3", "ext4", "f2fs", "overlay", "ramfs", "tmpfs", "xfs", "zfs")
 )
 
 _ABSENT = ("", "(null)", "N/A", "n/a", "none", "NONE")
@@ -101,15 +97,6 @@ class Association:
     partition: str
     qos: tuple[str, ...]
     default_qos: str
-
-
-@dataclass(frozen=True)
-class FileSystem:
-    """Where a folder lies; ``shared`` tells whether other machines can see it, None where its type does not say."""
-
-    mount: str
-    kind: str
-    shared: bool | None
 
 
 @dataclass(frozen=True)
@@ -213,26 +200,6 @@ def parse_associations(text: str) -> tuple[Association, ...]:
     return tuple(found)
 
 
-def parse_mounts(text: str, folder: str) -> FileSystem:
-    """The file system of ``folder`` (absolute, without links) from what /proc/mounts holds."""
-    best = FileSystem("/", "unknown", None)
-    for line in text.splitlines():
-        fields = line.split(" ")
-        if len(fields) < 3:
-            continue
-        # proc(5): blanks in a path are written in octal.
-        mount = re.sub(r"\\([0-7]{3})", lambda digits: chr(int(digits[1], 8)), fields[1])
-        inside = folder == mount or folder.startswith(mount.rstrip("/") + "/")
-        if inside and len(mount) >= len(best.mount):  # of two on one point, the later hides the earlier
-            best = FileSystem(mount, fields[2], _shared(fields[2]))
-    return best
-
-
-def _shared(kind: str) -> bool | None:
-    bare = kind.removeprefix("fuse.")
-    return True if bare in SHARED_FILE_SYSTEMS else False if bare in LOCAL_FILE_SYSTEMS else None
-
-
 def choose_partition(partitions: Sequence[Partition], asked: str | None = None) -> Partition:
     """The partition asked for; else of those that are up the one to train in.
 
@@ -254,6 +221,27 @@ def choose_partition(partitions: Sequence[Partition], asked: str | None = None) 
     return max(usable, key=lambda p: (bool(p.gpus), p.default, p.gpus, p.nodes))
 
 
+def partitions_of(slurm: Slurm) -> tuple[Partition, ...]:
+    """The partitions that this user sees, in Slurm's order; () where sinfo does not answer, or not as asked for."""
+    try:
+        return parse_sinfo(slurm.printed(SINFO_WORDS) or "")
+    except ValueError:
+        return ()
+
+
+def fewest_cpus(slurm: Slurm, partition: str) -> int:
+    """CPUs of the smallest node of a partition, of the cluster where it is ""; 1 where Slurm does not say."""
+    chosen = [f"--partition={partition}"] if partition else []
+    counts = (slurm.printed(["sinfo", "--noheader", "--exact", "--format=%c", *chosen]) or "").split()
+    return min((_number(count) for count in counts if count.rstrip("+").isdigit()), default=1)
+
+
+def max_array_size(slurm: Slurm) -> int:
+    """Elements of one job array at most; 1 where the cluster allows no arrays."""
+    size = parse_config(slurm.printed(CONFIG_WORDS) or "").get("MaxArraySize", "")
+    return max(1, int(size)) if size.isdigit() else MAX_ARRAY_SIZE
+
+
 def look(environ: Mapping[str, str], folder: Path) -> Cluster:
     """Ask Slurm's commands, found by ``environ``'s PATH, what the cluster has; ``folder`` is where runs may go.
 
@@ -261,20 +249,18 @@ def look(environ: Mapping[str, str], folder: Path) -> Cluster:
         InputError: this machine has no Slurm.
         BertjobsError: Slurm's controller gave no answer, or one that cannot be read.
     """
-    clean = clean_environment(environ)  # and without what the user is used to see less of
-    environ = {name: value for name, value in clean.items() if not name.startswith(("SINFO_", "SACCT_"))}
-    if shutil.which("sinfo", path=environ.get("PATH")) is None:
+    slurm = Slurm(clean_environment(environ))
+    if not slurm.has("sinfo"):
         raise InputError(
             "sinfo was not found on the PATH: this machine has no Slurm",
             hint="log in to a submit host of the cluster; to train on this machine no site is needed: "
             "bertjobs submit --backend local",
         )
-    sinfo = ["sinfo", "--noheader", "--exact", f"--format={SINFO_FORMAT}"]
     try:
-        partitions = parse_sinfo(_needed(sinfo, environ))
+        partitions = parse_sinfo(slurm.needed(SINFO_WORDS))
     except ValueError as error:
-        raise BertjobsError(f"sinfo's answer cannot be read: {error}", where=shell_line(sinfo)) from error
-    config = parse_config(_needed(["scontrol", "show", "config"], environ))
+        raise BertjobsError(f"sinfo's answer cannot be read: {error}", where=shell_line(SINFO_WORDS)) from error
+    config = parse_config(slurm.needed(CONFIG_WORDS))
     accounting = "slurmdbd" in config.get("AccountingStorageType", "")
     user = _user(environ)
     show = ["sacctmgr", "--noheader", "--parsable2", "--readonly", "show"]
@@ -285,11 +271,11 @@ def look(environ: Mapping[str, str], folder: Path) -> Cluster:
     return Cluster(
         config=config,
         partitions=partitions,
-        sacct=_answer(sacct, environ) is not None,
-        pyxis="--container-image" in (_answer(["srun", "--help"], environ) or ""),
-        associations=parse_associations((accounting and _answer(associations, environ)) or ""),
-        default_account=((accounting and _answer(default_account, environ)) or "").strip().partition("\n")[0],
-        file_system=parse_mounts(Path("/proc/mounts").read_text(encoding="utf-8"), str(folder.resolve())),
+        sacct=slurm.printed(sacct) is not None,
+        pyxis=slurm.has_pyxis(),
+        associations=parse_associations((accounting and slurm.printed(associations)) or ""),
+        default_account=((accounting and slurm.printed(default_account)) or "").strip().partition("\n")[0],
+        file_system=file_system_of(folder),
     )
 
 
@@ -298,42 +284,3 @@ def _user(environ: Mapping[str, str]) -> str:
         return pwd.getpwuid(os.geteuid()).pw_name
     except KeyError:  # the directory service does not answer
         return environ.get("USER", str(os.geteuid()))
-
-
-def _run(words: Sequence[str], environ: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        list(words),
-        env=dict(environ),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        errors="replace",
-        timeout=TIMEOUT_S,
-        check=False,
-    )
-
-
-def _answer(words: Sequence[str], environ: Mapping[str, str]) -> str | None:
-    """What a command prints, or None where it is missing, fails or does not answer."""
-    try:
-        done = _run(words, environ)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return None if done.returncode else done.stdout
-
-
-def _needed(words: Sequence[str], environ: Mapping[str, str]) -> str:
-    """What a command prints; BertjobsError where there is no answer."""
-    try:
-        done = _run(words, environ)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        said = f"no answer within {TIMEOUT_S} s" if isinstance(error, subprocess.TimeoutExpired) else str(error)
-    else:
-        if not done.returncode:
-            return done.stdout
-        said = done.stderr.strip() or f"exit code {done.returncode}"
-    raise BertjobsError(
-        f"{words[0]} found no cluster: {said}",
-        where=shell_line(words),
-        hint="the controller is busy or down: see `scontrol ping`, and try again later",
-    )

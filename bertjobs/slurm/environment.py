@@ -1,21 +1,55 @@
-"""What reaches a job: its environment, and the one quoting function for all that reaches a shell."""
+"""The environments that jobs and Slurm's commands get."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 
 from bertjobs.recipe.environment import NAMES, near_miss
 
 LEAKING = ("SLURM_", "SBATCH_", "SRUN_", "PMIX_", "PMI_")
+"""Prefixes of variables that describe a surrounding job: its CPU binding and task counts would leak into a new one."""
+
 KEPT = ("SLURM_CONF",)
+
+FILTERS = ("SINFO_", "SACCT_", "SQUEUE_")
+"""Prefixes of variables by which users see less, or other columns, of what they ask Slurm."""
 
 
 def clean_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """The environment for a submitted job: without the variables of a surrounding Slurm job, whose CPU binding and
-    task counts would leak into the new one, and without our settings (nor what reads like one), which the run's
-    lockfile holds."""
+    """The environment for a submitted job: without the variables of a surrounding Slurm job, and without our settings
+    (nor what reads like one), which the run's lockfile holds."""
 
     def leaks(name: str) -> bool:
         return name.startswith(LEAKING) or name in NAMES or near_miss(name) is not None
 
     return {name: value for name, value in environ.items() if name in KEPT or not leaks(name)}
+
+
+def unfiltered(environ: Mapping[str, str]) -> dict[str, str]:
+    """The environment for a question to Slurm: without the user's own filters and formats."""
+    return {name: value for name, value in environ.items() if not name.startswith(FILTERS)}
+
+
+def with_package(environ: Mapping[str, str], package: Path) -> dict[str, str]:
+    """``environ`` in which Python finds the package that lies in the folder ``package``, installed or not."""
+    if package.name in ("site-packages", "dist-packages"):
+        return dict(environ)
+    paths = [str(package), *filter(None, [environ.get("PYTHONPATH")])]
+    return {**environ, "PYTHONPATH": os.pathsep.join(paths)}
+
+
+@contextmanager
+def process_environment(environ: Mapping[str, str]) -> Iterator[None]:
+    """Give this process the environment ``environ`` for a while: submitit starts its commands with the one that it
+    finds."""
+    before = dict(os.environ)
+    os.environ.clear()
+    os.environ.update(environ)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)

@@ -1,29 +1,44 @@
-"""What sacct and squeue say of jobs, as values. Pure."""
+"""What sacct, squeue and scontrol print of jobs, as values. Pure."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+
+from bertjobs.slurm.times import date_text, unix_s
 
 RUNNING = ("RUNNING", "COMPLETING", "CONFIGURING", "STAGE_OUT", "SIGNALING")
 WAITING = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "SUSPENDED")
 NEVER = "DependencyNeverSatisfied"
 HELD = ("JobHeldUser", "JobLaunchFailure")
 
+SACCT_FORMAT = "JobID,State,ExitCode,Reason,NodeList,Timelimit,Start,End"
+"""Of ``sacct -nPD``, for `jobs_of_sacct` and `starts_of_sacct`."""
+
+SQUEUE_FORMAT = "%i|%T|%r|%N|%l|%S"
+"""Of squeue, for `jobs_of_squeue`."""
+
+PENDING_FORMAT = "%i|%E|%j"
+"""Of squeue, for `pending_of_squeue`; the name comes last, as it may hold anything."""
+
+ELEMENTS_FORMAT = "%F|%K|%T|%j|%r"
+"""Of ``squeue -r``, for `elements_of_squeue`."""
+
 
 @dataclass(frozen=True)
 class Job:
-    """One job of a phase.
+    """One job.
 
     Attributes:
         backend: "slurm" or "local".
         state: Slurm's word, such as PENDING or TIMEOUT; for others COMPLETED, STOPPED, FAILED, RUNNING or UNKNOWN.
-        source: who said so: "squeue", "sacct" or "run directory".
+        source: where the state comes from: "squeue", "sacct" or "run directory".
         reason: why it waits, or ended, in Slurm's word.
         exit_code: the batch script's, as sacct has it.
         nodes: names of the nodes of its last start.
         time_limit: as Slurm writes it.
-        start: when Slurm expects a waiting job to start, as Slurm writes it.
+        start: when Slurm expects a waiting job to start, as Slurm writes it: the client asks for seconds since 1970.
         past: states of its earlier starts, oldest first.
         steps: states of its job steps, over all starts.
         cancelled: whether ``bertjobs cancel`` ended it.
@@ -42,63 +57,11 @@ class Job:
     steps: tuple[str, ...] = ()
     cancelled: bool = False
 
-
-def told_by_sacct(text: str) -> dict[str, Job]:
-    """Jobs from lines of JobID|State|ExitCode|Reason|NodeList|Timelimit: each start of a job, then its steps."""
-    jobs: dict[str, Job] = {}
-    for row in _rows(text, 6):
-        id, _, step = row[0].partition(".")
-        state = row[1].split()[0] if row[1] else "UNKNOWN"
-        before = jobs.get(id, Job(id))
-        if step:
-            jobs[id] = replace(before, steps=(*before.steps, state))
-            continue
-        jobs[id] = Job(
-            id,
-            state=state,
-            source="sacct",
-            reason=_word(row[3]),
-            exit_code=int(row[2].split(":")[0] or 0),
-            nodes=_names(row[4]),
-            time_limit=row[5],
-            past=(*before.past, before.state) if id in jobs else (),
-            steps=before.steps,
-        )
-    return jobs
-
-
-def told_by_squeue(text: str, known: Mapping[str, Job]) -> dict[str, Job]:
-    """``known``, corrected by lines of JOBID|STATE|REASON|NODELIST|TIME_LIMIT|START_TIME."""
-    jobs = dict(known)
-    for id, state, reason, nodes, limit, start in _rows(text, 6):
-        before = jobs.get(id, Job(id))
-        jobs[id] = replace(
-            before,
-            state=state,
-            source="squeue",
-            reason=_word(reason) or before.reason,
-            nodes=_names(nodes) or before.nodes,
-            time_limit=limit,
-            start=_word(start),
-        )
-    return jobs
-
-
-def _rows(text: str, fields: int) -> list[list[str]]:
-    rows = (line.split("|") for line in text.splitlines())
-    return [row for row in rows if len(row) == fields]
-
-
-def _word(text: str) -> str:
-    return "" if text in ("None", "N/A", "Unknown", "(null)") else text
-
-
-def _names(text: str) -> tuple[str, ...]:
-    return (text,) if _word(text) and text != "None assigned" else ()
-
-
-IN_JOB = 6
-"""So many of sacct's fields are `told_by_sacct`'s; the others are those of one start."""
+    @property
+    def start_text(self) -> str:
+        """``start`` as a person reads it; "" where it is not known."""
+        start_unix_s = unix_s(self.start)
+        return self.start if start_unix_s is None else date_text(start_unix_s)
 
 
 @dataclass(frozen=True)
@@ -112,8 +75,8 @@ class JobStart:
 
 
 @dataclass(frozen=True)
-class Told:
-    """Slurm's answer.
+class Answer:
+    """What Slurm says of some jobs.
 
     Attributes:
         jobs: by id; ``start`` is in seconds since 1970.
@@ -128,18 +91,128 @@ class Told:
     silence: str = ""
 
 
-def starts_told(text: str) -> dict[str, tuple[JobStart, ...]]:
-    """The starts of each job from sacct's lines: JobID|State|ExitCode|Reason|NodeList|Timelimit|Start|End."""
+def rows(text: str, fields: int) -> list[list[str]]:
+    """The cells of each line that has at least so many; further ``|`` stay in the last cell."""
+    cells = (line.split("|", fields - 1) for line in text.splitlines())
+    return [row for row in cells if len(row) == fields]
+
+
+def jobs_of_sacct(text: str) -> dict[str, Job]:
+    """Jobs from sacct's lines in `SACCT_FORMAT`, each start of a job in order, with its steps or without."""
+    jobs: dict[str, Job] = {}
+    for id_and_step, state_text, codes, reason, nodes, limit_and_times in rows(text, 6):
+        id, _, step = id_and_step.partition(".")
+        state = state_text.split()[0] if state_text else "UNKNOWN"
+        before = jobs.get(id, Job(id))
+        if step:
+            jobs[id] = replace(before, steps=(*before.steps, state))
+            continue
+        jobs[id] = Job(
+            id,
+            state=state,
+            source="sacct",
+            reason=_word(reason),
+            exit_code=int(codes.split(":")[0] or 0),
+            nodes=_names(nodes),
+            time_limit=limit_and_times.partition("|")[0],
+            past=(*before.past, before.state) if id in jobs else (),
+            steps=before.steps,
+        )
+    return jobs
+
+
+def starts_of_sacct(text: str) -> dict[str, tuple[JobStart, ...]]:
+    """The starts of each job, oldest first, from sacct's lines in `SACCT_FORMAT`."""
     starts: dict[str, tuple[JobStart, ...]] = {}
-    for line in text.splitlines():
-        row = line.split("|")
-        if len(row) == IN_JOB + 2 and row[1]:
-            nodes = "" if row[4] == "None assigned" else row[4]
-            start = JobStart(row[1].split()[0], unix_s(row[6]), unix_s(row[7]), nodes)
-            starts[row[0]] = (*starts.get(row[0], ()), start)
+    for id, state, _, _, nodes, _, began, ended in rows(text, 8):
+        if state and "." not in id:
+            start = JobStart(state.split()[0], unix_s(began), unix_s(ended), "".join(_names(nodes)))
+            starts[id] = (*starts.get(id, ()), start)
     return starts
 
 
-def unix_s(text: str) -> float | None:
-    """A time as Slurm writes it with ``SLURM_TIME_FORMAT=%s``; None for ``Unknown`` and ``N/A``."""
-    return float(text) if text.isdigit() and int(text) else None
+def jobs_of_squeue(text: str, known: Mapping[str, Job]) -> dict[str, Job]:
+    """``known``, corrected by squeue's lines in `SQUEUE_FORMAT`."""
+    jobs = dict(known)
+    for id, state, reason, nodes, limit, start in rows(text, 6):
+        before = jobs.get(id, Job(id))
+        jobs[id] = replace(
+            before,
+            state=state,
+            source="squeue",
+            reason=_word(reason) or before.reason,
+            nodes=_names(nodes) or before.nodes,
+            time_limit=limit,
+            start=_word(start),
+        )
+    return jobs
+
+
+def elements_of_squeue(text: str, name: str) -> dict[str, Job]:
+    """The jobs called ``name``, elements of arrays one by one, from squeue's lines in `ELEMENTS_FORMAT`.
+
+    By id: ``JOB`` or ``JOB_INDEX``.
+    """
+    jobs = {}
+    for job, index, state, job_name, reason in rows(text, 5):
+        if job_name == name:
+            id = f"{job}_{index}" if index.isdigit() else job
+            jobs[id] = Job(id, state=state, source="squeue", reason=_word(reason))
+    return jobs
+
+
+def _word(text: str) -> str:
+    return "" if text in ("None", "N/A", "Unknown", "(null)") else text
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return (text,) if _word(text) and text != "None assigned" else ()
+
+
+@dataclass(frozen=True)
+class Pending:
+    """A job that waits in the queue; ``dependency`` as Slurm writes it, "" for none."""
+
+    id: str
+    name: str
+    dependency: str = ""
+
+    def is_behind(self, job: str) -> bool:
+        """Whether it waits for the end, of any kind, of ``job``."""
+        return re.search(rf"\bafterany:{re.escape(job)}(?![0-9])", self.dependency) is not None
+
+
+def pending_of_squeue(text: str) -> tuple[Pending, ...]:
+    """Waiting jobs from squeue's lines in `PENDING_FORMAT`."""
+    return tuple(Pending(id, name, _word(dependency)) for id, dependency, name in rows(text, 3))
+
+
+_KEY = re.compile(r"(?:^|\s+)([A-Z][A-Za-z0-9_/:]*)=")
+_WHOLE_LINE = ("Command", "Comment", "AdminComment", "SystemComment", "WorkDir", "StdErr", "StdIn", "StdOut")
+
+
+def record_of_scontrol(text: str) -> dict[str, str]:
+    """The fields of the first job that ``scontrol show job`` prints; {} where it prints none.
+
+    Fields of free text (paths, comments) have a line each, and are taken whole, blanks and ``=`` included.
+    """
+    record: dict[str, str] = {}
+    for line in text.strip().splitlines():
+        if not line.strip():
+            break  # the next element of an array
+        whole, equals, value = line.strip().partition("=")
+        if equals and whole in _WHOLE_LINE:
+            record[whole] = value
+            continue
+        _, *parts = _KEY.split(line)
+        for key, value in zip(parts[::2], parts[1::2], strict=True):
+            record.setdefault(key, value.strip())
+    return record
+
+
+_STATE = re.compile(r"[A-Z_]+( by \d+)?")
+
+
+def states_of_sacct(text: str) -> tuple[str, ...]:
+    """The states of a job's starts, oldest first, from ``sacct -nXDP -o State``, such as ``CANCELLED by 1000``."""
+    return tuple(line for line in text.splitlines() if _STATE.fullmatch(line))

@@ -1,24 +1,96 @@
-"""An option of sbatch, as ``--sbatch key=value`` gives it."""
+"""What a user asks of Slurm's queue, and options of sbatch, as ``--sbatch key=value`` gives them. Pure."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 
 from bertjobs.errors import InputError
 
 FLAG = "--sbatch"
 
 _NAME = re.compile(r"[a-z][a-z0-9-]*")
+_OPTION = re.compile(r"[A-Za-z0-9_.,:@%+=/\[\]()&|*-]+")
+OPTION_HINT = "use letters, digits and . , : @ % + = / [ ] ( ) & | * _ -"
+
+SET_FOR_EACH_JOB = ("array", "error", "job-name", "output", "parsable", "test-only", "wait", "wrap")
+"""Options that bertjobs gives to every job by itself."""
+
 _OURS = "bertjobs sets it for each job"
 SET_BY_BERTJOBS: Mapping[str, str] = {
     "nodes": "set --nodes",
     "ntasks": "set --nodes, or --set tasks_per_node=N",
     "ntasks-per-node": "set --gpus, or --set tasks_per_node=N",
     "gpus-per-node": "set --gpus",
-    **dict.fromkeys(("array", "error", "job-name", "output", "parsable", "test-only", "wait", "wrap"), _OURS),
+    **dict.fromkeys(SET_FOR_EACH_JOB, _OURS),
 }
 """Options that a run's jobs get from elsewhere -> what to do instead."""
+
+
+@dataclass(frozen=True)
+class SlurmOptions:
+    """What a user asks of the queue; "", () and None leave it to the cluster's default.
+
+    Attributes:
+        partition, account, qos, memory: as sbatch takes them.
+        time: as Slurm writes it: minutes, or hours:minutes:seconds, or days-hours.
+        extra: further options, as sbatch reads them: ``--name=value`` or ``--name``.
+        site: those of the site file, which come first: sbatch takes the last of two.
+        environment: names of variables that containers see too.
+        cpus: of each task.
+    """
+
+    partition: str = ""
+    account: str = ""
+    time: str = ""
+    extra: tuple[str, ...] = ()
+    site: tuple[str, ...] = ()
+    environment: tuple[str, ...] = ()
+    qos: str = ""
+    memory: str = ""
+    cpus: int | None = None
+
+    def lines(self) -> list[str]:
+        """The options as ``sbatch`` reads them; InputError for one of several lines, as the next is shell."""
+        named = {"partition": self.partition, "account": self.account, "qos": self.qos, "time": self.time}
+        named |= {"mem": self.memory, "cpus-per-task": "" if self.cpus is None else str(self.cpus)}
+        given = [f"--{name}={value}" for name, value in named.items() if value]
+        lines = [*self.site, *given, *self.extra]
+        for line in lines:
+            if not line.isprintable():
+                raise InputError(f"an sbatch option holds a line break or control character: {line!r}", where=FLAG)
+        return lines
+
+    def parameters(self) -> dict[str, str | bool]:
+        """The same by name, of several the last; True for an option without a value.
+
+        Raises:
+            InputError: one is not in sbatch's long form.
+        """
+        return dict(_pair(line) for line in self.lines())
+
+    def whole_node(self, cpus: int) -> SlurmOptions:
+        """These options for jobs that have a node each to themselves, with ``cpus`` of it to use."""
+        memory = self.memory or "0"  # all of the node's
+        return replace(self, cpus=cpus, memory=memory, extra=(*self.extra, "--nodes=1", "--exclusive"))
+
+    def less(self, names: Iterable[str]) -> SlurmOptions:
+        """These options without further ones of these names."""
+        left = [option for option in self.extra if option_name(option) not in names]
+        return replace(self, extra=tuple(left))
+
+
+def _pair(line: str) -> tuple[str, str | bool]:
+    name, equals, value = line.removeprefix("--").partition("=")
+    if not line.startswith("--") or " " in name:
+        raise InputError(f"{line!r} is not in the form --key=value, which submitit needs", where=FLAG)
+    return name, value if equals else True
+
+
+def option_name(option: str) -> str:
+    """``qos`` of ``--qos=high``."""
+    return option.removeprefix("--").partition("=")[0]
 
 
 def parse_option(text: str, ours: Mapping[str, str] = SET_BY_BERTJOBS) -> str:
@@ -29,18 +101,21 @@ def parse_option(text: str, ours: Mapping[str, str] = SET_BY_BERTJOBS) -> str:
         ours: options that cannot be given so -> what to do instead.
 
     Raises:
-        InputError: this is no long option, its value cannot stand in a batch script's header, or it is one of ``ours``.
+        InputError: this is not a long option, its value cannot stand in a batch script's header, or it is one of
+            ``ours``.
     """
     name, equals, value = text.removeprefix("--").partition("=")
     if not _NAME.fullmatch(name) or (equals and not value):
-        raise InputError(f"{text!r} is no option of sbatch", where=FLAG, hint="key=value or key: qos=high, exclusive")
+        raise InputError(
+            f"{text!r} is not an option of sbatch", where=FLAG, hint="key=value or key: qos=high, exclusive"
+        )
     if len(text.splitlines()) > 1:
         raise InputError(f"an sbatch option holds a line break: {text!r}", where=FLAG)
     if equals and not is_option(value):
         raise InputError(
             f"{name}: {value!r} cannot stand in a batch script's header",
             where=FLAG,
-            hint="use letters, digits and . , : @ % + = / [ ] ( ) & | * _ -",
+            hint=OPTION_HINT,
         )
     if name in ours:
         raise InputError(f"sbatch's {name} cannot be given here", where=FLAG, hint=ours[name])
@@ -50,9 +125,6 @@ def parse_option(text: str, ours: Mapping[str, str] = SET_BY_BERTJOBS) -> str:
 def option_words(option: str) -> str:
     """``--sbatch key=value``: how a person gives an option that sbatch reads as ``--key=value``."""
     return f"{FLAG} {option.removeprefix('--')}"
-
-
-_OPTION = re.compile(r"[A-Za-z0-9_.,:@%+=/\[\]()&|*-]+")
 
 
 def is_option(value: str) -> bool:

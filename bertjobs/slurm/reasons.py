@@ -1,4 +1,4 @@
-"""Why Slurm lets a job wait, in plain words. Pure."""
+"""Why a job waits in Slurm's queue, in plain words. Pure."""
 
 from __future__ import annotations
 
@@ -7,27 +7,31 @@ from bertjobs.slurm.jobs import NEVER, Job
 # https://slurm.schedmd.com/job_reason_codes.html
 REASONS = {
     "Resources": "the nodes that it asks for are busy; it is next in line",
-    "Priority": "jobs of a higher priority wait before it",
-    "Dependency": "it waits for the end of another job",
-    NEVER: "it waits for a job that did not end as it had to; it will never start",
+    "Priority": "jobs with a higher priority are ahead of it",
+    "Dependency": "it waits for another job to end",
+    NEVER: "it depends on a job that did not end as required; it will never start",
     "BeginTime": "its start time has not come yet; after a requeue Slurm waits about two minutes",
     "JobHeldUser": "it is held, by you or in your name",
     "JobHeldAdmin": "an administrator holds it",
     "JobLaunchFailure": "it could not be launched, and is held",
     "ReqNodeNotAvail": "nodes that it needs are down, drained or reserved",
     "NodeDown": "a node that it needs is down",
-    "PartitionDown": "its partition takes jobs but starts none at the moment",
+    "PartitionDown": "its partition accepts jobs but starts none at the moment",
     "PartitionInactive": "its partition starts no jobs at the moment",
-    "PartitionTimeLimit": "it asks for more time than its partition allows; it will not start as it is",
-    "PartitionNodeLimit": "it asks for more nodes than its partition allows; it will not start as it is",
-    "BadConstraints": "no node has what it asks for; it will not start as it is",
-    "InvalidAccount": "its account is not valid; it will not start as it is",
-    "InvalidQOS": "its QOS is not valid; it will not start as it is",
-    "AccountNotAllowed": "its partition is closed to its account; it will not start as it is",
     "Licenses": "licenses that it asks for are in use",
     "Reservation": "its reservation has not begun",
     "Cleaning": "it was requeued, and its last start is still being cleaned up",
 }
+FAULTS = {
+    "PartitionTimeLimit": "it asks for more time than its partition allows",
+    "PartitionNodeLimit": "it asks for more nodes than its partition allows",
+    "BadConstraints": "no node has what it asks for",
+    "InvalidAccount": "its account is not valid",
+    "InvalidQOS": "its QOS is not valid",
+    "AccountNotAllowed": "its partition is closed to its account",
+}
+"""Reasons that no waiting removes: the job must be changed."""
+
 LIMITS = (
     ("MaxJobsPerUser", "you have as many jobs as you may have at once"),
     ("AssocGrp", "your account has reached its limit"),
@@ -40,16 +44,28 @@ LIMITS = (
 
 def reason_words(reason: str) -> str:
     """A reason of squeue's in plain words, with Slurm's own in brackets."""
-    word = reason.strip("()").split(",")[0].split()[0] if reason.strip("() ") else ""
-    words = REASONS.get(word) or next((text for sign, text in LIMITS if sign in word), "")
+    word = _code(reason)
     if not word:
         return "Slurm has not said why yet"
+    if must_be_changed(reason):
+        return f"{FAULTS[word]}; it will not start as it is ({reason})"
+    words = REASONS.get(word) or next((text for part, text in LIMITS if part in word), "")
     return f"{words} ({reason})" if words else f"Slurm says {reason}"
 
 
+def must_be_changed(reason: str) -> bool:
+    """Whether a job that waits for this reason never starts as it is."""
+    return _code(reason) in FAULTS
+
+
+def _code(reason: str) -> str:
+    """``ReqNodeNotAvail`` of ``(ReqNodeNotAvail, UnavailableNodes:node1)``."""
+    return next(iter(reason.strip("()").split(",")[0].split()), "")
+
+
 def job_line(job: Job) -> str:
-    """What is known of a job and who said so, as evidence."""
+    """What is known of a job and where from, as evidence."""
     parts = [f"job {job.id}: {job.state}"]
     parts += [f"reason {job.reason}"] if job.reason else []
     parts += [f"exit code {job.exit_code}"] if job.exit_code else []
-    return ", ".join(parts) + f" (told by {job.source})"
+    return ", ".join(parts) + f" (source: {job.source})"

@@ -13,16 +13,16 @@ import yaml
 from bertjobs.errors import InputError, nearest
 from bertjobs.recipe import schema
 from bertjobs.recipe.environment import NAMES
-from bertjobs.slurm.options import is_option
+from bertjobs.slurm.options import OPTION_HINT, SET_FOR_EACH_JOB, is_option, option_name
 from bertjobs.slurm.times import parse_time
 
 KEYS = {
     "partition": "partition to queue in; several by commas: whichever starts the job first",
     "account": "account to charge",
     "qos": "quality of service",
-    "time": "time limit of one job; a run that needs longer goes on in further jobs",
+    "time": "time limit of one job; a run that needs longer continues in further jobs",
     "image": "container image for pyxis: a .sqsh file, or an enroot URI",
-    "mounts": "what the container sees besides the run, the data and this folder: SRC:DST[:FLAGS]",
+    "mounts": "what the container sees in addition to the run, the data and this folder: SRC:DST[:FLAGS]",
     "data": "folder made by `bertjobs data prepare`; all nodes must see it",
     "results": "folder of all runs; all nodes must see it, with space for checkpoints",
     "environment": "names, never values, of variables of your shell that jobs see inside containers too",
@@ -33,10 +33,7 @@ KEYS = {
 _OPTION_NAME = re.compile(r"[a-z][a-z0-9-]*")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _QUEUE = ("partition", "account", "qos", "time")
-_OURS = frozenset((
-    "array", "dependency", "error", "export", "export-file", "job-name", "nodes", "ntasks", "ntasks-per-node", "output",
-    "parsable", "test-only", "wait", "wrap",
-))  # fmt: skip
+_OURS = (*SET_FOR_EACH_JOB, "dependency", "export", "export-file", "nodes", "ntasks", "ntasks-per-node")
 
 
 @dataclass(frozen=True)
@@ -74,9 +71,9 @@ class Site:
     def sbatch_options(self, given: Sequence[str] = ()) -> list[str]:
         """What it says to sbatch, as sbatch reads it, less what ``given`` options (``--qos=high``) name."""
         queue = [(name, value) for name in _QUEUE if (value := getattr(self, name))]
-        taken = {option.split("=", 1)[0] for option in given}
+        taken = {option_name(option) for option in given}
         options = [f"--{name}={value}" if value else f"--{name}" for name, value in (*queue, *self.sbatch)]
-        return [option for option in options if option.split("=", 1)[0] not in taken]
+        return [option for option in options if option_name(option) not in taken]
 
 
 def parse_site(text: str, name: str, file: Path) -> Site:
@@ -129,20 +126,20 @@ def _option(key: str, text: str, where: str) -> str:
         raise InputError(
             f"{key}: {text!r} cannot stand in a batch script's header",
             where=where,
-            hint="use letters, digits and . , : @ % + = / [ ] ( ) & | * _ -",
+            hint=OPTION_HINT,
         )
     return text
 
 
 def _variable(word: str, where: str) -> str:
-    """A variable's name. What is none is not shown: it may be a secret."""
+    """A variable's name. Anything else is not shown: it may be a secret."""
     if not _VARIABLE.fullmatch(word):
         name = word.partition("=")[0]
-        said = f"{name} with a value" if "=" in word and _VARIABLE.fullmatch(name) else "no variable's name"
+        entry = f"{name} with a value" if "=" in word and _VARIABLE.fullmatch(name) else "not a variable's name"
         raise InputError(
-            f"environment takes names alone; an entry is {said}",
+            f"environment takes only names; one entry is {entry}",
             where=where,
-            hint="set the value in your shell, from where it is passed on; here it would lie in a file",
+            hint="set the value in your shell, which passes it on; here it would be kept in a file",
         )
     if word in NAMES:
         raise InputError(
@@ -152,14 +149,14 @@ def _variable(word: str, where: str) -> str:
 
 
 def _options(node: yaml.Node, file: Path) -> tuple[tuple[str, str], ...]:
-    found = []
+    options = []
     for name, item in _mapping(node, file, "sbatch").items():
         where = f"{_place(file, item)}: sbatch.{name}"
         if not _OPTION_NAME.fullmatch(name):
             raise InputError(
-                f"{name!r} is no long option of sbatch",
+                f"{name!r} is not a long option of sbatch",
                 where=where,
-                hint="write it without dashes in front: constraint, not -C or --constraint",
+                hint="write it without leading dashes: constraint, not -C or --constraint",
             )
         if name in _QUEUE or name in _OURS:
             hint = f"write `{name}: ...` at the left margin" if name in _QUEUE else "leave it out"
@@ -168,16 +165,18 @@ def _options(node: yaml.Node, file: Path) -> tuple[tuple[str, str], ...]:
         if item.tag.endswith(":bool"):
             if item.value.lower() not in ("true", "yes", "on"):
                 raise InputError(f"sbatch.{name} is false", where=where, hint="leave it out")
-            found.append((name, ""))
+            options.append((name, ""))
             continue
         if _is_empty(item):
-            raise InputError(f"sbatch.{name} has no value", where=where, hint=f"an option without one: {name}: true")
-        found.append((name, _option(f"sbatch.{name}", _text(item, name, where), where)))
-    return tuple(found)
+            raise InputError(
+                f"sbatch.{name} has no value", where=where, hint=f"for an option that takes none, write {name}: true"
+            )
+        options.append((name, _option(f"sbatch.{name}", _text(item, name, where), where)))
+    return tuple(options)
 
 
 def _compose(text: str, file: Path) -> yaml.Node:
-    """The document as nodes, whose scalars are as they were written: YAML makes 14400 of 4:00:00."""
+    """The document as nodes, whose scalars stay as they were written: YAML would read 4:00:00 as 14400."""
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.MarkedYAMLError as error:
@@ -194,14 +193,14 @@ def _compose(text: str, file: Path) -> yaml.Node:
 def _mapping(node: yaml.Node, file: Path, what: str) -> dict[str, yaml.Node]:
     if not isinstance(node, yaml.MappingNode):
         raise InputError(f"{what} holds keys with values, as `key: value`", where=_place(file, node))
-    found: dict[str, yaml.Node] = {}
+    nodes: dict[str, yaml.Node] = {}
     for key, value in node.value:
         if not isinstance(key, yaml.ScalarNode):
             raise InputError("a key must be one word", where=_place(file, key))
-        if key.value in found:
+        if key.value in nodes:
             raise InputError(f"key {key.value!r} is given twice", where=_place(file, key))
-        found[key.value] = value
-    return found
+        nodes[key.value] = value
+    return nodes
 
 
 def _text(node: yaml.Node, key: str, where: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from bertjobs.slurm.client import NO_CONTROLLER
+from bertjobs.slurm.refusals import is_no_answer
 
 _STARTS = re.compile(r"Job \S+ to start at (?P<time>\S+) using \d+ processors on (?:nodes )?(?P<nodes>\S+)")
 _REFUSED = re.compile(r"(?:allocation failure: |error: |sbatch: (?=unrecognized))(.+)")
@@ -24,7 +24,7 @@ def parse_start_test(text: str) -> StartTest:
     """What ``sbatch --test-only`` printed, on either stream, as a value; nothing known where there is no controller."""
     if starts := _STARTS.search(text):
         return StartTest(starts_at=starts["time"], nodes=starts["nodes"])
-    if any(sign in text for sign in NO_CONTROLLER):
+    if is_no_answer(text):
         return StartTest()
     reasons = dict.fromkeys(reason.strip() for reason in _REFUSED.findall(text))
     return StartTest(refusal="; ".join(reasons))

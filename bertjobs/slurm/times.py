@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import re
+import time
 
+SIGNAL_LEAD_S = 120.0
+"""What a run's jobs ask of Slurm: ``--signal=USR2@120``, for a checkpoint before the time limit."""
 
-def doubled(limit: str) -> str:
-    """Twice a time limit of Slurm's, ``1-02:00:00`` or ``30:00``, in minutes; "" for one that is no time."""
-    found = re.fullmatch(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+)", limit)
-    if not found:
-        return ""
-    days, hours, minutes, seconds = (int(part or 0) for part in found.groups())
-    return str(2 * max(1, (days * 24 + hours) * 60 + minutes + (seconds > 0)))
-
-
-def format_time(seconds: int | None) -> str:
-    """A time as Slurm writes it, such as "1-00:00:00" or "4:30:00"; the inverse of `parse_time`."""
-    if seconds is None:
-        return "infinite"
-    days, rest = divmod(seconds, 86400)
-    clock = f"{rest // 60 % 60:02}:{rest % 60:02}"
-    return f"{days}-{rest // 3600:02}:{clock}" if days else f"{rest // 3600}:{clock}"
-
+SCRIPT_LEAD_S = 60
+"""What a job asks whose batch script alone is signalled, and has only to end what it watches; Slurm may signal up to a
+minute earlier."""
 
 _TIME = re.compile(r"(?:(?P<days>[0-9]+)-)?(?P<clock>[0-9]+(?::[0-9]+){0,2})")
 
@@ -43,5 +33,40 @@ def parse_time(text: str) -> int | None:
     return int(match["days"] or 0) * 86400 + seconds or None
 
 
-SIGNAL_LEAD_S = 120.0
-"""What run.sub asks of Slurm: ``--signal=USR2@120``."""
+def limit_s(text: str) -> float:
+    """A time limit in seconds, infinite for none; raises ValueError as `parse_time` does."""
+    seconds = parse_time(text)
+    return math.inf if seconds is None else float(seconds)
+
+
+def format_time(seconds: int | None) -> str:
+    """A time as Slurm writes it, such as "1-00:00:00" or "4:30:00"; the inverse of `parse_time`."""
+    if seconds is None:
+        return "infinite"
+    days, rest = divmod(seconds, 86400)
+    clock = f"{rest // 60 % 60:02}:{rest % 60:02}"
+    return f"{days}-{rest // 3600:02}:{clock}" if days else f"{rest // 3600}:{clock}"
+
+
+def minutes(seconds: float) -> float:
+    """A time in whole minutes, rounded up as Slurm does; infinite stays infinite."""
+    return seconds if math.isinf(seconds) else math.ceil(seconds / 60)
+
+
+def doubled(limit: str) -> str:
+    """Twice a time limit as Slurm writes it, in minutes; "" for none, and for what is not a time."""
+    try:
+        seconds = parse_time(limit)
+    except ValueError:
+        return ""
+    return "" if seconds is None else str(2 * int(minutes(seconds)))
+
+
+def unix_s(text: str) -> float | None:
+    """A date as Slurm writes it with ``SLURM_TIME_FORMAT=%s``; None for ``Unknown`` and ``N/A``."""
+    return float(text) if text.isdigit() and int(text) else None
+
+
+def date_text(unix_s: float) -> str:
+    """Seconds since 1970 as a person reads them here: ``2026-11-21 18:28``."""
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(unix_s))

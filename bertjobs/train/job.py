@@ -19,7 +19,16 @@ from bertjobs.recipe.schema import RUN
 from bertjobs.recipe.spec import PhaseSpec, RunSpec
 from bertjobs.run.checkpoints import steps
 from bertjobs.run.directory import PhaseDirectory, RunDirectory
-from bertjobs.run.restarts import beyond_budget, cause_by_slurm, chain_events, explanation, in_circles, is_open
+from bertjobs.run.restarts import (
+    NotRestartedError,
+    Refusal,
+    beyond_budget,
+    cause_by_slurm,
+    chain_events,
+    explanation,
+    in_circles,
+    is_open,
+)
 from bertjobs.train.placement import Placement
 
 
@@ -117,7 +126,8 @@ def open_directory(job: Job, **started: Any) -> None:
     be refused any more; ``started`` goes into the journal with it.
 
     Raises:
-        InputError: the folder cannot be written, or as in `check_settings` or `check_restart`.
+        InputError: the folder cannot be written, or as in `check_settings`.
+        NotRestartedError: as in `check_restart`.
     """
     before = check_settings(job)
     job.directory.create()
@@ -140,7 +150,7 @@ def check_budgets(job: Job, last_state: str) -> None:
         last_state: sacct's word for the end of the attempt before, which may not have written it.
 
     Raises:
-        InputError: the recipe allows no more.
+        NotRestartedError: the recipe allows no more.
     """
     events = _chain(job)
     names = {name: events[-1][name] for name in ("phase", "job", "attempt")} if events else {}
@@ -156,7 +166,7 @@ def check_restart(job: Job, step: int) -> None:
     """Make sure that an attempt that begins at ``step`` would not go round in circles.
 
     Raises:
-        InputError: it would.
+        NotRestartedError: it would.
     """
     _refuse(job, in_circles(_chain(job), step))
 
@@ -168,12 +178,13 @@ def _chain(job: Job) -> list[Mapping[str, Any]]:
     return chain_events(job.directory.events(), job.phase.phase, placement.chain)
 
 
-def _refuse(job: Job, why: str | None) -> None:
-    if why:
-        raise InputError(
-            f"job {job.placement.job} does not go on: {why}",
+def _refuse(job: Job, refusal: Refusal | None) -> None:
+    if refusal:
+        raise NotRestartedError(
+            f"job {job.placement.job} was not restarted: {refusal.words}",
+            spent_by=refusal.spent_by,
             where=str(job.directory.journal),
-            hint="look at the logs, then start the phase again by hand: it goes on from its last checkpoint",
+            hint="look at the logs, then start the phase again by hand: it continues from its last checkpoint",
         )
 
 

@@ -134,7 +134,7 @@ class MetricsLog:
             words = ", ".join(f"{first}" if first == last else f"{first}-{last}" for first, last in lost)
             print(f"warning: {self._metrics} lacks the lines of steps {words}: lost in a crash", flush=True)
         if self._tensorboard:
-            self._tensorboard.begin(steps, validations)
+            self._tensorboard.begin(step, steps, validations)
 
     def step(self, line: dict[str, Any], steps: int) -> None:
         """Write one step's line; ``steps`` is the phase's number of them."""
@@ -165,6 +165,13 @@ class MetricsLog:
             for path in written:
                 sync_file(path)
             sync_folder(self._metrics.parent)
+            if self._tensorboard:
+                self._tensorboard.sync()
+
+    def close(self) -> None:
+        """Wait until TensorBoard's files are written; the series are written line by line."""
+        if self._tensorboard:
+            self._tensorboard.close()
 
 
 def _cut(path: Path, last_step: int) -> list[dict[str, Any]]:

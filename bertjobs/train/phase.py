@@ -67,10 +67,12 @@ def train_phase(job: Job, ranks: Ranks, device: torch.device, stop: StopRequest)
         Watchdog(job.spec.hang_timeout_s, job.placement, ranks.arrivals) as watchdog,
         _watch(job, shards, ranks) as shard_watch,
         closing(open_stream(job, ranks, shards, start.data, device)) as stream,
+        closing(
+            MetricsLog(directory.metrics, directory.validation, directory.tensorboard, active=ranks.is_first)
+        ) as metrics,
     ):
         if isinstance(stream, BatchStream) and stream.packing is not None:
             forward.warm_up(empty_pack(shards.train, shards.masking, stream.packing).to(device), job.spec.precision)
-        metrics = MetricsLog(directory.metrics, directory.validation, directory.tensorboard, active=ranks.is_first)
         metrics.resume_after(progress.step)
         saving = _saving(job, ranks, metrics, start, progress)
         saving.reserve(model, optimizer)

@@ -17,6 +17,7 @@ from bertjobs.errors import EXIT_CONTINUE, EXIT_DONE, EXIT_FAILURE, BertjobsErro
 from bertjobs.files.atomic import write_text
 from bertjobs.recipe.size import checkpoint_bytes
 from bertjobs.recipe.spec import RunSpec
+from bertjobs.run.causes import Cause
 from bertjobs.run.suspects import excluded, suspects
 from bertjobs.train.job import Job, check_budgets, record, resolve_job
 from bertjobs.train.nodes.affinity import bind_near_gpu
@@ -63,17 +64,19 @@ def exit_code(error: Exception) -> int:
     return error.exit_code if isinstance(error, BertjobsError) else EXIT_FAILURE
 
 
-def cause_of(error: Exception) -> str:
-    """An error as the journal calls it."""
+def cause_of(error: Exception) -> Cause:
+    """What the journal has of an error."""
+    if isinstance(error, BertjobsError) and error.cause:
+        return Cause(error.cause)
     if isinstance(error, InputError):
-        return "bad input"
+        return Cause.BAD_INPUT
     if isinstance(error, UnfitNodesError):
-        return "unfit nodes"
+        return Cause.UNFIT_NODE
     if isinstance(error, torch.OutOfMemoryError):
-        return "out of memory"
+        return Cause.GPU_MEMORY
     # By its words: an error of another rank has come as text.
     is_full = any(os.strerror(number) in str(error) for number in (errno.ENOSPC, errno.EDQUOT))
-    return "disk full" if is_full else "crashed"
+    return Cause.DISK if is_full else Cause.CRASHED
 
 
 def explanation(error: Exception, placement: Placement | None) -> str:

@@ -10,7 +10,7 @@ import pytest
 
 from tests.conftest import Bertjobs
 
-HEAVY = ("torch", "pyarrow", "numpy", "tokenizers", "matplotlib", "transformers", "yaml")
+HEAVY = ("torch", "pyarrow", "numpy", "tokenizers", "matplotlib", "transformers", "submitit", "yaml")
 
 
 def test_help_imports_nothing_heavy() -> None:

@@ -56,12 +56,12 @@ def test_an_sbatch_option_with_and_without_dashes(given: str, option: str) -> No
 @pytest.mark.parametrize(
     ("given", "says"),
     [
-        ("", "is no option"),
-        ("qos=", "is no option"),
-        ("-C a100", "is no option"),
-        ("Qos=high", "is no option"),
+        ("", "is not an option"),
+        ("qos=", "is not an option"),
+        ("-C a100", "is not an option"),
+        ("Qos=high", "is not an option"),
         ("qos=high\ntouch x", "line break"),
-        ("qos\ntouch=x", "is no option"),
+        ("qos\ntouch=x", "is not an option"),
         ("comment=two words", "cannot stand in"),
         ("comment=a#b", "cannot stand in"),
         ("comment='a'", "cannot stand in"),
@@ -84,7 +84,7 @@ def test_what_is_no_sbatch_option(given: str, says: str) -> None:
         (("--after", "12,"), "'' is no job's id"),
         (("--after", "12;x"), "'12;x' is no job's id"),
         (("--after", "12"), "cannot wait for a Slurm job"),
-        (("--sbatch=-n4",), "is no option of sbatch"),
+        (("--sbatch=-n4",), "is not an option of sbatch"),
         (("--time", "5", "--sbatch", "time=6"), "--time 5 contradicts --sbatch time=6"),
     ],
 )

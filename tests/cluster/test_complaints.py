@@ -30,7 +30,11 @@ def by_hand(cluster: Cluster, tmp_path: Path) -> Submit:
         file = tmp_path / "worker"
         file.write_text(f"#!/bin/bash\n(echo PARENT=$(</proc/$PPID/comm)\n{told}) >$SLURM_PROCID.told\n{worker}\n")
         file.chmod(0o755)
-        return cluster.submit([*options, RUN_SUB], env={"BERTJOBS_PYTHON": str(file), **environ}, cwd=tmp_path)
+        return cluster.submit(
+            [*options, RUN_SUB],
+            env={"BERTJOBS_PYTHON": str(file), "BERTJOBS_LINK": sys.executable, **environ},
+            cwd=tmp_path,
+        )
 
     return submit
 

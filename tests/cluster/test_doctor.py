@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 
 from bertjobs.launch.doctor.diagnose import diagnose
-from bertjobs.launch.doctor.evidence import Accounts, collect
+from bertjobs.launch.doctor.evidence import collect
 from bertjobs.launch.doctor.log_errors import Cause
 from bertjobs.launch.doctor.remedies import Verdict
 from bertjobs.run.checkpoints import steps
 from bertjobs.run.directory import RunDirectory
+from bertjobs.slurm.client import Slurm
 from tests.cluster.process import Process, environment_of, job_processes
 from tests.cluster.slurm import Cluster
 from tests.conftest import Bertjobs, wait_until
@@ -43,7 +44,7 @@ def submit(bertjobs: Bertjobs, cluster: Cluster, speeches_data: Path, directory:
 
 
 def verdict_on(directory: RunDirectory, cluster: Cluster) -> Verdict:
-    evidence = collect(directory, Accounts(cluster.environment), RUN, time.time())
+    evidence = collect(directory, Slurm(cluster.environment), RUN, time.time())
     assert not evidence.silence
     return diagnose(evidence)
 
@@ -55,7 +56,7 @@ def test_a_job_runs_and_is_cancelled(
     wait_until(directory.phase(1).metrics.exists)
     running = verdict_on(directory, cluster)
     assert running.cause is Cause.RUNNING, running
-    assert f"job {job}: RUNNING (told by squeue)" in running.evidence
+    assert f"job {job}: RUNNING (source: squeue)" in running.evidence
     bertjobs("cancel", RUN, environ=cluster.environment)
     assert cluster.wait(job) == "CANCELLED"
     verdict = verdict_on(directory, cluster)
@@ -115,7 +116,7 @@ def test_a_preempted_job_waits_and_tells_it(submit: Submit, cluster: Cluster, di
     cluster.run(["scancel", str(urgent)])
     cluster.run(["scontrol", "update", f"JobId={job}", "StartTime=now"])
     cluster.wait_queue(job, "RUNNING")
-    wait_until(lambda: Accounts(cluster.environment).jobs([job])[job].past == ("PREEMPTED",))
+    wait_until(lambda: Slurm(cluster.environment).jobs([job])[job].past == ("PREEMPTED",))
 
 
 def test_a_dependency_that_can_never_be_met(submit: Submit, cluster: Cluster, directory: RunDirectory) -> None:

@@ -19,11 +19,12 @@ from typing import Any
 import pytest
 
 from bertjobs.data.prepare import PHASES, PrepareOptions, ThisMachine, data_folder, prepare, work_folder
+from bertjobs.data.prepare.array_options import ArrayOptions
 from bertjobs.data.prepare.on_slurm import SlurmArrays
-from bertjobs.data.prepare.sbatch import SlurmOptions
 from bertjobs.data.prepare.work_folder import FOLDER_NAME, WorkFolder
 from bertjobs.errors import EXIT_BAD_INPUT, BertjobsError, InputError
 from bertjobs.files.atomic import sha256_of
+from bertjobs.slurm.options import SlurmOptions
 from tests.cluster import slurm as harness
 from tests.cluster.process import Process, environment_of, job_processes
 from tests.cluster.slurm import Cluster
@@ -110,8 +111,9 @@ class Run:
         self.said: list[str] = []
         self.output = output
         self._cluster = cluster
-        asked = {"jobs": 4, **asked}
-        self._runner = SlurmArrays(SlurmOptions(**asked), cluster.environment, self.said.append, grace_s=1)
+        cut = {name: asked.pop(name) for name in ("jobs", "attempts") if name in asked}
+        arrays = ArrayOptions(SlurmOptions(**asked), **{"jobs": 4, **cut})
+        self._runner = SlurmArrays(arrays, cluster.environment, self.said.append, grace_s=1)
 
     def __call__(self, options: PrepareOptions, meanwhile: Callable[[], None] = lambda: None) -> bool:
         with ThreadPoolExecutor(1) as thread:
@@ -260,7 +262,7 @@ def test_a_node_that_fails_twice_is_left_out(
 def test_a_node_that_is_the_only_one_is_used_again(
     cluster: Cluster, corpus: Path, expected: dict[str, str], tmp_path: Path
 ) -> None:
-    run = Run(cluster, tmp_path / "data", sbatch=("nodelist=node2",))
+    run = Run(cluster, tmp_path / "data", extra=("--nodelist=node2",))
 
     def kill_twice() -> None:
         while (times := run.count("failed in job")) < 2:
@@ -341,7 +343,7 @@ def test_bad_input_has_its_own_words_and_exit_code(cluster: Cluster, corpus: Pat
 DRIVER = """
 import os, sys
 from bertjobs.data.prepare import PHASES, PrepareOptions, data_folder, prepare, work_folder
-from bertjobs.data.prepare.sbatch import SlurmOptions
+from bertjobs.data.prepare.array_options import ArrayOptions
 from bertjobs.data.prepare.on_slurm import SlurmArrays
 from bertjobs.errors import BertjobsError
 data_folder.PIECE_BYTES, work_folder.BUCKET_BYTES = 500_000, 1_000_000
@@ -349,7 +351,7 @@ corpus, vocabulary, output = sys.argv[1:]
 options = PrepareOptions((f"text:{corpus}",), vocabulary, output, phases=(PHASES[1],), duplicates=2, shards=4,
                          format="ids")
 try:
-    with SlurmArrays(SlurmOptions(jobs=4, attempts=1), os.environ, grace_s=1) as runner:
+    with SlurmArrays(ArrayOptions(jobs=4, attempts=1), os.environ, grace_s=1) as runner:
         prepare(options, lambda *_: None, runner)
 except BertjobsError as error:
     sys.exit(error.render())

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from bertjobs.run.directory import RunDirectory
-from bertjobs.slurm.queue_view import QueueView
+from bertjobs.slurm.client import Slurm
 from tests.cluster.slurm import Cluster
 from tests.conftest import Bertjobs, wait_until
 
@@ -84,7 +84,7 @@ def test_a_running_run_is_shown_and_cancelled_with_all_that_waits(
     )
     foreign = cluster.submit([f"--job-name={RUN}-spare", "--begin=now+3600", "--output=/dev/null", "--wrap=true"])
     wait_until(lambda: directory.phase(1).metrics.exists())
-    assert QueueView(cluster.environment).named(RUN, directory.root).keys() >= {first, second, str(unknown)}
+    assert Slurm(cluster.environment).jobs_of_run(RUN, directory.root).keys() >= {first, second, str(unknown)}
     one, two = show()
     assert (one["state"], one["job"], one["late_s"]) == ("RUNNING", first, None)
     assert one["timeline"][0]["state"] == "running"

@@ -1,4 +1,4 @@
-"""A run that submitit queues on a real Slurm, and that its own protocol carries over the time limit."""
+"""A run that submitit queues on a real Slurm, carried over the time limit as any other."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
-from bertjobs.launch.script import SlurmOptions
 from bertjobs.launch.start import write_run
 from bertjobs.launch.submitit.backend import queue_submitit
 from bertjobs.recipe.catalogue import builtin_file, load_catalogue
 from bertjobs.recipe.resolve import resolve
 from bertjobs.run.directory import RunDirectory
+from bertjobs.slurm.options import SlurmOptions
 from tests.cluster.slurm import Cluster
 from tests.conftest import wait_until
 
@@ -57,7 +57,7 @@ def causes(directory: RunDirectory) -> list[tuple[int, str]]:
     return [(event["attempt"], event["cause"]) for event in directory.events() if event["event"] == "ended"]
 
 
-def test_submitit_requeues_a_job_that_is_told_of_its_time_limit(cluster: Cluster, queue: Queue) -> None:
+def test_a_job_of_submitit_s_is_requeued_at_its_time_limit(cluster: Cluster, queue: Queue) -> None:
     """Phase 2 waits behind phase 1, which is stopped half-way."""
     directory, jobs = queue()
     assert cluster.run(["squeue", "-ho", "%E", "-j", jobs[2]]).stdout.startswith(f"afterany:{jobs[1]}")
@@ -71,7 +71,7 @@ def test_submitit_requeues_a_job_that_is_told_of_its_time_limit(cluster: Cluster
     assert causes(directory) == [(0, "SIGUSR2"), (1, "done"), (0, "done")]
     first = (directory.phase(1).logs / f"{jobs[1]}-0.out").read_text()
     assert "0: submitit INFO" in first
-    assert f"Requeued job {jobs[1]}" in first
+    assert "continuing: requeue" in (directory.phase(1).logs / f"slurm-{jobs[1]}.out").read_text()
     ours = [line for line in first.splitlines() if "slurmstepd" not in line]
     assert all(re.match(r"[01]: .", line) for line in ours), first
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -9,14 +10,16 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from bertjobs.launch.local import label, labelled_log, next_job
-from bertjobs.launch.start import write_run
-from bertjobs.launch.submitit.backend import run_phase
+from bertjobs.launch.link import newest_name
+from bertjobs.launch.local import label, labelled_log
+from bertjobs.launch.start import run_here, write_run
+from bertjobs.launch.watch.progress import ProgressView
 from bertjobs.recipe.catalogue import builtin_file, load_catalogue
 from bertjobs.recipe.resolve import resolve
 from bertjobs.recipe.spec import RunSpec
@@ -148,65 +151,43 @@ def small_run(speeches_data: Path, tmp_path: Path) -> SmallRun:
     return write
 
 
-def run_by_submitit(spec: RunSpec, watch: Callable[[], None]) -> int:
-    """As run_here runs a phase."""
-    directory = RunDirectory(Path(spec.results) / spec.run)
-    job = next_job(directory)
-    return run_phase(sys.executable, spec, 1, os.environ, directory.phase(1).logs / f"{job}-0.out", job, watch)
+def processes_of(command: str, environ: str) -> list[int]:
+    """Processes whose command line and environment hold these words, oldest first."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (process / "cmdline").read_bytes() + b"\0" + (process / "environ").read_bytes()
+        except OSError:
+            continue
+        if command.encode() in words and environ.encode() in words:
+            found.append(int(process.name))
+    return sorted(found)
 
 
-def test_submitit_s_local_executor_goes_on_after_its_signal(small_run: SmallRun) -> None:
-    spec = small_run(steps=30)
-    directory = RunDirectory(Path(spec.results) / spec.run)
-    told: list[int] = []
+def test_a_run_that_crashes_after_a_checkpoint_is_started_again_within_its_budget(
+    small_run: SmallRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rank 0 that is killed writes no end; with a budget of one, the second crash is the last."""
+    monkeypatch.chdir(Path(sys.prefix))
+    spec = replace(small_run(steps=100_000), restarts_crashed=1)
+    spec = replace(spec, phases=(replace(spec.phases[0], checkpoint_every=2),))
+    directory = write_run(spec)
+    out = io.StringIO()
+    struck: set[str] = set()
 
-    def watch() -> None:
-        if not told and directory.phase(1).metrics.exists():
-            (pickled,) = (directory.root / "submitit").glob("*_submitted.pkl")
-            told.append(processes_below(int(pickled.name.split("_")[0]))[0])
-            os.kill(told[0], signal.SIGUSR2)
+    def kill(_: ProgressView) -> None:
+        newest = newest_name(directory.phase(1))
+        begun = sum(event["event"] == "started" for event in directory.events())
+        if begun > len(struck) and newest and newest not in struck:
+            struck.add(newest)
+            os.kill(processes_of("bertjobs.train", f"RESULTS={spec.results}\0")[0], signal.SIGKILL)
 
-    assert run_by_submitit(spec, watch) == 0
-    assert [(event["attempt"], event["cause"]) for event in directory.events() if event["event"] == "ended"] == [
-        (0, "SIGUSR2"), (1, "done"),
-    ]  # fmt: skip
-    steps = [json.loads(line)["step"] for line in directory.phase(1).metrics.read_text().splitlines()]
-    assert steps == list(range(1, 31))
+    monkeypatch.setattr(ProgressView, "update", kill)
+    assert run_here(directory, spec, os.environ, out) == 70
+    ends = [(event["attempt"], event["cause"]) for event in directory.events() if event["event"] == "ended"]
+    assert ends == [(0, "crashed"), (1, "crashed")]
+    assert out.getvalue().count("is started again from step-") == 1
     assert len(list(directory.phase(1).logs.iterdir())) == 2
-
-
-def test_under_submitit_ctrl_c_writes_a_checkpoint(small_run: SmallRun) -> None:
-    spec = small_run(steps=100_000)
-    directory = RunDirectory(Path(spec.results) / spec.run)
-    pressed: list[bool] = []
-
-    def watch() -> None:
-        if not pressed and directory.phase(1).metrics.exists():
-            pressed.append(True)
-            for process in processes_below(os.getpid()):  # a terminal sends it to all
-                os.kill(process, signal.SIGINT)
-            signal.raise_signal(signal.SIGINT)
-
-    assert run_by_submitit(spec, watch) == 75
-    assert list(directory.phase(1).checkpoints.iterdir())
-    (end,) = [event for event in directory.events() if event["event"] == "ended"]
-    assert (end["cause"], end["exit_code"]) == ("SIGTERM", 75)
-
-
-def test_under_submitit_bad_input_has_its_exit_code(small_run: SmallRun) -> None:
-    assert run_by_submitit(small_run(precision="tf32"), lambda: None) == 64
-
-
-def processes_below(process: int) -> list[int]:
-    """The process's children, their children, and so on."""
-    words = ["pgrep", "-P", str(process)]
-    children = [int(word) for word in subprocess.run(words, capture_output=True, text=True).stdout.split()]
-    return [one for child in children if child_exists(child) for one in (child, *processes_below(child))]
-
-
-def child_exists(process: int) -> bool:
-    """pgrep itself was a child, too."""
-    return Path(f"/proc/{process}").exists()
 
 
 def test_secrets_of_the_environment_are_written_nowhere(

@@ -5,18 +5,20 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from bertjobs.errors import InputError
-from bertjobs.launch.script import MARKER, SlurmOptions, render_script, run_sub, submissions
+from bertjobs.launch.script import MARKER, render_script, run_sub, submissions
 from bertjobs.recipe.catalogue import builtin_file, load_catalogue
 from bertjobs.recipe.environment import NAMES
 from bertjobs.recipe.resolve import resolve
 from bertjobs.recipe.spec import RunSpec
 from bertjobs.slurm.environment import clean_environment
+from bertjobs.slurm.options import SlurmOptions
 from bertjobs.slurm.shell import export_lines
 from tests.launch.golden_file import check_golden
 
@@ -124,10 +126,14 @@ def test_a_surrounding_job_s_variables_do_not_leak() -> None:
 # pyxis is in no package, so srun and scontrol stand-ins: the first says its options and its own words.
 SRUN = """#!/bin/bash
 if [[ $1 == --help ]]; then echo "{help}"; exit; fi
-[[ $* == *bertjobs.train* ]] && printf '%s\\n' srun "$@" >"$WORDS"
+[[ $* == *--label* ]] && printf '%s\\n' srun "$@" >"$WORDS"
+[[ -n ${{CHECKPOINT:-}} ]] && mkdir -p "$CHECKPOINT"
+exit "${{WORKER_CODE:-0}}"
 """
 SCONTROL = """#!/bin/bash
-case "$2" in hostnames) echo node1;; node) echo "   NodeAddr=10.0.0.1 NodeHostName=node1";; esac
+case "$1 $2" in "show hostnames") echo node1;; "show node") echo "   NodeAddr=10.0.0.1 NodeHostName=node1";; esac
+[[ $1 == requeue ]] && echo "$2" >>"$WORDS.requeued"
+true
 """
 
 
@@ -203,6 +209,31 @@ def test_an_image_where_srun_has_no_pyxis(run_by_hand) -> None:
     code, stderr, words = run_by_hand("--nodes", RECIPE="laptop-scratch", IMAGE="x.sqsh", MOUNTS="a:b")
     assert (code, words) == (64, None)
     assert stderr == "error: IMAGE is set, but srun has no pyxis (--container-image)\n"
+
+
+CHECKPOINT = "results/laptop-scratch/phase1/checkpoints/step-00000005"
+
+
+@pytest.mark.parametrize("link", [sys.executable, "/no/python", "/bin/false"])
+@pytest.mark.parametrize(
+    ("code", "environ", "requeued"),
+    [
+        (75, {"CHECKPOINT": CHECKPOINT}, True), (137, {"CHECKPOINT": CHECKPOINT}, True), (75, {}, False),
+        (70, {}, False), (64, {"CHECKPOINT": CHECKPOINT}, False), (0, {"CHECKPOINT": CHECKPOINT}, False),
+        (75, {"CHECKPOINT": CHECKPOINT, "STEPS_THIS_RUN": "5"}, False),
+    ],
+)  # fmt: skip
+def test_a_job_is_requeued_once_after_a_checkpoint_also_where_no_python_answers(
+    run_by_hand, tmp_path: Path, link: str, code: int, environ: dict[str, str], requeued: bool
+) -> None:
+    environ = {**environ, "PYTHONPATH": str(run_sub().parent), "WORKER_CODE": str(code), "BERTJOBS_LINK": link}
+    ended, stderr, _ = run_by_hand(RECIPE="laptop-scratch", BERTJOBS_PYTHON="/opt/python", **environ)
+    assert ended == (code if code in (0, 64, 75) else 70)
+    requeues = tmp_path / "words.requeued"
+    assert requeues.exists() == requeued, stderr
+    assert not requeued or requeues.read_text() == "4711\n"
+    asked_in_vain = link != sys.executable and code not in (0, 64) and "STEPS_THIS_RUN" not in environ
+    assert ("could not be decided" in stderr) == asked_in_vain
 
 
 @pytest.mark.parametrize("run", ["a b", "../up", "$(touch x)", "a'b", "a\nb"])

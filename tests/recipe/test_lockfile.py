@@ -151,3 +151,38 @@ def test_a_phase_of_one_run_only_is_not_compared(catalogue: Catalogue) -> None:
     assert recipe_hash(one, 1) == recipe_hash(both, 1)
     with pytest.raises(KeyError):
         recipe_hash(one, 2)
+
+
+HASHES = {
+    "dgx1-16g": ("7287cba78cb893eb", "4d3c49744fa06563"),
+    "dgx1-32g": ("7287cba78cb893eb", "4d3c49744fa06563"),
+    "dgx2-32g": ("7287cba78cb893eb", "4d3c49744fa06563"),
+    "dgxa100-40g": ("a29ec229a4cd3e8e", "eb061320a9fbf419"),
+    "dgxa100-80g": ("7287cba78cb893eb", "4d3c49744fa06563"),
+    "dgxh100-80g": ("a29ec229a4cd3e8e", "eb061320a9fbf419"),
+    "h200": ("a29ec229a4cd3e8e", "eb061320a9fbf419"),
+    "laptop": ("9fdc1bf05cbe9b43", "4b0c9792070654d6"),
+    "laptop-scratch": ("9a09f13cf0707878", "18a88265e1af3a0b"),
+}
+"""The recipe hash of both phases, its beginning. Runs that exist have them in DONE.json: another one ends them."""
+
+
+@pytest.mark.parametrize("recipe", HASHES)
+def test_the_hash_of_a_recipe_stays(catalogue: Catalogue, recipe: str) -> None:
+    spec = resolved(catalogue, recipe)
+    assert tuple(recipe_hash(spec, phase)[:16] for phase in (1, 2)) == HASHES[recipe]
+
+
+def test_a_run_yml_of_an_earlier_version_is_read(catalogue: Catalogue, tmp_path: Path) -> None:
+    file = Path(__file__).with_name("run.yml")
+    spec = read_lockfile(file)
+    given = resolved(
+        catalogue, "laptop", "optimizer.beta2=0.98", "phase2.gradient_steps=4", run="before", mounts="/a:/b:ro"
+    )
+    assert spec == given
+    assert recipe_hash(spec, 1).startswith("b73ec69b9bafcf8d")
+    assert recipe_hash(spec, 2).startswith("7e2938061d5d696b")
+    content = yaml.safe_load(file.read_text())
+    del content["recipes"]["laptop"]["hang_timeout_s"]  # from before that was a setting
+    (tmp_path / "older.yml").write_text(yaml.safe_dump(content))
+    assert read_lockfile(tmp_path / "older.yml") == given

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from bertjobs.cli import arguments as shared
 from bertjobs.cli import recipes
 from bertjobs.errors import InputError
 from bertjobs.recipe.catalogue import builtin_file
@@ -29,7 +30,7 @@ def run(*words: str) -> int:
 
 def arguments(*words: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser(allow_abbrev=False)
-    recipes.add_recipe_arguments(parser)
+    shared.add_recipe_arguments(parser)
     return parser.parse_args(words)
 
 
@@ -88,7 +89,7 @@ def test_every_flag_of_the_schema_is_taken_and_resolved() -> None:
     words = ["--recipe", "dgx1-32g", "--nodes", "4", "--phase", "1", "--batchsize", "64", "--lr", "1e-3"]
     words += ["--gradient-steps", "2", "--precision", "fp32", "--data", "/d", "--set", "seed=3"]
     words += ["--set", "phase1.steps=5"]
-    spec = recipes.resolve_arguments(arguments(*words), {"SEED": "9", "RESULTS": "/r"}).spec
+    spec = shared.resolve_arguments(arguments(*words), {"SEED": "9", "RESULTS": "/r"}).spec
     phase = spec.phase(1)
     assert (phase.global_batch, phase.micro_batch, phase.lr, phase.steps) == (64 * 32, 32, 1e-3, 5)
     assert (spec.precision, spec.data, spec.results, spec.seed) == ("fp32", "/d", "/r", 3)
@@ -98,19 +99,22 @@ def test_every_flag_of_the_schema_is_taken_and_resolved() -> None:
 
 def test_a_bad_flag_value_is_an_input_error() -> None:
     with pytest.raises(InputError, match="flag --nodes"):
-        recipes.resolve_arguments(arguments("--recipe", "laptop", "--nodes", "two"), {})
+        shared.resolve_arguments(arguments("--recipe", "laptop", "--nodes", "two"), {})
 
 
-def test_settings_explain_themselves() -> None:
+def test_a_value_is_named_for_what_it_is() -> None:
     parser = argparse.ArgumentParser()
-    recipes.add_recipe_arguments(parser)
+    shared.add_recipe_arguments(parser)
+    metavars = {action.dest.removeprefix("setting_"): action.metavar for action in parser._actions}
+    for setting in SETTINGS:
+        if setting.kind == "switch" and setting.flag:
+            assert metavars[setting.key] == "true|false"
+    assert metavars["phase"] == "PHASE"
+    assert metavars["loss_normalization"] == "global|seed"
     text = parser.format_help()
     for setting in SETTINGS:
-        assert setting.help
-        if setting.flag:
-            assert setting.flag in text
-        if setting.env:
-            assert f"[{setting.env}]" in text
+        if setting.listed:
+            assert f"[{setting.env}]" in text if setting.env else setting.flag in text
 
 
 def test_nothing_heavy_is_imported() -> None:

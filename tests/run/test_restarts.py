@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import pickle
 from typing import Any
 
 import pytest
 
+from bertjobs.run.causes import Cause
 from bertjobs.run.restarts import (
+    NotRestartedError,
     beyond_budget,
     cause_by_slurm,
     causes,
@@ -47,7 +50,7 @@ def test_what_slurm_says_explains_a_signal() -> None:
     assert explanation([started(0), ended("bad input")], "CANCELLED") is None
     assert explanation([started(0)], "CANCELLED") is None
     explained = {"event": "explained", "phase": 1, "job": "7", "attempt": 0, "cause": "cancelled"}
-    assert causes(events) == {("7", 0): "preempted"}
+    assert causes(events) == {("7", 0): Cause.SIGTERM}
     assert causes([*events, explained]) == {("7", 0): "cancelled"}
 
 
@@ -60,37 +63,66 @@ def test_an_attempt_without_an_end_is_open() -> None:
 
 @pytest.mark.parametrize(
     ("state", "cause"),
-    [("NODE_FAIL", "node failed"), ("PREEMPTED", "preempted"), ("OUT_OF_MEMORY", "out of memory"),
-     ("TIMEOUT", "time limit"), ("CANCELLED by 0", "cancelled"), ("REQUEUED", "crashed"), ("", "crashed")],
+    [("NODE_FAIL", Cause.NODE_FAILURE), ("PREEMPTED", Cause.PREEMPTED), ("OUT_OF_MEMORY", Cause.HOST_MEMORY),
+     ("TIMEOUT", Cause.TIME_LIMIT), ("CANCELLED by 0", Cause.CANCELLED), ("REQUEUED", Cause.CRASHED),
+     ("FAILED", Cause.CRASHED), ("", Cause.CRASHED)],
 )  # fmt: skip
-def test_slurm_s_states_have_causes(state: str, cause: str) -> None:
-    assert cause_by_slurm(state) == cause
+def test_slurm_s_states_have_causes(state: str, cause: Cause) -> None:
+    assert cause_by_slurm(state) is cause
 
 
 def attempts(*causes: str) -> list[dict[str, Any]]:
     return [event for n, cause in enumerate(causes) for event in (started(10 * n, n), ended(cause, n))]
 
 
+def refusal(events: list[dict[str, Any]], budgets: dict[str, int]) -> tuple[str, Cause]:
+    refused = beyond_budget(events, budgets)
+    assert refused is not None
+    return refused.words, refused.spent_by
+
+
 def test_each_cause_has_a_budget_of_its_own() -> None:
-    budgets = {"crashed": 2, "node failed": 1, "time limit": 3}
-    assert beyond_budget(attempts("crashed", "crashed", "node failed"), budgets) is None
-    assert "3 attempts ended by: crashed; the recipe allows 2" in str(
-        beyond_budget(attempts(*["crashed"] * 3), budgets)
+    budgets = {"crashed": 2, "node_failed": 1, "time_limit": 3, "out_of_memory": 1}
+    assert beyond_budget(attempts("crashed", "crashed", "node failure"), budgets) is None
+    assert refusal(attempts(*["crashed"] * 3), budgets) == (
+        "3 attempts crashed; the recipe allows 2 restarts after a crash",
+        Cause.CRASHED,
     )
-    assert "2 attempts ended by: node failed" in str(beyond_budget(attempts(*["node failed"] * 2), budgets))
-    assert "2 attempts ended by: node failed" in str(beyond_budget(attempts("node failed", "unfit nodes"), budgets))
+    for second in ("node failure", "unfit node", "node failed", "unfit nodes"):
+        words, cause = refusal(attempts("node failure", second), budgets)
+        assert words == "2 attempts lost a node; the recipe allows 1 restart after a node failure"
+        assert cause in (Cause.NODE_FAILURE, Cause.UNFIT_NODE)
+    words, cause = refusal(attempts("out of host memory", "out of GPU memory"), budgets)
+    assert words == "2 attempts ran out of memory; the recipe allows 1 restart after running out of memory"
+    assert cause is Cause.GPU_MEMORY, "the last of those that count"
+    assert refusal(attempts("hang", "lost rank", "gradients not finite"), budgets)[1] is Cause.GRADIENTS
+
+
+def test_what_was_not_begun_counts_for_nothing() -> None:
+    twice = [*attempts("crashed", "crashed"), ended("not restarted", 2)]
+    assert beyond_budget(twice, {"crashed": 2}) is None
+    circle = [started(10), ended("crashed"), started(10, 1), ended("crashed", 1), ended("not restarted", 2)]
+    assert in_circles(circle, 10) is not None, "nor does it let the next one pass"
 
 
 def test_a_signal_counts_as_what_it_stands_for() -> None:
-    assert beyond_budget(attempts("SIGUSR2", "SIGUSR2", "SIGTERM"), {"time limit": 2, "preempted": 1}) is None
-    assert "time limit" in str(beyond_budget(attempts("SIGUSR2", "SIGUSR2"), {"time limit": 1}))
+    assert beyond_budget(attempts("SIGUSR2", "SIGUSR2", "SIGTERM"), {"time_limit": 2, "preempted": 1}) is None
+    assert "reached the time limit" in refusal(attempts("SIGUSR2", "SIGUSR2"), {"time_limit": 1})[0]
 
 
 def test_after_two_crashes_at_the_same_place_there_must_be_progress() -> None:
-    twice = [started(10), ended("crashed"), started(10, 1), ended("crashed", 1)]
-    assert "began at step 10 too" in str(in_circles(twice, 10))
+    twice = [started(10), ended("out of GPU memory"), started(10, 1), ended("crashed", 1)]
+    assert "also began at step 10" in str(in_circles(twice, 10))
     assert in_circles(twice, 11) is None
     assert in_circles(twice[:2], 10) is None, "the newest checkpoint may have been damaged"
     assert in_circles([started(5), *twice[1:]], 10) is None
-    assert in_circles([*twice[:3], ended("node failed", 1)], 10) is None
+    assert in_circles([*twice[:3], ended("node failure", 1)], 10) is None
     assert in_circles([*twice[:3], ended("SIGTERM", 1)], 10) is None
+
+
+def test_a_refusal_reaches_another_process_whole() -> None:
+    error = NotRestartedError("job 7 was not restarted", spent_by=Cause.GPU_MEMORY, where="jobs.jsonl", hint="look")
+    copy = pickle.loads(pickle.dumps(error))
+    assert copy.render() == error.render()
+    assert (copy.cause, copy.spent_by, copy.exit_code) == (Cause.NOT_RESTARTED, Cause.GPU_MEMORY, 64)
+    assert error.render().splitlines()[-2:] == ["  cause: not restarted", "  restarts used up by: out of GPU memory"]

@@ -6,25 +6,24 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from bertjobs.errors import InputError
+from bertjobs.slurm.client import Slurm
 from bertjobs.slurm.cluster import (
     Association,
-    FileSystem,
     Gpus,
     NodeKind,
     Partition,
     choose_partition,
     look,
+    max_array_size,
     parse_associations,
     parse_config,
     parse_gres,
-    parse_mounts,
     parse_sinfo,
+    partitions_of,
 )
-from bertjobs.slurm.times import format_time, parse_time
+from tests.slurm.conftest import Tool
 
 # Printed by the tests' own Slurm, 22.05.8, after two changes by scontrol.
 SINFO_22_05 = """\
@@ -100,35 +99,6 @@ def test_gpus_of_a_node(text: str, gpus: list[Gpus]) -> None:
     assert list(parse_gres(text)) == gpus
 
 
-@pytest.mark.parametrize(
-    ("text", "seconds"),
-    [
-        ("30", 1800),
-        ("30:15", 1815),
-        ("4:00:00", 14400),
-        ("1-12", 129600),
-        ("1-12:30", 131400),
-        ("1-00:00:00", 86400),
-        ("infinite", None),
-        ("UNLIMITED", None),
-        ("0", None),
-    ],
-)
-def test_times_as_slurm_writes_them(text: str, seconds: int | None) -> None:
-    assert parse_time(text) == seconds
-
-
-@pytest.mark.parametrize("text", ["", "soon", "1:2:3:4", "-5", "1-", "1.5", "4h", "1-2:3:4:5"])
-def test_what_is_no_time_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="not a time"):
-        parse_time(text)
-
-
-@given(st.integers(min_value=1, max_value=10**8))
-def test_a_time_is_read_as_it_was_written(seconds: int) -> None:
-    assert parse_time(format_time(seconds)) == seconds
-
-
 def test_partitions_of_22_05() -> None:
     nodes = (NodeKind(4, 16, 4000, (Gpus(8),)),)
     assert parse_sinfo(SINFO_22_05) == (
@@ -182,41 +152,6 @@ def test_associations() -> None:
     assert len(parse_associations("bio||a|\n" * 3)) == 1
 
 
-MOUNTS = """\
-/dev/sda2 / ext4 rw,relatime 0 0
-tmpfs /tmp tmpfs rw 0 0
-10.0.0.1@o2ib:/work /lustre lustre rw 0 0
-nas:/home /home nfs4 rw 0 0
-nas:/my\\040projects /home/my\\040projects nfs rw 0 0
-ceph-fuse /ceph fuse.ceph rw 0 0
-bucket /bucket fuse.s3fs rw 0 0
-tmpfs /stacked tmpfs rw 0 0
-nas:/s /stacked nfs rw 0 0
-"""
-
-
-@pytest.mark.parametrize(
-    ("folder", "found"),
-    [
-        ("/lustre/me/runs", FileSystem("/lustre", "lustre", True)),
-        ("/lustre", FileSystem("/lustre", "lustre", True)),
-        ("/lustrework/x", FileSystem("/", "ext4", False)),
-        ("/home/me", FileSystem("/home", "nfs4", True)),
-        ("/home/my projects/a", FileSystem("/home/my projects", "nfs", True)),
-        ("/ceph/x", FileSystem("/ceph", "fuse.ceph", True)),
-        ("/bucket/x", FileSystem("/bucket", "fuse.s3fs", None)),
-        ("/stacked/x", FileSystem("/stacked", "nfs", True)),
-        ("/tmp", FileSystem("/tmp", "tmpfs", False)),
-    ],
-)
-def test_the_file_system_of_a_folder(folder: str, found: FileSystem) -> None:
-    assert parse_mounts(MOUNTS, folder) == found
-
-
-def test_without_mounts_nothing_is_known() -> None:
-    assert parse_mounts("", "/x") == FileSystem("/", "unknown", None)
-
-
 def test_the_partition_to_train_in() -> None:
     partitions = parse_sinfo(SINFO_24_05)
     assert choose_partition(partitions).name == "gpu-a100", "most GPUs of those that are up"
@@ -234,3 +169,24 @@ def test_the_partition_to_train_in() -> None:
 def test_a_machine_without_slurm_says_so(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="this machine has no Slurm"):
         look({"PATH": str(tmp_path)}, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("configuration", "size"),
+    [("MaxArrayTasks = 7\nMaxArraySize            = 1001", 1001), ("MaxArraySize = 0", 1), ("", 1001)],
+)
+def test_the_size_of_arrays_is_that_of_the_configuration(
+    tool: Tool, tmp_path: Path, configuration: str, size: int
+) -> None:
+    tool("scontrol", f'[[ $* == "show config" ]] && echo "{configuration}"')
+    assert max_array_size(Slurm({"PATH": str(tmp_path / "bin")})) == size
+    assert max_array_size(Slurm({"PATH": "/nowhere"})) == 1001
+
+
+def test_partitions_are_unknown_where_sinfo_cannot_be_read(tool: Tool, tmp_path: Path) -> None:
+    slurm = Slurm({"PATH": f"{tmp_path / 'bin'}:/usr/bin:/bin"})
+    assert partitions_of(slurm) == ()
+    tool("sinfo", "echo 'another format'")
+    assert partitions_of(slurm) == ()
+    tool("sinfo", f"cat <<END\n{SINFO_22_05}END")
+    assert partitions_of(slurm) == parse_sinfo(SINFO_22_05)

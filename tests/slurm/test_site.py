@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bertjobs.errors import InputError
+from bertjobs.files.file_system import FileSystem
 from bertjobs.launch.plan.site_file import preemption, read_site, render_site, site_file, write_site
-from bertjobs.slurm.cluster import Association, Cluster, FileSystem, Gpus, NodeKind, Partition
+from bertjobs.slurm.cluster import Association, Cluster, Gpus, NodeKind, Partition
 from bertjobs.slurm.site import KEYS, Site, parse_site
 
 FILE = Path("/home/me/.config/bertjobs/sites/juno.yml")
@@ -103,14 +104,14 @@ def test_lists_may_be_written_with_commas() -> None:
         ("data: data/prepared\n", "data must be an absolute path here", 1),
         ("results: ~/runs\n", "results must be an absolute path here", 1),
         ("image: my.sqsh\n", "image must be an absolute path here", 1),
-        ("data: /a b\n", "which a path may not", 1),
+        ("data: /a b\n", "is not allowed in a path", 1),
         ("results: /scratch/$USER\n", "holds '$'", 1),
         ("mounts: /scratch\n", "mounts must be SRC:DST", 1),
         ("mounts: {/a: /b}\n", "mounts must be a list", 1),
         ("environment: [LR]\n", "LR is not passed on", 1),
         ("sbatch: high\n", "sbatch holds keys with values", 1),
-        ("sbatch:\n  --gres: x\n", "no long option of sbatch", 2),
-        ("sbatch: {C: a100}\n", "no long option of sbatch", 1),
+        ("sbatch:\n  --gres: x\n", "not a long option of sbatch", 2),
+        ("sbatch: {C: a100}\n", "not a long option of sbatch", 1),
         ("sbatch:\n  nodes: 4\n", "nodes is set by bertjobs", 2),
         ("sbatch: {export: ALL}\n", "export is set by bertjobs", 1),
         ("sbatch: {qos: x}\n", "qos has a key of its own", 1),

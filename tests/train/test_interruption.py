@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from bertjobs.run.checkpoints import read_manifest, steps
 from tests.train.conftest import PHASES, Ended, Trial, ended
@@ -71,6 +72,10 @@ def test_signals_and_a_kill_change_nothing(trial: Trial, tmp_path: Path) -> None
     same = ("step", "loss_nats", "gradient_norm", "learning_rate", "mlm_accuracy", "skipped_steps")
     assert [[line[key] for key in same] for line in trial.metrics(1)] == [
         [line[key] for key in same] for line in reference.metrics(1)
+    ]
+    board = EventAccumulator(str(trial.phase(1).tensorboard)).Reload()
+    assert [(event.step, event.value) for event in board.Scalars("train/loss_nats")] == [
+        (line["step"], pytest.approx(line["loss_nats"])) for line in trial.metrics(1)
     ]
 
 

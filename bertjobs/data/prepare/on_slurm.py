@@ -16,17 +16,22 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from bertjobs.data.prepare.array_job import LOG_FOLDER, Journal, json_lines
+from bertjobs.data.prepare.array_job import LOG_FOLDER, Journal, json_lines, run_share
+from bertjobs.data.prepare.array_options import ARRAY_NAME, HINTS, ArrayOptions, checked_slurm, job_environment
 from bertjobs.data.prepare.on_this_machine import Done
-from bertjobs.data.prepare.sbatch import NotNow, Queued, Slurm, SlurmOptions, job_environment
 from bertjobs.data.prepare.work_folder import STAGES, WorkFolder
 from bertjobs.errors import EXIT_BAD_INPUT, BertjobsError, InputError
 from bertjobs.files.atomic import PRIVATE_FOLDER
+from bertjobs.slurm.cluster import max_array_size
+from bertjobs.slurm.executor import submit_array
+from bertjobs.slurm.jobs import Job
+from bertjobs.slurm.refusals import NotNow
 
 ARRAYS_NAME = "arrays.jsonl"
 
@@ -121,7 +126,7 @@ class SlurmArrays:
         InputError: bad options, no sbatch here, or sbatch refused.
     """
 
-    options: SlurmOptions
+    options: ArrayOptions
     environ: Mapping[str, str]
     say: Callable[[str], None] = _say
     grace_s: float = GRACE_S
@@ -134,9 +139,8 @@ class SlurmArrays:
 
     def __enter__(self) -> SlurmArrays:
         self.options.check()
-        package = Path(__file__).resolve().parents[3]
-        self._slurm = Slurm(job_environment(self.environ, package))
-        self._slurm.check()
+        self._environ = job_environment(self.environ)
+        self._slurm = checked_slurm(self._environ)
         return self
 
     def __exit__(
@@ -162,7 +166,7 @@ class SlurmArrays:
         if not self._elements:
             self._open(work)
         while waiting:
-            queue = self._slurm.queue()
+            queue = self._slurm.elements(ARRAY_NAME)
             missing = {later: set(work.missing(later)) for later in STAGES[STAGES.index(stage) :]}
             for number in sorted(waiting - missing[stage]):
                 done(number)
@@ -188,21 +192,21 @@ class SlurmArrays:
             )
         self._folder.mkdir(mode=PRIVATE_FOLDER, exist_ok=True)
         self._folder.chmod(PRIVATE_FOLDER)
-        self._array_size = self._slurm.max_array_size()
+        self._array_size = max_array_size(self._slurm)
         for line in json_lines(self._folder / ARRAYS_NAME):
             for element, numbers in line["elements"].items():
                 self._elements[element] = Element(element, line["stage"], tuple(numbers))
-        if (queue := self._slurm.queue()) is None:
+        if (queue := self._slurm.elements(ARRAY_NAME)) is None:
             raise BertjobsError("squeue does not answer", where="--slurm", hint="see `scontrol ping`")
         for element in self._elements.values():
             element.ended = element.id not in queue
         if living := self._living(queue):
             self.say(f"{len(living)} Slurm jobs of an earlier prepare are still queued or running: they go on")
 
-    def _living(self, queue: Mapping[str, Queued]) -> list[Element]:
+    def _living(self, queue: Mapping[str, Job]) -> list[Element]:
         return [element for element in self._elements.values() if element.id in queue]
 
-    def _follow(self, queue: Mapping[str, Queued]) -> None:
+    def _follow(self, queue: Mapping[str, Job]) -> None:
         """Note which jobs have left the queue, or are there again."""
         now = time.monotonic()
         for element in self._elements.values():
@@ -243,7 +247,7 @@ class SlurmArrays:
             self._excluded.add(node)
             self.say(f"node {node} is left out from now on: two jobs failed on it")
 
-    def _place(self, work: WorkFolder, missing: Mapping[str, set[int]], queue: Mapping[str, Queued]) -> None:
+    def _place(self, work: WorkFolder, missing: Mapping[str, set[int]], queue: Mapping[str, Job]) -> None:
         """Queue the tasks that are in no job, each stage behind the one before."""
         if time.monotonic() < self._not_before:
             return
@@ -255,7 +259,8 @@ class SlurmArrays:
             if added:
                 waits = {element.job for element in elements if element.id in queue}
                 for job in sorted(waits):
-                    self._slurm.run("scontrol", "update", f"JobId={job}", f"Dependency=afterany:{':'.join(after)}")
+                    with suppress(BertjobsError):  # it has started or ended meanwhile
+                        self._slurm.update(job, Dependency=f"afterany:{':'.join(after)}")
             try:
                 new = self._submit(work, stage, free, after, early)
             except NotNow as error:
@@ -297,26 +302,29 @@ class SlurmArrays:
     def _queue(
         self, work: WorkFolder, stage: str, shares: list[tuple[int, ...]], after: list[str], early: bool
     ) -> list[Element]:
-        calls = [(str(work.output.absolute()), stage, share, self.options.cpus) for share in shares]
+        calls = [(str(work.output.absolute()), stage, share, self.options.processes) for share in shares]
         dependency = {"dependency": f"afterany:{':'.join(after)}"} if after else {}
         try:
-            ids = self._slurm.submit(self._folder, self.options.parameters(self._excluded) | dependency, calls)
+            ids = self._sbatch(calls, self.options.parameters(self._excluded) | dependency)
         except InputError:
             if not self._excluded:
                 raise
             self.say(f"sbatch refuses to do without {', '.join(sorted(self._excluded))}: used again")
             self._excluded.clear()
-            ids = self._slurm.submit(self._folder, self.options.parameters() | dependency, calls)
+            ids = self._sbatch(calls, self.options.parameters() | dependency)
         elements = [Element(job, stage, share, early) for job, share in zip(ids, shares, strict=True)]
         with (self._folder / ARRAYS_NAME).open("a", encoding="utf-8") as file:
             file.write(json.dumps({"stage": stage, "elements": {e.id: e.numbers for e in elements}}) + "\n")
         self._elements |= {element.id: element for element in elements}
         return elements
 
-    def _tell(self, stage: str, queue: Mapping[str, Queued]) -> None:
+    def _sbatch(self, calls: Sequence[tuple[Any, ...]], parameters: Mapping[str, Any]) -> list[str]:
+        return submit_array(run_share, calls, self._folder, self._environ, parameters, name=ARRAY_NAME, hints=HINTS)
+
+    def _tell(self, stage: str, queue: Mapping[str, Job]) -> None:
         """Say what a stage waits for, where none of its jobs runs."""
         jobs = [queue[element.id] for element in self._living(queue) if element.stage == stage]
-        reasons = {job.reason for job in jobs} - {"None", "Dependency"}
+        reasons = {job.reason for job in jobs} - {"", "Dependency"}
         if reasons and all(job.state == "PENDING" for job in jobs):
             self._say_once(f"{stage}: all its jobs wait in the queue ({', '.join(sorted(reasons))})")
 
@@ -355,21 +363,24 @@ class SlurmArrays:
 
     def _cancel(self) -> None:
         """Cancel all jobs that are left, and wait for their end."""
-        queue = self._slurm.queue() if self._elements else {}
+        queue = self._slurm.elements(ARRAY_NAME) if self._elements else {}
         unended = [element for element in self._elements.values() if not element.ended]
         jobs = sorted({e.job for e in (unended if queue is None else self._living(queue))}, key=int)
         if not jobs:
             return
-        if self._slurm.run("scancel", *jobs) is None:
-            self.say(f"scancel does not answer; to cancel the jobs that are queued: scancel {' '.join(jobs)}")
-        elif self._gone_within(_ENDS_WITHIN_S):
+        try:
+            self._slurm.cancel(jobs)
+        except BertjobsError as error:
+            self.say(f"{error.what}; to cancel the jobs that are queued: scancel {' '.join(jobs)}")
+            return
+        if self._gone_within(_ENDS_WITHIN_S):
             self.say(f"Slurm jobs cancelled: {', '.join(jobs)}; what is done is kept, the same command goes on")
         else:
             self.say(f"Slurm jobs {', '.join(jobs)} are cancelled, but have not ended yet: see squeue")
 
     def _gone_within(self, seconds: float) -> bool:
         deadline = time.monotonic() + seconds
-        while (queue := self._slurm.queue()) is None or self._living(queue):
+        while (queue := self._slurm.elements(ARRAY_NAME)) is None or self._living(queue):
             if time.monotonic() > deadline:
                 return False
             time.sleep(0.5)

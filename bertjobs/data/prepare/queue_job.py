@@ -10,20 +10,18 @@ from __future__ import annotations
 import json
 import re
 import shlex
-import subprocess
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from bertjobs.data.prepare.sbatch import Slurm, SlurmOptions, job_environment, refusal
+from bertjobs.data.prepare.array_options import HINTS, ArrayOptions, checked_slurm, job_environment
 from bertjobs.data.prepare.work_folder import FOLDER_NAME
 from bertjobs.errors import InputError
 from bertjobs.files.lock import LOCK_NAME
+from bertjobs.slurm.times import SCRIPT_LEAD_S
 
 JOB_NAME = "bertjobs-prepare-data"
-LEAD_S = 60  # before the time limit; Slurm may signal up to a minute earlier
-_TIMEOUT_S = 60.0
 
 _SCRIPT = """\
 #!/bin/bash
@@ -31,6 +29,7 @@ _SCRIPT = """\
 umask 077
 again() {{
   trap '' USR2
+  coordinator=${{coordinator:-$!}} # the signal may come before the line that notes it
   kill -TERM "$coordinator"
   wait "$coordinator"
   echo "the time limit is near: back to the queue; the arrays go on"
@@ -65,13 +64,14 @@ def log_file(output: Path) -> Path:
     return folder.with_name(f"{folder.name}.prepare-%j.log")
 
 
-def sbatch_words(options: SlurmOptions, log: Path) -> list[str]:
+def sbatch_words(options: ArrayOptions, log: Path) -> list[str]:
     """The call of ``sbatch``, which reads the script from its standard input: one task on one CPU."""
     # Whole nodes are for the arrays.
-    sbatch = tuple(text for text in options.sbatch if text.removeprefix("--").partition("=")[0] not in _FOR_ARRAYS)
-    memory = "" if options.memory == "0" else options.memory
-    given = replace(options, cpus=1, memory=memory, sbatch=sbatch).parameters()
-    given |= {"job-name": JOB_NAME, "nodes": 1, "ntasks": 1, "signal": f"B:USR2@{LEAD_S}", "open-mode": "append"}
+    memory = "" if options.slurm.memory == "0" else options.slurm.memory
+    small = replace(options.slurm.less(_FOR_ARRAYS), cpus=1, memory=memory)
+    given = replace(options, slurm=small).parameters()
+    given |= {"job-name": JOB_NAME, "nodes": "1", "ntasks": "1", "open-mode": "append"}
+    given |= {"signal": f"B:USR2@{SCRIPT_LEAD_S}"}
     named = [f"--{name}" if value is True else f"--{name}={value}" for name, value in given.items()]
     return ["sbatch", "--parsable", *named, f"--output={log}"]
 
@@ -79,7 +79,7 @@ def sbatch_words(options: SlurmOptions, log: Path) -> list[str]:
 _FOR_ARRAYS = ("exclusive", "nodes", "ntasks", "cpus-per-task", "mem-per-cpu")
 
 
-def queue(command: Sequence[str], options: SlurmOptions, output: Path, environ: Mapping[str, str]) -> str:
+def queue(command: Sequence[str], options: ArrayOptions, output: Path, environ: Mapping[str, str]) -> str:
     """Queue ``command`` as a Slurm job; returns its id.
 
     Args:
@@ -93,16 +93,9 @@ def queue(command: Sequence[str], options: SlurmOptions, output: Path, environ: 
     """
     options.check()
     log = log_file(output)
-    environment = job_environment(environ, Path(__file__).resolve().parents[3])
-    Slurm(environment).check()
+    slurm = checked_slurm(job_environment(environ))
     log.parent.mkdir(parents=True, exist_ok=True)
-    done = subprocess.run(
-        sbatch_words(options, log), input=script(command), capture_output=True, text=True, env=environment,
-        timeout=_TIMEOUT_S, check=False,
-    )  # fmt: skip
-    if done.returncode:
-        raise refusal(done.stderr.strip() or "no reason given")
-    return done.stdout.strip().partition(";")[0]
+    return slurm.submit(sbatch_words(options, log), script(command), HINTS)
 
 
 def release_own_lock(output: Path, environ: Mapping[str, str]) -> None:

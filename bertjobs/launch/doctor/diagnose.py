@@ -28,7 +28,7 @@ from bertjobs.launch.doctor.remedies import (
 )
 from bertjobs.slurm.jobs import HELD, NEVER, RUNNING, WAITING, Job
 from bertjobs.slurm.options import option_words
-from bertjobs.slurm.reasons import job_line, reason_words
+from bertjobs.slurm.reasons import job_line, must_be_changed, reason_words
 from bertjobs.wording import duration
 
 QUIET_S = 300.0
@@ -52,7 +52,9 @@ STATES = {
 }
 JOURNAL = {
     "node failed": Cause.NODE_FAILURE,
+    "node failure": Cause.NODE_FAILURE,
     "out of memory": Cause.HOST_MEMORY,
+    "out of host memory": Cause.HOST_MEMORY,
     "time limit": Cause.TIME_LIMIT,
     "preempted": Cause.PREEMPTED,
 }
@@ -136,7 +138,7 @@ def _never(evidence: Evidence, job: Job, running: Verdict | None) -> Verdict:
 def _queued(evidence: Evidence, phase: PhaseEvidence, waiting: Sequence[Job]) -> Verdict:
     job = next((job for job in waiting if job.reason != "Dependency"), waiting[0])
     sentence = f"job {job.id} of phase {phase.number} waits: {reason_words(job.reason)}"
-    lines = [job_line(job)] + ([f"Slurm expects it to start at {job.start}"] if job.start else [])
+    lines = [job_line(job)] + ([f"Slurm expects it to start at {job.start_text}"] if job.start else [])
     lines += standing(evidence, phase)
     if phase.attempts:
         before = _ended(evidence, phase)
@@ -144,7 +146,7 @@ def _queued(evidence: Evidence, phase: PhaseEvidence, waiting: Sequence[Job]) ->
     command = f"bertjobs status {evidence.target}"
     if job.reason.strip("()").split(",")[0] in HELD or job.state == "REQUEUE_HOLD":
         command = f"scontrol release {job.id}"
-    elif "will not start" in sentence:
+    elif must_be_changed(job.reason):
         command = again(evidence) + (" --time TIME" if "TimeLimit" in job.reason else "")
     return Verdict(Cause.QUEUED, sentence, tuple(lines), command)
 
@@ -224,7 +226,7 @@ def _judged(case: Case, last: Job) -> Verdict:
 
 def _refusal(attempt: Attempt) -> Said | None:
     """What an attempt said that was not begun for the sake of those before."""
-    return next((said for said in attempt.errors if re.match(r"error: job \S+ is not started again", said.text)), None)
+    return next((said for said in attempt.errors if re.match(r"error: job \S+ was not restarted", said.text)), None)
 
 
 def _stopped(case: Case) -> Verdict:

@@ -22,7 +22,7 @@ from bertjobs.recipe.spec import RunSpec
 from bertjobs.run.checkpoints import MANIFEST, steps
 from bertjobs.run.directory import PhaseDirectory, RunDirectory
 from bertjobs.slurm.client import Slurm
-from bertjobs.slurm.jobs import Job, told_by_sacct, told_by_squeue
+from bertjobs.slurm.jobs import Job
 
 TAIL_BYTES = 1 << 20
 """Read from a log's end: stacks of some hundred ranks fit."""
@@ -109,32 +109,7 @@ class Evidence:
     silence: str = ""
 
 
-class Accounts(Slurm):
-    """More of what the cluster says about jobs: reasons, exit codes, nodes, earlier starts."""
-
-    def jobs(self, ids: Sequence[str]) -> dict[str, Job]:
-        """What sacct and squeue know of each job; squeue's newer word wins.
-
-        Raises:
-            BertjobsError: one of them gave no answer.
-        """
-        known: dict[str, Job] = {}
-        if ids and self._has("sacct"):
-            fields = "JobID,State,ExitCode,Reason,NodeList,Timelimit"
-            known = told_by_sacct(self._run(["sacct", "-nPD", "-j", ",".join(ids), "-o", fields]).stdout)
-        if ids and self._has("squeue"):
-            words = ["squeue", "-h", "-t", "all", "-j", ",".join(ids), "-o", "%i|%T|%r|%N|%l|%S"]
-            known = told_by_squeue(self._run(words).stdout, known)
-        return {id: replace(job, nodes=self._hosts(job.nodes)) for id, job in known.items() if id in ids}
-
-    def _hosts(self, nodes: tuple[str, ...]) -> tuple[str, ...]:
-        """``node[1-2]`` as its nodes' names."""
-        if not nodes or "[" not in nodes[0] or not self._has("scontrol"):
-            return nodes
-        return tuple(self._run(["scontrol", "show", "hostnames", nodes[0]]).stdout.split())
-
-
-def collect(directory: RunDirectory, slurm: Accounts, target: str, now: float) -> Evidence:
+def collect(directory: RunDirectory, slurm: Slurm, target: str, now: float) -> Evidence:
     """Read everything there is about a run.
 
     Raises:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from bertjobs.data.shards.manifest import DataManifest
 from bertjobs.errors import InputError
+from bertjobs.files.safetensors_header import read_header
 from bertjobs.launch.plan.memory import Peak
 from bertjobs.launch.plan.problem import Problem, RefusedError, caught
 from bertjobs.launch.plan.queue import NOT_ASKED, Queue, queue_problems
@@ -269,23 +270,14 @@ def check_init_checkpoint(spec: RunSpec, data: DataManifest | None) -> None:
 
 
 def check_safetensors(path: Path) -> None:
-    """Compare a safetensors file's size with what its header announces; reads the header alone.
-
-    The format: the header's length as 8 bytes, little-endian; the header, JSON with each tensor's
-    ``data_offsets``; the tensors' bytes.
+    """Compare a safetensors file's size with what its header says; reads the header alone.
 
     Raises:
-        InputError: the file is truncated or is none.
+        InputError: the file is truncated or is not a safetensors file.
     """
-    size = path.stat().st_size
     try:
-        with open(path, "rb") as handle:
-            length = int.from_bytes(handle.read(8), "little")
-            header = json.loads(handle.read(min(length, size)))
-        expected = (
-            8 + length + max(entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__")
-        )
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        expected, size = read_header(path).file_size, path.stat().st_size
+    except (OSError, ValueError) as error:
         raise InputError(f"the weights cannot be read: {error}", where=str(path)) from error
     if size != expected:
         raise InputError(

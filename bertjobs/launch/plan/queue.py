@@ -6,20 +6,17 @@ Parsers and checks are pure; `ask_queue` runs the commands.
 from __future__ import annotations
 
 import math
-import shutil
-import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from bertjobs.errors import nearest
 from bertjobs.launch.plan.problem import Problem
 from bertjobs.recipe.spec import RunSpec
-from bertjobs.slurm.cluster import SINFO_FORMAT, Partition, parse_sinfo
+from bertjobs.slurm.client import Slurm
+from bertjobs.slurm.cluster import Partition, partitions_of
 from bertjobs.slurm.environment import clean_environment
-from bertjobs.slurm.start_test import StartTest, parse_start_test
-from bertjobs.slurm.times import format_time, parse_time
-
-ASK_TIMEOUT_S = 60
+from bertjobs.slurm.start_test import StartTest
+from bertjobs.slurm.times import format_time, limit_s, parse_time
 
 
 @dataclass(frozen=True)
@@ -49,7 +46,7 @@ class Queue:
         """Time limit of a job in seconds, infinite for none; None where it is not known."""
         if self.time:
             try:
-                return _limit(parse_time(self.time))
+                return limit_s(self.time)
             except ValueError:
                 return None
         defaults = [p.limit_s if p.default_s is None else p.default_s for p in self.chosen]
@@ -66,27 +63,8 @@ NOT_ASKED = Queue()
 
 def ask_queue(script: str, partition: str, time: str, environ: Mapping[str, str]) -> Queue:
     """Ask Slurm what the partitions are, and how it would take this script; queues nothing, never fails."""
-    try:
-        partitions = parse_sinfo(_said(["sinfo", "--noheader", "--exact", f"--format={SINFO_FORMAT}"], environ)[0])
-    except ValueError:
-        partitions = ()
-    test = parse_start_test("\n".join(_said(["sbatch", "--test-only"], environ, script)))
-    return Queue(partition, time, partitions, test)
-
-
-def _said(words: Sequence[str], environ: Mapping[str, str], stdin: str = "") -> tuple[str, str]:
-    """What a command prints on its two streams; nothing where it is missing or does not answer."""
-    environment = clean_environment(environ)
-    if shutil.which(words[0], path=environment.get("PATH")) is None:
-        return "", ""
-    try:
-        done = subprocess.run(
-            list(words), input=stdin, capture_output=True, text=True, errors="replace", env=environment,
-            timeout=ASK_TIMEOUT_S, check=False,
-        )  # fmt: skip
-    except subprocess.TimeoutExpired:
-        return "", ""
-    return done.stdout, done.stderr
+    slurm = Slurm(clean_environment(environ))
+    return Queue(partition, time, partitions_of(slurm), slurm.start_test(script))
 
 
 def queue_problems(spec: RunSpec, queue: Queue) -> list[Problem]:
@@ -97,16 +75,16 @@ def queue_problems(spec: RunSpec, queue: Queue) -> list[Problem]:
         except ValueError as error:
             hint = "minutes, HH:MM:SS or D-HH:MM:SS, such as 240, 4:00:00 or 1-12:00:00"
             return [Problem(str(error), where="--time", hint=hint)]
-    found = []
+    problems = []
     known = [partition.name for partition in queue.partitions]
     for name in filter(None, queue.partition.split(",")):
         if known and name not in known:
-            found.append(Problem(f"the cluster has no partition {name!r}", "--partition", nearest(name, known)))
+            problems.append(Problem(f"the cluster has no partition {name!r}", "--partition", nearest(name, known)))
     against = [_against(spec, queue, partition) for partition in queue.chosen]
     if against and all(against):  # one that starts it is enough
-        found += [problem for problems_of_one in against for problem in problems_of_one]
-    if found or not queue.test.refusal:  # sbatch would say the same in fewer words
-        return found
+        problems += [problem for problems_of_one in against for problem in problems_of_one]
+    if problems or not queue.test.refusal:  # sbatch would say the same in fewer words
+        return problems
     hint = "give what the cluster asks for by --partition, --account, --time or --sbatch"
     return [Problem(f"sbatch refuses: {queue.test.refusal}", where="sbatch --test-only", hint=hint)]
 
@@ -114,23 +92,25 @@ def queue_problems(spec: RunSpec, queue: Queue) -> list[Problem]:
 def _against(spec: RunSpec, queue: Queue, partition: Partition) -> list[Problem]:
     """Why a partition would never start the job."""
     where = f"partition {partition.name}"
-    found = []
+    problems = []
     if not partition.up:
-        found.append(Problem(f"partition {partition.name} is down", where, "choose another with --partition"))
+        problems.append(Problem(f"partition {partition.name} is down", where, "choose another with --partition"))
     if spec.nodes > partition.nodes:
-        found.append(Problem(f"{spec.nodes} nodes are asked for, it has {partition.nodes}", where, "set --nodes"))
+        what = f"the run asks for {spec.nodes} nodes, but partition {partition.name} has {partition.nodes}"
+        problems.append(Problem(what, where, "set --nodes"))
     most = max((kind.gpu_count for kind in partition.kinds), default=0)
     if spec.gpus > most:
         hint = "choose another with --partition, or set --gpus"
-        found.append(Problem(f"{spec.gpus} GPUs a node are asked for, its nodes have {most}", where, hint))
+        what = f"the run asks for {spec.gpus} GPUs per node, but nodes of partition {partition.name} have {most}"
+        problems.append(Problem(what, where, hint))
     limit = _limit(partition.limit_s)
     if queue.time and (queue.limit_s or 0) > limit:
-        found.append(
+        problems.append(
             Problem(
-                f"a time limit of {queue.time} is asked for, it allows {format_time(partition.limit_s)}: the job would "
-                "wait for ever",
+                f"the job asks for a time limit of {queue.time}, but partition {partition.name} allows "
+                f"{format_time(partition.limit_s)}: the job would wait forever",
                 where,
-                f"set --time {format_time(partition.limit_s)}: a run that needs longer goes on in further jobs",
+                f"set --time {format_time(partition.limit_s)}: a run that needs longer continues in further jobs",
             )
         )
-    return found
+    return problems

@@ -18,6 +18,7 @@ from typing import Generic, TypeVar
 
 from bertjobs.errors import EXIT_CONTINUE, EXIT_FAILURE
 from bertjobs.recipe.spec import RunSpec
+from bertjobs.run.causes import Cause
 from bertjobs.run.checkpoints import read_manifest, steps
 from bertjobs.run.directory import PhaseDirectory
 
@@ -39,19 +40,19 @@ class Fault:
 
     name: str
     words: str
-    causes: tuple[str, ...]
+    causes: tuple[Cause, ...]
     exit_code: int
     rank: int | None = None
 
 
-PREEMPT = Fault("preempt", "TERM to all ranks", ("SIGTERM",), EXIT_CONTINUE)
-TIMEOUT = Fault("timeout", "USR2 to one rank", ("SIGUSR2",), EXIT_CONTINUE)
-FILL_DISK = Fault("fill-disk", "no room for a checkpoint", ("disk full", "crashed"), EXIT_FAILURE)
+PREEMPT = Fault("preempt", "TERM to all ranks", (Cause.SIGTERM,), EXIT_CONTINUE)
+TIMEOUT = Fault("timeout", "USR2 to one rank", (Cause.SIGUSR2,), EXIT_CONTINUE)
+FILL_DISK = Fault("fill-disk", "no room for a checkpoint", (Cause.DISK, Cause.CRASHED), EXIT_FAILURE)
 
 
 def kill_rank(rank: int) -> Fault:
     """SIGKILL of one rank."""
-    return Fault(f"kill-rank {rank}", f"KILL to rank {rank}", ("crashed",), EXIT_FAILURE, rank)
+    return Fault(f"kill-rank {rank}", f"KILL to rank {rank}", (Cause.CRASHED,), EXIT_FAILURE, rank)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from pathlib import Path
 from bertjobs.data.shards.manifest import DataManifest
 from bertjobs.errors import EXIT_BAD_INPUT, EXIT_CONTINUE, EXIT_DONE, EXIT_FAILURE, BertjobsError, InputError
 from bertjobs.files.json_lines import read_lines
+from bertjobs.launch.link import End, Next, newest_name, what_next
 from bertjobs.launch.local import free_port, rank_environment
 from bertjobs.launch.plan.preflight import check_data
 from bertjobs.launch.rehearse.faults import FILL_DISK, Fault, Moment, Strike, draw_moment, on_small_disk
@@ -21,7 +22,6 @@ from bertjobs.launch.rehearse.verdict import Ending, Survival, survival_of, unfi
 from bertjobs.recipe.lockfile import lockfile
 from bertjobs.recipe.size import checkpoint_bytes
 from bertjobs.recipe.spec import RunSpec
-from bertjobs.run.checkpoints import steps
 from bertjobs.run.directory import PhaseDirectory, RunDirectory
 from bertjobs.slurm.environment import clean_environment
 
@@ -129,10 +129,11 @@ class Rehearsal:
             folder.create()
             for attempt in range(ATTEMPTS):
                 here = strike if strike and not attempt and strike.moment.phase == phase.phase else None
-                before = steps(folder.checkpoints)[-1:]
+                before = newest_name(folder)
                 endings.append(self._attempt(spec, folder, attempt, here))
                 told = bool(here and here.step and here.fault.exit_code == EXIT_CONTINUE)
-                if not goes_on(endings[-1].exit_code, told, steps(folder.checkpoints)[-1:] != before):
+                advanced = newest_name(folder) not in ("", before)
+                if not is_continued(endings[-1].exit_code, told, advanced):
                     break
             if endings[-1].exit_code != EXIT_DONE:
                 break
@@ -187,10 +188,12 @@ def exit_code(codes: Sequence[int]) -> int:
     return max(failed, key=lambda code: code == EXIT_BAD_INPUT, default=EXIT_DONE)
 
 
-def goes_on(code: int, told_to_end: bool, advanced: bool) -> bool:
-    """Whether run.sub, or Slurm, starts another attempt: where a signal has ended the one before, or a checkpoint was
-    written in it. The worker itself then looks at the recipe's budgets of restarts."""
-    return code in (EXIT_CONTINUE, EXIT_FAILURE) and (told_to_end or advanced)
+def is_continued(code: int, told_to_end: bool, advanced: bool) -> bool:
+    """Whether another attempt follows: Slurm itself requeues a job that it told to end; else the link decides. The
+    worker then looks at the recipe's budgets of restarts."""
+    if told_to_end:
+        return code in (EXIT_CONTINUE, EXIT_FAILURE)
+    return what_next(End(code, advanced=advanced)).next is Next.RESTART
 
 
 def rehearsal(spec: RunSpec, folder: Path, python: str, environ: Mapping[str, str]) -> Rehearsal:

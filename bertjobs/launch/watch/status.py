@@ -18,8 +18,7 @@ from bertjobs.recipe.spec import PhaseSpec, RunSpec
 from bertjobs.run.checkpoints import MANIFEST, read_manifest, steps
 from bertjobs.run.directory import PhaseDirectory, RunDirectory
 from bertjobs.slurm.client import Slurm
-from bertjobs.slurm.jobs import RUNNING, WAITING, Told
-from bertjobs.slurm.queue_view import QueueView
+from bertjobs.slurm.jobs import RUNNING, WAITING, Answer
 from bertjobs.wording import duration
 
 RECENT_STEPS = 20
@@ -157,18 +156,18 @@ def run_status(directory: RunDirectory, slurm: Slurm, now: float) -> list[PhaseS
         BertjobsError: Slurm gave no answer.
     """
     files = read_run(directory)
-    return list(status_of(files, QueueView.of(slurm).ask(files.on_slurm), now).phases)
+    return list(status_of(files, slurm.ask(files.on_slurm), now).phases)
 
 
-def ask(runs: Sequence[RunFiles], slurm: Slurm) -> Told:
+def ask(runs: Sequence[RunFiles], slurm: Slurm) -> Answer:
     """Slurm's answer on the jobs of these runs; an empty one, which says why, where it gave none."""
     try:
-        return QueueView.of(slurm).ask([id for files in runs for id in files.on_slurm])
+        return slurm.ask([id for files in runs for id in files.on_slurm])
     except BertjobsError as error:
-        return Told(silence=error.what)
+        return Answer(silence=error.what)
 
 
-def status_of(files: RunFiles, told: Told, now: float) -> RunStatus:
+def status_of(files: RunFiles, told: Answer, now: float) -> RunStatus:
     """A run's status from its folder and from what Slurm has told."""
     own = {id: told_by_journal(job) for id, job in files.jobs.items()}
     links = timeline(files.jobs, told, own, files.metrics, files.spec.tasks_per_node, files.undone)
@@ -176,7 +175,7 @@ def status_of(files: RunFiles, told: Told, now: float) -> RunStatus:
     return RunStatus(files.directory, phases, links, told.silence if files.on_slurm else "")
 
 
-def _phase_status(files: RunFiles, phase: PhaseSpec, links: Sequence[Link], told: Told, now: float) -> PhaseStatus:
+def _phase_status(files: RunFiles, phase: PhaseSpec, links: Sequence[Link], told: Answer, now: float) -> PhaseStatus:
     folder, lines = files.directory.phase(phase.phase), files.metrics[phase.phase]
     link = link_of(phase.phase, links, files.undone) if phase.phase in files.undone else None
     state, source = (link.state, link.source) if link else ("NOT STARTED", "run directory")

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from bertjobs.slurm.jobs import RUNNING, WAITING, Job, JobStart, Told, unix_s
+from bertjobs.slurm.jobs import RUNNING, WAITING, Answer, Job, JobStart, unix_s
 from bertjobs.slurm.reasons import reason_words
 
 ACTIVE = (*RUNNING, *WAITING)
@@ -20,7 +20,9 @@ CAUSES = {
     "SIGUSR2": "time limit near: stopped with a checkpoint",
     "STEPS_THIS_RUN": "made as many steps as it was asked for (STEPS_THIS_RUN)",
     "node failed": "a node failed",
+    "node failure": "a node failed",
     "unfit nodes": "the node check found a node unfit",
+    "unfit node": "the node check found a node unfit",
     "bad shard": "a shard is missing or altered",
 }
 """The journal's causes in plain words, where they are not plain as they are."""
@@ -141,7 +143,7 @@ def jobs_in(events: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
 
 def timeline(
     jobs: Mapping[str, Mapping[str, Any]],
-    told: Told,
+    told: Answer,
     own: Mapping[str, str],
     metrics: Mapping[int, Sequence[Mapping[str, Any]]],
     tasks_per_node: int,
@@ -172,7 +174,7 @@ def timeline(
 
 def _link(
     job: Mapping[str, Any],
-    told: Told,
+    told: Answer,
     own: Mapping[str, str],
     metrics: Mapping[int, Sequence[Mapping[str, Any]]],
     starts: Sequence[tuple[float, int, int]],

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from bertjobs.launch.watch.status import RunStatus, ask, read_run, status_of
 from bertjobs.run.directory import RunDirectory
 from bertjobs.slurm.client import Slurm
-from bertjobs.slurm.jobs import Told
+from bertjobs.slurm.jobs import Answer
 
 ASK_EVERY_S = 10.0
 """Seconds between questions to Slurm: every user's go to one controller. Files are read more often."""
@@ -19,7 +19,7 @@ class Watch:
 
     def __init__(self, slurm: Slurm):
         self._slurm = slurm
-        self._told = Told()
+        self._told = Answer()
         self._asked_at = float("-inf")
 
     def look(self, directories: Sequence[RunDirectory]) -> list[RunStatus]:

@@ -1,13 +1,10 @@
 """A rank's part of a checkpoint, copied to host memory as safetensors files.
 
 The copies run beside the next step's forward and backward passes, which only read what is copied.
-
-The layout of the format: 8 bytes little-endian header length, JSON header, the tensors one after the other.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bertjobs.files.safetensors_header import Entry, header_bytes
 from bertjobs.model.bert import BertForPreTraining
 from bertjobs.model.huggingface import WEIGHTS_FILE, WEIGHTS_METADATA
 from bertjobs.optim.base import Optimizer
@@ -96,8 +94,12 @@ class TensorFile:
         self, name: str, shapes: Mapping[str, Sequence[int]], *, metadata: Mapping[str, str], pinned: bool
     ) -> None:
         self.name = name
-        self._header = _header(shapes, metadata)
         sizes = [math.prod(shape) for shape in shapes.values()]
+        entries = {
+            tensor: Entry("F32", tuple(shape), _FLOAT_BYTES * size)
+            for (tensor, shape), size in zip(shapes.items(), sizes, strict=True)
+        }
+        self._header = header_bytes(entries, metadata or None, alignment=8)
         self._content = torch.empty(sum(sizes), dtype=torch.float32, pin_memory=pinned).fill_(0.0)
         self.tensors = {
             name: flat.view(tuple(shape))
@@ -196,15 +198,3 @@ def _sources(model: BertForPreTraining, optimizer: Optimizer) -> dict[str, Tenso
 
 def _moment_shapes(part: Part, shapes: Mapping[str, Sequence[int]]) -> dict[str, Sequence[int]]:
     return {f"{moment}/{name}": shapes[name] for moment in MOMENTS for name in part.parameters}
-
-
-def _header(shapes: Mapping[str, Sequence[int]], metadata: Mapping[str, str]) -> bytes:
-    content: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
-    start = 0
-    for name, shape in shapes.items():
-        end = start + _FLOAT_BYTES * math.prod(shape)
-        content[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [start, end]}
-        start = end
-    text = json.dumps(content, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)  # so that the tensors are aligned
-    return len(text).to_bytes(8, "little") + text

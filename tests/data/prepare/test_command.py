@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bertjobs.cli.data import register
-from bertjobs.cli.data_prepare import given_words, slurm_options
+from bertjobs.cli.data_prepare import array_options, given_words
 from bertjobs.data.shards.manifest import DataManifest
 from bertjobs.errors import InputError
 
@@ -60,8 +60,8 @@ NEEDED = ("prepare", "--corpus", "text:x", "--vocab", "v", "--output", "d")
     [
         (("--queue",), "--queue is for a cluster"),
         (("--slurm", "--jobs", 4, "--nodes", 2), "--jobs and --nodes"),
-        (("--slurm", "--sbatch", "-C a100"), "is no option of sbatch"),
-        (("--slurm", "--sbatch", "output=x"), "prepare sets sbatch's --output itself"),
+        (("--slurm", "--sbatch", "-C a100"), "is not an option of sbatch"),
+        (("--slurm", "--sbatch", "output=x"), "sbatch's output cannot be given here"),
         (("--slurm", "--site", "nowhere"), "there is no site 'nowhere'"),
     ],
 )
@@ -80,15 +80,15 @@ def test_a_site_says_what_the_flags_leave_open(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
 
     def options(*words: object) -> dict[str, object]:
-        return slurm_options(_parse(*NEEDED, "--slurm", "--site", "here", *words)).parameters()
+        return array_options(_parse(*NEEDED, "--slurm", "--site", "here", *words)).parameters()
 
     assert options() == {
-        "partition": "gpu", "qos": "normal", "time": "4:00:00", "mem": "8G", "constraint": "a100", "cpus-per-task": 1,
+        "partition": "gpu", "qos": "normal", "time": "4:00:00", "mem": "8G", "constraint": "a100", "cpus-per-task": "1",
         "requeue": True,
     }  # fmt: skip
     given = options("--partition", "cpu", "--memory", "2G", "--sbatch", "qos=high", "--sbatch=--exclusive")
     assert given == {
-        "partition": "cpu", "qos": "high", "time": "4:00:00", "mem": "2G", "constraint": "a100", "cpus-per-task": 1,
+        "partition": "cpu", "qos": "high", "time": "4:00:00", "mem": "2G", "constraint": "a100", "cpus-per-task": "1",
         "requeue": True, "exclusive": True,
     }  # fmt: skip
     assert "partition" not in options("--site", "none")

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bertjobs.data.prepare.array_options import ArrayOptions
 from bertjobs.data.prepare.on_slurm import Element, Failure, SlurmArrays, failures_of, stripe
-from bertjobs.data.prepare.sbatch import Queued, SlurmOptions, job_environment, max_array_size, parse_queue
 from bertjobs.errors import InputError
+from bertjobs.slurm.options import SlurmOptions
 
 BEGIN, DONE = ({"event": event, "number": 4, "node": "n1"} for event in ("begin", "done"))
 FAILED = {"event": "failed", "number": 4, "node": "n1", "said": "error: bad", "exit_code": 64}
@@ -25,36 +25,6 @@ def test_shares_hold_each_task_once_and_are_equal_within_one(numbers: list[int],
     assert sorted(number for share in shares for number in share) == sorted(numbers)
     assert {len(share) for share in shares} <= {len(numbers) // jobs, len(numbers) // jobs + 1}
     assert all(shares)
-
-
-@pytest.mark.parametrize(
-    ("configuration", "size"),
-    [("MaxArrayTasks = 7\nMaxArraySize            = 1001\n", 1001), ("MaxArraySize = 0\n", 1), ("", 1001)],
-)
-def test_the_size_of_arrays_is_read_from_the_configuration(configuration: str, size: int) -> None:
-    assert max_array_size(configuration) == size
-
-
-def test_a_surrounding_job_is_left_behind_and_the_package_is_found() -> None:
-    environ = {"SLURM_JOB_ID": "1", "SBATCH_QOS": "x", "PMIX_RANK": "0", "SLURM_CONF": "/c", "HOME": "/h"}
-    kept = {"SLURM_CONF": "/c", "HOME": "/h"}
-    assert job_environment(environ, Path("/usr/lib/site-packages")) == kept
-    assert job_environment(environ, Path("/src"))["PYTHONPATH"] == "/src"
-    assert job_environment({**environ, "PYTHONPATH": "/a"}, Path("/src"))["PYTHONPATH"] == "/src:/a"
-
-
-def test_the_queue_holds_our_jobs_only() -> None:
-    text = (
-        "12|3|RUNNING|bertjobs-prepare|None\n"
-        "12|4|PENDING|bertjobs-prepare|Resources\n"
-        "15|N/A|PENDING|bertjobs-prepare|ReqNodeNotAvail, UnavailableNodes:n|1\n"
-        "16|N/A|RUNNING|a|b|None\n"
-    )
-    assert parse_queue(text) == {
-        "12_3": Queued("RUNNING", "None"),
-        "12_4": Queued("PENDING", "Resources"),
-        "15": Queued("PENDING", "ReqNodeNotAvail, UnavailableNodes:n|1"),
-    }
 
 
 @pytest.mark.parametrize(
@@ -77,25 +47,31 @@ def test_a_task_counts_as_failed_only_where_it_is_at_fault(
 
 
 def test_options_become_those_of_sbatch() -> None:
-    options = SlurmOptions(partition="p", time="1-0", memory="2G", cpus=3, sbatch=("--exclude=n9", "exclusive"))
+    asked = SlurmOptions(partition="p", time="1-0", memory="2G", cpus=3, extra=("--exclude=n9", "--exclusive"))
+    options = ArrayOptions(asked)
     assert options.parameters(["n2", "n1"]) == {
-        "partition": "p", "time": "1-0", "mem": "2G", "cpus-per-task": 3, "exclude": "n9,n1,n2", "exclusive": True,
+        "partition": "p", "time": "1-0", "mem": "2G", "cpus-per-task": "3", "exclude": "n9,n1,n2", "exclusive": True,
         "requeue": True,
     }  # fmt: skip
-    assert "requeue" not in SlurmOptions(sbatch=("no-requeue",)).parameters()
+    assert options.processes == 3
+    assert ArrayOptions(SlurmOptions(extra=("--no-requeue",))).parameters() == {
+        "cpus-per-task": "1",
+        "no-requeue": True,
+    }
 
 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (SlurmOptions(jobs=0), "0 is too small"),
-        (SlurmOptions(sbatch=("array=1-4",)), "prepare sets sbatch's --array itself"),
-        (SlurmOptions(sbatch=("x y=1",)), "no option of sbatch"),
-        (SlurmOptions(sbatch=("comment=a\nrm -r /",)), "no value for sbatch"),
-        (SlurmOptions(partition="a\nrm -r /"), "no value for sbatch"),
-        (SlurmOptions(), "sbatch was not found on the PATH"),
+        (ArrayOptions(jobs=0), "0 is too small"),
+        (ArrayOptions(SlurmOptions(cpus=0)), "0 is too small"),
+        (ArrayOptions(SlurmOptions(extra=("--array=1-4",))), "sbatch's array cannot be given here"),
+        (ArrayOptions(SlurmOptions(extra=("x y=1",))), "not an option of sbatch"),
+        (ArrayOptions(SlurmOptions(extra=("--comment=a\nrm -r /",))), "line break"),
+        (ArrayOptions(SlurmOptions(partition="a\nrm -r /")), "line break"),
+        (ArrayOptions(), "sbatch was not found on the PATH"),
     ],
 )
-def test_bad_options_are_refused_before_any_work(options: SlurmOptions, words: str) -> None:
+def test_bad_options_are_refused_before_any_work(options: ArrayOptions, words: str) -> None:
     with pytest.raises(InputError, match=words), SlurmArrays(options, {"PATH": "/nowhere"}):
         pass

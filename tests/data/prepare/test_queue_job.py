@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from bertjobs.data.prepare.array_options import ArrayOptions
 from bertjobs.data.prepare.queue_job import JOB_NAME, log_file, release_own_lock, sbatch_words, script
-from bertjobs.data.prepare.sbatch import Slurm, SlurmOptions
-from bertjobs.data.prepare.whole_nodes import fewest_cpus, on_whole_nodes
 from bertjobs.data.prepare.work_folder import FOLDER_NAME
 from bertjobs.errors import InputError
 from bertjobs.files.lock import LOCK_NAME
+from bertjobs.slurm.client import Slurm
+from bertjobs.slurm.options import SlurmOptions
+from tests.data.prepare.conftest import Tool
 
 HOSTILE = ["a b", "it's", 'say "hi"', "two\nlines", "$(touch x)", "`id`", "a;b", "back\\slash", "{x}", "*", ""]
 
@@ -42,10 +44,11 @@ def test_the_signal_before_the_time_limit_requeues_the_job(tmp_path: Path) -> No
 
 
 def test_the_job_is_small_whatever_the_arrays_ask_for() -> None:
-    arrays = SlurmOptions(
-        partition="p", account="a", qos="q", time="2:00:00", memory="0", cpus=64, jobs=4,
-        sbatch=("--exclusive", "nodes=1", "constraint=c"),
+    asked = SlurmOptions(
+        partition="p", account="a", qos="q", time="2:00:00", memory="0", cpus=64,
+        extra=("--exclusive", "--nodes=1", "--constraint=c"),
     )  # fmt: skip
+    arrays = ArrayOptions(asked, jobs=4)
     words = sbatch_words(arrays, Path("/d/x y.prepare-%j.log"))
     assert words[:2] == ["sbatch", "--parsable"]
     assert set(words[2:]) == {
@@ -78,23 +81,19 @@ def test_a_start_takes_the_lock_of_the_same_job_s_earlier_start_alone(
     release_own_lock(tmp_path / "nowhere", environ)
 
 
-class Cpus(Slurm):
-    """sinfo's words."""
+@pytest.mark.parametrize(("printed", "cpus"), [("64\n128\n", 64), ("16+\n32\n", 16), ("", 1)])
+def test_whole_nodes_have_the_cpus_of_the_smallest(tool: Tool, tmp_path: Path, printed: str, cpus: int) -> None:
+    tool("sinfo", f'[[ $* == "--noheader --exact --format=%c --partition=p" ]] && printf "{printed}"')
+    slurm = Slurm({"PATH": f"{tmp_path / 'bin'}:/usr/bin:/bin"})
+    options = ArrayOptions(SlurmOptions(partition="p", extra=("--qos=high",)))
+    whole = options.on_whole_nodes(4, slurm)
+    assert (whole.jobs, whole.processes, whole.slurm.memory) == (4, cpus, "0")
+    assert whole.slurm.extra == ("--qos=high", "--nodes=1", "--exclusive")
 
-    def __init__(self, said: str | None):
-        self._said = said
 
-    def run(self, *words: str) -> str | None:
-        assert words[0] == "sinfo"
-        return self._said
-
-
-def test_whole_nodes() -> None:
-    options = SlurmOptions(sbatch=("qos=high",))
-    found = on_whole_nodes(options, 4, 0, Cpus("64\n128\n"))
-    assert (found.jobs, found.cpus, found.memory, found.sbatch) == (4, 64, "0", ("qos=high", "nodes=1", "exclusive"))
-    fewer = on_whole_nodes(SlurmOptions(memory="8G"), 1, 8, Cpus("64\n"))
-    assert (fewer.cpus, fewer.memory) == (8, "8G")
+def test_less_than_a_whole_node_may_be_asked_for() -> None:
+    options = ArrayOptions(SlurmOptions(memory="8G", cpus=8))
+    whole = options.on_whole_nodes(1, Slurm({"PATH": "/nowhere"}))
+    assert (whole.processes, whole.slurm.memory) == (8, "8G")
     with pytest.raises(InputError, match="at least 1"):
-        on_whole_nodes(options, 0, 0, Cpus(""))
-    assert [fewest_cpus(Cpus(said), "p") for said in (None, "", "16+\n32\n")] == [1, 1, 16]
+        options.on_whole_nodes(0, Slurm({"PATH": "/nowhere"}))

@@ -23,7 +23,7 @@ import yaml
 
 from bertjobs.cli import doctor as command
 from bertjobs.launch.doctor.diagnose import diagnose
-from bertjobs.launch.doctor.evidence import Accounts, Attempt, Evidence, PhaseEvidence, collect
+from bertjobs.launch.doctor.evidence import Attempt, Evidence, PhaseEvidence, collect
 from bertjobs.launch.doctor.log_errors import Cause, Said, errors_in
 from bertjobs.launch.doctor.remedies import Verdict
 from bertjobs.launch.local import free_port, identity, rank_environment
@@ -31,9 +31,9 @@ from bertjobs.launch.start import write_run
 from bertjobs.recipe.catalogue import builtin_file, load_catalogue
 from bertjobs.recipe.resolve import resolve
 from bertjobs.recipe.spec import RunSpec
+from bertjobs.slurm.client import Slurm
 from bertjobs.slurm.jobs import Job
 from bertjobs.slurm.reasons import reason_words
-from bertjobs.slurm.times import doubled
 from bertjobs.train import loop, step
 from bertjobs.train.checkpoint import writer as checkpoint_writer
 from bertjobs.train.signals import StopRequest
@@ -150,7 +150,7 @@ def verdicts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Verdict]:
             time.sleep(0.05)
     for process in processes:
         process.kill()  # the one that was stopped
-    slurm = Accounts({"PATH": ""})
+    slurm = Slurm({"PATH": ""})
     return {
         name: diagnose(collect(directory, slurm, f"trial --results {directory.root.parent}", time.time()))
         for name, directory in directories.items()
@@ -409,14 +409,6 @@ def test_a_time_limit_that_was_too_short_is_doubled(spec: RunSpec) -> None:
     assert judged(spec, job, log, checkpoint_unix_s=NOW - 100).command == "bertjobs resume big"
 
 
-@pytest.mark.parametrize(
-    ("limit", "twice"),
-    [("00:30:00", "60"), ("30:30", "62"), ("1-00:00:00", "2880"), ("00:00:10", "2"), ("UNLIMITED", ""), ("", "")],
-)
-def test_times_of_slurm_s_are_doubled_in_minutes(limit: str, twice: str) -> None:
-    assert doubled(limit) == twice
-
-
 def test_what_slurm_said_of_an_earlier_start_does_not_count(spec: RunSpec) -> None:
     log = (
         "slurmstepd: error: *** JOB 7 ON node1 CANCELLED AT 2026-11-21T09:09:37 DUE TO PREEMPTION ***\n" + OUT_OF_MEMORY
@@ -438,14 +430,16 @@ def test_preempted_attempts_without_a_checkpoint_are_a_loop(spec: RunSpec, state
 
 
 def test_a_job_that_may_not_start_again_is_judged_by_the_attempt_before(spec: RunSpec) -> None:
-    refusal = Said(0, ("error: job 7 is not started again: 4 attempts ended by: crashed; the recipe allows 3",))
+    refusal = Said(
+        0, ("error: job 7 was not restarted: 4 attempts crashed; the recipe allows 3 restarts after a crash",)
+    )
     attempts = (
         replace(ATTEMPT, errors=errors_in(OUT_OF_MEMORY.splitlines())),
         Attempt("7", 1, NOW, cause="bad input", exit_code=64, errors=(refusal,)),
     )
     verdict = judged(spec, replace(FAILED, exit_code=64), attempts=attempts)
     assert verdict.cause is Cause.GPU_MEMORY
-    assert "is not started again" in verdict.evidence[-1]
+    assert "was not restarted" in verdict.evidence[-1]
 
 
 def test_a_refused_batch_script_is_bad_input(spec: RunSpec) -> None:

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from bertjobs.launch.doctor.evidence import LAST_LINES, TAIL_BYTES, Accounts, Evidence, _tail, collect
+from bertjobs.launch.doctor.evidence import LAST_LINES, TAIL_BYTES, Evidence, _tail, collect
 from bertjobs.launch.doctor.log_errors import Said, batch_parts, errors_in
 from bertjobs.recipe.catalogue import builtin_file, load_catalogue
 from bertjobs.recipe.lockfile import lockfile
 from bertjobs.recipe.resolve import resolve
 from bertjobs.run.directory import RunDirectory
 from bertjobs.slurm import client as slurm_module
-from bertjobs.slurm.jobs import told_by_sacct, told_by_squeue
+from bertjobs.slurm.client import Slurm
 from tests.launch.conftest import Tool
 
 
@@ -99,26 +99,6 @@ SACCT = """\
 """
 
 
-def test_sacct_tells_each_start_of_a_job() -> None:
-    jobs = told_by_sacct(SACCT)
-    seven, eight = jobs["7"], jobs["8"]
-    assert (seven.state, seven.past, seven.exit_code, seven.nodes) == ("FAILED", ("PREEMPTED",), 70, ("node[3-4]",))
-    assert seven.steps == ("CANCELLED", "CANCELLED", "FAILED", "OUT_OF_MEMORY")
-    assert (eight.state, eight.reason, eight.nodes, eight.past) == ("CANCELLED", "Dependency", (), ())
-
-
-def test_squeue_s_newer_word_wins() -> None:
-    text = "8|PENDING|(DependencyNeverSatisfied)||30:00|N/A\n9|RUNNING|None|node1|1-00:00:00|2026-11-21T18:28:20\n"
-    jobs = told_by_squeue(text, told_by_sacct(SACCT))
-    assert (jobs["8"].state, jobs["8"].reason, jobs["8"].start) == ("PENDING", "(DependencyNeverSatisfied)", "")
-    assert (jobs["9"].state, jobs["9"].reason, jobs["9"].nodes) == ("RUNNING", "", ("node1",))
-    assert jobs["7"].source == "sacct"
-
-
-def test_lines_of_another_format_are_passed_over() -> None:
-    assert told_by_sacct("Slurm accounting storage is disabled\n\n7|RUNNING\n") == {}
-
-
 @pytest.fixture
 def directory(tmp_path: Path) -> RunDirectory:
     """A run whose phase 1 was queued as job 7, and requeued once."""
@@ -137,7 +117,7 @@ def directory(tmp_path: Path) -> RunDirectory:
 
 
 def collected(directory: RunDirectory, tmp_path: Path) -> Evidence:
-    return collect(directory, Accounts({"PATH": str(tmp_path / "bin")}), "r", time.time())
+    return collect(directory, Slurm({"PATH": str(tmp_path / "bin")}), "r", time.time())
 
 
 def test_attempts_are_those_of_the_journal_and_of_the_logs(directory: RunDirectory, tmp_path: Path) -> None:

@@ -9,13 +9,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from bertjobs.data.shards.manifest import DataManifest
 from bertjobs.errors import InputError
 from bertjobs.launch.plan.preflight import (
     Circumstances,
     after_problems,
+    check_safetensors,
     check_unchanged,
     data_problems,
     epoch_problems,
@@ -227,14 +230,19 @@ def test_the_words_of_sbatch_test_only(text: str, expected: StartTest) -> None:
     [
         ({"nodes": 4}, "", "", []),
         ({"nodes": 4}, "", "1-00:00:00", []),
-        ({"nodes": 8}, "", "", ["8 nodes are asked for, it has 4"]),
-        ({"nodes": 4}, "", "1-00:00:01", ["allows 1-00:00:00: the job would wait for ever", "set --time 1-00:00:00"]),
-        ({"nodes": 4}, "", "0", ["would wait for ever"]),
+        ({"nodes": 8}, "", "", ["the run asks for 8 nodes, but partition batch has 4"]),
+        ({"nodes": 4}, "", "1-00:00:01", ["allows 1-00:00:00: the job would wait forever", "set --time 1-00:00:00"]),
+        ({"nodes": 4}, "", "0", ["would wait forever"]),
         ({"nodes": 4}, "", "soon", ["not a time as Slurm writes it: 'soon'"]),
         ({"nodes": 1}, "shrt", "", ["no partition 'shrt'", "'short'"]),
-        ({"nodes": 1}, "short", "", ["8 GPUs a node are asked for, its nodes have 4"]),
+        ({"nodes": 1}, "short", "", ["8 GPUs per node, but nodes of partition short have 4"]),
         ({"nodes": 1, "gpus": 4}, "short", "", []),
-        ({"nodes": 4, "gpus": 4}, "short", "60", ["4 nodes are asked for, it has 2", "it allows 0:30:00"]),
+        (
+            {"nodes": 4, "gpus": 4},
+            "short",
+            "60",
+            ["4 nodes, but partition short has 2", "partition short allows 0:30:00"],
+        ),
         ({"nodes": 4}, "short,batch", "60", []),
         ({"nodes": 1, "gpus": 0}, "closed", "", ["partition closed is down"]),
     ],
@@ -377,3 +385,19 @@ def test_a_resumed_run_has_some_of_its_checkpoints_already(spec: RunSpec) -> Non
     assert held_bytes(directory) == 1000
     assert len(results_problems(replace(spec, keep_checkpoints=10**9))) == 1
     assert results_problems(replace(spec, keep_checkpoints=10**9), held=10**20) == []
+
+
+def test_weights_are_compared_with_the_size_that_their_header_says(tmp_path: Path) -> None:
+    file = tmp_path / "model.safetensors"
+    save_file({"a": np.zeros(100, dtype=np.float32)}, file)
+    whole = file.read_bytes()
+    check_safetensors(file)
+    for content, reason in (
+        (whole[:-1], f"{len(whole) - 1} bytes, the file's header says {len(whole)}"),
+        (whole + b"x", f"{len(whole) + 1} bytes, the file's header says {len(whole)}"),
+        (whole[:20], "do not begin with a header"),
+        (b"PAR1" * 100, "do not begin with a header"),
+    ):
+        file.write_bytes(content)
+        with pytest.raises(InputError, match=f"the weights cannot be read: .*{reason}"):
+            check_safetensors(file)

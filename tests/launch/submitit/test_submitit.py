@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import math
 import os
-import pickle
 import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,12 +15,13 @@ from pathlib import Path
 import pytest
 
 from bertjobs.errors import BertjobsError, InputError
-from bertjobs.launch.script import SlurmOptions
-from bertjobs.launch.submitit.backend import job_parameters, queue_submitit, srun_line
+from bertjobs.launch.script import submissions
+from bertjobs.launch.submitit.backend import job_parameters, queue_submitit
 from bertjobs.recipe.catalogue import builtin_file, load_catalogue
 from bertjobs.recipe.resolve import resolve
 from bertjobs.recipe.spec import RunSpec
 from bertjobs.run.directory import RunDirectory
+from bertjobs.slurm.options import SlurmOptions
 from tests.conftest import wait_until
 from tests.launch.conftest import Tool
 from tests.launch.golden_file import check_golden
@@ -43,6 +42,8 @@ def spec(tmp_path: Path) -> RunSpec:
 def directory(spec: RunSpec) -> RunDirectory:
     directory = RunDirectory(Path(spec.results) / spec.run)
     directory.create()
+    for phase in spec.phases:
+        directory.phase(phase.phase).create()
     return directory
 
 
@@ -89,19 +90,15 @@ def test_a_container_s_batch_script(
     check_golden("submitit-container.sh", script_of(directory, "2"))
 
 
-@pytest.mark.parametrize(("code", "terminated", "requeued"), [(75, "", True), (75, "1", False), (64, "", False)])
-def test_the_script_requeues_a_job_whose_container_cannot(
-    spec: RunSpec, tmp_path: Path, tool: Tool, code: int, terminated: str, requeued: bool
+def test_the_job_s_script_is_run_sub_with_submitit_s_loader_as_its_worker(
+    spec: RunSpec, directory: RunDirectory, environ: dict[str, str]
 ) -> None:
-    tool("scontrol", f'echo "$*" >{tmp_path}/requeued')
-    teardown = job_parameters(spec, 1, FOUR_HOURS, (), None)
-    assert "teardown" not in teardown, "without a container submitit does it"
-    lines = job_parameters(replace(spec, image="x"), 1, FOUR_HOURS, (), None)["teardown"]
-    script = "\n".join([f"terminated={terminated}", f"(exit {code})", *lines])
-    path = f"{tmp_path / 'bin'}:{os.environ['PATH']}"
-    done = subprocess.run(["bash", "-c", script], env={"PATH": path, "SLURM_JOB_ID": "7"}, check=False)
-    assert done.returncode == code
-    assert (tmp_path / "requeued").exists() == requeued
+    queue_submitit(directory, spec, FOUR_HOURS, environ=environ, chain="chain-1", python="/opt/python")
+    script = directory.phase(1).script
+    assert script.read_text() == submissions(spec, FOUR_HOURS, "/opt/python", chain="chain-1")[0].script
+    (command,) = [line for line in script_of(directory, "2").splitlines() if line.startswith("exec ")]
+    quoted = "'/lustre/runs#1/first/phase1/run.sub'"
+    assert command == f"exec bash {quoted} -u -m submitit.core._submit '/lustre/runs#1/first/submitit'"
 
 
 def test_nothing_secret_is_in_any_file_and_no_surrounding_job_leaks(
@@ -161,15 +158,6 @@ def test_options_that_submitit_cannot_take_are_refused(spec: RunSpec) -> None:
         job_parameters(spec, 1, SlurmOptions(time="5", extra=("-C a100",)), (), None)
 
 
-def test_a_hostile_path_reaches_srun_whole(spec: RunSpec, tmp_path: Path) -> None:
-    hostile = replace(spec, results=f"{tmp_path}/it's $(touch x) #1")
-    line = srun_line(hostile, 1, FOUR_HOURS)
-    script = f"srun() {{ printf '%s\\n' \"$@\"; }}\ncpus=2 SLURM_JOB_ID=7 SLURM_RESTART_COUNT=3\n{line}"
-    said = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True).stdout.splitlines()
-    assert f"--output={hostile.results}/first/phase1/logs/7-3.out" in said
-    assert said[-1] == sys.executable
-
-
 # A worker in place of bertjobs.train: it ends as its last argument says, after a signal as its second says.
 WORKER = """
 import os, signal, sys, time
@@ -177,8 +165,6 @@ from pathlib import Path
 folder = Path(os.environ["FOLDER"])
 def stop(number, frame):
     (folder / "heard").write_text(signal.Signals(number).name)
-    if os.environ["WRITES"] == "1":
-        (folder / "run" / "phase1" / "checkpoints" / "step-00000007").mkdir(parents=True)
     sys.exit(int(os.environ["AFTER_SIGNAL"]))
 signal.signal(signal.SIGTERM, stop)
 signal.signal(signal.SIGUSR2, stop)
@@ -189,13 +175,13 @@ sys.exit(int(os.environ["CODE"]))
 TASK = """
 import sys
 from pathlib import Path
-from bertjobs.launch.submitit.job import PhaseJob
+from bertjobs.launch.submitit.job import RankJob
 from submitit.core.job_environment import SignalHandler
 from submitit.core.utils import DelayedSubmission, JobPaths
 from submitit.slurm.slurm import SlurmJobEnvironment
 
 folder = Path(sys.argv[1])
-delayed = DelayedSubmission(PhaseJob(folder / "run", 1, dict(word.split("=") for word in sys.argv[2:])))
+delayed = DelayedSubmission(RankJob())
 delayed.set_timeout(60, 3)
 SlurmJobEnvironment()._handle_signals(JobPaths(folder, "7"), delayed)
 sys.exit(delayed.result())
@@ -209,17 +195,16 @@ def task(tmp_path: Path, tool: Tool) -> Task:
     tool("scontrol", f'echo "$*" >{tmp_path}/requeued')
     (tmp_path / "worker.py").write_text(WORKER)
 
-    def start(*settings: str, rank: int = 0, **worker: object) -> subprocess.Popen[str]:
-        told = {"CODE": 0, "SLEEP": 0, "AFTER_SIGNAL": 75, "WRITES": 1, **worker, "FOLDER": tmp_path}
-        words = [*settings, *(f"{name}={value}" for name, value in told.items())]
+    def start(rank: int = 0, **worker: object) -> subprocess.Popen[str]:
+        settings = {"CODE": 0, "SLEEP": 0, "AFTER_SIGNAL": 75, **worker, "FOLDER": tmp_path}
         python = tmp_path / "bin" / "python"  # what sys.executable of the task is: starts the worker above
         python.write_text(f'#!/bin/bash\nexec {sys.executable} {tmp_path}/worker.py "$@"\n')
         python.chmod(0o755)
         code = TASK.replace("import sys\n", f"import sys\nsys.executable = {str(python)!r}\n", 1)
         process = subprocess.Popen(
-            [sys.executable, "-c", code, str(tmp_path), *words],
+            [sys.executable, "-c", code, str(tmp_path)],
             env={**os.environ, "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "SLURM_JOB_ID": "7",
-                 "SLURM_PROCID": str(rank)},
+                 "SLURM_PROCID": str(rank), **{name: str(value) for name, value in settings.items()}},
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )  # fmt: skip
         if worker.get("SLEEP"):
@@ -239,16 +224,16 @@ def test_a_task_ends_with_its_worker_s_code(task: Task, code: int, expected: int
     assert outcome(task(CODE=code))[0] == expected
 
 
-def test_submitit_s_signal_ends_in_a_checkpoint_and_a_requeue(task: Task, tmp_path: Path) -> None:
-    process = task(SLEEP=60)
+@pytest.mark.parametrize(("after", "expected"), [(75, 75), (70, 70), (0, 0), (3, 70)])
+def test_submitit_s_signal_ends_in_a_checkpoint_and_what_comes_next_is_left_to_the_script(
+    task: Task, tmp_path: Path, after: int, expected: int
+) -> None:
+    process = task(SLEEP=60, AFTER_SIGNAL=after)
     process.send_signal(signal.SIGUSR2)
     code, output = outcome(process)
     assert (tmp_path / "heard").read_text() == "SIGUSR2"
-    assert (tmp_path / "requeued").read_text() == "requeue 7\n"
-    assert code == 255, output
-    again = pickle.loads((tmp_path / "7_submitted.pkl").read_bytes())
-    assert again.function.settings["FOLDER"] == str(tmp_path)
-    assert again._timeout_countdown in (2, 3)
+    assert code == expected, output
+    assert not (tmp_path / "requeued").exists()
 
 
 def test_other_ranks_leave_submitit_s_signal_to_the_first(task: Task, tmp_path: Path) -> None:
@@ -264,24 +249,4 @@ def test_a_term_is_passed_on_and_the_requeue_left_to_slurm(task: Task, tmp_path:
     process.send_signal(signal.SIGTERM)
     assert outcome(process)[0] == 75
     assert (tmp_path / "heard").read_text() == "SIGTERM"
-    assert not (tmp_path / "requeued").exists()
-
-
-@pytest.mark.parametrize(
-    ("settings", "worker", "expected"),
-    [
-        (("STEPS_THIS_RUN=5",), {}, 75),
-        ((), {"WRITES": 0}, 70),
-        ((), {"AFTER_SIGNAL": 70}, 70),
-        ((), {"AFTER_SIGNAL": 0}, 0),
-    ],
-    ids=["a person wanted so many steps", "no checkpoint", "it failed", "it was done"],
-)
-def test_what_is_not_requeued(
-    task: Task, tmp_path: Path, settings: tuple[str, ...], worker: dict[str, int], expected: int
-) -> None:
-    process = task(*settings, SLEEP=60, **worker)
-    time.sleep(0.3)
-    process.send_signal(signal.SIGUSR2)
-    assert outcome(process)[0] == expected
     assert not (tmp_path / "requeued").exists()

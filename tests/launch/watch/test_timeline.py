@@ -21,7 +21,7 @@ from bertjobs.recipe.lockfile import lockfile
 from bertjobs.recipe.resolve import resolve
 from bertjobs.run.checkpoints import folder_name, seal
 from bertjobs.run.directory import Done, RunDirectory
-from bertjobs.slurm.jobs import Job, JobStart, Told, starts_told
+from bertjobs.slurm.jobs import Answer, Job, JobStart
 
 T0 = 1_800_000_000.0
 """When the run was queued, in seconds since 1970."""
@@ -74,10 +74,10 @@ class Run:
         done = Done(phase, step, folder.name, "0" * 64, "0" * 64, T0)
         self.directory.phase(phase).write_done(done)
 
-    def look(self, told: Told | None = None, at: float = 0.0) -> RunStatus:
-        return status_of(read_run(self.directory), told or Told(), T0 + at)
+    def look(self, told: Answer | None = None, at: float = 0.0) -> RunStatus:
+        return status_of(read_run(self.directory), told or Answer(), T0 + at)
 
-    def entries(self, told: Told | None = None, at: float = 0.0) -> list[Entry]:
+    def entries(self, told: Answer | None = None, at: float = 0.0) -> list[Entry]:
         return [entry for link in self.look(told, at).links for entry in link.entries]
 
 
@@ -86,10 +86,10 @@ def run(tmp_path: Path) -> Run:
     return Run(tmp_path / "results")
 
 
-def told(*jobs: Job, **starts: Sequence[JobStart]) -> Told:
+def told(*jobs: Job, **starts: Sequence[JobStart]) -> Answer:
     """Slurm's answer; ``starts`` by ``jobN``."""
     known = {job.id: replace(job, source="squeue") for job in jobs}
-    return Told(known, {name.removeprefix("job"): tuple(list) for name, list in starts.items()}, "sacct+squeue")
+    return Answer(known, {name.removeprefix("job"): tuple(list) for name, list in starts.items()}, "sacct+squeue")
 
 
 def start(state: str, began: float, ended: float | None = None, nodes: str = "node[1-2]") -> JobStart:
@@ -239,7 +239,7 @@ def test_two_phases_whose_jobs_wait_say_what_for(run: Run) -> None:
     assert [(row.state, row.job) for row in status.phases] == [("PENDING", "7"), ("PENDING", "8")]
     text = run_text(status, T0)
     assert "waits       the nodes that it asks for are busy; it is next in line (Resources)" in text
-    assert "waits       it waits for the end of another job (Dependency)" in text
+    assert "waits       it waits for another job to end (Dependency)" in text
 
 
 def test_a_spare_that_takes_over_is_the_phase_s_job_before_it_has_begun(run: Run) -> None:
@@ -342,16 +342,6 @@ def test_lines_that_are_no_step_s_do_no_harm(run: Run) -> None:
     with open(run.directory.phase(1).metrics, "a") as file:
         file.write('[1, 2]\n{"step": 3}\n{"st')
     assert run.look().phases[0].steps_done == 2
-
-
-def test_sacct_s_starts_are_read_in_their_order() -> None:
-    rows = (
-        "7|REQUEUED|0:0|None|node1|01:00:00|1800000000|1800000060",
-        "7|PENDING|0:0|Priority|None assigned|01:00:00|Unknown|Unknown",
-    )
-    first, second = starts_told("\n".join(rows))["7"]
-    assert first == JobStart("REQUEUED", 1.8e9, 1.8e9 + 60, "node1")
-    assert second == JobStart("PENDING")
 
 
 def test_events_without_a_job_are_passed_over() -> None:

@@ -1,0 +1,321 @@
+"""What comes next when an attempt has ended: one decision for batch scripts, this machine, submitit and rehearsals.
+
+`what_next` decides and is pure. The rest is run.sub's edge: ``python -m bertjobs.launch.link begin|checkpoint|end``
+reads the job's environment, asks Slurm, keeps the journal, and does what was decided. It needs no torch, and it runs on
+the host: inside a container there is no scontrol.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from bertjobs.errors import EXIT_BAD_INPUT, EXIT_CONTINUE, EXIT_DONE, EXIT_FAILURE, BertjobsError
+from bertjobs.recipe.lockfile import read_lockfile
+from bertjobs.run.causes import Cause
+from bertjobs.run.checkpoints import steps
+from bertjobs.run.directory import PhaseDirectory, RunDirectory
+from bertjobs.run.restarts import beyond_budget, cause_by_slurm, chain_events, explanation, is_open
+from bertjobs.slurm.client import Slurm
+from bertjobs.slurm.environment import clean_environment
+
+ARRANGED = 0
+"""Exit code of ``end``: what comes next is arranged, the job ends with the attempt's own code."""
+NEXT_PHASE_HERE = 10
+"""Exit code of ``end``: this job trains the run's next phase itself."""
+
+
+class Next(StrEnum):
+    """What comes after an attempt."""
+
+    NEXT_PHASE = "the next phase"
+    RESTART = "another attempt"
+    ELSEWHERE = "another attempt on other nodes"
+    NOTHING_HERE = "nothing by this job"
+    STOP = "a person"
+
+
+@dataclass(frozen=True)
+class End:
+    """How an attempt ended, as whoever started its ranks has seen it.
+
+    Attributes:
+        code: exit code of the ranks as contract 3 has it: 0, 64, 70 or 75.
+        told_to_end: whether the job as a whole was told to end: preempted, cancelled, or ctrl-C.
+        advanced: whether the attempt wrote a checkpoint.
+        step_limit: whether it was to make only so many steps (STEPS_THIS_RUN).
+        unfit_nodes: names of nodes, by commas, that the node check found unfit; "" for none.
+    """
+
+    code: int
+    told_to_end: bool = False
+    advanced: bool = False
+    step_limit: bool = False
+    unfit_nodes: str = ""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What comes next, and why, in words for the job's log; ``spent_by`` is the cause of the attempts that used up the
+    recipe's restarts, where they are used up."""
+
+    next: Next
+    why: str = ""
+    spent_by: Cause | None = None
+
+
+def what_next(end: End, events: Sequence[Mapping[str, Any]] = (), budgets: Mapping[str, int] | None = None) -> Decision:
+    """What comes after an attempt.
+
+    Another attempt mends neither bad input nor a failure that got no checkpoint further, except on other nodes where
+    the node check found these unfit. It does not come either where the recipe's budget of restarts is spent.
+
+    Args:
+        end: how it ended.
+        events: those of its chain, this end included (`bertjobs.run.restarts.chain_events`).
+        budgets: the recipe's restarts, by the names of `bertjobs.run.causes.Budget`.
+    """
+    if end.code == EXIT_DONE:
+        return Decision(Next.NEXT_PHASE)
+    if end.told_to_end:
+        return Decision(Next.NOTHING_HERE, "the job was told to end")
+    if end.code == EXIT_BAD_INPUT:
+        return Decision(Next.STOP, "the input has to be corrected first")
+    if end.step_limit:
+        return Decision(Next.STOP, "it was to make a given number of steps (STEPS_THIS_RUN)")
+    if not end.advanced and not end.unfit_nodes:
+        return Decision(Next.STOP, "no checkpoint was written since the job started")
+    if refusal := beyond_budget(events, budgets or {}):
+        return Decision(Next.STOP, refusal.words, refusal.spent_by)
+    if end.advanced:
+        return Decision(Next.RESTART)
+    return Decision(Next.ELSEWHERE, f"unfit nodes: {end.unfit_nodes}")
+
+
+def contract_code(code: int) -> int:
+    """A process's exit code as contract 3 has it; one that a signal ended has failed."""
+    return code if code in (EXIT_DONE, EXIT_BAD_INPUT, EXIT_CONTINUE) else EXIT_FAILURE
+
+
+def newest_name(phase: PhaseDirectory) -> str:
+    """The name of a phase's newest checkpoint, whole or not; "" for none."""
+    folders = steps(phase.checkpoints)
+    return folders[-1].name if folders else ""
+
+
+def close_attempt(directory: RunDirectory, phase: int, chain: str, code: int, *, source: str) -> None:
+    """Give the chain's last attempt an end in the journal where it has none: its ranks were killed before one could
+    write it. ``source``: who says so."""
+    events = chain_events(directory.events(), phase, chain)
+    if is_open(events):
+        cause = Cause.BAD_INPUT if code == EXIT_BAD_INPUT else Cause.CRASHED
+        names = {name: events[-1][name] for name in ("phase", "job", "attempt")}
+        directory.record("ended", cause=cause, exit_code=code, **names, chain=chain, told_by=source)
+
+
+def record_refusal(directory: RunDirectory, phase: int, job: str, attempt: int, decision: Decision) -> None:
+    """Write into the journal that an attempt was not followed by another as the restarts are used up, if that is so."""
+    if decision.spent_by:
+        names = {"phase": phase, "job": job, "attempt": attempt}
+        with suppress(OSError):  # on a full disk, what was decided stands all the same
+            directory.record("not restarted", why=decision.why, spent_by=decision.spent_by, **names)
+
+
+@dataclass(frozen=True)
+class Link:
+    """One job of a run's chain at one phase, as run.sub describes it by its environment.
+
+    Attributes:
+        folder: the run's.
+        phases: numbers of the phases that the chain trains, in order; () for a job that was queued by hand.
+        phase, job, attempt: that it trains now, its id, and how often it was requeued before.
+        chain: name of the submission that it belongs to; its own id for a job that was queued by hand.
+        step_limit: whether it is to make only so many steps.
+    """
+
+    folder: RunDirectory
+    phases: tuple[int, ...]
+    phase: int
+    job: str
+    attempt: int
+    chain: str
+    step_limit: bool
+
+    @classmethod
+    def of(cls, environ: Mapping[str, str]) -> Link:
+        """The link that the environment of run.sub describes.
+
+        Raises:
+            KeyError, ValueError: this is not run.sub's environment.
+        """
+        return cls(
+            folder=RunDirectory(Path(environ["RESULTS"]) / environ["RUN"]),
+            phases=tuple(int(number) for number in environ.get("BERTJOBS_PHASES", "").split(",") if number),
+            phase=int(environ["PHASE"]),
+            job=environ["SLURM_JOB_ID"],
+            attempt=int(environ.get("SLURM_RESTART_COUNT") or 0),
+            chain=environ.get("BERTJOBS_CHAIN") or environ["SLURM_JOB_ID"],
+            step_limit=bool(environ.get("STEPS_THIS_RUN")),
+        )
+
+    @property
+    def directory(self) -> PhaseDirectory:
+        return self.folder.phase(self.phase)
+
+    def events(self) -> list[Mapping[str, Any]]:
+        """Starts and ends of the chain's attempts at this phase, oldest first."""
+        return chain_events(self.folder.events(), self.phase, self.chain)
+
+    def phases_left(self) -> bool:
+        """Whether the chain has phases that are not done."""
+        return any(not self.folder.phase(number).done_file.exists() for number in self.phases)
+
+    def budgets(self) -> Mapping[str, int]:
+        """The recipe's restarts; {} where no run.yml says them."""
+        try:
+            return read_lockfile(self.folder.lockfile).restarts
+        except (BertjobsError, OSError):
+            return {}
+
+
+def begin(link: Link, slurm: Slurm) -> None:
+    """Before an attempt: complete the journal of the one before, where that could not write its own end."""
+    link.directory.exclude.unlink(missing_ok=True)
+    if not (events := link.events()):
+        return
+    job = str(events[-1]["job"])
+    state = slurm.last_state(job, is_running=job == link.job)
+    if is_open(events):
+        _explain(link, events[-1], "ended", cause_by_slurm(state), state)
+    elif cause := explanation(events, state):
+        _explain(link, events[-1], "explained", cause, state)
+
+
+def _explain(link: Link, last: Mapping[str, Any], event: str, cause: Cause, state: str) -> None:
+    names = {name: last[name] for name in ("phase", "job", "attempt")}
+    more = {"exit_code": None} if event == "ended" else {}
+    link.folder.record(event, cause=cause, **more, **names, chain=link.chain, told_by="sacct" if state else "")
+
+
+def end(link: Link, slurm: Slurm, code: int, *, before: str, told_to_end: bool) -> int:
+    """After an attempt: decide what comes next, say it, and arrange it.
+
+    Args:
+        code: the ranks' exit code.
+        before: name of the newest checkpoint when the attempt began, "" for none.
+        told_to_end: as in `End`.
+
+    Returns:
+        `ARRANGED` or `NEXT_PHASE_HERE`.
+    """
+    exclude = link.directory.exclude
+    if code not in (EXIT_DONE, EXIT_CONTINUE) and not told_to_end:
+        close_attempt(link.folder, link.phase, link.chain, code, source="batch script")
+    ended = End(
+        code=contract_code(code),
+        told_to_end=told_to_end,
+        advanced=newest_name(link.directory) not in ("", before),
+        step_limit=link.step_limit,
+        unfit_nodes=exclude.read_text(encoding="utf-8").strip() if exclude.exists() else "",
+    )
+    decision = what_next(ended, link.events(), link.budgets())
+    record_refusal(link.folder, link.phase, link.job, link.attempt, decision)
+    try:
+        return _arrange(link, slurm, decision, ended)
+    except BertjobsError as error:  # what was decided stands: run.sub must not decide anew
+        _say(f"next: {decision.next}, but {error.what}")
+        return ARRANGED
+
+
+def _arrange(link: Link, slurm: Slurm, decision: Decision, ended: End) -> int:
+    if decision.next is Next.NEXT_PHASE:
+        if slurm.followers(link.job, f"{link.folder.name}-phase"):
+            return ARRANGED  # the next phase's own job is in the queue
+        if link.phases_left():
+            return NEXT_PHASE_HERE
+        _stop(link, slurm)
+    elif decision.next is Next.NOTHING_HERE:
+        if slurm.was_preempted(link.job):  # where Slurm cancels preempted jobs, nobody else would continue
+            ensure_follower(link, slurm)
+    elif decision.next is Next.STOP:
+        _say(f"not continued: {decision.why}")
+        _stop(link, slurm)
+    elif decision.next is Next.RESTART:
+        _say("continuing: requeue")
+        try:
+            slurm.requeue(link.job)
+        except BertjobsError as error:
+            _say(error.what)
+            ensure_follower(link, slurm)
+    else:
+        _say(f"continuing elsewhere: a job that excludes {ended.unfit_nodes}")
+        for job in slurm.followers(link.job):
+            slurm.update(job.id, ExcNodeList=ended.unfit_nodes)
+        ensure_follower(link, slurm, f"--exclude={ended.unfit_nodes}")
+    return ARRANGED
+
+
+def ensure_follower(link: Link, slurm: Slurm, *options: str) -> None:
+    """Make sure that a link of the chain waits behind this one; ``options`` are sbatch's for a new one."""
+    script = link.directory.script
+    if not link.phases or not script.is_file():
+        return
+    try:
+        if slurm.followers(link.job):
+            return
+        job = slurm.submit_follower(link.job, script, name=f"{link.folder.name}-spare", options=options)
+    except BertjobsError as error:
+        _say(f"no link could be queued behind this one: {error.what}")
+        return
+    link.folder.record("submitted", backend="slurm", phase=link.phase, job=job, chain=link.chain, spare=True)
+
+
+def _stop(link: Link, slurm: Slurm) -> None:
+    if waiting := [job.id for job in slurm.followers(link.job)]:
+        _say(f"cancelling what waits behind: {' '.join(waiting)}")
+        slurm.cancel(waiting)
+
+
+def _say(words: str) -> None:
+    print(words, file=sys.stderr, flush=True)
+
+
+def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
+    """run.sub's questions.
+
+    Returns:
+        0, or of ``end`` one of its codes. Any other, also an exception's 1, tells run.sub that nothing is arranged.
+    """
+    parser = argparse.ArgumentParser(prog="python -m bertjobs.launch.link", description=__doc__)
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    verbs.add_parser("begin", help="complete the journal before an attempt")
+    verbs.add_parser("checkpoint", help="a checkpoint was written: make sure that a link waits behind this job")
+    ending = verbs.add_parser("end", help="decide and arrange what comes next")
+    ending.add_argument("code", type=int, help="exit code of the ranks")
+    ending.add_argument("--before", default="", help="newest checkpoint when the attempt began")
+    ending.add_argument("--told-to-end", action="store_true", help="the job as a whole was told to end")
+    given = parser.parse_args(arguments)
+    link, slurm = Link.of(environ), Slurm(clean_environment(environ))
+    if given.verb == "begin":
+        begin(link, slurm)
+    elif given.verb == "checkpoint":
+        ensure_follower(link, slurm)
+    else:
+        before = Path(given.before).name
+        return end(link, slurm, given.code, before=before, told_to_end=given.told_to_end)
+    return ARRANGED
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(sys.argv[1:], os.environ))
+    except BertjobsError as error:
+        _say(error.render())
+        sys.exit(error.exit_code)

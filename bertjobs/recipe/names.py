@@ -1,0 +1,41 @@
+"""What may be a name or a path: both reach folders, jobs and batch scripts."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+from bertjobs.errors import InputError
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_PATH_MARKS = frozenset("._-/+@=~:#")
+
+
+def check_path(value: str, setting: str) -> str:
+    """The path, if it is safe in every script it reaches: letters of any script, digits and ``._-/+@=~:#``.
+
+    ``#`` is in enroot's image URIs, ``:`` in mounts. Empty means unset and passes. Raises InputError.
+    """
+    for character in value:
+        category = unicodedata.category(character)
+        if character not in _PATH_MARKS and category[0] not in "LM" and category != "Nd":
+            raise InputError(
+                f"{setting}: {value!r} contains {character!r}, which is not allowed in a path",
+                hint="use letters, digits and . _ - / + @ = ~ : #",
+            )
+    if value.startswith("-"):
+        raise InputError(f"{setting}: {value!r} starts with '-', like a flag", hint=f"write ./{value}")
+    return value
+
+
+def check_name(value: str, setting: str) -> str:
+    """The name, if it can be a folder's and a job's: ASCII letters, digits, ``.``, ``_``, ``-``, at most 128.
+
+    It starts with a letter or digit. Raises InputError.
+    """
+    if not _NAME.fullmatch(value):
+        raise InputError(
+            f"{setting}: {value!r} cannot be a name",
+            hint="use letters, digits, '.', '_' and '-', starting with a letter or digit, at most 128",
+        )
+    return value

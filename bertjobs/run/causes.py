@@ -1,0 +1,160 @@
+"""Why an attempt ended: one table, which errors, the journal, the link, the timeline and the doctor share (contract 3).
+
+An error carries a `Cause`; the worker writes its word into the journal and prints it below the error; whoever decides
+or explains reads the word. What other programs say (Slurm's states, torch's and the kernel's messages) is turned into
+a `Cause` where it is read.
+"""
+
+from __future__ import annotations
+
+from enum import Enum, StrEnum
+from typing import Any
+
+from bertjobs.errors import EXIT_BAD_INPUT, EXIT_CONTINUE, EXIT_DONE, EXIT_FAILURE
+
+
+class Then(StrEnum):
+    """What the chain does after an attempt."""
+
+    RESUME = "resume"
+    """Another attempt continues from the newest checkpoint, as far as the budgets allow."""
+    ELSEWHERE = "elsewhere"
+    """Another attempt, on other nodes than those that were found unfit."""
+    STOP = "stop"
+    """No other attempt: there is nothing left to do, or it would end in the same way."""
+
+
+class Budget(Enum):
+    """What restarts are counted by: the name of the recipe's ``restarts_...``, and how a refusal words it."""
+
+    TIME_LIMIT = ("time_limit", "reached the time limit", "at the time limit")
+    PREEMPTED = ("preempted", "ended by preemption", "after a preemption")
+    NODE_FAILED = ("node_failed", "lost a node", "after a node failure")
+    OUT_OF_MEMORY = ("out_of_memory", "ran out of memory", "after running out of memory")
+    CRASHED = ("crashed", "crashed", "after a crash")
+
+    def __init__(self, setting: str, verb: str, occasion: str) -> None:
+        self.setting, self.verb, self.occasion = setting, verb, occasion
+
+
+def _row(
+    word: str,
+    plain: str = "",
+    *,
+    code: int = EXIT_FAILURE,
+    then: Then = Then.RESUME,
+    budget: Budget | None = None,
+    needs_progress: bool = False,
+    states: tuple[str, ...] = (),
+) -> tuple[Any, ...]:
+    return word, plain or word, code, then, budget, needs_progress, states
+
+
+class Cause(StrEnum):
+    """Why an attempt ended. The value is the word that journals, logs and JSON have.
+
+    Attributes:
+        plain: the same for people, after "attempt 2: ".
+        exit_code: of a worker that ends by it.
+        then: what the chain does next.
+        budget: what a restart after it counts against; None: no limit.
+        needs_progress: whether an attempt that begins where this one began would end in the same way, so that there
+            must be a newer checkpoint first.
+        states: the states of a Slurm job that mean it.
+    """
+
+    plain: str
+    exit_code: int
+    then: Then
+    budget: Budget | None
+    needs_progress: bool
+    states: tuple[str, ...]
+
+    def __new__(cls, word: str, *row: Any) -> Cause:
+        member = str.__new__(cls, word)
+        member._value_ = word
+        member.plain, member.exit_code, member.then, member.budget, member.needs_progress, member.states = row
+        return member
+
+    # It did what it was asked to.
+    DONE = _row("done", code=EXIT_DONE, then=Then.STOP)
+    STEPS_THIS_RUN = _row(
+        "STEPS_THIS_RUN", "made as many steps as it was asked for (STEPS_THIS_RUN)", code=EXIT_CONTINUE, then=Then.STOP
+    )
+
+    # It was asked to stop, and wrote a checkpoint. Who sent TERM, only Slurm can say.
+    SIGUSR2 = _row(
+        "SIGUSR2", "time limit near: stopped with a checkpoint", code=EXIT_CONTINUE, budget=Budget.TIME_LIMIT
+    )
+    SIGTERM = _row("SIGTERM", "stopped with a checkpoint", code=EXIT_CONTINUE, budget=Budget.PREEMPTED)
+    SIGHUP = _row("SIGHUP", "its terminal was closed: stopped with a checkpoint", code=EXIT_CONTINUE)
+    BAD_SHARD = _row("bad shard", "a shard is missing or altered; the next attempt skips it", code=EXIT_CONTINUE)
+
+    # It was ended from outside, or by what Slurm watches over.
+    TIME_LIMIT = _row(
+        "time limit", "time limit: killed at it", budget=Budget.TIME_LIMIT, states=("TIMEOUT", "DEADLINE")
+    )
+    PREEMPTED = _row("preempted", budget=Budget.PREEMPTED, states=("PREEMPTED",))
+    REQUEUED = _row("requeued", states=("REQUEUED",))
+    CANCELLED = _row("cancelled", then=Then.STOP, states=("CANCELLED",))
+    NODE_FAILURE = _row("node failure", "a node failed", budget=Budget.NODE_FAILED, states=("NODE_FAIL", "BOOT_FAIL"))
+
+    # It was refused before training.
+    BAD_INPUT = _row("bad input", code=EXIT_BAD_INPUT, then=Then.STOP)
+    DAMAGED_SHARD = _row("damaged shard", "a shard is missing or altered", code=EXIT_BAD_INPUT, then=Then.STOP)
+    NOT_RESTARTED = _row("not restarted", code=EXIT_BAD_INPUT, then=Then.STOP)
+    """The attempts before used up the restarts; such an error names the cause that did, too."""
+    UNFIT_NODE = _row("unfit node", "the node check found a node unfit", then=Then.ELSEWHERE, budget=Budget.NODE_FAILED)
+
+    # It failed.
+    GPU_MEMORY = _row("out of GPU memory", budget=Budget.OUT_OF_MEMORY, needs_progress=True)
+    HOST_MEMORY = _row(
+        "out of host memory", budget=Budget.OUT_OF_MEMORY, needs_progress=True, states=("OUT_OF_MEMORY",)
+    )
+    DISK = _row("disk", "the disk is full, or failed", needs_progress=True)
+    HANG = _row("hang", "it hung: no step ended for too long", budget=Budget.CRASHED, needs_progress=True)
+    PORT = _row("ranks cannot join", "the ranks could not reach each other", budget=Budget.CRASHED, needs_progress=True)
+    CONTAINER = _row("container", "the container did not start", budget=Budget.CRASHED, needs_progress=True)
+    GRADIENTS = _row(
+        "gradients not finite", "its gradients were not finite any more", budget=Budget.CRASHED, needs_progress=True
+    )
+    LOST_RANK = _row("lost rank", "a rank died without an error message", budget=Budget.CRASHED, needs_progress=True)
+    CRASHED = _row("crashed", budget=Budget.CRASHED, needs_progress=True)
+
+    @property
+    def is_stop(self) -> bool:
+        """Whether the worker ended by itself, with a checkpoint, for another attempt to continue."""
+        return self.exit_code == EXIT_CONTINUE
+
+
+_FORMER = {
+    "unfit nodes": Cause.UNFIT_NODE,
+    "node failed": Cause.NODE_FAILURE,
+    "out of memory": Cause.GPU_MEMORY,
+    "disk full": Cause.DISK,
+}
+"""The words that older journals have, where they were others."""
+
+
+def read_cause(word: str, *, by_slurm: bool = False) -> Cause | None:
+    """The cause that a word of a journal or a log stands for; None for one that is not known.
+
+    Args:
+        word: as it stands there.
+        by_slurm: whether a later attempt wrote it, from what Slurm says: its "out of memory" was the host's.
+    """
+    if word == "out of memory" and by_slurm:
+        return Cause.HOST_MEMORY
+    try:
+        return Cause(word)
+    except ValueError:
+        return _FORMER.get(word)
+
+
+_BY_STATE = {state: cause for cause in Cause for state in cause.states}
+
+
+def cause_of_state(state: str) -> Cause | None:
+    """What a job's state in sacct or squeue means for its attempt, such as ``NODE_FAIL`` or ``CANCELLED by 0``; None
+    for those that say nothing of why (``FAILED``, ``COMPLETED``, ``UNKNOWN``)."""
+    return _BY_STATE.get(state.split()[0]) if state.strip() else None

@@ -1,0 +1,7 @@
+"""What tests of preparation share with those of Slurm's room."""
+
+from __future__ import annotations
+
+from tests.slurm.conftest import Tool, tool
+
+__all__ = ["Tool", "tool"]

@@ -1,0 +1,301 @@
+"""What comes next when an attempt has ended: the decision, and what a job does about it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bertjobs.launch.link import (
+    ARRANGED,
+    NEXT_PHASE_HERE,
+    End,
+    Link,
+    Next,
+    begin,
+    contract_code,
+    end,
+    ensure_follower,
+    main,
+    what_next,
+)
+from bertjobs.run.causes import Cause
+from bertjobs.run.directory import RunDirectory
+from bertjobs.slurm.client import Slurm
+from bertjobs.slurm.environment import clean_environment
+from tests.slurm.conftest import Tool
+
+BUDGETS = {"crashed": 1, "out_of_memory": 0}
+
+
+def attempt(number: int, cause: str = "", **names: Any) -> list[dict[str, Any]]:
+    """The events of one attempt; without a cause it has no end."""
+    names = {"phase": 1, "job": "7", "chain": "chain-1", **names}
+    events = [{"event": "started", "attempt": number, "step": 0, **names}]
+    return events + [{"event": "ended", "attempt": number, "cause": cause, **names}] * bool(cause)
+
+
+@pytest.mark.parametrize(
+    ("ended", "expected"),
+    [
+        (End(0), Next.NEXT_PHASE),
+        (End(0, told_to_end=True), Next.NEXT_PHASE),
+        (End(75, advanced=True), Next.RESTART),
+        (End(70, advanced=True), Next.RESTART),
+        (End(70), Next.STOP),
+        (End(75), Next.STOP),
+        (End(64, advanced=True, unfit_nodes="node7"), Next.STOP),
+        (End(75, advanced=True, step_limit=True), Next.STOP),
+        (End(70, unfit_nodes="node7"), Next.ELSEWHERE),
+        (End(70, advanced=True, unfit_nodes="node7"), Next.RESTART),
+        (End(75, told_to_end=True, advanced=True), Next.NOTHING_HERE),
+        (End(70, told_to_end=True), Next.NOTHING_HERE),
+        (End(64, told_to_end=True), Next.NOTHING_HERE),
+    ],
+)
+def test_what_comes_next(ended: End, expected: Next) -> None:
+    assert what_next(ended, [], BUDGETS).next is expected
+
+
+def test_a_spent_budget_stops_the_chain_and_says_which() -> None:
+    once, twice = attempt(0, "crashed"), attempt(0, "crashed") + attempt(1, "crashed")
+    assert what_next(End(70, advanced=True), once, BUDGETS).next is Next.RESTART
+    stopped = what_next(End(70, advanced=True), twice, BUDGETS)
+    assert stopped.next is Next.STOP
+    assert stopped.why == "2 attempts crashed; the recipe allows 1 restart after a crash"
+    assert stopped.spent_by is Cause.CRASHED
+    assert what_next(End(70, unfit_nodes="node7"), twice, BUDGETS).next is Next.STOP
+    memory = what_next(End(70, advanced=True), attempt(0, "out of memory"), BUDGETS)
+    assert memory.next is Next.STOP
+    assert memory.why == "1 attempt ran out of memory; the recipe allows no restarts after running out of memory"
+    assert memory.spent_by is Cause.GPU_MEMORY
+
+
+def test_nothing_but_a_new_checkpoint_or_other_nodes_brings_another_attempt() -> None:
+    for code, told, limit in product((0, 64, 70, 75), (False, True), (False, True)):
+        ended = End(code, told_to_end=told, step_limit=limit)
+        assert what_next(ended).next not in (Next.RESTART, Next.ELSEWHERE)
+
+
+@pytest.mark.parametrize(("code", "contract"), [(0, 0), (64, 64), (75, 75), (70, 70), (1, 70), (137, 70), (-9, 70)])
+def test_a_code_that_the_contract_does_not_know_is_a_failure(code: int, contract: int) -> None:
+    assert contract_code(code) == contract
+
+
+# Slurm's programs write down what they are asked, and answer by files.
+PROGRAM = 'echo "$(basename "$0") $*" >>"$CALLS"; cat "$ANSWERS/$(basename "$0")-$1" 2>/dev/null; true'
+
+
+@pytest.fixture
+def link(tmp_path: Path) -> Link:
+    """Attempt 1 of job 7, of a chain of two phases whose scripts are there."""
+    folder = RunDirectory(tmp_path / "results" / "first")
+    folder.create()
+    for number in (1, 2):
+        folder.phase(number).create()
+        folder.phase(number).script.touch()
+    return Link(folder, (1, 2), 1, "7", 1, "chain-1", step_limit=False)
+
+
+@pytest.fixture
+def environ(tool: Tool, tmp_path: Path) -> dict[str, str]:
+    for name in ("sbatch", "squeue", "sacct", "scontrol", "scancel"):
+        tool(name, PROGRAM)
+    (tmp_path / "answers").mkdir()
+    answer(tmp_path, "sbatch---parsable", "8\n")
+    files = {"CALLS": str(tmp_path / "calls"), "ANSWERS": str(tmp_path / "answers")}
+    return {"PATH": f"{tmp_path / 'bin'}:/usr/bin:/bin", **files}
+
+
+@pytest.fixture
+def slurm(environ: dict[str, str]) -> Slurm:
+    return Slurm(environ)
+
+
+def answer(folder: Path, name: str, text: str) -> None:
+    """What a program prints, by its name and first argument."""
+    (folder / "answers" / name).write_text(text)
+
+
+def waiting(folder: Path, *lines: str) -> None:
+    """What waits in the queue, as the client asks for it."""
+    answer(folder, "squeue--h", "".join(f"{line}\n" for line in lines))
+
+
+def asked(folder: Path, program: str) -> list[str]:
+    path = folder / "calls"
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [line.removeprefix(f"{program} ") for line in lines if line.startswith(f"{program} ")]
+
+
+def checkpoint(link: Link, step: int) -> str:
+    folder = link.directory.checkpoints / f"step-{step:08d}"
+    folder.mkdir()
+    return folder.name
+
+
+def journal(link: Link, *events: Mapping[str, Any]) -> None:
+    for event in events:
+        fields = {name: value for name, value in event.items() if name != "event"}
+        link.folder.record(event["event"], **fields)
+
+
+def test_the_environment_of_run_sub_describes_a_link(tmp_path: Path) -> None:
+    environ = {"RESULTS": str(tmp_path), "RUN": "first", "PHASE": "2", "SLURM_JOB_ID": "7"}
+    by_hand = Link.of(environ)
+    assert (by_hand.phases, by_hand.phase, by_hand.attempt, by_hand.chain) == ((), 2, 0, "7")
+    more = {"BERTJOBS_PHASES": "1,2", "BERTJOBS_CHAIN": "chain-3", "SLURM_RESTART_COUNT": "4", "STEPS_THIS_RUN": "5"}
+    link = Link.of({**environ, **more})
+    assert (link.phases, link.attempt, link.chain, link.step_limit) == ((1, 2), 4, "chain-3", True)
+
+
+def test_a_new_checkpoint_and_a_failure_requeue_the_job(link: Link, slurm: Slurm, tmp_path: Path) -> None:
+    before = checkpoint(link, 5)
+    checkpoint(link, 10)
+    journal(link, *attempt(1))
+    assert end(link, slurm, 137, before=before, told_to_end=False) == ARRANGED
+    assert asked(tmp_path, "scontrol") == ["requeue 7"]
+    last = link.folder.events()[-1]
+    assert (last["event"], last["cause"], last["exit_code"], last["told_by"]) == (
+        "ended",
+        "crashed",
+        137,
+        "batch script",
+    )
+
+
+def test_where_the_requeue_fails_a_fresh_job_takes_over(link: Link, slurm: Slurm, tool: Tool, tmp_path: Path) -> None:
+    tool("scontrol", PROGRAM + "; exit 1")
+    checkpoint(link, 10)
+    assert end(link, slurm, 75, before="", told_to_end=False) == ARRANGED
+    (words,) = asked(tmp_path, "sbatch")
+    assert "--job-name=first-spare" in words
+    assert "--dependency=afterany:7" in words
+    assert words.endswith("/first/phase1/run.sub")
+    event = link.folder.events()[-1]
+    assert (event["event"], event["job"], event["chain"], event["spare"]) == ("submitted", "8", "chain-1", True)
+
+
+def test_bad_input_cancels_what_waits_behind(
+    link: Link, slurm: Slurm, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    waiting(tmp_path, "9|afterany:7(unfulfilled)|first-phase2", "10|afterany:77(unfulfilled)|other-phase1")
+    assert end(link, slurm, 64, before="", told_to_end=False) == ARRANGED
+    assert asked(tmp_path, "scancel") == ["9"]
+    assert "not continued: the input has to be corrected first" in capsys.readouterr().err
+
+
+def test_a_spent_budget_is_decided_here_and_not_by_another_attempt(
+    link: Link, slurm: Slurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Link, "budgets", lambda _: {"crashed": 1})
+    journal(link, *attempt(0, "crashed"), *attempt(1, "crashed"))
+    checkpoint(link, 10)
+    assert end(link, slurm, 70, before="", told_to_end=False) == ARRANGED
+    assert asked(tmp_path, "scontrol") == []
+    assert "2 attempts crashed; the recipe allows 1 restart after a crash" in capsys.readouterr().err
+    refused = link.folder.events()[-1]
+    assert (refused["event"], refused["spent_by"], refused["attempt"]) == ("not restarted", "crashed", 1)
+
+
+def test_the_next_phase_is_this_job_s_where_no_other_waits_for_it(link: Link, slurm: Slurm, tmp_path: Path) -> None:
+    link.directory.done_file.touch()
+    assert end(link, slurm, 0, before="", told_to_end=False) == NEXT_PHASE_HERE
+    waiting(tmp_path, "9|afterany:7(unfulfilled)|first-phase2", "10|afterany:7(unfulfilled)|first-spare")
+    assert end(link, slurm, 0, before="", told_to_end=False) == ARRANGED
+    assert asked(tmp_path, "scancel") == []
+
+
+def test_a_run_that_is_done_leaves_no_spare_behind(link: Link, slurm: Slurm, tmp_path: Path) -> None:
+    for number in (1, 2):
+        link.folder.phase(number).done_file.touch()
+    waiting(tmp_path, "10|afterany:7(unfulfilled)|first-spare")
+    assert end(replace(link, phase=2), slurm, 0, before="", told_to_end=False) == ARRANGED
+    assert asked(tmp_path, "scancel") == ["10"]
+
+
+@pytest.mark.parametrize(("preempted", "jobs"), [("PreemptTime=2026-11-28T14:00:00", 1), ("PreemptTime=None", 0)])
+def test_a_job_that_was_told_to_end_is_continued_only_where_it_was_preempted(
+    link: Link, slurm: Slurm, tmp_path: Path, preempted: str, jobs: int
+) -> None:
+    answer(tmp_path, "scontrol-show", f"JobId=7 JobState=COMPLETING {preempted}\n")
+    journal(link, *attempt(1))
+    checkpoint(link, 10)
+    assert end(link, slurm, 75, before="", told_to_end=True) == ARRANGED
+    assert len(asked(tmp_path, "sbatch")) == jobs
+    assert link.events()[-1]["event"] == "started", "how it ended, Slurm tells later"
+
+
+def test_unfit_nodes_are_excluded_from_what_follows(link: Link, slurm: Slurm, tmp_path: Path) -> None:
+    link.directory.exclude.write_text("node3,node7\n")
+    waiting(tmp_path, "9|afterany:7(unfulfilled)|first-phase2")
+    assert end(link, slurm, 70, before="", told_to_end=False) == ARRANGED
+    assert asked(tmp_path, "scontrol") == ["update JobId=9 ExcNodeList=node3,node7"]
+    waiting(tmp_path)
+    assert end(link, slurm, 70, before="", told_to_end=False) == ARRANGED
+    assert "--exclude=node3,node7" in asked(tmp_path, "sbatch")[0]
+
+
+def test_one_link_waits_behind_a_job_that_wrote_a_checkpoint(link: Link, slurm: Slurm, tmp_path: Path) -> None:
+    ensure_follower(link, slurm)
+    waiting(tmp_path, "8|afterany:7(unfulfilled)|first-spare")
+    ensure_follower(link, slurm)
+    ensure_follower(replace(link, phases=()), slurm)  # queued by hand
+    assert len(asked(tmp_path, "sbatch")) == 1
+
+
+def test_without_an_answer_of_slurm_no_job_is_queued_and_what_was_decided_stands(
+    link: Link, slurm: Slurm, tool: Tool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tool("squeue", "echo 'slurm_load_jobs error: Unable to contact slurm controller' >&2; exit 1")
+    ensure_follower(link, slurm)
+    assert asked(tmp_path, "sbatch") == []
+    assert end(link, slurm, 64, before="", told_to_end=False) == ARRANGED
+    assert end(link, slurm, 0, before="", told_to_end=False) == ARRANGED, "its own job may be in the queue"
+    assert capsys.readouterr().err.count("Unable to contact") == 3
+
+
+@pytest.mark.parametrize(
+    ("states", "cause", "teller"),
+    [("NODE_FAIL\nRUNNING\n", "node failure", "sacct"), ("RUNNING\n", "crashed", ""), ("", "crashed", "")],
+)
+def test_an_attempt_that_could_not_write_its_end_gets_one_by_slurm_s_word(
+    link: Link, slurm: Slurm, tmp_path: Path, states: str, cause: str, teller: str
+) -> None:
+    journal(link, *attempt(0))
+    answer(tmp_path, "sacct--nXDP", states)
+    link.directory.exclude.write_text("node3")
+    begin(link, slurm)
+    last = link.folder.events()[-1]
+    assert (last["event"], last["attempt"], last["cause"], last["told_by"]) == ("ended", 0, cause, teller)
+    assert not link.directory.exclude.exists(), "it was the attempt before's"
+
+
+def test_a_term_is_explained_by_slurm_s_word(link: Link, slurm: Slurm, tmp_path: Path) -> None:
+    journal(link, *attempt(0, "SIGTERM"))
+    answer(tmp_path, "sacct--nXDP", "PREEMPTED\nRUNNING\n")
+    begin(link, slurm)
+    last = link.folder.events()[-1]
+    assert (last["event"], last["cause"]) == ("explained", "preempted")
+
+
+def test_run_sub_s_words(link: Link, environ: dict[str, str], tmp_path: Path) -> None:
+    describes = {
+        "RESULTS": str(link.folder.root.parent), "RUN": "first", "PHASE": "1", "SLURM_JOB_ID": "7",
+        "BERTJOBS_PHASES": "1,2", "BERTJOBS_CHAIN": "chain-1", "SLURM_NTASKS": "8", "LR": "1",
+    }  # fmt: skip
+    newest = checkpoint(link, 10)
+    assert main(["begin"], {**environ, **describes}) == ARRANGED
+    assert (
+        main(["end", "70", "--before", str(link.directory.checkpoints / newest)], {**environ, **describes}) == ARRANGED
+    )
+    assert asked(tmp_path, "scontrol") == [], "no checkpoint further"
+    assert main(["checkpoint"], {**environ, **describes}) == ARRANGED
+    assert len(asked(tmp_path, "sbatch")) == 1
+    assert not {"SLURM_NTASKS", "LR"} & set(clean_environment({**environ, **describes}))
+    assert json.loads(link.folder.journal.read_text().splitlines()[-1])["spare"] is True

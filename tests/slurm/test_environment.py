@@ -1,0 +1,45 @@
+"""What jobs and Slurm's commands find in their environment."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from bertjobs.slurm.environment import LEAKING, clean_environment, process_environment, unfiltered, with_package
+
+OUTSIDE = {"SLURM_CONF": "/c", "HOME": "/h", "PATH": "/bin", "HF_TOKEN": "x"}
+
+
+@pytest.mark.parametrize("prefix", LEAKING)
+def test_nothing_of_a_surrounding_job_reaches_a_new_one(prefix: str) -> None:
+    assert clean_environment({**OUTSIDE, f"{prefix}X": "1"}) == OUTSIDE
+
+
+@pytest.mark.parametrize("name", ["LR", "BATCHSIZE", "BATCH_SIZE"])
+def test_settings_do_not_reach_jobs_which_have_a_lockfile(name: str) -> None:
+    assert clean_environment({**OUTSIDE, name: "1"}) == OUTSIDE
+
+
+@pytest.mark.parametrize("name", ["SINFO_PARTITION", "SACCT_FORMAT", "SQUEUE_STATES"])
+def test_questions_are_asked_without_the_user_s_filters(name: str) -> None:
+    assert unfiltered({**OUTSIDE, name: "x"}) == OUTSIDE
+
+
+def test_a_package_that_is_not_installed_is_found() -> None:
+    assert with_package(OUTSIDE, Path("/usr/lib/site-packages")) == OUTSIDE
+    assert with_package(OUTSIDE, Path("/src"))["PYTHONPATH"] == "/src"
+    assert with_package({**OUTSIDE, "PYTHONPATH": "/a"}, Path("/src"))["PYTHONPATH"] == "/src:/a"
+
+
+def test_this_process_has_another_environment_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    before = dict(os.environ)
+    with process_environment(OUTSIDE):
+        assert dict(os.environ) == OUTSIDE
+        os.environ["NEW"] = "1"
+    assert dict(os.environ) == before
+    with pytest.raises(KeyError), process_environment(OUTSIDE):
+        raise KeyError
+    assert dict(os.environ) == before

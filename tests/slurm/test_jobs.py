@@ -1,0 +1,92 @@
+"""Jobs as sacct and squeue print them."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from bertjobs.slurm.jobs import (
+    Job,
+    JobStart,
+    elements_of_squeue,
+    jobs_of_sacct,
+    jobs_of_squeue,
+    starts_of_sacct,
+)
+
+SACCT = """\
+7|PREEMPTED|0:0|None|node[1-2]|00:30:00|1800000000|1800000060
+7.batch|CANCELLED|0:15||node1||1800000000|1800000060
+7.0|CANCELLED by 0|75:0||node[1-2]||1800000000|1800000060
+7|FAILED|70:0|None|node[3-4]|00:30:00|1800000100|1800000200
+7.batch|FAILED|70:0||node3||1800000100|1800000200
+7.0|OUT_OF_MEMORY|0:125||node[3-4]||1800000100|1800000200
+8|CANCELLED by 1000|0:0|Dependency|None assigned|00:30:00|Unknown|1800000300
+"""
+
+
+def test_a_job_of_sacct_has_its_starts_and_steps() -> None:
+    jobs = jobs_of_sacct(SACCT)
+    seven, eight = jobs["7"], jobs["8"]
+    assert (seven.state, seven.past, seven.exit_code, seven.nodes) == ("FAILED", ("PREEMPTED",), 70, ("node[3-4]",))
+    assert seven.steps == ("CANCELLED", "CANCELLED", "FAILED", "OUT_OF_MEMORY")
+    assert (eight.state, eight.reason, eight.nodes, eight.past) == ("CANCELLED", "Dependency", (), ())
+
+
+def test_squeue_s_newer_word_wins() -> None:
+    text = "8|PENDING|(DependencyNeverSatisfied)||30:00|N/A\n9|RUNNING|None|node1|1-00:00:00|1800000000\n"
+    jobs = jobs_of_squeue(text, jobs_of_sacct(SACCT))
+    assert (jobs["8"].state, jobs["8"].reason, jobs["8"].start) == ("PENDING", "(DependencyNeverSatisfied)", "")
+    assert (jobs["9"].state, jobs["9"].reason, jobs["9"].nodes) == ("RUNNING", "", ("node1",))
+    assert jobs["7"].source == "sacct"
+
+
+def test_lines_of_another_format_are_passed_over() -> None:
+    assert jobs_of_sacct("Slurm accounting storage is disabled\n\n7|RUNNING\n") == {}
+
+
+def test_starts_are_those_of_the_job_not_of_its_steps() -> None:
+    starts = starts_of_sacct(SACCT)
+    assert starts["7"] == (
+        JobStart("PREEMPTED", 1.8e9, 1.8e9 + 60, "node[1-2]"),
+        JobStart("FAILED", 1.8e9 + 100, 1.8e9 + 200, "node[3-4]"),
+    )
+    assert starts["8"] == (JobStart("CANCELLED", None, 1.8e9 + 300, ""),)
+    assert starts.keys() == {"7", "8"}
+
+
+def test_sacct_s_starts_are_read_in_their_order() -> None:
+    rows = (
+        "7|REQUEUED|0:0|None|node1|01:00:00|1800000000|1800000060",
+        "7|PENDING|0:0|Priority|None assigned|01:00:00|Unknown|Unknown",
+    )
+    first, second = starts_of_sacct("\n".join(rows))["7"]
+    assert first == JobStart("REQUEUED", 1.8e9, 1.8e9 + 60, "node1")
+    assert second == JobStart("PENDING")
+
+
+def test_when_a_job_starts_is_told_in_this_machine_s_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "UTC-1")
+    time.tzset()
+    try:
+        assert Job("7", start="1800000000").start_text == "2027-01-15 09:00"
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    assert Job("7").start_text == ""
+
+
+def test_elements_of_arrays_are_found_by_their_name() -> None:
+    text = (
+        "12|3|RUNNING|bertjobs-prepare|None\n"
+        "12|4|PENDING|bertjobs-prepare|Resources\n"
+        "15|N/A|PENDING|bertjobs-prepare|ReqNodeNotAvail, UnavailableNodes:n|1\n"
+        "16|N/A|RUNNING|a|b|None\n"
+    )
+    jobs = elements_of_squeue(text, "bertjobs-prepare")
+    assert {id: (job.state, job.reason) for id, job in jobs.items()} == {
+        "12_3": ("RUNNING", ""),
+        "12_4": ("PENDING", "Resources"),
+        "15": ("PENDING", "ReqNodeNotAvail, UnavailableNodes:n|1"),
+    }

@@ -1,0 +1,44 @@
+"""Reasons of squeue's in plain words."""
+
+from __future__ import annotations
+
+import pytest
+
+from bertjobs.slurm.jobs import Job
+from bertjobs.slurm.reasons import FAULTS, job_line, must_be_changed, reason_words
+
+
+@pytest.mark.parametrize(
+    ("reason", "words"),
+    [
+        ("(Priority)", "jobs with a higher priority are ahead of it ((Priority))"),
+        (
+            "ReqNodeNotAvail, UnavailableNodes:node[1-2]",
+            "nodes that it needs are down, drained or reserved (ReqNodeNot",
+        ),
+        ("AssocGrpGRES", "your account has reached its limit (AssocGrpGRES)"),
+        ("PartitionTimeLimit", "more time than its partition allows; it will not start as it is (PartitionTimeLimit)"),
+        ("DependencyNeverSatisfied", "it will never start"),
+        ("ANewOne", "Slurm says ANewOne"),
+        ("", "has not said why"),
+        ("( )", "has not said why"),
+    ],
+)
+def test_a_reason_is_put_into_words(reason: str, words: str) -> None:
+    assert words in reason_words(reason)
+
+
+@pytest.mark.parametrize("reason", FAULTS)
+def test_some_reasons_no_waiting_removes(reason: str) -> None:
+    assert must_be_changed(reason)
+    assert must_be_changed(f"({reason})")
+
+
+@pytest.mark.parametrize("reason", ["Resources", "Dependency", "QOSMaxJobsPerUserLimit", ""])
+def test_others_pass_by_themselves(reason: str) -> None:
+    assert not must_be_changed(reason)
+
+
+def test_a_job_in_one_line() -> None:
+    job = Job("7", state="PENDING", source="squeue", reason="Priority", exit_code=70)
+    assert job_line(job) == "job 7: PENDING, reason Priority, exit code 70 (source: squeue)"
