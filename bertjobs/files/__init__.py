@@ -1,1 +1,1 @@
-"""Atomic files, JSON lines, arrays and locks."""
+"""Atomic files, JSON lines, arrays, YAML that people write, and locks."""

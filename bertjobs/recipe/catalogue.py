@@ -2,43 +2,46 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 import bertjobs
-from bertjobs.errors import InputError, nearest
-from bertjobs.recipe import schema
-from bertjobs.recipe.schema import REQUIRED, Setting, check_name, nearest_key
+from bertjobs.errors import InputError, nearest, raise_all
+from bertjobs.files.yaml_document import Document
+from bertjobs.recipe.recipe_file import FIELDS, SHA256, read_recipe_file
+from bertjobs.recipe.schema import REQUIRED
 from bertjobs.recipe.spec import ModelSpec, SystemSpec
 
-SECTIONS = ("systems", "models", "vocabularies", "phases", "recipes")
 ANY_VOCABULARY = "any"
-
-_FIELDS = {"systems": schema.SYSTEM, "models": schema.MODEL, "vocabularies": schema.VOCABULARY}
-_RECIPE_FIELDS = {"description": schema.DESCRIPTION, **{key: s for key, s in schema.RUN.items() if s.in_recipe}}
-_PHASE_FIELDS = {key: s for key, s in schema.PHASE.items() if s.in_recipe}
-_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
 class Layer:
-    """One file, checked: section -> name -> key -> value."""
+    """One file, and its content, checked: section -> name -> key -> value."""
 
-    label: str
+    document: Document
     content: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class Found:
-    """A value in the catalogue and where it stands, such as "configurations.yml: recipes.dgx1-32g"."""
+class Filed:
+    """A value in the catalogue, and the keys that lead to it in a file."""
 
     value: Any
-    origin: str
+    document: Document
+    path: tuple[Any, ...]
+
+    @property
+    def origin(self) -> str:
+        """Where it is, in words, such as "configurations.yml: recipes.dgx1-32g"."""
+        return f"{self.document.label}: {'.'.join(map(str, self.path[:-1]))}"
+
+    @property
+    def place(self) -> str:
+        """The same with its line, for errors: "configurations.yml, line 50: recipes.dgx1-32g.system"."""
+        return self.document.place(*self.path)
 
 
 @dataclass(frozen=True)
@@ -49,29 +52,40 @@ class Catalogue:
 
     def keys(self, *path: Any) -> list[Any]:
         """The keys of the mapping at ``path`` in any file, in order of first appearance."""
-        found: dict[Any, None] = {}
+        keys: dict[Any, None] = {}
         for layer in self.layers:
             mapping = _at(layer.content, path)
             if isinstance(mapping, Mapping):
-                found.update(dict.fromkeys(mapping))
-        return list(found)
+                keys.update(dict.fromkeys(mapping))
+        return list(keys)
 
-    def find(self, *path: Any) -> Found | None:
+    def find(self, *path: Any) -> Filed | None:
         """The value at ``path`` in the last file that has it."""
         return next(self.find_all(*path), None)
 
-    def find_all(self, *path: Any) -> Iterator[Found]:
+    def find_all(self, *path: Any) -> Iterator[Filed]:
         """The values at ``path``, the last file's first."""
         for layer in reversed(self.layers):
             value = _at(layer.content, path)
             if value is not None:
-                yield Found(value, f"{layer.label}: {'.'.join(str(part) for part in path[:-1])}")
+                yield Filed(value, layer.document, path)
 
     def check(self, section: str, name: str, where: str) -> None:
-        """Raise InputError, naming the nearest, where ``section`` has no such name."""
+        """Raise InputError, naming the nearest, where ``section`` does not have this name."""
         if name not in self.keys(section):
             kind = {"vocabularies": "vocabulary"}.get(section, section.rstrip("s"))
             raise InputError(f"unknown {kind} {name!r}", where=where, hint=nearest(name, self.keys(section)))
+
+    def dangling(self) -> Iterator[tuple[Filed, InputError]]:
+        """The names of systems, models and vocabularies in recipes that no file has, each with an error."""
+        for name in self.keys("recipes"):
+            for key, section in (("system", "systems"), ("model", "models"), ("vocabulary", "vocabularies")):
+                named = self.find("recipes", name, key)
+                if named and not (section == "vocabularies" and _is_vocabulary(named.value)):
+                    try:
+                        self.check(section, named.value, named.place)
+                    except InputError as error:
+                        yield named, error
 
     def system(self, name: str, where: str) -> SystemSpec:
         """The system of this name; InputError where there is none."""
@@ -89,10 +103,8 @@ class Catalogue:
 
     def vocabulary(self, name: str, where: str) -> tuple[str, int]:
         """The sha256 of vocab.txt and its size; ("", 0) for "any", size 0 for a sha256 itself."""
-        if name == ANY_VOCABULARY:
-            return "", 0
-        if _SHA256.fullmatch(name):
-            return name, 0
+        if _is_vocabulary(name):
+            return "" if name == ANY_VOCABULARY else name, 0
         self.check("vocabularies", name, where)
         entry = self._entry("vocabularies", name, where)
         return entry["sha256"], entry["size"]
@@ -100,11 +112,11 @@ class Catalogue:
     def _entry(self, section: str, name: str, where: str) -> dict[str, Any]:
         self.check(section, name, where)
         entry = {}
-        for key, setting in _FIELDS[section].items():
-            found = self.find(section, name, key)
-            if found is None and setting.default is REQUIRED:
+        for key, setting in FIELDS[section].items():
+            given = self.find(section, name, key)
+            if given is None and setting.default is REQUIRED:
                 raise InputError(f"{section}.{name} has no {key}", where=where, hint=f"{key}: {setting.help}")
-            entry[key] = found.value if found else setting.default
+            entry[key] = given.value if given else setting.default
         return entry
 
 
@@ -129,15 +141,23 @@ def load_catalogue(paths: Iterable[str | Path]) -> Catalogue:
     """Read and check the files; a later one wins, key by key.
 
     Raises:
-        InputError: a file that cannot be read or parsed (with line and column), a key given twice, an
-            unknown key (with the nearest), a value of the wrong type.
+        InputError: a file that cannot be read or parsed (with line and column); or all of these, each with its line:
+            keys given twice, unknown keys (with the nearest), values of the wrong type; beside them also names of
+            systems, models and vocabularies that no file has.
     """
     builtin = builtin_file()
-    layers = []
+    layers: list[Layer] = []
+    wrong: list[tuple[int, int, InputError]] = []
     for path in map(Path, paths):
-        label = path.name if path == builtin else str(path)
-        layers.append(Layer(label, _checked(_read(path, label), label)))
-    return Catalogue(tuple(layers))
+        document, content, errors = read_recipe_file(path, path.name if path == builtin else str(path))
+        wrong += [(len(layers), line, error) for line, error in errors]
+        layers.append(Layer(document, content))
+    catalogue = Catalogue(tuple(layers))
+    if wrong:
+        order = {id(layer.document): number for number, layer in enumerate(layers)}
+        wrong += [(order[id(at.document)], at.document.line(*at.path), error) for at, error in catalogue.dangling()]
+    raise_all([error for _, _, error in sorted(wrong, key=lambda entry: entry[:2])])
+    return catalogue
 
 
 def _at(content: Any, path: Sequence[Any]) -> Any:
@@ -148,110 +168,6 @@ def _at(content: Any, path: Sequence[Any]) -> Any:
     return content
 
 
-def _read(path: Path, label: str) -> Any:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise InputError(f"cannot read the recipe file: {error.strerror}", where=label) from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"the recipe file is not UTF-8: {error}", where=label) from None
-    try:
-        loader = yaml.SafeLoader(text)
-        node = loader.get_single_node()
-        if node is None:
-            return {}
-        _refuse_twice(node, label)
-        return loader.construct_document(node)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        place = f"{label}, line {mark.line + 1}, column {mark.column + 1}" if mark else label
-        raise InputError(f"not valid YAML: {error.problem or error.context}", where=place) from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"not valid YAML: {reason}", where=label) from None
-
-
-def _refuse_twice(node: yaml.Node, label: str) -> None:
-    """YAML forbids a key given twice, but its parsers keep the last one in silence."""
-    todo, visited = [node], set()
-    while todo:
-        node = todo.pop()
-        if id(node) in visited:
-            continue
-        visited.add(id(node))
-        if isinstance(node, yaml.SequenceNode):
-            todo += node.value
-        elif isinstance(node, yaml.MappingNode):
-            seen = set()
-            for key, value in node.value:
-                if key.value in seen and isinstance(key, yaml.ScalarNode):
-                    mark = key.start_mark
-                    place = f"{label}, line {mark.line + 1}, column {mark.column + 1}"
-                    raise InputError(f"key {key.value!r} is given twice", where=place)
-                if isinstance(key, yaml.ScalarNode):
-                    seen.add(key.value)
-                todo.append(value)
-
-
-def _checked(document: Any, label: str) -> dict[str, Any]:
-    """The document with every key known and every value parsed."""
-    content: dict[str, Any] = {}
-    for section, value in _mapping(document, label, SECTIONS).items():
-        where = f"{label}: {section}"
-        if section == "phases":
-            content[section] = _phases(value, where)
-            continue
-        content[section] = {}
-        for name, entry in _mapping(value, where).items():
-            check_name(name, where)
-            place = f"{where}.{name}"
-            fields = _FIELDS.get(section)
-            content[section][name] = _fields(entry, fields, place) if fields else _recipe(entry, place)
-            _check_digest(content[section][name], place)
-    return content
-
-
-def _check_digest(entry: Mapping[str, Any], where: str) -> None:
-    if "sha256" in entry and not _SHA256.fullmatch(entry["sha256"]):
-        raise InputError(f"sha256 must be 64 hex digits, not {entry['sha256']!r}", where=where)
-
-
-def _recipe(value: Any, where: str) -> dict[str, Any]:
-    mapping = _mapping(value, where, (*_RECIPE_FIELDS, "optimizer", "phases"))
-    recipe = _fields({k: v for k, v in mapping.items() if k in _RECIPE_FIELDS}, _RECIPE_FIELDS, where)
-    if "optimizer" in mapping:
-        recipe["optimizer"] = _fields(mapping["optimizer"], schema.OPTIMIZER, f"{where}.optimizer")
-    if "phases" in mapping:
-        recipe["phases"] = _phases(mapping["phases"], f"{where}.phases")
-    return recipe
-
-
-def _phases(value: Any, where: str) -> dict[int, Any]:
-    phases: dict[int, Any] = {}
-    if not isinstance(value, Mapping):
-        raise InputError(f"phases must be a mapping from a phase's number, not {value!r}", where=where)
-    for key, fields in value.items():
-        if not re.fullmatch(r"[1-9][0-9]?", str(key)):
-            raise InputError(f"a phase is a number from 1 to 99, not {key!r}", where=where)
-        if int(key) in phases:
-            raise InputError(f"phase {key} is given twice", where=where)
-        phases[int(key)] = _fields(fields, _PHASE_FIELDS, f"{where}.{key}")
-    return phases
-
-
-def _fields(value: Any, settings: Mapping[str, Setting], where: str) -> dict[str, Any]:
-    mapping = _mapping(value, where, tuple(settings))
-    return {key: settings[key].parse(item, f"{where}.{key}") for key, item in mapping.items()}
-
-
-def _mapping(value: Any, where: str, known: Sequence[str] | None = None) -> Mapping[str, Any]:
-    """The value, if it is a mapping from text whose keys are all known."""
-    if not isinstance(value, Mapping):
-        said = "nothing" if value is None else repr(value)
-        raise InputError(f"a mapping of keys to values is expected here, not {said}", where=where)
-    for key in value:
-        if known is not None and key not in known:
-            raise InputError(f"unknown key {key!r}", where=f"{where}.{key}", hint=nearest_key(str(key), known))
-        if not isinstance(key, str):
-            raise InputError(f"a name must be text, not {key!r}", where=where, hint=f"put it in quotes: '{key}'")
-    return value
+def _is_vocabulary(name: str) -> bool:
+    """Whether a recipe's vocabulary needs no entry in the catalogue."""
+    return name == ANY_VOCABULARY or bool(SHA256.fullmatch(name))

@@ -11,7 +11,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _PATH_MARKS = frozenset("._-/+@=~:#")
 
 
-def check_path(value: str, setting: str) -> str:
+def check_path(value: str, setting: str, where: str | None = None) -> str:
     """The path, if it is safe in every script it reaches: letters of any script, digits and ``._-/+@=~:#``.
 
     ``#`` is in enroot's image URIs, ``:`` in mounts. Empty means unset and passes. Raises InputError.
@@ -21,14 +21,15 @@ def check_path(value: str, setting: str) -> str:
         if character not in _PATH_MARKS and category[0] not in "LM" and category != "Nd":
             raise InputError(
                 f"{setting}: {value!r} contains {character!r}, which is not allowed in a path",
+                where=where,
                 hint="use letters, digits and . _ - / + @ = ~ : #",
             )
     if value.startswith("-"):
-        raise InputError(f"{setting}: {value!r} starts with '-', like a flag", hint=f"write ./{value}")
+        raise InputError(f"{setting}: {value!r} starts with '-', like a flag", where=where, hint=f"write ./{value}")
     return value
 
 
-def check_name(value: str, setting: str) -> str:
+def check_name(value: str, setting: str, where: str | None = None) -> str:
     """The name, if it can be a folder's and a job's: ASCII letters, digits, ``.``, ``_``, ``-``, at most 128.
 
     It starts with a letter or digit. Raises InputError.
@@ -36,6 +37,7 @@ def check_name(value: str, setting: str) -> str:
     if not _NAME.fullmatch(value):
         raise InputError(
             f"{setting}: {value!r} cannot be a name",
+            where=where,
             hint="use letters, digits, '.', '_' and '-', starting with a letter or digit, at most 128",
         )
     return value

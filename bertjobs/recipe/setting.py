@@ -95,12 +95,12 @@ class Setting:
             given = "empty" if value is None else repr(value)
             raise InputError(f"{self.key} must be {self.expected()}, not {given}", where=where, hint=hint)
         if self.kind == "name":
-            check_name(parsed, f"{self.key} ({where})")
+            check_name(parsed, self.key, where)
         elif self.kind == "path":
-            check_path(parsed, f"{self.key} ({where})")
+            check_path(parsed, self.key, where)
         elif self.kind == "mounts":
             for mount in parsed:
-                check_path(mount, f"{self.key} ({where})")
+                check_path(mount, self.key, where)
         return parsed
 
 

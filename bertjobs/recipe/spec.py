@@ -6,7 +6,7 @@ written nowhere else: YAML keys, ``--set`` keys, flags, run.yml and docs/setting
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Annotated
 
 from bertjobs.recipe.batch import largest_micro_batch
@@ -506,8 +506,8 @@ class RunSpec:
 
     @property
     def is_unpadded(self) -> bool:
-        """Whether packs are trained on. LDDL's loader makes none, and the seed's loss is one of its padded
-        micro-batches."""
+        """Whether packs are trained on. LDDL's loader makes none, and NVIDIA's loss is that of its
+        padded micro-batches."""
         return self.unpad and self.loader == "bertjobs" and self.loss_normalization == "global"
 
     @property
@@ -530,3 +530,11 @@ class RunSpec:
             if phase.phase == number:
                 return phase
         raise KeyError(number)
+
+
+RESTARTS = {
+    field.name.removeprefix("restarts_"): field.default
+    for field in fields(RunSpec)
+    if field.name.startswith("restarts_")
+}
+"""How many attempts of a job may end so and be followed by another, by cause; the defaults."""

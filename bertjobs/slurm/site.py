@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from bertjobs.errors import InputError, nearest
+from bertjobs.files.yaml_document import syntax_error
 from bertjobs.recipe import schema
 from bertjobs.recipe.environment import NAMES
 from bertjobs.slurm.options import OPTION_HINT, SET_FOR_EACH_JOB, is_option, option_name
@@ -179,13 +180,8 @@ def _compose(text: str, file: Path) -> yaml.Node:
     """The document as nodes, whose scalars stay as they were written: YAML would read 4:00:00 as 14400."""
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        place = f"{file}, line {mark.line + 1}" if mark else str(file)
-        raise InputError(f"not valid YAML: {error.problem or error.context}", where=place) from None
     except (yaml.YAMLError, RecursionError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"not valid YAML: {reason}", where=str(file)) from None
+        raise syntax_error(error, text, str(file)) from None
     mark = yaml.Mark(str(file), 0, 0, 0, None, 0)
     return node if node is not None else yaml.MappingNode("tag:yaml.org,2002:map", [], mark, mark)
 

@@ -4,6 +4,9 @@ The loop says what it does (`Watchdog.beat`) and two daemon threads watch over i
 other posts this rank's last beat, about once a second, to the key-value store that rank 0 hosts, over a connection of
 its own. A rank without a beat for too long raises an alarm in the store. Then all ranks write the stacks of their
 threads, compare the posts, name the ranks that the others wait for, and exit.
+
+A rank that gets no CPU looks like a dead one for a while. So time in which this process could not run does not count
+as time without a beat, and the later the ranks' posts were before, the longer each is waited for.
 """
 
 from __future__ import annotations
@@ -16,7 +19,8 @@ import textwrap
 import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import astuple, dataclass
 from datetime import timedelta
 from types import TracebackType
@@ -26,10 +30,12 @@ from torch.distributed import TCPStore
 from bertjobs.errors import EXIT_FAILURE, BertjobsError
 from bertjobs.train.placement import Placement
 
-GRACE_S = 12.0
+GRACE_S = 30.0
 """Within so many seconds of an alarm a rank exits, whatever blocks it."""
 
-_WINDOW_S = 4.0  # a rank that posts nothing for so long is silent
+_WINDOW_S, _LONGEST_WINDOW_S = 5.0, 15.0  # a rank that posts nothing for so long is silent, see `window_s`
+_VERDICT_S = 22.0  # after an alarm; then a rank says that it does not know
+_LONGEST_TICK_S = 10.0  # between two looks at the clock; what is above it was no time to run
 _CONNECT_S = 120.0  # for a connection to the store, from a node that does much else
 _NAME = "watchdog"  # its threads' names begin so
 _STDERR = 2  # the file descriptor: `sys.stderr` may be locked by the thread that hangs
@@ -46,6 +52,7 @@ class Post:
         arrivals: collective operations it has begun.
         step, doing: of its last beat.
         age_s: seconds from that beat to this post.
+        gap_s: the longest time between two of its posts so far, in seconds.
     """
 
     number: int
@@ -53,9 +60,35 @@ class Post:
     step: int
     doing: str
     age_s: float
+    gap_s: float = 0.0
 
     def __str__(self) -> str:
         return f"step {self.step}, {self.doing}, for {self.age_s:.0f} s"
+
+
+class AwakeClock:
+    """Seconds in which this process could run. Where two ticks are further apart than ``longest_s``, it was stopped, or
+    got no CPU: what is above that is left out."""
+
+    def __init__(self, longest_s: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._longest, self._clock = longest_s, clock
+        self._tick = (clock(), 0.0)  # the last one, and what is left out so far: one value, as several threads read it
+
+    def tick(self) -> None:
+        """Called regularly, by one thread."""
+        (before, left_out), now = self._tick, self._clock()
+        self._tick = (now, left_out + max(0.0, now - before - self._longest))
+
+    def now(self) -> float:
+        """The seconds that count; they never run back."""
+        ticked, left_out = self._tick
+        return min(self._clock(), ticked + self._longest) - left_out
+
+
+def window_s(posts: Sequence[Post | None]) -> float:
+    """How many seconds each rank is waited for before it counts as silent: more than any was ever late with a post."""
+    latest = max((post.gap_s for post in posts if post is not None), default=0.0)
+    return min(max(_WINDOW_S, 2 * latest), _LONGEST_WINDOW_S)
 
 
 def silent_ranks(before: Sequence[Post | None], after: Sequence[Post | None]) -> list[int]:
@@ -67,15 +100,14 @@ def silent_ranks(before: Sequence[Post | None], after: Sequence[Post | None]) ->
 def absent_ranks(posts: Sequence[Post | None], silent: Sequence[int]) -> list[int]:
     """The ranks that the others wait for; none where all have come equally far.
 
-    These are the silent ones: stopped, dead, or cut off. If all still post, it is those that have begun the fewest
-    collective operations: all ranks begin the same ones in the same order, and end none before all have begun it.
+    These are the ranks that have begun the fewest collective operations: all ranks begin the same ones in the same
+    order, and end none before all have begun it. Where all have begun as many, it is the silent ones: stopped, dead, or
+    cut off in the middle of it. Silence alone is no proof, as a rank that gets no CPU is silent too.
     """
-    if silent:
+    begun = [-1 if post is None else post.arrivals for post in posts]
+    if min(begun) == max(begun):
         return list(silent)
-    arrivals = [post.arrivals for post in posts if post is not None]
-    if min(arrivals) == max(arrivals):
-        return []
-    return [rank for rank, arrived in enumerate(arrivals) if arrived == min(arrivals)]
+    return [rank for rank, count in enumerate(begun) if count == min(begun)]
 
 
 def hang(posts: Sequence[Post | None], silent: Sequence[int], timeout_s: float) -> BertjobsError:
@@ -90,6 +122,8 @@ def hang(posts: Sequence[Post | None], silent: Sequence[int], timeout_s: float) 
         f"rank {rank}: {posts[rank] or 'never began'}{', and no longer answers' if rank in silent else ''}"
         for rank in absent[:_NAMED]
     ]
+    arrived = [rank for rank in silent if rank not in absent]
+    lines += [f"rank {rank}: {posts[rank]}; it has arrived, but no longer answers" for rank in arrived[:_NAMED]]
     return BertjobsError(
         f"{what}: {_named(absent)} did not arrive",
         where="\n         ".join(lines),
@@ -103,6 +137,17 @@ def unanswered(placement: Placement, last: Post, timeout_s: float) -> BertjobsEr
         f"nothing moved for {timeout_s:g} s (hang_timeout_s): rank 0 did not arrive, and no longer answers",
         where=f"{placement.master}:{placement.port}; rank {placement.rank}: {last}",
         hint="see the log of the node of rank 0; the last checkpoint stands",
+    )
+
+
+def undecided(placement: Placement, last: Post, timeout_s: float) -> BertjobsError:
+    """What a user reads where this rank could not compare the posts in time, which says nothing of any other rank."""
+    return BertjobsError(
+        f"nothing moved for {timeout_s:g} s (hang_timeout_s); rank {placement.rank} could not ask in time which ranks "
+        "are missing",
+        where=f"rank {placement.rank}: {last}",
+        hint="see what the other ranks wrote: they may name them; this node may be overloaded; "
+        "the last checkpoint stands",
     )
 
 
@@ -133,8 +178,11 @@ class Watchdog:
         which this rank has begun (`Ranks.arrivals`)."""
         self._timeout, self._placement, self._arrivals = timeout_s, placement, arrivals
         self._interval = min(1.0, timeout_s / 10)
-        self._last = (time.monotonic(), 0, "starting")
-        self._posted = 0
+        self._clock = AwakeClock(min(_LONGEST_TICK_S, timeout_s / 4))
+        self._last = (self._clock.now(), 0, "starting")
+        self._posted, self._posted_at, self._gap = 0, time.monotonic(), 0.0
+        self._asked: float | None = None  # since when the store owes an answer
+        self._host_died = False  # the store was gone before this hang could have ended rank 0
         self._closed, self._alarm = threading.Event(), threading.Event()
         self._judged, self._parted = threading.Event(), threading.Event()
         self._verdict: BertjobsError | None = None
@@ -142,7 +190,7 @@ class Watchdog:
 
     def beat(self, step: int, doing: str) -> None:
         """This rank is alive, and begins to do something else. Costs less than a microsecond."""
-        self._last = (time.monotonic(), step, doing)
+        self._last = (self._clock.now(), step, doing)
 
     def __enter__(self) -> Watchdog:
         if self._timeout:
@@ -167,14 +215,19 @@ class Watchdog:
             faulthandler.cancel_dump_traceback_later()
 
     def _post(self) -> Post:
-        moment, step, doing = self._last
-        return Post(self._posted, self._arrivals(), step, doing, round(time.monotonic() - moment, 1))
+        _, step, doing = self._last
+        return Post(self._posted, self._arrivals(), step, doing, round(self._age(), 1), round(self._gap, 1))
+
+    def _age(self) -> float:
+        """Seconds since the last beat in which this process could run."""
+        return self._clock.now() - self._last[0]
 
     def _watch(self) -> None:
         """The first thread: nothing in it waits for another rank."""
         while not self._closed.wait(self._interval):
             self._arm()
-            if self._alarm.is_set() or time.monotonic() - self._last[0] > self._timeout:
+            self._clock.tick()
+            if self._alarm.is_set() or self._age() > self._timeout:
                 self._end()
 
     def _arm(self) -> None:
@@ -189,11 +242,21 @@ class Watchdog:
         if self._placement.world_size == 1:
             self._write(hang([last], [], self._timeout).render())
         else:
-            self._judged.wait(_WINDOW_S + 4 * self._interval)
-            self._write((self._verdict or unanswered(self._placement, last, self._timeout)).render())
+            self._write(self._decision(last).render())
             if self._verdict:
                 self._parted.wait(GRACE_S)
         os._exit(EXIT_FAILURE)
+
+    def _decision(self, last: Post) -> BertjobsError:
+        """The verdict of the second thread, which has long; without one, what is known of the store of rank 0."""
+        deadline = time.monotonic() + _VERDICT_S
+        while not self._judged.wait(self._interval) and time.monotonic() < deadline:
+            asked = self._asked  # the other thread may clear it
+            if asked is not None and time.monotonic() - asked > window_s([self._post()]):
+                return unanswered(self._placement, last, self._timeout)
+        if self._host_died:
+            return unanswered(self._placement, last, self._timeout)
+        return self._verdict or undecided(self._placement, last, self._timeout)
 
     def _end_anyway(self) -> None:
         time.sleep(GRACE_S)  # writing may block as well
@@ -216,33 +279,51 @@ class Watchdog:
                 wait_for_workers=False,
                 timeout=timedelta(seconds=_CONNECT_S),
             )
+            self._posted_at = time.monotonic()
             while not self._closed.is_set():
                 self._send(store)
-                if self._alarm.is_set() or store.check([_ALARM]):
+                if self._alarm.is_set() or self._alarmed(store):
                     self._judge(store)
                     return
                 self._closed.wait(self._interval)
         except RuntimeError:
-            pass  # the store is gone, and rank 0 with it
+            # The store is gone, and rank 0 with it. If that was long after the last beat, rank 0 has ended this hang
+            # before this rank could ask.
+            self._host_died = self._age() < self._timeout / 2
         finally:
             self._judged.set()
             self._parted.set()
 
+    def _alarmed(self, store: TCPStore) -> bool:
+        with self._asking():
+            return store.check([_ALARM])
+
+    @contextmanager
+    def _asking(self) -> Iterator[None]:
+        """Around each request, so that the first thread sees how long the store owes an answer."""
+        self._asked = time.monotonic()
+        yield
+        self._asked = None
+
     def _send(self, store: TCPStore) -> None:
+        now = time.monotonic()
+        self._gap, self._posted_at = max(self._gap, now - self._posted_at), now
         self._posted += 1
-        store.set(f"{_POST}{self._placement.rank}", json.dumps(astuple(self._post())))
+        with self._asking():
+            store.set(f"{_POST}{self._placement.rank}", json.dumps(astuple(self._post())))
 
     def _judge(self, store: TCPStore) -> None:
         """Tell the others, find out who is absent, and stay until all others have found it too.
 
         A rank that left before would look like one that hangs; and rank 0 takes the store with it.
         """
-        store.set(_ALARM, "")
+        with self._asking():
+            store.set(_ALARM, "")
         self._alarm.set()
         before = after = self._read(store)
         silent = list(range(len(before)))
-        deadline = time.monotonic() + _WINDOW_S
-        while silent and time.monotonic() < deadline:
+        began = time.monotonic()
+        while silent and time.monotonic() - began < window_s(after):
             time.sleep(self._interval)
             self._send(store)
             after = self._read(store)
@@ -259,9 +340,10 @@ class Watchdog:
     def _read(self, store: TCPStore) -> list[Post | None]:
         """The last post of each rank; None where it has never posted."""
         keys = [f"{_POST}{rank}" for rank in range(self._placement.world_size)]
-        if store.check(keys):
-            return [Post(*json.loads(value)) for value in store.multi_get(keys)]
-        return [Post(*json.loads(store.get(key))) if store.check([key]) else None for key in keys]
+        with self._asking():
+            if store.check(keys):
+                return [Post(*json.loads(value)) for value in store.multi_get(keys)]
+            return [Post(*json.loads(store.get(key))) if store.check([key]) else None for key in keys]
 
 
 def _named(ranks: Sequence[int]) -> str:

@@ -72,31 +72,46 @@ def test_rates_follow_from_the_clock_and_the_work(spec: RunSpec) -> None:
     assert 0 < measurement.peak_memory_gb < 30
 
 
+class Clock:
+    """A millisecond passes between two looks, and what is slept."""
+
+    seconds = 0.0
+
+    def perf_counter(self) -> float:
+        self.sleep(0.001)
+        return self.seconds
+
+    def sleep(self, seconds: float) -> None:
+        self.seconds += seconds
+
+
 class Slow(torch.nn.Module):
     """A forward pass that waits before each micro-batch."""
 
-    def __init__(self, inner: torch.nn.Module):
+    def __init__(self, inner: torch.nn.Module, clock: Clock):
         super().__init__()
-        self.inner = inner
+        self.inner, self.clock = inner, clock
 
     def forward(self, batch: Any) -> Any:
-        time.sleep(SLOW_S)
+        self.clock.sleep(SLOW_S)
         return self.inner(batch)
 
 
-def test_a_slow_forward_pass_and_a_slow_optimizer_show_each_in_its_own_place() -> None:
+def test_a_slow_forward_pass_and_a_slow_optimizer_show_each_in_its_own_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    monkeypatch.setattr(bench, "time", clock)
     spec = tiny("unpad=true", "phase1.global_batch=64", "phase1.micro_batch=4")
     phase, data = one_phase(spec)
     rank = Rank(spec, phase, CPU)
     micro_batches = len(rank_step(spec, phase, data, 4, CPU))
-    rank.forward = Slow(rank.forward)  # type: ignore[assignment]
+    rank.forward = Slow(rank.forward, clock)  # type: ignore[assignment]
     measurement = measure(rank, data, 4, peak=1e12, seconds=0.3, repeats=2)
     assert measurement.forward_backward_s >= 0.8 * micro_batches * SLOW_S  # packs hold unlike numbers of sequences
     assert measurement.optimizer_s < SLOW_S
 
     rank = Rank(spec, phase, CPU)
     update = rank.optimizer.optimizer.step
-    rank.optimizer.optimizer.step = lambda scale: (time.sleep(SLOW_S), update(scale))[1]  # type: ignore[method-assign]
+    rank.optimizer.optimizer.step = lambda scale: (clock.sleep(SLOW_S), update(scale))[1]  # type: ignore[method-assign]
     assert measure(rank, data, 4, peak=1e12, seconds=0.3, repeats=2).optimizer_s >= SLOW_S
 
 

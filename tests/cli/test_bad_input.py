@@ -54,6 +54,19 @@ def test_yaml_that_does_not_parse(refused, tmp_path: Path) -> None:
     refused("--recipes", file, says=("mine.yml", "line "))
 
 
+def test_all_mistakes_of_a_recipe_file(refused, tmp_path: Path) -> None:
+    file = tmp_path / "mine.yml"
+    file.write_text("recipes:\n  mine:\n    sytem: laptop\n    seed: x\n    phases: {1: {warmup: 2}}\n")
+    places = ("line 3: recipes.mine.sytem", "line 4: recipes.mine.seed", "line 5: recipes.mine.phases.1.warmup")
+    refused("--recipes", file, says=("did you mean 'system'?", *(f"{file}, {place}" for place in places)))
+
+
+def test_a_line_that_is_indented_wrongly(refused, tmp_path: Path) -> None:
+    file = tmp_path / "mine.yml"
+    file.write_text("recipes:\n  mine:\n    system: laptop\n   model: bert-tiny\n")
+    refused("--recipes", file, says=("line 4 is indented by 3 spaces, but the keys above it by 0, 2 and 4",))
+
+
 def test_a_global_batch_that_the_world_size_does_not_divide(refused) -> None:
     refused("--nodes", 3, says=("64", "3", "hint"))
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.cluster.slurm import PATIENCE_S
 from tests.conftest import Bertjobs
 
 Complete = Callable[[str], list[str]]
@@ -52,7 +53,7 @@ def complete(request: pytest.FixtureRequest, tmp_path: Path, environ: dict[str, 
     words = [shell, "--norc", "-c", BASH, "bash"] if request.param == "bash" else [shell, "--no-config", "-c", FISH]
 
     def run(line: str) -> list[str]:
-        done = subprocess.run([*words, line], env=environ, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+        done = subprocess.run([*words, line], env=environ, cwd=tmp_path, capture_output=True, text=True, timeout=300)
         assert done.stderr == ""
         offers = [offered.split("\t")[0].rpartition("=")[2].rstrip() for offered in done.stdout.splitlines()]
         return sorted(offers)
@@ -121,7 +122,7 @@ def terminal(words: list[str], environ: dict[str, str], folder: Path) -> Iterato
 
     def screen(typed: str, shown: str) -> None:
         os.write(keyboard, typed.encode())
-        seen, deadline = "", time.monotonic() + 30
+        seen, deadline = "", time.monotonic() + PATIENCE_S
         while shown not in seen:
             assert time.monotonic() < deadline, seen
             if select.select([keyboard], [], [], 0.2)[0]:

@@ -148,7 +148,7 @@ def test_ctrl_c_is_130(tmp_path: Path) -> None:
     try:
         with open(tmp_path / "mine.yml", "w"):  # returns when the command has opened it too
             process.send_signal(signal.SIGINT)
-            _, said = process.communicate(timeout=30)
+            _, said = process.communicate(timeout=300)
     finally:
         process.kill()
     assert process.returncode == 130

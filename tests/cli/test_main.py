@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -24,11 +24,12 @@ def test_help_imports_nothing_heavy() -> None:
     assert "Exit codes: 0 done, 75" in done.stdout
 
 
-def test_help_answers_within_400_ms() -> None:
+def test_help_takes_400_ms_of_a_cpu_at_most() -> None:
     def seconds() -> float:
-        started = time.perf_counter()
+        before = os.times()
         subprocess.run([sys.executable, "-m", "bertjobs", "--help"], capture_output=True, check=True)
-        return time.perf_counter() - started
+        after = os.times()
+        return sum(after[2:4]) - sum(before[2:4])  # of children, in user and system mode
 
     assert min(seconds() for _ in range(5)) < 0.4
 

@@ -13,7 +13,7 @@ from bertjobs.errors import InputError
 from bertjobs.launch.dry_run import DryRun, WrittenFile
 from bertjobs.run.directory import RunDirectory
 from bertjobs.slurm.options import option_words, parse_option
-from tests.conftest import SETTINGS, Bertjobs
+from tests.conftest import Bertjobs
 
 Typed = Callable[..., tuple[int, str, str]]
 SMALL = ("--model", "bert-nano", "--set", "phase1.steps=9")
@@ -25,8 +25,6 @@ def typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
     """Runs a command in this process and this test's folder: exit code, and what it wrote on the two streams."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / ".config"))
-    for name in SETTINGS:
-        monkeypatch.delenv(name, raising=False)
 
     def run(*words: object) -> tuple[int, str, str]:
         code = main([str(word) for word in words])
@@ -80,9 +78,9 @@ def test_what_is_no_sbatch_option(given: str, says: str) -> None:
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (("--after", "soon"), "'soon' is no job's id"),
-        (("--after", "12,"), "'' is no job's id"),
-        (("--after", "12;x"), "'12;x' is no job's id"),
+        (("--after", "soon"), "'soon' is not the id of a job"),
+        (("--after", "12,"), "'' is not the id of a job"),
+        (("--after", "12;x"), "'12;x' is not the id of a job"),
         (("--after", "12"), "cannot wait for a Slurm job"),
         (("--sbatch=-n4",), "is not an option of sbatch"),
         (("--time", "5", "--sbatch", "time=6"), "--time 5 contradicts --sbatch time=6"),

@@ -37,7 +37,8 @@ PROGRAMS = [
     *("munged", "mungekey", "mariadbd", "mariadb-install-db", "slurmdbd", "slurmctld", "slurmd", "setpriv"),
     *("sbatch", "srun", "sacct", "sacctmgr", "scancel", "scontrol", "sinfo", "squeue"),
 ]
-BOOT_SECONDS = 60.0
+PATIENCE_S = 900.0
+"""How long something is waited for that has to happen: no statement on how fast it is, other programs may run too."""
 # A Unix socket's path holds 107 bytes; mariadbd's and slurmstepd's need up to 40 of them.
 LONGEST_FOLDER = 64
 
@@ -156,7 +157,7 @@ class Cluster:
         env: Mapping[str, str] | None = None,
         cwd: Path | None = None,
         check: bool = True,
-        timeout: float = 60,
+        timeout: float = PATIENCE_S,
     ) -> subprocess.CompletedProcess[str]:
         """Runs a command against this cluster, as a user would type it.
 
@@ -178,7 +179,7 @@ class Cluster:
         done = self.run(["sbatch", "--parsable", *map(str, arguments)], env=env, cwd=cwd)
         return int(done.stdout.strip().partition(";")[0])
 
-    def clear(self, timeout: float = 30) -> None:
+    def clear(self, timeout: float = PATIENCE_S) -> None:
         """Kills and cancels all jobs; raises ClusterError when some are left after ``timeout`` seconds."""
         deadline = time.monotonic() + timeout
         while self.run(["squeue", "-ho", "%i"]).stdout.strip():
@@ -198,7 +199,7 @@ class Cluster:
         """The job's state in the queue, one word such as "RUNNING"; "" when it is not queued any more."""
         return self.run(["squeue", "-ho", "%T", "-j", str(job_id)], check=False).stdout.strip()
 
-    def wait(self, job_id: int | str, timeout: float = 60) -> str:
+    def wait(self, job_id: int | str, timeout: float = PATIENCE_S) -> str:
         """Waits until the job has ended and accounting knows how: its final state, such as "COMPLETED".
 
         A job that was requeued has not ended. Raises ClusterError after ``timeout`` seconds.
@@ -208,7 +209,7 @@ class Cluster:
             lambda: "" if self.squeue_state(job_id) else _if_final(self.sacct_state(job_id)),
         )  # fmt: skip
 
-    def wait_queue(self, job_id: int | str, state: str, timeout: float = 60) -> None:
+    def wait_queue(self, job_id: int | str, state: str, timeout: float = PATIENCE_S) -> None:
         """Waits until squeue shows the job in ``state``; raises ClusterError after ``timeout`` seconds."""
         self._wait_for(job_id, timeout, state, lambda: state if self.squeue_state(job_id) == state else "")
 
@@ -260,7 +261,7 @@ class Cluster:
         return [Process(*map(int, line.split())) for line in lines]
 
     def _start(self, outlive: bool) -> None:
-        deadline = time.monotonic() + BOOT_SECONDS
+        deadline = time.monotonic() + PATIENCE_S
         for name in ("run", "log", "munge", "state", "spool", "gpu", "database"):
             (self.folder / name).mkdir(mode=0o700, parents=True)
         database_port, controller_port = self._write_configuration()

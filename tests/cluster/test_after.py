@@ -66,9 +66,9 @@ def test_a_run_waits_for_the_data_that_a_job_prepares(
     waits = cluster.run(["scontrol", "show", "job", jobs["1"]]).stdout
     assert f"afterany:{job[1]}" in waits or cluster.squeue_state(job[1]) == ""
 
-    assert cluster.wait(job[1], timeout=90) == "COMPLETED", Path(job[2]).read_text()
+    assert cluster.wait(job[1]) == "COMPLETED", Path(job[2]).read_text()
     DataManifest.read(tmp_path / "data")
-    assert [cluster.wait(id, timeout=120) for id in jobs.values()] == ["COMPLETED", "COMPLETED"]
+    assert [cluster.wait(id) for id in jobs.values()] == ["COMPLETED", "COMPLETED"]
     directory = RunDirectory(tmp_path / "results" / "laptop-scratch")
     assert [directory.phase(number).done().step for number in (1, 2)] == [4, 2]
     assert read_lockfile(directory.lockfile).model.vocab_size == DataManifest.read(tmp_path / "data").vocabulary_size
@@ -85,16 +85,16 @@ def test_a_coordinator_that_is_requeued_goes_on(prepare: Prepare, cluster: Clust
     # The coordinator is to start; its arrays inherit `begin` and wait, so that there is time for the signal.
     cluster.run(["scontrol", "update", f"JobId={job[1]}", "StartTime=now"])
     log = tmp_path / f"data.prepare-{job[1]}.log"
-    wait_until(lambda: log.exists() and "shards: 16 tasks" in log.read_text(), 60)
+    wait_until(lambda: log.exists() and "shards: 16 tasks" in log.read_text())
     arrays = set(re.findall(r"\((\d+)\)", log.read_text()))
     cluster.run(["scancel", "--batch", "--signal=USR2", job[1]])
-    wait_until(lambda: "back to the queue" in log.read_text(), 30)
-    wait_until(lambda: cluster.squeue_state(job[1]) == "PENDING", 30)
+    wait_until(lambda: "back to the queue" in log.read_text())
+    wait_until(lambda: cluster.squeue_state(job[1]) == "PENDING")
     time.sleep(3)  # slurmd refuses a job for a moment after it was killed; left alone, it would wait two minutes
     cluster.run(["scontrol", "update", f"JobId={job[1]}", "StartTime=now"])
     for array in sorted(arrays, key=int):
         cluster.run(["scontrol", "update", f"JobId={array}", "StartTime=now"])
-    assert cluster.wait(job[1], timeout=120) == "COMPLETED", log.read_text()
+    assert cluster.wait(job[1]) == "COMPLETED", log.read_text()
     assert "of an earlier prepare are still queued or running: they go on" in log.read_text()
     DataManifest.read(tmp_path / "data")
 
@@ -140,7 +140,7 @@ def test_without_a_job_to_wait_for_missing_data_stay_an_error_of_resume_too(
     cluster.run(["scancel", job])
     directory = RunDirectory(tmp_path / "results" / "laptop-scratch")
     (first,) = [event["job"] for event in directory.events() if event["event"] == "submitted"]
-    assert cluster.wait(first, timeout=90) == "FAILED"
+    assert cluster.wait(first) == "FAILED"
     resumed = bertjobs("resume", "laptop-scratch", environ=cluster.environment)
     assert resumed.returncode == 64
     assert "does not exist" in resumed.stderr

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from select import PIPE_BUF
 
 import pytest
 
@@ -66,17 +69,37 @@ def test_a_job_runs_and_is_cancelled(
 
 
 def test_a_job_whose_time_is_over(submit: Submit, cluster: Cluster, directory: RunDirectory) -> None:
-    job = submit("--time", "10")
-    wait_until(directory.phase(1).metrics.exists)
-    cluster.run(["scancel", "--signal=STOP", job])  # else it stops by itself, and goes on
-    cluster.run(["scontrol", "update", f"JobId={job}", "EndTime=now+1"])
-    assert cluster.wait(job, timeout=120) == "TIMEOUT"
+    job = submit("--time", "10", "--set", "phase1.checkpoint_every=1")
+    wait_until(lambda: steps(directory.phase(1).checkpoints))
+    with written_to_no_more(directory.phase(1).metrics):  # else it stops by itself, and is continued
+        cluster.run(["scontrol", "update", f"JobId={job}", "EndTime=now+1"])
+        assert cluster.wait(job) == "TIMEOUT"
     verdict = verdict_on(directory, cluster)
     assert verdict.cause is Cause.TIME_LIMIT, verdict
     assert "DUE TO TIME LIMIT" in verdict.evidence[0]
-    # Slurm lets a stopped worker go on before it kills it: there is a checkpoint.
     assert verdict.sentence.endswith(f"it goes on from {newest_checkpoint(directory)}")
     assert verdict.command == f"bertjobs resume {RUN}"
+
+
+@contextmanager
+def written_to_no_more(file: Path) -> Iterator[None]:
+    """As if the file system hung: who appends to ``file`` waits, however often it is signalled, until it is killed.
+
+    There is a full pipe in its place.
+    """
+    pipe, kept = file.with_name("pipe"), file.with_name("kept")
+    os.mkfifo(pipe)
+    end = os.open(pipe, os.O_RDWR | os.O_NONBLOCK)
+    with suppress(BlockingIOError):
+        while True:
+            os.write(end, b"\n" * PIPE_BUF)
+    kept.hardlink_to(file)
+    pipe.replace(file)
+    try:
+        yield
+    finally:
+        kept.replace(file)
+        os.close(end)
 
 
 def newest_checkpoint(directory: RunDirectory) -> str:

@@ -98,7 +98,7 @@ def test_a_resume_changes_what_may_change_and_shows_it_first(
     words = ("submit", "--recipe", "laptop-scratch", "--data", speeches_data, "--phase", 1, "--steps-this-run", 3)
     submitted = bertjobs(*words, "--json", environ=cluster.environment)
     (job,) = json.loads(submitted.stdout)["jobs"].values()
-    assert cluster.wait(job, timeout=120) == "FAILED", "75: to be continued"
+    assert cluster.wait(job) == "FAILED", "75: to be continued"
     directory = RunDirectory(tmp_path / "results" / "laptop-scratch")
     locked = directory.lockfile.read_bytes()
 
@@ -118,7 +118,7 @@ def test_a_resume_changes_what_may_change_and_shows_it_first(
     (job,) = json.loads(resumed.stdout)["jobs"].values()
     script = directory.phase(1).script
     assert script.read_bytes() == files[script]
-    assert cluster.wait(job, timeout=120) == "COMPLETED"
+    assert cluster.wait(job) == "COMPLETED"
     assert directory.phase(1).done().step == 20
     started = [event for event in directory.events() if event["event"] == "started"]
     assert [event["world_size"] for event in started] == [1, 2]
@@ -143,7 +143,7 @@ def test_submitit_is_a_backend_too(
     (job,) = json.loads(submitted.stdout)["jobs"].values()
     assert f"afterany:{sleeper}" in cluster.run(["scontrol", "show", "job", job]).stdout
     cluster.run(["scancel", sleeper])
-    assert cluster.wait(job, timeout=120) == "COMPLETED"
+    assert cluster.wait(job) == "COMPLETED"
     assert directory.phase(1).done().step == 2
     (event,) = [event for event in directory.events() if event["event"] == "submitted"]
     assert (event["backend"], event["job"]) == ("submitit", job)

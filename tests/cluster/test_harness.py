@@ -7,13 +7,12 @@ import re
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.cluster.slurm import GPUS_PER_NODE, Cluster, ClusterError, scrubbed
+from tests.conftest import wait_until
 
 ROOT = Path(__file__).parents[2]
 
@@ -22,13 +21,6 @@ def script(folder: Path, *lines: str) -> Path:
     path = folder / "job.sh"
     path.write_text("\n".join(["#!/bin/bash", *lines, ""]))
     return path
-
-
-def wait_until(condition: Callable[[], bool], seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"did not happen within {seconds} s"
-        time.sleep(0.1)
 
 
 def processes_of(folder: Path) -> list[str]:
@@ -47,10 +39,8 @@ def processes_of(folder: Path) -> list[str]:
 
 def test_sixteen_tasks_run_on_two_nodes_and_accounting_says_completed(cluster: Cluster, tmp_path: Path) -> None:
     job = script(tmp_path, "srun bash -c 'echo \"$SLURM_PROCID $SLURMD_NODENAME\"' > ranks")
-    began = time.monotonic()
     job_id = cluster.submit(["-N2", "--ntasks-per-node=8", job], cwd=tmp_path)
-    assert cluster.wait(job_id, timeout=30) == "COMPLETED"
-    assert time.monotonic() - began < 20
+    assert cluster.wait(job_id) == "COMPLETED"
     ranks = sorted((tmp_path / "ranks").read_text().splitlines(), key=lambda line: int(line.split()[0]))
     assert ranks == [f"{rank} node{1 + rank // 8}" for rank in range(16)]
 
@@ -89,11 +79,11 @@ def test_an_urgent_job_preempts_a_batch_job_which_starts_again(cluster: Cluster,
         "sleep 600",
     )
     batch = cluster.submit(["-N4", "--exclusive", "--ntasks-per-node=1", job], cwd=tmp_path)
-    wait_until(lambda: len(list(tmp_path.glob("started.*"))) == 4, 20)
+    wait_until(lambda: len(list(tmp_path.glob("started.*"))) == 4)
     urgent = cluster.submit(["-p", "urgent", "-N4", "--exclusive", "--wrap", "true"], cwd=tmp_path)
-    assert cluster.wait(urgent, timeout=40) == "COMPLETED"
+    assert cluster.wait(urgent) == "COMPLETED"
     assert sorted((tmp_path / "seen").read_text().splitlines()) == [f"TERM on node{n}" for n in (1, 2, 3, 4)]
-    assert cluster.wait(batch, timeout=60) == "COMPLETED"
+    assert cluster.wait(batch) == "COMPLETED"
     record = cluster.run(["sacct", "-DnXP", "-o", "State", "-j", str(batch)]).stdout.split()
     assert record == ["PREEMPTED", "COMPLETED"]
 
@@ -102,7 +92,7 @@ def test_the_warning_signal_before_the_time_limit_reaches_the_tasks(cluster: Clu
     task = "trap 'echo got USR2 >> seen; exit 75' USR2; while true; do sleep 0.1; done"
     job = script(tmp_path, f'srun bash -c "{task}"')
     job_id = cluster.submit(["-N1", "-n2", "--time=1", "--signal=USR2@55", job], cwd=tmp_path)
-    assert cluster.wait(job_id, timeout=55) == "FAILED"
+    assert cluster.wait(job_id) == "FAILED"
     assert (tmp_path / "seen").read_text().splitlines() == ["got USR2"] * 2
     done = cluster.run(["sacct", "-nXP", "-o", "ExitCode", "-j", str(job_id)])
     assert done.stdout.strip() == "75:0"
@@ -122,7 +112,7 @@ def test_variables_of_a_surrounding_job_do_not_reach_a_submitted_one() -> None:
 def test_a_second_cluster_by_hand_beside_the_first_leaves_no_trace(cluster: Cluster) -> None:
     folder = Path(tempfile.mkdtemp(prefix="bertjobs-slurm-", dir="/tmp"))
     command = [sys.executable, str(ROOT / "scripts" / "cluster")]
-    subprocess.run([*command, "up", str(folder)], check=True, timeout=60)
+    subprocess.run([*command, "up", str(folder)], check=True, timeout=300)
     try:
         asked = 'eval "$("$0" "$1" env "$2")" && sbatch --parsable -N4 --wrap "srun setsid -f sleep 600; sleep 600"'
         typed = subprocess.run(
@@ -130,10 +120,10 @@ def test_a_second_cluster_by_hand_beside_the_first_leaves_no_trace(cluster: Clus
         )
         second = Cluster.open(folder)
         second.wait_queue(typed.stdout.strip(), "RUNNING")
-        wait_until(lambda: any("sleep 600" in line for line in processes_of(folder)), 20)
+        wait_until(lambda: any("sleep 600" in line for line in processes_of(folder)))
         assert cluster.run(["squeue", "-h"]).stdout == ""
     finally:
-        subprocess.run([*command, "down", str(folder)], check=True, timeout=60)
+        subprocess.run([*command, "down", str(folder)], check=True, timeout=300)
     assert not folder.exists()
     assert [line for line in processes_of(folder) if not re.search("defunct", line)] == []
 
@@ -144,11 +134,11 @@ def test_no_daemon_outlives_a_killed_test_run() -> None:
         "import sys, os, signal, pathlib; from tests.cluster.slurm import Cluster;"
         "Cluster.boot(pathlib.Path(sys.argv[1])); os.kill(os.getpid(), signal.SIGKILL)"
     )
-    done = subprocess.run([sys.executable, "-c", boot, str(folder)], cwd=ROOT, timeout=60)
+    done = subprocess.run([sys.executable, "-c", boot, str(folder)], cwd=ROOT, timeout=300)
     assert done.returncode == -9
     assert (folder / "run" / "processes").exists()
     try:
-        wait_until(lambda: processes_of(folder) == [], 20)
+        wait_until(lambda: processes_of(folder) == [])
     finally:
         Cluster.open(folder).stop()
         subprocess.run(["rm", "-r", str(folder)], check=True)

@@ -27,7 +27,7 @@ from bertjobs.files.atomic import sha256_of
 from bertjobs.slurm.options import SlurmOptions
 from tests.cluster import slurm as harness
 from tests.cluster.process import Process, environment_of, job_processes
-from tests.cluster.slurm import Cluster
+from tests.cluster.slurm import PATIENCE_S, Cluster
 from tests.data.conftest import quiet
 
 WORDS = (
@@ -120,7 +120,7 @@ class Run:
             running = thread.submit(self._prepare, options)
             try:
                 meanwhile()
-                return running.result(timeout=50)
+                return running.result(timeout=300)
             except BaseException:
                 for process in job_processes(self._cluster.folder):
                     process.send(signal.SIGCONT)
@@ -134,7 +134,7 @@ class Run:
         return sum(words in line for line in self.said)
 
 
-def wait_for(seen: Callable[[], Any], seconds: float = 30) -> Any:
+def wait_for(seen: Callable[[], Any], seconds: float = PATIENCE_S) -> Any:
     deadline = time.monotonic() + seconds
     while not (found := seen()):
         assert time.monotonic() < deadline, f"did not happen within {seconds} s"
@@ -155,7 +155,7 @@ def freeze_one(cluster: Cluster, output: Path) -> tuple[str, Process]:
     def in_a_task() -> list[str]:
         return [job for job, lines in journals(output).items() if lines and lines[-1]["event"] == "begin"]
 
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + PATIENCE_S
     while time.monotonic() < deadline:
         for job in wait_for(in_a_task):
             for process in job_processes(cluster.folder):
@@ -227,11 +227,11 @@ def test_a_task_that_is_killed_midway_is_run_again(
     assert hashes(run.output) == expected
 
 
-@pytest.mark.parametrize("sbatch", [(), ("no-requeue",)], ids=["slurm-requeues", "prepare-queues-again"])
+@pytest.mark.parametrize("sbatch", [(), ("--no-requeue",)], ids=["slurm-requeues", "prepare-queues-again"])
 def test_a_node_that_is_lost_midway_does_not_matter(
     own_cluster: Cluster, corpus: Path, expected: dict[str, str], tmp_path: Path, sbatch: tuple[str, ...]
 ) -> None:
-    run = Run(own_cluster, tmp_path / "data", sbatch=sbatch)
+    run = Run(own_cluster, tmp_path / "data", extra=sbatch)
 
     def cut() -> None:
         node, _ = freeze_one(own_cluster, run.output)
@@ -380,7 +380,7 @@ def test_ctrl_c_cancels_the_jobs_and_the_same_command_goes_on(
     driver = start(tmp_path / "data")
     freeze_one(cluster, tmp_path / "data")
     driver.send_signal(signal.SIGINT)
-    said = driver.communicate(timeout=30)[1]
+    said = driver.communicate(timeout=300)[1]
     assert "Slurm jobs cancelled" in said
     assert not cluster.run(["squeue", "-h"]).stdout
     run = Run(cluster, tmp_path / "data")
@@ -407,7 +407,7 @@ def test_the_work_goes_on_when_the_command_is_killed_and_the_next_one_takes_its_
 def test_an_output_that_the_nodes_do_not_see_is_said(tmp_path: Path, start: Callable[..., Any]) -> None:
     script = 'mount -t tmpfs none "$0" && exec "$@"'
     driver = start(tmp_path / "data", "unshare", "--mount", "sh", "-c", script, str(tmp_path))
-    said = driver.communicate(timeout=50)[1]
+    said = driver.communicate(timeout=300)[1]
     assert driver.returncode == 1
     assert "do all nodes see this folder" in said
 

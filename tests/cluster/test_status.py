@@ -53,7 +53,7 @@ def test_a_run_that_waits_runs_and_is_done(
     one, two = show()
     assert (one["state"], one["job"], two["state"], two["job"]) == ("PENDING", first, "PENDING", second)
     assert "its start time has not come yet" in one["reason"]
-    assert "it waits for the end of another job (Dependency)" in two["reason"]
+    assert "it waits for another job to end (Dependency)" in two["reason"]
     assert one["start_unix_s"] == pytest.approx(time.time() + 3600, abs=300)
     text = bertjobs("status", RUN, environ=cluster.environment).stdout
     assert re.search(rf"^phase 1: PENDING, job {first} \(told by (sacct\+)?squeue\)$", text, re.MULTILINE), text
@@ -97,7 +97,7 @@ def test_a_running_run_is_shown_and_cancelled_with_all_that_waits(
     cancelled = json.loads(done.stdout)["cancelled"]
     assert {first, second, str(unknown)} <= set(cancelled)
     assert cancelled.index(first) > cancelled.index(second)
-    assert [cluster.wait(job, timeout=60) for job in cancelled] == ["CANCELLED"] * len(cancelled)
+    assert [cluster.wait(job) for job in cancelled] == ["CANCELLED"] * len(cancelled)
     queue = cluster.run(["squeue", "-h", "-o", "%i"]).stdout.split()
     assert queue == [str(foreign)], "nothing is left of the run, and nothing else was touched"
     one, _ = show()

@@ -31,7 +31,7 @@ def submit(bertjobs: Bertjobs, cluster: Cluster, speeches_data: Path, tmp_path: 
 
 
 def test_both_phases_are_queued_and_complete(submit, cluster: Cluster, bertjobs: Bertjobs) -> None:
-    done, directory, jobs = submit("--nodes", 2)
+    done, directory, jobs = submit("--nodes", 2, "--model", "bert-nano")
     assert "world size" not in done.stderr
     assert f"queued phase 1 as job {jobs[0]}" in done.stdout
     assert f"queued phase 2 as job {jobs[1]}" in done.stdout
@@ -41,7 +41,7 @@ def test_both_phases_are_queued_and_complete(submit, cluster: Cluster, bertjobs:
     assert "phase 1 step 20/20" in follow.stdout
     assert "phase 2 step 5/5" in follow.stdout
 
-    assert [cluster.wait(job, timeout=120) for job in jobs] == ["COMPLETED", "COMPLETED"]
+    assert [cluster.wait(job) for job in jobs] == ["COMPLETED", "COMPLETED"]
     assert directory.phase(1).done().step == 20
     assert directory.phase(2).done().step == 5
     log = (directory.phase(2).logs / f"{jobs[1]}-0.out").read_text()
@@ -63,14 +63,14 @@ def test_nodes_that_were_found_unfit_are_excluded(submit, cluster: Cluster, tmp_
     record(results, "node1", "a GPU is missing", fatal=True, run="other", job="7", now=time.time())
     _, directory, jobs = submit("--nodes", 2, "--phase", 1, "--set", "phase1.steps=100000")
     assert "#SBATCH --exclude=node1\n" in directory.phase(1).script.read_text()
-    cluster.wait_queue(jobs[0], "RUNNING", timeout=30)
+    cluster.wait_queue(jobs[0], "RUNNING")
     assert cluster.run(["squeue", "-h", "-j", jobs[0], "-o", "%N"]).stdout.strip() == "node[2-3]"
     cluster.run(["scancel", jobs[0]])
 
 
 def test_a_running_run_is_seen_cancelled_and_resumed(submit, cluster: Cluster, bertjobs: Bertjobs) -> None:
     _, directory, jobs = submit("--set", "phase1.steps=100000", "--phase", 1)
-    cluster.wait_queue(jobs[0], "RUNNING", timeout=30)
+    cluster.wait_queue(jobs[0], "RUNNING")
     wait_until(directory.phase(1).metrics.exists)
     (row,) = json.loads(bertjobs("status", "laptop-scratch", "--json", environ=cluster.environment).stdout)
     assert row["state"] == "RUNNING"
@@ -79,7 +79,7 @@ def test_a_running_run_is_seen_cancelled_and_resumed(submit, cluster: Cluster, b
 
     cancelled = bertjobs("cancel", "laptop-scratch", environ=cluster.environment)
     assert jobs[0] in cancelled.stdout.removeprefix("cancelled ").strip().split(", "), cancelled.stdout
-    assert cluster.wait(jobs[0], timeout=60) == "CANCELLED"
+    assert cluster.wait(jobs[0]) == "CANCELLED"
     (row,) = json.loads(bertjobs("status", "laptop-scratch", "--json", environ=cluster.environment).stdout)
     assert row["state"] == "CANCELLED"
     assert row["checkpoint"], "the worker writes a checkpoint before it ends"
@@ -130,7 +130,7 @@ def test_gpus_are_asked_of_slurm(cluster: Cluster, bertjobs: Bertjobs, speeches_
     assert done.returncode == 0, done.stderr
     events = RunDirectory(tmp_path / "results" / "dgxa100-80g").events()
     (job,) = [event["job"] for event in events if event["event"] == "submitted"]
-    assert cluster.wait(job, timeout=120) == "FAILED"
+    assert cluster.wait(job) == "FAILED"
     allocated = cluster.run(["sacct", "-nXP", "-o", "AllocTRES,ExitCode", "-j", job]).stdout
     assert "gres/gpu=16" in allocated
     assert "|70:0" in allocated

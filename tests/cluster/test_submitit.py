@@ -65,7 +65,7 @@ def test_a_job_of_submitit_s_is_requeued_at_its_time_limit(cluster: Cluster, que
     cluster.run(["scancel", f"--signal={signal.SIGUSR2.name.removeprefix('SIG')}", jobs[1]])
     wait_until((directory.phase(1).logs / f"{jobs[1]}-1.out").exists)
 
-    assert [cluster.wait(job, timeout=120) for job in jobs.values()] == ["COMPLETED", "COMPLETED"], logs(directory)
+    assert [cluster.wait(job) for job in jobs.values()] == ["COMPLETED", "COMPLETED"], logs(directory)
     assert steps_of(directory, 1) == list(range(1, STEPS + 1))
     assert directory.phase(2).done() is not None
     assert causes(directory) == [(0, "SIGUSR2"), (1, "done"), (0, "done")]
@@ -81,7 +81,7 @@ def test_a_job_that_slurm_requeues_writes_a_checkpoint_first(cluster: Cluster, q
     directory, jobs = queue(phase=1)
     wait_until(lambda: len(steps_of(directory, 1)) > 5)
     cluster.run(["scontrol", "requeue", jobs[1]])
-    assert cluster.wait(jobs[1], timeout=120) == "COMPLETED", logs(directory)
+    assert cluster.wait(jobs[1]) == "COMPLETED", logs(directory)
     assert steps_of(directory, 1) == list(range(1, STEPS + 1))
     assert causes(directory) == [(0, "SIGTERM"), (1, "done")]
     assert (directory.phase(1).logs / f"{jobs[1]}-1.out").exists()
@@ -89,7 +89,7 @@ def test_a_job_that_slurm_requeues_writes_a_checkpoint_first(cluster: Cluster, q
 
 def test_bad_input_ends_the_job_with_its_code_and_no_job_waits_for_ever(cluster: Cluster, queue: Queue) -> None:
     directory, jobs = queue(precision="tf32")
-    assert [cluster.wait(job, timeout=120) for job in jobs.values()] == ["FAILED", "FAILED"], logs(directory)
+    assert [cluster.wait(job) for job in jobs.values()] == ["FAILED", "FAILED"], logs(directory)
     told = cluster.run(["sacct", "-nXP", "-o", "ExitCode", "-j", ",".join(jobs.values())]).stdout
     assert told.split() == ["64:0", "64:0"]
     assert "a CPU has no tf32" in (directory.phase(1).logs / f"{jobs[1]}-0.out").read_text()

@@ -69,3 +69,12 @@ def test_every_room_is_in_the_architecture() -> None:
     floors = {"cli", "launch", "train", "data"}  # drawn, or with a table of their own
     missing = [str(room.relative_to(ROOT)) for room in rooms if f"{room.relative_to(ROOT)}/" not in text]
     assert [room for room in missing if room.removeprefix("bertjobs/") not in floors] == []
+
+
+def test_decisions_are_grouped_by_floor() -> None:
+    """Each heading is a floor, from the bottom to the top, after one for what is about all of them."""
+    headings = re.findall(r"^## (\w+)", (SITE / "decisions.md").read_text(encoding="utf-8"), re.MULTILINE)
+    order = ["files", "recipe", "run", "slurm", "data", "model", "optim", "train", "bench", "launch", "report", "cli"]
+    assert headings[0] == "Packaging"
+    assert headings[1:] == [floor for floor in order if floor in headings]
+    assert len(headings) > 6

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from bertjobs.cli.main import main
-from tests.conftest import SETTINGS
 from tests.docs.pages import ROOT, SITE, Page
+from tests.hermetic import SETTINGS
 
 HOME = "/home/me/bertjobs"
 """Where the pages' screens were taken."""

@@ -1,11 +1,12 @@
 """Bad recipes, settings and names: one clear error each, exit code 64, the nearest named."""
 
+import pickle
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from bertjobs.errors import InputError
+from bertjobs.errors import InputError, InputErrors
 from bertjobs.recipe.catalogue import Catalogue, builtin_file, load_catalogue
 from bertjobs.recipe.resolve import resolve
 from bertjobs.recipe.schema import check_name, check_path
@@ -39,7 +40,7 @@ def test_an_unknown_recipe_names_the_nearest(catalogue: Catalogue) -> None:
 
 
 def test_no_recipe_lists_them(catalogue: Catalogue) -> None:
-    refused(catalogue, "no recipe is named", "dgxa100-80g", "laptop-scratch", flags={})
+    refused(catalogue, "no recipe was given", "dgxa100-80g", "laptop-scratch", flags={})
 
 
 def test_an_unknown_model_names_the_nearest(catalogue: Catalogue) -> None:
@@ -183,10 +184,10 @@ def test_plain_names_pass(text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "parts"),
     [
-        ("recipes:\n  a: [1\n", ("line 3", "not valid YAML")),
-        ("recipes:\n  a: *b\n", ("line 2, column 6", "undefined alias")),
+        ("recipes:\n  a: [1\n", ("line 2, column 6", "not valid YAML", "'[' is not closed")),
+        ("recipes:\n  a: *b\n", ("line 2, column 6", "*b refers to nothing")),
         ("a: b: c\n", ("line 1, column 5",)),
-        ("recipes:\n\ta: 1\n", ("line 2",)),
+        ("recipes:\n\ta: 1\n", ("line 2", "indented with a tab")),
         ("recipes: {}\nmodels: {}\nrecipes: {}\n", ("'recipes' is given twice", "line 3, column 1")),
         ("phases:\n  1:\n    lr: 1\n    lr: 2\n", ("'lr' is given twice", "line 4, column 5")),
         ("phases: {1: {}, '1': {}}", ("given twice",)),
@@ -223,6 +224,58 @@ def test_a_bad_file_is_named_with_the_place(tmp_path: Path, text: str | bytes, p
     file_refused(tmp_path, text, *parts)
 
 
+WRONG = """\
+systems:
+  ours: {gpus_per_nod: 4, gpu: A100-SXM4-80GB}
+recipes:
+  mine:
+    system: our
+    model: bert-large
+    num_workers: -1
+    phases:
+      1:
+        lr: fast
+        micro_batch: 8
+"""
+
+
+def test_all_that_is_wrong_with_a_file_is_told_at_once_with_lines(tmp_path: Path) -> None:
+    file = tmp_path / "own.yml"
+    file.write_text(WRONG)
+    with pytest.raises(InputErrors) as error:
+        load_catalogue([builtin_file(), file])
+    assert error.value.exit_code == 64
+    assert [(e.where, e.what) for e in error.value.errors] == [
+        (f"{file}, line 2: systems.ours.gpus_per_nod", "unknown key 'gpus_per_nod'"),
+        (f"{file}, line 5: recipes.mine.system", "unknown system 'our'"),
+        (f"{file}, line 7: recipes.mine.num_workers", "num_workers must be a whole number of at least 0, not -1"),
+        (f"{file}, line 10: recipes.mine.phases.1.lr", "lr must be a number above 0, not 'fast'"),
+    ]
+    assert error.value.errors[0].hint == "did you mean 'gpus_per_node'?"
+    assert str(error.value).count("error: ") == 4
+    assert str(pickle.loads(pickle.dumps(error.value))) == str(error.value)
+
+
+def test_what_is_wrong_with_several_files_is_told_at_once(tmp_path: Path) -> None:
+    for name in ("a.yml", "b.yml"):
+        (tmp_path / name).write_text("recipes:\n  mine: {sytem: laptop}\nmodels: {}\nmodels: {}\n")
+    with pytest.raises(InputErrors) as error:
+        load_catalogue([builtin_file(), tmp_path / "a.yml", tmp_path / "b.yml"])
+    assert [str(e.where).removeprefix(f"{tmp_path}/") for e in error.value.errors] == [
+        "a.yml, line 2: recipes.mine.sytem",
+        "a.yml, line 4, column 1",
+        "b.yml, line 2: recipes.mine.sytem",
+        "b.yml, line 4, column 1",
+    ]
+
+
+def test_a_name_that_no_file_has_is_told_with_its_line(tmp_path: Path) -> None:
+    file = tmp_path / "own.yml"
+    file.write_text("recipes:\n  mine:\n    system: labtop\n")
+    both = load_catalogue([builtin_file(), file])
+    refused(both, "unknown system 'labtop'", f"{file}, line 3: recipes.mine.system", flags={"recipe": "mine"})
+
+
 def test_a_file_that_is_not_there_or_a_folder(tmp_path: Path) -> None:
     for path in (tmp_path / "missing.yml", tmp_path):
         with pytest.raises(InputError, match="cannot read the recipe file"):
@@ -245,10 +298,10 @@ def test_numbers_that_yaml_reads_as_text(tmp_path: Path, number: str) -> None:
 @pytest.mark.parametrize(
     ("recipe", "parts"),
     [
-        ("{system: laptop}", ("does not say its model",)),
-        ("{model: bert-tiny}", ("does not say its system",)),
+        ("{system: laptop}", ("does not set model",)),
+        ("{model: bert-tiny}", ("does not set system",)),
         ("{system: labtop, model: bert-tiny}", ("unknown system 'labtop'", "'laptop'")),
-        ("{system: laptop, model: bert-tiny}", ("does not say its phase1.micro_batch",)),
+        ("{system: laptop, model: bert-tiny}", ("does not set phase1.micro_batch",)),
         ("{system: laptop, model: bert-tiny, vocabulary: bert}", ("unknown vocabulary 'bert'",)),
         ("{system: laptop, model: odd}", ("hidden_size 10 is not divisible by num_attention_heads 3",)),
         ("{system: laptop, model: half}", ("models.half has no num_hidden_layers",)),

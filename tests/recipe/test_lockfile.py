@@ -33,7 +33,9 @@ def test_a_lockfile_alone_gives_the_run_back(tmp_path: Path, catalogue: Catalogu
     assert reread(tmp_path, spec) == spec
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None)
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], max_examples=60, deadline=None
+)
 @given(
     lr=st.floats(1e-12, 1e3),
     warmup=st.floats(0, 1),
@@ -87,7 +89,7 @@ def test_a_lockfile_is_one_plain_recipe(catalogue: Catalogue) -> None:
 
 
 def test_a_file_of_several_recipes_is_no_lockfile() -> None:
-    with pytest.raises(InputError, match="one recipe, this file 9"):
+    with pytest.raises(InputError, match="one recipe, but this file has 9"):
         read_lockfile(builtin_file())
 
 

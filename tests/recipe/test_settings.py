@@ -21,8 +21,8 @@ from bertjobs.recipe import reference
 from bertjobs.recipe.catalogue import builtin_file, load_catalogue
 from bertjobs.recipe.resolve import resolve
 from bertjobs.recipe.schema import SETTINGS, Setting
-from tests.conftest import SETTINGS as OURS
 from tests.conftest import Bertjobs
+from tests.hermetic import SETTINGS as OURS
 
 ROOT = Path(__file__).parents[2]
 ALL = [setting for section in reference.SECTIONS for setting in section.settings.values()]

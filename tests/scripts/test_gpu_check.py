@@ -22,7 +22,7 @@ def script(tmp_path: Path) -> Script:
     stand_in.chmod(0o755)
     environ = {**os.environ, "PATH": f"{stand_in.parent}:{os.environ['PATH']}"}
     return lambda name, *arguments: subprocess.run(
-        [SCRIPTS / name, *arguments], cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=60
+        [SCRIPTS / name, *arguments], cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=300
     )
 
 

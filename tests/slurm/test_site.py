@@ -105,7 +105,7 @@ def test_lists_may_be_written_with_commas() -> None:
         ("results: ~/runs\n", "results must be an absolute path here", 1),
         ("image: my.sqsh\n", "image must be an absolute path here", 1),
         ("data: /a b\n", "is not allowed in a path", 1),
-        ("results: /scratch/$USER\n", "holds '$'", 1),
+        ("results: /scratch/$USER\n", "contains '$'", 1),
         ("mounts: /scratch\n", "mounts must be SRC:DST", 1),
         ("mounts: {/a: /b}\n", "mounts must be a list", 1),
         ("environment: [LR]\n", "LR is not passed on", 1),

@@ -28,9 +28,11 @@ from bertjobs.run.checkpoints import read_manifest, seal
 from bertjobs.run.directory import PhaseDirectory, RunDirectory
 from bertjobs.train.signals import StopRequest
 from bertjobs.train.worker import main
+from tests.cluster.slurm import PATIENCE_S
+from tests.train import forked
+from tests.train.forked import Ended
 
 RUN = "trial"
-PATIENCE_S = 120  # of a machine that does much else
 PHASES = {
     1: {"global_batch": 12, "steps": 30, "lr": 0.01, "warmup": 0.2, "micro_batch": 2, "checkpoint_every": 10,
         "validate_every": 15},
@@ -66,15 +68,6 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> DataManifest:
 def other_data(tmp_path_factory: pytest.TempPathFactory) -> DataManifest:
     """Data with another vocabulary of the same size."""
     return prepared(slice(200, 204), tmp_path_factory.mktemp("others"))
-
-
-@dataclass(frozen=True)
-class Ended:
-    """How one rank ended."""
-
-    code: int
-    out: str
-    err: str
 
 
 @dataclass(frozen=True)
@@ -141,8 +134,14 @@ class Trial:
         ]
 
     def run(self, phase: int, world_size: int, own: Mapping[int, Mapping[str, str]] | None = None) -> list[Ended]:
-        """Start the ranks and wait for their ends."""
-        return ended(self.start(phase, world_size, own))
+        """Start the ranks, from a server that has torch loaded, and wait for their ends."""
+        port = free_port()
+        return forked.ended(
+            [
+                {**self.environment(phase, rank, world_size, port), **(own or {}).get(rank, {})}
+                for rank in range(world_size)
+            ]
+        )
 
     def wait_for_step(self, phase: int, step: int) -> None:
         deadline = time.monotonic() + PATIENCE_S

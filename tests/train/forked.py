@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 import errno
+import faulthandler
 import importlib
-import multiprocessing
 import os
 import signal
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # before torch is loaded, as `python -m bertjobs.train` does
 
 from bertjobs.launch.local import free_port
 from bertjobs.train.signals import StopRequest
 from bertjobs.train.worker import main
-from tests.train.conftest import PATIENCE_S, Trial
+from tests.cluster.slurm import PATIENCE_S
+from tests.forkserver import CONTEXT, preload
 
-CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload([__name__])
+if TYPE_CHECKING:
+    from tests.train.conftest import Trial
+
+preload(__name__)
 
 
 @dataclass(frozen=True)
@@ -44,6 +51,42 @@ class Trap:
     everyone: bool = False
 
 
+@dataclass(frozen=True)
+class Ended:
+    """How one rank ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+def ended(environments: Sequence[Mapping[str, str]]) -> list[Ended]:
+    """Ranks in these environments, from their start to their ends; one that hangs fails the test."""
+    with tempfile.TemporaryDirectory() as name:
+        files = [(Path(name) / f"{rank}.out", Path(name) / f"{rank}.err") for rank in range(len(environments))]
+        ranks = [
+            CONTEXT.Process(target=work, args=(environ, out, err))
+            for environ, (out, err) in zip(environments, files, strict=True)
+        ]
+        for rank in ranks:
+            rank.start()
+        codes = exit_codes(ranks)
+        texts = [(out.read_text(), err.read_text()) for out, err in files]
+    assert None not in codes, texts
+    return [Ended(code or 0, *text) for code, text in zip(codes, texts, strict=True)]
+
+
+def exit_codes(ranks: Sequence[ForkServerProcess]) -> list[int | None]:
+    """Wait for all; None for those that hang, which are killed."""
+    deadline = time.monotonic() + PATIENCE_S
+    for process in ranks:
+        process.join(max(0.0, deadline - time.monotonic()))
+    codes = [process.exitcode for process in ranks]
+    for process in ranks:
+        process.kill()
+    return codes
+
+
 def attempt(trial: Trial, phase: int, world_size: int, folder: Path, trap: Trap | None = None) -> list[int]:
     """Start all ranks, wait for them and return their exit codes (minus the signal that killed one)."""
     folder.mkdir(parents=True)
@@ -53,12 +96,7 @@ def attempt(trial: Trial, phase: int, world_size: int, folder: Path, trap: Trap 
         environ = trial.environment(phase, rank, world_size, port)
         ranks.append(CONTEXT.Process(target=run_rank, args=(environ, folder, rank, trap)))
         ranks[-1].start()
-    deadline = time.monotonic() + PATIENCE_S
-    for process in ranks:
-        process.join(max(0.0, deadline - time.monotonic()))
-    codes = [process.exitcode for process in ranks]
-    for process in ranks:
-        process.kill()
+    codes = exit_codes(ranks)
     assert None not in codes, said(folder)
     return [code for code in codes if code is not None]
 
@@ -69,14 +107,20 @@ def said(folder: Path) -> str:
 
 
 def run_rank(environ: Mapping[str, str], folder: Path, rank: int, trap: Trap | None) -> None:
-    log = os.open(folder / f"rank-{rank}.out", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    os.dup2(log, 1)
-    os.dup2(log, 2)
-    os.environ.clear()
-    os.environ.update(environ)
+    log = folder / f"rank-{rank}.out"
     (folder / f"{rank}.pid").write_text(str(os.getpid()))
     if trap is not None and trap.rank == rank:
         _set(trap, folder)
+    work(environ, log, log)
+
+
+def work(environ: Mapping[str, str], out: Path, err: Path) -> None:
+    """One rank, as `python -m bertjobs.train` begins it; what it prints goes into files."""
+    for number, file in ((1, out), (2, err)):
+        os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), number)
+    os.environ.clear()
+    os.environ.update(environ)
+    faulthandler.enable()
     stop = StopRequest()
     stop.listen()
     code = main(os.environ, stop)

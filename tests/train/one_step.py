@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -65,6 +65,9 @@ def one_step(data: Path, ranks: Ranks, micro_batch: int) -> dict[str, Tensor]:
     return {**gradients, "sums": ranks.sum_on_device(result.sums), "masked": torch.tensor(masked)}
 
 
-if __name__ == "__main__":
-    with joined(read_placement(os.environ)) as ranks:
-        save_file(one_step(Path(sys.argv[1]), ranks, int(sys.argv[2])), f"{sys.argv[3]}-{ranks.rank}")
+def write_step(environ: Mapping[str, str], data: Path, micro_batch: int, file: Path) -> None:
+    """As one of several ranks, by ``environ``, into ``file`` and the rank's number; ends the process."""
+    torch.set_num_threads(1)
+    with joined(read_placement(environ)) as ranks:
+        save_file(one_step(data, ranks, micro_batch), f"{file}-{ranks.rank}")
+    os._exit(0)

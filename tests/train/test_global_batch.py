@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,10 +13,8 @@ from bertjobs.data.shards.manifest import DataManifest
 from bertjobs.launch.local import free_port
 from bertjobs.train.placement import read_placement
 from bertjobs.train.ranks import Ranks
-from tests.train.conftest import PATIENCE_S
-from tests.train.one_step import GLOBAL_BATCH, one_step
-
-ROOT = Path(__file__).parents[2]
+from tests.train.forked import CONTEXT, exit_codes
+from tests.train.one_step import GLOBAL_BATCH, one_step, write_step
 
 
 @pytest.fixture(scope="module")
@@ -48,20 +43,16 @@ def test_several_micro_batches_give_the_step_of_one(
 def test_several_ranks_give_the_step_of_one(
     data: DataManifest, whole: dict[str, Tensor], tmp_path: Path, size: int, micro_batch: int
 ) -> None:
-    port, ranks = free_port(), range(size)
-    words = [str(data.folder), str(micro_batch), str(tmp_path / "step")]
-    command = [sys.executable, "-m", "tests.train.one_step", *words]
-    own = {"WORLD_SIZE": str(size), "MASTER_PORT": str(port)}
-    processes = [
-        subprocess.Popen(
-            command,
-            cwd=ROOT,
-            env={**os.environ, **own, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+    own = {"WORLD_SIZE": str(size), "MASTER_PORT": str(free_port())}
+    processes = []
+    for rank in range(size):
+        environ = {**own, "RANK": str(rank), "LOCAL_RANK": str(rank)}
+        processes.append(
+            CONTEXT.Process(target=write_step, args=(environ, data.folder, micro_batch, tmp_path / "step"))
         )
-        for rank in ranks
-    ]
-    assert [process.wait(timeout=PATIENCE_S) for process in processes] == [0] * size
-    steps = [load_file(tmp_path / f"step-{rank}") for rank in ranks]
+        processes[-1].start()
+    assert exit_codes(processes) == [0] * size
+    steps = [load_file(tmp_path / f"step-{rank}") for rank in range(size)]
     masked = {int(step["masked"].sum()) for step in steps}
     assert len(masked) > 1, "the ranks must hold different numbers of masked tokens"
     for step in steps:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import shutil
 import socket
@@ -13,7 +12,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch._dynamo  # takes DDP seconds, at its first use
 from safetensors.torch import load_file, save_file
 from torch import Tensor, distributed
 
@@ -25,10 +23,11 @@ from bertjobs.recipe.catalogue import builtin_file, load_catalogue
 from bertjobs.train.forward import Forward
 from bertjobs.train.placement import read_placement
 from bertjobs.train.ranks import MARGIN_S, FirstRankFailedError, Ranks, joined
-from tests.train.conftest import PATIENCE_S, Trial, truncate
+from tests.cluster.slurm import PATIENCE_S
+from tests.forkserver import CONTEXT, preload
+from tests.train.conftest import Trial, truncate
 
-CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload([__name__])
+preload(__name__)
 CPU = torch.device("cpu")
 SMALLEST = 6e-8  # that fp16 holds
 TOO_LARGE = 1e12  # for fp16, as a factor on the loss
@@ -55,7 +54,7 @@ def join_in_vain(host: str, port: int, rank: int = 1, timeout_s: float = 1.0) ->
     placement = read_placement({**environ, "WORLD_SIZE": "2"})
     with pytest.raises(BertjobsError) as caught, joined(placement, timeout_s):
         pass
-    assert time.monotonic() - began < timeout_s + 10, "on a machine that does much else"
+    assert time.monotonic() - began < timeout_s + 200, "torch waits for ever, or for minutes"
     assert caught.value.exit_code == EXIT_FAILURE
     assert f"rank {rank} of 2 cannot join the others" in caught.value.what
     assert f"MASTER_ADDR={host} MASTER_PORT={port}" in str(caught.value.where)

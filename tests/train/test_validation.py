@@ -17,7 +17,8 @@ from bertjobs.train.job import resolve_job
 from bertjobs.train.phase_data import open_shards
 from bertjobs.train.placement import read_placement
 from bertjobs.train.ranks import Ranks
-from tests.train.conftest import PATIENCE_S, Trial
+from tests.cluster.slurm import PATIENCE_S
+from tests.train.conftest import Trial
 from tests.train.forked import CONTEXT
 from tests.train.one_validation import score, score_to_file
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bertjobs.data.shards.manifest import DataManifest
-from bertjobs.errors import InputError
+from bertjobs.errors import InputError, raise_all
 from bertjobs.files.safetensors_header import read_header
 from bertjobs.launch.plan.memory import Peak
-from bertjobs.launch.plan.problem import Problem, RefusedError, caught
+from bertjobs.launch.plan.problem import Problem, caught
 from bertjobs.launch.plan.queue import NOT_ASKED, Queue, queue_problems
 from bertjobs.launch.plan.resources import container_problems, held_bytes, memory_problems, results_problems
 from bertjobs.recipe.lockfile import difference, read_lockfile
@@ -66,13 +66,9 @@ def preflight(
     return data, found
 
 
-def refuse(found: Sequence[Problem]) -> None:
-    """Raise InputError for those problems that are no warnings, all at once."""
-    errors = [problem for problem in found if not problem.is_warning]
-    if len(errors) == 1:
-        raise InputError(errors[0].what, where=errors[0].where, hint=errors[0].hint)
-    if errors:
-        raise RefusedError(errors)
+def refuse(problems: Sequence[Problem]) -> None:
+    """Raise InputError for those problems that are not warnings, all at once."""
+    raise_all([problem.error() for problem in problems if not problem.is_warning])
 
 
 def inspect(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,24 +21,14 @@ class Problem:
     hint: str | None = None
     is_warning: bool = False
 
+    def error(self) -> InputError:
+        """The error that it is where it is not a warning."""
+        return InputError(self.what, where=self.where, hint=self.hint)
+
     def render(self) -> str:
         """As `InputError` renders itself."""
-        text = InputError(self.what, where=self.where, hint=self.hint).render()
+        text = self.error().render()
         return text.replace("error:", "warning:", 1) if self.is_warning else text
-
-
-class RefusedError(InputError):
-    """Several problems at once, each as if it were alone."""
-
-    def __init__(self, problems: Sequence[Problem]):
-        self.problems = tuple(problems)
-        super().__init__(f"{len(problems)} problems")
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return RefusedError, (self.problems,)
-
-    def render(self) -> str:
-        return "\n".join(problem.render() for problem in self.problems)
 
 
 def caught(check: Callable[..., Any], *arguments: Any) -> list[Problem]:

@@ -20,7 +20,7 @@ STEPS = (15, 9)  # of the first phase, and of each later one
 CHECKPOINT_EVERY = 3
 MICRO_BATCH, GRADIENT_STEPS = 2, 2  # at most
 ROWS = {"train": 512, "validation": 16}  # of the data, at least
-HANG_TIMEOUT_S = 60
+HANG_TIMEOUT_S = 300
 
 
 def made_small(spec: RunSpec, data: DataManifest) -> RunSpec:

@@ -25,8 +25,8 @@ from bertjobs.recipe.spec import RunSpec
 from bertjobs.run.directory import PhaseDirectory, RunDirectory
 from bertjobs.slurm.environment import clean_environment
 
-PATIENCE_S = 300.0  # with one attempt: a machine that does much else, a slow disk
-GRACE_S = 10.0
+PATIENCE_S = 900.0  # with one attempt: a machine that does much else, a slow disk
+GRACE_S = 60.0  # from one rank's end to that of all, as run.sub gives srun
 POLL_S = 0.003
 ATTEMPTS = 5
 TRIES = 3  # to strike before the run is over

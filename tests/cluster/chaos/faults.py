@@ -36,7 +36,7 @@ def _requeue(run: AttackedRun, at: Attempt, _: Random) -> None:
 
 def _preempt(run: AttackedRun, _at: Attempt, _: Random) -> None:
     urgent = run.cluster.submit(["-p", "urgent", "-N4", "--exclusive", "--output=/dev/null", "--wrap", "true"])
-    run.cluster.wait(urgent, timeout=60)
+    run.cluster.wait(urgent)
 
 
 def _time_limit(run: AttackedRun, at: Attempt, _: Random) -> None:
@@ -44,7 +44,7 @@ def _time_limit(run: AttackedRun, at: Attempt, _: Random) -> None:
     limit = run.cluster.run(["squeue", "-h", "-j", at.job, "-o", "%M"]).stdout.strip()
     minutes = int(limit.split(":")[-2]) + 2 if limit.count(":") == 1 else 60
     run.cluster.run(["scontrol", "update", f"JobId={at.job}", f"TimeLimit={minutes}"])
-    wait_until(lambda: run.cluster.squeue_state(at.job) == "PENDING", timeout=100)
+    wait_until(lambda: run.cluster.squeue_state(at.job) == "PENDING")
     run.cluster.run(["scontrol", "update", f"JobId={at.job}", "TimeLimit=1-0"])
 
 

@@ -14,6 +14,7 @@ from bertjobs.data.check.shard_watch import ShardWatch
 from bertjobs.data.shards.shard_check import PhaseShard, shards_of
 from bertjobs.errors import EXIT_BAD_INPUT
 from bertjobs.files.atomic import sha256_of
+from tests.conftest import wait_until
 from tests.data.hand_written import write_folder
 from tests.data.shards.test_shard_check import flip
 
@@ -75,8 +76,8 @@ def test_the_same_bytes_are_not_an_error_and_are_read_again_once(
         return sha256_of(path)
 
     monkeypatch.setattr("bertjobs.data.check.shard_watch.sha256_of", counted)
+    os.utime(shards[0].path, (1e9, 1e9))  # the file system's clock is coarse
     watch = ShardWatch(shards)
-    time.sleep(0.01)  # the file system's clock is coarse
     change(shards[0].path)
     assert watch.check_now() is None
     assert watch.check_now() is None
@@ -105,9 +106,7 @@ def test_the_thread_finds_it_and_ends(shards: list[PhaseShard]) -> None:
         time.sleep(0.1)
         assert watch.error is None
         shards[4].path.unlink()
-        deadline = time.monotonic() + 10
-        while watch.error is None and time.monotonic() < deadline:
-            time.sleep(0.01)
+        wait_until(lambda: watch.error is not None)
     assert watch.error is not None
     assert shards[4].name in watch.error.what
 

@@ -80,7 +80,7 @@ def run(script: str, *arguments: object, real: bool = False) -> subprocess.Compl
     environment = {key: value for key, value in os.environ.items() if not key.lower().endswith("_proxy")}
     environment |= {"BERTJOBS": str(ROOT / ".venv/bin/bertjobs") if real else "echo", "no_proxy": "*"}
     command = [str(ROOT / "data" / script), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
 
 
 def sentences(seed: int, count: int = 40) -> str:

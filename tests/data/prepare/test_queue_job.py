@@ -37,7 +37,7 @@ def test_the_signal_before_the_time_limit_requeues_the_job(tmp_path: Path) -> No
     (tmp_path / "scontrol").chmod(0o755)
     command = ["bash", "-c", "trap 'touch $0; exit 1' TERM; kill -USR2 $PPID; sleep 10 & wait", "terminated"]
     environ = {"PATH": f"{tmp_path}:/usr/bin:/bin", "SLURM_JOB_ID": "17"}
-    done = subprocess.run(["bash"], input=script(command), text=True, cwd=tmp_path, env=environ, timeout=30)
+    done = subprocess.run(["bash"], input=script(command), text=True, cwd=tmp_path, env=environ, timeout=300)
     assert done.returncode == 75
     assert (tmp_path / "called").read_text() == "requeue 17\n"
     assert (tmp_path / "terminated").exists(), "it is not left behind"

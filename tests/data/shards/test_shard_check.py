@@ -16,7 +16,7 @@ class Together:
 
     def __init__(self, size: int) -> None:
         self.size = size
-        self._barrier = threading.Barrier(size, timeout=20)
+        self._barrier = threading.Barrier(size, timeout=300)
         self._values: list[tuple[int, ...]] = [()] * size
 
     def total(self, rank: int, *values: int) -> list[int]:

@@ -166,7 +166,9 @@ def test_mixes_of_all_categories_are_encoded_as_hugging_face_does(character_voca
     check_against_hugging_face(MODEL / "vocab.txt", lowercase, texts)
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(texts=st.lists(st.text(max_size=60), max_size=4), lowercase=st.booleans())
 def test_any_texts_are_encoded_as_hugging_face_does(texts: list[str], lowercase: bool) -> None:
     check_against_hugging_face(MODEL / "vocab.txt", lowercase, texts)
@@ -230,7 +232,7 @@ def test_a_long_text_without_white_space_takes_linear_time(unit: str) -> None:
         return time.process_time() - start
 
     seconds(1000)
-    assert seconds(400_000) < 16 * min(seconds(100_000) for _ in range(2)) + 0.05
+    assert min(seconds(400_000) for _ in range(3)) < 12 * min(seconds(100_000) for _ in range(3)) + 0.05
 
 
 def test_encoding_starts_no_threads() -> None:

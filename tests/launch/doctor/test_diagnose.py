@@ -6,7 +6,6 @@ from __future__ import annotations
 import argparse
 import errno
 import json
-import multiprocessing
 import os
 import signal
 import socket
@@ -18,7 +17,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch._dynamo  # takes DDP seconds, at its first use
 import yaml
 
 from bertjobs.cli import doctor as command
@@ -38,11 +36,11 @@ from bertjobs.train import loop, step
 from bertjobs.train.checkpoint import writer as checkpoint_writer
 from bertjobs.train.signals import StopRequest
 from bertjobs.train.worker import main
+from tests.cluster.slurm import PATIENCE_S
+from tests.forkserver import CONTEXT, preload
 from tests.train.conftest import PHASES, prepared
 
-CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload([__name__])
-PATIENCE_S = 90.0
+preload(__name__)
 AT = 4  # the step at which a fault comes
 NOW = 1_000_000.0
 

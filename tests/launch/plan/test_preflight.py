@@ -14,7 +14,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from bertjobs.data.shards.manifest import DataManifest
-from bertjobs.errors import InputError
+from bertjobs.errors import InputError, InputErrors
 from bertjobs.launch.plan.preflight import (
     Circumstances,
     after_problems,
@@ -25,7 +25,7 @@ from bertjobs.launch.plan.preflight import (
     inspect,
     preflight,
 )
-from bertjobs.launch.plan.problem import Problem, RefusedError
+from bertjobs.launch.plan.problem import Problem
 from bertjobs.launch.plan.queue import Queue, ask_queue, queue_problems
 from bertjobs.launch.plan.resources import (
     checkpoints_bytes,
@@ -88,7 +88,7 @@ def test_every_problem_is_told_at_once(spec: RunSpec, tmp_path: Path, speeches_d
         spec, data=str(data), masking="static", vocabulary="0" * 64, init_checkpoint=str(weights),
         image=str(tmp_path / "image.sqsh"), mounts=("/nosuch:/x",),
     )  # fmt: skip
-    with pytest.raises(RefusedError) as caught:
+    with pytest.raises(InputErrors) as caught:
         preflight(spec, "slurm", NO_SLURM)
     assert caught.value.exit_code == 64
     text = caught.value.render()

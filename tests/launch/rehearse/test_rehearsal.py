@@ -272,7 +272,7 @@ def test_a_process_may_not_write_large_files_where_no_disk_can_be_filled(tmp_pat
     strike = Strike(FILL_DISK, Moment(1, 4), phase, None)
     process = subprocess.Popen([sys.executable, "-c", program], stdin=-1, stdout=-1, text=True)
     strike.watch([process.pid])
-    output, _ = process.communicate("go\n", timeout=30)
+    output, _ = process.communicate("go\n", timeout=300)
     assert output.split() == [str(errno.EFBIG), "200000"]
     assert strike.step == 4
 

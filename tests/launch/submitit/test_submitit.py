@@ -215,7 +215,7 @@ def task(tmp_path: Path, tool: Tool) -> Task:
 
 
 def outcome(process: subprocess.Popen[str]) -> tuple[int, str]:
-    output, _ = process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=300)
     return process.returncode, output
 
 

@@ -104,7 +104,7 @@ def test_an_answer_that_does_not_come_is_an_error_to_a_command_that_acts(
     directory: RunDirectory, slurm: Slurm, tool: Tool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(slurm_module, "TIMEOUT_S", 0.2)
-    tool("squeue", "exec /bin/sleep 5")
+    tool("squeue", "exec /bin/sleep 3600")
     with pytest.raises(BertjobsError, match=r"squeue did not answer within 0\.2 s"):
         states(directory, slurm)
     with pytest.raises(BertjobsError, match=r"squeue did not answer within 0\.2 s"):
@@ -115,7 +115,7 @@ def test_status_shows_what_the_folder_says_where_slurm_does_not_answer(
     directory: RunDirectory, slurm: Slurm, tool: Tool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(slurm_module, "TIMEOUT_S", 0.2)
-    tool("squeue", "exec /bin/sleep 5")
+    tool("squeue", "exec /bin/sleep 3600")
     directory.record("ended", scheduler="slurm", phase=1, job="7", attempt=0, cause="SIGTERM", exit_code=75)
     (run,) = Watch(slurm).look([directory])
     assert [row.state for row in run.phases] == ["STOPPED", "UNKNOWN"]
@@ -174,7 +174,7 @@ def test_a_local_run_between_two_phases_is_active(directory: RunDirectory, slurm
         assert (run.is_active, run.phases[0].state) == (True, "COMPLETED")
         directory.record("submitted", backend="local", phase=2, job="local-2", host=host, pid=launcher.pid)
         assert cancel(directory, slurm) == ["local-2"]
-        assert launcher.wait(timeout=10) == -signal.SIGTERM
+        assert launcher.wait(timeout=300) == -signal.SIGTERM
     finally:
         launcher.kill()
         launcher.wait()

@@ -8,7 +8,7 @@ import os
 import stat
 import subprocess
 import sys
-import time
+import threading
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,6 +30,7 @@ from bertjobs.run.directory import Done
 from bertjobs.train.checkpoint import snapshot
 from bertjobs.train.checkpoint.snapshot import plan_parts
 from bertjobs.train.checkpoint.state import read_training_state
+from tests.cluster.slurm import PATIENCE_S
 from tests.train.checkpoints import (
     SETTINGS,
     SPEC,
@@ -127,18 +128,23 @@ def test_the_optimizer_waits_for_the_copies_and_nothing_else_does(
     writer.reserve(model, optimizer)
     copy = snapshot.TensorFile.copy
 
-    def slow(*arguments: Any) -> None:
-        time.sleep(0.3)
+    let = threading.Event()
+
+    def held(*arguments: Any) -> None:
+        assert let.wait(PATIENCE_S)
         copy(*arguments)
 
-    monkeypatch.setattr(snapshot.TensorFile, "copy", slow)
+    monkeypatch.setattr(snapshot.TensorFile, "copy", held)
     writer.begin(model, optimizer, progress(20), data(20))
-    assert writer.stall_s < 0.2
+    begun_s = writer.stall_s
+    assert not let.is_set(), "it did not wait for a copy"
     for parameter in model.parameters():
         parameter.grad = torch.randn_like(parameter)
     assert writer.state == "writing"
+    threading.Timer(0.2, let.set).start()
     optimizer.step()
-    assert 0.1 < writer.stall_s < 5
+    assert let.is_set()
+    assert writer.stall_s > begun_s
     writer.wait()
     stored = load_pretrained(writer.commit()).state
     assert all(torch.equal(stored[name], before[name]) for name in before)
@@ -386,7 +392,7 @@ def in_another_process(call: str, *arguments: object) -> int:
     program = f"import sys; from pathlib import Path; from tests.train.checkpoints import *; {call}"
     words = [sys.executable, "-c", program, *map(str, arguments)]
     environ = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(words, cwd=REPOSITORY, env=environ, timeout=100, check=False).returncode
+    return subprocess.run(words, cwd=REPOSITORY, env=environ, timeout=300, check=False).returncode
 
 
 def test_a_writer_that_is_killed_leaves_only_whole_checkpoints(tmp_path: Path) -> None:

@@ -1,0 +1,46 @@
+"""What of its surroundings a test may see: not its user's configuration, settings or Slurm job."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from bertjobs.recipe import schema
+from tests.cluster.slurm import is_foreign
+
+SETTINGS = {setting.env for table in (schema.RUN, schema.PHASE) for setting in table.values() if setting.env}
+TESTS_OWN = {"BERTJOBS_REQUIRE_CLUSTER", "BERTJOBS_CHAOS_SEED", "BERTJOBS_CHAOS_TABLE"}
+PREFIX = "bertjobs-tests-home-"
+
+
+def hermetic(environ: Mapping[str, str], home: Path) -> dict[str, str]:
+    """``environ`` as all tests and what they start shall see it, with the empty folder ``home`` for its user's.
+
+    Recipes, site files and git's settings are looked for below it. Caches stay where they are, since they change
+    nothing but the time that something takes; so does git's list of folders that it trusts.
+    """
+    user = Path(environ.get("HOME") or "/")
+    kept = {
+        name: value
+        for name, value in environ.items()
+        if name in TESTS_OWN or not (name in SETTINGS or name.startswith("BERTJOBS_") or is_foreign(name))
+    }
+    caches = {"XDG_CACHE_HOME": str(user / ".cache"), "TRITON_HOME": str(user)}
+    trusted = {"GIT_CONFIG_GLOBAL": str(user / ".gitconfig")} if (user / ".gitconfig").is_file() else {}
+    return {**caches, **trusted, **kept, "HOME": str(home), "XDG_CONFIG_HOME": str(home / ".config")}
+
+
+def enter() -> None:
+    """Make this process's environment such a one; the processes that it starts inherit it, pytest's workers too."""
+    if Path(os.environ.get("HOME", "")).name.startswith(PREFIX):
+        return
+    home, owner = Path(tempfile.mkdtemp(prefix=PREFIX)), os.getpid()
+    atexit.register(lambda: os.getpid() == owner and shutil.rmtree(home, ignore_errors=True))
+    environ = hermetic(os.environ, home)
+    for name in os.environ.keys() - environ.keys():
+        del os.environ[name]
+    os.environ.update(environ)

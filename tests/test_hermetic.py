@@ -1,0 +1,62 @@
+"""No test sees the configuration of whoever runs it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+from bertjobs.launch.plan.site_file import site_names
+from bertjobs.recipe.catalogue import builtin_file, catalogue_files
+from tests.hermetic import hermetic
+
+ROOT = Path(__file__).parent.parent
+SEEN = """
+import json, os
+from pathlib import Path
+import tests.conftest
+from bertjobs.launch.plan.site_file import site_names
+from bertjobs.recipe.catalogue import catalogue_files
+print(json.dumps([site_names(os.environ), [str(file) for file in catalogue_files(os.environ, Path("/"))]]))
+"""
+
+
+@pytest.mark.parametrize("name", ["HOME", "XDG_CONFIG_HOME"])
+def test_a_user_s_site_and_recipe_files_are_not_seen(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / (".config/bertjobs" if name == "HOME" else "bertjobs")
+    (folder / "sites").mkdir(parents=True)
+    (folder / "recipes.yml").write_text("not: [a recipe file")
+    (folder / "sites" / "default.yml").write_text("neither: [is this")
+    environ = {key: value for key, value in os.environ.items() if key not in ("HOME", "XDG_CONFIG_HOME")}
+    done = subprocess.run(
+        [sys.executable, "-c", SEEN], env={**environ, name: str(tmp_path)}, cwd=ROOT, capture_output=True, text=True
+    )
+    assert json.loads(done.stdout) == [[], [str(builtin_file())]], done.stderr
+
+
+def test_tests_see_an_empty_home() -> None:
+    assert site_names(os.environ) == []
+    assert [file.name for file in catalogue_files(os.environ, Path("/"))] == [builtin_file().name]
+    assert Path.home() == Path(os.environ["HOME"])
+
+
+def test_settings_and_jobs_of_the_user_are_not_seen_but_the_tests_own(tmp_path: Path) -> None:
+    environ = {
+        **{"RECIPE": "mine", "LR": "1", "BERTJOBS_PYTHON": "/bin/false", "SLURM_JOB_ID": "7", "SBATCH_QOS": "low"},
+        **{"PATH": "/bin", "HOME": "/home/me", "BERTJOBS_REQUIRE_CLUSTER": "1", "XDG_CACHE_HOME": "/cache"},
+    }
+    assert hermetic(environ, tmp_path) == {
+        **{"PATH": "/bin", "HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path / ".config")},
+        **{"BERTJOBS_REQUIRE_CLUSTER": "1", "XDG_CACHE_HOME": "/cache", "TRITON_HOME": "/home/me"},
+    }
+
+
+def test_no_example_of_a_property_has_to_be_fast() -> None:
+    assert settings.default is not None
+    assert settings.default.deadline is None
+    assert HealthCheck.too_slow in settings.default.suppress_health_check
