@@ -129,7 +129,7 @@ def record_refusal(directory: RunDirectory, phase: int, job: str, attempt: int, 
 
 
 @dataclass(frozen=True)
-class Link:
+class CurrentLink:
     """One job of a run's chain at one phase, as run.sub describes it by its environment.
 
     Attributes:
@@ -149,7 +149,7 @@ class Link:
     step_limit: bool
 
     @classmethod
-    def of(cls, environ: Mapping[str, str]) -> Link:
+    def of(cls, environ: Mapping[str, str]) -> CurrentLink:
         """The link that the environment of run.sub describes.
 
         Raises:
@@ -194,7 +194,7 @@ class Link:
             return {}
 
 
-def begin(link: Link, slurm: Slurm) -> None:
+def begin(link: CurrentLink, slurm: Slurm) -> None:
     """Before an attempt: complete the journal of the one before, where that could not write its own end."""
     link.directory.exclude.unlink(missing_ok=True)
     if not (events := link.events()):
@@ -207,13 +207,13 @@ def begin(link: Link, slurm: Slurm) -> None:
         _explain(link, events[-1], "explained", cause, state)
 
 
-def _explain(link: Link, last: Mapping[str, Any], event: str, cause: Cause, state: str) -> None:
+def _explain(link: CurrentLink, last: Mapping[str, Any], event: str, cause: Cause, state: str) -> None:
     names = {name: last[name] for name in ("phase", "job", "attempt")}
     more = {"exit_code": None} if event == "ended" else {}
     link.folder.record(event, cause=cause, **more, **names, chain=link.chain, told_by="sacct" if state else "")
 
 
-def end(link: Link, slurm: Slurm, code: int, *, before: str, told_to_end: bool) -> int:
+def end(link: CurrentLink, slurm: Slurm, code: int, *, before: str, told_to_end: bool) -> int:
     """After an attempt: decide what comes next, say it, and arrange it.
 
     Args:
@@ -243,7 +243,7 @@ def end(link: Link, slurm: Slurm, code: int, *, before: str, told_to_end: bool) 
         return ARRANGED
 
 
-def _arrange(link: Link, slurm: Slurm, decision: Decision, ended: End) -> int:
+def _arrange(link: CurrentLink, slurm: Slurm, decision: Decision, ended: End) -> int:
     if decision.next is Next.NEXT_PHASE:
         if link.followers(slurm, "phase"):
             return ARRANGED  # the next phase's own job is in the queue
@@ -271,7 +271,7 @@ def _arrange(link: Link, slurm: Slurm, decision: Decision, ended: End) -> int:
     return ARRANGED
 
 
-def ensure_follower(link: Link, slurm: Slurm, *options: str) -> None:
+def ensure_follower(link: CurrentLink, slurm: Slurm, *options: str) -> None:
     """Make sure that a link of the chain waits behind this one; ``options`` are sbatch's for a new one."""
     script = link.directory.script
     if not link.phases or not script.is_file():
@@ -311,7 +311,7 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
     ending.add_argument("--before", default="", help="newest checkpoint when the attempt began")
     ending.add_argument("--told-to-end", action="store_true", help="the job as a whole was told to end")
     given = parser.parse_args(arguments)
-    link, slurm = Link.of(environ), Slurm(clean_environment(environ))
+    link, slurm = CurrentLink.of(environ), Slurm(clean_environment(environ))
     if given.verb == "begin":
         begin(link, slurm)
     elif given.verb == "checkpoint":

@@ -9,7 +9,7 @@ from typing import Any
 
 import bertjobs
 from bertjobs.errors import InputError, nearest, raise_all
-from bertjobs.files.yaml_document import Document
+from bertjobs.files.yaml_document import YamlDocument
 from bertjobs.recipe.recipe_file import FIELDS, SHA256, read_recipe_file
 from bertjobs.recipe.schema import REQUIRED
 from bertjobs.recipe.spec import ModelSpec, SystemSpec
@@ -18,10 +18,10 @@ ANY_VOCABULARY = "any"
 
 
 @dataclass(frozen=True)
-class Layer:
+class CatalogueFile:
     """One file, and its content, checked: section -> name -> key -> value."""
 
-    document: Document
+    document: YamlDocument
     content: Mapping[str, Any]
 
 
@@ -30,7 +30,7 @@ class Filed:
     """A value in the catalogue, and the keys that lead to it in a file."""
 
     value: Any
-    document: Document
+    document: YamlDocument
     path: tuple[Any, ...]
 
     @property
@@ -48,7 +48,7 @@ class Filed:
 class Catalogue:
     """All files, the first read first; a later one overrides single keys of the earlier ones."""
 
-    layers: tuple[Layer, ...]
+    layers: tuple[CatalogueFile, ...]
 
     def keys(self, *path: Any) -> list[Any]:
         """The keys of the mapping at ``path`` in any file, in order of first appearance."""
@@ -146,12 +146,12 @@ def load_catalogue(paths: Iterable[str | Path]) -> Catalogue:
             systems, models and vocabularies that no file has.
     """
     builtin = builtin_file()
-    layers: list[Layer] = []
+    layers: list[CatalogueFile] = []
     wrong: list[tuple[int, int, InputError]] = []
     for path in map(Path, paths):
         document, content, errors = read_recipe_file(path, path.name if path == builtin else str(path))
         wrong += [(len(layers), line, error) for line, error in errors]
-        layers.append(Layer(document, content))
+        layers.append(CatalogueFile(document, content))
     catalogue = Catalogue(tuple(layers))
     if wrong:
         order = {id(layer.document): number for number, layer in enumerate(layers)}

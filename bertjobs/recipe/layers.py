@@ -19,7 +19,7 @@ _SAME_MEMORY = {"fp16": "bf16", "bf16": "fp16", "fp32": "tf32", "tf32": "fp32"}
 
 
 @dataclass(frozen=True)
-class Source:
+class Provenance:
     """A resolved value, where it came from in words, and how strong that place is (0 is the strongest).
 
     ``filed`` is the value in its file, for one that came from a file.
@@ -59,7 +59,7 @@ class Layers:
     site: Mapping[str, str] = field(default_factory=dict)
     site_origin: str = ""
 
-    def run(self, key: str) -> Source:
+    def run(self, key: str) -> Provenance:
         """A setting of the whole run."""
         setting = schema.RUN[key]
         return (
@@ -69,12 +69,12 @@ class Layers:
             or self._default(setting, key)
         )
 
-    def optimizer(self, key: str) -> Source:
+    def optimizer(self, key: str) -> Provenance:
         """A setting of the optimizer."""
         setting, path = schema.OPTIMIZER[key], f"optimizer.{key}"
         return self._given(setting, path) or self._filed(setting, "optimizer", key) or self._default(setting, path)
 
-    def phase(self, number: int, key: str) -> Source:
+    def phase(self, number: int, key: str) -> Provenance:
         """A setting of one phase: the recipe's own, else what the section ``phases`` gives to all recipes."""
         setting, path = schema.PHASE[key], f"phase{number}.{key}"
         return (
@@ -84,7 +84,7 @@ class Layers:
             or self._default(setting, path)
         )
 
-    def micro_batch(self, number: int, precision: str) -> Source:
+    def micro_batch(self, number: int, precision: str) -> Provenance:
         """The largest micro-batch that fits in this precision."""
         setting, path = schema.PHASE["micro_batch"], f"phase{number}.micro_batch"
         if given := self._given(setting, path):
@@ -93,10 +93,10 @@ class Layers:
         for head in (("recipes", self.recipe, "phases"), ("phases",)):
             for filed in self.catalogue.find_all(*head, number, "micro_batch"):
                 if isinstance(filed.value, int):
-                    return Source(filed.value, filed.origin, FILE, filed)
+                    return Provenance(filed.value, filed.origin, FILE, filed)
                 for name in (precision, _SAME_MEMORY[precision]):
                     if name in filed.value:
-                        return Source(filed.value[name], f"{filed.origin}, for {name}", FILE, filed)
+                        return Provenance(filed.value[name], f"{filed.origin}, for {name}", FILE, filed)
                 offered.update(dict.fromkeys(filed.value))
         if not offered:
             return self._default(setting, path)
@@ -154,7 +154,7 @@ class Layers:
                         hint=f"set PHASE (or --phase), or use --set phase{chosen[0]}.{key}={given[key]}",
                     )
 
-    def _given(self, setting: Setting, path: str) -> Source | None:
+    def _given(self, setting: Setting, path: str) -> Provenance | None:
         """What the allocation, a flag, ``--set`` or the environment says."""
         key = setting.key
         value: Any
@@ -168,23 +168,23 @@ class Layers:
             value, origin, level = self.environment[key], f"environment {setting.env}", ENVIRONMENT
         else:
             return None
-        return Source(setting.parse(value, origin), origin, level)
+        return Provenance(setting.parse(value, origin), origin, level)
 
-    def _filed(self, setting: Setting, *path: Any) -> Source | None:
+    def _filed(self, setting: Setting, *path: Any) -> Provenance | None:
         filed = self.catalogue.find("recipes", self.recipe, *path) if setting.in_recipe else None
-        return Source(filed.value, filed.origin, FILE, filed) if filed else None
+        return Provenance(filed.value, filed.origin, FILE, filed) if filed else None
 
-    def _sited(self, setting: Setting) -> Source | None:
+    def _sited(self, setting: Setting) -> Provenance | None:
         text = self.site.get(setting.key)
-        return None if text is None else Source(setting.parse(text, self.site_origin), self.site_origin, FILE)
+        return None if text is None else Provenance(setting.parse(text, self.site_origin), self.site_origin, FILE)
 
-    def _shared(self, setting: Setting, number: int) -> Source | None:
+    def _shared(self, setting: Setting, number: int) -> Provenance | None:
         filed = self.catalogue.find("phases", number, setting.key) if setting.in_recipe else None
-        return Source(filed.value, filed.origin, FILE, filed) if filed else None
+        return Provenance(filed.value, filed.origin, FILE, filed) if filed else None
 
-    def _default(self, setting: Setting, path: str) -> Source:
+    def _default(self, setting: Setting, path: str) -> Provenance:
         if setting.default is not REQUIRED:
-            return Source(setting.default, "default")
+            return Provenance(setting.default, "default")
         if setting.key == "recipe":
             names = ", ".join(self.catalogue.keys("recipes"))
             raise InputError("no recipe was given", hint=f"choose one with --recipe or RECIPE: {names}")

@@ -11,11 +11,11 @@ from typing import Any
 from bertjobs.errors import CAUSE, InputError
 from bertjobs.files.atomic import remove_leftovers
 from bertjobs.recipe.catalogue import builtin_file, catalogue_files, load_catalogue
-from bertjobs.recipe.environment import read_environment
 from bertjobs.recipe.lockfile import decisive_settings, read_lockfile, recipe_hash
 from bertjobs.recipe.resolve import resolve
 from bertjobs.recipe.schema import RUN
 from bertjobs.recipe.spec import PhaseSpec, RunSpec
+from bertjobs.recipe.variables import read_environment
 from bertjobs.run.directory import PhaseDirectory, RunDirectory
 from bertjobs.run.restarts import (
     NotRestartedError,
@@ -34,7 +34,7 @@ from bertjobs.train.placement import Placement
 
 
 @dataclass(frozen=True)
-class Job:
+class PhaseJob:
     """One phase of one run, as all ranks see it: resolved once, then handed down.
 
     Attributes:
@@ -58,7 +58,7 @@ class Job:
     placement: Placement
 
 
-def resolve_job(environ: Mapping[str, str], placement: Placement, objective_of: ObjectiveOf) -> Job:
+def resolve_job(environ: Mapping[str, str], placement: Placement, objective_of: ObjectiveOf) -> PhaseJob:
     """The job that the environment describes, checked against the data. Writes nothing.
 
     A run that exists is continued with the settings of its run.yml; the environment's go before them.
@@ -91,7 +91,7 @@ def resolve_job(environ: Mapping[str, str], placement: Placement, objective_of: 
     (phase,) = spec.phases
     number = phase.phase
     directory = RunDirectory(Path(spec.results) / spec.run)
-    return Job(
+    return PhaseJob(
         spec=spec,
         phase=phase,
         previous=max((earlier for earlier in resolved.recipe_phases if earlier < number), default=None),
@@ -111,7 +111,7 @@ def find_lockfile(settings: Mapping[str, str]) -> Path | None:
     return path if run and path.is_file() else None
 
 
-def open_directory(job: Job, **started: Any) -> None:
+def open_directory(job: PhaseJob, **started: Any) -> None:
     """Make the run's folders, write its run.yml, and continue its journal. Rank 0 alone calls it, once nothing can
     be refused any more; ``started`` goes into the journal with it.
 
@@ -128,7 +128,7 @@ def open_directory(job: Job, **started: Any) -> None:
     record(job, "started", world_size=job.spec.world_size, **started)
 
 
-def check_budgets(job: Job, last_state: str) -> None:
+def check_budgets(job: PhaseJob, last_state: str) -> None:
     """Complete the journal of this chain's attempts, and make sure that there may be one more. Rank 0 alone calls it.
 
     Args:
@@ -147,7 +147,7 @@ def check_budgets(job: Job, last_state: str) -> None:
     _refuse(job, beyond_budget(_chain(job), job.spec.restarts))
 
 
-def check_restart(job: Job, step: int) -> None:
+def check_restart(job: PhaseJob, step: int) -> None:
     """Make sure that an attempt that begins at ``step`` would not go round in circles.
 
     Raises:
@@ -156,14 +156,14 @@ def check_restart(job: Job, step: int) -> None:
     _refuse(job, in_circles(_chain(job), step))
 
 
-def _chain(job: Job) -> list[Mapping[str, Any]]:
+def _chain(job: PhaseJob) -> list[Mapping[str, Any]]:
     placement = job.placement
     if not placement.attempt and placement.chain == placement.job:
         return []  # somebody has started it by hand, and knows why
     return chain_events(job.directory.events(), job.phase.phase, placement.chain)
 
 
-def _refuse(job: Job, refusal: Refusal | None) -> None:
+def _refuse(job: PhaseJob, refusal: Refusal | None) -> None:
     if refusal:
         raise NotRestartedError(
             f"job {job.placement.job} was not restarted: {refusal.words}",
@@ -173,7 +173,7 @@ def _refuse(job: Job, refusal: Refusal | None) -> None:
         )
 
 
-def record_failure(job: Job, error: Exception, of_other: Mapping[str, Any] | None = None) -> None:
+def record_failure(job: PhaseJob, error: Exception, of_other: Mapping[str, Any] | None = None) -> None:
     """Write into the journal that this attempt failed, and why; where that cannot be written, the log has it too.
 
     Args:
@@ -185,7 +185,7 @@ def record_failure(job: Job, error: Exception, of_other: Mapping[str, Any] | Non
         record(job, "ended", exit_code=exit_code(error), **failure)
 
 
-def record(job: Job, event: str, **fields: Any) -> None:
+def record(job: PhaseJob, event: str, **fields: Any) -> None:
     """Write what this attempt does into the journal, if the run has a folder."""
     if job.directory.root.is_dir():
         placement = job.placement

@@ -17,7 +17,7 @@ from bertjobs.train.checkpoint.saving import Saving
 from bertjobs.train.checkpoint.state import Progress
 from bertjobs.train.device import device_peak_flops, peak_memory_gb
 from bertjobs.train.diagnosis import diagnose
-from bertjobs.train.job import Job
+from bertjobs.train.job import PhaseJob
 from bertjobs.train.metrics import MetricsLog, step_metrics
 from bertjobs.train.objective import Batches, GlobalBatch, Learner, MicroBatch
 from bertjobs.train.ranks import Ranks
@@ -43,7 +43,7 @@ class Outcome:
 class Trainer:
     """One rank's part in a phase; ``wrapped`` is the learner's forward pass, wrapped for the ranks."""
 
-    job: Job
+    job: PhaseJob
     ranks: Ranks
     device: torch.device
     stop: StopRequest

@@ -21,7 +21,7 @@ from bertjobs.train.checkpoint.saving import Saving
 from bertjobs.train.checkpoint.start import find_start, load_start
 from bertjobs.train.checkpoint.stop_time import Lead
 from bertjobs.train.checkpoint.writer import CheckpointSeries, CheckpointWriter
-from bertjobs.train.job import Job, open_directory, record, record_failure
+from bertjobs.train.job import PhaseJob, open_directory, record, record_failure
 from bertjobs.train.loop import Outcome, Trainer
 from bertjobs.train.metrics import MetricsLog
 from bertjobs.train.objective import Learner
@@ -30,7 +30,7 @@ from bertjobs.train.signals import StopRequest
 from bertjobs.train.watchdog import HangError, Watchdog
 
 
-def train_phase(job: Job, ranks: Ranks, device: torch.device, stop: StopRequest) -> Outcome:
+def train_phase(job: PhaseJob, ranks: Ranks, device: torch.device, stop: StopRequest) -> Outcome:
     """Train until the phase is done or all ranks agree to stop; a checkpoint is written either way.
 
     Raises:
@@ -79,22 +79,22 @@ def train_phase(job: Job, ranks: Ranks, device: torch.device, stop: StopRequest)
     return outcome
 
 
-def _keeper(job: Job, ranks: Ranks) -> Callable[[HangError], None]:
+def _keeper(job: PhaseJob, ranks: Ranks) -> Callable[[HangError], None]:
     """Keeps a hang in the journal, on rank 0."""
     return (lambda error: record_failure(job, error)) if ranks.is_first else (lambda _: None)
 
 
-def _already_done(job: Job) -> Done | None:
+def _already_done(job: PhaseJob) -> Done | None:
     check_unchanged(job.spec, job.directory)
     return job.folder.done()
 
 
-def _build_optimizer(job: Job, ranks: Ranks, learner: Learner, device: torch.device) -> Optimizer:
+def _build_optimizer(job: PhaseJob, ranks: Ranks, learner: Learner, device: torch.device) -> Optimizer:
     share = StateShare(ranks.rank, ranks.size, ranks.gradients)
     return build_optimizer(learner.model, job.spec.optimizer, job.phase.lr, device=device, group=share)
 
 
-def _metrics(job: Job, ranks: Ranks) -> MetricsLog:
+def _metrics(job: PhaseJob, ranks: Ranks) -> MetricsLog:
     folder = job.folder
     return MetricsLog(folder.metrics, folder.validation, folder.tensorboard, active=ranks.is_first)
 
@@ -118,7 +118,7 @@ def check_backends(backend: str, ranks: Ranks) -> None:
         )
 
 
-def _saving(job: Job, ranks: Ranks, learner: Learner, metrics: MetricsLog, *, saved_step: int | None) -> Saving:
+def _saving(job: PhaseJob, ranks: Ranks, learner: Learner, metrics: MetricsLog, *, saved_step: int | None) -> Saving:
     placement = job.placement
     series = CheckpointSeries(
         directory=job.folder,
@@ -133,7 +133,7 @@ def _saving(job: Job, ranks: Ranks, learner: Learner, metrics: MetricsLog, *, sa
     return Saving(CheckpointWriter(series), ranks, metrics, Lead(), saved_step)
 
 
-def _write_done(job: Job, step: int) -> None:
+def _write_done(job: PhaseJob, step: int) -> None:
     name, number = folder_name(step), job.folder.number
     manifest = sha256_of(job.folder.checkpoints / name / MANIFEST)
     job.folder.write_done(Done(number, step, name, manifest, job.recipe_hash, round(time.time(), 3)))

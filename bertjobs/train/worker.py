@@ -17,7 +17,7 @@ from bertjobs.recipe.spec import RunSpec
 from bertjobs.run.causes import Cause
 from bertjobs.run.suspects import excluded, suspects
 from bertjobs.train.failure import cause_of, exit_code, explanation, is_lost_connection, kept
-from bertjobs.train.job import Job, check_budgets, record, record_failure, resolve_job
+from bertjobs.train.job import PhaseJob, check_budgets, record, record_failure, resolve_job
 from bertjobs.train.nodes.affinity import bind_near_gpu
 from bertjobs.train.nodes.check import Disk, UnfitNodesError, settle
 from bertjobs.train.nodes.measure import look_at_nodes, measure_network
@@ -90,7 +90,7 @@ def work(environ: Mapping[str, str], ranks: Ranks, stop: StopRequest, objective_
     return code if ranks.is_first else EXIT_DONE
 
 
-def write_exclusions(job: Job) -> None:
+def write_exclusions(job: PhaseJob) -> None:
     """Name the nodes that the next link is to go without, for run.sub: all of the register, by commas."""
     nodes = excluded(suspects(Path(job.spec.results), time.time()), sys.maxsize)
     if nodes:
@@ -113,7 +113,7 @@ def join_timeout_s(environ: Mapping[str, str]) -> float:
     return seconds
 
 
-def check_nodes(job: Job, ranks: Ranks, environ: Mapping[str, str]) -> None:
+def check_nodes(job: PhaseJob, ranks: Ranks, environ: Mapping[str, str]) -> None:
     """Look at the nodes before anything is opened on them.
 
     Raises:
@@ -147,7 +147,7 @@ def choose_device(spec: RunSpec, placement: Placement) -> torch.device:
     return device
 
 
-def set_up_process(job: Job, device: torch.device, environ: Mapping[str, str]) -> None:
+def set_up_process(job: PhaseJob, device: torch.device, environ: Mapping[str, str]) -> None:
     """Bind this process to the CPUs near its device, and set what is global in torch: threads and precision."""
     placement = job.placement
     if device.type == "cuda" and (words := bind_near_gpu(placement.local_rank, placement.tasks_per_node, environ)):
@@ -157,7 +157,7 @@ def set_up_process(job: Job, device: torch.device, environ: Mapping[str, str]) -
     use_precision(job.spec.precision)
 
 
-def connect_ranks(job: Job, ranks: Ranks, device: torch.device, environ: Mapping[str, str]) -> None:
+def connect_ranks(job: PhaseJob, ranks: Ranks, device: torch.device, environ: Mapping[str, str]) -> None:
     """Open the network that the gradients travel over, and measure it.
 
     Raises:
@@ -174,7 +174,7 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {noun}{'s' * (number != 1)}"
 
 
-def describe(job: Job, device: torch.device) -> str:
+def describe(job: PhaseJob, device: torch.device) -> str:
     """The head of the worker's log: what it was understood to be asked for."""
     spec, phase, placement = job.spec, job.phase, job.placement
     return "\n".join(

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bertjobs.files.safetensors_header import Entry, header_bytes
+from bertjobs.files.safetensors_header import TensorEntry, header_bytes
 from bertjobs.model.huggingface import WEIGHTS_FILE, WEIGHTS_METADATA
 from bertjobs.optim.base import Optimizer
 from bertjobs.optim.sharding import deal
@@ -95,7 +95,7 @@ class TensorFile:
         self.name = name
         sizes = [math.prod(shape) for shape in shapes.values()]
         entries = {
-            tensor: Entry("F32", tuple(shape), _FLOAT_BYTES * size)
+            tensor: TensorEntry("F32", tuple(shape), _FLOAT_BYTES * size)
             for (tensor, shape), size in zip(shapes.items(), sizes, strict=True)
         }
         self._header = header_bytes(entries, metadata or None, alignment=8)

@@ -22,7 +22,7 @@ from bertjobs.run.checkpoints import (
 )
 from bertjobs.run.directory import PhaseDirectory
 from bertjobs.train.checkpoint.state import Progress, read_stream_state, read_training_state
-from bertjobs.train.job import Job
+from bertjobs.train.job import PhaseJob
 from bertjobs.train.objective import Learner
 
 
@@ -42,7 +42,7 @@ class Start:
     data: StreamState | None = None
 
 
-def find_start(job: Job) -> Start:
+def find_start(job: PhaseJob) -> Start:
     """Find and verify the checkpoint to begin with; rank 0 does it for all.
 
     Raises:
@@ -58,7 +58,7 @@ def find_start(job: Job) -> Start:
     return start
 
 
-def _stream_state(job: Job, folder: Path) -> StreamState:
+def _stream_state(job: PhaseJob, folder: Path) -> StreamState:
     state = read_stream_state(folder)
     ours = job.objective.data_sha256
     if state.manifest_sha256 != ours:
@@ -71,7 +71,7 @@ def _stream_state(job: Job, folder: Path) -> StreamState:
     return state
 
 
-def load_start(start: Start, job: Job, learner: Learner, optimizer: Optimizer) -> tuple[Progress, str]:
+def load_start(start: Start, job: PhaseJob, learner: Learner, optimizer: Optimizer) -> tuple[Progress, str]:
     """Load what ``start`` names; returns where the phase stands, and words for the log.
 
     Raises:
@@ -95,7 +95,7 @@ def load_start(start: Start, job: Job, learner: Learner, optimizer: Optimizer) -
     return fresh_start, f"starting from {start.folder}, moments carried"
 
 
-def _find(job: Job) -> Start:
+def _find(job: PhaseJob) -> Start:
     remove_leftovers(job.folder.checkpoints)
     folder = _newest_checkpoint(job.folder)
     if folder is not None:
@@ -120,7 +120,7 @@ def _newest_checkpoint(directory: PhaseDirectory) -> Path | None:
     return folder
 
 
-def _last_of_phase(job: Job, number: int) -> Path:
+def _last_of_phase(job: PhaseJob, number: int) -> Path:
     """The checkpoint that a phase names in its DONE.json; or its newest, where the run does not wait for that."""
     directory = job.directory.phase(number)
     done = directory.done()

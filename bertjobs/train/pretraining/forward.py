@@ -9,7 +9,7 @@ from torch import nn
 
 from bertjobs.data.batches.batches import Batch, MicroBatch
 from bertjobs.data.batches.packed_batches import PackedBatch
-from bertjobs.model.attention import Attention, choose_attention
+from bertjobs.model.attention import ChosenAttention, choose_attention
 from bertjobs.model.bert import BertForPreTraining
 from bertjobs.model.compiled import choose_parts, warm_up
 from bertjobs.model.packed import EAGER, TokenWise, packed_sums
@@ -25,7 +25,7 @@ class Forward(nn.Module):
         attention, parts: how packs are computed; without ``attention`` only padded batches can be.
     """
 
-    def __init__(self, model: BertForPreTraining, attention: Attention | None = None, parts: TokenWise = EAGER):
+    def __init__(self, model: BertForPreTraining, attention: ChosenAttention | None = None, parts: TokenWise = EAGER):
         super().__init__()
         self.model, self.attention, self.parts = model, attention, parts
 
