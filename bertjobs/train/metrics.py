@@ -86,11 +86,13 @@ def gaps(lines: Sequence[dict[str, Any]], last_step: int) -> list[tuple[int, int
 
 class MetricsLog:
     """Continues metrics.jsonl, validation.jsonl and the TensorBoard folder; on all ranks but the first it does
-    nothing. ``tensorboard`` None writes no TensorBoard files."""
+    nothing. ``tensorboard`` None writes no TensorBoard files; ``scores`` are the objective's fields in them."""
 
-    def __init__(self, metrics: Path, validation: Path, tensorboard: Path | None = None, *, active: bool):
+    def __init__(
+        self, metrics: Path, validation: Path, tensorboard: Path | None, scores: Sequence[str], *, active: bool
+    ):
         self._metrics, self._validation, self._active = metrics, validation, active
-        self._tensorboard = TensorBoardLog(tensorboard) if active and tensorboard is not None else None
+        self._tensorboard = TensorBoardLog(tensorboard, scores) if active and tensorboard is not None else None
 
     def resume_after(self, step: int) -> None:
         """Continue the series after ``step``, or begin it after step 0.

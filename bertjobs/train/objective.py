@@ -156,6 +156,10 @@ class Objective(Protocol):
     def losses(self) -> Mapping[str, str]:
         """Fields of metrics.jsonl that must be finite, with how an error states them: ``"cross-entropy {:g} nats"``."""
 
+    @property
+    def scores(self) -> Sequence[str]:
+        """Fields of metrics.jsonl and validation.jsonl that TensorBoard shows, beside those of every run."""
+
     def check_weights(self, folder: Path) -> None:
         """Whether training may begin with a folder's weights.
 

@@ -96,7 +96,9 @@ def _build_optimizer(job: PhaseJob, ranks: Ranks, learner: Learner, device: torc
 
 def _metrics(job: PhaseJob, ranks: Ranks) -> MetricsLog:
     folder = job.folder
-    return MetricsLog(folder.metrics, folder.validation, folder.tensorboard, active=ranks.is_first)
+    return MetricsLog(
+        folder.metrics, folder.validation, folder.tensorboard, job.objective.scores, active=ranks.is_first
+    )
 
 
 def check_backends(backend: str, ranks: Ranks) -> None:

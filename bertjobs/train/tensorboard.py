@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from bertjobs.files.atomic import PRIVATE_FOLDER, sync_file, sync_folder
 
@@ -15,20 +15,13 @@ QUEUED_EVENTS = 1 << 16
 """Steps, of a kilobyte each, that may wait for a slow disk before the training waits with them."""
 
 
-class Group(NamedTuple):
-    """Fields of a line that are shown, as scalars ``NAME/FIELD``."""
-
-    name: str
-    fields: tuple[str, ...]
-
-
-TRAIN = Group("train", (
-    "loss_nats", "mlm_loss_nats", "nsp_loss_nats", "mlm_accuracy", "nsp_accuracy", "learning_rate", "gradient_norm",
-    "loss_scale", "skipped_steps", "step_time_s", "data_wait_s", "sequences_per_s", "tokens_per_s",
-    "model_flops_per_s", "peak_share", "checkpoint_s", "checkpoint_stall_s", "peak_memory_gb",
-))  # fmt: skip
-
-HELD_OUT = Group("held_out", ("mlm_loss_nats", "nsp_loss_nats", "mlm_accuracy", "nsp_accuracy"))
+TRAIN, HELD_OUT = "train", "held_out"
+"""Scalars are called ``train/FIELD`` for metrics.jsonl, ``held_out/FIELD`` for validation.jsonl."""
+OF_EVERY_STEP = (
+    "learning_rate", "gradient_norm", "loss_scale", "skipped_steps", "step_time_s", "data_wait_s", "sequences_per_s",
+    "tokens_per_s", "model_flops_per_s", "peak_share", "checkpoint_s", "checkpoint_stall_s", "peak_memory_gb",
+)  # fmt: skip
+"""Fields of metrics.jsonl that are shown whatever is trained."""
 
 
 class TensorBoardLog:
@@ -38,8 +31,10 @@ class TensorBoardLog:
     it says so once and stops.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, scores: Sequence[str]) -> None:
+        """``scores``: the fields of what is trained that are shown, of both files (`Objective.scores`)."""
         self._folder = folder
+        self._fields = {TRAIN: (*scores, *OF_EVERY_STEP), HELD_OUT: tuple(scores)}
         self._writer: Any = None  # none before `begin`, without TensorBoard, and after a failure
         self._time_unix_s = 0.0
 
@@ -81,15 +76,15 @@ class TensorBoardLog:
         for group, line in sorted(lines, key=lambda entry: entry[1]["step"]):
             self._add(group, line)
 
-    def _add(self, group: Group, line: Mapping[str, Any]) -> None:
+    def _add(self, group: str, line: Mapping[str, Any]) -> None:
         if self._writer is None:
             return
         from tensorboard.compat.proto.summary_pb2 import Summary
 
         self._time_unix_s = line.get("time_unix_s", self._time_unix_s)
         values = [
-            Summary.Value(tag=f"{group.name}/{field}", simple_value=line[field])
-            for field in group.fields
+            Summary.Value(tag=f"{group}/{field}", simple_value=line[field])
+            for field in self._fields[group]
             if line.get(field) is not None
         ]
         # One event for all scalars of a step: the writer opens its file once per event.

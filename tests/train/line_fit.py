@@ -42,6 +42,7 @@ class LineFit:
     data_sha256: str
     checkpoint_bytes = 24
     losses: ClassVar = {"squared_error": "squared error {:g}"}
+    scores = ("squared_error",)
 
     @classmethod
     def of(cls, spec: RunSpec) -> LineFit:

@@ -16,6 +16,7 @@ from bertjobs.train import metrics
 from bertjobs.train.metrics import MetricsLog, continued, gaps, log_line, step_metrics
 from bertjobs.train.objective import GlobalBatch
 from bertjobs.train.pretraining import measures
+from bertjobs.train.pretraining.measures import SCORES
 
 BATCH = GlobalBatch(divisors=(10, 4), sequences=4, tokens=200, flops=6e12)
 
@@ -42,7 +43,9 @@ def held_out_line(step: int) -> dict[str, Any]:
 
 @pytest.fixture
 def log(tmp_path: Path) -> MetricsLog:
-    return MetricsLog(tmp_path / "metrics.jsonl", tmp_path / "validation.jsonl", tmp_path / "board", active=True)
+    return MetricsLog(
+        tmp_path / "metrics.jsonl", tmp_path / "validation.jsonl", tmp_path / "board", SCORES, active=True
+    )
 
 
 def steps(path: Path) -> list[int]:
@@ -140,7 +143,9 @@ def test_each_step_stands_once_and_what_is_missing_is_known(written: list[int], 
 
 
 def test_only_the_first_rank_writes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    log = MetricsLog(tmp_path / "metrics.jsonl", tmp_path / "validation.jsonl", tmp_path / "board", active=False)
+    log = MetricsLog(
+        tmp_path / "metrics.jsonl", tmp_path / "validation.jsonl", tmp_path / "board", SCORES, active=False
+    )
     log.resume_after(0)
     log.step(step_line(1), 10, "")
     log.validation(held_out_line(1), "")

@@ -16,7 +16,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
 from bertjobs.train.metrics import MetricsLog
-from bertjobs.train.tensorboard import HELD_OUT, TRAIN, TensorBoardLog
+from bertjobs.train.pretraining.measures import SCORES
+from bertjobs.train.tensorboard import OF_EVERY_STEP, TensorBoardLog
 
 
 def line(step: int, **fields: Any) -> dict[str, Any]:
@@ -47,15 +48,15 @@ def events(folder: Path) -> list[tuple[float, int, list[str]]]:
 
 
 def test_every_field_of_every_step_is_a_point(tmp_path: Path) -> None:
-    log = TensorBoardLog(tmp_path)
-    steps = [line(step, **dict.fromkeys(TRAIN.fields, step / 4)) for step in range(1, 301)]
-    log.begin(300, steps, [{**dict.fromkeys(HELD_OUT.fields, 0.5), "step": 300}])
+    log = TensorBoardLog(tmp_path, SCORES)
+    steps = [line(step, **dict.fromkeys((*SCORES, *OF_EVERY_STEP), step / 4)) for step in range(1, 301)]
+    log.begin(300, steps, [{**dict.fromkeys(SCORES, 0.5), "step": 300}])
     log.step(line(301, gradient_norm=math.inf))
     log.close()
     board = reader(tmp_path)
     assert set(board.Tags()["scalars"]) == {
-        *(f"train/{field}" for field in TRAIN.fields),
-        *(f"held_out/{field}" for field in HELD_OUT.fields),
+        *(f"train/{field}" for field in (*SCORES, *OF_EVERY_STEP)),
+        *(f"held_out/{field}" for field in SCORES),
     }
     assert points(board, "train/mlm_loss_nats") == [(step, step / 4, 1.7e9 + step) for step in range(1, 301)]
     assert points(board, "train/gradient_norm")[-1] == (301, math.inf, 1.7e9 + 301)
@@ -65,7 +66,7 @@ def test_every_field_of_every_step_is_a_point(tmp_path: Path) -> None:
 @given(step=st.integers(0, 2**40), value=st.floats(width=64, allow_nan=False))
 def test_any_step_and_number_is_read_back(tmp_path_factory: pytest.TempPathFactory, step: int, value: float) -> None:
     folder = tmp_path_factory.mktemp("board")
-    log = TensorBoardLog(folder)
+    log = TensorBoardLog(folder, SCORES)
     log.begin(0, [], [])
     log.step(line(step, loss_nats=value))
     log.close()
@@ -76,7 +77,7 @@ def test_any_step_and_number_is_read_back(tmp_path_factory: pytest.TempPathFacto
 
 def test_each_step_stands_once_over_restarts(tmp_path: Path) -> None:
     folder = tmp_path / "tensorboard"
-    log = TensorBoardLog(folder)
+    log = TensorBoardLog(folder, SCORES)
     log.begin(0, [], [])
     for step in (1, 2, 3):
         log.step(line(step))
@@ -88,7 +89,7 @@ def test_each_step_stands_once_over_restarts(tmp_path: Path) -> None:
     first.rename(folder / "events.out.tfevents.1000000000.elsewhere")  # of another second, on another node
     board = reader(folder)
 
-    log = TensorBoardLog(folder)
+    log = TensorBoardLog(folder, SCORES)
     log.begin(2, [line(1), line(2)], [validation(2)])  # step 3 was undone by a crash
     log.step(line(3, loss_nats=5.5))
     log.step(line(4))
@@ -104,7 +105,7 @@ def test_each_step_stands_once_over_restarts(tmp_path: Path) -> None:
 
 
 def test_steps_that_no_file_holds_yet_come_from_the_lines(tmp_path: Path) -> None:
-    log = TensorBoardLog(tmp_path)
+    log = TensorBoardLog(tmp_path, SCORES)
     log.begin(3, [line(1), line(2), line(3)], [validation(2)])
     log.close()
     assert events(tmp_path) == [
@@ -116,12 +117,12 @@ def test_steps_that_no_file_holds_yet_come_from_the_lines(tmp_path: Path) -> Non
 
 
 def test_after_a_file_that_a_crash_cut_the_series_continues(tmp_path: Path) -> None:
-    log = TensorBoardLog(tmp_path)
+    log = TensorBoardLog(tmp_path, SCORES)
     log.begin(2, [line(1), line(2)], [])
     log.close()
     (file,) = tmp_path.iterdir()
     file.write_bytes(file.read_bytes()[:-20])
-    log = TensorBoardLog(tmp_path)
+    log = TensorBoardLog(tmp_path, SCORES)
     log.begin(1, [line(1)], [])
     log.step(line(2, loss_nats=5.5))
     log.close()
@@ -129,7 +130,7 @@ def test_after_a_file_that_a_crash_cut_the_series_continues(tmp_path: Path) -> N
 
 
 def test_what_a_checkpoint_holds_is_on_the_disk_before_it(tmp_path: Path) -> None:
-    log = MetricsLog(tmp_path / "metrics.jsonl", tmp_path / "validation.jsonl", tmp_path / "board", active=True)
+    log = MetricsLog(tmp_path / "metrics.jsonl", tmp_path / "validation.jsonl", tmp_path / "board", SCORES, active=True)
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line(step)) + "\n" for step in range(1, 2001)))
     log.resume_after(2000)  # more than the thread writes in the meantime
     log.sync()
@@ -146,7 +147,7 @@ def test_without_tensorboard_there_is_no_folder_and_one_line_says_how_to_have_it
     monkeypatch.setitem(sys.modules, "tensorboard", None)
     for name in [name for name in sys.modules if name.startswith("torch.utils.tensorboard")]:
         monkeypatch.delitem(sys.modules, name)
-    log = MetricsLog(tmp_path / "metrics.jsonl", tmp_path / "validation.jsonl", tmp_path / "board", active=True)
+    log = MetricsLog(tmp_path / "metrics.jsonl", tmp_path / "validation.jsonl", tmp_path / "board", SCORES, active=True)
     log.resume_after(0)
     (said,) = capsys.readouterr().out.splitlines()
     assert "pip install 'bertjobs[tensorboard]'" in said
@@ -156,7 +157,7 @@ def test_without_tensorboard_there_is_no_folder_and_one_line_says_how_to_have_it
 
 def test_a_folder_that_cannot_be_made_is_a_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "tensorboard").write_text("a file where the folder should be")
-    log = TensorBoardLog(tmp_path / "tensorboard")
+    log = TensorBoardLog(tmp_path / "tensorboard", SCORES)
     log.begin(1, [line(1)], [])
     log.step(line(2))
     log.held_out(validation(2))
@@ -179,7 +180,7 @@ def idle_threads() -> Iterator[None]:
 def test_a_file_that_can_no_longer_be_written_is_a_warning(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], steps: int
 ) -> None:
-    log = TensorBoardLog(tmp_path)
+    log = TensorBoardLog(tmp_path, SCORES)
     log.begin(1, [line(1)], [])
     log.sync()
     (file,) = tmp_path.iterdir()

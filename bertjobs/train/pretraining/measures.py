@@ -18,6 +18,8 @@ from bertjobs.recipe.flops import StepCounts
 
 LOSSES = {"mlm_loss_nats": "MLM loss {:g}", "nsp_loss_nats": "NSP loss {:g} nats"}
 """As in `Objective.losses`."""
+SCORES = ("loss_nats", "mlm_loss_nats", "nsp_loss_nats", "mlm_accuracy", "nsp_accuracy")
+"""As in `Objective.scores`."""
 
 
 def counts_of(micro_batches: Iterable[MicroBatch]) -> StepCounts:

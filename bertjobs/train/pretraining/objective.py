@@ -23,7 +23,15 @@ from bertjobs.recipe.spec import ModelSpec, PhaseSpec, RunSpec
 from bertjobs.train.objective import GlobalBatch
 from bertjobs.train.pretraining.batches import PhaseBatches, WatchedBatches
 from bertjobs.train.pretraining.forward import open_forward
-from bertjobs.train.pretraining.measures import LOSSES, counts_of, divisors_of, measures, step_words, validation_words
+from bertjobs.train.pretraining.measures import (
+    LOSSES,
+    SCORES,
+    counts_of,
+    divisors_of,
+    measures,
+    step_words,
+    validation_words,
+)
 from bertjobs.train.pretraining.shards import open_shards
 from bertjobs.train.pretraining.validation import Validation
 from bertjobs.train.ranks import Ranks
@@ -44,6 +52,7 @@ class Pretraining:
     token_budget: int | None
 
     losses = LOSSES
+    scores = SCORES
     measures = staticmethod(measures)
     step_words = staticmethod(step_words)
     validation_words = staticmethod(validation_words)
