@@ -23,6 +23,7 @@ import sys
 import tempfile
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -41,6 +42,7 @@ from bertjobs.run.checkpoints import newest_valid
 from bertjobs.run.directory import PhaseDirectory
 from bertjobs.train.checkpoint.state import Progress, read_training_state
 from bertjobs.train.checkpoint.writer import CheckpointSeries, CheckpointWriter
+from bertjobs.train.pretraining.objective import description_of
 
 BERT_BASE = ModelSpec("bert-base", 768, 12, 12, 3072, vocab_size=30522)
 LIMIT = 0.1  # of a checkpoint's wall time
@@ -115,7 +117,8 @@ def measure(folder: Path, rank: int, world_size: int, port: int, checkpoints: in
     vocabulary = folder / f"vocab-{rank}.txt"
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"word{n}" for n in range(BERT_BASE.vocab_size - 5))]
     vocabulary.write_text("".join(f"{word}\n" for word in words))
-    series = CheckpointSeries(directory, "0" * 64, {}, vocabulary, True, "0-0", rank, world_size)
+    description = partial(description_of, BERT_BASE, vocabulary, lowercase=True)
+    series = CheckpointSeries(directory, "0" * 64, {}, description, "0-0", rank, world_size)
     writer = CheckpointWriter(series)
     started = time.perf_counter()
     writer.reserve(model, optimizer)

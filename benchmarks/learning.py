@@ -42,7 +42,7 @@ import yaml
 from bertjobs.errors import BertjobsError, InputError
 from bertjobs.files.atomic import write_json, write_text
 from bertjobs.files.json_lines import read_lines
-from bertjobs.recipe.environment import NAMES
+from bertjobs.recipe.variables import NAMES
 from bertjobs.run.directory import PhaseDirectory, RunDirectory
 
 ROOT = Path(__file__).resolve().parents[1]

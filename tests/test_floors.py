@@ -44,7 +44,8 @@ ROOMS: Mapping[str, Mapping[str, set[str]]] = {
     "train": {
         "nodes": {HALL},
         "checkpoint": {HALL},
-        HALL: {"nodes", "checkpoint"},
+        "pretraining": {HALL},
+        HALL: {"nodes", "checkpoint", "pretraining"},
     },
     "launch": {
         "plan": {HALL},

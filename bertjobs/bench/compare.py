@@ -32,12 +32,13 @@ from bertjobs.bench.device import Device, is_out_of_memory, product_rate, wait_f
 from bertjobs.bench.sequences import BenchData
 from bertjobs.data.batches.batches import Batch, MicroBatch
 from bertjobs.errors import BertjobsError, InputError
-from bertjobs.model.bert import IGNORED_LABEL, BertForPreTraining, PretrainingSums
+from bertjobs.model.bert import IGNORED_LABEL, BertForPreTraining
 from bertjobs.model.huggingface import config_from_model_spec
 from bertjobs.recipe.flops import step_flops
 from bertjobs.recipe.spec import PhaseSpec, RunSpec
-from bertjobs.train.forward import Forward, on_device, open_forward
+from bertjobs.train.objective import Term
 from bertjobs.train.precision import autocast
+from bertjobs.train.pretraining.forward import Forward, on_device, open_forward
 
 OURS, PADDED, NVIDIA = "ours, unpadded", "ours, padded", "NVIDIA's way"
 EAGER, SDPA, COMPILED = "Hugging Face, eager", "Hugging Face, SDPA", "Hugging Face, SDPA, compiled"
@@ -224,12 +225,13 @@ def _variants(spec: RunSpec, device: torch.device, names: Sequence[str]) -> tupl
     forward = open_forward(model, unpadded, device)
     padded = Forward(model)
 
-    def of_sums(sums: PretrainingSums) -> Tensor:
-        return sums.mlm_loss_sum / sums.mlm_count + sums.nsp_loss_sum / sums.nsp_count
+    def mean(terms: tuple[Term, Term]) -> Tensor:
+        mlm, nsp = terms
+        return mlm.loss_sum / mlm.count + nsp.loss_sum / nsp.count
 
-    variants = [Variant(OURS, model, TimedSequences.packed, lambda batch: of_sums(forward(batch)))]
+    variants = [Variant(OURS, model, TimedSequences.packed, lambda batch: mean(forward(batch)))]
     if PADDED in names:
-        variants.append(Variant(PADDED, model, TimedSequences.padded, lambda batch: of_sums(padded(batch))))
+        variants.append(Variant(PADDED, model, TimedSequences.padded, lambda batch: mean(padded(batch))))
     if NVIDIA in names:
         variants.append(Variant(NVIDIA, model, TimedSequences.fixed, lambda batch: _loss_of_all_tokens(model, batch)))
     for name, attention in ((EAGER, "eager"), (SDPA, "sdpa")):

@@ -23,7 +23,7 @@ from bertjobs.bench.device import Device
 from bertjobs.bench.sequences import BenchData
 from bertjobs.bench.sweep import Rank, TimedOptimizer, rank_step
 from bertjobs.recipe.spec import PhaseSpec, RunSpec
-from bertjobs.train.metrics import counts_of
+from bertjobs.train.pretraining.measures import counts_of
 
 ATTENTION, PRODUCTS, ELEMENTWISE = "attention", "matrix products", "elementwise, normalisation, dropout"
 INDEXING, LOSS, COPIES = "embeddings, rows, indices", "losses of the heads", "copies to the GPU"

@@ -26,8 +26,8 @@ from bertjobs.recipe.flops import step_flops
 from bertjobs.recipe.spec import PhaseSpec, RunSpec
 from bertjobs.run.bench_file import BENCH_FILE
 from bertjobs.train.device import peak_memory_gb
-from bertjobs.train.forward import Forward, open_forward
-from bertjobs.train.metrics import counts_of
+from bertjobs.train.pretraining.forward import Forward, open_forward
+from bertjobs.train.pretraining.measures import counts_of, divisors_of
 from bertjobs.train.step import StepPlan, train_step
 
 LEARNING_RATE = 1e-6
@@ -157,16 +157,14 @@ class Rank:
         Raises:
             BertjobsError: the gradients are not finite, so that the update was skipped and its time says nothing.
         """
-        counts = counts_of(micro_batches)
         plan = StepPlan(
-            number=self.steps,
-            masked_tokens=counts.masked_tokens,
-            sequences=counts.sequences,
             rank=0,
             world_size=1,
             precision=self.spec.precision,
-            loss_scale=128.0 if self.spec.precision == "fp16" else 1.0,
             seed=self.spec.seed,
+            number=self.steps,
+            divisors=divisors_of(counts_of(micro_batches)),
+            loss_scale=128.0 if self.spec.precision == "fp16" else 1.0,
         )
         self.optimizer.seconds = 0.0
         wait_for(self.device)

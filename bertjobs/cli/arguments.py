@@ -113,12 +113,12 @@ def make_checked_plan(args: argparse.Namespace, resolved: Resolved, resumed: Run
     backend = choose_backend(args.backend, spec, slurm)
     earlier, queue = earlier_runs(Path(spec.results)), _asked_queue(spec, backend, options)
     around = Circumstances(queue, measured_peaks(spec, earlier), jobs, resumed)
-    data, found = inspect(spec, backend, slurm, around)
+    data, problems = inspect(spec, backend, slurm, around)
     return make_plan(
         *(replace(resolved, spec=data.sized(spec) if data else spec), backend, data, _rate(spec, backend)),
         earlier=earlier,
         queue=queue,
-        problems=found,
+        problems=problems,
         now_unix_s=time.time(),
     )
 
@@ -130,8 +130,8 @@ def scripts(spec: RunSpec, args: argparse.Namespace) -> Mapping[int, str]:
     from bertjobs.slurm.client import Slurm
 
     directory = RunDirectory(Path(spec.results) / spec.run)
-    found = queued(directory, spec, slurm_options(args), sys.executable, Slurm(os.environ))
-    return {job.phase: job.script for job in found}
+    jobs = queued(directory, spec, slurm_options(args), sys.executable, Slurm(os.environ))
+    return {job.phase: job.script for job in jobs}
 
 
 def _rate(spec: RunSpec, backend: str) -> float | None:
@@ -141,7 +141,7 @@ def _rate(spec: RunSpec, backend: str) -> float | None:
 
 
 def _asked_queue(spec: RunSpec, backend: str, options: SlurmOptions) -> Queue:
-    """What is asked of Slurm and what it answers; nothing where it is not to be used."""
+    """What the job asks of Slurm, and Slurm's answers; nothing where Slurm is not used."""
     from bertjobs.launch.plan.queue import NOT_ASKED, ask_queue
     from bertjobs.launch.script import submissions
 
@@ -180,7 +180,7 @@ def chosen_site(args: argparse.Namespace) -> Site | None:
 
 
 def results_folder(args: argparse.Namespace) -> Path:
-    """Where runs are looked for: flag, environment, site, default."""
+    """The folder of all runs: from the flag, the environment, the site, or the default."""
     if given := args.results or os.environ.get("RESULTS"):
         return Path(given)
     site = chosen_site(args)

@@ -66,7 +66,7 @@ def _list(args: argparse.Namespace) -> int:
 
 
 def _summary(catalogue: Catalogue, name: str) -> dict[str, Any]:
-    found = catalogue.find("recipes", name, "description")
+    description = catalogue.find("recipes", name, "description")
     spec = _resolved(catalogue, name)
     return {
         "recipe": name,
@@ -75,7 +75,7 @@ def _summary(catalogue: Catalogue, name: str) -> dict[str, Any]:
         "precision": spec.precision,
         "model": spec.model.name,
         "global_batches": [phase.global_batch for phase in spec.phases],
-        "description": found.value if found else "",
+        "description": description.value if description else "",
     }
 
 
@@ -119,8 +119,8 @@ def _show(args: argparse.Namespace) -> int:
 
 def _precisions(catalogue: Catalogue, spec: RunSpec) -> list[str]:
     """The recipe's own precision, then the others that it gives a micro-batch for."""
-    found = catalogue.find("recipes", spec.recipe, "phases", spec.phases[0].phase, "micro_batch")
-    others = found.value if found and isinstance(found.value, Mapping) else ()
+    limit = catalogue.find("recipes", spec.recipe, "phases", spec.phases[0].phase, "micro_batch")
+    others = limit.value if limit and isinstance(limit.value, Mapping) else ()
     return list(dict.fromkeys((spec.precision, *others)))
 
 

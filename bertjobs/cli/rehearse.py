@@ -19,7 +19,7 @@ from bertjobs.errors import EXIT_DONE, EXIT_FAILURE, InputError
 
 if TYPE_CHECKING:
     from bertjobs.launch.rehearse.faults import Fault
-    from bertjobs.launch.rehearse.verdict import Survival
+    from bertjobs.launch.rehearse.outcome import Survival
     from bertjobs.recipe.spec import RunSpec
 
 

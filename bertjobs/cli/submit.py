@@ -102,9 +102,9 @@ def _resume(args: argparse.Namespace) -> int:
     from bertjobs.launch.start import write_run
 
     directory = opened(args)
-    found = resumed(directory, args.sets)
+    resolved = resumed(directory, args.sets)
     _check_idle(directory, args.run)
-    plan = make_checked_plan(args, found, directory)
+    plan = make_checked_plan(args, resolved, directory)
     refuse(plan.problems)
     _warn(plan)
     if args.dry_run:
@@ -126,7 +126,7 @@ def _warn(plan: Plan) -> None:
 
 
 def _check_idle(directory: RunDirectory, name: str) -> None:
-    """InputError where a job of the run waits or runs."""
+    """InputError where the run has a queued or running job."""
     from bertjobs.launch.watch.status import run_status
     from bertjobs.slurm.client import Slurm
     from bertjobs.slurm.jobs import RUNNING, WAITING
@@ -145,15 +145,15 @@ def _dry_run(plan: Plan, args: argparse.Namespace) -> int:
     from bertjobs.slurm.environment import clean_environment
 
     slurm = Slurm(clean_environment(os.environ))
-    found = dry_run(plan.spec, plan.backend, slurm_options(args), sys.executable, slurm, awaited_jobs(args))
+    actions = dry_run(plan.spec, plan.backend, slurm_options(args), sys.executable, slurm, awaited_jobs(args))
     if args.json:
-        print(json.dumps(found.as_json(), indent=2))
+        print(json.dumps(actions.as_json(), indent=2))
         return 0
-    print(found.render())
+    print(actions.render())
     if plan.backend == "submitit":
-        print("submitit would queue a job for each phase.")
+        print("submitit would queue one job per phase.")
     elif plan.backend == "local":
-        print(f"This machine would run {plan.spec.world_size} processes a phase: {sys.executable} -m bertjobs.train")
+        print(f"This machine would run {plan.spec.world_size} processes per phase: {sys.executable} -m bertjobs.train")
     return 0
 
 
@@ -198,8 +198,8 @@ def _next_commands(plan: Plan, args: argparse.Namespace) -> list[str]:
 
 
 def _print_json(directory: RunDirectory, jobs: dict[int, str], commands: list[str], **more: Any) -> None:
-    found = {"run_directory": str(directory.root), "jobs": jobs, "next": commands, **more}
-    print(json.dumps(found, indent=2))
+    result = {"run_directory": str(directory.root), "jobs": jobs, "next": commands, **more}
+    print(json.dumps(result, indent=2))
 
 
 def _run_here(plan: Plan, directory: RunDirectory, args: argparse.Namespace) -> int:

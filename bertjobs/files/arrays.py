@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from bertjobs.files.atomic import new_file
-from bertjobs.files.safetensors_header import Entry, header_bytes, read_header
+from bertjobs.files.safetensors_header import TensorEntry, header_bytes, read_header
 
 Array = NDArray[Any]
 
@@ -147,13 +147,13 @@ def _header(shapes: _Shapes, metadata: Mapping[str, str]) -> bytes:
     return header_bytes(entries, dict(sorted(metadata.items())), alignment=_ALIGNMENT)
 
 
-def _entry(name: str, kind: np.dtype[Any], shape: tuple[int, ...]) -> Entry:
+def _entry(name: str, kind: np.dtype[Any], shape: tuple[int, ...]) -> TensorEntry:
     if kind not in _NAMES:
         raise ValueError(f"array {name!r} is {kind}, not one of {', '.join(map(str, _NAMES))}")
-    return Entry(_NAMES[kind], shape, _size(kind, shape))
+    return TensorEntry(_NAMES[kind], shape, _size(kind, shape))
 
 
-def _shape(name: str, entry: Entry) -> tuple[np.dtype[Any], tuple[int, ...]]:
+def _shape(name: str, entry: TensorEntry) -> tuple[np.dtype[Any], tuple[int, ...]]:
     kind = _KINDS.get(entry.kind)
     if kind is None or entry.size != _size(kind, entry.shape):
         raise ValueError(

@@ -20,7 +20,7 @@ METADATA = "__metadata__"
 
 
 @dataclass(frozen=True)
-class Entry:
+class TensorEntry:
     """What a header says of one tensor: its type by the format's name (``F32``), its shape, its size in bytes."""
 
     kind: str
@@ -38,7 +38,7 @@ class Header:
         start: where the first tensor begins, in bytes from the file's first.
     """
 
-    tensors: Mapping[str, Entry]
+    tensors: Mapping[str, TensorEntry]
     metadata: Mapping[str, str]
     start: int
 
@@ -75,8 +75,8 @@ def read_header(path: Path) -> Header:
     return Header(tensors, metadata, LENGTH_BYTES + length)
 
 
-def _entries(content: Mapping[str, Mapping[str, Any]]) -> dict[str, Entry]:
-    entries: dict[str, Entry] = {}
+def _entries(content: Mapping[str, Mapping[str, Any]]) -> dict[str, TensorEntry]:
+    entries: dict[str, TensorEntry] = {}
     at = 0
     for name, stored in sorted(content.items(), key=lambda item: item[1]["data_offsets"]):
         start, end = stored["data_offsets"]
@@ -84,12 +84,12 @@ def _entries(content: Mapping[str, Mapping[str, Any]]) -> dict[str, Entry]:
             raise ValueError(f"{name!r} has a shape or a place that is not made of whole numbers from 0 on")
         if start != at or end < start:
             raise ValueError(f"{name!r} does not begin where the one before it ends")
-        entries[name] = Entry(str(stored["dtype"]), tuple(stored["shape"]), end - start)
+        entries[name] = TensorEntry(str(stored["dtype"]), tuple(stored["shape"]), end - start)
         at = end
     return entries
 
 
-def header_bytes(tensors: Mapping[str, Entry], metadata: Mapping[str, str] | None, *, alignment: int) -> bytes:
+def header_bytes(tensors: Mapping[str, TensorEntry], metadata: Mapping[str, str] | None, *, alignment: int) -> bytes:
     """A file's bytes before its first tensor, padded so that this one begins at a multiple of ``alignment``.
 
     Args:

@@ -13,7 +13,7 @@ from bertjobs.errors import InputError
 
 
 @dataclass(frozen=True)
-class Document:
+class YamlDocument:
     """The content of a file, and where it stands there.
 
     Attributes:
@@ -44,7 +44,7 @@ class Document:
         return f"{place}: {'.'.join(map(str, path))}" if path else place
 
 
-def read_document(text: str, label: str) -> tuple[Document, list[tuple[int, InputError]]]:
+def read_document(text: str, label: str) -> tuple[YamlDocument, list[tuple[int, InputError]]]:
     """The document in a text, and by line the keys that it gives twice, which YAML forbids and its parsers let pass.
 
     Raises:
@@ -54,9 +54,9 @@ def read_document(text: str, label: str) -> tuple[Document, list[tuple[int, Inpu
         loader = yaml.SafeLoader(text)
         root = loader.get_single_node()
         if root is None:
-            return Document(label, {}), []
+            return YamlDocument(label, {}), []
         twice = _keys_twice(root, label)
-        return Document(label, loader.construct_document(root), root), twice
+        return YamlDocument(label, loader.construct_document(root), root), twice
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise syntax_error(error, text, label) from None
 

@@ -129,7 +129,7 @@ def record_refusal(directory: RunDirectory, phase: int, job: str, attempt: int, 
 
 
 @dataclass(frozen=True)
-class Link:
+class CurrentLink:
     """One job of a run's chain at one phase, as run.sub describes it by its environment.
 
     Attributes:
@@ -149,7 +149,7 @@ class Link:
     step_limit: bool
 
     @classmethod
-    def of(cls, environ: Mapping[str, str]) -> Link:
+    def of(cls, environ: Mapping[str, str]) -> CurrentLink:
         """The link that the environment of run.sub describes.
 
         Raises:
@@ -177,6 +177,15 @@ class Link:
         """Whether the chain has phases that are not done."""
         return any(not self.folder.phase(number).done_file.exists() for number in self.phases)
 
+    def followers(self, slurm: Slurm, kind: str = "") -> list[str]:
+        """Ids of this run's queued jobs that wait for the end of this one, by their names: ``RUN-phaseN`` and
+        ``RUN-spare``; ``kind`` "phase" or "spare" asks for those alone. Others may wait for it too: not ours to touch.
+
+        Raises:
+            NoAnswer: Slurm does not say.
+        """
+        return [job.id for job in slurm.followers(self.job, f"{self.folder.name}-{kind}")]
+
     def budgets(self) -> Mapping[str, int]:
         """The recipe's restarts; {} where no run.yml says them."""
         try:
@@ -185,7 +194,7 @@ class Link:
             return {}
 
 
-def begin(link: Link, slurm: Slurm) -> None:
+def begin(link: CurrentLink, slurm: Slurm) -> None:
     """Before an attempt: complete the journal of the one before, where that could not write its own end."""
     link.directory.exclude.unlink(missing_ok=True)
     if not (events := link.events()):
@@ -198,13 +207,13 @@ def begin(link: Link, slurm: Slurm) -> None:
         _explain(link, events[-1], "explained", cause, state)
 
 
-def _explain(link: Link, last: Mapping[str, Any], event: str, cause: Cause, state: str) -> None:
+def _explain(link: CurrentLink, last: Mapping[str, Any], event: str, cause: Cause, state: str) -> None:
     names = {name: last[name] for name in ("phase", "job", "attempt")}
     more = {"exit_code": None} if event == "ended" else {}
     link.folder.record(event, cause=cause, **more, **names, chain=link.chain, told_by="sacct" if state else "")
 
 
-def end(link: Link, slurm: Slurm, code: int, *, before: str, told_to_end: bool) -> int:
+def end(link: CurrentLink, slurm: Slurm, code: int, *, before: str, told_to_end: bool) -> int:
     """After an attempt: decide what comes next, say it, and arrange it.
 
     Args:
@@ -234,19 +243,19 @@ def end(link: Link, slurm: Slurm, code: int, *, before: str, told_to_end: bool) 
         return ARRANGED
 
 
-def _arrange(link: Link, slurm: Slurm, decision: Decision, ended: End) -> int:
+def _arrange(link: CurrentLink, slurm: Slurm, decision: Decision, ended: End) -> int:
     if decision.next is Next.NEXT_PHASE:
-        if slurm.followers(link.job, f"{link.folder.name}-phase"):
+        if link.followers(slurm, "phase"):
             return ARRANGED  # the next phase's own job is in the queue
         if link.phases_left():
             return NEXT_PHASE_HERE
-        _stop(link, slurm)
+        _cancel(link.followers(slurm, "spare"), slurm)
     elif decision.next is Next.NOTHING_HERE:
         if slurm.was_preempted(link.job):  # where Slurm cancels preempted jobs, nobody else would continue
             ensure_follower(link, slurm)
     elif decision.next is Next.STOP:
         _say(f"not continued: {decision.why}")
-        _stop(link, slurm)
+        _cancel(link.followers(slurm), slurm)
     elif decision.next is Next.RESTART:
         _say("continuing: requeue")
         try:
@@ -256,19 +265,19 @@ def _arrange(link: Link, slurm: Slurm, decision: Decision, ended: End) -> int:
             ensure_follower(link, slurm)
     else:
         _say(f"continuing elsewhere: a job that excludes {ended.unfit_nodes}")
-        for job in slurm.followers(link.job):
-            slurm.update(job.id, ExcNodeList=ended.unfit_nodes)
+        for job in link.followers(slurm):
+            slurm.update(job, ExcNodeList=ended.unfit_nodes)
         ensure_follower(link, slurm, f"--exclude={ended.unfit_nodes}")
     return ARRANGED
 
 
-def ensure_follower(link: Link, slurm: Slurm, *options: str) -> None:
+def ensure_follower(link: CurrentLink, slurm: Slurm, *options: str) -> None:
     """Make sure that a link of the chain waits behind this one; ``options`` are sbatch's for a new one."""
     script = link.directory.script
     if not link.phases or not script.is_file():
         return
     try:
-        if slurm.followers(link.job):
+        if link.followers(slurm):
             return
         job = slurm.submit_follower(link.job, script, name=f"{link.folder.name}-spare", options=options)
     except BertjobsError as error:
@@ -277,10 +286,10 @@ def ensure_follower(link: Link, slurm: Slurm, *options: str) -> None:
     link.folder.record("submitted", backend="slurm", phase=link.phase, job=job, chain=link.chain, spare=True)
 
 
-def _stop(link: Link, slurm: Slurm) -> None:
-    if waiting := [job.id for job in slurm.followers(link.job)]:
-        _say(f"cancelling what waits behind: {' '.join(waiting)}")
-        slurm.cancel(waiting)
+def _cancel(jobs: Sequence[str], slurm: Slurm) -> None:
+    if jobs:
+        _say(f"cancelling what waits behind: {' '.join(jobs)}")
+        slurm.cancel(jobs)
 
 
 def _say(words: str) -> None:
@@ -302,7 +311,7 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
     ending.add_argument("--before", default="", help="newest checkpoint when the attempt began")
     ending.add_argument("--told-to-end", action="store_true", help="the job as a whole was told to end")
     given = parser.parse_args(arguments)
-    link, slurm = Link.of(environ), Slurm(clean_environment(environ))
+    link, slurm = CurrentLink.of(environ), Slurm(clean_environment(environ))
     if given.verb == "begin":
         begin(link, slurm)
     elif given.verb == "checkpoint":

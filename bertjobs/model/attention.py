@@ -198,7 +198,7 @@ _TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 3e-2, torch.float16: 4e-3}
 
 
 @dataclass(frozen=True)
-class Attention:
+class ChosenAttention:
     """The way that a run computes attention; call it as `Attend`.
 
     Attributes:
@@ -217,7 +217,7 @@ class Attention:
         return f"attention: {self.name} ({self.why})"
 
 
-def choose_attention(name: str, device: torch.device, dtype: torch.dtype, head_size: int) -> Attention:
+def choose_attention(name: str, device: torch.device, dtype: torch.dtype, head_size: int) -> ChosenAttention:
     """The attention of a run; what is chosen has just agreed with the reference on this device.
 
     Args:
@@ -233,7 +233,7 @@ def choose_attention(name: str, device: torch.device, dtype: torch.dtype, head_s
         for candidate in PREFERRED.get(device.type, ("padded",)):
             problem = _problem(candidate, device, dtype, head_size)
             if problem is None:
-                return Attention(candidate, "; ".join(["the fastest that works here", *refused]))
+                return ChosenAttention(candidate, "; ".join(["the fastest that works here", *refused]))
             refused.append(f"not {candidate}: {problem}")
         raise InputError("no attention works here", where=str(device), hint="; ".join(refused))
     if name not in ATTENTIONS:
@@ -242,7 +242,7 @@ def choose_attention(name: str, device: torch.device, dtype: torch.dtype, head_s
     if problem is not None:
         where = f"{device}, {dtype}, heads of {head_size}"
         raise InputError(f"attention {name!r} does not work: {problem}", where=where, hint="choose attention 'auto'")
-    return Attention(name, "as asked for")
+    return ChosenAttention(name, "as asked for")
 
 
 def _problem(name: str, device: torch.device, dtype: torch.dtype, head_size: int) -> str | None:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bertjobs.optim.base import StepResult
+from bertjobs.optim.base import Update
 from bertjobs.optim.lamb import Lamb
 
 
@@ -67,7 +67,7 @@ class ApexLamb(Lamb):
         )
 
     @torch.no_grad()
-    def step(self, gradient_scale: float = 1.0) -> StepResult:  # type: ignore[override]
+    def step(self, gradient_scale: float = 1.0) -> Update:  # type: ignore[override]
         """One update from the gradients in ``.grad``, which are the true ones times ``gradient_scale``."""
         norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(self._gradients()))) / gradient_scale
         self._apex.state = self.state
@@ -76,7 +76,7 @@ class ApexLamb(Lamb):
             ours["step"] = torch.as_tensor(ours["step"], dtype=torch.int32, device=norm.device).reshape(1)
             theirs["step"] = ours["step"]
         self._apex.step(grad_scaler=_Scale(torch.full_like(norm, gradient_scale), (~norm.isfinite()).float()))
-        return StepResult(norm)
+        return Update(norm)
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ temporaries stay small."""
 
 
 @dataclass(frozen=True)
-class StepResult:
+class Update:
     """What one optimizer step reports.
 
     Attributes:
@@ -83,12 +83,12 @@ class Optimizer(torch.optim.Optimizer):
         )
 
     @torch.no_grad()
-    def step(self, gradient_scale: float = 1.0) -> StepResult:  # type: ignore[override]
+    def step(self, gradient_scale: float = 1.0) -> Update:  # type: ignore[override]
         """One update from the gradients in ``.grad``, which are the true ones times ``gradient_scale``."""
         norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(self._gradients()))) / gradient_scale
         size = norm.item()
         if not math.isfinite(size):
-            return StepResult(norm)
+            return Update(norm)
         divisor = gradient_scale * max(1.0, size / self.clip_norm)
         for group in self.param_groups:
             group["step"] += 1
@@ -98,7 +98,7 @@ class Optimizer(torch.optim.Optimizer):
                     torch._foreach_div_(gradients, divisor)
                 self._update(parameters, gradients, group)
         self.shard.exchange(self._parameters, self._owners)
-        return StepResult(norm)
+        return Update(norm)
 
     def _update(self, parameters: list[Tensor], gradients: list[Tensor], group: dict[str, Any]) -> None:
         """Change moments and parameters by the clipped ``gradients``, which may be overwritten."""

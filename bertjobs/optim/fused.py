@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bertjobs.optim.base import Constants, StepResult
+from bertjobs.optim.base import Constants, Update
 from bertjobs.optim.lamb import Lamb
 
 BLOCK = 1024
@@ -47,7 +47,7 @@ class FusedLamb(Lamb):
             raise ValueError("the fused LAMB takes contiguous float32 parameters only")
 
     @torch.no_grad()
-    def step(self, gradient_scale: float = 1.0) -> StepResult:  # type: ignore[override]
+    def step(self, gradient_scale: float = 1.0) -> Update:  # type: ignore[override]
         """One update from the gradients in ``.grad``, which are the true ones times ``gradient_scale``."""
         gradients = [gradient.contiguous() for gradient in self._gradients()]
         device = gradients[0].device
@@ -65,7 +65,7 @@ class FusedLamb(Lamb):
                 if parameters := self._to_update(group):
                     _update(parameters, *self._moments_of(parameters), scalars, constants, self._adapts(group))
         self.shard.exchange(self._parameters, self._owners)
-        return StepResult(norm)
+        return Update(norm)
 
 
 @dataclass(frozen=True)

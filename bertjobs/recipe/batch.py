@@ -37,12 +37,12 @@ def divide(
     """Cut the global batch over the ranks and each rank's part into micro-batches, exactly.
 
     Args:
-        global_batch: sequences an optimizer step; not looked at where ``rank_batch`` is given.
+        global_batch: sequences per optimizer step; ignored where ``rank_batch`` is given.
         world_size: ranks.
         micro_batch_limit: the largest micro-batch that fits; ``gradient_steps`` overrides it.
-        rank_batch: the seed's BATCHSIZE, which sets the global batch to ``rank_batch * world_size``.
-        gradient_steps: the seed's GRADIENT_STEPS; by default as few as the limit allows.
-        tasks_per_node: ranks a node, so that errors can speak of nodes.
+        rank_batch: NVIDIA's BATCHSIZE, which sets the global batch to ``rank_batch * world_size``.
+        gradient_steps: NVIDIA's GRADIENT_STEPS; by default as few as the limit allows.
+        tasks_per_node: ranks per node, so that errors can speak of nodes.
         where: what an error names as its place.
 
     Raises:
@@ -94,7 +94,7 @@ def _indivisible_global_batch(global_batch: int, world_size: int, tasks_per_node
     batches = tuple(n for n in (below, below + world_size) if n)
     if global_batch % tasks_per_node == 0:
         choices = _either(nearest_divisors(global_batch // tasks_per_node, nodes))
-        sizes = f"nearest node counts that divide it, with {tasks_per_node} tasks a node: {choices}"
+        sizes = f"nearest node counts that divide it, with {tasks_per_node} tasks per node: {choices}"
     else:
         choices = _either(nearest_divisors(global_batch, world_size))
         sizes = f"nearest world sizes that divide it: {choices}"

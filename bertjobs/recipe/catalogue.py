@@ -9,7 +9,7 @@ from typing import Any
 
 import bertjobs
 from bertjobs.errors import InputError, nearest, raise_all
-from bertjobs.files.yaml_document import Document
+from bertjobs.files.yaml_document import YamlDocument
 from bertjobs.recipe.recipe_file import FIELDS, SHA256, read_recipe_file
 from bertjobs.recipe.schema import REQUIRED
 from bertjobs.recipe.spec import ModelSpec, SystemSpec
@@ -18,19 +18,19 @@ ANY_VOCABULARY = "any"
 
 
 @dataclass(frozen=True)
-class Layer:
+class CatalogueFile:
     """One file, and its content, checked: section -> name -> key -> value."""
 
-    document: Document
+    document: YamlDocument
     content: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class Found:
+class Filed:
     """A value in the catalogue, and the keys that lead to it in a file."""
 
     value: Any
-    document: Document
+    document: YamlDocument
     path: tuple[Any, ...]
 
     @property
@@ -48,7 +48,7 @@ class Found:
 class Catalogue:
     """All files, the first read first; a later one overrides single keys of the earlier ones."""
 
-    layers: tuple[Layer, ...]
+    layers: tuple[CatalogueFile, ...]
 
     def keys(self, *path: Any) -> list[Any]:
         """The keys of the mapping at ``path`` in any file, in order of first appearance."""
@@ -59,24 +59,24 @@ class Catalogue:
                 keys.update(dict.fromkeys(mapping))
         return list(keys)
 
-    def find(self, *path: Any) -> Found | None:
+    def find(self, *path: Any) -> Filed | None:
         """The value at ``path`` in the last file that has it."""
         return next(self.find_all(*path), None)
 
-    def find_all(self, *path: Any) -> Iterator[Found]:
+    def find_all(self, *path: Any) -> Iterator[Filed]:
         """The values at ``path``, the last file's first."""
         for layer in reversed(self.layers):
             value = _at(layer.content, path)
             if value is not None:
-                yield Found(value, layer.document, path)
+                yield Filed(value, layer.document, path)
 
     def check(self, section: str, name: str, where: str) -> None:
-        """Raise InputError, naming the nearest, where ``section`` has no such name."""
+        """Raise InputError, naming the nearest, where ``section`` does not have this name."""
         if name not in self.keys(section):
             kind = {"vocabularies": "vocabulary"}.get(section, section.rstrip("s"))
             raise InputError(f"unknown {kind} {name!r}", where=where, hint=nearest(name, self.keys(section)))
 
-    def dangling(self) -> Iterator[tuple[Found, InputError]]:
+    def dangling(self) -> Iterator[tuple[Filed, InputError]]:
         """The names of systems, models and vocabularies in recipes that no file has, each with an error."""
         for name in self.keys("recipes"):
             for key, section in (("system", "systems"), ("model", "models"), ("vocabulary", "vocabularies")):
@@ -113,10 +113,10 @@ class Catalogue:
         self.check(section, name, where)
         entry = {}
         for key, setting in FIELDS[section].items():
-            found = self.find(section, name, key)
-            if found is None and setting.default is REQUIRED:
+            given = self.find(section, name, key)
+            if given is None and setting.default is REQUIRED:
                 raise InputError(f"{section}.{name} has no {key}", where=where, hint=f"{key}: {setting.help}")
-            entry[key] = found.value if found else setting.default
+            entry[key] = given.value if given else setting.default
         return entry
 
 
@@ -146,12 +146,12 @@ def load_catalogue(paths: Iterable[str | Path]) -> Catalogue:
             systems, models and vocabularies that no file has.
     """
     builtin = builtin_file()
-    layers: list[Layer] = []
+    layers: list[CatalogueFile] = []
     wrong: list[tuple[int, int, InputError]] = []
     for path in map(Path, paths):
         document, content, errors = read_recipe_file(path, path.name if path == builtin else str(path))
         wrong += [(len(layers), line, error) for line, error in errors]
-        layers.append(Layer(document, content))
+        layers.append(CatalogueFile(document, content))
     catalogue = Catalogue(tuple(layers))
     if wrong:
         order = {id(layer.document): number for number, layer in enumerate(layers)}

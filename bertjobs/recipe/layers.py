@@ -9,7 +9,7 @@ from typing import Any
 
 from bertjobs.errors import InputError
 from bertjobs.recipe import schema
-from bertjobs.recipe.catalogue import Catalogue, Found
+from bertjobs.recipe.catalogue import Catalogue, Filed
 from bertjobs.recipe.schema import REQUIRED, Setting, nearest_key
 
 ALLOCATION, FLAG, SET, ENVIRONMENT, FILE, DEFAULT = range(6)
@@ -19,7 +19,7 @@ _SAME_MEMORY = {"fp16": "bf16", "bf16": "fp16", "fp32": "tf32", "tf32": "fp32"}
 
 
 @dataclass(frozen=True)
-class Source:
+class Provenance:
     """A resolved value, where it came from in words, and how strong that place is (0 is the strongest).
 
     ``filed`` is the value in its file, for one that came from a file.
@@ -28,7 +28,7 @@ class Source:
     value: Any
     origin: str
     level: int = DEFAULT
-    filed: Found | None = field(default=None, compare=False, repr=False)
+    filed: Filed | None = field(default=None, compare=False, repr=False)
 
     @property
     def place(self) -> str:
@@ -59,7 +59,7 @@ class Layers:
     site: Mapping[str, str] = field(default_factory=dict)
     site_origin: str = ""
 
-    def run(self, key: str) -> Source:
+    def run(self, key: str) -> Provenance:
         """A setting of the whole run."""
         setting = schema.RUN[key]
         return (
@@ -69,12 +69,12 @@ class Layers:
             or self._default(setting, key)
         )
 
-    def optimizer(self, key: str) -> Source:
+    def optimizer(self, key: str) -> Provenance:
         """A setting of the optimizer."""
         setting, path = schema.OPTIMIZER[key], f"optimizer.{key}"
         return self._given(setting, path) or self._filed(setting, "optimizer", key) or self._default(setting, path)
 
-    def phase(self, number: int, key: str) -> Source:
+    def phase(self, number: int, key: str) -> Provenance:
         """A setting of one phase: the recipe's own, else what the section ``phases`` gives to all recipes."""
         setting, path = schema.PHASE[key], f"phase{number}.{key}"
         return (
@@ -84,20 +84,20 @@ class Layers:
             or self._default(setting, path)
         )
 
-    def micro_batch(self, number: int, precision: str) -> Source:
+    def micro_batch(self, number: int, precision: str) -> Provenance:
         """The largest micro-batch that fits in this precision."""
         setting, path = schema.PHASE["micro_batch"], f"phase{number}.micro_batch"
         if given := self._given(setting, path):
             return given
         offered: dict[str, None] = {}
         for head in (("recipes", self.recipe, "phases"), ("phases",)):
-            for found in self.catalogue.find_all(*head, number, "micro_batch"):
-                if isinstance(found.value, int):
-                    return Source(found.value, found.origin, FILE, found)
+            for filed in self.catalogue.find_all(*head, number, "micro_batch"):
+                if isinstance(filed.value, int):
+                    return Provenance(filed.value, filed.origin, FILE, filed)
                 for name in (precision, _SAME_MEMORY[precision]):
-                    if name in found.value:
-                        return Source(found.value[name], f"{found.origin}, for {name}", FILE)
-                offered.update(dict.fromkeys(found.value))
+                    if name in filed.value:
+                        return Provenance(filed.value[name], f"{filed.origin}, for {name}", FILE, filed)
+                offered.update(dict.fromkeys(filed.value))
         if not offered:
             return self._default(setting, path)
         raise InputError(
@@ -112,7 +112,7 @@ class Layers:
         return tuple(sorted(own or self.catalogue.keys("phases")))
 
     def chosen_phases(self) -> tuple[int, ...]:
-        """Numbers of the phases to run; InputError for one that the recipe has not."""
+        """Numbers of the phases to run; InputError for one that the recipe does not have."""
         phases, asked = self.recipe_phases(), self.run("phase")
         if not phases or asked.value not in ("all", *phases):
             what = f"has no phase {asked.value}" if phases else "has no phases"
@@ -149,12 +149,12 @@ class Layers:
             for given, name in ((self.flags, f"flag {setting.flag}"), (self.environment, setting.env)):
                 if given.get(key) is not None:
                     raise InputError(
-                        f"{name} speaks of one phase, but phases {', '.join(map(str, chosen))} are to run",
+                        f"{name} is for one phase, but the run has phases {' and '.join(map(str, chosen))}",
                         where=f"{name}={given[key]}",
                         hint=f"set PHASE (or --phase), or use --set phase{chosen[0]}.{key}={given[key]}",
                     )
 
-    def _given(self, setting: Setting, path: str) -> Source | None:
+    def _given(self, setting: Setting, path: str) -> Provenance | None:
         """What the allocation, a flag, ``--set`` or the environment says."""
         key = setting.key
         value: Any
@@ -168,28 +168,28 @@ class Layers:
             value, origin, level = self.environment[key], f"environment {setting.env}", ENVIRONMENT
         else:
             return None
-        return Source(setting.parse(value, origin), origin, level)
+        return Provenance(setting.parse(value, origin), origin, level)
 
-    def _filed(self, setting: Setting, *path: Any) -> Source | None:
-        found = self.catalogue.find("recipes", self.recipe, *path) if setting.in_recipe else None
-        return Source(found.value, found.origin, FILE, found) if found else None
+    def _filed(self, setting: Setting, *path: Any) -> Provenance | None:
+        filed = self.catalogue.find("recipes", self.recipe, *path) if setting.in_recipe else None
+        return Provenance(filed.value, filed.origin, FILE, filed) if filed else None
 
-    def _sited(self, setting: Setting) -> Source | None:
+    def _sited(self, setting: Setting) -> Provenance | None:
         text = self.site.get(setting.key)
-        return None if text is None else Source(setting.parse(text, self.site_origin), self.site_origin, FILE)
+        return None if text is None else Provenance(setting.parse(text, self.site_origin), self.site_origin, FILE)
 
-    def _shared(self, setting: Setting, number: int) -> Source | None:
-        found = self.catalogue.find("phases", number, setting.key) if setting.in_recipe else None
-        return Source(found.value, found.origin, FILE, found) if found else None
+    def _shared(self, setting: Setting, number: int) -> Provenance | None:
+        filed = self.catalogue.find("phases", number, setting.key) if setting.in_recipe else None
+        return Provenance(filed.value, filed.origin, FILE, filed) if filed else None
 
-    def _default(self, setting: Setting, path: str) -> Source:
+    def _default(self, setting: Setting, path: str) -> Provenance:
         if setting.default is not REQUIRED:
-            return Source(setting.default, "default")
+            return Provenance(setting.default, "default")
         if setting.key == "recipe":
             names = ", ".join(self.catalogue.keys("recipes"))
-            raise InputError("no recipe is named", hint=f"name one with --recipe or RECIPE: {names}")
+            raise InputError("no recipe was given", hint=f"choose one with --recipe or RECIPE: {names}")
         raise InputError(
-            f"recipe {self.recipe} does not say its {path}",
+            f"recipe {self.recipe} does not set {path}",
             where=f"recipes.{self.recipe}",
             hint=f"{setting.key}: {setting.help}",
         )

@@ -54,7 +54,7 @@ def read_lockfile(path: str | Path) -> RunSpec:
     catalogue = load_catalogue([path])
     recipes = catalogue.keys("recipes")
     if len(recipes) != 1:
-        raise InputError(f"a run.yml holds one recipe, this file {len(recipes)}", where=str(path))
+        raise InputError(f"a run.yml has one recipe, but this file has {len(recipes)}", where=str(path))
     return resolve(catalogue, flags={"recipe": recipes[0]}, environ={}).spec
 
 
@@ -79,7 +79,7 @@ def recipe_hash(spec: RunSpec, phase: int) -> str:
 
     Left out: nodes, ranks and micro-batches (the result does not depend on how the batch was cut), places of
     files, images, intervals of checkpoints and validation, and vocab_size (the vocabulary decides it).
-    KeyError where the run has no such phase.
+    KeyError where the run does not have the phase.
     """
     spec.phase(phase)
     text = json.dumps(_decisive(spec, {phase}), sort_keys=True)

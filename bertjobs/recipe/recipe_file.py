@@ -1,4 +1,4 @@
-"""One recipe file, checked: every key known, every value of its type, and all that is wrong told at once."""
+"""One recipe file, checked: every key known, every value of its type, and all that is wrong collected."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bertjobs.errors import InputError
-from bertjobs.files.yaml_document import Document, read_document
+from bertjobs.files.yaml_document import YamlDocument, read_document
 from bertjobs.recipe import schema
 from bertjobs.recipe.names import check_name
 from bertjobs.recipe.schema import Setting, nearest_key
@@ -20,7 +20,7 @@ _RECIPE_FIELDS = {"description": schema.DESCRIPTION, **{key: s for key, s in sch
 _PHASE_FIELDS = {key: s for key, s in schema.PHASE.items() if s.in_recipe}
 
 
-def read_recipe_file(path: Path, label: str) -> tuple[Document, dict[str, Any], list[tuple[int, InputError]]]:
+def read_recipe_file(path: Path, label: str) -> tuple[YamlDocument, dict[str, Any], list[tuple[int, InputError]]]:
     """The file, its content (section -> name -> key -> parsed value), and by line what is wrong with it.
 
     What is wrong is not in the content. Raises InputError where the file cannot be read or is not YAML.
@@ -40,7 +40,7 @@ def read_recipe_file(path: Path, label: str) -> tuple[Document, dict[str, Any], 
 class _Check:
     """Goes through a document once, and keeps what is wrong, by line."""
 
-    def __init__(self, document: Document):
+    def __init__(self, document: YamlDocument):
         self.document = document
         self.errors: list[tuple[int, InputError]] = []
 

@@ -14,12 +14,12 @@ from bertjobs.errors import InputError
 from bertjobs.recipe import schema
 from bertjobs.recipe.batch import divide
 from bertjobs.recipe.catalogue import Catalogue
-from bertjobs.recipe.environment import read_environment
-from bertjobs.recipe.layers import FILE, Layers, Source
+from bertjobs.recipe.layers import FILE, Layers, Provenance
 from bertjobs.recipe.schema import check_name
 from bertjobs.recipe.spec import ModelSpec, OptimizerSpec, PhaseSpec, RunSpec, SystemSpec
+from bertjobs.recipe.variables import read_environment
 
-__all__ = ["Resolved", "Source", "resolve"]
+__all__ = ["Provenance", "Resolved", "resolve"]
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Resolved:
     """
 
     spec: RunSpec
-    provenance: Mapping[str, Source]
+    provenance: Mapping[str, Provenance]
     recipe_phases: tuple[int, ...]
 
 
@@ -56,13 +56,13 @@ def resolve(
         environ: the environment; only the schema's names are read.
         sets: the ``--set`` arguments, such as "phase1.lr=1e-3", "optimizer.beta2=0.98", "precision=tf32".
         nodes, tasks_per_node: the job's allocation, where there is one; it beats everything.
-        site: key of a setting -> text from the site file; not for systems without a scheduler, which are no
-            cluster's.
+        site: key of a setting -> text from the site file; not for systems without a scheduler, which belong to
+            no cluster.
         site_origin: where ``site`` is from, in words.
 
     Raises:
         InputError: an unknown recipe or key (names the nearest), a value of the wrong type, a phase that the
-            recipe has not, a batch that cannot be divided, BATCHSIZE, LR or GRADIENT_STEPS without a phase.
+            recipe does not have, a batch that cannot be divided, BATCHSIZE, LR or GRADIENT_STEPS without a phase.
     """
     allocation = {"nodes": nodes, "tasks_per_node": tasks_per_node}
     layers = Layers(catalogue, allocation, flags, _assignments(sets), read_environment(environ))
@@ -76,7 +76,7 @@ def resolve(
         layers = replace(layers, site=site or {}, site_origin=site_origin)
     sources = {key: layers.run(key) for key in schema.RUN if key != "phase"}
     if not sources["run"].value:
-        sources["run"] = Source(check_name(recipe.value, "run"), "the recipe's name")
+        sources["run"] = Provenance(check_name(recipe.value, "run"), "the recipe's name")
     sources |= _ranks(sources, system)
     model, vocabulary = _model_and_vocabulary(catalogue, sources)
     optimizer = {key: layers.optimizer(key) for key in schema.OPTIMIZER}
@@ -85,10 +85,10 @@ def resolve(
     _check_compression(sources)
     phases = []
     for number in layers.chosen_phases():
-        found = _phase(layers, number, sources)
-        phases.append(PhaseSpec(phase=number, **{key: source.value for key, source in found.items()}))
+        of_phase = _phase(layers, number, sources)
+        phases.append(PhaseSpec(phase=number, **{key: source.value for key, source in of_phase.items()}))
         _check_shape(phases[-1], model, sources["bin_size"].value)
-        sources |= {f"phase{number}.{key}": source for key, source in found.items()}
+        sources |= {f"phase{number}.{key}": source for key, source in of_phase.items()}
 
     built: dict[str, Any] = {key: source.value for key, source in sources.items() if key in _PLAIN}
     spec = RunSpec(
@@ -118,50 +118,50 @@ def _assignments(sets: Sequence[str]) -> dict[str, str]:
     return pairs
 
 
-def _ranks(sources: Mapping[str, Source], system: SystemSpec) -> dict[str, Source]:
-    """GPUs, tasks and world size: one task a GPU, and without GPUs as many as the system or the job says."""
+def _ranks(sources: Mapping[str, Provenance], system: SystemSpec) -> dict[str, Provenance]:
+    """GPUs, tasks and world size: one task per GPU, and without GPUs as many as the system or the job says."""
     gpus, tasks, nodes = sources["gpus"], sources["tasks_per_node"], sources["nodes"]
     if gpus.value is None:
-        gpus = Source(system.gpus_per_node, f"system {system.name}")
+        gpus = Provenance(system.gpus_per_node, f"system {system.name}")
     if gpus.value == 0:
         if tasks.value is None:
-            tasks = Source(system.tasks_per_node, f"system {system.name}")
+            tasks = Provenance(system.tasks_per_node, f"system {system.name}")
     elif tasks.value is None or tasks.level >= FILE > gpus.level:
-        tasks = Source(gpus.value, "one task a GPU")
+        tasks = Provenance(gpus.value, "one task per GPU")
     elif tasks.value != gpus.value:
         if gpus.level < FILE or gpus.level == tasks.level or tasks.value > system.gpus_per_node:
             raise InputError(
-                f"{tasks.value} tasks a node do not fit {gpus.value} GPUs a node: a task uses one GPU",
+                f"{tasks.value} tasks per node do not fit {gpus.value} GPUs per node: each task uses one GPU",
                 where=f"tasks_per_node from {tasks.origin}, gpus from {gpus.origin}",
-                hint=f"use {gpus.value} tasks a node, or set GPUS={tasks.value}, or GPUS=0 to train on CPUs",
+                hint=f"use {gpus.value} tasks per node, or set GPUS={tasks.value}, or GPUS=0 to train on CPUs",
             )
-        gpus = Source(tasks.value, "one GPU a task")
+        gpus = Provenance(tasks.value, "one GPU per task")
     words = f"{nodes.value} nodes x {tasks.value} tasks"
-    world = Source(nodes.value * tasks.value, words)
+    world = Provenance(nodes.value * tasks.value, words)
     return {"gpus": gpus, "tasks_per_node": tasks, "world_size": world}
 
 
-def _model_and_vocabulary(catalogue: Catalogue, sources: Mapping[str, Source]) -> tuple[ModelSpec, str]:
+def _model_and_vocabulary(catalogue: Catalogue, sources: Mapping[str, Provenance]) -> tuple[ModelSpec, str]:
     """The model, its vocab_size filled in from the vocabulary, and the vocabulary's sha256 ("" for any)."""
     model = catalogue.model(sources["model"].value, sources["model"].place)
     digest, size = catalogue.vocabulary(sources["vocabulary"].value, sources["vocabulary"].place)
     return (model if model.vocab_size else replace(model, vocab_size=size)), digest
 
 
-def _phase(layers: Layers, number: int, sources: Mapping[str, Source]) -> dict[str, Source]:
+def _phase(layers: Layers, number: int, sources: Mapping[str, Provenance]) -> dict[str, Provenance]:
     """All fields of one PhaseSpec, the batch arithmetic done and put into words."""
-    found = {key: layers.phase(number, key) for key in _SIMPLE}
+    simple = {key: layers.phase(number, key) for key in _SIMPLE}
     limit = layers.micro_batch(number, sources["precision"].value)
     glob, rank, steps = (layers.phase(number, key) for key in ("global_batch", "rank_batch", "gradient_steps"))
     world, ranks = sources["world_size"].value, f"({sources['world_size'].origin})"
     if rank.value is not None and glob.level <= rank.level:
         if glob.level == rank.level and glob.value != rank.value * world:
             raise InputError(
-                f"a global batch of {glob.value} contradicts {rank.value} a rank on {world} ranks",
+                f"a global batch of {glob.value} contradicts {rank.value} per rank on {world} ranks",
                 where=f"{glob.origin}, {rank.origin}",
                 hint="give one of them",
             )
-        rank = Source(None, "")
+        rank = Provenance(None, "")
     sizes = divide(
         glob.value,
         world,
@@ -172,15 +172,15 @@ def _phase(layers: Layers, number: int, sources: Mapping[str, Source]) -> dict[s
         where=f"recipe {layers.recipe}, phase {number}",
     )
     if rank.value is None:
-        rank = Source(sizes.rank_batch, f"{glob.value} / {ranks}")
+        rank = Provenance(sizes.rank_batch, f"{glob.value} / {ranks}")
     else:
-        glob = Source(sizes.global_batch, f"{rank.value} x {ranks}")
+        glob = Provenance(sizes.global_batch, f"{rank.value} x {ranks}")
     if steps.value is None:
-        micro = Source(sizes.micro_batch, f"largest divisor of {sizes.rank_batch} up to the limit {limit.value}")
-        steps = Source(sizes.gradient_steps, f"{sizes.global_batch} / {ranks} / micro-batch {sizes.micro_batch}")
+        micro = Provenance(sizes.micro_batch, f"largest divisor of {sizes.rank_batch} up to the limit {limit.value}")
+        steps = Provenance(sizes.gradient_steps, f"{sizes.global_batch} / {ranks} / micro-batch {sizes.micro_batch}")
     else:
-        micro = Source(sizes.micro_batch, f"{sizes.rank_batch} / {steps.value} gradient steps")
-    return found | {
+        micro = Provenance(sizes.micro_batch, f"{sizes.rank_batch} / {steps.value} gradient steps")
+    return simple | {
         "global_batch": glob,
         "rank_batch": rank,
         "micro_batch": micro,
@@ -189,13 +189,13 @@ def _phase(layers: Layers, number: int, sources: Mapping[str, Source]) -> dict[s
     }
 
 
-def _check_compression(sources: Mapping[str, Source]) -> None:
+def _check_compression(sources: Mapping[str, Provenance]) -> None:
     compression, precision = sources["gradient_compression"], sources["precision"]
     if compression.value == "fp16" != precision.value:
         raise InputError(
             f"gradients would travel in fp16 without a loss scale: precision {precision.value} has none",
             where=f"gradient_compression from {compression.origin}, precision from {precision.origin}",
-            hint="what is below 6e-8 would be lost: set gradient_compression to bf16, or to none",
+            hint="values below 6e-8 would be lost: set gradient_compression to bf16, or to none",
         )
 
 

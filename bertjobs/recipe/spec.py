@@ -506,8 +506,8 @@ class RunSpec:
 
     @property
     def is_unpadded(self) -> bool:
-        """Whether packs are trained on. LDDL's loader makes none, and the seed's loss is one of its padded
-        micro-batches."""
+        """Whether packs are trained on. LDDL's loader makes none, and NVIDIA's loss is that of its
+        padded micro-batches."""
         return self.unpad and self.loader == "bertjobs" and self.loss_normalization == "global"
 
     @property

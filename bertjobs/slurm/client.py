@@ -32,7 +32,7 @@ from bertjobs.slurm.jobs import (
 )
 from bertjobs.slurm.refusals import RUN_HINTS, Hints, NoAnswer, is_no_answer, refusal
 from bertjobs.slurm.shell import shell_line
-from bertjobs.slurm.start_test import StartTest, parse_start_test
+from bertjobs.slurm.start_estimate import StartEstimate, parse_start_estimate
 
 TIMEOUT_S = 60
 """Seconds that a command of Slurm's may take."""
@@ -173,13 +173,13 @@ class Slurm:
         words = ["sbatch", "--parsable", f"--job-name={name}", f"--dependency=afterany:{job}", *options, str(script)]
         return Slurm(clean_environment(self._environ)).submit(words)
 
-    def start_test(self, script: str) -> StartTest:
+    def start_estimate(self, script: str) -> StartEstimate:
         """When and where a job with this batch script would start, or why never; queues nothing, never fails."""
         try:
             done = self.run(["sbatch", "--test-only"], script)
         except NoAnswer:
-            return StartTest()
-        return parse_start_test(f"{done.stdout}\n{done.stderr}")
+            return StartEstimate()
+        return parse_start_estimate(f"{done.stdout}\n{done.stderr}")
 
     # Changing
 

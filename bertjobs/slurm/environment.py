@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from bertjobs.recipe.environment import NAMES, near_miss
+from bertjobs.recipe.variables import NAMES, near_miss
 
 LEAKING = ("SLURM_", "SBATCH_", "SRUN_", "PMIX_", "PMI_")
 """Prefixes of variables that describe a surrounding job: its CPU binding and task counts would leak into a new one."""

@@ -13,7 +13,7 @@ import yaml
 from bertjobs.errors import InputError, nearest
 from bertjobs.files.yaml_document import syntax_error
 from bertjobs.recipe import schema
-from bertjobs.recipe.environment import NAMES
+from bertjobs.recipe.variables import NAMES
 from bertjobs.slurm.options import OPTION_HINT, SET_FOR_EACH_JOB, is_option, option_name
 from bertjobs.slurm.times import parse_time
 

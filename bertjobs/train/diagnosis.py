@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,7 @@ class Diagnosis:
         skipped_in_a_row: steps up to this one without a finite gradient.
         precision: fp32, tf32, bf16 or fp16.
         loss_scale: what this step's loss, and so its gradients, were multiplied by.
-        mlm_loss_nats, nsp_loss_nats: means over the global batch.
+        losses: means over the global batch, by the fields of metrics.jsonl.
         gradients: those that are not finite, summed over ranks and times the loss scale.
         parameters: those that are not finite themselves.
         tensors: how many parameters the model has.
@@ -53,8 +53,7 @@ class Diagnosis:
     skipped_in_a_row: int
     precision: str
     loss_scale: float
-    mlm_loss_nats: float
-    nsp_loss_nats: float
+    losses: Mapping[str, float]
     gradients: tuple[NotFinite, ...]
     parameters: tuple[NotFinite, ...]
     tensors: int
@@ -62,13 +61,16 @@ class Diagnosis:
 
     @property
     def is_loss_finite(self) -> bool:
-        return math.isfinite(self.mlm_loss_nats + self.nsp_loss_nats)
+        return math.isfinite(sum(self.losses.values()))
 
     def as_json(self) -> dict[str, Any]:
-        """For a file; a number that is not finite is told in a word, as JSON has none."""
+        """For a file, each loss a field of its own; a number that is not finite is told in a word, as JSON has none."""
+        fields: dict[str, Any] = {}
+        for name, value in asdict(self).items():
+            fields |= value if name == "losses" else {name: value}
         return {
             name: str(value) if isinstance(value, float) and not math.isfinite(value) else value
-            for name, value in asdict(self).items()
+            for name, value in fields.items()
         }
 
     def write(self, folder: Path) -> Path:
@@ -77,14 +79,14 @@ class Diagnosis:
         write_json(file, self.as_json())
         return file
 
-    def error(self, file: Path) -> BertjobsError:
-        """What ends the run; ``file`` holds the rest."""
+    def error(self, file: Path, words: Mapping[str, str]) -> BertjobsError:
+        """What ends the run; ``file`` holds the rest, ``words`` state each loss, as in `Objective.losses`."""
         found = f"of {len(self.gradients)} of {self.tensors} parameters: {_listed(self.gradients)}"
         if not self.gradients:
             found = "though each number is: their norm is beyond float32"
         if self.parameters:
             found += f"; parameters that are not finite themselves: {_listed(self.parameters)}"
-        losses = f"MLM loss {self.mlm_loss_nats:g} and NSP loss {self.nsp_loss_nats:g} nats"
+        losses = " and ".join(words[name].format(value) for name, value in self.losses.items())
         return BertjobsError(
             f"{self.skipped_in_a_row} steps in a row had gradients that are not finite, {found}",
             where=f"phase {self.phase}, step {self.step}, {losses}, loss scale {self.loss_scale:g}; more, and the "
@@ -114,8 +116,7 @@ def diagnose(
     skipped_in_a_row: int,
     precision: str,
     loss_scale: float,
-    mlm_loss_nats: float,
-    nsp_loss_nats: float,
+    losses: Mapping[str, float],
     sequences: Iterable[str],
 ) -> Diagnosis:
     """Look at a model whose last step was skipped: its gradients are still those of that step."""
@@ -126,8 +127,7 @@ def diagnose(
         skipped_in_a_row=skipped_in_a_row,
         precision=precision,
         loss_scale=loss_scale,
-        mlm_loss_nats=mlm_loss_nats,
-        nsp_loss_nats=nsp_loss_nats,
+        losses=losses,
         gradients=_not_finite([(name, p.grad) for name, p in named if p.grad is not None]),
         parameters=_not_finite(named),
         tensors=len(named),

@@ -8,17 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bertjobs.data.batches.lddl_loader import check_lddl_loader
-from bertjobs.data.shards.manifest import DataManifest
 from bertjobs.errors import CAUSE, InputError
 from bertjobs.files.atomic import remove_leftovers
 from bertjobs.recipe.catalogue import builtin_file, catalogue_files, load_catalogue
-from bertjobs.recipe.environment import read_environment
-from bertjobs.recipe.lockfile import read_lockfile, recipe_hash
+from bertjobs.recipe.lockfile import decisive_settings, read_lockfile, recipe_hash
 from bertjobs.recipe.resolve import resolve
 from bertjobs.recipe.schema import RUN
 from bertjobs.recipe.spec import PhaseSpec, RunSpec
-from bertjobs.run.directory import RunDirectory
+from bertjobs.recipe.variables import read_environment
+from bertjobs.run.directory import PhaseDirectory, RunDirectory
 from bertjobs.run.restarts import (
     NotRestartedError,
     Refusal,
@@ -31,32 +29,40 @@ from bertjobs.run.restarts import (
 )
 from bertjobs.run.settings import check_unchanged, write_settings
 from bertjobs.train.failure import cause_of, exit_code, kept
+from bertjobs.train.objective import Objective, ObjectiveOf
 from bertjobs.train.placement import Placement
 
 
 @dataclass(frozen=True)
-class Job:
-    """One phase of one run, as all ranks see it.
+class PhaseJob:
+    """One phase of one run, as all ranks see it: resolved once, then handed down.
 
-    ``previous`` is the number of the phase that this one continues, None for the first.
+    Attributes:
+        spec: the run, with what the data decide filled in.
+        phase: the one that is trained.
+        previous: the number of the phase that this one continues, None for the first.
+        directory: of the run.
+        folder: of the phase in it.
+        objective: what is trained.
+        settings, recipe_hash: those that decide the phase's weights, for its checkpoints.
     """
 
     spec: RunSpec
     phase: PhaseSpec
     previous: int | None
     directory: RunDirectory
-    data: DataManifest
+    folder: PhaseDirectory
+    objective: Objective
+    settings: Mapping[str, Any]
+    recipe_hash: str
     placement: Placement
 
-    @property
-    def recipe_hash(self) -> str:
-        return recipe_hash(self.spec, self.phase.phase)
 
-
-def resolve_job(environ: Mapping[str, str], placement: Placement) -> Job:
+def resolve_job(environ: Mapping[str, str], placement: Placement, objective_of: ObjectiveOf) -> PhaseJob:
     """The job that the environment describes, checked against the data. Writes nothing.
 
     A run that exists is continued with the settings of its run.yml; the environment's go before them.
+    ``objective_of`` makes what is trained from the run that they describe.
 
     Raises:
         InputError: any setting, or the data, is not as it must be.
@@ -80,15 +86,22 @@ def resolve_job(environ: Mapping[str, str], placement: Placement) -> Job:
     spec = resolved.spec
     if len(spec.phases) != 1:
         raise InputError("a worker trains one phase", where=f"PHASE={environ['PHASE']}", hint="set PHASE=1 or PHASE=2")
-    phase = spec.phases[0]
-    data = DataManifest.read(Path(spec.data))
-    data.check(spec)
-    if spec.loader == "lddl":
-        check_lddl_loader(data, spec)
-    spec = data.sized(spec)
-    earlier = [number for number in resolved.recipe_phases if number < phase.phase]
+    objective = objective_of(spec)
+    spec = objective.spec
+    (phase,) = spec.phases
+    number = phase.phase
     directory = RunDirectory(Path(spec.results) / spec.run)
-    return Job(spec, phase, max(earlier, default=None), directory, data, placement)
+    return PhaseJob(
+        spec=spec,
+        phase=phase,
+        previous=max((earlier for earlier in resolved.recipe_phases if earlier < number), default=None),
+        directory=directory,
+        folder=directory.phase(number),
+        objective=objective,
+        settings=decisive_settings(spec, number),
+        recipe_hash=recipe_hash(spec, number),
+        placement=placement,
+    )
 
 
 def find_lockfile(settings: Mapping[str, str]) -> Path | None:
@@ -98,7 +111,7 @@ def find_lockfile(settings: Mapping[str, str]) -> Path | None:
     return path if run and path.is_file() else None
 
 
-def open_directory(job: Job, **started: Any) -> None:
+def open_directory(job: PhaseJob, **started: Any) -> None:
     """Make the run's folders, write its run.yml, and continue its journal. Rank 0 alone calls it, once nothing can
     be refused any more; ``started`` goes into the journal with it.
 
@@ -109,14 +122,13 @@ def open_directory(job: Job, **started: Any) -> None:
     check_unchanged(job.spec, job.directory)
     job.directory.create()
     check_restart(job, int(started.get("step", 0)))
-    directory = job.directory.phase(job.phase.phase)
-    directory.create()
-    remove_leftovers(directory.root)
+    job.folder.create()
+    remove_leftovers(job.folder.root)
     write_settings(job.directory, job.spec)
     record(job, "started", world_size=job.spec.world_size, **started)
 
 
-def check_budgets(job: Job, last_state: str) -> None:
+def check_budgets(job: PhaseJob, last_state: str) -> None:
     """Complete the journal of this chain's attempts, and make sure that there may be one more. Rank 0 alone calls it.
 
     Args:
@@ -135,7 +147,7 @@ def check_budgets(job: Job, last_state: str) -> None:
     _refuse(job, beyond_budget(_chain(job), job.spec.restarts))
 
 
-def check_restart(job: Job, step: int) -> None:
+def check_restart(job: PhaseJob, step: int) -> None:
     """Make sure that an attempt that begins at ``step`` would not go round in circles.
 
     Raises:
@@ -144,14 +156,14 @@ def check_restart(job: Job, step: int) -> None:
     _refuse(job, in_circles(_chain(job), step))
 
 
-def _chain(job: Job) -> list[Mapping[str, Any]]:
+def _chain(job: PhaseJob) -> list[Mapping[str, Any]]:
     placement = job.placement
     if not placement.attempt and placement.chain == placement.job:
         return []  # somebody has started it by hand, and knows why
     return chain_events(job.directory.events(), job.phase.phase, placement.chain)
 
 
-def _refuse(job: Job, refusal: Refusal | None) -> None:
+def _refuse(job: PhaseJob, refusal: Refusal | None) -> None:
     if refusal:
         raise NotRestartedError(
             f"job {job.placement.job} was not restarted: {refusal.words}",
@@ -161,7 +173,7 @@ def _refuse(job: Job, refusal: Refusal | None) -> None:
         )
 
 
-def record_failure(job: Job, error: Exception, of_other: Mapping[str, Any] | None = None) -> None:
+def record_failure(job: PhaseJob, error: Exception, of_other: Mapping[str, Any] | None = None) -> None:
     """Write into the journal that this attempt failed, and why; where that cannot be written, the log has it too.
 
     Args:
@@ -173,7 +185,7 @@ def record_failure(job: Job, error: Exception, of_other: Mapping[str, Any] | Non
         record(job, "ended", exit_code=exit_code(error), **failure)
 
 
-def record(job: Job, event: str, **fields: Any) -> None:
+def record(job: PhaseJob, event: str, **fields: Any) -> None:
     """Write what this attempt does into the journal, if the run has a folder."""
     if job.directory.root.is_dir():
         placement = job.placement

@@ -3,30 +3,26 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
 
-from bertjobs.data.batches.batches import BatchStream, MicroBatch
-from bertjobs.data.batches.lddl_loader import LddlStream
-from bertjobs.data.check.shard_watch import ShardWatch
 from bertjobs.errors import InputError
-from bertjobs.model.bert import BertForPreTraining
 from bertjobs.optim.base import Optimizer
 from bertjobs.optim.schedule import learning_rate
-from bertjobs.recipe.flops import StepCounts, step_flops
 from bertjobs.train.checkpoint.saving import Saving
 from bertjobs.train.checkpoint.state import Progress
 from bertjobs.train.device import device_peak_flops, peak_memory_gb
 from bertjobs.train.diagnosis import diagnose
-from bertjobs.train.job import Job
-from bertjobs.train.metrics import MetricsLog, counts_of, step_metrics
+from bertjobs.train.job import PhaseJob
+from bertjobs.train.metrics import MetricsLog, step_metrics
+from bertjobs.train.objective import Batches, GlobalBatch, Learner, MicroBatch
 from bertjobs.train.ranks import Ranks
 from bertjobs.train.signals import STOP_SIGNALS, StopRequest
 from bertjobs.train.step import StepPlan, StepResult, train_step
-from bertjobs.train.validation import Validation
 from bertjobs.train.watchdog import Watchdog
 
 SKIPS_ALLOWED = 25
@@ -45,40 +41,47 @@ class Outcome:
 
 @dataclass
 class Trainer:
-    """One rank's part in a phase; ``model`` is what ``wrapped`` wraps for the ranks."""
+    """One rank's part in a phase; ``wrapped`` is the learner's forward pass, wrapped for the ranks."""
 
-    job: Job
+    job: PhaseJob
     ranks: Ranks
     device: torch.device
     stop: StopRequest
-    model: BertForPreTraining
+    learner: Learner
     wrapped: torch.nn.Module
     optimizer: Optimizer
     progress: Progress
-    stream: BatchStream | LddlStream
-    validation: Validation
+    batches: Batches
     metrics: MetricsLog
     saving: Saving
     watchdog: Watchdog
-    shard_watch: ShardWatch
 
     def __post_init__(self) -> None:
-        self._first_step = self.progress.step
-        self._skipped_in_a_row = 0
-        peak = device_peak_flops(self.device, self.job.spec.precision)
+        """What is the same in all steps of the phase."""
+        spec, phase = self.job.spec, self.job.phase
+        self._last_step = self.progress.step + spec.steps_this_run if spec.steps_this_run else None
+        self._rate = partial(learning_rate, base=phase.lr, warmup=phase.warmup, total=phase.steps)
+        self._plan = StepPlan(
+            rank=self.ranks.rank,
+            world_size=self.ranks.size,
+            precision=spec.precision,
+            seed=spec.seed + phase.phase,
+            normalization=spec.loss_normalization,
+        )
+        peak = device_peak_flops(self.device, spec.precision)
         self._peak_flops = None if peak is None else peak * self.ranks.size
+        self._skipped_in_a_row = 0
 
     def run(self) -> Outcome:
         """Step until the phase is done or all ranks agree to stop; a checkpoint is written either way.
 
         Raises:
-            InputError: a shard was removed or altered meanwhile; after a checkpoint.
+            InputError: the data were altered meanwhile; after a checkpoint.
             BertjobsError: the training failed.
         """
         phase = self.job.phase
-        batches: Iterator[Sequence[MicroBatch]] = iter(self.stream)
         while self.progress.updates < phase.steps:
-            cause = self._step(batches)
+            cause = self._step()
             if cause:
                 self.ranks.say(f"stopping after step {self.progress.step}: {cause}")
                 self._checkpoint_now()
@@ -95,87 +98,98 @@ class Trainer:
     def _outcome(self, cause: str) -> Outcome:
         return Outcome(cause == "done", cause, self.progress.step, round(self.saving.lead.seconds, 1))
 
-    def _step(self, batches: Iterator[Sequence[MicroBatch]]) -> str | None:
+    def _step(self) -> str | None:
         """One optimizer step; or the cause to stop, if one of the ranks has one."""
-        spec, phase, progress = self.job.spec, self.job.phase, self.progress
-        started = time.perf_counter()
+        started, progress = time.perf_counter(), self.progress
         self.watchdog.beat(progress.step + 1, "reading")
-        limit = spec.steps_this_run and progress.step - self._first_step >= spec.steps_this_run
-        micro_batches, error = ([], None) if limit else self._next(batches)
+        micro_batches, error = self._next()
         waited = time.perf_counter() - started
         counts, cause = self._agree(micro_batches, error)
-        if cause or limit:
-            return cause or "STEPS_THIS_RUN"
+        if cause:
+            return cause
 
         self.watchdog.beat(progress.step + 1, "training")
-        rate = learning_rate(progress.updates, base=phase.lr, warmup=phase.warmup, total=phase.steps)
+        batch = self.learner.global_batch(counts)
+        scale, rate = progress.loss_scale.scale, self._rate(progress.updates)
+        plan = replace(self._plan, number=progress.step, divisors=batch.divisors, loss_scale=scale)
         self.optimizer.set_learning_rate(rate)
-        plan = StepPlan(
-            number=progress.step,
-            masked_tokens=counts.masked_tokens,
-            sequences=counts.sequences,
-            rank=self.ranks.rank,
-            world_size=self.ranks.size,
-            precision=spec.precision,
-            loss_scale=progress.loss_scale.scale,
-            seed=spec.seed + phase.phase,
-            normalization=spec.loss_normalization,
-        )
         result = train_step(self.wrapped, self.optimizer, micro_batches, plan, self.device)
         sums = self.ranks.sum_on_device(result.sums).tolist()
         self.progress = progress.after(result.skipped)
         took = time.perf_counter() - started
-        saved = self.saving.take_times()
-        line = step_metrics(
-            phase=phase.phase,
-            step=self.progress.step,
-            attempt=self.job.placement.attempt,
-            time_unix_s=round(time.time(), 3),
-            learning_rate=rate,
-            gradient_norm=result.gradient_norm,
-            loss_scale=plan.loss_scale,
-            skipped_steps=self.progress.skipped,
-            data_wait_s=round(waited, 4),
-            checkpoint_s=saved.wall_s,
-            checkpoint_stall_s=saved.stall_s,
-            peak_memory_gb=round(peak_memory_gb(self.device), 3),
-            sums=sums,
-            counts=counts,
-            flops=step_flops(spec.model, spec.model.vocab_size, counts),
-            peak_flops=self._peak_flops,
-            step_time_s=took,
-        )
-        self.metrics.step(line, phase.steps)
+
+        line = self._line(batch, plan, sums, result, learning_rate=rate, waited_s=waited, step_time_s=took)
+        self.metrics.step(line, self.job.phase.steps, self.job.objective.step_words(line))
         self.saving.lead.after_step(took)
         self._check_finite(result, plan, line)
         return None
 
-    def _next(self, batches: Iterator[Sequence[MicroBatch]]) -> tuple[Sequence[MicroBatch], InputError | None]:
-        """The next step's batches; or what is wrong with the data."""
-        if self.shard_watch.error is not None:
-            return [], self.shard_watch.error
+    @property
+    def _is_enough(self) -> bool:
+        """Whether this attempt has made all steps that it was started for (``STEPS_THIS_RUN``)."""
+        return self._last_step is not None and self.progress.step >= self._last_step
+
+    def _next(self) -> tuple[Sequence[MicroBatch], InputError | None]:
+        """The next step's micro-batches, none after the last step; or what is wrong with the data."""
         try:
-            return next(batches), None
+            return [] if self._is_enough else next(self.batches), None
         except InputError as error:
             return [], error
 
-    def _agree(self, micro_batches: Sequence[MicroBatch], error: InputError | None) -> tuple[StepCounts, str | None]:
+    def _agree(self, micro_batches: Sequence[MicroBatch], error: InputError | None) -> tuple[list[int], str | None]:
         """What all ranks know at a step's beginning: the counts of the global batch, or why to stop.
 
         Raises:
             InputError: a rank has an ``error``; a checkpoint was written.
         """
-        asked = [int(self.stop.signal == number) for number in STOP_SIGNALS]
-        told = self.ranks.sum_on_host(*asked, int(error is not None), *self.saving.flags, *counts_of(micro_batches))
-        asked, (wrong, writing, unwritten), counts = told[:-7], told[-7:-4], StepCounts(*told[-4:])
+        signals = [int(self.stop.signal == number) for number in STOP_SIGNALS]
+        own = [*signals, int(error is not None), *self.saving.flags, *self.learner.count(micro_batches)]
+        total = iter(self.ranks.sum_on_host(*own))
+        signals = [next(total) for _ in signals]
+        wrong, writing, unwritten = (next(total) for _ in range(3))
+        counts = list(total)
         self.saving.settle(writing, unwritten)
         if wrong:
             if self.job.spec.on_bad_shard == "skip":  # the next attempt finds it at its start, and does
                 return counts, "bad shard"
             self._checkpoint_now()
             self.ranks.raise_first(error)
-        causes = [number.name for number, count in zip(STOP_SIGNALS, asked, strict=True) if count]
+        causes = [number.name for number, count in zip(STOP_SIGNALS, signals, strict=True) if count]
+        if self._is_enough:
+            causes.append("STEPS_THIS_RUN")
         return counts, causes[0] if causes else None
+
+    def _line(
+        self,
+        batch: GlobalBatch,
+        plan: StepPlan,
+        sums: Sequence[float],
+        result: StepResult,
+        *,
+        learning_rate: float,
+        waited_s: float,
+        step_time_s: float,
+    ) -> dict[str, Any]:
+        """The step that was just made, for metrics.jsonl; ``sums`` are those of all ranks."""
+        saved = self.saving.take_times()
+        return step_metrics(
+            phase=self.job.phase.phase,
+            step=self.progress.step,
+            attempt=self.job.placement.attempt,
+            time_unix_s=round(time.time(), 3),
+            learning_rate=learning_rate,
+            gradient_norm=result.gradient_norm,
+            loss_scale=plan.loss_scale,
+            skipped_steps=self.progress.skipped,
+            data_wait_s=round(waited_s, 4),
+            checkpoint_s=saved.wall_s,
+            checkpoint_stall_s=saved.stall_s,
+            peak_memory_gb=round(peak_memory_gb(self.device), 3),
+            measures=self.job.objective.measures(sums, batch.divisors),
+            batch=batch,
+            peak_flops=self._peak_flops,
+            step_time_s=step_time_s,
+        )
 
     def _check_finite(self, result: StepResult, plan: StepPlan, line: dict[str, Any]) -> None:
         """End a run whose gradients are never finite: waiting longer does not mend it.
@@ -188,26 +202,28 @@ class Trainer:
             self.ranks.decided(lambda: self._give_up(plan, line))
 
     def _give_up(self, plan: StepPlan, line: dict[str, Any]) -> None:
+        losses = self.job.objective.losses
         diagnosis = diagnose(
-            self.model,
+            self.learner.model,
             phase=self.job.phase.phase,
             step=line["step"],
             skipped_in_a_row=self._skipped_in_a_row,
             precision=plan.precision,
             loss_scale=plan.loss_scale,
-            mlm_loss_nats=line["mlm_loss_nats"],
-            nsp_loss_nats=line["nsp_loss_nats"],
-            sequences=self.stream.samples(plan.number),
+            losses={field: line[field] for field in losses},
+            sequences=self.batches.samples(plan.number),
         )
-        raise diagnosis.error(diagnosis.write(self.job.directory.phase(self.job.phase.phase).root))
+        raise diagnosis.error(diagnosis.write(self.job.folder.root), losses)
 
     def _validate(self) -> None:
         step = self.progress.step
-        self.metrics.validation({"phase": self.job.phase.phase, "step": step, **self.validation.run(self.model, step)})
+        scores = self.learner.validate(lambda: self.watchdog.beat(step, "validating"))
+        line = {"phase": self.job.phase.phase, "step": step, **scores}
+        self.metrics.validation(line, self.job.objective.validation_words(line))
 
     def _begin_checkpoint(self) -> None:
         self.watchdog.beat(self.progress.step, "beginning a checkpoint")
-        self.saving.begin(self.model, self.optimizer, self.progress, self.stream.state(self.progress.step))
+        self.saving.begin(self.learner.model, self.optimizer, self.progress, self.batches.state(self.progress.step))
 
     def _checkpoint_now(self) -> None:
         """A checkpoint of this step, written when this returns.
@@ -216,4 +232,4 @@ class Trainer:
             BertjobsError: it cannot be written.
         """
         self.watchdog.beat(self.progress.step, "writing a checkpoint")
-        self.saving.save_now(self.model, self.optimizer, self.progress, self.stream.state(self.progress.step))
+        self.saving.save_now(self.learner.model, self.optimizer, self.progress, self.batches.state(self.progress.step))

@@ -3,8 +3,7 @@
 A line of metrics.jsonl is one optimizer step. Fields and units; rates and losses are those of all ranks together:
 
 - ``phase``, ``step`` (counts from 1), ``attempt``, ``time_unix_s``;
-- ``loss_nats`` (MLM + NSP), ``mlm_loss_nats`` (mean over masked tokens), ``nsp_loss_nats`` (mean over sequences),
-  ``mlm_accuracy`` and ``nsp_accuracy`` (0 to 1);
+- the losses and scores of what is trained (`Objective.measures`);
 - ``learning_rate``, ``gradient_norm`` (before clipping), ``loss_scale``, ``skipped_steps`` (so far);
 - ``step_time_s``, ``data_wait_s`` (the part of it in which rank 0 waited for its batches), ``tokens`` (of the step,
   without padding), ``sequences_per_s``, ``tokens_per_s``, ``model_flops_per_s`` (`bertjobs.recipe.flops`, without
@@ -21,41 +20,21 @@ writes and reads it.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from bertjobs.data.batches.batches import NOT_SCORED, Batch, MicroBatch
 from bertjobs.files.atomic import sync_file, sync_folder, write_text
 from bertjobs.files.json_lines import append_line, read_lines
-from bertjobs.recipe.flops import StepCounts
+from bertjobs.train.objective import GlobalBatch
 from bertjobs.train.tensorboard import TensorBoardLog
-
-
-def counts_of(micro_batches: Iterable[MicroBatch]) -> StepCounts:
-    """What a rank's micro-batches hold; the field-wise sum over ranks is the step's."""
-    sequences = masked_tokens = tokens = squared_lengths = 0
-    for batch in micro_batches:
-        if isinstance(batch, Batch):
-            lengths = batch.attention_mask.sum(dim=1)
-            masked_tokens += int((batch.labels != NOT_SCORED).sum())
-        else:
-            lengths = torch.from_numpy(batch.lengths)
-            masked_tokens += batch.masked
-        sequences += batch.sequences
-        tokens += int(lengths.sum())
-        squared_lengths += int(lengths.square().sum())
-    return StepCounts(sequences, masked_tokens, tokens, squared_lengths)
 
 
 def step_metrics(
     *,
-    sums: Sequence[float],
-    counts: StepCounts,
-    flops: float,
+    measures: Mapping[str, float],
+    batch: GlobalBatch,
     peak_flops: float | None,
     step_time_s: float,
     **fields: Any,
@@ -63,37 +42,29 @@ def step_metrics(
     """The line of one step.
 
     Args:
-        sums: over the global batch: MLM loss in nats, MLM hits, NSP loss in nats, NSP hits.
-        counts: of the global batch.
-        flops: floating-point operations of the step.
+        measures: the losses and scores of what is trained.
         peak_flops: what all ranks' devices could do in a second, None where that is not known.
         step_time_s: of the whole step, in seconds.
         fields: the others, as they shall stand in the line.
     """
-    mlm, nsp = sums[0] / counts.masked_tokens, sums[2] / counts.sequences
-    rate = flops / step_time_s
+    rate = batch.flops / step_time_s
     return {
         **fields,
-        "loss_nats": mlm + nsp,
-        "mlm_loss_nats": mlm,
-        "nsp_loss_nats": nsp,
-        "mlm_accuracy": sums[1] / counts.masked_tokens,
-        "nsp_accuracy": sums[3] / counts.sequences,
-        "tokens": counts.tokens,
-        "sequences_per_s": round(counts.sequences / step_time_s, 3),
-        "tokens_per_s": round(counts.tokens / step_time_s, 1),
+        **measures,
+        "tokens": batch.tokens,
+        "sequences_per_s": round(batch.sequences / step_time_s, 3),
+        "tokens_per_s": round(batch.tokens / step_time_s, 1),
         "model_flops_per_s": round(rate),
         "peak_share": None if peak_flops is None else round(rate / peak_flops, 4),
         "step_time_s": round(step_time_s, 4),
     }
 
 
-def log_line(line: dict[str, Any], steps: int) -> str:
-    """A step as the worker's log shows it."""
+def log_line(line: dict[str, Any], steps: int, losses: str) -> str:
+    """A step as the worker's log shows it; ``losses`` is the objective's part."""
     share = "" if line["peak_share"] is None else f", {line['peak_share']:.1%} of the peak FLOP/s"
     return (
-        f"phase {line['phase']} step {line['step']}/{steps}  loss {line['loss_nats']:.4f}  "
-        f"mlm {line['mlm_loss_nats']:.4f}  accuracy {line['mlm_accuracy']:.1%}  lr {line['learning_rate']:.3e}  "
+        f"phase {line['phase']} step {line['step']}/{steps}  {losses}  lr {line['learning_rate']:.3e}  "
         f"|g| {line['gradient_norm']:.3f}  {line['sequences_per_s']:.1f} sequences/s{share}"
     )
 
@@ -136,24 +107,19 @@ class MetricsLog:
         if self._tensorboard:
             self._tensorboard.begin(step, steps, validations)
 
-    def step(self, line: dict[str, Any], steps: int) -> None:
-        """Write one step's line; ``steps`` is the phase's number of them."""
+    def step(self, line: dict[str, Any], steps: int, losses: str) -> None:
+        """Write one step's line; ``steps`` is the phase's number of them, ``losses`` this one's in words."""
         if self._active:
             append_line(self._metrics, line)
-            print(log_line(line, steps), flush=True)
+            print(log_line(line, steps, losses), flush=True)
             if self._tensorboard:
                 self._tensorboard.step(line)
 
-    def validation(self, line: dict[str, Any]) -> None:
-        """Write one validation's line."""
+    def validation(self, line: dict[str, Any], words: str) -> None:
+        """Write one validation's line; ``words`` states it."""
         if self._active:
             append_line(self._validation, line)
-            print(
-                f"phase {line['phase']} step {line['step']}: held-out mlm {line['mlm_loss_nats']:.4f} nats "
-                f"(unigram line {line['unigram_cross_entropy_nats']:.4f}), accuracy {line['mlm_accuracy']:.1%}, "
-                f"nsp accuracy {line['nsp_accuracy']:.1%}",
-                flush=True,
-            )
+            print(f"phase {line['phase']} step {line['step']}: {words}", flush=True)
             if self._tensorboard:
                 self._tensorboard.held_out(line)
 

@@ -5,39 +5,32 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import closing
+from functools import partial
 
 import torch
 
-from bertjobs.data.batches.batches import BatchStream
-from bertjobs.data.batches.packed_batches import empty_pack
-from bertjobs.data.check.shard_watch import ShardWatch
-from bertjobs.data.shards.shard_check import shards_of
 from bertjobs.errors import InputError
 from bertjobs.files.atomic import sha256_of
-from bertjobs.model.bert import BertForPreTraining
+from bertjobs.optim.base import Optimizer
 from bertjobs.optim.build import BACKENDS, build_optimizer
 from bertjobs.optim.sharding import StateShare
-from bertjobs.recipe.lockfile import decisive_settings
 from bertjobs.run.checkpoints import MANIFEST, folder_name
-from bertjobs.run.directory import Done, PhaseDirectory
+from bertjobs.run.directory import Done
 from bertjobs.run.settings import check_unchanged
 from bertjobs.train.checkpoint.saving import Saving
-from bertjobs.train.checkpoint.start import Start, find_start, load_start
-from bertjobs.train.checkpoint.state import Progress
+from bertjobs.train.checkpoint.start import find_start, load_start
 from bertjobs.train.checkpoint.stop_time import Lead
 from bertjobs.train.checkpoint.writer import CheckpointSeries, CheckpointWriter
-from bertjobs.train.forward import open_forward
-from bertjobs.train.job import Job, open_directory, record, record_failure
+from bertjobs.train.job import PhaseJob, open_directory, record, record_failure
 from bertjobs.train.loop import Outcome, Trainer
 from bertjobs.train.metrics import MetricsLog
-from bertjobs.train.phase_data import PhaseShards, open_shards, open_stream
+from bertjobs.train.objective import Learner
 from bertjobs.train.ranks import Ranks
 from bertjobs.train.signals import StopRequest
-from bertjobs.train.validation import Validation
 from bertjobs.train.watchdog import HangError, Watchdog
 
 
-def train_phase(job: Job, ranks: Ranks, device: torch.device, stop: StopRequest) -> Outcome:
+def train_phase(job: PhaseJob, ranks: Ranks, device: torch.device, stop: StopRequest) -> Outcome:
     """Train until the phase is done or all ranks agree to stop; a checkpoint is written either way.
 
     Raises:
@@ -45,69 +38,65 @@ def train_phase(job: Job, ranks: Ranks, device: torch.device, stop: StopRequest)
             or a shard was altered during the training.
         BertjobsError: the training failed.
     """
-    directory = job.directory.phase(job.phase.phase)
-    done = ranks.decided(lambda: _already_done(job, directory))
-    if done is not None:
-        ranks.say(f"phase {done.phase} is done already: {directory.done_file}")
-        return Outcome(True, "done", done.step)
-    start = ranks.decided(lambda: find_start(job))
-    shards = open_shards(job, ranks)
+    start = ranks.decided(lambda: _already_done(job) or find_start(job))
+    if isinstance(start, Done):
+        ranks.say(f"phase {start.phase} is done already: {job.folder.done_file}")
+        return Outcome(True, "done", start.step)
     torch.manual_seed(job.spec.seed)
-    model = BertForPreTraining(job.spec.model, activation_checkpointing=job.spec.activation_checkpointing).to(device)
-    forward = ranks.in_turn(lambda: open_forward(model, job.spec, device))
-    shard = StateShare(ranks.rank, ranks.size, ranks.gradients)
-    optimizer = ranks.in_turn(
-        lambda: build_optimizer(model, job.spec.optimizer, job.phase.lr, device=device, group=shard)
-    )
+    learner = job.objective.open(ranks, device)
+    optimizer = ranks.in_turn(lambda: _build_optimizer(job, ranks, learner, device))
     check_backends(optimizer.backend, ranks)
-    progress, words = ranks.in_turn(lambda: load_start(start, job, model, optimizer))
+    progress, words = ranks.in_turn(lambda: load_start(start, job, learner, optimizer))
     ranks.decided(lambda: open_directory(job, step=progress.step, optimizer_backend=optimizer.backend))
-    if shards.skipped:
-        ranks.decided(lambda: record(job, "skipped shards", shards=list(shards.skipped)))
-    ranks.say(f"{words}\noptimizer {job.spec.optimizer.name}, backend {optimizer.backend}\n{forward.describe()}")
+    for event, fields in learner.events.items():
+        ranks.decided(partial(record, job, event, **fields))
+    ranks.say(f"{words}\noptimizer {job.spec.optimizer.name}, backend {optimizer.backend}\n{learner.describe()}")
     with (
         Watchdog(job.spec.hang_timeout_s, job.placement, ranks.arrivals, _keeper(job, ranks)) as watchdog,
-        _watch(job, shards, ranks) as shard_watch,
-        closing(open_stream(job, ranks, shards, start.data, device)) as stream,
-        closing(
-            MetricsLog(directory.metrics, directory.validation, directory.tensorboard, active=ranks.is_first)
-        ) as metrics,
+        learner.batches(start.data) as batches,
+        closing(_metrics(job, ranks)) as metrics,
     ):
-        if isinstance(stream, BatchStream) and stream.packing is not None:
-            forward.warm_up(empty_pack(shards.train, shards.masking, stream.packing).to(device), job.spec.precision)
         metrics.resume_after(progress.step)
-        saving = _saving(job, ranks, metrics, start, progress)
-        saving.reserve(model, optimizer)
+        saving = _saving(job, ranks, learner, metrics, saved_step=progress.step if start.kind == "resume" else None)
+        saving.reserve(learner.model, optimizer)
         trainer = Trainer(
             job=job,
             ranks=ranks,
             device=device,
             stop=stop,
-            model=model,
-            wrapped=ranks.wrapped(forward, device, compression=job.spec.gradient_compression),
+            learner=learner,
+            wrapped=ranks.wrapped(learner.forward, learner.probe, compression=job.spec.gradient_compression),
             optimizer=optimizer,
             progress=progress,
-            stream=stream,
-            validation=Validation(job, shards, ranks, device, watchdog),
+            batches=batches,
             metrics=metrics,
             saving=saving,
             watchdog=watchdog,
-            shard_watch=shard_watch,
         )
         outcome = trainer.run()
     if outcome.done:
-        ranks.decided(lambda: _write_done(job, directory, outcome.step))
+        ranks.decided(lambda: _write_done(job, outcome.step))
     return outcome
 
 
-def _keeper(job: Job, ranks: Ranks) -> Callable[[HangError], None]:
+def _keeper(job: PhaseJob, ranks: Ranks) -> Callable[[HangError], None]:
     """Keeps a hang in the journal, on rank 0."""
     return (lambda error: record_failure(job, error)) if ranks.is_first else (lambda _: None)
 
 
-def _already_done(job: Job, directory: PhaseDirectory) -> Done | None:
+def _already_done(job: PhaseJob) -> Done | None:
     check_unchanged(job.spec, job.directory)
-    return directory.done()
+    return job.folder.done()
+
+
+def _build_optimizer(job: PhaseJob, ranks: Ranks, learner: Learner, device: torch.device) -> Optimizer:
+    share = StateShare(ranks.rank, ranks.size, ranks.gradients)
+    return build_optimizer(learner.model, job.spec.optimizer, job.phase.lr, device=device, group=share)
+
+
+def _metrics(job: PhaseJob, ranks: Ranks) -> MetricsLog:
+    folder = job.folder
+    return MetricsLog(folder.metrics, folder.validation, folder.tensorboard, active=ranks.is_first)
 
 
 def check_backends(backend: str, ranks: Ranks) -> None:
@@ -129,34 +118,23 @@ def check_backends(backend: str, ranks: Ranks) -> None:
         )
 
 
-def _watch(job: Job, shards: PhaseShards, ranks: Ranks) -> ShardWatch:
-    """Watches this rank's share of the shards; none where each node reads a copy of its own."""
-    if job.spec.local_copy:
-        return ShardWatch([])
-    read = [shard for shard in shards_of(job.data.phase(job.phase.phase)) if shard.name not in shards.skipped]
-    return ShardWatch(read[ranks.rank :: ranks.size])
-
-
-def _saving(job: Job, ranks: Ranks, metrics: MetricsLog, start: Start, progress: Progress) -> Saving:
+def _saving(job: PhaseJob, ranks: Ranks, learner: Learner, metrics: MetricsLog, *, saved_step: int | None) -> Saving:
     placement = job.placement
     series = CheckpointSeries(
-        directory=job.directory.phase(job.phase.phase),
+        directory=job.folder,
         recipe_hash=job.recipe_hash,
-        settings=decisive_settings(job.spec, job.phase.phase),
-        vocabulary=job.data.vocabulary_path,
-        lowercase=job.data.lowercase,
+        settings=job.settings,
+        description=learner.description,
         attempt=f"{placement.job}-{placement.attempt}",
         rank=ranks.rank,
         world_size=ranks.size,
         keep=job.spec.keep_checkpoints,
     )
-    saved_step = progress.step if start.kind == "resume" else None
     return Saving(CheckpointWriter(series), ranks, metrics, Lead(), saved_step)
 
 
-def _write_done(job: Job, directory: PhaseDirectory, step: int) -> None:
-    name = folder_name(step)
-    manifest = sha256_of(directory.checkpoints / name / MANIFEST)
-    number = directory.number
-    directory.write_done(Done(number, step, name, manifest, job.recipe_hash, round(time.time(), 3)))
-    print(f"phase {number} is done: {directory.done_file}", flush=True)
+def _write_done(job: PhaseJob, step: int) -> None:
+    name, number = folder_name(step), job.folder.number
+    manifest = sha256_of(job.folder.checkpoints / name / MANIFEST)
+    job.folder.write_done(Done(number, step, name, manifest, job.recipe_hash, round(time.time(), 3)))
+    print(f"phase {number} is done: {job.folder.done_file}", flush=True)

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from datetime import timedelta
+from functools import reduce
+from operator import add
 from typing import Any, NoReturn, TypeVar
 
 import torch
@@ -17,11 +19,9 @@ from torch import distributed, nn
 from torch.distributed.distributed_c10d import _set_pg_timeout
 from torch.nn.parallel import DistributedDataParallel
 
-from bertjobs.data.batches.batches import Batch
 from bertjobs.errors import BertjobsError
 from bertjobs.run.causes import Cause
 from bertjobs.train.failure import cause_of
-from bertjobs.train.forward import Forward
 from bertjobs.train.placement import Placement
 
 JOIN_TIMEOUT_S = 300.0
@@ -50,6 +50,7 @@ class Ranks:
     def __init__(self, placement: Placement, store: distributed.Store | None = None):
         """``store``: the key-value store that rank 0 hosts, and outlives the connections between the ranks."""
         self._store = store
+        self.placement = placement
         self.rank = placement.rank
         self.size = placement.world_size
         self.gradients: distributed.ProcessGroup | None = None  # None: torch's default group
@@ -77,12 +78,13 @@ class Ranks:
             self.gradients = distributed.new_group(backend="nccl", timeout=self._timeout)
 
     def wrapped(
-        self, model: Forward, device: torch.device, *, bucket_mb: float = 25, compression: str = "none"
+        self, model: nn.Module, probe: object, *, bucket_mb: float = 25, compression: str = "none"
     ) -> nn.Module:
         """``model`` with its gradients averaged over ranks in each backward pass, in buckets that travel while the
         rest is still computed.
 
         Args:
+            model, probe: as `Learner` has them; ``model`` is its ``forward``.
             bucket_mb: megabytes of gradients sent at a time.
             compression: "none", or the format in which gradients travel and are summed. In "fp16" what is above
                 65,504 becomes infinite, and the step is skipped; what is below 6e-8 is lost: it wants a loss scale.
@@ -100,7 +102,7 @@ class Ranks:
         if compression != "none":
             dtype = COMPRESSIONS[compression]
             parallel.register_comm_hook(self.gradients, lambda group, bucket: _average(group, bucket, dtype))
-        _settle_buckets(parallel, device)
+        _settle_buckets(parallel, probe)
         return parallel
 
     def arrivals(self) -> int:
@@ -212,12 +214,10 @@ def _average(
     return summed.then(lambda done: gradients.copy_(done.value()[0]))
 
 
-def _settle_buckets(model: DistributedDataParallel, device: torch.device) -> None:
+def _settle_buckets(model: DistributedDataParallel, probe: object) -> None:
     """One backward pass for nothing. After its first, DDP orders its buckets anew, and over three or more ranks the
     order decides how a sum is rounded: the first step after a restart would not be what it is without one."""
-    tokens = torch.zeros(1, 8, dtype=torch.int64, device=device)
-    out = model(Batch(tokens, tokens, torch.ones_like(tokens), tokens, tokens[:, 0]))
-    (out.mlm_loss_sum + out.nsp_loss_sum).backward()
+    reduce(add, [term.loss_sum for term in model(probe)]).backward()
     model.zero_grad()
 
 

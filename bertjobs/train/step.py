@@ -2,14 +2,13 @@
 
 The loss of a step is that of the whole global batch (contract 5)::
 
-    loss = sum over masked tokens of -log p / (masked tokens of the global batch)
-         + sum over sequences of the NSP loss / (sequences of the global batch)
+    loss = sum over its terms of (loss of all tokens, sequences or examples / how many the global batch has of them)
 
 It does not depend on how the batch was cut into ranks and micro-batches. With ``loss_normalization: seed`` it does::
 
-    loss = mean over ranks and micro-batches of (mean over its masked tokens + mean over its sequences)
+    loss = mean over ranks and micro-batches of (sum over its terms of the mean over the micro-batch)
 
-in which a masked token weighs more where its micro-batch holds few.
+in which a token weighs more where its micro-batch holds few.
 """
 
 from __future__ import annotations
@@ -17,15 +16,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from bertjobs.data.batches.batches import MicroBatch
-from bertjobs.model.bert import PretrainingSums
 from bertjobs.optim.base import Optimizer
-from bertjobs.train.forward import on_device
+from bertjobs.train.objective import MicroBatch, Term
 from bertjobs.train.precision import autocast
 
 
@@ -33,33 +32,33 @@ from bertjobs.train.precision import autocast
 class StepPlan:
     """What all ranks know of a step before they compute it.
 
-    ``masked_tokens`` and ``sequences`` count the global batch; ``number`` counts steps from 0; ``rank`` and
-    ``world_size`` place this rank's micro-batches among all of the step; ``normalization`` is "global" or "seed".
+    The first five are a phase's: ``rank`` and ``world_size`` place this rank's micro-batches among all of the step,
+    ``normalization`` is "global" or "seed". The others are a step's: ``number`` counts from 0, ``divisors`` are those
+    of its `GlobalBatch`.
     """
 
-    number: int
-    masked_tokens: int
-    sequences: int
     rank: int
     world_size: int
     precision: str
-    loss_scale: float
     seed: int
     normalization: str = "global"
+    number: int = 0
+    divisors: tuple[int, ...] = ()
+    loss_scale: float = 1.0
 
-    def loss(self, out: PretrainingSums, micro_batches: int) -> torch.Tensor:
-        """What one of this rank's ``micro_batches`` adds to the step's loss: a scalar, in nats."""
+    def loss(self, terms: Sequence[Term], micro_batches: int) -> Tensor:
+        """What one of this rank's ``micro_batches`` adds to the step's loss: a scalar, in the unit of its terms."""
         if self.normalization == "seed":
-            mean = out.mlm_loss_sum / out.mlm_count + out.nsp_loss_sum / out.nsp_count
+            mean = reduce(add, [term.loss_sum / term.count for term in terms])
             return mean / (micro_batches * self.world_size)
-        return out.mlm_loss_sum / self.masked_tokens + out.nsp_loss_sum / self.sequences
+        return reduce(add, [term.loss_sum / divisor for term, divisor in zip(terms, self.divisors, strict=True)])
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """``sums`` (float64, shape [4], this rank's): MLM loss in nats, MLM hits, NSP loss in nats, NSP hits."""
+    """``sums`` (float64, shape [sums], this rank's): term after term, its loss and then its scores."""
 
-    sums: torch.Tensor
+    sums: Tensor
     gradient_norm: float
     skipped: bool
 
@@ -80,7 +79,7 @@ def dropout_seed(seed: int, step: int, micro_batch: int) -> int:
     return value >> 1
 
 
-def _nan_unless_finite(loss: torch.Tensor) -> torch.Tensor:
+def _nan_unless_finite(loss: Tensor) -> Tensor:
     """1, or NaN where the loss is not finite: an infinite one can have finite gradients (a label whose logit
     overflowed), and its step must be skipped as well. Spares a message between the ranks."""
     return 1 + 0 * loss.detach()
@@ -89,8 +88,11 @@ def _nan_unless_finite(loss: torch.Tensor) -> torch.Tensor:
 def train_step(
     model: nn.Module, optimizer: Optimizer, micro_batches: Sequence[MicroBatch], plan: StepPlan, device: torch.device
 ) -> StepResult:
-    """Forward and backward over this rank's micro-batches, then one update by the global gradient."""
-    sums = torch.zeros(4, dtype=torch.float64, device=device)
+    """Forward and backward over this rank's micro-batches, then one update by the global gradient.
+
+    ``model`` takes a micro-batch and returns its terms: `Learner.forward`, wrapped for the ranks.
+    """
+    sums = torch.zeros((), dtype=torch.float64, device=device)
     optimizer.zero_grad()
     for index, batch in enumerate(micro_batches):
         torch.manual_seed(dropout_seed(plan.seed, plan.number, index * plan.world_size + plan.rank))
@@ -99,15 +101,11 @@ def train_step(
         quiet = model.no_sync() if isinstance(model, DistributedDataParallel) and not last else nullcontext()
         with quiet:
             with autocast(plan.precision, device):
-                out = model(on_device(batch, device))
-            loss = plan.loss(out, len(micro_batches))
+                terms = model(batch)
+            loss = plan.loss(terms, len(micro_batches))
             # DDP averages over ranks; the global loss is a sum.
             (loss * (plan.world_size * plan.loss_scale) * _nan_unless_finite(loss)).backward()
-        sums += torch.stack(
-            [
-                value.detach().double()
-                for value in (out.mlm_loss_sum, out.mlm_correct, out.nsp_loss_sum, out.nsp_correct)
-            ]
-        )
+        values = [value for term in terms for value in (term.loss_sum, *term.score_sums)]
+        sums = sums + torch.stack([value.detach().double() for value in values])
     update = optimizer.step(plan.loss_scale)
     return StepResult(sums, float(update.gradient_norm), bool(update.skipped))

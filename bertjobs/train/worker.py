@@ -13,15 +13,15 @@ import torch
 
 from bertjobs.errors import CAUSE, EXIT_CONTINUE, EXIT_DONE, InputError
 from bertjobs.files.atomic import write_text
-from bertjobs.recipe.size import checkpoint_bytes
 from bertjobs.recipe.spec import RunSpec
 from bertjobs.run.causes import Cause
 from bertjobs.run.suspects import excluded, suspects
 from bertjobs.train.failure import cause_of, exit_code, explanation, is_lost_connection, kept
-from bertjobs.train.job import Job, check_budgets, record, record_failure, resolve_job
+from bertjobs.train.job import PhaseJob, check_budgets, record, record_failure, resolve_job
 from bertjobs.train.nodes.affinity import bind_near_gpu
 from bertjobs.train.nodes.check import Disk, UnfitNodesError, settle
 from bertjobs.train.nodes.measure import look_at_nodes, measure_network
+from bertjobs.train.objective import ObjectiveOf
 from bertjobs.train.phase import train_phase
 from bertjobs.train.placement import Placement, read_placement
 from bertjobs.train.precision import (
@@ -30,14 +30,15 @@ from bertjobs.train.precision import (
     use_deterministic,
     use_precision,
 )
+from bertjobs.train.pretraining.objective import Pretraining
 from bertjobs.train.ranks import JOIN_TIMEOUT_S, FirstRankFailedError, Ranks, joined
 from bertjobs.train.signals import StopRequest
 
 LINGER_S = 1.0
 
 
-def main(environ: Mapping[str, str], stop: StopRequest) -> int:
-    """Run this rank; returns its exit code.
+def main(environ: Mapping[str, str], stop: StopRequest, objective_of: ObjectiveOf = Pretraining.of) -> int:
+    """Run this rank; returns its exit code. ``objective_of`` makes what is trained from the resolved run.
 
     What ends all ranks alike is said by rank 0, and only rank 0 returns its code. Under srun's --kill-on-bad-exit
     the first code that is not 0 kills the tasks that are still there, and srun then reports the kill: so this rank
@@ -47,7 +48,7 @@ def main(environ: Mapping[str, str], stop: StopRequest) -> int:
     try:
         placement = read_placement(environ)
         with joined(placement, join_timeout_s(environ)) as ranks:
-            code = work(environ, placement, ranks, stop)
+            code = work(environ, ranks, stop, objective_of)
     except FirstRankFailedError:
         return EXIT_DONE
     except Exception as error:
@@ -58,15 +59,18 @@ def main(environ: Mapping[str, str], stop: StopRequest) -> int:
     return code
 
 
-def work(environ: Mapping[str, str], placement: Placement, ranks: Ranks, stop: StopRequest) -> int:
+def work(environ: Mapping[str, str], ranks: Ranks, stop: StopRequest, objective_of: ObjectiveOf) -> int:
     """Do what the environment asks for and keep the journal; all ranks are in the process group."""
-    job = ranks.in_turn(lambda: resolve_job(environ, placement))
+    job = ranks.in_turn(lambda: resolve_job(environ, ranks.placement, objective_of))
     if job.spec.deterministic:
         os.environ.update(deterministic_environment(environ))  # before a GPU is used
         use_deterministic(True)
     try:
         ranks.decided(lambda: check_budgets(job, environ.get("BERTJOBS_LAST_STATE", "")))
-        device = open_device(job, placement, ranks, environ)
+        check_nodes(job, ranks, environ)
+        device = ranks.in_turn(lambda: choose_device(job.spec, job.placement))
+        set_up_process(job, device, environ)
+        connect_ranks(job, ranks, device, environ)
         ranks.say(describe(job, device))
         outcome = train_phase(job, ranks, device, stop)
     except FirstRankFailedError:
@@ -86,11 +90,11 @@ def work(environ: Mapping[str, str], placement: Placement, ranks: Ranks, stop: S
     return code if ranks.is_first else EXIT_DONE
 
 
-def write_exclusions(job: Job) -> None:
+def write_exclusions(job: PhaseJob) -> None:
     """Name the nodes that the next link is to go without, for run.sub: all of the register, by commas."""
     nodes = excluded(suspects(Path(job.spec.results), time.time()), sys.maxsize)
     if nodes:
-        write_text(job.directory.phase(job.phase.phase).exclude, ",".join(nodes))
+        write_text(job.folder.exclude, ",".join(nodes))
 
 
 def join_timeout_s(environ: Mapping[str, str]) -> float:
@@ -109,26 +113,16 @@ def join_timeout_s(environ: Mapping[str, str]) -> float:
     return seconds
 
 
-def open_device(job: Job, placement: Placement, ranks: Ranks, environ: Mapping[str, str]) -> torch.device:
-    """This rank's device, on a node that was looked at, bound to the CPUs near it, and connected to the others'.
+def check_nodes(job: PhaseJob, ranks: Ranks, environ: Mapping[str, str]) -> None:
+    """Look at the nodes before anything is opened on them.
 
     Raises:
         UnfitNodesError: these nodes are not fit to train on.
-        InputError: as in `choose_device`.
     """
-    spec, results = job.spec, Path(job.spec.results)
-    disks = [Disk(spec.results, checkpoint_bytes(spec.model, spec.model.vocab_size), shared=True)]
-    settle(ranks, look_at_nodes(ranks, placement, spec.gpus, disks, environ), placement, results, spec.run)
-    device = ranks.in_turn(lambda: choose_device(spec, placement))
-    if device.type == "cuda" and (words := bind_near_gpu(placement.local_rank, placement.tasks_per_node, environ)):
-        print(f"rank {placement.rank}: {words}", flush=True)
-    ranks.set_timeout(spec.hang_timeout_s)
-    ranks.connect_gradients(device)
-    settle(ranks, measure_network(ranks, device, environ), placement, results, spec.run)
-    if device.type == "cpu":
-        torch.set_num_threads(int(environ.get("OMP_NUM_THREADS") or 1))
-    use_precision(spec.precision)
-    return device
+    spec = job.spec
+    disks = [Disk(spec.results, job.objective.checkpoint_bytes, shared=True)]
+    facts = look_at_nodes(ranks, job.placement, spec.gpus, disks, environ)
+    settle(ranks, facts, job.placement, Path(spec.results), spec.run)
 
 
 def choose_device(spec: RunSpec, placement: Placement) -> torch.device:
@@ -153,12 +147,34 @@ def choose_device(spec: RunSpec, placement: Placement) -> torch.device:
     return device
 
 
+def set_up_process(job: PhaseJob, device: torch.device, environ: Mapping[str, str]) -> None:
+    """Bind this process to the CPUs near its device, and set what is global in torch: threads and precision."""
+    placement = job.placement
+    if device.type == "cuda" and (words := bind_near_gpu(placement.local_rank, placement.tasks_per_node, environ)):
+        print(f"rank {placement.rank}: {words}", flush=True)
+    if device.type == "cpu":
+        torch.set_num_threads(int(environ.get("OMP_NUM_THREADS") or 1))
+    use_precision(job.spec.precision)
+
+
+def connect_ranks(job: PhaseJob, ranks: Ranks, device: torch.device, environ: Mapping[str, str]) -> None:
+    """Open the network that the gradients travel over, and measure it.
+
+    Raises:
+        UnfitNodesError: it is too slow for training to be of use.
+    """
+    spec = job.spec
+    ranks.set_timeout(spec.hang_timeout_s)
+    ranks.connect_gradients(device)
+    settle(ranks, measure_network(ranks, device, environ), job.placement, Path(spec.results), spec.run)
+
+
 def counted(number: int, noun: str) -> str:
     """``1 task``, ``2 tasks``."""
     return f"{number} {noun}{'s' * (number != 1)}"
 
 
-def describe(job: Job, device: torch.device) -> str:
+def describe(job: PhaseJob, device: torch.device) -> str:
     """The head of the worker's log: what it was understood to be asked for."""
     spec, phase, placement = job.spec, job.phase, job.placement
     return "\n".join(

@@ -78,9 +78,9 @@ def test_what_is_no_sbatch_option(given: str, says: str) -> None:
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (("--after", "soon"), "'soon' is no job's id"),
-        (("--after", "12,"), "'' is no job's id"),
-        (("--after", "12;x"), "'12;x' is no job's id"),
+        (("--after", "soon"), "'soon' is not the id of a job"),
+        (("--after", "12,"), "'' is not the id of a job"),
+        (("--after", "12;x"), "'12;x' is not the id of a job"),
         (("--after", "12"), "cannot wait for a Slurm job"),
         (("--sbatch=-n4",), "is not an option of sbatch"),
         (("--time", "5", "--sbatch", "time=6"), "--time 5 contradicts --sbatch time=6"),

@@ -37,7 +37,7 @@ PROGRAMS = [
     *("munged", "mungekey", "mariadbd", "mariadb-install-db", "slurmdbd", "slurmctld", "slurmd", "setpriv"),
     *("sbatch", "srun", "sacct", "sacctmgr", "scancel", "scontrol", "sinfo", "squeue"),
 ]
-PATIENCE_S = 300.0
+PATIENCE_S = 900.0
 """How long something is waited for that has to happen: no statement on how fast it is, other programs may run too."""
 # A Unix socket's path holds 107 bytes; mariadbd's and slurmstepd's need up to 40 of them.
 LONGEST_FOLDER = 64

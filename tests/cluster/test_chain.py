@@ -92,7 +92,8 @@ def test_where_preempted_jobs_are_cancelled_a_fresh_one_goes_on(
     urgent = cluster.submit(["-p", "urgent", "-N4", "--exclusive", "--wrap", "true"], cwd=tmp_path)
     assert cluster.wait(urgent) == "COMPLETED"
     assert cluster.wait(first) == "PREEMPTED"
-    wait_until(lambda: directory.phase(1).done() is not None)
+    wait_until(lambda: any(event.get("cause") == "done" for event in directory.events()))
+    assert directory.phase(1).done() is not None
     told = [(event["job"], event["cause"]) for event in directory.events() if event["event"] in ("ended", "explained")]
     second = spares(directory)[0]
     assert told == [(first, "SIGTERM"), (first, "preempted"), (second, "done")]

@@ -227,11 +227,11 @@ def test_a_task_that_is_killed_midway_is_run_again(
     assert hashes(run.output) == expected
 
 
-@pytest.mark.parametrize("sbatch", [(), ("no-requeue",)], ids=["slurm-requeues", "prepare-queues-again"])
+@pytest.mark.parametrize("sbatch", [(), ("--no-requeue",)], ids=["slurm-requeues", "prepare-queues-again"])
 def test_a_node_that_is_lost_midway_does_not_matter(
     own_cluster: Cluster, corpus: Path, expected: dict[str, str], tmp_path: Path, sbatch: tuple[str, ...]
 ) -> None:
-    run = Run(own_cluster, tmp_path / "data", sbatch=sbatch)
+    run = Run(own_cluster, tmp_path / "data", extra=sbatch)
 
     def cut() -> None:
         node, _ = freeze_one(own_cluster, run.output)

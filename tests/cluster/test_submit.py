@@ -31,7 +31,7 @@ def submit(bertjobs: Bertjobs, cluster: Cluster, speeches_data: Path, tmp_path: 
 
 
 def test_both_phases_are_queued_and_complete(submit, cluster: Cluster, bertjobs: Bertjobs) -> None:
-    done, directory, jobs = submit("--nodes", 2)
+    done, directory, jobs = submit("--nodes", 2, "--model", "bert-nano")
     assert "world size" not in done.stderr
     assert f"queued phase 1 as job {jobs[0]}" in done.stdout
     assert f"queued phase 2 as job {jobs[1]}" in done.stdout

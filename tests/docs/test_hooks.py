@@ -51,4 +51,6 @@ def test_a_public_ci_runs_ci_run() -> None:
     workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8"))
     steps = [step.get("run", "") for job in workflow["jobs"].values() for step in job["steps"]]
     assert [step for step in steps if step.endswith("bash .ci/run")]
-    assert "make test" in (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
+    lines = (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
+    assert lines[-2:] == ["make test || code=1", 'exit "$code"']
+    assert "make test-slow || code=1" in lines

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from bertjobs.files.safetensors_header import Entry, Header, header_bytes, read_header
+from bertjobs.files.safetensors_header import Header, TensorEntry, header_bytes, read_header
 
 TENSORS = {
     "half": torch.zeros(3, dtype=torch.bfloat16),
@@ -23,7 +23,7 @@ TENSORS = {
 
 shapes = st.lists(st.integers(0, 4), max_size=3).map(tuple)
 bytes_tensors = st.dictionaries(st.text("ab/.", min_size=1, max_size=4), shapes, max_size=5).map(
-    lambda shaped: {name: Entry("U8", shape, torch.Size(shape).numel()) for name, shape in shaped.items()}
+    lambda shaped: {name: TensorEntry("U8", shape, torch.Size(shape).numel()) for name, shape in shaped.items()}
 )
 
 
@@ -39,10 +39,10 @@ def test_what_the_package_writes_is_read(tmp_path: Path) -> None:
     save_file(TENSORS, path, metadata={"format": "pt"})
     header = read_header(path)
     assert dict(header.tensors) == {
-        "half": Entry("BF16", (3,), 6),
-        "nothing": Entry("F32", (0, 4), 0),
-        "scalar": Entry("I64", (), 8),
-        "table": Entry("F32", (2, 5), 40),
+        "half": TensorEntry("BF16", (3,), 6),
+        "nothing": TensorEntry("F32", (0, 4), 0),
+        "scalar": TensorEntry("I64", (), 8),
+        "table": TensorEntry("F32", (2, 5), 40),
     }
     assert header.metadata == {"format": "pt"}
     assert header.file_size == path.stat().st_size
@@ -53,7 +53,7 @@ def test_what_the_package_writes_is_read(tmp_path: Path) -> None:
 @given(tensors=bytes_tensors, metadata=st.none() | st.just({"seed": "7"}), alignment=st.sampled_from([1, 8, 64]))
 def test_what_is_written_is_read_by_both(
     tmp_path_factory: pytest.TempPathFactory,
-    tensors: dict[str, Entry],
+    tensors: dict[str, TensorEntry],
     metadata: dict[str, str] | None,
     alignment: int,
 ) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bertjobs.errors import InputError
-from bertjobs.files.yaml_document import Document, read_document
+from bertjobs.files.yaml_document import YamlDocument, read_document
 
 TEXT = """\
 # a comment
@@ -19,7 +19,7 @@ recipes:
 """
 
 
-def document(text: str) -> Document:
+def document(text: str) -> YamlDocument:
     read, twice = read_document(text, "own.yml")
     assert twice == []
     return read

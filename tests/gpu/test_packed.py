@@ -10,7 +10,7 @@ from torch import Tensor
 
 from bertjobs.data.batches.packed_batches import PackedBatch
 from bertjobs.errors import InputError
-from bertjobs.model.attention import ATTENTIONS, Attention, choose_attention
+from bertjobs.model.attention import ATTENTIONS, ChosenAttention, choose_attention
 from bertjobs.model.bert import BertForPreTraining, PretrainingSums
 from bertjobs.model.compiled import compile_parts, no_recompilation, warm_up
 from bertjobs.model.packed import EAGER, TokenWise, packed_sums
@@ -36,7 +36,7 @@ def new_model(dropout: float) -> BertForPreTraining:
     ).to(GPU)  # fmt: skip
 
 
-def attention(name: str, precision: str) -> Attention:
+def attention(name: str, precision: str) -> ChosenAttention:
     dtype = AUTOCAST.get(precision, torch.float32)
     try:
         return choose_attention(name, GPU, dtype, SPEC.hidden_size // SPEC.num_attention_heads)

@@ -14,8 +14,8 @@ import pytest
 from bertjobs.launch.link import (
     ARRANGED,
     NEXT_PHASE_HERE,
+    CurrentLink,
     End,
-    Link,
     Next,
     begin,
     contract_code,
@@ -92,14 +92,14 @@ PROGRAM = 'echo "$(basename "$0") $*" >>"$CALLS"; cat "$ANSWERS/$(basename "$0")
 
 
 @pytest.fixture
-def link(tmp_path: Path) -> Link:
+def link(tmp_path: Path) -> CurrentLink:
     """Attempt 1 of job 7, of a chain of two phases whose scripts are there."""
     folder = RunDirectory(tmp_path / "results" / "first")
     folder.create()
     for number in (1, 2):
         folder.phase(number).create()
         folder.phase(number).script.touch()
-    return Link(folder, (1, 2), 1, "7", 1, "chain-1", step_limit=False)
+    return CurrentLink(folder, (1, 2), 1, "7", 1, "chain-1", step_limit=False)
 
 
 @pytest.fixture
@@ -133,13 +133,13 @@ def asked(folder: Path, program: str) -> list[str]:
     return [line.removeprefix(f"{program} ") for line in lines if line.startswith(f"{program} ")]
 
 
-def checkpoint(link: Link, step: int) -> str:
+def checkpoint(link: CurrentLink, step: int) -> str:
     folder = link.directory.checkpoints / f"step-{step:08d}"
     folder.mkdir()
     return folder.name
 
 
-def journal(link: Link, *events: Mapping[str, Any]) -> None:
+def journal(link: CurrentLink, *events: Mapping[str, Any]) -> None:
     for event in events:
         fields = {name: value for name, value in event.items() if name != "event"}
         link.folder.record(event["event"], **fields)
@@ -147,14 +147,14 @@ def journal(link: Link, *events: Mapping[str, Any]) -> None:
 
 def test_the_environment_of_run_sub_describes_a_link(tmp_path: Path) -> None:
     environ = {"RESULTS": str(tmp_path), "RUN": "first", "PHASE": "2", "SLURM_JOB_ID": "7"}
-    by_hand = Link.of(environ)
+    by_hand = CurrentLink.of(environ)
     assert (by_hand.phases, by_hand.phase, by_hand.attempt, by_hand.chain) == ((), 2, 0, "7")
     more = {"BERTJOBS_PHASES": "1,2", "BERTJOBS_CHAIN": "chain-3", "SLURM_RESTART_COUNT": "4", "STEPS_THIS_RUN": "5"}
-    link = Link.of({**environ, **more})
+    link = CurrentLink.of({**environ, **more})
     assert (link.phases, link.attempt, link.chain, link.step_limit) == ((1, 2), 4, "chain-3", True)
 
 
-def test_a_new_checkpoint_and_a_failure_requeue_the_job(link: Link, slurm: Slurm, tmp_path: Path) -> None:
+def test_a_new_checkpoint_and_a_failure_requeue_the_job(link: CurrentLink, slurm: Slurm, tmp_path: Path) -> None:
     before = checkpoint(link, 5)
     checkpoint(link, 10)
     journal(link, *attempt(1))
@@ -169,7 +169,9 @@ def test_a_new_checkpoint_and_a_failure_requeue_the_job(link: Link, slurm: Slurm
     )
 
 
-def test_where_the_requeue_fails_a_fresh_job_takes_over(link: Link, slurm: Slurm, tool: Tool, tmp_path: Path) -> None:
+def test_a_fresh_job_takes_over_where_the_requeue_fails(
+    link: CurrentLink, slurm: Slurm, tool: Tool, tmp_path: Path
+) -> None:
     tool("scontrol", PROGRAM + "; exit 1")
     checkpoint(link, 10)
     assert end(link, slurm, 75, before="", told_to_end=False) == ARRANGED
@@ -182,18 +184,19 @@ def test_where_the_requeue_fails_a_fresh_job_takes_over(link: Link, slurm: Slurm
 
 
 def test_bad_input_cancels_what_waits_behind(
-    link: Link, slurm: Slurm, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    link: CurrentLink, slurm: Slurm, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    waiting(tmp_path, "9|afterany:7(unfulfilled)|first-phase2", "10|afterany:77(unfulfilled)|other-phase1")
+    others = ("10|afterany:77(unfulfilled)|first-phase2", "11|afterany:7(unfulfilled)|evaluate")
+    waiting(tmp_path, "9|afterany:7(unfulfilled)|first-phase2", *others)
     assert end(link, slurm, 64, before="", told_to_end=False) == ARRANGED
     assert asked(tmp_path, "scancel") == ["9"]
     assert "not continued: the input has to be corrected first" in capsys.readouterr().err
 
 
 def test_a_spent_budget_is_decided_here_and_not_by_another_attempt(
-    link: Link, slurm: Slurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    link: CurrentLink, slurm: Slurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(Link, "budgets", lambda _: {"crashed": 1})
+    monkeypatch.setattr(CurrentLink, "budgets", lambda _: {"crashed": 1})
     journal(link, *attempt(0, "crashed"), *attempt(1, "crashed"))
     checkpoint(link, 10)
     assert end(link, slurm, 70, before="", told_to_end=False) == ARRANGED
@@ -203,7 +206,7 @@ def test_a_spent_budget_is_decided_here_and_not_by_another_attempt(
     assert (refused["event"], refused["spent_by"], refused["attempt"]) == ("not restarted", "crashed", 1)
 
 
-def test_the_next_phase_is_this_job_s_where_no_other_waits_for_it(link: Link, slurm: Slurm, tmp_path: Path) -> None:
+def test_the_next_phase_is_this_job_s_unless_another_waits(link: CurrentLink, slurm: Slurm, tmp_path: Path) -> None:
     link.directory.done_file.touch()
     assert end(link, slurm, 0, before="", told_to_end=False) == NEXT_PHASE_HERE
     waiting(tmp_path, "9|afterany:7(unfulfilled)|first-phase2", "10|afterany:7(unfulfilled)|first-spare")
@@ -211,17 +214,18 @@ def test_the_next_phase_is_this_job_s_where_no_other_waits_for_it(link: Link, sl
     assert asked(tmp_path, "scancel") == []
 
 
-def test_a_run_that_is_done_leaves_no_spare_behind(link: Link, slurm: Slurm, tmp_path: Path) -> None:
+def test_a_run_that_is_done_leaves_no_spare_behind(link: CurrentLink, slurm: Slurm, tmp_path: Path) -> None:
+    """A job that somebody has queued behind it by hand stays."""
     for number in (1, 2):
         link.folder.phase(number).done_file.touch()
-    waiting(tmp_path, "10|afterany:7(unfulfilled)|first-spare")
+    waiting(tmp_path, "10|afterany:7(unfulfilled)|first-spare", "11|afterany:7(unfulfilled)|bertjobs")
     assert end(replace(link, phase=2), slurm, 0, before="", told_to_end=False) == ARRANGED
     assert asked(tmp_path, "scancel") == ["10"]
 
 
 @pytest.mark.parametrize(("preempted", "jobs"), [("PreemptTime=2026-11-28T14:00:00", 1), ("PreemptTime=None", 0)])
 def test_a_job_that_was_told_to_end_is_continued_only_where_it_was_preempted(
-    link: Link, slurm: Slurm, tmp_path: Path, preempted: str, jobs: int
+    link: CurrentLink, slurm: Slurm, tmp_path: Path, preempted: str, jobs: int
 ) -> None:
     answer(tmp_path, "scontrol-show", f"JobId=7 JobState=COMPLETING {preempted}\n")
     journal(link, *attempt(1))
@@ -231,7 +235,7 @@ def test_a_job_that_was_told_to_end_is_continued_only_where_it_was_preempted(
     assert link.events()[-1]["event"] == "started", "how it ended, Slurm tells later"
 
 
-def test_unfit_nodes_are_excluded_from_what_follows(link: Link, slurm: Slurm, tmp_path: Path) -> None:
+def test_unfit_nodes_are_excluded_from_what_follows(link: CurrentLink, slurm: Slurm, tmp_path: Path) -> None:
     link.directory.exclude.write_text("node3,node7\n")
     waiting(tmp_path, "9|afterany:7(unfulfilled)|first-phase2")
     assert end(link, slurm, 70, before="", told_to_end=False) == ARRANGED
@@ -241,7 +245,7 @@ def test_unfit_nodes_are_excluded_from_what_follows(link: Link, slurm: Slurm, tm
     assert "--exclude=node3,node7" in asked(tmp_path, "sbatch")[0]
 
 
-def test_one_link_waits_behind_a_job_that_wrote_a_checkpoint(link: Link, slurm: Slurm, tmp_path: Path) -> None:
+def test_one_link_waits_behind_a_job_that_wrote_a_checkpoint(link: CurrentLink, slurm: Slurm, tmp_path: Path) -> None:
     ensure_follower(link, slurm)
     waiting(tmp_path, "8|afterany:7(unfulfilled)|first-spare")
     ensure_follower(link, slurm)
@@ -250,7 +254,7 @@ def test_one_link_waits_behind_a_job_that_wrote_a_checkpoint(link: Link, slurm: 
 
 
 def test_without_an_answer_of_slurm_no_job_is_queued_and_what_was_decided_stands(
-    link: Link, slurm: Slurm, tool: Tool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    link: CurrentLink, slurm: Slurm, tool: Tool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     tool("squeue", "echo 'slurm_load_jobs error: Unable to contact slurm controller' >&2; exit 1")
     ensure_follower(link, slurm)
@@ -265,7 +269,7 @@ def test_without_an_answer_of_slurm_no_job_is_queued_and_what_was_decided_stands
     [("NODE_FAIL\nRUNNING\n", "node failure", "sacct"), ("RUNNING\n", "crashed", ""), ("", "crashed", "")],
 )
 def test_an_attempt_that_could_not_write_its_end_gets_one_by_slurm_s_word(
-    link: Link, slurm: Slurm, tmp_path: Path, states: str, cause: str, teller: str
+    link: CurrentLink, slurm: Slurm, tmp_path: Path, states: str, cause: str, teller: str
 ) -> None:
     journal(link, *attempt(0))
     answer(tmp_path, "sacct--nXDP", states)
@@ -276,7 +280,7 @@ def test_an_attempt_that_could_not_write_its_end_gets_one_by_slurm_s_word(
     assert not link.directory.exclude.exists(), "it was the attempt before's"
 
 
-def test_a_term_is_explained_by_slurm_s_word(link: Link, slurm: Slurm, tmp_path: Path) -> None:
+def test_a_term_is_explained_by_slurm_s_word(link: CurrentLink, slurm: Slurm, tmp_path: Path) -> None:
     journal(link, *attempt(0, "SIGTERM"))
     answer(tmp_path, "sacct--nXDP", "PREEMPTED\nRUNNING\n")
     begin(link, slurm)
@@ -284,7 +288,7 @@ def test_a_term_is_explained_by_slurm_s_word(link: Link, slurm: Slurm, tmp_path:
     assert (last["event"], last["cause"]) == ("explained", "preempted")
 
 
-def test_run_sub_s_words(link: Link, environ: dict[str, str], tmp_path: Path) -> None:
+def test_run_sub_s_words(link: CurrentLink, environ: dict[str, str], tmp_path: Path) -> None:
     describes = {
         "RESULTS": str(link.folder.root.parent), "RUN": "first", "PHASE": "1", "SLURM_JOB_ID": "7",
         "BERTJOBS_PHASES": "1,2", "BERTJOBS_CHAIN": "chain-1", "SLURM_NTASKS": "8", "LR": "1",

@@ -55,7 +55,7 @@ def test_both_phases_run_here_and_end_with_a_report(bertjobs: Bertjobs, speeches
 
 def test_phase_2_can_be_submitted_after_phase_1(bertjobs: Bertjobs, speeches_data: Path, tmp_path: Path) -> None:
     for phase in (1, 2):
-        done = bertjobs(*TWO_RANKS, "--data", speeches_data, "--phase", phase)
+        done = bertjobs(*TWO_RANKS, "--data", speeches_data, "--model", "bert-nano", "--phase", phase)
         assert done.returncode == 0, done.stdout + done.stderr
     directory = RunDirectory(tmp_path / "results" / "laptop-scratch")
     assert directory.phase(2).done().step == 5

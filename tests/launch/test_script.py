@@ -14,9 +14,9 @@ import pytest
 from bertjobs.errors import InputError
 from bertjobs.launch.script import MARKER, render_script, run_sub, submissions
 from bertjobs.recipe.catalogue import builtin_file, load_catalogue
-from bertjobs.recipe.environment import NAMES
 from bertjobs.recipe.resolve import resolve
 from bertjobs.recipe.spec import RunSpec
+from bertjobs.recipe.variables import NAMES
 from bertjobs.slurm.environment import clean_environment
 from bertjobs.slurm.options import SlurmOptions
 from bertjobs.slurm.shell import export_lines

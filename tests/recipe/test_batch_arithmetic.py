@@ -61,7 +61,7 @@ def test_an_indivisible_global_batch_names_nodes_and_batches() -> None:
     assert error.value.exit_code == 64
     assert "65536 cannot be divided over 24 ranks (3 nodes x 8 tasks)" in error.value.what
     assert error.value.hint is not None
-    assert "8 tasks a node: 2 or 4;" in error.value.hint
+    assert "8 tasks per node: 2 or 4;" in error.value.hint
     assert "65520 or 65544" in error.value.hint
 
 
@@ -71,7 +71,7 @@ def test_tasks_that_never_divide_name_world_sizes() -> None:
 
 
 def test_more_ranks_than_sequences_name_what_fits() -> None:
-    with pytest.raises(InputError, match=r"divide it, with 8 tasks a node: 4; .* for 64 ranks: 64"):
+    with pytest.raises(InputError, match=r"divide it, with 8 tasks per node: 4; .* for 64 ranks: 64"):
         divide(32, 64, 16, tasks_per_node=8)
 
 

@@ -188,18 +188,18 @@ def test_gpus_and_tasks_agree(catalogue: Catalogue) -> None:
     assert counts(recipe="laptop") == (0, 2)
     assert counts(recipe="laptop", gpus=1) == (1, 1)
     assert counts(recipe="laptop", tasks_per_node=4) == (0, 4)
-    with pytest.raises(InputError, match="4 tasks a node do not fit 2 GPUs"):
+    with pytest.raises(InputError, match="4 tasks per node do not fit 2 GPUs"):
         counts(gpus=2, tasks_per_node=4)
-    with pytest.raises(InputError, match="16 tasks a node do not fit 8 GPUs"):
+    with pytest.raises(InputError, match="16 tasks per node do not fit 8 GPUs"):
         counts(tasks_per_node=16)
 
 
 def test_phase_settings_without_a_phase_are_refused(catalogue: Catalogue) -> None:
     for name, value in (("BATCHSIZE", "64"), ("LR", "1e-3"), ("GRADIENT_STEPS", "2")):
-        with pytest.raises(InputError, match=f"{name} speaks of one phase.*\n.*\n.*set PHASE") as error:
+        with pytest.raises(InputError, match=f"{name} is for one phase.*\n.*\n.*set PHASE") as error:
             resolved(catalogue, environ={name: value})
         assert error.value.exit_code == 64
-    with pytest.raises(InputError, match="flag --lr speaks of one phase"):
+    with pytest.raises(InputError, match="flag --lr is for one phase"):
         resolved(catalogue, lr="1e-3")
     with pytest.raises(InputError, match=r"--set phase1\.rank_batch=64"):
         resolved(catalogue, rank_batch="64")
@@ -217,7 +217,7 @@ def test_a_set_global_batch_beats_the_environments_batchsize(catalogue: Catalogu
     sets = ("phase1.global_batch=4096",)
     assert resolved(catalogue, environ=environ, sets=sets).spec.phase(1).rank_batch == 512
     assert resolved(catalogue, environ=environ, sets=sets, rank_batch=32).spec.phase(1).global_batch == 256
-    with pytest.raises(InputError, match="contradicts 64 a rank"):
+    with pytest.raises(InputError, match="contradicts 64 per rank"):
         resolved(catalogue, sets=(*sets, "phase1.rank_batch=64"))
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from bertjobs.errors import BertjobsError, InputError
 from bertjobs.slurm.refusals import Hints, NoAnswer, NotNow, refusal
-from bertjobs.slurm.start_test import StartTest, parse_start_test
+from bertjobs.slurm.start_estimate import StartEstimate, parse_start_estimate
 
 WAITS = Hints(no_answer="try again", refused="change it", limit="wait for room")
 LIMIT = "sbatch: error: AssocMaxSubmitJobLimit\nsbatch: error: Batch job submission failed: Job violates accounting"
@@ -24,7 +24,7 @@ def test_silence_is_not_the_user_s_fault(complaint: str) -> None:
     error = refusal(complaint, WAITS, "sbatch run.sub")
     assert isinstance(error, NoAnswer)
     assert (error.exit_code, error.hint, error.where) == (70, "try again", "sbatch run.sub")
-    assert parse_start_test(complaint) == StartTest()
+    assert parse_start_estimate(complaint) == StartEstimate()
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import multiprocessing
 import os
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -25,6 +25,7 @@ from bertjobs.recipe.spec import ModelSpec
 from bertjobs.run.directory import PhaseDirectory
 from bertjobs.train.checkpoint.state import Progress
 from bertjobs.train.checkpoint.writer import CheckpointSeries, CheckpointWriter
+from bertjobs.train.pretraining.objective import description_of
 
 SPEC = ModelSpec("tiny", 24, 2, 3, 40, vocab_size=41, max_position_embeddings=16, initializer_range=0.3)
 WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "union", "state", "##s")
@@ -66,12 +67,19 @@ def writers(root: Path, world_size: int = 1, *, keep: int = 3) -> list[Checkpoin
     """One writer a rank, for phase 1 below ``root``."""
     directory = PhaseDirectory(root / "phase1", 1)
     directory.create()
-    vocabulary = root / "words.txt"
-    vocabulary.write_text("".join(f"{word}\n" for word in WORDS))
     return [
-        CheckpointWriter(CheckpointSeries(directory, "abc", SETTINGS, vocabulary, True, "17-0", rank, world_size, keep))
+        CheckpointWriter(
+            CheckpointSeries(directory, "abc", SETTINGS, description(root), "17-0", rank, world_size, keep)
+        )
         for rank in range(world_size)
     ]
+
+
+def description(root: Path) -> Callable[[], dict[str, bytes]]:
+    """The small files of the model's folder, with a vocabulary that lies below ``root``."""
+    vocabulary = root / "words.txt"
+    vocabulary.write_text("".join(f"{word}\n" for word in WORDS))
+    return lambda: description_of(SPEC, vocabulary, lowercase=True)
 
 
 def begin(ranks: Sequence[CheckpointWriter], step: int, model: BertForPreTraining, *optimizers: Optimizer) -> None:

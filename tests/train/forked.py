@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import faulthandler
 import importlib
-import multiprocessing
 import os
 import signal
 import sys
@@ -19,18 +18,18 @@ from typing import TYPE_CHECKING, Any
 
 os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # before torch is loaded, as `python -m bertjobs.train` does
 
-import torch._dynamo  # noqa: F401  # torch loads it at the first use of DDP
-
 from bertjobs.launch.local import free_port
+from bertjobs.train.objective import ObjectiveOf
+from bertjobs.train.pretraining.objective import Pretraining
 from bertjobs.train.signals import StopRequest
 from bertjobs.train.worker import main
 from tests.cluster.slurm import PATIENCE_S
+from tests.forkserver import CONTEXT, preload
 
 if TYPE_CHECKING:
     from tests.train.conftest import Trial
 
-CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload([__name__])
+preload(__name__)
 
 
 @dataclass(frozen=True)
@@ -90,14 +89,21 @@ def exit_codes(ranks: Sequence[ForkServerProcess]) -> list[int | None]:
     return codes
 
 
-def attempt(trial: Trial, phase: int, world_size: int, folder: Path, trap: Trap | None = None) -> list[int]:
+def attempt(
+    trial: Trial,
+    phase: int,
+    world_size: int,
+    folder: Path,
+    trap: Trap | None = None,
+    objective_of: ObjectiveOf = Pretraining.of,
+) -> list[int]:
     """Start all ranks, wait for them and return their exit codes (minus the signal that killed one)."""
     folder.mkdir(parents=True)
     port = free_port()
     ranks = []
     for rank in range(world_size):
         environ = trial.environment(phase, rank, world_size, port)
-        ranks.append(CONTEXT.Process(target=run_rank, args=(environ, folder, rank, trap)))
+        ranks.append(CONTEXT.Process(target=run_rank, args=(environ, folder, rank, trap, objective_of)))
         ranks[-1].start()
     codes = exit_codes(ranks)
     assert None not in codes, said(folder)
@@ -109,15 +115,15 @@ def said(folder: Path) -> str:
     return "\n".join(f"--- {log.name}\n{log.read_text()}" for log in sorted(folder.glob("rank-*.out")))
 
 
-def run_rank(environ: Mapping[str, str], folder: Path, rank: int, trap: Trap | None) -> None:
+def run_rank(environ: Mapping[str, str], folder: Path, rank: int, trap: Trap | None, objective_of: ObjectiveOf) -> None:
     log = folder / f"rank-{rank}.out"
     (folder / f"{rank}.pid").write_text(str(os.getpid()))
     if trap is not None and trap.rank == rank:
         _set(trap, folder)
-    work(environ, log, log)
+    work(environ, log, log, objective_of)
 
 
-def work(environ: Mapping[str, str], out: Path, err: Path) -> None:
+def work(environ: Mapping[str, str], out: Path, err: Path, objective_of: ObjectiveOf = Pretraining.of) -> None:
     """One rank, as `python -m bertjobs.train` begins it; what it prints goes into files."""
     for number, file in ((1, out), (2, err)):
         os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), number)
@@ -126,7 +132,7 @@ def work(environ: Mapping[str, str], out: Path, err: Path) -> None:
     faulthandler.enable()
     stop = StopRequest()
     stop.listen()
-    code = main(os.environ, stop)
+    code = main(os.environ, stop, objective_of)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

@@ -17,8 +17,9 @@ from bertjobs.data.shards.shard_set import ShardSet
 from bertjobs.model.bert import BertForPreTraining
 from bertjobs.optim.lamb import Lamb
 from bertjobs.recipe.catalogue import builtin_file, load_catalogue
-from bertjobs.train.forward import Forward
 from bertjobs.train.placement import read_placement
+from bertjobs.train.pretraining.forward import Forward
+from bertjobs.train.pretraining.objective import probe
 from bertjobs.train.ranks import Ranks, joined
 from bertjobs.train.step import StepPlan, train_step
 
@@ -51,16 +52,13 @@ def one_step(data: Path, ranks: Ranks, micro_batch: int) -> dict[str, Tensor]:
     micro_batches = next(stream)
     masked = [int((batch.labels != NOT_SCORED).sum()) for batch in micro_batches]
     plan = StepPlan(
-        number=0,
-        masked_tokens=ranks.sum_on_host(sum(masked))[0],
-        sequences=GLOBAL_BATCH,
         rank=ranks.rank,
         world_size=ranks.size,
         precision="fp32",
-        loss_scale=1.0,
         seed=0,
+        divisors=(ranks.sum_on_host(sum(masked))[0], GLOBAL_BATCH),
     )
-    result = train_step(ranks.wrapped(Forward(model), CPU), optimizer, micro_batches, plan, CPU)
+    result = train_step(ranks.wrapped(Forward(model), probe(CPU)), optimizer, micro_batches, plan, CPU)
     gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
     return {**gradients, "sums": ranks.sum_on_device(result.sums), "masked": torch.tensor(masked)}
 

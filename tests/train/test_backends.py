@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 from pathlib import Path
 
@@ -11,9 +10,9 @@ from bertjobs.launch.local import free_port
 from bertjobs.train.phase import check_backends
 from bertjobs.train.placement import read_placement
 from bertjobs.train.ranks import FirstRankFailedError, joined
+from tests.forkserver import CONTEXT, preload
 
-CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload([__name__])
+preload(__name__)
 
 
 def one_of_two(rank: int, port: int, folder: Path) -> None:

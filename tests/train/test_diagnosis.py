@@ -17,6 +17,8 @@ from bertjobs.recipe.spec import ModelSpec
 from bertjobs.train.diagnosis import Diagnosis, NotFinite, diagnose
 
 SPEC = ModelSpec("tiny", 8, 2, 2, 16, vocab_size=31, max_position_embeddings=8)
+LOSSES = {"mlm_loss_nats": 7.5, "nsp_loss_nats": 0.7}
+IN_WORDS = {"mlm_loss_nats": "MLM loss {:g}", "nsp_loss_nats": "NSP loss {:g} nats"}
 BIAS, WORDS = "cls.predictions.bias", "bert.embeddings.word_embeddings.weight"
 
 
@@ -45,8 +47,8 @@ def backward(model: BertForPreTraining) -> float:
 
 def looked_at(model: BertForPreTraining, **changes: Any) -> Diagnosis:
     step: dict[str, Any] = {
-        "phase": 1, "step": 50, "skipped_in_a_row": 25, "precision": "fp16", "loss_scale": 4.0, "mlm_loss_nats": 7.5,
-        "nsp_loss_nats": 0.7, "sequences": ["shard-0.parquet:3", "shard-1.parquet:0"],
+        "phase": 1, "step": 50, "skipped_in_a_row": 25, "precision": "fp16", "loss_scale": 4.0, "losses": LOSSES,
+        "sequences": ["shard-0.parquet:3", "shard-1.parquet:0"],
     }  # fmt: skip
     return diagnose(model, **{**step, **changes})
 
@@ -71,7 +73,7 @@ def test_the_gradients_of_a_skipped_step_are_still_there(model: BertForPreTraini
         model.bert.encoder.layer[1].intermediate.dense.weight[0, 0] = math.nan
     assert math.isnan(backward(model))
     assert optimizer.step().skipped
-    found = looked_at(model, mlm_loss_nats=math.nan)
+    found = looked_at(model, losses=LOSSES | {"mlm_loss_nats": math.nan})
     assert [tensor.name for tensor in found.parameters] == ["bert.encoder.layer.1.intermediate.dense.weight"]
     assert len(found.gradients) > 10
     assert not found.is_loss_finite
@@ -79,7 +81,7 @@ def test_the_gradients_of_a_skipped_step_are_still_there(model: BertForPreTraini
 
 def test_the_file_is_strict_json_with_the_sequences(model: BertForPreTraining, tmp_path: Path) -> None:
     dict(model.named_parameters())[BIAS].grad[0] = math.nan
-    file = looked_at(model, mlm_loss_nats=math.nan, loss_scale=math.inf).write(tmp_path)
+    file = looked_at(model, losses=LOSSES | {"mlm_loss_nats": math.nan}, loss_scale=math.inf).write(tmp_path)
     assert file == tmp_path / "diagnosis-step-00000050.json"
 
     def refuse(word: str) -> None:
@@ -96,7 +98,7 @@ def test_the_error_says_which_parameter_and_where_the_rest_is(model: BertForPreT
     for index, parameter in enumerate(model.parameters()):
         if index < 5:
             parameter.grad.view(-1)[0] = math.inf
-    error = looked_at(model).error(tmp_path / "x.json")
+    error = looked_at(model).error(tmp_path / "x.json", IN_WORDS)
     text = error.render()
     assert error.exit_code == EXIT_FAILURE
     assert f"25 steps in a row had gradients that are not finite, of 5 of {len(list(model.parameters()))}" in text
@@ -110,7 +112,7 @@ def test_finite_gradients_whose_norm_overflows_are_told_apart(model: BertForPreT
     for parameter in model.parameters():
         parameter.grad.fill_(1e30)
     assert Lamb(model.parameters(), 1e-3).step().skipped
-    assert "their norm is beyond float32" in looked_at(model).error(Path("x.json")).render()
+    assert "their norm is beyond float32" in looked_at(model).error(Path("x.json"), IN_WORDS).render()
 
 
 @pytest.mark.parametrize(
@@ -119,15 +121,18 @@ def test_finite_gradients_whose_norm_overflows_are_told_apart(model: BertForPreT
         ({}, "lower the learning rate, or set a lower loss_scale, or train in bf16 or fp32"),
         ({"loss_scale": 1.0}, "lower the learning rate, or train in bf16 or fp32"),
         ({"precision": "bf16", "loss_scale": 1.0}, "lower the learning rate, or train in fp32"),
-        ({"precision": "fp32", "loss_scale": 1.0, "nsp_loss_nats": math.inf}, "look at the step's sequences, or lower"),
+        (
+            {"precision": "fp32", "loss_scale": 1.0, "losses": {"nsp_loss_nats": math.inf}},
+            "look at the step's sequences, or lower",
+        ),
     ],
 )
 def test_the_hint_follows_from_what_was_found(model: BertForPreTraining, changes: dict[str, Any], hint: str) -> None:
     dict(model.named_parameters())[BIAS].grad[0] = math.nan
-    assert (looked_at(model, **changes).error(Path("x.json")).hint or "").startswith(hint)
+    assert (looked_at(model, **changes).error(Path("x.json"), IN_WORDS).hint or "").startswith(hint)
 
 
 def test_spoilt_weights_call_for_an_earlier_checkpoint(model: BertForPreTraining) -> None:
     with torch.no_grad():
         dict(model.named_parameters())[BIAS][0] = math.nan
-    assert "resume from an earlier one" in (looked_at(model).error(Path("x.json")).hint or "")
+    assert "resume from an earlier one" in (looked_at(model).error(Path("x.json"), IN_WORDS).hint or "")

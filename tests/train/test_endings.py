@@ -59,7 +59,7 @@ def test_a_shard_that_is_spoilt_during_the_run_ends_it_with_a_checkpoint(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
-    monkeypatch.setattr("bertjobs.train.phase.ShardWatch", partial(ShardWatch, interval_s=0.05))
+    monkeypatch.setattr("bertjobs.train.pretraining.batches.ShardWatch", partial(ShardWatch, interval_s=0.05))
     phases = {1: {**PHASES[1], "steps": 5000, "checkpoint_every": 5000, "validate_every": 0}}
     long = having_recipe(Trial(trial.home, own_data, trial.results), tmp_path / "home", phases=phases)
     file = DataManifest.read(own_data).phase(1).train.files[0]
@@ -81,7 +81,7 @@ def test_a_shard_that_is_spoilt_during_the_run_ends_it_with_a_checkpoint(
 def test_where_bad_shards_are_skipped_the_run_asks_to_go_on(
     trial: Trial, own_data: Path, alone: Callable[..., Ended], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("bertjobs.train.phase.ShardWatch", partial(ShardWatch, interval_s=0.05))
+    monkeypatch.setattr("bertjobs.train.pretraining.batches.ShardWatch", partial(ShardWatch, interval_s=0.05))
     phases = {1: {**PHASES[1], "steps": 5000, "checkpoint_every": 5000, "validate_every": 0}}
     long = having_recipe(
         Trial(trial.home, own_data, trial.results), tmp_path / "home", phases=phases, on_bad_shard="skip"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import shutil
 import socket
@@ -13,7 +12,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch._dynamo  # takes DDP seconds, at its first use
 from safetensors.torch import load_file, save_file
 from torch import Tensor, distributed
 
@@ -22,14 +20,15 @@ from bertjobs.errors import EXIT_FAILURE, BertjobsError, InputError
 from bertjobs.launch.local import free_port
 from bertjobs.model.bert import BertForPreTraining
 from bertjobs.recipe.catalogue import builtin_file, load_catalogue
-from bertjobs.train.forward import Forward
 from bertjobs.train.placement import read_placement
+from bertjobs.train.pretraining.forward import Forward
+from bertjobs.train.pretraining.objective import probe
 from bertjobs.train.ranks import MARGIN_S, FirstRankFailedError, Ranks, joined
 from tests.cluster.slurm import PATIENCE_S
+from tests.forkserver import CONTEXT, preload
 from tests.train.conftest import Trial, truncate
 
-CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload([__name__])
+preload(__name__)
 CPU = torch.device("cpu")
 SMALLEST = 6e-8  # that fp16 holds
 TOO_LARGE = 1e12  # for fp16, as a factor on the loss
@@ -91,12 +90,12 @@ def gradients(
     spec = replace(spec, vocab_size=100, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
     torch.manual_seed(0)
     model = BertForPreTraining(spec, activation_checkpointing=checkpointing)
-    wrapped = ranks.wrapped(Forward(model), CPU, **way)  # type: ignore[arg-type]
+    wrapped = ranks.wrapped(Forward(model), probe(CPU), **way)  # type: ignore[arg-type]
     assert all(parameter.grad is None for parameter in model.parameters())
     draw = torch.Generator().manual_seed(rank)
     tokens = torch.randint(5, 100, (2, 16), generator=draw)
-    out = wrapped(Batch(tokens, torch.zeros_like(tokens), torch.ones_like(tokens), tokens, torch.tensor([0, 1])))
-    ((out.mlm_loss_sum + out.nsp_loss_sum) * scale).backward()
+    mlm, nsp = wrapped(Batch(tokens, torch.zeros_like(tokens), torch.ones_like(tokens), tokens, torch.tensor([0, 1])))
+    ((mlm.loss_sum + nsp.loss_sum) * scale).backward()
     return {name: parameter.grad.clone() for name, parameter in model.named_parameters() if parameter.grad is not None}
 
 

@@ -10,30 +10,27 @@ import torch
 from torch import nn
 
 from bertjobs.data.batches.batches import Batch
-from bertjobs.model.bert import PretrainingSums
 from bertjobs.optim.lamb import Lamb
+from bertjobs.train.objective import Term
 from bertjobs.train.step import StepPlan, train_step
 
-PLAN = StepPlan(
-    number=0, masked_tokens=12, sequences=3, rank=0, world_size=1, precision="fp32", loss_scale=1.0, seed=0
-)  # fmt: skip
+PLAN = StepPlan(rank=0, world_size=1, precision="fp32", seed=0, divisors=(12, 3))
 CPU = torch.device("cpu")
 
 
 class Line(nn.Module):
-    """A model of one weight: the MLM loss is the weight times the sum of a batch's labels, plus ``constant``."""
+    """A model of one weight: the loss is the weight times the sum of a batch's labels, by label, plus ``constant``."""
 
     def __init__(self, constant: float = 0.0):
         super().__init__()
         self.weight = nn.Parameter(torch.tensor([2.0]))
         self.constant = constant
 
-    def forward(self, batch: Batch) -> PretrainingSums:
+    def forward(self, batch: Batch) -> tuple[Term, Term]:
         labels = batch.labels
         loss = (self.weight * labels.sum() + self.constant).sum()
         zero = 0 * self.weight.sum()
-        count = torch.tensor(labels.numel())
-        return PretrainingSums(loss, torch.tensor(0), count, zero, torch.tensor(0), torch.tensor(len(labels)))
+        return Term(loss, torch.tensor(labels.numel())), Term(zero, torch.tensor(len(labels)))
 
 
 def batch(*labels: list[int]) -> Batch:

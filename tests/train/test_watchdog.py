@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import multiprocessing
 import os
 import signal
 import threading
@@ -16,7 +15,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-import torch._dynamo  # takes DDP seconds, at its first use
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import distributed, nn
@@ -37,9 +35,9 @@ from bertjobs.train.watchdog import (
     window_s,
 )
 from tests.cluster.slurm import PATIENCE_S
+from tests.forkserver import CONTEXT, preload
 
-CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload([__name__])
+preload(__name__)
 
 TIMEOUT_S = 3.0
 AT = 5  # the step that hangs

@@ -71,7 +71,7 @@ class Element:
 
 
 @dataclass(frozen=True)
-class Failure:
+class TaskFailure:
     """A task that was not done by the job ``element``.
 
     Attributes:
@@ -87,7 +87,7 @@ class Failure:
     exit_code: int | None = None
 
 
-def failures_of(element: Element, missing: set[int], journal: Sequence[Mapping[str, Any]]) -> list[Failure]:
+def failures_of(element: Element, missing: set[int], journal: Sequence[Mapping[str, Any]]) -> list[TaskFailure]:
     """Which tasks a job that has ended failed at.
 
     A task that it never began is none of its failures, unless it began nothing at all; and then it is none either
@@ -103,7 +103,7 @@ def failures_of(element: Element, missing: set[int], journal: Sequence[Mapping[s
     found = []
     for number in sorted(at_fault):
         error = errors.get(number, errors.get(None, {}))
-        found.append(Failure(number, element.id, node, error.get("said", ""), error.get("exit_code")))
+        found.append(TaskFailure(number, element.id, node, error.get("said", ""), error.get("exit_code")))
     return found
 
 
@@ -131,7 +131,7 @@ class SlurmArrays:
     say: Callable[[str], None] = _say
     grace_s: float = GRACE_S
     _elements: dict[str, Element] = field(default_factory=dict, init=False)
-    _failures: dict[tuple[str, int], list[Failure]] = field(default_factory=dict, init=False)
+    _failures: dict[tuple[str, int], list[TaskFailure]] = field(default_factory=dict, init=False)
     _node_failures: Counter[str] = field(default_factory=Counter, init=False)
     _excluded: set[str] = field(default_factory=set, init=False)
     _not_before: float = field(default=0.0, init=False)
@@ -333,7 +333,7 @@ class SlurmArrays:
             self._said.add(text)
             self.say(text)
 
-    def _error(self, spent: Mapping[tuple[str, int], list[Failure]]) -> BertjobsError:
+    def _error(self, spent: Mapping[tuple[str, int], list[TaskFailure]]) -> BertjobsError:
         (stage, _), failures = min(spent.items())
         numbers = [number for name, number in spent if name == stage]
         last = failures[-1]

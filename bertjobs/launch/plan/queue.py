@@ -15,7 +15,7 @@ from bertjobs.recipe.spec import RunSpec
 from bertjobs.slurm.client import Slurm
 from bertjobs.slurm.cluster import Partition, partitions_of
 from bertjobs.slurm.environment import clean_environment
-from bertjobs.slurm.start_test import StartTest
+from bertjobs.slurm.start_estimate import StartEstimate
 from bertjobs.slurm.times import format_time, limit_s, parse_time
 
 
@@ -33,7 +33,7 @@ class Queue:
     partition: str = ""
     time: str = ""
     partitions: tuple[Partition, ...] = ()
-    test: StartTest = field(default_factory=StartTest)
+    test: StartEstimate = field(default_factory=StartEstimate)
 
     @property
     def chosen(self) -> list[Partition]:
@@ -64,7 +64,7 @@ NOT_ASKED = Queue()
 def ask_queue(script: str, partition: str, time: str, environ: Mapping[str, str]) -> Queue:
     """Ask Slurm what the partitions are, and how it would take this script; queues nothing, never fails."""
     slurm = Slurm(clean_environment(environ))
-    return Queue(partition, time, partitions_of(slurm), slurm.start_test(script))
+    return Queue(partition, time, partitions_of(slurm), slurm.start_estimate(script))
 
 
 def queue_problems(spec: RunSpec, queue: Queue) -> list[Problem]:

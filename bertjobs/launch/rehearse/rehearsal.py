@@ -18,7 +18,7 @@ from bertjobs.launch.local import free_port, rank_environment
 from bertjobs.launch.plan.preflight import check_data
 from bertjobs.launch.rehearse.faults import FILL_DISK, Fault, Moment, Strike, draw_moment, on_small_disk
 from bertjobs.launch.rehearse.miniature import NAME, made_small, sample_data
-from bertjobs.launch.rehearse.verdict import Ending, Survival, survival_of, unfinished
+from bertjobs.launch.rehearse.outcome import Ending, Survival, survival_of, unfinished
 from bertjobs.recipe.size import checkpoint_bytes
 from bertjobs.recipe.spec import RunSpec
 from bertjobs.run.directory import PhaseDirectory, RunDirectory

@@ -11,7 +11,7 @@ from typing import Any
 
 from bertjobs.errors import EXIT_CONTINUE, EXIT_DONE, BertjobsError
 from bertjobs.files.json_lines import last_lines, read_lines
-from bertjobs.launch.watch.timeline import ACTIVE, Entry, Link, link_of, timeline
+from bertjobs.launch.watch.timeline import ACTIVE, Link, TimelineEntry, link_of, timeline
 from bertjobs.recipe.lockfile import read_lockfile
 from bertjobs.recipe.spec import PhaseSpec, RunSpec
 from bertjobs.run.checkpoints import MANIFEST, newest_whole
@@ -69,7 +69,7 @@ class PhaseStatus:
     start_unix_s: float | None = None
     end_unix_s: float | None = None
     end_how: str = ""
-    timeline: tuple[Entry, ...] = ()
+    timeline: tuple[TimelineEntry, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -217,12 +217,12 @@ def _reason(phase: int, link: Link | None, links: Sequence[Link], undone: Sequen
     return link.waits if link and link.state in WAITING else ""
 
 
-def _last_link(entries: Sequence[Entry], links: Sequence[Link]) -> Link | None:
+def _last_link(entries: Sequence[TimelineEntry], links: Sequence[Link]) -> Link | None:
     begun = [entry.job for entry in sorted(entries, key=_when) if entry.state == "ended" and entry.attempt is not None]
     return next((link for link in links if begun and link.job == begun[-1]), None)
 
 
-def _when(entry: Entry) -> float:
+def _when(entry: TimelineEntry) -> float:
     """For sorting: what has not begun comes last."""
     return entry.started_unix_s or entry.ended_unix_s or float("inf")
 

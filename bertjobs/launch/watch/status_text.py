@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 
 from bertjobs.launch.watch.status import PhaseStatus, RunStatus
-from bertjobs.launch.watch.timeline import Entry
+from bertjobs.launch.watch.timeline import TimelineEntry
 from bertjobs.wording import columns, duration
 
 DAY_S = 86400.0
@@ -51,7 +51,7 @@ def run_text(run: RunStatus, now: float) -> str:
 _HEAD = ["job", "queued as", "attempt", "phase", "nodes", "started", "ended", "steps", "outcome"]
 
 
-def _row(entry: Entry, now: float) -> list[str]:
+def _row(entry: TimelineEntry, now: float) -> list[str]:
     ended = clock(entry.ended_unix_s, now)
     words = entry.words
     if entry.state == "running":

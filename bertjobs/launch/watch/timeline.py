@@ -30,7 +30,7 @@ NO_TRACE = "ended; nothing says why"
 
 
 @dataclass(frozen=True)
-class Entry:
+class TimelineEntry:
     """A line of the timeline: one attempt of a job at one phase, or a job that has not begun any.
 
     Attributes:
@@ -87,7 +87,7 @@ class Link:
     pid: int = 0
     host: str = ""
     cancelled: bool = False
-    entries: tuple[Entry, ...] = ()
+    entries: tuple[TimelineEntry, ...] = ()
 
     @property
     def is_active(self) -> bool:
@@ -182,13 +182,13 @@ def _entry(
     metrics: Mapping[int, Sequence[Mapping[str, Any]]],
     story: Story,
     tasks_per_node: int,
-) -> Entry:
+) -> TimelineEntry:
     """One attempt at one phase, over if it has an end or Slurm has started the job again since."""
     number, ranks = attempt.number, attempt.world_size
     job_start = job_starts[number] if number < len(job_starts) else JobStart("")
     first, last = _steps(attempt, metrics.get(attempt.phase, ()), story)
     began, ended = attempt.started_unix_s, attempt.ended_unix_s
-    return Entry(
+    return TimelineEntry(
         job=link.job,
         link=link.name,
         phase=attempt.phase,
@@ -248,11 +248,11 @@ def _sender(attempt: Attempt, state: str, link: Link) -> str:
     return "interrupted" if link.backend == "local" else "preempted, or cancelled"
 
 
-def _not_begun(link: Link, attempts: Sequence[Entry], job_starts: Sequence[JobStart]) -> list[Entry]:
+def _not_begun(link: Link, attempts: Sequence[TimelineEntry], job_starts: Sequence[JobStart]) -> list[TimelineEntry]:
     """Starts that Slurm has and the journal has not, but for the one that goes on: the worker never began."""
     numbers = {entry.attempt for entry in attempts}
     return [
-        Entry(
+        TimelineEntry(
             job=link.job,
             link=link.name,
             phase=link.phase,
@@ -267,7 +267,7 @@ def _not_begun(link: Link, attempts: Sequence[Entry], job_starts: Sequence[JobSt
     ]
 
 
-def _with_present(link: Link, job_starts: Sequence[JobStart], next_phase: int) -> tuple[Entry, ...]:
+def _with_present(link: Link, job_starts: Sequence[JobStart], next_phase: int) -> tuple[TimelineEntry, ...]:
     """The attempts of a job, closed where it does not run any more; and after them, what it does now."""
     attempts = link.entries
     last = attempts[-1] if attempts else None
@@ -275,7 +275,7 @@ def _with_present(link: Link, job_starts: Sequence[JobStart], next_phase: int) -
         return (*(_closed(entry, link) for entry in attempts[:-1]), replace(last, words=""))
     closed = tuple(_closed(entry, link) for entry in attempts)
     newest = max(len(job_starts) - 1, 0 if last is None or last.attempt is None else last.attempt)
-    present = Entry(link.job, link.name, last.phase if last else link.phase)
+    present = TimelineEntry(link.job, link.name, last.phase if last else link.phase)
     if link.state in WAITING:
         number = newest + (last is not None and newest == last.attempt)
         return (*closed, replace(present, attempt=number if last else None, state="waiting", words=link.waits))
@@ -287,12 +287,12 @@ def _with_present(link: Link, job_starts: Sequence[JobStart], next_phase: int) -
             elif last.words != "done":  # after which the same attempt goes on with the next phase
                 return closed
         words = (link.job, link.name, next_phase, newest, link.nodes, "starting")
-        return (*closed, Entry(*words, started_unix_s=began))
+        return (*closed, TimelineEntry(*words, started_unix_s=began))
     never = f"never started: {state_words(link.state, link.state.lower())}"
     return closed or (replace(present, words=never),)
 
 
-def _closed(entry: Entry, link: Link) -> Entry:
+def _closed(entry: TimelineEntry, link: Link) -> TimelineEntry:
     """An attempt that is over; where the journal has no end of it, the job's state says why."""
     if entry.state != "running":
         return entry

@@ -10,9 +10,10 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, replace
 
+from torch import nn
+
 from bertjobs.data.batches.order import StreamState
 from bertjobs.errors import BertjobsError
-from bertjobs.model.bert import BertForPreTraining
 from bertjobs.optim.base import Optimizer
 from bertjobs.train.checkpoint.state import Progress
 from bertjobs.train.checkpoint.stop_time import Lead
@@ -46,7 +47,7 @@ class Saving:
         self._began = 0.0
         self._times = SavingTimes()
 
-    def reserve(self, model: BertForPreTraining, optimizer: Optimizer) -> None:
+    def reserve(self, model: nn.Module, optimizer: Optimizer) -> None:
         """Allocate the memory that snapshots take, before the first step rather than at the first of them."""
         self._writer.reserve(model, optimizer)
 
@@ -55,7 +56,7 @@ class Saving:
         """Whether this rank still writes, and whether it failed: to be summed over ranks and given to `settle`."""
         return int(self._writer.state == "writing"), int(self._error is not None or self._writer.state == "failed")
 
-    def begin(self, model: BertForPreTraining, optimizer: Optimizer, progress: Progress, data: StreamState) -> None:
+    def begin(self, model: nn.Module, optimizer: Optimizer, progress: Progress, data: StreamState) -> None:
         """Take a snapshot, which is written in the background, once the checkpoint before is done with.
 
         Raises:
@@ -70,7 +71,7 @@ class Saving:
         self._saved_step = progress.step
         self._add_stall(self._began - began)
 
-    def save_now(self, model: BertForPreTraining, optimizer: Optimizer, progress: Progress, data: StreamState) -> None:
+    def save_now(self, model: nn.Module, optimizer: Optimizer, progress: Progress, data: StreamState) -> None:
         """As `begin`, and wait for the end; an older checkpoint that is under way is given up for this one.
 
         Raises:

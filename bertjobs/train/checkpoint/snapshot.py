@@ -14,10 +14,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from bertjobs.files.safetensors_header import Entry, header_bytes
-from bertjobs.model.bert import BertForPreTraining
+from bertjobs.files.safetensors_header import TensorEntry, header_bytes
 from bertjobs.model.huggingface import WEIGHTS_FILE, WEIGHTS_METADATA
 from bertjobs.optim.base import Optimizer
 from bertjobs.optim.sharding import deal
@@ -63,7 +62,7 @@ def plan_parts(elements: Mapping[str, int], world_size: int) -> list[Part]:
     ]
 
 
-def parts_of(model: BertForPreTraining, optimizer: Optimizer, world_size: int) -> list[Part]:
+def parts_of(model: nn.Module, optimizer: Optimizer, world_size: int) -> list[Part]:
     """As `plan_parts`; with sharded states each rank writes what it owns, and does not know what the others' hold."""
     shard = optimizer.shard
     if shard.size == 1:
@@ -96,7 +95,7 @@ class TensorFile:
         self.name = name
         sizes = [math.prod(shape) for shape in shapes.values()]
         entries = {
-            tensor: Entry("F32", tuple(shape), _FLOAT_BYTES * size)
+            tensor: TensorEntry("F32", tuple(shape), _FLOAT_BYTES * size)
             for (tensor, shape), size in zip(shapes.items(), sizes, strict=True)
         }
         self._header = header_bytes(entries, metadata or None, alignment=8)
@@ -138,7 +137,7 @@ class Snapshot:
         held_s: seconds that the optimizer's step has waited for the last `take`.
     """
 
-    def __init__(self, model: BertForPreTraining, optimizer: Optimizer, parts: Sequence[Part], rank: int) -> None:
+    def __init__(self, model: nn.Module, optimizer: Optimizer, parts: Sequence[Part], rank: int) -> None:
         shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
         self._device = next(model.parameters()).device
         pinned = self._device.type == "cuda"
@@ -157,7 +156,7 @@ class Snapshot:
             self._pool = ThreadPoolExecutor(COPYING_THREADS, "snapshot")
             optimizer.register_step_pre_hook(self._hold)
 
-    def take(self, model: BertForPreTraining, optimizer: Optimizer) -> None:
+    def take(self, model: nn.Module, optimizer: Optimizer) -> None:
         """Begin to copy the tensors as they are now; moments that the optimizer has not made yet are zeros.
 
         On a GPU the copies are queued before all that is queued later on the same stream. On a CPU threads copy, and
@@ -185,7 +184,7 @@ class Snapshot:
         self.held_s += time.perf_counter() - started
 
 
-def _sources(model: BertForPreTraining, optimizer: Optimizer) -> dict[str, Tensor]:
+def _sources(model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
     """Weights and moments by their names in the files."""
     held = optimizer.moments()
     sources: dict[str, Tensor] = {}

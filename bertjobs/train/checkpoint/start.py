@@ -9,11 +9,8 @@ from typing import Literal
 from bertjobs.data.batches.order import StreamState
 from bertjobs.errors import InputError
 from bertjobs.files.atomic import remove_leftovers, sha256_of
-from bertjobs.model.bert import BertForPreTraining
-from bertjobs.model.huggingface import initialise_from
 from bertjobs.optim.base import Optimizer
 from bertjobs.optim.loss_scale import initial_loss_scale
-from bertjobs.recipe.lockfile import decisive_settings
 from bertjobs.run.checkpoints import (
     MANIFEST,
     DamagedCheckpointError,
@@ -25,7 +22,8 @@ from bertjobs.run.checkpoints import (
 )
 from bertjobs.run.directory import PhaseDirectory
 from bertjobs.train.checkpoint.state import Progress, read_stream_state, read_training_state
-from bertjobs.train.job import Job
+from bertjobs.train.job import PhaseJob
+from bertjobs.train.objective import Learner
 
 
 @dataclass(frozen=True)
@@ -44,7 +42,7 @@ class Start:
     data: StreamState | None = None
 
 
-def find_start(job: Job) -> Start:
+def find_start(job: PhaseJob) -> Start:
     """Find and verify the checkpoint to begin with; rank 0 does it for all.
 
     Raises:
@@ -53,27 +51,27 @@ def find_start(job: Job) -> Start:
     """
     start = _find(job)
     if start.folder is not None:
-        job.data.check_weights(start.folder)
+        job.objective.check_weights(start.folder)
     if start.kind == "resume" and start.folder is not None:
-        settings = decisive_settings(job.spec, job.phase.phase)
-        check_settings(read_manifest(start.folder), settings, start.folder)
+        check_settings(read_manifest(start.folder), job.settings, start.folder)
         return replace(start, data=_stream_state(job, start.folder))
     return start
 
 
-def _stream_state(job: Job, folder: Path) -> StreamState:
+def _stream_state(job: PhaseJob, folder: Path) -> StreamState:
     state = read_stream_state(folder)
-    if state.manifest_sha256 != job.data.sha256:
+    ours = job.objective.data_sha256
+    if state.manifest_sha256 != ours:
         raise InputError(
             f"phase {job.phase.phase} was begun with the data whose manifest is {state.manifest_sha256[:12]}..., "
-            f"these have {job.data.sha256[:12]}...",
-            where=f"{folder} and {job.data.folder}",
+            f"these have {ours[:12]}...",
+            where=f"{folder} and {Path(job.spec.data)}",
             hint="set DATADIR to the folder that it was begun with, or start another run with RUN",
         )
     return state
 
 
-def load_start(start: Start, job: Job, model: BertForPreTraining, optimizer: Optimizer) -> tuple[Progress, str]:
+def load_start(start: Start, job: PhaseJob, learner: Learner, optimizer: Optimizer) -> tuple[Progress, str]:
     """Load what ``start`` names; returns where the phase stands, and words for the log.
 
     Raises:
@@ -83,24 +81,23 @@ def load_start(start: Start, job: Job, model: BertForPreTraining, optimizer: Opt
     fresh_start = Progress(loss_scale=scale)
     if start.folder is None:
         return fresh_start, "starting from random weights"
-    fresh = initialise_from(model, start.folder)
+    fresh = learner.load_weights(start.folder)
     if start.kind == "initial":
         return fresh_start, f"starting from {start.folder}; random: {', '.join(fresh) or 'nothing'}"
     if fresh:
         raise InputError(f"the checkpoint lacks {', '.join(fresh)}", where=str(start.folder))
     if start.kind == "previous" and job.phase.optimizer_state == "reset":
         return fresh_start, f"starting from {start.folder}, moments reset"
-    progress = read_training_state(start.folder, model, optimizer, scale)
+    progress = read_training_state(start.folder, learner.model, optimizer, scale)
     if start.kind == "resume":
         return progress, f"continuing from {start.folder} (step {progress.step})"
     optimizer.reset_step_count()
     return fresh_start, f"starting from {start.folder}, moments carried"
 
 
-def _find(job: Job) -> Start:
-    directory = job.directory.phase(job.phase.phase)
-    remove_leftovers(directory.checkpoints)
-    folder = _newest_checkpoint(directory)
+def _find(job: PhaseJob) -> Start:
+    remove_leftovers(job.folder.checkpoints)
+    folder = _newest_checkpoint(job.folder)
     if folder is not None:
         return Start("resume", folder)
     if job.previous is not None:
@@ -123,7 +120,7 @@ def _newest_checkpoint(directory: PhaseDirectory) -> Path | None:
     return folder
 
 
-def _last_of_phase(job: Job, number: int) -> Path:
+def _last_of_phase(job: PhaseJob, number: int) -> Path:
     """The checkpoint that a phase names in its DONE.json; or its newest, where the run does not wait for that."""
     directory = job.directory.phase(number)
     done = directory.done()

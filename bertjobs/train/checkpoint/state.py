@@ -15,11 +15,10 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from torch import Tensor, nn
 
 from bertjobs.data.batches.order import StreamState
 from bertjobs.errors import InputError
-from bertjobs.model.bert import BertForPreTraining
 from bertjobs.optim.base import Optimizer
 from bertjobs.optim.loss_scale import DynamicLossScale, LossScale
 from bertjobs.train.checkpoint.snapshot import MOMENTS
@@ -81,7 +80,7 @@ def read_stream_state(folder: Path) -> StreamState:
 
 
 def read_training_state(
-    folder: Path, model: BertForPreTraining, optimizer: Optimizer, loss_scale: LossScale | None = None
+    folder: Path, model: nn.Module, optimizer: Optimizer, loss_scale: LossScale | None = None
 ) -> Progress:
     """Load into ``optimizer`` what it owns of a checkpoint's moments, and its step count.
 
@@ -117,7 +116,7 @@ def _read_numbers(folder: Path) -> dict[str, Any]:
         raise InputError(f"the checkpoint's numbers cannot be read: {error}", where=str(path)) from error
 
 
-def _read_moments(folder: Path, model: BertForPreTraining, optimizer: Optimizer) -> dict[Tensor, tuple[Tensor, Tensor]]:
+def _read_moments(folder: Path, model: nn.Module, optimizer: Optimizer) -> dict[Tensor, tuple[Tensor, Tensor]]:
     """The moments that ``optimizer`` owns, by parameter: on its device and copied, since the file may be deleted
     while its pages are mapped. {} where there are none, as before the first step in format 1."""
     parameters = dict(model.named_parameters())

@@ -11,20 +11,18 @@ import json
 import shutil
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from threading import Event, Thread
 from typing import Any, Literal
+
+from torch import nn
 
 from bertjobs.data.batches.order import StreamState
 from bertjobs.errors import BertjobsError
 from bertjobs.files.atomic import PRIVATE_FOLDER, TEMPORARY_PREFIX, publish_folder, write_hashed
-from bertjobs.model.bert import BertForPreTraining
-from bertjobs.model.huggingface import write_description
 from bertjobs.optim.base import Optimizer
-from bertjobs.recipe.spec import ModelSpec
 from bertjobs.run.causes import Cause
 from bertjobs.run.checkpoints import KEPT, FileEntry, folder_name, prune, seal
 from bertjobs.run.directory import PhaseDirectory
@@ -45,8 +43,7 @@ class CheckpointSeries:
     Attributes:
         directory: of the phase; it exists.
         recipe_hash, settings: what decides the weights, for the manifest.
-        vocabulary: the ``vocab.txt`` that the model is trained with.
-        lowercase: whether its text is lower-cased.
+        description: makes the small files that all checkpoints hold beside the tensors (`Learner.description`).
         attempt: a name of its own for this start of the worker, the same on all ranks: ``<job>-<attempt>``.
         rank, world_size: this rank among all.
         keep: how many checkpoints of the phase are kept, the newest.
@@ -55,8 +52,7 @@ class CheckpointSeries:
     directory: PhaseDirectory
     recipe_hash: str
     settings: Mapping[str, Any]
-    vocabulary: Path
-    lowercase: bool
+    description: Callable[[], Mapping[str, bytes]]
     attempt: str
     rank: int = 0
     world_size: int = 1
@@ -73,7 +69,7 @@ class CheckpointWriter:
     def __init__(self, series: CheckpointSeries) -> None:
         self._series = series
         self._snapshot: Snapshot | None = None
-        self._description: dict[str, bytes] = {}
+        self._description: Mapping[str, bytes] = {}
         self._begun = 0
         self._begin_s = 0.0
         self._step: int | None = None  # of the checkpoint under way
@@ -97,20 +93,20 @@ class CheckpointWriter:
         """Seconds for which the last ``begin`` held training up, the optimizer's wait for the copies included."""
         return self._begin_s + (self._snapshot.held_s if self._snapshot else 0.0)
 
-    def reserve(self, model: BertForPreTraining, optimizer: Optimizer) -> None:
+    def reserve(self, model: nn.Module, optimizer: Optimizer) -> None:
         """Allocate the host memory, as large as what this rank writes. The first ``begin`` does it otherwise.
 
         Raises:
-            InputError: the vocabulary cannot be read, or is larger than the model's.
+            InputError: the small files cannot be made.
         """
         if self._snapshot is not None:
             return
         series = self._series
         self._snapshot = Snapshot(model, optimizer, parts_of(model, optimizer, series.world_size), series.rank)
         if series.rank == 0:
-            self._description = _description(model.spec, series)
+            self._description = series.description()
 
-    def begin(self, model: BertForPreTraining, optimizer: Optimizer, progress: Progress, data: StreamState) -> None:
+    def begin(self, model: nn.Module, optimizer: Optimizer, progress: Progress, data: StreamState) -> None:
         """Let threads copy this rank's part, then write it. The state must be "idle".
 
         It returns at once, and the next step may begin; where this step's forward and backward passes take less time
@@ -248,13 +244,6 @@ class CheckpointWriter:
             hint="make room, then start the phase again: it resumes from the checkpoint before",
             cause=Cause.DISK if isinstance(error, OSError) else Cause.CRASHED,
         )
-
-
-def _description(spec: ModelSpec, series: CheckpointSeries) -> dict[str, bytes]:
-    """The small files of a model folder, the same in all checkpoints."""
-    with TemporaryDirectory() as folder:
-        write_description(spec, series.vocabulary, Path(folder), lowercase=series.lowercase)
-        return {file.name: file.read_bytes() for file in sorted(Path(folder).iterdir())}
 
 
 def _next(files: deque[tuple[str, Content]]) -> tuple[str, Content] | None:

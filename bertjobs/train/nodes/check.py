@@ -80,7 +80,7 @@ class Clock:
 
 
 @dataclass(frozen=True)
-class Link:
+class NetworkTimes:
     """Seconds that a node takes for ``SENT_BYTES`` a rank, by its slowest rank: for a sum over all ranks, which tells
     nothing of single nodes, and to exchange them with another node, the faster of several; None: there are not three.
     """
@@ -101,7 +101,7 @@ class Findings:
     nodes: tuple[NodeFacts, ...] = ()
     clocks: tuple[Clock, ...] = ()
     round_trip_s: float = 0.0
-    links: tuple[Link, ...] = ()
+    links: tuple[NetworkTimes, ...] = ()
     ranks: int = 1
     device: str = "cpu"
 
@@ -116,7 +116,7 @@ class Findings:
 
 
 @dataclass(frozen=True)
-class Problem:
+class NodeProblem:
     """What is wrong with a node; "" where no single node is to blame. ``fatal``: training there is useless."""
 
     node: str
@@ -127,59 +127,59 @@ class Problem:
         return f"{self.node}: {self.what}" if self.node else self.what
 
 
-def problems(findings: Findings) -> list[Problem]:
+def problems(findings: Findings) -> list[NodeProblem]:
     """All that is wrong, in the nodes' order."""
     found = [problem for node in findings.nodes for problem in _hardware(node)]
     return found + _disks(findings.nodes) + _clocks(findings) + _links(findings)
 
 
-def _hardware(node: NodeFacts) -> list[Problem]:
+def _hardware(node: NodeFacts) -> list[NodeProblem]:
     found = []
     if node.gpus_seen < node.gpus_needed:
-        found.append(Problem(node.node, f"{node.gpus_seen} of {node.gpus_needed} GPUs seen", True))
+        found.append(NodeProblem(node.node, f"{node.gpus_seen} of {node.gpus_needed} GPUs seen", True))
     if node.complaint:
-        found.append(Problem(node.node, f"nvidia-smi: {node.complaint}", False))
+        found.append(NodeProblem(node.node, f"nvidia-smi: {node.complaint}", False))
     for gpu in node.gpus:
         if gpu.uncorrected_errors:
             what = f"GPU {gpu.index} has {gpu.uncorrected_errors:g} uncorrected ECC errors"
-            found.append(Problem(node.node, what, True))
+            found.append(NodeProblem(node.node, what, True))
         if gpu.memory_mib and gpu.free_mib is not None and gpu.free_mib < FREE_SHARE * gpu.memory_mib:
             what = f"GPU {gpu.index} has {gpu.free_mib:g} of {gpu.memory_mib:g} MiB free: another process uses it"
-            found.append(Problem(node.node, what, False))
+            found.append(NodeProblem(node.node, what, False))
     return found
 
 
-def _disks(nodes: Sequence[NodeFacts]) -> list[Problem]:
+def _disks(nodes: Sequence[NodeFacts]) -> list[NodeProblem]:
     """Where a disk that all share, or that of each of several nodes, is too full, no node is to blame. Where only some
     nodes see the shared disk full, they see another one: its mount is missing there."""
     found = []
     for path in dict.fromkeys(disk.path for node in nodes for disk in node.disks):
         seen = [(node.node, disk) for node in nodes for disk in node.disks if disk.path == path]
-        found += [Problem(node, f"{path}: {disk.trouble}", False) for node, disk in seen if disk.trouble]
+        found += [NodeProblem(node, f"{path}: {disk.trouble}", False) for node, disk in seen if disk.trouble]
         full = [(node, disk) for node, disk in seen if not disk.trouble and disk.free < disk.needed]
         if full and len(full) == len(seen) and (len(seen) > 1 or full[0][1].shared):
             full = [("", min((disk for _, disk in full), key=lambda disk: disk.free))]
         for node, disk in full:
             what = f"{path}: {disk.free / 1e9:.1f} GB free, {disk.needed / 1e9:.1f} GB needed"
-            found.append(Problem(node, what, True))
+            found.append(NodeProblem(node, what, True))
     return found
 
 
-def _clocks(findings: Findings) -> list[Problem]:
+def _clocks(findings: Findings) -> list[NodeProblem]:
     clocks, allowed = findings.clocks, MAX_SKEW_S + findings.round_trip_s
     if len(clocks) == 2:  # either may be the wrong one
         apart = abs(clocks[1].ahead_s - clocks[0].ahead_s)
         what = f"the clocks of {clocks[0].node} and {clocks[1].node} are {apart:.1f} s apart"
-        return [Problem("", what, False)] if apart > allowed else []
+        return [NodeProblem("", what, False)] if apart > allowed else []
     usual = median(clock.ahead_s for clock in clocks) if clocks else 0.0
     return [
-        Problem(clock.node, f"its clock is {abs(off):.1f} s {'ahead' if off > 0 else 'behind'}", False)
+        NodeProblem(clock.node, f"its clock is {abs(off):.1f} s {'ahead' if off > 0 else 'behind'}", False)
         for clock in clocks
         if abs(off := clock.ahead_s - usual) > allowed
     ]
 
 
-def _links(findings: Findings) -> list[Problem]:
+def _links(findings: Findings) -> list[NodeProblem]:
     """A node is slow if it is so with each of its partners: else the partner was."""
     times = {link.node: link.exchange_s for link in findings.links if link.exchange_s is not None}
     if not times:
@@ -187,7 +187,7 @@ def _links(findings: Findings) -> list[Problem]:
     usual = median(times.values())
     limit = max(SLOW * usual, usual + NOISE_S[findings.device])
     return [
-        Problem(node, f"slow network: {seconds * 1e3:.0f} ms for what takes {usual * 1e3:.0f} ms elsewhere", False)
+        NodeProblem(node, f"slow network: {seconds * 1e3:.0f} ms for what takes {usual * 1e3:.0f} ms elsewhere", False)
         for node, seconds in times.items()
         if seconds > limit
     ]
@@ -240,7 +240,7 @@ def settle(ranks: Ranks, findings: Findings, placement: Placement, results: Path
     ranks.decided(lambda: _settle(problems(findings), placement, results, run))
 
 
-def _settle(found: Sequence[Problem], placement: Placement, results: Path, run: str) -> None:
+def _settle(found: Sequence[NodeProblem], placement: Placement, results: Path, run: str) -> None:
     now = time.time()
     for problem in found:
         print(f"node check: {'' if problem.fatal else 'warning: '}{problem}", flush=True)

@@ -30,7 +30,7 @@ from bertjobs.train.nodes.check import (
     Disk,
     Findings,
     Gpu,
-    Link,
+    NetworkTimes,
     NodeFacts,
     granted,
     parse_gpus,
@@ -271,9 +271,9 @@ def _shortest(act: Callable[[], None]) -> float:
     return min(took)
 
 
-def link_of(node: str, took: Sequence[Sequence[float | None]]) -> Link:
+def link_of(node: str, took: Sequence[Sequence[float | None]]) -> NetworkTimes:
     """A node's link from what its ranks measured, each an all-reduce and an exchange a partner. The ranks share the
     node's network: of each measurement the slowest counts. A partner may be slow itself: of these the fastest counts.
     """
     slowest = [max(column) for column in zip(*took, strict=True) if None not in column]
-    return Link(node, slowest[0], min(slowest[1:], default=None))
+    return NetworkTimes(node, slowest[0], min(slowest[1:], default=None))

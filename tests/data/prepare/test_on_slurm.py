@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bertjobs.data.prepare.array_options import ArrayOptions
-from bertjobs.data.prepare.on_slurm import Element, Failure, SlurmArrays, failures_of, stripe
+from bertjobs.data.prepare.on_slurm import Element, SlurmArrays, TaskFailure, failures_of, stripe
 from bertjobs.errors import InputError
 from bertjobs.slurm.options import SlurmOptions
 
@@ -30,17 +30,17 @@ def test_shares_hold_each_task_once_and_are_equal_within_one(numbers: list[int],
 @pytest.mark.parametrize(
     ("journal", "early", "expected"),
     [
-        ([BEGIN], True, [Failure(4, "12_3", "n1")]),
-        ([BEGIN, FAILED], True, [Failure(4, "12_3", "n1", "error: bad", 64)]),
+        ([BEGIN], True, [TaskFailure(4, "12_3", "n1")]),
+        ([BEGIN, FAILED], True, [TaskFailure(4, "12_3", "n1", "error: bad", 64)]),
         ([BEGIN, FAILED, BEGIN, DONE], True, []),
         ([REFUSED], True, []),
-        ([REFUSED], False, [Failure(n, "12_3", "n1", "error: 3 tasks are not done", 70) for n in (4, 9)]),
-        ([], True, [Failure(4, "12_3", ""), Failure(9, "12_3", "")]),
+        ([REFUSED], False, [TaskFailure(n, "12_3", "n1", "error: 3 tasks are not done", 70) for n in (4, 9)]),
+        ([], True, [TaskFailure(4, "12_3", ""), TaskFailure(9, "12_3", "")]),
     ],
     ids=["killed", "failed", "done, not seen yet", "queued early", "inputs not seen", "never began"],
 )
 def test_a_task_counts_as_failed_only_where_it_is_at_fault(
-    journal: list[dict[str, Any]], early: bool, expected: list[Failure]
+    journal: list[dict[str, Any]], early: bool, expected: list[TaskFailure]
 ) -> None:
     element = Element("12_3", "pairs", (1, 4, 9), early)
     assert failures_of(element, {4, 9, 11}, journal) == expected

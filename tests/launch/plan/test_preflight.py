@@ -41,7 +41,7 @@ from bertjobs.run.directory import RunDirectory
 from bertjobs.run.settings import check_unchanged
 from bertjobs.slurm.client import Slurm
 from bertjobs.slurm.cluster import Partition, parse_sinfo
-from bertjobs.slurm.start_test import StartTest, parse_start_test
+from bertjobs.slurm.start_estimate import StartEstimate, parse_start_estimate
 
 CATALOGUE = load_catalogue([builtin_file()])
 NO_SLURM = Slurm({"PATH": ""})
@@ -197,32 +197,32 @@ def test_one_that_may_fit_is_a_warning() -> None:
     [
         (
             "sbatch: Job 2 to start at 2026-11-21T18:25:23 using 2 processors on nodes node[1-2] in partition batch\n",
-            StartTest("2026-11-21T18:25:23", "node[1-2]"),
+            StartEstimate("2026-11-21T18:25:23", "node[1-2]"),
         ),
-        ("Job 7 to start at 2026-11-22T01:02:03 using 64 processors on n1", StartTest("2026-11-22T01:02:03", "n1")),
+        ("Job 7 to start at 2026-11-22T01:02:03 using 64 processors on n1", StartEstimate("2026-11-22T01:02:03", "n1")),
         (
             "sbatch: error: NOTE from the site\nsbatch: Job 2 to start at 2026-01-01T00:00:00 using 2 processors on n1",
-            StartTest("2026-01-01T00:00:00", "n1"),
+            StartEstimate("2026-01-01T00:00:00", "n1"),
         ),
         (
             "allocation failure: Requested node configuration is not available\n",
-            StartTest(refusal="Requested node configuration is not available"),
+            StartEstimate(refusal="Requested node configuration is not available"),
         ),
         (
             "sbatch: error: invalid partition specified: x\nallocation failure: Invalid partition name specified\n",
-            StartTest(refusal="invalid partition specified: x; Invalid partition name specified"),
+            StartEstimate(refusal="invalid partition specified: x; Invalid partition name specified"),
         ),
         (
             "sbatch: unrecognized option '--nosuch=1'\nTry \"sbatch --help\" for more information\n",
-            StartTest(refusal="unrecognized option '--nosuch=1'"),
+            StartEstimate(refusal="unrecognized option '--nosuch=1'"),
         ),
-        ("allocation failure: Unable to contact slurm controller (connect failure)", StartTest()),
-        ("", StartTest()),
+        ("allocation failure: Unable to contact slurm controller (connect failure)", StartEstimate()),
+        ("", StartEstimate()),
     ],
 )  # fmt: skip
-def test_the_words_of_sbatch_test_only(text: str, expected: StartTest) -> None:
+def test_the_words_of_sbatch_test_only(text: str, expected: StartEstimate) -> None:
     """As Slurm 22.05 wrote them."""
-    assert parse_start_test(text) == expected
+    assert parse_start_estimate(text) == expected
 
 
 @pytest.mark.parametrize(
@@ -251,7 +251,7 @@ def test_a_partition_that_would_never_start_the_job(
     sets: dict[str, int], partition: str, time: str, says: list[str]
 ) -> None:
     spec = resolved("dgxa100-80g", **sets)
-    found = words(queue_problems(spec, Queue(partition, time, PARTITIONS, StartTest())))
+    found = words(queue_problems(spec, Queue(partition, time, PARTITIONS, StartEstimate())))
     assert bool(found) == bool(says)
     for part in says:
         assert part in found
@@ -259,7 +259,7 @@ def test_a_partition_that_would_never_start_the_job(
 
 def test_sbatch_s_refusal_is_told_unless_the_reason_is_known_already() -> None:
     spec = resolved("h200")
-    refused = StartTest(refusal="Invalid account")
+    refused = StartEstimate(refusal="Invalid account")
     (found,) = queue_problems(spec, Queue("", "", PARTITIONS, refused))
     assert found.what == "sbatch refuses: Invalid account"
     assert "Invalid account" not in words(queue_problems(spec, Queue("nosuch", "", PARTITIONS, refused)))
@@ -299,7 +299,7 @@ def test_slurm_is_asked_without_the_variables_of_a_job_around(tmp_path: Path, to
     )
     environ = {"PATH": f"{tmp_path / 'bin'}", "SLURM_JOB_ID": "7"}
     queue = ask_queue("the script\n", "batch", "60", environ)
-    assert queue == Queue("batch", "60", PARTITIONS, StartTest(refusal="the script --test-only none"))
+    assert queue == Queue("batch", "60", PARTITIONS, StartEstimate(refusal="the script --test-only none"))
 
 
 def test_where_slurm_is_absent_or_odd_nothing_is_known(tmp_path: Path, tool: Callable[[str, str], None]) -> None:
@@ -311,7 +311,7 @@ def test_where_slurm_is_absent_or_odd_nothing_is_known(tmp_path: Path, tool: Cal
 
 
 def test_a_local_run_is_not_held_against_the_queue(spec: RunSpec) -> None:
-    queue = Queue("nosuch", "", PARTITIONS, StartTest(refusal="x"))
+    queue = Queue("nosuch", "", PARTITIONS, StartEstimate(refusal="x"))
     assert preflight(spec, "local", NO_SLURM, Circumstances(queue))[1] == []
 
 

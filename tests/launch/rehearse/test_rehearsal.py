@@ -22,8 +22,8 @@ from bertjobs.files.atomic import sha256_of
 from bertjobs.files.json_lines import append_line
 from bertjobs.launch.rehearse.faults import FILL_DISK, PREEMPT, Moment, Strike, draw_moment, on_small_disk
 from bertjobs.launch.rehearse.miniature import made_small, sample_data
+from bertjobs.launch.rehearse.outcome import Ending, survival_of
 from bertjobs.launch.rehearse.rehearsal import exit_code, is_continued
-from bertjobs.launch.rehearse.verdict import Ending, survival_of
 from bertjobs.recipe.catalogue import builtin_file, load_catalogue
 from bertjobs.recipe.lockfile import lockfile, read_lockfile
 from bertjobs.recipe.resolve import resolve

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from bertjobs.files.json_lines import append_line
 from bertjobs.launch.watch.status import RunStatus, expected_end, read_run, status_of
 from bertjobs.launch.watch.status_text import run_text, status_text
-from bertjobs.launch.watch.timeline import Entry, Link, link_of
+from bertjobs.launch.watch.timeline import Link, TimelineEntry, link_of
 from bertjobs.recipe.catalogue import builtin_file, load_catalogue
 from bertjobs.recipe.lockfile import lockfile
 from bertjobs.recipe.resolve import resolve
@@ -78,7 +78,7 @@ class Run:
     def look(self, told: Answer | None = None, at: float = 0.0) -> RunStatus:
         return status_of(read_run(self.directory), told or Answer(), T0 + at)
 
-    def entries(self, told: Answer | None = None, at: float = 0.0) -> list[Entry]:
+    def entries(self, told: Answer | None = None, at: float = 0.0) -> list[TimelineEntry]:
         return [entry for link in self.look(told, at).links for entry in link.entries]
 
 
@@ -257,7 +257,7 @@ def test_a_spare_that_takes_over_is_the_phase_s_job_before_it_has_begun(run: Run
 
 
 def link(job: str, state: str, phase: int, begun: int | None = None, running: bool = False, at: float = 0.0) -> Link:
-    entry = Entry(job, "", begun or 0, 0, state="running" if running else "ended", started_unix_s=at)
+    entry = TimelineEntry(job, "", begun or 0, 0, state="running" if running else "ended", started_unix_s=at)
     return Link(job, "slurm", phase, state=state, entries=(entry,) if begun else ())
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import pickle
 import time
@@ -27,9 +26,9 @@ from bertjobs.train.nodes.check import (
     Disk,
     Findings,
     Gpu,
-    Link,
+    NetworkTimes,
     NodeFacts,
-    Problem,
+    NodeProblem,
     UnfitNodesError,
     granted,
     parse_gpus,
@@ -42,9 +41,9 @@ from bertjobs.train.placement import Placement, read_placement
 from bertjobs.train.ranks import FirstRankFailedError, Ranks, joined
 from tests.cluster.slurm import PATIENCE_S
 from tests.conftest import wait_until
+from tests.forkserver import CONTEXT, preload
 
-CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload([__name__])
+preload(__name__)
 TOO_MUCH = 10**18  # bytes that no disk has
 
 HEALTHY = """\
@@ -54,12 +53,12 @@ HEALTHY = """\
 FACTS = NodeFacts("node1", 2, 2, parse_gpus(HEALTHY), "", (Disk("/tmp", 10, False, free=20),))
 
 
-def fatal(what: str, node: str = "node1") -> Problem:
-    return Problem(node, what, True)
+def fatal(what: str, node: str = "node1") -> NodeProblem:
+    return NodeProblem(node, what, True)
 
 
-def warning(what: str, node: str = "node1") -> Problem:
-    return Problem(node, what, False)
+def warning(what: str, node: str = "node1") -> NodeProblem:
+    return NodeProblem(node, what, False)
 
 
 def test_a_healthy_node_has_no_problem() -> None:
@@ -124,7 +123,7 @@ def test_gpus_that_the_job_was_given(setting: str, number: int) -> None:
         ({"disks": (Disk("/data", 1, True, 0, "Stale file handle"),)}, warning("/data: Stale file handle")),
     ],
 )
-def test_what_is_wrong_with_a_node(change: dict[str, object], expected: Problem) -> None:
+def test_what_is_wrong_with_a_node(change: dict[str, object], expected: NodeProblem) -> None:
     ill = replace(FACTS, **change)  # type: ignore[arg-type]
     assert problems(Findings(nodes=(replace(FACTS, node="node0"), ill))) == [expected]
 
@@ -152,7 +151,7 @@ def test_a_node_that_alone_sees_another_disk_lacks_the_mount() -> None:
     assert problems(with_disks(a=1000, b=9, c=1000)) == [fatal(FULL, node="b")]
 
 
-def clocks(*ahead_s: float, round_trip_s: float = 0.0) -> list[Problem]:
+def clocks(*ahead_s: float, round_trip_s: float = 0.0) -> list[NodeProblem]:
     found = tuple(Clock(f"node{place}", seconds) for place, seconds in enumerate(ahead_s))
     return problems(Findings(clocks=found, round_trip_s=round_trip_s))
 
@@ -174,7 +173,7 @@ def test_clocks_are_compared_as_well_as_the_network_allows() -> None:
 
 
 def network(exchange_s: Mapping[str, float | None], device: str = "cpu") -> Findings:
-    return Findings(links=tuple(Link(name, 2.0, s) for name, s in exchange_s.items()), ranks=4, device=device)
+    return Findings(links=tuple(NetworkTimes(name, 2.0, s) for name, s in exchange_s.items()), ranks=4, device=device)
 
 
 @given(st.integers(3, 60), st.data())
@@ -198,8 +197,8 @@ def test_nodes_pair_off_with_several_partners_each(nodes: int) -> None:
 
 
 def test_the_slowest_rank_of_a_node_and_its_fastest_partner_count() -> None:
-    assert link_of("a", [[1.0, 5.0, None, 2.0], [3.0, 4.0, None, 6.0]]) == Link("a", 3.0, 5.0)
-    assert link_of("a", [[1.0]]) == Link("a", 1.0, None)
+    assert link_of("a", [[1.0, 5.0, None, 2.0], [3.0, 4.0, None, 6.0]]) == NetworkTimes("a", 3.0, 5.0)
+    assert link_of("a", [[1.0]]) == NetworkTimes("a", 1.0, None)
 
 
 def test_differences_within_the_noise_say_nothing() -> None:
@@ -213,7 +212,7 @@ def test_of_two_nodes_neither_is_slow() -> None:
 
 
 def test_bandwidth_is_that_of_nccl_tests() -> None:
-    links = (Link("a", 0.01), Link("b", 0.02))
+    links = (NetworkTimes("a", 0.01), NetworkTimes("b", 0.02))
     assert Findings(links=links, ranks=4, device="cuda").bandwidth_gb_per_s == pytest.approx(1.5 * 64e6 / 0.02 / 1e9)
     assert Findings().bandwidth_gb_per_s == 0
 

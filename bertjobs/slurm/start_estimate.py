@@ -12,7 +12,7 @@ _REFUSED = re.compile(r"(?:allocation failure: |error: |sbatch: (?=unrecognized)
 
 
 @dataclass(frozen=True)
-class StartTest:
+class StartEstimate:
     """What ``sbatch --test-only`` says: when and where the job would start, or why never; "" where it does not say."""
 
     starts_at: str = ""
@@ -20,11 +20,11 @@ class StartTest:
     refusal: str = ""
 
 
-def parse_start_test(text: str) -> StartTest:
+def parse_start_estimate(text: str) -> StartEstimate:
     """What ``sbatch --test-only`` printed, on either stream, as a value; nothing known where there is no controller."""
     if starts := _STARTS.search(text):
-        return StartTest(starts_at=starts["time"], nodes=starts["nodes"])
+        return StartEstimate(starts_at=starts["time"], nodes=starts["nodes"])
     if is_no_answer(text):
-        return StartTest()
+        return StartEstimate()
     reasons = dict.fromkeys(reason.strip() for reason in _REFUSED.findall(text))
-    return StartTest(refusal="; ".join(reasons))
+    return StartEstimate(refusal="; ".join(reasons))

@@ -1,4 +1,4 @@
-"""The model as the training step calls it: a micro-batch, padded or packed, to what it adds to the step."""
+"""BERT's pretraining step on a micro-batch, padded or packed: what it adds to the loss of the step."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from torch import nn
 
 from bertjobs.data.batches.batches import Batch, MicroBatch
 from bertjobs.data.batches.packed_batches import PackedBatch
-from bertjobs.model.attention import Attention, choose_attention
-from bertjobs.model.bert import BertForPreTraining, PretrainingSums
+from bertjobs.model.attention import ChosenAttention, choose_attention
+from bertjobs.model.bert import BertForPreTraining
 from bertjobs.model.compiled import choose_parts, warm_up
 from bertjobs.model.packed import EAGER, TokenWise, packed_sums
 from bertjobs.recipe.spec import RunSpec
+from bertjobs.train.objective import Term
 from bertjobs.train.precision import AUTOCAST, autocast
 
 
@@ -24,21 +25,33 @@ class Forward(nn.Module):
         attention, parts: how packs are computed; without ``attention`` only padded batches can be.
     """
 
-    def __init__(self, model: BertForPreTraining, attention: Attention | None = None, parts: TokenWise = EAGER):
+    def __init__(self, model: BertForPreTraining, attention: ChosenAttention | None = None, parts: TokenWise = EAGER):
         super().__init__()
         self.model, self.attention, self.parts = model, attention, parts
 
-    def forward(self, batch: MicroBatch) -> PretrainingSums:
-        """The sums of one micro-batch on the model's device; a padded one's labels may be on the CPU.
+    def forward(self, batch: MicroBatch) -> tuple[Term, Term]:
+        """The masked-LM term of one micro-batch, by masked token, and the next-sentence term, by sequence: losses in
+        nats, and hits. It may be on the host, which is where a padded one's labels are best.
 
         Raises:
             ValueError: a pack, and no attention for it.
         """
+        batch = on_device(batch, self.device)
         if isinstance(batch, Batch):
-            return self.model(*batch.tensors())
-        if self.attention is None:
+            sums = self.model(*batch.tensors())
+        elif self.attention is None:
             raise ValueError("packs need an attention")
-        return packed_sums(self.model, batch, self.attention, self.parts)
+        else:
+            sums = packed_sums(self.model, batch, self.attention, self.parts)
+        return (
+            Term(sums.mlm_loss_sum, sums.mlm_count, (sums.mlm_correct,)),
+            Term(sums.nsp_loss_sum, sums.nsp_count, (sums.nsp_correct,)),
+        )
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.model.bert.embeddings.word_embeddings.weight.device
 
     def warm_up(self, pack: PackedBatch, precision: str) -> None:
         """Compile what training on packs of these shapes needs, so that no step waits for it; changes nothing else."""

@@ -14,13 +14,14 @@ from bertjobs.data.shards.manifest import DataManifest
 from bertjobs.launch.local import free_port
 from bertjobs.model.bert import BertForPreTraining
 from bertjobs.train.job import resolve_job
-from bertjobs.train.phase_data import open_shards
 from bertjobs.train.placement import read_placement
+from bertjobs.train.pretraining.objective import Pretraining
+from bertjobs.train.pretraining.shards import open_shards
 from bertjobs.train.ranks import Ranks
 from tests.cluster.slurm import PATIENCE_S
 from tests.train.conftest import Trial
 from tests.train.forked import CONTEXT
-from tests.train.one_validation import score, score_to_file
+from tests.train.pretraining.one_validation import score, score_to_file
 
 COUNTS = ("masked_tokens", "sequences", "mlm_accuracy", "nsp_accuracy")
 
@@ -61,8 +62,8 @@ def on_ranks(settings: Trial, world_size: int, folder: Path) -> list[Score]:
 
 def test_it_is_the_sum_over_single_sequences(settings: Trial, on_one_rank: Score, data: DataManifest) -> None:
     environ = settings.environment(1)
-    job = resolve_job(environ, read_placement(environ))
-    shards = open_shards(job, Ranks(read_placement(environ)))
+    job = resolve_job(environ, read_placement(environ), Pretraining.of)
+    shards = open_shards(DataManifest.read(data.folder), job.spec, job.phase, Ranks(read_placement(environ)))
     torch.manual_seed(0)
     model = BertForPreTraining(job.spec.model).eval()
     sums = torch.zeros(6, dtype=torch.float64)

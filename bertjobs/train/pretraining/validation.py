@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cached_property
 
 import torch
 
 from bertjobs.data.batches.batches import Batch, unigram_cross_entropy, validation_batches
 from bertjobs.model.bert import BertForPreTraining
-from bertjobs.train.job import Job
-from bertjobs.train.phase_data import PhaseShards
 from bertjobs.train.precision import autocast
+from bertjobs.train.pretraining.shards import PhaseShards
 from bertjobs.train.ranks import Ranks
-from bertjobs.train.watchdog import Watchdog
 
 
 class Validation:
-    """Scores a model on all held-out sequences, with masks that are the same every time."""
+    """Scores a model on all held-out sequences, with masks that are the same every time.
 
-    def __init__(self, job: Job, shards: PhaseShards, ranks: Ranks, device: torch.device, watchdog: Watchdog):
-        self._job, self._shards, self._ranks, self._device = job, shards, ranks, device
-        self._watchdog = watchdog
+    Args:
+        batch_size: sequences in one forward pass.
+        precision: one of ``spec.PRECISIONS``.
+    """
+
+    def __init__(self, shards: PhaseShards, ranks: Ranks, device: torch.device, *, batch_size: int, precision: str):
+        self._shards, self._ranks, self._device = shards, ranks, device
+        self._batch_size, self._precision = batch_size, precision
 
     def _batches(self, rank: int, world_size: int) -> Iterator[Batch]:
-        shards, size = self._shards, self._job.phase.micro_batch
+        shards, size = self._shards, self._batch_size
         return validation_batches(shards.held_out, shards.masking, batch_size=size, rank=rank, world_size=world_size)
 
     @cached_property
@@ -35,16 +38,16 @@ class Validation:
             return 0.0
         return unigram_cross_entropy(self._shards.train, self._batches(0, 1))
 
-    def run(self, model: BertForPreTraining, step: int) -> dict[str, float | int]:
+    def run(self, model: BertForPreTraining, beat: Callable[[], None]) -> dict[str, float | int]:
         """Means over the held-out set: losses in nats, accuracies 0 to 1, and the unigram line in nats.
 
-        ``step`` is how far the training is, for the watchdog.
+        ``beat`` is called for each batch.
         """
         sums = torch.zeros(6, dtype=torch.float64, device=self._device)
         model.eval()
-        with torch.inference_mode(), autocast(self._job.spec.precision, self._device):
+        with torch.inference_mode(), autocast(self._precision, self._device):
             for batch in self._batches(self._ranks.rank, self._ranks.size):
-                self._watchdog.beat(step, "validating")
+                beat()
                 batch = batch.to(self._device)
                 out = model(*batch.tensors())
                 sums += torch.stack([value.double() for value in out])

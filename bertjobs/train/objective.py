@@ -1,0 +1,189 @@
+"""What a worker trains, as the rest of train/ sees it: contract 6 of the design.
+
+An objective has two forms. `Objective` is what is known before any tensor exists: the recipe, what the data decide in
+it, and what its losses are called. `Objective.open` makes a `Learner` of it on each rank: a model on the device, and
+data that are checked. The loop, the checkpoint writer, the watchdog and the metrics know these two, and no model.
+
+An implementation decides four things:
+
+- which micro-batches a step has: `Learner.batches`, a pure function of (data, seed, step) that is cut by rank;
+- what a micro-batch adds to the step: `Learner.forward`, which returns a `Term` for each summand of the loss;
+- how the model is scored on held-out data: `Learner.validate`;
+- what beside the weights makes a checkpoint's folder loadable: `Learner.description`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from bertjobs.data.batches.order import StreamState
+from bertjobs.recipe.spec import RunSpec
+from bertjobs.train.ranks import Ranks
+
+MicroBatch = Any
+"""What one forward and backward pass takes, on the host: only the objective that makes it looks inside."""
+
+
+@dataclass(frozen=True)
+class Term:
+    """One summand of the loss over one micro-batch; all are scalars on the model's device.
+
+    Attributes:
+        loss_sum: the loss of each token, sequence or example, added up, with its gradient; float32.
+        count: how many those are. A micro-batch without any has sums of 0 that still depend on the parameters.
+        score_sums: what else is added up over the same, without a gradient: hits, absolute errors.
+    """
+
+    loss_sum: Tensor
+    count: Tensor
+    score_sums: tuple[Tensor, ...] = ()
+
+
+@dataclass(frozen=True)
+class GlobalBatch:
+    """What all ranks know of a step's batch before they compute it; all of it without padding.
+
+    Attributes:
+        divisors: for each `Term`, its count over all ranks and micro-batches, by which its sums are divided.
+        sequences, tokens: how many there are.
+        flops: floating-point operations of the forward and backward passes.
+    """
+
+    divisors: tuple[int, ...]
+    sequences: int
+    tokens: int
+    flops: float
+
+
+class Batches(Protocol):
+    """One rank's micro-batches, optimizer step after optimizer step, without end.
+
+    The global batch of a step follows from (data, seed, step) alone, whatever the number of ranks, workers and
+    restarts. All ranks get equally many micro-batches, if need be empty ones: gradients travel with the last.
+    """
+
+    def __next__(self) -> Sequence[MicroBatch]:
+        """The next step's.
+
+        Raises:
+            InputError: the data are damaged, or were changed meanwhile.
+        """
+
+    def state(self, step: int) -> StreamState:
+        """Where the data stand after ``step`` steps of the phase: what a checkpoint of that step keeps."""
+
+    def samples(self, step: int) -> list[str]:
+        """Names of what the global batch of step number ``step``, from 0, holds; [] where that is not known."""
+
+
+class Learner(Protocol):
+    """An objective on one rank, its model on the device and its data checked. All ranks call the same methods, in the
+    same order."""
+
+    @property
+    def model(self) -> nn.Module:
+        """What is trained and saved: float32 parameters on the device, by the names they have in a checkpoint."""
+
+    @property
+    def forward(self) -> nn.Module:
+        """Takes a micro-batch, which it moves to the device; returns a sequence with a `Term` for each summand of the
+        loss. Its parameters are the model's."""
+
+    @property
+    def probe(self) -> MicroBatch:
+        """The smallest micro-batch that gives every parameter a gradient. No step trains on it."""
+
+    @property
+    def events(self) -> Mapping[str, Mapping[str, Any]]:
+        """What the journal is to keep of how the data were opened: fields by event."""
+
+    def describe(self) -> str:
+        """How micro-batches are computed: one line for the log."""
+
+    def batches(self, start: StreamState | None) -> AbstractContextManager[Batches]:
+        """The batches from where a checkpoint's data stood, or from the beginning; threads stop when it is left."""
+
+    def count(self, micro_batches: Sequence[MicroBatch]) -> tuple[int, ...]:
+        """What a rank's micro-batches hold, in numbers to be summed over ranks; equally many, also for none."""
+
+    def global_batch(self, counts: Sequence[int]) -> GlobalBatch:
+        """What those sums say of the step."""
+
+    def validate(self, beat: Callable[[], None]) -> dict[str, float | int]:
+        """Score the model on all held-out data: fields of validation.jsonl, with units in their names.
+
+        ``beat`` is to be called for each micro-batch, for the watchdog. The model is left in training mode.
+        """
+
+    def load_weights(self, folder: Path) -> tuple[str, ...]:
+        """Copy a folder's weights into the model; returns the parameters that are not in it and stay as they are.
+
+        Raises:
+            InputError: they cannot be read, or are those of another model.
+        """
+
+    def description(self) -> Mapping[str, bytes]:
+        """The small files that make a folder of weights one that can be loaded, by name; the same in all checkpoints.
+
+        Raises:
+            InputError: they cannot be made.
+        """
+
+
+class Objective(Protocol):
+    """What a job trains, before any tensor exists; the same on all ranks."""
+
+    @property
+    def spec(self) -> RunSpec:
+        """The run, with what the data decide filled in."""
+
+    @property
+    def data_sha256(self) -> str:
+        """The name of the data in checkpoints: a phase goes on with the same alone."""
+
+    @property
+    def checkpoint_bytes(self) -> int:
+        """Of a checkpoint, about."""
+
+    @property
+    def losses(self) -> Mapping[str, str]:
+        """Fields of metrics.jsonl that must be finite, with how an error states them: ``"cross-entropy {:g} nats"``."""
+
+    def check_weights(self, folder: Path) -> None:
+        """Whether training may begin with a folder's weights.
+
+        Raises:
+            InputError: it may not.
+        """
+
+    def open(self, ranks: Ranks, device: torch.device) -> Learner:
+        """Check the data, the ranks sharing the work, and make the model; torch's global generator is seeded.
+
+        Raises:
+            InputError: the data are damaged, or the device lacks something that the recipe names.
+        """
+
+    def measures(self, sums: Sequence[float], divisors: Sequence[int]) -> dict[str, float]:
+        """A step's own fields of metrics.jsonl, with units in their names.
+
+        Args:
+            sums: over the global batch, term after term: its loss, then its scores.
+            divisors: as in `GlobalBatch`.
+        """
+
+    def step_words(self, line: Mapping[str, Any]) -> str:
+        """The losses of a line of metrics.jsonl, for the log."""
+
+    def validation_words(self, line: Mapping[str, Any]) -> str:
+        """A line of validation.jsonl, for the log."""
+
+
+ObjectiveOf = Callable[[RunSpec], Objective]
+"""Makes the objective of a run of one phase; raises InputError where its data are not as they must be."""

@@ -1,0 +1,1 @@
+"""BERT's pretraining, the first objective: masked words and next sentences over prepared shards."""

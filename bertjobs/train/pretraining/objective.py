@@ -1,0 +1,142 @@
+"""BERT's pretraining as an objective: what `bertjobs.train.objective` asks for, from the pieces of this room."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+
+from bertjobs.data.batches.batches import Batch, MicroBatch
+from bertjobs.data.batches.lddl_loader import check_lddl_loader
+from bertjobs.data.batches.order import StreamState
+from bertjobs.data.shards.manifest import DataManifest
+from bertjobs.model.bert import BertForPreTraining
+from bertjobs.model.huggingface import initialise_from, write_description
+from bertjobs.recipe.flops import StepCounts, step_flops
+from bertjobs.recipe.size import checkpoint_bytes
+from bertjobs.recipe.spec import ModelSpec, PhaseSpec, RunSpec
+from bertjobs.train.objective import GlobalBatch
+from bertjobs.train.pretraining.batches import PhaseBatches, WatchedBatches
+from bertjobs.train.pretraining.forward import open_forward
+from bertjobs.train.pretraining.measures import LOSSES, counts_of, divisors_of, measures, step_words, validation_words
+from bertjobs.train.pretraining.shards import open_shards
+from bertjobs.train.pretraining.validation import Validation
+from bertjobs.train.ranks import Ranks
+
+
+@dataclass(frozen=True)
+class Pretraining:
+    """Pretraining on prepared data; an `Objective`.
+
+    Attributes:
+        spec: with the model's vocab_size filled in.
+        token_budget: tokens of a pack, which so takes the memory of the recipe's padded micro-batch at most; None pads.
+    """
+
+    spec: RunSpec
+    phase: PhaseSpec
+    data: DataManifest
+    token_budget: int | None
+
+    losses = LOSSES
+    measures = staticmethod(measures)
+    step_words = staticmethod(step_words)
+    validation_words = staticmethod(validation_words)
+
+    @classmethod
+    def of(cls, spec: RunSpec) -> Pretraining:
+        """The objective of a run of one phase, checked against its data.
+
+        Raises:
+            InputError: the data are not as the run needs them.
+        """
+        data = DataManifest.read(Path(spec.data))
+        data.check(spec)
+        if spec.loader == "lddl":
+            check_lddl_loader(data, spec)
+        (phase,) = spec.phases
+        budget = min(spec.pack_tokens(phase), phase.global_batch * phase.sequence_length) if spec.is_unpadded else None
+        return cls(data.sized(spec), phase, data, budget)
+
+    @property
+    def data_sha256(self) -> str:
+        return self.data.sha256
+
+    @property
+    def checkpoint_bytes(self) -> int:
+        return checkpoint_bytes(self.spec.model, self.spec.model.vocab_size)
+
+    def check_weights(self, folder: Path) -> None:
+        """Refuse weights that were trained with another vocabulary."""
+        self.data.check_weights(folder)
+
+    def open(self, ranks: Ranks, device: torch.device) -> PretrainingLearner:
+        return PretrainingLearner(self, ranks, device)
+
+
+class PretrainingLearner:
+    """`Pretraining` on one rank; a `Learner`."""
+
+    def __init__(self, objective: Pretraining, ranks: Ranks, device: torch.device) -> None:
+        spec, phase, data = objective.spec, objective.phase, objective.data
+        self._objective, self._device = objective, device
+        shards = open_shards(data, spec, phase, ranks)
+        self.events: dict[str, dict[str, Any]] = {}
+        if shards.skipped:
+            self.events["skipped shards"] = {"shards": list(shards.skipped)}
+        self.model = BertForPreTraining(spec.model, activation_checkpointing=spec.activation_checkpointing).to(device)
+        self.forward = ranks.in_turn(lambda: open_forward(self.model, spec, device))
+        self._batches = PhaseBatches(data, spec, phase, shards, ranks, device, token_budget=objective.token_budget)
+        self._validation = Validation(shards, ranks, device, batch_size=phase.micro_batch, precision=spec.precision)
+
+    @property
+    def probe(self) -> Batch:
+        """One sequence of eight tokens, all masked."""
+        return probe(self._device)
+
+    def describe(self) -> str:
+        return self.forward.describe()
+
+    def batches(self, start: StreamState | None) -> AbstractContextManager[WatchedBatches]:
+        return self._batches.opened(start, self.forward)
+
+    def count(self, micro_batches: Sequence[MicroBatch]) -> StepCounts:
+        return counts_of(micro_batches)
+
+    def global_batch(self, counts: Sequence[int]) -> GlobalBatch:
+        step = StepCounts(*counts)
+        model = self._objective.spec.model
+        flops = step_flops(model, model.vocab_size, step)
+        return GlobalBatch(divisors_of(step), step.sequences, step.tokens, flops)
+
+    def validate(self, beat: Callable[[], None]) -> dict[str, float | int]:
+        return self._validation.run(self.model, beat)
+
+    def load_weights(self, folder: Path) -> tuple[str, ...]:
+        return initialise_from(self.model, folder)
+
+    def description(self) -> dict[str, bytes]:
+        data = self._objective.data
+        return description_of(self.model.spec, data.vocabulary_path, lowercase=data.lowercase)
+
+
+def description_of(spec: ModelSpec, vocabulary: Path, *, lowercase: bool) -> dict[str, bytes]:
+    """As in `Learner.description`: what a Hugging Face folder holds beside the weights, configuration and tokenizer.
+
+    Raises:
+        InputError: the vocabulary cannot be read, or is larger than the model's.
+    """
+    with TemporaryDirectory() as folder:
+        write_description(spec, vocabulary, Path(folder), lowercase=lowercase)
+        return {file.name: file.read_bytes() for file in sorted(Path(folder).iterdir())}
+
+
+def probe(device: torch.device) -> Batch:
+    """As in `Learner.probe`."""
+    tokens = torch.zeros(1, 8, dtype=torch.int64, device=device)
+    return Batch(tokens, tokens, torch.ones_like(tokens), tokens, tokens[:, 0])
