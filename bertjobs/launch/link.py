@@ -22,7 +22,7 @@ from bertjobs.recipe.lockfile import read_lockfile
 from bertjobs.run.causes import Cause
 from bertjobs.run.checkpoints import steps
 from bertjobs.run.directory import PhaseDirectory, RunDirectory
-from bertjobs.run.restarts import beyond_budget, cause_by_slurm, chain_events, explanation, is_open
+from bertjobs.run.restarts import beyond_budget, chain_events, complete_journal, is_open
 from bertjobs.slurm.client import Slurm
 from bertjobs.slurm.environment import clean_environment
 
@@ -197,20 +197,10 @@ class CurrentLink:
 def begin(link: CurrentLink, slurm: Slurm) -> None:
     """Before an attempt: complete the journal of the one before, where that could not write its own end."""
     link.directory.exclude.unlink(missing_ok=True)
-    if not (events := link.events()):
-        return
-    job = str(events[-1]["job"])
-    state = slurm.last_state(job, is_running=job == link.job)
-    if is_open(events):
-        _explain(link, events[-1], "ended", cause_by_slurm(state), state)
-    elif cause := explanation(events, state):
-        _explain(link, events[-1], "explained", cause, state)
-
-
-def _explain(link: CurrentLink, last: Mapping[str, Any], event: str, cause: Cause, state: str) -> None:
-    names = {name: last[name] for name in ("phase", "job", "attempt")}
-    more = {"exit_code": None} if event == "ended" else {}
-    link.folder.record(event, cause=cause, **more, **names, chain=link.chain, told_by="sacct" if state else "")
+    if events := link.events():
+        job = str(events[-1]["job"])
+        state = slurm.last_state(job, is_running=job == link.job)
+        complete_journal(link.folder, link.phase, link.chain, state)
 
 
 def end(link: CurrentLink, slurm: Slurm, code: int, *, before: str, told_to_end: bool) -> int:

@@ -13,6 +13,7 @@ from typing import Any
 
 from bertjobs.errors import InputError
 from bertjobs.run.causes import SPENT_BY, Cause, cause_of_state, read_cause
+from bertjobs.run.directory import RunDirectory
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,23 @@ def explanation(events: Sequence[Mapping[str, Any]], state: str) -> Cause | None
     if last.get("event") != "ended" or cause_in(last) is not Cause.SIGTERM:
         return None
     return cause_of_state(state)
+
+
+def complete_journal(directory: RunDirectory, phase: int, chain: str, state: str = "") -> None:
+    """Before another attempt: give the chain's last one its end, if it could not write it, or say why it was sent TERM.
+
+    Args:
+        state: Slurm's word for that end, such as ``NODE_FAIL``; "" where nobody asked, or Slurm does not say.
+    """
+    events = chain_events(directory.events(), phase, chain)
+    if not events:
+        return
+    names = {name: events[-1][name] for name in ("phase", "job", "attempt")}
+    names |= {"chain": chain, "told_by": "sacct" if state else ""}
+    if is_open(events):
+        directory.record("ended", cause=cause_by_slurm(state), exit_code=None, **names)
+    elif cause := explanation(events, state):
+        directory.record("explained", cause=cause, **names)
 
 
 def cause_in(event: Mapping[str, Any]) -> Cause:

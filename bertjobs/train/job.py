@@ -21,11 +21,9 @@ from bertjobs.run.restarts import (
     NotRestartedError,
     Refusal,
     beyond_budget,
-    cause_by_slurm,
     chain_events,
-    explanation,
+    complete_journal,
     in_circles,
-    is_open,
 )
 from bertjobs.run.settings import check_unchanged, write_settings
 from bertjobs.train.failure import cause_of, exit_code, kept
@@ -128,22 +126,16 @@ def open_directory(job: PhaseJob, **started: Any) -> None:
     record(job, "started", world_size=job.spec.world_size, **started)
 
 
-def check_budgets(job: PhaseJob, last_state: str) -> None:
-    """Complete the journal of this chain's attempts, and make sure that there may be one more. Rank 0 alone calls it.
+def check_budgets(job: PhaseJob) -> None:
+    """Make sure that there may be one more attempt of this chain. Rank 0 alone calls it.
 
-    Args:
-        last_state: sacct's word for the end of the attempt before, which may not have written it.
+    The link has completed the journal, by Slurm's word; where no link could, the attempt before has crashed.
 
     Raises:
         NotRestartedError: the recipe allows no more.
     """
-    events = _chain(job)
-    names = {name: events[-1][name] for name in ("phase", "job", "attempt")} if events else {}
-    names |= {"chain": job.placement.chain, "told_by": "sacct" if last_state else ""}
-    if is_open(events):
-        job.directory.record("ended", cause=cause_by_slurm(last_state), exit_code=None, **names)
-    elif cause := explanation(events, last_state):
-        job.directory.record("explained", cause=cause, **names)
+    if _chain(job):
+        complete_journal(job.directory, job.phase.phase, job.placement.chain)
     _refuse(job, beyond_budget(_chain(job), job.spec.restarts))
 
 

@@ -66,7 +66,7 @@ def work(environ: Mapping[str, str], ranks: Ranks, stop: StopRequest, objective_
         os.environ.update(deterministic_environment(environ))  # before a GPU is used
         use_deterministic(True)
     try:
-        ranks.decided(lambda: check_budgets(job, environ.get("BERTJOBS_LAST_STATE", "")))
+        ranks.decided(lambda: check_budgets(job))
         check_nodes(job, ranks, environ)
         device = ranks.in_turn(lambda: choose_device(job.spec, job.placement))
         set_up_process(job, device, environ)

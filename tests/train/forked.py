@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import faulthandler
 import importlib
+import multiprocessing
 import os
 import signal
 import sys
@@ -130,6 +131,7 @@ def work(environ: Mapping[str, str], out: Path, err: Path, objective_of: Objecti
     os.environ.clear()
     os.environ.update(environ)
     faulthandler.enable()
+    multiprocessing.set_start_method(None, force=True)  # the server's is inherited; LDDL's loader needs the usual one
     stop = StopRequest()
     stop.listen()
     code = main(os.environ, stop, objective_of)

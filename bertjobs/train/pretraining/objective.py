@@ -35,7 +35,7 @@ class Pretraining:
 
     Attributes:
         spec: with the model's vocab_size filled in.
-        token_budget: tokens of a pack, which so takes the memory of the recipe's padded micro-batch at most; None pads.
+        token_budget: most tokens of a pack: its memory is at most that of the recipe's padded micro-batch. None pads.
     """
 
     spec: RunSpec
