@@ -102,7 +102,7 @@ def survival_of(
     if struck.exit_code != fault.exit_code:
         wrong.append(f"the attempt ended with code {struck.exit_code}, not {fault.exit_code}")
     if cause not in fault.causes:
-        wrong.append(f"the journal names the cause {cause!r}, not {' or '.join(fault.causes)}: {kept.journal}")
+        wrong.append(f"the journal names the cause '{cause}', not {' or '.join(fault.causes)}: {kept.journal}")
     return replace(
         survival, weights_equal=not unequal, metrics_whole=not broken, problem="; ".join([*unequal, *broken, *wrong])
     )

@@ -28,8 +28,10 @@ from bertjobs.recipe.catalogue import builtin_file, load_catalogue
 from bertjobs.recipe.lockfile import lockfile, read_lockfile
 from bertjobs.recipe.resolve import resolve
 from bertjobs.recipe.spec import RunSpec
+from bertjobs.run.causes import Cause
 from bertjobs.run.checkpoints import MANIFEST, folder_name, seal
 from bertjobs.run.directory import Done, RunDirectory
+from bertjobs.run.journal import read_story
 from tests.conftest import Bertjobs
 
 REHEARSE = ("rehearse", "--recipe", "laptop-scratch", "--phase", "1")
@@ -68,9 +70,11 @@ def test_what_is_not_survived_is_told_and_kept(bertjobs: Bertjobs, speeches_data
     content = json.loads(done.stdout)
     preempt, full = content["faults"]
     assert not preempt["survived"]
-    assert "the recipe allows 0" in preempt["problem"]
+    assert "the recipe allows no restarts after a preemption" in preempt["problem"]
     assert (preempt["exit_code"], preempt["cause"]) == (75, "SIGTERM")
-    assert RunDirectory(Path(preempt["directory"])).events()[-1]["attempt"] == 0
+    last = read_story(RunDirectory(Path(preempt["directory"])).events()).attempts[-1]
+    assert (last.number, last.started_unix_s, last.cause) == (1, None, Cause.NOT_RESTARTED)
+    assert last.spent_by is Cause.SIGTERM
     assert Path(preempt["directory"]).is_relative_to(content["folder"])
     assert not Path(content["folder"], "timeout").exists()
     assert full["survived"], full["problem"]
