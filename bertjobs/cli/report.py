@@ -14,6 +14,7 @@ from bertjobs.errors import BertjobsError
 if TYPE_CHECKING:
     from bertjobs.report.summary import PhaseSummary, Summary
     from bertjobs.run.directory import RunDirectory
+    from bertjobs.run.journal import Attempt
 
 
 def register(subparsers: Any) -> None:
@@ -78,10 +79,25 @@ def _json(summary: Summary, page: str | None) -> str:
         "model": spec.model.name,
         "world_size": spec.world_size,
         "phases": [_phase_json(phase) for phase in summary.phases],
-        "attempts": [asdict(attempt) for attempt in summary.attempts],
+        "attempts": [_attempt_json(attempt) for attempt in summary.attempts],
         "report": page,
     }
     return json.dumps(content, indent=2)
+
+
+def _attempt_json(attempt: Attempt) -> dict[str, Any]:
+    return {
+        "phase": attempt.phase,
+        "job": attempt.job,
+        "number": attempt.number,
+        "world_size": attempt.world_size,
+        "started_unix_s": attempt.started_unix_s,
+        "seconds": attempt.seconds,
+        "cause": attempt.cause or attempt.word,
+        "exit_code": attempt.exit_code,
+        "step": attempt.step,
+        "error": attempt.failure.what if attempt.failure else "",
+    }
 
 
 def _phase_json(phase: PhaseSummary) -> dict[str, Any]:
