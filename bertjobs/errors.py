@@ -16,18 +16,18 @@ EXIT_FAILURE = 70
 EXIT_CONTINUE = 75
 
 CAUSE = "cause"
-"""The name of the field in a log that has an error's cause: where the disk is full, the log may be all that is left."""
+"""The name of the field that states an error's cause in a log: if the disk is full, the log may be all that is left."""
 
 
 class BertjobsError(Exception):
     """An expected failure, shown to the user without a traceback.
 
     Args:
-        what: one sentence that says what is wrong, with the value it speaks of.
-        where: the file, line, setting or host that it was found in.
+        what: one sentence that says what is wrong, with the value at fault.
+        where: the file, line, setting or host at fault.
         hint: what to do next, or the nearest right thing.
-        cause: why an attempt that this error ends has ended, a word of `bertjobs.run.causes`; None: the error's class
-            or its exit code says enough.
+        cause: why the attempt that fails with this error ended, a word of `bertjobs.run.causes`; None: the error's
+            class or its exit code says enough.
     """
 
     exit_code = EXIT_FAILURE
@@ -37,11 +37,11 @@ class BertjobsError(Exception):
         super().__init__(self.render())
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """A process hands its errors to another one whole."""
+        """Pickles all the parts, so that another process gets the same error."""
         return _rebuilt, (type(self), self.what, self.where, self.hint, self.cause)
 
     def facts(self) -> dict[str, str]:
-        """What programs read of the error, by name: its cause; some errors have more."""
+        """What programs read from the error, by name: its cause; some errors have more."""
         return {CAUSE: self.cause} if self.cause else {}
 
     def render(self) -> str:
@@ -62,13 +62,13 @@ def _rebuilt(
 
 
 class InputError(BertjobsError):
-    """Bad input or configuration: retrying without a change is useless."""
+    """Bad input or configuration: retrying without a change would fail again."""
 
     exit_code = EXIT_BAD_INPUT
 
 
 class InputErrors(InputError):
-    """Several at once, each as if it were alone."""
+    """Several at once, each shown as if it were the only one."""
 
     def __init__(self, errors: Sequence[InputError]):
         self.errors = tuple(errors)
@@ -82,7 +82,7 @@ class InputErrors(InputError):
 
 
 def raise_all(errors: Sequence[InputError]) -> None:
-    """Raise the error, or several as one; nothing where there is none."""
+    """Raise the error, or several as one; do nothing if the list is empty."""
     if len(errors) == 1:
         raise errors[0]
     if errors:

@@ -1,4 +1,4 @@
-"""How all of it speaks: durations, text in columns."""
+"""How all output is worded: durations, text in columns."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The edge to Slurm: the one place that starts its commands. What they print is read by pure functions beside this."""
+"""The edge to Slurm: the only place that starts its commands. Pure functions in its sibling modules read the output."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from bertjobs.slurm.shell import shell_line
 from bertjobs.slurm.start_estimate import StartEstimate, parse_start_estimate
 
 TIMEOUT_S = 60
-"""Seconds that a command of Slurm's may take."""
+"""Seconds that one of Slurm's commands may take."""
 
 
 class Slurm:
@@ -47,12 +47,12 @@ class Slurm:
     # The runner
 
     def has(self, program: str) -> bool:
-        """Whether one of Slurm's commands is here."""
+        """Whether one of Slurm's commands is on this machine."""
         return shutil.which(program, path=self._environ.get("PATH")) is not None
 
     def run(self, words: Sequence[str], stdin: str = "") -> subprocess.CompletedProcess[str]:
-        """Run one of Slurm's commands to its end, whatever that is. All but sbatch, which hands it on, run in an
-        environment that hides nothing of what is asked, and write dates as seconds since 1970.
+        """Run one of Slurm's commands, whether it succeeds or fails. All but sbatch, which passes its environment on to
+        the job, run without the user's filters and write dates as seconds since 1970.
 
         Raises:
             NoAnswer: the command is missing, or takes longer than `TIMEOUT_S`.
@@ -99,10 +99,10 @@ class Slurm:
         complaint = done.stderr.strip() or f"exit code {done.returncode}"
         if is_no_answer(complaint):
             hint = "the controller is busy or down: see `scontrol ping`, and try again later"
-            raise NoAnswer(f"{words[0]} found no cluster: {complaint}", where=shell_line(words), hint=hint)
+            raise NoAnswer(f"{words[0]} could not reach the cluster: {complaint}", where=shell_line(words), hint=hint)
         raise BertjobsError(f"{words[0]} failed: {complaint}", where=shell_line(words))
 
-    # What is here
+    # What this machine has
 
     @property
     def present(self) -> bool:
@@ -110,7 +110,7 @@ class Slurm:
         return self.has("sbatch")
 
     def require(self, programs: Sequence[str], hint: str, where: str | None = None) -> None:
-        """InputError, with this hint, names the first of Slurm's commands that is missing."""
+        """Raise InputError, with this hint, for the first of these commands that is missing."""
         for program in programs:
             if not self.has(program):
                 raise InputError(
@@ -118,7 +118,7 @@ class Slurm:
                 )
 
     def check(self, image: str) -> None:
-        """Make sure that jobs can be queued, and containers started where ``image`` asks for one.
+        """Make sure that jobs can be queued, and containers started if ``image`` names one.
 
         Raises:
             InputError: sbatch is missing, or srun has no pyxis.
@@ -132,26 +132,25 @@ class Slurm:
             )
 
     def has_pyxis(self) -> bool:
-        """Whether srun starts containers."""
+        """Whether srun can start containers."""
         return "--container-image" in (self.printed(["srun", "--help"]) or "")
 
     def node_count(self, partition: str) -> int:
-        """Nodes of a partition, of all where it is "", that are not down or drained; 0 where sinfo says nothing."""
+        """Nodes of a partition (of all if it is "") that are not down or drained; 0 if sinfo says nothing."""
         words = ["sinfo", "-h", "-r", "-o", "%D", "-t", "idle,alloc,mix", *(["-p", partition] if partition else [])]
         return sum(int(count) for count in (self.printed(words) or "").split() if count.isdigit())
 
     # Queueing
 
     def submit(self, words: Sequence[str], stdin: str = "", hints: Hints = RUN_HINTS) -> str:
-        """Queue a job by ``words``, a call of ``sbatch --parsable``; returns its id.
+        """Queue a job with ``words``, a call of ``sbatch --parsable``; returns its id.
 
         Args:
-            stdin: the batch script, where ``words`` name no file.
+            stdin: the batch script, if ``words`` names no file.
 
         Raises:
             InputError: sbatch refused; its own words are shown.
-            NotNow: Slurm's controller gave no answer; or, where ``hints`` know what to do then, the user has too many
-                jobs.
+            NotNow: Slurm's controller gave no answer; or the user has too many jobs, and ``hints`` has a hint for that.
         """
         done = self.run(words, stdin)
         if done.returncode:
@@ -159,12 +158,12 @@ class Slurm:
         return done.stdout.strip().split(";")[0]
 
     def submit_follower(self, job: str, script: str | Path, *, name: str, options: Sequence[str] = ()) -> str:
-        """Queue ``script`` behind the end, of any kind, of ``job``; returns the new job's id.
+        """Queue ``script`` to start after ``job`` ends, however it ends; returns the new job's id.
 
-        From inside a job too: the new one inherits nothing of its sizes, bindings and settings.
+        It may be called inside a job: the new one does not inherit that job's sizes, bindings and settings.
 
         Args:
-            options: further ones of sbatch, such as ``--exclude=node1``.
+            options: further options of sbatch, such as ``--exclude=node1``.
 
         Raises:
             InputError: sbatch refused; its own words are shown.
@@ -174,7 +173,7 @@ class Slurm:
         return Slurm(clean_environment(self._environ)).submit(words)
 
     def start_estimate(self, script: str) -> StartEstimate:
-        """When and where a job with this batch script would start, or why never; queues nothing, never fails."""
+        """When and where a job with this batch script would start, or why it never will; queues nothing."""
         try:
             done = self.run(["sbatch", "--test-only"], script)
         except NoAnswer:
@@ -194,7 +193,7 @@ class Slurm:
             raise BertjobsError(f"scancel refused: {done.stderr.strip()}", where=", ".join(ids))
 
     def requeue(self, job: str) -> None:
-        """Have a job, also the one that this runs in, end and wait in the queue again under the same id.
+        """Have a job (it may be the one that this runs in) end and wait in the queue again under the same id.
 
         Raises:
             BertjobsError: Slurm refused, or gave no answer.
@@ -212,11 +211,11 @@ class Slurm:
     # Asking about jobs
 
     def states(self, ids: Sequence[str]) -> tuple[dict[str, str], str]:
-        """State of each job that is known (``RUNNING``, ``COMPLETED``, ...), elements of arrays one by one, and the
-        commands that know them.
+        """State of each known job (``RUNNING``, ``COMPLETED``, ...), elements of arrays one by one, and the commands
+        that reported them.
 
-        sacct knows all jobs, but late; squeue only those that wait, run or have just ended, but at once. Where
-        both are silent, the run directory is all there is.
+        sacct knows all jobs, but with a delay; squeue only those that wait, run or have just ended, but without delay.
+        If both are silent, there is only the run directory.
         """
         states: dict[str, str] = {}
         sources = []
@@ -232,13 +231,13 @@ class Slurm:
         return states, "+".join(sources) or "run directory"
 
     def ask(self, ids: Sequence[str], *, steps: bool = False) -> Answer:
-        """What sacct and squeue know of jobs; squeue's newer word wins.
+        """What sacct and squeue know about jobs; squeue's answer is newer and wins.
 
         Args:
-            steps: with the states of their job steps, which makes the question a larger one.
+            steps: also ask for the states of their job steps, which is a larger query.
 
         Raises:
-            NoAnswer: one of them gave no answer within its time.
+            NoAnswer: one of them did not answer in time.
         """
         if not ids:
             return Answer()
@@ -264,20 +263,20 @@ class Slurm:
         )
 
     def jobs(self, ids: Sequence[str]) -> dict[str, Job]:
-        """What `ask` knows of jobs and their steps, with the names of their nodes one by one."""
+        """What `ask` knows about jobs and their steps, with the names of their nodes one by one."""
         known = self.ask(ids, steps=True).jobs
         return {id: replace(job, nodes=self._hosts(job.nodes)) for id, job in known.items()}
 
     def _hosts(self, nodes: tuple[str, ...]) -> tuple[str, ...]:
-        """``node[1-2]`` as its nodes' names."""
+        """``node[1-2]`` as the names of its nodes."""
         if not nodes or "[" not in nodes[0] or not self.has("scontrol"):
             return nodes
         return tuple(self.run(["scontrol", "show", "hostnames", nodes[0]]).stdout.split())
 
     def jobs_of_run(self, run: str, folder: Path) -> dict[str, str]:
-        """This user's jobs in the queue that carry the name of a link of ``run`` and write into its folder, by id.
+        """This user's jobs in the queue that are named like a link of ``run`` and write to its folder, by id.
 
-        The name alone says nothing: runs in other results folders may be called the same.
+        The name alone is not enough: runs in other results folders may have the same name.
 
         Returns:
             The jobs' names: ``RUN-phaseN`` or ``RUN-spare``.
@@ -293,13 +292,13 @@ class Slurm:
         return output is not None and Path(output).parent.resolve().is_relative_to(folder.resolve())
 
     def elements(self, name: str) -> dict[str, Job] | None:
-        """This user's jobs called ``name`` that wait or run, by id ``JOB`` or ``ARRAY_INDEX``; None where squeue does
+        """This user's waiting or running jobs called ``name``, by id ``JOB`` or ``ARRAY_INDEX``; None if squeue does
         not answer."""
         printed = self.printed(["squeue", "-h", "-r", f"--user={os.getuid()}", "-o", ELEMENTS_FORMAT])
         return None if printed is None else elements_of_squeue(printed, name)
 
     def pending_of_user(self) -> tuple[Pending, ...]:
-        """This user's jobs that wait in the queue.
+        """This user's jobs that are waiting in the queue.
 
         Raises:
             BertjobsError: squeue failed or gave no answer.
@@ -307,33 +306,33 @@ class Slurm:
         return pending_of_squeue(self.needed(["squeue", "-h", "--me", "-t", "PENDING", "-o", PENDING_FORMAT]))
 
     def followers(self, job: str, name: str = "") -> tuple[Pending, ...]:
-        """This user's waiting jobs behind the end of ``job`` whose names begin with ``name``; raises as
-        `pending_of_user` does."""
+        """This user's jobs that wait for ``job`` to end and whose names begin with ``name``; raises the same errors as
+        `pending_of_user`."""
         return tuple(one for one in self.pending_of_user() if one.is_behind(job) and one.name.startswith(name))
 
     def job_record(self, job: str) -> dict[str, str]:
-        """The fields of ``scontrol show job``; {} for a job that the controller does not know (any more)."""
+        """The fields of ``scontrol show job``; {} for a job that the controller does not know or no longer knows."""
         return record_of_scontrol(self.printed(["scontrol", "show", "job", job]) or "")
 
     def was_preempted(self, job: str) -> bool:
-        """Whether the controller says that the job's present start was preempted."""
+        """Whether the controller says that the job's current start was preempted."""
         return self.job_record(job).get("PreemptTime", "")[:1].isdigit()
 
     def start_states(self, job: str) -> tuple[str, ...]:
-        """The states of a job's starts, oldest first, the present one included; () where accounting has none."""
+        """The states of a job's starts, oldest first, including the current one; () if accounting has none."""
         return states_of_sacct(self.printed(["sacct", "-nXDP", "-j", job, "-o", "State"]) or "")
 
     def last_state(self, job: str, *, is_running: bool = False) -> str:
-        """The state in which a job's last start ended, such as TIMEOUT; "" where accounting does not say.
+        """The state in which a job's last start ended, such as TIMEOUT; "" if accounting does not say.
 
         Args:
-            is_running: the job is in a start now, which does not count: it has not ended.
+            is_running: the job is running now; its current start has not ended and does not count.
         """
         states = self.start_states(job)
         return next(iter(reversed(states[:-1] if is_running else states)), "")
 
 
 def _complaint(done: subprocess.CompletedProcess[str]) -> list[str]:
-    """Why a command had nothing to say, where it was not for want of such a job."""
+    """Why a command had no answer, unless it merely knows no such job."""
     complaint = done.stderr.strip()
     return [f"{done.args[0]}: {complaint.splitlines()[0]}"] if done.returncode and is_no_answer(complaint) else []

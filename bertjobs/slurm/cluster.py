@@ -1,4 +1,4 @@
-"""What a Slurm cluster has: partitions, GPUs, limits, preemption, accounting, containers, as its own commands say.
+"""What a Slurm cluster has: partitions, GPUs, limits, preemption, accounting, containers, as its own commands report.
 
 The parsers are pure and read what Slurm 21.08 and later print; `look` runs the commands.
 """
@@ -23,7 +23,7 @@ SINFO_FORMAT = "%P|%a|%l|%L|%D|%c|%m|%G|%M|%p"  # one line for each partition an
 SINFO_WORDS = ("sinfo", "--noheader", "--exact", f"--format={SINFO_FORMAT}")
 CONFIG_WORDS = ("scontrol", "show", "config")
 MAX_ARRAY_SIZE = 1001
-"""Slurm's default, where it does not say."""
+"""Slurm's default, if its configuration is not known."""
 
 CONFIG_KEYS = (
     *("ClusterName", "SLURM_VERSION", "SelectType", "PreemptType", "PreemptMode", "JobRequeue"),
@@ -35,7 +35,7 @@ _ABSENT = ("", "(null)", "N/A", "n/a", "none", "NONE")
 
 @dataclass(frozen=True)
 class Gpus:
-    """GPUs of one type in a node; ``kind`` is gres.conf's word for it, "" where it has none."""
+    """GPUs of one type in a node; ``kind`` is their type in gres.conf, "" if it has none."""
 
     count: int
     kind: str = ""
@@ -43,7 +43,7 @@ class Gpus:
 
 @dataclass(frozen=True)
 class NodeKind:
-    """Nodes of a partition that are alike: how many, and what one of them has. Memory in MB (2^20 bytes)."""
+    """A group of identical nodes of a partition: how many, and what each has. Memory in MB (2^20 bytes)."""
 
     nodes: int
     cpus: int
@@ -61,12 +61,12 @@ class Partition:
     """A partition.
 
     Attributes:
-        default: jobs that name none go here.
+        default: jobs that name no partition go here.
         up: it starts jobs.
-        limit_s: the longest that a job may run, in seconds; None: as long as it likes.
-        default_s: a job's time limit where it names none; None: ``limit_s``.
+        limit_s: the longest that a job may run, in seconds; None: unlimited.
+        default_s: the time limit of a job that names none; None: ``limit_s``.
         preempt_mode: what happens to its jobs when others preempt them: REQUEUE, CANCEL, SUSPEND, OFF, ...
-        tier: jobs of a higher tier go first, and preempt where that is by partition.
+        tier: jobs of a higher tier go first, and preempt others if preemption is by partition.
     """
 
     name: str
@@ -91,7 +91,7 @@ class Partition:
 
 @dataclass(frozen=True)
 class Association:
-    """What a user may charge: an account, in one partition or ("") in all, with these QOS."""
+    """What a user may charge: an account, in one partition or (if "") in all, with these QOS."""
 
     account: str
     partition: str
@@ -108,9 +108,9 @@ class Cluster:
         partitions: those that this user sees, in Slurm's order.
         sacct: whether accounting answers.
         pyxis: whether srun starts containers.
-        associations: the user's; () where accounting does not tell.
+        associations: the user's; () if accounting does not report any.
         default_account: the user's, or "".
-        file_system: of the folder that was looked from.
+        file_system: of the folder that `look` was given.
     """
 
     config: Mapping[str, str]
@@ -134,15 +134,15 @@ class Cluster:
 
 def parse_gres(text: str) -> tuple[Gpus, ...]:
     """The GPUs in a node's gres, such as "gpu:a100:8(S:0-1),nvme:2" or "gpu:4"; other resources are left out."""
-    found = []
+    gpus: list[Gpus] = []
     for entry in re.sub(r"\([^)]*\)", "", text).split(","):  # sockets and indices may hold commas
         name, *rest = entry.strip().split(":")
         if name != "gpu":
             continue
         count = int(rest.pop()) if rest and rest[-1].isdecimal() else 1
         kind = next((word for word in rest if word != "no_consume"), "")
-        found += [Gpus(count, kind)] if count else []
-    return tuple(found)
+        gpus += [Gpus(count, kind)] if count else []
+    return tuple(gpus)
 
 
 def parse_sinfo(text: str) -> tuple[Partition, ...]:
@@ -154,7 +154,7 @@ def parse_sinfo(text: str) -> tuple[Partition, ...]:
     for line in filter(None, map(str.strip, text.splitlines())):
         fields = [field.strip() for field in line.split("|")]
         if len(fields) != len(SINFO_FORMAT.split("|")):
-            raise ValueError(f"not as asked for: {line!r}")
+            raise ValueError(f"this line has another format: {line!r}")
         rows.setdefault(fields[0], []).append(fields)
     return tuple(_partition(mark, lines) for mark, lines in rows.items())
 
@@ -183,7 +183,7 @@ def _number(text: str) -> int:
 
 
 def parse_config(text: str) -> dict[str, str]:
-    """What `CONFIG_KEYS` stand for in ``scontrol show config``; unset ones are left out."""
+    """The values of `CONFIG_KEYS` in ``scontrol show config``; unset ones are left out."""
     pairs = (line.split("=", 1) for line in text.splitlines() if "=" in line)
     values = {key.strip(): value.strip() for key, value in pairs}
     return {key: values[key] for key in CONFIG_KEYS if values.get(key) not in (None, "", "(null)")}
@@ -191,23 +191,23 @@ def parse_config(text: str) -> dict[str, str]:
 
 def parse_associations(text: str) -> tuple[Association, ...]:
     """From ``sacctmgr -nP show associations format=Account,Partition,QOS,DefaultQOS``, in order, each once."""
-    found: dict[Association, None] = {}
+    associations: dict[Association, None] = {}
     for line in text.splitlines():
         fields = line.strip().split("|")
         if len(fields) == 4 and fields[0]:
             account, partition, qos, default = fields
-            found[Association(account, partition, tuple(filter(None, qos.split(","))), default)] = None
-    return tuple(found)
+            associations[Association(account, partition, tuple(filter(None, qos.split(","))), default)] = None
+    return tuple(associations)
 
 
 def choose_partition(partitions: Sequence[Partition], asked: str | None = None) -> Partition:
-    """The partition asked for; else of those that are up the one to train in.
+    """The partition asked for, or else the best to train in of those that are up.
 
-    That is one with GPUs where there are any, the cluster's default if that is such, else the one with most
-    GPUs, or without GPUs most nodes.
+    That is one with GPUs if there is any: the cluster's default if it has GPUs, else the one with the most GPUs.
+    Without GPUs it is the default, else the one with the most nodes.
 
     Raises:
-        InputError: there is none, or none of the name asked for.
+        InputError: there is none, or none with the name asked for.
     """
     if asked:
         for partition in partitions:
@@ -222,7 +222,7 @@ def choose_partition(partitions: Sequence[Partition], asked: str | None = None) 
 
 
 def partitions_of(slurm: Slurm) -> tuple[Partition, ...]:
-    """The partitions that this user sees, in Slurm's order; () where sinfo does not answer, or not as asked for."""
+    """The partitions that this user sees, in Slurm's order; () if sinfo does not answer, or in another format."""
     try:
         return parse_sinfo(slurm.printed(SINFO_WORDS) or "")
     except ValueError:
@@ -230,20 +230,20 @@ def partitions_of(slurm: Slurm) -> tuple[Partition, ...]:
 
 
 def fewest_cpus(slurm: Slurm, partition: str) -> int:
-    """CPUs of the smallest node of a partition, of the cluster where it is ""; 1 where Slurm does not say."""
+    """CPUs of the smallest node of a partition (of the cluster if it is ""); 1 if Slurm does not say."""
     chosen = [f"--partition={partition}"] if partition else []
     counts = (slurm.printed(["sinfo", "--noheader", "--exact", "--format=%c", *chosen]) or "").split()
     return min((_number(count) for count in counts if count.rstrip("+").isdigit()), default=1)
 
 
 def max_array_size(slurm: Slurm) -> int:
-    """Elements of one job array at most; 1 where the cluster allows no arrays."""
+    """The most elements of one job array; 1 if the cluster allows no arrays."""
     size = parse_config(slurm.printed(CONFIG_WORDS) or "").get("MaxArraySize", "")
     return max(1, int(size)) if size.isdigit() else MAX_ARRAY_SIZE
 
 
 def look(environ: Mapping[str, str], folder: Path) -> Cluster:
-    """Ask Slurm's commands, found by ``environ``'s PATH, what the cluster has; ``folder`` is where runs may go.
+    """Ask Slurm's commands, on ``environ``'s PATH, what the cluster has; ``folder`` is where runs may go.
 
     Raises:
         InputError: this machine has no Slurm.
@@ -253,7 +253,7 @@ def look(environ: Mapping[str, str], folder: Path) -> Cluster:
     if not slurm.has("sinfo"):
         raise InputError(
             "sinfo was not found on the PATH: this machine has no Slurm",
-            hint="log in to a submit host of the cluster; to train on this machine no site is needed: "
+            hint="log in to a submit host of the cluster; training on this machine needs no site file: "
             "bertjobs submit --backend local",
         )
     try:

@@ -1,4 +1,4 @@
-"""submitit's executors, which start sbatch by themselves: jobs that are a pickled call of a function or object."""
+"""submitit's executors, which start sbatch themselves: each job is a pickled call of a function or object."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from bertjobs.slurm.refusals import RUN_HINTS, Hints, refusal
 
 @contextmanager
 def _submitting(environ: Mapping[str, str], hints: Hints) -> Iterator[None]:
-    """Have submitit call sbatch with ``environ``; what sbatch does not take is raised as `refusal` has it."""
+    """Have submitit call sbatch with ``environ``; what sbatch does not accept is raised as `refusal` words it."""
     with process_environment(environ):
         try:
             yield
@@ -36,7 +36,7 @@ def submit_call(
 
     Args:
         folder: for submitit's own files.
-        environ: leads to the cluster, and is what the job gets.
+        environ: the environment of sbatch and of the job.
         parameters: of submitit's Slurm executor.
         python: start of the shell command that runs submitit in the job.
 
@@ -64,7 +64,7 @@ def submit_array(
 
     Args:
         folder: for submitit's own files.
-        environ: leads to the cluster, and is what the jobs get.
+        environ: the environment of sbatch and of the jobs.
         parameters: options of sbatch by name, True for one without a value.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What sacct, squeue and scontrol print of jobs, as values. Pure."""
+"""What sacct, squeue and scontrol print about jobs, as values. Pure."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ NEVER = "DependencyNeverSatisfied"
 HELD = ("JobHeldUser", "JobLaunchFailure")
 
 SACCT_FORMAT = "JobID,State,ExitCode,Reason,NodeList,Timelimit,Start,End"
-"""Of ``sacct -nPD``, for `jobs_of_sacct` and `starts_of_sacct`."""
+"""Format of ``sacct -nPD``, for `jobs_of_sacct` and `starts_of_sacct`."""
 
 SQUEUE_FORMAT = "%i|%T|%r|%N|%l|%S"
-"""Of squeue, for `jobs_of_squeue`."""
+"""Format of squeue, for `jobs_of_squeue`."""
 
 PENDING_FORMAT = "%i|%E|%j"
-"""Of squeue, for `pending_of_squeue`; the name comes last, as it may hold anything."""
+"""Format of squeue, for `pending_of_squeue`; the name comes last, as it may contain anything."""
 
 ELEMENTS_FORMAT = "%F|%K|%T|%j|%r"
-"""Of ``squeue -r``, for `elements_of_squeue`."""
+"""Format of ``squeue -r``, for `elements_of_squeue`."""
 
 
 @dataclass(frozen=True)
@@ -32,10 +32,10 @@ class Job:
 
     Attributes:
         backend: "slurm" or "local".
-        state: Slurm's word, such as PENDING or TIMEOUT; for others COMPLETED, STOPPED, FAILED, RUNNING or UNKNOWN.
+        state: Slurm's word, such as PENDING or TIMEOUT; for other jobs COMPLETED, STOPPED, FAILED, RUNNING or UNKNOWN.
         source: where the state comes from: "squeue", "sacct" or "run directory".
-        reason: why it waits, or ended, in Slurm's word.
-        exit_code: the batch script's, as sacct has it.
+        reason: why it waits or has ended, in Slurm's word.
+        exit_code: the batch script's, as sacct reports it.
         nodes: names of the nodes of its last start.
         time_limit: as Slurm writes it.
         start: when Slurm expects a waiting job to start, as Slurm writes it: the client asks for seconds since 1970.
@@ -66,7 +66,7 @@ class Job:
 
 @dataclass(frozen=True)
 class JobStart:
-    """One start of a job, as sacct has it; ``nodes`` as Slurm writes them, times None where they are not known."""
+    """One start of a job, as sacct reports it; ``nodes`` as Slurm writes them, times None if they are not known."""
 
     state: str
     began_unix_s: float | None = None
@@ -76,12 +76,12 @@ class JobStart:
 
 @dataclass(frozen=True)
 class Answer:
-    """What Slurm says of some jobs.
+    """What Slurm says about some jobs.
 
     Attributes:
         jobs: by id; ``start`` is in seconds since 1970.
         starts: by id, oldest first: a requeued job has several.
-        source: "sacct+squeue", "sacct", "squeue", or "run directory" where Slurm said nothing.
+        source: "sacct+squeue", "sacct", "squeue", or "run directory" if Slurm said nothing.
         silence: why one of them could not be asked, or "".
     """
 
@@ -92,7 +92,7 @@ class Answer:
 
 
 def rows(text: str, fields: int) -> list[list[str]]:
-    """The cells of each line that has at least so many; further ``|`` stay in the last cell."""
+    """The cells of each line with at least ``fields`` of them; further ``|`` stay in the last cell."""
     cells = (line.split("|", fields - 1) for line in text.splitlines())
     return [row for row in cells if len(row) == fields]
 
@@ -171,14 +171,14 @@ def _names(text: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Pending:
-    """A job that waits in the queue; ``dependency`` as Slurm writes it, "" for none."""
+    """A job that is waiting in the queue; ``dependency`` as Slurm writes it, "" for none."""
 
     id: str
     name: str
     dependency: str = ""
 
     def is_behind(self, job: str) -> bool:
-        """Whether it waits for the end, of any kind, of ``job``."""
+        """Whether it waits for ``job`` to end, however it ends."""
         return re.search(rf"\bafterany:{re.escape(job)}(?![0-9])", self.dependency) is not None
 
 
@@ -192,9 +192,9 @@ _WHOLE_LINE = ("Command", "Comment", "AdminComment", "SystemComment", "WorkDir",
 
 
 def record_of_scontrol(text: str) -> dict[str, str]:
-    """The fields of the first job that ``scontrol show job`` prints; {} where it prints none.
+    """The fields of the first job that ``scontrol show job`` prints; {} if it prints none.
 
-    Fields of free text (paths, comments) have a line each, and are taken whole, blanks and ``=`` included.
+    Fields of free text (paths, comments) have a line each, and are taken whole, including blanks and ``=``.
     """
     record: dict[str, str] = {}
     for line in text.strip().splitlines():

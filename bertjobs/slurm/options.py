@@ -1,4 +1,4 @@
-"""What a user asks of Slurm's queue, and options of sbatch, as ``--sbatch key=value`` gives them. Pure."""
+"""What a user asks of Slurm's queue, and options of sbatch as given with ``--sbatch key=value``. Pure."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _OPTION = re.compile(r"[A-Za-z0-9_.,:@%+=/\[\]()&|*-]+")
 OPTION_HINT = "use letters, digits and . , : @ % + = / [ ] ( ) & | * _ -"
 
 SET_FOR_EACH_JOB = ("array", "error", "job-name", "output", "parsable", "test-only", "wait", "wrap")
-"""Options that bertjobs gives to every job by itself."""
+"""Options that bertjobs sets for every job."""
 
 _OURS = "bertjobs sets it for each job"
 SET_BY_BERTJOBS: Mapping[str, str] = {
@@ -25,19 +25,19 @@ SET_BY_BERTJOBS: Mapping[str, str] = {
     "gpus-per-node": "set --gpus",
     **dict.fromkeys(SET_FOR_EACH_JOB, _OURS),
 }
-"""Options that a run's jobs get from elsewhere -> what to do instead."""
+"""Options that a run's jobs get in another way -> what to do instead."""
 
 
 @dataclass(frozen=True)
 class SlurmOptions:
-    """What a user asks of the queue; "", () and None leave it to the cluster's default.
+    """What a user asks of the queue; "", () and None stand for the cluster's default.
 
     Attributes:
         partition, account, qos, memory: as sbatch takes them.
         time: as Slurm writes it: minutes, or hours:minutes:seconds, or days-hours.
         extra: further options, as sbatch reads them: ``--name=value`` or ``--name``.
-        site: those of the site file, which come first: sbatch takes the last of two.
-        environment: names of variables that containers see too.
+        site: the site file's options, which come first: of two, sbatch takes the last.
+        environment: names of variables that containers see as well.
         cpus: of each task.
     """
 
@@ -52,18 +52,18 @@ class SlurmOptions:
     cpus: int | None = None
 
     def lines(self) -> list[str]:
-        """The options as ``sbatch`` reads them; InputError for one of several lines, as the next is shell."""
+        """The options as ``sbatch`` reads them; InputError for one with several lines, as the second would be shell."""
         named = {"partition": self.partition, "account": self.account, "qos": self.qos, "time": self.time}
         named |= {"mem": self.memory, "cpus-per-task": "" if self.cpus is None else str(self.cpus)}
         given = [f"--{name}={value}" for name, value in named.items() if value]
         lines = [*self.site, *given, *self.extra]
         for line in lines:
             if not line.isprintable():
-                raise InputError(f"an sbatch option holds a line break or control character: {line!r}", where=FLAG)
+                raise InputError(f"an sbatch option contains a line break or control character: {line!r}", where=FLAG)
         return lines
 
     def parameters(self) -> dict[str, str | bool]:
-        """The same by name, of several the last; True for an option without a value.
+        """The same by name, the last of several; True for an option without a value.
 
         Raises:
             InputError: one is not in sbatch's long form.
@@ -71,12 +71,12 @@ class SlurmOptions:
         return dict(_pair(line) for line in self.lines())
 
     def whole_node(self, cpus: int) -> SlurmOptions:
-        """These options for jobs that have a node each to themselves, with ``cpus`` of it to use."""
+        """These options for jobs that each get a node of their own, and use ``cpus`` of it."""
         memory = self.memory or "0"  # all of the node's
         return replace(self, cpus=cpus, memory=memory, extra=(*self.extra, "--nodes=1", "--exclusive"))
 
     def less(self, names: Iterable[str]) -> SlurmOptions:
-        """These options without further ones of these names."""
+        """These options without those in ``extra`` that have one of these names."""
         left = [option for option in self.extra if option_name(option) not in names]
         return replace(self, extra=tuple(left))
 
@@ -98,10 +98,10 @@ def parse_option(text: str, ours: Mapping[str, str] = SET_BY_BERTJOBS) -> str:
 
     Args:
         text: ``key=value``, or ``key`` where the option takes none; dashes in front are allowed.
-        ours: options that cannot be given so -> what to do instead.
+        ours: options that cannot be given in this way -> what to do instead.
 
     Raises:
-        InputError: this is not a long option, its value cannot stand in a batch script's header, or it is one of
+        InputError: this is not a long option, its value cannot be written in a batch script's header, or it is one of
             ``ours``.
     """
     name, equals, value = text.removeprefix("--").partition("=")
@@ -110,10 +110,10 @@ def parse_option(text: str, ours: Mapping[str, str] = SET_BY_BERTJOBS) -> str:
             f"{text!r} is not an option of sbatch", where=FLAG, hint="key=value or key: qos=high, exclusive"
         )
     if len(text.splitlines()) > 1:
-        raise InputError(f"an sbatch option holds a line break: {text!r}", where=FLAG)
+        raise InputError(f"an sbatch option contains a line break: {text!r}", where=FLAG)
     if equals and not is_option(value):
         raise InputError(
-            f"{name}: {value!r} cannot stand in a batch script's header",
+            f"{name}: {value!r} cannot be written in a batch script's header",
             where=FLAG,
             hint=OPTION_HINT,
         )
@@ -128,5 +128,5 @@ def option_words(option: str) -> str:
 
 
 def is_option(value: str) -> bool:
-    """Whether sbatch reads this value in a script's header as it stands: no blanks, quotes, ``#`` or ``\\``."""
+    """Whether sbatch reads this value unchanged in a script's header: no blanks, quotes, ``#`` or ``\\``."""
     return _OPTION.fullmatch(value) is not None

@@ -11,7 +11,7 @@ REASONS = {
     "Dependency": "it waits for another job to end",
     NEVER: "it depends on a job that did not end as required; it will never start",
     "BeginTime": "its start time has not come yet; after a requeue Slurm waits about two minutes",
-    "JobHeldUser": "it is held, by you or in your name",
+    "JobHeldUser": "it is held, by you or on your behalf",
     "JobHeldAdmin": "an administrator holds it",
     "JobLaunchFailure": "it could not be launched, and is held",
     "ReqNodeNotAvail": "nodes that it needs are down, drained or reserved",
@@ -20,7 +20,7 @@ REASONS = {
     "PartitionInactive": "its partition starts no jobs at the moment",
     "Licenses": "licenses that it asks for are in use",
     "Reservation": "its reservation has not begun",
-    "Cleaning": "it was requeued, and its last start is still being cleaned up",
+    "Cleaning": "it was requeued, and its previous start is still being cleaned up",
 }
 FAULTS = {
     "PartitionTimeLimit": "it asks for more time than its partition allows",
@@ -30,20 +30,20 @@ FAULTS = {
     "InvalidQOS": "its QOS is not valid",
     "AccountNotAllowed": "its partition is closed to its account",
 }
-"""Reasons that no waiting removes: the job must be changed."""
+"""Reasons that do not go away by waiting: the job must be changed."""
 
 LIMITS = (
-    ("MaxJobsPerUser", "you have as many jobs as you may have at once"),
+    ("MaxJobsPerUser", "you have as many jobs as you are allowed at once"),
     ("AssocGrp", "your account has reached its limit"),
     ("AssocMax", "it asks for more than your account allows"),
     ("QOSGrp", "its QOS has reached its limit"),
     ("QOSMax", "it asks for more than its QOS allows, or you have reached the QOS's limit"),
-    ("MaxNodePerAccount", "your account has as many nodes as it may have"),
+    ("MaxNodePerAccount", "your account has as many nodes as it is allowed"),
 )
 
 
 def reason_words(reason: str) -> str:
-    """A reason of squeue's in plain words, with Slurm's own in brackets."""
+    """One of squeue's reasons in plain words, with Slurm's own word in brackets."""
     word = _code(reason)
     if not word:
         return "Slurm has not said why yet"
@@ -54,7 +54,7 @@ def reason_words(reason: str) -> str:
 
 
 def must_be_changed(reason: str) -> bool:
-    """Whether a job that waits for this reason never starts as it is."""
+    """Whether a job that waits for this reason will never start unless it is changed."""
     return _code(reason) in FAULTS
 
 
@@ -64,7 +64,7 @@ def _code(reason: str) -> str:
 
 
 def job_line(job: Job) -> str:
-    """What is known of a job and where from, as evidence."""
+    """What is known about a job, and its source, as evidence."""
     parts = [f"job {job.id}: {job.state}"]
     parts += [f"reason {job.reason}"] if job.reason else []
     parts += [f"exit code {job.exit_code}"] if job.exit_code else []

@@ -1,4 +1,4 @@
-"""What Slurm's commands say where they do not do as asked, as errors. Pure."""
+"""What Slurm's commands say when they do not do as asked, as errors. Pure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ NO_ANSWER = (
     *("Unable to contact", "timed out", "temporarily", "configuration source", "Connection refused"),
     "Problem talking",
 )
-"""Parts of what Slurm's commands print where no daemon answers them."""
+"""Parts of what Slurm's commands print when no daemon answers them."""
 
 _LIMIT = re.compile(r"(Max|Grp)Submit")
 
@@ -26,16 +26,16 @@ class NoAnswer(NotNow):
 
 @dataclass(frozen=True)
 class Hints:
-    """What to do next where sbatch refuses a job.
+    """What to do next when sbatch refuses a job.
 
     Attributes:
-        no_answer: where there is no cluster to be reached.
-        refused: where it does not like the job.
-        limit: where the user has too many jobs already; "" for a caller who cannot wait for room: as ``refused``.
+        no_answer: when the cluster cannot be reached.
+        refused: when it does not accept the job.
+        limit: when the user already has too many jobs; "" for a caller that cannot wait for room: as ``refused``.
     """
 
     no_answer: str = "nothing was queued; see `scontrol ping`, or train on this machine with --backend local"
-    refused: str = "nothing was queued; give what the cluster asks for by --partition, --account, --time or --sbatch"
+    refused: str = "nothing was queued; give what the cluster asks for with --partition, --account, --time or --sbatch"
     limit: str = ""
 
 
@@ -54,5 +54,5 @@ def refusal(complaint: str, hints: Hints = RUN_HINTS, where: str | None = None) 
     if hints.limit and _LIMIT.search(reason):
         return NotNow(f"sbatch cannot queue more jobs: {reason}", where=where, hint=hints.limit)
     if is_no_answer(reason):
-        return NoAnswer(f"sbatch found no cluster: {reason}", where=where, hint=hints.no_answer)
+        return NoAnswer(f"sbatch could not reach the cluster: {reason}", where=where, hint=hints.no_answer)
     return InputError(f"sbatch refused: {reason}", where=where, hint=hints.refused)

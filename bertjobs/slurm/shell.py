@@ -1,4 +1,4 @@
-"""The one quoting function for all that reaches a shell."""
+"""The one quoting function for everything that reaches a shell."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The site file: what runs on one cluster have in common, and what each of its keys may hold."""
+"""The site file: what all runs on one cluster have in common, and what each of its keys may contain."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from bertjobs.slurm.options import OPTION_HINT, SET_FOR_EACH_JOB, is_option, opt
 from bertjobs.slurm.times import parse_time
 
 KEYS = {
-    "partition": "partition to queue in; several by commas: whichever starts the job first",
+    "partition": "partition to queue in; of several, separated by commas, the one that starts the job first",
     "account": "account to charge",
     "qos": "quality of service",
     "time": "time limit of one job; a run that needs longer continues in further jobs",
@@ -39,11 +39,11 @@ _OURS = (*SET_FOR_EACH_JOB, "dependency", "export", "export-file", "nodes", "nta
 
 @dataclass(frozen=True)
 class Site:
-    """One site file, checked; "" and () leave a value to the cluster's or the recipe's default.
+    """One site file, checked; "" and () stand for the cluster's or the recipe's default.
 
     Attributes:
         environment: names of variables to pass into containers.
-        sbatch: further options of sbatch, name -> value, "" for one that has none.
+        sbatch: further options of sbatch, name -> value, "" for one that takes none.
     """
 
     name: str
@@ -65,12 +65,12 @@ class Site:
         return f"site {self.name}"
 
     def settings(self) -> dict[str, str]:
-        """What it says of a run's settings: key of the schema -> text."""
+        """What it says about a run's settings: key of the schema -> text."""
         values = {"image": self.image, "mounts": ",".join(self.mounts), "data": self.data, "results": self.results}
         return {key: value for key, value in values.items() if value}
 
     def sbatch_options(self, given: Sequence[str] = ()) -> list[str]:
-        """What it says to sbatch, as sbatch reads it, less what ``given`` options (``--qos=high``) name."""
+        """Its options as sbatch reads them, except those that ``given`` options (``--qos=high``) override."""
         queue = [(name, value) for name in _QUEUE if (value := getattr(self, name))]
         taken = {option_name(option) for option in given}
         options = [f"--{name}={value}" if value else f"--{name}" for name, value in (*queue, *self.sbatch)]
@@ -81,7 +81,7 @@ def parse_site(text: str, name: str, file: Path) -> Site:
     """The site that a file's text describes.
 
     Raises:
-        InputError: it is not YAML, has an unknown key (names the nearest) or a bad value; says in which line.
+        InputError: it is not YAML, has an unknown key (names the nearest) or a bad value; says on which line.
     """
     nodes = _mapping(_compose(text, file), file, "a site file")
     for key, node in nodes.items():
@@ -116,7 +116,7 @@ def _value(key: str, node: yaml.Node, file: Path) -> Any:
 
 def _path(key: str, text: str, where: str) -> str:
     value: str = schema.RUN[key].parse(text, where)
-    # An image may be a URI; what is a file has one place, wherever bertjobs is called.
+    # An image may be a URI; a file has one place, wherever bertjobs is called.
     if value and not value.startswith("/") and (key != "image" or value.endswith(".sqsh")):
         raise InputError(f"{key} must be an absolute path here, not {value!r}", where=where)
     return value
@@ -125,7 +125,7 @@ def _path(key: str, text: str, where: str) -> str:
 def _option(key: str, text: str, where: str) -> str:
     if not is_option(text):
         raise InputError(
-            f"{key}: {text!r} cannot stand in a batch script's header",
+            f"{key}: {text!r} cannot be written in a batch script's header",
             where=where,
             hint=OPTION_HINT,
         )
@@ -140,7 +140,7 @@ def _variable(word: str, where: str) -> str:
         raise InputError(
             f"environment takes only names; one entry is {entry}",
             where=where,
-            hint="set the value in your shell, which passes it on; here it would be kept in a file",
+            hint="set the value in your shell, which passes it on; here it would be stored in a file",
         )
     if word in NAMES:
         raise InputError(
@@ -177,7 +177,7 @@ def _options(node: yaml.Node, file: Path) -> tuple[tuple[str, str], ...]:
 
 
 def _compose(text: str, file: Path) -> yaml.Node:
-    """The document as nodes, whose scalars stay as they were written: YAML would read 4:00:00 as 14400."""
+    """The document as nodes, whose scalars stay as written: YAML would read 4:00:00 as 14400."""
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
     except (yaml.YAMLError, RecursionError) as error:
@@ -188,7 +188,7 @@ def _compose(text: str, file: Path) -> yaml.Node:
 
 def _mapping(node: yaml.Node, file: Path, what: str) -> dict[str, yaml.Node]:
     if not isinstance(node, yaml.MappingNode):
-        raise InputError(f"{what} holds keys with values, as `key: value`", where=_place(file, node))
+        raise InputError(f"{what} must consist of lines like `key: value`", where=_place(file, node))
     nodes: dict[str, yaml.Node] = {}
     for key, value in node.value:
         if not isinstance(key, yaml.ScalarNode):

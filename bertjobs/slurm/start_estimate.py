@@ -13,7 +13,7 @@ _REFUSED = re.compile(r"(?:allocation failure: |error: |sbatch: (?=unrecognized)
 
 @dataclass(frozen=True)
 class StartEstimate:
-    """What ``sbatch --test-only`` says: when and where the job would start, or why never; "" where it does not say."""
+    """What ``sbatch --test-only`` says: when and where the job would start, or why never; "" if it does not say."""
 
     starts_at: str = ""
     nodes: str = ""
@@ -21,7 +21,7 @@ class StartEstimate:
 
 
 def parse_start_estimate(text: str) -> StartEstimate:
-    """What ``sbatch --test-only`` printed, on either stream, as a value; nothing known where there is no controller."""
+    """What ``sbatch --test-only`` printed, on either stream, as a value; all "" if no controller answered."""
     if starts := _STARTS.search(text):
         return StartEstimate(starts_at=starts["time"], nodes=starts["nodes"])
     if is_no_answer(text):

@@ -7,17 +7,17 @@ import re
 import time
 
 SIGNAL_LEAD_S = 120.0
-"""What a run's jobs ask of Slurm: ``--signal=USR2@120``, for a checkpoint before the time limit."""
+"""The lead that a run's jobs request: ``--signal=USR2@120``, for a checkpoint before the time limit."""
 
 SCRIPT_LEAD_S = 60
-"""What a job asks whose batch script alone is signalled, and has only to end what it watches; Slurm may signal up to a
-minute earlier."""
+"""The lead for a job of which only the batch script is signalled, which merely ends what it watches; Slurm may signal
+up to a minute earlier."""
 
 _TIME = re.compile(r"(?:(?P<days>[0-9]+)-)?(?P<clock>[0-9]+(?::[0-9]+){0,2})")
 
 
 def parse_time(text: str) -> int | None:
-    """Seconds of one of Slurm's times; None where there is no limit.
+    """Seconds of one of Slurm's times; None if there is no limit.
 
     The forms are those of ``sbatch --time``: minutes, minutes:seconds, hours:minutes:seconds, days-hours,
     days-hours:minutes, days-hours:minutes:seconds; 0, infinite or unlimited. Raises ValueError for any other.

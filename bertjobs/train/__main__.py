@@ -7,8 +7,8 @@ import sys
 from bertjobs.train.signals import StopRequest, stop_with_parent
 
 if __name__ == "__main__":
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # else torch prints C++ stacks where another rank is gone
-    faulthandler.enable()  # says where the kernel ended this process, such as in a file that was cut (SIGBUS)
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # else torch prints C++ stacks when another rank is gone
+    faulthandler.enable()  # shows where the kernel killed this process, as on reading a truncated file (SIGBUS)
     # Before torch is imported, which takes seconds: a signal in that time must not kill the rank.
     stop = StopRequest()
     stop.listen()
@@ -20,5 +20,5 @@ if __name__ == "__main__":
     code = main(os.environ, stop)
     sys.stdout.flush()
     sys.stderr.flush()
-    # At once: taking a process group down after a failure can wait for ranks that never come.
+    # At once: taking down a process group after a failure can wait for ranks that never arrive.
     os._exit(code)

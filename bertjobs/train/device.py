@@ -1,4 +1,4 @@
-"""What a rank's device can do at most, and the memory it took."""
+"""The peak performance of a rank's device, and the memory that was used."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 # NVIDIA's data sheets (HGX B200 and GB200, H200, H100, A100, A40, A30, A10, L40S, L40, L4, V100, V100S, T4) and the
 # whitepapers of GA102, Ada and RTX Blackwell; without sparsity, sums of 16-bit products in float32.
 PEAK_TFLOPS: dict[tuple[str, ...], tuple[float, float | None, float]] = {
-    # words of the driver's name: fp16 and bf16, tf32, fp32; the first entry that fits counts
+    # words of the driver's name: fp16 and bf16, tf32, fp32; the first matching entry counts
     ("gb200",): (2500, 1250, 80),
     ("b200",): (2250, 1100, 75),
     ("gh200",): (989.4, 494.7, 67),
@@ -40,14 +40,14 @@ PEAK_TFLOPS: dict[tuple[str, ...], tuple[float, float | None, float]] = {
 """Peak rates of matrix products in TFLOP/s. GPUs without tf32 have no bf16 either."""
 
 OTHER_CHIPS = {"mig", "grid", "laptop", "max", "d", "ti", "super"}
-"""Words of names that stand for a part of a GPU, or for another one."""
+"""Words in a name that mean a part of a GPU, or a different one."""
 
 
 def peak_flops(name: str, precision: str) -> float | None:
-    """Floating-point operations per second of a GPU's dense matrix products, None where they are not known.
+    """Floating-point operations per second of a GPU's dense matrix products, None if not known.
 
     Args:
-        name: as ``torch.cuda.get_device_name`` has it.
+        name: as ``torch.cuda.get_device_name`` returns it.
         precision: one of ``spec.PRECISIONS``.
     """
     words = set(re.split(r"[^a-z0-9]+", name.lower()))

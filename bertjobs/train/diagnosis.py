@@ -1,4 +1,4 @@
-"""Why no step's gradients are finite any more: which tensors, which loss, which sequences."""
+"""Why gradients are no longer finite: which tensors, which loss, which sequences."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from bertjobs.errors import BertjobsError
 from bertjobs.files.atomic import write_json
 from bertjobs.run.causes import Cause
 
-NAMED = 3  # tensors that the error names; the file has them all
+NAMED = 3  # tensors that the error names; the file lists them all
 
 
 @dataclass(frozen=True)
 class NotFinite:
-    """A tensor, by its parameter's name, of whose ``elements`` some are NaN or infinite."""
+    """A tensor, by its parameter's name, some of whose ``elements`` are NaN or infinite."""
 
     name: str
     elements: int
@@ -28,22 +28,22 @@ class NotFinite:
     inf: int
 
     def __str__(self) -> str:
-        found = " and ".join(f"{count} {kind}" for count, kind in ((self.nan, "NaN"), (self.inf, "inf")) if count)
-        return f"{self.name} ({found} of {self.elements})"
+        counts = " and ".join(f"{count} {kind}" for count, kind in ((self.nan, "NaN"), (self.inf, "inf")) if count)
+        return f"{self.name} ({counts} of {self.elements})"
 
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """The last of several steps that were skipped.
+    """The last of several skipped steps.
 
     Attributes:
         phase, step: which; steps count from 1.
         skipped_in_a_row: steps up to this one without a finite gradient.
         precision: fp32, tf32, bf16 or fp16.
         loss_scale: what this step's loss, and so its gradients, were multiplied by.
-        losses: means over the global batch, by the fields of metrics.jsonl.
+        losses: means over the global batch, by their fields in metrics.jsonl.
         gradients: those that are not finite, summed over ranks and times the loss scale.
-        parameters: those that are not finite themselves.
+        parameters: those that are themselves not finite.
         tensors: how many parameters the model has.
         sequences: the step's global batch, each as shard and row.
     """
@@ -64,7 +64,7 @@ class Diagnosis:
         return math.isfinite(sum(self.losses.values()))
 
     def as_json(self) -> dict[str, Any]:
-        """For a file, each loss a field of its own; a number that is not finite is told in a word, as JSON has none."""
+        """For a file, each loss in a field of its own; numbers that are not finite become words, as JSON lacks them."""
         fields: dict[str, Any] = {}
         for name, value in asdict(self).items():
             fields |= value if name == "losses" else {name: value}
@@ -74,22 +74,22 @@ class Diagnosis:
         }
 
     def write(self, folder: Path) -> Path:
-        """Write it as JSON into the phase's folder; returns the file."""
+        """Write it as JSON to the phase's folder; returns the file."""
         file = folder / f"diagnosis-step-{self.step:08d}.json"
         write_json(file, self.as_json())
         return file
 
     def error(self, file: Path, words: Mapping[str, str]) -> BertjobsError:
-        """What ends the run; ``file`` holds the rest, ``words`` state each loss, as in `Objective.losses`."""
-        found = f"of {len(self.gradients)} of {self.tensors} parameters: {_listed(self.gradients)}"
+        """The error that ends the run; ``file`` holds the rest, ``words`` state each loss, as in `Objective.losses`."""
+        affected = f"in {len(self.gradients)} of {self.tensors} parameters: {_listed(self.gradients)}"
         if not self.gradients:
-            found = "though each number is: their norm is beyond float32"
+            affected = "although each single number is: their norm exceeds float32"
         if self.parameters:
-            found += f"; parameters that are not finite themselves: {_listed(self.parameters)}"
+            affected += f"; parameters that are themselves not finite: {_listed(self.parameters)}"
         losses = " and ".join(words[name].format(value) for name, value in self.losses.items())
         return BertjobsError(
-            f"{self.skipped_in_a_row} steps in a row had gradients that are not finite, {found}",
-            where=f"phase {self.phase}, step {self.step}, {losses}, loss scale {self.loss_scale:g}; more, and the "
+            f"{self.skipped_in_a_row} steps in a row had gradients that are not finite, {affected}",
+            where=f"phase {self.phase}, step {self.step}, {losses}, loss scale {self.loss_scale:g}; details, and the "
             f"step's sequences, in {file}",
             hint=self._hint(),
             cause=Cause.GRADIENTS,
@@ -97,7 +97,7 @@ class Diagnosis:
 
     def _hint(self) -> str:
         if self.parameters:
-            return "the weights are corrupted: delete the checkpoints that hold them, to resume from an earlier one"
+            return "the weights are corrupted: delete the checkpoints that contain them, to resume from an earlier one"
         remedies = ["lower the learning rate"]
         if not self.is_loss_finite:
             remedies.insert(0, "look at the step's sequences")
@@ -119,7 +119,7 @@ def diagnose(
     losses: Mapping[str, float],
     sequences: Iterable[str],
 ) -> Diagnosis:
-    """Look at a model whose last step was skipped: its gradients are still those of that step."""
+    """Diagnose a model whose last step was skipped: its gradients are still those of that step."""
     named = list(model.named_parameters())
     return Diagnosis(
         phase=phase,
@@ -138,7 +138,7 @@ def diagnose(
 @torch.no_grad()
 def _not_finite(tensors: Sequence[tuple[str, Tensor]]) -> tuple[NotFinite, ...]:
     counts = [torch.stack([tensor.isnan().sum(), tensor.isinf().sum()]) for _, tensor in tensors]
-    rows = torch.stack(counts).tolist() if counts else []  # one wait for the device, not one a tensor
+    rows = torch.stack(counts).tolist() if counts else []  # one wait for the device, not one per tensor
     return tuple(
         NotFinite(name, tensor.numel(), nan, inf)
         for (name, tensor), (nan, inf) in zip(tensors, rows, strict=True)

@@ -1,4 +1,4 @@
-"""What an exception that ends a rank stands for: its cause, its exit code, and what is printed and kept of it."""
+"""What an exception that ends a rank means: its cause, its exit code, and what the log and the journal say of it."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ LONGEST = 500  # characters of an error that the journal keeps
 
 
 def cause_of(error: Exception) -> Cause:
-    """Why an attempt that ``error`` ends has ended: as our own errors say, and by the kinds and words of others'."""
+    """Why the attempt that fails with ``error`` ended: our own errors carry it; others are judged by class and text."""
     if isinstance(error, BertjobsError):
-        unsaid = Cause.BAD_INPUT if isinstance(error, InputError) else Cause.CRASHED
-        return Cause(error.cause) if error.cause else unsaid
+        default = Cause.BAD_INPUT if isinstance(error, InputError) else Cause.CRASHED
+        return Cause(error.cause) if error.cause else default
     if is_lost_connection(error):
         return Cause.LOST_RANK
     if isinstance(error, torch.OutOfMemoryError):
@@ -28,7 +28,7 @@ def cause_of(error: Exception) -> Cause:
         return Cause.HOST_MEMORY
     if isinstance(error, OSError):
         return Cause.DISK if error.errno in (errno.ENOSPC, errno.EDQUOT) else Cause.CRASHED
-    # torch has most of its failures in one class, told apart by their words alone.
+    # torch raises most of its failures as one class; only their text tells them apart.
     return (isinstance(error, RuntimeError) and foreign_cause(str(error))) or Cause.CRASHED
 
 
@@ -38,12 +38,12 @@ def exit_code(error: Exception) -> int:
 
 
 def is_lost_connection(error: Exception) -> bool:
-    """Whether ``error`` says that another rank is gone, and not that this one has failed."""
+    """Whether ``error`` means that another rank is gone, and not that this one failed."""
     return isinstance(error, distributed.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
 
 
 def explanation(error: Exception, rank: int = 0) -> str:
-    """What a user reads of an error, its cause included: a traceback only where nothing better is known."""
+    """An error as the user reads it, with its cause: a traceback only where nothing better is known."""
     name = f"rank {rank}: " if rank else ""
     cause = cause_of(error)
     expected = _expected(error, cause)
@@ -53,7 +53,7 @@ def explanation(error: Exception, rank: int = 0) -> str:
 
 
 def kept(error: Exception, rank: int = 0) -> dict[str, str | int]:
-    """What the journal keeps of an error: ``what``, and ``where``, ``hint``, further fields and the rank, if any."""
+    """What the journal keeps of an error: ``what``, the rank, and any ``where``, ``hint`` and further fields."""
     expected = _expected(error, cause_of(error))
     if expected is None:
         expected = BertjobsError(f"{type(error).__name__}: {error}")
@@ -63,7 +63,7 @@ def kept(error: Exception, rank: int = 0) -> dict[str, str | int]:
 
 
 def _expected(error: Exception, cause: Cause) -> BertjobsError | None:
-    """An error as one of ours; None for one that nobody expected."""
+    """An error as one of ours; None for an unexpected one."""
     if isinstance(error, BertjobsError):
         return error
     if cause is Cause.LOST_RANK:

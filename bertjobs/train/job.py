@@ -1,4 +1,4 @@
-"""What a rank has to do, decided before any tensor exists, and what the run directory says about it."""
+"""What a rank has to do, decided before any tensor exists, and what is written about it in the run directory."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ class PhaseJob:
     """One phase of one run, as all ranks see it: resolved once, then handed down.
 
     Attributes:
-        spec: the run, with what the data decide filled in.
-        phase: the one that is trained.
+        spec: the run, with the values that depend on the data filled in.
+        phase: the one to train.
         previous: the number of the phase that this one continues, None for the first.
         directory: of the run.
         folder: of the phase in it.
         objective: what is trained.
-        settings, recipe_hash: those that decide the phase's weights, for its checkpoints.
+        settings, recipe_hash: what decides the phase's weights, for its checkpoints.
     """
 
     spec: RunSpec
@@ -59,11 +59,11 @@ class PhaseJob:
 def resolve_job(environ: Mapping[str, str], placement: Placement, objective_of: ObjectiveOf) -> PhaseJob:
     """The job that the environment describes, checked against the data. Writes nothing.
 
-    A run that exists is continued with the settings of its run.yml; the environment's go before them.
-    ``objective_of`` makes what is trained from the run that they describe.
+    A run that exists is continued with the settings in its run.yml; those in the environment take precedence.
+    ``objective_of`` makes the objective from the run that they describe.
 
     Raises:
-        InputError: any setting, or the data, is not as it must be.
+        InputError: a setting or the data are not valid.
     """
     environ = {"PHASE": "1", **{name: value for name, value in environ.items() if value}}
     files = catalogue_files(environ, Path.cwd())
@@ -71,7 +71,7 @@ def resolve_job(environ: Mapping[str, str], placement: Placement, objective_of: 
     if locked is not None:
         before = read_lockfile(locked)
         environ = {"RECIPE": before.recipe, **environ}
-        # A phase that stands in run.yml needs no other file: the user may be editing them.
+        # A phase that is in run.yml needs no other file: the user may be editing them.
         known = environ["PHASE"] in {str(phase.phase) for phase in before.phases}
         files = [builtin_file(), locked] if known else [*files, locked]
     resolved = resolve(
@@ -103,15 +103,15 @@ def resolve_job(environ: Mapping[str, str], placement: Placement, objective_of: 
 
 
 def find_lockfile(settings: Mapping[str, str]) -> Path | None:
-    """The run.yml of the run that ``settings`` (from the environment) name, if the run exists."""
+    """The run.yml of the run that is named in ``settings`` (from the environment), if the run exists."""
     run = settings.get("run") or settings.get("recipe")
     path = Path(settings.get("results") or RUN["results"].default) / (run or "") / "run.yml"
     return path if run and path.is_file() else None
 
 
 def open_directory(job: PhaseJob, **started: Any) -> None:
-    """Make the run's folders, write its run.yml, and continue its journal. Rank 0 alone calls it, once nothing can
-    be refused any more; ``started`` goes into the journal with it.
+    """Make the run's folders, write its run.yml, and continue its journal. Only rank 0 calls it, once all checks have
+    passed; ``started`` holds further fields for the journal.
 
     Raises:
         InputError: the folder cannot be written, or as in `check_unchanged`.
@@ -132,7 +132,7 @@ def check_budgets(job: PhaseJob) -> None:
     The link has completed the journal, by Slurm's word; where no link could, the attempt before has crashed.
 
     Raises:
-        NotRestartedError: the recipe allows no more.
+        NotRestartedError: the recipe allows no further attempt.
     """
     if _chain(job):
         complete_journal(job.directory, job.phase.phase, job.placement.chain)
@@ -151,7 +151,7 @@ def check_restart(job: PhaseJob, step: int) -> None:
 def _chain(job: PhaseJob) -> list[Mapping[str, Any]]:
     placement = job.placement
     if not placement.attempt and placement.chain == placement.job:
-        return []  # somebody has started it by hand, and knows why
+        return []  # started by hand, by somebody who knows why
     return chain_events(job.directory.events(), job.phase.phase, placement.chain)
 
 
@@ -161,16 +161,16 @@ def _refuse(job: PhaseJob, refusal: Refusal | None) -> None:
             f"job {job.placement.job} was not restarted: {refusal.words}",
             spent_by=refusal.spent_by,
             where=str(job.directory.journal),
-            hint="look at the logs, then start the phase again by hand: it continues from its last checkpoint",
+            hint="read the logs, then start the phase again by hand: it resumes from its last checkpoint",
         )
 
 
 def record_failure(job: PhaseJob, error: Exception, of_other: Mapping[str, Any] | None = None) -> None:
-    """Write into the journal that this attempt failed, and why; where that cannot be written, the log has it too.
+    """Write to the journal that this attempt failed, and why; if that cannot be written, the log still says it.
 
     Args:
-        error: that ended this rank.
-        of_other: what another rank left (`Ranks.word_left`), where ``error`` only says that it is gone.
+        error: the one that ended this rank.
+        of_other: another rank's failure (`Ranks.reported_failure`), where ``error`` only says that it is gone.
     """
     failure = of_other or {CAUSE: cause_of(error), "error": kept(error)}
     with suppress(OSError):
@@ -178,7 +178,7 @@ def record_failure(job: PhaseJob, error: Exception, of_other: Mapping[str, Any] 
 
 
 def record(job: PhaseJob, event: str, **fields: Any) -> None:
-    """Write what this attempt does into the journal, if the run has a folder."""
+    """Write an event of this attempt to the journal, if the run has a folder."""
     if job.directory.root.is_dir():
         placement = job.placement
         names = {"phase": job.phase.phase, "job": placement.job, "attempt": placement.attempt}

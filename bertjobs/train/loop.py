@@ -1,4 +1,4 @@
-"""The loop over optimizer steps of a phase, on one rank: what is done between the steps."""
+"""The loop over the optimizer steps of a phase, on one rank, with all that happens between the steps."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ SKIPS_ALLOWED = 25
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a phase's attempt ended: ``cause`` is "done", a signal's name, "STEPS_THIS_RUN" or "bad shard";
-    ``lead_s`` is how long a stop takes, in seconds, as measured."""
+    """How an attempt at a phase ended: ``cause`` is "done", a signal's name, "STEPS_THIS_RUN" or "bad shard";
+    ``lead_s`` is the measured time that a stop takes, in seconds."""
 
     done: bool
     cause: str
@@ -57,7 +57,7 @@ class Trainer:
     watchdog: Watchdog
 
     def __post_init__(self) -> None:
-        """What is the same in all steps of the phase."""
+        """Compute what is the same in all steps of the phase."""
         spec, phase = self.job.spec, self.job.phase
         self._last_step = self.progress.step + spec.steps_this_run if spec.steps_this_run else None
         self._rate = partial(learning_rate, base=phase.lr, warmup=phase.warmup, total=phase.steps)
@@ -76,7 +76,7 @@ class Trainer:
         """Step until the phase is done or all ranks agree to stop; a checkpoint is written either way.
 
         Raises:
-            InputError: the data were altered meanwhile; after a checkpoint.
+            InputError: the data were changed during the training; a checkpoint was written first.
             BertjobsError: the training failed.
         """
         phase = self.job.phase
@@ -99,7 +99,7 @@ class Trainer:
         return Outcome(cause == "done", cause, self.progress.step, round(self.saving.lead.seconds, 1))
 
     def _step(self) -> str | None:
-        """One optimizer step; or the cause to stop, if one of the ranks has one."""
+        """One optimizer step; or the cause to stop, if any rank has one."""
         started, progress = time.perf_counter(), self.progress
         self.watchdog.beat(progress.step + 1, "reading")
         micro_batches, error = self._next()
@@ -126,18 +126,18 @@ class Trainer:
 
     @property
     def _is_enough(self) -> bool:
-        """Whether this attempt has made all steps that it was started for (``STEPS_THIS_RUN``)."""
+        """Whether this attempt has done all the steps it was started for (``STEPS_THIS_RUN``)."""
         return self._last_step is not None and self.progress.step >= self._last_step
 
     def _next(self) -> tuple[Sequence[MicroBatch], InputError | None]:
-        """The next step's micro-batches, none after the last step; or what is wrong with the data."""
+        """The next step's micro-batches, [] after the last step; or what is wrong with the data."""
         try:
             return [] if self._is_enough else next(self.batches), None
         except InputError as error:
             return [], error
 
     def _agree(self, micro_batches: Sequence[MicroBatch], error: InputError | None) -> tuple[list[int], str | None]:
-        """What all ranks know at a step's beginning: the counts of the global batch, or why to stop.
+        """What all ranks agree on at a step's beginning: the counts of the global batch, or why to stop.
 
         Raises:
             InputError: a rank has an ``error``; a checkpoint was written.
@@ -150,7 +150,7 @@ class Trainer:
         counts = list(total)
         self.saving.settle(writing, unwritten)
         if wrong:
-            if self.job.spec.on_bad_shard == "skip":  # the next attempt finds it at its start, and does
+            if self.job.spec.on_bad_shard == "skip":  # the next attempt detects it at its start, and skips it
                 return counts, "bad shard"
             self._checkpoint_now()
             self.ranks.raise_first(error)
@@ -192,7 +192,7 @@ class Trainer:
         )
 
     def _check_finite(self, result: StepResult, plan: StepPlan, line: dict[str, Any]) -> None:
-        """End a run whose gradients are never finite: waiting longer does not mend it.
+        """End a run whose gradients are never finite: more steps would not fix it.
 
         Raises:
             BertjobsError: the diagnosis.
@@ -226,7 +226,7 @@ class Trainer:
         self.saving.begin(self.learner.model, self.optimizer, self.progress, self.batches.state(self.progress.step))
 
     def _checkpoint_now(self) -> None:
-        """A checkpoint of this step, written when this returns.
+        """Write a checkpoint of this step; it is complete when this returns.
 
         Raises:
             BertjobsError: it cannot be written.

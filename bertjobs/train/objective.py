@@ -1,15 +1,16 @@
 """What a worker trains, as the rest of train/ sees it: contract 6 of the design.
 
-An objective has two forms. `Objective` is what is known before any tensor exists: the recipe, what the data decide in
-it, and what its losses are called. `Objective.open` makes a `Learner` of it on each rank: a model on the device, and
-data that are checked. The loop, the checkpoint writer, the watchdog and the metrics know these two, and no model.
+An objective has two forms. `Objective` is what is known before any tensor exists: the recipe, the values in it that
+depend on the data, and the names of its losses. `Objective.open` makes a `Learner` of it on each rank: a model on the
+device, and checked data. The loop, the checkpoint writer, the watchdog and the metrics know only these two, not the
+model.
 
 An implementation decides four things:
 
 - which micro-batches a step has: `Learner.batches`, a pure function of (data, seed, step) that is cut by rank;
 - what a micro-batch adds to the step: `Learner.forward`, which returns a `Term` for each summand of the loss;
 - how the model is scored on held-out data: `Learner.validate`;
-- what beside the weights makes a checkpoint's folder loadable: `Learner.description`.
+- which files besides the weights make a checkpoint's folder loadable: `Learner.description`.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from bertjobs.recipe.spec import RunSpec
 from bertjobs.train.ranks import Ranks
 
 MicroBatch = Any
-"""What one forward and backward pass takes, on the host: only the objective that makes it looks inside."""
+"""The input of one forward and backward pass, on the host: only the objective that makes it looks inside."""
 
 
 @dataclass(frozen=True)
@@ -36,9 +37,9 @@ class Term:
     """One summand of the loss over one micro-batch; all are scalars on the model's device.
 
     Attributes:
-        loss_sum: the loss of each token, sequence or example, added up, with its gradient; float32.
-        count: how many those are. A micro-batch without any has sums of 0 that still depend on the parameters.
-        score_sums: what else is added up over the same, without a gradient: hits, absolute errors.
+        loss_sum: the sum of the losses of all tokens, sequences or examples, with its gradient; float32.
+        count: how many there are. A micro-batch without any has sums of 0 that still depend on the parameters.
+        score_sums: other sums over the same, without a gradient: hits, absolute errors.
     """
 
     loss_sum: Tensor
@@ -48,7 +49,7 @@ class Term:
 
 @dataclass(frozen=True)
 class GlobalBatch:
-    """What all ranks know of a step's batch before they compute it; all of it without padding.
+    """What all ranks know about a step's batch before they compute it; padding is not counted.
 
     Attributes:
         divisors: for each `Term`, its count over all ranks and micro-batches, by which its sums are divided.
@@ -66,30 +67,30 @@ class Batches(Protocol):
     """One rank's micro-batches, optimizer step after optimizer step, without end.
 
     The global batch of a step follows from (data, seed, step) alone, whatever the number of ranks, workers and
-    restarts. All ranks get equally many micro-batches, if need be empty ones: gradients travel with the last.
+    restarts. All ranks get the same number of micro-batches, some empty if need be: gradients travel with the last.
     """
 
     def __next__(self) -> Sequence[MicroBatch]:
         """The next step's.
 
         Raises:
-            InputError: the data are damaged, or were changed meanwhile.
+            InputError: the data are damaged, or were changed during the training.
         """
 
     def state(self, step: int) -> StreamState:
-        """Where the data stand after ``step`` steps of the phase: what a checkpoint of that step keeps."""
+        """The position in the data after ``step`` steps of the phase, for the checkpoint of that step."""
 
     def samples(self, step: int) -> list[str]:
-        """Names of what the global batch of step number ``step``, from 0, holds; [] where that is not known."""
+        """Names of the samples in the global batch of step number ``step``, from 0; [] if they are not known."""
 
 
 class Learner(Protocol):
-    """An objective on one rank, its model on the device and its data checked. All ranks call the same methods, in the
-    same order."""
+    """An objective on one rank, with its model on the device and its data checked. All ranks call the same methods in
+    the same order."""
 
     @property
     def model(self) -> nn.Module:
-        """What is trained and saved: float32 parameters on the device, by the names they have in a checkpoint."""
+        """What is trained and saved: float32 parameters on the device, named as in a checkpoint."""
 
     @property
     def forward(self) -> nn.Module:
@@ -102,19 +103,19 @@ class Learner(Protocol):
 
     @property
     def events(self) -> Mapping[str, Mapping[str, Any]]:
-        """What the journal is to keep of how the data were opened: fields by event."""
+        """What opening the data adds to the journal: fields by event."""
 
     def describe(self) -> str:
         """How micro-batches are computed: one line for the log."""
 
     def batches(self, start: StreamState | None) -> AbstractContextManager[Batches]:
-        """The batches from where a checkpoint's data stood, or from the beginning; threads stop when it is left."""
+        """The batches from a checkpoint's position in the data, or from the beginning; threads stop at its exit."""
 
     def count(self, micro_batches: Sequence[MicroBatch]) -> tuple[int, ...]:
-        """What a rank's micro-batches hold, in numbers to be summed over ranks; equally many, also for none."""
+        """Counts of what a rank's micro-batches contain, to be summed over ranks; always the same number of counts."""
 
     def global_batch(self, counts: Sequence[int]) -> GlobalBatch:
-        """What those sums say of the step."""
+        """The step's global batch, from the sums of those counts."""
 
     def validate(self, beat: Callable[[], None]) -> dict[str, float | int]:
         """Score the model on all held-out data: fields of validation.jsonl, with units in their names.
@@ -123,14 +124,14 @@ class Learner(Protocol):
         """
 
     def load_weights(self, folder: Path) -> tuple[str, ...]:
-        """Copy a folder's weights into the model; returns the parameters that are not in it and stay as they are.
+        """Copy a folder's weights into the model; returns the parameters that it lacks, which stay as they are.
 
         Raises:
-            InputError: they cannot be read, or are those of another model.
+            InputError: they cannot be read, or belong to another model.
         """
 
     def description(self) -> Mapping[str, bytes]:
-        """The small files that make a folder of weights one that can be loaded, by name; the same in all checkpoints.
+        """The small files that make a folder of weights loadable, by name; the same in all checkpoints.
 
         Raises:
             InputError: they cannot be made.
@@ -142,33 +143,33 @@ class Objective(Protocol):
 
     @property
     def spec(self) -> RunSpec:
-        """The run, with what the data decide filled in."""
+        """The run, with the values that depend on the data filled in."""
 
     @property
     def data_sha256(self) -> str:
-        """The name of the data in checkpoints: a phase goes on with the same alone."""
+        """Identifies the data in checkpoints: a phase only resumes on the same data."""
 
     @property
     def checkpoint_bytes(self) -> int:
-        """Of a checkpoint, about."""
+        """The approximate size of a checkpoint."""
 
     @property
     def losses(self) -> Mapping[str, str]:
-        """Fields of metrics.jsonl that must be finite, with how an error states them: ``"cross-entropy {:g} nats"``."""
+        """Fields of metrics.jsonl that must be finite, each with its words in errors: ``"cross-entropy {:g} nats"``."""
 
     @property
     def scores(self) -> Sequence[str]:
         """Fields of metrics.jsonl and validation.jsonl that TensorBoard shows, beside those of every run."""
 
     def check_weights(self, folder: Path) -> None:
-        """Whether training may begin with a folder's weights.
+        """Make sure that training may start from a folder's weights.
 
         Raises:
             InputError: it may not.
         """
 
     def open(self, ranks: Ranks, device: torch.device) -> Learner:
-        """Check the data, the ranks sharing the work, and make the model; torch's global generator is seeded.
+        """Check the data, the ranks sharing the work, and make the model; torch's global generator is already seeded.
 
         Raises:
             InputError: the data are damaged, or the device lacks something that the recipe names.
@@ -178,7 +179,7 @@ class Objective(Protocol):
         """A step's own fields of metrics.jsonl, with units in their names.
 
         Args:
-            sums: over the global batch, term after term: its loss, then its scores.
+            sums: over the global batch, term by term: its loss, then its scores.
             divisors: as in `GlobalBatch`.
         """
 
@@ -190,4 +191,4 @@ class Objective(Protocol):
 
 
 ObjectiveOf = Callable[[RunSpec], Objective]
-"""Makes the objective of a run of one phase; raises InputError where its data are not as they must be."""
+"""Makes the objective of a run of one phase; raises InputError if its data are not valid for it."""

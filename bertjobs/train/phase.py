@@ -34,13 +34,13 @@ def train_phase(job: PhaseJob, ranks: Ranks, device: torch.device, stop: StopReq
     """Train until the phase is done or all ranks agree to stop; a checkpoint is written either way.
 
     Raises:
-        InputError: the run's settings or the weights to start from are not as they must be, and nothing was written;
-            or a shard was altered during the training.
+        InputError: the run's settings or its initial weights are not valid, and nothing was written; or a shard was
+            changed during the training.
         BertjobsError: the training failed.
     """
     start = ranks.decided(lambda: _already_done(job) or find_start(job))
     if isinstance(start, Done):
-        ranks.say(f"phase {start.phase} is done already: {job.folder.done_file}")
+        ranks.say(f"phase {start.phase} is already done: {job.folder.done_file}")
         return Outcome(True, "done", start.step)
     torch.manual_seed(job.spec.seed)
     learner = job.objective.open(ranks, device)
@@ -80,7 +80,7 @@ def train_phase(job: PhaseJob, ranks: Ranks, device: torch.device, stop: StopReq
 
 
 def _keeper(job: PhaseJob, ranks: Ranks) -> Callable[[HangError], None]:
-    """Keeps a hang in the journal, on rank 0."""
+    """Writes a hang to the journal, on rank 0."""
     return (lambda error: record_failure(job, error)) if ranks.is_first else (lambda _: None)
 
 
@@ -102,15 +102,15 @@ def _metrics(job: PhaseJob, ranks: Ranks) -> MetricsLog:
 
 
 def check_backends(backend: str, ranks: Ranks) -> None:
-    """Make sure that all ranks compute the update in the same way: else their weights would drift apart.
+    """Make sure that all ranks compute the update in the same way: otherwise their weights would drift apart.
 
     Raises:
-        InputError: they do not; says how many compute it how.
+        InputError: they do not; says how many ranks use which backend.
     """
     counts = dict(zip(BACKENDS, ranks.sum_on_host(*(int(backend == name) for name in BACKENDS)), strict=True))
-    found = {name: count for name, count in counts.items() if count}
-    if len(found) > 1:
-        words = ", ".join(f"{name} on {count}" for name, count in found.items())
+    used = {name: count for name, count in counts.items() if count}
+    if len(used) > 1:
+        words = ", ".join(f"{name} on {count}" for name, count in used.items())
         ranks.raise_first(
             InputError(
                 f"the ranks would update the weights in different ways: {words}",

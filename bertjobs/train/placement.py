@@ -1,4 +1,4 @@
-"""Which rank this process is: read from the launcher's environment, or from Slurm's."""
+"""Which rank this process is, read from the launcher's environment or from Slurm's."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from bertjobs.errors import InputError
 
 @dataclass(frozen=True)
 class Placement:
-    """This process among all.
+    """This process among all processes of the job.
 
     Attributes:
         rank: 0 to world_size - 1.
@@ -19,7 +19,7 @@ class Placement:
         master: host that rank 0 listens on.
         port: its TCP port.
         job: the Slurm job's id, or the local launcher's.
-        attempt: how often the job was requeued before.
+        attempt: how many times the job has been requeued.
         scheduler: "slurm" or "local".
         chain: the submission that the job belongs to, or the job itself.
     """
@@ -42,13 +42,13 @@ class Placement:
 
 
 def read_placement(environ: Mapping[str, str]) -> Placement:
-    """The placement that ``environ`` describes; without any launcher it is one process on this machine.
+    """The placement that ``environ`` describes; without a launcher, one process on this machine.
 
     ``RANK``, ``WORLD_SIZE``, ... (torch's names, set by the local launcher) win over Slurm's variables, so that a
     local run inside an allocation is a local run.
 
     Raises:
-        InputError: a variable is not a number, or the numbers do not fit each other.
+        InputError: a variable is not a number, or the numbers contradict each other.
     """
     if "RANK" not in environ and "SLURM_PROCID" in environ:
         scheduler = "slurm"
@@ -70,13 +70,13 @@ def read_placement(environ: Mapping[str, str]) -> Placement:
     rank, local_rank, world_size, nodes = (number(name, defaults[name]) for name in names)
     if nodes < 1 or world_size % nodes:
         raise InputError(
-            f"{world_size} tasks do not spread evenly over {nodes} nodes",
+            f"{world_size} tasks cannot be spread evenly over {nodes} nodes",
             where="the launcher's environment",
             hint="give --ntasks-per-node",
         )
     if not (0 <= rank < world_size and 0 <= local_rank < world_size // nodes):
         raise InputError(
-            f"there is no rank {rank}, number {local_rank} on its node, among {world_size} tasks on {nodes} nodes",
+            f"rank {rank}, number {local_rank} on its node, cannot be among {world_size} tasks on {nodes} nodes",
             where="the launcher's environment",
         )
     return Placement(

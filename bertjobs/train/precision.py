@@ -1,5 +1,5 @@
-"""Number formats of the step, float32 masters always and products in fp32, tf32, bf16 or fp16; and whether a GPU has to
-give the same bits each time."""
+"""Number formats of the step (weights always in float32, products in fp32, tf32, bf16 or fp16), and whether a GPU has
+to give the same bits each time."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from bertjobs.errors import InputError
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 OLDEST_CAPABILITY = {"fp32": (0, 0), "fp16": (5, 3), "tf32": (8, 0), "bf16": (8, 0)}
-"""Compute capability of the first GPUs that have a format (CUDA C++ programming guide, "Compute Capabilities")."""
+"""Compute capability of the first GPUs with a format (CUDA C++ programming guide, "Compute Capabilities")."""
 
 DETERMINISTIC_ENVIRONMENT = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8", "NCCL_ALGO": "^NVLS,NVLSTree"}
 
 
 def check_precision(precision: str, device: torch.device) -> None:
-    """Refuse what the device does not have.
+    """Refuse a precision that the device lacks.
 
     Raises:
-        InputError: names what it has instead.
+        InputError: names those that it has.
     """
     if device.type == "cuda":
         check_gpu(precision, torch.cuda.get_device_name(device), torch.cuda.get_device_capability(device))
@@ -39,12 +39,14 @@ def check_gpu(precision: str, name: str, capability: tuple[int, int]) -> None:
 
 def _lacking(name: str, precision: str, has: list[str]) -> InputError:
     return InputError(
-        f"{name} has no {precision}", where="precision", hint=f"set PRECISION to one that it has: {', '.join(has)}"
+        f"{name} does not support {precision}",
+        where="precision",
+        hint=f"set PRECISION to one that it supports: {', '.join(has)}",
     )
 
 
 def use_precision(precision: str) -> None:
-    """Set what is global in torch: whether float32 products may round to tf32."""
+    """Set torch's global switch: whether float32 products may be rounded to tf32."""
     torch.set_float32_matmul_precision("highest" if precision == "fp32" else "high")
 
 
@@ -56,24 +58,24 @@ def autocast(precision: str, device: torch.device) -> AbstractContextManager:
 
 
 def deterministic_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """What a deterministic run has to add to ``environ`` before it first uses a GPU; what is set there stays.
+    """What a deterministic run has to add to ``environ`` before it first uses a GPU; variables that are set are kept.
 
-    cuBLAS then keeps its workspaces fixed ("Results reproducibility" in its manual), and NCCL does not add up inside
-    the switches, whose order varies (NVIDIA/nccl issue 1497). Ring and tree add in an order that follows from the
+    cuBLAS then uses fixed workspaces ("Results reproducibility" in its manual), and NCCL does not sum inside the
+    switches, whose order varies (NVIDIA/nccl issue 1497). Ring and tree sum in an order that follows from the
     topology: the same nodes give the same bits.
     """
     return {name: value for name, value in DETERMINISTIC_ENVIRONMENT.items() if name not in environ}
 
 
 def use_deterministic(on: bool) -> None:
-    """Set what is global in torch: whether only kernels may run that give the same bits each time; an operation that
-    has none raises RuntimeError.
+    """Set torch's global switch: whether to use only kernels that give the same bits each time; an operation without
+    such a kernel then raises RuntimeError.
 
     Of the kernels of scaled_dot_product_attention, torch leaves out cuDNN's, and runs flash (which takes no mask, so
     not for padded batches) and memory-efficient attention with a backward pass that adds in a fixed order; the plain
-    one ("math") is products alone. On a CPU all are deterministic anyway.
+    one ("math") consists of matrix products only. On a CPU all are deterministic anyway.
     """
     torch.use_deterministic_algorithms(on)
     torch.backends.cudnn.benchmark = False
-    # Nothing here reads memory before it writes it: filling it costs time and would show nothing.
+    # Nothing here reads memory before writing it: filling it costs time and would reveal nothing.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]

@@ -25,30 +25,30 @@ from bertjobs.train.failure import cause_of
 from bertjobs.train.placement import Placement
 
 JOIN_TIMEOUT_S = 300.0
-START_TIMEOUT_S = 900.0  # until the recipe is read, which says how long a rank waits for the others
+START_TIMEOUT_S = 900.0  # until the recipe is read, which sets how long a rank waits for the others
 MARGIN_S = 60.0
-"""The process groups wait so much longer than the watchdog, which knows better what is wrong."""
+"""How much longer the process groups wait than the watchdog, which knows better what is wrong."""
 
 NEVER = timedelta(days=365)
-WORD_S = 2.0  # for a word to rank 0
-TRY_S, RETRY_S = 5.0, 0.5  # of a connection to rank 0
+REPORT_S = 2.0  # for telling rank 0 of a failure
+TRY_S, RETRY_S = 5.0, 0.5  # for a connection to rank 0
 _FAILURE = "ranks/failure"
 COMPRESSIONS = {"fp16": torch.float16, "bf16": torch.bfloat16}
 T = TypeVar("T")
 
 
 class FirstRankFailedError(Exception):
-    """Rank 0 has failed in what it does for all. It says why, and its exit code is the run's."""
+    """Rank 0 has failed in what it does for all. It prints why, and its exit code is the run's."""
 
 
 class Ranks:
-    """All ranks of the run, seen from one of them. With one rank nothing is communicated.
+    """All ranks of the run, seen from one of them. A single rank communicates nothing.
 
     Gradients travel over NCCL between GPUs and over gloo between CPUs; the rest over gloo.
     """
 
     def __init__(self, placement: Placement, store: distributed.Store | None = None):
-        """``store``: the key-value store that rank 0 hosts, and outlives the connections between the ranks."""
+        """``store``: the key-value store that rank 0 hosts; it outlives the connections between the ranks."""
         self._store = store
         self.placement = placement
         self.rank = placement.rank
@@ -61,12 +61,12 @@ class Ranks:
         return self.rank == 0
 
     def say(self, text: str) -> None:
-        """A line of the log, from rank 0 alone."""
+        """Print a line to the log, on rank 0 only."""
         if self.is_first:
             print(text, flush=True)
 
     def set_timeout(self, hang_timeout_s: float) -> None:
-        """How long a rank waits for the others: a little longer than the watchdog; 0: for ever. All ranks call it,
+        """Set how long a rank waits for the others: a little longer than the watchdog; 0: forever. All ranks call it,
         before `connect_gradients`."""
         self._timeout = timedelta(seconds=hang_timeout_s + MARGIN_S) if hang_timeout_s else NEVER
         if self.size > 1:
@@ -87,8 +87,8 @@ class Ranks:
             model, probe: as `Learner` has them; ``model`` is its ``forward``.
             bucket_mb: megabytes of gradients sent at a time.
             compression: "none", or the format in which gradients travel and are summed. In "fp16" what is above
-                65,504 becomes infinite, and the step is skipped; what is below 6e-8 is lost: it wants a loss scale.
-                "bf16" has float32's range and 8 bits of precision.
+                65,504 becomes infinite, and the step is skipped; what is below 6e-8 is lost, so it needs a loss
+                scale. "bf16" has float32's range and 8 bits of precision.
         """
         if self.size == 1:
             return model
@@ -106,21 +106,21 @@ class Ranks:
         return parallel
 
     def arrivals(self) -> int:
-        """Collective operations that this rank has begun, those of `wrapped` included. All ranks begin the same ones
-        in the same order. Any thread may ask."""
+        """How many collective operations this rank has begun, those of `wrapped` included. All ranks begin the same
+        ones in the same order. Any thread may call it."""
         if self.size == 1:
             return 0
         groups = [group for group in (distributed.group.WORLD, self.gradients) if group is not None]
         return sum(group._get_sequence_number_for_group() for group in groups)  # type: ignore[attr-defined]
 
     def sum_on_device(self, values: torch.Tensor) -> torch.Tensor:
-        """Element-wise sum over ranks, in place, over the same network as the gradients."""
+        """Element-wise sum over ranks, in place, by the same network as the gradients."""
         if self.size > 1:
             distributed.all_reduce(values, group=self.gradients)
         return values
 
     def sum_on_host(self, *values: int) -> list[int]:
-        """Sums of integers over ranks. Runs over gloo, so that the GPU is not waited for."""
+        """Sums of integers over ranks. Runs over gloo, so as not to wait for the GPU."""
         if self.size == 1:
             return list(values)
         tensor = torch.tensor(values, dtype=torch.int64)
@@ -128,7 +128,7 @@ class Ranks:
         return tensor.tolist()
 
     def decided(self, decide: Callable[[], T]) -> T:
-        """What ``decide`` returns on rank 0, which alone calls it, on all ranks.
+        """Call ``decide`` on rank 0 only, and return its result on all ranks.
 
         Raises:
             FirstRankFailedError: on the other ranks, where ``decide`` has raised on rank 0.
@@ -152,7 +152,7 @@ class Ranks:
     def in_turn(self, act: Callable[[], T]) -> T:
         """What ``act`` returns on this rank; the others act after rank 0 has succeeded.
 
-        What is wrong on all ranks is so said by rank 0 alone, and what is wrong on one by that one.
+        So what is wrong on all ranks is reported by rank 0 only, and what is wrong on one rank by that rank.
 
         Raises:
             FirstRankFailedError: on the other ranks, where ``act`` has raised on rank 0.
@@ -162,7 +162,7 @@ class Ranks:
         return results[0] if self.is_first else act()
 
     def raise_first(self, error: Exception | None) -> NoReturn:
-        """Raise on rank 0 the ``error`` of the first rank that has one; all ranks call it, one at least with an error.
+        """Raise on rank 0 the ``error`` of the first rank that has one; all ranks call it, at least one with an error.
 
         Raises:
             FirstRankFailedError: on the other ranks.
@@ -172,31 +172,31 @@ class Ranks:
         first = torch.tensor(self.size if error is None else self.rank)
         distributed.all_reduce(first, distributed.ReduceOp.MIN)
         # Not every exception can be sent; ours can.
-        known = error
+        sendable = error
         if not isinstance(error, BertjobsError) and error is not None:
-            known = BertjobsError(repr(error), where=f"rank {self.rank}", cause=cause_of(error))
-        box: list = [known]
+            sendable = BertjobsError(repr(error), where=f"rank {self.rank}", cause=cause_of(error))
+        box: list = [sendable]
         distributed.broadcast_object_list(box, src=int(first))
         if self.is_first:
             raise error if int(first) == 0 and error is not None else box[0]
         raise FirstRankFailedError
 
-    def leave_word(self, failure: Mapping[str, Any]) -> None:
-        """Let rank 0 know why this rank ends, as it will only see that it is gone: of several, the first is kept."""
+    def report_failure(self, failure: Mapping[str, Any]) -> None:
+        """Tell rank 0 why this rank fails, since it would only see that it is gone; the first rank's report is kept."""
         store = self._store
         if store is None:
             return
 
-        def leave() -> None:
-            with suppress(RuntimeError):  # rank 0 is gone itself
+        def report() -> None:
+            with suppress(RuntimeError):  # rank 0 itself is gone
                 store.compare_set(_FAILURE, "", json.dumps(failure))
 
-        thread = threading.Thread(target=leave, name="word", daemon=True)
+        thread = threading.Thread(target=report, name="report", daemon=True)
         thread.start()
-        thread.join(WORD_S)  # rank 0 may hang
+        thread.join(REPORT_S)  # rank 0 may hang
 
-    def word_left(self) -> dict[str, Any] | None:
-        """What the first of the others that failed has said by `leave_word`; on rank 0, which hosts the store."""
+    def reported_failure(self) -> dict[str, Any] | None:
+        """What the first of the other ranks to fail reported; for rank 0, which hosts the store."""
         with suppress(RuntimeError):
             if self._store is not None and self._store.check([_FAILURE]):
                 return dict(json.loads(self._store.get(_FAILURE)))
@@ -207,7 +207,7 @@ def _average(
     group: distributed.ProcessGroup | None, bucket: distributed.GradBucket, dtype: torch.dtype
 ) -> torch.futures.Future[torch.Tensor]:
     """The mean over ranks of a bucket, which travels as ``dtype``. It is divided before it is rounded (torch's own
-    hooks do it after), so that the factor on the loss by the number of ranks makes nothing overflow."""
+    hooks do it after), so that multiplying the loss by the number of ranks causes no overflow."""
     gradients = bucket.buffer()
     sent = gradients.div_(distributed.get_world_size(group)).to(dtype)
     summed = distributed.all_reduce(sent, group=group, async_op=True).get_future()
@@ -215,18 +215,19 @@ def _average(
 
 
 def _settle_buckets(model: DistributedDataParallel, probe: object) -> None:
-    """One backward pass for nothing. After its first, DDP orders its buckets anew, and over three or more ranks the
-    order decides how a sum is rounded: the first step after a restart would not be what it is without one."""
+    """One backward pass whose result is discarded. After the first one DDP reorders its buckets, and with three or more
+    ranks their order decides how sums are rounded: the first step after a restart would differ from the same step
+    without a restart."""
     reduce(add, [term.loss_sum for term in model(probe)]).backward()
     model.zero_grad()
 
 
 @contextmanager
 def joined(placement: Placement, timeout_s: float = JOIN_TIMEOUT_S) -> Iterator[Ranks]:
-    """Join the process group. After an error it is not taken down: others may still wait in it.
+    """Join the process group. After an error it is not taken down: other ranks may still be waiting in it.
 
     Raises:
-        BertjobsError: after ``timeout_s``: rank 0 cannot be reached, or a rank is missing; names the host and port.
+        BertjobsError: rank 0 cannot be reached or a rank is missing after ``timeout_s``; names the host and port.
     """
     if placement.world_size == 1:
         yield Ranks(placement)
@@ -258,15 +259,15 @@ def joined(placement: Placement, timeout_s: float = JOIN_TIMEOUT_S) -> Iterator[
 
 
 def _left(deadline: float) -> float:
-    """Seconds until then, one at least."""
+    """Seconds until then, at least one."""
     return max(1.0, deadline - time.monotonic())
 
 
 def _wait_for_listener(host: str, port: int, deadline: float) -> None:
-    """Return once somebody listens there. torch waits as well, but does not say why in vain.
+    """Return once a program listens there. torch waits as well, but does not say why it failed.
 
     Raises:
-        OSError: at the deadline, with the last reason.
+        OSError: at the deadline, with the last error.
     """
     while True:
         try:
@@ -282,8 +283,9 @@ def _meet(placement: Placement, deadline: float) -> distributed.TCPStore:
     """The key-value store that rank 0 hosts and all others know.
 
     Raises:
-        OSError: whoever listens there says nothing until the deadline. torch would wait for ever, hence the thread.
-        RuntimeError: the port is taken, or a rank did not come.
+        OSError: the program that listens there does not answer by the deadline. torch would wait forever, hence the
+            thread.
+        RuntimeError: the port is taken, or a rank is missing.
     """
     met: Future[distributed.TCPStore] = Future()
 

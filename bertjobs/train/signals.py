@@ -1,5 +1,5 @@
-"""Stopping on request: USR2 (Slurm, a lead time before the limit), TERM (preemption, scancel), HUP (a terminal that
-closes)."""
+"""Stopping on request: USR2 (Slurm, a lead time before the limit), TERM (preemption, scancel), HUP (the terminal was
+closed)."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR2, signal.SIGHUP)
 class StopRequest:
     """Remembers that a signal asked this rank to stop.
 
-    A rank never stops by itself: ranks agree at the next step boundary, so all leave after the same step.
-    INT is ignored: on a terminal it reaches the launcher too, which then sends TERM.
+    A rank never stops alone: the ranks agree at the next step boundary, so all stop after the same step.
+    INT is ignored: in a terminal it reaches the launcher too, which then sends TERM.
     """
 
     def __init__(self) -> None:
@@ -32,8 +32,8 @@ class StopRequest:
 
 
 def stop_with_parent() -> None:
-    """Ask the kernel to send TERM when the parent process dies, also of SIGKILL: without its launcher a local
-    rank would train on unseen. Linux only (prctl(2), PR_SET_PDEATHSIG)."""
+    """Ask the kernel to send TERM when the parent process dies, even by SIGKILL: without its launcher a local rank
+    would keep training unnoticed. Linux only (prctl(2), PR_SET_PDEATHSIG)."""
     if sys.platform == "linux":
         set_parent_death_signal = 1
         ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGTERM)

@@ -2,9 +2,10 @@
 
 The loss of a step is that of the whole global batch (contract 5)::
 
-    loss = sum over its terms of (loss of all tokens, sequences or examples / how many the global batch has of them)
+    loss = sum over its terms of (loss of all tokens, sequences or examples / their number in the global batch)
 
-It does not depend on how the batch was cut into ranks and micro-batches. With ``loss_normalization: seed`` it does::
+It does not depend on how the batch was cut into ranks and micro-batches. With ``loss_normalization: seed``, which is
+what NVIDIA's BERT does, it depends on that::
 
     loss = mean over ranks and micro-batches of (sum over its terms of the mean over the micro-batch)
 
@@ -30,11 +31,11 @@ from bertjobs.train.precision import autocast
 
 @dataclass(frozen=True)
 class StepPlan:
-    """What all ranks know of a step before they compute it.
+    """What all ranks know about a step before they compute it.
 
-    The first five are a phase's: ``rank`` and ``world_size`` place this rank's micro-batches among all of the step,
-    ``normalization`` is "global" or "seed". The others are a step's: ``number`` counts from 0, ``divisors`` are those
-    of its `GlobalBatch`.
+    The first five are the same for a whole phase: ``rank`` and ``world_size`` place this rank's micro-batches among all
+    of the step, ``normalization`` is "global" or "seed". The others change with each step: ``number`` counts from 0,
+    ``divisors`` are those of its `GlobalBatch`.
     """
 
     rank: int
@@ -56,7 +57,7 @@ class StepPlan:
 
 @dataclass(frozen=True)
 class StepResult:
-    """``sums`` (float64, shape [sums], this rank's): term after term, its loss and then its scores."""
+    """``sums`` (float64, shape [sums], this rank's): for each term, its loss and then its scores."""
 
     sums: Tensor
     gradient_norm: float
@@ -64,10 +65,10 @@ class StepResult:
 
 
 def dropout_seed(seed: int, step: int, micro_batch: int) -> int:
-    """A seed for the micro-batch that is number ``micro_batch`` of its step, over all ranks.
+    """A seed for micro-batch number ``micro_batch`` of its step, counted over all ranks.
 
-    Dropout so depends on the place in the run alone: a restart continues with the same masks, and no generator
-    state has to be saved. The mixing is splitmix64's (Steele et al., OOPSLA 2014).
+    So dropout depends only on the place in the run: a restart continues with the same masks, and no generator state
+    has to be saved. The mixing is splitmix64's (Steele et al., OOPSLA 2014).
     """
     mask = (1 << 64) - 1
     value = 0
@@ -80,8 +81,8 @@ def dropout_seed(seed: int, step: int, micro_batch: int) -> int:
 
 
 def _nan_unless_finite(loss: Tensor) -> Tensor:
-    """1, or NaN where the loss is not finite: an infinite one can have finite gradients (a label whose logit
-    overflowed), and its step must be skipped as well. Spares a message between the ranks."""
+    """1, or NaN where the loss is not finite: an infinite loss can have finite gradients (a label whose logit
+    overflowed), and its step must be skipped as well. This needs no message between the ranks."""
     return 1 + 0 * loss.detach()
 
 
@@ -97,7 +98,7 @@ def train_step(
     for index, batch in enumerate(micro_batches):
         torch.manual_seed(dropout_seed(plan.seed, plan.number, index * plan.world_size + plan.rank))
         last = index == len(micro_batches) - 1
-        # Gradients travel once a step, with the last micro-batch's backward.
+        # Gradients travel once per step, with the last micro-batch's backward pass.
         quiet = model.no_sync() if isinstance(model, DistributedDataParallel) and not last else nullcontext()
         with quiet:
             with autocast(plan.precision, device):

@@ -10,9 +10,9 @@ from bertjobs.files.atomic import PRIVATE_FOLDER, sync_file, sync_folder
 
 INSTALL = "pip install 'bertjobs[tensorboard]'"
 EVENT_FILES = "events.out.tfevents.*"
-"""TensorBoard reads them in the order of their names, which begin with the time at which they were begun."""
+"""TensorBoard reads them in the order of their names, which begin with the time of their creation."""
 QUEUED_EVENTS = 1 << 16
-"""Steps, of a kilobyte each, that may wait for a slow disk before the training waits with them."""
+"""Steps, a kilobyte each, that may queue up for a slow disk before training itself waits."""
 
 
 TRAIN, HELD_OUT = "train", "held_out"
@@ -27,8 +27,8 @@ OF_EVERY_STEP = (
 class TensorBoardLog:
     """The scalars of a phase: one event file per attempt, which together show each step once.
 
-    Events are written by a thread of the writer's own. It is never a reason for a run to fail: where it cannot write
-    it says so once and stops.
+    The writer's own thread writes the events. They never make a run fail: when they cannot be written, a warning says
+    so once and no more are written.
     """
 
     def __init__(self, folder: Path, scores: Sequence[str]) -> None:
@@ -39,9 +39,9 @@ class TensorBoardLog:
         self._time_unix_s = 0.0
 
     def begin(self, after: int, steps: Sequence[Mapping[str, Any]], validations: Sequence[Mapping[str, Any]]) -> None:
-        """Begin a file that takes back what earlier ones hold of steps after ``after``: those will be done again.
+        """Begin a file that cancels the earlier files' steps after ``after``, which will be repeated.
 
-        Where there is no earlier file, it begins with ``steps`` and ``validations``, the lines of metrics.jsonl and
+        If there is no earlier file, it begins with ``steps`` and ``validations``, the lines of metrics.jsonl and
         validation.jsonl so far.
         """
         self._guarded(lambda: self._open(after, steps, validations))
@@ -66,7 +66,7 @@ class TensorBoardLog:
         try:  # here, so that only the rank that writes waits for it
             from torch.utils.tensorboard import SummaryWriter
         except ModuleNotFoundError as error:
-            print(f"no TensorBoard files: {error}; to have them: {INSTALL}", flush=True)
+            print(f"not writing TensorBoard files: {error}; to get them: {INSTALL}", flush=True)
             return
         self._folder.mkdir(mode=PRIVATE_FOLDER, parents=True, exist_ok=True)
         lines = [(TRAIN, line) for line in steps] + [(HELD_OUT, line) for line in validations]
@@ -102,8 +102,8 @@ class TensorBoardLog:
             self._writer = None
 
     def _guarded(self, action: Callable[[], None]) -> None:
-        """Do it; whatever goes wrong stops the writing, not the run. The writer raises what its thread has met, in
-        types of the file system's, TensorBoard's, protobuf's or TensorFlow's."""
+        """Do it; any failure stops the writing, not the run. The writer raises what went wrong in its thread: errors
+        of the file system, TensorBoard, protobuf or TensorFlow."""
         try:
             action()
         except Exception as error:

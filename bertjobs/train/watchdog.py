@@ -1,12 +1,12 @@
 """Ends a run that hangs.
 
-The loop says what it does (`Watchdog.beat`) and two daemon threads watch over it. One looks at the clock alone. The
+The loop says what it does (`Watchdog.beat`) and two daemon threads watch over it. One only looks at the clock. The
 other posts this rank's last beat, about once a second, to the key-value store that rank 0 hosts, over a connection of
 its own. A rank without a beat for too long raises an alarm in the store. Then all ranks write the stacks of their
 threads, compare the posts, name the ranks that the others wait for, and exit.
 
 A rank that gets no CPU looks like a dead one for a while. So time in which this process could not run does not count
-as time without a beat, and the later the ranks' posts were before, the longer each is waited for.
+as time without a beat, and the later the ranks' earlier posts were, the longer the others wait for them.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ from bertjobs.run.causes import ABSENT_RANKS, Cause
 from bertjobs.train.placement import Placement
 
 GRACE_S = 30.0
-"""Within so many seconds of an alarm a rank exits, whatever blocks it."""
+"""A rank exits within this many seconds of an alarm, whatever blocks it."""
 
-_WINDOW_S, _LONGEST_WINDOW_S = 5.0, 15.0  # a rank that posts nothing for so long is silent, see `window_s`
+_WINDOW_S, _LONGEST_WINDOW_S = 5.0, 15.0  # a rank that posts nothing for this long is silent, see `window_s`
 _VERDICT_S = 22.0  # after an alarm; then a rank says that it does not know
-_LONGEST_TICK_S = 10.0  # between two looks at the clock; what is above it was no time to run
-_CONNECT_S = 120.0  # for a connection to the store, from a node that does much else
-_NAME = "watchdog"  # its threads' names begin so
+_LONGEST_TICK_S = 10.0  # between two looks at the clock; for any longer the process could not run
+_CONNECT_S = 120.0  # for a connection to the store, from a busy node
+_NAME = "watchdog"  # its threads' names begin with this
 _STDERR = 2  # the file descriptor: `sys.stderr` may be locked by the thread that hangs
 _POST, _ALARM, _ENDED = "watchdog/post/", "watchdog/alarm", "watchdog/ended"
 _NAMED = 8  # ranks that a message describes one by one
@@ -46,7 +46,7 @@ _NAMED = 8  # ranks that a message describes one by one
 
 @dataclass(frozen=True)
 class Post:
-    """What a rank last said of itself.
+    """What a rank last said about itself.
 
     Attributes:
         number: posts of this rank so far.
@@ -68,8 +68,8 @@ class Post:
 
 
 class AwakeClock:
-    """Seconds in which this process could run. Where two ticks are further apart than ``longest_s``, it was stopped, or
-    got no CPU: what is above that is left out."""
+    """Seconds in which this process could run. If two ticks are further apart than ``longest_s``, it was stopped, or
+    got no CPU: the time beyond that is left out."""
 
     def __init__(self, longest_s: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._longest, self._clock = longest_s, clock
@@ -81,13 +81,13 @@ class AwakeClock:
         self._tick = (now, left_out + max(0.0, now - before - self._longest))
 
     def now(self) -> float:
-        """The seconds that count; they never run back."""
+        """The seconds that count; they never decrease."""
         ticked, left_out = self._tick
         return min(self._clock(), ticked + self._longest) - left_out
 
 
 def window_s(posts: Sequence[Post | None]) -> float:
-    """How many seconds each rank is waited for before it counts as silent: more than any was ever late with a post."""
+    """Seconds to wait for each rank before it counts as silent: longer than any post was ever late."""
     latest = max((post.gap_s for post in posts if post is not None), default=0.0)
     return min(max(_WINDOW_S, 2 * latest), _LONGEST_WINDOW_S)
 
@@ -99,11 +99,11 @@ def silent_ranks(before: Sequence[Post | None], after: Sequence[Post | None]) ->
 
 
 def absent_ranks(posts: Sequence[Post | None], silent: Sequence[int]) -> list[int]:
-    """The ranks that the others wait for; none where all have come equally far.
+    """The ranks that the others wait for; none if all have come equally far.
 
     These are the ranks that have begun the fewest collective operations: all ranks begin the same ones in the same
-    order, and end none before all have begun it. Where all have begun as many, it is the silent ones: stopped, dead, or
-    cut off in the middle of it. Silence alone is no proof, as a rank that gets no CPU is silent too.
+    order, and none ends before all have begun it. If all have begun the same number, it is the silent ones: stopped,
+    dead, or cut off in the middle of it. Silence alone proves nothing, as a rank that gets no CPU is silent too.
     """
     begun = [-1 if post is None else post.arrivals for post in posts]
     if min(begun) == max(begun):
@@ -112,25 +112,25 @@ def absent_ranks(posts: Sequence[Post | None], silent: Sequence[int]) -> list[in
 
 
 class HangError(BertjobsError):
-    """The run hung; ``absent`` are the ranks that the others waited for, () where all stood at the same point."""
+    """The run hung; ``absent`` are the ranks that the others waited for, () if all stood at the same point."""
 
     def __init__(self, what: str, *, where: str, hint: str, absent: Sequence[int] = ()):
         self.absent = tuple(absent)
         super().__init__(what, where=where, hint=hint, cause=Cause.HANG)
 
     def facts(self) -> dict[str, str]:
-        """As other errors', and the absent ranks."""
+        """The same as for other errors, and the absent ranks."""
         absent = {ABSENT_RANKS: ", ".join(map(str, self.absent))} if self.absent else {}
         return {**super().facts(), **absent}
 
 
 def hang(posts: Sequence[Post | None], silent: Sequence[int], timeout_s: float) -> HangError:
-    """What a user reads of a hang: which ranks did not arrive, and where they were."""
+    """What a user reads about a hang: which ranks did not arrive, and where they were."""
     absent = absent_ranks(posts, silent)
     what = f"nothing moved for {timeout_s:g} s (hang_timeout_s)"
     if not absent:
         together = f": all {len(posts)} ranks wait at the same point" if len(posts) > 1 else ""
-        hint = "a device, the network or the file system hangs: see the stacks above; the last checkpoint stands"
+        hint = "a device, the network or the file system hangs: see the stacks above; the last checkpoint is intact"
         return HangError(what + together, where=str(posts[0]), hint=hint)
     lines = [
         f"rank {rank}: {posts[rank] or 'never began'}{', and no longer answers' if rank in silent else ''}"
@@ -141,35 +141,35 @@ def hang(posts: Sequence[Post | None], silent: Sequence[int], timeout_s: float) 
     return HangError(
         f"{what}: {_named(absent)} did not arrive",
         where="\n         ".join(lines),
-        hint="see the stacks of these ranks in the log, and the logs of their nodes; the last checkpoint stands",
+        hint="see the stacks of these ranks in the log, and the logs of their nodes; the last checkpoint is intact",
         absent=absent,
     )
 
 
 def unanswered(placement: Placement, last: Post, timeout_s: float) -> HangError:
-    """What a user reads where the store of rank 0 gives no answer."""
+    """What a user reads when rank 0's store does not answer."""
     return HangError(
         f"nothing moved for {timeout_s:g} s (hang_timeout_s): rank 0 did not arrive, and no longer answers",
         where=f"{placement.master}:{placement.port}; rank {placement.rank}: {last}",
-        hint="see the log of the node of rank 0; the last checkpoint stands",
+        hint="see the log of the node of rank 0; the last checkpoint is intact",
         absent=[0],
     )
 
 
 def undecided(placement: Placement, last: Post, timeout_s: float) -> HangError:
-    """What a user reads where this rank could not compare the posts in time, which says nothing of any other rank."""
+    """What a user reads when this rank could not compare the posts in time, which says nothing about other ranks."""
     return HangError(
-        f"nothing moved for {timeout_s:g} s (hang_timeout_s); rank {placement.rank} could not ask in time which ranks "
-        "are missing",
+        f"nothing moved for {timeout_s:g} s (hang_timeout_s); rank {placement.rank} could not find out in time which "
+        "ranks are missing",
         where=f"rank {placement.rank}: {last}",
         hint="see what the other ranks wrote: they may name them; this node may be overloaded; "
-        "the last checkpoint stands",
+        "the last checkpoint is intact",
     )
 
 
 def stacks() -> str:
-    """Where each thread of this process is, but for the watchdog's. Reads no source file: the file system may be what
-    hangs."""
+    """Where each thread of this process is, except the watchdog's. Reads no source file: the file system itself may
+    hang."""
     names = {thread.ident: thread.name for thread in threading.enumerate()}
     lines = []
     for ident, innermost in sys._current_frames().items():
@@ -183,10 +183,10 @@ def stacks() -> str:
 
 
 class Watchdog:
-    """Watches the loop of this rank while in ``with``; exits the process with code 70 where the loop hangs.
+    """Watches the loop of this rank while in ``with``; exits the process with code 70 if the loop hangs.
 
     A rank that is stuck in C code without letting Python run is ended by ``faulthandler``, with code 1, a little
-    later; the others name it before.
+    later; the others name it before that.
     """
 
     def __init__(
@@ -197,14 +197,14 @@ class Watchdog:
         keep: Callable[[HangError], None] = lambda _: None,
     ) -> None:
         """Takes the longest time between beats, 0 for any; a function that counts the collective operations which this
-        rank has begun (`Ranks.arrivals`); and one that keeps the error of a hang where this rank survives to tell."""
+        rank has begun (`Ranks.arrivals`); and one that records the error of a hang, if this rank survives that long."""
         self._keep = keep
         self._timeout, self._placement, self._arrivals = timeout_s, placement, arrivals
         self._interval = min(1.0, timeout_s / 10)
         self._clock = AwakeClock(min(_LONGEST_TICK_S, timeout_s / 4))
         self._last = (self._clock.now(), 0, "starting")
         self._posted, self._posted_at, self._gap = 0, time.monotonic(), 0.0
-        self._asked: float | None = None  # since when the store owes an answer
+        self._asked: float | None = None  # since when the store has owed an answer
         self._host_died = False  # the store was gone before this hang could have ended rank 0
         self._closed, self._alarm = threading.Event(), threading.Event()
         self._judged, self._parted = threading.Event(), threading.Event()
@@ -212,7 +212,7 @@ class Watchdog:
         self._threads: list[threading.Thread] = []
 
     def beat(self, step: int, doing: str) -> None:
-        """This rank is alive, and begins to do something else. Costs less than a microsecond."""
+        """Say that this rank is alive and what it begins to do. Takes less than a microsecond."""
         self._last = (self._clock.now(), step, doing)
 
     def __enter__(self) -> Watchdog:
@@ -232,7 +232,7 @@ class Watchdog:
     ) -> None:
         self._closed.set()
         for thread in self._threads:
-            # Where the first is ending the process, it must not be overtaken; the second may be blocked.
+            # If the first is ending the process, it must not be overtaken; the second may be blocked.
             thread.join(None if thread is self._threads[0] else 2 * self._interval)
         if self._threads:
             faulthandler.cancel_dump_traceback_later()
@@ -254,7 +254,7 @@ class Watchdog:
                 self._end()
 
     def _arm(self) -> None:
-        """Put off the end by ``faulthandler``, which needs no Python; without this thread nobody does."""
+        """Postpone ``faulthandler``'s end of the process, which needs no Python; only this thread does so."""
         faulthandler.dump_traceback_later(self._timeout + GRACE_S, file=_STDERR, exit=True)
 
     def _end(self) -> None:
@@ -271,7 +271,7 @@ class Watchdog:
         os._exit(EXIT_FAILURE)
 
     def _decision(self, last: Post) -> HangError:
-        """The verdict of the second thread, which has long; without one, what is known of the store of rank 0."""
+        """The second thread's verdict, after a long wait; without one, what is known about rank 0's store."""
         deadline = time.monotonic() + _VERDICT_S
         while not self._judged.wait(self._interval) and time.monotonic() < deadline:
             asked = self._asked  # the other thread may clear it
@@ -286,14 +286,14 @@ class Watchdog:
         os._exit(EXIT_FAILURE)
 
     def _write(self, text: str) -> None:
-        """Each line names the rank, for logs in which the lines of all ranks are mixed."""
+        """Each line names the rank, as a log may mix the lines of all ranks."""
         several = self._placement.world_size > 1
         left = (textwrap.indent(text, f"rank {self._placement.rank}: ") if several else text).encode() + b"\n"
         while left:
             left = left[os.write(_STDERR, left) :]
 
     def _talk(self) -> None:
-        """The second thread: waits for the store of rank 0 alone, for ever if that hangs."""
+        """The second thread: waits only for rank 0's store, forever if that hangs."""
         try:
             store = TCPStore(
                 self._placement.master,
@@ -310,8 +310,8 @@ class Watchdog:
                     return
                 self._closed.wait(self._interval)
         except RuntimeError:
-            # The store is gone, and rank 0 with it. If that was long after the last beat, rank 0 has ended this hang
-            # before this rank could ask.
+            # The store is gone, and rank 0 with it. If that was long after the last beat, rank 0 exited because of
+            # this hang before this rank could ask.
             self._host_died = self._age() < self._timeout / 2
         finally:
             self._judged.set()
@@ -323,7 +323,7 @@ class Watchdog:
 
     @contextmanager
     def _asking(self) -> Iterator[None]:
-        """Around each request, so that the first thread sees how long the store owes an answer."""
+        """Wraps each request, so that the first thread sees how long the store has owed an answer."""
         self._asked = time.monotonic()
         yield
         self._asked = None
@@ -336,9 +336,9 @@ class Watchdog:
             store.set(f"{_POST}{self._placement.rank}", json.dumps(astuple(self._post())))
 
     def _judge(self, store: TCPStore) -> None:
-        """Tell the others, find out who is absent, and stay until all others have found it too.
+        """Alert the others, find out who is absent, and stay until all others have done so too.
 
-        A rank that left before would look like one that hangs; and rank 0 takes the store with it.
+        A rank that left earlier would look like one that hangs; and rank 0 takes the store with it.
         """
         with self._asking():
             store.set(_ALARM, "")
@@ -361,7 +361,7 @@ class Watchdog:
             time.sleep(2 * self._interval)
 
     def _read(self, store: TCPStore) -> list[Post | None]:
-        """The last post of each rank; None where it has never posted."""
+        """The last post of each rank; None if it has never posted."""
         keys = [f"{_POST}{rank}" for rank in range(self._placement.world_size)]
         with self._asking():
             if store.check(keys):
@@ -370,6 +370,6 @@ class Watchdog:
 
 
 def _named(ranks: Sequence[int]) -> str:
-    """``rank 3``; ``ranks 1, 2, 5``; of many the first, and how many more."""
+    """``rank 3``; ``ranks 1, 2, 5``; if there are many, the first few and how many more."""
     more = f" and {len(ranks) - _NAMED} more" if len(ranks) > _NAMED else ""
     return f"rank{'s' * (len(ranks) > 1)} {', '.join(map(str, ranks[:_NAMED]))}{more}"

@@ -38,10 +38,10 @@ LINGER_S = 1.0
 
 
 def main(environ: Mapping[str, str], stop: StopRequest, objective_of: ObjectiveOf = Pretraining.of) -> int:
-    """Run this rank; returns its exit code. ``objective_of`` makes what is trained from the resolved run.
+    """Run this rank; returns its exit code. ``objective_of`` makes the objective from the resolved run.
 
-    What ends all ranks alike is said by rank 0, and only rank 0 returns its code. Under srun's --kill-on-bad-exit
-    the first code that is not 0 kills the tasks that are still there, and srun then reports the kill: so this rank
+    An error that ends all ranks alike is printed by rank 0, and only rank 0 returns its code. Under srun's
+    --kill-on-bad-exit the first nonzero code kills the remaining tasks, and srun then reports the kill: so this rank
     lingers until the others are gone.
     """
     placement = None
@@ -60,7 +60,7 @@ def main(environ: Mapping[str, str], stop: StopRequest, objective_of: ObjectiveO
 
 
 def work(environ: Mapping[str, str], ranks: Ranks, stop: StopRequest, objective_of: ObjectiveOf) -> int:
-    """Do what the environment asks for and keep the journal; all ranks are in the process group."""
+    """Do what the environment asks for and write the journal; all ranks are in the process group."""
     job = ranks.in_turn(lambda: resolve_job(environ, ranks.placement, objective_of))
     if job.spec.deterministic:
         os.environ.update(deterministic_environment(environ))  # before a GPU is used
@@ -77,12 +77,12 @@ def work(environ: Mapping[str, str], ranks: Ranks, stop: StopRequest, objective_
         raise
     except Exception as error:
         if ranks.is_first:
-            record_failure(job, error, ranks.word_left() if is_lost_connection(error) else None)
+            record_failure(job, error, ranks.reported_failure() if is_lost_connection(error) else None)
             if isinstance(error, UnfitNodesError):
                 with suppress(OSError):
                     write_exclusions(job)
         elif not is_lost_connection(error):
-            ranks.leave_word({CAUSE: cause_of(error), "error": kept(error, ranks.rank)})
+            ranks.report_failure({CAUSE: cause_of(error), "error": kept(error, ranks.rank)})
         raise
     code = EXIT_DONE if outcome.done else EXIT_CONTINUE
     ranks.decided(lambda: record(job, "ended", cause=Cause(outcome.cause), exit_code=code, step=outcome.step,
@@ -91,7 +91,7 @@ def work(environ: Mapping[str, str], ranks: Ranks, stop: StopRequest, objective_
 
 
 def write_exclusions(job: PhaseJob) -> None:
-    """Name the nodes that the next link is to go without, for run.sub: all of the register, by commas."""
+    """Write the nodes that the next link is to avoid, for run.sub: all in the register, separated by commas."""
     nodes = excluded(suspects(Path(job.spec.results), time.time()), sys.maxsize)
     if nodes:
         write_text(job.folder.exclude, ",".join(nodes))
@@ -114,10 +114,10 @@ def join_timeout_s(environ: Mapping[str, str]) -> float:
 
 
 def check_nodes(job: PhaseJob, ranks: Ranks, environ: Mapping[str, str]) -> None:
-    """Look at the nodes before anything is opened on them.
+    """Check the nodes before anything is opened on them.
 
     Raises:
-        UnfitNodesError: these nodes are not fit to train on.
+        UnfitNodesError: these nodes are unfit to train on.
     """
     spec = job.spec
     disks = [Disk(spec.results, job.objective.checkpoint_bytes, shared=True)]
@@ -129,7 +129,7 @@ def choose_device(spec: RunSpec, placement: Placement) -> torch.device:
     """This rank's GPU, or the CPU where the run uses none.
 
     Raises:
-        InputError: the recipe asks for a GPU that this process does not see, or for a precision that it lacks.
+        InputError: the recipe asks for a GPU that this process does not see, or for a precision that the GPU lacks.
     """
     device = torch.device("cpu")
     if spec.gpus:
@@ -137,7 +137,7 @@ def choose_device(spec: RunSpec, placement: Placement) -> torch.device:
         index = 0 if seen == 1 else placement.local_rank
         if index >= seen:
             raise InputError(
-                f"rank {placement.rank} needs GPU {index} of its node, and torch sees {seen}",
+                f"rank {placement.rank} needs GPU {index} of its node, but torch sees only {seen}",
                 where=f"recipe {spec.recipe}, node of rank {placement.rank}",
                 hint="ask Slurm for the GPUs (--gpus-per-node), or set GPUS=0 to train on the CPU",
             )
@@ -161,7 +161,7 @@ def connect_ranks(job: PhaseJob, ranks: Ranks, device: torch.device, environ: Ma
     """Open the network that the gradients travel over, and measure it.
 
     Raises:
-        UnfitNodesError: it is too slow for training to be of use.
+        UnfitNodesError: it is too slow to train on.
     """
     spec = job.spec
     ranks.set_timeout(spec.hang_timeout_s)
@@ -175,7 +175,7 @@ def counted(number: int, noun: str) -> str:
 
 
 def describe(job: PhaseJob, device: torch.device) -> str:
-    """The head of the worker's log: what it was understood to be asked for."""
+    """The head of the worker's log: the job as the worker understood it."""
     spec, phase, placement = job.spec, job.phase, job.placement
     return "\n".join(
         [

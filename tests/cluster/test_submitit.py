@@ -91,4 +91,4 @@ def test_bad_input_ends_the_job_with_its_code_and_cancels_what_waits_behind(clus
     directory, jobs = queue(precision="tf32")
     assert [cluster.wait(job) for job in jobs.values()] == ["FAILED", "CANCELLED"], logs(directory)
     assert cluster.run(["sacct", "-nXP", "-o", "ExitCode", "-j", jobs[1]]).stdout.strip() == "64:0"
-    assert "a CPU has no tf32" in (directory.phase(1).logs / f"{jobs[1]}-0.out").read_text()
+    assert "a CPU does not support tf32" in (directory.phase(1).logs / f"{jobs[1]}-0.out").read_text()

@@ -112,7 +112,7 @@ def test_ranks_stop_with_a_checkpoint_when_their_launcher_is_killed(
 def test_a_worker_that_fails_shows_the_end_of_its_log(bertjobs: Bertjobs, speeches_data: Path) -> None:
     done = bertjobs(*TWO_RANKS, "--data", speeches_data, "--precision", "tf32")
     assert done.returncode == 64
-    assert "a CPU has no tf32" in done.stdout
+    assert "a CPU does not support tf32" in done.stdout
     assert "Traceback" not in done.stdout + done.stderr
 
 

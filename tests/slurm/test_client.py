@@ -87,7 +87,7 @@ def test_followers_are_the_user_s_pending_jobs_behind_one(slurm: Slurm, tool: To
 
 def test_silence_of_the_queue_is_not_an_empty_queue(slurm: Slurm, tool: Tool) -> None:
     tool("squeue", "echo 'slurm_load_jobs error: Unable to contact slurm controller' >&2; exit 1")
-    with pytest.raises(BertjobsError, match=r"squeue found no cluster: .* Unable to contact"):
+    with pytest.raises(BertjobsError, match=r"squeue could not reach the cluster: .* Unable to contact"):
         slurm.followers("7")
     with pytest.raises(BertjobsError, match="squeue cannot be started: No such file"):
         Slurm({"PATH": "/nowhere"}).pending_of_user()

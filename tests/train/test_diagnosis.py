@@ -101,7 +101,7 @@ def test_the_error_says_which_parameter_and_where_the_rest_is(model: BertForPreT
     error = looked_at(model).error(tmp_path / "x.json", IN_WORDS)
     text = error.render()
     assert error.exit_code == EXIT_FAILURE
-    assert f"25 steps in a row had gradients that are not finite, of 5 of {len(list(model.parameters()))}" in text
+    assert f"25 steps in a row had gradients that are not finite, in 5 of {len(list(model.parameters()))}" in text
     assert f"{WORDS} (1 inf of 248)" in text
     assert "and 2 more" in text
     assert "phase 1, step 50, MLM loss 7.5 and NSP loss 0.7 nats, loss scale 4" in text

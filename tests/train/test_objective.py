@@ -100,7 +100,7 @@ def test_other_points_are_refused_and_so_are_other_weights(line: Trial, capfd: p
     assert fit(line.having(STEPS_THIS_RUN=5)) == EXIT_CONTINUE
     save_file({"points": torch.zeros(POINTS, 2)}, line.data / FILE)
     assert fit(line) == EXIT_BAD_INPUT
-    assert "was begun with the data whose manifest is" in capfd.readouterr().err
+    assert "was started on data whose manifest is" in capfd.readouterr().err
     assert fit(line.having(RUN="other", INIT_CHECKPOINT=line.data)) == EXIT_BAD_INPUT
     assert "not the weights of a line" in capfd.readouterr().err
 

@@ -43,9 +43,9 @@ def test_without_a_launcher_it_is_one_process() -> None:
     [
         ({"SLURM_PROCID": "x"}, "SLURM_PROCID='x' is not a number"),
         ({"SLURM_RESTART_COUNT": "one"}, "SLURM_RESTART_COUNT='one' is not a number"),
-        ({"SLURM_NTASKS": "15"}, "15 tasks do not spread evenly over 2 nodes"),
-        ({"SLURM_NNODES": "0"}, "16 tasks do not spread evenly over 0 nodes"),
-        ({"SLURM_PROCID": "16"}, "there is no rank 16"),
+        ({"SLURM_NTASKS": "15"}, "15 tasks cannot be spread evenly over 2 nodes"),
+        ({"SLURM_NNODES": "0"}, "16 tasks cannot be spread evenly over 0 nodes"),
+        ({"SLURM_PROCID": "16"}, "rank 16, number"),
         ({"SLURM_LOCALID": "8"}, "number 8 on its node"),
     ],
 )

@@ -111,9 +111,9 @@ def test_a_cpu_has_all_but_tf32(precision: str) -> None:
     if precision != "tf32":
         check_precision(precision, torch.device("cpu"))
         return
-    with pytest.raises(InputError, match="a CPU has no tf32") as caught:
+    with pytest.raises(InputError, match="a CPU does not support tf32") as caught:
         check_precision(precision, torch.device("cpu"))
-    assert caught.value.hint == "set PRECISION to one that it has: fp32, bf16, fp16"
+    assert caught.value.hint == "set PRECISION to one that it supports: fp32, bf16, fp16"
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ def test_a_gpu_has_what_its_generation_has(
         return
     with pytest.raises(InputError, match=f"{name} has no {precision}") as caught:
         check_gpu(precision, name, capability)
-    assert caught.value.hint == f"set PRECISION to one that it has: {', '.join(has)}"
+    assert caught.value.hint == f"set PRECISION to one that it supports: {', '.join(has)}"
 
 
 def test_float32_products_are_exact_in_fp32_alone() -> None:

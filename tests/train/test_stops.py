@@ -109,7 +109,7 @@ def test_the_third_checkpoint_in_a_row_that_cannot_be_written_ends_the_run(
     codes = attempt(trial, 1, 2, tmp_path / "logs", trap)
     words = said(tmp_path / "logs")
     assert codes == [70, 0], words
-    assert words.count("the checkpoints before are as they were") == 3, words
+    assert words.count("the earlier checkpoints are intact") == 3, words
     assert "No space left on device" in words
     assert "Traceback" not in words
     assert [folder.name for folder in steps(trial.phase(1).checkpoints)] == ["step-00000003"]

@@ -279,7 +279,7 @@ def test_a_rank_that_is_late_to_ask_blames_nobody(ended: dict[str, Ended]) -> No
     assert "rank 1 did not arrive" in ended["late-judge"].logs[0]
     late = ended["late-judge"].logs[2]
     assert "rank 0 did not arrive" not in late
-    assert "rank 1 did not arrive" in late or "rank 2 could not ask in time which ranks are missing" in late
+    assert "rank 1 did not arrive" in late or "rank 2 could not find out in time which ranks are missing" in late
 
 
 def test_a_run_that_moves_is_left_alone(ended: dict[str, Ended]) -> None:

@@ -1,8 +1,8 @@
-"""When checkpoints are written, and what the ranks agree on about them.
+"""When checkpoints are written, and how the ranks agree on them.
 
 A checkpoint is begun on all ranks after the same step; each then writes its part in the background. At every later
-step the ranks sum who still writes and who failed (no message of its own: the numbers travel with the step's others),
-and so commit or drop it after the same step.
+step the ranks sum up how many are still writing and how many failed (the numbers travel with the step's others, not in
+a message of their own), and so commit or drop it after the same step.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from bertjobs.train.metrics import MetricsLog
 from bertjobs.train.ranks import Ranks
 
 FAILURES_ALLOWED = 3  # in a row; a disk that was full may have room again
-LEAD_GROWTH = 1.2  # so much longer a stop must have become to be worth a line
+LEAD_GROWTH = 1.2  # a stop must take this much longer than before to be worth a line
 
 
 @dataclass(frozen=True)
 class SavingTimes:
-    """Seconds that checkpoints took: ``wall_s`` from snapshot to commit, None where none was committed; ``stall_s``,
-    in which the step loop stood still."""
+    """Seconds that checkpoints took: ``wall_s`` from snapshot to commit, None if none was committed; ``stall_s`` in
+    which they held up the step loop."""
 
     wall_s: float | None = None
     stall_s: float = 0.0
@@ -48,16 +48,16 @@ class Saving:
         self._times = SavingTimes()
 
     def reserve(self, model: nn.Module, optimizer: Optimizer) -> None:
-        """Allocate the memory that snapshots take, before the first step rather than at the first of them."""
+        """Allocate the memory for snapshots before the first step, not at the first snapshot."""
         self._writer.reserve(model, optimizer)
 
     @property
     def flags(self) -> tuple[int, int]:
-        """Whether this rank still writes, and whether it failed: to be summed over ranks and given to `settle`."""
+        """Whether this rank is still writing, and whether it failed: to be summed over ranks and passed to `settle`."""
         return int(self._writer.state == "writing"), int(self._error is not None or self._writer.state == "failed")
 
     def begin(self, model: nn.Module, optimizer: Optimizer, progress: Progress, data: StreamState) -> None:
-        """Take a snapshot, which is written in the background, once the checkpoint before is done with.
+        """Take a snapshot, which is written in the background, once the previous checkpoint is finished.
 
         Raises:
             BertjobsError: as in `settle`.
@@ -79,7 +79,7 @@ class Saving:
         """
         if self._saved_step != progress.step and self._ranks.sum_on_host(int(self._writer.state != "idle"))[0]:
             self._writer.abort()
-            self._ranks.sum_on_host(0)  # nobody writes into its folder any more
+            self._ranks.sum_on_host(0)  # from here on no rank writes to its folder
             self._writer.drop()
         self.begin(model, optimizer, progress, data)
         self.finish()
@@ -87,10 +87,10 @@ class Saving:
             self._give_up()
 
     def settle(self, writing: int, failed: int) -> None:
-        """Commit the checkpoint that is under way, or drop it, once no rank writes at it any more.
+        """Commit the checkpoint that is under way, or drop it, once no rank is still writing it.
 
         Raises:
-            BertjobsError: one could not be written, for the third time in a row.
+            BertjobsError: a checkpoint could not be written, for the third time in a row.
         """
         if writing:
             return
@@ -108,18 +108,18 @@ class Saving:
         Raises:
             BertjobsError: as in `settle`.
         """
-        for _ in range(2):  # rank 0 tells in the second round that its commit failed
+        for _ in range(2):  # the second round is for rank 0 to say that its commit failed
             self._writer.wait()
             self.settle(*self._ranks.sum_on_host(*self.flags))
 
     def take_times(self) -> SavingTimes:
-        """What checkpoints took since this was last asked."""
+        """The time that checkpoints took since the last call."""
         times, self._times = self._times, SavingTimes()
         return times
 
     def _commit(self) -> None:
         try:
-            self._metrics.sync()  # before the checkpoint: no step that it holds may lack its line
+            self._metrics.sync()  # before the checkpoint: no step that it contains may lack its line
             folder = self._writer.commit()
         except (OSError, BertjobsError) as error:
             self._error = error
@@ -144,7 +144,7 @@ class Saving:
         self._is_committed = False
         self._saved_step = None
         if error is not None:
-            print(f"warning: rank {self._ranks.rank}: {error}; the checkpoints before are as they were", flush=True)
+            print(f"warning: rank {self._ranks.rank}: {error}; the earlier checkpoints are intact", flush=True)
         self._last_error, self._error = error, None
         if self._failures == FAILURES_ALLOWED:
             self._give_up()

@@ -23,10 +23,10 @@ from bertjobs.optim.sharding import deal
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 PART_BYTES = 1 << 28
-"""Moments in one file, about: so that several ranks write them, and several threads verify them at a start."""
+"""Approximate size of a file of moments: so that several ranks write them, and several threads verify them."""
 BLOCK_BYTES = 1 << 24  # handed to the system at a time
 COPYING_THREADS = 4
-"""On a CPU; one does not use all of its memory's bandwidth."""
+"""On a CPU; one thread does not use all of the memory's bandwidth."""
 _FLOAT_BYTES = 4
 
 
@@ -40,10 +40,10 @@ class Part:
 
 
 def plan_parts(elements: Mapping[str, int], world_size: int) -> list[Part]:
-    """Who writes which moments, where all ranks hold all of them; pure, so that all know it without a message.
+    """Which rank writes which moments, if all ranks hold all of them; pure, so that all know it without a message.
 
-    The files depend on the model alone: as many as give ``PART_BYTES`` each. Rank 0 has the weights to write, which
-    count as half as many; all these go to the ranks in even steps, and so over the nodes.
+    The files depend only on the model: as many as give ``PART_BYTES`` each. Rank 0 writes the weights, which count as
+    half as many files; all of them are spread evenly over the ranks, and so over the nodes.
 
     Args:
         elements: numbers in each parameter, by name.
@@ -63,7 +63,7 @@ def plan_parts(elements: Mapping[str, int], world_size: int) -> list[Part]:
 
 
 def parts_of(model: nn.Module, optimizer: Optimizer, world_size: int) -> list[Part]:
-    """As `plan_parts`; with sharded states each rank writes what it owns, and does not know what the others' hold."""
+    """As `plan_parts`; with sharded states each rank writes what it owns, and does not know what the others own."""
     shard = optimizer.shard
     if shard.size == 1:
         return plan_parts({name: parameter.numel() for name, parameter in model.named_parameters()}, world_size)
@@ -83,10 +83,10 @@ class TensorFile:
         name: of the file.
         shapes: of its tensors, in their order in the file.
         metadata: text in its header.
-        pinned: the memory is page-locked, so that a GPU copies into it on its own.
+        pinned: the memory is page-locked, so that a GPU copies into it asynchronously.
 
     Attributes:
-        tensors: by name; what is copied into them is what the file holds.
+        tensors: by name; copy into them to set the file's content.
     """
 
     def __init__(
@@ -111,7 +111,7 @@ class TensorFile:
         return len(self._header) + self._content.nbytes
 
     def copy(self, sources: Mapping[str, Tensor]) -> None:
-        """Fill the file's tensors with those of the same names, and with zeros where there is none."""
+        """Fill the file's tensors from the sources of the same names, or with zeros if there is none."""
         for name, target in self.tensors.items():
             if name in sources:
                 target.copy_(sources[name], non_blocking=True)
@@ -127,14 +127,14 @@ class TensorFile:
 
 
 class Snapshot:
-    """What this rank writes: on rank 0 the weights, and the parts of the moments that are this rank's.
+    """What this rank writes: its parts of the moments and, on rank 0, the weights.
 
-    Between `take` and the end of the copies nothing but the optimizer's step may change the tensors.
+    Between `take` and the end of the copies only the optimizer's step may change the tensors.
 
     Attributes:
         parts: of all ranks.
         files: those of this rank, with what the last `take` copied.
-        held_s: seconds that the optimizer's step has waited for the last `take`.
+        held_s: seconds that the optimizer's step waited for the last `take`.
     """
 
     def __init__(self, model: nn.Module, optimizer: Optimizer, parts: Sequence[Part], rank: int) -> None:
@@ -159,7 +159,7 @@ class Snapshot:
     def take(self, model: nn.Module, optimizer: Optimizer) -> None:
         """Begin to copy the tensors as they are now; moments that the optimizer has not made yet are zeros.
 
-        On a GPU the copies are queued before all that is queued later on the same stream. On a CPU threads copy, and
+        On a GPU the copies run before anything that is queued later on the same stream. On a CPU threads copy, and
         the optimizer's next step waits for them.
         """
         self.held_s = 0.0
@@ -172,7 +172,7 @@ class Snapshot:
             self._copying = [self._pool.submit(file.copy, sources) for file in self.files]
 
     def wait(self) -> None:
-        """Wait until all is copied; raises what has gone wrong in it."""
+        """Wait until all is copied; raises any error of the copies."""
         if self._queued is not None:
             self._queued.synchronize()
         for copying in self._copying:

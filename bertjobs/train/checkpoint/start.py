@@ -1,4 +1,4 @@
-"""Where an attempt begins: its own newest checkpoint, the phase before, other weights, or random ones."""
+"""Where an attempt begins: its own newest checkpoint, the previous phase, other weights, or random ones."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ class Start:
     """Where an attempt begins.
 
     Attributes:
-        kind: "resume" (this phase's newest checkpoint), "previous" (the last one of the phase before), "initial"
+        kind: "resume" (this phase's newest checkpoint), "previous" (the last one of the previous phase), "initial"
             (``init_checkpoint``) or "random".
         folder: the checkpoint or model folder; None for random weights.
-        data: where the data stood, for "resume".
+        data: the position in the data, for "resume".
     """
 
     kind: Literal["resume", "previous", "initial", "random"]
@@ -46,8 +46,8 @@ def find_start(job: PhaseJob) -> Start:
     """Find and verify the checkpoint to begin with; rank 0 does it for all.
 
     Raises:
-        InputError: all checkpoints of the phase are damaged, the phase before is not done or its checkpoint is
-            damaged, or the weights were trained with another vocabulary, or this phase on other data.
+        InputError: all checkpoints of the phase are damaged, the previous phase is not done or its checkpoint is
+            damaged, or the weights were trained with another vocabulary, or this phase was trained on other data.
     """
     start = _find(job)
     if start.folder is not None:
@@ -63,19 +63,19 @@ def _stream_state(job: PhaseJob, folder: Path) -> StreamState:
     ours = job.objective.data_sha256
     if state.manifest_sha256 != ours:
         raise InputError(
-            f"phase {job.phase.phase} was begun with the data whose manifest is {state.manifest_sha256[:12]}..., "
-            f"these have {ours[:12]}...",
+            f"phase {job.phase.phase} was started on data whose manifest is {state.manifest_sha256[:12]}..., "
+            f"but these have {ours[:12]}...",
             where=f"{folder} and {Path(job.spec.data)}",
-            hint="set DATADIR to the folder that it was begun with, or start another run with RUN",
+            hint="set DATADIR to the folder that it was started with, or start another run with RUN",
         )
     return state
 
 
 def load_start(start: Start, job: PhaseJob, learner: Learner, optimizer: Optimizer) -> tuple[Progress, str]:
-    """Load what ``start`` names; returns where the phase stands, and words for the log.
+    """Load what ``start`` names; returns the phase's progress, and a line for the log.
 
     Raises:
-        InputError: the weights have another shape, cannot be read, or a checkpoint lacks some.
+        InputError: the weights have another shape or cannot be read, or a checkpoint lacks some.
     """
     scale = initial_loss_scale(job.spec.precision, job.spec.loss_scale)
     fresh_start = Progress(loss_scale=scale)
@@ -110,18 +110,18 @@ def _find(job: PhaseJob) -> Start:
 def _newest_checkpoint(directory: PhaseDirectory) -> Path | None:
     folder, damaged = newest_valid(directory.checkpoints)
     for error in damaged:
-        print(f"warning: {error.where} is passed over: {error.what}", flush=True)
+        print(f"warning: skipping {error.where}: {error.what}", flush=True)
     if folder is None and steps(directory.checkpoints):
         raise InputError(
             f"all checkpoints of phase {directory.number} are damaged",
             where=str(directory.checkpoints),
-            hint="restore one, or delete the folder to start the phase over",
+            hint="restore one, or delete the folder to start the phase from the beginning",
         )
     return folder
 
 
 def _last_of_phase(job: PhaseJob, number: int) -> Path:
-    """The checkpoint that a phase names in its DONE.json; or its newest, where the run does not wait for that."""
+    """The checkpoint that a phase names in its DONE.json; or its newest, if the run does not wait for that."""
     directory = job.directory.phase(number)
     done = directory.done()
     if done is None and job.spec.previous_phase == "latest" and (folder := _newest_checkpoint(directory)):

@@ -1,7 +1,7 @@
-"""What a checkpoint holds beside the weights, and how it is read: on any number of ranks, whatever number wrote it.
+"""What a checkpoint contains besides the weights, and how it is read: on any number of ranks, whatever number wrote it.
 
 Tensors are in safetensors, numbers in JSON: loading a checkpoint never runs code from it. No generator state is
-kept: data order, masks and dropout are functions of (seed, step).
+stored: data order, masks and dropout are functions of (seed, step).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ STATE_NUMBERS = "training_state.json"
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a phase stands.
+    """How far a phase has come.
 
     Attributes:
         step: global batches consumed.
@@ -64,16 +64,16 @@ def state_numbers(progress: Progress, optimizer: Optimizer, data: StreamState) -
 
 
 def read_stream_state(folder: Path) -> StreamState:
-    """Where the data stood when a checkpoint was written.
+    """The position in the data when a checkpoint was written.
 
     Raises:
-        InputError: the checkpoint does not say it.
+        InputError: the checkpoint does not contain it.
     """
     try:
         return StreamState.from_json(_read_numbers(folder)["data"])
     except (KeyError, TypeError) as error:
         raise InputError(
-            "the checkpoint does not say how far its data were read: an earlier bertjobs wrote it",
+            "the checkpoint does not say how far its data were read: an earlier version of bertjobs wrote it",
             where=str(folder / STATE_NUMBERS),
             hint="start a new run from its weights: INIT_CHECKPOINT and another name with RUN",
         ) from error
@@ -86,15 +86,15 @@ def read_training_state(
 
     Args:
         folder: a verified checkpoint, written by any number of ranks.
-        model: whose parameters name the moments.
+        model: its parameters' names are those of the moments.
         optimizer: over the same parameters.
-        loss_scale: the recipe's; None: as it was stored.
+        loss_scale: the recipe's; None: as stored.
 
     Returns:
-        Where the phase stood.
+        The phase's progress.
 
     Raises:
-        InputError: the state cannot be read, or is that of another model; the optimizer is then as it was.
+        InputError: the state cannot be read, or belongs to another model; the optimizer is then unchanged.
     """
     try:
         numbers = _read_numbers(folder)
@@ -118,7 +118,7 @@ def _read_numbers(folder: Path) -> dict[str, Any]:
 
 def _read_moments(folder: Path, model: nn.Module, optimizer: Optimizer) -> dict[Tensor, tuple[Tensor, Tensor]]:
     """The moments that ``optimizer`` owns, by parameter: on its device and copied, since the file may be deleted
-    while its pages are mapped. {} where there are none, as before the first step in format 1."""
+    while its pages are mapped. {} if there are none, as before the first step in format 1."""
     parameters = dict(model.named_parameters())
     files = sorted(folder.glob(STATE_TENSORS))
     if not files:
@@ -150,23 +150,23 @@ def _copied(file: Any, key: str, parameter: Tensor) -> Tensor:
 
 
 def _check(stored: Mapping[str, Any], parameters: Mapping[str, Tensor], folder: Path) -> None:
-    """Compare names and shapes, all of them, before anything is loaded; tensors are not read."""
+    """Compare all names and shapes before anything is loaded; tensors are not read."""
     expected = {f"{moment}/{name}": list(tensor.shape) for name, tensor in parameters.items() for moment in MOMENTS}
     missing = [key for key in expected if key not in stored]
     unknown = [key for key in stored if key not in expected]
-    for keys, words in ((missing, "lacks"), (unknown, "has, unlike the model,")):
+    for keys, verb in ((missing, "lacks"), (unknown, "has, unlike the model,")):
         if keys:
             more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
             raise InputError(
-                f"the checkpoint's optimizer state {words} {keys[0]}{more}",
+                f"the checkpoint's optimizer state {verb} {keys[0]}{more}",
                 where=str(folder),
-                hint="it is that of another model: start another run with RUN",
+                hint="it belongs to another model: start another run with RUN",
             )
     for key, shape in expected.items():
-        found = stored[key].get_slice(key).get_shape()
-        if found != shape:
+        stored_shape = stored[key].get_slice(key).get_shape()
+        if stored_shape != shape:
             raise InputError(
-                f"{key} has shape {found} in the checkpoint, {shape} in the model",
+                f"{key} has shape {stored_shape} in the checkpoint, {shape} in the model",
                 where=str(folder),
-                hint="it is that of another model: start another run with RUN",
+                hint="it belongs to another model: start another run with RUN",
             )

@@ -1,4 +1,4 @@
-"""How long a stop takes: what Slurm's signal must come ahead of the time limit."""
+"""How long a stop takes, and so how long before the time limit Slurm's signal must come."""
 
 from __future__ import annotations
 
@@ -17,31 +17,31 @@ class Lead:
         lead = 1.5 x (longest of the last 20 steps + longest checkpoint) + 5
 
     A signal that comes right after a step has begun waits for its end and for a checkpoint. The first two steps of a
-    process are longer than any later one (memory, kernels and connections are set up) and count only while there is
-    no other.
+    process are longer than any later one (memory, kernels and connections are set up) and count only while there are
+    no others.
     """
 
     def __init__(self, asked_s: float | None = None) -> None:
-        """Takes the lead that Slurm was asked for (``--signal=USR2@LEAD``), None where there is no such signal."""
+        """Takes the lead that Slurm was asked for (``--signal=USR2@LEAD``), None if there is no such signal."""
         self._asked = asked_s
         self._steps: deque[float] = deque(maxlen=RECENT)
         self._seen = 0
         self._checkpoint = 0.0
 
     def after_step(self, seconds: float) -> None:
-        """Take in the time between two step boundaries, with whatever was done in it."""
+        """Record the time between two step boundaries, with all that was done in it."""
         if self._seen == WARM_UP:
             self._steps.clear()
         self._seen += 1
         self._steps.append(seconds)
 
     def after_checkpoint(self, seconds: float) -> None:
-        """Take in the time of a checkpoint, from the snapshot until it was committed."""
+        """Record the time of a checkpoint, from its snapshot to its commit."""
         self._checkpoint = max(self._checkpoint, seconds)
 
     @property
     def seconds(self) -> float:
-        """The lead time that is needed, as far as it is known."""
+        """The lead time that is needed, as far as is known."""
         return MARGIN * (self._longest_step + self._checkpoint) + FIXED_S
 
     def words(self) -> str:
@@ -52,7 +52,7 @@ class Lead:
         )
 
     def warning(self) -> str | None:
-        """What to change, where Slurm's signal comes later than that."""
+        """What to change, if Slurm's signal comes later than that."""
         if self._asked is None or self._asked >= self.seconds:
             return None
         return (

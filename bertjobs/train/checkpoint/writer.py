@@ -1,8 +1,8 @@
-"""Writing checkpoints in the background, by several ranks at once, while training goes on.
+"""Writing checkpoints in the background, by several ranks at once, while training continues.
 
-After the same step all ranks call ``begin``: threads of each copy its part to host memory, then write it into one
-temporary folder. Once all have told each other that their parts are written, all call ``commit``, and rank 0 seals the
-folder and renames it; or, where one has failed, all call ``drop``. The writer itself sends no messages.
+After the same step all ranks call ``begin``: threads of each copy its part to host memory, then write it to one
+temporary folder. Once all know that all parts are written, all call ``commit``, and rank 0 seals the folder and renames
+it; or, if one has failed, all call ``drop``. The writer itself sends no messages.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ class CheckpointSeries:
     Attributes:
         directory: of the phase; it exists.
         recipe_hash, settings: what decides the weights, for the manifest.
-        description: makes the small files that all checkpoints hold beside the tensors (`Learner.description`).
-        attempt: a name of its own for this start of the worker, the same on all ranks: ``<job>-<attempt>``.
+        description: makes the small files that all checkpoints contain besides the tensors (`Learner.description`).
+        attempt: a unique name for this start of the worker, the same on all ranks: ``<job>-<attempt>``.
         rank, world_size: this rank among all.
-        keep: how many checkpoints of the phase are kept, the newest.
+        keep: how many of the phase's newest checkpoints are kept.
     """
 
     directory: PhaseDirectory
@@ -90,11 +90,11 @@ class CheckpointWriter:
 
     @property
     def stall_s(self) -> float:
-        """Seconds for which the last ``begin`` held training up, the optimizer's wait for the copies included."""
+        """Seconds for which the last ``begin`` held up training, including the optimizer's wait for the copies."""
         return self._begin_s + (self._snapshot.held_s if self._snapshot else 0.0)
 
     def reserve(self, model: nn.Module, optimizer: Optimizer) -> None:
-        """Allocate the host memory, as large as what this rank writes. The first ``begin`` does it otherwise.
+        """Allocate host memory, as much as this rank writes. Otherwise the first ``begin`` does it.
 
         Raises:
             InputError: the small files cannot be made.
@@ -109,8 +109,8 @@ class CheckpointWriter:
     def begin(self, model: nn.Module, optimizer: Optimizer, progress: Progress, data: StreamState) -> None:
         """Let threads copy this rank's part, then write it. The state must be "idle".
 
-        It returns at once, and the next step may begin; where this step's forward and backward passes take less time
-        than the copies, the optimizer waits for these before it changes anything.
+        It returns at once, and the next step may begin; if that step's forward and backward passes take less time
+        than the copies, the optimizer waits for the copies before it changes anything.
         """
         if self._step is not None:
             raise RuntimeError(f"the checkpoint of step {self._step} is neither committed nor dropped")
@@ -136,7 +136,7 @@ class CheckpointWriter:
         self._begin_s = time.perf_counter() - started
 
     def wait(self) -> None:
-        """Wait until this rank writes nothing more and has deleted what ``commit`` made superfluous."""
+        """Wait until this rank has written all and deleted what ``commit`` made superfluous."""
         for thread in (*self._threads, *([self._pruning] if self._pruning else [])):
             thread.join()
 
@@ -149,7 +149,7 @@ class CheckpointWriter:
             The checkpoint's folder.
 
         Raises:
-            BertjobsError: it cannot be sealed or renamed, on rank 0. Those before are as they were; ``drop`` this one.
+            BertjobsError: it cannot be sealed or renamed, on rank 0. Earlier ones are intact; ``drop`` this one.
         """
         assert self._step is not None
         target = self._series.directory.checkpoints / folder_name(self._step)
@@ -165,12 +165,12 @@ class CheckpointWriter:
         return target
 
     def abort(self) -> None:
-        """Write no more than the block that is being written; returns when this rank has stopped, for ``drop``."""
+        """Stop after the block that is being written; returns when this rank has stopped, for ``drop``."""
         self._aborted.set()
         self.wait()
 
     def drop(self) -> None:
-        """Give the checkpoint up: all ranks call it once none is "writing", and are "idle" after it."""
+        """Give up the checkpoint: all ranks call it once none is "writing", and are "idle" after it."""
         if self._step is not None:
             self.wait()
             if self._series.rank == 0:
@@ -179,7 +179,7 @@ class CheckpointWriter:
 
     @property
     def _temporary(self) -> Path:
-        """Where all ranks write: the number makes it another folder where the same step is tried again."""
+        """Where all ranks write: the number makes it a new folder when the same step is tried again."""
         name = f"{TEMPORARY_PREFIX}{folder_name(self._step or 0)}-{self._series.attempt}-{self._begun}"
         return self._series.directory.checkpoints / name
 
@@ -200,7 +200,7 @@ class CheckpointWriter:
                 self._entries[name] = {"bytes": size, "sha256": sha256}
                 if self._series.rank != 0:
                     _record(folder, name).write_text(json.dumps(self._entries[name]), encoding="utf-8")
-        except Exception as error:  # whatever it is, the trainer must hear of it
+        except Exception as error:  # whatever it is, the trainer must know of it
             files.clear()
             self.error = self.error or self._failure(error)
 
@@ -235,13 +235,13 @@ class CheckpointWriter:
             spare = [done.checkpoint] if done else []
             prune(directory.checkpoints, keep=self._series.keep, newest=newest, spare=spare)
         except (OSError, BertjobsError) as error:
-            print(f"warning: old checkpoints in {directory.checkpoints} are not deleted: {error}", flush=True)
+            print(f"warning: old checkpoints in {directory.checkpoints} were not deleted: {error}", flush=True)
 
     def _failure(self, error: Exception) -> BertjobsError:
         return BertjobsError(
             f"the checkpoint of step {self._step} cannot be written: {error}",
             where=str(self._temporary),
-            hint="make room, then start the phase again: it resumes from the checkpoint before",
+            hint="free some space, then start the phase again: it resumes from the previous checkpoint",
             cause=Cause.DISK if isinstance(error, OSError) else Cause.CRASHED,
         )
 
@@ -254,7 +254,7 @@ def _next(files: deque[tuple[str, Content]]) -> tuple[str, Content] | None:
 
 
 def _record(folder: Path, name: str) -> Path:
-    """Where a rank tells rank 0 the size and the hash of a file, so that it need not be read again."""
+    """Where a rank writes the size and hash of a file for rank 0, which then need not read it."""
     return folder / f".{name}.json"
 
 

@@ -1,8 +1,8 @@
 """Binds each rank to the CPUs near its GPU, so that its host memory and its copies stay on one NUMA node.
 
-Near is what the kernel calls local to the GPU's PCI device (``/sys/bus/pci/devices/<address>/local_cpulist``). The
-CPUs near several ranks' GPUs are dealt out among these ranks, whole cores each. Where anything is unknown, or
-somebody has bound the rank before, nothing is done.
+Near are those that the kernel calls local to the GPU's PCI device (``/sys/bus/pci/devices/<address>/local_cpulist``).
+CPUs near several ranks' GPUs are divided among these ranks in whole cores. If anything is unknown, or the rank is
+already bound, nothing is done.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Node:
         allowed: CPUs that this process may use: its affinity mask, which lies within its cgroup.
         near: for each rank of the node whose GPU is known, by its local rank, the CPUs near that GPU.
         siblings: for each CPU the hardware threads of its core, itself among them.
-        share: CPUs that Slurm gave the job here; 0: it does not say.
+        share: CPUs that Slurm gave the job here; 0 if it does not say.
     """
 
     allowed: Set[int]
@@ -39,9 +39,9 @@ class Node:
 def cpus_for(local_rank: int, node: Node) -> set[int] | None:
     """The CPUs that a rank is bound to, or None to leave it as it is.
 
-    CPUs near the GPUs of the same ranks are dealt out among these in contiguous blocks of whole cores, which differ
-    by one core at most; fewer cores than ranks are shared by all of them. So the sets of two ranks are disjoint where
-    there are enough cores, and each is a part of ``allowed`` and near the rank's GPU.
+    CPUs near the GPUs of the same ranks are divided among these in contiguous blocks of whole cores, which differ by
+    at most one core; if there are fewer cores than ranks, all of them share the cores. So the sets of two ranks are
+    disjoint if there are enough cores, and each is a part of ``allowed`` and near the rank's GPU.
     """
     if not (node.allowed & node.near.get(local_rank, set())) or not is_whole_share(node):
         return None
@@ -58,18 +58,18 @@ def cpus_for(local_rank: int, node: Node) -> set[int] | None:
 
 
 def is_whole_share(node: Node) -> bool:
-    """Whether the mask is what the job has of the node. A smaller one says that Slurm has bound this task already; a
-    larger one, that nothing keeps jobs apart, and that other jobs' CPUs would be dealt out."""
+    """Whether the mask is the job's whole share of the node. A smaller one means that Slurm has already bound this
+    task; a larger one, that nothing keeps jobs apart, so that other jobs' CPUs would be given out."""
     if not node.share:
         return True
-    # Slurm counts hardware threads or cores, as its nodes are configured, and those of the step's tasks alone: the rest
-    # of a node's CPUs divided by its tasks is missing.
+    # Slurm counts hardware threads or cores, as its nodes are configured, and only those of the step's tasks: the
+    # remainder of a node's CPUs divided by its tasks is missing.
     cores = len(_cores(node.allowed, node.siblings))
     return node.share <= len(node.allowed) and cores < node.share + max(1, len(node.near))
 
 
 def _by_ranks(node: Node) -> dict[tuple[int, ...], set[int]]:
-    """The allowed CPUs by the ranks that they are near to."""
+    """The allowed CPUs, grouped by the ranks that they are near."""
     groups: dict[tuple[int, ...], set[int]] = {}
     for cpu in node.allowed:
         ranks = tuple(sorted(rank for rank, cpus in node.near.items() if cpu in cpus))
@@ -89,7 +89,7 @@ def parse_cpus(text: str) -> set[int]:
     """The CPUs of a kernel list such as ``0-3,8,10-11``.
 
     Raises:
-        ValueError: it is no such list.
+        ValueError: it is not such a list.
     """
     cpus: set[int] = set()
     for part in filter(None, text.strip().split(",")):
@@ -99,7 +99,7 @@ def parse_cpus(text: str) -> set[int]:
 
 
 def format_cpus(cpus: Set[int]) -> str:
-    """The kernel's way to write them: ``0-3,8``."""
+    """CPUs as the kernel writes them: ``0-3,8``."""
     runs: list[list[int]] = []
     for cpu in sorted(cpus):
         if runs and runs[-1][1] == cpu - 1:
@@ -110,11 +110,11 @@ def format_cpus(cpus: Set[int]) -> str:
 
 
 def near_device(address: str, sys: Path = SYS) -> set[int]:
-    """The CPUs near a PCI device, such as ``0000:3b:00.0``; none where the kernel does not know its NUMA node: it
-    then lists all.
+    """The CPUs near a PCI device, such as ``0000:3b:00.0``; none if the kernel does not know its NUMA node, as it then
+    lists all.
 
     Raises:
-        OSError, ValueError: sysfs has no such device, or is not as the kernel documents it.
+        OSError, ValueError: sysfs lacks the device, or is not as the kernel documents it.
     """
     device = sys / "bus" / "pci" / "devices" / address
     if int((device / "numa_node").read_text()) < 0:
@@ -123,13 +123,13 @@ def near_device(address: str, sys: Path = SYS) -> set[int]:
 
 
 def siblings_of(cpus: Set[int], sys: Path = SYS) -> dict[int, set[int]]:
-    """The hardware threads of each CPU's core; a CPU of which sysfs says nothing is left out."""
-    found = {}
+    """The hardware threads of each CPU's core; a CPU that is not in sysfs is left out."""
+    siblings = {}
     for cpu in cpus:
         with suppress(OSError, ValueError):
             file = sys / "devices" / "system" / "cpu" / f"cpu{cpu}" / "topology" / "thread_siblings_list"
-            found[cpu] = parse_cpus(file.read_text()) | {cpu}
-    return found
+            siblings[cpu] = parse_cpus(file.read_text()) | {cpu}
+    return siblings
 
 
 def gpu_address(index: int) -> str:
@@ -149,8 +149,8 @@ def bind_near_gpu(
 ) -> str | None:
     """Bind this process, all its threads, and what it will start to the CPUs near its GPU.
 
-    Call it once the rank's GPU is chosen and before anything large is allocated. A rank that sees a single GPU of
-    several ranks' does not know the others', and takes all CPUs near it. Raises nothing.
+    Call it once the rank's GPU is chosen and before anything large is allocated. A rank that sees only its own GPU does
+    not know those of the node's other ranks, and takes all CPUs near it. Raises nothing.
 
     Args:
         gpus: GPUs that this process sees; None asks torch.
@@ -158,7 +158,7 @@ def bind_near_gpu(
         sys: where sysfs is mounted.
 
     Returns:
-        A line for the log, None where nothing was done.
+        A line for the log, None if nothing was done.
     """
     try:
         seen = torch.cuda.device_count() if gpus is None else gpus
@@ -175,13 +175,13 @@ def bind_near_gpu(
             return None
         _bind(cpus)
         return f"bound to CPUs {format_cpus(cpus)}, near GPU {address(index[local_rank])}"
-    except Exception as error:  # a job never fails for this
+    except Exception as error:  # a job never fails because of this
         reason = str(error).strip().splitlines() or [type(error).__name__]
         return f"not bound to the CPUs near the GPU: {reason[0]}"
 
 
 def _bind(cpus: Set[int]) -> None:
-    """Bind all threads: the system call speaks of one, and libraries have started some by now."""
+    """Bind all threads: the system call binds only one, and libraries have already started others."""
     os.sched_setaffinity(0, cpus)
     for task in TASKS.iterdir():
         with suppress(OSError):  # it has ended

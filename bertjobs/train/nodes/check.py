@@ -1,7 +1,7 @@
-"""What is wrong with the nodes before an attempt trains on them, so that a bad one costs seconds and not the night.
+"""What is wrong with the nodes before an attempt trains on them, so that a bad one costs seconds and not a night.
 
 `bertjobs.train.nodes.measure` looks and measures. `problems` decides what is wrong and with which node, and `settle`
-says it, writes suspect nodes into the register, and refuses to train where it would be useless.
+prints it, writes suspect nodes to the register, and refuses to train on unfit nodes.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from bertjobs.run.suspects import FILE, record
 from bertjobs.train.placement import Placement
 from bertjobs.train.ranks import Ranks
 
-FREE_SHARE = 0.8  # of a GPU's memory, below which somebody else uses it
+FREE_SHARE = 0.8  # of a GPU's memory; if less is free, somebody else uses it
 MAX_SKEW_S = 2.0
 SLOW = 3.0  # times the usual
-NOISE_S = {"cuda": 0.001, "cpu": 0.05}  # a difference below this says nothing
+NOISE_S = {"cuda": 0.001, "cpu": 0.05}  # a difference below this means nothing
 SENT_BYTES = {"cuda": 64_000_000, "cpu": 4_000_000}
 QUERY = ("index", "uuid", "memory.total", "memory.free", "ecc.errors.uncorrected.volatile.total")
 
 
 class UnfitNodesError(BertjobsError):
-    """Training was refused because of a node, or of a disk that all nodes share."""
+    """Training was refused because of a node, or because of a disk that all nodes share."""
 
 
 @dataclass(frozen=True)
 class Gpu:
-    """A line of nvidia-smi: memory in MiB, uncorrected ECC errors since the driver was loaded; None: not told."""
+    """A line of nvidia-smi: memory in MiB, uncorrected ECC errors since the driver was loaded; None: not reported."""
 
     index: int
     uuid: str
@@ -43,9 +43,9 @@ class Gpu:
 
 @dataclass(frozen=True)
 class Disk:
-    """A folder, the bytes that must be free where it lies, and those that are; ``trouble`` says why that is not known.
+    """A folder, the bytes that must be free on its disk, and those that are; ``trouble`` says why that is not known.
 
-    ``shared``: all nodes are to see the same disk.
+    ``shared``: all nodes must see the same disk.
     """
 
     path: str
@@ -60,7 +60,7 @@ class NodeFacts:
     """What a node's first rank saw of it. ``complaint`` is nvidia-smi's, or "".
 
     ``gpus_needed`` are those that the run uses and the job was given; ``gpus_seen`` is torch's count; ``gpus`` is empty
-    where there is no nvidia-smi.
+    on a node without nvidia-smi.
     """
 
     node: str
@@ -81,8 +81,10 @@ class Clock:
 
 @dataclass(frozen=True)
 class NetworkTimes:
-    """Seconds that a node takes for ``SENT_BYTES`` a rank, by its slowest rank: for a sum over all ranks, which tells
-    nothing of single nodes, and to exchange them with another node, the faster of several; None: there are not three.
+    """Seconds that a node's slowest rank takes for ``SENT_BYTES`` per rank.
+
+    ``all_reduce_s`` is for a sum over all ranks, which says nothing about single nodes; ``exchange_s`` for an exchange
+    with another node, the fastest of several, None for fewer than three nodes.
     """
 
     node: str
@@ -92,10 +94,10 @@ class NetworkTimes:
 
 @dataclass(frozen=True)
 class Findings:
-    """Of one look or measurement, the nodes in order of their ranks.
+    """What one look or measurement found, the nodes in order of their ranks.
 
-    ``round_trip_s`` is how well the clocks could be compared. ``ranks`` and ``device`` ("cuda" or "cpu") tell what the
-    links mean.
+    ``round_trip_s`` is how precisely the clocks could be compared. ``ranks`` and ``device`` ("cuda" or "cpu") belong to
+    the ``links``.
     """
 
     nodes: tuple[NodeFacts, ...] = ()
@@ -107,8 +109,8 @@ class Findings:
 
     @property
     def bandwidth_gb_per_s(self) -> float:
-        """Of each rank in the all-reduce, in 10^9 bytes a second: 2 (n - 1) / n x bytes / time, which is the hardware's
-        and does not depend on n (as nccl-tests reports it); 0 where nothing was sent."""
+        """Of each rank in the all-reduce, in 10^9 bytes per second: 2 (n - 1) / n x bytes / time, a property of the
+        hardware that does not depend on n (as nccl-tests reports it); 0 if nothing was sent."""
         if not self.links:
             return 0.0
         slowest = max(link.all_reduce_s for link in self.links)
@@ -117,7 +119,7 @@ class Findings:
 
 @dataclass(frozen=True)
 class NodeProblem:
-    """What is wrong with a node; "" where no single node is to blame. ``fatal``: training there is useless."""
+    """What is wrong with a node; ``node`` is "" if no single one is to blame. ``fatal``: it is unfit to train on."""
 
     node: str
     what: str
@@ -129,40 +131,40 @@ class NodeProblem:
 
 def problems(findings: Findings) -> list[NodeProblem]:
     """All that is wrong, in the nodes' order."""
-    found = [problem for node in findings.nodes for problem in _hardware(node)]
-    return found + _disks(findings.nodes) + _clocks(findings) + _links(findings)
+    hardware = [problem for node in findings.nodes for problem in _hardware(node)]
+    return hardware + _disks(findings.nodes) + _clocks(findings) + _links(findings)
 
 
 def _hardware(node: NodeFacts) -> list[NodeProblem]:
-    found = []
+    wrong = []
     if node.gpus_seen < node.gpus_needed:
-        found.append(NodeProblem(node.node, f"{node.gpus_seen} of {node.gpus_needed} GPUs seen", True))
+        wrong.append(NodeProblem(node.node, f"{node.gpus_seen} of {node.gpus_needed} GPUs seen", True))
     if node.complaint:
-        found.append(NodeProblem(node.node, f"nvidia-smi: {node.complaint}", False))
+        wrong.append(NodeProblem(node.node, f"nvidia-smi: {node.complaint}", False))
     for gpu in node.gpus:
         if gpu.uncorrected_errors:
             what = f"GPU {gpu.index} has {gpu.uncorrected_errors:g} uncorrected ECC errors"
-            found.append(NodeProblem(node.node, what, True))
+            wrong.append(NodeProblem(node.node, what, True))
         if gpu.memory_mib and gpu.free_mib is not None and gpu.free_mib < FREE_SHARE * gpu.memory_mib:
             what = f"GPU {gpu.index} has {gpu.free_mib:g} of {gpu.memory_mib:g} MiB free: another process uses it"
-            found.append(NodeProblem(node.node, what, False))
-    return found
+            wrong.append(NodeProblem(node.node, what, False))
+    return wrong
 
 
 def _disks(nodes: Sequence[NodeFacts]) -> list[NodeProblem]:
-    """Where a disk that all share, or that of each of several nodes, is too full, no node is to blame. Where only some
-    nodes see the shared disk full, they see another one: its mount is missing there."""
-    found = []
+    """If a disk that all share, or that of each of several nodes, is too full, no node is to blame. If only some nodes
+    see the shared disk full, they see another disk: the mount is missing there."""
+    wrong = []
     for path in dict.fromkeys(disk.path for node in nodes for disk in node.disks):
         seen = [(node.node, disk) for node in nodes for disk in node.disks if disk.path == path]
-        found += [NodeProblem(node, f"{path}: {disk.trouble}", False) for node, disk in seen if disk.trouble]
+        wrong += [NodeProblem(node, f"{path}: {disk.trouble}", False) for node, disk in seen if disk.trouble]
         full = [(node, disk) for node, disk in seen if not disk.trouble and disk.free < disk.needed]
         if full and len(full) == len(seen) and (len(seen) > 1 or full[0][1].shared):
             full = [("", min((disk for _, disk in full), key=lambda disk: disk.free))]
         for node, disk in full:
             what = f"{path}: {disk.free / 1e9:.1f} GB free, {disk.needed / 1e9:.1f} GB needed"
-            found.append(NodeProblem(node, what, True))
-    return found
+            wrong.append(NodeProblem(node, what, True))
+    return wrong
 
 
 def _clocks(findings: Findings) -> list[NodeProblem]:
@@ -180,7 +182,7 @@ def _clocks(findings: Findings) -> list[NodeProblem]:
 
 
 def _links(findings: Findings) -> list[NodeProblem]:
-    """A node is slow if it is so with each of its partners: else the partner was."""
+    """A node is slow if it was slow with each of its partners: otherwise a partner was the slow one."""
     times = {link.node: link.exchange_s for link in findings.links if link.exchange_s is not None}
     if not times:
         return []
@@ -194,8 +196,8 @@ def _links(findings: Findings) -> list[NodeProblem]:
 
 
 def parse_gpus(text: str) -> tuple[Gpu, ...]:
-    """The GPUs of ``nvidia-smi --query-gpu=`` `QUERY` ``--format=csv,noheader,nounits``. Lines of another form, such as
-    messages, are passed over; a value that is not a number, such as ``[N/A]``, is None."""
+    """The GPUs that ``nvidia-smi --query-gpu=`` `QUERY` ``--format=csv,noheader,nounits`` prints. Other lines, such as
+    messages, are ignored; a value that is not a number, such as ``[N/A]``, is None."""
     rows = [[cell.strip() for cell in line.split(",")] for line in text.splitlines()]
     return tuple(
         Gpu(int(row[0]), row[1], *map(_number, row[2:]))
@@ -209,53 +211,53 @@ def _number(text: str) -> float | None:
 
 
 def visible(gpus: Sequence[Gpu], setting: str | None) -> tuple[Gpu, ...]:
-    """Those that ``CUDA_VISIBLE_DEVICES`` names by number or UUID, up to the first that is unknown, as CUDA has it; all
-    where it is not set."""
+    """Those that ``CUDA_VISIBLE_DEVICES`` names by number or UUID, up to the first unknown one, as in CUDA; all if it
+    is not set."""
     if setting is None:
         return tuple(gpus)
     chosen: list[Gpu] = []
     for name in map(str.strip, setting.split(",")):
-        found = [gpu for gpu in gpus if name == str(gpu.index) or (name[:4] == "GPU-" and gpu.uuid.startswith(name))]
-        if len(found) != 1:
+        named = [gpu for gpu in gpus if name == str(gpu.index) or (name[:4] == "GPU-" and gpu.uuid.startswith(name))]
+        if len(named) != 1:
             break
-        chosen += found
+        chosen += named
     return tuple(chosen)
 
 
 def granted(environ: Mapping[str, str]) -> int:
-    """GPUs that the job was given here, by ``CUDA_VISIBLE_DEVICES``, which Slurm sets; 0 where it does not say. That a
-    job asked for too few is no fault of the node's."""
+    """GPUs that the job was given here, by ``CUDA_VISIBLE_DEVICES``, which Slurm sets; 0 if it is not set. If a job
+    asked for too few, that is not the node's fault."""
     names = map(str.strip, environ.get("CUDA_VISIBLE_DEVICES", "").split(","))
     return sum(name.isdecimal() or name.startswith(("GPU-", "MIG-")) for name in names)
 
 
 def settle(ranks: Ranks, findings: Findings, placement: Placement, results: Path, run: str) -> None:
-    """Say what is wrong, write the nodes that Slurm can exclude into the register below ``results``, and refuse to
-    train where it would be useless; all ranks call it.
+    """Print what is wrong, write the nodes that Slurm can exclude to the register in ``results``, and refuse to train
+    on unfit nodes; all ranks call it.
 
     Raises:
-        UnfitNodesError: on rank 0: a problem is fatal.
-        FirstRankFailedError: on the other ranks then.
+        UnfitNodesError: on rank 0, if a problem is fatal.
+        FirstRankFailedError: on the other ranks in that case.
     """
     ranks.decided(lambda: _settle(problems(findings), placement, results, run))
 
 
-def _settle(found: Sequence[NodeProblem], placement: Placement, results: Path, run: str) -> None:
+def _settle(wrong: Sequence[NodeProblem], placement: Placement, results: Path, run: str) -> None:
     now = time.time()
-    for problem in found:
+    for problem in wrong:
         print(f"node check: {'' if problem.fatal else 'warning: '}{problem}", flush=True)
         if problem.node and placement.scheduler == "slurm":
             try:
                 record(results, problem.node, problem.what, fatal=problem.fatal, run=run, job=placement.job, now=now)
             except OSError as error:
                 print(f"node check: {results / FILE} cannot be written: {error.strerror}", flush=True)
-    fatal = [problem for problem in found if problem.fatal]
+    fatal = [problem for problem in wrong if problem.fatal]
     if fatal:
         raise UnfitNodesError(
             f"refusing to train on these nodes: {'; '.join(map(str, fatal))}",
             where="node check, before the first step",
             cause=Cause.UNFIT_NODE,
-            hint=f"the nodes stand in {results / FILE}, and the next job excludes them"
+            hint=f"the nodes are listed in {results / FILE}, and the next job excludes them"
             if any(problem.node for problem in fatal)
             else "free the space, or choose another folder; then: bertjobs resume",
         )

@@ -1,7 +1,8 @@
 """A look at the nodes and at the network between them, before an attempt trains on them.
 
-`look_at_nodes`: GPUs, their memory and ECC errors, free disk, clocks; before a GPU is used. `measure_network`: a small
-all-reduce, and what nodes exchange in pairs; once the gradients' network is open. `bertjobs.train.nodes.check` judges.
+`look_at_nodes`: GPUs, their memory and ECC errors, free disk space, clocks; before a GPU is used. `measure_network`: a
+small all-reduce, and exchanges between pairs of nodes; once the gradients' network is open.
+`bertjobs.train.nodes.check` judges the results.
 """
 
 from __future__ import annotations
@@ -39,8 +40,8 @@ from bertjobs.train.nodes.check import (
 from bertjobs.train.placement import Placement
 from bertjobs.train.ranks import Ranks
 
-LOOK_S = 3.0  # for a program or a file system to answer
-MEASURE_S = 30.0  # for all measurements of the network, which take a second
+LOOK_S = 3.0  # time for a program or a file system to answer
+MEASURE_S = 30.0  # time for all measurements of the network, which usually take a second
 ROUNDS, REPEATS, PAIRINGS = 5, 3, 3
 T = TypeVar("T")
 
@@ -53,13 +54,13 @@ def look_at_nodes(
     environ: Mapping[str, str],
     clock: Callable[[], float] = time.time,
 ) -> Findings:
-    """Hardware, disks and clocks of all nodes, the same on all ranks, all of which call it. Takes
-    milliseconds and what nvidia-smi takes, but `LOOK_S` at most.
+    """Hardware, disks and clocks of all nodes, the same on all ranks; all ranks call it. Takes milliseconds plus
+    nvidia-smi's time, at most `LOOK_S`.
 
     Args:
         gpus: GPUs that the run uses on a node.
         disks: folders to look at.
-        environ: where PATH, CUDA_VISIBLE_DEVICES and Slurm's name of this node are read.
+        environ: for PATH, CUDA_VISIBLE_DEVICES and Slurm's name of this node.
         clock: this node's time of day, in seconds.
     """
     facts = _look(gpus, disks, environ) if placement.local_rank == 0 else None
@@ -81,7 +82,7 @@ def look_at_nodes(
 
 
 def node_name(environ: Mapping[str, str]) -> str:
-    """This node as Slurm calls it, else as it calls itself."""
+    """Slurm's name for this node, or else its host name."""
     return environ.get("SLURMD_NODENAME") or socket.gethostname()
 
 
@@ -117,14 +118,14 @@ def _look(gpus: int, disks: Sequence[Disk], environ: Mapping[str, str]) -> NodeF
 
 
 def _ask_nvidia_smi(environ: Mapping[str, str]) -> tuple[tuple[Gpu, ...], str]:
-    """The GPUs, and what it complains of; nothing where there is no such program."""
+    """The GPUs, and nvidia-smi's complaint, or ""; nothing if there is no such program."""
     program = shutil.which("nvidia-smi", path=environ.get("PATH"))
     if program is None:
         return (), ""
     command = [program, f"--query-gpu={','.join(QUERY)}", "--format=csv,noheader,nounits"]
     done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=LOOK_S, check=False)
-    said = (done.stderr + done.stdout).strip().splitlines() or [f"exit code {done.returncode}"]
-    return parse_gpus(done.stdout), said[0] if done.returncode else ""
+    complaint = (done.stderr + done.stdout).strip().splitlines() or [f"exit code {done.returncode}"]
+    return parse_gpus(done.stdout), complaint[0] if done.returncode else ""
 
 
 def _free(folder: Path) -> int:
@@ -149,7 +150,7 @@ def _left(deadline: float) -> float:
 
 
 def _started(act: Callable[[], T]) -> Future[T]:
-    """What ``act`` will return, in a thread of its own: what hangs in the kernel cannot be interrupted."""
+    """What ``act`` will return, called in its own thread: a call that hangs in the kernel cannot be interrupted."""
     result: Future[T] = Future()
 
     def run() -> None:
@@ -174,8 +175,8 @@ def _gathered(ranks: Ranks, value: T) -> list[T]:
 
 
 def _stamps(ranks: Ranks, clock: Callable[[], float]) -> tuple[list[float], float]:
-    """The clock after each of several barriers, which all ranks leave within a round trip, and the shortest time that a
-    barrier took, in seconds."""
+    """The clock after each of several barriers, which all ranks leave within a round trip, and the shortest time of a
+    barrier, in seconds."""
     if ranks.size == 1:
         return [clock()] * ROUNDS, 0.0
     stamps, took = [], []
@@ -190,8 +191,8 @@ def _stamps(ranks: Ranks, clock: Callable[[], float]) -> tuple[list[float], floa
 def measure_network(
     ranks: Ranks, device: torch.device, environ: Mapping[str, str], limit_s: float = MEASURE_S
 ) -> Findings:
-    """How fast the ranks reach each other over the network that the gradients take; the same on all ranks, all of which
-    call it after `Ranks.connect_gradients`. Takes less than a second where nothing is wrong.
+    """How fast the ranks reach each other over the gradients' network; the same on all ranks, all of which call it
+    after `Ranks.connect_gradients`. Takes less than a second if nothing is wrong.
 
     Raises:
         BertjobsError: the measurement did not end within ``limit_s``.
@@ -207,7 +208,7 @@ def measure_network(
         raise BertjobsError(
             f"a test of the network between {ranks.size} ranks did not end within {limit_s:g} s",
             where=f"{node_name(environ)}, rank {ranks.rank}, {device.type}",
-            hint="see what NCCL_DEBUG=INFO says of the network, and whether a node of the job is down",
+            hint="see what NCCL_DEBUG=INFO prints about the network, and whether a node of the job is down",
             cause=Cause.UNFIT_NODE,
         ) from None
     everywhere = _gathered(ranks, (node_name(environ), own))
@@ -224,7 +225,7 @@ def _summed(ranks: Ranks, tensor: torch.Tensor) -> None:
 
 
 def _measured(ranks: Ranks, nodes: Sequence[Sequence[int]], tensor: torch.Tensor) -> list[float | None]:
-    """Seconds of an all-reduce, and of an exchange with each partner, None without one; ``nodes`` are their ranks."""
+    """Seconds of an all-reduce, and of an exchange with each partner, None without one; ``nodes`` holds their ranks."""
     if tensor.is_cuda:
         torch.cuda.set_device(tensor.device)  # each thread has its own
     took: list[float | None] = [_shortest(lambda: _summed(ranks, tensor))]
@@ -251,16 +252,16 @@ def _measured(ranks: Ranks, nodes: Sequence[Sequence[int]], tensor: torch.Tensor
 
 
 def partners(node: int, nodes: int) -> list[int | None]:
-    """Whom a node exchanges with in each of `PAIRINGS`, None where it is left over.
+    """The node's partner in each of `PAIRINGS` exchanges, None if it is left over.
 
-    In round r the nodes whose numbers add up to r (modulo their number) are a pair, as in a tournament. Among three
-    nodes or more each has two different partners at least.
+    In round r the nodes whose numbers add up to r (modulo their count) are a pair, as in a tournament. With three or
+    more nodes each has at least two different partners.
     """
     return [None if other == node else other for other in ((turn - node) % nodes for turn in range(PAIRINGS))]
 
 
 def _shortest(act: Callable[[], None]) -> float:
-    """Seconds that ``act`` takes where all ranks begin it together: the shortest of several, after one for nothing."""
+    """Seconds that ``act`` takes when all ranks begin it together: the shortest of several, after one warm-up."""
     act()
     took = []
     for _ in range(REPEATS):
@@ -272,8 +273,9 @@ def _shortest(act: Callable[[], None]) -> float:
 
 
 def link_of(node: str, took: Sequence[Sequence[float | None]]) -> NetworkTimes:
-    """A node's link from what its ranks measured, each an all-reduce and an exchange a partner. The ranks share the
-    node's network: of each measurement the slowest counts. A partner may be slow itself: of these the fastest counts.
+    """A node's link from what its ranks measured, each an all-reduce and one exchange per partner. The ranks share the
+    node's network: of each measurement the slowest rank counts. A partner may itself be slow: the fastest exchange
+    counts.
     """
     slowest = [max(column) for column in zip(*took, strict=True) if None not in column]
     return NetworkTimes(node, slowest[0], min(slowest[1:], default=None))

@@ -1,4 +1,4 @@
-"""A rank's batches of a phase: streamed from its shards, which are watched meanwhile."""
+"""A rank's batches of a phase, streamed from its shards, which are watched for changes."""
 
 from __future__ import annotations
 
@@ -24,26 +24,26 @@ Stream = BatchStream | LddlStream
 
 
 class WatchedBatches:
-    """A stream that ends once a shard is no longer the one that was opened."""
+    """A stream that fails once a shard is no longer the one that was opened."""
 
     def __init__(self, stream: Stream, watch: ShardWatch) -> None:
         self._stream, self._watch = stream, watch
         self.state, self.samples = stream.state, stream.samples
 
     def __next__(self) -> Sequence[MicroBatch]:
-        """As in `Batches`; packs in an unpadded run."""
+        """As in `Batches`; an unpadded run's micro-batches are packs."""
         if self._watch.error is not None:
             raise self._watch.error
         return next(self._stream)
 
 
 class PhaseBatches:
-    """What the batches of a phase are made of and cut by, on one rank.
+    """All that the batches of a phase are made from, on one rank.
 
     Args:
-        data: whose shards are in ``shards``.
-        token_budget: tokens of a pack at most; None pads.
-        device: which the batches are for.
+        data: the manifest of the shards in ``shards``.
+        token_budget: at most this many tokens per pack; None pads.
+        device: where the batches will be used.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class PhaseBatches:
 
     @contextmanager
     def opened(self, start: StreamState | None, forward: Forward) -> Iterator[WatchedBatches]:
-        """The batches from where a checkpoint's stream stood, or from the beginning; ``forward`` is made ready for
+        """The batches from the position of a checkpoint's stream, or from the beginning; ``forward`` is warmed up for
         their shapes."""
         with self._watch() as watch, closing(self._stream(start)) as stream:
             if isinstance(stream, BatchStream) and stream.packing is not None:
@@ -71,7 +71,7 @@ class PhaseBatches:
             yield WatchedBatches(stream, watch)
 
     def _watch(self) -> ShardWatch:
-        """Watches this rank's share of the shards; none where each node reads a copy of its own."""
+        """Watches this rank's share of the shards; none if each node reads a copy of its own."""
         if self._spec.local_copy:
             return ShardWatch([])
         shards = shards_of(self._data.phase(self._phase.phase))
@@ -84,8 +84,8 @@ class PhaseBatches:
             return self._lddl_stream(start.step if start else 0)
         if start is not None and start.skipped != shards.skipped:
             before, now = (", ".join(names) or "none" for names in (start.skipped, shards.skipped))
-            where = f"the epoch goes on from place {start.place} of its order"
-            ranks.say(f"skipped shards were {before}, are {now}: {where}")
+            where = f"the epoch continues from place {start.place} of its order"
+            ranks.say(f"the skipped shards have changed (before: {before}; now: {now}): {where}")
         return BatchStream(
             shards.train,
             shards.masking,
@@ -115,8 +115,7 @@ class PhaseBatches:
             pin_memory=self._device.type == "cuda",
         )
         if stream.replayed:
-            words = f"LDDL's loader reads {stream.replayed} micro-batches of the epoch again and drops them"
-            self._ranks.say(words)
+            self._ranks.say(f"LDDL's loader rereads {stream.replayed} micro-batches of the epoch and drops them")
         return stream
 
     def _packing(self, token_budget: int) -> Limits:

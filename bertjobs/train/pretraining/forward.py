@@ -30,11 +30,11 @@ class Forward(nn.Module):
         self.model, self.attention, self.parts = model, attention, parts
 
     def forward(self, batch: MicroBatch) -> tuple[Term, Term]:
-        """The masked-LM term of one micro-batch, by masked token, and the next-sentence term, by sequence: losses in
-        nats, and hits. It may be on the host, which is where a padded one's labels are best.
+        """The masked-LM term of one micro-batch, over masked tokens, and the next-sentence term, over sequences: losses
+        in nats, and hits. It may be on the host, which is the best place for a padded one's labels.
 
         Raises:
-            ValueError: a pack, and no attention for it.
+            ValueError: it is a pack, and there is no attention for packs.
         """
         batch = on_device(batch, self.device)
         if isinstance(batch, Batch):
@@ -54,7 +54,7 @@ class Forward(nn.Module):
         return self.model.bert.embeddings.word_embeddings.weight.device
 
     def warm_up(self, pack: PackedBatch, precision: str) -> None:
-        """Compile what training on packs of these shapes needs, so that no step waits for it; changes nothing else."""
+        """Compile what training on packs of this shape needs, so that no step waits for it; changes nothing else."""
         if self.attention is not None and self.parts is not EAGER:
             device = pack.input_ids.device
             warm_up(self.model, pack, self.attention, self.parts, lambda: autocast(precision, device))
@@ -81,6 +81,6 @@ def open_forward(model: BertForPreTraining, spec: RunSpec, device: torch.device)
 
 
 def on_device(batch: MicroBatch, device: torch.device) -> MicroBatch:
-    """The micro-batch where the model is; a padded one's labels stay on the host, so that no GPU is waited for."""
+    """The micro-batch on the model's device; a padded one's labels stay on the host, to avoid waiting for the GPU."""
     moved = batch.to(device, non_blocking=True)
     return moved if isinstance(moved, PackedBatch) else replace(moved, labels=batch.labels)

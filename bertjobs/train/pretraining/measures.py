@@ -1,6 +1,6 @@
 """What pretraining measures: its fields of metrics.jsonl and validation.jsonl, and how the log states them.
 
-A line of metrics.jsonl has, beside the fields of all objectives (`bertjobs.train.metrics`):
+A line of metrics.jsonl has, besides the fields of all objectives (`bertjobs.train.metrics`):
 
 - ``loss_nats`` (MLM + NSP), ``mlm_loss_nats`` (mean over masked tokens), ``nsp_loss_nats`` (mean over sequences),
   ``mlm_accuracy`` and ``nsp_accuracy`` (0 to 1).
@@ -23,7 +23,7 @@ SCORES = ("loss_nats", "mlm_loss_nats", "nsp_loss_nats", "mlm_accuracy", "nsp_ac
 
 
 def counts_of(micro_batches: Iterable[MicroBatch]) -> StepCounts:
-    """What a rank's micro-batches hold; the field-wise sum over ranks is the step's."""
+    """What a rank's micro-batches contain; the field-wise sum over ranks is the step's."""
     sequences = masked_tokens = tokens = squared_lengths = 0
     for batch in micro_batches:
         if isinstance(batch, Batch):

@@ -43,7 +43,8 @@ class Pretraining:
 
     Attributes:
         spec: with the model's vocab_size filled in.
-        token_budget: most tokens of a pack: its memory is at most that of the recipe's padded micro-batch. None pads.
+        token_budget: the most tokens per pack: it needs at most the memory of the recipe's padded micro-batch. None
+            pads.
     """
 
     spec: RunSpec
@@ -135,7 +136,7 @@ class PretrainingLearner:
 
 
 def description_of(spec: ModelSpec, vocabulary: Path, *, lowercase: bool) -> dict[str, bytes]:
-    """As in `Learner.description`: what a Hugging Face folder holds beside the weights, configuration and tokenizer.
+    """As in `Learner.description`: a Hugging Face folder's files besides the weights: configuration and tokenizer.
 
     Raises:
         InputError: the vocabulary cannot be read, or is larger than the model's.

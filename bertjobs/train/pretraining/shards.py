@@ -18,7 +18,7 @@ from bertjobs.train.ranks import Ranks
 class PhaseShards:
     """The sequences of a phase.
 
-    ``skipped`` names the shards that are left out, as ``split/name``.
+    ``skipped`` holds the names of shards that are left out, as ``split/name``.
     """
 
     train: ShardSet
@@ -47,7 +47,7 @@ def open_shards(shared: DataManifest, spec: RunSpec, phase: PhaseSpec, ranks: Ra
             total=ranks.sum_on_host,
         )
         if copy.reason and placement.local_rank == 0:
-            print(f"rank {ranks.rank}: no copy on this node, reading {data.folder}: {copy.reason}", flush=True)
+            print(f"rank {ranks.rank}: no copy on this node, reading from {data.folder}: {copy.reason}", flush=True)
         data, everywhere = copy.data, copy.everywhere
         bad.update(shard.name for shard in copy.bad)
     shards = shards_of(shared.phase(number))

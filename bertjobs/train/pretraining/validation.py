@@ -32,8 +32,8 @@ class Validation:
 
     @cached_property
     def unigram_line(self) -> float:
-        """Cross-entropy, in nats, of the scored tokens under the training text's token frequencies: what a
-        model reaches that knows word frequencies and no context. Known to rank 0 alone."""
+        """Cross-entropy, in nats, of the scored tokens under the training text's token frequencies: what a model
+        reaches that knows word frequencies but no context. Known only to rank 0."""
         if not self._ranks.is_first:
             return 0.0
         return unigram_cross_entropy(self._shards.train, self._batches(0, 1))

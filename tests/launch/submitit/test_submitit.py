@@ -129,7 +129,7 @@ def test_all_or_nothing(spec: RunSpec, directory: RunDirectory, environ: dict[st
 
 def test_a_controller_that_is_away(spec: RunSpec, directory: RunDirectory, environ: dict[str, str], tool: Tool) -> None:
     tool("sbatch", "echo 'sbatch: error: Unable to contact slurm controller' >&2; exit 1")
-    with pytest.raises(BertjobsError, match="found no cluster") as caught:
+    with pytest.raises(BertjobsError, match="could not reach the cluster") as caught:
         queue_submitit(directory, spec, FOUR_HOURS, environ=environ)
     assert caught.value.exit_code == 70
 

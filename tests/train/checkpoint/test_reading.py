@@ -1,4 +1,4 @@
-"""Checkpoints read on any number of ranks; damaged ones passed over, those of other models refused."""
+"""Checkpoints read on any number of ranks; damaged ones are skipped, those of other models refused."""
 
 from __future__ import annotations
 

@@ -97,7 +97,7 @@ def test_bad_shards_are_skipped_recorded_and_remembered(data_copy: Trial, tmp_pa
     shard.path.unlink()
     last = alone(trial.having(STEPS_THIS_RUN=5), 1)
     assert last.code == 75, last
-    assert f"skipped shards were {altered}, are {shard.name}, {altered}" in last.out
+    assert f"the skipped shards have changed (before: {altered}; now: {shard.name}, {altered})" in last.out
     assert state(trial)["skipped"] == [shard.name, altered]
     assert [line["step"] for line in trial.metrics(1)] == list(range(1, 16))
 
@@ -173,7 +173,7 @@ def test_lddls_loader_trains_and_replays_after_a_restart(
     one_rank = copied(lddl, tmp_path / "again")
     end = alone(one_rank.having(STEPS_THIS_RUN=1), 1)
     assert end.code == 75, end
-    assert "LDDL's loader reads 12 micro-batches of the epoch again" in end.out
+    assert "LDDL's loader rereads 12 micro-batches of the epoch" in end.out
 
 
 def test_lddls_loader_refuses_shards_of_ids(trial: Trial, tmp_path: Path, alone: Alone) -> None:
