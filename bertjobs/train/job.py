@@ -24,8 +24,8 @@ from bertjobs.run.restarts import (
     cause_by_slurm,
     chain_events,
     explanation,
-    in_circles,
     is_open,
+    no_progress,
 )
 from bertjobs.run.settings import check_unchanged, write_settings
 from bertjobs.train.failure import cause_of, exit_code, kept
@@ -153,7 +153,7 @@ def check_restart(job: PhaseJob, step: int) -> None:
     Raises:
         NotRestartedError: it would.
     """
-    _refuse(job, in_circles(_chain(job), step))
+    _refuse(job, no_progress(_chain(job), step))
 
 
 def _chain(job: PhaseJob) -> list[Mapping[str, Any]]:
