@@ -1,4 +1,4 @@
-"""bench.jsonl: what `bertjobs bench` measured of one rank, and whether it speaks for a run."""
+"""bench.jsonl: what `bertjobs bench` measured of one rank, and whether it applies to a run."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from typing import Any
 from bertjobs.recipe.spec import ModelSpec, PhaseSpec, RunSpec, SystemSpec
 
 BENCH_FILE = "bench.jsonl"
-"""In the results folder: what `bertjobs bench` measured, a line a measurement."""
+"""In the results folder: what `bertjobs bench` measured, one line per measurement."""
 
 MEMORY_READS = (0.9, 1.15)
-"""What a driver calls a GPU's memory, over what its maker does: less what is reserved, or in GiB of 2^30 bytes."""
+"""GPU memory that a driver reports, as a share of what the maker states: some is reserved, or it counts in GiB."""
 
 
 @dataclass(frozen=True)
 class WorkPerSequence:
-    """What a rank does for a sequence. ``model`` is without its name and its vocabulary's size."""
+    """What a rank computes per sequence. ``model`` leaves out its name and vocabulary size."""
 
     model: ModelSpec
     precision: str
@@ -44,9 +44,9 @@ class BenchRun:
     """What `bertjobs bench` measured of one rank with one micro-batch.
 
     Attributes:
-        device: its name, as its driver has it.
-        is_gpu: else it is a processor.
-        device_memory_gb: all that it has, in GB (10^9 bytes).
+        device: its name, as its driver reports it.
+        is_gpu: False for CPUs.
+        device_memory_gb: all of its memory, in GB (10^9 bytes).
         sequences_per_s: of the rank.
         peak_memory_gb: of its tensors, in GB.
     """
@@ -61,24 +61,24 @@ class BenchRun:
 
     @classmethod
     def from_json(cls, line: Any) -> BenchRun:
-        """A line of `BENCH_FILE`; raises LookupError, TypeError or ValueError where it is none."""
+        """Parse a line of `BENCH_FILE`; raises LookupError, TypeError or ValueError if it is not one."""
         device, shape = line["device"], ModelSpec(name="", **line["model"])
         work = WorkPerSequence(shape, *(line[field.name] for field in fields(WorkPerSequence)[1:]))
         measured = [float(line[name]) for name in ("sequences_per_s", "peak_memory_gb")]
         if not all(0 < value < math.inf for value in measured):
-            raise ValueError(f"{measured} are no measurements")
+            raise ValueError(f"not measurements: {measured}")
         memory = float(device["memory_gb"])
         return cls(str(device["name"]), device["kind"] == "cuda", memory, work, int(line["micro_batch"]), *measured)
 
-    def speaks_for(self, spec: RunSpec, phase: PhaseSpec) -> bool:
-        """Whether a rank of a run does the same work on such a device."""
+    def applies_to(self, spec: RunSpec, phase: PhaseSpec) -> bool:
+        """Whether each rank of a run does the same work on the same kind of device."""
         if self.is_gpu != bool(spec.gpus) or self.work != WorkPerSequence.of(spec, phase):
             return False
         return not self.is_gpu or is_same_gpu(self.device, self.device_memory_gb, spec.system)
 
 
 def is_same_gpu(name: str, memory_gb: float, system: SystemSpec) -> bool:
-    """Whether a GPU of this driver's name and memory is that of a system: ``NVIDIA H200`` is ``H200-SXM5-141GB``."""
+    """Whether a GPU that its driver reports like this is that of a system: ``NVIDIA H200`` is ``H200-SXM5-141GB``."""
     words, named = (set(re.split(r"[^a-z0-9]+", text.lower())) for text in (name, system.gpu))
     chip = system.gpu.lower().partition("-")[0]
     if chip not in words or {"pcie", "nvl"} & words != {"pcie", "nvl"} & named:

@@ -13,12 +13,12 @@ from typing import Any
 from bertjobs.errors import EXIT_BAD_INPUT, EXIT_CONTINUE, EXIT_DONE, EXIT_FAILURE
 
 ABSENT_RANKS = "absent ranks"
-"""The name of the field of a hang's error, in logs and journals, that has the ranks which the others waited for."""
+"""Name of the field of a hang's error, in logs and journals, that lists the ranks which the others waited for."""
 SPENT_BY = "restarts used up by"
-"""The name of the field of an attempt that was not restarted that has the cause of those before it."""
+"""Name of the field, in the error of an attempt that was not restarted, that gives the cause of those before it."""
 
 ATTEMPT_END = "attempt"
-"""The name of the field by which run.sub tells the attempts of a job apart in the log that they share."""
+"""Name of the field that marks where each attempt of a job ends in the log that they share; run.sub writes it."""
 
 
 class Then(StrEnum):
@@ -27,16 +27,16 @@ class Then(StrEnum):
     RESUME = "resume"
     """Another attempt continues from the newest checkpoint, as far as the budgets allow."""
     ELSEWHERE = "elsewhere"
-    """Another attempt, on other nodes than those that were found unfit."""
+    """Another attempt, on nodes other than the unfit ones."""
     STOP = "stop"
     """No other attempt: there is nothing left to do, or it would end in the same way."""
 
 
 class Budget(Enum):
-    """What restarts are counted by: the name of the recipe's ``restarts_...``, and how a refusal words it."""
+    """What restarts are counted by: the recipe's setting ``restarts_...``, and how a refusal words it."""
 
     TIME_LIMIT = ("time_limit", "reached the time limit", "at the time limit")
-    PREEMPTED = ("preempted", "ended by preemption", "after a preemption")
+    PREEMPTED = ("preempted", "ended in preemption", "after a preemption")
     NODE_FAILED = ("node_failed", "lost a node", "after a node failure")
     OUT_OF_MEMORY = ("out_of_memory", "ran out of memory", "after running out of memory")
     CRASHED = ("crashed", "crashed", "after a crash")
@@ -59,15 +59,15 @@ def _row(
 
 
 class Cause(StrEnum):
-    """Why an attempt ended. The value is the word that journals, logs and JSON have.
+    """Why an attempt ended. The value is the word used in journals, logs and JSON.
 
     Attributes:
-        plain: the same for people, after "attempt 2: ".
-        exit_code: of a worker that ends by it.
+        plain: the same for people, to follow "attempt 2: ".
+        exit_code: of a worker that ends for this reason.
         then: what the chain does next.
         budget: what a restart after it counts against; None: no limit.
-        needs_progress: whether an attempt that begins where this one began would end in the same way, so that there
-            must be a newer checkpoint first.
+        needs_progress: whether an attempt that begins where this one began would end in the same way, so that a newer
+            checkpoint must exist first.
         states: the states of a Slurm job that mean it.
     """
 
@@ -90,7 +90,7 @@ class Cause(StrEnum):
         "STEPS_THIS_RUN", "made as many steps as it was asked for (STEPS_THIS_RUN)", code=EXIT_CONTINUE, then=Then.STOP
     )
 
-    # It was asked to stop, and wrote a checkpoint. Who sent TERM, only Slurm can say.
+    # It was asked to stop, and wrote a checkpoint. Only Slurm can say who sent TERM.
     SIGUSR2 = _row(
         "SIGUSR2", "time limit near: stopped with a checkpoint", code=EXIT_CONTINUE, budget=Budget.TIME_LIMIT
     )
@@ -98,9 +98,9 @@ class Cause(StrEnum):
     SIGHUP = _row("SIGHUP", "its terminal was closed: stopped with a checkpoint", code=EXIT_CONTINUE)
     BAD_SHARD = _row("bad shard", "a shard is missing or altered; the next attempt skips it", code=EXIT_CONTINUE)
 
-    # It was ended from outside, or by what Slurm watches over.
+    # It was ended from outside, or by something that Slurm monitors.
     TIME_LIMIT = _row(
-        "time limit", "time limit: killed at it", budget=Budget.TIME_LIMIT, states=("TIMEOUT", "DEADLINE")
+        "time limit", "killed at the time limit", budget=Budget.TIME_LIMIT, states=("TIMEOUT", "DEADLINE")
     )
     PREEMPTED = _row("preempted", budget=Budget.PREEMPTED, states=("PREEMPTED",))
     REQUEUED = _row("requeued", states=("REQUEUED",))
@@ -111,7 +111,7 @@ class Cause(StrEnum):
     BAD_INPUT = _row("bad input", code=EXIT_BAD_INPUT, then=Then.STOP)
     DAMAGED_SHARD = _row("damaged shard", "a shard is missing or altered", code=EXIT_BAD_INPUT, then=Then.STOP)
     NOT_RESTARTED = _row("not restarted", code=EXIT_BAD_INPUT, then=Then.STOP)
-    """The attempts before used up the restarts; such an error names the cause that did, too."""
+    """Earlier attempts used up the restarts; such an error also names the cause that they ended for."""
     UNFIT_NODE = _row("unfit node", "the node check found a node unfit", then=Then.ELSEWHERE, budget=Budget.NODE_FAILED)
 
     # It failed.
@@ -120,18 +120,18 @@ class Cause(StrEnum):
         "out of host memory", budget=Budget.OUT_OF_MEMORY, needs_progress=True, states=("OUT_OF_MEMORY",)
     )
     DISK = _row("disk", "the disk is full, or failed", needs_progress=True)
-    HANG = _row("hang", "it hung: no step ended for too long", budget=Budget.CRASHED, needs_progress=True)
+    HANG = _row("hang", "it hung: no step finished for too long", budget=Budget.CRASHED, needs_progress=True)
     PORT = _row("ranks cannot join", "the ranks could not reach each other", budget=Budget.CRASHED, needs_progress=True)
     CONTAINER = _row("container", "the container did not start", budget=Budget.CRASHED, needs_progress=True)
     GRADIENTS = _row(
-        "gradients not finite", "its gradients were not finite any more", budget=Budget.CRASHED, needs_progress=True
+        "gradients not finite", "its gradients were no longer finite", budget=Budget.CRASHED, needs_progress=True
     )
     LOST_RANK = _row("lost rank", "a rank died without an error message", budget=Budget.CRASHED, needs_progress=True)
     CRASHED = _row("crashed", budget=Budget.CRASHED, needs_progress=True)
 
     @property
     def is_stop(self) -> bool:
-        """Whether the worker ended by itself, with a checkpoint, for another attempt to continue."""
+        """Whether the worker stopped with a checkpoint, for another attempt to continue."""
         return self.exit_code == EXIT_CONTINUE
 
 
@@ -141,11 +141,11 @@ _FORMER = {
     "out of memory": Cause.GPU_MEMORY,
     "disk full": Cause.DISK,
 }
-"""The words that older journals have, where they were others."""
+"""Words of older journals that have since changed."""
 
 
 def read_cause(word: str, *, by_slurm: bool = False) -> Cause | None:
-    """The cause that a word of a journal or a log stands for; None for one that is not known.
+    """The cause that a word of a journal or a log stands for; None for an unknown one.
 
     Args:
         word: as it stands there.

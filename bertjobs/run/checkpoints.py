@@ -30,7 +30,7 @@ class DamagedCheckpointError(BertjobsError):
 
 
 class NewerFormatError(InputError):
-    """A checkpoint of a later bertjobs. It is not damaged: passing it over would lose its steps."""
+    """A checkpoint that a later bertjobs wrote. It is not damaged: passing it over would lose its steps."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class CheckpointManifest:
 
     Attributes:
         files: each file's size in bytes and its sha256, by name.
-        world_size: ranks that trained; 0 in format 1, which does not say it.
+        world_size: ranks that trained; 0 in format 1, which does not record it.
         settings: those of the recipe that decide the weights, by path ("optimizer.beta1"); {} in format 1.
     """
 
@@ -98,11 +98,11 @@ def read_manifest(folder: Path) -> CheckpointManifest:
         ) from error
     for name, expected in manifest.files.items():
         file = folder / name
-        found = file.stat().st_size if file.is_file() else None
-        if found != expected["bytes"]:
-            size = "is missing" if found is None else f"has {found:,} bytes"
+        size = file.stat().st_size if file.is_file() else None
+        if size != expected["bytes"]:
+            what = "is missing" if size is None else f"has {size:,} bytes"
             raise DamagedCheckpointError(
-                f"{name} {size}, expected {expected['bytes']:,} bytes: the checkpoint is truncated",
+                f"{name} {what}, expected {expected['bytes']:,} bytes: the checkpoint is truncated",
                 where=str(folder),
             )
     return manifest
@@ -127,7 +127,7 @@ def _parse(content: dict[str, Any]) -> CheckpointManifest:
         if Path(name).name != name or set(entry) != {"bytes", "sha256"}:
             raise ValueError(f"entry {name!r}")
     if not isinstance(manifest.settings, dict):
-        raise TypeError("settings is no object")
+        raise TypeError("settings is not an object")
     return manifest
 
 
@@ -170,12 +170,12 @@ def verify(folder: Path) -> CheckpointManifest:
         hashes = {name: pool.submit(sha256_of, folder / name) for name in largest_first}
     for name, expected in manifest.files.items():
         try:
-            found = hashes[name].result()
+            digest = hashes[name].result()
         except OSError as error:
             raise DamagedCheckpointError(f"{name} cannot be read: {error.strerror}", where=str(folder)) from error
-        if found != expected["sha256"]:
+        if digest != expected["sha256"]:
             raise DamagedCheckpointError(
-                f"{name} is altered: sha256 {found[:12]}..., expected {str(expected['sha256'])[:12]}...",
+                f"{name} is altered: sha256 {digest[:12]}..., expected {str(expected['sha256'])[:12]}...",
                 where=str(folder),
             )
     return manifest
@@ -206,8 +206,8 @@ def newest_valid(checkpoints: Path) -> tuple[Path | None, list[DamagedCheckpoint
 
 
 def newest_whole(checkpoints: Path) -> Path | None:
-    """The newest checkpoint whose files are there in full; their bytes are not read. For readers: what cannot be read,
-    also what a later bertjobs wrote, is passed over."""
+    """The newest checkpoint whose files are all there with the right size; their bytes are not read. For readers: what
+    cannot be read, or was written by a later bertjobs, is passed over."""
     return next((folder for folder in reversed(steps(checkpoints)) if _is_whole(folder)), None)
 
 
@@ -216,8 +216,8 @@ def prune(checkpoints: Path, *, keep: int = KEPT, newest: str | None = None, spa
 
     Args:
         keep: how many stay, at least 1.
-        newest: name of the one just written, which is good. Those of later steps are not: this attempt passed them
-            over when it began. None counts all.
+        newest: name of the one just written, which is good. Those of later steps are not, since this attempt passed
+            them over when it began. None counts all.
         spare: names of others that stay.
 
     Raises:
@@ -230,7 +230,7 @@ def prune(checkpoints: Path, *, keep: int = KEPT, newest: str | None = None, spa
 
 
 def _is_whole(folder: Path) -> bool:
-    """Whether a checkpoint's files are there in full; their bytes are not read."""
+    """Whether a checkpoint's files are all there with the right size; their bytes are not read."""
     try:
         read_manifest(folder)
     except (BertjobsError, OSError):

@@ -1,4 +1,4 @@
-"""Where everything of a run lies (contract 2 of the design).
+"""Where each part of a run is kept (contract 2 of the design).
 
 ::
 
@@ -77,7 +77,7 @@ class PhaseDirectory:
 
     @property
     def exclude(self) -> Path:
-        """Nodes that the next link must not be given, by commas: the worker's word to run.sub."""
+        """Nodes that the next link must not be given, separated by commas: the worker writes it, run.sub reads it."""
         return self.root / "exclude"
 
     def create(self) -> None:
@@ -92,7 +92,7 @@ class PhaseDirectory:
         """The phase's DONE.json, or None while the phase is not done.
 
         Raises:
-            BertjobsError: the file is there but is not one of ours.
+            BertjobsError: the file exists but is not one of ours.
         """
         if not self.done_file.exists():
             return None
@@ -225,6 +225,6 @@ def all_runs(results: Path) -> list[RunDirectory]:
     """The runs below a results folder, newest first."""
     if not results.is_dir():
         return []
-    # os.access, as other people's runs in a shared folder are closed to this user.
-    found = [RunDirectory(folder) for folder in results.iterdir() if os.access(folder / "run.yml", os.R_OK)]
-    return sorted(found, key=lambda run: run.lockfile.stat().st_mtime, reverse=True)
+    # os.access: other people's runs in a shared folder may be closed to this user.
+    runs = [RunDirectory(folder) for folder in results.iterdir() if os.access(folder / "run.yml", os.R_OK)]
+    return sorted(runs, key=lambda run: run.lockfile.stat().st_mtime, reverse=True)

@@ -1,5 +1,4 @@
-"""What other programs print when they fail, and the cause that it is a sign of: torch, Python, Slurm, pyxis, the
-kernel.
+"""What other programs (torch, Python, Slurm, pyxis, the kernel) print when they fail, and the cause that it points to.
 
 What bertjobs itself prints has its cause in a field of its own, and is never looked up here.
 """
@@ -35,5 +34,5 @@ _SIGNS = tuple(
 
 
 def foreign_cause(text: str) -> Cause | None:
-    """What an error message of another program is a sign of, the first that fits; None where it is of none."""
+    """The first cause that an error message of another program points to; None if it points to none."""
     return next((cause for cause, sign in _SIGNS if sign.search(text)), None)

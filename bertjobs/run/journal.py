@@ -1,6 +1,6 @@
 """A run's story: its jobs and their attempts, folded once from the events of jobs.jsonl. Pure.
 
-Whoever tells it (the timeline, the doctor, the report, a rehearsal) adds what it knows besides: logs, metrics, Slurm.
+Its readers (the timeline, the doctor, the report, a rehearsal) add what else they know: logs, metrics, Slurm.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from bertjobs.run.causes import SPENT_BY, Cause, read_cause
 
 @dataclass(frozen=True)
 class Failure:
-    """What went wrong, as the worker wrote it: ``rank`` is whose error it was, ``facts`` are further fields."""
+    """What went wrong, as the worker wrote it: ``rank`` is the one that failed, ``facts`` are further fields."""
 
     what: str
     where: str = ""
@@ -34,19 +34,19 @@ class Attempt:
     """One start of a job at one phase.
 
     Attributes:
-        phase, job, number: of several starts of a job, the first has number 0.
-        world_size: ranks; 0 where it never began to train.
-        started_unix_s: when it began to train, in seconds since 1970; None where it did not come so far.
+        phase, job, number: which one it is; the first start of a job has number 0.
+        world_size: ranks; 0 if it never began to train.
+        started_unix_s: when it began to train, in seconds since 1970; None if it did not get that far.
         first_step: the step that it began at.
-        ended_unix_s: when it wrote its end; None where it did not, also where a later attempt wrote it.
-        alive_unix_s: its end, or where it was killed or still runs, the last step known of it.
-        word: why it ended, as the journal has it; "" where nothing says so.
-        explained: what Slurm said later of the signal that it ended by.
-        exit_code, step: as its end was recorded; None where nothing says so.
+        ended_unix_s: when it wrote its end; None if it did not, even if a later attempt wrote it.
+        alive_unix_s: when it ended, or if it was killed or still runs, the time of its last known step.
+        word: why it ended, in the journal's word; "" if nothing says so.
+        explained: what Slurm said later about the signal that ended it.
+        exit_code, step: as recorded at its end; None if nothing says so.
         failure: what went wrong, if anything did.
-        is_told: whether another than itself wrote its end.
-        refusal, spent_by: why it was not followed by another, in words, and the cause that used up the restarts; "" and
-            None where neither is so.
+        is_reported: whether its end was written by someone else.
+        refusal, spent_by: why no other attempt followed, in words, and the cause that used up the restarts; "" and
+            None if one did.
     """
 
     phase: int
@@ -62,23 +62,23 @@ class Attempt:
     exit_code: int | None = None
     step: int | None = None
     failure: Failure | None = None
-    is_told: bool = False
+    is_reported: bool = False
     refusal: str = ""
     spent_by: Cause | None = None
 
     @property
     def cause(self) -> Cause | None:
-        """Why it ended; None where nothing says so, or in a word that is not known."""
-        return read_cause(self.word, by_slurm=self.is_told)
+        """Why it ended; None if nothing says so, or only in an unknown word."""
+        return read_cause(self.word, by_slurm=self.is_reported)
 
     @property
     def has_ended(self) -> bool:
-        """Whether the journal has an end of it."""
+        """Whether the journal records its end."""
         return bool(self.word) or self.exit_code is not None
 
     @property
     def seconds(self) -> float:
-        """From its start to the last that is known of it; 0 where it never began to train."""
+        """From its start to the last known moment of it; 0 if it never began to train."""
         return max(0.0, self.alive_unix_s - self.started_unix_s) if self.started_unix_s is not None else 0.0
 
 
@@ -88,12 +88,12 @@ class JobStory:
 
     Attributes:
         id, backend: "slurm" or "local".
-        phase: that it was queued for; of a job queued by hand, that it began first.
+        phase: the one that it was queued for; for a job queued by hand, the first that it began.
         since_unix_s: when the journal first names it.
-        is_submitted, is_spare: whether bertjobs queued it, and as one that takes over.
+        is_submitted, is_spare: whether bertjobs queued it, and whether as a spare that takes over.
         host, pid: of the launcher of a local job; "" and 0 for others.
         is_cancelled: whether ``bertjobs cancel`` stopped it.
-        attempts: in the order of time, at whatever phase.
+        attempts: in chronological order, at any phase.
     """
 
     id: str
@@ -119,7 +119,7 @@ class JobStory:
 
 @dataclass(frozen=True)
 class Story:
-    """A run: its jobs by id, in the order in which the journal first names them, and all attempts in that of time."""
+    """A run: its jobs by id, in the order in which the journal first names them, and all attempts chronologically."""
 
     jobs: Mapping[str, JobStory]
     attempts: tuple[Attempt, ...] = ()
@@ -131,11 +131,11 @@ class Story:
 
 
 def read_story(events: Iterable[Mapping[str, Any]], step_times: Mapping[int, Sequence[float]] | None = None) -> Story:
-    """The story that a journal tells.
+    """The story in a journal.
 
     Args:
         events: its lines, in order; those that are not about a phase's job are passed over.
-        step_times: by phase, when each step ended, in seconds since 1970, to know how long a killed attempt lived.
+        step_times: by phase, when each step ended, in seconds since 1970: they show how long a killed attempt lived.
     """
     jobs: dict[str, JobStory] = {}
     attempts: list[Attempt] = []
@@ -152,9 +152,9 @@ def read_story(events: Iterable[Mapping[str, Any]], step_times: Mapping[int, Seq
             place = places[phase, id, number] = len(attempts)
             attempts.append(Attempt(phase, id, number))
         attempts[place] = _OF_AN_ATTEMPT[event["event"]](attempts[place], event)
-    told = tuple(_alive(attempt, attempts[place + 1 :], step_times or {}) for place, attempt in enumerate(attempts))
-    of_jobs = {id: tuple(attempt for attempt in told if attempt.job == id) for id in jobs}
-    return Story({id: replace(job, attempts=of_jobs[id]) for id, job in jobs.items()}, told)
+    complete = tuple(_alive(attempt, attempts[place + 1 :], step_times or {}) for place, attempt in enumerate(attempts))
+    of_jobs = {id: tuple(attempt for attempt in complete if attempt.job == id) for id in jobs}
+    return Story({id: replace(job, attempts=of_jobs[id]) for id, job in jobs.items()}, complete)
 
 
 def _is_of_a_job(event: Any) -> bool:
@@ -182,7 +182,7 @@ def _started(attempt: Attempt, event: Mapping[str, Any]) -> Attempt:
 
 
 def _ended(attempt: Attempt, event: Mapping[str, Any]) -> Attempt:
-    """The first end counts: where a rank hangs, a later one says less."""
+    """The first end counts: if a rank hangs, a later end says less."""
     if attempt.has_ended:
         return attempt
     failure = _failure(event.get("error"))
@@ -194,7 +194,7 @@ def _ended(attempt: Attempt, event: Mapping[str, Any]) -> Attempt:
         exit_code=event.get("exit_code"),
         step=event.get("step"),
         failure=failure,
-        is_told="told_by" in event,
+        is_reported="told_by" in event,
         spent_by=read_cause(facts.get(SPENT_BY, "")),
     )
 
@@ -217,7 +217,7 @@ _OF_AN_ATTEMPT: Mapping[str, Callable[[Attempt, Mapping[str, Any]], Attempt]] = 
 
 
 def _failure(error: Any) -> Failure | None:
-    """An end's error; older journals have it as it was printed."""
+    """The error recorded with an end; older journals have it as it was printed."""
     if isinstance(error, Mapping) and error.get("what"):
         texts = {str(name): str(text) for name, text in error.items() if name != "rank"}
         facts = {name: text for name, text in texts.items() if name not in ("what", "where", "hint")}

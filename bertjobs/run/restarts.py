@@ -1,7 +1,7 @@
-"""How the attempts of a chain ended, and whether there may be one more.
+"""How the attempts of a chain ended, and whether there may be another.
 
-An attempt writes its end into the journal, if it can. Where it could not (a node that failed, a kill), the next one
-does it, from what Slurm says.
+An attempt writes its end into the journal, if it can. If it could not (its node failed, it was killed), the next one
+writes it, from what Slurm says.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Refusal:
 
 
 class NotRestartedError(InputError):
-    """An attempt that was not begun for the sake of those before it. ``spent_by`` is the cause that ended those."""
+    """An attempt that was not begun because of how those before it ended: ``spent_by`` is their cause."""
 
     def __init__(self, what: str, *, spent_by: Cause, where: str | None = None, hint: str | None = None):
         self.spent_by = spent_by
@@ -35,7 +35,7 @@ class NotRestartedError(InputError):
         return _rebuilt, (self.what, self.spent_by, self.where, self.hint)
 
     def facts(self) -> dict[str, str]:
-        """As other errors', and what used up the restarts."""
+        """As for other errors, and what used up the restarts."""
         return {**super().facts(), SPENT_BY: self.spent_by}
 
 
@@ -44,9 +44,9 @@ def _rebuilt(what: str, spent_by: Cause, where: str | None, hint: str | None) ->
 
 
 def chain_events(events: Iterable[Mapping[str, Any]], phase: int, chain: str) -> list[Mapping[str, Any]]:
-    """The starts and ends of one chain's attempts at a phase, in order; a job that was queued by hand is a chain.
+    """The starts and ends of one chain's attempts at a phase, in order; a job that was queued by hand is its own chain.
 
-    An end may be followed by an event "explained", in which a later attempt says what Slurm told of it.
+    An end may be followed by an event "explained", in which a later attempt records what Slurm said about it.
     """
     return [
         event
@@ -65,12 +65,12 @@ def is_open(events: Sequence[Mapping[str, Any]]) -> bool:
 def cause_by_slurm(state: str) -> Cause:
     """The cause that a state such as ``NODE_FAIL`` or ``CANCELLED by 0`` stands for; "crashed" where it says little."""
     cause = cause_of_state(state)
-    # An attempt that was killed is requeued by run.sub: only behind a signal does that state say something.
+    # run.sub requeues an attempt that was killed: that state says something only after a signal.
     return Cause.CRASHED if cause in (None, Cause.REQUEUED) else cause
 
 
 def explanation(events: Sequence[Mapping[str, Any]], state: str) -> Cause | None:
-    """Why Slurm sent the TERM that the last attempt ended by, where ``state``, its word for that end, says it; else
+    """Why Slurm sent the TERM that ended the last attempt, if ``state``, Slurm's word for that end, says so; else
     None."""
     last = events[-1] if events else {}
     if last.get("event") != "ended" or cause_in(last) is not Cause.SIGTERM:
@@ -96,12 +96,12 @@ def complete_journal(directory: RunDirectory, phase: int, chain: str, state: str
 
 
 def cause_in(event: Mapping[str, Any]) -> Cause:
-    """The cause that an event of the journal has: "crashed" where its word is not known."""
+    """The cause that an event of the journal has: "crashed" if its word is unknown."""
     return read_cause(str(event.get("cause", "")), by_slurm=bool(event.get("told_by"))) or Cause.CRASHED
 
 
 def causes(events: Iterable[Mapping[str, Any]]) -> dict[tuple[str, int], Cause]:
-    """Why each attempt, by its job and number, ended; those that were not begun are left out."""
+    """Why each attempt ended, by its job and number; those that were not begun are left out."""
     ended = {}
     for event in events:
         if "cause" in event and cause_in(event) is not Cause.NOT_RESTARTED:
@@ -110,12 +110,12 @@ def causes(events: Iterable[Mapping[str, Any]]) -> dict[tuple[str, int], Cause]:
 
 
 def beyond_budget(events: Sequence[Mapping[str, Any]], budgets: Mapping[str, int]) -> Refusal | None:
-    """Why there may not be another attempt; None where there may.
+    """Why there may not be another attempt; None if there may.
 
     Args:
         events: the chain's, by `chain_events`, the last end included.
-        budgets: how many attempts may end by each budget's causes and be followed by another, by the name of the
-            budget's setting; those that are not in it have no limit.
+        budgets: how many restarts each budget's causes allow, by the name of the budget's setting; those that are not
+            in it have no limit.
     """
     ends = list(causes(events).values())
     counts = Counter(cause.budget for cause in ends if cause.budget)
@@ -132,10 +132,10 @@ def _counted(count: int, noun: str) -> str:
     return f"{count or 'no'} {noun}{'s' * (count != 1)}"
 
 
-def in_circles(events: Sequence[Mapping[str, Any]], step: int) -> Refusal | None:
-    """Why an attempt that begins at ``step`` would end as those before did; None where it need not.
+def no_progress(events: Sequence[Mapping[str, Any]], step: int) -> Refusal | None:
+    """Why an attempt that begins at ``step`` would end as those before it did; None if it need not.
 
-    One attempt that got no checkpoint further is no circle: its checkpoint may have been damaged, or its node bad.
+    A single attempt without a newer checkpoint is not enough: its checkpoint may have been damaged, or its node bad.
     """
     starts = [event for event in events if event["event"] == "started"][-2:]
     ends = [cause for event in events if event["event"] == "ended"

@@ -1,4 +1,4 @@
-"""What a run was begun with: the one writer of its run.yml, and the one check that nothing decisive has changed."""
+"""What a run was begun with: the one writer of its run.yml, and the one check that no decisive setting has changed."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ def is_begun(phase: PhaseDirectory) -> bool:
 
 
 def begun_phases(directory: RunDirectory) -> set[int]:
-    """Numbers of the phases that `is_begun` holds for."""
+    """Numbers of the phases that have begun (`is_begun`)."""
     return {phase.number for phase in directory.phases() if is_begun(phase)}
 
 
 def check_unchanged(spec: RunSpec, directory: RunDirectory, fixed: Collection[int] | None = None) -> None:
-    """Make sure that a run has the settings that decide its weights as they were when its phases were begun.
+    """Make sure that the settings which decide a run's weights are those that its phases were begun with.
 
     Args:
-        fixed: numbers of the phases whose settings must stay; None: those that are begun.
+        fixed: numbers of the phases whose settings must stay; None: those that have begun.
 
     Raises:
-        InputError: it has not; names the settings. Or its run.yml cannot be read.
+        InputError: they are not; names the settings. Or its run.yml cannot be read.
     """
     if not directory.lockfile.is_file():
         return
@@ -41,25 +41,25 @@ def check_unchanged(spec: RunSpec, directory: RunDirectory, fixed: Collection[in
         raise InputError(
             f"phase {words} of run {spec.run!r} was begun with other settings: {', '.join(changed)}",
             where=str(directory.lockfile),
-            hint="set them back, or start another run, by another RUN or: "
+            hint="set them back, or start another run, with another RUN or: "
             f"bertjobs submit --recipes {directory.lockfile} --recipe {spec.recipe} --run NAME",
         )
 
 
 def settings_text(directory: RunDirectory, spec: RunSpec) -> str:
-    """run.yml of a run; the phases that it has already are kept where ``spec`` has others.
+    """run.yml of a run; phases that it already has and ``spec`` has not are kept.
 
     Raises:
-        InputError: the run.yml that is there cannot be read.
+        InputError: the existing run.yml cannot be read.
     """
-    locked = replace(spec, steps_this_run=0)  # speaks of one job, not of the run
+    locked = replace(spec, steps_this_run=0)  # concerns one job, not the run
     if directory.lockfile.is_file():
         locked = with_phases_of(locked, read_lockfile(directory.lockfile))
     return lockfile(locked)
 
 
 def write_settings(directory: RunDirectory, spec: RunSpec) -> None:
-    """Write run.yml, if it is not as it is to be.
+    """Write run.yml, unless it is right already.
 
     Raises:
         InputError: as in `settings_text`.

@@ -1,7 +1,7 @@
 """The register of suspect nodes, ``RESULTS/suspect-nodes.jsonl``, which all runs below RESULTS share.
 
-A node check writes into it what it found wrong; the launcher excludes such nodes from the next jobs until the entry
-expires. One JSON line an entry, appended by a single write.
+A node check records in it what was wrong; the launcher excludes such nodes from the next jobs until the entry
+expires. One JSON line per entry, appended by a single write.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from bertjobs.files.json_lines import append_line
 FILE = "suspect-nodes.jsonl"
 EXPIRY_S = 24 * 3600.0
 WARNINGS = 2
-"""A node is excluded after so many jobs have warned of it, or after one fatal finding."""
+"""A node is excluded after this many jobs have warned of it, or after one fatal finding."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")  # goes into sbatch's --exclude
 
@@ -29,9 +29,9 @@ class Suspect:
     Attributes:
         node: its name in Slurm.
         reason: what was wrong, for people.
-        fatal: whether training was refused there; else the node was slow, or the like.
-        run, job: who found it.
-        time_unix_s, expires_unix_s: when it was found, and until when it counts.
+        fatal: whether training was refused there; otherwise the node was slow, or the like.
+        run, job: which reported it.
+        time_unix_s, expires_unix_s: when it was reported, and until when it counts.
     """
 
     node: str
@@ -57,25 +57,25 @@ def record(
 
 
 def suspects(results: Path, now: float) -> list[Suspect]:
-    """The entries that have not expired, oldest first; [] where there is no register or it cannot be read. Lines that
+    """The entries that have not expired, oldest first; [] if there is no register or it cannot be read. Lines that
     are not ours are passed over: the file may be edited, or cut short by a full disk."""
     try:
         lines = (results / FILE).read_bytes().splitlines()
     except OSError:
         return []
-    found = [suspect for line in lines if (suspect := _parsed(line)) and now < suspect.expires_unix_s]
-    return sorted(found, key=lambda suspect: suspect.time_unix_s)
+    current = [suspect for line in lines if (suspect := _parsed(line)) and now < suspect.expires_unix_s]
+    return sorted(current, key=lambda suspect: suspect.time_unix_s)
 
 
-def excluded(found: Sequence[Suspect], spare: int) -> list[str]:
+def excluded(entries: Sequence[Suspect], spare: int) -> list[str]:
     """The nodes to pass to ``sbatch --exclude``, sorted by name.
 
-    These are the nodes with a fatal finding and those that several jobs have warned of, but ``spare`` at most, the
-    worst and latest first: a job that excludes more than the partition can spare would wait for ever.
+    These are the nodes with a fatal finding and those that several jobs have warned of, but at most ``spare``, the
+    worst and latest first: a job that excludes more than the partition can spare would wait forever.
     """
     worst: dict[str, tuple[bool, float]] = {}
-    for node in {suspect.node for suspect in found}:
-        own = [suspect for suspect in found if suspect.node == node]
+    for node in {suspect.node for suspect in entries}:
+        own = [suspect for suspect in entries if suspect.node == node]
         fatal = any(suspect.fatal for suspect in own)
         if fatal or len({(suspect.run, suspect.job) for suspect in own}) >= WARNINGS:
             worst[node] = (fatal, max(suspect.time_unix_s for suspect in own))

@@ -23,7 +23,7 @@ from bertjobs.run.restarts import (
     beyond_budget,
     chain_events,
     complete_journal,
-    in_circles,
+    no_progress,
 )
 from bertjobs.run.settings import check_unchanged, write_settings
 from bertjobs.train.failure import cause_of, exit_code, kept
@@ -145,7 +145,7 @@ def check_restart(job: PhaseJob, step: int) -> None:
     Raises:
         NotRestartedError: it would.
     """
-    _refuse(job, in_circles(_chain(job), step))
+    _refuse(job, no_progress(_chain(job), step))
 
 
 def _chain(job: PhaseJob) -> list[Mapping[str, Any]]:

@@ -23,11 +23,11 @@ def test_each_row_is_consistent(cause: Cause) -> None:
     assert cause.plain
     assert cause.exit_code in (EXIT_DONE, EXIT_BAD_INPUT, EXIT_FAILURE, EXIT_CONTINUE)
     if cause.exit_code in (EXIT_DONE, EXIT_BAD_INPUT):
-        assert cause.then is Then.STOP, "no other attempt mends bad input"
+        assert cause.then is Then.STOP, "another attempt would not fix bad input"
     if cause.then is Then.STOP:
         assert cause.budget is None, "what is not resumed is not counted"
     if cause.needs_progress:
-        assert cause.exit_code == EXIT_FAILURE, "whoever stopped as asked may do so again"
+        assert cause.exit_code == EXIT_FAILURE, "a stop on request may be repeated"
     assert cause.is_stop == (cause.exit_code == EXIT_CONTINUE)
 
 

@@ -1,4 +1,4 @@
-"""Which checkpoints exist for a reader."""
+"""Which checkpoints a reader sees."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_a_manifest_says_what_was_sealed(tmp_path: Path) -> None:
     assert manifest.files["model"]["bytes"] == len("weights of step 200")
 
 
-def test_altered_bytes_of_the_same_size_are_found(tmp_path: Path) -> None:
+def test_altered_bytes_of_the_same_size_are_detected(tmp_path: Path) -> None:
     folder = checkpoint(tmp_path, 1)
     (folder / "model").write_text("weights of step 2")
     read_manifest(folder)
@@ -56,14 +56,14 @@ def test_altered_bytes_of_the_same_size_are_found(tmp_path: Path) -> None:
         verify(folder)
 
 
-def test_a_truncated_file_is_found_without_reading_it(tmp_path: Path) -> None:
+def test_a_truncated_file_is_detected_without_reading_it(tmp_path: Path) -> None:
     folder = checkpoint(tmp_path, 1)
     os.truncate(folder / "model", 3)
     with pytest.raises(DamagedCheckpointError, match="model has 3 bytes, expected 17"):
         read_manifest(folder)
 
 
-def test_a_missing_file_is_found(tmp_path: Path) -> None:
+def test_a_missing_file_is_detected(tmp_path: Path) -> None:
     folder = checkpoint(tmp_path, 1)
     (folder / "model").unlink()
     with pytest.raises(DamagedCheckpointError, match="model is missing"):
@@ -98,14 +98,14 @@ def test_a_manifest_of_another_shape_is_damage(tmp_path: Path, content: object) 
         read_manifest(folder)
 
 
-def test_bytes_that_are_no_text_are_damage(tmp_path: Path) -> None:
+def test_bytes_that_are_not_text_are_damage(tmp_path: Path) -> None:
     folder = checkpoint(tmp_path, 1)
     (folder / MANIFEST).write_bytes(b"\xff\xfe\x00")
     with pytest.raises(DamagedCheckpointError):
         read_manifest(folder)
 
 
-def test_a_value_of_the_manifest_that_was_altered_is_found(tmp_path: Path) -> None:
+def test_an_altered_value_in_the_manifest_is_detected(tmp_path: Path) -> None:
     folder = checkpoint(tmp_path, 1)
     text = (folder / MANIFEST).read_text()
     # One bit: it would otherwise be taken for a newer format.
@@ -120,10 +120,10 @@ def test_format_1_is_read(tmp_path: Path) -> None:
     assert (verify(folder).world_size, verify(folder).settings) == (0, {})
 
 
-def test_hashes_that_are_known_are_not_made_again(tmp_path: Path) -> None:
+def test_known_hashes_are_not_computed_again(tmp_path: Path) -> None:
     with new_folder(tmp_path / folder_name(1)) as folder:
         (folder / "model").write_text("weights")
-        (folder / "scratch").write_text("not of the checkpoint")
+        (folder / "scratch").write_text("not part of the checkpoint")
         entry: FileEntry = {"bytes": 7, "sha256": "ab" * 32}
         seal(folder, phase=1, step=1, recipe_hash="abc", world_size=4, settings={"lr": 0.1}, files={"model": entry})
     manifest = read_manifest(tmp_path / folder_name(1))
@@ -133,7 +133,7 @@ def test_hashes_that_are_known_are_not_made_again(tmp_path: Path) -> None:
         verify(tmp_path / folder_name(1))
 
 
-def test_settings_that_only_one_side_names_are_not_compared(tmp_path: Path) -> None:
+def test_settings_that_only_one_side_has_are_not_compared(tmp_path: Path) -> None:
     with new_folder(tmp_path / folder_name(1)) as folder:
         seal(folder, phase=1, step=1, recipe_hash="abc", settings={"lr": 0.1, "old": 1, "shape": [1, 2]})
     manifest = read_manifest(tmp_path / folder_name(1))
@@ -159,7 +159,7 @@ def test_the_newest_whole_one_is_chosen(tmp_path: Path) -> None:
     assert [error.where for error in damaged] == [str(folders[2])]
 
 
-def test_other_names_are_no_checkpoints(tmp_path: Path) -> None:
+def test_folders_of_other_names_are_not_checkpoints(tmp_path: Path) -> None:
     whole = checkpoint(tmp_path, 5)
     whole.rename(tmp_path / "step-00000009.bak")
     checkpoint(tmp_path, 5)

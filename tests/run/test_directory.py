@@ -22,7 +22,7 @@ def run(tmp_path: Path) -> RunDirectory:
     return directory
 
 
-def test_folders_are_the_owners_alone(run: RunDirectory) -> None:
+def test_folders_are_private_to_their_owner(run: RunDirectory) -> None:
     phase = run.phase(1)
     phase.create()
     phase.create()
@@ -39,7 +39,7 @@ def test_done_is_read_back(run: RunDirectory) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"step": 3}', b"\xff"])
-def test_a_done_file_that_is_none_is_an_error(run: RunDirectory, content: bytes) -> None:
+def test_an_invalid_done_file_is_an_error(run: RunDirectory, content: bytes) -> None:
     phase = run.phase(1)
     phase.create()
     phase.done_file.write_bytes(content)
@@ -56,7 +56,7 @@ def test_the_journal_keeps_events_in_order(run: RunDirectory) -> None:
     assert json.loads(run.journal.read_text().splitlines()[1])["cause"] == "SIGTERM"
 
 
-def test_phases_are_found_in_order(run: RunDirectory) -> None:
+def test_phases_are_listed_in_order(run: RunDirectory) -> None:
     for number in (10, 2, 1):
         run.phase(number).create()
     (run.root / "phase-notes").mkdir()

@@ -1,4 +1,4 @@
-"""How attempts ended, and when there may be one more."""
+"""How attempts ended, and when there may be another."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from bertjobs.run.restarts import (
     causes,
     chain_events,
     explanation,
-    in_circles,
     is_open,
+    no_progress,
 )
 
 
@@ -29,7 +29,7 @@ def ended(cause: str, attempt: int = 0, job: str = "7", phase: int = 1) -> dict[
 
 
 def test_only_the_starts_and_ends_of_the_job_s_phase_count() -> None:
-    """A job that was queued by hand is a chain of its own."""
+    """A job that was queued by hand is its own chain."""
     mine = [started(0), ended("SIGUSR2")]
     others = [{"event": "submitted", "phase": 1, "job": "7"}, started(0, job="8"), ended("crashed", phase=2)]
     assert chain_events([others[0], mine[0], others[1], others[2], mine[1]], 1, "7") == mine
@@ -98,11 +98,11 @@ def test_each_cause_has_a_budget_of_its_own() -> None:
     assert refusal(attempts("hang", "lost rank", "gradients not finite"), budgets)[1] is Cause.GRADIENTS
 
 
-def test_what_was_not_begun_counts_for_nothing() -> None:
+def test_attempts_that_were_not_begun_do_not_count() -> None:
     twice = [*attempts("crashed", "crashed"), ended("not restarted", 2)]
     assert beyond_budget(twice, {"crashed": 2}) is None
-    circle = [started(10), ended("crashed"), started(10, 1), ended("crashed", 1), ended("not restarted", 2)]
-    assert in_circles(circle, 10) is not None, "nor does it let the next one pass"
+    repeated = [started(10), ended("crashed"), started(10, 1), ended("crashed", 1), ended("not restarted", 2)]
+    assert no_progress(repeated, 10) is not None, "nor does it let the next one through"
 
 
 def test_a_signal_counts_as_what_it_stands_for() -> None:
@@ -110,14 +110,14 @@ def test_a_signal_counts_as_what_it_stands_for() -> None:
     assert "reached the time limit" in refusal(attempts("SIGUSR2", "SIGUSR2"), {"time_limit": 1})[0]
 
 
-def test_after_two_crashes_at_the_same_place_there_must_be_progress() -> None:
+def test_two_crashes_at_the_same_step_need_progress_before_another_attempt() -> None:
     twice = [started(10), ended("out of GPU memory"), started(10, 1), ended("crashed", 1)]
-    assert "also began at step 10" in str(in_circles(twice, 10))
-    assert in_circles(twice, 11) is None
-    assert in_circles(twice[:2], 10) is None, "the newest checkpoint may have been damaged"
-    assert in_circles([started(5), *twice[1:]], 10) is None
-    assert in_circles([*twice[:3], ended("node failure", 1)], 10) is None
-    assert in_circles([*twice[:3], ended("SIGTERM", 1)], 10) is None
+    assert "also began at step 10" in str(no_progress(twice, 10))
+    assert no_progress(twice, 11) is None
+    assert no_progress(twice[:2], 10) is None, "the newest checkpoint may have been damaged"
+    assert no_progress([started(5), *twice[1:]], 10) is None
+    assert no_progress([*twice[:3], ended("node failure", 1)], 10) is None
+    assert no_progress([*twice[:3], ended("SIGTERM", 1)], 10) is None
 
 
 def test_a_refusal_reaches_another_process_whole() -> None:

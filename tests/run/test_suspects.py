@@ -1,4 +1,4 @@
-"""The register of suspect nodes: what is read back, when it expires, and whom the next jobs exclude."""
+"""The register of suspect nodes: what is read back, when it expires, and which nodes the next jobs exclude."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ def test_an_entry_is_read_back_until_it_expires(tmp_path: Path) -> None:
     assert suspects(tmp_path, NOW + EXPIRY_S) == []
 
 
-def test_an_expiry_of_its_own(tmp_path: Path) -> None:
+def test_an_entry_may_set_its_own_expiry(tmp_path: Path) -> None:
     record(tmp_path, "node3", "slow", fatal=False, run="bert", job="1", now=NOW, expiry_s=60)
     assert len(suspects(tmp_path, NOW + 59)) == 1
     assert suspects(tmp_path, NOW + 60) == []
 
 
-def test_without_a_register_nobody_is_suspect(tmp_path: Path) -> None:
+def test_without_a_register_no_node_is_suspect(tmp_path: Path) -> None:
     assert suspects(tmp_path, NOW) == []
     assert suspects(tmp_path / "absent", NOW) == []
 
 
-def test_a_register_that_cannot_be_read_names_nobody(tmp_path: Path) -> None:
+def test_a_register_that_cannot_be_read_names_no_node(tmp_path: Path) -> None:
     (tmp_path / FILE).mkdir()
     assert suspects(tmp_path, NOW) == []
 
@@ -83,7 +83,7 @@ def test_several_writers_at_once_lose_no_entry(tmp_path: Path) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert {found.node for found in suspects(tmp_path, NOW)} == {f"node{p}-{n}" for p in range(4) for n in range(50)}
+    assert {entry.node for entry in suspects(tmp_path, NOW)} == {f"node{p}-{n}" for p in range(4) for n in range(50)}
 
 
 def test_a_fatal_finding_excludes_at_once_and_a_warning_when_another_job_repeats_it(tmp_path: Path) -> None:
@@ -100,8 +100,8 @@ def test_no_more_are_excluded_than_can_be_spared(tmp_path: Path) -> None:
         suspect(tmp_path, "slow", fatal=False, job=job, now=NOW + 5)
     suspect(tmp_path, "old", now=NOW)
     suspect(tmp_path, "new", now=NOW + 1)
-    found = suspects(tmp_path, NOW + 9)
-    assert excluded(found, spare=3) == ["new", "old", "slow"]
-    assert excluded(found, spare=2) == ["new", "old"], "fatal findings before warnings"
-    assert excluded(found, spare=1) == ["new"]
-    assert excluded(found, spare=0) == excluded(found, spare=-2) == []
+    entries = suspects(tmp_path, NOW + 9)
+    assert excluded(entries, spare=3) == ["new", "old", "slow"]
+    assert excluded(entries, spare=2) == ["new", "old"], "fatal findings before warnings"
+    assert excluded(entries, spare=1) == ["new"]
+    assert excluded(entries, spare=0) == excluded(entries, spare=-2) == []

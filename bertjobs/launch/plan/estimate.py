@@ -150,7 +150,7 @@ def measured_peaks(spec: RunSpec, earlier: Sequence[EarlierRun]) -> dict[int, Pe
 def _peak(run: EarlierRun, spec: RunSpec, phase: PhaseSpec) -> Peak | None:
     """What an earlier run measured, where it did the same work."""
     if isinstance(run, BenchRun):
-        fits = run.speaks_for(spec, phase)
+        fits = run.applies_to(spec, phase)
         return Peak(f"bertjobs bench on {run.device}", run.micro_batch, run.peak_memory_gb) if fits else None
     return run.peaks.get(phase.phase) if is_comparable(run.spec, spec, phase.phase) else None
 
@@ -229,7 +229,7 @@ def _measured(spec: RunSpec, phase: PhaseSpec, earlier: Sequence[EarlierRun]) ->
 
 
 def _benchmarked(spec: RunSpec, phase: PhaseSpec, earlier: Sequence[EarlierRun]) -> tuple[float, str] | None:
-    runs = [run for run in earlier if isinstance(run, BenchRun) and run.speaks_for(spec, phase)]
+    runs = [run for run in earlier if isinstance(run, BenchRun) and run.applies_to(spec, phase)]
     if not runs:
         return None
     nearest = min(runs, key=lambda run: abs(math.log(run.micro_batch / phase.micro_batch)))  # of equals, the newest

@@ -140,7 +140,7 @@ def test_an_attempt_that_could_not_write_its_end_is_closed_by_slurm_s_word(run: 
     run.started(10, 1, "7")
     run.steps(1, 1, 3, at=10)
     (entry,) = run.entries(told(Job("7", state="TIMEOUT"), job7=[start("TIMEOUT", 5, 65)]))
-    assert (entry.state, entry.words, entry.ended_unix_s) == ("ended", "time limit: killed at it", T0 + 65)
+    assert (entry.state, entry.words, entry.ended_unix_s) == ("ended", "killed at the time limit", T0 + 65)
     (entry,) = run.entries()
     assert (entry.state, entry.words) == ("ended", "ended; nothing says why")
 
