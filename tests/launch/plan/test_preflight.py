@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import pickle
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -42,6 +42,7 @@ from bertjobs.run.settings import check_unchanged
 from bertjobs.slurm.client import Slurm
 from bertjobs.slurm.cluster import Partition, parse_sinfo
 from bertjobs.slurm.start_estimate import StartEstimate, parse_start_estimate
+from tests.launch.conftest import Tool
 
 CATALOGUE = load_catalogue([builtin_file()])
 NO_SLURM = Slurm({"PATH": ""})
@@ -279,20 +280,7 @@ def test_the_time_limit_that_a_job_gets() -> None:
     assert limit("", "2:00:00", ()) == 7200
 
 
-@pytest.fixture
-def tool(tmp_path: Path) -> Callable[[str, str], None]:
-    """Writes a stand-in for one of Slurm's commands; those not written are absent."""
-    (tmp_path / "bin").mkdir()
-
-    def write(name: str, text: str) -> None:
-        file = tmp_path / "bin" / name
-        file.write_text(f"#!/bin/bash\n{text}\n")
-        file.chmod(0o755)
-
-    return write
-
-
-def test_slurm_is_asked_without_the_variables_of_a_job_around(tmp_path: Path, tool: Callable[[str, str], None]) -> None:
+def test_slurm_is_asked_without_the_variables_of_a_job_around(tmp_path: Path, tool: Tool) -> None:
     tool("sinfo", f"echo 'sinfo: some warning' >&2; printf '%s' '{SINFO}'")
     tool(
         "sbatch", 'while read -r line; do [[ $line ]] && echo "error: $line $1 ${SLURM_JOB_ID-none}"; done >&2; exit 1'
@@ -302,7 +290,7 @@ def test_slurm_is_asked_without_the_variables_of_a_job_around(tmp_path: Path, to
     assert queue == Queue("batch", "60", PARTITIONS, StartEstimate(refusal="the script --test-only none"))
 
 
-def test_where_slurm_is_absent_or_odd_nothing_is_known(tmp_path: Path, tool: Callable[[str, str], None]) -> None:
+def test_where_slurm_is_absent_or_odd_nothing_is_known(tmp_path: Path, tool: Tool) -> None:
     environ = {"PATH": str(tmp_path / "bin")}
     assert ask_queue("", "", "", environ) == Queue()
     tool("sinfo", "echo nonsense")
