@@ -19,9 +19,10 @@ from typing import Any
 
 from bertjobs.errors import EXIT_BAD_INPUT, EXIT_CONTINUE, EXIT_DONE, EXIT_FAILURE, BertjobsError
 from bertjobs.recipe.lockfile import read_lockfile
-from bertjobs.run.causes import Cause
+from bertjobs.run.causes import Cause, Then
 from bertjobs.run.checkpoints import steps
 from bertjobs.run.directory import PhaseDirectory, RunDirectory
+from bertjobs.run.journal import read_story
 from bertjobs.run.restarts import beyond_budget, chain_events, complete_journal, is_open
 from bertjobs.slurm.client import Slurm
 from bertjobs.slurm.environment import clean_environment
@@ -52,6 +53,7 @@ class End:
         advanced: whether the attempt wrote a checkpoint.
         step_limit: whether it was to make only so many steps (STEPS_THIS_RUN).
         unfit_nodes: names of nodes, by commas, that the node check found unfit; "" for none.
+        cause: why, as the journal has it; None where it does not.
     """
 
     code: int
@@ -59,6 +61,7 @@ class End:
     advanced: bool = False
     step_limit: bool = False
     unfit_nodes: str = ""
+    cause: Cause | None = None
 
 
 @dataclass(frozen=True)
@@ -90,6 +93,8 @@ def what_next(end: End, events: Sequence[Mapping[str, Any]] = (), budgets: Mappi
         return Decision(Next.STOP, "the input has to be corrected first")
     if end.step_limit:
         return Decision(Next.STOP, "it was to make a given number of steps (STEPS_THIS_RUN)")
+    if end.cause and end.cause.then is Then.STOP:
+        return Decision(Next.STOP, end.cause.plain)
     if not end.advanced and not end.unfit_nodes:
         return Decision(Next.STOP, "no checkpoint was written since the job started")
     if refusal := beyond_budget(events, budgets or {}):
@@ -118,6 +123,13 @@ def close_attempt(directory: RunDirectory, phase: int, chain: str, code: int, *,
         cause = Cause.BAD_INPUT if code == EXIT_BAD_INPUT else Cause.CRASHED
         names = {name: events[-1][name] for name in ("phase", "job", "attempt")}
         directory.record("ended", cause=cause, exit_code=code, **names, chain=chain, told_by=source)
+
+
+def cause_of_end(directory: RunDirectory, phase: int, job: str, attempt: int) -> Cause | None:
+    """Why an attempt ended, as the journal has it."""
+    story = read_story(directory.events())
+    ended = (one for one in story.attempts if (one.phase, one.job, one.number) == (phase, job, attempt))
+    return next((one.cause for one in ended), None)
 
 
 def record_refusal(directory: RunDirectory, phase: int, job: str, attempt: int, decision: Decision) -> None:
@@ -223,6 +235,7 @@ def end(link: CurrentLink, slurm: Slurm, code: int, *, before: str, told_to_end:
         advanced=newest_name(link.directory) not in ("", before),
         step_limit=link.step_limit,
         unfit_nodes=exclude.read_text(encoding="utf-8").strip() if exclude.exists() else "",
+        cause=cause_of_end(link.folder, link.phase, link.job, link.attempt),
     )
     decision = what_next(ended, link.events(), link.budgets())
     record_refusal(link.folder, link.phase, link.job, link.attempt, decision)

@@ -15,7 +15,7 @@ from typing import TextIO
 from bertjobs.errors import EXIT_DONE, InputError
 from bertjobs.files.atomic import write_text
 from bertjobs.launch import local
-from bertjobs.launch.link import End, Next, close_attempt, newest_name, record_refusal, what_next
+from bertjobs.launch.link import End, Next, cause_of_end, close_attempt, newest_name, record_refusal, what_next
 from bertjobs.launch.script import submissions
 from bertjobs.launch.source import write_source
 from bertjobs.launch.watch.progress import ProgressView
@@ -176,7 +176,13 @@ def _phase_here(
         close_attempt(directory, phase.phase, job, code, source="launcher")
         advanced = newest_name(folder) not in ("", before)
         decision = what_next(
-            End(code, told_to_end=interrupted, advanced=advanced, step_limit=bool(spec.steps_this_run)),
+            End(
+                code,
+                told_to_end=interrupted,
+                advanced=advanced,
+                step_limit=bool(spec.steps_this_run),
+                cause=cause_of_end(directory, phase.phase, job, attempt),
+            ),
             chain_events(directory.events(), phase.phase, job),
             spec.restarts,
         )

@@ -129,11 +129,6 @@ class Cause(StrEnum):
     LOST_RANK = _row("lost rank", "a rank died without an error message", budget=Budget.CRASHED, needs_progress=True)
     CRASHED = _row("crashed", budget=Budget.CRASHED, needs_progress=True)
 
-    @property
-    def is_stop(self) -> bool:
-        """Whether the worker stopped with a checkpoint, for another attempt to continue."""
-        return self.exit_code == EXIT_CONTINUE
-
 
 _FORMER = {
     "unfit nodes": Cause.UNFIT_NODE,

@@ -56,6 +56,11 @@ def attempt(number: int, cause: str = "", **names: Any) -> list[dict[str, Any]]:
         (End(75, told_to_end=True, advanced=True), Next.NOTHING_HERE),
         (End(70, told_to_end=True), Next.NOTHING_HERE),
         (End(64, told_to_end=True), Next.NOTHING_HERE),
+        (End(75, advanced=True, cause=Cause.SIGUSR2), Next.RESTART),
+        (End(75, advanced=True, cause=Cause.BAD_SHARD), Next.RESTART),
+        (End(75, advanced=True, cause=Cause.STEPS_THIS_RUN), Next.STOP),
+        (End(70, advanced=True, cause=Cause.HANG), Next.RESTART),
+        (End(70, cause=Cause.UNFIT_NODE, unfit_nodes="node7"), Next.ELSEWHERE),
     ],
 )
 def test_what_comes_next(ended: End, expected: Next) -> None:

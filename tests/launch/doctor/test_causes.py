@@ -49,8 +49,8 @@ from tests.train.conftest import PHASES, prepared
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload([__name__])
-PATIENCE_S = 300.0  # of a machine that does much else
-TOGETHER = 5  # scenes that are played at the same time
+PATIENCE_S = 600.0  # of a machine that does much else
+TOGETHER = 4  # scenes that are played at the same time
 AT = 4  # the step at which a fault comes
 JOB = "local-1"
 RESUME = r"bertjobs resume trial --results \S+"
@@ -324,7 +324,11 @@ def play(stages: list[Stage]) -> None:
     finally:
         for process in (process for stage in stages for process in stage.ranks):
             process.kill()
-    assert not playing, f"not over: {playing}"
+    assert not playing, "not over:\n" + "\n".join(
+        f"{stage.directory.root}: {[process.exitcode for process in stage.ranks]}\n{log.read_text()[-3000:]}"
+        for stage in playing
+        for log in stage.directory.phase(1).logs.iterdir()
+    )
 
 
 @pytest.fixture(scope="module")
