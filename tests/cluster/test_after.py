@@ -107,7 +107,7 @@ def test_a_job_that_slurm_does_not_know_is_refused(
     words = ("submit", "--recipe", "laptop-scratch", "--data", speeches_data, "--after", job)
     done = bertjobs(*words, environ=cluster.environment)
     assert done.returncode == 64
-    assert f"Slurm knows no job {job}" in done.stderr
+    assert f"Slurm does not know job {job}" in done.stderr
     assert not (tmp_path / "results").exists()
     assert cluster.run(["squeue", "-h"]).stdout == ""
 

@@ -77,8 +77,8 @@ def test_a_spent_budget_stops_the_chain_and_says_which() -> None:
 
 
 def test_nothing_but_a_new_checkpoint_or_other_nodes_brings_another_attempt() -> None:
-    for code, told, limit in product((0, 64, 70, 75), (False, True), (False, True)):
-        ended = End(code, told_to_end=told, step_limit=limit)
+    for code, is_told, limit in product((0, 64, 70, 75), (False, True), (False, True)):
+        ended = End(code, told_to_end=is_told, step_limit=limit)
         assert what_next(ended).next not in (Next.RESTART, Next.ELSEWHERE)
 
 
@@ -87,13 +87,13 @@ def test_a_code_that_the_contract_does_not_know_is_a_failure(code: int, contract
     assert contract_code(code) == contract
 
 
-# Slurm's programs write down what they are asked, and answer by files.
+# Stand-ins for Slurm's programs record how they are called, and answer from files.
 PROGRAM = 'echo "$(basename "$0") $*" >>"$CALLS"; cat "$ANSWERS/$(basename "$0")-$1" 2>/dev/null; true'
 
 
 @pytest.fixture
 def link(tmp_path: Path) -> CurrentLink:
-    """Attempt 1 of job 7, of a chain of two phases whose scripts are there."""
+    """Attempt 1 of job 7, in a chain of two phases whose scripts exist."""
     folder = RunDirectory(tmp_path / "results" / "first")
     folder.create()
     for number in (1, 2):
@@ -123,7 +123,7 @@ def answer(folder: Path, name: str, text: str) -> None:
 
 
 def waiting(folder: Path, *lines: str) -> None:
-    """What waits in the queue, as the client asks for it."""
+    """The queued jobs, as squeue prints them for the client."""
     answer(folder, "squeue--h", "".join(f"{line}\n" for line in lines))
 
 
@@ -190,7 +190,7 @@ def test_bad_input_cancels_what_waits_behind(
     waiting(tmp_path, "9|afterany:7(unfulfilled)|first-phase2", *others)
     assert end(link, slurm, 64, before="", told_to_end=False) == ARRANGED
     assert asked(tmp_path, "scancel") == ["9"]
-    assert "not continued: the input has to be corrected first" in capsys.readouterr().err
+    assert "not continued: the input must be corrected first" in capsys.readouterr().err
 
 
 def test_a_spent_budget_is_decided_here_and_not_by_another_attempt(
@@ -215,7 +215,7 @@ def test_the_next_phase_is_this_job_s_unless_another_waits(link: CurrentLink, sl
 
 
 def test_a_run_that_is_done_leaves_no_spare_behind(link: CurrentLink, slurm: Slurm, tmp_path: Path) -> None:
-    """A job that somebody has queued behind it by hand stays."""
+    """A job that someone queued by hand to follow it stays."""
     for number in (1, 2):
         link.folder.phase(number).done_file.touch()
     waiting(tmp_path, "10|afterany:7(unfulfilled)|first-spare", "11|afterany:7(unfulfilled)|bertjobs")
@@ -232,7 +232,7 @@ def test_a_job_that_was_told_to_end_is_continued_only_where_it_was_preempted(
     checkpoint(link, 10)
     assert end(link, slurm, 75, before="", told_to_end=True) == ARRANGED
     assert len(asked(tmp_path, "sbatch")) == jobs
-    assert link.events()[-1]["event"] == "started", "how it ended, Slurm tells later"
+    assert link.events()[-1]["event"] == "started", "how it ended is Slurm's to say, later"
 
 
 def test_unfit_nodes_are_excluded_from_what_follows(link: CurrentLink, slurm: Slurm, tmp_path: Path) -> None:
@@ -265,19 +265,19 @@ def test_without_an_answer_of_slurm_no_job_is_queued_and_what_was_decided_stands
 
 
 @pytest.mark.parametrize(
-    ("states", "cause", "teller"),
+    ("states", "cause", "told_by"),
     [("NODE_FAIL\nRUNNING\n", "node failure", "sacct"), ("RUNNING\n", "crashed", ""), ("", "crashed", "")],
 )
 def test_an_attempt_that_could_not_write_its_end_gets_one_by_slurm_s_word(
-    link: CurrentLink, slurm: Slurm, tmp_path: Path, states: str, cause: str, teller: str
+    link: CurrentLink, slurm: Slurm, tmp_path: Path, states: str, cause: str, told_by: str
 ) -> None:
     journal(link, *attempt(0))
     answer(tmp_path, "sacct--nXDP", states)
     link.directory.exclude.write_text("node3")
     begin(link, slurm)
     last = link.folder.events()[-1]
-    assert (last["event"], last["attempt"], last["cause"], last["told_by"]) == ("ended", 0, cause, teller)
-    assert not link.directory.exclude.exists(), "it was the attempt before's"
+    assert (last["event"], last["attempt"], last["cause"], last["told_by"]) == ("ended", 0, cause, told_by)
+    assert not link.directory.exclude.exists(), "it belonged to the previous attempt"
 
 
 def test_a_term_is_explained_by_slurm_s_word(link: CurrentLink, slurm: Slurm, tmp_path: Path) -> None:
@@ -298,7 +298,7 @@ def test_run_sub_s_words(link: CurrentLink, environ: dict[str, str], tmp_path: P
     assert (
         main(["end", "70", "--before", str(link.directory.checkpoints / newest)], {**environ, **describes}) == ARRANGED
     )
-    assert asked(tmp_path, "scontrol") == [], "no checkpoint further"
+    assert asked(tmp_path, "scontrol") == [], "no newer checkpoint"
     assert main(["checkpoint"], {**environ, **describes}) == ARRANGED
     assert len(asked(tmp_path, "sbatch")) == 1
     assert not {"SLURM_NTASKS", "LR"} & set(clean_environment({**environ, **describes}))

@@ -444,5 +444,5 @@ def test_the_command_prints_the_verdict_and_its_json(
     assert list(answer) == ["run", "cause", "sentence", "evidence", "command"]
     assert answer["cause"] == "not started"
     assert answer["command"] == f"bertjobs resume big --results '{folder.parent}'"
-    assert "not started: phase 1 has no job, and is not done" in text
+    assert "not started: phase 1 is not done, and has no job" in text
     assert text.rstrip().endswith(answer["command"])

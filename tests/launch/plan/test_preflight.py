@@ -101,7 +101,7 @@ def test_every_problem_is_told_at_once(spec: RunSpec, tmp_path: Path, speeches_d
         "has 0 bytes, the manifest says",
         "config.json of the initial checkpoint cannot be read",
         "the image cannot be read",
-        "nothing is at /nosuch to mount",
+        "there is nothing to mount at /nosuch",
     ):
         assert text.count(part) == 1, part
     assert text.count("error: ") == 9
@@ -167,7 +167,7 @@ def test_images_and_mounts(tmp_path: Path) -> None:
     assert found(str(good), f"{tmp_path}:/data:ro", "tmpfs:/scratch", "/nosuch:/x:ro+nofail") == ""
     assert found("nvcr.io#nvidia/pytorch:26.01-py3") == ""
     assert found("") == ""
-    assert "no squashfs file" in found(str(bad))
+    assert "not a squashfs file" in found(str(bad))
     assert "cannot be read: No such file" in found("here.sqsh")
     assert "cannot be read: Is a directory" in found(str(tmp_path))
     text = found(str(good), "/nosuch:/x:ro", "/tmp:relative")
@@ -331,7 +331,7 @@ def test_jobs_to_wait_for() -> None:
     slurm = Told(job7="RUNNING", job8="COMPLETED", job9_0="COMPLETED", job9_1="PENDING", job10="FAILED")
     awaited, found = after_problems(["7", "8", "9", "10", "9_0", "11", "1"], "slurm", slurm)
     assert awaited == ["7", "9"]
-    assert [problem.what for problem in found] == ["Slurm knows no job 11", "Slurm knows no job 1"]
+    assert [problem.what for problem in found] == ["Slurm does not know job 11", "Slurm does not know job 1"]
     assert after_problems([], "local", slurm) == ([], [])
     (problem,) = after_problems(["7"], "local", slurm)[1]
     assert "cannot wait" in problem.what
@@ -393,8 +393,8 @@ def test_weights_are_compared_with_the_size_that_their_header_says(tmp_path: Pat
     whole = file.read_bytes()
     check_safetensors(file)
     for content, reason in (
-        (whole[:-1], f"{len(whole) - 1} bytes, the file's header says {len(whole)}"),
-        (whole + b"x", f"{len(whole) + 1} bytes, the file's header says {len(whole)}"),
+        (whole[:-1], f"the file has {len(whole) - 1} bytes, but its header says {len(whole)}"),
+        (whole + b"x", f"the file has {len(whole) + 1} bytes, but its header says {len(whole)}"),
         (whole[:20], "do not begin with a header"),
         (b"PAR1" * 100, "do not begin with a header"),
     ):

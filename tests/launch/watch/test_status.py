@@ -128,7 +128,7 @@ def test_a_controller_that_is_down_is_named(directory: RunDirectory, slurm: Slur
     (run,) = Watch(slurm).look([directory])
     assert (run.phases[0].state, run.phases[0].source) == ("RUNNING", "sacct")
     assert run.silence.startswith("squeue: slurm_load_jobs error: Unable to contact slurm controller")
-    with pytest.raises(BertjobsError, match="does not say which jobs wait or run"):
+    with pytest.raises(BertjobsError, match="does not say which jobs are queued or running"):
         cancel(directory, slurm)
 
 
