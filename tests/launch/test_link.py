@@ -169,9 +169,7 @@ def test_a_new_checkpoint_and_a_failure_requeue_the_job(link: CurrentLink, slurm
     )
 
 
-def test_a_fresh_job_takes_over_where_the_requeue_fails(
-    link: CurrentLink, slurm: Slurm, tool: Tool, tmp_path: Path
-) -> None:
+def test_a_new_job_takes_over_if_the_requeue_fails(link: CurrentLink, slurm: Slurm, tool: Tool, tmp_path: Path) -> None:
     tool("scontrol", PROGRAM + "; exit 1")
     checkpoint(link, 10)
     assert end(link, slurm, 75, before="", told_to_end=False) == ARRANGED
@@ -183,7 +181,7 @@ def test_a_fresh_job_takes_over_where_the_requeue_fails(
     assert (event["event"], event["job"], event["chain"], event["spare"]) == ("submitted", "8", "chain-1", True)
 
 
-def test_bad_input_cancels_what_waits_behind(
+def test_bad_input_cancels_the_jobs_that_follow(
     link: CurrentLink, slurm: Slurm, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     others = ("10|afterany:77(unfulfilled)|first-phase2", "11|afterany:7(unfulfilled)|evaluate")
@@ -206,7 +204,7 @@ def test_a_spent_budget_is_decided_here_and_not_by_another_attempt(
     assert (refused["event"], refused["spent_by"], refused["attempt"]) == ("not restarted", "crashed", 1)
 
 
-def test_the_next_phase_is_this_job_s_unless_another_waits(link: CurrentLink, slurm: Slurm, tmp_path: Path) -> None:
+def test_this_job_trains_the_next_phase_unless_another_waits(link: CurrentLink, slurm: Slurm, tmp_path: Path) -> None:
     link.directory.done_file.touch()
     assert end(link, slurm, 0, before="", told_to_end=False) == NEXT_PHASE_HERE
     waiting(tmp_path, "9|afterany:7(unfulfilled)|first-phase2", "10|afterany:7(unfulfilled)|first-spare")
@@ -224,7 +222,7 @@ def test_a_run_that_is_done_leaves_no_spare_behind(link: CurrentLink, slurm: Slu
 
 
 @pytest.mark.parametrize(("preempted", "jobs"), [("PreemptTime=2026-11-28T14:00:00", 1), ("PreemptTime=None", 0)])
-def test_a_job_that_was_told_to_end_is_continued_only_where_it_was_preempted(
+def test_a_job_that_was_told_to_end_is_continued_only_if_it_was_preempted(
     link: CurrentLink, slurm: Slurm, tmp_path: Path, preempted: str, jobs: int
 ) -> None:
     answer(tmp_path, "scontrol-show", f"JobId=7 JobState=COMPLETING {preempted}\n")
@@ -245,7 +243,7 @@ def test_unfit_nodes_are_excluded_from_what_follows(link: CurrentLink, slurm: Sl
     assert "--exclude=node3,node7" in asked(tmp_path, "sbatch")[0]
 
 
-def test_one_link_waits_behind_a_job_that_wrote_a_checkpoint(link: CurrentLink, slurm: Slurm, tmp_path: Path) -> None:
+def test_one_link_follows_a_job_that_wrote_a_checkpoint(link: CurrentLink, slurm: Slurm, tmp_path: Path) -> None:
     ensure_follower(link, slurm)
     waiting(tmp_path, "8|afterany:7(unfulfilled)|first-spare")
     ensure_follower(link, slurm)
@@ -253,7 +251,7 @@ def test_one_link_waits_behind_a_job_that_wrote_a_checkpoint(link: CurrentLink, 
     assert len(asked(tmp_path, "sbatch")) == 1
 
 
-def test_without_an_answer_of_slurm_no_job_is_queued_and_what_was_decided_stands(
+def test_without_an_answer_from_slurm_no_job_is_queued_and_the_decision_stands(
     link: CurrentLink, slurm: Slurm, tool: Tool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     tool("squeue", "echo 'slurm_load_jobs error: Unable to contact slurm controller' >&2; exit 1")
@@ -268,7 +266,7 @@ def test_without_an_answer_of_slurm_no_job_is_queued_and_what_was_decided_stands
     ("states", "cause", "told_by"),
     [("NODE_FAIL\nRUNNING\n", "node failure", "sacct"), ("RUNNING\n", "crashed", ""), ("", "crashed", "")],
 )
-def test_an_attempt_that_could_not_write_its_end_gets_one_by_slurm_s_word(
+def test_an_attempt_that_could_not_write_its_end_gets_one_from_slurm_s_state(
     link: CurrentLink, slurm: Slurm, tmp_path: Path, states: str, cause: str, told_by: str
 ) -> None:
     journal(link, *attempt(0))
@@ -280,7 +278,7 @@ def test_an_attempt_that_could_not_write_its_end_gets_one_by_slurm_s_word(
     assert not link.directory.exclude.exists(), "it belonged to the previous attempt"
 
 
-def test_a_term_is_explained_by_slurm_s_word(link: CurrentLink, slurm: Slurm, tmp_path: Path) -> None:
+def test_a_term_is_explained_by_slurm_s_state(link: CurrentLink, slurm: Slurm, tmp_path: Path) -> None:
     journal(link, *attempt(0, "SIGTERM"))
     answer(tmp_path, "sacct--nXDP", "PREEMPTED\nRUNNING\n")
     begin(link, slurm)

@@ -167,7 +167,7 @@ def processes_of(command: str, environ: str) -> list[int]:
     return sorted(found)
 
 
-def test_a_run_that_crashes_after_a_checkpoint_is_started_again_within_its_budget(
+def test_a_run_that_crashes_after_a_checkpoint_is_restarted_within_its_budget(
     small_run: SmallRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The rank 0 that is killed writes no end; with a budget of one, the second crash is the last."""

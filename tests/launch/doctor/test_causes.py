@@ -371,7 +371,7 @@ def test_the_doctor_names_the_cause_and_the_command(played: dict[str, Stage], na
 
 
 @pytest.mark.parametrize("name", [name for name, scene in scenes(0).items() if scene.in_log])
-def test_the_log_alone_says_it(played: dict[str, Stage], name: str, tmp_path: Path) -> None:
+def test_the_log_alone_is_enough(played: dict[str, Stage], name: str, tmp_path: Path) -> None:
     stage = played[name]
     directory = RunDirectory(shutil.copytree(stage.directory.root, tmp_path / "results" / stage.directory.name))
     directory.journal.unlink()
@@ -379,7 +379,7 @@ def test_the_log_alone_says_it(played: dict[str, Stage], name: str, tmp_path: Pa
 
 
 @pytest.mark.parametrize("name", [name for name, scene in scenes(0).items() if scene.cause])
-def test_the_journal_alone_says_it(played: dict[str, Stage], name: str, tmp_path: Path) -> None:
+def test_the_journal_alone_is_enough(played: dict[str, Stage], name: str, tmp_path: Path) -> None:
     stage = played[name]
     directory = RunDirectory(shutil.copytree(stage.directory.root, tmp_path / "results" / stage.directory.name))
     for log in directory.phase(1).logs.iterdir():
@@ -387,7 +387,7 @@ def test_the_journal_alone_says_it(played: dict[str, Stage], name: str, tmp_path
     check(verdict_on(directory), stage.scene)
 
 
-def test_no_sentence_of_an_error_is_read(played: dict[str, Stage], tmp_path: Path) -> None:
+def test_the_sentence_of_an_error_is_not_read(played: dict[str, Stage], tmp_path: Path) -> None:
     """Reworded errors, whose fields stay, get the same verdicts."""
     for name in ("killed", "budget", "hang", "disk", "gradients", "unfit", "damaged"):
         stage = played[name]
