@@ -30,7 +30,7 @@ _NAMED = ("partition", "account", "time")
 
 
 def add_backend_arguments(parser: argparse.ArgumentParser, *, site: bool = True) -> None:
-    """Add --backend and what is said to Slurm; ``site``: --site too, where the parser has none."""
+    """Add --backend and the options for Slurm; also --site, unless the parser already has it (``site`` False)."""
     group = parser.add_argument_group("where it runs")
     group.add_argument(
         "--backend",
@@ -55,7 +55,7 @@ def add_backend_arguments(parser: argparse.ArgumentParser, *, site: bool = True)
         metavar="JOB",
         action="append",
         default=[],
-        help="wait until this Slurm job has ended; several by commas",
+        help="wait until this Slurm job has ended; separate several by commas",
     )
     if site:
         add_site_argument(group)
@@ -73,7 +73,7 @@ def awaited_jobs(args: argparse.Namespace) -> tuple[str, ...]:
 
 
 def slurm_options(args: argparse.Namespace) -> SlurmOptions:
-    """What the flags say to sbatch, and where they are silent, the site."""
+    """The options for sbatch from the flags, and from the site for those not given."""
     from bertjobs.slurm.options import SlurmOptions, parse_option
 
     named = {name: getattr(args, name) for name in _NAMED}
@@ -95,10 +95,10 @@ def slurm_options(args: argparse.Namespace) -> SlurmOptions:
 
 
 def make_checked_plan(args: argparse.Namespace, resolved: Resolved, resumed: RunDirectory | None = None) -> Plan:
-    """The plan of a run and all problems that it has; nothing is written or queued.
+    """The plan of a run with all its problems; nothing is written or queued.
 
     Args:
-        resumed: the directory of a run that is continued, None for a new one.
+        resumed: the directory of a run that is continued; None for a new one.
     """
     from bertjobs.launch.plan.estimate import earlier_runs, measured_peaks
     from bertjobs.launch.plan.plan import make_plan
@@ -141,7 +141,7 @@ def _rate(spec: RunSpec, backend: str) -> float | None:
 
 
 def _asked_queue(spec: RunSpec, backend: str, options: SlurmOptions) -> Queue:
-    """What the job asks of Slurm, and Slurm's answers; nothing where Slurm is not used."""
+    """What the job asks of Slurm, and Slurm's answers; empty if Slurm is not used."""
     from bertjobs.launch.plan.queue import NOT_ASKED, ask_queue
     from bertjobs.launch.script import submissions
 
@@ -171,7 +171,7 @@ def add_site_argument(parser: argparse._ActionsContainer) -> None:
 
 
 def chosen_site(args: argparse.Namespace) -> Site | None:
-    """The site that --site names; else the default one, where there is a Slurm and the run is not kept off it."""
+    """The site that --site names; else the default one, if there is a Slurm and the run may use it."""
     from bertjobs.launch.plan.site_file import read_site
     from bertjobs.slurm.client import Slurm
 
@@ -188,7 +188,7 @@ def results_folder(args: argparse.Namespace) -> Path:
 
 
 def opened(args: argparse.Namespace) -> RunDirectory:
-    """The run that the arguments name; InputError where there is none."""
+    """The run that the arguments name; InputError if there is none."""
     from bertjobs.run.directory import open_run
 
     return open_run(results_folder(args), args.run)
@@ -198,7 +198,7 @@ _METAVARS = {"int": "N", "float": "X", "switch": "true|false", "path": "PATH", "
 
 
 def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add --recipes, --set and a flag per setting, all from the schema's table; help lists those that people use most.
+    """Add --recipes, --set and a flag per setting, all from the schema's table; help lists the most used ones.
 
     Values stay text here: `resolve` parses them, so that a bad one is an InputError like any other.
     """
@@ -238,8 +238,8 @@ def resolve_arguments(
 ) -> Resolved:
     """The run that the flags of `add_recipe_arguments`, the environment and the recipe files ask for.
 
-    ``nodes`` and ``tasks_per_node`` are those of the job that runs already, if one does; ``site`` gives what all
-    others leave open. Raises InputError.
+    ``nodes`` and ``tasks_per_node`` are those of the running job, if there is one; ``site`` gives what all others leave
+    open. Raises InputError.
     """
     from bertjobs.recipe.resolve import resolve
 

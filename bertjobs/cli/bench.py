@@ -22,8 +22,8 @@ def register(subparsers: Any) -> None:
         "bench",
         help="measure a recipe's throughput on this machine, and compare it with other implementations",
         description="Train one rank of a recipe on this machine, on one GPU or on its CPUs, without writing a run: "
-        "sequences/s, model FLOP/s and memory over a sweep of micro-batch sizes, on the recipe's data where "
-        "they exist, else on synthetic sequences of usual lengths. The results go into bench.jsonl of the results "
+        "sequences/s, model FLOP/s and memory over a sweep of micro-batch sizes, on the recipe's data if "
+        "they exist, else on synthetic sequences of usual lengths. The results go into bench.jsonl in the results "
         "folder, where `bertjobs plan` reads them.",
         allow_abbrev=False,
     )
@@ -31,24 +31,24 @@ def register(subparsers: Any) -> None:
     kind.add_argument(
         "--compare",
         action="store_true",
-        help="time the same sequences with Hugging Face's BertForPreTraining and in the way of NVIDIA's BERT, in turns",
+        help="time the same sequences with Hugging Face's BertForPreTraining and NVIDIA's BERT, in turns",
     )
     kind.add_argument("--profile", action="store_true", help="show where a step's time goes, by torch's profiler")
     parser.add_argument(
         "--micro-batches",
         metavar="N,N,...",
-        help="sequences of a padded micro-batch, or of one whose room a pack may take (default: a sweep around the "
-        "recipe's; the recipe's own for --compare and --profile)",
+        help="sequences per micro-batch; a pack takes at most as many tokens as a padded one (default: a sweep around "
+        "the recipe's; the recipe's own for --compare and --profile)",
     )
-    parser.add_argument("--seconds", metavar="S", default="10", help="of measuring at each size (default: 10)")
+    parser.add_argument("--seconds", metavar="S", default="10", help="how long to measure at each size (default: 10)")
     parser.add_argument(
         "--repeats",
         metavar="N",
         default="3",
-        help="parts that these seconds are split into; rounds of --compare (default: 3)",
+        help="how many parts these seconds are split into; rounds of --compare (default: 3)",
     )
     parser.add_argument(
-        "--sequences", metavar="N", help="that --compare times (default: eight micro-batches full of them)"
+        "--sequences", metavar="N", help="how many --compare times (default: those of eight micro-batches)"
     )
     parser.add_argument(
         "--by-length", action="store_true", help="--compare: order sequences by length before they are padded"
@@ -152,7 +152,7 @@ def _positive(flag: str, text: str, kind: Any) -> Any:
 
 
 def _say(line: str) -> None:
-    """Progress, apart from what is printed for programs."""
+    """Print progress, apart from what is printed for programs."""
     print(line, file=sys.stderr, flush=True)
 
 

@@ -1,7 +1,7 @@
 """`bertjobs completion`: words for the TAB key of bash, zsh and fish.
 
-The shell asks `bertjobs` itself at each TAB, through argcomplete, so recipes, runs and sites are those of the moment,
-and an upgrade needs no new script.
+The shell asks `bertjobs` itself at each TAB, through argcomplete, so recipes, runs and sites are always current, and an
+upgrade needs no new script.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ def register(subparsers: Any) -> None:
     """Add `completion` to the command line."""
     parser = subparsers.add_parser(
         "completion",
-        help="print what makes a shell complete verbs, flags, recipes, runs and sites",
-        description="Print the lines that make a shell complete verbs, flags and the names of recipes, runs and sites "
+        help="print the code that lets a shell complete verbs, flags, recipes, runs and sites",
+        description="Print the lines that let a shell complete verbs, flags and the names of recipes, runs and sites "
         "when TAB is pressed. To load them in each new shell:",
         epilog="""\
   bash  echo 'eval "$(bertjobs completion bash)"' >>~/.bashrc
@@ -39,7 +39,7 @@ def register(subparsers: Any) -> None:
 
 
 def answer(parser: argparse.ArgumentParser) -> None:
-    """Where a shell asks for completions of the command line so far, write them and end the process."""
+    """If a shell asks for completions of the command line so far, write them and end the process."""
     if "_ARGCOMPLETE" in os.environ:
         import argcomplete
 
@@ -54,7 +54,7 @@ def _completion(args: argparse.Namespace) -> int:
 
 
 def _words(*, prefix: str, action: argparse.Action, parsed_args: argparse.Namespace, **_: object) -> Iterable[str]:
-    """What may stand at an argument that has no fixed choices; nothing where that cannot be known."""
+    """The possible values of an argument without fixed choices; none if they cannot be known."""
     from argcomplete.completers import DirectoriesCompleter, FilesCompleter
 
     metavar = action.metavar if isinstance(action.metavar, str) else ""
@@ -113,4 +113,4 @@ _NAMES: dict[str, Callable[[argparse.Namespace], Iterable[str]]] = {
     "setting_phase": _phases,
     "setting": _settings,
 }
-"""What may stand at an argument, by its name in the parsed arguments."""
+"""The possible values of an argument, by its name in the parsed arguments."""

@@ -89,7 +89,7 @@ def _add_what(group: Any) -> None:
            help="pieces, or words with all their pieces, where masking is static")  # fmt: skip
     option("--cased", action="store_true", help="keep upper case and accents, where the vocabulary does not say so")
     option("--language", metavar="NAME", default="english", help="of the sentence splitter")
-    option("--bin-size", metavar="TOKENS", type=int, default=64, help="tokens a length bin spans")
+    option("--bin-size", metavar="TOKENS", type=int, default=64, help="tokens that a length bin spans")
     option("--shards", metavar="N", type=int, default=0,
            help="files per bin; 0: 8, or as many as keep a file near 64 MB")  # fmt: skip
     option("--format", metavar="NAME", default="ids",
@@ -163,7 +163,7 @@ def _vocab(args: argparse.Namespace) -> int:
 
 
 def _print_oddities(data: DataManifest) -> None:
-    """What was not quite text in the corpus, and how it was handled."""
+    """Print what in the corpus was not clean text, and how it was handled."""
     for name, words in (
         ("replaced", "invalid UTF-8 sequences became U+FFFD"),
         ("nul", "NUL bytes were removed"),
@@ -177,9 +177,9 @@ _REWRITE = "\r\033[K"  # on a terminal: back to the line's start, and empty it
 
 
 class _ProgressLine:
-    """A line on stderr with the stage, its share, its rate and the time left.
+    """A line on stderr with the stage, its progress, its rate and the time left.
 
-    On a terminal it rewrites itself; in a log it comes twice a minute and when a stage ends.
+    On a terminal it rewrites itself; in a log it appears twice a minute and when a stage ends.
     """
 
     def __init__(self) -> None:
@@ -205,7 +205,7 @@ class _ProgressLine:
         print(f"{start}{line}", end=end, file=sys.stderr, flush=True)
 
     def say(self, text: str) -> None:
-        """Another line, which takes the place of the one that is being rewritten."""
+        """Print another line in place of the one that is being rewritten."""
         print(f"{_REWRITE if sys.stderr.isatty() else ''}{text}", file=sys.stderr, flush=True)
 
 

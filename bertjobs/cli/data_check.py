@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from bertjobs.data.shards.manifest import DataManifest, Split
 
 _WIDTH = 110  # characters of a line of text
-_SHARED = "LDDL's balancer spreads what was drawn from a document over several\n  shards, so held-out numbers are " \
+_SHARED = "LDDL's balancer spreads the pairs drawn from a document over several\n  shards, so held-out numbers are " \
           "optimistic: some of their documents were trained on"  # fmt: skip
 _APART = "LDDL draws all of a document's pairs into one part, so their documents\n  were not trained on"
 _SHOWN = 20  # problems of a part that are printed
@@ -37,8 +37,8 @@ def _add_inspect(verbs: Any) -> None:
     parser = verbs.add_parser(
         "inspect",
         help="show what is in shards, and what is wrong with them",
-        description="Show a data folder or one of its shards as a person reads it: counts, lengths, masks, some "
-        "sequences in words, and what is wrong. Reads all rows. Exit code 64 where something is wrong.",
+        description="Show a data folder or one of its shards in readable form: counts, lengths, masks, some "
+        "sequences in words, and what is wrong. Reads all rows. Exit code 64 if something is wrong.",
         allow_abbrev=False,
     )
     option = parser.add_argument
@@ -48,7 +48,7 @@ def _add_inspect(verbs: Any) -> None:
     option("--vocab", metavar="FILE", help="the vocabulary of a shard that is not in a data folder")
     option("--samples", metavar="N", type=int, default=3, help="sequences to show of each phase (default: 3)")
     option("--seed", metavar="N", type=int, default=0,
-           help="of the choice of samples, and of the run whose dynamic masks are shown (default: 0)")  # fmt: skip
+           help="for the choice of samples, and of the run whose dynamic masks are shown (default: 0)")  # fmt: skip
     option("--histogram", metavar="FILE.png", help="draw the lengths into this picture")
     _add_json(parser)
     parser.set_defaults(handler=_inspect)
@@ -59,7 +59,7 @@ def _add_verify(verbs: Any) -> None:
         "verify",
         help="check every file of a data folder against its manifest",
         description="Read all files of a data folder and compare sizes, sha256 and vocabulary with its manifest. "
-        "Exit code 64 where a file is altered, missing or unknown.",
+        "Exit code 64 if a file is altered, missing or unknown.",
         allow_abbrev=False,
     )
     parser.add_argument("folder", metavar="FOLDER", help="a data folder")
@@ -72,8 +72,8 @@ def _add_adopt(verbs: Any) -> None:
     parser = verbs.add_parser(
         "adopt",
         help="make a data folder of the Parquet shards that NVIDIA's LDDL wrote",
-        description="Make a data folder of LDDL's Parquet files, balanced or not, with or without length bins, with "
-        "static masks or without. The files are hashed and counted, and stay as they are.",
+        description="Make a data folder of LDDL's Parquet files, balanced or not, with or without length bins or "
+        "static masks. The files are hashed and counted, and stay as they are.",
         allow_abbrev=False,
     )
     needed, option = parser.add_argument_group("needed"), parser.add_argument
@@ -84,7 +84,7 @@ def _add_adopt(verbs: Any) -> None:
     option("--held-out-shards", metavar="K", type=int, default=1,
            help="the last K shards of each length bin become the validation split (default: 1)")  # fmt: skip
     option("--sequence-length", metavar="N=TOKENS", action="append", default=[],
-           help="of a phase, where its rows do not show it")  # fmt: skip
+           help="of a phase, if its rows do not show it")  # fmt: skip
     option("--cased", action="store_true", help="text was not lowercased (default: as the vocabulary's tokens say)")
     option("--link", choices=("symlink", "copy"), default="symlink",
            help="leave the shards where they are, or copy them (default: symlink)")  # fmt: skip
@@ -356,7 +356,7 @@ def _adopted(data: DataManifest, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _numbered(texts: list[str], flag: str, example: str) -> dict[int, str]:
-    """``N=VALUE`` words as a table."""
+    """A dictionary of ``N=VALUE`` words."""
     values: dict[int, str] = {}
     for text in texts:
         number, separator, value = text.partition("=")
@@ -389,13 +389,13 @@ def _share(part: int, whole: int, decimals: int = 1) -> str:
 
 
 def _print_any_text() -> None:
-    """Words of any language can be printed on a terminal of another encoding."""
+    """Let words of any language be printed on a terminal of another encoding."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
 
 
 class _ReadingLine:
-    """One line on stderr with the bytes that were read and their rate; on a terminal it rewrites itself."""
+    """One line on stderr with the bytes read so far and the rate; on a terminal it rewrites itself."""
 
     def __init__(self, what: str) -> None:
         self._what, self._began, self._shown = what, time.monotonic(), 0.0

@@ -21,7 +21,7 @@ _SBATCH_NAMES = {"memory": "mem", "cpus": "cpus-per-task"}
 
 
 def add_place_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what says where a prepare runs."""
+    """Add the options that say where a prepare runs."""
     option = parser.add_argument_group("where it runs").add_argument
     option("--processes", metavar="N", type=int, default=0, help="on this machine; 0: one per core")
     option("--slurm", action="store_true", help="on the cluster, as job arrays; the options below are theirs")
@@ -32,7 +32,7 @@ def add_place_arguments(parser: argparse.ArgumentParser) -> None:
            help="instead of --jobs: at most N jobs per stage, each alone on a node, with all its CPUs and "
            "memory")  # fmt: skip
     option("--jobs", metavar="N", type=int, default=argparse.SUPPRESS,
-           help="array elements per stage at most, wherever Slurm has room for them (default: 16)")  # fmt: skip
+           help="at most N array elements per stage, wherever Slurm has space for them (default: 16)")  # fmt: skip
     option("--cpus", metavar="N", type=int, default=argparse.SUPPRESS,
            help="of each job, which runs as many tasks at a time (default: 1; with --nodes all of a node)")  # fmt: skip
     for name, meaning in (
@@ -51,7 +51,7 @@ def add_place_arguments(parser: argparse.ArgumentParser) -> None:
            help="how often a task may fail (default: 3)")  # fmt: skip
     option("--site", metavar="NAME", default=argparse.SUPPRESS,
            help="site file with partition, account, qos, time and sbatch options, made by `bertjobs init`; "
-           "`none` uses none (default: the only one, or that called default)")  # fmt: skip
+           "`none` uses none (default: the only one, or the one named default)")  # fmt: skip
 
 
 def queue_prepare(parser: argparse.ArgumentParser, args: argparse.Namespace, options: PrepareOptions) -> int:
@@ -61,7 +61,7 @@ def queue_prepare(parser: argparse.ArgumentParser, args: argparse.Namespace, opt
     from bertjobs.data.text.vocabulary import Vocabulary
     from bertjobs.slurm.shell import shell_line
 
-    # What can be checked here at once; the other checks read the whole corpus.
+    # What can be checked quickly here; the other checks read the whole corpus.
     options.check()
     Vocabulary.read(options.vocabulary, lowercase=False if options.cased else None)
     for text in options.corpora:
@@ -89,7 +89,7 @@ def given_words(parser: argparse.ArgumentParser, args: argparse.Namespace) -> li
 
 
 def array_options(args: argparse.Namespace) -> ArrayOptions:
-    """What the flags ask of sbatch, and where they say nothing, the site file."""
+    """The options for sbatch from the flags, and from the site file for those not given."""
     from bertjobs.data.prepare.array_options import ArrayOptions, checked_slurm, job_environment
     from bertjobs.slurm.options import SlurmOptions, parse_option
 

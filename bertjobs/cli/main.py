@@ -13,7 +13,7 @@ from bertjobs.errors import EXIT_BAD_INPUT, BertjobsError, nearest
 
 
 class Parser(argparse.ArgumentParser):
-    """An ArgumentParser whose errors read, and exit, like all others of bertjobs."""
+    """An ArgumentParser whose errors look, and exit, like all others of bertjobs."""
 
     def error(self, message: str) -> NoReturn:
         hint = None

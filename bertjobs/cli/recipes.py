@@ -39,7 +39,7 @@ def register(subparsers: Any) -> None:
 
 
 def _add_common(parser: argparse.ArgumentParser, *, below: bool = False) -> None:
-    """--recipes and --json; ``below`` a parser that has them too, so that its values are not reset."""
+    """Add --recipes and --json; ``below`` a parser that has them too, do not reset its values."""
     add_files(parser, below=below)
     default = argparse.SUPPRESS if below else False
     parser.add_argument("--json", action="store_true", default=default, help="print JSON")

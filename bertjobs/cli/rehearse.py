@@ -1,4 +1,4 @@
-"""`bertjobs rehearse`: a recipe run small on this machine, and what it survives."""
+"""`bertjobs rehearse`: a small run of a recipe on this machine, and what it survives."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ def register(subparsers: Any) -> None:
         "rehearse",
         help="run a small version of a recipe here and see that it survives faults",
         description="Run a recipe with a tiny model for a few steps on two CPU ranks of this machine, first "
-        "undisturbed, then once under each fault, and compare the results, before days are spent on it. Without a "
-        "fault named, all of them.",
+        "undisturbed, then once under each fault, and compare the results, before you spend days on it. Without "
+        "any fault named, all of them are tried.",
         allow_abbrev=False,
     )
-    group = parser.add_argument_group("faults, each after a random step that the recipe's seed decides")
+    group = parser.add_argument_group("faults, each after a random step determined by the recipe's seed")
     group.add_argument("--preempt", action="store_true", help="TERM to all ranks, as a preemption or scancel does")
     group.add_argument("--timeout", action="store_true", help="USR2 to one rank, as ahead of the time limit")
     group.add_argument("--kill-rank", metavar="N", action="append", default=[], help="KILL to rank N; can be repeated")
     group.add_argument("--fill-disk", action="store_true", help="no room for a checkpoint until the attempt has ended")
     parser.add_argument(
-        "--keep", action="store_true", help="keep the run directories, also those of faults that were survived"
+        "--keep", action="store_true", help="keep the run directories, even of faults that were survived"
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
     add_site_argument(parser)

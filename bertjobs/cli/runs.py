@@ -42,8 +42,8 @@ def _register_status(subparsers: Any) -> None:
         "status",
         help="show the state of runs: step, loss, age of the last step; of one run, its jobs and attempts too",
         description="Without RUN, a table of all runs, one row per phase. With RUN, its jobs and attempts in "
-        "chronological order, and each phase: why it waits, its last step and checkpoint, its expected end. What is "
-        "known comes from sacct and squeue, and from the run's folder where these are silent.",
+        "chronological order, and each phase: why it waits, its last step and checkpoint, its expected end. The "
+        "information comes from sacct and squeue, or from the run's folder if these do not answer.",
         allow_abbrev=False,
     )
     add_run_argument(status, optional=True)
@@ -62,8 +62,8 @@ def _register_logs(subparsers: Any) -> None:
     logs = subparsers.add_parser(
         "logs",
         help="show a run's newest worker log",
-        description="Show the worker log that was written last, of all or of those that the options select. Lines of "
-        "other ranks than rank 0 begin with `rank N:`.",
+        description="Show the worker log that was written to last, of all or of those that the options select. Lines "
+        "of ranks other than 0 begin with `rank N:`.",
         allow_abbrev=False,
     )
     add_run_argument(logs)
@@ -96,7 +96,7 @@ def _status(args: argparse.Namespace) -> int:
 
 
 def _seconds(args: argparse.Namespace) -> float:
-    """Of ``--watch SECONDS``; in ``--watch RUN`` it is the run."""
+    """The number in ``--watch SECONDS``; the word in ``--watch RUN`` is taken as the run."""
     try:
         seconds = float(args.watch)
     except ValueError:
@@ -120,7 +120,7 @@ def _show_status(args: argparse.Namespace, runs: Sequence[RunStatus]) -> None:
 
     rows = [row for run in runs for row in run.phases]
     if args.json:
-        # One line each where several follow each other.
+        # One line per update if there are several.
         print(json.dumps([row.as_json() for row in rows], indent=None if args.watch else 2), flush=True)
     elif args.run:
         print(run_text(runs[0], time.time()), flush=True)

@@ -38,8 +38,8 @@ def register(subparsers: Any) -> None:
         "submit",
         usage="%(prog)s --recipe NAME [--nodes N] [--set KEY=VALUE ...] [FLAG ...]",
         help="start a run: queue its phases on Slurm, or train on this machine",
-        description="Check everything, write the run directory, and queue one job per phase, each behind the one "
-        "before; without Slurm, train here.",
+        description="Check everything, write the run directory, and queue one job per phase, each to start when the "
+        "one before has ended; without Slurm, train here.",
         allow_abbrev=False,
     )
     add_backend_arguments(submit)
@@ -51,7 +51,7 @@ def register(subparsers: Any) -> None:
         "resume",
         help="continue a run whose phases are not all done",
         description="Continue a run from its newest checkpoints, with the settings of its run.yml; the checks are "
-        "those of submit.",
+        "the same as for submit.",
         allow_abbrev=False,
     )
     add_run_argument(resume)
@@ -63,7 +63,7 @@ def register(subparsers: Any) -> None:
         metavar="KEY=VALUE",
         action="append",
         default=[],
-        help="change a setting that does not decide the weights of a phase that was begun, such as nodes=4 or "
+        help="change a setting that does not affect the weights of a phase that has begun, such as nodes=4 or "
         "phase1.micro_batch=16; it goes into run.yml",
     )
     resume.set_defaults(handler=_resume)
@@ -126,7 +126,7 @@ def _warn(plan: Plan) -> None:
 
 
 def _check_idle(directory: RunDirectory, name: str) -> None:
-    """InputError where the run has a queued or running job."""
+    """InputError if the run has a queued or running job."""
     from bertjobs.launch.watch.status import run_status
     from bertjobs.slurm.client import Slurm
     from bertjobs.slurm.jobs import RUNNING, WAITING

@@ -1,1 +1,1 @@
-"""Where a run runs: plan, checks, batch script, Slurm and this machine, and the view from outside."""
+"""A run's life: plan, checks, batch script, Slurm or this machine, and watching it from outside."""

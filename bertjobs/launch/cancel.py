@@ -1,4 +1,4 @@
-"""Stopping a run: all its jobs that wait or run, so that none is left to start later."""
+"""Stopping a run: all its queued and running jobs, so that none is left to start later."""
 
 from __future__ import annotations
 
@@ -20,44 +20,44 @@ PAUSE_S = 1.0
 
 
 def in_order(links: Sequence[Link]) -> list[Link]:
-    """The active ones, in the order in which to cancel them: what waits before what runs, else the end of one job would
-    start the next; spares first."""
+    """The active ones, in the order in which to cancel them: queued jobs before running ones, or else the end of one
+    job would start the next; spares first."""
     active = [link for link in links if link.is_active]
     return sorted(active, key=lambda link: (link.state in RUNNING, not link.spare))
 
 
 def active_links(directory: RunDirectory, slurm: Slurm) -> list[Link]:
-    """A run's jobs that wait or run, in the order in which to cancel them.
+    """A run's queued and running jobs, in the order in which to cancel them.
 
-    The journal names them; the queue, by their names, those too that did not come into the journal.
+    The journal names them; the queue also has, by their names, those that did not get into the journal.
 
     Raises:
         BertjobsError: Slurm gave no answer.
     """
     files = read_run(directory)
     named = slurm.jobs_of_run(files.spec.run, directory.root) if slurm.present else {}
-    told = slurm.ask([*files.on_slurm, *(job for job in named if job not in files.story.jobs)])
-    if told.silence:
+    answer = slurm.ask([*files.on_slurm, *(job for job in named if job not in files.story.jobs)])
+    if answer.silence:
         raise BertjobsError(
-            f"Slurm does not say which jobs wait or run: {told.silence}",
+            f"Slurm does not say which jobs are queued or running: {answer.silence}",
             where=f"run {files.spec.run}",
             hint="nothing was cancelled; see `scontrol ping`, and try again",
         )
-    links = list(status_of(files, told, time.time()).links)
+    links = list(status_of(files, answer, time.time()).links)
     first = files.undone[0] if files.undone else files.spec.phases[-1].phase
     for job, name in named.items():
-        if job not in files.story.jobs and job in told.jobs:
+        if job not in files.story.jobs and job in answer.jobs:
             phase = name.removeprefix(f"{files.spec.run}-phase")
             number = int(phase) if phase.isdigit() else first
-            links.append(Link(job, "slurm", number, spare=not phase.isdigit(), state=told.jobs[job].state))
+            links.append(Link(job, "slurm", number, spare=not phase.isdigit(), state=answer.jobs[job].state))
     return in_order(links)
 
 
 def cancel(directory: RunDirectory, slurm: Slurm, patience_s: float = PATIENCE_S) -> list[str]:
-    """Stop what still runs or waits of a run; returns the jobs. Workers write a checkpoint first.
+    """Cancel a run's queued and running jobs; returns them. Workers write a checkpoint first.
 
-    Looks again until none is left, for ``patience_s`` seconds at most: a link that runs queues one behind itself where
-    it sees none, and that would go on with the run.
+    Looks again until none is left, for ``patience_s`` seconds at most: a running link queues a follower if it sees
+    none, and that would continue the run.
 
     Raises:
         InputError: it runs on another machine.
@@ -77,8 +77,8 @@ def cancel(directory: RunDirectory, slurm: Slurm, patience_s: float = PATIENCE_S
 
 
 def _stop(directory: RunDirectory, links: Sequence[Link], slurm: Slurm) -> None:
-    """End these jobs, and say so in the journal: before, as a link that is ended otherwise leaves its work to another
-    one; and after, as it may be refused."""
+    """End these jobs, and say so in the journal twice: before, since a link that ends without that entry hands its work
+    on to another; and after, since Slurm may refuse."""
     for link in links:
         directory.record("cancelling", phase=link.phase, job=link.job)
     if queued := [link.job for link in links if link.backend != "local"]:
@@ -90,12 +90,12 @@ def _stop(directory: RunDirectory, links: Sequence[Link], slurm: Slurm) -> None:
 
 
 def _check_elsewhere(directory: RunDirectory) -> None:
-    """InputError where a local job was started on another machine and has not ended."""
+    """InputError if a local job was started on another machine and has not ended."""
     for job in read_run(directory).story.jobs.values():
         has_ended = any(attempt.has_ended for attempt in job.attempts)
         if job.backend == "local" and job.host not in ("", socket.gethostname()) and not has_ended:
             raise InputError(
-                f"job {job.id} was started on {job.host}, and has not ended as far as its folder shows",
+                f"job {job.id} was started on {job.host}, and nothing in the run's folder says that it has ended",
                 where=str(directory.root),
                 hint=f"cancel it there: ssh {job.host} bertjobs cancel {directory.root}",
             )

@@ -1,4 +1,4 @@
-"""What a submit would write and queue, byte for byte, without doing it."""
+"""What a submit would write and queue, byte for byte; nothing is done."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from bertjobs.slurm.options import SlurmOptions
 from bertjobs.slurm.shell import shell_line
 
 SHOWN_BYTES = 20_000
-"""A longer file, such as a large diff of the code, is named with its size."""
+"""Of a longer file, such as a large diff of the code, only the name and the size are shown."""
 
 
 @dataclass(frozen=True)
 class WrittenFile:
-    """A file that would be written; ``content`` is None where it is not known before, ``note`` says what it holds."""
+    """A file that would be written; if its ``content`` is not known beforehand (None), ``note`` describes it."""
 
     path: Path
     content: str | None
@@ -36,7 +36,7 @@ class WrittenFile:
         return len((self.content or "").encode())
 
     def render(self) -> str:
-        """A line with the path and the size, then the content as it is, and a line end where it has none."""
+        """A line with the path and the size, then the content, with a line end added if it lacks one."""
         if self.content is None:
             return f"==> {self.path} ({self.note})\n"
         if self.size > SHOWN_BYTES:
@@ -44,16 +44,16 @@ class WrittenFile:
         return f"==> {self.path} ({self.size} bytes)\n{self.content}" + "\n" * (not self.content.endswith("\n"))
 
     def as_json(self) -> dict[str, Any]:
-        """``content`` is null where it is not known before."""
+        """``content`` is null if it is not known beforehand."""
         size = None if self.content is None else self.size
         return {"path": str(self.path), "bytes": size, "content": self.content, "note": self.note}
 
 
 @dataclass(frozen=True)
 class DryRun:
-    """Files in the order of writing, and the command lines that queue the jobs.
+    """Files in the order in which they are written, and the command lines that queue the jobs.
 
-    In these ``phase1`` stands for the id that the job of phase 1 will have.
+    In the latter, ``phase1`` stands for the id that the job of phase 1 will get.
     """
 
     directory: Path
@@ -64,10 +64,10 @@ class DryRun:
         """For people."""
         files = "\n".join(file.render() for file in self.files)
         lines = [shell_line(words) for words in self.commands]
-        said = "This would be queued, in this order" if lines else "Nothing would be queued by a command line."
+        heading = "This would be queued, in this order" if lines else "Nothing would be queued by a command line."
         if any(":phase" in line for line in lines):
-            said += "; phase1 stands for the id of phase 1's job"
-        commands = "\n".join([f"{said}\n", *lines] if lines else [said])
+            heading += "; phase1 stands for the id of phase 1's job"
+        commands = "\n".join([f"{heading}\n", *lines] if lines else [heading])
         return f"This would be written\n\n{files}\n{commands}"
 
     def as_json(self) -> dict[str, Any]:
@@ -87,7 +87,7 @@ def dry_run(
         spec: resolved, its paths absolute.
         backend: "slurm", "submitit" or "local".
         python: the interpreter of the jobs.
-        after: ids of jobs that the first one waits for.
+        after: ids of jobs that the first job waits for.
     """
     directory = RunDirectory(Path(spec.results) / spec.run)
     files = [WrittenFile(directory.lockfile, settings_text(directory, spec)), *source_files(directory.source)]
@@ -118,8 +118,8 @@ def queued(
 
 
 def source_files(folder: Path) -> list[WrittenFile]:
-    """What the code's own snapshot in ``folder`` would hold: written elsewhere by the same code, and read."""
+    """What the snapshot of the code in ``folder`` would hold: the same function writes it elsewhere, to be read."""
     with tempfile.TemporaryDirectory() as scratch:
         write_source(Path(scratch))
-        found = sorted(file for file in Path(scratch).rglob("*") if file.is_file())
-        return [WrittenFile(folder / file.relative_to(scratch), file.read_text(encoding="utf-8")) for file in found]
+        written = sorted(file for file in Path(scratch).rglob("*") if file.is_file())
+        return [WrittenFile(folder / file.relative_to(scratch), file.read_text(encoding="utf-8")) for file in written]

@@ -45,14 +45,14 @@ class Next(StrEnum):
 
 @dataclass(frozen=True)
 class End:
-    """How an attempt ended, as whoever started its ranks has seen it.
+    """How an attempt ended, as seen by whoever started its ranks.
 
     Attributes:
-        code: exit code of the ranks as contract 3 has it: 0, 64, 70 or 75.
+        code: exit code of the ranks in the terms of contract 3: 0, 64, 70 or 75.
         told_to_end: whether the job as a whole was told to end: preempted, cancelled, or ctrl-C.
         advanced: whether the attempt wrote a checkpoint.
-        step_limit: whether it was to make only so many steps (STEPS_THIS_RUN).
-        unfit_nodes: names of nodes, by commas, that the node check found unfit; "" for none.
+        step_limit: whether it was to make a limited number of steps (STEPS_THIS_RUN).
+        unfit_nodes: names of nodes, separated by commas, that failed the node check; "" for none.
         cause: why, as the journal has it; None where it does not.
     """
 
@@ -67,7 +67,7 @@ class End:
 @dataclass(frozen=True)
 class Decision:
     """What comes next, and why, in words for the job's log; ``spent_by`` is the cause of the attempts that used up the
-    recipe's restarts, where they are used up."""
+    recipe's restarts, if they did."""
 
     next: Next
     why: str = ""
@@ -77,8 +77,8 @@ class Decision:
 def what_next(end: End, events: Sequence[Mapping[str, Any]] = (), budgets: Mapping[str, int] | None = None) -> Decision:
     """What comes after an attempt.
 
-    Another attempt mends neither bad input nor a failure that got no checkpoint further, except on other nodes where
-    the node check found these unfit. It does not come either where the recipe's budget of restarts is spent.
+    Another attempt fixes neither bad input nor a failure before a new checkpoint, unless the node check found the nodes
+    unfit: then it runs on others. There is none once the recipe's budget of restarts is spent.
 
     Args:
         end: how it ended.
@@ -90,9 +90,9 @@ def what_next(end: End, events: Sequence[Mapping[str, Any]] = (), budgets: Mappi
     if end.told_to_end:
         return Decision(Next.NOTHING_HERE, "the job was told to end")
     if end.code == EXIT_BAD_INPUT:
-        return Decision(Next.STOP, "the input has to be corrected first")
+        return Decision(Next.STOP, "the input must be corrected first")
     if end.step_limit:
-        return Decision(Next.STOP, "it was to make a given number of steps (STEPS_THIS_RUN)")
+        return Decision(Next.STOP, "it made the number of steps that it was asked for (STEPS_THIS_RUN)")
     if end.cause and end.cause.then is Then.STOP:
         return Decision(Next.STOP, end.cause.plain)
     if not end.advanced and not end.unfit_nodes:
@@ -105,7 +105,7 @@ def what_next(end: End, events: Sequence[Mapping[str, Any]] = (), budgets: Mappi
 
 
 def contract_code(code: int) -> int:
-    """A process's exit code as contract 3 has it; one that a signal ended has failed."""
+    """A process's exit code in the terms of contract 3; a process that a signal ended has failed."""
     return code if code in (EXIT_DONE, EXIT_BAD_INPUT, EXIT_CONTINUE) else EXIT_FAILURE
 
 
@@ -116,8 +116,8 @@ def newest_name(phase: PhaseDirectory) -> str:
 
 
 def close_attempt(directory: RunDirectory, phase: int, chain: str, code: int, *, source: str) -> None:
-    """Give the chain's last attempt an end in the journal where it has none: its ranks were killed before one could
-    write it. ``source``: who says so."""
+    """Give the chain's last attempt an end in the journal if it has none: its ranks were killed before one of them
+    could write it. ``source``: who reports it."""
     events = chain_events(directory.events(), phase, chain)
     if is_open(events):
         cause = Cause.BAD_INPUT if code == EXIT_BAD_INPUT else Cause.CRASHED
@@ -133,23 +133,23 @@ def cause_of_end(directory: RunDirectory, phase: int, job: str, attempt: int) ->
 
 
 def record_refusal(directory: RunDirectory, phase: int, job: str, attempt: int, decision: Decision) -> None:
-    """Write into the journal that an attempt was not followed by another as the restarts are used up, if that is so."""
+    """If no attempt follows because the restarts are used up, write that into the journal."""
     if decision.spent_by:
         names = {"phase": phase, "job": job, "attempt": attempt}
-        with suppress(OSError):  # on a full disk, what was decided stands all the same
+        with suppress(OSError):  # even on a full disk, the decision stands
             directory.record("not restarted", why=decision.why, spent_by=decision.spent_by, **names)
 
 
 @dataclass(frozen=True)
 class CurrentLink:
-    """One job of a run's chain at one phase, as run.sub describes it by its environment.
+    """One job of a run's chain at one phase, as the environment of run.sub describes it.
 
     Attributes:
         folder: the run's.
         phases: numbers of the phases that the chain trains, in order; () for a job that was queued by hand.
-        phase, job, attempt: that it trains now, its id, and how often it was requeued before.
+        phase, job, attempt: the phase that it trains now, its id, and how often it has been requeued.
         chain: name of the submission that it belongs to; its own id for a job that was queued by hand.
-        step_limit: whether it is to make only so many steps.
+        step_limit: whether it is to make a limited number of steps.
     """
 
     folder: RunDirectory
@@ -191,7 +191,7 @@ class CurrentLink:
 
     def followers(self, slurm: Slurm, kind: str = "") -> list[str]:
         """Ids of this run's queued jobs that wait for the end of this one, by their names: ``RUN-phaseN`` and
-        ``RUN-spare``; ``kind`` "phase" or "spare" asks for those alone. Others may wait for it too: not ours to touch.
+        ``RUN-spare``; ``kind`` "phase" or "spare" selects one of the two. Others may wait for it too, but are not ours.
 
         Raises:
             NoAnswer: Slurm does not say.
@@ -199,7 +199,7 @@ class CurrentLink:
         return [job.id for job in slurm.followers(self.job, f"{self.folder.name}-{kind}")]
 
     def budgets(self) -> Mapping[str, int]:
-        """The recipe's restarts; {} where no run.yml says them."""
+        """The recipe's restarts; {} if no run.yml can be read."""
         try:
             return read_lockfile(self.folder.lockfile).restarts
         except (BertjobsError, OSError):
@@ -207,7 +207,7 @@ class CurrentLink:
 
 
 def begin(link: CurrentLink, slurm: Slurm) -> None:
-    """Before an attempt: complete the journal of the one before, where that could not write its own end."""
+    """Before an attempt: complete the journal if the previous one could not write its own end."""
     link.directory.exclude.unlink(missing_ok=True)
     if events := link.events():
         job = str(events[-1]["job"])
@@ -241,7 +241,7 @@ def end(link: CurrentLink, slurm: Slurm, code: int, *, before: str, told_to_end:
     record_refusal(link.folder, link.phase, link.job, link.attempt, decision)
     try:
         return _arrange(link, slurm, decision, ended)
-    except BertjobsError as error:  # what was decided stands: run.sub must not decide anew
+    except BertjobsError as error:  # the decision stands: run.sub must not make another
         _say(f"next: {decision.next}, but {error.what}")
         return ARRANGED
 
@@ -254,7 +254,7 @@ def _arrange(link: CurrentLink, slurm: Slurm, decision: Decision, ended: End) ->
             return NEXT_PHASE_HERE
         _cancel(link.followers(slurm, "spare"), slurm)
     elif decision.next is Next.NOTHING_HERE:
-        if slurm.was_preempted(link.job):  # where Slurm cancels preempted jobs, nobody else would continue
+        if slurm.was_preempted(link.job):  # if Slurm cancels preempted jobs, nothing else would continue the run
             ensure_follower(link, slurm)
     elif decision.next is Next.STOP:
         _say(f"not continued: {decision.why}")
@@ -275,7 +275,7 @@ def _arrange(link: CurrentLink, slurm: Slurm, decision: Decision, ended: End) ->
 
 
 def ensure_follower(link: CurrentLink, slurm: Slurm, *options: str) -> None:
-    """Make sure that a link of the chain waits behind this one; ``options`` are sbatch's for a new one."""
+    """Make sure that a link of the chain is queued to follow this one; ``options`` are sbatch's for a new one."""
     script = link.directory.script
     if not link.phases or not script.is_file():
         return
@@ -284,14 +284,14 @@ def ensure_follower(link: CurrentLink, slurm: Slurm, *options: str) -> None:
             return
         job = slurm.submit_follower(link.job, script, name=f"{link.folder.name}-spare", options=options)
     except BertjobsError as error:
-        _say(f"no link could be queued behind this one: {error.what}")
+        _say(f"could not queue a job to follow this one: {error.what}")
         return
     link.folder.record("submitted", backend="slurm", phase=link.phase, job=job, chain=link.chain, spare=True)
 
 
 def _cancel(jobs: Sequence[str], slurm: Slurm) -> None:
     if jobs:
-        _say(f"cancelling what waits behind: {' '.join(jobs)}")
+        _say(f"cancelling the jobs that follow: {' '.join(jobs)}")
         slurm.cancel(jobs)
 
 
@@ -303,12 +303,12 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
     """run.sub's questions.
 
     Returns:
-        0, or of ``end`` one of its codes. Any other, also an exception's 1, tells run.sub that nothing is arranged.
+        0, or one of the codes of ``end``. Any other, such as an exception's 1, tells run.sub that nothing is arranged.
     """
     parser = argparse.ArgumentParser(prog="python -m bertjobs.launch.link", description=__doc__)
     verbs = parser.add_subparsers(dest="verb", required=True)
     verbs.add_parser("begin", help="complete the journal before an attempt")
-    verbs.add_parser("checkpoint", help="a checkpoint was written: make sure that a link waits behind this job")
+    verbs.add_parser("checkpoint", help="a checkpoint was written: make sure that a link follows this job")
     ending = verbs.add_parser("end", help="decide and arrange what comes next")
     ending.add_argument("code", type=int, help="exit code of the ranks")
     ending.add_argument("--before", default="", help="newest checkpoint when the attempt began")

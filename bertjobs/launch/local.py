@@ -1,4 +1,4 @@
-"""This machine as the place to run: one process per rank; worker, exit codes, signals and log are as under Slurm."""
+"""Running on this machine: one process per rank; worker, exit codes, signals and log are as under Slurm."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def free_port() -> int:
 def rank_environment(
     environ: Mapping[str, str], spec: RunSpec, phase: int, rank: int, *, port: int, job: str, attempt: int = 0
 ) -> dict[str, str]:
-    """The environment of one rank; the rest it reads from the run's lockfile."""
+    """The environment of one rank, which reads everything else from the run's lockfile."""
     threads = max(1, (os.cpu_count() or 1) // spec.world_size)
     values = {
         "RUN": spec.run,
@@ -64,13 +64,13 @@ def next_job(directory: RunDirectory) -> str:
 
 
 def label(rank: int, world_size: int) -> str:
-    """What each line of a rank begins with, as ``srun --label`` has it: the rank, right-justified, and a colon."""
+    """What each line of a rank begins with, as with ``srun --label``: the rank, right-justified, and a colon."""
     return f"{rank:>{len(str(world_size - 1))}}: "
 
 
 @contextmanager
 def labelled_log(log: Path, world_size: int) -> Iterator[list[IO[bytes]]]:
-    """For each rank a pipe whose lines are appended to ``log`` under the rank's `label`; all is written at the end.
+    """For each rank a pipe whose lines are appended to ``log`` with the rank's `label`; at the end all are written.
 
     The process at the pipe's other end is sed, in a session of its own: it outlives a launcher that is killed and a
     terminal that is closed, so that the ranks can still write while they stop.
@@ -82,7 +82,7 @@ def labelled_log(log: Path, world_size: int) -> Iterator[list[IO[bytes]]]:
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=output,
-                env={"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"},  # bytes, whatever they are
+                env={"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"},  # any bytes
                 start_new_session=True,
             )
             for rank in range(world_size)
@@ -97,7 +97,7 @@ def labelled_log(log: Path, world_size: int) -> Iterator[list[IO[bytes]]]:
         for labeller in labellers:
             try:
                 labeller.wait(max(0.0, deadline - time.monotonic()))
-            except subprocess.TimeoutExpired:  # something that a rank has started is still there
+            except subprocess.TimeoutExpired:  # something that a rank started is still running
                 labeller.kill()
                 labeller.wait()
 
@@ -106,7 +106,7 @@ def labelled_log(log: Path, world_size: int) -> Iterator[list[IO[bytes]]]:
 def started(
     python: str, spec: RunSpec, phase: int, environ: Mapping[str, str], log: Path, job: str, attempt: int = 0
 ) -> Iterator[list[subprocess.Popen]]:
-    """The ranks of a phase, in order, running; those that still run at the end are killed."""
+    """The running ranks of a phase, in order; those that still run at the end are killed."""
     port = free_port()
     with labelled_log(log, spec.world_size) as pipes:
         ranks = [
@@ -171,7 +171,7 @@ def wait_for(ranks: Sequence[subprocess.Popen], watch: Callable[[], None]) -> tu
 
 
 def _finish(ranks: Sequence[subprocess.Popen]) -> None:
-    """One rank has failed: give the others a moment to end, then kill them."""
+    """After one rank has failed: give the others a moment to end."""
     deadline = time.monotonic() + 2.0
     while time.monotonic() < deadline and any(process.poll() is None for process in ranks):
         time.sleep(POLL_S)

@@ -1,4 +1,4 @@
-"""A run that is continued: its run.yml, with what is changed between two of its jobs."""
+"""Continuing a run: its run.yml, with the settings that are changed between two of its jobs."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ _ITS_OWN = {
 
 
 def resumed(directory: RunDirectory, sets: Sequence[str]) -> Resolved:
-    """The run where it lies now, with absolute paths, ``sets`` (such as "nodes=4") applied to its run.yml, and those of
-    its phases that are not done.
+    """The run at its present place, with absolute paths, with ``sets`` (such as "nodes=4") applied to its run.yml, and
+    with those of its phases that are not done.
 
     Raises:
-        InputError: all are done, or a setting is unknown, bad, or not one to change.
+        InputError: all are done, or a setting is unknown, bad, or cannot be changed.
     """
     for text in sets:
         key = text.partition("=")[0].strip()
@@ -33,6 +33,6 @@ def resumed(directory: RunDirectory, sets: Sequence[str]) -> Resolved:
             raise InputError(f"{key} cannot be changed in a run", where="--set", hint=_ITS_OWN[key])
     left = unfinished(directory)
     flags = {"recipe": left.recipe}
-    found = resolve(load_catalogue([directory.lockfile]), flags=flags, environ={}, sets=sets)
-    phases = tuple(found.spec.phase(phase.phase) for phase in left.phases)
-    return replace(found, spec=absolute(replace(found.spec, run=left.run, results=left.results, phases=phases)))
+    resolved = resolve(load_catalogue([directory.lockfile]), flags=flags, environ={}, sets=sets)
+    phases = tuple(resolved.spec.phase(phase.phase) for phase in left.phases)
+    return replace(resolved, spec=absolute(replace(resolved.spec, run=left.run, results=left.results, phases=phases)))

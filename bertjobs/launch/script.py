@@ -11,7 +11,7 @@ from bertjobs.run.directory import RunDirectory
 from bertjobs.slurm.options import SlurmOptions
 from bertjobs.slurm.shell import export_lines
 
-MARKER = "# bertjobs: settings of a submitted run stand here\n"
+MARKER = "# bertjobs: the settings of a submitted run go here\n"
 
 
 def run_sub() -> Path:
@@ -43,8 +43,8 @@ def render_script(
 
     Paths in ``spec`` must be absolute. The recipe's values are not repeated here: the worker reads them from
     the run's lockfile, run.yml. The phase is in the job's name only: each job works on the first of the run's phases
-    that is not done. ``chain`` names the submission that the job belongs to. ``python`` runs the link, and the worker
-    where it is not in a container.
+    that is not done. ``chain`` names the submission that the job belongs to. ``python`` runs the link, and also the
+    worker unless that is in a container.
     """
     header = "".join(f"#SBATCH {line}\n" for line in sbatch_lines(spec, phase, options))
     settings = {"RUN": spec.run, "RECIPE": spec.recipe, "RESULTS": spec.results}
@@ -68,10 +68,10 @@ class Submission:
     """One job to queue.
 
     Attributes:
-        phase: that it is named after.
-        path, script: the batch script, and where it is written.
-        after: jobs whose end, of any kind, it waits for; of those of the same submission the first phase's is
-            ``phase1`` and so on.
+        phase: the one that it is named after.
+        path, script: where the batch script is written, and its text.
+        after: jobs whose end, of any kind, it waits for; within the same submission, ``phase1`` is the job of phase 1
+            and so on.
     """
 
     phase: int
@@ -80,7 +80,7 @@ class Submission:
     after: tuple[str, ...]
 
     def command(self, jobs: Mapping[int, str]) -> list[str]:
-        """The words of the ``sbatch`` call, the jobs of earlier phases being known by their ids."""
+        """The words of the ``sbatch`` call, given the ids of earlier phases' jobs."""
         ids = [jobs.get(int(name.removeprefix("phase")), name) if "phase" in name else name for name in self.after]
         dependency = [f"--dependency=afterany:{':'.join(ids)}"] if ids else []
         return ["sbatch", "--parsable", *dependency, str(self.path)]
@@ -89,13 +89,13 @@ class Submission:
 def submissions(
     spec: RunSpec, options: SlurmOptions, python: str, *, chain: str = "", after: Sequence[str] = ()
 ) -> list[Submission]:
-    """What is queued for a run, in order: a job a phase, each behind the end of the one before, the first behind
+    """What is queued for a run, in order: one job per phase, each waiting for the end of the one before, the first for
     those of ``after``."""
     template = run_sub().read_text(encoding="utf-8")
-    found: list[Submission] = []
+    queued: list[Submission] = []
     for phase in spec.phases:
         path = RunDirectory(Path(spec.results) / spec.run).phase(phase.phase).script
-        behind = (f"phase{found[-1].phase}",) if found else tuple(after)
+        behind = (f"phase{queued[-1].phase}",) if queued else tuple(after)
         script = render_script(template, spec, phase.phase, options, python, chain=chain)
-        found.append(Submission(phase.phase, path, script, behind))
-    return found
+        queued.append(Submission(phase.phase, path, script, behind))
+    return queued

@@ -1,4 +1,4 @@
-"""Which code runs: version, git commit and what differs from it, kept in the run directory."""
+"""Which code runs: its version, git commit and difference from that, kept in the run directory."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from bertjobs import __version__
 from bertjobs.files.atomic import PRIVATE_FOLDER, write_text
 
 CODE = ("bertjobs", "run.sub", "configurations.yml")
-"""What runs, below the checkout; other untracked files are nobody's business."""
+"""What runs, below the checkout; other untracked files are not recorded."""
 
 
 ROOT = Path(__file__).parent.parent.parent
 
 
 def _git(*words: str, **environ: str) -> str | None:
-    if not (ROOT / ".git").exists():  # installed: a repository around it is somebody else's
+    if not (ROOT / ".git").exists():  # installed: a repository around it is someone else's
         return None
     try:
         done = subprocess.run(

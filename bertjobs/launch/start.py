@@ -31,12 +31,12 @@ from bertjobs.slurm.environment import clean_environment
 from bertjobs.slurm.options import SlurmOptions
 
 Queueing = Callable[[RunDirectory, RunSpec, SlurmOptions, Sequence[str], str], dict[int, str]]
-"""Queues a run's phases: given its directory, itself, sbatch's options, jobs to wait for and the chain's name, it
-returns phase -> job id."""
+"""Queues a run's phases: given the run's directory and spec, sbatch's options, jobs to wait for and the chain's name,
+it returns phase -> job id."""
 
 
 def choose_backend(asked: str, spec: RunSpec, slurm: Slurm) -> str:
-    """Where a run goes: as asked; else to Slurm where there is one or GPUs are wanted, unless the system has no
+    """Where a run goes: as asked; otherwise to Slurm if there is one or GPUs are wanted, unless the system has no
     scheduler."""
     if asked != "auto":
         return asked
@@ -49,7 +49,7 @@ def absolute(spec: RunSpec) -> RunSpec:
     """``spec`` with absolute paths, as jobs start in other folders.
 
     Raises:
-        InputError: the working directory's own path holds what a path may not hold.
+        InputError: the working directory's own path has characters that a path may not have.
     """
 
     def full(path: str) -> str:
@@ -85,9 +85,9 @@ def queue(
     after: Sequence[str] = (),
     python: str = sys.executable,
 ) -> dict[int, str]:
-    """Queue a job for each phase, each behind the end of the one before; returns phase -> job id.
+    """Queue a job for each phase, each waiting for the end of the one before; returns phase -> job id.
 
-    All or nothing: where sbatch refuses one, those queued before are cancelled.
+    All or nothing: if sbatch refuses one, those queued before it are cancelled.
     """
     jobs: dict[int, str] = {}
     for submission in submissions(spec, options, python, chain=chain, after=after):
@@ -104,7 +104,7 @@ def queue(
 
 
 def without_suspects(spec: RunSpec, options: SlurmOptions, slurm: Slurm) -> SlurmOptions:
-    """``options`` that keep a run off nodes that were found unfit lately."""
+    """``options`` that keep a run off nodes that recently proved unfit."""
     nodes = suspect_nodes(spec, slurm.node_count(options.partition))
     # Of several --exclude sbatch takes the last.
     given = [o.removeprefix("--exclude=") for o in (*options.site, *options.extra) if o.startswith("--exclude=")]
@@ -114,13 +114,13 @@ def without_suspects(spec: RunSpec, options: SlurmOptions, slurm: Slurm) -> Slur
 def next_chain(directory: RunDirectory) -> str:
     """``chain-1``, ``chain-2``, ...: the name of a run's next submission.
 
-    All jobs that go on with it by themselves carry it, and share its budgets of restarts.
+    All jobs that continue the run without another submit carry it, and share its budgets of restarts.
     """
     return f"chain-{len({event['chain'] for event in directory.events() if event.get('chain')}) + 1}"
 
 
 def suspect_nodes(spec: RunSpec, available: int) -> list[str]:
-    """Nodes that a node check found unfit lately, as many as can be done without of those that are ``available``."""
+    """Nodes that recently failed a node check, as many of the ``available`` ones as the run can do without."""
     return excluded(suspects(Path(spec.results), time.time()), max(0, available - spec.nodes))
 
 
@@ -129,7 +129,7 @@ def start_on_slurm(
 ) -> tuple[RunDirectory, dict[int, str]]:
     """Write a run directory and queue its phases; a run that cannot be queued leaves nothing behind.
 
-    ``after``: jobs whose end the first one waits for. ``by``: what queues the phases, by default `queue`.
+    ``after``: jobs whose end the first one waits for. ``by``: the function that queues the phases, by default `queue`.
     """
     results = Path(spec.results)
     new = [folder for folder in (results / spec.run, results) if not folder.exists()]
@@ -147,7 +147,7 @@ def start_on_slurm(
 
 
 def run_here(directory: RunDirectory, spec: RunSpec, environ: Mapping[str, str], out: TextIO) -> int:
-    """Run the phases of ``spec`` one after the other on this machine, with a live line each.
+    """Run the phases of ``spec`` one after the other on this machine, each with a live line.
 
     Returns the exit code of the first phase that did not end with 0, else 0.
     """
@@ -161,7 +161,7 @@ def run_here(directory: RunDirectory, spec: RunSpec, environ: Mapping[str, str],
 def _phase_here(
     directory: RunDirectory, spec: RunSpec, phase: PhaseSpec, environment: Mapping[str, str], out: TextIO
 ) -> int:
-    """One phase: attempts until what comes next is not another one; returns the last one's exit code."""
+    """One phase: attempts as long as another is to follow; returns the last one's exit code."""
     folder, job = directory.phase(phase.phase), local.next_job(directory)
     directory.record("submitted", backend="local", phase=phase.phase, job=job, **local.identity())
     for attempt in itertools.count():
@@ -190,7 +190,7 @@ def _phase_here(
         out.write(f"phase {phase.phase} ended with code {code}; log: {log}\n" + _tail(log))
         if decision.next is not Next.RESTART:
             break
-        out.write(f"phase {phase.phase} is started again from {newest_name(folder)}\n")
+        out.write(f"restarting phase {phase.phase} from {newest_name(folder)}\n")
     return code
 
 
@@ -199,7 +199,7 @@ def _tail(log: Path, lines: int = 12) -> str:
 
 
 def unfinished(directory: RunDirectory) -> RunSpec:
-    """The run where it lies now, with those of its phases that are not done.
+    """The run at its present place, with those of its phases that are not done.
 
     Raises:
         InputError: all are done.

@@ -83,7 +83,7 @@ def check(command: str, *outputs: str) -> None:
 
 
 @pytest.mark.parametrize("command", TABLES)
-def test_what_prints_a_table_prints_json(command: str) -> None:
+def test_every_command_that_prints_a_table_also_prints_json(command: str) -> None:
     parser: argparse.ArgumentParser = build_parser()
     for word in command.split():
         verbs = next(action for action in parser._actions if isinstance(action, argparse._SubParsersAction))

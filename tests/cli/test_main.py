@@ -48,7 +48,7 @@ def test_help_takes_400_ms_of_a_cpu_at_most() -> None:
         (["report", "nosuch"], "there is no run named 'nosuch'"),
     ],
 )
-def test_a_word_that_is_not_known_ends_with_64(bertjobs: Bertjobs, arguments: list[str], said: str) -> None:
+def test_an_unknown_word_ends_with_64(bertjobs: Bertjobs, arguments: list[str], said: str) -> None:
     done = bertjobs(*arguments)
     assert done.returncode == 64
     assert said in done.stderr

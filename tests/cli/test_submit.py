@@ -68,7 +68,7 @@ def test_an_sbatch_option_with_and_without_dashes(given: str, option: str) -> No
         ("--output=x", "bertjobs sets it"),
     ],
 )
-def test_what_is_no_sbatch_option(given: str, says: str) -> None:
+def test_text_that_is_not_an_sbatch_option(given: str, says: str) -> None:
     with pytest.raises(InputError) as caught:
         parse_option(given)
     assert says in caught.value.render()
@@ -99,7 +99,7 @@ def test_bad_words_about_the_queue(
     assert not (tmp_path / "results").exists()
 
 
-def test_a_plan_shows_all_that_is_wrong(typed: Typed, tmp_path: Path) -> None:
+def test_a_plan_shows_all_problems(typed: Typed, tmp_path: Path) -> None:
     (tmp_path / "half" / "phase1").mkdir(parents=True)
     words = ("plan", "--recipe", "laptop-scratch", "--backend", "local", "--data", "half", "--json")
     plan = json.loads(typed(*words, "--image", "x.sqsh")[1])

@@ -77,7 +77,7 @@ def test_a_run_waits_for_the_data_that_a_job_prepares(
     assert "is already complete" in again.stdout, "nothing is queued for data that are there"
 
 
-def test_a_coordinator_that_is_requeued_goes_on(prepare: Prepare, cluster: Cluster, tmp_path: Path) -> None:
+def test_a_requeued_coordinator_resumes(prepare: Prepare, cluster: Cluster, tmp_path: Path) -> None:
     """As at its time limit: the signal that Slurm sends then."""
     blocked = prepare("--sbatch", "begin=now+1hour").stdout
     job = re.search(r"queued as job (\d+)", blocked)
@@ -107,12 +107,12 @@ def test_a_job_that_slurm_does_not_know_is_refused(
     words = ("submit", "--recipe", "laptop-scratch", "--data", speeches_data, "--after", job)
     done = bertjobs(*words, environ=cluster.environment)
     assert done.returncode == 64
-    assert f"Slurm knows no job {job}" in done.stderr
+    assert f"Slurm does not know job {job}" in done.stderr
     assert not (tmp_path / "results").exists()
     assert cluster.run(["squeue", "-h"]).stdout == ""
 
 
-def test_a_job_that_has_ended_makes_no_data(bertjobs: Bertjobs, cluster: Cluster, tmp_path: Path) -> None:
+def test_a_job_that_has_ended_makes_no_more_data(bertjobs: Bertjobs, cluster: Cluster, tmp_path: Path) -> None:
     script = tmp_path / "true.sub"
     script.write_text("#!/bin/bash\ntrue\n")
     job = cluster.run(["sbatch", "--parsable", "--output=/dev/null", str(script)]).stdout.strip()

@@ -50,7 +50,7 @@ def test_phase_2_before_phase_1_ends_with_64_and_says_why(
     assert "Traceback" not in log
 
 
-def test_the_seed_s_own_line_is_understood_to_the_letter(
+def test_nvidia_s_own_command_line_is_understood_to_the_letter(
     cluster: Cluster, environ: dict[str, str], tmp_path: Path
 ) -> None:
     """32 ranks take one real step of 65,536 sequences; around the line only what makes the model small."""
@@ -69,7 +69,7 @@ def test_the_seed_s_own_line_is_understood_to_the_letter(
     assert (tmp_path / "results" / "dgx1-16g" / "phase1" / "checkpoints" / "step-00000001" / "MANIFEST.json").exists()
 
 
-def test_without_a_number_of_tasks_there_is_one_a_gpu(
+def test_without_a_number_of_tasks_there_is_one_per_gpu(
     cluster: Cluster, environ: dict[str, str], tmp_path: Path
 ) -> None:
     """16 tasks start on nodes that gave the job 8 GPUs and one CPU each; torch sees none of the pretended GPUs."""
@@ -82,7 +82,7 @@ def test_without_a_number_of_tasks_there_is_one_a_gpu(
     assert f"{job}.0|16" in steps
 
 
-def test_a_job_that_is_signalled_goes_on_by_requeue_and_phase_2_waits_for_its_end(
+def test_a_signalled_job_resumes_by_requeue_and_phase_2_waits_for_its_end(
     cluster: Cluster, environ: dict[str, str], tmp_path: Path
 ) -> None:
     (tmp_path / "bertjobs.yml").write_text("recipes: {laptop-scratch: {phases: {1: {steps: 60}}}}\n")
@@ -106,7 +106,7 @@ def test_a_job_that_is_signalled_goes_on_by_requeue_and_phase_2_waits_for_its_en
     assert directory.phase(1).done().step == 60
 
 
-def test_a_preempted_job_comes_back_and_goes_on(cluster: Cluster, environ: dict[str, str], tmp_path: Path) -> None:
+def test_a_preempted_job_comes_back_and_resumes(cluster: Cluster, environ: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "bertjobs.yml").write_text("recipes: {laptop-scratch: {phases: {1: {steps: 60}}}}\n")
     job = cluster.submit(["-N2", RUN_SUB], env={**environ, "RECIPE": "laptop-scratch", "PHASE": "1"}, cwd=tmp_path)
     directory = RunDirectory(tmp_path / "results" / "laptop-scratch")

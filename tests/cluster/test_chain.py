@@ -36,7 +36,7 @@ def ends(directory: RunDirectory) -> list[tuple[int, str]]:
     return [(event["attempt"], event["cause"]) for event in directory.events() if event["event"] == "ended"]
 
 
-def test_a_job_that_crashes_goes_on_as_often_as_the_recipe_allows(
+def test_a_job_that_crashes_is_restarted_as_often_as_the_recipe_allows(
     cluster: Cluster, environ: dict[str, str], tmp_path: Path
 ) -> None:
     """Each attempt gets a checkpoint further, and then a rank is killed; at last somebody starts the phase again."""
@@ -77,7 +77,7 @@ def spares(directory: RunDirectory) -> list[str]:
     return [event["job"] for event in directory.events() if event["event"] == "submitted" and event.get("spare")]
 
 
-def test_where_preempted_jobs_are_cancelled_a_fresh_one_goes_on(
+def test_where_preempted_jobs_are_cancelled_a_new_one_resumes(
     cluster: Cluster, bertjobs: Bertjobs, speeches_data: Path, tmp_path: Path, fragile: str
 ) -> None:
     done = bertjobs(
@@ -117,7 +117,7 @@ def test_a_run_that_is_cancelled_leaves_nothing_behind(
     assert spares(directory) == []
 
 
-def test_bad_input_cancels_what_waits_behind(
+def test_bad_input_cancels_the_jobs_that_follow(
     cluster: Cluster, bertjobs: Bertjobs, speeches_data: Path, tmp_path: Path
 ) -> None:
     """The data are gone by the time that the job starts."""

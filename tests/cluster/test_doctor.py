@@ -133,7 +133,7 @@ def rank_of(cluster: Cluster, job: str, rank: int) -> Process:
     raise AssertionError(f"job {job} has no rank {rank}")
 
 
-def test_a_preempted_job_waits_and_tells_it(submit: Submit, cluster: Cluster, directory: RunDirectory) -> None:
+def test_a_preempted_job_waits_and_says_so(submit: Submit, cluster: Cluster, directory: RunDirectory) -> None:
     job = submit()
     wait_until(directory.phase(1).metrics.exists)
     urgent = cluster.submit(["-p", "urgent", "-N4", "--exclusive", "--wrap", "sleep 60"])
@@ -158,14 +158,14 @@ def test_a_dependency_that_can_never_be_met(submit: Submit, cluster: Cluster, di
     assert verdict.command == f"bertjobs cancel {RUN} && bertjobs resume {RUN}"
 
 
-def test_a_job_that_waits_says_for_what(submit: Submit, cluster: Cluster, directory: RunDirectory) -> None:
+def test_a_waiting_job_says_what_it_waits_for(submit: Submit, cluster: Cluster, directory: RunDirectory) -> None:
     job = submit("--sbatch=--begin=now+1hour")
     verdict = verdict_on(directory, cluster)
     assert verdict.cause is Standing.QUEUED, verdict
     assert verdict.sentence.startswith(f"job {job} of phase 1 waits: its start time has not come yet")
 
 
-def test_bad_input_is_told_in_the_worker_s_words(submit: Submit, cluster: Cluster, directory: RunDirectory) -> None:
+def test_bad_input_is_reported_in_the_worker_s_words(submit: Submit, cluster: Cluster, directory: RunDirectory) -> None:
     cancelled = submit()
     cluster.run(["scancel", cancelled])
     cluster.wait(cancelled)
@@ -176,7 +176,7 @@ def test_bad_input_is_told_in_the_worker_s_words(submit: Submit, cluster: Cluste
     assert verdict.sentence.startswith("BATCHSIZE 64 is not divisible by GRADIENT_STEPS 3")
 
 
-def test_the_gradient_steps_that_it_suggests_are_taken(
+def test_the_gradient_steps_that_it_suggests_are_accepted(
     submit: Submit, cluster: Cluster, bertjobs: Bertjobs, directory: RunDirectory, tmp_path: Path
 ) -> None:
     """The nodes have no GPUs: that one is full is written into the log."""

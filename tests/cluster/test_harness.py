@@ -45,7 +45,7 @@ def test_sixteen_tasks_run_on_two_nodes_and_accounting_says_completed(cluster: C
     assert ranks == [f"{rank} node{1 + rank // 8}" for rank in range(16)]
 
 
-def test_accounting_tells_how_a_failed_and_a_cancelled_job_ended(cluster: Cluster, tmp_path: Path) -> None:
+def test_accounting_says_how_a_failed_and_a_cancelled_job_ended(cluster: Cluster, tmp_path: Path) -> None:
     failing = cluster.submit([script(tmp_path, "exit 64")], cwd=tmp_path)
     assert cluster.wait(failing) == "FAILED"
     done = cluster.run(["sacct", "-nXP", "-o", "ExitCode", "-j", str(failing)])

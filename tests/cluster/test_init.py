@@ -21,7 +21,7 @@ def environ(cluster: Cluster, tmp_path: Path) -> dict[str, str]:
     return {**cluster.environment, "XDG_CONFIG_HOME": str(tmp_path / "config")}
 
 
-def test_what_is_found_is_what_the_cluster_was_configured_with(cluster: Cluster, tmp_path: Path) -> None:
+def test_init_sees_what_the_cluster_was_configured_with(cluster: Cluster, tmp_path: Path) -> None:
     found = look(cluster.environment, tmp_path)
     nodes = (NodeKind(4, 16, 4000, (Gpus(8),)),)
     batch, urgent = found.partitions
@@ -35,7 +35,9 @@ def test_what_is_found_is_what_the_cluster_was_configured_with(cluster: Cluster,
     assert found.config["MaxArraySize"] == "1001"
 
 
-def test_neither_a_surrounding_job_nor_habits_change_what_is_found(cluster: Cluster, tmp_path: Path) -> None:
+def test_neither_a_surrounding_job_nor_the_user_s_settings_change_what_is_seen(
+    cluster: Cluster, tmp_path: Path
+) -> None:
     inside = {**cluster.environment, "SLURM_CLUSTERS": "other", "SINFO_PARTITION": "urgent", "SACCT_FEDERATION": "1"}
     assert look(inside, tmp_path) == look(cluster.environment, tmp_path)
 

@@ -374,7 +374,7 @@ def start(cluster: Cluster, corpus: Path) -> Iterator[Callable[..., subprocess.P
         process.wait()
 
 
-def test_ctrl_c_cancels_the_jobs_and_the_same_command_goes_on(
+def test_ctrl_c_cancels_the_jobs_and_the_same_command_resumes(
     cluster: Cluster, corpus: Path, expected: dict[str, str], tmp_path: Path, start: Callable[..., Any]
 ) -> None:
     driver = start(tmp_path / "data")
@@ -388,7 +388,7 @@ def test_ctrl_c_cancels_the_jobs_and_the_same_command_goes_on(
     assert hashes(run.output) == expected
 
 
-def test_the_work_goes_on_when_the_command_is_killed_and_the_next_one_takes_its_jobs_over(
+def test_the_jobs_continue_when_the_command_is_killed_and_the_next_one_takes_them_over(
     cluster: Cluster, corpus: Path, expected: dict[str, str], tmp_path: Path, start: Callable[..., Any]
 ) -> None:
     driver = start(tmp_path / "data")
@@ -404,7 +404,7 @@ def test_the_work_goes_on_when_the_command_is_killed_and_the_next_one_takes_its_
     assert hashes(run.output) == expected
 
 
-def test_an_output_that_the_nodes_do_not_see_is_said(tmp_path: Path, start: Callable[..., Any]) -> None:
+def test_an_output_that_the_nodes_do_not_see_is_reported(tmp_path: Path, start: Callable[..., Any]) -> None:
     script = 'mount -t tmpfs none "$0" && exec "$@"'
     driver = start(tmp_path / "data", "unshare", "--mount", "sh", "-c", script, str(tmp_path))
     said = driver.communicate(timeout=300)[1]

@@ -57,7 +57,7 @@ def test_both_phases_are_queued_and_complete(submit, cluster: Cluster, bertjobs:
     assert nothing.stdout.strip() == "this run has no queued or running jobs"
 
 
-def test_nodes_that_were_found_unfit_are_excluded(submit, cluster: Cluster, tmp_path: Path) -> None:
+def test_unfit_nodes_are_excluded(submit, cluster: Cluster, tmp_path: Path) -> None:
     results = tmp_path / "results"
     results.mkdir()
     record(results, "node1", "a GPU is missing", fatal=True, run="other", job="7", now=time.time())
@@ -107,7 +107,7 @@ def test_an_image_without_pyxis_is_refused_before_anything_is_queued(
     assert not (tmp_path / "results").exists()
 
 
-def test_a_partition_that_is_not_there_is_named_and_nothing_stays(
+def test_a_missing_partition_is_named_and_nothing_is_left(
     cluster: Cluster, bertjobs: Bertjobs, speeches_data: Path, tmp_path: Path
 ) -> None:
     done = bertjobs(
@@ -120,7 +120,9 @@ def test_a_partition_that_is_not_there_is_named_and_nothing_stays(
     assert not (tmp_path / "results").exists()
 
 
-def test_gpus_are_asked_of_slurm(cluster: Cluster, bertjobs: Bertjobs, speeches_data: Path, tmp_path: Path) -> None:
+def test_gpus_are_requested_from_slurm(
+    cluster: Cluster, bertjobs: Bertjobs, speeches_data: Path, tmp_path: Path
+) -> None:
     """The pretended GPUs are allocated; that nobody sees them is a fault of the nodes, and told in one clear error."""
     done = bertjobs(
         *("submit", "--recipe", "dgxa100-80g", "--nodes", 2, "--phase", 1, "--model", "bert-nano"),

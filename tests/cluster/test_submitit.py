@@ -87,7 +87,7 @@ def test_a_job_that_slurm_requeues_writes_a_checkpoint_first(cluster: Cluster, q
     assert (directory.phase(1).logs / f"{jobs[1]}-1.out").exists()
 
 
-def test_bad_input_ends_the_job_with_its_code_and_cancels_what_waits_behind(cluster: Cluster, queue: Queue) -> None:
+def test_bad_input_ends_the_job_with_its_code_and_cancels_the_jobs_that_follow(cluster: Cluster, queue: Queue) -> None:
     directory, jobs = queue(precision="tf32")
     assert [cluster.wait(job) for job in jobs.values()] == ["FAILED", "CANCELLED"], logs(directory)
     assert cluster.run(["sacct", "-nXP", "-o", "ExitCode", "-j", jobs[1]]).stdout.strip() == "64:0"

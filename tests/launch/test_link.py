@@ -82,8 +82,8 @@ def test_a_spent_budget_stops_the_chain_and_says_which() -> None:
 
 
 def test_nothing_but_a_new_checkpoint_or_other_nodes_brings_another_attempt() -> None:
-    for code, told, limit in product((0, 64, 70, 75), (False, True), (False, True)):
-        ended = End(code, told_to_end=told, step_limit=limit)
+    for code, is_told, limit in product((0, 64, 70, 75), (False, True), (False, True)):
+        ended = End(code, told_to_end=is_told, step_limit=limit)
         assert what_next(ended).next not in (Next.RESTART, Next.ELSEWHERE)
 
 
@@ -92,13 +92,13 @@ def test_a_code_that_the_contract_does_not_know_is_a_failure(code: int, contract
     assert contract_code(code) == contract
 
 
-# Slurm's programs write down what they are asked, and answer by files.
+# Stand-ins for Slurm's programs record how they are called, and answer from files.
 PROGRAM = 'echo "$(basename "$0") $*" >>"$CALLS"; cat "$ANSWERS/$(basename "$0")-$1" 2>/dev/null; true'
 
 
 @pytest.fixture
 def link(tmp_path: Path) -> CurrentLink:
-    """Attempt 1 of job 7, of a chain of two phases whose scripts are there."""
+    """Attempt 1 of job 7, in a chain of two phases whose scripts exist."""
     folder = RunDirectory(tmp_path / "results" / "first")
     folder.create()
     for number in (1, 2):
@@ -128,7 +128,7 @@ def answer(folder: Path, name: str, text: str) -> None:
 
 
 def waiting(folder: Path, *lines: str) -> None:
-    """What waits in the queue, as the client asks for it."""
+    """The queued jobs, as squeue prints them for the client."""
     answer(folder, "squeue--h", "".join(f"{line}\n" for line in lines))
 
 
@@ -174,9 +174,7 @@ def test_a_new_checkpoint_and_a_failure_requeue_the_job(link: CurrentLink, slurm
     )
 
 
-def test_a_fresh_job_takes_over_where_the_requeue_fails(
-    link: CurrentLink, slurm: Slurm, tool: Tool, tmp_path: Path
-) -> None:
+def test_a_new_job_takes_over_if_the_requeue_fails(link: CurrentLink, slurm: Slurm, tool: Tool, tmp_path: Path) -> None:
     tool("scontrol", PROGRAM + "; exit 1")
     checkpoint(link, 10)
     assert end(link, slurm, 75, before="", told_to_end=False) == ARRANGED
@@ -188,14 +186,14 @@ def test_a_fresh_job_takes_over_where_the_requeue_fails(
     assert (event["event"], event["job"], event["chain"], event["spare"]) == ("submitted", "8", "chain-1", True)
 
 
-def test_bad_input_cancels_what_waits_behind(
+def test_bad_input_cancels_the_jobs_that_follow(
     link: CurrentLink, slurm: Slurm, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     others = ("10|afterany:77(unfulfilled)|first-phase2", "11|afterany:7(unfulfilled)|evaluate")
     waiting(tmp_path, "9|afterany:7(unfulfilled)|first-phase2", *others)
     assert end(link, slurm, 64, before="", told_to_end=False) == ARRANGED
     assert asked(tmp_path, "scancel") == ["9"]
-    assert "not continued: the input has to be corrected first" in capsys.readouterr().err
+    assert "not continued: the input must be corrected first" in capsys.readouterr().err
 
 
 def test_a_spent_budget_is_decided_here_and_not_by_another_attempt(
@@ -211,7 +209,7 @@ def test_a_spent_budget_is_decided_here_and_not_by_another_attempt(
     assert (refused["event"], refused["spent_by"], refused["attempt"]) == ("not restarted", "crashed", 1)
 
 
-def test_the_next_phase_is_this_job_s_unless_another_waits(link: CurrentLink, slurm: Slurm, tmp_path: Path) -> None:
+def test_this_job_trains_the_next_phase_unless_another_waits(link: CurrentLink, slurm: Slurm, tmp_path: Path) -> None:
     link.directory.done_file.touch()
     assert end(link, slurm, 0, before="", told_to_end=False) == NEXT_PHASE_HERE
     waiting(tmp_path, "9|afterany:7(unfulfilled)|first-phase2", "10|afterany:7(unfulfilled)|first-spare")
@@ -220,7 +218,7 @@ def test_the_next_phase_is_this_job_s_unless_another_waits(link: CurrentLink, sl
 
 
 def test_a_run_that_is_done_leaves_no_spare_behind(link: CurrentLink, slurm: Slurm, tmp_path: Path) -> None:
-    """A job that somebody has queued behind it by hand stays."""
+    """A job that someone queued by hand to follow it stays."""
     for number in (1, 2):
         link.folder.phase(number).done_file.touch()
     waiting(tmp_path, "10|afterany:7(unfulfilled)|first-spare", "11|afterany:7(unfulfilled)|bertjobs")
@@ -229,7 +227,7 @@ def test_a_run_that_is_done_leaves_no_spare_behind(link: CurrentLink, slurm: Slu
 
 
 @pytest.mark.parametrize(("preempted", "jobs"), [("PreemptTime=2026-11-28T14:00:00", 1), ("PreemptTime=None", 0)])
-def test_a_job_that_was_told_to_end_is_continued_only_where_it_was_preempted(
+def test_a_job_that_was_told_to_end_is_continued_only_if_it_was_preempted(
     link: CurrentLink, slurm: Slurm, tmp_path: Path, preempted: str, jobs: int
 ) -> None:
     answer(tmp_path, "scontrol-show", f"JobId=7 JobState=COMPLETING {preempted}\n")
@@ -237,7 +235,7 @@ def test_a_job_that_was_told_to_end_is_continued_only_where_it_was_preempted(
     checkpoint(link, 10)
     assert end(link, slurm, 75, before="", told_to_end=True) == ARRANGED
     assert len(asked(tmp_path, "sbatch")) == jobs
-    assert link.events()[-1]["event"] == "started", "how it ended, Slurm tells later"
+    assert link.events()[-1]["event"] == "started", "how it ended is Slurm's to say, later"
 
 
 def test_unfit_nodes_are_excluded_from_what_follows(link: CurrentLink, slurm: Slurm, tmp_path: Path) -> None:
@@ -250,7 +248,7 @@ def test_unfit_nodes_are_excluded_from_what_follows(link: CurrentLink, slurm: Sl
     assert "--exclude=node3,node7" in asked(tmp_path, "sbatch")[0]
 
 
-def test_one_link_waits_behind_a_job_that_wrote_a_checkpoint(link: CurrentLink, slurm: Slurm, tmp_path: Path) -> None:
+def test_one_link_follows_a_job_that_wrote_a_checkpoint(link: CurrentLink, slurm: Slurm, tmp_path: Path) -> None:
     ensure_follower(link, slurm)
     waiting(tmp_path, "8|afterany:7(unfulfilled)|first-spare")
     ensure_follower(link, slurm)
@@ -258,7 +256,7 @@ def test_one_link_waits_behind_a_job_that_wrote_a_checkpoint(link: CurrentLink, 
     assert len(asked(tmp_path, "sbatch")) == 1
 
 
-def test_without_an_answer_of_slurm_no_job_is_queued_and_what_was_decided_stands(
+def test_without_an_answer_from_slurm_no_job_is_queued_and_the_decision_stands(
     link: CurrentLink, slurm: Slurm, tool: Tool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     tool("squeue", "echo 'slurm_load_jobs error: Unable to contact slurm controller' >&2; exit 1")
@@ -270,22 +268,22 @@ def test_without_an_answer_of_slurm_no_job_is_queued_and_what_was_decided_stands
 
 
 @pytest.mark.parametrize(
-    ("states", "cause", "teller"),
+    ("states", "cause", "told_by"),
     [("NODE_FAIL\nRUNNING\n", "node failure", "sacct"), ("RUNNING\n", "crashed", ""), ("", "crashed", "")],
 )
-def test_an_attempt_that_could_not_write_its_end_gets_one_by_slurm_s_word(
-    link: CurrentLink, slurm: Slurm, tmp_path: Path, states: str, cause: str, teller: str
+def test_an_attempt_that_could_not_write_its_end_gets_one_from_slurm_s_state(
+    link: CurrentLink, slurm: Slurm, tmp_path: Path, states: str, cause: str, told_by: str
 ) -> None:
     journal(link, *attempt(0))
     answer(tmp_path, "sacct--nXDP", states)
     link.directory.exclude.write_text("node3")
     begin(link, slurm)
     last = link.folder.events()[-1]
-    assert (last["event"], last["attempt"], last["cause"], last["told_by"]) == ("ended", 0, cause, teller)
-    assert not link.directory.exclude.exists(), "it was the attempt before's"
+    assert (last["event"], last["attempt"], last["cause"], last["told_by"]) == ("ended", 0, cause, told_by)
+    assert not link.directory.exclude.exists(), "it belonged to the previous attempt"
 
 
-def test_a_term_is_explained_by_slurm_s_word(link: CurrentLink, slurm: Slurm, tmp_path: Path) -> None:
+def test_a_term_is_explained_by_slurm_s_state(link: CurrentLink, slurm: Slurm, tmp_path: Path) -> None:
     journal(link, *attempt(0, "SIGTERM"))
     answer(tmp_path, "sacct--nXDP", "PREEMPTED\nRUNNING\n")
     begin(link, slurm)
@@ -303,7 +301,7 @@ def test_run_sub_s_words(link: CurrentLink, environ: dict[str, str], tmp_path: P
     assert (
         main(["end", "70", "--before", str(link.directory.checkpoints / newest)], {**environ, **describes}) == ARRANGED
     )
-    assert asked(tmp_path, "scontrol") == [], "no checkpoint further"
+    assert asked(tmp_path, "scontrol") == [], "no newer checkpoint"
     assert main(["checkpoint"], {**environ, **describes}) == ARRANGED
     assert len(asked(tmp_path, "sbatch")) == 1
     assert not {"SLURM_NTASKS", "LR"} & set(clean_environment({**environ, **describes}))

@@ -167,7 +167,7 @@ def processes_of(command: str, environ: str) -> list[int]:
     return sorted(found)
 
 
-def test_a_run_that_crashes_after_a_checkpoint_is_started_again_within_its_budget(
+def test_a_run_that_crashes_after_a_checkpoint_is_restarted_within_its_budget(
     small_run: SmallRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The rank 0 that is killed writes no end; with a budget of one, the second crash is the last."""
@@ -189,7 +189,7 @@ def test_a_run_that_crashes_after_a_checkpoint_is_started_again_within_its_budge
     assert run_here(directory, spec, os.environ, out) == 70
     ends = [(event["attempt"], event["cause"]) for event in directory.events() if event["event"] == "ended"]
     assert ends == [(0, "crashed"), (1, "crashed")]
-    assert out.getvalue().count("is started again from step-") == 1
+    assert out.getvalue().count("restarting phase 1 from step-") == 1
     assert len(list(directory.phase(1).logs.iterdir())) == 2
 
 

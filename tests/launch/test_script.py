@@ -57,7 +57,7 @@ def test_the_whole_script_is_valid_bash(spec: RunSpec) -> None:
     subprocess.run(["bash", "-n"], input=script, text=True, check=True)
 
 
-def test_a_path_with_a_hash_is_no_comment_for_sbatch(spec: RunSpec) -> None:
+def test_a_path_with_a_hash_is_not_a_comment_for_sbatch(spec: RunSpec) -> None:
     head = rendered_head(replace(spec, results="/lustre/a#b"), 1, SlurmOptions())
     assert r"#SBATCH --output=/lustre/a\#b/first/phase1/logs/slurm-%j.out" in head.splitlines()
     assert "export RESULTS='/lustre/a#b'" in head.splitlines()
@@ -181,7 +181,7 @@ def test_the_srun_line_with_an_image(run_by_hand) -> None:
     check_golden("srun-container.txt", words)
 
 
-def test_further_variables_reach_the_inside_of_a_container_where_they_are_set(run_by_hand) -> None:
+def test_further_variables_reach_the_inside_of_a_container_if_they_are_set(run_by_hand) -> None:
     code, stderr, words = run_by_hand(
         RECIPE="dgx1-32g", IMAGE="x.sqsh", BERTJOBS_ENVIRONMENT="WANDB_API_KEY,UNSET_ONE", WANDB_API_KEY="s3cr3t"
     )
@@ -198,7 +198,7 @@ def test_an_image_file_is_named_by_its_full_path(run_by_hand) -> None:
     assert "--container-image=/home/me/local.sqsh\n" in words
 
 
-def test_pyxis_is_found_in_a_long_help(run_by_hand) -> None:
+def test_pyxis_is_detected_in_a_long_help(run_by_hand) -> None:
     help_text = "\n".join(["--container-image", *("x" * 79 for _ in range(3000))])
     code, stderr, words = run_by_hand(help_text, RECIPE="dgx1-32g", IMAGE="x.sqsh")
     assert code == 0, stderr
@@ -223,7 +223,7 @@ CHECKPOINT = "results/laptop-scratch/phase1/checkpoints/step-00000005"
         (75, {"CHECKPOINT": CHECKPOINT, "STEPS_THIS_RUN": "5"}, False),
     ],
 )  # fmt: skip
-def test_a_job_is_requeued_once_after_a_checkpoint_also_where_no_python_answers(
+def test_a_job_is_requeued_once_after_a_checkpoint_even_if_no_python_answers(
     run_by_hand, tmp_path: Path, link: str, code: int, environ: dict[str, str], requeued: bool
 ) -> None:
     environ = {**environ, "PYTHONPATH": str(run_sub().parent), "WORKER_CODE": str(code), "BERTJOBS_LINK": link}

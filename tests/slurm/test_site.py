@@ -225,7 +225,7 @@ def test_a_file_is_the_owners_alone_and_not_overwritten_unasked(environ: dict[st
     keep(environ, "juno")
     file = site_file("juno", environ)
     assert file.stat().st_mode & 0o777 == 0o600
-    with pytest.raises(InputError, match="write over it with --yes"):
+    with pytest.raises(InputError, match="overwrite it with --yes"):
         write_site("account: other\n", file, overwrite=False)
     assert file.read_text() == "account: juno-account\n"
     write_site("account: other\n", file, overwrite=True)
@@ -289,7 +289,7 @@ def test_what_is_not_sure_is_left_to_the_user() -> None:
     assert '# data: "/home/me/data/prepared"' in text
     assert "sacct does not answer" in text
     assert "this machine's own: choose folders that all nodes see" in text
-    assert "Accounting does not tell which are yours." in text
+    assert "Accounting does not say which are yours." in text
     assert "Its jobs are not preempted." in text
 
 
@@ -312,7 +312,7 @@ def test_a_job_asks_for_a_day_or_what_the_partition_allows(limit_s: int | None, 
         ("preempt/none", "REQUEUE", "Its jobs are not preempted."),
         ("preempt/partition_prio", "OFF", "Its jobs are not preempted."),
         ("preempt/partition_prio", "CANCEL", "Jobs preempted by those of urgent are cancelled."),
-        ("preempt/qos", "GANG,SUSPEND", "Jobs preempted are suspended, and go on in place."),
+        ("preempt/qos", "GANG,SUSPEND", "Jobs preempted are suspended, and resume in place."),
         ("preempt/qos", "REQUEUE", "Jobs preempted are queued again."),
         ("preempt/qos", "WITHIN", "Jobs preempted are treated as WITHIN says."),
     ],

@@ -33,27 +33,27 @@ from bertjobs.slurm.reasons import job_line, must_be_changed, reason_words
 from bertjobs.wording import duration
 
 QUIET_S = 300.0
-"""Without a step for so long, and for so many steps' time, a run may hang."""
+"""A run without a step for this long, and for the time of `QUIET_STEPS` steps, may hang."""
 QUIET_STEPS = 10
 STARTING_S = 900.0
-"""Until the first step: importing, reading and checking shards, compiling."""
+"""Allowed until the first step: importing, reading and checking shards, compiling."""
 LOOP = 2
-"""Preempted attempts without a new checkpoint that make a loop."""
+"""How many preempted attempts without a new checkpoint make a loop."""
 
 _TASK = re.compile(r"srun: error: (\S+): tasks? ([\d,\- ]+): (.+)")
 
 STALE = (Cause.TIME_LIMIT, Cause.PREEMPTED)
-"""Slurm's words on an earlier start may stand in the log that all starts share: its state must not say otherwise."""
+"""Slurm's messages about an earlier start may be in the log that all starts share: its state must not contradict."""
 
 SILENT = ("", "UNKNOWN", "REQUEUED")
-"""States of an attempt that say nothing of how it ended."""
+"""States that do not say how an attempt ended."""
 
 VAGUE = (None, Cause.LOST_RANK, Cause.CRASHED)
-"""What the journal may have for an end of which Slurm, or a killed task, says more."""
+"""What the journal may have for an end about which Slurm, or a killed task, says more."""
 
 
 def diagnose(evidence: Evidence) -> Verdict:
-    """The verdict on a run: on the phase that runs, else on the first that is not done."""
+    """The verdict on a run: on the running phase, else on the first that is not done."""
     undone = [phase for phase in evidence.phases if not phase.is_done]
     if not undone:
         return _done(evidence)
@@ -70,7 +70,7 @@ def diagnose(evidence: Evidence) -> Verdict:
     if waiting:
         return _loop(evidence, phase) or _queued(evidence, phase, waiting)
     if not phase.jobs:
-        sentence = f"phase {phase.number} has no job, and is not done"
+        sentence = f"phase {phase.number} is not done, and has no job"
         return Verdict(Standing.NOT_STARTED, sentence, standing(evidence, phase), f"bertjobs resume {evidence.target}")
     return _loop(evidence, phase) or _ended(evidence, phase)
 
@@ -89,7 +89,7 @@ def _running(evidence: Evidence, phase: PhaseEvidence, job: Job) -> Verdict:
     moved = max((time for time in (phase.alive_unix_s, started) if time is not None), default=None)
     first = phase.step_unix_s is None or (started is not None and phase.step_unix_s < started)
     if moved is None:
-        sentence = f"job {job.id} has its nodes; the worker has not begun yet"
+        sentence = f"job {job.id} has its nodes; the worker has not started yet"
         evidence_lines = (job_line(job), *standing(evidence, phase))
         return Verdict(Standing.RUNNING, sentence, evidence_lines, f"bertjobs logs --follow {evidence.target}")
     age = evidence.now_unix_s - moved
@@ -108,7 +108,7 @@ def _running(evidence: Evidence, phase: PhaseEvidence, job: Job) -> Verdict:
 
 
 def _patience(phase: PhaseEvidence, first: bool) -> float:
-    """Seconds without a step that are nothing unusual."""
+    """How many seconds without a step are normal."""
     return STARTING_S if first else max(QUIET_S, QUIET_STEPS * (phase.step_time_s or 0.0))
 
 
@@ -138,7 +138,7 @@ def _queued(evidence: Evidence, phase: PhaseEvidence, waiting: Sequence[Job]) ->
 
 
 def _loop(evidence: Evidence, phase: PhaseEvidence) -> Verdict | None:
-    """Attempts that were preempted one after the other before any of them wrote a checkpoint."""
+    """The verdict if several attempts in a row were preempted before any of them wrote a checkpoint."""
     lost: list[AttemptEvidence] = []
     for attempt in reversed(phase.attempts):
         if not _was_preempted(evidence, phase, attempt) or phase.checkpoint_unix_s > attempt.began_unix_s:
@@ -168,9 +168,9 @@ def _was_preempted(evidence: Evidence, phase: PhaseEvidence, attempt: AttemptEvi
 
 
 def _ended(evidence: Evidence, phase: PhaseEvidence) -> Verdict:
-    """Why a phase's last attempt ended: the first failing rank's own error, else Slurm's word, else the journal's.
+    """Why a phase's last attempt ended: the first failing rank's own error, else what Slurm says, else the journal.
 
-    Of attempts that were not begun for the sake of those before them, the last of those is judged."""
+    Attempts that were not begun because of how those before them ended are passed over."""
     attempts, refused = list(phase.attempts), []
     while len(attempts) > 1 and (refusal := attempts[-1].refusal):
         refused = error_lines(refusal)[:1]
@@ -183,7 +183,7 @@ def _ended(evidence: Evidence, phase: PhaseEvidence) -> Verdict:
 
 
 def _judged(case: Case, last: Job) -> Verdict:
-    """`_ended`, of one attempt; ``last`` is the phase's last job, which may have had none."""
+    """`_ended` for one attempt; ``last`` is the phase's last job, which may not have had any."""
     job, attempt = case.job, case.attempt
     by_slurm = cause_of_state(case.state)
     if last.reason.strip("()") == NEVER:
@@ -212,9 +212,9 @@ def _judged(case: Case, last: Job) -> Verdict:
 
 
 def _by_error(case: Case, error: LogError) -> Verdict | None:
-    """What one error shows; None where it follows from another one, or says nothing of a cause."""
+    """What one error shows; None if it is a consequence of another, or does not point to a cause."""
     cause = error.cause
-    if cause is Cause.NOT_RESTARTED:  # and nothing else is left of those before
+    if cause is Cause.NOT_RESTARTED:  # and nothing is left of the attempts before it
         spent_by = error.spent_by
         return TELL[spent_by](case, error) if spent_by in TELL else bad_input(case, error)
     if cause is Cause.LOST_RANK:
@@ -231,7 +231,7 @@ def _by_error(case: Case, error: LogError) -> Verdict | None:
 
 
 def _stopped(case: Case) -> Verdict:
-    """The worker stopped by itself and wrote a checkpoint."""
+    """The worker stopped with a checkpoint."""
     cause = case.attempt.cause if case.attempt else None
     if cause is Cause.SIGUSR2:
         return time_limit(case, None)
@@ -242,7 +242,7 @@ def _stopped(case: Case) -> Verdict:
 
 
 def _killed(case: Case) -> Verdict | None:
-    """A task that was killed without a word."""
+    """The verdict if a task was killed and left no error message."""
     command = case.resume(option_words("--mem=0"))
     for error in case.errors:
         for line in error.lines:

@@ -1,6 +1,6 @@
-"""What is known of a run: the run directory's files, the ends of its logs, and Slurm's word on its jobs.
+"""What is known about a run: the run directory's files, the ends of its logs, and what Slurm says about its jobs.
 
-`collect` reads; nothing here judges. Where Slurm is silent or absent, the files are all there is.
+`collect` reads; nothing here judges. If Slurm is silent or absent, the files are the only source.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from bertjobs.slurm.client import Slurm
 from bertjobs.slurm.jobs import Job
 
 TAIL_BYTES = 1 << 20
-"""Read from a log's end: stacks of some hundred ranks fit."""
+"""Read from a log's end: enough for the stacks of a few hundred ranks."""
 
 LAST_LINES = 8
 RECENT_STEPS = 20
@@ -34,14 +34,14 @@ RECENT_STEPS = 20
 
 @dataclass(frozen=True)
 class AttemptLog:
-    """What the logs have of an attempt.
+    """What the logs say about an attempt.
 
     Attributes:
         path: the worker's log below the run's folder, or "".
-        written_unix_s: when that was last written; 0 where there is none.
-        errors: what it and the batch script's log say, in order.
-        last_lines: of the worker's.
-        exit_code: of the attempt, as the batch script has it; None where it does not.
+        written_unix_s: when that was last written; 0 without a log.
+        errors: those in it and in the batch script's log, in order.
+        last_lines: of the worker's log.
+        exit_code: of the attempt, as the batch script printed it; None if it did not.
     """
 
     path: str = ""
@@ -68,7 +68,7 @@ class AttemptEvidence:
 
     @property
     def began_unix_s(self) -> float:
-        """When it began to train; where it did not come so far, when it was last seen."""
+        """When it began to train; if it did not get that far, when it was last seen."""
         return self.attempt.started_unix_s or self.log.written_unix_s or self.attempt.ended_unix_s or 0.0
 
     @property
@@ -82,7 +82,7 @@ class AttemptEvidence:
 
     @property
     def errors(self) -> tuple[LogError, ...]:
-        """The logs' errors, and the one that the journal keeps."""
+        """The errors in the logs, and the one in the journal."""
         failure = self.attempt.failure
         if failure is None:
             return self.log.errors
@@ -91,7 +91,7 @@ class AttemptEvidence:
 
     @property
     def refusal(self) -> LogError | None:
-        """What it said where it was not begun for the sake of those before it."""
+        """Its error, if it was not begun because of how those before it ended."""
         return next((error for error in self.errors if error.cause is Cause.NOT_RESTARTED), None)
 
 
@@ -105,7 +105,7 @@ class PhaseEvidence:
         step, step_unix_s: the newest step, 0 and None before the first.
         alive_unix_s: when a step or a validation last ended.
         step_time_s: median of the newest steps.
-        checkpoint, checkpoint_unix_s, checkpoint_bytes: the newest whole one: its name, when it was written, its size.
+        checkpoint, checkpoint_unix_s, checkpoint_bytes: of the newest whole one: its name, time of writing and size.
         has_script: whether its batch script is there, as `submit` wrote it.
         jobs, attempts: oldest first.
     """
@@ -127,7 +127,7 @@ class PhaseEvidence:
 
 @dataclass(frozen=True)
 class Evidence:
-    """All of a run.
+    """Everything known about a run.
 
     Attributes:
         spec: run.yml's.
@@ -135,7 +135,7 @@ class Evidence:
         target: the words that name the run on a command line.
         now_unix_s: when this was collected.
         phases: in order.
-        free_bytes: room where the run's folder lies.
+        free_bytes: free space where the run's folder is.
         silence: why Slurm could not be asked, or "".
     """
 
@@ -149,7 +149,7 @@ class Evidence:
 
 
 def collect(directory: RunDirectory, slurm: Slurm, target: str, now: float) -> Evidence:
-    """Read everything there is about a run.
+    """Read all evidence about a run.
 
     Raises:
         InputError: its run.yml cannot be read.
@@ -157,12 +157,12 @@ def collect(directory: RunDirectory, slurm: Slurm, target: str, now: float) -> E
     spec = read_lockfile(directory.lockfile)
     story = read_story(directory.events())
     asked = {job.id for job in story.jobs.values() if job.backend != "local"}
-    # Jobs that ended before the journal knew them have logs: <job>-<attempt>.out, slurm-<job>.out.
+    # Jobs that ended before the journal named them have logs: <job>-<attempt>.out, slurm-<job>.out.
     names = [file.stem for folder in directory.phases() for file in folder.logs.glob("*.out")]
     asked |= {job for name in names if (job := name.removeprefix("slurm-").split("-")[0]).isdigit()}
-    told, silence = {}, ""
+    slurm_jobs, silence = {}, ""
     try:
-        told = slurm.jobs(sorted(asked))
+        slurm_jobs = slurm.jobs(sorted(asked))
     except BertjobsError as error:
         silence = error.what
     return Evidence(
@@ -179,7 +179,7 @@ def collect(directory: RunDirectory, slurm: Slurm, target: str, now: float) -> E
                     for job in story.jobs.values()
                     if job.phase == phase.phase or job.at(phase.phase).attempts
                 ],
-                told,
+                slurm_jobs,
             )
             for phase in spec.phases
         ),
@@ -188,14 +188,16 @@ def collect(directory: RunDirectory, slurm: Slurm, target: str, now: float) -> E
     )
 
 
-def _phase(folder: PhaseDirectory, total: int, journal: Sequence[JobStory], told: Mapping[str, Job]) -> PhaseEvidence:
+def _phase(
+    folder: PhaseDirectory, total: int, journal: Sequence[JobStory], slurm_jobs: Mapping[str, Job]
+) -> PhaseEvidence:
     metrics = read_lines(folder.metrics)[-RECENT_STEPS:]
     last = metrics[-1] if metrics else {}
     times = [line["time_unix_s"] for line in metrics[-1:]]
     if folder.validation.exists():
         times.append(folder.validation.stat().st_mtime)
     newest = newest_whole(folder.checkpoints)
-    jobs, attempts = _jobs(folder, journal, told)
+    jobs, attempts = _jobs(folder, journal, slurm_jobs)
     return PhaseEvidence(
         number=folder.number,
         steps=total,
@@ -218,19 +220,19 @@ def _written(file: Path) -> float:
 
 
 def _jobs(
-    folder: PhaseDirectory, journal: Sequence[JobStory], told: Mapping[str, Job]
+    folder: PhaseDirectory, journal: Sequence[JobStory], slurm_jobs: Mapping[str, Job]
 ) -> tuple[tuple[Job, ...], tuple[AttemptEvidence, ...]]:
-    """A phase's jobs and attempts, from the journal, the logs' names, and what Slurm says."""
+    """A phase's jobs and attempts, from the journal, the names of the logs, and Slurm's answer."""
     logs = _logs(folder)
     attempts = {key: AttemptEvidence(Attempt(folder.number, *key), log) for key, log in logs.items()}
     since: dict[str, float] = {}
     for (id, _), log in logs.items():
         since[id] = min(log.written_unix_s, since.get(id, log.written_unix_s))
-    jobs = {id: told.get(id, Job(id, "slurm" if id.isdigit() else "local")) for id in since}
+    jobs = {id: slurm_jobs.get(id, Job(id, "slurm" if id.isdigit() else "local")) for id in since}
     for job in journal:
         since[job.id] = job.since_unix_s
         own = Job(job.id, job.backend, journal_state(job))
-        jobs[job.id] = replace(told.get(job.id, own), backend=job.backend, cancelled=job.is_cancelled)
+        jobs[job.id] = replace(slurm_jobs.get(job.id, own), backend=job.backend, cancelled=job.is_cancelled)
         for attempt in job.attempts:
             attempts[job.id, attempt.number] = AttemptEvidence(
                 attempt, logs.get((job.id, attempt.number), AttemptLog())
@@ -243,7 +245,7 @@ def _jobs(
 
 
 def _logs(folder: PhaseDirectory) -> dict[tuple[str, int], AttemptLog]:
-    """What the logs have, by job and attempt; where only a job's batch script wrote one, that as attempt 0."""
+    """What the logs say, by job and attempt; if only a job's batch script wrote one, it counts as attempt 0."""
     logs: dict[tuple[str, int], AttemptLog] = {}
     for file in folder.logs.glob("*.out"):
         job, _, number = file.stem.rpartition("-")
@@ -273,7 +275,7 @@ def _log(file: Path, folder: PhaseDirectory) -> AttemptLog:
 
 
 def _tail(file: Path) -> list[str]:
-    """The last lines, those of other ranks than 0 under ``rank N:``."""
+    """The last lines; those of ranks other than 0 begin with ``rank N:``."""
     with open(file, "rb") as handle:
         labelled = is_labelled(handle.readline().decode(errors="replace"))
         handle.seek(max(0, file.stat().st_size - TAIL_BYTES))

@@ -1,4 +1,4 @@
-"""The errors in logs: whose each is, its text, and the cause that it names or is a sign of.
+"""The errors in logs: the rank and text of each, and the cause that it names or points to.
 
 An error of ours names its cause in a field of its own. Patterns are for what other programs print. Pure.
 """
@@ -26,12 +26,12 @@ _ATTEMPT_END = re.compile(rf"  {ATTEMPT_END}: \S+-(\d+), code (\d+)")
 
 @dataclass(frozen=True)
 class LogError:
-    """An error as a log has it.
+    """An error in a log.
 
     Attributes:
-        rank: whose it is; None for what Slurm, a container or a dying process prints.
+        rank: the one that printed it; None for what Slurm, a container or a dying process prints.
         lines: its text, without the fields.
-        fields: what it says for programs, by name; {} for what other programs print.
+        fields: the fields meant for programs, by name; {} for what other programs print.
     """
 
     rank: int | None
@@ -44,23 +44,23 @@ class LogError:
 
     @property
     def cause(self) -> Cause | None:
-        """The cause that it names, else the one that it is a sign of; None where it is of none."""
+        """The cause that it names, else the one that it points to; None if there is neither."""
         if (named := read_cause(self.fields.get(CAUSE, ""))) is not None:
             return named
         cause = foreign_cause(self.text)
         if cause is None and self.text.startswith("Fatal Python error"):
             return Cause.CRASHED
-        # What a rank says of a container comes from inside it.
+        # What a rank says about a container comes from inside it.
         return None if cause is Cause.CONTAINER and self.rank is not None else cause
 
     @property
     def spent_by(self) -> Cause | None:
-        """The cause of those before, where it says that an attempt was not restarted."""
+        """If it says that an attempt was not restarted: the cause of those before."""
         return read_cause(self.fields.get(SPENT_BY, ""))
 
     @property
     def absent_ranks(self) -> tuple[int, ...]:
-        """The ranks that the others waited for, where it says that the run hung."""
+        """If it says that the run hung: the ranks that the others waited for."""
         return tuple(int(rank) for rank in re.findall(r"\d+", self.fields.get(ABSENT_RANKS, "")))
 
 
@@ -75,7 +75,7 @@ class _Open:
     fields: dict[str, str]
 
     def takes(self, text: str) -> bool:
-        """Take a line, if it belongs to this error."""
+        """Take a line if it belongs to this error; whether it does."""
         if self.kind == "slurm":
             return False
         if entry := _FIELD.fullmatch(text):
@@ -93,12 +93,12 @@ class _Open:
 
 
 def errors_in(lines: Iterable[str]) -> tuple[LogError, ...]:
-    """The errors in a log that all ranks write: rank 0's lines bear no name, an error's first line of others does.
+    """The errors in a log that all ranks write: rank 0's lines do not name it, an error's first line of others does.
 
-    Neighbouring lines of Slurm and pyxis are one.
+    Adjacent lines of Slurm and pyxis are one error.
     """
     errors: list[_Open] = []
-    newest: _Open | None = None  # takes the lines that bear no name
+    newest: _Open | None = None  # takes the lines that name no rank
     by_rank: dict[int, _Open] = {}
     for line in lines:
         named = _RANK.match(line)
@@ -126,7 +126,7 @@ def errors_in(lines: Iterable[str]) -> tuple[LogError, ...]:
 def batch_parts(lines: Sequence[str], newest: int) -> dict[int, tuple[int | None, list[str]]]:
     """A batch script's log, which all attempts of a job share, by attempt: its exit code if known, and its lines.
 
-    The worker's last lines, which the script repeats behind a bar, are left out.
+    The worker's last lines, which the script repeats after a "|", are left out.
     """
     parts: dict[int, tuple[int | None, list[str]]] = {}
     own: list[str] = []
@@ -142,7 +142,7 @@ def batch_parts(lines: Sequence[str], newest: int) -> dict[int, tuple[int | None
 
 
 def error_lines(error: LogError | None) -> list[str]:
-    """An error as evidence: a traceback's last line alone, and of many lines the first."""
+    """An error as evidence: only the end of a traceback, and the first few of many lines."""
     if error is None:
         return []
     lines = [line for line in error.lines if line.strip()]

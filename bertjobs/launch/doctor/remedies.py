@@ -1,6 +1,6 @@
-"""What a verdict says of each cause: the sentence, the lines that show it, and the next command to type.
+"""What a verdict says about each cause: the sentence, the lines that show it, and the next command to type.
 
-Pure: everything known of an ended attempt is in its `Case`.
+Pure: everything known about an ended attempt is in its `Case`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _NODE = re.compile(r"Node failure on (\S+)|ON (\S+) CANCELLED AT .* DUE TO NODE 
 
 @dataclass(frozen=True)
 class Case:
-    """What the sentences about an ended attempt draw on."""
+    """What is known about an ended attempt."""
 
     evidence: Evidence
     phase: PhaseEvidence
@@ -53,7 +53,7 @@ class Case:
 
     @property
     def state(self) -> str:
-        """Slurm's word on this attempt, "" where it has none."""
+        """Slurm's state of this attempt; "" if it has none."""
         if self.is_last or self.attempt is None:
             return self.job.state
         return self.job.past[self.attempt.number] if self.attempt.number < len(self.job.past) else ""
@@ -66,12 +66,12 @@ class Case:
 
     @property
     def began_unix_s(self) -> float | None:
-        """When the attempt began to train; None where it did not, or there is none."""
+        """When the attempt began to train; None if it did not, or if there is none."""
         return self.attempt.attempt.started_unix_s if self.attempt else None
 
     def is_bad_input(self, error: LogError) -> bool:
-        """Whether an error that names no cause, as those of a batch script, was bad input: by the exit code, and where
-        none is known, one in plain words before training began."""
+        """Whether an error that names no cause, such as a batch script's, was bad input: by the exit code; if that is
+        unknown, an error in plain words before training began counts."""
         if self.exit_code is not None:
             return self.exit_code == EXIT_BAD_INPUT
         return self.attempt is not None and self.began_unix_s is None and error.text.startswith("error: ")
@@ -88,13 +88,13 @@ class Case:
         return self.job.nodes[place] if place < len(self.job.nodes) else ""
 
     def resume(self, *options: str) -> str:
-        """``bertjobs resume``, with options that only Slurm understands where it is Slurm's."""
+        """``bertjobs resume``; ``options`` are added if the job is Slurm's."""
         return " ".join(["bertjobs resume", self.evidence.target, *(options if self.job.backend != "local" else ())])
 
     def verdict(
         self, cause: Cause | Standing, sentence: str, error: LogError | None, command: str, *more: str
     ) -> Verdict:
-        """With the evidence that all have: the error, the job's state, where the phase stands, the last lines."""
+        """A verdict with the usual evidence: the error, the job's state, how far the phase is, the last lines."""
         lines = [*error_lines(error), *more, job_line(self.job), *standing(self.evidence, self.phase)]
         if self.attempt and self.attempt.attempt.refusal:
             lines.append(f"not restarted: {self.attempt.attempt.refusal}")
@@ -110,15 +110,15 @@ def _gpu_memory(case: Case, error: LogError | None) -> Verdict:
     sizes = f"rank batch {spec.rank_batch} = gradient steps {spec.gradient_steps} x micro-batch {spec.micro_batch}"
     sentence = f"{_who(error)} ran out of GPU memory with a micro-batch of {spec.micro_batch} sequences"
     if spec.micro_batch == 1:
-        sentence += ", the smallest there is: compute activations again, or train on GPUs with more memory"
-        return case.verdict(Cause.GPU_MEMORY, sentence, error, _anew(case, "activation_checkpointing=true"), sizes)
+        sentence += ", the smallest possible: recompute activations, or train on GPUs with more memory"
+        return case.verdict(Cause.GPU_MEMORY, sentence, error, _new_run(case, "activation_checkpointing=true"), sizes)
     more = nearest_divisors(spec.rank_batch, spec.gradient_steps + 1)[-1]
-    sentence += f"; GRADIENT_STEPS={more} makes it {spec.rank_batch // more} and trains the same"
+    sentence += f"; GRADIENT_STEPS={more} makes it {spec.rank_batch // more} and trains the same way"
     return case.verdict(Cause.GPU_MEMORY, sentence, error, _with_gradient_steps(case, more), sizes)
 
 
 def _with_gradient_steps(case: Case, count: int) -> str:
-    """The same run again with other gradient steps: by its batch script, or as it was queued by hand."""
+    """The same run with other gradient steps: by its batch script, or the way it was queued by hand."""
     run, folder, number = case.evidence.spec, case.evidence.folder, case.phase.number
     if case.job.backend == "local":
         return f"bertjobs resume {case.evidence.target} --set phase{number}.gradient_steps={count}"
@@ -132,15 +132,13 @@ def _with_gradient_steps(case: Case, count: int) -> str:
 def _host_memory(case: Case, error: LogError | None) -> Verdict:
     sentence = f"{_who(error, 'a process')} of {case.where} was killed because its node ran out of memory"
     if error is not None and error.rank is not None:
-        sentence = f"rank {error.rank} of {case.where} found no more memory on its node"
-    advice = (
-        f"num_workers {case.evidence.spec.num_workers}: threads of a rank that build batches; fewer take less memory"
-    )
+        sentence = f"rank {error.rank} of {case.where} could not get any more memory on its node"
+    advice = f"num_workers {case.evidence.spec.num_workers}: threads per rank that build batches; fewer use less memory"
     return case.verdict(Cause.HOST_MEMORY, sentence, error, case.resume(option_words("--mem=0")), advice)
 
 
 def _hang(case: Case, error: LogError | None) -> Verdict:
-    # A rank that had no time to ask names none; others may.
+    # A rank that had no time to ask the others names none; another may.
     error = next((other for other in case.errors if other.cause is Cause.HANG and other.absent_ranks), error)
     ranks = error.absent_ranks if error else ()
     nodes = list(dict.fromkeys(filter(None, (case.node_of(rank) for rank in ranks))))
@@ -156,7 +154,7 @@ def _hang(case: Case, error: LogError | None) -> Verdict:
 
 
 def node_failure(case: Case, error: LogError | None = None) -> Verdict:
-    """A node failed: another one, where its name is known."""
+    """A node failed: exclude it, if its name is known."""
     naming = error or next((other for other in case.errors if _NODE.search(other.text)), None)
     match = _NODE.search(naming.text) if naming else None
     node = (match[1] or match[2]).rstrip(",.") if match else ""
@@ -173,7 +171,7 @@ def _container(case: Case, error: LogError | None) -> Verdict:
     why = (telling or lines or ["pyxis gave no reason"])[0]
     mounts = f" --container-mounts={quote(','.join(spec.mounts))}" if spec.mounts else ""
     command = f"srun -N1 --container-image={quote(spec.image)}{mounts} true"
-    sentence = f"the container does not start: {short(why)}; try the image and the mounts by themselves"
+    sentence = f"the container does not start: {short(why)}; try the image and the mounts on their own"
     return case.verdict(
         Cause.CONTAINER, sentence, error, command, f"image {spec.image}, mounts {','.join(spec.mounts)}"
     )
@@ -188,27 +186,27 @@ def _port(case: Case, error: LogError | None) -> Verdict:
 
 def _disk(case: Case, error: LogError | None) -> Verdict:
     is_full = error is not None and foreign_cause(error.text) is Cause.DISK
-    what = "the disk is full" if is_full else "the disk refused what was written"
+    what = "the disk is full" if is_full else "writing to the disk failed"
     sentence = f"{what}: free some space, then resume from {case.phase.checkpoint or 'the beginning'}"
-    room = f"{_bytes(case.evidence.free_bytes)} free where {case.evidence.folder} lies"
+    space = f"{_bytes(case.evidence.free_bytes)} free in the file system of {case.evidence.folder}"
     if case.phase.checkpoint_bytes:
-        room += f"; a checkpoint takes {_bytes(case.phase.checkpoint_bytes)}"
-    return case.verdict(Cause.DISK, sentence, error, case.resume(), room)
+        space += f"; a checkpoint takes {_bytes(case.phase.checkpoint_bytes)}"
+    return case.verdict(Cause.DISK, sentence, error, case.resume(), space)
 
 
 def _gradients(case: Case, error: LogError | None) -> Verdict:
-    sentence, fixed = "no step has finite gradients any more", case.evidence.spec.loss_scale
+    sentence, fixed = "the gradients are no longer finite in any step", case.evidence.spec.loss_scale
     if fixed:
-        sentence += f" with the loss scale fixed at {fixed:g}; try a dynamic one, in a new run"
-        return case.verdict(Cause.GRADIENTS, sentence, error, _anew(case, "loss_scale=0"))
-    sentence += f" at learning rate {case.spec.lr:g}; try half of it, in a new run"
+        sentence += f" with the loss scale fixed at {fixed:g}; try dynamic loss scaling in a new run"
+        return case.verdict(Cause.GRADIENTS, sentence, error, _new_run(case, "loss_scale=0"))
+    sentence += f" at learning rate {case.spec.lr:g}; try half of that in a new run"
     return case.verdict(
-        Cause.GRADIENTS, sentence, error, _anew(case, f"phase{case.phase.number}.lr={case.spec.lr / 2:g}")
+        Cause.GRADIENTS, sentence, error, _new_run(case, f"phase{case.phase.number}.lr={case.spec.lr / 2:g}")
     )
 
 
 def time_limit(case: Case, error: LogError | None) -> Verdict:
-    """The time limit: more time where no checkpoint was written in it, else once more."""
+    """The time limit: more time if no checkpoint was written within it, else another attempt."""
     limit = f" of {case.job.time_limit}" if case.job.time_limit else ""
     began = case.began_unix_s
     if began is not None and case.phase.checkpoint_unix_s > began:
@@ -226,7 +224,7 @@ def _unfit_node(case: Case, error: LogError | None) -> Verdict:
 
 
 def preempted(case: Case, error: LogError | None) -> Verdict:
-    """Preempted: once more."""
+    """Preempted: another attempt."""
     sentence = f"{case.where} was preempted"
     return case.verdict(Cause.PREEMPTED, sentence, error, case.resume())
 
@@ -238,7 +236,7 @@ def _cancelled(case: Case, error: LogError | None) -> Verdict:
 
 
 def bad_input(case: Case, error: LogError | None) -> Verdict:
-    """Input was refused: once more when it is corrected."""
+    """Input was refused: another attempt once it is corrected."""
     what = error.lines[0].removeprefix("error: ") if error else f"{case.where} refused its input (exit code 64)"
     return case.verdict(Cause.BAD_INPUT, f"{what}; correct it, then resume", error, case.resume())
 
@@ -251,14 +249,14 @@ def _damaged_shard(case: Case, error: LogError | None) -> Verdict:
 
 
 def _lost_rank(case: Case, error: LogError | None) -> Verdict:
-    """All that speak say that another rank is gone: those that say nothing went first."""
+    """All ranks with an error say that another one is gone: those without one died first."""
     lost = [other for other in case.errors if other.cause is Cause.LOST_RANK]
-    spoke = {other.rank for other in lost}
-    silent = [rank for rank in range(case.evidence.spec.world_size) if rank not in spoke]
+    survivors = {other.rank for other in lost}
+    silent = [rank for rank in range(case.evidence.spec.world_size) if rank not in survivors]
     names = ", ".join(
         f"rank {rank}" + (f" ({case.node_of(rank)})" if case.node_of(rank) else "") for rank in silent[:ERROR_LINES]
     )
-    sentence = "the ranks lost each other, and none says why"
+    sentence = "the ranks lost contact with each other, and none says why"
     if silent and len(silent) < case.evidence.spec.world_size:
         one = len(silent) == 1
         sentence = (
@@ -276,7 +274,7 @@ def _crashed(case: Case, error: LogError | None) -> Verdict:
 
 
 def unknown(case: Case) -> Verdict:
-    """Nothing says why: the log."""
+    """Nothing says why: look at the log."""
     sentence = f"nothing says why {case.where} of phase {case.phase.number} ended; the last lines of its log may"
     command = f"bertjobs logs {case.evidence.target} --phase {case.phase.number}"
     return case.verdict(Standing.UNKNOWN, sentence, None, command)
@@ -300,11 +298,11 @@ TELL: dict[Cause, Callable[[Case, LogError | None], Verdict]] = {
     Cause.LOST_RANK: _lost_rank,
     Cause.CRASHED: _crashed,
 }
-"""The causes that end an attempt for good; a stop with a checkpoint is judged by `diagnose`."""
+"""The verdict of each cause that ends an attempt for good; `diagnose` judges a stop with a checkpoint."""
 
 
 def newest_attempt(phase: PhaseEvidence, job: Job) -> AttemptEvidence | None:
-    """The last of a job's attempts, None before the first."""
+    """The last of a job's attempts; None before the first."""
     return next((attempt for attempt in reversed(phase.attempts) if attempt.job == job.id), None)
 
 
@@ -313,12 +311,12 @@ def _who(error: LogError | None, other: str = "a rank") -> str:
 
 
 def again(evidence: Evidence) -> str:
-    """All of the run's jobs cancelled, and the run queued anew."""
+    """Commands that cancel all of the run's jobs and queue the run again."""
     return f"bertjobs cancel {evidence.target} && bertjobs resume {evidence.target}"
 
 
-def _anew(case: Case, setting: str) -> str:
-    """The run once more under another name, with another setting: those of a run that was begun stay."""
+def _new_run(case: Case, setting: str) -> str:
+    """The command for a new run with another setting, since the settings of a run that has begun stay."""
     spec, lockfile = case.evidence.spec, quote(str(Path(case.evidence.folder) / "run.yml"))
     return f"bertjobs submit --recipes {lockfile} --recipe {spec.recipe} --run {spec.run}-2 --set {setting}"
 
@@ -329,7 +327,7 @@ def last_lines(attempt: AttemptEvidence | None) -> list[str]:
 
 
 def standing(evidence: Evidence, phase: PhaseEvidence) -> tuple[str, ...]:
-    """Where a phase stands."""
+    """How far a phase is."""
     words = f"phase {phase.number}: step {phase.step:,} of {phase.steps:,}"
     if phase.step_unix_s is not None:
         words += f", {duration(evidence.now_unix_s - phase.step_unix_s)} ago"

@@ -1,4 +1,4 @@
-"""What the doctor says of a run: one word for how it stands, a sentence, what shows it, and the next command."""
+"""What the doctor says about a run: one word for its state, a sentence, what shows it, and the next command."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from bertjobs.run.causes import Cause
 
 
 class Standing(StrEnum):
-    """How a run stands, where it is not the cause of an attempt's end (`bertjobs.run.causes.Cause`) that says it."""
+    """The state of a run, if it is not given by the cause of an attempt's end (`bertjobs.run.causes.Cause`)."""
 
     DONE = "done"
     RUNNING = "running"
@@ -25,11 +25,11 @@ class Standing(StrEnum):
 
 @dataclass(frozen=True)
 class Verdict:
-    """What is the matter with a run.
+    """What is wrong with a run.
 
     Attributes:
-        cause: why it ended, or how it stands.
-        sentence: what is the matter, for people.
+        cause: why it ended, or its state.
+        sentence: what is wrong, for people.
         evidence: what shows it, the first failing rank first.
         command: what to type next.
     """

@@ -1,5 +1,5 @@
-"""How long a phase will take: from what earlier runs or `bertjobs bench` measured, from published figures, or from
-this machine's rate."""
+"""How long a phase will take: from measurements of earlier runs or of `bertjobs bench`, from published figures, or
+from this machine's rate."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from bertjobs.run.bench_file import BENCH_FILE, BenchRun, WorkPerSequence
 from bertjobs.run.directory import RunDirectory
 
 CPU_SHARE = 0.6
-"""Share of this machine's own matrix-product rate that a training step reaches, seen on two cores."""
+"""Share of this machine's matrix-product rate that a training step reaches, measured on two cores."""
 
 NEWEST_RUNS = 10
-"""So many earlier runs are looked at: a results folder may hold thousands."""
+"""How many earlier runs are read: a results folder may hold thousands."""
 
 
 BENCH_BYTES = 1 << 20
-"""So much of its end is read, about a thousand measurements."""
+"""How much of the end of bench.jsonl is read: about a thousand measurements."""
 
 _BERT_LARGE = (24, 1024, 16, 4096)
 PUBLISHED = {("A100-SXM4-80GB", _BERT_LARGE, "fp16"): {128: 580.0, 512: 210.0}}
@@ -41,10 +41,10 @@ class Estimate:
     """Expected time of a phase.
 
     Attributes:
-        seconds: of all its steps; starts and waits not counted.
+        seconds: for all its steps, without start-up and waiting.
         source: where the number comes from, in words.
         sequences_per_s: of all ranks together.
-        gpus: GPUs it is spent on; 0 on CPUs.
+        gpus: how many GPUs it occupies; 0 on CPUs.
     """
 
     seconds: float
@@ -59,12 +59,12 @@ class Estimate:
 
 @dataclass(frozen=True)
 class TrainingRun:
-    """A run that has left metrics.
+    """An earlier run that has metrics.
 
     Attributes:
         spec: what it ran.
         sequences_per_s: by phase, of all its ranks; median over its last steps.
-        peaks: by phase, the memory that was measured.
+        peaks: by phase, the measured peak of memory.
     """
 
     spec: RunSpec
@@ -76,8 +76,8 @@ EarlierRun = TrainingRun | BenchRun
 
 
 def earlier_runs(results: Path) -> list[EarlierRun]:
-    """What a results folder knows of speed: its newest runs, newest first, and behind them the measurements of
-    `bertjobs bench`, newest first. What cannot be read is passed over."""
+    """What a results folder tells about speed: its newest runs, newest first, then the measurements of `bertjobs
+    bench`, newest first. What cannot be read is passed over."""
     return [*_training_runs(results), *_bench_runs(results)]
 
 
@@ -122,7 +122,7 @@ def _training_run(directory: RunDirectory) -> TrainingRun:
 
 
 def is_comparable(earlier: RunSpec, spec: RunSpec, phase: int) -> bool:
-    """Whether a rank of one run does the same work a sequence, on the same device, as one of the other."""
+    """Whether a rank of one run does the same work per sequence, on the same device, as one of the other."""
 
     def work(run: RunSpec) -> tuple[Any, ...]:
         return (
@@ -138,17 +138,17 @@ def is_comparable(earlier: RunSpec, spec: RunSpec, phase: int) -> bool:
 
 def measured_peaks(spec: RunSpec, earlier: Sequence[EarlierRun]) -> dict[int, Peak]:
     """By phase, the memory that the newest comparable run measured with the same micro-batch."""
-    found: dict[int, Peak] = {}
+    by_phase: dict[int, Peak] = {}
     for phase in spec.phases:
         peaks = (_peak(run, spec, phase) for run in earlier)
         same = (peak for peak in peaks if peak and peak.micro_batch == phase.micro_batch)
         if (newest := next(same, None)) is not None:
-            found[phase.phase] = newest
-    return found
+            by_phase[phase.phase] = newest
+    return by_phase
 
 
 def _peak(run: EarlierRun, spec: RunSpec, phase: PhaseSpec) -> Peak | None:
-    """What an earlier run measured, where it did the same work."""
+    """What an earlier run measured, if it did the same work."""
     if isinstance(run, BenchRun):
         fits = run.applies_to(spec, phase)
         return Peak(f"bertjobs bench on {run.device}", run.micro_batch, run.peak_memory_gb) if fits else None
@@ -156,9 +156,9 @@ def _peak(run: EarlierRun, spec: RunSpec, phase: PhaseSpec) -> Peak | None:
 
 
 def changes(spec: RunSpec, earlier: Sequence[EarlierRun]) -> tuple[str, list[str]] | None:
-    """The newest run of the same recipe, and what decides the weights and differs: ``phase1.lr 0.004 -> 0.006``.
+    """The newest run of the same recipe, and the decisive settings that differ: ``phase1.lr 0.004 -> 0.006``.
 
-    None where there is no such run.
+    None if there is no such run.
     """
     runs = (run.spec for run in earlier if isinstance(run, TrainingRun))
     last = next((before for before in runs if before.recipe == spec.recipe), None)
@@ -193,12 +193,12 @@ def matrix_product_rate() -> float:
 def estimate_phase(
     spec: RunSpec, phase: PhaseSpec, vocab_size: int, rate: float | None, earlier: Sequence[EarlierRun] = ()
 ) -> Estimate | None:
-    """Expected time of a phase; None where nothing is known.
+    """Expected time of a phase; None if nothing is known.
 
-    In this order: the newest earlier run whose ranks did the same work, scaled by the number of ranks; one rank that
-    `bertjobs bench` measured doing so with the nearest micro-batch, times the ranks; a published
-    figure for the GPU, times the GPUs; on CPUs, this machine's matrix-product ``rate`` in FLOP/s, which is an upper
-    estimate, as sequences are on average shorter than the phase's length and the shortest are padded least.
+    In this order: the newest earlier run whose ranks did the same work, scaled by the number of ranks; the measurement
+    by `bertjobs bench` of one rank at that work with the nearest micro-batch, times the ranks; a published figure for
+    the GPU, times the GPUs; on CPUs, this machine's matrix-product ``rate`` in FLOP/s, which gives an upper estimate of
+    the time, since most sequences are shorter than the phase's length and short ones need less padding.
     """
     throughput = (
         _measured(spec, phase, earlier)

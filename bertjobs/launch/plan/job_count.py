@@ -8,17 +8,17 @@ from dataclasses import dataclass
 from bertjobs.slurm.times import SIGNAL_LEAD_S
 
 START_UP_S = 120.0
-"""Assumed from a job's start to its first step: node check, container, imports, reading the checkpoint."""
+"""Assumed time from a job's start to its first step: node check, container, imports, reading the checkpoint."""
 
 
 @dataclass(frozen=True)
 class Links:
-    """A phase cut into jobs.
+    """A phase split into jobs.
 
     Attributes:
-        count: jobs, each of which takes up where the one before stopped.
+        count: of the jobs, each of which resumes where the one before stopped.
         steps_each: optimizer steps that fit into one.
-        seconds: that they run in all, without the time in the queue.
+        seconds: that they run in total, without the time in the queue.
     """
 
     count: int
@@ -31,13 +31,13 @@ def links(
 ) -> Links | None:
     """How many jobs of at most ``limit_s`` seconds (infinite: no limit) ``steps`` steps of ``step_s`` seconds take.
 
-    A job spends ``start_up_s`` before its first step, and is told to stop ``lead_s`` before its limit; the step that it
-    is in then is ended within the lead and counts for nothing here::
+    A job spends ``start_up_s`` before its first step, and is asked to stop ``lead_s`` before its limit; it finishes the
+    step that it is in within that lead, which is not counted here::
 
         count = ceil(steps / floor((limit - start up - lead) / step))
 
     Returns:
-        None where not one step fits into a job: the run would never end.
+        None if not even one step fits into a job: the run would never end.
     """
     in_a_job = (limit_s - start_up_s - lead_s) / step_s
     if in_a_job < 1:

@@ -2,9 +2,9 @@
 
 The method is that of Korthikanti et al. (arXiv 2205.05198, section 4): add up what each operation keeps for its
 backward pass. Their layer keeps s b h (34 + 5 a s / h) bytes; ours differs in three places. Attention is a fused kernel
-that keeps no matrix of s x s (Dao et al., arXiv 2205.14135), but its inputs, its output and a float32 a head and token.
-Under autocast the residual stream is float32, so a LayerNorm keeps 4 bytes an element and not 2. And query, key and
-value each cast the stream for themselves. Bytes a token and layer, with hidden size H, inner size F and A heads::
+that keeps no s x s matrix (Dao et al., arXiv 2205.14135), but its inputs, its output and a float32 per head and token.
+Under autocast the residual stream is float32, so a LayerNorm keeps 4 bytes per element and not 2. And query, key and
+value each make their own cast of the stream. Bytes per token and layer, with hidden size H, inner size F and A heads::
 
                                                bf16, fp16      fp32, tf32
     input of query, key and value                 3 x 2H             4H
@@ -15,13 +15,13 @@ value each cast the stream for themselves. Bytes a token and layer, with hidden 
     two dropout masks                              2 x H          2 x H
     two LayerNorms: input, mean, deviation    2 (4H + 8)     2 (4H + 8)
 
-To these come the embeddings' own LayerNorm and mask, and the heads, of which the masked-LM one runs on masked tokens
-alone. With activation checkpointing (Chen et al., arXiv 1604.06174) a layer keeps its input, 4H, and one layer at a
-time is computed again.
+Added to these are the embeddings' own LayerNorm and mask, and the heads, of which the masked-LM one runs on masked
+tokens only. With activation checkpointing (Chen et al., arXiv 1604.06174) a layer keeps its input, 4H, and one layer at
+a time is recomputed.
 
-Beside the activations there are, for P parameters: float32 weights and gradients (4P each), two float32 moments (8P, or
-with sharded states about 8P / ranks: whole tensors are dealt out), under autocast 2 bytes for each element of a
-projection's matrix; and what the backward pass works in: the logits' gradients, or one layer's.
+Besides the activations there are, for P parameters: float32 weights and gradients (4P each), two float32 moments (8P,
+or with sharded states about 8P / ranks: whole tensors are distributed), under autocast 2 bytes for each element of a
+projection's matrix; and the workspace of the backward pass: the gradients of the logits, or of one layer.
 """
 
 from __future__ import annotations
@@ -36,23 +36,23 @@ from bertjobs.recipe.spec import ModelSpec, PhaseSpec, RunSpec
 AUTOCAST = ("bf16", "fp16")
 
 FIXED_GB = 2.0
-"""Assumed on each GPU: CUDA's context and kernels, NCCL's buffers, cuBLAS's workspaces, the optimizer's temporaries."""
+"""Assumed per GPU: CUDA's context and kernels, NCCL's buffers, cuBLAS's workspaces, the optimizer's temporaries."""
 
 ESTIMATE_MARGIN = 0.10
-"""How far an estimate may be off, as a share of it: the allocator's fragments, and kernels that pad or copy."""
+"""How far an estimate may be off, as a share of it: fragmentation, and kernels that pad or copy."""
 
 MEASURED_MARGIN = 0.03
-"""The same where an earlier run's peak is known."""
+"""The same if an earlier run's peak is known."""
 
 FITS, TIGHT, TOO_LARGE = "fits", "tight", "does not fit"
 
 
 @dataclass(frozen=True)
 class Need:
-    """What training takes of one GPU, in GB (10^9 bytes).
+    """The memory that training needs on one GPU, in GB (10^9 bytes).
 
     ``activations`` and ``logits`` are kept from the forward to the backward pass; ``workspace`` is what the backward
-    pass works in, with `FIXED_GB`.
+    pass needs besides, including `FIXED_GB`.
     """
 
     weights: float
@@ -70,7 +70,7 @@ class Need:
 
 @dataclass(frozen=True)
 class Peak:
-    """What was measured earlier, and where: the most memory that tensors took, in GB, and with which micro-batch."""
+    """An earlier measurement, and where it was made: the most memory that tensors took, in GB, and the micro-batch."""
 
     where: str
     micro_batch: int
@@ -82,13 +82,13 @@ class Fit:
     """Whether a phase's micro-batch fits its GPU.
 
     Attributes:
-        need: by what takes it, always the estimate.
-        need_gb: in all: measured where ``source`` says so, else ``need.total``.
-        of_gb: the GPU's memory, as its maker writes it.
-        verdict: "fits" or "does not fit" with the margin of error on the safe side, else "tight".
+        need: what takes the memory, always estimated.
+        need_gb: the total: measured if ``source`` says so, else ``need.total``.
+        of_gb: the GPU's memory, as its maker states it.
+        verdict: "fits" or "does not fit" if that holds within the margin of error, else "tight".
         source: how sure that is, in words.
-        micro_batch, gradient_steps: the largest micro-batch that is estimated to fit, and GRADIENT_STEPS for it;
-            0 and 0 where not even one sequence fits.
+        micro_batch, gradient_steps: the largest micro-batch that is estimated to fit, and its GRADIENT_STEPS; 0 and 0
+            if not even one sequence fits.
     """
 
     need: Need
@@ -109,9 +109,9 @@ class Fit:
 
 
 def layer_bytes(model: ModelSpec, precision: str, mask_bytes: int = 1) -> int:
-    """Bytes that one layer keeps of one token: the table at the top.
+    """Bytes that one layer keeps per token: the table at the top.
 
-    ``mask_bytes`` is what torch keeps for an element of a dropout mask: 1 on a GPU.
+    ``mask_bytes`` is what torch keeps per element of a dropout mask: 1 on a GPU.
     """
     hidden, inner = model.hidden_size, model.intermediate_size
     casts, size = (3, 2) if precision in AUTOCAST else (1, 4)
@@ -133,9 +133,9 @@ def activation_bytes(
     """Bytes kept from the forward to the backward pass, without the logits.
 
     Args:
-        sequences: of the micro-batch.
+        sequences: how many the micro-batch has.
         length: tokens of each, with padding.
-        masked_tokens: predicted ones, in the whole micro-batch.
+        masked_tokens: how many are predicted in the whole micro-batch.
         precision: fp32, tf32, bf16 or fp16.
         mask_bytes: as in `layer_bytes`.
     """
@@ -156,12 +156,12 @@ def activation_bytes(
 
 
 def logits_bytes(vocab_size: int, masked_tokens: int) -> int:
-    """Bytes kept of the masked-LM head's output: log-probabilities, float32 in every precision."""
+    """Bytes kept for the masked-LM head's output: log-probabilities, float32 in every precision."""
     return 4 * vocab_size * masked_tokens
 
 
 def memory_need(spec: RunSpec, phase: PhaseSpec, vocab_size: int, micro_batch: int) -> Need:
-    """What one GPU needs for a micro-batch of so many sequences, all of full length with all their predictions."""
+    """What one GPU needs for a micro-batch of this many sequences, all of full length with all their predictions."""
     model, tokens, masked = spec.model, micro_batch * phase.sequence_length, micro_batch * phase.max_predictions
     parameters = parameter_count(model, vocab_size)
     activations = activation_bytes(
@@ -173,7 +173,7 @@ def memory_need(spec: RunSpec, phase: PhaseSpec, vocab_size: int, micro_batch: i
         activation_checkpointing=spec.activation_checkpointing,
     )
     size = 2 if spec.precision in AUTOCAST else 4
-    # Gradients: of the inner projection's both sides, and of the stream and its two branches in float32.
+    # Gradients of both sides of the inner projection, and of the stream and its two branches in float32.
     of_a_layer = tokens * (2 * size * model.intermediate_size + 3 * 4 * model.hidden_size)
     if spec.activation_checkpointing:
         of_a_layer += tokens * layer_bytes(model, spec.precision)
@@ -191,7 +191,8 @@ def memory_need(spec: RunSpec, phase: PhaseSpec, vocab_size: int, micro_batch: i
 
 
 def _owned_parameters(spec: RunSpec, parameters: int, vocab_size: int) -> float:
-    """Parameters whose moments the fullest rank holds: whole tensors are dealt out, the word embeddings the largest."""
+    """Parameters whose moments the fullest rank holds: whole tensors are distributed, the largest being the word
+    embeddings."""
     if not spec.optimizer.shard_states:
         return parameters
     return max(parameters / spec.world_size, vocab_size * spec.model.hidden_size)
@@ -201,11 +202,11 @@ def fit(spec: RunSpec, phase: PhaseSpec, vocab_size: int, peaks: Mapping[int, Pe
     """Whether a phase's micro-batch fits its GPU, and which is the largest that does.
 
     Args:
-        vocab_size: tokens; 0: not known yet.
-        peaks: by phase, what an earlier run of this shape has measured; used for the micro-batch that it had.
+        vocab_size: tokens; 0 if not known yet.
+        peaks: by phase, what an earlier run of this shape measured; used only for the same micro-batch.
 
     Returns:
-        None where nothing is known: on CPUs, without the GPU's memory or the vocabulary.
+        None if nothing is known: on CPUs, or without the GPU's memory or the vocabulary.
     """
     memory = spec.system.gpu_memory_gb
     if not spec.gpus or not memory or not vocab_size:
@@ -231,7 +232,7 @@ def fit(spec: RunSpec, phase: PhaseSpec, vocab_size: int, peaks: Mapping[int, Pe
 
 
 def verdict(need_gb: float, memory_gb: float, margin: float) -> str:
-    """`FITS` or `TOO_LARGE` where that is so at both ends of the error, else `TIGHT`."""
+    """`FITS` or `TOO_LARGE` if that holds at both ends of the margin of error, else `TIGHT`."""
     if need_gb * (1 + margin) <= memory_gb:
         return FITS
     return TIGHT if need_gb * (1 - margin) <= memory_gb else TOO_LARGE

@@ -27,14 +27,14 @@ class Plan:
 
     Attributes:
         backend: "slurm", "submitit" or "local".
-        data: the data's manifest, None where there is none yet.
-        estimates: expected time by phase, None where nothing is known.
-        fits: by phase, whether its micro-batch fits the GPU; None where nothing is known.
-        links: by phase, the jobs that it takes under the time limit; None where nothing is known or it never ends.
-        queue: what is asked of Slurm.
-        changes: the last run of the same recipe, and what differs from it; None where there is none.
-        problems: what preflight found.
-        now_unix_s: when it was made, None where that is left open.
+        data: the data's manifest; None if it does not exist yet.
+        estimates: expected time by phase; None if nothing is known.
+        fits: by phase, whether its micro-batch fits the GPU; None if nothing is known.
+        links: by phase, the jobs that it takes under the time limit; None if nothing is known or it would never end.
+        queue: what is asked of Slurm, and its answers.
+        changes: the last run of the same recipe, and what differs from it; None if there is none.
+        problems: preflight's.
+        now_unix_s: when it was made; None if that is left open.
     """
 
     resolved: Resolved
@@ -54,7 +54,7 @@ class Plan:
 
     @property
     def seconds(self) -> float | None:
-        """From the first start to the end, without the time in the queue; None where it is not known."""
+        """From the first start to the end, without the time in the queue; None if unknown."""
         times = []
         for number, estimate in self.estimates.items():
             cut = self.links[number]
@@ -78,11 +78,11 @@ def make_plan(
     """The plan of a resolved run.
 
     Args:
-        rate: this machine's matrix-product rate in FLOP/s, None on a cluster.
-        earlier: runs that have measured something, newest first.
-        queue: what is asked of Slurm.
-        problems: what preflight found.
-        now_unix_s: seconds since 1970; None shows no expected end.
+        rate: this machine's matrix-product rate in FLOP/s; None on a cluster.
+        earlier: runs with measurements, newest first.
+        queue: what is asked of Slurm, and its answers.
+        problems: preflight's.
+        now_unix_s: seconds since 1970; without it no expected end is shown.
     """
     spec = resolved.spec
     vocab_size = spec.model.vocab_size or (data.vocabulary_size if data else 0)
@@ -109,17 +109,17 @@ def _links(phase: PhaseSpec, estimate: Estimate | None, queue: Queue) -> Links |
 
 
 def arithmetic(plan: Plan) -> str:
-    """What will run, as a person reads it before it starts."""
+    """What will run, for people to read before it starts."""
     rows = [*_batch_rows(plan), *_cost_rows(plan)]
-    found = [problem.render() for problem in plan.problems]
+    problems = [problem.render() for problem in plan.problems]
     lines = [*columns(_head(plan)), "", *columns(rows), *_sources(plan), *_last_run(plan)]
-    return "\n".join([*lines, "", *found] if found else lines)
+    return "\n".join([*lines, "", *problems] if problems else lines)
 
 
 def _head(plan: Plan) -> list[tuple[str, str]]:
     spec, model = plan.spec, plan.spec.model
     place = "this machine" if plan.backend == "local" else "Slurm"
-    device = f"{spec.gpus} x {spec.system.gpu} a node" if spec.gpus else "CPU"
+    device = f"{spec.gpus} x {spec.system.gpu} per node" if spec.gpus else "CPU"
     return [
         ("run", f"{spec.run}, recipe {spec.recipe}, below {spec.results}"),
         (
@@ -155,7 +155,7 @@ def _batch_rows(plan: Plan) -> list[list[str]]:
         ["optimizer steps", *(f"{phase.steps:,}" for phase in phases)],
         ["peak learning rate (LR)", *(f"{phase.lr:g}" for phase in phases)],
         ["warm-up", *(f"{phase.warmup:g} of the steps" for phase in phases)],
-        ["sequences in all", *(_sequences(plan, phase) for phase in phases)],
+        ["total sequences", *(_sequences(plan, phase) for phase in phases)],
     ]
 
 
@@ -167,7 +167,7 @@ def _sequences(plan: Plan, phase: PhaseSpec) -> str:
 
 
 def _cost_rows(plan: Plan) -> list[list[str]]:
-    """Memory, time and jobs; rows of which nothing is known are left out, but for the time."""
+    """Memory, time and jobs; rows without any known value are left out, except the time."""
     estimates = list(plan.estimates.values())
     rows = [["expected time", *(_expected(estimate) for estimate in estimates)]]
     if any(estimate and estimate.gpus for estimate in estimates):
@@ -193,7 +193,7 @@ def _jobs(plan: Plan, phase: PhaseSpec) -> str:
 
 
 def _sources(plan: Plan) -> list[str]:
-    """Where the estimates come from, each said once."""
+    """Where the estimates come from, each source once."""
     times = {number: estimate.source for number, estimate in plan.estimates.items() if estimate}
     sure = dict.fromkeys(fit.source for fit in plan.fits.values() if fit)
     if len(set(times.values())) == 1:
@@ -212,11 +212,11 @@ def _last_run(plan: Plan) -> list[str]:
     if plan.changes is None:
         return []
     name, differing = plan.changes
-    return [f"since run {name} of this recipe: {', '.join(differing) or 'nothing changed that decides the weights'}"]
+    return [f"since run {name} of this recipe: {', '.join(differing) or 'no decisive setting has changed'}"]
 
 
 def expected_end(plan: Plan) -> str | None:
-    """When the run would end if it started now and its jobs never waited, in local time; None where not known."""
+    """When the run would end if it started now and its jobs never waited, in local time; None if unknown."""
     if plan.seconds is None or plan.now_unix_s is None:
         return None
     return time.strftime("%Y-%m-%d %H:%M", time.localtime(plan.now_unix_s + plan.seconds))

@@ -1,4 +1,4 @@
-"""What is checked before anything is queued or written: every problem at once, not only the first."""
+"""What is checked before anything is queued or written: all problems at once, not only the first."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ MANY_EPOCHS = 40
 
 @dataclass(frozen=True)
 class Circumstances:
-    """What a run is checked against besides itself.
+    """What a run is checked against besides its own settings.
 
     Attributes:
-        queue: what is asked of Slurm, and what it answers.
+        queue: what is asked of Slurm, and its answers.
         peaks: memory that an earlier run measured, by phase.
-        after: ids of the jobs that the first one waits for.
-        resumed: the directory of a run that is continued, None for a new one.
+        after: ids of the jobs that the first job waits for.
+        resumed: the directory of a run that is continued; None for a new one.
     """
 
     queue: Queue = NOT_ASKED
@@ -50,19 +50,19 @@ def preflight(
     """All checks of a run that is to be started; writes nothing, queues nothing.
 
     Args:
-        spec: with absolute paths; of a run that is resumed, with the phases that are not done.
+        spec: with absolute paths; for a run that is resumed, with the phases that are not done.
         backend: "slurm", "submitit" or "local".
         slurm: the cluster.
 
     Returns:
-        Its data, None where a job that is waited for makes them; and what is odd but does not stop it.
+        Its data, None if a job that is waited for makes them; and the warnings.
 
     Raises:
-        InputError: all that stops it.
+        InputError: all problems that stop it.
     """
-    data, found = inspect(spec, backend, slurm, around)
-    refuse(found)
-    return data, found
+    data, problems = inspect(spec, backend, slurm, around)
+    refuse(problems)
+    return data, problems
 
 
 def refuse(problems: Sequence[Problem]) -> None:
@@ -73,81 +73,80 @@ def refuse(problems: Sequence[Problem]) -> None:
 def inspect(
     spec: RunSpec, backend: str, slurm: Slurm, around: Circumstances = NEW
 ) -> tuple[DataManifest | None, list[Problem]]:
-    """The data, None where there are none, and everything that is wrong with a run or odd about it.
+    """The data, None if there are none, and everything that is wrong with a run or odd about it.
 
     The arguments are those of `preflight`.
     """
-    awaited, found_after = after_problems(around.after, backend, slurm)
-    data, found = data_problems(spec, awaited)
+    awaited, problems_after = after_problems(around.after, backend, slurm)
+    data, problems_of_data = data_problems(spec, awaited)
     sized = data.sized(spec) if data else spec
     resumed = around.resumed
     is_new = resumed is None or not begun_phases(resumed)
-    found = [
+    problems = [
         *(caught(check_name, spec) if resumed is None else caught(check_unchanged, spec, resumed)),
         *caught(check_backend, spec, backend, slurm),
-        *found_after,
-        *found,
+        *problems_after,
+        *problems_of_data,
         *(caught(check_init_checkpoint, spec, data) if is_new else []),
         *(container_problems(spec) if backend != "local" else []),
         *results_problems(sized, held_bytes(resumed) if resumed else 0),
         *memory_problems(sized, around.peaks),
         *(queue_problems(spec, around.queue) if backend != "local" else []),
     ]
-    return data, list(dict.fromkeys(found))
+    return data, list(dict.fromkeys(problems))
 
 
 def after_problems(jobs: Sequence[str], backend: str, slurm: Slurm) -> tuple[list[str], list[Problem]]:
     """Which of the jobs to wait for have not ended, and what is wrong with them.
 
-    Slurm takes an id that it does not know for a job that has ended, so that a slip of the pen would start the run at
-    once: it is refused.
+    Slurm treats an unknown id as a job that has ended, so a typo would start the run at once: it is refused.
     """
     if not jobs:
         return [], []
     if backend == "local":
         hint = "wait for it yourself, or queue the run with --backend slurm"
         return [], [Problem("a run on this machine cannot wait for a Slurm job", where="--after", hint=hint)]
-    told, _ = slurm.states(jobs)
-    awaited, found = [], []
+    all_states, _ = slurm.states(jobs)
+    awaited, problems = [], []
     for job in jobs:
-        # Of an array that is named as a whole, the rows are its elements.
-        states = [state for name, state in told.items() if name == job or name.startswith(f"{job}_")]
+        # For the id of a whole array, Slurm lists its elements.
+        states = [state for name, state in all_states.items() if name == job or name.startswith(f"{job}_")]
         if not states:
-            hint = "see squeue; a job that has ended long ago need not be waited for: leave it out"
-            found.append(Problem(f"Slurm knows no job {job}", where="--after", hint=hint))
+            hint = "see squeue; a job that ended long ago need not be waited for: leave it out"
+            problems.append(Problem(f"Slurm does not know job {job}", where="--after", hint=hint))
         elif any(state in (*RUNNING, *WAITING) for state in states):
             awaited.append(job)
-    return awaited, found
+    return awaited, problems
 
 
 def check_name(spec: RunSpec) -> None:
-    """The name must be free, or its run lack these phases.
+    """The name must be free, or its run must lack these phases.
 
     Raises:
         InputError: it is taken.
     """
     directory = RunDirectory(Path(spec.results) / spec.run)
-    # Of a job that was refused there are logs alone, made by run.sub.
+    # A job that was refused leaves only logs, made by run.sub.
     started = {phase.number for phase in directory.phases() if phase.checkpoints.is_dir()}
     # A later phase may join a run whose earlier phases were started alone.
     joins = bool(started) and all(max(started) < phase.phase for phase in spec.phases)
     if directory.root.exists() and not joins:
         is_run = directory.lockfile.is_file()
-        way_on = f"continue it: bertjobs resume {spec.run}" if is_run else "remove it: no run was begun in it"
+        remedy = f"continue it: bertjobs resume {spec.run}" if is_run else "remove it: it holds no run"
         raise InputError(
             f"a run named {spec.run!r} exists" if is_run else f"the run's folder exists: {spec.run}",
             where=str(directory.root),
-            hint=f"choose another name with --run, or {way_on}",
+            hint=f"choose another name with --run, or {remedy}",
         )
     if joins:
         check_unchanged(spec, directory, started)
 
 
 def check_data(spec: RunSpec) -> DataManifest:
-    """The shards must be there, whole, enough, and made with the recipe's vocabulary.
+    """The shards must exist, be whole and enough, and be made with the recipe's vocabulary.
 
     Raises:
-        InputError: they are not; the first thing that is wrong.
+        InputError: they are not; names the first thing that is wrong.
     """
     data = DataManifest.read(Path(spec.data))
     data.check(spec)
@@ -159,43 +158,43 @@ def check_data(spec: RunSpec) -> DataManifest:
 
 
 def data_problems(spec: RunSpec, awaited: Sequence[str] = ()) -> tuple[DataManifest | None, list[Problem]]:
-    """The data's manifest, None where there is none, and all that is wrong with the data.
+    """The data's manifest, None if there is none, and all that is wrong with the data.
 
-    Data that are not there or not whole are a warning where jobs that may make them are ``awaited``: the worker checks
+    Data that are missing or incomplete are only a warning if jobs that may make them are ``awaited``: the worker checks
     them again.
     """
     try:
         data = DataManifest.read(Path(spec.data))
     except InputError as error:
         return None, _softened([Problem(error.what, error.where, error.hint)], awaited)
-    found = [
+    problems = [
         *caught(data.check_vocabulary, spec.vocabulary),
         *caught(data.check_masking, spec.masking),
         *caught(data.check_vocabulary_file),
     ]
     for phase in spec.phases:
         whole = data.check_files if spec.on_bad_shard == "stop" else data.phase
-        found += _softened(caught(whole, phase.phase), awaited)
-    # Each of its checks stops it, so it would name only the first of the above.
-    found = found or caught(check_data, spec)
-    return data, found or epoch_problems(spec, data)
+        problems += _softened(caught(whole, phase.phase), awaited)
+    # check_data stops at the first problem, so it would name only one of the above.
+    problems = problems or caught(check_data, spec)
+    return data, problems or epoch_problems(spec, data)
 
 
-def _softened(found: list[Problem], awaited: Sequence[str]) -> list[Problem]:
+def _softened(problems: list[Problem], awaited: Sequence[str]) -> list[Problem]:
     if not awaited:
-        return found
+        return problems
     wait = f"job{'s' * (len(awaited) > 1)} {', '.join(awaited)}"
-    hint = f"the run waits for {wait}; where the data are not there then, its own job says so and ends"
-    return [replace(problem, hint=hint, is_warning=True) for problem in found]
+    hint = f"the run waits for {wait}; if the data are still missing then, its own job says so and ends"
+    return [replace(problem, hint=hint, is_warning=True) for problem in problems]
 
 
 def epoch_problems(spec: RunSpec, data: DataManifest) -> list[Problem]:
     """A warning for each phase that reads its data more than `MANY_EPOCHS` times."""
-    found = []
+    problems = []
     for phase in spec.phases:
         epochs = phase.steps * phase.global_batch / data.training_sequences(phase.phase)
         if epochs > MANY_EPOCHS:
-            found.append(
+            problems.append(
                 Problem(
                     f"phase {phase.phase} reads its data {epochs:,.0f} times; BERT itself read its own {MANY_EPOCHS}",
                     where=spec.data,
@@ -203,7 +202,7 @@ def epoch_problems(spec: RunSpec, data: DataManifest) -> list[Problem]:
                     is_warning=True,
                 )
             )
-    return found
+    return problems
 
 
 def check_init_checkpoint(spec: RunSpec, data: DataManifest | None) -> None:
@@ -227,7 +226,7 @@ def check_init_checkpoint(spec: RunSpec, data: DataManifest | None) -> None:
         wanted = getattr(spec.model, name)
         if config.get(name) != wanted:
             raise InputError(
-                f"the initial checkpoint has {name} {config.get(name)}, model {spec.model.name} has {wanted}",
+                f"the initial checkpoint has {name} {config.get(name)}, but model {spec.model.name} has {wanted}",
                 where=str(folder / "config.json"),
             )
     if data is not None:
@@ -237,7 +236,7 @@ def check_init_checkpoint(spec: RunSpec, data: DataManifest | None) -> None:
 
 
 def check_safetensors(path: Path) -> None:
-    """Compare a safetensors file's size with what its header says; reads the header alone.
+    """Compare a safetensors file's size with what its header says; reads only the header.
 
     Raises:
         InputError: the file is truncated or is not a safetensors file.
@@ -248,21 +247,23 @@ def check_safetensors(path: Path) -> None:
         raise InputError(f"the weights cannot be read: {error}", where=str(path)) from error
     if size != expected:
         raise InputError(
-            f"the weights cannot be read: {size:,} bytes, the file's header says {expected:,}",
+            f"the weights cannot be read: the file has {size:,} bytes, but its header says {expected:,}",
             where=str(path),
             hint="truncated? copy it again",
         )
 
 
 def check_backend(spec: RunSpec, backend: str, slurm: Slurm) -> None:
-    """The place to run must be there.
+    """The place to run must exist.
 
     Raises:
-        InputError: it is not.
+        InputError: it does not.
     """
     if backend != "local":
         slurm.check(spec.image)
     elif spec.gpus and spec.nodes > 1:
-        raise InputError(f"this machine is one node, {spec.nodes} are asked for", where="nodes", hint="set --nodes 1")
+        raise InputError(
+            f"the run asks for {spec.nodes} nodes, but this machine is only one", where="nodes", hint="set --nodes 1"
+        )
     elif spec.image:
         raise InputError("a container image needs Slurm with pyxis", where="image", hint="leave IMAGE out")

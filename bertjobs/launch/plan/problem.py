@@ -1,4 +1,4 @@
-"""What is wrong with a run that has not begun: collected, so that all is told at once."""
+"""What is wrong with a run that has not begun: collected, so that all of it is reported at once."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Problem:
     is_warning: bool = False
 
     def error(self) -> InputError:
-        """The error that it is where it is not a warning."""
+        """The problem as an error."""
         return InputError(self.what, where=self.where, hint=self.hint)
 
     def render(self) -> str:
@@ -32,7 +32,7 @@ class Problem:
 
 
 def caught(check: Callable[..., Any], *arguments: Any) -> list[Problem]:
-    """What a check that raises InputError finds, as a list of one problem or none."""
+    """Run a check that may raise InputError; that error as a list of one problem, or none."""
     try:
         check(*arguments)
     except InputError as error:

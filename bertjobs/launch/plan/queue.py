@@ -1,4 +1,4 @@
-"""What a run asks of Slurm's queue, what Slurm says to it, and what of it can never be.
+"""What a run asks of Slurm's queue, what Slurm answers, and which requests can never be met.
 
 Parsers and checks are pure; `ask_queue` runs the commands.
 """
@@ -21,13 +21,13 @@ from bertjobs.slurm.times import format_time, limit_s, parse_time
 
 @dataclass(frozen=True)
 class Queue:
-    """What is asked of the queue, and what Slurm answers; where it was not asked, nothing is known.
+    """What is asked of the queue, and what Slurm answers; if it was not asked, nothing is known.
 
     Attributes:
-        partition: several by commas: whichever starts the job first; "": the cluster's default.
-        time: time limit of a job as Slurm writes it, "": the partition's default.
-        partitions: what the cluster has.
-        test: how `sbatch --test-only` took the first phase's script; the others ask for the same.
+        partition: if several, separated by commas, whichever starts the job first; "": the cluster's default.
+        time: time limit of a job as Slurm writes it; "": the partition's default.
+        partitions: those of the cluster.
+        test: the answer of `sbatch --test-only` to the first phase's script; the others ask for the same.
     """
 
     partition: str = ""
@@ -37,13 +37,13 @@ class Queue:
 
     @property
     def chosen(self) -> list[Partition]:
-        """The partitions that the job may go to, of those that there are."""
+        """The cluster's partitions that the job may go to."""
         names = self.partition.split(",") if self.partition else [p.name for p in self.partitions if p.default]
         return [partition for partition in self.partitions if partition.name in names]
 
     @property
     def limit_s(self) -> float | None:
-        """Time limit of a job in seconds, infinite for none; None where it is not known."""
+        """Time limit of a job in seconds, infinite for none; None if unknown."""
         if self.time:
             try:
                 return limit_s(self.time)
@@ -54,7 +54,7 @@ class Queue:
 
 
 def _limit(seconds: int | None) -> float:
-    """Slurm takes a limit of 0 for none."""
+    """A limit of 0 means none, as for Slurm."""
     return float(seconds) if seconds else math.inf
 
 
@@ -62,13 +62,13 @@ NOT_ASKED = Queue()
 
 
 def ask_queue(script: str, partition: str, time: str, environ: Mapping[str, str]) -> Queue:
-    """Ask Slurm what the partitions are, and how it would take this script; queues nothing, never fails."""
+    """Ask Slurm for the partitions, and whether it would accept this script; queues nothing, never fails."""
     slurm = Slurm(clean_environment(environ))
     return Queue(partition, time, partitions_of(slurm), slurm.start_estimate(script))
 
 
 def queue_problems(spec: RunSpec, queue: Queue) -> list[Problem]:
-    """Whether there is a partition that will ever start such a job, and what ``sbatch --test-only`` says."""
+    """Problems if no partition would ever start such a job, or if ``sbatch --test-only`` refuses it."""
     if queue.time:
         try:
             parse_time(queue.time)
@@ -85,7 +85,7 @@ def queue_problems(spec: RunSpec, queue: Queue) -> list[Problem]:
         problems += [problem for problems_of_one in against for problem in problems_of_one]
     if problems or not queue.test.refusal:  # sbatch would say the same in fewer words
         return problems
-    hint = "give what the cluster asks for by --partition, --account, --time or --sbatch"
+    hint = "give what the cluster asks for with --partition, --account, --time or --sbatch"
     return [Problem(f"sbatch refuses: {queue.test.refusal}", where="sbatch --test-only", hint=hint)]
 
 

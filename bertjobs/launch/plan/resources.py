@@ -1,4 +1,4 @@
-"""What a run needs to be there: its image and mounts, space for its checkpoints, GPU memory."""
+"""The resources that a run needs: its image and mounts, space for its checkpoints, GPU memory."""
 
 from __future__ import annotations
 
@@ -18,29 +18,29 @@ SQUASHFS_MAGIC = b"hsqs"
 
 
 def container_problems(spec: RunSpec) -> list[Problem]:
-    """Whether the image and the mounts' sources exist; an image in a registry is not asked for.
+    """Problems with the image and the sources of the mounts; an image in a registry is not checked.
 
-    What starts with ``/`` or ``./`` is a file to pyxis, all else a URI. Of mounts with enroot's flag ``nofail``, such
-    as those of folders that only the nodes have, nothing is asked.
+    For pyxis, what starts with ``/`` or ``./`` is a file, anything else a URI. Mounts with enroot's flag ``nofail``,
+    such as those of folders that only the nodes have, are not checked.
     """
     if not spec.image:
         return []
-    found = []
+    problems = []
     if spec.image.startswith(("/", "./")) or spec.image.endswith(".sqsh"):
-        found += caught(check_image, Path(spec.image))
+        problems += caught(check_image, Path(spec.image))
     for mount in spec.mounts:
         source, target, flags = [*mount.split(":"), ""][:3]
         if "/" in source and "nofail" not in flags.split("+") and not Path(source).exists():
             lenient = ":".join([source, target, "+".join(filter(None, [flags, "nofail"]))])
-            hint = f"make it; where only the nodes have it, add the flag nofail: {lenient}"
-            found.append(Problem(f"nothing is at {source} to mount", where=f"mounts: {mount}", hint=hint))
+            hint = f"create it; if only the nodes have it, add the flag nofail: {lenient}"
+            problems.append(Problem(f"there is nothing to mount at {source}", where=f"mounts: {mount}", hint=hint))
         if not target.startswith("/"):
-            found.append(Problem(f"the place of a mount must be an absolute path, not {target!r}", f"mounts: {mount}"))
-    return found
+            problems.append(Problem(f"a mount's target must be an absolute path, not {target!r}", f"mounts: {mount}"))
+    return problems
 
 
 def check_image(path: Path) -> None:
-    """An image file must be a squashfs that can be read.
+    """An image file must be a readable squashfs.
 
     Raises:
         InputError: it is not.
@@ -52,15 +52,15 @@ def check_image(path: Path) -> None:
         hint = "make one with: enroot import docker://..., or give the image's URI"
         raise InputError(f"the image cannot be read: {error.strerror}", where=str(path), hint=hint) from error
     if magic != SQUASHFS_MAGIC:
-        raise InputError("the image is no squashfs file", where=str(path), hint="truncated? make or copy it again")
+        raise InputError("the image is not a squashfs file", where=str(path), hint="truncated? make or copy it again")
 
 
 def results_problems(spec: RunSpec, held: int = 0) -> list[Problem]:
-    """Whether the results folder can be written, and has space for the checkpoints; ``held`` bytes of them are there
-    already."""
+    """Problems if the results folder cannot be written, or lacks space for the checkpoints, of which ``held`` bytes
+    exist already."""
     results = Path(spec.results)
-    if found := caught(check_writable, results):
-        return found
+    if problems := caught(check_writable, results):
+        return problems
     folder = next(parent for parent in (results, *results.parents) if parent.exists())
     free = shutil.disk_usage(folder).free
     needed = checkpoints_bytes(spec) - held
@@ -69,29 +69,29 @@ def results_problems(spec: RunSpec, held: int = 0) -> list[Problem]:
     kept = f"{spec.keep_checkpoints} of each phase, and one being written"
     return [
         Problem(
-            f"the checkpoints need {needed / 1e9:.3g} GB ({kept}), {free / 1e9:.3g} GB are free",
+            f"the checkpoints need {needed / 1e9:.3g} GB ({kept}), but only {free / 1e9:.3g} GB are free",
             where=str(folder),
-            hint="free some, keep fewer with --keep-checkpoints, or choose another folder with --results",
+            hint="free some space, keep fewer with --keep-checkpoints, or choose another folder with --results",
         )
     ]
 
 
 def held_bytes(directory: RunDirectory) -> int:
-    """Bytes that the checkpoints of a run's unfinished phases take now, which newer ones take the place of."""
+    """Bytes that the checkpoints of a run's unfinished phases take now; newer ones will replace them."""
     folders = [phase.checkpoints for phase in directory.phases() if not phase.done_file.exists()]
     return sum(file.stat().st_size for folder in folders for file in folder.glob("step-*/*") if file.is_file())
 
 
 def checkpoints_bytes(spec: RunSpec) -> int:
-    """Bytes that a run's checkpoints take at most: as many as are kept, and one more while it is written. Without a
-    vocabulary yet, less than that."""
+    """Bytes that a run's checkpoints take at most: those that are kept, and one more while it is written. Without a
+    known vocabulary, less than that."""
     one = checkpoint_bytes(spec.model, spec.model.vocab_size)
     return one * (spec.keep_checkpoints * len(spec.phases) + 1)
 
 
 def memory_problems(spec: RunSpec, peaks: Mapping[int, Peak] | None = None) -> list[Problem]:
-    """For each phase whose micro-batch does not fit the GPU, or may not (a warning), which one would."""
-    found = []
+    """A problem for each phase whose micro-batch does not fit the GPU, or may not (a warning), with one that would."""
+    problems = []
     for phase in spec.phases:
         fit = memory.fit(spec, phase, spec.model.vocab_size, peaks)
         if fit is None or fit.verdict == memory.FITS:
@@ -101,7 +101,7 @@ def memory_problems(spec: RunSpec, peaks: Mapping[int, Peak] | None = None) -> l
             if fit.micro_batch
             else "--set activation_checkpointing=true, or --set optimizer.shard_states=true, or take a smaller model"
         )
-        found.append(
+        problems.append(
             Problem(
                 f"phase {phase.phase}: a micro-batch of {phase.micro_batch} takes about {fit.words()} ({fit.source})",
                 where=f"{spec.system.gpu}, {spec.precision}",
@@ -109,4 +109,4 @@ def memory_problems(spec: RunSpec, peaks: Mapping[int, Peak] | None = None) -> l
                 is_warning=fit.verdict == memory.TIGHT,
             )
         )
-    return found
+    return problems

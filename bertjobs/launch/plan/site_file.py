@@ -22,11 +22,11 @@ from bertjobs.wording import columns
 
 NO_SITE = "none"
 DEFAULT_SITE = "default"
-USUAL_TIME_S = 86400  # asked for where a partition allows it: longer jobs wait longer
+USUAL_TIME_S = 86400  # asked for if a partition allows it: longer jobs wait longer
 
 
 def sites_folder(environ: Mapping[str, str]) -> Path | None:
-    """Where site files lie; None for a user without a home."""
+    """Where site files are kept; None for a user without a home."""
     home = environ.get("HOME")
     config = environ.get("XDG_CONFIG_HOME") or (f"{home}/.config" if home else "")
     return Path(config) / "bertjobs" / "sites" if config else None
@@ -40,25 +40,25 @@ def site_file(name: str, environ: Mapping[str, str]) -> Path:
     """
     folder = sites_folder(environ)
     if folder is None:
-        raise InputError("site files have no folder", where="HOME", hint="set HOME or XDG_CONFIG_HOME")
+        raise InputError("there is no folder for site files", where="HOME", hint="set HOME or XDG_CONFIG_HOME")
     if name == NO_SITE:
-        raise InputError(f"no site can be called {NO_SITE!r}: that asks for none", where="--site")
+        raise InputError(f"a site cannot be called {NO_SITE!r}: that means no site", where="--site")
     return folder / f"{check_name(name, '--site')}.yml"
 
 
 def site_names(environ: Mapping[str, str]) -> list[str]:
-    """The sites that there are, sorted."""
+    """The names of the existing sites, sorted."""
     folder = sites_folder(environ)
     return sorted(file.stem for file in folder.glob("*.yml")) if folder else []
 
 
 def read_site(name: str | None, environ: Mapping[str, str]) -> Site | None:
-    """The site of this name; without one, that called "default", or the only one there is, or None.
+    """The site of this name; without a name, the one called "default", or the only one, or None.
 
-    The name "none" asks for none.
+    The name "none" means no site.
 
     Raises:
-        InputError: there is no such site, several and none is the default, or its file is not right: names the line.
+        InputError: there is no such site; there are several, but no default; or its file has an error: names the line.
     """
     if name == NO_SITE:
         return None
@@ -94,7 +94,7 @@ def write_site(text: str, file: Path, *, overwrite: bool) -> None:
         raise InputError(
             f"site {file.stem!r} exists",
             where=str(file),
-            hint="give another name with --site, or write over it with --yes",
+            hint="give another name with --site, or overwrite it with --yes",
         )
     file.parent.mkdir(mode=PRIVATE_FOLDER, parents=True, exist_ok=True)
     with new_file(file) as handle:
@@ -103,16 +103,16 @@ def write_site(text: str, file: Path, *, overwrite: bool) -> None:
 
 
 def render_site(name: str, cluster: Cluster, partition: Partition, folder: Path) -> str:
-    """The text of a new site file: what was found as comments, what follows from it as values.
+    """The text of a new site file: the cluster's properties as comments, what follows from them as values.
 
     Args:
         name: the site's.
-        cluster: what was found.
+        cluster: as `bertjobs init` saw it.
         partition: the one to queue in.
-        folder: absolute; data and results are proposed below it where nodes may see it.
+        folder: absolute; data and results are proposed below it if nodes may see it.
     """
     account, accounts = _account(cluster)
-    told = [
+    head = [
         f"Site {name}: what `bertjobs plan` and `submit` take where no flag, --set, variable or recipe says otherwise.",
         "Remove the `# ` in front of a key to set it. Made by `bertjobs init`, which found:",
         "",
@@ -121,7 +121,7 @@ def render_site(name: str, cluster: Cluster, partition: Partition, folder: Path)
     seen = cluster.file_system.shared is not False
     data, results = _below(folder, "data/prepared"), _below(folder, "results")
     blocks = [
-        _comment(told),
+        _comment(head),
         _entry("partition", partition.name, "NAME", [preemption(cluster, partition)]),
         _entry("account", account, "NAME", [accounts]),
         _entry("qos", "", _usual_qos(cluster, account) or "NAME", [_qos(cluster, account)]),
@@ -137,9 +137,9 @@ def render_site(name: str, cluster: Cluster, partition: Partition, folder: Path)
 
 
 def found_lines(cluster: Cluster) -> list[str]:
-    """What was found, for people: the cluster, its partitions, accounting, containers, the file system."""
+    """The cluster for people: its partitions, accounting, containers and file system."""
     config = cluster.config
-    heads = ["partition", "time limit", "nodes", "CPUs", "memory", "GPUs a node", "preempted jobs are"]
+    heads = ["partition", "time limit", "nodes", "CPUs", "memory", "GPUs per node", "preempted jobs are"]
     rows = [row for partition in cluster.partitions for row in _rows(cluster, partition)]
     array = config.get("MaxArraySize", "")
     return [
@@ -172,7 +172,7 @@ def _fate(cluster: Cluster, partition: Partition) -> str:
     for mode, words in (
         ("REQUEUE", "queued again"),
         ("CANCEL", "cancelled"),
-        ("SUSPEND", "suspended, and go on in place"),
+        ("SUSPEND", "suspended, and resume in place"),
     ):
         if mode in modes:
             return words
@@ -180,7 +180,7 @@ def _fate(cluster: Cluster, partition: Partition) -> str:
 
 
 def _rows(cluster: Cluster, partition: Partition) -> list[list[str]]:
-    """A row for each kind of node; what is the partition's own stands in the first."""
+    """A row for each kind of node; the partition's own values are in the first."""
     name = partition.name + (" (default)" if partition.default else "") + ("" if partition.up else " (down)")
     own = [name, format_time(partition.limit_s)]
     rows = []
@@ -193,11 +193,11 @@ def _rows(cluster: Cluster, partition: Partition) -> list[list[str]]:
 
 
 def _account(cluster: Cluster) -> tuple[str, str]:
-    """The account to charge, "" where that is not sure, and in words which there are."""
+    """The account to charge, "" if that is not certain, and in words which ones there are."""
     accounts = list(dict.fromkeys(association.account for association in cluster.associations))
     usual = cluster.default_account or (accounts[0] if len(accounts) == 1 else "")
     if not accounts and not usual:
-        return "", "Accounting does not tell which are yours."
+        return "", "Accounting does not say which are yours."
     listed = [f"{account} (default)" if account == usual else account for account in accounts or [usual]]
     return usual, f"Yours: {', '.join(listed)}."
 
@@ -208,7 +208,7 @@ def _usual_qos(cluster: Cluster, account: str) -> str:
 
 def _qos(cluster: Cluster, account: str) -> str:
     names = dict.fromkeys(name for a in cluster.associations if account in ("", a.account) for name in a.qos)
-    return f"Yours: {', '.join(names)}." if names else "Accounting does not tell which are yours."
+    return f"Yours: {', '.join(names)}." if names else "Accounting does not say which are yours."
 
 
 def _time(partition: Partition) -> str:
@@ -233,12 +233,12 @@ def _below(folder: Path, name: str) -> str:
     path = str(folder / name)
     try:
         return check_path(path, "folder")
-    except InputError:  # a blank, say: no run can be there
+    except InputError:  # it has a blank, for example: no run can be there
         return ""
 
 
 def _entry(key: str, value: str, example: str | list[str] | dict[str, str], notes: Sequence[str] = ()) -> str:
-    """A key under its comments; as a comment itself where it has no value that the file may hold."""
+    """A key below its comments; itself a comment if it has no value that the file may hold."""
     set_ = bool(value) and (key in ("data", "results") or is_option(value))
     shown = json.dumps(value if set_ else example, ensure_ascii=False)
     text = KEYS[key][0].upper() + KEYS[key][1:] + "."
@@ -247,6 +247,6 @@ def _entry(key: str, value: str, example: str | list[str] | dict[str, str], note
 
 
 def _comment(lines: Sequence[str]) -> str:
-    """Lines as comments; what Slurm names cannot end one."""
+    """Lines as comments; no name from Slurm can break out of one."""
     clean = ("".join(c if c.isprintable() else "?" for c in line) for line in lines)
     return "".join(f"# {line}".rstrip() + "\n" for line in clean)

@@ -1,4 +1,4 @@
-"""Faults that a rehearsal injects into a small run on this machine, and a small disk to fill."""
+"""The faults that a rehearsal injects into a small run on this machine, and a small disk to fill."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ class Fault:
     Attributes:
         name: as on the command line, without the dashes.
         words: what is done to the run.
-        causes: what the journal may say of the attempt.
-        exit_code: what the attempt is to end with.
-        rank: who is killed; None for the other faults.
+        causes: those that the journal may give for the attempt.
+        exit_code: the one that the attempt must end with.
+        rank: the one that is killed; None for the other faults.
     """
 
     name: str
@@ -51,7 +51,7 @@ FILL_DISK = Fault("fill-disk", "no room for a checkpoint", (Cause.DISK, Cause.CR
 
 
 def kill_rank(rank: int) -> Fault:
-    """SIGKILL of one rank. Where it is rank 0, nobody is left to write why: the next attempt does."""
+    """SIGKILL to one rank. If that is rank 0, nothing is left to record why: the next attempt does."""
     return Fault(f"kill-rank {rank}", f"KILL to rank {rank}", (Cause.LOST_RANK, Cause.CRASHED), EXIT_FAILURE, rank)
 
 
@@ -67,8 +67,8 @@ class Moment:
 
 
 def draw_moment(spec: RunSpec, draw: random.Random) -> Moment:
-    """A random step of the run, after the first checkpoint of its phase; so early that a checkpoint is still to come
-    and the fault does not miss the phase."""
+    """A random step of the run, after the first checkpoint of its phase, but early enough that another checkpoint
+    follows and the fault strikes within the phase."""
     choices = [
         Moment(phase.phase, step)
         for phase in spec.phases
@@ -80,11 +80,11 @@ def draw_moment(spec: RunSpec, draw: random.Random) -> Moment:
 class Strike:
     """One injection of a fault into the ranks of one attempt.
 
-    ``step`` is the last one that was done when it struck; None until then.
+    ``step`` is the last one that was complete when it struck; None until then.
     """
 
     def __init__(self, fault: Fault, moment: Moment, directory: PhaseDirectory, disk: Path | None):
-        """``disk`` is a file system that the run has to itself; None: there is none to fill."""
+        """``disk`` is a file system that the run has to itself, to be filled; None if there is none."""
         self.fault, self.moment = fault, moment
         self.step: int | None = None
         self._directory, self._disk = directory, disk
@@ -120,7 +120,7 @@ class Strike:
                 _limit_files(pid, max(self._file_bytes) // 2)
 
     def _fill(self, disk: Path) -> None:
-        """Leave room for half a checkpoint; again and again, as old checkpoints are deleted."""
+        """Leave space for half a checkpoint; repeatedly, as old checkpoints are deleted."""
         surplus = shutil.disk_usage(disk).free - sum(self._file_bytes) // 2
         if surplus < BLOCK:
             return
@@ -137,11 +137,11 @@ def _lines(path: Path) -> int:
 
 def _send(number: signal.Signals, pids: Sequence[int]) -> None:
     for pid in pids:
-        os.kill(pid, number)  # our own children, not yet waited for: the number is still theirs
+        os.kill(pid, number)  # our own children, not yet waited for: the pids are still theirs
 
 
 def _limit_files(pid: int, size: int) -> None:
-    """Let the system refuse (EFBIG) what the process writes beyond ``size`` bytes of any file."""
+    """Make the system refuse (EFBIG) writes of the process beyond ``size`` bytes of any file."""
     _, hard = resource.prlimit(pid, resource.RLIMIT_FSIZE)
     resource.prlimit(pid, resource.RLIMIT_FSIZE, (size, hard))
 
@@ -152,17 +152,17 @@ def _ballast(disk: Path) -> Path:
 
 @dataclass(frozen=True)
 class OnSmallDisk(Generic[T]):
-    """What the work returned; or why there is no disk of its own to be had here."""
+    """What the work returned; or why a disk of its own cannot be had here."""
 
     result: T | None
     why_not: str = ""
 
 
 def on_small_disk(disk: Path, size: int, work: Callable[[], T]) -> OnSmallDisk[T]:
-    """Do ``work`` in a process of its own that sees a tmpfs of ``size`` bytes at ``disk``, and nobody else does.
+    """Do ``work`` in a process of its own, which alone sees a tmpfs of ``size`` bytes at ``disk``.
 
     The mount lives in the process's own namespace: it needs root, or a system that lets users make user namespaces,
-    and is gone with the process however that ends (mount_namespaces(7), user_namespaces(7)).
+    and vanishes with the process however that ends (mount_namespaces(7), user_namespaces(7)).
 
     Raises:
         whatever ``work`` raises.
@@ -175,7 +175,7 @@ def on_small_disk(disk: Path, size: int, work: Callable[[], T]) -> OnSmallDisk[T
     try:
         outcome = ours.recv()
     except EOFError:
-        return OnSmallDisk(None, "the process that mounts it was ended")
+        return OnSmallDisk(None, "the process that mounts it died")
     finally:
         process.terminate()
         process.join()
@@ -197,7 +197,7 @@ def _work_on_small_disk(disk: Path, size: int, work: Callable[[], T], answer: Co
         answer.send(error)
 
 
-# Of <linux/sched.h>, <linux/mount.h> and <linux/prctl.h>.
+# From <linux/sched.h>, <linux/mount.h> and <linux/prctl.h>.
 CLONE_NEWNS, CLONE_NEWUSER = 0x20000, 0x10000000
 MS_REC, MS_PRIVATE = 1 << 14, 1 << 18
 PR_SET_PDEATHSIG = 1
@@ -208,7 +208,7 @@ def _end_with_parent() -> None:
 
 
 def _mount_tmpfs(disk: Path, size: int) -> None:
-    """Raises OSError that names the system call which is refused."""
+    """Raises OSError, which names the system call that was refused."""
     user, group = os.getuid(), os.getgid()
     try:
         _call("unshare", CLONE_NEWNS)

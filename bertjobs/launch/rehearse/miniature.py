@@ -1,4 +1,4 @@
-"""A recipe cut down to what this machine runs in seconds: a tiny model, few steps, a few of the shards."""
+"""A recipe cut down to run on this machine in seconds: a tiny model, few steps, a few of the shards."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ HANG_TIMEOUT_S = 300
 def made_small(spec: RunSpec, data: DataManifest) -> RunSpec:
     """The run that is rehearsed: two CPU ranks, a tiny model, few steps, small batches.
 
-    Optimizer, learning rate, warm-up, masking, loss scale, loader, seed, budgets of restarts and all else that decides
-    how a run is trained and continued stay the recipe's, as far as a CPU has it. Phases that the data lack are left
-    out.
+    Optimizer, learning rate, warm-up, masking, loss scale, loader, seed, budgets of restarts and everything else that
+    decides how a run is trained and continued are the recipe's, as far as a CPU supports them. Phases that the data
+    lack are left out.
 
     Raises:
         InputError: the data have none of its phases.
@@ -82,7 +82,7 @@ def _small_phase(phase: PhaseSpec, count: int) -> PhaseSpec:
 
 
 def sample_data(data: DataManifest, folder: Path, phases: Sequence[int]) -> None:
-    """Make ``folder`` a data folder of a few of the shards of ``data``, by links: of each length bin one at least."""
+    """Make ``folder`` a data folder with links to a few of the shards of ``data``: at least one of each length bin."""
     content = json.loads((data.folder / MANIFEST_NAME).read_text(encoding="utf-8"))
     content["phases"] = {number: content["phases"][str(number)] for number in map(str, phases)}
     for number, entry in content["phases"].items():
@@ -98,7 +98,7 @@ def sample_data(data: DataManifest, folder: Path, phases: Sequence[int]) -> None
 
 
 def _some(files: Sequence[Mapping[str, Any]], rows: int) -> list[Mapping[str, Any]]:
-    """Of each bin in turn one file, until they have so many rows and every bin has one; in their old order."""
+    """One file of each bin in turn, until every bin has one and they hold this many rows; in their old order."""
     rank_in_bin: dict[int, int] = {}
     order = []
     for place, file in enumerate(files):

@@ -1,4 +1,4 @@
-"""What became of a run under a fault: the verdict, from what it wrote."""
+"""The outcome of a run under a fault: the verdict, from what the run wrote."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class Ending:
     """How one attempt at a phase ended.
 
     Attributes:
-        exit_code: as srun would give it.
-        rank_codes: those of the ranks; minus the signal that ended one.
-        log: its file's name in the phase's logs.
-        struck_at: the step after which the fault struck in it; None if it did not.
-        last: the last line of metrics.jsonl at its end; {} where there was none.
+        exit_code: the one that srun would return.
+        rank_codes: the exit codes of the ranks; -N for one that signal N ended.
+        log: the name of its file in the phase's logs.
+        struck_at: the step after which the fault struck; None if it did not.
+        last: the last line of metrics.jsonl at its end; {} if there was none.
         ended_unix_s: when its last rank had ended.
     """
 
@@ -41,20 +41,20 @@ class Ending:
 
 @dataclass(frozen=True)
 class Survival:
-    """What became of the run under one fault.
+    """The outcome of the run under one fault.
 
     Attributes:
         fault, words: its name, and what was done.
-        phase, step: after which step it was done; 0 where the run was over before.
-        exit_code: of the attempt that it struck, None if none.
-        cause: what the journal says of that attempt's end; "" if nothing.
+        phase, step: the step after which it was done; 0 if the run was over before.
+        exit_code: of the attempt that it struck; None if none.
+        cause: the journal's, for that attempt's end; "" if it has none.
         attempts: at all phases together.
         steps_repeated: steps that were trained again.
         seconds_lost: from the last step of the attempt that it struck to the first step that is new.
-        weights_equal: whether each phase ends with the bits, of weights and moments, of the undisturbed run.
-        metrics_whole: whether metrics.jsonl has each step once, and the losses of the undisturbed run.
-        problem: why the run did not survive, and what to look at; "" where it did.
-        directory: the run directory, kept where there is a problem.
+        weights_equal: whether each phase ends with the same bits of weights and moments as the undisturbed run.
+        metrics_whole: whether metrics.jsonl has each step once, with the losses of the undisturbed run.
+        problem: why the run did not survive, and what to look at; "" if it did.
+        directory: the run directory, kept if there is a problem.
     """
 
     fault: str
@@ -79,11 +79,11 @@ class Survival:
 def survival_of(
     fault: Fault, reference: RunDirectory, directory: RunDirectory, endings: Sequence[Ending], kept: RunDirectory
 ) -> Survival:
-    """The verdict, from what the run has written, beside the undisturbed one; ``kept`` is where it will be found."""
+    """The verdict, from what the run wrote, compared with the undisturbed one; ``kept`` is where it will be kept."""
     survival = Survival(fault.name, fault.words, attempts=len(endings), directory=str(kept.root))
     struck = next((ending for ending in endings if ending.struck_at is not None), None)
     if struck is None or struck.struck_at is None or struck.exit_code == EXIT_DONE:
-        over = f"the run was over before the fault struck, or took no notice of it: {kept.root}"
+        over = f"the run was over before the fault struck, or was not affected by it: {kept.root}"
         return replace(survival, problem=over)
     attempts = {one.number: one for one in read_story(directory.events()).attempts if one.phase == struck.phase}
     ended, again = attempts.get(struck.attempt), attempts.get(struck.attempt + 1)
@@ -109,8 +109,8 @@ def survival_of(
 
 
 def _seconds_lost(phase: PhaseDirectory, struck: Ending, endings: Sequence[Ending]) -> float:
-    """From the last step before the end of the attempt to the first that had not been done before; to the phase's end,
-    where that was its last."""
+    """From the last step before the end of the attempt to the first one that is new; to the phase's end, if there is no
+    new one."""
     last = struck.last.get("step", 0)
     new = [line["time_unix_s"] for line in read_lines(phase.metrics) if line["step"] > last]
     until = new[0] if new else max(ending.ended_unix_s for ending in endings if ending.phase == struck.phase)
@@ -118,18 +118,18 @@ def _seconds_lost(phase: PhaseDirectory, struck: Ending, endings: Sequence[Endin
 
 
 def unfinished(directory: RunDirectory, endings: Sequence[Ending]) -> str:
-    """Why a run has not reached its end; "" where it has."""
+    """Why a run has not reached its end; "" if it has."""
     ending = endings[-1]
     if ending.exit_code == EXIT_DONE:
         return ""
     log = directory.phase(ending.phase).logs / ending.log
-    said = [line.strip() for line in log.read_text(errors="replace").splitlines() if "error:" in line]
-    reason = f": {said[0]}" if said else f" (its ranks with {', '.join(map(str, ending.rank_codes))})"
+    errors = [line.strip() for line in log.read_text(errors="replace").splitlines() if "error:" in line]
+    reason = f": {errors[0]}" if errors else f" (its ranks with {', '.join(map(str, ending.rank_codes))})"
     return f"attempt {ending.attempt} at phase {ending.phase} ended with code {ending.exit_code}{reason}; look at {log}"
 
 
 def _tensors(phase: PhaseDirectory) -> dict[str, Any]:
-    """The sha256 of each file of weights or moments that a phase ends with, read again.
+    """The sha256 of each file of weights or moments at a phase's end, whose bytes are read to check it.
 
     Raises:
         DamagedCheckpointError: the checkpoint is not whole.
@@ -143,21 +143,21 @@ def _tensors(phase: PhaseDirectory) -> dict[str, Any]:
 
 def _weights_differ(expected: PhaseDirectory, directory: RunDirectory) -> str:
     try:
-        found, wanted = _tensors(directory.phase(expected.number)), _tensors(expected)
+        actual, wanted = _tensors(directory.phase(expected.number)), _tensors(expected)
     except DamagedCheckpointError as error:
         return f"the last checkpoint of phase {expected.number} is damaged: {error.what}"
-    names = sorted(name for name in found.keys() | wanted.keys() if found.get(name) != wanted.get(name))
-    return f"phase {expected.number} ends with other bits in {', '.join(names)}" if names else ""
+    names = sorted(name for name in actual.keys() | wanted.keys() if actual.get(name) != wanted.get(name))
+    return f"phase {expected.number} ends with different bits in {', '.join(names)}" if names else ""
 
 
 def _metrics_differ(expected: PhaseDirectory, directory: RunDirectory) -> str:
     file = directory.phase(expected.number).metrics
-    found, wanted = ([[line.get(key) for key in SERIES] for line in read_lines(path)]
+    actual, wanted = ([[line.get(key) for key in SERIES] for line in read_lines(path)]
                      for path in (file, expected.metrics))  # fmt: skip
-    if found == wanted:
+    if actual == wanted:
         return ""
-    numbers = [line[0] for line in found]
+    numbers = [line[0] for line in actual]
     if numbers != [line[0] for line in wanted]:
         return f"phase {expected.number}: metrics.jsonl has the steps {numbers}"
-    step = next(line[0] for line, other in zip(found, wanted, strict=True) if line != other)
-    return f"phase {expected.number}: metrics.jsonl differs from step {step} on"
+    step = next(line[0] for line, other in zip(actual, wanted, strict=True) if line != other)
+    return f"phase {expected.number}: metrics.jsonl differs starting at step {step}"

@@ -1,4 +1,4 @@
-"""A recipe run small on this machine, undisturbed and under faults, to see that it survives them."""
+"""A small run of a recipe on this machine, undisturbed and under faults, to see that it survives them."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from bertjobs.run.directory import PhaseDirectory, RunDirectory
 from bertjobs.run.settings import write_settings
 from bertjobs.slurm.environment import clean_environment
 
-PATIENCE_S = 900.0  # with one attempt: a machine that does much else, a slow disk
-GRACE_S = 60.0  # from one rank's end to that of all, as run.sub gives srun
+PATIENCE_S = 900.0  # with one attempt: the machine may be busy, the disk slow
+GRACE_S = 60.0  # from one rank's end to that of all: srun's --wait in run.sub
 POLL_S = 0.003
 ATTEMPTS = 5
-TRIES = 3  # to strike before the run is over
-ROOM = 32_000_000  # bytes on a small disk for all but checkpoints
+TRIES = 3  # at striking before the run is over
+SPACE = 32_000_000  # bytes on a small disk for everything except checkpoints
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,8 @@ class Rehearsal:
     """The rehearsals of one recipe.
 
     Attributes:
-        spec: the small run; its results folder is each rehearsal's own.
-        folder: where all is written.
+        spec: the small run; each rehearsal gets its own results folder.
+        folder: where everything is written.
         python: the interpreter of the workers.
         environ: their environment.
     """
@@ -58,7 +58,7 @@ class Rehearsal:
 
         Raises:
             InputError: the worker refuses the recipe or the data.
-            BertjobsError: it does not reach its end.
+            BertjobsError: the run does not reach its end.
         """
         began = time.monotonic()
         endings = self._run(self.reference, None)
@@ -68,7 +68,7 @@ class Rehearsal:
         return time.monotonic() - began
 
     def under(self, fault: Fault, *, keep: bool) -> Survival:
-        """Run it under a fault, to its end; what it wrote is deleted where it survived, unless asked to ``keep`` it."""
+        """Run it under a fault, to its end; if it survived, its files are deleted unless ``keep`` is set."""
         draw = random.Random(f"{self.spec.seed} {fault.name}")
         folder = self.folder / fault.name.replace(" ", "-")
         survival = self._on_its_disk(fault, draw_moment(self.spec, draw), folder, keep)
@@ -90,7 +90,7 @@ class Rehearsal:
         disk.mkdir()
         spec = self.spec
         one = checkpoint_bytes(spec.model, spec.model.vocab_size)
-        size = ROOM + 2 * one * (spec.keep_checkpoints + 2) * len(spec.phases)
+        size = SPACE + 2 * one * (spec.keep_checkpoints + 2) * len(spec.phases)
 
         def work() -> Survival:
             there = RunDirectory(disk / NAME)
@@ -103,7 +103,7 @@ class Rehearsal:
         disk.rmdir()
         if outcome.result:
             return outcome.result
-        words = f"no file of half a checkpoint, by RLIMIT_FSIZE: no small disk here ({outcome.why_not})"
+        words = f"no file over half a checkpoint, by RLIMIT_FSIZE: cannot mount a small disk ({outcome.why_not})"
         return replace(self._under(fault, moment, directory, directory, None), words=words)
 
     def _under(
@@ -114,8 +114,8 @@ class Rehearsal:
         return survival_of(fault, self.reference, directory, endings, kept)
 
     def _run(self, directory: RunDirectory, strike: Strike | None) -> list[Ending]:
-        """All phases to their ends, or to the first that is not continued; those before a strike are the undisturbed
-        run's."""
+        """Run all phases to their ends, or up to the first that is not continued; those before a strike are copied from
+        the undisturbed run."""
         spec = replace(self.spec, results=str(directory.root.parent))
         directory.root.parent.mkdir(exist_ok=True)
         directory.create()
@@ -131,9 +131,9 @@ class Rehearsal:
                 here = strike if strike and not attempt and strike.moment.phase == phase.phase else None
                 before = newest_name(folder)
                 endings.append(self._attempt(spec, folder, attempt, here))
-                told = bool(here and here.step and here.fault.exit_code == EXIT_CONTINUE)
+                told_to_end = bool(here and here.step and here.fault.exit_code == EXIT_CONTINUE)
                 advanced = newest_name(folder) not in ("", before)
-                if not is_continued(endings[-1].exit_code, told, advanced):
+                if not is_continued(endings[-1].exit_code, told_to_end, advanced):
                     break
             if endings[-1].exit_code != EXIT_DONE:
                 break
@@ -166,7 +166,7 @@ class Rehearsal:
 
 
 def _wait(ranks: Sequence[subprocess.Popen[bytes]], strike: Strike | None) -> list[int]:
-    """The ranks' exit codes. As under srun: where one fails, the others are killed a little later."""
+    """The ranks' exit codes. As under srun, when one fails, the others are killed a little later."""
     deadline = time.monotonic() + PATIENCE_S
     failed = False
     while any(process.poll() is None for process in ranks) and time.monotonic() < deadline:
@@ -181,7 +181,7 @@ def _wait(ranks: Sequence[subprocess.Popen[bytes]], strike: Strike | None) -> li
 
 
 def exit_code(codes: Sequence[int]) -> int:
-    """An attempt's exit code by those of its ranks, as run.sub passes it on."""
+    """An attempt's exit code, from those of its ranks, as run.sub passes it on."""
     failed = {code for code in codes if code}
     if failed - {EXIT_BAD_INPUT, EXIT_CONTINUE}:
         return EXIT_FAILURE
@@ -189,8 +189,8 @@ def exit_code(codes: Sequence[int]) -> int:
 
 
 def is_continued(code: int, told_to_end: bool, advanced: bool) -> bool:
-    """Whether another attempt follows: Slurm itself requeues a job that it told to end; else the link decides. The
-    worker then looks at the recipe's budgets of restarts."""
+    """Whether another attempt follows: Slurm itself requeues a job that it told to end; otherwise the link decides. The
+    worker then checks the recipe's budgets of restarts."""
     if told_to_end:
         return code in (EXIT_CONTINUE, EXIT_FAILURE)
     return what_next(End(code, advanced=advanced)).next is Next.RESTART
@@ -200,12 +200,12 @@ def rehearsal(spec: RunSpec, folder: Path, python: str, environ: Mapping[str, st
     """Prepare the rehearsals of ``spec`` in ``folder``, which is empty.
 
     Raises:
-        InputError: the data are not there, not whole, or not such as the recipe needs.
+        InputError: the data are missing, incomplete, or not what the recipe needs.
     """
     data = DataManifest.read(Path(spec.data))
     small = replace(made_small(spec, data), results=str(folder))
     check_data(small)
-    if small.loader == "bertjobs":  # LDDL's reads whole folders
+    if small.loader == "bertjobs":  # LDDL's loader reads whole folders
         sample_data(data, folder / "data", [phase.phase for phase in small.phases])
         small = replace(small, data=str(folder / "data"))
     if spec.local_copy:

@@ -1,1 +1,1 @@
-"""Jobs by submitit in place of a batch script."""
+"""Jobs that submitit queues, instead of plain sbatch."""

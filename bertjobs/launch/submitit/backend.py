@@ -1,7 +1,7 @@
 """The backend ``submitit``: each phase is a job of submitit's, for sites whose tools read its files.
 
 Its batch script ends in ``exec bash run.sub``, the phase's own script, which has each task run submitit's loader
-instead of the worker. So port, container, log, journal and what comes next are those of every other job.
+instead of the worker. So port, container, log, journal and what comes next are the same as for every other job.
 """
 
 from __future__ import annotations
@@ -39,22 +39,22 @@ def queue_submitit(
     limit_s: float | None = None,
     python: str = sys.executable,
 ) -> dict[int, str]:
-    """Queue a job for each phase, each behind the end of the one before, the first behind those of ``after``.
+    """Queue a job for each phase, each waiting for the end of the one before, the first for those of ``after``.
 
-    All or nothing: where sbatch refuses one, those queued before are cancelled.
+    All or nothing: if sbatch refuses one, those queued before it are cancelled.
 
     Args:
         directory: the run's folder; submitit keeps its own files in ``submitit/`` below it.
         spec: its paths must be absolute.
-        environ: of the jobs, less what `clean_environment` takes out.
+        environ: of the jobs, less what `clean_environment` removes.
         chain: name of this submission.
-        limit_s: the jobs' time limit in seconds where ``options`` give none; infinite for no limit.
+        limit_s: the jobs' time limit in seconds if ``options`` give none; infinite for no limit.
 
     Returns:
         Phase -> job id.
 
     Raises:
-        InputError: sbatch refused; or the time limit is unknown, which submitit writes into its files.
+        InputError: sbatch refused; or the time limit, which submitit writes into its files, is unknown.
         BertjobsError: Slurm's controller gave no answer.
     """
     folder = submitit_folder(directory)
@@ -64,12 +64,12 @@ def queue_submitit(
     try:
         for submission in submissions(spec, options, python, chain=chain, after=after):
             write_text(submission.path, submission.script)
-            behind = list(jobs.values())[-1:] or after
+            awaited = list(jobs.values())[-1:] or after
             jobs[submission.phase] = submit_call(
                 RankJob(),
                 folder,
                 environment,
-                job_parameters(spec, submission.phase, options, behind, limit_s),
+                job_parameters(spec, submission.phase, options, awaited, limit_s),
                 python=f"exec bash {quote(str(submission.path))}",
             )
     except BaseException:
@@ -85,7 +85,7 @@ def queue_submitit(
 
 
 def submitit_folder(directory: RunDirectory) -> Path:
-    """Where submitit keeps its own files of a run; made if need be, readable by its owner alone."""
+    """Where submitit keeps its own files of a run; made if necessary, readable by its owner alone."""
     folder = directory.root / "submitit"
     folder.mkdir(mode=PRIVATE_FOLDER, exist_ok=True)
     return folder

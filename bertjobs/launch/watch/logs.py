@@ -1,4 +1,4 @@
-"""The workers' logs: one file an attempt, each line labelled by srun with its rank (``12: text``)."""
+"""The workers' logs: one file per attempt, in which srun labels each line with its rank (``12: text``)."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from bertjobs.wording import columns, duration
 
 FOLLOW_POLL_S = 0.5
 LOOK_EVERY_S = 5.0
-"""Seconds between looks at whether the run goes on."""
+"""Seconds between checks whether the run is still active."""
 CHUNK_BYTES = 1 << 20
 
 _LABEL = re.compile(r" *(\d+):(?: |$)")
 _NAMED = re.compile(r"rank (\d+): ")
-"""How the worker itself begins a line that is not rank 0's: all there was before labels."""
+"""How the worker itself begins a line of a rank other than 0: before srun's labels, the only mark."""
 
 
 @dataclass(frozen=True)
 class LogFile:
-    """A worker's log: ``bytes`` is its size, ``written_unix_s`` when it was last written to."""
+    """A worker's log: ``bytes`` is its size, ``written_unix_s`` the time when it was last written to."""
 
     path: Path
     phase: int
@@ -43,16 +43,16 @@ class LogFile:
 
 @dataclass(frozen=True)
 class Selection:
-    """Which logs: of a phase, a job, an attempt; None for any."""
+    """Which logs: those of a phase, a job, an attempt; None for any."""
 
     phase: int | None = None
     job: str | None = None
     attempt: int | None = None
 
     def fits(self, phase: int, job: str, attempt: int | None) -> bool:
-        """Whether a log of these is meant."""
-        asked = ((self.phase, phase), (self.job, job), (self.attempt, attempt))
-        return all(wanted in (None, found) for wanted, found in asked)
+        """Whether it includes a log of these."""
+        pairs = ((self.phase, phase), (self.job, job), (self.attempt, attempt))
+        return all(wanted in (None, actual) for wanted, actual in pairs)
 
     def __str__(self) -> str:
         asked = (("phase", self.phase), ("job", self.job), ("attempt", self.attempt))
@@ -60,8 +60,8 @@ class Selection:
 
 
 def log_files(directory: RunDirectory, selection: Selection) -> list[LogFile]:
-    """The workers' logs that are meant, oldest first."""
-    found = []
+    """The selected logs of workers, oldest first."""
+    files = []
     for folder in directory.phases():
         for path in folder.logs.glob("*.out"):
             job, _, number = path.stem.rpartition("-")
@@ -69,15 +69,15 @@ def log_files(directory: RunDirectory, selection: Selection) -> list[LogFile]:
                 continue
             if selection.fits(folder.number, job, int(number)):
                 about = path.stat()
-                found.append(LogFile(path, folder.number, job, int(number), about.st_size, about.st_mtime))
-    return sorted(found, key=lambda file: (file.written_unix_s, file.attempt))
+                files.append(LogFile(path, folder.number, job, int(number), about.st_size, about.st_mtime))
+    return sorted(files, key=lambda file: (file.written_unix_s, file.attempt))
 
 
 def newest_log(directory: RunDirectory, selection: Selection) -> LogFile:
     """The log that was written to last.
 
     Raises:
-        InputError: there is none; names those that there are.
+        InputError: there is none; names the newest existing ones.
     """
     files = log_files(directory, selection)
     if files:
@@ -107,25 +107,25 @@ def logs_text(files: Sequence[LogFile], now: float) -> str:
 
 
 def is_labelled(first_line: str) -> bool:
-    """Whether a log has labels, by its first line: srun labels each line, the empty too."""
+    """Whether a log has labels, judged by its first line: srun labels every line, even empty ones."""
     return _LABEL.match(first_line) is not None
 
 
 def shown(line: str, rank: int | None, labelled: bool) -> str | None:
-    """A line of a log as it is shown, None for one that is not.
+    """A line of a log as it is shown; None for one that is not shown.
 
     Args:
         line: without its end.
-        rank: show this rank's lines alone, without label; None shows rank 0's without label, those of others with
+        rank: show only this rank's lines, without label; None shows rank 0's without label, those of others with
             ``rank N:``.
-        labelled: whether the log has labels. In one that has none, a line is the rank's that it names, else rank 0's.
+        labelled: whether the log has labels. Without them, a line belongs to the rank that it names, else to rank 0.
     """
     label = _LABEL.match(line) if labelled else None
     if label is None:
         named = _NAMED.match(line)
         if rank is None:
             return line
-        if labelled:  # what Slurm itself says has no rank
+        if labelled:  # Slurm's own messages have no rank
             return None
         return line if rank == (int(named[1]) if named else 0) else None
     number, text = int(label[1]), line[label.end() :]
@@ -135,7 +135,7 @@ def shown(line: str, rank: int | None, labelled: bool) -> str | None:
 
 
 class LogReader:
-    """Reads one log as it grows; only whole lines, until the last."""
+    """Reads one log as it grows, in whole lines."""
 
     def __init__(self, file: LogFile, rank: int | None = None):
         self.file, self._rank = file, rank
@@ -143,10 +143,10 @@ class LogReader:
         self._labelled: bool | None = None
 
     def read(self, *, to_the_end: bool = False) -> Iterator[str]:
-        """The lines that have come since the last call, as they are shown, each with its line break.
+        """The lines added since the last call, as they are shown, each with its line break.
 
         Args:
-            to_the_end: the last line too, where no line break ends it.
+            to_the_end: include a last line without a line break.
         """
         with open(self.file.path, "rb") as handle:
             handle.seek(self._offset)
@@ -170,7 +170,7 @@ class LogReader:
 
 
 def whole_log(directory: RunDirectory, selection: Selection, rank: int | None = None) -> Iterator[str]:
-    """The newest log that is meant, line by line.
+    """The newest selected log, line by line.
 
     Raises:
         InputError: there is none, or it has no line of this rank.
@@ -187,7 +187,7 @@ def whole_log(directory: RunDirectory, selection: Selection, rank: int | None = 
 def follow(directory: RunDirectory, selection: Selection, slurm: Slurm, rank: int | None = None) -> Iterator[str]:
     """The newest log from its beginning and as it grows, then the next ones, until no job that may write one is active.
 
-    Where one log follows another, a line names it.
+    Between logs, a line names the next one.
     """
     old = {file.path for file in log_files(directory, selection)[:-1]}
     readers: dict[Path, LogReader] = {}
@@ -213,7 +213,7 @@ def follow(directory: RunDirectory, selection: Selection, slurm: Slurm, rank: in
 
 
 def may_write(run: RunStatus, selection: Selection) -> bool:
-    """Whether a log that is meant may still grow, or come."""
+    """Whether a selected log may still grow, or be created."""
     if selection.phase is not None:
         phase = next((phase for phase in run.phases if phase.phase == selection.phase), None)
         if phase is None or phase.state == "DONE":

@@ -1,4 +1,4 @@
-"""A phase seen from outside while it runs: read from metrics.jsonl, shown as one live line."""
+"""The progress of a running phase, seen from outside: read from metrics.jsonl, shown as one live line."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class ProgressView:
             self._show(end="" if self.out.isatty() else "\n")
 
     def close(self) -> None:
-        """Leave the last state standing on a line of its own."""
+        """Leave the last state on a line of its own."""
         self._read()
         if self.out.isatty() or (self.recent and self._shown_step != self.recent[-1]["step"]):
             self._show(end="\n")
@@ -63,7 +63,7 @@ class ProgressView:
             self._shown_at, self._shown_step = time.monotonic(), self.recent[-1]["step"]
 
     def _read(self) -> bool:
-        """Take in whole new lines; whether there were any."""
+        """Read new whole lines; whether there were any."""
         if not self.metrics.exists():
             return False
         with open(self.metrics, "rb") as handle:

@@ -1,4 +1,4 @@
-"""A run seen from outside: what the run directory says, and what Slurm says of its jobs."""
+"""A run seen from outside: what the run directory says, and what Slurm says about its jobs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from bertjobs.wording import duration
 RECENT_STEPS = 20
 LATE_STEPS = 10
 LATE_S = 60.0
-"""A step is late once ten steps' time has gone by, but not within a minute: a checkpoint or a validation is written."""
+"""A step is late after the time of ten steps, but not within a minute: a checkpoint or validation takes time too."""
 
 Lines = list[dict[str, Any]]
 
@@ -35,20 +35,20 @@ class PhaseStatus:
 
     Attributes:
         state: DONE, or its job's state (PENDING, RUNNING, CANCELLED, ...), or NOT STARTED.
-        job: the job that speaks for it (`bertjobs.launch.watch.timeline.link_of`), "" where there is none.
-        source: who said the state: "run directory", "sacct", "squeue" or "sacct+squeue".
+        job: the job that represents it (`bertjobs.launch.watch.timeline.link_of`), or "".
+        source: of the state: "run directory", "sacct", "squeue" or "sacct+squeue".
         steps_done, steps: optimizer steps.
-        loss_nats, sequences_per_s: of the newest step, None before the first.
+        loss_nats, sequences_per_s: of the newest step; None before the first.
         step_age_s: seconds since the newest step.
         checkpoint: the newest checkpoint's name, or "".
-        step_time_s: of a step, the median of the newest.
-        late_s: seconds without a step, where it runs and that is much longer than a step takes; else None.
+        step_time_s: the median over the newest steps.
+        late_s: seconds without a step, if it runs and they are far more than a step takes; else None.
         checkpoint_age_s: seconds since the newest checkpoint was written.
         reason: why it waits, in plain words, or "".
-        start_unix_s: when Slurm expects a waiting job to start; None where it does not say.
-        end_unix_s: when its last step is expected, None where that cannot be said.
+        start_unix_s: when Slurm expects a waiting job to start; None if it does not say.
+        end_unix_s: when its last step is expected; None if unknown.
         end_how: how that was computed, in words.
-        timeline: the attempts at it, and the jobs that wait for it, in the order of time.
+        timeline: the attempts at it, and the jobs that wait for it, in chronological order.
     """
 
     run: str
@@ -88,7 +88,7 @@ class RunFiles:
 
     @property
     def on_slurm(self) -> list[str]:
-        """Its jobs that Slurm knows; once all phases are done, those that may still wait."""
+        """Its jobs on Slurm; once all phases are done, only those that may still be queued."""
         jobs = [job for job in self.story.jobs.values() if job.backend != "local"]
         return [job.id for job in jobs if self.undone or not any(attempt.has_ended for attempt in job.attempts)]
 
@@ -104,7 +104,7 @@ class RunStatus:
 
     @property
     def is_active(self) -> bool:
-        """Whether a job of it waits or runs, or its launcher on this machine is about to start the next."""
+        """Whether it has a queued or running job, or its launcher on this machine is about to start the next."""
         is_done = all(phase.state == "DONE" for phase in self.phases)
         here = (link for link in self.links if link.host == socket.gethostname())
         return any(link.is_active for link in self.links) or (not is_done and any(is_alive(link.pid) for link in here))
@@ -119,7 +119,7 @@ def is_alive(pid: int) -> bool:
 
 
 def journal_state(job: JobStory) -> str:
-    """A job's state from the journal alone: how it ended, and for a local one whether its launcher is alive."""
+    """A job's state from the journal alone: how it ended, or for a local one whether its launcher is alive."""
     if ended := job.ended:
         by_code: dict[int | None, str] = {EXIT_DONE: "COMPLETED", EXIT_CONTINUE: "STOPPED"}
         return by_code.get(ended.exit_code, "FAILED")
@@ -141,7 +141,7 @@ def read_run(directory: RunDirectory) -> RunFiles:
 
 
 def _metrics(folder: PhaseDirectory, whole: bool) -> Lines:
-    """Lines of metrics.jsonl that are a step's: of a phase that is done, the last will do."""
+    """Lines of metrics.jsonl that describe a step; unless ``whole``, only the last of them."""
     lines = read_lines(folder.metrics) if whole else last_lines(folder.metrics)
     keys = {"step", "time_unix_s", "loss_nats", "sequences_per_s", "step_time_s"}
     return [line for line in lines if isinstance(line, dict) and keys <= line.keys()]
@@ -158,22 +158,22 @@ def run_status(directory: RunDirectory, slurm: Slurm, now: float) -> list[PhaseS
 
 
 def ask(runs: Sequence[RunFiles], slurm: Slurm) -> Answer:
-    """Slurm's answer on the jobs of these runs; an empty one, which says why, where it gave none."""
+    """Slurm's answer about the jobs of these runs; if it gave none, an empty one that says why."""
     try:
         return slurm.ask([id for files in runs for id in files.on_slurm])
     except BertjobsError as error:
         return Answer(silence=error.what)
 
 
-def status_of(files: RunFiles, told: Answer, now: float) -> RunStatus:
-    """A run's status from its folder and from what Slurm says."""
+def status_of(files: RunFiles, answer: Answer, now: float) -> RunStatus:
+    """A run's status from its folder and Slurm's answer."""
     own = {id: journal_state(job) for id, job in files.story.jobs.items()}
-    links = timeline(files.story, told, own, files.metrics, files.spec.tasks_per_node, files.undone)
-    phases = tuple(_phase_status(files, phase, links, told, now) for phase in files.spec.phases)
-    return RunStatus(files.directory, phases, links, told.silence if files.on_slurm else "")
+    links = timeline(files.story, answer, own, files.metrics, files.spec.tasks_per_node, files.undone)
+    phases = tuple(_phase_status(files, phase, links, answer, now) for phase in files.spec.phases)
+    return RunStatus(files.directory, phases, links, answer.silence if files.on_slurm else "")
 
 
-def _phase_status(files: RunFiles, phase: PhaseSpec, links: Sequence[Link], told: Answer, now: float) -> PhaseStatus:
+def _phase_status(files: RunFiles, phase: PhaseSpec, links: Sequence[Link], answer: Answer, now: float) -> PhaseStatus:
     folder, lines = files.directory.phase(phase.phase), files.metrics[phase.phase]
     link = link_of(phase.phase, links, files.undone) if phase.phase in files.undone else None
     state, source = (link.state, link.source) if link else ("NOT STARTED", "run directory")
@@ -190,7 +190,7 @@ def _phase_status(files: RunFiles, phase: PhaseSpec, links: Sequence[Link], told
         phase=phase.phase,
         state=state,
         job=link.job if link else "",
-        source=told.source if link and source != "run directory" else "run directory",
+        source=answer.source if link and source != "run directory" else "run directory",
         steps_done=last["step"] if last else 0,
         steps=phase.steps,
         loss_nats=last["loss_nats"] if last else None,
@@ -209,7 +209,7 @@ def _phase_status(files: RunFiles, phase: PhaseSpec, links: Sequence[Link], told
 
 
 def _reason(phase: int, link: Link | None, links: Sequence[Link], undone: Sequence[int]) -> str:
-    """Why a phase waits, in plain words; "" where it does not."""
+    """Why a phase waits, in plain words; "" if it does not."""
     if phase not in undone:
         return ""
     if link is None and phase != undone[0] and any(one.is_active for one in links):
@@ -223,7 +223,7 @@ def _last_link(entries: Sequence[TimelineEntry], links: Sequence[Link]) -> Link 
 
 
 def _when(entry: TimelineEntry) -> float:
-    """For sorting: what has not begun comes last."""
+    """The key to sort by: what has not begun comes last."""
     return entry.started_unix_s or entry.ended_unix_s or float("inf")
 
 
@@ -234,8 +234,8 @@ def _age_s(file: Path, now: float) -> float | None:
 def _late_s(
     folder: PhaseDirectory, link: Link | None, last: Mapping[str, Any] | None, step_time: float | None, now: float
 ) -> float | None:
-    """Seconds since the phase last moved, where that is much longer than a step takes; None before the first step of
-    an attempt, which begins with reading."""
+    """Seconds since the phase last made progress, if they are far more than a step takes; None before the first step of
+    an attempt, which begins with reading data."""
     running = [entry for entry in link.entries if entry.state == "running"] if link else []
     if last is None or step_time is None or not running or last["time_unix_s"] < (running[-1].started_unix_s or 0.0):
         return None
@@ -252,15 +252,15 @@ def expected_end(
     link: Link | None,
     late_s: float | None,
 ) -> tuple[float | None, str]:
-    """When a phase is expected to end, in seconds since 1970, and how that was computed; None and "" where it cannot be
-    said: nothing works on it or will, it stands still, or it has not made two steps.
+    """When a phase is expected to end, in seconds since 1970, and how that was computed; None and "" if it is unknown:
+    no job trains it or will, it makes no progress, or it has not made two steps.
 
-    With ``worked`` the sum of all steps' times, and ``lost`` what else has gone by from the first step to the newest
-    (restarts, waits in the queue, checkpoints, validations), the rest is taken to go as it went so far::
+    With ``worked`` the sum of all steps' times, and ``lost`` the other time from the first step to the newest
+    (restarts, waits in the queue, checkpoints, validations), the rest is assumed to lose time at the same rate::
 
         end = start + remaining steps x median time of the newest steps x (1 + lost / worked)
 
-    where start is now, or for a job that waits, when Slurm expects it to start.
+    where start is now, or for a waiting job, the time when Slurm expects it to start.
     """
     if (
         link is None

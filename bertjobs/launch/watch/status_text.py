@@ -1,4 +1,4 @@
-"""Status as a user reads it: one table of all runs, or one run's timeline and phases."""
+"""Status for people: one table of all runs, or one run's timeline and phases."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ DAY_S = 86400.0
 
 
 def status_text(rows: Sequence[PhaseStatus]) -> str:
-    """The table of ``bertjobs status``: a row a phase."""
+    """The table of ``bertjobs status``: one row per phase."""
     head = ["run", "phase", "state", "job", "step", "loss", "sequences/s", "last step", "checkpoint", "source"]
     body = [
         [
@@ -34,14 +34,14 @@ def status_text(rows: Sequence[PhaseStatus]) -> str:
 
 
 def run_text(run: RunStatus, now: float) -> str:
-    """One run: its jobs and attempts in the order of time, then each phase."""
+    """One run: its jobs and attempts in chronological order, then each phase."""
     entries = sorted(
         (entry for link in run.links for entry in link.entries),
         key=lambda entry: entry.started_unix_s or entry.ended_unix_s or float("inf"),
     )
     blocks = [f"run {run.directory.name}, {run.directory.root}"]
     if run.silence:
-        blocks[0] += f"\nSlurm says less than it knows: {run.silence}"
+        blocks[0] += f"\nSlurm gave no answer, so this comes from the run's folder: {run.silence}"
     if entries:
         blocks.append("\n".join(columns([_HEAD, *(_row(entry, now) for entry in entries)])))
     blocks += ["\n".join(phase_lines(phase, now)) for phase in run.phases]
@@ -55,9 +55,9 @@ def _row(entry: TimelineEntry, now: float) -> list[str]:
     ended = clock(entry.ended_unix_s, now)
     words = entry.words
     if entry.state == "running":
-        ended, words = f"{_for(entry.started_unix_s, now)}", "runs"
+        ended, words = f"{_for(entry.started_unix_s, now)}", "running"
     elif entry.state == "starting":
-        ended, words = _for(entry.started_unix_s, now), "has its nodes; the worker has not begun to train"
+        ended, words = _for(entry.started_unix_s, now), "has its nodes; the worker has not started training"
     elif entry.state == "waiting":
         words = f"queued: {entry.words}"
     return [
@@ -78,7 +78,7 @@ def _for(since: float | None, now: float) -> str:
 
 
 def clock(unix_s: float | None, now: float) -> str:
-    """A time as this machine's clock shows it, with the day where it is not within a day of ``now``."""
+    """A time in this machine's time zone, with the date if it is half a day or more from ``now``."""
     if unix_s is None:
         return "-"
     pattern = "%H:%M:%S" if abs(now - unix_s) < DAY_S / 2 else "%d %b %H:%M"
@@ -86,7 +86,7 @@ def clock(unix_s: float | None, now: float) -> str:
 
 
 def phase_lines(phase: PhaseStatus, now: float) -> list[str]:
-    """All about one phase: state and who says so, why it waits, steps, loss, checkpoint, expected end."""
+    """All about one phase: its state and the source of it, why it waits, steps, loss, checkpoint, expected end."""
     job = f", job {phase.job}" if phase.job else ""
     lines = [f"phase {phase.phase}: {phase.state}{job} (source: {phase.source})"]
     if phase.reason:

@@ -1,7 +1,7 @@
-"""A run's jobs and attempts in the order of time, from the journal's story and from Slurm's word. Pure.
+"""A run's jobs and attempts in chronological order, from the journal's story and Slurm's answer. Pure.
 
 The links of a chain are interchangeable: a job that was queued for phase 2, or as a spare, may train phase 1. So what a
-job has done is read from what it began and ended, not from what it was queued for.
+job did is read from what it began and ended, not from what it was queued for.
 """
 
 from __future__ import annotations
@@ -20,27 +20,27 @@ ERROR_WIDTH = 100
 
 STATES = {
     "BOOT_FAIL": "a node did not boot",
-    "DEADLINE": "its deadline came",
+    "DEADLINE": "its deadline passed",
     "FAILED": "failed",
     "COMPLETED": "ended",
     "STOPPED": "stopped with a checkpoint",
 }
-"""A job's states in plain words, where they say more or other than `Cause.plain`, or no cause."""
+"""A job's states in plain words, if these differ from `Cause.plain` or the state means no cause."""
 NO_TRACE = "ended; nothing says why"
 
 
 @dataclass(frozen=True)
 class TimelineEntry:
-    """A line of the timeline: one attempt of a job at one phase, or a job that has not begun any.
+    """A line of the timeline: one attempt of a job at one phase, or a job without an attempt yet.
 
     Attributes:
         job, link: its id, and what it was queued as: "phase 1", "spare", or "by hand".
-        phase: that it trained; where it has not begun, that it was queued for.
-        attempt: how often the job was requeued before; None while it waits for its first start.
+        phase: the one that it trained; if it has not begun, the one that it was queued for.
+        attempt: how often the job had been requeued; None while it waits for its first start.
         nodes: names as Slurm writes them, or how many, or "".
-        state: "waiting", "starting" (it has its nodes, the worker has not begun), "running" or "ended".
-        started_unix_s, ended_unix_s: None where it has not, or where nothing says when.
-        first_step, last_step: optimizer steps it made, None for none.
+        state: "waiting", "starting" (it has its nodes, the worker has not started), "running" or "ended".
+        started_unix_s, ended_unix_s: None if it has not, or if nothing says when.
+        first_step, last_step: optimizer steps that it made; None for none.
         words: why it ended or waits, in plain words.
     """
 
@@ -62,10 +62,10 @@ class Link:
     """One job of a run.
 
     Attributes:
-        phase: that it was queued for; of a job queued by hand, that it began first.
-        submitted, spare: whether bertjobs queued it, and as one that takes over.
-        state: Slurm's word, or the journal's: COMPLETED, STOPPED, FAILED, RUNNING, UNKNOWN.
-        source: who said the state: "sacct", "squeue" or "run directory".
+        phase: the one that it was queued for; for a job queued by hand, the first that it began.
+        submitted, spare: whether bertjobs queued it, and whether as a spare that takes over.
+        state: Slurm's, or the journal's: COMPLETED, STOPPED, FAILED, RUNNING, UNKNOWN.
+        source: of the state: "sacct", "squeue" or "run directory".
         reason: why it waits, in Slurm's word.
         nodes: of its newest start, as Slurm writes them.
         start_unix_s: of its newest start, or when Slurm expects it.
@@ -91,7 +91,7 @@ class Link:
 
     @property
     def is_active(self) -> bool:
-        """Whether it waits or runs."""
+        """Whether it is queued or running."""
         return self.state in ACTIVE
 
     @property
@@ -106,13 +106,13 @@ class Link:
 
     @property
     def works_on(self) -> int | None:
-        """The phase that it trains, or trained when it was stopped; None where it has begun none since its start."""
+        """The phase that it trains, or trained when it was stopped; None if it has begun none since its start."""
         begun = [entry for entry in self.entries if entry.state in ("running", "ended")]
         return begun[-1].phase if begun else None
 
 
 def state_words(state: str, default: str = NO_TRACE) -> str:
-    """A job's state, of Slurm or of its run directory, in plain words; ``default`` for one that says nothing."""
+    """A job's state, from Slurm or its run directory, in plain words; ``default`` for one that explains nothing."""
     if state in STATES:
         return STATES[state]
     cause = cause_of_state(state)
@@ -121,7 +121,7 @@ def state_words(state: str, default: str = NO_TRACE) -> str:
 
 def timeline(
     story: Story,
-    told: Answer,
+    answer: Answer,
     own: Mapping[str, str],
     metrics: Mapping[int, Sequence[Mapping[str, Any]]],
     tasks_per_node: int,
@@ -131,29 +131,29 @@ def timeline(
 
     Args:
         story: what the journal says.
-        told: what Slurm says of them.
-        own: by job, its state by the run directory alone.
+        answer: what Slurm says about them.
+        own: by job, its state according to the run directory alone.
         metrics: by phase, lines of metrics.jsonl.
         tasks_per_node: of the run, to count nodes by.
-        undone: phases that are not done, in order. A link that has just started takes the first of them.
+        undone: phases that are not done, in order. A link that has just started trains the first of them.
     """
-    links = [_link(job, told, own, metrics, story, tasks_per_node) for job in story.jobs.values()]
+    links = [_link(job, answer, own, metrics, story, tasks_per_node) for job in story.jobs.values()]
     return tuple(
-        replace(link, entries=_with_present(link, told.starts.get(link.job, ()), undone[0] if undone else link.phase))
+        replace(link, entries=_with_present(link, answer.starts.get(link.job, ()), undone[0] if undone else link.phase))
         for link in links
     )
 
 
 def _link(
     job: JobStory,
-    told: Answer,
+    answer: Answer,
     own: Mapping[str, str],
     metrics: Mapping[int, Sequence[Mapping[str, Any]]],
     story: Story,
     tasks_per_node: int,
 ) -> Link:
-    known = told.jobs.get(job.id) or Job(job.id, job.backend, state=own.get(job.id, "UNKNOWN"))
-    starts = told.starts.get(job.id, ())
+    known = answer.jobs.get(job.id) or Job(job.id, job.backend, state=own.get(job.id, "UNKNOWN"))
+    starts = answer.starts.get(job.id, ())
     link = Link(
         job=job.id,
         backend=job.backend,
@@ -183,7 +183,7 @@ def _entry(
     story: Story,
     tasks_per_node: int,
 ) -> TimelineEntry:
-    """One attempt at one phase, over if it has an end or Slurm has started the job again since."""
+    """One attempt at one phase; it is over if it has an end or Slurm has started the job again since."""
     number, ranks = attempt.number, attempt.world_size
     job_start = job_starts[number] if number < len(job_starts) else JobStart("")
     first, last = _steps(attempt, metrics.get(attempt.phase, ()), story)
@@ -204,7 +204,7 @@ def _entry(
 
 
 def _steps(attempt: Attempt, lines: Sequence[Mapping[str, Any]], story: Story) -> tuple[int | None, int | None]:
-    """The steps of one attempt that count: those that a later attempt did again are not among them."""
+    """The first and last step of one attempt, without those that a later attempt repeated."""
     began, before = attempt.started_unix_s, attempt.first_step
     if began is None:
         return None, None
@@ -226,7 +226,7 @@ def end_words(attempt: Attempt, state: str, link: Link) -> str:
 
     Args:
         attempt: as the journal has it.
-        state: what sacct says of this start, "" where it is silent.
+        state: what sacct says about this start; "" if it says nothing.
         link: its job.
     """
     if attempt.cause is Cause.SIGTERM:
@@ -237,7 +237,7 @@ def end_words(attempt: Attempt, state: str, link: Link) -> str:
 
 
 def _sender(attempt: Attempt, state: str, link: Link) -> str:
-    """Who sent the TERM that an attempt ended by, as far as it is known."""
+    """Who sent the TERM that ended an attempt, as far as is known."""
     by_slurm = cause_of_state(state)
     if link.cancelled:
         return Cause.CANCELLED.plain
@@ -249,7 +249,7 @@ def _sender(attempt: Attempt, state: str, link: Link) -> str:
 
 
 def _not_begun(link: Link, attempts: Sequence[TimelineEntry], job_starts: Sequence[JobStart]) -> list[TimelineEntry]:
-    """Starts that Slurm has and the journal has not, but for the one that goes on: the worker never began."""
+    """Starts that Slurm has and the journal has not, except the present one: the worker never started."""
     numbers = {entry.attempt for entry in attempts}
     return [
         TimelineEntry(
@@ -268,7 +268,7 @@ def _not_begun(link: Link, attempts: Sequence[TimelineEntry], job_starts: Sequen
 
 
 def _with_present(link: Link, job_starts: Sequence[JobStart], next_phase: int) -> tuple[TimelineEntry, ...]:
-    """The attempts of a job, closed where it does not run any more; and after them, what it does now."""
+    """The attempts of a job, closed if it no longer runs; and after them, what it does now."""
     attempts = link.entries
     last = attempts[-1] if attempts else None
     if last and last.state == "running" and link.state in RUNNING:
@@ -283,8 +283,8 @@ def _with_present(link: Link, job_starts: Sequence[JobStart], next_phase: int) -
         began = link.start_unix_s
         if last and last.attempt == newest:
             if began and last.ended_unix_s and began >= last.ended_unix_s:
-                newest += 1  # sacct knows it late
-            elif last.words != "done":  # after which the same attempt goes on with the next phase
+                newest += 1  # sacct has not recorded its end yet
+            elif last.words != "done":  # after which the same attempt continues with the next phase
                 return closed
         words = (link.job, link.name, next_phase, newest, link.nodes, "starting")
         return (*closed, TimelineEntry(*words, started_unix_s=began))
@@ -293,7 +293,7 @@ def _with_present(link: Link, job_starts: Sequence[JobStart], next_phase: int) -
 
 
 def _closed(entry: TimelineEntry, link: Link) -> TimelineEntry:
-    """An attempt that is over; where the journal has no end of it, the job's state says why."""
+    """An attempt that is over; if the journal does not record its end, the job's state says why."""
     if entry.state != "running":
         return entry
     words = state_words(link.state) if entry.words == NO_TRACE else entry.words
@@ -301,14 +301,14 @@ def _closed(entry: TimelineEntry, link: Link) -> TimelineEntry:
 
 
 def link_of(phase: int, links: Sequence[Link], undone: Sequence[int]) -> Link | None:
-    """The job that speaks for a phase that is not done.
+    """The job that represents a phase that is not done.
 
-    The job that last began it, if it waits or runs; else the active job that will train it; else the one whose end is
-    the phase's: that began it last, or was queued for it last. None where nobody ever was to train it.
+    The job that last began it, if it is queued or running; else the active job that will train it; else the job that
+    began it last, or was queued for it last. None if no job was ever to train it.
 
     Args:
         links: of the run.
-        undone: phases that are not done, in order. An idle link takes the first of them.
+        undone: phases that are not done, in order. An idle link trains the first of them.
     """
     began = _last_to_begin(phase, links)
     if began and began.is_active:
@@ -319,7 +319,7 @@ def link_of(phase: int, links: Sequence[Link], undone: Sequence[int]) -> Link | 
     else:
         taken = link_of(undone[0], links, undone)
         ordered = [link for link in free if link.phase == phase and not link.spare and link is not taken]
-    queued = [link for link in links if link.phase == phase and not link.is_active]  # the active have other work
+    queued = [link for link in links if link.phase == phase and not link.is_active]  # active ones train other phases
     return next(iter(ordered), None) or began or (queued[-1] if queued else None)
 
 
@@ -328,10 +328,10 @@ def _is_free(link: Link, undone: Sequence[int]) -> bool:
 
 
 def _last_to_begin(phase: int, links: Sequence[Link]) -> Link | None:
-    newest, found = -1.0, None
+    newest, last = -1.0, None
     for link in links:
         for entry in link.entries:
             began = entry.attempt is not None and entry.state in ("running", "ended") and entry.phase == phase
             if began and (entry.started_unix_s or entry.ended_unix_s or 0.0) >= newest:
-                newest, found = entry.started_unix_s or entry.ended_unix_s or 0.0, link
-    return found
+                newest, last = entry.started_unix_s or entry.ended_unix_s or 0.0, link
+    return last

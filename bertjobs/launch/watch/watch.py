@@ -1,4 +1,4 @@
-"""Looking at runs again and again until they have ended, with few questions to Slurm."""
+"""Watching runs until they have ended, with few questions to Slurm."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from bertjobs.slurm.client import Slurm
 from bertjobs.slurm.jobs import Answer
 
 ASK_EVERY_S = 10.0
-"""Seconds between questions to Slurm: every user's go to one controller. Files are read more often."""
+"""Seconds between questions to Slurm, whose one controller serves all users. Files are read more often."""
 
 
 class Watch:
@@ -19,21 +19,21 @@ class Watch:
 
     def __init__(self, slurm: Slurm):
         self._slurm = slurm
-        self._told = Answer()
+        self._answer = Answer()
         self._asked_at = float("-inf")
 
     def look(self, directories: Sequence[RunDirectory]) -> list[RunStatus]:
         """The status of each run now."""
         runs = [read_run(directory) for directory in directories]
         if time.monotonic() - self._asked_at >= ASK_EVERY_S:
-            self._told = ask(runs, self._slurm)
+            self._answer = ask(runs, self._slurm)
             self._asked_at = time.monotonic()
-        return [status_of(files, self._told, time.time()) for files in runs]
+        return [status_of(files, self._answer, time.time()) for files in runs]
 
     def until_ended(
         self, directories: Callable[[], Sequence[RunDirectory]], every_s: float
     ) -> Iterator[list[RunStatus]]:
-        """The runs' status every ``every_s`` seconds, for the last time when no job of them waits or runs."""
+        """The runs' status every ``every_s`` seconds, for the last time when none has a queued or running job."""
         while True:
             runs = self.look(directories())
             yield runs

@@ -136,7 +136,7 @@ def survive(run: AttackedRun, attempt: Attempt, fault: Fault) -> int:
 
 
 @pytest.mark.parametrize("seed", [SEED, *(pytest.param(seed, marks=pytest.mark.slow) for seed in SLOW_SEEDS)])
-def test_a_run_survives_all_faults_in_one_go_and_ends_as_if_there_had_been_none(
+def test_a_run_survives_all_faults_together_and_ends_as_if_there_had_been_none(
     cluster: Cluster, speeches_data: Path, tmp_path: Path, disk: Path, quiet: Callable[[], RunDirectory], seed: int
 ) -> None:
     random = Random(seed)

@@ -86,7 +86,7 @@ def test_gpu_memory_suggests_the_next_gradient_steps_that_divide_the_rank_batch(
     assert by_hand.endswith("--ntasks-per-node=8 --gpus-per-node=8 run.sub")
 
 
-def test_where_one_sequence_does_not_fit_gradient_steps_are_no_help(spec: RunSpec) -> None:
+def test_if_one_sequence_does_not_fit_gradient_steps_do_not_help(spec: RunSpec) -> None:
     phase = replace(spec.phase(1), micro_batch=1, gradient_steps=spec.phase(1).rank_batch)
     verdict = judged(replace(spec, phases=(phase, spec.phase(2))), log=OUT_OF_MEMORY)
     assert verdict.cause is Cause.GPU_MEMORY
@@ -130,7 +130,7 @@ slurmstepd: error: pyxis:     Write failed because No space left on device
         (FULL, "Write failed because No space left on device"),
     ],
 )
-def test_a_container_that_does_not_start_is_to_be_tried_by_itself(spec: RunSpec, log: str, why: str) -> None:
+def test_a_container_that_does_not_start_is_to_be_tried_on_its_own(spec: RunSpec, log: str, why: str) -> None:
     spec = replace(spec, image="/images/bert.sqsh", mounts=("/scratch/my data:/data",))
     verdict = judged(spec, log=log)
     assert verdict.cause is Cause.CONTAINER
@@ -157,7 +157,7 @@ def test_a_container_that_does_not_start_is_to_be_tried_by_itself(spec: RunSpec,
         ("Traceback (most recent call last):\n  File x\nMemoryError\n", FAILED),
     ],
 )
-def test_host_memory_as_slurm_and_the_kernel_tell_it(spec: RunSpec, log: str, job: Job) -> None:
+def test_host_memory_as_slurm_and_the_kernel_report_it(spec: RunSpec, log: str, job: Job) -> None:
     verdict = judged(spec, job, log)
     assert verdict.cause is Cause.HOST_MEMORY
     assert verdict.command == "bertjobs resume big --sbatch mem=0"
@@ -182,7 +182,7 @@ def test_the_node_of_a_rank_that_hangs_is_left_out_next_time(spec: RunSpec) -> N
     assert verdict.command == "bertjobs resume big --sbatch exclude=node2"
 
 
-def test_of_one_node_none_is_left_out(spec: RunSpec) -> None:
+def test_the_only_node_is_not_left_out(spec: RunSpec) -> None:
     log = "error: nothing moved\n  cause: hang\n  absent ranks: 1"
     assert judged(spec, replace(FAILED, nodes=("node1",)), log).command == "bertjobs resume big"
 
@@ -243,7 +243,7 @@ error: job 7 was refused in words that nobody parses
 """
 
 
-def test_a_job_that_may_not_start_again_is_judged_by_the_attempt_before(spec: RunSpec) -> None:
+def test_a_job_that_may_not_restart_is_judged_by_the_attempt_before(spec: RunSpec) -> None:
     refused = Attempt(1, "7", 1, word="not restarted", exit_code=64)
     attempts = (logged(ATTEMPT, OUT_OF_MEMORY), logged(refused, REFUSAL))
     verdict = judged(spec, replace(FAILED, exit_code=64), attempts=attempts, has_script=True)
@@ -252,14 +252,14 @@ def test_a_job_that_may_not_start_again_is_judged_by_the_attempt_before(spec: Ru
     assert verdict.evidence[-1] == "rank 0: error: job 7 was refused in words that nobody parses"
 
 
-def test_where_only_the_refusal_is_left_its_field_names_the_cause(spec: RunSpec) -> None:
+def test_if_only_the_refusal_is_left_its_field_names_the_cause(spec: RunSpec) -> None:
     refused = logged(Attempt(1, "7", 1), REFUSAL)
     verdict = judged(spec, replace(FAILED, exit_code=64), attempts=(refused,), has_script=True)
     assert verdict.cause is Cause.GPU_MEMORY
     assert verdict.command.startswith("GRADIENT_STEPS=")
 
 
-def test_where_the_link_refused_another_attempt_the_evidence_says_so(spec: RunSpec) -> None:
+def test_if_the_link_refused_another_attempt_the_evidence_says_so(spec: RunSpec) -> None:
     attempt = replace(ATTEMPT, refusal="2 attempts ran out of memory; the recipe allows 1 restart")
     verdict = judged(spec, log=OUT_OF_MEMORY, attempt=attempt)
     assert verdict.cause is Cause.GPU_MEMORY
@@ -308,7 +308,7 @@ def test_a_cancelled_job(spec: RunSpec, job: Job) -> None:
     assert verdict.command == "bertjobs resume big"
 
 
-def test_what_is_not_known_is_said_to_be_so(spec: RunSpec) -> None:
+def test_an_unknown_cause_is_reported_as_unknown(spec: RunSpec) -> None:
     verdict = judged(spec, log="something\nquite new")
     assert verdict.cause is Standing.UNKNOWN
     assert "| quite new" in verdict.evidence
@@ -331,7 +331,7 @@ def test_what_is_not_known_is_said_to_be_so(spec: RunSpec) -> None:
         ("", "Slurm has not said why yet", "bertjobs status big"),
     ],
 )
-def test_a_job_that_waits_is_explained(spec: RunSpec, reason: str, words: str, command: str) -> None:
+def test_a_waiting_job_is_explained(spec: RunSpec, reason: str, words: str, command: str) -> None:
     job = Job("7", state="PENDING", source="squeue", reason=reason, start="2026-11-22T08:00:00")
     verdict = judged(spec, job, attempts=())
     assert verdict.cause is Standing.QUEUED
@@ -340,7 +340,7 @@ def test_a_job_that_waits_is_explained(spec: RunSpec, reason: str, words: str, c
     assert any("2026-11-22T08:00:00" in line for line in verdict.evidence)
 
 
-def test_a_requeued_job_tells_how_its_last_attempt_ended(spec: RunSpec) -> None:
+def test_a_requeued_job_shows_how_its_last_attempt_ended(spec: RunSpec) -> None:
     job = Job("7", state="PENDING", reason="BeginTime", past=("NODE_FAIL",), nodes=NODES)
     verdict = judged(spec, job, "srun: error: Node failure on node3")
     assert verdict.cause is Standing.QUEUED
@@ -405,13 +405,13 @@ def test_a_run_that_is_done(spec: RunSpec) -> None:
     assert verdict.command == "bertjobs report big"
 
 
-def test_of_gradients_that_are_not_finite_the_learning_rate_is_halved(spec: RunSpec) -> None:
+def test_for_gradients_that_are_not_finite_half_the_learning_rate_is_suggested(spec: RunSpec) -> None:
     verdict = judged(spec, log="error: 25 steps in a row, of 1 of 2 parameters: x\n  cause: gradients not finite")
     assert verdict.cause is Cause.GRADIENTS
     assert verdict.command.endswith("--recipe dgxa100-80g --run big-2 --set phase1.lr=0.003")
 
 
-def test_a_later_phase_that_runs_is_the_one_that_is_told(spec: RunSpec) -> None:
+def test_a_later_phase_that_runs_is_the_one_reported(spec: RunSpec) -> None:
     second = PhaseEvidence(2, 1563, jobs=(Job("8", state="RUNNING"),), alive_unix_s=NOW, step_unix_s=NOW, step=3)
     verdict = diagnose(Evidence(spec, Path("/r"), "big", NOW, (PhaseEvidence(1, 7038, jobs=(FAILED,)), second)))
     assert verdict.cause is Standing.RUNNING
@@ -444,5 +444,5 @@ def test_the_command_prints_the_verdict_and_its_json(
     assert list(answer) == ["run", "cause", "sentence", "evidence", "command"]
     assert answer["cause"] == "not started"
     assert answer["command"] == f"bertjobs resume big --results '{folder.parent}'"
-    assert "not started: phase 1 has no job, and is not done" in text
+    assert "not started: phase 1 is not done, and has no job" in text
     assert text.rstrip().endswith(answer["command"])

@@ -34,7 +34,7 @@ def test_an_error_is_whole_and_of_its_rank() -> None:
     )
 
 
-def test_where_each_line_bears_the_rank_errors_are_not_mixed() -> None:
+def test_if_each_line_names_its_rank_errors_are_not_mixed() -> None:
     log = (
         "rank 1: error: nothing moved\nrank 1:   where: rank 2: step 5\nrank 1:          rank 3: step 5\n"
         "rank 0: error: nothing moved\nrank 1:   hint:  late\nrank 0:   where: rank 2: step 5\n"
@@ -76,11 +76,11 @@ def test_an_error_s_fields_are_its_own() -> None:
     assert (zero.rank, zero.cause, zero.absent_ranks) == (0, Cause.LOST_RANK, ())
 
 
-def test_a_warning_is_no_error() -> None:
+def test_a_warning_is_not_an_error() -> None:
     assert errors("warning: rank 0: error: the checkpoint cannot be written\n  where: there\n") == ()
 
 
-def test_what_slurm_says_stands_together_and_a_dying_process_has_no_rank() -> None:
+def test_adjacent_lines_of_slurm_are_one_error_and_a_dying_process_has_no_rank() -> None:
     log = (
         "slurmstepd-node1: error: *** STEP 2.0 ON node1 CANCELLED ***\nsrun: error: node1: task 0: Killed\n"
         "stopping\npyxis: importing docker image: x\nFatal Python error: Bus error\n\n  File z\n"
@@ -91,7 +91,7 @@ def test_what_slurm_says_stands_together_and_a_dying_process_has_no_rank() -> No
     assert dying.rank is None
 
 
-def test_a_batch_script_s_log_is_parted_by_attempt_without_what_it_repeats() -> None:
+def test_a_batch_script_s_log_is_split_by_attempt_without_what_it_repeats() -> None:
     repeated = [f"| error: repeated {n}" for n in range(5)]
     lines = [
         "srun: error: node1: task 0: Killed",
@@ -168,7 +168,7 @@ def test_attempts_are_those_of_the_journal_and_of_the_logs(directory: RunDirecto
     assert [(job.id, job.state) for job in phase.jobs] == [("7", "FAILED"), ("9", "UNKNOWN"), ("11", "UNKNOWN")]
 
 
-def test_slurm_s_word_and_its_nodes_go_before_the_journal_s(
+def test_slurm_s_state_and_nodes_take_precedence_over_the_journal_s(
     directory: RunDirectory, tool: Tool, tmp_path: Path
 ) -> None:
     tool("sacct", f"echo '{SACCT}'")
@@ -178,7 +178,7 @@ def test_slurm_s_word_and_its_nodes_go_before_the_journal_s(
     assert (job.state, job.source, job.nodes) == ("FAILED", "sacct", ("node3", "node4"))
 
 
-def test_slurm_is_asked_of_jobs_that_only_the_logs_know(directory: RunDirectory, tool: Tool, tmp_path: Path) -> None:
+def test_slurm_is_asked_about_jobs_that_only_the_logs_name(directory: RunDirectory, tool: Tool, tmp_path: Path) -> None:
     for name in ("9-0.out", "slurm-11.out", "local-1-0.out"):
         (directory.phase(1).logs / name).touch()
     tool("sacct", f'echo "$@" >{tmp_path}/seen; echo "11|TIMEOUT|0:0|None|node1|10:00"')
@@ -216,7 +216,7 @@ def test_where_a_phase_stands(directory: RunDirectory, tmp_path: Path) -> None:
     assert collected(directory, tmp_path).free_bytes > 0
 
 
-def test_of_a_long_log_the_end_is_read(directory: RunDirectory, tmp_path: Path) -> None:
+def test_only_the_end_of_a_long_log_is_read(directory: RunDirectory, tmp_path: Path) -> None:
     log = directory.phase(1).logs / "7-1.out"
     log.write_bytes(b"error: old\n" + b"\xff" * TAIL_BYTES + b"\nerror: new\n")
     assert [error.text for error in collected(directory, tmp_path).phases[0].attempts[1].log.errors] == ["error: new"]

@@ -64,7 +64,7 @@ def test_the_median_of_a_run_s_last_steps_is_scaled_by_ranks(tmp_path: Path) -> 
     ],
     ids=["precision", "model", "checkpointing", "length", "system", "phase"],
 )
-def test_a_run_that_did_other_work_says_nothing(tmp_path: Path, other: RunSpec) -> None:
+def test_a_run_that_did_other_work_is_ignored(tmp_path: Path, other: RunSpec) -> None:
     leave(tmp_path, other, {1: [100.0], 2: [100.0]})
     spec = resolved("h200")
     runs = earlier_runs(tmp_path)
@@ -189,7 +189,7 @@ def test_a_benchmark_counts_where_no_run_has_measured(tmp_path: Path) -> None:
     assert changes(resolved("dgxh100-80g"), earlier_runs(tmp_path)) is None
 
 
-def test_of_benchmarks_the_nearest_micro_batch_counts_and_then_the_newest(tmp_path: Path) -> None:
+def test_the_benchmark_with_the_nearest_micro_batch_counts_then_the_newest(tmp_path: Path) -> None:
     spec = resolved("h200")
     phase = spec.phases[0]
     own = phase.micro_batch
@@ -221,7 +221,7 @@ def test_of_benchmarks_the_nearest_micro_batch_counts_and_then_the_newest(tmp_pa
     ],
     ids=str,
 )
-def test_a_benchmark_of_other_work_or_of_no_sense_says_nothing(tmp_path: Path, other: dict[str, Any]) -> None:
+def test_a_benchmark_of_other_work_or_without_sense_is_ignored(tmp_path: Path, other: dict[str, Any]) -> None:
     spec = resolved("h200")
     leave_bench(tmp_path, bench_line(spec, **other), "[1]", "{", '"x"')
     runs = earlier_runs(tmp_path)
@@ -229,7 +229,7 @@ def test_a_benchmark_of_other_work_or_of_no_sense_says_nothing(tmp_path: Path, o
     assert measured_peaks(spec, runs) == {}
 
 
-def test_a_cpu_recipe_takes_a_benchmark_of_a_cpu_alone(tmp_path: Path) -> None:
+def test_a_cpu_recipe_uses_only_a_benchmark_of_a_cpu(tmp_path: Path) -> None:
     spec = resolved("laptop")
     leave_bench(tmp_path, bench_line(spec))
     assert estimate_phase(spec, spec.phases[0], 30522, None, earlier_runs(tmp_path)) is None
@@ -250,7 +250,7 @@ def test_a_cpu_recipe_takes_a_benchmark_of_a_cpu_alone(tmp_path: Path) -> None:
         ("Tesla V100-SXM2-16GB", 16.9, "dgx1-16g"),
     ],
 )
-def test_a_gpu_is_known_by_its_driver_s_name_and_memory(name: str, memory_gb: float, recipe: str) -> None:
+def test_a_gpu_is_recognised_by_its_driver_s_name_and_memory(name: str, memory_gb: float, recipe: str) -> None:
     same = [other for other in ("h200", "dgxh100-80g", "dgxa100-80g", "dgxa100-40g", "dgx1-16g", "dgx1-32g")
             if is_same_gpu(name, memory_gb, resolved(other).system)]  # fmt: skip
     assert same == [recipe]

@@ -32,7 +32,7 @@ def test_a_limit_that_leaves_no_time_for_a_step_never_ends() -> None:
     lead_s=st.floats(0, 600),
     start_up_s=st.floats(0, 600),
 )
-def test_a_chain_of_so_many_jobs_does_all_steps_and_one_fewer_does_not(
+def test_that_many_jobs_do_all_steps_and_one_fewer_does_not(
     steps: int, step_s: float, limit_s: float, lead_s: float, start_up_s: float
 ) -> None:
     found = links(steps, step_s, limit_s, lead_s=lead_s, start_up_s=start_up_s)

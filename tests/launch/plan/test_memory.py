@@ -129,7 +129,7 @@ def test_micro_batches_that_were_published_fit(recipe: str, precision: str) -> N
         assert found.verdict == FITS, (recipe, precision, found)
 
 
-def test_one_that_does_not_fit_comes_with_one_that_does() -> None:
+def test_a_micro_batch_that_does_not_fit_comes_with_one_that_does() -> None:
     spec = resolved("dgx1-32g", "phase1.micro_batch=512", nodes=4, phase=1)
     found = fit(spec, spec.phases[0], spec.model.vocab_size)
     assert found
@@ -144,7 +144,7 @@ def test_one_that_does_not_fit_comes_with_one_that_does() -> None:
     assert verdict(twice, 32, ESTIMATE_MARGIN) != FITS
 
 
-def test_where_not_one_sequence_fits_none_is_named() -> None:
+def test_if_not_even_one_sequence_fits_none_is_named() -> None:
     spec = resolved("dgx1-16g", phase=2)
     spec = replace(spec, system=replace(spec.system, gpu_memory_gb=4))
     found = fit(spec, spec.phases[0], 30522)
@@ -152,7 +152,7 @@ def test_where_not_one_sequence_fits_none_is_named() -> None:
     assert (found.verdict, found.micro_batch, found.gradient_steps) == (TOO_LARGE, 0, 0)
 
 
-def test_nothing_is_said_of_cpus_of_unknown_gpus_and_unknown_vocabularies() -> None:
+def test_cpus_unknown_gpus_and_unknown_vocabularies_get_no_estimate() -> None:
     laptop, gpu = resolved("laptop"), resolved("h200")
     assert fit(laptop, laptop.phases[0], 30522) is None
     assert fit(gpu, gpu.phases[0], 0) is None
@@ -160,7 +160,7 @@ def test_nothing_is_said_of_cpus_of_unknown_gpus_and_unknown_vocabularies() -> N
     assert fit(unknown, gpu.phases[0], 30522) is None
 
 
-def test_a_measured_peak_counts_for_its_own_micro_batch_alone() -> None:
+def test_a_measured_peak_counts_only_for_its_own_micro_batch() -> None:
     spec = resolved("dgx1-32g")
     phase = spec.phases[0]
     same = fit(spec, phase, 30522, {1: Peak("run before", phase.micro_batch, 31.0)})

@@ -93,7 +93,7 @@ def test_what_is_not_known_is_not_shown() -> None:
     assert as_json(planned("h200"))["time_limit_s"] is None
 
 
-def test_without_a_limit_one_job_a_phase() -> None:
+def test_without_a_limit_one_job_per_phase() -> None:
     text = arithmetic(planned("dgxa100-80g", queue=Queue(time="infinite")))
     assert row(text, "jobs ") == "1 1"
 

@@ -68,7 +68,7 @@ def words(found: list[Problem]) -> str:
     return "\n".join(problem.render() for problem in found)
 
 
-def test_a_run_in_which_all_is_well(spec: RunSpec, tmp_path: Path) -> None:
+def test_a_run_without_problems(spec: RunSpec, tmp_path: Path) -> None:
     before = list(tmp_path.iterdir())
     data, warnings = preflight(spec, "local", NO_SLURM)
     assert data.folder == Path(spec.data)
@@ -76,7 +76,7 @@ def test_a_run_in_which_all_is_well(spec: RunSpec, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == before
 
 
-def test_every_problem_is_told_at_once(spec: RunSpec, tmp_path: Path, speeches_data: Path) -> None:
+def test_all_problems_are_reported_at_once(spec: RunSpec, tmp_path: Path, speeches_data: Path) -> None:
     data = tmp_path / "data"
     shutil.copytree(speeches_data, data)
     next((data / "phase1" / "train").glob("*")).unlink()
@@ -102,14 +102,14 @@ def test_every_problem_is_told_at_once(spec: RunSpec, tmp_path: Path, speeches_d
         "has 0 bytes, the manifest says",
         "config.json of the initial checkpoint cannot be read",
         "the image cannot be read",
-        "nothing is at /nosuch to mount",
+        "there is nothing to mount at /nosuch",
     ):
         assert text.count(part) == 1, part
     assert text.count("error: ") == 9
     assert str(pickle.loads(pickle.dumps(caught.value))) == text
 
 
-def test_one_problem_is_an_error_of_its_own(spec: RunSpec, tmp_path: Path) -> None:
+def test_a_single_problem_is_an_ordinary_error(spec: RunSpec, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="does not exist") as caught:
         preflight(replace(spec, data=str(tmp_path / "nowhere")), "local", NO_SLURM)
     assert type(caught.value) is InputError
@@ -129,7 +129,7 @@ def test_data_read_too_often_are_a_warning(spec: RunSpec) -> None:
     assert preflight(often, "local", NO_SLURM)[1] == [found]
 
 
-def test_shards_that_may_be_bad_are_not_looked_for(spec: RunSpec, tmp_path: Path) -> None:
+def test_shards_that_may_be_bad_are_not_checked(spec: RunSpec, tmp_path: Path) -> None:
     data = tmp_path / "data"
     shutil.copytree(spec.data, data)
     next((data / "phase1" / "train").glob("*")).unlink()
@@ -137,7 +137,7 @@ def test_shards_that_may_be_bad_are_not_looked_for(spec: RunSpec, tmp_path: Path
     assert data_problems(replace(spec, data=str(data), on_bad_shard="skip"))[1] == []
 
 
-def test_a_model_with_too_few_tokens_is_found_too(spec: RunSpec) -> None:
+def test_a_model_with_too_few_tokens_is_reported_too(spec: RunSpec) -> None:
     found = data_problems(replace(spec, model=replace(spec.model, vocab_size=100)))[1]
     assert "has 100 tokens" in words(found)
 
@@ -152,7 +152,7 @@ def test_space_for_the_checkpoints(tmp_path: Path) -> None:
     assert found.where == str(tmp_path)
 
 
-def test_a_folder_that_cannot_be_written_is_told_once() -> None:
+def test_a_folder_that_cannot_be_written_is_reported_once() -> None:
     (found,) = results_problems(resolved("h200", "keep_checkpoints=1000000", results="/proc/results"))
     assert "cannot be written" in found.what
 
@@ -168,7 +168,7 @@ def test_images_and_mounts(tmp_path: Path) -> None:
     assert found(str(good), f"{tmp_path}:/data:ro", "tmpfs:/scratch", "/nosuch:/x:ro+nofail") == ""
     assert found("nvcr.io#nvidia/pytorch:26.01-py3") == ""
     assert found("") == ""
-    assert "no squashfs file" in found(str(bad))
+    assert "not a squashfs file" in found(str(bad))
     assert "cannot be read: No such file" in found("here.sqsh")
     assert "cannot be read: Is a directory" in found(str(tmp_path))
     text = found(str(good), "/nosuch:/x:ro", "/tmp:relative")
@@ -258,7 +258,7 @@ def test_a_partition_that_would_never_start_the_job(
         assert part in found
 
 
-def test_sbatch_s_refusal_is_told_unless_the_reason_is_known_already() -> None:
+def test_sbatch_s_refusal_is_reported_unless_the_reason_is_known_already() -> None:
     spec = resolved("h200")
     refused = StartEstimate(refusal="Invalid account")
     (found,) = queue_problems(spec, Queue("", "", PARTITIONS, refused))
@@ -280,7 +280,7 @@ def test_the_time_limit_that_a_job_gets() -> None:
     assert limit("", "2:00:00", ()) == 7200
 
 
-def test_slurm_is_asked_without_the_variables_of_a_job_around(tmp_path: Path, tool: Tool) -> None:
+def test_slurm_is_asked_without_the_variables_of_a_surrounding_job(tmp_path: Path, tool: Tool) -> None:
     tool("sinfo", f"echo 'sinfo: some warning' >&2; printf '%s' '{SINFO}'")
     tool(
         "sbatch", 'while read -r line; do [[ $line ]] && echo "error: $line $1 ${SLURM_JOB_ID-none}"; done >&2; exit 1'
@@ -290,7 +290,7 @@ def test_slurm_is_asked_without_the_variables_of_a_job_around(tmp_path: Path, to
     assert queue == Queue("batch", "60", PARTITIONS, StartEstimate(refusal="the script --test-only none"))
 
 
-def test_where_slurm_is_absent_or_odd_nothing_is_known(tmp_path: Path, tool: Tool) -> None:
+def test_if_slurm_is_absent_or_odd_nothing_is_known(tmp_path: Path, tool: Tool) -> None:
     environ = {"PATH": str(tmp_path / "bin")}
     assert ask_queue("", "", "", environ) == Queue()
     tool("sinfo", "echo nonsense")
@@ -298,7 +298,7 @@ def test_where_slurm_is_absent_or_odd_nothing_is_known(tmp_path: Path, tool: Too
     assert ask_queue("", "", "", environ) == Queue()
 
 
-def test_a_local_run_is_not_held_against_the_queue(spec: RunSpec) -> None:
+def test_a_local_run_is_not_checked_against_the_queue(spec: RunSpec) -> None:
     queue = Queue("nosuch", "", PARTITIONS, StartEstimate(refusal="x"))
     assert preflight(spec, "local", NO_SLURM, Circumstances(queue))[1] == []
 
@@ -319,7 +319,7 @@ def test_jobs_to_wait_for() -> None:
     slurm = Told(job7="RUNNING", job8="COMPLETED", job9_0="COMPLETED", job9_1="PENDING", job10="FAILED")
     awaited, found = after_problems(["7", "8", "9", "10", "9_0", "11", "1"], "slurm", slurm)
     assert awaited == ["7", "9"]
-    assert [problem.what for problem in found] == ["Slurm knows no job 11", "Slurm knows no job 1"]
+    assert [problem.what for problem in found] == ["Slurm does not know job 11", "Slurm does not know job 1"]
     assert after_problems([], "local", slurm) == ([], [])
     (problem,) = after_problems(["7"], "local", slurm)[1]
     assert "cannot wait" in problem.what
@@ -346,7 +346,7 @@ def test_data_that_a_job_will_make_are_a_warning_and_wrong_data_stay_an_error(sp
     assert [error.what for error in errors] == ["sbatch was not found on the PATH: this machine cannot queue jobs"]
 
 
-def test_what_was_begun_keeps_its_settings(spec: RunSpec) -> None:
+def test_a_phase_that_has_begun_keeps_its_settings(spec: RunSpec) -> None:
     directory = RunDirectory(Path(spec.results) / spec.run)
     directory.create()
     directory.write_lockfile(lockfile(spec))
@@ -381,8 +381,8 @@ def test_weights_are_compared_with_the_size_that_their_header_says(tmp_path: Pat
     whole = file.read_bytes()
     check_safetensors(file)
     for content, reason in (
-        (whole[:-1], f"{len(whole) - 1} bytes, the file's header says {len(whole)}"),
-        (whole + b"x", f"{len(whole) + 1} bytes, the file's header says {len(whole)}"),
+        (whole[:-1], f"the file has {len(whole) - 1} bytes, but its header says {len(whole)}"),
+        (whole + b"x", f"the file has {len(whole) + 1} bytes, but its header says {len(whole)}"),
         (whole[:20], "do not begin with a header"),
         (b"PAR1" * 100, "do not begin with a header"),
     ):

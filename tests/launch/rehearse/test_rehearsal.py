@@ -63,7 +63,9 @@ def test_a_recipe_survives_a_time_limit_and_a_killed_rank(
     assert not (tmp_path / "results").exists()
 
 
-def test_what_is_not_survived_is_told_and_kept(bertjobs: Bertjobs, speeches_data: Path, tmp_path: Path) -> None:
+def test_a_fault_that_is_not_survived_is_reported_and_its_files_kept(
+    bertjobs: Bertjobs, speeches_data: Path, tmp_path: Path
+) -> None:
     words = ("--data", speeches_data, "--preempt", "--fill-disk", "--set", "restarts_preempted=0", "--json")
     done = bertjobs(*REHEARSE, *words, environ={"TMPDIR": str(tmp_path)})
     assert done.returncode == 70, done.stdout + done.stderr
@@ -94,7 +96,7 @@ def test_without_data_it_says_how_to_make_them(bertjobs: Bertjobs, tmp_path: Pat
     assert not list(tmp_path.glob("bertjobs-rehearsal-*"))
 
 
-def test_a_rank_that_is_not_there_is_refused(bertjobs: Bertjobs) -> None:
+def test_a_rank_that_does_not_exist_is_refused(bertjobs: Bertjobs) -> None:
     done = bertjobs(*REHEARSE, "--kill-rank", 2)
     assert done.returncode == 64
     assert "there is no rank 2" in done.stderr
@@ -154,7 +156,7 @@ def test_a_fault_strikes_after_a_checkpoint_and_before_the_end(seed: int, every:
     ("codes", "code"),
     [([0, 0], 0), ([75, 0], 75), ([64, 0], 64), ([70, -9], 70), ([0, -9], 70), ([75, -9], 70), ([64, 75], 64)],
 )
-def test_ranks_codes_become_that_of_the_attempt(codes: list[int], code: int) -> None:
+def test_the_ranks_codes_give_the_attempt_s_code(codes: list[int], code: int) -> None:
     assert exit_code(codes) == code
 
 
@@ -199,13 +201,13 @@ def test_a_run_that_ends_as_the_undisturbed_one_has_survived(tmp_path: Path) -> 
     json.dumps(asdict(found))
 
 
-def test_a_run_that_ends_otherwise_has_not(tmp_path: Path) -> None:
+def test_a_run_that_ends_differently_has_not_survived(tmp_path: Path) -> None:
     reference = finished(tmp_path / "reference")
 
     other = finished(tmp_path / "other", weights=b"else")
     found = survival_of(PREEMPT, reference, other, [STRUCK, DONE], other)
     assert (found.weights_equal, found.metrics_whole) == (False, True)
-    assert "phase 1 ends with other bits in model.safetensors" in found.problem
+    assert "phase 1 ends with different bits in model.safetensors" in found.problem
 
     double = finished(tmp_path / "double")
     append_line(double.phase(1).metrics, {"step": 4, "loss_nats": 0.25, "time_unix_s": 150.0})
@@ -242,17 +244,17 @@ def until_full(disk: Path) -> tuple[int, int]:
                 return written, error.errno
 
 
-def test_a_small_disk_is_seen_by_the_work_alone(tmp_path: Path) -> None:
+def test_a_small_disk_is_seen_only_by_the_work(tmp_path: Path) -> None:
     outcome = on_small_disk(tmp_path, 1 << 20, lambda: until_full(tmp_path))
     if outcome.result is None:
-        pytest.skip(f"no small disk here: {outcome.why_not}")
+        pytest.skip(f"cannot mount a small disk: {outcome.why_not}")
     assert outcome.result == (1 << 20, errno.ENOSPC)
     assert not list(tmp_path.iterdir())
     with pytest.raises(ZeroDivisionError):
         on_small_disk(tmp_path, 1 << 20, lambda: 1 // 0)
 
 
-def test_where_no_disk_can_be_mounted_the_reason_is_told(tmp_path: Path) -> None:
+def test_if_no_disk_can_be_mounted_the_reason_is_given(tmp_path: Path) -> None:
     outcome = on_small_disk(tmp_path / "absent", 1 << 20, lambda: 1)
     assert outcome.result is None
     assert outcome.why_not
@@ -304,7 +306,7 @@ def test_a_disk_is_filled_up_to_half_a_checkpoint_and_freed(tmp_path: Path) -> N
     (tmp_path / "disk").mkdir()
     outcome = on_small_disk(tmp_path / "disk", size, prepared)
     if outcome.result is None:
-        pytest.skip(f"no small disk here: {outcome.why_not}")
+        pytest.skip(f"cannot mount a small disk: {outcome.why_not}")
     before, full, again, freed = outcome.result
     assert before > 4 << 20
     assert full == pytest.approx(200_000, abs=8192)

@@ -93,7 +93,7 @@ def logs(directory: RunDirectory) -> dict[str, Path]:
         (Selection(job="local-4"), "local"),
     ],
 )
-def test_the_newest_log_of_those_that_are_meant(
+def test_the_newest_of_the_selected_logs(
     directory: RunDirectory, logs: dict[str, Path], selection: Selection, name: str
 ) -> None:
     assert newest_log(directory, selection).path == logs[name]
@@ -142,7 +142,7 @@ def test_lines_are_shown_by_rank(directory: RunDirectory, text: str, rank: int |
     assert "".join(whole_log(directory, Selection(), rank)) == expected
 
 
-def test_a_rank_that_says_nothing_is_an_error(directory: RunDirectory) -> None:
+def test_a_rank_without_lines_is_an_error(directory: RunDirectory) -> None:
     log(directory, 1, "7", 0, LABELLED, 1.0)
     with pytest.raises(InputError, match="no line of rank 9"):
         list(whole_log(directory, Selection(), 9))
@@ -152,7 +152,7 @@ def test_a_rank_that_says_nothing_is_an_error(directory: RunDirectory) -> None:
     lines=st.lists(st.tuples(st.integers(0, 99), st.text(st.characters(exclude_categories=["Cc", "Cs", "Zl", "Zp"])))),
     rank=st.integers(0, 99),
 )
-def test_a_label_takes_nothing_from_what_was_said(lines: list[tuple[int, str]], rank: int) -> None:
+def test_removing_a_label_leaves_the_line_as_it_was(lines: list[tuple[int, str]], rank: int) -> None:
     """As srun writes them: right-justified where there are more than ten tasks."""
     written = [f"{number:2d}: {text}" for number, text in lines]
     assert all(is_labelled(line) for line in written)

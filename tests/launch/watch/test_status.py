@@ -92,7 +92,7 @@ def test_one_of_the_two_is_enough(directory: RunDirectory, slurm: Slurm, tool: T
     assert states(directory, slurm)[0] == ("RUNNING", program)
 
 
-def test_without_slurm_s_word_the_journal_says_how_a_job_ended(directory: RunDirectory, slurm: Slurm) -> None:
+def test_without_an_answer_from_slurm_the_journal_says_how_a_job_ended(directory: RunDirectory, slurm: Slurm) -> None:
     directory.record("started", scheduler="slurm", phase=1, job="7", attempt=0)
     assert states(directory, slurm) == [("UNKNOWN", "run directory")] * 2
     directory.record("ended", scheduler="slurm", phase=1, job="7", attempt=0, cause="SIGTERM", exit_code=75)
@@ -100,7 +100,7 @@ def test_without_slurm_s_word_the_journal_says_how_a_job_ended(directory: RunDir
     assert states(directory, slurm) == [("STOPPED", "run directory"), ("FAILED", "run directory")]
 
 
-def test_an_answer_that_does_not_come_is_an_error_to_a_command_that_acts(
+def test_a_missing_answer_is_an_error_for_a_command_that_acts(
     directory: RunDirectory, slurm: Slurm, tool: Tool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(slurm_module, "TIMEOUT_S", 0.2)
@@ -128,7 +128,7 @@ def test_a_controller_that_is_down_is_named(directory: RunDirectory, slurm: Slur
     (run,) = Watch(slurm).look([directory])
     assert (run.phases[0].state, run.phases[0].source) == ("RUNNING", "sacct")
     assert run.silence.startswith("squeue: slurm_load_jobs error: Unable to contact slurm controller")
-    with pytest.raises(BertjobsError, match="does not say which jobs wait or run"):
+    with pytest.raises(BertjobsError, match="does not say which jobs are queued or running"):
         cancel(directory, slurm)
 
 
@@ -146,7 +146,7 @@ def test_many_runs_are_one_question(directory: RunDirectory, slurm: Slurm, tool:
     assert "-j 7,8,9" in asked
 
 
-def test_watching_ends_when_no_job_waits_or_runs(
+def test_watching_ends_when_no_job_is_queued_or_running(
     directory: RunDirectory, slurm: Slurm, tool: Tool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(watch_module, "ASK_EVERY_S", 0.0)
@@ -201,7 +201,7 @@ def test_cancel_names_the_active_jobs_alone(directory: RunDirectory, slurm: Slur
     assert (tmp_path / "seen").read_text() == "8 1\n", "the journal is written before the job hears of it"
 
 
-def test_cancel_ends_what_waits_before_what_runs_and_looks_again(
+def test_cancel_ends_queued_jobs_before_running_ones_and_looks_again(
     directory: RunDirectory, slurm: Slurm, tool: Tool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The link that runs queues a spare when it sees the first ones gone; only the queue knows of it."""
@@ -240,7 +240,7 @@ def test_a_run_that_this_user_may_not_read_is_passed_over(directory: RunDirector
     assert [run.root for run in all_runs(tmp_path / "results")] == [directory.root]
 
 
-def test_logs_of_a_refused_job_do_not_keep_a_later_phase_out(directory: RunDirectory, spec: RunSpec) -> None:
+def test_logs_of_a_refused_job_do_not_keep_a_later_phase_from_joining(directory: RunDirectory, spec: RunSpec) -> None:
     """`PHASE=3 sbatch run.sub` leaves phase3/logs; phase 2 may still join a run of phase 1."""
     second = replace(spec, phases=(spec.phase(2),))
     with pytest.raises(BertjobsError, match="exists"):
@@ -256,16 +256,16 @@ def test_a_later_phase_joins_with_the_settings_of_the_earlier_one(directory: Run
         check_name(replace(spec, phases=(spec.phase(2),), precision="bf16", seed=7))
 
 
-def test_a_run_that_was_moved_is_resumed_where_it_lies(directory: RunDirectory, tmp_path: Path) -> None:
+def test_a_run_that_was_moved_is_resumed_where_it_is(directory: RunDirectory, tmp_path: Path) -> None:
     moved = directory.root.rename(tmp_path / "elsewhere")
     spec = unfinished(RunDirectory(moved))
     assert (spec.run, spec.results) == ("elsewhere", str(tmp_path))
     assert Path(spec.data).is_absolute()
 
 
-def test_a_folder_that_is_no_run_is_not_said_to_be_resumable(spec: RunSpec) -> None:
+def test_a_folder_that_is_not_a_run_is_not_called_resumable(spec: RunSpec) -> None:
     (Path(spec.results) / spec.run / "phase3" / "logs").mkdir(parents=True)
-    with pytest.raises(BertjobsError, match="remove it: no run was begun in it") as caught:
+    with pytest.raises(BertjobsError, match="remove it: it holds no run") as caught:
         check_name(spec)
     assert "resume" not in str(caught.value)
 
@@ -286,7 +286,7 @@ def test_watch_redraws_in_place_on_a_terminal(directory: RunDirectory, bertjobs:
 
 
 @pytest.mark.parametrize("seconds", ["0", "nan", "soon"])
-def test_seconds_to_watch_that_are_none_are_refused(directory: RunDirectory, bertjobs: Bertjobs, seconds: str) -> None:
+def test_invalid_seconds_to_watch_are_refused(directory: RunDirectory, bertjobs: Bertjobs, seconds: str) -> None:
     done = bertjobs("status", directory.name, "--watch", seconds)
     assert done.returncode == 64
     assert f"'{seconds}' is not a number of seconds" in done.stderr

@@ -97,7 +97,7 @@ def start(state: str, began: float, ended: float | None = None, nodes: str = "no
     return JobStart(state, T0 + began, None if ended is None else T0 + ended, nodes)
 
 
-def test_a_chain_through_faults_is_told_attempt_by_attempt(run: Run) -> None:
+def test_a_chain_with_faults_is_shown_attempt_by_attempt(run: Run) -> None:
     """Phase 1's job runs into its time limit, then loses a node; phase 2's job, the next link, ends phase 1."""
     run.submitted(0, 1, "7")
     run.submitted(0, 2, "8")
@@ -135,7 +135,7 @@ def test_a_chain_through_faults_is_told_attempt_by_attempt(run: Run) -> None:
     assert "for 5 s" in text
 
 
-def test_an_attempt_that_could_not_write_its_end_is_closed_by_slurm_s_word(run: Run) -> None:
+def test_an_attempt_that_could_not_write_its_end_is_closed_by_slurm_s_state(run: Run) -> None:
     run.submitted(0, 1, "7")
     run.started(10, 1, "7")
     run.steps(1, 1, 3, at=10)
@@ -177,7 +177,7 @@ def test_a_requeued_job_waits_for_its_next_attempt(run: Run) -> None:
         ({"cause": "something new"}, [], "something new"),
     ],
 )
-def test_causes_are_told_in_plain_words(run: Run, fields: dict[str, str], events: list[str], words: str) -> None:
+def test_causes_are_shown_in_plain_words(run: Run, fields: dict[str, str], events: list[str], words: str) -> None:
     run.submitted(0, 1, "7")
     run.started(10, 1, "7")
     run.ended(20, 1, "7", exit_code=75, **fields)
@@ -234,7 +234,7 @@ def test_a_job_queued_by_hand_counts(run: Run) -> None:
     assert status.links[0].entries[0].link == "by hand"
 
 
-def test_two_phases_whose_jobs_wait_say_what_for(run: Run) -> None:
+def test_two_phases_with_waiting_jobs_say_what_they_wait_for(run: Run) -> None:
     run.submitted(0, 1, "7")
     run.submitted(0, 2, "8")
     answer = told(Job("7", state="PENDING", reason="Resources"), Job("8", state="PENDING", reason="Dependency"))
@@ -274,12 +274,12 @@ def link(job: str, state: str, phase: int, begun: int | None = None, running: bo
         ([], 1, None),
     ],
 )
-def test_the_job_that_speaks_for_a_phase(links: list[Link], phase: int, job: str | None) -> None:
+def test_the_job_that_represents_a_phase(links: list[Link], phase: int, job: str | None) -> None:
     found = link_of(phase, links, (1, 2))
     assert (found and found.job) == job
 
 
-def test_a_running_job_that_makes_no_step_is_said_to(run: Run) -> None:
+def test_a_running_job_without_a_step_is_shown_as_such(run: Run) -> None:
     run.submitted(0, 1, "7")
     run.started(10, 1, "7")
     run.steps(1, 1, 5, at=10, each=30.0)
@@ -340,7 +340,7 @@ def test_the_checkpoint_shown_is_one_that_is_whole(run: Run) -> None:
     assert row.checkpoint_age_s is not None
 
 
-def test_lines_that_are_no_step_s_do_no_harm(run: Run) -> None:
+def test_lines_that_are_not_a_step_do_no_harm(run: Run) -> None:
     run.steps(1, 1, 2, at=0)
     with open(run.directory.phase(1).metrics, "a") as file:
         file.write('[1, 2]\n{"step": 3}\n{"st')
@@ -351,6 +351,6 @@ def test_events_without_a_job_are_passed_over() -> None:
     assert read_story([{"event": "note"}, {"event": "started", "phase": 1, "job": ""}]).jobs == {}
 
 
-def test_a_run_without_any_job_is_told(run: Run) -> None:
+def test_a_run_without_any_job_is_shown(run: Run) -> None:
     text = run_text(run.look(), time.time())
     assert "phase 1: NOT STARTED (source: run directory)\n  step        0 of 20" in text
