@@ -1,8 +1,8 @@
-# make demo: set up and pretrain a small BERT here. make test: set up and run all checks and tests, but for the slow
-# ones, which make test-slow runs. make check: what a minute can check, as before each commit. make docs: the
+# make demo: set up and pretrain a small BERT here. make test: set up and run all checks and tests except the slow ones,
+# which make test-slow runs. make check: what can be checked in a minute, as before each commit. make docs: the
 # documentation as a site.
 PYTHON := .venv/bin/python
-# One more than the two cores that they are meant for: tests on Slurm mostly wait.
+# One more process than the two cores that the tests are meant for: tests on Slurm mostly wait.
 PYTEST := $(PYTHON) -m pytest --numprocesses 3
 
 .PHONY: demo test test-slow check docs setup slurm format docs-settings lock clean

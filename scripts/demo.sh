@@ -3,7 +3,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 bertjobs=.venv/bin/bertjobs
-# The demo is the recipe as it stands, whatever the calling shell sets for other runs.
+# The demo uses the recipe unchanged, whatever the calling shell sets for other runs.
 unset RECIPE RUN PHASE BATCHSIZE LR GRADIENT_STEPS PRECISION SEED STEPS_THIS_RUN MODEL BIN_SIZE MASKING NUM_WORKERS \
   INIT_CHECKPOINT DATADIR RESULTS IMAGE MOUNTS GPUS
 

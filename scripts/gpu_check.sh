@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Tries on a GPU what no other machine can: the tests that need one, then the benchmarks, in nine minutes at most.
+# Checks what needs a GPU: the tests that need one, then the benchmarks, in nine minutes at most.
 #
 #     scripts/gpu_check.sh [--wheels DIR] FOLDER
 #
 # FOLDER gets check.log, summary.json and a JSON file of each benchmark. PYTHON names an interpreter with PyTorch for the
-# GPU (python3); what else it lacks is taken from DIR (scripts/gpu_wheels.sh), into a venv that is deleted at the end.
-# Nothing needs a network. Exit code: 0; 70 where a part failed (the others run nevertheless); 64 without a GPU.
+# GPU (python3); other packages that it lacks are installed from DIR (scripts/gpu_wheels.sh) in a venv that is deleted at
+# the end. Nothing needs a network. Exit code: 0; 70 if a part failed (the others run nevertheless); 64 without a GPU.
 set -euo pipefail
 
 refuse() {
@@ -54,7 +54,7 @@ END
 set_up() {
   "$base" -m venv --without-pip "$work/venv"
   site=$("$python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
-  # Not --system-site-packages: where $base is of a venv itself, that would leave this one's packages out.
+  # Not --system-site-packages: if $base itself belongs to a venv, that would leave out this venv's packages.
   "$base" - "$PWD" >"$site/others.pth" <<'END'
 import site, sys
 

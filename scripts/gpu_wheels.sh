@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Downloads what scripts/gpu_check.sh needs on a machine without a network, at the versions of requirements.lock, for
-# Python 3.12 on x86-64 Linux. Expected to be there: PyTorch with Triton, NumPy, PyArrow, matplotlib, transformers.
+# Python 3.12 on x86-64 Linux. That machine must already have PyTorch with Triton, NumPy, PyArrow, matplotlib and
+# transformers.
 #
 #     scripts/gpu_wheels.sh DIR
 set -euo pipefail

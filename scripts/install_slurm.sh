@@ -2,8 +2,8 @@
 # Installs what tests/cluster boots: Slurm with accounting, munge, MariaDB. Debian or Ubuntu, as root.
 #
 # Does nothing when everything is installed. Starts no service, now or at the next boot: the tests start their own
-# copies with private keys, sockets and ports. Where it cannot install it says why in one line and exits
-# 0, since the cluster tests are then skipped; with BERTJOBS_REQUIRE_CLUSTER=1 it exits 1 instead.
+# copies with private keys, sockets and ports. If it cannot install, it says why in one line and exits 0,
+# since the cluster tests are then skipped; with BERTJOBS_REQUIRE_CLUSTER=1 it exits 1 instead.
 set -euo pipefail
 
 packages=(slurm-wlm slurm-client slurmdbd munge mariadb-server)

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Rewrites requirements.lock from what .venv holds, after an upgrade there that passed the tests.
+# Rewrites requirements.lock from the packages in .venv, after an upgrade there that passed the tests.
 # Build tags such as +cpu are dropped: which build of a version is taken is the installer's choice.
 set -euo pipefail
 cd "$(dirname "$0")/.."

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes .venv with bertjobs, the tools for tests and documentation, and the demo's data, as requirements.lock has them.
+# Makes .venv with bertjobs, the tools for tests and documentation, and the demo's data, at requirements.lock's versions.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

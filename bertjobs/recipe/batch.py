@@ -1,6 +1,6 @@
 """The batch arithmetic: global batch = rank batch x ranks, rank batch = micro-batch x gradient steps.
 
-Nothing is rounded: where a division leaves a remainder, the error names the nearest choices.
+Nothing is rounded: if a division leaves a remainder, the error names the nearest choices.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ def divide(
     """Cut the global batch over the ranks and each rank's part into micro-batches, exactly.
 
     Args:
-        global_batch: sequences per optimizer step; ignored where ``rank_batch`` is given.
+        global_batch: sequences per optimizer step; ignored if ``rank_batch`` is given.
         world_size: ranks.
         micro_batch_limit: the largest micro-batch that fits; ``gradient_steps`` overrides it.
         rank_batch: NVIDIA's BATCHSIZE, which sets the global batch to ``rank_batch * world_size``.
         gradient_steps: NVIDIA's GRADIENT_STEPS; by default as few as the limit allows.
-        tasks_per_node: ranks per node, so that errors can speak of nodes.
-        where: what an error names as its place.
+        tasks_per_node: ranks per node, so that errors can name node counts.
+        where: the place that errors name.
 
     Raises:
         InputError: a size below 1, or a division with a remainder.
@@ -80,7 +80,7 @@ def largest_micro_batch(rank_batch: int, limit: int) -> int:
 
 
 def nearest_divisors(number: int, target: int) -> tuple[int, ...]:
-    """The divisors of ``number`` next to ``target``: the largest up to it, the smallest from it on."""
+    """The divisors of ``number`` nearest to ``target``: the largest up to it, and the smallest at or above it."""
     small = [n for n in range(1, isqrt(number) + 1) if number % n == 0]
     divisors = {*small, *(number // n for n in small)}
     below = max((n for n in divisors if n <= target), default=None)

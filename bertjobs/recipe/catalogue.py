@@ -1,4 +1,4 @@
-"""The catalogue: what `configurations.yml` and the user's own files hold, checked, later files winning."""
+"""The catalogue: the checked content of `configurations.yml` and the user's own files; later files win."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ANY_VOCABULARY = "any"
 
 @dataclass(frozen=True)
 class CatalogueFile:
-    """One file, and its content, checked: section -> name -> key -> value."""
+    """One file, and its checked content: section -> name -> key -> value."""
 
     document: YamlDocument
     content: Mapping[str, Any]
@@ -71,13 +71,13 @@ class Catalogue:
                 yield Filed(value, layer.document, path)
 
     def check(self, section: str, name: str, where: str) -> None:
-        """Raise InputError, naming the nearest, where ``section`` does not have this name."""
+        """Raise InputError, naming the nearest, if ``section`` does not have this name."""
         if name not in self.keys(section):
             kind = {"vocabularies": "vocabulary"}.get(section, section.rstrip("s"))
             raise InputError(f"unknown {kind} {name!r}", where=where, hint=nearest(name, self.keys(section)))
 
     def dangling(self) -> Iterator[tuple[Filed, InputError]]:
-        """The names of systems, models and vocabularies in recipes that no file has, each with an error."""
+        """The names in recipes of systems, models and vocabularies that no file has, each with an error."""
         for name in self.keys("recipes"):
             for key, section in (("system", "systems"), ("model", "models"), ("vocabulary", "vocabularies")):
                 named = self.find("recipes", name, key)
@@ -88,11 +88,11 @@ class Catalogue:
                         yield named, error
 
     def system(self, name: str, where: str) -> SystemSpec:
-        """The system of this name; InputError where there is none."""
+        """The system of this name; InputError if there is none."""
         return SystemSpec(name=name, **self._entry("systems", name, where))
 
     def model(self, name: str, where: str) -> ModelSpec:
-        """The model of this name; InputError where there is none or its shape is impossible."""
+        """The model of this name; InputError if there is none or its shape is impossible."""
         model = ModelSpec(name=name, **self._entry("models", name, where))
         if model.hidden_size % model.num_attention_heads:
             raise InputError(

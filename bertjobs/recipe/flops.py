@@ -1,6 +1,6 @@
-"""The arithmetic that a BERT's pretraining step needs, in floating-point operations (FLOPs).
+"""The arithmetic of a BERT pretraining step, in floating-point operations (FLOPs).
 
-These are model FLOPs (Chowdhery et al., arXiv 2204.02311, appendix B): what the mathematics asks for, whatever is
+These are model FLOPs (Chowdhery et al., arXiv 2204.02311, appendix B): what the mathematics requires, without what is
 computed on padding or computed again for activation checkpointing. Only matrix products count.
 """
 
@@ -12,13 +12,13 @@ from bertjobs.recipe.spec import ModelSpec, PhaseSpec
 
 
 class StepCounts(NamedTuple):
-    """What an optimizer step's sequences hold, without padding.
+    """What an optimizer step's sequences contain, without padding.
 
     Attributes:
         sequences: how many there are.
         masked_tokens: tokens that are predicted.
         tokens: sum of their lengths.
-        squared_lengths: sum of the squares of their lengths, which attention's work follows.
+        squared_lengths: sum of the squares of their lengths, to which attention's work is proportional.
     """
 
     sequences: int
@@ -45,6 +45,6 @@ def step_flops(model: ModelSpec, vocab_size: int, counts: StepCounts) -> float:
 
 
 def flops_per_sequence(model: ModelSpec, phase: PhaseSpec, vocab_size: int) -> float:
-    """`step_flops` of one sequence of the phase's full length with as many predictions as there may be."""
+    """`step_flops` of one sequence of the phase's full length with the most predictions that it may have."""
     length = phase.sequence_length
     return step_flops(model, vocab_size, StepCounts(1, phase.max_predictions, length, length**2))

@@ -1,4 +1,4 @@
-"""Everything that can set a value, asked from the strongest to the weakest."""
+"""Everything that can set a value, tried from the strongest to the weakest."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from bertjobs.recipe.schema import REQUIRED, Setting, nearest_key
 
 ALLOCATION, FLAG, SET, ENVIRONMENT, FILE, DEFAULT = range(6)
 
-# Precisions that need the same memory, so that one's micro-batch speaks for the other.
+# Precisions that need the same memory, so that one's micro-batch also fits the other.
 _SAME_MEMORY = {"fp16": "bf16", "bf16": "fp16", "fp32": "tf32", "tf32": "fp32"}
 
 
@@ -42,12 +42,13 @@ class Layers:
 
     Attributes:
         catalogue: what the recipe files hold.
-        allocation: nodes and tasks_per_node of the job that runs already, None where there is none.
+        allocation: nodes and tasks_per_node of the job that is already running, None if there is none.
         flags: key -> value from the command line, None where unset.
         sets: path -> text from ``--set``.
         environment: key -> text from the environment.
         recipe: the recipe's name; "" until it is known.
-        site: key -> text from the site file, and where that is, in words.
+        site: key -> text from the site file.
+        site_origin: where that file is, in words.
     """
 
     catalogue: Catalogue
@@ -75,7 +76,7 @@ class Layers:
         return self._given(setting, path) or self._filed(setting, "optimizer", key) or self._default(setting, path)
 
     def phase(self, number: int, key: str) -> Provenance:
-        """A setting of one phase: the recipe's own, else what the section ``phases`` gives to all recipes."""
+        """A setting of one phase: the recipe's own, or else that of the section ``phases``, which all recipes share."""
         setting, path = schema.PHASE[key], f"phase{number}.{key}"
         return (
             self._given(setting, path)
@@ -107,7 +108,7 @@ class Layers:
         )
 
     def recipe_phases(self) -> tuple[int, ...]:
-        """Numbers of the recipe's phases: its own where it lists any, else the section ``phases``."""
+        """Numbers of the recipe's phases: its own if it lists any, or else those of the section ``phases``."""
         own = self.catalogue.keys("recipes", self.recipe, "phases")
         return tuple(sorted(own or self.catalogue.keys("phases")))
 
@@ -124,7 +125,7 @@ class Layers:
         return chosen
 
     def check_keys(self) -> None:
-        """Raise InputError, naming the nearest, for a flag or ``--set`` key that names nothing."""
+        """Raise InputError, naming the nearest, for a flag or ``--set`` key that does not exist."""
         for key in self.flags:
             if key not in schema.RUN and key not in schema.PHASE:
                 hint = nearest_key(key, (*schema.RUN, *schema.PHASE))
@@ -149,13 +150,13 @@ class Layers:
             for given, name in ((self.flags, f"flag {setting.flag}"), (self.environment, setting.env)):
                 if given.get(key) is not None:
                     raise InputError(
-                        f"{name} is for one phase, but the run has phases {' and '.join(map(str, chosen))}",
+                        f"{name} applies to one phase, but the run has phases {' and '.join(map(str, chosen))}",
                         where=f"{name}={given[key]}",
                         hint=f"set PHASE (or --phase), or use --set phase{chosen[0]}.{key}={given[key]}",
                     )
 
     def _given(self, setting: Setting, path: str) -> Provenance | None:
-        """What the allocation, a flag, ``--set`` or the environment says."""
+        """The value that the allocation, a flag, ``--set`` or the environment gives."""
         key = setting.key
         value: Any
         if self.allocation.get(key) is not None:

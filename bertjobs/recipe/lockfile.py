@@ -24,7 +24,7 @@ _PHASE_KEYS = tuple(key for key in schema.PHASE if key not in ("micro_batch", "r
 
 
 def lockfile(spec: RunSpec) -> str:
-    """The text of run.yml: a recipe file with one system, one model and one recipe, every value in it.
+    """The text of run.yml: a recipe file with one system, one model and one recipe, with every value written out.
 
     Resolving that recipe from this file alone gives a RunSpec equal to ``spec``.
     """
@@ -50,7 +50,7 @@ def lockfile(spec: RunSpec) -> str:
 
 
 def read_lockfile(path: str | Path) -> RunSpec:
-    """The run that a run.yml describes; InputError where it cannot be read or does not hold just one recipe."""
+    """The run that a run.yml describes; InputError if it cannot be read or does not contain exactly one recipe."""
     catalogue = load_catalogue([path])
     recipes = catalogue.keys("recipes")
     if len(recipes) != 1:
@@ -67,7 +67,7 @@ def with_phases_of(spec: RunSpec, earlier: RunSpec) -> RunSpec:
 def difference(a: RunSpec, b: RunSpec) -> list[str]:
     """Paths ("precision", "model.hidden_size", "phase1.lr") of decisive settings in which two runs differ.
 
-    Phases that only one of them has are not compared. Empty where one run may continue the other.
+    Phases that only one of them has are not compared. Empty if one run may continue the other.
     """
     shared = {phase.phase for phase in a.phases} & {phase.phase for phase in b.phases}
     first, second = _decisive(a, shared), _decisive(b, shared)
@@ -77,9 +77,9 @@ def difference(a: RunSpec, b: RunSpec) -> list[str]:
 def recipe_hash(spec: RunSpec, phase: int) -> str:
     """sha256 (64 hex digits) over all settings that decide what a phase trains.
 
-    Left out: nodes, ranks and micro-batches (the result does not depend on how the batch was cut), places of
-    files, images, intervals of checkpoints and validation, and vocab_size (the vocabulary decides it).
-    KeyError where the run does not have the phase.
+    Left out: nodes, ranks and micro-batches (the result does not depend on how the batch was cut), paths of files,
+    images, intervals of checkpoints and validation, and vocab_size (it follows from the vocabulary).
+    KeyError if the run does not have the phase.
     """
     spec.phase(phase)
     text = json.dumps(_decisive(spec, {phase}), sort_keys=True)
@@ -100,12 +100,12 @@ def _locked_phase(phase: PhaseSpec, world_size: int) -> dict[str, Any]:
 
 
 def decisive_settings(spec: RunSpec, phase: int) -> dict[str, Any]:
-    """By path, all settings that decide what a phase trains: what `recipe_hash` hashes."""
+    """All settings that decide what a phase trains, by path: what `recipe_hash` hashes."""
     return _decisive(spec, {phase})
 
 
 def _decisive(spec: RunSpec, phases: set[int]) -> dict[str, Any]:
-    """How the batch is cut up does not decide the weights, nor where files lie."""
+    """The settings that decide the weights, by path: not how the batch is cut up, nor where files are."""
     decisive = _of("", schema.RUN, spec) | _of("model.", schema.MODEL, spec.model)
     decisive |= _of("optimizer.", schema.OPTIMIZER, spec.optimizer)
     for phase in spec.phases:

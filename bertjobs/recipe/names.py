@@ -1,4 +1,4 @@
-"""What may be a name or a path: both reach folders, jobs and batch scripts."""
+"""What is allowed as a name or a path: both reach folders, jobs and batch scripts."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ _PATH_MARKS = frozenset("._-/+@=~:#")
 
 
 def check_path(value: str, setting: str, where: str | None = None) -> str:
-    """The path, if it is safe in every script it reaches: letters of any script, digits and ``._-/+@=~:#``.
+    """The path, if it is safe in every script it reaches: letters of any alphabet, digits and ``._-/+@=~:#``.
 
-    ``#`` is in enroot's image URIs, ``:`` in mounts. Empty means unset and passes. Raises InputError.
+    ``#`` occurs in enroot's image URIs, ``:`` in mounts. Empty means unset and is allowed. Raises InputError.
     """
     for character in value:
         category = unicodedata.category(character)
@@ -30,14 +30,14 @@ def check_path(value: str, setting: str, where: str | None = None) -> str:
 
 
 def check_name(value: str, setting: str, where: str | None = None) -> str:
-    """The name, if it can be a folder's and a job's: ASCII letters, digits, ``.``, ``_``, ``-``, at most 128.
+    """The name, if a folder and a job can have it: ASCII letters, digits, ``.``, ``_``, ``-``, at most 128.
 
     It starts with a letter or digit. Raises InputError.
     """
     if not _NAME.fullmatch(value):
         raise InputError(
-            f"{setting}: {value!r} cannot be a name",
+            f"{setting}: {value!r} is not a valid name",
             where=where,
-            hint="use letters, digits, '.', '_' and '-', starting with a letter or digit, at most 128",
+            hint="use letters, digits, '.', '_' and '-', starting with a letter or digit, at most 128 characters",
         )
     return value

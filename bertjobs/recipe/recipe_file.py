@@ -1,4 +1,4 @@
-"""One recipe file, checked: every key known, every value of its type, and all that is wrong collected."""
+"""One recipe file, checked: every key is known, every value has its type, and all errors are collected."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ _PHASE_FIELDS = {key: s for key, s in schema.PHASE.items() if s.in_recipe}
 
 
 def read_recipe_file(path: Path, label: str) -> tuple[YamlDocument, dict[str, Any], list[tuple[int, InputError]]]:
-    """The file, its content (section -> name -> key -> parsed value), and by line what is wrong with it.
+    """The file, its content (section -> name -> key -> parsed value), and its errors with their lines.
 
-    What is wrong is not in the content. Raises InputError where the file cannot be read or is not YAML.
+    Wrong values are not in the content. Raises InputError if the file cannot be read or is not YAML.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -38,7 +38,7 @@ def read_recipe_file(path: Path, label: str) -> tuple[YamlDocument, dict[str, An
 
 
 class _Check:
-    """Goes through a document once, and keeps what is wrong, by line."""
+    """Goes through a document once, and collects its errors with their lines."""
 
     def __init__(self, document: YamlDocument):
         self.document = document
@@ -103,7 +103,7 @@ class _Check:
         """The entries of the value, if it is a mapping, whose keys are text and known."""
         if not isinstance(value, Mapping):
             given = "nothing" if value is None else repr(value)
-            self._refuse(f"a mapping of keys to values is expected here, not {given}", path)
+            self._refuse(f"expected a mapping of keys to values here, not {given}", path)
             return {}
         entries = {}
         for key, item in value.items():

@@ -1,4 +1,4 @@
-"""The reference of all settings: as a table, one in detail, and as the page docs/settings.md."""
+"""The reference of all settings: a table, the details of one, and the page docs/settings.md."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class Section:
 
     Attributes:
         title: what they describe.
-        place: where YAML has them, KEY and VALUE standing for one of them.
+        place: where they are in YAML, with KEY and VALUE for one of them.
         settings: key -> setting.
-        more: what else there is to say about the place, in Markdown.
+        more: further remarks about the place, in Markdown.
     """
 
     title: str
@@ -48,9 +48,9 @@ SECTIONS = (
         "Phase",
         "recipes: {NAME: {phases: {1: {KEY: VALUE}}}}",
         schema.PHASE,
-        "The same keys under `phases: {1: {KEY: VALUE}}`, at the top of a file, are those that all recipes inherit. On "
-        "the command line: `--set phase1.KEY=VALUE`. A flag or an environment variable needs `--phase N` or `PHASE=N` "
-        "where a recipe has several phases. `rank_batch` belongs to a command, as it depends on the number of nodes.",
+        "All recipes inherit the same keys from `phases: {1: {KEY: VALUE}}` at the top level of a file. On the command "
+        "line: `--set phase1.KEY=VALUE`. A flag or an environment variable needs `--phase N` or `PHASE=N` if the "
+        "recipe has several phases. `rank_batch` belongs to a command, as it depends on the number of nodes.",
     ),
     Section("System: one kind of node", "systems: {NAME: {KEY: VALUE}}", schema.SYSTEM),
     Section(
@@ -76,17 +76,17 @@ recipes:
       1: {global_batch: 16384, micro_batch: 256, steps: 20000, checkpoint_every: 500}
       2: {global_batch: 8192, micro_batch: 32, steps: 4000}
 """
-"""A recipe file; what it leaves out comes from the catalogue's `phases` and from the defaults."""
+"""A recipe file; what it omits comes from the catalogue's `phases` and from the defaults."""
 
 _ALL = tuple(setting for section in SECTIONS for setting in section.settings.values())
 _PREFIXES = {"recipe": "run", "vocabularie": "vocabulary"}
 
 
 def find(word: str) -> list[Setting]:
-    """The settings that a key ("lr", "phase1.lr", "models.bert-base.hidden_size"), a flag or an environment name names.
+    """The settings with this key ("lr", "phase1.lr", "models.bert-base.hidden_size"), flag or environment name.
 
     Raises:
-        InputError: none; names the nearest.
+        InputError: there are none; names the nearest.
     """
     prefix, _, last = word.rpartition(".")
     key = last.removeprefix("--").replace("-", "_")
@@ -107,21 +107,21 @@ def find(word: str) -> list[Setting]:
 
 
 def default_text(setting: Setting) -> str:
-    """The default as it is typed, or in words."""
+    """The default as one types it, or in words."""
     if setting.default_words:
         return setting.default_words
     return "required" if setting.default is REQUIRED else value_text(setting.default)
 
 
 def value_text(value: Any) -> str:
-    """A value as it is typed: true and false as YAML has them."""
+    """A value as one types it: true and false as in YAML."""
     if isinstance(value, bool):
         return str(value).lower()
     return ",".join(value) if isinstance(value, tuple) else str(value)
 
 
 def example_text(setting: Setting) -> str:
-    """A value that the setting may have, as YAML has it."""
+    """A value that the setting may have, as in YAML."""
     if isinstance(setting.default, bool):
         return value_text(not setting.default)
     others = [choice for choice in setting.choices if choice != setting.default]
@@ -147,7 +147,7 @@ def _section_table(section: Section, width: int) -> str:
 
 
 def detail(setting: Setting) -> str:
-    """All that is known of one setting."""
+    """All that is known about one setting."""
     place = next(section.place for section in SECTIONS if setting in section.settings.values())
     example = example_text(setting)
     rows = [("allowed", setting.expected()), ("unit", setting.unit), ("default", default_text(setting))]
@@ -159,13 +159,13 @@ def detail(setting: Setting) -> str:
     rows.append(("flag", f"{setting.flag} {example}" if setting.flag else ""))
     rows.append(("environment", f"{setting.env}={example}" if setting.env else ""))
     if setting.decisive:
-        rows.append(("fixed", "a phase that was begun keeps it: it decides the trained weights"))
+        rows.append(("fixed", "a phase that has begun keeps it: it decides the trained weights"))
     shown = columns([["", *row] for row in rows if row[1]])
     return "\n".join([f"{setting.path}: {setting.help}", "", *shown])
 
 
 def as_json(setting: Setting) -> dict[str, Any]:
-    """One setting for programs; ``default`` is null where it is required or derived."""
+    """One setting for programs; ``default`` is null if the setting is required or derived."""
     default = None if setting.default is REQUIRED else setting.default
     return {
         "key": setting.path,
@@ -192,9 +192,9 @@ _HEAD = f"""\
 
 <!-- Written by `make docs-settings` from the fields in bertjobs/recipe/spec.py: change them there. -->
 
-Every key of a recipe file. A value comes from the strongest of: a flag, `--set KEY=VALUE`, an environment variable,
-your own recipe files, the catalogue `configurations.yml`, the site file, the default. `bertjobs plan` shows each value
-with where it came from, `bertjobs recipes settings KEY` one setting in detail.
+Every key of a recipe file. A value comes from the first of these that sets it: a flag, `--set KEY=VALUE`, an
+environment variable, your own recipe files, the catalogue `configurations.yml`, the site file, the default.
+`bertjobs plan` shows each value and where it came from; `bertjobs recipes settings KEY` shows one setting in detail.
 
 Your own files have the catalogue's sections and override it key by key. `bertjobs` reads
 `~/.config/bertjobs/recipes.yml`, then `./bertjobs.yml`, then each `--recipes FILE`; the last one wins. For example:
@@ -202,7 +202,7 @@ Your own files have the catalogue's sections and override it key by key. `bertjo
 ```yaml
 {EXAMPLE}```
 
-**Fixed** settings decide the trained weights: a phase that was begun keeps them. All others may be changed when a run
+**Fixed** settings decide the trained weights: a phase that has begun keeps them. All others may be changed when a run
 is resumed.
 """
 

@@ -1,4 +1,4 @@
-"""From a recipe's name to one frozen RunSpec, with where each value came from.
+"""From a recipe's name to one frozen RunSpec, with the origin of each value.
 
 Order of precedence: the job's allocation (nodes and tasks), command-line flag, ``--set``, environment, the
 user's recipe files, the catalogue, the site file, the default.
@@ -55,10 +55,10 @@ def resolve(
         flags: key of a setting -> value from the command line; None is unset.
         environ: the environment; only the schema's names are read.
         sets: the ``--set`` arguments, such as "phase1.lr=1e-3", "optimizer.beta2=0.98", "precision=tf32".
-        nodes, tasks_per_node: the job's allocation, where there is one; it beats everything.
-        site: key of a setting -> text from the site file; not for systems without a scheduler, which belong to
-            no cluster.
-        site_origin: where ``site`` is from, in words.
+        nodes, tasks_per_node: the job's allocation, if there is one; it overrides everything.
+        site: key of a setting -> text from the site file; ignored for systems without a scheduler, which do not belong
+            to a cluster.
+        site_origin: where ``site`` comes from, in words.
 
     Raises:
         InputError: an unknown recipe or key (names the nearest), a value of the wrong type, a phase that the
@@ -103,12 +103,12 @@ def resolve(
 
 
 _PLAIN = set(schema.RUN) - {"phase", "system", "model", "vocabulary"}
-_BATCH = ("global_batch", "rank_batch", "micro_batch", "gradient_steps")  # what the batch arithmetic is about
+_BATCH = ("global_batch", "rank_batch", "micro_batch", "gradient_steps")  # settled by the batch arithmetic
 _SIMPLE = tuple(key for key in schema.PHASE if key not in _BATCH)
 
 
 def _assignments(sets: Sequence[str]) -> dict[str, str]:
-    """The ``--set KEY=VALUE`` arguments; of several for one key the last counts."""
+    """The ``--set KEY=VALUE`` arguments; the last of several for one key counts."""
     pairs = {}
     for text in sets:
         key, equals, value = text.partition("=")
@@ -119,7 +119,7 @@ def _assignments(sets: Sequence[str]) -> dict[str, str]:
 
 
 def _ranks(sources: Mapping[str, Provenance], system: SystemSpec) -> dict[str, Provenance]:
-    """GPUs, tasks and world size: one task per GPU, and without GPUs as many as the system or the job says."""
+    """GPUs, tasks and world size: one task per GPU, or without GPUs the number that the system or the job sets."""
     gpus, tasks, nodes = sources["gpus"], sources["tasks_per_node"], sources["nodes"]
     if gpus.value is None:
         gpus = Provenance(system.gpus_per_node, f"system {system.name}")
@@ -131,7 +131,7 @@ def _ranks(sources: Mapping[str, Provenance], system: SystemSpec) -> dict[str, P
     elif tasks.value != gpus.value:
         if gpus.level < FILE or gpus.level == tasks.level or tasks.value > system.gpus_per_node:
             raise InputError(
-                f"{tasks.value} tasks per node do not fit {gpus.value} GPUs per node: each task uses one GPU",
+                f"{tasks.value} tasks per node do not match {gpus.value} GPUs per node: each task uses one GPU",
                 where=f"tasks_per_node from {tasks.origin}, gpus from {gpus.origin}",
                 hint=f"use {gpus.value} tasks per node, or set GPUS={tasks.value}, or GPUS=0 to train on CPUs",
             )
@@ -149,7 +149,7 @@ def _model_and_vocabulary(catalogue: Catalogue, sources: Mapping[str, Provenance
 
 
 def _phase(layers: Layers, number: int, sources: Mapping[str, Provenance]) -> dict[str, Provenance]:
-    """All fields of one PhaseSpec, the batch arithmetic done and put into words."""
+    """All fields of one PhaseSpec, with the batch arithmetic done and explained in the origins."""
     simple = {key: layers.phase(number, key) for key in _SIMPLE}
     limit = layers.micro_batch(number, sources["precision"].value)
     glob, rank, steps = (layers.phase(number, key) for key in ("global_batch", "rank_batch", "gradient_steps"))
@@ -193,7 +193,7 @@ def _check_compression(sources: Mapping[str, Provenance]) -> None:
     compression, precision = sources["gradient_compression"], sources["precision"]
     if compression.value == "fp16" != precision.value:
         raise InputError(
-            f"gradients would travel in fp16 without a loss scale: precision {precision.value} has none",
+            f"gradients would be sent in fp16 without a loss scale: precision {precision.value} has none",
             where=f"gradient_compression from {compression.origin}, precision from {precision.origin}",
             hint="values below 6e-8 would be lost: set gradient_compression to bf16, or to none",
         )

@@ -1,4 +1,4 @@
-"""All settings, from the fields of the specs. YAML keys, flags and environment names follow from these tables."""
+"""All settings, from the fields of the specs. YAML keys, flags and environment names are derived from these tables."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SYSTEM = settings_of(SystemSpec, "system")
 MODEL = settings_of(ModelSpec, "model")
 VOCABULARY = settings_of(VocabularySpec, "vocabulary")
 DESCRIPTION = Setting(
-    "what the recipe is for, as `bertjobs recipes` shows it",
+    "what the recipe is for, shown by `bertjobs recipes`",
     example="BERT-large on our cluster",
     kind="text",
     key="description",

@@ -1,4 +1,4 @@
-"""One setting: what a field of a spec says about it, and all that follows from that."""
+"""One setting: what a field of a spec declares about it, and all that follows from that."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from bertjobs.recipe.names import check_name, check_path
 
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 REQUIRED = object()
-"""The default of a setting that a recipe has to give."""
+"""The default of a setting that a recipe must set."""
 
 _LARGEST = 2**31 - 1
 _KINDS = {int: "int", float: "float", bool: "switch", str: "text"}
@@ -29,21 +29,21 @@ class Setting:
 
     Attributes:
         help: what it is, in a few words, without its unit.
-        unit: of its value, such as "tokens" or "seconds"; "" for what has none.
+        unit: of its value, such as "tokens" or "seconds"; "" if it has none.
         env: its environment name, or "".
         flag: its command-line flag, "" for none; None: "--" and the key, for settings of the whole run.
         listed: whether `--help` lists its flag; all flags are accepted.
         in_recipe: whether a recipe's YAML, and so run.yml, may contain it.
-        decisive: whether it decides the trained weights: it is part of the recipe hash, and a phase that was begun
+        decisive: whether it decides the trained weights: it is part of the recipe hash, and a phase that has begun
             keeps it.
         minimum, maximum: bounds of a number; ``above`` says that the minimum itself is excluded.
         choices: the only values allowed, or () for any.
-        example: a value as YAML has it; "": another choice than the default, or the default itself.
-        default_words: the default in words, where it depends on something else.
-        kind: "int", "float", "switch", "text", "name", "path", "mounts", "phase" or "micro_batch"; "": by the
+        example: a value as in YAML; "": a choice other than the default, or the default itself.
+        default_words: the default in words, if it depends on something else.
+        kind: "int", "float", "switch", "text", "name", "path", "mounts", "phase" or "micro_batch"; "": derived from the
             field's type.
         key: its YAML key; "": the field's name.
-        default: the value where nothing sets it, ``REQUIRED`` where a recipe has to give it, None where it is derived.
+        default: the value if nothing sets it, ``REQUIRED`` if a recipe must set it, None if it is derived.
         section: "run", "optimizer", "phase", "system", "model" or "vocabulary".
     """
 
@@ -67,7 +67,7 @@ class Setting:
 
     @property
     def path(self) -> str:
-        """The key that ``--set`` takes, phase N's for a setting of a phase: "seed", "optimizer.beta1", "phaseN.lr"."""
+        """The key for ``--set``, with phase N for a setting of a phase: "seed", "optimizer.beta1", "phaseN.lr"."""
         return {"run": "", "phase": "phaseN."}.get(self.section, f"{self.section}.") + self.key
 
     def expected(self) -> str:
@@ -88,7 +88,7 @@ class Setting:
         }.get(self.kind, "text")
 
     def parse(self, value: Any, where: str) -> Any:
-        """The value as its type, from text or from what YAML made of it; InputError where it is not one."""
+        """The value in its type, from text or as parsed by YAML; InputError if it is not valid."""
         parsed = _PARSERS[self.kind](self, value)
         if parsed is None or (self.choices and parsed not in self.choices):
             hint = nearest(str(value), self.choices) if self.choices else None
@@ -105,7 +105,7 @@ class Setting:
 
 
 def settings_of(spec: type, section: str) -> dict[str, Setting]:
-    """Key -> setting, of the fields of a dataclass that declare one, in their order."""
+    """Key -> setting, for each field of a dataclass that declares one, in their order."""
     settings = {}
     hints = get_type_hints(spec, include_extras=True)
     for field in dataclasses.fields(spec):

@@ -8,7 +8,7 @@ _FLOAT_BYTES = 4
 
 
 def parameter_count(model: ModelSpec, vocab_size: int) -> int:
-    """Parameters of the BERT with both heads; the masked-LM head's matrix is the word embeddings' and counts once."""
+    """Parameters of the BERT with both heads; the masked-LM head shares the word embeddings' matrix, counted once."""
     hidden = model.hidden_size
     embeddings = (vocab_size + model.max_position_embeddings + model.type_vocab_size + 2) * hidden
     biases_and_norms = 9 * hidden + model.intermediate_size  # q, k, v, 2 outputs, 2 LayerNorms; inner projection

@@ -1,7 +1,7 @@
 """The resolved run: frozen values that the launcher writes and the worker obeys.
 
-Each field that a user can set declares it: its help, unit, bounds, choices, environment name. What is written here is
-written nowhere else: YAML keys, ``--set`` keys, flags, run.yml and docs/settings.md all follow from it (see `schema`).
+Each field that a user can set declares its help, unit, bounds, choices and environment name. What is written here is
+written nowhere else: YAML keys, ``--set`` keys, flags, run.yml and docs/settings.md are derived from it (see `schema`).
 """
 
 from __future__ import annotations
@@ -21,14 +21,19 @@ class SystemSpec:
     """One kind of node; ``name`` is its key in the catalogue."""
 
     name: str
-    gpu: Annotated[str, Setting("the GPU's name, or none for nodes without", example="A100-SXM4-80GB")] = "none"
+    gpu: Annotated[str, Setting("the GPU's name, or none for nodes without GPUs", example="A100-SXM4-80GB")] = "none"
     gpus_per_node: Annotated[int, Setting("GPUs per node", unit="GPUs", example="8")] = 0
     gpu_memory_gb: Annotated[int, Setting("memory of one GPU (1 GB is 10^9 bytes)", unit="GB", example="80")] = 0
-    interconnect: Annotated[str, Setting("what links the nodes, for people", example="8 x HDR InfiniBand")] = ""
+    interconnect: Annotated[
+        str, Setting("network between the nodes, for information only", example="8 x HDR InfiniBand")
+    ] = ""
     tasks_per_node: Annotated[int, Setting("worker processes per node without GPUs", unit="tasks", minimum=1)] = 1
     scheduler: Annotated[
         str,
-        Setting("who starts jobs: slurm where there is one, or none: always this machine", choices=("slurm", "none")),
+        Setting(
+            "what starts jobs: slurm, if it is installed; with none jobs always run on this machine",
+            choices=("slurm", "none"),
+        ),
     ] = "slurm"
 
 
@@ -43,13 +48,16 @@ class ModelSpec:
     hidden_size: Annotated[int, Setting("width of the hidden states", decisive=True, minimum=1, example="768")]
     num_hidden_layers: Annotated[int, Setting("layers", unit="layers", decisive=True, minimum=1, example="12")]
     num_attention_heads: Annotated[
-        int, Setting("attention heads per layer; they divide hidden_size", decisive=True, minimum=1, example="12")
+        int,
+        Setting(
+            "attention heads per layer; their number must divide hidden_size", decisive=True, minimum=1, example="12"
+        ),
     ]
     intermediate_size: Annotated[
         int, Setting("width inside the feed-forward part of a layer", decisive=True, minimum=1, example="3072")
     ]
     vocab_size: Annotated[
-        int, Setting("size of the vocabulary; 0: that of the data's vocabulary", unit="tokens", example="30522")
+        int, Setting("size of the vocabulary; 0: the size of the data's vocabulary", unit="tokens", example="30522")
     ] = 0
     max_position_embeddings: Annotated[
         int, Setting("longest sequence that the model can read", unit="tokens", decisive=True, minimum=8)
@@ -58,7 +66,7 @@ class ModelSpec:
     hidden_act: Annotated[
         str,
         Setting(
-            "activation: gelu by erf, as in the paper, or gelu_new by tanh", decisive=True, choices=("gelu", "gelu_new")
+            "activation: gelu uses erf, as in the paper, gelu_new tanh", decisive=True, choices=("gelu", "gelu_new")
         ),
     ] = "gelu"
     hidden_dropout_prob: Annotated[
@@ -98,7 +106,7 @@ class OptimizerSpec:
         str,
         Setting(
             "code that computes the update: NVIDIA's apex, our fused kernels, or plain torch; auto: the first that "
-            "works here",
+            "works on the machine",
             choices=("auto", "apex", "fused", "torch"),
         ),
     ] = "auto"
@@ -116,7 +124,7 @@ class OptimizerSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class PhaseSpec:
-    """One phase of pretraining, its batch arithmetic done.
+    """One phase of pretraining, with its batch arithmetic done.
 
     ``phase`` is its number, ``micro_batch`` the sequences in one forward/backward. ``micro_batch`` is at most
     ``micro_batch_limit`` unless GRADIENT_STEPS was given.
@@ -149,7 +157,7 @@ class PhaseSpec:
     global_batch: Annotated[
         int,
         Setting(
-            "batch over all ranks; it stays when the number of nodes changes",
+            "batch over all ranks; it stays the same when the number of nodes changes",
             unit="sequences per optimizer step",
             decisive=True,
             minimum=1,
@@ -159,7 +167,7 @@ class PhaseSpec:
     rank_batch: Annotated[
         int,
         Setting(
-            "batch of one rank, which sets the global batch to this times the ranks",
+            "batch of one rank; sets the global batch to this times the number of ranks",
             unit="sequences per rank per optimizer step",
             env="BATCHSIZE",
             flag="--batchsize",
@@ -187,7 +195,7 @@ class PhaseSpec:
     optimizer_state: Annotated[
         str,
         Setting(
-            "what happens to the optimizer's moments when the phase starts from the one before; steps are counted "
+            "what happens to the optimizer's moments when the phase starts from the previous one; steps are counted "
             "from 0 either way",
             decisive=True,
             choices=("carry", "reset"),
@@ -196,8 +204,8 @@ class PhaseSpec:
     micro_batch_limit: Annotated[
         int,
         Setting(
-            "largest micro-batch that fits the device, for all precisions or by precision (fp16 and bf16 need the same "
-            "memory, and so do fp32 and tf32)",
+            "largest micro-batch that fits on the device, for all precisions or by precision (fp16 and bf16 need the "
+            "same memory, as do fp32 and tf32)",
             unit="sequences",
             key="micro_batch",
             kind="micro_batch",
@@ -212,7 +220,7 @@ class PhaseSpec:
         ),
     ] = 200
     validate_every: Annotated[
-        int, Setting("interval of validations; 0: at the end of the phase only", unit="optimizer steps", example="500")
+        int, Setting("interval of validations; 0: only at the end of the phase", unit="optimizer steps", example="500")
     ] = 0
 
 
@@ -220,8 +228,8 @@ class PhaseSpec:
 class RunSpec:
     """A whole run, resolved.
 
-    ``vocabulary`` is the sha256 of the vocab.txt that the shards must be made with, "" where any will do. World size
-    is ``nodes`` times ``tasks_per_node``: one task per GPU, or per CPU process.
+    ``vocabulary`` is the sha256 of the vocab.txt that the shards must be made with, "" if any will do. World size is
+    ``nodes`` times ``tasks_per_node``: one task per GPU, or per CPU process.
     """
 
     recipe: Annotated[
@@ -301,7 +309,7 @@ class RunSpec:
     precision: Annotated[
         str,
         Setting(
-            "arithmetic of training",
+            "number format of the training arithmetic",
             env="PRECISION",
             listed=True,
             decisive=True,
@@ -314,19 +322,21 @@ class RunSpec:
     loss_normalization: Annotated[
         str,
         Setting(
-            "divide the loss by the masked tokens of the global batch, or (seed) by those of each micro-batch, as "
-            "NVIDIA's BERT does",
+            "what the loss is divided by: the masked tokens of the global batch, or (seed) those of each micro-batch, "
+            "as in NVIDIA's BERT",
             decisive=True,
             choices=("global", "seed"),
         ),
     ] = "global"
     activation_checkpointing: Annotated[
-        bool, Setting("compute activations again in the backward pass: less memory, more time, the same gradients")
+        bool, Setting("recompute activations in the backward pass: less memory, more time, the same gradients")
     ] = False
     gradient_compression: Annotated[
         str,
         Setting(
-            "number format in which gradients travel between ranks", decisive=True, choices=("none", "fp16", "bf16")
+            "number format in which ranks exchange gradients; none: float32",
+            decisive=True,
+            choices=("none", "fp16", "bf16"),
         ),
     ] = "none"
     deterministic: Annotated[bool, Setting("use only GPU kernels that give the same bits each time; slower")] = False
@@ -389,7 +399,7 @@ class RunSpec:
     attention: Annotated[
         str,
         Setting(
-            "code that computes attention where there is no padding; auto: the fastest that works here",
+            "code that computes attention on packs; auto: the fastest that works on the machine",
             choices=ATTENTIONS,
         ),
     ] = "auto"
@@ -398,9 +408,7 @@ class RunSpec:
     ] = True
     on_bad_shard: Annotated[
         str,
-        Setting(
-            "what to do about a shard that is missing or altered: stop, or skip its samples", choices=("stop", "skip")
-        ),
+        Setting("what to do if a shard is missing or was changed: stop, or skip its samples", choices=("stop", "skip")),
     ] = "stop"
     local_copy: Annotated[
         str,
@@ -414,7 +422,7 @@ class RunSpec:
     bin_size: Annotated[
         int,
         Setting(
-            "lengths that a bin of the shards spans; it divides each phase's sequence_length",
+            "range of lengths in a bin of the shards; it must divide each phase's sequence_length",
             unit="tokens",
             env="BIN_SIZE",
             decisive=True,
@@ -427,7 +435,7 @@ class RunSpec:
     hang_timeout_s: Annotated[
         int,
         Setting(
-            "end the run with exit code 70 when no step ends for so long; 0: never", unit="seconds", example="1800"
+            "end the run with exit code 70 if no step ends for this long; 0: never", unit="seconds", example="1800"
         ),
     ] = 900
     restarts_time_limit: Annotated[
@@ -446,7 +454,7 @@ class RunSpec:
     previous_phase: Annotated[
         str,
         Setting(
-            "start a phase when the one before is done, or already from its latest checkpoint",
+            "start a phase once the previous one is done, or (latest) already from its latest checkpoint",
             env="PREVIOUS_PHASE",
             choices=("done", "latest"),
         ),
@@ -454,7 +462,7 @@ class RunSpec:
     steps_this_run: Annotated[
         int,
         Setting(
-            "stop with a checkpoint and exit code 75 after so many steps; 0: no limit",
+            "stop with a checkpoint and exit code 75 after this many steps; 0: no limit",
             unit="optimizer steps",
             env="STEPS_THIS_RUN",
             example="100",
@@ -506,26 +514,26 @@ class RunSpec:
 
     @property
     def is_unpadded(self) -> bool:
-        """Whether packs are trained on. LDDL's loader makes none, and NVIDIA's loss is that of its
-        padded micro-batches."""
+        """Whether training uses packs. LDDL's loader does not make any, and NVIDIA's loss is that of its padded
+        micro-batches."""
         return self.unpad and self.loader == "bertjobs" and self.loss_normalization == "global"
 
     @property
     def restarts(self) -> dict[str, int]:
-        """How many attempts may be followed by another, by what they are counted as: ``time_limit`` for the setting
+        """How many restarts are allowed, by the budget that they are charged to: ``time_limit`` for the setting
         ``restarts_time_limit``, and so on (`bertjobs.run.causes.Budget`)."""
         prefix = "restarts_"
         return {key.removeprefix(prefix): value for key, value in vars(self).items() if key.startswith(prefix)}
 
     def pack_tokens(self, phase: PhaseSpec) -> int:
-        """The most tokens of a pack: those of the recipe's largest padded micro-batch, whatever the number of ranks, so
-        that the packs do not depend on it; or of the micro-batch that GRADIENT_STEPS asks for."""
+        """The most tokens in a pack: those of the recipe's largest padded micro-batch, so that the packs do not depend
+        on the number of ranks; or those of the micro-batch that GRADIENT_STEPS asks for."""
         derived = largest_micro_batch(phase.rank_batch, phase.micro_batch_limit)
         size = phase.micro_batch_limit if phase.micro_batch == derived else phase.micro_batch
         return size * phase.sequence_length
 
     def phase(self, number: int) -> PhaseSpec:
-        """The phase with this number; KeyError where the run has none."""
+        """The phase with this number; KeyError if the run does not have it."""
         for phase in self.phases:
             if phase.phase == number:
                 return phase
@@ -537,4 +545,4 @@ RESTARTS = {
     for field in fields(RunSpec)
     if field.name.startswith("restarts_")
 }
-"""How many attempts of a job may end so and be followed by another, by cause; the defaults."""
+"""The default number of restarts allowed, by budget."""

@@ -1,4 +1,4 @@
-"""Which environment variables speak to bertjobs, and which were surely meant to."""
+"""Which environment variables bertjobs reads, and which were surely meant for it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def _bare(name: str) -> str:
     return name.replace("_", "").removesuffix("S")
 
 
-# Short names (SEED, GPUS, ...) are too close to variables that mean something else.
+# Short names (SEED, GPUS, ...) are too similar to variables that mean something else.
 _BARE = {_bare(name): name for name in NAMES if len(_bare(name)) >= 6}
 
 
@@ -38,8 +38,8 @@ def near_miss(name: str) -> str | None:
 def read_environment(environ: Mapping[str, str]) -> dict[str, str]:
     """Key of a setting -> its text, for all our names that are set and not empty.
 
-    Where PHASE or RECIPE is set, so that bertjobs is surely spoken to, a near miss of a name of ours
-    (BATCH_SIZE, GRADIENT_STEP, LEARNING_RATE) whose right name is unset is an InputError.
+    If PHASE or RECIPE is set, so that the environment is surely meant for bertjobs, a near miss of one of our names
+    (BATCH_SIZE, GRADIENT_STEP, LEARNING_RATE) whose correct name is unset is an InputError.
     """
     if environ.get("PHASE") or environ.get("RECIPE"):
         for name in environ:

@@ -172,7 +172,7 @@ def test_plain_paths_pass(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["", ".", "..", ".a", "_a", "-a", "a/b", "a:b", "ä", "a" * 129, "a\n"])
 def test_names_that_are_no_folder_of_ours(text: str) -> None:
-    with pytest.raises(InputError, match="cannot be a name"):
+    with pytest.raises(InputError, match="is not a valid name"):
         check_name(text, "run")
 
 
@@ -197,7 +197,7 @@ def test_plain_names_pass(text: str) -> None:
         (b"\xff\xfe\x00", ("not UTF-8",)),
         ("a: \x01", ("not valid YAML",)),
         ("[" * 5000, ("not valid YAML",)),
-        ("- 1\n", ("a mapping of keys to values is expected here",)),
+        ("- 1\n", ("expected a mapping of keys to values here, not",)),
         ("recipes:\n", ("a mapping", "recipes")),
         ("recpies: {}", ("unknown key 'recpies'", "'recipes'")),
         ("recipes: {a: {sytem: x}}", ("unknown key 'sytem'", "recipes.a.sytem", "'system'")),
@@ -210,7 +210,7 @@ def test_plain_names_pass(text: str) -> None:
         ("recipes: {a: {seed: }}", ("recipes.a.seed", "not empty")),
         ("recipes: {a: {mounts: [1]}}", ("recipes.a.mounts",)),
         ("recipes: {a: {data: a b}}", ("recipes.a.data", "' '")),
-        ("recipes: {a b: {}}", ("'a b' cannot be a name",)),
+        ("recipes: {a b: {}}", ("'a b' is not a valid name",)),
         ("recipes: {1: {}}", ("a name must be text, not 1",)),
         ("models: {m: {hidden_siz: 1}}", ("models.m.hidden_siz", "'hidden_size'")),
         ("models: {m: {hidden_act: relu}}", ("models.m.hidden_act", "gelu, gelu_new")),

@@ -188,18 +188,18 @@ def test_gpus_and_tasks_agree(catalogue: Catalogue) -> None:
     assert counts(recipe="laptop") == (0, 2)
     assert counts(recipe="laptop", gpus=1) == (1, 1)
     assert counts(recipe="laptop", tasks_per_node=4) == (0, 4)
-    with pytest.raises(InputError, match="4 tasks per node do not fit 2 GPUs"):
+    with pytest.raises(InputError, match="4 tasks per node do not match 2 GPUs"):
         counts(gpus=2, tasks_per_node=4)
-    with pytest.raises(InputError, match="16 tasks per node do not fit 8 GPUs"):
+    with pytest.raises(InputError, match="16 tasks per node do not match 8 GPUs"):
         counts(tasks_per_node=16)
 
 
 def test_phase_settings_without_a_phase_are_refused(catalogue: Catalogue) -> None:
     for name, value in (("BATCHSIZE", "64"), ("LR", "1e-3"), ("GRADIENT_STEPS", "2")):
-        with pytest.raises(InputError, match=f"{name} is for one phase.*\n.*\n.*set PHASE") as error:
+        with pytest.raises(InputError, match=f"{name} applies to one phase.*\n.*\n.*set PHASE") as error:
             resolved(catalogue, environ={name: value})
         assert error.value.exit_code == 64
-    with pytest.raises(InputError, match="flag --lr is for one phase"):
+    with pytest.raises(InputError, match="flag --lr applies to one phase"):
         resolved(catalogue, lr="1e-3")
     with pytest.raises(InputError, match=r"--set phase1\.rank_batch=64"):
         resolved(catalogue, rank_batch="64")

@@ -112,7 +112,7 @@ def test_finite_gradients_whose_norm_overflows_are_told_apart(model: BertForPreT
     for parameter in model.parameters():
         parameter.grad.fill_(1e30)
     assert Lamb(model.parameters(), 1e-3).step().skipped
-    assert "their norm is beyond float32" in looked_at(model).error(Path("x.json"), IN_WORDS).render()
+    assert "their norm exceeds float32" in looked_at(model).error(Path("x.json"), IN_WORDS).render()
 
 
 @pytest.mark.parametrize(

@@ -133,5 +133,5 @@ FAULTS = (
     Fault("slurmdbd killed, started again after a checkpoint", _stop_accounting),
     Fault("`scancel` of one link", _cancel_link, ("cancelled",)),
     Fault("node set down", _node_down, ("node failure",)),
-    Fault("SIGKILL of a rank, once more", _kill_rank, ("lost rank", "crashed")),
+    Fault("SIGKILL of a rank, again", _kill_rank, ("lost rank", "crashed")),
 )

@@ -183,7 +183,7 @@ def weights_of(directory: RunDirectory, phase: int) -> str:
 def write_table(outcomes: list[Outcome]) -> None:
     """Where BERTJOBS_CHAOS_TABLE says, for docs/."""
     rows = [
-        f"| {o.fault} | {o.phase} | {o.step} | {o.cause or 'goes on'} | {o.repeated_steps} | {o.lost_s:.0f} |"
+        f"| {o.fault} | {o.phase} | {o.step} | {o.cause or 'continues'} | {o.repeated_steps} | {o.lost_s:.0f} |"
         for o in outcomes
     ]
     head = ["| fault | phase | at step | journal | steps repeated | seconds lost |", "|---|---|---|---|---|---|"]

@@ -146,7 +146,7 @@ def test_two_ranks_without_a_place_for_the_copy_read_the_shared_folder(trial: Tr
     local = with_settings(trial, tmp_path / "home", local_copy=str(tmp_path / "node"))
     first, second = local.having(STEPS_THIS_RUN=1).run(1, 2)
     assert (first.code, second.code) == (75, 0), first
-    assert f"no copy on this node, reading {trial.data}" in first.out
+    assert f"no copy on this node, reading from {trial.data}" in first.out
     assert "no copy" not in second.out
 
 
