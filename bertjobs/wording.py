@@ -21,3 +21,8 @@ def duration(seconds: float) -> str:
     if whole < 86400:
         return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
     return f"{whole // 86400} d {whole % 86400 // 3600} h"
+
+
+def counted(number: int, noun: str) -> str:
+    """``1 task``, ``2 tasks``, ``1,024 ranks``."""
+    return f"{number:,} {noun}{'s' * (number != 1)}"

@@ -110,7 +110,7 @@ def make_checked_plan(args: argparse.Namespace, resolved: Resolved, resumed: Run
     options = slurm_options(args)
     spec = absolute(resolved.spec)
     slurm = Slurm(os.environ)
-    backend = choose_backend(args.backend, spec, slurm)
+    backend = choose_backend(args.backend, spec, slurm, resumed)
     earlier, queue = earlier_runs(Path(spec.results)), _asked_queue(spec, backend, options)
     around = Circumstances(queue, measured_peaks(spec, earlier), jobs, resumed)
     data, problems = inspect(spec, backend, slurm, around)

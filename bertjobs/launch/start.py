@@ -35,11 +35,14 @@ Queueing = Callable[[RunDirectory, RunSpec, SlurmOptions, Sequence[str], str], d
 it returns phase -> job id."""
 
 
-def choose_backend(asked: str, spec: RunSpec, slurm: Slurm) -> str:
-    """Where a run goes: as asked; otherwise to Slurm if there is one or GPUs are wanted, unless the system has no
-    scheduler."""
+def choose_backend(asked: str, spec: RunSpec, slurm: Slurm, resumed: RunDirectory | None = None) -> str:
+    """Where a run goes: as asked; a ``resumed`` run that was on this machine stays here; otherwise to Slurm if there is
+    one or GPUs are wanted, unless the system has no scheduler."""
     if asked != "auto":
         return asked
+    submitted = [event for event in resumed.events() if event["event"] == "submitted"] if resumed else []
+    if submitted and submitted[-1].get("backend") == "local":
+        return "local"
     if spec.system.scheduler == "none":
         return "local"
     return "slurm" if spec.gpus or slurm.present else "local"

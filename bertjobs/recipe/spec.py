@@ -439,18 +439,20 @@ class RunSpec:
         ),
     ] = 900
     restarts_time_limit: Annotated[
-        int, Setting("restarts allowed after a job's time limit", unit="restarts per job", flag="")
+        int, Setting("restarts allowed after a job's time limit", unit="restarts per submission", flag="")
     ] = 10_000
     restarts_preempted: Annotated[
-        int, Setting("restarts allowed after a preemption", unit="restarts per job", flag="")
+        int, Setting("restarts allowed after a preemption", unit="restarts per submission", flag="")
     ] = 10_000
     restarts_node_failed: Annotated[
-        int, Setting("restarts allowed after a node failure", unit="restarts per job", flag="")
+        int, Setting("restarts allowed after a node failure", unit="restarts per submission", flag="")
     ] = 10
     restarts_out_of_memory: Annotated[
-        int, Setting("restarts allowed after running out of memory", unit="restarts per job", flag="")
+        int, Setting("restarts allowed after running out of memory", unit="restarts per submission", flag="")
     ] = 1
-    restarts_crashed: Annotated[int, Setting("restarts allowed after a crash", unit="restarts per job", flag="")] = 3
+    restarts_crashed: Annotated[
+        int, Setting("restarts allowed after a crash", unit="restarts per submission", flag="")
+    ] = 3
     previous_phase: Annotated[
         str,
         Setting(

@@ -14,6 +14,7 @@ from typing import Any
 from bertjobs.errors import InputError
 from bertjobs.run.causes import SPENT_BY, Cause, cause_of_state, read_cause
 from bertjobs.run.directory import RunDirectory
+from bertjobs.wording import counted
 
 
 @dataclass(frozen=True)
@@ -123,13 +124,13 @@ def beyond_budget(events: Sequence[Mapping[str, Any]], budgets: Mapping[str, int
         allowed = budgets.get(budget.setting, count)
         if count > allowed:
             last = [cause for cause in ends if cause.budget is budget][-1]
-            attempts, restarts = _counted(count, "attempt"), _counted(allowed, "restart")
+            attempts, restarts = _counted_or_none(count, "attempt"), _counted_or_none(allowed, "restart")
             return Refusal(f"{attempts} {budget.verb}; the recipe allows {restarts} {budget.occasion}", last)
     return None
 
 
-def _counted(count: int, noun: str) -> str:
-    return f"{count or 'no'} {noun}{'s' * (count != 1)}"
+def _counted_or_none(count: int, noun: str) -> str:
+    return counted(count, noun) if count else f"no {noun}s"
 
 
 def no_progress(events: Sequence[Mapping[str, Any]], step: int) -> Refusal | None:

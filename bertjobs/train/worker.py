@@ -33,6 +33,7 @@ from bertjobs.train.precision import (
 from bertjobs.train.pretraining.objective import Pretraining
 from bertjobs.train.ranks import JOIN_TIMEOUT_S, FirstRankFailedError, Ranks, joined
 from bertjobs.train.signals import StopRequest
+from bertjobs.wording import counted
 
 LINGER_S = 1.0
 
@@ -169,11 +170,6 @@ def connect_ranks(job: PhaseJob, ranks: Ranks, device: torch.device, environ: Ma
     settle(ranks, measure_network(ranks, device, environ), job.placement, Path(spec.results), spec.run)
 
 
-def counted(number: int, noun: str) -> str:
-    """``1 task``, ``2 tasks``."""
-    return f"{number} {noun}{'s' * (number != 1)}"
-
-
 def describe(job: PhaseJob, device: torch.device) -> str:
     """The head of the worker's log: the job as the worker understood it."""
     spec, phase, placement = job.spec, job.phase, job.placement
@@ -183,7 +179,7 @@ def describe(job: PhaseJob, device: torch.device) -> str:
             f"optimizer {spec.optimizer.name}, seed {spec.seed}",
             f"world size {spec.world_size} = {counted(placement.nodes, 'node')} x "
             f"{counted(placement.tasks_per_node, 'task')}, {device.type}",
-            f"global batch {phase.global_batch} = rank batch (BATCHSIZE) {phase.rank_batch} x {spec.world_size} ranks; "
+            f"global batch {phase.global_batch} = rank batch (BATCHSIZE) {phase.rank_batch} x {counted(spec.world_size, 'rank')}; "
             f"rank batch = gradient steps (GRADIENT_STEPS) {phase.gradient_steps} x micro-batch {phase.micro_batch}",
             f"learning rate (LR) {phase.lr:g}, warm-up {phase.warmup:g}, {phase.steps} steps of length "
             f"{phase.sequence_length}",

@@ -18,7 +18,7 @@ from bertjobs.launch.plan.queue import NOT_ASKED, Queue
 from bertjobs.recipe.resolve import Resolved
 from bertjobs.recipe.spec import PhaseSpec, RunSpec
 from bertjobs.slurm.times import format_time
-from bertjobs.wording import columns, duration
+from bertjobs.wording import columns, counted, duration
 
 
 @dataclass(frozen=True)
@@ -130,8 +130,8 @@ def _head(plan: Plan) -> list[tuple[str, str]]:
         ("starts from", spec.init_checkpoint or "random weights"),
         (
             "where",
-            f"{place}: {spec.nodes} node{'s' * (spec.nodes > 1)} x {spec.tasks_per_node} "
-            f"task{'s' * (spec.tasks_per_node > 1)} = {spec.world_size} rank{'s' * (spec.world_size > 1)}; {device}; "
+            f"{place}: {counted(spec.nodes, 'node')} x {counted(spec.tasks_per_node, 'task')} "
+            f"= {counted(spec.world_size, 'rank')}; {device}; "
             f"{spec.precision}",
         ),
         ("optimizer", f"{spec.optimizer.name}, weight decay {spec.optimizer.weight_decay:g}, seed {spec.seed}"),
