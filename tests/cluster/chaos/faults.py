@@ -66,13 +66,13 @@ def _kill_node(run: AttackedRun, at: Attempt, random: Random) -> None:
 
 
 def _kill_allocation(run: AttackedRun, at: Attempt, _: Random) -> None:
-    """Its shell, srun and ranks: nobody can say or write anything any more."""
+    """Its shell, srun and ranks: nothing is left that could report or write anything."""
     for process in run.processes(at.job):
         process.send(signal.SIGKILL)
 
 
 def _fill_disk(run: AttackedRun, at: Attempt, _: Random) -> None:
-    """Full until a checkpoint could not be written; then somebody makes room."""
+    """Full until a checkpoint could not be written; then space is freed."""
     ballast, before = run.disk / "ballast", run.log(at).count("cannot be written")
     os.posix_fallocate(descriptor := os.open(ballast, os.O_CREAT | os.O_WRONLY), 0, free_bytes(run.disk) - LEFT_BYTES)
     os.close(descriptor)
@@ -107,7 +107,7 @@ def _stop_accounting(run: AttackedRun, at: Attempt, _: Random) -> None:
 
 
 def _cancel_link(run: AttackedRun, at: Attempt, _: Random) -> None:
-    """One that another waits behind, as it does soon after the first checkpoint."""
+    """A job with a follower in the queue, as it has soon after the first checkpoint."""
     behind = lambda: f"afterany:{at.job}" in run.cluster.run(["squeue", "-h", "-o", "%E"]).stdout  # noqa: E731
     wait_until(behind)
     run.cluster.run(["scancel", at.job])
@@ -133,5 +133,5 @@ FAULTS = (
     Fault("slurmdbd killed, started again after a checkpoint", _stop_accounting),
     Fault("`scancel` of one link", _cancel_link, ("cancelled",)),
     Fault("node set down", _node_down, ("node failure",)),
-    Fault("SIGKILL of a rank, once more", _kill_rank, ("crashed",)),
+    Fault("SIGKILL of a rank, again", _kill_rank, ("crashed",)),
 )

@@ -150,10 +150,13 @@ def test_a_run_survives_all_faults_together_and_ends_as_if_there_had_been_none(
         print(outcomes[-1], flush=True)
     wait_until(run.done)
     events = run.directory.events()
-    told = {phase: causes(event for event in events if event.get("phase") == phase) for phase in STEPS}
+    ends = {phase: causes(event for event in events if event.get("phase") == phase) for phase in STEPS}
     outcomes = [
         Outcome(
-            **{**asdict(outcome), "cause": told[at.phase].get((at.job, at.number), "") if fault_causes(outcome) else ""}
+            **{
+                **asdict(outcome),
+                "cause": ends[at.phase].get((at.job, at.number), "") if fault_causes(outcome) else "",
+            }
         )
         for outcome, at in zip(outcomes, attempts, strict=True)
     ]
@@ -183,7 +186,7 @@ def weights_of(directory: RunDirectory, phase: int) -> str:
 def write_table(outcomes: list[Outcome]) -> None:
     """Where BERTJOBS_CHAOS_TABLE says, for docs/."""
     rows = [
-        f"| {o.fault} | {o.phase} | {o.step} | {o.cause or 'goes on'} | {o.repeated_steps} | {o.lost_s:.0f} |"
+        f"| {o.fault} | {o.phase} | {o.step} | {o.cause or 'continues'} | {o.repeated_steps} | {o.lost_s:.0f} |"
         for o in outcomes
     ]
     head = ["| fault | phase | at step | journal | steps repeated | seconds lost |", "|---|---|---|---|---|---|"]
