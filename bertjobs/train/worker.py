@@ -179,7 +179,8 @@ def describe(job: PhaseJob, device: torch.device) -> str:
             f"optimizer {spec.optimizer.name}, seed {spec.seed}",
             f"world size {spec.world_size} = {counted(placement.nodes, 'node')} x "
             f"{counted(placement.tasks_per_node, 'task')}, {device.type}",
-            f"global batch {phase.global_batch} = rank batch (BATCHSIZE) {phase.rank_batch} x {counted(spec.world_size, 'rank')}; "
+            f"global batch {phase.global_batch} = rank batch (BATCHSIZE) {phase.rank_batch} x "
+            f"{counted(spec.world_size, 'rank')}; "
             f"rank batch = gradient steps (GRADIENT_STEPS) {phase.gradient_steps} x micro-batch {phase.micro_batch}",
             f"learning rate (LR) {phase.lr:g}, warm-up {phase.warmup:g}, {phase.steps} steps of length "
             f"{phase.sequence_length}",

@@ -47,7 +47,7 @@ FOREIGN_PREFIXES = ("SLURM", "SBATCH", "SRUN", "SALLOC", "SQUEUE", "SACCT", "SCA
 
 
 class ClusterError(Exception):
-    """The cluster did not boot, or a job did not do what was waited for; shows the end of the logs."""
+    """The cluster did not boot, or a job did not do what was expected; shows the end of the logs."""
 
 
 def why_unavailable() -> str | None:

@@ -1,4 +1,4 @@
-"""A job goes on by itself after whatever may happen to it, and the journal names the cause."""
+"""A job resumes without anyone's help after whatever may happen to it, and the journal names the cause."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def ends(directory: RunDirectory) -> list[tuple[int, str]]:
 def test_a_job_that_crashes_is_restarted_as_often_as_the_recipe_allows(
     cluster: Cluster, environ: dict[str, str], tmp_path: Path
 ) -> None:
-    """Each attempt gets a checkpoint further, and then a rank is killed; at last somebody starts the phase again."""
+    """Each attempt writes a newer checkpoint, and then a rank is killed; at last a person starts the phase again."""
     job = cluster.submit(["-N2", RUN_SUB], env=environ, cwd=tmp_path)
     directory = RunDirectory(tmp_path / "results" / "laptop-scratch")
     checkpoints = directory.phase(1).checkpoints
@@ -94,10 +94,10 @@ def test_where_preempted_jobs_are_cancelled_a_new_one_resumes(
     assert cluster.wait(first) == "PREEMPTED"
     wait_until(lambda: any(event.get("cause") == "done" for event in directory.events()))
     assert directory.phase(1).done() is not None
-    told = [(event["job"], event["cause"]) for event in directory.events() if event["event"] in ("ended", "explained")]
+    ends = [(event["job"], event["cause"]) for event in directory.events() if event["event"] in ("ended", "explained")]
     second = spares(directory)[0]
-    assert told == [(first, "SIGTERM"), (first, "preempted"), (second, "done")]
-    wait_until(lambda: not cluster.run(["squeue", "-h", "-o", "%i"]).stdout.strip())  # nothing waits for ever
+    assert ends == [(first, "SIGTERM"), (first, "preempted"), (second, "done")]
+    wait_until(lambda: not cluster.run(["squeue", "-h", "-o", "%i"]).stdout.strip())  # nothing waits forever
 
 
 def test_a_run_that_is_cancelled_leaves_nothing_behind(

@@ -15,19 +15,19 @@ from tests.conftest import wait_until
 
 RUN_SUB = Path(__file__).parents[2] / "run.sub"
 SECRET = "s3cr3t_do_not_write_me"
-TOLD = "SLURM_CPUS_PER_TASK OMP_NUM_THREADS MASTER_PORT MOUNTS"
+GIVEN = "SLURM_CPUS_PER_TASK OMP_NUM_THREADS MASTER_PORT MOUNTS"
 
 Submit = Callable[..., int]
 
 
 @pytest.fixture
 def by_hand(cluster: Cluster, tmp_path: Path) -> Submit:
-    """``sbatch OPTIONS run.sub`` with a worker that tells what it was given and then does what the test says."""
+    """``sbatch OPTIONS run.sub`` with a worker that records what it was given and then does what the test says."""
 
     def submit(worker: str, *options: str, **environ: str) -> int:
-        told = "\n".join(f'echo "{name}=${name}"' for name in TOLD.split())
+        lines = "\n".join(f'echo "{name}=${name}"' for name in GIVEN.split())
         file = tmp_path / "worker"
-        file.write_text(f"#!/bin/bash\n(echo PARENT=$(</proc/$PPID/comm)\n{told}) >$SLURM_PROCID.told\n{worker}\n")
+        file.write_text(f"#!/bin/bash\n(echo PARENT=$(</proc/$PPID/comm)\n{lines}) >$SLURM_PROCID.given\n{worker}\n")
         file.chmod(0o755)
         return cluster.submit(
             [*options, RUN_SUB],
@@ -38,9 +38,9 @@ def by_hand(cluster: Cluster, tmp_path: Path) -> Submit:
     return submit
 
 
-def told(folder: Path, rank: int = 0) -> dict[str, str]:
+def given(folder: Path, rank: int = 0) -> dict[str, str]:
     """What a rank was given."""
-    return dict(line.split("=", 1) for line in (folder / f"{rank}.told").read_text().splitlines())
+    return dict(line.split("=", 1) for line in (folder / f"{rank}.given").read_text().splitlines())
 
 
 def logs(folder: Path) -> dict[str, str]:
@@ -51,8 +51,8 @@ def logs(folder: Path) -> dict[str, str]:
 def test_each_rank_has_the_cpus_that_the_job_asked_for(cluster: Cluster, by_hand: Submit, tmp_path: Path) -> None:
     job = by_hand("exit 0", "-N2", "--ntasks-per-node=2", "--cpus-per-task=4")
     assert cluster.wait(job) == "COMPLETED"
-    assert [told(tmp_path, rank)["SLURM_CPUS_PER_TASK"] for rank in range(4)] == ["4"] * 4
-    assert told(tmp_path)["OMP_NUM_THREADS"] == "4"
+    assert [given(tmp_path, rank)["SLURM_CPUS_PER_TASK"] for rank in range(4)] == ["4"] * 4
+    assert given(tmp_path)["OMP_NUM_THREADS"] == "4"
     steps = cluster.run(["sacct", "-nP", "-o", "JobID,NTasks,AllocCPUS", "-j", str(job)]).stdout.split()
     assert f"{job}.0|4|16" in steps
 
@@ -60,7 +60,7 @@ def test_each_rank_has_the_cpus_that_the_job_asked_for(cluster: Cluster, by_hand
 def test_nothing_stands_between_slurm_and_a_rank(cluster: Cluster, by_hand: Submit, tmp_path: Path) -> None:
     """A shell there would keep signals to itself."""
     assert cluster.wait(by_hand("exit 0", "-N1", "--ntasks-per-node=2")) == "COMPLETED"
-    assert [told(tmp_path, rank)["PARENT"] for rank in (0, 1)] == ["slurmstepd", "slurmstepd"]
+    assert [given(tmp_path, rank)["PARENT"] for rank in (0, 1)] == ["slurmstepd", "slurmstepd"]
 
 
 def test_a_rank_that_ends_alone_ends_the_job(cluster: Cluster, by_hand: Submit) -> None:
@@ -72,7 +72,7 @@ def test_a_rank_that_ends_alone_ends_the_job(cluster: Cluster, by_hand: Submit) 
 def test_a_value_with_commas_arrives_whole(cluster: Cluster, by_hand: Submit, tmp_path: Path) -> None:
     mounts = "/a:/b:ro,/c:/d,/e f:/g"
     assert cluster.wait(by_hand("exit 0", "-N1", MOUNTS=mounts)) == "COMPLETED"
-    assert told(tmp_path)["MOUNTS"] == mounts
+    assert given(tmp_path)["MOUNTS"] == mounts
 
 
 def test_a_port_that_is_taken_is_passed_over(cluster: Cluster, by_hand: Submit, tmp_path: Path) -> None:
@@ -84,7 +84,7 @@ def test_a_port_that_is_taken_is_passed_over(cluster: Cluster, by_hand: Submit, 
         other.listen(8)
         cluster.run(["scontrol", "release", str(job)])
         assert cluster.wait(job) == "COMPLETED"
-    assert told(tmp_path)["MASTER_PORT"] == str(usual + 1)
+    assert given(tmp_path)["MASTER_PORT"] == str(usual + 1)
     ephemeral = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
     assert usual + 1 < ephemeral
 

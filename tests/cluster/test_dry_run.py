@@ -16,7 +16,7 @@ SLEEP = "#!/bin/bash\nsleep 600\n"
 
 
 def shown_files(text: str) -> dict[Path, bytes]:
-    """The files that a dry run prints: a line with path and size, then so many bytes."""
+    """The files that a dry run prints: a line with path and size, then that many bytes."""
     raw, files = text.encode(), {}
     for head in re.finditer(rb"^==> (.+) \((\d+) bytes\)\n", raw, re.MULTILINE):
         files[Path(head[1].decode())] = raw[head.end() : head.end() + int(head[2])]
@@ -29,7 +29,7 @@ def shown_commands(text: str) -> list[str]:
 
 @pytest.fixture
 def sleeper(cluster: Cluster, tmp_path: Path) -> str:
-    """A job that does not end by itself."""
+    """A job that does not end on its own."""
     script = tmp_path / "sleep.sub"
     script.write_text(SLEEP)
     return str(cluster.submit(["--output=/dev/null", script]))
@@ -133,7 +133,7 @@ def test_submitit_is_a_backend_too(
         *("--set", "phase1.steps=2", "--time", 10, "--after", sleeper),
     )
     dry = bertjobs(*words, "--dry-run", environ=cluster.environment)
-    assert "submitit would queue a job for each phase" in dry.stdout
+    assert "submitit would queue one job per phase." in dry.stdout
     directory = RunDirectory(tmp_path / "results" / "laptop-scratch")
     assert directory.lockfile in shown_files(dry.stdout)
     assert not directory.root.exists()

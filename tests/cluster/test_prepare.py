@@ -143,14 +143,16 @@ def wait_for(seen: Callable[[], Any], seconds: float = PATIENCE_S) -> Any:
 
 
 def journals(output: Path) -> dict[str, list[dict[str, Any]]]:
-    """What each job told of its tasks."""
-    folder = output / FOLDER_NAME / "slurm"
-    found = {path.stem: path.read_text().splitlines() for path in folder.glob("*_*.jsonl")}
-    return {job: [json.loads(line) for line in lines] for job, lines in found.items()}
+    """What each job reported about its tasks; those of a job whose file was just removed are left out."""
+    reports: dict[str, list[dict[str, Any]]] = {}
+    for path in (output / FOLDER_NAME / "slurm").glob("*_*.jsonl"):
+        with suppress(FileNotFoundError):
+            reports[path.stem] = [json.loads(line) for line in path.read_text().splitlines()]
+    return reports
 
 
 def freeze_one(cluster: Cluster, output: Path) -> tuple[str, Process]:
-    """Stop a job in the midst of a task, for good: its node, and the process."""
+    """Stop a job in the middle of a task, for good: its node, and the process."""
 
     def in_a_task() -> list[str]:
         return [job for job, lines in journals(output).items() if lines and lines[-1]["event"] == "begin"]

@@ -58,7 +58,7 @@ def causes(directory: RunDirectory) -> list[tuple[int, str]]:
 
 
 def test_a_job_of_submitit_s_is_requeued_at_its_time_limit(cluster: Cluster, queue: Queue) -> None:
-    """Phase 2 waits behind phase 1, which is stopped half-way."""
+    """Phase 2 waits for phase 1, which is stopped half-way."""
     directory, jobs = queue()
     assert cluster.run(["squeue", "-ho", "%E", "-j", jobs[2]]).stdout.startswith(f"afterany:{jobs[1]}")
     wait_until(lambda: len(steps_of(directory, 1)) > 5)

@@ -249,8 +249,8 @@ def test_a_new_file_holds_what_was_found() -> None:
     assert parsed(text) == Site("juno", FILE, **expected)
     for found in (
         "Slurm 24.05.2, cluster juno",
-        "batch (default)  2-00:00:00  4      64    503 GiB  8 a100       queued again",
-        "urgent           2-00:00:00  4      64    503 GiB  8 a100       never",
+        "batch (default)  2-00:00:00  4      64    503 GiB  8 a100         queued again",
+        "urgent           2-00:00:00  4      64    503 GiB  8 a100         never",
         "Jobs preempted by those of urgent are queued again.",
         "Yours: bio (default), phys.",
         "Yours: normal, high.",

@@ -66,13 +66,13 @@ def _kill_node(run: AttackedRun, at: Attempt, random: Random) -> None:
 
 
 def _kill_allocation(run: AttackedRun, at: Attempt, _: Random) -> None:
-    """Its shell, srun and ranks: nobody can say or write anything any more."""
+    """Its shell, srun and ranks: nothing is left that could report or write anything."""
     for process in run.processes(at.job):
         process.send(signal.SIGKILL)
 
 
 def _fill_disk(run: AttackedRun, at: Attempt, _: Random) -> None:
-    """Full until a checkpoint could not be written; then somebody makes room."""
+    """Full until a checkpoint could not be written; then space is freed."""
     ballast, before = run.disk / "ballast", run.log(at).count("cannot be written")
     os.posix_fallocate(descriptor := os.open(ballast, os.O_CREAT | os.O_WRONLY), 0, free_bytes(run.disk) - LEFT_BYTES)
     os.close(descriptor)
@@ -107,7 +107,7 @@ def _stop_accounting(run: AttackedRun, at: Attempt, _: Random) -> None:
 
 
 def _cancel_link(run: AttackedRun, at: Attempt, _: Random) -> None:
-    """One that another waits behind, as it does soon after the first checkpoint."""
+    """A job with a follower in the queue, as it has soon after the first checkpoint."""
     behind = lambda: f"afterany:{at.job}" in run.cluster.run(["squeue", "-h", "-o", "%E"]).stdout  # noqa: E731
     wait_until(behind)
     run.cluster.run(["scancel", at.job])
@@ -123,7 +123,7 @@ def _node_down(run: AttackedRun, at: Attempt, random: Random) -> None:
 FAULTS = (
     Fault("`scontrol requeue`", _requeue, ("requeued",)),
     Fault("preempted by a job of the urgent partition", _preempt, ("preempted",)),
-    Fault("time limit", _time_limit, ("time limit",)),
+    Fault("time limit", _time_limit, ("SIGUSR2", "time limit")),
     Fault("SIGKILL of a rank", _kill_rank, ("lost rank", "crashed")),
     Fault("SIGKILL of a node's slurmd and all of the job on it", _kill_node, ("lost rank", "crashed", "node failure")),
     Fault("SIGKILL of the whole allocation", _kill_allocation, ("lost rank", "crashed", "cancelled")),

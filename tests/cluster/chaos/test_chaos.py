@@ -150,10 +150,13 @@ def test_a_run_survives_all_faults_together_and_ends_as_if_there_had_been_none(
         print(outcomes[-1], flush=True)
     wait_until(run.done)
     events = run.directory.events()
-    told = {phase: causes(event for event in events if event.get("phase") == phase) for phase in STEPS}
+    ends = {phase: causes(event for event in events if event.get("phase") == phase) for phase in STEPS}
     outcomes = [
         Outcome(
-            **{**asdict(outcome), "cause": told[at.phase].get((at.job, at.number), "") if fault_causes(outcome) else ""}
+            **{
+                **asdict(outcome),
+                "cause": ends[at.phase].get((at.job, at.number), "") if fault_causes(outcome) else "",
+            }
         )
         for outcome, at in zip(outcomes, attempts, strict=True)
     ]

@@ -1,4 +1,4 @@
-"""For each cause, a real worker ends by it, and the doctor, reading only what that left behind, names it and the right
+"""For each cause, a real worker ends for it, and the doctor, reading only what that left behind, names it and the right
 command: from all of it, from the logs alone (the disk was full), and from the journal alone (the logs were deleted)."""
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ def watch_shards_closely() -> None:
 
 @dataclass(frozen=True)
 class Scene:
-    """A run, what happens to ``victim``, and what is to be said of it.
+    """A run, what happens to ``victim``, and what is to be said about it.
 
     Attributes:
         cause: that the journal has, None where no journal could be written.
@@ -118,7 +118,7 @@ class Scene:
         fault: what happens at step `AT`; ``before``: on all ranks, before they begin.
         recipe, environ: change the run; ``port``: where rank 0 is to listen, 0 for any.
         attempts: how many follow each other, as in one chain.
-        in_log: whether the log alone tells it: a stop with a checkpoint is no error.
+        in_log: whether the log alone shows it: a stop with a checkpoint is not an error.
     """
 
     cause: Cause | None
@@ -222,7 +222,7 @@ ELSEWHERE = {
     Cause.TIME_LIMIT: "only Slurm kills at a time limit: tests/cluster/test_doctor.py",
     Cause.PREEMPTED: "only Slurm preempts: tests/cluster/test_doctor.py",
     Cause.REQUEUED: "only Slurm requeues: tests/cluster/test_chain.py",
-    Cause.CANCELLED: "only Slurm's accounting tells it from other signals: tests/cluster/test_doctor.py",
+    Cause.CANCELLED: "only Slurm's accounting distinguishes it from other signals: tests/cluster/test_doctor.py",
     Cause.CONTAINER: "needs pyxis: tests/launch/doctor/test_diagnose.py, by what it prints",
     Cause.BAD_INPUT: "played ('refused'), but before there is a job whose journal could name it",
     Cause.PORT: "played ('port'), but before there is a job whose journal could name it",

@@ -1,4 +1,4 @@
-"""One verdict for each thing that ends, or holds up, a run, from what torch, Slurm, pyxis and enroot print; real
+"""One verdict for each thing that ends or stalls a run, from what torch, Slurm, pyxis and enroot print; real
 workers are in test_causes.py."""
 
 from __future__ import annotations
@@ -236,7 +236,7 @@ def test_preempted_attempts_without_a_checkpoint_are_a_loop(spec: RunSpec, state
 
 
 REFUSAL = """\
-error: job 7 was refused in words that nobody parses
+error: job 7 was refused in words that nothing parses
   where: /results/big/jobs.jsonl
   cause: not restarted
   restarts used up by: out of GPU memory
@@ -249,7 +249,7 @@ def test_a_job_that_may_not_restart_is_judged_by_the_attempt_before(spec: RunSpe
     verdict = judged(spec, replace(FAILED, exit_code=64), attempts=attempts, has_script=True)
     assert verdict.cause is Cause.GPU_MEMORY
     assert verdict.command.startswith("GRADIENT_STEPS=")
-    assert verdict.evidence[-1] == "rank 0: error: job 7 was refused in words that nobody parses"
+    assert verdict.evidence[-1] == "rank 0: error: job 7 was refused in words that nothing parses"
 
 
 def test_if_only_the_refusal_is_left_its_field_names_the_cause(spec: RunSpec) -> None:

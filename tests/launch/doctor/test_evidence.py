@@ -1,4 +1,4 @@
-"""What is collected of a run: from its logs, its files, and from what sacct and squeue print."""
+"""What is collected about a run: from its logs, its files, and the output of sacct and squeue."""
 
 from __future__ import annotations
 
@@ -95,12 +95,12 @@ def test_a_batch_script_s_log_is_split_by_attempt_without_what_it_repeats() -> N
     repeated = [f"| error: repeated {n}" for n in range(5)]
     lines = [
         "srun: error: node1: task 0: Killed",
-        "phase 1 of run r ended; nobody parses this",
+        "phase 1 of run r ended; nothing parses this",
         "  attempt: 7-0, code 70",
         *repeated,
         "continuing: requeue",
         "srun: error: node2: task 1: Out Of Memory",
-        "phase 1 of run r ended; nobody parses this",
+        "phase 1 of run r ended; nothing parses this",
         "  attempt: 7-1, code 137",
         *repeated,
         "not continued: no checkpoint was written since the job started",
@@ -136,7 +136,7 @@ def directory(tmp_path: Path) -> RunDirectory:
     for number, cause in enumerate(("SIGTERM", "crashed")):
         names = {"scheduler": "slurm", "phase": 1, "job": "7", "attempt": number}
         made.record("started", world_size=2, **names)
-        made.record("ended", cause=cause, exit_code=70, error="error: told by the journal", **names)
+        made.record("ended", cause=cause, exit_code=70, error="error: from the journal", **names)
     return made
 
 
@@ -146,7 +146,7 @@ def collected(directory: RunDirectory, tmp_path: Path) -> Evidence:
 
 def test_attempts_are_those_of_the_journal_and_of_the_logs(directory: RunDirectory, tmp_path: Path) -> None:
     logs = directory.phase(1).logs
-    (logs / "7-1.out").write_text("".join(f"line {n}\n" for n in range(20)) + "rank 1: error: told by the log\n")
+    (logs / "7-1.out").write_text("".join(f"line {n}\n" for n in range(20)) + "rank 1: error: from the log\n")
     (logs / "9-0.out").write_text("error: started by hand\n")
     (logs / "slurm-11.out").write_text("error: refused by run.sub\n")
     os.utime(logs / "9-0.out", (time.time() + 5, time.time() + 5))
@@ -159,8 +159,8 @@ def test_attempts_are_those_of_the_journal_and_of_the_logs(directory: RunDirecto
         ("11", 0, None),
     ]
     assert [attempt.errors[0].text for attempt in phase.attempts] == [
-        "error: told by the journal",
-        "error: told by the log",
+        "error: from the journal",
+        "error: from the log",
         "error: started by hand",
         "error: refused by run.sub",
     ]

@@ -109,9 +109,9 @@ def test_the_plan_names_what_submit_would_refuse(bertjobs: Bertjobs, tmp_path: P
     assert refused.stdout == ""
     assert refused.stderr.count("error: ") == 4  # sbatch, data, space, memory
     assert refused.stderr.strip() in done.stdout
-    told = json.loads(bertjobs("plan", *flags, "--json", environ=environ).stdout)["problems"]
-    assert len(told) == 4
-    assert not any(problem["is_warning"] for problem in told)
+    problems = json.loads(bertjobs("plan", *flags, "--json", environ=environ).stdout)["problems"]
+    assert len(problems) == 4
+    assert not any(problem["is_warning"] for problem in problems)
 
 
 def test_an_earlier_run_gives_time_and_differences(bertjobs: Bertjobs, tmp_path: Path, speeches_data: Path) -> None:

@@ -338,11 +338,11 @@ def test_data_that_a_job_will_make_are_a_warning_and_wrong_data_stay_an_error(sp
     assert [problem.is_warning for problem in found_in_half] == [False, True]
     assert "masking is static" in found_in_half[0].what
 
-    data, told = inspect(
+    data, all_problems = inspect(
         replace(spec, data=str(tmp_path / "later")), "slurm", Told(job7="PENDING"), Circumstances(after=["7"])
     )
     assert data is None
-    errors = [problem for problem in told if not problem.is_warning]
+    errors = [problem for problem in all_problems if not problem.is_warning]
     assert [error.what for error in errors] == ["sbatch was not found on the PATH: this machine cannot queue jobs"]
 
 

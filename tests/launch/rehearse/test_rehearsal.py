@@ -161,12 +161,12 @@ def test_the_ranks_codes_give_the_attempt_s_code(codes: list[int], code: int) ->
 
 
 @pytest.mark.parametrize(
-    ("code", "told", "advanced", "again"),
+    ("code", "told_to_end", "advanced", "again"),
     [(0, True, True, False), (64, True, True, False), (75, True, False, True), (75, False, True, True),
      (70, False, True, True), (70, False, False, False)],
 )  # fmt: skip
-def test_another_attempt_follows_as_on_slurm(code: int, told: bool, advanced: bool, again: bool) -> None:
-    assert is_continued(code, told, advanced) == again
+def test_another_attempt_follows_as_on_slurm(code: int, told_to_end: bool, advanced: bool, again: bool) -> None:
+    assert is_continued(code, told_to_end, advanced) == again
 
 
 def finished(root: Path, weights: bytes = b"same", cause: str = "SIGTERM") -> RunDirectory:

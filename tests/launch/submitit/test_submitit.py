@@ -1,4 +1,4 @@
-"""What submitit is told: its batch script and pickles, and what a rank makes of signals and exit codes."""
+"""What submitit is given: its batch script and pickles; and how a rank handles signals and exit codes."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def directory(spec: RunSpec) -> RunDirectory:
 
 @pytest.fixture
 def environ(tool: Tool, tmp_path: Path) -> dict[str, str]:
-    """A submit host whose sbatch writes down what it was given."""
+    """A submit host whose sbatch records what it was given."""
     tool("srun", "exit 1")
     tool("sbatch", SBATCH)
     tool("scancel", 'echo "scancel $*" >>"$CALLS"')
@@ -191,7 +191,7 @@ Task = Callable[..., "subprocess.Popen[str]"]
 
 @pytest.fixture
 def task(tmp_path: Path, tool: Tool) -> Task:
-    """One task of a job under submitit's own signal handler, with a worker that does as it is told."""
+    """One task of a job under submitit's own signal handler, with a worker that does what the test says."""
     tool("scontrol", f'echo "$*" >{tmp_path}/requeued')
     (tmp_path / "worker.py").write_text(WORKER)
 

@@ -1,4 +1,4 @@
-"""Workers' logs: which one, whose lines, and how it goes on."""
+"""Workers' logs: which one, whose lines, and how it is followed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run's jobs and attempts, as its journal, its metrics and Slurm tell them."""
+"""A run's jobs and attempts, from its journal, its metrics and Slurm."""
 
 from __future__ import annotations
 
@@ -75,11 +75,11 @@ class Run:
         done = Done(phase, step, folder.name, "0" * 64, "0" * 64, T0)
         self.directory.phase(phase).write_done(done)
 
-    def look(self, told: Answer | None = None, at: float = 0.0) -> RunStatus:
-        return status_of(read_run(self.directory), told or Answer(), T0 + at)
+    def look(self, answer: Answer | None = None, at: float = 0.0) -> RunStatus:
+        return status_of(read_run(self.directory), answer or Answer(), T0 + at)
 
-    def entries(self, told: Answer | None = None, at: float = 0.0) -> list[TimelineEntry]:
-        return [entry for link in self.look(told, at).links for entry in link.entries]
+    def entries(self, answer: Answer | None = None, at: float = 0.0) -> list[TimelineEntry]:
+        return [entry for link in self.look(answer, at).links for entry in link.entries]
 
 
 @pytest.fixture
@@ -87,7 +87,7 @@ def run(tmp_path: Path) -> Run:
     return Run(tmp_path / "results")
 
 
-def told(*jobs: Job, **starts: Sequence[JobStart]) -> Answer:
+def slurm(*jobs: Job, **starts: Sequence[JobStart]) -> Answer:
     """Slurm's answer; ``starts`` by ``jobN``."""
     known = {job.id: replace(job, source="squeue") for job in jobs}
     return Answer(known, {name.removeprefix("job"): tuple(list) for name, list in starts.items()}, "sacct+squeue")
@@ -109,7 +109,7 @@ def test_a_chain_with_faults_is_shown_attempt_by_attempt(run: Run) -> None:
     run.ended(300, 1, "7", attempt=1, cause="node failed", exit_code=None, told_by="sacct")
     run.started(300, 1, "8", step=10)
     run.steps(1, 11, 14, at=300)
-    answer = told(
+    answer = slurm(
         Job("7", state="NODE_FAIL"),
         Job("8", state="RUNNING", nodes=("node[3-4]",)),
         job7=[start("REQUEUED", 2, 17), start("NODE_FAIL", 90, 108)],
@@ -139,7 +139,7 @@ def test_an_attempt_that_could_not_write_its_end_is_closed_by_slurm_s_state(run:
     run.submitted(0, 1, "7")
     run.started(10, 1, "7")
     run.steps(1, 1, 3, at=10)
-    (entry,) = run.entries(told(Job("7", state="TIMEOUT"), job7=[start("TIMEOUT", 5, 65)]))
+    (entry,) = run.entries(slurm(Job("7", state="TIMEOUT"), job7=[start("TIMEOUT", 5, 65)]))
     assert (entry.state, entry.words, entry.ended_unix_s) == ("ended", "killed at the time limit", T0 + 65)
     (entry,) = run.entries()
     assert (entry.state, entry.words) == ("ended", "ended; nothing says why")
@@ -149,7 +149,7 @@ def test_a_requeued_job_waits_for_its_next_attempt(run: Run) -> None:
     run.submitted(0, 1, "7")
     run.started(10, 1, "7")
     run.ended(20, 1, "7", cause="SIGTERM", exit_code=75, step=4)
-    answer = told(
+    answer = slurm(
         Job("7", state="PENDING", reason="BeginTime", start=str(int(T0) + 140)),
         job7=[start("PREEMPTED", 5, 21), JobStart("PENDING")],
     )
@@ -194,7 +194,7 @@ def test_one_attempt_may_train_one_phase_after_the_other(run: Run) -> None:
     run.steps(1, 1, 20, at=10)
     run.done(1, 20)
     run.ended(31, 1, "7", cause="done", exit_code=0, step=20)
-    answer = told(Job("7", state="RUNNING"), Job("8", state="CANCELLED"), job7=[start("RUNNING", 5)])
+    answer = slurm(Job("7", state="RUNNING"), Job("8", state="CANCELLED"), job7=[start("RUNNING", 5)])
     between = next(link for link in run.look(answer).links if link.job == "7").entries[-1]
     assert (between.state, between.phase, between.attempt) == ("starting", 2, 0)
     run.started(40, 2, "7")
@@ -210,7 +210,7 @@ def test_one_attempt_may_train_one_phase_after_the_other(run: Run) -> None:
 
 def test_a_job_that_died_before_the_worker_began_is_in_the_timeline(run: Run) -> None:
     run.submitted(0, 1, "7")
-    answer = told(Job("7", state="RUNNING", nodes=("node3",)), job7=[start("NODE_FAIL", 5, 9), start("RUNNING", 100)])
+    answer = slurm(Job("7", state="RUNNING", nodes=("node3",)), job7=[start("NODE_FAIL", 5, 9), start("RUNNING", 100)])
     died, begins = run.entries(answer)
     assert (died.attempt, died.words, died.ended_unix_s) == (0, "before training: a node failed", T0 + 9)
     assert (begins.attempt, begins.state, begins.nodes) == (1, "starting", "node3")
@@ -220,16 +220,16 @@ def test_a_new_attempt_is_seen_before_sacct_knows_of_it(run: Run) -> None:
     run.submitted(0, 1, "7")
     run.started(10, 1, "7")
     run.ended(20, 1, "7", cause="crashed", exit_code=70)
-    ending = run.entries(told(Job("7", state="RUNNING", start=str(int(T0) + 5)), job7=[start("RUNNING", 5)]))
+    ending = run.entries(slurm(Job("7", state="RUNNING", start=str(int(T0) + 5)), job7=[start("RUNNING", 5)]))
     assert [(entry.attempt, entry.state) for entry in ending] == [(0, "ended")]
-    again = run.entries(told(Job("7", state="RUNNING", start=str(int(T0) + 150)), job7=[start("RUNNING", 5)]))
+    again = run.entries(slurm(Job("7", state="RUNNING", start=str(int(T0) + 150)), job7=[start("RUNNING", 5)]))
     assert [(entry.attempt, entry.state) for entry in again] == [(0, "ended"), (1, "starting")]
 
 
 def test_a_job_queued_by_hand_counts(run: Run) -> None:
     run.started(10, 1, "9")
     run.steps(1, 1, 3, at=10)
-    status = run.look(told(Job("9", state="RUNNING")), at=14)
+    status = run.look(slurm(Job("9", state="RUNNING")), at=14)
     assert (status.phases[0].state, status.phases[0].job) == ("RUNNING", "9")
     assert status.links[0].entries[0].link == "by hand"
 
@@ -237,7 +237,7 @@ def test_a_job_queued_by_hand_counts(run: Run) -> None:
 def test_two_phases_with_waiting_jobs_say_what_they_wait_for(run: Run) -> None:
     run.submitted(0, 1, "7")
     run.submitted(0, 2, "8")
-    answer = told(Job("7", state="PENDING", reason="Resources"), Job("8", state="PENDING", reason="Dependency"))
+    answer = slurm(Job("7", state="PENDING", reason="Resources"), Job("8", state="PENDING", reason="Dependency"))
     status = run.look(answer)
     assert [(row.state, row.job) for row in status.phases] == [("PENDING", "7"), ("PENDING", "8")]
     text = run_text(status, T0)
@@ -249,9 +249,9 @@ def test_a_spare_that_takes_over_is_the_phase_s_job_before_it_has_begun(run: Run
     run.submitted(0, 1, "7")
     run.started(10, 1, "7")
     run.submitted(20, 1, "9", spare=True)
-    waiting = told(Job("7", state="RUNNING"), Job("9", state="PENDING", reason="Dependency"))
+    waiting = slurm(Job("7", state="RUNNING"), Job("9", state="PENDING", reason="Dependency"))
     assert run.look(waiting).phases[0].job == "7"
-    taking_over = run.look(told(Job("7", state="CANCELLED"), Job("9", state="RUNNING")))
+    taking_over = run.look(slurm(Job("7", state="CANCELLED"), Job("9", state="RUNNING")))
     assert (taking_over.phases[0].job, taking_over.phases[0].state) == ("9", "RUNNING")
     assert taking_over.links[1].entries[0].link == "spare"
 
@@ -283,7 +283,7 @@ def test_a_running_job_without_a_step_is_shown_as_such(run: Run) -> None:
     run.submitted(0, 1, "7")
     run.started(10, 1, "7")
     run.steps(1, 1, 5, at=10, each=30.0)
-    answer = told(Job("7", state="RUNNING"))
+    answer = slurm(Job("7", state="RUNNING"))
     (row, _) = run.look(answer, at=10 + 150 + 299).phases
     assert row.late_s is None, "ten steps' time has not gone by"
     status = run.look(answer, at=10 + 150 + 301)
@@ -292,7 +292,7 @@ def test_a_running_job_without_a_step_is_shown_as_such(run: Run) -> None:
     assert "NO PROGRESS for 5 min 01 s, though the job runs" in run_text(status, T0 + 461)
     assert "ago (late)" in status_text(status.phases)
     run.started(900, 1, "7", attempt=1, step=5)
-    again = run.look(told(Job("7", state="RUNNING"), job7=[start("REQUEUED", 1, 800), start("RUNNING", 890)]), at=1000)
+    again = run.look(slurm(Job("7", state="RUNNING"), job7=[start("REQUEUED", 1, 800), start("RUNNING", 890)]), at=1000)
     assert again.phases[0].late_s is None, "a new attempt begins by reading"
 
 
@@ -300,18 +300,18 @@ def test_the_end_is_expected_from_the_steps_and_from_what_restarts_have_cost(run
     run.submitted(0, 1, "7")
     run.started(0, 1, "7")
     run.steps(1, 1, 5, at=0, each=2.0)
-    straight = run.look(told(Job("7", state="RUNNING")), at=11).phases[0]
+    straight = run.look(slurm(Job("7", state="RUNNING")), at=11).phases[0]
     assert straight.end_unix_s == T0 + 11 + 15 * 2.0
     assert straight.end_how == "15 steps at 2 s, the median of the last 5"
     run.steps(1, 6, 10, at=30, each=2.0)  # 20 s lost, 20 s worked
-    interrupted = run.look(told(Job("7", state="RUNNING")), at=41).phases[0]
+    interrupted = run.look(slurm(Job("7", state="RUNNING")), at=41).phases[0]
     assert interrupted.end_unix_s == T0 + 41 + 10 * 2.0 * 2
     assert "; and 20 s, as restarts, waits and checkpoints cost 20 s so far" in interrupted.end_how
-    waiting = told(Job("7", state="PENDING", reason="Priority", start=str(int(T0) + 500)))
+    waiting = slurm(Job("7", state="PENDING", reason="Priority", start=str(int(T0) + 500)))
     queued = run.look(waiting, at=41).phases[0]
     assert queued.end_unix_s == T0 + 500 + 10 * 2.0 * 2
     assert queued.end_how.endswith("once it starts")
-    assert run.look(told(Job("7", state="FAILED")), at=41).phases[0].end_unix_s is None
+    assert run.look(slurm(Job("7", state="FAILED")), at=41).phases[0].end_unix_s is None
 
 
 @given(
