@@ -155,7 +155,7 @@ def test_nothing_waits_for_the_gpu() -> None:
         sequences.results(DROPOUT, 2)
 
 
-def test_a_captured_call_reads_the_seed_anew() -> None:
+def test_a_captured_call_rereads_the_seed() -> None:
     sequences = Sequences(PHASE1, PHASE1)
     seed = torch.tensor([1], device=GPU)
     sequences.results(DROPOUT, seed)

@@ -91,7 +91,7 @@ def test_a_near_miss_in_the_environment_names_the_right_name(catalogue: Catalogu
 
 
 @pytest.mark.parametrize("phase", ["3", "0", "-1", "one", "1.5"])
-def test_a_phase_that_the_recipe_has_not(catalogue: Catalogue, phase: str) -> None:
+def test_a_phase_that_the_recipe_does_not_have(catalogue: Catalogue, phase: str) -> None:
     refused(catalogue, "environment PHASE", environ={"PHASE": phase})
 
 
@@ -104,7 +104,7 @@ def test_an_indivisible_global_batch(catalogue: Catalogue) -> None:
     refused(catalogue, "phase 1", "65536", "24 ranks", "2 or 4", "65520 or 65544", flags=flags)
 
 
-def test_an_indivisible_phase_that_is_not_asked_for_is_let_be(catalogue: Catalogue) -> None:
+def test_an_indivisible_phase_that_is_not_asked_for_is_ignored(catalogue: Catalogue) -> None:
     environ = {"PHASE": "1", "BATCHSIZE": "10"}
     (phase,) = resolve(catalogue, flags={"recipe": "dgx1-32g"}, environ=environ, nodes=3).spec.phases
     assert phase.global_batch == 240
@@ -171,7 +171,7 @@ def test_plain_paths_pass(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["", ".", "..", ".a", "_a", "-a", "a/b", "a:b", "ä", "a" * 129, "a\n"])
-def test_names_that_are_no_folder_of_ours(text: str) -> None:
+def test_names_that_are_not_folders_of_ours(text: str) -> None:
     with pytest.raises(InputError, match="is not a valid name"):
         check_name(text, "run")
 
@@ -239,7 +239,7 @@ recipes:
 """
 
 
-def test_all_that_is_wrong_with_a_file_is_told_at_once_with_lines(tmp_path: Path) -> None:
+def test_all_that_is_wrong_with_a_file_is_reported_at_once_with_lines(tmp_path: Path) -> None:
     file = tmp_path / "own.yml"
     file.write_text(WRONG)
     with pytest.raises(InputErrors) as error:
@@ -256,7 +256,7 @@ def test_all_that_is_wrong_with_a_file_is_told_at_once_with_lines(tmp_path: Path
     assert str(pickle.loads(pickle.dumps(error.value))) == str(error.value)
 
 
-def test_what_is_wrong_with_several_files_is_told_at_once(tmp_path: Path) -> None:
+def test_what_is_wrong_with_several_files_is_reported_at_once(tmp_path: Path) -> None:
     for name in ("a.yml", "b.yml"):
         (tmp_path / name).write_text("recipes:\n  mine: {sytem: laptop}\nmodels: {}\nmodels: {}\n")
     with pytest.raises(InputErrors) as error:
@@ -269,7 +269,7 @@ def test_what_is_wrong_with_several_files_is_told_at_once(tmp_path: Path) -> Non
     ]
 
 
-def test_a_name_that_no_file_has_is_told_with_its_line(tmp_path: Path) -> None:
+def test_a_name_that_no_file_has_is_reported_with_its_line(tmp_path: Path) -> None:
     file = tmp_path / "own.yml"
     file.write_text("recipes:\n  mine:\n    system: labtop\n")
     both = load_catalogue([builtin_file(), file])

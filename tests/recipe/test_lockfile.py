@@ -88,7 +88,7 @@ def test_a_lockfile_is_one_plain_recipe(catalogue: Catalogue) -> None:
     ]
 
 
-def test_a_file_of_several_recipes_is_no_lockfile() -> None:
+def test_a_file_of_several_recipes_is_not_a_lockfile() -> None:
     with pytest.raises(InputError, match="one recipe, but this file has 9"):
         read_lockfile(builtin_file())
 

@@ -34,7 +34,7 @@ def test_a_job_of_sacct_has_its_starts_and_steps() -> None:
     assert (eight.state, eight.reason, eight.nodes, eight.past) == ("CANCELLED", "Dependency", (), ())
 
 
-def test_squeue_s_newer_word_wins() -> None:
+def test_squeue_s_newer_answer_wins() -> None:
     text = "8|PENDING|(DependencyNeverSatisfied)||30:00|N/A\n9|RUNNING|None|node1|1-00:00:00|1800000000\n"
     jobs = jobs_of_squeue(text, jobs_of_sacct(SACCT))
     assert (jobs["8"].state, jobs["8"].reason, jobs["8"].start) == ("PENDING", "(DependencyNeverSatisfied)", "")
@@ -42,7 +42,7 @@ def test_squeue_s_newer_word_wins() -> None:
     assert jobs["7"].source == "sacct"
 
 
-def test_lines_of_another_format_are_passed_over() -> None:
+def test_lines_of_another_format_are_ignored() -> None:
     assert jobs_of_sacct("Slurm accounting storage is disabled\n\n7|RUNNING\n") == {}
 
 
@@ -66,7 +66,7 @@ def test_sacct_s_starts_are_read_in_their_order() -> None:
     assert second == JobStart("PENDING")
 
 
-def test_when_a_job_starts_is_told_in_this_machine_s_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_when_a_job_starts_is_shown_in_this_machine_s_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TZ", "UTC-1")
     time.tzset()
     try:

@@ -29,7 +29,7 @@ def test_a_reason_is_put_into_words(reason: str, words: str) -> None:
 
 
 @pytest.mark.parametrize("reason", FAULTS)
-def test_some_reasons_no_waiting_removes(reason: str) -> None:
+def test_some_reasons_do_not_go_away_by_waiting(reason: str) -> None:
     assert must_be_changed(reason)
     assert must_be_changed(f"({reason})")
 

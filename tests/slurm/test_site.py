@@ -125,7 +125,7 @@ def test_lists_may_be_written_with_commas() -> None:
         ("data: !!python/object/apply:os.system [id]\n", "data must be one value", 1),
     ],
 )
-def test_what_is_not_right_is_told_with_its_line(text: str, said: str, line: int) -> None:
+def test_what_is_wrong_is_reported_with_its_line(text: str, said: str, line: int) -> None:
     with pytest.raises(InputError) as error:
         parsed(text)
     assert said in error.value.what
@@ -214,7 +214,7 @@ def test_the_folder_is_the_users_configuration() -> None:
         site_file("a", {})
 
 
-def test_a_file_that_is_no_text_is_an_input_error(environ: dict[str, str]) -> None:
+def test_a_file_that_is_not_text_is_an_input_error(environ: dict[str, str]) -> None:
     keep(environ, "juno")
     site_file("juno", environ).write_bytes(b"\xff\xfe")
     with pytest.raises(InputError, match="cannot be read"):
@@ -262,7 +262,7 @@ def test_a_new_file_holds_what_was_found() -> None:
         assert found in text
 
 
-def test_every_key_stands_in_a_new_file_and_its_examples_are_valid() -> None:
+def test_every_key_is_in_a_new_file_and_its_examples_are_valid() -> None:
     text = render_site("juno", JUNO, BATCH, Path("/lustre/me"))
     lines = text.splitlines()
     keys = [line for line in lines if line.removeprefix("# ").split(":")[0] in KEYS and line[-1] in '"]}']

@@ -30,7 +30,7 @@ def test_times_as_slurm_writes_them(text: str, seconds: int | None) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "soon", "1:2:3:4", "-5", "1-", "1.5", "4h", "1-2:3:4:5"])
-def test_what_is_no_time_is_refused(text: str) -> None:
+def test_what_is_not_a_time_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="not a time"):
         parse_time(text)
 

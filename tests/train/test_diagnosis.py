@@ -60,10 +60,10 @@ def test_it_names_and_counts_what_is_not_finite(model: BertForPreTraining) -> No
     parameters[WORDS].grad[2, 3] = math.inf
     with torch.no_grad():
         parameters[WORDS][30, 0] = math.nan
-    found = looked_at(model)
-    assert found.gradients == (NotFinite(WORDS, 31 * 8, 0, 1), NotFinite(BIAS, 31, 2, 1))
-    assert found.parameters == (NotFinite(WORDS, 31 * 8, 1, 0),)
-    assert found.tensors == len(parameters)
+    diagnosis = looked_at(model)
+    assert diagnosis.gradients == (NotFinite(WORDS, 31 * 8, 0, 1), NotFinite(BIAS, 31, 2, 1))
+    assert diagnosis.parameters == (NotFinite(WORDS, 31 * 8, 1, 0),)
+    assert diagnosis.tensors == len(parameters)
 
 
 def test_the_gradients_of_a_skipped_step_are_still_there(model: BertForPreTraining) -> None:
@@ -73,10 +73,10 @@ def test_the_gradients_of_a_skipped_step_are_still_there(model: BertForPreTraini
         model.bert.encoder.layer[1].intermediate.dense.weight[0, 0] = math.nan
     assert math.isnan(backward(model))
     assert optimizer.step().skipped
-    found = looked_at(model, losses=LOSSES | {"mlm_loss_nats": math.nan})
-    assert [tensor.name for tensor in found.parameters] == ["bert.encoder.layer.1.intermediate.dense.weight"]
-    assert len(found.gradients) > 10
-    assert not found.is_loss_finite
+    diagnosis = looked_at(model, losses=LOSSES | {"mlm_loss_nats": math.nan})
+    assert [tensor.name for tensor in diagnosis.parameters] == ["bert.encoder.layer.1.intermediate.dense.weight"]
+    assert len(diagnosis.gradients) > 10
+    assert not diagnosis.is_loss_finite
 
 
 def test_the_file_is_strict_json_with_the_sequences(model: BertForPreTraining, tmp_path: Path) -> None:
@@ -108,7 +108,7 @@ def test_the_error_says_which_parameter_and_where_the_rest_is(model: BertForPreT
     assert str(tmp_path / "x.json") in text
 
 
-def test_finite_gradients_whose_norm_overflows_are_told_apart(model: BertForPreTraining) -> None:
+def test_finite_gradients_whose_norm_overflows_are_distinguished(model: BertForPreTraining) -> None:
     for parameter in model.parameters():
         parameter.grad.fill_(1e30)
     assert Lamb(model.parameters(), 1e-3).step().skipped
@@ -127,12 +127,12 @@ def test_finite_gradients_whose_norm_overflows_are_told_apart(model: BertForPreT
         ),
     ],
 )
-def test_the_hint_follows_from_what_was_found(model: BertForPreTraining, changes: dict[str, Any], hint: str) -> None:
+def test_the_hint_follows_from_the_diagnosis(model: BertForPreTraining, changes: dict[str, Any], hint: str) -> None:
     dict(model.named_parameters())[BIAS].grad[0] = math.nan
     assert (looked_at(model, **changes).error(Path("x.json"), IN_WORDS).hint or "").startswith(hint)
 
 
-def test_spoilt_weights_call_for_an_earlier_checkpoint(model: BertForPreTraining) -> None:
+def test_corrupted_weights_call_for_an_earlier_checkpoint(model: BertForPreTraining) -> None:
     with torch.no_grad():
         dict(model.named_parameters())[BIAS][0] = math.nan
     assert "resume from an earlier one" in (looked_at(model).error(Path("x.json"), IN_WORDS).hint or "")

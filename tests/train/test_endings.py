@@ -51,7 +51,7 @@ def flip(shard: Path) -> None:
 
 
 @pytest.mark.parametrize("how", [flip, Path.unlink])
-def test_a_shard_that_is_spoilt_during_the_run_ends_it_with_a_checkpoint(
+def test_a_shard_that_is_corrupted_during_the_run_ends_it_with_a_checkpoint(
     trial: Trial,
     own_data: Path,
     how: Callable[[Path], None],
@@ -78,7 +78,7 @@ def test_a_shard_that_is_spoilt_during_the_run_ends_it_with_a_checkpoint(
     assert long.directory.events()[-1]["exit_code"] == 64
 
 
-def test_where_bad_shards_are_skipped_the_run_asks_to_go_on(
+def test_where_bad_shards_are_skipped_the_run_asks_to_be_continued(
     trial: Trial, own_data: Path, alone: Callable[..., Ended], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr("bertjobs.train.pretraining.batches.ShardWatch", partial(ShardWatch, interval_s=0.05))
@@ -115,7 +115,7 @@ def test_25_steps_without_a_finite_gradient_end_the_run_with_a_diagnosis(
     assert all(".safetensors" in name for name in diagnosis["sequences"])
 
 
-def test_phase_2_may_start_from_an_unfinished_phase_1_if_told(stopped: Trial, alone: Callable[..., Ended]) -> None:
+def test_phase_2_may_start_from_an_unfinished_phase_1_if_asked(stopped: Trial, alone: Callable[..., Ended]) -> None:
     refused = alone(stopped, 2)
     assert refused.code == 64
     assert "PREVIOUS_PHASE=latest" in refused.err
@@ -173,7 +173,7 @@ def test_a_job_that_crashes_again_where_it_began_is_not_started_a_third_time(
     assert alone(job, 1).code == 0, "by hand it may go on"
 
 
-def test_an_attempt_that_could_not_write_its_end_counts_as_a_crash_where_no_link_asked_slurm(
+def test_an_attempt_that_could_not_write_its_end_counts_as_a_crash_unless_slurm_was_asked(
     stopped: Trial, alone: Callable[..., Ended]
 ) -> None:
     job = stopped.having(BERTJOBS_JOB="7", STEPS_THIS_RUN=1)

@@ -92,7 +92,7 @@ def test_a_restart_drops_the_lines_of_steps_that_will_be_done_again(log: Metrics
 @pytest.mark.parametrize(
     "rest", [b'{"phase": 1, "st', b"\0" * 300, b"4\n", b"null\n", b'{"phase": 1}\n', b'{"step": "x"}\n']
 )
-def test_a_line_that_a_crash_spoilt_is_mended(log: MetricsLog, tmp_path: Path, rest: bytes) -> None:
+def test_a_line_that_a_crash_damaged_is_repaired(log: MetricsLog, tmp_path: Path, rest: bytes) -> None:
     for step in (1, 2):
         log.step(step_line(step), 10, "")
     with open(tmp_path / "metrics.jsonl", "ab") as file:
@@ -112,7 +112,7 @@ def test_a_whole_line_without_its_end_is_kept(log: MetricsLog, tmp_path: Path) -
     assert steps(path) == [1, 2, 3]
 
 
-def test_lost_steps_are_named_and_the_run_goes_on(
+def test_lost_steps_are_named_and_the_run_continues(
     log: MetricsLog, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for step in (1, 2, 4, 8):
@@ -123,7 +123,7 @@ def test_lost_steps_are_named_and_the_run_goes_on(
     assert steps(tmp_path / "metrics.jsonl") == [1, 2, 4, 8, 11]
 
 
-def test_a_series_that_needs_no_mending_is_not_written_again(log: MetricsLog, tmp_path: Path) -> None:
+def test_a_series_that_needs_no_repair_is_not_rewritten(log: MetricsLog, tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     log.step(step_line(1, gradient_norm=float("inf")), 10, "")
     before = path.stat()
@@ -132,7 +132,7 @@ def test_a_series_that_needs_no_mending_is_not_written_again(log: MetricsLog, tm
 
 
 @given(st.lists(st.integers(1, 12), max_size=30), st.integers(0, 12))
-def test_each_step_stands_once_and_what_is_missing_is_known(written: list[int], last: int) -> None:
+def test_each_step_appears_once_and_what_is_missing_is_known(written: list[int], last: int) -> None:
     lines = [{"step": step, "written": number} for number, step in enumerate(written)]
     kept = continued(lines, last)
     assert [line["step"] for line in kept] == sorted({step for step in written if step <= last})

@@ -78,7 +78,7 @@ def test_the_final_checkpoint_loads_in_transformers(
     assert torch.isfinite(out.prediction_logits).all()
 
 
-def test_the_journal_tells_how_each_attempt_began_and_ended(outcome: tuple[Trial, list[Ended], list[Ended]]) -> None:
+def test_the_journal_says_how_each_attempt_began_and_ended(outcome: tuple[Trial, list[Ended], list[Ended]]) -> None:
     events = outcome[0].directory.events()
     assert [(event["event"], event["phase"]) for event in events] == [
         ("started", 1), ("ended", 1), ("started", 2), ("ended", 2),

@@ -138,12 +138,12 @@ def test_a_gpu_has_what_its_generation_has(
     assert caught.value.hint == f"set PRECISION to one that it supports: {', '.join(has)}"
 
 
-def test_float32_products_are_exact_in_fp32_alone() -> None:
-    found = []
+def test_float32_products_are_exact_only_in_fp32() -> None:
+    modes = []
     for precision in PRECISIONS:
         use_precision(precision)
-        found.append(torch.get_float32_matmul_precision())
-    assert found == ["highest", "high", "high", "high"]
+        modes.append(torch.get_float32_matmul_precision())
+    assert modes == ["highest", "high", "high", "high"]
 
 
 def test_a_deterministic_run_refuses_operations_that_are_not() -> None:

@@ -1,4 +1,4 @@
-"""Joining the group, gradients over ranks, and who speaks when a rank fails."""
+"""Joining the group, gradients over ranks, and which rank reports a failure."""
 
 from __future__ import annotations
 
@@ -71,14 +71,14 @@ def test_a_name_without_an_address_is_named() -> None:
 
 
 def test_an_address_that_never_answers_is_named() -> None:
-    join_in_vain("192.0.2.1", 29400)  # for documentation (RFC 5737): nobody has it
+    join_in_vain("192.0.2.1", 29400)  # for documentation (RFC 5737): no host has it
 
 
-def test_a_listener_that_is_no_rank_is_named(silent_listener: int) -> None:
+def test_a_listener_that_is_not_a_rank_is_named(silent_listener: int) -> None:
     assert "another program, not rank 0, is listening on that port" in join_in_vain("127.0.0.1", silent_listener).what
 
 
-def test_rank_0_tells_how_many_came() -> None:
+def test_rank_0_says_how_many_came() -> None:
     assert "1/2 clients joined" in join_in_vain("127.0.0.1", free_port(), rank=0).what
 
 
@@ -136,20 +136,20 @@ def two_ranks(rank: int, port: int, folder: Path) -> None:
         before = ranks.arrivals()
         ranks.sum_on_host(1)
         assert ranks.arrivals() == before + 1
-        found = {name: gradients(ranks, rank, **way) for name, way in WAYS.items()}  # type: ignore[arg-type]
-        found["checkpointing"] = gradients(ranks, rank, checkpointing=True)
-        found["too large"] = gradients(ranks, rank, compression="fp16", scale=TOO_LARGE)
+        averaged = {name: gradients(ranks, rank, **way) for name, way in WAYS.items()}  # type: ignore[arg-type]
+        averaged["checkpointing"] = gradients(ranks, rank, checkpointing=True)
+        averaged["too large"] = gradients(ranks, rank, compression="fp16", scale=TOO_LARGE)
         arrivals = ranks.arrivals()
-        assert arrivals > before + len(found), "what DDP sends is counted"
+        assert arrivals > before + len(averaged), "what DDP sends is counted"
         assert ranks.sum_on_host(arrivals) == [2 * arrivals]
         check_errors(ranks)
-        for name, tensors in found.items():
+        for name, tensors in averaged.items():
             save_file(tensors, folder / f"{name}-{rank}")
     os._exit(0)
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Tensor]]:
+def averaged(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Tensor]]:
     """The gradients of each way to send them; the same on both ranks."""
     folder, port = tmp_path_factory.mktemp("gradients"), free_port()
     processes = [CONTEXT.Process(target=two_ranks, args=(rank, port, folder)) for rank in range(2)]
@@ -166,32 +166,34 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Tenso
     return both[0]
 
 
-def test_gradients_are_the_mean_over_ranks(found: dict[str, dict[str, Tensor]]) -> None:
+def test_gradients_are_the_mean_over_ranks(averaged: dict[str, dict[str, Tensor]]) -> None:
     alone = Ranks(read_placement({}))
     first, second = (gradients(alone, rank) for rank in range(2))
-    assert found["plain"].keys() == first.keys()
-    for name, value in found["plain"].items():
+    assert averaged["plain"].keys() == first.keys()
+    for name, value in averaged["plain"].items():
         torch.testing.assert_close(value, (first[name] + second[name]) / 2, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("way", ["small buckets", "checkpointing"])
-def test_buckets_and_activation_checkpointing_change_no_gradient(found: dict[str, dict[str, Tensor]], way: str) -> None:
-    for name, value in found["plain"].items():
-        torch.testing.assert_close(found[way][name], value, rtol=1e-6, atol=1e-6)
+def test_buckets_and_activation_checkpointing_change_no_gradient(
+    averaged: dict[str, dict[str, Tensor]], way: str
+) -> None:
+    for name, value in averaged["plain"].items():
+        torch.testing.assert_close(averaged[way][name], value, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize(("way", "bits"), [("fp16", 11), ("bf16", 8)])
-def test_compression_rounds_gradients_and_no_more(found: dict[str, dict[str, Tensor]], way: str, bits: int) -> None:
-    assert any(not torch.equal(found[way][name], value) for name, value in found["plain"].items())
-    for name, value in found["plain"].items():
+def test_compression_rounds_gradients_and_no_more(averaged: dict[str, dict[str, Tensor]], way: str, bits: int) -> None:
+    assert any(not torch.equal(averaged[way][name], value) for name, value in averaged["plain"].items())
+    for name, value in averaged["plain"].items():
         largest = float(value.abs().max())
         torch.testing.assert_close(
-            found[way][name], value, rtol=2 * 2.0**-bits, atol=largest * 2 * 2.0**-bits + 2 * SMALLEST
+            averaged[way][name], value, rtol=2 * 2.0**-bits, atol=largest * 2 * 2.0**-bits + 2 * SMALLEST
         )
 
 
-def test_what_overflows_in_fp16_is_infinite_on_all_ranks(found: dict[str, dict[str, Tensor]]) -> None:
-    assert not all(value.isfinite().all() for value in found["too large"].values())
+def test_what_overflows_in_fp16_is_infinite_on_all_ranks(averaged: dict[str, dict[str, Tensor]]) -> None:
+    assert not all(value.isfinite().all() for value in averaged["too large"].values())
 
 
 def test_a_port_that_is_taken_is_named(trial: Trial) -> None:

@@ -55,7 +55,7 @@ def test_weights_of_another_vocabulary(
 
 
 @pytest.mark.parametrize("phase", [1, 2])
-def test_a_run_does_not_go_on_with_data_of_another_vocabulary(
+def test_a_run_does_not_continue_on_data_of_another_vocabulary(
     stopped_once: Trial,
     phase_one_done: Trial,
     other_data: DataManifest,
@@ -77,7 +77,7 @@ def test_data_of_another_vocabulary_than_the_recipes(trial: Trial, alone: Callab
     [("LR", "0.02", "phase1.lr"), ("SEED", "43", "seed"), ("PRECISION", "bf16", "precision"),
      ("MODEL", "bert-tiny", "model.hidden_size"), ("BATCHSIZE", "6", "phase1.global_batch")],
 )  # fmt: skip
-def test_a_begun_phase_does_not_go_on_with_other_settings(
+def test_a_phase_that_has_begun_does_not_continue_with_other_settings(
     stopped: Trial, alone: Callable[..., Ended], name: str, value: str, setting: str
 ) -> None:
     lockfile = stopped.directory.lockfile.read_text()
@@ -98,7 +98,7 @@ def test_phase_2_may_have_settings_of_its_own(done: Trial, alone: Callable[..., 
     assert [phase.global_batch for phase in spec.phases] == [12, 2]
 
 
-def test_a_run_goes_on_by_its_name_alone(stopped: Trial, alone: Callable[..., Ended]) -> None:
+def test_a_run_continues_given_only_its_name(stopped: Trial, alone: Callable[..., Ended]) -> None:
     end = alone(stopped.having(RECIPE="", DATADIR="", STEPS_THIS_RUN=1), 1)
     assert end.code == 75, end
     assert "recipe trial" in end.out
@@ -112,7 +112,7 @@ def test_a_worker_trains_one_phase(trial: Trial, alone: Callable[..., Ended]) ->
     assert_refused(alone(trial.having(PHASE="all"), 1), "a worker trains one phase")
 
 
-def test_another_number_of_ranks_with_the_same_global_batch_goes_on(stopped: Trial, phase_one_done: Trial) -> None:
+def test_another_number_of_ranks_with_the_same_global_batch_continues(stopped: Trial, phase_one_done: Trial) -> None:
     # STEPS_THIS_RUN keeps the run comparable: the same three global batches on one rank and on two.
     first, second = stopped.having(NODES=2, STEPS_THIS_RUN=3).run(1, 2, {1: {"LOCAL_RANK": "0"}})
     assert (first.code, second.code) == (75, 0), first

@@ -53,7 +53,7 @@ def test_each_masked_token_of_the_global_batch_weighs_the_same() -> None:
     assert gradient(PLAN, UNEVEN[::-1]) == pytest.approx(sum(range(1, 13)) / 12)
 
 
-def test_the_seed_s_loss_is_the_mean_of_the_micro_batches_means() -> None:
+def test_nvidia_s_loss_is_the_mean_of_the_micro_batches_means() -> None:
     plan = replace(PLAN, normalization="seed")
     assert gradient(plan, UNEVEN) == pytest.approx((10 / 4 + 68 / 8) / 2)
 

@@ -119,7 +119,7 @@ def test_the_third_checkpoint_in_a_row_that_cannot_be_written_ends_the_run(
 
 
 @pytest.mark.parametrize("ranks", [2, 8])
-def test_a_run_goes_on_with_another_number_of_ranks(data: DataManifest, tmp_path: Path, ranks: int) -> None:
+def test_a_run_continues_on_another_number_of_ranks(data: DataManifest, tmp_path: Path, ranks: int) -> None:
     home = recipe(tmp_path / "home", global_batch=16, steps=25)
     stopped = Trial(home, data.folder, tmp_path / "four", {"STEPS_THIS_RUN": "5", "PRECISION": "fp32"})
     assert attempt(stopped, 1, 4, tmp_path / "logs" / "0") == [75, 0, 0, 0], said(tmp_path / "logs" / "0")

@@ -75,7 +75,7 @@ def test_any_step_and_number_is_read_back(tmp_path_factory: pytest.TempPathFacto
     assert read == pytest.approx(value, rel=1e-6, abs=1e-38) or (math.isinf(read) and abs(value) > 3.4e38)
 
 
-def test_each_step_stands_once_over_restarts(tmp_path: Path) -> None:
+def test_each_step_appears_once_over_restarts(tmp_path: Path) -> None:
     folder = tmp_path / "tensorboard"
     log = TensorBoardLog(folder, SCORES)
     log.begin(0, [], [])
@@ -141,7 +141,7 @@ def test_what_a_checkpoint_holds_is_on_the_disk_before_it(tmp_path: Path) -> Non
     assert [step for _, step, _ in events(tmp_path / "board")] == list(range(1, 2001))
 
 
-def test_without_tensorboard_there_is_no_folder_and_one_line_says_how_to_have_it(
+def test_without_tensorboard_there_is_no_folder_and_one_line_says_how_to_get_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "tensorboard", None)

@@ -260,7 +260,7 @@ def test_stacks_show_what_hangs(ended: dict[str, Ended]) -> None:
     assert "in sleep_for_ever" not in ended["backward"].logs[0]
 
 
-def test_a_silent_rank_is_told_from_a_late_one(ended: dict[str, Ended]) -> None:
+def test_a_silent_rank_is_distinguished_from_a_late_one(ended: dict[str, Ended]) -> None:
     assert "and no longer answers" in ended["stopped"].logs[0]
     assert "and no longer answers" in ended["stopped-host"].logs[1]
     assert "no longer answers" not in ended["sleep"].logs[0]
@@ -372,7 +372,7 @@ def test_ranks_that_began_the_fewest_collectives_are_absent(arrivals: list[int],
 
 
 @given(st.lists(st.sampled_from(["posts", "stops", "never", "late"]), min_size=1, max_size=20))
-def test_ranks_that_post_no_more_are_silent(kinds: list[str]) -> None:
+def test_ranks_that_stop_posting_are_silent(kinds: list[str]) -> None:
     before = {"posts": post(5), "stops": post(5), "never": None, "late": None}
     after = {"posts": post(5, 2), "stops": post(5), "never": None, "late": post(0)}
     silent = silent_ranks([before[kind] for kind in kinds], [after[kind] for kind in kinds])

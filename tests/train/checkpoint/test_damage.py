@@ -24,7 +24,7 @@ def assert_refused(end: Ended, *words: str) -> None:
 
 
 @pytest.mark.parametrize("file", FILES)
-def test_a_truncated_checkpoint_is_passed_over(
+def test_a_truncated_checkpoint_is_skipped(
     stopped: Trial, alone: Callable[..., Ended], phase_one_done: Trial, file: str
 ) -> None:
     truncate(stopped.phase(1).checkpoints / "step-00000025" / file)
@@ -45,7 +45,7 @@ def test_without_a_whole_checkpoint_the_phase_is_refused(stopped: Trial, alone: 
     assert stopped.directory.events()[-1]["cause"] == "bad input"
 
 
-def test_a_checkpoint_of_a_later_version_is_not_passed_over(stopped: Trial, alone: Callable[..., Ended]) -> None:
+def test_a_checkpoint_of_a_later_version_is_not_skipped(stopped: Trial, alone: Callable[..., Ended]) -> None:
     path = stopped.phase(1).checkpoints / "step-00000025" / MANIFEST
     path.write_text(json.dumps({"format_version": 99, "something": "new"}))
     assert_refused(alone(stopped, 1), "format 99 is newer", "update bertjobs")

@@ -131,7 +131,7 @@ def test_the_moments_outlive_the_files(folder: Path) -> None:
     assert any(first.any() for first, _ in before.values())
 
 
-def test_the_recipe_decides_which_kind_of_loss_scale_goes_on(folder: Path) -> None:
+def test_the_recipe_decides_which_kind_of_loss_scale_continues(folder: Path) -> None:
     assert read_training_state(folder, *untrained(), StaticLossScale(128.0)).loss_scale == StaticLossScale(128.0)
     assert read_training_state(folder, *untrained()).loss_scale.scale == 512.0
 

@@ -151,7 +151,7 @@ def test_the_optimizer_waits_for_the_copies_and_nothing_else_does(
     assert not all(torch.equal(parameter, before[name]) for name, parameter in model.named_parameters())
 
 
-def test_a_copy_that_fails_is_told_and_holds_nobody_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_copy_that_fails_is_reported_and_delays_no_rank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model, optimizer = trained()
     (writer,) = writers(tmp_path)
 
@@ -336,7 +336,7 @@ def test_a_rename_that_fails_leaves_the_checkpoints_before(tmp_path: Path, monke
     write(ranks, 20, model, optimizer)
 
 
-def test_a_part_whose_record_is_lost_is_no_checkpoint(tmp_path: Path) -> None:
+def test_a_part_whose_record_is_lost_is_not_a_checkpoint(tmp_path: Path) -> None:
     model, optimizer = trained()
     ranks = writers(tmp_path, 2)
     begin(ranks, 20, model, optimizer)

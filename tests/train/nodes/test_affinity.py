@@ -216,7 +216,7 @@ def test_two_ranks_divide_a_numa_node_by_what_each_reads(tmp_path: Path) -> None
 
 
 @pytest.mark.usefixtures("affinity")
-def test_a_rank_that_sees_its_own_gpu_alone_takes_all_cpus_near_it(tmp_path: Path) -> None:
+def test_a_rank_that_sees_only_its_own_gpu_takes_all_cpus_near_it(tmp_path: Path) -> None:
     words = bind(tree(tmp_path, [format_cpus(MINE)]), local_rank=1, tasks=2, gpus=1)
     assert words == f"bound to CPUs {format_cpus(MINE)}, near GPU {ADDRESSES[0]}"
 
@@ -226,7 +226,7 @@ def unbound(words: str | None, expected: str | None = None) -> None:
     assert words is None if expected is None else words is not None and expected in words
 
 
-def test_a_gpu_of_no_known_numa_node_binds_nobody(tmp_path: Path) -> None:
+def test_a_gpu_of_an_unknown_numa_node_binds_no_rank(tmp_path: Path) -> None:
     unbound(bind(tree(tmp_path, [str(min(MINE))], numa=[-1])))
 
 

@@ -136,7 +136,7 @@ def with_disks(*, shared: bool = True, **free: int) -> Findings:
 FULL = "/r: 0.0 GB free, 0.0 GB needed"
 
 
-def test_a_disk_that_is_full_for_all_is_no_nodes_fault() -> None:
+def test_a_disk_that_is_full_for_all_is_not_a_nodes_fault() -> None:
     assert problems(with_disks(a=9, b=8, c=9)) == [fatal(FULL, node="")]
     assert problems(with_disks(a=9)) == [fatal(FULL, node="")]
     assert problems(with_disks(a=9, b=8, shared=False)) == [fatal(FULL, node="")]
@@ -384,7 +384,7 @@ def test_gpus_that_are_gone_are_fatal_only_where_the_job_was_given_them(look: Lo
     assert problems(look(":")) == [], "the job did not ask for them: bad input, not a bad node"
 
 
-def test_what_nvidia_smi_complains_of_is_told(look: Look) -> None:
+def test_what_nvidia_smi_complains_of_is_reported(look: Look) -> None:
     lost = "Unable to determine the device handle for GPU 0000:C1:00.0: GPU is lost."
     assert problems(look(f"echo '{lost}'; exit 15")) == [warning(f"nvidia-smi: {lost}")]
     assert problems(look("exit 9")) == [warning("nvidia-smi: exit code 9")]
@@ -420,7 +420,7 @@ def alone() -> tuple[Ranks, Placement]:
     return Ranks(placement), placement
 
 
-def test_a_rank_alone_measures_no_network() -> None:
+def test_a_single_rank_measures_no_network() -> None:
     ranks, _ = alone()
     findings = measure_network(ranks, torch.device("cpu"), {})
     assert findings.links == ()
@@ -436,14 +436,14 @@ def test_this_machine_is_not_written_into_slurms_register(tmp_path: Path, capsys
     assert capsys.readouterr().out == "node check: node1: 0 of 2 GPUs seen\n"
 
 
-def test_a_full_shared_disk_tells_what_to_do(tmp_path: Path) -> None:
+def test_a_full_shared_disk_says_what_to_do(tmp_path: Path) -> None:
     ranks, placement = alone()
     with pytest.raises(UnfitNodesError, match="on these nodes: /r: 0") as caught:
         settle(ranks, with_disks(a=9, b=9), placement, tmp_path, "bert")
     assert "free the space" in str(caught.value.hint)
 
 
-def test_a_register_that_cannot_be_written_stops_nobody(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_register_that_cannot_be_written_stops_no_rank(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     placement = read_placement({"SLURM_PROCID": "0", "SLURM_JOB_ID": "77"})
     findings = Findings(nodes=(replace(FACTS, complaint="slow"),))
     settle(Ranks(placement), findings, placement, tmp_path / "absent", "bert")

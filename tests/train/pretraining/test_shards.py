@@ -56,7 +56,7 @@ def test_more_workers_than_shards_train(trial: Trial, alone: Alone) -> None:
     assert alone(trial.having(NUM_WORKERS=5, STEPS_THIS_RUN=2), 1).code == 75
 
 
-def test_a_checkpoint_says_where_the_data_stand(stopped: Trial) -> None:
+def test_a_checkpoint_has_the_position_in_the_data(stopped: Trial) -> None:
     data = DataManifest.read(stopped.data)
     epoch, place = divmod(25 * 12, data.phase(1).train.rows)
     assert state(stopped) == {
@@ -72,7 +72,7 @@ def test_an_altered_shard_stops_the_run_before_anything_is_written(data_copy: Tr
     assert not data_copy.results.exists()
 
 
-def test_an_altered_shard_is_told_once_on_two_ranks(data_copy: Trial) -> None:
+def test_an_altered_shard_is_reported_once_on_two_ranks(data_copy: Trial) -> None:
     name = spoil(data_copy, 2)
     first, second = data_copy.run(1, 2)
     assert_refused(first, f"shard {name} was altered")
