@@ -23,7 +23,7 @@ from tests.cluster.slurm import PATIENCE_S, Cluster
 from tests.conftest import run_bertjobs, wait_until
 
 SEED = int(os.environ.get("BERTJOBS_CHAOS_SEED", "1"))
-SLOW_SEEDS = (2, 3)  # other orders of the faults, at other moments
+SLOW_SEEDS = (5,)  # another order of the faults, at other moments
 STEPS = {1: 70, 2: 130}
 EVERY = 5  # steps between checkpoints
 DISK = "192m"
