@@ -133,7 +133,7 @@ def test_a_gpu_has_what_its_generation_has(
     if precision in has:
         check_gpu(precision, name, capability)
         return
-    with pytest.raises(InputError, match=f"{name} has no {precision}") as caught:
+    with pytest.raises(InputError, match=f"{name} does not support {precision}") as caught:
         check_gpu(precision, name, capability)
     assert caught.value.hint == f"set PRECISION to one that it supports: {', '.join(has)}"
 
