@@ -26,6 +26,7 @@ SEED = int(os.environ.get("BERTJOBS_CHAOS_SEED", "1"))
 SLOW_SEEDS = (5,)  # another order of the faults, at other moments
 STEPS = {1: 70, 2: 130}
 EVERY = 5  # steps between checkpoints
+NEAR_THE_END = 2 * EVERY  # steps of a phase in which no fault is injected
 DISK = "192m"
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 RECIPE = {
@@ -105,7 +106,8 @@ def quiet(speeches_data: Path, tmp_path: Path) -> Iterator[Callable[[], RunDirec
 
 def attack(run: AttackedRun, fault: Fault, random: Random) -> tuple[Attempt, tuple[int, int], float]:
     """Do it once the attempt that trains has a checkpoint of its own, at a random moment between two others."""
-    wait_until(run.has_gained)
+    # Near a phase's end the attempt would be done before the fault meets it: then in the next phase.
+    wait_until(lambda: (run.has_gained() and run.place()[1] <= STEPS[run.place()[0]] - NEAR_THE_END) or run.done())
     phase, step = run.place()
     target = step + random.randrange(EVERY)
     wait_until(lambda: run.place() >= (phase, target) or run.done())
