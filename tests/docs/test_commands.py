@@ -65,7 +65,7 @@ def within(word: str) -> list[list[str]]:
 
 
 def lines(page: Page) -> Iterator[tuple[str, bool]]:
-    """Lines in which commands may stand, and whether they are whole; a line that ends with a backslash continues on the next."""
+    """Lines in which commands may stand, and whether they are whole; a backslash at the end continues a line."""
     for block in page.code_blocks():
         for line in block.replace("\\\n", " ").splitlines():
             yield line.strip().removeprefix("$ "), True
