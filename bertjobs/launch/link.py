@@ -20,10 +20,10 @@ from typing import Any
 from bertjobs.errors import EXIT_BAD_INPUT, EXIT_CONTINUE, EXIT_DONE, EXIT_FAILURE, BertjobsError
 from bertjobs.recipe.lockfile import read_lockfile
 from bertjobs.run.causes import Cause, Then
-from bertjobs.run.checkpoints import steps
+from bertjobs.run.checkpoints import newest_name
 from bertjobs.run.directory import PhaseDirectory, RunDirectory
 from bertjobs.run.journal import read_story
-from bertjobs.run.restarts import beyond_budget, chain_events, complete_journal, is_open
+from bertjobs.run.restarts import beyond_budget, chain_events, close_attempt, complete_journal
 from bertjobs.slurm.client import Slurm
 from bertjobs.slurm.environment import clean_environment
 
@@ -107,22 +107,6 @@ def what_next(end: End, events: Sequence[Mapping[str, Any]] = (), budgets: Mappi
 def contract_code(code: int) -> int:
     """A process's exit code in the terms of contract 3; a process that a signal ended has failed."""
     return code if code in (EXIT_DONE, EXIT_BAD_INPUT, EXIT_CONTINUE) else EXIT_FAILURE
-
-
-def newest_name(phase: PhaseDirectory) -> str:
-    """The name of a phase's newest checkpoint, whole or not; "" for none."""
-    folders = steps(phase.checkpoints)
-    return folders[-1].name if folders else ""
-
-
-def close_attempt(directory: RunDirectory, phase: int, chain: str, code: int, *, source: str) -> None:
-    """Give the chain's last attempt an end in the journal if it has none: its ranks were killed before one of them
-    could write it. ``source``: who reports it."""
-    events = chain_events(directory.events(), phase, chain)
-    if is_open(events):
-        cause = Cause.BAD_INPUT if code == EXIT_BAD_INPUT else Cause.CRASHED
-        names = {name: events[-1][name] for name in ("phase", "job", "attempt")}
-        directory.record("ended", cause=cause, exit_code=code, **names, chain=chain, told_by=source)
 
 
 def cause_of_end(directory: RunDirectory, phase: int, job: str, attempt: int) -> Cause | None:
@@ -232,7 +216,7 @@ def end(link: CurrentLink, slurm: Slurm, code: int, *, before: str, told_to_end:
     ended = End(
         code=contract_code(code),
         told_to_end=told_to_end,
-        advanced=newest_name(link.directory) not in ("", before),
+        advanced=newest_name(link.directory.checkpoints) not in ("", before),
         step_limit=link.step_limit,
         unfit_nodes=exclude.read_text(encoding="utf-8").strip() if exclude.exists() else "",
         cause=cause_of_end(link.folder, link.phase, link.job, link.attempt),

@@ -15,15 +15,16 @@ from typing import TextIO
 from bertjobs.errors import EXIT_DONE, InputError
 from bertjobs.files.atomic import write_text
 from bertjobs.launch import local
-from bertjobs.launch.link import End, Next, cause_of_end, close_attempt, newest_name, record_refusal, what_next
+from bertjobs.launch.link import End, Next, cause_of_end, record_refusal, what_next
 from bertjobs.launch.script import submissions
 from bertjobs.launch.source import write_source
 from bertjobs.launch.watch.progress import ProgressView
 from bertjobs.recipe.lockfile import read_lockfile
 from bertjobs.recipe.schema import check_path
 from bertjobs.recipe.spec import PhaseSpec, RunSpec
+from bertjobs.run.checkpoints import newest_name
 from bertjobs.run.directory import RunDirectory
-from bertjobs.run.restarts import chain_events
+from bertjobs.run.restarts import chain_events, close_attempt
 from bertjobs.run.settings import write_settings
 from bertjobs.run.suspects import excluded, suspects
 from bertjobs.slurm.client import Slurm
@@ -168,7 +169,7 @@ def _phase_here(
     folder, job = directory.phase(phase.phase), local.next_job(directory)
     directory.record("submitted", backend="local", phase=phase.phase, job=job, **local.identity())
     for attempt in itertools.count():
-        log, before = folder.logs / f"{job}-{attempt}.out", newest_name(folder)
+        log, before = folder.logs / f"{job}-{attempt}.out", newest_name(folder.checkpoints)
         view = ProgressView(folder.metrics, phase.steps, out)
         code, interrupted = local.run_attempt(
             sys.executable, spec, phase.phase, environment, log, job, attempt, view.update
@@ -177,7 +178,7 @@ def _phase_here(
         if code == EXIT_DONE:
             break
         close_attempt(directory, phase.phase, job, code, source="launcher")
-        advanced = newest_name(folder) not in ("", before)
+        advanced = newest_name(folder.checkpoints) not in ("", before)
         decision = what_next(
             End(
                 code,
@@ -193,7 +194,7 @@ def _phase_here(
         out.write(f"phase {phase.phase} ended with code {code}; log: {log}\n" + _tail(log))
         if decision.next is not Next.RESTART:
             break
-        out.write(f"restarting phase {phase.phase} from {newest_name(folder)}\n")
+        out.write(f"restarting phase {phase.phase} from {newest_name(folder.checkpoints)}\n")
     return code
 
 

@@ -188,6 +188,12 @@ def steps(checkpoints: Path) -> list[Path]:
     return sorted(folder for folder in checkpoints.iterdir() if FOLDER_NAME.fullmatch(folder.name))
 
 
+def newest_name(checkpoints: Path) -> str:
+    """The name of the newest checkpoint, valid or not; "" for none."""
+    folders = steps(checkpoints)
+    return folders[-1].name if folders else ""
+
+
 def newest_valid(checkpoints: Path) -> tuple[Path | None, list[DamagedCheckpointError]]:
     """The newest checkpoint whose bytes are whole, and what is wrong with each newer one.
 
@@ -206,8 +212,8 @@ def newest_valid(checkpoints: Path) -> tuple[Path | None, list[DamagedCheckpoint
 
 
 def newest_whole(checkpoints: Path) -> Path | None:
-    """The newest checkpoint whose files are all there with the right size; their bytes are not read. For readers: what
-    cannot be read, or was written by a later bertjobs, is passed over."""
+    """The newest checkpoint whose files are all there with the right size; their bytes are not read. For readers: one
+    that cannot be read, or that a later bertjobs wrote, is skipped."""
     return next((folder for folder in reversed(steps(checkpoints)) if _is_whole(folder)), None)
 
 

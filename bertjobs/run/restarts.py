@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bertjobs.errors import InputError
+from bertjobs.errors import EXIT_BAD_INPUT, InputError
 from bertjobs.run.causes import SPENT_BY, Cause, cause_of_state, read_cause
 from bertjobs.run.directory import RunDirectory
 from bertjobs.wording import counted
@@ -88,12 +88,29 @@ def complete_journal(directory: RunDirectory, phase: int, chain: str, state: str
     events = chain_events(directory.events(), phase, chain)
     if not events:
         return
-    names = {name: events[-1][name] for name in ("phase", "job", "attempt")}
-    names |= {"chain": chain, "told_by": "sacct" if state else ""}
+    names = {**_attempt_of(events), "chain": chain, "told_by": "sacct" if state else ""}
     if is_open(events):
         directory.record("ended", cause=cause_by_slurm(state), exit_code=None, **names)
     elif cause := explanation(events, state):
         directory.record("explained", cause=cause, **names)
+
+
+def close_attempt(directory: RunDirectory, phase: int, chain: str, code: int, *, source: str) -> None:
+    """After an attempt: give it an end in the journal if it has none, since its ranks were killed before one of them
+    could write it.
+
+    Args:
+        code: exit code of the ranks.
+        source: who reports it.
+    """
+    events = chain_events(directory.events(), phase, chain)
+    if is_open(events):
+        cause = Cause.BAD_INPUT if code == EXIT_BAD_INPUT else Cause.CRASHED
+        directory.record("ended", cause=cause, exit_code=code, **_attempt_of(events), chain=chain, told_by=source)
+
+
+def _attempt_of(events: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    return {name: events[-1][name] for name in ("phase", "job", "attempt")}
 
 
 def cause_in(event: Mapping[str, Any]) -> Cause:
