@@ -55,7 +55,7 @@ def add_backend_arguments(parser: argparse.ArgumentParser, *, site: bool = True)
         metavar="JOB",
         action="append",
         default=[],
-        help="wait until this Slurm job has ended; separate several by commas",
+        help="wait until this Slurm job has ended; separate several ids with commas",
     )
     if site:
         add_site_argument(group)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import json
 import os
 from typing import Any
@@ -47,7 +48,14 @@ def _plan(args: argparse.Namespace) -> int:
     if plan.backend == "local":
         print(f"\nIt would run on this machine: {plan.spec.world_size} worker processes, no batch script.")
     elif plan.backend == "slurm":
-        for phase, script in scripts(plan.spec, args).items():
-            print(f"\nThe script of phase {phase}, as it would be given to sbatch\n")
-            print(script)
+        (first, script), *others = scripts(plan.spec, args).items()
+        print(f"\nThe script of phase {first}, as it would be given to sbatch\n\n{script}")
+        for phase, other in others:
+            print(f"\nThe script of phase {phase} differs in these lines\n\n{differing_lines(script, other)}")
     return 0
+
+
+def differing_lines(script: str, other: str) -> str:
+    """The lines of ``script`` that the other lacks, each after a "-", and those in their place, after a "+"."""
+    compared = difflib.ndiff(script.splitlines(), other.splitlines())
+    return "\n".join(line for line in compared if line.startswith(("- ", "+ ")))

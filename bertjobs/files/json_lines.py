@@ -47,7 +47,7 @@ def append_line(path: Path, value: Any) -> None:
     descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
     try:
         size = os.fstat(descriptor).st_size
-        if size and os.pread(descriptor, 1, size - 1) != b"\n":  # cut short by a full disk
+        if size and os.pread(descriptor, 1, size - 1) != b"\n":  # truncated by a full disk
             line = b"\n" + line
         if os.write(descriptor, line) != len(line):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -82,7 +82,7 @@ class Setting:
             "micro_batch": "a whole number of at least 1, or a mapping from precision to such numbers",
             "phase": "the number of a phase, or 'all'",
             "switch": "true or false",
-            "mounts": "SRC:DST or SRC:DST:FLAGS, several separated by commas",
+            "mounts": "SRC:DST or SRC:DST:FLAGS, separated by commas",
             "name": "a name",
             "path": "a path",
         }.get(self.kind, "text")

@@ -133,7 +133,7 @@ def rows(summary: Summary) -> list[list[str]]:
         ["training loss, start to end (nats)", *(_losses(phase) for phase in phases)],
         ["held-out masked-LM loss (nats)", *(_held_out(phase, "mlm_loss_nats", ".3f") for phase in phases)],
         ["unigram line (nats)", *(_held_out(phase, "unigram_nats", ".3f") for phase in phases)],
-        ["below the line (nats)", *(_held_out(phase, "below_unigram_nats", ".3f") for phase in phases)],
+        ["below the unigram line (nats)", *(_held_out(phase, "below_unigram_nats", ".3f") for phase in phases)],
         ["masked words guessed, held-out", *(_held_out(phase, "mlm_accuracy", ".1%") for phase in phases)],
         ["next sentence guessed, held-out", *(_held_out(phase, "nsp_accuracy", ".1%") for phase in phases)],
         ["sequences/s (median)", *(_number(phase.sequences_per_s, ",.1f") for phase in phases)],

@@ -134,7 +134,7 @@ def read_story(events: Iterable[Mapping[str, Any]], step_times: Mapping[int, Seq
     """The story in a journal.
 
     Args:
-        events: its lines, in order; those that are not about a phase's job are passed over.
+        events: its lines, in order; those that are not about a phase's job are skipped.
         step_times: by phase, when each step ended, in seconds since 1970: they show how long a killed attempt lived.
     """
     jobs: dict[str, JobStory] = {}

@@ -1,4 +1,4 @@
-"""What a run was begun with: the one writer of its run.yml, and the one check that no decisive setting has changed."""
+"""The settings that a run was started with: the one writer of its run.yml, and the one check that none has changed."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def check_unchanged(spec: RunSpec, directory: RunDirectory, fixed: Collection[in
     if numbers and (changed := difference(kept, spec)):
         words = " and ".join(map(str, sorted(numbers)))
         raise InputError(
-            f"phase {words} of run {spec.run!r} was begun with other settings: {', '.join(changed)}",
+            f"phase {words} of run {spec.run!r} was started with other settings: {', '.join(changed)}",
             where=str(directory.lockfile),
             hint="set them back, or start another run, with another RUN or: "
             f"bertjobs submit --recipes {directory.lockfile} --recipe {spec.recipe} --run NAME",

@@ -58,7 +58,7 @@ def record(
 
 def suspects(results: Path, now: float) -> list[Suspect]:
     """The entries that have not expired, oldest first; [] if there is no register or it cannot be read. Lines that
-    are not ours are passed over: the file may be edited, or cut short by a full disk."""
+    are not ours are skipped: the file may be edited, or truncated by a full disk."""
     try:
         lines = (results / FILE).read_bytes().splitlines()
     except OSError:

@@ -127,7 +127,7 @@ def stopped(bertjobs: Bertjobs, speeches_data: Path, tmp_path: Path) -> RunDirec
 def test_settings_that_may_change_between_two_jobs(bertjobs: Bertjobs, typed: Typed, stopped: RunDirectory) -> None:
     before = stopped.lockfile.read_text()
     for words, says in (
-        (("--set", "phase1.lr=1"), "begun with other settings: phase1.lr"),
+        (("--set", "phase1.lr=1"), "started with other settings: phase1.lr"),
         (("--set", "seed=7", "--set", "optimizer.beta1=0.5"), "seed, optimizer.beta1"),
         (("--set", "results=/tmp"), "results cannot be changed"),
         (("--set", "run=other"), "run cannot be changed"),
@@ -158,7 +158,7 @@ def test_settings_that_may_change_between_two_jobs(bertjobs: Bertjobs, typed: Ty
     assert stopped.lockfile.read_text() == shown
 
     plan = typed("plan", "--recipe", "laptop-scratch", "--data", "x", "--run", "next", "--set", "phase2.lr=0.5")[1]
-    assert "since run laptop-scratch of this recipe: " in plan
+    assert "changed since run laptop-scratch of this recipe: " in plan
     assert "phase1.steps 9 -> 20" in plan
     assert "phase2.lr 0.001 -> 0.5" in plan
 

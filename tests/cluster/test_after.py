@@ -95,7 +95,7 @@ def test_a_requeued_coordinator_resumes(prepare: Prepare, cluster: Cluster, tmp_
     for array in sorted(arrays, key=int):
         cluster.run(["scontrol", "update", f"JobId={array}", "StartTime=now"])
     assert cluster.wait(job[1]) == "COMPLETED", log.read_text()
-    assert "of an earlier prepare are still queued or running: they go on" in log.read_text()
+    assert "of an earlier prepare are still queued or running and will continue" in log.read_text()
     DataManifest.read(tmp_path / "data")
 
 

@@ -104,7 +104,7 @@ def test_a_resume_changes_what_may_change_and_shows_it_first(
 
     refused = bertjobs("resume", "laptop-scratch", "--set", "phase1.lr=1", environ=cluster.environment)
     assert refused.returncode == 64
-    assert "begun with other settings: phase1.lr" in refused.stderr
+    assert "started with other settings: phase1.lr" in refused.stderr
 
     change = ("resume", "laptop-scratch", "--set", "nodes=2", "--set", "keep_checkpoints=1", "--time", "20")
     dry = bertjobs(*change, "--dry-run", environ=cluster.environment)

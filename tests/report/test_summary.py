@@ -65,7 +65,7 @@ def test_the_text_shows_the_numbers_in_100_columns(finished: RunDirectory) -> No
     lines = {name: [cell.strip() for cell in row if cell.strip()] for name, row in cells.items()}
     assert lines["steps"] == ["100 of 150", "4 of 20"]
     assert lines["training loss, start to end (nats)"] == ["10.900 to 1.450", "10.900 to 10.750"]
-    assert lines["below the line (nats)"] == ["1.000", "1.500"]
+    assert lines["below the unigram line (nats)"] == ["1.000", "1.500"]
     assert lines["masked words guessed, held-out"] == ["25.0%", "25.0%"]
     assert lines["wall time"] == ["3 min 20 s", "10 s"]
     assert lines["checkpoint"] == ["step-00000100", "step-00000004"]

@@ -81,13 +81,13 @@ def test_a_phase_that_has_begun_does_not_continue_with_other_settings(
     stopped: Trial, alone: Callable[..., Ended], name: str, value: str, setting: str
 ) -> None:
     lockfile = stopped.directory.lockfile.read_text()
-    assert_refused(alone(stopped.having(**{name: value}), 1), "begun with other settings", setting)
+    assert_refused(alone(stopped.having(**{name: value}), 1), "started with other settings", setting)
     assert stopped.directory.lockfile.read_text() == lockfile
 
 
 def test_phase_2_may_not_change_what_phase_1_was_trained_with(done: Trial, alone: Callable[..., Ended]) -> None:
     lockfile = done.directory.lockfile.read_text()
-    assert_refused(alone(done.having(MODEL="bert-tiny"), 2), "begun with other settings", "model.hidden_size")
+    assert_refused(alone(done.having(MODEL="bert-tiny"), 2), "started with other settings", "model.hidden_size")
     assert done.directory.lockfile.read_text() == lockfile
 
 

@@ -201,7 +201,7 @@ class SlurmArrays:
         for element in self._elements.values():
             element.ended = element.id not in queue
         if living := self._living(queue):
-            self.say(f"{len(living)} Slurm jobs of an earlier prepare are still queued or running: they go on")
+            self.say(f"{len(living)} Slurm jobs of an earlier prepare are still queued or running and will continue")
 
     def _living(self, queue: Mapping[str, Job]) -> list[Element]:
         return [element for element in self._elements.values() if element.id in queue]

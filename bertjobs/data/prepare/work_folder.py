@@ -132,7 +132,7 @@ class WorkFolder:
         """The work folder of ``options.output``, made where it does not exist.
 
         Raises:
-            InputError: it was begun with other settings, vocabulary or corpus; names the difference.
+            InputError: it was started with other settings, vocabulary or corpus; names the difference.
         """
         output = Path(options.output)
         path = output / FOLDER_NAME / PLAN_NAME
@@ -140,7 +140,7 @@ class WorkFolder:
             before = cls.read(output)
             if changed := before.plan.difference(plan):
                 raise InputError(
-                    f"{str(output)!r} was begun with other settings: {changed}",
+                    f"{str(output)!r} was started with other settings: {changed}",
                     where="--output",
                     hint=f"restore them to resume, or start over: rm -r {output}",
                 )

@@ -170,7 +170,7 @@ def _was_preempted(evidence: Evidence, phase: PhaseEvidence, attempt: AttemptEvi
 def _ended(evidence: Evidence, phase: PhaseEvidence) -> Verdict:
     """Why a phase's last attempt ended: the first failing rank's own error, else what Slurm says, else the journal.
 
-    Attempts that were not begun because of how those before them ended are passed over."""
+    Attempts that were not begun because of how those before them ended are left out."""
     attempts, refused = list(phase.attempts), []
     while len(attempts) > 1 and (refusal := attempts[-1].refusal):
         refused = error_lines(refusal)[:1]

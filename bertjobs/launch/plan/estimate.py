@@ -77,7 +77,7 @@ EarlierRun = TrainingRun | BenchRun
 
 def earlier_runs(results: Path) -> list[EarlierRun]:
     """What a results folder tells about speed: its newest runs, newest first, then the measurements of `bertjobs
-    bench`, newest first. What cannot be read is passed over."""
+    bench`, newest first. What cannot be read is skipped."""
     return [*_training_runs(results), *_bench_runs(results)]
 
 

@@ -11,13 +11,13 @@ from typing import Any
 from bertjobs.data.shards.manifest import DataManifest
 from bertjobs.launch.plan import memory
 from bertjobs.launch.plan.estimate import EarlierRun, Estimate, changes, estimate_phase, measured_peaks
-from bertjobs.launch.plan.job_count import Links, links
+from bertjobs.launch.plan.job_count import START_UP_S, Links, links
 from bertjobs.launch.plan.memory import Fit
 from bertjobs.launch.plan.problem import Problem
 from bertjobs.launch.plan.queue import NOT_ASKED, Queue
 from bertjobs.recipe.resolve import Resolved
 from bertjobs.recipe.spec import PhaseSpec, RunSpec
-from bertjobs.slurm.times import format_time
+from bertjobs.slurm.times import SIGNAL_LEAD_S, format_time
 from bertjobs.wording import columns, counted, duration
 
 
@@ -88,16 +88,18 @@ def make_plan(
     vocab_size = spec.model.vocab_size or (data.vocabulary_size if data else 0)
     estimates = {phase.phase: estimate_phase(spec, phase, vocab_size, rate, earlier) for phase in spec.phases}
     peaks = measured_peaks(spec, earlier)
+    cuts = {phase.phase: _links(phase, estimates[phase.phase], queue) for phase in spec.phases}
+    endless = [number for number, cut in cuts.items() if cut is None and estimates[number] and queue.limit_s]
     return Plan(
         resolved=resolved,
         backend=backend,
         data=data,
         estimates=estimates,
         fits={phase.phase: memory.fit(spec, phase, vocab_size, peaks) for phase in spec.phases},
-        links={phase.phase: _links(phase, estimates[phase.phase], queue) for phase in spec.phases},
+        links=cuts,
         queue=queue,
         changes=changes(spec, earlier),
-        problems=tuple(problems),
+        problems=(*problems, *(_too_short(number, estimates[number], spec, queue) for number in endless)),
         now_unix_s=now_unix_s,
     )
 
@@ -106,6 +108,19 @@ def _links(phase: PhaseSpec, estimate: Estimate | None, queue: Queue) -> Links |
     if estimate is None or queue.limit_s is None:
         return None
     return links(phase.steps, estimate.seconds / phase.steps, queue.limit_s)
+
+
+def _too_short(number: int, estimate: Estimate | None, spec: RunSpec, queue: Queue) -> Problem:
+    """The warning that a job would end before the first step of a phase, judged by an estimate."""
+    steps = next(phase.steps for phase in spec.phases if phase.phase == number)
+    needed = START_UP_S + SIGNAL_LEAD_S + (estimate.seconds / steps if estimate else 0)
+    return Problem(
+        f"a job of {duration(queue.limit_s or 0)} is too short for one step of phase {number}: start-up, the step and "
+        f"the time to stop take about {duration(needed)}",
+        where=f"--time {queue.time}" if queue.time else "time limit of the partition",
+        hint=f"ask for more time, such as --time {format_time(math.ceil(needed / 3600) * 3600)}",
+        is_warning=True,
+    )
 
 
 def arithmetic(plan: Plan) -> str:
@@ -212,7 +227,7 @@ def _last_run(plan: Plan) -> list[str]:
     if plan.changes is None:
         return []
     name, differing = plan.changes
-    return [f"since run {name} of this recipe: {', '.join(differing) or 'no decisive setting has changed'}"]
+    return [f"changed since run {name} of this recipe: {', '.join(differing) or 'nothing that decides the weights'}"]
 
 
 def expected_end(plan: Plan) -> str | None:

@@ -214,7 +214,7 @@ def measure_network(
     everywhere = _gathered(ranks, (node_name(environ), own))
     links = [link_of(everywhere[of_node[0]][0], [everywhere[rank][1] for rank in of_node]) for of_node in nodes]
     findings = Findings(links=tuple(links), ranks=ranks.size, device=device.type)
-    ranks.say(f"a sum over {ranks.size} ranks moves {findings.bandwidth_gb_per_s:.3g} GB/s to and from each")
+    ranks.say(f"a sum over {ranks.size} ranks transfers {findings.bandwidth_gb_per_s:.3g} GB/s in and out of each")
     return findings
 
 

@@ -131,7 +131,7 @@ def test_a_process_that_is_killed_for_real_leaves_what_it_did(options: Make) -> 
     process.wait()
     done = list((Path(given.output) / FOLDER_NAME / "tokenise").glob("*.json"))
     assert done
-    with pytest.raises(InputError, match="was begun with other settings: the files of the corpus"):
+    with pytest.raises(InputError, match="was started with other settings: the files of the corpus"):
         prepare(given, quiet)  # in pieces of another size the result would differ
 
 
@@ -145,7 +145,7 @@ def test_an_unfinished_output_of_other_settings_names_the_difference(options: Ma
         prepare(options(), quiet, Dies())
     with pytest.raises(InputError) as caught:
         prepare(options(seed=7, duplicates=3), quiet)
-    assert "was begun with other settings: duplicates was 2, now 3; seed was 42, now 7" in str(caught.value)
+    assert "was started with other settings: duplicates was 2, now 3; seed was 42, now 7" in str(caught.value)
     assert "rm -r" in str(caught.value)
     prepare(options(), quiet)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from bertjobs.cli.plan import differing_lines
 from bertjobs.launch.plan.plan import Plan, arithmetic, as_json, make_plan
 from bertjobs.launch.plan.queue import NOT_ASKED, Queue
 from bertjobs.launch.watch.progress import ProgressView, progress_line
@@ -83,6 +84,11 @@ def test_a_limit_under_which_it_would_never_end() -> None:
     assert row(text, "jobs of at most 0:04:00") == "not one step fits not one step fits"
     assert "expected end" not in text
     assert (plan.seconds, as_json(plan)["phases"][0]["links"]) == (None, None)
+    assert [problem.is_warning for problem in plan.problems] == [True, True]
+    # 120 s to start, 120 s to stop, and a step: at 580 sequences a second per GPU, 65,536 / 4,640 s.
+    assert "warning: a job of 4 min 00 s is too short for one step of phase 1" in text
+    assert "about 4 min 20 s" in text
+    assert "--time 1:00:00" in text
 
 
 def test_what_is_not_known_is_not_shown() -> None:
@@ -96,6 +102,12 @@ def test_what_is_not_known_is_not_shown() -> None:
 def test_without_a_limit_one_job_per_phase() -> None:
     text = arithmetic(planned("dgxa100-80g", queue=Queue(time="infinite")))
     assert row(text, "jobs ") == "1 1"
+    assert "warning" not in text
+
+
+def test_of_further_scripts_only_the_differing_lines_are_shown() -> None:
+    first, second = "#!/bin/bash\n#SBATCH --job-name=a\ntrain\n", "#!/bin/bash\n#SBATCH --job-name=b\ntrain\n"
+    assert differing_lines(first, second) == "- #SBATCH --job-name=a\n+ #SBATCH --job-name=b"
 
 
 def test_the_plan_names_what_submit_would_refuse(bertjobs: Bertjobs, tmp_path: Path) -> None:
@@ -125,7 +137,7 @@ def test_an_earlier_run_gives_time_and_differences(bertjobs: Bertjobs, tmp_path:
     assert done.returncode == 0, done.stderr
     assert row(done.stdout, "expected time  ").startswith("about 10 s")
     assert "expected time of phase 1 from 128 sequences/s measured in run a\n" in done.stdout
-    assert "since run a of this recipe: seed 42 -> 3\n" in done.stdout
+    assert "changed since run a of this recipe: seed 42 -> 3\n" in done.stdout
 
 
 @pytest.mark.parametrize(

@@ -252,7 +252,7 @@ def test_logs_of_a_refused_job_do_not_keep_a_later_phase_from_joining(directory:
 
 def test_a_later_phase_joins_with_the_settings_of_the_earlier_one(directory: RunDirectory, spec: RunSpec) -> None:
     directory.phase(2).checkpoints.rmdir()
-    with pytest.raises(BertjobsError, match="begun with other settings: precision, seed"):
+    with pytest.raises(BertjobsError, match="started with other settings: precision, seed"):
         check_name(replace(spec, phases=(spec.phase(2),), precision="bf16", seed=7))
 
 
