@@ -12,6 +12,7 @@ from bertjobs.data.batches.packed_batches import PackedBatch
 from bertjobs.model.attention import ChosenAttention, choose_attention
 from bertjobs.model.bert import BertForPreTraining
 from bertjobs.model.compiled import choose_parts, warm_up
+from bertjobs.model.fused_layers import LayerChoice, LayerShapes, choose_layers
 from bertjobs.model.packed import EAGER, TokenWise, packed_sums
 from bertjobs.recipe.spec import RunSpec
 from bertjobs.train.objective import Term
@@ -23,11 +24,18 @@ class Forward(nn.Module):
 
     Args:
         attention, parts: how packs are computed; without ``attention`` only padded batches can be.
+        layers: the choice that led to ``parts``.
     """
 
-    def __init__(self, model: BertForPreTraining, attention: ChosenAttention | None = None, parts: TokenWise = EAGER):
+    def __init__(
+        self,
+        model: BertForPreTraining,
+        attention: ChosenAttention | None = None,
+        parts: TokenWise = EAGER,
+        layers: LayerChoice | None = None,
+    ):
         super().__init__()
-        self.model, self.attention, self.parts = model, attention, parts
+        self.model, self.attention, self.parts, self.layers = model, attention, parts, layers
 
     def forward(self, batch: MicroBatch) -> tuple[Term, Term]:
         """The masked-LM term of one micro-batch, over masked tokens, and the next-sentence term, over sequences: losses
@@ -63,21 +71,55 @@ class Forward(nn.Module):
         """One line for the log."""
         if self.attention is None:
             return "padded micro-batches"
-        return f"{self.attention.describe()}, {'eager' if self.parts is EAGER else 'compiled'}"
+        if self.parts is EAGER or self.layers is None:
+            return f"{self.attention.describe()}, {'eager' if self.parts is EAGER else 'compiled'}"
+        parts = "compiled" if self.parts.fixed_shapes else "eager"
+        return f"{self.attention.describe()}, {parts}, {self.layers.describe()}"
 
 
-def open_forward(model: BertForPreTraining, spec: RunSpec, device: torch.device) -> Forward:
-    """The forward pass that a run asks for.
+def choose_fused_layers(spec: RunSpec, device: torch.device, tokens: int | None = None) -> LayerChoice:
+    """What computes the layers of packs. Where it is measured, the ranks of a run have to take the choice of one of
+    them.
+
+    Args:
+        tokens: of a pack; those of the recipe's first phase by default.
 
     Raises:
-        InputError: the attention that it names does not work on this device.
+        InputError: ``fused_layers`` names what does not work on this device.
+    """
+    if not spec.is_unpadded:
+        return LayerChoice("eager", "padded")
+    shapes = LayerShapes(
+        model=spec.model,
+        tokens=tokens or spec.pack_tokens(spec.phases[0]),
+        dtype=AUTOCAST.get(spec.precision, torch.float32),
+    )
+    return choose_layers(
+        spec.fused_layers,
+        device,
+        shapes,
+        compiles=spec.compile,
+        deterministic=spec.deterministic,
+        mode=spec.compile_mode,
+    )
+
+
+def open_forward(
+    model: BertForPreTraining, spec: RunSpec, device: torch.device, layers: LayerChoice | None = None
+) -> Forward:
+    """The forward pass that a run asks for. ``layers``: chosen here by default.
+
+    Raises:
+        InputError: the attention that it names does not work on this device; or as in `choose_fused_layers`.
     """
     if not spec.is_unpadded:
         return Forward(model)
     dtype = AUTOCAST.get(spec.precision, torch.float32)
     heads = spec.model.hidden_size // spec.model.num_attention_heads
     attention = choose_attention(spec.attention, device, dtype, heads)
-    return Forward(model, attention, choose_parts(device) if spec.compile else EAGER)
+    layers = layers or choose_fused_layers(spec, device)
+    parts = choose_parts(device, layers.name, spec.compile_mode, compiles=spec.compile)
+    return Forward(model, attention, parts, layers)
 
 
 def on_device(batch: MicroBatch, device: torch.device) -> MicroBatch:
