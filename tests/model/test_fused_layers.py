@@ -48,7 +48,7 @@ def _works() -> str | None:
 
 
 @pytest.fixture
-def _interpreted(monkeypatch: pytest.MonkeyPatch) -> None:
+def _interpreted(tall_tiles: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """With fewer rows, as the interpreter is slow."""
     if (problem := _works()) is not None:
         pytest.skip(problem)

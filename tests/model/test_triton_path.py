@@ -56,6 +56,7 @@ interpreted = pytest.mark.skipif(_PROBLEM is not None, reason=str(_PROBLEM))
 
 
 @interpreted
+@pytest.mark.usefixtures("tall_tiles")
 @pytest.mark.parametrize("lengths", [[24, 9, 3, 3, 17], []])
 def test_losses_and_gradients_are_those_of_torchs_parts(lengths: list[int]) -> None:
     """Also of a pack without sequences, in which all parameters take part."""
@@ -65,6 +66,7 @@ def test_losses_and_gradients_are_those_of_torchs_parts(lengths: list[int]) -> N
 
 
 @interpreted
+@pytest.mark.usefixtures("tall_tiles")
 @pytest.mark.parametrize("dtype", [None, torch.bfloat16])
 def test_recomputed_activations_have_the_same_bits(dtype: torch.dtype | None) -> None:
     """Gradients are added in place where they come by two ways: into none that is needed again."""
