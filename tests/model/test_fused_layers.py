@@ -48,10 +48,11 @@ def _works() -> str | None:
 
 
 @pytest.fixture
-def _interpreted(tall_tiles: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With fewer rows, as the interpreter is slow."""
+def _interpreted(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With fewer rows and tiles, as the interpreter is slow."""
     if (problem := _works()) is not None:
         pytest.skip(problem)
+    request.getfixturevalue("tall_tiles")
     monkeypatch.setattr(fused_layers, "CHECKED_ROWS", 67)
 
 
