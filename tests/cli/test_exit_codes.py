@@ -91,9 +91,9 @@ def ended(arguments: list[str]) -> int:
 
 def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert ended(arguments) == 64, arguments
-    said = capsys.readouterr()
-    assert said.err.startswith("error: "), said.err
-    assert "Traceback" not in said.err
+    output = capsys.readouterr()
+    assert output.err.startswith("error: "), output.err
+    assert "Traceback" not in output.err
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -148,11 +148,11 @@ def test_ctrl_c_is_130(tmp_path: Path) -> None:
     try:
         with open(tmp_path / "mine.yml", "w"):  # returns when the command has opened it too
             process.send_signal(signal.SIGINT)
-            _, said = process.communicate(timeout=300)
+            _, errors = process.communicate(timeout=300)
     finally:
         process.kill()
     assert process.returncode == 130
-    assert said == ""
+    assert errors == ""
 
 
 def test_a_reader_that_goes_away_is_not_a_failure() -> None:

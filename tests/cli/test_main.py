@@ -35,7 +35,7 @@ def test_help_takes_400_ms_of_a_cpu_at_most() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["sumbit"], "did you mean 'submit'?"),
         (["submit", "--recipe", "laptop", "--node", "2"], "did you mean '--nodes'?"),
@@ -48,10 +48,10 @@ def test_help_takes_400_ms_of_a_cpu_at_most() -> None:
         (["report", "nosuch"], "there is no run named 'nosuch'"),
     ],
 )
-def test_an_unknown_word_ends_with_64(bertjobs: Bertjobs, arguments: list[str], said: str) -> None:
+def test_an_unknown_word_ends_with_64(bertjobs: Bertjobs, arguments: list[str], message: str) -> None:
     done = bertjobs(*arguments)
     assert done.returncode == 64
-    assert said in done.stderr
+    assert message in done.stderr
     assert "Traceback" not in done.stderr
 
 

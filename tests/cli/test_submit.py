@@ -28,8 +28,8 @@ def typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
 
     def run(*words: object) -> tuple[int, str, str]:
         code = main([str(word) for word in words])
-        said = capsys.readouterr()
-        return code, said.out, said.err
+        output = capsys.readouterr()
+        return code, output.out, output.err
 
     return run
 
@@ -113,9 +113,9 @@ def stopped(bertjobs: Bertjobs, speeches_data: Path, tmp_path: Path) -> RunDirec
     words = ("submit", "--recipe", "laptop-scratch", "--data", speeches_data, "--backend", "local", *SMALL, *TINY)
     done = bertjobs(*words, "--steps-this-run", 2, "--json", environ={"OMP_NUM_THREADS": "1"})
     assert done.returncode == 75, done.stderr
-    found = json.loads(done.stdout)
+    printed = json.loads(done.stdout)
     directory = RunDirectory(tmp_path / "results" / "laptop-scratch")
-    assert found == {
+    assert printed == {
         "run_directory": str(directory.root),
         "jobs": {"1": "local-1"},
         "next": [f"bertjobs resume {directory.root}"],

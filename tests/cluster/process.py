@@ -63,7 +63,7 @@ def environment_of(process: Process) -> dict[str, str]:
 
 def ranks_of(folder: Path, job: str) -> dict[int, tuple[str, Process]]:
     """The workers of a job of this cluster, in order: rank -> (node, process)."""
-    found = {}
+    ranks = {}
     for process in job_processes(folder):
         try:
             variables = environment_of(process)
@@ -71,5 +71,5 @@ def ranks_of(folder: Path, job: str) -> dict[int, tuple[str, Process]]:
         except OSError:
             continue
         if variables.get("SLURM_JOB_ID") == job and b"bertjobs.train" in command and b"srun" not in command:
-            found[int(variables["SLURM_PROCID"])] = (variables["SLURMD_NODENAME"], process)
-    return dict(sorted(found.items()))
+            ranks[int(variables["SLURM_PROCID"])] = (variables["SLURMD_NODENAME"], process)
+    return dict(sorted(ranks.items()))

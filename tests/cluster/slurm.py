@@ -215,7 +215,7 @@ class Cluster:
 
     def _wait_for(self, job_id: int | str, timeout: float, what: str, seen: Callable[[], str]) -> str:
         deadline = time.monotonic() + timeout
-        while not (found := seen()):
+        while not (result := seen()):
             if time.monotonic() > deadline:
                 job = self.run(["scontrol", "show", "job", str(job_id)], check=False)
                 raise ClusterError(
@@ -224,7 +224,7 @@ class Cluster:
                     f"{job.stdout}{job.stderr}\n{self.log_tail('slurmctld.log')}"
                 )
             time.sleep(0.2)
-        return found
+        return result
 
     def log_tail(self, name: str, lines: int = 30) -> str:
         """The last lines of a file in the log folder, such as "slurmctld.log", under its path."""

@@ -97,8 +97,8 @@ def test_each_attempt_keeps_its_log(cluster: Cluster, by_hand: Submit, tmp_path:
     )
     wait_until(lambda: f"{job}-1.out" in logs(tmp_path))
     assert cluster.wait(job) == "COMPLETED"
-    said = {name: text.rpartition(": ")[2] for name, text in logs(tmp_path).items()}
-    assert said == {f"{job}-0.out": "attempt 0\n", f"{job}-1.out": "attempt 1\n"}
+    texts = {name: text.rpartition(": ")[2] for name, text in logs(tmp_path).items()}
+    assert texts == {f"{job}-0.out": "attempt 0\n", f"{job}-1.out": "attempt 1\n"}
     batch = (tmp_path / f"slurm-{job}.out").read_text()
     assert batch.count("phase 1 of run dgx1-16g ended with code") == 2
 

@@ -22,17 +22,22 @@ def environ(cluster: Cluster, tmp_path: Path) -> dict[str, str]:
 
 
 def test_init_sees_what_the_cluster_was_configured_with(cluster: Cluster, tmp_path: Path) -> None:
-    found = look(cluster.environment, tmp_path)
+    description = look(cluster.environment, tmp_path)
     nodes = (NodeKind(4, 16, 4000, (Gpus(8),)),)
-    batch, urgent = found.partitions
+    batch, urgent = description.partitions
     assert (batch.name, batch.default, batch.up, batch.limit_s) == ("batch", True, True, 86400)
     assert replace(urgent, preempt_mode="REQUEUE", tier=1, name="batch", default=True) == batch
     assert batch.kinds == nodes
     assert (batch.preempt_mode, batch.tier, urgent.preempt_mode, urgent.tier) == ("REQUEUE", 1, "OFF", 10)
-    assert (found.name, found.preempts, found.sacct, found.pyxis) == ("bertjobs", True, True, False)
-    assert found.default_account == "root"
-    assert [association.account for association in found.associations] == ["root"]
-    assert found.config["MaxArraySize"] == "1001"
+    assert (description.name, description.preempts, description.sacct, description.pyxis) == (
+        "bertjobs",
+        True,
+        True,
+        False,
+    )
+    assert description.default_account == "root"
+    assert [association.account for association in description.associations] == ["root"]
+    assert description.config["MaxArraySize"] == "1001"
 
 
 def test_neither_a_surrounding_job_nor_the_user_s_settings_change_what_is_seen(

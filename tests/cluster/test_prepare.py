@@ -105,15 +105,15 @@ def own_cluster() -> Iterator[Cluster]:
 
 
 class Run:
-    """A prepare on a cluster, with what it said."""
+    """A prepare on a cluster, with the messages that it printed."""
 
     def __init__(self, cluster: Cluster, output: Path, **asked: Any) -> None:
-        self.said: list[str] = []
+        self.messages: list[str] = []
         self.output = output
         self._cluster = cluster
         cut = {name: asked.pop(name) for name in ("jobs", "attempts") if name in asked}
         arrays = ArrayOptions(SlurmOptions(**asked), **{"jobs": 4, **cut})
-        self._runner = SlurmArrays(arrays, cluster.environment, self.said.append, grace_s=1)
+        self._runner = SlurmArrays(arrays, cluster.environment, self.messages.append, grace_s=1)
 
     def __call__(self, options: PrepareOptions, meanwhile: Callable[[], None] = lambda: None) -> bool:
         with ThreadPoolExecutor(1) as thread:
@@ -131,15 +131,15 @@ class Run:
             return prepare(options, quiet, runner)
 
     def count(self, words: str) -> int:
-        return sum(words in line for line in self.said)
+        return sum(words in line for line in self.messages)
 
 
 def wait_for(seen: Callable[[], Any], seconds: float = PATIENCE_S) -> Any:
     deadline = time.monotonic() + seconds
-    while not (found := seen()):
+    while not (result := seen()):
         assert time.monotonic() < deadline, f"did not happen within {seconds} s"
         time.sleep(0.005)
-    return found
+    return result
 
 
 def journals(output: Path) -> dict[str, list[dict[str, Any]]]:
@@ -207,7 +207,7 @@ def test_the_bytes_are_those_of_one_machine_also_below_a_hostile_path(
     run = Run(cluster, tmp_path / 'it\'s "my" $data; #1 (new)')
     assert run(options(corpus, run.output))
     assert hashes(run.output) == expected
-    assert [line.split(":")[0] for line in run.said] == ["tokenise", "pairs", "shards"]
+    assert [line.split(":")[0] for line in run.messages] == ["tokenise", "pairs", "shards"]
     assert not run(options(corpus, run.output))
 
 
@@ -282,7 +282,7 @@ def test_arrays_are_no_larger_than_slurm_allows(
 ) -> None:
     run = Run(own_cluster, tmp_path / "data", jobs=10)
     assert run(options(corpus, run.output))
-    tokenise = next(line for line in run.said if line.startswith("tokenise"))
+    tokenise = next(line for line in run.messages if line.startswith("tokenise"))
     assert "in 10 Slurm jobs" in tokenise
     assert tokenise.count(",") >= 2, "three arrays"
     assert hashes(run.output) == expected
@@ -297,7 +297,7 @@ def test_a_limit_on_queued_jobs_delays_and_does_not_stop(
         assert run(options(corpus, run.output))
     finally:
         own_cluster.run(["sacctmgr", "-i", *["modify", "user", "root", "set", "MaxSubmitJobs=-1"]])
-    assert "in 2 Slurm jobs" in run.said[0]
+    assert "in 2 Slurm jobs" in run.messages[0]
     assert run.count("AssocMaxSubmitJobLimit") >= 1
     assert hashes(run.output) == expected
 
@@ -382,8 +382,8 @@ def test_ctrl_c_cancels_the_jobs_and_the_same_command_resumes(
     driver = start(tmp_path / "data")
     freeze_one(cluster, tmp_path / "data")
     driver.send_signal(signal.SIGINT)
-    said = driver.communicate(timeout=300)[1]
-    assert "Slurm jobs cancelled" in said
+    errors = driver.communicate(timeout=300)[1]
+    assert "Slurm jobs cancelled" in errors
     assert not cluster.run(["squeue", "-h"]).stdout
     run = Run(cluster, tmp_path / "data")
     assert run(options(corpus, run.output))
@@ -409,9 +409,9 @@ def test_the_jobs_continue_when_the_command_is_killed_and_the_next_one_takes_the
 def test_an_output_that_the_nodes_do_not_see_is_reported(tmp_path: Path, start: Callable[..., Any]) -> None:
     script = 'mount -t tmpfs none "$0" && exec "$@"'
     driver = start(tmp_path / "data", "unshare", "--mount", "sh", "-c", script, str(tmp_path))
-    said = driver.communicate(timeout=300)[1]
+    errors = driver.communicate(timeout=300)[1]
     assert driver.returncode == 1
-    assert "do all nodes see this folder" in said
+    assert "do all nodes see this folder" in errors
 
 
 @pytest.mark.parametrize(

@@ -42,8 +42,8 @@ class Page:
 
     def links(self) -> list[str]:
         """The targets of all links and pictures."""
-        found = [token.attrGet("href") or token.attrGet("src") for token in self.inline()]
-        return [str(target) for target in found if target]
+        targets = [token.attrGet("href") or token.attrGet("src") for token in self.inline()]
+        return [str(target) for target in targets if target]
 
     def headings(self) -> list[str]:
         """As a reader sees them."""

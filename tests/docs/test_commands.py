@@ -85,15 +85,15 @@ def commands(page: Page) -> Iterator[tuple[list[str], bool]]:
 
 def shown() -> list[Shown]:
     """Every command line of bertjobs in the pages."""
-    found: dict[str, Shown] = {}
+    unique: dict[str, Shown] = {}
     for page in PAGES:
         for command, whole in commands(page):
             while ASSIGNMENT.match(command[0]):
                 command = command[1:]
             if PROGRAM.fullmatch(command[0]) and len(command) > 1:
                 line = Shown(page.name, tuple(command[1:]), whole and "..." not in command)
-                found[str(line)] = line
-    return list(found.values())
+                unique[str(line)] = line
+    return list(unique.values())
 
 
 SHOWN = shown()

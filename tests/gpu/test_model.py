@@ -58,11 +58,11 @@ def test_activation_checkpointing_takes_less_memory_and_gives_the_same_bits(prec
     inputs = batch()
     expected, _ = gradients(new_model(), inputs, precision)  # allocates what products work in
     again, plain_bytes = gradients(new_model(), inputs, precision)
-    found, bytes_taken = gradients(new_model(activation_checkpointing=True), inputs, precision)
-    assert found.keys() == expected.keys() == again.keys()
+    recomputed, bytes_taken = gradients(new_model(activation_checkpointing=True), inputs, precision)
+    assert recomputed.keys() == expected.keys() == again.keys()
     for name, gradient in expected.items():
         assert torch.equal(again[name], gradient), f"{name} is never the same"
-        assert torch.equal(found[name], gradient), name
+        assert torch.equal(recomputed[name], gradient), name
     assert bytes_taken < 0.5 * plain_bytes
 
 

@@ -90,8 +90,8 @@ class Sequences:
         return [(whole[:, rows, : places.stop - places.start] > 0).float() for rows, places in self.slices]
 
 
-def assert_close(found: list[Tensor], expected: list[Tensor], tolerance: float) -> None:
-    for what, one, other in zip(("output", "query", "key", "value"), found, expected, strict=True):
+def assert_close(actual: list[Tensor], expected: list[Tensor], tolerance: float) -> None:
+    for what, one, other in zip(("output", "query", "key", "value"), actual, expected, strict=True):
         assert one.isfinite().all(), what
         assert (one.float() - other).norm() <= tolerance * other.norm(), what
 
@@ -162,8 +162,8 @@ def test_a_captured_call_rereads_the_seed() -> None:
     graph = torch.cuda.CUDAGraph()
     torch.cuda.synchronize()
     with torch.cuda.graph(graph):
-        found = sequences.results(DROPOUT, seed)
+        captured = sequences.results(DROPOUT, seed)
     for number in (3, 4):
         seed.fill_(number)
         graph.replay()
-        assert all(torch.equal(a, b) for a, b in zip(found, sequences.results(DROPOUT, number), strict=True))
+        assert all(torch.equal(a, b) for a, b in zip(captured, sequences.results(DROPOUT, number), strict=True))

@@ -156,15 +156,15 @@ def small_run(speeches_data: Path, tmp_path: Path) -> SmallRun:
 
 def processes_of(command: str, environ: str) -> list[int]:
     """Processes whose command line and environment hold these words, oldest first."""
-    found = []
+    pids = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
             words = (process / "cmdline").read_bytes() + b"\0" + (process / "environ").read_bytes()
         except OSError:
             continue
         if command.encode() in words and environ.encode() in words:
-            found.append(int(process.name))
-    return sorted(found)
+            pids.append(int(process.name))
+    return sorted(pids)
 
 
 def test_a_run_that_crashes_after_a_checkpoint_is_restarted_within_its_budget(

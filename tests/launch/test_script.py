@@ -171,8 +171,8 @@ def run_by_hand(tmp_path: Path):
             capture_output=True,
             text=True,
         )  # fmt: skip
-        said = words.read_text().replace(str(work), "/home/me") if words.exists() else None
-        return done.returncode, done.stderr, said
+        srun_words = words.read_text().replace(str(work), "/home/me") if words.exists() else None
+        return done.returncode, done.stderr, srun_words
 
     return run
 

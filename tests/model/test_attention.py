@@ -54,8 +54,8 @@ def test_outputs_and_gradients_are_those_of_the_definition(way: str, queries: li
     expected, actual = by_definition(*rows, layout), ATTENTIONS[way](*rows, layout, 0.0)
     torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-6)
     weights = torch.randn_like(expected)
-    right, got = (torch.autograd.grad(out, rows, weights) for out in (expected, actual))
-    for one, other in zip(got, right, strict=True):
+    right, tried = (torch.autograd.grad(out, rows, weights) for out in (expected, actual))
+    for one, other in zip(tried, right, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
 
 

@@ -290,9 +290,9 @@ def test_an_empty_file_says_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize("number", ["6e-3", "6.0e-3", "0.006", "'6e-3'", "6E-3"])
 def test_numbers_that_yaml_reads_as_text(tmp_path: Path, number: str) -> None:
     (tmp_path / "own.yml").write_text(f"phases: {{1: {{lr: {number}}}}}")
-    found = load_catalogue([tmp_path / "own.yml"]).find("phases", 1, "lr")
-    assert found is not None
-    assert found.value == 6e-3
+    entry = load_catalogue([tmp_path / "own.yml"]).find("phases", 1, "lr")
+    assert entry is not None
+    assert entry.value == 6e-3
 
 
 @pytest.mark.parametrize(

@@ -114,9 +114,9 @@ def test_phases_started_one_by_one_come_together(catalogue: Catalogue) -> None:
 )
 def test_decisive_settings_tell_runs_apart(catalogue: Catalogue, sets: list[str], changed: list[str]) -> None:
     spec, other = resolved(catalogue, "laptop"), resolved(catalogue, "laptop", *sets)
-    found = difference(spec, other)
-    assert set(changed) <= set(found)
-    assert sets[0].startswith("model=") or set(found) == set(changed)
+    differences = difference(spec, other)
+    assert set(changed) <= set(differences)
+    assert sets[0].startswith("model=") or set(differences) == set(changed)
     phases = {int(name[5]) for name in changed if name.startswith("phase")} or {1, 2}
     for phase in (1, 2):
         assert (recipe_hash(spec, phase) != recipe_hash(other, phase)) == (phase in phases)

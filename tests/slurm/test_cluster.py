@@ -109,15 +109,15 @@ def test_partitions_of_22_05() -> None:
 
 
 def test_partitions_of_24_05() -> None:
-    found = {partition.name: partition for partition in parse_sinfo(SINFO_24_05)}
-    assert found["cpu"] == Partition("cpu", True, True, 259200, 3600, (NodeKind(200, 128, 257000),), "REQUEUE", 1)
-    assert (found["gpu-a100"].nodes, found["gpu-a100"].gpus) == (42, 336)
-    assert len(found["gpu-a100"].kinds) == 2
-    assert found["gpu-mixed"].kinds[0].gpu_count == 6
-    assert found["gpu-mixed"].limit_s is None
-    assert found["mig"].gpus == 28
-    assert not found["old"].up
-    assert found["empty"].kinds == ()
+    partitions = {partition.name: partition for partition in parse_sinfo(SINFO_24_05)}
+    assert partitions["cpu"] == Partition("cpu", True, True, 259200, 3600, (NodeKind(200, 128, 257000),), "REQUEUE", 1)
+    assert (partitions["gpu-a100"].nodes, partitions["gpu-a100"].gpus) == (42, 336)
+    assert len(partitions["gpu-a100"].kinds) == 2
+    assert partitions["gpu-mixed"].kinds[0].gpu_count == 6
+    assert partitions["gpu-mixed"].limit_s is None
+    assert partitions["mig"].gpus == 28
+    assert not partitions["old"].up
+    assert partitions["empty"].kinds == ()
 
 
 @pytest.mark.parametrize("text", ["batch*|up|1-00:00:00\n", "PARTITION AVAIL\n", SINFO_22_05.replace("|4|", "|four|")])

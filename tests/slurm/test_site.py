@@ -92,7 +92,7 @@ def test_lists_may_be_written_with_commas() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said", "line"),
+    ("text", "message", "line"),
     [
         ("time: 60\npartion: gpu\n", "unknown key 'partion'", 2),
         ("partition: a b\n", "cannot be written in a batch script's header", 1),
@@ -125,10 +125,10 @@ def test_lists_may_be_written_with_commas() -> None:
         ("data: !!python/object/apply:os.system [id]\n", "data must be one value", 1),
     ],
 )
-def test_what_is_wrong_is_reported_with_its_line(text: str, said: str, line: int) -> None:
+def test_what_is_wrong_is_reported_with_its_line(text: str, message: str, line: int) -> None:
     with pytest.raises(InputError) as error:
         parsed(text)
-    assert said in error.value.what
+    assert message in error.value.what
     assert f"{FILE}, line {line}" in error.value.render()
 
 
@@ -247,7 +247,7 @@ def test_a_new_file_holds_what_was_found() -> None:
     }
     assert yaml.safe_load(text) == expected
     assert parsed(text) == Site("juno", FILE, **expected)
-    for found in (
+    for line in (
         "Slurm 24.05.2, cluster juno",
         "batch (default)  2-00:00:00  4      64    503 GiB  8 a100         queued again",
         "urgent           2-00:00:00  4      64    503 GiB  8 a100         never",
@@ -259,7 +259,7 @@ def test_a_new_file_holds_what_was_found() -> None:
         "on /lustre (lustre), which other machines can see",
         "job arrays: indices below 1001",
     ):
-        assert found in text
+        assert line in text
 
 
 def test_every_key_is_in_a_new_file_and_its_examples_are_valid() -> None:
@@ -307,7 +307,7 @@ def test_a_job_asks_for_a_day_or_what_the_partition_allows(limit_s: int | None, 
 
 
 @pytest.mark.parametrize(
-    ("preempt_type", "mode", "said"),
+    ("preempt_type", "mode", "words"),
     [
         ("preempt/none", "REQUEUE", "Its jobs are not preempted."),
         ("preempt/partition_prio", "OFF", "Its jobs are not preempted."),
@@ -317,9 +317,9 @@ def test_a_job_asks_for_a_day_or_what_the_partition_allows(limit_s: int | None, 
         ("preempt/qos", "WITHIN", "Jobs preempted are treated as WITHIN says."),
     ],
 )
-def test_preemption_is_put_into_words(preempt_type: str, mode: str, said: str) -> None:
+def test_preemption_is_put_into_words(preempt_type: str, mode: str, words: str) -> None:
     cluster = replace(JUNO, config={"PreemptType": preempt_type})
-    assert preemption(cluster, replace(BATCH, preempt_mode=mode)) == said
+    assert preemption(cluster, replace(BATCH, preempt_mode=mode)) == words
 
 
 @given(partition=st.text(), account=st.text(), qos=st.text(), version=st.text(), mount=st.text())

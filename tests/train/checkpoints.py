@@ -114,21 +114,21 @@ def same_moments(one: dict[str, tuple[Tensor, Tensor]], two: dict[str, tuple[Ten
 
 
 def write_for_ever(root: Path, model: BertForPreTraining, optimizer: Optimizer) -> None:
-    """Write checkpoints on two ranks, and into ``root/said`` which are there."""
+    """Write checkpoints on two ranks, and record the finished ones in ``root/steps-written``."""
     ranks = writers(root, 2)
     for step in itertools.count(1):
         write(ranks, step, model, optimizer)
-        append_line(root / "said", {"step": step})
+        append_line(root / "steps-written", {"step": step})
 
 
 def kill_writers(root: Path, count: int) -> None:
-    """Start so many processes, one after the other, that write for ever, and kill each at a random moment."""
+    """Start ``count`` processes, one after the other, that write for ever, and kill each at a random moment."""
     draw, fork, state = random.Random(2026), multiprocessing.get_context("fork"), trained()
     for number in range(count):
         (root / str(number)).mkdir()
         process = fork.Process(target=write_for_ever, args=(root / str(number), *state))
         process.start()
-        while not (root / str(number) / "said").exists():
+        while not (root / str(number) / "steps-written").exists():
             time.sleep(0.001)
         time.sleep(draw.uniform(0.0, 0.1))
         process.kill()

@@ -107,11 +107,11 @@ def attempt(
         ranks.append(CONTEXT.Process(target=run_rank, args=(environ, folder, rank, trap, objective_of)))
         ranks[-1].start()
     codes = exit_codes(ranks)
-    assert None not in codes, said(folder)
+    assert None not in codes, output_of(folder)
     return [code for code in codes if code is not None]
 
 
-def said(folder: Path) -> str:
+def output_of(folder: Path) -> str:
     """What the ranks of an attempt printed."""
     return "\n".join(f"--- {log.name}\n{log.read_text()}" for log in sorted(folder.glob("rank-*.out")))
 

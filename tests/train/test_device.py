@@ -37,9 +37,9 @@ from bertjobs.train.device import PEAK_TFLOPS, device_peak_flops, peak_flops, pe
     ],
 )
 def test_known_gpus(name: str, half: float, tf32: float | None, fp32: float) -> None:
-    found = [peak_flops(name, precision) for precision in ("fp16", "bf16", "tf32", "fp32")]
+    peaks = [peak_flops(name, precision) for precision in ("fp16", "bf16", "tf32", "fp32")]
     expected = [half, None if tf32 is None else half, tf32, fp32]
-    assert found == [None if rate is None else pytest.approx(rate * 1e12) for rate in expected]
+    assert peaks == [None if rate is None else pytest.approx(rate * 1e12) for rate in expected]
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from bertjobs.data.shards.manifest import DataManifest
 from bertjobs.run.checkpoints import read_manifest, steps
 from tests.train.conftest import Trial, copied
-from tests.train.forked import Trap, attempt, said
+from tests.train.forked import Trap, attempt, output_of
 
 POINTS = 36
 PLACES = {
@@ -76,19 +76,19 @@ def test_a_run_stopped_at_random_points_ends_with_the_same_bits(data: DataManife
         codes = attempt(trial.having(STEPS_THIS_RUN=8), 1, ranks, folder, trap)
         assert not trial.phase(1).done_file.exists(), "the phase is too short for so many stops"
         if not (folder / "sprung").exists():  # so many calls were not made in 8 steps
-            assert codes == [75, 0], (trap, said(folder))
+            assert codes == [75, 0], (trap, output_of(folder))
             continue
         sprung[trap.place, trap.number] += 1
         if trap.number != signal.SIGKILL:
-            assert codes == [75, 0], (trap, said(folder))
+            assert codes == [75, 0], (trap, output_of(folder))
         elif trap.everyone:
-            assert codes == [-signal.SIGKILL] * ranks, (trap, said(folder))
+            assert codes == [-signal.SIGKILL] * ranks, (trap, output_of(folder))
         else:
-            assert codes[trap.rank] == -signal.SIGKILL, (trap, said(folder))
-            assert codes[1 - trap.rank] in (70, 0), (trap, said(folder))
+            assert codes[trap.rank] == -signal.SIGKILL, (trap, output_of(folder))
+            assert codes[1 - trap.rank] in (70, 0), (trap, output_of(folder))
     assert sum(sprung.values()) >= 30, sprung
     assert {place for place, _ in sprung} == set(PLACES)
-    assert attempt(trial, 1, ranks, tmp_path / "logs" / "last") == [0, 0], said(tmp_path / "logs" / "last")
+    assert attempt(trial, 1, ranks, tmp_path / "logs" / "last") == [0, 0], output_of(tmp_path / "logs" / "last")
 
     assert final_state(trial) == final_state(reference)
     lines, expected = trial.metrics(1), reference.metrics(1)
@@ -107,7 +107,7 @@ def test_the_third_checkpoint_in_a_row_that_cannot_be_written_ends_the_run(
 ) -> None:
     trial = Trial(recipe(tmp_path / "home"), data.folder, tmp_path / "results")
     codes = attempt(trial, 1, 2, tmp_path / "logs", trap)
-    words = said(tmp_path / "logs")
+    words = output_of(tmp_path / "logs")
     assert codes == [70, 0], words
     assert words.count("the earlier checkpoints are intact") == 3, words
     assert "No space left on device" in words
@@ -122,11 +122,11 @@ def test_the_third_checkpoint_in_a_row_that_cannot_be_written_ends_the_run(
 def test_a_run_continues_on_another_number_of_ranks(data: DataManifest, tmp_path: Path, ranks: int) -> None:
     home = recipe(tmp_path / "home", global_batch=16, steps=25)
     stopped = Trial(home, data.folder, tmp_path / "four", {"STEPS_THIS_RUN": "5", "PRECISION": "fp32"})
-    assert attempt(stopped, 1, 4, tmp_path / "logs" / "0") == [75, 0, 0, 0], said(tmp_path / "logs" / "0")
+    assert attempt(stopped, 1, 4, tmp_path / "logs" / "0") == [75, 0, 0, 0], output_of(tmp_path / "logs" / "0")
     stayed = replace(stopped, settings={"PRECISION": "fp32"})
     moved = replace(copied(stopped, tmp_path / "moved"), settings={"PRECISION": "fp32"})
     assert attempt(stayed, 1, 4, tmp_path / "logs" / "1") == [0] * 4
-    assert attempt(moved, 1, ranks, tmp_path / "logs" / "2") == [0] * ranks, said(tmp_path / "logs" / "2")
+    assert attempt(moved, 1, ranks, tmp_path / "logs" / "2") == [0] * ranks, output_of(tmp_path / "logs" / "2")
     assert read_manifest(steps(moved.phase(1).checkpoints)[-1]).step == 25
     one, other = (load_file(steps(trial.phase(1).checkpoints)[-1] / "model.safetensors") for trial in (stayed, moved))
     for name, weights in one.items():

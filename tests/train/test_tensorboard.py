@@ -149,8 +149,8 @@ def test_without_tensorboard_there_is_no_folder_and_one_line_says_how_to_get_it(
         monkeypatch.delitem(sys.modules, name)
     log = MetricsLog(tmp_path / "metrics.jsonl", tmp_path / "validation.jsonl", tmp_path / "board", SCORES, active=True)
     log.resume_after(0)
-    (said,) = capsys.readouterr().out.splitlines()
-    assert "pip install 'bertjobs[tensorboard]'" in said
+    (message,) = capsys.readouterr().out.splitlines()
+    assert "pip install 'bertjobs[tensorboard]'" in message
     log.close()
     assert not (tmp_path / "board").exists()
 

@@ -186,7 +186,7 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Ended]:
     ends = wait_for(ranks, PATIENCE_S)
     for process in ranks.values():
         process.kill()  # what was stopped, or still hangs
-    return {name: told(scene, folder / name, name, ranks, ends) for name, scene in SCENES.items()}
+    return {name: end_of(scene, folder / name, name, ranks, ends) for name, scene in SCENES.items()}
 
 
 def wait_for(ranks: dict[tuple[str, int], ForkServerProcess], patience: float) -> dict[tuple[str, int], float]:
@@ -201,7 +201,7 @@ def wait_for(ranks: dict[tuple[str, int], ForkServerProcess], patience: float) -
     return ends
 
 
-def told(
+def end_of(
     scene: Scene, folder: Path, name: str, ranks: dict[tuple[str, int], ForkServerProcess],
     ends: dict[tuple[str, int], float],
 ) -> Ended:  # fmt: skip

@@ -101,8 +101,8 @@ def test_the_newest_of_the_selected_logs(
 
 @pytest.mark.usefixtures("logs")
 def test_logs_are_listed_with_job_attempt_and_size(directory: RunDirectory) -> None:
-    found = [(file.phase, file.job, file.attempt, file.bytes) for file in log_files(directory, Selection())]
-    assert found == [(1, "7", 0, 9), (1, "7", 1, 10), (1, "9", 0, 9), (2, "local-4", 0, 9)]
+    listed = [(file.phase, file.job, file.attempt, file.bytes) for file in log_files(directory, Selection())]
+    assert listed == [(1, "7", 0, 9), (1, "7", 1, 10), (1, "9", 0, 9), (2, "local-4", 0, 9)]
 
 
 def test_a_log_that_is_not_there_is_an_error_that_names_those_that_are(
@@ -156,8 +156,8 @@ def test_removing_a_label_leaves_the_line_as_it_was(lines: list[tuple[int, str]]
     """As srun writes them: right-justified where there are more than ten tasks."""
     written = [f"{number:2d}: {text}" for number, text in lines]
     assert all(is_labelled(line) for line in written)
-    found = [text for line in written if (text := shown(line, rank, True)) is not None]
-    assert found == [text for number, text in lines if number == rank]
+    shown_lines = [text for line in written if (text := shown(line, rank, True)) is not None]
+    assert shown_lines == [text for number, text in lines if number == rank]
 
 
 @given(text=st.binary(max_size=200), cuts=st.lists(st.integers(0, 200), max_size=5))
@@ -219,13 +219,13 @@ def test_following_an_attempt_ends_with_it(
 def test_the_command_shows_and_lists(directory: RunDirectory, bertjobs: Bertjobs) -> None:
     log(directory, 1, "7", 0, LABELLED, 1.0)
 
-    def said(*arguments: object) -> subprocess.CompletedProcess[str]:
+    def logs_command(*arguments: object) -> subprocess.CompletedProcess[str]:
         return bertjobs("logs", directory.name, *arguments)
 
-    assert said("--rank", 1).stdout == "warning\n"
-    (listed,) = json.loads(said("--json").stdout)
+    assert logs_command("--rank", 1).stdout == "warning\n"
+    (listed,) = json.loads(logs_command("--json").stdout)
     assert (listed["phase"], listed["job"], listed["attempt"], listed["bytes"]) == (1, "7", 0, len(LABELLED))
-    assert said("--list").stdout.splitlines()[1].split()[:4] == ["1", "7", "0", str(len(LABELLED))]
-    wrong = said("--job", 8)
+    assert logs_command("--list").stdout.splitlines()[1].split()[:4] == ["1", "7", "0", str(len(LABELLED))]
+    wrong = logs_command("--job", 8)
     assert (wrong.returncode, wrong.stdout) == (64, "")
     assert "there is no log of job 8" in wrong.stderr

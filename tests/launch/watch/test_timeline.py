@@ -275,8 +275,8 @@ def link(job: str, state: str, phase: int, begun: int | None = None, running: bo
     ],
 )
 def test_the_job_that_represents_a_phase(links: list[Link], phase: int, job: str | None) -> None:
-    found = link_of(phase, links, (1, 2))
-    assert (found and found.job) == job
+    chosen = link_of(phase, links, (1, 2))
+    assert (chosen and chosen.job) == job
 
 
 def test_a_running_job_without_a_step_is_shown_as_such(run: Run) -> None:

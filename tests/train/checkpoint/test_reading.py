@@ -191,8 +191,8 @@ def test_any_damage_leads_to_the_checkpoint_before(tmp_path: Path, damage: Calla
     ranks = writers(tmp_path, 2)
     before, newest = (write(ranks, step, model, optimizer) for step in (10, 20))
     damage(newest / file)
-    found, damaged = newest_valid(newest.parent)
-    assert found == before
+    chosen, damaged = newest_valid(newest.parent)
+    assert chosen == before
     assert [error.where for error in damaged] == [str(newest)]
     assert file in damaged[0].what
 

@@ -398,7 +398,7 @@ def in_another_process(call: str, *arguments: object) -> int:
 def test_a_writer_that_is_killed_leaves_only_whole_checkpoints(tmp_path: Path) -> None:
     assert in_another_process("kill_writers(Path(sys.argv[1]), 6)", tmp_path) == 0
     for root in tmp_path.iterdir():
-        last = read_lines(root / "said")[-1]["step"]
+        last = read_lines(root / "steps-written")[-1]["step"]
         checkpoints = root / "phase1" / "checkpoints"
         remove_leftovers(checkpoints)
         folders = steps(checkpoints)

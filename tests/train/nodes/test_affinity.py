@@ -177,17 +177,17 @@ def bind(sys: Path, *, local_rank: int = 0, tasks: int = 1, gpus: int = 1, **env
 
 @pytest.mark.usefixtures("affinity")
 def test_a_process_is_bound_with_the_threads_that_it_has_and_will_have(tmp_path: Path) -> None:
-    last, told, end = max(MINE), threading.Event(), threading.Event()
+    last, begun, end = max(MINE), threading.Event(), threading.Event()
     seen: list[set[int]] = []
 
     def wait() -> None:
-        told.set()
+        begun.set()
         end.wait(10)
         seen.append(os.sched_getaffinity(0))
 
     thread = threading.Thread(target=wait)
     thread.start()
-    told.wait(10)
+    begun.wait(10)
     words = bind(tree(tmp_path, [str(last)]))
     end.set()
     thread.join()
@@ -206,13 +206,13 @@ def test_a_process_is_bound_with_the_threads_that_it_has_and_will_have(tmp_path:
 @pytest.mark.skipif(len(MINE) < 2, reason="needs two CPUs")
 def test_two_ranks_divide_a_numa_node_by_what_each_reads(tmp_path: Path) -> None:
     sys = tree(tmp_path, [format_cpus(MINE)] * 2, siblings={cpu: str(cpu) for cpu in MINE})
-    found = []
+    shares = []
     for rank in range(2):
         bind(sys, local_rank=rank, tasks=2, gpus=2)
-        found.append(os.sched_getaffinity(0))
+        shares.append(os.sched_getaffinity(0))
         os.sched_setaffinity(0, MINE)
-    assert found[0] | found[1] == MINE
-    assert not found[0] & found[1]
+    assert shares[0] | shares[1] == MINE
+    assert not shares[0] & shares[1]
 
 
 @pytest.mark.usefixtures("affinity")

@@ -152,8 +152,8 @@ def test_a_node_that_alone_sees_another_disk_lacks_the_mount() -> None:
 
 
 def clocks(*ahead_s: float, round_trip_s: float = 0.0) -> list[NodeProblem]:
-    found = tuple(Clock(f"node{place}", seconds) for place, seconds in enumerate(ahead_s))
-    return problems(Findings(clocks=found, round_trip_s=round_trip_s))
+    all_clocks = tuple(Clock(f"node{place}", seconds) for place, seconds in enumerate(ahead_s))
+    return problems(Findings(clocks=all_clocks, round_trip_s=round_trip_s))
 
 
 def test_a_clock_that_differs_from_most_is_named() -> None:
@@ -184,8 +184,10 @@ def test_a_slow_node_is_named_and_no_other(nodes: int, data: st.DataObject) -> N
         f"node{node}": min(4.0 if {node, other} & slow else 1.0 for other in partners(node, nodes) if other is not None)
         for node in range(nodes)
     }
-    found = problems(network(best))
-    assert found == [warning("slow network: 4000 ms for what takes 1000 ms elsewhere", f"node{node}") for node in slow]
+    reported = problems(network(best))
+    assert reported == [
+        warning("slow network: 4000 ms for what takes 1000 ms elsewhere", f"node{node}") for node in slow
+    ]
 
 
 @given(st.integers(3, 200))
@@ -241,7 +243,7 @@ class Scene:
 
 
 @dataclass(frozen=True)
-class Told:
+class RankReport:
     """What one rank found and how it ended."""
 
     looked: Findings
@@ -264,11 +266,11 @@ def one_rank(scene: Scene, rank: int, port: int) -> None:
             settle(ranks, looked, placement, scene.folder, "bert")
         except (UnfitNodesError, FirstRankFailedError) as raised:
             error = f"{type(raised).__name__} {raised}"
-        (scene.folder / f"told-{rank}").write_bytes(pickle.dumps(Told(looked, measured, error, seconds)))
+        (scene.folder / f"report-{rank}").write_bytes(pickle.dumps(RankReport(looked, measured, error, seconds)))
     os._exit(0)
 
 
-def played(scene: Scene) -> list[Told]:
+def played(scene: Scene) -> list[RankReport]:
     """What each rank, a real process, has to tell."""
     port, ranks = free_port(), range(scene.nodes * scene.tasks)
     processes = [CONTEXT.Process(target=one_rank, args=(scene, rank, port)) for rank in ranks]
@@ -277,13 +279,13 @@ def played(scene: Scene) -> list[Told]:
     for process in processes:
         process.join(PATIENCE_S)
     assert [process.exitcode for process in processes] == [0] * len(ranks)
-    return [pickle.loads((scene.folder / f"told-{rank}").read_bytes()) for rank in ranks]
+    return [pickle.loads((scene.folder / f"report-{rank}").read_bytes()) for rank in ranks]
 
 
 def test_healthy_nodes_are_measured_and_trained_on(tmp_path: Path) -> None:
-    told = played(Scene(4, 1, tmp_path))
-    first = told[0]
-    assert {(one.looked, one.measured) for one in told} == {(first.looked, first.measured)}, "all know the same"
+    reports = played(Scene(4, 1, tmp_path))
+    first = reports[0]
+    assert {(one.looked, one.measured) for one in reports} == {(first.looked, first.measured)}, "all know the same"
     assert [node.node for node in first.looked.nodes] == [clock.node for clock in first.looked.clocks]
     assert [link.node for link in first.measured.links] == ["node0", "node1", "node2", "node3"]
     assert all(clock.ahead_s < 1 for clock in first.looked.clocks)
@@ -292,31 +294,31 @@ def test_healthy_nodes_are_measured_and_trained_on(tmp_path: Path) -> None:
         assert 0 < link.exchange_s < 10
     assert first.measured.bandwidth_gb_per_s > 0
     assert problems(first.looked) == []
-    assert {one.error for one in told} == {""}
+    assert {one.error for one in reports} == {""}
     assert not (tmp_path / FILE).exists()
 
 
 def test_ill_nodes_are_named_recorded_and_refused(tmp_path: Path) -> None:
-    told = played(Scene(3, 1, tmp_path, ahead_s={2: 600.0}, needed={1: TOO_MUCH}))
-    assert told[0].error.startswith("UnfitNodesError error: refusing to train on these nodes: node1: ")
-    assert "1000000000.0 GB needed" in told[0].error
-    assert "node2" not in told[0].error
-    assert str(tmp_path / FILE) in told[0].error
-    assert [one.error.split()[0] for one in told[1:]] == ["FirstRankFailedError"] * 2
-    found = {suspect.node: suspect for suspect in suspects(tmp_path, time.time())}
-    assert {node: suspect.fatal for node, suspect in found.items()} == {"node1": True, "node2": False}
-    assert "its clock is 600." in found["node2"].reason
-    assert {(suspect.run, suspect.job) for suspect in found.values()} == {("bert", "77")}
+    reports = played(Scene(3, 1, tmp_path, ahead_s={2: 600.0}, needed={1: TOO_MUCH}))
+    assert reports[0].error.startswith("UnfitNodesError error: refusing to train on these nodes: node1: ")
+    assert "1000000000.0 GB needed" in reports[0].error
+    assert "node2" not in reports[0].error
+    assert str(tmp_path / FILE) in reports[0].error
+    assert [one.error.split()[0] for one in reports[1:]] == ["FirstRankFailedError"] * 2
+    register = {suspect.node: suspect for suspect in suspects(tmp_path, time.time())}
+    assert {node: suspect.fatal for node, suspect in register.items()} == {"node1": True, "node2": False}
+    assert "its clock is 600." in register["node2"].reason
+    assert {(suspect.run, suspect.job) for suspect in register.values()} == {("bert", "77")}
 
 
 def test_several_ranks_of_a_node_make_one_result(tmp_path: Path) -> None:
-    told = played(Scene(2, 2, tmp_path, ahead_s={2: -60.0, 3: -60.0}))
-    looked, measured = told[3].looked, told[3].measured
+    reports = played(Scene(2, 2, tmp_path, ahead_s={2: -60.0, 3: -60.0}))
+    looked, measured = reports[3].looked, reports[3].measured
     assert [node.node for node in looked.nodes] == ["node0", "node1"]
     assert [round(clock.ahead_s) for clock in looked.clocks] == [0, -60]
     assert [(link.node, link.exchange_s) for link in measured.links] == [("node0", None), ("node1", None)]
     assert problems(looked) == [warning("the clocks of node0 and node1 are 60.0 s apart", "")]
-    assert {one.error for one in told} == {""}, "a warning refuses nobody"
+    assert {one.error for one in reports} == {""}, "a warning refuses nobody"
 
 
 def one_of_two(rank: int, port: int, folder: Path) -> None:
