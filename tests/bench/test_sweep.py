@@ -97,7 +97,7 @@ class Slow(torch.nn.Module):
         return self.inner(batch)
 
 
-def test_a_slow_forward_pass_and_a_slow_optimizer_show_each_in_its_own_place(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slow_forward_pass_and_a_slow_optimizer_each_show_in_their_own_place(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock()
     monkeypatch.setattr(bench, "time", clock)
     spec = tiny("unpad=true", "phase1.global_batch=64", "phase1.micro_batch=4")
@@ -122,7 +122,7 @@ def test_a_sweep_tries_what_divides_the_rank_batch() -> None:
     assert micro_batch_sizes(replace(phase, micro_batch=3)) == [3, 6, 12, 24, 48, 96]
 
 
-def test_a_sweep_ends_where_memory_does(monkeypatch: pytest.MonkeyPatch, spec: RunSpec) -> None:
+def test_a_sweep_ends_when_memory_runs_out(monkeypatch: pytest.MonkeyPatch, spec: RunSpec) -> None:
     real = bench.measure
 
     def limited(rank: Rank, data: BenchData, size: int, **others: Any) -> Measurement:
@@ -177,7 +177,7 @@ def sweep_of(spec: RunSpec, device: Device, rates: dict[int, float]) -> Sweep:
 H200 = Device("cuda", "NVIDIA H200", 150.1, 0)
 
 
-def test_plan_reads_what_a_sweep_has_kept(tmp_path: Path) -> None:
+def test_plan_reads_what_a_sweep_wrote(tmp_path: Path) -> None:
     spec = tiny(recipe="h200", nodes=2)
     phase = spec.phases[0]
     rates = {phase.micro_batch // 2: 2000.0, phase.micro_batch: 2500.0}
@@ -194,7 +194,7 @@ def test_plan_reads_what_a_sweep_has_kept(tmp_path: Path) -> None:
     assert estimate_phase(padded, phase, 30522, None, runs) is None
 
 
-def test_the_best_is_suggested_as_the_recipe_takes_it() -> None:
+def test_the_best_is_suggested_in_the_words_of_a_recipe() -> None:
     spec = tiny(recipe="h200")
     phase, own = spec.phases[0], spec.phases[0].micro_batch
     assert sweep_of(spec, H200, {own // 2: 990.0, own: 1000.0}).best.micro_batch == own // 2  # within 1%
@@ -242,7 +242,7 @@ def compared() -> Any:
     return compare(spec, spec.phases[0], data, CPU, micro_batch=4, sequences=12, rounds=2, names=(PADDED, NVIDIA, SDPA))
 
 
-def test_variants_compute_the_same_loss_and_are_timed_in_turns(compared: Any) -> None:
+def test_variants_compute_the_same_loss_and_are_timed_in_turn(compared: Any) -> None:
     assert [result.name for result in compared.results] == [OURS, PADDED, NVIDIA, SDPA]
     losses = [result.loss for result in compared.results]
     assert max(losses) - min(losses) < 1e-4
@@ -264,7 +264,7 @@ def test_variants_that_compute_something_else_are_refused(compared: Any) -> None
     _check([compared.results[0], Result("other", failed="no compiler")], "fp32")
 
 
-def test_shares_of_a_profile_sum_up_to_the_whole_step() -> None:
+def test_shares_of_a_profile_add_up_to_the_whole_step() -> None:
     spec = tiny("unpad=true", "phase1.global_batch=64", "phase1.micro_batch=4")
     phase, data = one_phase(spec)
     profile = profile_phase(spec, phase, data, CPU, micro_batch=4, micro_batches=2)

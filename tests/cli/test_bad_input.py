@@ -152,7 +152,7 @@ def test_a_gpu_recipe_without_slurm(refused) -> None:
     refused("--recipe", "dgx1-32g", says=("sbatch was not found",))
 
 
-def test_an_initial_checkpoint_that_is_not_there(refused, tmp_path: Path) -> None:
+def test_an_initial_checkpoint_that_does_not_exist(refused, tmp_path: Path) -> None:
     refused("--init-checkpoint", tmp_path / "nowhere", says=("config.json of the initial checkpoint",))
 
 

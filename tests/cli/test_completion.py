@@ -90,7 +90,7 @@ def test_a_word_is_completed(complete: Complete, line: str, offered: list[str]) 
 
 
 @pytest.mark.parametrize("line", ["bertjobs plan --recipe ", "bertjobs status --site nosuch "])
-def test_what_cannot_be_read_offers_nothing(complete: Complete, tmp_path: Path, line: str) -> None:
+def test_missing_and_unreadable_files_offer_no_completions(complete: Complete, tmp_path: Path, line: str) -> None:
     (tmp_path / "bertjobs.yml").write_text("recipes: {broken: [\n")
     shutil.rmtree(tmp_path / "results")
     assert complete(line) == []

@@ -155,7 +155,7 @@ def test_ctrl_c_is_130(tmp_path: Path) -> None:
     assert errors == ""
 
 
-def test_a_reader_that_goes_away_is_not_a_failure() -> None:
+def test_a_closed_pipe_is_not_a_failure() -> None:
     done = subprocess.run(
         ["/bin/bash", "-c", f"set -o pipefail; {sys.executable} -m bertjobs recipes --json | /bin/true"],
         stderr=subprocess.PIPE, text=True, check=False,

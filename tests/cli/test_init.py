@@ -97,7 +97,7 @@ def test_several_sites_are_kept(bertjobs: Bertjobs, large: dict[str, str], tmp_p
     assert yaml.safe_load(files[1].read_text())["partition"] == "cpu"
 
 
-def test_a_partition_that_is_not_there_names_the_nearest(bertjobs: Bertjobs, large: dict[str, str]) -> None:
+def test_a_partition_that_does_not_exist_names_the_nearest(bertjobs: Bertjobs, large: dict[str, str]) -> None:
     done = bertjobs("init", "--partition", "gpu-a10", environ=large)
     assert done.returncode == 64
     assert "did you mean 'gpu-a100'?" in done.stderr

@@ -87,7 +87,7 @@ def test_text_that_is_not_an_sbatch_option(given: str, says: str) -> None:
     ],
 )
 @pytest.mark.parametrize("verb", ["plan", "submit"])
-def test_bad_words_about_the_queue(
+def test_bad_queue_options(
     typed: Typed, speeches_data: Path, tmp_path: Path, verb: str, words: tuple[str, ...], says: str
 ) -> None:
     run = ("--recipe", "laptop-scratch", "--data", speeches_data, "--backend", "local")

@@ -112,7 +112,9 @@ def test_a_job_that_slurm_does_not_know_is_refused(
     assert cluster.run(["squeue", "-h"]).stdout == ""
 
 
-def test_a_job_that_has_ended_makes_no_more_data(bertjobs: Bertjobs, cluster: Cluster, tmp_path: Path) -> None:
+def test_a_job_that_has_ended_is_not_expected_to_make_data(
+    bertjobs: Bertjobs, cluster: Cluster, tmp_path: Path
+) -> None:
     script = tmp_path / "true.sub"
     script.write_text("#!/bin/bash\ntrue\n")
     job = cluster.run(["sbatch", "--parsable", "--output=/dev/null", str(script)]).stdout.strip()
@@ -126,7 +128,7 @@ def test_a_job_that_has_ended_makes_no_more_data(bertjobs: Bertjobs, cluster: Cl
     assert not (tmp_path / "results").exists()
 
 
-def test_without_a_job_to_wait_for_missing_data_stay_an_error_of_resume_too(
+def test_without_a_job_to_wait_for_resume_too_refuses_missing_data(
     bertjobs: Bertjobs, cluster: Cluster, tmp_path: Path
 ) -> None:
     script = tmp_path / "sleep.sub"

@@ -39,7 +39,7 @@ def test_phase_2_follows_phase_1(cluster: Cluster, environ: dict[str, str], tmp_
     assert f"starting from {directory.phase(1).checkpoints}" in _logs(tmp_path)
 
 
-def test_phase_2_before_phase_1_ends_with_64_and_says_why(
+def test_phase_2_started_before_phase_1_exits_with_64_and_says_why(
     cluster: Cluster, environ: dict[str, str], tmp_path: Path
 ) -> None:
     job = cluster.submit(["-N2", RUN_SUB], env={**environ, "RECIPE": "laptop-scratch", "PHASE": "2"}, cwd=tmp_path)
@@ -50,9 +50,7 @@ def test_phase_2_before_phase_1_ends_with_64_and_says_why(
     assert "Traceback" not in log
 
 
-def test_nvidia_s_own_command_line_is_understood_to_the_letter(
-    cluster: Cluster, environ: dict[str, str], tmp_path: Path
-) -> None:
+def test_nvidia_s_own_command_line_works_unchanged(cluster: Cluster, environ: dict[str, str], tmp_path: Path) -> None:
     """32 ranks take one real step of 65,536 sequences; around the line only what makes the model small."""
     (tmp_path / "bertjobs.yml").write_text("recipes: {dgx1-16g: {vocabulary: any}}\n")
     small = {"MODEL": "bert-nano", "PRECISION": "fp32", "GPUS": "0", "STEPS_THIS_RUN": "1"}

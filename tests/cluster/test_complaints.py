@@ -75,7 +75,7 @@ def test_a_value_with_commas_arrives_whole(cluster: Cluster, by_hand: Submit, tm
     assert given(tmp_path)["MOUNTS"] == mounts
 
 
-def test_a_port_that_is_taken_is_passed_over(cluster: Cluster, by_hand: Submit, tmp_path: Path) -> None:
+def test_a_port_that_is_taken_is_skipped(cluster: Cluster, by_hand: Submit, tmp_path: Path) -> None:
     job = by_hand("exit 0", "-N1", "--hold")
     usual = 20000 + job % 12000
     with socket.socket() as other:

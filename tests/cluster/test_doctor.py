@@ -68,7 +68,7 @@ def test_a_job_runs_and_is_cancelled(
     assert verdict.command == f"bertjobs resume {RUN}"
 
 
-def test_a_job_whose_time_is_over(submit: Submit, cluster: Cluster, directory: RunDirectory) -> None:
+def test_a_job_that_reached_its_time_limit(submit: Submit, cluster: Cluster, directory: RunDirectory) -> None:
     job = submit("--time", "10", "--set", "phase1.checkpoint_every=1")
     wait_until(lambda: spares(directory))  # as there is a checkpoint
     cluster.run(["scancel", *spares(directory)])  # else that one continues
@@ -176,7 +176,7 @@ def test_bad_input_is_reported_in_the_worker_s_words(submit: Submit, cluster: Cl
     assert verdict.sentence.startswith("BATCHSIZE 64 is not divisible by GRADIENT_STEPS 3")
 
 
-def test_the_gradient_steps_that_it_suggests_are_accepted(
+def test_the_suggested_gradient_steps_are_accepted(
     submit: Submit, cluster: Cluster, bertjobs: Bertjobs, directory: RunDirectory, tmp_path: Path
 ) -> None:
     """The nodes have no GPUs: that one is full is written into the log."""

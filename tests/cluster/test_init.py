@@ -86,7 +86,7 @@ def test_a_site_is_weaker_than_flags_and_stronger_than_defaults(
     assert "data/prepared" in done.stderr
 
 
-def test_a_run_kept_off_slurm_does_not_take_the_site(
+def test_a_run_kept_off_slurm_does_not_use_the_site(
     bertjobs: Bertjobs, environ: dict[str, str], tmp_path: Path
 ) -> None:
     file = tmp_path / "config" / "bertjobs" / "sites" / "only.yml"

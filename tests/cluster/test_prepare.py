@@ -201,7 +201,7 @@ def lose(cluster: Cluster, node: str) -> None:
     cluster.run(["scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=lost"])
 
 
-def test_the_bytes_are_those_of_one_machine_also_below_a_hostile_path(
+def test_the_bytes_are_those_of_one_machine_even_below_a_hostile_path(
     cluster: Cluster, corpus: Path, expected: dict[str, str], tmp_path: Path
 ) -> None:
     run = Run(cluster, tmp_path / 'it\'s "my" $data; #1 (new)')
@@ -230,7 +230,7 @@ def test_a_task_that_is_killed_midway_is_run_again(
 
 
 @pytest.mark.parametrize("sbatch", [(), ("--no-requeue",)], ids=["slurm-requeues", "prepare-queues-again"])
-def test_a_node_that_is_lost_midway_does_not_matter(
+def test_a_node_lost_midway_changes_nothing(
     own_cluster: Cluster, corpus: Path, expected: dict[str, str], tmp_path: Path, sbatch: tuple[str, ...]
 ) -> None:
     run = Run(own_cluster, tmp_path / "data", extra=sbatch)
@@ -261,7 +261,7 @@ def test_a_node_that_fails_twice_is_left_out(
     assert hashes(run.output) == expected
 
 
-def test_a_node_that_is_the_only_one_is_used_again(
+def test_the_only_node_is_used_again_after_failures(
     cluster: Cluster, corpus: Path, expected: dict[str, str], tmp_path: Path
 ) -> None:
     run = Run(cluster, tmp_path / "data", extra=("--nodelist=node2",))
@@ -288,7 +288,7 @@ def test_arrays_are_no_larger_than_slurm_allows(
     assert hashes(run.output) == expected
 
 
-def test_a_limit_on_queued_jobs_delays_and_does_not_stop(
+def test_a_limit_on_queued_jobs_delays_but_does_not_stop_the_work(
     own_cluster: Cluster, corpus: Path, expected: dict[str, str], tmp_path: Path
 ) -> None:
     run = Run(own_cluster, tmp_path / "data", jobs=4)

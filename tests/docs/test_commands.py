@@ -140,7 +140,7 @@ def test_there_are_many() -> None:
 
 
 @pytest.mark.parametrize("line", SHOWN, ids=str)
-def test_a_command_that_is_shown_parses(line: Shown, capsys: pytest.CaptureFixture[str]) -> None:
+def test_each_shown_command_parses(line: Shown, capsys: pytest.CaptureFixture[str]) -> None:
     assert refusal(line, capsys) is None
 
 
@@ -160,11 +160,13 @@ def test_a_command_that_is_shown_parses(line: Shown, capsys: pytest.CaptureFixtu
         ("VERB --help", False, False),
     ],
 )
-def test_a_wrong_command_is_seen(words: str, whole: bool, refused: bool, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_wrong_command_is_detected(
+    words: str, whole: bool, refused: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert bool(refusal(Shown("page", tuple(words.split()), whole), capsys)) == refused
 
 
-def test_recipes_that_are_shown_are_there() -> None:
+def test_shown_recipes_exist() -> None:
     catalogue = yaml.safe_load((ROOT / "configurations.yml").read_text(encoding="utf-8"))["recipes"]
     named = {
         after for line in SHOWN for flag, after in zip(line.words, line.words[1:], strict=False) if flag == "--recipe"
@@ -184,14 +186,14 @@ RESOLVED = [
 
 
 @pytest.mark.parametrize("line", RESOLVED, ids=str)
-def test_settings_that_are_shown_resolve(line: Shown, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shown_settings_resolve(line: Shown, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The keys of ``--set`` and all values, for the catalogue's recipes, whatever recipes lie on this machine."""
     monkeypatch.chdir(tmp_path)
     resolved = resolve_arguments(PARSER.parse_args(line.words), {"XDG_CONFIG_HOME": str(tmp_path)})
     assert resolved.spec.recipe in line.words
 
 
-def test_variables_that_run_sub_is_given_are_read_by_it() -> None:
+def test_variables_shown_for_run_sub_are_read_by_it() -> None:
     given = set()
     for page in PAGES:
         for command, _ in commands(page):
@@ -201,7 +203,7 @@ def test_variables_that_run_sub_is_given_are_read_by_it() -> None:
     assert [name for name in sorted(given) if not re.search(rf"\b{name}\b", RUN_SUB)] == []
 
 
-def test_targets_of_make_that_are_shown_are_there() -> None:
+def test_shown_make_targets_exist() -> None:
     targets = set(re.findall(r"^([\w-]+):", MAKEFILE, re.MULTILINE))
     asked = {command[1] for page in PAGES for command, _ in commands(page) if command[0] == "make" and len(command) > 1}
     assert {"demo", "test", "docs"} <= asked

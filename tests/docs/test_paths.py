@@ -29,7 +29,7 @@ def named(page: Page) -> set[str]:
 
 # A changelog also names what was there before.
 @pytest.mark.parametrize("page", [page for page in PAGES if page.name != "CHANGELOG.md"], ids=lambda page: page.name)
-def test_the_files_that_a_page_names_are_there(page: Page) -> None:
+def test_the_files_that_a_page_names_exist(page: Page) -> None:
     assert [path for path in sorted(named(page)) if not (ROOT / path).exists()] == []
 
 
@@ -44,7 +44,7 @@ def architecture() -> list[tuple[str, str]]:
     ]
 
 
-def test_every_path_of_the_architecture_is_there() -> None:
+def test_every_path_of_the_architecture_exists() -> None:
     paths = architecture()
     assert len(paths) > 80
     wrong = [

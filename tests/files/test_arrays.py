@@ -103,7 +103,7 @@ def test_values_of_a_type_that_does_not_fit_are_refused(tmp_path, value):
         out.append("ids", np.array([value]))
 
 
-def test_a_type_that_the_format_lacks_is_refused(tmp_path):
+def test_a_type_unknown_to_the_format_is_refused(tmp_path):
     with pytest.raises(ValueError, match="'words' is"):
         write_arrays(tmp_path / "file", {"words": np.array(["a"])}, {})
 

@@ -45,7 +45,7 @@ def test_an_empty_file_has_no_keys() -> None:
     assert document("").place("recipes") == "own.yml, line 1: recipes"
 
 
-def test_all_keys_that_are_given_twice() -> None:
+def test_all_duplicate_keys_are_reported() -> None:
     read, twice = read_document("a: 1\nb: {c: 1, c: 2}\na: 3\n", "own.yml")
     assert read.content == {"a": 3, "b": {"c": 2}}
     errors = dict(twice)
@@ -82,7 +82,7 @@ def test_all_keys_that_are_given_twice() -> None:
         ("a\nb: 1\n", 1, "line 1 has no ': ' between a key and a value"),
     ],
 )
-def test_what_is_not_yaml_is_said_in_words(text: str, line: int, what: str) -> None:
+def test_what_is_not_yaml_is_reported_in_plain_words(text: str, line: int, what: str) -> None:
     with pytest.raises(InputError) as error:
         read_document(text, "own.yml")
     assert error.value.what.startswith(f"not valid YAML: {what}")
@@ -94,6 +94,6 @@ def test_what_is_not_yaml_is_said_in_words(text: str, line: int, what: str) -> N
 @pytest.mark.parametrize(
     "text", ["a: \x01", "[" * 5000, "a: 2024-99-99", "a: !!python/object/apply:os.system [id]", "%x\n", "a: &\n"]
 )
-def test_anything_else_is_an_error_of_its_own_too(text: str) -> None:
+def test_anything_else_has_its_own_error_too(text: str) -> None:
     with pytest.raises(InputError, match="not valid YAML"):
         read_document(text, "own.yml")

@@ -38,7 +38,7 @@ def difference(one: Tensor, two: Tensor) -> float:
 
 
 @pytest.mark.skipif(why_not_apex() is None, reason="apex's LAMB is preferred where it is installed")
-def test_it_is_the_one_that_auto_takes() -> None:
+def test_auto_chooses_the_fused_one() -> None:
     assert built("auto")[1].backend == "fused"
 
 
@@ -64,7 +64,7 @@ def test_fifty_steps_agree_with_the_reference() -> None:
             assert difference(one, two) <= 1e-6, name
 
 
-def test_no_step_but_the_first_waits_for_the_gpu() -> None:
+def test_only_the_first_step_waits_for_the_gpu() -> None:
     """Neither where the gradients lie elsewhere than before."""
     model, optimizer = built("fused")
     set_gradients(model, 0)

@@ -76,7 +76,7 @@ def test_forward_and_backward_wait_for_nothing(name: str) -> None:
         (sums.mlm_loss_sum + sums.nsp_loss_sum).backward()
 
 
-def test_compiled_once_is_compiled_for_all_packs() -> None:
+def test_one_compilation_serves_all_packs() -> None:
     chosen, model, parts = attention("auto", "bf16"), new_model(0.1), compile_parts(GPU)
     assert parts is not EAGER
     before = torch.cuda.get_rng_state()

@@ -139,7 +139,7 @@ def test_the_seed_fixes_every_bit() -> None:
     assert not any(torch.equal(one, two) for one, two in zip(first, other, strict=True))
 
 
-def test_rows_behind_the_last_sequence_get_zeros() -> None:
+def test_rows_after_the_last_sequence_are_zero() -> None:
     sequences = Sequences([70, 300], [70, 300])
     sequences.starts = [starts[:2] for starts in sequences.starts]
     sequences.max_q = 70

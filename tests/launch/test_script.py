@@ -214,7 +214,7 @@ def test_pyxis_is_detected_in_a_long_help(run_by_hand) -> None:
     assert "--container-image=x.sqsh" in words
 
 
-def test_an_image_where_srun_has_no_pyxis(run_by_hand) -> None:
+def test_an_image_on_a_cluster_without_pyxis(run_by_hand) -> None:
     code, stderr, words = run_by_hand("--nodes", RECIPE="laptop-scratch", IMAGE="x.sqsh", MOUNTS="a:b")
     assert (code, words) == (64, None)
     assert stderr == "error: IMAGE is set, but srun has no pyxis (--container-image)\n"

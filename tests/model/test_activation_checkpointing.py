@@ -49,7 +49,7 @@ def test_gradients_are_the_same_bit_for_bit(spec: ModelSpec, batch: Batch, preci
         assert torch.equal(saving[name], expected), name
 
 
-def test_the_generator_is_left_as_without_it(spec: ModelSpec, batch: Batch) -> None:
+def test_the_generator_is_left_in_the_same_state_as_without_it(spec: ModelSpec, batch: Batch) -> None:
     """What is drawn after a step does not depend on it."""
     draws = []
     for model in pair(spec):

@@ -114,14 +114,14 @@ def test_auto_is_the_implementation_for_cpus_and_says_so(dtype: torch.dtype) -> 
     assert chosen.describe() == "attention: per_sequence (the fastest that works here)"
 
 
-def test_what_cannot_run_here_is_refused_with_the_reason() -> None:
+def test_an_implementation_that_cannot_run_here_is_refused_with_the_reason() -> None:
     with pytest.raises(InputError, match=r"attention 'flash' does not work: .*CPU"):
         choose_attention("flash", CPU, torch.bfloat16, 64)
     with pytest.raises(InputError, match="did you mean 'flash'"):
         choose_attention("flsh", CPU, torch.bfloat16, 64)
 
 
-def test_auto_skips_what_computes_something_else(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_skips_an_implementation_with_wrong_results(monkeypatch: pytest.MonkeyPatch) -> None:
     """The guard of private operators: wrong numbers are detected before the run starts."""
 
     def wrong(query: Tensor, key: Tensor, value: Tensor, layout: SequenceLayout, dropout: float) -> Tensor:

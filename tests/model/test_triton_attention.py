@@ -137,7 +137,7 @@ def test_each_head_size(size: int) -> None:
 
 
 @interpreted
-def test_rows_after_the_last_sequence_get_zeros() -> None:
+def test_rows_after_the_last_sequence_are_zero() -> None:
     """More of them than the longest sequence has."""
     sequences = Sequences([9, 4], [9, 4], spare=300)
     actual, expected = sequences.attend(DROPOUT), sequences.expected()

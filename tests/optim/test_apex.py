@@ -78,7 +78,7 @@ def assert_equal_states(one: Lamb, two: Lamb) -> None:
 @pytest.mark.parametrize("size", [0.001, 3.0], ids=["unclipped", "clipped"])
 @pytest.mark.parametrize("scale", [1.0, 1024.0])
 @pytest.mark.parametrize(("decay", "nvlamb"), [(0.01, False), (0.0, False), (0.0, True)])
-def test_it_does_the_references_steps(size: float, scale: float, decay: float, nvlamb: bool) -> None:
+def test_its_steps_are_those_of_the_reference(size: float, scale: float, decay: float, nvlamb: bool) -> None:
     apex, reference = both(decay, use_nvlamb=nvlamb)
     for step in range(12):
         for optimizer in (apex, reference):

@@ -24,7 +24,7 @@ def model() -> BertForPreTraining:
     return BertForPreTraining(ModelSpec("tiny", 24, 2, 3, 40, vocab_size=41, max_position_embeddings=16))
 
 
-def test_biases_and_layer_norms_do_not_decay_and_the_tied_decoder_is_in_once(
+def test_biases_and_layer_norms_do_not_decay_and_the_tied_decoder_is_included_once(
     model: BertForPreTraining,
 ) -> None:
     decayed, undecayed = parameter_groups(model, 0.01)
@@ -62,7 +62,7 @@ def test_the_recipes_settings_arrive(model: BertForPreTraining, name: str, kind:
 
 
 @pytest.mark.parametrize("name", ["lamb", "adamw", "adam"])
-def test_a_model_learns_one_batch_by_heart(model: BertForPreTraining, name: str) -> None:
+def test_a_model_memorises_one_batch(model: BertForPreTraining, name: str) -> None:
     ids = torch.arange(1, 33).view(4, 8)
     labels = torch.where(ids % 3 == 0, ids, -1)
     batch = (ids.masked_fill(labels != -1, 4), ids * 0, ids * 0 + 1, labels, torch.tensor([0, 1, 1, 0]))
@@ -104,7 +104,7 @@ def test_auto_prefers_apex_then_the_fused_one_then_torch() -> None:
     assert choose(name="adamw") == choose(name="adam") == "torch"
 
 
-def test_what_was_asked_for_is_what_runs() -> None:
+def test_the_requested_backend_runs() -> None:
     for backend in ("apex", "fused", "torch"):
         assert choose(backend) == backend
     assert choose("torch", gpu=False, sharded=True) == "torch"
@@ -130,7 +130,7 @@ def test_a_backend_that_cannot_be_used_is_refused_with_the_reason(asked: dict, w
     assert error.value.hint == f"choose one of: {usable}"
 
 
-def test_a_cpu_is_refused_what_needs_a_gpu(model: BertForPreTraining) -> None:
+def test_a_backend_that_needs_a_gpu_is_refused_on_a_cpu(model: BertForPreTraining) -> None:
     assert build_optimizer(model, OptimizerSpec(), 0.1, device=torch.device("cpu")).backend == "torch"
     for backend in ("apex", "fused"):
         with pytest.raises(InputError, match="needs a GPU"):

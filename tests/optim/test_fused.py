@@ -191,7 +191,7 @@ def test_sharded_states_give_the_bits_of_whole_ones() -> None:
     assert [optimizer.step_count for optimizer in ranks] == [2, 2, 2]
 
 
-def test_strided_gradients_and_missing_ones() -> None:
+def test_strided_and_missing_gradients() -> None:
     fused, reference = optimizer_of(FusedLamb), optimizer_of(Lamb)
     for optimizer in (fused, reference):
         with pytest.raises(ValueError, match="call backward"):

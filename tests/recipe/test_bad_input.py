@@ -95,7 +95,7 @@ def test_a_phase_that_the_recipe_does_not_have(catalogue: Catalogue, phase: str)
     refused(catalogue, "environment PHASE", environ={"PHASE": phase})
 
 
-def test_phase_three_names_those_that_exist(catalogue: Catalogue) -> None:
+def test_phase_three_is_refused_naming_the_existing_phases(catalogue: Catalogue) -> None:
     refused(catalogue, "dgx1-32g has no phase 3", "its phases: 1, 2", environ={"PHASE": "3"})
 
 
@@ -276,7 +276,7 @@ def test_a_name_that_no_file_has_is_reported_with_its_line(tmp_path: Path) -> No
     refused(both, "unknown system 'labtop'", f"{file}, line 3: recipes.mine.system", flags={"recipe": "mine"})
 
 
-def test_a_file_that_is_not_there_or_a_folder(tmp_path: Path) -> None:
+def test_a_recipe_file_that_does_not_exist_or_is_a_folder(tmp_path: Path) -> None:
     for path in (tmp_path / "missing.yml", tmp_path):
         with pytest.raises(InputError, match="cannot read the recipe file"):
             load_catalogue([path])
@@ -307,7 +307,7 @@ def test_numbers_that_yaml_reads_as_text(tmp_path: Path, number: str) -> None:
         ("{system: laptop, model: half}", ("models.half has no num_hidden_layers",)),
     ],
 )
-def test_a_recipe_that_lacks_something(tmp_path: Path, recipe: str, parts: tuple[str, ...]) -> None:
+def test_an_incomplete_recipe(tmp_path: Path, recipe: str, parts: tuple[str, ...]) -> None:
     odd = "{hidden_size: 10, num_hidden_layers: 1, num_attention_heads: 3, intermediate_size: 4}"
     text = f"recipes: {{mine: {recipe}}}\nmodels: {{odd: {odd}, half: {{hidden_size: 4}}}}\n"
     (tmp_path / "own.yml").write_text(text)

@@ -28,7 +28,7 @@ def reread(folder: Path, spec: RunSpec) -> RunSpec:
 
 @pytest.mark.parametrize("recipe", RECIPES)
 @pytest.mark.parametrize("nodes", [1, 2, 4])
-def test_a_lockfile_alone_gives_the_run_back(tmp_path: Path, catalogue: Catalogue, recipe: str, nodes: int) -> None:
+def test_a_lockfile_alone_reproduces_the_run(tmp_path: Path, catalogue: Catalogue, recipe: str, nodes: int) -> None:
     spec = resolved(catalogue, recipe, nodes=nodes, run="a-name", mounts="/a:/b,/c:/d:ro", image="x#y:z")
     assert reread(tmp_path, spec) == spec
 
@@ -132,7 +132,7 @@ def test_decisive_settings_tell_runs_apart(catalogue: Catalogue, sets: list[str]
         ["phase1.checkpoint_every=1", "phase1.validate_every=7", "steps_this_run=3", "num_workers=0"],
     ],
 )
-def test_other_settings_do_not(catalogue: Catalogue, sets: list[str]) -> None:
+def test_other_settings_do_not_tell_runs_apart(catalogue: Catalogue, sets: list[str]) -> None:
     spec, other = resolved(catalogue, "laptop"), resolved(catalogue, "laptop", *sets)
     assert spec != other
     assert difference(spec, other) == []
@@ -170,7 +170,7 @@ HASHES = {
 
 
 @pytest.mark.parametrize("recipe", HASHES)
-def test_the_hash_of_a_recipe_stays(catalogue: Catalogue, recipe: str) -> None:
+def test_the_hash_of_a_recipe_never_changes(catalogue: Catalogue, recipe: str) -> None:
     spec = resolved(catalogue, recipe)
     assert tuple(recipe_hash(spec, phase)[:16] for phase in (1, 2)) == HASHES[recipe]
 

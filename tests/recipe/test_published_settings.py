@@ -60,7 +60,7 @@ def resolved(catalogue: Catalogue, recipe: str, **flags: object) -> RunSpec:
 
 
 @pytest.mark.parametrize(("recipe", "precision", "phase", "nodes", "batchsize", "steps"), PUBLISHED)
-def test_a_published_row_comes_out(
+def test_each_published_row_is_reproduced(
     catalogue: Catalogue, recipe: str, precision: str, phase: int, nodes: int, batchsize: int, steps: int
 ) -> None:
     spec = resolved(catalogue, recipe, nodes=nodes, precision=precision or None)
@@ -137,7 +137,7 @@ def test_a_row_is_not_typed_in_twice() -> None:
             assert not {"rank_batch", "gradient_steps"} & phase.keys()
 
 
-def test_the_tests_cluster_line_of_the_seed_is_understood(catalogue: Catalogue) -> None:
+def test_the_command_line_of_nvidia_s_bert_is_understood(catalogue: Catalogue) -> None:
     """BATCHSIZE=2048 LR=6e-3 GRADIENT_STEPS=128 PHASE=1 sbatch -N4 --ntasks-per-node=8 run.sub"""
     environ = {"BATCHSIZE": "2048", "LR": "6e-3", "GRADIENT_STEPS": "128", "PHASE": "1", "RECIPE": "dgx1-16g"}
     for more in ({}, {"MODEL": "bert-nano", "PRECISION": "fp32", "GPUS": "0"}):

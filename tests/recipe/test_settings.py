@@ -122,7 +122,7 @@ def test_a_new_field_is_in_the_reference(extended: Path) -> None:
     assert "--patience" not in in_copy(extended, "-m", "bertjobs", "plan", "--help"), "help lists what people use"
 
 
-def test_the_page_is_that_of_the_fields() -> None:
+def test_the_page_is_generated_from_the_fields() -> None:
     written = (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
     assert written == reference.markdown(), "write it anew: make docs-settings"
 
@@ -227,7 +227,7 @@ def test_help_fits_a_screen(bertjobs: Bertjobs, verb: str) -> None:
     assert "1|2" not in text
 
 
-def test_flags_that_help_does_not_list_are_taken(bertjobs: Bertjobs) -> None:
+def test_flags_that_help_does_not_list_are_accepted(bertjobs: Bertjobs) -> None:
     words = ["--recipe", "laptop", "--backend", "local", "--unpad", "false", "--keep-checkpoints", "5", "--json"]
     provenance = json.loads(bertjobs("plan", *words).stdout)["provenance"]
     assert provenance["unpad"] == {"value": False, "from": "flag --unpad"}

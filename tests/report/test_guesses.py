@@ -73,7 +73,7 @@ def original_ids(shards: ShardSet) -> np.ndarray:
     return np.concatenate([segment for row in range(shards.rows) for segment in shards.segments(row)])
 
 
-def test_static_masks_are_taken_back(data: DataManifest, tmp_path: Path) -> None:
+def test_static_masks_are_undone(data: DataManifest, tmp_path: Path) -> None:
     settings = data.settings
     options = PrepareOptions(
         tuple(settings["corpora"]), str(data.vocabulary_path), str(tmp_path / "static"), duplicates=1, shards=2,
@@ -155,7 +155,7 @@ def test_tokens_read_as_text(joined: str, expected: str) -> None:
         ("post-", "", "post-war"),
     ],
 )
-def test_the_mask_stands_in_the_sentence_as_a_word_does(before: str, after: str, expected: str) -> None:
+def test_the_mask_is_spaced_in_the_sentence_like_a_word(before: str, after: str, expected: str) -> None:
     assert join(Guess(before, after, "war", 0.5, 1, ()), "war") == expected
 
 

@@ -98,7 +98,7 @@ def test_each_cause_has_a_budget_of_its_own() -> None:
     assert refusal(attempts("hang", "lost rank", "gradients not finite"), budgets)[1] is Cause.GRADIENTS
 
 
-def test_attempts_that_were_not_begun_do_not_count() -> None:
+def test_attempts_that_never_began_do_not_count() -> None:
     twice = [*attempts("crashed", "crashed"), ended("not restarted", 2)]
     assert beyond_budget(twice, {"crashed": 2}) is None
     repeated = [started(10), ended("crashed"), started(10, 1), ended("crashed", 1), ended("not restarted", 2)]

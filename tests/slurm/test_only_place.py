@@ -104,7 +104,7 @@ def test_nothing_outside_of_the_room_starts_a_program_of_slurm_s(file: Path) -> 
         "import submitit\nsubmitit.SlurmExecutor('x')",
     ],
 )
-def test_what_starts_one_is_seen(source: str) -> None:
+def test_code_that_starts_one_is_detected(source: str) -> None:
     assert faults(source)
 
 

@@ -61,7 +61,7 @@ def test_parts_of_gpus_and_unknown_ones_have_no_peak(name: str, precision: str) 
     assert peak_flops(name, precision) is None
 
 
-def test_sparsity_is_nowhere_counted_in() -> None:
+def test_sparsity_is_never_counted() -> None:
     """Tensor cores do 16-bit products at most 2.1 times as fast as tf32's."""
     for chip, (half, tf32, fp32) in PEAK_TFLOPS.items():
         assert fp32 <= half, chip

@@ -79,7 +79,9 @@ def test_signals_and_a_kill_change_nothing(trial: Trial, tmp_path: Path) -> None
     ]
 
 
-def test_steps_this_run_stops_and_continues(trial: Trial, alone: Callable[..., Ended], phase_one_done: Trial) -> None:
+def test_steps_this_run_stops_a_run_that_then_continues(
+    trial: Trial, alone: Callable[..., Ended], phase_one_done: Trial
+) -> None:
     for number in range(1, 4):
         stopped = alone(trial.having(STEPS_THIS_RUN=3), 1)
         assert stopped.code == 75

@@ -155,7 +155,7 @@ def test_a_deterministic_run_refuses_operations_that_are_not() -> None:
     torch.zeros(2).put_(places, torch.ones(2))
 
 
-def test_what_the_environment_sets_for_determinism_stays() -> None:
+def test_the_environment_s_own_determinism_settings_stay() -> None:
     assert deterministic_environment({"NCCL_ALGO": "Ring"}) == {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
     full = deterministic_environment({})
     assert full["NCCL_ALGO"].startswith("^NVLS")

@@ -42,7 +42,7 @@ def test_weights_that_are_truncated(trial: Trial, weights: Path, alone: Callable
     assert not trial.results.exists()
 
 
-def test_weights_that_are_not_there(trial: Trial, tmp_path: Path, alone: Callable[..., Ended]) -> None:
+def test_weights_that_do_not_exist(trial: Trial, tmp_path: Path, alone: Callable[..., Ended]) -> None:
     assert_refused(alone(trial.having(INIT_CHECKPOINT=tmp_path / "nowhere"), 1), "config.json is missing", "nowhere")
 
 

@@ -104,7 +104,7 @@ def test_each_step_appears_once_over_restarts(tmp_path: Path) -> None:
         assert scored == [(2, 1.7e9 + 3), (4, 1.7e9 + 4)]
 
 
-def test_steps_that_no_file_holds_yet_come_from_the_lines(tmp_path: Path) -> None:
+def test_steps_missing_from_the_files_come_from_metrics_jsonl(tmp_path: Path) -> None:
     log = TensorBoardLog(tmp_path, SCORES)
     log.begin(3, [line(1), line(2), line(3)], [validation(2)])
     log.close()
@@ -116,7 +116,7 @@ def test_steps_that_no_file_holds_yet_come_from_the_lines(tmp_path: Path) -> Non
     ]
 
 
-def test_after_a_file_that_a_crash_cut_the_series_continues(tmp_path: Path) -> None:
+def test_after_a_file_truncated_by_a_crash_the_series_continues(tmp_path: Path) -> None:
     log = TensorBoardLog(tmp_path, SCORES)
     log.begin(2, [line(1), line(2)], [])
     log.close()

@@ -274,7 +274,7 @@ def test_a_rank_that_arrived_is_not_blamed_for_its_silence(ended: dict[str, Ende
         assert "; it has arrived, but no longer answers" in log
 
 
-def test_a_rank_that_is_late_to_ask_blames_nobody(ended: dict[str, Ended]) -> None:
+def test_a_rank_that_asks_late_blames_no_rank(ended: dict[str, Ended]) -> None:
     """Rank 0 and its store may be gone by then: it has ended the hang."""
     assert "rank 1 did not arrive" in ended["late-judge"].logs[0]
     late = ended["late-judge"].logs[2]
@@ -282,12 +282,12 @@ def test_a_rank_that_is_late_to_ask_blames_nobody(ended: dict[str, Ended]) -> No
     assert "rank 1 did not arrive" in late or "rank 2 could not find out in time which ranks are missing" in late
 
 
-def test_a_run_that_moves_is_left_alone(ended: dict[str, Ended]) -> None:
+def test_a_run_that_makes_progress_is_left_alone(ended: dict[str, Ended]) -> None:
     assert ended["slow"].seconds[0] > SCENES["slow"].timeout_s
     assert "nothing moved" not in "".join(ended["slow"].logs)
 
 
-def test_no_timeout_watches_nothing() -> None:
+def test_without_a_timeout_nothing_is_watched() -> None:
     placement = read_placement({})
     with Watchdog(0, placement, Ranks(placement).arrivals) as watchdog:
         watchdog.beat(1, "training")
@@ -327,7 +327,7 @@ def test_the_time_in_which_a_process_was_stopped_does_not_count(moves: list[tupl
             assert awake.now() == pytest.approx(counted)
 
 
-def test_a_run_that_was_stopped_and_goes_on_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_that_was_suspended_and_continues_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """All of its processes at once, as Slurm suspends a job: no rank had time to make a beat."""
     clock = Clock()
     watchdog = Watchdog(20, read_placement({}), lambda: 0)

@@ -209,7 +209,7 @@ def test_whole_words_are_taken_as_by_berts_loop(continued: float) -> None:
     assert torn > 5 or continued < 0.9
 
 
-def test_words_come_in_an_order_that_favours_none() -> None:
+def test_words_come_in_an_order_that_favours_no_word() -> None:
     """Ten words of one piece and ten of three, seven pieces to mask: BERT's loop over shuffled orders agrees."""
     rows, count, sizes = 20_000, 7, [1, 3] * 10
     starts = np.cumsum([0, *sizes])

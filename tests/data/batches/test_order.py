@@ -53,7 +53,9 @@ def test_rows_left_out_change_the_order_of_no_other(data: st.DataObject, rows: i
 
 @settings(deadline=None)
 @given(data=st.data(), rows=ROWS, seed=SEEDS, number=st.integers(0, 1000))
-def test_a_sample_has_a_place_and_a_place_its_sample(data: st.DataObject, rows: int, seed: int, number: int) -> None:
+def test_each_sample_has_a_place_and_each_place_a_sample(
+    data: st.DataObject, rows: int, seed: int, number: int
+) -> None:
     order = SampleOrder(rows, seed, data.draw(gaps(rows)))
     epoch, place = order.place(number)
     assert order.number(epoch, place) == number

@@ -93,7 +93,7 @@ def test_a_sequence_that_fits_no_pack_is_refused(lengths: list[int], predictions
         pack(np.array(lengths), np.array(predictions), limits)
 
 
-def test_equal_sequences_are_packed_as_tight_as_they_go() -> None:
+def test_equal_sequences_are_packed_as_tightly_as_possible() -> None:
     lengths = np.full(20_000, 100)
     packs = pack(lengths, predictions_of(lengths), loose(4096, 128))
     assert len(packs) == math.ceil(20_000 / 40)
@@ -101,7 +101,7 @@ def test_equal_sequences_are_packed_as_tight_as_they_go() -> None:
 
 @pytest.mark.parametrize(("phase", "mean"), [(1, 106), (2, 254)])
 @pytest.mark.parametrize("global_batch", [65_536, 8192])
-def test_packs_of_real_lengths_are_98_per_cent_full(phase: int, mean: int, global_batch: int) -> None:
+def test_packs_of_real_lengths_are_98_percent_full(phase: int, mean: int, global_batch: int) -> None:
     lengths, longest = lengths_like(phase, global_batch), 128 if phase == 1 else 512
     counts = predictions_of(lengths, 20 if phase == 1 else 80)
     assert abs(lengths.mean() - mean) < 2

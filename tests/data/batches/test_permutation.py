@@ -21,7 +21,7 @@ def order(rows: int, seed: int, epoch: int) -> np.ndarray:
 
 @settings(deadline=None)
 @given(rows=st.integers(1, 5000), seed=SEEDS, epoch=st.integers(0, 1000))
-def test_each_row_comes_once_and_its_place_is_found_again(rows: int, seed: int, epoch: int) -> None:
+def test_each_row_comes_once_and_its_place_can_be_computed(rows: int, seed: int, epoch: int) -> None:
     permutation = Permutation(rows, seed, epoch)
     permuted = permutation(np.arange(rows))
     assert np.array_equal(np.sort(permuted), np.arange(rows))

@@ -173,7 +173,7 @@ def test_rows_of_another_bin_are_counted(ids_data: dict[str, Path], copy) -> Non
     )
 
 
-def test_a_shard_that_is_there_twice_is_recognised_by_its_rows(ids_data: dict[str, Path], copy) -> None:
+def test_a_duplicated_shard_is_recognised_by_its_rows(ids_data: dict[str, Path], copy) -> None:
     folder = copy(ids_data["dynamic"])
     content = json.loads((folder / MANIFEST_NAME).read_text())
     train, validation = (content["phases"]["1"][name]["files"] for name in ("train", "validation"))
@@ -230,7 +230,7 @@ def test_all_that_is_wrong_with_lddls_cells_is_reported(
     assert says in wrong(tmp_path / path.name, static.vocabulary_path)
 
 
-def test_other_columns_are_named(static: DataManifest, tmp_path: Path) -> None:
+def test_unexpected_columns_are_named(static: DataManifest, tmp_path: Path) -> None:
     path, table = table_of(static)
     pq.write_table(table.drop_columns(["B"]), tmp_path / path.name)
     assert "it has no column 'B', only A, is_random_next" in wrong(tmp_path / path.name, static.vocabulary_path)

@@ -101,7 +101,7 @@ def test_a_file_that_cannot_be_read_for_a_moment_is_not_an_error(shards: list[Ph
     assert watch.check_now() is not None
 
 
-def test_the_thread_finds_it_and_ends(shards: list[PhaseShard]) -> None:
+def test_the_thread_detects_a_change_and_ends(shards: list[PhaseShard]) -> None:
     with ShardWatch(shards, interval_s=0.02) as watch:
         time.sleep(0.1)
         assert watch.error is None
@@ -117,6 +117,6 @@ def test_each_shard_is_watched_by_one_of_the_ranks(shards: list[PhaseShard]) -> 
     assert [watch.check_now() is not None for watch in watches] == [False, False, False, True]
 
 
-def test_no_shards_need_no_thread() -> None:
+def test_without_shards_there_is_no_thread() -> None:
     with ShardWatch([]) as watch:
         assert watch.check_now() is None

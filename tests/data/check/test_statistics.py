@@ -131,7 +131,7 @@ def test_eighty_ten_ten(text: Text, masks: Masks) -> None:
     assert (masks.masked == masks.ids)[~masks.chosen].all()
 
 
-def test_what_becomes_of_a_token_does_not_depend_on_where_it_is_or_what_it_is(text: Text, masks: Masks) -> None:
+def test_the_replacement_of_a_token_depends_neither_on_its_place_nor_on_the_token(text: Text, masks: Masks) -> None:
     """In each tenth of a sequence, and for frequent and rare tokens, 80% become [MASK]: against 78%."""
     places = np.arange(len(masks.ids)) - np.repeat(masks.offsets[:-1], np.diff(masks.offsets))
     tenths = places * 10 // np.repeat(np.diff(masks.offsets), np.diff(masks.offsets))
@@ -219,7 +219,7 @@ def test_half_of_the_pairs_are_random(segments: Segments) -> None:
     assert random[~several].all()
 
 
-def test_a_pair_is_random_whatever_the_one_before_was(segments: Segments) -> None:
+def test_whether_a_pair_is_random_does_not_depend_on_the_pair_before(segments: Segments) -> None:
     """0.5 after a random one and after a following one; against 0.45."""
     several = segments.column("ends") - segments.column("firsts") > 1
     random = segments.column("is_random_next")
@@ -228,7 +228,7 @@ def test_a_pair_is_random_whatever_the_one_before_was(segments: Segments) -> Non
         expect(random[1:][chosen].mean(), RANDOM_NEXT, int(chosen.sum()), wrong=0.45, cells=2)
 
 
-def test_random_segments_come_from_all_other_documents_alike(text: Text, segments: Segments) -> None:
+def test_random_segments_come_equally_from_all_other_documents(text: Text, segments: Segments) -> None:
     """Against a choice by length, which would give the longest document more than twice its share."""
     corpus, documents = text.corpus, text.documents
     random = segments.column("is_random_next")
@@ -250,7 +250,7 @@ def _tenths(ranks: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarra
     return np.bincount(ranks * 10 // sizes, minlength=10) / len(ranks), (np.diff(edges) / sizes[:, None]).mean(axis=0)
 
 
-def test_random_segments_start_with_any_sentence_alike(text: Text, segments: Segments) -> None:
+def test_random_segments_start_equally_with_any_sentence(text: Text, segments: Segments) -> None:
     """Tenths of the document; against leaving out its last fifth, where a segment may end too early."""
     corpus = text.corpus
     random = segments.column("is_random_next")
@@ -266,7 +266,7 @@ def test_random_segments_start_with_any_sentence_alike(text: Text, segments: Seg
     expect(last.mean(), (1 / sizes).mean(), len(starts), wrong=0.0)
 
 
-def test_a_is_any_number_of_sentences_alike(segments: Segments) -> None:
+def test_all_lengths_of_a_in_sentences_are_equally_likely(segments: Segments) -> None:
     """1 to all but one, in chunks of 3, 4, 5 and 6 sentences; against never all but one."""
     sizes = segments.column("ends") - segments.column("firsts")
     split = segments.column("middles") - segments.column("firsts")
@@ -279,7 +279,7 @@ def test_a_is_any_number_of_sentences_alike(segments: Segments) -> None:
             expect(counts[sentences] / len(chosen), share, len(chosen), wrong=share - 0.03, cells=14)
 
 
-def test_lost_tokens_are_lost_at_both_ends_alike(text: Text, segments: Segments) -> None:
+def test_tokens_are_cut_equally_at_both_ends(text: Text, segments: Segments) -> None:
     """0.5 at the front, of all tokens that truncation takes from A and B; against 0.45."""
     for name in ("a", "b"):
         front = lost = 0

@@ -139,7 +139,7 @@ def test_a_cut_off_download_resumes_where_it_stopped(
     assert not (tmp_path / f"{DUMP}.part").exists()
 
 
-def test_a_whole_part_is_only_checked(site: Site, wikipedia: bytes, tmp_path: Path) -> None:
+def test_a_partial_download_that_is_complete_is_only_checked(site: Site, wikipedia: bytes, tmp_path: Path) -> None:
     (tmp_path / f"{DUMP}.part").write_bytes(wikipedia)
     done = run("wikipedia.sh", "--mirror", site.url, "--output", tmp_path / "out", "--vocab", "v")
     assert done.returncode == 0, done.stderr
@@ -233,7 +233,7 @@ def test_books_from_urls_are_recorded_and_checked(site: Site, tmp_path: Path) ->
 # ---------------------------------------------------------------- your own text
 
 
-def test_the_kind_of_own_text_is_recognised_by_its_names(site: Site, tmp_path: Path) -> None:
+def test_the_kind_of_your_own_text_is_recognised_by_file_names(site: Site, tmp_path: Path) -> None:
     for name in ("t/a.txt", "j/a.jsonl.gz", "p/a.parquet", "h/state.json", "x.xml.bz2"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("x")

@@ -65,7 +65,7 @@ NEEDED = ("prepare", "--corpus", "text:x", "--vocab", "v", "--output", "d")
         (("--slurm", "--site", "nowhere"), "there is no site 'nowhere'"),
     ],
 )
-def test_options_for_slurm_that_make_no_sense(
+def test_nonsensical_options_for_slurm(
     words: tuple[object, ...], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
@@ -73,7 +73,7 @@ def test_options_for_slurm_that_make_no_sense(
         _run(*NEEDED, *words)
 
 
-def test_a_site_says_what_the_flags_leave_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_site_fills_in_what_the_flags_leave_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "bertjobs" / "sites").mkdir(parents=True)
     site = "partition: gpu\nqos: normal\ntime: 4:00:00\nsbatch: {mem: 8G, constraint: a100}\n"
     (tmp_path / "bertjobs" / "sites" / "here.yml").write_text(site)

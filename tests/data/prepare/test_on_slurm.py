@@ -19,7 +19,7 @@ REFUSED = {"event": "failed", "number": None, "node": "n1", "said": "error: 3 ta
 
 
 @given(st.lists(st.integers(0, 10**6), unique=True, max_size=200), st.integers(1, 50))
-def test_shares_hold_each_task_once_and_are_equal_within_one(numbers: list[int], jobs: int) -> None:
+def test_shares_hold_each_task_once_and_differ_by_one_at_most(numbers: list[int], jobs: int) -> None:
     shares = stripe(numbers, jobs)
     assert len(shares) == min(jobs, len(numbers))
     assert sorted(number for share in shares for number in share) == sorted(numbers)

@@ -51,7 +51,7 @@ def test_truncation_ends_where_berts_loop_ends(a: int, b: int, limit: int) -> No
 
 
 @given(a=st.integers(1, 700), b=st.integers(1, 700), limit=st.integers(2, 509), first=st.integers(0, 2**40))
-def test_no_more_is_cut_at_the_front_than_is_cut(a: int, b: int, limit: int, first: int) -> None:
+def test_no_more_is_cut_at_the_front_than_in_all(a: int, b: int, limit: int, first: int) -> None:
     lengths = np.array([a]), np.array([b])
     fronts = CounterDraws("seed", 0.1).fronts(np.array([first]), *lengths, limit)
     for front, length, fitting in zip(fronts, lengths, fit(*lengths, limit), strict=True):

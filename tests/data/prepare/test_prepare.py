@@ -74,7 +74,7 @@ def test_the_manifest_tells_the_truth(dynamic: DataManifest) -> None:
     assert len(dynamic.held_out) == dynamic.documents["validation"]
 
 
-def test_shards_of_a_bin_are_equal_within_one_and_never_all_equal(dynamic: DataManifest) -> None:
+def test_shards_of_a_bin_differ_by_one_row_at_most_and_are_never_all_equal(dynamic: DataManifest) -> None:
     for _, split in _splits(dynamic):
         for number in {file.bin for file in split.files}:
             rows = [file.rows for file in split.files if file.bin == number]

@@ -164,7 +164,7 @@ def test_a_complete_output_is_left_as_it_is(options: Make, corpus: Path) -> None
         extra.unlink()
 
 
-def test_two_at_once_are_refused_and_the_owner_is_named(options: Make) -> None:
+def test_a_second_prepare_at_once_is_refused_and_the_owner_is_named(options: Make) -> None:
     given = options()
     folder = Path(given.output) / FOLDER_NAME
     folder.mkdir(parents=True)
@@ -336,7 +336,7 @@ def test_each_split_gets_a_document() -> None:
 
 
 @pytest.mark.parametrize("held_out", [1e-9, 0.999999])
-def test_a_tiny_corpus_is_split_all_the_same(options: Make, held_out: float) -> None:
+def test_even_a_tiny_corpus_is_split(options: Make, held_out: float) -> None:
     prepare(options(held_out=held_out, format="lddl"), quiet)
     data = DataManifest.read(options().output)
     assert 1 in (data.documents["train"], data.documents["validation"])

@@ -35,7 +35,7 @@ def row_of(shards: list[ShardRows], row: int) -> tuple[list[int], int, bool]:
 
 
 @pytest.mark.parametrize(("shard_format", "static"), FORMATS)
-def test_every_row_of_every_shard_is_found(tmp_path: Path, shard_format: str, static: bool) -> None:
+def test_every_row_of_every_shard_is_located(tmp_path: Path, shard_format: str, static: bool) -> None:
     data, contents = write_folder(tmp_path, (7, 1, 30, 12), shard_format=shard_format, static=static)
     shards = ShardSet.load(data, 1, "train")
     assert (shards.rows, shards.left_out) == (50, ())

@@ -106,7 +106,7 @@ def test_every_language_is_split_as_by_nltk(language: str) -> None:
         assert split_sentences(text, language) == by_nltk(text, language), ascii(text)
 
 
-def test_all_languages_of_nltk_are_there() -> None:
+def test_all_languages_of_nltk_are_supported() -> None:
     assert set(LANGUAGES) == {
         folder.name for folder in (NLTK_DATA / "tokenizers/punkt_tab").iterdir() if folder.is_dir()
     }

@@ -236,7 +236,7 @@ def test_training_in_another_process_gives_the_same_bytes(corpus: Path, vocabula
     assert path.read_bytes() == vocabulary_path.read_bytes()
 
 
-def test_rare_words_are_forgotten_where_there_are_too_many(
+def test_rare_words_are_dropped_when_there_are_too_many(
     corpus: Path, vocabulary: Vocabulary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "_COUNTED_WORDS", 60)

@@ -210,7 +210,7 @@ def test_limits_of_memory_change_no_result(monkeypatch: pytest.MonkeyPatch, limi
         assert_equal(encode(encoder, part), expected[start : start + 60], part)
 
 
-def test_words_are_forgotten_when_there_are_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_words_are_dropped_from_the_cache_when_there_are_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wordpiece, "_KNOWN_WORDS", 1000)
     encoder = Vocabulary.read(MODEL / "vocab.txt").encoder()
     known = []

@@ -230,7 +230,7 @@ ELSEWHERE = {
 """Causes that no scene's journal names, and why."""
 
 
-def test_each_cause_is_played_or_has_a_reason_not_to_be() -> None:
+def test_each_cause_is_played_or_has_a_reason_why_not() -> None:
     played = {scene.cause for scene in scenes(0).values() if scene.cause}
     assert played | ELSEWHERE.keys() == set(Cause)
     assert not played & ELSEWHERE.keys()
@@ -416,7 +416,7 @@ def test_a_spent_budget_names_both_what_is_refused_and_what_spent_it(played: dic
     assert first.failure.rank == 1, "rank 0 only sees that it is gone"
 
 
-def test_the_gradient_steps_that_are_suggested_are_accepted(played: dict[str, Stage]) -> None:
+def test_suggested_gradient_steps_are_accepted(played: dict[str, Stage]) -> None:
     stage = played["gpu memory"]
     setting = verdict_on(stage.directory).command.split()[-1]
     spec = resumed(stage.directory, [setting]).spec
@@ -424,7 +424,7 @@ def test_the_gradient_steps_that_are_suggested_are_accepted(played: dict[str, St
     check_unchanged(spec, stage.directory, [1])
 
 
-def test_the_evidence_is_the_failing_rank_s_own(played: dict[str, Stage]) -> None:
+def test_the_evidence_is_from_the_failing_rank_itself(played: dict[str, Stage]) -> None:
     evidence = {name: verdict_on(stage.directory).evidence for name, stage in played.items()}
     assert evidence["killed"][0].startswith("rank 0: error: another rank is gone")
     assert evidence["failed"][0] == "rank 1: ValueError: a batch of another world"
@@ -438,7 +438,7 @@ def test_the_evidence_is_the_failing_rank_s_own(played: dict[str, Stage]) -> Non
     assert not any("--mem" in verdict_on(stage.directory).command for stage in played.values()), "Slurm's alone"
 
 
-def test_a_disk_that_takes_no_journal_leaves_the_field_in_the_log(played: dict[str, Stage]) -> None:
+def test_if_the_disk_takes_no_journal_the_cause_is_still_in_the_log(played: dict[str, Stage]) -> None:
     stage = played["all disks"]
     assert "ended" not in {json.loads(line)["event"] for line in stage.directory.journal.read_text().splitlines()}
     log = stage.directory.phase(1).logs / f"{JOB}-0.out"

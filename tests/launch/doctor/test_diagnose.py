@@ -214,7 +214,7 @@ def test_a_time_limit_that_was_too_short_is_doubled(spec: RunSpec) -> None:
     assert judged(spec, job, log, checkpoint_unix_s=NOW - 100).command == "bertjobs resume big"
 
 
-def test_what_slurm_said_of_an_earlier_start_does_not_count(spec: RunSpec) -> None:
+def test_slurm_s_words_about_an_earlier_start_do_not_count(spec: RunSpec) -> None:
     log = (
         "slurmstepd: error: *** JOB 7 ON node1 CANCELLED AT 2026-11-21T09:09:37 DUE TO PREEMPTION ***\n" + OUT_OF_MEMORY
     )

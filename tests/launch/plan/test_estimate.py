@@ -82,7 +82,7 @@ def test_the_newest_run_counts(tmp_path: Path) -> None:
     assert estimate.sequences_per_s == 200
 
 
-def test_damaged_runs_are_passed_over(tmp_path: Path) -> None:
+def test_damaged_runs_are_skipped(tmp_path: Path) -> None:
     leave(tmp_path, resolved("h200", run="good"), {1: ["fast", None, float("nan"), 300.0, True]}, age_s=50)
     for name, text in (("cut", "recipes: {"), ("empty", ""), ("binary", "\x00"), ("list", "[1, 2]")):
         (tmp_path / name).mkdir()
@@ -221,7 +221,7 @@ def test_the_benchmark_with_the_nearest_micro_batch_counts_then_the_newest(tmp_p
     ],
     ids=str,
 )
-def test_a_benchmark_of_other_work_or_without_sense_is_ignored(tmp_path: Path, other: dict[str, Any]) -> None:
+def test_a_benchmark_of_other_work_or_a_nonsensical_one_is_ignored(tmp_path: Path, other: dict[str, Any]) -> None:
     spec = resolved("h200")
     leave_bench(tmp_path, bench_line(spec, **other), "[1]", "{", '"x"')
     runs = earlier_runs(tmp_path)

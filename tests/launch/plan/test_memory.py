@@ -84,7 +84,7 @@ def saved_bytes(spec: ModelSpec, sequences: int, length: int, precision: str, ch
     ],
     ids=["three layers", "no dropout", "six layers"],
 )
-def test_what_torch_keeps_is_what_the_formula_says(
+def test_torch_keeps_what_the_formula_says(
     spec: ModelSpec, sequences: int, length: int, precision: str, checkpointing: bool
 ) -> None:
     kept_bytes, masked = saved_bytes(spec, sequences, length, precision, checkpointing)
@@ -119,7 +119,7 @@ def test_parameters_are_counted_as_torch_counts_them(name: str) -> None:
 
 @pytest.mark.parametrize("recipe", GPU_RECIPES)
 @pytest.mark.parametrize("precision", ["half", "single"])
-def test_micro_batches_that_were_published_fit(recipe: str, precision: str) -> None:
+def test_published_micro_batches_fit(recipe: str, precision: str) -> None:
     usual = resolved(recipe).precision
     ampere = not recipe.startswith(("dgx1", "dgx2"))
     spec = resolved(recipe, precision=usual if precision == "half" else "tf32" if ampere else "fp32")

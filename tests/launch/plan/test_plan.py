@@ -40,7 +40,7 @@ def test_text_shows_arithmetic_sources_and_script_and_writes_nothing(bertjobs: B
     assert list(tmp_path.iterdir()) == []
 
 
-def test_data_that_is_there_gives_epochs_and_time(bertjobs: Bertjobs, speeches_data: Path) -> None:
+def test_existing_data_give_epochs_and_time(bertjobs: Bertjobs, speeches_data: Path) -> None:
     done = bertjobs("plan", "--recipe", "laptop-scratch", "--backend", "local", "--data", speeches_data)
     assert done.returncode == 0, done.stderr
     assert "vocabulary 2,000" in done.stdout
@@ -78,7 +78,7 @@ def test_what_a_run_costs() -> None:
     assert json.loads(json.dumps(as_json(plan)))["expected_s"] == plan.seconds
 
 
-def test_a_limit_under_which_it_would_never_end() -> None:
+def test_a_time_limit_under_which_the_run_would_never_end() -> None:
     plan = planned("dgxa100-80g", queue=Queue(time="4"), now=0.0)
     text = arithmetic(plan)
     assert row(text, "jobs of at most 0:04:00") == "not one step fits not one step fits"

@@ -187,7 +187,7 @@ def test_a_micro_batch_that_does_not_fit_comes_with_the_gradient_steps_that_do()
     assert memory_problems(again) == []
 
 
-def test_one_that_may_fit_is_a_warning() -> None:
+def test_a_micro_batch_that_may_fit_is_a_warning() -> None:
     (problem,) = memory_problems(resolved("dgx1-32g", "phase2.micro_batch=32", "system=dgx1-32g", precision="fp32"))
     assert problem.is_warning
     assert ": tight (" in problem.what
@@ -221,7 +221,7 @@ def test_one_that_may_fit_is_a_warning() -> None:
         ("", StartEstimate()),
     ],
 )  # fmt: skip
-def test_the_words_of_sbatch_test_only(text: str, expected: StartEstimate) -> None:
+def test_the_output_of_sbatch_test_only(text: str, expected: StartEstimate) -> None:
     """As Slurm 22.05 wrote them."""
     assert parse_start_estimate(text) == expected
 
@@ -290,7 +290,7 @@ def test_slurm_is_asked_without_the_variables_of_a_surrounding_job(tmp_path: Pat
     assert queue == Queue("batch", "60", PARTITIONS, StartEstimate(refusal="the script --test-only none"))
 
 
-def test_if_slurm_is_absent_or_odd_nothing_is_known(tmp_path: Path, tool: Tool) -> None:
+def test_if_slurm_is_absent_or_its_output_odd_nothing_is_known(tmp_path: Path, tool: Tool) -> None:
     environ = {"PATH": str(tmp_path / "bin")}
     assert ask_queue("", "", "", environ) == Queue()
     tool("sinfo", "echo nonsense")

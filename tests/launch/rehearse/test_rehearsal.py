@@ -122,7 +122,7 @@ def test_a_small_run_keeps_what_decides_the_training(name: str, speeches_data: P
     assert read_lockfile(tmp_path / "run.yml") == small
 
 
-def test_phases_that_the_data_lack_are_left_out(speeches_data: Path) -> None:
+def test_phases_missing_from_the_data_are_left_out(speeches_data: Path) -> None:
     data = DataManifest.read(speeches_data)
     only_first = replace(data, phases={1: data.phase(1)})
     assert [phase.phase for phase in made_small(recipe("laptop-scratch"), only_first).phases] == [1]
@@ -156,7 +156,7 @@ def test_a_fault_strikes_after_a_checkpoint_and_before_the_end(seed: int, every:
     ("codes", "code"),
     [([0, 0], 0), ([75, 0], 75), ([64, 0], 64), ([70, -9], 70), ([0, -9], 70), ([75, -9], 70), ([64, 75], 64)],
 )
-def test_the_ranks_codes_give_the_attempt_s_code(codes: list[int], code: int) -> None:
+def test_the_attempt_s_code_follows_from_the_ranks_codes(codes: list[int], code: int) -> None:
     assert exit_code(codes) == code
 
 
@@ -244,7 +244,7 @@ def until_full(disk: Path) -> tuple[int, int]:
                 return written, error.errno
 
 
-def test_a_small_disk_is_seen_only_by_the_work(tmp_path: Path) -> None:
+def test_a_small_disk_is_visible_only_to_the_work(tmp_path: Path) -> None:
     outcome = on_small_disk(tmp_path, 1 << 20, lambda: until_full(tmp_path))
     if outcome.result is None:
         pytest.skip(f"cannot mount a small disk: {outcome.why_not}")

@@ -127,7 +127,9 @@ def test_all_or_nothing(spec: RunSpec, directory: RunDirectory, environ: dict[st
     assert list((directory.root / "submitit").iterdir()) == []
 
 
-def test_a_controller_that_is_away(spec: RunSpec, directory: RunDirectory, environ: dict[str, str], tool: Tool) -> None:
+def test_a_controller_that_does_not_answer(
+    spec: RunSpec, directory: RunDirectory, environ: dict[str, str], tool: Tool
+) -> None:
     tool("sbatch", "echo 'sbatch: error: Unable to contact slurm controller' >&2; exit 1")
     with pytest.raises(BertjobsError, match="could not reach the cluster") as caught:
         queue_submitit(directory, spec, FOUR_HOURS, environ=environ)
@@ -244,7 +246,7 @@ def test_other_ranks_leave_submitit_s_signal_to_the_first(task: Task, tmp_path: 
     assert not (tmp_path / "requeued").exists()
 
 
-def test_a_term_is_passed_on_and_the_requeue_left_to_slurm(task: Task, tmp_path: Path) -> None:
+def test_a_term_is_passed_on_and_the_requeue_is_left_to_slurm(task: Task, tmp_path: Path) -> None:
     process = task(SLEEP=60)
     process.send_signal(signal.SIGTERM)
     assert outcome(process)[0] == 75

@@ -105,9 +105,7 @@ def test_logs_are_listed_with_job_attempt_and_size(directory: RunDirectory) -> N
     assert listed == [(1, "7", 0, 9), (1, "7", 1, 10), (1, "9", 0, 9), (2, "local-4", 0, 9)]
 
 
-def test_a_log_that_is_not_there_is_an_error_that_names_those_that_are(
-    directory: RunDirectory, logs: dict[str, Path]
-) -> None:
+def test_a_missing_log_is_an_error_that_names_the_existing_ones(directory: RunDirectory, logs: dict[str, Path]) -> None:
     with pytest.raises(InputError, match=r"no log of phase 2, attempt 3(.|\n)*phase 1, job 7, attempt 1"):
         newest_log(directory, Selection(phase=2, attempt=3))
     for file in logs.values():

@@ -340,14 +340,14 @@ def test_the_checkpoint_shown_is_one_that_is_whole(run: Run) -> None:
     assert row.checkpoint_age_s is not None
 
 
-def test_lines_that_are_not_a_step_do_no_harm(run: Run) -> None:
+def test_lines_that_do_not_describe_a_step_are_harmless(run: Run) -> None:
     run.steps(1, 1, 2, at=0)
     with open(run.directory.phase(1).metrics, "a") as file:
         file.write('[1, 2]\n{"step": 3}\n{"st')
     assert run.look().phases[0].steps_done == 2
 
 
-def test_events_without_a_job_are_passed_over() -> None:
+def test_events_without_a_job_are_skipped() -> None:
     assert read_story([{"event": "note"}, {"event": "started", "phase": 1, "job": ""}]).jobs == {}
 
 

@@ -78,7 +78,7 @@ def sharded(whole: Optimizer, ranks: int) -> list[Optimizer]:
     return optimizers
 
 
-def test_a_checkpoint_gives_back_what_was_written(folder: Path) -> None:
+def test_a_checkpoint_reads_back_as_it_was_written(folder: Path) -> None:
     model, optimizer = trained()
     other, theirs = untrained()
     assert initialise_from(other, folder) == ()
@@ -197,7 +197,7 @@ def test_any_damage_leads_to_the_checkpoint_before(tmp_path: Path, damage: Calla
     assert file in damaged[0].what
 
 
-def test_any_flipped_bit_of_the_manifest_is_found_or_means_nothing(tmp_path: Path) -> None:
+def test_any_flipped_bit_of_the_manifest_is_detected_or_changes_nothing(tmp_path: Path) -> None:
     model, optimizer = trained()
     (writer,) = writers(tmp_path)
     before, newest = (write([writer], step, model, optimizer) for step in (10, 20))
@@ -241,7 +241,7 @@ def test_the_state_of_another_model_is_refused(folder: Path, change: dict[str, i
     assert optimizer.step_count == 0
 
 
-def test_a_moment_that_was_lost_is_named(folder: Path) -> None:
+def test_a_missing_moment_is_named(folder: Path) -> None:
     name = "exp_avg_sq/cls.predictions.bias"
     (part,) = [part for part in parts(folder) if name in load_file(part)]
     rewrite(part, lambda tensors: tensors.pop(name))

@@ -42,7 +42,7 @@ def test_steps_of_the_warm_up_count_only_while_there_are_no_others() -> None:
     assert after([60.0, 30.0, 2.0], []).seconds == MARGIN * 2 + FIXED_S
 
 
-def test_a_lead_that_is_too_short_is_warned_of_with_one_that_is_not() -> None:
+def test_a_lead_that_is_too_short_gets_a_warning_with_one_that_suffices() -> None:
     long = after([9.0, 9.0, 2.0], [40.5], asked=60)
     assert long.words() == "a stop needs 69 s: 1.5 x (step 2.0 s + checkpoint 40.5 s) + 5 s"
     warning = long.warning()

@@ -226,7 +226,7 @@ def test_before_the_first_update_the_moments_are_zeros(tmp_path: Path) -> None:
     assert not any(tensor.any() for tensor in state.values())
 
 
-def test_a_checkpoint_under_way_is_not_begun_twice(tmp_path: Path) -> None:
+def test_no_checkpoint_begins_while_another_is_under_way(tmp_path: Path) -> None:
     model, optimizer = trained()
     (writer,) = writers(tmp_path)
     assert writer.state == "idle"
@@ -239,7 +239,7 @@ def test_a_checkpoint_under_way_is_not_begun_twice(tmp_path: Path) -> None:
     assert writer.state == "idle"
 
 
-def test_a_vocabulary_that_cannot_be_read_is_found_before_training(tmp_path: Path) -> None:
+def test_an_unreadable_vocabulary_is_reported_before_training(tmp_path: Path) -> None:
     (writer,) = writers(tmp_path)
     (tmp_path / "words.txt").unlink()
     with pytest.raises(InputError, match=r"words\.txt"):
@@ -358,7 +358,7 @@ def test_a_step_that_is_written_again_replaces_the_damaged_one(tmp_path: Path) -
     assert list(folder.parent.iterdir()) == [folder]
 
 
-def test_the_newest_are_kept_and_the_one_that_ended_the_phase(tmp_path: Path) -> None:
+def test_the_newest_are_kept_and_the_last_of_the_phase(tmp_path: Path) -> None:
     model, optimizer = trained()
     (writer,) = writers(tmp_path, keep=2)
     for step in (10, 20, 30):

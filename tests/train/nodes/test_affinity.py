@@ -52,7 +52,7 @@ def test_two_gpus_of_a_numa_node_share_its_cores() -> None:
     assert format_cpus(cpus_for(7, node) or set()) == "88-95,216-223"
 
 
-def test_a_mask_with_holes_is_not_left() -> None:
+def test_ranks_stay_inside_a_mask_with_holes() -> None:
     allowed = {0, 3, 4, 9, 12, 13}
     node = Node(allowed, {0: set(range(8)), 1: set(range(8)), 2: set(range(8, 16))}, {})
     assert [cpus_for(rank, node) for rank in range(3)] == [{0}, {3, 4}, {9, 12, 13}]
@@ -141,7 +141,7 @@ def test_shares_are_near_allowed_disjoint_fair_and_whole_cores(node: Node) -> No
     st.sets(st.integers(0, 31)),
     st.dictionaries(st.integers(0, 31), st.sets(st.integers(0, 31))),
 )
-def test_whatever_sysfs_says_the_mask_is_not_left(
+def test_whatever_sysfs_says_ranks_stay_inside_the_mask(
     near: dict[int, set[int]], allowed: set[int], siblings: dict[int, set[int]]
 ) -> None:
     node = Node(allowed, near, siblings)
@@ -176,7 +176,7 @@ def bind(sys: Path, *, local_rank: int = 0, tasks: int = 1, gpus: int = 1, **env
 
 
 @pytest.mark.usefixtures("affinity")
-def test_a_process_is_bound_with_the_threads_that_it_has_and_will_have(tmp_path: Path) -> None:
+def test_a_process_is_bound_with_its_present_and_future_threads(tmp_path: Path) -> None:
     last, begun, end = max(MINE), threading.Event(), threading.Event()
     seen: list[set[int]] = []
 
@@ -230,7 +230,7 @@ def test_a_gpu_of_an_unknown_numa_node_binds_no_rank(tmp_path: Path) -> None:
     unbound(bind(tree(tmp_path, [str(min(MINE))], numa=[-1])))
 
 
-def test_what_slurm_has_bound_is_left(tmp_path: Path) -> None:
+def test_a_binding_by_slurm_is_left_alone(tmp_path: Path) -> None:
     unbound(bind(tree(tmp_path, [str(min(MINE))]), SLURM_CPUS_ON_NODE=str(len(MINE) + 1)))
 
 
@@ -238,7 +238,7 @@ def test_without_a_gpu_nothing_is_read(tmp_path: Path) -> None:
     unbound(bind(tmp_path / "absent", gpus=0))
 
 
-def test_whatever_goes_wrong_is_one_line(tmp_path: Path) -> None:
+def test_whatever_goes_wrong_is_reported_in_one_line(tmp_path: Path) -> None:
     unbound(bind(tmp_path), "not bound to the CPUs near the GPU: [Errno 2]")
     unbound(bind(tree(tmp_path / "a", ["0-x"])), "not bound to the CPUs near the GPU: invalid literal")
     unbound(bind(tree(tmp_path / "b", ["0"]), SLURM_CPUS_ON_NODE="16(x2)"), "not bound to the CPUs near the GPU")

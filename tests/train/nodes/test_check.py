@@ -167,7 +167,7 @@ def test_of_two_clocks_either_may_be_wrong() -> None:
     assert clocks(0, -1) == clocks(5) == clocks() == []
 
 
-def test_clocks_are_compared_as_well_as_the_network_allows() -> None:
+def test_clocks_are_compared_as_precisely_as_the_network_allows() -> None:
     assert clocks(0, 0, 5, round_trip_s=4) == []
     assert len(clocks(0, 0, 7, round_trip_s=4)) == 1
 
@@ -213,7 +213,7 @@ def test_of_two_nodes_neither_is_slow() -> None:
     assert problems(network({"a": None, "b": None})) == []
 
 
-def test_bandwidth_is_that_of_nccl_tests() -> None:
+def test_bandwidth_is_defined_as_in_nccl_tests() -> None:
     links = (NetworkTimes("a", 0.01), NetworkTimes("b", 0.02))
     assert Findings(links=links, ranks=4, device="cuda").bandwidth_gb_per_s == pytest.approx(1.5 * 64e6 / 0.02 / 1e9)
     assert Findings().bandwidth_gb_per_s == 0
@@ -298,7 +298,7 @@ def test_healthy_nodes_are_measured_and_trained_on(tmp_path: Path) -> None:
     assert not (tmp_path / FILE).exists()
 
 
-def test_ill_nodes_are_named_recorded_and_refused(tmp_path: Path) -> None:
+def test_unfit_nodes_are_named_recorded_and_refused(tmp_path: Path) -> None:
     reports = played(Scene(3, 1, tmp_path, ahead_s={2: 600.0}, needed={1: TOO_MUCH}))
     assert reports[0].error.startswith("UnfitNodesError error: refusing to train on these nodes: node1: ")
     assert "1000000000.0 GB needed" in reports[0].error
