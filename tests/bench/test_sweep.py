@@ -32,7 +32,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def tiny(*sets: str, recipe: str = "laptop", **flags: object) -> RunSpec:
-    """A recipe whose model is as small as can be, on data that do not exist."""
+    """A recipe whose model is as small as possible, on data that do not exist."""
     sets = ("model=bert-nano", "vocabulary=any", *sets) if recipe == "laptop" else sets
     catalogue = load_catalogue([builtin_file()])
     spec = resolve(catalogue, flags={"recipe": recipe, "data": "/no/such/folder", **flags}, environ={}, sets=sets).spec
@@ -73,7 +73,7 @@ def test_rates_follow_from_the_clock_and_the_work(spec: RunSpec) -> None:
 
 
 class Clock:
-    """A millisecond passes between two looks, and what is slept."""
+    """A millisecond passes between two readings, plus the time slept."""
 
     seconds = 0.0
 
@@ -106,7 +106,7 @@ def test_a_slow_forward_pass_and_a_slow_optimizer_each_show_in_their_own_place(m
     micro_batches = len(rank_step(spec, phase, data, 4, CPU))
     rank.forward = Slow(rank.forward, clock)  # type: ignore[assignment]
     measurement = measure(rank, data, 4, peak=1e12, seconds=0.3, repeats=2)
-    assert measurement.forward_backward_s >= 0.8 * micro_batches * SLOW_S  # packs hold unlike numbers of sequences
+    assert measurement.forward_backward_s >= 0.8 * micro_batches * SLOW_S  # packs hold different numbers of sequences
     assert measurement.optimizer_s < SLOW_S
 
     rank = Rank(spec, phase, CPU)

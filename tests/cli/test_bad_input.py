@@ -22,7 +22,7 @@ def no_slurm(tmp_path: Path) -> dict[str, str]:
 
 @pytest.fixture
 def refused(bertjobs: Bertjobs, no_slurm: dict[str, str], tmp_path: Path, speeches_data: Path):
-    """Checks that a submit is refused with 64, says all of the parts, and leaves this folder as it was."""
+    """Checks that a submit is refused with 64, names all of the parts, and leaves this folder as it was."""
 
     def check(*arguments: object, says: tuple[str, ...], environ: dict[str, str] | None = None, data: object = None):
         before = sorted(tmp_path.rglob("*"))

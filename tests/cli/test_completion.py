@@ -46,7 +46,7 @@ def environ(tmp_path: Path) -> dict[str, str]:
 
 @pytest.fixture(params=["bash", "fish"])
 def complete(request: pytest.FixtureRequest, tmp_path: Path, environ: dict[str, str]) -> Complete:
-    """What a shell offers at the end of a line: whole words, or what is to follow after the last `=`."""
+    """What a shell offers at the end of a line: whole words, or what may follow the last `=`."""
     shell = shutil.which(request.param)
     if shell is None:
         pytest.skip(f"{request.param} is not installed")

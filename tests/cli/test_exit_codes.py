@@ -49,7 +49,7 @@ def nonsense(action: argparse.Action) -> str:
 
 
 def base(words: tuple[str, ...], parser: argparse.ArgumentParser) -> list[str]:
-    """A command line that can only be refused, whatever is added to it."""
+    """A command line that is refused, whatever is added to it."""
     if words in BASE:
         return [*words, *BASE[words]]
     given = list(words)

@@ -1,4 +1,4 @@
-"""`bertjobs init` on machines without a Slurm, and with programs that answer as a large cluster's do."""
+"""`bertjobs init` on machines without Slurm, and with programs that answer like a large cluster's."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ ANSWERS = {
 
 @pytest.fixture
 def environ(tmp_path: Path) -> dict[str, str]:
-    """A shell without any Slurm, with its own configuration folder."""
+    """A shell without Slurm, with its own configuration folder."""
     (tmp_path / "bin").mkdir()
     return {"PATH": str(tmp_path / "bin"), "XDG_CONFIG_HOME": str(tmp_path / "config")}
 
 
 def install(folder: Path, name: str, says: str, code: int = 0, error: str = "") -> None:
-    """A program that prints and ends."""
+    """A program that prints this text and ends."""
     (folder / f"{name}.txt").write_text(says)
     program = folder / name
     program.write_text(f'#!/bin/sh\nwhile IFS= read -r line; do printf "%s\\n" "$line"; done <"{folder}/{name}.txt"\n'
@@ -39,7 +39,7 @@ def install(folder: Path, name: str, says: str, code: int = 0, error: str = "") 
 
 @pytest.fixture
 def large(environ: dict[str, str]) -> dict[str, str]:
-    """A shell with programs that answer as a large cluster's do."""
+    """A shell with programs that answer like a large cluster's."""
     for name, says in ANSWERS.items():
         install(Path(environ["PATH"]), name, says)
     return environ

@@ -1,4 +1,4 @@
-"""`bertjobs plan`, `submit` and `resume` as a person types them, without a Slurm."""
+"""`bertjobs plan`, `submit` and `resume` as a person types them, without Slurm."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_bad_queue_options(
 ) -> None:
     run = ("--recipe", "laptop-scratch", "--data", speeches_data, "--backend", "local")
     code, out, err = typed(verb, *run, *words)
-    # A plan shows what is wrong with a run, and ends well; what cannot be read is an error of both.
+    # A plan shows what is wrong with a run, and succeeds; what cannot be read is an error of both commands.
     is_shown = verb == "plan" and "cannot wait" in says
     assert code == (0 if is_shown else 64)
     assert says in (out if is_shown else err)
@@ -140,7 +140,7 @@ def test_settings_that_may_change_between_two_jobs(bertjobs: Bertjobs, typed: Ty
         assert says in err
         assert stopped.lockfile.read_text() == before
 
-    # All at once; and phase 2 was not begun.
+    # All at once; and phase 2 has not begun.
     both = typed("resume", "laptop-scratch", "--backend", "local", "--set", "seed=7", "--set", "data=nowhere")[2]
     assert both.count("error: ") == 2
     change = ("resume", "laptop-scratch", "--backend", "local", "--set", "phase2.lr=0.001", "--json")

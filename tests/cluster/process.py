@@ -1,4 +1,4 @@
-"""Which processes belong to a cluster, so that all of them can be ended and no other."""
+"""Which processes belong to a cluster, so that all of them and no others can be ended."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def job_processes(folder: Path) -> Iterator[Process]:
                 ours = conf in environment and any(v.startswith(b"SLURM_JOB_ID=") for v in environment)
             if ours and int(entry.name) != os.getpid():
                 yield Process.of(int(entry.name))
-        except OSError:  # it has ended, or is a guarded process of the system
+        except OSError:  # it has ended, or is a protected process of the system
             continue
 
 

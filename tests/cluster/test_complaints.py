@@ -22,7 +22,7 @@ Submit = Callable[..., int]
 
 @pytest.fixture
 def by_hand(cluster: Cluster, tmp_path: Path) -> Submit:
-    """``sbatch OPTIONS run.sub`` with a worker that records what it was given and then does what the test says."""
+    """``sbatch OPTIONS run.sub`` with a worker that records what it is given, then does what the test says."""
 
     def submit(worker: str, *options: str, **environ: str) -> int:
         lines = "\n".join(f'echo "{name}=${name}"' for name in GIVEN.split())
@@ -90,7 +90,7 @@ def test_a_port_that_is_taken_is_skipped(cluster: Cluster, by_hand: Submit, tmp_
 
 
 def test_each_attempt_keeps_its_log(cluster: Cluster, by_hand: Submit, tmp_path: Path) -> None:
-    """The first attempt makes a checkpoint, so that the job is requeued; the logs' folder is made where it lacks."""
+    """The first attempt makes a checkpoint, so that the job is requeued; the logs' folder is made if it is missing."""
     step = "results/dgx1-16g/phase1/checkpoints/step-00000001"
     job = by_hand(
         f"echo attempt ${{SLURM_RESTART_COUNT:-0}}; [[ -d {step} ]] && exit 0; mkdir -p {step}; exit 75", "-N1"

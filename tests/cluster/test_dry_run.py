@@ -36,7 +36,7 @@ def sleeper(cluster: Cluster, tmp_path: Path) -> str:
 
 
 def queued_as(cluster: Cluster, job: str) -> str:
-    """The sbatch call that queued a job, from what Slurm has of it: script and dependency."""
+    """The sbatch call that queued a job, from Slurm's record of it: script and dependency."""
     shown = cluster.run(["scontrol", "show", "job", job]).stdout
     script, waits = re.search(r"Command=(\S+)", shown), re.search(r"Dependency=(\w+:\d+)", shown)
     assert script is not None

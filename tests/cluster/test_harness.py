@@ -1,4 +1,4 @@
-"""The cluster that the other tests rely on behaves as a real one, and ends without a trace."""
+"""The cluster that the other tests rely on behaves like a real one, and leaves no trace."""
 
 from __future__ import annotations
 

@@ -82,7 +82,7 @@ def test_a_site_is_weaker_than_flags_and_stronger_than_defaults(
     shutil.rmtree(runs)
 
     done = bertjobs("submit", "--recipe", "laptop-scratch", "--phase", 1, "--site", "none", environ=environ)
-    assert done.returncode == 64, "without the site the data are not where the default is"
+    assert done.returncode == 64, "without the site there are no data at the default path"
     assert "data/prepared" in done.stderr
 
 

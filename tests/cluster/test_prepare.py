@@ -1,4 +1,4 @@
-"""`bertjobs data prepare --slurm` on a real Slurm: the same bytes as on one machine, whatever is lost on the way."""
+"""`bertjobs data prepare --slurm` on a real Slurm: the same bytes as on one machine, whatever fails on the way."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def expected(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
 
 @pytest.fixture(scope="module")
 def own_cluster() -> Iterator[Cluster]:
-    """A cluster whose nodes may be lost, with arrays of four elements at most, and limits that are enforced."""
+    """A cluster whose nodes tests may kill, with arrays of at most four elements, and enforced limits."""
     folder = Path(tempfile.mkdtemp(prefix="bertjobs-slurm-", dir="/tmp"))
     more = "MaxArraySize=4\nAccountingStorageEnforce=associations,limits\n"
     with pytest.MonkeyPatch.context() as patch:
@@ -143,7 +143,7 @@ def wait_for(seen: Callable[[], Any], seconds: float = PATIENCE_S) -> Any:
 
 
 def journals(output: Path) -> dict[str, list[dict[str, Any]]]:
-    """What each job reported about its tasks; those of a job whose file was just removed are left out."""
+    """What each job reported about its tasks; a job whose file was just removed is left out."""
     reports: dict[str, list[dict[str, Any]]] = {}
     for path in (output / FOLDER_NAME / "slurm").glob("*_*.jsonl"):
         with suppress(FileNotFoundError):
@@ -176,7 +176,7 @@ def element_of(process: Process) -> str:
 
 
 def is_task_of(process: Process, job: str) -> bool:
-    """Whether it is the Python that runs a job's tasks."""
+    """Whether it is the Python process that runs a job's tasks."""
     try:
         command = Path(f"/proc/{process.pid}/cmdline").read_bytes()
         return element_of(process) == job and b"submitit.core._submit" in command
@@ -303,7 +303,7 @@ def test_a_limit_on_queued_jobs_delays_but_does_not_stop_the_work(
 
 
 class Tokenises(ThisMachine):
-    """Runs the first stage, and then is killed."""
+    """Runs the first stage, and is then killed."""
 
     def run(self, work: WorkFolder, stage: str, numbers: list[int], done: Callable[[int], None]) -> None:
         if stage != "tokenise":
@@ -362,7 +362,7 @@ except BertjobsError as error:
 
 @pytest.fixture
 def start(cluster: Cluster, corpus: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """Starts a prepare in a process of its own, perhaps behind other words of a command line."""
+    """Starts a prepare in a process of its own, perhaps as the argument of another command."""
     started = []
 
     def begin(output: Path, *before: str) -> subprocess.Popen[str]:

@@ -1,6 +1,6 @@
-"""Links in README, docs/ and the other pages lead somewhere: to a file that is there, and to a heading that it has.
+"""Links in README, docs/ and the other pages lead somewhere: to an existing file, and to a heading that it has.
 
-Nothing here needs a network. Addresses in the web are not followed.
+Nothing here needs a network. Web addresses are not followed.
 """
 
 from __future__ import annotations

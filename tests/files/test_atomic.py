@@ -1,4 +1,4 @@
-"""Files and folders are complete or absent, also when their writer is killed."""
+"""Files and folders are complete or absent, even when their writer is killed."""
 
 from __future__ import annotations
 

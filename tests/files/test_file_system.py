@@ -1,4 +1,4 @@
-"""On what file system a folder lies, as /proc/mounts has it."""
+"""Which file system a folder is on, according to /proc/mounts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is wrong with a YAML file, in words, with its line."""
+"""What is wrong with a YAML file, in plain words, with its line."""
 
 from __future__ import annotations
 

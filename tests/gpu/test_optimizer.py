@@ -19,7 +19,7 @@ SPEC = ModelSpec("mini", 256, 4, 4, 1024, vocab_size=30522)
 
 
 def built(backend: str) -> tuple[BertForPreTraining, Optimizer]:
-    """Equal at each call."""
+    """The same at each call."""
     torch.manual_seed(0)
     model = BertForPreTraining(SPEC).to(GPU)
     return model, build_optimizer(model, OptimizerSpec(backend=backend), 4e-3, device=GPU)
@@ -32,7 +32,7 @@ def set_gradients(model: BertForPreTraining, step: int, size: float = 1.0) -> No
 
 
 def difference(one: Tensor, two: Tensor) -> float:
-    """Of the second one's length."""
+    """Relative to the length of the second one."""
     one, two = one.detach().double(), two.detach().double()
     return float((one - two).norm() / two.norm())
 
@@ -65,7 +65,7 @@ def test_fifty_steps_agree_with_the_reference() -> None:
 
 
 def test_only_the_first_step_waits_for_the_gpu() -> None:
-    """Neither where the gradients lie elsewhere than before."""
+    """Not even if the gradients have moved in memory."""
     model, optimizer = built("fused")
     set_gradients(model, 0)
     optimizer.step()

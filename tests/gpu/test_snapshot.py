@@ -1,4 +1,4 @@
-"""Checkpoints that are copied from a GPU while it goes on."""
+"""Checkpoints that are copied from a GPU while it continues."""
 
 from __future__ import annotations
 

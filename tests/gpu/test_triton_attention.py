@@ -77,7 +77,7 @@ class Sequences:
         return [output.detach(), *torch.autograd.grad(output, inputs, self.gradient.float())]
 
     def masks(self, dropout: float, seed: int) -> list[Tensor]:
-        """What the forward pass keeps, [h, queries, keys] of each sequence: values pick out keys."""
+        """What dropout keeps in the forward pass, [h, queries, keys] of each sequence: the values pick out keys."""
         value, parts = self.inputs[2], []
         size = value.shape[-1]
         for first in range(0, int(self.starts[1].diff().max()), size):
@@ -98,7 +98,7 @@ def assert_close(actual: list[Tensor], expected: list[Tensor], tolerance: float)
 
 @pytest.fixture(autouse=True)
 def _whole_float32() -> None:
-    """In the reference's products; the folder's conftest sets it back."""
+    """In the reference's products; the folder's conftest resets it."""
     torch.set_float32_matmul_precision("highest")
 
 
@@ -130,7 +130,7 @@ def test_the_backward_pass_draws_the_mask_of_the_forward_pass(shape: str) -> Non
 
 
 def test_the_seed_fixes_every_bit() -> None:
-    """Many times, as threads that do not wait for each other would not go wrong each time."""
+    """Many times, because threads that do not wait for each other would not go wrong every time."""
     sequences = Sequences(PHASE2 * 8, PHASE2 * 8)
     first, other = sequences.results(DROPOUT, 5), sequences.results(DROPOUT, 6)
     for _ in range(20):

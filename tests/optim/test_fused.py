@@ -36,7 +36,7 @@ DECAYED = (0, 2, 3, 5, 7)
 
 
 def optimizer_of(kind: type[Lamb], shapes: tuple = SHAPES, decay: float = 0.01, **settings: object) -> Lamb:
-    """Equal at each call; the third parameter is zero, whose trust ratio is 1."""
+    """The same at each call; the third parameter is zero, so its trust ratio is 1."""
     generator = torch.Generator().manual_seed(3)
     parameters = [torch.nn.Parameter(torch.randn(shape, generator=generator).to(DEVICE)) for shape in shapes]
     parameters[2].data.zero_()

@@ -28,7 +28,7 @@ from tests.train.conftest import PHASES, Ended, Trial, alter
 
 @pytest.fixture(autouse=True)
 def _torch_as_it_was() -> Iterator[None]:
-    """What a run sets in torch ends with its test."""
+    """What a run sets in torch is reset after its test."""
     before = torch.get_float32_matmul_precision()
     yield
     torch.set_float32_matmul_precision(before)

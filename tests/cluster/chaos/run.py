@@ -52,7 +52,7 @@ class AttackedRun:
         return json.loads(whole[-1])["step"] if whole else 0
 
     def place(self) -> tuple[int, int]:
-        """The phase that trains and its newest step, which only grow where nothing is repeated."""
+        """The phase that trains and its newest step, which only grow unless steps are repeated."""
         phase = max((phase for phase in self.phases if self.step(phase)), default=self.phases[0])
         return phase, self.step(phase)
 

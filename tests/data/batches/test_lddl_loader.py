@@ -39,7 +39,7 @@ def tokenizer(static: DataManifest) -> Any:
 
 
 def lddl_rows(data: DataManifest) -> list[tuple]:
-    """The training rows as LDDL's loader reads them from a shard, in the manifest's order."""
+    """The training rows as LDDL's loader reads them from the shards, in the manifest's order."""
     decode = import_module("lddl.torch.bert")._decode_record_batch
     split = data.phase(1).train
     return [
@@ -85,7 +85,7 @@ def content(batch: Batch) -> list[Row]:
 
 @pytest.mark.parametrize("num_workers", [1, 2])
 def test_lddls_loader_reads_an_epoch_of_our_shards(static: DataManifest, num_workers: int) -> None:
-    """Its batches hold our rows, none twice, and all except those that do not fill a batch, and the one row by which
+    """Its batches hold our rows, none twice: all but those that do not fill a batch, and the one row by which
     some of a bin's shards are larger."""
     entry = static.phase(1)
     all_rows = our_batch(static, np.arange(entry.train.rows))

@@ -18,7 +18,7 @@ SEEDS = st.integers(-(2**63), 2**64 - 1)
 
 @st.composite
 def gaps(draw: st.DrawFn, rows: int) -> tuple[tuple[int, int], ...]:
-    """Ranges of rows that are left out, apart from each other; one row at least remains."""
+    """Disjoint ranges of rows that are left out; at least one row remains."""
     cuts = sorted(draw(st.lists(st.integers(0, rows), max_size=6, unique=True)))
     ranges = tuple(zip(cuts[::2], cuts[1::2], strict=False))
     return ranges if sum(stop - start for start, stop in ranges) < rows else ()

@@ -46,7 +46,7 @@ def padded_rows(batch: object) -> list[Row]:
 
 
 def packed_rows(batch: PackedBatch) -> list[Row]:
-    """The same of a packed batch."""
+    """The same for a packed batch."""
     labels = torch.full_like(batch.input_ids, -1)
     labels[batch.masked_positions[: batch.masked]] = batch.labels[: batch.masked]
     rows = []

@@ -59,8 +59,8 @@ def test_each_sequence_is_in_one_pack_and_no_pack_exceeds_a_limit(
 @given(lengths_of_batches, st.integers(LONGEST, 8 * LONGEST))
 def test_packs_are_few_and_differ_by_a_sequence_at_most(lengths: np.ndarray, tokens: int) -> None:
     packs = pack(lengths, predictions_of(lengths), loose(tokens))
-    # With one pack less, one that is among the emptiest quarter, and so all others of three quarters, is more than
-    # half full when a sequence does not fit.
+    # With one pack fewer, some sequence does not fit even into a pack of the emptiest quarter: that pack, and so the
+    # packs of the other three quarters, are more than half full.
     assert math.ceil(lengths.sum() / tokens) <= len(packs) <= 8 / 3 * lengths.sum() / tokens + 1
     full = fills(lengths, packs)
     assert full.max() - full.min() <= lengths.max()

@@ -26,7 +26,7 @@ def shards(tmp_path: Path) -> list[PhaseShard]:
 
 
 def replace_by(path: Path, change: Callable[[Path], None]) -> None:
-    """Put another file into a file's place, as a copy with a rename does."""
+    """Replace a file with another one, as a copy and a rename do."""
     copy = path.with_name("copy")
     shutil.copyfile(path, copy)
     change(copy)

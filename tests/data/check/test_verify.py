@@ -1,4 +1,4 @@
-"""`bertjobs data verify` finds every file that is not what the manifest says."""
+"""`bertjobs data verify` finds every file that differs from the manifest."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from bertjobs.data.shards.manifest import MANIFEST_NAME, DataManifest
 
 
 def nothing(done: int, total: int) -> None:
-    """A progress that says nothing."""
+    """A progress callback that does nothing."""
 
 
 @pytest.fixture
 def folder(static: DataManifest, tmp_path: Path) -> Path:
-    """A data folder that may be damaged."""
+    """A data folder that the test may damage."""
     return Path(shutil.copytree(static.folder, tmp_path / "data"))
 
 

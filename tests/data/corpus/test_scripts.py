@@ -26,7 +26,7 @@ PREPARE = ("--", "--phases", "1", "--duplicates", "1", "--processes", "1")
 
 @dataclass
 class Site:
-    """A web server for this test alone, which can begin a file in the middle."""
+    """A web server for one test, which can serve a file from the middle on."""
 
     files: dict[str, bytes] = field(default_factory=dict)
     asked: list[tuple[str, int]] = field(default_factory=list)  # path, first byte
@@ -76,7 +76,7 @@ def vocabulary(tmp_path: Path) -> Path:
 
 
 def run(script: str, *arguments: object, real: bool = False) -> subprocess.CompletedProcess[str]:
-    """A script's end. Where it is not about preparing, ``echo`` stands in for bertjobs and shows its arguments."""
+    """A finished script. Where preparing is not the point, ``echo`` stands in for bertjobs and shows its arguments."""
     environment = {key: value for key, value in os.environ.items() if not key.lower().endswith("_proxy")}
     environment |= {"BERTJOBS": str(ROOT / ".venv/bin/bertjobs") if real else "echo", "no_proxy": "*"}
     command = [str(ROOT / "data" / script), *map(str, arguments)]

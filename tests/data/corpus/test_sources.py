@@ -25,7 +25,7 @@ def texts(source: str) -> list[tuple[str, str]]:
     return [(document.id, document.text) for document in documents(source)]
 
 
-# ---------------------------------------------------------------- the words of --corpus
+# ---------------------------------------------------------------- the syntax of --corpus
 
 
 @pytest.mark.parametrize(

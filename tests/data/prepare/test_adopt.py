@@ -27,11 +27,11 @@ BIN_SIZE = 64
 
 
 def nothing(done: int, total: int) -> None:
-    """A progress that says nothing."""
+    """A progress callback that does nothing."""
 
 
 def saved(positions: Sequence[int], header_of: int) -> bytes:
-    """What numpy.save writes, its header padded as another version of numpy does."""
+    """What numpy.save writes, with the header padded as another version of numpy does it."""
     buffer = io.BytesIO()
     np.save(buffer, np.array(positions, dtype=np.uint16))
     raw = buffer.getvalue()
@@ -41,7 +41,7 @@ def saved(positions: Sequence[int], header_of: int) -> bytes:
 
 
 def rows_of(vocabulary: Vocabulary, bin_number: int | None, count: int, static: bool, longest: int, seed: int) -> Any:
-    """Rows as LDDL makes them, of a bin or of all lengths."""
+    """Rows as LDDL makes them, of one bin or of all lengths."""
     draw = random.Random(seed)
     words = [token for token in vocabulary.tokens if not token.startswith("[")]
     rows = []

@@ -1,4 +1,4 @@
-"""A prepare as a Slurm job: its script, what sbatch is told, and the lock that an earlier start left."""
+"""A prepare as a Slurm job: its script, its sbatch options, and the lock that an earlier start left behind."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A data folder that cannot be used is refused with what is wrong and what to do."""
+"""A data folder that cannot be used is refused, with the reason and what to do."""
 
 from __future__ import annotations
 

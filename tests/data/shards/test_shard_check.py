@@ -12,7 +12,7 @@ from tests.data.hand_written import write_folder
 
 
 class Together:
-    """Ranks as threads, which sum integers as a process group does."""
+    """Ranks as threads, which sum integers like a process group."""
 
     def __init__(self, size: int) -> None:
         self.size = size

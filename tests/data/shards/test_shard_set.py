@@ -25,7 +25,7 @@ FORMATS = [(shard_format, static) for shard_format in ("ids", "lddl") for static
 
 
 def row_of(shards: list[ShardRows], row: int) -> tuple[list[int], int, bool]:
-    """A row's original tokens, how many of them are A's, and its label, by plain indexing."""
+    """A row's original tokens, how many of them belong to A, and its label, by plain indexing."""
     for shard in shards:
         if row < shard.rows:
             start, end = shard.offsets[row], shard.offsets[row + 1]

@@ -1,4 +1,4 @@
-"""Sentences: the same boundaries as NLTK's Punkt, an empty line, languages, and time linear in the text."""
+"""Sentences: the same boundaries as NLTK's Punkt, empty lines, languages, and time linear in the text."""
 
 from __future__ import annotations
 
@@ -179,4 +179,4 @@ def test_time_is_linear_on_text_made_to_be_slow(unit: str) -> None:
     text = "Mr. " + unit * (200_000 // len(unit)) + " End"
     began = time.process_time()
     split_sentences(text)
-    assert time.process_time() - began < 5  # some tenths of a second; far more where quadratic
+    assert time.process_time() - began < 5  # a few tenths of a second; far more if quadratic

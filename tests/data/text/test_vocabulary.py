@@ -77,7 +77,7 @@ def test_a_tokenizer_file_is_written_as_both_files_and_wins(tmp_path: Path) -> N
     folder = tmp_path / "data"
     folder.mkdir()
     vocabulary = Vocabulary.read(path, lowercase=True)
-    assert not vocabulary.lowercase, "the file says it"
+    assert not vocabulary.lowercase, "the file says so"
     vocabulary.write(folder)
     assert (folder / "tokenizer.json").read_bytes() == path.read_bytes()
     assert hashlib.sha256((folder / "vocab.txt").read_bytes()).hexdigest() == vocabulary.sha256
