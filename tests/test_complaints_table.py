@@ -1,4 +1,4 @@
-"""docs/launcher-complaints.md: fifteen rows, and each names tests that there are."""
+"""docs/launcher-complaints.md: fifteen rows, each of which names existing tests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""No test sees the configuration of whoever runs it."""
+"""No test sees the configuration of the person who runs it."""
 
 from __future__ import annotations
 

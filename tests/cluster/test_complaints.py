@@ -1,4 +1,4 @@
-"""What users of Slurm launchers complain of (docs/launcher-complaints.md), on a real Slurm."""
+"""What users of Slurm launchers complain about (docs/launcher-complaints.md), on a real Slurm."""
 
 from __future__ import annotations
 

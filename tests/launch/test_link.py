@@ -1,4 +1,4 @@
-"""What comes next when an attempt has ended: the decision, and what a job does about it."""
+"""What comes next after an attempt has ended: the decision, and how a job carries it out."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def slurm(environ: dict[str, str]) -> Slurm:
 
 
 def answer(folder: Path, name: str, text: str) -> None:
-    """What a program prints, by its name and first argument."""
+    """Sets what a program prints, by its name and first argument."""
     (folder / "answers" / name).write_text(text)
 
 

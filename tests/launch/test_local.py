@@ -170,7 +170,7 @@ def processes_of(command: str, environ: str) -> list[int]:
 def test_a_run_that_crashes_after_a_checkpoint_is_restarted_within_its_budget(
     small_run: SmallRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The rank 0 that is killed writes no end; with a budget of one, the second crash is the last."""
+    """A killed rank 0 writes no end; with a budget of one restart, the second crash is the last."""
     monkeypatch.chdir(Path(sys.prefix))
     spec = replace(small_run(steps=100_000), restarts_crashed=1)
     spec = replace(spec, phases=(replace(spec.phases[0], checkpoint_every=2),))

@@ -1,4 +1,4 @@
-"""Every way of attention that runs here computes the same, and drops out what it should."""
+"""Every implementation of attention that runs here computes the same, and drops what it should."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def differences(attend: Attend, dropout: float, seed: int) -> float:
 
 
 def test_gradients_under_dropout_are_those_of_the_same_masks() -> None:
-    assert differences(ATTENTIONS["padded"], 0.3, 5) < 5e-3  # the measure itself
+    assert differences(ATTENTIONS["padded"], 0.3, 5) < 5e-3  # checks the measure itself
     assert differences(ATTENTIONS["per_sequence"], 0.3, 5) < 5e-3
 
 
@@ -122,7 +122,7 @@ def test_an_implementation_that_cannot_run_here_is_refused_with_the_reason() -> 
 
 
 def test_auto_skips_an_implementation_with_wrong_results(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The guard of private operators: wrong numbers are detected before the run starts."""
+    """The guard against private operators: wrong numbers are detected before the run starts."""
 
     def wrong(query: Tensor, key: Tensor, value: Tensor, layout: SequenceLayout, dropout: float) -> Tensor:
         return ATTENTIONS["padded"](query, key, 1.05 * value, layout, dropout)

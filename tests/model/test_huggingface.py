@@ -1,4 +1,4 @@
-"""Model folders: read by transformers, read back, and refused when they do not fit."""
+"""Model folders: read by transformers, read back, and refused if they do not fit."""
 
 from __future__ import annotations
 

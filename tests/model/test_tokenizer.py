@@ -1,4 +1,4 @@
-"""The tokenizer files of a checkpoint make the ids that the data consist of."""
+"""The tokenizer files of a checkpoint produce the ids that the data consist of."""
 
 from __future__ import annotations
 

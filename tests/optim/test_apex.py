@@ -1,6 +1,6 @@
 """apex's LAMB behind the common interface.
 
-apex itself cannot be had here: it is built from source with a CUDA compiler, and runs on a GPU only. The adapter is
+apex itself is not available here: it is built from source with a CUDA compiler, and runs only on a GPU. The adapter is
 tested against a stand-in (apex_stand_in/) that does in torch what a caller of the real class sees: rate and step count
 are tensors of each group, the gradient scaler says on the device whether a step is taken, gradients are overwritten.
 Where the real one is installed and there is a GPU, the tests run on that.

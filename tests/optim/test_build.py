@@ -89,7 +89,7 @@ def check_saying(why: str | None = None):
 
 
 def choose(backend: str = "auto", name: str = "lamb", *, gpu: bool = True, sharded: bool = False, **why: str) -> str:
-    """The backend chosen where all software can be used but what ``why`` names."""
+    """The backend chosen if all software can be used except what ``why`` names."""
     checks = {kind: check_saying(why.get(kind)) for kind in ("apex", "fused")}
     return choose_backend(OptimizerSpec(name, backend=backend), gpu=gpu, sharded=sharded, checks=checks)
 
@@ -149,7 +149,7 @@ def test_states_are_shared_only_where_the_recipe_says_so(model: BertForPreTraini
 
 
 def test_why_the_fused_one_cannot_be_used_is_explained_in_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where there is no Triton, and where it has no C compiler to build its launcher with."""
+    """If there is no Triton, and if it has no C compiler to build its launcher with."""
 
     def fail(_: list) -> None:
         raise RuntimeError("Failed to find C compiler.\nPlease specify one via CC")

@@ -13,7 +13,7 @@ from bertjobs.recipe.schema import check_name, check_path
 
 
 def refused(catalogue: Catalogue, *parts: str, **given: Any) -> InputError:
-    """The error of resolving dgx1-32g with what is given, which has all the parts in its text."""
+    """The error of resolving dgx1-32g with these settings; its text has all the parts."""
     given.setdefault("flags", {"recipe": "dgx1-32g"})
     given.setdefault("environ", {})
     with pytest.raises(InputError) as error:
@@ -84,7 +84,7 @@ def test_set_takes_key_and_value(catalogue: Catalogue, text: str) -> None:
 )
 def test_a_near_miss_in_the_environment_names_the_right_name(catalogue: Catalogue, name: str, right: str) -> None:
     refused(catalogue, f"{name} is not read", f"did you mean {right}?", environ={"PHASE": "1", name: "4"})
-    # Without PHASE or RECIPE it may well mean something else, and beside the right name it does no harm.
+    # Without PHASE or RECIPE it may well mean something else, and next to the right name it is harmless.
     assert resolve(catalogue, flags={"recipe": "dgx1-32g"}, environ={name: "4"})
     value = {"LR": "0.1", "PRECISION": "fp16"}.get(right, "4")
     assert resolve(catalogue, flags={"recipe": "dgx1-32g"}, environ={"PHASE": "1", name: "4", right: value})

@@ -1,4 +1,4 @@
-"""run.yml resolves to the very run it was written for."""
+"""run.yml resolves to exactly the run that it was written for."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -185,6 +185,6 @@ def test_a_run_yml_of_an_earlier_version_is_read(catalogue: Catalogue, tmp_path:
     assert recipe_hash(spec, 1).startswith("b73ec69b9bafcf8d")
     assert recipe_hash(spec, 2).startswith("7e2938061d5d696b")
     content = yaml.safe_load(file.read_text())
-    del content["recipes"]["laptop"]["hang_timeout_s"]  # from before that was a setting
+    del content["recipes"]["laptop"]["hang_timeout_s"]  # from before this was a setting
     (tmp_path / "older.yml").write_text(yaml.safe_dump(content))
     assert read_lockfile(tmp_path / "older.yml") == given

@@ -1,4 +1,4 @@
-"""Flag, --set, environment, user's recipe, catalogue, default: in this order, and each says so."""
+"""Flag, --set, environment, user's recipe, catalogue, default: in this order, and each value names its source."""
 
 from pathlib import Path
 from typing import Any
@@ -64,7 +64,7 @@ def test_a_site_is_stronger_than_the_default_and_weaker_than_all_else(tmp_path: 
     assert results(builtin) == ("/lustre/runs", "site a")
     assert results(both) == ("/mine", f"{own}: recipes.dgx1-32g")
     assert results(builtin, environ={"RESULTS": "/env"}) == ("/env", "environment RESULTS")
-    assert results(builtin, "laptop") == ("results", "default"), "no cluster's machine"
+    assert results(builtin, "laptop") == ("results", "default"), "this machine is not part of a cluster"
     spec = resolve(builtin, flags={"recipe": "dgx1-32g"}, environ={}, site=site).spec
     assert spec.mounts == ("/a:/a", "/b:/b:ro")
 

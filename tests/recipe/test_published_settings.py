@@ -1,4 +1,4 @@
-"""Every published row comes out of the catalogue by arithmetic, and stands nowhere in it."""
+"""Every published row follows from the catalogue by arithmetic, and is not written in it."""
 
 import hashlib
 from importlib.resources import files
@@ -43,7 +43,7 @@ PUBLISHED = [
     ("dgxa100-80g", "tf32", 2, 1, 4096, 256),
     ("dgxa100-80g", "tf32", 2, 32, 128, 8),
 ]
-# recipe, GPUs a node, precision
+# recipe, GPUs per node, precision
 PUBLISHED_SYSTEMS = [
     ("dgx1-16g", 8, "fp16"),
     ("dgx1-32g", 8, "fp16"),

@@ -108,7 +108,7 @@ def test_bytes_that_are_not_text_are_damage(tmp_path: Path) -> None:
 def test_an_altered_value_in_the_manifest_is_detected(tmp_path: Path) -> None:
     folder = checkpoint(tmp_path, 1)
     text = (folder / MANIFEST).read_text()
-    # One bit: it would otherwise be taken for a newer format.
+    # One flipped bit, which would otherwise look like a newer format.
     (folder / MANIFEST).write_text(text.replace('"format_version": 2', '"format_version": 3'))
     with pytest.raises(DamagedCheckpointError, match="altered"):
         read_manifest(folder)

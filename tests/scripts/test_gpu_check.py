@@ -1,4 +1,4 @@
-"""The check of a GPU, where there is none."""
+"""The check of a GPU, on a machine without one."""
 
 from __future__ import annotations
 

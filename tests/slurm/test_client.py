@@ -19,7 +19,7 @@ SQUEUE = """\
 12_[3-5]|afterok:7(unfulfilled)|other
 """
 
-# Slurm 22.05.8's, with a path and a comment that look like fields.
+# From Slurm 22.05.8, with a path and a comment that look like fields.
 SCONTROL = """\
 JobId=7 JobName=r-phase1
    UserId=root(0) GroupId=root(0) MCS_label=N/A
@@ -48,7 +48,7 @@ def slurm(tmp_path: Path) -> Slurm:
 
 @pytest.fixture
 def asked(tmp_path: Path, tool: Tool) -> Path:
-    """A file of the words that scontrol, sbatch and scancel were started with; sbatch answers with job 9."""
+    """A file of the arguments that scontrol, sbatch and scancel were started with; sbatch answers with job 9."""
     for name in ("scontrol", "sbatch", "scancel"):
         tool(name, f'echo {name} "$@" >>{tmp_path}/asked; env >{tmp_path}/environment; echo 9')
     return tmp_path / "asked"

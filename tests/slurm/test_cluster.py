@@ -50,7 +50,7 @@ SLURM_VERSION           = 22.05.8
 Slurmctld(primary) at vm is UP
 """
 
-# In the forms that sinfo(1) and scontrol(1) of 24.05 describe and clusters with typed, several, MIG and no GPUs show.
+# In the formats that sinfo(1) and scontrol(1) of 24.05 describe, for clusters with typed, several, MIG and no GPUs.
 SINFO_24_05 = """\
 cpu*|up|3-00:00:00|1:00:00|200|128+|257000+|(null)|REQUEUE|1
 gpu-a100|up|2-00:00:00|4:00:00|40|128|515000|gpu:a100:8(S:0-1)|REQUEUE|1
@@ -154,10 +154,10 @@ def test_associations() -> None:
 
 def test_the_partition_to_train_in() -> None:
     partitions = parse_sinfo(SINFO_24_05)
-    assert choose_partition(partitions).name == "gpu-a100", "most GPUs of those that are up"
+    assert choose_partition(partitions).name == "gpu-a100", "the one with most GPUs of those that are up"
     assert choose_partition(partitions, "mig").name == "mig"
     assert choose_partition(parse_sinfo(SINFO_22_05)).name == "batch", "the default, as it has GPUs"
-    assert choose_partition(partitions[:1]).name == "cpu", "without GPUs anywhere, most nodes"
+    assert choose_partition(partitions[:1]).name == "cpu", "without GPUs, the one with most nodes"
     with pytest.raises(InputError, match="did you mean 'gpu-mixed'"):
         choose_partition(partitions, "gpu-mixd")
     with pytest.raises(InputError, match="no partition of this cluster is up"):

@@ -1,4 +1,4 @@
-"""Reasons of squeue's in plain words."""
+"""squeue's reasons in plain words."""
 
 from __future__ import annotations
 

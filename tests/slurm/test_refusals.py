@@ -1,4 +1,4 @@
-"""What becomes of sbatch's complaints."""
+"""How sbatch's complaints are handled."""
 
 from __future__ import annotations
 

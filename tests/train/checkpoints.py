@@ -1,4 +1,4 @@
-"""A small model with an optimizer that has made steps, and the writers of all ranks in one process."""
+"""A small model with an optimizer that has taken steps, and the writers of all ranks in one process."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def update(model: BertForPreTraining, optimizer: Optimizer) -> None:
 
 
 def untrained(spec: ModelSpec = SPEC, shard: StateShare | None = None) -> tuple[BertForPreTraining, Lamb]:
-    """Another model of the same shape, with an optimizer without moments."""
+    """Another model of the same shape; its optimizer has no moments."""
     torch.manual_seed(8)
     model = BertForPreTraining(spec)
     return model, Lamb(parameter_groups(model, 0.01), 0.01, **({"shard": shard} if shard else {}))
@@ -64,7 +64,7 @@ def data(step: int) -> StreamState:
 
 
 def writers(root: Path, world_size: int = 1, *, keep: int = 3) -> list[CheckpointWriter]:
-    """One writer a rank, for phase 1 below ``root``."""
+    """One writer per rank, for phase 1 below ``root``."""
     directory = PhaseDirectory(root / "phase1", 1)
     directory.create()
     return [
@@ -91,7 +91,7 @@ def begin(ranks: Sequence[CheckpointWriter], step: int, model: BertForPreTrainin
 
 
 def write(ranks: Sequence[CheckpointWriter], step: int, model: BertForPreTraining, *optimizers: Optimizer) -> Path:
-    """A checkpoint from the snapshot to its name."""
+    """Write a checkpoint, from the snapshot to the final rename."""
     begin(ranks, step, model, *optimizers)
     assert [writer.state for writer in ranks] == ["written"] * len(ranks), [writer.error for writer in ranks]
     folders = {writer.commit() for writer in ranks}
@@ -136,7 +136,7 @@ def kill_writers(root: Path, count: int) -> None:
 
 
 def write_into_a_pipe(root: Path) -> None:
-    """Begin a checkpoint whose weights go into a pipe that nobody reads."""
+    """Begin a checkpoint whose weights go into a pipe that no process reads."""
     (writer,) = writers(root)
     folder = root / "phase1" / "checkpoints" / ".tmp-step-00000020-17-0-1"
     folder.mkdir()

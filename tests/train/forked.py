@@ -1,4 +1,4 @@
-"""Ranks that start in a tenth of a second, from a server that has torch loaded, and that may be trapped at any call."""
+"""Ranks that start in a tenth of a second, from a server with torch loaded, and that may be trapped at any call."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ class Trap:
     """What happens to a rank, and where.
 
     Attributes:
-        rank: who is trapped.
+        rank: the rank that is trapped.
         place: ``module:function`` or ``module:Class.method``.
-        call: at which of its calls, from 1, in whatever thread.
-        after: when it has returned, else before.
-        number: the signal; None lets this and all later calls fail, as on a full disk.
-        everyone: all ranks get it, else the trapped one alone.
+        call: at which of its calls, from 1, in any thread.
+        after: after the call has returned; otherwise before.
+        number: the signal; None makes this and all later calls fail, as on a full disk.
+        everyone: all ranks get the signal; otherwise only the trapped one.
     """
 
     rank: int

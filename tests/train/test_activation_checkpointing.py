@@ -1,4 +1,4 @@
-"""A run that computes its activations again is the run that keeps them."""
+"""A run that recomputes its activations is the same as one that keeps them."""
 
 from __future__ import annotations
 

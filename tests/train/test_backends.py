@@ -1,4 +1,4 @@
-"""Ranks that would update their weights in different ways are found out before the first step."""
+"""Ranks that would update their weights in different ways are detected before the first step."""
 
 from __future__ import annotations
 

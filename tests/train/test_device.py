@@ -1,4 +1,4 @@
-"""Peak rates by the names that drivers give, and peak memory."""
+"""Peak rates by the names that drivers report, and peak memory."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_parts_of_gpus_and_unknown_ones_have_no_peak(name: str, precision: str) 
 
 
 def test_sparsity_is_never_counted() -> None:
-    """Tensor cores do 16-bit products at most 2.1 times as fast as tf32's."""
+    """Tensor cores compute 16-bit products at most 2.1 times as fast as tf32 ones."""
     for chip, (half, tf32, fp32) in PEAK_TFLOPS.items():
         assert fp32 <= half, chip
         if tf32 is not None:

@@ -1,4 +1,4 @@
-"""Runs that cannot go on end with the right code, name the cause, and lose nothing."""
+"""Runs that cannot continue end with the right code, name the cause, and lose nothing."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def having_recipe(trial: Trial, folder: Path, **settings: object) -> Trial:
 
 @pytest.fixture
 def own_data(data: DataManifest, tmp_path: Path) -> Path:
-    """The data, which may be spoilt."""
+    """A copy of the data that the test may damage."""
     return Path(shutil.copytree(data.folder, tmp_path / "data"))
 
 
@@ -170,7 +170,7 @@ def test_a_job_that_crashes_again_where_it_began_is_not_started_a_third_time(
     assert refused.code == 64
     assert "job 7 was not restarted" in refused.err
     assert "also began at step 25" in refused.err
-    assert alone(job, 1).code == 0, "by hand it may go on"
+    assert alone(job, 1).code == 0, "started by hand, it may continue"
 
 
 def test_an_attempt_that_could_not_write_its_end_counts_as_a_crash_unless_slurm_was_asked(

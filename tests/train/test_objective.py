@@ -1,4 +1,4 @@
-"""The engine trains whatever is an objective: the worker that pretrains BERT fits a line, is stopped, and resumes."""
+"""The engine trains any objective: the worker that pretrains BERT fits a line, is stopped, and resumes."""
 
 from __future__ import annotations
 

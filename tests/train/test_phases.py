@@ -44,7 +44,7 @@ def test_phase_2_starts_from_phase_1s_last_checkpoint(outcome: tuple[Trial, list
     trial, _, ranks = outcome
     last = trial.phase(1).checkpoints / "step-00000030"
     assert f"starting from {last}, moments carried" in ranks[0].out
-    # Three small steps later the weights are near those they started from, and far from random ones.
+    # Three small steps later the weights are near their starting values, and far from random ones.
     name = "bert.embeddings.word_embeddings.weight"
     before = load_file(last / "model.safetensors")[name]
     after = load_file(trial.phase(2).checkpoints / "step-00000003" / "model.safetensors")[name]

@@ -36,7 +36,7 @@ def _torch_as_it_was() -> Iterator[None]:
 
 
 def set_in_recipe(trial: Trial, home: Path, **settings: object) -> Trial:
-    """The same run, with settings that only a recipe has."""
+    """The same run, with settings that only a recipe can have."""
     content = yaml.safe_load((trial.home / "bertjobs" / "recipes.yml").read_text())
     content["recipes"]["trial"] |= settings
     (home / "bertjobs").mkdir(parents=True)
@@ -61,7 +61,7 @@ def test_skipped_fp16_steps_advance_the_data_but_not_the_schedule(trial: Trial, 
     lines = trial.metrics(1)
     total, skipped = int(PHASES[1]["steps"]), lines[-1]["skipped_steps"]
     assert skipped > 3
-    # The phase is that many updates; the steps that were skipped come on top.
+    # The phase consists of that many updates; skipped steps come on top.
     assert [line["step"] for line in lines] == list(range(1, total + skipped + 1))
     before = 0
     for line in lines:
@@ -71,7 +71,7 @@ def test_skipped_fp16_steps_advance_the_data_but_not_the_schedule(trial: Trial, 
         before = line["skipped_steps"]
     after = lines[2 : 2 + 4]
     assert [line["loss_scale"] for line in after] == [2.0**30, 2.0**29, 2.0**28, 2.0**27]
-    assert len({line["mlm_loss_nats"] for line in after}) == 4, "each of them must see other data"
+    assert len({line["mlm_loss_nats"] for line in after}) == 4, "each of them must see different data"
 
 
 def test_a_static_loss_scale_stays_over_a_restart_whatever_the_checkpoint_says(

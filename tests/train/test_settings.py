@@ -18,7 +18,7 @@ from tests.train.conftest import Ended, Trial, truncate
 
 @pytest.fixture
 def weights(phase_one_done: Trial, tmp_path: Path) -> Path:
-    """A model folder that may be spoilt."""
+    """A model folder that the test may damage."""
     folder = tmp_path / "weights"
     shutil.copytree(phase_one_done.phase(1).checkpoints / "step-00000030", folder)
     return folder
@@ -113,7 +113,7 @@ def test_a_worker_trains_one_phase(trial: Trial, alone: Callable[..., Ended]) ->
 
 
 def test_another_number_of_ranks_with_the_same_global_batch_continues(stopped: Trial, phase_one_done: Trial) -> None:
-    # STEPS_THIS_RUN keeps the run comparable: the same three global batches on one rank and on two.
+    # With STEPS_THIS_RUN the runs are comparable: the same three global batches on one rank and on two.
     first, second = stopped.having(NODES=2, STEPS_THIS_RUN=3).run(1, 2, {1: {"LOCAL_RANK": "0"}})
     assert (first.code, second.code) == (75, 0), first
     assert "world size 2 = 2 nodes x 1 task" in first.out

@@ -1,4 +1,4 @@
-"""Whenever and however a run is stopped, it ends as if it had not been."""
+"""Whenever and however a run is stopped, it ends as if it had not been stopped."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from tests.train.forked import Trap, attempt, output_of
 
 POINTS = 36
 PLACES = {
-    # what is trapped: at how many of its calls at most, and on rank 0 alone where no other rank calls it
-    "bertjobs.train.step:dropout_seed": (18, False),  # once a micro-batch: inside accumulation
+    # the function that is trapped: at how many of its calls at most, and whether only rank 0 calls it
+    "bertjobs.train.step:dropout_seed": (18, False),  # once per micro-batch: inside accumulation
     "bertjobs.optim.lamb:Lamb.step": (6, False),
     "bertjobs.train.loop:train_step": (6, False),
     "bertjobs.train.checkpoint.saving:Saving.settle": (6, False),  # between steps
@@ -48,7 +48,7 @@ def recipe(folder: Path, **changes: Any) -> Path:
 
 
 def random_traps(ranks: int) -> list[Trap]:
-    """Every place and every way to stop several times, at random calls."""
+    """Each place and way to stop, several times, at random calls."""
     draw = random.Random(2026)
     traps = []
     for number in range(POINTS):
@@ -60,7 +60,7 @@ def random_traps(ranks: int) -> list[Trap]:
 
 
 def final_state(trial: Trial) -> dict[str, bytes]:
-    """The bytes of the last checkpoint's files, but for those that name times or places."""
+    """The bytes of the last checkpoint's files, except those that name times or places."""
     folder = steps(trial.phase(1).checkpoints)[-1]
     return {file.name: file.read_bytes() for file in folder.iterdir() if file.suffix == ".safetensors"}
 
@@ -75,7 +75,7 @@ def test_a_run_stopped_at_random_points_ends_with_the_same_bits(data: DataManife
         folder = tmp_path / "logs" / str(number)
         codes = attempt(trial.having(STEPS_THIS_RUN=8), 1, ranks, folder, trap)
         assert not trial.phase(1).done_file.exists(), "the phase is too short for so many stops"
-        if not (folder / "sprung").exists():  # so many calls were not made in 8 steps
+        if not (folder / "sprung").exists():  # there were fewer calls in 8 steps
             assert codes == [75, 0], (trap, output_of(folder))
             continue
         sprung[trap.place, trap.number] += 1

@@ -29,7 +29,7 @@ def validation(step: int) -> dict[str, Any]:
 
 
 def reader(folder: Path) -> EventAccumulator:
-    """TensorBoard's own, with all that it has read so far."""
+    """TensorBoard's own reader, with all that it has read so far."""
     accumulator = EventAccumulator(str(folder), size_guidance={"scalars": 0})
     accumulator.Reload()
     return accumulator
@@ -86,7 +86,7 @@ def test_each_step_appears_once_over_restarts(tmp_path: Path) -> None:
     log.close()
     assert folder.stat().st_mode & 0o777 == 0o700
     (first,) = folder.iterdir()
-    first.rename(folder / "events.out.tfevents.1000000000.elsewhere")  # of another second, on another node
+    first.rename(folder / "events.out.tfevents.1000000000.elsewhere")  # from another second, on another node
     board = reader(folder)
 
     log = TensorBoardLog(folder, SCORES)
@@ -96,7 +96,7 @@ def test_each_step_appears_once_over_restarts(tmp_path: Path) -> None:
     log.held_out(validation(4))
     log.close()
 
-    board.Reload()  # one that was open all the time
+    board.Reload()  # a reader that was open all the time
     for accumulator in (board, reader(folder)):
         losses = [(step, value) for step, value, _ in points(accumulator, "train/loss_nats")]
         assert losses == [(1, 9.875), (2, 9.75), (3, 5.5), (4, 9.5)]

@@ -315,7 +315,7 @@ def test_an_unknown_cause_is_reported_as_unknown(spec: RunSpec) -> None:
     assert verdict.command == "bertjobs logs big --phase 1"
 
 
-# Jobs that wait or run
+# Jobs that are queued or running
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Expected time: from what earlier runs measured, from published figures, from this machine's rate."""
+"""Expected time: from measurements of earlier runs, from published figures, from this machine's speed."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ H200 = {"kind": "cuda", "name": "NVIDIA H200", "memory_gb": 150.1, "threads": 0}
 
 
 def bench_line(spec: RunSpec, number: int = 1, **other: Any) -> dict[str, Any]:
-    """A line as `bertjobs bench` writes it, of a rank that makes 2,500 sequences/s."""
+    """A line as `bertjobs bench` writes it, from a rank that trains on 2,500 sequences/s."""
     phase = spec.phase(number)
     return {
         "device": H200,

@@ -1,4 +1,4 @@
-"""Jobs that a phase takes under a time limit."""
+"""How many jobs a phase takes under a time limit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Memory of a micro-batch: the formula against what torch really keeps, and what follows from it."""
+"""Memory of a micro-batch: the formula against what torch really keeps, and what follows from the formula."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def resolved(recipe: str, *sets: str, **flags: object) -> RunSpec:
 
 
 def shape(hidden: int = 64, layers: int = 3, inner: int = 192, dropout: float = 0.1) -> ModelSpec:
-    """Attention without dropout: with it, torch has a fused kernel on GPUs alone."""
+    """Attention without dropout: with dropout, torch has a fused kernel only on GPUs."""
     return ModelSpec(
         *("small", hidden, layers, 4, inner, 501, 64), hidden_dropout_prob=dropout, attention_probs_dropout_prob=0.0
     )
@@ -69,7 +69,7 @@ def saved_bytes(spec: ModelSpec, sequences: int, length: int, precision: str, ch
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bf16"):
             sums = model(ids, torch.zeros_like(ids), torch.ones_like(ids), labels, ids[:, 0] % 2)
         loss = sums.mlm_loss_sum + sums.nsp_loss_sum
-    assert loss.requires_grad  # and holds the graph, so that no address was used twice
+    assert loss.requires_grad  # it also holds the graph, so that no address was used twice
     return sum(kept.values()), int(sums.mlm_count)
 
 
@@ -99,10 +99,10 @@ def test_torch_keeps_what_the_formula_says(
     )
     if precision == "bf16":
         copied = matrix_elements(spec, spec.vocab_size)
-        if checkpointing:  # a layer's copies are made again with it
+        if checkpointing:  # then a layer's copies are made again
             copied -= matrix_elements(spec, 0) - matrix_elements(replace(spec, num_hidden_layers=0), 0)
         expected += 2 * copied
-        # On a CPU the embeddings' own mask is float32, as they are.
+        # On a CPU the embeddings' own mask is float32, like the embeddings.
         expected += sequences * length * spec.hidden_size * 2 if spec.hidden_dropout_prob else 0
     assert kept_bytes == pytest.approx(expected, rel=TOLERANCE)
 

@@ -60,7 +60,7 @@ def resolved(recipe: str, *sets: str, **flags: object) -> RunSpec:
 
 @pytest.fixture
 def spec(tmp_path: Path, speeches_data: Path) -> RunSpec:
-    """A run in which all is well."""
+    """A run without problems."""
     return resolved("laptop-scratch", data=str(speeches_data), results=str(tmp_path / "results"))
 
 
@@ -144,7 +144,7 @@ def test_a_model_with_too_few_tokens_is_reported_too(spec: RunSpec) -> None:
 
 def test_space_for_the_checkpoints(tmp_path: Path) -> None:
     spec = resolved("h200", results=str(tmp_path / "results" / "deeper"))
-    # BERT-large: 336 M parameters, float32, with two moments; three of each phase, and one being written.
+    # BERT-large: 336 M parameters, float32, with two moments; three checkpoints of each phase, and one being written.
     assert checkpoints_bytes(spec) == 336_226_108 * 12 * 7
     assert results_problems(replace(spec, keep_checkpoints=1, phases=spec.phases[:1])) == []
     (problem,) = results_problems(replace(spec, keep_checkpoints=10**6))
@@ -304,7 +304,7 @@ def test_a_local_run_is_not_checked_against_the_queue(spec: RunSpec) -> None:
 
 
 class AnsweringSlurm(Slurm):
-    """No Slurm, but one that says these states; the real one is asked in tests/cluster/test_after.py."""
+    """A stand-in that reports these states; tests/cluster/test_after.py asks the real Slurm."""
 
     def __init__(self, **states: str):
         super().__init__({"PATH": ""})

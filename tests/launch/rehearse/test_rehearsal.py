@@ -1,4 +1,4 @@
-"""`bertjobs rehearse`: small runs under real faults, and verdicts that can be bad."""
+"""`bertjobs rehearse`: small runs with real faults, and verdicts that can be bad."""
 
 from __future__ import annotations
 
@@ -170,7 +170,7 @@ def test_another_attempt_follows_as_on_slurm(code: int, told_to_end: bool, advan
 
 
 def finished(root: Path, weights: bytes = b"same", cause: str = "SIGTERM") -> RunDirectory:
-    """A run of one phase and four steps, stopped after the second and continued."""
+    """A run of one phase and four steps, stopped after the second step and continued."""
     directory = RunDirectory(root)
     directory.create()
     phase = directory.phase(1)

@@ -1,4 +1,4 @@
-"""What submitit is given: its batch script and pickles; and how a rank handles signals and exit codes."""
+"""What submitit gets: its batch script and pickles; and how a rank handles signals and exit codes."""
 
 from __future__ import annotations
 
@@ -160,7 +160,7 @@ def test_options_that_submitit_cannot_take_are_refused(spec: RunSpec) -> None:
         job_parameters(spec, 1, SlurmOptions(time="5", extra=("-C a100",)), (), None)
 
 
-# A worker in place of bertjobs.train: it ends as its last argument says, after a signal as its second says.
+# A worker in place of bertjobs.train: it exits with CODE, or after a signal with AFTER_SIGNAL.
 WORKER = """
 import os, signal, sys, time
 from pathlib import Path
@@ -199,7 +199,7 @@ def task(tmp_path: Path, tool: Tool) -> Task:
 
     def start(rank: int = 0, **worker: object) -> subprocess.Popen[str]:
         settings = {"CODE": 0, "SLEEP": 0, "AFTER_SIGNAL": 75, **worker, "FOLDER": tmp_path}
-        python = tmp_path / "bin" / "python"  # what sys.executable of the task is: starts the worker above
+        python = tmp_path / "bin" / "python"  # the task's sys.executable: starts the worker above
         python.write_text(f'#!/bin/bash\nexec {sys.executable} {tmp_path}/worker.py "$@"\n')
         python.chmod(0o755)
         code = TASK.replace("import sys\n", f"import sys\nsys.executable = {str(python)!r}\n", 1)

@@ -1,4 +1,4 @@
-"""Workers' logs: which one, whose lines, and how it is followed."""
+"""Workers' logs: which one is shown, whose lines, and how it is followed."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ def test_a_rank_without_lines_is_an_error(directory: RunDirectory) -> None:
     rank=st.integers(0, 99),
 )
 def test_removing_a_label_leaves_the_line_as_it_was(lines: list[tuple[int, str]], rank: int) -> None:
-    """As srun writes them: right-justified where there are more than ten tasks."""
+    """Labels as srun writes them: right-justified if there are more than ten tasks."""
     written = [f"{number:2d}: {text}" for number, text in lines]
     assert all(is_labelled(line) for line in written)
     shown_lines = [text for line in written if (text := shown(line, rank, True)) is not None]

@@ -1,4 +1,4 @@
-"""A run seen from outside: from Slurm's words, and from the run directory where Slurm is silent."""
+"""A run seen from outside: by Slurm's answers, or by the run directory if Slurm does not answer."""
 
 from __future__ import annotations
 
@@ -64,12 +64,12 @@ def states(directory: RunDirectory, slurm: Slurm) -> list[tuple[str, str]]:
 
 
 def sacct(*jobs: tuple[str, str]) -> str:
-    """The text of a stand-in that says these jobs' states."""
+    """The text of a stand-in that prints these jobs' states."""
     return "; ".join(f"echo '{job}|{state}|0:0|None|node1|01:00:00|1800000000|Unknown'" for job, state in jobs)
 
 
 def squeue(*jobs: tuple[str, str], named: tuple[tuple[str, str], ...] = ()) -> str:
-    """The same of squeue; ``named`` are jobs by their names, of this user."""
+    """The same for squeue; ``named`` are this user's jobs by name."""
     states = "; ".join(f"echo '{job}|{state}|None|node1|1:00:00|1800000000'" for job, state in jobs) or ":"
     names = "; ".join(f"echo '{job}|{name}'" for job, name in named) or ":"
     return f'if [[ "$*" == *--me* ]]; then {names}; else {states}; fi'
@@ -198,13 +198,13 @@ def test_cancel_names_only_the_active_jobs(directory: RunDirectory, slurm: Slurm
     tool("sacct", sacct(("7", "COMPLETED"), ("8", "PENDING")))
     tool("scancel", f'echo "$@" $(/usr/bin/grep -c cancelling {directory.journal}) >"$SEEN"')
     assert cancel(directory, slurm, patience_s=0) == ["8"]
-    assert (tmp_path / "seen").read_text() == "8 1\n", "the journal is written before the job hears of it"
+    assert (tmp_path / "seen").read_text() == "8 1\n", "the journal is written before the job is signalled"
 
 
 def test_cancel_ends_queued_jobs_before_running_ones_and_looks_again(
     directory: RunDirectory, slurm: Slurm, tool: Tool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The link that runs queues a spare when it sees the first ones gone; only the queue knows of it."""
+    """The running link queues a spare when it sees that the first ones are gone; only the queue knows of it."""
     monkeypatch.setattr(cancel_module, "PAUSE_S", 0.01)
     directory.record("submitted", backend="slurm", phase=1, job="9", spare=True)
     mine = ("10", f"{directory.name}-spare")

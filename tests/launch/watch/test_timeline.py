@@ -121,7 +121,7 @@ def test_a_chain_with_faults_is_shown_attempt_by_attempt(run: Run) -> None:
     assert first.words == "time limit near: stopped with a checkpoint"
     assert (first.started_unix_s, first.ended_unix_s) == (T0 + 10, T0 + 16)
     assert (second.attempt, second.first_step, second.last_step, second.words) == (1, 6, 10, "a node failed")
-    assert second.ended_unix_s == T0 + 108, "when it ended, not when the next attempt said so"
+    assert second.ended_unix_s == T0 + 108, "when it ended, not when the next attempt recorded it"
     assert (third.job, third.link, third.phase, third.state) == ("8", "phase 2", 1, "running")
     assert (third.first_step, third.last_step, third.nodes) == (11, 14, "node[3-4]")
 
@@ -285,7 +285,7 @@ def test_a_running_job_without_a_step_is_shown_as_such(run: Run) -> None:
     run.steps(1, 1, 5, at=10, each=30.0)
     answer = slurm(Job("7", state="RUNNING"))
     (row, _) = run.look(answer, at=10 + 150 + 299).phases
-    assert row.late_s is None, "ten steps' time has not gone by"
+    assert row.late_s is None, "the time of ten steps has not passed"
     status = run.look(answer, at=10 + 150 + 301)
     assert status.phases[0].late_s == 301
     assert status.phases[0].end_unix_s is None
@@ -293,7 +293,7 @@ def test_a_running_job_without_a_step_is_shown_as_such(run: Run) -> None:
     assert "ago (late)" in status_text(status.phases)
     run.started(900, 1, "7", attempt=1, step=5)
     again = run.look(slurm(Job("7", state="RUNNING"), job7=[start("REQUEUED", 1, 800), start("RUNNING", 890)]), at=1000)
-    assert again.phases[0].late_s is None, "a new attempt begins by reading"
+    assert again.phases[0].late_s is None, "a new attempt first reads its checkpoint"
 
 
 def test_the_end_is_expected_from_the_steps_and_from_what_restarts_have_cost(run: Run) -> None:

@@ -70,7 +70,7 @@ def rewrite(file: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> 
 
 
 def sharded(whole: Optimizer, ranks: int) -> list[Optimizer]:
-    """The optimizers of all ranks, each with the moments that it owns."""
+    """The optimizers of all ranks, each with its own share of the moments."""
     optimizers = [Lamb(whole.param_groups, 0.01, shard=StateShare(rank, ranks)) for rank in range(ranks)]
     for optimizer in optimizers:
         optimizer.load_moments(whole.moments(), whole.step_count)
@@ -86,7 +86,7 @@ def test_a_checkpoint_reads_back_as_it_was_written(folder: Path) -> None:
     assert read_stream_state(folder) == data(20)
     assert theirs.step_count == 3
     assert same_moments(named_moments(other, theirs), named_moments(model, optimizer))
-    # And goes on with the same bits.
+    # It continues with the same bits.
     torch.manual_seed(1)
     update(model, optimizer)
     torch.manual_seed(1)
@@ -257,7 +257,7 @@ def test_without_any_state_it_is_refused(folder: Path) -> None:
 
 
 class Trap:
-    """Says that it was unpickled."""
+    """Records that it was unpickled."""
 
     def __reduce__(self) -> tuple[Callable[[str], object], tuple[str]]:
         return os.mkdir, ("unpickled",)

@@ -22,7 +22,7 @@ MINE = os.sched_getaffinity(0)
 def tree(
     folder: Path, near: Sequence[str], *, numa: Sequence[int] | None = None, siblings: Mapping[int, str] | None = None
 ) -> Path:
-    """A sysfs of GPUs at `ADDRESSES`, each near some CPUs."""
+    """A sysfs tree of GPUs at `ADDRESSES`, each near some CPUs."""
     for place, cpus in enumerate(near):
         device = folder / "bus" / "pci" / "devices" / ADDRESSES[place]
         device.mkdir(parents=True)
@@ -90,7 +90,7 @@ def test_slurm_may_count_cores_or_threads(share: int) -> None:
 
 
 def test_cpus_that_no_task_got_may_lie_in_the_mask() -> None:
-    """Three tasks of 5 CPUs on a node of 16: Slurm tells the step of 15."""
+    """Three tasks of 5 CPUs on a node of 16: Slurm tells the step that it has 15."""
     near = {rank: set(range(16)) for rank in range(3)}
     shares = [cpus_for(rank, Node(set(range(16)), near, {}, share=15)) or set() for rank in range(3)]
     assert [len(share) for share in shares] == [5, 5, 6]
@@ -165,7 +165,7 @@ def test_the_kernels_lists() -> None:
 
 @pytest.fixture
 def affinity() -> Iterator[None]:
-    """This process's CPUs are put back."""
+    """This process's CPUs are restored afterwards."""
     yield
     for task in Path("/proc/self/task").iterdir():
         os.sched_setaffinity(int(task.name), MINE)

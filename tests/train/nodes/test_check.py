@@ -1,4 +1,4 @@
-"""What a look at the nodes finds, which node is to blame, and whether training is refused."""
+"""What the node check finds, which node is to blame, and whether training is refused."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ from tests.conftest import wait_until
 from tests.forkserver import CONTEXT, preload
 
 preload(__name__)
-TOO_MUCH = 10**18  # bytes that no disk has
+TOO_MUCH = 10**18  # more bytes than any disk has
 
 HEALTHY = """\
 0, GPU-5c1fd6a5-0001, 81559, 81038, 0
@@ -129,7 +129,7 @@ def test_what_is_wrong_with_a_node(change: dict[str, object], expected: NodeProb
 
 
 def with_disks(*, shared: bool = True, **free: int) -> Findings:
-    """A disk of which each node sees so much free, and 100 bytes are needed."""
+    """A disk on which each node sees this many bytes free, and 100 are needed."""
     return Findings(nodes=tuple(replace(FACTS, node=n, disks=(Disk("/r", 100, shared, f),)) for n, f in free.items()))
 
 
@@ -221,13 +221,13 @@ def test_bandwidth_is_defined_as_in_nccl_tests() -> None:
 
 @dataclass(frozen=True)
 class Scene:
-    """Ranks over nodes, each with its own wrongs."""
+    """Ranks on several nodes, each with its own faults."""
 
     nodes: int
     tasks: int
     folder: Path
-    ahead_s: Mapping[int, float] = field(default_factory=dict)  # of a rank's clock
-    needed: Mapping[int, int] = field(default_factory=dict)  # bytes of disk, of a rank's node
+    ahead_s: Mapping[int, float] = field(default_factory=dict)  # by rank: how far its clock is ahead
+    needed: Mapping[int, int] = field(default_factory=dict)  # by rank: bytes of disk that its node needs
 
     def environ(self, rank: int, port: int) -> dict[str, str]:
         names = {"PROCID": rank, "LOCALID": rank % self.tasks, "NTASKS": self.nodes * self.tasks, "NNODES": self.nodes}
@@ -271,7 +271,7 @@ def one_rank(scene: Scene, rank: int, port: int) -> None:
 
 
 def played(scene: Scene) -> list[RankReport]:
-    """What each rank, a real process, has to tell."""
+    """What each rank, a real process, reports."""
     port, ranks = free_port(), range(scene.nodes * scene.tasks)
     processes = [CONTEXT.Process(target=one_rank, args=(scene, rank, port)) for rank in ranks]
     for process in processes:
@@ -285,7 +285,7 @@ def played(scene: Scene) -> list[RankReport]:
 def test_healthy_nodes_are_measured_and_trained_on(tmp_path: Path) -> None:
     reports = played(Scene(4, 1, tmp_path))
     first = reports[0]
-    assert {(one.looked, one.measured) for one in reports} == {(first.looked, first.measured)}, "all know the same"
+    assert {(one.looked, one.measured) for one in reports} == {(first.looked, first.measured)}, "all ranks agree"
     assert [node.node for node in first.looked.nodes] == [clock.node for clock in first.looked.clocks]
     assert [link.node for link in first.measured.links] == ["node0", "node1", "node2", "node3"]
     assert all(clock.ahead_s < 1 for clock in first.looked.clocks)
@@ -318,11 +318,11 @@ def test_several_ranks_of_a_node_make_one_result(tmp_path: Path) -> None:
     assert [round(clock.ahead_s) for clock in looked.clocks] == [0, -60]
     assert [(link.node, link.exchange_s) for link in measured.links] == [("node0", None), ("node1", None)]
     assert problems(looked) == [warning("the clocks of node0 and node1 are 60.0 s apart", "")]
-    assert {one.error for one in reports} == {""}, "a warning refuses nobody"
+    assert {one.error for one in reports} == {""}, "a warning does not end a run"
 
 
 def one_of_two(rank: int, port: int, folder: Path) -> None:
-    """Rank 1 opens the network and does nothing more."""
+    """Rank 1 opens the network, and then does nothing."""
     environ = Scene(2, 1, folder).environ(rank, port)
     with joined(read_placement(environ)) as ranks:
         if rank:
@@ -383,7 +383,7 @@ def test_gpus_that_are_gone_are_fatal_only_where_the_job_was_given_them(look: Lo
     if torch.cuda.device_count():
         pytest.skip("this machine has GPUs")
     assert problems(look(":", CUDA_VISIBLE_DEVICES="0,1")) == [fatal("0 of 2 GPUs seen")]
-    assert problems(look(":")) == [], "the job did not ask for them: bad input, not a bad node"
+    assert problems(look(":")) == [], "the job did not request them: bad input, not a bad node"
 
 
 def test_what_nvidia_smi_complains_of_is_reported(look: Look) -> None:
