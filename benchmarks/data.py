@@ -10,7 +10,7 @@ takes that much of it: the documents are repeated where there is less, which fav
 Prepare: whole commands, `bertjobs data prepare` against LDDL's `preprocess_bert_pretrain`. LDDL's balancer, without
 which its loader cannot read the output, is timed once but not counted; ours has balanced already. Each command is
 also run on three tiny documents: its start-up. "Steady" is the time without the start-up, "whole" is all of it, and the
-smaller ratio of the two is the claim. Dask's scheduler and client run beside the worker processes counted here.
+smaller ratio of the two is the claim. Dask's scheduler and client run in addition to the worker processes counted here.
 
 Loader: sequences per second over an epoch in batches of 64. Ours count from the folder's name on, so opening or
 decoding all shards is in it; LDDL's count once its loader is made. LDDL's datasets and its collate function are run

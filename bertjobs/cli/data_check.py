@@ -296,7 +296,7 @@ def _verify(args: argparse.Namespace) -> int:
     if bad:
         print(f"wrong: {len(bad)} file{'s' * (len(bad) != 1)}")
         return EXIT_BAD_INPUT
-    print("all files are as the manifest says")
+    print("all files match the manifest")
     print("next: " + shell_line(["bertjobs", "data", "inspect", args.folder]))
     return 0
 

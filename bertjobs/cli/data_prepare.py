@@ -55,7 +55,7 @@ def add_place_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def queue_prepare(parser: argparse.ArgumentParser, args: argparse.Namespace, options: PrepareOptions) -> int:
-    """Queue this very command, without --queue, as a separate job, and say what to type next."""
+    """Queue this same command, without --queue, as a separate job, and say what to type next."""
     from bertjobs.data.corpus import Source
     from bertjobs.data.prepare.queue_job import log_file, queue
     from bertjobs.data.text.vocabulary import Vocabulary

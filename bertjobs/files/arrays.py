@@ -39,7 +39,7 @@ class ArraysWriter:
     """Writes arrays of one dimension whose sizes are not known beforehand, in bounded memory.
 
     Use it in ``with``: the file appears, whole, when the block ends without an error. Until then each array
-    is in a nameless temporary file beside it.
+    is in a nameless temporary file next to it.
 
     Args:
         path: the file to make or to replace.

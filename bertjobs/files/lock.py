@@ -29,7 +29,7 @@ def locked(folder: Path) -> Iterator[None]:
     for three minutes) is taken over.
 
     Raises:
-        BertjobsError: somebody else holds it; names the owner.
+        BertjobsError: another process holds it; names the owner.
     """
     path = folder / LOCK_NAME
     mine = folder / f"{LOCK_NAME}-{uuid.uuid4().hex[:8]}"

@@ -105,7 +105,7 @@ def what_next(end: End, events: Sequence[Mapping[str, Any]] = (), budgets: Mappi
 
 
 def contract_code(code: int) -> int:
-    """A process's exit code in the terms of contract 3; a process that a signal ended has failed."""
+    """A process's exit code in the terms of contract 3; a process that was killed by a signal has failed."""
     return code if code in (EXIT_DONE, EXIT_BAD_INPUT, EXIT_CONTINUE) else EXIT_FAILURE
 
 

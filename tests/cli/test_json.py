@@ -155,11 +155,11 @@ def run(bertjobs: Bertjobs, code: int, *words: object) -> str:
 
 
 def test_shards(bertjobs: Bertjobs, shards: Path, speeches_data: Path, tmp_path: Path) -> None:
-    spoilt = tmp_path / "spoilt"
-    shutil.copytree(shards, spoilt)
-    (spoilt / "phase1" / "train" / "stray").write_text("")
+    damaged = tmp_path / "damaged"
+    shutil.copytree(shards, damaged)
+    (damaged / "phase1" / "train" / "stray").write_text("")
     shard = next((shards / "phase1" / "train").glob("shard-*.parquet_0"))
-    check("data verify", run(bertjobs, 0, "verify", shards), run(bertjobs, 64, "verify", spoilt))
+    check("data verify", run(bertjobs, 0, "verify", shards), run(bertjobs, 64, "verify", damaged))
 
     made = run(bertjobs, 0, "adopt", "--phase", f"1={shards / 'phase1' / 'train'}", "--vocab", shards / "vocab.txt",
                "--output", tmp_path / "adopted")  # fmt: skip

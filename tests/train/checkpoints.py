@@ -122,7 +122,7 @@ def write_for_ever(root: Path, model: BertForPreTraining, optimizer: Optimizer) 
 
 
 def kill_writers(root: Path, count: int) -> None:
-    """Start ``count`` processes, one after the other, that write for ever, and kill each at a random moment."""
+    """Start ``count`` processes, one after the other, that write forever, and kill each at a random moment."""
     draw, fork, state = random.Random(2026), multiprocessing.get_context("fork"), trained()
     for number in range(count):
         (root / str(number)).mkdir()

@@ -32,12 +32,12 @@ def own_data(data: DataManifest, tmp_path: Path) -> Path:
     return Path(shutil.copytree(data.folder, tmp_path / "data"))
 
 
-def spoil_after(trial: Trial, step: int, shard: Path, how: Callable[[Path], None]) -> Thread:
-    def spoil() -> None:
+def change_after(trial: Trial, step: int, shard: Path, how: Callable[[Path], None]) -> Thread:
+    def act() -> None:
         trial.wait_for_step(1, step)
         how(shard)
 
-    thread = Thread(target=spoil)
+    thread = Thread(target=act)
     thread.start()
     return thread
 
@@ -64,7 +64,7 @@ def test_a_shard_that_is_corrupted_during_the_run_ends_it_with_a_checkpoint(
     long = having_recipe(Trial(trial.home, own_data, trial.results), tmp_path / "home", phases=phases)
     file = DataManifest.read(own_data).phase(1).train.files[0]
     shard = DataManifest.read(own_data).phase(1).train.folder / file.name
-    thread = spoil_after(long, 3, shard, how)
+    thread = change_after(long, 3, shard, how)
     end = alone(long, 1)
     thread.join()
     assert end.code == 64, end
@@ -87,7 +87,7 @@ def test_where_bad_shards_are_skipped_the_run_asks_to_be_continued(
         Trial(trial.home, own_data, trial.results), tmp_path / "home", phases=phases, on_bad_shard="skip"
     )
     split = DataManifest.read(own_data).phase(1).train
-    thread = spoil_after(long, 3, split.folder / split.files[0].name, flip)
+    thread = change_after(long, 3, split.folder / split.files[0].name, flip)
     assert alone(long, 1).code == 75
     thread.join()
     assert long.directory.events()[-1]["cause"] == "bad shard"

@@ -89,7 +89,7 @@ def test_a_static_loss_scale_stays_over_a_restart_whatever_the_checkpoint_says(
 def test_gradients_that_are_never_finite_end_the_run_with_a_diagnosis(
     stopped: Trial, alone: Callable[..., Ended]
 ) -> None:
-    alter(stopped.phase(1).checkpoints / "step-00000025", spoil_weights)
+    alter(stopped.phase(1).checkpoints / "step-00000025", corrupt_weights)
     end = alone(stopped, 1)
     assert end.code == 70
     assert "25 steps in a row had gradients that are not finite" in end.err
@@ -180,7 +180,7 @@ def set_loss_scale(folder: Path, scale: float) -> None:
     path.write_text(json.dumps(numbers))
 
 
-def spoil_weights(folder: Path) -> None:
+def corrupt_weights(folder: Path) -> None:
     path = folder / "model.safetensors"
     weights = load_file(path)
     weights["cls.predictions.bias"][3] = math.nan

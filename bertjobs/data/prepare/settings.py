@@ -121,7 +121,7 @@ class PrepareOptions:
                 raise InputError(f"unknown {name} {value!r}", where=f"--{name}", hint=nearest(value, choices))
 
     def settings(self) -> dict[str, Any]:
-        """All that decides the shards' bytes beside the corpus and the vocabulary: what MANIFEST.json records."""
+        """All that decides the shards' bytes besides the corpus and the vocabulary: what MANIFEST.json records."""
         settings = {name: value for name, value in asdict(self).items() if name not in ("output", "vocabulary")}
         settings["corpora"] = list(self.corpora)
         settings["phases"] = [list(shape.values()) for shape in settings["phases"]]
@@ -141,7 +141,9 @@ def _check_phases(phases: tuple[PhaseShape, ...], bin_size: int) -> None:
     numbers = [shape.phase for shape in phases]
     if not phases or len(set(numbers)) != len(numbers):
         given = ",".join(map(str, numbers))
-        raise InputError(f"phases {given!r} cannot be prepared: each once", where="--phases", hint="1, 2 or 1,2")
+        raise InputError(
+            f"phases {given!r} cannot be prepared: one is given twice", where="--phases", hint="1, 2 or 1,2"
+        )
     for shape in phases:
         if shape.sequence_length >= MAX_SEQUENCE_LENGTH:
             raise InputError(f"phase {shape.phase} has {shape.sequence_length} tokens, but at most "

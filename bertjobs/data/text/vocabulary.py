@@ -70,7 +70,7 @@ class Vocabulary:
         Args:
             path: the file.
             lowercase: whether a vocab.txt is of lowercased text. None decides by the tokens: one with an
-                upper-case letter is cased. A tokenizer.json says it itself.
+                upper-case letter is cased. A tokenizer.json states it itself.
 
         Raises:
             InputError: unreadable, empty, not UTF-8, a token listed twice, one of ``SPECIAL_TOKENS`` missing; a
@@ -284,7 +284,7 @@ def train_vocabulary(sources: Sequence[str], size: int, lowercase: bool, output:
 
 
 def _count_words(sources: Sequence[str], normaliser: normalizers.BertNormalizer) -> Counter[str]:
-    """How often each normalised word occurs. Where there are too many, the rarest are forgotten."""
+    """How often each normalised word occurs. If there are too many, the rarest are dropped."""
     from bertjobs.data.corpus import documents  # here: reading a vocabulary needs no corpus
 
     words: Counter[str] = Counter()

@@ -38,15 +38,15 @@ def truncate(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "spoil", [flip, truncate, lambda path: replace_by(path, flip)], ids=["altered", "cut off", "replaced"]
+    "change", [flip, truncate, lambda path: replace_by(path, flip)], ids=["altered", "cut off", "replaced"]
 )
 def test_other_bytes_are_reported_with_the_expected_and_the_actual_sha256(
-    shards: list[PhaseShard], spoil: Callable[[Path], None]
+    shards: list[PhaseShard], change: Callable[[Path], None]
 ) -> None:
     watch = ShardWatch(shards)
     assert watch.check_now() is None
     victim = shards[1]
-    spoil(victim.path)
+    change(victim.path)
     error = watch.check_now()
     assert error is watch.error
     assert error is not None

@@ -236,7 +236,7 @@ def test_a_full_disk_keeps_what_was_done(options: Make, tmp_path: Path) -> None:
         with pytest.raises(BertjobsError) as caught:
             prepare(options("small/data"), quiet)
         assert "No space left on device" in str(caught.value)
-        assert "when there is room" in str(caught.value)
+        assert "once there is space" in str(caught.value)
         assert list((small / "data" / FOLDER_NAME / "tokenise").glob("*.json"))
         subprocess.run(["mount", "-o", "remount,size=40m", str(small)], check=True)
         prepare(options("small/data"), quiet)

@@ -37,7 +37,7 @@ def with_settings(trial: Trial, home: Path, **settings: Any) -> Trial:
     return replace(trial, home=home)
 
 
-def spoil(trial: Trial, number: int, phase: int = 1) -> str:
+def alter_shard(trial: Trial, number: int, phase: int = 1) -> str:
     """Change one byte of a training shard; returns the shard's name."""
     shard = shards_of(DataManifest.read(trial.data).phase(phase))[number]
     content = bytearray(shard.path.read_bytes())
@@ -66,14 +66,14 @@ def test_a_checkpoint_has_the_position_in_the_data(stopped: Trial) -> None:
 
 
 def test_an_altered_shard_stops_the_run_before_anything_is_written(data_copy: Trial, alone: Alone) -> None:
-    name = spoil(data_copy, 1)
+    name = alter_shard(data_copy, 1)
     end = alone(data_copy, 1)
     assert_refused(end, f"shard {name} was altered", "the manifest says", "on_bad_shard=skip")
     assert not data_copy.results.exists()
 
 
 def test_an_altered_shard_is_reported_once_on_two_ranks(data_copy: Trial) -> None:
-    name = spoil(data_copy, 2)
+    name = alter_shard(data_copy, 2)
     first, second = data_copy.run(1, 2)
     assert_refused(first, f"shard {name} was altered")
     assert (second.code, second.err) == (0, "")
@@ -81,7 +81,7 @@ def test_an_altered_shard_is_reported_once_on_two_ranks(data_copy: Trial) -> Non
 
 def test_bad_shards_are_skipped_recorded_and_remembered(data_copy: Trial, tmp_path: Path, alone: Alone) -> None:
     trial = with_settings(data_copy, tmp_path / "home", on_bad_shard="skip")
-    altered = spoil(trial, 1)
+    altered = alter_shard(trial, 1)
     end = alone(trial.having(STEPS_THIS_RUN=5), 1)
     assert end.code == 75, end
     assert f"shard {altered} was altered" in end.out
