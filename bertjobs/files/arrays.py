@@ -59,7 +59,7 @@ class ArraysWriter:
         self._open = ExitStack()
 
     def append(self, name: str, values: Array) -> None:
-        """Add values to an array; TypeError where the array's type cannot hold every value of theirs."""
+        """Add values to an array; TypeError if the array's type cannot hold every value of theirs."""
         values = np.ascontiguousarray(values.astype(self._kinds[name], casting="safe", copy=False))
         self._parts[name].write(values.data)
         self._items[name] += values.size

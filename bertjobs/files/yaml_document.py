@@ -19,7 +19,7 @@ class YamlDocument:
     Attributes:
         label: what errors call the file.
         content: what YAML makes of it.
-        root: the same as nodes, which know their lines; None where the file is empty.
+        root: the same as nodes, which know their lines; None if the file is empty.
     """
 
     label: str

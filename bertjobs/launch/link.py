@@ -53,7 +53,7 @@ class End:
         advanced: whether the attempt wrote a checkpoint.
         step_limit: whether it was to make a limited number of steps (STEPS_THIS_RUN).
         unfit_nodes: names of nodes, separated by commas, that failed the node check; "" for none.
-        cause: why, as the journal has it; None where it does not.
+        cause: why, as the journal has it; None if it does not.
     """
 
     code: int

@@ -14,7 +14,7 @@ from bertjobs.optim.lamb import Lamb
 
 
 def why_not_apex() -> str | None:
-    """Why apex's LAMB cannot be used here, or None where it can.
+    """Why apex's LAMB cannot be used here, or None if it can.
 
     PyPI's package "apex" is a different one. NVIDIA's brings the compiled module ``amp_C``.
     """

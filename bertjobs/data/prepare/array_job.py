@@ -92,7 +92,7 @@ def _check_inputs(output: str, stage: str, journal: Journal) -> None:
 
 
 def _unseen(output: str, stage: str) -> str:
-    """What is missing for a stage, in words; "" where nothing is."""
+    """What is missing for a stage, in words; "" if nothing is."""
     try:
         work = WorkFolder.read(Path(output))
     except OSError as error:

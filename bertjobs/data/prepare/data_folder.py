@@ -37,7 +37,7 @@ def prepare(options: PrepareOptions, progress: Progress, runner: Runner | None =
         runner: where the tasks run; in this process by default.
 
     Returns:
-        False where the folder was complete already.
+        False if the folder was complete already.
 
     Raises:
         InputError: bad options, corpus or vocabulary, an output of other settings, or one that cannot be written.

@@ -129,7 +129,7 @@ class PrepareOptions:
 
 
 def difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """How two settings differ, in words; "" where they do not."""
+    """How two settings differ, in words; "" if they do not."""
     return "; ".join(
         f"{name} was {before.get(name)!r}, now {now.get(name)!r}"
         for name in {**before, **now}

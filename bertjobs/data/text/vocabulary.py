@@ -39,7 +39,7 @@ class Vocabulary:
         sha256: of the bytes of vocab.txt, 64 hex digits.
         lowercase: text is lowercased before it is encoded; from a vocab.txt its accents are dropped as well.
         tokens_file: the bytes of vocab.txt; one token per line where a tokenizer.json was read.
-        tokenizer_file: the text of tokenizer.json; None where a vocab.txt was read.
+        tokenizer_file: the text of tokenizer.json; None if a vocab.txt was read.
     """
 
     tokens: tuple[str, ...] = field(repr=False)
@@ -156,7 +156,7 @@ class Vocabulary:
 
 
 def _special_ids(tokens: Sequence[str], where: str) -> list[int]:
-    """The ids of ``SPECIAL_TOKENS``; InputError where a token is listed twice or one of these is missing."""
+    """The ids of ``SPECIAL_TOKENS``; InputError if a token is listed twice or one of these is missing."""
     ids: dict[str, int] = {}
     for number, token in enumerate(tokens):
         if ids.setdefault(token, number) != number:

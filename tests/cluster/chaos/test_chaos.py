@@ -44,7 +44,7 @@ class Outcome:
 
     Attributes:
         phase, step: the newest step at the time.
-        cause: the journal's word for the end of the attempt, "" where it survived.
+        cause: the journal's word for the end of the attempt, "" if it survived.
         repeated_steps: how many steps were computed a second time.
         lost_s: seconds until a newer step than that one was done.
     """
