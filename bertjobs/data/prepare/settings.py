@@ -62,13 +62,13 @@ class PrepareOptions:
         corpora: sources, as ``corpus.Source.parse`` takes them.
         vocabulary: path of a vocab.txt or tokenizer.json.
         output: folder to make.
-        cased: keep upper case and accents, where the vocabulary does not say so itself.
+        cased: keep upper case and accents, if the vocabulary does not decide.
         phases: shapes of the phases' sequences.
         duplicates: how often pairs are drawn from each training document; validation is drawn once.
         bin_size: tokens a length bin spans; each phase's sequence length is a multiple.
         shards: files per bin; 0 chooses: 8, or as many as keep a file near 64 MB.
         masking: "dynamic" (none stored) or "static".
-        masked_share: share of the tokens that are masked, where masking is static.
+        masked_share: with static masking, share of the tokens that are masked.
         masked_units: what static masking chooses, "pieces", or "words" with all their pieces.
         short_sequence_share: share of the documents whose target length is drawn at random.
         sample_ratio: share of the documents that are used at all.

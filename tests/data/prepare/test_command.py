@@ -48,7 +48,7 @@ def test_help_gives_units_and_defaults(capsys: pytest.CaptureFixture[str]) -> No
     with pytest.raises(SystemExit):
         _run("prepare", "--help")
     printed = " ".join(capsys.readouterr().out.split())
-    for words in ("tokens that a length bin spans (default: 64)", "(default: dynamic)", "one per core (default: 0)"):
+    for words in ("width of a length bin in tokens (default: 64)", "(default: dynamic)", "one per core (default: 0)"):
         assert words in printed
 
 
