@@ -141,7 +141,7 @@ def test_a_sweep_ends_when_memory_runs_out(monkeypatch: pytest.MonkeyPatch, spec
         sweep(spec, spec.phases[0], CPU, sizes=[16], seconds=0.05, repeats=1)
 
 
-def test_a_recipe_for_gpus_is_refused_where_there_are_none() -> None:
+def test_a_recipe_for_gpus_is_refused_without_a_gpu() -> None:
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
     with pytest.raises(InputError, match="torch sees none"):

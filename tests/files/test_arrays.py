@@ -115,7 +115,7 @@ def test_a_truncated_file_is_refused(path, keep):
         map_arrays(path)
 
 
-def test_bytes_left_over_are_refused_with_what_was_expected(path):
+def test_leftover_bytes_are_refused_naming_the_expected_size(path):
     size = path.stat().st_size
     path.write_bytes(path.read_bytes() + b"x")
     with pytest.raises(ValueError, match=f"its header describes {size} bytes, but it has {size + 1}"):

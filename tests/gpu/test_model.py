@@ -67,7 +67,7 @@ def test_activation_checkpointing_takes_less_memory_and_gives_the_same_bits(prec
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_the_forward_pass_does_not_wait_where_the_labels_are_on_the_cpu(precision: str) -> None:
+def test_the_forward_pass_does_not_wait_if_the_labels_are_on_the_cpu(precision: str) -> None:
     model, inputs = new_model(), batch()
     with autocast(precision, GPU):
         model(**inputs)

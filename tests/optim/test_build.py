@@ -138,7 +138,7 @@ def test_a_backend_that_needs_a_gpu_is_refused_on_a_cpu(model: BertForPreTrainin
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_states_are_shared_only_where_the_recipe_says_so(model: BertForPreTraining, name: str) -> None:
+def test_states_are_shared_only_if_the_recipe_says_so(model: BertForPreTraining, name: str) -> None:
     group = StateShare(1, 3)
     whole = build_optimizer(model, OptimizerSpec(name), 0.1, group=group)
     shared = build_optimizer(model, OptimizerSpec(name, shard_states=True), 0.1, group=group)

@@ -213,7 +213,7 @@ def test_it_refuses_parameters_that_its_kernels_would_misread(parameter: Tensor)
         FusedLamb([torch.nn.Parameter(parameter.to(DEVICE))], LR)
 
 
-def test_it_can_be_used_where_a_kernel_runs() -> None:
+def test_it_can_be_used_if_a_kernel_runs() -> None:
     assert why_not_fused(DEVICE) is None
 
 

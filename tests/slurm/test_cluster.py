@@ -183,7 +183,7 @@ def test_the_size_of_arrays_is_that_of_the_configuration(
     assert max_array_size(Slurm({"PATH": "/nowhere"})) == 1001
 
 
-def test_partitions_are_unknown_where_sinfo_cannot_be_read(tool: Tool, tmp_path: Path) -> None:
+def test_partitions_are_unknown_if_sinfo_cannot_be_read(tool: Tool, tmp_path: Path) -> None:
     slurm = Slurm({"PATH": f"{tmp_path / 'bin'}:/usr/bin:/bin"})
     assert partitions_of(slurm) == ()
     tool("sinfo", "echo 'another format'")

@@ -53,7 +53,7 @@ def looked_at(model: BertForPreTraining, **changes: Any) -> Diagnosis:
     return diagnose(model, **{**step, **changes})
 
 
-def test_it_names_and_counts_what_is_not_finite(model: BertForPreTraining) -> None:
+def test_a_diagnosis_names_and_counts_what_is_not_finite(model: BertForPreTraining) -> None:
     parameters = dict(model.named_parameters())
     parameters[BIAS].grad[[1, 4]] = math.nan
     parameters[BIAS].grad[7] = -math.inf

@@ -78,7 +78,7 @@ def test_a_shard_that_is_corrupted_during_the_run_ends_it_with_a_checkpoint(
     assert long.directory.events()[-1]["exit_code"] == 64
 
 
-def test_where_bad_shards_are_skipped_the_run_asks_to_be_continued(
+def test_if_bad_shards_are_skipped_the_run_asks_to_be_continued(
     trial: Trial, own_data: Path, alone: Callable[..., Ended], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr("bertjobs.train.pretraining.batches.ShardWatch", partial(ShardWatch, interval_s=0.05))

@@ -59,7 +59,7 @@ def test_metrics_hold_every_step_once(outcome: tuple[Trial, list[Ended], list[En
     assert [line["step"] for line in read_lines(trial.phase(2).validation)] == [3]
 
 
-def test_it_learns(outcome: tuple[Trial, list[Ended], list[Ended]]) -> None:
+def test_the_loss_falls_over_a_run(outcome: tuple[Trial, list[Ended], list[Ended]]) -> None:
     lines = outcome[0].metrics(1)
     assert sum(line["loss_nats"] for line in lines[-5:]) < sum(line["loss_nats"] for line in lines[:5]) - 0.5
 

@@ -180,7 +180,7 @@ def _in_order(sizes: list[int], count: int, order: list[int]) -> set[int]:
 
 
 @pytest.mark.parametrize("continued", [0.2, 0.6, 0.95])
-def test_whole_words_are_taken_as_by_berts_loop(continued: float) -> None:
+def test_whole_words_are_chosen_as_in_berts_loop(continued: float) -> None:
     """Every choice is one that BERT's loop makes in some order; no word is split, and none spans A and B."""
     rows = 1000
     ids, offsets, a_lengths, continues = _ragged(rows, 8, continued)

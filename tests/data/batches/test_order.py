@@ -40,7 +40,7 @@ def test_steps_read_the_epochs_one_after_the_other(rows: int, size: int, steps: 
 
 @settings(deadline=None)
 @given(data=st.data(), rows=ROWS, seed=SEEDS)
-def test_rows_left_out_change_the_order_of_no_other(data: st.DataObject, rows: int, seed: int) -> None:
+def test_leaving_rows_out_does_not_change_the_order_of_the_others(data: st.DataObject, rows: int, seed: int) -> None:
     left_out = data.draw(gaps(rows))
     order = SampleOrder(rows, seed, left_out)
     out = {row for start, stop in left_out for row in range(start, stop)}

@@ -249,7 +249,7 @@ def test_the_kind_of_your_own_text_is_recognised_by_file_names(site: Site, tmp_p
     assert arguments[-2:] == ["--seed", "7"]
 
 
-def test_a_vocabulary_is_trained_where_none_is_given(tmp_path: Path) -> None:
+def test_a_vocabulary_is_trained_if_none_is_given(tmp_path: Path) -> None:
     (tmp_path / "t").mkdir()
     for name in range(4):
         (tmp_path / "t" / f"{name}.txt").write_text(sentences(name * 100))

@@ -165,7 +165,7 @@ def test_two_phases_and_more_held_out(adopted, vocabulary: Vocabulary, tmp_path:
     assert data.settings["adopted_from"] == [str(first), str(second)]
 
 
-def test_balanced_files_are_used_where_the_unbalanced_ones_were_kept_too(
+def test_balanced_files_are_used_if_the_unbalanced_ones_were_kept_too(
     adopted, vocabulary: Vocabulary, tmp_path: Path
 ) -> None:
     folder = lddl_folder(tmp_path / "lddl", vocabulary, kind="part.")

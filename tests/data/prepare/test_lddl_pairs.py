@@ -169,7 +169,7 @@ def test_pairs_are_lddls(
 
 
 @pytest.mark.parametrize("count", [1, 2])
-def test_pairs_are_lddls_where_no_other_document_comes_up(
+def test_pairs_are_lddls_if_no_other_document_comes_up(
     lddl: dict[str, Any], documents: list[list[list[str]]], count: int
 ) -> None:
     """Ten tries find only the same document: always if there is one document, once in a thousand if there are two."""

@@ -39,7 +39,7 @@ def test_shares_hold_each_task_once_and_differ_by_one_at_most(numbers: list[int]
     ],
     ids=["killed", "failed", "done, not seen yet", "queued early", "inputs not seen", "never began"],
 )
-def test_a_task_counts_as_failed_only_where_it_is_at_fault(
+def test_a_task_counts_as_failed_only_if_it_is_at_fault(
     journal: list[dict[str, Any]], early: bool, expected: list[TaskFailure]
 ) -> None:
     element = Element("12_3", "pairs", (1, 4, 9), early)

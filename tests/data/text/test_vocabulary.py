@@ -246,7 +246,7 @@ def test_rare_words_are_dropped_when_there_are_too_many(
     assert {"the", "congress", "peace"} <= set(tokens)
 
 
-def test_more_than_a_thousand_characters_are_kept_where_the_text_needs_them(tmp_path: Path) -> None:
+def test_more_than_a_thousand_characters_are_kept_if_the_text_needs_them(tmp_path: Path) -> None:
     ideographs = [chr(0x4E00 + number) for number in range(1500)]
     (tmp_path / "a.txt").write_text(" ".join(ideographs * 3), "utf-8")
     for size, kept in ((4000, 1500), (2200, 1100), (1100, 1000)):

@@ -273,7 +273,7 @@ def test_an_older_log_names_no_causes_but_its_journal_does(spec: RunSpec) -> Non
     assert judged(spec, log=full, attempt=replace(ATTEMPT, word="disk full")).cause is Cause.DISK
 
 
-def test_what_the_journal_keeps_of_another_rank_s_error_counts_where_its_log_is_lost(spec: RunSpec) -> None:
+def test_another_rank_s_error_in_the_journal_counts_if_its_log_is_lost(spec: RunSpec) -> None:
     failure = Failure("OutOfMemoryError: CUDA out of memory", rank=3)
     lost = "error: another rank is gone; (x)\n  cause: lost rank\n"
     attempt = replace(ATTEMPT, word="out of GPU memory", failure=failure)

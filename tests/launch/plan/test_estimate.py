@@ -100,7 +100,7 @@ def test_damaged_runs_are_skipped(tmp_path: Path) -> None:
     assert earlier_runs(tmp_path / "nowhere") == []
 
 
-def test_a_published_figure_counts_where_nothing_was_measured(tmp_path: Path) -> None:
+def test_a_published_figure_counts_if_nothing_was_measured(tmp_path: Path) -> None:
     spec = resolved("dgxa100-80g", nodes=2)
     first, second = (estimate_phase(spec, phase, 30522, None) for phase in spec.phases)
     assert first
@@ -171,7 +171,7 @@ def leave_bench(results: Path, *lines: object) -> None:
     (results / BENCH_FILE).write_text(text)
 
 
-def test_a_benchmark_counts_where_no_run_has_measured(tmp_path: Path) -> None:
+def test_a_benchmark_counts_if_no_run_has_measured(tmp_path: Path) -> None:
     spec = resolved("h200", nodes=2)
     leave_bench(tmp_path, bench_line(spec))
     estimate = estimate_phase(spec, spec.phases[0], 30522, None, earlier_runs(tmp_path))

@@ -267,7 +267,7 @@ def struck_phase(root: Path) -> RunDirectory:
     return directory
 
 
-def test_a_process_may_not_write_large_files_where_no_disk_can_be_filled(tmp_path: Path) -> None:
+def test_a_process_may_not_write_large_files_if_no_disk_can_be_filled(tmp_path: Path) -> None:
     program = (
         "import sys\nsys.stdin.readline()\n"
         f"file = open({str(tmp_path / 'file')!r}, 'wb', buffering=0)\n"

@@ -177,7 +177,7 @@ def test_a_log_read_as_it_grows_is_the_log(
     assert read == list(LogReader(file).read(to_the_end=True))
 
 
-def test_follow_shows_the_newest_log_whole_and_no_older_one_and_then_the_next(
+def test_follow_shows_the_whole_newest_log_then_the_next_and_no_older_one(
     directory: RunDirectory, slurm: Slurm, tool: Tool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(logs_module, "LOOK_EVERY_S", 0.0)

@@ -23,7 +23,7 @@ def after(steps: list[float], checkpoints: list[float], asked: float | None = No
 
 
 @given(st.lists(SECONDS, max_size=60), st.lists(SECONDS, max_size=5))
-def test_it_covers_the_longest_recent_step_and_the_longest_checkpoint(
+def test_the_lead_covers_the_longest_recent_step_and_the_longest_checkpoint(
     steps: list[float], checkpoints: list[float]
 ) -> None:
     counted = (steps[WARM_UP:] or steps)[-RECENT:]
@@ -32,7 +32,7 @@ def test_it_covers_the_longest_recent_step_and_the_longest_checkpoint(
 
 
 @given(st.lists(SECONDS, min_size=1, max_size=5))
-def test_checkpoints_never_shorten_it(checkpoints: list[float]) -> None:
+def test_checkpoints_never_shorten_the_lead(checkpoints: list[float]) -> None:
     leads = [after([1.0], checkpoints[:count]).seconds for count in range(len(checkpoints) + 1)]
     assert all(earlier <= later for earlier, later in pairwise(leads))
 

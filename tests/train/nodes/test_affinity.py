@@ -79,7 +79,7 @@ def test_more_ranks_than_cores_share_what_is_near() -> None:
         pytest.param(Node({0, 1, 2, 3}, {0: {0}}, {}, share=2), id="other jobs' CPUs are in the mask"),
     ],
 )
-def test_nothing_is_done_where_something_is_unknown_or_done_already(node: Node) -> None:
+def test_nothing_is_done_if_something_is_unknown_or_done_already(node: Node) -> None:
     assert cpus_for(0, node) is None
 
 

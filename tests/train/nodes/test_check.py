@@ -311,7 +311,7 @@ def test_unfit_nodes_are_named_recorded_and_refused(tmp_path: Path) -> None:
     assert {(suspect.run, suspect.job) for suspect in register.values()} == {("bert", "77")}
 
 
-def test_several_ranks_of_a_node_make_one_result(tmp_path: Path) -> None:
+def test_several_ranks_of_a_node_give_one_result(tmp_path: Path) -> None:
     reports = played(Scene(2, 2, tmp_path, ahead_s={2: -60.0, 3: -60.0}))
     looked, measured = reports[3].looked, reports[3].measured
     assert [node.node for node in looked.nodes] == ["node0", "node1"]
@@ -379,7 +379,7 @@ def test_nvidia_smi_is_asked(look: Look, tmp_path: Path) -> None:
     )
 
 
-def test_gpus_that_are_gone_are_fatal_only_where_the_job_was_given_them(look: Look) -> None:
+def test_missing_gpus_are_fatal_only_if_the_job_was_given_them(look: Look) -> None:
     if torch.cuda.device_count():
         pytest.skip("this machine has GPUs")
     assert problems(look(":", CUDA_VISIBLE_DEVICES="0,1")) == [fatal("0 of 2 GPUs seen")]

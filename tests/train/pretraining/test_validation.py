@@ -60,7 +60,7 @@ def on_ranks(settings: Trial, world_size: int, folder: Path) -> list[Score]:
     return [json.loads(file.read_text()) for file in files]
 
 
-def test_it_is_the_sum_over_single_sequences(settings: Trial, on_one_rank: Score, data: DataManifest) -> None:
+def test_the_score_is_the_sum_over_single_sequences(settings: Trial, on_one_rank: Score, data: DataManifest) -> None:
     environ = settings.environment(1)
     job = resolve_job(environ, read_placement(environ), Pretraining.of)
     shards = open_shards(DataManifest.read(data.folder), job.spec, job.phase, Ranks(read_placement(environ)))
