@@ -36,10 +36,12 @@ class Packs:
 
 def packs_of(spec: RunSpec, data: DataManifest | None) -> dict[int, Packs]:
     """The packs of each phase; of those alone whose data are there and can be read. {} for a padded run."""
+    if data is None or not spec.is_unpadded:
+        return {}
     packs = {}
-    for phase in spec.phases if spec.is_unpadded and data else ():
+    for phase in spec.phases:
         try:
-            packs[phase.phase] = _packs(spec, phase, data)  # type: ignore[arg-type]
+            packs[phase.phase] = _packs(spec, phase, data)
         except InputError:  # the checks of the data name it
             continue
     return packs
