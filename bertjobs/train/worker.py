@@ -16,6 +16,7 @@ from bertjobs.files.atomic import write_text
 from bertjobs.recipe.spec import RunSpec
 from bertjobs.run.causes import Cause
 from bertjobs.run.suspects import excluded, suspects
+from bertjobs.train.architecture import check_this_gpu
 from bertjobs.train.failure import cause_of, exit_code, explanation, is_lost_connection, kept
 from bertjobs.train.job import PhaseJob, check_budgets, record, record_failure, resolve_job
 from bertjobs.train.nodes.affinity import bind_near_gpu
@@ -68,6 +69,7 @@ def work(environ: Mapping[str, str], ranks: Ranks, stop: StopRequest, objective_
         use_deterministic(True)
     try:
         ranks.decided(lambda: check_budgets(job))
+        ranks.in_turn(lambda: check_torch(job.spec, job.placement))
         check_nodes(job, ranks, environ)
         device = ranks.in_turn(lambda: choose_device(job.spec, job.placement))
         set_up_process(job, device, environ)
@@ -126,6 +128,22 @@ def check_nodes(job: PhaseJob, ranks: Ranks, environ: Mapping[str, str]) -> None
     settle(ranks, facts, job.placement, Path(spec.results), spec.run)
 
 
+def check_torch(spec: RunSpec, placement: Placement) -> None:
+    """Make sure that this torch has code for this rank's GPU; one that is missing is not this check's business.
+
+    Raises:
+        InputError: it has none; says which wheel has it.
+    """
+    index = gpu_index(placement)
+    if spec.gpus and index < torch.cuda.device_count():
+        check_this_gpu(index)
+
+
+def gpu_index(placement: Placement) -> int:
+    """The number of this rank's GPU among those that torch sees; a process may see only its own."""
+    return 0 if torch.cuda.device_count() == 1 else placement.local_rank
+
+
 def choose_device(spec: RunSpec, placement: Placement) -> torch.device:
     """This rank's GPU, or the CPU where the run uses none.
 
@@ -134,8 +152,7 @@ def choose_device(spec: RunSpec, placement: Placement) -> torch.device:
     """
     device = torch.device("cpu")
     if spec.gpus:
-        seen = torch.cuda.device_count()
-        index = 0 if seen == 1 else placement.local_rank
+        seen, index = torch.cuda.device_count(), gpu_index(placement)
         if index >= seen:
             raise InputError(
                 f"rank {placement.rank} needs GPU {index} of its node, but torch sees only {seen}",
