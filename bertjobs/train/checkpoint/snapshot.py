@@ -172,8 +172,9 @@ class Snapshot:
             self._copying = [self._pool.submit(file.copy, sources) for file in self.files]
 
     def wait(self) -> None:
-        """Wait until all is copied; raises any error of the copies."""
+        """Wait until all is copied; raises any error of the copies. Any thread may call it."""
         if self._queued is not None:
+            torch.cuda.set_device(self._device)  # each thread has its own; else this opens the first GPU as well
             self._queued.synchronize()
         for copying in self._copying:
             copying.result()
