@@ -17,6 +17,7 @@ from bertjobs.recipe.spec import RunSpec
 from bertjobs.run.causes import Cause
 from bertjobs.run.suspects import excluded, suspects
 from bertjobs.train.architecture import check_this_gpu
+from bertjobs.train.caches import close_cache, open_cache
 from bertjobs.train.failure import cause_of, exit_code, explanation, is_lost_connection, kept
 from bertjobs.train.job import PhaseJob, check_budgets, record, record_failure, resolve_job
 from bertjobs.train.nodes.affinity import bind_near_gpu
@@ -52,18 +53,22 @@ def main(environ: Mapping[str, str], stop: StopRequest, objective_of: ObjectiveO
         with joined(placement, join_timeout_s(environ)) as ranks:
             code = work(environ, ranks, stop, objective_of)
     except FirstRankFailedError:
-        return EXIT_DONE
+        code = EXIT_DONE
     except Exception as error:
         print(explanation(error, placement.rank if placement else 0), file=sys.stderr, flush=True)
         code = exit_code(error)
     if code != EXIT_DONE and placement and placement.world_size > 1:
         time.sleep(LINGER_S)
+    if placement and placement.local_rank == 0:
+        close_cache(os.environ)
     return code
 
 
 def work(environ: Mapping[str, str], ranks: Ranks, stop: StopRequest, objective_of: ObjectiveOf) -> int:
     """Do what the environment asks for and write the journal; all ranks are in the process group."""
     job = ranks.in_turn(lambda: resolve_job(environ, ranks.placement, objective_of))
+    if job.spec.gpus:
+        os.environ.update(open_cache(environ))  # before anything is compiled
     if job.spec.deterministic:
         os.environ.update(deterministic_environment(environ))  # before a GPU is used
         use_deterministic(True)
