@@ -16,7 +16,7 @@ from bertjobs.files.atomic import write_text
 from bertjobs.recipe.spec import RunSpec
 from bertjobs.run.causes import Cause
 from bertjobs.run.suspects import excluded, suspects
-from bertjobs.train.architecture import check_this_gpu
+from bertjobs.run.torch_wheels import check_architecture
 from bertjobs.train.caches import close_cache, open_cache
 from bertjobs.train.failure import cause_of, exit_code, explanation, is_lost_connection, kept
 from bertjobs.train.job import PhaseJob, check_budgets, record, record_failure, resolve_job
@@ -134,14 +134,16 @@ def check_nodes(job: PhaseJob, ranks: Ranks, environ: Mapping[str, str]) -> None
 
 
 def check_torch(spec: RunSpec, placement: Placement) -> None:
-    """Make sure that this torch has code for this rank's GPU; one that is missing is not this check's business.
+    """Make sure that this torch has code for this rank's GPU. A GPU that is missing is not this check's business, and
+    torch's builds for AMD are not judged.
 
     Raises:
         InputError: it has none; says which wheel has it.
     """
     index = gpu_index(placement)
-    if spec.gpus and index < torch.cuda.device_count():
-        check_this_gpu(index)
+    if spec.gpus and torch.version.cuda and index < torch.cuda.device_count():
+        name, capability = torch.cuda.get_device_name(index), torch.cuda.get_device_capability(index)
+        check_architecture(name, capability, torch.cuda.get_arch_list(), torch.__version__, torch.version.cuda)
 
 
 def gpu_index(placement: Placement) -> int:

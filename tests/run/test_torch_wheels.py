@@ -1,15 +1,11 @@
-"""A torch that has no code for a GPU is refused before anything else, with the wheel that has it."""
+"""Which torch has code for which GPU, and the wheel that has it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
-import torch
 
 from bertjobs.errors import InputError
-from bertjobs.train.architecture import check_architecture, runs_on
-from tests.train.conftest import Ended, Trial
+from bertjobs.run.torch_wheels import INDEX, check_architecture, lacks_code, runs_on
 
 CU126 = ["sm_50", "sm_60", "sm_70", "sm_75", "sm_80", "sm_86", "sm_90"]
 CU130 = ["sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120", "compute_120"]
@@ -82,18 +78,21 @@ def test_a_gpu_that_is_served_and_a_torch_that_names_nothing_pass() -> None:
     check_architecture("NVIDIA H200", H200, [], "2.11.0", "13.0")
 
 
-def test_a_worker_ends_with_64_before_it_touches_the_gpu(
-    trial: Trial, alone: Callable[..., Ended], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """torch's answers on a node with a V100; a wheel for CPUs would fail at anything more."""
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "Tesla V100-SXM2-16GB")
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: V100)
-    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: CU130)
-    monkeypatch.setattr(torch.version, "cuda", "13.0")
-    end = alone(trial.having(GPUS=1), 1)
-    assert end.code == 64
-    assert "needs code for sm_70" in end.err
-    assert "--index-url https://download.pytorch.org/whl/cu126" in end.err
-    assert "node check" not in end.out
-    assert not trial.directory.root.exists()
+@pytest.mark.parametrize(
+    ("chip", "version", "tag"),
+    [
+        ("V100-SXM2-16GB", "2.13.0", "cu126"),  # PyPI's
+        ("V100-SXM3-32GB", "2.11.0+cu130", "cu126"),
+        ("V100-SXM2-16GB", "2.11.0+cu126", None),
+        ("V100-SXM2-16GB", "2.11.0a0+nv26.01", None),  # of a container: nobody knows
+        ("V100-SXM2-16GB", "2.13.0+cpu", None),
+        ("V100-SXM2-16GB", None, None),
+        ("A100-SXM4-40GB", "2.13.0", None),
+        ("H200-SXM5-141GB", "2.13.0", None),
+        ("none", "2.13.0", None),
+    ],
+)
+def test_what_a_recipe_can_tell_before_any_gpu_is_there(chip: str, version: str | None, tag: str | None) -> None:
+    hint = lacks_code(chip, version)
+    assert (hint is None) == (tag is None)
+    assert hint is None or hint.endswith(f"torch=={version.partition('+')[0]} --index-url {INDEX}{tag}")  # type: ignore[union-attr]

@@ -1,6 +1,6 @@
-"""Whether this torch holds machine code for this GPU, asked before anything else: else its first kernel fails.
+"""Which builds of torch have machine code for which GPUs; elsewhere the first kernel fails.
 
-A wheel of torch lists what it was compiled for (``torch.cuda.get_arch_list``). ``sm_80`` is machine code, for GPUs of
+Torch lists what it was compiled for (``torch.cuda.get_arch_list``). ``sm_80`` is machine code, for GPUs of
 compute capability 8.0 and those of the same major version with a higher minor one; ``sm_90a`` is for 9.0 only;
 ``sm_100f`` for 10.0 and its family, the same major version. ``compute_80`` is PTX, which the driver translates for 8.0
 and everything newer ("Application compatibility" in NVIDIA's CUDA C++ programming guide).
@@ -11,8 +11,6 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-import torch
 
 from bertjobs.errors import InputError
 
@@ -36,6 +34,9 @@ WHEELS = (
     Wheel("cu126", (5, 0), (9, 0), "torch 2.6 to 2.14"),
     Wheel("cu130", (7, 5), (12, 0), "torch 2.9 and later"),
 )
+OLD_CHIPS = {"P100": (6, 0), "V100": (7, 0)}
+"""GPUs that recipes name and the usual wheels have no code for, and their capabilities."""
+
 INDEX = "https://download.pytorch.org/whl/"
 
 
@@ -93,8 +94,18 @@ def _wheel_for(capability: Capability, version: str) -> str:
     )
 
 
-def check_this_gpu(index: int) -> None:
-    """`check_architecture` for a GPU that torch sees, by its number; torch's builds for AMD are not judged."""
-    if torch.version.cuda:
-        name, capability = torch.cuda.get_device_name(index), torch.cuda.get_device_capability(index)
-        check_architecture(name, capability, torch.cuda.get_arch_list(), torch.__version__, torch.version.cuda)
+def lacks_code(chip: str, version: str | None) -> str | None:
+    """What to install if a wheel of torch is known to have no code for a GPU, judged without either; else None.
+
+    Args:
+        chip: the GPU's name in a recipe, such as "V100-SXM2-16GB".
+        version: torch's, as its package states it; None if it is not installed.
+    """
+    capability = next((found for name, found in OLD_CHIPS.items() if chip.startswith(name)), None)
+    if version is None or capability is None:
+        return None
+    release, _, tag = version.partition("+")
+    # PyPI's wheels have no tag. What was built elsewhere, or for CPUs, is not judged.
+    if tag not in ("", *(wheel.tag for wheel in WHEELS if capability < wheel.oldest)):
+        return None
+    return _wheel_for(capability, release)
