@@ -21,7 +21,7 @@ BLOCKS_AT_ONCE = 1024
 
 
 def why_not_fused(device: torch.device) -> str | None:
-    """Why Triton's kernels cannot run on ``device``, or None where they can: one is compiled, run, and its result read.
+    """Why Triton's kernels cannot run on ``device``, or None if they can: one is compiled, run, and its result read.
 
     A kernel that is only started fails at some later operation, if at all; so this waits for the device, once per
     attempt.

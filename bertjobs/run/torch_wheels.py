@@ -101,7 +101,7 @@ def lacks_code(chip: str, version: str | None) -> str | None:
         chip: the GPU's name in a recipe, such as "V100-SXM2-16GB".
         version: torch's, as its package states it; None if it is not installed.
     """
-    capability = next((found for name, found in OLD_CHIPS.items() if chip.startswith(name)), None)
+    capability = next((of_chip for name, of_chip in OLD_CHIPS.items() if chip.startswith(name)), None)
     if version is None or capability is None:
         return None
     release, _, tag = version.partition("+")

@@ -28,8 +28,8 @@ SLURM = {"SLURM_JOB_ID": "4711", "HOME": "/home/me"}
     ],
 )
 def test_the_folder_is_the_nodes_and_the_jobs(environ: dict[str, str], usable: set[str], folder: str | None) -> None:
-    found = cache_folder(environ, 7, lambda place: str(place) in usable)
-    assert found == (Path(folder) if folder else None)
+    chosen = cache_folder(environ, 7, lambda place: str(place) in usable)
+    assert chosen == (Path(folder) if folder else None)
 
 
 def test_what_the_user_has_set_stays() -> None:

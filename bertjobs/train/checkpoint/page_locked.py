@@ -15,7 +15,7 @@ from torch import Tensor
 
 
 def page_locked(elements: int, owner: object, cudart: Any = None) -> Tensor:
-    """Float32 zeros, [elements], in page-locked memory; touched, so that no page has to be found later.
+    """Float32 zeros, [elements], in page-locked memory, all pages of which exist already.
 
     Args:
         owner: what uses the memory as page-locked; when it dies, the memory becomes ordinary again.

@@ -96,8 +96,8 @@ def test_what_one_rank_cannot_compile_none_does(
 
 def test_a_rank_alone_falls_back_too(capsys: pytest.CaptureFixture[str]) -> None:
     assert warmed_up(Ranks(read_placement({})), "broken").parts is EAGER
-    said = capsys.readouterr().out.splitlines()
-    assert said[1] == "all ranks continue without compiled kernels, more slowly: 1 of 1 have none"
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1] == "all ranks continue without compiled kernels, more slowly: 1 of 1 have none"
 
 
 def test_a_full_gpu_is_not_a_failure_to_compile() -> None:
