@@ -92,7 +92,8 @@ def _use_deterministic_inductor(on: bool) -> None:
         return  # nothing has been set: spare the import
     from torch._inductor import config
 
-    config.deterministic = on
+    if hasattr(config, "deterministic"):
+        config.deterministic = on
     if on:
         config.max_autotune = config.max_autotune_pointwise = config.max_autotune_gemm = False
         config.coordinate_descent_tuning = False

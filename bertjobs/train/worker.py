@@ -74,7 +74,6 @@ def work(environ: Mapping[str, str], ranks: Ranks, stop: StopRequest, objective_
         use_deterministic(True)
     try:
         ranks.decided(lambda: check_budgets(job))
-        ranks.in_turn(lambda: check_torch(job.spec, job.placement))
         check_nodes(job, ranks, environ)
         device = ranks.in_turn(lambda: choose_device(job.spec, job.placement))
         set_up_process(job, device, environ)
@@ -133,43 +132,39 @@ def check_nodes(job: PhaseJob, ranks: Ranks, environ: Mapping[str, str]) -> None
     settle(ranks, facts, job.placement, Path(spec.results), spec.run)
 
 
-def check_torch(spec: RunSpec, placement: Placement) -> None:
-    """Make sure that this torch has code for this rank's GPU. A GPU that is missing is not this check's business, and
-    torch's builds for AMD are not judged.
-
-    Raises:
-        InputError: it has none; says which wheel has it.
-    """
-    index = gpu_index(placement)
-    if spec.gpus and torch.version.cuda and index < torch.cuda.device_count():
-        name, capability = torch.cuda.get_device_name(index), torch.cuda.get_device_capability(index)
-        check_architecture(name, capability, torch.cuda.get_arch_list(), torch.__version__, torch.version.cuda)
-
-
-def gpu_index(placement: Placement) -> int:
-    """The number of this rank's GPU among those that torch sees; a process may see only its own."""
-    return 0 if torch.cuda.device_count() == 1 else placement.local_rank
-
-
 def choose_device(spec: RunSpec, placement: Placement) -> torch.device:
     """This rank's GPU, or the CPU where the run uses none.
 
     Raises:
-        InputError: the recipe asks for a GPU that this process does not see, or for a precision that the GPU lacks.
+        InputError: the recipe asks for a GPU that this process does not see or that torch has no code for, or for a
+            precision that the GPU lacks.
     """
     device = torch.device("cpu")
     if spec.gpus:
-        seen, index = torch.cuda.device_count(), gpu_index(placement)
+        seen = torch.cuda.device_count()
+        index = 0 if seen == 1 else placement.local_rank
         if index >= seen:
             raise InputError(
                 f"rank {placement.rank} needs GPU {index} of its node, but torch sees only {seen}",
                 where=f"recipe {spec.recipe}, node of rank {placement.rank}",
                 hint="ask Slurm for the GPUs (--gpus-per-node), or set GPUS=0 to train on the CPU",
             )
+        check_torch(index)
         torch.cuda.set_device(index)
         device = torch.device("cuda", index)
     check_precision(spec.precision, device)
     return device
+
+
+def check_torch(index: int) -> None:
+    """Make sure that this torch has code for a GPU, before that GPU is opened; torch's builds for AMD are not judged.
+
+    Raises:
+        InputError: it has none; says which wheel has it.
+    """
+    if torch.version.cuda:
+        name, capability = torch.cuda.get_device_name(index), torch.cuda.get_device_capability(index)
+        check_architecture(name, capability, torch.cuda.get_arch_list(), torch.__version__, torch.version.cuda)
 
 
 def set_up_process(job: PhaseJob, device: torch.device, environ: Mapping[str, str]) -> None:

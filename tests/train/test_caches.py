@@ -102,7 +102,7 @@ def test_a_worker_on_gpus_sets_them_before_it_opens_anything(
         seen.extend(os.environ.get(name) for name in CACHES)
         raise RuntimeError("far enough")
 
-    monkeypatch.setattr("bertjobs.train.worker.check_torch", end)
+    monkeypatch.setattr("bertjobs.train.worker.check_nodes", end)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     end_of_run = alone(trial.having(GPUS=gpus, BERTJOBS_JOB="9", TMPDIR=tmp_path / "node"), 1)
     assert "far enough" in end_of_run.err

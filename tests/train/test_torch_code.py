@@ -1,4 +1,4 @@
-"""A torch that has no code for the GPU is refused before anything else."""
+"""A torch that has no code for the GPU is refused before anything is opened on it."""
 
 from __future__ import annotations
 
