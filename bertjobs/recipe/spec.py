@@ -339,6 +339,15 @@ class RunSpec:
             choices=("none", "fp16", "bf16"),
         ),
     ] = "none"
+    ddp_bucket_mb: Annotated[
+        float,
+        Setting(
+            "gradients that ranks exchange at a time, while the rest is still computed",
+            unit="MB",
+            above=True,
+            example="100",
+        ),
+    ] = 25.0
     deterministic: Annotated[bool, Setting("use only GPU kernels that give the same bits each time; slower")] = False
     seed: Annotated[
         int,

@@ -17,6 +17,7 @@ from bertjobs.model.packed import EAGER, TokenWise, packed_sums
 from bertjobs.recipe.spec import RunSpec
 from bertjobs.train.objective import Term
 from bertjobs.train.precision import AUTOCAST, autocast
+from bertjobs.train.ranks import Ranks
 
 
 class Forward(nn.Module):
@@ -61,11 +62,28 @@ class Forward(nn.Module):
         """Where the model is."""
         return self.model.bert.embeddings.word_embeddings.weight.device
 
-    def warm_up(self, pack: PackedBatch, precision: str) -> None:
-        """Compile what training on packs of this shape needs, so that no step waits for it; changes nothing else."""
-        if self.attention is not None and self.parts is not EAGER:
-            device = pack.input_ids.device
-            warm_up(self.model, pack, self.attention, self.parts, lambda: autocast(precision, device))
+    def warm_up(self, pack: PackedBatch, precision: str, ranks: Ranks) -> None:
+        """Compile what training on packs of this shape needs, so that no step waits for it; changes nothing else.
+
+        All ranks call it. If one of them cannot compile, all continue with eager parts: else the others would wait for
+        it in each step, or, if it ended, would end with it.
+        """
+        if self.attention is None:
+            return
+        device, problem = pack.input_ids.device, ""
+        if self.parts is not EAGER:
+            try:
+                warm_up(self.model, pack, self.attention, self.parts, lambda: autocast(precision, device))
+            except torch.OutOfMemoryError:
+                raise  # eager parts need more memory, not less
+            except Exception as error:  # compilers, drivers and caches fail in many ways
+                problem = str(error).strip().partition("\n")[0] or type(error).__name__
+                print(f"rank {ranks.rank}: warning: nothing can be compiled: {problem}", flush=True)
+        eager, failed = ranks.sum_on_host(int(self.parts is EAGER or problem != ""), int(problem != ""))
+        if eager:
+            self.parts = EAGER
+        if failed or 0 < eager < ranks.size:
+            ranks.say(f"all ranks continue without compiled kernels, more slowly: {eager} of {ranks.size} have none")
 
     def describe(self) -> str:
         """One line for the log."""
