@@ -82,7 +82,7 @@ class Result:
         places: tokens of these, padding included.
         sequences_per_s: by round.
         loss: of the checked sequences, without dropout, in nats.
-        failed: why nothing else is filled in; "" where it ran.
+        failed: why nothing else is filled in; "" if it ran.
     """
 
     name: str
@@ -126,12 +126,12 @@ class Comparison:
         return next(result for result in self.results if result.name == name)
 
     def ratio(self, name: str) -> float | None:
-        """How many times as fast as a variant the unpadded path is: the median of the rounds; None where it failed."""
+        """How many times as fast as a variant the unpadded path is: the median of the rounds; None if it failed."""
         ours, theirs = self.result(OURS).sequences_per_s, self.result(name).sequences_per_s
         return statistics.median(a / b for a, b in zip(ours, theirs, strict=True)) if ours and theirs else None
 
     def best_of(self, names: Sequence[str] = THEIRS) -> str | None:
-        """The fastest of some variants; None where all failed."""
+        """The fastest of some variants; None if all failed."""
         ran = [result for result in self.results if result.name in names and result.sequences_per_s]
         return max(ran, key=lambda result: result.rate).name if ran else None
 
@@ -365,7 +365,7 @@ def _loss_without_dropout(variant: Variant, work: TimedSequences, spec: RunSpec,
 
 
 def _check(results: Sequence[Result], precision: str) -> None:
-    """BertjobsError where losses differ by more than rounding does."""
+    """BertjobsError if losses differ by more than rounding does."""
     losses = {result.name: result.loss for result in results if not result.failed}
     ours = losses[OURS]
     for name, loss in losses.items():

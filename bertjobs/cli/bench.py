@@ -141,7 +141,7 @@ def _profile(spec: RunSpec, args: argparse.Namespace, sizes: list[int]) -> Any:
 
 
 def _positive(flag: str, text: str, kind: Any) -> Any:
-    """A number above 0 of a kind; InputError for anything else."""
+    """A number above 0 of this type; InputError for anything else."""
     try:
         value = kind(text)
     except ValueError:

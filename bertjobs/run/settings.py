@@ -24,7 +24,7 @@ def begun_phases(directory: RunDirectory) -> set[int]:
 
 
 def check_unchanged(spec: RunSpec, directory: RunDirectory, fixed: Collection[int] | None = None) -> None:
-    """Make sure that the settings which decide a run's weights are those that its phases were begun with.
+    """Make sure that the settings which decide a run's weights are those that its phases began with.
 
     Args:
         fixed: numbers of the phases whose settings must stay; None: those that have begun.

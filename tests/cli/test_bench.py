@@ -29,7 +29,7 @@ def recipe(tmp_path: Path) -> tuple[str, ...]:
     return "--recipe", "tiny", "--phase", "1"
 
 
-def test_a_sweep_is_shown_and_kept_and_planned_with(
+def test_a_sweep_is_shown_and_kept_and_used_by_plan(
     tmp_path: Path, bertjobs: Bertjobs, recipe: tuple[str, ...]
 ) -> None:
     done = bertjobs("bench", *recipe, *QUICK, "--output", "out/result.json", environ=ENVIRON)
@@ -51,7 +51,7 @@ def test_a_sweep_is_shown_and_kept_and_planned_with(
     assert phase["expected_from"].startswith("bertjobs bench, this recipe's model on ")
 
 
-def test_a_comparison_prints_json_alone(bertjobs: Bertjobs, recipe: tuple[str, ...]) -> None:
+def test_a_comparison_prints_nothing_but_json(bertjobs: Bertjobs, recipe: tuple[str, ...]) -> None:
     pytest.importorskip("transformers")
     arguments = ("--compare", "--sequences", 8, "--micro-batches", 4, "--repeats", 1, "--json")
     done = bertjobs("bench", *recipe, *arguments, environ={**ENVIRON, "TORCHDYNAMO_DISABLE": "1"})

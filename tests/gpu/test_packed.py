@@ -57,12 +57,12 @@ def test_loss_and_gradients_are_the_padded_path_s(name: str, precision: str) -> 
     tolerance = 1e-4 if precision == "fp32" else 5e-2
     with autocast(precision, GPU):
         expected = model(**{key: tensor.to(GPU) for key, tensor in padded(batch).items()})
-        found = packed_sums(model, batch.to(GPU), chosen)
-    assert found.mlm_loss_sum.item() == pytest.approx(expected.mlm_loss_sum.item(), rel=tolerance)
-    assert found.nsp_loss_sum.item() == pytest.approx(expected.nsp_loss_sum.item(), rel=tolerance)
-    right, got = train(expected, model), train(found, model)
-    for parameter, gradient in right.items():
-        assert (got[parameter] - gradient).norm() <= tolerance * gradient.norm() + 1e-6, parameter
+        sums = packed_sums(model, batch.to(GPU), chosen)
+    assert sums.mlm_loss_sum.item() == pytest.approx(expected.mlm_loss_sum.item(), rel=tolerance)
+    assert sums.nsp_loss_sum.item() == pytest.approx(expected.nsp_loss_sum.item(), rel=tolerance)
+    expected_gradients, gradients = train(expected, model), train(sums, model)
+    for parameter, gradient in expected_gradients.items():
+        assert (gradients[parameter] - gradient).norm() <= tolerance * gradient.norm() + 1e-6, parameter
 
 
 @pytest.mark.parametrize("name", ["flash", "nested", "triton"])
@@ -76,7 +76,7 @@ def test_forward_and_backward_wait_for_nothing(name: str) -> None:
         (sums.mlm_loss_sum + sums.nsp_loss_sum).backward()
 
 
-def test_compiled_once_is_compiled_for_all_packs() -> None:
+def test_one_compilation_serves_all_packs() -> None:
     chosen, model, parts = attention("auto", "bf16"), new_model(0.1), compile_parts(GPU)
     assert parts is not EAGER
     before = torch.cuda.get_rng_state()

@@ -1,4 +1,4 @@
-"""The check of a GPU, where there is none."""
+"""The check of a GPU, on a machine without one."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_its_arguments_are_checked_first(script: Script, arguments: tuple[str, .
 
 
 @pytest.mark.parametrize("arguments", [(), ("--help",), ("one", "two")])
-def test_the_download_wants_a_folder(script: Script, arguments: tuple[str, ...]) -> None:
+def test_the_download_needs_a_folder(script: Script, arguments: tuple[str, ...]) -> None:
     end = script("gpu_wheels.sh", *arguments)
     assert (end.returncode, end.stdout) == (64, "")
     assert end.stderr == "error: usage: scripts/gpu_wheels.sh DIR\n"
