@@ -12,7 +12,7 @@ from bertjobs.errors import InputError
 from bertjobs.run.directory import RunDirectory
 from bertjobs.run.owner import BEAT_S, Lives, Owner, Owners, process_lives
 from bertjobs.slurm.client import Slurm
-from bertjobs.slurm.jobs import RUNNING
+from bertjobs.slurm.jobs import RUNNING, WAITING
 from bertjobs.slurm.refusals import NoAnswer
 
 WAIT_S = 600.0
@@ -37,9 +37,10 @@ def lives_by(slurm: Slurm, candidate: Owner) -> Lives:
             answer = slurm.ask([owner.job])
         except NoAnswer:
             return None
-        if answer.silence or owner.job not in answer.jobs:
-            return None
-        return answer.jobs[owner.job].state in RUNNING
+        job = answer.jobs.get(owner.job)
+        if job is None or job.state == "UNKNOWN" or (job.state in WAITING and job.source != "squeue"):
+            return None  # for a moment after a start, accounting has an older state
+        return job.state in RUNNING
 
     return lives
 
