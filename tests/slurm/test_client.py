@@ -9,6 +9,7 @@ import pytest
 from bertjobs.errors import BertjobsError, InputError
 from bertjobs.slurm.client import Slurm
 from bertjobs.slurm.jobs import Pending, pending_of_squeue, record_of_scontrol, states_of_sacct
+from bertjobs.slurm.refusals import NoAnswer
 from tests.slurm.conftest import Tool
 
 SQUEUE = """\
