@@ -141,14 +141,19 @@ def check_owner(job: PhaseJob) -> None:
         raise NotOwnerError(f"run {job.spec.run} is being trained by {owner.words()}", where=str(job.directory.root))
 
 
+def still_owns(job: PhaseJob) -> bool:
+    """Whether no other attempt has taken the run over, since this one seemed dead."""
+    return Owners(job.directory.owners).owns(*job.placement.owner)
+
+
 def check_still_owner(job: PhaseJob) -> None:
-    """Make sure that no other attempt has taken the run over meanwhile, since this one seemed dead.
+    """Make sure of `still_owns`. Rank 0 alone calls it.
 
     Raises:
         NotOwnerError: one has.
     """
-    owners = Owners(job.directory.owners)
-    if not owners.owns(*job.placement.owner) and (last := owners.last()):
+    last = Owners(job.directory.owners).last()
+    if last and not still_owns(job):
         raise NotOwnerError(f"run {job.spec.run} was taken over by {last.words()}", where=str(job.directory.root))
 
 
