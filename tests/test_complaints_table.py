@@ -1,4 +1,4 @@
-"""docs/launcher-complaints.md: fifteen rows, each of which names existing tests."""
+"""docs/launcher-complaints.md: its rows, each of which names existing tests."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ ROWS = {
 }
 
 
-def test_there_are_fifteen() -> None:
-    assert sorted(ROWS) == list(range(1, 16))
+def test_rows_are_numbered_without_gaps() -> None:
+    assert len(ROWS) >= 18
+    assert sorted(ROWS) == list(range(1, len(ROWS) + 1))
 
 
 @pytest.mark.parametrize("number", sorted(ROWS))

@@ -81,7 +81,6 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
 def _submit(args: argparse.Namespace) -> int:
     from bertjobs.launch.plan.plan import arithmetic
     from bertjobs.launch.plan.preflight import refuse
-    from bertjobs.launch.start import write_run
 
     plan = make_checked_plan(args, resolve_arguments(args, os.environ, site=chosen_site(args)))
     refuse(plan.problems)
@@ -92,14 +91,13 @@ def _submit(args: argparse.Namespace) -> int:
     if args.dry_run:
         return _dry_run(plan, args)
     if plan.backend == "local":
-        return _run_here(plan, write_run(plan.spec), args)
+        return _run_here(plan, args)
     return _start_on_slurm(plan, args)
 
 
 def _resume(args: argparse.Namespace) -> int:
     from bertjobs.launch.plan.preflight import refuse
     from bertjobs.launch.resume import resumed
-    from bertjobs.launch.start import write_run
     from bertjobs.run.settings import restored_on_failure
 
     directory = opened(args)
@@ -110,11 +108,10 @@ def _resume(args: argparse.Namespace) -> int:
     _warn(plan)
     if args.dry_run:
         return _dry_run(plan, args)
+    if plan.backend == "local":
+        return _run_here(plan, args)
     with restored_on_failure(directory):
-        if plan.backend != "local":
-            return _start_on_slurm(plan, args)
-        write_run(plan.spec)
-    return _run_here(plan, directory, args)
+        return _start_on_slurm(plan, args)
 
 
 def _warn(plan: Plan) -> None:
@@ -199,15 +196,17 @@ def _print_json(directory: RunDirectory, jobs: dict[int, str], commands: list[st
     print(json.dumps(result, indent=2))
 
 
-def _run_here(plan: Plan, directory: RunDirectory, args: argparse.Namespace) -> int:
+def _run_here(plan: Plan, args: argparse.Namespace) -> int:
     from bertjobs.cli.report import finish
-    from bertjobs.launch.start import run_here
+    from bertjobs.launch.start import start_here
+    from bertjobs.run.directory import RunDirectory
 
     for number in (signal.SIGTERM, signal.SIGHUP):  # `bertjobs cancel` and a closed terminal ask as ctrl-C does
         if signal.getsignal(number) != signal.SIG_IGN:  # nohup
             signal.signal(number, signal.default_int_handler)
     out = sys.stderr if args.json else sys.stdout
-    code = run_here(directory, plan.spec, os.environ, out)
+    code = start_here(plan.spec, os.environ, out)
+    directory = RunDirectory(Path(plan.spec.results) / plan.spec.run)
     commands = [f"bertjobs resume {directory.root}"] if code == 75 else []
     if code == 0:
         print("\n" + finish(directory), file=out)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 PRIVATE_FOLDER = 0o700
+PRIVATE_FILE = 0o600
 TEMPORARY_PREFIX = ".tmp-"
 
 

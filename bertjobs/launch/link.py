@@ -9,28 +9,42 @@ from __future__ import annotations
 
 import argparse
 import os
+import socket
 import sys
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from bertjobs.errors import EXIT_BAD_INPUT, EXIT_CONTINUE, EXIT_DONE, EXIT_FAILURE, BertjobsError
+from bertjobs.launch.ownership import take_for_job
 from bertjobs.recipe.lockfile import read_lockfile
 from bertjobs.run.causes import Cause, Then
 from bertjobs.run.checkpoints import newest_name
 from bertjobs.run.directory import PhaseDirectory, RunDirectory
 from bertjobs.run.journal import read_story
+from bertjobs.run.owner import Owner, Owners
 from bertjobs.run.restarts import beyond_budget, chain_events, close_attempt, complete_journal
 from bertjobs.slurm.client import Slurm
 from bertjobs.slurm.environment import clean_environment
+from bertjobs.slurm.refusals import NoAnswer
 
+TRAIN = 0
+"""Exit code of ``begin``: the run is this job's."""
+ANOTHER_TRAINS = 20
+"""Exit code of ``begin``: another job trains the run, this one leaves."""
 ARRANGED = 0
 """Exit code of ``end``: what comes next is arranged, the job ends with the attempt's own code."""
 NEXT_PHASE_HERE = 10
 """Exit code of ``end``: this job trains the run's next phase itself."""
+
+PATIENCE_S = 300.0
+"""How long a link tries to reach Slurm. Its time limit may end it earlier: then the spare continues the run."""
+RETRY_S = 10.0
+T = TypeVar("T")
 
 
 class Next(StrEnum):
@@ -190,13 +204,25 @@ class CurrentLink:
             return {}
 
 
-def begin(link: CurrentLink, slurm: Slurm) -> None:
-    """Before an attempt: complete the journal if the previous one could not write its own end."""
+def begin(link: CurrentLink, slurm: Slurm) -> int:
+    """Before an attempt: take the run, and complete the journal if the previous one could not write its own end.
+
+    Returns:
+        `TRAIN` or `ANOTHER_TRAINS`.
+
+    Raises:
+        OSError: the run's folder cannot be written.
+    """
+    candidate = Owner(link.job, link.attempt, socket.gethostname(), 0, "slurm", link.chain)
+    if other := take_for_job(Owners(link.folder.owners), candidate, slurm):
+        _say(f"run {link.folder.name} is being trained by {other.words()}: job {link.job} leaves it alone")
+        return ANOTHER_TRAINS
     link.directory.exclude.unlink(missing_ok=True)
     if events := link.events():
         job = str(events[-1]["job"])
         state = slurm.last_state(job, is_running=job == link.job)
         complete_journal(link.folder, link.phase, link.chain, state)
+    return TRAIN
 
 
 def end(link: CurrentLink, slurm: Slurm, code: int, *, before: str, told_to_end: bool) -> int:
@@ -210,6 +236,18 @@ def end(link: CurrentLink, slurm: Slurm, code: int, *, before: str, told_to_end:
     Returns:
         `ARRANGED` or `NEXT_PHASE_HERE`.
     """
+    owners = Owners(link.folder.owners)
+    if not owners.owns(link.job, link.attempt):
+        _say(f"another attempt has taken over run {link.folder.name}: nothing is left to arrange")
+        return ARRANGED
+    answer = _decide(link, slurm, code, before=before, told_to_end=told_to_end)
+    last = owners.last()
+    if answer != NEXT_PHASE_HERE and last:
+        owners.release(last)
+    return answer
+
+
+def _decide(link: CurrentLink, slurm: Slurm, code: int, *, before: str, told_to_end: bool) -> int:
     exclude = link.directory.exclude
     if code not in (EXIT_DONE, EXIT_CONTINUE) and not told_to_end:
         close_attempt(link.folder, link.phase, link.chain, code, source="batch script")
@@ -232,30 +270,47 @@ def end(link: CurrentLink, slurm: Slurm, code: int, *, before: str, told_to_end:
 
 def _arrange(link: CurrentLink, slurm: Slurm, decision: Decision, ended: End) -> int:
     if decision.next is Next.NEXT_PHASE:
-        if link.followers(slurm, "phase"):
+        if patiently(lambda: link.followers(slurm, "phase")):
             return ARRANGED  # the next phase's own job is in the queue
         if link.phases_left():
             return NEXT_PHASE_HERE
-        _cancel(link.followers(slurm, "spare"), slurm)
+        _cancel(patiently(lambda: link.followers(slurm, "spare")), slurm)
     elif decision.next is Next.NOTHING_HERE:
         if slurm.was_preempted(link.job):  # if Slurm cancels preempted jobs, nothing else would continue the run
             ensure_follower(link, slurm)
     elif decision.next is Next.STOP:
         _say(f"not continued: {decision.why}")
-        _cancel(link.followers(slurm), slurm)
+        _cancel(patiently(lambda: link.followers(slurm)), slurm)
     elif decision.next is Next.RESTART:
         _say("continuing: requeue")
         try:
-            slurm.requeue(link.job)
+            patiently(lambda: slurm.requeue(link.job))
         except BertjobsError as error:
             _say(error.what)
             ensure_follower(link, slurm)
     else:
         _say(f"continuing elsewhere: a job that excludes {ended.unfit_nodes}")
-        for job in link.followers(slurm):
+        for job in patiently(lambda: link.followers(slurm)):
             slurm.update(job, ExcNodeList=ended.unfit_nodes)
         ensure_follower(link, slurm, f"--exclude={ended.unfit_nodes}")
     return ARRANGED
+
+
+def patiently(act: Callable[[], T]) -> T:
+    """Do something that Slurm may not answer to at the moment: again and again, for `PATIENCE_S` seconds.
+
+    Raises:
+        NoAnswer: it never answered.
+    """
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            return act()
+        except NoAnswer as error:
+            if time.monotonic() >= deadline:
+                raise
+            _say(f"{error.what}: trying again")
+            time.sleep(RETRY_S)
 
 
 def ensure_follower(link: CurrentLink, slurm: Slurm, *options: str) -> None:
@@ -264,7 +319,7 @@ def ensure_follower(link: CurrentLink, slurm: Slurm, *options: str) -> None:
     if not link.phases or not script.is_file():
         return
     try:
-        if link.followers(slurm):
+        if patiently(lambda: link.followers(slurm)):
             return
         job = slurm.submit_follower(link.job, script, name=f"{link.folder.name}-spare", options=options)
     except BertjobsError as error:
@@ -287,11 +342,12 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
     """run.sub's questions.
 
     Returns:
-        0, or one of the codes of ``end``. Any other, such as an exception's 1, tells run.sub that nothing is arranged.
+        0, or one of the codes of ``begin`` and ``end``. Any other, such as an exception's 1, tells run.sub that it got
+        no answer.
     """
     parser = argparse.ArgumentParser(prog="python -m bertjobs.launch.link", description=__doc__)
     verbs = parser.add_subparsers(dest="verb", required=True)
-    verbs.add_parser("begin", help="complete the journal before an attempt")
+    verbs.add_parser("begin", help="take the run and complete the journal before an attempt")
     verbs.add_parser("checkpoint", help="a checkpoint was written: make sure that a link follows this job")
     ending = verbs.add_parser("end", help="decide and arrange what comes next")
     ending.add_argument("code", type=int, help="exit code of the ranks")
@@ -300,13 +356,12 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
     given = parser.parse_args(arguments)
     link, slurm = CurrentLink.of(environ), Slurm(clean_environment(environ))
     if given.verb == "begin":
-        begin(link, slurm)
-    elif given.verb == "checkpoint":
+        return begin(link, slurm)
+    if given.verb == "checkpoint":
         ensure_follower(link, slurm)
-    else:
-        before = Path(given.before).name
-        return end(link, slurm, given.code, before=before, told_to_end=given.told_to_end)
-    return ARRANGED
+        return ARRANGED
+    before = Path(given.before).name
+    return end(link, slurm, given.code, before=before, told_to_end=given.told_to_end)
 
 
 if __name__ == "__main__":

@@ -12,10 +12,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TextIO
 
-from bertjobs.errors import EXIT_DONE, InputError
+from bertjobs.errors import EXIT_DONE, BertjobsError, InputError
 from bertjobs.files.atomic import write_text
 from bertjobs.launch import local
 from bertjobs.launch.link import End, Next, cause_of_end, record_refusal, what_next
+from bertjobs.launch.ownership import Claim, claimed
 from bertjobs.launch.script import submissions
 from bertjobs.launch.source import write_source
 from bertjobs.launch.watch.progress import ProgressView
@@ -25,15 +26,23 @@ from bertjobs.recipe.spec import PhaseSpec, RunSpec
 from bertjobs.run.checkpoints import newest_name
 from bertjobs.run.directory import RunDirectory
 from bertjobs.run.restarts import chain_events, close_attempt
-from bertjobs.run.settings import write_settings
+from bertjobs.run.settings import restored_on_failure, write_settings
 from bertjobs.run.suspects import excluded, suspects
 from bertjobs.slurm.client import Slurm
 from bertjobs.slurm.environment import clean_environment
 from bertjobs.slurm.options import SlurmOptions
+from bertjobs.slurm.refusals import NoAnswer
 
 Queueing = Callable[[RunDirectory, RunSpec, SlurmOptions, Sequence[str], str], dict[int, str]]
 """Queues a run's phases: given the run's directory and spec, sbatch's options, jobs to wait for and the chain's name,
 it returns phase -> job id."""
+
+APPEARS_S = 30.0
+"""How long a job may take to appear in the queue after sbatch has given up waiting for an answer."""
+
+
+class UnansweredError(BertjobsError):
+    """Nobody knows whether a job was queued."""
 
 
 def choose_backend(asked: str, spec: RunSpec, slurm: Slurm, resumed: RunDirectory | None = None) -> str:
@@ -92,12 +101,15 @@ def queue(
     """Queue a job for each phase, each waiting for the end of the one before; returns phase -> job id.
 
     All or nothing: if sbatch refuses one, those queued before it are cancelled.
+
+    Raises:
+        UnansweredError: nobody knows whether one was queued.
     """
     jobs: dict[int, str] = {}
     for submission in submissions(spec, options, python, chain=chain, after=after):
         write_text(submission.path, submission.script)
         try:
-            jobs[submission.phase] = slurm.submit(submission.command(jobs))
+            jobs[submission.phase] = _submitted(submission.command(jobs), directory, slurm, list(jobs.values()))
         except BaseException:
             if jobs:
                 slurm.cancel(list(jobs.values()))
@@ -105,6 +117,76 @@ def queue(
     for number, job in jobs.items():
         directory.record("submitted", backend="slurm", phase=number, job=job, chain=chain)
     return jobs
+
+
+def _submitted(words: Sequence[str], directory: RunDirectory, slurm: Slurm, known: Sequence[str]) -> str:
+    """Queue a job; where sbatch gets no answer, the queue is searched for it, since the controller may have got it.
+
+    Args:
+        known: jobs of the run that are in the queue already.
+
+    Raises:
+        UnansweredError: neither does the queue answer.
+    """
+    try:
+        return slurm.submit(words)
+    except NoAnswer as error:
+        try:
+            jobs = appeared(directory, slurm, known)
+        except NoAnswer as silence:
+            raise UnansweredError(
+                f"{error.what}, and neither does the queue: the job may be in it or not",
+                where=error.where,
+                hint=f"later: bertjobs cancel {directory.name}, which also finds a job that nobody knows of, then "
+                f"bertjobs resume {directory.name}",
+            ) from silence
+        if not jobs:
+            raise
+        return jobs[0]
+
+
+def appeared(
+    directory: RunDirectory,
+    slurm: Slurm,
+    known: Sequence[str],
+    *,
+    patience_s: float = APPEARS_S,
+    sleep: Callable[[float], None] = time.sleep,
+) -> list[str]:
+    """Jobs of a run, besides the ``known`` ones, that are or come into the queue within ``patience_s`` seconds.
+
+    Raises:
+        NoAnswer: squeue does not answer in that time.
+    """
+    deadline = time.monotonic() + patience_s
+    while True:
+        silence = None
+        try:
+            jobs = [id for id in slurm.jobs_of_run(directory.name, directory.root) if id not in known]
+        except NoAnswer as error:
+            jobs, silence = [], error
+        if jobs:
+            return jobs
+        if time.monotonic() >= deadline:
+            if silence is not None:
+                raise silence
+            return []
+        sleep(APPEARS_S / 6)
+
+
+def check_queue(directory: RunDirectory, slurm: Slurm) -> None:
+    """Make sure that no job of a run is in the queue, not even one that the journal does not name.
+
+    Raises:
+        InputError: there is one.
+        NoAnswer: squeue does not say.
+    """
+    if jobs := slurm.jobs_of_run(directory.name, directory.root):
+        raise InputError(
+            f"run {directory.name!r} already has jobs in the queue: {', '.join(jobs)}",
+            where=str(directory.root),
+            hint=f"wait, or stop them first: bertjobs cancel {directory.name}",
+        )
 
 
 def without_suspects(spec: RunSpec, options: SlurmOptions, slurm: Slurm) -> SlurmOptions:
@@ -133,37 +215,63 @@ def start_on_slurm(
 ) -> tuple[RunDirectory, dict[int, str]]:
     """Write a run directory and queue its phases; a run that cannot be queued leaves nothing behind.
 
+    Raises:
+        InputError: the run has jobs in the queue, or somebody else trains or queues it; or sbatch refused.
+        NoAnswer: the controller does not answer, and nothing was queued.
+        UnansweredError: nobody knows whether something was queued; the run's folder stays.
+
     ``after``: jobs whose end the first one waits for. ``by``: the function that queues the phases, by default `queue`.
     """
     results = Path(spec.results)
     new = [folder for folder in (results / spec.run, results) if not folder.exists()]
-    try:
-        directory = write_run(spec)
-        options = without_suspects(spec, options, slurm)
-        chain = next_chain(directory)
-        if by is not None:
-            return directory, by(directory, spec, options, after, chain)
-        return directory, queue(directory, spec, options, slurm, chain=chain, after=after)
-    except BaseException:
-        for folder in new:
-            shutil.rmtree(folder, ignore_errors=True)
-        raise
+    directory = RunDirectory(results / spec.run)
+    directory.create()
+    chain = next_chain(directory)
+    with claimed(directory, slurm, chain=chain):
+        try:
+            check_queue(directory, slurm)
+            write_run(spec)
+            options = without_suspects(spec, options, slurm)
+            if by is not None:
+                return directory, by(directory, spec, options, after, chain)
+            return directory, queue(directory, spec, options, slurm, chain=chain, after=after)
+        except UnansweredError:  # a job that was queued needs the folder
+            raise
+        except BaseException:
+            for folder in new:
+                shutil.rmtree(folder, ignore_errors=True)
+            raise
 
 
-def run_here(directory: RunDirectory, spec: RunSpec, environ: Mapping[str, str], out: TextIO) -> int:
-    """Run the phases of ``spec`` one after the other on this machine, each with a live line.
+def start_here(spec: RunSpec, environ: Mapping[str, str], out: TextIO) -> int:
+    """Write a run directory and train its phases on this machine; returns the exit code as `run_here` does.
+
+    Raises:
+        InputError: somebody else trains or queues the run.
+    """
+    directory = RunDirectory(Path(spec.results) / spec.run)
+    directory.create()
+    with claimed(directory, Slurm(environ)) as claim:
+        with restored_on_failure(directory):
+            write_run(spec)
+        return run_here(directory, spec, environ, out, claim)
+
+
+def run_here(directory: RunDirectory, spec: RunSpec, environ: Mapping[str, str], out: TextIO, claim: Claim) -> int:
+    """Run the phases of ``spec``, which this process has taken, one after the other on this machine, each with a live
+    line.
 
     Returns the exit code of the first phase that did not end with 0, else 0.
     """
-    environment = clean_environment(environ)
+    environment = clean_environment(environ) | {"BERTJOBS_OWNER": claim.owner.job}
     for phase in spec.phases:
-        if code := _phase_here(directory, spec, phase, environment, out):
+        if code := _phase_here(directory, spec, phase, environment, out, claim):
             return code
     return EXIT_DONE
 
 
 def _phase_here(
-    directory: RunDirectory, spec: RunSpec, phase: PhaseSpec, environment: Mapping[str, str], out: TextIO
+    directory: RunDirectory, spec: RunSpec, phase: PhaseSpec, environment: Mapping[str, str], out: TextIO, claim: Claim
 ) -> int:
     """One phase: attempts as long as another is to follow; returns the last one's exit code."""
     folder, job = directory.phase(phase.phase), local.next_job(directory)
@@ -171,9 +279,12 @@ def _phase_here(
     for attempt in itertools.count():
         log, before = folder.logs / f"{job}-{attempt}.out", newest_name(folder.checkpoints)
         view = ProgressView(folder.metrics, phase.steps, out)
-        code, interrupted = local.run_attempt(
-            sys.executable, spec, phase.phase, environment, log, job, attempt, view.update
-        )
+
+        def watch(view: ProgressView = view) -> None:
+            view.update()
+            claim.beat()
+
+        code, interrupted = local.run_attempt(sys.executable, spec, phase.phase, environment, log, job, attempt, watch)
         view.close()
         if code == EXIT_DONE:
             break

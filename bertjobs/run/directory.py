@@ -2,7 +2,7 @@
 
 ::
 
-    RESULTS/<run>/run.yml, source/, jobs.jsonl
+    RESULTS/<run>/run.yml, source/, jobs.jsonl, owners/
     RESULTS/<run>/phase<N>/logs/, metrics.jsonl, validation.jsonl, checkpoints/, DONE.json
 """
 
@@ -133,6 +133,11 @@ class RunDirectory:
     @property
     def report(self) -> Path:
         return self.root / "report.html"
+
+    @property
+    def owners(self) -> Path:
+        """Who trained the run, one after the other: `bertjobs.run.owner`."""
+        return self.root / "owners"
 
     def phase(self, number: int) -> PhaseDirectory:
         return PhaseDirectory(self.root / f"phase{number}", number)

@@ -74,9 +74,10 @@ def write_settings(directory: RunDirectory, spec: RunSpec) -> None:
 @contextmanager
 def restored_on_failure(directory: RunDirectory) -> Iterator[None]:
     """run.yml is again what it was if what is done here fails: nothing was queued with the changed settings."""
-    before = directory.lockfile.read_text(encoding="utf-8")
+    before = directory.lockfile.read_text(encoding="utf-8") if directory.lockfile.is_file() else None
     try:
         yield
     except BaseException:
-        directory.write_lockfile(before)
+        if before is not None:
+            directory.write_lockfile(before)
         raise

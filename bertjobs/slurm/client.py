@@ -215,7 +215,10 @@ class Slurm:
         that reported them.
 
         sacct knows all jobs, but with a delay; squeue only those that wait, run or have just ended, but without delay.
-        If both are silent, there is only the run directory.
+        If neither is installed, there is only the run directory.
+
+        Raises:
+            NoAnswer: one of them does not say.
         """
         states: dict[str, str] = {}
         sources = []
@@ -225,7 +228,10 @@ class Slurm:
         ):
             if not ids or not self.has(source):
                 continue
-            pairs = rows(self.run(words).stdout, 2)
+            done = self.run(words)
+            if done.returncode and is_no_answer(done.stderr):
+                raise NoAnswer(f"{source} could not reach the cluster: {done.stderr.strip()}", where=shell_line(words))
+            pairs = rows(done.stdout, 2)
             states |= {id: state.split()[0] for id, state in pairs}
             sources += [source] if pairs else []
         return states, "+".join(sources) or "run directory"
@@ -280,11 +286,14 @@ class Slurm:
 
         Returns:
             The jobs' names: ``RUN-phaseN`` or ``RUN-spare``.
+
+        Raises:
+            NoAnswer: Slurm does not say.
         """
         if not self.has("squeue"):
             return {}
         link = re.compile(re.escape(run) + r"-(phase\d+|spare)")
-        named = rows(self.run(["squeue", "-h", "--me", "-o", "%i|%j"]).stdout, 2)
+        named = rows(self.needed(["squeue", "-h", "--me", "-o", "%i|%j"]), 2)
         return {id: name for id, name in named if link.fullmatch(name) and self._writes_into(id, folder)}
 
     def _writes_into(self, job: str, folder: Path) -> bool:
@@ -311,8 +320,18 @@ class Slurm:
         return tuple(one for one in self.pending_of_user() if one.is_behind(job) and one.name.startswith(name))
 
     def job_record(self, job: str) -> dict[str, str]:
-        """The fields of ``scontrol show job``; {} for a job that the controller does not know or no longer knows."""
-        return record_of_scontrol(self.printed(["scontrol", "show", "job", job]) or "")
+        """The fields of ``scontrol show job``; {} for a job that the controller does not know or no longer knows.
+
+        Raises:
+            NoAnswer: it does not say.
+        """
+        if not self.has("scontrol"):  # as inside a container
+            return {}
+        words = ["scontrol", "show", "job", job]
+        done = self.run(words)
+        if done.returncode and is_no_answer(done.stderr):
+            raise NoAnswer(f"scontrol could not reach the cluster: {done.stderr.strip()}", where=shell_line(words))
+        return {} if done.returncode else record_of_scontrol(done.stdout)
 
     def was_preempted(self, job: str) -> bool:
         """Whether the controller says that the job's current start was preempted."""

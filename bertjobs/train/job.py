@@ -17,6 +17,7 @@ from bertjobs.recipe.schema import RUN
 from bertjobs.recipe.spec import PhaseSpec, RunSpec
 from bertjobs.recipe.variables import read_environment
 from bertjobs.run.directory import PhaseDirectory, RunDirectory
+from bertjobs.run.owner import NotOwnerError, Owners
 from bertjobs.run.restarts import (
     NotRestartedError,
     Refusal,
@@ -124,6 +125,36 @@ def open_directory(job: PhaseJob, **started: Any) -> None:
     remove_leftovers(job.folder.root)
     write_settings(job.directory, job.spec)
     record(job, "started", world_size=job.spec.world_size, **started)
+
+
+def check_owner(job: PhaseJob) -> None:
+    """Make sure that no other attempt trains this run. Rank 0 alone calls it.
+
+    The link, or the local launcher, has taken the run before; where no link could (no Python on its host), another
+    owner's signs of life are all that is known.
+
+    Raises:
+        NotOwnerError: another one does.
+    """
+    owner = Owners(job.directory.owners).current(lambda _: None)
+    if owner and not owner.is_attempt(*job.placement.owner):
+        raise NotOwnerError(f"run {job.spec.run} is being trained by {owner.words()}", where=str(job.directory.root))
+
+
+def still_owns(job: PhaseJob) -> bool:
+    """Whether no other attempt has taken the run over, since this one seemed dead."""
+    return Owners(job.directory.owners).owns(*job.placement.owner)
+
+
+def check_still_owner(job: PhaseJob) -> None:
+    """Make sure of `still_owns`. Rank 0 alone calls it.
+
+    Raises:
+        NotOwnerError: one has.
+    """
+    last = Owners(job.directory.owners).last()
+    if last and not still_owns(job):
+        raise NotOwnerError(f"run {job.spec.run} was taken over by {last.words()}", where=str(job.directory.root))
 
 
 def check_budgets(job: PhaseJob) -> None:

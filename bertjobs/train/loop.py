@@ -13,11 +13,12 @@ import torch
 from bertjobs.errors import InputError
 from bertjobs.optim.base import Optimizer
 from bertjobs.optim.schedule import learning_rate
+from bertjobs.run.owner import BEAT_S
 from bertjobs.train.checkpoint.saving import Saving
 from bertjobs.train.checkpoint.state import Progress
 from bertjobs.train.device import device_peak_flops, is_busy, peak_memory_gb
 from bertjobs.train.diagnosis import diagnose
-from bertjobs.train.job import PhaseJob
+from bertjobs.train.job import PhaseJob, check_still_owner, still_owns
 from bertjobs.train.metrics import MetricsLog, step_metrics
 from bertjobs.train.objective import Batches, GlobalBatch, Learner, MicroBatch
 from bertjobs.train.ranks import Ranks
@@ -73,6 +74,7 @@ class Trainer:
         self._skipped_in_a_row = 0
         self._read_ahead: tuple[Sequence[MicroBatch], InputError | None] | None = None
         self._waited_s = 0.0
+        self._looked_s = time.monotonic()
 
     def run(self) -> Outcome:
         """Step until the phase is done or all ranks agree to stop; a checkpoint is written either way.
@@ -156,13 +158,16 @@ class Trainer:
 
         Raises:
             InputError: a rank has an ``error``; a checkpoint was written.
+            NotOwnerError: another attempt has taken the run over; nothing more was written.
         """
         signals = [int(self.stop.signal == number) for number in STOP_SIGNALS]
-        own = [*signals, int(error is not None), *self.saving.flags, *self.learner.count(micro_batches)]
-        total = iter(self.ranks.sum_on_host(*own))
+        own = [*signals, int(self._is_lost()), int(error is not None), *self.saving.flags]
+        total = iter(self.ranks.sum_on_host(*own, *self.learner.count(micro_batches)))
         signals = [next(total) for _ in signals]
-        wrong, writing, unwritten = (next(total) for _ in range(3))
+        lost, wrong, writing, unwritten = (next(total) for _ in range(4))
         counts = list(total)
+        if lost:
+            self.ranks.decided(lambda: check_still_owner(self.job))
         self.saving.settle(writing, unwritten)
         if wrong:
             if self.job.spec.on_bad_shard == "skip":  # the next attempt detects it at its start, and skips it
@@ -173,6 +178,14 @@ class Trainer:
         if self._is_enough:
             causes.append("STEPS_THIS_RUN")
         return counts, causes[0] if causes else None
+
+    def _is_lost(self) -> bool:
+        """Whether another attempt has taken the run over: rank 0 looks now and then."""
+        now = time.monotonic()
+        if not self.ranks.is_first or now - self._looked_s < BEAT_S:
+            return False
+        self._looked_s = now
+        return not still_owns(self.job)
 
     def _line(
         self,

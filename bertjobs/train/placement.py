@@ -7,6 +7,9 @@ from dataclasses import dataclass
 
 from bertjobs.errors import InputError
 
+LAUNCHERS = ("BERTJOBS_JOB", "TORCHELASTIC_RUN_ID")
+"""Variables that only our local launcher and torchrun set."""
+
 
 @dataclass(frozen=True)
 class Placement:
@@ -22,6 +25,7 @@ class Placement:
         attempt: how many times the job has been requeued.
         scheduler: "slurm" or "local".
         chain: the submission that the job belongs to, or the job itself.
+        owner: job and attempt that have taken the run (`bertjobs.run.owner`): a local launcher's own, or these.
     """
 
     rank: int
@@ -35,6 +39,7 @@ class Placement:
     attempt: int
     scheduler: str
     chain: str = ""
+    owner: tuple[str, int] = ("", 0)
 
     @property
     def is_first(self) -> bool:
@@ -44,13 +49,15 @@ class Placement:
 def read_placement(environ: Mapping[str, str]) -> Placement:
     """The placement that ``environ`` describes; without a launcher, one process on this machine.
 
-    ``RANK``, ``WORLD_SIZE``, ... (torch's names, set by the local launcher) win over Slurm's variables, so that a
-    local run inside an allocation is a local run.
+    Slurm's variables win over ``RANK``, ``WORLD_SIZE``, ... (torch's names): pyxis sets those in each task of an image
+    with ``PYTORCH_VERSION``, and a shell may have them left over. A launcher that marks its processes, ours or
+    torchrun, wins over Slurm's, so that a local run inside an allocation is a local run.
 
     Raises:
         InputError: a variable is not a number, or the numbers contradict each other.
     """
-    if "RANK" not in environ and "SLURM_PROCID" in environ:
+    is_marked = any(environ.get(name) for name in LAUNCHERS)
+    if "SLURM_PROCID" in environ and not is_marked:
         scheduler = "slurm"
         names = ("SLURM_PROCID", "SLURM_LOCALID", "SLURM_NTASKS", "SLURM_NNODES")
         job, attempt = "SLURM_JOB_ID", "SLURM_RESTART_COUNT"
@@ -79,6 +86,7 @@ def read_placement(environ: Mapping[str, str]) -> Placement:
             f"rank {rank}, number {local_rank} on its node, cannot be among {world_size} tasks on {nodes} nodes",
             where="the launcher's environment",
         )
+    name, times = environ.get(job) or "0", number(attempt, "0")
     return Placement(
         rank=rank,
         local_rank=local_rank,
@@ -87,8 +95,9 @@ def read_placement(environ: Mapping[str, str]) -> Placement:
         tasks_per_node=world_size // nodes,
         master=environ.get("MASTER_ADDR", "127.0.0.1"),
         port=number("MASTER_PORT", "29400"),
-        job=environ.get(job, "0"),
-        attempt=number(attempt, "0"),
+        job=name,
+        attempt=times,
         scheduler=scheduler,
-        chain=environ.get("BERTJOBS_CHAIN") or environ.get(job, "0"),
+        chain=environ.get("BERTJOBS_CHAIN") or name,
+        owner=(environ["BERTJOBS_OWNER"], 0) if environ.get("BERTJOBS_OWNER") else (name, times),
     )

@@ -15,11 +15,12 @@ from bertjobs.errors import CAUSE, EXIT_CONTINUE, EXIT_DONE, InputError
 from bertjobs.files.atomic import write_text
 from bertjobs.recipe.spec import RunSpec
 from bertjobs.run.causes import Cause
+from bertjobs.run.owner import NotOwnerError
 from bertjobs.run.suspects import excluded, suspects
 from bertjobs.run.torch_wheels import check_architecture
 from bertjobs.train.caches import close_cache, open_cache
 from bertjobs.train.failure import cause_of, exit_code, explanation, is_lost_connection, kept
-from bertjobs.train.job import PhaseJob, check_budgets, record, record_failure, resolve_job
+from bertjobs.train.job import PhaseJob, check_budgets, check_owner, record, record_failure, resolve_job
 from bertjobs.train.nodes.affinity import bind_near_gpu
 from bertjobs.train.nodes.check import Disk, UnfitNodesError, settle
 from bertjobs.train.nodes.measure import look_at_nodes, measure_network
@@ -54,6 +55,9 @@ def main(environ: Mapping[str, str], stop: StopRequest, objective_of: ObjectiveO
             code = work(environ, ranks, stop, objective_of)
     except FirstRankFailedError:
         code = EXIT_DONE
+    except NotOwnerError as error:
+        print(error.render(), flush=True)
+        code = error.exit_code
     except Exception as error:
         print(explanation(error, placement.rank if placement else 0), file=sys.stderr, flush=True)
         code = exit_code(error)
@@ -72,6 +76,7 @@ def work(environ: Mapping[str, str], ranks: Ranks, stop: StopRequest, objective_
     if job.spec.deterministic:
         os.environ.update(deterministic_environment(environ))  # before a GPU is used
         use_deterministic(True)
+    ranks.decided(lambda: check_owner(job))
     try:
         ranks.decided(lambda: check_budgets(job))
         check_nodes(job, ranks, environ)
@@ -80,7 +85,7 @@ def work(environ: Mapping[str, str], ranks: Ranks, stop: StopRequest, objective_
         connect_ranks(job, ranks, device, environ)
         ranks.say(describe(job, device))
         outcome = train_phase(job, ranks, device, stop)
-    except FirstRankFailedError:
+    except (FirstRankFailedError, NotOwnerError):  # in the second case the journal is another attempt's
         raise
     except Exception as error:
         if ranks.is_first:

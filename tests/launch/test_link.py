@@ -96,6 +96,12 @@ def test_a_code_that_the_contract_does_not_know_is_a_failure(code: int, contract
 PROGRAM = 'echo "$(basename "$0") $*" >>"$CALLS"; cat "$ANSWERS/$(basename "$0")-$1" 2>/dev/null; true'
 
 
+@pytest.fixture(autouse=True)
+def _no_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Slurm is asked once."""
+    monkeypatch.setattr("bertjobs.launch.link.PATIENCE_S", 0.0)
+
+
 @pytest.fixture
 def link(tmp_path: Path) -> CurrentLink:
     """Attempt 1 of job 7, in a chain of two phases whose scripts exist."""

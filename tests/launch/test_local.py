@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from bertjobs.launch.local import label, labelled_log
-from bertjobs.launch.start import run_here, write_run
+from bertjobs.launch.start import start_here, write_run
 from bertjobs.launch.watch.progress import ProgressView
 from bertjobs.recipe.catalogue import builtin_file, load_catalogue
 from bertjobs.recipe.resolve import resolve
@@ -186,7 +186,7 @@ def test_a_run_that_crashes_after_a_checkpoint_is_restarted_within_its_budget(
             os.kill(processes_of("bertjobs.train", f"RESULTS={spec.results}\0")[0], signal.SIGKILL)
 
     monkeypatch.setattr(ProgressView, "update", kill)
-    assert run_here(directory, spec, os.environ, out) == 70
+    assert start_here(spec, os.environ, out) == 70
     ends = [(event["attempt"], event["cause"]) for event in directory.events() if event["event"] == "ended"]
     assert ends == [(0, "crashed"), (1, "crashed")]
     assert out.getvalue().count("restarting phase 1 from step-") == 1

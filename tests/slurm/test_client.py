@@ -9,6 +9,7 @@ import pytest
 from bertjobs.errors import BertjobsError, InputError
 from bertjobs.slurm.client import Slurm
 from bertjobs.slurm.jobs import Pending, pending_of_squeue, record_of_scontrol, states_of_sacct
+from bertjobs.slurm.refusals import NoAnswer
 from tests.slurm.conftest import Tool
 
 SQUEUE = """\
@@ -103,7 +104,11 @@ def test_requeue_and_update_are_scontrol_s(slurm: Slurm, asked: Path, tool: Tool
 
 
 def test_a_job_was_preempted_if_scontrol_has_a_preemption_time(slurm: Slurm, tool: Tool) -> None:
-    assert not slurm.was_preempted("7"), "no scontrol, as inside a container"
+    tool("scontrol", "echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1")
+    assert not slurm.was_preempted("7"), "the controller does not know the job any more"
+    tool("scontrol", "echo 'slurm_load_jobs error: Unable to contact slurm controller' >&2; exit 1")
+    with pytest.raises(NoAnswer):
+        slurm.was_preempted("7")
     tool("scontrol", f"cat <<END\n{SCONTROL}END")
     assert slurm.was_preempted("7")
     tool("scontrol", "echo '   PreemptEligibleTime=2025-01-01T10:00:00 PreemptTime=None'")

@@ -17,6 +17,7 @@ import yaml
 from bertjobs.data.check.shard_watch import ShardWatch
 from bertjobs.data.shards.manifest import DataManifest
 from bertjobs.run.checkpoints import newest_valid, read_manifest, steps
+from bertjobs.run.owner import Owner, Owners
 from bertjobs.train.ranks import Ranks
 from tests.train.conftest import PHASES, Ended, Trial, copied
 
@@ -207,3 +208,38 @@ def test_an_attempt_that_could_not_write_its_end_counts_as_a_crash_unless_slurm_
     assert alone(job.having(BERTJOBS_ATTEMPT=1), 1).code == 75
     ends = [event for event in stopped.directory.events() if event["event"] == "ended" and event["job"] == "7"]
     assert [(end["attempt"], end["cause"]) for end in ends] == [(0, "crashed"), (1, "STEPS_THIS_RUN")]
+
+
+ANOTHER = Owner("99", 0, "node9", 0, "slurm")
+
+
+def test_a_run_that_another_job_trains_is_left_alone(trial: Trial, alone: Callable[..., Ended]) -> None:
+    directory = trial.phase(1).root.parent
+    Owners(directory / "owners").take(ANOTHER, lambda _: None)
+    end = alone(trial, 1)
+    assert end.code == 0, end
+    assert "is being trained by job 99 (attempt 0) on node9" in end.out
+    assert not trial.phase(1).root.exists()
+    assert not (directory / "jobs.jsonl").exists()
+
+
+def test_an_attempt_that_seemed_dead_and_was_followed_stops_and_writes_nothing_more(
+    trial: Trial, alone: Callable[..., Ended], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("bertjobs.train.loop.BEAT_S", 0.0)
+    phases = {1: {**PHASES[1], "steps": 5000, "checkpoint_every": 5000, "validate_every": 0}}
+    long = having_recipe(trial, tmp_path / "home", phases=phases)
+
+    def take_over() -> None:
+        long.wait_for_step(1, 3)
+        Owners(long.phase(1).root.parent / "owners").take(ANOTHER, lambda _: None)
+
+    thread = Thread(target=take_over)
+    thread.start()
+    end = alone(long, 1)
+    thread.join()
+    assert end.code == 0, end
+    assert "was taken over by job 99 (attempt 0) on node9" in end.out
+    assert steps(long.phase(1).checkpoints) == []
+    events = [json.loads(line)["event"] for line in (long.phase(1).root.parent / "jobs.jsonl").read_text().splitlines()]
+    assert events == ["started"], "the journal is the other attempt's"

@@ -33,6 +33,23 @@ def test_a_local_run_inside_an_allocation_is_a_local_run() -> None:
     assert (placement.job, placement.attempt, placement.scheduler) == ("local-3", 0, "local")
 
 
+def test_slurm_s_variables_win_over_those_that_an_image_or_a_shell_sets() -> None:
+    """pyxis sets RANK and LOCAL_RANK in each task of images with PYTORCH_VERSION; a shell may have WORLD_SIZE left."""
+    leftover = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
+    assert read_placement({**SLURM, **leftover}) == read_placement(SLURM)
+
+
+def test_torchrun_inside_an_allocation_is_torchrun() -> None:
+    ours = {"RANK": "3", "LOCAL_RANK": "3", "WORLD_SIZE": "4", "TORCHELASTIC_RUN_ID": "none"}
+    assert read_placement({**SLURM, **ours}).world_size == 4
+
+
+def test_who_owns_the_run_is_the_job_or_the_local_launcher() -> None:
+    assert read_placement(SLURM).owner == ("77", 1)
+    local = {"BERTJOBS_JOB": "local-3", "BERTJOBS_ATTEMPT": "2", "BERTJOBS_OWNER": "host-123"}
+    assert read_placement(local).owner == ("host-123", 0)
+
+
 def test_without_a_launcher_it_is_one_process() -> None:
     placement = read_placement({})
     assert (placement.rank, placement.world_size, placement.nodes, placement.master) == (0, 1, 1, "127.0.0.1")

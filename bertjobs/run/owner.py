@@ -1,0 +1,227 @@
+"""Which attempt trains a run: one at a time (contract 2 of the design).
+
+A run's ``owners/`` holds a numbered record of each attempt that came to own it; the last one is the owner until it is
+released or dead. To take a run is to create the next number, by a hard link, which fails where the name exists: on NFS
+and Lustre as well, without locks (open(2), "O_EXCL"; Herlihy and Shavit, "The Art of Multiprocessor Programming",
+consensus by a write-once cell). A record is never changed or deleted: whoever is late cannot take away another's.
+
+Who owns a run touches a file while it lives. Its age is read from the file system's own clock, so that the clocks of
+two hosts need not agree.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+import uuid
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from bertjobs.errors import EXIT_DONE, BertjobsError
+from bertjobs.files.atomic import PRIVATE_FILE, PRIVATE_FOLDER
+
+BEAT_S = 10.0
+"""Seconds between two signs of life."""
+
+SILENT_S = 180.0
+"""After so many seconds without one an owner is dead, unless Slurm says that its job runs."""
+
+_RECORD = re.compile(r"\d{6}\.json")
+_RELEASED = ".released"
+
+
+@dataclass(frozen=True)
+class Owner:
+    """An attempt that owns a run, or wants to.
+
+    Attributes:
+        job: Slurm's id, or the local launcher's; for a command that queues jobs, its own name.
+        attempt: how often the job has been requeued.
+        host, pid: where it was taken from; the process lives as long as the attempt if ``scheduler`` is "local".
+        scheduler: "slurm" or "local".
+        chain: the submission that the job belongs to.
+        taken_unix_s: by that host's clock: for people.
+        number: of the record; 0 before there is one.
+    """
+
+    job: str
+    attempt: int
+    host: str
+    pid: int
+    scheduler: str
+    chain: str = ""
+    taken_unix_s: float = 0.0
+    number: int = 0
+
+    def is_attempt(self, job: str, attempt: int) -> bool:
+        return (self.job, self.attempt) == (job, attempt)
+
+    def is_same(self, other: Owner) -> bool:
+        """Whether both are one attempt: two launchers on this machine may call theirs the same."""
+        same_process = self.scheduler != "local" or (self.host, self.pid) == (other.host, other.pid)
+        return self.is_attempt(other.job, other.attempt) and same_process
+
+    def words(self) -> str:
+        """``job 17 (attempt 1) on node3``."""
+        return f"job {self.job} (attempt {self.attempt}) on {self.host}"
+
+
+class NotOwnerError(BertjobsError):
+    """Another attempt trains the run. Nothing is wrong: whoever meets it leaves, with 0."""
+
+    exit_code = EXIT_DONE
+
+    def render(self) -> str:
+        return f"{self.what} ({self.where})" if self.where else self.what
+
+
+Lives = Callable[[Owner], bool | None]
+"""Whether an attempt still runs, by the word of whoever started it; None if nobody says: its signs of life count."""
+
+
+@dataclass(frozen=True)
+class Owners:
+    """The records of one run, in its folder ``owners``."""
+
+    folder: Path
+
+    def last(self) -> Owner | None:
+        """The last owner, released or not; None if there was none.
+
+        A record that cannot be read is an owner without a name: only its signs of life speak for it.
+        """
+        names = self._names()
+        return self._read(names[-1]) if names else None
+
+    def all(self) -> list[Owner]:
+        """All of them, oldest first."""
+        return [self._read(name) for name in self._names()]
+
+    def _names(self) -> list[str]:
+        """The records' file names, oldest first."""
+        if not self.folder.is_dir():
+            return []
+        return sorted(file.name for file in self.folder.iterdir() if _RECORD.fullmatch(file.name))
+
+    def _read(self, name: str) -> Owner:
+        number = int(name.partition(".")[0])
+        try:
+            content = json.loads((self.folder / name).read_text(encoding="utf-8"))
+            return replace(Owner(**content), number=number)
+        except (OSError, ValueError, TypeError, RecursionError):
+            return Owner("unknown", 0, "an unknown host", 0, "", number=number)
+
+    def current(self, lives: Lives) -> Owner | None:
+        """The owner, if there is one that is alive."""
+        last = self.last()
+        if last is None or self.is_released(last):
+            return None
+        alive = lives(last)
+        return last if (self._beats(last) if alive is None else alive) else None
+
+    def take(self, candidate: Owner, lives: Lives) -> tuple[Owner, bool]:
+        """Make ``candidate`` the owner, unless another one is alive.
+
+        Returns:
+            The owner, and whether it is the candidate; an attempt that owns the run already keeps it.
+
+        Raises:
+            OSError: the folder cannot be written.
+        """
+        self.folder.mkdir(mode=PRIVATE_FOLDER, parents=True, exist_ok=True)
+        while True:
+            last = self.last()
+            if last is not None and not self.is_released(last) and last.is_same(candidate):
+                return last, True
+            other = self.current(lives)
+            if other is not None:
+                return other, False
+            wanted = replace(candidate, number=last.number + 1 if last else 1, taken_unix_s=round(time.time(), 3))
+            self._touch(self._beat(wanted))
+            if self._claim(wanted):
+                return wanted, True
+
+    def _claim(self, owner: Owner) -> bool:
+        """Create the owner's record; False if another has that number."""
+        target = self.folder / f"{owner.number:06d}.json"
+        draft = self.folder / f".{target.name}-{owner.job}-{owner.attempt}-{owner.pid}"
+        content = {name: value for name, value in asdict(owner).items() if name != "number"}
+        draft.write_text(json.dumps(content) + "\n", encoding="utf-8")
+        draft.chmod(PRIVATE_FILE)
+        try:
+            os.link(draft, target)
+        except FileExistsError:
+            return False
+        except OSError:  # without hard links: also exclusive
+            try:
+                with open(target, "x", encoding="utf-8") as file:
+                    file.write(draft.read_text(encoding="utf-8"))
+            except FileExistsError:
+                return False
+        finally:
+            draft.unlink(missing_ok=True)
+        return True
+
+    def release(self, owner: Owner) -> None:
+        """The owner has ended; nothing else is changed if it has long been followed by another."""
+        with suppress(OSError):  # it is dead then, in time
+            self._touch(self.folder / f"{owner.number:06d}{_RELEASED}")
+
+    def is_released(self, owner: Owner) -> bool:
+        return (self.folder / f"{owner.number:06d}{_RELEASED}").exists()
+
+    def owns(self, job: str, attempt: int) -> bool:
+        """Whether no other attempt has taken the run from this one; True where nobody ever took it."""
+        last = self.last()
+        return last is None or last.is_attempt(job, attempt)
+
+    # Signs of life
+
+    def beat(self, owner: Owner) -> None:
+        """Give a sign of life."""
+        with suppress(OSError):
+            self._touch(self._beat(owner))
+
+    def _beat(self, owner: Owner) -> Path:
+        """Named by the attempt, for run.sub to touch."""
+        return self.folder / f"{owner.job}-{owner.attempt}.beat"
+
+    def _beats(self, owner: Owner) -> bool:
+        """Whether the last sign of life (or the record itself) is younger than `SILENT_S`."""
+        now = self._now()
+        for file in (self._beat(owner), self.folder / f"{owner.number:06d}.json"):
+            with suppress(OSError):
+                if now - file.stat().st_mtime < SILENT_S:
+                    return True
+        return False
+
+    def _now(self) -> float:
+        """The file system's clock."""
+        probe = self.folder / f".now-{uuid.uuid4().hex}"
+        self._touch(probe)
+        try:
+            return probe.stat().st_mtime
+        finally:
+            probe.unlink(missing_ok=True)
+
+    @staticmethod
+    def _touch(file: Path) -> None:
+        file.touch(mode=PRIVATE_FILE)
+        os.utime(file)  # by the server's clock
+
+
+def process_lives(owner: Owner, host: str) -> bool | None:
+    """Whether the process of an owner on this ``host`` lives; None for other hosts."""
+    if owner.host != host or not owner.pid:
+        return None
+    try:
+        os.kill(owner.pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

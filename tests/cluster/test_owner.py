@@ -1,0 +1,107 @@
+"""A run that two jobs would train: one trains it, whichever way the other came about."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bertjobs.run.directory import RunDirectory
+from bertjobs.run.owner import Owners
+from tests.cluster.slurm import Cluster
+
+RUN_SUB = Path(__file__).parent.parent.parent / "run.sub"
+
+
+@pytest.fixture
+def environ(speeches_data: Path, tmp_path: Path) -> dict[str, str]:
+    return {
+        "BERTJOBS_PYTHON": sys.executable,
+        "DATADIR": str(speeches_data),
+        "RESULTS": str(tmp_path / "results"),
+        "RECIPE": "laptop-scratch",
+        "PHASE": "1",
+    }
+
+
+def assert_trained_once(directory: RunDirectory, steps: int = 20) -> None:
+    """Phase 1 is done, no step was made twice, and no attempt began before the one before it had ended."""
+    assert directory.phase(1).done().step == steps
+    lines = [json.loads(line) for line in directory.phase(1).metrics.read_text().splitlines()]
+    assert [line["step"] for line in lines] == list(range(1, steps + 1))
+    starts = [event for event in directory.events() if event["event"] == "started" and event["phase"] == 1]
+    assert len(starts) == 1
+    owners = Owners(directory.owners)
+    assert owners.is_released(owners.last())
+
+
+def logs(folder: Path) -> str:
+    return "\n".join(file.read_text() for file in sorted(folder.glob("slurm-*.out")))
+
+
+@pytest.mark.parametrize("array", [False, True], ids=["two-sbatch", "job-array"])
+def test_of_two_jobs_of_a_run_by_hand_one_trains_it(
+    cluster: Cluster, environ: dict[str, str], tmp_path: Path, array: bool
+) -> None:
+    if array:
+        job = cluster.submit(["-N1", "--array=0-1", RUN_SUB], env=environ, cwd=tmp_path)
+        jobs = [f"{job}_0", f"{job}_1"]
+    else:
+        jobs = [cluster.submit(["-N1", RUN_SUB], env=environ, cwd=tmp_path) for _ in range(2)]
+    assert [cluster.wait(job) for job in jobs] == ["COMPLETED", "COMPLETED"], logs(tmp_path)
+    assert_trained_once(RunDirectory(tmp_path / "results" / "laptop-scratch"))
+    assert logs(tmp_path).count("run laptop-scratch is being trained by job ") == 1
+    assert "leaves it alone" in logs(tmp_path)
+
+
+def submit(cluster: Cluster, folder: Path, data: Path, path: str = "") -> subprocess.Popen[str]:
+    words = [sys.executable, "-m", "bertjobs", "submit", "--recipe", "laptop-scratch", "--phase", "1", "--data", data,
+             "--results", folder / "results"]  # fmt: skip
+    environment = {**cluster.environment, "PATH": f"{path}:{cluster.environment['PATH']}" if path else
+                   cluster.environment["PATH"]}  # fmt: skip
+    return subprocess.Popen(
+        [str(word) for word in words], cwd=folder, env=environment, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+
+
+def test_of_two_submits_at_the_same_moment_one_queues_the_run(
+    cluster: Cluster, speeches_data: Path, tmp_path: Path
+) -> None:
+    both = [submit(cluster, tmp_path, speeches_data) for _ in range(2)]
+    answers = [process.communicate() for process in both]
+    codes = sorted(process.returncode for process in both)
+    assert codes == [0, 64], answers
+    directory = RunDirectory(tmp_path / "results" / "laptop-scratch")
+    (queued,) = [event for event in directory.events() if event["event"] == "submitted"]
+    assert cluster.wait(queued["job"]) == "COMPLETED"
+    assert_trained_once(directory)
+
+
+def test_a_job_that_sbatch_queued_without_an_answer_is_found(
+    cluster: Cluster, speeches_data: Path, tmp_path: Path
+) -> None:
+    """sbatch queues the job and then loses the controller's answer, as it does under load."""
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    real = subprocess.run(
+        ["which", "sbatch"], env=cluster.environment, capture_output=True, text=True, check=True
+    ).stdout.strip()
+    (tools / "sbatch").write_text(
+        f'#!/bin/bash\n[[ "$*" == *--test-only* ]] && exec {real} "$@"\n{real} "$@" >/dev/null || exit\n'
+        'echo "sbatch: error: Batch job submission failed: Socket timed out on send/recv operation" >&2\nexit 1\n'
+    )
+    (tools / "sbatch").chmod(0o755)
+    process = submit(cluster, tmp_path, speeches_data, str(tools))
+    out, err = process.communicate()
+    assert process.returncode == 0, err
+    directory = RunDirectory(tmp_path / "results" / "laptop-scratch")
+    (queued,) = [event for event in directory.events() if event["event"] == "submitted"]
+    assert f"queued phase 1 as job {queued['job']}" in out
+    assert cluster.wait(queued["job"]) == "COMPLETED"
+    assert_trained_once(directory)
+    assert os.path.commonpath([directory.root, tmp_path]) == str(tmp_path)
