@@ -29,6 +29,7 @@ from bertjobs.slurm.jobs import (
     rows,
     starts_of_sacct,
     states_of_sacct,
+    submitted_id,
 )
 from bertjobs.slurm.refusals import RUN_HINTS, Hints, NoAnswer, is_no_answer, refusal
 from bertjobs.slurm.shell import shell_line
@@ -150,12 +151,14 @@ class Slurm:
 
         Raises:
             InputError: sbatch refused; its own words are shown.
-            NotNow: Slurm's controller gave no answer; or the user has too many jobs, and ``hints`` has a hint for that.
+            NotNow: Slurm's controller gave no answer, or sbatch printed no id; or the user has too many jobs, and ``hints`` has a hint for that.
         """
         done = self.run(words, stdin)
         if done.returncode:
             raise refusal(done.stderr.strip() or done.stdout, hints, shell_line(words))
-        return done.stdout.strip().split(";")[0]
+        if not (job := submitted_id(done.stdout)):
+            raise NoAnswer(f"sbatch printed no job's id: {done.stdout.strip()[-200:]!r}", where=shell_line(words))
+        return job
 
     def submit_follower(self, job: str, script: str | Path, *, name: str, options: Sequence[str] = ()) -> str:
         """Queue ``script`` to start after ``job`` ends, however it ends; returns the new job's id.

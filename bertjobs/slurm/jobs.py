@@ -11,7 +11,7 @@ from bertjobs.slurm.times import date_text, unix_s
 RUNNING = ("RUNNING", "COMPLETING", "CONFIGURING", "STAGE_OUT", "SIGNALING")
 WAITING = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "SUSPENDED")
 NEVER = "DependencyNeverSatisfied"
-HELD = ("JobHeldUser", "JobLaunchFailure")
+HELD = ("JobHeldUser", "JobLaunchFailure", "launch failed requeued held")
 
 SACCT_FORMAT = "JobID,State,ExitCode,Reason,NodeList,Timelimit,Start,End"
 """Format of ``sacct -nPD``, for `jobs_of_sacct` and `starts_of_sacct`."""
@@ -89,6 +89,16 @@ class Answer:
     starts: Mapping[str, tuple[JobStart, ...]] = field(default_factory=dict)
     source: str = "run directory"
     silence: str = ""
+
+
+_SUBMITTED = re.compile(r"(\d+)(\+\d+)?(;\S+)?")
+
+
+def submitted_id(text: str) -> str:
+    """The job's id in what ``sbatch --parsable`` printed: ``17``, ``17;cluster`` or ``17+0``, on a line of its own after
+    whatever a site's banner says; "" if there is none."""
+    matches = (_SUBMITTED.fullmatch(line.strip()) for line in reversed(text.splitlines()))
+    return next((match[1] for match in matches if match), "")
 
 
 def rows(text: str, fields: int) -> list[list[str]]:

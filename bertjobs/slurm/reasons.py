@@ -16,6 +16,12 @@ REASONS = {
     "JobLaunchFailure": "it could not be launched, and is held",
     "ReqNodeNotAvail": "nodes that it needs are down, drained or reserved",
     "NodeDown": "a node that it needs is down",
+    "Nodes required for job are DOWN": "nodes that it needs are down, drained or reserved by jobs of higher partitions",
+    "Reserved for maintenance": "its nodes are reserved for maintenance: a shorter --time may fit before it",
+    "launch failed requeued held": "its node failed to launch it, and Slurm holds it: scontrol release JOB starts it "
+    "again, better with that node excluded",
+    "AssocMaxJobsLimit": "you have as many jobs as your account allows at once; it starts when one of them ends",
+    "QOSMaxJobsPerUserLimit": "you have as many jobs as its QOS allows at once; it starts when one of them ends",
     "PartitionDown": "its partition accepts jobs but starts none at the moment",
     "PartitionInactive": "its partition starts no jobs at the moment",
     "Licenses": "licenses that it asks for are in use",
@@ -47,6 +53,8 @@ def reason_words(reason: str) -> str:
     word = _code(reason)
     if not word:
         return "Slurm has not said why yet"
+    if sentence := next((text for start, text in REASONS.items() if " " in start and start in reason), ""):
+        return f"{sentence} ({reason})"
     if must_be_changed(reason):
         return f"{FAULTS[word]}; it will not start as it is ({reason})"
     words = REASONS.get(word) or next((text for part, text in LIMITS if part in word), "")

@@ -59,6 +59,8 @@ def _limit(seconds: int | None) -> float:
 
 
 NOT_ASKED = Queue()
+NOT_NOW = "Requested node configuration is not available"
+"""What ``sbatch --test-only`` says of nodes that are drained or down, where sbatch itself queues the job."""
 
 
 def ask_queue(script: str, partition: str, time: str, environ: Mapping[str, str]) -> Queue:
@@ -85,6 +87,10 @@ def queue_problems(spec: RunSpec, queue: Queue) -> list[Problem]:
         problems += [problem for problems_of_one in against for problem in problems_of_one]
     if problems or not queue.test.refusal:  # sbatch would say the same in fewer words
         return problems
+    if against and NOT_NOW in queue.test.refusal:  # the nodes exist: sbatch queues the job, and it waits for them
+        what = f"enough nodes exist, but not all of them can be used now: {queue.test.refusal}"
+        hint = "the job waits until they are back; `sinfo -R` says why they are drained or down"
+        return [Problem(what, where="sbatch --test-only", hint=hint, is_warning=True)]
     hint = "give what the cluster asks for with --partition, --account, --time or --sbatch"
     return [Problem(f"sbatch refuses: {queue.test.refusal}", where="sbatch --test-only", hint=hint)]
 
