@@ -43,7 +43,9 @@ def _gpu() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _torch_as_it_was() -> Iterator[None]:
-    """What a run sets in torch ends with its test."""
+    """What a run sets in torch ends with its test; so does what was compiled: torch compiles a function for few shapes
+    only, and a run has those of its own packs."""
+    torch.compiler.reset()
     before = torch.get_float32_matmul_precision()
     yield
     torch.set_float32_matmul_precision(before)

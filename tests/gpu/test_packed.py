@@ -61,8 +61,11 @@ def test_loss_and_gradients_are_the_padded_path_s(name: str, precision: str) -> 
     assert found.mlm_loss_sum.item() == pytest.approx(expected.mlm_loss_sum.item(), rel=tolerance)
     assert found.nsp_loss_sum.item() == pytest.approx(expected.nsp_loss_sum.item(), rel=tolerance)
     right, got = train(expected, model), train(found, model)
+    whole = sum(gradient.norm() ** 2 for gradient in right.values()) ** 0.5
     for parameter, gradient in right.items():
-        assert (got[parameter] - gradient).norm() <= tolerance * gradient.norm() + 1e-6, parameter
+        # A key's bias has a gradient of 0, and what is found is rounding.
+        bound = tolerance * max(gradient.norm(), 0.01 * whole)
+        assert (got[parameter] - gradient).norm() <= bound, parameter
 
 
 @pytest.mark.parametrize("name", ["flash", "nested", "triton"])
