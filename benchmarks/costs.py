@@ -34,7 +34,8 @@ from torch import Tensor
 
 from bertjobs.bench.profile import ATTENTION, ELEMENTWISE, INDEXING, LOSS, OPTIMIZER, PRODUCTS
 from bertjobs.bench.sequences import VOCABULARY_SIZE, synthetic_data
-from bertjobs.data.batches.packed_batches import packing_limits
+from bertjobs.bench.sweep import rank_step
+from bertjobs.data.batches.packed_batches import PackedBatch
 from bertjobs.data.shards.ids_shard import SPECIALS
 from bertjobs.files.atomic import write_json
 from bertjobs.model import packed
@@ -44,6 +45,7 @@ from bertjobs.recipe.flops import StepCounts, step_flops
 from bertjobs.recipe.resolve import resolve
 from bertjobs.recipe.size import parameter_count
 from bertjobs.recipe.spec import ModelSpec, PhaseSpec, RunSpec
+from bertjobs.train.pretraining.measures import counts_of
 
 ROOT = Path(__file__).resolve().parents[1]
 OUTPUT = ROOT / "benchmarks/results/costs.json"
@@ -115,7 +117,7 @@ class Shapes:
     """A pack of a recipe's phase.
 
     Attributes:
-        tokens, slots, predictions: as in `bertjobs.data.batches.packing.Limits`.
+        tokens, slots, predictions: places for tokens, sequences and masked tokens.
         counts: of the sequences in it.
         scores: whole tiles of the scores of one head, for all queries.
         read_scores: the same for the rows that heads read.
@@ -130,30 +132,27 @@ class Shapes:
 
 
 def shapes_of(spec: RunSpec, phase: PhaseSpec) -> Shapes:
-    """Those of a run's packs, on sequences as long as articles'."""
+    """Those of a run's packs, and what is in one of them on average, on sequences as long as articles'."""
     data = synthetic_data(spec, phase)
-    budget = spec.pack_tokens(phase)
-    limits = packing_limits(data.shards, data.masking, tokens=budget, max_length=phase.sequence_length)
+    packs = rank_step(spec, phase, data, phase.micro_batch, torch.device("cpu"))
+    first = packs[0]
+    assert isinstance(first, PackedBatch)
+    counts = StepCounts(*(round(count / len(packs)) for count in counts_of(packs)))
     rows = data.shards.kept
     lengths = data.shards.lengths(rows) + SPECIALS
-    predictions = data.masking.predictions(data.shards, rows)
-    share = limits.tokens / lengths.sum()  # of all sequences in one pack, about
+    read = data.masking.predictions(data.shards, rows) + 1
+    per_sequence = counts.sequences / len(rows)
 
     def tiles(numbers: Any) -> Any:
         return TILE * np.ceil(numbers / TILE)
 
     return Shapes(
-        limits.tokens,
-        limits.sequences,
-        limits.predictions,
-        StepCounts(
-            round(share * len(lengths)),
-            round(share * predictions.sum()),
-            limits.tokens,
-            round(share * float((lengths.astype(float) ** 2).sum())),
-        ),
-        share * float((tiles(lengths) * tiles(lengths)).sum()),
-        share * float((tiles(predictions + 1) * tiles(lengths)).sum()),
+        tokens=len(first.input_ids),
+        slots=len(first.first_tokens),
+        predictions=len(first.labels),
+        counts=counts,
+        scores=per_sequence * float((tiles(lengths) ** 2).sum()),
+        read_scores=per_sequence * float((tiles(read) * tiles(lengths)).sum()),
     )
 
 

@@ -69,6 +69,10 @@ export work folder wheels base python
 export PYTHONUNBUFFERED=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PYTEST_DISABLE_PLUGIN_AUTOLOAD=1
 export TORCHINDUCTOR_CACHE_DIR=$work/inductor TRITON_CACHE_DIR=$work/triton # shared by the parts: compiled once
 
+# Where this script is run in the background, its parts would ignore INT, if env cannot help.
+interruptible=()
+if env --default-signal=INT true 2>/dev/null; then interruptible=(env --default-signal=INT); fi
+
 # A venv over the packages that $base has, this repository's and those of the wheels that $base lacks.
 set_up() {
   "$base" -m venv --without-pip "$work/venv"
@@ -114,8 +118,7 @@ part() {
   fi
   printf '\n== %s (%d s): %s\n' "$name" "$left" "$*"
   began=$SECONDS
-  # INT, so that what was measured is kept and shown; Python ignores it if this script is run in the background.
-  timeout --signal=INT --kill-after=$grace "$left" env --default-signal=INT "$@" || code=$?
+  timeout --signal=INT --kill-after=$grace "$left" "${interruptible[@]}" "$@" || code=$?
   ((code == 0)) || failed=70
   ((code != 124 && code != 137)) || echo "== $name was ended: its $left s are over"
   record "$name" "$code" "$((SECONDS - began))" "$left"

@@ -66,6 +66,7 @@ def new_trial(data: DataManifest, tmp_path: Path) -> NewTrial:
             "models": {"plain": PLAIN},
             "recipes": {"trial": {**RECIPE, **settings}},
         }
+        torch.compiler.reset()  # a run in this process finds nothing compiled, as in one of its own
         (folder / "bertjobs").mkdir(parents=True)
         (folder / "bertjobs" / "recipes.yml").write_text(yaml.safe_dump(content))
         inherited = {name: os.environ[name] for name in INHERITED if name in os.environ}
