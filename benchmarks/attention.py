@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=sizes, help="of a pack; several, separated by commas")
     parser.add_argument("--seconds", type=float, default=0.2, help="for each direction of each way (0.2)")
     parser.add_argument("--dropout", type=float, default=0.1, help="probability (0.1)")
-    parser.add_argument("--device", choices=("cuda", "cpu"), help="default: the GPU where there is one")
+    parser.add_argument("--device", choices=("cuda", "cpu"), help="default: the GPU if there is one")
     parser.add_argument("--ways", default="", help="some of them, separated by commas (all)")
     parser.add_argument("--output", type=Path, help="write JSON here")
     parser.add_argument("--lines", type=Path, help="add each row to this file at once, as a JSON line")

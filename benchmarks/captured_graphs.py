@@ -184,7 +184,7 @@ def _sums_rows(node: fx.Node) -> bool:
 
 def _needed(node: fx.Node, kernel: set[fx.Node], written: set[fx.Node]) -> set[fx.Node]:
     """The tensors in memory that a node follows from."""
-    found: set[fx.Node] = set()
+    tensors: set[fx.Node] = set()
     for one in map(_source, node.all_input_nodes):
-        found |= {one} if one not in kernel or one in written else _needed(one, kernel, written)
-    return found
+        tensors |= {one} if one not in kernel or one in written else _needed(one, kernel, written)
+    return tensors

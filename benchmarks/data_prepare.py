@@ -26,7 +26,7 @@ FEW_HELD_OUT = "0.000001"
 BLOCKS = 4
 """Parts of the text per process, for LDDL."""
 BALANCER_SECONDS = 60
-"""LDDL's balancer can hang for ever; it takes a few seconds where it does not."""
+"""LDDL's balancer can hang forever; otherwise it takes a few seconds."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Setting:
     """Where all contenders find their inputs.
 
     Attributes:
-        lddl: LDDL's environment, or None where it is not installed.
+        lddl: LDDL's environment, or None if it is not installed.
         source: folder of the corpus in LDDL's form; ``tiny`` is one of three short documents.
         scratch: folder for outputs.
     """

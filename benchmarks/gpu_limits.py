@@ -84,7 +84,7 @@ def main() -> None:
     option("--inner", type=int, default=INNER, help="width inside a layer (%(default)s)")
     option("--vocabulary", type=int, default=VOCABULARY, help="tokens (%(default)s)")
     option("--seconds", type=float, default=0.1, help="of each measurement (%(default)s)")
-    option("--device", choices=("cuda", "cpu"), help="default: the GPU where there is one")
+    option("--device", choices=("cuda", "cpu"), help="default: the GPU if there is one")
     option("--lines", type=Path, help="add each row to this file at once, as a JSON line")
     args = parser.parse_args()
     device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))

@@ -3,7 +3,7 @@
     python benchmarks/gpu_machine.py RESULTS.jsonl
 
 Adds a line to RESULTS.jsonl with the date, the GPU, its driver and the versions, before anything of this repository is
-imported. Exit code 64, with what to install, where PyTorch sees no GPU or was built without its architecture: each
+imported. Exit code 64, with what to install, if PyTorch sees no GPU or was built without its architecture: each
 kernel would fail with "no kernel image is available".
 """
 
@@ -54,7 +54,7 @@ def main() -> int:
     try:
         import torch
 
-        properties = torch.cuda.get_device_properties(0)  # raises where there is no GPU
+        properties = torch.cuda.get_device_properties(0)  # raises without a GPU
     except Exception as error:  # a library that is missing, a driver that is too old
         print(f"error: {sys.executable} has no PyTorch that sees the GPU: {error}", file=sys.stderr)
         return 64
@@ -83,23 +83,23 @@ def main() -> int:
 
 def versions() -> dict[str, str]:
     """Of the packages that decide how fast a step is; those that are installed."""
-    found = {}
+    versions_by_name = {}
     for package in PACKAGES:
         try:
-            found[package] = importlib.metadata.version(package)
+            versions_by_name[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return found
+    return versions_by_name
 
 
 def driver() -> str:
     """The NVIDIA driver's version; "" where nvidia-smi does not say."""
     command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
     try:
-        said = subprocess.run(command, capture_output=True, text=True, timeout=20).stdout
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=20).stdout
     except (OSError, subprocess.TimeoutExpired):
         return ""
-    return said.partition("\n")[0].strip()
+    return answer.partition("\n")[0].strip()
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What scripts/gpu_check.sh found: summary.json, and a table beside the targets and the prediction.
+"""What scripts/gpu_check.sh measured: summary.json, and a table beside the targets and the prediction.
 
     python benchmarks/gpu_summary.py [--table] FOLDER
 
@@ -126,18 +126,18 @@ def key_numbers(lines: Sequence[Line], phase: int, planned: float | None) -> dic
 def with_settings(lines: Sequence[Line], phase: int) -> dict[str, Any]:
     """Sequences/s and times the recipe's own, by what was set otherwise."""
     own = (sweep_of(lines, phase) or {}).get("sequences_per_s")
-    found = {}
+    rates = {}
     for line in of(lines, "sweep", recipe=RECIPE, phase=phase):
         micro_batch, settings = line["micro_batch"], line.get("settings") or []
         words = [*settings, *([f"micro-batch {micro_batch}"] if micro_batch != MICRO_BATCHES[phase] else [])]
         if words:
             rate = line["sequences_per_s"]
-            found[", ".join(words)] = {"sequences_per_s": rate, "times_own": rate / own if own else None}
-    return found
+            rates[", ".join(words)] = {"sequences_per_s": rate, "times_own": rate / own if own else None}
+    return rates
 
 
 def planned_gb() -> dict[int, float]:
-    """GB of tensors that `bertjobs plan` expects, by phase; {} where this repository cannot be imported."""
+    """GB of tensors that `bertjobs plan` expects, by phase; {} if this repository cannot be imported."""
     sys.path.insert(0, str(ROOT))
     try:
         from bertjobs.launch.plan.memory import FIXED_GB, memory_need
@@ -172,8 +172,8 @@ def table(summary: dict[str, Any], prediction: dict[str, Any]) -> list[str]:
     out = ["", f"{summary.get('device', 'no device')}, {summary.get('date', '')}: {versions}"]
     out += ["  ".join([row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in
                        zip(row[1:4], widths[1:4], strict=True)), row[4]]).rstrip() for row in rows]  # fmt: skip
-    for number, found in summary["phases"].items():
-        for words, one in found["with_settings"].items():
+    for number, numbers in summary["phases"].items():
+        for words, one in numbers["with_settings"].items():
             rate, times = text(one["sequences_per_s"]), text(one["times_own"])
             out.append(f"phase {number}: {words}: {rate} sequences/s, {times} times the recipe's own")
     for part in summary["parts"]:
@@ -183,36 +183,33 @@ def table(summary: dict[str, Any], prediction: dict[str, Any]) -> list[str]:
 
 
 def phase_rows(
-    number: int, micro_batch: int, found: dict[str, Any], predicted: dict[str, Any]
+    number: int, micro_batch: int, numbers: dict[str, Any], predicted: dict[str, Any]
 ) -> list[tuple[str, ...]]:
     """One phase's rows: what, at least, predicted, measured, verdict."""
     name = f"phase {number}"
     layer = predicted.get("layer_ms", {})
-    rate, share, times = (
-        found["sequences_per_s"],
-        found["share_of_product_rate"],
-        found["times_as_fast_as_hugging_face"],
-    )
-    optimizer, off = found["optimizer_share"], found["memory_off_by"]
+    rate, share = numbers["sequences_per_s"], numbers["share_of_product_rate"]
+    times = numbers["times_as_fast_as_hugging_face"]
+    optimizer, off = numbers["optimizer_share"], numbers["memory_off_by"]
     rows = [
         (f"{name}: sequences/s, micro-batch {micro_batch}", text(RATES[number]), text(predicted.get("sequences_per_s")),
          text(rate), verdict(rate, rate is not None and rate >= RATES[number])),
         (f"{name}: share of the product rate", f"{SHARE:.0%}", percent(predicted.get("share")), percent(share),
          verdict(share, share is not None and share >= SHARE)),
-        (f"{name}: times {found['best_of_hugging_face'] or 'Hugging Face'}", f"{TIMES[number]}x", "",
+        (f"{name}: times {numbers['best_of_hugging_face'] or 'Hugging Face'}", f"{TIMES[number]}x", "",
          "" if times is None else f"{times:.2f}x", verdict(times, times is not None and times >= TIMES[number])),
         (f"{name}: optimizer's share of a step", f"under {OPTIMIZER:.0%}", percent(predicted.get("optimizer_share")),
          percent(optimizer), verdict(optimizer, optimizer is not None and optimizer < OPTIMIZER)),
-        (f"{name}: memory of tensors, GB", f"+-{MEMORY:.0%}", text(found["planned_memory_gb"]),
-         text(found["peak_memory_gb"]), verdict(off, off is not None and abs(off) <= MEMORY)),
+        (f"{name}: memory of tensors, GB", f"+-{MEMORY:.0%}", text(numbers["planned_memory_gb"]),
+         text(numbers["peak_memory_gb"]), verdict(off, off is not None and abs(off) <= MEMORY)),
         (f"{name}: products of a layer, ms", "", text(layer.get("matrix products")),
-         text(found["products_of_a_layer_ms"]), ""),
+         text(numbers["products_of_a_layer_ms"]), ""),
     ]  # fmt: skip
     rows += [(f"{name}: attention of a layer, ms, {way}", "", text(layer.get("attention")), text(ms), "")
-             for way, ms in found["attention_ms"].items()]  # fmt: skip
+             for way, ms in numbers["attention_ms"].items()]  # fmt: skip
     shares = predicted.get("shares", {})
     rows += [(f"{name}: {kind}, share of a step", "", percent(shares.get(kind)), percent(measured), "")
-             for kind, measured in (found["shares"] or {}).items()]  # fmt: skip
+             for kind, measured in (numbers["shares"] or {}).items()]  # fmt: skip
     return rows
 
 

@@ -2,7 +2,7 @@
 
     python benchmarks/gpu_worker.py [--gpus 0] [--precision bf16] [--set KEY=VALUE ...] [--lines FILE]
 
-The data are made on the spot from this repository's pages, with a vocabulary of their own. Reached (exit code 0) where
+The data are made on the spot from this repository's pages, with a vocabulary of their own. Reached (exit code 0) if
 the first attempt ends with 75 after its steps, the second with 0, and the steps in metrics.jsonl are one to five, with
 finite losses. What the attempts did is printed and added to ``--lines``.
 """
@@ -40,8 +40,8 @@ class Attempt:
 
     Attributes:
         seconds: from its start to its end.
-        first_step_s: from its start to the line of its first step; NaN where there was none.
-        lines: what it said of its optimizer, attention and packs.
+        first_step_s: from its start to the line of its first step; NaN if there was none.
+        lines: what it printed about its optimizer, attention and packs.
     """
 
     exit_code: int

@@ -35,7 +35,7 @@ def main() -> None:
         print(json.dumps(measure(*args.child)))
         return
     figures = []
-    print("corpus (MB)  format  masking  beside the vocabulary (MB)  wall time (s)")
+    print("corpus (MB)  format  masking  besides the vocabulary (MB)  wall time (s)")
     with tempfile.TemporaryDirectory() as folder:
         for times in (1, 10):
             corpus = Path(folder) / f"corpus-{times}.txt"

@@ -12,7 +12,7 @@
 # earlier parts have not used; then it is interrupted, and killed three seconds later. The later parts run nevertheless.
 # PYTHON names an interpreter with PyTorch for the GPU (python3); packages that it lacks are installed from DIR
 # (scripts/gpu_wheels.sh) into a venv that is deleted at the end. Nothing needs a network.
-# Exit code: 0; 70 if a part failed or found no time left; 64 without a GPU that this PyTorch has code for.
+# Exit code: 0; 70 if a part failed or had no time left; 64 without a GPU that this PyTorch has code for.
 set -euo pipefail
 
 # What is compared with the recipe as it is, in both phases: SECONDS KEY=VALUE[,KEY=VALUE...]. One that is not known
@@ -90,7 +90,7 @@ END
 import importlib.metadata, re, sys
 from pathlib import Path
 
-has = {re.sub(r"[-_.]+", "-", found.name or "").lower() for found in importlib.metadata.distributions()}
+has = {re.sub(r"[-_.]+", "-", package.name or "").lower() for package in importlib.metadata.distributions()}
 for wheel in sorted(Path(sys.argv[1]).glob("*.whl")):
     if re.sub(r"[-_.]+", "-", wheel.name.split("-")[0]).lower() not in has:
         print(wheel)

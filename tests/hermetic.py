@@ -1,4 +1,4 @@
-"""What of its surroundings a test may see: not its user's configuration, settings or Slurm job."""
+"""What a test may see of its surroundings: not the user's configuration, settings or Slurm job."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ PREFIX = "bertjobs-tests-home-"
 
 
 def hermetic(environ: Mapping[str, str], home: Path) -> dict[str, str]:
-    """``environ`` as all tests and what they start shall see it, with the empty folder ``home`` for its user's.
+    """``environ`` as all tests and what they start must see it, with the empty folder ``home`` as the user's.
 
     Recipes, site files and git's settings are looked for below it. Caches stay where they are, since they change
-    nothing but the time that something takes; so does git's list of folders that it trusts.
+    only how long something takes; so does git's list of trusted folders.
     """
     user = Path(environ.get("HOME") or "/")
     kept = {
@@ -35,7 +35,7 @@ def hermetic(environ: Mapping[str, str], home: Path) -> dict[str, str]:
 
 
 def enter() -> None:
-    """Make this process's environment such a one; the processes that it starts inherit it, pytest's workers too."""
+    """Make this process's environment hermetic; the processes that it starts inherit it, pytest's workers too."""
     if Path(os.environ.get("HOME", "")).name.startswith(PREFIX):
         return
     home, owner = Path(tempfile.mkdtemp(prefix=PREFIX)), os.getpid()

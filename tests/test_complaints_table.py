@@ -1,4 +1,4 @@
-"""docs/launcher-complaints.md: fifteen rows, and each names tests that there are."""
+"""docs/launcher-complaints.md: fifteen rows, each of which names existing tests."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def test_there_are_fifteen() -> None:
 
 
 @pytest.mark.parametrize("number", sorted(ROWS))
-def test_a_row_names_tests_that_there_are(number: int) -> None:
+def test_a_row_names_existing_tests(number: int) -> None:
     named = re.findall(r"`(tests/\S+\.py)::(\w+)`", ROWS[number].split(" | ")[-1])
     assert named
     for file, test in named:

@@ -1,4 +1,4 @@
-"""The architecture: an upper floor imports only floors below it, and so do the rooms of launch, train and data."""
+"""The architecture: a floor imports only the floors below it, and so do the rooms of launch, train and data."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ ROOMS: Mapping[str, Mapping[str, set[str]]] = {
 
 
 def imported_modules(file: Path) -> set[str]:
-    """The modules of the package that a file imports, also inside functions; `from x import y` counts as x and x.y."""
+    """The modules of the package that a file imports, even inside functions; `from x import y` counts as x and x.y."""
     names = []
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and node.module:
@@ -75,7 +75,7 @@ def imported_floors(file: Path) -> set[str]:
 
 
 def imported_rooms(file: Path, floor: str) -> set[str]:
-    """The rooms of a floor that a file imports; its own files outside of rooms are the hall."""
+    """The rooms of a floor that a file imports; the floor's files outside its rooms are the hall."""
     parts = [name.split(".") for name in imported_modules(file)]
     inside = [part[2] if len(part) > 2 else HALL for part in parts if part[1] == floor]
     return {name if name in ROOMS[floor] else HALL for name in inside}

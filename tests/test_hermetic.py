@@ -1,4 +1,4 @@
-"""No test sees the configuration of whoever runs it."""
+"""No test sees the configuration of the person who runs it."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_tests_see_an_empty_home() -> None:
     assert Path.home() == Path(os.environ["HOME"])
 
 
-def test_settings_and_jobs_of_the_user_are_not_seen_but_the_tests_own(tmp_path: Path) -> None:
+def test_the_user_s_settings_and_jobs_are_not_seen_but_a_test_s_own_are(tmp_path: Path) -> None:
     environ = {
         **{"RECIPE": "mine", "LR": "1", "BERTJOBS_PYTHON": "/bin/false", "SLURM_JOB_ID": "7", "SBATCH_QOS": "low"},
         **{"PATH": "/bin", "HOME": "/home/me", "BERTJOBS_REQUIRE_CLUSTER": "1", "XDG_CACHE_HOME": "/cache"},

@@ -89,7 +89,7 @@ class Result:
         sequences_per_s: by round.
         ours_sequences_per_s: of our unpadded path in the same rounds.
         loss: of the checked sequences, without dropout, in nats.
-        failed: why nothing else is filled in; "" where it ran.
+        failed: why nothing else is filled in; "" if it ran.
     """
 
     name: str
@@ -146,7 +146,7 @@ class Comparison:
         return self.result(name).ratio
 
     def best_of(self, names: Sequence[str] = THEIRS) -> str | None:
-        """The fastest of some variants; None where all failed."""
+        """The fastest of some variants; None if all failed."""
         ran = [result for result in self.results if result.name in names and result.sequences_per_s]
         return max(ran, key=lambda result: result.rate).name if ran else None
 
@@ -422,7 +422,7 @@ def _loss_without_dropout(variant: Variant, work: TimedSequences, spec: RunSpec,
 
 
 def _check(results: Sequence[Result], precision: str) -> None:
-    """BertjobsError where losses differ by more than rounding does."""
+    """BertjobsError if losses differ by more than rounding does."""
     losses = {result.name: result.loss for result in results if not result.failed}
     ours = losses[OURS]
     for name, loss in losses.items():

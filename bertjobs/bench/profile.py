@@ -2,7 +2,7 @@
 
 On a GPU the seconds are those of its kernels and copies, each with the operation that launched it, and "idle" is what
 is left of the wall time. On a CPU they are the operations' own seconds in the calling thread, which waits for the
-others; what is left is Python and the framework between operations.
+others; the rest is Python and the framework between operations.
 
 The profiler slows down steps of many small operations: the wall time is that of a step without it.
 """

@@ -204,7 +204,7 @@ def _append(args: argparse.Namespace, spec: RunSpec, what: str, fields: dict[str
 
 
 def _positive(flag: str, text: str, kind: Any) -> Any:
-    """A number above 0 of a kind; InputError for anything else."""
+    """A number above 0 of this type; InputError for anything else."""
     try:
         value = kind(text)
     except ValueError:

@@ -84,17 +84,17 @@ def _add_what(group: Any) -> None:
     option("--masking", metavar="HOW", default="dynamic",
            help="dynamic (drawn anew each epoch in training) or static (stored in the shards)")  # fmt: skip
     option("--masked-share", metavar="SHARE", type=float, default=0.15,
-           help="share of the tokens masked where masking is static")  # fmt: skip
+           help="with static masking: share of the tokens that are masked")  # fmt: skip
     option("--masked-units", metavar="WHAT", default="pieces",
-           help="pieces, or words with all their pieces, where masking is static")  # fmt: skip
-    option("--cased", action="store_true", help="keep upper case and accents, where the vocabulary does not say so")
-    option("--language", metavar="NAME", default="english", help="of the sentence splitter")
-    option("--bin-size", metavar="TOKENS", type=int, default=64, help="tokens that a length bin spans")
+           help="with static masking: pieces, or words with all their pieces")  # fmt: skip
+    option("--cased", action="store_true", help="keep upper case and accents, if the vocabulary does not decide")
+    option("--language", metavar="NAME", default="english", help="language of the text, for the sentence splitter")
+    option("--bin-size", metavar="TOKENS", type=int, default=64, help="width of a length bin in tokens")
     option("--shards", metavar="N", type=int, default=0,
            help="files per bin; 0: 8, or as many as keep a file near 64 MB")  # fmt: skip
     option("--format", metavar="NAME", default="ids",
-           help="of the shards: ids (token ids) or lddl (strings in Parquet, for LDDL's own loader)")  # fmt: skip
-    option("--seed", metavar="N", type=int, default=42, help="equal input and seed give equal bytes")
+           help="shard format: ids (token ids) or lddl (strings in Parquet, for LDDL's own loader)")  # fmt: skip
+    option("--seed", metavar="N", type=int, default=42, help="the same input and seed give the same bytes")
 
 
 def _add_vocab(verbs: Any) -> None:
@@ -106,7 +106,7 @@ def _add_vocab(verbs: Any) -> None:
         allow_abbrev=False,
     )
     _add_corpus(parser)
-    parser.add_argument("--size", metavar="TOKENS", type=int, default=30_522, help="tokens at most")
+    parser.add_argument("--size", metavar="TOKENS", type=int, default=30_522, help="most tokens in the vocabulary")
     parser.add_argument(
         "--output", metavar="FILE", required=True, default=argparse.SUPPRESS, help="the file to write, DIR/vocab.txt"
     )

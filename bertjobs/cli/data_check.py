@@ -43,13 +43,13 @@ def _add_inspect(verbs: Any) -> None:
     )
     option = parser.add_argument
     option("path", metavar="PATH", help="a data folder, or a shard of either format")
-    option("--phase", metavar="N", type=int, help="of a data folder (default: all)")
-    option("--split", choices=("train", "validation"), help="of a data folder (default: both)")
+    option("--phase", metavar="N", type=int, help="phase of a data folder (default: all)")
+    option("--split", choices=("train", "validation"), help="split of a data folder (default: both)")
     option("--vocab", metavar="FILE", help="the vocabulary of a shard that is not in a data folder")
-    option("--samples", metavar="N", type=int, default=3, help="sequences to show of each phase (default: 3)")
+    option("--samples", metavar="N", type=int, default=3, help="how many sequences of each phase to show (default: 3)")
     option("--seed", metavar="N", type=int, default=0,
-           help="for the choice of samples, and of the run whose dynamic masks are shown (default: 0)")  # fmt: skip
-    option("--histogram", metavar="FILE.png", help="draw the lengths into this picture")
+           help="seed for choosing samples and, as a run's seed, for their dynamic masks (default: 0)")  # fmt: skip
+    option("--histogram", metavar="FILE.png", help="write a histogram of the lengths to this picture")
     _add_json(parser)
     parser.set_defaults(handler=_inspect)
 
@@ -84,8 +84,8 @@ def _add_adopt(verbs: Any) -> None:
     option("--held-out-shards", metavar="K", type=int, default=1,
            help="the last K shards of each length bin become the validation split (default: 1)")  # fmt: skip
     option("--sequence-length", metavar="N=TOKENS", action="append", default=[],
-           help="of a phase, if its rows do not show it")  # fmt: skip
-    option("--cased", action="store_true", help="text was not lowercased (default: as the vocabulary's tokens say)")
+           help="sequence length of a phase, if its rows do not show it")  # fmt: skip
+    option("--cased", action="store_true", help="text was not lowercased (default: decided by the vocabulary's tokens)")
     option("--link", choices=("symlink", "copy"), default="symlink",
            help="leave the shards where they are, or copy them (default: symlink)")  # fmt: skip
     _add_processes(parser)
@@ -296,7 +296,7 @@ def _verify(args: argparse.Namespace) -> int:
     if bad:
         print(f"wrong: {len(bad)} file{'s' * (len(bad) != 1)}")
         return EXIT_BAD_INPUT
-    print("all files are as the manifest says")
+    print("all files match the manifest")
     print("next: " + shell_line(["bertjobs", "data", "inspect", args.folder]))
     return 0
 

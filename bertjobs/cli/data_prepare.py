@@ -23,8 +23,8 @@ _SBATCH_NAMES = {"memory": "mem", "cpus": "cpus-per-task"}
 def add_place_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options that say where a prepare runs."""
     option = parser.add_argument_group("where it runs").add_argument
-    option("--processes", metavar="N", type=int, default=0, help="on this machine; 0: one per core")
-    option("--slurm", action="store_true", help="on the cluster, as job arrays; the options below are theirs")
+    option("--processes", metavar="N", type=int, default=0, help="processes on this machine; 0: one per core")
+    option("--slurm", action="store_true", help="run on the cluster, as job arrays; the options below apply to these")
     option("--queue", action="store_true",
            help="with --slurm: return at once; a small separate job queues the arrays and watches them, and "
            "`bertjobs submit --after ID` waits for it. Nodes must be able to call sbatch")  # fmt: skip
@@ -34,17 +34,17 @@ def add_place_arguments(parser: argparse.ArgumentParser) -> None:
     option("--jobs", metavar="N", type=int, default=argparse.SUPPRESS,
            help="at most N array elements per stage, wherever Slurm has space for them (default: 16)")  # fmt: skip
     option("--cpus", metavar="N", type=int, default=argparse.SUPPRESS,
-           help="of each job, which runs as many tasks at a time (default: 1; with --nodes all of a node)")  # fmt: skip
+           help="CPUs of each job, which runs that many tasks at a time (default: 1; with --nodes all)")  # fmt: skip
     for name, meaning in (
-        ("partition", "to run in"),
-        ("account", "to charge"),
+        ("partition", "partition to run in"),
+        ("account", "account to charge"),
         ("qos", "quality of service"),
-        ("time", "limit of each job, as sbatch takes it, such as 2:00:00"),
+        ("time", "time limit of each job, as for sbatch, such as 2:00:00"),
     ):
         option(f"--{name}", metavar=name.upper(), default=argparse.SUPPRESS,
                help=f"{meaning} (default: the site's, else the cluster's)")  # fmt: skip
     option("--memory", metavar="MEMORY", default=argparse.SUPPRESS,
-           help="of each job, such as 4G; a task needs less than 0.5G (default: the cluster's)")  # fmt: skip
+           help="memory of each job, such as 4G; a task needs less than 0.5G (default: the cluster's)")  # fmt: skip
     option("--sbatch", metavar="KEY=VALUE", action="append", default=argparse.SUPPRESS,
            help="any further sbatch option, such as --sbatch qos=high; can be given several times")  # fmt: skip
     option("--attempts", metavar="N", type=int, default=argparse.SUPPRESS,
@@ -55,7 +55,7 @@ def add_place_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def queue_prepare(parser: argparse.ArgumentParser, args: argparse.Namespace, options: PrepareOptions) -> int:
-    """Queue this very command, without --queue, as a separate job, and say what to type next."""
+    """Queue this same command, without --queue, as a separate job, and say what to type next."""
     from bertjobs.data.corpus import Source
     from bertjobs.data.prepare.queue_job import log_file, queue
     from bertjobs.data.text.vocabulary import Vocabulary

@@ -100,6 +100,7 @@ def _resume(args: argparse.Namespace) -> int:
     from bertjobs.launch.plan.preflight import refuse
     from bertjobs.launch.resume import resumed
     from bertjobs.launch.start import write_run
+    from bertjobs.run.settings import restored_on_failure
 
     directory = opened(args)
     resolved = resumed(directory, args.sets)
@@ -109,14 +110,10 @@ def _resume(args: argparse.Namespace) -> int:
     _warn(plan)
     if args.dry_run:
         return _dry_run(plan, args)
-    before = directory.lockfile.read_text(encoding="utf-8")
-    try:
+    with restored_on_failure(directory):
         if plan.backend != "local":
             return _start_on_slurm(plan, args)
         write_run(plan.spec)
-    except BaseException:
-        directory.write_lockfile(before)  # nothing was queued with what was changed
-        raise
     return _run_here(plan, directory, args)
 
 

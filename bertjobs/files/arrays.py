@@ -39,7 +39,7 @@ class ArraysWriter:
     """Writes arrays of one dimension whose sizes are not known beforehand, in bounded memory.
 
     Use it in ``with``: the file appears, whole, when the block ends without an error. Until then each array
-    is in a nameless temporary file beside it.
+    is in a nameless temporary file next to it.
 
     Args:
         path: the file to make or to replace.
@@ -59,7 +59,7 @@ class ArraysWriter:
         self._open = ExitStack()
 
     def append(self, name: str, values: Array) -> None:
-        """Add values to an array; TypeError where the array's type cannot hold every value of theirs."""
+        """Add values to an array; TypeError if the array's type cannot hold every value of theirs."""
         values = np.ascontiguousarray(values.astype(self._kinds[name], casting="safe", copy=False))
         self._parts[name].write(values.data)
         self._items[name] += values.size

@@ -17,7 +17,7 @@ LOCAL_FILE_SYSTEMS = frozenset(
 
 @dataclass(frozen=True)
 class FileSystem:
-    """Where a folder lies; ``shared`` tells whether other machines can see it, None where its type does not say."""
+    """Where a folder lies; ``shared`` tells whether other machines can see it, None if its type does not say."""
 
     mount: str
     kind: str

@@ -15,7 +15,7 @@ TAIL_BYTES = 1 << 15
 
 
 def last_lines(path: Path, tail_bytes: int = TAIL_BYTES) -> list[Any]:
-    """The JSON lines in the last bytes of a file; [] where it is absent. Lines that are not JSON are left out."""
+    """The JSON lines in the last bytes of a file; [] if it is absent. Lines that are not JSON are left out."""
     if not path.exists():
         return []
     with open(path, "rb") as handle:
@@ -59,7 +59,7 @@ def append_line(path: Path, value: Any) -> None:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The JSON lines of a file; [] where it is absent. A last line cut short by a crash is left out."""
+    """The JSON lines of a file; [] if it is absent. A last line cut short by a crash is left out."""
     if not path.exists():
         return []
     values = []

@@ -29,7 +29,7 @@ def locked(folder: Path) -> Iterator[None]:
     for three minutes) is taken over.
 
     Raises:
-        BertjobsError: somebody else holds it; names the owner.
+        BertjobsError: another process holds it; names the owner.
     """
     path = folder / LOCK_NAME
     mine = folder / f"{LOCK_NAME}-{uuid.uuid4().hex[:8]}"
@@ -90,7 +90,7 @@ def _owner() -> dict[str, Any]:
 
 
 def _begun(process: int) -> str | None:
-    """When a process of this host began, None where it is gone: process numbers are reused."""
+    """When a process of this host began, None if it is gone: process numbers are reused."""
     try:
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[19]
     except (OSError, IndexError):

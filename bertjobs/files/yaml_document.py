@@ -19,7 +19,7 @@ class YamlDocument:
     Attributes:
         label: what errors call the file.
         content: what YAML makes of it.
-        root: the same as nodes, which know their lines; None where the file is empty.
+        root: the same as nodes, which know their lines; None if the file is empty.
     """
 
     label: str
@@ -88,7 +88,7 @@ def _in_words(error: yaml.MarkedYAMLError, lines: Sequence[str]) -> tuple[str, s
     if problem.startswith("expected <block end>") and token in ("}", "]"):
         return f"'{token}' closes nothing that was opened", None, mark
     if problem.startswith("expected <block end>") and opened and opened.line == mark.line:
-        return "there is more text behind the end of a value", _QUOTES, mark
+        return "there is more text after the end of a value", _QUOTES, mark
     if problem.startswith("expected <block end>"):
         what = f"line {mark.line + 1} does not continue what begins in line {opened.line + 1}" if opened else problem
         return what, f"{_ALIGN}; a value with special characters stands in quotes", mark
@@ -106,9 +106,9 @@ def _in_words(error: yaml.MarkedYAMLError, lines: Sequence[str]) -> tuple[str, s
     if match := re.match(r"found undefined alias '(.*)'", problem):
         return f"*{match[1]} refers to nothing: there is no &{match[1]} before it", f"for text, {_QUOTES}", mark
     if problem == "could not find expected ':'":
-        return "a key has no ':' behind it", "write `key: value`", opened or mark
+        return "a key has no ':' after it", "write `key: value`", opened or mark
     if problem == "but found another document":
-        return "a second document begins, but a file has one", "remove the line '---'", mark
+        return "a second document begins, but a file may contain only one", "remove the line '---'", mark
     if problem.startswith("sequence entries are not allowed"):
         return "a list cannot begin here", "write it as [a, b], or each item on a line of its own after '- '", mark
     if match := re.match(r"found unknown escape character '(.*)'", problem):

@@ -53,7 +53,7 @@ class End:
         advanced: whether the attempt wrote a checkpoint.
         step_limit: whether it was to make a limited number of steps (STEPS_THIS_RUN).
         unfit_nodes: names of nodes, separated by commas, that failed the node check; "" for none.
-        cause: why, as the journal has it; None where it does not.
+        cause: why, as the journal has it; None if it does not.
     """
 
     code: int
@@ -105,7 +105,7 @@ def what_next(end: End, events: Sequence[Mapping[str, Any]] = (), budgets: Mappi
 
 
 def contract_code(code: int) -> int:
-    """A process's exit code in the terms of contract 3; a process that a signal ended has failed."""
+    """A process's exit code in the terms of contract 3; a process that was killed by a signal has failed."""
     return code if code in (EXIT_DONE, EXIT_BAD_INPUT, EXIT_CONTINUE) else EXIT_FAILURE
 
 

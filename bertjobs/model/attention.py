@@ -256,8 +256,8 @@ def _problem(name: str, device: torch.device, dtype: torch.dtype, head_size: int
     except (ImportError, RuntimeError, NotImplementedError, ValueError, TypeError, AttributeError) as failure:
         return re.split(r"\. |\n", str(failure).strip())[0] or type(failure).__name__
     names = ("output", "gradient of the query", "gradient of the key", "gradient of the value")
-    for what, right, got in zip(names, expected, actual, strict=True):
-        error = float((got.float() - right.float()).abs().max() / right.float().abs().max())
+    for what, right, tried in zip(names, expected, actual, strict=True):
+        error = float((tried.float() - right.float()).abs().max() / right.float().abs().max())
         if not error <= _TOLERANCE[dtype]:
             return f"{what} differs from the reference by {error:.1e}"
     return None

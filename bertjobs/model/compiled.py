@@ -73,7 +73,7 @@ def warm_up(
 ) -> None:
     """Compile what training on packs of these shapes needs.
 
-    Leaves no trace but the compiled code: no step is taken, gradients and the states of torch's generators stay.
+    Leaves no trace except the compiled code: no step is taken, gradients and the states of torch's generators stay.
 
     Args:
         model: the bare one, in training; what wraps it for several ranks would exchange gradients.

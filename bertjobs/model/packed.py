@@ -132,7 +132,7 @@ class TokenWise:
     """The parts above as the path calls them: as they are, or compiled (``bertjobs.model.compiled``).
 
     With ``fixed_shapes``, all shapes depend on the pack's shapes alone: what its unused slots and predictions would
-    read is computed too, and counts for nothing.
+    read is computed too, but does not count.
     """
 
     embed: Callable[..., Tensor] = embed

@@ -14,7 +14,7 @@ from bertjobs.optim.lamb import Lamb
 
 
 def why_not_apex() -> str | None:
-    """Why apex's LAMB cannot be used here, or None where it can.
+    """Why apex's LAMB cannot be used here, or None if it can.
 
     PyPI's package "apex" is a different one. NVIDIA's brings the compiled module ``amp_C``.
     """
@@ -47,7 +47,7 @@ class ApexLamb(Lamb):
     - ``step(grad_scaler=s)`` asks ``s`` for ``_check_inf_per_device(optimizer)[device]`` (float32, 1: skip) and
       ``_get_scale_async()`` (float32 scalar S), as of torch's GradScaler. The gradients are still scaled: it
       clips by their own norm against ``max_grad_norm * S`` and multiplies them by 1 / S.
-    - A skipped step leaves parameters, moments and "step" as they are; a taken one overwrites the gradients.
+    - A skipped step leaves parameters, moments and "step" as they are; one that is taken overwrites the gradients.
 
     It does not expose the norm, which is therefore computed again; a step never waits for the device.
     """

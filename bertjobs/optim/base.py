@@ -42,7 +42,7 @@ class Optimizer(torch.optim.Optimizer):
     clip_norm / N where N is larger. A gradient that is not finite anywhere leaves the step count, the moments
     and the parameters as they are. Everything is done in place: after a step, the gradients are used up.
 
-    ``state[parameter]`` holds the moments "exp_avg" and "exp_avg_sq", float32, once there was a step; a group's
+    ``state[parameter]`` holds the moments "exp_avg" and "exp_avg_sq", float32, once a step was taken; a group's
     "step" counts its updates: a number, or where ``backend`` counts on the device, a tensor of one.
 
     With a ``shard`` of several ranks, each keeps the moments of the parameters that it owns, updates these, and
@@ -105,7 +105,7 @@ class Optimizer(torch.optim.Optimizer):
         raise NotImplementedError
 
     def _gradients(self) -> list[Tensor]:
-        """All gradients that there are, those of other ranks' parameters too."""
+        """All existing gradients, those of other ranks' parameters too."""
         gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
         if not gradients:
             raise ValueError("no parameter has a gradient: call backward before step")
@@ -151,7 +151,7 @@ class Optimizer(torch.optim.Optimizer):
         return int(self.param_groups[0]["step"])
 
     def reset_step_count(self) -> None:
-        """Start t, and so the bias correction, from 0 again with the moments kept: what phase 2 does."""
+        """Restart t, and so the bias correction, from 0, keeping the moments: what phase 2 does."""
         self._count_from(0)
 
     def _count_from(self, step: int) -> None:

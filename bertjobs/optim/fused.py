@@ -21,7 +21,7 @@ BLOCKS_AT_ONCE = 1024
 
 
 def why_not_fused(device: torch.device) -> str | None:
-    """Why Triton's kernels cannot run on ``device``, or None where they can: one is compiled and run."""
+    """Why Triton's kernels cannot run on ``device``, or None if they can: one is compiled and run."""
     if find_spec("triton") is None:
         return "Triton is not installed"
     try:

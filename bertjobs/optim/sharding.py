@@ -10,14 +10,14 @@ import torch
 from torch import Tensor, distributed
 
 MESSAGE_ELEMENTS = 1 << 25
-"""Elements of one broadcast: 128 MB of float32, so that the flat copy stays small beside the moments saved."""
+"""Elements of one broadcast: 128 MB of float32, so that the flat copy is small next to the memory saved."""
 
 
 def deal(sizes: Sequence[int], parts: int) -> list[int]:
     """The part, from 0, that each item goes to, such that the parts are about equally large.
 
     Largest first, each to the part that holds least so far (Graham's LPT rule): no part is more than a third
-    above the best there is. Equal inputs give equal deals; ties go to the lower number.
+    above the best possible. Equal inputs give equal deals; ties go to the lower number.
 
     Raises:
         ValueError: ``parts`` is below 1.

@@ -43,7 +43,7 @@ class Layers:
     Attributes:
         catalogue: what the recipe files hold.
         allocation: nodes and tasks_per_node of the job that is already running, None if there is none.
-        flags: key -> value from the command line, None where unset.
+        flags: key -> value from the command line, None if unset.
         sets: path -> text from ``--set``.
         environment: key -> text from the environment.
         recipe: the recipe's name; "" until it is known.

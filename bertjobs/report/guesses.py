@@ -123,7 +123,7 @@ def sentences(tokens: Sequence[str]) -> Iterator[tuple[str, ...]]:
 
 
 def word_to_mask(sentence: Sequence[str], shares: dict[str, float]) -> int | None:
-    """The place of the rarest word worth guessing, None where there is none.
+    """The place of the rarest word worth guessing, None if there is none.
 
     Eligible are whole words of at least ``LEAST_LETTERS`` letters that occur once in the sentence and make up
     ``LEAST_SHARE`` of the training text. The rarest of them is a content word in all but odd sentences: function

@@ -68,7 +68,7 @@ def page(
 
     Args:
         svg: the curves, as ``curves.draw`` makes them; they are trusted, all other text is escaped.
-        data: the manifest of the run's data, None where it no longer exists.
+        data: the manifest of the run's data, None if it no longer exists.
         notes: what the report lacks, and why.
     """
     spec = summary.spec

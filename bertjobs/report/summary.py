@@ -52,11 +52,11 @@ class PhaseSummary:
         done: whether the phase has its DONE.json.
         start_loss_nats, end_loss_nats: training loss (MLM + NSP) of the first step, and the mean of the last
             ``END_STEPS``; None before the first step.
-        held_out: the last validation, None where there was none.
+        held_out: the last validation, None if there was none.
         sequences_per_s: median over the steps, None before the first.
         wall_time_s: of all attempts together.
         attempts: number of starts.
-        checkpoint: the newest complete one, None where there is none.
+        checkpoint: the newest complete one, None if there is none.
     """
 
     spec: PhaseSpec

@@ -30,7 +30,7 @@ class DamagedCheckpointError(BertjobsError):
 
 
 class NewerFormatError(InputError):
-    """A checkpoint that a later bertjobs wrote. It is not damaged: passing it over would lose its steps."""
+    """A checkpoint that a later bertjobs wrote. It is not damaged: skipping it would lose its steps."""
 
 
 @dataclass(frozen=True)
@@ -222,8 +222,8 @@ def prune(checkpoints: Path, *, keep: int = KEPT, newest: str | None = None, spa
 
     Args:
         keep: how many stay, at least 1.
-        newest: name of the one just written, which is good. Those of later steps are not, since this attempt passed
-            them over when it began. None counts all.
+        newest: name of the one just written, which is good. Those of later steps are not, since this attempt skipped
+            them when it began. None counts all.
         spare: names of others that stay.
 
     Raises:

@@ -44,7 +44,7 @@ class Attempt:
         explained: what Slurm said later about the signal that ended it.
         exit_code, step: as recorded at its end; None if nothing says so.
         failure: what went wrong, if anything did.
-        is_told: whether its end was written by someone else.
+        is_end_reported: whether another process wrote its end.
         refusal, spent_by: why no other attempt followed, in words, and the cause that used up the restarts; "" and
             None if one did.
     """
@@ -62,14 +62,14 @@ class Attempt:
     exit_code: int | None = None
     step: int | None = None
     failure: Failure | None = None
-    is_told: bool = False
+    is_end_reported: bool = False
     refusal: str = ""
     spent_by: Cause | None = None
 
     @property
     def cause(self) -> Cause | None:
         """Why it ended; None if nothing says so, or only in an unknown word."""
-        return read_cause(self.word, by_slurm=self.is_told)
+        return read_cause(self.word, by_slurm=self.is_end_reported)
 
     @property
     def has_ended(self) -> bool:
@@ -194,7 +194,7 @@ def _ended(attempt: Attempt, event: Mapping[str, Any]) -> Attempt:
         exit_code=event.get("exit_code"),
         step=event.get("step"),
         failure=failure,
-        is_told="told_by" in event,
+        is_end_reported="told_by" in event,
         spent_by=read_cause(facts.get(SPENT_BY, "")),
     )
 

@@ -83,7 +83,7 @@ def complete_journal(directory: RunDirectory, phase: int, chain: str, state: str
     """Before another attempt: give the chain's last one its end, if it could not write it, or say why it was sent TERM.
 
     Args:
-        state: Slurm's word for that end, such as ``NODE_FAIL``; "" where nobody asked, or Slurm does not say.
+        state: Slurm's word for that end, such as ``NODE_FAIL``; "" if Slurm was not asked, or does not say.
     """
     events = chain_events(directory.events(), phase, chain)
     if not events:

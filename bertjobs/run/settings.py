@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 from bertjobs.errors import InputError
@@ -23,7 +24,7 @@ def begun_phases(directory: RunDirectory) -> set[int]:
 
 
 def check_unchanged(spec: RunSpec, directory: RunDirectory, fixed: Collection[int] | None = None) -> None:
-    """Make sure that the settings which decide a run's weights are those that its phases were begun with.
+    """Make sure that the settings which decide a run's weights are those that its phases began with.
 
     Args:
         fixed: numbers of the phases whose settings must stay; None: those that have begun.
@@ -68,3 +69,14 @@ def write_settings(directory: RunDirectory, spec: RunSpec) -> None:
     text = settings_text(directory, spec)
     if not directory.lockfile.is_file() or directory.lockfile.read_text(encoding="utf-8") != text:
         directory.write_lockfile(text)
+
+
+@contextmanager
+def restored_on_failure(directory: RunDirectory) -> Iterator[None]:
+    """run.yml is again what it was if what is done here fails: nothing was queued with the changed settings."""
+    before = directory.lockfile.read_text(encoding="utf-8")
+    try:
+        yield
+    except BaseException:
+        directory.write_lockfile(before)
+        raise

@@ -79,7 +79,7 @@ class Slurm:
             ) from error
 
     def printed(self, words: Sequence[str]) -> str | None:
-        """What a command prints; None where it is missing, fails or does not answer."""
+        """What a command prints; None if it is missing, fails or does not answer."""
         try:
             done = self.run(words)
         except NoAnswer:

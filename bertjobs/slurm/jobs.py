@@ -59,7 +59,7 @@ class Job:
 
     @property
     def start_text(self) -> str:
-        """``start`` as a person reads it; "" where it is not known."""
+        """``start`` as a person reads it; "" if it is not known."""
         start_unix_s = unix_s(self.start)
         return self.start if start_unix_s is None else date_text(start_unix_s)
 

@@ -151,7 +151,7 @@ def check_restart(job: PhaseJob, step: int) -> None:
 def _chain(job: PhaseJob) -> list[Mapping[str, Any]]:
     placement = job.placement
     if not placement.attempt and placement.chain == placement.job:
-        return []  # started by hand, by somebody who knows why
+        return []  # started by hand, by a person who knows why
     return chain_events(job.directory.events(), job.phase.phase, placement.chain)
 
 

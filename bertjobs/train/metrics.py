@@ -43,7 +43,7 @@ def step_metrics(
 
     Args:
         measures: the objective's losses and scores.
-        peak_flops: the peak rate of all ranks' devices, per second; None where it is not known.
+        peak_flops: the peak rate of all ranks' devices, per second; None if it is not known.
         step_time_s: of the whole step, in seconds.
         fields: the other fields, written as they are.
     """

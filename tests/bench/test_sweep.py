@@ -33,7 +33,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def tiny(*sets: str, recipe: str = "laptop", **flags: object) -> RunSpec:
-    """A recipe whose model is as small as can be, on data that do not exist."""
+    """A recipe whose model is as small as possible, on data that do not exist."""
     sets = ("model=bert-nano", "vocabulary=any", *sets) if recipe == "laptop" else sets
     catalogue = load_catalogue([builtin_file()])
     spec = resolve(catalogue, flags={"recipe": recipe, "data": "/no/such/folder", **flags}, environ={}, sets=sets).spec
@@ -74,7 +74,7 @@ def test_rates_follow_from_the_clock_and_the_work(spec: RunSpec) -> None:
 
 
 class Clock:
-    """A millisecond passes between two looks, and what is slept."""
+    """A millisecond passes between two readings, plus the time slept."""
 
     seconds = 0.0
 
@@ -98,7 +98,7 @@ class Slow(torch.nn.Module):
         return self.inner(batch)
 
 
-def test_a_slow_forward_pass_and_a_slow_optimizer_show_each_in_its_own_place(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slow_forward_pass_and_a_slow_optimizer_each_show_in_their_own_place(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock()
     monkeypatch.setattr(bench, "time", clock)
     spec = tiny("unpad=true", "phase1.global_batch=64", "phase1.micro_batch=4")
@@ -107,7 +107,7 @@ def test_a_slow_forward_pass_and_a_slow_optimizer_show_each_in_its_own_place(mon
     micro_batches = len(rank_step(spec, phase, data, 4, CPU))
     rank.forward = Slow(rank.forward, clock)  # type: ignore[assignment]
     measurement = measure(rank, data, 4, peak=1e12, seconds=0.3, repeats=2)
-    assert measurement.forward_backward_s >= 0.8 * micro_batches * SLOW_S  # packs hold unlike numbers of sequences
+    assert measurement.forward_backward_s >= 0.8 * micro_batches * SLOW_S  # packs hold different numbers of sequences
     assert measurement.optimizer_s < SLOW_S
 
     rank = Rank(spec, phase, CPU)
@@ -123,7 +123,7 @@ def test_a_sweep_tries_what_divides_the_rank_batch() -> None:
     assert micro_batch_sizes(replace(phase, micro_batch=3)) == [3, 6, 12, 24, 48, 96]
 
 
-def test_a_sweep_ends_where_memory_does(monkeypatch: pytest.MonkeyPatch, spec: RunSpec) -> None:
+def test_a_sweep_ends_when_memory_runs_out(monkeypatch: pytest.MonkeyPatch, spec: RunSpec) -> None:
     real = bench.measure
 
     def limited(rank: Rank, data: BenchData, size: int, **others: Any) -> Measurement:
@@ -142,7 +142,7 @@ def test_a_sweep_ends_where_memory_does(monkeypatch: pytest.MonkeyPatch, spec: R
         sweep(spec, spec.phases[0], CPU, sizes=[16], seconds=0.05, repeats=1)
 
 
-def test_a_recipe_for_gpus_is_refused_where_there_are_none() -> None:
+def test_a_recipe_for_gpus_is_refused_without_a_gpu() -> None:
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
     with pytest.raises(InputError, match="torch sees none"):
@@ -178,7 +178,7 @@ def sweep_of(spec: RunSpec, device: Device, rates: dict[int, float]) -> Sweep:
 H200 = Device("cuda", "NVIDIA H200", 150.1, 0)
 
 
-def test_plan_reads_what_a_sweep_has_kept(tmp_path: Path) -> None:
+def test_plan_reads_what_a_sweep_wrote(tmp_path: Path) -> None:
     spec = tiny(recipe="h200", nodes=2)
     phase = spec.phases[0]
     rates = {phase.micro_batch // 2: 2000.0, phase.micro_batch: 2500.0}
@@ -195,7 +195,7 @@ def test_plan_reads_what_a_sweep_has_kept(tmp_path: Path) -> None:
     assert estimate_phase(padded, phase, 30522, None, runs) is None
 
 
-def test_the_best_is_suggested_as_the_recipe_takes_it() -> None:
+def test_the_best_is_suggested_in_the_words_of_a_recipe() -> None:
     spec = tiny(recipe="h200")
     phase, own = spec.phases[0], spec.phases[0].micro_batch
     assert sweep_of(spec, H200, {own // 2: 990.0, own: 1000.0}).best.micro_batch == own // 2  # within 1%
@@ -268,7 +268,7 @@ def test_each_variant_is_reported_as_soon_as_it_is_measured_the_cheapest_first(c
     assert comparing.names == [order[: number + 1] for number in range(len(order))]
 
 
-def test_variants_compute_the_same_loss_and_are_timed_in_turns_with_ours(compared: Comparison) -> None:
+def test_variants_compute_the_same_loss_and_are_timed_in_turn_with_ours(compared: Comparison) -> None:
     losses = [result.loss for result in compared.results]
     assert max(losses) - min(losses) < 1e-4
     assert losses[0] == pytest.approx(6.2 + 0.7, abs=0.5)  # ln 500 + ln 2
@@ -328,7 +328,7 @@ def test_variants_that_compute_something_else_are_refused(compared: Comparison) 
     _check([compared.results[0], Result("other", failed="no compiler")], "fp32")
 
 
-def test_shares_of_a_profile_sum_up_to_the_whole_step() -> None:
+def test_shares_of_a_profile_add_up_to_the_whole_step() -> None:
     spec = tiny("unpad=true", "phase1.global_batch=64", "phase1.micro_batch=4")
     phase, data = one_phase(spec)
     profile = profile_phase(spec, phase, data, CPU, micro_batch=4, micro_batches=2)

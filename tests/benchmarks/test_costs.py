@@ -54,8 +54,8 @@ def finish() -> Sequence[Any]:
 def moved(costs: ModuleType, function: Callable[..., Any], make: Callable[[], Sequence[Any]]) -> list[list[float]]:
     """Bytes of the kernels, in hidden states, of the forward and of the backward graph; those of weights left out."""
     graphs = costs.captured(function, make)
-    found = [sorted(costs.bytes_of(kernel) / UNIT for kernel in costs.kernels_of(graph)) for graph in graphs]
-    return [[bytes for bytes in kernels if bytes > 0.3] for kernels in found]
+    sizes = [sorted(costs.bytes_of(kernel) / UNIT for kernel in costs.kernels_of(graph)) for graph in graphs]
+    return [[bytes for bytes in kernels if bytes > 0.3] for kernels in sizes]
 
 
 def test_kernels_between_products_read_and_write_each_tensor_once(costs: ModuleType) -> None:

@@ -20,7 +20,7 @@ def load(name: str, path: Path) -> ModuleType:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # its dataclasses look there
+    sys.modules[name] = module  # its dataclasses look themselves up there
     spec.loader.exec_module(module)
     return module
 
@@ -46,20 +46,20 @@ def prepared(**contenders: dict[str, Any]) -> dict[str, Any]:
     return {"settings": {"megabytes": 12.0}, "prepare": [{"case": "a case", "contenders": contenders}]}
 
 
-def test_prepare_claims_the_smaller_of_steady_and_whole(data: ModuleType) -> None:
+def test_prepare_claims_the_smaller_of_the_steady_and_the_overall_ratio(data: ModuleType) -> None:
     result = prepared(ids=seconds(3.0, 1.0), lddl=seconds(1.0, 0.5), LDDL=seconds(24.0, 20.0))
     ids, lddl = data.prepare_claims(result, None)
     assert (ids["ratio"], ids["reached"], ids["ours"], ids["yardstick"]) == (8.0, False, 12.0, 0.6)
     assert (lddl["ratio"], lddl["reached"]) == (24.0, True)
 
 
-def test_without_lddl_the_recorded_ratio_times_the_baseline_stands_for_it(data: ModuleType) -> None:
+def test_without_lddl_the_recorded_ratio_times_the_baseline_replaces_it(data: ModuleType) -> None:
     result = prepared(ids=seconds(1.0, 1.0), lddl=seconds(1.0, 1.0), baseline=seconds(8.0, 8.0))
     ids, _ = data.prepare_claims(result, {"a case": dict.fromkeys(data.RATIOS, 1.5)})
     assert ids["ratio"] == 12.0
 
 
-def test_the_loader_claims_our_slower_way_over_lddls_in_one_process(data: ModuleType) -> None:
+def test_the_loader_claims_our_slower_mode_over_lddls_single_process(data: ModuleType) -> None:
     def runs(*rates: float) -> list[dict[str, float]]:
         return [{"sequences_a_second": rate, "sequences_a_cpu_second": rate} for rate in rates]
 
@@ -85,7 +85,7 @@ def test_a_source_is_cut_or_repeated_to_its_size(data: ModuleType, tmp_path: Pat
     assert len(set(ids)) == len(ids)
 
 
-def test_the_baseline_draws_pairs_of_bert(baseline: ModuleType) -> None:
+def test_the_baseline_draws_pairs_as_bert_does(baseline: ModuleType) -> None:
     draw = random.Random(1)
     documents = [[[f"{d}.{s}.{t}" for t in range(draw.randint(1, 30))] for s in range(40)] for d in range(20)]
     drawn = [pair for place in range(20) for pair in baseline.pairs(documents, place, 64, draw)]
@@ -95,7 +95,7 @@ def test_the_baseline_draws_pairs_of_bert(baseline: ModuleType) -> None:
     assert 0.4 < sum(is_random for *_, is_random in drawn) / len(drawn) < 0.7  # one-sentence chunks are always random
 
 
-def test_the_baseline_masks_as_bert(baseline: ModuleType) -> None:
+def test_the_baseline_masks_as_bert_does(baseline: ModuleType) -> None:
     draw = random.Random(1)
     a, b = [f"a{n}" for n in range(60)], [f"b{n}" for n in range(65)]
     masks = kept = total = 0

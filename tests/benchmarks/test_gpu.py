@@ -152,10 +152,10 @@ LINES: list[dict[str, Any]] = [
 
 
 def test_the_summary_has_the_last_of_each_number(summary: ModuleType) -> None:
-    found = summary.summarise(LINES, {1: 48.0})
-    assert (found["device"], found["date"], found["copy_tb_per_s"]) == ("NVIDIA H200", "2026-01-02", 4.2)
-    assert (found["failed"], found["skipped"]) == (["bench-2"], ["lamb"])
-    first = found["phases"]["1"]
+    summed = summary.summarise(LINES, {1: 48.0})
+    assert (summed["device"], summed["date"], summed["copy_tb_per_s"]) == ("NVIDIA H200", "2026-01-02", 4.2)
+    assert (summed["failed"], summed["skipped"]) == (["bench-2"], ["lamb"])
+    first = summed["phases"]["1"]
     assert (first["sequences_per_s"], first["share_of_product_rate"]) == (2500.0, 0.62)
     assert (first["times_as_fast_as_hugging_face"], first["best_of_hugging_face"]) == (1.5, "Hugging Face, SDPA")
     assert first["attention_ms"] == {"flash": pytest.approx(1.1)}
@@ -164,7 +164,7 @@ def test_the_summary_has_the_last_of_each_number(summary: ModuleType) -> None:
         "micro-batch 256": {"sequences_per_s": 2250.0, "times_own": 0.9},
         "attention=triton": {"sequences_per_s": 2750.0, "times_own": 1.1},
     }
-    assert found["phases"]["2"]["sequences_per_s"] is None
+    assert summed["phases"]["2"]["sequences_per_s"] is None
 
 
 def test_the_table_shows_targets_and_prediction_beside_what_was_measured(summary: ModuleType) -> None:
@@ -172,8 +172,8 @@ def test_the_table_shows_targets_and_prediction_beside_what_was_measured(summary
     lines = summary.table(summary.summarise(LINES, {1: 48.0}), prediction)
 
     def row(words: str) -> list[str]:
-        (found,) = [line for line in lines if line.startswith(words)]
-        return found.removeprefix(words).split()
+        (only,) = [line for line in lines if line.startswith(words)]
+        return only.removeprefix(words).split()
 
     assert row("phase 1: sequences/s, micro-batch 512") == ["2,400", "2,300", "2,500", "reached"]
     assert row("phase 1: share of the product rate") == ["60%", "58.0%", "62.0%", "reached"]

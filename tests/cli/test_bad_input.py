@@ -22,7 +22,7 @@ def no_slurm(tmp_path: Path) -> dict[str, str]:
 
 @pytest.fixture
 def refused(bertjobs: Bertjobs, no_slurm: dict[str, str], tmp_path: Path, speeches_data: Path):
-    """Checks that a submit is refused with 64, says all of the parts, and leaves this folder as it was."""
+    """Checks that a submit is refused with 64, names all of the parts, and leaves this folder as it was."""
 
     def check(*arguments: object, says: tuple[str, ...], environ: dict[str, str] | None = None, data: object = None):
         before = sorted(tmp_path.rglob("*"))
@@ -152,7 +152,7 @@ def test_a_gpu_recipe_without_slurm(refused) -> None:
     refused("--recipe", "dgx1-32g", says=("sbatch was not found",))
 
 
-def test_an_initial_checkpoint_that_is_not_there(refused, tmp_path: Path) -> None:
+def test_an_initial_checkpoint_that_does_not_exist(refused, tmp_path: Path) -> None:
     refused("--init-checkpoint", tmp_path / "nowhere", says=("config.json of the initial checkpoint",))
 
 

@@ -29,7 +29,7 @@ def recipe(tmp_path: Path) -> tuple[str, ...]:
     return "--recipe", "tiny", "--phase", "1"
 
 
-def test_a_sweep_is_shown_and_kept_and_planned_with(
+def test_a_sweep_is_shown_and_kept_and_used_by_plan(
     tmp_path: Path, bertjobs: Bertjobs, recipe: tuple[str, ...]
 ) -> None:
     files = ("--output", "out/result.json", "--lines", "out/lines.jsonl")
@@ -56,7 +56,7 @@ def test_a_sweep_is_shown_and_kept_and_planned_with(
     assert phase["expected_from"].startswith("bertjobs bench, this recipe's model on ")
 
 
-def test_a_comparison_prints_json_alone(tmp_path: Path, bertjobs: Bertjobs, recipe: tuple[str, ...]) -> None:
+def test_a_comparison_prints_nothing_but_json(tmp_path: Path, bertjobs: Bertjobs, recipe: tuple[str, ...]) -> None:
     pytest.importorskip("transformers")
     arguments = ("--compare", "--sequences", 8, "--micro-batches", "recipe", "--repeats", 1, "--json",
                  "--set", "seed=7", "--lines", "lines.jsonl")  # fmt: skip

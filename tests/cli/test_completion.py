@@ -46,7 +46,7 @@ def environ(tmp_path: Path) -> dict[str, str]:
 
 @pytest.fixture(params=["bash", "fish"])
 def complete(request: pytest.FixtureRequest, tmp_path: Path, environ: dict[str, str]) -> Complete:
-    """What a shell offers at the end of a line: whole words, or what is to follow after the last `=`."""
+    """What a shell offers at the end of a line: whole words, or what may follow the last `=`."""
     shell = shutil.which(request.param)
     if shell is None:
         pytest.skip(f"{request.param} is not installed")
@@ -90,7 +90,7 @@ def test_a_word_is_completed(complete: Complete, line: str, offered: list[str]) 
 
 
 @pytest.mark.parametrize("line", ["bertjobs plan --recipe ", "bertjobs status --site nosuch "])
-def test_what_cannot_be_read_offers_nothing(complete: Complete, tmp_path: Path, line: str) -> None:
+def test_missing_and_unreadable_files_offer_no_completions(complete: Complete, tmp_path: Path, line: str) -> None:
     (tmp_path / "bertjobs.yml").write_text("recipes: {broken: [\n")
     shutil.rmtree(tmp_path / "results")
     assert complete(line) == []

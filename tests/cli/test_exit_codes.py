@@ -49,7 +49,7 @@ def nonsense(action: argparse.Action) -> str:
 
 
 def base(words: tuple[str, ...], parser: argparse.ArgumentParser) -> list[str]:
-    """A command line that can only be refused, whatever is added to it."""
+    """A command line that is refused, whatever is added to it."""
     if words in BASE:
         return [*words, *BASE[words]]
     given = list(words)
@@ -91,9 +91,9 @@ def ended(arguments: list[str]) -> int:
 
 def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert ended(arguments) == 64, arguments
-    said = capsys.readouterr()
-    assert said.err.startswith("error: "), said.err
-    assert "Traceback" not in said.err
+    output = capsys.readouterr()
+    assert output.err.startswith("error: "), output.err
+    assert "Traceback" not in output.err
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -148,14 +148,14 @@ def test_ctrl_c_is_130(tmp_path: Path) -> None:
     try:
         with open(tmp_path / "mine.yml", "w"):  # returns when the command has opened it too
             process.send_signal(signal.SIGINT)
-            _, said = process.communicate(timeout=300)
+            _, errors = process.communicate(timeout=300)
     finally:
         process.kill()
     assert process.returncode == 130
-    assert said == ""
+    assert errors == ""
 
 
-def test_a_reader_that_goes_away_is_not_a_failure() -> None:
+def test_a_closed_pipe_is_not_a_failure() -> None:
     done = subprocess.run(
         ["/bin/bash", "-c", f"set -o pipefail; {sys.executable} -m bertjobs recipes --json | /bin/true"],
         stderr=subprocess.PIPE, text=True, check=False,

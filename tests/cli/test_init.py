@@ -1,4 +1,4 @@
-"""`bertjobs init` on machines without a Slurm, and with programs that answer as a large cluster's do."""
+"""`bertjobs init` on machines without Slurm, and with programs that answer like a large cluster's."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ ANSWERS = {
 
 @pytest.fixture
 def environ(tmp_path: Path) -> dict[str, str]:
-    """A shell without any Slurm, with its own configuration folder."""
+    """A shell without Slurm, with its own configuration folder."""
     (tmp_path / "bin").mkdir()
     return {"PATH": str(tmp_path / "bin"), "XDG_CONFIG_HOME": str(tmp_path / "config")}
 
 
 def install(folder: Path, name: str, says: str, code: int = 0, error: str = "") -> None:
-    """A program that prints and ends."""
+    """A program that prints this text and ends."""
     (folder / f"{name}.txt").write_text(says)
     program = folder / name
     program.write_text(f'#!/bin/sh\nwhile IFS= read -r line; do printf "%s\\n" "$line"; done <"{folder}/{name}.txt"\n'
@@ -39,7 +39,7 @@ def install(folder: Path, name: str, says: str, code: int = 0, error: str = "") 
 
 @pytest.fixture
 def large(environ: dict[str, str]) -> dict[str, str]:
-    """A shell with programs that answer as a large cluster's do."""
+    """A shell with programs that answer like a large cluster's."""
     for name, says in ANSWERS.items():
         install(Path(environ["PATH"]), name, says)
     return environ
@@ -97,7 +97,7 @@ def test_several_sites_are_kept(bertjobs: Bertjobs, large: dict[str, str], tmp_p
     assert yaml.safe_load(files[1].read_text())["partition"] == "cpu"
 
 
-def test_a_partition_that_is_not_there_names_the_nearest(bertjobs: Bertjobs, large: dict[str, str]) -> None:
+def test_a_partition_that_does_not_exist_names_the_nearest(bertjobs: Bertjobs, large: dict[str, str]) -> None:
     done = bertjobs("init", "--partition", "gpu-a10", environ=large)
     assert done.returncode == 64
     assert "did you mean 'gpu-a100'?" in done.stderr

@@ -45,7 +45,7 @@ def documented(command: str) -> list[Path_]:
 
 
 def leaves(value: Any, path: Path_ = ()) -> Iterator[Path_]:
-    """The paths of all values that are neither lists nor mappings; nothing of an empty one."""
+    """The paths of all values that are neither lists nor mappings; empty lists and mappings have none."""
     if isinstance(value, dict):
         for key, inner in value.items():
             yield from leaves(inner, (*path, key))
@@ -61,12 +61,12 @@ def begins(field: Path_, path: Path_) -> bool:
 
 
 def describes(field: Path_, path: Path_) -> bool:
-    """Whether a documented field is at a path; one that ends with a list or a mapping stands for all in it."""
+    """Whether a documented field describes a path; one that ends in a list or a mapping describes all that is in it."""
     return begins(field, path) and (len(field) == len(path) or field[-1] in ("[]", "{}"))
 
 
 def strict(text: str) -> Any:
-    """JSON as every parser reads it."""
+    """JSON that every parser reads."""
 
     def refuse(name: str) -> None:
         raise AssertionError(f"{name} is not JSON")
@@ -75,7 +75,7 @@ def strict(text: str) -> Any:
 
 
 def check(command: str, *outputs: str) -> None:
-    """All fields of the outputs are documented, and all that are documented are in one of them."""
+    """All fields of the outputs are documented, and each documented field is in one of them."""
     fields = documented(command)
     paths = {path for output in outputs for path in leaves(strict(output))}
     assert [path for path in sorted(paths) if not any(describes(field, path) for field in fields)] == []
@@ -155,11 +155,11 @@ def run(bertjobs: Bertjobs, code: int, *words: object) -> str:
 
 
 def test_shards(bertjobs: Bertjobs, shards: Path, speeches_data: Path, tmp_path: Path) -> None:
-    spoilt = tmp_path / "spoilt"
-    shutil.copytree(shards, spoilt)
-    (spoilt / "phase1" / "train" / "stray").write_text("")
+    damaged = tmp_path / "damaged"
+    shutil.copytree(shards, damaged)
+    (damaged / "phase1" / "train" / "stray").write_text("")
     shard = next((shards / "phase1" / "train").glob("shard-*.parquet_0"))
-    check("data verify", run(bertjobs, 0, "verify", shards), run(bertjobs, 64, "verify", spoilt))
+    check("data verify", run(bertjobs, 0, "verify", shards), run(bertjobs, 64, "verify", damaged))
 
     made = run(bertjobs, 0, "adopt", "--phase", f"1={shards / 'phase1' / 'train'}", "--vocab", shards / "vocab.txt",
                "--output", tmp_path / "adopted")  # fmt: skip

@@ -24,7 +24,7 @@ def test_help_imports_nothing_heavy() -> None:
     assert "Exit codes: 0 done, 75" in done.stdout
 
 
-def test_help_takes_400_ms_of_a_cpu_at_most() -> None:
+def test_help_takes_at_most_400_ms_of_cpu_time() -> None:
     def seconds() -> float:
         before = os.times()
         subprocess.run([sys.executable, "-m", "bertjobs", "--help"], capture_output=True, check=True)
@@ -35,7 +35,7 @@ def test_help_takes_400_ms_of_a_cpu_at_most() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["sumbit"], "did you mean 'submit'?"),
         (["submit", "--recipe", "laptop", "--node", "2"], "did you mean '--nodes'?"),
@@ -48,10 +48,10 @@ def test_help_takes_400_ms_of_a_cpu_at_most() -> None:
         (["report", "nosuch"], "there is no run named 'nosuch'"),
     ],
 )
-def test_an_unknown_word_ends_with_64(bertjobs: Bertjobs, arguments: list[str], said: str) -> None:
+def test_bad_arguments_exit_with_64(bertjobs: Bertjobs, arguments: list[str], message: str) -> None:
     done = bertjobs(*arguments)
     assert done.returncode == 64
-    assert said in done.stderr
+    assert message in done.stderr
     assert "Traceback" not in done.stderr
 
 

@@ -118,7 +118,7 @@ def test_bad_paths_are_refused(made: dict[str, Path], tmp_path: Path) -> None:
 def test_verify_names_each_bad_file(made: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
     assert run("verify", made["ids"]) == 0
     printed = capsys.readouterr()
-    assert "all files are as the manifest says" in printed.out
+    assert "all files match the manifest" in printed.out
     assert "MB/s" in printed.err
     stray = made["ids"] / "stray"
     stray.write_text("")

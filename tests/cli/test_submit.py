@@ -1,4 +1,4 @@
-"""`bertjobs plan`, `submit` and `resume` as a person types them, without a Slurm."""
+"""`bertjobs plan`, `submit` and `resume` as a person types them, without Slurm."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
 
     def run(*words: object) -> tuple[int, str, str]:
         code = main([str(word) for word in words])
-        said = capsys.readouterr()
-        return code, said.out, said.err
+        output = capsys.readouterr()
+        return code, output.out, output.err
 
     return run
 
@@ -87,12 +87,12 @@ def test_text_that_is_not_an_sbatch_option(given: str, says: str) -> None:
     ],
 )
 @pytest.mark.parametrize("verb", ["plan", "submit"])
-def test_bad_words_about_the_queue(
+def test_bad_queue_options(
     typed: Typed, speeches_data: Path, tmp_path: Path, verb: str, words: tuple[str, ...], says: str
 ) -> None:
     run = ("--recipe", "laptop-scratch", "--data", speeches_data, "--backend", "local")
     code, out, err = typed(verb, *run, *words)
-    # A plan shows what is wrong with a run, and ends well; what cannot be read is an error of both.
+    # A plan shows what is wrong with a run, and succeeds; what cannot be read is an error of both commands.
     is_shown = verb == "plan" and "cannot wait" in says
     assert code == (0 if is_shown else 64)
     assert says in (out if is_shown else err)
@@ -113,9 +113,9 @@ def stopped(bertjobs: Bertjobs, speeches_data: Path, tmp_path: Path) -> RunDirec
     words = ("submit", "--recipe", "laptop-scratch", "--data", speeches_data, "--backend", "local", *SMALL, *TINY)
     done = bertjobs(*words, "--steps-this-run", 2, "--json", environ={"OMP_NUM_THREADS": "1"})
     assert done.returncode == 75, done.stderr
-    found = json.loads(done.stdout)
+    printed = json.loads(done.stdout)
     directory = RunDirectory(tmp_path / "results" / "laptop-scratch")
-    assert found == {
+    assert printed == {
         "run_directory": str(directory.root),
         "jobs": {"1": "local-1"},
         "next": [f"bertjobs resume {directory.root}"],
@@ -140,7 +140,7 @@ def test_settings_that_may_change_between_two_jobs(bertjobs: Bertjobs, typed: Ty
         assert says in err
         assert stopped.lockfile.read_text() == before
 
-    # All at once; and phase 2 was not begun.
+    # All at once; and phase 2 has not begun.
     both = typed("resume", "laptop-scratch", "--backend", "local", "--set", "seed=7", "--set", "data=nowhere")[2]
     assert both.count("error: ") == 2
     change = ("resume", "laptop-scratch", "--backend", "local", "--set", "phase2.lr=0.001", "--json")

@@ -80,5 +80,5 @@ GRANT ALL ON slurm_accounting.* TO slurm@localhost;
 
 
 def cgroup_conf(version: tuple[int, int]) -> str:
-    """cgroup.conf for a Slurm of this (year, month): without systemd only v1 or none at all start."""
+    """cgroup.conf for a Slurm of this (year, month): without systemd it starts only with v1 or without cgroups."""
     return f"CgroupPlugin={'disabled' if version >= (23, 11) else 'cgroup/v1'}\n"

@@ -1,4 +1,4 @@
-"""Which processes belong to a cluster, so that all of them can be ended and no other."""
+"""Which processes belong to a cluster, so that all of them and no others can be ended."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def job_processes(folder: Path) -> Iterator[Process]:
                 ours = conf in environment and any(v.startswith(b"SLURM_JOB_ID=") for v in environment)
             if ours and int(entry.name) != os.getpid():
                 yield Process.of(int(entry.name))
-        except OSError:  # it has ended, or is a guarded process of the system
+        except OSError:  # it has ended, or is a protected process of the system
             continue
 
 
@@ -63,7 +63,7 @@ def environment_of(process: Process) -> dict[str, str]:
 
 def ranks_of(folder: Path, job: str) -> dict[int, tuple[str, Process]]:
     """The workers of a job of this cluster, in order: rank -> (node, process)."""
-    found = {}
+    ranks = {}
     for process in job_processes(folder):
         try:
             variables = environment_of(process)
@@ -71,5 +71,5 @@ def ranks_of(folder: Path, job: str) -> dict[int, tuple[str, Process]]:
         except OSError:
             continue
         if variables.get("SLURM_JOB_ID") == job and b"bertjobs.train" in command and b"srun" not in command:
-            found[int(variables["SLURM_PROCID"])] = (variables["SLURMD_NODENAME"], process)
-    return dict(sorted(found.items()))
+            ranks[int(variables["SLURM_PROCID"])] = (variables["SLURMD_NODENAME"], process)
+    return dict(sorted(ranks.items()))

@@ -1,8 +1,8 @@
 """A real Slurm of four nodes on this machine, in a folder of its own: for tests, and for developers by hand.
 
 Debian's and Ubuntu's own packages (scripts/install_slurm.sh), run as root without systemd: munged, mariadbd,
-slurmdbd, slurmctld and four slurmd, all with private keys, sockets, ports and state, so that clusters neither
-see each other nor a Slurm that is installed on the machine. Nodes claim 16 CPUs and 8 GPUs each that need not
+slurmdbd, slurmctld and four slurmd, all with private keys, sockets, ports and state, so that clusters see
+neither each other nor a Slurm that is installed on the machine. Nodes claim 16 CPUs and 8 GPUs each that need not
 exist: the GPUs are links to /dev/null, which Slurm allocates, counts and numbers in CUDA_VISIBLE_DEVICES.
 
 Only the standard library: scripts/cluster runs this with the system's Python.
@@ -125,7 +125,7 @@ class Cluster:
         """Starts all daemons with files only under ``folder``, and waits until the four nodes are idle.
 
         The daemons end with ``stop``, at this interpreter's exit, or when the calling thread is killed,
-        unless they shall ``outlive`` it. Raises ClusterError with the logs' ends when it cannot boot.
+        unless they are to ``outlive`` it. Raises ClusterError with the logs' ends when it cannot boot.
         """
         folder = folder.resolve()
         if len(str(folder)) > LONGEST_FOLDER:
@@ -215,7 +215,7 @@ class Cluster:
 
     def _wait_for(self, job_id: int | str, timeout: float, what: str, seen: Callable[[], str]) -> str:
         deadline = time.monotonic() + timeout
-        while not (found := seen()):
+        while not (result := seen()):
             if time.monotonic() > deadline:
                 job = self.run(["scontrol", "show", "job", str(job_id)], check=False)
                 raise ClusterError(
@@ -224,7 +224,7 @@ class Cluster:
                     f"{job.stdout}{job.stderr}\n{self.log_tail('slurmctld.log')}"
                 )
             time.sleep(0.2)
-        return found
+        return result
 
     def log_tail(self, name: str, lines: int = 30) -> str:
         """The last lines of a file in the log folder, such as "slurmctld.log", under its path."""

@@ -1,4 +1,4 @@
-"""Data that a Slurm job makes, and a run that waits for it."""
+"""Data that a Slurm job makes, and a run that waits for them."""
 
 from __future__ import annotations
 
@@ -74,15 +74,15 @@ def test_a_run_waits_for_the_data_that_a_job_prepares(
     assert read_lockfile(directory.lockfile).model.vocab_size == DataManifest.read(tmp_path / "data").vocabulary_size
 
     again = prepare()
-    assert "is already complete" in again.stdout, "nothing is queued for data that are there"
+    assert "is already complete" in again.stdout, "nothing is queued for existing data"
 
 
 def test_a_requeued_coordinator_resumes(prepare: Prepare, cluster: Cluster, tmp_path: Path) -> None:
-    """As at its time limit: the signal that Slurm sends then."""
+    """Sends the signal that Slurm sends near the time limit."""
     blocked = prepare("--sbatch", "begin=now+1hour").stdout
     job = re.search(r"queued as job (\d+)", blocked)
     assert job is not None
-    # The coordinator is to start; its arrays inherit `begin` and wait, so that there is time for the signal.
+    # The coordinator has to start; its arrays inherit `begin` and wait, so that there is time for the signal.
     cluster.run(["scontrol", "update", f"JobId={job[1]}", "StartTime=now"])
     log = tmp_path / f"data.prepare-{job[1]}.log"
     wait_until(lambda: log.exists() and "shards: 16 tasks" in log.read_text())
@@ -103,7 +103,7 @@ def test_a_requeued_coordinator_resumes(prepare: Prepare, cluster: Cluster, tmp_
 def test_a_job_that_slurm_does_not_know_is_refused(
     bertjobs: Bertjobs, cluster: Cluster, speeches_data: Path, tmp_path: Path, job: str
 ) -> None:
-    """sbatch itself would take it for a job that has ended, and start at once."""
+    """sbatch itself would regard it as a job that has ended, and start at once."""
     words = ("submit", "--recipe", "laptop-scratch", "--data", speeches_data, "--after", job)
     done = bertjobs(*words, environ=cluster.environment)
     assert done.returncode == 64
@@ -112,7 +112,9 @@ def test_a_job_that_slurm_does_not_know_is_refused(
     assert cluster.run(["squeue", "-h"]).stdout == ""
 
 
-def test_a_job_that_has_ended_makes_no_more_data(bertjobs: Bertjobs, cluster: Cluster, tmp_path: Path) -> None:
+def test_a_job_that_has_ended_is_not_expected_to_make_data(
+    bertjobs: Bertjobs, cluster: Cluster, tmp_path: Path
+) -> None:
     script = tmp_path / "true.sub"
     script.write_text("#!/bin/bash\ntrue\n")
     job = cluster.run(["sbatch", "--parsable", "--output=/dev/null", str(script)]).stdout.strip()
@@ -126,7 +128,7 @@ def test_a_job_that_has_ended_makes_no_more_data(bertjobs: Bertjobs, cluster: Cl
     assert not (tmp_path / "results").exists()
 
 
-def test_without_a_job_to_wait_for_missing_data_stay_an_error_of_resume_too(
+def test_without_a_job_to_wait_for_resume_too_refuses_missing_data(
     bertjobs: Bertjobs, cluster: Cluster, tmp_path: Path
 ) -> None:
     script = tmp_path / "sleep.sub"

@@ -39,7 +39,7 @@ def test_phase_2_follows_phase_1(cluster: Cluster, environ: dict[str, str], tmp_
     assert f"starting from {directory.phase(1).checkpoints}" in _logs(tmp_path)
 
 
-def test_phase_2_before_phase_1_ends_with_64_and_says_why(
+def test_phase_2_started_before_phase_1_exits_with_64_and_says_why(
     cluster: Cluster, environ: dict[str, str], tmp_path: Path
 ) -> None:
     job = cluster.submit(["-N2", RUN_SUB], env={**environ, "RECIPE": "laptop-scratch", "PHASE": "2"}, cwd=tmp_path)
@@ -50,10 +50,8 @@ def test_phase_2_before_phase_1_ends_with_64_and_says_why(
     assert "Traceback" not in log
 
 
-def test_nvidia_s_own_command_line_is_understood_to_the_letter(
-    cluster: Cluster, environ: dict[str, str], tmp_path: Path
-) -> None:
-    """32 ranks take one real step of 65,536 sequences; around the line only what makes the model small."""
+def test_nvidia_s_own_command_line_works_unchanged(cluster: Cluster, environ: dict[str, str], tmp_path: Path) -> None:
+    """32 ranks take one real step of 65,536 sequences; only what makes the model small is added to the line."""
     (tmp_path / "bertjobs.yml").write_text("recipes: {dgx1-16g: {vocabulary: any}}\n")
     small = {"MODEL": "bert-nano", "PRECISION": "fp32", "GPUS": "0", "STEPS_THIS_RUN": "1"}
     line = {"BATCHSIZE": "2048", "LR": "6e-3", "GRADIENT_STEPS": "128", "PHASE": "1"}
@@ -72,7 +70,7 @@ def test_nvidia_s_own_command_line_is_understood_to_the_letter(
 def test_without_a_number_of_tasks_there_is_one_per_gpu(
     cluster: Cluster, environ: dict[str, str], tmp_path: Path
 ) -> None:
-    """16 tasks start on nodes that gave the job 8 GPUs and one CPU each; torch sees none of the pretended GPUs."""
+    """16 tasks start on nodes that gave the job 8 GPUs and one CPU each; torch sees none of the simulated GPUs."""
     (tmp_path / "bertjobs.yml").write_text("recipes: {dgx1-16g: {vocabulary: any}}\n")
     job = cluster.submit(["-N2", "--gpus-per-node=8", RUN_SUB], env={**environ, "MODEL": "bert-nano"}, cwd=tmp_path)
     assert cluster.wait(job) == "FAILED"

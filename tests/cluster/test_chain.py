@@ -1,4 +1,4 @@
-"""A job resumes without anyone's help after whatever may happen to it, and the journal names the cause."""
+"""A job resumes by itself whatever happens to it, and the journal names the cause."""
 
 from __future__ import annotations
 
@@ -50,11 +50,11 @@ def test_a_job_that_crashes_is_restarted_as_often_as_the_recipe_allows(
         ranks_of(cluster.folder, str(job))[1 - attempt][1].send(signal.SIGKILL)
     assert cluster.wait(job, timeout=120) == "FAILED", _logs(tmp_path)
     assert cluster.run(["sacct", "-nXP", "-o", "ExitCode", "-j", str(job)]).stdout.strip() == "70:0"
-    assert not (directory.phase(1).logs / f"{job}-2.out").exists(), "no third attempt is needed to find that out"
+    assert not (directory.phase(1).logs / f"{job}-2.out").exists(), "a third attempt is not needed to find that out"
     assert "2 attempts crashed; the recipe allows 1 restart after a crash" in _logs(tmp_path)
     first, second = ends(directory)[:2]
-    assert first in [(0, "lost rank"), (0, "crashed")], "rank 0 says so, if it is not killed before"
-    assert second == (1, "crashed"), "nobody was left to say so"
+    assert first in [(0, "lost rank"), (0, "crashed")], "rank 0 records it, unless it is killed first"
+    assert second == (1, "crashed"), "no process was left to record it"
 
     again = cluster.submit(["-N2", RUN_SUB], env=environ, cwd=tmp_path)
     assert cluster.wait(again) == "COMPLETED", _logs(tmp_path)
@@ -64,7 +64,7 @@ def test_a_job_that_crashes_is_restarted_as_often_as_the_recipe_allows(
 
 @pytest.fixture
 def fragile(cluster: Cluster) -> Iterator[str]:
-    """A partition whose jobs are cancelled where others requeue them."""
+    """A partition whose preempted jobs are cancelled, not requeued."""
     nodes = cluster.run(["sinfo", "-h", "-p", "batch", "-o", "%N"]).stdout.strip()
     options = [f"Nodes={nodes}", "PriorityTier=1", "PreemptMode=CANCEL", "MaxTime=1-0", "State=UP"]
     cluster.run(["scontrol", "create", "PartitionName=fragile", *options])
@@ -120,7 +120,7 @@ def test_a_run_that_is_cancelled_leaves_nothing_behind(
 def test_bad_input_cancels_the_jobs_that_follow(
     cluster: Cluster, bertjobs: Bertjobs, speeches_data: Path, tmp_path: Path
 ) -> None:
-    """The data are gone by the time that the job starts."""
+    """The data are gone by the time the job starts."""
     own = tmp_path / "data"
     own.symlink_to(speeches_data)
     blocked = cluster.submit(["-N4", "--exclusive", "--wrap", "sleep 600"], cwd=tmp_path)

@@ -1,4 +1,4 @@
-"""What users of Slurm launchers complain of (docs/launcher-complaints.md), on a real Slurm."""
+"""What users of Slurm launchers complain about (docs/launcher-complaints.md), on a real Slurm."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Submit = Callable[..., int]
 
 @pytest.fixture
 def by_hand(cluster: Cluster, tmp_path: Path) -> Submit:
-    """``sbatch OPTIONS run.sub`` with a worker that records what it was given and then does what the test says."""
+    """``sbatch OPTIONS run.sub`` with a worker that records what it is given, then does what the test says."""
 
     def submit(worker: str, *options: str, **environ: str) -> int:
         lines = "\n".join(f'echo "{name}=${name}"' for name in GIVEN.split())
@@ -75,7 +75,7 @@ def test_a_value_with_commas_arrives_whole(cluster: Cluster, by_hand: Submit, tm
     assert given(tmp_path)["MOUNTS"] == mounts
 
 
-def test_a_port_that_is_taken_is_passed_over(cluster: Cluster, by_hand: Submit, tmp_path: Path) -> None:
+def test_a_port_that_is_taken_is_skipped(cluster: Cluster, by_hand: Submit, tmp_path: Path) -> None:
     job = by_hand("exit 0", "-N1", "--hold")
     usual = 20000 + job % 12000
     with socket.socket() as other:
@@ -90,15 +90,15 @@ def test_a_port_that_is_taken_is_passed_over(cluster: Cluster, by_hand: Submit, 
 
 
 def test_each_attempt_keeps_its_log(cluster: Cluster, by_hand: Submit, tmp_path: Path) -> None:
-    """The first attempt makes a checkpoint, so that the job is requeued; the logs' folder is made where it lacks."""
+    """The first attempt makes a checkpoint, so that the job is requeued; the logs' folder is made if it is missing."""
     step = "results/dgx1-16g/phase1/checkpoints/step-00000001"
     job = by_hand(
         f"echo attempt ${{SLURM_RESTART_COUNT:-0}}; [[ -d {step} ]] && exit 0; mkdir -p {step}; exit 75", "-N1"
     )
     wait_until(lambda: f"{job}-1.out" in logs(tmp_path))
     assert cluster.wait(job) == "COMPLETED"
-    said = {name: text.rpartition(": ")[2] for name, text in logs(tmp_path).items()}
-    assert said == {f"{job}-0.out": "attempt 0\n", f"{job}-1.out": "attempt 1\n"}
+    texts = {name: text.rpartition(": ")[2] for name, text in logs(tmp_path).items()}
+    assert texts == {f"{job}-0.out": "attempt 0\n", f"{job}-1.out": "attempt 1\n"}
     batch = (tmp_path / f"slurm-{job}.out").read_text()
     assert batch.count("phase 1 of run dgx1-16g ended with code") == 2
 

@@ -1,4 +1,4 @@
-"""`bertjobs doctor` on runs of a real Slurm, by what sacct, squeue and the logs say there."""
+"""`bertjobs doctor` on runs of a real Slurm, from sacct, squeue and the logs."""
 
 from __future__ import annotations
 
@@ -68,11 +68,11 @@ def test_a_job_runs_and_is_cancelled(
     assert verdict.command == f"bertjobs resume {RUN}"
 
 
-def test_a_job_whose_time_is_over(submit: Submit, cluster: Cluster, directory: RunDirectory) -> None:
+def test_a_job_that_reached_its_time_limit(submit: Submit, cluster: Cluster, directory: RunDirectory) -> None:
     job = submit("--time", "10", "--set", "phase1.checkpoint_every=1")
-    wait_until(lambda: spares(directory))  # as there is a checkpoint
-    cluster.run(["scancel", *spares(directory)])  # else that one continues
-    with written_to_no_more(directory.phase(1).metrics):  # else it stops by itself, and is continued
+    wait_until(lambda: spares(directory))  # because there is a checkpoint
+    cluster.run(["scancel", *spares(directory)])  # or else that one continues
+    with written_to_no_more(directory.phase(1).metrics):  # or else it stops by itself, and is continued
         cluster.run(["scontrol", "update", f"JobId={job}", "EndTime=now+1"])
         assert cluster.wait(job) == "TIMEOUT"
     verdict = verdict_on(directory, cluster)
@@ -88,9 +88,9 @@ def spares(directory: RunDirectory) -> list[str]:
 
 @contextmanager
 def written_to_no_more(file: Path) -> Iterator[None]:
-    """As if the file system hung: who appends to ``file`` waits, however often it is signalled, until it is killed.
+    """As if the file system hung: whoever appends to ``file`` waits, whatever signals come, until killed.
 
-    There is a full pipe in its place.
+    A full pipe takes the file's place.
     """
     pipe, kept = file.with_name("pipe"), file.with_name("kept")
     os.mkfifo(pipe)
@@ -176,10 +176,10 @@ def test_bad_input_is_reported_in_the_worker_s_words(submit: Submit, cluster: Cl
     assert verdict.sentence.startswith("BATCHSIZE 64 is not divisible by GRADIENT_STEPS 3")
 
 
-def test_the_gradient_steps_that_it_suggests_are_accepted(
+def test_the_suggested_gradient_steps_are_accepted(
     submit: Submit, cluster: Cluster, bertjobs: Bertjobs, directory: RunDirectory, tmp_path: Path
 ) -> None:
-    """The nodes have no GPUs: that one is full is written into the log."""
+    """The nodes have no GPUs, so the test writes an out-of-memory error into the log."""
     job = submit()
     wait_until(directory.phase(1).metrics.exists)
     bertjobs("cancel", RUN, environ=cluster.environment)

@@ -36,7 +36,7 @@ def sleeper(cluster: Cluster, tmp_path: Path) -> str:
 
 
 def queued_as(cluster: Cluster, job: str) -> str:
-    """The sbatch call that queued a job, from what Slurm has of it: script and dependency."""
+    """The sbatch call that queued a job, from Slurm's record of it: script and dependency."""
     shown = cluster.run(["scontrol", "show", "job", job]).stdout
     script, waits = re.search(r"Command=(\S+)", shown), re.search(r"Dependency=(\w+:\d+)", shown)
     assert script is not None
@@ -66,9 +66,9 @@ def test_a_submit_writes_and_queues_what_its_dry_run_prints(
 
     submitted = bertjobs(*words, "--json", environ=cluster.environment)
     assert submitted.returncode == 0, submitted.stderr
-    found = json.loads(submitted.stdout)
-    assert found["run_directory"] == str(directory.root)
-    assert found["next"][0] == "bertjobs status laptop-scratch"
+    printed = json.loads(submitted.stdout)
+    assert printed["run_directory"] == str(directory.root)
+    assert printed["next"][0] == "bertjobs status laptop-scratch"
     named = {*files, directory.journal}
     if "too long to show" in dry.stdout:
         named.add(directory.source / "dirty.diff")
@@ -76,7 +76,7 @@ def test_a_submit_writes_and_queues_what_its_dry_run_prints(
     for path, content in files.items():
         assert path.read_bytes() == content, path
 
-    one, two = found["jobs"]["1"], found["jobs"]["2"]
+    one, two = printed["jobs"]["1"], printed["jobs"]["2"]
     second = queued_as(cluster, two).replace(f"afterany:{one} ", "afterany:phase1 ")
     assert [queued_as(cluster, one), second] == shown_commands(dry.stdout)
     assert f"afterany:{sleeper} " in shown_commands(dry.stdout)[0]
@@ -84,9 +84,9 @@ def test_a_submit_writes_and_queues_what_its_dry_run_prints(
 
 def test_a_dry_run_as_json(bertjobs: Bertjobs, cluster: Cluster, speeches_data: Path, tmp_path: Path) -> None:
     words = ("submit", "--recipe", "laptop-scratch", "--data", speeches_data, "--dry-run", "--json")
-    found = json.loads(bertjobs(*words, environ=cluster.environment).stdout)
-    assert [words[0] for words in found["commands"]] == ["sbatch", "sbatch"]
-    contents = {Path(file["path"]).name: file["content"] for file in found["files"]}
+    printed = json.loads(bertjobs(*words, environ=cluster.environment).stdout)
+    assert [words[0] for words in printed["commands"]] == ["sbatch", "sbatch"]
+    contents = {Path(file["path"]).name: file["content"] for file in printed["files"]}
     assert contents["run.yml"].startswith("# A run, fully resolved")
     assert contents["jobs.jsonl"] is None
     assert not (tmp_path / "results").exists()

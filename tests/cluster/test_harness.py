@@ -1,4 +1,4 @@
-"""The cluster that the other tests rely on behaves as a real one, and ends without a trace."""
+"""The cluster that the other tests rely on behaves like a real one, and leaves no trace."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ def script(folder: Path, *lines: str) -> Path:
 
 def processes_of(folder: Path) -> list[str]:
     """The command lines that name a folder, and the processes that work in it."""
-    found = []
+    lines = []
     for entry in Path("/proc").glob("[1-9]*"):
         try:
             line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
             if line and int(entry.name) != os.getpid():
                 inside = (entry / "cwd").readlink().is_relative_to(folder)
-                found += [f"{entry.name} {line}"] if inside or str(folder) in line else []
+                lines += [f"{entry.name} {line}"] if inside or str(folder) in line else []
         except OSError:
             continue
-    return found
+    return lines
 
 
 def test_sixteen_tasks_run_on_two_nodes_and_accounting_says_completed(cluster: Cluster, tmp_path: Path) -> None:

@@ -22,17 +22,22 @@ def environ(cluster: Cluster, tmp_path: Path) -> dict[str, str]:
 
 
 def test_init_sees_what_the_cluster_was_configured_with(cluster: Cluster, tmp_path: Path) -> None:
-    found = look(cluster.environment, tmp_path)
+    description = look(cluster.environment, tmp_path)
     nodes = (NodeKind(4, 16, 4000, (Gpus(8),)),)
-    batch, urgent = found.partitions
+    batch, urgent = description.partitions
     assert (batch.name, batch.default, batch.up, batch.limit_s) == ("batch", True, True, 86400)
     assert replace(urgent, preempt_mode="REQUEUE", tier=1, name="batch", default=True) == batch
     assert batch.kinds == nodes
     assert (batch.preempt_mode, batch.tier, urgent.preempt_mode, urgent.tier) == ("REQUEUE", 1, "OFF", 10)
-    assert (found.name, found.preempts, found.sacct, found.pyxis) == ("bertjobs", True, True, False)
-    assert found.default_account == "root"
-    assert [association.account for association in found.associations] == ["root"]
-    assert found.config["MaxArraySize"] == "1001"
+    assert (description.name, description.preempts, description.sacct, description.pyxis) == (
+        "bertjobs",
+        True,
+        True,
+        False,
+    )
+    assert description.default_account == "root"
+    assert [association.account for association in description.associations] == ["root"]
+    assert description.config["MaxArraySize"] == "1001"
 
 
 def test_neither_a_surrounding_job_nor_the_user_s_settings_change_what_is_seen(
@@ -77,11 +82,11 @@ def test_a_site_is_weaker_than_flags_and_stronger_than_defaults(
     shutil.rmtree(runs)
 
     done = bertjobs("submit", "--recipe", "laptop-scratch", "--phase", 1, "--site", "none", environ=environ)
-    assert done.returncode == 64, "without the site the data are not where the default is"
+    assert done.returncode == 64, "without the site there are no data at the default path"
     assert "data/prepared" in done.stderr
 
 
-def test_a_run_kept_off_slurm_does_not_take_the_site(
+def test_a_run_kept_off_slurm_does_not_use_the_site(
     bertjobs: Bertjobs, environ: dict[str, str], tmp_path: Path
 ) -> None:
     file = tmp_path / "config" / "bertjobs" / "sites" / "only.yml"

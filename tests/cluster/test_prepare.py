@@ -1,4 +1,4 @@
-"""`bertjobs data prepare --slurm` on a real Slurm: the same bytes as on one machine, whatever is lost on the way."""
+"""`bertjobs data prepare --slurm` on a real Slurm: the same bytes as on one machine, whatever fails on the way."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def expected(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
 
 @pytest.fixture(scope="module")
 def own_cluster() -> Iterator[Cluster]:
-    """A cluster whose nodes may be lost, with arrays of four elements at most, and limits that are enforced."""
+    """A cluster whose nodes tests may kill, with arrays of at most four elements, and enforced limits."""
     folder = Path(tempfile.mkdtemp(prefix="bertjobs-slurm-", dir="/tmp"))
     more = "MaxArraySize=4\nAccountingStorageEnforce=associations,limits\n"
     with pytest.MonkeyPatch.context() as patch:
@@ -105,15 +105,15 @@ def own_cluster() -> Iterator[Cluster]:
 
 
 class Run:
-    """A prepare on a cluster, with what it said."""
+    """A prepare on a cluster, with the messages that it printed."""
 
     def __init__(self, cluster: Cluster, output: Path, **asked: Any) -> None:
-        self.said: list[str] = []
+        self.messages: list[str] = []
         self.output = output
         self._cluster = cluster
         cut = {name: asked.pop(name) for name in ("jobs", "attempts") if name in asked}
         arrays = ArrayOptions(SlurmOptions(**asked), **{"jobs": 4, **cut})
-        self._runner = SlurmArrays(arrays, cluster.environment, self.said.append, grace_s=1)
+        self._runner = SlurmArrays(arrays, cluster.environment, self.messages.append, grace_s=1)
 
     def __call__(self, options: PrepareOptions, meanwhile: Callable[[], None] = lambda: None) -> bool:
         with ThreadPoolExecutor(1) as thread:
@@ -131,19 +131,19 @@ class Run:
             return prepare(options, quiet, runner)
 
     def count(self, words: str) -> int:
-        return sum(words in line for line in self.said)
+        return sum(words in line for line in self.messages)
 
 
 def wait_for(seen: Callable[[], Any], seconds: float = PATIENCE_S) -> Any:
     deadline = time.monotonic() + seconds
-    while not (found := seen()):
+    while not (result := seen()):
         assert time.monotonic() < deadline, f"did not happen within {seconds} s"
         time.sleep(0.005)
-    return found
+    return result
 
 
 def journals(output: Path) -> dict[str, list[dict[str, Any]]]:
-    """What each job reported about its tasks; those of a job whose file was just removed are left out."""
+    """What each job reported about its tasks; a job whose file was just removed is left out."""
     reports: dict[str, list[dict[str, Any]]] = {}
     for path in (output / FOLDER_NAME / "slurm").glob("*_*.jsonl"):
         with suppress(FileNotFoundError):
@@ -176,7 +176,7 @@ def element_of(process: Process) -> str:
 
 
 def is_task_of(process: Process, job: str) -> bool:
-    """Whether it is the Python that runs a job's tasks."""
+    """Whether it is the Python process that runs a job's tasks."""
     try:
         command = Path(f"/proc/{process.pid}/cmdline").read_bytes()
         return element_of(process) == job and b"submitit.core._submit" in command
@@ -201,13 +201,13 @@ def lose(cluster: Cluster, node: str) -> None:
     cluster.run(["scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=lost"])
 
 
-def test_the_bytes_are_those_of_one_machine_also_below_a_hostile_path(
+def test_the_bytes_are_those_of_one_machine_even_below_a_hostile_path(
     cluster: Cluster, corpus: Path, expected: dict[str, str], tmp_path: Path
 ) -> None:
     run = Run(cluster, tmp_path / 'it\'s "my" $data; #1 (new)')
     assert run(options(corpus, run.output))
     assert hashes(run.output) == expected
-    assert [line.split(":")[0] for line in run.said] == ["tokenise", "pairs", "shards"]
+    assert [line.split(":")[0] for line in run.messages] == ["tokenise", "pairs", "shards"]
     assert not run(options(corpus, run.output))
 
 
@@ -230,7 +230,7 @@ def test_a_task_that_is_killed_midway_is_run_again(
 
 
 @pytest.mark.parametrize("sbatch", [(), ("--no-requeue",)], ids=["slurm-requeues", "prepare-queues-again"])
-def test_a_node_that_is_lost_midway_does_not_matter(
+def test_a_node_lost_midway_changes_nothing(
     own_cluster: Cluster, corpus: Path, expected: dict[str, str], tmp_path: Path, sbatch: tuple[str, ...]
 ) -> None:
     run = Run(own_cluster, tmp_path / "data", extra=sbatch)
@@ -261,7 +261,7 @@ def test_a_node_that_fails_twice_is_left_out(
     assert hashes(run.output) == expected
 
 
-def test_a_node_that_is_the_only_one_is_used_again(
+def test_the_only_node_is_used_again_after_failures(
     cluster: Cluster, corpus: Path, expected: dict[str, str], tmp_path: Path
 ) -> None:
     run = Run(cluster, tmp_path / "data", extra=("--nodelist=node2",))
@@ -282,13 +282,13 @@ def test_arrays_are_no_larger_than_slurm_allows(
 ) -> None:
     run = Run(own_cluster, tmp_path / "data", jobs=10)
     assert run(options(corpus, run.output))
-    tokenise = next(line for line in run.said if line.startswith("tokenise"))
+    tokenise = next(line for line in run.messages if line.startswith("tokenise"))
     assert "in 10 Slurm jobs" in tokenise
     assert tokenise.count(",") >= 2, "three arrays"
     assert hashes(run.output) == expected
 
 
-def test_a_limit_on_queued_jobs_delays_and_does_not_stop(
+def test_a_limit_on_queued_jobs_delays_but_does_not_stop_the_work(
     own_cluster: Cluster, corpus: Path, expected: dict[str, str], tmp_path: Path
 ) -> None:
     run = Run(own_cluster, tmp_path / "data", jobs=4)
@@ -297,13 +297,13 @@ def test_a_limit_on_queued_jobs_delays_and_does_not_stop(
         assert run(options(corpus, run.output))
     finally:
         own_cluster.run(["sacctmgr", "-i", *["modify", "user", "root", "set", "MaxSubmitJobs=-1"]])
-    assert "in 2 Slurm jobs" in run.said[0]
+    assert "in 2 Slurm jobs" in run.messages[0]
     assert run.count("AssocMaxSubmitJobLimit") >= 1
     assert hashes(run.output) == expected
 
 
 class Tokenises(ThisMachine):
-    """Runs the first stage, and then is killed."""
+    """Runs the first stage, and is then killed."""
 
     def run(self, work: WorkFolder, stage: str, numbers: list[int], done: Callable[[int], None]) -> None:
         if stage != "tokenise":
@@ -362,7 +362,7 @@ except BertjobsError as error:
 
 @pytest.fixture
 def start(cluster: Cluster, corpus: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """Starts a prepare in a process of its own, perhaps behind other words of a command line."""
+    """Starts a prepare in a process of its own, perhaps as the argument of another command."""
     started = []
 
     def begin(output: Path, *before: str) -> subprocess.Popen[str]:
@@ -382,8 +382,8 @@ def test_ctrl_c_cancels_the_jobs_and_the_same_command_resumes(
     driver = start(tmp_path / "data")
     freeze_one(cluster, tmp_path / "data")
     driver.send_signal(signal.SIGINT)
-    said = driver.communicate(timeout=300)[1]
-    assert "Slurm jobs cancelled" in said
+    errors = driver.communicate(timeout=300)[1]
+    assert "Slurm jobs cancelled" in errors
     assert not cluster.run(["squeue", "-h"]).stdout
     run = Run(cluster, tmp_path / "data")
     assert run(options(corpus, run.output))
@@ -409,9 +409,9 @@ def test_the_jobs_continue_when_the_command_is_killed_and_the_next_one_takes_the
 def test_an_output_that_the_nodes_do_not_see_is_reported(tmp_path: Path, start: Callable[..., Any]) -> None:
     script = 'mount -t tmpfs none "$0" && exec "$@"'
     driver = start(tmp_path / "data", "unshare", "--mount", "sh", "-c", script, str(tmp_path))
-    said = driver.communicate(timeout=300)[1]
+    errors = driver.communicate(timeout=300)[1]
     assert driver.returncode == 1
-    assert "do all nodes see this folder" in said
+    assert "do all nodes see this folder" in errors
 
 
 @pytest.mark.parametrize(

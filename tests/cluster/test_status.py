@@ -1,4 +1,4 @@
-"""`bertjobs status`, `logs` and `cancel` by what a real Slurm says."""
+"""`bertjobs status`, `logs` and `cancel` with the answers of a real Slurm."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_a_running_run_is_shown_and_cancelled_with_all_that_waits(
     submit: Callable[..., list[str]], cluster: Cluster, bertjobs: Bertjobs, show: Show, directory: RunDirectory
 ) -> None:
     first, second = submit("--set", "phase1.steps=100000")
-    # One that the journal does not know, as where the journal's disk was full.
+    # A job that the journal does not know, as if the journal's disk had been full.
     logs = directory.phase(1).logs
     unknown = cluster.submit(
         [f"--job-name={RUN}-spare", f"--dependency=afterany:{first}", f"--output={logs}/slurm-%j.out", "--wrap=sleep 9"]

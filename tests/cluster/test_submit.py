@@ -123,7 +123,7 @@ def test_a_missing_partition_is_named_and_nothing_is_left(
 def test_gpus_are_requested_from_slurm(
     cluster: Cluster, bertjobs: Bertjobs, speeches_data: Path, tmp_path: Path
 ) -> None:
-    """The pretended GPUs are allocated; that no rank sees them is a fault of the nodes, reported in one clear error."""
+    """The simulated GPUs are allocated; that no rank sees them is a fault of the nodes, reported in one clear error."""
     done = bertjobs(
         *("submit", "--recipe", "dgxa100-80g", "--nodes", 2, "--phase", 1, "--model", "bert-nano"),
         *("--data", speeches_data, "--recipes", _any_vocabulary(tmp_path)),

@@ -1,4 +1,4 @@
-"""A run that submitit queues on a real Slurm, carried over the time limit as any other."""
+"""A run that submitit queues on a real Slurm, carried across its time limits like any other."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def causes(directory: RunDirectory) -> list[tuple[int, str]]:
 
 
 def test_a_job_of_submitit_s_is_requeued_at_its_time_limit(cluster: Cluster, queue: Queue) -> None:
-    """Phase 2 waits for phase 1, which is stopped half-way."""
+    """Phase 2 waits for phase 1, which is stopped halfway."""
     directory, jobs = queue()
     assert cluster.run(["squeue", "-ho", "%E", "-j", jobs[2]]).stdout.startswith(f"afterany:{jobs[1]}")
     wait_until(lambda: len(steps_of(directory, 1)) > 5)

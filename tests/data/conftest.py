@@ -21,7 +21,7 @@ TEXT = (
 
 
 def quiet(stage: str, done: float, total: float, unit: str) -> None:
-    """A progress that says nothing."""
+    """A progress callback that does nothing."""
 
 
 @pytest.fixture(scope="session")
@@ -77,5 +77,5 @@ def static(corpus: Path, vocabulary_path: Path, tmp_path_factory: pytest.TempPat
 
 @pytest.fixture(scope="session")
 def in_pieces(corpus: Path, small_vocabulary_path: Path, tmp_path_factory: pytest.TempPathFactory) -> DataManifest:
-    """As `dynamic`, with most words in pieces."""
+    """Like `dynamic`, with most words split into pieces."""
     return _prepared(corpus, small_vocabulary_path, tmp_path_factory.mktemp("in-pieces") / "data")

@@ -74,7 +74,7 @@ def write_folder(
     folder: Path, rows: Sequence[int], *, shard_format: str = "ids", static: bool = False, seed: int = 0,
     tokens: Sequence[str] = TOKENS,
 ) -> tuple[DataManifest, list[ShardRows]]:  # fmt: skip
-    """A folder with phase 1, whose training shards have these numbers of rows; and their content, in order."""
+    """A folder with phase 1, whose training shards have these numbers of rows; and the rows' content, in order."""
     draw = np.random.default_rng(seed)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "vocab.txt").write_text("\n".join(tokens) + "\n")

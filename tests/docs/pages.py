@@ -42,8 +42,8 @@ class Page:
 
     def links(self) -> list[str]:
         """The targets of all links and pictures."""
-        found = [token.attrGet("href") or token.attrGet("src") for token in self.inline()]
-        return [str(target) for target in found if target]
+        targets = [token.attrGet("href") or token.attrGet("src") for token in self.inline()]
+        return [str(target) for target in targets if target]
 
     def headings(self) -> list[str]:
         """As a reader sees them."""
@@ -64,7 +64,7 @@ class Page:
         return [token.content for token in self.inline() if token.type == "code_inline"]
 
     def code_blocks(self) -> list[str]:
-        """Indented and fenced blocks, but for the site's own directives."""
+        """Indented and fenced blocks, except for the site's own directives."""
         blocks = [token for token in self.tokens if token.type in ("code_block", "fence")]
         return [token.content for token in blocks if not token.info.startswith("{")]
 

@@ -1,7 +1,7 @@
-"""The commands that the pages show are commands that there are: each line is parsed by the program's own parser.
+"""The commands that the pages show exist: each line is parsed by the program's own parser.
 
 A line of a code block is a whole command: it parses as it stands. `Code` in the text, and a line with `...` or with a
-word in capitals for a number, may leave words out: there, verbs and flags have to exist.
+word in capitals for a number, may leave words out: there, the verbs and flags have to exist.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 
 @dataclass(frozen=True)
 class Shown:
-    """A command line of a page; ``whole``: nothing of it is left out."""
+    """A command line of a page; ``whole``: nothing is left out of it."""
 
     page: str
     words: tuple[str, ...]
@@ -42,7 +42,7 @@ class Shown:
 
 
 def split(line: str) -> list[list[str]]:
-    """The commands of a shell line, as words; of what stands in quotes too."""
+    """The commands of a shell line, as words; those inside quotes too."""
     lexer = shlex.shlex(line, posix=True, punctuation_chars=True)
     lexer.whitespace_split = True
     lexer.commenters = "#" if " #" in line or line.startswith("#") else ""
@@ -65,7 +65,7 @@ def within(word: str) -> list[list[str]]:
 
 
 def lines(page: Page) -> Iterator[tuple[str, bool]]:
-    """Lines in which commands may stand, and whether they are whole; a backslash at the end continues a line."""
+    """Lines that may contain commands, and whether they are whole; a backslash at the end continues a line."""
     for block in page.code_blocks():
         for line in block.replace("\\\n", " ").splitlines():
             yield line.strip().removeprefix("$ "), True
@@ -85,15 +85,15 @@ def commands(page: Page) -> Iterator[tuple[list[str], bool]]:
 
 def shown() -> list[Shown]:
     """Every command line of bertjobs in the pages."""
-    found: dict[str, Shown] = {}
+    unique: dict[str, Shown] = {}
     for page in PAGES:
         for command, whole in commands(page):
             while ASSIGNMENT.match(command[0]):
                 command = command[1:]
             if PROGRAM.fullmatch(command[0]) and len(command) > 1:
                 line = Shown(page.name, tuple(command[1:]), whole and "..." not in command)
-                found[str(line)] = line
-    return list(found.values())
+                unique[str(line)] = line
+    return list(unique.values())
 
 
 SHOWN = shown()
@@ -105,7 +105,7 @@ def verbs_of(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentPars
 
 
 def unknown(words: tuple[str, ...]) -> list[str]:
-    """The verbs and flags of a command line that there are not."""
+    """The verbs and flags of a command line that do not exist."""
     parser, verbs, rest = PARSER, verbs_of(PARSER), list(words)
     while rest and verbs and not rest[0].startswith("-"):
         if rest[0] not in verbs:
@@ -123,7 +123,7 @@ def filled(words: tuple[str, ...]) -> list[str]:
 
 
 def refusal(line: Shown, capsys: pytest.CaptureFixture[str]) -> str | None:
-    """Why a command line is not one of bertjobs', or None."""
+    """Why a command line is not a valid command of bertjobs, or None."""
     if wrong := unknown(line.words):
         return f"there is no {' '.join(wrong)}"
     if not line.whole:
@@ -140,7 +140,7 @@ def test_there_are_many() -> None:
 
 
 @pytest.mark.parametrize("line", SHOWN, ids=str)
-def test_a_command_that_is_shown_parses(line: Shown, capsys: pytest.CaptureFixture[str]) -> None:
+def test_each_shown_command_parses(line: Shown, capsys: pytest.CaptureFixture[str]) -> None:
     assert refusal(line, capsys) is None
 
 
@@ -160,11 +160,13 @@ def test_a_command_that_is_shown_parses(line: Shown, capsys: pytest.CaptureFixtu
         ("VERB --help", False, False),
     ],
 )
-def test_a_wrong_command_is_seen(words: str, whole: bool, refused: bool, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_wrong_command_is_detected(
+    words: str, whole: bool, refused: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert bool(refusal(Shown("page", tuple(words.split()), whole), capsys)) == refused
 
 
-def test_recipes_that_are_shown_are_there() -> None:
+def test_shown_recipes_exist() -> None:
     catalogue = yaml.safe_load((ROOT / "configurations.yml").read_text(encoding="utf-8"))["recipes"]
     named = {
         after for line in SHOWN for flag, after in zip(line.words, line.words[1:], strict=False) if flag == "--recipe"
@@ -184,14 +186,14 @@ RESOLVED = [
 
 
 @pytest.mark.parametrize("line", RESOLVED, ids=str)
-def test_settings_that_are_shown_resolve(line: Shown, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The keys of ``--set`` and all values, for the catalogue's recipes, whatever recipes lie on this machine."""
+def test_shown_settings_resolve(line: Shown, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The keys of ``--set`` and all values, for the catalogue's recipes, whatever recipes this machine has."""
     monkeypatch.chdir(tmp_path)
     resolved = resolve_arguments(PARSER.parse_args(line.words), {"XDG_CONFIG_HOME": str(tmp_path)})
     assert resolved.spec.recipe in line.words
 
 
-def test_variables_that_run_sub_is_given_are_read_by_it() -> None:
+def test_variables_shown_for_run_sub_are_read_by_it() -> None:
     given = set()
     for page in PAGES:
         for command, _ in commands(page):
@@ -201,7 +203,7 @@ def test_variables_that_run_sub_is_given_are_read_by_it() -> None:
     assert [name for name in sorted(given) if not re.search(rf"\b{name}\b", RUN_SUB)] == []
 
 
-def test_targets_of_make_that_are_shown_are_there() -> None:
+def test_shown_make_targets_exist() -> None:
     targets = set(re.findall(r"^([\w-]+):", MAKEFILE, re.MULTILINE))
     asked = {command[1] for page in PAGES for command, _ in commands(page) if command[0] == "make" and len(command) > 1}
     assert {"demo", "test", "docs"} <= asked

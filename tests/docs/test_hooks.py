@@ -23,7 +23,7 @@ def commands_of(target: str) -> list[str]:
 
 
 def hook_commands() -> list[str]:
-    """What the hooks run; one that has a pattern in it runs by a shell."""
+    """What the hooks run; a command with a pattern in it is run by a shell."""
     (repository,) = load_config(str(HOOKS))["repos"]
     words = [shlex.split(hook["entry"]) for hook in repository["hooks"]]
     assert all(hook["always_run"] and not hook["pass_filenames"] for hook in repository["hooks"])

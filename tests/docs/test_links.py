@@ -1,6 +1,6 @@
-"""Links in README, docs/ and the other pages lead somewhere: to a file that is there, and to a heading that it has.
+"""Links in README, docs/ and the other pages lead somewhere: to an existing file, and to a heading that it has.
 
-Nothing here needs a network. Addresses in the web are not followed.
+Nothing here needs a network. Web addresses are not followed.
 """
 
 from __future__ import annotations
@@ -52,7 +52,9 @@ def test_links_lead_somewhere(page: Page) -> None:
         ("[x](#nothing)", "#nothing: page.md has no such heading"),
     ],
 )
-def test_a_broken_link_is_seen(text: str, words: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_broken_link_is_detected(
+    text: str, words: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("tests.docs.test_links.ROOT", tmp_path)
     (tmp_path / "there.md").write_text("# A heading, with `code`: twice\n\n# A heading, with `code`: twice\n")
     (tmp_path / "picture.png").write_text("")

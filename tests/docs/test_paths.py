@@ -1,4 +1,4 @@
-"""Files and folders that the pages name are there, under the names that they have today."""
+"""Files and folders that the pages name exist, under their current names."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ def named(page: Page) -> set[str]:
     return {path for code in (*page.code_spans(), *page.code_blocks()) for path in FULL.findall(code)}
 
 
-# A changelog also names what was there before.
+# A changelog also names what existed before.
 @pytest.mark.parametrize("page", [page for page in PAGES if page.name != "CHANGELOG.md"], ids=lambda page: page.name)
-def test_the_files_that_a_page_names_are_there(page: Page) -> None:
+def test_the_files_that_a_page_names_exist(page: Page) -> None:
     assert [path for path in sorted(named(page)) if not (ROOT / path).exists()] == []
 
 
 def architecture() -> list[tuple[str, str]]:
-    """Each path that docs/architecture.md names, with the folder that its line is about."""
+    """Each path that docs/architecture.md names, and the folder that its line is about."""
     lines = (SITE / "architecture.md").read_text(encoding="utf-8").splitlines()
     paths = [(line, ANY.findall(line)) for line in lines if not line.lstrip().startswith("-")]
     return [
@@ -44,7 +44,7 @@ def architecture() -> list[tuple[str, str]]:
     ]
 
 
-def test_every_path_of_the_architecture_is_there() -> None:
+def test_every_path_of_the_architecture_exists() -> None:
     paths = architecture()
     assert len(paths) > 80
     wrong = [
@@ -64,7 +64,7 @@ def test_every_room_is_in_the_architecture() -> None:
 
 
 def test_decisions_are_grouped_by_floor() -> None:
-    """Each heading is a floor, from the bottom to the top, after one for what is about all of them."""
+    """Each heading is a floor, from the bottom to the top, after a heading for what concerns all of them."""
     headings = re.findall(r"^## (\w+)", (SITE / "decisions.md").read_text(encoding="utf-8"), re.MULTILINE)
     order = ["files", "recipe", "run", "slurm", "data", "model", "optim", "train", "bench", "launch", "report", "cli"]
     assert headings[0] == "Packaging"

@@ -1,4 +1,4 @@
-"""What the pages show of the program's screens is what it prints today."""
+"""The screens that the pages show are what the program prints today."""
 
 from __future__ import annotations
 

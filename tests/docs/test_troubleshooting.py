@@ -23,7 +23,7 @@ def test_there_are_verdicts() -> None:
 
 @pytest.mark.parametrize("word", sorted({*VERDICTS, *map(str, Cause)}))
 def test_a_verdict_has_a_section(word: str) -> None:
-    """Or, where the journal has a word of its own for it, is named in one."""
+    """Or, if the journal has its own word for it, is named in one."""
     assert slug(word) in NAMES or word in PAGE.code_spans()
 
 

@@ -103,7 +103,7 @@ def test_values_of_a_type_that_does_not_fit_are_refused(tmp_path, value):
         out.append("ids", np.array([value]))
 
 
-def test_a_type_that_the_format_lacks_is_refused(tmp_path):
+def test_a_type_unknown_to_the_format_is_refused(tmp_path):
     with pytest.raises(ValueError, match="'words' is"):
         write_arrays(tmp_path / "file", {"words": np.array(["a"])}, {})
 
@@ -115,7 +115,7 @@ def test_a_truncated_file_is_refused(path, keep):
         map_arrays(path)
 
 
-def test_bytes_left_over_are_refused_with_what_was_expected(path):
+def test_leftover_bytes_are_refused_naming_the_expected_size(path):
     size = path.stat().st_size
     path.write_bytes(path.read_bytes() + b"x")
     with pytest.raises(ValueError, match=f"its header describes {size} bytes, but it has {size + 1}"):

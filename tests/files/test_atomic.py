@@ -1,4 +1,4 @@
-"""Files and folders are complete or absent, also when their writer is killed."""
+"""Files and folders are complete or absent, even when their writer is killed."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_a_killed_writer_leaves_no_folder(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_killed_writer_leaves_the_folder_before(tmp_path: Path) -> None:
+def test_a_killed_writer_leaves_the_earlier_folder(tmp_path: Path) -> None:
     target = tmp_path / "step-00000010"
     with new_folder(target) as folder:
         (folder / "first").write_text("old")

@@ -1,4 +1,4 @@
-"""On what file system a folder lies, as /proc/mounts has it."""
+"""Which file system a folder is on, according to /proc/mounts."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ nas:/s /stacked nfs rw 0 0
 
 
 @pytest.mark.parametrize(
-    ("folder", "found"),
+    ("folder", "expected"),
     [
         ("/lustre/me/runs", FileSystem("/lustre", "lustre", True)),
         ("/lustre", FileSystem("/lustre", "lustre", True)),
@@ -33,8 +33,8 @@ nas:/s /stacked nfs rw 0 0
         ("/tmp", FileSystem("/tmp", "tmpfs", False)),
     ],
 )
-def test_the_file_system_of_a_folder(folder: str, found: FileSystem) -> None:
-    assert parse_mounts(MOUNTS, folder) == found
+def test_the_file_system_of_a_folder(folder: str, expected: FileSystem) -> None:
+    assert parse_mounts(MOUNTS, folder) == expected
 
 
 def test_without_mounts_nothing_is_known() -> None:

@@ -1,4 +1,4 @@
-"""The header of a safetensors file, beside what the safetensors package writes and reads."""
+"""The header of a safetensors file, compared with what the safetensors package writes and reads."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ bytes_tensors = st.dictionaries(st.text("ab/.", min_size=1, max_size=4), shapes,
 
 
 def written(path: Path, content: object, data: int = 0) -> Path:
-    """A file with this header, as JSON, and ``data`` bytes behind it."""
+    """A file with this header, as JSON, followed by ``data`` bytes."""
     text = json.dumps(content).encode()
     path.write_bytes(len(text).to_bytes(8, "little") + text + bytes(data))
     return path

@@ -1,4 +1,4 @@
-"""What is wrong with a YAML file, in words, with its line."""
+"""What is wrong with a YAML file, in plain words, with its line."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_an_empty_file_has_no_keys() -> None:
     assert document("").place("recipes") == "own.yml, line 1: recipes"
 
 
-def test_all_keys_that_are_given_twice() -> None:
+def test_all_duplicate_keys_are_reported() -> None:
     read, twice = read_document("a: 1\nb: {c: 1, c: 2}\na: 3\n", "own.yml")
     assert read.content == {"a": 3, "b": {"c": 2}}
     errors = dict(twice)
@@ -73,16 +73,16 @@ def test_all_keys_that_are_given_twice() -> None:
         ("a: 1\nb: 'c\nd: 2\n", 2, "a quotation mark is never closed"),
         ("a: 1\nb: @c\n", 2, "a value cannot start with '@'"),
         ("a: *b\n", 1, "*b refers to nothing"),
-        ("a: 1\n---\nb: 2\n", 2, "a second document begins, but a file has one"),
+        ("a: 1\n---\nb: 2\n", 2, "a second document begins, but a file may contain only one"),
         ("a: - 1\n", 1, "a list cannot begin here"),
         ("- 1\na: 2\n", 2, "line 2 does not continue what begins in line 1"),
-        ("a: 'b' c\n", 1, "there is more text behind the end of a value"),
+        ("a: 'b' c\n", 1, "there is more text after the end of a value"),
         ('a: "\\q"\n', 1, "\\q means nothing between double quotes"),
         ("{[1]: 2}: 3\n", 1, "a key must be one word"),
         ("a\nb: 1\n", 1, "line 1 has no ': ' between a key and a value"),
     ],
 )
-def test_what_is_not_yaml_is_said_in_words(text: str, line: int, what: str) -> None:
+def test_what_is_not_yaml_is_reported_in_plain_words(text: str, line: int, what: str) -> None:
     with pytest.raises(InputError) as error:
         read_document(text, "own.yml")
     assert error.value.what.startswith(f"not valid YAML: {what}")
@@ -94,6 +94,6 @@ def test_what_is_not_yaml_is_said_in_words(text: str, line: int, what: str) -> N
 @pytest.mark.parametrize(
     "text", ["a: \x01", "[" * 5000, "a: 2024-99-99", "a: !!python/object/apply:os.system [id]", "%x\n", "a: &\n"]
 )
-def test_anything_else_is_an_error_of_its_own_too(text: str) -> None:
+def test_anything_else_has_its_own_error_too(text: str) -> None:
     with pytest.raises(InputError, match="not valid YAML"):
         read_document(text, "own.yml")

@@ -32,7 +32,7 @@ NewTrial = Callable[..., Trial]
 
 @pytest.fixture(scope="session", autouse=True)
 def _gpu() -> Iterator[None]:
-    """A GPU, and what deterministic products have to find in the environment before the first one."""
+    """A GPU, and what deterministic products need in the environment before the first one."""
     if not torch.cuda.is_available():
         pytest.skip("torch sees no GPU")
     with pytest.MonkeyPatch.context() as patch:
@@ -43,8 +43,8 @@ def _gpu() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _torch_as_it_was() -> Iterator[None]:
-    """What a run sets in torch ends with its test; so does what was compiled: torch compiles a function for few shapes
-    only, and a run has those of its own packs."""
+    """What a run sets in torch is reset after its test, and what was compiled before it: torch compiles a function for
+    few shapes only, and a run has those of its own packs."""
     torch.compiler.reset()
     before = torch.get_float32_matmul_precision()
     yield
@@ -77,7 +77,7 @@ def new_trial(data: DataManifest, tmp_path: Path) -> NewTrial:
 
 @contextmanager
 def no_waiting() -> Iterator[None]:
-    """What waits for the GPU raises RuntimeError."""
+    """Whatever waits for the GPU raises RuntimeError."""
     torch.cuda.set_sync_debug_mode("error")
     try:
         yield

@@ -1,4 +1,4 @@
-"""Batches that a GPU fetches while the CPU goes on."""
+"""Batches that a GPU fetches while the CPU continues."""
 
 from __future__ import annotations
 

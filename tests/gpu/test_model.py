@@ -34,13 +34,13 @@ def batch() -> dict[str, Tensor]:
 
 
 def new_model(**settings: bool) -> BertForPreTraining:
-    """In training, with dropout; the weights are equal at each call."""
+    """In training, with dropout; the weights are the same at each call."""
     torch.manual_seed(2)
     return BertForPreTraining(SPEC, **settings).to(GPU)
 
 
 def gradients(model: BertForPreTraining, inputs: Mapping[str, Tensor], precision: str) -> tuple[dict[str, Tensor], int]:
-    """The gradients, and the most bytes that computing them took."""
+    """The gradients, and the peak number of bytes that computing them took."""
     model.zero_grad()
     torch.manual_seed(5)
     before = torch.cuda.memory_allocated()
@@ -58,16 +58,16 @@ def test_activation_checkpointing_takes_less_memory_and_gives_the_same_bits(prec
     inputs = batch()
     expected, _ = gradients(new_model(), inputs, precision)  # allocates what products work in
     again, plain_bytes = gradients(new_model(), inputs, precision)
-    found, bytes_taken = gradients(new_model(activation_checkpointing=True), inputs, precision)
-    assert found.keys() == expected.keys() == again.keys()
+    recomputed, bytes_taken = gradients(new_model(activation_checkpointing=True), inputs, precision)
+    assert recomputed.keys() == expected.keys() == again.keys()
     for name, gradient in expected.items():
-        assert torch.equal(again[name], gradient), f"{name} is never the same"
-        assert torch.equal(found[name], gradient), name
+        assert torch.equal(again[name], gradient), f"{name} differs from run to run"
+        assert torch.equal(recomputed[name], gradient), name
     assert bytes_taken < 0.5 * plain_bytes
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_the_forward_pass_does_not_wait_where_the_labels_are_on_the_cpu(precision: str) -> None:
+def test_the_forward_pass_does_not_wait_if_the_labels_are_on_the_cpu(precision: str) -> None:
     model, inputs = new_model(), batch()
     with autocast(precision, GPU):
         model(**inputs)

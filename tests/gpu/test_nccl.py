@@ -42,9 +42,9 @@ def test_accumulated_gradients_are_those_of_the_bare_model(
 
 def test_compressed_gradients_are_rounded_to_bf16(group: distributed.ProcessGroup) -> None:
     expected = gradients(None, DEVICE)
-    found = gradients(group, DEVICE, compression="bf16")
-    assert_equal(found, expected, 2**-8 + 1e-4)
-    assert all(torch.equal(gradient, gradient.bfloat16().float()) for gradient in found[0].values())
+    computed = gradients(group, DEVICE, compression="bf16")
+    assert_equal(computed, expected, 2**-8 + 1e-4)
+    assert all(torch.equal(gradient, gradient.bfloat16().float()) for gradient in computed[0].values())
 
 
 def test_parts_that_were_compiled_before_are_not_compiled_again(group: distributed.ProcessGroup) -> None:
@@ -53,8 +53,8 @@ def test_parts_that_were_compiled_before_are_not_compiled_again(group: distribut
     assert parts is not EAGER
     gradients(None, DEVICE, precision="bf16", parts=parts)
     with no_recompilation():
-        found = gradients(group, DEVICE, precision="bf16", parts=parts)
-    assert_equal(found, expected, 3e-2)
+        computed = gradients(group, DEVICE, precision="bf16", parts=parts)
+    assert_equal(computed, expected, 3e-2)
 
 
 @pytest.mark.parametrize("name", ["flash", "nested", "triton"])

@@ -19,7 +19,7 @@ SPEC = ModelSpec("mini", 256, 4, 4, 1024, vocab_size=30522)
 
 
 def built(backend: str) -> tuple[BertForPreTraining, Optimizer]:
-    """Equal at each call."""
+    """The same at each call."""
     torch.manual_seed(0)
     model = BertForPreTraining(SPEC).to(GPU)
     return model, build_optimizer(model, OptimizerSpec(backend=backend), 4e-3, device=GPU)
@@ -32,13 +32,13 @@ def set_gradients(model: BertForPreTraining, step: int, size: float = 1.0) -> No
 
 
 def difference(one: Tensor, two: Tensor) -> float:
-    """Of the second one's length."""
+    """Relative to the length of the second one."""
     one, two = one.detach().double(), two.detach().double()
     return float((one - two).norm() / two.norm())
 
 
 @pytest.mark.skipif(why_not_apex() is None, reason="apex's LAMB is preferred where it is installed")
-def test_it_is_the_one_that_auto_takes() -> None:
+def test_auto_chooses_the_fused_one() -> None:
     assert built("auto")[1].backend == "fused"
 
 
@@ -64,8 +64,8 @@ def test_fifty_steps_agree_with_the_reference() -> None:
             assert difference(one, two) <= 1e-6, name
 
 
-def test_no_step_but_the_first_waits_for_the_gpu() -> None:
-    """Neither where the gradients lie elsewhere than before."""
+def test_only_the_first_step_waits_for_the_gpu() -> None:
+    """Not even if the gradients have moved in memory."""
     model, optimizer = built("fused")
     set_gradients(model, 0)
     optimizer.step()

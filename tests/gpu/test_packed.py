@@ -57,15 +57,15 @@ def test_loss_and_gradients_are_the_padded_path_s(name: str, precision: str) -> 
     tolerance = 1e-4 if precision == "fp32" else 5e-2
     with autocast(precision, GPU):
         expected = model(**{key: tensor.to(GPU) for key, tensor in padded(batch).items()})
-        found = packed_sums(model, batch.to(GPU), chosen)
-    assert found.mlm_loss_sum.item() == pytest.approx(expected.mlm_loss_sum.item(), rel=tolerance)
-    assert found.nsp_loss_sum.item() == pytest.approx(expected.nsp_loss_sum.item(), rel=tolerance)
-    right, got = train(expected, model), train(found, model)
-    whole = sum(gradient.norm() ** 2 for gradient in right.values()) ** 0.5
-    for parameter, gradient in right.items():
-        # A key's bias has a gradient of 0, and what is found is rounding.
+        sums = packed_sums(model, batch.to(GPU), chosen)
+    assert sums.mlm_loss_sum.item() == pytest.approx(expected.mlm_loss_sum.item(), rel=tolerance)
+    assert sums.nsp_loss_sum.item() == pytest.approx(expected.nsp_loss_sum.item(), rel=tolerance)
+    expected_gradients, gradients = train(expected, model), train(sums, model)
+    whole = sum(gradient.norm() ** 2 for gradient in expected_gradients.values()) ** 0.5
+    for parameter, gradient in expected_gradients.items():
+        # A key's bias has a gradient of 0: what is computed is rounding.
         bound = tolerance * max(gradient.norm(), 0.01 * whole)
-        assert (got[parameter] - gradient).norm() <= bound, parameter
+        assert (gradients[parameter] - gradient).norm() <= bound, parameter
 
 
 @pytest.mark.parametrize("name", ["flash", "nested", "triton"])
@@ -79,7 +79,7 @@ def test_forward_and_backward_wait_for_nothing(name: str) -> None:
         (sums.mlm_loss_sum + sums.nsp_loss_sum).backward()
 
 
-def test_compiled_once_is_compiled_for_all_packs() -> None:
+def test_one_compilation_serves_all_packs() -> None:
     chosen, model, parts = attention("auto", "bf16"), new_model(0.1), compile_parts(GPU)
     assert parts is not EAGER
     before = torch.cuda.get_rng_state()

@@ -1,4 +1,4 @@
-"""Checkpoints that are copied from a GPU while it goes on."""
+"""Checkpoints that are copied from a GPU while it continues."""
 
 from __future__ import annotations
 
@@ -66,8 +66,8 @@ def test_steps_right_after_the_snapshot_are_not_in_it(tmp_path: Path) -> None:
         writer.wait()
         assert writer.error is None
         folder = writer.commit()
-        found = {name: tensor for file in folder.glob("*.safetensors") for name, tensor in load_file(file).items()}
-        assert expected.keys() <= found.keys()
+        stored = {name: tensor for file in folder.glob("*.safetensors") for name, tensor in load_file(file).items()}
+        assert expected.keys() <= stored.keys()
         for name, tensor in expected.items():
-            assert torch.equal(found[name], tensor), name
+            assert torch.equal(stored[name], tensor), name
         assert not any(torch.equal(after, expected[name]) for name, after in copied(model, optimizer).items())

@@ -77,7 +77,7 @@ class Sequences:
         return [output.detach(), *torch.autograd.grad(output, inputs, self.gradient.float())]
 
     def masks(self, dropout: float, seed: int) -> list[Tensor]:
-        """What the forward pass keeps, [h, queries, keys] of each sequence: values pick out keys."""
+        """What dropout keeps in the forward pass, [h, queries, keys] of each sequence: the values pick out keys."""
         value, parts = self.inputs[2], []
         size = value.shape[-1]
         for first in range(0, int(self.starts[1].diff().max()), size):
@@ -90,15 +90,15 @@ class Sequences:
         return [(whole[:, rows, : places.stop - places.start] > 0).float() for rows, places in self.slices]
 
 
-def assert_close(found: list[Tensor], expected: list[Tensor], tolerance: float) -> None:
-    for what, one, other in zip(("output", "query", "key", "value"), found, expected, strict=True):
+def assert_close(actual: list[Tensor], expected: list[Tensor], tolerance: float) -> None:
+    for what, one, other in zip(("output", "query", "key", "value"), actual, expected, strict=True):
         assert one.isfinite().all(), what
         assert (one.float() - other).norm() <= tolerance * other.norm(), what
 
 
 @pytest.fixture(autouse=True)
 def _whole_float32() -> None:
-    """In the reference's products; the folder's conftest sets it back."""
+    """In the reference's products; the folder's conftest resets it."""
     torch.set_float32_matmul_precision("highest")
 
 
@@ -130,7 +130,7 @@ def test_the_backward_pass_draws_the_mask_of_the_forward_pass(shape: str) -> Non
 
 
 def test_the_seed_fixes_every_bit() -> None:
-    """Many times, as threads that do not wait for each other would not go wrong each time."""
+    """Many times, because threads that do not wait for each other would not go wrong every time."""
     sequences = Sequences(PHASE2 * 8, PHASE2 * 8)
     first, other = sequences.results(DROPOUT, 5), sequences.results(DROPOUT, 6)
     for _ in range(20):
@@ -139,7 +139,7 @@ def test_the_seed_fixes_every_bit() -> None:
     assert not any(torch.equal(one, two) for one, two in zip(first, other, strict=True))
 
 
-def test_rows_behind_the_last_sequence_get_zeros() -> None:
+def test_rows_after_the_last_sequence_are_zero() -> None:
     sequences = Sequences([70, 300], [70, 300])
     sequences.starts = [starts[:2] for starts in sequences.starts]
     sequences.max_q = 70
@@ -162,8 +162,8 @@ def test_a_captured_call_rereads_the_seed() -> None:
     graph = torch.cuda.CUDAGraph()
     torch.cuda.synchronize()
     with torch.cuda.graph(graph):
-        found = sequences.results(DROPOUT, seed)
+        captured = sequences.results(DROPOUT, seed)
     for number in (3, 4):
         seed.fill_(number)
         graph.replay()
-        assert all(torch.equal(a, b) for a, b in zip(found, sequences.results(DROPOUT, number), strict=True))
+        assert all(torch.equal(a, b) for a, b in zip(captured, sequences.results(DROPOUT, number), strict=True))

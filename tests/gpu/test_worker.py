@@ -86,7 +86,7 @@ def test_a_deterministic_run_that_was_stopped_ends_with_the_same_bits(precision:
     assert ours == theirs
 
 
-@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="NCCL takes one rank a GPU, and there are not two GPUs")
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="NCCL takes one rank per GPU, and there are not two GPUs")
 @pytest.mark.parametrize("compression", ["none", "bf16"])
 def test_two_gpus_see_the_losses_of_one(compression: str, new_trial: NewTrial, alone: Alone) -> None:
     one = first_losses(new_trial("one", model="plain"), alone, 5)

@@ -1,4 +1,4 @@
-"""What tests of the launcher share with those of Slurm's room."""
+"""What the tests of the launcher share with those of slurm/."""
 
 from __future__ import annotations
 

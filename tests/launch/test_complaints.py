@@ -1,4 +1,4 @@
-"""What users of Slurm launchers complain of (docs/launcher-complaints.md), where no Slurm is needed to show it."""
+"""What users of Slurm launchers complain about (docs/launcher-complaints.md), where it can be shown without Slurm."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What comes next when an attempt has ended: the decision, and what a job does about it."""
+"""What comes next after an attempt has ended: the decision, and how a job carries it out."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def slurm(environ: dict[str, str]) -> Slurm:
 
 
 def answer(folder: Path, name: str, text: str) -> None:
-    """What a program prints, by its name and first argument."""
+    """Sets what a program prints, by its name and first argument."""
     (folder / "answers" / name).write_text(text)
 
 
@@ -291,7 +291,7 @@ def test_a_term_is_explained_by_slurm_s_state(link: CurrentLink, slurm: Slurm, t
     assert (last["event"], last["cause"]) == ("explained", "preempted")
 
 
-def test_run_sub_s_words(link: CurrentLink, environ: dict[str, str], tmp_path: Path) -> None:
+def test_the_arguments_that_run_sub_passes(link: CurrentLink, environ: dict[str, str], tmp_path: Path) -> None:
     describes = {
         "RESULTS": str(link.folder.root.parent), "RUN": "first", "PHASE": "1", "SLURM_JOB_ID": "7",
         "BERTJOBS_PHASES": "1,2", "BERTJOBS_CHAIN": "chain-1", "SLURM_NTASKS": "8", "LR": "1",

@@ -156,21 +156,21 @@ def small_run(speeches_data: Path, tmp_path: Path) -> SmallRun:
 
 def processes_of(command: str, environ: str) -> list[int]:
     """Processes whose command line and environment hold these words, oldest first."""
-    found = []
+    pids = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
             words = (process / "cmdline").read_bytes() + b"\0" + (process / "environ").read_bytes()
         except OSError:
             continue
         if command.encode() in words and environ.encode() in words:
-            found.append(int(process.name))
-    return sorted(found)
+            pids.append(int(process.name))
+    return sorted(pids)
 
 
 def test_a_run_that_crashes_after_a_checkpoint_is_restarted_within_its_budget(
     small_run: SmallRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The rank 0 that is killed writes no end; with a budget of one, the second crash is the last."""
+    """A killed rank 0 writes no end; with a budget of one restart, the second crash is the last."""
     monkeypatch.chdir(Path(sys.prefix))
     spec = replace(small_run(steps=100_000), restarts_crashed=1)
     spec = replace(spec, phases=(replace(spec.phases[0], checkpoint_every=2),))

@@ -1,4 +1,4 @@
-"""The batch scripts: run.sub with a run's settings written into it, and its srun line."""
+"""The batch scripts: run.sub with a run's settings written into it, and the srun line."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def test_a_surrounding_job_s_variables_do_not_leak() -> None:
     assert clean_environment(environ) == {"SLURM_CONF": "/etc/s", "PATH": "/bin", "HOME": "/root"}
 
 
-# pyxis is in no package, so srun and scontrol stand-ins: the first says its options and its own words.
+# No package contains pyxis, hence stand-ins for srun and scontrol: srun's writes down its options and environment.
 SRUN = """#!/bin/bash
 if [[ $1 == --help ]]; then echo "{help}"; exit; fi
 [[ $* == *--label* ]] && printf '%s\\n' srun "$@" >"$WORDS" && env >"$WORDS.environment"
@@ -149,7 +149,7 @@ true
 
 @pytest.fixture
 def run_by_hand(tmp_path: Path):
-    """Runs run.sub as Slurm's batch step would; gives (exit code, stderr, srun's words or None)."""
+    """Runs run.sub as Slurm's batch step would; gives (exit code, stderr, srun's arguments or None)."""
 
     def run(help_text: str = "--container-image", **environ: str):
         tools = tmp_path / "tools"
@@ -171,8 +171,8 @@ def run_by_hand(tmp_path: Path):
             capture_output=True,
             text=True,
         )  # fmt: skip
-        said = words.read_text().replace(str(work), "/home/me") if words.exists() else None
-        return done.returncode, done.stderr, said
+        srun_words = words.read_text().replace(str(work), "/home/me") if words.exists() else None
+        return done.returncode, done.stderr, srun_words
 
     return run
 
@@ -214,7 +214,7 @@ def test_pyxis_is_detected_in_a_long_help(run_by_hand) -> None:
     assert "--container-image=x.sqsh" in words
 
 
-def test_an_image_where_srun_has_no_pyxis(run_by_hand) -> None:
+def test_an_image_on_a_cluster_without_pyxis(run_by_hand) -> None:
     code, stderr, words = run_by_hand("--nodes", RECIPE="laptop-scratch", IMAGE="x.sqsh", MOUNTS="a:b")
     assert (code, words) == (64, None)
     assert stderr == "error: IMAGE is set, but srun has no pyxis (--container-image)\n"

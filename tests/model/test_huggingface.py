@@ -1,4 +1,4 @@
-"""Model folders: read by transformers, read back, and refused when they do not fit."""
+"""Model folders: read by transformers, read back, and refused if they do not fit."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def test_the_real_vocabulary_makes_the_real_tokenizer(minilm: Path, spec: ModelS
 
 
 @pytest.mark.parametrize(("lowercase", "tokens"), [(True, ["paris", ","]), (False, ["Paris", ","])])
-def test_case_is_kept_or_not_as_asked(
+def test_case_is_kept_only_if_asked(
     model: BertForPreTraining, vocabulary: Path, tmp_path: Path, lowercase: bool, tokens: list[str]
 ) -> None:
     save_pretrained(model, vocabulary, tmp_path, lowercase=lowercase)
@@ -241,7 +241,7 @@ def test_a_file_without_the_whole_encoder_is_refused(saved: Path) -> None:
         load_pretrained(saved)
 
 
-def test_tensors_that_belie_the_config_are_refused(saved: Path) -> None:
+def test_tensors_that_contradict_the_config_are_refused(saved: Path) -> None:
     def grow(tensors: Batch) -> Batch:
         return tensors | {"bert.pooler.dense.bias": torch.zeros(25)}
 

@@ -90,7 +90,7 @@ def test_a_full_pack_has_no_tail() -> None:
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("lengths", [[3], [24, 9, 3, 3, 17]])
 def test_fixed_shapes_change_no_number(way: str, lengths: list[int]) -> None:
-    """As compiled: what unused slots and predictions read is computed, and counts for nothing."""
+    """As in compiled code: what unused slots and predictions read is computed, but does not count."""
     model, pack = model_of(), pack_of(lengths)
     expected = losses_and_gradients(model, lambda: model(**padded(pack)))
     sums = lambda: packed_sums(model, pack, ATTENTIONS[way], FIXED)  # noqa: E731
@@ -99,7 +99,7 @@ def test_fixed_shapes_change_no_number(way: str, lengths: list[int]) -> None:
 
 @pytest.mark.parametrize("parts", [EAGER, FIXED], ids=["eager", "fixed"])
 def test_all_parameters_take_part_in_an_empty_pack(parts: TokenWise) -> None:
-    """Other ranks wait for the gradients of each."""
+    """Other ranks wait for the gradients of each parameter."""
     model, pack = model_of(0.1), pack_of([])
     sums = lambda: packed_sums(model, pack, ATTENTIONS["per_sequence"], parts)  # noqa: E731
     result, gradients = losses_and_gradients(model, sums)
@@ -183,7 +183,7 @@ def test_dropout_keeps_its_rate_and_scale() -> None:
     kept = dropped != 0
     assert float(kept.double().mean()) == pytest.approx(0.9, abs=4 * 0.3 / 1000)
     assert dropped[kept].unique().tolist() == pytest.approx([1 / 0.9], rel=1e-5)
-    # No column, row or neighbour knows of another: their kept counts vary as coins do.
+    # Columns, rows and neighbours are independent: their kept counts vary like coin tosses.
     for dim in (0, 1):
         assert float(kept.double().sum(dim).var()) == pytest.approx(1000 * 0.09, rel=0.2)
         pairs = kept.roll(1, dim) & kept

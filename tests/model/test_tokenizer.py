@@ -1,4 +1,4 @@
-"""The tokenizer files of a checkpoint make the ids that the data consist of."""
+"""The tokenizer files of a checkpoint produce the ids that the data consist of."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_a_long_text_is_neither_cut_nor_padded_by_the_file_itself(minilm: Path, 
 
 
 @pytest.mark.parametrize("lowercase", [True, False])
-def test_a_vocabulary_of_any_name_alone_is_berts(minilm: Path, tmp_path: Path, lowercase: bool) -> None:
+def test_a_lone_vocabulary_of_any_name_is_read_as_berts(minilm: Path, tmp_path: Path, lowercase: bool) -> None:
     path = tmp_path / "words"
     shutil.copyfile(minilm / "vocab.txt", path)
     write_tokenizer(tmp_path, path, lowercase=lowercase, max_length=512)

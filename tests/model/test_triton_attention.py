@@ -137,8 +137,8 @@ def test_each_head_size(size: int) -> None:
 
 
 @interpreted
-def test_rows_after_the_last_sequence_get_zeros() -> None:
-    """More of them than the longest sequence has."""
+def test_rows_after_the_last_sequence_are_zero() -> None:
+    """More rows than the longest sequence has."""
     sequences = Sequences([9, 4], [9, 4], spare=300)
     actual, expected = sequences.attend(DROPOUT), sequences.expected()
     gradients = sequences.gradients(actual)
@@ -150,7 +150,7 @@ def test_rows_after_the_last_sequence_get_zeros() -> None:
 
 @interpreted
 def test_parts_of_a_joint_projection_are_read_in_place() -> None:
-    """Also a gradient that comes expanded, with strides of zero."""
+    """Even a gradient that comes expanded, with strides of zero."""
     plain = Sequences([40, 131], [40, 131])
     joint = torch.stack([tensor.detach() for tensor in plain.inputs], 1).requires_grad_()
     output = varlen_attention(*joint.unbind(1), *plain.starts, plain.max_q, 0.0, 0)

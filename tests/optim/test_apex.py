@@ -1,6 +1,6 @@
 """apex's LAMB behind the common interface.
 
-apex itself cannot be had here: it is built from source with a CUDA compiler, and runs on a GPU only. The adapter is
+apex itself is not available here: it is built from source with a CUDA compiler, and runs only on a GPU. The adapter is
 tested against a stand-in (apex_stand_in/) that does in torch what a caller of the real class sees: rate and step count
 are tensors of each group, the gradient scaler says on the device whether a step is taken, gradients are overwritten.
 Where the real one is installed and there is a GPU, the tests run on that.
@@ -78,7 +78,7 @@ def assert_equal_states(one: Lamb, two: Lamb) -> None:
 @pytest.mark.parametrize("size", [0.001, 3.0], ids=["unclipped", "clipped"])
 @pytest.mark.parametrize("scale", [1.0, 1024.0])
 @pytest.mark.parametrize(("decay", "nvlamb"), [(0.01, False), (0.0, False), (0.0, True)])
-def test_it_does_the_references_steps(size: float, scale: float, decay: float, nvlamb: bool) -> None:
+def test_its_steps_are_those_of_the_reference(size: float, scale: float, decay: float, nvlamb: bool) -> None:
     apex, reference = both(decay, use_nvlamb=nvlamb)
     for step in range(12):
         for optimizer in (apex, reference):

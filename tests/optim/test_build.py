@@ -24,7 +24,7 @@ def model() -> BertForPreTraining:
     return BertForPreTraining(ModelSpec("tiny", 24, 2, 3, 40, vocab_size=41, max_position_embeddings=16))
 
 
-def test_biases_and_layer_norms_do_not_decay_and_the_tied_decoder_is_in_once(
+def test_biases_and_layer_norms_do_not_decay_and_the_tied_decoder_is_included_once(
     model: BertForPreTraining,
 ) -> None:
     decayed, undecayed = parameter_groups(model, 0.01)
@@ -62,7 +62,7 @@ def test_the_recipes_settings_arrive(model: BertForPreTraining, name: str, kind:
 
 
 @pytest.mark.parametrize("name", ["lamb", "adamw", "adam"])
-def test_a_model_learns_one_batch_by_heart(model: BertForPreTraining, name: str) -> None:
+def test_a_model_memorises_one_batch(model: BertForPreTraining, name: str) -> None:
     ids = torch.arange(1, 33).view(4, 8)
     labels = torch.where(ids % 3 == 0, ids, -1)
     batch = (ids.masked_fill(labels != -1, 4), ids * 0, ids * 0 + 1, labels, torch.tensor([0, 1, 1, 0]))
@@ -89,7 +89,7 @@ def check_saying(why: str | None = None):
 
 
 def choose(backend: str = "auto", name: str = "lamb", *, gpu: bool = True, sharded: bool = False, **why: str) -> str:
-    """The backend chosen where all software can be used but what ``why`` names."""
+    """The backend chosen if all software can be used except what ``why`` names."""
     checks = {kind: check_saying(why.get(kind)) for kind in ("apex", "fused")}
     return choose_backend(OptimizerSpec(name, backend=backend), gpu=gpu, sharded=sharded, checks=checks)
 
@@ -104,7 +104,7 @@ def test_auto_prefers_apex_then_the_fused_one_then_torch() -> None:
     assert choose(name="adamw") == choose(name="adam") == "torch"
 
 
-def test_what_was_asked_for_is_what_runs() -> None:
+def test_the_requested_backend_runs() -> None:
     for backend in ("apex", "fused", "torch"):
         assert choose(backend) == backend
     assert choose("torch", gpu=False, sharded=True) == "torch"
@@ -130,7 +130,7 @@ def test_a_backend_that_cannot_be_used_is_refused_with_the_reason(asked: dict, w
     assert error.value.hint == f"choose one of: {usable}"
 
 
-def test_a_cpu_is_refused_what_needs_a_gpu(model: BertForPreTraining) -> None:
+def test_a_backend_that_needs_a_gpu_is_refused_on_a_cpu(model: BertForPreTraining) -> None:
     assert build_optimizer(model, OptimizerSpec(), 0.1, device=torch.device("cpu")).backend == "torch"
     for backend in ("apex", "fused"):
         with pytest.raises(InputError, match="needs a GPU"):
@@ -138,7 +138,7 @@ def test_a_cpu_is_refused_what_needs_a_gpu(model: BertForPreTraining) -> None:
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_states_are_shared_only_where_the_recipe_says_so(model: BertForPreTraining, name: str) -> None:
+def test_states_are_shared_only_if_the_recipe_says_so(model: BertForPreTraining, name: str) -> None:
     group = StateShare(1, 3)
     whole = build_optimizer(model, OptimizerSpec(name), 0.1, group=group)
     shared = build_optimizer(model, OptimizerSpec(name, shard_states=True), 0.1, group=group)
@@ -149,7 +149,7 @@ def test_states_are_shared_only_where_the_recipe_says_so(model: BertForPreTraini
 
 
 def test_why_the_fused_one_cannot_be_used_is_explained_in_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where there is no Triton, and where it has no C compiler to build its launcher with."""
+    """If there is no Triton, and if it has no C compiler to build its launcher with."""
 
     def fail(_: list) -> None:
         raise RuntimeError("Failed to find C compiler.\nPlease specify one via CC")

@@ -1,7 +1,7 @@
 """The fused LAMB against the reference.
 
-Where there is a GPU, the kernels run on it; else in Triton's interpreter, which computes the same in numpy. They are
-compiled for other GPUs either way.
+Where there is a GPU, the kernels run on it; otherwise in Triton's interpreter, which computes the same in numpy. They
+are compiled for other GPUs either way.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from bertjobs.optim.fused import BLOCK, FusedLamb, why_not_fused  # noqa: E402
 from bertjobs.optim.lamb import Lamb  # noqa: E402
 from bertjobs.optim.sharding import StateShare, deal  # noqa: E402
 
-# In numpy, also what a mask then hides is computed: 0 / 0 in a first step that is skipped.
+# In numpy, what a mask then hides is computed too: 0 / 0 in a first step that is skipped.
 pytestmark = pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")
 
 DEVICE = torch.device("cuda" if GPU else "cpu")
@@ -36,7 +36,7 @@ DECAYED = (0, 2, 3, 5, 7)
 
 
 def optimizer_of(kind: type[Lamb], shapes: tuple = SHAPES, decay: float = 0.01, **settings: object) -> Lamb:
-    """Equal at each call; the third parameter is zero, whose trust ratio is 1."""
+    """The same at each call; the third parameter is zero, so its trust ratio is 1."""
     generator = torch.Generator().manual_seed(3)
     parameters = [torch.nn.Parameter(torch.randn(shape, generator=generator).to(DEVICE)) for shape in shapes]
     parameters[2].data.zero_()
@@ -60,14 +60,14 @@ def set_gradients(optimizer: Lamb, step: int, size: float = 1.0) -> None:
 
 
 def states(optimizer: Lamb) -> list[Tensor]:
-    """All parameters and moments."""
+    """Copies of all parameters and moments."""
     parameters = parameters_of(optimizer)
     moments = [moment for pair in optimizer.moments().values() for moment in pair]
     return [tensor.detach() for tensor in [*parameters, *moments]]
 
 
 def assert_parity(fused: Lamb, reference: Lamb) -> None:
-    """To 1e-6, of each tensor's length."""
+    """To within 1e-6 of each tensor's length."""
     ours, theirs = states(fused), states(reference)
     assert len(ours) == len(theirs) == 3 * len(parameters_of(reference))
     for one, two in zip(ours, theirs, strict=True):
@@ -98,7 +98,7 @@ def test_many_steps_agree_with_the_reference(steps: int, decay: float, nvlamb: b
 
 
 def test_an_embedding_agrees_with_the_reference() -> None:
-    """Of so many blocks that their sums are added up in several rounds on a GPU."""
+    """With so many blocks that a GPU adds up their sums in several rounds."""
     shapes = ((30522, 1024 if GPU else 2), (7,), (1023,))
     fused, reference = (optimizer_of(kind, shapes) for kind in (FusedLamb, Lamb))
     for step in range(3):
@@ -191,7 +191,7 @@ def test_sharded_states_give_the_bits_of_whole_ones() -> None:
     assert [optimizer.step_count for optimizer in ranks] == [2, 2, 2]
 
 
-def test_strided_gradients_and_missing_ones() -> None:
+def test_strided_and_missing_gradients() -> None:
     fused, reference = optimizer_of(FusedLamb), optimizer_of(Lamb)
     for optimizer in (fused, reference):
         with pytest.raises(ValueError, match="call backward"):
@@ -213,7 +213,7 @@ def test_it_refuses_parameters_that_its_kernels_would_misread(parameter: Tensor)
         FusedLamb([torch.nn.Parameter(parameter.to(DEVICE))], LR)
 
 
-def test_it_can_be_used_where_a_kernel_runs() -> None:
+def test_it_can_be_used_if_a_kernel_runs() -> None:
     assert why_not_fused(DEVICE) is None
 
 

@@ -1,4 +1,4 @@
-"""LAMB, AdamW and Adam against independent implementations, and what a step must leave alone."""
+"""LAMB, AdamW and Adam against independent implementations, and what a step must not change."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def same_bits(one: list[Tensor], two: list[Tensor]) -> bool:
 
 @pytest.fixture(scope="module")
 def timm_lamb() -> type[torch.optim.Optimizer]:
-    """timm's Lamb, without the rest of timm, which needs torchvision."""
+    """timm's Lamb without the rest of timm, which needs torchvision."""
     folder = importlib.util.find_spec("timm").submodule_search_locations[0]
     before = {name: module for name, module in sys.modules.items() if name.split(".")[0] == "timm"}
     for name in before:
@@ -135,7 +135,7 @@ def test_adam_steps_agree_with_torch(ours: type[Optimizer], theirs: type[torch.o
 
 
 def test_decay_is_coupled_in_adam_and_decoupled_in_adamw() -> None:
-    """With no gradient of the loss, Adam's direction is that of the decay alone: its sign; AdamW shrinks by lr wd."""
+    """Without a gradient of the loss, Adam's direction is the decay's alone: its sign; AdamW shrinks by lr wd."""
     ends = []
     for kind in (Adam, AdamW):
         parameter = torch.nn.Parameter(torch.tensor([3.0, -4.0]))

@@ -17,13 +17,13 @@ def after(scale: LossScale, skips: list[bool]) -> LossScale:
     return scale
 
 
-def test_a_dynamic_one_starts_at_two_to_the_twentieth_and_halves_at_a_skip() -> None:
+def test_a_dynamic_loss_scale_starts_at_two_to_the_twentieth_and_halves_at_a_skip() -> None:
     assert DynamicLossScale().scale == 2**20
     assert after(DynamicLossScale(), [True]).scale == 2**19
     assert after(DynamicLossScale(), [True] * 50).scale == 1
 
 
-def test_a_dynamic_one_doubles_after_2000_steps_without_a_skip() -> None:
+def test_a_dynamic_loss_scale_doubles_after_2000_steps_without_a_skip() -> None:
     assert after(DynamicLossScale(), [False] * 1999).scale == 2**20
     assert after(DynamicLossScale(), [False] * 2000).scale == 2**21
     assert after(DynamicLossScale(), [False] * 4000).scale == 2**22
@@ -32,7 +32,7 @@ def test_a_dynamic_one_doubles_after_2000_steps_without_a_skip() -> None:
 
 
 @given(st.lists(st.booleans(), max_size=60))
-def test_a_static_one_never_moves(skips: list[bool]) -> None:
+def test_a_static_loss_scale_never_moves(skips: list[bool]) -> None:
     assert after(StaticLossScale(1024.0), skips) == StaticLossScale(1024.0)
 
 
@@ -50,7 +50,7 @@ def test_the_recipes_factor_decides_between_dynamic_and_static() -> None:
 
 
 @given(st.integers(0, 40), st.lists(st.booleans(), max_size=60), st.lists(st.booleans(), max_size=60))
-def test_a_saved_dynamic_one_continues(exponent: int, before: list[bool], rest: list[bool]) -> None:
+def test_a_saved_dynamic_loss_scale_continues(exponent: int, before: list[bool], rest: list[bool]) -> None:
     scale = after(DynamicLossScale(2.0**exponent, clean_steps=1970), before)
     restored = DynamicLossScale().restored(json.loads(json.dumps(scale.state_dict())))
     assert restored == scale
@@ -58,7 +58,7 @@ def test_a_saved_dynamic_one_continues(exponent: int, before: list[bool], rest: 
 
 
 @pytest.mark.parametrize("stored", [DynamicLossScale(2.0**13, 77), StaticLossScale(128.0)])
-def test_the_recipe_decides_what_is_made_of_a_saved_one(stored: LossScale) -> None:
+def test_the_recipe_decides_how_a_saved_loss_scale_is_used(stored: LossScale) -> None:
     state = json.loads(json.dumps(stored.state_dict()))
     assert initial_loss_scale("bf16", 0.0).restored(state) == StaticLossScale(1.0)
     assert initial_loss_scale("fp16", 512.0).restored(state) == StaticLossScale(512.0)

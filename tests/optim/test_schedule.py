@@ -36,7 +36,7 @@ def test_the_published_phase_one() -> None:
 
 
 @given(total=st.integers(1, 300), warmup=st.floats(0, 1), base=st.floats(1e-6, 1))
-def test_it_rises_then_falls_and_stays_in_range(total: int, warmup: float, base: float) -> None:
+def test_the_rate_rises_then_falls_and_stays_in_range(total: int, warmup: float, base: float) -> None:
     rates = [learning_rate(step, base=base, warmup=warmup, total=total) for step in range(total + 1)]
     assert all(0.0 <= rate <= base for rate in rates)
     rising = sum((step + 1) / total < warmup for step in range(total))

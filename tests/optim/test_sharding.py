@@ -1,4 +1,4 @@
-"""Optimizer states dealt out to ranks: the deal, and real processes against one that keeps all."""
+"""Optimizer states dealt out to ranks: the deal, and real processes against one that keeps all states."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def optimizer_of(kind: type[Optimizer], shard: StateShare) -> tuple[Optimizer, l
 
 
 def set_gradients(parameters: list[torch.nn.Parameter], step: int) -> None:
-    """The same on all ranks, as after an all-reduce; one of them is not finite in the step that is skipped."""
+    """The same on all ranks, as after an all-reduce; one gradient is not finite in the step that is skipped."""
     generator = torch.Generator().manual_seed(1000 + step)
     for parameter in parameters:
         parameter.grad = 8.0 * torch.randn(parameter.shape, generator=generator)
@@ -99,7 +99,7 @@ def resumed(
     whole: Optimizer,
     theirs: list[torch.nn.Parameter],
 ) -> Optimizer:
-    """A new optimizer over ``ours``, of which each rank is offered all moments, as from a checkpoint."""
+    """A new optimizer over ``ours``; each rank is offered all moments, as from a checkpoint."""
     fresh = kind(
         [{"params": g["params"], "weight_decay": g["weight_decay"]} for g in sharded.param_groups],
         0.02,
@@ -114,7 +114,7 @@ def resumed(
 def check_moments(
     sharded: Optimizer, ours: list[torch.nn.Parameter], whole: Optimizer, theirs: list[torch.nn.Parameter]
 ) -> None:
-    """Each parameter's moments are kept by one rank alone, with the bits that they have unsharded."""
+    """Each parameter's moments are kept by exactly one rank, with the same bits as unsharded ones."""
     kept, expected = sharded.moments(), whole.moments()
     for one, two in zip(ours, theirs, strict=True):
         assert (one in kept) == (one in sharded.owned)

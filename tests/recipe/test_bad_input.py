@@ -13,7 +13,7 @@ from bertjobs.recipe.schema import check_name, check_path
 
 
 def refused(catalogue: Catalogue, *parts: str, **given: Any) -> InputError:
-    """The error of resolving dgx1-32g with what is given, which has all the parts in its text."""
+    """The error of resolving dgx1-32g with these settings; its text has all the parts."""
     given.setdefault("flags", {"recipe": "dgx1-32g"})
     given.setdefault("environ", {})
     with pytest.raises(InputError) as error:
@@ -84,7 +84,7 @@ def test_set_takes_key_and_value(catalogue: Catalogue, text: str) -> None:
 )
 def test_a_near_miss_in_the_environment_names_the_right_name(catalogue: Catalogue, name: str, right: str) -> None:
     refused(catalogue, f"{name} is not read", f"did you mean {right}?", environ={"PHASE": "1", name: "4"})
-    # Without PHASE or RECIPE it may well mean something else, and beside the right name it does no harm.
+    # Without PHASE or RECIPE it may well mean something else, and next to the right name it is harmless.
     assert resolve(catalogue, flags={"recipe": "dgx1-32g"}, environ={name: "4"})
     value = {"LR": "0.1", "PRECISION": "fp16"}.get(right, "4")
     assert resolve(catalogue, flags={"recipe": "dgx1-32g"}, environ={"PHASE": "1", name: "4", right: value})
@@ -95,7 +95,7 @@ def test_a_phase_that_the_recipe_does_not_have(catalogue: Catalogue, phase: str)
     refused(catalogue, "environment PHASE", environ={"PHASE": phase})
 
 
-def test_phase_three_names_those_that_exist(catalogue: Catalogue) -> None:
+def test_phase_three_is_refused_naming_the_existing_phases(catalogue: Catalogue) -> None:
     refused(catalogue, "dgx1-32g has no phase 3", "its phases: 1, 2", environ={"PHASE": "3"})
 
 
@@ -276,7 +276,7 @@ def test_a_name_that_no_file_has_is_reported_with_its_line(tmp_path: Path) -> No
     refused(both, "unknown system 'labtop'", f"{file}, line 3: recipes.mine.system", flags={"recipe": "mine"})
 
 
-def test_a_file_that_is_not_there_or_a_folder(tmp_path: Path) -> None:
+def test_a_recipe_file_that_does_not_exist_or_is_a_folder(tmp_path: Path) -> None:
     for path in (tmp_path / "missing.yml", tmp_path):
         with pytest.raises(InputError, match="cannot read the recipe file"):
             load_catalogue([path])
@@ -290,9 +290,9 @@ def test_an_empty_file_says_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize("number", ["6e-3", "6.0e-3", "0.006", "'6e-3'", "6E-3"])
 def test_numbers_that_yaml_reads_as_text(tmp_path: Path, number: str) -> None:
     (tmp_path / "own.yml").write_text(f"phases: {{1: {{lr: {number}}}}}")
-    found = load_catalogue([tmp_path / "own.yml"]).find("phases", 1, "lr")
-    assert found is not None
-    assert found.value == 6e-3
+    entry = load_catalogue([tmp_path / "own.yml"]).find("phases", 1, "lr")
+    assert entry is not None
+    assert entry.value == 6e-3
 
 
 @pytest.mark.parametrize(
@@ -307,7 +307,7 @@ def test_numbers_that_yaml_reads_as_text(tmp_path: Path, number: str) -> None:
         ("{system: laptop, model: half}", ("models.half has no num_hidden_layers",)),
     ],
 )
-def test_a_recipe_that_lacks_something(tmp_path: Path, recipe: str, parts: tuple[str, ...]) -> None:
+def test_an_incomplete_recipe(tmp_path: Path, recipe: str, parts: tuple[str, ...]) -> None:
     odd = "{hidden_size: 10, num_hidden_layers: 1, num_attention_heads: 3, intermediate_size: 4}"
     text = f"recipes: {{mine: {recipe}}}\nmodels: {{odd: {odd}, half: {{hidden_size: 4}}}}\n"
     (tmp_path / "own.yml").write_text(text)

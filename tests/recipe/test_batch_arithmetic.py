@@ -47,12 +47,12 @@ def test_given_sizes_are_obeyed_or_refused(rank_batch: int, world_size: int, ste
 
 @given(number=st.integers(1, 5000), target=st.integers(1, 6000))
 def test_nearest_divisors_are_divisors_with_none_between(number: int, target: int) -> None:
-    found = nearest_divisors(number, target)
-    assert found
-    assert all(number % n == 0 for n in found)
-    between = range(found[0] + 1, found[-1])
+    divisors = nearest_divisors(number, target)
+    assert divisors
+    assert all(number % n == 0 for n in divisors)
+    between = range(divisors[0] + 1, divisors[-1])
     assert not any(number % n == 0 for n in between)
-    assert found[0] <= target
+    assert divisors[0] <= target
 
 
 def test_an_indivisible_global_batch_names_nodes_and_batches() -> None:

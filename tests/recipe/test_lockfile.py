@@ -1,4 +1,4 @@
-"""run.yml resolves to the very run it was written for."""
+"""run.yml resolves to exactly the run that it was written for."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -28,7 +28,7 @@ def reread(folder: Path, spec: RunSpec) -> RunSpec:
 
 @pytest.mark.parametrize("recipe", RECIPES)
 @pytest.mark.parametrize("nodes", [1, 2, 4])
-def test_a_lockfile_alone_gives_the_run_back(tmp_path: Path, catalogue: Catalogue, recipe: str, nodes: int) -> None:
+def test_a_lockfile_alone_reproduces_the_run(tmp_path: Path, catalogue: Catalogue, recipe: str, nodes: int) -> None:
     spec = resolved(catalogue, recipe, nodes=nodes, run="a-name", mounts="/a:/b,/c:/d:ro", image="x#y:z")
     assert reread(tmp_path, spec) == spec
 
@@ -114,9 +114,9 @@ def test_phases_started_one_by_one_come_together(catalogue: Catalogue) -> None:
 )
 def test_decisive_settings_tell_runs_apart(catalogue: Catalogue, sets: list[str], changed: list[str]) -> None:
     spec, other = resolved(catalogue, "laptop"), resolved(catalogue, "laptop", *sets)
-    found = difference(spec, other)
-    assert set(changed) <= set(found)
-    assert sets[0].startswith("model=") or set(found) == set(changed)
+    differences = difference(spec, other)
+    assert set(changed) <= set(differences)
+    assert sets[0].startswith("model=") or set(differences) == set(changed)
     phases = {int(name[5]) for name in changed if name.startswith("phase")} or {1, 2}
     for phase in (1, 2):
         assert (recipe_hash(spec, phase) != recipe_hash(other, phase)) == (phase in phases)
@@ -132,7 +132,7 @@ def test_decisive_settings_tell_runs_apart(catalogue: Catalogue, sets: list[str]
         ["phase1.checkpoint_every=1", "phase1.validate_every=7", "steps_this_run=3", "num_workers=0"],
     ],
 )
-def test_other_settings_do_not(catalogue: Catalogue, sets: list[str]) -> None:
+def test_other_settings_do_not_tell_runs_apart(catalogue: Catalogue, sets: list[str]) -> None:
     spec, other = resolved(catalogue, "laptop"), resolved(catalogue, "laptop", *sets)
     assert spec != other
     assert difference(spec, other) == []
@@ -170,7 +170,7 @@ HASHES = {
 
 
 @pytest.mark.parametrize("recipe", HASHES)
-def test_the_hash_of_a_recipe_stays(catalogue: Catalogue, recipe: str) -> None:
+def test_the_hash_of_a_recipe_never_changes(catalogue: Catalogue, recipe: str) -> None:
     spec = resolved(catalogue, recipe)
     assert tuple(recipe_hash(spec, phase)[:16] for phase in (1, 2)) == HASHES[recipe]
 
@@ -185,6 +185,6 @@ def test_a_run_yml_of_an_earlier_version_is_read(catalogue: Catalogue, tmp_path:
     assert recipe_hash(spec, 1).startswith("b73ec69b9bafcf8d")
     assert recipe_hash(spec, 2).startswith("7e2938061d5d696b")
     content = yaml.safe_load(file.read_text())
-    del content["recipes"]["laptop"]["hang_timeout_s"]  # from before that was a setting
+    del content["recipes"]["laptop"]["hang_timeout_s"]  # from before this was a setting
     (tmp_path / "older.yml").write_text(yaml.safe_dump(content))
     assert read_lockfile(tmp_path / "older.yml") == given

@@ -1,4 +1,4 @@
-"""Flag, --set, environment, user's recipe, catalogue, default: in this order, and each says so."""
+"""Flag, --set, environment, user's recipe, catalogue, default: in this order, and each value names its source."""
 
 from pathlib import Path
 from typing import Any
@@ -30,8 +30,8 @@ def resolved(
     )
 
 
-def said(got: Resolved, path: str) -> tuple[Any, str]:
-    source = got.provenance[path]
+def value_and_source(run: Resolved, path: str) -> tuple[Any, str]:
+    source = run.provenance[path]
     return source.value, source.origin
 
 
@@ -40,11 +40,11 @@ def test_a_run_setting_takes_the_strongest_layer(tmp_path: Path) -> None:
     own.write_text("recipes: {dgx1-32g: {seed: 2}}")
     builtin, both = load_catalogue([builtin_file()]), load_catalogue([builtin_file(), own])
     environ, sets = {"SEED": "3"}, ("seed=4",)
-    assert said(resolved(builtin), "seed") == (42, "default")
-    assert said(resolved(both), "seed") == (2, f"{own}: recipes.dgx1-32g")
-    assert said(resolved(both, environ=environ), "seed") == (3, "environment SEED")
-    assert said(resolved(both, environ=environ, sets=sets), "seed") == (4, "flag --set seed")
-    assert said(resolved(both, environ=environ, sets=sets, seed="5"), "seed") == (5, "flag --seed")
+    assert value_and_source(resolved(builtin), "seed") == (42, "default")
+    assert value_and_source(resolved(both), "seed") == (2, f"{own}: recipes.dgx1-32g")
+    assert value_and_source(resolved(both, environ=environ), "seed") == (3, "environment SEED")
+    assert value_and_source(resolved(both, environ=environ, sets=sets), "seed") == (4, "flag --set seed")
+    assert value_and_source(resolved(both, environ=environ, sets=sets, seed="5"), "seed") == (5, "flag --seed")
 
 
 def test_a_site_is_stronger_than_the_default_and_weaker_than_all_else(tmp_path: Path) -> None:
@@ -57,12 +57,14 @@ def test_a_site_is_stronger_than_the_default_and_weaker_than_all_else(tmp_path: 
         catalogue: Catalogue, recipe: str = "dgx1-32g", environ: dict[str, str] | None = None
     ) -> tuple[Any, str]:
         flags = {"recipe": recipe}
-        return said(resolve(catalogue, flags=flags, environ=environ or {}, site=site, site_origin="site a"), "results")
+        return value_and_source(
+            resolve(catalogue, flags=flags, environ=environ or {}, site=site, site_origin="site a"), "results"
+        )
 
     assert results(builtin) == ("/lustre/runs", "site a")
     assert results(both) == ("/mine", f"{own}: recipes.dgx1-32g")
     assert results(builtin, environ={"RESULTS": "/env"}) == ("/env", "environment RESULTS")
-    assert results(builtin, "laptop") == ("results", "default"), "no cluster's machine"
+    assert results(builtin, "laptop") == ("results", "default"), "this machine is not part of a cluster"
     spec = resolve(builtin, flags={"recipe": "dgx1-32g"}, environ={}, site=site).spec
     assert spec.mounts == ("/a:/a", "/b:/b:ro")
 
@@ -73,16 +75,16 @@ def test_a_phase_setting_takes_the_strongest_layer(tmp_path: Path) -> None:
     shared = tmp_path / "shared.yml"
     shared.write_text("phases: {1: {lr: 1e-3}}")
     builtin = load_catalogue([builtin_file()])
-    assert said(resolved(builtin), "phase1.lr") == (6e-3, "configurations.yml: phases.1")
+    assert value_and_source(resolved(builtin), "phase1.lr") == (6e-3, "configurations.yml: phases.1")
     general = load_catalogue([builtin_file(), shared])
-    assert said(resolved(general), "phase1.lr") == (1e-3, f"{shared}: phases.1")
+    assert value_and_source(resolved(general), "phase1.lr") == (1e-3, f"{shared}: phases.1")
     both = load_catalogue([builtin_file(), own, shared])
-    assert said(resolved(both), "phase1.lr") == (2e-3, f"{own}: recipes.dgx1-32g.phases.1")
+    assert value_and_source(resolved(both), "phase1.lr") == (2e-3, f"{own}: recipes.dgx1-32g.phases.1")
     one = {"PHASE": "1", "LR": "3e-3"}
-    assert said(resolved(both, environ=one), "phase1.lr") == (3e-3, "environment LR")
+    assert value_and_source(resolved(both, environ=one), "phase1.lr") == (3e-3, "environment LR")
     sets = ("phase1.lr=4e-3",)
-    assert said(resolved(both, environ=one, sets=sets), "phase1.lr") == (4e-3, "flag --set phase1.lr")
-    assert said(resolved(both, environ=one, sets=sets, lr=5e-3), "phase1.lr") == (5e-3, "flag --lr")
+    assert value_and_source(resolved(both, environ=one, sets=sets), "phase1.lr") == (4e-3, "flag --set phase1.lr")
+    assert value_and_source(resolved(both, environ=one, sets=sets, lr=5e-3), "phase1.lr") == (5e-3, "flag --lr")
 
 
 def test_the_last_of_several_files_wins_key_by_key(tmp_path: Path) -> None:
@@ -148,26 +150,26 @@ def test_every_environment_name_is_read(catalogue: Catalogue) -> None:
 
 
 def test_the_arithmetic_is_put_into_words(catalogue: Catalogue) -> None:
-    got = resolved(catalogue, nodes=4)
-    assert said(got, "phase1.rank_batch") == (2048, "65536 / (4 nodes x 8 tasks)")
-    assert said(got, "phase1.gradient_steps") == (32, "65536 / (4 nodes x 8 tasks) / micro-batch 64")
-    assert said(got, "phase1.micro_batch") == (64, "largest divisor of 2048 up to the limit 64")
-    assert said(got, "nodes") == (4, "the job's allocation")
-    assert said(resolved(catalogue, **{"nodes": None}), "nodes") == (1, "default")
+    run = resolved(catalogue, nodes=4)
+    assert value_and_source(run, "phase1.rank_batch") == (2048, "65536 / (4 nodes x 8 tasks)")
+    assert value_and_source(run, "phase1.gradient_steps") == (32, "65536 / (4 nodes x 8 tasks) / micro-batch 64")
+    assert value_and_source(run, "phase1.micro_batch") == (64, "largest divisor of 2048 up to the limit 64")
+    assert value_and_source(run, "nodes") == (4, "the job's allocation")
+    assert value_and_source(resolved(catalogue, **{"nodes": None}), "nodes") == (1, "default")
     by_flag = resolve(catalogue, flags={"recipe": "dgx1-32g", "nodes": 4}, environ={})
-    assert said(by_flag, "nodes") == (4, "flag --nodes")
+    assert value_and_source(by_flag, "nodes") == (4, "flag --nodes")
     given = resolved(catalogue, environ={"PHASE": "1", "BATCHSIZE": "64", "GRADIENT_STEPS": "2"}, nodes=2)
-    assert said(given, "phase1.global_batch") == (1024, "64 x (2 nodes x 8 tasks)")
-    assert said(given, "phase1.micro_batch") == (32, "64 / 2 gradient steps")
+    assert value_and_source(given, "phase1.global_batch") == (1024, "64 x (2 nodes x 8 tasks)")
+    assert value_and_source(given, "phase1.micro_batch") == (32, "64 / 2 gradient steps")
 
 
 def test_every_field_of_the_run_has_a_source(catalogue: Catalogue) -> None:
-    got = resolved(catalogue)
-    for phase in got.spec.phases:
+    run = resolved(catalogue)
+    for phase in run.spec.phases:
         for field in vars(phase).keys() - {"phase"}:
-            assert got.provenance[f"phase{phase.phase}.{field}"].value == getattr(phase, field)
-    for field in vars(got.spec).keys() - {"phases", "optimizer", "system", "model", "vocabulary"}:
-        assert got.provenance[field].value == getattr(got.spec, field)
+            assert run.provenance[f"phase{phase.phase}.{field}"].value == getattr(phase, field)
+    for field in vars(run.spec).keys() - {"phases", "optimizer", "system", "model", "vocabulary"}:
+        assert run.provenance[field].value == getattr(run.spec, field)
 
 
 def test_the_global_batch_stays_when_the_nodes_change(catalogue: Catalogue) -> None:
@@ -239,6 +241,6 @@ def test_a_precision_without_a_micro_batch_is_refused(tmp_path: Path) -> None:
 
 
 def test_optimizer_settings(catalogue: Catalogue) -> None:
-    got = resolved(catalogue, sets=("optimizer.name=adamw", "optimizer.beta2=0.98"))
-    assert (got.spec.optimizer.name, got.spec.optimizer.beta2) == ("adamw", 0.98)
-    assert said(got, "optimizer.beta2") == (0.98, "flag --set optimizer.beta2")
+    run = resolved(catalogue, sets=("optimizer.name=adamw", "optimizer.beta2=0.98"))
+    assert (run.spec.optimizer.name, run.spec.optimizer.beta2) == ("adamw", 0.98)
+    assert value_and_source(run, "optimizer.beta2") == (0.98, "flag --set optimizer.beta2")

@@ -1,4 +1,4 @@
-"""Every published row comes out of the catalogue by arithmetic, and stands nowhere in it."""
+"""Every published row follows from the catalogue by arithmetic, and is not written in it."""
 
 import hashlib
 from importlib.resources import files
@@ -43,7 +43,7 @@ PUBLISHED = [
     ("dgxa100-80g", "tf32", 2, 1, 4096, 256),
     ("dgxa100-80g", "tf32", 2, 32, 128, 8),
 ]
-# recipe, GPUs a node, precision
+# recipe, GPUs per node, precision
 PUBLISHED_SYSTEMS = [
     ("dgx1-16g", 8, "fp16"),
     ("dgx1-32g", 8, "fp16"),
@@ -60,13 +60,13 @@ def resolved(catalogue: Catalogue, recipe: str, **flags: object) -> RunSpec:
 
 
 @pytest.mark.parametrize(("recipe", "precision", "phase", "nodes", "batchsize", "steps"), PUBLISHED)
-def test_a_published_row_comes_out(
+def test_each_published_row_is_reproduced(
     catalogue: Catalogue, recipe: str, precision: str, phase: int, nodes: int, batchsize: int, steps: int
 ) -> None:
     spec = resolved(catalogue, recipe, nodes=nodes, precision=precision or None)
-    got = spec.phase(phase)
-    assert (got.rank_batch, got.gradient_steps) == (batchsize, steps)
-    assert got.global_batch == {1: 65536, 2: 32768}[phase]
+    settings = spec.phase(phase)
+    assert (settings.rank_batch, settings.gradient_steps) == (batchsize, steps)
+    assert settings.global_batch == {1: 65536, 2: 32768}[phase]
 
 
 @pytest.mark.parametrize(("recipe", "gpus", "precision"), PUBLISHED_SYSTEMS)
@@ -137,14 +137,14 @@ def test_a_row_is_not_typed_in_twice() -> None:
             assert not {"rank_batch", "gradient_steps"} & phase.keys()
 
 
-def test_the_tests_cluster_line_of_the_seed_is_understood(catalogue: Catalogue) -> None:
+def test_the_command_line_of_nvidia_s_bert_is_understood(catalogue: Catalogue) -> None:
     """BATCHSIZE=2048 LR=6e-3 GRADIENT_STEPS=128 PHASE=1 sbatch -N4 --ntasks-per-node=8 run.sub"""
     environ = {"BATCHSIZE": "2048", "LR": "6e-3", "GRADIENT_STEPS": "128", "PHASE": "1", "RECIPE": "dgx1-16g"}
     for more in ({}, {"MODEL": "bert-nano", "PRECISION": "fp32", "GPUS": "0"}):
-        got = resolve(catalogue, flags={}, environ={**environ, **more}, nodes=4, tasks_per_node=8)
-        (phase,) = got.spec.phases
+        run = resolve(catalogue, flags={}, environ={**environ, **more}, nodes=4, tasks_per_node=8)
+        (phase,) = run.spec.phases
         assert (phase.phase, phase.rank_batch, phase.gradient_steps) == (1, 2048, 128)
         assert (phase.micro_batch, phase.global_batch, phase.lr) == (16, 65536, 6e-3)
-        assert got.spec.world_size == 32
-        assert got.spec.gpus == (0 if more else 8)
-        assert got.recipe_phases == (1, 2)
+        assert run.spec.world_size == 32
+        assert run.spec.gpus == (0 if more else 8)
+        assert run.recipe_phases == (1, 2)

@@ -74,7 +74,7 @@ def test_an_unknown_recipe_names_the_nearest() -> None:
     assert error.value.exit_code == 64
 
 
-def test_a_file_of_ones_own_is_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_recipe_file_of_the_user_is_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     own = tmp_path / "own.yml"
     own.write_text("recipes: {mine: {system: laptop, model: bert-tiny, phases: {1: {micro_batch: 8}}}}")
     assert run("--recipes", str(own)) == 0
@@ -85,7 +85,7 @@ def test_a_file_of_ones_own_is_listed(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "beside" in capsys.readouterr().out
 
 
-def test_every_flag_of_the_schema_is_taken_and_resolved() -> None:
+def test_every_flag_of_the_schema_is_accepted_and_resolved() -> None:
     words = ["--recipe", "dgx1-32g", "--nodes", "4", "--phase", "1", "--batchsize", "64", "--lr", "1e-3"]
     words += ["--gradient-steps", "2", "--precision", "fp32", "--data", "/d", "--set", "seed=3"]
     words += ["--set", "phase1.steps=5"]

@@ -1,4 +1,4 @@
-"""A setting is written once: every other place follows from its field, and the reference explains it."""
+"""A setting is written once: every other place is derived from its field, and the reference explains it."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def extended(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def in_copy(folder: Path, *words: str, **environ: str) -> str:
-    """What the copy prints, run with these words after `python`."""
+    """What the copy prints, run with these arguments of `python`."""
     clean = {name: value for name, value in os.environ.items() if name not in OURS}
     clean |= {"PYTHONPATH": str(folder), "XDG_CONFIG_HOME": str(folder), "PATH": str(folder), **environ}
     done = subprocess.run(
@@ -119,12 +119,12 @@ def test_a_new_field_is_in_the_reference(extended: Path) -> None:
     assert "| " + " | ".join([*cells, "`3`", "`--patience`", "`PATIENCE`", ""]) + " |" in page
     assert "| `cooldown` | part of the steps after the last warm restart | share | `0.25` |" in page
     assert "--set phase1.cooldown=0.25" in in_copy(extended, "-m", "bertjobs", "recipes", "settings", "cooldown")
-    assert "--patience" not in in_copy(extended, "-m", "bertjobs", "plan", "--help"), "help lists what people use"
+    assert "--patience" not in in_copy(extended, "-m", "bertjobs", "plan", "--help"), "help lists only what people use"
 
 
-def test_the_page_is_that_of_the_fields() -> None:
+def test_the_page_is_generated_from_the_fields() -> None:
     written = (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
-    assert written == reference.markdown(), "write it anew: make docs-settings"
+    assert written == reference.markdown(), "update it: make docs-settings"
 
 
 @pytest.mark.parametrize("setting", ALL, ids=lambda setting: setting.path)
@@ -227,7 +227,7 @@ def test_help_fits_a_screen(bertjobs: Bertjobs, verb: str) -> None:
     assert "1|2" not in text
 
 
-def test_flags_that_help_does_not_list_are_taken(bertjobs: Bertjobs) -> None:
+def test_flags_that_help_does_not_list_are_accepted(bertjobs: Bertjobs) -> None:
     words = ["--recipe", "laptop", "--backend", "local", "--unpad", "false", "--keep-checkpoints", "5", "--json"]
     provenance = json.loads(bertjobs("plan", *words).stdout)["provenance"]
     assert provenance["unpad"] == {"value": False, "from": "flag --unpad"}

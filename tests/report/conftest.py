@@ -53,7 +53,7 @@ def make_run(tmp_path: Path) -> MakeRun:
 
 
 def step_line(phase: int, step: int, **fields: Any) -> dict[str, Any]:
-    """A line of metrics.jsonl; losses fall by step, a step takes two seconds."""
+    """A line of metrics.jsonl; losses fall step by step, and a step takes two seconds."""
     return {
         "phase": phase,
         "step": step,
@@ -121,7 +121,7 @@ WORDS = _TEXT.split()
 
 @pytest.fixture(scope="session")
 def data(tmp_path_factory: pytest.TempPathFactory) -> DataManifest:
-    """Shards of plain sentences; each content word is one token."""
+    """Shards of plain sentences, in which each content word is one token."""
     folder = tmp_path_factory.mktemp("text")
     corpus = folder / "corpus"
     corpus.mkdir()

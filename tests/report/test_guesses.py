@@ -1,4 +1,4 @@
-"""Masked words: which are chosen, how they read, what the model says of them."""
+"""Masked words: which are chosen, how they are shown, what the model predicts for them."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ def test_guesses_on_a_real_model(data: DataManifest, tiny: BertForPreTraining, c
     assert len({one.truth for one in guesses}) == 3
     vocabulary = data.vocabulary_path.read_text(encoding="utf-8").split("\n")[:-1]
     for one in guesses:
-        assert one.truth in WORDS  # not that, which, have or alone
+        assert one.truth in WORDS  # not "that", "which", "have" or "alone"
         pattern = r"the \w+ of the \w+ is that which we have for our \w+, and it is not the \w+ alone\."
         assert re.fullmatch(pattern, join(one, one.truth))
         assert len(one.top) == 5
-        # The same by hand: what the model says at the mask's place.
+        # The same by hand: what the model predicts at the mask's place.
         words = [*re.findall(r"\w+|[.,]", one.before), "[MASK]", *re.findall(r"\w+|[.,]", one.after)]
         ids = torch.tensor([[vocabulary.index(word) for word in ("[CLS]", *words, "[SEP]")]])
         with torch.inference_mode():
@@ -73,7 +73,7 @@ def original_ids(shards: ShardSet) -> np.ndarray:
     return np.concatenate([segment for row in range(shards.rows) for segment in shards.segments(row)])
 
 
-def test_static_masks_are_taken_back(data: DataManifest, tmp_path: Path) -> None:
+def test_static_masks_are_undone(data: DataManifest, tmp_path: Path) -> None:
     settings = data.settings
     options = PrepareOptions(
         tuple(settings["corpora"]), str(data.vocabulary_path), str(tmp_path / "static"), duplicates=1, shards=2,
@@ -127,7 +127,7 @@ def test_the_rarest_learnable_whole_word_is_masked() -> None:
         "the": 0.07, "of": 0.04, "our": 0.01, "with": 0.006, "that": 0.01, "and": 0.05, "treasury": 0.001,
         "treaty": 0.0005, "law": 0.0004, "rose": 0.0003, "com": 0.0003,
     }  # fmt: skip
-    # Not treaty (there twice), law (short), com and rose (a piece follows).
+    # Not treaty (it occurs twice), law (too short), com and rose (a piece follows).
     assert sentence[word_to_mask(sentence, shares) or 0] == "treasury"
     assert sentence[word_to_mask(sentence, {**shares, "treasury": 0.00001}) or 0] == "with"  # hardly ever seen
     assert word_to_mask(tokens("of our law and the sea ."), shares) is None
@@ -155,7 +155,7 @@ def test_tokens_read_as_text(joined: str, expected: str) -> None:
         ("post-", "", "post-war"),
     ],
 )
-def test_the_mask_stands_in_the_sentence_as_a_word_does(before: str, after: str, expected: str) -> None:
+def test_the_mask_is_spaced_in_the_sentence_like_a_word(before: str, after: str, expected: str) -> None:
     assert join(Guess(before, after, "war", 0.5, 1, ()), "war") == expected
 
 

@@ -78,7 +78,7 @@ def test_a_run_stopped_in_the_middle(make_run: MakeRun) -> None:
     write_steps(one, range(1, 31))
     write_checkpoint(one, 20)
     (write_checkpoint(one, 30) / "config.json").unlink()  # damaged
-    write_attempt(directory, 1, START + 1000, None)  # killed: nothing says when
+    write_attempt(directory, 1, START + 1000, None)  # killed: nothing records when
     write_attempt(directory, 1, START + 1041, None)
     summary = summarise(directory)
     first, second = summary.phases

@@ -25,7 +25,7 @@ def test_each_row_is_consistent(cause: Cause) -> None:
     if cause.exit_code in (EXIT_DONE, EXIT_BAD_INPUT):
         assert cause.then is Then.STOP, "another attempt would not fix bad input"
     if cause.then is Then.STOP:
-        assert cause.budget is None, "what is not resumed is not counted"
+        assert cause.budget is None, "only what is resumed is counted"
     if cause.needs_progress:
         assert cause.exit_code == EXIT_FAILURE, "a stop on request may be repeated"
 

@@ -108,7 +108,7 @@ def test_bytes_that_are_not_text_are_damage(tmp_path: Path) -> None:
 def test_an_altered_value_in_the_manifest_is_detected(tmp_path: Path) -> None:
     folder = checkpoint(tmp_path, 1)
     text = (folder / MANIFEST).read_text()
-    # One bit: it would otherwise be taken for a newer format.
+    # One flipped bit, which would otherwise look like a newer format.
     (folder / MANIFEST).write_text(text.replace('"format_version": 2', '"format_version": 3'))
     with pytest.raises(DamagedCheckpointError, match="altered"):
         read_manifest(folder)
@@ -142,7 +142,7 @@ def test_settings_that_only_one_side_has_are_not_compared(tmp_path: Path) -> Non
         check_settings(manifest, {"lr": 0.2, "new": 2}, tmp_path)
 
 
-def test_a_newer_format_is_refused_and_not_passed_over(tmp_path: Path) -> None:
+def test_a_newer_format_is_refused_not_skipped(tmp_path: Path) -> None:
     checkpoint(tmp_path, 1)
     rewrite_manifest(checkpoint(tmp_path, 2), {"format_version": 3, "layout": "unheard of"})
     with pytest.raises(NewerFormatError, match="format 3 is newer than this bertjobs reads") as error:
@@ -150,7 +150,7 @@ def test_a_newer_format_is_refused_and_not_passed_over(tmp_path: Path) -> None:
     assert error.value.exit_code == 64
 
 
-def test_the_newest_whole_one_is_chosen(tmp_path: Path) -> None:
+def test_the_newest_intact_checkpoint_is_chosen(tmp_path: Path) -> None:
     folders = [checkpoint(tmp_path, step) for step in (5, 90, 100)]
     assert newest_valid(tmp_path) == (folders[2], [])
     os.truncate(folders[2] / "model", 0)
@@ -177,7 +177,7 @@ def test_pruning_keeps_the_newest_three(tmp_path: Path) -> None:
     assert [folder.name for folder in steps(tmp_path)] == [folder_name(step) for step in (1, 3, 4, 5)]
 
 
-def test_pruning_leaves_the_last_good_one(tmp_path: Path) -> None:
+def test_pruning_leaves_the_last_intact_checkpoint(tmp_path: Path) -> None:
     for step in range(1, 6):
         checkpoint(tmp_path, step)
     for step in (3, 4, 5):
@@ -188,14 +188,14 @@ def test_pruning_leaves_the_last_good_one(tmp_path: Path) -> None:
     assert newest_valid(tmp_path)[0] == tmp_path / folder_name(2)
 
 
-def test_pruning_counts_from_the_one_just_written(tmp_path: Path) -> None:
+def test_pruning_counts_from_the_checkpoint_just_written(tmp_path: Path) -> None:
     for step in (1, 2, 3, 30):
         checkpoint(tmp_path, step)
     prune(tmp_path, keep=2, newest=folder_name(3))
     assert [folder.name for folder in steps(tmp_path)] == [folder_name(step) for step in (2, 3, 30)]
 
 
-def test_pruning_spares_the_one_that_ended_a_phase(tmp_path: Path) -> None:
+def test_pruning_spares_the_last_checkpoint_of_a_phase(tmp_path: Path) -> None:
     for step in (1, 2, 3):
         checkpoint(tmp_path, step)
     prune(tmp_path, keep=1, spare=[folder_name(1)])

@@ -1,4 +1,4 @@
-"""How attempts ended, and when there may be another."""
+"""How attempts ended, and when another one is allowed."""
 
 from __future__ import annotations
 
@@ -94,15 +94,15 @@ def test_each_cause_has_a_budget_of_its_own() -> None:
         assert cause in (Cause.NODE_FAILURE, Cause.UNFIT_NODE)
     words, cause = refusal(attempts("out of host memory", "out of GPU memory"), budgets)
     assert words == "2 attempts ran out of memory; the recipe allows 1 restart after running out of memory"
-    assert cause is Cause.GPU_MEMORY, "the last of those that count"
+    assert cause is Cause.GPU_MEMORY, "the last attempt that counts"
     assert refusal(attempts("hang", "lost rank", "gradients not finite"), budgets)[1] is Cause.GRADIENTS
 
 
-def test_attempts_that_were_not_begun_do_not_count() -> None:
+def test_attempts_that_never_began_do_not_count() -> None:
     twice = [*attempts("crashed", "crashed"), ended("not restarted", 2)]
     assert beyond_budget(twice, {"crashed": 2}) is None
     repeated = [started(10), ended("crashed"), started(10, 1), ended("crashed", 1), ended("not restarted", 2)]
-    assert no_progress(repeated, 10) is not None, "nor does it let the next one through"
+    assert no_progress(repeated, 10) is not None, "nor does it allow the next attempt"
 
 
 def test_a_signal_counts_as_what_it_stands_for() -> None:

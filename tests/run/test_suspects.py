@@ -59,7 +59,7 @@ def test_a_register_that_cannot_be_read_names_no_node(tmp_path: Path) -> None:
         b'"expires_unix_s": "never"}\n',
     ],
 )
-def test_lines_that_are_not_ours_are_passed_over(tmp_path: Path, damage: bytes) -> None:
+def test_lines_that_are_not_ours_are_skipped(tmp_path: Path, damage: bytes) -> None:
     before = suspect(tmp_path, "node1")
     with (tmp_path / FILE).open("ab") as file:
         file.write(damage)
@@ -67,7 +67,7 @@ def test_lines_that_are_not_ours_are_passed_over(tmp_path: Path, damage: bytes) 
     assert suspects(tmp_path, NOW + 2) == [before, after]
 
 
-def test_a_field_of_a_later_version_does_no_harm(tmp_path: Path) -> None:
+def test_a_field_of_a_later_version_is_harmless(tmp_path: Path) -> None:
     entry = suspect(tmp_path, "node1")
     file = tmp_path / FILE
     file.write_text(file.read_text().replace("{", '{"rack": 7, ', 1))

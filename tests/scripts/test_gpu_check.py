@@ -1,4 +1,4 @@
-"""The check of a GPU, where there is none: with stand-ins for the driver, Python and `timeout`."""
+"""The check of a GPU, on a machine without one: with stand-ins for the driver, Python and `timeout`."""
 
 from __future__ import annotations
 
@@ -87,23 +87,31 @@ def checked(tmp_path: Path) -> Callable[..., tuple[subprocess.CompletedProcess[s
 
     def check(*arguments: str, stand_in: str = "") -> tuple[subprocess.CompletedProcess[str], dict[str, Any]]:
         environ = {"PYTHON": str(tmp_path / "bin" / "python"), "REAL_PYTHON": sys.executable, "STAND_IN": stand_in,
-                   "RESULTS": str(tmp_path / "found")}  # fmt: skip
-        end = run("gpu_check.sh", *arguments, "found", cwd=tmp_path, environ=environ)
-        return end, json.loads((tmp_path / "found" / "summary.json").read_text())
+                   "RESULTS": str(tmp_path / "results")}  # fmt: skip
+        end = run("gpu_check.sh", *arguments, "results", cwd=tmp_path, environ=environ)
+        return end, json.loads((tmp_path / "results" / "summary.json").read_text())
 
     return check
 
 
 def test_without_a_gpu_it_says_so_and_does_nothing(script: Script, tmp_path: Path) -> None:
-    end = script("gpu_check.sh", "found")
+    end = script("gpu_check.sh", "results")
     assert (end.returncode, end.stdout) == (64, "")
     assert end.stderr == "error: no NVIDIA GPU here (nvidia-smi -L finds none): nothing was checked\n"
-    assert not (tmp_path / "no-gpu" / "found").exists()
+    assert not (tmp_path / "no-gpu" / "results").exists()
 
 
 @pytest.mark.parametrize(
     "arguments",
-    [(), ("--wheels", "w"), ("one", "two"), ("--help",), ("--wheels",), ("--half", "3", "found"), ("--list", "found")],
+    [
+        (),
+        ("--wheels", "w"),
+        ("one", "two"),
+        ("--help",),
+        ("--wheels",),
+        ("--half", "3", "results"),
+        ("--list", "results"),
+    ],
 )
 def test_its_arguments_are_checked_first(script: Script, arguments: tuple[str, ...]) -> None:
     end = script("gpu_check.sh", *arguments)
@@ -112,7 +120,7 @@ def test_its_arguments_are_checked_first(script: Script, arguments: tuple[str, .
 
 
 @pytest.mark.parametrize("arguments", [(), ("--help",), ("one", "two")])
-def test_the_download_wants_a_folder(script: Script, arguments: tuple[str, ...]) -> None:
+def test_the_download_needs_a_folder(script: Script, arguments: tuple[str, ...]) -> None:
     end = script("gpu_wheels.sh", *arguments)
     assert (end.returncode, end.stdout) == (64, "")
     assert end.stderr == "error: usage: scripts/gpu_wheels.sh DIR\n"
@@ -159,9 +167,9 @@ def test_all_parts_run_and_the_summary_names_them(checked: Callable[..., Any], s
     assert (summary["failed"], summary["skipped"]) == ([], [])
     assert "phase 1: sequences/s, micro-batch 512" in end.stdout
     assert "not measured" in end.stdout
-    log = (tmp_path / "found" / "check.log").read_text()
+    log = (tmp_path / "results" / "check.log").read_text()
     assert "benchmarks/gpu_limits.py" in log
-    assert sorted(file.name for file in (tmp_path / "found").iterdir()) == [
+    assert sorted(file.name for file in (tmp_path / "results").iterdir()) == [
         "check.log", "limits", "results.jsonl", "summary.json",
     ]  # fmt: skip
 
@@ -178,7 +186,7 @@ def test_a_part_that_hangs_is_ended_and_one_that_fails_is_named(checked: Callabl
     assert summary["copy_tb_per_s"] == 4.25  # what it had measured before it was ended
     assert "FAILED lamb: exit code 3" in end.stdout
     assert "limits was ended" in end.stdout
-    assert "it went wrong" in (tmp_path / "found" / "check.log").read_text()
+    assert "it went wrong" in (tmp_path / "results" / "check.log").read_text()
 
 
 def test_what_a_part_does_not_use_is_the_next_one_s(
@@ -186,7 +194,7 @@ def test_what_a_part_does_not_use_is_the_next_one_s(
 ) -> None:
     """The limits are those of a plan in which each part ends when all before it should have."""
     checked("--half", "2")
-    given = [int(line) for line in (tmp_path / "found" / "limits").read_text().split()]
+    given = [int(line) for line in (tmp_path / "results" / "limits").read_text().split()]
     own = [seconds for seconds, *_ in listed(script, "2")]
     planned = [sum(own[: number + 1]) - 3 for number in range(len(own))]
     assert len(given) == len(planned)
@@ -198,7 +206,7 @@ def test_an_unknown_gpu_ends_it_before_anything_runs(checked: Callable[..., Any]
     end, _ = checked("--half", "1")
     assert end.returncode == 0
     write(tmp_path / "bin" / "python", "#!/bin/sh\necho 'error: no code for it' >&2\nexit 64\n")
-    environ = {"PYTHON": str(tmp_path / "bin" / "python"), "RESULTS": str(tmp_path / "found")}
+    environ = {"PYTHON": str(tmp_path / "bin" / "python"), "RESULTS": str(tmp_path / "results")}
     end = run("gpu_check.sh", "other", cwd=tmp_path, environ=environ)
     assert (end.returncode, end.stdout) == (64, "")
     assert end.stderr == "error: no code for it\nerror: nothing was checked\n"

@@ -19,7 +19,7 @@ SQUEUE = """\
 12_[3-5]|afterok:7(unfulfilled)|other
 """
 
-# Slurm 22.05.8's, with a path and a comment that look like fields.
+# From Slurm 22.05.8, with a path and a comment that look like fields.
 SCONTROL = """\
 JobId=7 JobName=r-phase1
    UserId=root(0) GroupId=root(0) MCS_label=N/A
@@ -48,7 +48,7 @@ def slurm(tmp_path: Path) -> Slurm:
 
 @pytest.fixture
 def asked(tmp_path: Path, tool: Tool) -> Path:
-    """A file of the words that scontrol, sbatch and scancel were started with; sbatch answers with job 9."""
+    """A file of the arguments that scontrol, sbatch and scancel were started with; sbatch answers with job 9."""
     for name in ("scontrol", "sbatch", "scancel"):
         tool(name, f'echo {name} "$@" >>{tmp_path}/asked; env >{tmp_path}/environment; echo 9')
     return tmp_path / "asked"
@@ -102,7 +102,7 @@ def test_requeue_and_update_are_scontrol_s(slurm: Slurm, asked: Path, tool: Tool
         slurm.requeue("7")
 
 
-def test_a_job_was_preempted_where_scontrol_has_a_time_of_it(slurm: Slurm, tool: Tool) -> None:
+def test_a_job_was_preempted_if_scontrol_has_a_preemption_time(slurm: Slurm, tool: Tool) -> None:
     assert not slurm.was_preempted("7"), "no scontrol, as inside a container"
     tool("scontrol", f"cat <<END\n{SCONTROL}END")
     assert slurm.was_preempted("7")
@@ -110,7 +110,7 @@ def test_a_job_was_preempted_where_scontrol_has_a_time_of_it(slurm: Slurm, tool:
     assert not slurm.was_preempted("7")
 
 
-def test_the_last_state_is_that_of_the_start_before_where_one_is_running(slurm: Slurm, tool: Tool) -> None:
+def test_the_last_state_of_a_running_job_is_that_of_its_previous_start(slurm: Slurm, tool: Tool) -> None:
     assert slurm.last_state("7") == "", "no sacct"
     tool("sacct", '[[ $* == "-nXDP -j 7 -o State" ]] && printf "PREEMPTED\\nTIMEOUT\\nRUNNING\\n"')
     assert slurm.last_state("7") == "RUNNING"

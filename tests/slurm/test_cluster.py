@@ -50,7 +50,7 @@ SLURM_VERSION           = 22.05.8
 Slurmctld(primary) at vm is UP
 """
 
-# In the forms that sinfo(1) and scontrol(1) of 24.05 describe and clusters with typed, several, MIG and no GPUs show.
+# In the formats that sinfo(1) and scontrol(1) of 24.05 describe, for clusters with typed, several, MIG and no GPUs.
 SINFO_24_05 = """\
 cpu*|up|3-00:00:00|1:00:00|200|128+|257000+|(null)|REQUEUE|1
 gpu-a100|up|2-00:00:00|4:00:00|40|128|515000|gpu:a100:8(S:0-1)|REQUEUE|1
@@ -109,15 +109,15 @@ def test_partitions_of_22_05() -> None:
 
 
 def test_partitions_of_24_05() -> None:
-    found = {partition.name: partition for partition in parse_sinfo(SINFO_24_05)}
-    assert found["cpu"] == Partition("cpu", True, True, 259200, 3600, (NodeKind(200, 128, 257000),), "REQUEUE", 1)
-    assert (found["gpu-a100"].nodes, found["gpu-a100"].gpus) == (42, 336)
-    assert len(found["gpu-a100"].kinds) == 2
-    assert found["gpu-mixed"].kinds[0].gpu_count == 6
-    assert found["gpu-mixed"].limit_s is None
-    assert found["mig"].gpus == 28
-    assert not found["old"].up
-    assert found["empty"].kinds == ()
+    partitions = {partition.name: partition for partition in parse_sinfo(SINFO_24_05)}
+    assert partitions["cpu"] == Partition("cpu", True, True, 259200, 3600, (NodeKind(200, 128, 257000),), "REQUEUE", 1)
+    assert (partitions["gpu-a100"].nodes, partitions["gpu-a100"].gpus) == (42, 336)
+    assert len(partitions["gpu-a100"].kinds) == 2
+    assert partitions["gpu-mixed"].kinds[0].gpu_count == 6
+    assert partitions["gpu-mixed"].limit_s is None
+    assert partitions["mig"].gpus == 28
+    assert not partitions["old"].up
+    assert partitions["empty"].kinds == ()
 
 
 @pytest.mark.parametrize("text", ["batch*|up|1-00:00:00\n", "PARTITION AVAIL\n", SINFO_22_05.replace("|4|", "|four|")])
@@ -154,10 +154,10 @@ def test_associations() -> None:
 
 def test_the_partition_to_train_in() -> None:
     partitions = parse_sinfo(SINFO_24_05)
-    assert choose_partition(partitions).name == "gpu-a100", "most GPUs of those that are up"
+    assert choose_partition(partitions).name == "gpu-a100", "the one with most GPUs of those that are up"
     assert choose_partition(partitions, "mig").name == "mig"
     assert choose_partition(parse_sinfo(SINFO_22_05)).name == "batch", "the default, as it has GPUs"
-    assert choose_partition(partitions[:1]).name == "cpu", "without GPUs anywhere, most nodes"
+    assert choose_partition(partitions[:1]).name == "cpu", "without GPUs, the one with most nodes"
     with pytest.raises(InputError, match="did you mean 'gpu-mixed'"):
         choose_partition(partitions, "gpu-mixd")
     with pytest.raises(InputError, match="no partition of this cluster is up"):
@@ -183,7 +183,7 @@ def test_the_size_of_arrays_is_that_of_the_configuration(
     assert max_array_size(Slurm({"PATH": "/nowhere"})) == 1001
 
 
-def test_partitions_are_unknown_where_sinfo_cannot_be_read(tool: Tool, tmp_path: Path) -> None:
+def test_partitions_are_unknown_if_sinfo_cannot_be_read(tool: Tool, tmp_path: Path) -> None:
     slurm = Slurm({"PATH": f"{tmp_path / 'bin'}:/usr/bin:/bin"})
     assert partitions_of(slurm) == ()
     tool("sinfo", "echo 'another format'")

@@ -23,17 +23,17 @@ def test_settings_do_not_reach_jobs_which_have_a_lockfile(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["SINFO_PARTITION", "SACCT_FORMAT", "SQUEUE_STATES"])
-def test_questions_are_asked_without_the_user_s_filters(name: str) -> None:
+def test_slurm_is_asked_without_the_user_s_filters(name: str) -> None:
     assert unfiltered({**OUTSIDE, name: "x"}) == OUTSIDE
 
 
-def test_a_package_that_is_not_installed_is_found() -> None:
+def test_an_uninstalled_package_can_be_imported_by_jobs() -> None:
     assert with_package(OUTSIDE, Path("/usr/lib/site-packages")) == OUTSIDE
     assert with_package(OUTSIDE, Path("/src"))["PYTHONPATH"] == "/src"
     assert with_package({**OUTSIDE, "PYTHONPATH": "/a"}, Path("/src"))["PYTHONPATH"] == "/src:/a"
 
 
-def test_this_process_has_another_environment_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_this_process_can_have_another_environment_temporarily(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     before = dict(os.environ)
     with process_environment(OUTSIDE):

@@ -1,7 +1,7 @@
-"""Slurm has a room: nothing outside of it starts one of Slurm's programs.
+"""Slurm has its own room: nothing outside it starts one of Slurm's programs.
 
-Words of sbatch and srun may be made elsewhere: the first go to `Slurm.submit`, the second into batch scripts and hints.
-Batch scripts (run.sub, and the text of others) are not Python, and run where no Python may be.
+Arguments of sbatch and srun may be built elsewhere: sbatch's go to `Slurm.submit`, srun's into batch scripts and hints.
+Batch scripts (run.sub, and the text of others) are not Python, and run where there may be no Python.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ def test_nothing_outside_of_the_room_starts_a_program_of_slurm_s(file: Path) -> 
         "import submitit\nsubmitit.SlurmExecutor('x')",
     ],
 )
-def test_what_starts_one_is_seen(source: str) -> None:
+def test_code_that_starts_one_is_detected(source: str) -> None:
     assert faults(source)
 
 

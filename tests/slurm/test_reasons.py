@@ -1,4 +1,4 @@
-"""Reasons of squeue's in plain words."""
+"""squeue's reasons in plain words."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def test_a_reason_is_put_into_words(reason: str, words: str) -> None:
 
 
 @pytest.mark.parametrize("reason", FAULTS)
-def test_some_reasons_do_not_go_away_by_waiting(reason: str) -> None:
+def test_waiting_does_not_help_with_some_reasons(reason: str) -> None:
     assert must_be_changed(reason)
     assert must_be_changed(f"({reason})")
 
 
 @pytest.mark.parametrize("reason", ["Resources", "Dependency", "QOSMaxJobsPerUserLimit", ""])
-def test_others_pass_by_themselves(reason: str) -> None:
+def test_other_reasons_go_away_by_themselves(reason: str) -> None:
     assert not must_be_changed(reason)
 
 

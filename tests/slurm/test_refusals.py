@@ -1,4 +1,4 @@
-"""What becomes of sbatch's complaints."""
+"""How sbatch's complaints are handled."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_silence_is_not_the_user_s_fault(complaint: str) -> None:
     ("hints", "kind", "hint", "code"),
     [(WAITS, NotNow, "wait for room", 70), (Hints(refused="change it"), InputError, "change it", 64)],
 )
-def test_a_limit_of_jobs_is_waited_out_by_those_who_can(
+def test_a_limit_on_jobs_is_waited_out_by_callers_that_can(
     hints: Hints, kind: type[BertjobsError], hint: str, code: int
 ) -> None:
     error = refusal(LIMIT, hints)

@@ -79,7 +79,7 @@ def test_what_is_given_to_sbatch_replaces_the_site_s() -> None:
 @pytest.mark.parametrize(
     "text", ["", "# nothing\n", "account:\nsbatch: ~\nmounts: null\n", "time: ''\nmounts: ''\nenvironment: ''\n"]
 )
-def test_what_is_left_empty_is_unset(text: str) -> None:
+def test_an_empty_value_is_unset(text: str) -> None:
     assert parsed(text) == Site("juno", FILE)
     assert parsed(text).settings() == {}
     assert parsed(text).sbatch_options() == []
@@ -92,7 +92,7 @@ def test_lists_may_be_written_with_commas() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said", "line"),
+    ("text", "message", "line"),
     [
         ("time: 60\npartion: gpu\n", "unknown key 'partion'", 2),
         ("partition: a b\n", "cannot be written in a batch script's header", 1),
@@ -125,10 +125,10 @@ def test_lists_may_be_written_with_commas() -> None:
         ("data: !!python/object/apply:os.system [id]\n", "data must be one value", 1),
     ],
 )
-def test_what_is_wrong_is_reported_with_its_line(text: str, said: str, line: int) -> None:
+def test_what_is_wrong_is_reported_with_its_line(text: str, message: str, line: int) -> None:
     with pytest.raises(InputError) as error:
         parsed(text)
-    assert said in error.value.what
+    assert message in error.value.what
     assert f"{FILE}, line {line}" in error.value.render()
 
 
@@ -184,7 +184,7 @@ def test_the_only_site_is_the_default(environ: dict[str, str]) -> None:
     assert read_site("none", environ) is None
 
 
-def test_of_several_the_one_called_default_is_it(environ: dict[str, str]) -> None:
+def test_of_several_sites_the_one_named_default_is_used(environ: dict[str, str]) -> None:
     keep(environ, "juno", "levante")
     with pytest.raises(InputError, match="several sites: juno, levante"):
         read_site(None, environ)
@@ -193,7 +193,7 @@ def test_of_several_the_one_called_default_is_it(environ: dict[str, str]) -> Non
     assert getattr(read_site(None, environ), "account", None) == "default-account"
 
 
-def test_a_site_that_is_not_there_names_the_nearest(environ: dict[str, str]) -> None:
+def test_a_site_that_does_not_exist_names_the_nearest(environ: dict[str, str]) -> None:
     with pytest.raises(InputError, match="make one with: bertjobs init"):
         read_site("juno", environ)
     keep(environ, "juno", "levante")
@@ -202,7 +202,7 @@ def test_a_site_that_is_not_there_names_the_nearest(environ: dict[str, str]) -> 
 
 
 @pytest.mark.parametrize("name", ["../x", "a/b", "", ".hidden", "a b", "none"])
-def test_a_site_s_name_stays_in_its_folder(environ: dict[str, str], name: str) -> None:
+def test_a_site_s_name_cannot_leave_the_folder(environ: dict[str, str], name: str) -> None:
     with pytest.raises(InputError):
         site_file(name, environ)
 
@@ -236,7 +236,7 @@ def test_a_file_is_the_owners_alone_and_not_overwritten_unasked(environ: dict[st
 # ---- a new one ----
 
 
-def test_a_new_file_holds_what_was_found() -> None:
+def test_a_new_file_holds_what_slurm_reported() -> None:
     text = render_site("juno", JUNO, BATCH, Path("/lustre/me"))
     expected = {
         "partition": "batch",
@@ -247,7 +247,7 @@ def test_a_new_file_holds_what_was_found() -> None:
     }
     assert yaml.safe_load(text) == expected
     assert parsed(text) == Site("juno", FILE, **expected)
-    for found in (
+    for line in (
         "Slurm 24.05.2, cluster juno",
         "batch (default)  2-00:00:00  4      64    503 GiB  8 a100         queued again",
         "urgent           2-00:00:00  4      64    503 GiB  8 a100         never",
@@ -259,7 +259,7 @@ def test_a_new_file_holds_what_was_found() -> None:
         "on /lustre (lustre), which other machines can see",
         "job arrays: indices below 1001",
     ):
-        assert found in text
+        assert line in text
 
 
 def test_every_key_is_in_a_new_file_and_its_examples_are_valid() -> None:
@@ -274,7 +274,7 @@ def test_every_key_is_in_a_new_file_and_its_examples_are_valid() -> None:
     assert len(site.sbatch) == len(site.environment) == 2
 
 
-def test_what_is_not_sure_is_left_to_the_user() -> None:
+def test_what_is_uncertain_is_left_to_the_user() -> None:
     bare = replace(
         JUNO,
         sacct=False,
@@ -307,7 +307,7 @@ def test_a_job_asks_for_a_day_or_what_the_partition_allows(limit_s: int | None, 
 
 
 @pytest.mark.parametrize(
-    ("preempt_type", "mode", "said"),
+    ("preempt_type", "mode", "words"),
     [
         ("preempt/none", "REQUEUE", "Its jobs are not preempted."),
         ("preempt/partition_prio", "OFF", "Its jobs are not preempted."),
@@ -317,9 +317,9 @@ def test_a_job_asks_for_a_day_or_what_the_partition_allows(limit_s: int | None, 
         ("preempt/qos", "WITHIN", "Jobs preempted are treated as WITHIN says."),
     ],
 )
-def test_preemption_is_put_into_words(preempt_type: str, mode: str, said: str) -> None:
+def test_preemption_is_put_into_words(preempt_type: str, mode: str, words: str) -> None:
     cluster = replace(JUNO, config={"PreemptType": preempt_type})
-    assert preemption(cluster, replace(BATCH, preempt_mode=mode)) == said
+    assert preemption(cluster, replace(BATCH, preempt_mode=mode)) == words
 
 
 @given(partition=st.text(), account=st.text(), qos=st.text(), version=st.text(), mount=st.text())

@@ -94,11 +94,11 @@ def gradients(
     return optimizer.gradients
 
 
-def assert_equal(found: list[dict[str, Tensor]], expected: list[dict[str, Tensor]], tolerance: float) -> None:
+def assert_equal(computed: list[dict[str, Tensor]], expected: list[dict[str, Tensor]], tolerance: float) -> None:
     """All gradients of all steps, of each tensor's length, or of a hundredth of that of all: a key's bias has a
-    gradient of 0, and what is found is rounding."""
-    assert len(found) == len(expected) == STEPS
-    for step, (ours, right) in enumerate(zip(found, expected, strict=True)):
+    gradient of 0, and what is computed is rounding."""
+    assert len(computed) == len(expected) == STEPS
+    for step, (ours, right) in enumerate(zip(computed, expected, strict=True)):
         assert ours.keys() == right.keys()
         whole = sum(float(gradient.norm()) ** 2 for gradient in right.values()) ** 0.5
         for name, gradient in right.items():

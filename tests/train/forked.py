@@ -1,4 +1,4 @@
-"""Ranks that start in a tenth of a second, from a server that has torch loaded, and that may be trapped at any call."""
+"""Ranks that start in a tenth of a second, from a server with torch loaded, and that may be trapped at any call."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ class Trap:
     """What happens to a rank, and where.
 
     Attributes:
-        rank: who is trapped.
+        rank: the rank that is trapped.
         place: ``module:function`` or ``module:Class.method``.
-        call: at which of its calls, from 1, in whatever thread.
-        after: when it has returned, else before.
-        number: the signal; None lets this and all later calls fail, as on a full disk.
-        everyone: all ranks get it, else the trapped one alone.
+        call: at which of its calls, from 1, in any thread.
+        after: after the call has returned; otherwise before.
+        number: the signal; None makes this and all later calls fail, as on a full disk.
+        everyone: all ranks get the signal; otherwise only the trapped one.
     """
 
     rank: int
@@ -107,11 +107,11 @@ def attempt(
         ranks.append(CONTEXT.Process(target=run_rank, args=(environ, folder, rank, trap, objective_of)))
         ranks[-1].start()
     codes = exit_codes(ranks)
-    assert None not in codes, said(folder)
+    assert None not in codes, output_of(folder)
     return [code for code in codes if code is not None]
 
 
-def said(folder: Path) -> str:
+def output_of(folder: Path) -> str:
     """What the ranks of an attempt printed."""
     return "\n".join(f"--- {log.name}\n{log.read_text()}" for log in sorted(folder.glob("rank-*.out")))
 

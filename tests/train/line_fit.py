@@ -23,7 +23,7 @@ FILE = "points.safetensors"
 
 
 class Line(nn.Module):
-    """What a micro-batch of points, x and y ``[points, 2]``, adds to the squared error of a line."""
+    """What a micro-batch of points, x and y ``[points, 2]``, adds to a line's squared error."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -102,7 +102,7 @@ class LineLearner:
 
 
 class PointBatches:
-    """Of each step's global batch every rank takes its share of the points."""
+    """Every rank takes its share of the points of each step's global batch."""
 
     def __init__(self, learner: LineLearner, step: int) -> None:
         self.learner, self.step, self.phase = learner, step, learner.objective.spec.phases[0]

@@ -39,7 +39,7 @@ def one_step(data: Path, ranks: Ranks, micro_batch: int) -> dict[str, Tensor]:
     )
     torch.manual_seed(0)
     model = BertForPreTraining(spec)
-    # Without clipping the gradients are left as they are.
+    # Without clipping, the gradients stay as they are.
     optimizer = Lamb(model.parameters(), 1e-3, clip_norm=float("inf"))
     stream = BatchStream(
         ShardSet.load(manifest, 1, "train"),
@@ -64,7 +64,7 @@ def one_step(data: Path, ranks: Ranks, micro_batch: int) -> dict[str, Tensor]:
 
 
 def write_step(environ: Mapping[str, str], data: Path, micro_batch: int, file: Path) -> None:
-    """As one of several ranks, by ``environ``, into ``file`` and the rank's number; ends the process."""
+    """Run `one_step` as the rank in ``environ``, and write into ``file`` plus its number; ends the process."""
     torch.set_num_threads(1)
     with joined(read_placement(environ)) as ranks:
         save_file(one_step(data, ranks, micro_batch), f"{file}-{ranks.rank}")

@@ -1,4 +1,4 @@
-"""A run that computes its activations again is the run that keeps them."""
+"""A run that recomputes its activations is the same as one that keeps them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from tests.train.conftest import Trial
-from tests.train.forked import attempt, said
+from tests.train.forked import attempt, output_of
 
 
 @pytest.mark.parametrize(("world_size", "precision"), [(1, "bf16"), (2, "fp32")])
@@ -27,7 +27,7 @@ def test_two_micro_batches_over_ranks_give_the_same_bits(
     weights = []
     for number, run in enumerate(runs):
         logs = tmp_path / f"logs-{number}"
-        assert attempt(run, 1, world_size, logs)[0] == 75, said(logs)
+        assert attempt(run, 1, world_size, logs)[0] == 75, output_of(logs)
         weights.append((run.phase(1).checkpoints / "step-00000003" / "model.safetensors").read_bytes())
     assert weights[0] == weights[1]
     assert "activation_checkpointing: true" in runs[1].directory.lockfile.read_text()

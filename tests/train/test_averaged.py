@@ -20,19 +20,19 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 def test_accumulated_gradients_are_those_of_the_bare_model() -> None:
     expected = gradients(None, CPU)
     with group_of_one("gloo") as group:
-        found = gradients(group, CPU)
-    assert_equal(found, expected, 0.0)
+        computed = gradients(group, CPU)
+    assert_equal(computed, expected, 0.0)
 
 
 def test_compressed_gradients_are_rounded_to_bf16() -> None:
     expected = gradients(None, CPU)
     with group_of_one("gloo") as group:
-        found = gradients(group, CPU, compression="bf16")
+        computed = gradients(group, CPU, compression="bf16")
     rounded = [{name: gradient.bfloat16().float() for name, gradient in expected[0].items()}]
-    assert all(torch.equal(found[0][name], gradient) for name, gradient in rounded[0].items())
-    assert_equal(found, expected, 2**-8)
+    assert all(torch.equal(computed[0][name], gradient) for name, gradient in rounded[0].items())
+    assert_equal(computed, expected, 2**-8)
     with pytest.raises(AssertionError):
-        assert_equal(found, expected, 0.0)
+        assert_equal(computed, expected, 0.0)
 
 
 def test_the_group_may_be_of_any_size() -> None:

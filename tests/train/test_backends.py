@@ -1,4 +1,4 @@
-"""Ranks that would update their weights in different ways are found out before the first step."""
+"""Ranks that would update their weights in different ways are detected before the first step."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ def one_of_two(rank: int, port: int, folder: Path) -> None:
         check_backends("torch", ranks)
         try:
             check_backends("fused" if rank else "torch", ranks)
-            said = "nothing"
+            message = "nothing"
         except InputError as error:
-            said = error.what
+            message = error.what
         except FirstRankFailedError:
-            said = "rank 0 says it"
-        (folder / str(rank)).write_text(said)
+            message = "rank 0 says it"
+        (folder / str(rank)).write_text(message)
     os._exit(0)
 
 

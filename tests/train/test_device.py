@@ -1,4 +1,4 @@
-"""Peak rates by the names that drivers give, and peak memory."""
+"""Peak rates by the names that drivers report, and peak memory."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ from bertjobs.train.device import PEAK_TFLOPS, device_peak_flops, peak_flops, pe
     ],
 )
 def test_known_gpus(name: str, half: float, tf32: float | None, fp32: float) -> None:
-    found = [peak_flops(name, precision) for precision in ("fp16", "bf16", "tf32", "fp32")]
+    peaks = [peak_flops(name, precision) for precision in ("fp16", "bf16", "tf32", "fp32")]
     expected = [half, None if tf32 is None else half, tf32, fp32]
-    assert found == [None if rate is None else pytest.approx(rate * 1e12) for rate in expected]
+    assert peaks == [None if rate is None else pytest.approx(rate * 1e12) for rate in expected]
 
 
 @pytest.mark.parametrize(
@@ -61,8 +61,8 @@ def test_parts_of_gpus_and_unknown_ones_have_no_peak(name: str, precision: str) 
     assert peak_flops(name, precision) is None
 
 
-def test_sparsity_is_nowhere_counted_in() -> None:
-    """Tensor cores do 16-bit products at most 2.1 times as fast as tf32's."""
+def test_sparsity_is_never_counted() -> None:
+    """Tensor cores compute 16-bit products at most 2.1 times as fast as tf32 ones."""
     for chip, (half, tf32, fp32) in PEAK_TFLOPS.items():
         assert fp32 <= half, chip
         if tf32 is not None:

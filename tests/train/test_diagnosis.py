@@ -1,4 +1,4 @@
-"""What is said of a model whose gradients are not finite."""
+"""What is reported about a model whose gradients are not finite."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _one_thread(one_thread: None) -> None:
 
 @pytest.fixture
 def model() -> BertForPreTraining:
-    """With the gradients of one batch, all finite."""
+    """A model with the gradients of one batch, all finite."""
     torch.manual_seed(0)
     model = BertForPreTraining(SPEC)
     backward(model)
@@ -53,7 +53,7 @@ def looked_at(model: BertForPreTraining, **changes: Any) -> Diagnosis:
     return diagnose(model, **{**step, **changes})
 
 
-def test_it_names_and_counts_what_is_not_finite(model: BertForPreTraining) -> None:
+def test_a_diagnosis_names_and_counts_what_is_not_finite(model: BertForPreTraining) -> None:
     parameters = dict(model.named_parameters())
     parameters[BIAS].grad[[1, 4]] = math.nan
     parameters[BIAS].grad[7] = -math.inf
@@ -67,7 +67,7 @@ def test_it_names_and_counts_what_is_not_finite(model: BertForPreTraining) -> No
 
 
 def test_the_gradients_of_a_skipped_step_are_still_there(model: BertForPreTraining) -> None:
-    """Spoilt weights give gradients that are not finite; the optimizer skips the step and leaves them."""
+    """Corrupted weights give gradients that are not finite; the optimizer skips the step and leaves them."""
     optimizer = Lamb(model.parameters(), 1e-3)
     with torch.no_grad():
         model.bert.encoder.layer[1].intermediate.dense.weight[0, 0] = math.nan

@@ -1,4 +1,4 @@
-"""Runs that cannot go on end with the right code, name the cause, and lose nothing."""
+"""Runs that cannot continue end with the right code, name the cause, and lose nothing."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ def having_recipe(trial: Trial, folder: Path, **settings: object) -> Trial:
 
 @pytest.fixture
 def own_data(data: DataManifest, tmp_path: Path) -> Path:
-    """The data, which may be spoilt."""
+    """A copy of the data that the test may damage."""
     return Path(shutil.copytree(data.folder, tmp_path / "data"))
 
 
-def spoil_after(trial: Trial, step: int, shard: Path, how: Callable[[Path], None]) -> Thread:
-    def spoil() -> None:
+def change_after(trial: Trial, step: int, shard: Path, how: Callable[[Path], None]) -> Thread:
+    def act() -> None:
         trial.wait_for_step(1, step)
         how(shard)
 
-    thread = Thread(target=spoil)
+    thread = Thread(target=act)
     thread.start()
     return thread
 
@@ -64,7 +64,7 @@ def test_a_shard_that_is_corrupted_during_the_run_ends_it_with_a_checkpoint(
     long = having_recipe(Trial(trial.home, own_data, trial.results), tmp_path / "home", phases=phases)
     file = DataManifest.read(own_data).phase(1).train.files[0]
     shard = DataManifest.read(own_data).phase(1).train.folder / file.name
-    thread = spoil_after(long, 3, shard, how)
+    thread = change_after(long, 3, shard, how)
     end = alone(long, 1)
     thread.join()
     assert end.code == 64, end
@@ -78,7 +78,7 @@ def test_a_shard_that_is_corrupted_during_the_run_ends_it_with_a_checkpoint(
     assert long.directory.events()[-1]["exit_code"] == 64
 
 
-def test_where_bad_shards_are_skipped_the_run_asks_to_be_continued(
+def test_if_bad_shards_are_skipped_the_run_asks_to_be_continued(
     trial: Trial, own_data: Path, alone: Callable[..., Ended], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr("bertjobs.train.pretraining.batches.ShardWatch", partial(ShardWatch, interval_s=0.05))
@@ -87,7 +87,7 @@ def test_where_bad_shards_are_skipped_the_run_asks_to_be_continued(
         Trial(trial.home, own_data, trial.results), tmp_path / "home", phases=phases, on_bad_shard="skip"
     )
     split = DataManifest.read(own_data).phase(1).train
-    thread = spoil_after(long, 3, split.folder / split.files[0].name, flip)
+    thread = change_after(long, 3, split.folder / split.files[0].name, flip)
     assert alone(long, 1).code == 75
     thread.join()
     assert long.directory.events()[-1]["cause"] == "bad shard"
@@ -170,7 +170,7 @@ def test_a_job_that_crashes_again_where_it_began_is_not_started_a_third_time(
     assert refused.code == 64
     assert "job 7 was not restarted" in refused.err
     assert "also began at step 25" in refused.err
-    assert alone(job, 1).code == 0, "by hand it may go on"
+    assert alone(job, 1).code == 0, "started by hand, it may continue"
 
 
 def test_an_attempt_that_could_not_write_its_end_counts_as_a_crash_unless_slurm_was_asked(

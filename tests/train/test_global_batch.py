@@ -23,10 +23,10 @@ def whole(data: DataManifest) -> dict[str, Tensor]:
     return one_step(data.folder, Ranks(read_placement({})), GLOBAL_BATCH)
 
 
-def assert_same_step(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
-    assert found.keys() == expected.keys()
+def assert_same_step(actual: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    assert actual.keys() == expected.keys()
     for name in expected.keys() - {"masked"}:
-        torch.testing.assert_close(found[name], expected[name].to(found[name].dtype), atol=1e-6, rtol=1e-6, msg=name)
+        torch.testing.assert_close(actual[name], expected[name].to(actual[name].dtype), atol=1e-6, rtol=1e-6, msg=name)
 
 
 @pytest.mark.parametrize("micro_batches", [4, 8])

@@ -1,4 +1,4 @@
-"""A run that was stopped, killed and started again ends with the same weights, bit for bit."""
+"""A run that was stopped, killed and restarted ends with the same weights, bit for bit."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ STEPS = int(PHASES[1]["steps"])
 
 
 def interrupted(trial: Trial, after: int, send: Callable[[list[subprocess.Popen[str]]], None]) -> list[Ended]:
-    """Run phase 1 until a step is in the metrics; hold all ranks while signals are sent, so that none is done."""
+    """Run phase 1 until a step is in the metrics; pause all ranks while signals are sent, so that none is done."""
     ranks = trial.start(1, RANKS)
     trial.wait_for_step(1, after)
     for rank in ranks:
@@ -43,7 +43,7 @@ def test_signals_and_a_kill_change_nothing(trial: Trial, tmp_path: Path) -> None
     reference = Trial(trial.home, trial.data, tmp_path / "reference")
     assert [rank.code for rank in reference.run(1, RANKS)] == [0, 0, 0]
 
-    # USR2 reaches one rank only: all stop after the same step.
+    # USR2 reaches only one rank: all stop after the same step.
     ranks = interrupted(trial, 3, lambda ranks: ranks[1].send_signal(signal.SIGUSR2))
     assert [rank.code for rank in ranks] == [75, 0, 0], ranks
     assert last_cause(trial) == "SIGUSR2"
@@ -57,7 +57,7 @@ def test_signals_and_a_kill_change_nothing(trial: Trial, tmp_path: Path) -> None
     second = read_manifest(steps(trial.phase(1).checkpoints)[-1]).step
     assert first < second == len(trial.metrics(1)) < STEPS
 
-    # A crash between checkpoints: the steps since the last are done again.
+    # A crash between checkpoints: the steps since the last one are repeated.
     ranks = interrupted(trial, second + 1, lambda ranks: ranks[2].kill())
     assert [rank.code for rank in ranks] == [70, 70, -signal.SIGKILL], ranks
     assert "another rank is gone" in ranks[0].err
@@ -79,7 +79,9 @@ def test_signals_and_a_kill_change_nothing(trial: Trial, tmp_path: Path) -> None
     ]
 
 
-def test_steps_this_run_stops_and_continues(trial: Trial, alone: Callable[..., Ended], phase_one_done: Trial) -> None:
+def test_steps_this_run_stops_a_run_that_then_continues(
+    trial: Trial, alone: Callable[..., Ended], phase_one_done: Trial
+) -> None:
     for number in range(1, 4):
         stopped = alone(trial.having(STEPS_THIS_RUN=3), 1)
         assert stopped.code == 75
@@ -97,7 +99,7 @@ def test_a_stop_at_a_checkpoint_does_not_write_it_again(trial: Trial, alone: Cal
 
 def test_a_signal_before_the_first_step_leaves_a_checkpoint(trial: Trial) -> None:
     (rank,) = trial.start(1, 1)
-    # The handlers are there before torch is: wait for them, not for the training.
+    # The handlers are set before torch is loaded: wait for them, not for the training.
     while not handles(rank.pid, signal.SIGTERM):
         assert rank.poll() is None
     rank.send_signal(signal.SIGTERM)

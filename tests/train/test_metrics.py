@@ -1,4 +1,4 @@
-"""The lines of metrics.jsonl, and that they stay one series whatever a crash left."""
+"""The lines of metrics.jsonl, and that they stay one series whatever a crash leaves behind."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The engine trains whatever is an objective: the worker that pretrains BERT fits a line, is stopped, and resumes."""
+"""The engine trains any objective: the worker that pretrains BERT fits a line, is stopped, and resumes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from bertjobs.run.checkpoints import read_manifest
 from bertjobs.train.signals import StopRequest
 from bertjobs.train.worker import main
 from tests.train.conftest import Trial
-from tests.train.forked import attempt, said
+from tests.train.forked import attempt, output_of
 from tests.train.line_fit import FILE, Line, LineFit
 
 STEPS, POINTS = 40, 50
@@ -82,11 +82,11 @@ def test_it_is_trained_and_its_checkpoint_can_be_loaded(line: Trial, capfd: pyte
 def test_stopped_and_resumed_it_ends_with_the_same_bits(line: Trial, tmp_path: Path, ranks: int) -> None:
     whole = Trial(line.home, line.data, tmp_path / "whole")
     codes = attempt(whole, 1, ranks, tmp_path / "logs" / "whole", objective_of=LineFit.of)
-    assert codes == [EXIT_DONE] * ranks, said(tmp_path / "logs" / "whole")
+    assert codes == [EXIT_DONE] * ranks, output_of(tmp_path / "logs" / "whole")
     for number in range(3):
         codes = attempt(line.having(STEPS_THIS_RUN=11), 1, ranks, tmp_path / "logs" / str(number),
                         objective_of=LineFit.of)  # fmt: skip
-        assert codes[0] == EXIT_CONTINUE, said(tmp_path / "logs" / str(number))
+        assert codes[0] == EXIT_CONTINUE, output_of(tmp_path / "logs" / str(number))
         assert len(line.metrics(1)) == 11 * (number + 1)
     assert attempt(line, 1, ranks, tmp_path / "logs" / "last", objective_of=LineFit.of) == [EXIT_DONE] * ranks
     assert line.weights(1) == whole.weights(1)

@@ -44,7 +44,7 @@ def test_phase_2_starts_from_phase_1s_last_checkpoint(outcome: tuple[Trial, list
     trial, _, ranks = outcome
     last = trial.phase(1).checkpoints / "step-00000030"
     assert f"starting from {last}, moments carried" in ranks[0].out
-    # Three small steps later the weights are near those they started from, and far from random ones.
+    # Three small steps later the weights are near their starting values, and far from random ones.
     name = "bert.embeddings.word_embeddings.weight"
     before = load_file(last / "model.safetensors")[name]
     after = load_file(trial.phase(2).checkpoints / "step-00000003" / "model.safetensors")[name]
@@ -59,7 +59,7 @@ def test_metrics_hold_every_step_once(outcome: tuple[Trial, list[Ended], list[En
     assert [line["step"] for line in read_lines(trial.phase(2).validation)] == [3]
 
 
-def test_it_learns(outcome: tuple[Trial, list[Ended], list[Ended]]) -> None:
+def test_the_loss_falls_over_a_run(outcome: tuple[Trial, list[Ended], list[Ended]]) -> None:
     lines = outcome[0].metrics(1)
     assert sum(line["loss_nats"] for line in lines[-5:]) < sum(line["loss_nats"] for line in lines[:5]) - 0.5
 

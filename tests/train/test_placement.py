@@ -49,7 +49,7 @@ def test_without_a_launcher_it_is_one_process() -> None:
         ({"SLURM_LOCALID": "8"}, "number 8 on its node"),
     ],
 )
-def test_numbers_that_cannot_be(change: dict[str, str], words: str) -> None:
+def test_impossible_numbers(change: dict[str, str], words: str) -> None:
     with pytest.raises(InputError) as error:
         read_placement({**SLURM, **change})
     assert words in str(error.value)

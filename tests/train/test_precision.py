@@ -28,7 +28,7 @@ from tests.train.conftest import PHASES, Ended, Trial, alter
 
 @pytest.fixture(autouse=True)
 def _torch_as_it_was() -> Iterator[None]:
-    """What a run sets in torch ends with its test."""
+    """What a run sets in torch is reset after its test."""
     before = torch.get_float32_matmul_precision()
     yield
     torch.set_float32_matmul_precision(before)
@@ -36,7 +36,7 @@ def _torch_as_it_was() -> Iterator[None]:
 
 
 def set_in_recipe(trial: Trial, home: Path, **settings: object) -> Trial:
-    """The same run, with settings that only a recipe has."""
+    """The same run, with settings that only a recipe can have."""
     content = yaml.safe_load((trial.home / "bertjobs" / "recipes.yml").read_text())
     content["recipes"]["trial"] |= settings
     (home / "bertjobs").mkdir(parents=True)
@@ -61,7 +61,7 @@ def test_skipped_fp16_steps_advance_the_data_but_not_the_schedule(trial: Trial, 
     lines = trial.metrics(1)
     total, skipped = int(PHASES[1]["steps"]), lines[-1]["skipped_steps"]
     assert skipped > 3
-    # The phase is that many updates; the steps that were skipped come on top.
+    # The phase consists of that many updates; skipped steps come on top.
     assert [line["step"] for line in lines] == list(range(1, total + skipped + 1))
     before = 0
     for line in lines:
@@ -71,7 +71,7 @@ def test_skipped_fp16_steps_advance_the_data_but_not_the_schedule(trial: Trial, 
         before = line["skipped_steps"]
     after = lines[2 : 2 + 4]
     assert [line["loss_scale"] for line in after] == [2.0**30, 2.0**29, 2.0**28, 2.0**27]
-    assert len({line["mlm_loss_nats"] for line in after}) == 4, "each of them must see other data"
+    assert len({line["mlm_loss_nats"] for line in after}) == 4, "each of them must see different data"
 
 
 def test_a_static_loss_scale_stays_over_a_restart_whatever_the_checkpoint_says(
@@ -89,7 +89,7 @@ def test_a_static_loss_scale_stays_over_a_restart_whatever_the_checkpoint_says(
 def test_gradients_that_are_never_finite_end_the_run_with_a_diagnosis(
     stopped: Trial, alone: Callable[..., Ended]
 ) -> None:
-    alter(stopped.phase(1).checkpoints / "step-00000025", spoil_weights)
+    alter(stopped.phase(1).checkpoints / "step-00000025", corrupt_weights)
     end = alone(stopped, 1)
     assert end.code == 70
     assert "25 steps in a row had gradients that are not finite" in end.err
@@ -155,7 +155,7 @@ def test_a_deterministic_run_refuses_operations_that_are_not() -> None:
     torch.zeros(2).put_(places, torch.ones(2))
 
 
-def test_what_the_environment_sets_for_determinism_stays() -> None:
+def test_the_environment_s_own_determinism_settings_stay() -> None:
     assert deterministic_environment({"NCCL_ALGO": "Ring"}) == {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
     full = deterministic_environment({})
     assert full["NCCL_ALGO"].startswith("^NVLS")
@@ -180,7 +180,7 @@ def set_loss_scale(folder: Path, scale: float) -> None:
     path.write_text(json.dumps(numbers))
 
 
-def spoil_weights(folder: Path) -> None:
+def corrupt_weights(folder: Path) -> None:
     path = folder / "model.safetensors"
     weights = load_file(path)
     weights["cls.predictions.bias"][3] = math.nan

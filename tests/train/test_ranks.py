@@ -1,4 +1,4 @@
-"""Joining the group, gradients over ranks, and which rank reports a failure."""
+"""Joining the process group, gradients over ranks, and which rank reports a failure."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from tests.train.conftest import Trial, truncate
 
 preload(__name__)
 CPU = torch.device("cpu")
-SMALLEST = 6e-8  # that fp16 holds
+SMALLEST = 6e-8  # the smallest number in fp16
 TOO_LARGE = 1e12  # for fp16, as a factor on the loss
 WAYS = {
     "plain": {},
@@ -42,7 +42,7 @@ WAYS = {
 
 @pytest.fixture
 def silent_listener() -> Iterator[int]:
-    """A port at which somebody listens who never says anything."""
+    """A port with a listener that never sends anything."""
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
@@ -55,7 +55,7 @@ def join_in_vain(host: str, port: int, rank: int = 1, timeout_s: float = 1.0) ->
     placement = read_placement({**environ, "WORLD_SIZE": "2"})
     with pytest.raises(BertjobsError) as caught, joined(placement, timeout_s):
         pass
-    assert time.monotonic() - began < timeout_s + 200, "torch waits for ever, or for minutes"
+    assert time.monotonic() - began < timeout_s + 200, "torch would wait forever, or for minutes"
     assert caught.value.exit_code == EXIT_FAILURE
     assert f"rank {rank} of 2 cannot join the others" in caught.value.what
     assert f"MASTER_ADDR={host} MASTER_PORT={port}" in str(caught.value.where)
@@ -85,7 +85,7 @@ def test_rank_0_says_how_many_came() -> None:
 def gradients(
     ranks: Ranks, rank: int, *, checkpointing: bool = False, scale: float = 1.0, **way: object
 ) -> dict[str, Tensor]:
-    """Of one backward pass on random tokens, other ones on each rank: the mean over ranks."""
+    """Gradients of one backward pass on random tokens, different on each rank: the mean over ranks."""
     spec = load_catalogue([builtin_file()]).model("bert-nano", "test")
     spec = replace(spec, vocab_size=100, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
     torch.manual_seed(0)
@@ -107,7 +107,7 @@ def raised(ranks: Ranks, error: Exception | None) -> Exception:
 
 
 def check_errors(ranks: Ranks) -> None:
-    """Rank 0 raises what is wrong on any rank."""
+    """Rank 0 raises the error of any rank."""
     own = InputError(f"wrong on rank {ranks.rank}", where="shard", hint="mend it")
     first, second = raised(ranks, own if ranks.rank == 1 else None), raised(ranks, own)
     strange = raised(ranks, KeyError("x") if ranks.rank == 1 else None)
@@ -150,7 +150,7 @@ def two_ranks(rank: int, port: int, folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def averaged(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Tensor]]:
-    """The gradients of each way to send them; the same on both ranks."""
+    """The gradients by the way they were sent; the same on both ranks."""
     folder, port = tmp_path_factory.mktemp("gradients"), free_port()
     processes = [CONTEXT.Process(target=two_ranks, args=(rank, port, folder)) for rank in range(2)]
     for process in processes:
@@ -209,7 +209,7 @@ def test_a_port_that_is_taken_is_named(trial: Trial) -> None:
 
 
 def test_a_rank_that_fails_alone_says_why_and_all_end(trial: Trial) -> None:
-    """Rank 1 sees other data than rank 0: a shard that is cut off."""
+    """Rank 1 sees different data from rank 0: a truncated shard."""
     damaged = trial.results.parent / "damaged"
     shutil.copytree(trial.data, damaged)
     truncate(next((damaged / "phase1" / "train").iterdir()))

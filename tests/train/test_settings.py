@@ -18,7 +18,7 @@ from tests.train.conftest import Ended, Trial, truncate
 
 @pytest.fixture
 def weights(phase_one_done: Trial, tmp_path: Path) -> Path:
-    """A model folder that may be spoilt."""
+    """A model folder that the test may damage."""
     folder = tmp_path / "weights"
     shutil.copytree(phase_one_done.phase(1).checkpoints / "step-00000030", folder)
     return folder
@@ -42,7 +42,7 @@ def test_weights_that_are_truncated(trial: Trial, weights: Path, alone: Callable
     assert not trial.results.exists()
 
 
-def test_weights_that_are_not_there(trial: Trial, tmp_path: Path, alone: Callable[..., Ended]) -> None:
+def test_weights_that_do_not_exist(trial: Trial, tmp_path: Path, alone: Callable[..., Ended]) -> None:
     assert_refused(alone(trial.having(INIT_CHECKPOINT=tmp_path / "nowhere"), 1), "config.json is missing", "nowhere")
 
 
@@ -113,7 +113,7 @@ def test_a_worker_trains_one_phase(trial: Trial, alone: Callable[..., Ended]) ->
 
 
 def test_another_number_of_ranks_with_the_same_global_batch_continues(stopped: Trial, phase_one_done: Trial) -> None:
-    # STEPS_THIS_RUN keeps the run comparable: the same three global batches on one rank and on two.
+    # With STEPS_THIS_RUN the runs are comparable: the same three global batches on one rank and on two.
     first, second = stopped.having(NODES=2, STEPS_THIS_RUN=3).run(1, 2, {1: {"LOCAL_RANK": "0"}})
     assert (first.code, second.code) == (75, 0), first
     assert "world size 2 = 2 nodes x 1 task" in first.out

@@ -1,4 +1,4 @@
-"""Whenever and however a run is stopped, it ends as if it had not been."""
+"""Whenever and however a run is stopped, it ends as if it had not been stopped."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from safetensors.torch import load_file
 from bertjobs.data.shards.manifest import DataManifest
 from bertjobs.run.checkpoints import read_manifest, steps
 from tests.train.conftest import Trial, copied
-from tests.train.forked import Trap, attempt, said
+from tests.train.forked import Trap, attempt, output_of
 
 POINTS = 36
 PLACES = {
-    # what is trapped: at how many of its calls at most, and on rank 0 alone where no other rank calls it
-    "bertjobs.train.step:dropout_seed": (18, False),  # once a micro-batch: inside accumulation
+    # the function that is trapped: at how many of its calls at most, and whether only rank 0 calls it
+    "bertjobs.train.step:dropout_seed": (18, False),  # once per micro-batch: inside accumulation
     "bertjobs.optim.lamb:Lamb.step": (6, False),
     "bertjobs.train.loop:train_step": (6, False),
     "bertjobs.train.checkpoint.saving:Saving.settle": (6, False),  # between steps
@@ -48,7 +48,7 @@ def recipe(folder: Path, **changes: Any) -> Path:
 
 
 def random_traps(ranks: int) -> list[Trap]:
-    """Every place and every way to stop several times, at random calls."""
+    """Each place and way to stop, several times, at random calls."""
     draw = random.Random(2026)
     traps = []
     for number in range(POINTS):
@@ -60,7 +60,7 @@ def random_traps(ranks: int) -> list[Trap]:
 
 
 def final_state(trial: Trial) -> dict[str, bytes]:
-    """The bytes of the last checkpoint's files, but for those that name times or places."""
+    """The bytes of the last checkpoint's files, except those that name times or places."""
     folder = steps(trial.phase(1).checkpoints)[-1]
     return {file.name: file.read_bytes() for file in folder.iterdir() if file.suffix == ".safetensors"}
 
@@ -75,20 +75,20 @@ def test_a_run_stopped_at_random_points_ends_with_the_same_bits(data: DataManife
         folder = tmp_path / "logs" / str(number)
         codes = attempt(trial.having(STEPS_THIS_RUN=8), 1, ranks, folder, trap)
         assert not trial.phase(1).done_file.exists(), "the phase is too short for so many stops"
-        if not (folder / "sprung").exists():  # so many calls were not made in 8 steps
-            assert codes == [75, 0], (trap, said(folder))
+        if not (folder / "sprung").exists():  # there were fewer calls in 8 steps
+            assert codes == [75, 0], (trap, output_of(folder))
             continue
         sprung[trap.place, trap.number] += 1
         if trap.number != signal.SIGKILL:
-            assert codes == [75, 0], (trap, said(folder))
+            assert codes == [75, 0], (trap, output_of(folder))
         elif trap.everyone:
-            assert codes == [-signal.SIGKILL] * ranks, (trap, said(folder))
+            assert codes == [-signal.SIGKILL] * ranks, (trap, output_of(folder))
         else:
-            assert codes[trap.rank] == -signal.SIGKILL, (trap, said(folder))
-            assert codes[1 - trap.rank] in (70, 0), (trap, said(folder))
+            assert codes[trap.rank] == -signal.SIGKILL, (trap, output_of(folder))
+            assert codes[1 - trap.rank] in (70, 0), (trap, output_of(folder))
     assert sum(sprung.values()) >= 30, sprung
     assert {place for place, _ in sprung} == set(PLACES)
-    assert attempt(trial, 1, ranks, tmp_path / "logs" / "last") == [0, 0], said(tmp_path / "logs" / "last")
+    assert attempt(trial, 1, ranks, tmp_path / "logs" / "last") == [0, 0], output_of(tmp_path / "logs" / "last")
 
     assert final_state(trial) == final_state(reference)
     lines, expected = trial.metrics(1), reference.metrics(1)
@@ -107,7 +107,7 @@ def test_the_third_checkpoint_in_a_row_that_cannot_be_written_ends_the_run(
 ) -> None:
     trial = Trial(recipe(tmp_path / "home"), data.folder, tmp_path / "results")
     codes = attempt(trial, 1, 2, tmp_path / "logs", trap)
-    words = said(tmp_path / "logs")
+    words = output_of(tmp_path / "logs")
     assert codes == [70, 0], words
     assert words.count("the earlier checkpoints are intact") == 3, words
     assert "No space left on device" in words
@@ -122,11 +122,11 @@ def test_the_third_checkpoint_in_a_row_that_cannot_be_written_ends_the_run(
 def test_a_run_continues_on_another_number_of_ranks(data: DataManifest, tmp_path: Path, ranks: int) -> None:
     home = recipe(tmp_path / "home", global_batch=16, steps=25)
     stopped = Trial(home, data.folder, tmp_path / "four", {"STEPS_THIS_RUN": "5", "PRECISION": "fp32"})
-    assert attempt(stopped, 1, 4, tmp_path / "logs" / "0") == [75, 0, 0, 0], said(tmp_path / "logs" / "0")
+    assert attempt(stopped, 1, 4, tmp_path / "logs" / "0") == [75, 0, 0, 0], output_of(tmp_path / "logs" / "0")
     stayed = replace(stopped, settings={"PRECISION": "fp32"})
     moved = replace(copied(stopped, tmp_path / "moved"), settings={"PRECISION": "fp32"})
     assert attempt(stayed, 1, 4, tmp_path / "logs" / "1") == [0] * 4
-    assert attempt(moved, 1, ranks, tmp_path / "logs" / "2") == [0] * ranks, said(tmp_path / "logs" / "2")
+    assert attempt(moved, 1, ranks, tmp_path / "logs" / "2") == [0] * ranks, output_of(tmp_path / "logs" / "2")
     assert read_manifest(steps(moved.phase(1).checkpoints)[-1]).step == 25
     one, other = (load_file(steps(trial.phase(1).checkpoints)[-1] / "model.safetensors") for trial in (stayed, moved))
     for name, weights in one.items():

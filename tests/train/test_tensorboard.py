@@ -29,7 +29,7 @@ def validation(step: int) -> dict[str, Any]:
 
 
 def reader(folder: Path) -> EventAccumulator:
-    """TensorBoard's own, with all that it has read so far."""
+    """TensorBoard's own reader, with all that it has read so far."""
     accumulator = EventAccumulator(str(folder), size_guidance={"scalars": 0})
     accumulator.Reload()
     return accumulator
@@ -86,7 +86,7 @@ def test_each_step_appears_once_over_restarts(tmp_path: Path) -> None:
     log.close()
     assert folder.stat().st_mode & 0o777 == 0o700
     (first,) = folder.iterdir()
-    first.rename(folder / "events.out.tfevents.1000000000.elsewhere")  # of another second, on another node
+    first.rename(folder / "events.out.tfevents.1000000000.elsewhere")  # from another second, on another node
     board = reader(folder)
 
     log = TensorBoardLog(folder, SCORES)
@@ -96,7 +96,7 @@ def test_each_step_appears_once_over_restarts(tmp_path: Path) -> None:
     log.held_out(validation(4))
     log.close()
 
-    board.Reload()  # one that was open all the time
+    board.Reload()  # a reader that was open all the time
     for accumulator in (board, reader(folder)):
         losses = [(step, value) for step, value, _ in points(accumulator, "train/loss_nats")]
         assert losses == [(1, 9.875), (2, 9.75), (3, 5.5), (4, 9.5)]
@@ -104,7 +104,7 @@ def test_each_step_appears_once_over_restarts(tmp_path: Path) -> None:
         assert scored == [(2, 1.7e9 + 3), (4, 1.7e9 + 4)]
 
 
-def test_steps_that_no_file_holds_yet_come_from_the_lines(tmp_path: Path) -> None:
+def test_steps_missing_from_the_files_come_from_metrics_jsonl(tmp_path: Path) -> None:
     log = TensorBoardLog(tmp_path, SCORES)
     log.begin(3, [line(1), line(2), line(3)], [validation(2)])
     log.close()
@@ -116,7 +116,7 @@ def test_steps_that_no_file_holds_yet_come_from_the_lines(tmp_path: Path) -> Non
     ]
 
 
-def test_after_a_file_that_a_crash_cut_the_series_continues(tmp_path: Path) -> None:
+def test_after_a_file_truncated_by_a_crash_the_series_continues(tmp_path: Path) -> None:
     log = TensorBoardLog(tmp_path, SCORES)
     log.begin(2, [line(1), line(2)], [])
     log.close()
@@ -149,8 +149,8 @@ def test_without_tensorboard_there_is_no_folder_and_one_line_says_how_to_get_it(
         monkeypatch.delitem(sys.modules, name)
     log = MetricsLog(tmp_path / "metrics.jsonl", tmp_path / "validation.jsonl", tmp_path / "board", SCORES, active=True)
     log.resume_after(0)
-    (said,) = capsys.readouterr().out.splitlines()
-    assert "pip install 'bertjobs[tensorboard]'" in said
+    (message,) = capsys.readouterr().out.splitlines()
+    assert "pip install 'bertjobs[tensorboard]'" in message
     log.close()
     assert not (tmp_path / "board").exists()
 

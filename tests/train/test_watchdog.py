@@ -1,4 +1,4 @@
-"""A run that hangs ends, with the stacks of all threads and the names of the ranks that the others waited for."""
+"""A run that hangs is ended, with the stacks of all threads and the names of the ranks that the others waited for."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def stop_itself(*_: object) -> None:
 
 
 def stop_once_arrived(watchdog: Watchdog, ranks: Ranks) -> None:
-    """Stopped from outside, after this rank has begun the operation in which the others wait, and has posted that."""
+    """Stop this rank from outside, after it has begun the operation in which the others wait, and has posted that."""
 
     def stop() -> None:
         while ranks.arrivals() == begun:
@@ -89,7 +89,7 @@ def slow(*_: object) -> None:
 
 
 class LatePoster(Watchdog):
-    """Of a rank that gets so little CPU that each post takes longer than the shortest window."""
+    """The watchdog of a rank that gets so little CPU that each post takes longer than the shortest window."""
 
     def _send(self, store: TCPStore) -> None:
         time.sleep(7)
@@ -97,7 +97,7 @@ class LatePoster(Watchdog):
 
 
 class LateJudge(Watchdog):
-    """Of a rank that gets no CPU for a while once there is an alarm."""
+    """The watchdog of a rank that gets no CPU for a while once there is an alarm."""
 
     def _judge(self, store: TCPStore) -> None:
         time.sleep(7)
@@ -106,9 +106,9 @@ class LateJudge(Watchdog):
 
 @dataclass(frozen=True)
 class Scene:
-    """What the ``victims`` do at step `AT`, among so many ranks; ``ends``: how each rank does, None for not at all.
+    """What the ``victims`` do at step `AT`, and the number of ranks; ``ends``: each rank's exit code, None for none.
 
-    ``timeout_s`` is the run's; the ranks of ``watchdogs`` have others than the ordinary one.
+    ``timeout_s`` is the run's; the ranks in ``watchdogs`` have special watchdogs.
     """
 
     fault: Callable[[Watchdog, Ranks], None]
@@ -185,12 +185,12 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Ended]:
             ranks[name, rank].start()
     ends = wait_for(ranks, PATIENCE_S)
     for process in ranks.values():
-        process.kill()  # what was stopped, or still hangs
-    return {name: told(scene, folder / name, name, ranks, ends) for name, scene in SCENES.items()}
+        process.kill()  # those that were stopped, or still hang
+    return {name: end_of(scene, folder / name, name, ranks, ends) for name, scene in SCENES.items()}
 
 
 def wait_for(ranks: dict[tuple[str, int], ForkServerProcess], patience: float) -> dict[tuple[str, int], float]:
-    """When each rank ended that has to end, as Unix time."""
+    """When each rank that has to end ended, as Unix time."""
     deadline = time.monotonic() + patience
     must = {(name, rank) for name, rank in ranks if SCENES[name].ends[rank] is not None}
     ends: dict[tuple[str, int], float] = {}
@@ -201,7 +201,7 @@ def wait_for(ranks: dict[tuple[str, int], ForkServerProcess], patience: float) -
     return ends
 
 
-def told(
+def end_of(
     scene: Scene, folder: Path, name: str, ranks: dict[tuple[str, int], ForkServerProcess],
     ends: dict[tuple[str, int], float],
 ) -> Ended:  # fmt: skip
@@ -274,20 +274,20 @@ def test_a_rank_that_arrived_is_not_blamed_for_its_silence(ended: dict[str, Ende
         assert "; it has arrived, but no longer answers" in log
 
 
-def test_a_rank_that_is_late_to_ask_blames_nobody(ended: dict[str, Ended]) -> None:
-    """Rank 0 and its store may be gone by then: it has ended the hang."""
+def test_a_rank_that_asks_late_blames_no_rank(ended: dict[str, Ended]) -> None:
+    """Rank 0 and its store may be gone by then, since it has ended the hang."""
     assert "rank 1 did not arrive" in ended["late-judge"].logs[0]
     late = ended["late-judge"].logs[2]
     assert "rank 0 did not arrive" not in late
     assert "rank 1 did not arrive" in late or "rank 2 could not find out in time which ranks are missing" in late
 
 
-def test_a_run_that_moves_is_left_alone(ended: dict[str, Ended]) -> None:
+def test_a_run_that_makes_progress_is_left_alone(ended: dict[str, Ended]) -> None:
     assert ended["slow"].seconds[0] > SCENES["slow"].timeout_s
     assert "nothing moved" not in "".join(ended["slow"].logs)
 
 
-def test_no_timeout_watches_nothing() -> None:
+def test_without_a_timeout_nothing_is_watched() -> None:
     placement = read_placement({})
     with Watchdog(0, placement, Ranks(placement).arrivals) as watchdog:
         watchdog.beat(1, "training")
@@ -296,14 +296,14 @@ def test_no_timeout_watches_nothing() -> None:
 
 def test_a_beat_costs_nothing() -> None:
     watchdog = Watchdog(1.0, read_placement({}), lambda: 0)
-    began = time.thread_time()  # of a CPU: others may use it too
+    began = time.thread_time()  # CPU time: other processes may use the CPU too
     for step in range(10_000):
         watchdog.beat(step, "training")
     assert time.thread_time() - began < 0.1
 
 
 class Clock:
-    """Stands still but where it is moved."""
+    """Stands still unless it is moved."""
 
     now = 0.0
 
@@ -313,7 +313,7 @@ class Clock:
 
 @given(st.lists(st.tuples(st.floats(0, 100), st.booleans()), max_size=30))
 def test_the_time_in_which_a_process_was_stopped_does_not_count(moves: list[tuple[float, bool]]) -> None:
-    """Each move is of so many seconds, which end in a tick or in a look at the clock alone."""
+    """Each move is a number of seconds, after which there is a tick or only a look at the clock."""
     clock = Clock()
     awake = AwakeClock(10, clock)
     since_tick, counted = 0.0, 0.0
@@ -327,8 +327,8 @@ def test_the_time_in_which_a_process_was_stopped_does_not_count(moves: list[tupl
             assert awake.now() == pytest.approx(counted)
 
 
-def test_a_run_that_was_stopped_and_goes_on_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """All of its processes at once, as Slurm suspends a job: no rank had time to make a beat."""
+def test_a_run_that_was_suspended_and_continues_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of its processes at once, as when Slurm suspends a job: no rank had time for a beat."""
     clock = Clock()
     watchdog = Watchdog(20, read_placement({}), lambda: 0)
     watchdog._clock = AwakeClock(5, clock)
@@ -339,11 +339,11 @@ def test_a_run_that_was_stopped_and_goes_on_is_left_alone(monkeypatch: pytest.Mo
     monkeypatch.setattr(watchdog, "_arm", lambda: None)
     watchdog.beat(1, "training")
     watchdog._watch()
-    assert ends == [517.0], "once 20 s counted: 1 + 1 + 5 + 1 + 1 + 4 + 4 + 5"
+    assert ends == [517.0], "once 20 s have counted: 1 + 1 + 5 + 1 + 1 + 4 + 4 + 5"
 
 
 def move_on(clock: Clock, ticks: Iterator[float]) -> bool:
-    """To the next tick; whether there was none left."""
+    """Move to the next tick; returns whether no tick was left."""
     step = next(ticks, None)
     clock.now += step or 0.0
     return step is None
@@ -364,7 +364,7 @@ def post(arrivals: int, number: int = 1) -> Post:
 
 @given(st.lists(st.integers(10, 12), min_size=1, max_size=20), st.data())
 def test_ranks_that_began_the_fewest_collectives_are_absent(arrivals: list[int], data: st.DataObject) -> None:
-    """The silent ones only where all have begun as many."""
+    """Silent ranks count only if all ranks have begun the same number."""
     silent = data.draw(st.lists(st.integers(0, len(arrivals) - 1), unique=True).map(sorted))
     absent = absent_ranks([post(count) for count in arrivals], silent)
     together = len(set(arrivals)) == 1

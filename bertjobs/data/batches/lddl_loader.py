@@ -27,7 +27,7 @@ _OTHER = "or use bertjobs' own: --set loader=bertjobs"
 
 
 def check_lddl_loader(data: DataManifest, spec: RunSpec) -> None:
-    """Whether LDDL's loader is here and can read a run's phases.
+    """Whether LDDL's loader is installed and can read a run's phases.
 
     Raises:
         InputError: it is not installed; or as ``check_lddl_shards``.

@@ -40,7 +40,7 @@ class Masking:
     whole_word: bool = False
 
     def keys(self, epochs: Int64s | int, rows: Int64s) -> UInt64s | None:
-        """The keys of some rows' draws in their epochs; None where the masks are stored."""
+        """The keys of some rows' draws in their epochs; None if the masks are stored."""
         return sample_keys(self.seed, epochs, rows) if self.kind == "dynamic" else None
 
     def predictions(self, shards: ShardSet, rows: Int64s) -> Int64s:

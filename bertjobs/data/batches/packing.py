@@ -113,7 +113,7 @@ def _fewest(lengths: Ints, predictions: Ints, limits: Limits) -> Int64s:
 
 
 def _spread(lengths: Ints, predictions: Ints, limits: Limits, packs: int) -> Int64s | None:
-    """The pack of each sequence, ``[sequences]``, or None where one exceeds the limits; lengths fall."""
+    """The pack of each sequence, ``[sequences]``, or None if one exceeds the limits; lengths fall."""
     owners = _dealt(lengths, packs)
     fills = (np.bincount(owners, weights, packs) for weights in (lengths, np.ones(len(lengths)), predictions))
     return owners if limits.hold(*fills).all() else None

@@ -85,7 +85,7 @@ def inspect_target(target: CheckTarget, progress: Callable[[int, int], None]) ->
 
 
 def _wrong_vocabulary(target: CheckTarget) -> str:
-    """How the vocabulary differs from the one that the shards were made with; "" where it does not."""
+    """How the vocabulary differs from the one that the shards were made with; "" if it does not."""
     made_with = target.data.vocabulary_sha256 if target.data else target.metadata.get("vocabulary_sha256", "")
     if made_with in ("", target.vocabulary.sha256):
         return ""

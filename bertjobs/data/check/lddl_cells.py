@@ -19,7 +19,7 @@ _SHOWN = 3  # tokens
 
 
 def wrong_columns(schema: pa.Schema) -> list[str]:
-    """How columns differ from LDDL's; [] where they do not. Columns of other names do not matter."""
+    """How columns differ from LDDL's; [] if they do not. Columns of other names do not matter."""
     static = any(field.name in schema.names for field in MASK_FIELDS)
     wrong = []
     for field in [*SCHEMA, *(MASK_FIELDS if static else ())]:

@@ -22,8 +22,8 @@ class ShardWatch:
     """Checks shards from time to time, in a thread, and hashes again those whose file has changed.
 
     ``error`` names the first that was removed or altered, with the expected and the actual sha256. A file that was
-    replaced by the same bytes, or only touched, is not an error. A file that cannot be read (its file server is away
-    for a moment) is checked again later.
+    replaced by the same bytes, or only touched, is not an error. A file that cannot be read (its file server does not
+    answer for a moment) is checked again later.
     """
 
     def __init__(self, shards: Sequence[PhaseShard], interval_s: float = INTERVAL_S) -> None:
@@ -80,7 +80,7 @@ class ShardWatch:
 
 
 def _stamp(path: Path) -> Stamp | None:
-    """None where there is no such file, or its status cannot be read."""
+    """None if there is no such file, or its status cannot be read."""
     try:
         status = path.stat()
     except OSError:

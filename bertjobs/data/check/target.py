@@ -33,7 +33,7 @@ class ShardToCheck:
 
 @dataclass(frozen=True)
 class Expected:
-    """What is known of shards beforehand; 0, None or "" where it is not.
+    """What is known of shards beforehand; 0, None or "" if it is not.
 
     Attributes:
         shard_format: "ids" or "lddl".
@@ -59,7 +59,7 @@ class Expected:
         return self.sequence_length or _LONGEST
 
     def reader(self, vocabulary: Vocabulary) -> ShardReader:
-        """Reads one of the shards as training does; raises OSError and ValueError where that refuses it."""
+        """Reads one of the shards as training does; raises OSError and ValueError if that refuses it."""
         return shard_reader(self.shard_format, vocabulary, self.longest)
 
 

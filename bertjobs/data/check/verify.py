@@ -68,7 +68,7 @@ def _short(data: DataManifest, path: Path) -> str:
 
 
 def _wrong_size(path: Path, file: ShardFile) -> str:
-    """What is there instead of a file of the right size; "" where the size is right."""
+    """What is there instead of a file of the right size; "" if the size is right."""
     if not path.exists():
         return f"a link to {path.readlink()}, which does not exist" if path.is_symlink() else "missing"
     if not path.is_file():

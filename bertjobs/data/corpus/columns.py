@@ -161,7 +161,7 @@ def _arrow_files(folder: str, source: Source) -> Iterator[File]:
 
 
 def _json(path: str) -> Any:
-    """What a JSON file holds, or None where it does not exist."""
+    """What a JSON file holds, or None if it does not exist."""
     if not exists(path):
         return None
     try:

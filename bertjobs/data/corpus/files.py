@@ -48,7 +48,7 @@ def is_url(path: str) -> bool:
 
 @contextmanager
 def reading(path: str) -> Iterator[None]:
-    """Turns what goes wrong while ``path`` is read into an InputError that names it."""
+    """Turns any error while ``path`` is read into an InputError that names it."""
     try:
         yield
     except BertjobsError:

@@ -172,7 +172,7 @@ def _article(page: bytes, media: frozenset[str]) -> Iterator[Document]:
     number, texts = _ID.search(page), _TEXT.findall(page)
     if number is None or not texts:
         return
-    stretches = list(decode(texts[-1:]))  # of several revisions the last
+    stretches = list(decode(texts[-1:]))  # of several revisions, the last
     text = prose(html.unescape("".join(stretch.text for stretch in stretches)), media)
     replaced, nul = sum(stretch.replaced for stretch in stretches), sum(stretch.nul for stretch in stretches)
     yield from parts(number[1].decode(), [Decoded(text, replaced, nul, len(page))])

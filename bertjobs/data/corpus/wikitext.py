@@ -1,6 +1,6 @@
 """Wikitext to prose: what an article says in its paragraphs.
 
-Left out: headers, lists, tables, templates (but for the few that stand for words inside a sentence), references,
+Left out: headers, lists, tables, templates (except the few that stand for words inside a sentence), references,
 formulas, files, categories, comments. Nothing is expanded: that takes MediaWiki itself. Syntax:
 https://www.mediawiki.org/wiki/Help:Formatting and https://www.mediawiki.org/wiki/Help:Links.
 """
@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator
 
 MEDIA_NAMES = frozenset({"file", "image", "media", "category"})
-"""Lower-case namespaces whose links are not text, in every wiki; a wiki has names of its own beside them."""
+"""Lower-case namespaces whose links are not text, in every wiki; a wiki has its own names besides them."""
 
 _DROPPED = (
     "ref|references|gallery|math|chem|ce|score|timeline|source|syntaxhighlight|pre|imagemap|hiero|table|graph|mapframe"
@@ -104,7 +104,7 @@ def _tidy(line: str) -> str:
 
 
 def _without_elements(text: str) -> str:
-    """The text without the elements that are not text; one that nothing closes stays, but for its tag."""
+    """The text without the elements that are not text; one that is never closed stays, except for its tag."""
     kept: list[str] = []
     unclosed: set[str] = set()
     kept_to = place = 0

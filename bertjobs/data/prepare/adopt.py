@@ -251,7 +251,7 @@ def _check_sample(path: Path, file: pq.ParquetFile, vocabulary: Vocabulary) -> N
 
 
 def _read_rows(folder: Path) -> dict[str, int]:
-    """LDDL's file of row counts; {} where it is missing."""
+    """LDDL's file of row counts; {} if it is missing."""
     path = folder / ROWS_NAME
     try:
         content = json.loads(path.read_bytes())

@@ -92,7 +92,7 @@ def _check_inputs(output: str, stage: str, journal: Journal) -> None:
 
 
 def _unseen(output: str, stage: str) -> str:
-    """What is missing for a stage, in words; "" where nothing is."""
+    """What is missing for a stage, in words; "" if nothing is."""
     try:
         work = WorkFolder.read(Path(output))
     except OSError as error:
@@ -103,7 +103,7 @@ def _unseen(output: str, stage: str) -> str:
 
 
 def json_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The objects of a file of JSON lines; a line that is cut short, and a file that is not there, have none."""
+    """The objects of a file of JSON lines; a truncated line and a missing file have none."""
     try:
         lines = path.read_bytes().splitlines()
     except OSError:

@@ -15,7 +15,7 @@ from bertjobs.slurm.refusals import Hints
 
 ARRAY_NAME = "bertjobs-prepare"
 HINTS = Hints(
-    no_answer="see `scontrol ping`, and give the same command again",
+    no_answer="see `scontrol ping`, and run the same command again",
     refused="give what the cluster asks for: --partition, --account, --qos, --time, --memory, --cpus, --sbatch",
     limit="wait for other jobs of yours to end",
 )
@@ -44,7 +44,7 @@ class ArrayOptions:
         return self.slurm.cpus or 1
 
     def check(self) -> None:
-        """InputError names the first option that is not as it must be."""
+        """InputError names the first option that is not valid."""
         cpus = 1 if self.slurm.cpus is None else self.slurm.cpus
         for flag, value in (("--jobs", self.jobs), ("--cpus", cpus), ("--attempts", self.attempts)):
             if value < 1:
@@ -54,7 +54,7 @@ class ArrayOptions:
             parse_option(option, ours=_OURS)
 
     def parameters(self, excluded: Iterable[str] = ()) -> dict[str, str | bool]:
-        """The options of sbatch, by name; True for one without a value. ``excluded``: nodes to do without."""
+        """The options of sbatch, by name; True for one without a value. ``excluded``: nodes to avoid."""
         given = replace(self.slurm, cpus=self.processes).parameters()
         if "no-requeue" not in given:
             given["requeue"] = True  # by Slurm itself, when a node is lost

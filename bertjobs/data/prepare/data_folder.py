@@ -37,7 +37,7 @@ def prepare(options: PrepareOptions, progress: Progress, runner: Runner | None =
         runner: where the tasks run; in this process by default.
 
     Returns:
-        False where the folder was complete already.
+        False if the folder was complete already.
 
     Raises:
         InputError: bad options, corpus or vocabulary, an output of other settings, or one that cannot be written.
@@ -62,7 +62,7 @@ def prepare(options: PrepareOptions, progress: Progress, runner: Runner | None =
         raise BertjobsError(
             f"cannot write {str(output)!r}: {error.strerror or error}",
             where=str(error.filename or output),
-            hint="what is done is kept: when there is room, run the same command again",
+            hint="finished tasks are kept: once there is space, run the same command again",
         ) from error
     return True
 
@@ -93,10 +93,10 @@ def _removed_after_bad_input(output: Path) -> Iterator[None]:
 
 
 def _is_complete(output: Path, plan: PreparePlan) -> bool:
-    """Whether the output is complete, and made by this very plan.
+    """Whether the output is complete, and made by exactly this plan.
 
     Raises:
-        InputError: it was made by another plan; names the difference.
+        InputError: it was made by a different plan; names the difference.
     """
     if not (output / MANIFEST_NAME).exists():
         return False

@@ -1,11 +1,12 @@
 """The tasks of a prepare as Slurm job arrays, through submitit.
 
-All stages are queued at once, each behind the end of the one before (``afterany``), so that the queue's waiting time is
-paid once and the work goes on while nobody watches. What is done is known from the markers in the work folder, not from
+All stages are queued at once, each to start when the one before has ended (``afterany``), so that the queue's waiting
+time is paid once and the work continues unattended. What is done is known from the markers in the work folder, not from
 Slurm's states: ``afterok`` would cancel the later stages for a job that failed after its last task was done, and a
-requeue or a time limit would do so too. A task whose inputs are not there refuses to begin instead.
+requeue or a time limit would do so too. A task whose inputs are missing refuses to begin instead.
 
-The command in the foreground watches the markers, asks squeue which jobs still live, and queues again what is in none.
+The command in the foreground watches the markers, asks squeue which jobs still exist, and queues again the tasks that
+no job has.
 """
 
 from __future__ import annotations
@@ -52,9 +53,9 @@ class Element:
     """A job that was queued: a share of a stage's tasks.
 
     Attributes:
-        early: the stage before was not complete at that time.
-        gone: when it was first not seen in the queue, None while it lives.
-        ended: it has been gone for good, and its failures are counted.
+        early: the stage before was not complete when it was queued.
+        gone: when it was first missing from the queue, None while it is there.
+        ended: it has left the queue for good, and its failures are counted.
     """
 
     id: str
@@ -75,23 +76,23 @@ class TaskFailure:
     """A task that was not done by the job ``element``.
 
     Attributes:
-        node: where, "" where that is not known.
-        said: its error, "" where it was killed.
-        exit_code: of the error, None where nobody expected it.
+        node: where it ran, "" if that is not known.
+        message: its error, "" if it was killed.
+        exit_code: of the error, None for an unexpected one.
     """
 
     number: int
     element: str
     node: str
-    said: str = ""
+    message: str = ""
     exit_code: int | None = None
 
 
 def failures_of(element: Element, missing: set[int], journal: Sequence[Mapping[str, Any]]) -> list[TaskFailure]:
     """Which tasks a job that has ended failed at.
 
-    A task that it never began is none of its failures, unless it began nothing at all; and then it is none either
-    where the job was queued early and refused to begin.
+    A task that it never began does not count, unless it began nothing at all; and not even then if the job was
+    queued early and refused to begin.
     """
     node = str(journal[-1]["node"]) if journal else ""
     begun = {line["number"] for line in journal if line["event"] == "begin"}
@@ -100,11 +101,11 @@ def failures_of(element: Element, missing: set[int], journal: Sequence[Mapping[s
     if not begun and errors and element.early:
         return []
     at_fault = (begun or set(element.numbers)) & missing - done
-    found = []
+    failures = []
     for number in sorted(at_fault):
         error = errors.get(number, errors.get(None, {}))
-        found.append(TaskFailure(number, element.id, node, error.get("said", ""), error.get("exit_code")))
-    return found
+        failures.append(TaskFailure(number, element.id, node, error.get("said", ""), error.get("exit_code")))
+    return failures
 
 
 def _say(text: str) -> None:
@@ -236,8 +237,8 @@ class SlurmArrays:
                          f"{element.id} on {failures[0].node or 'an unknown node'}")  # fmt: skip
                 if not all(failure.exit_code == EXIT_BAD_INPUT for failure in failures):
                     self._blame(failures[0].node)
-        spent = {key: found for key, found in self._failures.items()
-                 if len(found) >= self.options.attempts and key[1] in missing.get(key[0], ())}  # fmt: skip
+        spent = {key: failures for key, failures in self._failures.items()
+                 if len(failures) >= self.options.attempts and key[1] in missing.get(key[0], ())}  # fmt: skip
         if spent:
             raise self._error(spent)
 
@@ -267,7 +268,7 @@ class SlurmArrays:
                 if not any(element.gone is None for element in self._elements.values() if not element.ended):
                     raise
                 self._not_before = time.monotonic() + _NOT_NOW_S
-                self._say_once(f"{stage}: {error.what}; it is tried again")
+                self._say_once(f"{stage}: {error.what}; it will be tried again")
                 return
             except InputError as error:
                 if not self._elements:
@@ -309,7 +310,7 @@ class SlurmArrays:
         except InputError:
             if not self._excluded:
                 raise
-            self.say(f"sbatch refuses to do without {', '.join(sorted(self._excluded))}: used again")
+            self.say(f"sbatch refuses to exclude {', '.join(sorted(self._excluded))}: used again")
             self._excluded.clear()
             ids = self._sbatch(calls, self.options.parameters() | dependency)
         elements = [Element(job, stage, share, early) for job, share in zip(ids, shares, strict=True)]
@@ -337,19 +338,19 @@ class SlurmArrays:
         (stage, _), failures = min(spent.items())
         numbers = [number for name, number in spent if name == stage]
         last = failures[-1]
-        logs = {number: self._log(found[-1].element) for (name, number), found in spent.items() if name == stage}
+        logs = {key[1]: self._log(those[-1].element) for key, those in spent.items() if key[0] == stage}
         last_log = logs[last.number]
-        words = last.said if last.exit_code else _last_lines(last_log) or last.said
+        words = last.message if last.exit_code else _last_lines(last_log) or last.message
         if not words:
-            words = "no log was written: do all nodes see this folder, and is this Python there?"
+            words = "no log was written: do all nodes see this folder and this Python?"
         times = "once" if self.options.attempts == 1 else f"{self.options.attempts} times"
         error = BertjobsError(
             f"{_tasks(numbers)} of the stage {stage!r} failed {times}\n"
             + "".join(f"    {line}\n" for line in words.splitlines()).rstrip("\n"),
             where=", ".join([str(last_log), *sorted({log.name for log in logs.values()} - {last_log.name})[:4]]),
-            hint="what is done is kept: when the cause is gone, give the same command again",
+            hint="finished tasks are kept: once the cause is fixed, run the same command again",
         )
-        if all(failure.exit_code == EXIT_BAD_INPUT for found in spent.values() for failure in found):
+        if all(failure.exit_code == EXIT_BAD_INPUT for those in spent.values() for failure in those):
             error.exit_code = EXIT_BAD_INPUT
         return error
 
@@ -374,7 +375,7 @@ class SlurmArrays:
             self.say(f"{error.what}; to cancel the jobs that are queued: scancel {' '.join(jobs)}")
             return
         if self._gone_within(_ENDS_WITHIN_S):
-            self.say(f"Slurm jobs cancelled: {', '.join(jobs)}; what is done is kept, the same command goes on")
+            self.say(f"Slurm jobs cancelled: {', '.join(jobs)}; finished tasks are kept, and the same command resumes")
         else:
             self.say(f"Slurm jobs {', '.join(jobs)} are cancelled, but have not ended yet: see squeue")
 
@@ -389,10 +390,10 @@ class SlurmArrays:
 
 def _tasks(numbers: Iterable[int]) -> str:
     """``task 4``, ``tasks 4, 7``, or ``12 tasks (0, 1, 2, ...)``."""
-    found = sorted(numbers)
-    if len(found) > 5:
-        return f"{len(found)} tasks ({', '.join(map(str, found[:3]))}, ...)"
-    return f"task{'s' * (len(found) != 1)} {', '.join(map(str, found))}"
+    ordered = sorted(numbers)
+    if len(ordered) > 5:
+        return f"{len(ordered)} tasks ({', '.join(map(str, ordered[:3]))}, ...)"
+    return f"task{'s' * (len(ordered) != 1)} {', '.join(map(str, ordered))}"
 
 
 def _last_lines(path: Path) -> str:

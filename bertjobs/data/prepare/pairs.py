@@ -101,7 +101,7 @@ class Draws(Protocol):
         """Tokens that A and B of these documents aim at: ``limit``, or now and then 2 to ``limit``."""
 
     def splits(self, firsts: Int64s, sizes: Int64s) -> Int64s:
-        """Sentences that A gets of a chunk of ``sizes``: 1 to ``sizes`` - 1, or 1 where there is but one."""
+        """Sentences that A gets of a chunk of ``sizes``: 1 to ``sizes`` - 1, or 1 if there is only one."""
 
     def randoms(self, firsts: Int64s, sizes: Int64s) -> Bools:
         """Whether B is a random segment; ignored for chunks of one sentence, whose B always is."""
@@ -140,7 +140,7 @@ class CounterDraws:
         return (self._hash(firsts, self._SPLIT) & np.uint64(1)).astype(bool)
 
     def others(self, firsts: Int64s, documents: Int64s, count: int) -> tuple[Int64s, Bools]:
-        """See ``Draws``: all other documents are equally likely; a lone one is its own other, labelled random."""
+        """See ``Draws``: all other documents are equally likely; a single one is its own "other", labelled random."""
         others = _below(self._hash(firsts, self._OTHER), count - 1)
         if count > 1:
             others += others >= documents
@@ -196,7 +196,7 @@ def sample_pairs(
         seed: any string; equal seeds give equal pairs, whatever the platform and the versions.
 
     Returns:
-        Pairs cut to ``sequence_length``, copy by copy in the order of the documents. Memory beside them does
+        Pairs cut to ``sequence_length``, copy by copy in the order of the documents. Other memory does
         not grow with ``copies``.
     """
     limit = sequence_length - SPECIALS

@@ -1,8 +1,8 @@
 """A prepare that is itself a Slurm job: a small one, which queues the arrays and watches them.
 
 Jobs that train can wait for it (``bertjobs submit --after ID``). It ends when the data are whole or cannot be made. At
-its time limit, or when its node is lost, it goes back to the queue under the same id: what waits for it goes on
-waiting, the arrays go on meanwhile, and it takes them over.
+its time limit, or when its node is lost, it goes back to the queue under the same id: what waits for it keeps
+waiting, the arrays continue meanwhile, and it takes them over.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ again() {{
   coordinator=${{coordinator:-$!}} # the signal may come before the line that notes it
   kill -TERM "$coordinator"
   wait "$coordinator"
-  echo "the time limit is near: back to the queue; the arrays go on"
+  echo "the time limit is near: back to the queue; the arrays continue"
   scontrol requeue "$SLURM_JOB_ID"
   exit 75
 }}
@@ -49,7 +49,7 @@ def script(command: Sequence[str]) -> str:
 
 
 def log_file(output: Path) -> Path:
-    """The job's log, beside the output folder; ``%j`` stands for its id.
+    """The job's log, next to the output folder; ``%j`` stands for its id.
 
     Raises:
         InputError: sbatch could not write it, as the path holds what means something to it.
@@ -85,7 +85,7 @@ def queue(command: Sequence[str], options: ArrayOptions, output: Path, environ: 
     Args:
         command: the prepare in the foreground; it runs in this working directory.
         options: as for the arrays.
-        output: the data folder to be; the log goes beside it.
+        output: the data folder to make; the log goes next to it.
         environ: leads to the cluster, and is what the job gets, without the variables of a surrounding Slurm job.
 
     Raises:
@@ -99,7 +99,7 @@ def queue(command: Sequence[str], options: ArrayOptions, output: Path, environ: 
 
 
 def release_own_lock(output: Path, environ: Mapping[str, str]) -> None:
-    """Remove the output's lock where an earlier start of this very job left it: that start has ended, on a node that
+    """Remove the output's lock if an earlier start of this same job left it: that start has ended, on a node that
     this one cannot ask."""
     if environ.get("SLURM_JOB_NAME") != JOB_NAME or environ.get("SLURM_RESTART_COUNT", "0") == "0":
         return

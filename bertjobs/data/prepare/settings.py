@@ -62,13 +62,13 @@ class PrepareOptions:
         corpora: sources, as ``corpus.Source.parse`` takes them.
         vocabulary: path of a vocab.txt or tokenizer.json.
         output: folder to make.
-        cased: keep upper case and accents, where the vocabulary does not say so itself.
+        cased: keep upper case and accents, if the vocabulary does not decide.
         phases: shapes of the phases' sequences.
         duplicates: how often pairs are drawn from each training document; validation is drawn once.
         bin_size: tokens a length bin spans; each phase's sequence length is a multiple.
         shards: files per bin; 0 chooses: 8, or as many as keep a file near 64 MB.
         masking: "dynamic" (none stored) or "static".
-        masked_share: share of the tokens that are masked, where masking is static.
+        masked_share: with static masking, share of the tokens that are masked.
         masked_units: what static masking chooses, "pieces", or "words" with all their pieces.
         short_sequence_share: share of the documents whose target length is drawn at random.
         sample_ratio: share of the documents that are used at all.
@@ -121,7 +121,7 @@ class PrepareOptions:
                 raise InputError(f"unknown {name} {value!r}", where=f"--{name}", hint=nearest(value, choices))
 
     def settings(self) -> dict[str, Any]:
-        """All that decides the shards' bytes beside the corpus and the vocabulary: what MANIFEST.json records."""
+        """All that decides the shards' bytes besides the corpus and the vocabulary: what MANIFEST.json records."""
         settings = {name: value for name, value in asdict(self).items() if name not in ("output", "vocabulary")}
         settings["corpora"] = list(self.corpora)
         settings["phases"] = [list(shape.values()) for shape in settings["phases"]]
@@ -129,7 +129,7 @@ class PrepareOptions:
 
 
 def difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """How two settings differ, in words; "" where they do not."""
+    """How two settings differ, in words; "" if they do not."""
     return "; ".join(
         f"{name} was {before.get(name)!r}, now {now.get(name)!r}"
         for name in {**before, **now}
@@ -141,7 +141,9 @@ def _check_phases(phases: tuple[PhaseShape, ...], bin_size: int) -> None:
     numbers = [shape.phase for shape in phases]
     if not phases or len(set(numbers)) != len(numbers):
         given = ",".join(map(str, numbers))
-        raise InputError(f"phases {given!r} cannot be prepared: each once", where="--phases", hint="1, 2 or 1,2")
+        raise InputError(
+            f"phases {given!r} cannot be prepared: one is given twice", where="--phases", hint="1, 2 or 1,2"
+        )
     for shape in phases:
         if shape.sequence_length >= MAX_SEQUENCE_LENGTH:
             raise InputError(f"phase {shape.phase} has {shape.sequence_length} tokens, but at most "

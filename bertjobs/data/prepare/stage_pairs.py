@@ -111,7 +111,7 @@ class _Documents:
 def _gather(work: WorkFolder, number: int) -> tuple[TokenizedCorpus, Int64s]:
     """The documents of a bucket, in the order of the pieces, and how often each is drawn: ``[documents]``.
 
-    A document that is alone in its bucket gets those of the next bucket beside it, drawn 0 times, so that its
+    A document that is alone in its bucket also gets those of the next bucket, drawn 0 times, so that its
     random segments come from others.
     """
     gathered = list(_documents(work, number))

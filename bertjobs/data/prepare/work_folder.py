@@ -78,7 +78,7 @@ class PreparePlan:
         return hashlib.sha256(json.dumps(self.settings, sort_keys=True).encode()).hexdigest()
 
     def difference(self, other: PreparePlan) -> str:
-        """How the folder that ``other`` makes would differ, in words; "" where it would not."""
+        """How the folder that ``other`` makes would differ, in words; "" if it would not."""
         words = [difference(self.settings, other.settings)]
         if self.vocabulary_sha256 != other.vocabulary_sha256:
             words.append(f"the vocabulary was {self.vocabulary_sha256[:12]}..., now {other.vocabulary_sha256[:12]}...")

@@ -42,7 +42,7 @@ def encode_positions(positions: NDArray[np.uint16], counts: Int64s) -> list[byte
 
 
 def read_positions(values: Iterable[bytes], counts: Iterable[int]) -> NDArray[np.uint16]:
-    """Decode masked_lm_positions, one after the other; ValueError where a row does not hold its count."""
+    """Decode masked_lm_positions, one after the other; ValueError if a row does not hold its count."""
     decoded = []
     for value, count in zip(values, counts, strict=True):
         header = _npy_header(count)

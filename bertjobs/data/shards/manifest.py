@@ -143,7 +143,7 @@ class DataManifest:
         return self.folder / "vocab.txt"
 
     def phase(self, number: int) -> PhaseData:
-        """The data of a phase; InputError where the folder has none."""
+        """The data of a phase; InputError if the folder has none."""
         if number not in self.phases:
             have = ", ".join(str(phase) for phase in sorted(self.phases))
             raise InputError(
@@ -180,7 +180,7 @@ class DataManifest:
             )
 
     def check_weights(self, folder: Path) -> None:
-        """InputError where a model folder's vocab.txt is not the data's: token ids mean nothing under another
+        """InputError if a model folder's vocab.txt is not the data's: token ids mean nothing under another
         vocabulary, of the same size or not."""
         path = folder / "vocab.txt"
         if path.is_file() and vocabulary_sha256(path) != self.vocabulary_sha256:
@@ -212,7 +212,7 @@ class DataManifest:
         self.check_vocabulary_file()
 
     def check_vocabulary_file(self) -> None:
-        """InputError where vocab.txt is not the one that the shards were made with."""
+        """InputError if vocab.txt is not the one that the shards were made with."""
         if vocabulary_sha256(self.vocabulary_path) != self.vocabulary_sha256:
             raise InputError("vocab.txt was changed", where=str(self.vocabulary_path), hint=_AGAIN)
 
@@ -237,7 +237,7 @@ class DataManifest:
 
 
 def vocabulary_sha256(path: Path | str) -> str:
-    """sha256 (64 hex digits) of a vocab.txt's bytes; InputError where it cannot be read."""
+    """sha256 (64 hex digits) of a vocab.txt's bytes; InputError if it cannot be read."""
     try:
         return hashlib.sha256(Path(path).read_bytes()).hexdigest()
     except OSError as error:

@@ -105,7 +105,7 @@ class _Copier:
             self.reason = f"{needed / 1e9:.1f} GB are needed in {self._root}, but only {free / 1e9:.1f} GB are free"
 
     def has(self, shard: PhaseShard) -> bool:
-        """Copy a shard unless it is there already; False where the shared file is damaged."""
+        """Copy a shard unless it is there already; False if the shared file is damaged."""
         if self.reason:
             return True  # the later check of the shared files tells
         try:
@@ -178,7 +178,7 @@ def _blocks(path: Path) -> Iterator[bytes]:
 
 
 def _source_of(path: Path) -> str | None:
-    """The sha256 of the shard that a file was decoded from; None where it is not whole."""
+    """The sha256 of the shard that a file was decoded from; None if it is not whole."""
     try:
         return map_arrays(path)[1].get(_SOURCE)
     except (OSError, ValueError):

@@ -39,7 +39,7 @@ def shards_of(phase: PhaseData) -> list[PhaseShard]:
 
 
 def damage(shard: PhaseShard) -> str | None:
-    """What is wrong with a file, and what was expected; None where its bytes are those that the manifest lists."""
+    """What is wrong with a file, and what was expected; None if its bytes are those that the manifest lists."""
     expected = shard.file
     try:
         size = shard.path.stat().st_size

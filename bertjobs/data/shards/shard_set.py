@@ -74,7 +74,7 @@ class ShardSet:
         static: bool,
         sequence_length: int,
     ) -> None:
-        """Takes the path, the rows and the content, None where it is skipped, of each file."""
+        """Takes the path, the rows and the content, None if it is skipped, of each file."""
         self.vocabulary, self.static, self._longest = vocabulary, static, sequence_length - SPECIALS
         starts = offsets_of(np.array([rows for _, rows, _ in entries], dtype=np.int64)).tolist()
         self.rows: int = starts[-1]

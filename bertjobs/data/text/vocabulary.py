@@ -39,7 +39,7 @@ class Vocabulary:
         sha256: of the bytes of vocab.txt, 64 hex digits.
         lowercase: text is lowercased before it is encoded; from a vocab.txt its accents are dropped as well.
         tokens_file: the bytes of vocab.txt; one token per line where a tokenizer.json was read.
-        tokenizer_file: the text of tokenizer.json; None where a vocab.txt was read.
+        tokenizer_file: the text of tokenizer.json; None if a vocab.txt was read.
     """
 
     tokens: tuple[str, ...] = field(repr=False)
@@ -70,7 +70,7 @@ class Vocabulary:
         Args:
             path: the file.
             lowercase: whether a vocab.txt is of lowercased text. None decides by the tokens: one with an
-                upper-case letter is cased. A tokenizer.json says it itself.
+                upper-case letter is cased. A tokenizer.json states it itself.
 
         Raises:
             InputError: unreadable, empty, not UTF-8, a token listed twice, one of ``SPECIAL_TOKENS`` missing; a
@@ -156,7 +156,7 @@ class Vocabulary:
 
 
 def _special_ids(tokens: Sequence[str], where: str) -> list[int]:
-    """The ids of ``SPECIAL_TOKENS``; InputError where a token is listed twice or one of these is missing."""
+    """The ids of ``SPECIAL_TOKENS``; InputError if a token is listed twice or one of these is missing."""
     ids: dict[str, int] = {}
     for number, token in enumerate(tokens):
         if ids.setdefault(token, number) != number:
@@ -284,7 +284,7 @@ def train_vocabulary(sources: Sequence[str], size: int, lowercase: bool, output:
 
 
 def _count_words(sources: Sequence[str], normaliser: normalizers.BertNormalizer) -> Counter[str]:
-    """How often each normalised word occurs. Where there are too many, the rarest are forgotten."""
+    """How often each normalised word occurs. If there are too many, the rarest are dropped."""
     from bertjobs.data.corpus import documents  # here: reading a vocabulary needs no corpus
 
     words: Counter[str] = Counter()

@@ -49,7 +49,7 @@ class WordPieceEncoder:
     """Text to ids, equal to the reference tokenizer's without [CLS] and [SEP].
 
     Special tokens in text are text: ``[MASK]`` becomes ``[``, ``mask``, ``]``. Words are remembered,
-    some 200,000 of them, then forgotten: results are the same, memory is bounded.
+    up to some 200,000, then all are dropped: results are the same, memory is bounded.
 
     One thread only, whatever TOKENIZERS_PARALLELISM says: prepare already runs one process per core, and a
     process whose tokenizer has started threads cannot be forked safely. The library's batch calls start threads;

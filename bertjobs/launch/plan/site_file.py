@@ -113,7 +113,7 @@ def render_site(name: str, cluster: Cluster, partition: Partition, folder: Path)
     """
     account, accounts = _account(cluster)
     head = [
-        f"Site {name}: what `bertjobs plan` and `submit` take where no flag, --set, variable or recipe says otherwise.",
+        f"Site {name}: what `bertjobs plan` and `submit` use unless a flag, --set, variable or recipe says otherwise.",
         "Remove the `# ` in front of a key to set it. Made by `bertjobs init`, which found:",
         "",
         *(f"  {line}" for line in found_lines(cluster)),

@@ -1,1 +1,1 @@
-"""Checkpoints: what is in them, writing them beside the steps, starting from them."""
+"""Checkpoints: what is in them, writing them during the steps, starting from them."""

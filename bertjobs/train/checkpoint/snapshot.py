@@ -1,6 +1,6 @@
 """A rank's part of a checkpoint, copied to host memory as safetensors files.
 
-The copies run beside the next step's forward and backward passes, which only read what is copied.
+The copies run during the next step's forward and backward passes, which only read what is copied.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from bertjobs.run.suspects import FILE, record
 from bertjobs.train.placement import Placement
 from bertjobs.train.ranks import Ranks
 
-FREE_SHARE = 0.8  # of a GPU's memory; if less is free, somebody else uses it
+FREE_SHARE = 0.8  # of a GPU's memory; if less is free, another process uses it
 MAX_SKEW_S = 2.0
 SLOW = 3.0  # times the usual
 NOISE_S = {"cuda": 0.001, "cpu": 0.05}  # a difference below this means nothing

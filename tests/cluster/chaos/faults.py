@@ -1,4 +1,4 @@
-"""What can happen to a run on a cluster, done to it."""
+"""What can happen to a run on a cluster, made to happen."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Fault:
     Attributes:
         what: in words.
         inject: does it to the attempt that trains.
-        causes: what the journal may call the end of that attempt; empty where it is to survive.
+        causes: what the journal may call the end of that attempt; empty if the attempt has to survive.
     """
 
     what: str
@@ -54,12 +54,12 @@ def _kill_rank(run: AttackedRun, at: Attempt, random: Random) -> None:
 
 
 def _kill_node(run: AttackedRun, at: Attempt, random: Random) -> None:
-    """As if a node lost its power and came back: its slurmd and all of the job on it."""
+    """As if a node lost power and came back: its slurmd and all of the job on it are killed."""
     node = random.choice(sorted({node for node, _ in run.ranks(at.job).values()}))
     run.cluster.kill(f"slurmd-{node}")
     for process in run.processes_on(at.job, node):
         process.send(signal.SIGKILL)
-    # A job younger than BatchStartTimeout + MessageTimeout (20 s) is thought to be still on its way to the node.
+    # A job younger than BatchStartTimeout + MessageTimeout (20 s) counts as still on its way to the node.
     began = run.events("started")[-1]["time_unix_s"]
     time.sleep(max(1.0, began + 25 - time.time()))
     run.cluster.start_again(f"slurmd-{node}")
@@ -83,7 +83,7 @@ def _fill_disk(run: AttackedRun, at: Attempt, _: Random) -> None:
 
 
 def _truncate_newest_checkpoint(run: AttackedRun, at: Attempt, random: Random) -> None:
-    """And the run must read it: a rank is killed."""
+    """A rank is killed too, so that the run has to read it."""
     _kill_rank(run, at, random)
     wait_until(lambda: not run.ranks(at.job))
     weights = run.checkpoints(at.phase)[-1] / "model.safetensors"
@@ -98,7 +98,7 @@ def _restart_controller(run: AttackedRun, at: Attempt, _: Random) -> None:
 
 
 def _stop_accounting(run: AttackedRun, at: Attempt, _: Random) -> None:
-    """Over a checkpoint at least."""
+    """Until at least one checkpoint was written."""
     before = run.checkpoints(at.phase)
     run.cluster.kill("slurmdbd")
     wait_until(lambda: run.checkpoints(at.phase) != before or run.ended(at))

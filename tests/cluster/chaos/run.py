@@ -52,7 +52,7 @@ class AttackedRun:
         return json.loads(whole[-1])["step"] if whole else 0
 
     def place(self) -> tuple[int, int]:
-        """The phase that trains and its newest step, which only grow where nothing is repeated."""
+        """The phase that trains and its newest step, which only grow unless steps are repeated."""
         phase = max((phase for phase in self.phases if self.step(phase)), default=self.phases[0])
         return phase, self.step(phase)
 
@@ -84,19 +84,19 @@ class AttackedRun:
 
     def processes(self, job: str) -> list[Process]:
         """All that a job runs, its shell first; without the slurmstepd above them."""
-        found = []
+        entries = []
         for process in job_processes(self.cluster.folder):
             try:
                 if environment_of(process).get("SLURM_JOB_ID") == job:
                     shell = b"slurm_script" in Path(f"/proc/{process.pid}/cmdline").read_bytes()
-                    found.append((not shell, process.pid, process))
+                    entries.append((not shell, process.pid, process))
             except OSError:
                 continue
-        return [process for _, _, process in sorted(found, key=lambda entry: entry[:2])]
+        return [process for _, _, process in sorted(entries, key=lambda entry: entry[:2])]
 
     def processes_on(self, job: str, node: str) -> list[Process]:
         """All that a job runs on a node: its shell, srun, ranks, and the slurmstepd above them."""
-        found = []
+        members = []
         for process in job_processes(self.cluster.folder):
             try:
                 title = Path(f"/proc/{process.pid}/cmdline").read_bytes()
@@ -105,8 +105,8 @@ class AttackedRun:
                 continue
             is_step = b"slurmstepd" in title and f"[{job}.".encode() in title
             if name == node or (is_step and _is_of(process, node)):
-                found.append(process)
-        return found
+                members.append(process)
+        return members
 
 
 def _is_of(step: Process, node: str) -> bool:
@@ -122,5 +122,5 @@ def _is_of(step: Process, node: str) -> bool:
 
 
 def free_bytes(folder: Path) -> int:
-    found = os.statvfs(folder)
-    return found.f_bavail * found.f_frsize
+    space = os.statvfs(folder)
+    return space.f_bavail * space.f_frsize

@@ -1,4 +1,4 @@
-"""A run of two phases goes through all that can happen to it, and ends as the run that nothing happened to."""
+"""A run of two phases goes through all that can happen to it, and ends like the run to which nothing happened."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ RECIPE = {
 
 @dataclass(frozen=True)
 class Outcome:
-    """A fault that was injected, and what came of it.
+    """A fault that was injected, and its outcome.
 
     Attributes:
         phase, step: the newest step at the time.
-        cause: the journal's word for the end of the attempt, "" where it survived.
-        repeated_steps: that were computed a second time.
-        lost_s: until a newer step than that one was done.
+        cause: the journal's word for the end of the attempt, "" if it survived.
+        repeated_steps: how many steps were computed a second time.
+        lost_s: seconds until a newer step than that one was done.
     """
 
     fault: str
@@ -72,7 +72,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def words(folder: Path, data: Path, results: Path, *more: object) -> list[str]:
-    """What submits the run, typed in ``folder``; nothing is asked but two nodes."""
+    """The command that submits the run from ``folder``; it asks for two nodes and nothing else."""
     (folder / "bertjobs.yml").write_text(json.dumps({"recipes": {"laptop-scratch": RECIPE}}))
     asked = ["submit", "--recipe", "laptop-scratch", "--nodes", 2, "--data", data, "--results", results]
     return [str(word) for word in (*asked, "--run", "chaos", *more)]
@@ -88,7 +88,7 @@ def submit(cluster: Cluster, folder: Path, data: Path, results: Path) -> RunDire
 
 @pytest.fixture
 def quiet(speeches_data: Path, tmp_path: Path) -> Iterator[Callable[[], RunDirectory]]:
-    """The same run with nothing that happens to it, on this machine, while the other mostly waits; the function waits
+    """The same run without faults, on this machine, while the other mostly waits; the function waits
     for its end."""
     log, results = tmp_path / "quiet.out", tmp_path / "results"
     command = [sys.executable, "-m", "bertjobs", *words(tmp_path, speeches_data, results, "--backend", "local")]
@@ -105,8 +105,8 @@ def quiet(speeches_data: Path, tmp_path: Path) -> Iterator[Callable[[], RunDirec
 
 
 def attack(run: AttackedRun, fault: Fault, random: Random) -> tuple[Attempt, tuple[int, int], float]:
-    """Do it once the attempt that trains has a checkpoint of its own, at a random moment between two others."""
-    # Near a phase's end the attempt would be done before the fault meets it: then in the next phase.
+    """Inject it once the attempt that trains has a checkpoint of its own, at a random moment between two others."""
+    # Near a phase's end the attempt would be done before the fault reaches it: then wait for the next phase.
     wait_until(lambda: (run.has_gained() and run.place()[1] <= STEPS[run.place()[0]] - NEAR_THE_END) or run.done())
     phase, step = run.place()
     target = step + random.randrange(EVERY)

@@ -32,7 +32,7 @@ def originals(batches: Sequence[Batch]) -> list[Row]:
 
 
 def all_rows(shards: ShardSet) -> Counter[Row]:
-    """Every row that can be read, as `originals` gives it."""
+    """Every readable row, as `originals` gives it."""
     segments = (shards.segments(row) for row in shards.kept.tolist())
     return Counter((2, *a.tolist(), 3, *b.tolist(), 3) for a, b in segments)
 
@@ -84,7 +84,7 @@ def test_an_epoch_on_any_ranks_with_restarts(
     read = [row for step in expected for row in step.elements()]
     assert len(read) == steps * sizes["global_batch"]
     total, once = Counter(read), all_rows(shards)
-    # Whole epochs, and a part of the next.
+    # Whole epochs, and part of the next.
     full = len(read) // shards.rows
     for row, times in once.items():
         assert full * times <= total[row] <= (full + 1) * times
@@ -108,7 +108,7 @@ def test_without_a_bad_shard_the_others_keep_their_order_and_masks(
     assert len(others) == len(expected)
     for one, other in zip(others, expected, strict=True):
         assert all(torch.equal(a, b) for a, b in zip(one.tensors(), other.tensors(), strict=True))
-    # A shard that goes bad later: from there on its rows are missing, and nothing else changes.
+    # A shard that goes bad later: from then on its rows are missing, and nothing else changes.
     later = BatchStream(shards, masking, global_batch=1, micro_batch=1, start=every.state(step))
     rest = [originals([batch])[0] for (batch,) in (next(later) for _ in range(len(shards.kept)))]
     seen = [originals(next(BatchStream(whole, masking, global_batch=1, micro_batch=1, start=every.state(number))))[0]
@@ -130,7 +130,7 @@ def test_shards_of_either_format_give_the_same_batches(tmp_path_factory: pytest.
 
 
 def test_a_seek_costs_the_same_anywhere(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Nothing is replayed: the first step read is the one asked for, at an epoch a million steps away too."""
+    """Nothing is replayed: the first step read is the one asked for, even in an epoch a million steps away."""
     manifest, _ = write_folder(tmp_path_factory.mktemp("data"), (30,))
     shards = ShardSet.load(manifest, 1, "train")
     masking = Masking("dynamic", 1, 8)

@@ -39,7 +39,7 @@ def tokenizer(static: DataManifest) -> Any:
 
 
 def lddl_rows(data: DataManifest) -> list[tuple]:
-    """The training rows as LDDL's loader reads them from a shard, in the manifest's order."""
+    """The training rows as LDDL's loader reads them from the shards, in the manifest's order."""
     decode = import_module("lddl.torch.bert")._decode_record_batch
     split = data.phase(1).train
     return [
@@ -85,7 +85,7 @@ def content(batch: Batch) -> list[Row]:
 
 @pytest.mark.parametrize("num_workers", [1, 2])
 def test_lddls_loader_reads_an_epoch_of_our_shards(static: DataManifest, num_workers: int) -> None:
-    """Its batches hold our rows, none twice, and all except those that do not fill a batch, and the one row by which
+    """Its batches hold our rows, none twice: all but those that do not fill a batch, and the one row by which
     some of a bin's shards are larger."""
     entry = static.phase(1)
     all_rows = our_batch(static, np.arange(entry.train.rows))
@@ -123,7 +123,7 @@ def test_a_restart_reads_again_what_the_epoch_has_delivered(static: DataManifest
                 assert all(torch.equal(a, b) for a, b in zip(one.tensors(), other.tensors(), strict=True))
 
 
-def test_its_state_says_whose_it_is(static: DataManifest) -> None:
+def test_the_state_names_its_loader(static: DataManifest) -> None:
     with LddlStream(static, 1, seed=3, **SIZES) as stream:
         state = stream.state(4)
     assert (state.loader, state.epoch, state.place, state.step) == ("lddl", 0, 8, 4)
@@ -137,13 +137,13 @@ def spec() -> Iterator[RunSpec]:
     return replace(resolved, phases=(replace(resolved.phases[0], micro_batch=4),))
 
 
-def test_what_it_can_read_is_accepted(static: DataManifest, dynamic: DataManifest, spec: RunSpec) -> None:
+def test_what_lddls_loader_can_read_is_accepted(static: DataManifest, dynamic: DataManifest, spec: RunSpec) -> None:
     check_lddl_loader(static, spec)
     check_lddl_loader(dynamic, replace(spec, num_workers=1))
     check_lddl_loader(dynamic, replace(spec, nodes=2 // spec.tasks_per_node or 1))
 
 
-def test_what_it_cannot_read_is_refused(
+def test_what_lddls_loader_cannot_read_is_refused(
     static: DataManifest, spec: RunSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refused(data: DataManifest = static, **changes: Any) -> str:

@@ -53,7 +53,7 @@ def test_exactly_the_count_is_chosen_and_only_among_text() -> None:
 def test_eighty_ten_ten() -> None:
     masked, chosen, _ = _masked()
     values, draws = masked[chosen], int(chosen.sum())
-    # A random token is [MASK] or the token itself once in SIZE times.
+    # A random token is [MASK], or the token itself, once in SIZE draws each.
     assert _close((values == MASK).mean(), 0.8 + 0.1 / SIZE, draws)
     assert _close((values == 500).mean(), 0.1 + 0.1 / SIZE, draws)
     assert (masked[~chosen] == 500).all()
@@ -166,7 +166,7 @@ def test_any_count_up_to_all_tokens_is_masked(lengths: list[int], share: float, 
 
 
 def _in_order(sizes: list[int], count: int, order: list[int]) -> set[int]:
-    """BERT's loop over words in an order: those that are masked."""
+    """The positions that BERT's loop over the words, in this order, masks."""
     taken: set[int] = set()
     done = 0
     for word in order:
@@ -180,8 +180,8 @@ def _in_order(sizes: list[int], count: int, order: list[int]) -> set[int]:
 
 
 @pytest.mark.parametrize("continued", [0.2, 0.6, 0.95])
-def test_whole_words_are_taken_as_by_berts_loop(continued: float) -> None:
-    """Whatever is chosen is what BERT's loop takes in some order; no word is torn, and none crosses A and B."""
+def test_whole_words_are_chosen_as_in_berts_loop(continued: float) -> None:
+    """Every choice is one that BERT's loop makes in some order; no word is split, and none spans A and B."""
     rows = 1000
     ids, offsets, a_lengths, continues = _ragged(rows, 8, continued)
     counts = prediction_counts(np.diff(offsets) + 3, 0.15, 20)
@@ -209,7 +209,7 @@ def test_whole_words_are_taken_as_by_berts_loop(continued: float) -> None:
     assert torn > 5 or continued < 0.9
 
 
-def test_words_come_in_an_order_that_favours_none() -> None:
+def test_words_come_in_an_order_that_favours_no_word() -> None:
     """Ten words of one piece and ten of three, seven pieces to mask: BERT's loop over shuffled orders agrees."""
     rows, count, sizes = 20_000, 7, [1, 3] * 10
     starts = np.cumsum([0, *sizes])
@@ -244,7 +244,7 @@ def test_a_row_without_text_or_count_is_left_alone() -> None:
 
 @pytest.mark.parametrize(("whole_words", "pinned"), [(False, "bbc8ef1c7ef5de96"), (True, "db25fc78213ad7fa")])
 def test_masks_are_the_same_everywhere(whole_words: bool, pinned: str) -> None:
-    """Stored masks and resumed runs depend on it: no version of numpy may change them."""
+    """Stored masks and resumed runs depend on them: no version of numpy may change them."""
     offsets = offsets_of(np.arange(200) * 7 % 90 + 2)
     ids = np.arange(offsets[-1]) * 31 % 900 + 5
     counts = prediction_counts(np.diff(offsets) + 3, 0.15, 20)

@@ -18,7 +18,7 @@ SEEDS = st.integers(-(2**63), 2**64 - 1)
 
 @st.composite
 def gaps(draw: st.DrawFn, rows: int) -> tuple[tuple[int, int], ...]:
-    """Ranges of rows that are left out, apart from each other; one row at least remains."""
+    """Disjoint ranges of rows that are left out; at least one row remains."""
     cuts = sorted(draw(st.lists(st.integers(0, rows), max_size=6, unique=True)))
     ranges = tuple(zip(cuts[::2], cuts[1::2], strict=False))
     return ranges if sum(stop - start for start, stop in ranges) < rows else ()
@@ -40,7 +40,7 @@ def test_steps_read_the_epochs_one_after_the_other(rows: int, size: int, steps: 
 
 @settings(deadline=None)
 @given(data=st.data(), rows=ROWS, seed=SEEDS)
-def test_rows_left_out_change_the_order_of_no_other(data: st.DataObject, rows: int, seed: int) -> None:
+def test_leaving_rows_out_does_not_change_the_order_of_the_others(data: st.DataObject, rows: int, seed: int) -> None:
     left_out = data.draw(gaps(rows))
     order = SampleOrder(rows, seed, left_out)
     out = {row for start, stop in left_out for row in range(start, stop)}
@@ -53,7 +53,9 @@ def test_rows_left_out_change_the_order_of_no_other(data: st.DataObject, rows: i
 
 @settings(deadline=None)
 @given(data=st.data(), rows=ROWS, seed=SEEDS, number=st.integers(0, 1000))
-def test_a_sample_has_a_place_and_a_place_its_sample(data: st.DataObject, rows: int, seed: int, number: int) -> None:
+def test_each_sample_has_a_place_and_each_place_a_sample(
+    data: st.DataObject, rows: int, seed: int, number: int
+) -> None:
     order = SampleOrder(rows, seed, data.draw(gaps(rows)))
     epoch, place = order.place(number)
     assert order.number(epoch, place) == number

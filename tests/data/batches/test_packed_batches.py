@@ -46,7 +46,7 @@ def padded_rows(batch: object) -> list[Row]:
 
 
 def packed_rows(batch: PackedBatch) -> list[Row]:
-    """The same of a packed batch."""
+    """The same for a packed batch."""
     labels = torch.full_like(batch.input_ids, -1)
     labels[batch.masked_positions[: batch.masked]] = batch.labels[: batch.masked]
     rows = []
@@ -108,7 +108,7 @@ def test_a_packed_batch_holds_what_a_padded_one_does(tmp_path: Path, static: boo
     assert packed.tokens == padded.tokens
 
 
-def test_a_pack_of_nothing_is_all_tail(train: ShardSet) -> None:
+def test_an_empty_pack_is_all_tail(train: ShardSet) -> None:
     masking = dynamic_masking(1)
     nothing = train.select(np.zeros(0, dtype=np.int64))
     limits = Limits(1000, 32, 160, 128)

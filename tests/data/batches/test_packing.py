@@ -59,8 +59,8 @@ def test_each_sequence_is_in_one_pack_and_no_pack_exceeds_a_limit(
 @given(lengths_of_batches, st.integers(LONGEST, 8 * LONGEST))
 def test_packs_are_few_and_differ_by_a_sequence_at_most(lengths: np.ndarray, tokens: int) -> None:
     packs = pack(lengths, predictions_of(lengths), loose(tokens))
-    # With one pack less, one that is among the emptiest quarter, and so all others of three quarters, is more than
-    # half full when a sequence does not fit.
+    # With one pack fewer, some sequence does not fit even into a pack of the emptiest quarter: that pack, and so the
+    # packs of the other three quarters, are more than half full.
     assert math.ceil(lengths.sum() / tokens) <= len(packs) <= 8 / 3 * lengths.sum() / tokens + 1
     full = fills(lengths, packs)
     assert full.max() - full.min() <= lengths.max()
@@ -93,7 +93,7 @@ def test_a_sequence_that_fits_no_pack_is_refused(lengths: list[int], predictions
         pack(np.array(lengths), np.array(predictions), limits)
 
 
-def test_equal_sequences_are_packed_as_tight_as_they_go() -> None:
+def test_equal_sequences_are_packed_as_tightly_as_possible() -> None:
     lengths = np.full(20_000, 100)
     packs = pack(lengths, predictions_of(lengths), loose(4096, 128))
     assert len(packs) == math.ceil(20_000 / 40)
@@ -101,7 +101,7 @@ def test_equal_sequences_are_packed_as_tight_as_they_go() -> None:
 
 @pytest.mark.parametrize(("phase", "mean"), [(1, 106), (2, 254)])
 @pytest.mark.parametrize("global_batch", [65_536, 8192])
-def test_packs_of_real_lengths_are_98_per_cent_full(phase: int, mean: int, global_batch: int) -> None:
+def test_packs_of_real_lengths_are_98_percent_full(phase: int, mean: int, global_batch: int) -> None:
     lengths, longest = lengths_like(phase, global_batch), 128 if phase == 1 else 512
     counts = predictions_of(lengths, 20 if phase == 1 else 80)
     assert abs(lengths.mean() - mean) < 2

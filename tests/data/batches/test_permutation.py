@@ -21,7 +21,7 @@ def order(rows: int, seed: int, epoch: int) -> np.ndarray:
 
 @settings(deadline=None)
 @given(rows=st.integers(1, 5000), seed=SEEDS, epoch=st.integers(0, 1000))
-def test_each_row_comes_once_and_its_place_is_found_again(rows: int, seed: int, epoch: int) -> None:
+def test_each_row_comes_once_and_its_place_can_be_computed(rows: int, seed: int, epoch: int) -> None:
     permutation = Permutation(rows, seed, epoch)
     permuted = permutation(np.arange(rows))
     assert np.array_equal(np.sort(permuted), np.arange(rows))
@@ -57,7 +57,7 @@ def test_the_order_is_pinned() -> None:
 
 
 def chi_square(counts: np.ndarray) -> tuple[float, float]:
-    """The statistic over equally likely classes, and its 0.1% critical value (Wilson and Hilferty, 1931)."""
+    """The statistic for equally likely classes, and its 0.1% critical value (Wilson and Hilferty, 1931)."""
     expected, freedom = counts.sum() / counts.size, counts.size - 1
     spread = 2 / (9 * freedom)
     return float(((counts - expected) ** 2 / expected).sum()), freedom * (1 - spread + 3.0902 * spread**0.5) ** 3
@@ -80,7 +80,7 @@ def test_rows_at_a_place_are_uniform_over_seeds() -> None:
 
 
 def test_neighbouring_places_are_far_apart() -> None:
-    """Where a row's follower stands, relative to it, is uniform: no runs of the input are left."""
+    """The place of a row's successor, relative to the row, is uniform: no runs of the input remain."""
     permuted = order(100_003, 5, 0)
     steps = np.diff(permuted) % 100_003
     statistic, critical = chi_square(np.bincount(steps * 100 // 100_003, minlength=100))
@@ -88,7 +88,7 @@ def test_neighbouring_places_are_far_apart() -> None:
 
 
 def test_epochs_and_seeds_are_not_correlated() -> None:
-    """|r| of two independent orders of n rows is below 4 / sqrt(n) but for one in 15,000."""
+    """|r| of two independent orders of n rows is below 4 / sqrt(n), except once in 15,000."""
     rows = 20_000
     orders = [order(rows, seed, epoch) for seed, epoch in ((1, 0), (1, 1), (1, 2), (2, 0), (2, 1))]
     for number, one in enumerate(orders):

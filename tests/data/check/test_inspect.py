@@ -36,12 +36,12 @@ from tests.data.conftest import quiet
 
 
 def silent(done: int, total: int) -> None:
-    """A progress that says nothing."""
+    """A progress callback that does nothing."""
 
 
 @pytest.fixture(scope="module")
 def ids_data(corpus: Path, vocabulary_path: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Data folders of token ids by masking, phase 1 alone."""
+    """Data folders of token ids by masking, phase 1 only."""
     from bertjobs.data.prepare import PHASES
 
     folder = tmp_path_factory.mktemp("ids")
@@ -56,7 +56,7 @@ def ids_data(corpus: Path, vocabulary_path: Path, tmp_path_factory: pytest.TempP
 
 @pytest.fixture
 def copy(tmp_path: Path):
-    """A folder that may be damaged."""
+    """A folder that the test may damage."""
     return lambda folder: Path(shutil.copytree(folder, tmp_path / "copy"))
 
 
@@ -113,7 +113,7 @@ def test_the_facts_are_those_of_the_rows(ids_data: dict[str, Path], masking: str
 def test_both_formats_have_the_same_facts(static: DataManifest, ids_data: dict[str, Path]) -> None:
     ids, lddl = (inspections(folder)["phase 1 train"].total.as_json() for folder in (ids_data["static"], static.folder))
     for name in ("rows", "tokens", "random_next", "masked", "as_mask"):
-        assert ids[name] == pytest.approx(lddl[name], rel=0.02)  # a row may be left out of each of LDDL's bins
+        assert ids[name] == pytest.approx(lddl[name], rel=0.02)  # LDDL's format may leave one row out of each bin
 
 
 def test_an_altered_and_a_truncated_shard_are_named(ids_data: dict[str, Path], copy) -> None:
@@ -158,7 +158,7 @@ def test_what_is_wrong_with_the_rows_is_reported(ids_data: dict[str, Path], copy
             rewrite(path, change)
     assert says in wrong(folder)
     target = find_target(first_shard(folder))
-    read_samples(target, target.parts[0], 2, 0)  # shows what it can, and does not fail
+    read_samples(target, target.parts[0], 2, 0)  # it shows what it can, and does not fail
 
 
 def test_rows_of_another_bin_are_counted(ids_data: dict[str, Path], copy) -> None:
@@ -173,7 +173,7 @@ def test_rows_of_another_bin_are_counted(ids_data: dict[str, Path], copy) -> Non
     )
 
 
-def test_a_shard_that_is_there_twice_is_recognised_by_its_rows(ids_data: dict[str, Path], copy) -> None:
+def test_a_duplicated_shard_is_recognised_by_its_rows(ids_data: dict[str, Path], copy) -> None:
     folder = copy(ids_data["dynamic"])
     content = json.loads((folder / MANIFEST_NAME).read_text())
     train, validation = (content["phases"]["1"][name]["files"] for name in ("train", "validation"))
@@ -230,7 +230,7 @@ def test_all_that_is_wrong_with_lddls_cells_is_reported(
     assert says in wrong(tmp_path / path.name, static.vocabulary_path)
 
 
-def test_other_columns_are_named(static: DataManifest, tmp_path: Path) -> None:
+def test_unexpected_columns_are_named(static: DataManifest, tmp_path: Path) -> None:
     path, table = table_of(static)
     pq.write_table(table.drop_columns(["B"]), tmp_path / path.name)
     assert "it has no column 'B', only A, is_random_next" in wrong(tmp_path / path.name, static.vocabulary_path)

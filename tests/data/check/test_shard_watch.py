@@ -26,7 +26,7 @@ def shards(tmp_path: Path) -> list[PhaseShard]:
 
 
 def replace_by(path: Path, change: Callable[[Path], None]) -> None:
-    """Put another file into a file's place, as a copy with a rename does."""
+    """Replace a file with another one, as a copy and a rename do."""
     copy = path.with_name("copy")
     shutil.copyfile(path, copy)
     change(copy)
@@ -38,15 +38,15 @@ def truncate(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "spoil", [flip, truncate, lambda path: replace_by(path, flip)], ids=["altered", "cut off", "replaced"]
+    "change", [flip, truncate, lambda path: replace_by(path, flip)], ids=["altered", "cut off", "replaced"]
 )
 def test_other_bytes_are_reported_with_the_expected_and_the_actual_sha256(
-    shards: list[PhaseShard], spoil: Callable[[Path], None]
+    shards: list[PhaseShard], change: Callable[[Path], None]
 ) -> None:
     watch = ShardWatch(shards)
     assert watch.check_now() is None
     victim = shards[1]
-    spoil(victim.path)
+    change(victim.path)
     error = watch.check_now()
     assert error is watch.error
     assert error is not None
@@ -101,7 +101,7 @@ def test_a_file_that_cannot_be_read_for_a_moment_is_not_an_error(shards: list[Ph
     assert watch.check_now() is not None
 
 
-def test_the_thread_finds_it_and_ends(shards: list[PhaseShard]) -> None:
+def test_the_thread_detects_a_change_and_ends(shards: list[PhaseShard]) -> None:
     with ShardWatch(shards, interval_s=0.02) as watch:
         time.sleep(0.1)
         assert watch.error is None
@@ -117,6 +117,6 @@ def test_each_shard_is_watched_by_one_of_the_ranks(shards: list[PhaseShard]) -> 
     assert [watch.check_now() is not None for watch in watches] == [False, False, False, True]
 
 
-def test_no_shards_need_no_thread() -> None:
+def test_without_shards_there_is_no_thread() -> None:
     with ShardWatch([]) as watch:
         assert watch.check_now() is None

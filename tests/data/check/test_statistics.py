@@ -1,8 +1,8 @@
-"""What is drawn, on real text, has the distribution that BERT asks for.
+"""What is drawn on real text has the distribution that BERT specifies.
 
-Every bound is Bernstein's inequality at ``FALSE_ALARM``: right code fails a test less than once in a million
-seeds. Each test names a wrong rule and checks first that its samples tell it from the right one: the two are
-further apart than twice the bound, so that the wrong rule passes less than once in a million seeds too.
+Every bound is Bernstein's inequality at ``FALSE_ALARM``: correct code fails a test less than once in a million
+seeds. Each test names a wrong rule and first checks that its samples distinguish it from the right one: the two are
+more than twice the bound apart, so that the wrong rule, too, passes less than once in a million seeds.
 """
 
 from __future__ import annotations
@@ -131,8 +131,8 @@ def test_eighty_ten_ten(text: Text, masks: Masks) -> None:
     assert (masks.masked == masks.ids)[~masks.chosen].all()
 
 
-def test_what_becomes_of_a_token_does_not_depend_on_where_it_is_or_what_it_is(text: Text, masks: Masks) -> None:
-    """In each tenth of a sequence, and for frequent and rare tokens, 80% become [MASK]: against 78%."""
+def test_the_replacement_of_a_token_depends_neither_on_its_place_nor_on_the_token(text: Text, masks: Masks) -> None:
+    """In each tenth of a sequence, and for frequent and rare tokens, 80% become [MASK]; against 78%."""
     places = np.arange(len(masks.ids)) - np.repeat(masks.offsets[:-1], np.diff(masks.offsets))
     tenths = places * 10 // np.repeat(np.diff(masks.offsets), np.diff(masks.offsets))
     is_mask = masks.masked == text.vocabulary.mask_id
@@ -153,7 +153,7 @@ def test_positions_are_uniform(masks: Masks) -> None:
 
 
 def test_neighbours_are_masked_independently(masks: Masks) -> None:
-    """Two positions together: 19 * 18 of 125 * 124 sequences; against a choice of runs, or one of every seventh."""
+    """Two positions are both masked in 19 * 18 of 125 * 124 sequences; against choosing runs, or every seventh."""
     full = np.flatnonzero(np.diff(masks.offsets) == LIMIT)
     chosen = masks.chosen[masks.offsets[full][:, None] + np.arange(LIMIT)]
     count = round((LIMIT + 3) * MASKED)
@@ -164,7 +164,7 @@ def test_neighbours_are_masked_independently(masks: Masks) -> None:
 
 
 def test_replacements_are_uniform_over_the_whole_vocabulary(text: Text, masks: Masks) -> None:
-    """Twentieths of the vocabulary; against one that leaves out 1,000 unused tokens, or the tokens of the text."""
+    """In twentieths of the vocabulary; against leaving out 1,000 unused tokens, or drawing only tokens of the text."""
     new, old = masks.masked[masks.chosen], masks.ids[masks.chosen]
     size = text.vocabulary.size
     drawn = new[(new != text.vocabulary.mask_id) & (new != old)]
@@ -219,7 +219,7 @@ def test_half_of_the_pairs_are_random(segments: Segments) -> None:
     assert random[~several].all()
 
 
-def test_a_pair_is_random_whatever_the_one_before_was(segments: Segments) -> None:
+def test_whether_a_pair_is_random_does_not_depend_on_the_pair_before(segments: Segments) -> None:
     """0.5 after a random one and after a following one; against 0.45."""
     several = segments.column("ends") - segments.column("firsts") > 1
     random = segments.column("is_random_next")
@@ -228,7 +228,7 @@ def test_a_pair_is_random_whatever_the_one_before_was(segments: Segments) -> Non
         expect(random[1:][chosen].mean(), RANDOM_NEXT, int(chosen.sum()), wrong=0.45, cells=2)
 
 
-def test_random_segments_come_from_all_other_documents_alike(text: Text, segments: Segments) -> None:
+def test_random_segments_come_equally_from_all_other_documents(text: Text, segments: Segments) -> None:
     """Against a choice by length, which would give the longest document more than twice its share."""
     corpus, documents = text.corpus, text.documents
     random = segments.column("is_random_next")
@@ -250,7 +250,7 @@ def _tenths(ranks: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarra
     return np.bincount(ranks * 10 // sizes, minlength=10) / len(ranks), (np.diff(edges) / sizes[:, None]).mean(axis=0)
 
 
-def test_random_segments_start_with_any_sentence_alike(text: Text, segments: Segments) -> None:
+def test_random_segments_start_equally_with_any_sentence(text: Text, segments: Segments) -> None:
     """Tenths of the document; against leaving out its last fifth, where a segment may end too early."""
     corpus = text.corpus
     random = segments.column("is_random_next")
@@ -266,7 +266,7 @@ def test_random_segments_start_with_any_sentence_alike(text: Text, segments: Seg
     expect(last.mean(), (1 / sizes).mean(), len(starts), wrong=0.0)
 
 
-def test_a_is_any_number_of_sentences_alike(segments: Segments) -> None:
+def test_all_lengths_of_a_in_sentences_are_equally_likely(segments: Segments) -> None:
     """1 to all but one, in chunks of 3, 4, 5 and 6 sentences; against never all but one."""
     sizes = segments.column("ends") - segments.column("firsts")
     split = segments.column("middles") - segments.column("firsts")
@@ -279,8 +279,8 @@ def test_a_is_any_number_of_sentences_alike(segments: Segments) -> None:
             expect(counts[sentences] / len(chosen), share, len(chosen), wrong=share - 0.03, cells=14)
 
 
-def test_lost_tokens_are_lost_at_both_ends_alike(text: Text, segments: Segments) -> None:
-    """0.5 at the front, of all tokens that truncation takes from A and B; against 0.45."""
+def test_tokens_are_cut_equally_at_both_ends(text: Text, segments: Segments) -> None:
+    """Of all tokens that truncation takes from A and B, 0.5 are at the front; against 0.45."""
     for name in ("a", "b"):
         front = lost = 0
         for copy, (chunks, whole) in enumerate(zip(segments.chunks, segments.pairs, strict=True)):
@@ -291,9 +291,9 @@ def test_lost_tokens_are_lost_at_both_ends_alike(text: Text, segments: Segments)
 
 
 def test_a_tenth_of_the_targets_is_short_and_uniform() -> None:
-    """0.1 short, against 0.09; these uniform in 2 to 125, against 3 to 125."""
+    """0.1 are short, against 0.09; these are uniform in 2 to 125, against 3 to 125."""
     targets = np.concatenate([_draws(copy).targets(np.arange(20_000), LIMIT) for copy in range(20)])
-    short = SHORT * (LIMIT - 2) / (LIMIT - 1)  # a short target may be the full one
+    short = SHORT * (LIMIT - 2) / (LIMIT - 1)  # a short target may equal the full one
     expect((targets < LIMIT).mean(), short, len(targets), wrong=0.09, cells=LIMIT)
     counts = np.bincount(targets, minlength=LIMIT + 1)
     assert counts[:2].sum() == 0

@@ -1,4 +1,4 @@
-"""`bertjobs data verify` finds every file that is not what the manifest says."""
+"""`bertjobs data verify` finds every file that differs from the manifest."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from bertjobs.data.shards.manifest import MANIFEST_NAME, DataManifest
 
 
 def nothing(done: int, total: int) -> None:
-    """A progress that says nothing."""
+    """A progress callback that does nothing."""
 
 
 @pytest.fixture
 def folder(static: DataManifest, tmp_path: Path) -> Path:
-    """A data folder that may be damaged."""
+    """A data folder that the test may damage."""
     return Path(shutil.copytree(static.folder, tmp_path / "data"))
 
 
@@ -41,7 +41,7 @@ def test_a_whole_folder_has_no_bad_file(folder: Path, threads: int) -> None:
     assert seen[-1] == (total, total)
 
 
-def test_one_changed_byte_is_found(folder: Path) -> None:
+def test_one_changed_byte_is_detected(folder: Path) -> None:
     content = bytearray(shard(folder).read_bytes())
     content[len(content) // 2] ^= 1
     shard(folder).write_bytes(content)
@@ -71,7 +71,7 @@ def test_missing_cut_and_unknown_files_are_listed_by_path(folder: Path) -> None:
     ]
 
 
-def test_another_vocabulary_is_found(folder: Path) -> None:
+def test_another_vocabulary_is_detected(folder: Path) -> None:
     path = folder / "vocab.txt"
     path.write_text(path.read_text() + "zzz\n")
     (one,) = bad(folder)
@@ -81,7 +81,7 @@ def test_another_vocabulary_is_found(folder: Path) -> None:
     assert (one.path, one.found) == ("vocab.txt", "No such file or directory")
 
 
-def test_a_tokenizer_of_other_tokens_is_found(folder: Path) -> None:
+def test_a_tokenizer_of_other_tokens_is_detected(folder: Path) -> None:
     (folder / "tokenizer.json").write_text("{}")
     (one,) = bad(folder)
     assert one.path == "tokenizer.json"
@@ -99,7 +99,7 @@ def test_lddls_file_of_rows_must_agree(folder: Path) -> None:
     assert one.found == "missing"
 
 
-def test_a_shard_that_is_listed_twice_is_found(folder: Path) -> None:
+def test_a_shard_that_is_listed_twice_is_detected(folder: Path) -> None:
     path = folder / MANIFEST_NAME
     content = json.loads(path.read_text())
     files = content["phases"]["1"]["train"]["files"]

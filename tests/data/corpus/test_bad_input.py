@@ -92,7 +92,7 @@ def test_a_json_line_without_a_text_is_named(tmp_path: Path, line: bytes, says: 
     assert f"line 1,201 of '{path}'" in message
 
 
-def test_a_missing_column_is_named_with_those_there_are(tmp_path: Path) -> None:
+def test_a_missing_column_is_named_with_the_existing_ones(tmp_path: Path) -> None:
     pq.write_table(pa.table({"body": ["x"], "n": [1]}), tmp_path / "a.parquet")
     message = refused(f"parquet:{tmp_path}")
     assert "has no column 'text'; it has: body, n" in message

@@ -1,4 +1,4 @@
-"""MediaWiki dumps: which pages are articles, and what of their wikitext is prose."""
+"""MediaWiki dumps: which pages are articles, and which parts of their wikitext are prose."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_a_page_of_all_revisions_is_refused(tmp_path: Path) -> None:
     assert "pages-articles" in str(caught.value)
 
 
-# ---------------------------------------------------------------- a real one
+# ---------------------------------------------------------------- a real dump
 
 
 def test_the_real_dump_gives_its_articles(articles: list[Document]) -> None:

@@ -96,7 +96,7 @@ HEAD, TAIL = "<mediawiki><siteinfo></siteinfo>\n", "</mediawiki>\n"
 )
 @settings(max_examples=80, deadline=None)
 def test_a_dump_may_be_cut_anywhere(lengths: list[int], piece_bytes: int, cuts: list[int], compressed: bool) -> None:
-    """Also where the streams of a .bz2 dump end inside a page or inside a tag, as parallel compressors make them."""
+    """Even where the streams of a .bz2 dump end inside a page or a tag, as parallel compressors write them."""
     pages = [page(number, f"Page {number} says " + "\u00e4 " * length + "so.") for number, length in enumerate(lengths)]
     raw = (HEAD + "".join(pages) + TAIL).encode()
     with tempfile.TemporaryDirectory() as folder:

@@ -26,7 +26,7 @@ PREPARE = ("--", "--phases", "1", "--duplicates", "1", "--processes", "1")
 
 @dataclass
 class Site:
-    """A web server for this test alone, which can begin a file in the middle."""
+    """A web server for one test, which can serve a file from the middle on."""
 
     files: dict[str, bytes] = field(default_factory=dict)
     asked: list[tuple[str, int]] = field(default_factory=list)  # path, first byte
@@ -76,7 +76,7 @@ def vocabulary(tmp_path: Path) -> Path:
 
 
 def run(script: str, *arguments: object, real: bool = False) -> subprocess.CompletedProcess[str]:
-    """A script's end. Where it is not about preparing, ``echo`` stands in for bertjobs and shows its arguments."""
+    """A finished script. Where preparing is not the point, ``echo`` stands in for bertjobs and shows its arguments."""
     environment = {key: value for key, value in os.environ.items() if not key.lower().endswith("_proxy")}
     environment |= {"BERTJOBS": str(ROOT / ".venv/bin/bertjobs") if real else "echo", "no_proxy": "*"}
     command = [str(ROOT / "data" / script), *map(str, arguments)]
@@ -139,7 +139,7 @@ def test_a_cut_off_download_resumes_where_it_stopped(
     assert not (tmp_path / f"{DUMP}.part").exists()
 
 
-def test_a_whole_part_is_only_checked(site: Site, wikipedia: bytes, tmp_path: Path) -> None:
+def test_a_partial_download_that_is_complete_is_only_checked(site: Site, wikipedia: bytes, tmp_path: Path) -> None:
     (tmp_path / f"{DUMP}.part").write_bytes(wikipedia)
     done = run("wikipedia.sh", "--mirror", site.url, "--output", tmp_path / "out", "--vocab", "v")
     assert done.returncode == 0, done.stderr
@@ -233,7 +233,7 @@ def test_books_from_urls_are_recorded_and_checked(site: Site, tmp_path: Path) ->
 # ---------------------------------------------------------------- your own text
 
 
-def test_the_kind_of_own_text_is_recognised_by_its_names(site: Site, tmp_path: Path) -> None:
+def test_the_kind_of_your_own_text_is_recognised_by_file_names(site: Site, tmp_path: Path) -> None:
     for name in ("t/a.txt", "j/a.jsonl.gz", "p/a.parquet", "h/state.json", "x.xml.bz2"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("x")
@@ -249,7 +249,7 @@ def test_the_kind_of_own_text_is_recognised_by_its_names(site: Site, tmp_path: P
     assert arguments[-2:] == ["--seed", "7"]
 
 
-def test_a_vocabulary_is_trained_where_none_is_given(tmp_path: Path) -> None:
+def test_a_vocabulary_is_trained_if_none_is_given(tmp_path: Path) -> None:
     (tmp_path / "t").mkdir()
     for name in range(4):
         (tmp_path / "t" / f"{name}.txt").write_text(sentences(name * 100))

@@ -25,7 +25,7 @@ def texts(source: str) -> list[tuple[str, str]]:
     return [(document.id, document.text) for document in documents(source)]
 
 
-# ---------------------------------------------------------------- the words of --corpus
+# ---------------------------------------------------------------- the syntax of --corpus
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_a_source_reads_back_what_it_writes(kind: str, path: str, weight: float)
         ("jsonl:/a#split=b", "has no option 'split'"),
     ],
 )
-def test_a_source_that_makes_no_sense_is_refused(given: str, says: str) -> None:
+def test_a_nonsensical_source_is_refused(given: str, says: str) -> None:
     with pytest.raises(InputError) as caught:
         Source.parse(given)
     assert says in str(caught.value)

@@ -1,4 +1,4 @@
-"""What tests of preparation share with those of Slurm's room."""
+"""What the tests of preparation share with those of slurm/."""
 
 from __future__ import annotations
 

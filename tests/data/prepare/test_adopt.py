@@ -27,11 +27,11 @@ BIN_SIZE = 64
 
 
 def nothing(done: int, total: int) -> None:
-    """A progress that says nothing."""
+    """A progress callback that does nothing."""
 
 
 def saved(positions: Sequence[int], header_of: int) -> bytes:
-    """What numpy.save writes, its header padded as another version of numpy does."""
+    """What numpy.save writes, with the header padded as another version of numpy does it."""
     buffer = io.BytesIO()
     np.save(buffer, np.array(positions, dtype=np.uint16))
     raw = buffer.getvalue()
@@ -41,7 +41,7 @@ def saved(positions: Sequence[int], header_of: int) -> bytes:
 
 
 def rows_of(vocabulary: Vocabulary, bin_number: int | None, count: int, static: bool, longest: int, seed: int) -> Any:
-    """Rows as LDDL makes them, of a bin or of all lengths."""
+    """Rows as LDDL makes them, of one bin or of all lengths."""
     draw = random.Random(seed)
     words = [token for token in vocabulary.tokens if not token.startswith("[")]
     rows = []
@@ -165,7 +165,9 @@ def test_two_phases_and_more_held_out(adopted, vocabulary: Vocabulary, tmp_path:
     assert data.settings["adopted_from"] == [str(first), str(second)]
 
 
-def test_balanced_files_are_taken_where_the_others_were_kept(adopted, vocabulary: Vocabulary, tmp_path: Path) -> None:
+def test_balanced_files_are_used_if_the_unbalanced_ones_were_kept_too(
+    adopted, vocabulary: Vocabulary, tmp_path: Path
+) -> None:
     folder = lddl_folder(tmp_path / "lddl", vocabulary, kind="part.")
     lddl_folder(folder, vocabulary)
     data = adopted(folder)
@@ -173,7 +175,9 @@ def test_balanced_files_are_taken_where_the_others_were_kept(adopted, vocabulary
     assert data.settings["balanced"]
 
 
-def test_the_sequence_length_is_the_least_that_fits_the_bins(adopted, vocabulary: Vocabulary, tmp_path: Path) -> None:
+def test_the_sequence_length_is_the_smallest_that_fits_the_bins(
+    adopted, vocabulary: Vocabulary, tmp_path: Path
+) -> None:
     folder = tmp_path / "lddl"
     for number in range(2):
         for bin_number, length in ((0, 30), (1, 61)):
@@ -190,7 +194,9 @@ def test_the_sequence_length_is_the_least_that_fits_the_bins(adopted, vocabulary
         adopted(folder, output=tmp_path / "c")
 
 
-def test_a_cased_vocabulary_decides(adopted, vocabulary: Vocabulary, vocabulary_path: Path, tmp_path: Path) -> None:
+def test_a_cased_vocabulary_means_case_is_kept(
+    adopted, vocabulary: Vocabulary, vocabulary_path: Path, tmp_path: Path
+) -> None:
     folder = lddl_folder(tmp_path / "lddl", vocabulary)
     cased = tmp_path / "cased.txt"
     cased.write_text(vocabulary_path.read_text() + "Zug\n")
@@ -199,7 +205,9 @@ def test_a_cased_vocabulary_decides(adopted, vocabulary: Vocabulary, vocabulary_
     assert not adopted(folder, output=tmp_path / "c", vocabulary=cased).lowercase
 
 
-def test_a_vocabulary_that_does_not_fit_is_refused_by_a_token(adopted, vocabulary: Vocabulary, tmp_path: Path) -> None:
+def test_a_vocabulary_that_does_not_fit_is_refused_with_a_token_as_evidence(
+    adopted, vocabulary: Vocabulary, tmp_path: Path
+) -> None:
     folder = lddl_folder(tmp_path / "lddl", vocabulary)
     rows = rows_of(vocabulary, 0, 20, False, 64, 0)
     rows[3]["B"] = "Qatar " + rows[3]["B"].partition(" ")[2]

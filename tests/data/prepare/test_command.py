@@ -48,7 +48,7 @@ def test_help_gives_units_and_defaults(capsys: pytest.CaptureFixture[str]) -> No
     with pytest.raises(SystemExit):
         _run("prepare", "--help")
     printed = " ".join(capsys.readouterr().out.split())
-    for words in ("tokens that a length bin spans (default: 64)", "(default: dynamic)", "one per core (default: 0)"):
+    for words in ("width of a length bin in tokens (default: 64)", "(default: dynamic)", "one per core (default: 0)"):
         assert words in printed
 
 
@@ -65,7 +65,7 @@ NEEDED = ("prepare", "--corpus", "text:x", "--vocab", "v", "--output", "d")
         (("--slurm", "--site", "nowhere"), "there is no site 'nowhere'"),
     ],
 )
-def test_options_for_slurm_that_make_no_sense(
+def test_nonsensical_options_for_slurm(
     words: tuple[object, ...], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
@@ -73,7 +73,7 @@ def test_options_for_slurm_that_make_no_sense(
         _run(*NEEDED, *words)
 
 
-def test_a_site_says_what_the_flags_leave_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_site_fills_in_what_the_flags_leave_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "bertjobs" / "sites").mkdir(parents=True)
     site = "partition: gpu\nqos: normal\ntime: 4:00:00\nsbatch: {mem: 8G, constraint: a100}\n"
     (tmp_path / "bertjobs" / "sites" / "here.yml").write_text(site)

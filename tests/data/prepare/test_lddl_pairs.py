@@ -1,4 +1,4 @@
-"""Fed with the draws that LDDL makes, in LDDL's order, the pair builder makes LDDL's pairs."""
+"""Given the draws that LDDL makes, in LDDL's order, the pair builder makes LDDL's pairs."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _installed(package: str) -> Path:
 
 @pytest.fixture(scope="module")
 def lddl() -> dict[str, Any]:
-    """LDDL's own pair builder; the rest of its module needs packages that today's Python cannot have."""
+    """LDDL's own pair builder; the rest of its module needs packages that current Pythons cannot install."""
     path = _installed("lddl") / "dask" / "bert" / "pretrain.py"
     wanted = {"Sentence", "Document", "_truncate_seq_pair", "create_pairs_from_document"}
     body = [node for node in ast.parse(path.read_text()).body if getattr(node, "name", None) in wanted]
@@ -73,7 +73,7 @@ class LddlDraws:
         return np.array([size > 1 and self._source.random() < 0.5])
 
     def others(self, firsts: np.ndarray, documents: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:  # noqa: ARG002
-        """Ten tries for another document; a pair that stays in its own is labelled as not random."""
+        """Ten tries for another document; a pair that stays in its own document is labelled as not random."""
         (document,) = documents.tolist()
         for _ in range(10):
             other = self._source.randint(0, count - 1)
@@ -98,7 +98,7 @@ class LddlDraws:
 
 
 class OneByOne(Sequence[int]):
-    """Where the chunk after each of a document's chunks begins; making it when it is asked for, with its pair."""
+    """Where the chunk after each of a document's chunks begins; computed when asked for, together with its pair."""
 
     def __init__(self, corpus: TokenizedCorpus, document: int, limit: int, draws: LddlDraws) -> None:
         self._corpus, self._limit, self._draws = corpus, limit, draws
@@ -169,10 +169,10 @@ def test_pairs_are_lddls(
 
 
 @pytest.mark.parametrize("count", [1, 2])
-def test_pairs_are_lddls_where_no_other_document_comes_up(
+def test_pairs_are_lddls_if_no_other_document_comes_up(
     lddl: dict[str, Any], documents: list[list[list[str]]], count: int
 ) -> None:
-    """With one document always, with two once in a thousand, ten tries find only the same document."""
+    """Ten tries find only the same document: always if there is one document, once in a thousand if there are two."""
     few = sorted(documents, key=len)[:count]
     for seed in range(10):
         theirs = list(_theirs(lddl, few, 64, seed))

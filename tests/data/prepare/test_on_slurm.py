@@ -19,7 +19,7 @@ REFUSED = {"event": "failed", "number": None, "node": "n1", "said": "error: 3 ta
 
 
 @given(st.lists(st.integers(0, 10**6), unique=True, max_size=200), st.integers(1, 50))
-def test_shares_hold_each_task_once_and_are_equal_within_one(numbers: list[int], jobs: int) -> None:
+def test_shares_hold_each_task_once_and_differ_by_one_at_most(numbers: list[int], jobs: int) -> None:
     shares = stripe(numbers, jobs)
     assert len(shares) == min(jobs, len(numbers))
     assert sorted(number for share in shares for number in share) == sorted(numbers)
@@ -39,7 +39,7 @@ def test_shares_hold_each_task_once_and_are_equal_within_one(numbers: list[int],
     ],
     ids=["killed", "failed", "done, not seen yet", "queued early", "inputs not seen", "never began"],
 )
-def test_a_task_counts_as_failed_only_where_it_is_at_fault(
+def test_a_task_counts_as_failed_only_if_it_is_at_fault(
     journal: list[dict[str, Any]], early: bool, expected: list[TaskFailure]
 ) -> None:
     element = Element("12_3", "pairs", (1, 4, 9), early)

@@ -20,7 +20,7 @@ LONG = st.integers(1, 90)
 
 
 def _corpus(documents: int = 40, seed: int = 0) -> TokenizedCorpus:
-    """Each token's id is its place in the corpus."""
+    """A corpus in which each token's id is its place."""
     draw = np.random.default_rng(seed)
     sentences = draw.integers(1, 60, size=documents)
     lengths = draw.integers(1, 40, size=int(sentences.sum()))
@@ -51,7 +51,7 @@ def test_truncation_ends_where_berts_loop_ends(a: int, b: int, limit: int) -> No
 
 
 @given(a=st.integers(1, 700), b=st.integers(1, 700), limit=st.integers(2, 509), first=st.integers(0, 2**40))
-def test_no_more_is_cut_at_the_front_than_is_cut(a: int, b: int, limit: int, first: int) -> None:
+def test_no_more_is_cut_at_the_front_than_in_all(a: int, b: int, limit: int, first: int) -> None:
     lengths = np.array([a]), np.array([b])
     fronts = CounterDraws("seed", 0.1).fronts(np.array([first]), *lengths, limit)
     for front, length, fitting in zip(fronts, lengths, fit(*lengths, limit), strict=True):
@@ -83,7 +83,7 @@ def test_pairs_are_what_they_claim(length: int) -> None:
     for starts, lengths, documents in ((pairs.a_starts, pairs.a_lengths, a), (pairs.b_starts, pairs.b_lengths, b)):
         assert (_document_of(corpus, starts + lengths - 1) == documents).all()
     assert ((a != b) == pairs.is_random_next).all()
-    # What follows really follows: the gap between A and B is only what was cut at the end of a sentence.
+    # A true B really follows A: the gap between them is only what was cut at the end of a sentence.
     follows = ~pairs.is_random_next
     assert (pairs.b_starts >= pairs.a_starts + pairs.a_lengths)[follows].all()
     uncut = follows & (pairs.num_tokens < length)
@@ -98,7 +98,7 @@ def test_half_of_the_pairs_are_random_where_chunks_have_two_sentences() -> None:
 
 
 def test_unused_sentences_are_put_back() -> None:
-    """Every token is in an A, or in a true B: nothing is skipped, save what truncation cuts."""
+    """Every token is in an A, or in a true B: nothing is skipped, except what truncation cuts."""
     corpus = _corpus()
     pairs = sample_pairs(corpus, 512, 0.0, 1, "seed")
     covered = np.zeros(len(corpus.ids), dtype=bool)
@@ -147,7 +147,7 @@ def test_documents_are_drawn_as_often_as_asked(length: int) -> None:
     assert _rows(pairs) == expected
     drawn = _document_of(corpus, pairs.a_starts)
     assert set(drawn) == {0, 2, 3, 5}
-    # Those that are not drawn lend their text.
+    # Documents that are not drawn lend their text.
     assert {1, 4} < set(_document_of(corpus, pairs.b_starts))
 
 
@@ -186,7 +186,7 @@ def test_memory_beside_the_pairs_does_not_grow_with_the_copies(copies: int) -> N
     pairs = sample_pairs(corpus, 128, 0.1, copies, "seed")
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    # The pairs by copy and again in one piece, and what one copy takes for each sentence.
+    # The pairs per copy and again joined, and what one copy takes for each sentence.
     assert peak < 2.2 * 33 * len(pairs) + 200 * corpus.document_offsets[-1] + 100_000
 
 

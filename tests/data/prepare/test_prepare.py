@@ -1,4 +1,4 @@
-"""Prepared data: LDDL's schema and names, balance, bins, splits, masks, and equal bytes for equal input."""
+"""Prepared data: LDDL's schema and names, balance, bins, splits, masks, and the same bytes for the same input."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_the_manifest_tells_the_truth(dynamic: DataManifest) -> None:
     assert len(dynamic.held_out) == dynamic.documents["validation"]
 
 
-def test_shards_of_a_bin_are_equal_within_one_and_never_all_equal(dynamic: DataManifest) -> None:
+def test_shards_of_a_bin_differ_by_one_row_at_most_and_are_never_all_equal(dynamic: DataManifest) -> None:
     for _, split in _splits(dynamic):
         for number in {file.bin for file in split.files}:
             rows = [file.rows for file in split.files if file.bin == number]
@@ -102,7 +102,7 @@ def test_no_document_is_both_trained_on_and_held_out(dynamic: DataManifest) -> N
 
 
 def test_sequences_are_the_text_of_the_corpus(dynamic: DataManifest, corpus: Path, vocabulary_path: Path) -> None:
-    """A and true B stand one after the other in some document, token for token as Hugging Face encodes them."""
+    """A and a true B follow each other in some document, token for token as Hugging Face encodes them."""
     tokenizer = BertTokenizerFast(vocab=str(vocabulary_path), do_lower_case=True)
     texts = [file.read_text(encoding="utf-8") for file in corpus.glob("*.txt")]
     whole = "\n".join(f" {' '.join(tokenizer.tokenize(text, split_special_tokens=True))} " for text in texts)
@@ -291,7 +291,7 @@ def test_phases_of_other_lengths() -> None:
 
 @pytest.mark.parametrize("masking", ["dynamic", "static"])
 def test_ids_shards_hold_the_rows_of_lddls(masking: str, corpus: Path, vocabulary_path: Path, tmp_path: Path) -> None:
-    """One shard per bin and no row left out for LDDL: then rows are the same, in the same order."""
+    """With one shard per bin and no row left out for LDDL, the rows are the same, in the same order."""
     options = {"duplicates": 2, "shards": 1, "held_out": 0.15, "masking": masking}
     for name in ("ids", "lddl"):
         output = str(tmp_path / name)

@@ -1,4 +1,4 @@
-"""A prepare as a Slurm job: its script, what sbatch is told, and the lock that an earlier start left."""
+"""A prepare as a Slurm job: its script, its sbatch options, and the lock that an earlier start left behind."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_the_log_lies_beside_the_output(tmp_path: Path) -> None:
     [({}, True), ({"SLURM_RESTART_COUNT": "0"}, False), ({"SLURM_JOB_ID": "18"}, False),
      ({"SLURM_JOB_NAME": "interactive"}, False)],
 )  # fmt: skip
-def test_a_start_takes_the_lock_of_the_same_job_s_earlier_start_alone(
+def test_a_start_takes_over_only_the_lock_of_the_same_job_s_earlier_start(
     tmp_path: Path, changed: dict[str, str], is_released: bool
 ) -> None:
     lock = tmp_path / FOLDER_NAME / LOCK_NAME

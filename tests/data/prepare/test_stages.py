@@ -1,4 +1,4 @@
-"""A prepare in stages: killed, resumed, run by several processes, locked, out of room; and what its options do."""
+"""A prepare in stages: killed, resumed, run by several processes, locked, out of space; and what its options do."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def options(corpus: Path, vocabulary_path: Path, tmp_path: Path) -> Make:
 
 @pytest.fixture
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Cut the little corpus into many pieces, chunks and buckets, as a large one is."""
+    """Cut the small corpus into many pieces, chunks and buckets, like a large one."""
     monkeypatch.setattr("bertjobs.data.prepare.data_folder.PIECE_BYTES", 20_000)
     monkeypatch.setattr("bertjobs.data.prepare.work_folder.BUCKET_BYTES", 60_000)
     monkeypatch.setattr("bertjobs.data.prepare.stage_tokenise.CHUNK_TOKENS", 2_000)
@@ -164,7 +164,7 @@ def test_a_complete_output_is_left_as_it_is(options: Make, corpus: Path) -> None
         extra.unlink()
 
 
-def test_two_at_once_are_refused_and_the_owner_is_named(options: Make) -> None:
+def test_a_second_prepare_at_once_is_refused_and_the_owner_is_named(options: Make) -> None:
     given = options()
     folder = Path(given.output) / FOLDER_NAME
     folder.mkdir(parents=True)
@@ -236,7 +236,7 @@ def test_a_full_disk_keeps_what_was_done(options: Make, tmp_path: Path) -> None:
         with pytest.raises(BertjobsError) as caught:
             prepare(options("small/data"), quiet)
         assert "No space left on device" in str(caught.value)
-        assert "when there is room" in str(caught.value)
+        assert "once there is space" in str(caught.value)
         assert list((small / "data" / FOLDER_NAME / "tokenise").glob("*.json"))
         subprocess.run(["mount", "-o", "remount,size=40m", str(small)], check=True)
         prepare(options("small/data"), quiet)
@@ -274,7 +274,7 @@ def _counts(options: PrepareOptions) -> dict[str, int]:
 
 @pytest.mark.usefixtures("small_parts")
 def test_a_document_alone_in_its_bucket_borrows_random_segments(options: Make, tmp_path: Path) -> None:
-    """Long documents, each with its own word: a random B is never from the document that A is from."""
+    """Long documents, each with a word of its own: a random B never comes from A's own document."""
     folder = tmp_path / "few"
     folder.mkdir()
     own = ("war", "peace", "treaty")
@@ -297,7 +297,7 @@ def test_weights_and_sample_ratio(options: Make, corpus: Path) -> None:
     some = _counts(options("some", sample_ratio=0.5, phases=(PHASES[1],)))
     assert thrice["train"] == half["train"] == whole["train"]
     assert thrice["rows"] / whole["rows"] == pytest.approx(3, rel=0.1)
-    assert 0.1 < half["rows"] / whole["rows"] < 0.5  # of 20 documents each is drawn once or not at all
+    assert 0.1 < half["rows"] / whole["rows"] < 0.5  # each of 20 documents is drawn once or not at all
     assert 4 <= some["train"] + some["validation"] <= 20
 
 
@@ -336,7 +336,7 @@ def test_each_split_gets_a_document() -> None:
 
 
 @pytest.mark.parametrize("held_out", [1e-9, 0.999999])
-def test_a_tiny_corpus_is_split_all_the_same(options: Make, held_out: float) -> None:
+def test_even_a_tiny_corpus_is_split(options: Make, held_out: float) -> None:
     prepare(options(held_out=held_out, format="lddl"), quiet)
     data = DataManifest.read(options().output)
     assert 1 in (data.documents["train"], data.documents["validation"])

@@ -1,4 +1,4 @@
-"""A data folder that cannot be used is refused with what is wrong and what to do."""
+"""A data folder that cannot be used is refused, with the reason and what to do."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_another_masking(dynamic: DataManifest) -> None:
     assert "MASKING=dynamic" in _refused(dynamic.check_masking, "static")
 
 
-def test_a_phase_that_is_not_there(dynamic: DataManifest) -> None:
+def test_a_phase_that_does_not_exist(dynamic: DataManifest) -> None:
     assert "no phase 3" in _refused(dynamic.phase, 3)
 
 

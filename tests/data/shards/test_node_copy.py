@@ -1,4 +1,4 @@
-"""A node's own copy of the shards: complete or not used, and the same sequences as the shared ones."""
+"""A node's own copy of the shards: used only if complete, with the same sequences as the shared shards."""
 
 from __future__ import annotations
 

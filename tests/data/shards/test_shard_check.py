@@ -12,7 +12,7 @@ from tests.data.hand_written import write_folder
 
 
 class Together:
-    """Ranks as threads, which sum integers as a process group does."""
+    """Ranks as threads, which sum integers like a process group."""
 
     def __init__(self, size: int) -> None:
         self.size = size
@@ -63,7 +63,7 @@ def test_all_files_of_a_phase_are_listed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "says"),
+    ("change", "says"),
     [
         (Path.unlink, "is missing"),
         (lambda path: path.write_bytes(path.read_bytes()[:-1]), "bytes, the manifest says"),
@@ -71,11 +71,11 @@ def test_all_files_of_a_phase_are_listed(tmp_path: Path) -> None:
         (lambda path: (path.unlink(), path.mkdir()), "bytes, the manifest says"),
     ],
 )
-def test_damage_is_reported_with_what_was_expected(tmp_path: Path, spoil: object, says: str) -> None:
+def test_damage_is_reported_with_what_was_expected(tmp_path: Path, change: object, says: str) -> None:
     data, _ = write_folder(tmp_path, (3, 4))
     victim = shards_of(data.phase(1))[1]
     assert damage(victim) is None
-    spoil(victim.path)  # type: ignore[operator]
+    change(victim.path)  # type: ignore[operator]
     assert says in str(damage(victim))
     error = refusal([victim])
     assert "train/shard-1.safetensors_0" in error.what

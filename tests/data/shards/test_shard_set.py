@@ -25,7 +25,7 @@ FORMATS = [(shard_format, static) for shard_format in ("ids", "lddl") for static
 
 
 def row_of(shards: list[ShardRows], row: int) -> tuple[list[int], int, bool]:
-    """A row's original tokens, how many of them are A's, and its label, by plain indexing."""
+    """A row's original tokens, how many of them belong to A, and its label, by plain indexing."""
     for shard in shards:
         if row < shard.rows:
             start, end = shard.offsets[row], shard.offsets[row + 1]
@@ -35,7 +35,7 @@ def row_of(shards: list[ShardRows], row: int) -> tuple[list[int], int, bool]:
 
 
 @pytest.mark.parametrize(("shard_format", "static"), FORMATS)
-def test_every_row_of_every_shard_is_found(tmp_path: Path, shard_format: str, static: bool) -> None:
+def test_every_row_of_every_shard_is_located(tmp_path: Path, shard_format: str, static: bool) -> None:
     data, contents = write_folder(tmp_path, (7, 1, 30, 12), shard_format=shard_format, static=static)
     shards = ShardSet.load(data, 1, "train")
     assert (shards.rows, shards.left_out) == (50, ())
@@ -65,7 +65,7 @@ def test_shards_without_rows_are_harmless(tmp_path_factory: pytest.TempPathFacto
         assert np.concatenate(shards.segments(row)).tolist() == row_of(contents, row)[0]
 
 
-def test_a_skipped_shard_changes_no_other_rows_number(tmp_path: Path) -> None:
+def test_skipping_a_shard_does_not_change_the_numbers_of_other_rows(tmp_path: Path) -> None:
     data, contents = write_folder(tmp_path, (5, 6, 7))
     (tmp_path / "phase1" / "train" / "shard-1.safetensors_0").unlink()
     shards = ShardSet.load(data, 1, "train", {"shard-1.safetensors_0"})
@@ -83,7 +83,7 @@ def test_without_any_row_there_is_nothing_to_train_on(tmp_path: Path) -> None:
         ShardSet.load(data, 1, "train", {"shard-0.safetensors_0"})
 
 
-def test_ids_are_mapped_and_take_two_bytes_where_the_vocabulary_allows(tmp_path: Path) -> None:
+def test_ids_are_mapped_and_take_two_bytes_if_the_vocabulary_allows(tmp_path: Path) -> None:
     data, _ = write_folder(tmp_path / "small", (5,))
     assert ShardSet.load(data, 1, "train").shards[0].ids.dtype == np.uint16
     large = (*TOKENS, *(f"more{number}" for number in range(1 << 16)))

@@ -1,4 +1,4 @@
-"""Sentences: the same boundaries as NLTK's Punkt, an empty line, languages, and time linear in the text."""
+"""Sentences: the same boundaries as NLTK's Punkt, empty lines, languages, and time linear in the text."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_every_language_is_split_as_by_nltk(language: str) -> None:
         assert split_sentences(text, language) == by_nltk(text, language), ascii(text)
 
 
-def test_all_languages_of_nltk_are_there() -> None:
+def test_all_languages_of_nltk_are_supported() -> None:
     assert set(LANGUAGES) == {
         folder.name for folder in (NLTK_DATA / "tokenizers/punkt_tab").iterdir() if folder.is_dir()
     }
@@ -179,4 +179,4 @@ def test_time_is_linear_on_text_made_to_be_slow(unit: str) -> None:
     text = "Mr. " + unit * (200_000 // len(unit)) + " End"
     began = time.process_time()
     split_sentences(text)
-    assert time.process_time() - began < 5  # some tenths of a second; far more where quadratic
+    assert time.process_time() - began < 5  # a few tenths of a second; far more if quadratic

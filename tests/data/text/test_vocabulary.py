@@ -77,7 +77,7 @@ def test_a_tokenizer_file_is_written_as_both_files_and_wins(tmp_path: Path) -> N
     folder = tmp_path / "data"
     folder.mkdir()
     vocabulary = Vocabulary.read(path, lowercase=True)
-    assert not vocabulary.lowercase, "the file says it"
+    assert not vocabulary.lowercase, "the file says so"
     vocabulary.write(folder)
     assert (folder / "tokenizer.json").read_bytes() == path.read_bytes()
     assert hashlib.sha256((folder / "vocab.txt").read_bytes()).hexdigest() == vocabulary.sha256
@@ -236,7 +236,7 @@ def test_training_in_another_process_gives_the_same_bytes(corpus: Path, vocabula
     assert path.read_bytes() == vocabulary_path.read_bytes()
 
 
-def test_rare_words_are_forgotten_where_there_are_too_many(
+def test_rare_words_are_dropped_when_there_are_too_many(
     corpus: Path, vocabulary: Vocabulary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "_COUNTED_WORDS", 60)
@@ -246,7 +246,7 @@ def test_rare_words_are_forgotten_where_there_are_too_many(
     assert {"the", "congress", "peace"} <= set(tokens)
 
 
-def test_more_than_a_thousand_characters_are_kept_where_the_text_needs_them(tmp_path: Path) -> None:
+def test_more_than_a_thousand_characters_are_kept_if_the_text_needs_them(tmp_path: Path) -> None:
     ideographs = [chr(0x4E00 + number) for number in range(1500)]
     (tmp_path / "a.txt").write_text(" ".join(ideographs * 3), "utf-8")
     for size, kept in ((4000, 1500), (2200, 1100), (1100, 1000)):

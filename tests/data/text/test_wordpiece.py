@@ -1,4 +1,4 @@
-"""Ids equal Hugging Face's, whatever the text; memory is bounded; one thread."""
+"""Ids equal Hugging Face's, whatever the text; memory is bounded, and there is only one thread."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ TEXTS = {
 
 @pytest.fixture(scope="session")
 def character_vocabulary(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Every assigned character alone and inside a word: no difference hides in an [UNK]."""
+    """Every assigned character, alone and inside a word, so that no difference hides in an [UNK]."""
     kinds = by_category().items()
     kept = [c for name, characters in kinds if name not in ("Cn", "Co", "Cc") for c in characters if not c.isspace()]
     path = tmp_path_factory.mktemp("characters") / "vocab.txt"
@@ -149,7 +149,7 @@ def test_odd_text_is_encoded_as_hugging_face_does(character_vocabulary: Path, lo
 
 @pytest.mark.parametrize("lowercase", [True, False], ids=["uncased", "cased"])
 def test_every_code_point_is_encoded_as_hugging_face_does(character_vocabulary: Path, lowercase: bool) -> None:
-    unassigned = {"Cn", "Co"}  # private ones among them: all alike, and four of five
+    unassigned = {"Cn", "Co"}  # private ones are all alike, and four fifths of all
     chosen = [c for name, characters in by_category().items() if name not in unassigned for c in characters]
     random.Random(3).shuffle(chosen)
     texts = ["a".join(chosen[start : start + 50]) for start in range(0, len(chosen), 50)]
@@ -210,7 +210,7 @@ def test_limits_of_memory_change_no_result(monkeypatch: pytest.MonkeyPatch, limi
         assert_equal(encode(encoder, part), expected[start : start + 60], part)
 
 
-def test_words_are_forgotten_when_there_are_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_words_are_dropped_from_the_cache_when_there_are_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wordpiece, "_KNOWN_WORDS", 1000)
     encoder = Vocabulary.read(MODEL / "vocab.txt").encoder()
     known = []

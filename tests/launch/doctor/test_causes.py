@@ -21,7 +21,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-import torch._dynamo  # takes DDP seconds, at its first use
+import torch._dynamo  # DDP's first use imports it, which takes seconds
 import yaml
 
 from bertjobs.data.check import shard_watch
@@ -49,9 +49,9 @@ from tests.train.conftest import PHASES, prepared
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload([__name__])
-PATIENCE_S = 600.0  # of a machine that does much else
-TOGETHER = 4  # scenes that are played at the same time
-AT = 4  # the step at which a fault comes
+PATIENCE_S = 600.0  # for a busy machine
+TOGETHER = 4  # how many scenes are played at the same time
+AT = 4  # the step at which a fault strikes
 JOB = "local-1"
 RESUME = r"bertjobs resume trial --results \S+"
 LONG = {"phases": {1: {**PHASES[1], "steps": 5000, "checkpoint_every": 5000, "validate_every": 0}}}
@@ -110,14 +110,14 @@ def watch_shards_closely() -> None:
 
 @dataclass(frozen=True)
 class Scene:
-    """A run, what happens to ``victim``, and what is to be said about it.
+    """A run, what happens to ``victim``, and the verdict that is expected.
 
     Attributes:
-        cause: that the journal has, None where no journal could be written.
+        cause: the journal's, None if no journal could be written.
         verdict, sentence, command: the doctor's, the last two as patterns.
-        fault: what happens at step `AT`; ``before``: on all ranks, before they begin.
-        recipe, environ: change the run; ``port``: where rank 0 is to listen, 0 for any.
-        attempts: how many follow each other, as in one chain.
+        fault: what happens at step `AT`; ``before``: what happens on all ranks before they begin.
+        recipe, environ: change the run; ``port``: where rank 0 listens, 0 for any port.
+        attempts: how many attempts follow each other, as in one chain.
         in_log: whether the log alone shows it: a stop with a checkpoint is not an error.
     """
 
@@ -230,7 +230,7 @@ ELSEWHERE = {
 """Causes that no scene's journal names, and why."""
 
 
-def test_each_cause_is_played_or_has_a_reason_not_to_be() -> None:
+def test_each_cause_is_played_or_has_a_reason_why_not() -> None:
     played = {scene.cause for scene in scenes(0).values() if scene.cause}
     assert played | ELSEWHERE.keys() == set(Cause)
     assert not played & ELSEWHERE.keys()
@@ -265,7 +265,7 @@ def run_rank(environ: Mapping[str, str], log: Path, fault: Fault | None, before:
 
 @dataclass
 class Stage:
-    """A scene on its way: its ranks, and the attempts that are still to come."""
+    """A scene in progress: its ranks, and the attempts that are still to come."""
 
     scene: Scene
     spec: RunSpec
@@ -291,7 +291,7 @@ class Stage:
 
     @property
     def is_over(self) -> bool:
-        """Whether the attempt has ended, or all of it but a rank that was stopped."""
+        """Whether the attempt has ended, except for a rank that was stopped."""
         alive = [rank for rank, process in enumerate(self.ranks) if process.is_alive()]
         return not alive or (self.scene.cause is Cause.HANG and alive == [self.scene.victim])
 
@@ -310,7 +310,7 @@ def prepare_stage(folder: Path, scene: Scene, data: Path) -> Stage:
 
 
 def play(stages: list[Stage]) -> None:
-    """Play some scenes at the same time, to their ends."""
+    """Play some scenes at the same time, until all have ended."""
     deadline = time.monotonic() + PATIENCE_S
     for stage in stages:
         stage.start()
@@ -392,7 +392,7 @@ def test_the_journal_alone_is_enough(played: dict[str, Stage], name: str, tmp_pa
 
 
 def test_the_sentence_of_an_error_is_not_read(played: dict[str, Stage], tmp_path: Path) -> None:
-    """Reworded errors, whose fields stay, get the same verdicts."""
+    """Reworded errors with the same fields get the same verdicts."""
     for name in ("killed", "budget", "hang", "disk", "gradients", "unfit", "damaged"):
         stage = played[name]
         directory = RunDirectory(shutil.copytree(stage.directory.root, tmp_path / name / stage.directory.name))
@@ -413,10 +413,10 @@ def test_a_spent_budget_names_both_what_is_refused_and_what_spent_it(played: dic
     first, refused = read_story(stage.directory.events()).attempts
     assert (first.cause, refused.cause, refused.spent_by) == (Cause.GPU_MEMORY, Cause.NOT_RESTARTED, Cause.GPU_MEMORY)
     assert first.failure is not None
-    assert first.failure.rank == 1, "rank 0 only sees that it is gone"
+    assert first.failure.rank == 1, "rank 0 only sees that rank 1 is gone"
 
 
-def test_the_gradient_steps_that_are_suggested_are_accepted(played: dict[str, Stage]) -> None:
+def test_suggested_gradient_steps_are_accepted(played: dict[str, Stage]) -> None:
     stage = played["gpu memory"]
     setting = verdict_on(stage.directory).command.split()[-1]
     spec = resumed(stage.directory, [setting]).spec
@@ -424,7 +424,7 @@ def test_the_gradient_steps_that_are_suggested_are_accepted(played: dict[str, St
     check_unchanged(spec, stage.directory, [1])
 
 
-def test_the_evidence_is_the_failing_rank_s_own(played: dict[str, Stage]) -> None:
+def test_the_evidence_is_from_the_failing_rank_itself(played: dict[str, Stage]) -> None:
     evidence = {name: verdict_on(stage.directory).evidence for name, stage in played.items()}
     assert evidence["killed"][0].startswith("rank 0: error: another rank is gone")
     assert evidence["failed"][0] == "rank 1: ValueError: a batch of another world"
@@ -438,7 +438,7 @@ def test_the_evidence_is_the_failing_rank_s_own(played: dict[str, Stage]) -> Non
     assert not any("--mem" in verdict_on(stage.directory).command for stage in played.values()), "Slurm's alone"
 
 
-def test_a_disk_that_takes_no_journal_leaves_the_field_in_the_log(played: dict[str, Stage]) -> None:
+def test_if_the_disk_takes_no_journal_the_cause_is_still_in_the_log(played: dict[str, Stage]) -> None:
     stage = played["all disks"]
     assert "ended" not in {json.loads(line)["event"] for line in stage.directory.journal.read_text().splitlines()}
     log = stage.directory.phase(1).logs / f"{JOB}-0.out"

@@ -214,7 +214,7 @@ def test_a_time_limit_that_was_too_short_is_doubled(spec: RunSpec) -> None:
     assert judged(spec, job, log, checkpoint_unix_s=NOW - 100).command == "bertjobs resume big"
 
 
-def test_what_slurm_said_of_an_earlier_start_does_not_count(spec: RunSpec) -> None:
+def test_slurm_s_words_about_an_earlier_start_do_not_count(spec: RunSpec) -> None:
     log = (
         "slurmstepd: error: *** JOB 7 ON node1 CANCELLED AT 2026-11-21T09:09:37 DUE TO PREEMPTION ***\n" + OUT_OF_MEMORY
     )
@@ -273,7 +273,7 @@ def test_an_older_log_names_no_causes_but_its_journal_does(spec: RunSpec) -> Non
     assert judged(spec, log=full, attempt=replace(ATTEMPT, word="disk full")).cause is Cause.DISK
 
 
-def test_what_the_journal_keeps_of_another_rank_s_error_counts_where_its_log_is_lost(spec: RunSpec) -> None:
+def test_another_rank_s_error_in_the_journal_counts_if_its_log_is_lost(spec: RunSpec) -> None:
     failure = Failure("OutOfMemoryError: CUDA out of memory", rank=3)
     lost = "error: another rank is gone; (x)\n  cause: lost rank\n"
     attempt = replace(ATTEMPT, word="out of GPU memory", failure=failure)
@@ -315,7 +315,7 @@ def test_an_unknown_cause_is_reported_as_unknown(spec: RunSpec) -> None:
     assert verdict.command == "bertjobs logs big --phase 1"
 
 
-# Jobs that wait or run
+# Jobs that are queued or running
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Expected time: from what earlier runs measured, from published figures, from this machine's rate."""
+"""Expected time: from measurements of earlier runs, from published figures, from this machine's speed."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ def leave(
 def test_the_median_of_a_run_s_last_steps_is_scaled_by_ranks(tmp_path: Path) -> None:
     leave(tmp_path, resolved("h200", run="before", nodes=2), {1: [1.0] * 900 + [8000.0] * 900 + [9000.0] * 100})
     spec = resolved("h200", nodes=4)
-    found = estimate_phase(spec, spec.phases[0], 30522, None, earlier_runs(tmp_path))
-    assert found
-    assert found.sequences_per_s == 16_000
-    assert found.seconds == 7038 * 65536 / 16_000
-    assert found.gpu_hours == pytest.approx(32 * found.seconds / 3600)
-    assert found.source == "8,000 sequences/s measured in run before, scaled from 16 ranks to 32"
+    estimate = estimate_phase(spec, spec.phases[0], 30522, None, earlier_runs(tmp_path))
+    assert estimate
+    assert estimate.sequences_per_s == 16_000
+    assert estimate.seconds == 7038 * 65536 / 16_000
+    assert estimate.gpu_hours == pytest.approx(32 * estimate.seconds / 3600)
+    assert estimate.source == "8,000 sequences/s measured in run before, scaled from 16 ranks to 32"
     assert estimate_phase(spec, spec.phases[1], 30522, None, earlier_runs(tmp_path)) is None
 
 
@@ -77,12 +77,12 @@ def test_the_newest_run_counts(tmp_path: Path) -> None:
     leave(tmp_path, resolved("h200", run="old"), {1: [100.0]}, age_s=50)
     leave(tmp_path, resolved("h200", run="new"), {1: [200.0]})
     leave(tmp_path, resolved("h200", run="not-begun"), {}, age_s=-50)
-    found = estimate_phase(spec, spec.phases[0], 30522, None, earlier_runs(tmp_path))
-    assert found
-    assert found.sequences_per_s == 200
+    estimate = estimate_phase(spec, spec.phases[0], 30522, None, earlier_runs(tmp_path))
+    assert estimate
+    assert estimate.sequences_per_s == 200
 
 
-def test_damaged_runs_are_passed_over(tmp_path: Path) -> None:
+def test_damaged_runs_are_skipped(tmp_path: Path) -> None:
     leave(tmp_path, resolved("h200", run="good"), {1: ["fast", None, float("nan"), 300.0, True]}, age_s=50)
     for name, text in (("cut", "recipes: {"), ("empty", ""), ("binary", "\x00"), ("list", "[1, 2]")):
         (tmp_path / name).mkdir()
@@ -100,7 +100,7 @@ def test_damaged_runs_are_passed_over(tmp_path: Path) -> None:
     assert earlier_runs(tmp_path / "nowhere") == []
 
 
-def test_a_published_figure_counts_where_nothing_was_measured(tmp_path: Path) -> None:
+def test_a_published_figure_counts_if_nothing_was_measured(tmp_path: Path) -> None:
     spec = resolved("dgxa100-80g", nodes=2)
     first, second = (estimate_phase(spec, phase, 30522, None) for phase in spec.phases)
     assert first
@@ -118,10 +118,10 @@ def test_a_published_figure_counts_where_nothing_was_measured(tmp_path: Path) ->
 
 def test_on_cpus_the_machine_s_own_rate_counts_last(tmp_path: Path) -> None:
     spec = resolved("laptop")
-    found = estimate_phase(spec, spec.phases[0], 30522, 1e11)
-    assert found
-    assert (found.gpus, found.gpu_hours) == (0, 0)
-    assert "GFLOP/s measured here" in found.source
+    estimate = estimate_phase(spec, spec.phases[0], 30522, 1e11)
+    assert estimate
+    assert (estimate.gpus, estimate.gpu_hours) == (0, 0)
+    assert "GFLOP/s measured here" in estimate.source
     assert estimate_phase(spec, spec.phases[0], 30522, None) is None
     leave(tmp_path, resolved("laptop", run="before"), {1: [12.0]})
     measured = estimate_phase(spec, spec.phases[0], 30522, 1e11, earlier_runs(tmp_path))
@@ -149,7 +149,7 @@ H200 = {"kind": "cuda", "name": "NVIDIA H200", "memory_gb": 150.1, "threads": 0}
 
 
 def bench_line(spec: RunSpec, number: int = 1, **other: Any) -> dict[str, Any]:
-    """A line as `bertjobs bench` writes it, of a rank that makes 2,500 sequences/s."""
+    """A line as `bertjobs bench` writes it, from a rank that trains on 2,500 sequences/s."""
     phase = spec.phase(number)
     return {
         "device": H200,
@@ -171,13 +171,13 @@ def leave_bench(results: Path, *lines: object) -> None:
     (results / BENCH_FILE).write_text(text)
 
 
-def test_a_benchmark_counts_where_no_run_has_measured(tmp_path: Path) -> None:
+def test_a_benchmark_counts_if_no_run_has_measured(tmp_path: Path) -> None:
     spec = resolved("h200", nodes=2)
     leave_bench(tmp_path, bench_line(spec))
-    found = estimate_phase(spec, spec.phases[0], 30522, None, earlier_runs(tmp_path))
-    assert found
-    assert found.sequences_per_s == 16 * 2500
-    assert found.source == (
+    estimate = estimate_phase(spec, spec.phases[0], 30522, None, earlier_runs(tmp_path))
+    assert estimate
+    assert estimate.sequences_per_s == 16 * 2500
+    assert estimate.source == (
         "bertjobs bench, this recipe's model on NVIDIA H200: 2,500 sequences/s, times 16 ranks: "
         "no loss to communication counted"
     )
@@ -196,10 +196,10 @@ def test_the_benchmark_with_the_nearest_micro_batch_counts_then_the_newest(tmp_p
     sizes = ((own // 4, 1000.0), (own // 2, 2000.0), (4 * own, 4000.0), (own // 2, 2200.0))
     lines = [bench_line(spec, micro_batch=size, sequences_per_s=rate) for size, rate in sizes]
     leave_bench(tmp_path, *lines)
-    found = estimate_phase(spec, phase, 30522, None, earlier_runs(tmp_path))
-    assert found
-    assert found.sequences_per_s == 8 * 2200
-    assert f"with a micro-batch of {own // 2}" in found.source
+    estimate = estimate_phase(spec, phase, 30522, None, earlier_runs(tmp_path))
+    assert estimate
+    assert estimate.sequences_per_s == 8 * 2200
+    assert f"with a micro-batch of {own // 2}" in estimate.source
     assert measured_peaks(spec, earlier_runs(tmp_path)) == {}
     leave_bench(tmp_path, *lines, bench_line(spec))
     peak = measured_peaks(spec, earlier_runs(tmp_path))[1]
@@ -221,7 +221,7 @@ def test_the_benchmark_with_the_nearest_micro_batch_counts_then_the_newest(tmp_p
     ],
     ids=str,
 )
-def test_a_benchmark_of_other_work_or_without_sense_is_ignored(tmp_path: Path, other: dict[str, Any]) -> None:
+def test_a_benchmark_of_other_work_or_a_nonsensical_one_is_ignored(tmp_path: Path, other: dict[str, Any]) -> None:
     spec = resolved("h200")
     leave_bench(tmp_path, bench_line(spec, **other), "[1]", "{", '"x"')
     runs = earlier_runs(tmp_path)
@@ -234,10 +234,10 @@ def test_a_cpu_recipe_uses_only_a_benchmark_of_a_cpu(tmp_path: Path) -> None:
     leave_bench(tmp_path, bench_line(spec))
     assert estimate_phase(spec, spec.phases[0], 30522, None, earlier_runs(tmp_path)) is None
     leave_bench(tmp_path, bench_line(spec, device={**H200, "kind": "cpu", "name": "AMD EPYC"}, sequences_per_s=12.5))
-    found = estimate_phase(spec, spec.phases[0], 30522, 1e11, earlier_runs(tmp_path))
-    assert found
-    assert found.sequences_per_s == 12.5 * spec.world_size
-    assert "AMD EPYC" in found.source
+    estimate = estimate_phase(spec, spec.phases[0], 30522, 1e11, earlier_runs(tmp_path))
+    assert estimate
+    assert estimate.sequences_per_s == 12.5 * spec.world_size
+    assert "AMD EPYC" in estimate.source
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Jobs that a phase takes under a time limit."""
+"""How many jobs a phase takes under a time limit."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ def test_a_limit_that_leaves_no_time_for_a_step_never_ends() -> None:
 def test_that_many_jobs_do_all_steps_and_one_fewer_does_not(
     steps: int, step_s: float, limit_s: float, lead_s: float, start_up_s: float
 ) -> None:
-    found = links(steps, step_s, limit_s, lead_s=lead_s, start_up_s=start_up_s)
-    if found is None:
+    jobs = links(steps, step_s, limit_s, lead_s=lead_s, start_up_s=start_up_s)
+    if jobs is None:
         assert start_up_s + step_s + lead_s > limit_s * (1 - 1e-9)
         return
-    assert (found.count - 1) * found.steps_each < steps <= found.count * found.steps_each
-    assert start_up_s + found.steps_each * step_s + lead_s <= limit_s * (1 + 1e-9)
-    assert found.seconds >= steps * step_s
+    assert (jobs.count - 1) * jobs.steps_each < steps <= jobs.count * jobs.steps_each
+    assert start_up_s + jobs.steps_each * step_s + lead_s <= limit_s * (1 + 1e-9)
+    assert jobs.seconds >= steps * step_s

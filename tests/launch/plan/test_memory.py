@@ -1,4 +1,4 @@
-"""Memory of a micro-batch: the formula against what torch really keeps, and what follows from it."""
+"""Memory of a micro-batch: the formula against what torch really keeps, and what follows from the formula."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def resolved(recipe: str, *sets: str, **flags: object) -> RunSpec:
 
 
 def shape(hidden: int = 64, layers: int = 3, inner: int = 192, dropout: float = 0.1) -> ModelSpec:
-    """Attention without dropout: with it, torch has a fused kernel on GPUs alone."""
+    """Attention without dropout: with dropout, torch has a fused kernel only on GPUs."""
     return ModelSpec(
         *("small", hidden, layers, 4, inner, 501, 64), hidden_dropout_prob=dropout, attention_probs_dropout_prob=0.0
     )
@@ -69,7 +69,7 @@ def saved_bytes(spec: ModelSpec, sequences: int, length: int, precision: str, ch
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bf16"):
             sums = model(ids, torch.zeros_like(ids), torch.ones_like(ids), labels, ids[:, 0] % 2)
         loss = sums.mlm_loss_sum + sums.nsp_loss_sum
-    assert loss.requires_grad  # and holds the graph, so that no address was used twice
+    assert loss.requires_grad  # it also holds the graph, so that no address was used twice
     return sum(kept.values()), int(sums.mlm_count)
 
 
@@ -84,10 +84,10 @@ def saved_bytes(spec: ModelSpec, sequences: int, length: int, precision: str, ch
     ],
     ids=["three layers", "no dropout", "six layers"],
 )
-def test_what_torch_keeps_is_what_the_formula_says(
+def test_torch_keeps_what_the_formula_says(
     spec: ModelSpec, sequences: int, length: int, precision: str, checkpointing: bool
 ) -> None:
-    found, masked = saved_bytes(spec, sequences, length, precision, checkpointing)
+    kept_bytes, masked = saved_bytes(spec, sequences, length, precision, checkpointing)
     expected = logits_bytes(spec.vocab_size, masked) + activation_bytes(
         spec,
         sequences=sequences,
@@ -99,12 +99,12 @@ def test_what_torch_keeps_is_what_the_formula_says(
     )
     if precision == "bf16":
         copied = matrix_elements(spec, spec.vocab_size)
-        if checkpointing:  # a layer's copies are made again with it
+        if checkpointing:  # then a layer's copies are made again
             copied -= matrix_elements(spec, 0) - matrix_elements(replace(spec, num_hidden_layers=0), 0)
         expected += 2 * copied
-        # On a CPU the embeddings' own mask is float32, as they are.
+        # On a CPU the embeddings' own mask is float32, like the embeddings.
         expected += sequences * length * spec.hidden_size * 2 if spec.hidden_dropout_prob else 0
-    assert found == pytest.approx(expected, rel=TOLERANCE)
+    assert kept_bytes == pytest.approx(expected, rel=TOLERANCE)
 
 
 @pytest.mark.parametrize("name", CATALOGUE.keys("models"))
@@ -119,37 +119,37 @@ def test_parameters_are_counted_as_torch_counts_them(name: str) -> None:
 
 @pytest.mark.parametrize("recipe", GPU_RECIPES)
 @pytest.mark.parametrize("precision", ["half", "single"])
-def test_micro_batches_that_were_published_fit(recipe: str, precision: str) -> None:
+def test_published_micro_batches_fit(recipe: str, precision: str) -> None:
     usual = resolved(recipe).precision
     ampere = not recipe.startswith(("dgx1", "dgx2"))
     spec = resolved(recipe, precision=usual if precision == "half" else "tf32" if ampere else "fp32")
     for phase in spec.phases:
-        found = fit(spec, phase, spec.model.vocab_size)
-        assert found
-        assert found.verdict == FITS, (recipe, precision, found)
+        fitting = fit(spec, phase, spec.model.vocab_size)
+        assert fitting
+        assert fitting.verdict == FITS, (recipe, precision, fitting)
 
 
 def test_a_micro_batch_that_does_not_fit_comes_with_one_that_does() -> None:
     spec = resolved("dgx1-32g", "phase1.micro_batch=512", nodes=4, phase=1)
-    found = fit(spec, spec.phases[0], spec.model.vocab_size)
-    assert found
-    assert found.verdict == TOO_LARGE
-    assert found.micro_batch * found.gradient_steps == spec.phases[0].rank_batch
-    smaller = resolved("dgx1-32g", f"phase1.micro_batch={found.micro_batch}", nodes=4, phase=1)
-    assert smaller.phases[0].gradient_steps == found.gradient_steps
+    fitting = fit(spec, spec.phases[0], spec.model.vocab_size)
+    assert fitting
+    assert fitting.verdict == TOO_LARGE
+    assert fitting.micro_batch * fitting.gradient_steps == spec.phases[0].rank_batch
+    smaller = resolved("dgx1-32g", f"phase1.micro_batch={fitting.micro_batch}", nodes=4, phase=1)
+    assert smaller.phases[0].gradient_steps == fitting.gradient_steps
     again = fit(smaller, smaller.phases[0], smaller.model.vocab_size)
     assert again
     assert again.verdict == FITS
-    twice = memory_need(spec, spec.phases[0], 30522, 2 * found.micro_batch).total
+    twice = memory_need(spec, spec.phases[0], 30522, 2 * fitting.micro_batch).total
     assert verdict(twice, 32, ESTIMATE_MARGIN) != FITS
 
 
 def test_if_not_even_one_sequence_fits_none_is_named() -> None:
     spec = resolved("dgx1-16g", phase=2)
     spec = replace(spec, system=replace(spec.system, gpu_memory_gb=4))
-    found = fit(spec, spec.phases[0], 30522)
-    assert found
-    assert (found.verdict, found.micro_batch, found.gradient_steps) == (TOO_LARGE, 0, 0)
+    fitting = fit(spec, spec.phases[0], 30522)
+    assert fitting
+    assert (fitting.verdict, fitting.micro_batch, fitting.gradient_steps) == (TOO_LARGE, 0, 0)
 
 
 def test_cpus_unknown_gpus_and_unknown_vocabularies_get_no_estimate() -> None:

@@ -1,4 +1,4 @@
-"""`bertjobs plan`: the arithmetic, where values came from, the script; and nothing else happens."""
+"""`bertjobs plan`: the arithmetic, where values came from, the script; and that nothing else happens."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_text_shows_arithmetic_sources_and_script_and_writes_nothing(bertjobs: B
     assert list(tmp_path.iterdir()) == []
 
 
-def test_data_that_is_there_gives_epochs_and_time(bertjobs: Bertjobs, speeches_data: Path) -> None:
+def test_existing_data_give_epochs_and_time(bertjobs: Bertjobs, speeches_data: Path) -> None:
     done = bertjobs("plan", "--recipe", "laptop-scratch", "--backend", "local", "--data", speeches_data)
     assert done.returncode == 0, done.stderr
     assert "vocabulary 2,000" in done.stdout
@@ -62,7 +62,7 @@ def test_what_a_run_costs() -> None:
     plan = planned("dgxa100-80g", nodes=2, queue=Queue(time="2:00:00"), now=0.0)
     text = arithmetic(plan)
     assert row(text, "GPU memory ") == "44 of 80 GB: fits 26 of 80 GB: fits"
-    # 65,536 x 7,038 and 32,768 x 1,563 sequences by 16 times NVIDIA's 580 and 210 a second.
+    # 65,536 x 7,038 and 32,768 x 1,563 sequences at 16 times NVIDIA's 580 and 210 per second.
     assert row(text, "expected time  ").startswith("about 13 h 48 min about 4 h 14 min")
     assert row(text, "GPU-hours") == "221 67.7"
     # A job of two hours trains for 6,960 s: 985 steps of 7.06 s, then 713 of 9.75 s.
@@ -78,14 +78,14 @@ def test_what_a_run_costs() -> None:
     assert json.loads(json.dumps(as_json(plan)))["expected_s"] == plan.seconds
 
 
-def test_a_limit_under_which_it_would_never_end() -> None:
+def test_a_time_limit_under_which_the_run_would_never_end() -> None:
     plan = planned("dgxa100-80g", queue=Queue(time="4"), now=0.0)
     text = arithmetic(plan)
     assert row(text, "jobs of at most 0:04:00") == "not one step fits not one step fits"
     assert "expected end" not in text
     assert (plan.seconds, as_json(plan)["phases"][0]["links"]) == (None, None)
     assert [problem.is_warning for problem in plan.problems] == [True, True]
-    # 120 s to start, 120 s to stop, and a step: at 580 sequences a second per GPU, 65,536 / 4,640 s.
+    # 120 s to start, 120 s to stop, and a step: at 580 sequences per second and GPU, 65,536 / 4,640 s.
     assert "warning: a job of 4 min 00 s is too short for one step of phase 1" in text
     assert "about 4 min 20 s" in text
     assert "--time 1:00:00" in text

@@ -60,12 +60,12 @@ def resolved(recipe: str, *sets: str, **flags: object) -> RunSpec:
 
 @pytest.fixture
 def spec(tmp_path: Path, speeches_data: Path) -> RunSpec:
-    """A run in which all is well."""
+    """A run without problems."""
     return resolved("laptop-scratch", data=str(speeches_data), results=str(tmp_path / "results"))
 
 
-def words(found: list[Problem]) -> str:
-    return "\n".join(problem.render() for problem in found)
+def words(problems: list[Problem]) -> str:
+    return "\n".join(problem.render() for problem in problems)
 
 
 def test_a_run_without_problems(spec: RunSpec, tmp_path: Path) -> None:
@@ -122,11 +122,11 @@ def test_data_read_too_often_are_a_warning(spec: RunSpec) -> None:
     often = replace(spec, phases=(replace(spec.phases[0], steps=rows * 41, global_batch=1),))
     enough = replace(spec, phases=(replace(spec.phases[0], steps=rows * 40, global_batch=1),))
     assert epoch_problems(enough, data) == []
-    (found,) = epoch_problems(often, data)
-    assert found.is_warning
-    assert "reads its data 41 times" in found.what
-    assert found.render().startswith("warning: ")
-    assert preflight(often, "local", NO_SLURM)[1] == [found]
+    (problem,) = epoch_problems(often, data)
+    assert problem.is_warning
+    assert "reads its data 41 times" in problem.what
+    assert problem.render().startswith("warning: ")
+    assert preflight(often, "local", NO_SLURM)[1] == [problem]
 
 
 def test_shards_that_may_be_bad_are_not_checked(spec: RunSpec, tmp_path: Path) -> None:
@@ -138,23 +138,23 @@ def test_shards_that_may_be_bad_are_not_checked(spec: RunSpec, tmp_path: Path) -
 
 
 def test_a_model_with_too_few_tokens_is_reported_too(spec: RunSpec) -> None:
-    found = data_problems(replace(spec, model=replace(spec.model, vocab_size=100)))[1]
-    assert "has 100 tokens" in words(found)
+    problems = data_problems(replace(spec, model=replace(spec.model, vocab_size=100)))[1]
+    assert "has 100 tokens" in words(problems)
 
 
 def test_space_for_the_checkpoints(tmp_path: Path) -> None:
     spec = resolved("h200", results=str(tmp_path / "results" / "deeper"))
-    # BERT-large: 336 M parameters, float32, with two moments; three of each phase, and one being written.
+    # BERT-large: 336 M parameters, float32, with two moments; three checkpoints of each phase, and one being written.
     assert checkpoints_bytes(spec) == 336_226_108 * 12 * 7
     assert results_problems(replace(spec, keep_checkpoints=1, phases=spec.phases[:1])) == []
-    (found,) = results_problems(replace(spec, keep_checkpoints=10**6))
-    assert "GB are free" in found.what
-    assert found.where == str(tmp_path)
+    (problem,) = results_problems(replace(spec, keep_checkpoints=10**6))
+    assert "GB are free" in problem.what
+    assert problem.where == str(tmp_path)
 
 
 def test_a_folder_that_cannot_be_written_is_reported_once() -> None:
-    (found,) = results_problems(resolved("h200", "keep_checkpoints=1000000", results="/proc/results"))
-    assert "cannot be written" in found.what
+    (problem,) = results_problems(resolved("h200", "keep_checkpoints=1000000", results="/proc/results"))
+    assert "cannot be written" in problem.what
 
 
 def test_images_and_mounts(tmp_path: Path) -> None:
@@ -162,35 +162,35 @@ def test_images_and_mounts(tmp_path: Path) -> None:
     good.write_bytes(b"hsqs" + bytes(100))
     bad.write_bytes(b"hs")
 
-    def found(image: str, *mounts: str) -> str:
+    def image_problems_of(image: str, *mounts: str) -> str:
         return words(container_problems(resolved("h200", image=image, mounts=",".join(mounts))))
 
-    assert found(str(good), f"{tmp_path}:/data:ro", "tmpfs:/scratch", "/nosuch:/x:ro+nofail") == ""
-    assert found("nvcr.io#nvidia/pytorch:26.01-py3") == ""
-    assert found("") == ""
-    assert "not a squashfs file" in found(str(bad))
-    assert "cannot be read: No such file" in found("here.sqsh")
-    assert "cannot be read: Is a directory" in found(str(tmp_path))
-    text = found(str(good), "/nosuch:/x:ro", "/tmp:relative")
+    assert image_problems_of(str(good), f"{tmp_path}:/data:ro", "tmpfs:/scratch", "/nosuch:/x:ro+nofail") == ""
+    assert image_problems_of("nvcr.io#nvidia/pytorch:26.01-py3") == ""
+    assert image_problems_of("") == ""
+    assert "not a squashfs file" in image_problems_of(str(bad))
+    assert "cannot be read: No such file" in image_problems_of("here.sqsh")
+    assert "cannot be read: Is a directory" in image_problems_of(str(tmp_path))
+    text = image_problems_of(str(good), "/nosuch:/x:ro", "/tmp:relative")
     assert "add the flag nofail: /nosuch:/x:ro+nofail" in text
     assert "must be an absolute path, not 'relative'" in text
 
 
 def test_a_micro_batch_that_does_not_fit_comes_with_the_gradient_steps_that_do() -> None:
-    (found,) = memory_problems(resolved("dgx1-32g", "phase1.micro_batch=512"))
-    assert not found.is_warning
-    assert "phase 1: a micro-batch of 512 takes about" in found.what
-    assert "estimate, not measured" in found.what
-    assert found.hint == "--set phase1.micro_batch=128, which makes GRADIENT_STEPS=64"
+    (problem,) = memory_problems(resolved("dgx1-32g", "phase1.micro_batch=512"))
+    assert not problem.is_warning
+    assert "phase 1: a micro-batch of 512 takes about" in problem.what
+    assert "estimate, not measured" in problem.what
+    assert problem.hint == "--set phase1.micro_batch=128, which makes GRADIENT_STEPS=64"
     again = resolved("dgx1-32g", "phase1.micro_batch=128")
     assert again.phases[0].gradient_steps == 64
     assert memory_problems(again) == []
 
 
-def test_one_that_may_fit_is_a_warning() -> None:
-    (found,) = memory_problems(resolved("dgx1-32g", "phase2.micro_batch=32", "system=dgx1-32g", precision="fp32"))
-    assert found.is_warning
-    assert ": tight (" in found.what
+def test_a_micro_batch_that_may_fit_is_a_warning() -> None:
+    (problem,) = memory_problems(resolved("dgx1-32g", "phase2.micro_batch=32", "system=dgx1-32g", precision="fp32"))
+    assert problem.is_warning
+    assert ": tight (" in problem.what
 
 
 @pytest.mark.parametrize(
@@ -221,7 +221,7 @@ def test_one_that_may_fit_is_a_warning() -> None:
         ("", StartEstimate()),
     ],
 )  # fmt: skip
-def test_the_words_of_sbatch_test_only(text: str, expected: StartEstimate) -> None:
+def test_the_output_of_sbatch_test_only(text: str, expected: StartEstimate) -> None:
     """As Slurm 22.05 wrote them."""
     assert parse_start_estimate(text) == expected
 
@@ -252,17 +252,17 @@ def test_a_partition_that_would_never_start_the_job(
     sets: dict[str, int], partition: str, time: str, says: list[str]
 ) -> None:
     spec = resolved("dgxa100-80g", **sets)
-    found = words(queue_problems(spec, Queue(partition, time, PARTITIONS, StartEstimate())))
-    assert bool(found) == bool(says)
+    text = words(queue_problems(spec, Queue(partition, time, PARTITIONS, StartEstimate())))
+    assert bool(text) == bool(says)
     for part in says:
-        assert part in found
+        assert part in text
 
 
 def test_sbatch_s_refusal_is_reported_unless_the_reason_is_known_already() -> None:
     spec = resolved("h200")
     refused = StartEstimate(refusal="Invalid account")
-    (found,) = queue_problems(spec, Queue("", "", PARTITIONS, refused))
-    assert found.what == "sbatch refuses: Invalid account"
+    (problem,) = queue_problems(spec, Queue("", "", PARTITIONS, refused))
+    assert problem.what == "sbatch refuses: Invalid account"
     assert "Invalid account" not in words(queue_problems(spec, Queue("nosuch", "", PARTITIONS, refused)))
 
 
@@ -290,7 +290,7 @@ def test_slurm_is_asked_without_the_variables_of_a_surrounding_job(tmp_path: Pat
     assert queue == Queue("batch", "60", PARTITIONS, StartEstimate(refusal="the script --test-only none"))
 
 
-def test_if_slurm_is_absent_or_odd_nothing_is_known(tmp_path: Path, tool: Tool) -> None:
+def test_if_slurm_is_absent_or_its_output_odd_nothing_is_known(tmp_path: Path, tool: Tool) -> None:
     environ = {"PATH": str(tmp_path / "bin")}
     assert ask_queue("", "", "", environ) == Queue()
     tool("sinfo", "echo nonsense")
@@ -303,8 +303,8 @@ def test_a_local_run_is_not_checked_against_the_queue(spec: RunSpec) -> None:
     assert preflight(spec, "local", NO_SLURM, Circumstances(queue))[1] == []
 
 
-class Told(Slurm):
-    """No Slurm, but one that says these states; the real one is asked in tests/cluster/test_after.py."""
+class AnsweringSlurm(Slurm):
+    """A stand-in that reports these states; tests/cluster/test_after.py asks the real Slurm."""
 
     def __init__(self, **states: str):
         super().__init__({"PATH": ""})
@@ -316,30 +316,30 @@ class Told(Slurm):
 
 
 def test_jobs_to_wait_for() -> None:
-    slurm = Told(job7="RUNNING", job8="COMPLETED", job9_0="COMPLETED", job9_1="PENDING", job10="FAILED")
-    awaited, found = after_problems(["7", "8", "9", "10", "9_0", "11", "1"], "slurm", slurm)
+    slurm = AnsweringSlurm(job7="RUNNING", job8="COMPLETED", job9_0="COMPLETED", job9_1="PENDING", job10="FAILED")
+    awaited, problems = after_problems(["7", "8", "9", "10", "9_0", "11", "1"], "slurm", slurm)
     assert awaited == ["7", "9"]
-    assert [problem.what for problem in found] == ["Slurm does not know job 11", "Slurm does not know job 1"]
+    assert [problem.what for problem in problems] == ["Slurm does not know job 11", "Slurm does not know job 1"]
     assert after_problems([], "local", slurm) == ([], [])
     (problem,) = after_problems(["7"], "local", slurm)[1]
     assert "cannot wait" in problem.what
 
 
 def test_data_that_a_job_will_make_are_a_warning_and_wrong_data_stay_an_error(spec: RunSpec, tmp_path: Path) -> None:
-    (found,) = data_problems(replace(spec, data=str(tmp_path / "later")), ["7", "9"])[1]
-    assert found.is_warning
-    assert "does not exist" in found.what
-    assert "waits for jobs 7, 9" in str(found.hint)
+    (problem,) = data_problems(replace(spec, data=str(tmp_path / "later")), ["7", "9"])[1]
+    assert problem.is_warning
+    assert "does not exist" in problem.what
+    assert "waits for jobs 7, 9" in str(problem.hint)
 
     half = tmp_path / "half"
     shutil.copytree(spec.data, half)
     next((half / "phase1" / "train").glob("*")).unlink()
-    found_in_half = data_problems(replace(spec, data=str(half), masking="static"), ["7"])[1]
-    assert [problem.is_warning for problem in found_in_half] == [False, True]
-    assert "masking is static" in found_in_half[0].what
+    half_problems = data_problems(replace(spec, data=str(half), masking="static"), ["7"])[1]
+    assert [problem.is_warning for problem in half_problems] == [False, True]
+    assert "masking is static" in half_problems[0].what
 
     data, all_problems = inspect(
-        replace(spec, data=str(tmp_path / "later")), "slurm", Told(job7="PENDING"), Circumstances(after=["7"])
+        replace(spec, data=str(tmp_path / "later")), "slurm", AnsweringSlurm(job7="PENDING"), Circumstances(after=["7"])
     )
     assert data is None
     errors = [problem for problem in all_problems if not problem.is_warning]

@@ -1,4 +1,4 @@
-"""`bertjobs rehearse`: small runs under real faults, and verdicts that can be bad."""
+"""`bertjobs rehearse`: small runs with real faults, and verdicts that can be bad."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def test_a_small_run_keeps_what_decides_the_training(name: str, speeches_data: P
     assert read_lockfile(tmp_path / "run.yml") == small
 
 
-def test_phases_that_the_data_lack_are_left_out(speeches_data: Path) -> None:
+def test_phases_missing_from_the_data_are_left_out(speeches_data: Path) -> None:
     data = DataManifest.read(speeches_data)
     only_first = replace(data, phases={1: data.phase(1)})
     assert [phase.phase for phase in made_small(recipe("laptop-scratch"), only_first).phases] == [1]
@@ -156,7 +156,7 @@ def test_a_fault_strikes_after_a_checkpoint_and_before_the_end(seed: int, every:
     ("codes", "code"),
     [([0, 0], 0), ([75, 0], 75), ([64, 0], 64), ([70, -9], 70), ([0, -9], 70), ([75, -9], 70), ([64, 75], 64)],
 )
-def test_the_ranks_codes_give_the_attempt_s_code(codes: list[int], code: int) -> None:
+def test_the_attempt_s_code_follows_from_the_ranks_codes(codes: list[int], code: int) -> None:
     assert exit_code(codes) == code
 
 
@@ -170,7 +170,7 @@ def test_another_attempt_follows_as_on_slurm(code: int, told_to_end: bool, advan
 
 
 def finished(root: Path, weights: bytes = b"same", cause: str = "SIGTERM") -> RunDirectory:
-    """A run of one phase and four steps, stopped after the second and continued."""
+    """A run of one phase and four steps, stopped after the second step and continued."""
     directory = RunDirectory(root)
     directory.create()
     phase = directory.phase(1)
@@ -194,44 +194,44 @@ DONE = Ending(1, 1, 0, (0, 0), "rehearsal-1.out", None, {"step": 4, "time_unix_s
 
 def test_a_run_that_ends_as_the_undisturbed_one_has_survived(tmp_path: Path) -> None:
     reference, run = finished(tmp_path / "reference"), finished(tmp_path / "run")
-    found = survival_of(PREEMPT, reference, run, [STRUCK, DONE], run)
-    assert found.survived, found.problem
-    assert (found.phase, found.step, found.exit_code, found.cause) == (1, 2, 75, "SIGTERM")
-    assert (found.steps_repeated, found.seconds_lost, found.attempts) == (1, 18.0, 2)
-    json.dumps(asdict(found))
+    survival = survival_of(PREEMPT, reference, run, [STRUCK, DONE], run)
+    assert survival.survived, survival.problem
+    assert (survival.phase, survival.step, survival.exit_code, survival.cause) == (1, 2, 75, "SIGTERM")
+    assert (survival.steps_repeated, survival.seconds_lost, survival.attempts) == (1, 18.0, 2)
+    json.dumps(asdict(survival))
 
 
 def test_a_run_that_ends_differently_has_not_survived(tmp_path: Path) -> None:
     reference = finished(tmp_path / "reference")
 
     other = finished(tmp_path / "other", weights=b"else")
-    found = survival_of(PREEMPT, reference, other, [STRUCK, DONE], other)
-    assert (found.weights_equal, found.metrics_whole) == (False, True)
-    assert "phase 1 ends with different bits in model.safetensors" in found.problem
+    survival = survival_of(PREEMPT, reference, other, [STRUCK, DONE], other)
+    assert (survival.weights_equal, survival.metrics_whole) == (False, True)
+    assert "phase 1 ends with different bits in model.safetensors" in survival.problem
 
     double = finished(tmp_path / "double")
     append_line(double.phase(1).metrics, {"step": 4, "loss_nats": 0.25, "time_unix_s": 150.0})
-    found = survival_of(PREEMPT, reference, double, [STRUCK, DONE], double)
-    assert (found.weights_equal, found.metrics_whole) == (True, False)
-    assert "metrics.jsonl has the steps [1, 2, 3, 4, 4]" in found.problem
+    survival = survival_of(PREEMPT, reference, double, [STRUCK, DONE], double)
+    assert (survival.weights_equal, survival.metrics_whole) == (True, False)
+    assert "metrics.jsonl has the steps [1, 2, 3, 4, 4]" in survival.problem
 
     damaged = finished(tmp_path / "damaged")
     (damaged.phase(1).checkpoints / folder_name(4) / "model.safetensors").write_bytes(b"sane")
-    found = survival_of(PREEMPT, reference, damaged, [STRUCK, DONE], damaged)
-    assert "the last checkpoint of phase 1 is damaged" in found.problem
+    survival = survival_of(PREEMPT, reference, damaged, [STRUCK, DONE], damaged)
+    assert "the last checkpoint of phase 1 is damaged" in survival.problem
 
     misnamed = finished(tmp_path / "misnamed", cause="crashed")
-    found = survival_of(PREEMPT, reference, misnamed, [STRUCK, DONE], misnamed)
-    assert "the journal names the cause 'crashed', not SIGTERM" in found.problem
+    survival = survival_of(PREEMPT, reference, misnamed, [STRUCK, DONE], misnamed)
+    assert "the journal names the cause 'crashed', not SIGTERM" in survival.problem
 
     run = finished(tmp_path / "run")
     (run.phase(1).logs / "rehearsal-1.out").write_text("step 3\nerror: no more\n")
-    found = survival_of(PREEMPT, reference, run, [STRUCK, replace(DONE, exit_code=70)], run)
-    assert "attempt 1 at phase 1 ended with code 70: error: no more; look at " in found.problem
+    survival = survival_of(PREEMPT, reference, run, [STRUCK, replace(DONE, exit_code=70)], run)
+    assert "attempt 1 at phase 1 ended with code 70: error: no more; look at " in survival.problem
 
     for endings in ([replace(STRUCK, exit_code=0)], [replace(STRUCK, struck_at=None)]):
-        found = survival_of(PREEMPT, reference, run, endings, run)
-        assert "over before the fault struck" in found.problem
+        survival = survival_of(PREEMPT, reference, run, endings, run)
+        assert "over before the fault struck" in survival.problem
 
 
 def until_full(disk: Path) -> tuple[int, int]:
@@ -244,7 +244,7 @@ def until_full(disk: Path) -> tuple[int, int]:
                 return written, error.errno
 
 
-def test_a_small_disk_is_seen_only_by_the_work(tmp_path: Path) -> None:
+def test_a_small_disk_is_visible_only_to_the_work(tmp_path: Path) -> None:
     outcome = on_small_disk(tmp_path, 1 << 20, lambda: until_full(tmp_path))
     if outcome.result is None:
         pytest.skip(f"cannot mount a small disk: {outcome.why_not}")
@@ -267,7 +267,7 @@ def struck_phase(root: Path) -> RunDirectory:
     return directory
 
 
-def test_a_process_may_not_write_large_files_where_no_disk_can_be_filled(tmp_path: Path) -> None:
+def test_a_process_may_not_write_large_files_if_no_disk_can_be_filled(tmp_path: Path) -> None:
     program = (
         "import sys\nsys.stdin.readline()\n"
         f"file = open({str(tmp_path / 'file')!r}, 'wb', buffering=0)\n"

@@ -1,4 +1,4 @@
-"""What submitit is given: its batch script and pickles; and how a rank handles signals and exit codes."""
+"""What submitit gets: its batch script and pickles; and how a rank handles signals and exit codes."""
 
 from __future__ import annotations
 
@@ -127,7 +127,9 @@ def test_all_or_nothing(spec: RunSpec, directory: RunDirectory, environ: dict[st
     assert list((directory.root / "submitit").iterdir()) == []
 
 
-def test_a_controller_that_is_away(spec: RunSpec, directory: RunDirectory, environ: dict[str, str], tool: Tool) -> None:
+def test_a_controller_that_does_not_answer(
+    spec: RunSpec, directory: RunDirectory, environ: dict[str, str], tool: Tool
+) -> None:
     tool("sbatch", "echo 'sbatch: error: Unable to contact slurm controller' >&2; exit 1")
     with pytest.raises(BertjobsError, match="could not reach the cluster") as caught:
         queue_submitit(directory, spec, FOUR_HOURS, environ=environ)
@@ -158,7 +160,7 @@ def test_options_that_submitit_cannot_take_are_refused(spec: RunSpec) -> None:
         job_parameters(spec, 1, SlurmOptions(time="5", extra=("-C a100",)), (), None)
 
 
-# A worker in place of bertjobs.train: it ends as its last argument says, after a signal as its second says.
+# A worker in place of bertjobs.train: it exits with CODE, or after a signal with AFTER_SIGNAL.
 WORKER = """
 import os, signal, sys, time
 from pathlib import Path
@@ -197,7 +199,7 @@ def task(tmp_path: Path, tool: Tool) -> Task:
 
     def start(rank: int = 0, **worker: object) -> subprocess.Popen[str]:
         settings = {"CODE": 0, "SLEEP": 0, "AFTER_SIGNAL": 75, **worker, "FOLDER": tmp_path}
-        python = tmp_path / "bin" / "python"  # what sys.executable of the task is: starts the worker above
+        python = tmp_path / "bin" / "python"  # the task's sys.executable: starts the worker above
         python.write_text(f'#!/bin/bash\nexec {sys.executable} {tmp_path}/worker.py "$@"\n')
         python.chmod(0o755)
         code = TASK.replace("import sys\n", f"import sys\nsys.executable = {str(python)!r}\n", 1)
@@ -244,7 +246,7 @@ def test_other_ranks_leave_submitit_s_signal_to_the_first(task: Task, tmp_path: 
     assert not (tmp_path / "requeued").exists()
 
 
-def test_a_term_is_passed_on_and_the_requeue_left_to_slurm(task: Task, tmp_path: Path) -> None:
+def test_a_term_is_passed_on_and_the_requeue_is_left_to_slurm(task: Task, tmp_path: Path) -> None:
     process = task(SLEEP=60)
     process.send_signal(signal.SIGTERM)
     assert outcome(process)[0] == 75

@@ -1,4 +1,4 @@
-"""Workers' logs: which one, whose lines, and how it is followed."""
+"""Workers' logs: which one is shown, whose lines, and how it is followed."""
 
 from __future__ import annotations
 
@@ -101,13 +101,11 @@ def test_the_newest_of_the_selected_logs(
 
 @pytest.mark.usefixtures("logs")
 def test_logs_are_listed_with_job_attempt_and_size(directory: RunDirectory) -> None:
-    found = [(file.phase, file.job, file.attempt, file.bytes) for file in log_files(directory, Selection())]
-    assert found == [(1, "7", 0, 9), (1, "7", 1, 10), (1, "9", 0, 9), (2, "local-4", 0, 9)]
+    listed = [(file.phase, file.job, file.attempt, file.bytes) for file in log_files(directory, Selection())]
+    assert listed == [(1, "7", 0, 9), (1, "7", 1, 10), (1, "9", 0, 9), (2, "local-4", 0, 9)]
 
 
-def test_a_log_that_is_not_there_is_an_error_that_names_those_that_are(
-    directory: RunDirectory, logs: dict[str, Path]
-) -> None:
+def test_a_missing_log_is_an_error_that_names_the_existing_ones(directory: RunDirectory, logs: dict[str, Path]) -> None:
     with pytest.raises(InputError, match=r"no log of phase 2, attempt 3(.|\n)*phase 1, job 7, attempt 1"):
         newest_log(directory, Selection(phase=2, attempt=3))
     for file in logs.values():
@@ -153,11 +151,11 @@ def test_a_rank_without_lines_is_an_error(directory: RunDirectory) -> None:
     rank=st.integers(0, 99),
 )
 def test_removing_a_label_leaves_the_line_as_it_was(lines: list[tuple[int, str]], rank: int) -> None:
-    """As srun writes them: right-justified where there are more than ten tasks."""
+    """Labels as srun writes them: right-justified if there are more than ten tasks."""
     written = [f"{number:2d}: {text}" for number, text in lines]
     assert all(is_labelled(line) for line in written)
-    found = [text for line in written if (text := shown(line, rank, True)) is not None]
-    assert found == [text for number, text in lines if number == rank]
+    shown_lines = [text for line in written if (text := shown(line, rank, True)) is not None]
+    assert shown_lines == [text for number, text in lines if number == rank]
 
 
 @given(text=st.binary(max_size=200), cuts=st.lists(st.integers(0, 200), max_size=5))
@@ -179,7 +177,7 @@ def test_a_log_read_as_it_grows_is_the_log(
     assert read == list(LogReader(file).read(to_the_end=True))
 
 
-def test_follow_shows_the_newest_log_whole_and_no_older_one_and_then_the_next(
+def test_follow_shows_the_whole_newest_log_then_the_next_and_no_older_one(
     directory: RunDirectory, slurm: Slurm, tool: Tool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(logs_module, "LOOK_EVERY_S", 0.0)
@@ -219,13 +217,13 @@ def test_following_an_attempt_ends_with_it(
 def test_the_command_shows_and_lists(directory: RunDirectory, bertjobs: Bertjobs) -> None:
     log(directory, 1, "7", 0, LABELLED, 1.0)
 
-    def said(*arguments: object) -> subprocess.CompletedProcess[str]:
+    def logs_command(*arguments: object) -> subprocess.CompletedProcess[str]:
         return bertjobs("logs", directory.name, *arguments)
 
-    assert said("--rank", 1).stdout == "warning\n"
-    (listed,) = json.loads(said("--json").stdout)
+    assert logs_command("--rank", 1).stdout == "warning\n"
+    (listed,) = json.loads(logs_command("--json").stdout)
     assert (listed["phase"], listed["job"], listed["attempt"], listed["bytes"]) == (1, "7", 0, len(LABELLED))
-    assert said("--list").stdout.splitlines()[1].split()[:4] == ["1", "7", "0", str(len(LABELLED))]
-    wrong = said("--job", 8)
+    assert logs_command("--list").stdout.splitlines()[1].split()[:4] == ["1", "7", "0", str(len(LABELLED))]
+    wrong = logs_command("--job", 8)
     assert (wrong.returncode, wrong.stdout) == (64, "")
     assert "there is no log of job 8" in wrong.stderr

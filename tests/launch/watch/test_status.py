@@ -1,4 +1,4 @@
-"""A run seen from outside: from Slurm's words, and from the run directory where Slurm is silent."""
+"""A run seen from outside: by Slurm's answers, or by the run directory if Slurm does not answer."""
 
 from __future__ import annotations
 
@@ -64,18 +64,18 @@ def states(directory: RunDirectory, slurm: Slurm) -> list[tuple[str, str]]:
 
 
 def sacct(*jobs: tuple[str, str]) -> str:
-    """The text of a stand-in that says these jobs' states."""
+    """The text of a stand-in that prints these jobs' states."""
     return "; ".join(f"echo '{job}|{state}|0:0|None|node1|01:00:00|1800000000|Unknown'" for job, state in jobs)
 
 
 def squeue(*jobs: tuple[str, str], named: tuple[tuple[str, str], ...] = ()) -> str:
-    """The same of squeue; ``named`` are jobs by their names, of this user."""
+    """The same for squeue; ``named`` are this user's jobs by name."""
     states = "; ".join(f"echo '{job}|{state}|None|node1|1:00:00|1800000000'" for job, state in jobs) or ":"
     names = "; ".join(f"echo '{job}|{name}'" for job, name in named) or ":"
     return f'if [[ "$*" == *--me* ]]; then {names}; else {states}; fi'
 
 
-def test_squeue_corrects_what_sacct_says_too_late(directory: RunDirectory, slurm: Slurm, tool: Tool) -> None:
+def test_squeue_corrects_sacct_s_outdated_answer(directory: RunDirectory, slurm: Slurm, tool: Tool) -> None:
     directory.record("started", scheduler="slurm", phase=1, job="7", attempt=0)
     directory.record("ended", scheduler="slurm", phase=1, job="7", attempt=0, cause="done", exit_code=0)
     directory.phase(1).write_done(Done(1, 20, "step-00000020", "", "", 0.0))
@@ -111,7 +111,7 @@ def test_a_missing_answer_is_an_error_for_a_command_that_acts(
         cancel(directory, slurm)
 
 
-def test_status_shows_what_the_folder_says_where_slurm_does_not_answer(
+def test_status_falls_back_to_the_folder_if_slurm_does_not_answer(
     directory: RunDirectory, slurm: Slurm, tool: Tool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(slurm_module, "TIMEOUT_S", 0.2)
@@ -132,7 +132,7 @@ def test_a_controller_that_is_down_is_named(directory: RunDirectory, slurm: Slur
         cancel(directory, slurm)
 
 
-def test_many_runs_are_one_question(directory: RunDirectory, slurm: Slurm, tool: Tool, tmp_path: Path) -> None:
+def test_slurm_is_asked_once_about_many_runs(directory: RunDirectory, slurm: Slurm, tool: Tool, tmp_path: Path) -> None:
     other = RunDirectory(directory.root.with_name("other"))
     other.create()
     other.write_lockfile(directory.lockfile.read_text())
@@ -181,7 +181,7 @@ def test_a_local_run_between_two_phases_is_active(directory: RunDirectory, slurm
     assert not Watch(slurm).look([directory])[0].is_active
 
 
-def test_a_local_run_of_another_machine_is_cancelled_there(directory: RunDirectory, slurm: Slurm) -> None:
+def test_a_local_run_of_another_machine_is_to_be_cancelled_there(directory: RunDirectory, slurm: Slurm) -> None:
     directory.journal.unlink()
     directory.record("submitted", backend="local", phase=1, job="local-1", host="elsewhere", pid=1)
     with pytest.raises(BertjobsError, match="cancel it there: ssh elsewhere bertjobs cancel"):
@@ -194,17 +194,17 @@ def test_a_preempted_job_that_is_not_requeued_has_ended(directory: RunDirectory,
     assert list(follow(directory, Selection(), slurm)) == []
 
 
-def test_cancel_names_the_active_jobs_alone(directory: RunDirectory, slurm: Slurm, tool: Tool, tmp_path: Path) -> None:
+def test_cancel_names_only_the_active_jobs(directory: RunDirectory, slurm: Slurm, tool: Tool, tmp_path: Path) -> None:
     tool("sacct", sacct(("7", "COMPLETED"), ("8", "PENDING")))
     tool("scancel", f'echo "$@" $(/usr/bin/grep -c cancelling {directory.journal}) >"$SEEN"')
     assert cancel(directory, slurm, patience_s=0) == ["8"]
-    assert (tmp_path / "seen").read_text() == "8 1\n", "the journal is written before the job hears of it"
+    assert (tmp_path / "seen").read_text() == "8 1\n", "the journal is written before the job is signalled"
 
 
 def test_cancel_ends_queued_jobs_before_running_ones_and_looks_again(
     directory: RunDirectory, slurm: Slurm, tool: Tool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The link that runs queues a spare when it sees the first ones gone; only the queue knows of it."""
+    """The running link queues a spare when it sees that the first ones are gone; only the queue knows of it."""
     monkeypatch.setattr(cancel_module, "PAUSE_S", 0.01)
     directory.record("submitted", backend="slurm", phase=1, job="9", spare=True)
     mine = ("10", f"{directory.name}-spare")
@@ -233,7 +233,7 @@ def test_a_cancel_that_slurm_refuses_is_not_in_the_journal(directory: RunDirecto
     assert [event["event"] for event in directory.events()] == ["submitted", "submitted", "cancelling"]
 
 
-def test_a_run_that_this_user_may_not_read_is_passed_over(directory: RunDirectory, tmp_path: Path) -> None:
+def test_a_run_that_this_user_may_not_read_is_skipped(directory: RunDirectory, tmp_path: Path) -> None:
     other = tmp_path / "results" / "other"
     other.mkdir()
     (other / "run.yml").symlink_to(tmp_path / "nowhere")  # closed to root too

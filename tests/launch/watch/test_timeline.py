@@ -121,7 +121,7 @@ def test_a_chain_with_faults_is_shown_attempt_by_attempt(run: Run) -> None:
     assert first.words == "time limit near: stopped with a checkpoint"
     assert (first.started_unix_s, first.ended_unix_s) == (T0 + 10, T0 + 16)
     assert (second.attempt, second.first_step, second.last_step, second.words) == (1, 6, 10, "a node failed")
-    assert second.ended_unix_s == T0 + 108, "when it ended, not when the next attempt said so"
+    assert second.ended_unix_s == T0 + 108, "when it ended, not when the next attempt recorded it"
     assert (third.job, third.link, third.phase, third.state) == ("8", "phase 2", 1, "running")
     assert (third.first_step, third.last_step, third.nodes) == (11, 14, "node[3-4]")
 
@@ -275,8 +275,8 @@ def link(job: str, state: str, phase: int, begun: int | None = None, running: bo
     ],
 )
 def test_the_job_that_represents_a_phase(links: list[Link], phase: int, job: str | None) -> None:
-    found = link_of(phase, links, (1, 2))
-    assert (found and found.job) == job
+    chosen = link_of(phase, links, (1, 2))
+    assert (chosen and chosen.job) == job
 
 
 def test_a_running_job_without_a_step_is_shown_as_such(run: Run) -> None:
@@ -285,7 +285,7 @@ def test_a_running_job_without_a_step_is_shown_as_such(run: Run) -> None:
     run.steps(1, 1, 5, at=10, each=30.0)
     answer = slurm(Job("7", state="RUNNING"))
     (row, _) = run.look(answer, at=10 + 150 + 299).phases
-    assert row.late_s is None, "ten steps' time has not gone by"
+    assert row.late_s is None, "the time of ten steps has not passed"
     status = run.look(answer, at=10 + 150 + 301)
     assert status.phases[0].late_s == 301
     assert status.phases[0].end_unix_s is None
@@ -293,7 +293,7 @@ def test_a_running_job_without_a_step_is_shown_as_such(run: Run) -> None:
     assert "ago (late)" in status_text(status.phases)
     run.started(900, 1, "7", attempt=1, step=5)
     again = run.look(slurm(Job("7", state="RUNNING"), job7=[start("REQUEUED", 1, 800), start("RUNNING", 890)]), at=1000)
-    assert again.phases[0].late_s is None, "a new attempt begins by reading"
+    assert again.phases[0].late_s is None, "a new attempt first reads its checkpoint"
 
 
 def test_the_end_is_expected_from_the_steps_and_from_what_restarts_have_cost(run: Run) -> None:
@@ -340,14 +340,14 @@ def test_the_checkpoint_shown_is_one_that_is_whole(run: Run) -> None:
     assert row.checkpoint_age_s is not None
 
 
-def test_lines_that_are_not_a_step_do_no_harm(run: Run) -> None:
+def test_lines_that_do_not_describe_a_step_are_harmless(run: Run) -> None:
     run.steps(1, 1, 2, at=0)
     with open(run.directory.phase(1).metrics, "a") as file:
         file.write('[1, 2]\n{"step": 3}\n{"st')
     assert run.look().phases[0].steps_done == 2
 
 
-def test_events_without_a_job_are_passed_over() -> None:
+def test_events_without_a_job_are_skipped() -> None:
     assert read_story([{"event": "note"}, {"event": "started", "phase": 1, "job": ""}]).jobs == {}
 
 

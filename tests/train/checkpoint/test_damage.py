@@ -1,4 +1,4 @@
-"""Checkpoints that are damaged, missing or not there yet."""
+"""Checkpoints that are damaged, missing or not yet written."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_phase_2_before_phase_1_is_done(stopped: Trial, alone: Callable[..., End
 def test_phase_2_of_a_run_that_does_not_exist_on_two_ranks(trial: Trial) -> None:
     first, second = trial.run(2, 2)
     assert_refused(first, "phase 2 starts from phase 1, which is not done")
-    # Not 64 too, and nothing said twice: the run's code is rank 0's.
+    # Not 64 too, and no message twice: the run's exit code is rank 0's.
     assert (second.code, second.out, second.err) == (0, "", "")
     assert not trial.results.exists()
 

@@ -70,7 +70,7 @@ def rewrite(file: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> 
 
 
 def sharded(whole: Optimizer, ranks: int) -> list[Optimizer]:
-    """The optimizers of all ranks, each with the moments that it owns."""
+    """The optimizers of all ranks, each with its own share of the moments."""
     optimizers = [Lamb(whole.param_groups, 0.01, shard=StateShare(rank, ranks)) for rank in range(ranks)]
     for optimizer in optimizers:
         optimizer.load_moments(whole.moments(), whole.step_count)
@@ -78,7 +78,7 @@ def sharded(whole: Optimizer, ranks: int) -> list[Optimizer]:
     return optimizers
 
 
-def test_a_checkpoint_gives_back_what_was_written(folder: Path) -> None:
+def test_a_checkpoint_reads_back_as_it_was_written(folder: Path) -> None:
     model, optimizer = trained()
     other, theirs = untrained()
     assert initialise_from(other, folder) == ()
@@ -86,7 +86,7 @@ def test_a_checkpoint_gives_back_what_was_written(folder: Path) -> None:
     assert read_stream_state(folder) == data(20)
     assert theirs.step_count == 3
     assert same_moments(named_moments(other, theirs), named_moments(model, optimizer))
-    # And goes on with the same bits.
+    # It continues with the same bits.
     torch.manual_seed(1)
     update(model, optimizer)
     torch.manual_seed(1)
@@ -191,13 +191,13 @@ def test_any_damage_leads_to_the_checkpoint_before(tmp_path: Path, damage: Calla
     ranks = writers(tmp_path, 2)
     before, newest = (write(ranks, step, model, optimizer) for step in (10, 20))
     damage(newest / file)
-    found, damaged = newest_valid(newest.parent)
-    assert found == before
+    chosen, damaged = newest_valid(newest.parent)
+    assert chosen == before
     assert [error.where for error in damaged] == [str(newest)]
     assert file in damaged[0].what
 
 
-def test_any_flipped_bit_of_the_manifest_is_found_or_means_nothing(tmp_path: Path) -> None:
+def test_any_flipped_bit_of_the_manifest_is_detected_or_changes_nothing(tmp_path: Path) -> None:
     model, optimizer = trained()
     (writer,) = writers(tmp_path)
     before, newest = (write([writer], step, model, optimizer) for step in (10, 20))
@@ -241,7 +241,7 @@ def test_the_state_of_another_model_is_refused(folder: Path, change: dict[str, i
     assert optimizer.step_count == 0
 
 
-def test_a_moment_that_was_lost_is_named(folder: Path) -> None:
+def test_a_missing_moment_is_named(folder: Path) -> None:
     name = "exp_avg_sq/cls.predictions.bias"
     (part,) = [part for part in parts(folder) if name in load_file(part)]
     rewrite(part, lambda tensors: tensors.pop(name))
@@ -257,7 +257,7 @@ def test_without_any_state_it_is_refused(folder: Path) -> None:
 
 
 class Trap:
-    """Says that it was unpickled."""
+    """Records that it was unpickled."""
 
     def __reduce__(self) -> tuple[Callable[[str], object], tuple[str]]:
         return os.mkdir, ("unpickled",)

@@ -23,7 +23,7 @@ def after(steps: list[float], checkpoints: list[float], asked: float | None = No
 
 
 @given(st.lists(SECONDS, max_size=60), st.lists(SECONDS, max_size=5))
-def test_it_covers_the_longest_recent_step_and_the_longest_checkpoint(
+def test_the_lead_covers_the_longest_recent_step_and_the_longest_checkpoint(
     steps: list[float], checkpoints: list[float]
 ) -> None:
     counted = (steps[WARM_UP:] or steps)[-RECENT:]
@@ -32,7 +32,7 @@ def test_it_covers_the_longest_recent_step_and_the_longest_checkpoint(
 
 
 @given(st.lists(SECONDS, min_size=1, max_size=5))
-def test_checkpoints_never_shorten_it(checkpoints: list[float]) -> None:
+def test_checkpoints_never_shorten_the_lead(checkpoints: list[float]) -> None:
     leads = [after([1.0], checkpoints[:count]).seconds for count in range(len(checkpoints) + 1)]
     assert all(earlier <= later for earlier, later in pairwise(leads))
 
@@ -42,7 +42,7 @@ def test_steps_of_the_warm_up_count_only_while_there_are_no_others() -> None:
     assert after([60.0, 30.0, 2.0], []).seconds == MARGIN * 2 + FIXED_S
 
 
-def test_a_lead_that_is_too_short_is_warned_of_with_one_that_is_not() -> None:
+def test_a_lead_that_is_too_short_gets_a_warning_with_one_that_suffices() -> None:
     long = after([9.0, 9.0, 2.0], [40.5], asked=60)
     assert long.words() == "a stop needs 69 s: 1.5 x (step 2.0 s + checkpoint 40.5 s) + 5 s"
     warning = long.warning()

@@ -137,7 +137,7 @@ def test_the_optimizer_waits_for_the_copies_and_nothing_else_does(
     monkeypatch.setattr(snapshot.TensorFile, "copy", held)
     writer.begin(model, optimizer, progress(20), data(20))
     begun_s = writer.stall_s
-    assert not let.is_set(), "it did not wait for a copy"
+    assert not let.is_set(), "it must wait for the copy"
     for parameter in model.parameters():
         parameter.grad = torch.randn_like(parameter)
     assert writer.state == "writing"
@@ -226,7 +226,7 @@ def test_before_the_first_update_the_moments_are_zeros(tmp_path: Path) -> None:
     assert not any(tensor.any() for tensor in state.values())
 
 
-def test_a_checkpoint_under_way_is_not_begun_twice(tmp_path: Path) -> None:
+def test_no_checkpoint_begins_while_another_is_under_way(tmp_path: Path) -> None:
     model, optimizer = trained()
     (writer,) = writers(tmp_path)
     assert writer.state == "idle"
@@ -239,7 +239,7 @@ def test_a_checkpoint_under_way_is_not_begun_twice(tmp_path: Path) -> None:
     assert writer.state == "idle"
 
 
-def test_a_vocabulary_that_cannot_be_read_is_found_before_training(tmp_path: Path) -> None:
+def test_an_unreadable_vocabulary_is_reported_before_training(tmp_path: Path) -> None:
     (writer,) = writers(tmp_path)
     (tmp_path / "words.txt").unlink()
     with pytest.raises(InputError, match=r"words\.txt"):
@@ -265,7 +265,7 @@ def test_a_write_that_fails_leaves_the_checkpoints_before(tmp_path: Path) -> Non
     assert ranks[0].error is None
     assert list(before.parent.iterdir()) == [before]
     verify(before)
-    # There is room again.
+    # There is space again.
     assert newest_valid(write(ranks, 20, model, optimizer).parent)[0] == before.with_name("step-00000020")
 
 
@@ -358,7 +358,7 @@ def test_a_step_that_is_written_again_replaces_the_damaged_one(tmp_path: Path) -
     assert list(folder.parent.iterdir()) == [folder]
 
 
-def test_the_newest_are_kept_and_the_one_that_ended_the_phase(tmp_path: Path) -> None:
+def test_the_newest_are_kept_and_the_last_of_the_phase(tmp_path: Path) -> None:
     model, optimizer = trained()
     (writer,) = writers(tmp_path, keep=2)
     for step in (10, 20, 30):
@@ -398,12 +398,12 @@ def in_another_process(call: str, *arguments: object) -> int:
 def test_a_writer_that_is_killed_leaves_only_whole_checkpoints(tmp_path: Path) -> None:
     assert in_another_process("kill_writers(Path(sys.argv[1]), 6)", tmp_path) == 0
     for root in tmp_path.iterdir():
-        last = read_lines(root / "said")[-1]["step"]
+        last = read_lines(root / "steps-written")[-1]["step"]
         checkpoints = root / "phase1" / "checkpoints"
         remove_leftovers(checkpoints)
         folders = steps(checkpoints)
         assert sorted(checkpoints.iterdir()) == folders
-        # The newest three, and one that there was no time to delete.
+        # The newest three, and one that could not be deleted in time.
         assert len(folders) - min(3, last) in (0, 1)
         assert newest_valid(checkpoints) == (folders[-1], [])
         newest = verify(folders[-1]).step
@@ -412,7 +412,7 @@ def test_a_writer_that_is_killed_leaves_only_whole_checkpoints(tmp_path: Path) -
 
 
 def test_a_process_may_end_while_it_writes(tmp_path: Path) -> None:
-    """What nobody will commit holds nobody up: a run that ends with an error ends at once."""
+    """A checkpoint that will never be committed delays nothing: a run that ends with an error ends at once."""
     assert in_another_process("write_into_a_pipe(Path(sys.argv[1]))", tmp_path) == 0
     assert steps(tmp_path / "phase1" / "checkpoints") == []
 

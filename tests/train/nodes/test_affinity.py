@@ -22,7 +22,7 @@ MINE = os.sched_getaffinity(0)
 def tree(
     folder: Path, near: Sequence[str], *, numa: Sequence[int] | None = None, siblings: Mapping[int, str] | None = None
 ) -> Path:
-    """A sysfs of GPUs at `ADDRESSES`, each near some CPUs."""
+    """A sysfs tree of GPUs at `ADDRESSES`, each near some CPUs."""
     for place, cpus in enumerate(near):
         device = folder / "bus" / "pci" / "devices" / ADDRESSES[place]
         device.mkdir(parents=True)
@@ -52,7 +52,7 @@ def test_two_gpus_of_a_numa_node_share_its_cores() -> None:
     assert format_cpus(cpus_for(7, node) or set()) == "88-95,216-223"
 
 
-def test_a_mask_with_holes_is_not_left() -> None:
+def test_ranks_stay_inside_a_mask_with_holes() -> None:
     allowed = {0, 3, 4, 9, 12, 13}
     node = Node(allowed, {0: set(range(8)), 1: set(range(8)), 2: set(range(8, 16))}, {})
     assert [cpus_for(rank, node) for rank in range(3)] == [{0}, {3, 4}, {9, 12, 13}]
@@ -79,7 +79,7 @@ def test_more_ranks_than_cores_share_what_is_near() -> None:
         pytest.param(Node({0, 1, 2, 3}, {0: {0}}, {}, share=2), id="other jobs' CPUs are in the mask"),
     ],
 )
-def test_nothing_is_done_where_something_is_unknown_or_done_already(node: Node) -> None:
+def test_nothing_is_done_if_something_is_unknown_or_done_already(node: Node) -> None:
     assert cpus_for(0, node) is None
 
 
@@ -90,7 +90,7 @@ def test_slurm_may_count_cores_or_threads(share: int) -> None:
 
 
 def test_cpus_that_no_task_got_may_lie_in_the_mask() -> None:
-    """Three tasks of 5 CPUs on a node of 16: Slurm tells the step of 15."""
+    """Three tasks of 5 CPUs on a node of 16: Slurm tells the step that it has 15."""
     near = {rank: set(range(16)) for rank in range(3)}
     shares = [cpus_for(rank, Node(set(range(16)), near, {}, share=15)) or set() for rank in range(3)]
     assert [len(share) for share in shares] == [5, 5, 6]
@@ -141,7 +141,7 @@ def test_shares_are_near_allowed_disjoint_fair_and_whole_cores(node: Node) -> No
     st.sets(st.integers(0, 31)),
     st.dictionaries(st.integers(0, 31), st.sets(st.integers(0, 31))),
 )
-def test_whatever_sysfs_says_the_mask_is_not_left(
+def test_whatever_sysfs_says_ranks_stay_inside_the_mask(
     near: dict[int, set[int]], allowed: set[int], siblings: dict[int, set[int]]
 ) -> None:
     node = Node(allowed, near, siblings)
@@ -165,7 +165,7 @@ def test_the_kernels_lists() -> None:
 
 @pytest.fixture
 def affinity() -> Iterator[None]:
-    """This process's CPUs are put back."""
+    """This process's CPUs are restored afterwards."""
     yield
     for task in Path("/proc/self/task").iterdir():
         os.sched_setaffinity(int(task.name), MINE)
@@ -176,18 +176,18 @@ def bind(sys: Path, *, local_rank: int = 0, tasks: int = 1, gpus: int = 1, **env
 
 
 @pytest.mark.usefixtures("affinity")
-def test_a_process_is_bound_with_the_threads_that_it_has_and_will_have(tmp_path: Path) -> None:
-    last, told, end = max(MINE), threading.Event(), threading.Event()
+def test_a_process_is_bound_with_its_present_and_future_threads(tmp_path: Path) -> None:
+    last, begun, end = max(MINE), threading.Event(), threading.Event()
     seen: list[set[int]] = []
 
     def wait() -> None:
-        told.set()
+        begun.set()
         end.wait(10)
         seen.append(os.sched_getaffinity(0))
 
     thread = threading.Thread(target=wait)
     thread.start()
-    told.wait(10)
+    begun.wait(10)
     words = bind(tree(tmp_path, [str(last)]))
     end.set()
     thread.join()
@@ -206,13 +206,13 @@ def test_a_process_is_bound_with_the_threads_that_it_has_and_will_have(tmp_path:
 @pytest.mark.skipif(len(MINE) < 2, reason="needs two CPUs")
 def test_two_ranks_divide_a_numa_node_by_what_each_reads(tmp_path: Path) -> None:
     sys = tree(tmp_path, [format_cpus(MINE)] * 2, siblings={cpu: str(cpu) for cpu in MINE})
-    found = []
+    shares = []
     for rank in range(2):
         bind(sys, local_rank=rank, tasks=2, gpus=2)
-        found.append(os.sched_getaffinity(0))
+        shares.append(os.sched_getaffinity(0))
         os.sched_setaffinity(0, MINE)
-    assert found[0] | found[1] == MINE
-    assert not found[0] & found[1]
+    assert shares[0] | shares[1] == MINE
+    assert not shares[0] & shares[1]
 
 
 @pytest.mark.usefixtures("affinity")
@@ -230,7 +230,7 @@ def test_a_gpu_of_an_unknown_numa_node_binds_no_rank(tmp_path: Path) -> None:
     unbound(bind(tree(tmp_path, [str(min(MINE))], numa=[-1])))
 
 
-def test_what_slurm_has_bound_is_left(tmp_path: Path) -> None:
+def test_a_binding_by_slurm_is_left_alone(tmp_path: Path) -> None:
     unbound(bind(tree(tmp_path, [str(min(MINE))]), SLURM_CPUS_ON_NODE=str(len(MINE) + 1)))
 
 
@@ -238,7 +238,7 @@ def test_without_a_gpu_nothing_is_read(tmp_path: Path) -> None:
     unbound(bind(tmp_path / "absent", gpus=0))
 
 
-def test_whatever_goes_wrong_is_one_line(tmp_path: Path) -> None:
+def test_whatever_goes_wrong_is_reported_in_one_line(tmp_path: Path) -> None:
     unbound(bind(tmp_path), "not bound to the CPUs near the GPU: [Errno 2]")
     unbound(bind(tree(tmp_path / "a", ["0-x"])), "not bound to the CPUs near the GPU: invalid literal")
     unbound(bind(tree(tmp_path / "b", ["0"]), SLURM_CPUS_ON_NODE="16(x2)"), "not bound to the CPUs near the GPU")

@@ -1,4 +1,4 @@
-"""What a look at the nodes finds, which node is to blame, and whether training is refused."""
+"""What the node check finds, which node is to blame, and whether training is refused."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ from tests.conftest import wait_until
 from tests.forkserver import CONTEXT, preload
 
 preload(__name__)
-TOO_MUCH = 10**18  # bytes that no disk has
+TOO_MUCH = 10**18  # more bytes than any disk has
 
 HEALTHY = """\
 0, GPU-5c1fd6a5-0001, 81559, 81038, 0
@@ -129,7 +129,7 @@ def test_what_is_wrong_with_a_node(change: dict[str, object], expected: NodeProb
 
 
 def with_disks(*, shared: bool = True, **free: int) -> Findings:
-    """A disk of which each node sees so much free, and 100 bytes are needed."""
+    """A disk on which each node sees this many bytes free, and 100 are needed."""
     return Findings(nodes=tuple(replace(FACTS, node=n, disks=(Disk("/r", 100, shared, f),)) for n, f in free.items()))
 
 
@@ -152,8 +152,8 @@ def test_a_node_that_alone_sees_another_disk_lacks_the_mount() -> None:
 
 
 def clocks(*ahead_s: float, round_trip_s: float = 0.0) -> list[NodeProblem]:
-    found = tuple(Clock(f"node{place}", seconds) for place, seconds in enumerate(ahead_s))
-    return problems(Findings(clocks=found, round_trip_s=round_trip_s))
+    all_clocks = tuple(Clock(f"node{place}", seconds) for place, seconds in enumerate(ahead_s))
+    return problems(Findings(clocks=all_clocks, round_trip_s=round_trip_s))
 
 
 def test_a_clock_that_differs_from_most_is_named() -> None:
@@ -167,7 +167,7 @@ def test_of_two_clocks_either_may_be_wrong() -> None:
     assert clocks(0, -1) == clocks(5) == clocks() == []
 
 
-def test_clocks_are_compared_as_well_as_the_network_allows() -> None:
+def test_clocks_are_compared_as_precisely_as_the_network_allows() -> None:
     assert clocks(0, 0, 5, round_trip_s=4) == []
     assert len(clocks(0, 0, 7, round_trip_s=4)) == 1
 
@@ -184,8 +184,10 @@ def test_a_slow_node_is_named_and_no_other(nodes: int, data: st.DataObject) -> N
         f"node{node}": min(4.0 if {node, other} & slow else 1.0 for other in partners(node, nodes) if other is not None)
         for node in range(nodes)
     }
-    found = problems(network(best))
-    assert found == [warning("slow network: 4000 ms for what takes 1000 ms elsewhere", f"node{node}") for node in slow]
+    reported = problems(network(best))
+    assert reported == [
+        warning("slow network: 4000 ms for what takes 1000 ms elsewhere", f"node{node}") for node in slow
+    ]
 
 
 @given(st.integers(3, 200))
@@ -211,7 +213,7 @@ def test_of_two_nodes_neither_is_slow() -> None:
     assert problems(network({"a": None, "b": None})) == []
 
 
-def test_bandwidth_is_that_of_nccl_tests() -> None:
+def test_bandwidth_is_defined_as_in_nccl_tests() -> None:
     links = (NetworkTimes("a", 0.01), NetworkTimes("b", 0.02))
     assert Findings(links=links, ranks=4, device="cuda").bandwidth_gb_per_s == pytest.approx(1.5 * 64e6 / 0.02 / 1e9)
     assert Findings().bandwidth_gb_per_s == 0
@@ -219,13 +221,13 @@ def test_bandwidth_is_that_of_nccl_tests() -> None:
 
 @dataclass(frozen=True)
 class Scene:
-    """Ranks over nodes, each with its own wrongs."""
+    """Ranks on several nodes, each with its own faults."""
 
     nodes: int
     tasks: int
     folder: Path
-    ahead_s: Mapping[int, float] = field(default_factory=dict)  # of a rank's clock
-    needed: Mapping[int, int] = field(default_factory=dict)  # bytes of disk, of a rank's node
+    ahead_s: Mapping[int, float] = field(default_factory=dict)  # by rank: how far its clock is ahead
+    needed: Mapping[int, int] = field(default_factory=dict)  # by rank: bytes of disk that its node needs
 
     def environ(self, rank: int, port: int) -> dict[str, str]:
         names = {"PROCID": rank, "LOCALID": rank % self.tasks, "NTASKS": self.nodes * self.tasks, "NNODES": self.nodes}
@@ -241,7 +243,7 @@ class Scene:
 
 
 @dataclass(frozen=True)
-class Told:
+class RankReport:
     """What one rank found and how it ended."""
 
     looked: Findings
@@ -264,12 +266,12 @@ def one_rank(scene: Scene, rank: int, port: int) -> None:
             settle(ranks, looked, placement, scene.folder, "bert")
         except (UnfitNodesError, FirstRankFailedError) as raised:
             error = f"{type(raised).__name__} {raised}"
-        (scene.folder / f"told-{rank}").write_bytes(pickle.dumps(Told(looked, measured, error, seconds)))
+        (scene.folder / f"report-{rank}").write_bytes(pickle.dumps(RankReport(looked, measured, error, seconds)))
     os._exit(0)
 
 
-def played(scene: Scene) -> list[Told]:
-    """What each rank, a real process, has to tell."""
+def played(scene: Scene) -> list[RankReport]:
+    """What each rank, a real process, reports."""
     port, ranks = free_port(), range(scene.nodes * scene.tasks)
     processes = [CONTEXT.Process(target=one_rank, args=(scene, rank, port)) for rank in ranks]
     for process in processes:
@@ -277,13 +279,13 @@ def played(scene: Scene) -> list[Told]:
     for process in processes:
         process.join(PATIENCE_S)
     assert [process.exitcode for process in processes] == [0] * len(ranks)
-    return [pickle.loads((scene.folder / f"told-{rank}").read_bytes()) for rank in ranks]
+    return [pickle.loads((scene.folder / f"report-{rank}").read_bytes()) for rank in ranks]
 
 
 def test_healthy_nodes_are_measured_and_trained_on(tmp_path: Path) -> None:
-    told = played(Scene(4, 1, tmp_path))
-    first = told[0]
-    assert {(one.looked, one.measured) for one in told} == {(first.looked, first.measured)}, "all know the same"
+    reports = played(Scene(4, 1, tmp_path))
+    first = reports[0]
+    assert {(one.looked, one.measured) for one in reports} == {(first.looked, first.measured)}, "all ranks agree"
     assert [node.node for node in first.looked.nodes] == [clock.node for clock in first.looked.clocks]
     assert [link.node for link in first.measured.links] == ["node0", "node1", "node2", "node3"]
     assert all(clock.ahead_s < 1 for clock in first.looked.clocks)
@@ -292,35 +294,35 @@ def test_healthy_nodes_are_measured_and_trained_on(tmp_path: Path) -> None:
         assert 0 < link.exchange_s < 10
     assert first.measured.bandwidth_gb_per_s > 0
     assert problems(first.looked) == []
-    assert {one.error for one in told} == {""}
+    assert {one.error for one in reports} == {""}
     assert not (tmp_path / FILE).exists()
 
 
-def test_ill_nodes_are_named_recorded_and_refused(tmp_path: Path) -> None:
-    told = played(Scene(3, 1, tmp_path, ahead_s={2: 600.0}, needed={1: TOO_MUCH}))
-    assert told[0].error.startswith("UnfitNodesError error: refusing to train on these nodes: node1: ")
-    assert "1000000000.0 GB needed" in told[0].error
-    assert "node2" not in told[0].error
-    assert str(tmp_path / FILE) in told[0].error
-    assert [one.error.split()[0] for one in told[1:]] == ["FirstRankFailedError"] * 2
-    found = {suspect.node: suspect for suspect in suspects(tmp_path, time.time())}
-    assert {node: suspect.fatal for node, suspect in found.items()} == {"node1": True, "node2": False}
-    assert "its clock is 600." in found["node2"].reason
-    assert {(suspect.run, suspect.job) for suspect in found.values()} == {("bert", "77")}
+def test_unfit_nodes_are_named_recorded_and_refused(tmp_path: Path) -> None:
+    reports = played(Scene(3, 1, tmp_path, ahead_s={2: 600.0}, needed={1: TOO_MUCH}))
+    assert reports[0].error.startswith("UnfitNodesError error: refusing to train on these nodes: node1: ")
+    assert "1000000000.0 GB needed" in reports[0].error
+    assert "node2" not in reports[0].error
+    assert str(tmp_path / FILE) in reports[0].error
+    assert [one.error.split()[0] for one in reports[1:]] == ["FirstRankFailedError"] * 2
+    register = {suspect.node: suspect for suspect in suspects(tmp_path, time.time())}
+    assert {node: suspect.fatal for node, suspect in register.items()} == {"node1": True, "node2": False}
+    assert "its clock is 600." in register["node2"].reason
+    assert {(suspect.run, suspect.job) for suspect in register.values()} == {("bert", "77")}
 
 
-def test_several_ranks_of_a_node_make_one_result(tmp_path: Path) -> None:
-    told = played(Scene(2, 2, tmp_path, ahead_s={2: -60.0, 3: -60.0}))
-    looked, measured = told[3].looked, told[3].measured
+def test_several_ranks_of_a_node_give_one_result(tmp_path: Path) -> None:
+    reports = played(Scene(2, 2, tmp_path, ahead_s={2: -60.0, 3: -60.0}))
+    looked, measured = reports[3].looked, reports[3].measured
     assert [node.node for node in looked.nodes] == ["node0", "node1"]
     assert [round(clock.ahead_s) for clock in looked.clocks] == [0, -60]
     assert [(link.node, link.exchange_s) for link in measured.links] == [("node0", None), ("node1", None)]
     assert problems(looked) == [warning("the clocks of node0 and node1 are 60.0 s apart", "")]
-    assert {one.error for one in told} == {""}, "a warning refuses nobody"
+    assert {one.error for one in reports} == {""}, "a warning does not end a run"
 
 
 def one_of_two(rank: int, port: int, folder: Path) -> None:
-    """Rank 1 opens the network and does nothing more."""
+    """Rank 1 opens the network, and then does nothing."""
     environ = Scene(2, 1, folder).environ(rank, port)
     with joined(read_placement(environ)) as ranks:
         if rank:
@@ -377,11 +379,11 @@ def test_nvidia_smi_is_asked(look: Look, tmp_path: Path) -> None:
     )
 
 
-def test_gpus_that_are_gone_are_fatal_only_where_the_job_was_given_them(look: Look) -> None:
+def test_missing_gpus_are_fatal_only_if_the_job_was_given_them(look: Look) -> None:
     if torch.cuda.device_count():
         pytest.skip("this machine has GPUs")
     assert problems(look(":", CUDA_VISIBLE_DEVICES="0,1")) == [fatal("0 of 2 GPUs seen")]
-    assert problems(look(":")) == [], "the job did not ask for them: bad input, not a bad node"
+    assert problems(look(":")) == [], "the job did not request them: bad input, not a bad node"
 
 
 def test_what_nvidia_smi_complains_of_is_reported(look: Look) -> None:

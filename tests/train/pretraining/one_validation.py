@@ -17,7 +17,7 @@ CPU = torch.device("cpu")
 
 
 def score(environ: Mapping[str, str], ranks: Ranks) -> dict[str, float | int]:
-    """What the learner says on this rank; twice, as masks must not change."""
+    """The learner's scores on this rank, computed twice, since masks must not change."""
     job = resolve_job(environ, read_placement(environ), Pretraining.of)
     torch.manual_seed(0)
     learner = job.objective.open(ranks, CPU)

@@ -1,4 +1,4 @@
-"""What pretraining counts in its batches, and what it says of a step."""
+"""What pretraining counts in its batches, and what it logs about a step."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run does about its shards: any number of them, bad ones, other ones, copies, and LDDL's own loader."""
+"""How a run treats its shards: any number of them, bad or replaced ones, copies, and LDDL's own loader."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ Alone = Callable[..., Ended]
 
 @pytest.fixture
 def data_copy(trial: Trial, tmp_path: Path) -> Trial:
-    """The run on data that may be spoilt."""
+    """The run on data that the test may damage."""
     shutil.copytree(trial.data, tmp_path / "data")
     return replace(trial, data=tmp_path / "data")
 
 
 def with_settings(trial: Trial, home: Path, **settings: Any) -> Trial:
-    """The run with settings that only a recipe holds."""
+    """The run with settings that only a recipe can have."""
     recipe = {"system": "cpu-node", "model": "bert-nano", "precision": "fp32", "num_workers": 1, "phases": PHASES}
     (home / "bertjobs").mkdir(parents=True)
     (home / "bertjobs" / "recipes.yml").write_text(yaml.safe_dump({"recipes": {"trial": recipe | settings}}))
     return replace(trial, home=home)
 
 
-def spoil(trial: Trial, number: int, phase: int = 1) -> str:
-    """Change one byte of a training shard; its name."""
+def alter_shard(trial: Trial, number: int, phase: int = 1) -> str:
+    """Change one byte of a training shard; returns the shard's name."""
     shard = shards_of(DataManifest.read(trial.data).phase(phase))[number]
     content = bytearray(shard.path.read_bytes())
     content[-1] ^= 1
@@ -66,14 +66,14 @@ def test_a_checkpoint_has_the_position_in_the_data(stopped: Trial) -> None:
 
 
 def test_an_altered_shard_stops_the_run_before_anything_is_written(data_copy: Trial, alone: Alone) -> None:
-    name = spoil(data_copy, 1)
+    name = alter_shard(data_copy, 1)
     end = alone(data_copy, 1)
     assert_refused(end, f"shard {name} was altered", "the manifest says", "on_bad_shard=skip")
     assert not data_copy.results.exists()
 
 
 def test_an_altered_shard_is_reported_once_on_two_ranks(data_copy: Trial) -> None:
-    name = spoil(data_copy, 2)
+    name = alter_shard(data_copy, 2)
     first, second = data_copy.run(1, 2)
     assert_refused(first, f"shard {name} was altered")
     assert (second.code, second.err) == (0, "")
@@ -81,7 +81,7 @@ def test_an_altered_shard_is_reported_once_on_two_ranks(data_copy: Trial) -> Non
 
 def test_bad_shards_are_skipped_recorded_and_remembered(data_copy: Trial, tmp_path: Path, alone: Alone) -> None:
     trial = with_settings(data_copy, tmp_path / "home", on_bad_shard="skip")
-    altered = spoil(trial, 1)
+    altered = alter_shard(trial, 1)
     end = alone(trial.having(STEPS_THIS_RUN=5), 1)
     assert end.code == 75, end
     assert f"shard {altered} was altered" in end.out
@@ -92,7 +92,7 @@ def test_bad_shards_are_skipped_recorded_and_remembered(data_copy: Trial, tmp_pa
     again = alone(trial.having(STEPS_THIS_RUN=5), 1)
     assert again.code == 75, again
     assert "are now" not in again.out
-    # Another one is lost: the epoch goes on without it.
+    # Another one is lost: the epoch continues without it.
     shard = shards_of(DataManifest.read(trial.data).phase(1))[0]
     shard.path.unlink()
     last = alone(trial.having(STEPS_THIS_RUN=5), 1)

@@ -60,7 +60,7 @@ def on_ranks(settings: Trial, world_size: int, folder: Path) -> list[Score]:
     return [json.loads(file.read_text()) for file in files]
 
 
-def test_it_is_the_sum_over_single_sequences(settings: Trial, on_one_rank: Score, data: DataManifest) -> None:
+def test_the_score_is_the_sum_over_single_sequences(settings: Trial, on_one_rank: Score, data: DataManifest) -> None:
     environ = settings.environment(1)
     job = resolve_job(environ, read_placement(environ), Pretraining.of)
     shards = open_shards(DataManifest.read(data.folder), job.spec, job.phase, Ranks(read_placement(environ)))
@@ -89,10 +89,10 @@ def test_more_ranks_give_the_same_score(settings: Trial, on_one_rank: Score, wor
     rows, micro_batch = on_one_rank["sequences"], 2
     assert -(-rows // micro_batch) % world_size, "the ranks must score different numbers of batches"
     ranks = on_ranks(settings, world_size, tmp_path)
-    for found in ranks:
-        assert {name: found[name] for name in COUNTS} == {name: on_one_rank[name] for name in COUNTS}
+    for result in ranks:
+        assert {name: result[name] for name in COUNTS} == {name: on_one_rank[name] for name in COUNTS}
         for name in ("mlm_loss_nats", "nsp_loss_nats"):
-            assert found[name] == pytest.approx(on_one_rank[name], rel=1e-12)
+            assert result[name] == pytest.approx(on_one_rank[name], rel=1e-12)
     assert ranks[0]["unigram_cross_entropy_nats"] == on_one_rank["unigram_cross_entropy_nats"]
 
 
@@ -103,6 +103,6 @@ def test_a_rank_without_a_batch_takes_part(settings: Trial, on_one_rank: Score, 
     text = text.replace("micro_batch: 2", "micro_batch: 5000").replace("global_batch: 12", "global_batch: 10000")
     (alike.home / "bertjobs").mkdir(parents=True)
     (alike.home / "bertjobs" / "recipes.yml").write_text(text)
-    for found in on_ranks(alike, 2, tmp_path):
-        assert found["sequences"] == on_one_rank["sequences"] < 5000
-        assert found["mlm_loss_nats"] == pytest.approx(on_one_rank["mlm_loss_nats"], rel=1e-6)
+    for result in on_ranks(alike, 2, tmp_path):
+        assert result["sequences"] == on_one_rank["sequences"] < 5000
+        assert result["mlm_loss_nats"] == pytest.approx(on_one_rank["mlm_loss_nats"], rel=1e-6)

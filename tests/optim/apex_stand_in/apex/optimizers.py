@@ -1,4 +1,4 @@
-"""What a caller of apex.optimizers.FusedMixedPrecisionLamb sees and gives, computed in torch on any device."""
+"""What a caller of apex.optimizers.FusedMixedPrecisionLamb sees and passes, computed in torch on any device."""
 
 from __future__ import annotations
 
