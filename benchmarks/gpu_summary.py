@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import statistics
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -91,6 +92,7 @@ def summarise(lines: Sequence[Line], planned: dict[int, float]) -> dict[str, Any
         "skipped": [part["name"] for part in parts if part["exit_code"] is None],
         "copy_tb_per_s": (last(lines, "copy") or {}).get("tb_per_s"),
         "square_product_tflops": (last(lines, "square product") or {}).get("tflops"),
+        "lamb_ms": {line["lamb"]: statistics.median(line["ms"]) for line in of(lines, "lamb")},
         "phases": {str(phase): key_numbers(lines, phase, planned.get(phase)) for phase in MICRO_BATCHES},
     }
 
@@ -164,6 +166,7 @@ def table(summary: dict[str, Any], prediction: dict[str, Any]) -> list[str]:
     rates = prediction.get("rates", {})
     rows.append(("copies, TB/s", "", text(rates.get("copy_tb_per_s")), text(copy), ""))
     rows.append(("8192^3, TFLOP/s", "", text(rates.get("square_product_tflops")), text(square), ""))
+    rows += [(f"LAMB of BERT-base, ms, {name}", "", "", text(ms), "") for name, ms in summary["lamb_ms"].items()]
     for number, phase in MICRO_BATCHES.items():
         rows += phase_rows(
             number, phase, summary["phases"][str(number)], prediction.get("phases", {}).get(str(number), {})

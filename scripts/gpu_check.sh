@@ -151,7 +151,7 @@ first_half() {
   part attention 20 "$python" benchmarks/attention.py --lines "$folder/results.jsonl"
   part eager 28 "${bench[@]}" --micro-batches recipe --set compile=false
   part bench-1-half 20 "${bench[@]}" --phase 1 --micro-batches 256
-  part lamb 12 "$python" benchmarks/worker.py --only lamb --rounds 20 --output "$folder/lamb.json"
+  part lamb 12 "$python" benchmarks/worker.py --only lamb --rounds 20 --lines "$folder/results.jsonl"
 }
 
 second_half() {

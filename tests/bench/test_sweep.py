@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import weakref
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -300,6 +301,23 @@ def test_a_slow_other_variant_shows_in_its_own_ratio_alone(monkeypatch: pytest.M
     # A turn takes a millisecond on this clock, and one of the slow variant what it waits in addition.
     assert result.ratio(NVIDIA) == pytest.approx(batches * (SLOW_S + 0.001) / (0.001 * packs))
     assert result.ratio(PADDED) == pytest.approx(result.result(PADDED).micro_batches / packs)
+
+
+def test_at_most_two_models_are_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("transformers")
+    build, alive = comparison._hugging_face, []
+
+    def remembered(*arguments: Any) -> torch.nn.Module:
+        assert [model() for model in alive] == [None] * len(alive)
+        theirs = build(*arguments)
+        alive.append(weakref.ref(theirs))
+        return theirs
+
+    monkeypatch.setattr(comparison, "_hugging_face", remembered)
+    spec = tiny("phase1.micro_batch=4")
+    data = synthetic_data(spec, spec.phases[0], rows=512)
+    compare(spec, spec.phases[0], data, CPU, micro_batch=4, sequences=8, rounds=1, names=(SDPA, EAGER))
+    assert len(alive) == 2
 
 
 def test_foreign_code_that_fails_costs_its_own_row(monkeypatch: pytest.MonkeyPatch) -> None:

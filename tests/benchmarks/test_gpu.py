@@ -146,6 +146,7 @@ LINES: list[dict[str, Any]] = [
     {"what": "comparison", "phase": 1, "name": "Hugging Face, eager", "ours_is_times_as_fast": None},
     {"what": "attention", "tokens": 65536, "longest": 128, "attention": "flash", "forward_ms": 0.3, "backward_ms": 0.8},
     {"what": "attention", "tokens": 65536, "longest": 128, "attention": "triton", "failed": "no"},
+    {"what": "lamb", "lamb": "fused", "ms": [1.5, 1.25, 9.0]},
     {"what": "part", "name": "bench-2", "exit_code": 124, "seconds": 35, "limit_s": 35},
     {"what": "part", "name": "lamb", "exit_code": None, "seconds": 0, "limit_s": 0},
 ]  # fmt: skip
@@ -181,6 +182,7 @@ def test_the_table_shows_targets_and_prediction_beside_what_was_measured(summary
     assert row("phase 1: memory of tensors, GB") == ["+-10%", "48", "50", "reached"]
     assert row("phase 1: optimizer's share of a step") == ["under", "1%", "0.2%", "reached"]
     assert row("phase 1: attention of a layer, ms, flash") == ["1", "1.1"]
+    assert row("LAMB of BERT-base, ms, fused") == ["1.5"]
     assert row("phase 2: sequences/s, micro-batch 64") == ["950", "not", "measured"]
     assert "phase 1: attention=triton: 2,750 sequences/s, 1.1 times the recipe's own" in lines
     assert "FAILED bench-2: exit code 124 after 35 s" in lines
