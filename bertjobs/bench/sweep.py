@@ -182,19 +182,20 @@ class Rank:
 def rank_step(
     spec: RunSpec, phase: PhaseSpec, data: BenchData, micro_batch: int, device: torch.device
 ) -> list[MicroBatch]:
-    """The micro-batches of one rank's share of a global batch, as a run of the recipe would cut it."""
-    batch = max(micro_batch, phase.rank_batch - phase.rank_batch % micro_batch)
-    limits = None
+    """The micro-batches of rank 0 in a step of the recipe, as a run would cut its global batch; padded ones as many as
+    are full."""
+    batch, ranks, limits = max(micro_batch, phase.rank_batch - phase.rank_batch % micro_batch), 1, None
     if spec.is_unpadded:
-        shape = {"max_length": phase.sequence_length}
-        tokens = micro_batch * phase.sequence_length
-        limits = packing_limits(data.shards, data.masking, tokens=tokens, **shape)
+        most, longest = micro_batch * phase.sequence_length, phase.sequence_length
+        batch, ranks = phase.global_batch, spec.world_size
+        limits = packing_limits(data.shards, data.masking, most=most, max_length=longest, global_batch=batch)
     stream = BatchStream(
         data.shards,
         data.masking,
         global_batch=batch,
         micro_batch=micro_batch,
         packing=limits,
+        world_size=ranks,
         pin_memory=device.type == "cuda",
     )
     with closing(stream):
@@ -223,10 +224,11 @@ def measure(rank: Rank, data: BenchData, micro_batch: int, *, peak: float, secon
     parts = [_spread(whole, share, number / repeats) for number in range(repeats)]
     timed = [(counts_of(part), *rank.step(part)) for part in parts]
     rates = [counts.sequences / took for counts, took, _ in timed]
-    forward_backward = phase.rank_batch / statistics.median(rates)
+    counts = counts_of(whole)
+    work = counts.sequences if spec.is_unpadded else phase.rank_batch  # more where the packs do not divide by the ranks
+    forward_backward = work / statistics.median(rates)
     optimizer = statistics.median(update for *_, update in timed)
     step_s = forward_backward + optimizer
-    counts = counts_of(whole)
     sequences_per_s = phase.rank_batch / step_s
     flops = step_flops(spec.model, spec.model.vocab_size, counts) / counts.sequences
     places = sum(batch.input_ids.numel() for batch in whole)

@@ -101,6 +101,7 @@ def make_checked_plan(args: argparse.Namespace, resolved: Resolved, resumed: Run
         resumed: the directory of a run that is continued; None for a new one.
     """
     from bertjobs.launch.plan.estimate import earlier_runs, measured_peaks
+    from bertjobs.launch.plan.packs import packs_of
     from bertjobs.launch.plan.plan import make_plan
     from bertjobs.launch.plan.preflight import Circumstances, inspect
     from bertjobs.launch.start import absolute, choose_backend
@@ -116,6 +117,7 @@ def make_checked_plan(args: argparse.Namespace, resolved: Resolved, resumed: Run
     data, problems = inspect(spec, backend, slurm, around)
     return make_plan(
         *(replace(resolved, spec=data.sized(spec) if data else spec), backend, data, _rate(spec, backend)),
+        packs=packs_of(spec, data),
         earlier=earlier,
         queue=queue,
         problems=problems,

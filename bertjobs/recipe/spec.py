@@ -529,10 +529,11 @@ class RunSpec:
 
     def pack_tokens(self, phase: PhaseSpec) -> int:
         """The most tokens in a pack: those of the recipe's largest padded micro-batch, so that the packs do not depend
-        on the number of ranks; or those of the micro-batch that GRADIENT_STEPS asks for."""
+        on the number of ranks; or those of the micro-batch that GRADIENT_STEPS asks for. Never more than a global
+        batch can have."""
         derived = largest_micro_batch(phase.rank_batch, phase.micro_batch_limit)
         size = phase.micro_batch_limit if phase.micro_batch == derived else phase.micro_batch
-        return size * phase.sequence_length
+        return min(size, phase.global_batch) * phase.sequence_length
 
     def phase(self, number: int) -> PhaseSpec:
         """The phase with this number; KeyError if the run does not have it."""

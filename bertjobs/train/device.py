@@ -1,4 +1,4 @@
-"""The peak performance of a rank's device, and the memory that was used."""
+"""The peak performance of a rank's device, the memory that was used, and whether it computes."""
 
 from __future__ import annotations
 
@@ -64,6 +64,11 @@ def peak_flops(name: str, precision: str) -> float | None:
 def device_peak_flops(device: torch.device, precision: str) -> float | None:
     """`peak_flops` of this rank's device; None on a CPU."""
     return peak_flops(torch.cuda.get_device_name(device), precision) if device.type == "cuda" else None
+
+
+def is_busy(device: torch.device) -> bool:
+    """Whether a device still computes what it was told; a CPU never does. Does not wait for it."""
+    return device.type == "cuda" and not torch.cuda.current_stream(device).query()
 
 
 def peak_memory_gb(device: torch.device) -> float:

@@ -15,7 +15,7 @@ from bertjobs.optim.base import Optimizer
 from bertjobs.optim.schedule import learning_rate
 from bertjobs.train.checkpoint.saving import Saving
 from bertjobs.train.checkpoint.state import Progress
-from bertjobs.train.device import device_peak_flops, peak_memory_gb
+from bertjobs.train.device import device_peak_flops, is_busy, peak_memory_gb
 from bertjobs.train.diagnosis import diagnose
 from bertjobs.train.job import PhaseJob
 from bertjobs.train.metrics import MetricsLog, step_metrics
@@ -71,6 +71,8 @@ class Trainer:
         peak = device_peak_flops(self.device, spec.precision)
         self._peak_flops = None if peak is None else peak * self.ranks.size
         self._skipped_in_a_row = 0
+        self._read_ahead: tuple[Sequence[MicroBatch], InputError | None] | None = None
+        self._waited_s = 0.0
 
     def run(self) -> Outcome:
         """Step until the phase is done or all ranks agree to stop; a checkpoint is written either way.
@@ -102,8 +104,8 @@ class Trainer:
         """One optimizer step; or the cause to stop, if any rank has one."""
         started, progress = time.perf_counter(), self.progress
         self.watchdog.beat(progress.step + 1, "reading")
-        micro_batches, error = self._next()
-        waited = time.perf_counter() - started
+        micro_batches, error = self._read_ahead or self._next()
+        self._read_ahead, self._waited_s = None, time.perf_counter() - started
         counts, cause = self._agree(micro_batches, error)
         if cause:
             return cause
@@ -113,16 +115,29 @@ class Trainer:
         scale, rate = progress.loss_scale.scale, self._rate(progress.updates)
         plan = replace(self._plan, number=progress.step, divisors=batch.divisors, loss_scale=scale)
         self.optimizer.set_learning_rate(rate)
-        result = train_step(self.wrapped, self.optimizer, micro_batches, plan, self.device)
+        result = train_step(self.wrapped, self.optimizer, micro_batches, plan, self.device, self._read_next)
         sums = self.ranks.sum_on_device(result.sums).tolist()
         self.progress = progress.after(result.skipped)
         took = time.perf_counter() - started
 
-        line = self._line(batch, plan, sums, result, learning_rate=rate, waited_s=waited, step_time_s=took)
+        line = self._line(batch, plan, sums, result, learning_rate=rate, step_time_s=took)
         self.metrics.step(line, self.job.phase.steps, self.job.objective.step_words(line))
         self.saving.lead.after_step(took)
         self._check_finite(result, plan, line)
         return None
+
+    def _read_next(self) -> None:
+        """Read the next step's micro-batches while the device computes this one's; none after what may be the last
+        step. An error is kept until that step begins."""
+        progress = self.progress
+        if progress.updates + 1 == self.job.phase.steps or progress.step + 1 == self._last_step:
+            return
+        self.watchdog.beat(progress.step + 1, "reading the next step's batches")
+        started = time.perf_counter()
+        self._read_ahead = self._next()
+        if not is_busy(self.device):
+            self._waited_s += time.perf_counter() - started
+        self.watchdog.beat(progress.step + 1, "training")
 
     @property
     def _is_enough(self) -> bool:
@@ -167,7 +182,6 @@ class Trainer:
         result: StepResult,
         *,
         learning_rate: float,
-        waited_s: float,
         step_time_s: float,
     ) -> dict[str, Any]:
         """The step that was just made, for metrics.jsonl; ``sums`` are those of all ranks."""
@@ -181,7 +195,7 @@ class Trainer:
             gradient_norm=result.gradient_norm,
             loss_scale=plan.loss_scale,
             skipped_steps=self.progress.skipped,
-            data_wait_s=round(waited_s, 4),
+            data_wait_s=round(self._waited_s, 4),
             checkpoint_s=saved.wall_s,
             checkpoint_stall_s=saved.stall_s,
             peak_memory_gb=round(peak_memory_gb(self.device), 3),

@@ -5,9 +5,10 @@ A line of metrics.jsonl is one optimizer step. Fields and units; rates and losse
 - ``phase``, ``step`` (counts from 1), ``attempt``, ``time_unix_s``;
 - the objective's losses and scores (`Objective.measures`);
 - ``learning_rate``, ``gradient_norm`` (before clipping), ``loss_scale``, ``skipped_steps`` (so far);
-- ``step_time_s``, ``data_wait_s`` (the part of it in which rank 0 waited for its batches), ``tokens`` (of the step,
-  without padding), ``sequences_per_s``, ``tokens_per_s``, ``model_flops_per_s`` (`bertjobs.recipe.flops`, without
-  padding), ``peak_share`` (its share of the peak rate of all devices, 0 to 1; null where the peak is not known);
+- ``step_time_s``, ``data_wait_s`` (the part of it in which rank 0 waited for batches, and its device with it: the
+  next step's are read while the device computes), ``tokens`` (of the step, without padding), ``sequences_per_s``,
+  ``tokens_per_s``, ``model_flops_per_s`` (`bertjobs.recipe.flops`, without padding), ``peak_share`` (its share of the
+  peak rate of all devices, 0 to 1; null where the peak is not known);
 - ``checkpoint_s`` (from snapshot to commit, of checkpoints committed since the previous line; null for none) and
   ``checkpoint_stall_s`` (for which checkpoints held up the step loop since the previous line);
 - ``peak_memory_gb`` (rank 0, so far; GB of 10^9 bytes; tensors on a GPU, else the process's RAM).

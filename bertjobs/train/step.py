@@ -14,7 +14,7 @@ in which a token weighs more where its micro-batch holds few.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import reduce
@@ -87,11 +87,18 @@ def _nan_unless_finite(loss: Tensor) -> Tensor:
 
 
 def train_step(
-    model: nn.Module, optimizer: Optimizer, micro_batches: Sequence[MicroBatch], plan: StepPlan, device: torch.device
+    model: nn.Module,
+    optimizer: Optimizer,
+    micro_batches: Sequence[MicroBatch],
+    plan: StepPlan,
+    device: torch.device,
+    meanwhile: Callable[[], None] = lambda: None,
 ) -> StepResult:
     """Forward and backward over this rank's micro-batches, then one update by the global gradient.
 
-    ``model`` takes a micro-batch and returns its terms: `Learner.forward`, wrapped for the ranks.
+    Args:
+        model: takes a micro-batch and returns its terms: `Learner.forward`, wrapped for the ranks.
+        meanwhile: called when the device has been told everything, before this waits for it.
     """
     sums = torch.zeros((), dtype=torch.float64, device=device)
     optimizer.zero_grad()
@@ -109,4 +116,5 @@ def train_step(
         values = [value for term in terms for value in (term.loss_sum, *term.score_sums)]
         sums = sums + torch.stack([value.detach().double() for value in values])
     update = optimizer.step(plan.loss_scale)
+    meanwhile()
     return StepResult(sums, float(update.gradient_norm), bool(update.skipped))

@@ -20,6 +20,7 @@ from bertjobs.bench.profile import ATTENTION, KINDS, PRODUCTS, profile_phase
 from bertjobs.bench.sequences import BenchData, synthetic_data
 from bertjobs.bench.sweep import Measurement, Rank, Sweep, keep, measure, micro_batch_sizes, rank_step, sweep
 from bertjobs.bench.text import compared_json, compared_text, comparison_text, suggestion, sweep_text
+from bertjobs.data.batches.packed_batches import packing_limits
 from bertjobs.errors import BertjobsError, InputError
 from bertjobs.launch.plan.estimate import earlier_runs, estimate_phase, measured_peaks
 from bertjobs.recipe.catalogue import builtin_file, load_catalogue
@@ -115,6 +116,30 @@ def test_a_slow_forward_pass_and_a_slow_optimizer_each_show_in_their_own_place(m
     update = rank.optimizer.optimizer.step
     rank.optimizer.optimizer.step = lambda scale: (clock.sleep(SLOW_S), update(scale))[1]  # type: ignore[method-assign]
     assert measure(rank, data, 4, peak=1e12, seconds=0.3, repeats=2).optimizer_s >= SLOW_S
+
+
+def test_a_rank_s_step_is_its_share_of_the_recipe_s_packs() -> None:
+    spec = tiny("unpad=true", "phase1.global_batch=512", "phase1.micro_batch=16")
+    phase, data = one_phase(spec)
+    limits = packing_limits(data.shards, data.masking, most=16 * 128, max_length=128, global_batch=512)
+    assert spec.world_size == 2
+    assert limits.packs == 32
+    assert limits.tokens < 16 * 128
+    micro_batches = rank_step(spec, phase, data, 16, CPU)
+    assert [len(batch.input_ids) for batch in micro_batches] == [limits.tokens] * 16
+    assert sum(batch.sequences for batch in micro_batches) == pytest.approx(phase.rank_batch, rel=0.1)
+
+
+def test_a_step_takes_as_long_as_the_rank_with_most_packs(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    monkeypatch.setattr(bench, "time", clock)
+    spec = tiny("unpad=true", "phase1.global_batch=15", "phase1.micro_batch=15", tasks_per_node=5, phase=1)
+    phase, data = one_phase(spec)
+    rank = Rank(spec, phase, CPU)
+    rank.forward = Slow(rank.forward, clock)  # type: ignore[assignment]
+    assert len(rank_step(spec, phase, data, 15, CPU)) == 1, "one pack for five ranks: four of them have an empty one"
+    measurement = measure(rank, data, 15, peak=1e12, seconds=0.3, repeats=1)
+    assert measurement.forward_backward_s >= 0.9 * SLOW_S
 
 
 def test_a_sweep_tries_what_divides_the_rank_batch() -> None:

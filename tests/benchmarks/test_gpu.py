@@ -169,7 +169,9 @@ def test_the_summary_has_the_last_of_each_number(summary: ModuleType) -> None:
 
 
 def test_the_table_shows_targets_and_prediction_beside_what_was_measured(summary: ModuleType) -> None:
-    prediction = {"phases": {"1": {"sequences_per_s": 2300.0, "share": 0.58, "layer_ms": {"attention": 1.0}}}}
+    prediction = {
+        "phases": {"1": {"tokens": 32768, "sequences_per_s": 2300.0, "share": 0.58, "layer_ms": {"attention": 0.5}}}
+    }
     lines = summary.table(summary.summarise(LINES, {1: 48.0}), prediction)
 
     def row(words: str) -> list[str]:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from bertjobs.recipe.spec import PRECISIONS
-from bertjobs.train.device import PEAK_TFLOPS, device_peak_flops, peak_flops, peak_memory_gb
+from bertjobs.train.device import PEAK_TFLOPS, device_peak_flops, is_busy, peak_flops, peak_memory_gb
 
 
 @pytest.mark.parametrize(
@@ -80,3 +80,7 @@ def test_a_cpu_has_no_known_peak_and_its_memory_is_the_process() -> None:
     status = Path("/proc/self/status").read_text()
     peak = int(status.split("VmHWM:")[1].split()[0]) * 1024 / 1e9
     assert peak_memory_gb(cpu) == pytest.approx(peak, rel=0.01)
+
+
+def test_a_cpu_has_computed_what_it_was_told() -> None:
+    assert not is_busy(torch.device("cpu"))

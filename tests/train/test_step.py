@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -64,3 +65,27 @@ def test_a_loss_that_is_not_finite_skips_the_step_though_its_gradient_is(constan
     result = train_step(model, Lamb(model.parameters(), 0.1), UNEVEN, PLAN, CPU)
     assert result.skipped
     assert model.weight.item() == 2.0
+
+
+def test_what_can_be_done_meanwhile_is_done_before_the_device_is_waited_for() -> None:
+    happened: list[str] = []
+
+    class Update:
+        skipped = False
+
+        @property
+        def gradient_norm(self) -> float:
+            happened.append("waits")
+            return 1.0
+
+    class Counting:
+        def zero_grad(self) -> None:
+            happened.append("begins")
+
+        def step(self, _: float) -> Update:
+            happened.append("updates")
+            return Update()
+
+    optimizer: Any = Counting()
+    train_step(Line(), optimizer, UNEVEN, PLAN, CPU, lambda: happened.append("meanwhile"))
+    assert happened == ["begins", "updates", "meanwhile", "waits"]

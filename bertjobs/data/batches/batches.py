@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, fields
+from functools import partial
 from types import TracebackType
 
 import numpy as np
@@ -74,6 +75,10 @@ class Batch:
 
 
 MicroBatch = Batch | PackedBatch
+Builders = list[Callable[[], MicroBatch]]
+"""One rank's micro-batches of a step, to be built."""
+Plan = list[Builders]
+"""Those of some steps."""
 
 
 def make_batch(shards: ShardSet, chosen: SelectedRows, keys: UInt64s | None, masking: Masking) -> Batch:
@@ -122,7 +127,8 @@ class BatchStream:
         packing: limits of packed micro-batches; None pads.
         start: where to begin, the very beginning if None. Where it was written with other shards skipped, the
             stream continues at its place in the epoch's order: no row is read a second time.
-        num_workers: threads that build batches ahead, up to the next step; 0 builds them when asked.
+        num_workers: threads that plan and build ahead: batches up to the next step, plans for one step more, or for
+            some if steps are small. 0 does it when asked.
         pin_memory: put batches into page-locked memory, for a GPU to copy from.
         manifest_sha256, skipped: of the data, for `state`.
     """
@@ -152,9 +158,10 @@ class BatchStream:
         self._order = SampleOrder(shards.rows, masking.seed, shards.left_out)
         start = start or StreamState(0, 0, 0, masking.seed, manifest_sha256)
         self._first = self._order.number(start.epoch, start.place) - start.step * global_batch
-        self._step = start.step  # the first that is not planned
+        self._step = start.step  # the first that no plan has been begun for
         self._pool = ThreadPoolExecutor(num_workers, "batches") if num_workers else None
-        self._planned: deque[list[Callable[[], MicroBatch]]] = deque()
+        self._plan_ahead: Future[Plan] | None = None
+        self._planned: deque[Builders] = deque()
         self._ahead: deque[list[Future[MicroBatch]]] = deque()
 
     def state(self, step: int) -> StreamState:
@@ -172,13 +179,15 @@ class BatchStream:
 
     def __next__(self) -> list[MicroBatch]:
         if self._pool is None:
-            return [build() for build in self._next_builders()]
+            if not self._planned:
+                self._planned.extend(self._next_plan()())
+            return [build() for build in self._planned.popleft()]
         while len(self._ahead) < 2:
-            self._ahead.append([self._pool.submit(build) for build in self._next_builders()])
+            self._ahead.append([self._pool.submit(build) for build in self._next_builders(self._pool)])
         return [future.result() for future in self._ahead.popleft()]
 
     def close(self) -> None:
-        """Stop the threads; batches that were built ahead are dropped."""
+        """Stop the threads; what was planned and built ahead is dropped."""
         if self._pool is not None:
             self._pool.shutdown(wait=True, cancel_futures=True)
         self._ahead.clear()
@@ -191,28 +200,35 @@ class BatchStream:
     ) -> None:
         self.close()
 
-    def _next_builders(self) -> list[Callable[[], MicroBatch]]:
+    def _next_builders(self, pool: ThreadPoolExecutor) -> Builders:
+        """The next step's. The plan after it is begun before its batches are, so it is there once they are."""
         if not self._planned:
-            self._plan()
+            plan = self._plan_ahead or pool.submit(self._next_plan())
+            self._plan_ahead = pool.submit(self._next_plan())
+            self._planned.extend(plan.result())
         return self._planned.popleft()
 
-    def _plan(self) -> None:
-        """Decide what the next steps hold: many at once where they are small."""
-        size = self._global_batch
-        steps = max(1, min(_PLANNED, self._order.kept) // size)
-        epochs, rows = self._order.samples(self._first + self._step * size, steps * size)
+    def _next_plan(self) -> Callable[[], Plan]:
+        """Decides what the next steps hold: many at once where they are small."""
+        first, steps = self._step, max(1, min(_PLANNED, self._order.kept) // self._global_batch)
         self._step += steps
+        return partial(self._plan, first, steps)
+
+    def _plan(self, first: int, steps: int) -> Plan:
+        size = self._global_batch
+        epochs, rows = self._order.samples(self._first + first * size, steps * size)
         dealt = self._padded(rows) if self.packing is None else self._packed(rows, self.packing)
         own = np.concatenate([part for step in dealt for part in step])
         chosen = self._shards.select(rows[own])
         keys = self._masking.keys(epochs[own], chosen.rows)
-        start = 0
+        plan, start = [], 0
         for step in dealt:
             builders = []
             for part in step:
                 piece = slice(start, start := start + len(part))
                 builders.append(self._builder(chosen[piece], None if keys is None else keys[piece]))
-            self._planned.append(builders)
+            plan.append(builders)
+        return plan
 
     def _padded(self, rows: Int64s) -> list[list[Int64s]]:
         """The places in ``rows`` of this rank's padded micro-batches, step by step."""
@@ -223,10 +239,12 @@ class BatchStream:
 
     def _packed(self, rows: Int64s, limits: Limits) -> list[list[Int64s]]:
         """The places in ``rows`` of this rank's packs, step by step; none for a pack that is all tail."""
-        lengths = self._shards.lengths(rows) + SPECIALS
-        if lengths.min() <= SPECIALS or lengths.max() > limits.max_length:
+        texts = self._shards.lengths(rows)
+        lengths = texts + SPECIALS
+        if texts.min() <= 0 or lengths.max() > limits.max_length:
             self._shards.select(rows)  # raises, and names the shard
-        predictions = self._masking.predictions(self._shards, rows)
+        masking = self._masking
+        predictions = masking.counts(texts) if masking.kind == "dynamic" else masking.predictions(self._shards, rows)
         dealt = []
         for start in range(0, len(rows), self._global_batch):
             step = slice(start, start + self._global_batch)

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bertjobs.data.batches.budget import budget_for
 from bertjobs.data.batches.masked_text import NOT_SCORED, Array, Int64s, Masking, UInt64s, int64_tensor, masked_text
 from bertjobs.data.batches.order import SampleOrder
 from bertjobs.data.batches.packing import Limits, limits_for
@@ -140,15 +141,22 @@ def _filled(values: Array, size: int, rest: int) -> Tensor:
     return int64_tensor(filled)
 
 
-def packing_limits(shards: ShardSet, masking: Masking, *, tokens: int, max_length: int) -> Limits:
-    """The limits of a run on some shards, from the first 65,536 sequences of its stream: see `limits_for`.
+def packing_limits(shards: ShardSet, masking: Masking, *, most: int, max_length: int, global_batch: int) -> Limits:
+    """The limits of a run on some shards, from the first 65,536 sequences of its stream: see `budget_for` and
+    `limits_for`.
+
+    Args:
+        most: the most tokens that memory allows in a pack.
+        global_batch: sequences per step, over all ranks.
 
     Raises:
         ValueError: the budget does not hold the longest sequence.
         InputError: a shard is damaged; names it.
     """
     rows, lengths = _sample(shards, masking)
-    return limits_for(tokens, max_length, lengths, masking.predictions(shards, rows))
+    budget = budget_for(most, max_length, lengths, global_batch, _mean_length(shards))
+    limits = limits_for(budget.tokens, max_length, lengths, masking.predictions(shards, rows))
+    return replace(limits, packs=budget.packs)
 
 
 def _sample(shards: ShardSet, masking: Masking) -> tuple[Int64s, Int64s]:
@@ -156,3 +164,8 @@ def _sample(shards: ShardSet, masking: Masking) -> tuple[Int64s, Int64s]:
     order = SampleOrder(shards.rows, masking.seed, shards.left_out)
     _, rows = order.samples(0, min(order.kept, _SAMPLE))
     return rows, shards.select(rows).lengths + SPECIALS
+
+
+def _mean_length(shards: ShardSet) -> float:
+    """Mean tokens of all sequences."""
+    return sum(len(shard.ids) for shard in shards.shards) / sum(shard.rows for shard in shards.shards) + SPECIALS

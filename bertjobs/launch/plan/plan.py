@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from types import MappingProxyType
 from typing import Any
 
 from bertjobs.data.shards.manifest import DataManifest
@@ -13,6 +14,7 @@ from bertjobs.launch.plan import memory
 from bertjobs.launch.plan.estimate import EarlierRun, Estimate, changes, estimate_phase, measured_peaks
 from bertjobs.launch.plan.job_count import START_UP_S, Links, links
 from bertjobs.launch.plan.memory import Fit
+from bertjobs.launch.plan.packs import Packs
 from bertjobs.launch.plan.problem import Problem
 from bertjobs.launch.plan.queue import NOT_ASKED, Queue
 from bertjobs.recipe.resolve import Resolved
@@ -29,6 +31,7 @@ class Plan:
         backend: "slurm", "submitit" or "local".
         data: the data's manifest; None if it does not exist yet.
         estimates: expected time by phase; None if nothing is known.
+        packs: by phase, what a step is cut into; only of phases whose data are there, and that are unpadded.
         fits: by phase, whether its micro-batch fits the GPU; None if nothing is known.
         links: by phase, the jobs that it takes under the time limit; None if nothing is known or it would never end.
         queue: what is asked of Slurm, and its answers.
@@ -41,6 +44,7 @@ class Plan:
     backend: str
     data: DataManifest | None
     estimates: Mapping[int, Estimate | None]
+    packs: Mapping[int, Packs]
     fits: Mapping[int, Fit | None]
     links: Mapping[int, Links | None]
     queue: Queue
@@ -70,6 +74,7 @@ def make_plan(
     data: DataManifest | None,
     rate: float | None,
     *,
+    packs: Mapping[int, Packs] = MappingProxyType({}),
     earlier: Sequence[EarlierRun] = (),
     queue: Queue = NOT_ASKED,
     problems: Sequence[Problem] = (),
@@ -79,6 +84,7 @@ def make_plan(
 
     Args:
         rate: this machine's matrix-product rate in FLOP/s; None on a cluster.
+        packs: by phase, as far as the data tell.
         earlier: runs with measurements, newest first.
         queue: what is asked of Slurm, and its answers.
         problems: preflight's.
@@ -95,6 +101,7 @@ def make_plan(
         backend=backend,
         data=data,
         estimates=estimates,
+        packs=packs,
         fits={phase.phase: memory.fit(spec, phase, vocab_size, peaks) for phase in spec.phases},
         links=cuts,
         queue=queue,
@@ -167,10 +174,22 @@ def _batch_rows(plan: Plan) -> list[list[str]]:
         ["  = gradient steps (GRADIENT_STEPS)", *(f"{phase.gradient_steps:,}" for phase in phases)],
         ["  x micro-batch", *(f"{phase.micro_batch:,}" for phase in phases)],
         *([["unpadded, in packs of at most", *packs]] if spec.is_unpadded else []),
+        *_pack_rows(plan),
         ["optimizer steps", *(f"{phase.steps:,}" for phase in phases)],
         ["peak learning rate (LR)", *(f"{phase.lr:g}" for phase in phases)],
         ["warm-up", *(f"{phase.warmup:g} of the steps" for phase in phases)],
         ["total sequences", *(_sequences(plan, phase) for phase in phases)],
+    ]
+
+
+def _pack_rows(plan: Plan) -> list[list[str]]:
+    """Empty where the data do not tell."""
+    if not plan.packs:
+        return []
+    known = [plan.packs.get(phase.phase) for phase in plan.spec.phases]
+    return [
+        ["packs per step", *(packs.words() if packs else "unknown" for packs in known)],
+        ["share of useful work", *(f"{packs.useful_share:.1%}" if packs else "unknown" for packs in known)],
     ]
 
 
@@ -279,6 +298,7 @@ def as_json(plan: Plan) -> dict[str, Any]:
 
 def _phase_json(plan: Plan, phase: PhaseSpec) -> dict[str, Any]:
     estimate, fit, cut = plan.estimates[phase.phase], plan.fits[phase.phase], plan.links[phase.phase]
+    packs = plan.packs.get(phase.phase)
     rows = plan.data.training_sequences(phase.phase) if plan.data and phase.phase in plan.data.phases else None
     return {
         **asdict(phase),
@@ -290,4 +310,5 @@ def _phase_json(plan: Plan, phase: PhaseSpec) -> dict[str, Any]:
         "gpu_hours": estimate.gpu_hours if estimate else None,
         "links": cut.count if cut else None,
         "memory": fit.as_json() if fit else None,
+        "packs": asdict(packs) if packs else None,
     }

@@ -118,12 +118,15 @@ class PhaseBatches:
             self._ranks.say(f"LDDL's loader rereads {stream.replayed} micro-batches of the epoch and drops them")
         return stream
 
-    def _packing(self, token_budget: int) -> Limits:
-        """The shapes of packs."""
-        length = self._phase.sequence_length
-        limits = packing_limits(self._shards.train, self._shards.masking, tokens=token_budget, max_length=length)
+    def _packing(self, most: int) -> Limits:
+        """The shapes of packs of at most ``most`` tokens."""
+        phase, shards = self._phase, self._shards
+        limits = packing_limits(
+            shards.train, shards.masking, most=most, max_length=phase.sequence_length, global_batch=phase.global_batch
+        )
+        count = f"{limits.packs} packs per step" if limits.packs > 1 else "packs"
         self._ranks.say(
-            f"unpadded: packs of {limits.tokens} tokens, at most {limits.sequences} sequences and "
+            f"unpadded: {count} of {limits.tokens} tokens, at most {limits.sequences} sequences and "
             f"{limits.predictions} masked tokens"
         )
         return limits

@@ -43,8 +43,8 @@ class Pretraining:
 
     Attributes:
         spec: with the model's vocab_size filled in.
-        token_budget: the most tokens per pack: it needs at most the memory of the recipe's padded micro-batch. None
-            pads.
+        token_budget: the most tokens per pack: it needs at most the memory of the recipe's padded micro-batch. Packs
+            may be smaller, see `bertjobs.data.batches.budget`. None pads.
     """
 
     spec: RunSpec
@@ -70,7 +70,7 @@ class Pretraining:
         if spec.loader == "lddl":
             check_lddl_loader(data, spec)
         (phase,) = spec.phases
-        budget = min(spec.pack_tokens(phase), phase.global_batch * phase.sequence_length) if spec.is_unpadded else None
+        budget = spec.pack_tokens(phase) if spec.is_unpadded else None
         return cls(data.sized(spec), phase, data, budget)
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
@@ -152,11 +153,13 @@ def test_packed_batches_are_pinned_for_a_gpu(train: ShardSet) -> None:
 
 def test_limits_of_shards(train: ShardSet) -> None:
     masking = dynamic_masking(5)
-    limits = packing_limits(train, masking, tokens=1024, max_length=128)
+    limits = packing_limits(train, masking, most=1024, max_length=128, global_batch=48)
     rows = np.random.default_rng(0).permutation(train.rows)
     lengths, counts = train.lengths(rows) + 3, masking.predictions(train, rows)
-    assert (limits.tokens, limits.max_length) == (1024, 128)
-    free = Limits(1024, 2048, 1024, 128)
+    assert limits.max_length == 128
+    assert 48 * lengths.mean() < limits.tokens * limits.packs
+    assert limits.tokens <= 1024
+    free = Limits(limits.tokens, 2048, 1024, 128, limits.packs)
     for size in (1, 12, 48, train.rows):
         assert len(pack(lengths[:size], counts[:size], limits)) == len(pack(lengths[:size], counts[:size], free))
 
@@ -172,9 +175,15 @@ def test_predictions_are_those_of_the_masks(tmp_path: Path, static: bool) -> Non
 
 def packed_stream(train: ShardSet, **options: object) -> BatchStream:
     masking = options.pop("masking", dynamic_masking(5))
-    limits = packing_limits(train, masking, tokens=1024, max_length=128)  # type: ignore[arg-type]
-    settings = {"global_batch": 48, "micro_batch": 4, "packing": limits, **options}
-    return BatchStream(train, masking, **settings)  # type: ignore[arg-type]
+    settings = {"global_batch": 48, "micro_batch": 4, **options}
+    limits = limits_of(train, masking, settings["global_batch"])  # type: ignore[arg-type]
+    return BatchStream(train, masking, **{"packing": limits, **settings})  # type: ignore[arg-type]
+
+
+def limits_of(train: ShardSet, masking: Masking | None = None, global_batch: int = 48) -> Limits:
+    """Those of `packed_stream`."""
+    masking = masking or dynamic_masking(5)
+    return packing_limits(train, masking, most=1024, max_length=128, global_batch=global_batch)
 
 
 def packed_steps(train: ShardSet, steps: int, **options: object) -> list[list[PackedBatch]]:
@@ -206,7 +215,7 @@ def test_a_step_holds_the_sequences_and_masks_of_the_padded_one(
 def test_packs_do_not_depend_on_the_ranks(train: ShardSet, world_size: int) -> None:
     alone = packed_steps(train, 3)
     by_rank = [packed_steps(train, 3, rank=rank, world_size=world_size) for rank in range(world_size)]
-    limits = packing_limits(train, dynamic_masking(5), tokens=1024, max_length=128)
+    limits = limits_of(train)
     empty = 0
     for step, packs in enumerate(alone):
         rounds = -(-len(packs) // world_size)
@@ -221,18 +230,56 @@ def test_packs_do_not_depend_on_the_ranks(train: ShardSet, world_size: int) -> N
 
 
 def test_all_packs_of_a_run_have_one_shape_and_are_about_equally_full(train: ShardSet) -> None:
-    limits = packing_limits(train, dynamic_masking(5), tokens=1024, max_length=128)
+    limits = limits_of(train, global_batch=96)
     for packs in packed_steps(train, 6, global_batch=96):
         for batch in packs:
             check_form(batch, limits, train.vocabulary.pad_id)
         tokens = [batch.tokens for batch in packs]
-        assert len(packs) <= -(-sum(tokens) // 1024) + 1
+        assert len(packs) <= max(limits.packs, -(-sum(tokens) // limits.tokens) + 1)
         assert max(tokens) - min(tokens) <= 128
 
 
 def test_threads_build_the_same_packs_in_the_same_order(train: ShardSet) -> None:
     plain, threaded = packed_steps(train, 6), packed_steps(train, 6, num_workers=3)
     assert [rows_of(step) for step in threaded] == [rows_of(step) for step in plain]
+
+
+@pytest.mark.parametrize("num_workers", [0, 1, 3])
+def test_threads_plan_where_there_are_some(train: ShardSet, monkeypatch: pytest.MonkeyPatch, num_workers: int) -> None:
+    planners = []
+    real = BatchStream._plan
+
+    def plan(self: BatchStream, first: int, steps: int) -> object:
+        planners.append((threading.current_thread() is threading.main_thread(), first, steps))
+        return real(self, first, steps)
+
+    monkeypatch.setattr(BatchStream, "_plan", plan)
+    steps = min(4096, train.rows) // 48
+    with packed_stream(train, num_workers=num_workers) as stream:
+        for _ in range(2 * steps + 1):
+            next(stream)
+    assert {main for main, *_ in planners} == {num_workers == 0}
+    assert sorted(first for _, first, _ in planners) == [number * steps for number in range(len(planners))]
+    assert len(planners) <= 4, "one plan ahead, not more"
+
+
+def test_a_stream_closes_while_it_plans(train: ShardSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, begun, let = BatchStream._plan, threading.Event(), threading.Event()
+
+    def plan(self: BatchStream, first: int, steps: int) -> object:
+        if first:
+            begun.set()
+            assert let.wait(60)
+            raise InputError("nobody asks for this plan any more")
+        return real(self, first, steps)
+
+    monkeypatch.setattr(BatchStream, "_plan", plan)
+    stream = packed_stream(train, num_workers=2)
+    assert next(stream)
+    assert begun.wait(60)
+    threading.Timer(0.05, let.set).start()
+    stream.close()
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("batches")]
 
 
 def test_a_restart_seeks(train: ShardSet) -> None:
@@ -265,8 +312,9 @@ def test_packs_leave_out_skipped_shards(dynamic: DataManifest) -> None:
             assert Counter(row for batch in packs for row in packed_rows(batch)) == expected
 
 
+@pytest.mark.parametrize("num_workers", [0, 2])
 @pytest.mark.parametrize("offset", [10**15, -(10**15)])
-def test_a_damaged_shard_is_named(tmp_path: Path, offset: int) -> None:
+def test_a_damaged_shard_is_named(tmp_path: Path, offset: int, num_workers: int) -> None:
     data, (_, second) = write_folder(tmp_path, (5, 6))
     victim = tmp_path / "phase1" / "train" / "shard-1.safetensors_0"
     offsets = second.offsets.copy()
@@ -274,9 +322,11 @@ def test_a_damaged_shard_is_named(tmp_path: Path, offset: int) -> None:
     write_arrays(victim, replace(second, offsets=offsets).arrays(), {})
     shards, masking = ShardSet.load(data, 1, "train"), dynamic_masking(1)
     with pytest.raises(InputError, match="offsets do not fit its tokens"):
-        packing_limits(shards, masking, tokens=256, max_length=LONGEST)
+        packing_limits(shards, masking, most=256, max_length=LONGEST, global_batch=11)
     with (
-        BatchStream(shards, masking, global_batch=11, micro_batch=11, packing=SPLIT_TAIL) as stream,
+        BatchStream(
+            shards, masking, global_batch=11, micro_batch=11, packing=SPLIT_TAIL, num_workers=num_workers
+        ) as stream,
         pytest.raises(InputError, match="offsets do not fit its tokens") as caught,
     ):
         next(stream)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -54,6 +55,24 @@ def test_each_sequence_is_in_one_pack_and_no_pack_exceeds_a_limit(
         assert tokens <= limits.tokens
         assert len(places) + math.ceil((limits.tokens - tokens) / LONGEST) <= limits.sequences
         assert counts[places].sum() <= limits.predictions
+
+
+@given(lengths_of_batches, st.integers(1, 8), st.integers(1, 400))
+def test_packs_are_as_many_as_wanted_or_more_where_those_hold_too_little(
+    lengths: np.ndarray, rows: int, wanted: int
+) -> None:
+    counts, few = predictions_of(lengths), loose(rows * LONGEST)
+    packs = pack(lengths, counts, replace(few, packs=wanted))
+    assert sorted(np.concatenate(packs).tolist()) == list(range(len(lengths)))
+    assert all(len(places) for places in packs)
+    full = fills(lengths, packs)
+    assert full.max() <= few.tokens
+    assert full.max() - full.min() <= lengths.max()
+    at_least = min(wanted, len(lengths))
+    assert len(packs) >= at_least
+    if lengths.sum() / at_least + lengths.max() <= few.tokens:  # no pack exceeds the mean by a sequence
+        assert len(packs) == at_least
+    assert pack(lengths, counts, replace(few, packs=len(packs)))[-1].tolist() == packs[-1].tolist()
 
 
 @given(lengths_of_batches, st.integers(LONGEST, 8 * LONGEST))
