@@ -9,7 +9,8 @@
 #
 # FOLDER gets check.log, results.jsonl, to which each part appends what it has measured as soon as it has, and
 # summary.json, renewed after each part; a table comes last. Each part has its seconds (--list shows them), and what
-# earlier parts have not used; then it is interrupted, and killed three seconds later. The later parts run nevertheless.
+# earlier parts have not used; then it is interrupted, and killed three seconds later. The later parts run nevertheless,
+# as long as the half's time lasts.
 # PYTHON names an interpreter with PyTorch for the GPU (python3); packages that it lacks are installed from DIR
 # (scripts/gpu_wheels.sh) into a venv that is deleted at the end. Nothing needs a network.
 # Exit code: 0; 70 if a part failed or had no time left; 64 without a GPU that this PyTorch has code for.
@@ -102,14 +103,16 @@ export -f set_up
 
 # NAME SECONDS COMMAND...: runs one part; the next follows even if it fails.
 part() {
-  local name=$1 own=$2 code=0 left began
+  local name=$1 own=$2 code=0 elapsed left began
   shift 2
   planned=$((planned + own))
   if [[ $list ]]; then
     printf '%4d  %-26s %s\n' "$own" "$name" "$*"
     return
   fi
-  left=$(((planned < half_seconds ? planned : half_seconds) - (SECONDS - started) - grace)) # leaves later parts theirs
+  elapsed=$((SECONDS - started))
+  left=$((planned - elapsed > own ? planned - elapsed : own)) # what all before it have left; late or not, its own
+  left=$(((left < half_seconds - elapsed ? left : half_seconds - elapsed) - grace))
   if ((left < shortest)); then
     failed=70
     printf '\n== %s: no time is left\n' "$name"

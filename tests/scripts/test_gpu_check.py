@@ -36,7 +36,7 @@ for rule in $STAND_IN; do
   [[ "$*" == *"${rule%%=*}"* ]] || continue
   case ${rule#*=} in
     fails) echo "it went wrong"; exit 3 ;;
-    hangs) echo '{"what": "copy", "tb_per_s": 4.25}' >>"$RESULTS/results.jsonl"; sleep 600 ;;
+    hangs | waits) echo '{"what": "copy", "tb_per_s": 4.25}' >>"$RESULTS/results.jsonl"; sleep 600 ;;
     ignores) trap '' INT; for _ in 1 2 3 4 5 6 7 8 9; do sleep 60; done ;;
   esac
 done
@@ -62,10 +62,12 @@ def write(file: Path, text: str) -> None:
     file.chmod(0o755)
 
 
-def run(name: str, *arguments: str, cwd: Path, environ: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
+def run(
+    name: str, *arguments: str, cwd: Path, environ: Mapping[str, str], scripts: Path = SCRIPTS
+) -> subprocess.CompletedProcess[str]:
     environ = {**os.environ, "PATH": f"{cwd / 'bin'}:{os.environ['PATH']}", **environ}
     return subprocess.run(
-        [SCRIPTS / name, *arguments], cwd=cwd, env=environ, capture_output=True, text=True, timeout=300
+        [scripts / name, *arguments], cwd=cwd, env=environ, capture_output=True, text=True, timeout=300
     )
 
 
@@ -85,10 +87,12 @@ def checked(tmp_path: Path) -> Callable[..., tuple[subprocess.CompletedProcess[s
     write(tmp_path / "bin" / "python", PYTHON)
     write(tmp_path / "bin" / "timeout", TIMEOUT)
 
-    def check(*arguments: str, stand_in: str = "") -> tuple[subprocess.CompletedProcess[str], dict[str, Any]]:
+    def check(
+        *arguments: str, stand_in: str = "", scripts: Path = SCRIPTS
+    ) -> tuple[subprocess.CompletedProcess[str], dict[str, Any]]:
         environ = {"PYTHON": str(tmp_path / "bin" / "python"), "REAL_PYTHON": sys.executable, "STAND_IN": stand_in,
                    "RESULTS": str(tmp_path / "results")}  # fmt: skip
-        end = run("gpu_check.sh", *arguments, "results", cwd=tmp_path, environ=environ)
+        end = run("gpu_check.sh", *arguments, "results", cwd=tmp_path, environ=environ, scripts=scripts)
         return end, json.loads((tmp_path / "results" / "summary.json").read_text())
 
     return check
@@ -199,7 +203,23 @@ def test_what_a_part_does_not_use_is_the_next_one_s(
     planned = [sum(own[: number + 1]) - 3 for number in range(len(own))]
     assert len(given) == len(planned)
     assert all(0 <= latest - limit < 60 for latest, limit in zip(planned, given, strict=True))
+    assert all(limit >= seconds - 3 for limit, seconds in zip(given, own, strict=True))
     assert given[-1] < 322
+
+
+def test_when_the_time_is_over_the_last_parts_are_skipped(
+    checked: Callable[..., Any], script: Script, tmp_path: Path
+) -> None:
+    text = (SCRIPTS / "gpu_check.sh").read_text()
+    assert "half_seconds=322" in text
+    write(tmp_path / "scripts" / "gpu_check.sh", text.replace("half_seconds=322", "half_seconds=12"))
+    (tmp_path / "benchmarks").symlink_to(ROOT / "benchmarks")
+    end, summary = checked("--half", "1", stand_in="gpu_limits=waits", scripts=tmp_path / "scripts")
+    assert end.returncode == 70, end.stdout + end.stderr
+    names = [name for _, name, _ in listed(script, "1")]
+    assert (summary["failed"], summary["skipped"]) == (["limits"], names[2:])
+    assert "SKIPPED worker: no time was left" in end.stdout
+    assert max(int(line) for line in (tmp_path / "results" / "limits").read_text().split()) <= 12 - 3
 
 
 def test_an_unknown_gpu_ends_it_before_anything_runs(checked: Callable[..., Any], tmp_path: Path) -> None:
