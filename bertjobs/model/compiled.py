@@ -12,6 +12,7 @@ import functools
 import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -20,33 +21,46 @@ from torch import Tensor
 from bertjobs.model import packed
 from bertjobs.model.attention import Attend
 from bertjobs.model.bert import BertForPreTraining
-from bertjobs.model.packed import EAGER, Pack, TokenWise, packed_sums
+from bertjobs.model.packed import EAGER, Pack, TokenWise, by_head, packed_sums
+
+MODES = {"default": "default", "max-autotune": "max-autotune-no-cudagraphs"}
+"""`compile_mode` to torch.compile's. With the second, inductor measures its own products against the library's."""
 
 
-def choose_parts(device: torch.device) -> TokenWise:
-    """Compiled on GPUs, eager on CPUs.
+def choose_parts(
+    device: torch.device, layers: str = "inductor", mode: str = "default", *, compiles: bool = True
+) -> TokenWise:
+    """Eager on CPUs; on GPUs compiled, and with ``layers`` "triton" by `triton_layer` instead in each layer.
+
+    ``compiles``: False compiles nothing by torch.compile.
 
     On a CPU (float32, BERT-base, dropout 0.1) compiled parts took 1.10 times as long as eager ones: their random
     numbers are made one by one. Without dropout they took 0.99.
     """
-    return EAGER if device.type == "cpu" else compile_parts(device)
+    compiles = compiles and layers != "eager" and device.type != "cpu"
+    parts = compile_parts(device, mode) if compiles else EAGER
+    if layers != "triton":
+        return parts
+    from bertjobs.model import triton_layer
+
+    return replace(parts, project=triton_layer.project, finish=triton_layer.finish)
 
 
-def compile_parts(device: torch.device) -> TokenWise:
+def compile_parts(device: torch.device, mode: str = "default") -> TokenWise:
     """The parts compiled for a device, or eager, with a warning, where nothing can be compiled.
 
-    Compiled ones have fixed shapes, those of the first pack.
+    Compiled ones have fixed shapes, those of the first pack. ``mode``: one of `MODES`.
     """
     problem = _problem(device)
     if problem is not None:
         warnings.warn(f"training continues without compiled kernels, more slowly: {problem}", stacklevel=2)
         return EAGER
-    compiled = functools.partial(torch.compile, fullgraph=True, dynamic=False)
+    compiled = functools.partial(torch.compile, fullgraph=True, dynamic=False, mode=MODES[mode])
     return TokenWise(
         embed=compiled(packed.embed),
-        project=compiled(packed.project),
+        project=by_head(compiled(packed.project)),
         finish=compiled(packed.finish),
-        score=compiled(packed.score),
+        score=compiled(packed.score_aligned),
         fixed_shapes=True,
     )
 

@@ -98,13 +98,13 @@ def _check(query: Tensor, key: Tensor, value: Tensor, cumulative_q: Tensor, cumu
 
 
 @dataclass(frozen=True)
-class _Dropout:
+class Levels:
     """Dropout as the kernels take it: drops where 16 random bits are under ``dropped``."""
 
     dropped: int
 
     @classmethod
-    def of(cls, probability: float) -> _Dropout:
+    def of(cls, probability: float) -> Levels:
         return cls(min(round(probability * LEVELS), LEVELS - 1))
 
     @property
@@ -139,7 +139,7 @@ def _forward(
     query, key, value = _dense(query), _dense(key), _dense(value)
     rows, heads, size = query.shape
     output, log_sums = _outputs(query)
-    tiles, dropout = FORWARD, _Dropout.of(dropout_p)
+    tiles, dropout = FORWARD, Levels.of(dropout_p)
     with torch.cuda.device_of(query):
         kernels.forward[(math.ceil(max_q / tiles.queries), heads, len(cumulative_q))](
             *(query, key, value, output, log_sums, cumulative_q, cumulative_k, seed),
@@ -169,14 +169,15 @@ def _backward(
     max_q: int,
     dropout_p: float,
     seed: Tensor,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradients of query, key and value; contiguous."""
+) -> Tensor:
+    """The gradients of query, key and value, as `_parted` finds them in one tensor."""
     from bertjobs.model import triton_attention_kernels as kernels
 
     gradient, query, key, value = _dense(gradient), _dense(query), _dense(key), _dense(value)
     rows, heads, size = query.shape
-    gradients = _gradients(gradient, query, key, value)
-    tiles, dropout = BACKWARD, _Dropout.of(dropout_p)
+    joint = _gradients(gradient, query, key, value)
+    gradients = _parted(joint, query, key)
+    tiles, dropout = BACKWARD, Levels.of(dropout_p)
     one_tile = max_q <= tiles.queries
     sums = key.new_empty((2, 0) if one_tile else (2, *key.shape), dtype=torch.float32)
     scale = 1 / math.sqrt(size)
@@ -189,15 +190,25 @@ def _backward(
             ONE_TILE=one_tile,
             **_settings(tiles, size, dropout),
         )
-    return gradients
+    return joint
 
 
 @_backward.register_fake
-def _gradients(_gradient: Tensor, query: Tensor, key: Tensor, value: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
-    return query.new_empty(query.shape), key.new_empty(key.shape), value.new_empty(value.shape)
+def _gradients(_gradient: Tensor, query: Tensor, key: Tensor, value: Tensor, *_: Any) -> Tensor:
+    return query.new_empty(query.numel() + key.numel() + value.numel())
 
 
-def _settings(tiles: Tiles, size: int, dropout: _Dropout) -> dict[str, Any]:
+def _parted(joint: Tensor, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients like query, key and key again: side by side in [T, 3, h, d], or, where the queries are not as many as
+    the keys, [N, h, d] and then [T, 2, h, d]. So a joint projection finds them as one matrix."""
+    if len(query) == len(key):
+        return joint.view(len(key), 3, *key.shape[1:]).unbind(1)  # type: ignore[return-value]
+    of_query, rest = joint.split((query.numel(), 2 * key.numel()))
+    of_key, of_value = rest.view(len(key), 2, *key.shape[1:]).unbind(1)
+    return of_query.view(query.shape), of_key, of_value
+
+
+def _settings(tiles: Tiles, size: int, dropout: Levels) -> dict[str, Any]:
     return {
         "DROPOUT": dropout.dropped > 0,
         "SIZE": size,
@@ -218,7 +229,8 @@ def _differentiate(ctx: Any, gradient: Tensor | None, _log_sums: Tensor | None) 
     if gradient is None:
         return (None,) * 8
     *tensors, seed = ctx.saved_tensors
-    return (*_backward(gradient, *tensors, ctx.max_q, ctx.dropout_p, seed), *(None,) * 5)
+    joint = _backward(gradient, *tensors, ctx.max_q, ctx.dropout_p, seed)
+    return (*_parted(joint, *tensors[:2]), *(None,) * 5)
 
 
 _forward.register_autograd(_differentiate, setup_context=_keep)

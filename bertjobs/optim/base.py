@@ -83,6 +83,24 @@ class Optimizer(torch.optim.Optimizer):
         )
 
     @torch.no_grad()
+    def zero_grad(self, set_to_none: bool = False) -> None:
+        """Begin a step: set the gradients that there are to 0, in place.
+
+        They stay where they are, between steps too. Several ranks' gradients are views of the buffers that are sent
+        (`bertjobs.train.ranks`): new ones in each step would be copied there, and need their memory twice. And kernels
+        that take a table of addresses can keep theirs.
+
+        Args:
+            set_to_none: free them instead, as torch's optimizers do.
+        """
+        if set_to_none:
+            super().zero_grad(set_to_none)
+            return
+        with torch.autograd.profiler.record_function("zero_grad"):
+            if gradients := [parameter.grad for parameter in self._parameters if parameter.grad is not None]:
+                torch._foreach_zero_(gradients)
+
+    @torch.no_grad()
     def step(self, gradient_scale: float = 1.0) -> Update:  # type: ignore[override]
         """One update from the gradients in ``.grad``, which are the true ones times ``gradient_scale``."""
         norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(self._gradients()))) / gradient_scale

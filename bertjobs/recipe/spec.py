@@ -339,6 +339,15 @@ class RunSpec:
             choices=("none", "fp16", "bf16"),
         ),
     ] = "none"
+    ddp_bucket_mb: Annotated[
+        float,
+        Setting(
+            "gradients that ranks exchange at a time, while the rest is still computed",
+            unit="MB",
+            above=True,
+            example="100",
+        ),
+    ] = 25.0
     deterministic: Annotated[bool, Setting("use only GPU kernels that give the same bits each time; slower")] = False
     seed: Annotated[
         int,
@@ -406,6 +415,20 @@ class RunSpec:
     compile: Annotated[
         bool, Setting("fuse the operations between matrix products, on GPUs, where a compiler is installed")
     ] = True
+    compile_mode: Annotated[
+        str,
+        Setting(
+            "how torch.compile chooses kernels; max-autotune also measures matrix products, for minutes at run start",
+            choices=("default", "max-autotune"),
+        ),
+    ] = "default"
+    fused_layers: Annotated[
+        str,
+        Setting(
+            "code between a layer's matrix products, on GPUs; auto: the fastest, measured at run start",
+            choices=("auto", "inductor", "triton"),
+        ),
+    ] = "auto"
     on_bad_shard: Annotated[
         str,
         Setting("what to do if a shard is missing or was changed: stop, or skip its samples", choices=("stop", "skip")),

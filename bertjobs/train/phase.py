@@ -65,7 +65,12 @@ def train_phase(job: PhaseJob, ranks: Ranks, device: torch.device, stop: StopReq
             device=device,
             stop=stop,
             learner=learner,
-            wrapped=ranks.wrapped(learner.forward, learner.probe, compression=job.spec.gradient_compression),
+            wrapped=ranks.wrapped(
+                learner.forward,
+                learner.probe,
+                bucket_mb=job.spec.ddp_bucket_mb,
+                compression=job.spec.gradient_compression,
+            ),
             optimizer=optimizer,
             progress=progress,
             batches=batches,

@@ -3,6 +3,7 @@ to give the same bits each time."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 
@@ -68,14 +69,31 @@ def deterministic_environment(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def use_deterministic(on: bool) -> None:
-    """Set torch's global switch: whether to use only kernels that give the same bits each time; an operation without
+    """Set torch's global switches: whether to use only kernels that give the same bits each time; an operation without
     such a kernel then raises RuntimeError.
 
     Of the kernels of scaled_dot_product_attention, torch leaves out cuDNN's, and runs flash (which takes no mask, so
     not for padded batches) and memory-efficient attention with a backward pass that adds in a fixed order; the plain
-    one ("math") consists of matrix products only. On a CPU all are deterministic anyway.
+    one ("math") consists of matrix products only. Products do not add up in 16 bits, and torch.compile chooses its
+    kernels without measuring them. On a CPU all are deterministic anyway.
     """
     torch.use_deterministic_algorithms(on)
     torch.backends.cudnn.benchmark = False
+    torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = not on
+    torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = not on
+    _use_deterministic_inductor(on)
     # Nothing here reads memory before writing it: filling it costs time and would reveal nothing.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+
+
+def _use_deterministic_inductor(on: bool) -> None:
+    """Whether torch.compile's backend may let measurements, which vary, choose among kernels that round differently."""
+    if not on and "torch._inductor.config" not in sys.modules:
+        return  # nothing has been set: spare the import
+    from torch._inductor import config
+
+    if hasattr(config, "deterministic"):
+        config.deterministic = on
+    if on:
+        config.max_autotune = config.max_autotune_pointwise = config.max_autotune_gemm = False
+        config.coordinate_descent_tuning = False

@@ -78,14 +78,14 @@ class Ranks:
             self.gradients = distributed.new_group(backend="nccl", timeout=self._timeout)
 
     def wrapped(
-        self, model: nn.Module, probe: object, *, bucket_mb: float = 25, compression: str = "none"
+        self, model: nn.Module, probe: object, *, bucket_mb: float = 25.0, compression: str = "none"
     ) -> nn.Module:
         """``model`` with its gradients averaged over ranks in each backward pass, in buckets that travel while the
-        rest is still computed.
+        rest is still computed. Its gradients are views of these buckets as long as they are set to 0 in place.
 
         Args:
             model, probe: as `Learner` has them; ``model`` is its ``forward``.
-            bucket_mb: megabytes of gradients sent at a time.
+            bucket_mb: megabytes (2^20 bytes) of gradients sent at a time.
             compression: "none", or the format in which gradients travel and are summed. In "fp16" what is above
                 65,504 becomes infinite, and the step is skipped; what is below 6e-8 is lost, so it needs a loss
                 scale. "bf16" has float32's range and 8 bits of precision.
@@ -229,9 +229,11 @@ def _average(
 def _settle_buckets(model: DistributedDataParallel, probe: object) -> None:
     """One backward pass whose result is discarded. After the first one DDP reorders its buckets, and with three or more
     ranks their order decides how sums are rounded: the first step after a restart would differ from the same step
-    without a restart."""
+    without a restart.
+
+    It leaves zeros, so that gradients are views of the buckets from the first step on."""
     reduce(add, [term.loss_sum for term in model(probe)]).backward()
-    model.zero_grad()
+    model.zero_grad(set_to_none=False)
 
 
 @contextmanager

@@ -16,6 +16,8 @@ from bertjobs.files.atomic import write_text
 from bertjobs.recipe.spec import RunSpec
 from bertjobs.run.causes import Cause
 from bertjobs.run.suspects import excluded, suspects
+from bertjobs.run.torch_wheels import check_architecture
+from bertjobs.train.caches import close_cache, open_cache
 from bertjobs.train.failure import cause_of, exit_code, explanation, is_lost_connection, kept
 from bertjobs.train.job import PhaseJob, check_budgets, record, record_failure, resolve_job
 from bertjobs.train.nodes.affinity import bind_near_gpu
@@ -51,18 +53,22 @@ def main(environ: Mapping[str, str], stop: StopRequest, objective_of: ObjectiveO
         with joined(placement, join_timeout_s(environ)) as ranks:
             code = work(environ, ranks, stop, objective_of)
     except FirstRankFailedError:
-        return EXIT_DONE
+        code = EXIT_DONE
     except Exception as error:
         print(explanation(error, placement.rank if placement else 0), file=sys.stderr, flush=True)
         code = exit_code(error)
     if code != EXIT_DONE and placement and placement.world_size > 1:
         time.sleep(LINGER_S)
+    if placement and placement.local_rank == 0:
+        close_cache(os.environ)
     return code
 
 
 def work(environ: Mapping[str, str], ranks: Ranks, stop: StopRequest, objective_of: ObjectiveOf) -> int:
     """Do what the environment asks for and write the journal; all ranks are in the process group."""
     job = ranks.in_turn(lambda: resolve_job(environ, ranks.placement, objective_of))
+    if job.spec.gpus:
+        os.environ.update(open_cache(environ))  # before anything is compiled
     if job.spec.deterministic:
         os.environ.update(deterministic_environment(environ))  # before a GPU is used
         use_deterministic(True)
@@ -130,7 +136,8 @@ def choose_device(spec: RunSpec, placement: Placement) -> torch.device:
     """This rank's GPU, or the CPU where the run uses none.
 
     Raises:
-        InputError: the recipe asks for a GPU that this process does not see, or for a precision that the GPU lacks.
+        InputError: the recipe asks for a GPU that this process does not see or that torch has no code for, or for a
+            precision that the GPU lacks.
     """
     device = torch.device("cpu")
     if spec.gpus:
@@ -142,10 +149,22 @@ def choose_device(spec: RunSpec, placement: Placement) -> torch.device:
                 where=f"recipe {spec.recipe}, node of rank {placement.rank}",
                 hint="ask Slurm for the GPUs (--gpus-per-node), or set GPUS=0 to train on the CPU",
             )
+        check_torch(index)
         torch.cuda.set_device(index)
         device = torch.device("cuda", index)
     check_precision(spec.precision, device)
     return device
+
+
+def check_torch(index: int) -> None:
+    """Make sure that this torch has code for a GPU, before that GPU is opened; torch's builds for AMD are not judged.
+
+    Raises:
+        InputError: it has none; says which wheel has it.
+    """
+    if torch.version.cuda:
+        name, capability = torch.cuda.get_device_name(index), torch.cuda.get_device_capability(index)
+        check_architecture(name, capability, torch.cuda.get_arch_list(), torch.__version__, torch.version.cuda)
 
 
 def set_up_process(job: PhaseJob, device: torch.device, environ: Mapping[str, str]) -> None:

@@ -52,26 +52,29 @@ def test_phase_2_started_before_phase_1_exits_with_64_and_says_why(
 
 def test_nvidia_s_own_command_line_works_unchanged(cluster: Cluster, environ: dict[str, str], tmp_path: Path) -> None:
     """32 ranks take one real step of 65,536 sequences; only what makes the model small is added to the line."""
-    (tmp_path / "bertjobs.yml").write_text("recipes: {dgx1-16g: {vocabulary: any}}\n")
+    (tmp_path / "bertjobs.yml").write_text("recipes: {dgxa100-40g: {vocabulary: any}}\n")
     small = {"MODEL": "bert-nano", "PRECISION": "fp32", "GPUS": "0", "STEPS_THIS_RUN": "1"}
     line = {"BATCHSIZE": "2048", "LR": "6e-3", "GRADIENT_STEPS": "128", "PHASE": "1"}
     job = cluster.submit(["-N4", "--ntasks-per-node=8", RUN_SUB], env={**environ, **small, **line}, cwd=tmp_path)
     assert cluster.wait(job) == "FAILED"  # Slurm's word for an exit code that is not 0
     assert cluster.run(["sacct", "-nXP", "-o", "ExitCode", "-j", str(job)]).stdout.strip() == "75:0"
     log = _logs(tmp_path)
+    assumed = "recipe dgxa100-40g is assumed: RECIPE is not set, and the run uses no GPU (GPUS=0)\n"
+    assert (tmp_path / f"slurm-{job}.out").read_text().startswith(assumed)
+    assert "run bert-large: recipe dgxa100-40g, phase 1" in log
     assert "world size 32 = 4 nodes x 8 tasks" in log
     assert "global batch 65536 = rank batch (BATCHSIZE) 2048 x 32 ranks" in log
     assert "gradient steps (GRADIENT_STEPS) 128 x micro-batch 16" in log
     assert "learning rate (LR) 0.006" in log
     assert "phase 1 step 1/7038" in log
-    assert (tmp_path / "results" / "dgx1-16g" / "phase1" / "checkpoints" / "step-00000001" / "MANIFEST.json").exists()
+    assert (tmp_path / "results" / "bert-large" / "phase1" / "checkpoints" / "step-00000001" / "MANIFEST.json").exists()
 
 
 def test_without_a_number_of_tasks_there_is_one_per_gpu(
     cluster: Cluster, environ: dict[str, str], tmp_path: Path
 ) -> None:
     """16 tasks start on nodes that gave the job 8 GPUs and one CPU each; torch sees none of the simulated GPUs."""
-    (tmp_path / "bertjobs.yml").write_text("recipes: {dgx1-16g: {vocabulary: any}}\n")
+    (tmp_path / "bertjobs.yml").write_text("recipes: {dgxa100-40g: {vocabulary: any}}\n")
     job = cluster.submit(["-N2", "--gpus-per-node=8", RUN_SUB], env={**environ, "MODEL": "bert-nano"}, cwd=tmp_path)
     assert cluster.wait(job) == "FAILED"
     assert cluster.run(["sacct", "-nXP", "-o", "ExitCode", "-j", str(job)]).stdout.strip() == "70:0"

@@ -45,7 +45,7 @@ def given(folder: Path, rank: int = 0) -> dict[str, str]:
 
 def logs(folder: Path) -> dict[str, str]:
     """The worker's logs of all attempts."""
-    return {file.name: file.read_text() for file in folder.glob("results/dgx1-16g/phase1/logs/*")}
+    return {file.name: file.read_text() for file in folder.glob("results/bert-large/phase1/logs/*")}
 
 
 def test_each_rank_has_the_cpus_that_the_job_asked_for(cluster: Cluster, by_hand: Submit, tmp_path: Path) -> None:
@@ -91,7 +91,7 @@ def test_a_port_that_is_taken_is_skipped(cluster: Cluster, by_hand: Submit, tmp_
 
 def test_each_attempt_keeps_its_log(cluster: Cluster, by_hand: Submit, tmp_path: Path) -> None:
     """The first attempt makes a checkpoint, so that the job is requeued; the logs' folder is made if it is missing."""
-    step = "results/dgx1-16g/phase1/checkpoints/step-00000001"
+    step = "results/bert-large/phase1/checkpoints/step-00000001"
     job = by_hand(
         f"echo attempt ${{SLURM_RESTART_COUNT:-0}}; [[ -d {step} ]] && exit 0; mkdir -p {step}; exit 75", "-N1"
     )
@@ -100,7 +100,7 @@ def test_each_attempt_keeps_its_log(cluster: Cluster, by_hand: Submit, tmp_path:
     texts = {name: text.rpartition(": ")[2] for name, text in logs(tmp_path).items()}
     assert texts == {f"{job}-0.out": "attempt 0\n", f"{job}-1.out": "attempt 1\n"}
     batch = (tmp_path / f"slurm-{job}.out").read_text()
-    assert batch.count("phase 1 of run dgx1-16g ended with code") == 2
+    assert batch.count("phase 1 of run bert-large ended with code") == 2
 
 
 def test_a_job_submitted_inside_a_job_is_its_own_and_no_secret_is_written(

@@ -12,7 +12,7 @@ from bertjobs.data.batches.packed_batches import PackedBatch
 from bertjobs.errors import InputError
 from bertjobs.model.attention import ATTENTIONS, ChosenAttention, choose_attention
 from bertjobs.model.bert import BertForPreTraining, PretrainingSums
-from bertjobs.model.compiled import compile_parts, no_recompilation, warm_up
+from bertjobs.model.compiled import choose_parts, no_recompilation, warm_up
 from bertjobs.model.packed import EAGER, TokenWise, packed_sums
 from bertjobs.recipe.spec import ModelSpec
 from bertjobs.train.precision import AUTOCAST, autocast
@@ -79,9 +79,23 @@ def test_forward_and_backward_wait_for_nothing(name: str) -> None:
         (sums.mlm_loss_sum + sums.nsp_loss_sum).backward()
 
 
-def test_one_compilation_serves_all_packs() -> None:
-    chosen, model, parts = attention("auto", "bf16"), new_model(0.1), compile_parts(GPU)
-    assert parts is not EAGER
+@pytest.mark.parametrize("layers", ["inductor", "triton"])
+def test_fused_parts_have_the_padded_path_s_loss_and_gradients(layers: str) -> None:
+    chosen, model, batch = attention("auto", "bf16"), new_model(0.0), pack(0)
+    with autocast("bf16", GPU):
+        expected = model(**{key: tensor.to(GPU) for key, tensor in padded(batch).items()})
+        actual = packed_sums(model, batch.to(GPU), chosen, choose_parts(GPU, layers))
+    assert actual.mlm_loss_sum.item() == pytest.approx(expected.mlm_loss_sum.item(), rel=1e-2)
+    assert abs(actual.mlm_correct.item() - expected.mlm_correct.item()) <= 1
+    right, got = train(expected, model), train(actual, model)
+    for parameter, gradient in right.items():
+        assert (got[parameter] - gradient).norm() <= 5e-2 * gradient.norm() + 1e-6, parameter
+
+
+@pytest.mark.parametrize("layers", ["inductor", "triton"])
+def test_one_compilation_serves_all_packs(layers: str) -> None:
+    chosen, model, parts = attention("auto", "bf16"), new_model(0.1), choose_parts(GPU, layers)
+    assert parts.fixed_shapes
     before = torch.cuda.get_rng_state()
     warm_up(model, pack(0).to(GPU), chosen, parts, lambda: autocast("bf16", GPU))
     assert torch.equal(torch.cuda.get_rng_state(), before)
@@ -99,5 +113,5 @@ def test_the_same_seed_gives_the_same_bits_compiled_or_not() -> None:
         with autocast("bf16", GPU):
             return packed_sums(model, batch, chosen, parts).mlm_loss_sum.item()
 
-    for parts in (EAGER, compile_parts(GPU)):
+    for parts in (EAGER, choose_parts(GPU), choose_parts(GPU, "triton")):
         assert loss(parts) == loss(parts)

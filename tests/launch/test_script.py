@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from bertjobs.errors import InputError
+from bertjobs.launch.default_recipe import FALLBACK
 from bertjobs.launch.script import MARKER, render_script, run_sub, submissions
 from bertjobs.recipe.catalogue import builtin_file, load_catalogue
 from bertjobs.recipe.resolve import resolve
@@ -151,14 +152,15 @@ true
 def run_by_hand(tmp_path: Path):
     """Runs run.sub as Slurm's batch step would; gives (exit code, stderr, srun's arguments or None)."""
 
-    def run(help_text: str = "--container-image", **environ: str):
+    def run(help_text: str = "--container-image", gpus: str = "", **environ: str):
         tools = tmp_path / "tools"
-        tools.mkdir()
-        for name, text in {"srun": SRUN.format(help=help_text), "scontrol": SCONTROL}.items():
+        tools.mkdir(exist_ok=True)
+        smi = f"#!/bin/bash\necho '{gpus}'\n"
+        for name, text in {"srun": SRUN.format(help=help_text), "scontrol": SCONTROL, "nvidia-smi": smi}.items():
             (tools / name).write_text(text)
             (tools / name).chmod(0o755)
         work = tmp_path / "work"
-        work.mkdir()
+        work.mkdir(exist_ok=True)
         (work / "local.sqsh").touch()
         words = tmp_path / "words"
         done = subprocess.run(
@@ -243,6 +245,51 @@ def test_a_job_is_requeued_once_after_a_checkpoint_even_if_no_python_answers(
     assert not requeued or requeues.read_text() == "4711\n"
     asked_in_vain = link != sys.executable and code not in (0, 64) and "STEPS_THIS_RUN" not in environ
     assert ("could not be decided" in stderr) == asked_in_vain
+
+
+ASSUME = {"BERTJOBS_PYTHON": "/opt/python", "BERTJOBS_LINK": sys.executable, "PYTHONPATH": str(run_sub().parent)}
+
+
+def recipe_given(folder: Path) -> str:
+    """What the ranks were given."""
+    environment = (folder / "words.environment").read_text().splitlines()
+    (recipe,) = [entry.removeprefix("RECIPE=") for entry in environment if entry.startswith("RECIPE=")]
+    return recipe
+
+
+def test_without_a_recipe_the_node_s_gpus_choose_it_and_the_log_s_first_line_says_so(
+    run_by_hand, tmp_path: Path
+) -> None:
+    code, stderr, words = run_by_hand(gpus="NVIDIA A100-SXM4-80GB, 81920, 8.0", **ASSUME)
+    assert code == 0, stderr
+    first = "recipe dgxa100-80g is assumed: RECIPE is not set, and this node has NVIDIA A100-SXM4-80GB (86 GB)"
+    assert stderr.splitlines()[0] == first
+    assert recipe_given(tmp_path) == "dgxa100-80g"
+    assert "--output=results/bert-large/phase1/logs/4711-0.out" in words
+
+
+def test_a_run_that_exists_keeps_its_recipe_whatever_the_gpus_are(run_by_hand, tmp_path: Path) -> None:
+    lockfile = tmp_path / "work" / "results" / "bert-large" / "run.yml"
+    lockfile.parent.mkdir(parents=True)
+    lockfile.touch()
+    code, stderr, _ = run_by_hand(gpus="NVIDIA H200, 143771, 9.0", **ASSUME)
+    assert code == 0, stderr
+    assert "is assumed" not in stderr
+    assert recipe_given(tmp_path) == ""
+
+
+def test_a_recipe_is_assumed_even_if_no_python_answers(run_by_hand, tmp_path: Path) -> None:
+    code, stderr, _ = run_by_hand(gpus="NVIDIA H200, 143771, 9.0", **{**ASSUME, "BERTJOBS_LINK": "/no/python"})
+    assert code == 0, stderr
+    assert "recipe dgxa100-40g is assumed: RECIPE is not set, and '/no/python -m bertjobs.launch" in stderr
+    assert recipe_given(tmp_path) == FALLBACK == "dgxa100-40g"
+
+
+def test_a_recipe_that_is_named_is_not_questioned(run_by_hand, tmp_path: Path) -> None:
+    code, stderr, _ = run_by_hand(gpus="NVIDIA H200, 143771, 9.0", RECIPE="dgx1-32g", **ASSUME)
+    assert code == 0, stderr
+    assert "is assumed" not in stderr
+    assert recipe_given(tmp_path) == "dgx1-32g"
 
 
 @pytest.mark.parametrize("run", ["a b", "../up", "$(touch x)", "a'b", "a\nb"])

@@ -34,6 +34,15 @@ def _one_thread(one_thread: None) -> None:
 
 
 @pytest.fixture
+def tall_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Triton's tiles of 64 rows: its interpreter takes as long for a tile of two."""
+    from bertjobs.model import triton_layer
+
+    settings = triton_layer._row_settings
+    monkeypatch.setattr(triton_layer, "_row_settings", lambda size: {**settings(size), "ROWS": 64})
+
+
+@pytest.fixture
 def spec() -> ModelSpec:
     """Two layers; 41 tokens, so that no size is a multiple of another by accident."""
     return ModelSpec(

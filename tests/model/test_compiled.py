@@ -7,13 +7,14 @@ from dataclasses import replace
 
 import pytest
 import torch
+import torch._inductor
 from torch import Tensor
 
 from bertjobs.data.batches.packed_batches import PackedBatch
 from bertjobs.model.attention import ATTENTIONS
 from bertjobs.model.bert import BertForPreTraining, PretrainingSums
-from bertjobs.model.compiled import choose_parts, compile_parts, no_recompilation, warm_up
-from bertjobs.model.packed import EAGER, Normalised, TokenWise, packed_sums
+from bertjobs.model.compiled import MODES, choose_parts, compile_parts, no_recompilation, warm_up
+from bertjobs.model.packed import EAGER, Affine, Normalised, TokenWise, packed_sums
 from bertjobs.recipe.spec import ModelSpec
 from tests.model.packs import make_pack
 
@@ -71,7 +72,7 @@ def test_a_seed_fixes_compiled_dropout(compiled: TokenWise) -> None:
 
 def test_compiling_after_the_warm_up_is_an_error(compiled: TokenWise) -> None:
     with no_recompilation(), pytest.raises(RuntimeError, match="recompile"):
-        compiled.project(torch.zeros(4, 3, dtype=torch.float64), ((torch.zeros(2, 3), torch.zeros(2)),))
+        compiled.project(torch.zeros(4, 3, dtype=torch.float64), (Affine(torch.zeros(2, 3), torch.zeros(2)),), 1)
 
 
 def test_without_a_compiler_parts_are_eager_with_one_warning(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,3 +87,10 @@ def test_without_a_compiler_parts_are_eager_with_one_warning(monkeypatch: pytest
 
 def test_cpus_run_eager_parts() -> None:
     assert choose_parts(CPU) is EAGER
+
+
+def test_torch_knows_the_modes() -> None:
+    """And none of them captures CUDA graphs."""
+    options = torch._inductor.list_mode_options()
+    for mode in MODES.values():
+        assert mode == "default" or (mode in options and "triton.cudagraphs" not in options[mode])

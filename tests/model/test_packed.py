@@ -7,16 +7,18 @@ from dataclasses import replace
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 from bertjobs.data.batches.packed_batches import PackedBatch
 from bertjobs.errors import InputError
+from bertjobs.model import packed
 from bertjobs.model.attention import ATTENTIONS, SequenceLayout
 from bertjobs.model.bert import BertForPreTraining, PretrainingSums
 from bertjobs.model.dropout import dropout, dropout_add
-from bertjobs.model.packed import EAGER, TokenWise, packed_sums
+from bertjobs.model.packed import EAGER, Affine, Normalised, TokenWise, packed_sums, score, score_aligned
 from bertjobs.recipe.spec import ModelSpec
 from tests.model.packs import make_pack, padded
 
@@ -206,6 +208,53 @@ def test_dropout_with_a_residual_is_dropout_and_a_sum() -> None:
         strict=True,
     ):
         torch.testing.assert_close(one, other)
+
+
+def head_of(vocabulary: int, seed: int = 0) -> tuple[Affine, Normalised, Affine]:
+    """Width 12: transform, its norm, decoder; all logits are far below 0."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def random(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator).requires_grad_()
+
+    low = (random(vocabulary).detach() - 30).requires_grad_()
+    transform, norm = Affine(random(12, 12), random(12)), Normalised(random(12), random(12), 1e-12)
+    return transform, norm, Affine(random(vocabulary, 12), low)
+
+
+@pytest.mark.parametrize("precision", [None, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("vocabulary", [1, 41, 64, 65, 250])
+def test_a_padded_vocabulary_changes_no_loss_no_hit_and_no_gradient(
+    vocabulary: int, precision: torch.dtype | None
+) -> None:
+    """Padded tokens have a weight of 0, so that their logits are above all others without the low bias."""
+    transform, norm, decoder = head_of(vocabulary)
+    hidden = torch.randn(30, 12, generator=torch.Generator().manual_seed(1)).requires_grad_()
+    labels = torch.arange(30) % (vocabulary + 1) - 1
+    wide = F.layer_norm(F.gelu(F.linear(hidden, *transform)), (12,), *norm)
+    labels[:10] = F.linear(wide, *decoder).argmax(-1)[:10]
+    inputs = [hidden, *transform, norm.weight, norm.bias, *decoder]
+
+    def results(of: Callable[..., tuple[Tensor, Tensor]]) -> list[Tensor]:
+        with torch.autocast("cpu", dtype=precision, enabled=precision is not None):
+            loss, correct = of(hidden, labels, transform, norm, decoder, "none")
+        return [loss, correct, *torch.autograd.grad(loss, inputs)]
+
+    for actual, expected in zip(results(score_aligned), results(score), strict=True):
+        torch.testing.assert_close(actual, expected, rtol=1e-5 if precision is None else 2e-2, atol=1e-5)
+    assert results(score)[1].item() >= 9
+
+
+def test_the_aligned_product_has_whole_cache_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """BERT's vocabulary becomes 30,528; one that fits stays as it is."""
+    shapes = []
+    loss = packed._loss_and_correct
+    monkeypatch.setattr(
+        packed, "_loss_and_correct", lambda logits, labels: (shapes.append(logits.shape[1]), loss(logits, labels))[1]
+    )
+    for vocabulary in (30522, 30528, 41):
+        score_aligned(torch.zeros(2, 12), torch.zeros(2, dtype=torch.int64), *head_of(vocabulary), "none")
+    assert shapes == [30528, 30528, 64]
 
 
 def test_longer_sequences_than_positions_are_refused() -> None:

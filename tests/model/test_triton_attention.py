@@ -22,6 +22,7 @@ if not GPU:
     os.environ["TRITON_INTERPRET"] = "1"  # Triton reads this when it is imported
 pytest.importorskip("triton", reason="Triton is not installed")
 
+from bertjobs.model.packed import side_by_side  # noqa: E402
 from bertjobs.model.triton_attention import FORWARD, HEAD_SIZES, varlen_attention  # noqa: E402
 
 HEADS = 2
@@ -158,6 +159,18 @@ def test_parts_of_a_joint_projection_are_read_in_place() -> None:
     (actual,) = torch.autograd.grad(output.sum(), joint)
     expected = torch.autograd.grad(plain.expected().sum(), plain.inputs)
     assert_close([actual], [torch.stack(expected, 1)])
+
+
+@interpreted
+@pytest.mark.parametrize(("shape", "joint"), [("phase 1", 3), ("rows that heads read", 2)])
+def test_the_gradients_lie_side_by_side(shape: str, joint: int) -> None:
+    """For a joint projection: all three, or, where only some rows are queries, those of key and value."""
+    sequences = Sequences(*SHAPES[shape], size=16)
+    gradients = sequences.gradients(sequences.attend())[-joint:]
+    whole = side_by_side(gradients)
+    assert whole is not None
+    assert whole.data_ptr() == gradients[0].data_ptr()
+    assert torch.equal(whole, torch.stack(gradients, 1))
 
 
 @interpreted

@@ -161,6 +161,17 @@ def test_why_the_fused_one_cannot_be_used_is_explained_in_a_line(monkeypatch: py
     assert why_not_fused(torch.device("cpu")) == "Triton cannot run a kernel: Failed to find C compiler."
 
 
+@pytest.mark.parametrize(
+    ("sum_of_squares", "why"), [(12.0, None), (0.0, "Triton's kernels compute 2^2 + 2^2 + 2^2 = 0")]
+)
+def test_a_kernel_s_result_is_read_before_it_is_trusted(
+    monkeypatch: pytest.MonkeyPatch, sum_of_squares: float, why: str | None
+) -> None:
+    monkeypatch.setattr("bertjobs.optim.fused.find_spec", lambda name: name)
+    monkeypatch.setattr("bertjobs.optim.fused._sum_squares", lambda _: torch.tensor([sum_of_squares]))
+    assert why_not_fused(torch.device("cpu")) == why
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 def test_a_gpu_gets_a_fused_lamb(model: BertForPreTraining) -> None:
     optimizer = build_optimizer(model.cuda(), OptimizerSpec(), 0.1)

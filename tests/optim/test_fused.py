@@ -97,6 +97,26 @@ def test_many_steps_agree_with_the_reference(steps: int, decay: float, nvlamb: b
     assert_parity(fused, reference)
 
 
+def test_gradients_that_stay_in_one_buffer_give_the_same_bits() -> None:
+    """As DDP keeps them: one after the other, at any multiple of 4 bytes, set to 0 in place before each step."""
+    kept, fresh = optimizer_of(FusedLamb), optimizer_of(FusedLamb)
+    parameters = parameters_of(kept)
+    buffer = torch.zeros(1 + sum(p.numel() for p in parameters), device=DEVICE)[1:]
+    for parameter, part in zip(parameters, buffer.split([p.numel() for p in parameters]), strict=True):
+        parameter.grad = part.view(parameter.shape)
+    for step in range(4):
+        set_gradients(fresh, step, 3.0 * step)
+        kept.zero_grad()
+        assert not buffer.any()
+        for parameter, other in zip(parameters, parameters_of(fresh), strict=True):
+            assert parameter.grad is not None
+            parameter.grad += other.grad
+        for optimizer in (kept, fresh):
+            assert not optimizer.step().skipped
+    for one, two in zip(states(kept), states(fresh), strict=True):
+        assert torch.equal(one, two), tuple(one.shape)
+
+
 def test_an_embedding_agrees_with_the_reference() -> None:
     """With so many blocks that a GPU adds up their sums in several rounds."""
     shapes = ((30522, 1024 if GPU else 2), (7,), (1023,))

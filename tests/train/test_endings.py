@@ -8,13 +8,16 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from threading import Thread
+from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from bertjobs.data.check.shard_watch import ShardWatch
 from bertjobs.data.shards.manifest import DataManifest
 from bertjobs.run.checkpoints import newest_valid, read_manifest, steps
+from bertjobs.train.ranks import Ranks
 from tests.train.conftest import PHASES, Ended, Trial, copied
 
 
@@ -156,6 +159,27 @@ def test_compressed_gradients_train_nearly_the_same(trial: Trial, tmp_path: Path
     assert compressed.weights(1) != whole.weights(1)
     for line, expected in zip(compressed.metrics(1), whole.metrics(1), strict=True):
         assert line["loss_nats"] == pytest.approx(expected["loss_nats"], rel=0.02)
+
+
+@pytest.mark.parametrize(("settings", "bucket_mb"), [({}, 25.0), ({"ddp_bucket_mb": 100}, 100.0)])
+def test_the_recipe_sets_how_much_is_sent_at_a_time(
+    trial: Trial,
+    alone: Callable[..., Ended],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    settings: dict[str, int],
+    bucket_mb: float,
+) -> None:
+    given: list[float] = []
+
+    def wrapped(_: Ranks, model: torch.nn.Module, __: object, **way: Any) -> torch.nn.Module:
+        given.append(way["bucket_mb"])
+        return model
+
+    monkeypatch.setattr(Ranks, "wrapped", wrapped)
+    end = alone(having_recipe(trial, tmp_path / "home", **settings).having(STEPS_THIS_RUN=1), 1)
+    assert end.code == 75, end
+    assert given == [bucket_mb]
 
 
 def test_a_job_that_crashes_again_where_it_began_is_not_started_a_third_time(

@@ -155,6 +155,26 @@ def test_a_deterministic_run_refuses_operations_that_are_not() -> None:
     torch.zeros(2).put_(places, torch.ones(2))
 
 
+def test_a_deterministic_run_adds_in_float32_and_lets_no_measurement_choose_kernels(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from torch._inductor import config
+
+    for name in ("max_autotune", "max_autotune_pointwise", "max_autotune_gemm", "coordinate_descent_tuning"):
+        monkeypatch.setattr(config, name, True)
+    products = torch.backends.cuda.matmul
+    use_deterministic(True)
+    assert config.deterministic
+    assert not any((config.max_autotune, config.max_autotune_pointwise, config.max_autotune_gemm))
+    assert not config.coordinate_descent_tuning
+    assert not products.allow_bf16_reduced_precision_reduction
+    assert not products.allow_fp16_reduced_precision_reduction
+    use_deterministic(False)
+    assert not config.deterministic
+    assert products.allow_bf16_reduced_precision_reduction
+    assert products.allow_fp16_reduced_precision_reduction
+
+
 def test_the_environment_s_own_determinism_settings_stay() -> None:
     assert deterministic_environment({"NCCL_ALGO": "Ring"}) == {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
     full = deterministic_environment({})

@@ -91,7 +91,10 @@ def gradients(
     torch.manual_seed(0)
     model = BertForPreTraining(spec, activation_checkpointing=checkpointing)
     wrapped = ranks.wrapped(Forward(model), probe(CPU), **way)  # type: ignore[arg-type]
-    assert all(parameter.grad is None for parameter in model.parameters())
+    if ranks.size == 1:
+        assert all(parameter.grad is None for parameter in model.parameters())
+    else:
+        assert not any(parameter.grad.any() for parameter in model.parameters() if parameter.grad is not None)
     draw = torch.Generator().manual_seed(rank)
     tokens = torch.randint(5, 100, (2, 16), generator=draw)
     mlm, nsp = wrapped(Batch(tokens, torch.zeros_like(tokens), torch.ones_like(tokens), tokens, torch.tensor([0, 1])))

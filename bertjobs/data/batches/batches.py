@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from functools import partial
@@ -281,26 +281,41 @@ def validation_batches(
         yield make_batch(shards, chosen, masking.keys(FIXED_EPOCH, chosen.rows), masking)
 
 
-def token_counts(shards: ShardSet) -> Int64s:
-    """How often each token occurs in A and B before masking: ``[vocabulary]``."""
+def token_counts(
+    shards: ShardSet, *, rank: int = 0, world_size: int = 1, progress: Callable[[], None] = lambda: None
+) -> Int64s:
+    """How often each token occurs in A and B before masking: ``[vocabulary]``; of a rank's part of the shards, which
+    over all ranks are each shard once.
+
+    ``progress`` is called after each shard.
+    """
     counts = np.zeros(shards.vocabulary.size, dtype=np.int64)
-    for shard in shards.shards:
+    for shard in shards.shards[rank::world_size]:
         counts += np.bincount(shard.original_ids(), minlength=len(counts))
+        progress()
     return counts
 
 
-def unigram_cross_entropy(train: ShardSet, validation: Iterable[Batch]) -> float:
+def target_counts(batch: Batch, vocabulary_size: int) -> Int64s:
+    """How often each token is to be predicted in a batch on the host: ``[vocabulary]``."""
+    labels = batch.labels[batch.labels != NOT_SCORED].numpy()
+    return np.bincount(labels, minlength=vocabulary_size)
+
+
+def unigram_cross_entropy(train: Int64s, targets: Int64s) -> float:
     """Nats per token of the masked held-out tokens under the training text's token frequencies.
 
     Frequencies are add-one smoothed over the vocabulary. A model below this line uses context.
 
+    Args:
+        train: `token_counts` of the training text.
+        targets: sum of `target_counts` over the held-out batches.
+
     Raises:
         ValueError: no token is masked.
     """
-    counts = token_counts(train) + 1
-    nats = -np.log(counts / counts.sum())
-    labels = [batch.labels[batch.labels != NOT_SCORED].cpu().numpy() for batch in validation]
-    targets = np.concatenate(labels) if labels else np.zeros(0, dtype=np.int64)
-    if not len(targets):
+    if not targets.sum():
         raise ValueError("no masked token to score")
-    return float(nats[targets].mean())
+    counts = train + 1
+    nats = -np.log(counts / counts.sum())
+    return float((nats * targets).sum() / targets.sum())

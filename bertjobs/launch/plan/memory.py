@@ -19,8 +19,9 @@ Added to these are the embeddings' own LayerNorm and mask, and the heads, of whi
 tokens only. With activation checkpointing (Chen et al., arXiv 1604.06174) a layer keeps its input, 4H, and one layer at
 a time is recomputed.
 
-Besides the activations there are, for P parameters: float32 weights and gradients (4P each), two float32 moments (8P,
-or with sharded states about 8P / ranks: whole tensors are distributed), under autocast 2 bytes for each element of a
+Besides the activations there are, for P parameters: float32 weights and gradients (4P each: gradients are kept from
+step to step, and with several ranks they are views of what is sent, so they count once), two float32 moments (8P, or
+with sharded states about 8P / ranks: whole tensors are distributed), under autocast 2 bytes for each element of a
 projection's matrix; and the workspace of the backward pass: the gradients of the logits, or of one layer.
 """
 

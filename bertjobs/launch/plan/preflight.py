@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from importlib import metadata
 from pathlib import Path
 
 from bertjobs.data.shards.manifest import DataManifest
@@ -17,6 +18,7 @@ from bertjobs.launch.plan.resources import container_problems, held_bytes, memor
 from bertjobs.recipe.spec import RunSpec
 from bertjobs.run.directory import RunDirectory
 from bertjobs.run.settings import begun_phases, check_unchanged
+from bertjobs.run.torch_wheels import lacks_code
 from bertjobs.slurm.client import Slurm
 from bertjobs.slurm.jobs import RUNNING, WAITING
 
@@ -91,6 +93,7 @@ def inspect(
         *(container_problems(spec) if backend != "local" else []),
         *results_problems(sized, held_bytes(resumed) if resumed else 0),
         *memory_problems(sized, around.peaks),
+        *torch_problems(spec),
         *(queue_problems(spec, around.queue) if backend != "local" else []),
     ]
     return data, list(dict.fromkeys(problems))
@@ -203,6 +206,22 @@ def epoch_problems(spec: RunSpec, data: DataManifest) -> list[Problem]:
                 )
             )
     return problems
+
+
+def torch_problems(spec: RunSpec, version: str | None = None) -> list[Problem]:
+    """A warning if the torch of this environment, ``version``, has no code for the recipe's GPUs. The worker, which
+    sees its own torch and GPU, refuses; a container has another torch."""
+    hint = lacks_code(spec.system.gpu, version or installed_torch()) if spec.gpus and not spec.image else None
+    what = f"this environment's torch has no code for {spec.system.gpu}: the run would end with code 64"
+    return [Problem(what, where=f"system {spec.system.name}", hint=hint, is_warning=True)] if hint else []
+
+
+def installed_torch() -> str | None:
+    """The version of torch in this environment, without importing it; None if there is none."""
+    try:
+        return metadata.version("torch")
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def check_init_checkpoint(spec: RunSpec, data: DataManifest | None) -> None:

@@ -20,6 +20,7 @@ from bertjobs.files.safetensors_header import TensorEntry, header_bytes
 from bertjobs.model.huggingface import WEIGHTS_FILE, WEIGHTS_METADATA
 from bertjobs.optim.base import Optimizer
 from bertjobs.optim.sharding import deal
+from bertjobs.train.checkpoint.page_locked import page_locked
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 PART_BYTES = 1 << 28
@@ -99,7 +100,8 @@ class TensorFile:
             for (tensor, shape), size in zip(shapes.items(), sizes, strict=True)
         }
         self._header = header_bytes(entries, metadata or None, alignment=8)
-        self._content = torch.empty(sum(sizes), dtype=torch.float32, pin_memory=pinned).fill_(0.0)
+        count = sum(sizes)
+        self._content = page_locked(count, self) if pinned else torch.empty(count, dtype=torch.float32).fill_(0.0)
         self.tensors = {
             name: flat.view(tuple(shape))
             for (name, shape), flat in zip(shapes.items(), self._content.split(sizes), strict=True)
@@ -172,8 +174,9 @@ class Snapshot:
             self._copying = [self._pool.submit(file.copy, sources) for file in self.files]
 
     def wait(self) -> None:
-        """Wait until all is copied; raises any error of the copies."""
+        """Wait until all is copied; raises any error of the copies. Any thread may call it."""
         if self._queued is not None:
+            torch.cuda.set_device(self._device)  # each thread has its own; else this opens the first GPU as well
             self._queued.synchronize()
         for copying in self._copying:
             copying.result()

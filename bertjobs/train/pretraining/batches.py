@@ -67,7 +67,7 @@ class PhaseBatches:
         with self._watch() as watch, closing(self._stream(start)) as stream:
             if isinstance(stream, BatchStream) and stream.packing is not None:
                 pack = empty_pack(self._shards.train, self._shards.masking, stream.packing)
-                forward.warm_up(pack.to(self._device), self._spec.precision)
+                forward.warm_up(pack.to(self._device), self._spec.precision, self._ranks)
             yield WatchedBatches(stream, watch)
 
     def _watch(self) -> ShardWatch:

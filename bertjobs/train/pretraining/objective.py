@@ -22,7 +22,7 @@ from bertjobs.recipe.size import checkpoint_bytes
 from bertjobs.recipe.spec import ModelSpec, PhaseSpec, RunSpec
 from bertjobs.train.objective import GlobalBatch
 from bertjobs.train.pretraining.batches import PhaseBatches, WatchedBatches
-from bertjobs.train.pretraining.forward import open_forward
+from bertjobs.train.pretraining.forward import choose_fused_layers, open_forward
 from bertjobs.train.pretraining.measures import (
     LOSSES,
     SCORES,
@@ -100,7 +100,8 @@ class PretrainingLearner:
         if shards.skipped:
             self.events["skipped shards"] = {"shards": list(shards.skipped)}
         self.model = BertForPreTraining(spec.model, activation_checkpointing=spec.activation_checkpointing).to(device)
-        self.forward = ranks.in_turn(lambda: open_forward(self.model, spec, device))
+        layers = ranks.decided(lambda: choose_fused_layers(spec, device, objective.token_budget))
+        self.forward = ranks.in_turn(lambda: open_forward(self.model, spec, device, layers))
         self._batches = PhaseBatches(data, spec, phase, shards, ranks, device, token_budget=objective.token_budget)
         self._validation = Validation(shards, ranks, device, batch_size=phase.micro_batch, precision=spec.precision)
 

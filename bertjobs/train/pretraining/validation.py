@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import cached_property
 
+import numpy as np
 import torch
 
-from bertjobs.data.batches.batches import Batch, unigram_cross_entropy, validation_batches
+from bertjobs.data.batches.batches import (
+    Batch,
+    target_counts,
+    token_counts,
+    unigram_cross_entropy,
+    validation_batches,
+)
 from bertjobs.model.bert import BertForPreTraining
 from bertjobs.train.precision import autocast
+from bertjobs.train.pretraining.forward import on_device
 from bertjobs.train.pretraining.shards import PhaseShards
 from bertjobs.train.ranks import Ranks
 
@@ -25,31 +32,46 @@ class Validation:
     def __init__(self, shards: PhaseShards, ranks: Ranks, device: torch.device, *, batch_size: int, precision: str):
         self._shards, self._ranks, self._device = shards, ranks, device
         self._batch_size, self._precision = batch_size, precision
+        self._unigram_line: float | None = None
 
-    def _batches(self, rank: int, world_size: int) -> Iterator[Batch]:
-        shards, size = self._shards, self._batch_size
-        return validation_batches(shards.held_out, shards.masking, batch_size=size, rank=rank, world_size=world_size)
+    def _batches(self) -> Iterator[Batch]:
+        shards, ranks = self._shards, self._ranks
+        return validation_batches(
+            shards.held_out, shards.masking, batch_size=self._batch_size, rank=ranks.rank, world_size=ranks.size
+        )
 
-    @cached_property
-    def unigram_line(self) -> float:
+    def unigram_line(self, beat: Callable[[], None]) -> float:
         """Cross-entropy, in nats, of the scored tokens under the training text's token frequencies: what a model
-        reaches that knows word frequencies but no context. Known only to rank 0."""
-        if not self._ranks.is_first:
-            return 0.0
-        return unigram_cross_entropy(self._shards.train, self._batches(0, 1))
+        reaches that knows word frequencies but no context.
+
+        The ranks share the work, which reads all of the training text once per attempt; all call this. ``beat`` is
+        called for each shard and batch, so that the watchdog sees that the work moves.
+        """
+        if self._unigram_line is None:
+            shards, ranks = self._shards, self._ranks
+            size = shards.train.vocabulary.size
+            train = token_counts(shards.train, rank=ranks.rank, world_size=ranks.size, progress=beat)
+            targets = np.zeros(size, dtype=np.int64)
+            for batch in self._batches():
+                targets += target_counts(batch, size)
+                beat()
+            both = np.array(ranks.sum_on_host(*train.tolist(), *targets.tolist()))
+            self._unigram_line = unigram_cross_entropy(both[:size], both[size:])
+        return self._unigram_line
 
     def run(self, model: BertForPreTraining, beat: Callable[[], None]) -> dict[str, float | int]:
         """Means over the held-out set: losses in nats, accuracies 0 to 1, and the unigram line in nats.
 
-        ``beat`` is called for each batch.
+        ``beat`` is called for each batch. Nothing waits for the device before the last one.
         """
+        unigram_line = self.unigram_line(beat)
+        is_gpu = self._device.type == "cuda"
         sums = torch.zeros(6, dtype=torch.float64, device=self._device)
         model.eval()
         with torch.inference_mode(), autocast(self._precision, self._device):
-            for batch in self._batches(self._ranks.rank, self._ranks.size):
+            for batch in self._batches():
                 beat()
-                batch = batch.to(self._device)
-                out = model(*batch.tensors())
+                out = model(*on_device(batch.pin_memory() if is_gpu else batch, self._device).tensors())
                 sums += torch.stack([value.double() for value in out])
         model.train()
         mlm_loss, mlm_hits, masked, nsp_loss, nsp_hits, sequences = self._ranks.sum_on_device(sums).tolist()
@@ -60,5 +82,5 @@ class Validation:
             "nsp_accuracy": nsp_hits / sequences,
             "masked_tokens": int(masked),
             "sequences": int(sequences),
-            "unigram_cross_entropy_nats": self.unigram_line,
+            "unigram_cross_entropy_nats": unigram_line,
         }

@@ -19,6 +19,7 @@ from bertjobs.data.batches.batches import (
     BatchStream,
     Masking,
     make_batch,
+    target_counts,
     token_counts,
     unigram_cross_entropy,
     validation_batches,
@@ -241,9 +242,19 @@ def test_unigram_cross_entropy_by_hand(train: ShardSet, held_out: ShardSet) -> N
     counts, total = Counter(ids), len(ids) + train.vocabulary.size
     targets = [label for batch in batches for label in batch.labels.flatten().tolist() if label >= 0]
     expected = -sum(math.log((counts[target] + 1) / total) for target in targets) / len(targets)
-    assert unigram_cross_entropy(train, batches) == pytest.approx(expected, rel=1e-9)
+    target_totals = np.sum([target_counts(batch, train.vocabulary.size) for batch in batches], axis=0)
+    assert target_totals.sum() == len(targets)
+    assert unigram_cross_entropy(token_counts(train), target_totals) == pytest.approx(expected, rel=1e-9)
     with pytest.raises(ValueError, match="no masked token"):
-        unigram_cross_entropy(train, [])
+        unigram_cross_entropy(token_counts(train), np.zeros_like(target_totals))
+
+
+def test_ranks_share_the_counting_of_tokens_and_say_that_they_move(train: ShardSet) -> None:
+    assert len(train.shards) > 1
+    moves: list[int] = []
+    parts = [token_counts(train, rank=rank, world_size=2, progress=lambda: moves.append(1)) for rank in range(2)]
+    assert (parts[0] + parts[1]).tolist() == token_counts(train).tolist()
+    assert len(moves) == len(train.shards)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="page-locked memory needs a GPU")

@@ -23,6 +23,7 @@ from bertjobs.launch.plan.preflight import (
     epoch_problems,
     inspect,
     preflight,
+    torch_problems,
 )
 from bertjobs.launch.plan.problem import Problem
 from bertjobs.launch.plan.queue import Queue, ask_queue, queue_problems
@@ -185,6 +186,17 @@ def test_a_micro_batch_that_does_not_fit_comes_with_the_gradient_steps_that_do()
     again = resolved("dgx1-32g", "phase1.micro_batch=128")
     assert again.phases[0].gradient_steps == 64
     assert memory_problems(again) == []
+
+
+def test_gpus_that_the_installed_torch_has_no_code_for_are_a_warning() -> None:
+    (problem,) = torch_problems(resolved("dgx1-16g"), "2.13.0+cu130")
+    assert problem.is_warning
+    assert problem.what == "this environment's torch has no code for V100-SXM2-16GB: the run would end with code 64"
+    assert "pip install torch==2.13.0 --index-url https://download.pytorch.org/whl/cu126" in str(problem.hint)
+    assert torch_problems(resolved("dgx1-16g"), "2.13.0+cu126") == []
+    assert torch_problems(resolved("dgx1-16g", image="nvcr.io#nvidia/pytorch"), "2.13.0+cu130") == []
+    assert torch_problems(resolved("dgx1-16g", gpus=0), "2.13.0+cu130") == []
+    assert torch_problems(resolved("h200"), "2.13.0+cu130") == []
 
 
 def test_a_micro_batch_that_may_fit_is_a_warning() -> None:

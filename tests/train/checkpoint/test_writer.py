@@ -438,3 +438,37 @@ def test_on_a_gpu_the_snapshot_is_that_of_the_moment(tmp_path: Path) -> None:
     writer.wait()
     stored = load_pretrained(writer.commit(), SPEC).state
     assert all(torch.equal(stored[name], expected[name]) for name in expected)
+
+
+def test_a_thread_that_waits_for_a_gpu_s_copies_takes_that_gpu_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thread begins with GPU 0, and would open it beside its rank's own: half a GB for each rank."""
+    calls: list[tuple[str, object]] = []
+
+    class Queued:
+        def synchronize(self) -> None:
+            calls.append(("waited", threading.get_ident()))
+
+    model, optimizer = untrained()
+    (writer,) = writers(tmp_path)
+    writer.reserve(model, optimizer)
+    copies = writer._snapshot
+    assert copies is not None
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: calls.append((str(device), threading.get_ident())))
+    take = copies.take
+
+    def take_as_on_a_gpu(*arguments: Any) -> None:
+        take(*arguments)
+        copies._device, copies._queued = torch.device("cuda", 3), Queued()  # type: ignore[assignment]
+
+    monkeypatch.setattr(copies, "take", take_as_on_a_gpu)
+    writer.begin(model, optimizer, progress(1), data(1))
+    writer.wait()
+    assert writer.error is None
+    by_thread: dict[object, list[str]] = {}
+    for what, thread in calls:
+        by_thread.setdefault(thread, []).append(what)
+    assert threading.get_ident() not in by_thread
+    assert by_thread
+    assert all(did == ["cuda:3", "waited"] for did in by_thread.values())

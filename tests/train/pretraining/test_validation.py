@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from bertjobs.train.ranks import Ranks
 from tests.cluster.slurm import PATIENCE_S
 from tests.train.conftest import Trial
 from tests.train.forked import CONTEXT
-from tests.train.pretraining.one_validation import score, score_to_file
+from tests.train.pretraining.one_validation import score, score_slow_shards, score_to_file
 
 COUNTS = ("masked_tokens", "sequences", "mlm_accuracy", "nsp_accuracy")
 
@@ -44,11 +45,13 @@ def on_one_rank(settings: Trial) -> Score:
     return score(environ, Ranks(read_placement(environ)))
 
 
-def on_ranks(settings: Trial, world_size: int, folder: Path) -> list[Score]:
+def on_ranks(
+    settings: Trial, world_size: int, folder: Path, target: Callable[..., None] = score_to_file, *more: float
+) -> list[Score]:
     """Each rank's result, from real processes."""
     port, files = free_port(), [folder / f"{rank}.json" for rank in range(world_size)]
     processes = [
-        CONTEXT.Process(target=score_to_file, args=(settings.environment(1, rank, world_size, port), file))
+        CONTEXT.Process(target=target, args=(settings.environment(1, rank, world_size, port), file, *more))
         for rank, file in enumerate(files)
     ]
     for process in processes:
@@ -93,7 +96,19 @@ def test_more_ranks_give_the_same_score(settings: Trial, on_one_rank: Score, wor
         assert {name: result[name] for name in COUNTS} == {name: on_one_rank[name] for name in COUNTS}
         for name in ("mlm_loss_nats", "nsp_loss_nats"):
             assert result[name] == pytest.approx(on_one_rank[name], rel=1e-12)
-    assert ranks[0]["unigram_cross_entropy_nats"] == on_one_rank["unigram_cross_entropy_nats"]
+        assert result["unigram_cross_entropy_nats"] == on_one_rank["unigram_cross_entropy_nats"]
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_a_unigram_line_that_takes_longer_than_a_hang_is_none(
+    settings: Trial, on_one_rank: Score, data: DataManifest, world_size: int, tmp_path: Path
+) -> None:
+    """Each rank reads at least two shards, one after the other; a rank without a beat in that time would be ended."""
+    shard_s, timeout_s = 1.5, 2.5
+    assert len(data.phase(1).split("train").files) // world_size * shard_s > timeout_s
+    scores = on_ranks(settings, world_size, tmp_path, score_slow_shards, shard_s, timeout_s)
+    for result in scores:
+        assert result["unigram_cross_entropy_nats"] == on_one_rank["unigram_cross_entropy_nats"]
 
 
 def test_a_rank_without_a_batch_takes_part(settings: Trial, on_one_rank: Score, tmp_path: Path) -> None:
