@@ -17,14 +17,18 @@
 set -euo pipefail
 
 # What is compared with the recipe as it is, in both phases: SECONDS KEY=VALUE[,KEY=VALUE...]. One that is not known
-# fails alone.
+# fails alone. Those of "late" come after the tests, with all the time that is left.
 settings=(
-  "22 attention=triton"
+  "18 fused_layers=inductor"
+  "18 attention=triton"
+)
+late=(
+  "22 compile_mode=max-autotune"
 )
 
 # SECONDS of the GPU tests' files, in this order; others come after them, with those of "other". NCCL's is in half 1.
-tests=(test_packed:28 test_triton_attention:22 test_optimizer:12 other:15 test_batches:10 test_model:14
-  test_snapshot:12 test_worker:30)
+tests=(test_packed:26 test_triton_attention:20 test_optimizer:10 other:12 test_batches:10 test_model:12
+  test_snapshot:10 test_worker:22)
 
 half_seconds=322 # of which the parts' seconds are no more in all
 grace=3          # until a part that was interrupted is killed
@@ -133,15 +137,20 @@ record() {
   timeout 10 "$base" benchmarks/gpu_summary.py "$folder" || true
 }
 
-sets() { # KEY=VALUE,KEY=VALUE
-  local word
-  options=()
-  for word in ${1//,/ }; do options+=(--set "$word"); done
-}
-
 bench=("$python" -m bertjobs bench --recipe h200 --gpus 1 --results "$work/results" --data "$work/none"
   --lines "$folder/results.jsonl" --seconds 3 --repeats 3)
 pytest=("$python" -m pytest -q -p no:cacheprovider -o faulthandler_timeout=60 --durations=5)
+
+# "SECONDS KEY=VALUE,..." ...: a part for each, both phases with these settings.
+changed() {
+  local setting word words options
+  for setting in "$@"; do
+    IFS=, read -ra words <<<"${setting#* }"
+    options=()
+    for word in "${words[@]}"; do options+=(--set "$word"); done
+    part "${setting#* }" "${setting%% *}" "${bench[@]}" --micro-batches recipe "${options[@]}"
+  done
+}
 
 first_half() {
   part setup 28 bash -euo pipefail -c set_up
@@ -158,15 +167,12 @@ first_half() {
 }
 
 second_half() {
-  local setting name file
+  local name file
   part setup 28 bash -euo pipefail -c set_up
-  part compare-1 40 "${bench[@]}" --compare --phase 1 --sequences 2048 --repeats 2 --ways sdpa,padded,nvidia
-  part compare-2 33 "${bench[@]}" --compare --phase 2 --sequences 256 --repeats 2 --ways sdpa,padded,nvidia
-  part as-it-is 26 "${bench[@]}" --micro-batches recipe
-  for setting in "${settings[@]}"; do
-    sets "${setting#* }"
-    part "${setting#* }" "${setting%% *}" "${bench[@]}" --micro-batches recipe "${options[@]}"
-  done
+  part compare-1 36 "${bench[@]}" --compare --phase 1 --sequences 2048 --repeats 2 --ways sdpa,padded,nvidia
+  part compare-2 30 "${bench[@]}" --compare --phase 2 --sequences 256 --repeats 2 --ways sdpa,padded,nvidia
+  part as-it-is 24 "${bench[@]}" --micro-batches recipe
+  changed "${settings[@]}"
   for name in "${tests[@]}"; do
     if [[ $name != other:* ]]; then
       part "${name%:*}" "${name#*:}" "${pytest[@]}" "tests/gpu/${name%:*}.py"
@@ -178,6 +184,7 @@ second_half() {
         part "$file" "${name#*:}" "${pytest[@]}" "tests/gpu/$file.py"
     done
   done
+  changed "${late[@]}"
 }
 
 check() {

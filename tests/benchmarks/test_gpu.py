@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -100,32 +100,49 @@ def test_a_call_is_timed_by_the_median_of_its_groups(monkeypatch: pytest.MonkeyP
     assert calls == 3 + 5 * 4
 
 
-@pytest.mark.parametrize(
-    ("capability", "built_for", "runs"),
-    [
-        ((9, 0), ["sm_75", "sm_80", "sm_90"], True),
-        ((9, 0), ["sm_80", "sm_86"], False),
-        ((9, 0), ["sm_80", "compute_80"], True),
-        ((8, 9), ["sm_80", "sm_90"], True),
-        ((8, 0), ["sm_86"], False),
-        ((9, 0), ["sm_90a"], True),
-        ((10, 3), ["sm_100a"], False),
-        ((12, 0), ["sm_90", "sm_120"], True),
-        ((7, 0), ["sm_75", "sm_80", "sm_90", "sm_100", "sm_120", "compute_120"], False),
-    ],
-)
-def test_code_for_a_gpu_is_looked_for(
-    machine: ModuleType, capability: tuple[int, int], built_for: list[str], runs: bool
+def on_a_gpu(patch: pytest.MonkeyPatch, machine: ModuleType, file: Path, name: str, capability: tuple[int, int]) -> int:
+    """The exit code of `gpu_machine` on a GPU, with a torch of two architectures."""
+    gpu = SimpleNamespace(name=name, total_memory=150e9, multi_processor_count=132)
+    patch.setattr(torch.cuda, "get_device_properties", lambda _: gpu)
+    patch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    patch.setattr(torch.cuda, "get_arch_list", lambda: ["sm_80", "sm_90"])
+    patch.setattr(torch.cuda, "device_count", lambda: 1)
+    patch.setattr(sys, "argv", ["gpu_machine.py", str(file)])
+    return machine.main()
+
+
+def test_the_machine_is_the_first_line_of_the_results(
+    machine: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    problem = machine.why_no_code("a GPU", capability, built_for, "2.11.0")
-    assert (problem is None) == runs
+    file = tmp_path / "results.jsonl"
+    assert on_a_gpu(monkeypatch, machine, file, "NVIDIA H200", (9, 0)) == 0
+    (line,) = [json.loads(text) for text in file.read_text().splitlines()]
+    assert (line["what"], line["device"], line["memory_gb"]) == ("machine", "NVIDIA H200", 150.0)
+    assert line["versions"]["torch"] == torch.__version__
+    assert capsys.readouterr().out.startswith("NVIDIA H200, 150.0 GB; python 3.")
 
 
-def test_the_wheel_that_has_the_code_is_named(machine: ModuleType) -> None:
-    words = machine.why_no_code("Tesla V100", (7, 0), ["sm_75", "sm_80"], "2.11.0+cu130")
-    assert "torch 2.11.0+cu130 has no code for Tesla V100 (sm_70), only for sm_75, sm_80" in words
+def test_a_torch_without_code_for_the_gpu_is_refused_with_the_wheel_that_has_it(
+    machine: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "results.jsonl"
+    assert on_a_gpu(monkeypatch, machine, file, "Tesla V100-SXM2-16GB", (7, 0)) == 64
+    assert not file.exists()
+    words = capsys.readouterr().err
+    assert "sm_70" in words
     assert "https://download.pytorch.org/whl/cu126" in words
-    assert "cu128" in machine.why_no_code("B200", (10, 0), ["sm_80"], "2.11.0")
+
+
+def test_without_a_gpu_the_machine_is_refused(
+    machine: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(_: int) -> None:
+        raise RuntimeError("no NVIDIA driver")
+
+    monkeypatch.setattr(torch.cuda, "get_device_properties", refuse)
+    monkeypatch.setattr(sys, "argv", ["gpu_machine.py", str(tmp_path / "results.jsonl")])
+    assert machine.main() == 64
+    assert "has no PyTorch that sees the GPU: no NVIDIA driver" in capsys.readouterr().err
 
 
 LINES: list[dict[str, Any]] = [

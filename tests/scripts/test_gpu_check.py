@@ -155,7 +155,7 @@ def test_each_file_of_gpu_tests_is_a_part_of_its_own(script: Script) -> None:
 def test_what_is_compared_are_settings_that_there_are(script: Script) -> None:
     words = [word for half in ("1", "2") for *_, command in listed(script, half) for word in command.split()]
     keys = {words[place + 1].partition("=")[0] for place, word in enumerate(words) if word == "--set"}
-    assert keys >= {"compile", "attention"}
+    assert keys >= {"compile", "attention", "fused_layers", "compile_mode"}
     assert keys <= set(schema.RUN)
 
 

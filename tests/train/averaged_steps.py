@@ -12,11 +12,12 @@ from torch import Tensor, distributed, nn
 from bertjobs.data.batches.packed_batches import PackedBatch
 from bertjobs.model.attention import choose_attention
 from bertjobs.model.bert import BertForPreTraining
+from bertjobs.model.compiled import warm_up
 from bertjobs.model.packed import EAGER, TokenWise
 from bertjobs.optim.base import Optimizer, Update
 from bertjobs.optim.build import build_optimizer
 from bertjobs.recipe.spec import ModelSpec, OptimizerSpec
-from bertjobs.train.precision import AUTOCAST
+from bertjobs.train.precision import AUTOCAST, autocast
 from bertjobs.train.pretraining.forward import Forward
 from bertjobs.train.pretraining.objective import probe
 from bertjobs.train.ranks import averaged
@@ -82,7 +83,7 @@ def gradients(
     forward: nn.Module = Forward(model, chosen, parts)
     batches = list(micro_batches or packs())
     if parts is not EAGER:
-        forward.warm_up(batches[0].to(device), precision)  # type: ignore[operator]
+        warm_up(model, batches[0].to(device), chosen, parts, lambda: autocast(precision, device))
     if group is not None:
         forward = averaged(forward, probe(device), group, bucket_mb=0.1, compression=compression)
     optimizer = Keeping(model, build_optimizer(model, OptimizerSpec(backend="torch"), 1e-4, device=device))
