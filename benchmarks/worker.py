@@ -1,6 +1,6 @@
 """The worker's own costs: LAMB's step at BERT-base size, and the time from a start to the first step.
 
-    .venv/bin/python benchmarks/worker.py [--rounds 5] [--only lamb|resume] [--output FILE.json]
+    .venv/bin/python benchmarks/worker.py [--rounds 5] [--only lamb|resume] [--output FILE.json] [--lines FILE]
 
 The stall of checkpoints is measured by benchmarks/checkpoint.py.
 
@@ -40,6 +40,7 @@ import yaml
 from bertjobs.data.prepare import PrepareOptions, prepare
 from bertjobs.data.shards.manifest import DataManifest
 from bertjobs.files.atomic import write_json
+from bertjobs.files.json_lines import append_line
 from bertjobs.model.bert import BertForPreTraining
 from bertjobs.optim.build import build_optimizer
 from bertjobs.optim.fused import why_not_fused
@@ -60,6 +61,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="how often each is measured (5)")
     parser.add_argument("--only", choices=("lamb", "resume"), help="one part alone")
     parser.add_argument("--output", type=Path, help="also write the figures as JSON")
+    parser.add_argument("--lines", type=Path, help="add each LAMB to this file, as a JSON line")
     args = parser.parse_args()
     figures: dict[str, Any] = {
         "date": time.strftime("%Y-%m-%d"),
@@ -73,6 +75,8 @@ def main() -> None:
     reached = True
     if args.only != "resume":
         figures["lamb"] = measure_lamb(args.rounds)
+        for figure in figures["lamb"] if args.lines else ():
+            append_line(args.lines, {"what": "lamb", **figure})
     if args.only != "lamb":
         with tempfile.TemporaryDirectory() as folder:
             figures["resume"] = measure_resume(Path(folder), args.rounds)

