@@ -73,8 +73,9 @@ def awaited_jobs(args: argparse.Namespace) -> tuple[str, ...]:
 
 
 def slurm_options(args: argparse.Namespace) -> SlurmOptions:
-    """The options for sbatch from the flags, and from the site for those not given."""
-    from bertjobs.slurm.options import SlurmOptions, parse_option
+    """The options for sbatch: from the flags, else from the user's shell (SBATCH_...), else from the site."""
+    from bertjobs.slurm.environment import users_defaults
+    from bertjobs.slurm.options import SlurmOptions, option_name, parse_option
 
     named = {name: getattr(args, name) for name in _NAMED}
     extra = []
@@ -86,12 +87,37 @@ def slurm_options(args: argparse.Namespace) -> SlurmOptions:
             raise InputError(f"--{name} {named[name]} contradicts --sbatch {name}={value}", hint="give one of them")
         else:
             named[name] = value  # the checks look at it
-    given = SlurmOptions(**named, extra=tuple(extra))
+    shell = users_defaults(os.environ)
+    named = {name: value or shell.get(name, "") for name, value in named.items()}
+    qos = "" if "qos" in map(option_name, extra) else shell.get("qos", "")
+    given = SlurmOptions(**named, extra=tuple(extra), qos=qos)
     site = chosen_site(args)
     if site is None:
         return given
     given = replace(given, **{name: getattr(given, name) or getattr(site, name) for name in _NAMED})
     return replace(given, site=tuple(site.sbatch_options(given.lines())), environment=site.environment)
+
+
+def queue_sources(args: argparse.Namespace) -> list[list[str]]:
+    """What is asked of the queue, each option with its value and where that came from."""
+    from bertjobs.slurm.environment import DEFAULTS, users_defaults
+    from bertjobs.slurm.options import option_name
+
+    site, shell = chosen_site(args), users_defaults(os.environ)
+    flags = {name: getattr(args, name) for name in _NAMED if getattr(args, name)}
+    flags |= {option_name(f"--{text}"): text.partition("=")[2] for text in args.sbatch}
+    rows = []
+    for name, variable in DEFAULTS.items():
+        of_site = getattr(site, name, "") if site else ""
+        for value, origin in (
+            (flags.get(name), f"flag --{name}" if name in _NAMED else f"flag --sbatch {name}"),
+            (shell.get(name), f"environment {variable}"),
+            (of_site, site.origin if site else ""),
+        ):
+            if value:
+                rows.append([name, value, origin])
+                break
+    return rows
 
 
 def make_checked_plan(args: argparse.Namespace, resolved: Resolved, resumed: RunDirectory | None = None) -> Plan:

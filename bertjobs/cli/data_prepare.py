@@ -89,13 +89,16 @@ def given_words(parser: argparse.ArgumentParser, args: argparse.Namespace) -> li
 
 
 def array_options(args: argparse.Namespace) -> ArrayOptions:
-    """The options for sbatch from the flags, and from the site file for those not given."""
+    """The options for sbatch: from the flags, else from the user's shell (SBATCH_...), else from the site file."""
     from bertjobs.data.prepare.array_options import ArrayOptions, checked_slurm, job_environment
-    from bertjobs.slurm.options import SlurmOptions, parse_option
+    from bertjobs.slurm.environment import users_defaults
+    from bertjobs.slurm.options import SlurmOptions, option_name, parse_option
 
     cut = {name: value for name, value in vars(args).items() if name in ("jobs", "attempts")}
     named: dict[str, Any] = {name: value for name, value in vars(args).items() if name in _NAMED}
     extra = [parse_option(text, ours={}) for text in getattr(args, "sbatch", ())]
+    taken = set(map(option_name, extra))
+    named = {name: value for name, value in users_defaults(os.environ).items() if name not in taken} | named
     if site := chosen_site(argparse.Namespace(site=getattr(args, "site", None))):
         given = [f"--{_SBATCH_NAMES.get(name, name)}" for name in named]
         for option in reversed(site.sbatch_options([*given, *extra])):

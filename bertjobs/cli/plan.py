@@ -14,6 +14,7 @@ from bertjobs.cli.arguments import (
     add_recipe_arguments,
     chosen_site,
     make_checked_plan,
+    queue_sources,
     resolve_arguments,
     scripts,
 )
@@ -44,7 +45,8 @@ def _plan(args: argparse.Namespace) -> int:
         print(json.dumps(as_json(plan), indent=2))
         return 0
     print(arithmetic(plan))
-    print("\nWhere each value came from\n\n" + provenance(plan))
+    queue = queue_sources(args) if plan.backend != "local" else []
+    print("\nWhere each value came from\n\n" + provenance(plan, queue))
     if plan.backend == "local":
         print(f"\nIt would run on this machine: {plan.spec.world_size} worker processes, no batch script.")
     elif plan.backend == "slurm":

@@ -151,7 +151,8 @@ class Slurm:
 
         Raises:
             InputError: sbatch refused; its own words are shown.
-            NotNow: Slurm's controller gave no answer, or sbatch printed no id; or the user has too many jobs, and ``hints`` has a hint for that.
+            NotNow: Slurm's controller gave no answer, or sbatch printed no id; or the user has too many jobs, and
+                ``hints`` has a hint for that.
         """
         done = self.run(words, stdin)
         if done.returncode:

@@ -7,7 +7,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from bertjobs.errors import InputError
 from bertjobs.recipe.variables import NAMES, near_miss
+from bertjobs.slurm.options import OPTION_HINT, is_option
 
 LEAKING = ("SLURM_", "SBATCH_", "SRUN_", "PMIX_", "PMI_")
 """Prefixes of variables that describe an enclosing job: its CPU binding and task counts would leak into a new one."""
@@ -26,6 +28,31 @@ def clean_environment(environ: Mapping[str, str]) -> dict[str, str]:
         return name.startswith(LEAKING) or name in NAMES or near_miss(name) is not None
 
     return {name: value for name, value in environ.items() if name in KEPT or not leaks(name)}
+
+
+DEFAULTS = {
+    "partition": "SBATCH_PARTITION",
+    "account": "SBATCH_ACCOUNT",
+    "qos": "SBATCH_QOS",
+    "time": "SBATCH_TIMELIMIT",
+}
+"""sbatch's option -> the variable in which users keep their own default for it (sbatch(1), "INPUT ENVIRONMENT
+VARIABLES")."""
+
+
+def users_defaults(environ: Mapping[str, str]) -> dict[str, str]:
+    """The defaults that a user's shell has for sbatch, by option; {} inside a job, whose variables are not the user's.
+
+    Raises:
+        InputError: a value cannot be written in a batch script's header.
+    """
+    if environ.get("SLURM_JOB_ID"):
+        return {}
+    values = {option: environ[name] for option, name in DEFAULTS.items() if environ.get(name)}
+    for option, value in values.items():
+        if not is_option(value):
+            raise InputError(f"{value!r} cannot be given to sbatch", where=DEFAULTS[option], hint=OPTION_HINT)
+    return values
 
 
 def unfiltered(environ: Mapping[str, str]) -> dict[str, str]:

@@ -95,8 +95,8 @@ _SUBMITTED = re.compile(r"(\d+)(\+\d+)?(;\S+)?")
 
 
 def submitted_id(text: str) -> str:
-    """The job's id in what ``sbatch --parsable`` printed: ``17``, ``17;cluster`` or ``17+0``, on a line of its own after
-    whatever a site's banner says; "" if there is none."""
+    """The job's id in what ``sbatch --parsable`` printed: ``17``, ``17;cluster`` or ``17+0``, on a line of its own,
+    whatever a site's banner says around it; "" if there is none."""
     matches = (_SUBMITTED.fullmatch(line.strip()) for line in reversed(text.splitlines()))
     return next((match[1] for match in matches if match), "")
 

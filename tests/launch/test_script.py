@@ -110,7 +110,7 @@ def test_all_settings_reach_the_inside_of_a_container() -> None:
 
 
 def test_a_setting_that_is_unset_is_exported_empty_so_that_an_image_cannot_set_it(run_by_hand, tmp_path: Path) -> None:
-    code, stderr, words = run_by_hand(RECIPE="laptop-scratch", IMAGE="x.sqsh", LR="1e-3")
+    code, stderr, words = run_by_hand(RECIPE="laptop-scratch", IMAGE="local.sqsh", LR="1e-3")
     assert code == 0, stderr
     (line,) = [word for word in words.splitlines() if word.startswith("--container-env=")]
     environment = (tmp_path / "words.environment").read_text().splitlines()
@@ -156,7 +156,9 @@ def run_by_hand(tmp_path: Path):
         tools = tmp_path / "tools"
         tools.mkdir(exist_ok=True)
         smi = f"#!/bin/bash\necho '{gpus}'\n"
-        for name, text in {"srun": SRUN.format(help=help_text), "scontrol": SCONTROL, "nvidia-smi": smi}.items():
+        silent = dict.fromkeys(("squeue", "sacct", "scancel"), "#!/bin/bash\n")  # a cluster without other jobs
+        programs = {"srun": SRUN.format(help=help_text), "scontrol": SCONTROL, "nvidia-smi": smi, **silent}
+        for name, text in programs.items():
             (tools / name).write_text(text)
             (tools / name).chmod(0o755)
         work = tmp_path / "work"
@@ -187,7 +189,7 @@ def test_the_srun_line(run_by_hand) -> None:
 
 def test_the_srun_line_with_an_image(run_by_hand) -> None:
     code, stderr, words = run_by_hand(
-        RECIPE="dgx1-32g", IMAGE="x.sqsh", MOUNTS="a:b", SLURM_NTASKS_PER_NODE="8", DATADIR="/lustre/wiki"
+        RECIPE="dgx1-32g", IMAGE="local.sqsh", MOUNTS="a:b", SLURM_NTASKS_PER_NODE="8", DATADIR="/lustre/wiki"
     )
     assert code == 0, stderr
     check_golden("srun-container.txt", words)
@@ -195,7 +197,7 @@ def test_the_srun_line_with_an_image(run_by_hand) -> None:
 
 def test_further_variables_reach_the_inside_of_a_container_by_name(run_by_hand) -> None:
     code, stderr, words = run_by_hand(
-        RECIPE="dgx1-32g", IMAGE="x.sqsh", BERTJOBS_ENVIRONMENT="WANDB_API_KEY,UNSET", WANDB_API_KEY="s3cr3t"
+        RECIPE="dgx1-32g", IMAGE="local.sqsh", BERTJOBS_ENVIRONMENT="WANDB_API_KEY,UNSET", WANDB_API_KEY="s3cr3t"
     )
     assert code == 0, stderr
     (line,) = [word for word in words.splitlines() if word.startswith("--container-env=")]
@@ -209,15 +211,41 @@ def test_an_image_file_is_named_by_its_full_path(run_by_hand) -> None:
     assert "--container-image=/home/me/local.sqsh\n" in words
 
 
+def test_an_image_file_that_is_missing_is_not_asked_of_a_registry(run_by_hand) -> None:
+    code, stderr, words = run_by_hand(RECIPE="dgx1-32g", IMAGE="nowhere.sqsh")
+    assert (code, words) == (64, None)
+    assert stderr.startswith("error: there is no image file nowhere.sqsh on ")
+
+
+def test_relative_folders_and_those_behind_links_are_mounted(run_by_hand, tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    code, stderr, words = run_by_hand(
+        RECIPE="dgx1-32g", IMAGE="local.sqsh", DATADIR="data/prepared", INIT_CHECKPOINT=str(tmp_path / "link")
+    )
+    assert code == 0, stderr
+    (line,) = [word for word in words.splitlines() if word.startswith("--container-mounts=")]
+    mounts = line.removeprefix("--container-mounts=").split(",")
+    assert {"/home/me:/home/me:ro", "/home/me/results:/home/me/results"} <= set(mounts)
+    assert "/home/me/data/prepared:/home/me/data/prepared:ro" in mounts
+    assert {f"{tmp_path}/{name}:{tmp_path}/{name}:ro" for name in ("link", "real")} <= set(mounts)
+
+
+def test_tasks_that_cannot_be_spread_evenly_are_refused(run_by_hand) -> None:
+    code, stderr, words = run_by_hand(RECIPE="laptop-scratch", SLURM_NTASKS="3", SLURM_JOB_NUM_NODES="2")
+    assert (code, words) == (64, None)
+    assert stderr == "error: 3 tasks cannot be spread evenly over 2 nodes: give --ntasks-per-node\n"
+
+
 def test_pyxis_is_detected_in_a_long_help(run_by_hand) -> None:
     help_text = "\n".join(["--container-image", *("x" * 79 for _ in range(3000))])
-    code, stderr, words = run_by_hand(help_text, RECIPE="dgx1-32g", IMAGE="x.sqsh")
+    code, stderr, words = run_by_hand(help_text, RECIPE="dgx1-32g", IMAGE="local.sqsh")
     assert code == 0, stderr
-    assert "--container-image=x.sqsh" in words
+    assert "--container-image=/home/me/local.sqsh" in words
 
 
 def test_an_image_on_a_cluster_without_pyxis(run_by_hand) -> None:
-    code, stderr, words = run_by_hand("--nodes", RECIPE="laptop-scratch", IMAGE="x.sqsh", MOUNTS="a:b")
+    code, stderr, words = run_by_hand("--nodes", RECIPE="laptop-scratch", IMAGE="local.sqsh", MOUNTS="a:b")
     assert (code, words) == (64, None)
     assert stderr == "error: IMAGE is set, but srun has no pyxis (--container-image)\n"
 

@@ -7,7 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from bertjobs.slurm.environment import LEAKING, clean_environment, process_environment, unfiltered, with_package
+from bertjobs.errors import InputError
+from bertjobs.slurm.environment import (
+    LEAKING,
+    clean_environment,
+    process_environment,
+    unfiltered,
+    users_defaults,
+    with_package,
+)
 
 OUTSIDE = {"SLURM_CONF": "/c", "HOME": "/h", "PATH": "/bin", "HF_TOKEN": "x"}
 
@@ -43,3 +51,12 @@ def test_this_process_can_have_another_environment_temporarily(monkeypatch: pyte
     with pytest.raises(KeyError), process_environment(OUTSIDE):
         raise KeyError
     assert dict(os.environ) == before
+
+
+def test_the_user_s_own_defaults_for_sbatch_are_kept_outside_of_a_job() -> None:
+    shell = {"SBATCH_PARTITION": "gpu", "SBATCH_ACCOUNT": "me", "SBATCH_QOS": "high", "SBATCH_TIMELIMIT": "4:00:00"}
+    expected = {"partition": "gpu", "account": "me", "qos": "high", "time": "4:00:00"}
+    assert users_defaults({**shell, "SBATCH_EXPORT": "NONE"}) == expected
+    assert users_defaults({**shell, "SLURM_JOB_ID": "7"}) == {}, "a job's variables are not the user's choice"
+    with pytest.raises(InputError, match="cannot be given to sbatch"):
+        users_defaults({"SBATCH_PARTITION": "gpu\ntouch x"})

@@ -13,6 +13,7 @@ from bertjobs.slurm.jobs import (
     jobs_of_sacct,
     jobs_of_squeue,
     starts_of_sacct,
+    submitted_id,
 )
 
 SACCT = """\
@@ -90,3 +91,14 @@ def test_elements_of_arrays_are_found_by_their_name() -> None:
         "12_4": ("PENDING", "Resources"),
         "15": ("PENDING", "ReqNodeNotAvail, UnavailableNodes:n|1"),
     }
+
+
+@pytest.mark.parametrize(
+    ("printed", "id"),
+    [
+        ("17\n", "17"), ("17;cluster\n", "17"), ("17+0\n", "17"), ("", ""), ("no id here\n", ""),
+        ("Welcome to juno: 3 nodes are down\n\n17;juno\n", "17"), ("17\nYou have used 80 of 100 hours\n", "17"),
+    ],
+)  # fmt: skip
+def test_a_job_s_id_is_found_whatever_a_site_prints_around_it(printed: str, id: str) -> None:
+    assert submitted_id(printed) == id

@@ -256,8 +256,8 @@ def expected_end(plan: Plan) -> str | None:
     return time.strftime("%Y-%m-%d %H:%M", time.localtime(plan.now_unix_s + plan.seconds))
 
 
-def provenance(plan: Plan) -> str:
-    """Each value with where it came from."""
+def provenance(plan: Plan, queue: Sequence[Sequence[str]] = ()) -> str:
+    """Each value with where it came from; ``queue``: the same three cells for what is asked of Slurm's queue."""
     rows = [["setting", "value", "from"]]
     for path, source in plan.resolved.provenance.items():
         value = source.value
@@ -265,6 +265,7 @@ def provenance(plan: Plan) -> str:
             ", ".join(value) if isinstance(value, tuple) else f"{value:g}" if isinstance(value, float) else str(value)
         )
         rows.append([path, text or "-", source.origin])
+    rows += [[f"queue: {name}", value, origin] for name, value, origin in queue]
     return "\n".join(columns(rows))
 
 

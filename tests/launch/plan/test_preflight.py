@@ -278,6 +278,16 @@ def test_sbatch_s_refusal_is_reported_unless_the_reason_is_known_already() -> No
     assert "Invalid account" not in words(queue_problems(spec, Queue("nosuch", "", PARTITIONS, refused)))
 
 
+def test_nodes_that_are_drained_are_a_warning_and_nodes_that_do_not_exist_are_not() -> None:
+    """sbatch itself queues a job for drained nodes, and refuses one that no node can ever run."""
+    drained = StartEstimate(refusal="Requested node configuration is not available")
+    (problem,) = queue_problems(resolved("dgxa100-80g", nodes=4), Queue("", "", PARTITIONS, drained))
+    assert problem.is_warning
+    assert "not all of them can be used now" in problem.what
+    too_many = queue_problems(resolved("dgxa100-80g", nodes=8), Queue("", "", PARTITIONS, drained))
+    assert [one.is_warning for one in too_many] == [False]
+
+
 def test_the_time_limit_that_a_job_gets() -> None:
     def limit(partition: str, time: str, partitions: tuple[Partition, ...] = PARTITIONS) -> float | None:
         return Queue(partition, time, partitions).limit_s
