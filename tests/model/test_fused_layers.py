@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from typing import Any
 
@@ -10,14 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-GPU = torch.cuda.is_available()
-if not GPU:
-    os.environ["TRITON_INTERPRET"] = "1"  # Triton reads this when it is imported
-
-from bertjobs.errors import InputError  # noqa: E402
-from bertjobs.model import fused_layers  # noqa: E402
-from bertjobs.model.compiled import choose_parts  # noqa: E402
-from bertjobs.model.fused_layers import (  # noqa: E402
+from bertjobs.errors import InputError
+from bertjobs.model import fused_layers
+from bertjobs.model.compiled import choose_parts
+from bertjobs.model.fused_layers import (
     LayerChoice,
     LayerShapes,
     choose_layers,
@@ -25,9 +20,10 @@ from bertjobs.model.fused_layers import (  # noqa: E402
     mask_problem,
     measured,
 )
-from bertjobs.model.packed import EAGER  # noqa: E402
-from bertjobs.recipe.spec import ModelSpec  # noqa: E402
+from bertjobs.model.packed import EAGER
+from bertjobs.recipe.spec import ModelSpec
 
+GPU = torch.cuda.is_available()
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 MODEL = ModelSpec("small", 128, 2, 2, 256, vocab_size=100)
 SHAPES = LayerShapes(MODEL, tokens=64, dtype=torch.float32)

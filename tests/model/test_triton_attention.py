@@ -18,8 +18,6 @@ import torch
 from torch import Tensor
 
 GPU = torch.cuda.is_available()
-if not GPU:
-    os.environ["TRITON_INTERPRET"] = "1"  # Triton reads this when it is imported
 pytest.importorskip("triton", reason="Triton is not installed")
 
 from bertjobs.model.packed import side_by_side  # noqa: E402

@@ -19,8 +19,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 GPU = torch.cuda.is_available()
-if not GPU:
-    os.environ["TRITON_INTERPRET"] = "1"  # Triton reads this when it is imported
 pytest.importorskip("triton", reason="Triton is not installed")
 
 from bertjobs.model import packed, triton_layer  # noqa: E402

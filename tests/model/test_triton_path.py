@@ -7,7 +7,6 @@ unit of BERT-large. What views and products move is not counted.
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -20,8 +19,6 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._python_dispatch import TorchDispatchMode
 
 GPU = torch.cuda.is_available()
-if not GPU:
-    os.environ["TRITON_INTERPRET"] = "1"  # Triton reads this when it is imported
 pytest.importorskip("triton", reason="Triton is not installed")
 
 from bertjobs.model.attention import ATTENTIONS, SequenceLayout  # noqa: E402

@@ -18,8 +18,6 @@ import torch
 from torch import Tensor
 
 GPU = torch.cuda.is_available()
-if not GPU:
-    os.environ["TRITON_INTERPRET"] = "1"  # Triton reads this when it is imported
 pytest.importorskip("triton", reason="Triton is not installed")
 
 from bertjobs.optim.fused import BLOCK, FusedLamb, why_not_fused  # noqa: E402
