@@ -133,3 +133,32 @@ def test_a_job_submitted_inside_a_job_is_its_own_and_no_secret_is_written(
     assert "world size 2 = 2 nodes x 1 task" in log.read_text()
     files = [file for file in (tmp_path / "results").rglob("*") if file.is_file()]
     assert [file for file in files if SECRET.encode() in file.read_bytes()] == []
+
+
+def submitted(cluster: Cluster, folder: Path, data: Path, **environ: str) -> tuple[str, str]:
+    """A tiny run that `bertjobs submit` queues: the job's id, and what was printed."""
+    words = ["--recipe", "laptop-scratch", "--phase", "1", "--data", str(data), "--results", str(folder / "results")]
+    done = cluster.run([sys.executable, "-m", "bertjobs", "submit", *words], env=environ, cwd=folder)
+    (queued,) = [
+        event for event in RunDirectory(folder / "results" / "laptop-scratch").events() if event["event"] == "submitted"
+    ]
+    return str(queued["job"]), done.stdout + done.stderr
+
+
+def test_a_run_for_drained_nodes_is_queued_and_waits_for_them(
+    cluster: Cluster, speeches_data: Path, tmp_path: Path
+) -> None:
+    cluster.run(["scontrol", "update", "NodeName=node[1-4]", "State=DRAIN", "Reason=test"])
+    try:
+        job, printed = submitted(cluster, tmp_path, speeches_data)
+        assert "warning: enough nodes exist, but not all of them can be used now" in printed
+        assert cluster.squeue_state(job) == "PENDING"
+    finally:
+        cluster.run(["scontrol", "update", "NodeName=node[1-4]", "State=RESUME"])
+    assert cluster.wait(job) == "COMPLETED"
+
+
+def test_the_shell_s_own_defaults_for_sbatch_are_kept(cluster: Cluster, speeches_data: Path, tmp_path: Path) -> None:
+    job, _ = submitted(cluster, tmp_path, speeches_data, SBATCH_TIMELIMIT="17")
+    assert cluster.wait(job) == "COMPLETED"
+    assert cluster.run(["sacct", "-nXP", "-o", "Timelimit", "-j", job]).stdout.strip() == "00:17:00"
