@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -147,6 +148,7 @@ def test_ctrl_c_is_130(tmp_path: Path) -> None:
     process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
     try:
         with open(tmp_path / "mine.yml", "w"):  # returns when the command has opened it too
+            time.sleep(0.5)  # it reads now: an interrupt in a destructor of Python's before that would be dropped
             process.send_signal(signal.SIGINT)
             _, errors = process.communicate(timeout=300)
     finally:
