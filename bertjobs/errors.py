@@ -89,6 +89,11 @@ def raise_all(errors: Sequence[InputError]) -> None:
         raise InputErrors(errors)
 
 
+def first_line(error: Exception) -> str:
+    """What a foreign error says, cut to one line; its kind if it says nothing."""
+    return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
 def nearest(word: str, choices: Iterable[str]) -> str | None:
     """A hint that names the choice closest in spelling to ``word``, or lists all when none is close."""
     names = sorted(str(choice) for choice in choices)

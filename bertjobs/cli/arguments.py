@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bertjobs.errors import InputError
 
@@ -74,50 +74,56 @@ def awaited_jobs(args: argparse.Namespace) -> tuple[str, ...]:
 
 def slurm_options(args: argparse.Namespace) -> SlurmOptions:
     """The options for sbatch: from the flags, else from the user's shell (SBATCH_...), else from the site."""
-    from bertjobs.slurm.environment import users_defaults
-    from bertjobs.slurm.options import SlurmOptions, option_name, parse_option
+    from bertjobs.slurm.options import SlurmOptions
 
-    named = {name: getattr(args, name) for name in _NAMED}
-    extra = []
-    for option in map(parse_option, args.sbatch):
-        name, _, value = option.removeprefix("--").partition("=")
-        if name not in named:
-            extra.append(option)
-        elif named[name] not in ("", value):
-            raise InputError(f"--{name} {named[name]} contradicts --sbatch {name}={value}", hint="give one of them")
-        else:
-            named[name] = value  # the checks look at it
-    shell = users_defaults(os.environ)
-    named = {name: value or shell.get(name, "") for name, value in named.items()}
-    qos = "" if "qos" in map(option_name, extra) else shell.get("qos", "")
-    given = SlurmOptions(**named, extra=tuple(extra), qos=qos)
-    site = chosen_site(args)
-    if site is None:
+    _, extra = _queue_flags(args)
+    asked = {name: (value, origin) for name, value, origin in queue_sources(args)}
+    named: dict[str, Any] = {name: asked[name][0] for name in _NAMED if name in asked}
+    qos, origin = asked.get("qos", ("", ""))
+    # Further flags and the site's own options have their place.
+    given = SlurmOptions(**named, extra=tuple(extra), qos=qos if origin.startswith("environment") else "")
+    if (site := chosen_site(args)) is None:
         return given
-    given = replace(given, **{name: getattr(given, name) or getattr(site, name) for name in _NAMED})
     return replace(given, site=tuple(site.sbatch_options(given.lines())), environment=site.environment)
 
 
 def queue_sources(args: argparse.Namespace) -> list[list[str]]:
-    """What is asked of the queue, each option with its value and where that came from."""
+    """What is asked of the queue: each option, its value and where that came from."""
     from bertjobs.slurm.environment import DEFAULTS, users_defaults
-    from bertjobs.slurm.options import option_name
 
+    flags, extra = _queue_flags(args)
+    flags |= dict(option.removeprefix("--").partition("=")[::2] for option in extra)
     site, shell = chosen_site(args), users_defaults(os.environ)
-    flags = {name: getattr(args, name) for name in _NAMED if getattr(args, name)}
-    flags |= {option_name(f"--{text}"): text.partition("=")[2] for text in args.sbatch}
     rows = []
     for name, variable in DEFAULTS.items():
-        of_site = getattr(site, name, "") if site else ""
-        for value, origin in (
+        in_order = (
             (flags.get(name), f"flag --{name}" if name in _NAMED else f"flag --sbatch {name}"),
             (shell.get(name), f"environment {variable}"),
-            (of_site, site.origin if site else ""),
-        ):
-            if value:
-                rows.append([name, value, origin])
-                break
+            (getattr(site, name, None), site.origin if site else ""),
+        )
+        rows += [[name, value, origin] for value, origin in in_order if value][:1]
     return rows
+
+
+def _queue_flags(args: argparse.Namespace) -> tuple[dict[str, str], list[str]]:
+    """The options that have a flag of their own, by name; and further ones, as sbatch reads them.
+
+    Raises:
+        InputError: one is no option of sbatch, or contradicts another.
+    """
+    from bertjobs.slurm.options import parse_option
+
+    named = {name: value for name in _NAMED if (value := getattr(args, name))}
+    extra = []
+    for option in map(parse_option, args.sbatch):
+        name, _, value = option.removeprefix("--").partition("=")
+        if name not in _NAMED:
+            extra.append(option)
+        elif named.get(name, value) != value:
+            raise InputError(f"--{name} {named[name]} contradicts --sbatch {name}={value}", hint="give one of them")
+        else:
+            named[name] = value  # the checks look at it
+    return named, extra
 
 
 def make_checked_plan(args: argparse.Namespace, resolved: Resolved, resumed: RunDirectory | None = None) -> Plan:

@@ -55,6 +55,30 @@ def new_file(path: Path) -> Iterator[IO[bytes]]:
     sync_folder(path.parent)
 
 
+def create_text(path: Path, text: str) -> bool:
+    """Create a file, for its owner alone, that holds ``text``; False if there is one of that name already.
+
+    Of several who try at once one succeeds, on NFS and Lustre too: by a hard link to a whole file, or, on file systems
+    without hard links, by exclusive creation, after which readers may see a part of it for a moment.
+    """
+    draft = _temporary_beside(path)
+    draft.write_text(text, encoding="utf-8")
+    draft.chmod(PRIVATE_FILE)
+    try:
+        os.link(draft, path)
+    except FileExistsError:
+        return False
+    except OSError:
+        try:
+            with open(path, "x", encoding="utf-8") as file:
+                file.write(text)
+        except FileExistsError:
+            return False
+    finally:
+        draft.unlink(missing_ok=True)
+    return True
+
+
 def write_text(path: Path, text: str) -> None:
     """Replace ``path`` by a file holding ``text``, atomically."""
     with new_file(path) as file:

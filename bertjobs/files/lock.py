@@ -82,15 +82,15 @@ def _owner() -> dict[str, Any]:
     return {
         "host": socket.gethostname(),
         "process": os.getpid(),
-        "begun": _begun(os.getpid()),
+        "begun": process_start(os.getpid()),
         "user": getpass.getuser(),
         "job": os.environ.get("SLURM_JOB_ID"),
         "since": time.strftime("%Y-%m-%d %H:%M:%S %Z"),
     }
 
 
-def _begun(process: int) -> str | None:
-    """When a process of this host began, None if it is gone: process numbers are reused."""
+def process_start(process: int) -> str | None:
+    """When a process of this host began, in clock ticks since the boot; None if it is gone. Numbers are reused."""
     try:
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[19]
     except (OSError, IndexError):
@@ -106,7 +106,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _is_stale(path: Path, mine: Path, owner: dict[str, Any]) -> bool:
     if owner.get("host") == socket.gethostname():
-        return _begun(owner["process"]) != owner["begun"]
+        return process_start(owner["process"]) != owner["begun"]
     try:
         # Both times are the file server's: the clocks of hosts may differ.
         return mine.stat().st_mtime - path.stat().st_mtime > STALE_S

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from bertjobs.recipe.catalogue import Catalogue, builtin_file, load_catalogue
 from bertjobs.recipe.spec import SystemSpec
 from bertjobs.run.bench_file import is_same_gpu
+from bertjobs.run.torch_wheels import OLD_CHIPS
 
 FALLBACK = "dgxa100-40g"
 """Where the GPUs are not known: a recipe whose micro-batches fit all GPUs with 40 GB and more, in bf16, which all
@@ -97,7 +98,7 @@ def _system(catalogue: Catalogue, recipe: str) -> SystemSpec:
 
 
 def _has_bf16(system: SystemSpec) -> bool:
-    return not system.gpu.startswith("V100")
+    return not system.gpu.startswith(tuple(OLD_CHIPS))
 
 
 def ask_nvidia_smi(environ: Mapping[str, str]) -> list[Gpu]:

@@ -237,13 +237,13 @@ def end(link: CurrentLink, slurm: Slurm, code: int, *, before: str, told_to_end:
         `ARRANGED` or `NEXT_PHASE_HERE`.
     """
     owners = Owners(link.folder.owners)
-    if not owners.owns(link.job, link.attempt):
+    last = owners.last()
+    if last and not last.is_attempt(link.job, link.attempt):
         _say(f"another attempt has taken over run {link.folder.name}: nothing is left to arrange")
         return ARRANGED
     answer = _decide(link, slurm, code, before=before, told_to_end=told_to_end)
-    last = owners.last()
     if answer != NEXT_PHASE_HERE and last:
-        owners.release(last)
+        owners.release(last)  # not whoever may have followed meanwhile
     return answer
 
 

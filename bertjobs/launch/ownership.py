@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from bertjobs.errors import InputError
+from bertjobs.files.lock import process_start
 from bertjobs.run.directory import RunDirectory
 from bertjobs.run.owner import BEAT_S, Lives, Owner, Owners, process_lives
 from bertjobs.slurm.client import Slurm
@@ -94,7 +95,7 @@ def claimed(directory: RunDirectory, slurm: Slurm, *, chain: str = "") -> Iterat
     """
     host, pid = socket.gethostname(), os.getpid()
     owners = Owners(directory.owners)
-    candidate = Owner(f"{host}-{pid}", 0, host, pid, "local", chain)
+    candidate = Owner(f"{host}-{pid}", 0, host, pid, "local", chain, process_start(pid) or "")
     owner, is_ours = owners.take(candidate, lives_by(slurm, candidate))
     if not is_ours:
         raise InputError(

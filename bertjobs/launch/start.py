@@ -8,6 +8,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TextIO
@@ -112,7 +113,8 @@ def queue(
             jobs[submission.phase] = _submitted(submission.command(jobs), directory, slurm, list(jobs.values()))
         except BaseException:
             if jobs:
-                slurm.cancel(list(jobs.values()))
+                with suppress(BertjobsError):  # why it was not queued says more
+                    slurm.cancel(list(jobs.values()))
             raise
     for number, job in jobs.items():
         directory.record("submitted", backend="slurm", phase=number, job=job, chain=chain)
@@ -145,20 +147,13 @@ def _submitted(words: Sequence[str], directory: RunDirectory, slurm: Slurm, know
         return jobs[0]
 
 
-def appeared(
-    directory: RunDirectory,
-    slurm: Slurm,
-    known: Sequence[str],
-    *,
-    patience_s: float = APPEARS_S,
-    sleep: Callable[[float], None] = time.sleep,
-) -> list[str]:
-    """Jobs of a run, besides the ``known`` ones, that are or come into the queue within ``patience_s`` seconds.
+def appeared(directory: RunDirectory, slurm: Slurm, known: Sequence[str]) -> list[str]:
+    """Jobs of a run, besides the ``known`` ones, that are or come into the queue within `APPEARS_S` seconds.
 
     Raises:
         NoAnswer: squeue does not answer in that time.
     """
-    deadline = time.monotonic() + patience_s
+    deadline = time.monotonic() + APPEARS_S
     while True:
         silence = None
         try:
@@ -171,7 +166,7 @@ def appeared(
             if silence is not None:
                 raise silence
             return []
-        sleep(APPEARS_S / 6)
+        time.sleep(APPEARS_S / 6)
 
 
 def check_queue(directory: RunDirectory, slurm: Slurm) -> None:

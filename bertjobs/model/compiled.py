@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bertjobs.errors import first_line
 from bertjobs.model import packed
 from bertjobs.model.attention import Attend
 from bertjobs.model.bert import BertForPreTraining
@@ -74,7 +75,7 @@ def _problem(device: torch.device) -> str | None:
     try:
         torch.compile(add, fullgraph=True)(torch.zeros(8, device=device))
     except Exception as error:  # a compiler, a header or a cache folder: much can be missing, in many ways
-        return str(error).strip().partition("\n")[0] or type(error).__name__
+        return first_line(error)
     return None
 
 

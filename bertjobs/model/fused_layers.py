@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bertjobs.errors import InputError
+from bertjobs.errors import InputError, first_line
 from bertjobs.model.attention import SequenceLayout
 from bertjobs.model.bert import Layer
 from bertjobs.model.compiled import choose_parts
@@ -94,7 +94,7 @@ def choose_layers(
     try:
         seconds = measured(device, shapes, mode)
     except RuntimeError as failure:  # no memory left, above all
-        return LayerChoice("inductor", f"not measured: {_first_line(failure)}")
+        return LayerChoice("inductor", f"not measured: {first_line(failure)}")
     times = ", ".join(f"{way} {took * 1e3:.2f}" for way, took in seconds.items())
     return LayerChoice(min(seconds, key=lambda way: seconds[way]), f"ms per layer without attention: {times}")
 
@@ -107,16 +107,12 @@ def why_not_triton(device: torch.device, shapes: LayerShapes) -> str | None:
         with _generators_kept(device):
             return disagreement(device, shapes) or mask_problem(device, shapes)
     except Exception as failure:  # Triton, its compiler, its driver: much can be missing, in many ways
-        return _first_line(failure)
+        return first_line(failure)
 
 
 def _generators_kept(device: torch.device) -> AbstractContextManager[Any]:
     """What is drawn inside is drawn again after."""
     return torch.random.fork_rng([device] if device.type == "cuda" else [])
-
-
-def _first_line(failure: Exception) -> str:
-    return str(failure).strip().partition("\n")[0] or type(failure).__name__
 
 
 def disagreement(device: torch.device, shapes: LayerShapes) -> str | None:

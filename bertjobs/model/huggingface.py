@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from bertjobs.errors import InputError
+from bertjobs.errors import InputError, first_line
 from bertjobs.model.bert import GELU_APPROXIMATION, BertForPreTraining
 from bertjobs.model.tokenizer import write_tokenizer
 from bertjobs.recipe.spec import ModelSpec
@@ -224,7 +224,7 @@ def _read_tensors(folder: Path) -> tuple[Path, dict[str, Tensor]]:
     try:
         tensors = READERS[file.name](file)
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = first_line(error)
         what = f"the weights cannot be read: {reason}"
         raise InputError(what, where=str(file), hint="truncated or damaged? copy it again") from error
     if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):

@@ -30,6 +30,13 @@ def _kept(seed, place, of_row, dropped, COLUMNS: tl.constexpr):  # type: ignore[
     return bits >= (dropped.to(tl.uint32) << 16)
 
 
+@triton.jit
+def _tile(of_row, columns, rows, SIZE: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Of a tile of [rows, SIZE]: which elements are inside, and where all are; both [of_row, columns]."""
+    inside = (of_row[:, None] < rows) & (columns[None, :] < SIZE)
+    return inside, of_row.to(tl.int64)[:, None] * SIZE + columns[None, :]
+
+
 @triton.jit(do_not_specialize=["dropped", "place"])
 def add_norm(  # type: ignore[no-untyped-def]
     vectors,
@@ -56,15 +63,13 @@ def add_norm(  # type: ignore[no-untyped-def]
     """
     of_row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     columns = tl.arange(0, COLUMNS)
-    real = columns[None, :] < SIZE
-    inside = (of_row[:, None] < rows) & real
-    at = of_row.to(tl.int64)[:, None] * SIZE + columns[None, :]
+    inside, at = _tile(of_row, columns, rows, SIZE)
     x = tl.load(vectors + at, mask=inside, other=0.0).to(tl.float32)
     if DROPOUT:
         x = tl.where(_kept(tl.load(seed), place, of_row, dropped, COLUMNS), x * kept_scale, 0.0)
     total = x + tl.load(residual + at, mask=inside, other=0.0).to(tl.float32)
     mean = tl.sum(total, axis=1) / SIZE
-    centred = tl.where(real, total - mean[:, None], 0.0)
+    centred = tl.where(columns[None, :] < SIZE, total - mean[:, None], 0.0)
     scale = tl.rsqrt(tl.sum(centred * centred, axis=1) / SIZE + epsilon)
     normal = centred * scale[:, None]
     w = tl.load(weight + columns, mask=columns < SIZE, other=0.0).to(tl.float32)
@@ -99,7 +104,6 @@ def add_norm_backward(  # type: ignore[no-untyped-def]
     residual_gradient, and is not written.
     """
     columns = tl.arange(0, COLUMNS)
-    real = columns[None, :] < SIZE
     w = tl.load(weight + columns, mask=columns < SIZE, other=0.0).to(tl.float32)[None, :]
     of_weight = tl.zeros([1, COLUMNS], dtype=tl.float32)
     of_bias = tl.zeros([1, COLUMNS], dtype=tl.float32)
@@ -107,8 +111,7 @@ def add_norm_backward(  # type: ignore[no-untyped-def]
     drawn_from = tl.load(seed)
     for first in range(tl.program_id(0) * ROWS, rows, tl.num_programs(0) * ROWS):
         of_row = first + tl.arange(0, ROWS)
-        inside = (of_row[:, None] < rows) & real
-        at = of_row.to(tl.int64)[:, None] * SIZE + columns[None, :]
+        inside, at = _tile(of_row, columns, rows, SIZE)
         g = tl.load(gradient + at, mask=inside, other=0.0).to(tl.float32)
         normal = tl.load(normalised + at, mask=inside, other=0.0).to(tl.float32)
         scale = tl.load(scales + of_row, mask=of_row < rows, other=0.0)
@@ -160,8 +163,7 @@ def gelu_backward(  # type: ignore[no-untyped-def]
     total = tl.zeros([ROWS, COLUMNS], dtype=tl.float32)
     for first in range(tl.program_id(1) * ROWS, rows, tl.num_programs(1) * ROWS):
         of_row = first + tl.arange(0, ROWS)
-        inside = (of_row[:, None] < rows) & (columns[None, :] < SIZE)
-        at = of_row.to(tl.int64)[:, None] * SIZE + columns[None, :]
+        inside, at = _tile(of_row, columns, rows, SIZE)
         g = tl.load(gradient + at, mask=inside, other=0.0).to(tl.float32)
         x = tl.load(inputs + at, mask=inside, other=0.0).to(tl.float32)
         d = g * _gelu_slope(x, TANH)

@@ -22,7 +22,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from bertjobs.errors import EXIT_DONE, BertjobsError
-from bertjobs.files.atomic import PRIVATE_FILE, PRIVATE_FOLDER
+from bertjobs.files.atomic import PRIVATE_FILE, PRIVATE_FOLDER, create_text
+from bertjobs.files.lock import process_start
 
 BEAT_S = 10.0
 """Seconds between two signs of life."""
@@ -42,6 +43,7 @@ class Owner:
         job: Slurm's id, or the local launcher's; for a command that queues jobs, its own name.
         attempt: how often the job has been requeued.
         host, pid: where it was taken from; the process lives as long as the attempt if ``scheduler`` is "local".
+        pid_start: when that process began, since numbers of processes are reused; "" if that is not known.
         scheduler: "slurm" or "local".
         chain: the submission that the job belongs to.
         taken_unix_s: by that host's clock: for people.
@@ -54,6 +56,7 @@ class Owner:
     pid: int
     scheduler: str
     chain: str = ""
+    pid_start: str = ""
     taken_unix_s: float = 0.0
     number: int = 0
 
@@ -118,10 +121,13 @@ class Owners:
     def current(self, lives: Lives) -> Owner | None:
         """The owner, if there is one that is alive."""
         last = self.last()
-        if last is None or self.is_released(last):
-            return None
-        alive = lives(last)
-        return last if (self._beats(last) if alive is None else alive) else None
+        return last if last and self._is_alive(last, lives) else None
+
+    def _is_alive(self, owner: Owner, lives: Lives) -> bool:
+        if self.is_released(owner):
+            return False
+        alive = lives(owner)
+        return self._beats(owner) if alive is None else alive
 
     def take(self, candidate: Owner, lives: Lives) -> tuple[Owner, bool]:
         """Make ``candidate`` the owner, unless another one is alive.
@@ -135,44 +141,26 @@ class Owners:
         self.folder.mkdir(mode=PRIVATE_FOLDER, parents=True, exist_ok=True)
         while True:
             last = self.last()
-            if last is not None and not self.is_released(last) and last.is_same(candidate):
+            if last and last.is_same(candidate) and not self.is_released(last):
                 return last, True
-            other = self.current(lives)
-            if other is not None:
-                return other, False
+            if last and self._is_alive(last, lives):
+                return last, False
             wanted = replace(candidate, number=last.number + 1 if last else 1, taken_unix_s=round(time.time(), 3))
             self._touch(self._beat(wanted))
-            if self._claim(wanted):
+            content = {name: value for name, value in asdict(wanted).items() if name != "number"}
+            if create_text(self._record(wanted), json.dumps(content) + "\n"):
                 return wanted, True
 
-    def _claim(self, owner: Owner) -> bool:
-        """Create the owner's record; False if another has that number."""
-        target = self.folder / f"{owner.number:06d}.json"
-        draft = self.folder / f".{target.name}-{owner.job}-{owner.attempt}-{owner.pid}"
-        content = {name: value for name, value in asdict(owner).items() if name != "number"}
-        draft.write_text(json.dumps(content) + "\n", encoding="utf-8")
-        draft.chmod(PRIVATE_FILE)
-        try:
-            os.link(draft, target)
-        except FileExistsError:
-            return False
-        except OSError:  # without hard links: also exclusive
-            try:
-                with open(target, "x", encoding="utf-8") as file:
-                    file.write(draft.read_text(encoding="utf-8"))
-            except FileExistsError:
-                return False
-        finally:
-            draft.unlink(missing_ok=True)
-        return True
+    def _record(self, owner: Owner) -> Path:
+        return self.folder / f"{owner.number:06d}.json"
 
     def release(self, owner: Owner) -> None:
         """The owner has ended; nothing else is changed if it has long been followed by another."""
         with suppress(OSError):  # it is dead then, in time
-            self._touch(self.folder / f"{owner.number:06d}{_RELEASED}")
+            self._touch(self._record(owner).with_suffix(_RELEASED))
 
     def is_released(self, owner: Owner) -> bool:
-        return (self.folder / f"{owner.number:06d}{_RELEASED}").exists()
+        return self._record(owner).with_suffix(_RELEASED).exists()
 
     def owns(self, job: str, attempt: int) -> bool:
         """Whether no other attempt has taken the run from this one; True where nobody ever took it."""
@@ -193,7 +181,7 @@ class Owners:
     def _beats(self, owner: Owner) -> bool:
         """Whether the last sign of life (or the record itself) is younger than `SILENT_S`."""
         now = self._now()
-        for file in (self._beat(owner), self.folder / f"{owner.number:06d}.json"):
+        for file in (self._beat(owner), self._record(owner)):
             with suppress(OSError):
                 if now - file.stat().st_mtime < SILENT_S:
                     return True
@@ -218,10 +206,5 @@ def process_lives(owner: Owner, host: str) -> bool | None:
     """Whether the process of an owner on this ``host`` lives; None for other hosts."""
     if owner.host != host or not owner.pid:
         return None
-    try:
-        os.kill(owner.pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+    start = process_start(owner.pid)
+    return start is not None and owner.pid_start in ("", start)

@@ -87,6 +87,19 @@ class Slurm:
             return None
         return None if done.returncode else done.stdout
 
+    def answered(self, words: Sequence[str]) -> subprocess.CompletedProcess[str]:
+        """As `run`, of a command that a daemon has answered, even if by a refusal.
+
+        Raises:
+            NoAnswer: it is missing, takes too long, or reaches no daemon.
+        """
+        done = self.run(words)
+        if done.returncode and is_no_answer(done.stderr):
+            hint = "the controller is busy or down: see `scontrol ping`, and try again later"
+            what = f"{words[0]} could not reach the cluster: {done.stderr.strip()}"
+            raise NoAnswer(what, where=shell_line(words), hint=hint)
+        return done
+
     def needed(self, words: Sequence[str]) -> str:
         """What a command prints.
 
@@ -94,13 +107,10 @@ class Slurm:
             NoAnswer: it is missing, takes too long, or reaches no daemon.
             BertjobsError: it fails; its own words are shown.
         """
-        done = self.run(words)
+        done = self.answered(words)
         if not done.returncode:
             return done.stdout
         complaint = done.stderr.strip() or f"exit code {done.returncode}"
-        if is_no_answer(complaint):
-            hint = "the controller is busy or down: see `scontrol ping`, and try again later"
-            raise NoAnswer(f"{words[0]} could not reach the cluster: {complaint}", where=shell_line(words), hint=hint)
         raise BertjobsError(f"{words[0]} failed: {complaint}", where=shell_line(words))
 
     # What this machine has
@@ -232,10 +242,7 @@ class Slurm:
         ):
             if not ids or not self.has(source):
                 continue
-            done = self.run(words)
-            if done.returncode and is_no_answer(done.stderr):
-                raise NoAnswer(f"{source} could not reach the cluster: {done.stderr.strip()}", where=shell_line(words))
-            pairs = rows(done.stdout, 2)
+            pairs = rows(self.answered(words).stdout, 2)
             states |= {id: state.split()[0] for id, state in pairs}
             sources += [source] if pairs else []
         return states, "+".join(sources) or "run directory"
@@ -331,10 +338,7 @@ class Slurm:
         """
         if not self.has("scontrol"):  # as inside a container
             return {}
-        words = ["scontrol", "show", "job", job]
-        done = self.run(words)
-        if done.returncode and is_no_answer(done.stderr):
-            raise NoAnswer(f"scontrol could not reach the cluster: {done.stderr.strip()}", where=shell_line(words))
+        done = self.answered(["scontrol", "show", "job", job])
         return {} if done.returncode else record_of_scontrol(done.stdout)
 
     def was_preempted(self, job: str) -> bool:

@@ -153,7 +153,7 @@ def check_still_owner(job: PhaseJob) -> None:
         NotOwnerError: one has.
     """
     last = Owners(job.directory.owners).last()
-    if last and not still_owns(job):
+    if last and not last.is_attempt(*job.placement.owner):
         raise NotOwnerError(f"run {job.spec.run} was taken over by {last.words()}", where=str(job.directory.root))
 
 

@@ -15,13 +15,19 @@ from tests.conftest import wait_until
 RUN_SUB = Path(__file__).parent.parent.parent / "run.sub"
 
 
-@pytest.fixture
-def environ(speeches_data: Path, tmp_path: Path) -> dict[str, str]:
+def environment(data: Path, folder: Path, **settings: str) -> dict[str, str]:
+    """What a person exports before ``sbatch run.sub``."""
     return {
         "BERTJOBS_PYTHON": sys.executable,  # of the compute nodes; sbatch itself runs no Python
-        "DATADIR": str(speeches_data),
-        "RESULTS": str(tmp_path / "results"),
+        "DATADIR": str(data),
+        "RESULTS": str(folder / "results"),
+        **settings,
     }
+
+
+@pytest.fixture
+def environ(speeches_data: Path, tmp_path: Path) -> dict[str, str]:
+    return environment(speeches_data, tmp_path)
 
 
 def test_phase_2_follows_phase_1(cluster: Cluster, environ: dict[str, str], tmp_path: Path) -> None:

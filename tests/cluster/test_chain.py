@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import pytest
 from bertjobs.run.directory import RunDirectory
 from tests.cluster.process import ranks_of
 from tests.cluster.slurm import Cluster
-from tests.cluster.test_by_hand import RUN_SUB, _logs
+from tests.cluster.test_by_hand import RUN_SUB, _logs, environment
 from tests.conftest import Bertjobs, wait_until
 
 STEPS = 60
@@ -23,13 +22,7 @@ STEPS = 60
 def environ(speeches_data: Path, tmp_path: Path) -> dict[str, str]:
     recipe = {"restarts_crashed": 1, "phases": {1: {"steps": STEPS, "checkpoint_every": 5}}}
     (tmp_path / "bertjobs.yml").write_text(json.dumps({"recipes": {"laptop-scratch": recipe}}))
-    return {
-        "BERTJOBS_PYTHON": sys.executable,
-        "DATADIR": str(speeches_data),
-        "RESULTS": str(tmp_path / "results"),
-        "RECIPE": "laptop-scratch",
-        "PHASE": "1",
-    }
+    return environment(speeches_data, tmp_path, RECIPE="laptop-scratch", PHASE="1")
 
 
 def ends(directory: RunDirectory) -> list[tuple[int, str]]:

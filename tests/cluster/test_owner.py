@@ -13,19 +13,12 @@ import pytest
 from bertjobs.run.directory import RunDirectory
 from bertjobs.run.owner import Owners
 from tests.cluster.slurm import Cluster
-
-RUN_SUB = Path(__file__).parent.parent.parent / "run.sub"
+from tests.cluster.test_by_hand import RUN_SUB, environment
 
 
 @pytest.fixture
 def environ(speeches_data: Path, tmp_path: Path) -> dict[str, str]:
-    return {
-        "BERTJOBS_PYTHON": sys.executable,
-        "DATADIR": str(speeches_data),
-        "RESULTS": str(tmp_path / "results"),
-        "RECIPE": "laptop-scratch",
-        "PHASE": "1",
-    }
+    return environment(speeches_data, tmp_path, RECIPE="laptop-scratch", PHASE="1")
 
 
 def assert_trained_once(directory: RunDirectory, steps: int = 20) -> None:

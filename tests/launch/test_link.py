@@ -26,6 +26,7 @@ from bertjobs.launch.link import (
 )
 from bertjobs.run.causes import Cause
 from bertjobs.run.directory import RunDirectory
+from bertjobs.run.owner import Owner, Owners
 from bertjobs.slurm.client import Slurm
 from bertjobs.slurm.environment import clean_environment
 from tests.slurm.conftest import Tool
@@ -312,3 +313,22 @@ def test_the_arguments_that_run_sub_passes(link: CurrentLink, environ: dict[str,
     assert len(asked(tmp_path, "sbatch")) == 1
     assert not {"SLURM_NTASKS", "LR"} & set(clean_environment({**environ, **describes}))
     assert json.loads(link.folder.journal.read_text().splitlines()[-1])["spare"] is True
+
+
+def test_whoever_follows_while_an_attempt_ends_keeps_the_run(
+    link: CurrentLink, slurm: Slurm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Slurm may not answer for minutes: by then the attempt counts as dead."""
+    owners = Owners(link.folder.owners)
+    owners.take(Owner("7", 1, "node1", 0, "slurm", "chain-1"), lambda _: None)
+
+    def decide(*_: Any, **__: Any) -> int:
+        owners.take(Owner("8", 0, "node2", 0, "slurm", "chain-1"), lambda _: False)
+        return ARRANGED
+
+    monkeypatch.setattr("bertjobs.launch.link._decide", decide)
+    assert end(link, slurm, 75, before="", told_to_end=False) == ARRANGED
+    last = owners.last()
+    assert last is not None
+    assert last.job == "8"
+    assert not owners.is_released(last)

@@ -18,12 +18,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-GPU = torch.cuda.is_available()
 pytest.importorskip("triton", reason="Triton is not installed")
 
-from bertjobs.model import packed, triton_layer  # noqa: E402
-from bertjobs.model.packed import EAGER, Affine, Normalised, by_head, side_by_side  # noqa: E402
-from bertjobs.model.triton_layer import add_norm, add_norm_backward, gelu_backward, join_gradients  # noqa: E402
+from bertjobs.model import packed, triton_layer
+from bertjobs.model.packed import EAGER, Affine, Normalised, by_head, side_by_side
+from bertjobs.model.triton_layer import add_norm, add_norm_backward, gelu_backward, join_gradients
+from tests.model.interpreter import interpreted
 
 SEED = torch.tensor([(1 << 40) + 3])
 DROPOUT = 0.3
@@ -32,21 +32,6 @@ EPSILON = 1e-12
 
 # In numpy, what overflows on the way to 0 warns.
 pytestmark = pytest.mark.filterwarnings("ignore:overflow encountered in exp:RuntimeWarning")
-
-
-def _works() -> str | None:
-    """Why the interpreter cannot be used."""
-    if GPU:
-        return "a GPU is here: tests/gpu tests the same on it"
-    try:
-        join_gradients([torch.ones(3, 16), torch.ones(3, 16)])
-    except Exception as error:  # Triton 3.6's cannot loop under numpy 2.4
-        return f"Triton's interpreter fails: {error}"
-    return None
-
-
-_PROBLEM = _works()
-interpreted = pytest.mark.skipif(_PROBLEM is not None, reason=str(_PROBLEM))
 
 
 def random(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:

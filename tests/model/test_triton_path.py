@@ -18,38 +18,22 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._python_dispatch import TorchDispatchMode
 
-GPU = torch.cuda.is_available()
 pytest.importorskip("triton", reason="Triton is not installed")
 
-from bertjobs.model.attention import ATTENTIONS, SequenceLayout  # noqa: E402
-from bertjobs.model.bert import BertForPreTraining, Layer, PretrainingSums  # noqa: E402
-from bertjobs.model.compiled import choose_parts  # noqa: E402
-from bertjobs.model.packed import packed_sums, run_layer, score_aligned  # noqa: E402
-from bertjobs.model.triton_layer import join_gradients  # noqa: E402
-from bertjobs.recipe.spec import ModelSpec  # noqa: E402
-from tests.model.packs import make_pack  # noqa: E402
-from tests.model.test_packed import assert_same, losses_and_gradients, model_of, pack_of  # noqa: E402
+from bertjobs.model.attention import ATTENTIONS, SequenceLayout
+from bertjobs.model.bert import BertForPreTraining, Layer, PretrainingSums
+from bertjobs.model.compiled import choose_parts
+from bertjobs.model.packed import packed_sums, run_layer, score_aligned
+from bertjobs.recipe.spec import ModelSpec
+from tests.model.interpreter import interpreted
+from tests.model.packs import make_pack
+from tests.model.test_packed import assert_same, losses_and_gradients, model_of, pack_of
 
 CPU = torch.device("cpu")
 PARTS = replace(choose_parts(CPU, "triton"), score=score_aligned, fixed_shapes=True)
 ATTEND = ATTENTIONS["per_sequence"]
 LARGE = ModelSpec("large", 1024, 2, 16, 4096, vocab_size=30522)
 TOKENS = 65536
-
-
-def _works() -> str | None:
-    """Why the interpreter cannot be used."""
-    if GPU:
-        return "a GPU is here: tests/gpu tests the same on it"
-    try:
-        join_gradients([torch.ones(3, 16), torch.ones(3, 16)])
-    except Exception as error:  # Triton 3.6's cannot loop under numpy 2.4
-        return f"Triton's interpreter fails: {error}"
-    return None
-
-
-_PROBLEM = _works()
-interpreted = pytest.mark.skipif(_PROBLEM is not None, reason=str(_PROBLEM))
 
 
 @interpreted

@@ -26,6 +26,11 @@ class Links:
     seconds: float
 
 
+def shortest_job_s(step_s: float, *, lead_s: float = SIGNAL_LEAD_S, start_up_s: float = START_UP_S) -> float:
+    """Seconds of a job in which one step fits."""
+    return start_up_s + step_s + lead_s
+
+
 def links(
     steps: int, step_s: float, limit_s: float, *, lead_s: float = SIGNAL_LEAD_S, start_up_s: float = START_UP_S
 ) -> Links | None:

@@ -12,14 +12,14 @@ from typing import Any
 from bertjobs.data.shards.manifest import DataManifest
 from bertjobs.launch.plan import memory
 from bertjobs.launch.plan.estimate import EarlierRun, Estimate, changes, estimate_phase, measured_peaks
-from bertjobs.launch.plan.job_count import START_UP_S, Links, links
+from bertjobs.launch.plan.job_count import Links, links, shortest_job_s
 from bertjobs.launch.plan.memory import Fit
 from bertjobs.launch.plan.packs import Packs
 from bertjobs.launch.plan.problem import Problem
 from bertjobs.launch.plan.queue import NOT_ASKED, Queue
 from bertjobs.recipe.resolve import Resolved
 from bertjobs.recipe.spec import PhaseSpec, RunSpec
-from bertjobs.slurm.times import SIGNAL_LEAD_S, format_time
+from bertjobs.slurm.times import format_time
 from bertjobs.wording import columns, counted, duration
 
 
@@ -95,7 +95,7 @@ def make_plan(
     estimates = {phase.phase: estimate_phase(spec, phase, vocab_size, rate, earlier) for phase in spec.phases}
     peaks = measured_peaks(spec, earlier)
     cuts = {phase.phase: _links(phase, estimates[phase.phase], queue) for phase in spec.phases}
-    endless = [number for number, cut in cuts.items() if cut is None and estimates[number] and queue.limit_s]
+    endless = {n: one for n, one in estimates.items() if one and cuts[n] is None and queue.limit_s}
     return Plan(
         resolved=resolved,
         backend=backend,
@@ -106,7 +106,7 @@ def make_plan(
         links=cuts,
         queue=queue,
         changes=changes(spec, earlier),
-        problems=(*problems, *(_too_short(number, estimates[number], spec, queue) for number in endless)),
+        problems=(*problems, *(_too_short(number, one, spec, queue) for number, one in endless.items())),
         now_unix_s=now_unix_s,
     )
 
@@ -117,10 +117,10 @@ def _links(phase: PhaseSpec, estimate: Estimate | None, queue: Queue) -> Links |
     return links(phase.steps, estimate.seconds / phase.steps, queue.limit_s)
 
 
-def _too_short(number: int, estimate: Estimate | None, spec: RunSpec, queue: Queue) -> Problem:
+def _too_short(number: int, estimate: Estimate, spec: RunSpec, queue: Queue) -> Problem:
     """The warning that a job would end before the first step of a phase, judged by an estimate."""
     steps = next(phase.steps for phase in spec.phases if phase.phase == number)
-    needed = START_UP_S + SIGNAL_LEAD_S + (estimate.seconds / steps if estimate else 0)
+    needed = shortest_job_s(estimate.seconds / steps)
     return Problem(
         f"a job of {duration(queue.limit_s or 0)} is too short for one step of phase {number}: start-up, the step and "
         f"the time to stop take about {duration(needed)}",

@@ -9,6 +9,7 @@ from torch import nn
 
 from bertjobs.data.batches.batches import Batch, MicroBatch
 from bertjobs.data.batches.packed_batches import PackedBatch
+from bertjobs.errors import first_line
 from bertjobs.model.attention import ChosenAttention, choose_attention
 from bertjobs.model.bert import BertForPreTraining
 from bertjobs.model.compiled import choose_parts, warm_up
@@ -77,7 +78,7 @@ class Forward(nn.Module):
             except torch.OutOfMemoryError:
                 raise  # eager parts need more memory, not less
             except Exception as error:  # compilers, drivers and caches fail in many ways
-                problem = str(error).strip().partition("\n")[0] or type(error).__name__
+                problem = first_line(error)
                 print(f"rank {ranks.rank}: warning: nothing can be compiled: {problem}", flush=True)
         eager, failed = ranks.sum_on_host(int(self.parts is EAGER or problem != ""), int(problem != ""))
         if eager:
