@@ -512,7 +512,7 @@ class RunSpec:
     image: Annotated[
         str,
         Setting(
-            "container image: a .sqsh file or an enroot URI for pyxis; a .sif file, a folder or a URI for Apptainer",
+            "container image: a .sqsh or .sif file, a folder or a URI",
             kind="path",
             env="IMAGE",
             listed=True,

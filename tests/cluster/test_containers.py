@@ -177,23 +177,22 @@ def test_an_image_whose_python_lacks_torch_is_diagnosed(
     assert "RUN python3 -m pip install 'torch>=" in checked.stdout
 
 
-def test_what_is_missing_on_a_node_is_named_with_the_node(
-    site: Site, submit: Callable[..., RunDirectory], bertjobs: Bertjobs
-) -> None:
+def test_what_is_missing_on_a_node_is_named_with_the_node(site: Site, bertjobs: Bertjobs, speeches_data: Path) -> None:
     """The mount's source is there at the submit, and gone when the job starts."""
     gone = site.folder / "gone"
     gone.mkdir()
-    directory = submit("COMPLETED", "--set", "phase1.steps=1", "--mounts", f"{gone}:/gone")
+    words = ("--recipe", "laptop-scratch", "--phase", 1, "--data", speeches_data, "--sbatch=--hold")
+    done = bertjobs("submit", *words, "--image", site.image, "--mounts", f"{gone}:/gone", environ=site.environ)
+    assert done.returncode == 0, done.stderr
     gone.rmdir()
-    (directory.phase(1).root / "DONE.json").unlink()
-    script = directory.phase(1).script
-    job = site.cluster.submit(["-N1", script], env=site.environ, cwd=site.folder)
+    (job,) = re.findall(r"queued phase 1 as job (\d+)", done.stdout)
+    site.cluster.run(["scontrol", "release", job])
     assert site.cluster.wait(job) == "FAILED"
     done = bertjobs("doctor", "laptop-scratch", environ=site.environ)
-    assert "container: the container does not start on node" in done.stdout, done.stdout
+    assert "container: the container does not start on node1: " in done.stdout, done.stdout
     assert str(gone) in done.stdout
     command = {"pyxis": "--container-image=", "apptainer": "apptainer exec --bind"}[site.starter]
-    assert re.search(rf"^  srun -N1 -w node\d {command}", done.stdout, re.MULTILINE)
+    assert f"\n  srun -N1 -w node1 {command}" in done.stdout
 
 
 def test_an_image_is_checked_where_a_run_would_use_it(site: Site, bertjobs: Bertjobs, speeches_data: Path) -> None:

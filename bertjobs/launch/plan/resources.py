@@ -26,7 +26,8 @@ def container_problems(spec: RunSpec, slurm: Slurm) -> list[Problem]:
     try:
         starter = starter_of(spec.container, slurm)
     except InputError as error:
-        problems.append(Problem(error.what, error.where, error.hint))
+        if slurm.present:  # else that is said already
+            problems.append(Problem(error.what, error.where, error.hint))
     problems += caught(check_image, spec.image, starter)
     for mount in spec.mounts:
         problems += caught(check_mount, mount, starter)

@@ -73,6 +73,10 @@ class Starting(Slurm):
         super().__init__({})
         self._ways = ways
 
+    @property
+    def present(self) -> bool:
+        return True
+
     def has_pyxis(self) -> bool:
         return "pyxis" in self._ways
 
