@@ -10,13 +10,14 @@ import re
 
 from bertjobs.run.causes import Cause
 
-APPTAINER_S = "FATAL: {3}"
-"""How Apptainer's last words begin, as a pattern."""
+APPTAINER = "FATAL: {3}"
+BEFORE_PYTHON = rf"{APPTAINER}|(\S*/)?env: "
+"""How the last words of those begin that start a rank's Python in a container: Apptainer, and ``env``. Patterns."""
 
 _SIGNS = tuple(
     (cause, re.compile(pattern, re.MULTILINE))
     for cause, pattern in (
-        (Cause.CONTAINER, rf"\b(pyxis|enroot)\b|^{APPTAINER_S}"),
+        (Cause.CONTAINER, rf"\b(pyxis|enroot)\b|^({BEFORE_PYTHON})"),
         (Cause.NODE_FAILURE, r"DUE TO NODE FAILURE|Node failure on "),
         (
             Cause.GPU_MEMORY,

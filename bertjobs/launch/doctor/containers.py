@@ -9,15 +9,19 @@ from dataclasses import dataclass
 from bertjobs.launch.doctor.log_errors import LogError, short
 from bertjobs.recipe.spec import RunSpec
 from bertjobs.run.causes import Cause
+from bertjobs.run.foreign import APPTAINER
 from bertjobs.slurm.shell import quote
 
-_BEFORE = re.compile(r"^.*pyxis:\s*|^FATAL:\s*")
+_BEFORE = re.compile(rf"^.*pyxis:\s*|^{APPTAINER}|^(?=(\S*/)?env: )")
 _TELLING = re.compile(
     r"ERROR|FATAL|enroot-|nvidia-container-cli|No space|No such|denied|cannot |curl: \(|Could not resolve"
 )
 _UNREACHABLE = re.compile(r"Could not resolve|curl: \((6|7|28|35)\)|dial tcp|pinging|i/o timeout|no such host")
 _NO_FILE = re.compile(r"[Nn]o such file or directory")
-_NO_COMMAND = re.compile(r'"(\S+)": executable file not found|enroot-switchroot: failed to execute: (\S+):')
+_NO_COMMAND = re.compile(
+    r'"(?P<fatal>\S+)": executable file not found|enroot-switchroot: failed to execute: (?P<enroot>\S+):'
+    r"|env: .*?(?P<env>[\w./+-]+)\W*: No such file"
+)
 _NODE = re.compile(r"slurmstepd-(\S+?): |srun: error: (\S+?): tasks? [\d,\- ]+: Exited")
 _MODULE = re.compile(r"No module named '?(\w+)")
 
@@ -62,7 +66,7 @@ def advice(spec: RunSpec, error: LogError | None, node: str) -> Advice:
     other = [_BEFORE.sub("", line) for line in error.lines] if error else []
     why = short((lines or other or ["nothing was printed"])[0])
     on, at = (f" on {node}", f" -w {quote(node)}") if node else ("", "")
-    is_apptainer = error is not None and error.rank is not None
+    is_apptainer = error is not None and re.match(APPTAINER, error.text) is not None
     if _UNREACHABLE.search(why):
         sentence = f"the image's registry cannot be reached{on}: {why}; fetch the image once where there is a network, "
         return Advice(sentence + "and name the file as the image", _fetch(spec.image, is_apptainer))
@@ -70,7 +74,8 @@ def advice(spec: RunSpec, error: LogError | None, node: str) -> Advice:
         sentence = f"the image is not seen{on or ' on a node'}: {why}; put it where all nodes see it"
         return Advice(sentence, f"srun -N1{at} ls -l {quote(spec.image)}")
     if missing := _NO_COMMAND.search(why):
-        sentence = f"the image has no {missing[1] or missing[2]}: {why}; BERTJOBS_PYTHON names the interpreter inside"
+        command = next(filter(None, missing.groups()))
+        sentence = f"the image has no {command}{on}: {why}; BERTJOBS_PYTHON names the interpreter inside"
         return Advice(sentence, check_command(spec))
     sentence = f"the container does not start{on}: {why}; try the image and the mounts on their own"
     mounts = quote(",".join(spec.mounts))

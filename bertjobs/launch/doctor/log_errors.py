@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from bertjobs.errors import CAUSE
 from bertjobs.run.causes import ABSENT_RANKS, ATTEMPT_END, SPENT_BY, Cause, read_cause
-from bertjobs.run.foreign import APPTAINER_S, foreign_cause
+from bertjobs.run.foreign import BEFORE_PYTHON, foreign_cause
 
 LINE = 240  # characters of an evidence line
 ERROR_LINES = 6
@@ -19,7 +19,7 @@ ERROR_LINES = 6
 _RANK = re.compile(r"rank (\d+): ")
 _BEGIN = re.compile(
     r"error: |Traceback \(most recent call last\):|Fatal Python error: |Timeout \(\d+:\d\d:\d\d"
-    rf"|{APPTAINER_S}|\S*python[\d.]*: (No module named |Error while finding module )"  # Python's own, for -m
+    rf"|{BEFORE_PYTHON}|\S*python[\d.]*: (No module named |Error while finding module )"  # Python's own, for -m
 )
 _SLURM = re.compile(r"(slurmstepd|srun|slurmd|pyxis)\b[^:]*: ")
 _ANONYMOUS = ("Fatal Python error", "Timeout (")  # faulthandler names no rank
@@ -55,8 +55,8 @@ class LogError:
         cause = foreign_cause(self.text)
         if cause is None and self.text.startswith("Fatal Python error"):
             return Cause.CRASHED
-        # What a rank says about a container comes from inside it; Apptainer speaks in the rank's place.
-        is_inside = self.rank is not None and re.match(APPTAINER_S, self.text) is None
+        # What a rank says about a container comes from inside it, unless its Python has not started.
+        is_inside = self.rank is not None and re.match(BEFORE_PYTHON, self.text) is None
         return None if cause is Cause.CONTAINER and is_inside else cause
 
     @property

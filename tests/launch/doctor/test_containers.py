@@ -71,6 +71,10 @@ docker://woodydon/psi_sigma_pipeline:4.0: error pinging docker registry registry
 "https://registry-1.docker.io/v2/": dial tcp 52.1.184.176:443: i/o timeout
 """
 FATAL_COMMAND = 'rank 1: FATAL:   "python3": executable file not found in $PATH\n'
+ENV = """\
+rank 9: /usr/bin/env: 'python3': No such file or directory
+srun: error: node2: task 9: Exited with exit code 127
+"""
 FATAL_IMAGE = f"""\
 rank 31: FATAL:   could not open image {SIF}: failed to retrieve path for {SIF}: lstat {SIF}: no such file or directory
 """
@@ -93,7 +97,8 @@ BARE = "srun -N1 -w node{} --container-image=/images/bert.sqsh true"
         ),
         (SQSH, NO_IMAGE, f"the image is not seen on node4: [ERROR] No such file or directory: {SQSH}",
          f"srun -N1 -w node4 ls -l {SQSH}"),
-        (SQSH, NO_COMMAND, "the image has no /bin/bash: enroot-switchroot:", f"bertjobs image {SQSH} --gpus 1"),
+        (SQSH, NO_COMMAND, "the image has no /bin/bash on node2: enroot-switchroot:",
+         f"bertjobs image {SQSH} --gpus 1"),
         (
             SIF, FATAL_MOUNT,
             "the container does not start on node2: container creation failed: mount /askapbuffer->/askapbuffer",
@@ -106,8 +111,10 @@ BARE = "srun -N1 -w node{} --container-image=/images/bert.sqsh true"
             "the image's registry cannot be reached on node1: Unable to handle docker://woodydon/psi_sigma_pipeline:4.0",
             "apptainer build image.sif docker://woodydon/psi:4.0",
         ),
-        (SIF, FATAL_COMMAND, 'the image has no python3: "python3": executable file not found in $PATH; BERTJOBS_PYTHON',
+        (SIF, FATAL_COMMAND, 'the image has no python3 on node1: "python3": executable file not found in $PATH; BERTJOBS_',
          f"bertjobs image {SIF} --gpus 1"),
+        (SQSH, ENV, "the image has no python3 on node2: /usr/bin/env: 'python3': No such file",
+         f"bertjobs image {SQSH} --gpus 1"),
         (SIF, FATAL_IMAGE, f"the image is not seen on node4: could not open image {SIF}: failed to retrieve path",
          f"srun -N1 -w node4 ls -l {SIF}"),
     ],
