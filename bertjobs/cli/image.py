@@ -46,9 +46,9 @@ def _image(args: argparse.Namespace) -> int:
     from bertjobs import __version__
     from bertjobs.errors import EXIT_BAD_INPUT, EXIT_DONE, BertjobsError, InputError
     from bertjobs.slurm.client import Slurm
-    from bertjobs.slurm.container import starter_of, step_script
+    from bertjobs.slurm.container import step_script
     from bertjobs.slurm.environment import clean_environment
-    from bertjobs.slurm.image import check_image, check_mount
+    from bertjobs.slurm.image import check_container
 
     asked = ["--expect", __version__, *(["--gpus", str(args.gpus)] if args.gpus else [])]
     asked += [word for folder in args.data for word in ("--reads", str(Path(folder).absolute()))]
@@ -65,10 +65,7 @@ def _image(args: argparse.Namespace) -> int:
         )
     slurm = Slurm(clean_environment(os.environ))
     slurm.require(["srun"], "log in to a submit host of the cluster; inside an image: bertjobs image --here")
-    starter = starter_of(container.starter, slurm)
-    check_image(container.image, starter)
-    for mount in container.mounts:
-        check_mount(mount, starter)
+    starter = check_container(container, slurm)
     options = ["--nodes=1", "--ntasks=1", "--job-name=bertjobs-image"]
     options += [f"--gpus-per-node={args.gpus}"] if args.gpus else []
     for name in ("partition", "account"):

@@ -2,16 +2,45 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
-from bertjobs.errors import InputError
-from bertjobs.slurm.container import APPTAINER, PYXIS
+from bertjobs.errors import InputError, raise_all
+from bertjobs.slurm.client import Slurm
+from bertjobs.slurm.container import APPTAINER, PYXIS, Container, starter_of
 
 SQUASHFS_MAGIC = b"hsqs"
 SIF_MAGIC, SIF_OFFSET = b"SIF_MAGIC", 32
 """In a SIF file, after the line that starts it when it is executed."""
 
 _MAKE_SQUASHFS = "enroot import --output IMAGE.sqsh docker://..."
+
+
+def check_container(container: Container, slurm: Slurm) -> str:
+    """A cluster must have what starts the container, and its image and mounts must fit that. A machine that cannot
+    queue at all has no starter either: this is for others to say.
+
+    Returns:
+        What will start it, "pyxis" or "apptainer".
+
+    Raises:
+        InputError: all that is wrong, at once.
+    """
+    errors, starter = [], PYXIS
+    if slurm.present:
+        try:
+            starter = starter_of(container.starter, slurm)
+        except InputError as error:
+            errors.append(error)
+    checks = [partial(check_image, container.image, starter)]
+    checks += [partial(check_mount, mount, starter) for mount in container.mounts]
+    for check in checks:
+        try:
+            check()
+        except InputError as error:
+            errors.append(error)
+    raise_all(errors)
+    return starter
 
 
 def check_image(image: str, starter: str) -> None:

@@ -9,9 +9,9 @@ from pathlib import Path
 from bertjobs.errors import InputError
 from bertjobs.slurm.client import Slurm
 from bertjobs.slurm.cluster import fewest_cpus
-from bertjobs.slurm.container import Container, starter_of
+from bertjobs.slurm.container import Container
 from bertjobs.slurm.environment import clean_environment, with_package
-from bertjobs.slurm.image import check_image, check_mount
+from bertjobs.slurm.image import check_container
 from bertjobs.slurm.options import SET_FOR_EACH_JOB, SlurmOptions, parse_option
 from bertjobs.slurm.refusals import Hints
 
@@ -58,13 +58,9 @@ class ArrayOptions:
             parse_option(option, ours=_OURS)
 
     def check_container(self, slurm: Slurm) -> None:
-        """InputError if the container cannot be started on this cluster."""
-        if self.container is None:
-            return
-        starter = starter_of(self.container.starter, slurm)
-        check_image(self.container.image, starter)
-        for mount in self.container.mounts:
-            check_mount(mount, starter)
+        """InputError if there is a container that cannot be started on this cluster."""
+        if self.container is not None:
+            check_container(self.container, slurm)
 
     def parameters(self, excluded: Iterable[str] = ()) -> dict[str, str | bool]:
         """The options of sbatch, by name; True for one without a value. ``excluded``: nodes to avoid."""

@@ -6,7 +6,6 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from bertjobs.errors import InputError
 from bertjobs.launch.plan import memory
 from bertjobs.launch.plan.memory import Peak
 from bertjobs.launch.plan.problem import Problem, caught
@@ -14,24 +13,17 @@ from bertjobs.recipe.size import checkpoint_bytes
 from bertjobs.recipe.spec import RunSpec
 from bertjobs.run.directory import RunDirectory, check_writable
 from bertjobs.slurm.client import Slurm
-from bertjobs.slurm.container import APPTAINER, PYXIS, starter_of, submitting_code
-from bertjobs.slurm.image import check_image, check_mount
+from bertjobs.slurm.container import APPTAINER, Container, starter_of, submitting_code
+from bertjobs.slurm.image import check_container
 
 
 def container_problems(spec: RunSpec, slurm: Slurm) -> list[Problem]:
     """What keeps the run's image, if it has one, from being started on this cluster with this code and its mounts."""
     if not spec.image:
         return []
-    problems, starter = caught(submitting_code), PYXIS
-    try:
-        starter = starter_of(spec.container, slurm)
-    except InputError as error:
-        if slurm.present:  # else that is said already
-            problems.append(Problem(error.what, error.where, error.hint))
-    problems += caught(check_image, spec.image, starter)
-    for mount in spec.mounts:
-        problems += caught(check_mount, mount, starter)
-    if starter == APPTAINER and "://" in spec.image:
+    container = Container(spec.image, spec.mounts, spec.container)
+    problems = [*caught(submitting_code), *caught(check_container, container, slurm)]
+    if not problems and "://" in spec.image and starter_of(spec.container, slurm) == APPTAINER:
         what = f"each rank would fetch {spec.image} from its registry, and convert it"
         hint = f"once, where there is a network: apptainer build IMAGE.sif {spec.image}; then --image IMAGE.sif"
         problems.append(Problem(what, where="image", hint=hint, is_warning=True))

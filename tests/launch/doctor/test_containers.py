@@ -111,7 +111,7 @@ BARE = "srun -N1 -w node{} --container-image=/images/bert.sqsh true"
             "the image's registry cannot be reached on node1: Unable to handle docker://woodydon/psi_sigma_pipeline:4.0",
             "apptainer build image.sif docker://woodydon/psi:4.0",
         ),
-        (SIF, FATAL_COMMAND, 'the image has no python3 on node1: "python3": executable file not found in $PATH; BERTJOBS_',
+        (SIF, FATAL_COMMAND, 'the image has no python3 on node1: "python3": executable file not found in $PATH; ',
          f"bertjobs image {SIF} --gpus 1"),
         (SQSH, ENV, "the image has no python3 on node2: /usr/bin/env: 'python3': No such file",
          f"bertjobs image {SQSH} --gpus 1"),
