@@ -17,6 +17,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
@@ -209,8 +210,13 @@ def apptainer(words: Sequence[str]) -> NoReturn:
         if shutil.which(command[0], path=_inside(image, environ["PATH"])) is None:
             _fatal(f'"{command[0]}": executable file not found in $PATH')
         enter(image, mounts, options.get("--pwd", ["/"])[0], environ, command)
+
+    def pass_on(number: int, _frame: object) -> None:
+        with suppress(ProcessLookupError):  # Slurm signals the child, too: it may have ended
+            os.kill(child, number)
+
     for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP, signal.SIGINT):
-        signal.signal(number, lambda number, _frame: os.kill(child, number))
+        signal.signal(number, pass_on)
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     sys.exit(status if status >= 0 else 128 - status)
 
