@@ -57,6 +57,11 @@ def folder_name(step: int) -> str:
     return f"step-{step:08d}"
 
 
+def saved_step(name: str) -> int:
+    """The step in a `folder_name`; 0 for "", where there is no checkpoint."""
+    return int(name.rpartition("-")[2]) if name else 0
+
+
 def seal(
     folder: Path,
     *,
