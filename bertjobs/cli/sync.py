@@ -32,7 +32,7 @@ def register(subparsers: Any) -> None:
         "interrupted and repeated. The tracker's own variables say where and as whom (WANDB_..., MLFLOW_...).",
         allow_abbrev=False,
     )
-    add_run_argument(parser, optional=True)
+    add_run_argument(parser, optional=True, without="or give --all")
     parser.add_argument("--all", action="store_true", help="all runs of the results folder")
     parser.add_argument("--to", choices=TRACKERS, metavar="TRACKER", required=True, help=", ".join(TRACKERS))
     parser.add_argument("--follow", action="store_true", help="continue until the runs have ended")
