@@ -189,7 +189,8 @@ def _asked_queue(spec: RunSpec, backend: str, options: SlurmOptions) -> Queue:
 def add_run_argument(
     parser: argparse.ArgumentParser, *, optional: bool = False, without: str = "default: all runs"
 ) -> None:
-    """Add RUN, --results and --site, which `opened` reads; ``without`` says what happens without an ``optional`` RUN."""
+    """Add RUN, --results and --site, which `opened` reads; ``without`` says what holds if an ``optional`` RUN is not
+    given."""
     text = "the run's name, or its folder" + (f" ({without})" if optional else "")
     parser.add_argument("run", metavar="RUN", nargs="?" if optional else None, help=text)
     parser.add_argument(

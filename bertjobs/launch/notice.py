@@ -19,7 +19,7 @@ from pathlib import Path
 from bertjobs.errors import BertjobsError, InputError
 from bertjobs.recipe.lockfile import read_lockfile
 from bertjobs.run.causes import Cause
-from bertjobs.run.checkpoints import newest_name, saved_step
+from bertjobs.run.checkpoints import step_of, steps
 from bertjobs.run.directory import RunDirectory
 from bertjobs.slurm.notify import RunEvent
 
@@ -67,12 +67,11 @@ def notice_of(
     event: RunEvent, run: RunDirectory, phase: int, job: str, attempt: int, *, cause: Cause | None, why: str
 ) -> Notice:
     """What there is to tell of an attempt that ended; its steps are read from the run's folder."""
-    newest = newest_name(run.phase(phase).checkpoints)
-    step = saved_step(newest) if newest else None
-    steps = None
+    saved, planned = steps(run.phase(phase).checkpoints), None
     with suppress(BertjobsError, OSError, KeyError):
-        steps = read_lockfile(run.lockfile).phase(phase).steps
-    return Notice(event, run.name, phase, job, attempt, cause.plain if cause else "", why, step, steps)
+        planned = read_lockfile(run.lockfile).phase(phase).steps
+    step = step_of(saved[-1]) if saved else None
+    return Notice(event, run.name, phase, job, attempt, cause.plain if cause else "", why, step, planned)
 
 
 def address(place: str, environ: Mapping[str, str]) -> str:

@@ -57,9 +57,9 @@ def folder_name(step: int) -> str:
     return f"step-{step:08d}"
 
 
-def saved_step(name: str) -> int:
-    """The step in a `folder_name`; 0 for "", where there is no checkpoint."""
-    return int(name.rpartition("-")[2]) if name else 0
+def step_of(folder: Path) -> int:
+    """The step in a checkpoint folder's name."""
+    return int(folder.name.removeprefix("step-"))
 
 
 def seal(

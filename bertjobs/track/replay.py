@@ -13,7 +13,7 @@ from bertjobs.files.atomic import PRIVATE_FOLDER, create_text
 from bertjobs.files.json_lines import read_lines
 from bertjobs.recipe.lockfile import read_lockfile
 from bertjobs.recipe.spec import RunSpec
-from bertjobs.run.checkpoints import newest_whole, saved_step
+from bertjobs.run.checkpoints import newest_whole, step_of
 from bertjobs.run.directory import PhaseDirectory, RunDirectory
 from bertjobs.run.journal import Attempt, read_story
 from bertjobs.run.series import HELD_OUT, PLACE_FIELDS, TRAIN, continued
@@ -133,7 +133,7 @@ def _points(phases: Sequence[PhaseDirectory]) -> Iterator[Point]:
     for phase in phases:
         done = phase.done()
         newest = newest_whole(phase.checkpoints)
-        last = done.step if done else saved_step(newest.name if newest else "")
+        last = done.step if done else step_of(newest) if newest else 0
         yield from _phase_points(phase, last, before)
         if done:
             before += done.step

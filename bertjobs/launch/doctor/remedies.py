@@ -332,7 +332,18 @@ def standing(evidence: Evidence, phase: PhaseEvidence) -> tuple[str, ...]:
     if phase.step_unix_s is not None:
         words += f", {duration(evidence.now_unix_s - phase.step_unix_s)} ago"
     silence = (f"Slurm gave no answer: {evidence.silence}",) if evidence.silence else ()
-    return (f"{words}; newest checkpoint {phase.checkpoint or 'none'}", *silence)
+    return (f"{words}; newest checkpoint {phase.checkpoint or 'none'}", *_damaged(phase), *silence)
+
+
+def _damaged(phase: PhaseEvidence) -> tuple[str, ...]:
+    """Which attempts did not begin at the newest checkpoint, because it was damaged."""
+    begun = [one.attempt for one in phase.attempts if one.attempt.damaged_step]
+    return tuple(
+        f"attempt {attempt.job}-{attempt.number} "
+        + (f"continued from step {attempt.first_step:,}" if attempt.first_step else "started the phase over")
+        + f": the newest checkpoint, of step {attempt.damaged_step:,}, was damaged"
+        for attempt in begun
+    )
 
 
 def _bytes(count: int) -> str:

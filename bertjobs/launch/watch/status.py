@@ -16,7 +16,7 @@ from bertjobs.launch.watch.goodput import Goodput, goodput, held_by
 from bertjobs.launch.watch.timeline import ACTIVE, Link, TimelineEntry, link_of, timeline
 from bertjobs.recipe.lockfile import read_lockfile
 from bertjobs.recipe.spec import PhaseSpec, RunSpec
-from bertjobs.run.checkpoints import MANIFEST, newest_whole, saved_step
+from bertjobs.run.checkpoints import MANIFEST, newest_whole, step_of
 from bertjobs.run.directory import PhaseDirectory, RunDirectory
 from bertjobs.run.journal import JobStory, Story, read_story
 from bertjobs.run.owner import Owners
@@ -196,7 +196,7 @@ def run_goodput(files: RunFiles, starts: Mapping[str, Sequence[JobStart]]) -> di
     """By phase, what the GPUs of a run that was read whole were used for; ``starts`` by job, as Slurm has them."""
     directory, spec = files.directory, files.spec
     newest = {phase.phase: newest_whole(directory.phase(phase.phase).checkpoints) for phase in spec.phases}
-    saved = {number: saved_step(folder.name if folder else "") for number, folder in newest.items()}
+    saved = {number: step_of(folder) if folder else 0 for number, folder in newest.items()}
     lives = Owners(directory.owners).lifetimes()
     held = held_by(files.story, ranks=spec.world_size, lives=lives, starts=starts, saved=saved)
     return {
