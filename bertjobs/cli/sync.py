@@ -7,12 +7,12 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from bertjobs.cli.arguments import add_run_argument, opened, results_folder
-from bertjobs.errors import EXIT_DONE, EXIT_FAILURE, InputError
+from bertjobs.errors import EXIT_DONE, EXIT_FAILURE, BertjobsError, InputError
 
 if TYPE_CHECKING:
     from bertjobs.run.directory import RunDirectory
@@ -53,13 +53,22 @@ def _sync(args: argparse.Namespace) -> int:
     if not 1 <= args.every < float("inf"):
         raise InputError(f"{args.every:g} is not a number of seconds (1 or more)", where="--every")
     with ExitStack() as stack:
-        mirrors = [stack.enter_context(mirrored(directory, args.to, os.environ)) for directory in directories]
+        mirrors, refused = [], EXIT_DONE
+        for directory in directories:
+            try:
+                mirrors.append(stack.enter_context(mirrored(directory, args.to, os.environ)))
+            except (BertjobsError, OSError) as error:  # of all runs some may be other people's, or followed already
+                if not args.all or isinstance(error, InputError):
+                    raise
+                refused = EXIT_FAILURE
+                words = error.render() if isinstance(error, BertjobsError) else f"error: {directory.name}: {error}"
+                print(words, file=sys.stderr, flush=True)
         if not args.follow:
-            return _shown([mirror.sync() for mirror in mirrors], args)
+            return max(refused, _shown([mirror.sync() for mirror in mirrors], args))
         code = EXIT_DONE
         for looked in follow(mirrors, Watch(Slurm(os.environ)).look, args.every, time.sleep):
             code = _shown(looked, args)
-        return code
+        return max(refused, code)
 
 
 def _directories(args: argparse.Namespace) -> list[RunDirectory]:
@@ -70,16 +79,16 @@ def _directories(args: argparse.Namespace) -> list[RunDirectory]:
     return [opened(args)] if args.run else all_runs(results_folder(args))
 
 
-def _shown(looked: Iterable[Synced], args: argparse.Namespace) -> int:
+def _shown(looked: Sequence[Synced], args: argparse.Namespace) -> int:
     """Print what a look brought, when following only if it brought something; returns the exit code."""
-    code, answers = EXIT_DONE, list(looked)
-    for one in answers:
+    code = EXIT_DONE
+    for one in looked:
         if one.problem is not None:
-            code = max(code, one.problem.exit_code, EXIT_FAILURE)
+            code = EXIT_FAILURE if args.all else one.problem.exit_code
             print(one.problem.render(), file=sys.stderr, flush=True)
         elif not args.json and (one.added or not args.follow):
             print(one.words(), flush=True)
     if args.json:
-        content = [one.as_json() for one in answers]
+        content = [one.as_json() for one in looked]
         print(json.dumps(content, indent=None if args.follow else 2), flush=True)
     return code

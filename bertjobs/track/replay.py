@@ -72,13 +72,14 @@ def read_replay(directory: RunDirectory) -> Replay:
     """
     spec = read_lockfile(directory.lockfile)
     phases = [directory.phase(phase.phase) for phase in spec.phases]
+    is_done = all(phase.done() for phase in phases)  # before the points: what is done has all of them
     return Replay(
         run=directory.name,
         id=tracking_id(directory),
         settings=flat_settings(spec),
         tags=_tags(directory, spec),
         points=tuple(_points(phases)),
-        is_done=all(phase.done() for phase in phases),
+        is_done=is_done,
     )
 
 
@@ -132,6 +133,7 @@ def _points(phases: Sequence[PhaseDirectory]) -> Iterator[Point]:
     before = 0
     for phase in phases:
         done = phase.done()
+        # Looked at before the lines are read, which were flushed before it was written.
         newest = newest_whole(phase.checkpoints)
         last = done.step if done else step_of(newest) if newest else 0
         yield from _phase_points(phase, last, before)

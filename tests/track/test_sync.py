@@ -128,3 +128,25 @@ def test_what_a_run_writes_before_it_ends_is_not_missed(run: WrittenRun) -> None
     list(follow([mirror], look, 1.0, lambda _: None))  # type: ignore[list-item]
     assert seen == ["asked", "synced"]
     assert sync_module.has_ended(status(run))
+
+
+def test_of_all_runs_one_that_is_taken_does_not_stop_the_others(
+    run: WrittenRun, bertjobs: Bertjobs, tmp_path: Path
+) -> None:
+    run.finish()
+    other = WrittenRun(tmp_path / "results", "other")
+    with mirrored(other.directory, "tensorboard", {}):
+        done = bertjobs("sync", "--all", "--to", "tensorboard")
+    assert done.returncode == 70
+    assert "another process brings this run to tensorboard" in done.stderr
+    assert "tracked: 80 steps sent" in done.stdout
+
+
+def test_a_run_that_cannot_be_read_costs_its_own_row(run: WrittenRun, bertjobs: Bertjobs, tmp_path: Path) -> None:
+    run.finish()
+    WrittenRun(tmp_path / "results", "broken").directory.lockfile.write_text("recipes: [")
+    alone = bertjobs("sync", "broken", "--to", "tensorboard")
+    assert alone.returncode == 64
+    done = bertjobs("sync", "--all", "--to", "tensorboard")
+    assert done.returncode == 70
+    assert "tracked: 80 steps sent" in done.stdout

@@ -7,6 +7,7 @@ in an orderly way.
 
 from __future__ import annotations
 
+import sys
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -125,8 +126,8 @@ def goodput(
         metrics: lines of its metrics.jsonl with ``step``, ``time_unix_s`` and ``step_time_s``.
         validations: lines of its validation.jsonl.
     """
-    lines = continued(metrics, max((line["step"] for line in metrics), default=0))
-    took = {line["step"]: float(line["validation_s"]) for line in validations if line.get("validation_s")}
+    lines = continued(metrics, sys.maxsize)
+    took = {line["step"]: line.get("validation_s") or 0.0 for line in continued(validations, sys.maxsize)}
     spent: dict[str, float] = defaultdict(float)
     lost: dict[str, float] = defaultdict(float)
     for one in held:

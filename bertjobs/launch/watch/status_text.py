@@ -14,12 +14,13 @@ DAY_S = 86400.0
 
 
 def colour_of(state: str) -> Colour | None:
-    """Of a phase's state: done or moving, waiting, or ended before it was done; None for one that has not begun."""
+    """Of a phase's state: done or moving, waiting, or ended before it was done; None for one that says
+    nothing of it."""
     if state in ("DONE", *RUNNING):
         return Colour.GOOD
     if state in (*WAITING, "STOPPED"):
         return Colour.WAITING
-    return None if state in ("NOT STARTED", "UNKNOWN") else Colour.BAD
+    return None if state in ("NOT STARTED", "UNKNOWN", "COMPLETED") else Colour.BAD
 
 
 def status_text(rows: Sequence[PhaseStatus], paint: Paint = PLAIN) -> str:
