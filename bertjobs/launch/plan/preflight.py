@@ -198,7 +198,8 @@ def _softened(problems: list[Problem], awaited: Sequence[str]) -> list[Problem]:
 
 
 def epoch_problems(spec: RunSpec, data: DataManifest) -> list[Problem]:
-    """A warning for each phase that reads its text more than `MANY_EPOCHS` times, or not once."""
+    """A warning for each phase that reads its text more than `MANY_EPOCHS` times, and for a first phase, from random
+    weights, that does not read it once: what begins from trained weights need not."""
     problems = []
     for phase in spec.phases:
         # Shards hold each document several times, each time in other pairs; it is the same text.
@@ -208,7 +209,7 @@ def epoch_problems(spec: RunSpec, data: DataManifest) -> list[Problem]:
             fit = max(1, int(MANY_EPOCHS * once / phase.global_batch))
             what = f"reads its text {readings:,.0f} times; BERT itself read its own {MANY_EPOCHS}"
             hint = f"prepare more text, or set phase{phase.phase}.steps={fit}, which read it {MANY_EPOCHS} times"
-        elif readings < 1:
+        elif readings < 1 and phase.phase == 1 and not spec.init_checkpoint:
             fit = math.ceil(once / phase.global_batch)
             what = f"reads {readings:.1%} of its text: the rest is never seen"
             hint = f"phase{phase.phase}.steps={fit} would read it once; a run that only tries something out needs less"

@@ -62,8 +62,8 @@ def resolved(recipe: str, *sets: str, **flags: object) -> RunSpec:
 @pytest.fixture
 def spec(tmp_path: Path, speeches_data: Path) -> RunSpec:
     """A run without problems."""
-    enough = [f"phase{number}.steps=40" for number in (1, 2)]  # all of the text is read
-    return resolved("laptop-scratch", *enough, data=str(speeches_data), results=str(tmp_path / "results"))
+    enough = "phase1.steps=40"  # all of the text is read
+    return resolved("laptop-scratch", enough, data=str(speeches_data), results=str(tmp_path / "results"))
 
 
 def words(problems: list[Problem]) -> str:
@@ -140,6 +140,9 @@ def test_data_of_which_a_part_is_never_read_are_a_warning(spec: RunSpec) -> None
     assert problem.is_warning
     assert problem.what.startswith("phase 1 reads 50.0% of its text")
     assert f"phase1.steps={2 + rows % 2} would read it once" in str(problem.hint)
+    assert epoch_problems(replace(few, init_checkpoint="/lustre/bert"), data) == []
+    second = replace(few.phases[0], phase=2)
+    assert epoch_problems(replace(few, phases=(second,)), data) == [], "phase 1 has read it"
 
 
 def test_each_document_counts_once_however_often_the_shards_hold_it(spec: RunSpec) -> None:
