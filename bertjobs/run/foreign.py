@@ -1,4 +1,5 @@
-"""What other programs (torch, Python, Slurm, pyxis, the kernel) print when they fail, and the cause that it points to.
+"""What other programs (torch, Python, Slurm, pyxis, Apptainer, the kernel) print when they fail, and the cause that it
+points to.
 
 What bertjobs itself prints has its cause in a field of its own, and is never looked up here.
 """
@@ -9,10 +10,14 @@ import re
 
 from bertjobs.run.causes import Cause
 
+APPTAINER = "FATAL: {3}"
+BEFORE_PYTHON = rf"{APPTAINER}|(\S*/)?env: "
+"""How the last words of those begin that start a rank's Python in a container: Apptainer, and ``env``. Patterns."""
+
 _SIGNS = tuple(
     (cause, re.compile(pattern, re.MULTILINE))
     for cause, pattern in (
-        (Cause.CONTAINER, r"\b(pyxis|enroot)\b"),
+        (Cause.CONTAINER, rf"\b(pyxis|enroot)\b|^({BEFORE_PYTHON})"),
         (Cause.NODE_FAILURE, r"DUE TO NODE FAILURE|Node failure on "),
         (
             Cause.GPU_MEMORY,
@@ -29,6 +34,7 @@ _SIGNS = tuple(
         (Cause.LOST_RANK, r"gloo/transport/|DistBackendError|DistNetworkError"),
         (Cause.TIME_LIMIT, r"DUE TO TIME LIMIT"),
         (Cause.PREEMPTED, r"DUE TO PREEMPTION"),
+        (Cause.MODULE_MISSING, r"No module named '?\w"),
     )
 )
 

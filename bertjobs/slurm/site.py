@@ -23,8 +23,9 @@ KEYS = {
     "account": "account to charge",
     "qos": "quality of service",
     "time": "time limit of one job; a run that needs longer continues in further jobs",
-    "image": "container image for pyxis: a .sqsh file, or an enroot URI",
+    "image": "container image: a .sqsh file or an enroot URI for pyxis; a .sif file, a folder or a URI for Apptainer",
     "mounts": "what the container sees in addition to the run, the data and this folder: SRC:DST[:FLAGS]",
+    "container": "what starts the image: pyxis, apptainer, or auto for what the cluster has",
     "data": "folder made by `bertjobs data prepare`; all nodes must see it",
     "results": "folder of all runs; all nodes must see it, with space for checkpoints",
     "environment": "names, never values, of variables of your shell that jobs see inside containers too",
@@ -58,6 +59,7 @@ class Site:
     time: str = ""
     image: str = ""
     mounts: tuple[str, ...] = ()
+    container: str = ""
     data: str = ""
     results: str = ""
     environment: tuple[str, ...] = ()
@@ -71,7 +73,8 @@ class Site:
 
     def settings(self) -> dict[str, str]:
         """What it says about a run's settings: key of the schema -> text."""
-        values = {"image": self.image, "mounts": ",".join(self.mounts), "data": self.data, "results": self.results}
+        values = {name: getattr(self, name) for name in ("image", "container", "data", "results")}
+        values["mounts"] = ",".join(self.mounts)
         return {key: value for key, value in values.items() if value}
 
     def sbatch_options(self, given: Sequence[str] = ()) -> list[str]:
@@ -124,6 +127,8 @@ def _value(key: str, node: yaml.Node, file: Path) -> Any:
     if key == "mounts":
         return schema.RUN[key].parse(_words(node, key, where), where)
     text = _text(node, key, where)
+    if key == "container":
+        return schema.RUN[key].parse(text, where)
     if key in ("image", "data", "results"):
         return _path(key, text, where)
     if key == "time":
@@ -138,7 +143,7 @@ def _value(key: str, node: yaml.Node, file: Path) -> Any:
 def _path(key: str, text: str, where: str) -> str:
     value: str = schema.RUN[key].parse(text, where)
     # An image may be a URI; a file has one place, wherever bertjobs is called.
-    if value and not value.startswith("/") and (key != "image" or value.endswith(".sqsh")):
+    if value and not value.startswith("/") and (key != "image" or value.endswith((".sqsh", ".sif"))):
         raise InputError(f"{key} must be an absolute path here, not {value!r}", where=where)
     return value
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 
@@ -24,21 +25,27 @@ from tests.cluster.slurm import PATIENCE_S, Cluster
 from tests.cluster.unreliable import UnreliableCommands
 from tests.conftest import run_bertjobs, wait_until
 
-SEED = int(os.environ.get("BERTJOBS_CHAOS_SEED", "1"))
+ASKED = os.environ.get("BERTJOBS_CHAOS_SEED")
+FEW = 11  # faults that `make test` draws; all others see all
 SLOW_SEEDS = (5, 11, 23)  # other orders of the faults, at other moments
-STEPS = {1: 70, 2: 130}
 EVERY = 5  # steps between checkpoints
 NEAR_THE_END = 2 * EVERY  # steps of a phase in which no fault is injected
 CLOCKS_S = 0.05  # between the clock of files and that of processes
 DISK = "192m"
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
-RECIPE = {
-    "restarts_crashed": 9,
-    "phases": {
-        1: {"steps": STEPS[1], "checkpoint_every": EVERY, "global_batch": 256},
-        2: {"steps": STEPS[2], "checkpoint_every": EVERY, "global_batch": 32},
-    },
-}
+
+
+def steps_for(faults: int) -> dict[int, int]:
+    """Steps of each phase, enough for so many faults."""
+    return {1: 4 * faults, 2: 7 * faults}
+
+
+def recipe(steps: Mapping[int, int]) -> dict[str, Any]:
+    phases = {
+        1: {"steps": steps[1], "checkpoint_every": EVERY, "global_batch": 256},
+        2: {"steps": steps[2], "checkpoint_every": EVERY, "global_batch": 32},
+    }
+    return {"recipes": {"laptop-scratch": {"restarts_crashed": 9, "phases": phases}}}
 
 
 @dataclass(frozen=True)
@@ -74,27 +81,34 @@ def disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", folder], check=True)
 
 
-def words(folder: Path, data: Path, results: Path, *more: object) -> list[str]:
+def words(folder: Path, data: Path, results: Path, steps: Mapping[int, int], *more: object) -> list[str]:
     """The command that submits the run from ``folder``; it asks for two nodes and nothing else."""
-    (folder / "bertjobs.yml").write_text(json.dumps({"recipes": {"laptop-scratch": RECIPE}}))
+    (folder / "bertjobs.yml").write_text(json.dumps(recipe(steps)))
     asked = ["submit", "--recipe", "laptop-scratch", "--nodes", 2, "--data", data, "--results", results]
     return [str(word) for word in (*asked, "--run", "chaos", *more)]
 
 
-def submit(environment: Mapping[str, str], folder: Path, data: Path, results: Path) -> RunDirectory:
+def submit(
+    environment: Mapping[str, str], folder: Path, data: Path, results: Path, steps: Mapping[int, int]
+) -> RunDirectory:
     """Queue the run on the cluster."""
     environ = {**environment, **ONE_THREAD, "BERTJOBS_JOIN_TIMEOUT_S": "120"}
-    done = run_bertjobs(words(folder, data, results), folder, environ)
+    done = run_bertjobs(words(folder, data, results, steps), folder, environ)
     assert done.returncode == 0, done.stderr
     return RunDirectory(results / "chaos")
 
 
 @pytest.fixture
-def quiet(speeches_data: Path, tmp_path: Path) -> Iterator[Callable[[], RunDirectory]]:
+def steps(faults: int) -> dict[int, int]:
+    return steps_for(faults)
+
+
+@pytest.fixture
+def quiet(speeches_data: Path, tmp_path: Path, steps: dict[int, int]) -> Iterator[Callable[[], RunDirectory]]:
     """The same run without faults, on this machine, while the other mostly waits; the function waits
     for its end."""
     log, results = tmp_path / "quiet.out", tmp_path / "results"
-    command = [sys.executable, "-m", "bertjobs", *words(tmp_path, speeches_data, results, "--backend", "local")]
+    command = [sys.executable, "-m", "bertjobs", *words(tmp_path, speeches_data, results, steps, "--backend", "local")]
     with open(log, "wb") as out:
         process = subprocess.Popen(command, cwd=tmp_path, env={**os.environ, **ONE_THREAD}, stdout=out, stderr=out)
 
@@ -107,7 +121,9 @@ def quiet(speeches_data: Path, tmp_path: Path) -> Iterator[Callable[[], RunDirec
     process.wait()
 
 
-def attack(run: AttackedRun, left: list[Fault], random: Random) -> tuple[Fault, Attempt, tuple[int, int], float]:
+def attack(
+    run: AttackedRun, left: list[Fault], steps: Mapping[int, int], random: Random
+) -> tuple[Fault, Attempt, tuple[int, int], float]:
     """Inject the first fault of those left that fits the run's place, once the attempt that trains has a checkpoint of
     its own, at a random moment between two others.
 
@@ -118,7 +134,7 @@ def attack(run: AttackedRun, left: list[Fault], random: Random) -> tuple[Fault, 
 
     def fits() -> bool:
         phase, step = run.place()
-        fitting[:] = [fault for fault in left if fault.at_phase_end == (step > STEPS[phase] - NEAR_THE_END)]
+        fitting[:] = [fault for fault in left if fault.at_phase_end == (step > steps[phase] - NEAR_THE_END)]
         return bool(fitting)
 
     wait_until(lambda: (run.has_gained() and fits()) or run.done())
@@ -151,17 +167,32 @@ def survive(run: AttackedRun, attempt: Attempt, fault: Fault) -> int:
     return step - again.from_step if again != attempt and again.phase == phase else 0
 
 
-@pytest.mark.parametrize("seed", [SEED, *(pytest.param(seed, marks=pytest.mark.slow) for seed in SLOW_SEEDS)])
+@pytest.mark.parametrize(
+    ("seed", "faults"),
+    [
+        (int(ASKED or 1), len(FAULTS) if ASKED else FEW),
+        *(pytest.param(seed, len(FAULTS), marks=pytest.mark.slow) for seed in SLOW_SEEDS),
+    ],
+)
 def test_a_run_survives_all_faults_together_and_ends_as_if_there_had_been_none(
-    cluster: Cluster, speeches_data: Path, tmp_path: Path, disk: Path, quiet: Callable[[], RunDirectory], seed: int
+    cluster: Cluster,
+    speeches_data: Path,
+    tmp_path: Path,
+    disk: Path,
+    quiet: Callable[[], RunDirectory],
+    seed: int,
+    faults: int,
+    steps: dict[int, int],
 ) -> None:
     random = Random(seed)
     commands = UnreliableCommands(tmp_path / "commands", cluster.environment, only_in_jobs=True)
-    run = AttackedRun(cluster, submit(commands.environment, tmp_path, speeches_data, disk / "results"), disk, commands)
-    left, injected = random.sample(FAULTS, len(FAULTS)), []
+    run = AttackedRun(
+        cluster, submit(commands.environment, tmp_path, speeches_data, disk / "results", steps), disk, commands
+    )
+    left, injected = random.sample(FAULTS, faults), []
     while left:
         try:
-            fault, attempt, (phase, step), began = attack(run, left, random)
+            fault, attempt, (phase, step), began = attack(run, left, steps, random)
         except MetNobody:
             continue
         repeated = survive(run, attempt, fault)
@@ -173,20 +204,20 @@ def test_a_run_survives_all_faults_together_and_ends_as_if_there_had_been_none(
         print(outcome, flush=True)
     wait_until(run.done)
     events = run.directory.events()
-    ends = {phase: causes(event for event in events if event.get("phase") == phase) for phase in STEPS}
+    ends = {phase: causes(event for event in events if event.get("phase") == phase) for phase in steps}
     outcomes = []
     for fault, at, outcome in injected:
         cause = ends[at.phase].get((at.job, at.number), "") if fault.causes else ""
         outcomes.append(replace(outcome, cause=cause))
         assert not fault.causes or cause in fault.causes, outcomes[-1]
     write_table(outcomes)
-    for phase, count in STEPS.items():
+    for phase, count in steps.items():
         lines = run.directory.phase(phase).metrics.read_text().splitlines()
         assert [json.loads(line)["step"] for line in lines] == list(range(1, count + 1))
     assert_one_owner_at_a_time(run)
     wait_until(lambda: not cluster.run(["squeue", "-h", "-o", "%i"]).stdout.strip())
 
-    for phase in STEPS:
+    for phase in steps:
         assert weights_of(run.directory, phase) == weights_of(quiet(), phase)
 
 
