@@ -125,7 +125,7 @@ def send(notice: Notice, place: str, environ: Mapping[str, str]) -> str:
 def _post(url: str, body: bytes) -> str:
     try:
         request = urllib.request.Request(url, body, {"Content-Type": "application/json"}, method="POST")
-        with urllib.request.urlopen(request, timeout=PATIENCE_S):
+        with urllib.request.urlopen(request, timeout=2 * PATIENCE_S):
             return "notice sent"
     except urllib.error.HTTPError as error:
         return f"no notice was sent: the webhook answered with HTTP status {error.code}"
