@@ -22,6 +22,7 @@ KEYS = {
     "account": "account to charge",
     "qos": "quality of service",
     "time": "time limit of one job; a run that needs longer continues in further jobs",
+    "gpu_type": "type of GPU to ask for, where the cluster has several, unless the recipe names one",
     "image": "container image for pyxis: a .sqsh file, or an enroot URI",
     "mounts": "what the container sees in addition to the run, the data and this folder: SRC:DST[:FLAGS]",
     "data": "folder made by `bertjobs data prepare`; all nodes must see it",
@@ -52,6 +53,7 @@ class Site:
     account: str = ""
     qos: str = ""
     time: str = ""
+    gpu_type: str = ""
     image: str = ""
     mounts: tuple[str, ...] = ()
     data: str = ""
@@ -67,6 +69,7 @@ class Site:
     def settings(self) -> dict[str, str]:
         """What it says about a run's settings: key of the schema -> text."""
         values = {"image": self.image, "mounts": ",".join(self.mounts), "data": self.data, "results": self.results}
+        values["gpu_type"] = self.gpu_type
         return {key: value for key, value in values.items() if value}
 
     def sbatch_options(self, given: Sequence[str] = ()) -> list[str]:
@@ -103,6 +106,8 @@ def _value(key: str, node: yaml.Node, file: Path) -> Any:
     if key == "mounts":
         return schema.RUN[key].parse(_words(node, key, where), where)
     text = _text(node, key, where)
+    if key == "gpu_type":
+        return schema.RUN[key].parse(text, where)
     if key in ("image", "data", "results"):
         return _path(key, text, where)
     if key == "time":
