@@ -1,11 +1,12 @@
 # make demo: set up and pretrain a small BERT here. make test: set up and run all checks and tests except the slow ones,
-# which make test-slow runs. make check: what can be checked in a minute, as before each commit. make docs: the
-# documentation as a site.
+# which make test-slow runs. make chaos SEED=7: a run under all faults of tests/cluster/chaos, in an order of its own.
+# make check: what can be checked in a minute, as before each commit. make docs: the documentation as a site.
+SEED ?= 1
 PYTHON := .venv/bin/python
 # One more process than the two cores that the tests are meant for: tests on Slurm mostly wait.
 PYTEST := $(PYTHON) -m pytest --numprocesses 3
 
-.PHONY: demo test test-slow check docs setup slurm format docs-settings lock clean
+.PHONY: demo test test-slow chaos check docs setup slurm format docs-settings lock clean
 
 demo: setup
 	@scripts/demo.sh
@@ -15,6 +16,9 @@ test: setup slurm check
 
 test-slow: setup slurm
 	@$(PYTEST) --dist load -m slow
+
+chaos: setup slurm
+	@BERTJOBS_CHAOS_SEED=$(SEED) $(PYTHON) -m pytest -q -m "not slow" tests/cluster/chaos
 
 check: setup
 	@$(PYTHON) -m ruff check .

@@ -21,12 +21,14 @@ if TYPE_CHECKING:
     from bertjobs.recipe.resolve import Resolved
     from bertjobs.recipe.spec import RunSpec
     from bertjobs.run.directory import RunDirectory
+    from bertjobs.slurm.container import Container
     from bertjobs.slurm.options import SlurmOptions
     from bertjobs.slurm.site import Site
 
 BACKENDS = ("auto", "slurm", "submitit", "local")
 _JOB = re.compile(r"[0-9]+(_[0-9]+)?")
 _NAMED = ("partition", "account", "time")
+_CONTAINER = ("image", "mounts", "container")
 
 
 def add_backend_arguments(parser: argparse.ArgumentParser, *, site: bool = True) -> None:
@@ -211,6 +213,27 @@ def chosen_site(args: argparse.Namespace) -> Site | None:
 
     local = getattr(args, "backend", "auto") == "local" or not Slurm(os.environ).present
     return None if args.site is None and local else read_site(args.site, os.environ)
+
+
+def chosen_container(args: argparse.Namespace, site: Site | None) -> Container | None:
+    """The container that --image, --mounts and --container ask for, else the environment, else the site; None without
+    an image. What it runs is the code that runs now.
+
+    Raises:
+        InputError: a value is not valid, or this code cannot be mounted.
+    """
+    from bertjobs.recipe.schema import RUN
+    from bertjobs.slurm.container import Container, submitting_code
+
+    asked = site.settings() if site else {}
+    asked |= {key: value for key in _CONTAINER if (value := os.environ.get(RUN[key].env))}
+    asked |= {key: value for key in _CONTAINER if (value := getattr(args, key, None)) is not None}
+    image, mounts, starter = (RUN[key].parse(asked.get(key, RUN[key].default), f"--{key}") for key in _CONTAINER)
+    if not image:
+        return None
+    if Path(image).exists():
+        image = str(Path(image).absolute())
+    return Container(image, mounts, starter, site.environment if site else (), submitting_code())
 
 
 def results_folder(args: argparse.Namespace) -> Path:

@@ -124,6 +124,8 @@ def _prepare(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
     options = PrepareOptions(**given)
     if args.queue and not args.slurm:
         raise InputError("--queue is for a cluster", where="--queue", hint="add --slurm")
+    if getattr(args, "image", "") and not args.slurm:
+        raise InputError("a container is for jobs on a cluster", where="--image", hint="add --slurm")
     if args.queue and not (Path(args.output) / MANIFEST_NAME).exists():  # else nothing is left to do
         return queue_prepare(parser, args, options)
     release_own_lock(Path(args.output), os.environ)

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bertjobs.cli.arguments import chosen_site
+from bertjobs.cli.arguments import chosen_container, chosen_site
 from bertjobs.errors import InputError
 
 if TYPE_CHECKING:
@@ -49,6 +49,13 @@ def add_place_arguments(parser: argparse.ArgumentParser) -> None:
            help="any further sbatch option, such as --sbatch qos=high; can be given several times")  # fmt: skip
     option("--attempts", metavar="N", type=int, default=argparse.SUPPRESS,
            help="how often a task may fail (default: 3)")  # fmt: skip
+    option("--image", metavar="IMAGE", default=argparse.SUPPRESS,
+           help="with --slurm: container image that the jobs run in, as for `bertjobs submit`; '' for none "
+           "(default: IMAGE, else the site's)")  # fmt: skip
+    option("--mounts", metavar="SRC:DST", default=argparse.SUPPRESS,
+           help="further container mounts, separated by commas (default: MOUNTS, else the site's)")  # fmt: skip
+    option("--container", metavar="NAME", default=argparse.SUPPRESS,
+           help="what starts the image: pyxis, apptainer or auto (default: CONTAINER, else the site's)")  # fmt: skip
     option("--site", metavar="NAME", default=argparse.SUPPRESS,
            help="site file with partition, account, qos, time and sbatch options, made by `bertjobs init`; "
            "`none` uses none (default: the only one, or the one named default)")  # fmt: skip
@@ -66,9 +73,10 @@ def queue_prepare(parser: argparse.ArgumentParser, args: argparse.Namespace, opt
     Vocabulary.read(options.vocabulary, lowercase=False if options.cased else None)
     for text in options.corpora:
         Source.parse(text)
-    output = Path(args.output)
-    command = [sys.executable, "-m", "bertjobs", "data", "prepare", *given_words(parser, args)]
-    job = queue(command, array_options(args), output, os.environ)
+    output, arrays = Path(args.output), array_options(args)
+    # The job does not get the variables that name a container here.
+    words = [*given_words(parser, args), *(arrays.container.flags() if arrays.container else ())]
+    job = queue([sys.executable, "-m", "bertjobs", "data", "prepare", *words], arrays, output, os.environ)
     print(f"queued as job {job}; log {str(log_file(output)).replace('%j', job)}")
     site = ["--site", args.site] if getattr(args, "site", None) else []
     after = ["--recipe", "NAME", "--data", str(output.absolute()), "--after", job]
@@ -94,7 +102,7 @@ def array_options(args: argparse.Namespace) -> ArrayOptions:
     from bertjobs.slurm.environment import users_defaults
     from bertjobs.slurm.options import SlurmOptions, option_name, parse_option
 
-    cut = {name: value for name, value in vars(args).items() if name in ("jobs", "attempts")}
+    cut: dict[str, Any] = {name: value for name, value in vars(args).items() if name in ("jobs", "attempts")}
     named: dict[str, Any] = {name: value for name, value in vars(args).items() if name in _NAMED}
     extra = [parse_option(text, ours={}) for text in getattr(args, "sbatch", ())]
     taken = set(map(option_name, extra))
@@ -107,6 +115,7 @@ def array_options(args: argparse.Namespace) -> ArrayOptions:
                 named[name] = value
             else:
                 extra.insert(0, option)
+    cut["container"] = chosen_container(args, site)
     options = ArrayOptions(SlurmOptions(**named, extra=tuple(extra)), **cut)
     if not hasattr(args, "nodes"):
         return options

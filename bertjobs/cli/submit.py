@@ -98,7 +98,6 @@ def _submit(args: argparse.Namespace) -> int:
 def _resume(args: argparse.Namespace) -> int:
     from bertjobs.launch.plan.preflight import refuse
     from bertjobs.launch.resume import resumed
-    from bertjobs.run.settings import restored_on_failure
 
     directory = opened(args)
     resolved = resumed(directory, args.sets)
@@ -110,8 +109,7 @@ def _resume(args: argparse.Namespace) -> int:
         return _dry_run(plan, args)
     if plan.backend == "local":
         return _run_here(plan, args)
-    with restored_on_failure(directory):
-        return _start_on_slurm(plan, args)
+    return _start_on_slurm(plan, args)
 
 
 def _warn(plan: Plan) -> None:

@@ -36,15 +36,22 @@ TRAIN = 0
 """Exit code of ``begin``: the run is this job's."""
 ANOTHER_TRAINS = 20
 """Exit code of ``begin``: another job trains the run, this one leaves."""
+FOLDER_AWAY = 21
+"""Exit code of ``begin``: the run's folder is not there."""
 ARRANGED = 0
 """Exit code of ``end``: what comes next is arranged, the job ends with the attempt's own code."""
 NEXT_PHASE_HERE = 10
 """Exit code of ``end``: this job trains the run's next phase itself."""
 
 PATIENCE_S = 300.0
-"""How long a link tries to reach Slurm. Its time limit may end it earlier: then the spare continues the run."""
+"""How long a link tries to reach Slurm, or the run's folder. Its time limit may end it earlier: then the spare
+continues the run."""
 RETRY_S = 10.0
 T = TypeVar("T")
+
+
+class AwayError(BertjobsError):
+    """The run's folder is not there: its file system is not, or no longer, mounted on this host."""
 
 
 class Next(StrEnum):
@@ -211,8 +218,11 @@ def begin(link: CurrentLink, slurm: Slurm) -> int:
         `TRAIN` or `ANOTHER_TRAINS`.
 
     Raises:
+        AwayError: the run was submitted, so it has a folder, but that is not there.
         OSError: the run's folder cannot be written.
     """
+    if link.phases:
+        patiently(lambda: see(link.folder.lockfile))
     candidate = Owner(link.job, link.attempt, socket.gethostname(), 0, "slurm", link.chain)
     if other := take_for_job(Owners(link.folder.owners), candidate, slurm):
         _say(f"run {link.folder.name} is being trained by {other.words()}: job {link.job} leaves it alone")
@@ -235,7 +245,11 @@ def end(link: CurrentLink, slurm: Slurm, code: int, *, before: str, told_to_end:
 
     Returns:
         `ARRANGED` or `NEXT_PHASE_HERE`.
+
+    Raises:
+        AwayError: the run's folder is not there.
     """
+    patiently(lambda: see(link.folder.root))
     owners = Owners(link.folder.owners)
     last = owners.last()
     if last and not last.is_attempt(link.job, link.attempt):
@@ -296,17 +310,32 @@ def _arrange(link: CurrentLink, slurm: Slurm, decision: Decision, ended: End) ->
     return ARRANGED
 
 
-def patiently(act: Callable[[], T]) -> T:
-    """Do something that Slurm may not answer to at the moment: again and again, for `PATIENCE_S` seconds.
+def see(path: Path) -> None:
+    """Make sure that a part of the run's folder, which existed, is there.
 
     Raises:
-        NoAnswer: it never answered.
+        AwayError: it is not.
+    """
+    try:
+        path.stat()
+    except OSError as error:
+        what = f"{path} is not there ({error.strerror})"
+        hint = f"is its file system mounted on {socket.gethostname()}?"
+        raise AwayError(what, where=str(path), hint=hint) from error
+
+
+def patiently(act: Callable[[], T]) -> T:
+    """Do something for which Slurm, or the run's folder, may be missing at the moment: again and again, for
+    `PATIENCE_S` seconds.
+
+    Raises:
+        NoAnswer, AwayError: it stayed so.
     """
     deadline = time.monotonic() + PATIENCE_S
     while True:
         try:
             return act()
-        except NoAnswer as error:
+        except (NoAnswer, AwayError) as error:
             if time.monotonic() >= deadline:
                 raise
             _say(f"{error.what}: trying again")
@@ -321,11 +350,22 @@ def ensure_follower(link: CurrentLink, slurm: Slurm, *options: str) -> None:
     try:
         if patiently(lambda: link.followers(slurm)):
             return
-        job = slurm.submit_follower(link.job, script, name=f"{link.folder.name}-spare", options=options)
+        job = _queue_spare(link, slurm, script, options)
     except BertjobsError as error:
         _say(f"could not queue a job to follow this one: {error.what}")
         return
     link.folder.record("submitted", backend="slurm", phase=link.phase, job=job, chain=link.chain, spare=True)
+
+
+def _queue_spare(link: CurrentLink, slurm: Slurm, script: Path, options: Sequence[str]) -> str:
+    """Queue a spare; returns its id, also if sbatch got no answer although the job was queued."""
+    try:
+        return slurm.submit_follower(link.job, script, name=f"{link.folder.name}-spare", options=options)
+    except NoAnswer as error:
+        _say(f"{error.what}: looking for the job in the queue")
+        if jobs := patiently(lambda: link.followers(slurm)):
+            return jobs[0]
+        raise
 
 
 def _cancel(jobs: Sequence[str], slurm: Slurm) -> None:
@@ -356,7 +396,11 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
     given = parser.parse_args(arguments)
     link, slurm = CurrentLink.of(environ), Slurm(clean_environment(environ))
     if given.verb == "begin":
-        return begin(link, slurm)
+        try:
+            return begin(link, slurm)
+        except AwayError as error:
+            _say(error.render())
+            return FOLDER_AWAY
     if given.verb == "checkpoint":
         ensure_follower(link, slurm)
         return ARRANGED

@@ -8,16 +8,11 @@ from pathlib import Path
 
 from bertjobs.recipe.spec import RunSpec
 from bertjobs.run.directory import RunDirectory
+from bertjobs.slurm.container import Container, run_sub, submitting_code
 from bertjobs.slurm.options import SlurmOptions
 from bertjobs.slurm.shell import export_lines
 
 MARKER = "# bertjobs: the settings of a submitted run go here\n"
-
-
-def run_sub() -> Path:
-    """The script as shipped: inside the package in a wheel, at the root of a checkout."""
-    package = Path(__file__).parent.parent
-    return next(path for path in (package / "run.sub", package.parent / "run.sub") if path.is_file())
 
 
 def sbatch_lines(spec: RunSpec, phase: int, options: SlurmOptions) -> list[str]:
@@ -37,23 +32,30 @@ def sbatch_lines(spec: RunSpec, phase: int, options: SlurmOptions) -> list[str]:
 
 
 def render_script(
-    template: str, spec: RunSpec, phase: int, options: SlurmOptions, python: str, *, chain: str = ""
+    template: str,
+    spec: RunSpec,
+    phase: int,
+    options: SlurmOptions,
+    python: str,
+    *,
+    chain: str = "",
+    code: str = "",
 ) -> str:
     """The script that ``sbatch`` is given for one phase.
 
     Paths in ``spec`` must be absolute. The recipe's values are not repeated here: the worker reads them from
     the run's lockfile, run.yml. The phase is in the job's name only: each job works on the first of the run's phases
     that is not done. ``chain`` names the submission that the job belongs to. ``python`` runs the link, and also the
-    worker unless that is in a container.
+    worker unless that is in a container, where ``code`` is the folder of the package that it runs ("": the image's).
     """
     header = "".join(f"#SBATCH {line}\n" for line in sbatch_lines(spec, phase, options))
     settings = {"RUN": spec.run, "RECIPE": spec.recipe, "RESULTS": spec.results}
     settings |= {"BERTJOBS_PHASES": ",".join(str(phase.phase) for phase in spec.phases)}
     settings |= {"BERTJOBS_CHAIN": chain} if chain else {}
     if spec.image:
-        settings |= {"IMAGE": spec.image, "MOUNTS": ",".join(spec.mounts), "DATADIR": spec.data}
+        settings |= Container(spec.image, spec.mounts, spec.container, options.environment, code).variables()
+        settings |= {"DATADIR": spec.data}
         settings |= {"INIT_CHECKPOINT": spec.init_checkpoint} if spec.init_checkpoint else {}
-        settings |= {"BERTJOBS_ENVIRONMENT": ",".join(options.environment)} if options.environment else {}
         settings["BERTJOBS_LINK"] = python
     else:
         settings["BERTJOBS_PYTHON"] = python
@@ -92,10 +94,11 @@ def submissions(
     """What is queued for a run, in order: one job per phase, each waiting for the end of the one before, the first for
     those of ``after``."""
     template = run_sub().read_text(encoding="utf-8")
+    code = submitting_code() if spec.image else ""
     queued: list[Submission] = []
     for phase in spec.phases:
         path = RunDirectory(Path(spec.results) / spec.run).phase(phase.phase).script
         behind = (f"phase{queued[-1].phase}",) if queued else tuple(after)
-        script = render_script(template, spec, phase.phase, options, python, chain=chain)
+        script = render_script(template, spec, phase.phase, options, python, chain=chain, code=code)
         queued.append(Submission(phase.phase, path, script, behind))
     return queued

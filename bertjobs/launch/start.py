@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +20,7 @@ from bertjobs.launch.link import End, Next, cause_of_end, record_refusal, what_n
 from bertjobs.launch.ownership import Claim, claimed
 from bertjobs.launch.script import submissions
 from bertjobs.launch.source import write_source
+from bertjobs.launch.unanswered import UnansweredError, queued_without_answer
 from bertjobs.launch.watch.progress import ProgressView
 from bertjobs.recipe.lockfile import read_lockfile
 from bertjobs.recipe.schema import check_path
@@ -37,13 +38,6 @@ from bertjobs.slurm.refusals import NoAnswer
 Queueing = Callable[[RunDirectory, RunSpec, SlurmOptions, Sequence[str], str], dict[int, str]]
 """Queues a run's phases: given the run's directory and spec, sbatch's options, jobs to wait for and the chain's name,
 it returns phase -> job id."""
-
-APPEARS_S = 30.0
-"""How long a job may take to appear in the queue after sbatch has given up waiting for an answer."""
-
-
-class UnansweredError(BertjobsError):
-    """Nobody knows whether a job was queued."""
 
 
 def choose_backend(asked: str, spec: RunSpec, slurm: Slurm, resumed: RunDirectory | None = None) -> str:
@@ -110,7 +104,7 @@ def queue(
     for submission in submissions(spec, options, python, chain=chain, after=after):
         write_text(submission.path, submission.script)
         try:
-            jobs[submission.phase] = _submitted(submission.command(jobs), directory, slurm, list(jobs.values()))
+            jobs[submission.phase] = _submitted(submission.command(jobs), directory, slurm, jobs.values())
         except BaseException:
             if jobs:
                 with suppress(BertjobsError):  # why it was not queued says more
@@ -121,52 +115,14 @@ def queue(
     return jobs
 
 
-def _submitted(words: Sequence[str], directory: RunDirectory, slurm: Slurm, known: Sequence[str]) -> str:
-    """Queue a job; where sbatch gets no answer, the queue is searched for it, since the controller may have got it.
-
-    Args:
-        known: jobs of the run that are in the queue already.
-
-    Raises:
-        UnansweredError: neither does the queue answer.
-    """
+def _submitted(words: Sequence[str], directory: RunDirectory, slurm: Slurm, known: Collection[str]) -> str:
+    """Queue a job. Where sbatch gets no answer, the controller may have got the job: then it is in the queue."""
     try:
         return slurm.submit(words)
     except NoAnswer as error:
-        try:
-            jobs = appeared(directory, slurm, known)
-        except NoAnswer as silence:
-            raise UnansweredError(
-                f"{error.what}, and neither does the queue: the job may be in it or not",
-                where=error.where,
-                hint=f"later: bertjobs cancel {directory.name}, which also finds a job that nobody knows of, then "
-                f"bertjobs resume {directory.name}",
-            ) from silence
-        if not jobs:
-            raise
-        return jobs[0]
-
-
-def appeared(directory: RunDirectory, slurm: Slurm, known: Sequence[str]) -> list[str]:
-    """Jobs of a run, besides the ``known`` ones, that are or come into the queue within `APPEARS_S` seconds.
-
-    Raises:
-        NoAnswer: squeue does not answer in that time.
-    """
-    deadline = time.monotonic() + APPEARS_S
-    while True:
-        silence = None
-        try:
-            jobs = [id for id in slurm.jobs_of_run(directory.name, directory.root) if id not in known]
-        except NoAnswer as error:
-            jobs, silence = [], error
-        if jobs:
-            return jobs
-        if time.monotonic() >= deadline:
-            if silence is not None:
-                raise silence
-            return []
-        time.sleep(APPEARS_S / 6)
+        if jobs := queued_without_answer(error, directory, slurm, known):
+            return jobs[0]
+        raise
 
 
 def check_queue(directory: RunDirectory, slurm: Slurm) -> None:
@@ -208,7 +164,8 @@ def suspect_nodes(spec: RunSpec, available: int) -> list[str]:
 def start_on_slurm(
     spec: RunSpec, options: SlurmOptions, slurm: Slurm, *, after: Sequence[str] = (), by: Queueing | None = None
 ) -> tuple[RunDirectory, dict[int, str]]:
-    """Write a run directory and queue its phases; a run that cannot be queued leaves nothing behind.
+    """Write a run directory and queue its phases; a run that cannot be queued leaves nothing behind, and one that was
+    there is as before.
 
     Raises:
         InputError: the run has jobs in the queue, or somebody else trains or queues it; or sbatch refused.
@@ -225,11 +182,12 @@ def start_on_slurm(
     with claimed(directory, slurm, chain=chain):
         try:
             check_queue(directory, slurm)
-            write_run(spec)
-            options = without_suspects(spec, options, slurm)
-            if by is not None:
-                return directory, by(directory, spec, options, after, chain)
-            return directory, queue(directory, spec, options, slurm, chain=chain, after=after)
+            with restored_on_failure(directory, unless=UnansweredError):
+                write_run(spec)
+                options = without_suspects(spec, options, slurm)
+                if by is not None:
+                    return directory, by(directory, spec, options, after, chain)
+                return directory, queue(directory, spec, options, slurm, chain=chain, after=after)
         except UnansweredError:  # a job that was queued needs the folder
             raise
         except BaseException:

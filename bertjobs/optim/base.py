@@ -82,6 +82,12 @@ class Optimizer(torch.optim.Optimizer):
             parameter for parameter, owner in zip(self._parameters, self._owners, strict=True) if owner == shard.rank
         )
 
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """As torch's own, without what torch wraps around it for its compiler: that would import the compiler, seconds
+        of CPU time, in each process of a run that compiles nothing."""
+        add = torch.optim.Optimizer.add_param_group
+        getattr(add, "__wrapped__", add)(self, param_group)
+
     @torch.no_grad()
     def zero_grad(self, set_to_none: bool = False) -> None:
         """Begin a step: set the gradients that there are to 0, in place.

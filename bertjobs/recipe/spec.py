@@ -522,7 +522,7 @@ class RunSpec:
     image: Annotated[
         str,
         Setting(
-            "container image for pyxis: a .sqsh file or an enroot URI",
+            "container image: a .sqsh or .sif file, a folder or a URI",
             kind="path",
             env="IMAGE",
             listed=True,
@@ -540,6 +540,14 @@ class RunSpec:
             default_words="none",
         ),
     ] = ()
+    container: Annotated[
+        str,
+        Setting(
+            "what starts the image; auto: pyxis if srun has it, else Apptainer or Singularity",
+            env="CONTAINER",
+            choices=("auto", "pyxis", "apptainer"),
+        ),
+    ] = "auto"
     optimizer: OptimizerSpec
 
     @property

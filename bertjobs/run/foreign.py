@@ -1,4 +1,5 @@
-"""What other programs (torch, Python, Slurm, pyxis, the kernel) print when they fail, and the cause that it points to.
+"""What other programs (torch, Python, Slurm, pyxis, Apptainer, the kernel) print when they fail, and the cause that it
+points to.
 
 What bertjobs itself prints has its cause in a field of its own, and is never looked up here.
 """
@@ -9,10 +10,14 @@ import re
 
 from bertjobs.run.causes import Cause
 
+APPTAINER = "FATAL: {3}"
+BEFORE_PYTHON = rf"{APPTAINER}|(\S*/)?env: "
+"""How the last words of those begin that start a rank's Python in a container: Apptainer, and ``env``. Patterns."""
+
 _SIGNS = tuple(
     (cause, re.compile(pattern, re.MULTILINE))
     for cause, pattern in (
-        (Cause.CONTAINER, r"\b(pyxis|enroot)\b"),
+        (Cause.CONTAINER, rf"\b(pyxis|enroot)\b|^({BEFORE_PYTHON})"),
         (Cause.NODE_FAILURE, r"DUE TO NODE FAILURE|Node failure on "),
         (
             Cause.GPU_MEMORY,
@@ -34,6 +39,7 @@ _SIGNS = tuple(
             r"[Ll]aunch for (StepId=)?\S+ failed on node|Application launch failed|Unable to create step for job"
             r"|execve\(\): ",
         ),
+        (Cause.MODULE_MISSING, r"No module named '?\w"),
     )
 )
 

@@ -38,6 +38,7 @@ class Attempt:
         world_size: ranks; 0 if it never began to train.
         started_unix_s: when it began to train, in seconds since 1970; None if it did not get that far.
         first_step: the step that it began at.
+        damaged_step: the step of the newest checkpoint then, if that was damaged and it began earlier; else 0.
         ended_unix_s: when it wrote its end; None if it did not, even if a later attempt wrote it.
         alive_unix_s: when it ended, or if it was killed or still runs, the time of its last known step.
         word: why it ended, in the journal's word; "" if nothing says so.
@@ -55,6 +56,7 @@ class Attempt:
     world_size: int = 0
     started_unix_s: float | None = None
     first_step: int = 0
+    damaged_step: int = 0
     ended_unix_s: float | None = None
     alive_unix_s: float = 0.0
     word: str = ""
@@ -178,6 +180,7 @@ def _started(attempt: Attempt, event: Mapping[str, Any]) -> Attempt:
         started_unix_s=event["time_unix_s"],
         world_size=event.get("world_size", 1),
         first_step=int(event.get("step", 0)),
+        damaged_step=int(event.get("damaged_step", 0)),
     )
 
 

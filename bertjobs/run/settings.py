@@ -72,12 +72,15 @@ def write_settings(directory: RunDirectory, spec: RunSpec) -> None:
 
 
 @contextmanager
-def restored_on_failure(directory: RunDirectory) -> Iterator[None]:
-    """run.yml is again what it was if what is done here fails: nothing was queued with the changed settings."""
+def restored_on_failure(
+    directory: RunDirectory, *, unless: tuple[type[Exception], ...] | type[Exception] = ()
+) -> Iterator[None]:
+    """run.yml is again what it was if what is done here fails: nothing was queued with the changed settings; after
+    errors of the type ``unless`` something may have been."""
     before = directory.lockfile.read_text(encoding="utf-8") if directory.lockfile.is_file() else None
     try:
         yield
-    except BaseException:
-        if before is not None:
+    except BaseException as error:
+        if before is not None and not isinstance(error, unless):
             directory.write_lockfile(before)
         raise

@@ -79,6 +79,11 @@ class Slurm:
                 hint="the cluster's controller is busy or down: see `scontrol ping`, and try again later",
             ) from error
 
+    def shown(self, script: str, arguments: Sequence[str]) -> int:
+        """Run a bash script that starts srun, with the terminal's own input and output; returns its exit code."""
+        words = ["bash", "-c", script, "bash", *arguments]
+        return subprocess.run(words, env=self._environ, check=False).returncode
+
     def printed(self, words: Sequence[str]) -> str | None:
         """What a command prints; None if it is missing, fails or does not answer."""
         try:
@@ -129,23 +134,21 @@ class Slurm:
                     f"{program} was not found on the PATH: this machine cannot queue jobs", where=where, hint=hint
                 )
 
-    def check(self, image: str) -> None:
-        """Make sure that jobs can be queued, and containers started if ``image`` names one.
+    def check(self) -> None:
+        """Make sure that jobs can be queued.
 
         Raises:
-            InputError: sbatch is missing, or srun has no pyxis.
+            InputError: sbatch is missing.
         """
         self.require(["sbatch"], "log in to a submit host of the cluster, or train here with --backend local")
-        if image and not self.has_pyxis():
-            raise InputError(
-                f"the run asks for a container image ({image}), but srun here has no pyxis (--container-image)",
-                where="image",
-                hint="ask the cluster's admin for pyxis, or leave IMAGE out",
-            )
 
     def has_pyxis(self) -> bool:
-        """Whether srun can start containers."""
+        """Whether srun itself can start containers."""
         return "--container-image" in (self.printed(["srun", "--help"]) or "")
+
+    def has_apptainer(self) -> bool:
+        """Whether Apptainer, or Singularity, is on the PATH of this machine."""
+        return self.has("apptainer") or self.has("singularity")
 
     def node_count(self, partition: str) -> int:
         """Nodes of a partition (of all if it is "") that are not down or drained; 0 if sinfo says nothing."""

@@ -115,6 +115,7 @@ class Cluster:
         partitions: those that this user sees, in Slurm's order.
         sacct: whether accounting answers.
         pyxis: whether srun starts containers.
+        apptainer: whether Apptainer or Singularity is installed here.
         associations: the user's; () if accounting does not report any.
         default_account: the user's, or "".
         file_system: of the folder that `look` was given.
@@ -124,6 +125,7 @@ class Cluster:
     partitions: tuple[Partition, ...]
     sacct: bool
     pyxis: bool
+    apptainer: bool
     associations: tuple[Association, ...]
     default_account: str
     file_system: FileSystem
@@ -293,6 +295,7 @@ def look(environ: Mapping[str, str], folder: Path) -> Cluster:
         partitions=partitions,
         sacct=slurm.printed(sacct) is not None,
         pyxis=slurm.has_pyxis(),
+        apptainer=slurm.has_apptainer(),
         associations=parse_associations((accounting and slurm.printed(associations)) or ""),
         default_account=((accounting and slurm.printed(default_account)) or "").strip().partition("\n")[0],
         file_system=file_system_of(folder),

@@ -59,6 +59,7 @@ def submit_array(
     *,
     name: str,
     hints: Hints,
+    python: str | None = None,
 ) -> list[str]:
     """Queue ``function(*call)`` for each call, as one array of jobs called ``name``; returns the elements' ids.
 
@@ -66,13 +67,14 @@ def submit_array(
         folder: for submitit's own files.
         environ: the environment of sbatch and of the jobs.
         parameters: options of sbatch by name, True for one without a value.
+        python: start of the shell command that runs submitit in the jobs; None: this interpreter.
 
     Raises:
         InputError: sbatch refused; its own words are shown.
         NotNow: Slurm's controller gave no answer, or the user has too many jobs.
     """
     with _submitting(environ, hints):
-        executor = SlurmExecutor(folder, max_num_timeout=0)
+        executor = SlurmExecutor(folder, max_num_timeout=0, python=python)
         executor.update_parameters(
             job_name=name, time=None, wckey=None, use_srun=False, stderr_to_stdout=True,
             array_parallelism=len(calls), additional_parameters=dict(parameters),

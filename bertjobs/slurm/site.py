@@ -23,8 +23,9 @@ KEYS = {
     "qos": "quality of service",
     "time": "time limit of one job; a run that needs longer continues in further jobs",
     "gpu_type": "type of GPU to ask for, where the cluster has several, unless the recipe names one",
-    "image": "container image for pyxis: a .sqsh file, or an enroot URI",
+    "image": "container image: a .sqsh file or an enroot URI for pyxis; a .sif file, a folder or a URI for Apptainer",
     "mounts": "what the container sees in addition to the run, the data and this folder: SRC:DST[:FLAGS]",
+    "container": "what starts the image: pyxis, apptainer, or auto for what the cluster has",
     "data": "folder made by `bertjobs data prepare`; all nodes must see it",
     "results": "folder of all runs; all nodes must see it, with space for checkpoints",
     "environment": "names, never values, of variables of your shell that jobs see inside containers too",
@@ -56,6 +57,7 @@ class Site:
     gpu_type: str = ""
     image: str = ""
     mounts: tuple[str, ...] = ()
+    container: str = ""
     data: str = ""
     results: str = ""
     environment: tuple[str, ...] = ()
@@ -68,8 +70,8 @@ class Site:
 
     def settings(self) -> dict[str, str]:
         """What it says about a run's settings: key of the schema -> text."""
-        values = {"image": self.image, "mounts": ",".join(self.mounts), "data": self.data, "results": self.results}
-        values["gpu_type"] = self.gpu_type
+        values = {name: getattr(self, name) for name in ("image", "container", "gpu_type", "data", "results")}
+        values["mounts"] = ",".join(self.mounts)
         return {key: value for key, value in values.items() if value}
 
     def sbatch_options(self, given: Sequence[str] = ()) -> list[str]:
@@ -106,7 +108,7 @@ def _value(key: str, node: yaml.Node, file: Path) -> Any:
     if key == "mounts":
         return schema.RUN[key].parse(_words(node, key, where), where)
     text = _text(node, key, where)
-    if key == "gpu_type":
+    if key in ("container", "gpu_type"):
         return schema.RUN[key].parse(text, where)
     if key in ("image", "data", "results"):
         return _path(key, text, where)
@@ -122,7 +124,7 @@ def _value(key: str, node: yaml.Node, file: Path) -> Any:
 def _path(key: str, text: str, where: str) -> str:
     value: str = schema.RUN[key].parse(text, where)
     # An image may be a URI; a file has one place, wherever bertjobs is called.
-    if value and not value.startswith("/") and (key != "image" or value.endswith(".sqsh")):
+    if value and not value.startswith("/") and (key != "image" or value.endswith((".sqsh", ".sif"))):
         raise InputError(f"{key} must be an absolute path here, not {value!r}", where=where)
     return value
 

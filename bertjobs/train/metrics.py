@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -85,14 +86,45 @@ def gaps(lines: Sequence[dict[str, Any]], last_step: int) -> list[tuple[int, int
     return [(before + 1, after - 1) for before, after in pairwise(edges) if after - before > 1]
 
 
+class _Series:
+    """A file of JSON lines; those that cannot be written at the moment are kept."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._kept: list[dict[str, Any]] = []
+
+    def add(self, line: dict[str, Any]) -> None:
+        """Append a line, now or once the file can be written again."""
+        self._kept.append(line)
+        try:
+            self.write_kept()
+        except OSError as error:
+            if len(self._kept) == 1:
+                print(f"warning: {self.path} cannot be written ({error.strerror}): its lines are kept", flush=True)
+
+    def write_kept(self) -> None:
+        """Append the lines that are kept.
+
+        Raises:
+            OSError: one could not be written; it and those after it are still kept.
+        """
+        while self._kept:
+            append_line(self.path, self._kept[0])
+            del self._kept[0]
+
+
 class MetricsLog:
     """Continues metrics.jsonl, validation.jsonl and the TensorBoard folder; on all ranks but the first it does
-    nothing. ``tensorboard`` None writes no TensorBoard files; ``scores`` are the objective's fields in them."""
+    nothing. ``tensorboard`` None writes no TensorBoard files; ``scores`` are the objective's fields in them.
+
+    Training does not stop if a line cannot be written, since the file system may come back: no checkpoint is committed
+    before its lines are (`sync`).
+    """
 
     def __init__(
         self, metrics: Path, validation: Path, tensorboard: Path | None, scores: Sequence[str], *, active: bool
     ):
-        self._metrics, self._validation, self._active = metrics, validation, active
+        self._metrics, self._validation, self._active = _Series(metrics), _Series(validation), active
         self._tensorboard = TensorBoardLog(tensorboard, scores) if active and tensorboard is not None else None
 
     def resume_after(self, step: int) -> None:
@@ -103,17 +135,19 @@ class MetricsLog:
         """
         if not self._active:
             return
-        steps, validations = (_cut(path, step) for path in (self._metrics, self._validation))
+        steps, validations = (_cut(series.path, step) for series in (self._metrics, self._validation))
         if lost := gaps(steps, step):
             words = ", ".join(f"{first}" if first == last else f"{first}-{last}" for first, last in lost)
-            print(f"warning: {self._metrics} lacks the lines of steps {words}: they were lost in a crash", flush=True)
+            print(
+                f"warning: {self._metrics.path} lacks the lines of steps {words}: they were lost in a crash", flush=True
+            )
         if self._tensorboard:
             self._tensorboard.begin(step, steps, validations)
 
     def step(self, line: dict[str, Any], steps: int, losses: str) -> None:
         """Write one step's line; ``steps`` is the phase's number of steps, ``losses`` this step's losses in words."""
         if self._active:
-            append_line(self._metrics, line)
+            self._metrics.add(line)
             print(log_line(line, steps, losses), flush=True)
             if self._tensorboard:
                 self._tensorboard.step(line)
@@ -121,24 +155,32 @@ class MetricsLog:
     def validation(self, line: dict[str, Any], words: str) -> None:
         """Write one validation's line; ``words`` is the same for the log."""
         if self._active:
-            append_line(self._validation, line)
+            self._validation.add(line)
             print(f"phase {line['phase']} step {line['step']}: {words}", flush=True)
             if self._tensorboard:
                 self._tensorboard.held_out(line)
 
     def sync(self) -> None:
         """Flush the lines to the disk. Call it before a checkpoint is committed: a crash of the node can lose lines
-        that are still in its cache, and the series would lack steps that the checkpoint contains."""
+        that are still in its cache, and the series would lack steps that the checkpoint contains.
+
+        Raises:
+            OSError: a file cannot be written.
+        """
         if self._active:
-            written = [path for path in (self._metrics, self._validation) if path.exists()]
-            for path in written:
-                sync_file(path)
-            sync_folder(self._metrics.parent)
+            for series in (self._metrics, self._validation):
+                series.write_kept()
+                if series.path.exists():
+                    sync_file(series.path)
+            sync_folder(self._metrics.path.parent)
             if self._tensorboard:
                 self._tensorboard.sync()
 
     def close(self) -> None:
-        """Wait until TensorBoard's files are written; the series need no closing."""
+        """Wait until TensorBoard's files are written; lines of the series that are still kept have one more chance."""
+        for series in (self._metrics, self._validation):
+            with suppress(OSError):
+                series.write_kept()
         if self._tensorboard:
             self._tensorboard.close()
 

@@ -47,7 +47,8 @@ def train_phase(job: PhaseJob, ranks: Ranks, device: torch.device, stop: StopReq
     optimizer = ranks.in_turn(lambda: _build_optimizer(job, ranks, learner, device))
     check_backends(optimizer.backend, ranks)
     progress, words = ranks.in_turn(lambda: load_start(start, job, learner, optimizer))
-    ranks.decided(lambda: open_directory(job, step=progress.step, optimizer_backend=optimizer.backend))
+    damaged = {"damaged_step": start.damaged_step} if start.damaged_step else {}
+    ranks.decided(lambda: open_directory(job, step=progress.step, optimizer_backend=optimizer.backend, **damaged))
     for event, fields in learner.events.items():
         ranks.decided(partial(record, job, event, **fields))
     ranks.say(f"{words}\noptimizer {job.spec.optimizer.name}, backend {optimizer.backend}\n{learner.describe()}")

@@ -239,6 +239,14 @@ class Cluster:
         Process.of(child.pid).send(signal.SIGKILL)
         child.wait()
 
+    def pause(self, daemon: str) -> None:
+        """Stops a daemon, which then answers nobody but loses nothing, until `unpause`."""
+        Process.of(self._children[daemon].pid).send(signal.SIGSTOP)
+
+    def unpause(self, daemon: str) -> None:
+        """Lets a paused daemon continue."""
+        Process.of(self._children[daemon].pid).send(signal.SIGCONT)
+
     def start_again(self, daemon: str) -> None:
         """Starts a daemon that was killed."""
         self._spawn(daemon, self._commands[daemon], outlive=False)

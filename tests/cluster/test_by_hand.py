@@ -56,6 +56,7 @@ def test_phase_2_started_before_phase_1_exits_with_64_and_says_why(
     assert "Traceback" not in log
 
 
+@pytest.mark.slow  # a real step of so many sequences takes a minute or more
 def test_nvidia_s_own_command_line_works_unchanged(cluster: Cluster, environ: dict[str, str], tmp_path: Path) -> None:
     """32 ranks take one real step of 65,536 sequences; only what makes the model small is added to the line."""
     small = {"MODEL": "bert-nano", "PRECISION": "fp32", "GPUS": "0", "STEPS_THIS_RUN": "1", "VOCABULARY": "any"}

@@ -29,6 +29,7 @@ def ends(directory: RunDirectory) -> list[tuple[int, str]]:
     return [(event["attempt"], event["cause"]) for event in directory.events() if event["event"] == "ended"]
 
 
+@pytest.mark.slow
 def test_a_job_that_crashes_is_restarted_as_often_as_the_recipe_allows(
     cluster: Cluster, environ: dict[str, str], tmp_path: Path
 ) -> None:

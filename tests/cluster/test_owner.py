@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from bertjobs.run.directory import RunDirectory
 from bertjobs.run.owner import Owners
 from tests.cluster.slurm import Cluster
 from tests.cluster.test_by_hand import RUN_SUB, environment
+from tests.cluster.unreliable import UnreliableCommands
 
 
 @pytest.fixture
@@ -51,11 +53,9 @@ def test_of_two_jobs_of_a_run_by_hand_one_trains_it(
     assert "leaves it alone" in logs(tmp_path)
 
 
-def submit(cluster: Cluster, folder: Path, data: Path, path: str = "") -> subprocess.Popen[str]:
+def submit(environment: Mapping[str, str], folder: Path, data: Path, *more: str) -> subprocess.Popen[str]:
     words = [sys.executable, "-m", "bertjobs", "submit", "--recipe", "laptop-scratch", "--phase", "1", "--data", data,
-             "--results", folder / "results"]  # fmt: skip
-    environment = {**cluster.environment, "PATH": f"{path}:{cluster.environment['PATH']}" if path else
-                   cluster.environment["PATH"]}  # fmt: skip
+             "--results", folder / "results", *more]  # fmt: skip
     return subprocess.Popen(
         [str(word) for word in words], cwd=folder, env=environment, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
@@ -65,7 +65,7 @@ def submit(cluster: Cluster, folder: Path, data: Path, path: str = "") -> subpro
 def test_of_two_submits_at_the_same_moment_one_queues_the_run(
     cluster: Cluster, speeches_data: Path, tmp_path: Path
 ) -> None:
-    both = [submit(cluster, tmp_path, speeches_data) for _ in range(2)]
+    both = [submit(cluster.environment, tmp_path, speeches_data) for _ in range(2)]
     answers = [process.communicate() for process in both]
     codes = sorted(process.returncode for process in both)
     assert codes == [0, 64], answers
@@ -79,22 +79,27 @@ def test_a_job_that_sbatch_queued_without_an_answer_is_found(
     cluster: Cluster, speeches_data: Path, tmp_path: Path
 ) -> None:
     """sbatch queues the job and then loses the controller's answer, as it does under load."""
-    tools = tmp_path / "tools"
-    tools.mkdir()
-    real = subprocess.run(
-        ["which", "sbatch"], env=cluster.environment, capture_output=True, text=True, check=True
-    ).stdout.strip()
-    (tools / "sbatch").write_text(
-        f'#!/bin/bash\n[[ "$*" == *--test-only* ]] && exec {real} "$@"\n{real} "$@" >/dev/null || exit\n'
-        'echo "sbatch: error: Batch job submission failed: Socket timed out on send/recv operation" >&2\nexit 1\n'
-    )
-    (tools / "sbatch").chmod(0o755)
-    process = submit(cluster, tmp_path, speeches_data, str(tools))
+    commands = UnreliableCommands(tmp_path / "commands", cluster.environment, only_in_jobs=False)
+    commands.fail_once("sbatch")
+    process = submit(commands.environment, tmp_path, speeches_data)
     out, err = process.communicate()
     assert process.returncode == 0, err
+    assert commands.has_failed("sbatch")
     directory = RunDirectory(tmp_path / "results" / "laptop-scratch")
     (queued,) = [event for event in directory.events() if event["event"] == "submitted"]
     assert f"queued phase 1 as job {queued['job']}" in out
     assert cluster.wait(queued["job"]) == "COMPLETED"
     assert_trained_once(directory)
     assert os.path.commonpath([directory.root, tmp_path]) == str(tmp_path)
+
+
+def test_a_job_that_submitit_has_no_id_of_is_cancelled(cluster: Cluster, speeches_data: Path, tmp_path: Path) -> None:
+    commands = UnreliableCommands(tmp_path / "commands", cluster.environment, only_in_jobs=False)
+    commands.fail_once("sbatch")
+    process = submit(commands.environment, tmp_path, speeches_data, "--backend", "submitit")
+    _, err = process.communicate()
+    assert process.returncode == 70, err
+    assert "sbatch could not reach the cluster" in err
+    assert commands.has_failed("sbatch")
+    assert cluster.run(["squeue", "-h", "-t", "PENDING,RUNNING", "-o", "%i"]).stdout == ""
+    assert not (tmp_path / "results").exists()

@@ -93,7 +93,7 @@ def test_a_running_run_is_seen_cancelled_and_resumed(submit, cluster: Cluster, b
     assert f"continuing from {directory.phase(1).checkpoints / row['checkpoint']}" in log.read_text()
 
 
-def test_an_image_without_pyxis_is_refused_before_anything_is_queued(
+def test_an_image_that_nothing_can_start_is_refused_before_anything_is_queued(
     cluster: Cluster, bertjobs: Bertjobs, speeches_data: Path, tmp_path: Path
 ) -> None:
     before = cluster.run(["squeue", "-h", "-t", "all"]).stdout
@@ -102,7 +102,7 @@ def test_an_image_without_pyxis_is_refused_before_anything_is_queued(
         environ=cluster.environment,
     )
     assert done.returncode == 64
-    assert "srun here has no pyxis" in done.stderr
+    assert "srun here has no pyxis (--container-image), and neither apptainer nor singularity" in done.stderr
     assert cluster.run(["squeue", "-h", "-t", "all"]).stdout == before
     assert not (tmp_path / "results").exists()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -13,7 +13,9 @@ import pytest
 
 from bertjobs.launch.link import (
     ARRANGED,
+    FOLDER_AWAY,
     NEXT_PHASE_HERE,
+    TRAIN,
     CurrentLink,
     End,
     Next,
@@ -108,6 +110,7 @@ def link(tmp_path: Path) -> CurrentLink:
     """Attempt 1 of job 7, in a chain of two phases whose scripts exist."""
     folder = RunDirectory(tmp_path / "results" / "first")
     folder.create()
+    folder.lockfile.touch()
     for number in (1, 2):
         folder.phase(number).create()
         folder.phase(number).script.touch()
@@ -191,6 +194,14 @@ def test_a_new_job_takes_over_if_the_requeue_fails(link: CurrentLink, slurm: Slu
     assert words.endswith("/first/phase1/run.sub")
     event = link.folder.events()[-1]
     assert (event["event"], event["job"], event["chain"], event["spare"]) == ("submitted", "8", "chain-1", True)
+
+
+def test_a_spare_that_sbatch_queued_without_an_answer_is_found(link: CurrentLink, slurm: Slurm, tool: Tool) -> None:
+    queued = 'echo "9|afterany:7(unfulfilled)|first-spare" >"$ANSWERS/squeue--h"'
+    tool("sbatch", f'{queued}; echo "sbatch: error: Socket timed out on send/recv operation" >&2; exit 1')
+    ensure_follower(link, slurm)
+    event = link.folder.events()[-1]
+    assert (event["event"], event["job"], event["spare"]) == ("submitted", "9", True)
 
 
 def test_bad_input_cancels_the_jobs_that_follow(
@@ -288,6 +299,41 @@ def test_an_attempt_that_could_not_write_its_end_gets_one_from_slurm_s_state(
     last = link.folder.events()[-1]
     assert (last["event"], last["attempt"], last["cause"], last["told_by"]) == ("ended", 0, cause, told_by)
     assert not link.directory.exclude.exists(), "it belonged to the previous attempt"
+
+
+@pytest.fixture
+def away(link: CurrentLink, tmp_path: Path) -> Callable[[], None]:
+    """The results folder is away; the function brings it back."""
+    place, elsewhere = link.folder.root.parent, tmp_path / "elsewhere"
+    place.rename(elsewhere)
+    place.mkdir()  # where the file system was mounted
+
+    def back() -> None:
+        place.rmdir()
+        elsewhere.rename(place)
+
+    return back
+
+
+def test_an_end_waits_until_the_run_s_folder_is_back(
+    link: CurrentLink, slurm: Slurm, tmp_path: Path, away: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bertjobs.launch.link.PATIENCE_S", 60.0)
+    monkeypatch.setattr("bertjobs.launch.link.time.sleep", lambda _: away())
+    (tmp_path / "elsewhere" / "first" / "phase1" / "checkpoints" / "step-00000005").mkdir()
+    assert end(link, slurm, 70, before="", told_to_end=False) == ARRANGED
+    assert asked(tmp_path, "scontrol") == ["requeue 7"]
+
+
+def test_a_submitted_run_whose_folder_is_away_is_not_begun_anew_in_its_place(
+    environ: dict[str, str], tmp_path: Path, away: Callable[[], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = {"RESULTS": str(tmp_path / "results"), "RUN": "first", "PHASE": "1", "SLURM_JOB_ID": "7"}
+    assert main(["begin"], {**environ, **names, "BERTJOBS_PHASES": "1,2"}) == FOLDER_AWAY
+    assert "run.yml is not there" in capsys.readouterr().err
+    assert list((tmp_path / "results").iterdir()) == []
+    away()
+    assert main(["begin"], {**environ, **names, "BERTJOBS_PHASES": "1,2"}) == TRAIN
 
 
 def test_a_term_is_explained_by_slurm_s_state(link: CurrentLink, slurm: Slurm, tmp_path: Path) -> None:

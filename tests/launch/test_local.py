@@ -54,17 +54,18 @@ def test_both_phases_run_here_and_end_with_a_report(bertjobs: Bertjobs, speeches
 
 
 def test_phase_2_can_be_submitted_after_phase_1(bertjobs: Bertjobs, speeches_data: Path, tmp_path: Path) -> None:
+    short = ("--model", "bert-nano", "--set", "phase1.steps=2", "--set", "phase2.steps=2")
     for phase in (1, 2):
-        done = bertjobs(*TWO_RANKS, "--data", speeches_data, "--model", "bert-nano", "--phase", phase)
+        done = bertjobs(*TWO_RANKS, "--data", speeches_data, *short, "--phase", phase)
         assert done.returncode == 0, done.stdout + done.stderr
     directory = RunDirectory(tmp_path / "results" / "laptop-scratch")
-    assert directory.phase(2).done().step == 5
+    assert directory.phase(2).done().step == 2
     again = bertjobs(*TWO_RANKS, "--data", speeches_data, "--phase", 2)
     assert again.returncode == 64
     assert "a run named 'laptop-scratch' exists" in again.stderr
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_a_stopped_run_writes_a_checkpoint_and_is_resumed(
     bertjobs: Bertjobs, speeches_data: Path, tmp_path: Path, number: signal.Signals
 ) -> None:

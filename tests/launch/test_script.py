@@ -13,11 +13,12 @@ import pytest
 
 from bertjobs.errors import InputError
 from bertjobs.launch.default_recipe import FALLBACK
-from bertjobs.launch.script import MARKER, render_script, run_sub, submissions
+from bertjobs.launch.script import MARKER, render_script, submissions
 from bertjobs.recipe.catalogue import builtin_file, load_catalogue
 from bertjobs.recipe.resolve import resolve
 from bertjobs.recipe.spec import RunSpec
 from bertjobs.recipe.variables import NAMES
+from bertjobs.slurm.container import Container, container_part, run_sub, step_script
 from bertjobs.slurm.environment import clean_environment
 from bertjobs.slurm.options import SlurmOptions
 from bertjobs.slurm.shell import export_lines
@@ -34,7 +35,8 @@ def rendered_head(spec: RunSpec, phase: int, options: SlurmOptions) -> str:
     """What is written into run.sub: the rest of the script is run.sub itself."""
     template = run_sub().read_text()
     before, after = template.split(MARKER)
-    script = render_script(template, spec, phase, options, "/opt/bertjobs/bin/python")
+    code = "/opt/bertjobs/lib" if spec.image else ""
+    script = render_script(template, spec, phase, options, "/opt/bertjobs/bin/python", code=code)
     assert script.startswith(before)
     assert script.endswith(after)
     return script[len(before) : len(script) - len(after)]
@@ -161,18 +163,21 @@ true
 def run_by_hand(tmp_path: Path):
     """Runs run.sub as Slurm's batch step would; gives (exit code, stderr, srun's arguments or None)."""
 
-    def run(help_text: str = "--container-image", gpus: str = "", **environ: str):
+    def run(help_text: str = "--container-image", gpus: str = "", starter: str = "", **environ: str):
         tools = tmp_path / "tools"
         tools.mkdir(exist_ok=True)
         smi = f"#!/bin/bash\necho '{gpus}'\n"
         silent = dict.fromkeys(("squeue", "sacct", "scancel"), "#!/bin/bash\n")  # a cluster without other jobs
         programs = {"srun": SRUN.format(help=help_text), "scontrol": SCONTROL, "nvidia-smi": smi, **silent}
+        apptainer = f'#!/bin/bash\n[[ $1 == exec ]] && env | grep ENV_ >"{tmp_path}/apptainer.environment"\n'
+        programs |= dict.fromkeys(filter(None, [starter]), apptainer)
         for name, text in programs.items():
             (tools / name).write_text(text)
             (tools / name).chmod(0o755)
         work = tmp_path / "work"
         work.mkdir(exist_ok=True)
-        (work / "local.sqsh").touch()
+        for name in ("local.sqsh", "local.sif"):
+            (work / name).touch()
         words = tmp_path / "words"
         done = subprocess.run(
             ["bash", str(run_sub())],
@@ -224,7 +229,10 @@ def test_a_job_without_the_gpus_of_its_recipe_ends_with_what_to_add(run_by_hand)
     assert "add --gpus-per-node=8 to sbatch" in stderr
 
 
-def test_a_submitted_run_and_one_on_cpus_are_not_asked_about_gpus(run_by_hand) -> None:
+def test_a_submitted_run_and_one_on_cpus_are_not_asked_about_gpus(run_by_hand, tmp_path: Path) -> None:
+    lockfile = tmp_path / "work" / "results" / "dgxa100-80g" / "run.yml"
+    lockfile.parent.mkdir(parents=True)
+    lockfile.touch()  # a submitted run's folder is there
     none = {"JOB": "OverSubscribe=OK TRES=cpu=2,node=2", **GPUS_OF_NODES}
     for environ in ({"GPUS": "0"}, {"BERTJOBS_PHASES": "1"}, {"RECIPE": "laptop-scratch"}):
         code, stderr, words = run_by_hand(**{**none, **environ})
@@ -295,7 +303,89 @@ def test_pyxis_is_detected_in_a_long_help(run_by_hand) -> None:
 def test_an_image_on_a_cluster_without_pyxis(run_by_hand) -> None:
     code, stderr, words = run_by_hand("--nodes", RECIPE="laptop-scratch", IMAGE="local.sqsh", MOUNTS="a:b")
     assert (code, words) == (64, None)
-    assert stderr == "error: IMAGE is set, but srun has no pyxis (--container-image)\n"
+    assert re.fullmatch(
+        r"error: IMAGE is set, but srun has no pyxis \(--container-image\), and \S+ no apptainer\n", stderr
+    )
+
+
+@pytest.mark.parametrize(
+    ("container", "says"),
+    [
+        ("pyxis", "CONTAINER is pyxis, but srun has no pyxis (--container-image)\n"),
+        ("apptainer", "CONTAINER is apptainer, but "),
+        ("docker", "CONTAINER must be auto, pyxis or apptainer\n"),
+    ],
+)
+def test_a_way_to_start_containers_that_is_not_there(run_by_hand, container: str, says: str) -> None:
+    code, stderr, words = run_by_hand("--nodes", RECIPE="laptop-scratch", IMAGE="local.sqsh", CONTAINER=container)
+    assert (code, words) == (64, None)
+    assert stderr.startswith(f"error: {says}")
+
+
+APPTAINER = {"help_text": "--nodes", "starter": "apptainer", "RECIPE": "dgx1-32g"}
+
+
+def test_the_srun_line_with_apptainer(run_by_hand, tmp_path: Path) -> None:
+    code, stderr, words = run_by_hand(
+        **APPTAINER, IMAGE="local.sif", MOUNTS="/a:/b:ro", SLURM_NTASKS_PER_NODE="8", DATADIR="/lustre/wiki",
+        SLURM_GPUS_ON_NODE="8", BERTJOBS_CODE="/opt/bertjobs/lib",
+    )  # fmt: skip
+    assert code == 0, stderr
+    check_golden("srun-apptainer.txt", words.replace(str(tmp_path), "/site"))
+
+
+def test_apptainer_has_gpus_only_where_the_job_has(run_by_hand) -> None:
+    _, _, words = run_by_hand(**APPTAINER, IMAGE="docker://python:3.12")
+    assert "--nv" not in words.splitlines()
+    assert "docker://python:3.12" in words.splitlines()
+
+
+@pytest.mark.parametrize("starter", ["apptainer", "singularity"])
+def test_settings_win_over_the_image_s_in_apptainer_too(run_by_hand, tmp_path: Path, starter: str) -> None:
+    """By the variables that Apptainer sets inside, which it evaluates as a shell would."""
+    code, stderr, words = run_by_hand(
+        **{**APPTAINER, "starter": starter}, IMAGE="local.sif", LR="1e-3", BERTJOBS_ENVIRONMENT="TOKEN,UNSET",
+        TOKEN="a$b`c`\\d,e",
+    )  # fmt: skip
+    assert code == 0, stderr
+    prefix = f"{starter.upper()}ENV_"
+    entries = (tmp_path / "words.environment").read_text().splitlines()
+    inside = dict(entry.removeprefix(prefix).split("=", 1) for entry in entries if entry.startswith(prefix))
+    assert set(NAMES) <= set(inside)
+    assert {name: inside[name] for name in ("SEED", "LR", "RECIPE")} == {"SEED": "", "LR": "1e-3", "RECIPE": "dgx1-32g"}
+    assert inside["TOKEN"] == r"a\$b\`c\`\\d,e"
+    assert "UNSET" not in inside
+    assert "a$b" not in words
+
+
+def test_pyxis_is_taken_before_apptainer_unless_it_is_named(run_by_hand) -> None:
+    both = {"starter": "apptainer", "RECIPE": "dgx1-32g", "IMAGE": "local.sif"}
+    assert "--container-image=/home/me/local.sif\n" in run_by_hand(**both)[2]
+    named = run_by_hand(**both, CONTAINER="apptainer")[2].splitlines()
+    assert "exec" in named
+    assert not [word for word in named if word.startswith("--container-")]
+
+
+@pytest.mark.parametrize("starter", ["", "apptainer"])
+def test_the_code_that_submits_is_mounted_read_only(run_by_hand, tmp_path: Path, starter: str) -> None:
+    code = tmp_path / "lib"
+    (code / "bertjobs").mkdir(parents=True)
+    (code / "configurations.yml").touch()
+    named = {"CONTAINER": starter} if starter else {}
+    _, _, words = run_by_hand(starter=starter, RECIPE="dgx1-32g", IMAGE="local.sqsh", BERTJOBS_CODE=str(code), **named)
+    mounts = [word for word in re.split("[,\n=]", words) if ":/bertjobs/" in word]
+    assert mounts == [f"{code}/{name}:/bertjobs/{name}:ro" for name in ("bertjobs", "configurations.yml")]
+    end = words.splitlines()[-6:]
+    assert end == ["env", "PYTHONSAFEPATH=1", "PYTHONPATH=/bertjobs", "python3", "-m", "bertjobs.train"]
+
+
+def test_a_script_for_a_step_in_a_container_has_the_same_lines() -> None:
+    container = Container("/images/x y.sqsh", ("/a:/b",), "apptainer", ("TOKEN",), "/code")
+    text = step_script(container, srun=["--ntasks=1"], readable=["/data/it's"], writable=["/out"], gpus=2)
+    assert container_part() in text
+    assert container_part() in run_sub().read_text()
+    check_golden("step.sh", text.replace(container_part(), "# ...\n"))
+    subprocess.run(["bash", "-n"], input=text, text=True, check=True)
 
 
 CHECKPOINT = "results/laptop-scratch/phase1/checkpoints/step-00000005"

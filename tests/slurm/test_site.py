@@ -26,6 +26,7 @@ gpu_type: a100
 time: 4:00:00          # as Slurm writes it: YAML would make 14400 of it
 image: nvcr.io#nvidia/pytorch:26.01-py3
 mounts: [/scratch:/scratch, "/home/me:/code:ro"]
+container: pyxis
 data: /lustre/wiki
 results: /lustre/runs
 environment: [WANDB_API_KEY, NCCL_DEBUG]
@@ -44,6 +45,7 @@ JUNO = Cluster(
     partitions=(BATCH, URGENT),
     sacct=True,
     pyxis=True,
+    apptainer=False,
     associations=(Association("bio", "", ("normal", "high"), "normal"), Association("phys", "", ("normal",), "")),
     default_account="bio",
     file_system=FileSystem("/lustre", "lustre", True),
@@ -59,6 +61,7 @@ def test_all_keys_are_read() -> None:
     assert site.settings() == {
         "image": "nvcr.io#nvidia/pytorch:26.01-py3",
         "mounts": "/scratch:/scratch,/home/me:/code:ro",
+        "container": "pyxis",
         "data": "/lustre/wiki",
         "results": "/lustre/runs",
         "gpu_type": "a100",
@@ -106,6 +109,8 @@ def test_lists_may_be_written_with_commas() -> None:
         ("data: data/prepared\n", "data must be an absolute path here", 1),
         ("results: ~/runs\n", "results must be an absolute path here", 1),
         ("image: my.sqsh\n", "image must be an absolute path here", 1),
+        ("image: my.sif\n", "image must be an absolute path here", 1),
+        ("container: docker\n", "container must be one of auto, pyxis, apptainer, not 'docker'", 1),
         ("data: /a b\n", "is not allowed in a path", 1),
         ("results: /scratch/$USER\n", "contains '$'", 1),
         ("mounts: /scratch\n", "mounts must be SRC:DST", 1),
@@ -257,7 +262,7 @@ def test_a_new_file_holds_what_slurm_reported() -> None:
         "Yours: bio (default), phys.",
         "Yours: normal, high.",
         "# qos: ",
-        "srun has pyxis",
+        "srun has pyxis; no Apptainer is on the PATH here",
         "on /lustre (lustre), which other machines can see",
         "job arrays: indices below 1001",
     ):
@@ -274,6 +279,13 @@ def test_every_key_is_in_a_new_file_and_its_examples_are_valid() -> None:
     assert site.qos == "normal"
     assert site.image.endswith(".sqsh")
     assert len(site.sbatch) == len(site.environment) == 2
+
+
+def test_where_there_is_only_apptainer_the_examples_are_its_own() -> None:
+    text = render_site("juno", replace(JUNO, pyxis=False, apptainer=True), BATCH, Path("/lustre/me"))
+    assert "srun has no pyxis (--container-image); Apptainer is on the PATH here" in text
+    assert '# image: "/path/to/image.sif"\n' in text
+    assert '# container: "apptainer"\n' in text
 
 
 def test_what_is_uncertain_is_left_to_the_user() -> None:

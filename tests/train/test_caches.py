@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import stat
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -77,6 +79,36 @@ def test_a_folder_that_somebody_else_has_prepared_is_not_used(tmp_path: Path, tr
         folder.chmod(0o777)
     assert open_cache(environ) == {}
     assert folder.exists()
+
+
+COMPILING = """
+import os
+from bertjobs.train.caches import open_cache
+os.environ.update(open_cache(os.environ))
+import torch, triton, triton.language as tl
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+@triton.jit
+def double(x_ptr):
+    tl.store(x_ptr, 2 * tl.load(x_ptr))
+
+triton.compile(ASTSource(double, {"x_ptr": "*fp32"}), target=GPUTarget("cuda", 90, 32))
+assert torch.compile(lambda x: x.sin() + 1)(torch.zeros(8)).sum() == 8
+"""
+
+
+def test_compiling_needs_no_home(tmp_path: Path) -> None:
+    """As in a container, where the home may be read-only or not there: here nothing can be made below it."""
+    cleared = ("TRITON_HOME", "TRITON_INTERPRET", "XDG_CACHE_HOME", "XDG_CONFIG_HOME")
+    environ = {name: value for name, value in os.environ.items() if name not in cleared}
+    environ |= {"HOME": "/proc/nowhere", "TMPDIR": str(tmp_path), "SLURM_JOB_ID": "7"}
+    (tmp_path / "code.py").write_text(COMPILING)  # Triton reads a kernel's source
+    done = subprocess.run([sys.executable, tmp_path / "code.py"], env=environ, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (folder,) = tmp_path.glob("bertjobs-*-7")
+    assert {part.name for part in folder.iterdir()} == set(CACHES.values())
+    assert all(any(part.iterdir()) for part in folder.iterdir())
 
 
 @pytest.fixture

@@ -123,6 +123,25 @@ def test_lost_steps_are_named_and_the_run_continues(
     assert steps(tmp_path / "metrics.jsonl") == [1, 2, 4, 8, 11]
 
 
+def test_lines_wait_until_their_file_can_be_written(
+    log: MetricsLog, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log.step(step_line(1), 10, "")
+    path, away = tmp_path / "metrics.jsonl", tmp_path / "away"
+    path.rename(away)
+    path.mkdir()
+    for step in (2, 3):
+        log.step(step_line(step), 10, "")
+    with pytest.raises(OSError, match=r"metrics\.jsonl"):
+        log.sync()
+    assert capsys.readouterr().out.count("metrics.jsonl cannot be written") == 1
+    path.rmdir()
+    away.rename(path)
+    log.step(step_line(4), 10, "")
+    log.sync()
+    assert steps(path) == [1, 2, 3, 4]
+
+
 def test_a_series_that_needs_no_repair_is_not_rewritten(log: MetricsLog, tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     log.step(step_line(1, gradient_norm=float("inf")), 10, "")

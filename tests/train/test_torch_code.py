@@ -1,7 +1,10 @@
-"""A torch that has no code for the GPU is refused before anything is opened on it."""
+"""Which parts of torch a worker needs: code for its GPU, which is looked for before anything is opened on that, and no
+compiler if nothing is compiled."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -25,3 +28,15 @@ def test_a_worker_ends_with_64_before_it_touches_the_gpu(
     assert "--index-url https://download.pytorch.org/whl/cu126" in end.err
     assert "node check" not in end.out
     assert not trial.directory.root.exists()
+
+
+def test_a_run_that_compiles_nothing_does_not_import_torch_s_compiler(trial: Trial) -> None:
+    """That would take seconds of CPU time and 150 MB in each process; torch's DDP needs it, a single rank does not."""
+    code = (
+        "import os, sys; from bertjobs.train.signals import StopRequest; from bertjobs.train.worker import main; "
+        "ended = main(os.environ, StopRequest()); assert ended == 75, ended; "
+        "print('imported:', sorted({'torch._dynamo', 'sympy'} & set(sys.modules)))"
+    )
+    environ = trial.having(STEPS_THIS_RUN=2).environment(1)
+    done = subprocess.run([sys.executable, "-c", code], env=environ, capture_output=True, text=True)
+    assert done.stdout.endswith("imported: []\n"), done

@@ -9,7 +9,9 @@ from pathlib import Path
 from bertjobs.errors import InputError
 from bertjobs.slurm.client import Slurm
 from bertjobs.slurm.cluster import fewest_cpus
+from bertjobs.slurm.container import Container
 from bertjobs.slurm.environment import clean_environment, with_package
+from bertjobs.slurm.image import check_container
 from bertjobs.slurm.options import SET_FOR_EACH_JOB, SlurmOptions, parse_option
 from bertjobs.slurm.refusals import Hints
 
@@ -32,11 +34,13 @@ class ArrayOptions:
         slurm: of each job, which runs as many tasks at a time as it has CPUs.
         jobs: elements per stage, at most; each takes a share of the stage's tasks.
         attempts: how often a task may fail.
+        container: what the jobs run in; None for the nodes' own Python.
     """
 
     slurm: SlurmOptions = field(default_factory=SlurmOptions)
     jobs: int = 16
     attempts: int = 3
+    container: Container | None = None
 
     @property
     def processes(self) -> int:
@@ -52,6 +56,11 @@ class ArrayOptions:
         self.slurm.lines()
         for option in self.slurm.extra:
             parse_option(option, ours=_OURS)
+
+    def check_container(self, slurm: Slurm) -> None:
+        """InputError if there is a container that cannot be started on this cluster."""
+        if self.container is not None:
+            check_container(self.container, slurm)
 
     def parameters(self, excluded: Iterable[str] = ()) -> dict[str, str | bool]:
         """The options of sbatch, by name; True for one without a value. ``excluded``: nodes to avoid."""

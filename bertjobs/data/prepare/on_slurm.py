@@ -25,6 +25,7 @@ from typing import Any
 
 from bertjobs.data.prepare.array_job import LOG_FOLDER, Journal, json_lines, run_share
 from bertjobs.data.prepare.array_options import ARRAY_NAME, HINTS, ArrayOptions, checked_slurm, job_environment
+from bertjobs.data.prepare.in_container import python_in
 from bertjobs.data.prepare.on_this_machine import Done
 from bertjobs.data.prepare.work_folder import STAGES, WorkFolder
 from bertjobs.errors import EXIT_BAD_INPUT, BertjobsError, InputError
@@ -137,11 +138,13 @@ class SlurmArrays:
     _excluded: set[str] = field(default_factory=set, init=False)
     _not_before: float = field(default=0.0, init=False)
     _said: set[str] = field(default_factory=set, init=False)
+    _python: str | None = field(default=None, init=False)
 
     def __enter__(self) -> SlurmArrays:
         self.options.check()
         self._environ = job_environment(self.environ)
         self._slurm = checked_slurm(self._environ)
+        self.options.check_container(self._slurm)
         return self
 
     def __exit__(
@@ -194,6 +197,8 @@ class SlurmArrays:
         self._folder.mkdir(mode=PRIVATE_FOLDER, exist_ok=True)
         self._folder.chmod(PRIVATE_FOLDER)
         self._array_size = max_array_size(self._slurm)
+        if self.options.container:
+            self._python = python_in(self.options.container, work, self._folder, self.options.processes)
         for line in json_lines(self._folder / ARRAYS_NAME):
             for element, numbers in line["elements"].items():
                 self._elements[element] = Element(element, line["stage"], tuple(numbers))
@@ -320,7 +325,9 @@ class SlurmArrays:
         return elements
 
     def _sbatch(self, calls: Sequence[tuple[Any, ...]], parameters: Mapping[str, Any]) -> list[str]:
-        return submit_array(run_share, calls, self._folder, self._environ, parameters, name=ARRAY_NAME, hints=HINTS)
+        return submit_array(
+            run_share, calls, self._folder, self._environ, parameters, name=ARRAY_NAME, hints=HINTS, python=self._python
+        )
 
     def _tell(self, stage: str, queue: Mapping[str, Job]) -> None:
         """Say what a stage waits for, where none of its jobs runs."""

@@ -94,6 +94,7 @@ def queue(command: Sequence[str], options: ArrayOptions, output: Path, environ: 
     options.check()
     log = log_file(output)
     slurm = checked_slurm(job_environment(environ))
+    options.check_container(slurm)
     log.parent.mkdir(parents=True, exist_ok=True)
     return slurm.submit(sbatch_words(options, log), script(command), HINTS)
 

@@ -11,13 +11,16 @@ from dataclasses import dataclass, field
 
 from bertjobs.errors import CAUSE
 from bertjobs.run.causes import ABSENT_RANKS, ATTEMPT_END, SPENT_BY, Cause, read_cause
-from bertjobs.run.foreign import foreign_cause
+from bertjobs.run.foreign import BEFORE_PYTHON, foreign_cause
 
 LINE = 240  # characters of an evidence line
 ERROR_LINES = 6
 
 _RANK = re.compile(r"rank (\d+): ")
-_BEGIN = re.compile(r"error: |Traceback \(most recent call last\):|Fatal Python error: |Timeout \(\d+:\d\d:\d\d")
+_BEGIN = re.compile(
+    r"error: |Traceback \(most recent call last\):|Fatal Python error: |Timeout \(\d+:\d\d:\d\d"
+    rf"|{BEFORE_PYTHON}|\S*python[\d.]*: (No module named |Error while finding module )"  # Python's own, for -m
+)
 _SLURM = re.compile(r"(slurmstepd|srun|slurmd|pyxis)\b[^:]*: ")
 _ANONYMOUS = ("Fatal Python error", "Timeout (")  # faulthandler names no rank
 _FIELD = re.compile(rf"  ({CAUSE}|{SPENT_BY}|{ABSENT_RANKS}): (.+)")
@@ -30,6 +33,7 @@ class LogError:
 
     Attributes:
         rank: the one that printed it; None for what Slurm, a container or a dying process prints.
+        task: of what Slurm prints, the task that srun's label names; None without a label, or for task 0.
         lines: its text, without the fields.
         fields: the fields meant for programs, by name; {} for what other programs print.
     """
@@ -37,6 +41,7 @@ class LogError:
     rank: int | None
     lines: tuple[str, ...]
     fields: Mapping[str, str] = field(default_factory=dict)
+    task: int | None = None
 
     @property
     def text(self) -> str:
@@ -50,8 +55,9 @@ class LogError:
         cause = foreign_cause(self.text)
         if cause is None and self.text.startswith("Fatal Python error"):
             return Cause.CRASHED
-        # What a rank says about a container comes from inside it.
-        return None if cause is Cause.CONTAINER and self.rank is not None else cause
+        # What a rank says about a container comes from inside it, unless its Python has not started.
+        is_inside = self.rank is not None and re.match(BEFORE_PYTHON, self.text) is None
+        return None if cause is Cause.CONTAINER and is_inside else cause
 
     @property
     def spent_by(self) -> Cause | None:
@@ -67,12 +73,13 @@ class LogError:
 @dataclass
 class _Open:
     """An error that may have more lines. ``kind``: "error", "traceback", "exception" (after the line that names it) or
-    "slurm"."""
+    "slurm"; ``task`` as in `LogError`."""
 
     rank: int | None
     kind: str
     lines: list[str]
     fields: dict[str, str]
+    task: int | None = None
 
     def takes(self, text: str) -> bool:
         """Take a line if it belongs to this error; whether it does."""
@@ -95,7 +102,7 @@ class _Open:
 def errors_in(lines: Iterable[str]) -> tuple[LogError, ...]:
     """The errors in a log that all ranks write: rank 0's lines do not name it, an error's first line of others does.
 
-    Adjacent lines of Slurm and pyxis are one error.
+    Adjacent lines of Slurm and pyxis about one task are one error.
     """
     errors: list[_Open] = []
     newest: _Open | None = None  # takes the lines that name no rank
@@ -104,8 +111,9 @@ def errors_in(lines: Iterable[str]) -> tuple[LogError, ...]:
         named = _RANK.match(line)
         text = line[named.end() :] if named else line
         if _SLURM.match(text):
-            if newest is None or newest.kind != "slurm":
-                newest = _Open(None, "slurm", [], {})
+            task = int(named[1]) if named else None
+            if newest is None or newest.kind != "slurm" or newest.task != task:
+                newest = _Open(None, "slurm", [], {}, task)
                 errors.append(newest)
             newest.lines.append(text.rstrip())
         elif _BEGIN.match(text):
@@ -120,7 +128,7 @@ def errors_in(lines: Iterable[str]) -> tuple[LogError, ...]:
                 del by_rank[int(named[1])]
         elif newest is not None and not newest.takes(text):
             newest = None
-    return tuple(LogError(error.rank, tuple(error.lines), error.fields) for error in errors)
+    return tuple(LogError(error.rank, tuple(error.lines), error.fields, error.task) for error in errors)
 
 
 def batch_parts(lines: Sequence[str], newest: int) -> dict[int, tuple[int | None, list[str]]]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bertjobs.errors import EXIT_BAD_INPUT
+from bertjobs.launch.doctor.containers import advice, first_telling, module_advice, node_of_error
 from bertjobs.launch.doctor.evidence import AttemptEvidence, Evidence, PhaseEvidence
 from bertjobs.launch.doctor.log_errors import ERROR_LINES, LogError, error_lines, short
 from bertjobs.launch.doctor.verdict import Standing, Verdict
@@ -166,16 +167,19 @@ def node_failure(case: Case, error: LogError | None = None) -> Verdict:
 
 
 def _container(case: Case, error: LogError | None) -> Verdict:
+    error = first_telling(case.errors) or error
+    task = error.rank if error and error.rank is not None else error.task if error else None
+    node = (case.node_of(task) if task is not None else "") or node_of_error(error, case.errors)
+    told = advice(case.evidence.spec, error, node)
     spec = case.evidence.spec
-    lines = [re.sub(r"^.*pyxis:\s*", "", line) for line in error.lines] if error else []
-    telling = [line for line in lines if re.search(r"ERROR|enroot-|FATAL|No space|No such|denied", line)]
-    why = (telling or lines or ["pyxis gave no reason"])[0]
-    mounts = f" --container-mounts={quote(','.join(spec.mounts))}" if spec.mounts else ""
-    command = f"srun -N1 --container-image={quote(spec.image)}{mounts} true"
-    sentence = f"the container does not start: {short(why)}; try the image and the mounts on their own"
-    return case.verdict(
-        Cause.CONTAINER, sentence, error, command, f"image {spec.image}, mounts {','.join(spec.mounts)}"
-    )
+    evidence = f"image {spec.image}, mounts {','.join(spec.mounts) or 'none'}"
+    return case.verdict(Cause.CONTAINER, told.sentence, error, told.command, evidence)
+
+
+def _module_missing(case: Case, error: LogError | None) -> Verdict:
+    node = case.node_of(error.rank) if error and error.rank is not None else ""
+    told = module_advice(case.evidence.spec, error, node)
+    return case.verdict(Cause.MODULE_MISSING, told.sentence, error, told.command)
 
 
 def _launch(case: Case, error: LogError | None) -> Verdict:
@@ -296,6 +300,7 @@ def unknown(case: Case) -> Verdict:
 TELL: dict[Cause, Callable[[Case, LogError | None], Verdict]] = {
     Cause.CONTAINER: _container,
     Cause.LAUNCH: _launch,
+    Cause.MODULE_MISSING: _module_missing,
     Cause.NODE_FAILURE: node_failure,
     Cause.UNFIT_NODE: _unfit_node,
     Cause.GPU_MEMORY: _gpu_memory,
@@ -346,7 +351,18 @@ def standing(evidence: Evidence, phase: PhaseEvidence) -> tuple[str, ...]:
     if phase.step_unix_s is not None:
         words += f", {duration(evidence.now_unix_s - phase.step_unix_s)} ago"
     silence = (f"Slurm gave no answer: {evidence.silence}",) if evidence.silence else ()
-    return (f"{words}; newest checkpoint {phase.checkpoint or 'none'}", *silence)
+    return (f"{words}; newest checkpoint {phase.checkpoint or 'none'}", *_damaged(phase), *silence)
+
+
+def _damaged(phase: PhaseEvidence) -> tuple[str, ...]:
+    """Which attempts did not begin at the newest checkpoint, because it was damaged."""
+    begun = [one.attempt for one in phase.attempts if one.attempt.damaged_step]
+    return tuple(
+        f"attempt {attempt.job}-{attempt.number} "
+        + (f"continued from step {attempt.first_step:,}" if attempt.first_step else "started the phase over")
+        + f": the newest checkpoint, of step {attempt.damaged_step:,}, was damaged"
+        for attempt in begun
+    )
 
 
 def _bytes(count: int) -> str:

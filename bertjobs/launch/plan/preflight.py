@@ -90,7 +90,7 @@ def inspect(
         *problems_after,
         *problems_of_data,
         *(caught(check_init_checkpoint, spec, data) if is_new else []),
-        *(container_problems(spec) if backend != "local" else []),
+        *(container_problems(spec, slurm) if backend != "local" else []),
         *results_problems(sized, held_bytes(resumed) if resumed else 0),
         *memory_problems(sized, around.peaks),
         *torch_problems(spec),
@@ -279,10 +279,10 @@ def check_backend(spec: RunSpec, backend: str, slurm: Slurm) -> None:
         InputError: it does not.
     """
     if backend != "local":
-        slurm.check(spec.image)
+        slurm.check()
     elif spec.gpus and spec.nodes > 1:
         raise InputError(
             f"the run asks for {spec.nodes} nodes, but this machine is only one", where="nodes", hint="set --nodes 1"
         )
     elif spec.image:
-        raise InputError("a container image needs Slurm with pyxis", where="image", hint="leave IMAGE out")
+        raise InputError("a container image needs Slurm", where="image", hint="leave IMAGE out")

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from bertjobs.errors import InputError
+from bertjobs.errors import InputError, InputErrors
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,10 @@ class Problem:
 
 
 def caught(check: Callable[..., Any], *arguments: Any) -> list[Problem]:
-    """Run a check that may raise InputError; that error as a list of one problem, or none."""
+    """Run a check that may raise InputError; that error, or the several that it stands for, as problems."""
     try:
         check(*arguments)
-    except InputError as error:
-        return [Problem(error.what, error.where, error.hint)]
+    except InputError as raised:
+        errors = raised.errors if isinstance(raised, InputErrors) else (raised,)
+        return [Problem(error.what, error.where, error.hint) for error in errors]
     return []

@@ -6,53 +6,28 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from bertjobs.errors import InputError
 from bertjobs.launch.plan import memory
 from bertjobs.launch.plan.memory import Peak
 from bertjobs.launch.plan.problem import Problem, caught
 from bertjobs.recipe.size import checkpoint_bytes
 from bertjobs.recipe.spec import RunSpec
 from bertjobs.run.directory import RunDirectory, check_writable
+from bertjobs.slurm.client import Slurm
+from bertjobs.slurm.container import APPTAINER, Container, starter_of, submitting_code
+from bertjobs.slurm.image import check_container
 
-SQUASHFS_MAGIC = b"hsqs"
 
-
-def container_problems(spec: RunSpec) -> list[Problem]:
-    """Problems with the image and the sources of the mounts; an image in a registry is not checked.
-
-    For pyxis, what starts with ``/`` or ``./`` is a file, anything else a URI. Mounts with enroot's flag ``nofail``,
-    such as those of folders that only the nodes have, are not checked.
-    """
+def container_problems(spec: RunSpec, slurm: Slurm) -> list[Problem]:
+    """What keeps the run's image, if it has one, from being started on this cluster with this code and its mounts."""
     if not spec.image:
         return []
-    problems = []
-    if spec.image.startswith(("/", "./")) or spec.image.endswith(".sqsh"):
-        problems += caught(check_image, Path(spec.image))
-    for mount in spec.mounts:
-        source, target, flags = [*mount.split(":"), ""][:3]
-        if "/" in source and "nofail" not in flags.split("+") and not Path(source).exists():
-            lenient = ":".join([source, target, "+".join(filter(None, [flags, "nofail"]))])
-            hint = f"create it; if only the nodes have it, add the flag nofail: {lenient}"
-            problems.append(Problem(f"there is nothing to mount at {source}", where=f"mounts: {mount}", hint=hint))
-        if not target.startswith("/"):
-            problems.append(Problem(f"a mount's target must be an absolute path, not {target!r}", f"mounts: {mount}"))
+    container = Container(spec.image, spec.mounts, spec.container)
+    problems = [*caught(submitting_code), *caught(check_container, container, slurm)]
+    if not problems and "://" in spec.image and starter_of(spec.container, slurm) == APPTAINER:
+        what = f"each rank would fetch {spec.image} from its registry, and convert it"
+        hint = f"once, where there is a network: apptainer build IMAGE.sif {spec.image}; then --image IMAGE.sif"
+        problems.append(Problem(what, where="image", hint=hint, is_warning=True))
     return problems
-
-
-def check_image(path: Path) -> None:
-    """An image file must be a readable squashfs.
-
-    Raises:
-        InputError: it is not.
-    """
-    try:
-        with open(path, "rb") as handle:
-            magic = handle.read(len(SQUASHFS_MAGIC))
-    except OSError as error:
-        hint = "make one with: enroot import docker://..., or give the image's URI"
-        raise InputError(f"the image cannot be read: {error.strerror}", where=str(path), hint=hint) from error
-    if magic != SQUASHFS_MAGIC:
-        raise InputError("the image is not a squashfs file", where=str(path), hint="truncated? make or copy it again")
 
 
 def results_problems(spec: RunSpec, held: int = 0) -> list[Problem]:

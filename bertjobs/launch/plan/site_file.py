@@ -127,8 +127,14 @@ def render_site(name: str, cluster: Cluster, partition: Partition, folder: Path)
         _entry("qos", "", _usual_qos(cluster, account) or "NAME", [_qos(cluster, account)]),
         _entry("time", _time(partition), "1-00:00:00", [f"This partition's limit: {format_time(partition.limit_s)}."]),
         _entry("gpu_type", "", next(iter(partition.gpu_types), "a100"), [_gpu_types(partition)]),
-        _entry("image", "", "/path/to/image.sqsh", [_pyxis(cluster)]),
+        _entry(
+            "image",
+            "",
+            "/path/to/image.sif" if _only_apptainer(cluster) else "/path/to/image.sqsh",
+            [_containers(cluster)],
+        ),
         _entry("mounts", "", ["/scratch:/scratch"]),
+        _entry("container", "", "apptainer" if _only_apptainer(cluster) else "pyxis"),
         _entry("data", data if seen else "", data or "/path/all/nodes/see/data", [_seen(cluster)]),
         _entry("results", results if seen else "", results or "/path/all/nodes/see/results"),
         _entry("environment", "", ["NCCL_DEBUG", "WANDB_API_KEY"]),
@@ -150,7 +156,7 @@ def found_lines(cluster: Cluster) -> list[str]:
         "accounting: "
         + ("sacct answers" if cluster.sacct else "sacct does not answer; states come from squeue and the run's files"),
         f"job arrays: {f'indices below {array}' if array else 'limit unknown'}",
-        f"containers: {_pyxis(cluster)}",
+        f"containers: {_containers(cluster)}",
         f"this folder: {_seen(cluster)}",
     ]
 
@@ -221,8 +227,13 @@ def _gpu_types(partition: Partition) -> str:
     return f"This partition's: {types}." if types else "This partition's GPUs have no types."
 
 
-def _pyxis(cluster: Cluster) -> str:
-    return "srun has pyxis" if cluster.pyxis else "srun has no pyxis (--container-image)"
+def _containers(cluster: Cluster) -> str:
+    pyxis = "srun has pyxis" if cluster.pyxis else "srun has no pyxis (--container-image)"
+    return f"{pyxis}; {'Apptainer is' if cluster.apptainer else 'no Apptainer is'} on the PATH here"
+
+
+def _only_apptainer(cluster: Cluster) -> bool:
+    return cluster.apptainer and not cluster.pyxis
 
 
 def _seen(cluster: Cluster) -> str:

@@ -17,12 +17,14 @@ from bertjobs.errors import BertjobsError, InputError
 from bertjobs.files.atomic import PRIVATE_FOLDER, write_text
 from bertjobs.launch.script import submissions
 from bertjobs.launch.submitit.job import RankJob
+from bertjobs.launch.unanswered import queued_without_answer
 from bertjobs.recipe.spec import RunSpec
 from bertjobs.run.directory import RunDirectory
 from bertjobs.slurm.client import Slurm
 from bertjobs.slurm.environment import clean_environment
 from bertjobs.slurm.executor import submit_call
 from bertjobs.slurm.options import SlurmOptions
+from bertjobs.slurm.refusals import NoAnswer
 from bertjobs.slurm.shell import quote
 from bertjobs.slurm.times import SIGNAL_LEAD_S, minutes
 from bertjobs.slurm.times import limit_s as parse_limit_s
@@ -55,7 +57,8 @@ def queue_submitit(
 
     Raises:
         InputError: sbatch refused; or the time limit, which submitit writes into its files, is unknown.
-        BertjobsError: Slurm's controller gave no answer.
+        NoAnswer: Slurm's controller gave no answer, and nothing was queued.
+        UnansweredError: nobody knows whether something was queued.
     """
     folder = submitit_folder(directory)
     before = set(folder.iterdir())
@@ -65,13 +68,15 @@ def queue_submitit(
         for submission in submissions(spec, options, python, chain=chain, after=after):
             write_text(submission.path, submission.script)
             awaited = list(jobs.values())[-1:] or after
-            jobs[submission.phase] = submit_call(
-                RankJob(),
-                folder,
-                environment,
-                job_parameters(spec, submission.phase, options, awaited, limit_s),
-                python=f"exec bash {quote(str(submission.path))}",
-            )
+            parameters = job_parameters(spec, submission.phase, options, awaited, limit_s)
+            command = f"exec bash {quote(str(submission.path))}"
+            try:
+                jobs[submission.phase] = submit_call(RankJob(), folder, environment, parameters, python=command)
+            except NoAnswer as error:
+                # Without its id submitit has not given the job its files: it could only fail.
+                if lost := queued_without_answer(error, directory, Slurm(environment), jobs.values()):
+                    Slurm(environment).cancel(lost)
+                raise
     except BaseException:
         if jobs:
             with suppress(BertjobsError):

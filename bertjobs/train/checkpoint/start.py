@@ -17,6 +17,7 @@ from bertjobs.run.checkpoints import (
     check_settings,
     newest_valid,
     read_manifest,
+    step_of,
     steps,
     verify,
 )
@@ -35,18 +36,21 @@ class Start:
             (``init_checkpoint``) or "random".
         folder: the checkpoint or model folder; None for random weights.
         data: the position in the data, for "resume".
+        damaged_step: the step of the newest checkpoint, if that is damaged and this is an earlier place; else 0.
     """
 
     kind: Literal["resume", "previous", "initial", "random"]
     folder: Path | None = None
     data: StreamState | None = None
+    damaged_step: int = 0
 
 
 def find_start(job: PhaseJob) -> Start:
     """Find and verify the checkpoint to begin with; rank 0 does it for all.
 
     Raises:
-        InputError: all checkpoints of the phase are damaged, the previous phase is not done or its checkpoint is
+        InputError: all checkpoints of the phase are damaged, and more steps would be lost than one interval of
+            checkpoints has; the previous phase is not done or its checkpoint is
             damaged, or the weights were trained with another vocabulary, or this phase was trained on other data.
     """
     start = _find(job)
@@ -72,7 +76,7 @@ def _stream_state(job: PhaseJob, folder: Path) -> StreamState:
 
 
 def load_start(start: Start, job: PhaseJob, learner: Learner, optimizer: Optimizer) -> tuple[Progress, str]:
-    """Load what ``start`` names; returns the phase's progress, and a line for the log.
+    """Load what ``start`` names; returns the phase's progress, and words for the log.
 
     Raises:
         InputError: the weights have another shape or cannot be read, or a checkpoint lacks some.
@@ -97,35 +101,60 @@ def load_start(start: Start, job: PhaseJob, learner: Learner, optimizer: Optimiz
 
 def _find(job: PhaseJob) -> Start:
     remove_leftovers(job.folder.checkpoints)
-    folder = _newest_checkpoint(job.folder)
+    folder, damaged_step = _newest_checkpoint(job.folder)
     if folder is not None:
-        return Start("resume", folder)
+        return Start("resume", folder, damaged_step=damaged_step)
+    if damaged_step:
+        _start_over(job, damaged_step)
     if job.previous is not None:
-        return Start("previous", _last_of_phase(job, job.previous))
+        return Start("previous", _last_of_phase(job, job.previous), damaged_step=damaged_step)
     if job.spec.init_checkpoint:
-        return Start("initial", Path(job.spec.init_checkpoint))
-    return Start("random")
+        return Start("initial", Path(job.spec.init_checkpoint), damaged_step=damaged_step)
+    return Start("random", damaged_step=damaged_step)
 
 
-def _newest_checkpoint(directory: PhaseDirectory) -> Path | None:
+def _newest_checkpoint(directory: PhaseDirectory) -> tuple[Path | None, int]:
+    """The newest whole checkpoint, and the step of the newest of all if that is damaged, else 0."""
     folder, damaged = newest_valid(directory.checkpoints)
     for error in damaged:
         print(f"warning: skipping {error.where}: {error.what}", flush=True)
-    if folder is None and steps(directory.checkpoints):
-        raise InputError(
-            f"all checkpoints of phase {directory.number} are damaged",
-            where=str(directory.checkpoints),
-            hint="restore one, or delete the folder to start the phase from the beginning",
-        )
-    return folder
+    return folder, step_of(steps(directory.checkpoints)[-1]) if damaged else 0
+
+
+def _start_over(job: PhaseJob, damaged_step: int) -> None:
+    """Say that the phase starts over, if that loses no more than an attempt loses in any case.
+
+    Raises:
+        InputError: it would lose more: a person may have a copy.
+    """
+    number, interval = job.phase.phase, job.phase.checkpoint_every
+    if damaged_step > interval:
+        raise _all_damaged(job.folder)
+    print(
+        f"warning: phase {number} starts over: all its checkpoints are damaged, the newest of step {damaged_step}; "
+        f"that is no more than one interval of checkpoints (checkpoint_every: {interval})",
+        flush=True,
+    )
+
+
+def _all_damaged(directory: PhaseDirectory) -> InputError:
+    return InputError(
+        f"all checkpoints of phase {directory.number} are damaged",
+        where=str(directory.checkpoints),
+        hint="restore one, or delete the folder to start the phase from the beginning",
+    )
 
 
 def _last_of_phase(job: PhaseJob, number: int) -> Path:
     """The checkpoint that a phase names in its DONE.json; or its newest, if the run does not wait for that."""
     directory = job.directory.phase(number)
     done = directory.done()
-    if done is None and job.spec.previous_phase == "latest" and (folder := _newest_checkpoint(directory)):
-        return folder
+    if done is None and job.spec.previous_phase == "latest":
+        newest, damaged_step = _newest_checkpoint(directory)
+        if newest:
+            return newest
+        if damaged_step:
+            raise _all_damaged(directory)
     if done is None:
         raise InputError(
             f"phase {job.phase.phase} starts from phase {number}, which is not done: there is no DONE.json",

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bertjobs.run.checkpoints import steps
+from bertjobs.run.causes import Cause
+from bertjobs.run.checkpoints import newest_whole, step_of, steps
 from bertjobs.run.directory import RunDirectory
 from tests.cluster.process import Process, environment_of, job_processes, ranks_of
 from tests.cluster.slurm import Cluster
+from tests.cluster.unreliable import UnreliableCommands
 
 
 @dataclass(frozen=True)
@@ -26,11 +28,13 @@ class Attempt:
 
 @dataclass(frozen=True)
 class AttackedRun:
-    """The run in ``directory`` on ``cluster``; ``disk`` is the file system, of its own, that it writes to."""
+    """The run in ``directory`` on ``cluster``; ``disk`` is the file system, of its own, that it writes to, and
+    ``commands`` are Slurm's as its jobs see them."""
 
     cluster: Cluster
     directory: RunDirectory
     disk: Path
+    commands: UnreliableCommands
     phases: tuple[int, ...] = (1, 2)
 
     def events(self, kind: str) -> list[dict[str, Any]]:
@@ -67,12 +71,18 @@ class AttackedRun:
         attempt = self.attempt()
         if attempt is None or self.ended(attempt):
             return False
-        saved = [int(folder.name.removeprefix("step-")) for folder in self.checkpoints(attempt.phase)]
-        return bool(saved) and saved[-1] > attempt.from_step
+        saved = newest_whole(self.directory.phase(attempt.phase).checkpoints)
+        return saved is not None and step_of(saved) > attempt.from_step
 
     def ended(self, attempt: Attempt) -> bool:
         own = (attempt.phase, attempt.job, attempt.number)  # one attempt of a job may work on two phases
         return any((e["phase"], e["job"], e["attempt"]) == own for e in self.events("ended"))
+
+    def missed(self, attempt: Attempt) -> bool:
+        """Whether the attempt ended by finishing its phase."""
+        own = (attempt.phase, attempt.job, attempt.number)
+        ends = (e for e in self.events("ended") if (e["phase"], e["job"], e["attempt"]) == own)
+        return next((end["cause"] == Cause.DONE for end in ends), False)
 
     def log(self, attempt: Attempt) -> str:
         file = self.directory.phase(attempt.phase).logs / f"{attempt.job}-{attempt.number}.out"

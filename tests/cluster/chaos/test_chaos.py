@@ -7,35 +7,45 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 
 from bertjobs.files.atomic import sha256_of
 from bertjobs.run.directory import RunDirectory
+from bertjobs.run.owner import Owners
 from bertjobs.run.restarts import causes
-from tests.cluster.chaos.faults import FAULTS, Fault
+from tests.cluster.chaos.faults import FAULTS, Fault, MetNobody
 from tests.cluster.chaos.run import AttackedRun, Attempt
 from tests.cluster.slurm import PATIENCE_S, Cluster
+from tests.cluster.unreliable import UnreliableCommands
 from tests.conftest import run_bertjobs, wait_until
 
-SEED = int(os.environ.get("BERTJOBS_CHAOS_SEED", "1"))
-SLOW_SEEDS = (5,)  # another order of the faults, at other moments
-STEPS = {1: 70, 2: 130}
+ASKED = os.environ.get("BERTJOBS_CHAOS_SEED")
+FEW = 11  # faults that `make test` draws; all others see all
+SLOW_SEEDS = (5, 11, 23)  # other orders of the faults, at other moments
 EVERY = 5  # steps between checkpoints
 NEAR_THE_END = 2 * EVERY  # steps of a phase in which no fault is injected
+CLOCKS_S = 0.05  # between the clock of files and that of processes
 DISK = "192m"
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
-RECIPE = {
-    "restarts_crashed": 9,
-    "phases": {
-        1: {"steps": STEPS[1], "checkpoint_every": EVERY, "global_batch": 256},
-        2: {"steps": STEPS[2], "checkpoint_every": EVERY, "global_batch": 32},
-    },
-}
+
+
+def steps_for(faults: int) -> dict[int, int]:
+    """Steps of each phase, enough for so many faults."""
+    return {1: 4 * faults, 2: 7 * faults}
+
+
+def recipe(steps: Mapping[int, int]) -> dict[str, Any]:
+    phases = {
+        1: {"steps": steps[1], "checkpoint_every": EVERY, "global_batch": 256},
+        2: {"steps": steps[2], "checkpoint_every": EVERY, "global_batch": 32},
+    }
+    return {"recipes": {"laptop-scratch": {"restarts_crashed": 9, "phases": phases}}}
 
 
 @dataclass(frozen=True)
@@ -71,27 +81,34 @@ def disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", folder], check=True)
 
 
-def words(folder: Path, data: Path, results: Path, *more: object) -> list[str]:
+def words(folder: Path, data: Path, results: Path, steps: Mapping[int, int], *more: object) -> list[str]:
     """The command that submits the run from ``folder``; it asks for two nodes and nothing else."""
-    (folder / "bertjobs.yml").write_text(json.dumps({"recipes": {"laptop-scratch": RECIPE}}))
+    (folder / "bertjobs.yml").write_text(json.dumps(recipe(steps)))
     asked = ["submit", "--recipe", "laptop-scratch", "--nodes", 2, "--data", data, "--results", results]
     return [str(word) for word in (*asked, "--run", "chaos", *more)]
 
 
-def submit(cluster: Cluster, folder: Path, data: Path, results: Path) -> RunDirectory:
+def submit(
+    environment: Mapping[str, str], folder: Path, data: Path, results: Path, steps: Mapping[int, int]
+) -> RunDirectory:
     """Queue the run on the cluster."""
-    environ = {**cluster.environment, **ONE_THREAD, "BERTJOBS_JOIN_TIMEOUT_S": "120"}
-    done = run_bertjobs(words(folder, data, results), folder, environ)
+    environ = {**environment, **ONE_THREAD, "BERTJOBS_JOIN_TIMEOUT_S": "120"}
+    done = run_bertjobs(words(folder, data, results, steps), folder, environ)
     assert done.returncode == 0, done.stderr
     return RunDirectory(results / "chaos")
 
 
 @pytest.fixture
-def quiet(speeches_data: Path, tmp_path: Path) -> Iterator[Callable[[], RunDirectory]]:
+def steps(faults: int) -> dict[int, int]:
+    return steps_for(faults)
+
+
+@pytest.fixture
+def quiet(speeches_data: Path, tmp_path: Path, steps: dict[int, int]) -> Iterator[Callable[[], RunDirectory]]:
     """The same run without faults, on this machine, while the other mostly waits; the function waits
     for its end."""
     log, results = tmp_path / "quiet.out", tmp_path / "results"
-    command = [sys.executable, "-m", "bertjobs", *words(tmp_path, speeches_data, results, "--backend", "local")]
+    command = [sys.executable, "-m", "bertjobs", *words(tmp_path, speeches_data, results, steps, "--backend", "local")]
     with open(log, "wb") as out:
         process = subprocess.Popen(command, cwd=tmp_path, env={**os.environ, **ONE_THREAD}, stdout=out, stderr=out)
 
@@ -104,18 +121,31 @@ def quiet(speeches_data: Path, tmp_path: Path) -> Iterator[Callable[[], RunDirec
     process.wait()
 
 
-def attack(run: AttackedRun, fault: Fault, random: Random) -> tuple[Attempt, tuple[int, int], float]:
-    """Inject it once the attempt that trains has a checkpoint of its own, at a random moment between two others."""
-    # Near a phase's end the attempt would be done before the fault reaches it: then wait for the next phase.
-    wait_until(lambda: (run.has_gained() and run.place()[1] <= STEPS[run.place()[0]] - NEAR_THE_END) or run.done())
-    phase, step = run.place()
-    target = step + random.randrange(EVERY)
+def attack(
+    run: AttackedRun, left: list[Fault], steps: Mapping[int, int], random: Random
+) -> tuple[Fault, Attempt, tuple[int, int], float]:
+    """Inject the first fault of those left that fits the run's place, once the attempt that trains has a checkpoint of
+    its own, at a random moment between two others.
+
+    Raises:
+        MetNobody: that attempt was over before.
+    """
+    fitting: list[Fault] = []
+
+    def fits() -> bool:
+        phase, step = run.place()
+        fitting[:] = [fault for fault in left if fault.at_phase_end == (step > steps[phase] - NEAR_THE_END)]
+        return bool(fitting)
+
+    wait_until(lambda: (run.has_gained() and fits()) or run.done())
+    assert not run.done(), f"the run was over before {left[0].what}"
+    fault, (phase, step) = fitting[0], run.place()
+    target = step if fault.at_phase_end else step + random.randrange(EVERY)
     wait_until(lambda: run.place() >= (phase, target) or run.done())
-    assert not run.done(), f"the run was over before {fault.what}"
     attempt, place, began = run.attempt(), run.place(), time.monotonic()
     assert attempt is not None
     fault.inject(run, attempt, random)
-    return attempt, place, began
+    return fault, attempt, place, began
 
 
 def survive(run: AttackedRun, attempt: Attempt, fault: Fault) -> int:
@@ -129,7 +159,7 @@ def survive(run: AttackedRun, attempt: Attempt, fault: Fault) -> int:
         farthest = max(farthest, run.place())
         return False
 
-    wait_until(goes_on)
+    wait_until(lambda: goes_on() or run.done())
     again = run.attempt()
     assert again is not None
     wait_until(lambda: run.place() > farthest or run.done())
@@ -137,46 +167,76 @@ def survive(run: AttackedRun, attempt: Attempt, fault: Fault) -> int:
     return step - again.from_step if again != attempt and again.phase == phase else 0
 
 
-@pytest.mark.parametrize("seed", [SEED, *(pytest.param(seed, marks=pytest.mark.slow) for seed in SLOW_SEEDS)])
+@pytest.mark.parametrize(
+    ("seed", "faults"),
+    [
+        (int(ASKED or 1), len(FAULTS) if ASKED else FEW),
+        *(pytest.param(seed, len(FAULTS), marks=pytest.mark.slow) for seed in SLOW_SEEDS),
+    ],
+)
 def test_a_run_survives_all_faults_together_and_ends_as_if_there_had_been_none(
-    cluster: Cluster, speeches_data: Path, tmp_path: Path, disk: Path, quiet: Callable[[], RunDirectory], seed: int
+    cluster: Cluster,
+    speeches_data: Path,
+    tmp_path: Path,
+    disk: Path,
+    quiet: Callable[[], RunDirectory],
+    seed: int,
+    faults: int,
+    steps: dict[int, int],
 ) -> None:
     random = Random(seed)
-    run = AttackedRun(cluster, submit(cluster, tmp_path, speeches_data, disk / "results"), disk)
-    outcomes, attempts = [], []
-    for fault in random.sample(FAULTS, len(FAULTS)):
-        attempt, (phase, step), began = attack(run, fault, random)
+    commands = UnreliableCommands(tmp_path / "commands", cluster.environment, only_in_jobs=True)
+    run = AttackedRun(
+        cluster, submit(commands.environment, tmp_path, speeches_data, disk / "results", steps), disk, commands
+    )
+    left, injected = random.sample(FAULTS, faults), []
+    while left:
+        try:
+            fault, attempt, (phase, step), began = attack(run, left, steps, random)
+        except MetNobody:
+            continue
         repeated = survive(run, attempt, fault)
-        outcomes.append(Outcome(fault.what, phase, step, "", repeated, round(time.monotonic() - began, 1)))
-        attempts.append(attempt)
-        print(outcomes[-1], flush=True)
+        if fault.causes and run.missed(attempt):
+            continue
+        left.remove(fault)
+        outcome = Outcome(fault.what, phase, step, "", repeated, round(time.monotonic() - began, 1))
+        injected.append((fault, attempt, outcome))
+        print(outcome, flush=True)
     wait_until(run.done)
     events = run.directory.events()
-    ends = {phase: causes(event for event in events if event.get("phase") == phase) for phase in STEPS}
-    outcomes = [
-        Outcome(
-            **{
-                **asdict(outcome),
-                "cause": ends[at.phase].get((at.job, at.number), "") if fault_causes(outcome) else "",
-            }
-        )
-        for outcome, at in zip(outcomes, attempts, strict=True)
-    ]
+    ends = {phase: causes(event for event in events if event.get("phase") == phase) for phase in steps}
+    outcomes = []
+    for fault, at, outcome in injected:
+        cause = ends[at.phase].get((at.job, at.number), "") if fault.causes else ""
+        outcomes.append(replace(outcome, cause=cause))
+        assert not fault.causes or cause in fault.causes, outcomes[-1]
     write_table(outcomes)
-    for outcome in outcomes:
-        expected = fault_causes(outcome)
-        assert not expected or outcome.cause in expected, (outcome, expected)
-    for phase, count in STEPS.items():
+    for phase, count in steps.items():
         lines = run.directory.phase(phase).metrics.read_text().splitlines()
         assert [json.loads(line)["step"] for line in lines] == list(range(1, count + 1))
+    assert_one_owner_at_a_time(run)
     wait_until(lambda: not cluster.run(["squeue", "-h", "-o", "%i"]).stdout.strip())
 
-    for phase in STEPS:
+    for phase in steps:
         assert weights_of(run.directory, phase) == weights_of(quiet(), phase)
 
 
-def fault_causes(outcome: Outcome) -> tuple[str, ...]:
-    return next(fault.causes for fault in FAULTS if fault.what == outcome.fault)
+def assert_one_owner_at_a_time(run: AttackedRun) -> None:
+    """Each attempt's signs of life, and what it wrote into the journal, lie between its taking the run and the next
+    owner's doing so."""
+    owners = Owners(run.directory.owners).all()
+    ends = [owner.taken_unix_s for owner in owners[1:]] + [time.time()]
+    window = {(owner.job, owner.attempt): (owner.taken_unix_s, end) for owner, end in zip(owners, ends, strict=True)}
+    assert len(window) == len(owners), "an attempt owned the run twice"
+    assert ends == sorted(ends)
+    own = [(event["job"], event["attempt"], event["time_unix_s"]) for event in run.directory.events()
+           if event["event"] in ("started", "ended") and "told_by" not in event]  # fmt: skip
+    beats = [(owner.job, owner.attempt, beat.stat().st_mtime) for owner in owners
+             if (beat := run.directory.owners / f"{owner.job}-{owner.attempt}.beat").exists()]  # fmt: skip
+    assert len(beats) == len(owners)
+    for job, attempt, seen in own + beats:
+        began, ended = window[job, attempt]
+        assert began - CLOCKS_S <= seen <= ended + CLOCKS_S, (job, attempt, seen, owners)
 
 
 def weights_of(directory: RunDirectory, phase: int) -> str:

@@ -11,6 +11,7 @@ from bertjobs.cli.data import register
 from bertjobs.cli.data_prepare import array_options, given_words
 from bertjobs.data.shards.manifest import DataManifest
 from bertjobs.errors import InputError
+from bertjobs.slurm.container import Container, submitting_code
 
 
 def _parse(*words: object) -> argparse.Namespace:
@@ -63,6 +64,10 @@ NEEDED = ("prepare", "--corpus", "text:x", "--vocab", "v", "--output", "d")
         (("--slurm", "--sbatch", "-C a100"), "is not an option of sbatch"),
         (("--slurm", "--sbatch", "output=x"), "sbatch's output cannot be given here"),
         (("--slurm", "--site", "nowhere"), "there is no site 'nowhere'"),
+        (("--image", "/images/x.sqsh"), "a container is for jobs on a cluster"),
+        (("--slurm", "--image", "/a b.sqsh"), "contains ' '"),
+        (("--slurm", "--image", "x.sqsh", "--mounts", "/a"), "mounts must be SRC:DST"),
+        (("--slurm", "--image", "x.sqsh", "--container", "docker"), "container must be one of auto, pyxis, apptainer"),
     ],
 )
 def test_nonsensical_options_for_slurm(
@@ -92,6 +97,31 @@ def test_a_site_fills_in_what_the_flags_leave_open(tmp_path: Path, monkeypatch: 
         "requeue": True, "exclusive": True,
     }  # fmt: skip
     assert "partition" not in options("--site", "none")
+
+
+def test_the_container_is_that_of_the_flags_else_of_the_environment_else_of_the_site(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "bertjobs" / "sites").mkdir(parents=True)
+    site = "image: /images/site.sif\nmounts: /a:/b\ncontainer: apptainer\nenvironment: [TOKEN]\n"
+    (tmp_path / "bertjobs" / "sites" / "here.yml").write_text(site)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.sif").touch()
+
+    def container(*words: object) -> Container | None:
+        return array_options(_parse(*NEEDED, "--slurm", "--site", "here", *words)).container
+
+    code = submitting_code()
+    assert container() == Container("/images/site.sif", ("/a:/b",), "apptainer", ("TOKEN",), code)
+    monkeypatch.setenv("IMAGE", "docker://python")
+    assert container() == Container("docker://python", ("/a:/b",), "apptainer", ("TOKEN",), code)
+    given = container("--image", "own.sif", "--mounts", "/c:/d", "--container", "auto")
+    assert given == Container(str(tmp_path / "own.sif"), ("/c:/d",), "auto", ("TOKEN",), code)
+    assert given is not None
+    assert container(*given.flags()) == given, "as a queued prepare is given them"
+    assert container("--image", "") is None
+    assert container("--image", "x.sqsh", "--site", "none") == Container("x.sqsh", code=code)
 
 
 def test_a_command_is_queued_as_it_was_given() -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+import bertjobs
 from bertjobs.data.shards.manifest import DataManifest
 from bertjobs.errors import InputError, InputErrors
 from bertjobs.launch.plan.preflight import (
@@ -63,6 +64,24 @@ def resolved(recipe: str, *sets: str, **flags: object) -> RunSpec:
 def spec(tmp_path: Path, speeches_data: Path) -> RunSpec:
     """A run without problems."""
     return resolved("laptop-scratch", data=str(speeches_data), results=str(tmp_path / "results"))
+
+
+class Starting(Slurm):
+    """A cluster that starts containers in these ways."""
+
+    def __init__(self, *ways: str) -> None:
+        super().__init__({})
+        self._ways = ways
+
+    @property
+    def present(self) -> bool:
+        return True
+
+    def has_pyxis(self) -> bool:
+        return "pyxis" in self._ways
+
+    def has_apptainer(self) -> bool:
+        return "apptainer" in self._ways
 
 
 def words(problems: list[Problem]) -> str:
@@ -163,8 +182,10 @@ def test_images_and_mounts(tmp_path: Path) -> None:
     good.write_bytes(b"hsqs" + bytes(100))
     bad.write_bytes(b"hs")
 
-    def image_problems_of(image: str, *mounts: str) -> str:
-        return words(container_problems(resolved("h200", image=image, mounts=",".join(mounts))))
+    def image_problems_of(image: str, *mounts: str, **more: str) -> str:
+        return words(
+            container_problems(resolved("h200", image=image, mounts=",".join(mounts), **more), Starting("pyxis"))
+        )
 
     assert image_problems_of(str(good), f"{tmp_path}:/data:ro", "tmpfs:/scratch", "/nosuch:/x:ro+nofail") == ""
     assert image_problems_of("nvcr.io#nvidia/pytorch:26.01-py3") == ""
@@ -175,6 +196,60 @@ def test_images_and_mounts(tmp_path: Path) -> None:
     text = image_problems_of(str(good), "/nosuch:/x:ro", "/tmp:relative")
     assert "add the flag nofail: /nosuch:/x:ro+nofail" in text
     assert "must be an absolute path, not 'relative'" in text
+    assert "pyxis cannot start a .sif file" in image_problems_of("/images/x.sif")
+
+
+def test_images_and_mounts_for_apptainer(tmp_path: Path) -> None:
+    sif, bad, sandbox = tmp_path / "good.sif", tmp_path / "bad.sif", tmp_path / "sandbox"
+    sif.write_bytes(b"#!/usr/bin/env run-singularity\n\0SIF_MAGIC\0" + bytes(100))
+    bad.write_bytes(b"hsqs" + bytes(100))
+    sandbox.mkdir()
+
+    def problems_of(image: object, *mounts: str, **more: str) -> str:
+        spec = resolved("h200", image=str(image), mounts=",".join(mounts), **more)
+        return words(container_problems(spec, Starting("apptainer")))
+
+    assert problems_of(sif, f"{tmp_path}:/data:ro") == ""
+    assert "not a SIF file" in problems_of(bad)
+    assert "it has no bin/sh" in problems_of(sandbox)
+    (sandbox / "bin").mkdir()
+    (sandbox / "bin" / "sh").touch()
+    assert problems_of(sandbox) == ""
+    assert "docker://nvcr.io/nvidia/pytorch:26.01-py3" in problems_of("nvcr.io#nvidia/pytorch:26.01-py3")
+    (warning,) = container_problems(resolved("h200", image="docker://python:3.12"), Starting("apptainer"))
+    assert warning.is_warning
+    assert "apptainer build IMAGE.sif docker://python:3.12" in str(warning.hint)
+    text = problems_of(sif, "/nosuch:/x:ro+nofail", "/nosuch:/y")
+    assert "Apptainer has no mount flags 'ro+nofail'" in text
+    assert "there is nothing to mount at /nosuch" in text
+    assert "nofail: " not in text
+
+
+def test_what_starts_an_image_must_be_there() -> None:
+    def problems_of(container: str, *ways: str) -> str:
+        spec = resolved("h200", image="docker://python", container=container)
+        return words([problem for problem in container_problems(spec, Starting(*ways)) if not problem.is_warning])
+
+    assert problems_of("auto", "pyxis") == problems_of("auto", "apptainer") == problems_of("pyxis", "pyxis") == ""
+    assert problems_of("apptainer") == "", "the nodes may have it"
+    assert "no pyxis (--container-image), and neither apptainer nor singularity is on the PATH" in problems_of("auto")
+    assert "no pyxis (--container-image)" in problems_of("pyxis", "apptainer")
+
+
+def test_code_that_cannot_be_mounted_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    spec = resolved("h200", image="docker://python")
+    for file, says in (
+        (tmp_path / "bertjobs.zip" / "bertjobs" / "__init__.py", "runs from an archive"),
+        (tmp_path / "a:b" / "bertjobs" / "__init__.py", "a ':' in its path"),
+        (tmp_path / "a b" / "bertjobs" / "__init__.py", "contains ' '"),
+    ):
+        if "archive" not in says:
+            file.parent.mkdir(parents=True)
+            file.touch()
+        monkeypatch.setattr(bertjobs, "__file__", str(file))
+        assert says in words(container_problems(spec, Starting("pyxis")))
+    monkeypatch.undo()
+    assert container_problems(spec, Starting("pyxis")) == []
 
 
 def test_a_micro_batch_that_does_not_fit_comes_with_the_gradient_steps_that_do() -> None:

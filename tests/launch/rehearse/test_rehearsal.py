@@ -63,6 +63,7 @@ def test_a_recipe_survives_a_time_limit_and_a_killed_rank(
     assert not (tmp_path / "results").exists()
 
 
+@pytest.mark.slow
 def test_a_fault_that_is_not_survived_is_reported_and_its_files_kept(
     bertjobs: Bertjobs, speeches_data: Path, tmp_path: Path
 ) -> None:

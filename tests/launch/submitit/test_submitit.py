@@ -128,8 +128,10 @@ def test_all_or_nothing(spec: RunSpec, directory: RunDirectory, environ: dict[st
 
 
 def test_a_controller_that_does_not_answer(
-    spec: RunSpec, directory: RunDirectory, environ: dict[str, str], tool: Tool
+    spec: RunSpec, directory: RunDirectory, environ: dict[str, str], tool: Tool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("bertjobs.launch.unanswered.APPEARS_S", 0.0)
+    tool("squeue", "exit 0")
     tool("sbatch", "echo 'sbatch: error: Unable to contact slurm controller' >&2; exit 1")
     with pytest.raises(BertjobsError, match="could not reach the cluster") as caught:
         queue_submitit(directory, spec, FOUR_HOURS, environ=environ)

@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import time
 from collections.abc import Callable
 
 import pytest
 
+from bertjobs.launch.doctor.diagnose import diagnose
+from bertjobs.launch.doctor.evidence import collect
 from bertjobs.run.checkpoints import MANIFEST, steps, verify
+from bertjobs.slurm.client import Slurm
 from tests.train.conftest import Ended, Trial, files_of_at_most, truncate
 
 FILES = ["model.safetensors", "training_state-00000-of-00001.safetensors", "training_state.json", "vocab.txt", MANIFEST]
@@ -30,6 +34,7 @@ def test_a_truncated_checkpoint_is_skipped(
     truncate(stopped.phase(1).checkpoints / "step-00000025" / file)
     end = alone(stopped, 1)
     assert end.code == 0, end
+    assert stopped.directory.events()[-2]["damaged_step"] == 25
     assert re.search(r"warning: skipping \S*step-00000025: ", end.out)
     assert "(step 20)" in end.out
     assert stopped.weights(1) == phase_one_done.weights(1)
@@ -43,6 +48,25 @@ def test_without_a_whole_checkpoint_the_phase_is_refused(stopped: Trial, alone: 
     assert_refused(alone(stopped, 1), "all checkpoints of phase 1 are damaged")
     assert steps(stopped.phase(1).checkpoints) == folders
     assert stopped.directory.events()[-1]["cause"] == "bad input"
+
+
+def test_a_phase_starts_over_where_no_more_than_one_interval_of_checkpoints_is_lost(
+    trial: Trial, alone: Callable[..., Ended], phase_one_done: Trial
+) -> None:
+    assert alone(trial.having(STEPS_THIS_RUN=7), 1).code == 75
+    truncate(trial.phase(1).checkpoints / "step-00000007" / "model.safetensors")
+    end = alone(trial.having(STEPS_THIS_RUN=12), 1)
+    assert end.code == 75, end
+    assert "warning: phase 1 starts over: all its checkpoints are damaged, the newest of step 7" in end.out
+    started = [event for event in trial.directory.events() if event["event"] == "started"]
+    assert [(event["step"], event.get("damaged_step")) for event in started] == [(0, None), (0, 7)]
+    verdict = diagnose(collect(trial.directory, Slurm({}), "trial", time.time()))
+    assert any("started the phase over: the newest checkpoint, of step 7, was damaged" in line
+               for line in verdict.evidence)  # fmt: skip
+
+    assert alone(trial, 1).code == 0
+    assert [line["step"] for line in trial.metrics(1)] == list(range(1, 31))
+    assert trial.weights(1) == phase_one_done.weights(1)
 
 
 def test_a_checkpoint_of_a_later_version_is_not_skipped(stopped: Trial, alone: Callable[..., Ended]) -> None:
