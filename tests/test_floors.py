@@ -24,7 +24,8 @@ BELOW: Mapping[str, set[str]] = {
     "bench": GROUND | {"files", "recipe", "run", "data", "model", "optim", "train"},
     "launch": GROUND | {"files", "recipe", "run", "slurm", "data"},
     "report": GROUND | {"files", "recipe", "run", "slurm", "data", "model", "launch"},
-    "cli": GROUND | {"files", "recipe", "run", "slurm", "data", "train", "bench", "launch", "report"},
+    "track": GROUND | {"files", "recipe", "run", "slurm", "launch"},
+    "cli": GROUND | {"files", "recipe", "run", "slurm", "data", "train", "bench", "launch", "report", "track"},
 }
 """Floor -> the floors that it may import."""
 

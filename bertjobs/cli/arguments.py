@@ -86,7 +86,8 @@ def slurm_options(args: argparse.Namespace) -> SlurmOptions:
     given = SlurmOptions(**named, extra=tuple(extra), qos=qos if origin.startswith("environment") else "")
     if (site := chosen_site(args)) is None:
         return given
-    return replace(given, site=tuple(site.sbatch_options(given.lines())), environment=site.environment)
+    options = tuple(site.sbatch_options(given.lines()))
+    return replace(given, site=options, environment=site.environment, notify=site.notify)
 
 
 def queue_sources(args: argparse.Namespace) -> list[list[str]]:
@@ -137,7 +138,7 @@ def make_checked_plan(args: argparse.Namespace, resolved: Resolved, resumed: Run
     from bertjobs.launch.plan.estimate import earlier_runs, measured_peaks
     from bertjobs.launch.plan.packs import packs_of
     from bertjobs.launch.plan.plan import make_plan
-    from bertjobs.launch.plan.preflight import Circumstances, inspect
+    from bertjobs.launch.plan.preflight import Circumstances, inspect, notify_problems
     from bertjobs.launch.start import absolute, choose_backend
     from bertjobs.slurm.client import Slurm
 
@@ -154,7 +155,7 @@ def make_checked_plan(args: argparse.Namespace, resolved: Resolved, resumed: Run
         packs=packs_of(spec, data),
         earlier=earlier,
         queue=queue,
-        problems=problems,
+        problems=[*problems, *(notify_problems(options.notify, os.environ) if backend != "local" else [])],
         now_unix_s=time.time(),
     )
 
@@ -187,9 +188,12 @@ def _asked_queue(spec: RunSpec, backend: str, options: SlurmOptions) -> Queue:
     return ask_queue(script, options.partition, options.time, os.environ)
 
 
-def add_run_argument(parser: argparse.ArgumentParser, *, optional: bool = False) -> None:
-    """Add RUN, --results and --site, which `opened` reads."""
-    text = "the run's name, or its folder" + (" (default: all runs)" if optional else "")
+def add_run_argument(
+    parser: argparse.ArgumentParser, *, optional: bool = False, without: str = "default: all runs"
+) -> None:
+    """Add RUN, --results and --site, which `opened` reads; ``without`` says what holds if an ``optional`` RUN is not
+    given."""
+    text = "the run's name, or its folder" + (f" ({without})" if optional else "")
     parser.add_argument("run", metavar="RUN", nargs="?" if optional else None, help=text)
     parser.add_argument(
         "--results", metavar="DIR", help="folder of all runs (default: the site's, else results) [RESULTS]"

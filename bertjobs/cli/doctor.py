@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 import time
 from typing import Any
 
 from bertjobs.cli.arguments import add_run_argument, opened
+from bertjobs.wording import Paint
 
 
 def register(subparsers: Any) -> None:
@@ -38,5 +40,5 @@ def _doctor(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps({"run": evidence.spec.run, **verdict.as_json()}, indent=2))
     else:
-        print(f"run {evidence.spec.run}\n\n{verdict.text()}")
+        print(f"run {evidence.spec.run}\n\n{verdict.text(Paint.of(sys.stdout, os.environ))}")
     return 0

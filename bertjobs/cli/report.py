@@ -114,6 +114,7 @@ def _phase_json(phase: PhaseSummary) -> dict[str, Any]:
         "sequences_per_s": phase.sequences_per_s,
         "wall_time_s": phase.wall_time_s,
         "attempts": phase.attempts,
+        "goodput": phase.goodput.as_json(),
         "checkpoint": str(phase.checkpoint) if phase.checkpoint else None,
     }
 

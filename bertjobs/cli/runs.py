@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from bertjobs.cli.arguments import add_run_argument, opened, results_folder
 from bertjobs.errors import InputError
+from bertjobs.wording import Paint
 
 if TYPE_CHECKING:
     from bertjobs.launch.watch.status import RunStatus
@@ -85,11 +86,11 @@ def _status(args: argparse.Namespace) -> int:
     from bertjobs.launch.watch.watch import Watch
     from bertjobs.slurm.client import Slurm
 
-    watch = Watch(Slurm(os.environ))
-    if args.watch is None:
+    every_s = None if args.watch is None else _seconds(args)
+    watch = Watch(Slurm(os.environ), whole=args.run is not None)
+    if every_s is None:
         _show_status(args, watch.look(_directories(args)))
         return 0
-    every_s = _seconds(args)
     for runs in watch.until_ended(lambda: _directories(args), every_s):
         _show_again(args, runs)
     return 0
@@ -118,14 +119,14 @@ def _directories(args: argparse.Namespace) -> list[RunDirectory]:
 def _show_status(args: argparse.Namespace, runs: Sequence[RunStatus]) -> None:
     from bertjobs.launch.watch.status_text import run_text, status_text
 
-    rows = [row for run in runs for row in run.phases]
+    rows, paint = [row for run in runs for row in run.phases], Paint.of(sys.stdout, os.environ)
     if args.json:
         # One line per update if there are several.
         print(json.dumps([row.as_json() for row in rows], indent=None if args.watch else 2), flush=True)
     elif args.run:
-        print(run_text(runs[0], time.time()), flush=True)
+        print(run_text(runs[0], time.time(), paint), flush=True)
     elif rows:
-        print(status_text(rows), flush=True)
+        print(status_text(rows, paint), flush=True)
     else:
         print(f"no runs below {results_folder(args)}; start one with: bertjobs submit --recipe NAME", flush=True)
 

@@ -1,4 +1,4 @@
-"""One prepare at a time on an output folder: a lock file that names its owner."""
+"""One process at a time on a folder: a lock file that names its owner."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,20 @@ BEAT_S = 20.0  # the owner renews the lock this often
 STALE_S = 180.0  # a lock of another host that was not renewed for this long has lost its owner
 
 
+@dataclass(frozen=True)
+class Taken:
+    """What to say to who finds a folder locked: what is going on, and what to do instead."""
+
+    what: str
+    remedy: str
+
+
+ANOTHER_PREPARE = Taken("another prepare is working on this output", "wait for it, choose another --output")
+
+
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold ``folder``'s lock during the block.
+def locked(folder: Path, taken: Taken = ANOTHER_PREPARE) -> Iterator[None]:
+    """Hold ``folder``'s lock during the block; ``taken`` is for whoever comes second.
 
     A lock whose owner has died (a process of this host that is gone, or a lock of another host that was not renewed
     for three minutes) is taken over.
@@ -35,7 +47,7 @@ def locked(folder: Path) -> Iterator[None]:
     mine = folder / f"{LOCK_NAME}-{uuid.uuid4().hex[:8]}"
     mine.write_text(json.dumps(_owner()), encoding="utf-8")
     try:
-        _take(path, mine)
+        _take(path, mine, taken)
     finally:
         mine.unlink()
     stop = threading.Event()
@@ -49,7 +61,7 @@ def locked(folder: Path) -> Iterator[None]:
         path.unlink(missing_ok=True)
 
 
-def _take(path: Path, mine: Path) -> None:
+def _take(path: Path, mine: Path, taken: Taken) -> None:
     """Make ``path`` a second name of ``mine``: of two who try, one succeeds, also over NFS."""
     for _ in range(2):
         try:
@@ -58,23 +70,23 @@ def _take(path: Path, mine: Path) -> None:
         except FileExistsError:
             owner = _read(path)
             if not _is_stale(path, mine, owner):
-                raise _held(path, owner) from None
+                raise _held(path, owner, taken) from None
             with suppress(FileNotFoundError):  # another is taking it over at this moment
                 path.rename(mine.with_name(f"{mine.name}-stale"))
                 mine.with_name(f"{mine.name}-stale").unlink()
-    raise _held(path, _read(path))
+    raise _held(path, _read(path), taken)
 
 
-def _held(path: Path, owner: dict[str, Any]) -> BertjobsError:
+def _held(path: Path, owner: dict[str, Any], taken: Taken) -> BertjobsError:
     words = (
         f"process {owner['process']} of {owner['user']} on {owner['host']}, since {owner['since']}"
         if owner
         else "an unknown owner"
     )
     return BertjobsError(
-        f"another prepare is working on this output: {words}",
+        f"{taken.what}: {words}",
         where=str(path),
-        hint=f"wait for it, choose another --output, or, if it is dead, remove the lock: rm {path}",
+        hint=f"{taken.remedy}, or, if it is dead, remove the lock: rm {path}",
     )
 
 

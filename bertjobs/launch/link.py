@@ -9,17 +9,19 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import socket
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, TypeVar
 
 from bertjobs.errors import EXIT_BAD_INPUT, EXIT_CONTINUE, EXIT_DONE, EXIT_FAILURE, BertjobsError
+from bertjobs.launch.notice import notice_of, send
 from bertjobs.launch.ownership import take_for_job
 from bertjobs.recipe.lockfile import read_lockfile
 from bertjobs.run.causes import Cause, Then
@@ -27,9 +29,10 @@ from bertjobs.run.checkpoints import newest_name
 from bertjobs.run.directory import PhaseDirectory, RunDirectory
 from bertjobs.run.journal import read_story
 from bertjobs.run.owner import Owner, Owners
-from bertjobs.run.restarts import beyond_budget, chain_events, close_attempt, complete_journal
+from bertjobs.run.restarts import beyond_budget, chain_events, close_attempt, complete_journal, is_open
 from bertjobs.slurm.client import Slurm
 from bertjobs.slurm.environment import clean_environment
+from bertjobs.slurm.notify import DONE_MAIL, NOBODY, Notify, RunEvent
 from bertjobs.slurm.refusals import NoAnswer
 
 TRAIN = 0
@@ -155,6 +158,8 @@ class CurrentLink:
         phase, job, attempt: the phase that it trains now, its id, and how often it has been requeued.
         chain: name of the submission that it belongs to; its own id for a job that was queued by hand.
         step_limit: whether it is to make a limited number of steps.
+        notify: who is told of the run's events.
+        environ: the job's whole environment, which may hold the address of a webhook.
     """
 
     folder: RunDirectory
@@ -164,6 +169,8 @@ class CurrentLink:
     attempt: int
     chain: str
     step_limit: bool
+    notify: Notify = NOBODY
+    environ: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(cls, environ: Mapping[str, str]) -> CurrentLink:
@@ -180,6 +187,8 @@ class CurrentLink:
             attempt=int(environ.get("SLURM_RESTART_COUNT") or 0),
             chain=environ.get("BERTJOBS_CHAIN") or environ["SLURM_JOB_ID"],
             step_limit=bool(environ.get("STEPS_THIS_RUN")),
+            notify=Notify.of(environ),
+            environ=environ,
         )
 
     @property
@@ -232,6 +241,9 @@ def begin(link: CurrentLink, slurm: Slurm) -> int:
         job = str(events[-1]["job"])
         state = slurm.last_state(job, is_running=job == link.job)
         complete_journal(link.folder, link.phase, link.chain, state)
+        if is_open(events):  # it was killed before it could tell
+            cause = cause_of_end(link.folder, link.phase, job, events[-1]["attempt"])
+            _notify(link, slurm, RunEvent.RESTARTED, cause, "")
     return TRAIN
 
 
@@ -255,13 +267,19 @@ def end(link: CurrentLink, slurm: Slurm, code: int, *, before: str, told_to_end:
     if last and not last.is_attempt(link.job, link.attempt):
         _say(f"another attempt has taken over run {link.folder.name}: nothing is left to arrange")
         return ARRANGED
-    answer = _decide(link, slurm, code, before=before, told_to_end=told_to_end)
+    answer, news = _decide(link, slurm, code, before=before, told_to_end=told_to_end)
     if answer != NEXT_PHASE_HERE and last:
         owners.release(last)  # not whoever may have followed meanwhile
+    if news:  # last: nobody waits for it
+        _notify(link, slurm, *news)
     return answer
 
 
-def _decide(link: CurrentLink, slurm: Slurm, code: int, *, before: str, told_to_end: bool) -> int:
+News = tuple[RunEvent, Cause | None, str]
+"""What there is to tell of the run: what happened, why the attempt ended, and why nothing follows, or ""."""
+
+
+def _decide(link: CurrentLink, slurm: Slurm, code: int, *, before: str, told_to_end: bool) -> tuple[int, News | None]:
     exclude = link.directory.exclude
     if code not in (EXIT_DONE, EXIT_CONTINUE) and not told_to_end:
         close_attempt(link.folder, link.phase, link.chain, code, source="batch script")
@@ -276,25 +294,33 @@ def _decide(link: CurrentLink, slurm: Slurm, code: int, *, before: str, told_to_
     decision = what_next(ended, link.events(), link.budgets())
     record_refusal(link.folder, link.phase, link.job, link.attempt, decision)
     try:
-        return _arrange(link, slurm, decision, ended)
+        answer, event = _arrange(link, slurm, decision, ended)
     except BertjobsError as error:  # the decision stands: run.sub must not make another
         _say(f"next: {decision.next}, but {error.what}")
-        return ARRANGED
+        answer, event = ARRANGED, _reached(link) if decision.next is Next.NEXT_PHASE else RunEvent.STOPPED
+    # Bad input that was found before the journal's first line is told by the code alone.
+    cause = ended.cause or (Cause.BAD_INPUT if ended.code == EXIT_BAD_INPUT else None)
+    return answer, (event, cause, decision.why) if event else None
 
 
-def _arrange(link: CurrentLink, slurm: Slurm, decision: Decision, ended: End) -> int:
+def _arrange(link: CurrentLink, slurm: Slurm, decision: Decision, ended: End) -> tuple[int, RunEvent | None]:
+    """Do what was decided; returns the code of `end`, and what became of the run, if that is news."""
     if decision.next is Next.NEXT_PHASE:
+        event = _reached(link)
         if patiently(lambda: link.followers(slurm, "phase")):
-            return ARRANGED  # the next phase's own job is in the queue
-        if link.phases_left():
-            return NEXT_PHASE_HERE
+            return ARRANGED, event  # the next phase's own job is in the queue
+        if event is None:
+            return NEXT_PHASE_HERE, None
         _cancel(patiently(lambda: link.followers(slurm, "spare")), slurm)
-    elif decision.next is Next.NOTHING_HERE:
-        if slurm.was_preempted(link.job):  # if Slurm cancels preempted jobs, nothing else would continue the run
-            ensure_follower(link, slurm)
+        return ARRANGED, event
+    if decision.next is Next.NOTHING_HERE:
+        if not slurm.was_preempted(link.job):
+            return ARRANGED, RunEvent.STOPPED
+        ensure_follower(link, slurm)  # if Slurm cancels preempted jobs, nothing else would continue the run
     elif decision.next is Next.STOP:
         _say(f"not continued: {decision.why}")
         _cancel(patiently(lambda: link.followers(slurm)), slurm)
+        return ARRANGED, RunEvent.STOPPED
     elif decision.next is Next.RESTART:
         _say("continuing: requeue")
         try:
@@ -307,7 +333,24 @@ def _arrange(link: CurrentLink, slurm: Slurm, decision: Decision, ended: End) ->
         for job in patiently(lambda: link.followers(slurm)):
             slurm.update(job, ExcNodeList=ended.unfit_nodes)
         ensure_follower(link, slurm, f"--exclude={ended.unfit_nodes}")
-    return ARRANGED
+    return ARRANGED, RunEvent.RESTARTED
+
+
+def _reached(link: CurrentLink) -> RunEvent | None:
+    """What the end of a phase means for the run: it is done, or that is no news."""
+    return None if link.phases_left() else RunEvent.DONE
+
+
+def _notify(link: CurrentLink, slurm: Slurm, event: RunEvent, cause: Cause | None, why: str) -> None:
+    """Tell whoever wants to know; nothing of it fails or lasts."""
+    if event not in link.notify.events:
+        return
+    if link.notify.mail and event is RunEvent.DONE:
+        with suppress(BertjobsError):
+            slurm.update(link.job, MailType=DONE_MAIL)
+    if link.notify.webhook:
+        notice = notice_of(event, link.folder, link.phase, link.job, link.attempt, cause=cause, why=why)
+        _say(send(notice, link.notify.webhook, link.environ))
 
 
 def see(path: Path) -> None:
@@ -405,6 +448,8 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
         ensure_follower(link, slurm)
         return ARRANGED
     before = Path(given.before).name
+    if link.notify.webhook:  # a requeue ends this job, and a notice comes after the requeue
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
     return end(link, slurm, given.code, before=before, told_to_end=given.told_to_end)
 
 

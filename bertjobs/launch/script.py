@@ -61,6 +61,7 @@ def render_script(
         settings["BERTJOBS_PYTHON"] = python
     if spec.steps_this_run:
         settings["STEPS_THIS_RUN"] = str(spec.steps_this_run)
+    settings |= options.notify.variables()
     before, after = template.split(MARKER)
     return before + header + export_lines(settings) + after
 

@@ -231,7 +231,7 @@ def _phase_here(
     directory.record("submitted", backend="local", phase=phase.phase, job=job, **local.identity())
     for attempt in itertools.count():
         log, before = folder.logs / f"{job}-{attempt}.out", newest_name(folder.checkpoints)
-        view = ProgressView(folder.metrics, phase.steps, out)
+        view = ProgressView(folder.metrics, phase.steps, out, folder.validation)
 
         def watch(view: ProgressView = view) -> None:
             view.update()

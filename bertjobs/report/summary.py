@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from bertjobs.errors import InputError
-from bertjobs.files.json_lines import read_lines
-from bertjobs.recipe.lockfile import read_lockfile
+from bertjobs.launch.watch.goodput import HOUR_S, Goodput
+from bertjobs.launch.watch.status import RunFiles, read_run, run_goodput
 from bertjobs.recipe.spec import PhaseSpec, RunSpec
 from bertjobs.run.checkpoints import newest_whole
-from bertjobs.run.directory import PhaseDirectory, RunDirectory
-from bertjobs.run.journal import Attempt, read_story
+from bertjobs.run.directory import RunDirectory
+from bertjobs.run.journal import Attempt
 from bertjobs.wording import duration
 
 END_STEPS = 10
@@ -57,6 +57,7 @@ class PhaseSummary:
         wall_time_s: of all attempts together.
         attempts: number of starts.
         checkpoint: the newest complete one, None if there is none.
+        goodput: what its GPUs were used for, as far as the run's folder says; Slurm is not asked.
     """
 
     spec: PhaseSpec
@@ -69,6 +70,7 @@ class PhaseSummary:
     wall_time_s: float
     attempts: int
     checkpoint: Path | None
+    goodput: Goodput
 
 
 @dataclass(frozen=True)
@@ -97,20 +99,17 @@ def summarise(directory: RunDirectory) -> Summary:
     Raises:
         InputError: run.yml cannot be read, or no step has been made yet.
     """
-    spec = read_lockfile(directory.lockfile)
-    metrics = {phase.phase: read_lines(directory.phase(phase.phase).metrics) for phase in spec.phases}
-    if not any(metrics.values()):
+    files = read_run(directory, whole=True)
+    spec = files.spec
+    if not any(files.metrics.values()):
         raise InputError(
             f"run {directory.name!r} has no metrics yet: no optimizer step has been made",
             where=str(directory.root),
             hint=f"see its progress with: bertjobs status {directory.name}",
         )
-    times = {number: [line["time_unix_s"] for line in lines] for number, lines in metrics.items()}
-    tries = read_story(directory.events(), times).begun
-    phases = tuple(
-        _phase_summary(phase, directory.phase(phase.phase), metrics[phase.phase], tries) for phase in spec.phases
-    )
-    return Summary(spec, directory.root, phases, tries)
+    used, attempts = run_goodput(files, {}), files.story.begun
+    phases = tuple(_phase_summary(phase, files, attempts, used[phase.phase]) for phase in spec.phases)
+    return Summary(spec, directory.root, phases, attempts)
 
 
 def learnt(summary: Summary, margin: float = MARGIN_NATS) -> bool:
@@ -138,9 +137,28 @@ def rows(summary: Summary) -> list[list[str]]:
         ["next sentence guessed, held-out", *(_held_out(phase, "nsp_accuracy", ".1%") for phase in phases)],
         ["sequences/s (median)", *(_number(phase.sequences_per_s, ",.1f") for phase in phases)],
         ["wall time", *(duration(phase.wall_time_s) if phase.attempts else "-" for phase in phases)],
+        *_goodput_rows(phases),
         ["attempts", *(str(phase.attempts) for phase in phases)],
         ["checkpoint", *(phase.checkpoint.name if phase.checkpoint else "-" for phase in phases)],
     ]
+
+
+def _goodput_rows(phases: Sequence[PhaseSummary]) -> list[list[str]]:
+    """What was held, and the share of each part that any phase has; [] if nothing was."""
+    used = [phase.goodput for phase in phases]
+    if not any(one.held for one in used):
+        return []
+    parts = [dict(one.parts()) for one in used]
+    names = [
+        name for name in dict.fromkeys(name for one in parts for name in one) if any(one.get(name) for one in parts)
+    ]
+    rows = [[f"{used[0].unit} held", *(f"{one.held / HOUR_S:,.3g}" if one.held else "-" for one in used)]]
+    for name in names:
+        shares = [part.get(name, 0.0) / one.held if one.held else None for part, one in zip(parts, used, strict=True)]
+        rows.append([f"  {name}", *(_number(share, ".1%") for share in shares)])
+    if any(one.queue_s >= 1 for one in used):
+        rows.append(["in the queue", *(duration(one.queue_s) for one in used)])
+    return rows
 
 
 def text(summary: Summary) -> str:
@@ -170,12 +188,11 @@ def verdict(phase: PhaseSummary) -> str:
     )
 
 
-def _phase_summary(
-    spec: PhaseSpec, directory: PhaseDirectory, metrics: Sequence[dict[str, Any]], tries: Sequence[Attempt]
-) -> PhaseSummary:
+def _phase_summary(spec: PhaseSpec, files: RunFiles, attempts: Sequence[Attempt], used: Goodput) -> PhaseSummary:
+    directory, metrics = files.directory.phase(spec.phase), files.metrics[spec.phase]
     losses = [line["loss_nats"] for line in metrics]
-    validations = read_lines(directory.validation)
-    mine = [attempt for attempt in tries if attempt.phase == spec.phase]
+    validations = files.validations[spec.phase]
+    mine = [attempt for attempt in attempts if attempt.phase == spec.phase]
     return PhaseSummary(
         spec=spec,
         steps_done=metrics[-1]["step"] if metrics else 0,
@@ -187,6 +204,7 @@ def _phase_summary(
         wall_time_s=sum(attempt.seconds for attempt in mine),
         attempts=len(mine),
         checkpoint=newest_whole(directory.checkpoints),
+        goodput=used,
     )
 
 

@@ -104,6 +104,16 @@ class Owners:
         """All of them, oldest first."""
         return [self._read(name) for name in self._names()]
 
+    def lifetimes(self) -> dict[tuple[str, int], tuple[float, float]]:
+        """By job and attempt: when each came to own the run, and its last sign of life, in seconds since 1970."""
+        lives = {}
+        for owner in self.all():
+            last = owner.taken_unix_s
+            with suppress(OSError):
+                last = max(last, self._beat(owner).stat().st_mtime)
+            lives[owner.job, owner.attempt] = (owner.taken_unix_s, last)
+        return lives
+
     def _names(self) -> list[str]:
         """The records' file names, oldest first."""
         if not self.folder.is_dir():

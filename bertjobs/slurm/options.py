@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from bertjobs.errors import InputError
+from bertjobs.slurm.notify import NOBODY, Notify
 
 FLAG = "--sbatch"
 
@@ -39,6 +40,7 @@ class SlurmOptions:
         site: the site file's options, which come first: of two, sbatch takes the last.
         environment: names of variables that containers see as well.
         cpus: of each task.
+        notify: who is told of a run's events; what Slurm itself mails is among ``site``.
     """
 
     partition: str = ""
@@ -50,6 +52,7 @@ class SlurmOptions:
     qos: str = ""
     memory: str = ""
     cpus: int | None = None
+    notify: Notify = NOBODY
 
     def lines(self) -> list[str]:
         """The options as ``sbatch`` reads them; InputError for one with several lines, as the second would be shell."""

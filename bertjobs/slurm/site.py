@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from bertjobs.errors import InputError, nearest
 from bertjobs.files.yaml_document import syntax_error
 from bertjobs.recipe import schema
 from bertjobs.recipe.variables import NAMES
+from bertjobs.slurm.notify import ALL_EVENTS, NOBODY, Notify, RunEvent
 from bertjobs.slurm.options import OPTION_HINT, SET_FOR_EACH_JOB, is_option, option_name
 from bertjobs.slurm.times import parse_time
 
@@ -30,6 +31,8 @@ KEYS = {
     "results": "folder of all runs; all nodes must see it, with space for checkpoints",
     "environment": "names, never values, of variables of your shell that jobs see inside containers too",
     "sbatch": "further options of sbatch, without their dashes",
+    "notify": "who is told when a run is done, stopped or restarted: mail, webhook (the name of the variable, or the "
+    "file, that holds its address), events",
 }
 """Key of a site file -> what it is."""
 
@@ -46,6 +49,7 @@ class Site:
     Attributes:
         environment: names of variables to pass into containers.
         sbatch: further options of sbatch, name -> value, "" for one that takes none.
+        notify: who is told of a run's events.
     """
 
     name: str
@@ -62,6 +66,7 @@ class Site:
     results: str = ""
     environment: tuple[str, ...] = ()
     sbatch: tuple[tuple[str, str], ...] = ()
+    notify: Notify = NOBODY
 
     @property
     def origin(self) -> str:
@@ -78,7 +83,8 @@ class Site:
         """Its options as sbatch reads them, except those that ``given`` options (``--qos=high``) override."""
         queue = [(name, value) for name in _QUEUE if (value := getattr(self, name))]
         taken = {option_name(option) for option in given}
-        options = [f"--{name}={value}" if value else f"--{name}" for name, value in (*queue, *self.sbatch)]
+        named = (*queue, *self.notify.sbatch_options(), *self.sbatch)
+        options = [f"--{name}={value}" if value else f"--{name}" for name, value in named]
         return [option for option in options if option_name(option) not in taken]
 
 
@@ -96,13 +102,28 @@ def parse_site(text: str, name: str, file: Path) -> Site:
     for key, node in nodes.items():
         if not _is_empty(node):
             values[key] = _value(key, node, file)
-    return Site(name=name, file=file, **values)
+    site = Site(name=name, file=file, **values)
+    _check_mail(site, nodes)
+    return site
+
+
+def _check_mail(site: Site, nodes: Mapping[str, yaml.Node]) -> None:
+    """InputError if both notify and sbatch ask for Slurm's mail: of two, Slurm would take one in silence."""
+    twice = [name for name, _ in site.sbatch if name in ("mail-user", "mail-type")]
+    if site.notify.mail and twice:
+        raise InputError(
+            f"notify.mail asks for Slurm's mail, and so does sbatch.{twice[0]}",
+            where=_place(site.file, nodes["sbatch"]),
+            hint="leave one of them out",
+        )
 
 
 def _value(key: str, node: yaml.Node, file: Path) -> Any:
     where = f"{_place(file, node)}: {key}"
     if key == "sbatch":
         return _options(node, file)
+    if key == "notify":
+        return _notify(node, file)
     if key == "environment":
         return tuple(_variable(word, where) for word in _words(node, key, where))
     if key == "mounts":
@@ -154,6 +175,40 @@ def _variable(word: str, where: str) -> str:
             f"{word} is not passed on: a run keeps this setting in its run.yml", where=where, hint="leave it out"
         )
     return word
+
+
+def _notify(node: yaml.Node, file: Path) -> Notify:
+    values: dict[str, Any] = {}
+    for name, item in _mapping(node, file, "notify").items():
+        where = f"{_place(file, item)}: notify.{name}"
+        if name == "events":
+            values[name] = _events(_words(item, name, where), where)
+        elif name == "mail":
+            values[name] = _option("notify.mail", _text(item, name, where), where)
+        elif name == "webhook":
+            values[name] = _secret_s_place(_text(item, name, where), where)
+        else:
+            hint = nearest(name, ("mail", "webhook", "events"))
+            raise InputError(f"unknown key {name!r} below notify", where=_place(file, item), hint=hint)
+    return Notify(**values)
+
+
+def _events(words: Sequence[str], where: str) -> tuple[RunEvent, ...]:
+    unknown = [word for word in words if word not in ALL_EVENTS]
+    if unknown:
+        raise InputError(f"{unknown[0]!r} is not an event", where=where, hint=nearest(unknown[0], ALL_EVENTS))
+    return tuple(event for event in RunEvent if event in words)
+
+
+def _secret_s_place(text: str, where: str) -> str:
+    """A variable's name or an absolute path. Anything else is not shown: it may be the address itself."""
+    if not _VARIABLE.fullmatch(text) and not (text.startswith("/") and text.isprintable()):
+        raise InputError(
+            "webhook takes the name of an environment variable, or the absolute path of a file, not the address",
+            where=where,
+            hint="whoever knows the address can write to your channel; keep it in a file that only you can read",
+        )
+    return text
 
 
 def _options(node: yaml.Node, file: Path) -> tuple[tuple[str, str], ...]:

@@ -243,9 +243,10 @@ class Trainer:
         raise diagnosis.error(diagnosis.write(self.job.folder.root), losses)
 
     def _validate(self) -> None:
-        step = self.progress.step
+        step, began = self.progress.step, time.perf_counter()
         scores = self.learner.validate(lambda: self.watchdog.beat(step, "validating"))
-        line = {"phase": self.job.phase.phase, "step": step, **scores}
+        took = round(time.perf_counter() - began, 4)
+        line = {"phase": self.job.phase.phase, "step": step, "validation_s": took, **scores}
         self.metrics.validation(line, self.job.objective.validation_words(line))
 
     def _begin_checkpoint(self) -> None:

@@ -13,15 +13,18 @@ A line of metrics.jsonl is one optimizer step. Fields and units; rates and losse
   ``checkpoint_stall_s`` (for which checkpoints held up the step loop since the previous line);
 - ``peak_memory_gb`` (rank 0, so far; GB of 10^9 bytes; tensors on a GPU, else the process's RAM).
 
+A line of validation.jsonl is one validation: ``phase``, ``step``, ``validation_s`` (how long it took), and the
+objective's held-out losses and scores.
+
 Lines of earlier versions lack ``tokens``, ``model_flops_per_s``, ``peak_share``, ``checkpoint_s``,
-``checkpoint_stall_s`` and ``peak_memory_gb``. A number that is not finite is written as NaN or Infinity, as Python's
-json writes and reads it.
+``checkpoint_stall_s``, ``peak_memory_gb`` and ``validation_s``. A number that is not finite is written as NaN or
+Infinity, as Python's json writes and reads it.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
@@ -29,6 +32,7 @@ from typing import Any
 
 from bertjobs.files.atomic import sync_file, sync_folder, write_text
 from bertjobs.files.json_lines import append_line, read_lines
+from bertjobs.run.series import continued
 from bertjobs.train.objective import GlobalBatch
 from bertjobs.train.tensorboard import TensorBoardLog
 
@@ -69,15 +73,6 @@ def log_line(line: dict[str, Any], steps: int, losses: str) -> str:
         f"phase {line['phase']} step {line['step']}/{steps}  {losses}  lr {line['learning_rate']:.3e}  "
         f"|g| {line['gradient_norm']:.3f}  {line['sequences_per_s']:.1f} sequences/s{share}"
     )
-
-
-def continued(lines: Iterable[Any], last_step: int) -> list[dict[str, Any]]:
-    """The lines of steps up to ``last_step``, in order, each step once: its newest line.
-
-    Later lines belong to steps that a crash undid and that will be repeated.
-    """
-    by_step = {line["step"]: line for line in lines if isinstance(line, dict) and isinstance(line.get("step"), int)}
-    return [by_step[step] for step in sorted(by_step) if 1 <= step <= last_step]
 
 
 def gaps(lines: Sequence[dict[str, Any]], last_step: int) -> list[tuple[int, int]]:

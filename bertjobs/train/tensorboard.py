@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bertjobs.files.atomic import PRIVATE_FOLDER, sync_file, sync_folder
+from bertjobs.run.series import HELD_OUT, TRAIN
 
 INSTALL = "pip install 'bertjobs[tensorboard]'"
 EVENT_FILES = "events.out.tfevents.*"
@@ -14,9 +15,6 @@ EVENT_FILES = "events.out.tfevents.*"
 QUEUED_EVENTS = 1 << 16
 """Steps, a kilobyte each, that may queue up for a slow disk before training itself waits."""
 
-
-TRAIN, HELD_OUT = "train", "held_out"
-"""Scalars are called ``train/FIELD`` for metrics.jsonl, ``held_out/FIELD`` for validation.jsonl."""
 OF_EVERY_STEP = (
     "learning_rate", "gradient_norm", "loss_scale", "skipped_steps", "step_time_s", "data_wait_s", "sequences_per_s",
     "tokens_per_s", "model_flops_per_s", "peak_share", "checkpoint_s", "checkpoint_stall_s", "peak_memory_gb",

@@ -30,7 +30,7 @@ from tests.report.conftest import (
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "exit-codes.md"
 TABLES = (
-    *("recipes", "recipes show", "init", "plan", "status", "logs", "doctor", "report"),
+    *("recipes", "recipes show", "init", "plan", "status", "logs", "doctor", "report", "sync"),
     *("data inspect", "data verify", "data adopt"),
 )
 
@@ -124,6 +124,18 @@ def test_a_run(bertjobs: Bertjobs, results: Path, verb: str) -> None:
     done = bertjobs(verb, "tried", "--results", results, "--json", environ={"PATH": ""})
     assert done.returncode == 0, done.stderr
     check(verb, done.stdout)
+
+
+def test_the_status_of_one_run_and_of_all(bertjobs: Bertjobs, results: Path) -> None:
+    words = ("status", "--results", results, "--json")
+    outputs = [bertjobs(*words, *run, environ={"PATH": ""}).stdout for run in ((), ("tried",))]
+    check("status", *outputs)
+    assert strict(outputs[0])[0]["goodput"] is None
+    assert strict(outputs[1])[0]["goodput"]["held_h"] > 0
+
+
+def test_sync(bertjobs: Bertjobs, results: Path) -> None:
+    check("sync", bertjobs("sync", "tried", "--to", "tensorboard", "--results", results, "--json").stdout)
 
 
 @pytest.mark.parametrize(("margin", "code"), [(0.5, 0), (0.8, 70)])

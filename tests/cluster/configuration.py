@@ -17,6 +17,7 @@ SlurmctldLogFile={folder}/log/slurmctld.log
 SlurmdLogFile={folder}/log/slurmd-%n.log
 SlurmctldDebug=info
 SlurmdDebug=info
+MailProg={folder}/mail
 ProctrackType=proctrack/linuxproc
 MpiDefault=none
 PropagateResourceLimits=NONE
@@ -48,6 +49,12 @@ NodeName=node[1-{nodes}] NodeAddr=127.0.0.1 NodeHostname={host} Port=[{first_por
 CPUs={cpus} RealMemory=4000 Gres=gpu:{gpus} State=UNKNOWN
 PartitionName=batch Nodes=node[1-{nodes}] Default=YES PriorityTier=1 PreemptMode=REQUEUE MaxTime=1-0 State=UP
 PartitionName=urgent Nodes=node[1-{nodes}] PriorityTier=10 PreemptMode=OFF MaxTime=1-0 State=UP
+"""
+
+MAIL_PROGRAM = """\
+#!/bin/sh
+# Slurm calls it as mail: -s SUBJECT ADDRESS.
+echo "$*" >>{folder}/log/mail
 """
 
 SLURMDBD_CONF = """\

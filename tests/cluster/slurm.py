@@ -23,7 +23,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from tests.cluster.configuration import DATABASE_SQL, GRES_CONF, SLURM_CONF, SLURMDBD_CONF, cgroup_conf
+from tests.cluster.configuration import DATABASE_SQL, GRES_CONF, MAIL_PROGRAM, SLURM_CONF, SLURMDBD_CONF, cgroup_conf
 from tests.cluster.process import Process, job_processes
 
 NODES = ("node1", "node2", "node3", "node4")
@@ -227,6 +227,11 @@ class Cluster:
             time.sleep(0.2)
         return result
 
+    def mails(self) -> list[str]:
+        """Subject and address of each mail that Slurm has sent, in order."""
+        path = self.folder / "log" / "mail"
+        return path.read_text().splitlines() if path.exists() else []
+
     def log_tail(self, name: str, lines: int = 30) -> str:
         """The last lines of a file in the log folder, such as "slurmctld.log", under its path."""
         path = self.folder / "log" / name
@@ -304,12 +309,14 @@ class Cluster:
             "gres.conf": GRES_CONF.format(**values),
             "cgroup.conf": cgroup_conf(_slurm_version()),
             "database.sql": DATABASE_SQL.format(**values),
+            "mail": MAIL_PROGRAM.format(**values),
         }.items():
             for part, other in changes.items():
                 text = text.replace(part, other)
             path = self.folder / name
             path.touch(mode=0o600)
             path.write_text(text)
+        (self.folder / "mail").chmod(0o700)
         return database_port, slurmctld_port
 
     def _start_munged(self, outlive: bool, deadline: float) -> None:

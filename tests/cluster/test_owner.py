@@ -79,7 +79,7 @@ def test_a_job_that_sbatch_queued_without_an_answer_is_found(
     cluster: Cluster, speeches_data: Path, tmp_path: Path
 ) -> None:
     """sbatch queues the job and then loses the controller's answer, as it does under load."""
-    commands = UnreliableCommands(tmp_path / "commands", cluster.environment, only_in_jobs=False)
+    commands = UnreliableCommands(tmp_path / "commands", cluster.environment)
     commands.fail_once("sbatch")
     process = submit(commands.environment, tmp_path, speeches_data)
     out, err = process.communicate()
@@ -94,7 +94,7 @@ def test_a_job_that_sbatch_queued_without_an_answer_is_found(
 
 
 def test_a_job_that_submitit_has_no_id_of_is_cancelled(cluster: Cluster, speeches_data: Path, tmp_path: Path) -> None:
-    commands = UnreliableCommands(tmp_path / "commands", cluster.environment, only_in_jobs=False)
+    commands = UnreliableCommands(tmp_path / "commands", cluster.environment)
     commands.fail_once("sbatch")
     process = submit(commands.environment, tmp_path, speeches_data, "--backend", "submitit")
     _, err = process.communicate()

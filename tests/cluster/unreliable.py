@@ -20,7 +20,7 @@ _FAILURES = {
 _SCRIPT = """\
 #!/bin/bash
 real={real}
-if [[ "$*" != *--test-only* {where}]] && mv {folder}/fail-{name} {folder}/failed-{name} 2>/dev/null; then
+if [[ "$*" != *--test-only* ]] && mv {folder}/fail-{name} {folder}/failed-{name} 2>/dev/null; then
 {failure}
 fi
 exec "$real" "$@"
@@ -33,17 +33,15 @@ class UnreliableCommands:
     Args:
         folder: a new one.
         environment: whose PATH leads to the real ones.
-        only_in_jobs: they never fail for those who type them.
     """
 
-    def __init__(self, folder: Path, environment: Mapping[str, str], *, only_in_jobs: bool) -> None:
+    def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
         folder.mkdir()
         self._folder = folder
         for name, failure in _FAILURES.items():
             real = shutil.which(name, path=environment["PATH"])
-            where = "&& -n ${SLURM_JOB_ID-} " if only_in_jobs else ""
             file = folder / name
-            file.write_text(_SCRIPT.format(real=real, where=where, folder=folder, name=name, failure=failure))
+            file.write_text(_SCRIPT.format(real=real, folder=folder, name=name, failure=failure))
             file.chmod(0o755)
         self.environment = {**environment, "PATH": f"{folder}:{environment['PATH']}"}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -31,6 +31,8 @@ from bertjobs.run.directory import RunDirectory
 from bertjobs.run.owner import Owner, Owners
 from bertjobs.slurm.client import Slurm
 from bertjobs.slurm.environment import clean_environment
+from bertjobs.slurm.notify import Notify, RunEvent
+from tests.launch.webhook import Webhook, served
 from tests.slurm.conftest import Tool
 
 BUDGETS = {"crashed": 1, "out_of_memory": 0}
@@ -368,9 +370,9 @@ def test_whoever_follows_while_an_attempt_ends_keeps_the_run(
     owners = Owners(link.folder.owners)
     owners.take(Owner("7", 1, "node1", 0, "slurm", "chain-1"), lambda _: None)
 
-    def decide(*_: Any, **__: Any) -> int:
+    def decide(*_: Any, **__: Any) -> tuple[int, None]:
         owners.take(Owner("8", 0, "node2", 0, "slurm", "chain-1"), lambda _: False)
-        return ARRANGED
+        return ARRANGED, None
 
     monkeypatch.setattr("bertjobs.launch.link._decide", decide)
     assert end(link, slurm, 75, before="", told_to_end=False) == ARRANGED
@@ -378,3 +380,104 @@ def test_whoever_follows_while_an_attempt_ends_keeps_the_run(
     assert last is not None
     assert last.job == "8"
     assert not owners.is_released(last)
+
+
+# ---- who is told ----
+
+
+@pytest.fixture
+def webhook() -> Iterator[Webhook]:
+    with served() as hook:
+        yield hook
+
+
+def told(link: CurrentLink, webhook: Webhook, **fields: Any) -> CurrentLink:
+    """The same link, whose run tells a webhook and Slurm's mail."""
+    notify = Notify(mail="me@example.org", webhook="HOOK")
+    return replace(link, notify=notify, environ={"HOOK": webhook.address}, **fields)
+
+
+def test_a_requeue_comes_before_its_notice(link: CurrentLink, slurm: Slurm, webhook: Webhook, tmp_path: Path) -> None:
+    """The webhook is asked when the requeue has been made, and may hang: by then it delays nothing."""
+    checkpoint(link, 10)
+    seen: list[list[str]] = []
+    webhook.told = _Recorder(lambda: seen.append(asked(tmp_path, "scontrol")))  # type: ignore[assignment]
+    assert end(told(link, webhook), slurm, 75, before="", told_to_end=False) == ARRANGED
+    assert seen == [["requeue 7"]]
+    assert [(one["event"], one["step"]) for one in webhook.told] == [("restarted", 10)]
+    assert asked(tmp_path, "scontrol") == ["requeue 7"], "Slurm mails it by itself"
+
+
+class _Recorder(list):
+    """A list that calls ``act`` before each append."""
+
+    def __init__(self, act: Callable[[], None]):
+        super().__init__()
+        self._act = act
+
+    def append(self, item: Any) -> None:
+        self._act()
+        super().append(item)
+
+
+def test_a_run_that_stops_is_told_with_its_reason(link: CurrentLink, slurm: Slurm, webhook: Webhook) -> None:
+    assert end(told(link, webhook), slurm, 64, before="", told_to_end=False) == ARRANGED
+    assert [(one["event"], one["why"]) for one in webhook.told] == [("stopped", "the input must be corrected first")]
+
+
+def test_only_the_end_of_the_last_phase_is_told_and_mailed(
+    link: CurrentLink, slurm: Slurm, webhook: Webhook, tmp_path: Path
+) -> None:
+    link.directory.done_file.touch()
+    assert end(told(link, webhook), slurm, 0, before="", told_to_end=False) == NEXT_PHASE_HERE
+    assert webhook.told == []
+    link.folder.phase(2).done_file.touch()
+    assert end(told(link, webhook, phase=2), slurm, 0, before="", told_to_end=False) == ARRANGED
+    assert [one["event"] for one in webhook.told] == ["done"]
+    assert asked(tmp_path, "scontrol") == ["update JobId=7 MailType=END"]
+
+
+@pytest.mark.parametrize(
+    ("preempted", "event"), [("PreemptTime=2026-11-28T14:00:00", "restarted"), ("PreemptTime=None", "stopped")]
+)
+def test_a_job_that_was_told_to_end_has_stopped_unless_it_was_preempted(
+    link: CurrentLink, slurm: Slurm, webhook: Webhook, tmp_path: Path, preempted: str, event: str
+) -> None:
+    answer(tmp_path, "scontrol-show", f"JobId=7 JobState=COMPLETING {preempted}\n")
+    checkpoint(link, 10)
+    assert end(told(link, webhook), slurm, 75, before="", told_to_end=True) == ARRANGED
+    assert [one["event"] for one in webhook.told] == [event]
+
+
+def test_an_attempt_that_could_not_tell_is_told_by_the_next(
+    link: CurrentLink, slurm: Slurm, webhook: Webhook, tmp_path: Path
+) -> None:
+    journal(link, *attempt(0))
+    answer(tmp_path, "sacct--nXDP", "NODE_FAIL\nRUNNING\n")
+    begin(told(link, webhook), slurm)
+    assert [(one["event"], one["cause"]) for one in webhook.told] == [("restarted", "a node failed")]
+    begin(told(link, webhook), slurm)
+    assert len(webhook.told) == 1, "its end is known now"
+
+
+def test_only_the_events_that_are_wanted_are_told(link: CurrentLink, slurm: Slurm, webhook: Webhook) -> None:
+    quiet = replace(told(link, webhook), notify=Notify(webhook="HOOK", events=(RunEvent.DONE,)))
+    assert end(quiet, slurm, 64, before="", told_to_end=False) == ARRANGED
+    assert webhook.told == []
+
+
+def test_without_an_answer_from_slurm_a_run_that_cannot_continue_has_stopped(
+    link: CurrentLink, slurm: Slurm, webhook: Webhook, tool: Tool
+) -> None:
+    tool("squeue", "echo 'slurm_load_jobs error: Unable to contact slurm controller' >&2; exit 1")
+    assert end(told(link, webhook), slurm, 64, before="", told_to_end=False) == ARRANGED
+    link.directory.done_file.touch()
+    assert end(told(link, webhook), slurm, 0, before="", told_to_end=False) == ARRANGED
+    assert [one["event"] for one in webhook.told] == ["stopped"], "the next phase's own job may be in the queue"
+
+
+def test_the_job_s_environment_says_who_is_told(tmp_path: Path) -> None:
+    notify = Notify("me@example.org", "/home/me/hook", (RunEvent.DONE, RunEvent.STOPPED))
+    environ = {"RESULTS": str(tmp_path), "RUN": "first", "PHASE": "2", "SLURM_JOB_ID": "7", **notify.variables()}
+    assert CurrentLink.of(environ).notify == notify
+    assert "environ=" not in repr(CurrentLink.of(environ))

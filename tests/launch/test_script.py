@@ -22,6 +22,7 @@ from bertjobs.slurm.container import Container, container_part, run_sub, step_sc
 from bertjobs.slurm.environment import clean_environment
 from bertjobs.slurm.options import SlurmOptions
 from bertjobs.slurm.shell import export_lines
+from bertjobs.slurm.site import parse_site
 from tests.launch.golden_file import check_golden
 
 
@@ -82,6 +83,13 @@ def test_an_sbatch_option_of_two_lines_is_refused(option: str) -> None:
 def test_a_site_s_options_come_first_so_that_those_given_win() -> None:
     options = SlurmOptions("gpu", extra=("--qos=high",), site=("--partition=cpu", "--mem=0"))
     assert options.lines() == ["--partition=cpu", "--mem=0", "--partition=gpu", "--qos=high"]
+
+
+def test_who_is_told_is_named_in_the_script_without_a_secret(spec: RunSpec) -> None:
+    text = "notify: {mail: me@example.org, webhook: CHAT_HOOK, events: [done, stopped]}"
+    site = parse_site(text, "juno", Path("juno.yml"))
+    options = SlurmOptions(site=tuple(site.sbatch_options()), notify=site.notify)
+    check_golden("notify.sub", rendered_head(spec, 1, options))
 
 
 def test_a_site_s_variables_are_passed_into_containers_by_name(spec: RunSpec) -> None:

@@ -64,6 +64,7 @@ def step_line(phase: int, step: int, **fields: Any) -> dict[str, Any]:
         "mlm_accuracy": 0.01 * step,
         "nsp_accuracy": 0.5,
         "sequences_per_s": 10.0 + step,
+        "step_time_s": 2.0,
         **fields,
     }
 

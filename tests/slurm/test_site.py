@@ -14,6 +14,7 @@ from bertjobs.errors import InputError
 from bertjobs.files.file_system import FileSystem
 from bertjobs.launch.plan.site_file import preemption, read_site, render_site, site_file, write_site
 from bertjobs.slurm.cluster import Association, Cluster, Gpus, NodeKind, Partition
+from bertjobs.slurm.notify import ALL_EVENTS, NOBODY, Notify, RunEvent
 from bertjobs.slurm.site import KEYS, Site, parse_site
 
 FILE = Path("/home/me/.config/bertjobs/sites/juno.yml")
@@ -163,6 +164,54 @@ def test_what_a_script_s_header_cannot_hold_is_refused(key: str, text: str) -> N
     document = {"sbatch": {"comment": text}} if key == "sbatch" else {key: text}
     with pytest.raises(InputError):
         parsed(yaml.safe_dump(document))
+
+
+# ---- who is told ----
+
+
+def test_notify_is_read_with_all_events_unless_some_are_named() -> None:
+    site = parsed("notify:\n  mail: me@example.org\n  webhook: /home/me/.config/bertjobs/webhook\n")
+    assert site.notify == Notify("me@example.org", "/home/me/.config/bertjobs/webhook", ALL_EVENTS)
+    few = parsed("notify: {webhook: CHAT_HOOK, events: [stopped, done]}").notify
+    assert few == Notify("", "CHAT_HOOK", (RunEvent.DONE, RunEvent.STOPPED))
+    assert parsed("notify:").notify == NOBODY
+    assert NOBODY.variables() == {}
+    assert Notify.of(few.variables()) == few
+
+
+@pytest.mark.parametrize(
+    ("events", "types"),
+    [("", "FAIL,REQUEUE"), ("done", "NONE"), ("stopped", "FAIL"), ("restarted,done", "REQUEUE")],
+)
+def test_slurm_mails_what_it_knows_of_a_link(events: str, types: str) -> None:
+    site = parsed(f"notify:\n  mail: me\n  events: {events}\n" if events else "notify: {mail: me}")
+    assert site.sbatch_options() == ["--mail-user=me", f"--mail-type={types}"]
+    assert site.sbatch_options(["--mail-type=END"]) == ["--mail-user=me"], "a flag wins"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("notify: {mial: me}", "did you mean 'mail'?"),
+        ("notify: me@example.org", "line 1"),
+        ("notify: {events: [finished]}", "'finished' is not an event"),
+        ("notify: {mail: 'a b'}", "cannot be written in a batch script's header"),
+        ("notify: {mail: me}\nsbatch: {mail-type: ALL}", "and so does sbatch.mail-type"),
+    ],
+)
+def test_what_is_wrong_with_notify_is_said(text: str, words: str) -> None:
+    with pytest.raises(InputError) as caught:
+        parsed(text)
+    assert words in caught.value.render()
+
+
+@pytest.mark.parametrize(
+    "address", ["https://chat.example.org/s3cret", "chat.example.org/s3cret", "s3cret-words", "~/x"]
+)
+def test_a_webhook_s_address_is_refused_and_not_shown(address: str) -> None:
+    with pytest.raises(InputError, match="not the address") as caught:
+        parsed(f"notify: {{webhook: '{address}'}}")
+    assert address not in caught.value.render()
 
 
 # ---- which site ----

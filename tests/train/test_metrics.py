@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bertjobs.files.json_lines import append_line, read_lines
+from bertjobs.run.series import continued
 from bertjobs.train import metrics
-from bertjobs.train.metrics import MetricsLog, continued, gaps, log_line, step_metrics
+from bertjobs.train.metrics import MetricsLog, gaps, log_line, step_metrics
 from bertjobs.train.objective import GlobalBatch
 from bertjobs.train.pretraining import measures
 from bertjobs.train.pretraining.measures import SCORES

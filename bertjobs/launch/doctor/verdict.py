@@ -7,6 +7,7 @@ from enum import StrEnum
 from typing import Any
 
 from bertjobs.run.causes import Cause
+from bertjobs.wording import PLAIN, Colour, Paint
 
 
 class Standing(StrEnum):
@@ -42,7 +43,16 @@ class Verdict:
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
 
-    def text(self) -> str:
+    @property
+    def colour(self) -> Colour:
+        """Of its cause: fine, a person may wait, or a person is needed."""
+        if self.cause in (Standing.DONE, Standing.RUNNING, Cause.DONE):
+            return Colour.GOOD
+        waiting = (Standing.QUEUED, Standing.NOT_STARTED, Standing.STOPPED, Standing.UNKNOWN)
+        return Colour.WAITING if self.cause in waiting else Colour.BAD
+
+    def text(self, paint: Paint = PLAIN) -> str:
         """One screen."""
-        lines = [f"{self.cause}: {self.sentence}", "", "evidence"]
-        return "\n".join([*lines, *(f"  {line}" for line in self.evidence), "", "next", f"  {self.command}"])
+        head = f"{paint(self.cause, self.colour)}: {self.sentence}"
+        evidence = [paint("evidence", Colour.HEAD), *(f"  {line}" for line in self.evidence)]
+        return "\n".join([head, "", *evidence, "", paint("next", Colour.HEAD), f"  {self.command}"])

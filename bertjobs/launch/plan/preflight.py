@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import metadata
@@ -11,6 +12,7 @@ from pathlib import Path
 from bertjobs.data.shards.manifest import DataManifest
 from bertjobs.errors import InputError, raise_all
 from bertjobs.files.safetensors_header import read_header
+from bertjobs.launch.notice import address
 from bertjobs.launch.plan.memory import Peak
 from bertjobs.launch.plan.problem import Problem, caught
 from bertjobs.launch.plan.queue import NOT_ASKED, Queue, queue_problems
@@ -21,9 +23,13 @@ from bertjobs.run.settings import begun_phases, check_unchanged
 from bertjobs.run.torch_wheels import lacks_code
 from bertjobs.slurm.client import Slurm
 from bertjobs.slurm.jobs import RUNNING, WAITING
+from bertjobs.slurm.notify import Notify
 
 MANY_EPOCHS = 40
-"""BERT itself was trained for about 40 epochs (Devlin et al., arXiv 1810.04805, A.2)."""
+"""How often a text may be read. BERT read its own about 40 times (Devlin et al., arXiv 1810.04805, A.2), with new masks
+each time. T5 lost next to nothing with 64 readings, and more with 256 and 1,024 (Raffel et al., arXiv 1910.10683,
+3.4.2). For causal models 4 are as good as new text, and what more of them are worth decays to nothing (Muennighoff et
+al., arXiv 2305.16264). Fewer than one needs no literature: a part of the text is never seen."""
 
 
 @dataclass(frozen=True)
@@ -192,20 +198,31 @@ def _softened(problems: list[Problem], awaited: Sequence[str]) -> list[Problem]:
 
 
 def epoch_problems(spec: RunSpec, data: DataManifest) -> list[Problem]:
-    """A warning for each phase that reads its data more than `MANY_EPOCHS` times."""
+    """A warning for each phase that reads its text more than `MANY_EPOCHS` times, and for a first phase, from random
+    weights, that does not read it once: what begins from trained weights need not."""
     problems = []
     for phase in spec.phases:
-        epochs = phase.steps * phase.global_batch / data.training_sequences(phase.phase)
-        if epochs > MANY_EPOCHS:
-            problems.append(
-                Problem(
-                    f"phase {phase.phase} reads its data {epochs:,.0f} times; BERT itself read its own {MANY_EPOCHS}",
-                    where=spec.data,
-                    hint="prepare more text, or more duplicates of it: bertjobs data prepare --duplicates",
-                    is_warning=True,
-                )
-            )
+        # Shards hold each document several times, each time in other pairs; it is the same text.
+        once = data.training_sequences(phase.phase) / max(1, int(data.settings.get("duplicates", 1)))
+        readings = phase.steps * phase.global_batch / once
+        if readings > MANY_EPOCHS:
+            fit = max(1, int(MANY_EPOCHS * once / phase.global_batch))
+            what = f"reads its text {readings:,.0f} times; BERT itself read its own {MANY_EPOCHS}"
+            hint = f"prepare more text, or set phase{phase.phase}.steps={fit}, which read it {MANY_EPOCHS} times"
+        elif readings < 1 and phase.phase == 1 and not spec.init_checkpoint:
+            fit = math.ceil(once / phase.global_batch)
+            what = f"reads {readings:.1%} of its text: the rest is never seen"
+            hint = f"phase{phase.phase}.steps={fit} would read it once; a run that only tries something out needs less"
+        else:
+            continue
+        problems.append(Problem(f"phase {phase.phase} {what}", where=spec.data, hint=hint, is_warning=True))
     return problems
+
+
+def notify_problems(notify: Notify, environ: Mapping[str, str]) -> list[Problem]:
+    """A warning if the address of the site's webhook cannot be read: the run would tell nobody, and train."""
+    found = caught(address, notify.webhook, environ) if notify.webhook else []
+    return [replace(problem, is_warning=True) for problem in found]
 
 
 def torch_problems(spec: RunSpec, version: str | None = None) -> list[Problem]:

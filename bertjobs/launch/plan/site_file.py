@@ -138,7 +138,8 @@ def render_site(name: str, cluster: Cluster, partition: Partition, folder: Path)
         _entry("data", data if seen else "", data or "/path/all/nodes/see/data", [_seen(cluster)]),
         _entry("results", results if seen else "", results or "/path/all/nodes/see/results"),
         _entry("environment", "", ["NCCL_DEBUG", "WANDB_API_KEY"]),
-        _entry("sbatch", "", {"constraint": "infiniband", "mail-type": "END,FAIL"}),
+        _entry("sbatch", "", {"constraint": "infiniband", "exclude": "node17"}),
+        _entry("notify", "", {"mail": "me@example.org", "webhook": "/home/me/.config/bertjobs/webhook"}),
     ]
     return "\n".join(blocks)
 

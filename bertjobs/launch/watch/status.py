@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import math
 import socket
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from bertjobs.errors import EXIT_CONTINUE, EXIT_DONE, BertjobsError
 from bertjobs.files.json_lines import last_lines, read_lines
+from bertjobs.launch.watch.goodput import Goodput, goodput, held_by
 from bertjobs.launch.watch.timeline import ACTIVE, Link, TimelineEntry, link_of, timeline
 from bertjobs.recipe.lockfile import read_lockfile
 from bertjobs.recipe.spec import PhaseSpec, RunSpec
-from bertjobs.run.checkpoints import MANIFEST, newest_whole
+from bertjobs.run.checkpoints import MANIFEST, newest_whole, step_of
 from bertjobs.run.directory import PhaseDirectory, RunDirectory
 from bertjobs.run.journal import JobStory, Story, read_story
+from bertjobs.run.owner import Owners
 from bertjobs.slurm.client import Slurm
-from bertjobs.slurm.jobs import RUNNING, WAITING, Answer
+from bertjobs.slurm.jobs import RUNNING, WAITING, Answer, JobStart
 from bertjobs.wording import duration
 
 RECENT_STEPS = 20
@@ -49,6 +52,7 @@ class PhaseStatus:
         end_unix_s: when its last step is expected; None if unknown.
         end_how: how that was computed, in words.
         timeline: the attempts at it, and the jobs that wait for it, in chronological order.
+        goodput: what its GPUs were used for; None if the run was not read whole.
     """
 
     run: str
@@ -70,21 +74,26 @@ class PhaseStatus:
     end_unix_s: float | None = None
     end_how: str = ""
     timeline: tuple[TimelineEntry, ...] = ()
+    goodput: Goodput | None = None
 
     def as_json(self) -> dict[str, Any]:
-        return asdict(self)
+        """For programs: JSON has no NaN."""
+        loss = self.loss_nats if self.loss_nats is not None and math.isfinite(self.loss_nats) else None
+        used = self.goodput.as_json() if self.goodput else None
+        return {**asdict(self), "loss_nats": loss, "goodput": used}
 
 
 @dataclass(frozen=True)
 class RunFiles:
     """What a run's folder says: the journal's ``story``, ``metrics`` by phase; ``undone`` are the phases without a
-    DONE.json."""
+    DONE.json. ``validations``, by phase, are {} unless it was read whole."""
 
     directory: RunDirectory
     spec: RunSpec
     story: Story
     metrics: Mapping[int, Lines]
     undone: tuple[int, ...]
+    validations: Mapping[int, Lines] = field(default_factory=dict)
 
     @property
     def on_slurm(self) -> list[str]:
@@ -128,16 +137,23 @@ def journal_state(job: JobStory) -> str:
     return "RUNNING" if is_alive(job.pid) else "FAILED"
 
 
-def read_run(directory: RunDirectory) -> RunFiles:
+def read_run(directory: RunDirectory, *, whole: bool = False) -> RunFiles:
     """Read a run's folder.
+
+    Args:
+        whole: all lines of all phases, not only the last of those that are done.
 
     Raises:
         InputError: its run.yml cannot be read.
     """
     spec = read_lockfile(directory.lockfile)
     undone = tuple(phase.phase for phase in spec.phases if directory.phase(phase.phase).done() is None)
-    metrics = {phase.phase: _metrics(directory.phase(phase.phase), phase.phase in undone) for phase in spec.phases}
-    return RunFiles(directory, spec, read_story(directory.events()), metrics, undone)
+    folders = {phase.phase: directory.phase(phase.phase) for phase in spec.phases}
+    metrics = {number: _metrics(folder, whole or number in undone) for number, folder in folders.items()}
+    validations = {number: read_lines(folder.validation) for number, folder in folders.items()} if whole else {}
+    step_times = {number: [line["time_unix_s"] for line in lines] for number, lines in metrics.items()}
+    story = read_story(directory.events(), step_times if whole else None)
+    return RunFiles(directory, spec, story, metrics, undone, validations)
 
 
 def _metrics(folder: PhaseDirectory, whole: bool) -> Lines:
@@ -170,7 +186,25 @@ def status_of(files: RunFiles, answer: Answer, now: float) -> RunStatus:
     own = {id: journal_state(job) for id, job in files.story.jobs.items()}
     links = timeline(files.story, answer, own, files.metrics, files.spec.tasks_per_node, files.undone)
     phases = tuple(_phase_status(files, phase, links, answer, now) for phase in files.spec.phases)
+    if files.validations:
+        used = run_goodput(files, answer.starts)
+        phases = tuple(replace(phase, goodput=used[phase.phase]) for phase in phases)
     return RunStatus(files.directory, phases, links, answer.silence if files.on_slurm else "")
+
+
+def run_goodput(files: RunFiles, starts: Mapping[str, Sequence[JobStart]]) -> dict[int, Goodput]:
+    """By phase, what the GPUs of a run that was read whole were used for; ``starts`` by job, as Slurm has them."""
+    directory, spec = files.directory, files.spec
+    newest = {phase.phase: newest_whole(directory.phase(phase.phase).checkpoints) for phase in spec.phases}
+    saved = {number: step_of(folder) if folder else 0 for number, folder in newest.items()}
+    lives = Owners(directory.owners).lifetimes()
+    held = held_by(files.story, ranks=spec.world_size, lives=lives, starts=starts, saved=saved)
+    return {
+        number: goodput(
+            [one for one in held if one.phase == number], lines, files.validations[number], is_gpu=bool(spec.gpus)
+        )
+        for number, lines in files.metrics.items()
+    }
 
 
 def _phase_status(files: RunFiles, phase: PhaseSpec, links: Sequence[Link], answer: Answer, now: float) -> PhaseStatus:

@@ -7,33 +7,48 @@ from collections.abc import Sequence
 
 from bertjobs.launch.watch.status import PhaseStatus, RunStatus
 from bertjobs.launch.watch.timeline import TimelineEntry
-from bertjobs.wording import columns, duration
+from bertjobs.slurm.jobs import RUNNING, WAITING
+from bertjobs.wording import PLAIN, Colour, Paint, columns, duration
 
 DAY_S = 86400.0
 
 
-def status_text(rows: Sequence[PhaseStatus]) -> str:
+def colour_of(state: str) -> Colour | None:
+    """Of a phase's state: done or moving, waiting, or ended before it was done; None for one that says
+    nothing of it."""
+    if state in ("DONE", *RUNNING):
+        return Colour.GOOD
+    if state in (*WAITING, "STOPPED"):
+        return Colour.WAITING
+    return None if state in ("NOT STARTED", "UNKNOWN", "COMPLETED") else Colour.BAD
+
+
+def status_text(rows: Sequence[PhaseStatus], paint: Paint = PLAIN) -> str:
     """The table of ``bertjobs status``: one row per phase."""
     head = ["run", "phase", "state", "job", "step", "loss", "sequences/s", "last step", "checkpoint", "source"]
     body = [
         [
             row.run,
             str(row.phase),
-            row.state,
+            paint(row.state, colour_of(row.state)),
             row.job or "-",
             f"{row.steps_done}/{row.steps}",
             "-" if row.loss_nats is None else f"{row.loss_nats:.3f}",
             "-" if row.sequences_per_s is None else f"{row.sequences_per_s:,.1f}",
-            "-" if row.step_age_s is None else f"{duration(row.step_age_s)} ago{' (late)' if row.late_s else ''}",
+            "-" if row.step_age_s is None else f"{duration(row.step_age_s)} ago" + _late(row, paint),
             row.checkpoint or "-",
             row.source,
         ]
         for row in rows
     ]
-    return "\n".join(columns([head, *body]))
+    return "\n".join(columns([[paint(name, Colour.HEAD) for name in head], *body]))
 
 
-def run_text(run: RunStatus, now: float) -> str:
+def _late(row: PhaseStatus, paint: Paint) -> str:
+    return paint(" (late)", Colour.BAD) if row.late_s else ""
+
+
+def run_text(run: RunStatus, now: float, paint: Paint = PLAIN) -> str:
     """One run: its jobs and attempts in chronological order, then each phase."""
     entries = sorted(
         (entry for link in run.links for entry in link.entries),
@@ -43,8 +58,10 @@ def run_text(run: RunStatus, now: float) -> str:
     if run.silence:
         blocks[0] += f"\nSlurm gave no answer, so this comes from the run's folder: {run.silence}"
     if entries:
-        blocks.append("\n".join(columns([_HEAD, *(_row(entry, now) for entry in entries)])))
-    blocks += ["\n".join(phase_lines(phase, now)) for phase in run.phases]
+        blocks.append(
+            "\n".join(columns([[paint(name, Colour.HEAD) for name in _HEAD], *(_row(entry, now) for entry in entries)]))
+        )
+    blocks += ["\n".join(phase_lines(phase, now, paint)) for phase in run.phases]
     return "\n\n".join(blocks)
 
 
@@ -85,24 +102,26 @@ def clock(unix_s: float | None, now: float) -> str:
     return time.strftime(pattern, time.localtime(unix_s))
 
 
-def phase_lines(phase: PhaseStatus, now: float) -> list[str]:
+def phase_lines(phase: PhaseStatus, now: float, paint: Paint = PLAIN) -> list[str]:
     """All about one phase: its state and the source of it, why it waits, steps, loss, checkpoint, expected end."""
     job = f", job {phase.job}" if phase.job else ""
-    lines = [f"phase {phase.phase}: {phase.state}{job} (source: {phase.source})"]
+    state = paint(phase.state, colour_of(phase.state))
+    lines = [f"phase {phase.phase}: {state}{job} (source: {phase.source})"]
     if phase.reason:
         lines.append(f"  waits       {phase.reason}")
     if phase.start_unix_s is not None:
         lines.append(f"  start       {clock(phase.start_unix_s, now)}, as Slurm expects")
     lines.append(f"  step        {phase.steps_done:,} of {phase.steps:,}{_pace(phase)}")
     if phase.late_s is not None:
-        lines.append(
-            f"  NO PROGRESS for {duration(phase.late_s)}, though the job runs; see: bertjobs doctor {phase.run}"
-        )
+        warning = paint("NO PROGRESS", Colour.BAD)
+        lines.append(f"  {warning} for {duration(phase.late_s)}, though the job runs; see: bertjobs doctor {phase.run}")
     if phase.loss_nats is not None and phase.sequences_per_s is not None:
         lines.append(f"  loss        {phase.loss_nats:.4f} nats, {phase.sequences_per_s:,.1f} sequences/s")
     if phase.checkpoint:
         age = "" if phase.checkpoint_age_s is None else f", {duration(phase.checkpoint_age_s)} ago"
         lines.append(f"  checkpoint  {phase.checkpoint}{age}")
+    if phase.goodput and phase.goodput.held:
+        lines.append(f"  {phase.goodput.unit:<10}  {phase.goodput.words()}")
     if phase.end_unix_s is not None:
         left = duration(phase.end_unix_s - now)
         lines += [

@@ -15,16 +15,16 @@ ASK_EVERY_S = 10.0
 
 
 class Watch:
-    """Looks at runs; asks Slurm at most every `ASK_EVERY_S` seconds."""
+    """Looks at runs; asks Slurm at most every `ASK_EVERY_S` seconds. ``whole``: also what their GPUs were used for."""
 
-    def __init__(self, slurm: Slurm):
-        self._slurm = slurm
+    def __init__(self, slurm: Slurm, *, whole: bool = False):
+        self._slurm, self._whole = slurm, whole
         self._answer = Answer()
         self._asked_at = float("-inf")
 
     def look(self, directories: Sequence[RunDirectory]) -> list[RunStatus]:
         """The status of each run now."""
-        runs = [read_run(directory) for directory in directories]
+        runs = [read_run(directory, whole=self._whole) for directory in directories]
         if time.monotonic() - self._asked_at >= ASK_EVERY_S:
             self._answer = ask(runs, self._slurm)
             self._asked_at = time.monotonic()

@@ -146,14 +146,14 @@ def _squeue_fails(run: AttackedRun, at: Attempt, random: Random) -> None:
     """Once, for a job of the run: the next attempt's first checkpoint asks for followers."""
     run.commands.fail_once("squeue")
     _requeue(run, at, random)
-    wait_until(lambda: run.commands.has_failed("squeue"))
+    wait_until(lambda: run.commands.has_failed("squeue") or run.done())
 
 
 def _sbatch_answers_too_late(run: AttackedRun, at: Attempt, random: Random) -> None:
     """The follower of a cancelled job queues one of its own, and is told that this timed out."""
     run.commands.fail_once("sbatch")
     _cancel_link(run, at, random)
-    wait_until(lambda: run.commands.has_failed("sbatch"))
+    wait_until(lambda: run.commands.has_failed("sbatch") or run.done())
 
 
 def _take_results_away(run: AttackedRun, _at: Attempt, _: Random) -> None:

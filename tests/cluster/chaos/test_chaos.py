@@ -185,7 +185,7 @@ def test_a_run_survives_all_faults_together_and_ends_as_if_there_had_been_none(
     steps: dict[int, int],
 ) -> None:
     random = Random(seed)
-    commands = UnreliableCommands(tmp_path / "commands", cluster.environment, only_in_jobs=True)
+    commands = UnreliableCommands(tmp_path / "commands", cluster.environment)
     run = AttackedRun(
         cluster, submit(commands.environment, tmp_path, speeches_data, disk / "results", steps), disk, commands
     )
@@ -215,6 +215,8 @@ def test_a_run_survives_all_faults_together_and_ends_as_if_there_had_been_none(
         lines = run.directory.phase(phase).metrics.read_text().splitlines()
         assert [json.loads(line)["step"] for line in lines] == list(range(1, count + 1))
     assert_one_owner_at_a_time(run)
+    for name, what in (("squeue", "`squeue`"), ("sbatch", "`sbatch`")):
+        assert commands.has_failed(name) == any(what in fault.what for fault, _, _ in injected)
     wait_until(lambda: not cluster.run(["squeue", "-h", "-o", "%i"]).stdout.strip())
 
     for phase in steps:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import time
@@ -164,6 +165,16 @@ def test_the_progress_line_says_what_matters() -> None:
     assert progress_line([metrics(29), metrics(30)], 120) == (
         "phase 1 [#####...............] step 30/120  loss 7.500  masked words 25.0%  16.0 sequences/s  3 min 00 s left"
     )
+
+
+def test_the_progress_line_has_the_newest_held_out_loss(tmp_path: Path) -> None:
+    assert "loss 7.500 (held-out masked words 6.250)  masked words" in progress_line([metrics(30)], 120, 6.25)
+    file, validation, out = tmp_path / "metrics.jsonl", tmp_path / "validation.jsonl", io.StringIO()
+    view = ProgressView(file, 10, out, validation)
+    file.write_text(json.dumps(metrics(1)) + "\n")
+    validation.write_text("".join(json.dumps({"step": 1, "mlm_loss_nats": loss}) + "\n" for loss in (7.0, 6.5)))
+    view.close()
+    assert "(held-out masked words 6.500)" in out.getvalue()
 
 
 def test_the_view_reads_whole_lines_once_and_survives_a_cut(tmp_path: Path) -> None:

@@ -63,7 +63,8 @@ def resolved(recipe: str, *sets: str, **flags: object) -> RunSpec:
 @pytest.fixture
 def spec(tmp_path: Path, speeches_data: Path) -> RunSpec:
     """A run without problems."""
-    return resolved("laptop-scratch", data=str(speeches_data), results=str(tmp_path / "results"))
+    enough = "phase1.steps=40"  # all of the text is read
+    return resolved("laptop-scratch", enough, data=str(speeches_data), results=str(tmp_path / "results"))
 
 
 class Starting(Slurm):
@@ -144,9 +145,34 @@ def test_data_read_too_often_are_a_warning(spec: RunSpec) -> None:
     assert epoch_problems(enough, data) == []
     (problem,) = epoch_problems(often, data)
     assert problem.is_warning
-    assert "reads its data 41 times" in problem.what
+    assert "reads its text 41 times" in problem.what
+    assert f"phase1.steps={40 * rows}" in str(problem.hint)
     assert problem.render().startswith("warning: ")
     assert preflight(often, "local", NO_SLURM)[1] == [problem]
+
+
+def test_data_of_which_a_part_is_never_read_are_a_warning(spec: RunSpec) -> None:
+    data = DataManifest.read(spec.data)
+    rows = data.training_sequences(1)
+    few = replace(spec, phases=(replace(spec.phases[0], steps=1, global_batch=rows // 2),))
+    (problem,) = epoch_problems(few, data)
+    assert problem.is_warning
+    assert problem.what.startswith("phase 1 reads 50.0% of its text")
+    assert f"phase1.steps={2 + rows % 2} would read it once" in str(problem.hint)
+    assert epoch_problems(replace(few, init_checkpoint="/lustre/bert"), data) == []
+    second = replace(few.phases[0], phase=2)
+    assert epoch_problems(replace(few, phases=(second,)), data) == [], "phase 1 has read it"
+
+
+def test_each_document_counts_once_however_often_the_shards_hold_it(spec: RunSpec) -> None:
+    data = DataManifest.read(spec.data)
+    assert data.settings["duplicates"] == 1
+    fivefold = replace(data, settings={**data.settings, "duplicates": 5})
+    rows = data.training_sequences(1)
+    phase = replace(spec.phases[0], steps=rows * 9, global_batch=1)
+    (problem,) = epoch_problems(replace(spec, phases=(phase,)), fivefold)
+    assert "reads its text 45 times" in problem.what
+    assert epoch_problems(replace(spec, phases=(replace(phase, steps=rows // 5 + 1),)), fivefold) == []
 
 
 def test_shards_that_may_be_bad_are_not_checked(spec: RunSpec, tmp_path: Path) -> None:

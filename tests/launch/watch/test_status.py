@@ -32,6 +32,7 @@ from bertjobs.recipe.spec import RunSpec
 from bertjobs.run.directory import Done, RunDirectory, all_runs
 from bertjobs.slurm import client as slurm_module
 from bertjobs.slurm.client import Slurm
+from bertjobs.wording import Colour
 from tests.conftest import Bertjobs
 from tests.launch.conftest import Tool
 
@@ -283,6 +284,38 @@ def test_watch_redraws_in_place_on_a_terminal(directory: RunDirectory, bertjobs:
     os.close(inner)
     assert os.read(terminal, 10_000).startswith(b"\x1b[H\x1b[J")
     os.close(terminal)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "colour"),
+    [
+        (("status",), Colour.BAD),
+        (("status", "laptop-scratch"), Colour.BAD),
+        (("doctor", "laptop-scratch"), Colour.WAITING),
+    ],
+)
+@pytest.mark.parametrize(("more", "coloured"), [({}, True), ({"NO_COLOR": "1"}, False), ({"TERM": "dumb"}, False)])
+def test_states_are_coloured_on_a_terminal(
+    directory: RunDirectory,
+    tmp_path: Path,
+    arguments: tuple[str, ...],
+    colour: Colour,
+    more: dict[str, str],
+    coloured: bool,
+) -> None:
+    """A job has failed; the doctor has no evidence why."""
+    directory.record("started", phase=1, job="7", attempt=0)
+    directory.record("ended", phase=1, job="7", attempt=0, cause="crashed", exit_code=70)
+    terminal, inner = pty.openpty()
+    usual = {name: value for name, value in os.environ.items() if name != "NO_COLOR"}
+    environ = {**usual, "PATH": "", "TERM": "xterm", **more}
+    subprocess.run([sys.executable, "-m", "bertjobs", *arguments], cwd=tmp_path, stdout=inner, env=environ, check=True)
+    os.close(inner)
+    text = os.read(terminal, 20_000).decode()
+    os.close(terminal)
+    assert (f"\x1b[{colour}m" in text) is coloured
+    assert (f"\x1b[{Colour.HEAD}m" in text) is coloured
+    assert ("\x1b" in text) is coloured
 
 
 @pytest.mark.parametrize("seconds", ["0", "nan", "soon"])
