@@ -311,8 +311,9 @@ def away(link: CurrentLink, tmp_path: Path) -> Callable[[], None]:
     place.mkdir()  # where the file system was mounted
 
     def back() -> None:
-        place.rmdir()
-        elsewhere.rename(place)
+        if elsewhere.exists():  # subprocess may sleep, too
+            place.rmdir()
+            elsewhere.rename(place)
 
     return back
 
