@@ -223,7 +223,7 @@ ELSEWHERE = {
     Cause.PREEMPTED: "only Slurm preempts: tests/cluster/test_doctor.py",
     Cause.REQUEUED: "only Slurm requeues: tests/cluster/test_chain.py",
     Cause.CANCELLED: "only Slurm's accounting distinguishes it from other signals: tests/cluster/test_doctor.py",
-    Cause.LAUNCH: "only Slurm launches ranks: tests/cluster/test_other_clusters.py, tests/slurm/test_launch_failures.py",
+    Cause.LAUNCH: "only Slurm launches: tests/cluster/test_other_clusters.py, tests/slurm/test_launch_failures.py",
     Cause.CONTAINER: "needs a container: tests/cluster/test_containers.py, tests/launch/doctor/test_containers.py",
     Cause.MODULE_MISSING: "no worker that lacks a module writes a journal: tests/cluster/test_containers.py",
     Cause.BAD_INPUT: "played ('refused'), but before there is a job whose journal could name it",
