@@ -11,10 +11,10 @@ PYTEST := $(PYTHON) -m pytest --numprocesses 3
 demo: setup
 	@scripts/demo.sh
 
-test: setup slurm trackers check
+test: setup slurm check
 	@$(PYTEST) --dist loadfile --no-loadscope-reorder -m "not slow"
 
-test-slow: setup slurm
+test-slow: setup slurm trackers
 	@$(PYTEST) --dist load -m slow
 
 chaos: setup slurm

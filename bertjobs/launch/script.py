@@ -25,7 +25,7 @@ def sbatch_lines(spec: RunSpec, phase: int, options: SlurmOptions) -> list[str]:
         f"--output={logs}/slurm-%j.out",
     ]
     if spec.gpus:
-        lines.append(f"--gpus-per-node={spec.gpus}")
+        lines.append(f"--gpus-per-node={spec.gpus_per_node}")
     if spec.gpus and spec.gpus == spec.system.gpus_per_node:
         lines += ["--exclusive", "--mem=0"]  # all GPUs of a node: its CPUs and memory too
     return lines + options.lines()

@@ -30,11 +30,13 @@ class Resolved:
         spec: what to run; ``spec.phases`` holds the phases asked for.
         provenance: a setting's path ("precision", "optimizer.beta1", "phase1.lr") -> its source.
         recipe_phases: numbers of all phases that the recipe has, in order.
+        recipe_batches: phase -> the global batch before BATCHSIZE, if that is given, made another of it.
     """
 
     spec: RunSpec
     provenance: Mapping[str, Provenance]
     recipe_phases: tuple[int, ...]
+    recipe_batches: Mapping[int, int]
 
 
 def resolve(
@@ -65,7 +67,8 @@ def resolve(
             recipe does not have, a batch that cannot be divided, BATCHSIZE, LR or GRADIENT_STEPS without a phase.
     """
     allocation = {"nodes": nodes, "tasks_per_node": tasks_per_node}
-    layers = Layers(catalogue, allocation, flags, _assignments(sets), read_environment(environ))
+    environment = _split_gpus(read_environment(environ))
+    layers = Layers(catalogue, allocation, _split_gpus(flags), _split_gpus(_assignments(sets)), environment)
     recipe = layers.run("recipe")
     catalogue.check("recipes", recipe.value, recipe.place)
     layers = replace(layers, recipe=recipe.value)
@@ -99,7 +102,8 @@ def resolve(
         optimizer=OptimizerSpec(**{key: source.value for key, source in optimizer.items()}),
         **built,
     )
-    return Resolved(spec, sources, layers.recipe_phases())
+    batches = {phase.phase: layers.phase(phase.phase, "global_batch").value for phase in phases}
+    return Resolved(spec, sources, layers.recipe_phases(), batches)
 
 
 _PLAIN = set(schema.RUN) - {"phase", "system", "model", "vocabulary"}
@@ -116,6 +120,20 @@ def _assignments(sets: Sequence[str]) -> dict[str, str]:
             raise InputError(f"--set takes KEY=VALUE, not {text!r}", where="flag --set", hint="phase1.lr=1e-3")
         pairs[key.strip()] = value.strip()
     return pairs
+
+
+def _split_gpus(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """``gpus`` as Slurm writes GPUs of a type, ``a100:8``, as the two settings that it is."""
+    kind, colon, count = str(values.get("gpus") or "").rpartition(":")
+    if not colon:
+        return values
+    if values.get("gpu_type") not in (None, "", kind):
+        raise InputError(
+            f"GPUs of type {kind} contradict gpu_type {values['gpu_type']}",
+            where=f"gpus {values['gpus']}",
+            hint="give one of them",
+        )
+    return {**values, "gpus": count, "gpu_type": kind}
 
 
 def _ranks(sources: Mapping[str, Provenance], system: SystemSpec) -> dict[str, Provenance]:

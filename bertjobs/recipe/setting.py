@@ -95,7 +95,7 @@ class Setting:
             hint = nearest(value if isinstance(value, str) else shown(value), self.choices) if self.choices else None
             given = "empty" if value is None else shown(value)
             raise InputError(f"{self.key} must be {self.expected()}, not {given}", where=where, hint=hint)
-        if self.kind == "name":
+        if self.kind == "name" and (parsed or self.default != ""):
             check_name(parsed, self.key, where)
         elif self.kind == "path":
             check_path(parsed, self.key, where)

@@ -276,6 +276,7 @@ class RunSpec:
         str,
         Setting(
             "vocabulary that the data must be made with: a key of `vocabularies`, the sha256 of a vocab.txt, or any",
+            env="VOCABULARY",
             flag="",
             decisive=True,
             example="bert-base-uncased",
@@ -297,7 +298,7 @@ class RunSpec:
     gpus: Annotated[
         int,
         Setting(
-            "GPUs to use per node; 0 trains on CPUs",
+            "GPUs to use per node; 0 trains on CPUs; TYPE:N sets gpu_type as well",
             unit="GPUs",
             env="GPUS",
             listed=True,
@@ -306,6 +307,15 @@ class RunSpec:
             default_words="the system's",
         ),
     ]
+    gpu_type: Annotated[
+        str,
+        Setting(
+            "type of GPU to ask Slurm for, where a cluster has several: a100 of gpu:a100:8 in sinfo",
+            kind="name",
+            example="a100",
+            default_words="any",
+        ),
+    ] = ""
     precision: Annotated[
         str,
         Setting(
@@ -544,6 +554,11 @@ class RunSpec:
     def world_size(self) -> int:
         """Number of ranks."""
         return self.nodes * self.tasks_per_node
+
+    @property
+    def gpus_per_node(self) -> str:
+        """The GPUs of a node as ``sbatch --gpus-per-node`` takes them: ``8``, or ``a100:8`` of one type."""
+        return f"{self.gpu_type}:{self.gpus}" if self.gpu_type else str(self.gpus)
 
     @property
     def is_unpadded(self) -> bool:

@@ -123,6 +123,7 @@ class Cause(StrEnum):
     HANG = _row("hang", "it hung: no step finished for too long", budget=Budget.CRASHED, needs_progress=True)
     PORT = _row("ranks cannot join", "the ranks could not reach each other", budget=Budget.CRASHED, needs_progress=True)
     CONTAINER = _row("container", "the container did not start", budget=Budget.CRASHED, needs_progress=True)
+    LAUNCH = _row("not launched", "Slurm could not start the ranks", budget=Budget.CRASHED, needs_progress=True)
     MODULE_MISSING = _row("module missing", "its Python lacks a module", budget=Budget.CRASHED, needs_progress=True)
     GRADIENTS = _row(
         "gradients not finite", "its gradients were no longer finite", budget=Budget.CRASHED, needs_progress=True

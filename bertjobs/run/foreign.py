@@ -34,6 +34,11 @@ _SIGNS = tuple(
         (Cause.LOST_RANK, r"gloo/transport/|DistBackendError|DistNetworkError"),
         (Cause.TIME_LIMIT, r"DUE TO TIME LIMIT"),
         (Cause.PREEMPTED, r"DUE TO PREEMPTION"),
+        (
+            Cause.LAUNCH,
+            r"[Ll]aunch for (StepId=)?\S+ failed on node|Application launch failed|Unable to create step for job"
+            r"|execve\(\): ",
+        ),
         (Cause.MODULE_MISSING, r"No module named '?\w"),
     )
 )

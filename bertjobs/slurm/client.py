@@ -31,7 +31,7 @@ from bertjobs.slurm.jobs import (
     states_of_sacct,
     submitted_id,
 )
-from bertjobs.slurm.refusals import RUN_HINTS, Hints, NoAnswer, is_no_answer, refusal
+from bertjobs.slurm.refusals import RUN_HINTS, Hints, NoAnswer, is_no_answer, refusal, silence_hint
 from bertjobs.slurm.shell import shell_line
 from bertjobs.slurm.start_estimate import StartEstimate, parse_start_estimate
 
@@ -100,7 +100,8 @@ class Slurm:
         """
         done = self.run(words)
         if done.returncode and is_no_answer(done.stderr):
-            hint = "the controller is busy or down: see `scontrol ping`, and try again later"
+            otherwise = "the controller is busy or down: see `scontrol ping`, and try again later"
+            hint = silence_hint(done.stderr, otherwise)
             what = f"{words[0]} could not reach the cluster: {done.stderr.strip()}"
             raise NoAnswer(what, where=shell_line(words), hint=hint)
         return done
@@ -335,15 +336,29 @@ class Slurm:
         `pending_of_user`."""
         return tuple(one for one in self.pending_of_user() if one.is_behind(job) and one.name.startswith(name))
 
-    def job_record(self, job: str) -> dict[str, str]:
+    def job_record(self, job: str, *, details: bool = False) -> dict[str, str]:
         """The fields of ``scontrol show job``; {} for a job that the controller does not know or no longer knows.
+
+        Args:
+            details: also what a running job was given (``JOB_GRES``).
 
         Raises:
             NoAnswer: it does not say.
         """
+        return self._record(["job", *(["--details"] if details else []), job])
+
+    def node_record(self, node: str) -> dict[str, str]:
+        """The fields of ``scontrol show node``; {} for a node that the controller does not know.
+
+        Raises:
+            NoAnswer: it does not say.
+        """
+        return self._record(["node", node])
+
+    def _record(self, words: Sequence[str]) -> dict[str, str]:
         if not self.has("scontrol"):  # as inside a container
             return {}
-        done = self.answered(["scontrol", "show", "job", job])
+        done = self.answered(["scontrol", "show", *words])
         return {} if done.returncode else record_of_scontrol(done.stdout)
 
     def was_preempted(self, job: str) -> bool:

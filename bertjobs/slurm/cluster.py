@@ -50,10 +50,9 @@ class NodeKind:
     memory_mb: int
     gpus: tuple[Gpus, ...] = ()
 
-    @property
-    def gpu_count(self) -> int:
-        """GPUs of one node, of all types."""
-        return sum(gpus.count for gpus in self.gpus)
+    def gpu_count(self, kind: str = "") -> int:
+        """GPUs of one node: those of a type, or of all types ("")."""
+        return sum(gpus.count for gpus in self.gpus if kind in ("", gpus.kind))
 
 
 @dataclass(frozen=True)
@@ -86,7 +85,15 @@ class Partition:
     @property
     def gpus(self) -> int:
         """GPUs in all of its nodes."""
-        return sum(kind.nodes * kind.gpu_count for kind in self.kinds)
+        return sum(kind.nodes * kind.gpu_count() for kind in self.kinds)
+
+    @property
+    def gpu_types(self) -> dict[str, int]:
+        """The types of its GPUs, each with the most that one node has; without those of no type."""
+        types: dict[str, int] = {}
+        for gpus in (gpus for kind in self.kinds for gpus in kind.gpus if gpus.kind):
+            types[gpus.kind] = max(gpus.count, types.get(gpus.kind, 0))
+        return types
 
 
 @dataclass(frozen=True)
@@ -145,6 +152,19 @@ def parse_gres(text: str) -> tuple[Gpus, ...]:
         kind = next((word for word in rest if word != "no_consume"), "")
         gpus += [Gpus(count, kind)] if count else []
     return tuple(gpus)
+
+
+_GPUS_OF_TRES = re.compile(r"\bgres/gpu(:[^=,]+)?=(\d+)")
+
+
+def gpus_given(record: Mapping[str, str]) -> int:
+    """The GPUs of a running job on all of its nodes, from ``scontrol show job --details``: by the gres themselves, else
+    by what accounting counts, where the total may be missing beside the types."""
+    if gpus := parse_gres(record.get("JOB_GRES", "")):
+        return sum(one.count for one in gpus)
+    found = _GPUS_OF_TRES.findall(record.get("AllocTRES") or record.get("TRES", ""))
+    total = [int(count) for kind, count in found if not kind]
+    return total[0] if total else sum(int(count) for _, count in found)
 
 
 def parse_sinfo(text: str) -> tuple[Partition, ...]:

@@ -11,7 +11,6 @@ from bertjobs.slurm.times import date_text, unix_s
 RUNNING = ("RUNNING", "COMPLETING", "CONFIGURING", "STAGE_OUT", "SIGNALING")
 WAITING = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "SUSPENDED")
 NEVER = "DependencyNeverSatisfied"
-HELD = ("JobHeldUser", "JobLaunchFailure", "launch failed requeued held")
 
 SACCT_FORMAT = "JobID,State,ExitCode,Reason,NodeList,Timelimit,Start,End"
 """Format of ``sacct -nPD``, for `jobs_of_sacct` and `starts_of_sacct`."""
@@ -202,7 +201,7 @@ _WHOLE_LINE = ("Command", "Comment", "AdminComment", "SystemComment", "WorkDir",
 
 
 def record_of_scontrol(text: str) -> dict[str, str]:
-    """The fields of the first job that ``scontrol show job`` prints; {} if it prints none.
+    """The fields of the first record that ``scontrol show job`` or ``node`` prints; {} if it prints none.
 
     Fields of free text (paths, comments) have a line each, and are taken whole, including blanks and ``=``.
     """

@@ -18,8 +18,12 @@ REASONS = {
     "NodeDown": "a node that it needs is down",
     "Nodes required for job are DOWN": "nodes that it needs are down, drained or reserved by jobs of higher partitions",
     "Reserved for maintenance": "its nodes are reserved for maintenance: a shorter --time may fit before it",
-    "launch failed requeued held": "its node failed to launch it, and Slurm holds it: scontrol release JOB starts it "
-    "again, better with that node excluded",
+    "launch failed requeued held": "a node failed to start it, most often in the site's prolog, and Slurm holds it "
+    "until it is released",
+    "user env retrieval failed requeued held": "a node could not read your login environment, and Slurm holds it until "
+    "it is released",
+    "JobHoldMaxRequeue": "it was requeued as often as the cluster allows, and is held",
+    "Prolog": "its nodes are being prepared by the site's prolog",
     "AssocMaxJobsLimit": "you have as many jobs as your account allows at once; it starts when one of them ends",
     "QOSMaxJobsPerUserLimit": "you have as many jobs as its QOS allows at once; it starts when one of them ends",
     "PartitionDown": "its partition accepts jobs but starts none at the moment",
@@ -48,12 +52,35 @@ LIMITS = (
 )
 
 
+# What shows more, or what to type; the first that is found in a reason counts.
+COMMANDS = {
+    "launch failed requeued held": "scontrol release {job}",
+    "user env retrieval failed requeued held": "scontrol release {job}",
+    "JobLaunchFailure": "scontrol release {job}",
+    "JobHoldMaxRequeue": "scontrol release {job}",
+    "JobHeldUser": "scontrol release {job}",
+    "Reserved for maintenance": "scontrol show reservation",
+    "Nodes required for job are DOWN": "sinfo -R",
+    "ReqNodeNotAvail": "sinfo -R",
+    "NodeDown": "sinfo -R",
+}
+
+
+def reason_command(job: Job) -> str:
+    """What to type about a job that waits; "" if there is nothing to do but wait."""
+    reason = _plain(job.reason)
+    command = next((command for sign, command in COMMANDS.items() if sign in reason), "")
+    if job.state == "REQUEUE_HOLD":
+        command = COMMANDS["JobHeldUser"]
+    return command.format(job=job.id)
+
+
 def reason_words(reason: str) -> str:
     """One of squeue's reasons in plain words, with Slurm's own word in brackets."""
     word = _code(reason)
     if not word:
         return "Slurm has not said why yet"
-    if sentence := next((text for start, text in REASONS.items() if " " in start and start in reason), ""):
+    if sentence := next((text for start, text in REASONS.items() if " " in start and start in _plain(reason)), ""):
         return f"{sentence} ({reason})"
     if must_be_changed(reason):
         return f"{FAULTS[word]}; it will not start as it is ({reason})"
@@ -64,6 +91,11 @@ def reason_words(reason: str) -> str:
 def must_be_changed(reason: str) -> bool:
     """Whether a job that waits for this reason will never start unless it is changed."""
     return _code(reason) in FAULTS
+
+
+def _plain(reason: str) -> str:
+    """Newer versions of Slurm join the words of a sentence by underscores."""
+    return reason.replace("_", " ")
 
 
 def _code(reason: str) -> str:

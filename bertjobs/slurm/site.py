@@ -23,6 +23,7 @@ KEYS = {
     "account": "account to charge",
     "qos": "quality of service",
     "time": "time limit of one job; a run that needs longer continues in further jobs",
+    "gpu_type": "type of GPU to ask for, where the cluster has several, unless the recipe names one",
     "image": "container image: a .sqsh file or an enroot URI for pyxis; a .sif file, a folder or a URI for Apptainer",
     "mounts": "what the container sees in addition to the run, the data and this folder: SRC:DST[:FLAGS]",
     "container": "what starts the image: pyxis, apptainer, or auto for what the cluster has",
@@ -57,6 +58,7 @@ class Site:
     account: str = ""
     qos: str = ""
     time: str = ""
+    gpu_type: str = ""
     image: str = ""
     mounts: tuple[str, ...] = ()
     container: str = ""
@@ -73,7 +75,7 @@ class Site:
 
     def settings(self) -> dict[str, str]:
         """What it says about a run's settings: key of the schema -> text."""
-        values = {name: getattr(self, name) for name in ("image", "container", "data", "results")}
+        values = {name: getattr(self, name) for name in ("image", "container", "gpu_type", "data", "results")}
         values["mounts"] = ",".join(self.mounts)
         return {key: value for key, value in values.items() if value}
 
@@ -127,7 +129,7 @@ def _value(key: str, node: yaml.Node, file: Path) -> Any:
     if key == "mounts":
         return schema.RUN[key].parse(_words(node, key, where), where)
     text = _text(node, key, where)
-    if key == "container":
+    if key in ("container", "gpu_type"):
         return schema.RUN[key].parse(text, where)
     if key in ("image", "data", "results"):
         return _path(key, text, where)

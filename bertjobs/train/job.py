@@ -39,6 +39,7 @@ class PhaseJob:
     Attributes:
         spec: the run, with the values that depend on the data filled in.
         phase: the one to train.
+        recipe_batch: its global batch in the recipe, before BATCHSIZE.
         previous: the number of the phase that this one continues, None for the first.
         directory: of the run.
         folder: of the phase in it.
@@ -48,6 +49,7 @@ class PhaseJob:
 
     spec: RunSpec
     phase: PhaseSpec
+    recipe_batch: int
     previous: int | None
     directory: RunDirectory
     folder: PhaseDirectory
@@ -93,6 +95,7 @@ def resolve_job(environ: Mapping[str, str], placement: Placement, objective_of: 
     return PhaseJob(
         spec=spec,
         phase=phase,
+        recipe_batch=resolved.recipe_batches[number],
         previous=max((earlier for earlier in resolved.recipe_phases if earlier < number), default=None),
         directory=directory,
         folder=directory.phase(number),

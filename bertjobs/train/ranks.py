@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import threading
 import time
@@ -12,6 +13,7 @@ from contextlib import contextmanager, suppress
 from datetime import timedelta
 from functools import reduce
 from operator import add
+from types import MappingProxyType
 from typing import Any, NoReturn, TypeVar
 
 import torch
@@ -22,6 +24,7 @@ from torch.nn.parallel import DistributedDataParallel
 from bertjobs.errors import BertjobsError
 from bertjobs.run.causes import Cause
 from bertjobs.train.failure import cause_of
+from bertjobs.train.nodes.interface import interface_variables, trap
 from bertjobs.train.placement import Placement
 
 JOIN_TIMEOUT_S = 300.0
@@ -237,8 +240,13 @@ def _settle_buckets(model: DistributedDataParallel, probe: object) -> None:
 
 
 @contextmanager
-def joined(placement: Placement, timeout_s: float = JOIN_TIMEOUT_S) -> Iterator[Ranks]:
+def joined(
+    placement: Placement, timeout_s: float = JOIN_TIMEOUT_S, environ: Mapping[str, str] = MappingProxyType({})
+) -> Iterator[Ranks]:
     """Join the process group. After an error it is not taken down: other ranks may still be waiting in it.
+
+    Args:
+        environ: what the user has set; gloo and NCCL read the rest from this process's environment.
 
     Raises:
         BertjobsError: rank 0 cannot be reached or a rank is missing after ``timeout_s``; names the host and port.
@@ -251,6 +259,7 @@ def joined(placement: Placement, timeout_s: float = JOIN_TIMEOUT_S) -> Iterator[
         if not placement.is_first:
             _wait_for_listener(placement.master, placement.port, deadline)
         store = _meet(placement, deadline)
+        os.environ.update(interface_variables(placement, store, environ))
         distributed.init_process_group(
             "gloo",
             store=store,
@@ -263,13 +272,19 @@ def joined(placement: Placement, timeout_s: float = JOIN_TIMEOUT_S) -> Iterator[
         raise BertjobsError(
             f"rank {placement.rank} of {placement.world_size} cannot join the others: {reason}",
             where=f"MASTER_ADDR={placement.master} MASTER_PORT={placement.port}, after {timeout_s:g} s at most",
-            hint="check that all nodes reach this host and port, and that no other job uses the port",
+            hint=_join_hint(placement),
             cause=Cause.PORT,
         ) from error
     ranks = Ranks(placement, store)
     ranks.set_timeout(START_TIMEOUT_S)
     yield ranks
     distributed.destroy_process_group()
+
+
+def _join_hint(placement: Placement) -> str:
+    if why := trap(placement):
+        return f"{why}: give that name its real address, or set GLOO_SOCKET_IFNAME to the interface between the nodes"
+    return "check that all nodes reach this host and port, and that no other job uses the port"
 
 
 def _left(deadline: float) -> float:

@@ -51,7 +51,7 @@ def main(environ: Mapping[str, str], stop: StopRequest, objective_of: ObjectiveO
     placement = None
     try:
         placement = read_placement(environ)
-        with joined(placement, join_timeout_s(environ)) as ranks:
+        with joined(placement, join_timeout_s(environ), environ) as ranks:
             code = work(environ, ranks, stop, objective_of)
     except FirstRankFailedError:
         code = EXIT_DONE
@@ -147,7 +147,7 @@ def choose_device(spec: RunSpec, placement: Placement) -> torch.device:
     device = torch.device("cpu")
     if spec.gpus:
         seen = torch.cuda.device_count()
-        index = 0 if seen == 1 else placement.local_rank
+        index = gpu_index(placement.local_rank, seen)
         if index >= seen:
             raise InputError(
                 f"rank {placement.rank} needs GPU {index} of its node, but torch sees only {seen}",
@@ -159,6 +159,12 @@ def choose_device(spec: RunSpec, placement: Placement) -> torch.device:
         device = torch.device("cuda", index)
     check_precision(spec.precision, device)
     return device
+
+
+def gpu_index(local_rank: int, seen: int) -> int:
+    """Which of the GPUs that this process sees is its own: where it sees one, Slurm has already chosen that for its
+    task (``--gpus-per-task``, ``--gpu-bind``)."""
+    return 0 if seen == 1 else local_rank
 
 
 def check_torch(index: int) -> None:
@@ -208,5 +214,19 @@ def describe(job: PhaseJob, device: torch.device) -> str:
             f"rank batch = gradient steps (GRADIENT_STEPS) {phase.gradient_steps} x micro-batch {phase.micro_batch}",
             f"learning rate (LR) {phase.lr:g}, warm-up {phase.warmup:g}, {phase.steps} steps of length "
             f"{phase.sequence_length}",
+            *other_batch(job),
         ]
     )
+
+
+def other_batch(job: PhaseJob) -> list[str]:
+    """A warning if BATCHSIZE makes another global batch than the recipe's, for which its learning rate was chosen."""
+    spec, phase, intended = job.spec, job.phase, job.recipe_batch
+    if phase.global_batch == intended:
+        return []
+    per_rank, rest = divmod(intended, spec.world_size)
+    keep = "leave BATCHSIZE out" if rest else f"leave BATCHSIZE out, or set BATCHSIZE={per_rank}"
+    return [
+        f"warning: the global batch is {phase.global_batch}, but recipe {spec.recipe} means {intended}: to keep that, "
+        f"{keep}"
+    ]

@@ -121,11 +121,12 @@ class Cluster:
         self._commands: dict[str, list[str]] = {}
 
     @classmethod
-    def boot(cls, folder: Path, *, outlive: bool = False) -> Cluster:
+    def boot(cls, folder: Path, *, outlive: bool = False, changes: Mapping[str, str] | None = None) -> Cluster:
         """Starts all daemons with files only under ``folder``, and waits until the four nodes are idle.
 
         The daemons end with ``stop``, at this interpreter's exit, or when the calling thread is killed,
-        unless they are to ``outlive`` it. Raises ClusterError with the logs' ends when it cannot boot.
+        unless they are to ``outlive`` it. ``changes``: parts of its configuration files -> what stands there
+        instead. Raises ClusterError with the logs' ends when it cannot boot.
         """
         folder = folder.resolve()
         if len(str(folder)) > LONGEST_FOLDER:
@@ -136,7 +137,7 @@ class Cluster:
         if not outlive:
             atexit.register(cluster.stop)
         try:
-            cluster._start(outlive)
+            cluster._start(outlive, changes or {})
         except BaseException:
             cluster.stop()
             raise
@@ -273,11 +274,11 @@ class Cluster:
         lines = path.read_text().splitlines() if path.exists() else []
         return [Process(*map(int, line.split())) for line in lines]
 
-    def _start(self, outlive: bool) -> None:
+    def _start(self, outlive: bool, changes: Mapping[str, str]) -> None:
         deadline = time.monotonic() + PATIENCE_S
         for name in ("run", "log", "munge", "state", "spool", "gpu", "database"):
             (self.folder / name).mkdir(mode=0o700, parents=True)
-        database_port, controller_port = self._write_configuration()
+        database_port, controller_port = self._write_configuration(changes)
         self._start_munged(outlive, deadline)
         self._start_database(database_port, outlive, deadline)
         self._spawn("slurmdbd", ["slurmdbd", "-D"], outlive)
@@ -289,7 +290,7 @@ class Cluster:
             self._spawn(f"slurmd-{node}", ["slurmd", "-D", "-N", node], outlive)
         self._until("slurmctld", deadline, self._nodes_idle)
 
-    def _write_configuration(self) -> tuple[int, int]:
+    def _write_configuration(self, changes: Mapping[str, str]) -> tuple[int, int]:
         """Writes all configuration files; returns the ports of mariadbd and slurmctld."""
         database_port, slurmdbd_port, slurmctld_port, *node_ports = _free_ports(3 + len(NODES))
         password = secrets.token_hex(16)
@@ -310,6 +311,8 @@ class Cluster:
             "database.sql": DATABASE_SQL.format(**values),
             "mail": MAIL_PROGRAM.format(**values),
         }.items():
+            for part, other in changes.items():
+                text = text.replace(part, other)
             path = self.folder / name
             path.touch(mode=0o600)
             path.write_text(text)

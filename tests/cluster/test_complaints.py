@@ -15,7 +15,7 @@ from tests.conftest import wait_until
 
 RUN_SUB = Path(__file__).parents[2] / "run.sub"
 SECRET = "s3cr3t_do_not_write_me"
-GIVEN = "SLURM_CPUS_PER_TASK OMP_NUM_THREADS MASTER_PORT MOUNTS"
+GIVEN = "SLURM_CPUS_PER_TASK OMP_NUM_THREADS MASTER_PORT MOUNTS CUDA_VISIBLE_DEVICES"
 
 Submit = Callable[..., int]
 
@@ -31,7 +31,7 @@ def by_hand(cluster: Cluster, tmp_path: Path) -> Submit:
         file.chmod(0o755)
         return cluster.submit(
             [*options, RUN_SUB],
-            env={"BERTJOBS_PYTHON": str(file), "BERTJOBS_LINK": sys.executable, **environ},
+            env={"BERTJOBS_PYTHON": str(file), "BERTJOBS_LINK": sys.executable, "GPUS": "0", **environ},
             cwd=tmp_path,
         )
 
@@ -55,6 +55,15 @@ def test_each_rank_has_the_cpus_that_the_job_asked_for(cluster: Cluster, by_hand
     assert given(tmp_path)["OMP_NUM_THREADS"] == "4"
     steps = cluster.run(["sacct", "-nP", "-o", "JobID,NTasks,AllocCPUS", "-j", str(job)]).stdout.split()
     assert f"{job}.0|4|16" in steps
+
+
+@pytest.mark.parametrize("options", [["--gpus-per-task=1"], ["--gpus-per-node=2", "--gpu-bind=single:1"]])
+def test_the_ranks_of_a_node_see_each_other_s_gpus(
+    cluster: Cluster, by_hand: Submit, tmp_path: Path, options: list[str]
+) -> None:
+    job = by_hand("exit 0", "-N2", "--ntasks-per-node=2", *options, GPUS="")
+    assert cluster.wait(job) == "COMPLETED"
+    assert [given(tmp_path, rank)["CUDA_VISIBLE_DEVICES"] for rank in range(4)] == ["0,1"] * 4
 
 
 def test_nothing_stands_between_slurm_and_a_rank(cluster: Cluster, by_hand: Submit, tmp_path: Path) -> None:

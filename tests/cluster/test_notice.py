@@ -127,6 +127,7 @@ def test_a_run_that_cannot_continue_is_told_once(
     assert_secret_is_nowhere(cluster, directory)
 
 
+@pytest.mark.slow
 def test_a_webhook_that_hangs_and_then_is_down_delays_and_prevents_nothing(
     cluster: Cluster, bertjobs: Bertjobs, data: Path, tmp_path: Path, site: Path, webhook: Webhook
 ) -> None:

@@ -47,6 +47,11 @@ def test_a_plain_run(spec: RunSpec) -> None:
     check_golden("plain.sub", rendered_head(spec, 1, SlurmOptions()))
 
 
+def test_gpus_of_a_type(spec: RunSpec) -> None:
+    lines = rendered_head(replace(spec, gpu_type="a100"), 1, SlurmOptions()).splitlines()
+    assert "#SBATCH --gpus-per-node=a100:8" in lines
+
+
 def test_a_run_with_queue_options_a_step_limit_and_a_container(spec: RunSpec) -> None:
     container = replace(
         spec, image="nvcr.io#nvidia/pytorch:26.01-py3", mounts=("/home/me:/code:ro", "/scratch:/scratch"),
@@ -220,7 +225,11 @@ if [[ $1 == --help ]]; then echo "{help}"; exit; fi
 exit "${{WORKER_CODE:-0}}"
 """
 SCONTROL = """#!/bin/bash
-case "$1 $2" in "show hostnames") echo node1;; "show node") echo "   NodeAddr=10.0.0.1 NodeHostName=node1";; esac
+case "$1 $2" in
+  "show hostnames") echo node1;;
+  "show node") echo "   NodeAddr=10.0.0.1 NodeHostName=node1 $NODE";;
+  "show job") echo "   ${JOB-TresPerNode=gres/gpu:8}";;
+esac
 [[ $1 == requeue ]] && echo "$2" >>"$WORDS.requeued"
 true
 """
@@ -274,6 +283,48 @@ def test_the_srun_line_with_an_image(run_by_hand) -> None:
     )
     assert code == 0, stderr
     check_golden("srun-container.txt", words)
+
+
+BY_HAND = {"BERTJOBS_PYTHON": "/opt/python", "BERTJOBS_LINK": sys.executable, "PYTHONPATH": str(run_sub().parent)}
+GPUS_OF_NODES = {"NODE": "Gres=gpu:a100:8(S:0-1)", "SLURM_JOB_NUM_NODES": "2", "RECIPE": "dgxa100-80g", **BY_HAND}
+
+
+def test_the_gpus_of_an_exclusive_job_are_asked_for_by_the_step(run_by_hand) -> None:
+    job = "OverSubscribe=NO TRES=cpu=32,node=2,gres/gpu=16,gres/gpu:a100=16"
+    code, stderr, words = run_by_hand(JOB=job, **GPUS_OF_NODES)
+    assert code == 0, stderr
+    assert {"--ntasks-per-node=8", "--gres=gpu:8", "--cpu-bind=none"} <= set(words.splitlines())
+    code, stderr, words = run_by_hand(JOB=job, GPUS="a100:4", **GPUS_OF_NODES)
+    assert {"--ntasks-per-node=4", "--gres=gpu:8"} <= set(words.splitlines())
+
+
+def test_a_job_without_the_gpus_of_its_recipe_ends_with_what_to_add(run_by_hand) -> None:
+    code, stderr, words = run_by_hand(JOB="OverSubscribe=OK TRES=cpu=2,node=2", **GPUS_OF_NODES)
+    assert (code, words) == (64, None)
+    assert "recipe dgxa100-80g trains on GPUs" in stderr
+    assert "add --gpus-per-node=8 to sbatch" in stderr
+
+
+def test_a_submitted_run_and_one_on_cpus_are_not_asked_about_gpus(run_by_hand, tmp_path: Path) -> None:
+    lockfile = tmp_path / "work" / "results" / "dgxa100-80g" / "run.yml"
+    lockfile.parent.mkdir(parents=True)
+    lockfile.touch()  # a submitted run's folder is there
+    none = {"JOB": "OverSubscribe=OK TRES=cpu=2,node=2", **GPUS_OF_NODES}
+    for environ in ({"GPUS": "0"}, {"BERTJOBS_PHASES": "1"}, {"RECIPE": "laptop-scratch"}):
+        code, stderr, words = run_by_hand(**{**none, **environ})
+        assert code == 0, stderr
+        assert "--ntasks-per-node=1" in words.splitlines()
+        assert "--gres" not in words
+
+
+def test_no_binding_of_gpus_hides_them_from_the_other_ranks(run_by_hand, tmp_path: Path) -> None:
+    binding = {"SLURM_GPUS_PER_TASK": "1", "SLURM_GPU_BIND": "single:1", "SLURM_TRES_PER_TASK": "cpu=4,gres/gpu=1"}
+    binding["SLURM_TRES_BIND"] = "gres/gpu:per_task:1"
+    code, stderr, words = run_by_hand(SLURM_GPUS_ON_NODE="8", RECIPE="dgxa100-80g", **BY_HAND, **binding)
+    assert code == 0, stderr
+    assert "--ntasks-per-node=8" in words.splitlines()
+    seen = {line.partition("=")[0] for line in (tmp_path / "words.environment").read_text().splitlines()}
+    assert seen.isdisjoint(binding)
 
 
 def test_further_variables_reach_the_inside_of_a_container_by_name(run_by_hand) -> None:
@@ -438,9 +489,6 @@ def test_a_job_is_requeued_once_after_a_checkpoint_even_if_no_python_answers(
     assert ("could not be decided" in stderr) == asked_in_vain
 
 
-ASSUME = {"BERTJOBS_PYTHON": "/opt/python", "BERTJOBS_LINK": sys.executable, "PYTHONPATH": str(run_sub().parent)}
-
-
 def recipe_given(folder: Path) -> str:
     """What the ranks were given."""
     environment = (folder / "words.environment").read_text().splitlines()
@@ -451,7 +499,7 @@ def recipe_given(folder: Path) -> str:
 def test_without_a_recipe_the_node_s_gpus_choose_it_and_the_log_s_first_line_says_so(
     run_by_hand, tmp_path: Path
 ) -> None:
-    code, stderr, words = run_by_hand(gpus="NVIDIA A100-SXM4-80GB, 81920, 8.0", **ASSUME)
+    code, stderr, words = run_by_hand(gpus="NVIDIA A100-SXM4-80GB, 81920, 8.0", **BY_HAND)
     assert code == 0, stderr
     first = "recipe dgxa100-80g is assumed: RECIPE is not set, and this node has NVIDIA A100-SXM4-80GB (86 GB)"
     assert stderr.splitlines()[0] == first
@@ -463,21 +511,21 @@ def test_a_run_that_exists_keeps_its_recipe_whatever_the_gpus_are(run_by_hand, t
     lockfile = tmp_path / "work" / "results" / "bert-large" / "run.yml"
     lockfile.parent.mkdir(parents=True)
     lockfile.touch()
-    code, stderr, _ = run_by_hand(gpus="NVIDIA H200, 143771, 9.0", **ASSUME)
+    code, stderr, _ = run_by_hand(gpus="NVIDIA H200, 143771, 9.0", **BY_HAND)
     assert code == 0, stderr
     assert "is assumed" not in stderr
     assert recipe_given(tmp_path) == ""
 
 
 def test_a_recipe_is_assumed_even_if_no_python_answers(run_by_hand, tmp_path: Path) -> None:
-    code, stderr, _ = run_by_hand(gpus="NVIDIA H200, 143771, 9.0", **{**ASSUME, "BERTJOBS_LINK": "/no/python"})
+    code, stderr, _ = run_by_hand(gpus="NVIDIA H200, 143771, 9.0", **{**BY_HAND, "BERTJOBS_LINK": "/no/python"})
     assert code == 0, stderr
     assert "recipe dgxa100-40g is assumed: RECIPE is not set, and '/no/python -m bertjobs.launch" in stderr
     assert recipe_given(tmp_path) == FALLBACK == "dgxa100-40g"
 
 
 def test_a_recipe_that_is_named_is_not_questioned(run_by_hand, tmp_path: Path) -> None:
-    code, stderr, _ = run_by_hand(gpus="NVIDIA H200, 143771, 9.0", RECIPE="dgx1-32g", **ASSUME)
+    code, stderr, _ = run_by_hand(gpus="NVIDIA H200, 143771, 9.0", RECIPE="dgx1-32g", **BY_HAND)
     assert code == 0, stderr
     assert "is assumed" not in stderr
     assert recipe_given(tmp_path) == "dgx1-32g"

@@ -244,3 +244,53 @@ def test_optimizer_settings(catalogue: Catalogue) -> None:
     run = resolved(catalogue, sets=("optimizer.name=adamw", "optimizer.beta2=0.98"))
     assert (run.spec.optimizer.name, run.spec.optimizer.beta2) == ("adamw", 0.98)
     assert value_and_source(run, "optimizer.beta2") == (0.98, "flag --set optimizer.beta2")
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"gpus": "a100:4"},
+        {"sets": ("gpus=a100:4",)},
+        {"environ": {"GPUS": "a100:4"}},
+        {"gpus": "4", "gpu_type": "a100"},
+    ],
+)
+def test_gpus_of_a_type_are_given_as_slurm_writes_them(given: dict[str, Any]) -> None:
+    spec = resolved(load_catalogue([builtin_file()]), **given).spec
+    assert (spec.gpus, spec.gpu_type, spec.tasks_per_node, spec.gpus_per_node) == (4, "a100", 4, "a100:4")
+
+
+def test_without_a_type_any_gpu_will_do() -> None:
+    spec = resolved(load_catalogue([builtin_file()])).spec
+    assert (spec.gpu_type, spec.gpus_per_node) == ("", "8")
+
+
+def test_a_recipe_and_a_site_name_the_type(tmp_path: Path) -> None:
+    own = tmp_path / "own.yml"
+    own.write_text("recipes: {dgx1-32g: {gpu_type: v100}}")
+    builtin, site = load_catalogue([builtin_file()]), {"gpu_type": "h100"}
+    flags = {"recipe": "dgx1-32g"}
+    assert resolve(builtin, flags=flags, environ={}, site=site).spec.gpu_type == "h100"
+    both = load_catalogue([builtin_file(), own])
+    assert resolve(both, flags=flags, environ={}, site=site).spec.gpu_type == "v100"
+
+
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [
+        ({"gpus": "a100:4", "gpu_type": "v100"}, "GPUs of type a100 contradict gpu_type v100"),
+        ({"gpus": "a100:"}, "gpus must be a whole number"),
+        ({"gpus": "a b:4"}, "gpu_type: 'a b' is not a valid name"),
+    ],
+)
+def test_gpus_that_make_no_sense(given: dict[str, Any], why: str) -> None:
+    with pytest.raises(InputError, match=why):
+        resolved(load_catalogue([builtin_file()]), **given)
+
+
+def test_the_recipe_s_own_batch_is_kept_beside_that_of_batchsize() -> None:
+    run = resolved(load_catalogue([builtin_file()]), environ={"BATCHSIZE": "2048", "PHASE": "1"}, nodes=4)
+    assert run.spec.phase(1).global_batch == 2048 * 32
+    run = resolved(load_catalogue([builtin_file()]), environ={"BATCHSIZE": "2048", "PHASE": "1"}, nodes=2)
+    assert run.spec.phase(1).global_batch == 2048 * 16
+    assert run.recipe_batches == {1: 65536}

@@ -113,7 +113,10 @@ def test_partitions_of_24_05() -> None:
     assert partitions["cpu"] == Partition("cpu", True, True, 259200, 3600, (NodeKind(200, 128, 257000),), "REQUEUE", 1)
     assert (partitions["gpu-a100"].nodes, partitions["gpu-a100"].gpus) == (42, 336)
     assert len(partitions["gpu-a100"].kinds) == 2
-    assert partitions["gpu-mixed"].kinds[0].gpu_count == 6
+    assert partitions["gpu-mixed"].kinds[0].gpu_count() == 6
+    assert partitions["gpu-mixed"].kinds[0].gpu_count("l4") == 2
+    assert partitions["gpu-mixed"].gpu_types == {"nvidia_h100_80gb_hbm3": 4, "l4": 2}
+    assert partitions["cpu"].gpu_types == {}
     assert partitions["gpu-mixed"].limit_s is None
     assert partitions["mig"].gpus == 28
     assert not partitions["old"].up

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bertjobs.slurm.jobs import Job
-from bertjobs.slurm.reasons import FAULTS, job_line, must_be_changed, reason_words
+from bertjobs.slurm.reasons import FAULTS, job_line, must_be_changed, reason_command, reason_words
 
 
 @pytest.mark.parametrize(
@@ -24,7 +24,10 @@ from bertjobs.slurm.reasons import FAULTS, job_line, must_be_changed, reason_wor
             "nodes that it needs are down, drained or reserved",
         ),
         ("ReqNodeNotAvail, Reserved for maintenance", "a shorter --time may fit before it"),
-        ("launch failed requeued held", "scontrol release JOB starts it again"),
+        ("launch failed requeued held", "Slurm holds it until it is released (launch failed requeued held)"),
+        ("launch_failed_requeued_held", "Slurm holds it until it is released (launch_failed_requeued_held)"),
+        ("(user env retrieval failed requeued held)", "could not read your login environment"),
+        ("JobHoldMaxRequeue", "requeued as often as the cluster allows"),
         ("PartitionTimeLimit", "more time than its partition allows; it will not start as it is (PartitionTimeLimit)"),
         ("DependencyNeverSatisfied", "it will never start"),
         ("ANewOne", "Slurm says ANewOne"),
@@ -34,6 +37,29 @@ from bertjobs.slurm.reasons import FAULTS, job_line, must_be_changed, reason_wor
 )
 def test_a_reason_is_put_into_words(reason: str, words: str) -> None:
     assert words in reason_words(reason)
+
+
+@pytest.mark.parametrize(
+    ("reason", "command"),
+    [
+        ("launch failed requeued held", "scontrol release 7"),
+        ("launch_failed_requeued_held", "scontrol release 7"),
+        ("(JobHeldUser)", "scontrol release 7"),
+        ("ReqNodeNotAvail, Reserved for maintenance", "scontrol show reservation"),
+        ("ReqNodeNotAvail, UnavailableNodes:node[1-2]", "sinfo -R"),
+        ("Nodes required for job are DOWN, DRAINED or reserved for jobs in higher priority partitions", "sinfo -R"),
+        ("AssocMaxJobsLimit", ""),
+        ("JobHeldAdmin", ""),
+        ("Priority", ""),
+        ("", ""),
+    ],
+)
+def test_what_to_type_about_a_job_that_waits(reason: str, command: str) -> None:
+    assert reason_command(Job("7", state="PENDING", reason=reason)) == command
+
+
+def test_a_held_job_is_released_whatever_the_reason() -> None:
+    assert reason_command(Job("7", state="REQUEUE_HOLD", reason="BeginTime")) == "scontrol release 7"
 
 
 @pytest.mark.parametrize("reason", FAULTS)

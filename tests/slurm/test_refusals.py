@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bertjobs.errors import BertjobsError, InputError
-from bertjobs.slurm.refusals import Hints, NoAnswer, NotNow, refusal
+from bertjobs.slurm.refusals import Hints, NoAnswer, NotNow, is_no_answer, refusal
 from bertjobs.slurm.start_estimate import StartEstimate, parse_start_estimate
 
 WAITS = Hints(no_answer="try again", refused="change it", limit="wait for room")
@@ -45,3 +45,46 @@ def test_any_other_complaint_is_shown(complaint: str, shown: str) -> None:
     assert isinstance(error, InputError)
     assert shown in error.what
     assert error.hint == "change it"
+
+
+UNTRUSTED = [
+    # As users report them; the first when munged is not running, the others when its key or a clock differs.
+    "sbatch: error: If munged is up, restart with --num-threads=10\n"
+    'sbatch: error: Munge encode failed: Failed to access "/run/munge/munge.socket.2": No such file or directory\n'
+    "sbatch: error: slurm_send_node_msg: auth_g_create: REQUEST_SUBMIT_BATCH_JOB has authentication error\n"
+    "sbatch: error: Batch job submission failed: Protocol authentication error",
+    "squeue: error: slurm_receive_msg: auth_g_verify: RESPONSE_JOB_INFO has authentication error: Expired credential",
+    "sacct: error: Munge decode failed: Rewound credential",
+    "scontrol: error: Invalid credential",
+]
+
+
+@pytest.mark.parametrize("complaint", UNTRUSTED)
+def test_a_broken_munge_is_no_answer_and_not_no_job(complaint: str) -> None:
+    assert is_no_answer(complaint)
+    error = refusal(complaint)
+    assert isinstance(error, NoAnswer)
+    assert "munge -n | unmunge" in str(error.hint)
+
+
+@pytest.mark.parametrize(
+    ("complaint", "hint"),
+    [
+        ("Invalid account or account/partition combination specified", "sacctmgr show associations user=$USER"),
+        ("invalid partition specified: gpux", "sinfo -s"),
+        ("Requested time limit is invalid (missing or exceeds some limit)", "sinfo -o '%P %l'"),
+        ("Invalid generic resource (gres) specification", "--gpus N or TYPE:N"),
+        ("Requested node configuration is not available", "no node has all that is asked for"),
+        ("Memory specification can not be satisfied", "--sbatch mem=0"),
+        ("Required node not available (down, drained or reserved)", "sinfo -R"),
+        (
+            "Job violates accounting/QOS policy (job submit limit, user's size and/or time limits)",
+            "a limit of your account or QOS",
+        ),
+        ("Invalid qos specification", "nothing was queued; give what the cluster asks for"),
+    ],
+)
+def test_what_sbatch_refuses_comes_with_what_to_do(complaint: str, hint: str) -> None:
+    error = refusal(f"sbatch: error: Batch job submission failed: {complaint}")
+    assert isinstance(error, InputError)
+    assert hint in str(error.hint)

@@ -23,6 +23,7 @@ FULL = """\
 partition: gpu,gpu-long
 account: proj@a100
 qos: high
+gpu_type: a100
 time: 4:00:00          # as Slurm writes it: YAML would make 14400 of it
 image: nvcr.io#nvidia/pytorch:26.01-py3
 mounts: [/scratch:/scratch, "/home/me:/code:ro"]
@@ -64,6 +65,7 @@ def test_all_keys_are_read() -> None:
         "container": "pyxis",
         "data": "/lustre/wiki",
         "results": "/lustre/runs",
+        "gpu_type": "a100",
     }
     assert site.sbatch_options() == [
         "--partition=gpu,gpu-long", "--account=proj@a100", "--qos=high", "--time=4:00:00", "--constraint=a100&ib",

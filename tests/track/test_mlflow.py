@@ -21,6 +21,8 @@ from bertjobs.track.replay import read_replay
 from tests.conftest import wait_until
 from tests.track.conftest import TRACKERS, WrittenRun, require_trackers, sync, sync_environment, sync_words
 
+pytestmark = pytest.mark.slow  # a server of 500 MB
+
 TOKEN = "a-token-that-nobody-may-see"
 
 

@@ -81,6 +81,7 @@ def assert_complete(run: WrittenRun) -> dict[str, Any]:
     return content
 
 
+@pytest.mark.slow
 def test_offline_the_file_holds_each_step_once_over_any_number_of_calls(run: WrittenRun, tmp_path: Path) -> None:
     require_trackers()
     run.start(1, 0)
@@ -107,6 +108,7 @@ def test_offline_the_file_holds_each_step_once_over_any_number_of_calls(run: Wri
     assert not any(OFFLINE["WANDB_API_KEY"].encode() in text for text in [*everything, said])
 
 
+@pytest.mark.slow
 def test_offline_a_sync_that_is_killed_leaves_the_file_before(run: WrittenRun, tmp_path: Path) -> None:
     require_trackers()
     run.start(1, 0)

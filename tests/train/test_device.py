@@ -9,6 +9,7 @@ import torch
 
 from bertjobs.recipe.spec import PRECISIONS
 from bertjobs.train.device import PEAK_TFLOPS, device_peak_flops, is_busy, peak_flops, peak_memory_gb
+from bertjobs.train.worker import gpu_index
 
 
 @pytest.mark.parametrize(
@@ -84,3 +85,8 @@ def test_a_cpu_has_no_known_peak_and_its_memory_is_the_process() -> None:
 
 def test_a_cpu_has_computed_what_it_was_told() -> None:
     assert not is_busy(torch.device("cpu"))
+
+
+def test_a_rank_takes_the_gpu_of_its_number_or_the_one_that_slurm_shows_it() -> None:
+    assert [gpu_index(rank, 8) for rank in range(8)] == list(range(8))
+    assert [gpu_index(rank, 1) for rank in range(8)] == [0] * 8

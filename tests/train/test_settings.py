@@ -30,6 +30,14 @@ def test_a_run_may_start_from_given_weights(trial: Trial, weights: Path, alone: 
     assert f"starting from {weights}; random: nothing" in end.out
 
 
+def test_a_global_batch_that_is_not_the_recipe_s_is_said_first(trial: Trial, alone: Callable[..., Ended]) -> None:
+    end = alone(trial.having(BATCHSIZE=6, STEPS_THIS_RUN=1), 1)
+    assert end.code == 75, end
+    keep = "to keep that, leave BATCHSIZE out, or set BATCHSIZE=12"
+    assert f"warning: the global batch is 6, but recipe trial means 12: {keep}" in end.out.splitlines()[:6]
+    assert "warning" not in alone(trial.having(RUN="other", BATCHSIZE=12, STEPS_THIS_RUN=1), 1).out
+
+
 def test_weights_of_another_shape(trial: Trial, weights: Path, alone: Callable[..., Ended]) -> None:
     end = alone(trial.having(INIT_CHECKPOINT=weights, MODEL="bert-tiny"), 1)
     assert_refused(end, "hidden_size is 32 in the folder and 128 in model 'bert-tiny'")

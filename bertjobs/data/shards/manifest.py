@@ -228,7 +228,8 @@ class DataManifest:
                 f"the shards were made with another vocabulary ({self.vocabulary_sha256[:12]}...) "
                 f"than the recipe's ({sha256[:12]}...)",
                 where=str(self.vocabulary_path),
-                hint="prepare the data with the recipe's vocabulary, or accept any: --set vocabulary=any",
+                hint="prepare the data with the recipe's vocabulary, or accept any: VOCABULARY=any in the environment "
+                "(with sbatch), --set vocabulary=any (with bertjobs), or vocabulary: any in a recipe of your own",
             )
 
     def check_masking(self, masking: str) -> None:

@@ -28,9 +28,10 @@ from bertjobs.launch.doctor.remedies import (
 from bertjobs.launch.doctor.unknown_run import unknown_run
 from bertjobs.launch.doctor.verdict import Standing, Verdict
 from bertjobs.run.causes import Cause, cause_of_state
-from bertjobs.slurm.jobs import HELD, NEVER, RUNNING, WAITING, Job
+from bertjobs.slurm.jobs import NEVER, RUNNING, WAITING, Job
+from bertjobs.slurm.launch_failures import launch_wait
 from bertjobs.slurm.options import option_words
-from bertjobs.slurm.reasons import job_line, must_be_changed, reason_words
+from bertjobs.slurm.reasons import job_line, must_be_changed, reason_command, reason_words
 from bertjobs.slurm.shell import quote
 from bertjobs.wording import duration
 
@@ -109,6 +110,9 @@ def _running(evidence: Evidence, phase: PhaseEvidence, job: Job) -> Verdict:
         return Verdict(Standing.RUNNING, sentence, evidence_lines, f"bertjobs logs --follow {evidence.target}")
     age = evidence.now_unix_s - moved
     lines = (*standing(evidence, phase), job_line(job), *last_lines(attempt))
+    if wait := _launch_wait(attempt):
+        sentence = f"job {job.id} has its nodes, but {wait}"
+        return Verdict(Standing.RUNNING, sentence, lines, f"bertjobs status {evidence.target}")
     if age <= _patience(phase, first):
         at = "before its first step" if first else f"at step {phase.step:,} of {phase.steps:,}"
         sentence = f"phase {phase.number} is training, {at}; last progress {duration(age)} ago"
@@ -120,6 +124,13 @@ def _running(evidence: Evidence, phase: PhaseEvidence, job: Job) -> Verdict:
         lines += (f"the watchdog ends a run that makes no step for {duration(timeout)} (hang_timeout_s)",)
         return Verdict(Standing.STALLED, sentence, lines, f"bertjobs logs --follow {evidence.target}")
     return Verdict(Standing.STALLED, sentence, lines, again(evidence))
+
+
+def _launch_wait(attempt: AttemptEvidence | None) -> str:
+    """What a running job waits for before its ranks start; "" if it does not."""
+    if attempt is None or attempt.attempt.started_unix_s is not None or not attempt.errors:
+        return ""
+    return launch_wait(attempt.errors[-1].text)
 
 
 def _patience(phase: PhaseEvidence, first: bool) -> float:
@@ -144,10 +155,8 @@ def _queued(evidence: Evidence, phase: PhaseEvidence, waiting: Sequence[Job]) ->
     if phase.attempts:
         before = _ended(evidence, phase)
         lines.append(f"its last attempt: {before.cause}: {before.sentence}")
-    command = f"bertjobs status {evidence.target}"
-    if job.reason.strip("()").split(",")[0] in HELD or job.state == "REQUEUE_HOLD":
-        command = f"scontrol release {job.id}"
-    elif must_be_changed(job.reason):
+    command = reason_command(job) or f"bertjobs status {evidence.target}"
+    if must_be_changed(job.reason):
         command = again(evidence) + (" --time TIME" if "TimeLimit" in job.reason else "")
     return Verdict(Standing.QUEUED, sentence, tuple(lines), command)
 

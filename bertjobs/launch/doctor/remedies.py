@@ -20,6 +20,7 @@ from bertjobs.recipe.spec import PhaseSpec
 from bertjobs.run.causes import Cause
 from bertjobs.run.foreign import foreign_cause
 from bertjobs.slurm.jobs import RUNNING, WAITING, Job
+from bertjobs.slurm.launch_failures import launch_failure
 from bertjobs.slurm.options import option_words
 from bertjobs.slurm.reasons import job_line
 from bertjobs.slurm.shell import quote
@@ -126,7 +127,7 @@ def _with_gradient_steps(case: Case, count: int) -> str:
     if case.phase.has_script:
         return f"GRADIENT_STEPS={count} sbatch {quote(str(folder / f'phase{number}' / 'run.sub'))}"
     settings = f"RUN={folder.name} PHASE={number} RESULTS={quote(str(folder.parent))} GRADIENT_STEPS={count}"
-    gpus = f" --gpus-per-node={run.gpus}" if run.gpus else ""
+    gpus = f" --gpus-per-node={run.gpus_per_node}" if run.gpus else ""
     return f"{settings} sbatch -N{run.nodes} --ntasks-per-node={run.tasks_per_node}{gpus} run.sub"
 
 
@@ -179,6 +180,18 @@ def _module_missing(case: Case, error: LogError | None) -> Verdict:
     node = case.node_of(error.rank) if error and error.rank is not None else ""
     told = module_advice(case.evidence.spec, error, node)
     return case.verdict(Cause.MODULE_MISSING, told.sentence, error, told.command)
+
+
+def _launch(case: Case, error: LogError | None) -> Verdict:
+    """Slurm's own reason, and what shows more of it; else another attempt, without the node to blame."""
+    texts = [other.text for other in ([error] if error else []) + list(case.errors)]
+    failure = next(filter(None, map(launch_failure, texts)), None)
+    if failure is None:
+        return case.verdict(Cause.LAUNCH, "Slurm could not start the ranks", error, case.resume())
+    option = f"--exclude={failure.exclude}" if failure.exclude else "--mem=0" if failure.memory else ""
+    again_words = case.resume(*([option_words(option)] if option else []))
+    more = [f"then: {again_words}"] if failure.command else []
+    return case.verdict(Cause.LAUNCH, failure.sentence, error, failure.command or again_words, *more)
 
 
 def _port(case: Case, error: LogError | None) -> Verdict:
@@ -286,6 +299,7 @@ def unknown(case: Case) -> Verdict:
 
 TELL: dict[Cause, Callable[[Case, LogError | None], Verdict]] = {
     Cause.CONTAINER: _container,
+    Cause.LAUNCH: _launch,
     Cause.MODULE_MISSING: _module_missing,
     Cause.NODE_FAILURE: node_failure,
     Cause.UNFIT_NODE: _unfit_node,

@@ -15,6 +15,7 @@ from bertjobs.recipe.spec import RunSpec
 from bertjobs.slurm.client import Slurm
 from bertjobs.slurm.cluster import Partition, partitions_of
 from bertjobs.slurm.environment import clean_environment
+from bertjobs.slurm.refusals import RUN_HINTS
 from bertjobs.slurm.start_estimate import StartEstimate
 from bertjobs.slurm.times import format_time, limit_s, parse_time
 
@@ -91,7 +92,7 @@ def queue_problems(spec: RunSpec, queue: Queue) -> list[Problem]:
         what = f"enough nodes exist, but not all of them can be used now: {queue.test.refusal}"
         hint = "the job waits until they are back; `sinfo -R` says why they are drained or down"
         return [Problem(what, where="sbatch --test-only", hint=hint, is_warning=True)]
-    hint = "give what the cluster asks for with --partition, --account, --time or --sbatch"
+    hint = RUN_HINTS.about(queue.test.refusal)
     return [Problem(f"sbatch refuses: {queue.test.refusal}", where="sbatch --test-only", hint=hint)]
 
 
@@ -104,11 +105,7 @@ def _against(spec: RunSpec, queue: Queue, partition: Partition) -> list[Problem]
     if spec.nodes > partition.nodes:
         what = f"the run asks for {spec.nodes} nodes, but partition {partition.name} has {partition.nodes}"
         problems.append(Problem(what, where, "set --nodes"))
-    most = max((kind.gpu_count for kind in partition.kinds), default=0)
-    if spec.gpus > most:
-        hint = "choose another with --partition, or set --gpus"
-        what = f"the run asks for {spec.gpus} GPUs per node, but nodes of partition {partition.name} have {most}"
-        problems.append(Problem(what, where, hint))
+    problems += _against_gpus(spec, partition, where)
     limit = _limit(partition.limit_s)
     if queue.time and (queue.limit_s or 0) > limit:
         problems.append(
@@ -120,3 +117,22 @@ def _against(spec: RunSpec, queue: Queue, partition: Partition) -> list[Problem]
             )
         )
     return problems
+
+
+def _against_gpus(spec: RunSpec, partition: Partition, where: str) -> list[Problem]:
+    """Why no node of a partition has the GPUs that the run asks for."""
+    if not spec.gpus:
+        return []
+    types = partition.gpu_types
+    if spec.gpu_type and spec.gpu_type not in types:
+        listed = ", ".join(f"{kind} ({count} per node)" for kind, count in types.items())
+        what = f"partition {partition.name} has no GPUs of type {spec.gpu_type!r}; its types: {listed or 'none'}"
+        kind, count = next(iter(types.items()), ("", spec.gpus))
+        hint = f"ask for one of these, such as --gpus {kind}:{count}" if kind else "leave the type out"
+        return [Problem(what, where, hint)]
+    most = max((kind.gpu_count(spec.gpu_type) for kind in partition.kinds), default=0)
+    if spec.gpus <= most:
+        return []
+    asked = f"{spec.gpus} {spec.gpu_type}".strip() + " GPUs per node"
+    what = f"the run asks for {asked}, but nodes of partition {partition.name} have {most}"
+    return [Problem(what, where, "choose another with --partition, or set --gpus")]

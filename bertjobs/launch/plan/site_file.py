@@ -126,6 +126,7 @@ def render_site(name: str, cluster: Cluster, partition: Partition, folder: Path)
         _entry("account", account, "NAME", [accounts]),
         _entry("qos", "", _usual_qos(cluster, account) or "NAME", [_qos(cluster, account)]),
         _entry("time", _time(partition), "1-00:00:00", [f"This partition's limit: {format_time(partition.limit_s)}."]),
+        _entry("gpu_type", "", next(iter(partition.gpu_types), "a100"), [_gpu_types(partition)]),
         _entry(
             "image",
             "",
@@ -220,6 +221,11 @@ def _qos(cluster: Cluster, account: str) -> str:
 
 def _time(partition: Partition) -> str:
     return format_time(min(partition.limit_s or USUAL_TIME_S, USUAL_TIME_S))
+
+
+def _gpu_types(partition: Partition) -> str:
+    types = ", ".join(partition.gpu_types)
+    return f"This partition's: {types}." if types else "This partition's GPUs have no types."
 
 
 def _containers(cluster: Cluster) -> str:

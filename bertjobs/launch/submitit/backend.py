@@ -130,7 +130,7 @@ def job_parameters(
     if after:
         parameters["dependency"] = f"afterany:{':'.join(after)}"
     if spec.gpus:
-        parameters["gpus_per_node"] = spec.gpus
+        parameters["gpus_per_node"] = spec.gpus_per_node
     if spec.gpus and spec.gpus == spec.system.gpus_per_node:
         parameters |= {"exclusive": True, "mem": 0}  # all GPUs of a node: its CPUs and memory too
     return parameters

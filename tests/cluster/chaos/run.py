@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -87,6 +88,11 @@ class AttackedRun:
     def log(self, attempt: Attempt) -> str:
         file = self.directory.phase(attempt.phase).logs / f"{attempt.job}-{attempt.number}.out"
         return file.read_text(errors="replace") if file.exists() else ""
+
+    def last_step(self, attempt: Attempt) -> int:
+        """The last step that an attempt made, by its log."""
+        steps = re.findall(rf"^0: phase {attempt.phase} step (\d+)/", self.log(attempt), re.MULTILINE)
+        return int(steps[-1]) if steps else attempt.from_step
 
     def ranks(self, job: str) -> dict[int, tuple[str, Process]]:
         """The workers of a job: rank -> (node, process)."""

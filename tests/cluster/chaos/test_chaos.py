@@ -163,8 +163,8 @@ def survive(run: AttackedRun, attempt: Attempt, fault: Fault) -> int:
     again = run.attempt()
     assert again is not None
     wait_until(lambda: run.place() > farthest or run.done())
-    phase, step = farthest
-    return step - again.from_step if again != attempt and again.phase == phase else 0
+    followed = again != attempt and again.phase == attempt.phase
+    return run.last_step(attempt) - again.from_step if followed else 0
 
 
 @pytest.mark.parametrize(

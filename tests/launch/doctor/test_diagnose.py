@@ -307,6 +307,30 @@ def test_a_cancelled_job(spec: RunSpec, job: Job) -> None:
     assert verdict.command == "bertjobs resume big"
 
 
+def test_ranks_that_slurm_did_not_start(spec: RunSpec) -> None:
+    missing = "slurmstepd: error: execve(): /opt/python: No such file or directory\n"
+    verdict = judged(spec, log=missing + "srun: error: node2: tasks 8-15: Exited with exit code 2\n")
+    assert verdict.cause is Cause.LAUNCH
+    assert verdict.sentence.startswith("node node2 cannot start /opt/python: no such file or directory")
+    assert verdict.command == "srun -N1 -w node2 ls -l /opt/python"
+    assert "then: bertjobs resume big" in verdict.evidence
+
+    expired = "srun: error: Task launch for StepId=7.0 failed on node node3: Job credential expired"
+    verdict = judged(spec, log=expired)
+    assert (verdict.cause, verdict.command) == (Cause.LAUNCH, "munge -n | ssh node3 unmunge")
+    assert "then: bertjobs resume big --sbatch exclude=node3" in verdict.evidence
+
+    verdict = judged(spec, log="srun: error: Unable to create step for job 7: Memory required by task is not available")
+    assert (verdict.cause, verdict.command) == (Cause.LAUNCH, "bertjobs resume big --sbatch mem=0")
+
+
+def test_a_job_whose_ranks_wait_for_their_nodes_says_so(spec: RunSpec) -> None:
+    busy = "srun: Job 7 step creation still disabled, retrying (Requested nodes are busy)"
+    verdict = judged(spec, replace(FAILED, state="RUNNING"), busy, attempt=Attempt(1, "7"))
+    assert (verdict.cause, verdict.command) == (Standing.RUNNING, "bertjobs status big")
+    assert "job 7 has its nodes, but Slurm does not start the ranks yet" in verdict.sentence
+
+
 def test_an_unknown_cause_is_reported_as_unknown(spec: RunSpec) -> None:
     verdict = judged(spec, log="something\nquite new")
     assert verdict.cause is Standing.UNKNOWN
@@ -323,7 +347,10 @@ def test_an_unknown_cause_is_reported_as_unknown(spec: RunSpec) -> None:
         ("Resources", "the nodes that it asks for are busy", "bertjobs status big"),
         ("QOSMaxJobsPerUserLimit", "you have as many jobs", "bertjobs status big"),
         ("AssocGrpGRES", "your account has reached its limit", "bertjobs status big"),
-        ("ReqNodeNotAvail, UnavailableNodes:node[1-2]", "down, drained or reserved", "bertjobs status big"),
+        ("AssocMaxJobsLimit", "it starts when one of them ends", "bertjobs status big"),
+        ("ReqNodeNotAvail, UnavailableNodes:node[1-2]", "down, drained or reserved", "sinfo -R"),
+        ("ReqNodeNotAvail, Reserved for maintenance", "a shorter --time may fit", "scontrol show reservation"),
+        ("launch_failed_requeued_held", "a node failed to start it", "scontrol release 7"),
         ("JobHeldUser", "it is held", "scontrol release 7"),
         ("PartitionTimeLimit", "more time than its", "bertjobs cancel big && bertjobs resume big --time TIME"),
         ("SomethingNew", "Slurm says SomethingNew", "bertjobs status big"),

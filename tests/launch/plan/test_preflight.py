@@ -355,6 +355,15 @@ def test_the_output_of_sbatch_test_only(text: str, expected: StartEstimate) -> N
         ({"nodes": 1}, "shrt", "", ["no partition 'shrt'", "'short'"]),
         ({"nodes": 1}, "short", "", ["8 GPUs per node, but nodes of partition short have 4"]),
         ({"nodes": 1, "gpus": 4}, "short", "", []),
+        ({"nodes": 1, "gpus": "a100:4"}, "short", "", []),
+        (
+            {"nodes": 1, "gpus": "h100:4"},
+            "short",
+            "",
+            ["no GPUs of type 'h100'; its types: a100 (4 per node)", "--gpus a100:4"],
+        ),
+        ({"nodes": 1, "gpus": "a100:8"}, "short", "", ["asks for 8 a100 GPUs per node, but nodes of partition short"]),
+        ({"nodes": 1, "gpus": "a100:8"}, "batch", "", ["its types: none", "leave the type out"]),
         (
             {"nodes": 4, "gpus": 4},
             "short",
