@@ -10,6 +10,8 @@ import difflib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from bertjobs.wording import harmless
+
 EXIT_DONE = 0
 EXIT_BAD_INPUT = 64
 EXIT_FAILURE = 70
@@ -45,14 +47,14 @@ class BertjobsError(Exception):
         return {CAUSE: self.cause} if self.cause else {}
 
     def render(self) -> str:
-        """The error as a user reads it: one line each for what, where, hint and the `facts`."""
+        """The error as a user reads it, harmless to a terminal: one line each for what, where, hint and the `facts`."""
         lines = [f"error: {self.what}"]
         if self.where:
             lines.append(f"  where: {self.where}")
         if self.hint:
             lines.append(f"  hint:  {self.hint}")
         lines += [f"  {name}: {text}" for name, text in self.facts().items()]
-        return "\n".join(lines)
+        return harmless("\n".join(lines))
 
 
 def _rebuilt(
@@ -95,8 +97,11 @@ def first_line(error: Exception) -> str:
 
 
 def nearest(word: str, choices: Iterable[str]) -> str | None:
-    """A hint that names the choice closest in spelling to ``word``, or lists all when none is close."""
-    names = sorted(str(choice) for choice in choices)
+    """A hint that names the choice closest in spelling to ``word``, or lists all when none is close.
+
+    ``word`` itself is never suggested: what was typed did not work.
+    """
+    names = sorted({str(choice) for choice in choices} - {str(word)})
     close = difflib.get_close_matches(str(word), names, n=1, cutoff=0.5)
     if close:
         return f"did you mean {close[0]!r}?"

@@ -1,8 +1,9 @@
-"""How all output is worded: durations, text in columns, colour on terminals."""
+"""How all output is worded: durations, text in columns, colour on terminals; and how text from elsewhere is shown."""
 
 from __future__ import annotations
 
 import re
+import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -37,6 +38,41 @@ class Paint:
 PLAIN = Paint()
 
 _PAINTED = re.compile(r"\x1b\[\d*m")
+
+_OURS = re.compile(rf"\x1b\[(?:0|{'|'.join(Colour)})m")
+_UNSAFE = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f"  # C0 without tab and line feed, DEL, C1: what terminals obey
+    "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"  # order of writing: text would read as what it is not
+    "\u2028\u2029\ud800-\udfff]"  # other line breaks; halves of characters, which cannot be printed
+)
+
+
+def harmless(text: str, paint: Paint = PLAIN) -> str:
+    """Text from a log, a journal, a folder's name or Slurm, so that showing it does nothing else: what terminals obey
+    and what changes the order of writing is written as ``\\x1b``. Tabs and line feeds stay; so do our own colours where
+    ``paint`` is on."""
+    if not paint.on:
+        return _UNSAFE.sub(_written, text)
+    plain, colours = _OURS.split(text), _OURS.findall(text)
+    return "".join(_UNSAFE.sub(_written, part) + colour for part, colour in zip(plain, [*colours, ""], strict=True))
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 200
+_SHORT.maxlevel = 3
+
+
+def shown(value: object) -> str:
+    """A value of any kind, as Python writes it, without what is nested deeply or goes on for long."""
+    try:
+        return _SHORT.repr(value)
+    except ValueError:  # a number of thousands of digits
+        return f"a very large {type(value).__name__}"
+
+
+def _written(match: re.Match[str]) -> str:
+    code = ord(match[0])
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
 
 
 def columns(rows: Sequence[Sequence[str]]) -> list[str]:

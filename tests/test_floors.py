@@ -11,7 +11,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "bertjobs"
 GROUND = {"errors", "wording"}
 BELOW: Mapping[str, set[str]] = {
-    "errors": set(),
+    "errors": {"wording"},
     "wording": set(),
     "files": GROUND,
     "recipe": GROUND | {"files"},

@@ -200,7 +200,7 @@ def _append(args: argparse.Namespace, spec: RunSpec, what: str, fields: dict[str
 
     if args.lines:
         args.lines.parent.mkdir(parents=True, exist_ok=True)
-        append_line(args.lines, {"what": what, "recipe": spec.recipe, "settings": args.sets, **fields})
+        append_line(args.lines, {"what": what, "recipe": spec.recipe, "settings": args.sets, **fields}, follow=True)
 
 
 def _positive(flag: str, text: str, kind: Any) -> Any:

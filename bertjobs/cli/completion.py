@@ -73,8 +73,10 @@ def _words(*, prefix: str, action: argparse.Action, parsed_args: argparse.Namesp
 
 def _runs(args: argparse.Namespace) -> Iterable[str]:
     from bertjobs.run.directory import all_runs
+    from bertjobs.wording import harmless
 
-    return [run.name for run in all_runs(results_folder(args))]
+    # Any folder may lie there: what the shell would take for more than a name is left out.
+    return [run.name for run in all_runs(results_folder(args)) if run.name == harmless(run.name)]
 
 
 def _sites(_: argparse.Namespace) -> Iterable[str]:

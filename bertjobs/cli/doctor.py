@@ -32,13 +32,13 @@ def _doctor(args: argparse.Namespace) -> int:
     from bertjobs.launch.doctor.evidence import collect
     from bertjobs.slurm.client import Slurm
     from bertjobs.slurm.shell import quote
+    from bertjobs.wording import harmless
 
     directory = opened(args)
     target = quote(args.run) + (f" --results {quote(args.results)}" if args.results else "")
-    evidence = collect(directory, Slurm(os.environ), target, time.time())
-    verdict = diagnose(evidence)
+    verdict = diagnose(collect(directory, Slurm(os.environ), target, time.time()))
     if args.json:
-        print(json.dumps({"run": evidence.spec.run, **verdict.as_json()}, indent=2))
+        print(json.dumps({"run": directory.name, **verdict.as_json()}, indent=2))
     else:
-        print(f"run {evidence.spec.run}\n\n{verdict.text(Paint.of(sys.stdout, os.environ))}")
+        print(f"run {harmless(directory.name)}\n\n{verdict.text(Paint.of(sys.stdout, os.environ))}")
     return 0

@@ -165,11 +165,12 @@ def _logs(args: argparse.Namespace) -> int:
 def _cancel(args: argparse.Namespace) -> int:
     from bertjobs.launch.cancel import cancel
     from bertjobs.slurm.client import Slurm
+    from bertjobs.wording import harmless
 
     directory = opened(args)
     jobs = cancel(directory, Slurm(os.environ))
     if args.json:
         print(json.dumps({"run": directory.name, "cancelled": jobs}, indent=2))
     else:
-        print(f"cancelled {', '.join(jobs)}" if jobs else "this run has no queued or running jobs")
+        print(harmless(f"cancelled {', '.join(jobs)}") if jobs else "this run has no queued or running jobs")
     return 0

@@ -26,6 +26,7 @@ from bertjobs.errors import InputError
 
 if TYPE_CHECKING:
     from bertjobs.launch.plan.plan import Plan
+    from bertjobs.launch.plan.problem import Problem
     from bertjobs.launch.start import Queueing
     from bertjobs.recipe.spec import RunSpec
     from bertjobs.run.directory import RunDirectory
@@ -85,7 +86,7 @@ def _submit(args: argparse.Namespace) -> int:
     plan = make_checked_plan(args, resolve_arguments(args, os.environ, site=chosen_site(args)))
     refuse(plan.problems)
     if args.json:
-        _warn(plan)
+        _warn(plan.problems)
     else:
         print(arithmetic(plan) + "\n", flush=True)
     if args.dry_run:
@@ -97,14 +98,15 @@ def _submit(args: argparse.Namespace) -> int:
 
 def _resume(args: argparse.Namespace) -> int:
     from bertjobs.launch.plan.preflight import refuse
-    from bertjobs.launch.resume import resumed
+    from bertjobs.launch.resume import edit_problems, resumed
 
     directory = opened(args)
     resolved = resumed(directory, args.sets)
     _check_idle(directory, args.run)
     plan = make_checked_plan(args, resolved, directory)
+    _warn(edit_problems(directory, os.environ, Path.cwd()))
     refuse(plan.problems)
-    _warn(plan)
+    _warn(plan.problems)
     if args.dry_run:
         return _dry_run(plan, args)
     if plan.backend == "local":
@@ -112,8 +114,8 @@ def _resume(args: argparse.Namespace) -> int:
     return _start_on_slurm(plan, args)
 
 
-def _warn(plan: Plan) -> None:
-    for problem in plan.problems:
+def _warn(problems: Sequence[Problem]) -> None:
+    for problem in problems:
         print(problem.render(), file=sys.stderr)
 
 
@@ -182,10 +184,12 @@ def _by_submitit(plan: Plan) -> Queueing:
 
 
 def _next_commands(plan: Plan, args: argparse.Namespace) -> list[str]:
+    from bertjobs.slurm.shell import quote
+
     spec, site = plan.spec, chosen_site(args)
     usual = Path(site.results if site and site.results else "results").absolute()
     named = f" --site {args.site}" if args.site else ""
-    results = named if spec.results == str(usual) else f" --results {spec.results}"
+    results = named if spec.results == str(usual) else f" --results {quote(spec.results)}"
     return [f"bertjobs {verb} {spec.run}{results}" for verb in ("status", "logs --follow", "cancel")]
 
 
@@ -198,6 +202,8 @@ def _run_here(plan: Plan, args: argparse.Namespace) -> int:
     from bertjobs.cli.report import finish
     from bertjobs.launch.start import start_here
     from bertjobs.run.directory import RunDirectory
+    from bertjobs.run.journal import read_story
+    from bertjobs.slurm.shell import quote
 
     for number in (signal.SIGTERM, signal.SIGHUP):  # `bertjobs cancel` and a closed terminal ask as ctrl-C does
         if signal.getsignal(number) != signal.SIG_IGN:  # nohup
@@ -205,12 +211,12 @@ def _run_here(plan: Plan, args: argparse.Namespace) -> int:
     out = sys.stderr if args.json else sys.stdout
     code = start_here(plan.spec, os.environ, out)
     directory = RunDirectory(Path(plan.spec.results) / plan.spec.run)
-    commands = [f"bertjobs resume {directory.root}"] if code == 75 else []
+    commands = [f"bertjobs resume {quote(str(directory.root))}"] if code == 75 else []
     if code == 0:
         print("\n" + finish(directory), file=out)
     elif commands:
         print(f"stopped with a checkpoint; continue with: {commands[0]}", file=out)
     if args.json:
-        jobs = {event["phase"]: event["job"] for event in directory.events() if event["event"] == "submitted"}
+        jobs = {job.phase: job.id for job in read_story(directory.events()).jobs.values() if job.is_submitted}
         _print_json(directory, jobs, commands, exit_code=code)
     return code

@@ -62,8 +62,8 @@ def create_text(path: Path, text: str) -> bool:
     without hard links, by exclusive creation, after which readers may see a part of it for a moment.
     """
     draft = _temporary_beside(path)
-    draft.write_text(text, encoding="utf-8")
-    draft.chmod(PRIVATE_FILE)
+    with open(draft, "x", encoding="utf-8", opener=_private) as file:
+        file.write(text)
     try:
         os.link(draft, path)
     except FileExistsError:
@@ -77,6 +77,29 @@ def create_text(path: Path, text: str) -> bool:
     finally:
         draft.unlink(missing_ok=True)
     return True
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, PRIVATE_FILE)
+
+
+def unlinked(path: str, flags: int) -> int:
+    """An opener for `open`: a symbolic link in place of the file is an error, not followed to another file of the
+    user's."""
+    return os.open(path, flags | os.O_NOFOLLOW, PRIVATE_FILE)
+
+
+def touch(path: Path) -> None:
+    """Give a file the present time by its file system's clock; it is made, for its owner alone, if it is absent.
+
+    Raises:
+        OSError: it cannot be; or a symbolic link has its name, which is not followed.
+    """
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, PRIVATE_FILE)
+    try:
+        os.utime(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -16,9 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from bertjobs.errors import BertjobsError
+from bertjobs.files.reading import DamagedFileError, read_json
 
 LOCK_NAME = "lock"
 BEAT_S = 20.0  # the owner renews the lock this often
+OWNER_FIELDS = {"host", "process", "begun", "user", "since"}
 STALE_S = 180.0  # a lock of another host that was not renewed for this long has lost its owner
 
 
@@ -45,7 +47,8 @@ def locked(folder: Path, taken: Taken = ANOTHER_PREPARE) -> Iterator[None]:
     """
     path = folder / LOCK_NAME
     mine = folder / f"{LOCK_NAME}-{uuid.uuid4().hex[:8]}"
-    mine.write_text(json.dumps(_owner()), encoding="utf-8")
+    with open(mine, "x", encoding="utf-8") as file:
+        file.write(json.dumps(_owner()))
     try:
         _take(path, mine, taken)
     finally:
@@ -111,9 +114,15 @@ def process_start(process: int) -> str | None:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return read_json(path, _checked) or {}
+    except DamagedFileError:
         return {}
+
+
+def _checked(value: Any) -> dict[str, Any]:
+    if not (isinstance(value, dict) and value.keys() >= OWNER_FIELDS and type(value["process"]) is int):
+        raise ValueError("it names no owner")
+    return value
 
 
 def _is_stale(path: Path, mine: Path, owner: dict[str, Any]) -> bool:

@@ -13,6 +13,8 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+from bertjobs.files.reading import parse_json
+
 LENGTH_BYTES = 8
 LONGEST = 100_000_000
 """Bytes of a header: the limit of the safetensors package."""
@@ -67,10 +69,10 @@ def read_header(path: Path) -> Header:
             raise ValueError(f"its {size} bytes do not begin with a header of {length} bytes")
         text = file.read(length)
     try:
-        content = json.loads(text)
+        content = parse_json(text)
         metadata = dict(content.pop(METADATA, {}))
         tensors = _entries(content)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, LookupError, AttributeError) as error:
         raise ValueError(f"its header is damaged ({error})") from error
     return Header(tensors, metadata, LENGTH_BYTES + length)
 

@@ -7,6 +7,7 @@ import signal
 import socket
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 
 from bertjobs.errors import BertjobsError, InputError
 from bertjobs.launch.watch.status import read_run, status_of
@@ -14,6 +15,7 @@ from bertjobs.launch.watch.timeline import Link
 from bertjobs.run.directory import RunDirectory
 from bertjobs.slurm.client import Slurm
 from bertjobs.slurm.jobs import RUNNING
+from bertjobs.slurm.shell import quote
 
 PATIENCE_S = 15.0
 PAUSE_S = 1.0
@@ -35,21 +37,22 @@ def active_links(directory: RunDirectory, slurm: Slurm) -> list[Link]:
         BertjobsError: Slurm gave no answer.
     """
     files = read_run(directory)
-    named = slurm.jobs_of_run(files.spec.run, directory.root) if slurm.present else {}
+    run = files.spec.run if files.spec else directory.name
+    named = slurm.jobs_of_run(run, directory.root) if slurm.present else {}
     answer = slurm.ask([*files.on_slurm, *(job for job in named if job not in files.story.jobs)])
     if answer.silence:
         raise BertjobsError(
             f"Slurm does not say which jobs are queued or running: {answer.silence}",
-            where=f"run {files.spec.run}",
+            where=f"run {run}",
             hint="nothing was cancelled; see `scontrol ping`, and try again",
         )
     links = list(status_of(files, answer, time.time()).links)
-    first = files.undone[0] if files.undone else files.spec.phases[-1].phase
+    first = files.undone[0] if files.undone else next((phase.phase for phase in reversed(files.phases)), 1)
     for job, name in named.items():
         if job not in files.story.jobs and job in answer.jobs:
-            phase = name.removeprefix(f"{files.spec.run}-phase")
-            number = int(phase) if phase.isdigit() else first
-            links.append(Link(job, "slurm", number, spare=not phase.isdigit(), state=answer.jobs[job].state))
+            phase = name.removeprefix(f"{run}-phase")
+            number = int(phase) if phase.isdecimal() else first
+            links.append(Link(job, "slurm", number, spare=not phase.isdecimal(), state=answer.jobs[job].state))
     return in_order(links)
 
 
@@ -80,13 +83,19 @@ def _stop(directory: RunDirectory, links: Sequence[Link], slurm: Slurm) -> None:
     """End these jobs, and say so in the journal twice: before, since a link that ends without that entry hands its work
     on to another; and after, since Slurm may refuse."""
     for link in links:
-        directory.record("cancelling", phase=link.phase, job=link.job)
+        _record(directory, "cancelling", link)
     if queued := [link.job for link in links if link.backend != "local"]:
         slurm.cancel(queued)
     for link in links:
         if link.backend == "local":
             os.kill(link.pid, signal.SIGTERM)
-        directory.record("cancelled", phase=link.phase, job=link.job)
+        _record(directory, "cancelled", link)
+
+
+def _record(directory: RunDirectory, event: str, link: Link) -> None:
+    """Write an event to the journal; if that is damaged, the job is cancelled all the same."""
+    with suppress(OSError):
+        directory.record(event, phase=link.phase, job=link.job)
 
 
 def _check_elsewhere(directory: RunDirectory) -> None:
@@ -97,5 +106,5 @@ def _check_elsewhere(directory: RunDirectory) -> None:
             raise InputError(
                 f"job {job.id} was started on {job.host}, and nothing in the run's folder says that it has ended",
                 where=str(directory.root),
-                hint=f"cancel it there: ssh {job.host} bertjobs cancel {directory.root}",
+                hint=f"cancel it there: ssh {job.host} bertjobs cancel {quote(str(directory.root))}",
             )

@@ -17,6 +17,7 @@ from bertjobs.run.settings import settings_text
 from bertjobs.slurm.client import Slurm
 from bertjobs.slurm.options import SlurmOptions
 from bertjobs.slurm.shell import shell_line
+from bertjobs.wording import harmless
 
 SHOWN_BYTES = 20_000
 """Of a longer file, such as a large diff of the code, only the name and the size are shown."""
@@ -68,7 +69,7 @@ class DryRun:
         if any(":phase" in line for line in lines):
             heading += "; phase1 stands for the id of phase 1's job"
         commands = "\n".join([f"{heading}\n", *lines] if lines else [heading])
-        return f"This would be written\n\n{files}\n{commands}"
+        return harmless(f"This would be written\n\n{files}\n{commands}")
 
     def as_json(self) -> dict[str, Any]:
         return {

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import signal
 import socket
 import sys
@@ -21,19 +22,21 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from bertjobs.errors import EXIT_BAD_INPUT, EXIT_CONTINUE, EXIT_DONE, EXIT_FAILURE, BertjobsError
+from bertjobs.files.reading import DamagedFileError, read_text
 from bertjobs.launch.notice import notice_of, send
 from bertjobs.launch.ownership import take_for_job
 from bertjobs.recipe.lockfile import read_lockfile
 from bertjobs.run.causes import Cause, Then
-from bertjobs.run.checkpoints import newest_name
+from bertjobs.run.checkpoints import last_written
 from bertjobs.run.directory import PhaseDirectory, RunDirectory
-from bertjobs.run.journal import read_story
+from bertjobs.run.journal import Attempt, read_story
 from bertjobs.run.owner import Owner, Owners
 from bertjobs.run.restarts import beyond_budget, chain_events, close_attempt, complete_journal, is_open
 from bertjobs.slurm.client import Slurm
 from bertjobs.slurm.environment import clean_environment
 from bertjobs.slurm.notify import DONE_MAIL, NOBODY, Notify, RunEvent
 from bertjobs.slurm.refusals import NoAnswer
+from bertjobs.wording import harmless
 
 TRAIN = 0
 """Exit code of ``begin``: the run is this job's."""
@@ -51,6 +54,8 @@ PATIENCE_S = 300.0
 continues the run."""
 RETRY_S = 10.0
 T = TypeVar("T")
+
+_NODES = re.compile(r"[A-Za-z0-9][A-Za-z0-9._,-]*")
 
 
 class AwayError(BertjobsError):
@@ -133,11 +138,15 @@ def contract_code(code: int) -> int:
     return code if code in (EXIT_DONE, EXIT_BAD_INPUT, EXIT_CONTINUE) else EXIT_FAILURE
 
 
-def cause_of_end(directory: RunDirectory, phase: int, job: str, attempt: int) -> Cause | None:
-    """Why an attempt ended, as the journal has it."""
-    story = read_story(directory.events())
-    ended = (one for one in story.attempts if (one.phase, one.job, one.number) == (phase, job, attempt))
-    return next((one.cause for one in ended), None)
+def recorded(directory: RunDirectory, phase: int, job: str, attempt: int) -> Attempt:
+    """An attempt as the journal has it."""
+    return read_story(directory.events()).attempt(phase, job, attempt)
+
+
+def has_advanced(attempt: Attempt, checkpoints: Path, before: str) -> bool:
+    """Whether an attempt wrote a checkpoint: by the journal; or, where that says nothing, as on a full disk or from an
+    older worker, by the folder, in which ``before`` was the last one written when the attempt began ("" for none)."""
+    return attempt.has_saved or last_written(checkpoints) not in ("", before)
 
 
 def record_refusal(directory: RunDirectory, phase: int, job: str, attempt: int, decision: Decision) -> None:
@@ -242,7 +251,7 @@ def begin(link: CurrentLink, slurm: Slurm) -> int:
         state = slurm.last_state(job, is_running=job == link.job)
         complete_journal(link.folder, link.phase, link.chain, state)
         if is_open(events):  # it was killed before it could tell
-            cause = cause_of_end(link.folder, link.phase, job, events[-1]["attempt"])
+            cause = recorded(link.folder, link.phase, job, events[-1]["attempt"]).cause
             _notify(link, slurm, RunEvent.RESTARTED, cause, "")
     return TRAIN
 
@@ -252,7 +261,7 @@ def end(link: CurrentLink, slurm: Slurm, code: int, *, before: str, told_to_end:
 
     Args:
         code: the ranks' exit code.
-        before: name of the newest checkpoint when the attempt began, "" for none.
+        before: name of the checkpoint written last when the attempt began, "" for none.
         told_to_end: as in `End`.
 
     Returns:
@@ -280,16 +289,16 @@ News = tuple[RunEvent, Cause | None, str]
 
 
 def _decide(link: CurrentLink, slurm: Slurm, code: int, *, before: str, told_to_end: bool) -> tuple[int, News | None]:
-    exclude = link.directory.exclude
     if code not in (EXIT_DONE, EXIT_CONTINUE) and not told_to_end:
         close_attempt(link.folder, link.phase, link.chain, code, source="batch script")
+    attempt = recorded(link.folder, link.phase, link.job, link.attempt)
     ended = End(
         code=contract_code(code),
         told_to_end=told_to_end,
-        advanced=newest_name(link.directory.checkpoints) not in ("", before),
+        advanced=has_advanced(attempt, link.directory.checkpoints, before),
         step_limit=link.step_limit,
-        unfit_nodes=exclude.read_text(encoding="utf-8").strip() if exclude.exists() else "",
-        cause=cause_of_end(link.folder, link.phase, link.job, link.attempt),
+        unfit_nodes=_unfit_nodes(link.directory.exclude),
+        cause=attempt.cause,
     )
     decision = what_next(ended, link.events(), link.budgets())
     record_refusal(link.folder, link.phase, link.job, link.attempt, decision)
@@ -301,6 +310,14 @@ def _decide(link: CurrentLink, slurm: Slurm, code: int, *, before: str, told_to_
     # Bad input that was found before the journal's first line is told by the code alone.
     cause = ended.cause or (Cause.BAD_INPUT if ended.code == EXIT_BAD_INPUT else None)
     return answer, (event, cause, decision.why) if event else None
+
+
+def _unfit_nodes(file: Path) -> str:
+    """The nodes that a worker wrote down as unfit, separated by commas; "" for none, or if the file is damaged."""
+    with suppress(DamagedFileError):
+        nodes = (read_text(file) or "").strip()
+        return nodes if _NODES.fullmatch(nodes) else ""
+    return ""
 
 
 def _arrange(link: CurrentLink, slurm: Slurm, decision: Decision, ended: End) -> tuple[int, RunEvent | None]:
@@ -418,7 +435,7 @@ def _cancel(jobs: Sequence[str], slurm: Slurm) -> None:
 
 
 def _say(words: str) -> None:
-    print(words, file=sys.stderr, flush=True)
+    print(harmless(words), file=sys.stderr, flush=True)
 
 
 def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
@@ -434,7 +451,7 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
     verbs.add_parser("checkpoint", help="a checkpoint was written: make sure that a link follows this job")
     ending = verbs.add_parser("end", help="decide and arrange what comes next")
     ending.add_argument("code", type=int, help="exit code of the ranks")
-    ending.add_argument("--before", default="", help="newest checkpoint when the attempt began")
+    ending.add_argument("--before", default="", help="the checkpoint written last when the attempt began")
     ending.add_argument("--told-to-end", action="store_true", help="the job as a whole was told to end")
     given = parser.parse_args(arguments)
     link, slurm = CurrentLink.of(environ), Slurm(clean_environment(environ))

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO
 
 from bertjobs.errors import EXIT_DONE
+from bertjobs.files.atomic import unlinked
 from bertjobs.launch.link import contract_code
 from bertjobs.recipe.spec import RunSpec
 from bertjobs.run.directory import RunDirectory
@@ -75,7 +76,7 @@ def labelled_log(log: Path, world_size: int) -> Iterator[list[IO[bytes]]]:
     The process at the pipe's other end is sed, in a session of its own: it outlives a launcher that is killed and a
     terminal that is closed, so that the ranks can still write while they stop.
     """
-    with open(log, "ab") as output:
+    with open(log, "ab", opener=unlinked) as output:
         labellers = [
             subprocess.Popen(
                 ["sed", "-u", f"s/^/{label(rank, world_size)}/"],

@@ -9,7 +9,7 @@ from pathlib import Path
 from bertjobs.recipe.spec import RunSpec
 from bertjobs.run.directory import RunDirectory
 from bertjobs.slurm.container import Container, run_sub, submitting_code
-from bertjobs.slurm.options import SlurmOptions
+from bertjobs.slurm.options import SlurmOptions, file_name, header_value
 from bertjobs.slurm.shell import export_lines
 
 MARKER = "# bertjobs: the settings of a submitted run go here\n"
@@ -17,7 +17,7 @@ MARKER = "# bertjobs: the settings of a submitted run go here\n"
 
 def sbatch_lines(spec: RunSpec, phase: int, options: SlurmOptions) -> list[str]:
     """The options of the job, without ``#SBATCH``."""
-    logs = str(Path(spec.results) / spec.run / f"phase{phase}" / "logs").replace("#", r"\#")  # else a comment
+    logs = header_value(file_name(str(Path(spec.results) / spec.run / f"phase{phase}" / "logs")))
     lines = [
         f"--job-name={spec.run}-phase{phase}",
         f"--nodes={spec.nodes}",

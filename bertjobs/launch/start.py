@@ -16,7 +16,7 @@ from typing import TextIO
 from bertjobs.errors import EXIT_DONE, BertjobsError, InputError
 from bertjobs.files.atomic import write_text
 from bertjobs.launch import local
-from bertjobs.launch.link import End, Next, cause_of_end, record_refusal, what_next
+from bertjobs.launch.link import End, Next, has_advanced, record_refusal, recorded, what_next
 from bertjobs.launch.ownership import Claim, claimed
 from bertjobs.launch.script import submissions
 from bertjobs.launch.source import write_source
@@ -25,7 +25,7 @@ from bertjobs.launch.watch.progress import ProgressView
 from bertjobs.recipe.lockfile import read_lockfile
 from bertjobs.recipe.schema import check_path
 from bertjobs.recipe.spec import PhaseSpec, RunSpec
-from bertjobs.run.checkpoints import newest_name
+from bertjobs.run.checkpoints import last_written, result_problem
 from bertjobs.run.directory import RunDirectory
 from bertjobs.run.restarts import chain_events, close_attempt
 from bertjobs.run.settings import restored_on_failure, write_settings
@@ -34,6 +34,7 @@ from bertjobs.slurm.client import Slurm
 from bertjobs.slurm.environment import clean_environment
 from bertjobs.slurm.options import SlurmOptions
 from bertjobs.slurm.refusals import NoAnswer
+from bertjobs.wording import harmless
 
 Queueing = Callable[[RunDirectory, RunSpec, SlurmOptions, Sequence[str], str], dict[int, str]]
 """Queues a run's phases: given the run's directory and spec, sbatch's options, jobs to wait for and the chain's name,
@@ -230,7 +231,7 @@ def _phase_here(
     folder, job = directory.phase(phase.phase), local.next_job(directory)
     directory.record("submitted", backend="local", phase=phase.phase, job=job, **local.identity())
     for attempt in itertools.count():
-        log, before = folder.logs / f"{job}-{attempt}.out", newest_name(folder.checkpoints)
+        log, before = folder.logs / f"{job}-{attempt}.out", last_written(folder.checkpoints)
         view = ProgressView(folder.metrics, phase.steps, out, folder.validation)
 
         def watch(view: ProgressView = view) -> None:
@@ -242,14 +243,14 @@ def _phase_here(
         if code == EXIT_DONE:
             break
         close_attempt(directory, phase.phase, job, code, source="launcher")
-        advanced = newest_name(folder.checkpoints) not in ("", before)
+        ended = recorded(directory, phase.phase, job, attempt)
         decision = what_next(
             End(
                 code,
                 told_to_end=interrupted,
-                advanced=advanced,
+                advanced=has_advanced(ended, folder.checkpoints, before),
                 step_limit=bool(spec.steps_this_run),
-                cause=cause_of_end(directory, phase.phase, job, attempt),
+                cause=ended.cause,
             ),
             chain_events(directory.events(), phase.phase, job),
             spec.restarts,
@@ -258,23 +259,32 @@ def _phase_here(
         out.write(f"phase {phase.phase} ended with code {code}; log: {log}\n" + _tail(log))
         if decision.next is not Next.RESTART:
             break
-        out.write(f"restarting phase {phase.phase} from {newest_name(folder.checkpoints)}\n")
+        out.write(f"restarting phase {phase.phase} from {last_written(folder.checkpoints)}\n")
     return code
 
 
 def _tail(log: Path, lines: int = 12) -> str:
-    return "".join(f"  | {line}\n" for line in log.read_text(errors="replace").splitlines()[-lines:])
+    last = log.read_text(errors="replace").splitlines()[-lines:]
+    return "".join(f"  | {harmless(line)}\n" for line in last)
 
 
 def unfinished(directory: RunDirectory) -> RunSpec:
     """The run at its present place, with those of its phases that are not done.
 
     Raises:
-        InputError: all are done.
+        InputError: all are done, and whether the result is whole; or run.yml or a DONE.json is damaged.
     """
     spec = read_lockfile(directory.lockfile)
     spec = absolute(replace(spec, run=directory.name, results=str(directory.root.parent)))
     phases = tuple(phase for phase in spec.phases if directory.phase(phase.phase).done() is None)
-    if not phases:
-        raise InputError(f"run {spec.run!r} is done: nothing to resume", where=str(directory.root))
-    return replace(spec, phases=phases)
+    if phases:
+        return replace(spec, phases=phases)
+    last = directory.phase(spec.phases[-1].phase)
+    if (done := last.done()) and (problem := result_problem(last.checkpoints, done.checkpoint, done.sha256)):
+        raise InputError(
+            f"run {spec.run!r} is done, but not its result: {problem}",
+            where=str(last.checkpoints),
+            hint=f"restore it from a copy; or delete {last.done_file}, then resume: phase {last.number} begins again "
+            "from its newest whole checkpoint",
+        )
+    raise InputError(f"run {spec.run!r} is done: nothing to resume", where=str(directory.root))

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from bertjobs.errors import InputError, first_line
+from bertjobs.files.reading import parse_json
 from bertjobs.model.bert import GELU_APPROXIMATION, BertForPreTraining
 from bertjobs.model.tokenizer import write_tokenizer
 from bertjobs.recipe.spec import ModelSpec
@@ -186,7 +187,7 @@ def initialise_from(model: BertForPreTraining, folder: str | Path) -> tuple[str,
 def _read_config(folder: Path) -> dict[str, Any]:
     file = folder / "config.json"
     try:
-        config = json.loads(file.read_text(encoding="utf-8"))
+        config = parse_json(file.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         hint = "give the folder of a Hugging Face BERT model"
         raise InputError("config.json is missing", where=str(folder), hint=hint) from error

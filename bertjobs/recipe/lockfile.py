@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from bertjobs.errors import InputError
+from bertjobs.files.reading import read_bytes
 from bertjobs.recipe import schema
 from bertjobs.recipe.batch import divide
 from bertjobs.recipe.catalogue import ANY_VOCABULARY, load_catalogue
@@ -51,6 +52,7 @@ def lockfile(spec: RunSpec) -> str:
 
 def read_lockfile(path: str | Path) -> RunSpec:
     """The run that a run.yml describes; InputError if it cannot be read or does not contain exactly one recipe."""
+    read_bytes(Path(path))  # what lies there in its place may be no file, and keep a reader waiting forever
     catalogue = load_catalogue([path])
     recipes = catalogue.keys("recipes")
     if len(recipes) != 1:

@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bertjobs.errors import InputError
+from bertjobs.errors import InputError, first_line
 from bertjobs.files.yaml_document import YamlDocument, read_document
 from bertjobs.recipe import schema
 from bertjobs.recipe.names import check_name
 from bertjobs.recipe.schema import Setting, nearest_key
+from bertjobs.wording import shown
 
 SECTIONS = ("systems", "models", "vocabularies", "phases", "recipes")
 FIELDS = {"systems": schema.SYSTEM, "models": schema.MODEL, "vocabularies": schema.VOCABULARY}
@@ -33,7 +34,10 @@ def read_recipe_file(path: Path, label: str) -> tuple[YamlDocument, dict[str, An
         raise InputError(f"the recipe file is not UTF-8: {error}", where=label) from None
     document, twice = read_document(text, label)
     check = _Check(document)
-    content = check.content()
+    try:
+        content = check.content()
+    except (ValueError, OverflowError, RecursionError) as error:  # numbers of thousands of digits, endless nesting
+        raise InputError(f"the recipe file cannot be read: {first_line(error)}", where=label) from None
     return document, content, [*twice, *check.errors]
 
 
@@ -79,11 +83,11 @@ class _Check:
     def _phases(self, value: Any, path: tuple[Any, ...]) -> dict[int, Any]:
         phases: dict[int, Any] = {}
         if not isinstance(value, Mapping):
-            self._refuse(f"phases must be a mapping from a phase's number, not {value!r}", path)
+            self._refuse(f"phases must be a mapping from a phase's number, not {shown(value)}", path)
             return phases
         for key, fields in value.items():
             if not re.fullmatch(r"[1-9][0-9]?", str(key)):
-                self._refuse(f"a phase is a number from 1 to 99, not {key!r}", (*path, key))
+                self._refuse(f"a phase is a number from 1 to 99, not {shown(key)}", (*path, key))
                 continue
             if int(key) in phases:
                 self._refuse(f"phase {key} is given twice", (*path, key))
@@ -102,15 +106,15 @@ class _Check:
     def _mapping(self, value: Any, path: tuple[Any, ...], known: Sequence[str] | None = None) -> dict[str, Any]:
         """The entries of the value, if it is a mapping, whose keys are text and known."""
         if not isinstance(value, Mapping):
-            given = "nothing" if value is None else repr(value)
+            given = "nothing" if value is None else shown(value)
             self._refuse(f"expected a mapping of keys to values here, not {given}", path)
             return {}
         entries = {}
         for key, item in value.items():
             if known is not None and key not in known:
-                self._refuse(f"unknown key {key!r}", (*path, key), nearest_key(str(key), known))
+                self._refuse(f"unknown key {shown(key)}", (*path, key), nearest_key(str(key), known))
             elif not isinstance(key, str):
-                self._refuse(f"a name must be text, not {key!r}", (*path, key), f"put it in quotes: '{key}'")
+                self._refuse(f"a name must be text, not {shown(key)}", (*path, key), f"put it in quotes: '{key}'")
             else:
                 entries[key] = item
         return entries

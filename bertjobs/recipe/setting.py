@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 from typing import Any, get_type_hints
 
 from bertjobs.errors import InputError, nearest
-from bertjobs.recipe.names import check_name, check_path
+from bertjobs.recipe.names import check_mounted, check_name, check_path
+from bertjobs.wording import shown
 
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 REQUIRED = object()
@@ -91,8 +92,8 @@ class Setting:
         """The value in its type, from text or as parsed by YAML; InputError if it is not valid."""
         parsed = _PARSERS[self.kind](self, value)
         if parsed is None or (self.choices and parsed not in self.choices):
-            hint = nearest(str(value), self.choices) if self.choices else None
-            given = "empty" if value is None else repr(value)
+            hint = nearest(value if isinstance(value, str) else shown(value), self.choices) if self.choices else None
+            given = "empty" if value is None else shown(value)
             raise InputError(f"{self.key} must be {self.expected()}, not {given}", where=where, hint=hint)
         if self.kind == "name" and (parsed or self.default != ""):
             check_name(parsed, self.key, where)
@@ -100,7 +101,8 @@ class Setting:
             check_path(parsed, self.key, where)
         elif self.kind == "mounts":
             for mount in parsed:
-                check_path(mount, self.key, where)
+                for part in mount.split(":"):
+                    check_mounted(part, self.key, where)
         return parsed
 
 
@@ -155,7 +157,10 @@ _SWITCHES = {"true": True, "yes": True, "on": True, "1": True, "false": False, "
 
 
 def _parse_switch(setting: Setting, value: Any) -> bool | None:  # noqa: ARG001
-    return _SWITCHES.get(str(value).strip().lower())
+    if isinstance(value, bool):
+        return value
+    text = str(value) if value in (0, 1) else value
+    return _SWITCHES.get(text.strip().lower()) if isinstance(text, str) else None
 
 
 def _parse_text(setting: Setting, value: Any) -> str | None:  # noqa: ARG001

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import matplotlib as mpl
@@ -17,10 +18,11 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 
 from bertjobs.errors import InputError
-from bertjobs.files.json_lines import read_lines
+from bertjobs.files.reading import DamagedFileError
 from bertjobs.recipe.lockfile import read_lockfile
 from bertjobs.recipe.spec import PhaseSpec
 from bertjobs.run.directory import RunDirectory
+from bertjobs.run.series import read_steps
 
 Floats = NDArray[np.float64]
 
@@ -32,6 +34,9 @@ SMOOTHED_SHARE = 0.04
 
 RIGHT_MARGIN = 1.015
 """Room to the right of the last step, so that its dot is whole."""
+
+METRICS = ("mlm_loss_nats", "mlm_accuracy", "nsp_accuracy", "learning_rate", "sequences_per_s")
+VALIDATION = ("mlm_loss_nats", "mlm_accuracy", "nsp_accuracy", "unigram_cross_entropy_nats")
 
 WORDS, SENTENCES, HELD_OUT, QUIET, LINE = "#2563a8", "#5f8a3c", "#c2510c", "#6b7280", "#d1d5db"
 
@@ -132,10 +137,18 @@ def read_series(directory: RunDirectory) -> list[Series]:
     series: list[Series] = []
     for phase in read_lockfile(directory.lockfile).phases:
         folder = directory.phase(phase.phase)
-        if metrics := read_lines(folder.metrics):
+        if metrics := _lines(folder.metrics, METRICS):
             first = series[-1].end if series else 0
-            series.append(Series(phase, first, metrics, read_lines(folder.validation)))
+            series.append(Series(phase, first, metrics, _lines(folder.validation, VALIDATION)))
     return series
+
+
+def _lines(path: Path, fields: Sequence[str]) -> list[dict[str, Any]]:
+    """The lines with all that is drawn; [] for a damaged file, which the summary names."""
+    try:
+        return read_steps(path, *fields)
+    except DamagedFileError:
+        return []
 
 
 def downsample(steps: Floats, values: Floats, points: int = POINTS) -> tuple[Floats, Floats]:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
-from html import escape
+from html import escape as html_escape
 
 from bertjobs.data.shards.manifest import DataManifest
 from bertjobs.recipe.spec import PhaseSpec, RunSpec
 from bertjobs.report.guesses import Guess, gap_after, gap_before, percent
 from bertjobs.report.summary import END_STEPS, MARGIN_NATS, Summary, judged, learnt, rows, verdict
 from bertjobs.run.journal import Attempt
-from bertjobs.wording import duration
+from bertjobs.wording import duration, harmless
 
 STYLE = """
 :root { color-scheme: light dark; --text: #1f2937; --quiet: #5b6472; --line: #e2e5ea; --page: #fff; --soft: #f5f7f9;
@@ -55,6 +55,11 @@ code { overflow-wrap: anywhere; }
 
 # Tells the browser, too, that nothing may be fetched or run.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'"
+
+
+def escape(text: str) -> str:
+    """Text as HTML that shows it and does nothing else."""
+    return html_escape(harmless(text))
 
 
 def page(

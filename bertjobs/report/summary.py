@@ -9,18 +9,23 @@ from pathlib import Path
 from typing import Any
 
 from bertjobs.errors import InputError
+from bertjobs.launch.watch.damage import in_order
 from bertjobs.launch.watch.goodput import HOUR_S, Goodput
 from bertjobs.launch.watch.status import RunFiles, read_run, run_goodput
+from bertjobs.recipe.lockfile import read_lockfile
 from bertjobs.recipe.spec import PhaseSpec, RunSpec
 from bertjobs.run.checkpoints import newest_whole
 from bertjobs.run.directory import RunDirectory
 from bertjobs.run.journal import Attempt
-from bertjobs.wording import duration
+from bertjobs.run.series import lines_of_steps
+from bertjobs.wording import duration, harmless
 
 END_STEPS = 10
 """The training loss at the end is the mean over this many steps."""
 
 MARGIN_NATS = 0.5
+
+HELD_OUT_FIELDS = ("mlm_loss_nats", "mlm_accuracy", "nsp_accuracy", "unigram_cross_entropy_nats")
 
 
 @dataclass(frozen=True)
@@ -75,12 +80,13 @@ class PhaseSummary:
 
 @dataclass(frozen=True)
 class Summary:
-    """A run: what was planned, its phases in order, its attempts."""
+    """A run: what was planned, its phases in order, its attempts; ``damage`` is what cannot be read, in words."""
 
     spec: RunSpec
     root: Path
     phases: tuple[PhaseSummary, ...]
     attempts: tuple[Attempt, ...]
+    damage: tuple[str, ...] = ()
 
     @property
     def last_started(self) -> PhaseSummary:
@@ -100,16 +106,16 @@ def summarise(directory: RunDirectory) -> Summary:
         InputError: run.yml cannot be read, or no step has been made yet.
     """
     files = read_run(directory, whole=True)
-    spec = files.spec
+    spec = files.spec or read_lockfile(directory.lockfile)  # which says what is wrong with it
     if not any(files.metrics.values()):
         raise InputError(
             f"run {directory.name!r} has no metrics yet: no optimizer step has been made",
             where=str(directory.root),
             hint=f"see its progress with: bertjobs status {directory.name}",
         )
-    used, attempts = run_goodput(files, {}), files.story.begun
+    used, attempts = run_goodput(files, spec, {}), files.story.begun
     phases = tuple(_phase_summary(phase, files, attempts, used[phase.phase]) for phase in spec.phases)
-    return Summary(spec, directory.root, phases, attempts)
+    return Summary(spec, directory.root, phases, attempts, in_order(files.damage))
 
 
 def learnt(summary: Summary, margin: float = MARGIN_NATS) -> bool:
@@ -172,7 +178,8 @@ def text(summary: Summary) -> str:
     lines += ["", *(verdict(phase) for phase in judged(summary))]
     if saved := summary.last_saved:
         lines += ["", f"checkpoint {saved.checkpoint}"]
-    return "\n".join(lines)
+    lines += ["", *(f"damaged: {words}" for words in summary.damage)] if summary.damage else []
+    return harmless("\n".join(lines))
 
 
 def verdict(phase: PhaseSummary) -> str:
@@ -191,12 +198,12 @@ def verdict(phase: PhaseSummary) -> str:
 def _phase_summary(spec: PhaseSpec, files: RunFiles, attempts: Sequence[Attempt], used: Goodput) -> PhaseSummary:
     directory, metrics = files.directory.phase(spec.phase), files.metrics[spec.phase]
     losses = [line["loss_nats"] for line in metrics]
-    validations = files.validations[spec.phase]
+    validations = lines_of_steps(files.validations[spec.phase], *HELD_OUT_FIELDS)
     mine = [attempt for attempt in attempts if attempt.phase == spec.phase]
     return PhaseSummary(
         spec=spec,
         steps_done=metrics[-1]["step"] if metrics else 0,
-        done=directory.done() is not None,
+        done=spec.phase not in files.undone,
         start_loss_nats=losses[0] if losses else None,
         end_loss_nats=statistics.fmean(losses[-END_STEPS:]) if losses else None,
         held_out=_read_held_out(validations[-1]) if validations else None,

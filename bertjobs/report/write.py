@@ -15,6 +15,7 @@ from bertjobs.report.guesses import Guess
 from bertjobs.report.page import page
 from bertjobs.report.summary import Summary
 from bertjobs.run.directory import RunDirectory
+from bertjobs.wording import harmless
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Report:
             parts.append("Masked words in held-out sentences\n" + cloze.text(self.guesses))
         parts += self.notes
         parts.append(f"report {self.path}")
-        return "\n\n".join(parts)
+        return harmless("\n\n".join(parts))
 
 
 def write_report(directory: RunDirectory) -> Report:
@@ -51,7 +52,7 @@ def write_report(directory: RunDirectory) -> Report:
     except BertjobsError as error:
         notes.append(f"no guesses for masked words: {error.what}")
     try:
-        write_text(directory.report, page(summary, svg, answers, data, notes))
+        write_text(directory.report, page(summary, svg, answers, data, [*summary.damage, *notes]))
     except OSError as error:
         raise InputError(f"the report cannot be written: {error.strerror}", where=str(directory.report)) from error
     return Report(directory.report, summary, tuple(answers), tuple(notes))

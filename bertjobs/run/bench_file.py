@@ -62,13 +62,15 @@ class BenchRun:
     @classmethod
     def from_json(cls, line: Any) -> BenchRun:
         """Parse a line of `BENCH_FILE`; raises LookupError, TypeError or ValueError if it is not one."""
+        if type(line["micro_batch"]) is not int or line["micro_batch"] < 1:
+            raise ValueError(f"not a micro-batch: {line['micro_batch']!r}")
         device, shape = line["device"], ModelSpec(name="", **line["model"])
         work = WorkPerSequence(shape, *(line[field.name] for field in fields(WorkPerSequence)[1:]))
         measured = [float(line[name]) for name in ("sequences_per_s", "peak_memory_gb")]
         if not all(0 < value < math.inf for value in measured):
             raise ValueError(f"not measurements: {measured}")
         memory = float(device["memory_gb"])
-        return cls(str(device["name"]), device["kind"] == "cuda", memory, work, int(line["micro_batch"]), *measured)
+        return cls(str(device["name"]), device["kind"] == "cuda", memory, work, line["micro_batch"], *measured)
 
     def applies_to(self, spec: RunSpec, phase: PhaseSpec) -> bool:
         """Whether each rank of a run does the same work on the same kind of device."""

@@ -11,8 +11,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bertjobs.errors import BertjobsError, InputError
+from bertjobs.errors import BertjobsError, InputError, first_line
 from bertjobs.files.atomic import remove_folder, sha256_of, write_json
+from bertjobs.files.reading import DamagedFileError, read_json
 
 FORMAT_VERSION = 2
 """2: the optimizer's state may be in several files; the manifest has the world size, the settings and its own hash."""
@@ -93,17 +94,13 @@ def read_manifest(folder: Path) -> CheckpointManifest:
         NewerFormatError: it is of a format that this bertjobs does not know.
     """
     try:
-        content = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        _check_hash(content)
-        _check_format(content["format_version"], folder)
-        manifest = _parse(content)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DamagedCheckpointError(
-            f"no valid {MANIFEST} ({type(error).__name__}: {error})", where=str(folder)
-        ) from error
+        manifest = read_json(folder / MANIFEST, lambda content: _manifest(content, folder))
+    except DamagedFileError as error:
+        raise DamagedCheckpointError(f"no valid {MANIFEST} ({error.what})", where=str(folder)) from error
+    if manifest is None:
+        raise DamagedCheckpointError(f"no valid {MANIFEST} (there is none)", where=str(folder))
     for name, expected in manifest.files.items():
-        file = folder / name
-        size = file.stat().st_size if file.is_file() else None
+        size = _size(folder / name)
         if size != expected["bytes"]:
             what = "is missing" if size is None else f"has {size:,} bytes"
             raise DamagedCheckpointError(
@@ -113,8 +110,32 @@ def read_manifest(folder: Path) -> CheckpointManifest:
     return manifest
 
 
+def _size(file: Path) -> int | None:
+    try:
+        return file.stat().st_size if file.is_file() else None
+    except OSError:
+        return None
+
+
 def _sha256_of_json(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _manifest(content: Any, folder: Path) -> CheckpointManifest:
+    """The manifest in a value of JSON.
+
+    Raises:
+        ValueError: there is none in it.
+        NewerFormatError: a later bertjobs wrote it.
+    """
+    if not isinstance(content, dict):
+        raise ValueError("it is not an object")
+    try:
+        _check_hash(content)
+        _check_format(content["format_version"], folder)
+        return _parse(content)
+    except (LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"{type(error).__name__}: {error}") from error
 
 
 def _check_hash(content: dict[str, Any]) -> None:
@@ -128,8 +149,16 @@ def _parse(content: dict[str, Any]) -> CheckpointManifest:
     manifest = CheckpointManifest(**content)
     if manifest.format_version > 1 and not {"world_size", "settings"} <= content.keys():
         raise ValueError("no world_size or no settings")
+    for name in ("format_version", "phase", "step", "world_size"):
+        if type(getattr(manifest, name)) is not int:
+            raise ValueError(f"{name} is not a whole number")
     for name, entry in manifest.files.items():
-        if Path(name).name != name or set(entry) != {"bytes", "sha256"}:
+        if (
+            Path(name).name != name
+            or "\0" in name
+            or set(entry) != {"bytes", "sha256"}
+            or type(entry["bytes"]) is not int
+        ):
             raise ValueError(f"entry {name!r}")
     if not isinstance(manifest.settings, dict):
         raise TypeError("settings is not an object")
@@ -187,16 +216,24 @@ def verify(folder: Path) -> CheckpointManifest:
 
 
 def steps(checkpoints: Path) -> list[Path]:
-    """All checkpoint folders, valid or not, oldest first."""
-    if not checkpoints.is_dir():
+    """All checkpoint folders, valid or not, oldest first.
+
+    Raises:
+        DamagedFileError: their folder is closed to this user.
+    """
+    try:
+        return sorted(folder for folder in checkpoints.iterdir() if FOLDER_NAME.fullmatch(folder.name))
+    except (FileNotFoundError, NotADirectoryError):
         return []
-    return sorted(folder for folder in checkpoints.iterdir() if FOLDER_NAME.fullmatch(folder.name))
+    except PermissionError as error:
+        raise DamagedFileError(f"the checkpoints cannot be read: {error.strerror}", where=str(checkpoints)) from error
 
 
-def newest_name(checkpoints: Path) -> str:
-    """The name of the newest checkpoint, valid or not; "" for none."""
+def last_written(checkpoints: Path) -> str:
+    """The name of the checkpoint that was written last, valid or not; "" for none. It is not the one of the most steps
+    where an attempt has skipped damaged ones."""
     folders = steps(checkpoints)
-    return folders[-1].name if folders else ""
+    return max(folders, key=lambda folder: (folder.lstat().st_mtime_ns, folder.name)).name if folders else ""
 
 
 def newest_valid(checkpoints: Path) -> tuple[Path | None, list[DamagedCheckpointError]]:
@@ -219,7 +256,26 @@ def newest_valid(checkpoints: Path) -> tuple[Path | None, list[DamagedCheckpoint
 def newest_whole(checkpoints: Path) -> Path | None:
     """The newest checkpoint whose files are all there with the right size; their bytes are not read. For readers: one
     that cannot be read, or that a later bertjobs wrote, is skipped."""
-    return next((folder for folder in reversed(steps(checkpoints)) if _is_whole(folder)), None)
+    try:
+        return next((folder for folder in reversed(steps(checkpoints)) if _is_whole(folder)), None)
+    except (DamagedFileError, OSError):
+        return None
+
+
+def result_problem(checkpoints: Path, name: str, sha256: str) -> str:
+    """What is wrong with the checkpoint that a finished phase names; "" if it is whole. Its files' bytes are not read.
+
+    Args:
+        name, sha256: its folder's name, and the hash of its manifest, as DONE.json has them.
+    """
+    folder = checkpoints / name
+    try:
+        if not folder.is_dir():
+            return f"{name} is missing"
+        read_manifest(folder)
+        return "" if sha256_of(folder / MANIFEST) == sha256 else f"{name} is not the one that DONE.json names"
+    except (BertjobsError, OSError) as error:
+        return f"{name} is damaged: {getattr(error, 'what', None) or first_line(error)}"
 
 
 def prune(checkpoints: Path, *, keep: int = KEPT, newest: str | None = None, spare: Collection[str] = ()) -> None:

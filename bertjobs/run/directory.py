@@ -8,16 +8,20 @@
 
 from __future__ import annotations
 
-import json
 import os
+import re
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from bertjobs.errors import BertjobsError, InputError, nearest
+from bertjobs.errors import InputError, nearest
 from bertjobs.files.atomic import PRIVATE_FOLDER, write_json, write_text
 from bertjobs.files.json_lines import append_line, read_lines
+from bertjobs.files.reading import DamagedFileError, read_json, record_of
+from bertjobs.run.events import Event, events_in
+
+_PHASE = re.compile(r"phase([1-9][0-9]{0,3})")
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,13 @@ class PhaseDirectory:
         """Nodes that the next link must not be given, separated by commas: the worker writes it, run.sub reads it."""
         return self.root / "exclude"
 
+    def outputs(self) -> list[Path]:
+        """The files of ``logs/``: the workers' and the batch scripts'; none if the folder is closed to this user."""
+        try:
+            return sorted(self.logs.glob("*.out"))
+        except OSError:
+            return []
+
     def create(self) -> None:
         """Make the phase's folders, readable by their owner alone.
 
@@ -92,14 +103,13 @@ class PhaseDirectory:
         """The phase's DONE.json, or None while the phase is not done.
 
         Raises:
-            BertjobsError: the file exists but is not one of ours.
+            DamagedFileError: it cannot be read, or is not one of ours.
         """
-        if not self.done_file.exists():
-            return None
         try:
-            return Done(**json.loads(self.done_file.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError) as error:
-            raise BertjobsError(f"DONE.json cannot be read: {error}", where=str(self.done_file)) from error
+            return read_json(self.done_file, _done)
+        except DamagedFileError as error:
+            error.hint = "restore it from a copy; or delete it: the phase then ends again from its newest checkpoint"
+            raise
 
     def write_done(self, done: Done) -> None:
         write_json(self.done_file, asdict(done))
@@ -119,6 +129,17 @@ class RunDirectory:
     def lockfile(self) -> Path:
         """run.yml: the run fully resolved, itself a valid recipe file."""
         return self.root / "run.yml"
+
+    @property
+    def has_lockfile(self) -> bool:
+        """Whether anything has that name, be it damaged or closed to this user."""
+        try:
+            self.lockfile.lstat()
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        except OSError:
+            return True
+        return True
 
     @property
     def journal(self) -> Path:
@@ -143,13 +164,9 @@ class RunDirectory:
         return PhaseDirectory(self.root / f"phase{number}", number)
 
     def phases(self) -> list[PhaseDirectory]:
-        """The phases that have a folder, in order."""
-        numbers = sorted(
-            int(folder.name.removeprefix("phase"))
-            for folder in self.root.glob("phase*")
-            if folder.name.removeprefix("phase").isdigit()
-        )
-        return [self.phase(number) for number in numbers]
+        """The phases that have a folder, in order; none if the run's folder is closed to this user."""
+        numbers = (int(match[1]) for folder in self.root.glob("phase*") if (match := _PHASE.fullmatch(folder.name)))
+        return [self.phase(number) for number in sorted(numbers)]
 
     def create(self) -> None:
         """Make the folder, readable by its owner alone.
@@ -166,8 +183,36 @@ class RunDirectory:
         """Append an event to the journal, with the time in seconds since 1970."""
         append_line(self.journal, {"time_unix_s": round(time.time(), 3), "event": event, **fields})
 
-    def events(self) -> list[dict[str, Any]]:
-        return read_lines(self.journal)
+    def events(self) -> list[Event]:
+        """The journal's events, in order, without what cannot be an event of ours (`bertjobs.run.events`).
+
+        Raises:
+            DamagedFileError: the journal cannot be read.
+        """
+        return events_in(read_lines(self.journal))
+
+    @property
+    def is_run(self) -> bool:
+        """Whether the folder is a run's, whole or damaged: it has a run.yml, or what an attempt leaves that ended
+        before it wrote one. Other people's runs that are closed to this user do not count."""
+        if os.access(self.lockfile, os.R_OK):
+            return True
+        try:
+            is_mine = self.root.stat().st_uid == os.geteuid()
+            if not os.access(self.root, os.R_OK | os.X_OK):
+                return is_mine and self.root.is_dir()
+            if self.has_lockfile:
+                return is_mine
+            return self.journal.exists() or any(folder.logs.is_dir() for folder in self.phases())
+        except OSError:
+            return False
+
+
+def _done(value: Any) -> Done:
+    done = record_of(Done, value)
+    if Path(done.checkpoint).name != done.checkpoint:
+        raise ValueError(f"its checkpoint {done.checkpoint!r} is not a folder's name")
+    return done
 
 
 def _make_private(*folders: Path) -> None:
@@ -184,15 +229,15 @@ def _make_private(*folders: Path) -> None:
 
 
 def open_run(results: Path, run: str) -> RunDirectory:
-    """The run called ``run`` below ``results``; ``run`` may also be the path of a run's folder.
+    """The run called ``run`` below ``results``, whole or damaged; ``run`` may also be the path of a run's folder.
 
     Raises:
         InputError: there is no such run; names the nearest.
     """
     for root in (results / run, Path(run)):
-        if os.access(root / "run.yml", os.R_OK):
-            return RunDirectory(root.resolve())
-    runs = [folder.name for folder in results.iterdir()] if results.is_dir() else []
+        if (directory := RunDirectory(root)).is_run:
+            return RunDirectory(directory.root.resolve())
+    runs = [directory.name for directory in all_runs(results)]
     hint = nearest(run, runs) or "start one with: bertjobs submit --recipe NAME"
     raise InputError(f"there is no run named {run!r}", where=str(results), hint=hint)
 
@@ -227,9 +272,19 @@ def check_writable(folder: Path) -> None:
 
 
 def all_runs(results: Path) -> list[RunDirectory]:
-    """The runs below a results folder, newest first."""
-    if not results.is_dir():
+    """The runs below a results folder, newest first; damaged ones too (`RunDirectory.is_run`)."""
+    try:
+        folders = list(results.iterdir())
+    except OSError:
         return []
-    # os.access: other people's runs in a shared folder may be closed to this user.
-    runs = [RunDirectory(folder) for folder in results.iterdir() if os.access(folder / "run.yml", os.R_OK)]
-    return sorted(runs, key=lambda run: run.lockfile.stat().st_mtime, reverse=True)
+    runs = [directory for directory in map(RunDirectory, folders) if directory.is_run]
+    return sorted(runs, key=_written, reverse=True)
+
+
+def _written(directory: RunDirectory) -> float:
+    for path in (directory.lockfile, directory.root):
+        try:
+            return path.lstat().st_mtime
+        except OSError:
+            continue
+    return 0.0

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from bertjobs.errors import EXIT_CONTINUE
 from bertjobs.run.causes import SPENT_BY, Cause, read_cause
 
 
@@ -44,6 +45,7 @@ class Attempt:
         word: why it ended, in the journal's word; "" if nothing says so.
         explained: what Slurm said later about the signal that ended it.
         exit_code, step: as recorded at its end; None if nothing says so.
+        saved_step: of the last checkpoint that it wrote; None if the journal names none.
         failure: what went wrong, if anything did.
         is_end_reported: whether another process wrote its end.
         refusal, spent_by: why no other attempt followed, in words, and the cause that used up the restarts; "" and
@@ -63,6 +65,7 @@ class Attempt:
     explained: Cause | None = None
     exit_code: int | None = None
     step: int | None = None
+    saved_step: int | None = None
     failure: Failure | None = None
     is_end_reported: bool = False
     refusal: str = ""
@@ -77,6 +80,13 @@ class Attempt:
     def has_ended(self) -> bool:
         """Whether the journal records its end."""
         return bool(self.word) or self.exit_code is not None
+
+    @property
+    def has_saved(self) -> bool:
+        """Whether the journal says that it wrote a checkpoint: an attempt that is told to stop writes one, if it has
+        made a step."""
+        stopped = self.exit_code == EXIT_CONTINUE and self.step is not None and self.step > self.first_step
+        return self.saved_step is not None or stopped
 
     @property
     def seconds(self) -> float:
@@ -131,6 +141,11 @@ class Story:
         """The attempts that began to train."""
         return tuple(attempt for attempt in self.attempts if attempt.started_unix_s is not None)
 
+    def attempt(self, phase: int, job: str, number: int) -> Attempt:
+        """One attempt; one of which nothing is known if the journal does not name it."""
+        same = (one for one in reversed(self.attempts) if (one.phase, one.job, one.number) == (phase, job, number))
+        return next(same, Attempt(phase, job, number))
+
 
 def read_story(events: Iterable[Mapping[str, Any]], step_times: Mapping[int, Sequence[float]] | None = None) -> Story:
     """The story in a journal.
@@ -184,6 +199,10 @@ def _started(attempt: Attempt, event: Mapping[str, Any]) -> Attempt:
     )
 
 
+def _saved(attempt: Attempt, event: Mapping[str, Any]) -> Attempt:
+    return replace(attempt, saved_step=event.get("step", attempt.saved_step))
+
+
 def _ended(attempt: Attempt, event: Mapping[str, Any]) -> Attempt:
     """The first end counts: if a rank hangs, a later end says less."""
     if attempt.has_ended:
@@ -212,6 +231,7 @@ def _not_restarted(attempt: Attempt, event: Mapping[str, Any]) -> Attempt:
 
 _OF_AN_ATTEMPT: Mapping[str, Callable[[Attempt, Mapping[str, Any]], Attempt]] = {
     "started": _started,
+    "checkpoint": _saved,
     "ended": _ended,
     "explained": _explained,
     "not restarted": _not_restarted,

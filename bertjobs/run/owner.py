@@ -12,7 +12,6 @@ two hosts need not agree.
 from __future__ import annotations
 
 import json
-import os
 import re
 import time
 import uuid
@@ -22,8 +21,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from bertjobs.errors import EXIT_DONE, BertjobsError
-from bertjobs.files.atomic import PRIVATE_FILE, PRIVATE_FOLDER, create_text
+from bertjobs.files.atomic import PRIVATE_FOLDER, create_text, touch
 from bertjobs.files.lock import process_start
+from bertjobs.files.reading import DamagedFileError, read_json, record_of
 
 BEAT_S = 10.0
 """Seconds between two signs of life."""
@@ -116,17 +116,18 @@ class Owners:
 
     def _names(self) -> list[str]:
         """The records' file names, oldest first."""
-        if not self.folder.is_dir():
+        try:
+            return sorted(file.name for file in self.folder.iterdir() if _RECORD.fullmatch(file.name))
+        except (FileNotFoundError, NotADirectoryError):
             return []
-        return sorted(file.name for file in self.folder.iterdir() if _RECORD.fullmatch(file.name))
 
     def _read(self, name: str) -> Owner:
         number = int(name.partition(".")[0])
+        unknown = Owner("unknown", 0, "an unknown host", 0, "", number=number)
         try:
-            content = json.loads((self.folder / name).read_text(encoding="utf-8"))
-            return replace(Owner(**content), number=number)
-        except (OSError, ValueError, TypeError, RecursionError):
-            return Owner("unknown", 0, "an unknown host", 0, "", number=number)
+            return read_json(self.folder / name, lambda value: record_of(Owner, value, number=number)) or unknown
+        except DamagedFileError:
+            return unknown
 
     def current(self, lives: Lives) -> Owner | None:
         """The owner, if there is one that is alive."""
@@ -156,7 +157,7 @@ class Owners:
             if last and self._is_alive(last, lives):
                 return last, False
             wanted = replace(candidate, number=last.number + 1 if last else 1, taken_unix_s=round(time.time(), 3))
-            self._touch(self._beat(wanted))
+            touch(self._beat(wanted))
             content = {name: value for name, value in asdict(wanted).items() if name != "number"}
             if create_text(self._record(wanted), json.dumps(content) + "\n"):
                 return wanted, True
@@ -167,7 +168,7 @@ class Owners:
     def release(self, owner: Owner) -> None:
         """The owner has ended; nothing else is changed if it has long been followed by another."""
         with suppress(OSError):  # it is dead then, in time
-            self._touch(self._record(owner).with_suffix(_RELEASED))
+            touch(self._record(owner).with_suffix(_RELEASED))
 
     def is_released(self, owner: Owner) -> bool:
         return self._record(owner).with_suffix(_RELEASED).exists()
@@ -182,7 +183,7 @@ class Owners:
     def beat(self, owner: Owner) -> None:
         """Give a sign of life."""
         with suppress(OSError):
-            self._touch(self._beat(owner))
+            touch(self._beat(owner))
 
     def _beat(self, owner: Owner) -> Path:
         """Named by the attempt, for run.sub to touch."""
@@ -200,16 +201,11 @@ class Owners:
     def _now(self) -> float:
         """The file system's clock."""
         probe = self.folder / f".now-{uuid.uuid4().hex}"
-        self._touch(probe)
+        touch(probe)
         try:
             return probe.stat().st_mtime
         finally:
             probe.unlink(missing_ok=True)
-
-    @staticmethod
-    def _touch(file: Path) -> None:
-        file.touch(mode=PRIVATE_FILE)
-        os.utime(file)  # by the server's clock
 
 
 def process_lives(owner: Owner, host: str) -> bool | None:

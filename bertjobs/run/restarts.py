@@ -154,11 +154,12 @@ def no_progress(events: Sequence[Mapping[str, Any]], step: int) -> Refusal | Non
     """Why an attempt that begins at ``step`` would end as those before it did; None if it need not.
 
     A single attempt without a newer checkpoint is not enough: its checkpoint may have been damaged, or its node bad.
+    An attempt that begins below those before it does so because the checkpoints above are damaged.
     """
     starts = [event for event in events if event["event"] == "started"][-2:]
     ends = [cause for event in events if event["event"] == "ended"
             if (cause := cause_in(event)) is not Cause.NOT_RESTARTED][-2:]  # fmt: skip
-    if len(starts) < 2 or any(start.get("step", -1) < step for start in starts):
+    if len(starts) < 2 or any(start.get("step", -1) != step for start in starts):
         return None
     if len(ends) < 2 or not all(cause.needs_progress for cause in ends):
         return None

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 from bertjobs.errors import InputError
-from bertjobs.recipe.lockfile import difference, lockfile, read_lockfile, with_phases_of
+from bertjobs.files.reading import read_text
+from bertjobs.recipe.lockfile import decisive_settings, difference, lockfile, read_lockfile, with_phases_of
 from bertjobs.recipe.spec import RunSpec
-from bertjobs.run.checkpoints import steps
+from bertjobs.run.checkpoints import (
+    DamagedCheckpointError,
+    check_settings,
+    read_manifest,
+    result_problem,
+    steps,
+)
 from bertjobs.run.directory import PhaseDirectory, RunDirectory
 
 
@@ -43,8 +52,45 @@ def check_unchanged(spec: RunSpec, directory: RunDirectory, fixed: Collection[in
             f"phase {words} of run {spec.run!r} was started with other settings: {', '.join(changed)}",
             where=str(directory.lockfile),
             hint="set them back, or start another run, with another RUN or: "
-            f"bertjobs submit --recipes {directory.lockfile} --recipe {spec.recipe} --run NAME",
+            f"bertjobs submit --recipes {shlex.quote(str(directory.lockfile))} --recipe {spec.recipe} --run NAME",
         )
+
+
+def check_start(spec: RunSpec, directory: RunDirectory) -> Path | None:
+    """Make sure that the first of these phases can begin where the run's folder says: from a checkpoint of its own that
+    was trained with its settings, or from the result of the phase before it. No large file is read.
+
+    Args:
+        spec: with the phases that are not done.
+
+    Returns:
+        The checkpoint; None if it begins from other weights, or if nothing can be said before its files are read.
+
+    Raises:
+        InputError: it cannot; names what is damaged, missing or different.
+    """
+    phase = directory.phase(spec.phases[0].phase)
+    for folder in reversed(steps(phase.checkpoints)):
+        try:
+            manifest = read_manifest(folder)
+        except DamagedCheckpointError:  # the worker skips it too
+            continue
+        check_settings(manifest, decisive_settings(spec, phase.number), folder)
+        return folder
+    previous = max((one.number for one in directory.phases() if one.number < phase.number), default=None)
+    if steps(phase.checkpoints) or previous is None:
+        return None
+    before = directory.phase(previous)
+    if (done := before.done()) is None:
+        return None
+    if problem := result_problem(before.checkpoints, done.checkpoint, done.sha256):
+        raise InputError(
+            f"phase {phase.number} begins from the result of phase {previous}: {problem}",
+            where=str(before.checkpoints),
+            hint=f"restore it from a copy, or delete {before.done_file} to finish phase {previous} again from an "
+            "earlier one",
+        )
+    return before.checkpoints / done.checkpoint
 
 
 def settings_text(directory: RunDirectory, spec: RunSpec) -> str:
@@ -67,7 +113,7 @@ def write_settings(directory: RunDirectory, spec: RunSpec) -> None:
         OSError: it cannot be written.
     """
     text = settings_text(directory, spec)
-    if not directory.lockfile.is_file() or directory.lockfile.read_text(encoding="utf-8") != text:
+    if read_text(directory.lockfile) != text:
         directory.write_lockfile(text)
 
 
@@ -77,7 +123,7 @@ def restored_on_failure(
 ) -> Iterator[None]:
     """run.yml is again what it was if what is done here fails: nothing was queued with the changed settings; after
     errors of the type ``unless`` something may have been."""
-    before = directory.lockfile.read_text(encoding="utf-8") if directory.lockfile.is_file() else None
+    before = read_text(directory.lockfile)
     try:
         yield
     except BaseException as error:

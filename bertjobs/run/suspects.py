@@ -6,13 +6,14 @@ expires. One JSON line per entry, appended by a single write.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
-from bertjobs.files.json_lines import append_line
+from bertjobs.files.json_lines import append_line, read_lines
+from bertjobs.files.reading import DamagedFileError, record_of
 
 FILE = "suspect-nodes.jsonl"
 EXPIRY_S = 24 * 3600.0
@@ -60,8 +61,8 @@ def suspects(results: Path, now: float) -> list[Suspect]:
     """The entries that have not expired, oldest first; [] if there is no register or it cannot be read. Lines that
     are not ours are skipped: the file may be edited, or truncated by a full disk."""
     try:
-        lines = (results / FILE).read_bytes().splitlines()
-    except OSError:
+        lines = read_lines(results / FILE)
+    except DamagedFileError:
         return []
     current = [suspect for line in lines if (suspect := _parsed(line)) and now < suspect.expires_unix_s]
     return sorted(current, key=lambda suspect: suspect.time_unix_s)
@@ -83,16 +84,9 @@ def excluded(entries: Sequence[Suspect], spare: int) -> list[str]:
     return sorted(ordered[: max(0, spare)])
 
 
-def _parsed(line: bytes) -> Suspect | None:
+def _parsed(line: Any) -> Suspect | None:
     try:
-        value = json.loads(line)
-        suspect = Suspect(**{field.name: value[field.name] for field in fields(Suspect)})
-    except (ValueError, KeyError, TypeError, RecursionError):
+        suspect = record_of(Suspect, line)
+    except ValueError:
         return None
-    texts = (suspect.node, suspect.reason, suspect.run, suspect.job)
-    times = (suspect.time_unix_s, suspect.expires_unix_s)
-    if not (all(isinstance(text, str) for text in texts) and isinstance(suspect.fatal, bool)):
-        return None
-    if not all(isinstance(time, int | float) for time in times) or not _NAME.fullmatch(suspect.node):
-        return None
-    return suspect
+    return suspect if _NAME.fullmatch(suspect.node) else None

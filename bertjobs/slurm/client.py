@@ -313,7 +313,9 @@ class Slurm:
 
     def _writes_into(self, job: str, folder: Path) -> bool:
         output = self.job_record(job).get("StdOut")
-        return output is not None and Path(output).parent.resolve().is_relative_to(folder.resolve())
+        # Slurm shows "%%", which stands for "%", as it was given.
+        paths = [Path(text) for text in (output, output.replace("%%", "%"))] if output else []
+        return any(path.parent.resolve().is_relative_to(folder.resolve()) for path in paths)
 
     def elements(self, name: str) -> dict[str, Job] | None:
         """This user's waiting or running jobs called ``name``, by id ``JOB`` or ``ARRAY_INDEX``; None if squeue does

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import bertjobs
 from bertjobs.errors import InputError
-from bertjobs.recipe.schema import check_path
+from bertjobs.recipe.names import check_mounted
 from bertjobs.slurm.client import Slurm
 from bertjobs.slurm.shell import export_lines, quote, shell_line
 
@@ -135,7 +135,4 @@ def submitting_code() -> str:
             where=str(package),
             hint="install it with pip, which unpacks it, or submit from a checkout",
         )
-    folder = check_path(str(package.parent), "the folder of bertjobs", str(package))
-    if ":" in folder:
-        raise InputError("a folder with a ':' in its path cannot be mounted into an image", where=folder)
-    return folder
+    return check_mounted(str(package.parent), "the folder of bertjobs", str(package))

@@ -133,3 +133,17 @@ def option_words(option: str) -> str:
 def is_option(value: str) -> bool:
     """Whether sbatch reads this value unchanged in a script's header: no blanks, quotes, ``#`` or ``\\``."""
     return _OPTION.fullmatch(value) is not None
+
+
+_SPECIAL = re.compile(r"""["'#\\]""")
+
+
+def header_value(text: str) -> str:
+    """A value as sbatch reads it in a script's header, where blanks end it, quotes group and ``#`` begins a comment."""
+    escaped = _SPECIAL.sub(lambda match: "\\" + match[0], text)
+    return f'"{escaped}"' if " " in text else escaped  # a blank cannot be escaped, only quoted
+
+
+def file_name(path: str) -> str:
+    """A path for sbatch's and srun's ``--output``, in which ``%`` begins a symbol such as ``%j``."""
+    return path.replace("%", "%%")

@@ -144,6 +144,8 @@ def _value(key: str, node: yaml.Node, file: Path) -> Any:
 
 def _path(key: str, text: str, where: str) -> str:
     value: str = schema.RUN[key].parse(text, where)
+    if "$" in value:  # most probably meant as a shell's variable
+        raise InputError(f"{key} contains '$', which is not expanded here: {value!r}", where=where, hint="write it out")
     # An image may be a URI; a file has one place, wherever bertjobs is called.
     if value and not value.startswith("/") and (key != "image" or value.endswith((".sqsh", ".sif"))):
         raise InputError(f"{key} must be an absolute path here, not {value!r}", where=where)

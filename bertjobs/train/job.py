@@ -211,6 +211,13 @@ def record_failure(job: PhaseJob, error: Exception, of_other: Mapping[str, Any] 
         record(job, "ended", exit_code=exit_code(error), **failure)
 
 
+def record_checkpoint(job: PhaseJob, step: int) -> None:
+    """Write to the journal that this attempt has written a checkpoint: that is its progress, whatever other checkpoints
+    there are. If it cannot be written, the checkpoint's folder still says it."""
+    with suppress(OSError):
+        record(job, "checkpoint", step=step)
+
+
 def record(job: PhaseJob, event: str, **fields: Any) -> None:
     """Write an event of this attempt to the journal, if the run has a folder."""
     if job.directory.root.is_dir():

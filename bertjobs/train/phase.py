@@ -21,7 +21,7 @@ from bertjobs.train.checkpoint.saving import Saving
 from bertjobs.train.checkpoint.start import find_start, load_start
 from bertjobs.train.checkpoint.stop_time import Lead
 from bertjobs.train.checkpoint.writer import CheckpointSeries, CheckpointWriter
-from bertjobs.train.job import PhaseJob, open_directory, record, record_failure
+from bertjobs.train.job import PhaseJob, open_directory, record, record_checkpoint, record_failure
 from bertjobs.train.loop import Outcome, Trainer
 from bertjobs.train.metrics import MetricsLog
 from bertjobs.train.objective import Learner
@@ -138,7 +138,7 @@ def _saving(job: PhaseJob, ranks: Ranks, learner: Learner, metrics: MetricsLog, 
         world_size=ranks.size,
         keep=job.spec.keep_checkpoints,
     )
-    return Saving(CheckpointWriter(series), ranks, metrics, Lead(), saved_step)
+    return Saving(CheckpointWriter(series), ranks, metrics, Lead(), saved_step, partial(record_checkpoint, job))
 
 
 def _write_done(job: PhaseJob, step: int) -> None:

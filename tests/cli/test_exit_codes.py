@@ -122,16 +122,32 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-@pytest.mark.parametrize("verb", ["resume", "status", "logs", "cancel", "doctor", "report"])
-def test_a_run_that_cannot_be_read_is_not_a_traceback(
+@pytest.mark.parametrize("verb", ["resume", "logs", "report"])
+def test_a_run_that_cannot_be_read_is_bad_input(
     verb: str, damage: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    name, content = DAMAGE[damage]
-    folder = tmp_path / "results" / "hurt"
-    folder.mkdir(parents=True)
-    (folder / name).write_bytes(content)
-    assert ended([verb, "hurt"]) in (64, 70)
+    write_damaged(tmp_path, damage)
+    assert ended([verb, "hurt"]) == 64
     assert capsys.readouterr().err.startswith("error: ")
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+@pytest.mark.parametrize(
+    ("verb", "says"),
+    [("status", "run.yml"), ("cancel", "no queued or running jobs"), ("doctor", "restore it from a copy")],
+)
+def test_who_only_looks_at_a_run_that_cannot_be_read_says_so_and_ends_with_0(
+    verb: str, says: str, damage: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_damaged(tmp_path, damage)
+    assert ended([verb, "hurt"]) == 0
+    assert says in capsys.readouterr().out
+
+
+def write_damaged(folder: Path, damage: str) -> None:
+    name, content = DAMAGE[damage]
+    (folder / "results" / "hurt").mkdir(parents=True)
+    (folder / "results" / "hurt" / name).write_bytes(content)
 
 
 def test_help_and_version_are_0(capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,6 +9,7 @@ import stat
 import subprocess
 import sys
 import tempfile
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -22,6 +23,8 @@ from bertjobs.files.atomic import (
     remove_folder,
     remove_leftovers,
     sha256_of,
+    touch,
+    unlinked,
     write_hashed,
     write_json,
     write_text,
@@ -168,7 +171,7 @@ def test_a_line_cut_short_is_left_out(tmp_path: Path) -> None:
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
 def test_a_line_that_does_not_fit_the_disk_names_its_file() -> None:
     with pytest.raises(OSError, match="No space left") as error:
-        append_line(Path("/dev/full"), {"step": 1})
+        append_line(Path("/dev/full"), {"step": 1}, follow=True)
     assert error.value.filename == "/dev/full"
 
 
@@ -186,3 +189,24 @@ def test_a_line_after_one_that_was_cut_short_is_whole(tmp_path: Path) -> None:
         handle.write(b'{"st')
     append_line(file, {"step": 3})
     assert read_lines(file) == [{"step": 1}, {"step": 3}]
+
+
+def test_a_touch_makes_a_private_file_and_follows_no_link(tmp_path: Path) -> None:
+    file, other = tmp_path / "beat", tmp_path / "other"
+    touch(file)
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    os.utime(file, (1, 1))
+    touch(file)
+    assert time.time() - file.stat().st_mtime < 3600
+    link = tmp_path / "link"
+    link.symlink_to(other)
+    with pytest.raises(OSError, match="link"):
+        touch(link)
+    assert not other.exists()
+
+
+def test_a_log_is_not_led_into_another_file(tmp_path: Path) -> None:
+    (tmp_path / "7-0.out").symlink_to(tmp_path / "other")
+    with pytest.raises(OSError, match="symbolic links"), open(tmp_path / "7-0.out", "ab", opener=unlinked):
+        pass
+    assert not (tmp_path / "other").exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from itertools import product
@@ -23,10 +24,13 @@ from bertjobs.launch.link import (
     contract_code,
     end,
     ensure_follower,
+    has_advanced,
     main,
+    recorded,
     what_next,
 )
 from bertjobs.run.causes import Cause
+from bertjobs.run.checkpoints import last_written
 from bertjobs.run.directory import RunDirectory
 from bertjobs.run.owner import Owner, Owners
 from bertjobs.slurm.client import Slurm
@@ -184,6 +188,60 @@ def test_a_new_checkpoint_and_a_failure_requeue_the_job(link: CurrentLink, slurm
         137,
         "batch script",
     )
+
+
+def test_after_damaged_checkpoints_progress_is_what_the_attempt_wrote(
+    link: CurrentLink, slurm: Slurm, tmp_path: Path
+) -> None:
+    """It skipped those of steps 20 and 30, began at 10, wrote one at 15 and was asked to stop at 17."""
+    for step in (10, 20, 30):
+        checkpoint(link, step)
+    before = last_written(link.directory.checkpoints)
+    journal(
+        link,
+        {"event": "started", "phase": 1, "job": "7", "chain": "chain-1", "attempt": 1, "step": 10},
+        {"event": "checkpoint", "phase": 1, "job": "7", "chain": "chain-1", "attempt": 1, "step": 15},
+    )
+    checkpoint(link, 15)
+    waiting(tmp_path, "9|afterany:7(unfulfilled)|first-phase2")
+    assert end(link, slurm, 70, before=before, told_to_end=False) == ARRANGED
+    assert asked(tmp_path, "scontrol") == ["requeue 7"]
+    assert asked(tmp_path, "scancel") == []
+
+
+@pytest.mark.parametrize(
+    ("events", "is_new", "expected"),
+    [
+        ([("started", {"step": 10}), ("checkpoint", {"step": 15})], False, True),
+        ([("started", {"step": 10}), ("ended", {"step": 17, "exit_code": 75, "cause": "SIGTERM"})], False, True),
+        ([("started", {"step": 10}), ("ended", {"step": 10, "exit_code": 75, "cause": "SIGTERM"})], False, False),
+        ([("started", {"step": 10}), ("ended", {"exit_code": 70, "cause": "crashed"})], False, False),
+        ([("started", {"step": 10}), ("ended", {"exit_code": 70, "cause": "disk"})], True, True),
+        ([], True, True),
+        ([], False, False),
+    ],
+)
+def test_whether_an_attempt_made_progress(
+    link: CurrentLink, events: list[tuple[str, dict[str, Any]]], is_new: bool, expected: bool
+) -> None:
+    """By the journal, even if the last name in the folder is the same; without it by what was written last."""
+    checkpoints = link.directory.checkpoints
+    checkpoint(link, 30)
+    before = last_written(checkpoints)
+    if is_new:
+        os.utime(checkpoints / checkpoint(link, 12), (2e9, 2e9))
+    for name, fields in events:
+        link.folder.record(name, phase=1, job="7", attempt=1, **fields)
+    assert has_advanced(recorded(link.folder, 1, "7", 1), checkpoints, before) is expected
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"", b"node1 --wrap=id", b"$(id)"])
+def test_a_damaged_list_of_unfit_nodes_names_none(
+    link: CurrentLink, slurm: Slurm, tmp_path: Path, content: bytes
+) -> None:
+    link.directory.exclude.write_bytes(content)
+    assert end(link, slurm, 70, before="", told_to_end=False) == ARRANGED
+    assert asked(tmp_path, "sbatch") == []
 
 
 def test_a_new_job_takes_over_if_the_requeue_fails(link: CurrentLink, slurm: Slurm, tool: Tool, tmp_path: Path) -> None:

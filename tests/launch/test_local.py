@@ -22,7 +22,7 @@ from bertjobs.launch.watch.progress import ProgressView
 from bertjobs.recipe.catalogue import builtin_file, load_catalogue
 from bertjobs.recipe.resolve import resolve
 from bertjobs.recipe.spec import RunSpec
-from bertjobs.run.checkpoints import newest_name
+from bertjobs.run.checkpoints import last_written
 from bertjobs.run.directory import RunDirectory
 from tests.conftest import Bertjobs, wait_until
 
@@ -180,7 +180,7 @@ def test_a_run_that_crashes_after_a_checkpoint_is_restarted_within_its_budget(
     struck: set[str] = set()
 
     def kill(_: ProgressView) -> None:
-        newest = newest_name(directory.phase(1).checkpoints)
+        newest = last_written(directory.phase(1).checkpoints)
         begun = sum(event["event"] == "started" for event in directory.events())
         if begun > len(struck) and newest and newest not in struck:
             struck.add(newest)

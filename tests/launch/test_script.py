@@ -72,6 +72,74 @@ def test_a_path_with_a_hash_is_not_a_comment_for_sbatch(spec: RunSpec) -> None:
     assert "export RESULTS='/lustre/a#b'" in head.splitlines()
 
 
+HOSTILE_FOLDERS = ['/lustre/it\'s my "100%" $HOME; #1/Bücher 本', "/lustre/%j %% (a) [b] {c} *?!&|<>`id`/-x,y=~"]
+
+
+def first_word(text: str) -> str:
+    """The first word of a header's line, as sbatch takes it: a backslash escapes all but blanks, which quotes do."""
+    word, open_quote, is_escaped = "", "", False
+    for character in text:
+        if character.isspace() and not open_quote:
+            break
+        if is_escaped:
+            word, is_escaped = word + character, False
+        elif character == "\\":
+            is_escaped = True
+        elif open_quote:
+            word, open_quote = (word, "") if character == open_quote else (word + character, open_quote)
+        elif character in "\"'":
+            open_quote = character
+        elif character == "#":
+            break
+        else:
+            word += character
+    return word
+
+
+@pytest.mark.parametrize("folder", HOSTILE_FOLDERS)
+def test_a_hostile_folder_reaches_sbatch_and_the_shell_whole(spec: RunSpec, folder: str) -> None:
+    """sbatch ends a value at a blank, groups by quotes, takes ``#`` for a comment and ``%`` for a symbol."""
+    head = rendered_head(replace(spec, results=folder, data=folder), 1, SlurmOptions())
+    (line,) = [line for line in head.splitlines() if line.startswith("#SBATCH --output=")]
+    value = first_word(line.removeprefix("#SBATCH --output="))
+    assert value.removesuffix("/first/phase1/logs/slurm-%j.out").replace("%%", "%") == folder
+    shell = "".join(f"{line}\n" for line in head.splitlines() if line.startswith("export"))
+    done = subprocess.run(["bash", "-c", shell + 'printf %s "$RESULTS"'], capture_output=True, check=True)
+    assert done.stdout.decode() == folder
+
+
+@pytest.mark.parametrize("results", ["-r", 'it\'s my "runs" 100%j $HOME; [a] *', "Bücher"])
+def test_a_hostile_results_folder_by_hand(run_by_hand, tmp_path: Path, results: str) -> None:
+    code, stderr, words = run_by_hand(RECIPE="laptop-scratch", RESULTS=results, BERTJOBS_PYTHON="/opt/my python")
+    assert code == 0, stderr
+    phase = tmp_path / "work" / results / "laptop-scratch" / "phase1"
+    assert (phase / "logs").is_dir()
+    listed = words.splitlines()
+    assert "/opt/my python" in listed
+    (log,) = [word.removeprefix("--output=") for word in listed if word.startswith("--output=")]
+    assert log.replace("%%", "%").removeprefix("./") == f"{results}/laptop-scratch/phase1/logs/4711-0.out"
+    assert "%" not in log.replace("%%", "")
+
+
+def test_a_container_s_mount_that_pyxis_could_not_write_is_refused_by_hand(run_by_hand) -> None:
+    code, stderr, words = run_by_hand(RECIPE="laptop-scratch", RESULTS="my runs", IMAGE="local.sqsh")
+    assert (code, words) == (64, None)
+    assert "my runs cannot be mounted" in stderr
+
+
+def test_the_checkpoint_written_last_counts_not_the_highest_name(run_by_hand, tmp_path: Path) -> None:
+    """Where no Python answers, bash decides: an attempt that skipped damaged checkpoints has written one below them."""
+    checkpoints = tmp_path / "work" / "a [b]" / "laptop-scratch" / "phase1" / "checkpoints"
+    for step, written in ((100, 1e9), (300, 1.1e9)):
+        (checkpoints / f"step-{step:08d}").mkdir(parents=True)
+        os.utime(checkpoints / f"step-{step:08d}", (written, written))
+    settings = {"RECIPE": "laptop-scratch", "RESULTS": "a [b]", "WORKER_CODE": "70"}
+    run_by_hand(**settings)
+    assert not (tmp_path / "words.requeued").exists()
+    run_by_hand(**settings, CHECKPOINT=str(checkpoints / "step-00000150"))
+    assert (tmp_path / "words.requeued").read_text() == "4711\n"
+
+
 @pytest.mark.parametrize("option", ["--qos=high\ntouch x", "--qos=high\rtouch x"])
 def test_an_sbatch_option_of_two_lines_is_refused(option: str) -> None:
     with pytest.raises(InputError, match="line break"):

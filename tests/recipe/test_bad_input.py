@@ -143,30 +143,60 @@ def test_impossible_shapes(catalogue: Catalogue) -> None:
     refused(catalogue, "max_predictions 128 is not below", sets=["phase1.max_predictions=128"])
 
 
-# fmt: off
-HOSTILE = [
-    "a b", "a'b", 'a"b', "a\nb", "$(id)", "`id`", "a;b", "a|b", "a&b", "a>b", "a<b", "a*", "a?", "a\\b", "a%j",
-    "a,b", "(a)", "a\tb", "a\x00b", "a\x7fb", "{a}", "[a]", "a!b", "a\u202eb", "a\u00a0b", "-a",
+UNSAFE = ["a\nb", "a\tb", "a\x00b", "a\x7fb", "a\x1b[2Jb", "a\x85b", "a\u202eb", "a\u2028b", "a\u00a0b", "a\\b"]
+"""Paths that no script or terminal could hold."""
+ODD = [
+    *(
+        "a b",
+        " a",
+        "a'b",
+        'a"b',
+        "$(id)",
+        "`id`",
+        "a;b",
+        "a|b",
+        "a&b",
+        "a>b",
+        "a<b",
+        "a*",
+        "a?",
+        "a%j",
+        "a%%b",
+        "$HOME",
+    ),
+    *("a,b", "(a)", "{a}", "[a]", "a!b", "~/a", "a#b", "-a", "--help"),
 ]
-# fmt: on
+"""Paths that are quoted wherever they go."""
+NO_NAMES = [*UNSAFE, *(text for text in ODD if text != "-a")]
 
 
-@pytest.mark.parametrize("text", HOSTILE)
-@pytest.mark.parametrize("name", ["DATADIR", "RESULTS", "INIT_CHECKPOINT", "IMAGE", "RUN"])
-def test_hostile_paths_and_names(catalogue: Catalogue, name: str, text: str) -> None:
+@pytest.mark.parametrize("text", UNSAFE)
+@pytest.mark.parametrize("name", ["DATADIR", "RESULTS", "INIT_CHECKPOINT", "IMAGE"])
+def test_paths_that_no_script_could_hold(catalogue: Catalogue, name: str, text: str) -> None:
     error = refused(catalogue, name, environ={name: text})
     assert "\n" not in error.what
 
 
-@pytest.mark.parametrize("text", [t for t in HOSTILE if t not in ("-a", "a,b")])
-def test_hostile_mounts(catalogue: Catalogue, text: str) -> None:
-    refused(catalogue, "MOUNTS", environ={"MOUNTS": f"/x:/{text}"})
+@pytest.mark.parametrize("text", [*NO_NAMES, "-a"])
+def test_hostile_names(catalogue: Catalogue, text: str) -> None:
+    error = refused(catalogue, "RUN", environ={"RUN": text})
+    assert "\n" not in error.what
 
 
 @pytest.mark.parametrize(
-    "text", ["/data/x.y-z_1", "~/data", "docker://a@b:1", "nvcr.io#a/b:1", "a=b", "Bücher/本", "हिन्दी", "c++"]
+    "text", [*UNSAFE, *(text for text in ODD if text not in ("~/a", "a#b", "a,b", "-a", "--help"))]
 )
-def test_plain_paths_pass(text: str) -> None:
+def test_hostile_mounts(catalogue: Catalogue, text: str) -> None:
+    """pyxis separates the parts of mounts by commas, colons and blanks."""
+    refused(catalogue, "MOUNTS", environ={"MOUNTS": f"/x:/{text}"})
+    refused(catalogue, "MOUNTS", environ={"MOUNTS": f"{text}:/x"})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [*("/data/x.y-z_1", "~/data", "docker://a@b:1", "nvcr.io#a/b:1", "a=b", "Bücher/本", "हिन्दी", "c++"), *ODD],
+)
+def test_plain_and_odd_paths_pass(text: str) -> None:
     assert check_path(text, "data") == text
 
 
@@ -209,7 +239,7 @@ def test_plain_names_pass(text: str) -> None:
         ("recipes: {a: {seed: true}}", ("recipes.a.seed", "not True")),
         ("recipes: {a: {seed: }}", ("recipes.a.seed", "not empty")),
         ("recipes: {a: {mounts: [1]}}", ("recipes.a.mounts",)),
-        ("recipes: {a: {data: a b}}", ("recipes.a.data", "' '")),
+        ('recipes: {a: {data: "a\\tb"}}', ("recipes.a.data", "'\\t'")),
         ("recipes: {a b: {}}", ("'a b' is not a valid name",)),
         ("recipes: {1: {}}", ("a name must be text, not 1",)),
         ("models: {m: {hidden_siz: 1}}", ("models.m.hidden_siz", "'hidden_size'")),

@@ -130,6 +130,27 @@ def test_hostile_text_is_escaped(run: RunDirectory) -> None:
     assert html.escape(HOSTILE) in text
 
 
+def test_escapes_reach_neither_the_page_nor_the_terminal(run: RunDirectory) -> None:
+    odd = "x\x1b[2J\u202egnp.\x9b1m"
+    write_attempt(run, 1, START + 40, START + 50, job="7", cause=odd, exit_code=70, error=f"error: {odd}")
+    shown, text = finish(run), run.report.read_text()
+    for sign in ("\x1b", "\u202e", "\x9b"):
+        assert sign not in shown + text
+    assert "x\\x1b[2J\\u202egnp.\\x9b1m" in text
+
+
+def test_damaged_series_and_a_damaged_done_file_are_named_and_the_rest_is_shown(run: RunDirectory) -> None:
+    with open(run.phase(1).metrics, "a", encoding="utf-8") as lines:
+        lines.write('{"step": "x"}\n[[\n7\n')
+    run.phase(1).done_file.write_bytes(b"")
+    run.phase(1).validation.unlink(missing_ok=True)
+    run.phase(1).validation.mkdir()
+    shown, text = finish(run), run.report.read_text()
+    for words in ("DONE.json cannot be read: it is empty", "validation.jsonl cannot be read: it is a folder"):
+        assert words in shown
+        assert words in text
+
+
 def test_a_missing_data_folder_or_checkpoint_leaves_only_the_guesses_out(make_run: MakeRun) -> None:
     directory = make_run()
     write_steps(directory.phase(1), [1, 2])

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from bertjobs.errors import InputError
-from bertjobs.files.atomic import new_folder
+from bertjobs.files.atomic import new_folder, sha256_of
 from bertjobs.run.checkpoints import (
     MANIFEST,
     DamagedCheckpointError,
@@ -18,9 +18,12 @@ from bertjobs.run.checkpoints import (
     NewerFormatError,
     check_settings,
     folder_name,
+    last_written,
     newest_valid,
+    newest_whole,
     prune,
     read_manifest,
+    result_problem,
     seal,
     steps,
     verify,
@@ -210,3 +213,38 @@ def test_no_checkpoint_is_seen_while_it_is_deleted(tmp_path: Path, monkeypatch: 
     prune(tmp_path, keep=1)
     assert [folders for _, folders in seen] == [[tmp_path / folder_name(2)]]
     assert seen[0][0].name.startswith(".tmp-")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"[" * 100_000, b"null", b"7", b'{"files": 1}', json.dumps({**WHOLE, "files": {"model": None}}).encode(),
+     json.dumps({**WHOLE, "files": {"model": {"bytes": "x", "sha256": ""}}}).encode(),
+     json.dumps({**WHOLE, "step": "x"}).encode(), json.dumps({**WHOLE, "format_version": []}).encode(),
+     json.dumps({**WHOLE, "files": {"a\x00b": {"bytes": 1, "sha256": ""}}}).encode()],
+)  # fmt: skip
+def test_whatever_stands_in_place_of_a_manifest_the_checkpoint_before_it_counts(tmp_path: Path, content: bytes) -> None:
+    whole, damaged = checkpoint(tmp_path, 1), checkpoint(tmp_path, 2)
+    (damaged / MANIFEST).write_bytes(content)
+    with pytest.raises(DamagedCheckpointError, match="no valid MANIFEST"):
+        read_manifest(damaged)
+    assert newest_whole(tmp_path) == whole
+    assert newest_valid(tmp_path)[0] == whole
+
+
+def test_the_checkpoint_written_last_may_be_one_of_fewer_steps(tmp_path: Path) -> None:
+    assert last_written(tmp_path) == ""
+    for step, written in ((300, 1e9), (100, 1e9), (150, 1.1e9)):
+        os.utime(checkpoint(tmp_path, step), (written, written))
+    assert last_written(tmp_path) == "step-00000150"
+    shutil.rmtree(tmp_path / "step-00000150")
+    assert last_written(tmp_path) == "step-00000300"
+
+
+def test_what_is_wrong_with_a_result(tmp_path: Path) -> None:
+    folder = checkpoint(tmp_path, 9)
+    name, sha256 = folder.name, sha256_of(folder / MANIFEST)
+    assert result_problem(tmp_path, name, sha256) == ""
+    assert result_problem(tmp_path, "step-00000008", sha256) == "step-00000008 is missing"
+    assert result_problem(tmp_path, name, "0") == "step-00000009 is not the one that DONE.json names"
+    (folder / "model").write_text("short")
+    assert "step-00000009 is damaged: model has 5 bytes" in result_problem(tmp_path, name, sha256)

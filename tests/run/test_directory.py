@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import stat
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from bertjobs.errors import BertjobsError, InputError
-from bertjobs.run.directory import Done, RunDirectory, check_writable, open_run
+from bertjobs.errors import InputError
+from bertjobs.files.reading import DamagedFileError
+from bertjobs.run.directory import Done, RunDirectory, all_runs, check_writable, open_run
 
 DONE = Done(phase=1, step=30, checkpoint="step-00000030", sha256="ab", recipe_hash="cd", time_unix_s=1.5)
 
@@ -38,13 +40,21 @@ def test_done_is_read_back(run: RunDirectory) -> None:
     assert phase.done() == DONE
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"step": 3}', b"\xff"])
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"step": 3}', b"\xff", b"[" * 100_000])
 def test_an_invalid_done_file_is_an_error(run: RunDirectory, content: bytes) -> None:
     phase = run.phase(1)
     phase.create()
     phase.done_file.write_bytes(content)
-    with pytest.raises(BertjobsError, match=r"DONE\.json cannot be read"):
+    with pytest.raises(DamagedFileError, match=r"DONE\.json cannot be read") as error:
         phase.done()
+    assert "delete it" in str(error.value.hint)
+
+
+def test_a_done_file_that_leads_out_of_the_run_is_an_error(run: RunDirectory) -> None:
+    run.phase(1).create()
+    run.phase(1).write_done(replace(DONE, checkpoint="../../other"))
+    with pytest.raises(DamagedFileError, match="not a folder's name"):
+        run.phase(1).done()
 
 
 def test_the_journal_keeps_events_in_order(run: RunDirectory) -> None:
@@ -59,13 +69,34 @@ def test_the_journal_keeps_events_in_order(run: RunDirectory) -> None:
 def test_phases_are_listed_in_order(run: RunDirectory) -> None:
     for number in (10, 2, 1):
         run.phase(number).create()
-    (run.root / "phase-notes").mkdir()
+    for name in ("phase-notes", "phase²", "phase0", "phase01", "phase"):
+        (run.root / name).mkdir()
     assert [phase.number for phase in run.phases()] == [1, 2, 10]
 
 
 def test_a_run_is_opened_by_name_or_path(run: RunDirectory) -> None:
     assert open_run(run.root.parent, "trial").root == run.root
     assert open_run(Path("elsewhere"), str(run.root)).root == run.root
+
+
+def test_a_run_whose_job_ended_before_it_wrote_a_run_yml_is_a_run(run: RunDirectory) -> None:
+    by_hand = RunDirectory(run.root.parent / "dgx1-16g")
+    (run.root.parent / "notes").mkdir()
+    by_hand.create()
+    with pytest.raises(InputError) as error:
+        open_run(run.root.parent, "dgx1-16g")
+    assert "did you mean 'dgx1-16g'" not in error.value.render()
+    by_hand.phase(1).logs.mkdir(parents=True)
+    assert open_run(run.root.parent, "dgx1-16g").root == by_hand.root
+    assert {each.name for each in all_runs(run.root.parent)} == {"trial", "dgx1-16g"}
+
+
+def test_a_damaged_run_is_a_run_unless_it_is_another_s(run: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+    run.lockfile.unlink()
+    run.lockfile.symlink_to("nowhere")
+    assert [each.root for each in all_runs(run.root.parent)] == [run.root]
+    monkeypatch.setattr("os.geteuid", lambda: 4711)
+    assert all_runs(run.root.parent) == []
 
 
 def test_a_misspelt_run_names_the_nearest(run: RunDirectory) -> None:

@@ -97,7 +97,13 @@ def test_signs_of_life_are_judged_by_the_file_system_s_clock(owners: Owners, mon
     assert owners.take(slurm_job("8"), nobody_says)[1] is False
 
 
-@pytest.mark.parametrize("content", ["", "{", "[" * 100_000, '{"job": 1}', '"text"'])
+@pytest.mark.parametrize(
+    "content",
+    ["", "{", "[" * 100_000, '{"job": 1}', '"text"', "null",
+     '{"job": ["7"], "attempt": 0, "host": "h", "pid": 0, "scheduler": "slurm"}',
+     '{"job": "7", "attempt": "x", "host": "h", "pid": 0, "scheduler": "slurm"}',
+     '{"job": "7", "attempt": 0, "host": "h", "pid": "../../etc", "scheduler": "local"}'],
+)  # fmt: skip
 def test_a_damaged_record_is_an_owner_without_a_name(owners: Owners, content: str) -> None:
     owners.take(slurm_job("7"), nobody_says)
     (owners.folder / "000001.json").write_text(content)
@@ -195,3 +201,12 @@ def test_never_two_owners_under_any_order_of_kills_and_late_comers(events: list[
         if owners.folder.is_dir():
             age(owners, SILENT_S + 20)
         assert owners.take(last, nobody_says)[1] is True, "a run is never lost for good"
+
+
+def test_no_sign_of_life_is_led_into_another_file(owners: Owners, tmp_path: Path) -> None:
+    owner, _ = owners.take(slurm_job("7"), nobody_says)
+    beat, other = owners.folder / "7-0.beat", tmp_path / "other"
+    beat.unlink()
+    beat.symlink_to(other)
+    owners.beat(owner)
+    assert not other.exists()

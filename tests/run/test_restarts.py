@@ -116,6 +116,7 @@ def test_two_crashes_at_the_same_step_need_progress_before_another_attempt() -> 
     assert no_progress(twice, 11) is None
     assert no_progress(twice[:2], 10) is None, "the newest checkpoint may have been damaged"
     assert no_progress([started(5), *twice[1:]], 10) is None
+    assert no_progress(twice, 5) is None, "the checkpoint of step 10 has proved damaged"
     assert no_progress([*twice[:3], ended("node failure", 1)], 10) is None
     assert no_progress([*twice[:3], ended("SIGTERM", 1)], 10) is None
 

@@ -105,3 +105,17 @@ def test_no_more_are_excluded_than_can_be_spared(tmp_path: Path) -> None:
     assert excluded(entries, spare=2) == ["new", "old"], "fatal findings before warnings"
     assert excluded(entries, spare=1) == ["new"]
     assert excluded(entries, spare=0) == excluded(entries, spare=-2) == []
+
+
+def test_an_entry_is_not_led_into_another_file(tmp_path: Path) -> None:
+    other = tmp_path / "precious"
+    other.write_text("mine\n")
+    (tmp_path / FILE).symlink_to(other)
+    with pytest.raises(OSError, match="symbolic links"):
+        suspect(tmp_path, "node1")
+    assert other.read_text() == "mine\n"
+
+
+def test_whatever_stands_in_place_of_the_register_there_are_no_suspects(tmp_path: Path) -> None:
+    (tmp_path / FILE).mkdir()
+    assert suspects(tmp_path, NOW) == []

@@ -15,7 +15,7 @@ from transformers import BertForPreTraining as HuggingFaceBert
 from bertjobs.data.shards.manifest import DataManifest
 from bertjobs.files.atomic import sha256_of
 from bertjobs.files.json_lines import read_lines
-from bertjobs.run.checkpoints import MANIFEST, verify
+from bertjobs.run.checkpoints import MANIFEST, steps, verify
 from tests.train.conftest import PHASES, Ended, Trial
 
 
@@ -79,10 +79,17 @@ def test_the_final_checkpoint_loads_in_transformers(
 
 
 def test_the_journal_says_how_each_attempt_began_and_ended(outcome: tuple[Trial, list[Ended], list[Ended]]) -> None:
-    events = outcome[0].directory.events()
-    assert [(event["event"], event["phase"]) for event in events] == [
+    directory = outcome[0].directory
+    events = directory.events()
+    assert [(event["event"], event["phase"]) for event in events if event["event"] != "checkpoint"] == [
         ("started", 1), ("ended", 1), ("started", 2), ("ended", 2),
     ]  # fmt: skip
+    for number in (1, 2):
+        written = [event["step"] for event in events if (event["event"], event["phase"]) == ("checkpoint", number)]
+        assert written[-len(steps(directory.phase(number).checkpoints)) :] == [
+            int(folder.name.removeprefix("step-")) for folder in steps(directory.phase(number).checkpoints)
+        ]
+        assert directory.phase(number).done().step == written[-1]
     assert [event["cause"] for event in events if event["event"] == "ended"] == ["done", "done"]
     assert [event["exit_code"] for event in events if event["event"] == "ended"] == [0, 0]
 

@@ -20,6 +20,7 @@ import submitit
 from bertjobs.data.prepare.on_this_machine import run_task
 from bertjobs.data.prepare.work_folder import FOLDER_NAME, STAGES, WorkFolder
 from bertjobs.errors import EXIT_FAILURE, BertjobsError
+from bertjobs.files.json_lines import append_line
 
 LOG_FOLDER = "slurm"
 SEEN_WITHIN_S = 75.0  # how late a node may see another node's file (NFS keeps a folder's entries for up to 60 s)
@@ -38,8 +39,7 @@ class Journal:
         if error is not None:
             message = error.render() if isinstance(error, BertjobsError) else f"{type(error).__name__}: {error}"
             line |= {"said": message, "exit_code": getattr(error, "exit_code", None)}
-        with self._path.open("ab") as file:
-            file.write(json.dumps(line).encode() + b"\n")
+        append_line(self._path, line)
 
     def read(self) -> list[dict[str, Any]]:
         """All lines that are whole; none where the job wrote nothing."""

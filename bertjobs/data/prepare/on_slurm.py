@@ -11,7 +11,6 @@ no job has.
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 import time
@@ -30,6 +29,7 @@ from bertjobs.data.prepare.on_this_machine import Done
 from bertjobs.data.prepare.work_folder import STAGES, WorkFolder
 from bertjobs.errors import EXIT_BAD_INPUT, BertjobsError, InputError
 from bertjobs.files.atomic import PRIVATE_FOLDER
+from bertjobs.files.json_lines import append_line
 from bertjobs.slurm.cluster import max_array_size
 from bertjobs.slurm.executor import submit_array
 from bertjobs.slurm.jobs import Job
@@ -319,8 +319,7 @@ class SlurmArrays:
             self._excluded.clear()
             ids = self._sbatch(calls, self.options.parameters() | dependency)
         elements = [Element(job, stage, share, early) for job, share in zip(ids, shares, strict=True)]
-        with (self._folder / ARRAYS_NAME).open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"stage": stage, "elements": {e.id: e.numbers for e in elements}}) + "\n")
+        append_line(self._folder / ARRAYS_NAME, {"stage": stage, "elements": {e.id: e.numbers for e in elements}})
         self._elements |= {element.id: element for element in elements}
         return elements
 

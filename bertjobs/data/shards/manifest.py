@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from bertjobs.errors import InputError
+from bertjobs.files.reading import parse_json
 from bertjobs.recipe.spec import RunSpec
+from bertjobs.slurm.shell import quote
 
 MANIFEST_NAME = "MANIFEST.json"
 FORMAT = "bertjobs-data"
@@ -109,20 +110,24 @@ class DataManifest:
         """Read a data folder's manifest.
 
         Raises:
-            InputError: the folder is missing, empty, half-written, or of another format.
+            InputError: the folder is missing, closed to this user, empty, half-written, or of another format.
         """
         folder = Path(folder)
         where = str(folder)
-        if not folder.is_dir():
+        try:
+            names = {path.name for path in folder.iterdir()}
+        except (FileNotFoundError, NotADirectoryError):
             raise InputError(
                 f"data folder {where!r} does not exist",
                 where="data (DATADIR)",
-                hint=f"make it with `bertjobs data prepare --corpus text:DIR --vocab FILE --output {where}`",
-            )
-        if not any(folder.iterdir()):
+                hint=f"make it with `bertjobs data prepare --corpus text:DIR --vocab FILE --output {quote(where)}`",
+            ) from None
+        except OSError as error:
+            raise InputError(f"the data folder cannot be read: {error.strerror}", where=where) from error
+        if not names:
             raise InputError("the data folder is empty", where=where, hint=_AGAIN)
         path = folder / MANIFEST_NAME
-        if not path.is_file():
+        if MANIFEST_NAME not in names:
             raise InputError(
                 f"the data folder has no {MANIFEST_NAME}: it is half-written, or not a data folder",
                 where=where,
@@ -246,7 +251,7 @@ def vocabulary_sha256(path: Path | str) -> str:
 
 
 def _parse(raw: bytes, folder: Path) -> DataManifest:
-    content = json.loads(raw)
+    content = parse_json(raw)
     if (content["format"], content["version"]) != (FORMAT, VERSION) or content["shard_format"] not in SHARD_FORMATS:
         raise ValueError(f"format {content['format']!r} version {content['version']!r}")
     vocabulary = content["vocabulary"]

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from bertjobs.errors import EXIT_BAD_INPUT, EXIT_CONTINUE
-from bertjobs.launch.doctor.evidence import AttemptEvidence, Evidence, PhaseEvidence
+from bertjobs.launch.doctor.evidence import AttemptEvidence, Evidence, PhaseEvidence, UnknownRun
 from bertjobs.launch.doctor.log_errors import LogError, error_lines
 from bertjobs.launch.doctor.remedies import (
     TELL,
@@ -25,12 +25,14 @@ from bertjobs.launch.doctor.remedies import (
     time_limit,
     unknown,
 )
+from bertjobs.launch.doctor.unknown_run import unknown_run
 from bertjobs.launch.doctor.verdict import Standing, Verdict
 from bertjobs.run.causes import Cause, cause_of_state
 from bertjobs.slurm.jobs import NEVER, RUNNING, WAITING, Job
 from bertjobs.slurm.launch_failures import launch_wait
 from bertjobs.slurm.options import option_words
 from bertjobs.slurm.reasons import job_line, must_be_changed, reason_command, reason_words
+from bertjobs.slurm.shell import quote
 from bertjobs.wording import duration
 
 QUIET_S = 300.0
@@ -53,8 +55,15 @@ VAGUE = (None, Cause.LOST_RANK, Cause.CRASHED)
 """What the journal may have for an end about which Slurm, or a killed task, says more."""
 
 
-def diagnose(evidence: Evidence) -> Verdict:
+def diagnose(evidence: Evidence | UnknownRun) -> Verdict:
     """The verdict on a run: on the running phase, else on the first that is not done."""
+    if isinstance(evidence, UnknownRun):
+        return unknown_run(evidence)
+    verdict = _verdict(evidence)
+    return replace(verdict, evidence=(*verdict.evidence, *evidence.damage))
+
+
+def _verdict(evidence: Evidence) -> Verdict:
     undone = [phase for phase in evidence.phases if not phase.is_done]
     if not undone:
         return _done(evidence)
@@ -79,8 +88,14 @@ def diagnose(evidence: Evidence) -> Verdict:
 def _done(evidence: Evidence) -> Verdict:
     phases = [f"phase {phase.number}: DONE.json, step {phase.steps}" for phase in evidence.phases]
     last = evidence.phases[-1]
-    where = evidence.folder / f"phase{last.number}" / "checkpoints" / last.checkpoint
+    folder = evidence.folder / f"phase{last.number}"
+    where = folder / "checkpoints" / last.checkpoint
     sentence = "all phases are done" if len(phases) > 1 else f"phase {last.number} is done"
+    if last.result_problem:
+        sentence += f", but the result is not whole: {last.result_problem}; restore it from a copy, or let the phase "
+        sentence += f"begin again from {last.checkpoint or 'its start'}"
+        command = f"rm {quote(str(folder / 'DONE.json'))} && bertjobs resume {evidence.target}"
+        return Verdict(Standing.RESULT_LOST, sentence, tuple(phases), command)
     return Verdict(Standing.DONE, sentence, (*phases, f"checkpoint {where}"), f"bertjobs report {evidence.target}")
 
 

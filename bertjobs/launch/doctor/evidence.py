@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import statistics
 from collections.abc import Mapping, Sequence
@@ -12,14 +13,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from bertjobs.errors import CAUSE, BertjobsError
-from bertjobs.files.json_lines import numbers, read_lines
+from bertjobs.files.json_lines import numbers
 from bertjobs.launch.doctor.log_errors import LogError, batch_parts, errors_in
-from bertjobs.launch.watch.logs import is_labelled, shown
-from bertjobs.launch.watch.status import journal_state
-from bertjobs.recipe.lockfile import read_lockfile
+from bertjobs.launch.watch.damage import Damage, in_order, settings_of
+from bertjobs.launch.watch.logs import is_labelled, named_attempt, shown
+from bertjobs.launch.watch.status import journal_state, written_unix_s
 from bertjobs.recipe.spec import RunSpec
 from bertjobs.run.causes import Cause
-from bertjobs.run.checkpoints import MANIFEST, newest_whole
+from bertjobs.run.checkpoints import MANIFEST, newest_whole, result_problem
 from bertjobs.run.directory import PhaseDirectory, RunDirectory
 from bertjobs.run.journal import Attempt, JobStory, read_story
 from bertjobs.slurm.client import Slurm
@@ -102,6 +103,7 @@ class PhaseEvidence:
     Attributes:
         number, steps: which, and its optimizer steps in all.
         is_done: whether its DONE.json is there.
+        result_problem: what is wrong with the checkpoint that it names, if anything is.
         step, step_unix_s: the newest step, 0 and None before the first.
         alive_unix_s: when a step or a validation last ended.
         step_time_s: median of the newest steps.
@@ -113,6 +115,7 @@ class PhaseEvidence:
     number: int
     steps: int
     is_done: bool = False
+    result_problem: str = ""
     step: int = 0
     step_unix_s: float | None = None
     alive_unix_s: float | None = None
@@ -137,6 +140,7 @@ class Evidence:
         phases: in order.
         free_bytes: free space where the run's folder is.
         silence: why Slurm could not be asked, or "".
+        damage: what of the folder cannot be read, in words.
     """
 
     spec: RunSpec
@@ -146,77 +150,96 @@ class Evidence:
     phases: tuple[PhaseEvidence, ...] = field(default=())
     free_bytes: int = 0
     silence: str = ""
+    damage: tuple[str, ...] = ()
 
 
-def collect(directory: RunDirectory, slurm: Slurm, target: str, now: float) -> Evidence:
-    """Read all evidence about a run.
+@dataclass(frozen=True)
+class UnknownRun:
+    """What is known about a run without a run.yml, or with a damaged one.
 
-    Raises:
-        InputError: its run.yml cannot be read.
+    Attributes:
+        has_settings: whether there is a run.yml, which is damaged then.
+        folder, target, phases, damage: as in `Evidence`; the phases are those that have a folder.
     """
-    spec = read_lockfile(directory.lockfile)
-    story = read_story(directory.events())
+
+    has_settings: bool
+    folder: Path
+    target: str
+    phases: tuple[PhaseEvidence, ...]
+    damage: tuple[str, ...]
+
+
+def collect(directory: RunDirectory, slurm: Slurm, target: str, now: float) -> Evidence | UnknownRun:
+    """Read all evidence about a run, as far as its files can be read."""
+    damage = Damage()
+    spec = settings_of(directory, damage)
+    story = read_story(damage.read(0, directory.events, []))
     asked = {job.id for job in story.jobs.values() if job.backend != "local"}
     # Jobs that ended before the journal named them have logs: <job>-<attempt>.out, slurm-<job>.out.
-    names = [file.stem for folder in directory.phases() for file in folder.logs.glob("*.out")]
-    asked |= {job for name in names if (job := name.removeprefix("slurm-").split("-")[0]).isdigit()}
+    names = [file.stem for folder in directory.phases() for file in folder.outputs()]
+    asked |= {job for name in names if (job := name.removeprefix("slurm-").split("-")[0]).isdecimal()}
     slurm_jobs, silence = {}, ""
     try:
         slurm_jobs = slurm.jobs(sorted(asked))
     except BertjobsError as error:
         silence = error.what
+    totals = {phase.number: 0 for phase in directory.phases()}
+    if spec:
+        totals = {phase.phase: phase.steps for phase in spec.phases}
+    phases = tuple(
+        _phase(
+            directory.phase(number),
+            total,
+            [job.at(number) for job in story.jobs.values() if job.phase == number or job.at(number).attempts],
+            slurm_jobs,
+            damage,
+        )
+        for number, total in totals.items()
+    )
+    words = in_order(damage.words)
+    if spec is None:
+        return UnknownRun(directory.has_lockfile, directory.root, target, phases, words)
     return Evidence(
         spec=spec,
         folder=directory.root,
         target=target,
         now_unix_s=now,
-        phases=tuple(
-            _phase(
-                directory.phase(phase.phase),
-                phase.steps,
-                [
-                    job.at(phase.phase)
-                    for job in story.jobs.values()
-                    if job.phase == phase.phase or job.at(phase.phase).attempts
-                ],
-                slurm_jobs,
-            )
-            for phase in spec.phases
-        ),
+        phases=phases,
         free_bytes=shutil.disk_usage(directory.root).free,
         silence=silence,
+        damage=words,
     )
 
 
 def _phase(
-    folder: PhaseDirectory, total: int, journal: Sequence[JobStory], slurm_jobs: Mapping[str, Job]
+    folder: PhaseDirectory,
+    total: int,
+    journal: Sequence[JobStory],
+    slurm_jobs: Mapping[str, Job],
+    damage: Damage,
 ) -> PhaseEvidence:
-    metrics = read_lines(folder.metrics)[-RECENT_STEPS:]
+    metrics = damage.lines(folder.number, folder.metrics, "time_unix_s")[-RECENT_STEPS:]
     last = metrics[-1] if metrics else {}
-    times = [line["time_unix_s"] for line in metrics[-1:]]
-    if folder.validation.exists():
-        times.append(folder.validation.stat().st_mtime)
+    times = [*(line["time_unix_s"] for line in metrics[-1:]), written_unix_s(folder.validation)]
     newest = newest_whole(folder.checkpoints)
+    done = damage.read(folder.number, folder.done, None)
     jobs, attempts = _jobs(folder, journal, slurm_jobs)
     return PhaseEvidence(
         number=folder.number,
         steps=total,
-        is_done=folder.done() is not None,
+        is_done=done is not None,
+        result_problem=result_problem(folder.checkpoints, done.checkpoint, done.sha256) if done else "",
         step=last.get("step", 0),
         step_unix_s=last.get("time_unix_s"),
-        alive_unix_s=max(times, default=None),
+        alive_unix_s=max((time for time in times if time is not None), default=None),
         step_time_s=statistics.median(took) if (took := numbers(metrics, "step_time_s")) else None,
         checkpoint=newest.name if newest else "",
-        checkpoint_unix_s=_written(newest / MANIFEST) if newest else 0.0,
-        checkpoint_bytes=sum(file.stat().st_size for file in newest.iterdir()) if newest else 0,
-        has_script=folder.script.exists(),
+        checkpoint_unix_s=(written_unix_s(newest / MANIFEST) or 0.0) if newest else 0.0,
+        checkpoint_bytes=sum(file.lstat().st_size for file in newest.iterdir()) if newest else 0,
+        has_script=os.access(folder.script, os.R_OK),
         jobs=jobs,
         attempts=attempts,
     )
-
-
-def _written(file: Path) -> float:
-    return file.stat().st_mtime if file.exists() else 0.0
 
 
 def _jobs(
@@ -228,7 +251,7 @@ def _jobs(
     since: dict[str, float] = {}
     for (id, _), log in logs.items():
         since[id] = min(log.written_unix_s, since.get(id, log.written_unix_s))
-    jobs = {id: slurm_jobs.get(id, Job(id, "slurm" if id.isdigit() else "local")) for id in since}
+    jobs = {id: slurm_jobs.get(id, Job(id, "slurm" if id.isdecimal() else "local")) for id in since}
     for job in journal:
         since[job.id] = job.since_unix_s
         own = Job(job.id, job.backend, journal_state(job))
@@ -247,11 +270,11 @@ def _jobs(
 def _logs(folder: PhaseDirectory) -> dict[tuple[str, int], AttemptLog]:
     """What the logs say, by job and attempt; if only a job's batch script wrote one, it counts as attempt 0."""
     logs: dict[tuple[str, int], AttemptLog] = {}
-    for file in folder.logs.glob("*.out"):
-        job, _, number = file.stem.rpartition("-")
-        if job != "slurm" and number.isdigit():
-            logs[job, int(number)] = _log(file, folder)
-    for file in folder.logs.glob("slurm-*.out"):
+    outputs = folder.outputs()
+    for file in outputs:
+        if (named := named_attempt(file)) is not None:
+            logs[named] = _log(file, folder)
+    for file in (file for file in outputs if file.stem.startswith("slurm-") and file.is_file()):
         job = file.stem.removeprefix("slurm-")
         attempts = sorted(attempt for id, attempt in logs if id == job)
         if not attempts:
@@ -268,16 +291,19 @@ def _log(file: Path, folder: PhaseDirectory) -> AttemptLog:
     lines = _tail(file)
     return AttemptLog(
         path=str(file.relative_to(folder.root.parent)),
-        written_unix_s=file.stat().st_mtime,
+        written_unix_s=written_unix_s(file) or 0.0,
         errors=errors_in(lines),
         last_lines=tuple(line for line in lines if line.strip())[-LAST_LINES:],
     )
 
 
 def _tail(file: Path) -> list[str]:
-    """The last lines; those of ranks other than 0 begin with ``rank N:``."""
-    with open(file, "rb") as handle:
-        labelled = is_labelled(handle.readline().decode(errors="replace"))
-        handle.seek(max(0, file.stat().st_size - TAIL_BYTES))
-        lines = handle.read().decode(errors="replace").splitlines()
+    """The last lines, none if the file cannot be read; those of ranks other than 0 begin with ``rank N:``."""
+    try:
+        with open(file, "rb") as handle:
+            labelled = is_labelled(handle.readline().decode(errors="replace"))
+            handle.seek(max(0, file.stat().st_size - TAIL_BYTES))
+            lines = handle.read().decode(errors="replace").splitlines()
+    except OSError:
+        return []
     return [line for line in (shown(line, None, labelled) for line in lines) if line is not None]

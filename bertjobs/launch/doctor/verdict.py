@@ -7,13 +7,17 @@ from enum import StrEnum
 from typing import Any
 
 from bertjobs.run.causes import Cause
-from bertjobs.wording import PLAIN, Colour, Paint
+from bertjobs.wording import PLAIN, Colour, Paint, harmless
 
 
 class Standing(StrEnum):
     """The state of a run, if it is not given by the cause of an attempt's end (`bertjobs.run.causes.Cause`)."""
 
     DONE = "done"
+    RESULT_LOST = "result lost"
+    """Done, but the checkpoint that DONE.json names is gone or damaged."""
+    UNREADABLE = "unreadable"
+    """Its run.yml cannot be read."""
     RUNNING = "running"
     STALLED = "running without a step"
     QUEUED = "queued"
@@ -53,6 +57,6 @@ class Verdict:
 
     def text(self, paint: Paint = PLAIN) -> str:
         """One screen."""
-        head = f"{paint(self.cause, self.colour)}: {self.sentence}"
-        evidence = [paint("evidence", Colour.HEAD), *(f"  {line}" for line in self.evidence)]
-        return "\n".join([head, "", *evidence, "", paint("next", Colour.HEAD), f"  {self.command}"])
+        head = f"{paint(self.cause, self.colour)}: {harmless(self.sentence)}"
+        evidence = [paint("evidence", Colour.HEAD), *(f"  {harmless(line)}" for line in self.evidence)]
+        return "\n".join([head, "", *evidence, "", paint("next", Colour.HEAD), f"  {harmless(self.command)}"])

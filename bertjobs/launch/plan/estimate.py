@@ -13,12 +13,13 @@ from typing import Any
 
 from bertjobs.errors import BertjobsError
 from bertjobs.files.json_lines import last_lines, numbers
+from bertjobs.files.reading import DamagedFileError
 from bertjobs.launch.plan.memory import Peak
 from bertjobs.recipe.flops import flops_per_sequence
 from bertjobs.recipe.lockfile import decisive_settings, difference, read_lockfile
 from bertjobs.recipe.spec import ModelSpec, PhaseSpec, RunSpec
 from bertjobs.run.bench_file import BENCH_FILE, BenchRun, WorkPerSequence
-from bertjobs.run.directory import RunDirectory
+from bertjobs.run.directory import RunDirectory, all_runs
 
 CPU_SHARE = 0.6
 """Share of this machine's matrix-product rate that a training step reaches, measured on two cores."""
@@ -85,7 +86,7 @@ def _bench_runs(results: Path) -> list[BenchRun]:
     runs = []
     try:
         lines = last_lines(results / BENCH_FILE, BENCH_BYTES)
-    except OSError:
+    except DamagedFileError:
         return []
     for line in reversed(lines):
         try:
@@ -96,15 +97,11 @@ def _bench_runs(results: Path) -> list[BenchRun]:
 
 
 def _training_runs(results: Path) -> list[TrainingRun]:
-    try:
-        files = [(file.stat().st_mtime, file) for file in results.glob("*/run.yml")]
-    except OSError:
-        return []
     runs = []
-    for _, file in sorted(files, reverse=True)[:NEWEST_RUNS]:
+    for directory in all_runs(results)[:NEWEST_RUNS]:
         try:
-            runs.append(_training_run(RunDirectory(file.parent)))
-        except (BertjobsError, OSError, ValueError):
+            runs.append(_training_run(directory))
+        except BertjobsError:
             continue
     return runs
 

@@ -20,7 +20,7 @@ from bertjobs.launch.plan.queue import NOT_ASKED, Queue
 from bertjobs.recipe.resolve import Resolved
 from bertjobs.recipe.spec import PhaseSpec, RunSpec
 from bertjobs.slurm.times import format_time
-from bertjobs.wording import columns, counted, duration
+from bertjobs.wording import columns, counted, duration, harmless
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ def arithmetic(plan: Plan) -> str:
     rows = [*_batch_rows(plan), *_cost_rows(plan)]
     problems = [problem.render() for problem in plan.problems]
     lines = [*columns(_head(plan)), "", *columns(rows), *_sources(plan), *_last_run(plan)]
-    return "\n".join([*lines, "", *problems] if problems else lines)
+    return harmless("\n".join([*lines, "", *problems] if problems else lines))
 
 
 def _head(plan: Plan) -> list[tuple[str, str]]:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from bertjobs.data.shards.manifest import DataManifest
 from bertjobs.errors import InputError, raise_all
+from bertjobs.files.reading import DamagedFileError, read_json
 from bertjobs.files.safetensors_header import read_header
 from bertjobs.launch.notice import address
 from bertjobs.launch.plan.memory import Peak
@@ -19,7 +20,7 @@ from bertjobs.launch.plan.queue import NOT_ASKED, Queue, queue_problems
 from bertjobs.launch.plan.resources import container_problems, held_bytes, memory_problems, results_problems
 from bertjobs.recipe.spec import RunSpec
 from bertjobs.run.directory import RunDirectory
-from bertjobs.run.settings import begun_phases, check_unchanged
+from bertjobs.run.settings import begun_phases, check_start, check_unchanged
 from bertjobs.run.torch_wheels import lacks_code
 from bertjobs.slurm.client import Slurm
 from bertjobs.slurm.jobs import RUNNING, WAITING
@@ -90,8 +91,11 @@ def inspect(
     sized = data.sized(spec) if data else spec
     resumed = around.resumed
     is_new = resumed is None or not begun_phases(resumed)
+    of_run = caught(check_name, spec) if resumed is None else caught(check_unchanged, spec, resumed)
+    if not is_new and not of_run:  # else the checkpoint would differ in the same settings
+        of_run = caught(check_resumed, spec, resumed, data)
     problems = [
-        *(caught(check_name, spec) if resumed is None else caught(check_unchanged, spec, resumed)),
+        *of_run,
         *caught(check_backend, spec, backend, slurm),
         *problems_after,
         *problems_of_data,
@@ -241,6 +245,18 @@ def installed_torch() -> str | None:
         return None
 
 
+def check_resumed(spec: RunSpec, directory: RunDirectory, data: DataManifest | None) -> None:
+    """The checkpoint that a run is continued from must be of its settings, its shape and the data's vocabulary.
+
+    Raises:
+        InputError: names the first thing that differs, or what is damaged or missing.
+    """
+    if (folder := check_start(spec, directory)) is not None:
+        check_shape(folder, spec, "the checkpoint")
+        if data is not None:
+            data.check_weights(folder)
+
+
 def check_init_checkpoint(spec: RunSpec, data: DataManifest | None) -> None:
     """The weights to start from must be a Hugging Face BERT of the recipe's shape and the data's vocabulary.
 
@@ -250,25 +266,43 @@ def check_init_checkpoint(spec: RunSpec, data: DataManifest | None) -> None:
     if not spec.init_checkpoint:
         return
     folder = Path(spec.init_checkpoint)
-    try:
-        config = dict(json.loads((folder / "config.json").read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
-        raise InputError(
-            f"config.json of the initial checkpoint cannot be read: {error}",
-            where=str(folder),
-            hint="INIT_CHECKPOINT is a folder with config.json and model.safetensors",
-        ) from error
-    for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"):
-        wanted = getattr(spec.model, name)
-        if config.get(name) != wanted:
-            raise InputError(
-                f"the initial checkpoint has {name} {config.get(name)}, but model {spec.model.name} has {wanted}",
-                where=str(folder / "config.json"),
-            )
+    hint = "INIT_CHECKPOINT is a folder with config.json and model.safetensors"
+    check_shape(folder, spec, "the initial checkpoint", hint)
     if data is not None:
         data.check_weights(folder)
     if (folder / "model.safetensors").is_file():
         check_safetensors(folder / "model.safetensors")
+
+
+def check_shape(folder: Path, spec: RunSpec, name: str, hint: str | None = None) -> None:
+    """A model's folder must have the shape of the recipe's model.
+
+    Args:
+        name: what errors call it.
+        hint: what to do if its config.json cannot be read.
+
+    Raises:
+        InputError: it has another, or config.json cannot be read.
+    """
+    try:
+        config = read_json(folder / "config.json", _object)
+    except DamagedFileError as error:
+        raise InputError(f"config.json of {name} cannot be read: {error.what}", where=str(folder), hint=hint) from error
+    if config is None:
+        raise InputError(f"config.json of {name} cannot be read: there is none", where=str(folder), hint=hint)
+    for key in ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"):
+        wanted = getattr(spec.model, key)
+        if config.get(key) != wanted:
+            raise InputError(
+                f"{name} has {key} {config.get(key)}, but model {spec.model.name} has {wanted}",
+                where=str(folder / "config.json"),
+            )
+
+
+def _object(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError("it does not hold an object")
+    return value
 
 
 def check_safetensors(path: Path) -> None:
@@ -297,6 +331,12 @@ def check_backend(spec: RunSpec, backend: str, slurm: Slurm) -> None:
     """
     if backend != "local":
         slurm.check()
+        if backend == "submitit" and "%" in spec.results:
+            raise InputError(
+                f"submitit takes every % in a folder's path for a symbol such as %j: {spec.results!r}",
+                where="results",
+                hint="choose another folder with --results, or --backend slurm",
+            )
     elif spec.gpus and spec.nodes > 1:
         raise InputError(
             f"the run asks for {spec.nodes} nodes, but this machine is only one", where="nodes", hint="set --nodes 1"

@@ -9,6 +9,7 @@ from pathlib import Path
 from bertjobs.launch.plan import memory
 from bertjobs.launch.plan.memory import Peak
 from bertjobs.launch.plan.problem import Problem, caught
+from bertjobs.recipe.names import check_mounted
 from bertjobs.recipe.size import checkpoint_bytes
 from bertjobs.recipe.spec import RunSpec
 from bertjobs.run.directory import RunDirectory, check_writable
@@ -21,8 +22,11 @@ def container_problems(spec: RunSpec, slurm: Slurm) -> list[Problem]:
     """What keeps the run's image, if it has one, from being started on this cluster with this code and its mounts."""
     if not spec.image:
         return []
+    seen = {"the folder of this command": str(Path.cwd()), "results": spec.results, "data": spec.data}
+    seen |= {"init_checkpoint": spec.init_checkpoint} if spec.init_checkpoint else {}
     container = Container(spec.image, spec.mounts, spec.container)
-    problems = [*caught(submitting_code), *caught(check_container, container, slurm)]
+    problems = [problem for name, path in seen.items() for problem in caught(check_mounted, path, name)]
+    problems += [*caught(submitting_code), *caught(check_container, container, slurm)]
     if not problems and "://" in spec.image and starter_of(spec.container, slurm) == APPTAINER:
         what = f"each rank would fetch {spec.image} from its registry, and convert it"
         hint = f"once, where there is a network: apptainer build IMAGE.sif {spec.image}; then --image IMAGE.sif"

@@ -251,7 +251,7 @@ def _below(folder: Path, name: str) -> str:
     path = str(folder / name)
     try:
         return check_path(path, "folder")
-    except InputError:  # it has a blank, for example: no run can be there
+    except InputError:  # it has a line break, for example: no run can be there
         return ""
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from bertjobs.data.shards.manifest import DataManifest
 from bertjobs.errors import EXIT_BAD_INPUT, EXIT_CONTINUE, EXIT_DONE, EXIT_FAILURE, BertjobsError, InputError
 from bertjobs.files.json_lines import read_lines
-from bertjobs.launch.link import End, Next, what_next
+from bertjobs.launch.link import End, Next, has_advanced, recorded, what_next
 from bertjobs.launch.local import free_port, rank_environment
 from bertjobs.launch.plan.preflight import check_data
 from bertjobs.launch.rehearse.faults import FILL_DISK, Fault, Moment, Strike, draw_moment, on_small_disk
@@ -21,7 +21,7 @@ from bertjobs.launch.rehearse.miniature import NAME, made_small, sample_data
 from bertjobs.launch.rehearse.outcome import Ending, Survival, survival_of, unfinished
 from bertjobs.recipe.size import checkpoint_bytes
 from bertjobs.recipe.spec import RunSpec
-from bertjobs.run.checkpoints import newest_name
+from bertjobs.run.checkpoints import last_written
 from bertjobs.run.directory import PhaseDirectory, RunDirectory
 from bertjobs.run.settings import write_settings
 from bertjobs.slurm.environment import clean_environment
@@ -130,10 +130,10 @@ class Rehearsal:
             folder.create()
             for attempt in range(ATTEMPTS):
                 here = strike if strike and not attempt and strike.moment.phase == phase.phase else None
-                before = newest_name(folder.checkpoints)
+                before = last_written(folder.checkpoints)
                 endings.append(self._attempt(spec, folder, attempt, here))
                 told_to_end = bool(here and here.step and here.fault.exit_code == EXIT_CONTINUE)
-                advanced = newest_name(folder.checkpoints) not in ("", before)
+                advanced = has_advanced(recorded(directory, phase.phase, NAME, attempt), folder.checkpoints, before)
                 if not is_continued(endings[-1].exit_code, told_to_end, advanced):
                     break
             if endings[-1].exit_code != EXIT_DONE:

@@ -23,7 +23,7 @@ from bertjobs.run.directory import RunDirectory
 from bertjobs.slurm.client import Slurm
 from bertjobs.slurm.environment import clean_environment
 from bertjobs.slurm.executor import submit_call
-from bertjobs.slurm.options import SlurmOptions
+from bertjobs.slurm.options import SlurmOptions, file_name
 from bertjobs.slurm.refusals import NoAnswer
 from bertjobs.slurm.shell import quote
 from bertjobs.slurm.times import SIGNAL_LEAD_S, minutes
@@ -125,7 +125,7 @@ def job_parameters(
         "stderr_to_stdout": True,
         "wckey": None,
         "use_srun": False,
-        "additional_parameters": {"output": f"{logs}/slurm-%j.out", "requeue": True, **further},
+        "additional_parameters": {"output": f"{file_name(str(logs))}/slurm-%j.out", "requeue": True, **further},
     }
     if after:
         parameters["dependency"] = f"afterany:{':'.join(after)}"

@@ -14,13 +14,14 @@ from bertjobs.launch.watch.status import RunStatus
 from bertjobs.launch.watch.watch import Watch
 from bertjobs.run.directory import RunDirectory
 from bertjobs.slurm.client import Slurm
-from bertjobs.wording import columns, duration
+from bertjobs.wording import columns, duration, harmless
 
 FOLLOW_POLL_S = 0.5
 LOOK_EVERY_S = 5.0
 """Seconds between checks whether the run is still active."""
 CHUNK_BYTES = 1 << 20
 
+_NUMBER = re.compile(r"[0-9]{1,9}")
 _LABEL = re.compile(r" *(\d+):(?: |$)")
 _NAMED = re.compile(r"rank (\d+): ")
 """How the worker itself begins a line of a rank other than 0: before srun's labels, the only mark."""
@@ -59,17 +60,26 @@ class Selection:
         return ", ".join(f"{name} {value}" for name, value in asked if value is not None)
 
 
+def named_attempt(log: Path) -> tuple[str, int] | None:
+    """The job and the attempt that a worker's log is named after (``17-0.out``); None for other files, such as the
+    batch script's own log and what cannot be read as a file."""
+    job, _, number = log.stem.rpartition("-")
+    if job in ("", "slurm") or not _NUMBER.fullmatch(number):
+        return None
+    try:
+        return (job, int(number)) if log.is_file() else None
+    except OSError:
+        return None
+
+
 def log_files(directory: RunDirectory, selection: Selection) -> list[LogFile]:
     """The selected logs of workers, oldest first."""
     files = []
     for folder in directory.phases():
-        for path in folder.logs.glob("*.out"):
-            job, _, number = path.stem.rpartition("-")
-            if job == "slurm" or not number.isdigit():  # the batch script's own
-                continue
-            if selection.fits(folder.number, job, int(number)):
+        for path in folder.outputs():
+            if (named := named_attempt(path)) is not None and selection.fits(folder.number, *named):
                 about = path.stat()
-                files.append(LogFile(path, folder.number, job, int(number), about.st_size, about.st_mtime))
+                files.append(LogFile(path, folder.number, *named, about.st_size, about.st_mtime))
     return sorted(files, key=lambda file: (file.written_unix_s, file.attempt))
 
 
@@ -103,7 +113,7 @@ def logs_text(files: Sequence[LogFile], now: float) -> str:
         ]
         for file in files
     ]
-    return "\n".join(columns([head, *body])) if files else "no log yet"
+    return harmless("\n".join(columns([head, *body]))) if files else "no log yet"
 
 
 def is_labelled(first_line: str) -> bool:
@@ -147,17 +157,27 @@ class LogReader:
 
         Args:
             to_the_end: include a last line without a line break.
+
+        Raises:
+            InputError: the file cannot be read.
         """
-        with open(self.file.path, "rb") as handle:
-            handle.seek(self._offset)
-            while chunk := handle.read(CHUNK_BYTES):
-                self._offset += len(chunk)
-                lines = (self._rest + chunk).split(b"\n")
-                self._rest = lines.pop()
-                yield from self._shown(lines)
+        for chunk in self._chunks():
+            self._offset += len(chunk)
+            lines = (self._rest + chunk).split(b"\n")
+            self._rest = lines.pop()
+            yield from self._shown(lines)
         if to_the_end and self._rest:
             yield from self._shown([self._rest])
             self._rest = b""
+
+    def _chunks(self) -> Iterator[bytes]:
+        try:
+            with open(self.file.path, "rb") as handle:
+                handle.seek(self._offset)
+                while chunk := handle.read(CHUNK_BYTES):
+                    yield chunk
+        except OSError as error:
+            raise InputError(f"the log cannot be read: {error.strerror}", where=str(self.file.path)) from error
 
     def _shown(self, lines: Iterable[bytes]) -> Iterator[str]:
         for raw in lines:
@@ -166,7 +186,7 @@ class LogReader:
                 self._labelled = is_labelled(line)
             text = shown(line, self._rank, self._labelled)
             if text is not None:
-                yield text + "\n"
+                yield harmless(text) + "\n"
 
 
 def whole_log(directory: RunDirectory, selection: Selection, rank: int | None = None) -> Iterator[str]:
@@ -204,7 +224,7 @@ def follow(directory: RunDirectory, selection: Selection, slurm: Slurm, rank: in
             reader = readers.setdefault(file.path, LogReader(file, rank))
             for line in reader.read(to_the_end=ended):
                 if latest not in (None, file.path):
-                    yield f"==> {file.path} <==\n"
+                    yield f"==> {harmless(str(file.path))} <==\n"
                 latest = file.path
                 yield line
         if ended:

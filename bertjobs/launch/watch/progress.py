@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 import time
 from collections.abc import Sequence
@@ -10,12 +9,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
-from bertjobs.files.json_lines import last_lines, numbers
+from bertjobs.files.json_lines import last_lines, numbers, parse_lines
+from bertjobs.run.series import lines_of_steps
 from bertjobs.wording import duration
 
 BAR = 20
 RECENT = 20
 PLAIN_EVERY_S = 20.0
+FIELDS = ("phase", "step_time_s", "sequences_per_s", "mlm_accuracy", "loss_nats")
 
 
 def progress_line(recent: Sequence[dict[str, Any]], steps: int, held_out_nats: float | None = None) -> str:
@@ -84,5 +85,5 @@ class ProgressView:
             new = handle.read()
         whole = new[: new.rfind(b"\n") + 1]
         self._offset += len(whole)
-        self.recent = (self.recent + [json.loads(line) for line in whole.splitlines()])[-RECENT:]
+        self.recent = (self.recent + lines_of_steps(parse_lines(whole), *FIELDS))[-RECENT:]
         return bool(whole)

@@ -6,18 +6,19 @@ import math
 import socket
 import statistics
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from bertjobs.errors import EXIT_CONTINUE, EXIT_DONE, BertjobsError
-from bertjobs.files.json_lines import last_lines, read_lines
+from bertjobs.launch.watch.damage import Damage, in_order, note_result, settings_of
 from bertjobs.launch.watch.goodput import Goodput, goodput, held_by
 from bertjobs.launch.watch.timeline import ACTIVE, Link, TimelineEntry, link_of, timeline
-from bertjobs.recipe.lockfile import read_lockfile
 from bertjobs.recipe.spec import PhaseSpec, RunSpec
 from bertjobs.run.checkpoints import MANIFEST, newest_whole, step_of
 from bertjobs.run.directory import PhaseDirectory, RunDirectory
+from bertjobs.run.events import LAST_UNIX_S
 from bertjobs.run.journal import JobStory, Story, read_story
 from bertjobs.run.owner import Owners
 from bertjobs.slurm.client import Slurm
@@ -29,6 +30,13 @@ LATE_STEPS = 10
 LATE_S = 60.0
 """A step is late after the time of ten steps, but not within a minute: a checkpoint or validation takes time too."""
 
+STEP_FIELDS = ("time_unix_s", "loss_nats", "sequences_per_s", "step_time_s")
+"""What a line of metrics.jsonl must have; of a phase that is done only the last ones are read."""
+UNREADABLE = "UNREADABLE"
+"""State of a run whose run.yml cannot be read."""
+NO_SETTINGS = "NO run.yml"
+"""State of a run that has none: its job ended before it wrote one, or has just begun."""
+
 Lines = list[dict[str, Any]]
 
 
@@ -37,7 +45,9 @@ class PhaseStatus:
     """One phase of a run.
 
     Attributes:
-        state: DONE, or its job's state (PENDING, RUNNING, CANCELLED, ...), or NOT STARTED.
+        phase: its number; 0 for a whole run whose phases are not known, since its run.yml cannot be read.
+        state: DONE, or its job's state (PENDING, RUNNING, CANCELLED, ...), or NOT STARTED; for a whole run `UNREADABLE`
+            or `NO_SETTINGS`.
         job: the job that represents it (`bertjobs.launch.watch.timeline.link_of`), or "".
         source: of the state: "run directory", "sacct", "squeue" or "sacct+squeue".
         steps_done, steps: optimizer steps.
@@ -52,6 +62,7 @@ class PhaseStatus:
         end_unix_s: when its last step is expected; None if unknown.
         end_how: how that was computed, in words.
         timeline: the attempts at it, and the jobs that wait for it, in chronological order.
+        damage: what cannot be read, or is missing, in words.
         goodput: what its GPUs were used for; None if the run was not read whole.
     """
 
@@ -74,6 +85,7 @@ class PhaseStatus:
     end_unix_s: float | None = None
     end_how: str = ""
     timeline: tuple[TimelineEntry, ...] = ()
+    damage: tuple[str, ...] = ()
     goodput: Goodput | None = None
 
     def as_json(self) -> dict[str, Any]:
@@ -85,15 +97,29 @@ class PhaseStatus:
 
 @dataclass(frozen=True)
 class RunFiles:
-    """What a run's folder says: the journal's ``story``, ``metrics`` by phase; ``undone`` are the phases without a
-    DONE.json. ``validations``, by phase, are {} unless it was read whole."""
+    """What a run's folder says.
+
+    Attributes:
+        spec: run.yml's; None if there is none, or if it cannot be read.
+        story: the journal's.
+        metrics: by phase.
+        undone: the phases without a DONE.json.
+        damage: what cannot be read, or is missing, by phase, and under 0 what concerns the run; in words.
+        validations: by phase; {} unless the run was read whole.
+    """
 
     directory: RunDirectory
-    spec: RunSpec
+    spec: RunSpec | None
     story: Story
     metrics: Mapping[int, Lines]
     undone: tuple[int, ...]
+    damage: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
     validations: Mapping[int, Lines] = field(default_factory=dict)
+
+    @property
+    def phases(self) -> tuple[PhaseSpec, ...]:
+        """Those of run.yml; () without one."""
+        return self.spec.phases if self.spec else ()
 
     @property
     def on_slurm(self) -> list[str]:
@@ -138,29 +164,41 @@ def journal_state(job: JobStory) -> str:
 
 
 def read_run(directory: RunDirectory, *, whole: bool = False) -> RunFiles:
-    """Read a run's folder.
+    """Read a run's folder, as far as it can be read.
 
     Args:
         whole: all lines of all phases, not only the last of those that are done.
-
-    Raises:
-        InputError: its run.yml cannot be read.
     """
-    spec = read_lockfile(directory.lockfile)
-    undone = tuple(phase.phase for phase in spec.phases if directory.phase(phase.phase).done() is None)
-    folders = {phase.phase: directory.phase(phase.phase) for phase in spec.phases}
-    metrics = {number: _metrics(folder, whole or number in undone) for number, folder in folders.items()}
-    validations = {number: read_lines(folder.validation) for number, folder in folders.items()} if whole else {}
+    damage = Damage()
+    spec = settings_of(directory, damage)
+    numbers = [phase.phase for phase in spec.phases] if spec else [phase.number for phase in directory.phases()]
+    done = {number: damage.read(number, directory.phase(number).done, None) for number in numbers}
+    undone = tuple(number for number in numbers if done[number] is None)
+    if numbers and (last := done[numbers[-1]]):
+        note_result(directory.phase(numbers[-1]), last, damage)
+    metrics = {
+        number: damage.lines(
+            number, directory.phase(number).metrics, *STEP_FIELDS, newest=not whole and number not in undone
+        )
+        for number in numbers
+    }
+    validations = {number: damage.lines(number, directory.phase(number).validation) for number in numbers if whole}
     step_times = {number: [line["time_unix_s"] for line in lines] for number, lines in metrics.items()}
-    story = read_story(directory.events(), step_times if whole else None)
-    return RunFiles(directory, spec, story, metrics, undone, validations)
+    story = read_story(damage.read(0, directory.events, []), step_times if whole else None)
+    if not story.jobs:
+        story = _story_of_owner(directory)
+    return RunFiles(directory, spec, story, metrics, undone, damage.words, validations)
 
 
-def _metrics(folder: PhaseDirectory, whole: bool) -> Lines:
-    """Lines of metrics.jsonl that describe a step; unless ``whole``, only the last of them."""
-    lines = read_lines(folder.metrics) if whole else last_lines(folder.metrics)
-    keys = {"step", "time_unix_s", "loss_nats", "sequences_per_s", "step_time_s"}
-    return [line for line in lines if isinstance(line, dict) and keys <= line.keys()]
+def _story_of_owner(directory: RunDirectory) -> Story:
+    """The story of a run whose journal names no job: that of the job which took the run last, if there is one."""
+    owner = None
+    with suppress(OSError):
+        owner = Owners(directory.owners).last()
+    if owner is None or owner.scheduler != "slurm":
+        return Story({})
+    phase = next((folder.number for folder in directory.phases()), 1)
+    return Story({owner.job: JobStory(owner.job, "slurm", phase, owner.taken_unix_s)})
 
 
 def run_status(directory: RunDirectory, slurm: Slurm, now: float) -> list[PhaseStatus]:
@@ -184,20 +222,47 @@ def ask(runs: Sequence[RunFiles], slurm: Slurm) -> Answer:
 def status_of(files: RunFiles, answer: Answer, now: float) -> RunStatus:
     """A run's status from its folder and Slurm's answer."""
     own = {id: journal_state(job) for id, job in files.story.jobs.items()}
-    links = timeline(files.story, answer, own, files.metrics, files.spec.tasks_per_node, files.undone)
-    phases = tuple(_phase_status(files, phase, links, answer, now) for phase in files.spec.phases)
-    if files.validations:
-        used = run_goodput(files, answer.starts)
+    tasks_per_node = files.spec.tasks_per_node if files.spec else 1
+    links = timeline(files.story, answer, own, files.metrics, tasks_per_node, files.undone)
+    phases = tuple(_phase_status(files, phase, links, answer, now) for phase in files.phases)
+    if not phases:
+        phases = (_unknown_run(files, links),)
+    elif damage := files.damage.get(0):
+        phases = (replace(phases[0], damage=(*damage, *phases[0].damage)), *phases[1:])
+    if files.spec and files.validations:
+        used = run_goodput(files, files.spec, answer.starts)
         phases = tuple(replace(phase, goodput=used[phase.phase]) for phase in phases)
     return RunStatus(files.directory, phases, links, answer.silence if files.on_slurm else "")
 
 
-def run_goodput(files: RunFiles, starts: Mapping[str, Sequence[JobStart]]) -> dict[int, Goodput]:
+def _unknown_run(files: RunFiles, links: Sequence[Link]) -> PhaseStatus:
+    """The one row of a run whose run.yml is absent or cannot be read."""
+    active = next((link for link in links if link.is_active), None)
+    link = active or (links[-1] if links else None)
+    return PhaseStatus(
+        run=files.directory.name,
+        phase=0,
+        state=UNREADABLE if files.directory.has_lockfile else NO_SETTINGS,
+        job=link.job if link else "",
+        source="run directory",
+        steps_done=max((lines[-1]["step"] for lines in files.metrics.values() if lines), default=0),
+        steps=0,
+        loss_nats=None,
+        sequences_per_s=None,
+        step_age_s=None,
+        checkpoint="",
+        damage=in_order(files.damage),
+    )
+
+
+def run_goodput(files: RunFiles, spec: RunSpec, starts: Mapping[str, Sequence[JobStart]]) -> dict[int, Goodput]:
     """By phase, what the GPUs of a run that was read whole were used for; ``starts`` by job, as Slurm has them."""
-    directory, spec = files.directory, files.spec
+    directory = files.directory
     newest = {phase.phase: newest_whole(directory.phase(phase.phase).checkpoints) for phase in spec.phases}
     saved = {number: step_of(folder) if folder else 0 for number, folder in newest.items()}
-    lives = Owners(directory.owners).lifetimes()
+    lives: dict[tuple[str, int], tuple[float, float]] = {}
+    with suppress(OSError):
+        lives = Owners(directory.owners).lifetimes()
     held = held_by(files.story, ranks=spec.world_size, lives=lives, starts=starts, saved=saved)
     return {
         number: goodput(
@@ -220,7 +285,7 @@ def _phase_status(files: RunFiles, phase: PhaseSpec, links: Sequence[Link], answ
     checkpoint = newest_whole(folder.checkpoints)
     end, how = expected_end(lines, phase.steps, step_time, now, link if state in ACTIVE else None, late)
     return PhaseStatus(
-        run=files.spec.run,
+        run=files.directory.name,
         phase=phase.phase,
         state=state,
         job=link.job if link else "",
@@ -239,6 +304,7 @@ def _phase_status(files: RunFiles, phase: PhaseSpec, links: Sequence[Link], answ
         end_unix_s=end,
         end_how=how,
         timeline=tuple(sorted(entries, key=_when)),
+        damage=files.damage.get(phase.phase, ()),
     )
 
 
@@ -262,7 +328,16 @@ def _when(entry: TimelineEntry) -> float:
 
 
 def _age_s(file: Path, now: float) -> float | None:
-    return round(now - file.stat().st_mtime, 1) if file.exists() else None
+    written = written_unix_s(file)
+    return None if written is None else round(now - written, 1)
+
+
+def written_unix_s(file: Path) -> float | None:
+    """When a file was last written; None if there is none, or it cannot be asked."""
+    try:
+        return file.stat().st_mtime
+    except OSError:
+        return None
 
 
 def _late_s(
@@ -273,8 +348,7 @@ def _late_s(
     running = [entry for entry in link.entries if entry.state == "running"] if link else []
     if last is None or step_time is None or not running or last["time_unix_s"] < (running[-1].started_unix_s or 0.0):
         return None
-    moved = [last["time_unix_s"], *([folder.validation.stat().st_mtime] if folder.validation.exists() else [])]
-    age = now - max(moved)
+    age = now - max(last["time_unix_s"], written_unix_s(folder.validation) or 0.0)
     return round(age, 1) if age > max(LATE_S, LATE_STEPS * step_time) else None
 
 
@@ -316,4 +390,5 @@ def expected_end(
     if link.state not in RUNNING:
         start = max(now, link.start_unix_s or now)
         how += ", once it starts" if link.start_unix_s else ", were it to start now"
-    return round(start + steps_s + more_s), how
+    end = start + steps_s + more_s
+    return (round(end), how) if end <= LAST_UNIX_S else (None, "")

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from bertjobs.launch.watch.status import PhaseStatus, RunStatus
 from bertjobs.launch.watch.timeline import TimelineEntry
 from bertjobs.slurm.jobs import RUNNING, WAITING
-from bertjobs.wording import PLAIN, Colour, Paint, columns, duration
+from bertjobs.slurm.shell import quote
+from bertjobs.wording import PLAIN, Colour, Paint, columns, duration, harmless
 
 DAY_S = 86400.0
 
@@ -29,10 +30,10 @@ def status_text(rows: Sequence[PhaseStatus], paint: Paint = PLAIN) -> str:
     body = [
         [
             row.run,
-            str(row.phase),
+            str(row.phase or "-"),
             paint(row.state, colour_of(row.state)),
             row.job or "-",
-            f"{row.steps_done}/{row.steps}",
+            f"{row.steps_done}/{row.steps if row.phase else '?'}",
             "-" if row.loss_nats is None else f"{row.loss_nats:.3f}",
             "-" if row.sequences_per_s is None else f"{row.sequences_per_s:,.1f}",
             "-" if row.step_age_s is None else f"{duration(row.step_age_s)} ago" + _late(row, paint),
@@ -41,7 +42,9 @@ def status_text(rows: Sequence[PhaseStatus], paint: Paint = PLAIN) -> str:
         ]
         for row in rows
     ]
-    return "\n".join(columns([[paint(name, Colour.HEAD) for name in head], *body]))
+    notes = [f"{row.run}: {words}" for row in rows for words in row.damage]
+    heads = [paint(name, Colour.HEAD) for name in head]
+    return harmless("\n".join([*columns([heads, *body]), *([""] if notes else []), *notes]), paint)
 
 
 def _late(row: PhaseStatus, paint: Paint) -> str:
@@ -58,11 +61,10 @@ def run_text(run: RunStatus, now: float, paint: Paint = PLAIN) -> str:
     if run.silence:
         blocks[0] += f"\nSlurm gave no answer, so this comes from the run's folder: {run.silence}"
     if entries:
-        blocks.append(
-            "\n".join(columns([[paint(name, Colour.HEAD) for name in _HEAD], *(_row(entry, now) for entry in entries)]))
-        )
+        heads = [paint(name, Colour.HEAD) for name in _HEAD]
+        blocks.append("\n".join(columns([heads, *(_row(entry, now) for entry in entries)])))
     blocks += ["\n".join(phase_lines(phase, now, paint)) for phase in run.phases]
-    return "\n\n".join(blocks)
+    return harmless("\n\n".join(blocks), paint)
 
 
 _HEAD = ["job", "queued as", "attempt", "phase", "nodes", "started", "ended", "steps", "outcome"]
@@ -105,8 +107,12 @@ def clock(unix_s: float | None, now: float) -> str:
 def phase_lines(phase: PhaseStatus, now: float, paint: Paint = PLAIN) -> list[str]:
     """All about one phase: its state and the source of it, why it waits, steps, loss, checkpoint, expected end."""
     job = f", job {phase.job}" if phase.job else ""
+    name = f"phase {phase.phase}" if phase.phase else "all phases"
     state = paint(phase.state, colour_of(phase.state))
-    lines = [f"phase {phase.phase}: {state}{job} (source: {phase.source})"]
+    lines = [f"{name}: {state}{job} (source: {phase.source})"]
+    lines += [f"  damaged     {words}" for words in phase.damage]
+    if not phase.phase:
+        return [*lines, f"  next        bertjobs doctor {quote(phase.run)}"]
     if phase.reason:
         lines.append(f"  waits       {phase.reason}")
     if phase.start_unix_s is not None:

@@ -8,6 +8,7 @@ a message of their own), and so commit or drop it after the same step.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from torch import nn
@@ -37,8 +38,17 @@ class SavingTimes:
 class Saving:
     """The checkpoints of one phase, on one rank. All methods are called on all ranks after the same step."""
 
-    def __init__(self, writer: CheckpointWriter, ranks: Ranks, metrics: MetricsLog, lead: Lead, saved_step: int | None):
+    def __init__(
+        self,
+        writer: CheckpointWriter,
+        ranks: Ranks,
+        metrics: MetricsLog,
+        lead: Lead,
+        saved_step: int | None,
+        note: Callable[[int], None],
+    ):
         self._writer, self._ranks, self._metrics, self.lead = writer, ranks, metrics, lead
+        self._note = note  # the step of each checkpoint that is committed, on rank 0
         self._saved_step = saved_step  # of the newest checkpoint that is committed or under way
         self._error: Exception | None = None  # why this rank's commit failed
         self._last_error: Exception | None = None
@@ -129,6 +139,8 @@ class Saving:
         self._add_stall(self._writer.stall_s)
         self._times = replace(self._times, wall_s=(self._times.wall_s or 0.0) + seconds)
         self._ranks.say(f"checkpoint {folder}")
+        if self._ranks.is_first and self._saved_step is not None:
+            self._note(self._saved_step)
         known = self.lead.seconds
         self.lead.after_checkpoint(seconds)
         if self.lead.seconds > LEAD_GROWTH * known:

@@ -6,7 +6,6 @@ stored: data order, masks and dropout are functions of (seed, step).
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 
 from bertjobs.data.batches.order import StreamState
 from bertjobs.errors import InputError
+from bertjobs.files.reading import parse_json
 from bertjobs.optim.base import Optimizer
 from bertjobs.optim.loss_scale import DynamicLossScale, LossScale
 from bertjobs.train.checkpoint.snapshot import MOMENTS
@@ -111,7 +111,7 @@ def read_training_state(
 def _read_numbers(folder: Path) -> dict[str, Any]:
     path = folder / STATE_NUMBERS
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"the checkpoint's numbers cannot be read: {error}", where=str(path)) from error
 

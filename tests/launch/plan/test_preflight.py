@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
 import pickle
 import shutil
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from bertjobs.errors import InputError, InputErrors
 from bertjobs.launch.plan.preflight import (
     Circumstances,
     after_problems,
+    check_backend,
     check_safetensors,
     data_problems,
     epoch_problems,
@@ -35,11 +37,13 @@ from bertjobs.launch.plan.resources import (
     memory_problems,
     results_problems,
 )
+from bertjobs.launch.start import write_run
 from bertjobs.recipe.catalogue import builtin_file, load_catalogue
-from bertjobs.recipe.lockfile import lockfile
+from bertjobs.recipe.lockfile import decisive_settings, lockfile, recipe_hash
 from bertjobs.recipe.resolve import resolve
 from bertjobs.recipe.spec import RunSpec
-from bertjobs.run.directory import RunDirectory
+from bertjobs.run.checkpoints import seal
+from bertjobs.run.directory import Done, RunDirectory
 from bertjobs.run.settings import check_unchanged
 from bertjobs.slurm.client import Slurm
 from bertjobs.slurm.cluster import Partition, parse_sinfo
@@ -266,7 +270,7 @@ def test_code_that_cannot_be_mounted_is_refused(monkeypatch: pytest.MonkeyPatch,
     spec = resolved("h200", image="docker://python")
     for file, says in (
         (tmp_path / "bertjobs.zip" / "bertjobs" / "__init__.py", "runs from an archive"),
-        (tmp_path / "a:b" / "bertjobs" / "__init__.py", "a ':' in its path"),
+        (tmp_path / "a:b" / "bertjobs" / "__init__.py", "contains ':'"),
         (tmp_path / "a b" / "bertjobs" / "__init__.py", "contains ' '"),
     ):
         if "archive" not in says:
@@ -521,3 +525,57 @@ def test_weights_are_compared_with_the_size_that_their_header_says(tmp_path: Pat
         file.write_bytes(content)
         with pytest.raises(InputError, match=f"the weights cannot be read: .*{reason}"):
             check_safetensors(file)
+
+
+@pytest.fixture
+def stopped(spec: RunSpec) -> RunDirectory:
+    """A run with a checkpoint of phase 1, trained with its settings."""
+    directory = write_run(spec)
+    folder = directory.phase(1).checkpoints / "step-00000010"
+    folder.mkdir()
+    shape = {name: value for name, value in asdict(spec.model).items() if name != "name"}
+    (folder / "config.json").write_text(json.dumps(shape))
+    shutil.copy(Path(spec.data) / "vocab.txt", folder)
+    seal(folder, phase=1, step=10, recipe_hash=recipe_hash(spec, 1), settings=decisive_settings(spec, 1))
+    return directory
+
+
+def test_a_run_is_compared_with_its_checkpoint_before_it_is_queued_again(spec: RunSpec, stopped: RunDirectory) -> None:
+    around = Circumstances(resumed=stopped)
+    assert inspect(spec, "local", NO_SLURM, around)[1] == []
+    larger = replace(spec, model=replace(spec.model, num_hidden_layers=3), optimizer=replace(spec.optimizer, beta1=0.5))
+    stopped.write_lockfile(lockfile(larger))  # edited by hand
+    text = words(inspect(larger, "local", NO_SLURM, around)[1])
+    assert "the checkpoint was trained with other settings: model.num_hidden_layers 2 (here 3), optimizer.beta1" in text
+
+
+def test_a_checkpoint_of_an_older_format_is_compared_by_its_shape_and_vocabulary(
+    spec: RunSpec, stopped: RunDirectory
+) -> None:
+    folder = stopped.phase(1).checkpoints / "step-00000010"
+    (folder / "config.json").write_text(json.dumps({"hidden_size": 256}))
+    (folder / "MANIFEST.json").write_text(
+        json.dumps({"format_version": 1, "phase": 1, "step": 10, "recipe_hash": "0", "files": {}})
+    )
+    around = Circumstances(resumed=stopped)
+    assert "the checkpoint has hidden_size 256, but model bert-tiny has 128" in words(
+        inspect(spec, "local", NO_SLURM, around)[1]
+    )
+    (folder / "config.json").write_text(json.dumps(asdict(spec.model)))
+    (folder / "vocab.txt").write_text("other\n")
+    assert "trained with another vocabulary" in words(inspect(spec, "local", NO_SLURM, around)[1])
+
+
+def test_a_phase_whose_beginning_is_gone_is_refused_before_it_is_queued(spec: RunSpec, stopped: RunDirectory) -> None:
+    stopped.phase(1).write_done(Done(1, 20, "step-00000020", "", "", 0.0))
+    second = replace(spec, phases=(spec.phase(2),))
+    problems = words(inspect(second, "local", NO_SLURM, Circumstances(resumed=stopped))[1])
+    assert "phase 2 begins from the result of phase 1: step-00000020 is missing" in problems
+    assert str(stopped.phase(1).done_file) in problems
+
+
+def test_submitit_cannot_have_a_percent_sign_in_a_folder(spec: RunSpec, tool: Tool, tmp_path: Path) -> None:
+    tool("sbatch", "exit 0")
+    with pytest.raises(InputError, match="submitit takes every %") as caught:
+        check_backend(replace(spec, results="/data/100%j"), "submitit", Slurm({"PATH": str(tmp_path / "bin")}))
+    assert "--backend slurm" in str(caught.value.hint)

@@ -227,3 +227,22 @@ def test_the_command_shows_and_lists(directory: RunDirectory, bertjobs: Bertjobs
     wrong = logs_command("--job", 8)
     assert (wrong.returncode, wrong.stdout) == (64, "")
     assert "there is no log of job 8" in wrong.stderr
+
+
+def test_escapes_in_a_log_are_written_out(directory: RunDirectory) -> None:
+    log = directory.phase(1).logs / "7-0.out"
+    log.write_bytes(b"0: step 1\r 50%\r100%\n0: \x1b]0;owned\x07\xc2\x9b2J \xe2\x80\xaeabc\n")
+    assert list(whole_log(directory, Selection())) == [
+        "step 1\\x0d 50%\\x0d100%\n",
+        "\\x1b]0;owned\\x07\\x9b2J \\u202eabc\n",
+    ]
+
+
+def test_what_is_no_log_is_left_out_of_the_list(directory: RunDirectory) -> None:
+    logs = directory.phase(1).logs
+    for name in ("7-x.out", "7-\u00b2.out", "slurm-7.out", "7.out"):
+        (logs / name).write_text("")
+    (logs / "8-0.out").mkdir()
+    (logs / "9-0.out").symlink_to("nowhere")
+    os.mkfifo(logs / "10-0.out")
+    assert log_files(directory, Selection()) == []

@@ -23,13 +23,14 @@ from bertjobs.launch.start import unfinished
 from bertjobs.launch.watch import watch as watch_module
 from bertjobs.launch.watch.logs import Selection, follow
 from bertjobs.launch.watch.status import run_status
-from bertjobs.launch.watch.status_text import run_text
+from bertjobs.launch.watch.status_text import run_text, status_text
 from bertjobs.launch.watch.watch import Watch
 from bertjobs.recipe.catalogue import builtin_file, load_catalogue
 from bertjobs.recipe.lockfile import lockfile
 from bertjobs.recipe.resolve import resolve
 from bertjobs.recipe.spec import RunSpec
 from bertjobs.run.directory import Done, RunDirectory, all_runs
+from bertjobs.run.owner import Owner, Owners
 from bertjobs.slurm import client as slurm_module
 from bertjobs.slurm.client import Slurm
 from bertjobs.wording import Colour
@@ -234,11 +235,77 @@ def test_a_cancel_that_slurm_refuses_is_not_in_the_journal(directory: RunDirecto
     assert [event["event"] for event in directory.events()] == ["submitted", "submitted", "cancelling"]
 
 
-def test_a_run_that_this_user_may_not_read_is_skipped(directory: RunDirectory, tmp_path: Path) -> None:
+def test_a_run_that_this_user_may_not_read_is_skipped(
+    directory: RunDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     other = tmp_path / "results" / "other"
     other.mkdir()
     (other / "run.yml").symlink_to(tmp_path / "nowhere")  # closed to root too
+    monkeypatch.setattr("os.geteuid", lambda: 4711)  # another's
     assert [run.root for run in all_runs(tmp_path / "results")] == [directory.root]
+
+
+def test_a_run_whose_settings_are_damaged_is_shown_and_can_be_cancelled(
+    directory: RunDirectory, slurm: Slurm, tool: Tool, spec: RunSpec
+) -> None:
+    other = RunDirectory(directory.root.parent / "other")
+    other.create()
+    other.write_lockfile(lockfile(replace(spec, run="other")))
+    directory.lockfile.write_text("recipes:\n  a: [1\n")
+    tool("sacct", sacct(("7", "RUNNING"), ("8", "PENDING")))
+    tool("scancel", 'echo "$*" >>"$SEEN"')
+    damaged, whole = Watch(slurm).look([directory, other])
+    (row,) = damaged.phases
+    assert (row.run, row.phase, row.state, row.job) == (directory.name, 0, "UNREADABLE", "7")
+    assert "not valid YAML: '[' is not closed" in row.damage[0]
+    assert str(directory.lockfile) in row.damage[0]
+    assert [phase.state for phase in whole.phases] == ["NOT STARTED"] * 2
+    table = status_text([*damaged.phases, *whole.phases])
+    assert f"{directory.name}: not valid YAML" in table
+    assert "bertjobs doctor" in run_text(damaged, time.time())
+    assert set(cancel(directory, slurm, patience_s=0.0)) == {"7", "8"}
+
+
+def test_a_run_by_hand_that_ended_before_it_wrote_its_settings_is_shown(slurm: Slurm, tmp_path: Path) -> None:
+    directory = RunDirectory(tmp_path / "results" / "by-hand")
+    directory.phase(2).logs.mkdir(parents=True)
+    Owners(directory.owners).take(Owner("17", 0, "node1", 0, "slurm"), lambda _: None)
+    (run,) = Watch(slurm).look(all_runs(tmp_path / "results"))
+    (row,) = run.phases
+    assert (row.run, row.state, row.job) == ("by-hand", "NO run.yml", "17")
+    assert "no attempt has got as far as writing one" in row.damage[0]
+
+
+def test_a_damaged_done_file_costs_its_phase_a_note(directory: RunDirectory, slurm: Slurm) -> None:
+    directory.phase(1).done_file.write_bytes(b"")
+    one, two = run_status(directory, slurm, time.time())
+    assert "DONE.json cannot be read: it is empty" in one.damage[0]
+    assert (one.state, two.damage) == ("UNKNOWN", ())
+
+
+def test_a_result_that_is_gone_is_noted_and_resume_says_so(directory: RunDirectory, slurm: Slurm) -> None:
+    for number in (1, 2):
+        directory.phase(number).write_done(Done(number, 20, "step-00000020", "", "", 0.0))
+    one, two = run_status(directory, slurm, time.time())
+    assert (one.state, one.damage) == ("DONE", ()), "phase 1's checkpoint may be deleted once phase 2 is done"
+    assert two.state == "DONE"
+    assert "its result is not whole: step-00000020 is missing" in two.damage[0]
+    with pytest.raises(BertjobsError, match="is done, but not its result: step-00000020 is missing") as error:
+        unfinished(directory)
+    assert "delete" in str(error.value.hint)
+
+
+def test_escapes_in_a_journal_or_from_slurm_do_not_reach_the_terminal(
+    directory: RunDirectory, slurm: Slurm, tool: Tool
+) -> None:
+    directory.record("started", phase=1, job="7", attempt=0)
+    directory.record("ended", phase=1, job="7", attempt=0, cause="x\x1b]0;owned\x07", exit_code=70)
+    tool("squeue", "printf '8|PENDING|(\\033[2JReason)|n1|1:00:00|1800000000\\n'")
+    (run,) = Watch(slurm).look([directory])
+    text = run_text(run, time.time()) + status_text(run.phases)
+    assert "\x1b" not in text
+    assert "\\x1b]0;owned" in text
+    assert "\\x1b[2JReason" in text
 
 
 def test_logs_of_a_refused_job_do_not_keep_a_later_phase_from_joining(directory: RunDirectory, spec: RunSpec) -> None:
