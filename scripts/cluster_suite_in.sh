@@ -3,7 +3,7 @@
 #
 #   scripts/cluster_suite_in.sh trixie [TEST ...]     Debian 13: Slurm 24.11, Python 3.13
 #
-# Needs root and debootstrap. The folder is kept, 4 GB: a second call only copies the code anew. TESTs are pytest's
+# Needs root and debootstrap. The folder is kept, 8 GB: a second call only copies the code anew. TESTs are pytest's
 # arguments (default: tests/cluster). Environment:
 #   FOLDER  where the system is made (default: /var/tmp/RELEASE)
 #   MIRROR  of Debian (default: http://deb.debian.org/debian)
