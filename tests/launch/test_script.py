@@ -133,7 +133,7 @@ def test_the_checkpoint_written_last_counts_not_the_highest_name(run_by_hand, tm
     for step, written in ((100, 1e9), (300, 1.1e9)):
         (checkpoints / f"step-{step:08d}").mkdir(parents=True)
         os.utime(checkpoints / f"step-{step:08d}", (written, written))
-    settings = {"RECIPE": "laptop-scratch", "RESULTS": "a [b]", "WORKER_CODE": "70"}
+    settings = {"RECIPE": "laptop-scratch", "RESULTS": "a [b]", "WORKER_CODE": "70", "BERTJOBS_PYTHON": "/opt/python"}
     run_by_hand(**settings)
     assert not (tmp_path / "words.requeued").exists()
     run_by_hand(**settings, CHECKPOINT=str(checkpoints / "step-00000150"))
