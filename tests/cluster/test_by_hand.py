@@ -30,6 +30,7 @@ def environ(speeches_data: Path, tmp_path: Path) -> dict[str, str]:
     return environment(speeches_data, tmp_path)
 
 
+@pytest.mark.slow
 def test_phase_2_follows_phase_1(cluster: Cluster, environ: dict[str, str], tmp_path: Path) -> None:
     for phase in ("1", "2"):
         job = cluster.submit(
@@ -76,6 +77,7 @@ def test_nvidia_s_own_command_line_works_unchanged(cluster: Cluster, environ: di
     assert (tmp_path / "results" / "bert-large" / "phase1" / "checkpoints" / "step-00000001" / "MANIFEST.json").exists()
 
 
+@pytest.mark.slow
 def test_without_a_number_of_tasks_there_is_one_per_gpu(
     cluster: Cluster, environ: dict[str, str], tmp_path: Path
 ) -> None:

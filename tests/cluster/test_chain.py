@@ -71,6 +71,7 @@ def spares(directory: RunDirectory) -> list[str]:
     return [event["job"] for event in directory.events() if event["event"] == "submitted" and event.get("spare")]
 
 
+@pytest.mark.slow
 def test_where_preempted_jobs_are_cancelled_a_new_one_resumes(
     cluster: Cluster, bertjobs: Bertjobs, speeches_data: Path, tmp_path: Path, fragile: str
 ) -> None:

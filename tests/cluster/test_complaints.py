@@ -154,6 +154,7 @@ def submitted(cluster: Cluster, folder: Path, data: Path, **environ: str) -> tup
     return str(queued["job"]), done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_a_run_for_drained_nodes_is_queued_and_waits_for_them(
     cluster: Cluster, speeches_data: Path, tmp_path: Path
 ) -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import signal
+import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from select import PIPE_BUF
 
 import pytest
 
@@ -19,7 +18,7 @@ from bertjobs.run.causes import Cause
 from bertjobs.run.checkpoints import steps
 from bertjobs.run.directory import RunDirectory
 from bertjobs.slurm.client import Slurm
-from tests.cluster.process import Process, environment_of, job_processes
+from tests.cluster.process import Process, environment_of, job_processes, ranks_of
 from tests.cluster.slurm import Cluster
 from tests.conftest import Bertjobs, wait_until
 
@@ -72,7 +71,8 @@ def test_a_job_that_reached_its_time_limit(submit: Submit, cluster: Cluster, dir
     job = submit("--time", "10", "--set", "phase1.checkpoint_every=1")
     wait_until(lambda: spares(directory))  # because there is a checkpoint
     cluster.run(["scancel", *spares(directory)])  # or else that one continues
-    with written_to_no_more(directory.phase(1).metrics):  # or else it stops by itself, and is continued
+    ranks = [process for _, process in ranks_of(cluster.folder, job).values()]
+    with frozen(ranks):  # or else it stops by itself, and is continued
         cluster.run(["scontrol", "update", f"JobId={job}", "EndTime=now+1"])
         assert cluster.wait(job) == "TIMEOUT"
     verdict = verdict_on(directory, cluster)
@@ -87,24 +87,22 @@ def spares(directory: RunDirectory) -> list[str]:
 
 
 @contextmanager
-def written_to_no_more(file: Path) -> Iterator[None]:
-    """As if the file system hung: whoever appends to ``file`` waits, whatever signals come, until killed.
+def frozen(processes: Sequence[Process]) -> Iterator[None]:
+    """As if their file system hung: they do nothing whatever signals come, until killed."""
+    ended = threading.Event()
 
-    A full pipe takes the file's place.
-    """
-    pipe, kept = file.with_name("pipe"), file.with_name("kept")
-    os.mkfifo(pipe)
-    end = os.open(pipe, os.O_RDWR | os.O_NONBLOCK)
-    with suppress(BlockingIOError):
-        while True:
-            os.write(end, b"\n" * PIPE_BUF)
-    kept.hardlink_to(file)
-    pipe.replace(file)
+    def freeze() -> None:
+        while not ended.wait(0.01):  # Slurm sends CONT before TERM
+            for process in processes:
+                process.send(signal.SIGSTOP)
+
+    thread = threading.Thread(target=freeze)
+    thread.start()
     try:
         yield
     finally:
-        kept.replace(file)
-        os.close(end)
+        ended.set()
+        thread.join()
 
 
 def newest_checkpoint(directory: RunDirectory) -> str:

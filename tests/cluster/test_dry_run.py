@@ -93,6 +93,7 @@ def test_a_dry_run_as_json(bertjobs: Bertjobs, cluster: Cluster, speeches_data: 
     assert not (tmp_path / "results").exists()
 
 
+@pytest.mark.slow
 def test_a_resume_changes_what_may_change_and_shows_it_first(
     bertjobs: Bertjobs, cluster: Cluster, speeches_data: Path, tmp_path: Path
 ) -> None:

@@ -85,6 +85,7 @@ def assert_secret_is_nowhere(cluster: Cluster, directory: RunDirectory) -> None:
     assert not [file for file in files if SECRET.encode() in file.read_bytes()]
 
 
+@pytest.mark.slow
 def test_a_run_that_crashes_once_is_told_restarted_and_done(
     cluster: Cluster, bertjobs: Bertjobs, data: Path, tmp_path: Path, site: Path, webhook: Webhook
 ) -> None:
@@ -98,6 +99,7 @@ def test_a_run_that_crashes_once_is_told_restarted_and_done(
     assert told == [("restarted", 1), ("done", 2)], batch_logs(directory)
     assert webhook.told[0]["job"] == jobs(directory)[0]
     assert webhook.told[0]["step"] >= 5
+    wait_until(lambda: len(cluster.mails()) > before + 1)
     mails = cluster.mails()[before:]
     assert [mail for mail in mails if ADDRESS in mail] == mails
     assert sum("Requeued" in mail for mail in mails) == sum("Ended" in mail for mail in mails) == 1, mails
@@ -121,6 +123,7 @@ def test_a_run_that_cannot_continue_is_told_once(
     wait_until(lambda: nothing_is_queued(cluster))
     (told,) = webhook.told
     assert (told["event"], told["cause"], told["why"]) == ("stopped", "bad input", "the input must be corrected first")
+    wait_until(lambda: len(cluster.mails()) > before)
     (mail,) = cluster.mails()[before:]
     assert "Failed" in mail
     assert "-phase1" in mail

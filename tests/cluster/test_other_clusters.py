@@ -95,6 +95,7 @@ def test_a_type_that_does_not_exist_is_refused_with_those_that_do(
     assert cluster.run(["squeue", "-h"]).stdout == ""
 
 
+@pytest.mark.slow
 def test_a_job_whose_node_failed_in_the_prolog_is_held_and_the_doctor_says_how_to_release_it(
     cluster: Cluster, bertjobs: Bertjobs, speeches_data: Path, tmp_path: Path
 ) -> None:

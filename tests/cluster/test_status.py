@@ -46,6 +46,7 @@ def submit(
     return start
 
 
+@pytest.mark.slow
 def test_a_run_that_waits_runs_and_is_done(
     submit: Callable[..., list[str]], cluster: Cluster, bertjobs: Bertjobs, show: Show
 ) -> None:

@@ -57,6 +57,7 @@ def causes(directory: RunDirectory) -> list[tuple[int, str]]:
     return [(event["attempt"], event["cause"]) for event in directory.events() if event["event"] == "ended"]
 
 
+@pytest.mark.slow
 def test_a_job_of_submitit_s_is_requeued_at_its_time_limit(cluster: Cluster, queue: Queue) -> None:
     """Phase 2 waits for phase 1, which is stopped halfway."""
     directory, jobs = queue()
@@ -76,6 +77,7 @@ def test_a_job_of_submitit_s_is_requeued_at_its_time_limit(cluster: Cluster, que
     assert all(re.match(r"[01]: .", line) for line in ours), first
 
 
+@pytest.mark.slow
 def test_a_job_that_slurm_requeues_writes_a_checkpoint_first(cluster: Cluster, queue: Queue) -> None:
     """As in a preemption, Slurm itself starts it again; submitit alone would disregard TERM."""
     directory, jobs = queue(phase=1)

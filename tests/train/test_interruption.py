@@ -39,6 +39,7 @@ def last_cause(trial: Trial) -> str:
     return trial.directory.events()[-1]["cause"]
 
 
+@pytest.mark.slow
 def test_signals_and_a_kill_change_nothing(trial: Trial, tmp_path: Path) -> None:
     reference = Trial(trial.home, trial.data, tmp_path / "reference")
     assert [rank.code for rank in reference.run(1, RANKS)] == [0, 0, 0]

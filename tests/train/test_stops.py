@@ -65,6 +65,7 @@ def final_state(trial: Trial) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in folder.iterdir() if file.suffix == ".safetensors"}
 
 
+@pytest.mark.slow
 def test_a_run_stopped_at_random_points_ends_with_the_same_bits(data: DataManifest, tmp_path: Path) -> None:
     home, ranks = recipe(tmp_path / "home"), 2
     reference = Trial(home, data.folder, tmp_path / "reference")

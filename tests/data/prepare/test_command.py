@@ -65,7 +65,7 @@ NEEDED = ("prepare", "--corpus", "text:x", "--vocab", "v", "--output", "d")
         (("--slurm", "--sbatch", "output=x"), "sbatch's output cannot be given here"),
         (("--slurm", "--site", "nowhere"), "there is no site 'nowhere'"),
         (("--image", "/images/x.sqsh"), "a container is for jobs on a cluster"),
-        (("--slurm", "--image", "/a b.sqsh"), "contains ' '"),
+        (("--slurm", "--image", "/a\tb.sqsh"), "not allowed in a path"),
         (("--slurm", "--image", "x.sqsh", "--mounts", "/a"), "mounts must be SRC:DST"),
         (("--slurm", "--image", "x.sqsh", "--container", "docker"), "container must be one of auto, pyxis, apptainer"),
     ],
