@@ -334,10 +334,14 @@ class Cluster:
     def _start_database(self, port: int, outlive: bool, deadline: float) -> None:
         data = self.folder / "database"
         hasty = ["--debug-no-sync", "--innodb-flush-method=nosync"]  # nothing here must survive a crash
-        self.run([
+        installing = [
             "mariadb-install-db", "--no-defaults", "--user=root", f"--datadir={data}",
             "--auth-root-authentication-method=normal", "--skip-test-db", "--skip-name-resolve", *hasty,
-        ])  # fmt: skip
+        ]  # fmt: skip
+        if self.run(installing, check=False).returncode:  # seen once, as three clusters were booted at once
+            shutil.rmtree(data)
+            data.mkdir(mode=0o700)
+            self.run(installing)
         command = [
             "mariadbd", "--no-defaults", "--user=root", f"--datadir={data}",
             "--bind-address=127.0.0.1", f"--port={port}",
