@@ -67,10 +67,12 @@ def notice_of(
     event: RunEvent, run: RunDirectory, phase: int, job: str, attempt: int, *, cause: Cause | None, why: str
 ) -> Notice:
     """What there is to tell of an attempt that ended; its steps are read from the run's folder."""
-    saved, planned = steps(run.phase(phase).checkpoints), None
+    step = planned = None
+    with suppress(BertjobsError, OSError):
+        if saved := steps(run.phase(phase).checkpoints):
+            step = step_of(saved[-1])
     with suppress(BertjobsError, OSError, KeyError):
         planned = read_lockfile(run.lockfile).phase(phase).steps
-    step = step_of(saved[-1]) if saved else None
     return Notice(event, run.name, phase, job, attempt, cause.plain if cause else "", why, step, planned)
 
 

@@ -62,6 +62,14 @@ def test_steps_are_read_from_the_run(tmp_path: Path) -> None:
     assert (made.run, made.step, made.steps, made.cause) == ("first", 12, 20, Cause.HANG.plain)
 
 
+def test_checkpoints_that_cannot_be_listed_cost_the_notice_its_step_alone(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path / "first")
+    run.phase(1).root.mkdir(parents=True)
+    run.phase(1).checkpoints.symlink_to("checkpoints")
+    made = notice_of(RunEvent.STOPPED, run, 1, "7", 0, cause=Cause.HANG, why="x")
+    assert (made.run, made.step, made.cause) == ("first", None, Cause.HANG.plain)
+
+
 def test_a_webhook_that_hangs_costs_seconds(webhook: Webhook, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(notice_module, "PATIENCE_S", 0.5)
     webhook.hangs = True
