@@ -63,7 +63,7 @@ _SHORT.maxlevel = 3
 
 
 def shown(value: object) -> str:
-    """A value of any kind, as Python writes it, without what is nested deeply or goes on for long."""
+    """A value of any kind, as Python writes it; what is long or deeply nested is shortened."""
     try:
         return _SHORT.repr(value)
     except ValueError:  # a number of thousands of digits

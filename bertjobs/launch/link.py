@@ -307,7 +307,7 @@ def _decide(link: CurrentLink, slurm: Slurm, code: int, *, before: str, told_to_
     except BertjobsError as error:  # the decision stands: run.sub must not make another
         _say(f"next: {decision.next}, but {error.what}")
         answer, event = ARRANGED, _reached(link) if decision.next is Next.NEXT_PHASE else RunEvent.STOPPED
-    # Bad input that was found before the journal's first line is told by the code alone.
+    # If the worker refused its input before it wrote to the journal, only the code says so.
     cause = ended.cause or (Cause.BAD_INPUT if ended.code == EXIT_BAD_INPUT else None)
     return answer, (event, cause, decision.why) if event else None
 

@@ -13,7 +13,7 @@ Event = dict[str, Any]
 
 LAST_UNIX_S = 253402300799
 """The end of the year 9999: times beyond cannot be written as dates."""
-LARGEST = 2**53
+LARGEST_WHOLE = 2**53
 """Whole numbers up to this one are exact in every program that reads JSON."""
 
 
@@ -24,7 +24,7 @@ def is_time(value: Any) -> bool:
 
 def is_count(value: Any) -> bool:
     """Whether a value is a whole number from 0 on, such as a step or an attempt."""
-    return type(value) is int and 0 <= value <= LARGEST
+    return type(value) is int and 0 <= value <= LARGEST_WHOLE
 
 
 def _is_text(value: Any) -> bool:
@@ -32,7 +32,7 @@ def _is_text(value: Any) -> bool:
 
 
 def _is_code(value: Any) -> bool:
-    return value is None or (type(value) is int and abs(value) < LARGEST)
+    return value is None or (type(value) is int and abs(value) < LARGEST_WHOLE)
 
 
 def _is_error(value: Any) -> bool:

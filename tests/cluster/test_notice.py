@@ -1,4 +1,4 @@
-"""Who wants to know is told by Slurm's mail and by a webhook: done, stopped, restarted; nothing waits for it."""
+"""Slurm's mail and a webhook say when a run is done, has stopped or restarts; nothing waits for them."""
 
 from __future__ import annotations
 

@@ -80,7 +80,7 @@ class AttackedRun:
         return any((e["phase"], e["job"], e["attempt"]) == own for e in self.events("ended"))
 
     def missed(self, attempt: Attempt) -> bool:
-        """Whether the attempt ended by finishing its phase."""
+        """Whether the attempt ended because its phase was done."""
         own = (attempt.phase, attempt.job, attempt.number)
         ends = (e for e in self.events("ended") if (e["phase"], e["job"], e["attempt"]) == own)
         return next((end["cause"] == Cause.DONE for end in ends), False)

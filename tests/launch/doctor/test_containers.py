@@ -13,10 +13,7 @@ import pytest
 
 from bertjobs.recipe.spec import RunSpec
 from bertjobs.run.causes import Cause
-from tests.launch.doctor.test_diagnose import (  # noqa: F401
-    judged,
-    spec,
-)
+from tests.launch.doctor.test_diagnose import judged
 
 SQSH, SIF = "/images/bert.sqsh", "/images/bert.sif"
 
@@ -120,7 +117,7 @@ BARE = "srun -N1 -w node{} --container-image=/images/bert.sqsh true"
     ],
 )  # fmt: skip
 def test_a_container_that_does_not_start(
-    spec: RunSpec,  # noqa: F811
+    spec: RunSpec,
     image: str,
     log: str,
     sentence: str,
@@ -132,7 +129,7 @@ def test_a_container_that_does_not_start(
     assert verdict.command == command
 
 
-def test_a_consequence_alone_is_still_a_container(spec: RunSpec) -> None:  # noqa: F811
+def test_a_consequence_alone_is_still_a_container(spec: RunSpec) -> None:
     verdict = judged(replace(spec, image=SQSH), log="slurmstepd: error: pyxis: container exited too soon\n")
     assert verdict.cause is Cause.CONTAINER
     assert "container exited too soon" in verdict.sentence
@@ -149,7 +146,7 @@ def test_a_consequence_alone_is_still_a_container(spec: RunSpec) -> None:  # noq
          "rank 8:     import torch\nrank 8: ModuleNotFoundError: No module named 'torch'\n", "torch", "node2"),
     ],
 )  # fmt: skip
-def test_a_python_that_lacks_a_module(spec: RunSpec, log: str, module: str, node: str) -> None:  # noqa: F811
+def test_a_python_that_lacks_a_module(spec: RunSpec, log: str, module: str, node: str) -> None:
     inside = judged(replace(spec, image=SQSH, mounts=("/a:/b",), container="pyxis"), log=log)
     assert inside.cause is Cause.MODULE_MISSING
     assert inside.sentence == f"the Python of the image has no module '{module}' on {node}: add it to the image"
@@ -159,7 +156,7 @@ def test_a_python_that_lacks_a_module(spec: RunSpec, log: str, module: str, node
     assert outside.command == f"srun -N1 -w {node} bertjobs image --here"
 
 
-def test_a_container_s_inside_is_not_its_start(spec: RunSpec) -> None:  # noqa: F811
+def test_a_container_s_inside_is_not_its_start(spec: RunSpec) -> None:
     """A rank that names pyxis in a message of its own has crashed for another reason."""
     log = "rank 1: Traceback (most recent call last):\n  File x\nrank 1: RuntimeError: under pyxis and enroot\n"
     assert judged(replace(spec, image=SQSH), log=log).cause is Cause.CRASHED

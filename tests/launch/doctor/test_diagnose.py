@@ -16,8 +16,6 @@ from bertjobs.launch.doctor.evidence import AttemptEvidence, AttemptLog, Evidenc
 from bertjobs.launch.doctor.log_errors import errors_in
 from bertjobs.launch.doctor.verdict import Standing, Verdict
 from bertjobs.launch.start import write_run
-from bertjobs.recipe.catalogue import builtin_file, load_catalogue
-from bertjobs.recipe.resolve import resolve
 from bertjobs.recipe.spec import RunSpec
 from bertjobs.run.causes import Cause
 from bertjobs.run.journal import Attempt, Failure
@@ -28,12 +26,6 @@ NOW = 1_000_000.0
 
 
 # What other programs print
-
-
-@pytest.fixture
-def spec(tmp_path: Path) -> RunSpec:
-    flags = {"recipe": "dgxa100-80g", "results": str(tmp_path), "run": "big", "nodes": "4"}
-    return resolve(load_catalogue([builtin_file()]), flags=flags, environ={}).spec
 
 
 NODES = ("node1", "node2", "node3", "node4")
