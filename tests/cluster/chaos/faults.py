@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -93,12 +94,19 @@ def _kill_allocation(run: AttackedRun, at: Attempt, _: Random) -> None:
 def _fill_disk(run: AttackedRun, at: Attempt, _: Random) -> None:
     """Full until a checkpoint could not be written; then space is freed."""
     ballast, before = run.disk / "ballast", run.log(at).count("cannot be written")
-    os.posix_fallocate(descriptor := os.open(ballast, os.O_CREAT | os.O_WRONLY), 0, free_bytes(run.disk) - LEFT_BYTES)
-    os.close(descriptor)
     try:
+        wait_until(lambda: _fill(run.disk, ballast))
         wait_until(lambda: run.log(at).count("cannot be written") > before or run.ended(at))
     finally:
         ballast.unlink()
+
+
+def _fill(disk: Path, ballast: Path) -> bool:
+    """Whether that went well: not if the run wrote at the same moment."""
+    with open(ballast, "wb") as file, contextlib.suppress(OSError):
+        os.posix_fallocate(file.fileno(), 0, free_bytes(disk) - LEFT_BYTES)
+        return True
+    return False
 
 
 def _truncate_newest_checkpoint(run: AttackedRun, at: Attempt, random: Random) -> None:

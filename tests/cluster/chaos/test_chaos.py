@@ -21,6 +21,7 @@ from bertjobs.run.owner import Owners
 from bertjobs.run.restarts import causes
 from tests.cluster.chaos.faults import FAULTS, Fault, MetNobody
 from tests.cluster.chaos.run import AttackedRun, Attempt
+from tests.cluster.slow_steps import SlowSteps
 from tests.cluster.slurm import PATIENCE_S, Cluster
 from tests.cluster.unreliable import UnreliableCommands
 from tests.conftest import run_bertjobs, wait_until
@@ -29,6 +30,7 @@ ASKED = os.environ.get("BERTJOBS_CHAOS_SEED")
 FEW = 11  # faults that `make test` draws; all others see all
 SLOW_SEEDS = (5, 11, 23)  # other orders of the faults, at other moments
 EVERY = 5  # steps between checkpoints
+STEP_S = 1.5  # at least, while faults are left: the slowest of them takes 45 s by Slurm's own clocks
 NEAR_THE_END = 2 * EVERY  # steps of a phase in which no fault is injected
 CLOCKS_S = 0.05  # between the clock of files and that of processes
 DISK = "192m"
@@ -186,8 +188,9 @@ def test_a_run_survives_all_faults_together_and_ends_as_if_there_had_been_none(
 ) -> None:
     random = Random(seed)
     commands = UnreliableCommands(tmp_path / "commands", cluster.environment)
+    slow = SlowSteps(tmp_path / "slow", commands.environment, STEP_S)
     run = AttackedRun(
-        cluster, submit(commands.environment, tmp_path, speeches_data, disk / "results", steps), disk, commands
+        cluster, submit(slow.environment, tmp_path, speeches_data, disk / "results", steps), disk, commands
     )
     left, injected = random.sample(FAULTS, faults), []
     while left:
@@ -202,6 +205,7 @@ def test_a_run_survives_all_faults_together_and_ends_as_if_there_had_been_none(
         outcome = Outcome(fault.what, phase, step, "", repeated, round(time.monotonic() - began, 1))
         injected.append((fault, attempt, outcome))
         print(outcome, flush=True)
+    slow.release()
     wait_until(run.done)
     events = run.directory.events()
     ends = {phase: causes(event for event in events if event.get("phase") == phase) for phase in steps}

@@ -444,18 +444,20 @@ def test_a_thread_that_waits_for_a_gpu_s_copies_takes_that_gpu_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A thread begins with GPU 0, and would open it beside its rank's own: half a GB for each rank."""
-    calls: list[tuple[str, object]] = []
+    calls: list[tuple[str, threading.Thread]] = []
 
     class Queued:
         def synchronize(self) -> None:
-            calls.append(("waited", threading.get_ident()))
+            calls.append(("waited", threading.current_thread()))
 
     model, optimizer = untrained()
     (writer,) = writers(tmp_path)
     writer.reserve(model, optimizer)
     copies = writer._snapshot
     assert copies is not None
-    monkeypatch.setattr(torch.cuda, "set_device", lambda device: calls.append((str(device), threading.get_ident())))
+    monkeypatch.setattr(
+        torch.cuda, "set_device", lambda device: calls.append((str(device), threading.current_thread()))
+    )
     take = copies.take
 
     def take_as_on_a_gpu(*arguments: Any) -> None:
@@ -466,9 +468,9 @@ def test_a_thread_that_waits_for_a_gpu_s_copies_takes_that_gpu_first(
     writer.begin(model, optimizer, progress(1), data(1))
     writer.wait()
     assert writer.error is None
-    by_thread: dict[object, list[str]] = {}
+    by_thread: dict[threading.Thread, list[str]] = {}
     for what, thread in calls:
         by_thread.setdefault(thread, []).append(what)
-    assert threading.get_ident() not in by_thread
+    assert threading.current_thread() not in by_thread
     assert by_thread
     assert all(did == ["cuda:3", "waited"] for did in by_thread.values())
