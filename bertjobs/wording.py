@@ -88,6 +88,14 @@ def columns(rows: Sequence[Sequence[str]]) -> list[str]:
     ]
 
 
+def right_aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Rows as lines like ``columns``, all but the first column set to the right, as for numbers."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return columns([
+        [row[0], *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))] for row in rows
+    ])  # fmt: skip
+
+
 def duration(seconds: float) -> str:
     """``75`` as ``1 min 15 s``."""
     whole = max(0, round(seconds))

@@ -11,10 +11,13 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bertjobs.cli.data_check import add_verbs
+from bertjobs.cli.data_check import add_verbs, chosen_processes
+from bertjobs.cli.data_duplicates import add_duplicates, add_near_options
 from bertjobs.cli.data_prepare import add_place_arguments, array_options, queue_prepare
+from bertjobs.cli.data_sources import source_lines
 from bertjobs.data.corpus.source import HELP
 from bertjobs.errors import InputError
+from bertjobs.wording import harmless
 
 if TYPE_CHECKING:
     from bertjobs.data.prepare.on_slurm import SlurmArrays
@@ -31,6 +34,7 @@ def register(subparsers: Any) -> None:
     verbs = data.add_subparsers(metavar="VERB", required=True)
     _add_prepare(verbs)
     _add_vocab(verbs)
+    add_duplicates(verbs)
     add_verbs(verbs)
 
 
@@ -89,6 +93,10 @@ def _add_what(group: Any) -> None:
            help="with static masking: pieces, or words with all their pieces")  # fmt: skip
     option("--cased", action="store_true", help="keep upper case and accents, if the vocabulary does not decide")
     option("--language", metavar="NAME", default="english", help="language of the text, for the sentence splitter")
+    option("--drop-duplicates", metavar="WHICH", default="none",
+           help="documents to leave out: exact (the text of an earlier one, but for white space), near (also those "
+           "much like an earlier one) or none")  # fmt: skip
+    add_near_options(option)
     option("--bin-size", metavar="TOKENS", type=int, default=64, help="width of a length bin in tokens")
     option("--shards", metavar="N", type=int, default=0,
            help="files per bin; 0: 8, or as many as keep a file near 64 MB")  # fmt: skip
@@ -130,7 +138,7 @@ def _prepare(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
         return queue_prepare(parser, args, options)
     release_own_lock(Path(args.output), os.environ)
     started, progress = time.monotonic(), _ProgressLine()
-    with _arrays(args, progress.say) if args.slurm else ThisMachine(_processes(args.processes)) as runner:
+    with _arrays(args, progress.say) if args.slurm else ThisMachine(chosen_processes(args)) as runner:
         made = prepare(options, progress, runner)
     if not made:
         print(f"{args.output} is already complete, with these settings, this corpus and this vocabulary")
@@ -142,12 +150,6 @@ def _arrays(args: argparse.Namespace, say: Callable[[str], None]) -> SlurmArrays
     from bertjobs.data.prepare.on_slurm import SlurmArrays
 
     return SlurmArrays(array_options(args), os.environ, say)
-
-
-def _processes(given: int) -> int:
-    if given < 0:
-        raise InputError(f"{given} is too small: at least 1, or 0 for one per core", where="--processes")
-    return given or len(os.sched_getaffinity(0))
 
 
 def _vocab(args: argparse.Namespace) -> int:
@@ -240,6 +242,8 @@ def _print_summary(data: DataManifest, seconds: float | None) -> None:
     else:
         print("masked: in training, drawn anew each epoch")
     _print_oddities(data)
+    for line in source_lines(data):
+        print(harmless(line))
     took = f" in {seconds:.1f} s" if seconds is not None else ""
     print(f"{count} files, {size / 1e6:.1f} MB{took} -> {data.folder}")
     print("next: " + shell_line(["bertjobs", "submit", "--recipe", "NAME", "--data", str(data.folder)]))

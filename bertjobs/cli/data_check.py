@@ -12,11 +12,15 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bertjobs.cli.data_sources import source_lines
 from bertjobs.errors import EXIT_BAD_INPUT, InputError
+from bertjobs.wording import harmless, right_aligned
 
 if TYPE_CHECKING:
-    from bertjobs.data.check import CheckTarget, Inspection, Sample, TargetPart
     from bertjobs.data.check.histogram import BinLengths
+    from bertjobs.data.check.inspect import Inspection
+    from bertjobs.data.check.samples import Sample
+    from bertjobs.data.check.target import CheckTarget, TargetPart
     from bertjobs.data.shards.manifest import DataManifest, Split
 
 _WIDTH = 110  # characters of a line of text
@@ -49,7 +53,7 @@ def _add_inspect(verbs: Any) -> None:
     option("--samples", metavar="N", type=int, default=3, help="how many sequences of each phase to show (default: 3)")
     option("--seed", metavar="N", type=int, default=0,
            help="seed for choosing samples and, as a run's seed, for their dynamic masks (default: 0)")  # fmt: skip
-    option("--histogram", metavar="FILE.png", help="write a histogram of the lengths to this picture")
+    option("--histogram", metavar="FILE.png", help="write the lengths, and the counts of each source, to this picture")
     _add_json(parser)
     parser.set_defaults(handler=_inspect)
 
@@ -103,13 +107,14 @@ def _add_json(parser: argparse.ArgumentParser) -> None:
 
 
 def _inspect(args: argparse.Namespace) -> int:
-    from bertjobs.data.check import find_target, inspect_target
+    from bertjobs.data.check.inspect import inspect_target
+    from bertjobs.data.check.target import find_target
 
     if args.samples < 0:
         raise InputError(f"{args.samples} is too small: at least 0", where="--samples")
     _print_any_text()
     target = find_target(Path(args.path), args.vocab and Path(args.vocab), args.phase, args.split)
-    inspections = inspect_target(target, _ReadingLine("inspect"))
+    inspections = inspect_target(target, ReadingLine("inspect"))
     samples = {part.name: _samples(target, part, args) for part in target.parts}
     wrong = sum(len(one.wrong) for one in inspections.values())
     if args.json:
@@ -119,7 +124,7 @@ def _inspect(args: argparse.Namespace) -> int:
         for part in target.parts:
             _print_part(part, inspections[part.name], samples[part.name], args.seed)
     if args.histogram:
-        _draw(args, {part.name: _bins(part, inspections[part.name]) for part in target.parts})
+        _draw(args, target, {part.name: _bins(part, inspections[part.name]) for part in target.parts})
     if not args.json:
         print(f"\nwrong: {wrong} problem{'s' * (wrong != 1)}, see above" if wrong else "\nnothing is wrong")
         _print_next(args, target)
@@ -127,7 +132,7 @@ def _inspect(args: argparse.Namespace) -> int:
 
 
 def _samples(target: CheckTarget, part: TargetPart, args: argparse.Namespace) -> list[Sample]:
-    from bertjobs.data.check import read_samples
+    from bertjobs.data.check.inspect import read_samples
 
     if (
         part.split == "validation" and len(target.parts) > 1 and not args.split
@@ -137,8 +142,8 @@ def _samples(target: CheckTarget, part: TargetPart, args: argparse.Namespace) ->
 
 
 def _bins(part: TargetPart, inspection: Inspection) -> list[BinLengths]:
-    from bertjobs.data.check import length_range
     from bertjobs.data.check.histogram import BinLengths
+    from bertjobs.data.check.target import length_range
 
     bins = sorted(inspection.bins.items())
     if len(part.shards) == 1:
@@ -150,10 +155,12 @@ def _bins(part: TargetPart, inspection: Inspection) -> list[BinLengths]:
     return [BinLengths(number, *ranges[number], facts.lengths) for number, facts in bins]
 
 
-def _draw(args: argparse.Namespace, parts: dict[str, list[BinLengths]]) -> None:
+def _draw(args: argparse.Namespace, target: CheckTarget, parts: dict[str, list[BinLengths]]) -> None:
     from bertjobs.data.check.histogram import picture
 
-    content = picture(f"{args.path}: lengths of the sequences", parts)
+    sources = target.data.sources if target.data else ()
+    title = f"{args.path}: {'sources, and ' if sources else ''}lengths of the sequences"
+    content = picture(title, parts, sources)
     try:
         Path(args.histogram).write_bytes(content)
     except OSError as error:
@@ -174,6 +181,8 @@ def _print_header(path: str, target: CheckTarget) -> None:
     if target.metadata:
         pairs = ((name, f"{text[:12]}..." if "sha256" in name else text) for name, text in target.metadata.items())
         print("file        " + ", ".join(f"{name} {text}" for name, text in pairs))
+    if data is not None and (lines := source_lines(data)):
+        print("\n" + "\n".join(map(harmless, lines)))
 
 
 def _value(value: object) -> str:
@@ -184,7 +193,6 @@ def _value(value: object) -> str:
 
 def _print_part(part: TargetPart, inspection: Inspection, samples: list[Sample], seed: int) -> None:
     from bertjobs.data.check.histogram import text_bars
-    from bertjobs.wording import columns
 
     total = inspection.total
     print(f"\n{part.name}")
@@ -196,9 +204,7 @@ def _print_part(part: TargetPart, inspection: Inspection, samples: list[Sample],
             f"{facts.mean_length:.1f}", _share(facts.padding, facts.tokens + facts.padding),
             _share(facts.random_next, facts.rows), _share(facts.unknown, facts.tokens, 3),
         ])  # fmt: skip
-    widths = [max(len(row[place]) for row in rows) for place in range(len(rows[0]))]
-    aligned = [[row[0], *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))] for row in rows]
-    print("\n".join(columns(aligned)))
+    print("\n".join(right_aligned(rows)))
     if total.masked:
         as_mask, as_random, as_kept = (_share(count, total.masked) for count in
                                        (total.as_mask, total.as_random, total.as_kept))  # fmt: skip
@@ -260,6 +266,7 @@ def _as_json(
     }
     if data is not None:
         content |= {"folder": str(data.folder), "manifest_sha256": data.sha256, "settings": data.settings}
+        content |= {"sources": [counts.as_json() for counts in data.sources], "duplicates": data.duplicates}
     content["parts"] = {
         name: {
             "total": one.total.as_json(),
@@ -282,7 +289,7 @@ def _verify(args: argparse.Namespace) -> int:
     data = DataManifest.read(args.folder)
     files = [file for phase in data.phases.values() for split in SPLITS for file in phase.split(split).files]
     started = time.monotonic()
-    bad = verify(data, _processes(args), _ReadingLine("verify"))
+    bad = verify(data, chosen_processes(args), ReadingLine("verify"))
     seconds = time.monotonic() - started
     size = sum(file.bytes for file in files)
     if args.json:
@@ -315,7 +322,7 @@ def _adopt(args: argparse.Namespace) -> int:
         lowercase=False if args.cased else None,
         link=args.link,
     )  # fmt: skip
-    data = adopt(options, _processes(args), _ReadingLine("adopt"))
+    data = adopt(options, chosen_processes(args), ReadingLine("adopt"))
     if args.json:
         print(json.dumps(_adopted(data, args), indent=2))
         return 0
@@ -378,7 +385,8 @@ def _whole(text: str) -> int:
     return int(text)
 
 
-def _processes(args: argparse.Namespace) -> int:
+def chosen_processes(args: argparse.Namespace) -> int:
+    """What ``--processes`` asks for; one per core by default."""
     if args.processes < 0:
         raise InputError(f"{args.processes} is too small: at least 1, or 0 for one per core", where="--processes")
     return args.processes or len(os.sched_getaffinity(0))
@@ -394,7 +402,7 @@ def _print_any_text() -> None:
         sys.stdout.reconfigure(errors="replace")
 
 
-class _ReadingLine:
+class ReadingLine:
     """One line on stderr with the bytes read so far and the rate; on a terminal it rewrites itself."""
 
     def __init__(self, what: str) -> None:

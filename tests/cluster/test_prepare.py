@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from bertjobs.data.prepare import PHASES, PrepareOptions, ThisMachine, data_fold
 from bertjobs.data.prepare.array_options import ArrayOptions
 from bertjobs.data.prepare.on_slurm import SlurmArrays
 from bertjobs.data.prepare.work_folder import FOLDER_NAME, WorkFolder
+from bertjobs.data.shards.manifest import DataManifest
 from bertjobs.errors import EXIT_BAD_INPUT, BertjobsError, InputError
 from bertjobs.files.atomic import sha256_of
 from bertjobs.slurm.options import SlurmOptions
@@ -209,6 +211,27 @@ def test_the_bytes_are_those_of_one_machine_even_below_a_hostile_path(
     assert hashes(run.output) == expected
     assert [line.split(":")[0] for line in run.messages] == ["tokenise", "pairs", "shards"]
     assert not run(options(corpus, run.output))
+
+
+def test_job_arrays_drop_the_duplicates_that_one_process_drops(cluster: Cluster, corpus: Path, tmp_path: Path) -> None:
+    """In a stage of one task, which waits for the first stage and which the others wait for."""
+    copies = tmp_path / "copies"
+    copies.mkdir()
+    for name in ("03.txt", "40.txt"):
+        shutil.copy(corpus / name, copies / name)
+    given = {"drop_duplicates": "near", "held_out": 0.2}
+    run, alone = Run(cluster, tmp_path / "data"), tmp_path / "alone"
+
+    def both(output: Path) -> PrepareOptions:
+        one = options(corpus, output, **given)
+        return replace(one, corpora=(*one.corpora, f"text:{copies}"))
+
+    with ThisMachine(1) as machine:
+        prepare(both(alone), quiet, machine)
+    assert run(both(run.output))
+    assert hashes(run.output) == hashes(alone)
+    assert [line.split(":")[0] for line in run.messages] == ["tokenise", "duplicates", "pairs", "shards"]
+    assert [counts.dropped for counts in DataManifest.read(run.output).sources][1] == 2
 
 
 @pytest.mark.parametrize("how", ["process", "scancel"])

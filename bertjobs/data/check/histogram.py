@@ -10,6 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bertjobs.data.check.source_picture import draw_sources, shown_sources
+from bertjobs.data.check.source_picture import height as source_height
+from bertjobs.data.shards.source_counts import SourceCounts
+
 Int64s = NDArray[np.int64]
 
 LINES = 16  # of text, about, over all bins
@@ -99,34 +103,44 @@ def _bar(share: float) -> str:
     return "█" * (eighths // 8) + _EIGHTHS[eighths % 8].strip()
 
 
-def picture(title: str, parts: Mapping[str, Sequence[BinLengths]]) -> bytes:
-    """A PNG: for each part (a split of a phase) a row of panels, one per bin, each with its own scale."""
+def picture(title: str, parts: Mapping[str, Sequence[BinLengths]], sources: Sequence[SourceCounts] = ()) -> bytes:
+    """A PNG: what the sources hold, and for each part (a split of a phase) a row of panels, one per bin, each with its
+    own scale. Bins and parts without sequences are left out."""
     import matplotlib as mpl
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    heights = [-(-len(bins) // min(COLUMNS, max(1, len(bins)))) for bins in parts.values()]
+    drawn = {name: kept for name, bins in parts.items() if (kept := [one for one in bins if one.rows])}
+    shown = shown_sources(sources)
+    heights = [*([source_height(shown)] if shown else []),
+               *(0.5 + 2.0 * -(-len(bins) // COLUMNS) for bins in drawn.values())]  # fmt: skip
     with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(11, 0.6 + sum(0.5 + 2.0 * height for height in heights)), layout="constrained",
-                        facecolor="white")  # fmt: skip
-        figure.suptitle(title, x=0.01, horizontalalignment="left", fontsize=12, fontweight="bold")
-        figures = figure.subfigures(len(parts), 1, height_ratios=[0.5 + 2.0 * height for height in heights],
-                                    squeeze=False)  # fmt: skip
-        for part, (name, bins) in zip(figures[:, 0], parts.items(), strict=True):
-            rows = sum(one.rows for one in bins)
-            mean = sum(one.rows * one.mean for one in bins) / max(1, rows)
-            part.suptitle(f"{name}: {rows:,} sequences, mean {mean:.0f} tokens", x=0.01, horizontalalignment="left",
-                          fontsize=11)  # fmt: skip
-            columns = min(COLUMNS, max(1, len(bins)))
-            axes = part.subplots(-(-len(bins) // columns), columns, squeeze=False).ravel()
-            for place, ax in enumerate(axes):
-                if place < len(bins):
-                    _draw_bin(ax, bins[place], rows, first=place % columns == 0, last=place + columns >= len(bins))
-                else:
-                    ax.axis("off")
+        figure = Figure(figsize=(11, 0.6 + sum(heights)), layout="constrained", facecolor="white")
+        figure.suptitle(title if heights else f"{title}: none", x=0.01, horizontalalignment="left", fontsize=12,
+                        fontweight="bold")  # fmt: skip
+        rows = figure.subfigures(max(1, len(heights)), 1, height_ratios=heights or None, squeeze=False)
+        figures = list(rows[: len(heights), 0])
+        if shown:
+            draw_sources(figures.pop(0), shown)
+        for part, (name, bins) in zip(figures, drawn.items(), strict=True):
+            _draw_part(part, name, bins)
         buffer = io.BytesIO()
         FigureCanvasAgg(figure).print_png(buffer, metadata={"Software": None})
     return buffer.getvalue()
+
+
+def _draw_part(part: Any, name: str, bins: Sequence[BinLengths]) -> None:
+    rows = sum(one.rows for one in bins)
+    mean = sum(one.rows * one.mean for one in bins) / rows
+    part.suptitle(f"{name}: {rows:,} sequences, mean {mean:.0f} tokens", x=0.01, horizontalalignment="left",
+                  fontsize=11)  # fmt: skip
+    columns = min(COLUMNS, len(bins))
+    axes = part.subplots(-(-len(bins) // columns), columns, squeeze=False).ravel()
+    for place, ax in enumerate(axes):
+        if place < len(bins):
+            _draw_bin(ax, bins[place], rows, first=place % columns == 0, last=place + columns >= len(bins))
+        else:
+            ax.axis("off")
 
 
 def _draw_bin(ax: Any, one: BinLengths, rows: int, *, first: bool, last: bool) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 import submitit
 
 from bertjobs.data.prepare.on_this_machine import run_task
-from bertjobs.data.prepare.work_folder import FOLDER_NAME, STAGES, WorkFolder
+from bertjobs.data.prepare.work_folder import FOLDER_NAME, WorkFolder
 from bertjobs.errors import EXIT_FAILURE, BertjobsError
 from bertjobs.files.json_lines import append_line
 
@@ -97,7 +97,7 @@ def _unseen(output: str, stage: str) -> str:
         work = WorkFolder.read(Path(output))
     except OSError as error:
         return f"the work folder is not visible on this node: {error}"
-    before = STAGES[max(0, STAGES.index(stage) - 1)]
+    before = work.stages[max(0, work.stages.index(stage) - 1)]
     count = len(work.missing(before)) if before != stage else 0
     return f"{count} tasks of the stage {before!r} are not done, or not visible on this node" if count else ""
 

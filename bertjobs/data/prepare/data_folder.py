@@ -12,8 +12,10 @@ from typing import Any
 from bertjobs.data.corpus import Source, scan
 from bertjobs.data.prepare.on_this_machine import Runner, ThisMachine
 from bertjobs.data.prepare.settings import PrepareOptions
+from bertjobs.data.prepare.source_tally import source_counts
+from bertjobs.data.prepare.stage_duplicates import duplicate_report
 from bertjobs.data.prepare.stage_pairs import settle_split
-from bertjobs.data.prepare.work_folder import FOLDER_NAME, STAGES, PreparePlan, WorkFolder, make_plan
+from bertjobs.data.prepare.work_folder import DUPLICATES, FOLDER_NAME, PreparePlan, WorkFolder, make_plan
 from bertjobs.data.shards.manifest import FORMAT, MANIFEST_NAME, SPLITS, VERSION, DataManifest
 from bertjobs.data.text.vocabulary import Vocabulary
 from bertjobs.errors import BertjobsError, InputError
@@ -24,7 +26,7 @@ Progress = Callable[[str, float, float, str], None]
 """Called with a stage's name, how much of it is done, how much there is, and the unit."""
 
 PIECE_BYTES = 4_000_000
-_WORDS = {"tokenise": "sentences and tokens", "pairs": "pairs", "shards": "shards"}
+_WORDS = {"tokenise": "sentences and tokens", DUPLICATES: "duplicates", "pairs": "pairs", "shards": "shards"}
 
 
 def prepare(options: PrepareOptions, progress: Progress, runner: Runner | None = None) -> bool:
@@ -113,11 +115,11 @@ def _is_complete(output: Path, plan: PreparePlan) -> bool:
 
 
 def _run_stages(work: WorkFolder, runner: Runner, progress: Progress) -> None:
-    for stage in STAGES:
+    for stage in work.stages:
+        if stage == "pairs":
+            settle_split(work.tokenised())
         missing = work.missing(stage)
         runner.run(work, stage, missing, _StageProgress(work, stage, missing, progress))
-        if stage == "tokenise":
-            settle_split(work.results(stage))
         if still := work.missing(stage):
             raise BertjobsError(f"{len(still)} tasks of the stage {stage!r} are not done", where=str(work.folder))
 
@@ -146,7 +148,7 @@ def _weights(work: WorkFolder, stage: str) -> tuple[list[float], str]:
 
 def _finish(work: WorkFolder, vocabulary: Vocabulary) -> None:
     """Write the manifest, and only then remove the work folder."""
-    tokenised = work.results("tokenise")
+    tokenised, duplicates = work.tokenised(), duplicate_report(work)
     moved = settle_split(tokenised)
     documents = sum(result["documents"] for result in tokenised)
     held_out = sum(result["held_out"] for result in tokenised)
@@ -167,6 +169,8 @@ def _finish(work: WorkFolder, vocabulary: Vocabulary) -> None:
             "held_out": names[:1000],
             "corpus": {name: sum(result[name] for result in tokenised)
                        for name in ("bytes", "tokens", "left_out", "replaced", "nul")},
+            "sources": [counts.as_json() for counts in source_counts(work, duplicates)],
+            "duplicates": duplicates.as_json(),
             "phases": _phases(work),
             "plan": vars(work.plan),
         },

@@ -26,7 +26,7 @@ from bertjobs.data.prepare.array_job import LOG_FOLDER, Journal, json_lines, run
 from bertjobs.data.prepare.array_options import ARRAY_NAME, HINTS, ArrayOptions, checked_slurm, job_environment
 from bertjobs.data.prepare.in_container import python_in
 from bertjobs.data.prepare.on_this_machine import Done
-from bertjobs.data.prepare.work_folder import STAGES, WorkFolder
+from bertjobs.data.prepare.work_folder import WorkFolder
 from bertjobs.errors import EXIT_BAD_INPUT, BertjobsError, InputError
 from bertjobs.files.atomic import PRIVATE_FOLDER
 from bertjobs.files.json_lines import append_line
@@ -171,7 +171,7 @@ class SlurmArrays:
             self._open(work)
         while waiting:
             queue = self._slurm.elements(ARRAY_NAME)
-            missing = {later: set(work.missing(later)) for later in STAGES[STAGES.index(stage) :]}
+            missing = {later: set(work.missing(later)) for later in work.stages[work.stages.index(stage) :]}
             for number in sorted(waiting - missing[stage]):
                 done(number)
             waiting &= missing[stage]
@@ -182,7 +182,7 @@ class SlurmArrays:
                 self._tell(stage, queue)
             if waiting:
                 time.sleep(min(max(0.5, (time.monotonic() - began) / 20), 15))
-        if stage == STAGES[-1]:
+        if stage == work.stages[-1]:
             self._await_end()
 
     def _open(self, work: WorkFolder) -> None:

@@ -13,10 +13,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Protocol
 
+from bertjobs.data.prepare.stage_duplicates import drop_duplicates
 from bertjobs.data.prepare.stage_pairs import pair_bucket
 from bertjobs.data.prepare.stage_shards import write_shards
 from bertjobs.data.prepare.stage_tokenise import tokenise_piece
-from bertjobs.data.prepare.work_folder import WorkFolder
+from bertjobs.data.prepare.work_folder import DUPLICATES, WorkFolder
 from bertjobs.data.text.vocabulary import Vocabulary
 from bertjobs.data.text.wordpiece import WordPieceEncoder
 from bertjobs.errors import BertjobsError
@@ -46,6 +47,8 @@ def run_task(output: str, stage: str, number: int) -> int:
     if not work.is_done(stage, number):
         if stage == "tokenise":
             tokenise_piece(work, number, vocabulary, encoder)
+        elif stage == DUPLICATES:
+            drop_duplicates(work)
         elif stage == "pairs":
             pair_bucket(work, number)
         else:

@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from bertjobs.data.check.duplicates import check_near
 from bertjobs.data.shards.manifest import SHARD_FORMATS
 from bertjobs.errors import InputError, nearest
 
 MASKINGS = ("dynamic", "static")
 MASKED_UNITS = ("pieces", "words")
+DROPPED = ("none", "exact", "near")
 MAX_SEQUENCE_LENGTH = 1 << 16
 
 
@@ -75,6 +77,10 @@ class PrepareOptions:
         held_out: share of the documents kept for validation, at least one document.
         language: of the sentence splitter.
         format: of the shards, "ids" or "lddl".
+        drop_duplicates: documents to leave out: "exact" (those that repeat an earlier one word for word), "near"
+            (those that are much like an earlier one too), or "none".
+        near_threshold: share of their word runs, of those in either, that near duplicates have in common.
+        shingle_words: words in a run.
     """
 
     corpora: tuple[str, ...]
@@ -94,6 +100,14 @@ class PrepareOptions:
     format: str = "ids"
     cased: bool = False
     seed: int = 42
+    drop_duplicates: str = "none"
+    near_threshold: float = 0.8
+    shingle_words: int = 5
+
+    @property
+    def drops(self) -> bool:
+        """Whether duplicates are left out."""
+        return self.drop_duplicates != "none"
 
     def check(self) -> None:
         """InputError names the first option that is not valid."""
@@ -101,6 +115,7 @@ class PrepareOptions:
             raise InputError("no corpus is given", where="--corpus", hint="for instance --corpus text:DIR")
         if self.duplicates < 1:
             raise InputError(f"{self.duplicates} is too small: at least 1", where="--duplicates")
+        check_near(self.near_threshold, self.shingle_words)
         if self.shards < 0:
             raise InputError(f"{self.shards} is too small: at least 1, or 0 to choose", where="--shards")
         _check_phases(self.phases, self.bin_size)
@@ -116,13 +131,20 @@ class PrepareOptions:
             ("masking", self.masking, MASKINGS),
             ("masked-units", self.masked_units, MASKED_UNITS),
             ("format", self.format, SHARD_FORMATS),
+            ("drop-duplicates", self.drop_duplicates, DROPPED),
         ):
             if value not in choices:
                 raise InputError(f"unknown {name} {value!r}", where=f"--{name}", hint=nearest(value, choices))
 
     def settings(self) -> dict[str, Any]:
-        """All that decides the shards' bytes besides the corpus and the vocabulary: what MANIFEST.json records."""
+        """All that decides the shards' bytes besides the corpus and the vocabulary: what MANIFEST.json records.
+
+        Options that came later are left out at their defaults: shards made before then keep their bytes.
+        """
         settings = {name: value for name, value in asdict(self).items() if name not in ("output", "vocabulary")}
+        later = ["near_threshold", "shingle_words"] if self.drop_duplicates != "near" else []
+        for name in [*later, *([] if self.drops else ["drop_duplicates"])]:
+            del settings[name]
         settings["corpora"] = list(self.corpora)
         settings["phases"] = [list(shape.values()) for shape in settings["phases"]]
         return settings

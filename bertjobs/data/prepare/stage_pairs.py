@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,8 @@ from bertjobs.data.batches.masking import splitmix64
 from bertjobs.data.corpus import Source
 from bertjobs.data.prepare.pairs import TokenizedCorpus, sample_pairs
 from bertjobs.data.prepare.settings import PhaseShape
+from bertjobs.data.prepare.source_tally import phase_counts
+from bertjobs.data.prepare.stage_duplicates import DroppedDocuments
 from bertjobs.data.prepare.stage_tokenise import copies
 from bertjobs.data.prepare.work_folder import Bucket, WorkFolder
 from bertjobs.data.ragged import offsets_of
@@ -66,14 +68,15 @@ def settle_split(results: list[Any]) -> Moved | None:
 def pair_bucket(work: WorkFolder, number: int) -> None:
     """Run one task: gather a bucket's documents, write its ids and pairs, and its marker."""
     bucket = work.buckets[number]
-    corpus, times = _gather(work, number)
+    corpus, times, sources = _gather(work, number)
     arrays: dict[str, NDArray[Any]] = {"ids": corpus.ids}
-    rows = {}
+    rows, used = {}, {}
     for shape in work.options.phases:
         pairs, rows[str(shape.phase)] = _phase_pairs(work, bucket, shape, corpus, times)
         arrays |= {f"{shape.phase}.{name}": values for name, values in pairs.items()}
+        used[shape.phase] = _used(corpus, sources, pairs)
     write_arrays(work.file("pairs", number, ".safetensors"), arrays, {})
-    work.mark_done("pairs", number, {"documents": len(times), "rows": rows})
+    work.mark_done("pairs", number, {"documents": len(times), "rows": rows, "sources": used})
 
 
 def seed_of(*parts: object) -> int:
@@ -98,37 +101,57 @@ def _phase_pairs(
     return arrays, np.bincount(bin_of, minlength=bins).tolist()
 
 
+def _used(corpus: TokenizedCorpus, sources: Int64s, pairs: dict[str, NDArray[Any]]) -> dict[int, dict[str, int]]:
+    """What pairs use of each source."""
+    starts, lengths = (
+        np.concatenate([pairs[f"a_{name}"], pairs[f"b_{name}"]]).astype(np.int64) for name in ("starts", "lengths")
+    )
+    counts = phase_counts(
+        sources,
+        np.diff(corpus.sentence_offsets[corpus.document_offsets]),
+        (starts, lengths),
+        pairs["a_starts"].astype(np.int64),
+        pairs["is_random_next"].astype(np.bool_),
+    )
+    return {source: asdict(one) for source, one in counts.items()}
+
+
 @dataclass(frozen=True)
 class _Documents:
-    """Some documents of a chunk: ids, sentence lengths, sentences per document, and how often each is drawn."""
+    """Some documents of a chunk: ids, sentence lengths, sentences per document, how often each is drawn, and the
+    source of each, -1 for one that is lent to another bucket."""
 
     ids: list[NDArray[Any]]
     sentences: list[Int64s]
     documents: Int64s
     times: Int64s
+    sources: Int64s
 
 
-def _gather(work: WorkFolder, number: int) -> tuple[TokenizedCorpus, Int64s]:
-    """The documents of a bucket, in the order of the pieces, and how often each is drawn: ``[documents]``.
+def _gather(work: WorkFolder, number: int) -> tuple[TokenizedCorpus, Int64s, Int64s]:
+    """The documents of a bucket, in the order of the pieces, how often each is drawn, and its source: ``[documents]``.
 
-    A document that is alone in its bucket also gets those of the next bucket, drawn 0 times, so that its
-    random segments come from others.
+    A document that is alone in its bucket also gets those of the next bucket, drawn 0 times and of the source -1, so
+    that its random segments come from others.
     """
     gathered = list(_documents(work, number))
     split = work.buckets[number].split
     others = [other for other, bucket in enumerate(work.buckets) if bucket.split == split and other != number]
     while others and sum(len(part.times) for part in gathered) == 1:
         lent = _documents(work, others.pop(0))
-        gathered += [replace(part, times=np.zeros_like(part.times)) for part in lent]
+        gathered += [
+            replace(part, times=np.zeros_like(part.times), sources=np.full_like(part.sources, -1)) for part in lent
+        ]
     if not gathered:
         empty = np.zeros(0, dtype=np.int64)
-        return TokenizedCorpus(empty.astype(np.uint16), offsets_of(empty), offsets_of(empty)), empty
+        return TokenizedCorpus(empty.astype(np.uint16), offsets_of(empty), offsets_of(empty)), empty, empty
     corpus = TokenizedCorpus(
         np.concatenate([ids for part in gathered for ids in part.ids]),
         offsets_of(np.concatenate([lengths for part in gathered for lengths in part.sentences])),
         offsets_of(np.concatenate([part.documents for part in gathered])),
     )
-    return corpus, np.concatenate([part.times for part in gathered])
+    times, sources = (np.concatenate([getattr(part, name) for part in gathered]) for name in ("times", "sources"))
+    return corpus, times, sources
 
 
 def _documents(work: WorkFolder, number: int) -> Iterator[_Documents]:
@@ -143,19 +166,20 @@ def _documents(work: WorkFolder, number: int) -> Iterator[_Documents]:
             sentences=[np.diff(offsets) for offsets in runs],
             documents=last - first,
             times=copies(arrays["keys"][places], np.full(len(places), weight)),
+            sources=np.full(len(places), source),
         )
 
 
 def _chunks(work: WorkFolder, number: int) -> Iterator[tuple[dict[str, NDArray[Any]], int, Int64s]]:
     """Each chunk that holds documents of a bucket: its arrays, its source, and where these documents are in it."""
     bucket = work.buckets[number]
-    results = work.results("tokenise")
-    moved = settle_split(results)
+    results = work.tokenised()
+    moved, dropped = settle_split(results), DroppedDocuments.of(work)
     for piece, result in enumerate(results):
         for chunk in range(result["chunks"]):
             arrays, metadata = map_arrays(work.file("tokenise", piece, f".{chunk:05}.safetensors"))
             first, last = arrays["bucket_offsets"][number : number + 2].tolist()
-            places = np.arange(first, last)
+            places = dropped.without(piece, chunk, np.arange(first, last))
             if moved and (moved.piece, moved.chunk) == (piece, chunk):
                 places = places[places != moved.place]
                 if bucket == Bucket(moved.to, 0):

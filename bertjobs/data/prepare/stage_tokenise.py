@@ -6,16 +6,19 @@ import hashlib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bertjobs.data.batches.masking import splitmix64
+from bertjobs.data.check.document_table import DocumentTableWriter
 from bertjobs.data.corpus import Document, Source, read
+from bertjobs.data.prepare.held_out import split_counts
+from bertjobs.data.prepare.source_tally import count_lengths, excerpts_of_piece
 from bertjobs.data.prepare.work_folder import WorkFolder
 from bertjobs.data.ragged import gather, offsets_of
 from bertjobs.data.shards.ids_shard import ids_type
+from bertjobs.data.shards.source_counts import merge
 from bertjobs.data.text.sentences import split_sentences
 from bertjobs.data.text.vocabulary import Vocabulary
 from bertjobs.data.text.wordpiece import WordPieceEncoder
@@ -25,7 +28,6 @@ UInt64s = NDArray[np.uint64]
 
 _BATCH_CHARACTERS = 1_000_000  # tokenised at a time
 CHUNK_TOKENS = 1_000_000  # in a file at most; its last batch may go beyond
-_NAMES_KEPT = 1000  # of held-out documents, for the manifest
 _PART = re.compile(r"#(\d+)$")  # what `corpus` adds to the id of a part of a long document
 _HELD_OUT, _SAMPLE, _BUCKET, _COPIES = (np.uint64(number << 60) for number in (1, 2, 3, 4))
 
@@ -67,48 +69,52 @@ def assign_buckets(
 
 
 def tokenise_piece(work: WorkFolder, number: int, vocabulary: Vocabulary, encoder: WordPieceEncoder) -> None:
-    """Run one task: read a piece, write its chunks ``NUMBER.CHUNK.safetensors`` and its marker."""
+    """Run one task: read a piece, write its chunks ``NUMBER.CHUNK.safetensors``, its table of documents
+    ``NUMBER.documents.safetensors`` and its marker."""
     piece = work.pieces[number]
     options = work.options
     source = Source.parse(options.corpora[piece.source])
-    chunk = _Chunk(piece.source)
+    words = options.shingle_words if options.drop_duplicates == "near" else 0
+    table = DocumentTableWriter(words, excerpts_of_piece(work, number))
+    chunk = _Chunk(piece.source, table)
     tally = _Tally()
     for batch in _batches(read(piece, source.kind), options.seed, options.sample_ratio, tally):
         chunk.add(batch, encoder, options.language)
         if chunk.tokens >= CHUNK_TOKENS:
             _write(work, number, chunk, vocabulary, tally)
-            chunk = _Chunk(piece.source)
+            chunk = _Chunk(piece.source, table)
     if chunk.tokens:
         _write(work, number, chunk, vocabulary, tally)
-    work.mark_done("tokenise", number, vars(tally))
+    documents = table.finish()
+    documents.write(work.documents_file(number))
+    split = split_counts(documents, np.arange(len(documents)), held_out_draws(documents.keys), options.held_out)
+    work.mark_done("tokenise", number, vars(tally) | split)
 
 
 @dataclass
 class _Tally:
-    """What a task counts. ``lowest_train`` and ``highest_held_out`` are [draw, chunk, document, id]."""
+    """What a task counts, besides what ``split_counts`` does."""
 
     chunks: int = 0
-    documents: int = 0
-    held_out: int = 0
     left_out: int = 0
+    sentences: int = 0
     tokens: int = 0
+    unknown: int = 0
+    document_tokens: dict[int, int] = field(default_factory=dict)
+    sentence_tokens: dict[int, int] = field(default_factory=dict)
     replaced: int = 0
     nul: int = 0
     bytes: int = 0
-    names: list[str] = field(default_factory=list)
-    lowest_train: list[Any] | None = None
-    highest_held_out: list[Any] | None = None
 
 
 class _Chunk:
     """Documents as ids, until there are enough for a file."""
 
-    def __init__(self, source: int) -> None:
-        self.source, self.tokens = source, 0
+    def __init__(self, source: int, table: DocumentTableWriter) -> None:
+        self.source, self.table, self.tokens = source, table, 0
         self.ids: list[NDArray[np.int32]] = []
         self.sentence_lengths: list[NDArray[np.int64]] = []
         self.sentence_counts: list[NDArray[np.int64]] = []
-        self.names: list[str] = []
         self.keys: list[tuple[int, int]] = []
 
     def add(self, batch: list[tuple[tuple[int, int], Document]], encoder: WordPieceEncoder, language: str) -> None:
@@ -120,8 +126,8 @@ class _Chunk:
         self.ids.append(ids)
         self.sentence_lengths.append(lengths[lengths > 0])
         self.sentence_counts.append(counts[counts > 0])
-        self.names += [batch[place][1].id for place in kept]
         self.keys += [batch[place][0] for place in kept]
+        self.table.add([batch[place][1].id for place in kept], [batch[place][1].text for place in kept])
         self.tokens += len(ids)
 
 
@@ -157,6 +163,14 @@ def _write(work: WorkFolder, number: int, chunk: _Chunk, vocabulary: Vocabulary,
     counts = np.concatenate(chunk.sentence_counts)
     lengths = np.concatenate(chunk.sentence_lengths)
     flat = np.concatenate(chunk.ids)
+    document_tokens = np.diff(offsets_of(lengths)[offsets_of(counts)])
+    places = np.empty_like(order)
+    places[order] = np.arange(len(order))
+    chunk.table.place(keys=keys, tokens=document_tokens, chunks=np.full(len(order), tally.chunks), places=places)
+    tally.sentences += len(lengths)
+    tally.unknown += int(np.count_nonzero(flat == vocabulary.unk_id))
+    tally.document_tokens = merge(tally.document_tokens, count_lengths(document_tokens))
+    tally.sentence_tokens = merge(tally.sentence_tokens, count_lengths(lengths))
     sentence_starts = offsets_of(counts)[:-1][order]
     counts = counts[order]
     token_starts = gather(offsets_of(lengths)[:-1], sentence_starts, counts)
@@ -172,23 +186,5 @@ def _write(work: WorkFolder, number: int, chunk: _Chunk, vocabulary: Vocabulary,
         },
         {"source": str(chunk.source)},
     )
-    names = [chunk.names[place] for place in order.tolist()]
-    _count(tally, names, held_out_draws(keys[order]), work.options.held_out)
     tally.tokens += chunk.tokens
     tally.chunks += 1
-
-
-def _count(tally: _Tally, names: list[str], draws: NDArray[np.float64], share_held_out: float) -> None:
-    held_out = draws < share_held_out
-    tally.documents += len(names)
-    tally.held_out += int(held_out.sum())
-    room = _NAMES_KEPT - len(tally.names)
-    tally.names += [names[place] for place in np.flatnonzero(held_out)[:room].tolist()]
-    if not held_out.all():
-        place = int(np.where(held_out, np.inf, draws).argmin())
-        candidate = [float(draws[place]), tally.chunks, place, names[place]]
-        tally.lowest_train = min(filter(None, (tally.lowest_train, candidate)))
-    if held_out.any():
-        place = int(np.where(held_out, draws, -np.inf).argmax())
-        candidate = [float(draws[place]), tally.chunks, place, names[place]]
-        tally.highest_held_out = max(filter(None, (tally.highest_held_out, candidate)))

@@ -24,6 +24,7 @@ from bertjobs.errors import InputError
 from bertjobs.files.atomic import write_json
 
 STAGES = ("tokenise", "pairs", "shards")
+DUPLICATES = "duplicates"  # a further stage behind the first, where duplicates are dropped
 FOLDER_NAME = ".prepare"
 PLAN_NAME = "plan.json"
 
@@ -118,6 +119,11 @@ def make_plan(options: PrepareOptions, pieces: Sequence[Piece], vocabulary: Voca
     )
 
 
+def stages(options: PrepareOptions) -> tuple[str, ...]:
+    """The stages of a prepare, in their order."""
+    return (STAGES[0], *([DUPLICATES] if options.drops else []), *STAGES[1:])
+
+
 @dataclass(frozen=True)
 class WorkFolder:
     """A data folder in the making, as each task sees it."""
@@ -145,7 +151,7 @@ class WorkFolder:
                     hint=f"restore them to resume, or start over: rm -r {output}",
                 )
             return before
-        for stage in STAGES:
+        for stage in stages(options):
             (path.parent / stage).mkdir(parents=True, exist_ok=True)
         write_json(path, {"plan": asdict(plan), "pieces": [asdict(piece) for piece in pieces],
                           "options": {**asdict(options), "corpora": list(options.corpora)}})  # fmt: skip
@@ -166,6 +172,11 @@ class WorkFolder:
         """Where the tasks' files are."""
         return self.output / FOLDER_NAME
 
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """The stages, in their order."""
+        return stages(self.options)
+
     @cached_property
     def buckets(self) -> tuple[Bucket, ...]:
         """The training buckets, then those of validation."""
@@ -184,11 +195,16 @@ class WorkFolder:
 
     def tasks(self, stage: str) -> int:
         """How many tasks a stage has."""
-        return {"tokenise": len(self.pieces), "pairs": len(self.buckets), "shards": len(self.shard_tasks)}[stage]
+        return {"tokenise": len(self.pieces), DUPLICATES: 1, "pairs": len(self.buckets),
+                "shards": len(self.shard_tasks)}[stage]  # fmt: skip
 
     def file(self, stage: str, number: int, ending: str) -> Path:
         """A file of a task."""
         return self.folder / stage / f"{number:06}{ending}"
+
+    def documents_file(self, number: int) -> Path:
+        """The table of the documents of a piece."""
+        return self.file("tokenise", number, ".documents.safetensors")
 
     def missing(self, stage: str) -> list[int]:
         """The tasks of a stage that are not done."""
@@ -221,6 +237,14 @@ class WorkFolder:
     def results(self, stage: str) -> list[Any]:
         """What all tasks of a stage wrote, by number."""
         return [self.result(stage, number) for number in range(self.tasks(stage))]
+
+    def tokenised(self) -> list[Any]:
+        """What the tasks of the stage "tokenise" wrote, by number, without the documents that were dropped since."""
+        results = self.results("tokenise")
+        changes = self.result(DUPLICATES, 0)["pieces"] if self.options.drops else {}
+        for number, change in changes.items():
+            results[int(number)] |= change
+        return results
 
     def remove(self) -> None:
         """Delete the work folder."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from bertjobs.data.shards.source_counts import SourceCounts
 from bertjobs.errors import InputError
 from bertjobs.files.reading import parse_json
 from bertjobs.recipe.spec import RunSpec
@@ -90,6 +91,8 @@ class DataManifest:
         documents: number of documents by split.
         corpus: what was counted in the corpus: bytes, tokens, documents left out, characters replaced or removed.
         held_out: ids of the validation documents, the first thousand of them.
+        sources: what was counted in each source; none where an older version prepared them, or they were adopted.
+        duplicates: how many documents repeat an earlier one, see ``check.duplicate_report``; or empty.
     """
 
     folder: Path
@@ -104,6 +107,8 @@ class DataManifest:
     corpus: dict[str, int]
     held_out: tuple[str, ...]
     phases: dict[int, PhaseData]
+    sources: tuple[SourceCounts, ...] = ()
+    duplicates: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def read(cls, folder: Path | str) -> DataManifest:
@@ -269,6 +274,8 @@ def _parse(raw: bytes, folder: Path) -> DataManifest:
         held_out=tuple(content["held_out"]),
         phases={int(number): _parse_phase(int(number), entry, folder / f"phase{number}")
                 for number, entry in content["phases"].items()},
+        sources=tuple(SourceCounts.from_json(counts) for counts in content.get("sources", ())),
+        duplicates=content.get("duplicates", {}),
     )  # fmt: skip
 
 

@@ -14,18 +14,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from bertjobs.data.batches.batches import Masking, make_batch
-from bertjobs.data.check import (
-    DynamicDraw,
-    Inspection,
-    RowKeys,
-    choose_rows,
-    find_target,
-    inspect_target,
-    join_pieces,
-    read_sample,
-    read_samples,
-)
+from bertjobs.data.check.facts import RowKeys
 from bertjobs.data.check.histogram import BinLengths, picture, text_bars
+from bertjobs.data.check.inspect import Inspection, inspect_target, read_samples
+from bertjobs.data.check.samples import DynamicDraw, choose_rows, join_pieces, read_sample
+from bertjobs.data.check.target import find_target
 from bertjobs.data.prepare import PrepareOptions, prepare
 from bertjobs.data.shards.manifest import MANIFEST_NAME, DataManifest
 from bertjobs.data.shards.shard_set import ShardSet

@@ -14,7 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from bertjobs.data.check import find_target, inspect_target
+from bertjobs.data.check.inspect import inspect_target
+from bertjobs.data.check.target import find_target
 from bertjobs.data.check.verify import verify
 from bertjobs.data.prepare.adopt import AdoptOptions, adopt
 from bertjobs.data.shards.manifest import DataManifest

@@ -1,0 +1,80 @@
+"""`bertjobs data duplicates`: which documents of a corpus repeat an earlier one, before anything is prepared."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from bertjobs.cli.data_check import ReadingLine, chosen_processes
+from bertjobs.cli.data_sources import duplicate_lines
+from bertjobs.data.corpus.source import HELP
+from bertjobs.errors import InputError
+from bertjobs.wording import harmless, right_aligned
+
+
+def add_duplicates(verbs: Any) -> None:
+    """Add the verb to `bertjobs data`."""
+    parser = verbs.add_parser(
+        "duplicates",
+        help="find documents of a corpus that repeat an earlier one",
+        description="Read a corpus and count the documents that repeat an earlier one, word for word and, with --near, "
+        "nearly. Changes nothing; `bertjobs data prepare --drop-duplicates` leaves them out.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        allow_abbrev=False,
+    )
+    option = parser.add_argument
+    option("--corpus", metavar="KIND:PATH", action="append", required=True, default=argparse.SUPPRESS,
+           help=f"where the documents are; can be given several times: {HELP}")  # fmt: skip
+    option("--near", action="store_true", help="also those that are much like an earlier one")
+    add_near_options(option)
+    option("--processes", metavar="N", type=int, default=0, help="processes on this machine; 0: one per core")
+    option("--list", metavar="FILE", help="write all of them to this file: a line each, the name, a tab, and the name "
+           "of the earlier one")  # fmt: skip
+    option("--json", action="store_true", help="print JSON")
+    parser.set_defaults(handler=_duplicates)
+
+
+def add_near_options(option: Any) -> None:
+    """Add what decides whether two documents are near duplicates."""
+    option("--near-threshold", metavar="SHARE", type=float, default=0.8,
+           help="with near: the share of their word runs that two documents must have in common")  # fmt: skip
+    option("--shingle-words", metavar="N", type=int, default=5, help="with near: words in a run")
+
+
+def _duplicates(args: argparse.Namespace) -> int:
+    from bertjobs.data.check.corpus_duplicates import find_in_corpus
+    from bertjobs.data.check.duplicates import check_near
+
+    check_near(args.near_threshold, args.shingle_words)
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="bertjobs-duplicates-") as folder:
+        words = args.shingle_words if args.near else 0
+        found = find_in_corpus(args.corpus, words, args.near_threshold, chosen_processes(args), Path(folder),
+                               ReadingLine("duplicates"))  # fmt: skip
+        if args.list:
+            _write_list(Path(args.list), found.pairs())
+    report, seconds = found.report, time.monotonic() - started
+    if args.json:
+        print(json.dumps({"corpora": args.corpus, "documents_by_source": found.documents, "wall_time_s": seconds}
+                         | report.as_json(), indent=2, ensure_ascii=False))  # fmt: skip
+        return 0
+    rows = [["corpus", "documents", "repeat an earlier one", "share"]]
+    for corpus, documents, repeated in zip(args.corpus, found.documents, report.by_source, strict=True):
+        rows.append([corpus, f"{documents:,}", f"{repeated:,}", f"{repeated / documents:.2%}"])
+    for line in [*right_aligned(rows), *duplicate_lines(report.as_json())]:
+        print(harmless(line))
+    print(f"{sum(found.documents):,} documents in {seconds:.1f} s")
+    return 0
+
+
+def _write_list(path: Path, pairs: Iterator[tuple[str, str]]) -> None:
+    try:
+        with path.open("w", encoding="utf-8", errors="surrogateescape") as file:
+            file.writelines(f"{later}\t{first}\n" for later, first in pairs)
+    except OSError as error:
+        raise InputError(f"cannot write {str(path)!r}: {error.strerror}", where="--list") from error

@@ -1,0 +1,74 @@
+"""What a manifest says of the sources, as text, for `bertjobs data prepare` and `bertjobs data inspect`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from bertjobs.wording import columns, counted, right_aligned
+
+if TYPE_CHECKING:
+    from bertjobs.data.shards.manifest import DataManifest
+    from bertjobs.data.shards.source_counts import SourceCounts
+
+
+def source_lines(data: DataManifest) -> list[str]:
+    """A table with a row per source, the sources' names and languages, and the duplicates; nothing for a folder of an
+    older version."""
+    if not data.sources:
+        return []
+    names = [[str(number), language_words(counts), counts.corpus] for number, counts in enumerate(data.sources, 1)]
+    lines = ["sources:", *("  " + line for line in columns(names)), *_table(data.sources)]
+    return [*lines, *duplicate_lines(data.duplicates)]
+
+
+def language_words(counts: SourceCounts) -> str:
+    """``mostly German (71% of a sample of 200 documents)``; ``-`` where nothing was guessed."""
+    if (guess := counts.language) is None:
+        return "-"
+    name, documents, of = guess
+    return f"mostly {name} ({documents / of:.0%} of a sample of {counted(of, 'document')})"
+
+
+def _table(sources: Sequence[SourceCounts]) -> list[str]:
+    phases = sorted({phase for counts in sources for phase in counts.phases})
+    which = f"phase {', '.join(map(str, phases))}"
+    head = ["", "documents", "sentences", "tokens", "[UNK]", f"used, {which}", f"random next, {which}",
+            "tokens/document", "tokens/sentence"]  # fmt: skip
+    rows = [head]
+    for number, counts in enumerate(sources, 1):
+        of_phases = [counts.phases.get(phase) for phase in phases]
+        rows.append([
+            f"  {number}", f"{counts.documents:,}", f"{counts.sentences:,}", f"{counts.tokens:,}",
+            _share(counts.unknown, counts.tokens, 2),
+            ", ".join(_share(one.used, one.tokens) if one else "-" for one in of_phases),
+            ", ".join(_share(one.random_next, one.sequences) if one else "-" for one in of_phases),
+            _spread(counts.document_quantiles), _spread(counts.sentence_quantiles),
+        ])  # fmt: skip
+    return [*right_aligned(rows), "  (the last two: the median, and what 5% and 95% do not exceed)"]
+
+
+def _spread(quantiles: tuple[int, int, int]) -> str:
+    low, median, high = quantiles
+    return f"{median:,} ({low:,}-{high:,})"
+
+
+def _share(part: int, whole: int, decimals: int = 1) -> str:
+    return f"{part / whole:.{decimals}%}" if whole else "-"
+
+
+def duplicate_lines(found: Mapping[str, Any]) -> list[str]:
+    """How many documents repeat an earlier one, with examples, and what can be done; nothing where there are none."""
+    count = found.get("documents", 0)
+    if not count:
+        return []
+    documents, alike = counted(count, "document"), "much like" if found["how"] == "near" else "the same text as"
+    verb = "is" if count == 1 else "are"
+    if found["dropped"]:
+        lines = [f"dropped: {documents} that {verb} {alike} an earlier one"]
+    else:
+        lines = [f"note: {documents} {verb} {alike} an earlier one; --drop-duplicates {found['how']} leaves them out"]
+        if across := found["across_splits"]:
+            verb = "is" if across == 1 else "are"
+            lines.append(f"note: {across:,} {verb} in another split than the earlier one: held-out losses are too low")
+    return lines + [f"  {later} repeats {first}" for later, first in found["examples"]]

@@ -1,0 +1,109 @@
+"""Duplicates of a corpus that is not prepared: its documents read and fingerprinted in several processes."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from bertjobs.data.check.document_table import DocumentTable, DocumentTableWriter
+from bertjobs.data.check.duplicate_report import DuplicateReport, names_of
+from bertjobs.data.check.duplicates import Duplicates, equal_documents, near_documents
+from bertjobs.data.corpus import Document, Piece, Source, read, scan
+from bertjobs.errors import InputError
+
+_BATCH = 1_000_000  # characters fingerprinted together
+
+
+@dataclass(frozen=True)
+class CorpusDuplicates:
+    """What was found.
+
+    Attributes:
+        documents: with text, of each source.
+        report: how many repeat an earlier one, with examples.
+        tables: one per piece of the corpus.
+    """
+
+    documents: tuple[int, ...]
+    report: DuplicateReport
+    duplicates: Duplicates
+    tables: tuple[Path, ...]
+
+    def pairs(self) -> Iterator[tuple[str, str]]:
+        """The names of all documents that repeat an earlier one, each with that of the earlier one."""
+        later, first = (names_of(self.duplicates, self.tables, numbers)
+                        for numbers in (self.duplicates.later, self.duplicates.first))  # fmt: skip
+        return zip(later, first, strict=True)
+
+
+def find_in_corpus(
+    corpora: Sequence[str],
+    words: int,
+    threshold: float,
+    processes: int,
+    folder: Path,
+    progress: Callable[[int, int], None],
+) -> CorpusDuplicates:
+    """The documents that repeat an earlier one of any source.
+
+    Args:
+        corpora: sources, as ``Source.parse`` takes them.
+        words: in a run, to find near duplicates too; 0: exact ones only.
+        threshold: of near duplicates.
+        folder: for temporary files, which the result refers to: some 100 bytes per document, 1300 for near duplicates.
+        progress: called with the bytes read so far, by estimate, and their total.
+
+    Raises:
+        InputError: a source that cannot be read or holds no text.
+    """
+    sources = [Source.parse(corpus) for corpus in corpora]
+    pieces = scan(sources)
+    tables = [folder / f"{number:06}.safetensors" for number in range(len(pieces))]
+    work = [(piece, sources[piece.source].kind, words, path) for piece, path in zip(pieces, tables, strict=True)]
+    total = sum(piece.text_bytes for piece in pieces)
+    done = 0
+    for piece, _ in zip(pieces, _run(work, processes), strict=True):
+        done += piece.text_bytes
+        progress(done, total)
+    of_tables = [piece.source for piece in pieces]
+    documents = np.bincount(of_tables, [len(DocumentTable.read(path)) for path in tables], len(sources)).astype(int)
+    if not documents.all():
+        raise InputError(f"corpus {corpora[int(documents.argmin())]!r} holds no text", where="--corpus")
+    duplicates = near_documents(tables, threshold, folder) if words else equal_documents(tables)
+    report = DuplicateReport.of("near" if words else "exact", duplicates, tables, of_tables, len(sources))
+    return CorpusDuplicates(tuple(documents.tolist()), report, duplicates, tuple(tables))
+
+
+def _run(work: Sequence[tuple[Piece, str, int, Path]], processes: int) -> Iterator[None]:
+    if processes == 1:
+        yield from map(_fingerprint, work)
+        return
+    with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("fork")) as pool:
+        yield from pool.map(_fingerprint, work)
+
+
+def _fingerprint(work: tuple[Piece, str, int, Path]) -> None:
+    """Write the table of a piece's documents."""
+    piece, kind, words, path = work
+    table = DocumentTableWriter(words)
+    for batch in _batches(read(piece, kind)):
+        table.add([document.id for document in batch], [document.text for document in batch])
+    table.finish().write(path)
+
+
+def _batches(documents: Iterator[Document]) -> Iterator[list[Document]]:
+    batch: list[Document] = []
+    size = 0
+    for document in documents:
+        batch.append(document)
+        size += len(document.text)
+        if size >= _BATCH:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch

@@ -1,0 +1,105 @@
+"""Counting per source: what sequences use of each, and the sums over all tasks for the manifest."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from math import ceil
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bertjobs.data.check.document_table import DocumentTable
+from bertjobs.data.check.duplicate_report import DuplicateReport
+from bertjobs.data.prepare.work_folder import WorkFolder
+from bertjobs.data.ragged import offsets_of
+from bertjobs.data.shards.length_counts import RANGES
+from bertjobs.data.shards.source_counts import PhaseCounts, SourceCounts
+from bertjobs.data.text.language import guess_languages
+
+Int64s = NDArray[np.int64]
+
+SAMPLE = 200  # documents of a source whose language is guessed
+
+_RANGES = np.array(RANGES)
+
+
+def count_lengths(lengths: Int64s) -> dict[int, int]:
+    """How many lengths are in each of ``RANGES``, by the length that it begins with."""
+    counts = np.bincount(np.searchsorted(_RANGES, lengths, side="right") - 1, minlength=1)
+    present = np.flatnonzero(counts)
+    return dict(zip(_RANGES[present].tolist(), counts[present].tolist(), strict=True))
+
+
+def phase_counts(
+    sources: Int64s, document_tokens: Int64s, slices: tuple[Int64s, Int64s], firsts: Int64s, random_next: NDArray[Any]
+) -> dict[int, PhaseCounts]:
+    """What a bucket's sequences use of each source, by the source's number.
+
+    Args:
+        sources: of each document, -1 for one that is only lent to the bucket: ``[documents]``.
+        document_tokens: ``[documents]``.
+        slices: where each segment of a sequence begins in the bucket's tokens, and its length; each is of one document.
+        firsts: where each sequence begins, ``[sequences]``.
+        random_next: whether its B is random, ``[sequences]``.
+    """
+    changes = np.flatnonzero(np.diff(sources, prepend=-2))
+    run_sources, run_starts = sources[changes], offsets_of(document_tokens)[changes]
+
+    def source_of(tokens: Int64s) -> Int64s:
+        return run_sources[np.searchsorted(run_starts, tokens, side="right") - 1]
+
+    starts, new = _new_tokens(*slices)
+    of_slices, of_sequences = source_of(starts), source_of(firsts)
+    return {
+        source: PhaseCounts(
+            sequences=int(np.count_nonzero(of_sequences == source)),
+            random_next=int(np.count_nonzero(random_next[of_sequences == source])),
+            tokens=int(document_tokens[sources == source].sum()),
+            used=int(new[of_slices == source].sum()),
+        )
+        for source in np.unique(sources[sources >= 0]).tolist()
+    }
+
+
+def _new_tokens(starts: Int64s, lengths: Int64s) -> tuple[Int64s, Int64s]:
+    """The slices' starts in ascending order, and how many tokens each adds to those before it."""
+    order = np.argsort(starts)
+    starts = starts[order]
+    ends = starts + lengths[order]
+    reached = np.zeros_like(ends)
+    reached[1:] = np.maximum.accumulate(ends)[:-1]
+    return starts, np.maximum(ends - np.maximum(starts, reached), 0)
+
+
+def source_counts(work: WorkFolder, duplicates: DuplicateReport) -> list[SourceCounts]:
+    """The counts of all sources, in their order."""
+    counts = []
+    for number, (corpus, repeated) in enumerate(zip(work.options.corpora, duplicates.by_source, strict=True)):
+        dropped = repeated if duplicates.dropped else 0
+        counts.append(SourceCounts(corpus, repeated=repeated, dropped=dropped, languages=_languages(work, number)))
+    for piece, result in zip(work.pieces, work.results("tokenise"), strict=True):
+        counts[piece.source] += SourceCounts.from_json({"corpus": "", **{name: result[name] for name in _COUNTED}})
+    phases: list[dict[int, PhaseCounts]] = [{} for _ in counts]
+    for result in work.results("pairs"):
+        for phase, by_source in result["sources"].items():
+            for source, values in by_source.items():
+                there = phases[int(source)]
+                there[int(phase)] = there.get(int(phase), PhaseCounts()) + PhaseCounts(**values)
+    return [replace(one, phases=dict(sorted(there.items()))) for one, there in zip(counts, phases, strict=True)]
+
+
+def excerpts_of_piece(work: WorkFolder, number: int) -> int:
+    """Of how many documents a piece keeps an excerpt, so that there are ``SAMPLE`` or a few more of its source."""
+    source = work.pieces[number].source
+    return ceil(SAMPLE / sum(piece.source == source for piece in work.pieces))
+
+
+def _languages(work: WorkFolder, source: int) -> dict[str, int]:
+    tables = [work.documents_file(number) for number, piece in enumerate(work.pieces) if piece.source == source]
+    excerpts = [text for table in tables for text in DocumentTable.read(table).all_excerpts()]
+    chosen = np.linspace(0, len(excerpts) - 1, min(len(excerpts), SAMPLE)).astype(np.int64)
+    return guess_languages(excerpts[place] for place in chosen)
+
+
+_COUNTED = ("bytes", "documents", "left_out", "sentences", "tokens", "unknown", "document_tokens", "sentence_tokens")

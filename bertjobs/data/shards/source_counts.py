@@ -1,0 +1,102 @@
+"""What a prepare counted in one source (one ``--corpus``), as MANIFEST.json keeps it. Standard library only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from bertjobs.data.shards.length_counts import quantiles
+
+
+@dataclass(frozen=True)
+class PhaseCounts:
+    """A source's part in a phase; add two to have those of both.
+
+    Attributes:
+        sequences: whose A is of this source; ``random_next``: of these, with a random B.
+        tokens: of the documents that sequences were drawn from; ``used``: those of them that are in a sequence.
+    """
+
+    sequences: int = 0
+    random_next: int = 0
+    tokens: int = 0
+    used: int = 0
+
+    def __add__(self, other: PhaseCounts) -> PhaseCounts:
+        return PhaseCounts(*(getattr(self, one.name) + getattr(other, one.name) for one in fields(PhaseCounts)))
+
+
+@dataclass(frozen=True)
+class SourceCounts:
+    """Counts of one source; add two parts of it to have those of both.
+
+    Attributes:
+        corpus: the source as it was given.
+        bytes: read.
+        documents: with text, parts of very long ones counted each; ``left_out`` by the sample ratio are not in it.
+        repeated: of the documents, those that repeat an earlier one of any source; ``dropped``: those of them that no
+            sequence was drawn from.
+        sentences, tokens: of all documents; ``unknown``: tokens that are [UNK].
+        document_tokens, sentence_tokens: how many documents and sentences have how many tokens, see ``length_counts``.
+        languages: what the documents of a sample seem to be written in: documents by the language's name.
+        phases: by number.
+    """
+
+    corpus: str
+    bytes: int = 0
+    documents: int = 0
+    left_out: int = 0
+    repeated: int = 0
+    dropped: int = 0
+    sentences: int = 0
+    tokens: int = 0
+    unknown: int = 0
+    document_tokens: Mapping[int, int] = field(default_factory=dict)
+    sentence_tokens: Mapping[int, int] = field(default_factory=dict)
+    languages: Mapping[str, int] = field(default_factory=dict)
+    phases: Mapping[int, PhaseCounts] = field(default_factory=dict)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> SourceCounts:
+        """The counts that ``as_json`` wrote, or some of them; AttributeError, TypeError or ValueError for others."""
+        by_number = {name: {int(key): count for key, count in values.get(name, {}).items()}
+                     for name in ("document_tokens", "sentence_tokens")}  # fmt: skip
+        phases = {int(number): PhaseCounts(**counts) for number, counts in values.get("phases", {}).items()}
+        return cls(**{**values, **by_number, "phases": phases})
+
+    def as_json(self) -> dict[str, Any]:
+        """All counts by name."""
+        return asdict(self)
+
+    def __add__(self, other: SourceCounts) -> SourceCounts:
+        sums: dict[str, Any] = {name: getattr(self, name) + getattr(other, name) for name in _NUMBERS}
+        sums |= {name: merge(getattr(self, name), getattr(other, name)) for name in _BY_KEY}
+        return SourceCounts(self.corpus, **sums)
+
+    @property
+    def document_quantiles(self) -> tuple[int, int, int]:
+        """Tokens that 5%, 50% and 95% of the documents do not exceed."""
+        return quantiles(self.document_tokens)
+
+    @property
+    def sentence_quantiles(self) -> tuple[int, int, int]:
+        """Tokens that 5%, 50% and 95% of the sentences do not exceed."""
+        return quantiles(self.sentence_tokens)
+
+    @property
+    def language(self) -> tuple[str, int, int] | None:
+        """The most frequent language of the sample, its documents, and all of the sample; None without a sample."""
+        if not self.languages:
+            return None
+        name = max(sorted(self.languages), key=lambda name: self.languages[name])
+        return name, self.languages[name], sum(self.languages.values())
+
+
+_NUMBERS = ("bytes", "documents", "left_out", "repeated", "dropped", "sentences", "tokens", "unknown")
+_BY_KEY = ("document_tokens", "sentence_tokens", "languages", "phases")
+
+
+def merge(one: Mapping[Any, Any], other: Mapping[Any, Any]) -> dict[Any, Any]:
+    """The values of both, added where a key is in both."""
+    return {**one, **other, **{key: one[key] + other[key] for key in one if key in other}}
