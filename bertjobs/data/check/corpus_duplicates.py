@@ -74,7 +74,7 @@ def find_in_corpus(
     documents = np.bincount(of_tables, [len(DocumentTable.read(path)) for path in tables], len(sources)).astype(int)
     if not documents.all():
         raise InputError(f"corpus {corpora[int(documents.argmin())]!r} holds no text", where="--corpus")
-    duplicates = near_documents(tables, threshold, folder) if words else equal_documents(tables)
+    duplicates = near_documents(tables, threshold, folder) if words else equal_documents(tables, folder)
     report = DuplicateReport.of("near" if words else "exact", duplicates, tables, of_tables, len(sources))
     return CorpusDuplicates(tuple(documents.tolist()), report, duplicates, tuple(tables))
 

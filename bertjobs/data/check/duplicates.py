@@ -59,11 +59,16 @@ class Duplicates:
         return self.later[begin:end] - self.offsets[table]
 
 
-def equal_documents(tables: Sequence[Path]) -> Duplicates:
-    """Documents with the hash of an earlier one."""
+def equal_documents(tables: Sequence[Path], folder: Path) -> Duplicates:
+    """Documents with the hash of an earlier one. ``folder``: for a temporary file of 16 bytes per document."""
     offsets = _offsets(tables)
-    passes = max(1, ceil(int(offsets[-1]) / HASHES_AT_A_TIME))
-    found = [_equal_in_share(tables, offsets, number, passes) for number in range(passes)]
+    count = int(offsets[-1])
+    passes = max(1, ceil(count / HASHES_AT_A_TIME))
+    with tempfile.TemporaryFile(dir=folder) as file:
+        hashes = _mapped(file, np.uint64, (count, 2))
+        for path, start, end in zip(tables, offsets, offsets[1:], strict=False):
+            hashes[start:end] = DocumentTable.read(path).hashes
+        found = [_equal_in_share(hashes, number, passes) for number in range(passes)]
     later, first = (np.concatenate(parts) for parts in zip(*found, strict=True))
     order = np.argsort(later)
     return Duplicates(later[order], first[order], offsets)
@@ -73,10 +78,10 @@ def near_documents(tables: Sequence[Path], threshold: float, folder: Path) -> Du
     """Documents with the hash of an earlier one, or a signature that agrees at ``threshold`` of its places or more.
 
     Args:
-        folder: for temporary files of about 700 bytes per document, which are mapped; besides, about 60 bytes per
-            document are held in memory.
+        folder: for temporary files of about 700 bytes per document, which are mapped; besides, fewer than 80 bytes
+            per document are held in memory.
     """
-    equal = equal_documents(tables)
+    equal = equal_documents(tables, folder)
     count = int(equal.offsets[-1])
     labels = np.arange(count)  # the first document that each belongs to
     join(labels, equal.later, equal.first)
@@ -85,10 +90,10 @@ def near_documents(tables: Sequence[Path], threshold: float, folder: Path) -> Du
         rows = _mapped(rows_file, np.uint32, (count, PLACES))
         bands = _mapped(bands_file, np.uint64, (PLACES // width, count))
         usable = np.zeros(count, dtype=np.bool_)
-        for path, start in zip(tables, equal.offsets, strict=False):
+        for path, start, end in zip(tables, equal.offsets, equal.offsets[1:], strict=False):
             table = DocumentTable.read(path)
-            here = slice(int(start), int(start) + len(table))
-            rows[here], bands[:, here], usable[here] = table.signatures, _bands(table.signatures, width), table.runs > 0
+            rows[start:end], usable[start:end] = table.signatures, table.runs > 0
+            bands[:, start:end] = _bands(table.signatures, width)
         usable[equal.later] = False
         numbers = np.flatnonzero(usable)
         for band in bands:
@@ -128,20 +133,18 @@ def _offsets(tables: Sequence[Path]) -> Int64s:
     return offsets_of(np.array([len(DocumentTable.read(path)) for path in tables], dtype=np.int64))
 
 
-def _equal_in_share(tables: Sequence[Path], offsets: Int64s, number: int, of: int) -> tuple[Int64s, Int64s]:
+def _equal_in_share(hashes: UInt64s, number: int, of: int) -> tuple[Int64s, Int64s]:
     """Later documents and their first ones, among the hashes that are ``number`` modulo ``of``."""
-    parts, numbers = [], []
-    for path, start in zip(tables, offsets, strict=False):
-        hashes = DocumentTable.read(path).hashes
-        rows = np.flatnonzero(hashes[:, 0] % np.uint64(of) == number) if of > 1 else np.arange(len(hashes))
-        parts.append(hashes[rows])
-        numbers.append(rows + start)
-    hashes, documents = np.concatenate(parts), np.concatenate(numbers)
-    order = np.lexsort((hashes[:, 1], hashes[:, 0]))  # stable: equal ones stay in the corpus's order
-    hashes, documents = hashes[order], documents[order]
-    repeats = np.zeros(len(hashes), dtype=np.bool_)
-    repeats[1:] = (hashes[1:] == hashes[:-1]).all(axis=1)
-    firsts = np.maximum.accumulate(np.where(repeats, 0, np.arange(len(hashes))))
+    blocks = range(0, len(hashes), HASHES_AT_A_TIME)
+    chosen = [start + np.flatnonzero(hashes[start : start + HASHES_AT_A_TIME, 0] % np.uint64(of) == number)
+              for start in blocks]  # fmt: skip
+    documents = np.concatenate([np.zeros(0, dtype=np.int64), *chosen])
+    low, high = hashes[documents].T
+    order = np.lexsort((high, low))  # stable: equal ones stay in the corpus's order
+    documents, low, high = documents[order], low[order], high[order]
+    repeats = np.zeros(len(documents), dtype=np.bool_)
+    repeats[1:] = (low[1:] == low[:-1]) & (high[1:] == high[:-1])
+    firsts = np.maximum.accumulate(np.where(repeats, 0, np.arange(len(documents))))
     return documents[repeats], documents[firsts[repeats]]
 
 

@@ -82,7 +82,7 @@ def source_counts(work: WorkFolder, duplicates: DuplicateReport) -> list[SourceC
         counts[piece.source] += SourceCounts.from_json({"corpus": "", **{name: result[name] for name in _COUNTED}})
     phases: list[dict[int, PhaseCounts]] = [{} for _ in counts]
     for result in work.results("pairs"):
-        for phase, by_source in result["sources"].items():
+        for phase, by_source in result.get("sources", {}).items():  # none where an older version did the task
             for source, values in by_source.items():
                 there = phases[int(source)]
                 there[int(phase)] = there.get(int(phase), PhaseCounts()) + PhaseCounts(**values)

@@ -73,8 +73,8 @@ def duplicate_report(work: WorkFolder) -> DuplicateReport:
 def _find(work: WorkFolder) -> tuple[Duplicates, DuplicateReport]:
     tables = [work.documents_file(piece) for piece in range(len(work.pieces))]
     near = work.options.drop_duplicates == "near"
-    folder = work.folder / DUPLICATES
-    duplicates = near_documents(tables, work.options.near_threshold, folder) if near else equal_documents(tables)
+    duplicates = (near_documents(tables, work.options.near_threshold, work.folder) if near
+                  else equal_documents(tables, work.folder))  # fmt: skip
     sources = [piece.source for piece in work.pieces]
     report = DuplicateReport.of("near" if near else "exact", duplicates, tables, sources, len(work.options.corpora))
     return duplicates, replace(report, across_splits=_across_splits(work, duplicates, tables))

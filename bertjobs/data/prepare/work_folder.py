@@ -28,6 +28,8 @@ DUPLICATES = "duplicates"  # a further stage behind the first, where duplicates 
 FOLDER_NAME = ".prepare"
 PLAN_NAME = "plan.json"
 
+_TABLE = ".documents.safetensors"  # the ending of a table's name
+
 BUCKET_BYTES = 8_000_000  # text whose pairs are drawn together
 _SHARD_BYTES = 64_000_000  # of a shard of token ids, where the number of shards is not given
 _ID_BYTES_PER_TEXT_BYTE = 0.45  # two bytes per token of four to five characters
@@ -204,16 +206,19 @@ class WorkFolder:
 
     def documents_file(self, number: int) -> Path:
         """The table of the documents of a piece."""
-        return self.file("tokenise", number, ".documents.safetensors")
+        return self.file("tokenise", number, _TABLE)
 
     def missing(self, stage: str) -> list[int]:
         """The tasks of a stage that are not done."""
         done = {path.stem for path in (self.folder / stage).glob("*.json")}
+        if stage == "tokenise":  # those that an older version did have no table
+            done &= {path.name.removesuffix(_TABLE) for path in (self.folder / stage).glob(f"*{_TABLE}")}
         return [number for number in range(self.tasks(stage)) if f"{number:06}" not in done]
 
     def is_done(self, stage: str, number: int) -> bool:
         """Whether a task is done."""
-        return self.file(stage, number, ".json").is_file()
+        has_table = stage != "tokenise" or self.documents_file(number).is_file()
+        return has_table and self.file(stage, number, ".json").is_file()
 
     def mark_done(self, stage: str, number: int, result: Any) -> None:
         """Write a task's marker with what the later stages need to know; its files exist already."""

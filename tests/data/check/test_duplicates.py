@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import random
+import tracemalloc
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +15,7 @@ import pytest
 
 from bertjobs.data.check.document_table import DocumentTable, DocumentTableWriter
 from bertjobs.data.check.duplicates import Duplicates, band_width, equal_documents, join, near_documents
+from bertjobs.data.check.fingerprints import PLACES
 from tests.conftest import SPEECHES
 from tests.data.check.test_fingerprints import runs_by_hand
 
@@ -84,7 +88,7 @@ def test_equal_documents_are_those_of_the_same_words(documents: list[str], tmp_p
             expected[number] = first[key]
         first.setdefault(key, number)
     assert len(expected) >= EACH
-    assert found(equal_documents(tables_of(documents, tmp_path))) == expected
+    assert found(equal_documents(tables_of(documents, tmp_path), tmp_path)) == expected
 
 
 def test_a_share_of_the_hashes_at_a_time_finds_the_same(
@@ -92,9 +96,9 @@ def test_a_share_of_the_hashes_at_a_time_finds_the_same(
 ) -> None:
     texts = documents + documents[::-1] + documents[:5]
     tables = tables_of(texts, tmp_path)
-    together = found(equal_documents(tables))
+    together = found(equal_documents(tables, tmp_path))
     monkeypatch.setattr("bertjobs.data.check.duplicates.HASHES_AT_A_TIME", 100)
-    assert found(equal_documents(tables)) == together
+    assert found(equal_documents(tables, tmp_path)) == together
     assert len(together) > len(documents)
 
 
@@ -157,6 +161,42 @@ def test_joined_documents_have_the_least_number_of_their_chain() -> None:
             for number in group[other]:
                 group[number] = group[one]
     assert labels.tolist() == [min(group[number]) for number in range(3000)]
+
+
+def random_tables(count: int, folder: Path) -> list[Path]:
+    """Tables of random fingerprints, of which a tenth is of fifty kinds."""
+    draw = np.random.default_rng(count)
+    kinds = draw.integers(0, 1 << 32, (50, PLACES), dtype=np.uint32)
+    empty = DocumentTableWriter().finish()
+    folder.mkdir()
+    paths = []
+    for start in range(0, count, 1000):
+        rows = draw.integers(0, 1 << 32, (1000, PLACES), dtype=np.uint32)
+        rows[:100] = kinds[draw.integers(0, 50, 100)]
+        hashes = draw.integers(0, 1 << 63, (1000, 2), dtype=np.uint64)
+        paths.append(folder / f"{start:06}.safetensors")
+        replace(empty, hashes=hashes, signatures=rows, runs=np.full(1000, 300)).write(paths[-1])
+    return paths
+
+
+def peak(function: Callable[[], Duplicates]) -> int:
+    """Bytes that Python and numpy hold at most while a function runs; mapped files are not among them."""
+    tracemalloc.start()
+    try:
+        function()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_memory_per_document_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bertjobs.data.check.duplicates._PAIRS", 256)
+    monkeypatch.setattr("bertjobs.data.check.duplicates.HASHES_AT_A_TIME", 4000)
+    few, many = (random_tables(count, tmp_path / str(count)) for count in (20_000, 60_000))
+    near = [peak(partial(near_documents, tables, 0.8, tmp_path)) for tables in (few, many)]
+    exact = [peak(partial(equal_documents, tables, tmp_path)) for tables in (few, many)]
+    assert near[1] - near[0] < 80 * 40_000
+    assert exact[1] < 1.2 * exact[0] < 2_000_000
 
 
 @pytest.mark.parametrize("threshold", [0.05, 0.3, 0.5, 0.8, 0.9, 0.99, 1.0])

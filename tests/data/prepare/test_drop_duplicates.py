@@ -139,6 +139,32 @@ def test_a_killed_prepare_resumes_to_the_same_bytes(options: Make, stage: str, w
     assert hashes(options()) == hashes(options("whole"))
 
 
+def test_what_an_older_version_left_half_done_is_completed(options: Make) -> None:
+    """Its markers count less, and there are no tables: the first stage is done again, the others are not."""
+
+    class Dies:
+        def run(self, work: WorkFolder, now: str, numbers: list[int], done: Callable[[int], None]) -> None:
+            ThisMachine(1).run(work, now, numbers, done)
+            if now == "pairs":
+                raise Killed
+
+    made(options("whole"))
+    with pytest.raises(Killed):
+        prepare(options(), quiet, Dies())
+    work = Path(options().output) / FOLDER_NAME
+    for table in (work / "tokenise").glob("*.documents.safetensors"):
+        table.unlink()
+    for marker in work.glob("*/*.json"):
+        content = json.loads(marker.read_bytes())
+        newer = ("sentences", "unknown", "document_tokens", "sentence_tokens", "sources")
+        marker.write_text(json.dumps({name: value for name, value in content.items() if name not in newer}))
+    data, whole = made(options()), DataManifest.read(options("whole").output)
+    shards = [{name: sha256 for name, sha256 in hashes(one).items() if "shard-" in name} for one in
+              (options(), options("whole"))]  # fmt: skip
+    assert shards[0] == shards[1] != {}
+    assert [counts.tokens for counts in data.sources] == [counts.tokens for counts in whole.sources]
+
+
 def test_a_corpus_of_one_document_many_times_is_refused(options: Make, tmp_path: Path) -> None:
     folder = tmp_path / "same"
     folder.mkdir()
