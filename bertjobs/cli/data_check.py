@@ -345,8 +345,8 @@ def _adopted(data: DataManifest, args: argparse.Namespace) -> dict[str, Any]:
         "masking": data.masking,
         "masked_share": data.settings["masked_share"],
         "held_out_shards": args.held_out_shards,
-        **({"held_out_files": data.settings["held_out_files"]} if args.form == "hdf5" else
-           {"balanced": data.settings["balanced"]}),
+        "held_out_files": data.settings.get("held_out_files", []),
+        "balanced": data.settings.get("balanced", False),
         "phases": [
             {"phase": number, "sequence_length": phase.sequence_length, "train": counts(phase.train),
              "validation": counts(phase.validation)}

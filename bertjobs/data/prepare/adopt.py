@@ -350,15 +350,22 @@ def _content(
     }
     if len(sizes) == 1:
         settings["bin_size"] = sizes.pop()
+    return manifest_content("lddl", vocabulary, settings, entries)
+
+
+def manifest_content(
+    shard_format: str, vocabulary: Vocabulary, settings: Mapping[str, Any], phases: Mapping[int, Mapping[str, Any]]
+) -> dict[str, Any]:
+    """What MANIFEST.json of adopted data holds: of the documents nothing is known."""
     return {
         "format": FORMAT,
         "version": VERSION,
-        "shard_format": "lddl",
+        "shard_format": shard_format,
         "vocabulary": {"sha256": vocabulary.sha256, "size": vocabulary.size, "lowercase": vocabulary.lowercase},
         "settings": settings,
         "documents": {},
         "corpus": {},
         "held_out": [],
-        "phases": entries,
+        "phases": phases,
         "plan": None,
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from math import ceil
@@ -14,21 +14,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bertjobs.data.prepare.adopt import Progress, manifest_content
 from bertjobs.data.prepare.hdf5_rows import Hdf5File, find_files, read_rows, row_lengths
 from bertjobs.data.prepare.new_folder import check_output, new_folder
 from bertjobs.data.prepare.shard_files import IdsWriter, Masks, Rows, new_ids_shard
 from bertjobs.data.ragged import gather, offsets_of
 from bertjobs.data.shards.bins import bin_ids, rows_per_shard
 from bertjobs.data.shards.ids_shard import ids_type
-from bertjobs.data.shards.manifest import FORMAT, MANIFEST_NAME, SPLITS, VERSION, DataManifest, ShardFile
+from bertjobs.data.shards.manifest import MANIFEST_NAME, SPLITS, DataManifest, ShardFile
 from bertjobs.data.text.vocabulary import Vocabulary
 from bertjobs.errors import InputError
 from bertjobs.files.atomic import write_json
 
 Int64s = NDArray[np.int64]
-Progress = Callable[[int, int], None]
-"""Called with the bytes read so far and their total."""
-
 BIN_SIZE = 64
 SHARDS = 8  # of each bin, at least
 SHARD_BYTES = 64_000_000  # of a shard, about
@@ -106,7 +104,7 @@ def split_files(files: Sequence[Hdf5File], held_out: int, where: Path) -> dict[s
     if held_out < 1:
         raise InputError(f"{held_out} is too small: at least 1", where="--held-out-shards")
     validation = named or files[-held_out:]
-    train = [file for file in files if file not in validation]
+    train = [file for file in files if file not in set(validation)]
     if not train:
         raise InputError(f"none of the {len(files)} HDF5 files would be left for training", where=str(where),
                          hint="hold out fewer: --held-out-shards, or give another folder")  # fmt: skip
@@ -255,22 +253,12 @@ def _content(
     }
     if len(sizes := {_bin_size(length) for length in lengths.values()}) == 1:
         settings["bin_size"] = sizes.pop()
-    return {
-        "format": FORMAT,
-        "version": VERSION,
-        "shard_format": "ids",
-        "vocabulary": {"sha256": vocabulary.sha256, "size": vocabulary.size, "lowercase": vocabulary.lowercase},
-        "settings": settings,
-        "documents": {},
-        "corpus": {},
-        "held_out": [],
-        "phases": {
-            number: {
-                "sequence_length": lengths[number],
-                "max_predictions": max(file.predictions for file in listed),
-                **{name: {"files": [asdict(file) for file in made[number, name].files]} for name in SPLITS},
-            }
-            for number, listed in files.items()
-        },
-        "plan": None,
+    phases = {
+        number: {
+            "sequence_length": lengths[number],
+            "max_predictions": max(file.predictions for file in listed),
+            **{name: {"files": [asdict(file) for file in made[number, name].files]} for name in SPLITS},
+        }
+        for number, listed in files.items()
     }
+    return manifest_content("ids", vocabulary, settings, phases)

@@ -137,7 +137,7 @@ def read_rows(file: Hdf5File, first: int, last: int, vocabulary: Vocabulary) -> 
     with opened(file.path) as content:
         for start, stop in _blocks(file, content["input_ids"], first, last):
             block = {key: content[key][start:stop] for key in KEYS}
-            yield to_rows(block, vocabulary, _Place(file.path, start))
+            yield _to_rows(block, vocabulary, _Place(file.path, start))
 
 
 def _blocks(file: Hdf5File, array: Any, first: int = 0, last: int | None = None) -> Iterator[tuple[int, int]]:
@@ -166,7 +166,7 @@ class _Place:
                              hint=hint)  # fmt: skip
 
 
-def to_rows(block: Block, vocabulary: Vocabulary, place: _Place) -> Rows:
+def _to_rows(block: Block, vocabulary: Vocabulary, place: _Place) -> Rows:
     """A block's arrays as rows of A and B with static masks. Raises InputError as ``read_rows`` does."""
     ids, mask, segments = (block[key] for key in PER_TOKEN)
     labels = block["next_sentence_labels"]

@@ -161,12 +161,12 @@ print(sum(sizes), max(sizes), len(sizes), resource.getrusage(resource.RUSAGE_SEL
 """
 
 
-@pytest.mark.parametrize("kind", ["lddl", "text", "jsonl", "jsonl-skipped"])
+@pytest.mark.parametrize("kind", ["lddl", "text", "bert", "jsonl", "jsonl-skipped"])
 def test_50_mb_in_one_line_are_read_in_bounded_memory(tmp_path: Path, kind: str) -> None:
     words = 10_000_000
     kind, _, skipped = kind.partition("-")
-    begin, word, end = {"lddl": ("id ", "word ", ""), "text": ("", "word ", "")}.get(
-        kind, ('{"text": "', r"w\"d ", '"}')
+    begin, word, end = {"lddl": ("id ", "word ", ""), "jsonl": ('{"text": "', r"w\"d ", '"}')}.get(
+        kind, ("", "word ", "")
     )
     if skipped:
         begin, end = '{"other": "', '", "more": [{"text": "no"}, 1e3, "x"], "text": "Short."}'

@@ -75,6 +75,11 @@ def test_json_of_version_3_has_no_title_in_its_text(tmp_path: Path) -> None:
     assert texts(f"wikiextractor:{tmp_path}") == TEXTS[:1]
 
 
+def test_lines_may_end_as_windows_ends_them(tmp_path: Path) -> None:
+    (tmp_path / "wiki_00").write_bytes("".join(doc(*article) for article in ARTICLES).replace("\n", "\r\n").encode())
+    assert texts(f"wikiextractor:{tmp_path}") == TEXTS
+
+
 def test_articles_without_text_are_handed_out_to_be_counted(tmp_path: Path) -> None:
     for write in (doc, json_line):
         (tmp_path / "wiki_00").write_text("".join(write(*article) for article in ARTICLES))
