@@ -51,7 +51,7 @@ def test_a_source_is_kind_path_options_weight(given: str, expected: Source) -> N
     kind=st.sampled_from(sorted(KINDS)),
     path=st.text(st.characters(exclude_characters="#@"), min_size=1)
     | st.sampled_from(["a@2023", "@1.5", "a@b", "a@-1"]),
-    weight=st.floats(min_value=1e-6, max_value=1e6),
+    weight=st.just(1.0) | st.floats(min_value=1e-6, max_value=1e6),
 )
 def test_a_source_reads_back_what_it_writes(kind: str, path: str, weight: float) -> None:
     source = Source(kind, path, weight)
