@@ -261,13 +261,13 @@ def test_an_output_that_exists_is_left_alone(adopted: Adopt, vocabulary: Vocabul
 
 
 MEMORY = """
-import resource, sys
+import sys
 from pathlib import Path
 from bertjobs.data.prepare.adopt_hdf5 import Hdf5Options, adopt_hdf5
 vocabulary, output, *folders = map(Path, sys.argv[1:])
 for number, folder in enumerate(folders):
     adopt_hdf5(Hdf5Options({1: folder}, vocabulary, output / str(number)), lambda *_: None)
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+    print(*(line.split()[1] for line in Path("/proc/self/status").open() if line.startswith("VmHWM")))
 """
 
 
