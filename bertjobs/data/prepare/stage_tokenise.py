@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bertjobs.data.batches.masking import splitmix64
 from bertjobs.data.check.document_table import DocumentTableWriter
-from bertjobs.data.corpus import Document, Source, read
+from bertjobs.data.corpus import SENTENCES, Document, Source, read
 from bertjobs.data.prepare.held_out import split_counts
 from bertjobs.data.prepare.source_tally import count_lengths, excerpts_of_piece
 from bertjobs.data.prepare.work_folder import WorkFolder
@@ -25,6 +26,7 @@ from bertjobs.data.text.wordpiece import WordPieceEncoder
 from bertjobs.files.arrays import write_arrays
 
 UInt64s = NDArray[np.uint64]
+Splitter = Callable[[str], list[str]]
 
 _BATCH_CHARACTERS = 1_000_000  # tokenised at a time
 CHUNK_TOKENS = 1_000_000  # in a file at most; its last batch may go beyond
@@ -78,8 +80,10 @@ def tokenise_piece(work: WorkFolder, number: int, vocabulary: Vocabulary, encode
     table = DocumentTableWriter(words, excerpts_of_piece(work, number))
     chunk = _Chunk(piece.source, table)
     tally = _Tally()
-    for batch in _batches(read(piece, source.kind), options.seed, options.sample_ratio, tally):
-        chunk.add(batch, encoder, options.language)
+    by_line = SENTENCES.get(source.kind) == "lines"
+    split = split_lines if by_line else partial(split_sentences, language=options.language)
+    for batch in _batches(read(piece, source.kind, tally.add_empty), options.seed, options.sample_ratio, tally):
+        chunk.add(batch, encoder, split)
         if chunk.tokens >= CHUNK_TOKENS:
             _write(work, number, chunk, vocabulary, tally)
             chunk = _Chunk(piece.source, table)
@@ -87,8 +91,13 @@ def tokenise_piece(work: WorkFolder, number: int, vocabulary: Vocabulary, encode
         _write(work, number, chunk, vocabulary, tally)
     documents = table.finish()
     documents.write(work.documents_file(number))
-    split = split_counts(documents, np.arange(len(documents)), held_out_draws(documents.keys), options.held_out)
-    work.mark_done("tokenise", number, vars(tally) | split)
+    counts = split_counts(documents, np.arange(len(documents)), held_out_draws(documents.keys), options.held_out)
+    work.mark_done("tokenise", number, vars(tally) | counts)
+
+
+def split_lines(text: str) -> list[str]:
+    """The lines of a text, each a sentence, without the white space around them; empty ones are left out."""
+    return [sentence for line in text.split("\n") if (sentence := line.strip())]
 
 
 @dataclass
@@ -97,6 +106,7 @@ class _Tally:
 
     chunks: int = 0
     left_out: int = 0
+    empty: int = 0
     sentences: int = 0
     tokens: int = 0
     unknown: int = 0
@@ -105,6 +115,11 @@ class _Tally:
     replaced: int = 0
     nul: int = 0
     bytes: int = 0
+
+    def add_empty(self, document: Document) -> None:
+        """Count a document without text."""
+        self.empty += 1
+        self.bytes += document.size
 
 
 class _Chunk:
@@ -117,10 +132,10 @@ class _Chunk:
         self.sentence_counts: list[NDArray[np.int64]] = []
         self.keys: list[tuple[int, int]] = []
 
-    def add(self, batch: list[tuple[tuple[int, int], Document]], encoder: WordPieceEncoder, language: str) -> None:
-        split = [split_sentences(document.text, language) for _, document in batch]
-        ids, lengths = encoder.encode([sentence for sentences in split for sentence in sentences])
-        owner = np.repeat(np.arange(len(batch)), [len(sentences) for sentences in split])
+    def add(self, batch: list[tuple[tuple[int, int], Document]], encoder: WordPieceEncoder, split: Splitter) -> None:
+        documents = [split(document.text) for _, document in batch]
+        ids, lengths = encoder.encode([sentence for sentences in documents for sentence in sentences])
+        owner = np.repeat(np.arange(len(batch)), [len(sentences) for sentences in documents])
         counts = np.bincount(owner[lengths > 0], minlength=len(batch))
         kept = [place for place in range(len(batch)) if counts[place]]
         self.ids.append(ids)
