@@ -72,7 +72,7 @@ def assign_buckets(
 
 def tokenise_piece(work: WorkFolder, number: int, vocabulary: Vocabulary, encoder: WordPieceEncoder) -> None:
     """Run one task: read a piece, write its chunks ``NUMBER.CHUNK.safetensors``, its table of documents
-    ``NUMBER.documents.safetensors`` and its marker."""
+    ``NUMBER.documents`` and its marker."""
     piece = work.pieces[number]
     options = work.options
     source = Source.parse(options.corpora[piece.source])

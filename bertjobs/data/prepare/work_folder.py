@@ -28,7 +28,7 @@ DUPLICATES = "duplicates"  # a further stage behind the first, where duplicates 
 FOLDER_NAME = ".prepare"
 PLAN_NAME = "plan.json"
 
-_TABLE = ".documents.safetensors"  # the ending of a table's name
+_TABLE = ".documents"  # the ending of a table's name
 
 BUCKET_BYTES = 8_000_000  # text whose pairs are drawn together
 _SHARD_BYTES = 64_000_000  # of a shard of token ids, where the number of shards is not given
