@@ -58,7 +58,7 @@ def phase_counts(
             tokens=int(document_tokens[sources == source].sum()),
             used=int(new[of_slices == source].sum()),
         )
-        for source in np.unique(sources[sources >= 0]).tolist()
+        for source in sorted(set(run_sources.tolist()) - {-1})
     }
 
 
