@@ -1,0 +1,97 @@
+"""Names of languages, and which way of splitting sentences a corpus gets."""
+
+from __future__ import annotations
+
+import pytest
+
+from bertjobs.data.text.languages import language_name
+from bertjobs.data.text.sentences import LANGUAGES, split_sentences
+from bertjobs.data.text.splitters import AUTO, SPLITTERS, chosen_splitter, splitter
+from bertjobs.data.text.unicode_sentences import split_unicode
+from bertjobs.errors import InputError
+
+TEXT = " One by Mr. Smith. Two\nthree.\n\n \nFour。five "
+
+
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [
+        ("zh", "chinese"),
+        ("zh-Hant", "chinese"),
+        ("ja", "japanese"),
+        ("th", "thai"),
+        ("my", "burmese"),
+        ("Myanmar", "burmese"),
+        ("fa", "persian"),
+        ("farsi", "persian"),
+        ("pt_BR", "portuguese"),
+        ("Slovenian", "slovene"),
+        ("nb", "norwegian"),
+        (" English ", "english"),
+        ("haitian creole", "haitian"),
+    ],
+)
+def test_languages_have_names_and_codes(given: str, name: str) -> None:
+    assert language_name(given) == name
+
+
+CODES = "zh ja th km my ar fa hi bn ta te ml kn gu pa mr ne si am hy ka he ur lo bo ko vi id sw"
+
+
+@pytest.mark.parametrize("code", CODES.split())
+def test_the_larger_languages_are_known_by_their_codes(code: str) -> None:
+    assert len(language_name(code)) > 2
+    assert language_name(language_name(code)) == language_name(code)
+
+
+@pytest.mark.parametrize("name", LANGUAGES)
+def test_punkts_languages_keep_punkts_names(name: str) -> None:
+    assert language_name(name) == name
+
+
+@pytest.mark.parametrize(("given", "hint"), [("germn", "did you mean 'german'?"), ("chinees", "'chinese'")])
+def test_a_misspelled_language_gets_the_nearest_name(given: str, hint: str) -> None:
+    with pytest.raises(InputError) as caught:
+        language_name(given)
+    assert hint in str(caught.value)
+
+
+@pytest.mark.parametrize("given", ["xx", "qz", "klingon", "", "?"])
+def test_a_language_that_is_like_no_other_is_not_taken_for_one(given: str) -> None:
+    with pytest.raises(InputError) as caught:
+        language_name(given)
+    assert "did you mean" not in str(caught.value)
+    assert "--sentences unicode" in str(caught.value)
+
+
+def test_the_language_and_the_kind_of_corpus_choose() -> None:
+    assert {chosen_splitter(AUTO, language, "text") for language in LANGUAGES} == {"punkt"}
+    for code in ("zh", "ar", "hi", "uk", "sw"):
+        assert chosen_splitter(AUTO, language_name(code), "text") == "unicode"
+    assert chosen_splitter(AUTO, "english", "bert") == "lines"
+    for asked in SPLITTERS:
+        assert chosen_splitter(asked, "english", "bert") == asked
+
+
+def test_punkt_is_refused_for_a_language_that_it_was_not_trained_for() -> None:
+    with pytest.raises(InputError, match="not trained for chinese"):
+        chosen_splitter("punkt", "chinese", "text")
+
+
+def test_an_unknown_way_is_refused() -> None:
+    with pytest.raises(InputError, match="did you mean 'unicode'"):
+        chosen_splitter("unicod", "english", "text")
+
+
+def test_each_way_splits_as_it_says() -> None:
+    assert splitter("punkt", "english")(TEXT) == split_sentences(TEXT, "english")
+    assert splitter("unicode", "english")(TEXT) == split_unicode(TEXT)
+    assert splitter("lines", "english")(TEXT) == ["One by Mr. Smith. Two", "three.", "Four。five"]
+    assert splitter("none", "english")(TEXT) == ["One by Mr. Smith. Two\nthree.", "Four。five"]
+    assert splitter("punkt", "german")("Das ist z.B. Montag.") == ["Das ist z.B. Montag."]
+
+
+@pytest.mark.parametrize("name", SPLITTERS)
+@pytest.mark.parametrize("text", ["", " \n\n\t", "\u2029"])
+def test_text_without_words_has_no_sentences(name: str, text: str) -> None:
+    assert splitter(name, "english")(text) == []
