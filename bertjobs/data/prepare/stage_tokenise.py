@@ -16,7 +16,7 @@ from bertjobs.data.corpus import Document, Source, read
 from bertjobs.data.prepare.work_folder import WorkFolder
 from bertjobs.data.ragged import gather, offsets_of
 from bertjobs.data.shards.ids_shard import ids_type
-from bertjobs.data.text.sentences import split_sentences
+from bertjobs.data.text.splitters import Splitter, splitter
 from bertjobs.data.text.vocabulary import Vocabulary
 from bertjobs.data.text.wordpiece import WordPieceEncoder
 from bertjobs.files.arrays import write_arrays
@@ -71,10 +71,11 @@ def tokenise_piece(work: WorkFolder, number: int, vocabulary: Vocabulary, encode
     piece = work.pieces[number]
     options = work.options
     source = Source.parse(options.corpora[piece.source])
+    split = splitter(options.splitters()[piece.source], options.language_name)
     chunk = _Chunk(piece.source)
     tally = _Tally()
     for batch in _batches(read(piece, source.kind), options.seed, options.sample_ratio, tally):
-        chunk.add(batch, encoder, options.language)
+        chunk.add(batch, encoder, split)
         if chunk.tokens >= CHUNK_TOKENS:
             _write(work, number, chunk, vocabulary, tally)
             chunk = _Chunk(piece.source)
@@ -111,10 +112,10 @@ class _Chunk:
         self.names: list[str] = []
         self.keys: list[tuple[int, int]] = []
 
-    def add(self, batch: list[tuple[tuple[int, int], Document]], encoder: WordPieceEncoder, language: str) -> None:
-        split = [split_sentences(document.text, language) for _, document in batch]
-        ids, lengths = encoder.encode([sentence for sentences in split for sentence in sentences])
-        owner = np.repeat(np.arange(len(batch)), [len(sentences) for sentences in split])
+    def add(self, batch: list[tuple[tuple[int, int], Document]], encoder: WordPieceEncoder, split: Splitter) -> None:
+        texts = [split(document.text) for _, document in batch]
+        ids, lengths = encoder.encode([sentence for sentences in texts for sentence in sentences])
+        owner = np.repeat(np.arange(len(batch)), [len(sentences) for sentences in texts])
         counts = np.bincount(owner[lengths > 0], minlength=len(batch))
         kept = [place for place in range(len(batch)) if counts[place]]
         self.ids.append(ids)
