@@ -81,8 +81,10 @@ def _tokens_used(corpus: TokenizedCorpus, pairs: Pairs, drawn: NDArray[np.bool_]
         first_tokens = corpus.sentence_offsets[corpus.document_offsets]
         own = drawn[np.searchsorted(first_tokens, starts, side="right") - 1]
         starts, ends = starts[own], ends[own]
-    order = np.argsort(starts)
-    starts, ends = starts[order], np.maximum.accumulate(ends[order])
+    # Sorted by start as one number each, which is faster than to sort places.
+    keys = np.sort(starts.astype(np.uint64) << np.uint64(32) | ends.astype(np.uint64))
+    starts, ends = (keys >> np.uint64(32)).astype(np.int64), (keys & np.uint64(0xFFFFFFFF)).astype(np.int64)
+    ends = np.maximum.accumulate(ends)
     before = np.concatenate([starts[:1], ends[:-1]])  # up to here the segments before have used the tokens
     return int(np.maximum(ends - np.maximum(starts, before), 0).sum())
 

@@ -124,17 +124,22 @@ def test_nothing_is_lost_and_nothing_is_empty(text: str) -> None:
         assert all(sentence and sentence == sentence.strip() for sentence in sentences)
 
 
+NEVER_FIRST = members(sentence_break.ENDS + sentence_break.CONTINUING + sentence_break.PERIODS)
+
+
 @given(TEXTS)
 def test_what_begins_a_sentence_is_never_an_end_or_a_continuation(text: str) -> None:
-    never = members(sentence_break.ENDS + sentence_break.CONTINUING + sentence_break.PERIODS)
     for line in re.split(r"[\n\x85]+", text):
-        assert not {sentence[0] for sentence in split_unicode(line)[1:]} & never
+        assert not {sentence[0] for sentence in split_unicode(line)[1:]} & NEVER_FIRST
 
 
 def test_foreign_ends_are_those_beyond_ascii() -> None:
     assert not has_foreign_ends("Is it? Yes! It is. “Ünder…” 中文 \U0001f600")
     for mark in "。！？।؟።":
         assert has_foreign_ends(f"中{mark}")
+    expected = members(sentence_break.ENDS + sentence_break.MORE_ENDS + sentence_break.RARE_RANGE) - {"!", "?"}
+    assert {mark for mark in map(chr, range(0x20000)) if has_foreign_ends(mark)} == expected
+    assert has_foreign_ends("a\ud800中。")
     assert split_at_foreign_ends("He said 你好。我们走吧！ Then. Mr. Smith left? Yes!") == [
         "He said 你好。",
         "我们走吧！",
