@@ -122,10 +122,15 @@ def _run_stages(work: WorkFolder, options: PrepareOptions, runner: Runner, progr
         if still := work.missing(stage):
             raise BertjobsError(f"{len(still)} tasks of the stage {stage!r} are not done", where=str(work.folder))
         if stage == "pairs":
-            results = work.results(stage)
-            for phase in (shape.phase for shape in options.phases):
-                counts = counted_pairs(work, results, phase, "train")
-                refuse_poor_pairs(phase, counts, options.most_unpaired, options.least_used)
+            _check_pairs(work, options)
+
+
+def _check_pairs(work: WorkFolder, options: PrepareOptions) -> None:
+    """InputError if the pairs of a phase are useless by the options now given, which may not be those it began with."""
+    results = work.results("pairs")
+    for shape in options.phases:
+        counts = counted_pairs(work, results, shape.phase, "train")
+        refuse_poor_pairs(shape.phase, counts, options.most_unpaired, options.least_used)
 
 
 class _StageProgress:

@@ -1,4 +1,4 @@
-"""Sentences of more tokens than a pair can hold, cut into parts, so that all of their tokens can be used."""
+"""Sentences of which a pair cannot hold all tokens, cut into parts, so that all of them can be used."""
 
 from __future__ import annotations
 
@@ -20,15 +20,16 @@ _SHORTEST = 4
 
 
 def cut_overlong(corpus: TokenizedCorpus, limit: int, continues: Bools) -> TokenizedCorpus:
-    """The corpus with each sentence of more than ``limit`` tokens cut into equal parts; itself if there is none.
+    """The corpus with each overlong sentence cut into equal parts; itself if there is none.
 
     A part has about ``limit`` / 8 tokens and begins with a word, except inside a word that is as long as that.
 
     Args:
+        limit: the most tokens of A and B together.
         continues: which token ids continue a word, ``[vocabulary]``.
     """
     starts, lengths = corpus.sentence_offsets[:-1], np.diff(corpus.sentence_offsets)
-    overlong = np.flatnonzero(lengths > limit)
+    overlong = np.flatnonzero(_overlong(corpus, lengths, limit))
     if not len(overlong):
         return corpus
     starts, lengths = starts[overlong], lengths[overlong]
@@ -41,6 +42,21 @@ def cut_overlong(corpus: TokenizedCorpus, limit: int, continues: Bools) -> Token
     sentence_offsets = np.sort(np.concatenate([corpus.sentence_offsets, cuts]))
     document_offsets = np.searchsorted(sentence_offsets, corpus.sentence_offsets[corpus.document_offsets])
     return TokenizedCorpus(corpus.ids, sentence_offsets, document_offsets)
+
+
+def _overlong(corpus: TokenizedCorpus, lengths: Int64s, limit: int) -> Bools:
+    """Which sentences are cut: those beyond ``limit``; and where most tokens of a document are in sentences beyond half
+    of it, these too: BERT's algorithm cuts each pair of them, and would lose a quarter of such a document and more.
+
+    A document of one sentence has halves, see ``one_sentence``.
+    """
+    long = lengths > limit // 2
+    if not long.any():
+        return long
+    counts = np.diff(corpus.document_offsets)
+    tokens_in_long = np.add.reduceat(np.where(long, lengths, 0), corpus.document_offsets[:-1])
+    mostly_long = (2 * tokens_in_long > corpus.document_tokens) & (counts > 1)
+    return long & ((lengths > limit) | np.repeat(mostly_long, counts))
 
 
 def at_word_starts(ids: NDArray[Any], continues: Bools, places: Int64s, floors: Int64s) -> Int64s:

@@ -79,8 +79,8 @@ class PrepareOptions:
         held_out: share of the documents kept for validation, at least one document.
         language: of the text, by its English name or its code: decides how sentences are split.
         sentences: how sentences are split, one of ``text.splitters.SPLITTERS``; "auto" chooses by corpus and language.
-        most_unpaired: share of a phase's training pairs that may be without a true next sentence for want of one.
-        least_used: share of the tokens that must be in a phase's sequences.
+        most_unpaired: the largest share of a phase's training pairs whose documents are one short sentence.
+        least_used: the smallest share of the tokens that is in a phase's training sequences.
         format: of the shards, "ids" or "lddl".
     """
 

@@ -36,6 +36,10 @@ walloon wa / welsh cy / wolof wo / xhosa xh / yiddish yi / yoruba yo / zhuang za
 """
 _NAMES = {word: words[0] for words in map(str.split, _TABLE.split("/")) for word in words}
 _ALIKE = 0.75  # from 0 to 1; "germn" is 0.91 like "german"
+_HINT = (
+    "an English name such as 'german', or an ISO 639-1 code such as 'de'; for a language without a code leave it out "
+    "and add --sentences unicode"
+)
 
 
 def language_name(given: str) -> str:
@@ -48,11 +52,5 @@ def language_name(given: str) -> str:
     if name := _NAMES.get(word) or _NAMES.get(word.partition("-")[0]):
         return name
     close = difflib.get_close_matches(word, [each for each in _NAMES if len(each) > 3], n=1, cutoff=_ALIKE)
-    raise InputError(
-        f"unknown language {given!r}",
-        where="--language",
-        hint=f"did you mean {close[0]!r}?"
-        if close
-        else "an English name such as 'german', or an ISO 639-1 code such "
-        "as 'de'; for a language without a code leave it out and add --sentences unicode",
-    )
+    hint = f"did you mean {close[0]!r}?" if close else _HINT
+    raise InputError(f"unknown language {given!r}", where="--language", hint=hint)

@@ -6,9 +6,8 @@ remembered together with what follows.
 
 An empty line, or U+2029, ends a sentence. Within a paragraph the boundaries are those of NLTK 3.10's
 ``PunktTokenizer(language).tokenize(paragraph.strip())``, also where these are surprising (only the last candidate
-of a word is decided; "!!!" is two sentences at the end of a paragraph). Beyond Punkt, the
-sentence ends of other scripts (see ``unicode_sentences``) end a sentence too, so that a foreign passage is not one
-endless sentence.
+of a word is decided; "!!!" is two sentences at the end of a paragraph). Beyond Punkt, the sentence
+ends of other scripts (see ``unicode_sentences``) end a sentence too, so that a foreign passage is not an endless one.
 One difference is known: a character that entered Unicode after the version of Python's own tables, followed
 by a period, may be an initial for NLTK but not here; NLTK matches with an engine that has newer tables.
 """

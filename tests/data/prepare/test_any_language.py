@@ -139,6 +139,15 @@ def test_the_command_says_how_it_split_and_what_it_used(tmp_path: Path, capsys: 
     assert (settings["language"], settings["sentences"]) == ("chinese", "unicode")
 
 
+def test_data_of_versions_that_did_not_count_is_read(tmp_path: Path) -> None:
+    path = _prepared(tmp_path, [_words(40)] * 10).folder / MANIFEST_NAME
+    content = json.loads(path.read_bytes())
+    assert content["phases"]["1"]["train"].pop("pairs")["pairs"] > 0
+    path.write_text(json.dumps(content))
+    phase = DataManifest.read(path.parent).phase(1)
+    assert (phase.train.pairs, phase.validation.pairs["pairs"]) == ({}, phase.validation.rows)
+
+
 def test_settings_of_punkt_are_recorded_as_before_there_was_a_choice() -> None:
     plain = PrepareOptions(("text:a",), "vocab.txt", "out")
     assert "sentences" not in plain.settings()
