@@ -1,6 +1,6 @@
 """How fast documents become sentences: Punkt, Unicode's ends, lines, paragraphs; MB of UTF-8 per second and core.
 
-    .venv/bin/python benchmarks/sentences.py [--rounds N]
+    .venv/bin/python benchmarks/sentences.py [--rounds N] [--output FILE.json]
 
 The text is the demo's speeches, and one of the same size in Chinese, Hindi and Ukrainian (the first article of the
 Universal Declaration of Human Rights, its words in random order). The ways take turns; each figure is the median over
@@ -10,6 +10,9 @@ the rounds. The exit status is 1 if Unicode's ends reach less than 70% of Punkt'
 from __future__ import annotations
 
 import argparse
+import json
+import os
+import platform
 import random
 import statistics
 import sys
@@ -42,27 +45,31 @@ def documents(language: str, size: int) -> list[str]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=3)
-    rounds = parser.parse_args().rounds
+    parser.add_argument("--output", type=Path, help="also write the figures as JSON")
+    args = parser.parse_args()
     speeches = [path.read_text(encoding="utf-8") for path in sorted(SPEECHES.glob("*.txt"))]
     size = sum(len(text.encode()) for text in speeches)
     texts = {"speeches": speeches, **{language: documents(language, size) for language in ARTICLES}}
     print(f"{'MB/s':10}" + "".join(f"{name:>9}" for name in SPLITTERS))
-    ratio = 0.0
+    figures: dict[str, dict[str, float]] = {}
     for name, text in texts.items():
         megabytes = sum(len(one.encode()) for one in text) / 1e6
         rates: dict[str, list[float]] = {way: [] for way in SPLITTERS}
-        for _ in range(rounds):
+        for _ in range(args.rounds):
             for way in SPLITTERS:
                 split = splitter(way, "english")
                 began = time.process_time()
                 for one in text:
                     split(one)
                 rates[way].append(megabytes / (time.process_time() - began))
-        medians = {way: statistics.median(each) for way, each in rates.items()}
-        print(f"{name:10}" + "".join(f"{medians[way]:9.1f}" for way in SPLITTERS), flush=True)
-        if name == "speeches":
-            ratio = medians["unicode"] / medians["punkt"]
+        figures[name] = {way: round(statistics.median(each), 1) for way, each in rates.items()}
+        print(f"{name:10}" + "".join(f"{figures[name][way]:9.1f}" for way in SPLITTERS), flush=True)
+    ratio = figures["speeches"]["unicode"] / figures["speeches"]["punkt"]
     print(f"unicode on the speeches: {ratio:.2f} of Punkt's rate, at least {AT_LEAST} is wanted")
+    if args.output:
+        machine = {"python": platform.python_version(), "machine": platform.machine(), "cpus": os.cpu_count()}
+        content = {"date": time.strftime("%Y-%m-%d"), **machine, "rounds": args.rounds, "megabytes_a_second": figures}
+        args.output.write_text(json.dumps(content, indent=2) + "\n")
     return int(ratio < AT_LEAST)
 
 

@@ -10,7 +10,7 @@ from bertjobs.errors import InputError
 _TABLE = """
 abkhazian ab / afar aa / afrikaans af / akan ak twi tw / albanian sq / amharic am / arabic ar / aragonese an /
 armenian hy / assamese as / avaric av / avestan ae / aymara ay / azerbaijani az azeri / bambara bm / bashkir ba /
-basque eu / belarusian be / bengali bn bangla / bislama bi / bosnian bs / breton br / bulgarian bg /
+basque eu / belarusian be / bengali bn bangla / bihari bh / bislama bi / bosnian bs / breton br / bulgarian bg /
 burmese my myanmar / catalan ca valencian / cebuano ceb / chamorro ch / chechen ce / chichewa ny nyanja chewa /
 chinese zh mandarin cantonese yue / church-slavonic cu / chuvash cv / cornish kw / corsican co / cree cr /
 croatian hr / czech cs / danish da / dhivehi dv divehi maldivian / dutch nl flemish / dzongkha dz / english en /
