@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from bertjobs.data.corpus import Source
+from bertjobs.data.corpus import SENTENCES, Source
 from bertjobs.data.shards.manifest import SHARD_FORMATS
 from bertjobs.data.text.languages import language_name
 from bertjobs.data.text.splitters import chosen_splitter
@@ -140,8 +140,8 @@ class PrepareOptions:
 
     def splitters(self) -> tuple[str, ...]:
         """How the sentences of each corpus are split; InputError if a corpus, the language or the way is unknown."""
-        language = self.language_name
-        return tuple(chosen_splitter(self.sentences, language, Source.parse(text).kind) for text in self.corpora)
+        language, kinds = self.language_name, [Source.parse(text).kind for text in self.corpora]
+        return tuple(chosen_splitter(self.sentences, language, SENTENCES.get(kind)) for kind in kinds)
 
     def settings(self) -> dict[str, Any]:
         """All that decides the shards' bytes besides the corpus and the vocabulary: what MANIFEST.json records."""

@@ -74,7 +74,7 @@ def tokenise_piece(work: WorkFolder, number: int, vocabulary: Vocabulary, encode
     split = splitter(options.splitters()[piece.source], options.language_name)
     chunk = _Chunk(piece.source)
     tally = _Tally()
-    for batch in _batches(read(piece, source.kind), options.seed, options.sample_ratio, tally):
+    for batch in _batches(read(piece, source.kind, tally.add_empty), options.seed, options.sample_ratio, tally):
         chunk.add(batch, encoder, split)
         if chunk.tokens >= CHUNK_TOKENS:
             _write(work, number, chunk, vocabulary, tally)
@@ -92,6 +92,7 @@ class _Tally:
     documents: int = 0
     held_out: int = 0
     left_out: int = 0
+    empty: int = 0
     tokens: int = 0
     replaced: int = 0
     nul: int = 0
@@ -99,6 +100,11 @@ class _Tally:
     names: list[str] = field(default_factory=list)
     lowest_train: list[Any] | None = None
     highest_held_out: list[Any] | None = None
+
+    def add_empty(self, document: Document) -> None:
+        """Count a document without text."""
+        self.empty += 1
+        self.bytes += document.size
 
 
 class _Chunk:
@@ -113,9 +119,9 @@ class _Chunk:
         self.keys: list[tuple[int, int]] = []
 
     def add(self, batch: list[tuple[tuple[int, int], Document]], encoder: WordPieceEncoder, split: Splitter) -> None:
-        texts = [split(document.text) for _, document in batch]
-        ids, lengths = encoder.encode([sentence for sentences in texts for sentence in sentences])
-        owner = np.repeat(np.arange(len(batch)), [len(sentences) for sentences in texts])
+        documents = [split(document.text) for _, document in batch]
+        ids, lengths = encoder.encode([sentence for sentences in documents for sentence in sentences])
+        owner = np.repeat(np.arange(len(batch)), [len(sentences) for sentences in documents])
         counts = np.bincount(owner[lengths > 0], minlength=len(batch))
         kept = [place for place in range(len(batch)) if counts[place]]
         self.ids.append(ids)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 
 from bertjobs.data.text.sentences import LANGUAGES, split_paragraphs, split_sentences
@@ -16,24 +16,21 @@ AUTO = "auto"
 SPLITTERS = ("punkt", "unicode", "lines", "none")
 """NLTK's Punkt; Unicode's sentence ends; each line; each paragraph, that is, up to an empty line."""
 
-_OF_KIND: Mapping[str, str] = {"bert": "lines"}
-"""Kinds of corpus whose form says where sentences end."""
 
-
-def chosen_splitter(asked: str, language: str, kind: str) -> str:
+def chosen_splitter(asked: str, language: str, of_corpus: str | None) -> str:
     """The one of ``SPLITTERS`` that a corpus gets.
 
     Args:
-        asked: one of ``SPLITTERS``, or ``AUTO``: the kind's own, else Punkt if it was trained for the language, else
+        asked: one of ``SPLITTERS``, or ``AUTO``: the corpus's own, else Punkt if it was trained for the language, else
             Unicode's.
         language: as ``languages.language_name`` returns it.
-        kind: of the corpus.
+        of_corpus: the one that the form of the corpus asks for, if it does.
 
     Raises:
         InputError: another name; or Punkt for a language that it was not trained for.
     """
     if asked == AUTO:
-        return _OF_KIND.get(kind) or ("punkt" if language in LANGUAGES else "unicode")
+        return of_corpus or ("punkt" if language in LANGUAGES else "unicode")
     if asked not in SPLITTERS:
         hint = nearest(asked, (AUTO, *SPLITTERS))
         raise InputError(f"unknown way to split sentences {asked!r}", where="--sentences", hint=hint)
@@ -50,8 +47,9 @@ def splitter(name: str, language: str) -> Splitter:
     """What splits texts in the way ``name``, as ``chosen_splitter`` returns it."""
     if name == "punkt":
         return partial(split_sentences, language=language)
-    return {"unicode": split_unicode, "lines": _split_lines, "none": split_paragraphs}[name]
+    return {"unicode": split_unicode, "lines": split_lines, "none": split_paragraphs}[name]
 
 
-def _split_lines(text: str) -> list[str]:
+def split_lines(text: str) -> list[str]:
+    """The lines of a text, each a sentence, without the white space around them; empty ones are left out."""
     return [line for line in map(str.strip, text.split("\n")) if line]

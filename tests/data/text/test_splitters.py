@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from bertjobs.data.corpus import SENTENCES
 from bertjobs.data.text.languages import language_name
 from bertjobs.data.text.sentences import LANGUAGES, split_sentences
 from bertjobs.data.text.splitters import AUTO, SPLITTERS, chosen_splitter, splitter
@@ -71,22 +72,22 @@ def test_a_language_that_is_like_no_other_is_not_taken_for_one(given: str) -> No
 
 
 def test_the_language_and_the_kind_of_corpus_choose() -> None:
-    assert {chosen_splitter(AUTO, language, "text") for language in LANGUAGES} == {"punkt"}
+    assert {chosen_splitter(AUTO, language, None) for language in LANGUAGES} == {"punkt"}
     for code in ("zh", "ar", "hi", "uk", "sw"):
-        assert chosen_splitter(AUTO, language_name(code), "text") == "unicode"
-    assert chosen_splitter(AUTO, "english", "bert") == "lines"
+        assert chosen_splitter(AUTO, language_name(code), None) == "unicode"
+    assert chosen_splitter(AUTO, "english", SENTENCES["bert"]) == "lines"
     for asked in SPLITTERS:
-        assert chosen_splitter(asked, "english", "bert") == asked
+        assert chosen_splitter(asked, "english", SENTENCES["bert"]) == asked
 
 
 def test_punkt_is_refused_for_a_language_that_it_was_not_trained_for() -> None:
     with pytest.raises(InputError, match="not trained for chinese"):
-        chosen_splitter("punkt", "chinese", "text")
+        chosen_splitter("punkt", "chinese", None)
 
 
 def test_an_unknown_way_is_refused() -> None:
     with pytest.raises(InputError, match="did you mean 'unicode'"):
-        chosen_splitter("unicod", "english", "text")
+        chosen_splitter("unicod", "english", None)
 
 
 def test_each_way_splits_as_it_says() -> None:
