@@ -50,7 +50,7 @@ def run_task(output: str, stage: str, number: int) -> int:
         elif stage == DUPLICATES:
             drop_duplicates(work)
         elif stage == "pairs":
-            pair_bucket(work, number)
+            pair_bucket(work, number, vocabulary)
         else:
             write_shards(work, number, vocabulary)
     return number

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from bertjobs.data.check.document_table import DocumentTable
 from bertjobs.data.check.duplicate_report import DuplicateReport
+from bertjobs.data.prepare.pair_counts import new_tokens
 from bertjobs.data.prepare.work_folder import WorkFolder
 from bertjobs.data.ragged import offsets_of
 from bertjobs.data.shards.length_counts import RANGES
@@ -49,7 +50,7 @@ def phase_counts(
     def source_of(tokens: Int64s) -> Int64s:
         return run_sources[np.searchsorted(run_starts, tokens, side="right") - 1]
 
-    starts, new = _new_tokens(*slices)
+    starts, new = new_tokens(*slices)
     of_slices, of_sequences = source_of(starts), source_of(firsts)
     return {
         source: PhaseCounts(
@@ -60,16 +61,6 @@ def phase_counts(
         )
         for source in sorted(set(run_sources.tolist()) - {-1})
     }
-
-
-def _new_tokens(starts: Int64s, lengths: Int64s) -> tuple[Int64s, Int64s]:
-    """The slices' starts in ascending order, and how many tokens each adds to those before it."""
-    order = np.argsort(starts)
-    starts = starts[order]
-    ends = starts + lengths[order]
-    reached = np.zeros_like(ends)
-    reached[1:] = np.maximum.accumulate(ends)[:-1]
-    return starts, np.maximum(ends - np.maximum(starts, reached), 0)
 
 
 def source_counts(work: WorkFolder, duplicates: DuplicateReport) -> list[SourceCounts]:

@@ -4,29 +4,27 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bertjobs.data.batches.masking import splitmix64
 from bertjobs.data.check.document_table import DocumentTableWriter
-from bertjobs.data.corpus import SENTENCES, Document, Source, read
+from bertjobs.data.corpus import Document, Source, read
 from bertjobs.data.prepare.held_out import split_counts
 from bertjobs.data.prepare.source_tally import count_lengths, excerpts_of_piece
 from bertjobs.data.prepare.work_folder import WorkFolder
 from bertjobs.data.ragged import gather, offsets_of
 from bertjobs.data.shards.ids_shard import ids_type
 from bertjobs.data.shards.source_counts import merge
-from bertjobs.data.text.sentences import split_sentences
+from bertjobs.data.text.splitters import Splitter, splitter
 from bertjobs.data.text.vocabulary import Vocabulary
 from bertjobs.data.text.wordpiece import WordPieceEncoder
 from bertjobs.files.arrays import write_arrays
 
 UInt64s = NDArray[np.uint64]
-Splitter = Callable[[str], list[str]]
 
 _BATCH_CHARACTERS = 1_000_000  # tokenised at a time
 CHUNK_TOKENS = 1_000_000  # in a file at most; its last batch may go beyond
@@ -76,12 +74,11 @@ def tokenise_piece(work: WorkFolder, number: int, vocabulary: Vocabulary, encode
     piece = work.pieces[number]
     options = work.options
     source = Source.parse(options.corpora[piece.source])
+    split = splitter(options.splitters()[piece.source], options.language_name)
     words = options.shingle_words if options.drop_duplicates == "near" else 0
     table = DocumentTableWriter(words, excerpts_of_piece(work, number))
     chunk = _Chunk(piece.source, table)
     tally = _Tally()
-    by_line = SENTENCES.get(source.kind) == "lines"
-    split = split_lines if by_line else partial(split_sentences, language=options.language)
     for batch in _batches(read(piece, source.kind, tally.add_empty), options.seed, options.sample_ratio, tally):
         chunk.add(batch, encoder, split)
         if chunk.tokens >= CHUNK_TOKENS:
@@ -93,11 +90,6 @@ def tokenise_piece(work: WorkFolder, number: int, vocabulary: Vocabulary, encode
     documents.write(work.documents_file(number))
     counts = split_counts(documents, np.arange(len(documents)), held_out_draws(documents.keys), options.held_out)
     work.mark_done("tokenise", number, vars(tally) | counts)
-
-
-def split_lines(text: str) -> list[str]:
-    """The lines of a text, each a sentence, without the white space around them; empty ones are left out."""
-    return [sentence for line in text.split("\n") if (sentence := line.strip())]
 
 
 @dataclass
