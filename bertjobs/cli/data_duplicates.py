@@ -61,7 +61,8 @@ def _duplicates(args: argparse.Namespace) -> int:
     report, seconds = found.report, time.monotonic() - started
     if args.json:
         print(json.dumps({"corpora": args.corpus, "documents_by_source": found.documents, "wall_time_s": seconds}
-                         | report.as_json(), indent=2, ensure_ascii=False))  # fmt: skip
+                         | {name: getattr(report, name) for name in ("how", "documents", "by_source", "examples")},
+                         indent=2, ensure_ascii=False))  # fmt: skip
         return 0
     rows = [["corpus", "documents", "repeat an earlier one", "share"]]
     for corpus, documents, repeated in zip(args.corpus, found.documents, report.by_source, strict=True):

@@ -31,7 +31,7 @@ from tests.report.conftest import (
 DOCUMENT = Path(__file__).parents[2] / "docs" / "exit-codes.md"
 TABLES = (
     *("recipes", "recipes show", "init", "plan", "status", "logs", "doctor", "report", "sync"),
-    *("data inspect", "data verify", "data adopt"),
+    *("data inspect", "data duplicates", "data verify", "data adopt"),
 )
 
 Path_ = tuple[str, ...]
@@ -183,5 +183,20 @@ def test_shards(bertjobs: Bertjobs, shards: Path, speeches_data: Path, tmp_path:
     damaged = tmp_path / shard.name
     damaged.write_bytes(shard.read_bytes()[:-1000])
     one = speeches_data / "phase1" / "train" / "shard-0.safetensors_1"
+    repeated = PrepareOptions((_repeated(tmp_path / "texts"),), str(shards / "vocab.txt"), str(tmp_path / "repeated"))
+    prepare(repeated, quiet)
     outputs = [run(bertjobs, 0, "inspect", path) for path in (shards, one)]
+    outputs.append(run(bertjobs, 64, "inspect", repeated.output))  # what is held out is also in training
     check("data inspect", *outputs, run(bertjobs, 64, "inspect", damaged, "--vocab", shards / "vocab.txt"))
+
+
+def _repeated(folder: Path) -> str:
+    """A corpus of three documents, of which two are the same text."""
+    folder.mkdir()
+    for name, text in (("a", "The same text. It is long."), ("b", "The same text.\nIt is long."), ("c", "Not this.")):
+        (folder / f"{name}.txt").write_text(text)
+    return f"text:{folder}"
+
+
+def test_duplicates(bertjobs: Bertjobs, tmp_path: Path) -> None:
+    check("data duplicates", run(bertjobs, 0, "duplicates", "--corpus", _repeated(tmp_path / "texts")))

@@ -132,7 +132,7 @@ def _used(corpus: TokenizedCorpus, sources: Int64s, pairs: dict[str, NDArray[Any
     )
     counts = phase_counts(
         sources,
-        np.diff(corpus.sentence_offsets[corpus.document_offsets]),
+        corpus.document_tokens,
         (starts, lengths),
         pairs["a_starts"].astype(np.int64),
         pairs["is_random_next"].astype(np.bool_),
