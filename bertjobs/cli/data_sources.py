@@ -36,10 +36,14 @@ def _table(sources: Sequence[SourceCounts]) -> list[str]:
     head = ["", "documents", "sentences", "tokens", "[UNK]", f"used, {which}", f"random next, {which}",
             "tokens/document", "tokens/sentence"]  # fmt: skip
     rows = [head]
+    has_repeated = any(counts.repeated for counts in sources)
+    if has_repeated:
+        head.insert(2, "dropped" if any(counts.dropped for counts in sources) else "repeated")
     for number, counts in enumerate(sources, 1):
         of_phases = [counts.phases.get(phase) for phase in phases]
         rows.append([
-            f"  {number}", f"{counts.documents:,}", f"{counts.sentences:,}", f"{counts.tokens:,}",
+            f"  {number}", f"{counts.documents:,}", *([f"{counts.repeated:,}"] if has_repeated else []),
+            f"{counts.sentences:,}", f"{counts.tokens:,}",
             _share(counts.unknown, counts.tokens, 2),
             ", ".join(_share(one.used, one.tokens) if one else "-" for one in of_phases),
             ", ".join(_share(one.random_next, one.sequences) if one else "-" for one in of_phases),

@@ -28,7 +28,7 @@ class DocumentTable:
         hashes: ``[documents, 2]``, of the texts.
         runs: word runs that a signature is of, ``[documents]``; empty where no signatures were asked for.
         signatures: ``[documents, PLACES]``, or ``[0, PLACES]``.
-        keys, tokens: of the draws about a document, and its tokens, ``[documents]``; empty where it was not tokenised.
+        keys: of the draws about each document, ``[documents]``; empty where they were not tokenised.
         chunks, places: the chunk of the piece that a document is in, and where in it; or empty.
         names: their ids in UTF-8, one after the other; ``name_ends``: where each ends.
         excerpts: stretches from the middle of some documents, in the same form; ``excerpt_ends``.
@@ -38,7 +38,6 @@ class DocumentTable:
     runs: Int64s
     signatures: UInt32s
     keys: UInt64s
-    tokens: Int64s
     chunks: Int64s
     places: Int64s
     names: NDArray[np.uint8]
@@ -102,7 +101,7 @@ class DocumentTableWriter:
             self._runs.append(runs)
 
     def place(self, **columns: NDArray[Any]) -> None:
-        """Add where the documents are that were added since, and what they count: keys, tokens, chunks, places."""
+        """Add the keys, chunks and places of the documents that were added since."""
         for name, values in columns.items():
             self._placed.setdefault(name, []).append(values)
 
@@ -111,7 +110,7 @@ class DocumentTableWriter:
         empty = np.zeros(0, dtype=np.int64)
         names, name_ends = _joined(self._names)
         excerpts, excerpt_ends = _joined([text.encode("utf-8", "surrogatepass") for _, text in self._sample])
-        placed = {name: np.concatenate(self._placed.get(name, [empty])) for name in ("tokens", "chunks", "places")}
+        placed = {name: np.concatenate(self._placed.get(name, [empty])) for name in ("chunks", "places")}
         return DocumentTable(
             hashes=np.frombuffer(b"".join(self._hashes), dtype="<u8").reshape(-1, 2),
             runs=np.concatenate(self._runs or [empty]),

@@ -173,7 +173,7 @@ def _write(work: WorkFolder, number: int, chunk: _Chunk, vocabulary: Vocabulary,
     document_tokens = np.diff(offsets_of(lengths)[offsets_of(counts)])
     places = np.empty_like(order)
     places[order] = np.arange(len(order))
-    chunk.table.place(keys=keys, tokens=document_tokens, chunks=np.full(len(order), tally.chunks), places=places)
+    chunk.table.place(keys=keys, chunks=np.full(len(order), tally.chunks), places=places)
     tally.sentences += len(lengths)
     tally.unknown += int(np.count_nonzero(flat == vocabulary.unk_id))
     tally.document_tokens = merge(tally.document_tokens, count_lengths(document_tokens))

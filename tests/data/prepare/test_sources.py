@@ -157,7 +157,9 @@ def test_prepare_and_inspect_show_the_sources(
     assert "\n".join(lines) in printed
     assert lines[1].startswith(f"  1  mostly English (100% of a sample of {DOCUMENTS} documents)  text:")
     head, first, second = (line.split("  ") for line in lines[3:6])
-    assert {"documents", "sentences", "tokens", "[UNK]", "used, phase 1, 2"} <= {cell.strip() for cell in head}
+    assert {"documents", "repeated", "sentences", "tokens", "[UNK]", "used, phase 1, 2"} <= {
+        cell.strip() for cell in head
+    }
     assert f"{data.sources[0].tokens:,}" in {cell.strip() for cell in first}
     assert f"{data.sources[1].tokens:,}" in {cell.strip() for cell in second}
     assert file.read_bytes().startswith(b"\x89PNG")

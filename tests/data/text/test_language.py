@@ -1,6 +1,6 @@
 """The guess of a language, on sentences whose language is known."""
 
-# ruff: noqa: RUF001 (letters of other scripts)
+# ruff: noqa: RUF001  (other scripts have letters and marks that look like Latin ones)
 
 from __future__ import annotations
 
