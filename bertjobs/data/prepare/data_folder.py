@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from bertjobs.data.prepare.settings import PrepareOptions
 from bertjobs.data.prepare.stage_pairs import settle_split
 from bertjobs.data.prepare.work_folder import FOLDER_NAME, STAGES, PreparePlan, WorkFolder, make_plan
 from bertjobs.data.shards.manifest import FORMAT, MANIFEST_NAME, SPLITS, VERSION, DataManifest
+from bertjobs.data.shards.manifest_form import write_manifest
 from bertjobs.data.text.vocabulary import Vocabulary
 from bertjobs.errors import BertjobsError, InputError
 from bertjobs.files.atomic import remove_leftovers, sync_folder, write_json
@@ -101,8 +101,7 @@ def _is_complete(output: Path, plan: PreparePlan) -> bool:
     if not (output / MANIFEST_NAME).exists():
         return False
     data = DataManifest.read(output)
-    before = json.loads((output / MANIFEST_NAME).read_bytes())["plan"]
-    changed = PreparePlan(**before).difference(plan) if before else "they were adopted from LDDL"
+    changed = PreparePlan.of_json(data.plan).difference(plan) if data.plan else "they were adopted from LDDL"
     if changed:
         raise InputError(
             f"{str(data.folder)!r} holds data made with other settings: {changed}",
@@ -155,8 +154,8 @@ def _finish(work: WorkFolder, vocabulary: Vocabulary) -> None:
     if moved:
         held_out += 1 if moved.to == "validation" else -1
         names = [moved.name] if moved.to == "validation" else [name for name in names if name != moved.name]
-    write_json(
-        work.output / MANIFEST_NAME,
+    write_manifest(
+        work.output,
         {
             "format": FORMAT,
             "version": VERSION,

@@ -28,6 +28,7 @@ from bertjobs.data.check import (
 from bertjobs.data.check.histogram import BinLengths, picture, text_bars
 from bertjobs.data.prepare import PrepareOptions, prepare
 from bertjobs.data.shards.manifest import MANIFEST_NAME, DataManifest
+from bertjobs.data.shards.manifest_form import hashed_text
 from bertjobs.data.shards.shard_set import ShardSet
 from bertjobs.data.text.vocabulary import Vocabulary
 from bertjobs.errors import InputError
@@ -183,7 +184,7 @@ def test_a_duplicated_shard_is_recognised_by_its_rows(ids_data: dict[str, Path],
     target = folder / "phase1" / "validation" / validation[-1]["name"]
     shutil.copyfile(source, target)
     validation[-1] = {**train[-1], "name": target.name}
-    (folder / MANIFEST_NAME).write_text(json.dumps(content))
+    (folder / MANIFEST_NAME).write_text(hashed_text(content))
     problems = wrong(folder)
     assert f"{source.name} and shard-9.safetensors_1 hold the same rows" in problems
     assert "of the held-out sequences are also in training" in problems
@@ -243,7 +244,7 @@ def test_shards_that_lddls_loader_refuses_are_named(dynamic: DataManifest, copy)
     content = json.loads((folder / MANIFEST_NAME).read_text())
     for file in content["phases"]["1"]["train"]["files"]:
         file["rows"] = 10 if file["bin"] else 10 * file["name"].startswith("shard-0.")
-    (folder / MANIFEST_NAME).write_text(json.dumps(content))
+    (folder / MANIFEST_NAME).write_text(hashed_text(content))
     problems = wrong(folder)
     assert "bin 0: its shards are unequal, 0 to 10 rows; LDDL's own loader refuses that" in problems
     assert "bin 1: its shards are all equal, 10 rows; LDDL's own loader refuses that" in problems
