@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from bertjobs.data.corpus.source import HELP, KINDS, Document, Piece, Source
@@ -26,15 +27,18 @@ def scan(sources: Sequence[Source], piece_bytes: int = PIECE_BYTES) -> list[Piec
     return [piece for index, source in enumerate(sources) for piece in pieces(index, source, piece_bytes)]
 
 
-def read(piece: Piece, kind: str) -> Iterator[Document]:
+def read(piece: Piece, kind: str, skipped: Counter[str] | None = None) -> Iterator[Document]:
     """The documents of a piece of a source of this kind, in the files' order.
+
+    Args:
+        skipped: of a MediaWiki dump is given the number of pages of each model other than wikitext.
 
     Raises:
         InputError: a file that cannot be read or is not what its kind says.
     """
     from bertjobs.data.corpus.kinds import reader
 
-    return reader(kind)(piece)
+    return reader(kind)(piece, skipped) if kind == "mediawiki" else reader(kind)(piece)
 
 
 def documents(source: str) -> Iterator[Document]:

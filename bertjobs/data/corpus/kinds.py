@@ -32,7 +32,7 @@ def pieces(index: int, source: Source, piece_bytes: int) -> Iterator[Piece]:
             yield Piece(index, (file.path,), start, end, size, root, source.field)
 
 
-def reader(kind: str) -> Callable[[Piece], Iterator[Document]]:
+def reader(kind: str) -> Callable[..., Iterator[Document]]:
     """What reads a piece of this kind."""
     return _KINDS[kind].read
 
@@ -42,7 +42,7 @@ class _Kind(NamedTuple):
 
     suffixes: tuple[str, ...]
     cut: Callable[[File, int, str], Iterator[tuple[int, int, int]]]
-    read: Callable[[Piece], Iterator[Document]]
+    read: Callable[..., Iterator[Document]]
 
 
 _KINDS = {

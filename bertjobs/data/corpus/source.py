@@ -99,6 +99,7 @@ class Piece:
         text_bytes: about how many bytes of text it holds.
         root: the folder (with a closing slash) that document ids leave out.
         field: the field or column that holds the text.
+        ids_repeat: documents of one source have equal ids.
     """
 
     source: int
@@ -108,6 +109,7 @@ class Piece:
     text_bytes: int
     root: str = ""
     field: str = "text"
+    ids_repeat: bool = False
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Piece:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bertjobs.data.corpus import Source, scan
+from bertjobs.data.prepare.document_keys import with_repeated_ids
 from bertjobs.data.prepare.on_this_machine import Runner, ThisMachine
 from bertjobs.data.prepare.settings import PrepareOptions
 from bertjobs.data.prepare.stage_pairs import settle_split
@@ -54,7 +55,7 @@ def prepare(options: PrepareOptions, progress: Progress, runner: Runner | None =
         return False
     try:
         with _removed_after_bad_input(output), locked(_open(output)):
-            work = WorkFolder.create(options, plan, pieces)
+            work = WorkFolder.create(options, plan, with_repeated_ids(pieces, sources))
             vocabulary.write(work.folder)
             _run_stages(work, runner or ThisMachine(1), progress)
             _finish(work, vocabulary)
@@ -164,8 +165,9 @@ def _finish(work: WorkFolder, vocabulary: Vocabulary) -> None:
             "settings": work.plan.settings,
             "documents": {"train": documents - held_out, "validation": held_out},
             "held_out": names[:1000],
-            "corpus": {name: sum(result[name] for result in tokenised)
-                       for name in ("bytes", "tokens", "left_out", "replaced", "nul")},
+            "corpus": {name: sum(result.get(name, 0) for result in tokenised)
+                       for name in ("bytes", "tokens", "left_out", "replaced", "nul", "skipped_pages")}
+            | {"with_equal_ids": len({piece.source for piece in work.pieces if piece.ids_repeat})},
             "phases": _phases(work),
             "plan": vars(work.plan),
         },
