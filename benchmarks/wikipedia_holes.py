@@ -44,7 +44,7 @@ _NOTES_OF = {"fr": ("refnec", "référence nécessaire"), "it": ("cita",)}  # wh
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--show", type=int, default=0, help="print that many of the most frequent templates in holes")
+    parser.add_argument("--show", type=int, default=0, help="print the most frequent templates that leave nothing")
     parser.add_argument("--rounds", type=int, default=3, help="how often the dump is read for its rate")
     args = parser.parse_args()
     dump = gensim_dump()

@@ -74,9 +74,9 @@ def changed(change: Callable[[str], str]) -> Shown:
     return lambda arguments: change(arguments.at(0))
 
 
-def joined(by: str) -> Shown:
+def joined(by: str, at_most: int | None = None) -> Shown:
     """The arguments by place."""
-    return lambda arguments: by.join(argument for argument in arguments.placed if argument)
+    return lambda arguments: by.join(argument for argument in arguments.placed[:at_most] if argument)
 
 
 def quoted(opening: str, closing: str, place: int = 0) -> Shown:
@@ -189,7 +189,8 @@ def convert(arguments: Arguments) -> str:
         quantity = given[:4]
     else:
         quantity = given[:2]
-    quantity[-1] = _UNITS.get(quantity[-1], quantity[-1])
+    if quantity != ["1", "acre"]:
+        quantity[-1] = _UNITS.get(quantity[-1], quantity[-1])
     if arguments.named.get("adj") == "on" and len(quantity) == 2:
         return "-".join(quantity)
     return " ".join(quantity)

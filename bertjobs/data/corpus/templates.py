@@ -100,7 +100,8 @@ _EVERYWHERE: Mapping[str, Shown] = {
     ),
     **_named(shown.last_of_several, "lang, lang2, rtl-lang, langue, tlit, script, native name, wikt-lang"),
     **_named(shown.joined(""), "chem, linktext"),
-    **_named(shown.joined(" "), "sortname, bibleverse, bibleref, gaps"),
+    **_named(shown.joined(" "), "gaps"),
+    **_named(shown.joined(" ", 2), "sortname, bibleverse, bibleref"),
     **_named(shown.interlanguage_link, "ill, interlanguage link, link-interwiki"),
     **_named(shown.convert, "convert, cvt"),
     **_named(

@@ -72,6 +72,9 @@ ENGLISH = [
     ("US$|5 million", "US$5 million"),
     ("font color|red|words", "words"),
     ("gloss|word", "'word'"),
+    ("convert|230|acre|ha", "230 acres"),
+    ("convert|1|acre|ha", "1 acre"),
+    ("bibleverse|Mark|3:25|KJV", "Mark 3:25"),
 ]
 FRENCH = [
     ("date|3|mai|1960", "3 mai 1960"),
