@@ -172,6 +172,7 @@ def _print_oddities(data: DataManifest) -> None:
         ("left_out", "documents were left out by --sample-ratio"),
         ("skipped_pages", "pages of a MediaWiki dump that are not wikitext were skipped"),
         ("with_equal_ids", "corpora have different documents of one id: they were told apart by their text"),
+        ("empty", "articles hold no text and were skipped"),
     ):
         if count := data.corpus.get(name, 0):
             print(f"note: {count:,} {words}")

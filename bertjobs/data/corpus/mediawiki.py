@@ -11,7 +11,6 @@ import bz2
 import html
 import os
 import re
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import BinaryIO, NamedTuple
 
@@ -19,6 +18,7 @@ from bertjobs.data.corpus.document import CHUNK, Decoded, decode, parts
 from bertjobs.data.corpus.files import EXPANSION, File, chunks, open_raw, open_text, reading
 from bertjobs.data.corpus.lines import byte_ranges
 from bertjobs.data.corpus.source import Document, Piece
+from bertjobs.data.corpus.wikidata import refuse_wikidata
 from bertjobs.data.corpus.wikitext import MEDIA_NAMES, prose
 from bertjobs.errors import InputError
 
@@ -39,7 +39,7 @@ _MEDIA_NAMESPACE = re.compile(rb'<namespace key="(?:6|14|-2)"[^>]*>([^<]+)</name
 
 def dump_ranges(file: File, piece_bytes: int, _field: str = "") -> Iterator[tuple[int, int, int]]:
     """``(start, end, bytes of text)`` of a dump's pieces: byte ranges, of a .bz2 dump those of whole streams."""
-    if not file.path.endswith(".bz2"):
+    if not file.path.lower().endswith(".bz2"):
         yield from byte_ranges(file, piece_bytes)
         return
     start = 0
@@ -70,14 +70,12 @@ class Wiki(NamedTuple):
     language: str
 
 
-def read_dump(piece: Piece, skipped: Counter[str] | None = None) -> Iterator[Document]:
-    """The articles of a piece as prose: namespace 0, no redirects, model wikitext. A document's id is its page's.
-
-    Args:
-        skipped: is given the number of pages of each other model, such as "wikibase-item".
+def read_dump(piece: Piece) -> Iterator[Document]:
+    """The articles of a piece as prose: namespace 0, no redirects. A document's id is its page's; that of a page of
+    another model than wikitext has no text.
 
     Raises:
-        InputError: not a dump, a truncated one, or a page too long to be an article.
+        InputError: not a dump, one of Wikidata, a truncated one, or a page too long to be an article.
     """
     (path,) = piece.paths
     with reading(path):
@@ -88,12 +86,12 @@ def read_dump(piece: Piece, skipped: Counter[str] | None = None) -> Iterator[Doc
             beyond: Iterator[bytes]
             if piece.end < 0:
                 own, beyond = chunks(file), iter(())
-            elif path.endswith(".bz2"):
+            elif path.lower().endswith(".bz2"):
                 own, beyond = _decompressed(file, piece.start, piece.end), _decompressed(file, piece.end, -1)
             else:
                 own, beyond = _range(file, piece.start, piece.end), chunks(file)
             for page in _pages(own, beyond, last, path):
-                yield from _article(page, wiki, Counter() if skipped is None else skipped)
+                yield from _article(page, wiki)
 
 
 def _wiki(path: str) -> Wiki:
@@ -105,6 +103,7 @@ def _wiki(path: str) -> Wiki:
             where="--corpus",
             hint="for instance enwiki-latest-pages-articles-multistream.xml.bz2",
         )
+    refuse_wikidata(head, path)
     names = {html.unescape(name.decode("utf-8", "replace")).lower() for name in _MEDIA_NAMESPACE.findall(head)}
     language = _LANGUAGE.search(head)
     return Wiki(MEDIA_NAMES | names, language[1].decode().lower() if language else "en")
@@ -179,16 +178,15 @@ def _check_length(text: bytes, path: str) -> None:
         )
 
 
-def _article(page: bytes, wiki: Wiki, skipped: Counter[str]) -> Iterator[Document]:
+def _article(page: bytes, wiki: Wiki) -> Iterator[Document]:
     namespace = _NAMESPACE.search(page)
     if b"<redirect" in page or (namespace and namespace[1] != b"0"):
         return
-    model = _MODEL.findall(page)
-    if model and model[-1] != b"wikitext":
-        skipped[model[-1].decode("utf-8", "replace")] += 1
-        return
-    number, texts = _ID.search(page), _TEXT.findall(page)
+    number, texts, models = _ID.search(page), _TEXT.findall(page), _MODEL.findall(page)
     if number is None or not texts:
+        return
+    if models and models[-1] != b"wikitext":
+        yield Document(number[1].decode(), "", 0, 0, len(page), models[-1].decode("utf-8", "replace"))
         return
     stretches = list(decode(texts[-1:]))  # of several revisions, the last
     source = html.unescape("".join(stretch.text for stretch in stretches))

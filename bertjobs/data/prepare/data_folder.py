@@ -5,13 +5,15 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bertjobs.data.corpus import Source, scan
+from bertjobs.data.corpus import Source, named_on_disk, refuse_sources_without_text, scan
 from bertjobs.data.prepare.document_keys import with_repeated_ids
 from bertjobs.data.prepare.on_this_machine import Runner, ThisMachine
 from bertjobs.data.prepare.settings import PrepareOptions
+from bertjobs.data.prepare.split_rows import refuse_splits_without_rows
 from bertjobs.data.prepare.stage_pairs import settle_split
 from bertjobs.data.prepare.work_folder import FOLDER_NAME, STAGES, PreparePlan, WorkFolder, make_plan
 from bertjobs.data.shards.manifest import FORMAT, MANIFEST_NAME, SPLITS, VERSION, DataManifest
@@ -45,6 +47,7 @@ def prepare(options: PrepareOptions, progress: Progress, runner: Runner | None =
         BertjobsError: another prepare is working on the output, or a task failed.
     """
     options.check()
+    options = replace(options, corpora=tuple(map(named_on_disk, options.corpora)))
     vocabulary = Vocabulary.read(options.vocabulary, lowercase=False if options.cased else None)
     progress("scan", 0, 1, "corpus")
     sources = [Source.parse(text) for text in options.corpora]
@@ -53,6 +56,7 @@ def prepare(options: PrepareOptions, progress: Progress, runner: Runner | None =
     output = Path(options.output)
     if _is_complete(output, plan):
         return False
+    refuse_sources_without_text(sources, pieces)
     try:
         with _removed_after_bad_input(output), locked(_open(output)):
             work = WorkFolder.create(options, plan, with_repeated_ids(pieces, sources))
@@ -102,7 +106,7 @@ def _is_complete(output: Path, plan: PreparePlan) -> bool:
     if not (output / MANIFEST_NAME).exists():
         return False
     data = DataManifest.read(output)
-    changed = PreparePlan.of_json(data.plan).difference(plan) if data.plan else "they were adopted from LDDL"
+    changed = PreparePlan.of_json(data.plan).difference(plan) if data.plan else "they were adopted"
     if changed:
         raise InputError(
             f"{str(data.folder)!r} holds data made with other settings: {changed}",
@@ -118,6 +122,8 @@ def _run_stages(work: WorkFolder, runner: Runner, progress: Progress) -> None:
         runner.run(work, stage, missing, _StageProgress(work, stage, missing, progress))
         if stage == "tokenise":
             settle_split(work.results(stage))
+        elif stage == "pairs":
+            refuse_splits_without_rows(work)
         if still := work.missing(stage):
             raise BertjobsError(f"{len(still)} tasks of the stage {stage!r} are not done", where=str(work.folder))
 
@@ -166,7 +172,7 @@ def _finish(work: WorkFolder, vocabulary: Vocabulary) -> None:
             "documents": {"train": documents - held_out, "validation": held_out},
             "held_out": names[:1000],
             "corpus": {name: sum(result.get(name, 0) for result in tokenised)
-                       for name in ("bytes", "tokens", "left_out", "replaced", "nul", "skipped_pages")}
+                       for name in ("bytes", "tokens", "left_out", "empty", "skipped_pages", "replaced", "nul")}
             | {"with_equal_ids": len({piece.source for piece in work.pieces if piece.ids_repeat})},
             "phases": _phases(work),
             "plan": vars(work.plan),
