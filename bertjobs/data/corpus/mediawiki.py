@@ -186,7 +186,7 @@ def _article(page: bytes, wiki: Wiki) -> Iterator[Document]:
     if number is None or not texts:
         return
     if models and models[-1] != b"wikitext":
-        yield Document(number[1].decode(), "", 0, 0, len(page), models[-1].decode("utf-8", "replace"))
+        yield Document(number[1].decode(), "", 0, 0, len(page), model=models[-1].decode("utf-8", "replace"))
         return
     stretches = list(decode(texts[-1:]))  # of several revisions, the last
     source = html.unescape("".join(stretch.text for stretch in stretches))

@@ -28,7 +28,7 @@ _NUMBER_MARKS = {"en": ",.", "zh": ",.", "ja": ",.", "de": ".,", "nl": ".,", "it
                  "fi": " ,"}  # fmt: skip
 _FROM_FIVE_DIGITS = ("es", "it", "pl", "pt")  # languages that leave 1234 as it is
 _NUMBER = re.compile(r"(-?)(\d+)(?:\.(\d+))?\Z")
-_DIGITS = re.compile(r"(?<![\d.,])\d{5,}(?![.,]?\d)|(?<![\d.,])\d{4}(?![.,]?\d)")
+_DIGITS = re.compile(r"(?<![\d.,])\d{4,}(?![.,]?\d)")
 _SHIP_FORMAT_NAME, _SHIP_FORMAT_NO_HULL, _SHIP_FORMAT_NO_PREFIX = "2", "6", "3"
 
 _LANGUAGE_NAMES = {
@@ -130,7 +130,9 @@ def _grouped(text: str, language: str) -> str:
 
 def unit(arguments: Arguments) -> str:
     """{{unité|3|km|2}}: a number, then units, each with an exponent or without."""
-    words = [_DIGITS.sub(lambda match: _grouped(match[0], arguments.language), arguments.at(0))]
+    amount, language = arguments.at(0), arguments.language
+    words = [_grouped(amount, language) if _NUMBER.match(amount)
+             else _DIGITS.sub(lambda match: _grouped(match[0], language), amount)]  # fmt: skip
     for place in range(1, len(arguments.placed), 2):
         exponent = arguments.at(place + 1).translate(_SUPERSCRIPT)
         words.append(arguments.at(place) + ("" if exponent == "¹" else exponent))
@@ -140,11 +142,8 @@ def unit(arguments: Arguments) -> str:
 def value(arguments: Arguments) -> str:
     """{{val|3.5|0.2|u=km}}: a number, its uncertainty, a power of ten, a unit."""
     measured, *spread = arguments.placed[:3] or ("",)
-    text = (
-        measured
-        if arguments.named.get("fmt") == "none" or len(measured) < 5
-        else _grouped(measured, arguments.language)
-    )
+    plain = arguments.named.get("fmt") == "none" or len(measured) < 5
+    text = measured if plain else _grouped(measured, arguments.language)
     if len(spread) == 1 and spread[0]:
         text += spread[0] if spread[0][0] in "+-\u2212(" else f"±{spread[0]}"
     elif len(spread) == 2:

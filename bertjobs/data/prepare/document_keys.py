@@ -30,16 +30,13 @@ def document_key(seed: int, identifier: str) -> tuple[int, int]:
 def keyed(documents: Iterable[Document], piece: Piece, seed: int) -> Iterator[tuple[tuple[int, int], Document]]:
     """The documents of a piece, each with its key and a number that differs between those of one key: as
     `document_key` says, or, where ids repeat, from the text of the document that a part belongs to."""
-    key, continued = 0, ("", 0)
-    for place, document in enumerate(documents):
-        if not piece.ids_repeat:
-            yield document_key(seed, document.id), document
-            continue
-        base, part = _split(document.id)
-        if (base, part) == continued:
-            continued = (base, part + 1)
-        else:
-            key, continued = _key(f"{seed}/{document.id}/{document.text}"), (document.id, 2)
+    if not piece.ids_repeat:
+        yield from ((document_key(seed, document.id), document) for document in documents)
+        return
+    key = 0
+    for place, (document, continues) in enumerate(_in_parts(documents)):
+        if not continues:
+            key = _key(f"{seed}/{document.id}/{document.text}")
         yield (key, piece.start + place), document
 
 
@@ -62,26 +59,31 @@ def _ids_repeat(pieces: Sequence[Piece], kind: str) -> bool:
     sample = pieces[:: max(1, ceil(len(pieces) / _PIECES))]
     seen: set[str] = set()
     for piece in sample:
-        continued = ("", 0)
-        for identifier in _first_ids(piece, kind, ceil(_DOCUMENTS / len(sample))):
-            base, part = _split(identifier)
-            if (base, part) == continued:
-                continued = (base, part + 1)
-                continue
-            if base in seen:
+        for document, continues in _in_parts(_first(piece, kind, ceil(_DOCUMENTS / len(sample)))):
+            base, _ = _split(document.id)
+            if not continues and base in seen:
                 return True
             seen.add(base)
-            continued = (identifier, 2)
     return False
 
 
-def _first_ids(piece: Piece, kind: str, count: int) -> Iterator[str]:
+def _first(piece: Piece, kind: str, count: int) -> Iterator[Document]:
     size = 0
     for place, document in enumerate(read(piece, kind)):
-        yield document.id
+        yield document
         size += document.size
         if place + 1 == count or size >= _BYTES:
             return
+
+
+def _in_parts(documents: Iterable[Document]) -> Iterator[tuple[Document, bool]]:
+    """Each document, and whether it is a part of the one that began before it: its id may only look like a part's."""
+    expected = ("", 0)
+    for document in documents:
+        base, part = _split(document.id)
+        continues = (base, part) == expected
+        expected = (base, part + 1) if continues else (document.id, 2)
+        yield document, continues
 
 
 def _split(identifier: str) -> tuple[str, int]:

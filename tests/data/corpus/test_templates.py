@@ -89,6 +89,8 @@ FRENCH = [
     ("unité|3|km", "3 km"),
     ("unité|35000|km|2", "35 000 km²"),
     ("unité|12|m|3|s|-1", "12 m³ s⁻¹"),
+    ("unité|12500.5|m", "12 500,5 m"),
+    ("unité|de 3 à 35000 habitants", "de 3 à 35 000 habitants"),
     ("nombre|1234|habitants", "1 234 habitants"),
     ("formatnum:12345.6", "12 345,6"),
     ("citation|mot", "« mot »"),
