@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -48,10 +48,13 @@ class Split:
     Attributes:
         folder: the folder that holds the files.
         files: ordered by bin, then by shard number.
+        pairs: what was counted when its pairs were drawn, see ``prepare.pair_counts``; empty in older folders and in
+            adopted ones.
     """
 
     folder: Path
     files: tuple[ShardFile, ...]
+    pairs: dict[str, int] = field(default_factory=dict)
 
     @property
     def rows(self) -> int:
@@ -290,10 +293,10 @@ def _parse(raw: bytes, folder: Path) -> DataManifest:
 
 
 def _parse_phase(number: int, entry: Any, folder: Path) -> PhaseData:
-    of_file = [field.name for field in fields(ShardFile)]
+    of_file = [column.name for column in fields(ShardFile)]
 
     def split(name: str) -> Split:
-        listed = entry[name]["files"]
-        return Split(folder / name, tuple(ShardFile(**{field: file[field] for field in of_file}) for file in listed))
+        files = tuple(ShardFile(**{column: file[column] for column in of_file}) for file in entry[name]["files"])
+        return Split(folder / name, files, entry[name].get("pairs", {}))
 
     return PhaseData(number, entry["sequence_length"], entry["max_predictions"], split("train"), split("validation"))

@@ -150,7 +150,11 @@ def _check_phase(number: str, phase: dict[str, Any]) -> None:
     _whole(phase, "sequence_length", 4, _LONGEST, where)
     _whole(phase, "max_predictions", 0, _LONGEST, where)
     for name in SPLITS:
-        for file in _files(_member(phase, name, dict, where), f"phase {number} {name}"):
+        split = _member(phase, name, dict, where)
+        pairs = _member(split, "pairs", dict, where) if "pairs" in split else {}
+        for count in pairs:
+            _whole(pairs, count, 0, _MOST, f"{where}pairs.")
+        for file in _files(split, f"phase {number} {name}"):
             if not _FILE_NAME.fullmatch(_member(file, "name", str, where)):
                 raise ValueError(f"phase {number} lists {name} files elsewhere: {file['name'][:200]!r}")
             _whole(file, "bin", 0, phase["sequence_length"] - 1, where)

@@ -130,6 +130,8 @@ HUGE = 10**30
         (("phases", "1", "sequence_length"), HUGE, "sequence_length is not a whole number"),
         (("phases", "1", "max_predictions"), 1.5, "max_predictions is not a whole number"),
         (("phases", "1", "train"), [], "train is not an object"),
+        (("phases", "1", "train", "pairs"), [], "pairs is not an object"),
+        (("phases", "1", "train", "pairs"), {"pairs": "9"}, "pairs.pairs is not a whole number"),
         (("phases", "1", "train", "files"), [], "lists no files"),
         (("phases", "1", "train", "files"), [1], "lists a file that is not an object"),
         (("phases", "1", "train", "files", 0, "name"), "..", "train files elsewhere: '..'"),
