@@ -217,6 +217,8 @@ def table_of(data: DataManifest) -> tuple[Path, pa.Table]:
         ("A", 2, "qqqq " * 60 + "zzzz", "2 tokens of column A are not in the vocabulary: 'qqqq', 'zzzz'"),
         ("masked_lm_labels", 1, "the", "masked positions, 1 labels"),
         ("masked_lm_positions", 1, b"\x93NUMPY", "column masked_lm_positions is damaged"),
+        ("masked_lm_positions", 1, b"\x93NUMPY\x01\x00\x08\x00{'a': (((", "column masked_lm_positions is damaged"),
+        ("masked_lm_positions", 1, b"PK\x05\x06" + bytes(18), "column masked_lm_positions is damaged"),
     ],
 )
 def test_all_that_is_wrong_with_lddls_cells_is_reported(
@@ -229,6 +231,18 @@ def test_all_that_is_wrong_with_lddls_cells_is_reported(
     changed = table.set_column(place, table.schema.field(column), pa.array(values, type=table.schema.types[place]))
     pq.write_table(changed, tmp_path / path.name)
     assert says in wrong(tmp_path / path.name, static.vocabulary_path)
+
+
+def test_tokens_that_are_not_utf8_are_shown(static: DataManifest, tmp_path: Path) -> None:
+    path, table = table_of(static)
+    values = [text.encode() for text in table.column("A").to_pylist()]
+    values[3] = b"the \xffpeople"
+    buffers = pa.array(values, type=pa.binary()).buffers()
+    damaged = pa.Array.from_buffers(pa.string(), len(values), buffers)
+    pq.write_table(table.set_column(0, table.schema.field("A"), damaged), tmp_path / path.name)
+    assert "tokens of column A are not in the vocabulary: '\ufffdpeople'" in wrong(
+        tmp_path / path.name, static.vocabulary_path
+    )
 
 
 def test_unexpected_columns_are_named(static: DataManifest, tmp_path: Path) -> None:
