@@ -67,7 +67,7 @@ def _duplicates(args: argparse.Namespace) -> int:
     rows = [["corpus", "documents", "repeat an earlier one", "share"]]
     for corpus, documents, repeated in zip(args.corpus, found.documents, report.by_source, strict=True):
         rows.append([corpus, f"{documents:,}", f"{repeated:,}", f"{repeated / documents:.2%}"])
-    for line in [*right_aligned(rows), *duplicate_lines(report.as_json())]:
+    for line in [*right_aligned(rows), *duplicate_lines(report)]:
         print(harmless(line))
     print(f"{sum(found.documents):,} documents in {seconds:.1f} s")
     return 0

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from bertjobs.wording import columns, counted, right_aligned
 
 if TYPE_CHECKING:
+    from bertjobs.data.shards.duplicate_report import DuplicateReport
     from bertjobs.data.shards.manifest import DataManifest
     from bertjobs.data.shards.source_counts import SourceCounts
 
@@ -61,18 +62,17 @@ def _share(part: int, whole: int, decimals: int = 1) -> str:
     return f"{part / whole:.{decimals}%}" if whole else "-"
 
 
-def duplicate_lines(found: Mapping[str, Any]) -> list[str]:
+def duplicate_lines(found: DuplicateReport | None) -> list[str]:
     """How many documents repeat an earlier one, with examples, and what can be done; nothing where there are none."""
-    count = found.get("documents", 0)
-    if not count:
+    if found is None or not found.documents:
         return []
-    documents, alike = counted(count, "document"), "much like" if found["how"] == "near" else "the same text as"
-    verb = "is" if count == 1 else "are"
-    if found["dropped"]:
+    documents, alike = counted(found.documents, "document"), "much like" if found.how == "near" else "the same text as"
+    verb = "is" if found.documents == 1 else "are"
+    if found.dropped:
         lines = [f"dropped: {documents} that {verb} {alike} an earlier one"]
     else:
-        lines = [f"note: {documents} {verb} {alike} an earlier one; --drop-duplicates {found['how']} leaves them out"]
-        if across := found["across_splits"]:
+        lines = [f"note: {documents} {verb} {alike} an earlier one; --drop-duplicates {found.how} leaves them out"]
+        if across := found.across_splits:
             verb = "is" if across == 1 else "are"
             lines.append(f"note: {across:,} {verb} in another split than the earlier one: held-out losses are too low")
-    return lines + [f"  {later} repeats {first}" for later, first in found["examples"]]
+    return lines + [f"  {later} repeats {first}" for later, first in found.examples]

@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from bertjobs.data.check.document_table import DocumentTable, DocumentTableWriter
-from bertjobs.data.check.duplicate_report import DuplicateReport, names_of
+from bertjobs.data.check.duplicate_report import names_of, report_on
 from bertjobs.data.check.duplicates import Duplicates, equal_documents, near_documents
 from bertjobs.data.corpus import Document, Piece, Source, read, scan
+from bertjobs.data.shards.duplicate_report import DuplicateReport
 from bertjobs.errors import InputError
 
 _BATCH = 1_000_000  # characters fingerprinted together
@@ -75,7 +76,7 @@ def find_in_corpus(
     if not documents.all():
         raise InputError(f"corpus {corpora[int(documents.argmin())]!r} holds no text", where="--corpus")
     duplicates = near_documents(tables, threshold, folder) if words else equal_documents(tables, folder)
-    report = DuplicateReport.of("near" if words else "exact", duplicates, tables, of_tables, len(sources))
+    report = report_on("near" if words else "exact", duplicates, tables, of_tables, len(sources))
     return CorpusDuplicates(tuple(documents.tolist()), report, duplicates, tuple(tables))
 
 

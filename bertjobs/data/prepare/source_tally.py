@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bertjobs.data.check.document_table import DocumentTable
-from bertjobs.data.check.duplicate_report import DuplicateReport
 from bertjobs.data.prepare.pair_counts import new_tokens
 from bertjobs.data.prepare.work_folder import WorkFolder
 from bertjobs.data.ragged import offsets_of
+from bertjobs.data.shards.duplicate_report import DuplicateReport
 from bertjobs.data.shards.length_counts import RANGES
 from bertjobs.data.shards.source_counts import PhaseCounts, SourceCounts
 from bertjobs.data.text.language import guess_languages

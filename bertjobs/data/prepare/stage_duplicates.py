@@ -9,12 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bertjobs.data.check.document_table import DocumentTable
-from bertjobs.data.check.duplicate_report import DuplicateReport, keys_of
+from bertjobs.data.check.duplicate_report import keys_of, report_on
 from bertjobs.data.check.duplicates import Duplicates, equal_documents, near_documents
 from bertjobs.data.prepare.held_out import split_counts
 from bertjobs.data.prepare.stage_tokenise import held_out_draws
 from bertjobs.data.prepare.work_folder import DUPLICATES, WorkFolder
 from bertjobs.data.ragged import offsets_of
+from bertjobs.data.shards.duplicate_report import DuplicateReport
 from bertjobs.files.arrays import map_arrays, write_arrays
 
 Int64s = NDArray[np.int64]
@@ -76,7 +77,7 @@ def _find(work: WorkFolder) -> tuple[Duplicates, DuplicateReport]:
     duplicates = (near_documents(tables, work.options.near_threshold, work.folder) if near
                   else equal_documents(tables, work.folder))  # fmt: skip
     sources = [piece.source for piece in work.pieces]
-    report = DuplicateReport.of("near" if near else "exact", duplicates, tables, sources, len(work.options.corpora))
+    report = report_on("near" if near else "exact", duplicates, tables, sources, len(work.options.corpora))
     return duplicates, replace(report, across_splits=_across_splits(work, duplicates, tables))
 
 

@@ -58,12 +58,23 @@ class SourceCounts:
     phases: Mapping[int, PhaseCounts] = field(default_factory=dict)
 
     @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> SourceCounts:
-        """The counts that ``as_json`` wrote, or some of them; AttributeError, TypeError or ValueError for others."""
-        by_number = {name: {int(key): count for key, count in values.get(name, {}).items()}
-                     for name in ("document_tokens", "sentence_tokens")}  # fmt: skip
-        phases = {int(number): PhaseCounts(**counts) for number, counts in values.get("phases", {}).items()}
-        return cls(**{**values, **by_number, "phases": phases})
+    def from_json(cls, values: Any) -> SourceCounts:
+        """The counts that ``as_json`` wrote, or some of them; ValueError for anything else."""
+        if not isinstance(values, Mapping) or not isinstance(values.get("corpus"), str):
+            raise ValueError("sources do not name their corpus")
+        phases = _mapping(values, "phases")
+        if not all(isinstance(counts, Mapping) for counts in phases.values()):
+            raise ValueError("sources.phases are not counts")
+        return cls(
+            values["corpus"],
+            **{name: whole_number(values, name, "sources.") for name in _NUMBERS},
+            document_tokens=_counts_by_number(values, "document_tokens"),
+            sentence_tokens=_counts_by_number(values, "sentence_tokens"),
+            languages={name: whole_number(counts, name, "sources.languages.")
+                       for counts in [_mapping(values, "languages")] for name in counts},
+            phases={_number(key): PhaseCounts(**{one.name: whole_number(counts, one.name, "sources.phases.")
+                                                 for one in fields(PhaseCounts)}) for key, counts in phases.items()},
+        )  # fmt: skip
 
     def as_json(self) -> dict[str, Any]:
         """All counts by name."""
@@ -100,3 +111,36 @@ _BY_KEY = ("document_tokens", "sentence_tokens", "languages", "phases")
 def merge(one: Mapping[Any, Any], other: Mapping[Any, Any]) -> dict[Any, Any]:
     """The values of both, added where a key is in both."""
     return {**one, **other, **{key: one[key] + other[key] for key in one if key in other}}
+
+
+def sources_of(values: Any) -> tuple[SourceCounts, ...]:
+    """The counts of all sources as MANIFEST.json has them; ValueError if they are not that."""
+    if not isinstance(values, list):
+        raise ValueError("sources are not a list")
+    return tuple(map(SourceCounts.from_json, values))
+
+
+def whole_number(values: Mapping[str, Any], name: str, where: str) -> int:
+    """A count, 0 where there is none; ValueError for what is not a whole number of at least 0."""
+    value = values.get(name, 0)
+    if type(value) is not int or value < 0:
+        raise ValueError(f"{where}{name} is not a whole number of at least 0")
+    return value
+
+
+def _mapping(values: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    value = values.get(name, {})
+    if not isinstance(value, Mapping):
+        raise ValueError(f"sources.{name} is not an object")
+    return value
+
+
+def _counts_by_number(values: Mapping[str, Any], name: str) -> dict[int, int]:
+    counts = _mapping(values, name)
+    return {_number(key): whole_number(counts, key, f"sources.{name}.") for key in counts}
+
+
+def _number(key: str) -> int:
+    if not key.isascii() or not key.isdecimal() or len(key) > 12:
+        raise ValueError(f"sources count by {key[:20]!r}, which is not a number")
+    return int(key)

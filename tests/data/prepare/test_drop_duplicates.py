@@ -70,11 +70,12 @@ def made(options: PrepareOptions, processes: int = 1) -> DataManifest:
 
 def test_exact_duplicates_are_counted_by_default_and_change_no_shard(options: Make) -> None:
     data = made(options())
-    assert data.duplicates["how"] == "exact"
-    assert not data.duplicates["dropped"]
+    assert data.duplicates is not None
+    assert data.duplicates.how == "exact"
+    assert not data.duplicates.dropped
     assert [counts.repeated for counts in data.sources] == [3, 2]
     assert [counts.dropped for counts in data.sources] == [0, 0]
-    assert ["zz-copy-3.txt", "speech-03.txt"] in data.duplicates["examples"]
+    assert ("zz-copy-3.txt", "speech-03.txt") in data.duplicates.examples
     assert sum(data.documents.values()) == DOCUMENTS + 3 + 7
     assert "drop_duplicates" not in data.settings  # the shards' metadata hash the settings
 
@@ -105,7 +106,8 @@ def test_the_first_source_keeps_its_document(options: Make, tmp_path: Path, corp
     (first / "a.txt").write_text("\n\n".join(["Completely different words.", "They stand first."] * 40))
     (first / "b.txt").write_text((corpus / "speech-00.txt").read_text(encoding="utf-8").replace("\n\n", "\n"))
     data = made(options(corpora=(f"text:{first}", f"text:{corpus}"), drop_duplicates="exact"))
-    assert data.duplicates["examples"] == [["speech-00.txt", "b.txt"]]
+    assert data.duplicates is not None
+    assert data.duplicates.examples == (("speech-00.txt", "b.txt"),)
     assert "speech-00.txt" not in data.held_out
 
 

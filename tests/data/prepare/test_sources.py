@@ -18,6 +18,7 @@ from bertjobs.data.check.histogram import BinLengths, picture
 from bertjobs.data.check.source_picture import SHOWN, shown_sources, source_panels
 from bertjobs.data.prepare import PrepareOptions, prepare
 from bertjobs.data.prepare.source_tally import count_lengths, phase_counts
+from bertjobs.data.shards.duplicate_report import DuplicateReport
 from bertjobs.data.shards.ids_shard import read_ids_shard
 from bertjobs.data.shards.length_counts import quantile
 from bertjobs.data.shards.manifest import DataManifest
@@ -170,34 +171,66 @@ def test_prepare_and_inspect_show_the_sources(
 
 
 def test_a_folder_of_an_older_version_shows_no_sources(dynamic: DataManifest) -> None:
-    older = replace(dynamic, sources=(), duplicates={})
+    older = replace(dynamic, sources=(), duplicates=None)
     assert source_lines(older) == []
 
 
 def test_an_older_manifest_is_read(dynamic: DataManifest, tmp_path: Path) -> None:
     content = json.loads((dynamic.folder / "MANIFEST.json").read_bytes())
-    for name in ("sources", "duplicates"):
+    for name in ("sources", "duplicates", "files", "sha256_of_above"):
         del content[name]
     for path in dynamic.folder.iterdir():
         (tmp_path / path.name).symlink_to(path)
     (tmp_path / "MANIFEST.json").unlink()
     (tmp_path / "MANIFEST.json").write_text(json.dumps(content))
     older = DataManifest.read(tmp_path)
-    assert (older.sources, older.duplicates) == ((), {})
+    assert (older.sources, older.duplicates) == ((), None)
     assert older.documents == dynamic.documents
 
 
 def test_duplicates_are_worded() -> None:
-    found = {"how": "exact", "documents": 1, "dropped": False, "across_splits": 1, "examples": [["b", "a"]]}
+    found = DuplicateReport("exact", 1, (1,), (("b", "a"),), across_splits=1)
     assert duplicate_lines(found) == [
         "note: 1 document is the same text as an earlier one; --drop-duplicates exact leaves them out",
         "note: 1 is in another split than the earlier one: held-out losses are too low",
         "  b repeats a",
     ]
-    assert duplicate_lines({**found, "how": "near", "documents": 1200, "dropped": True, "examples": []}) == [
+    assert duplicate_lines(replace(found, how="near", documents=1200, dropped=True, examples=())) == [
         "dropped: 1,200 documents that are much like an earlier one"
     ]
-    assert duplicate_lines({**found, "documents": 0}) == duplicate_lines({}) == []
+    assert duplicate_lines(replace(found, documents=0)) == duplicate_lines(None) == []
+
+
+SOUND = {"corpus": "text:a", "tokens": 3, "document_tokens": {"3": 1}, "languages": {"German": 1},
+         "phases": {"1": {"used": 3}}}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        [], {}, {"corpus": 5}, *({**SOUND, name: value} for name, value in [
+            ("tokens", "3"), ("tokens", -1), ("tokens", True), ("tokens", None), ("document_tokens", [3]),
+            ("document_tokens", {"three": 1}), ("document_tokens", {"3": 1.5}), ("languages", {"German": "1"}),
+            ("languages", 7), ("phases", {"1": 3}), ("phases", {"x": {}}), ("phases", {"1": {"used": {}}}),
+        ])
+    ],
+)  # fmt: skip
+def test_counts_of_odd_types_are_refused(wrong: object) -> None:
+    assert SourceCounts.from_json(SOUND).document_tokens == {3: 1}
+    with pytest.raises(ValueError, match="sources"):
+        SourceCounts.from_json(wrong)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"how": "much"}, {"documents": "1"}, {"by_source": 3}, {"by_source": [None]}, {"examples": [["a"]]},
+     {"examples": "ab"}, {"examples": [["a", 5]]}, {"across_splits": -1}],
+)  # fmt: skip
+def test_reports_of_odd_types_are_refused(change: dict[str, object]) -> None:
+    sound = json.loads(json.dumps(DuplicateReport("near", 1, (0, 1), (("b", "a"),)).as_json()))
+    assert DuplicateReport.from_json(sound).examples == (("b", "a"),)
+    with pytest.raises(ValueError, match="duplicates"):
+        DuplicateReport.from_json({**sound, **change})
 
 
 def test_the_picture_leaves_out_what_is_empty() -> None:
