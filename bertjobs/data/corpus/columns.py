@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from bertjobs.data.corpus.document import CHUNK, decode, parts
-from bertjobs.data.corpus.files import File, exists, is_url, open_raw, reading, size_of
+from bertjobs.data.corpus.files import File, exists, file_at, is_url, open_raw, reading
 from bertjobs.data.corpus.source import Document, Piece, Source
 from bertjobs.errors import InputError, nearest
 
@@ -157,7 +157,7 @@ def _arrow_files(folder: str, source: Source) -> Iterator[File]:
     for entry in state["_data_files"]:
         path = folder + entry["filename"]
         with reading(path):
-            yield File(path, size_of(path))
+            yield file_at(path)
 
 
 def _json(path: str) -> Any:

@@ -8,33 +8,54 @@ import io
 import lzma
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 import pyarrow as pa
 
 from bertjobs.data.corpus.document import CHUNK
+from bertjobs.data.corpus.encodings import as_utf8, check_byte_order
+from bertjobs.data.corpus.http import count_bytes, is_http, look_up, open_http
+from bertjobs.data.corpus.persistent import PersistentReader, may_pass, persistently, reason, unavailable
 from bertjobs.data.corpus.source import Source
 from bertjobs.errors import BertjobsError, InputError
 
 COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst")
+_VERSIONS = ("ETag", "etag", "md5Hash", "checksum", "mtime", "LastModified", "last_modified", "updated", "modified")
 EXPANSION = 4
 """About how many bytes of text a byte of a compressed file holds."""
 
 
 @dataclass(frozen=True)
 class File:
-    """A file of a source: its path or URL, and its size in bytes."""
+    """A file of a source.
+
+    Attributes:
+        path: its path or URL.
+        size: bytes.
+        version: what changes when the file is written anew: of a local file the time in ns, of a remote one what its
+            server calls this state of it; empty where there is no such thing.
+        seekable: it can be read from any place on.
+        cut: its places are those of the text, so that it may be read in parts.
+    """
 
     path: str
     size: int
+    version: str = ""
+    seekable: bool = True
+    cut: bool = True
 
     @property
     def compressed(self) -> bool:
         return self.path.endswith(COMPRESSIONS)
+
+    @property
+    def divisible(self) -> bool:
+        return self.seekable and self.cut and not self.compressed
 
     @property
     def text_bytes(self) -> int:
@@ -48,25 +69,32 @@ def is_url(path: str) -> bool:
 
 @contextmanager
 def reading(path: str) -> Iterator[None]:
-    """Turns any error while ``path`` is read into an InputError that names it."""
+    """Turns any error while ``path`` is read into one that names it.
+
+    Raises:
+        UnavailableError: of an error that may pass.
+        InputError: of any other.
+    """
     try:
         yield
     except BertjobsError:
         raise
     except FileNotFoundError as error:
-        raise InputError(f"{path!r} does not exist", where="--corpus", hint="check the path") from error
+        name = error.filename if isinstance(error.filename, str) else path
+        what = "is a link to nothing" if Path(name).is_symlink() else "does not exist"
+        raise InputError(f"{name!r} {what}", where="--corpus", hint="check the path") from error
     except EOFError as error:
         raise InputError(
             f"{path!r} ends too early: it is truncated", where="--corpus", hint="download it again"
         ) from error
     except (zlib.error, lzma.LZMAError, gzip.BadGzipFile, pa.ArrowException) as error:
         raise InputError(f"{path!r} is damaged or not what its name says: {error}", where="--corpus") from error
-    except OSError as error:
-        raise InputError(f"cannot read {path!r}: {error.strerror or error}", where="--corpus") from error
     except Exception as error:
-        if not is_url(path):  # a remote file system raises errors of its own
+        if may_pass(error, is_url(path)):
+            raise unavailable(path, error) from error
+        if not isinstance(error, OSError) and not is_url(path):  # a remote file system raises errors of its own
             raise
-        raise InputError(f"cannot read {path!r}: {error}", where="--corpus") from error
+        raise InputError(f"cannot read {path!r}: {reason(error)}", where="--corpus") from error
 
 
 def find(source: Source, suffixes: tuple[str, ...]) -> tuple[str, list[File]]:
@@ -98,11 +126,11 @@ def find(source: Source, suffixes: tuple[str, ...]) -> tuple[str, list[File]]:
 
 def _local(path: str, wanted: tuple[str, ...]) -> tuple[bool, list[File]]:
     if not Path(path).is_dir():
-        return True, [File(path, Path(path).stat().st_size)]
+        return True, [file_at(path)]
     files = []
     for folder, _, names in os.walk(path, onerror=_raise):
         here = folder.rstrip("/") + "/"
-        files += [File(here + name, Path(here + name).stat().st_size) for name in names if name.endswith(wanted)]
+        files += [file_at(here + name) for name in names if name.endswith(wanted)]
     return False, files
 
 
@@ -110,15 +138,43 @@ def _raise(error: OSError) -> None:
     raise error
 
 
+def file_at(path: str, size: int | None = None) -> File:
+    """The file with this path or URL.
+
+    Args:
+        size: its bytes, if they are known, where its server does not say how many there are; else they are counted.
+
+    Raises:
+        FileNotFoundError: there is none.
+        OSError: it cannot be asked for; a remote file system raises errors of its own.
+    """
+    if is_http(path):
+        looked = look_up(path)
+        size = looked.size if looked.size is not None else size
+        return File(path, count_bytes(path) if size is None else size, looked.version, looked.parts)
+    if is_url(path):
+        system, inner = _file_system(path)
+        return _remote_file(path, persistently(lambda: system.info(inner), path, remote=True))
+    status = Path(path).stat()
+    return File(path, status.st_size, str(status.st_mtime_ns))
+
+
+def _remote_file(path: str, entry: Mapping[str, Any]) -> File:
+    version = next((str(entry[name]) for name in _VERSIONS if entry.get(name)), "")
+    return File(path, int(entry.get("size") or 0), version)
+
+
 def _remote(path: str) -> tuple[bool, list[File]]:
+    if is_http(path):
+        return True, [file_at(path)]
     system, inner = _file_system(path)
-    if system.isfile(inner):
-        return True, [File(path, int(system.size(inner) or 0))]
-    if not system.exists(inner):
+    if persistently(lambda: system.isfile(inner), path, remote=True):
+        return True, [file_at(path)]
+    if not persistently(lambda: system.exists(inner), path, remote=True):
         raise FileNotFoundError(path)
     root, base = path.rstrip("/") + "/", inner.rstrip("/") + "/"
-    entries = system.find(inner, detail=True)
-    return False, [File(root + name.removeprefix(base), int(entry["size"] or 0)) for name, entry in entries.items()]
+    entries = persistently(lambda: system.find(inner, detail=True), path, remote=True)
+    return False, [_remote_file(root + name.removeprefix(base), entry) for name, entry in entries.items()]
 
 
 def _file_system(path: str) -> tuple[Any, str]:
@@ -137,29 +193,53 @@ def exists(path: str) -> bool:
     """Whether a file or folder is there."""
     if not is_url(path):
         return Path(path).exists()
+    if is_http(path):
+        try:
+            return bool(look_up(path))
+        except FileNotFoundError:
+            return False
     system, inner = _file_system(path)
-    return bool(system.exists(inner))
-
-
-def size_of(path: str) -> int:
-    """A file's size in bytes."""
-    if not is_url(path):
-        return Path(path).stat().st_size
-    system, inner = _file_system(path)
-    return int(system.size(inner) or 0)
+    return bool(persistently(lambda: system.exists(inner), path, remote=True))
 
 
 def open_raw(path: str) -> BinaryIO:
-    """The bytes of a file as they are, seekable and buffered."""
+    """The bytes of a file as they are, seekable and buffered; an error that may pass is waited for."""
+    if is_http(path):
+        return io.BufferedReader(open_http(path), CHUNK)
     if not is_url(path):
-        return open(path, "rb", buffering=CHUNK)
+        return io.BufferedReader(PersistentReader(path, partial(_open_local, path), partial(_size, path), False), CHUNK)
     system, inner = _file_system(path)
-    return io.BufferedReader(system.open(inner, "rb"), CHUNK)
+    reader = PersistentReader(path, partial(_open_remote, system, inner), lambda: int(system.size(inner) or 0), True)
+    return io.BufferedReader(reader, CHUNK)
+
+
+def _open_local(path: str, place: int) -> BinaryIO:
+    file = io.FileIO(path)
+    file.seek(place)
+    return cast(BinaryIO, file)
+
+
+def _open_remote(system: Any, inner: str, place: int) -> Any:
+    file = system.open(inner, "rb")
+    file.seek(place)
+    return file
+
+
+def _size(path: str) -> int:
+    return Path(path).stat().st_size
 
 
 @contextmanager
-def open_text(path: str) -> Iterator[BinaryIO]:
-    """The bytes of a file, decompressed as its suffix says."""
+def open_text(path: str, encoding: str = "") -> Iterator[BinaryIO]:
+    """The bytes of a file, decompressed as its suffix says, and as UTF-8 if it is in another encoding.
+
+    Raises:
+        InputError: the byte order of UTF-16 or UTF-32 is not known.
+    """
+    if encoding:
+        with open_text(path) as file:
+            yield cast(BinaryIO, io.BufferedReader(_Utf8(file, encoding, path), CHUNK))
+        return
     with open_raw(path) as raw:
         if path.endswith(".gz"):
             yield cast(BinaryIO, io.BufferedReader(gzip.GzipFile(fileobj=raw), CHUNK))
@@ -178,3 +258,28 @@ def chunks(file: BinaryIO) -> Iterator[bytes]:
     """The rest of a file, ``CHUNK`` bytes at a time."""
     while chunk := file.read(CHUNK):
         yield chunk
+
+
+class _Utf8(io.RawIOBase):
+    """A file of another encoding, as UTF-8."""
+
+    def __init__(self, file: BinaryIO, encoding: str, path: str) -> None:
+        self._chunks, self._left = as_utf8(self._checked(chunks(file), encoding, path), encoding), memoryview(b"")
+
+    @staticmethod
+    def _checked(chunks: Iterator[bytes], encoding: str, path: str) -> Iterator[bytes]:
+        for place, chunk in enumerate(chunks):
+            if not place:
+                check_byte_order(chunk, encoding, path)
+            yield chunk
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any, /) -> int:
+        while not self._left and (chunk := next(self._chunks, None)) is not None:
+            self._left = memoryview(chunk)
+        part = self._left[: len(buffer)]
+        buffer[: len(part)] = part
+        self._left = self._left[len(part) :]
+        return len(part)

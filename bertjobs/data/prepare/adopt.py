@@ -23,8 +23,9 @@ from bertjobs.data.check.lddl_cells import wrong_cells, wrong_columns
 from bertjobs.data.check.verify import ROWS_NAME
 from bertjobs.data.shards.manifest import FORMAT, MANIFEST_NAME, SPLITS, VERSION, DataManifest, ShardFile
 from bertjobs.data.text.vocabulary import Vocabulary
-from bertjobs.errors import InputError
+from bertjobs.errors import BertjobsError, InputError
 from bertjobs.files.atomic import PRIVATE_FOLDER, TEMPORARY_PREFIX, sha256_of, sync_file, sync_folder, write_json
+from bertjobs.files.faults import may_pass, not_written
 
 LINKS = ("symlink", "copy")
 SAMPLE_ROWS = 1000  # of each file, whose tokens are looked up in the vocabulary
@@ -220,7 +221,8 @@ def count_file(source: LddlFile, vocabulary: Vocabulary) -> CountedFile:
                 if static:
                     masks.append(pc.add(pc.count_substring(batch.column("masked_lm_labels"), " "), 1).to_numpy())
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise InputError(f"{source.path.name!r} cannot be read: {error}", where=str(source.path)) from error
+        kind = BertjobsError if isinstance(error, OSError) and may_pass(error) else InputError
+        raise kind(f"{source.path.name!r} cannot be read: {error}", where=str(source.path)) from error
     tokens, places = _joined(lengths), _joined(masks)
     size, sha256 = source.path.stat().st_size, sha256_of(source.path)
     return CountedFile(
@@ -326,7 +328,7 @@ def _write(
         temporary.rename(output)
         sync_folder(output.parent)
     except OSError as error:
-        raise InputError(f"cannot write {str(options.output)!r}: {error.strerror}", where="--output") from error
+        raise not_written(str(options.output), error, "--output") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 
 from bertjobs.data.batches.masking import splitmix64
 from bertjobs.data.corpus import Document, Source, read
+from bertjobs.data.corpus.changes import Digest, unchanged
+from bertjobs.data.corpus.soundness import with_odd_files
+from bertjobs.data.prepare.resumption import DIGEST
 from bertjobs.data.prepare.work_folder import WorkFolder
 from bertjobs.data.ragged import gather, offsets_of
 from bertjobs.data.shards.ids_shard import ids_type
@@ -72,20 +75,23 @@ def tokenise_piece(work: WorkFolder, number: int, vocabulary: Vocabulary, encode
     options = work.options
     source = Source.parse(options.corpora[piece.source])
     chunk = _Chunk(piece.source)
-    tally = _Tally()
-    for batch in _batches(read(piece, source.kind), options.seed, options.sample_ratio, tally):
-        chunk.add(batch, encoder, options.language)
-        if chunk.tokens >= CHUNK_TOKENS:
-            _write(work, number, chunk, vocabulary, tally)
-            chunk = _Chunk(piece.source)
+    tally, digest = _Tally(), Digest()
+    with unchanged(piece, work.after_a_change):
+        documents = with_odd_files(digest.of(read(piece, source.kind)), piece, tally.odd)
+        for batch in _batches(documents, options.seed, options.sample_ratio, tally):
+            chunk.add(batch, encoder, options.language)
+            if chunk.tokens >= CHUNK_TOKENS:
+                _write(work, number, chunk, vocabulary, tally)
+                chunk = _Chunk(piece.source)
     if chunk.tokens:
         _write(work, number, chunk, vocabulary, tally)
-    work.mark_done("tokenise", number, vars(tally))
+    work.mark_done("tokenise", number, vars(tally) | {DIGEST: str(digest)})
 
 
 @dataclass
 class _Tally:
-    """What a task counts. ``lowest_train`` and ``highest_held_out`` are [draw, chunk, document, id]."""
+    """What a task counts. ``lowest_train`` and ``highest_held_out`` are [draw, chunk, document, id]; ``odd`` is as in
+    ``with_odd_files``."""
 
     chunks: int = 0
     documents: int = 0
@@ -96,6 +102,7 @@ class _Tally:
     nul: int = 0
     bytes: int = 0
     names: list[str] = field(default_factory=list)
+    odd: dict[str, int] = field(default_factory=dict)
     lowest_train: list[Any] | None = None
     highest_held_out: list[Any] | None = None
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ FORMAT = "bertjobs-data"
 VERSION = 2
 SHARD_FORMATS = ("ids", "lddl")
 SPLITS = ("train", "validation")
+WORK_FOLDER = ".prepare"
+"""In a data folder in the making: what the prepare has done so far."""
 
 _AGAIN = "run `bertjobs data prepare` again, into a new folder"
 
@@ -90,6 +92,7 @@ class DataManifest:
         documents: number of documents by split.
         corpus: what was counted in the corpus: bytes, tokens, documents left out, characters replaced or removed.
         held_out: ids of the validation documents, the first thousand of them.
+        odd_files: how much of a file of the corpus was not text, of the hundred worst ones.
     """
 
     folder: Path
@@ -104,6 +107,7 @@ class DataManifest:
     corpus: dict[str, int]
     held_out: tuple[str, ...]
     phases: dict[int, PhaseData]
+    odd_files: dict[str, int] = field(default_factory=dict)
 
     @classmethod
     def read(cls, folder: Path | str) -> DataManifest:
@@ -128,11 +132,7 @@ class DataManifest:
             raise InputError("the data folder is empty", where=where, hint=_AGAIN)
         path = folder / MANIFEST_NAME
         if MANIFEST_NAME not in names:
-            raise InputError(
-                f"the data folder has no {MANIFEST_NAME}: it is half-written, or not a data folder",
-                where=where,
-                hint="run the same `bertjobs data prepare` again: it resumes where it stopped",
-            )
+            raise _no_manifest(names, folder)
         try:
             return _parse(path.read_bytes(), folder)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -242,6 +242,21 @@ class DataManifest:
             )
 
 
+def _no_manifest(names: set[str], folder: Path) -> InputError:
+    """The error for a folder of these files, which has no manifest."""
+    where = str(folder)
+    resumes = WORK_FOLDER in names
+    if resumes or any(name.startswith("phase") for name in names):
+        hint = "run the same `bertjobs data prepare` again: it resumes where it stopped" if resumes else _AGAIN
+        return InputError(f"the data folder has no {MANIFEST_NAME}: it is half-written", where=where, hint=hint)
+    hint = "name the folder that `bertjobs data prepare --output` or `bertjobs data adopt --output` made"
+    if any(".parquet" in name for name in names):
+        hint = f"for LDDL's Parquet shards: bertjobs data adopt --phase N={quote(where)} --vocab FILE --output DIR"
+    elif any(name.endswith((".h5", ".hdf5", ".tfrecord")) for name in names):
+        hint = "shards of this kind are not read here: prepare the text that they were made from"
+    return InputError(f"it is not a data folder: it has no {MANIFEST_NAME}", where=where, hint=hint)
+
+
 def vocabulary_sha256(path: Path | str) -> str:
     """sha256 (64 hex digits) of a vocab.txt's bytes; InputError if it cannot be read."""
     try:
@@ -269,6 +284,7 @@ def _parse(raw: bytes, folder: Path) -> DataManifest:
         held_out=tuple(content["held_out"]),
         phases={int(number): _parse_phase(int(number), entry, folder / f"phase{number}")
                 for number, entry in content["phases"].items()},
+        odd_files=content.get("odd_files", {}),
     )  # fmt: skip
 
 
