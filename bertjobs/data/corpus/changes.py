@@ -28,7 +28,8 @@ class Digest:
     def of(self, documents: Iterator[Document]) -> Iterator[Document]:
         """The documents, each taken into the digest when it is read."""
         for document in documents:
-            self._hash.update(f"{document.id}\0{document.text}\0".encode("utf-8", "surrogatepass"))
+            for part in (document.id, "\0", document.text, "\0"):
+                self._hash.update(part.encode("utf-8", "surrogatepass"))
             yield document
 
     def __str__(self) -> str:

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from bertjobs.data.corpus.document import CHUNK, decode, parts
-from bertjobs.data.corpus.files import File, exists, file_at, is_url, open_raw, reading
+from bertjobs.data.corpus.files import File, exists, file_at, is_http, is_url, open_raw, reading
 from bertjobs.data.corpus.source import Document, Piece, Source
 from bertjobs.errors import InputError, nearest
 
@@ -130,7 +130,7 @@ def find_hf(source: Source) -> tuple[str, list[File]]:
     """
     root = source.path.removeprefix("file://").rstrip("/") + "/"
     with reading(root):
-        if not exists(root):
+        if not is_http(root) and not exists(root):
             raise FileNotFoundError
         splits = _json(root + "dataset_dict.json")
         if splits is None:

@@ -82,8 +82,8 @@ def likely(sample: bytes) -> Foreign:
     """What a stretch of a file is likely to be that is not UTF-8; it may begin and end inside a character."""
     if (known := of_start(sample)) is not None:
         return known
-    if b"\0" not in sample and _is_utf8(sample):
-        return Foreign("UTF-8", ("utf-8",))
+    if b"\0" not in sample and (share := _share_of_utf8(sample)) > 0.5:
+        return Foreign("UTF-8" if share == 1 else "UTF-8 that was damaged", ("utf-8",))
     if wide := _wide(sample):
         return Foreign(wide.upper(), (wide,))
     controls = len(sample) - len(sample.translate(None, _CONTROLS + b"\0"))
@@ -95,12 +95,11 @@ def likely(sample: bytes) -> Foreign:
     return Foreign("text in an encoding that is not known here")
 
 
-def _is_utf8(sample: bytes) -> bool:
-    try:
-        codecs.utf_8_decode(sample, "strict", False)
-    except UnicodeDecodeError:
-        return False
-    return True
+def _share_of_utf8(sample: bytes) -> float:
+    """Share of the sequences that are not ASCII which are characters of UTF-8, 0 to 1; 1 if there are none."""
+    text = codecs.utf_8_decode(sample, "replace", False)[0]
+    wide, bad = sum(1 for character in text if character > "\x7f"), text.count("\ufffd")
+    return (wide - bad) / wide if wide else 1
 
 
 def _wide(sample: bytes) -> str:
@@ -185,7 +184,9 @@ def refusal(path: str, what: Foreign, share: float = 0, given: str = "") -> Inpu
         return InputError(f"{path!r} is {what.words}, not text", where="--corpus", hint="leave it out of the corpus")
     name = given or "UTF-8"
     hint = "convert it to UTF-8, or name its encoding with --encoding"
-    if what.encodings:
+    if what.encodings == ("utf-8",):
+        hint = "leave --encoding out" if given else "repair it, or drop what is not UTF-8: iconv -c -f utf-8 -t utf-8"
+    elif what.encodings:
         hint = (f"if that is right, add --encoding {what.encodings[0]}; for one corpus of several, "
                 f"#encoding={what.encodings[0]} after its path")  # fmt: skip
     part = f": {_percent(share)} of its bytes cannot be read as {name}" if share else ""

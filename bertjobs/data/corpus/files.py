@@ -19,7 +19,6 @@ import pyarrow as pa
 
 from bertjobs.data.corpus.document import CHUNK
 from bertjobs.data.corpus.encodings import as_utf8, check_byte_order
-from bertjobs.data.corpus.http import count_bytes, is_http, look_up, open_http
 from bertjobs.data.corpus.persistent import PersistentReader, may_pass, persistently, reason, unavailable
 from bertjobs.data.corpus.source import Source
 from bertjobs.errors import BertjobsError, InputError
@@ -62,6 +61,11 @@ class File:
         return self.size * EXPANSION if self.compressed else self.size
 
 
+def is_http(path: str) -> bool:
+    """Whether a path is a URL of the web."""
+    return path.startswith(("http://", "https://"))
+
+
 def is_url(path: str) -> bool:
     """Whether a path is a URL that fsspec opens (``file://`` is taken the direct way)."""
     return "://" in path and not path.startswith("file://")
@@ -90,9 +94,10 @@ def reading(path: str) -> Iterator[None]:
     except (zlib.error, lzma.LZMAError, gzip.BadGzipFile, pa.ArrowException) as error:
         raise InputError(f"{path!r} is damaged or not what its name says: {error}", where="--corpus") from error
     except Exception as error:
-        if may_pass(error, is_url(path)):
+        foreign = is_url(path) and not isinstance(error, OSError)  # a remote file system raises errors of its own
+        if may_pass(error, foreign):
             raise unavailable(path, error) from error
-        if not isinstance(error, OSError) and not is_url(path):  # a remote file system raises errors of its own
+        if not isinstance(error, OSError) and not foreign:
             raise
         raise InputError(f"cannot read {path!r}: {reason(error)}", where="--corpus") from error
 
@@ -149,14 +154,21 @@ def file_at(path: str, size: int | None = None) -> File:
         OSError: it cannot be asked for; a remote file system raises errors of its own.
     """
     if is_http(path):
+        from bertjobs.data.corpus.http import count_bytes, look_up  # here: few corpora need it
+
         looked = look_up(path)
         size = looked.size if looked.size is not None else size
         return File(path, count_bytes(path) if size is None else size, looked.version, looked.parts)
     if is_url(path):
-        system, inner = _file_system(path)
-        return _remote_file(path, persistently(lambda: system.info(inner), path, remote=True))
+        return _remote_file(path, _info(path))
     status = Path(path).stat()
     return File(path, status.st_size, str(status.st_mtime_ns))
+
+
+def _info(url: str) -> Mapping[str, Any]:
+    """What a remote file system says of a file or folder; FileNotFoundError if there is none."""
+    system, inner = _file_system(url)
+    return cast(Mapping[str, Any], persistently(lambda: system.info(inner), url, remote=True))
 
 
 def _remote_file(path: str, entry: Mapping[str, Any]) -> File:
@@ -168,10 +180,9 @@ def _remote(path: str) -> tuple[bool, list[File]]:
     if is_http(path):
         return True, [file_at(path)]
     system, inner = _file_system(path)
-    if persistently(lambda: system.isfile(inner), path, remote=True):
+    # Not isfile and exists, which take any error for "no".
+    if _info(path)["type"] != "directory":
         return True, [file_at(path)]
-    if not persistently(lambda: system.exists(inner), path, remote=True):
-        raise FileNotFoundError(path)
     root, base = path.rstrip("/") + "/", inner.rstrip("/") + "/"
     entries = persistently(lambda: system.find(inner, detail=True), path, remote=True)
     return False, [_remote_file(root + name.removeprefix(base), entry) for name, entry in entries.items()]
@@ -181,7 +192,7 @@ def _file_system(path: str) -> tuple[Any, str]:
     import fsspec
 
     try:
-        system, inner = fsspec.core.url_to_fs(path)
+        system, inner = persistently(lambda: fsspec.core.url_to_fs(path), path, remote=True)
     except ImportError as error:
         raise InputError(f"cannot open {path!r}: {error}", where="--corpus", hint="install that package") from error
     except ValueError as error:
@@ -190,21 +201,20 @@ def _file_system(path: str) -> tuple[Any, str]:
 
 
 def exists(path: str) -> bool:
-    """Whether a file or folder is there."""
+    """Whether a file or folder is there; of a web server, a file."""
     if not is_url(path):
         return Path(path).exists()
-    if is_http(path):
-        try:
-            return bool(look_up(path))
-        except FileNotFoundError:
-            return False
-    system, inner = _file_system(path)
-    return bool(persistently(lambda: system.exists(inner), path, remote=True))
+    try:
+        return bool(file_at(path))
+    except FileNotFoundError:
+        return False
 
 
 def open_raw(path: str) -> BinaryIO:
     """The bytes of a file as they are, seekable and buffered; an error that may pass is waited for."""
     if is_http(path):
+        from bertjobs.data.corpus.http import open_http
+
         return io.BufferedReader(open_http(path), CHUNK)
     if not is_url(path):
         return io.BufferedReader(PersistentReader(path, partial(_open_local, path), partial(_size, path), False), CHUNK)

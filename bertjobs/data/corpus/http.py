@@ -66,11 +66,6 @@ class _Body(io.RawIOBase):
         super().close()
 
 
-def is_http(path: str) -> bool:
-    """Whether a path is a URL of these."""
-    return path.startswith(("http://", "https://"))
-
-
 def look_up(url: str) -> HttpFile:
     """What its server says of a file.
 

@@ -57,20 +57,17 @@ def persistently(action: Callable[[], T], path: str, remote: bool) -> T:
         UnavailableError: it failed each time.
         Exception: any other error, as it is.
     """
-    for wait_s in WAITS_S:
+    waits = iter(WAITS_S)
+    while True:
         try:
             return action()
         except Exception as error:
             if not may_pass(error, remote):
                 raise
+            if (wait_s := next(waits, None)) is None:
+                raise unavailable(path, error) from error
             print(f"{path}: {reason(error)}; trying again in {wait_s:g} s", file=sys.stderr, flush=True)
             time.sleep(wait_s)
-    try:
-        return action()
-    except Exception as error:
-        if not may_pass(error, remote):
-            raise
-        raise unavailable(path, error) from error
 
 
 class PersistentReader(io.RawIOBase):

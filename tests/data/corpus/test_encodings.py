@@ -140,6 +140,14 @@ def test_a_few_bad_bytes_are_replaced_and_counted(tmp_path: Path) -> None:
     assert [one.text for one in documents(f"text:{tmp_path}")][1] == "caf\ufffd"
 
 
+def test_utf8_that_was_damaged_is_not_called_another_encoding(tmp_path: Path) -> None:
+    lines = TEXTS["cp1251"].encode().splitlines() * 100
+    (tmp_path / "a.txt").write_bytes(b"\n".join(line[:50] + line[51:] for line in lines))  # a byte of each is lost
+    message = refused(f"text:{tmp_path}")
+    assert "it looks like UTF-8 that was damaged" in message
+    assert "iconv -c -f utf-8" in message
+
+
 def test_utf8_s_own_mark_is_removed(tmp_path: Path) -> None:
     for kind, line in (("text", "Eins."), ("lddl", "id Eins."), ("jsonl", '{"text": "Eins."}')):
         path = tmp_path / f"{kind}.txt"

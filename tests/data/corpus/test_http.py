@@ -165,6 +165,23 @@ def test_a_stall_is_given_up_said_and_tried_again(capsys: pytest.CaptureFixture[
             list(read(piece, "text"))
 
 
+def test_a_damaged_file_is_bad_input_also_behind_a_server() -> None:
+    for suffix, content in ((".bz2", b"BZh9 is not what follows"), (".gz", gzip.compress(LDDL)[:-9]), (".xz", b"no")):
+        with serving(Behaviour({f"/a.txt{suffix}": content})) as address, pytest.raises(InputError) as caught:
+            list(documents(f"lddl:{address}/a.txt{suffix}"))
+        assert caught.value.exit_code == 64
+
+
+def test_a_hugging_face_folder_needs_no_index(tmp_path: Path) -> None:
+    (tmp_path / "state.json").write_text('{"_data_files": [{"filename": "data.arrow"}]}')
+    table = pa.table({"text": [f"Text {row}." for row in range(2000)]})
+    with pa.OSFile(str(tmp_path / "data.arrow"), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as stream:
+        stream.write_table(table, max_chunksize=100)
+    files = {f"/d/{path.name}": path.read_bytes() for path in tmp_path.iterdir()}
+    with serving(Behaviour(files)) as address:
+        assert [one.text for one in documents(f"hf:{address}/d")] == [f"Text {row}." for row in range(2000)]
+
+
 def test_columns_need_parts() -> None:
     buffer = io.BytesIO()
     pq.write_table(pa.table({"text": [f"Text {row}." for row in range(5000)]}), buffer, row_group_size=1000)

@@ -132,3 +132,20 @@ def test_what_cannot_be_written_is_bad_input_only_where_another_try_fails_too() 
         error = not_written("/a", OSError(number, os.strerror(number)), "--output")
         assert isinstance(error, BertjobsError)
         assert (error.exit_code, error.what) == (code, f"cannot write '/a': {os.strerror(number)}")
+
+
+@pytest.mark.parametrize(("fault", "code"), [(ConnectionError("reset"), 70), (PermissionError("no"), 64)])
+def test_a_remote_file_system_that_fails_does_not_say_that_nothing_is_there(
+    monkeypatch: pytest.MonkeyPatch, fault: Exception, code: int
+) -> None:
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    def failing(*_: object, **__: object) -> None:
+        raise fault
+
+    monkeypatch.setattr(MemoryFileSystem, "info", failing)
+    with pytest.raises(BertjobsError) as caught:
+        list(documents("text:memory://bucket/a.txt"))
+    assert caught.value.exit_code == code
+    assert str(fault) in caught.value.what
+    assert "does not exist" not in caught.value.what
