@@ -24,7 +24,7 @@ def run(command: Callable[[], int]) -> int:
         interrupted = True
         raise KeyboardInterrupt
 
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not where the shell has it ignored
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as a shell has it for what runs in the background
         signal.signal(signal.SIGINT, note)
     sys.unraisablehook = _deliver_again(sys.unraisablehook)
     try:
