@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from bertjobs.cli.data_check import add_verbs
 from bertjobs.cli.data_prepare import add_place_arguments, array_options, queue_prepare
 from bertjobs.cli.interrupts import interrupts_held
+from bertjobs.data.corpus import named_on_disk
 from bertjobs.data.corpus.encodings import canonical
 from bertjobs.data.corpus.source import HELP, WITH_ENCODING, Source
 from bertjobs.errors import InputError
@@ -83,7 +84,7 @@ def _corpora(args: argparse.Namespace) -> tuple[str, ...]:
     """The corpora as they are given, each with its encoding if that is not UTF-8."""
     if not (encoding := canonical(args.encoding)):
         return tuple(args.corpus)
-    return tuple(str(Source.parse(text).in_encoding(encoding)) for text in args.corpus)
+    return tuple(str(Source.parse(named_on_disk(text)).in_encoding(encoding)) for text in args.corpus)
 
 
 def _add_what(group: Any) -> None:
@@ -195,6 +196,7 @@ def _print_oddities(data: DataManifest) -> None:
         ("replaced", "invalid UTF-8 sequences became U+FFFD"),
         ("nul", "NUL bytes were removed"),
         ("left_out", "documents were left out by --sample-ratio"),
+        ("empty", "articles hold no text and were skipped"),
     ):
         if count := data.corpus.get(name, 0):
             print(f"note: {count:,} {words}")

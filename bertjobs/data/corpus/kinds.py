@@ -6,21 +6,23 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
+from bertjobs.data.corpus.bert_lines import read_bert
 from bertjobs.data.corpus.columns import find_hf, read_hf, read_parquet, record_batches, row_groups
 from bertjobs.data.corpus.files import File, find
 from bertjobs.data.corpus.json_lines import read_jsonl
 from bertjobs.data.corpus.lines import byte_ranges, read_lddl
 from bertjobs.data.corpus.mediawiki import dump_ranges, read_dump
-from bertjobs.data.corpus.plain import groups, read_text
+from bertjobs.data.corpus.plain import groups, read_text, uncut
 from bertjobs.data.corpus.soundness import look_at, sound
 from bertjobs.data.corpus.source import Document, Piece, Source
+from bertjobs.data.corpus.wikiextractor import read_wikiextractor
 from bertjobs.errors import InputError
 
 
 def pieces(index: int, source: Source, piece_bytes: int) -> Iterator[Piece]:
     """The pieces of one source, in the order of its files. Raises InputError as ``scan`` does."""
     kind = _KINDS[source.kind]
-    root, files = find_hf(source) if source.kind == "hf" else find(source, kind.suffixes)
+    root, files = find_hf(source) if source.kind == "hf" else find(source)
     files = [replace(file, cut=not source.encoding) for file in files if file.size]
     if not files:
         raise InputError(f"corpus {str(source)!r} holds no text", where="--corpus")
@@ -28,13 +30,12 @@ def pieces(index: int, source: Source, piece_bytes: int) -> Iterator[Piece]:
         _check_parts(files, source.kind)
     else:
         look_at(files, source.encoding)
-    if source.kind == "text":
-        for group in groups(files, piece_bytes):
+    for group in groups(files, piece_bytes) if kind.small_files else ([file] for file in files):
+        if len(group) > 1:
             yield _piece(index, group, 0, -1, sum(file.text_bytes for file in group), root, source)
-        return
-    for file in files:
-        for start, end, size in kind.cut(file, piece_bytes, source.field):
-            yield _piece(index, [file], start, end, size, root, source)
+            continue
+        for start, end, size in kind.cut(group[0], piece_bytes, source.field):
+            yield _piece(index, group, start, end, size, root, source)
 
 
 def _piece(index: int, files: Sequence[File], start: int, end: int, size: int, root: str, source: Source) -> Piece:
@@ -62,25 +63,28 @@ def _check_parts(files: Sequence[File], kind: str) -> None:
             )
 
 
-def read_piece(piece: Piece, kind: str) -> Iterator[Document]:
-    """The documents of a piece of this kind. Raises InputError as ``read`` does."""
-    return sound(_KINDS[kind].read(piece), piece, _KINDS[kind].in_columns)
+def read_piece(piece: Piece, kind: str, odd: dict[str, int] | None = None) -> Iterator[Document]:
+    """The documents of a piece of this kind, also those without text. Raises InputError as ``read`` does."""
+    return sound(_KINDS[kind].read, piece, _KINDS[kind].in_columns, odd)
 
 
 class _Kind(NamedTuple):
-    """The names of a kind's files, where a file may be cut, a piece's documents, and whether they are in columns."""
+    """Where a file of a kind may be cut, a piece's documents, whether small files are read together, and whether the
+    text is in a column of a table."""
 
-    suffixes: tuple[str, ...]
     cut: Callable[[File, int, str], Iterator[tuple[int, int, int]]]
     read: Callable[[Piece], Iterator[Document]]
+    small_files: bool = False
     in_columns: bool = False
 
 
 _KINDS = {
-    "text": _Kind((".txt",), byte_ranges, read_text),
-    "lddl": _Kind((".txt",), byte_ranges, read_lddl),
-    "jsonl": _Kind((".jsonl", ".ndjson", ".json"), byte_ranges, read_jsonl),
-    "parquet": _Kind((".parquet",), row_groups, read_parquet, in_columns=True),
-    "hf": _Kind((".arrow",), record_batches, read_hf, in_columns=True),
-    "mediawiki": _Kind((".xml",), dump_ranges, read_dump),
+    "text": _Kind(uncut, read_text, small_files=True),
+    "lddl": _Kind(byte_ranges, read_lddl),
+    "jsonl": _Kind(byte_ranges, read_jsonl),
+    "parquet": _Kind(row_groups, read_parquet, in_columns=True),
+    "hf": _Kind(record_batches, read_hf, in_columns=True),
+    "mediawiki": _Kind(dump_ranges, read_dump),
+    "bert": _Kind(byte_ranges, read_bert),
+    "wikiextractor": _Kind(byte_ranges, read_wikiextractor, small_files=True),
 }

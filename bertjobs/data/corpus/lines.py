@@ -33,10 +33,7 @@ def lines(file: BinaryIO, start: int, end: int, path: str) -> Iterator[tuple[int
     Raises:
         InputError: as ``from_start``; ``path`` is the file's name for it.
     """
-    place = start
-    if start:
-        file.seek(start - 1)  # a newline just before the range makes the line at its start ours
-        place = start - 1 + sum(map(len, _line(file)))
+    place = first_line_from(file, start)
     while end < 0 or place < end:
         first = file.readline(CHUNK)
         if not first:
@@ -56,6 +53,14 @@ def lines(file: BinaryIO, start: int, end: int, path: str) -> Iterator[tuple[int
         for _ in line:
             pass
         place += read
+
+
+def first_line_from(file: BinaryIO, start: int) -> int:
+    """Go to the first line that begins at ``start`` or later, and return its place."""
+    if not start:
+        return 0
+    file.seek(start - 1)  # a newline just before ``start`` makes the line at it the one
+    return start - 1 + sum(map(len, _line(file)))
 
 
 def _line(file: BinaryIO) -> Iterator[bytes]:

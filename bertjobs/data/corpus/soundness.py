@@ -7,8 +7,9 @@ is full of NUL; Latin-1 of German has two such bytes in a hundred, of Dutch one 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 
 from bertjobs.data.corpus.document import decode
 from bertjobs.data.corpus.encodings import as_utf8, check_byte_order, likely, of_start, refusal
@@ -26,61 +27,46 @@ _SAMPLE = 1 << 15
 _NAMED = 100  # files
 
 
-def sound(documents: Iterator[Document], piece: Piece, in_columns: bool = False) -> Iterator[Document]:
+def sound(
+    read: Callable[[Piece], Iterator[Document]],
+    piece: Piece,
+    in_columns: bool = False,
+    odd: dict[str, int] | None = None,
+) -> Iterator[Document]:
     """The documents of a piece, as they are.
 
     Args:
+        read: reads the documents of one of its files.
         in_columns: they are of a column of a table, whose bytes lie among others.
+        odd: here is counted, by file below the root, what is not text; of the first hundred files that have any.
 
     Raises:
         InputError: too little of a file, or of small files together, is text; names the first one and what it likely
             is. Also in place of an error that such a file causes when it is read.
     """
-    names = {path.removeprefix(piece.root): path for path in piece.paths}
-    current, bad, size, all_bad, all_size = piece.paths[0], 0, 0, 0, 0
-    first_bad = ""
-    try:
-        for document in documents:
-            path = names[file_name(piece, document)]
-            if path != current:
-                _judge(current, piece, bad, size, in_columns)
-                current, bad, size = path, 0, 0
-            odd = document.replaced + document.nul
-            bad, size, all_bad, all_size = bad + odd, size + document.size, all_bad + odd, all_size + document.size
-            if odd:
-                first_bad = first_bad or path
-                _judge(first_bad, piece, all_bad, max(all_size, piece.text_bytes), in_columns)
-            yield document
-    except InputError as error:
-        if not in_columns and len(piece.paths) == 1 and (better := _cause(current, piece)):
-            raise better from error
-        raise
-    _judge(current, piece, bad, size, in_columns)
-    _judge(first_bad, piece, all_bad, all_size, in_columns)
-
-
-def file_name(piece: Piece, document: Document) -> str:
-    """The file below the piece's root that a document is of."""
-    first = piece.paths[0].removeprefix(piece.root)
-    if len(piece.paths) == 1:
-        return first
-    name, _, part = document.id.rpartition("#")  # files of text: the id is the name, with the part's number
-    return name if part.isdecimal() and piece.root + name in piece.paths else document.id
-
-
-def with_odd_files(documents: Iterator[Document], piece: Piece, odd: dict[str, int]) -> Iterator[Document]:
-    """The documents; in ``odd`` is counted, by file, what in them is not text. Of further files after the first
-    hundred nothing is counted."""
-    for document in documents:
-        if count := document.replaced + document.nul:
-            name = file_name(piece, document)
-            if name in odd or len(odd) < _NAMED:
-                odd[name] = odd.get(name, 0) + count
-        yield document
+    first_bad, all_bad, all_size = piece, 0, 0
+    for path in piece.paths:
+        file, bad, size = replace(piece, paths=(path,)), 0, 0
+        try:
+            for document in read(file):
+                bad, size = bad + document.replaced + document.nul, size + document.size
+                if bad:
+                    _judge(file, bad, max(size, piece.text_bytes), in_columns)
+                yield document
+        except InputError as error:
+            if not in_columns and (better := _cause(file)):
+                raise better from error
+            raise
+        _judge(file, bad, size, in_columns)
+        first_bad = file if bad and not all_bad else first_bad
+        all_bad, all_size = all_bad + bad, all_size + size
+        if bad and odd is not None and len(odd) < _NAMED:
+            odd[path.removeprefix(piece.root)] = bad
+    _judge(first_bad, all_bad, all_size, in_columns)
 
 
 def most_odd(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
-    """The hundred files in which most is not text, as counted by ``with_odd_files``, the worst first."""
+    """The hundred files in which most is not text, as ``sound`` counted it, the worst first."""
     total: Counter[str] = Counter()
     for each in counts:
         total.update(each)
@@ -92,35 +78,36 @@ def too_much(bad: int, size: int) -> bool:
     return bad >= LEAST and bad > LIMIT * size
 
 
-def _judge(path: str, piece: Piece, bad: int, size: int, in_columns: bool) -> None:
+def _judge(file: Piece, bad: int, size: int, in_columns: bool) -> None:
     if not too_much(bad, size):
         return
-    share = min(1, bad / size)
+    (path, *_), share = file.paths, min(1, bad / size)
     if in_columns:
         raise InputError(
-            f"{share:.2%} of the bytes in column {piece.field!r} of {path!r} are not UTF-8", where="--corpus",
+            f"{share:.2%} of the bytes in column {file.field!r} of {path!r} are not UTF-8", where="--corpus",
             hint="write the column again from text that was decoded rightly",
         )  # fmt: skip
-    raise refusal(path, likely(_bad_sample(path, piece)), share, piece.encoding)
+    raise refusal(path, likely(_bad_sample(file)), share, file.encoding)
 
 
-def _cause(path: str, piece: Piece) -> InputError | None:
+def _cause(file: Piece) -> InputError | None:
     """The error for a file that begins with something else than text, which another error may come from."""
-    with suppress(BertjobsError, OSError, EOFError, ValueError), open_text(path) as file:
-        head = file.read(_WINDOW)
-        bad, size = _bad_bytes(head, piece.encoding)
+    (path,) = file.paths
+    with suppress(BertjobsError, OSError, EOFError, ValueError), open_text(path) as text:
+        head = text.read(_WINDOW)
+        bad, size = _bad_bytes(head, file.encoding)
         if too_much(bad, size):
-            return refusal(path, likely(head), bad / size, piece.encoding)
+            return refusal(path, likely(head), bad / size, file.encoding)
     return None
 
 
-def _bad_sample(path: str, piece: Piece) -> bytes:
-    """Some of a piece's bytes in which there are many that are not UTF-8; its first ones if there are none."""
-    first = b""
-    with reading(path), open_text(path) as file:
-        # Units of two and of four bytes stay whole.
-        file.seek(0 if path.endswith(COMPRESSIONS) else piece.start // 4 * 4)
-        while block := file.read(_SAMPLE):
+def _bad_sample(file: Piece) -> bytes:
+    """Some of a file's bytes in which there are many that are not UTF-8; its first ones if there are none."""
+    (path,), first = file.paths, b""
+    with reading(path), open_text(path) as text:
+        if file.start and not path.lower().endswith(COMPRESSIONS):
+            text.seek(file.start // 4 * 4)  # units of two and of four bytes stay whole
+        while block := text.read(_SAMPLE):
             if _bad_bytes(block, "")[0] >= LEAST:
                 return block
             first = first or block

@@ -8,17 +8,19 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bertjobs.data.corpus import Source, scan
+from bertjobs.data.corpus import Source, named_on_disk, refuse_sources_without_text, scan
 from bertjobs.data.corpus.changes import CorpusChangedError
 from bertjobs.data.corpus.persistent import UnavailableError
 from bertjobs.data.corpus.soundness import most_odd
 from bertjobs.data.prepare.on_this_machine import Runner, ThisMachine
 from bertjobs.data.prepare.resumption import compared, written_since
 from bertjobs.data.prepare.settings import PrepareOptions
+from bertjobs.data.prepare.split_rows import refuse_splits_without_rows
 from bertjobs.data.prepare.stage_pairs import settle_split
 from bertjobs.data.prepare.work_folder import FOLDER_NAME, STAGES, PreparePlan, WorkFolder, make_plan
 from bertjobs.data.shards.manifest import FORMAT, MANIFEST_NAME, SPLITS, VERSION, DataManifest
@@ -52,6 +54,7 @@ def prepare(options: PrepareOptions, progress: Progress, runner: Runner | None =
         BertjobsError: another prepare is working on the output, it cannot be written, or a task failed; the same.
     """
     options.check()
+    options = replace(options, corpora=tuple(map(named_on_disk, options.corpora)))
     vocabulary = Vocabulary.read(options.vocabulary, lowercase=False if options.cased else None)
     progress("scan", 0, 1, "corpus")
     sources = [Source.parse(text) for text in options.corpora]
@@ -63,6 +66,7 @@ def prepare(options: PrepareOptions, progress: Progress, runner: Runner | None =
             print(f"note: {path} was written after this data was made, and has the same size. If its text has changed, "
                   "prepare it into another folder", file=sys.stderr, flush=True)  # fmt: skip
         return False
+    refuse_sources_without_text(sources, pieces)
     try:
         with _removed_after_bad_input(output), locked(_open(output)):
             work = compared(WorkFolder.create(options, plan, pieces), pieces, partial(_compared, progress))
@@ -127,7 +131,7 @@ def _is_complete(output: Path, plan: PreparePlan) -> bool:
         return False
     data = DataManifest.read(output)
     before = json.loads((output / MANIFEST_NAME).read_bytes())["plan"]
-    changed = PreparePlan(**before).difference(plan) if before else "they were adopted from LDDL"
+    changed = PreparePlan(**before).difference(plan) if before else "they were adopted"
     if changed:
         raise InputError(
             f"{str(data.folder)!r} holds data made with other settings: {changed}",
@@ -143,6 +147,8 @@ def _run_stages(work: WorkFolder, runner: Runner, progress: Progress) -> None:
         runner.run(work, stage, missing, _StageProgress(work, stage, missing, progress))
         if stage == "tokenise":
             settle_split(work.results(stage))
+        elif stage == "pairs":
+            refuse_splits_without_rows(work)
         if still := work.missing(stage):
             raise BertjobsError(f"{len(still)} tasks of the stage {stage!r} are not done", where=str(work.folder))
 
@@ -191,8 +197,8 @@ def _finish(work: WorkFolder, vocabulary: Vocabulary) -> None:
             "settings": work.plan.settings,
             "documents": {"train": documents - held_out, "validation": held_out},
             "held_out": names[:1000],
-            "corpus": {name: sum(result[name] for result in tokenised)
-                       for name in ("bytes", "tokens", "left_out", "replaced", "nul")},
+            "corpus": {name: sum(result.get(name, 0) for result in tokenised)
+                       for name in ("bytes", "tokens", "left_out", "empty", "replaced", "nul")},
             **({"odd_files": odd} if odd else {}),
             "phases": _phases(work),
             "plan": vars(work.plan),

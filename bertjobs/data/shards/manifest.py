@@ -252,8 +252,10 @@ def _no_manifest(names: set[str], folder: Path) -> InputError:
     hint = "name the folder that `bertjobs data prepare --output` or `bertjobs data adopt --output` made"
     if any(".parquet" in name for name in names):
         hint = f"for LDDL's Parquet shards: bertjobs data adopt --phase N={quote(where)} --vocab FILE --output DIR"
-    elif any(name.endswith((".h5", ".hdf5", ".tfrecord")) for name in names):
-        hint = "shards of this kind are not read here: prepare the text that they were made from"
+    elif any(name.lower().endswith((".h5", ".hdf5")) for name in names):
+        hint = f"for HDF5 files of NVIDIA's scripts: bertjobs data adopt --from hdf5 {quote(where)} --vocab FILE"
+    elif any(".tfrecord" in name for name in names):
+        hint = "TFRecord files are not read here: prepare the text that they were made from"
     return InputError(f"it is not a data folder: it has no {MANIFEST_NAME}", where=where, hint=hint)
 
 

@@ -189,6 +189,32 @@ def test_text_in_any_encoding_is_that_of_utf8(encoding: str, lines: list[str], p
     assert plain == other
 
 
+@pytest.mark.parametrize("encoding", ["utf-16", "cp1252", "utf-8"])
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [
+        ("bert", "Müller wohnt hier.\nSchön.\n\nÜber den Dächern.\n"),
+        ("wikiextractor", '<doc id="1" url="u" title="Öl">\nÖl\n\nMüller wohnt hier.\n</doc>\n' * 3),
+        ("wikiextractor", '{"id": "1", "title": "Öl", "text": "Müller wohnt hier."}\n' * 3),
+    ],
+)
+def test_all_kinds_of_text_have_encodings(tmp_path: Path, kind: str, text: str, encoding: str) -> None:
+    folders = (tmp_path / "plain", tmp_path / encoding)
+    for folder, written in zip(folders, ("utf-8", "utf-8-sig" if encoding == "utf-8" else encoding), strict=True):
+        folder.mkdir()
+        for name in ("wiki_00", "wiki_01"):
+            (folder / (name if kind == "wikiextractor" else f"{name}.txt")).write_bytes(text.encode(written))
+    plain, other = (
+        [(one.id, one.text) for one in documents(f"{kind}:{folder}{option}")]
+        for folder, option in zip(folders, ("", f"#encoding={encoding}"), strict=True)
+    )
+    assert [text for _, text in other] == [text for _, text in plain] != []
+    if kind == "wikiextractor":
+        assert other == plain
+    if encoding == "utf-16":
+        assert "is not UTF-8" in refused(f"{kind}:{folder}")
+
+
 @given(
     text=st.text(max_size=300),
     cuts=st.lists(st.integers(0, 1200), max_size=9),
