@@ -18,11 +18,7 @@ _BOMS = (  # the longer ones first: UTF-32's begins with UTF-16's
 )
 _BINARY = (
     (b"%PDF-", "a PDF document"),
-    (b"PK\x03\x04", "a zip archive, or an Office document"),
-    (b"\x1f\x8b\x08", "compressed by gzip, and its name does not end in .gz"),
-    (b"BZh9", "compressed by bzip2, and its name does not end in .bz2"),
-    (b"\xfd7zXZ\0", "compressed by xz, and its name does not end in .xz"),
-    (b"\x28\xb5\x2f\xfd", "compressed by zstd, and its name does not end in .zst"),
+    (b"PK\x03\x04", "a zip archive or an Office document"),
     (b"7z\xbc\xaf\x27\x1c", "a 7z archive"),
     (b"Rar!\x1a\x07", "a RAR archive"),
     (b"\x89PNG\r\n", "a PNG image"),
@@ -38,7 +34,8 @@ _BINARY = (
     (b"\xd0\xcf\x11\xe0", "an old Office document"),
     (b"\x7fELF", "a program"),
 )
-_STARTS = tuple(start for start, _ in (*_BOMS, *_BINARY))
+_COMPRESSED = ((b"\x1f\x8b\x08", ".gz"), (b"BZh9", ".bz2"), (b"\xfd7zXZ\0", ".xz"), (b"\x28\xb5\x2f\xfd", ".zst"))
+_STARTS = tuple(start for start, _ in (*_BOMS, *_BINARY, *_COMPRESSED))
 
 # Encodings that texts are still met in. A subset of what the detector knows: it confuses rare ones with these.
 _CANDIDATES = (
@@ -53,16 +50,20 @@ _CONTROLS = bytes(set(range(32)) - set(b"\0\t\n\f\r\x1b")) + b"\x7f"
 
 @dataclass(frozen=True)
 class Foreign:
-    """What bytes are, as far as one can tell: ``words`` after "it looks like" or "it is".
+    """What bytes are, as far as one can tell: ``words`` after "it looks like" (text) or "it is" (anything else).
 
     Attributes:
         encodings: the likely ones, the likeliest first; none for a binary file, or where there is no telling.
-        text: whether it is text at all.
+        remedy: what to do about a file that is not text; empty for text.
     """
 
     words: str
     encodings: tuple[str, ...] = ()
-    text: bool = True
+    remedy: str = ""
+
+    @property
+    def text(self) -> bool:
+        return not self.remedy
 
 
 def of_start(head: bytes) -> Foreign | None:
@@ -75,7 +76,14 @@ def of_start(head: bytes) -> Foreign | None:
     for mark, name in _BOMS:
         if head.startswith(mark):
             return Foreign(name.upper(), (name,))
-    return next(Foreign(words, text=False) for start, words in _BINARY if head.startswith(start))
+    for start, suffix in _COMPRESSED:
+        if head.startswith(start):
+            return Foreign(f"compressed, but its name does not end in {suffix}", remedy=f"add {suffix} to its name")
+    return _binary(next(words for start, words in _BINARY if head.startswith(start)))
+
+
+def _binary(words: str) -> Foreign:
+    return Foreign(f"{words}, not text", remedy="leave it out of the corpus")
 
 
 def likely(sample: bytes) -> Foreign:
@@ -88,7 +96,7 @@ def likely(sample: bytes) -> Foreign:
         return Foreign(wide.upper(), (wide,))
     controls = len(sample) - len(sample.translate(None, _CONTROLS + b"\0"))
     if controls * 100 > len(sample):
-        return Foreign("binary data", text=False)
+        return _binary("binary data")
     if names := _detected(sample):
         others = f" (or {', '.join(names[1:])})" if names[1:] else ""
         return Foreign(names[0] + others, names)
@@ -181,7 +189,7 @@ def refusal(path: str, what: Foreign, share: float = 0, given: str = "") -> Inpu
         given: the encoding that the user named; "" for UTF-8.
     """
     if not what.text:
-        return InputError(f"{path!r} is {what.words}, not text", where="--corpus", hint="leave it out of the corpus")
+        return InputError(f"{path!r} is {what.words}", where="--corpus", hint=what.remedy)
     name = given or "UTF-8"
     hint = "convert it to UTF-8, or name its encoding with --encoding"
     if what.encodings == ("utf-8",):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import io
 import re
+import ssl
 import sys
 import urllib.error
 import urllib.request
@@ -28,7 +29,7 @@ class HttpFile:
     Attributes:
         size: bytes; None if it does not say.
         parts: whether it sends a part of the file when asked.
-        version: its name for this state of the file, "" if it has none.
+        version: when it was last changed; else the server's own name for this state of it, "" if it has none.
     """
 
     size: int | None
@@ -51,7 +52,7 @@ class _Body(io.RawIOBase):
             part = self._response.read1(len(buffer))
         except TimeoutError:
             raise TimeoutError(f"the server sent nothing for {TIMEOUT_S:g} s") from None
-        except (http.client.HTTPException, ValueError) as error:  # ValueError: a chunk whose length is cut off
+        except (http.client.HTTPException, ssl.SSLError, ValueError) as error:  # the last: a chunk's length is cut off
             raise ConnectionError("the connection ended early") from error
         count = len(part)
         buffer[:count] = part
@@ -79,7 +80,8 @@ def look_up(url: str) -> HttpFile:
 def _look_up(url: str) -> HttpFile:
     with _request(url, "bytes=0-0") as response:
         match = _RANGE.fullmatch(response.headers.get("Content-Range", ""))
-        version = response.headers.get("ETag") or response.headers.get("Last-Modified") or ""
+        # The time first: servers of one address may have several names for the same file.
+        version = response.headers.get("Last-Modified") or response.headers.get("ETag") or ""
         if response.status == 206 and match:
             return HttpFile(None if match[2] == "*" else int(match[2]), True, version)
         if response.status == 416:
@@ -154,7 +156,8 @@ def _request(url: str, part: str) -> Any:
     except TimeoutError:
         raise TimeoutError(f"the server did not answer for {TIMEOUT_S:g} s") from None
     except urllib.error.URLError as error:
-        if isinstance(error.reason, OSError):
+        lasting = isinstance(error.reason, ssl.SSLCertVerificationError)
+        if isinstance(error.reason, OSError) and (lasting or not isinstance(error.reason, ssl.SSLError)):
             raise error.reason from None
         raise ConnectionError(str(error.reason)) from None
     except http.client.HTTPException as error:

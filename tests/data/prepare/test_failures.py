@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -197,6 +198,24 @@ def test_a_change_in_what_was_not_read_yet_is_no_change(options: Callable[..., P
     stopped_after(given, 3)
     place = len(lines()) - 5
     changed_at(source, place)
+    prepare(given, quiet)
+    prepare(options(f"lddl:{source}", "whole"), quiet)
+    assert shards(given.output) == shards(options("x", "whole").output)
+
+
+def test_a_work_folder_of_an_earlier_version_is_resumed(options: Callable[..., PrepareOptions], source: Path) -> None:
+    given = options(f"lddl:{source}")
+    kept = stopped_after(given, 3)
+    work = Path(given.output) / FOLDER_NAME
+    plan = json.loads((work / "plan.json").read_bytes())
+    for piece in plan["pieces"]:
+        for name in ("encoding", "sizes", "versions"):
+            del piece[name]
+    (work / "plan.json").write_text(json.dumps(plan))
+    for path in kept:
+        marker = json.loads(path.read_bytes())
+        del marker["odd"], marker["digest"]
+        path.write_text(json.dumps(marker))
     prepare(given, quiet)
     prepare(options(f"lddl:{source}", "whole"), quiet)
     assert shards(given.output) == shards(options("x", "whole").output)
