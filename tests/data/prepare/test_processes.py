@@ -16,11 +16,11 @@ import pytest
 from bertjobs.data.prepare.processes import worker_pool
 
 BUSY = """\
-import sys, time
+import os, sys, time
 from bertjobs.data.prepare.processes import worker_pool
 
 def work(number):
-    print("works", flush=True)
+    os.write(1, b"works\\n")  # in one: others write too
     time.sleep(60)
 
 try:
