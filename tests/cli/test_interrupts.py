@@ -20,7 +20,7 @@ from bertjobs.__main__ import run
 print("ready", flush=True)
 sys.exit(run())
 """
-SENTENCE = "The people of the {} are at peace with the {} of the nation. "
+SENTENCE = "The people of the {} are at peace with the {} of the nation number {}. "
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "corpus").mkdir()
     words = ["states", "union", "war", "treaty", "navy", "army", "law", "senate", "house", "people"]
     for number in range(40):
-        text = "".join(SENTENCE.format(words[line % 10], words[line * number % 10]) for line in range(3000))
+        text = "".join(
+            SENTENCE.format(words[line % 10], words[line * number % 10], 3000 * number + line) for line in range(3000)
+        )
         (folder / "corpus" / f"{number}.txt").write_text(text)
     for words_ in (
         ["vocab", "--corpus", f"text:{folder}/corpus/1.txt", "--size", "200", "--output", "vocab.txt"],
