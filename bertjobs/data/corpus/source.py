@@ -160,6 +160,7 @@ class Piece:
         field: the field or column that holds the text.
         encoding: of its files, empty for UTF-8.
         sizes, versions: of each file when the corpus was scanned, as in ``files.File``.
+        ids_repeat: documents of one source have equal ids.
     """
 
     source: int
@@ -172,6 +173,7 @@ class Piece:
     encoding: str = ""
     sizes: tuple[int, ...] = ()
     versions: tuple[str, ...] = ()
+    ids_repeat: bool = False
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Piece:
@@ -192,6 +194,7 @@ class Document:
         replaced: how many U+FFFD stand for what was not UTF-8.
         nul: how many NUL bytes were removed.
         size: bytes read for it.
+        model: of a wiki's page that is not wikitext, such as "wikibase-item"; it has no text. Else "".
     """
 
     id: str
@@ -199,3 +202,4 @@ class Document:
     replaced: int
     nul: int
     size: int
+    model: str = ""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -17,6 +16,7 @@ from bertjobs.data.corpus import Source, named_on_disk, refuse_sources_without_t
 from bertjobs.data.corpus.changes import CorpusChangedError
 from bertjobs.data.corpus.persistent import UnavailableError
 from bertjobs.data.corpus.soundness import most_odd
+from bertjobs.data.prepare.document_keys import with_repeated_ids
 from bertjobs.data.prepare.on_this_machine import Runner, ThisMachine
 from bertjobs.data.prepare.pair_counts import refuse_poor_pairs
 from bertjobs.data.prepare.resumption import compared, written_since
@@ -25,6 +25,7 @@ from bertjobs.data.prepare.split_rows import refuse_splits_without_rows
 from bertjobs.data.prepare.stage_pairs import counted_pairs, settle_split
 from bertjobs.data.prepare.work_folder import FOLDER_NAME, STAGES, PreparePlan, WorkFolder, make_plan
 from bertjobs.data.shards.manifest import FORMAT, MANIFEST_NAME, SPLITS, VERSION, DataManifest
+from bertjobs.data.shards.manifest_form import write_manifest
 from bertjobs.data.text.vocabulary import Vocabulary
 from bertjobs.errors import BertjobsError, InputError
 from bertjobs.files.atomic import remove_leftovers, sync_folder, write_json
@@ -70,7 +71,8 @@ def prepare(options: PrepareOptions, progress: Progress, runner: Runner | None =
     refuse_sources_without_text(sources, pieces)
     try:
         with _removed_after_bad_input(output), locked(_open(output)):
-            work = compared(WorkFolder.create(options, plan, pieces), pieces, partial(_compared, progress))
+            work = WorkFolder.create(options, plan, with_repeated_ids(pieces, sources))
+            work = compared(work, pieces, partial(_compared, progress))
             vocabulary.write(work.folder)
             _run_stages(work, options, runner or ThisMachine(1), progress)
             _finish(work, vocabulary)
@@ -131,8 +133,7 @@ def _is_complete(output: Path, plan: PreparePlan) -> bool:
     if not (output / MANIFEST_NAME).exists():
         return False
     data = DataManifest.read(output)
-    before = json.loads((output / MANIFEST_NAME).read_bytes())["plan"]
-    changed = PreparePlan(**before).difference(plan) if before else "they were adopted"
+    changed = PreparePlan.of_json(data.plan).difference(plan) if data.plan else "they were adopted"
     if changed:
         raise InputError(
             f"{str(data.folder)!r} holds data made with other settings: {changed}",
@@ -197,8 +198,8 @@ def _finish(work: WorkFolder, vocabulary: Vocabulary) -> None:
     if moved:
         held_out += 1 if moved.to == "validation" else -1
         names = [moved.name] if moved.to == "validation" else [name for name in names if name != moved.name]
-    write_json(
-        work.output / MANIFEST_NAME,
+    write_manifest(
+        work.output,
         {
             "format": FORMAT,
             "version": VERSION,
@@ -208,7 +209,8 @@ def _finish(work: WorkFolder, vocabulary: Vocabulary) -> None:
             "documents": {"train": documents - held_out, "validation": held_out},
             "held_out": names[:1000],
             "corpus": {name: sum(result.get(name, 0) for result in tokenised)
-                       for name in ("bytes", "tokens", "left_out", "empty", "replaced", "nul")},
+                       for name in ("bytes", "tokens", "left_out", "empty", "skipped_pages", "replaced", "nul")}
+             | {"with_equal_ids": len({piece.source for piece in work.pieces if piece.ids_repeat})},
             **({"odd_files": odd} if odd else {}),
             "phases": _phases(work),
             "plan": vars(work.plan),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
 from bertjobs.data.corpus import Piece, Source, read
 from bertjobs.data.corpus.changes import CorpusChangedError, Digest, change
@@ -25,8 +26,11 @@ def compared(work: WorkFolder, pieces: Sequence[Piece], progress: Callable[[int,
     Raises:
         CorpusChangedError: a file has another size, or its text is not what was read.
     """
-    suspects = {number: words for number, (before, now) in enumerate(zip(work.pieces, pieces, strict=True))
-                if (words := _change(before, now, work))}  # fmt: skip
+    suspects = {
+        number: words
+        for number, (before, now) in enumerate(zip(work.pieces, pieces, strict=True))
+        if (words := _change(before, now, work))
+    }
     if not suspects:
         return work
     read_before = [number for number in suspects if work.is_done("tokenise", number)]
@@ -36,7 +40,9 @@ def compared(work: WorkFolder, pieces: Sequence[Piece], progress: Callable[[int,
         if digest is not None and digest != digest_of(piece, work):
             raise _changed(piece, suspects[number], work)
     progress(len(read_before), len(read_before))
-    return work.with_pieces(pieces)
+    return work.with_pieces(
+        replace(before, sizes=now.sizes, versions=now.versions) for before, now in zip(work.pieces, pieces, strict=True)
+    )
 
 
 def digest_of(piece: Piece, work: WorkFolder) -> str:

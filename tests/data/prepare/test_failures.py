@@ -83,11 +83,16 @@ def test_a_connection_that_is_lost_for_good_keeps_what_was_done(
 ) -> None:
     (tmp_path / "a.txt").write_bytes(lines())
     prepare(options(f"lddl:{tmp_path}/a.txt", "local"), quiet)
-    behaviour = Behaviour({"/a.txt": lines()}, drops=[-1] * 4, dropping=0)
+    behaviour = Behaviour({"/a.txt": lines()})
+
+    def lose(stage: str, done: float, *_: object) -> None:
+        if stage == "sentences and tokens" and done:
+            behaviour.dropping = 0
+
     with serving(behaviour) as address:
         given = options(f"lddl:{address}/a.txt")
         with ThisMachine(processes) as machine, pytest.raises(UnavailableError) as caught:
-            prepare(given, quiet, machine)
+            prepare(given, lose, machine)
         assert caught.value.exit_code == 70
         assert "finished tasks are kept: run the same command again" in str(caught.value)
         kept = done(given.output)
