@@ -134,6 +134,7 @@ def _request(url: str, part: str) -> Any:
 
     Raises:
         FileNotFoundError, UnavailableError: as ``look_up``.
+        ValueError: it is not an address.
         OSError: the server has trouble, or cannot be reached.
     """
     headers = {"Accept-Encoding": "identity", "User-Agent": "bertjobs"} | ({"Range": part} if part else {})
@@ -160,5 +161,7 @@ def _request(url: str, part: str) -> Any:
         if isinstance(error.reason, OSError) and (lasting or not isinstance(error.reason, ssl.SSLError)):
             raise error.reason from None
         raise ConnectionError(str(error.reason)) from None
+    except http.client.InvalidURL as error:
+        raise ValueError(f"not an address: {error}") from error
     except http.client.HTTPException as error:
         raise ConnectionError(f"the server's answer is not HTTP: {error!r}") from error

@@ -153,6 +153,15 @@ def test_nobody_answers() -> None:
         assert "does not exist" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "url", ["http://user:word@127.0.0.1/a.txt", "http://127.0.0.1:port/a b.txt", "http://[::1/a.txt"]
+)
+def test_what_is_not_an_address_is_bad_input(url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(InputError, match="cannot read"):
+        scan([Source("text", url)])
+    assert capsys.readouterr().err == ""
+
+
 def test_a_stall_is_given_up_said_and_tried_again(capsys: pytest.CaptureFixture[str]) -> None:
     behaviour = Behaviour({"/a.txt": b"One text."})
     with serving(behaviour) as address:
