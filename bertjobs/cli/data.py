@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bertjobs.cli.data_check import add_verbs, chosen_processes
+from bertjobs.cli.data_corpus import add_corpus, chosen_corpora
 from bertjobs.cli.data_duplicates import add_duplicates, add_near_options
 from bertjobs.cli.data_prepare import add_place_arguments, array_options, queue_prepare
 from bertjobs.cli.data_sources import source_lines
-from bertjobs.data.corpus.source import HELP
+from bertjobs.cli.interrupts import interrupts_held
 from bertjobs.errors import InputError
 from bertjobs.wording import harmless
 
@@ -49,7 +50,7 @@ def _add_prepare(verbs: Any) -> None:
         allow_abbrev=False,
     )
     needed = parser.add_argument_group("needed")
-    _add_corpus(needed)
+    add_corpus(needed)
     needed.add_argument(
         "--vocab",
         metavar="FILE",
@@ -61,17 +62,6 @@ def _add_prepare(verbs: Any) -> None:
     _add_what(parser.add_argument_group("what is made"))
     add_place_arguments(parser)
     parser.set_defaults(handler=lambda args: _prepare(parser, args))
-
-
-def _add_corpus(group: Any) -> None:
-    group.add_argument(
-        "--corpus",
-        metavar="KIND:PATH",
-        action="append",
-        required=True,
-        default=argparse.SUPPRESS,
-        help=f"where the documents are; can be given several times: {HELP}",
-    )
 
 
 def _add_what(group: Any) -> None:
@@ -123,7 +113,7 @@ def _add_vocab(verbs: Any) -> None:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         allow_abbrev=False,
     )
-    _add_corpus(parser)
+    add_corpus(parser)
     parser.add_argument("--size", metavar="TOKENS", type=int, default=30_522, help="most tokens in the vocabulary")
     parser.add_argument(
         "--output", metavar="FILE", required=True, default=argparse.SUPPRESS, help="the file to write, DIR/vocab.txt"
@@ -133,12 +123,13 @@ def _add_vocab(verbs: Any) -> None:
 
 
 def _prepare(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
-    from bertjobs.data.prepare import PrepareOptions, ThisMachine, parse_phases, prepare
-    from bertjobs.data.prepare.queue_job import release_own_lock
-    from bertjobs.data.shards.manifest import MANIFEST_NAME, DataManifest
+    with interrupts_held():
+        from bertjobs.data.prepare import PrepareOptions, ThisMachine, parse_phases, prepare
+        from bertjobs.data.prepare.queue_job import release_own_lock
+        from bertjobs.data.shards.manifest import MANIFEST_NAME, WORK_FOLDER, DataManifest
 
     given: dict[str, Any] = {field.name: getattr(args, field.name, None) for field in fields(PrepareOptions)}
-    given |= {"corpora": tuple(args.corpus), "vocabulary": args.vocab, "phases": parse_phases(args.phases)}
+    given |= {"corpora": chosen_corpora(args), "vocabulary": args.vocab, "phases": parse_phases(args.phases)}
     options = PrepareOptions(**given)
     if args.queue and not args.slurm:
         raise InputError("--queue is for a cluster", where="--queue", hint="add --slurm")
@@ -148,8 +139,13 @@ def _prepare(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
         return queue_prepare(parser, args, options)
     release_own_lock(Path(args.output), os.environ)
     started, progress = time.monotonic(), _ProgressLine()
-    with _arrays(args, progress.say) if args.slurm else ThisMachine(chosen_processes(args)) as runner:
-        made = prepare(options, progress, runner)
+    try:
+        with _arrays(args, progress.say) if args.slurm else ThisMachine(chosen_processes(args)) as runner:
+            made = prepare(options, progress, runner)
+    except KeyboardInterrupt:
+        if (Path(args.output) / WORK_FOLDER).exists():
+            progress.say("interrupted: finished tasks are kept, and the same command resumes")
+        raise
     if not made:
         print(f"{args.output} is already complete, with these settings, this corpus and this vocabulary")
     _print_summary(DataManifest.read(args.output), time.monotonic() - started if made else None)
@@ -157,21 +153,24 @@ def _prepare(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
 
 
 def _arrays(args: argparse.Namespace, say: Callable[[str], None]) -> SlurmArrays:
-    from bertjobs.data.prepare.on_slurm import SlurmArrays
+    with interrupts_held():
+        from bertjobs.data.prepare.on_slurm import SlurmArrays
 
     return SlurmArrays(array_options(args), os.environ, say)
 
 
 def _vocab(args: argparse.Namespace) -> int:
-    from bertjobs.data.text.vocabulary import Vocabulary, train_vocabulary
-    from bertjobs.slurm.shell import shell_line
+    with interrupts_held():
+        from bertjobs.data.corpus import kinds  # noqa: F401 - what reads them, which is loaded when it is used
+        from bertjobs.data.text.vocabulary import Vocabulary, train_vocabulary
+        from bertjobs.slurm.shell import shell_line
 
-    started = time.monotonic()
-    train_vocabulary(args.corpus, args.size, not args.cased, args.output)
+    started, corpora = time.monotonic(), chosen_corpora(args)
+    train_vocabulary(corpora, args.size, not args.cased, args.output)
     vocabulary = Vocabulary.read(args.output)
     seconds = time.monotonic() - started
     print(f"{vocabulary.size:,} tokens in {seconds:.0f} s -> {args.output} (sha256 {vocabulary.sha256[:12]}...)")
-    sources = [word for source in args.corpus for word in ("--corpus", source)]
+    sources = [word for source in corpora for word in ("--corpus", source)]
     print("next: " + shell_line(["bertjobs", "data", "prepare", *sources, "--vocab", args.output]) + " --output DIR")
     return 0
 
@@ -188,8 +187,12 @@ def _print_oddities(data: DataManifest) -> None:
     ):
         if count := data.corpus.get(name, 0):
             print(f"note: {count:,} {words}")
+    if odd := list(data.odd_files.items()):
+        more = f", and {len(odd) - _NAMED} more files" if len(odd) > _NAMED else ""
+        print("      in " + ", ".join(f"{name} ({count:,})" for name, count in odd[:_NAMED]) + more)
 
 
+_NAMED = 5  # files with bytes that are not text
 _REWRITE = "\r\033[K"  # on a terminal: back to the line's start, and empty it
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bertjobs.cli.data_sources import source_lines
+from bertjobs.cli.interrupts import interrupts_held
 from bertjobs.errors import EXIT_BAD_INPUT, InputError
 from bertjobs.wording import harmless, right_aligned
 
@@ -110,8 +111,9 @@ def _add_json(parser: argparse.ArgumentParser) -> None:
 
 
 def _inspect(args: argparse.Namespace) -> int:
-    from bertjobs.data.check.inspect import inspect_target
-    from bertjobs.data.check.target import find_target
+    with interrupts_held():
+        from bertjobs.data.check.inspect import inspect_target
+        from bertjobs.data.check.target import find_target
 
     if args.samples < 0:
         raise InputError(f"{args.samples} is too small: at least 0", where="--samples")
@@ -160,6 +162,7 @@ def _bins(part: TargetPart, inspection: Inspection) -> list[BinLengths]:
 
 def _draw(args: argparse.Namespace, target: CheckTarget, parts: dict[str, list[BinLengths]]) -> None:
     from bertjobs.data.check.histogram import picture
+    from bertjobs.files.faults import not_written
 
     sources = target.data.sources if target.data else ()
     title = f"{args.path}: {'sources, and ' if sources else ''}lengths of the sequences"
@@ -167,7 +170,7 @@ def _draw(args: argparse.Namespace, target: CheckTarget, parts: dict[str, list[B
     try:
         Path(args.histogram).write_bytes(content)
     except OSError as error:
-        raise InputError(f"cannot write {args.histogram!r}: {error.strerror}", where="--histogram") from error
+        raise not_written(args.histogram, error, "--histogram") from error
 
 
 def _print_header(path: str, target: CheckTarget) -> None:
@@ -286,9 +289,10 @@ def _as_json(
 
 
 def _verify(args: argparse.Namespace) -> int:
-    from bertjobs.data.check.verify import verify
-    from bertjobs.data.shards.manifest import SPLITS, DataManifest
-    from bertjobs.slurm.shell import shell_line
+    with interrupts_held():
+        from bertjobs.data.check.verify import verify
+        from bertjobs.data.shards.manifest import SPLITS, DataManifest
+        from bertjobs.slurm.shell import shell_line
 
     data = DataManifest.read(args.folder)
     files = [file for phase in data.phases.values() for split in SPLITS for file in phase.split(split).files]
@@ -316,8 +320,9 @@ def _verify(args: argparse.Namespace) -> int:
 
 
 def _adopt(args: argparse.Namespace) -> int:
-    from bertjobs.cli.data_adopt import adopt_hdf5, adopt_lddl
-    from bertjobs.slurm.shell import shell_line
+    with interrupts_held():
+        from bertjobs.cli.data_adopt import adopt_hdf5, adopt_lddl
+        from bertjobs.slurm.shell import shell_line
 
     progress = ReadingLine("adopt")
     data = adopt_hdf5(args, progress) if args.form == "hdf5" else adopt_lddl(args, chosen_processes(args), progress)

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from bertjobs.cli.data_check import ReadingLine, chosen_processes
+from bertjobs.cli.data_corpus import add_corpus, chosen_corpora
 from bertjobs.cli.data_sources import duplicate_lines
-from bertjobs.data.corpus.source import HELP
+from bertjobs.cli.interrupts import interrupts_held
 from bertjobs.errors import InputError
 from bertjobs.wording import harmless, right_aligned
 
@@ -27,9 +28,8 @@ def add_duplicates(verbs: Any) -> None:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         allow_abbrev=False,
     )
+    add_corpus(parser)
     option = parser.add_argument
-    option("--corpus", metavar="KIND:PATH", action="append", required=True, default=argparse.SUPPRESS,
-           help=f"where the documents are; can be given several times: {HELP}")  # fmt: skip
     option("--near", action="store_true", help="also those that are much like an earlier one")
     add_near_options(option)
     option("--processes", metavar="N", type=int, default=0, help="processes on this machine; 0: one per core")
@@ -47,14 +47,15 @@ def add_near_options(option: Any) -> None:
 
 
 def _duplicates(args: argparse.Namespace) -> int:
-    from bertjobs.data.check.corpus_duplicates import find_in_corpus
-    from bertjobs.data.check.duplicates import check_near
+    with interrupts_held():
+        from bertjobs.data.check.duplicates import check_near
+        from bertjobs.data.prepare.corpus_duplicates import find_in_corpus
 
     check_near(args.near_threshold, args.shingle_words)
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="bertjobs-duplicates-") as folder:
         words = args.shingle_words if args.near else 0
-        found = find_in_corpus(args.corpus, words, args.near_threshold, chosen_processes(args), Path(folder),
+        found = find_in_corpus(chosen_corpora(args), words, args.near_threshold, chosen_processes(args), Path(folder),
                                ReadingLine("duplicates"))  # fmt: skip
         if args.list:
             _write_list(Path(args.list), found.pairs())

@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 from bertjobs.data.batches.masking import splitmix64
 from bertjobs.data.check.document_table import DocumentTableWriter
 from bertjobs.data.corpus import Document, Source, read
+from bertjobs.data.corpus.changes import Digest, unchanged
 from bertjobs.data.prepare.document_keys import keyed
 from bertjobs.data.prepare.held_out import split_counts
+from bertjobs.data.prepare.resumption import DIGEST
 from bertjobs.data.prepare.source_tally import count_lengths, excerpts_of_piece
 from bertjobs.data.prepare.work_folder import WorkFolder
 from bertjobs.data.ragged import gather, offsets_of
@@ -68,24 +70,25 @@ def tokenise_piece(work: WorkFolder, number: int, vocabulary: Vocabulary, encode
     words = options.shingle_words if options.drop_duplicates == "near" else 0
     table = DocumentTableWriter(words, excerpts_of_piece(work, number))
     chunk = _Chunk(piece.source, table)
-    tally = _Tally()
-    documents = keyed(read(piece, source.kind, tally.add_empty), piece, options.seed)
-    for batch in _batches(documents, options.sample_ratio, tally):
-        chunk.add(batch, encoder, split)
-        if chunk.tokens >= CHUNK_TOKENS:
-            _write(work, number, chunk, vocabulary, tally)
-            chunk = _Chunk(piece.source, table)
+    tally, digest = _Tally(), Digest()
+    with unchanged(piece, work.after_a_change):
+        documents = digest.of(read(piece, source.kind, tally.add_empty, tally.odd))
+        for batch in _batches(keyed(documents, piece, options.seed), options.sample_ratio, tally):
+            chunk.add(batch, encoder, split)
+            if chunk.tokens >= CHUNK_TOKENS:
+                _write(work, number, chunk, vocabulary, tally)
+                chunk = _Chunk(piece.source, table)
     if chunk.tokens:
         _write(work, number, chunk, vocabulary, tally)
     whole = table.finish()
     whole.write(work.documents_file(number))
     counts = split_counts(whole, np.arange(len(whole)), held_out_draws(whole.keys), options.held_out)
-    work.mark_done("tokenise", number, vars(tally) | counts)
+    work.mark_done("tokenise", number, vars(tally) | counts | {DIGEST: str(digest)})
 
 
 @dataclass
 class _Tally:
-    """What a task counts, besides what ``split_counts`` does."""
+    """What a task counts, besides what ``split_counts`` does; ``odd`` is as in ``soundness.sound``."""
 
     chunks: int = 0
     left_out: int = 0
@@ -99,6 +102,7 @@ class _Tally:
     nul: int = 0
     skipped_pages: int = 0
     bytes: int = 0
+    odd: dict[str, int] = field(default_factory=dict)
 
     def add_empty(self, document: Document) -> None:
         """Count a document without text, or a page of a wiki that is not wikitext."""

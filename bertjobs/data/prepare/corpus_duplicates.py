@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +11,8 @@ import numpy as np
 from bertjobs.data.check.document_table import DocumentTable, DocumentTableWriter
 from bertjobs.data.check.duplicate_report import names_of, report_on
 from bertjobs.data.check.duplicates import Duplicates, equal_documents, near_documents
-from bertjobs.data.corpus import Document, Piece, Source, read, scan
+from bertjobs.data.corpus import Document, Piece, Source, named_on_disk, read, scan
+from bertjobs.data.prepare.processes import worker_pool
 from bertjobs.data.shards.duplicate_report import DuplicateReport
 from bertjobs.errors import InputError
 
@@ -62,7 +61,7 @@ def find_in_corpus(
     Raises:
         InputError: a source that cannot be read or holds no text.
     """
-    sources = [Source.parse(corpus) for corpus in corpora]
+    sources = [Source.parse(named_on_disk(corpus)) for corpus in corpora]
     pieces = scan(sources)
     tables = [folder / f"{number:06}.safetensors" for number in range(len(pieces))]
     work = [(piece, sources[piece.source].kind, words, path) for piece, path in zip(pieces, tables, strict=True)]
@@ -84,7 +83,7 @@ def _run(work: Sequence[tuple[Piece, str, int, Path]], processes: int) -> Iterat
     if processes == 1:
         yield from map(_fingerprint, work)
         return
-    with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("fork")) as pool:
+    with worker_pool(processes) as pool:
         yield from pool.map(_fingerprint, work)
 
 
