@@ -25,12 +25,12 @@ from bertjobs.data.shards.manifest import FORMAT, MANIFEST_NAME, SPLITS, VERSION
 from bertjobs.data.text.vocabulary import Vocabulary
 from bertjobs.errors import InputError
 from bertjobs.files.atomic import PRIVATE_FOLDER, TEMPORARY_PREFIX, sha256_of, sync_file, sync_folder, write_json
+from bertjobs.recipe.predictions import MASKED_SHARE, most_predictions
 
 LINKS = ("symlink", "copy")
 SAMPLE_ROWS = 1000  # of each file, whose tokens are looked up in the vocabulary
 
 _NAME = re.compile(r"(?P<kind>shard-|part\.)(?P<number>\d+)\.parquet(?:_(?P<bin>\d+))?")
-_DYNAMIC_SHARE = 0.15  # what LDDL's loader masks
 
 Progress = Callable[[int, int], None]
 """Called with the bytes read so far and their total."""
@@ -299,7 +299,7 @@ def _entry(files: Sequence[CountedFile], length: int, held_out: int, where: str)
     for name, listed in split.items():
         if not sum(file["rows"] for file in listed):
             raise InputError(f"the files for {name} hold no rows", where=where)
-    masks = max(file.most_masks for file in files) if files[0].static else ceil(length * 20 / 128)
+    masks = max(file.most_masks for file in files) if files[0].static else most_predictions(length, MASKED_SHARE)
     return {"sequence_length": length, "max_predictions": masks,
             **{name: {"files": listed} for name, listed in split.items()}}  # fmt: skip
 
@@ -356,7 +356,7 @@ def _content(
              for entry in entries.values()}  # fmt: skip
     settings: dict[str, Any] = {
         "masking": "static" if static else "dynamic",
-        "masked_share": round(share, 3) if static else _DYNAMIC_SHARE,
+        "masked_share": round(share, 3) if static else MASKED_SHARE,
         "held_out_shards": options.held_out_shards,
         "balanced": all(file.file.name.startswith("shard-") for file in files),
         "adopted_from": [str(folder.absolute()) for _, folder in sorted(options.phases.items())],

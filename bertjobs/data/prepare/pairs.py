@@ -119,7 +119,7 @@ class Draws(Protocol):
 class CounterDraws:
     """Draws that are hashes of (seed, first sentence, decision): whatever the order, the same on every platform."""
 
-    _TARGET, _SPLIT, _OTHER, _START, _CUT_A, _CUT_B = (np.uint64(number << 48) for number in range(1, 7))
+    _TARGET, _SPLIT, _OTHER, _START, _CUT_A, _CUT_B, _ORDER = (np.uint64(number << 48) for number in range(1, 8))
 
     def __init__(self, seed: str, short_sequence_share: float) -> None:
         key = int.from_bytes(hashlib.sha256(seed.encode()).digest()[:8], "little")
@@ -130,6 +130,10 @@ class CounterDraws:
         draws = self._hash(documents, self._TARGET)
         short = (draws >> np.uint64(11)) * 2.0**-53 < self._short
         return np.where(short, 2 + _below(splitmix64(draws), limit - 1), limit)
+
+    def order(self, documents: Int64s) -> Int64s:
+        """The documents in a random order."""
+        return documents[np.argsort(self._hash(documents, self._ORDER), kind="stable")]
 
     def splits(self, firsts: Int64s, sizes: Int64s) -> Int64s:
         """See ``Draws``."""

@@ -1,4 +1,4 @@
-"""Stage 2: the pairs of a bucket's documents, for all phases."""
+"""Stage 2: the pairs of a bucket's documents, or their sequences of contiguous text, for all phases."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from bertjobs.data.batches.masking import splitmix64
 from bertjobs.data.corpus import Source
+from bertjobs.data.prepare.contiguous import sample_spans
 from bertjobs.data.prepare.pairs import TokenizedCorpus, sample_pairs
-from bertjobs.data.prepare.settings import PhaseShape
+from bertjobs.data.prepare.settings import PhaseShape, PrepareOptions
 from bertjobs.data.prepare.stage_tokenise import copies
 from bertjobs.data.prepare.work_folder import Bucket, WorkFolder
 from bertjobs.data.ragged import offsets_of
@@ -24,6 +25,7 @@ from bertjobs.files.arrays import map_arrays, write_arrays
 Int64s = NDArray[np.int64]
 
 PAIR_ARRAYS = ("a_starts", "a_lengths", "b_starts", "b_lengths", "is_random_next")
+SPAN_ARRAYS = ("offsets", "starts", "lengths")
 
 
 @dataclass(frozen=True)
@@ -64,13 +66,14 @@ def settle_split(results: list[Any]) -> Moved | None:
 
 
 def pair_bucket(work: WorkFolder, number: int) -> None:
-    """Run one task: gather a bucket's documents, write its ids and pairs, and its marker."""
+    """Run one task: gather a bucket's documents, write its ids and pairs (or sequences), and its marker."""
     bucket = work.buckets[number]
     corpus, times = _gather(work, number)
+    of_phase = _phase_pairs if work.options.next_sentence else _phase_spans
     arrays: dict[str, NDArray[Any]] = {"ids": corpus.ids}
     rows = {}
     for shape in work.options.phases:
-        pairs, rows[str(shape.phase)] = _phase_pairs(work, bucket, shape, corpus, times)
+        pairs, rows[str(shape.phase)] = of_phase(work, bucket, shape, corpus, times)
         arrays |= {f"{shape.phase}.{name}": values for name, values in pairs.items()}
     write_arrays(work.file("pairs", number, ".safetensors"), arrays, {})
     work.mark_done("pairs", number, {"documents": len(times), "rows": rows})
@@ -89,13 +92,41 @@ def _phase_pairs(
     bins = shape.sequence_length // options.bin_size
     if not len(times):
         return {name: np.zeros(0, dtype=np.uint32) for name in PAIR_ARRAYS}, [0] * bins
-    seed = f"{options.seed}/phase{shape.phase}/{bucket.split}/{bucket.number}"
+    seed = _seed(options, shape, bucket)
     pairs = sample_pairs(corpus, shape.sequence_length, options.short_sequence_share, times, seed)
-    bin_of = bin_ids(pairs.num_tokens, options.bin_size, shape.sequence_length)
-    shuffle = splitmix64(np.uint64(seed_of(seed, "shuffle")) + np.arange(len(pairs), dtype=np.uint64))
-    order = np.lexsort((shuffle, bin_of))
-    arrays = {name: getattr(pairs, name)[order].astype(np.uint32) for name in PAIR_ARRAYS}
-    return arrays, np.bincount(bin_of, minlength=bins).tolist()
+    order, rows = _by_bin(pairs.num_tokens, options, shape, seed)
+    return {name: getattr(pairs, name)[order].astype(np.uint32) for name in PAIR_ARRAYS}, rows
+
+
+def _phase_spans(
+    work: WorkFolder, bucket: Bucket, shape: PhaseShape, corpus: TokenizedCorpus, times: Int64s
+) -> tuple[dict[str, NDArray[Any]], list[int]]:
+    """As `_phase_pairs`, of sequences of contiguous text."""
+    options = work.options
+    seed = _seed(options, shape, bucket)
+    spans = sample_spans(
+        corpus,
+        shape.sequence_length,
+        options.short_sequence_share,
+        times,
+        seed,
+        across_documents=options.across_documents,
+    )
+    order, rows = _by_bin(spans.num_tokens, options, shape, seed)
+    spans = spans.take(order)
+    return {name: getattr(spans, name).astype(np.uint32) for name in SPAN_ARRAYS}, rows
+
+
+def _seed(options: PrepareOptions, shape: PhaseShape, bucket: Bucket) -> str:
+    return f"{options.seed}/phase{shape.phase}/{bucket.split}/{bucket.number}"
+
+
+def _by_bin(num_tokens: Int64s, options: PrepareOptions, shape: PhaseShape, seed: str) -> tuple[Int64s, list[int]]:
+    """The order of sequences by bin, shuffled within each, and the rows of each bin."""
+    bins = shape.sequence_length // options.bin_size
+    bin_of = bin_ids(num_tokens, options.bin_size, shape.sequence_length)
+    shuffle = splitmix64(np.uint64(seed_of(seed, "shuffle")) + np.arange(len(num_tokens), dtype=np.uint64))
+    return np.lexsort((shuffle, bin_of)), np.bincount(bin_of, minlength=bins).tolist()
 
 
 @dataclass(frozen=True)

@@ -90,6 +90,7 @@ class DataManifest:
         documents: number of documents by split.
         corpus: what was counted in the corpus: bytes, tokens, documents left out, characters replaced or removed.
         held_out: ids of the validation documents, the first thousand of them.
+        next_sentence: whether the sequences are next-sentence pairs, or contiguous text.
     """
 
     folder: Path
@@ -104,6 +105,7 @@ class DataManifest:
     corpus: dict[str, int]
     held_out: tuple[str, ...]
     phases: dict[int, PhaseData]
+    next_sentence: bool = True
 
     @classmethod
     def read(cls, folder: Path | str) -> DataManifest:
@@ -166,11 +168,13 @@ class DataManifest:
         """Everything that a run's phases need of the data.
 
         Raises:
-            InputError: another vocabulary or masking than the run's, a phase that is missing, a shard that is
-                missing or of another size unless the run skips those, a model with fewer tokens than the vocabulary.
+            InputError: another vocabulary or masking than the run's, no pairs where it needs some, a phase that is
+                missing, a shard that is missing or of another size unless the run skips those, a model with fewer
+                tokens than the vocabulary.
         """
         self.check_vocabulary(spec.vocabulary)
         self.check_masking(spec.masking)
+        self.check_next_sentence(spec.next_sentence)
         for phase in spec.phases:
             self.phase(phase.phase)
             if spec.on_bad_shard == "stop":
@@ -241,6 +245,17 @@ class DataManifest:
                 hint=f"set MASKING={self.masking}, or prepare the data with --masking {masking}",
             )
 
+    def check_next_sentence(self, wanted: bool) -> None:
+        """InputError unless the shards hold next-sentence pairs, if those are ``wanted``. Otherwise pairs will do as
+        well: their labels are ignored."""
+        if wanted and not self.next_sentence:
+            raise InputError(
+                "the run predicts next sentences, but the shards were made without next-sentence pairs",
+                where=str(self.folder),
+                hint="train on masked words alone: --set next_sentence=false, or next_sentence: false in a recipe of "
+                "your own; or prepare the data without --no-next-sentence",
+            )
+
 
 def vocabulary_sha256(path: Path | str) -> str:
     """sha256 (64 hex digits) of a vocab.txt's bytes; InputError if it cannot be read."""
@@ -269,6 +284,7 @@ def _parse(raw: bytes, folder: Path) -> DataManifest:
         held_out=tuple(content["held_out"]),
         phases={int(number): _parse_phase(int(number), entry, folder / f"phase{number}")
                 for number, entry in content["phases"].items()},
+        next_sentence=content["settings"].get("next_sentence", True),
     )  # fmt: skip
 
 
