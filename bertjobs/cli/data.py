@@ -95,7 +95,17 @@ def _add_what(group: Any) -> None:
     option("--masked-units", metavar="WHAT", default="pieces",
            help="with static masking: pieces, or words with all their pieces")  # fmt: skip
     option("--cased", action="store_true", help="keep upper case and accents, if the vocabulary does not decide")
-    option("--language", metavar="NAME", default="english", help="language of the text, for the sentence splitter")
+    option("--language", metavar="NAME", default="english",
+           help="language of the text, by its English name or code (german, de); see --sentences")  # fmt: skip
+    option("--sentences", metavar="HOW", default="auto",
+           help="how sentences are split: punkt (NLTK's), unicode (at the sentence ends of all scripts), lines (each "
+           "line is one), none (each paragraph is one), or auto: punkt for the languages that it was trained for, "
+           "else unicode")  # fmt: skip
+    option("--most-unpaired", metavar="SHARE", type=float, default=0.9,
+           help="refuse a corpus if more of its pairs cannot have a true next sentence, since their documents are one "
+           "short sentence")  # fmt: skip
+    option("--least-used", metavar="SHARE", type=float, default=0.5,
+           help="refuse a corpus if fewer of its tokens would be in the sequences")  # fmt: skip
     option("--bin-size", metavar="TOKENS", type=int, default=64, help="width of a length bin in tokens")
     option("--shards", metavar="N", type=int, default=0,
            help="files per bin; 0: 8, or as many as keep a file near 64 MB")  # fmt: skip
@@ -231,10 +241,12 @@ def _duration(seconds: float) -> str:
 
 
 def _print_summary(data: DataManifest, seconds: float | None) -> None:
+    from bertjobs.data.prepare.pair_counts import PairCounts, remark_on
     from bertjobs.slurm.shell import shell_line
 
     documents = data.documents
     print(f"{documents['train']:,} documents for training, {documents['validation']:,} held out")
+    print(f"sentences: {data.settings.get('sentences', 'punkt')}, language {data.settings['language']}")
     size = count = 0
     for number, phase in sorted(data.phases.items()):
         for name in ("train", "validation"):
@@ -242,8 +254,9 @@ def _print_summary(data: DataManifest, seconds: float | None) -> None:
             size += sum(file.bytes for file in split.files)
             count += len(split.files)
             mean = split.tokens / max(1, split.rows)
+            used = f", {PairCounts(**split.pairs).used_share:.1%} of the text's tokens used" if split.pairs else ""
             print(f"phase {number} {name + ':':<11} {split.rows:>11,} sequences, mean {mean:.0f} of "
-                  f"{phase.sequence_length} tokens")  # fmt: skip
+                  f"{phase.sequence_length} tokens{used}")  # fmt: skip
     if not data.next_sentence:
         across = "across documents" if data.settings["across_documents"] else "each within a document"
         print(f"sequences of contiguous text, {across}, for masked words alone")
@@ -252,6 +265,9 @@ def _print_summary(data: DataManifest, seconds: float | None) -> None:
     else:
         print("masked: in training, drawn anew each epoch")
     _print_oddities(data)
+    for number, phase in sorted(data.phases.items()):
+        if remark := remark_on(number, PairCounts(**phase.train.pairs)):
+            print(f"note: {remark}")
     took = f" in {seconds:.1f} s" if seconds is not None else ""
     print(f"{count} files, {size / 1e6:.1f} MB{took} -> {data.folder}")
     run = ["--recipe", "NAME", "--data", str(data.folder), *run_sets(data.settings)]

@@ -40,6 +40,12 @@ class Spans:
         """Tokens of [CLS] text [SEP]: ``[sequences]``."""
         return np.diff(offsets_of(self.lengths)[self.offsets]) + SPECIALS_ALONE
 
+    def tokens_used(self, corpus: TokenizedCorpus) -> int:
+        """Tokens of the corpus that are in at least one sequence."""
+        size = len(corpus.ids) + 2  # a separator and what follows it
+        begun, ended = (np.bincount(where, minlength=size) for where in (self.starts, self.starts + self.lengths))
+        return int(np.count_nonzero(np.cumsum(begun - ended)[: len(corpus.ids)]))
+
     def take(self, sequences: Int64s) -> Spans:
         """These sequences, in their order."""
         firsts, counts = self.offsets[sequences], np.diff(self.offsets)[sequences]
@@ -70,19 +76,19 @@ def sample_spans(
         in them as often as it is copied.
     """
     limit = sequence_length - SPECIALS_ALONE
-    bounds = corpus.sentence_offsets[corpus.document_offsets]
-    copies = np.broadcast_to(copies, len(bounds) - 1)
+    starts, lengths = corpus.sentence_offsets[corpus.document_offsets[:-1]], corpus.document_tokens
+    copies = np.broadcast_to(copies, len(lengths))
     parts = []
     for copy in range(int(copies.max(initial=0))):
         drawn = np.flatnonzero(copies > copy)
         draws = CounterDraws(f"{seed}\n{copy}", short_sequence_share)
         if across_documents:
-            order = draws.order(drawn)
-            parts.append(_across(bounds[order], np.diff(bounds)[order], limit, len(corpus.ids)))
+            order = drawn[np.argsort(draws.ranks(drawn), kind="stable")]
+            parts.append(_across(starts[order], lengths[order], limit, len(corpus.ids)))
         else:
             targets = draws.targets(drawn, limit)
             firsts = 1 + draws.starts(drawn, targets) if copy else targets  # a number from 1 to the target
-            parts.append(_within(bounds[drawn], np.diff(bounds)[drawn], targets, firsts))
+            parts.append(_within(starts[drawn], lengths[drawn], targets, firsts))
     return _joined(parts)
 
 

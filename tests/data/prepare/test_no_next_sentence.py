@@ -96,6 +96,7 @@ def test_each_document_is_in_the_shards_once_cut_where_a_sequence_is_full(
         assert len(cuts) > len(texts) > 1
         assert Counter(rows_of(split)) == Counter(cuts)
         assert split.tokens == sum(len(cut) + 2 for cut in cuts)
+        assert split.pairs["tokens_used"] == split.pairs["tokens"] == sum(map(len, texts))
 
 
 def test_across_documents_all_but_one_sequence_of_a_bucket_are_full(
@@ -246,6 +247,7 @@ def test_from_the_command_line(
     assert main([*words, *more]) == 0
     printed = capsys.readouterr().out
     assert "sequences of contiguous text, across documents, for masked words alone" in printed
+    assert printed.count(", 100.0% of the text's tokens used") == 2
     assert f"--data {output} --set next_sentence=false --set masked_share=0.3" in printed
     settings = DataManifest.read(output).settings
     assert (settings["duplicates"], settings["short_sequence_share"], settings["phases"]) == (1, 0.0, [[1, 128, 39]])
