@@ -188,6 +188,8 @@ def _print_oddities(data: DataManifest) -> None:
         ("replaced", "invalid UTF-8 sequences became U+FFFD"),
         ("nul", "NUL bytes were removed"),
         ("left_out", "documents were left out by --sample-ratio"),
+        ("skipped_pages", "pages of a MediaWiki dump that are not wikitext were skipped"),
+        ("with_equal_ids", "corpora have different documents of one id: they were told apart by their text"),
         ("empty", "articles hold no text and were skipped"),
     ):
         if count := data.corpus.get(name, 0):
@@ -258,7 +260,7 @@ def _print_summary(data: DataManifest, seconds: float | None) -> None:
             print(f"phase {number} {name + ':':<11} {split.rows:>11,} sequences, mean {mean:.0f} of "
                   f"{phase.sequence_length} tokens{used}")  # fmt: skip
     if not data.next_sentence:
-        across = "across documents" if data.settings["across_documents"] else "each within a document"
+        across = "across documents" if data.settings.get("across_documents") else "each within a document"
         print(f"sequences of contiguous text, {across}, for masked words alone")
     if data.masking == "static":
         print(f"masked: {data.settings['masked_share']:.0%} of the tokens, stored in the shards")

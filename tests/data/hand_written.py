@@ -95,6 +95,9 @@ def write_folder(
         corpus={},
         held_out=(),
         phases={1: PhaseData(1, LONGEST, 8, train, validation)},
+        plan=None,
+        has_hash=True,
+        files_beside={},
     )
     return manifest, contents
 

@@ -16,6 +16,7 @@ from safetensors.numpy import save_file
 
 import bertjobs
 from bertjobs.data.shards.manifest import DataManifest
+from bertjobs.data.shards.manifest_form import hashed_text
 from bertjobs.errors import InputError, InputErrors
 from bertjobs.launch.plan.preflight import (
     Circumstances,
@@ -150,7 +151,7 @@ def test_data_without_pairs_are_refused_where_next_sentences_are_predicted(
     assert preflight(replace(spec, next_sentence=False, data=str(data)), "local", NO_SLURM)[1] == []
     content = json.loads((data / "MANIFEST.json").read_text())
     content["settings"] |= {"next_sentence": False, "across_documents": False}
-    (data / "MANIFEST.json").write_text(json.dumps(content))
+    (data / "MANIFEST.json").write_text(hashed_text(content))
     with pytest.raises(InputError) as caught:
         preflight(replace(spec, data=str(data)), "local", NO_SLURM)
     for part in ("without next-sentence pairs", "--set next_sentence=false", "without --no-next-sentence", str(data)):
