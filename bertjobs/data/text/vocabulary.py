@@ -19,6 +19,7 @@ from tokenizers.models import WordPiece
 from bertjobs.data.text.wordpiece import WordPieceEncoder
 from bertjobs.errors import InputError
 from bertjobs.files.atomic import write_text
+from bertjobs.files.faults import not_written
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 TOKENS_FILE, TOKENIZER_FILE = "vocab.txt", "tokenizer.json"
@@ -280,7 +281,7 @@ def train_vocabulary(sources: Sequence[str], size: int, lowercase: bool, output:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_text(path, "".join(f"{token}\n" for token, _ in tokens))
     except OSError as error:
-        raise InputError(f"cannot write {str(path)!r}: {error.strerror}", where="--output") from error
+        raise not_written(str(path), error, "--output") from error
 
 
 def _count_words(sources: Sequence[str], normaliser: normalizers.BertNormalizer) -> Counter[str]:

@@ -11,6 +11,7 @@ from bertjobs.cli.data import register
 from bertjobs.cli.data_prepare import array_options, given_words
 from bertjobs.data.shards.manifest import DataManifest
 from bertjobs.errors import InputError
+from bertjobs.files.arrays import map_arrays
 from bertjobs.slurm.container import Container, submitting_code
 
 
@@ -38,6 +39,26 @@ def test_vocab_then_prepare(corpus: Path, tmp_path: Path, capsys: pytest.Capture
     assert f"{data.documents['train']} documents for training" in printed.out
     assert f"next: bertjobs submit --recipe NAME --data {output}" in printed.out
     assert "MB/s" in printed.err
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "cp1252"])
+def test_a_corpus_in_another_encoding_gives_the_same(
+    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], encoding: str
+) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    for path in corpus.iterdir():
+        (other / path.name).write_bytes(path.read_text(encoding="utf-8").encode(encoding))
+    made = {}
+    for folder, more in ((corpus, ()), (other, ("--encoding", encoding))):
+        vocab, output = tmp_path / f"{folder.name}.txt", tmp_path / f"of-{folder.name}"
+        given = ("--corpus", f"text:{folder}", *more)
+        assert _run("vocab", *given, "--size", 400, "--output", vocab) == 0
+        assert (f"#encoding={encoding}" in capsys.readouterr().out) == bool(more)
+        assert _run("prepare", *given, "--vocab", vocab, "--output", output, "--phases", "1") == 0
+        shards = sorted((output / "phase1" / "train").iterdir())
+        made[folder] = (vocab.read_bytes(), [(path.name, map_arrays(path)[0]["ids"].tolist()) for path in shards])
+    assert made[corpus] == made[other]
 
 
 def test_phases_that_are_not_numbers_are_refused(corpus: Path, tmp_path: Path) -> None:
