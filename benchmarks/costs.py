@@ -36,7 +36,6 @@ from bertjobs.bench.profile import ATTENTION, ELEMENTWISE, INDEXING, LOSS, OPTIM
 from bertjobs.bench.sequences import VOCABULARY_SIZE, synthetic_data
 from bertjobs.bench.sweep import rank_step
 from bertjobs.data.batches.packed_batches import PackedBatch
-from bertjobs.data.shards.ids_shard import SPECIALS
 from bertjobs.files.atomic import write_json
 from bertjobs.model import packed
 from bertjobs.model.packed import Affine, Normalised
@@ -139,7 +138,7 @@ def shapes_of(spec: RunSpec, phase: PhaseSpec) -> Shapes:
     assert isinstance(first, PackedBatch)
     counts = StepCounts(*(round(count / len(packs)) for count in counts_of(packs)))
     rows = data.shards.kept
-    lengths = data.shards.lengths(rows) + SPECIALS
+    lengths = data.shards.num_tokens(rows)
     read = data.masking.predictions(data.shards, rows) + 1
     per_sequence = counts.sequences / len(rows)
 

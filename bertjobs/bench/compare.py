@@ -23,6 +23,8 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
+from operator import add
 from typing import Any
 
 import torch
@@ -40,7 +42,7 @@ from bertjobs.recipe.flops import step_flops
 from bertjobs.recipe.spec import PhaseSpec, RunSpec
 from bertjobs.train.objective import Term
 from bertjobs.train.precision import autocast
-from bertjobs.train.pretraining.forward import Forward, on_device, open_forward
+from bertjobs.train.pretraining.forward import Forward, model_of, on_device, open_forward
 
 OURS, PADDED, NVIDIA = "ours, unpadded", "ours, padded", "NVIDIA's way"
 EAGER, SDPA, COMPILED = "Hugging Face, eager", "Hugging Face, SDPA", "Hugging Face, SDPA, compiled"
@@ -211,7 +213,7 @@ def compare(
         by_length=by_length,
         sequences=sequences,
         tokens=counts.tokens,
-        flops=step_flops(spec.model, spec.model.vocab_size, counts),
+        flops=step_flops(spec.model, spec.model.vocab_size, counts, next_sentence=spec.next_sentence),
         product_flops_per_s=product_rate(device, spec.precision),
         results=(),
     )
@@ -269,7 +271,7 @@ def _ours(spec: RunSpec, device: torch.device) -> tuple[Variant, BertForPreTrain
     """Our unpadded path, its model, and how packs are computed, in words."""
     torch.manual_seed(spec.seed)
     with device:  # initialised there: on a CPU, BERT-large takes seconds
-        model = BertForPreTraining(spec.model, activation_checkpointing=spec.activation_checkpointing)
+        model = model_of(spec)
     unpadded = replace(spec, unpad=True, loader="bertjobs", loss_normalization="global")
     forward = open_forward(model, unpadded, device)
     return Variant(OURS, model, TimedSequences.packed, lambda batch: _mean(forward(batch))), model, forward.describe()
@@ -283,23 +285,23 @@ def _variant(name: str, spec: RunSpec, model: BertForPreTraining, device: torch.
     if name == NVIDIA:
         return Variant(name, model, TimedSequences.fixed, lambda batch: _loss_of_all_tokens(model, batch))
     theirs = _hugging_face(spec, model, "eager" if name == EAGER else "sdpa", device).to(device)
-    loss = _their_loss(torch.compile(theirs) if name == COMPILED else theirs)
+    loss = _their_loss(torch.compile(theirs) if name == COMPILED else theirs, next_sentence=spec.next_sentence)
     return Variant(name, theirs, TimedSequences.padded, loss)
 
 
-def _mean(terms: tuple[Term, Term]) -> Tensor:
-    mlm, nsp = terms
-    return mlm.loss_sum / mlm.count + nsp.loss_sum / nsp.count
+def _mean(terms: tuple[Term, ...]) -> Tensor:
+    return reduce(add, [term.loss_sum / term.count for term in terms])
 
 
 def _hugging_face(spec: RunSpec, model: BertForPreTraining, attention: str, device: torch.device) -> nn.Module:
     """Hugging Face's model with our weights."""
-    from transformers import BertConfig
+    from transformers import BertConfig, BertForMaskedLM
     from transformers import BertForPreTraining as TheirBert
 
+    kind = TheirBert if spec.next_sentence else BertForMaskedLM
     settings = {key: value for key, value in config_from_model_spec(spec.model).items() if key in _SHAPE}
     with device:
-        theirs = TheirBert._from_config(BertConfig(**settings), attn_implementation=attention)
+        theirs = kind._from_config(BertConfig(**settings), attn_implementation=attention)
     theirs.load_state_dict(model.state_dict())
     if spec.activation_checkpointing:
         theirs.gradient_checkpointing_enable()
@@ -313,14 +315,15 @@ _SHAPE = (
 )  # fmt: skip
 
 
-def _their_loss(model: Callable[..., Any]) -> Callable[[Batch], Tensor]:
+def _their_loss(model: Callable[..., Any], *, next_sentence: bool) -> Callable[[Batch], Tensor]:
     def loss(batch: Batch) -> Tensor:
+        next_sentence_label = {"next_sentence_label": batch.next_sentence_labels} if next_sentence else {}
         return model(
             input_ids=batch.input_ids,
             token_type_ids=batch.token_type_ids,
             attention_mask=batch.attention_mask,
             labels=batch.labels,
-            next_sentence_label=batch.next_sentence_labels,
+            **next_sentence_label,
         ).loss
 
     return loss
@@ -331,7 +334,7 @@ def _loss_of_all_tokens(model: BertForPreTraining, batch: Batch) -> Tensor:
     logits, next_logits = model.logits(batch.input_ids, batch.token_type_ids, batch.attention_mask)
     labels = batch.labels.to(logits.device).flatten()
     mlm = F.cross_entropy(logits.flatten(0, 1).float(), labels, ignore_index=IGNORED_LABEL)
-    return mlm + F.cross_entropy(next_logits.float(), batch.next_sentence_labels)
+    return mlm if next_logits is None else mlm + F.cross_entropy(next_logits.float(), batch.next_sentence_labels)
 
 
 def _moved(variant: Variant, batch: MicroBatch, device: torch.device) -> MicroBatch:

@@ -15,7 +15,6 @@ from bertjobs.data.batches.batches import Batch, MicroBatch, make_batch
 from bertjobs.data.batches.order import SampleOrder
 from bertjobs.data.batches.packed_batches import make_packed_batch
 from bertjobs.data.batches.packing import Int64s, Limits, limits_for, pack
-from bertjobs.data.shards.ids_shard import SPECIALS
 from bertjobs.model.bert import IGNORED_LABEL
 from bertjobs.recipe.flops import StepCounts
 from bertjobs.recipe.spec import PhaseSpec
@@ -50,7 +49,7 @@ class TimedSequences:
     @property
     def lengths(self) -> Int64s:
         """Tokens of each sequence, ``[sequences]``."""
-        return self.data.shards.lengths(self.rows) + SPECIALS
+        return self.data.shards.num_tokens(self.rows)
 
     @property
     def predictions(self) -> Int64s:

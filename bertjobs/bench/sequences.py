@@ -106,5 +106,5 @@ def _vocabulary(size: int) -> Vocabulary:
 
 def _lengths(shards: ShardSet) -> str:
     rows = shards.kept
-    lengths = shards.lengths(rows) + SPECIALS
+    lengths = shards.num_tokens(rows)
     return f"{len(rows):,} sequences, mean length {lengths.mean():.0f} tokens, longest {lengths.max()}"

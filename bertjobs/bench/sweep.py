@@ -19,14 +19,13 @@ from bertjobs.data.batches.batches import BatchStream, MicroBatch
 from bertjobs.data.batches.packed_batches import packing_limits
 from bertjobs.errors import BertjobsError
 from bertjobs.files.json_lines import append_line
-from bertjobs.model.bert import BertForPreTraining
 from bertjobs.optim.base import Optimizer
 from bertjobs.optim.build import build_optimizer
 from bertjobs.recipe.flops import step_flops
 from bertjobs.recipe.spec import PhaseSpec, RunSpec
 from bertjobs.run.bench_file import BENCH_FILE
 from bertjobs.train.device import peak_memory_gb
-from bertjobs.train.pretraining.forward import Forward, open_forward
+from bertjobs.train.pretraining.forward import Forward, model_of, open_forward
 from bertjobs.train.pretraining.measures import counts_of, divisors_of
 from bertjobs.train.step import StepPlan, train_step
 
@@ -146,7 +145,7 @@ class Rank:
         torch.manual_seed(spec.seed)
         self.spec, self.phase, self.device = spec, phase, device
         with device:  # initialised there: on a CPU, BERT-large takes seconds
-            self.model = BertForPreTraining(spec.model, activation_checkpointing=spec.activation_checkpointing)
+            self.model = model_of(spec)
         self.forward: Forward = open_forward(self.model, spec, device)
         optimizer = build_optimizer(self.model, spec.optimizer, LEARNING_RATE, device=device)
         self.optimizer = TimedOptimizer(optimizer, device)
@@ -164,7 +163,7 @@ class Rank:
             precision=self.spec.precision,
             seed=self.spec.seed,
             number=self.steps,
-            divisors=divisors_of(counts_of(micro_batches)),
+            divisors=divisors_of(counts_of(micro_batches), next_sentence=self.spec.next_sentence),
             loss_scale=128.0 if self.spec.precision == "fp16" else 1.0,
         )
         self.optimizer.seconds = 0.0
@@ -230,7 +229,7 @@ def measure(rank: Rank, data: BenchData, micro_batch: int, *, peak: float, secon
     optimizer = statistics.median(update for *_, update in timed)
     step_s = forward_backward + optimizer
     sequences_per_s = phase.rank_batch / step_s
-    flops = step_flops(spec.model, spec.model.vocab_size, counts) / counts.sequences
+    flops = step_flops(spec.model, spec.model.vocab_size, counts, next_sentence=spec.next_sentence) / counts.sequences
     places = sum(batch.input_ids.numel() for batch in whole)
     times = [1 / rate for rate in rates]
     return Measurement(

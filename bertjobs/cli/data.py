@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from bertjobs.cli.data_check import add_verbs, chosen_processes
 from bertjobs.cli.data_corpus import add_corpus, chosen_corpora
 from bertjobs.cli.data_duplicates import add_duplicates, add_near_options
-from bertjobs.cli.data_prepare import add_place_arguments, array_options, queue_prepare
+from bertjobs.cli.data_prepare import add_place_arguments, array_options, queue_prepare, run_sets
 from bertjobs.cli.data_sources import source_lines
 from bertjobs.cli.interrupts import interrupts_held
 from bertjobs.errors import InputError
@@ -43,9 +43,9 @@ def _add_prepare(verbs: Any) -> None:
     parser = verbs.add_parser(
         "prepare",
         help="text to balanced, binned shards",
-        description="Split documents into sentences, encode them, draw next-sentence pairs, and write balanced, binned "
-        "shards for each phase, with held-out documents for validation. A prepare that was stopped resumes where "
-        "it was when the same command is run again; a complete one is left as it is.",
+        description="Split documents into sentences, encode them, draw next-sentence pairs (or cut contiguous text), "
+        "and write balanced, binned shards for each phase, with held-out documents for validation. A prepare that was "
+        "stopped resumes where it was when the same command is run again; a complete one is left as it is.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         allow_abbrev=False,
     )
@@ -68,17 +68,24 @@ def _add_what(group: Any) -> None:
     option = group.add_argument
     option("--phases", metavar="LIST", default="1,2",
            help="1 (128 tokens, 20 masked), 2 (512, 80), or NUMBER:TOKENS[:MASKED], separated by commas")  # fmt: skip
-    option("--duplicates", metavar="N", type=int, default=5,
-           help="how often pairs are drawn from each training document")  # fmt: skip
-    option("--short-sequence-share", metavar="SHARE", type=float, default=0.1,
-           help="share of the documents whose target length is drawn at random")  # fmt: skip
+    option("--no-next-sentence", dest="next_sentence", action="store_false",
+           help="for masked words alone: instead of pairs contiguous text, cut where a sequence is full")  # fmt: skip
+    option("--across-documents", action="store_true",
+           help="with --no-next-sentence: continue a sequence with another document, behind a [SEP]")  # fmt: skip
+    option("--duplicates", metavar="N", type=int, default=argparse.SUPPRESS,
+           help="how often each training document is used (default: 5 times, each in other pairs; 1 with "
+           "--no-next-sentence)")  # fmt: skip
+    option("--short-sequence-share", metavar="SHARE", type=float, default=argparse.SUPPRESS,
+           help="share of the documents whose target length is drawn at random (default: 0.1; 0 with "
+           "--no-next-sentence)")  # fmt: skip
     option("--sample-ratio", metavar="SHARE", type=float, default=1.0, help="share of the documents that are used")
     option("--held-out", metavar="SHARE", type=float, default=0.05,
            help="share of the documents kept for validation, at least one document")  # fmt: skip
     option("--masking", metavar="HOW", default="dynamic",
            help="dynamic (drawn anew each epoch in training) or static (stored in the shards)")  # fmt: skip
     option("--masked-share", metavar="SHARE", type=float, default=0.15,
-           help="with static masking: share of the tokens that are masked")  # fmt: skip
+           help="with static masking: share of the tokens that are masked; with dynamic masking the recipe's "
+           "masked_share decides")  # fmt: skip
     option("--masked-units", metavar="WHAT", default="pieces",
            help="with static masking: pieces, or words with all their pieces")  # fmt: skip
     option("--cased", action="store_true", help="keep upper case and accents, if the vocabulary does not decide")
@@ -124,13 +131,14 @@ def _add_vocab(verbs: Any) -> None:
 
 def _prepare(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
     with interrupts_held():
-        from bertjobs.data.prepare import PrepareOptions, ThisMachine, parse_phases, prepare
+        from bertjobs.data.prepare import DEFAULTS, PrepareOptions, ThisMachine, parse_phases, prepare
         from bertjobs.data.prepare.queue_job import release_own_lock
         from bertjobs.data.shards.manifest import MANIFEST_NAME, WORK_FOLDER, DataManifest
 
-    given: dict[str, Any] = {field.name: getattr(args, field.name, None) for field in fields(PrepareOptions)}
-    given |= {"corpora": chosen_corpora(args), "vocabulary": args.vocab, "phases": parse_phases(args.phases)}
-    options = PrepareOptions(**given)
+    names = {field.name for field in fields(PrepareOptions)}
+    given = {**DEFAULTS[args.next_sentence], **{name: value for name, value in vars(args).items() if name in names}}
+    phases = parse_phases(args.phases, args.masked_share)
+    options = PrepareOptions(**{**given, "corpora": chosen_corpora(args), "vocabulary": args.vocab, "phases": phases})
     if args.queue and not args.slurm:
         raise InputError("--queue is for a cluster", where="--queue", hint="add --slurm")
     if getattr(args, "image", "") and not args.slurm:
@@ -256,6 +264,9 @@ def _print_summary(data: DataManifest, seconds: float | None) -> None:
             used = f", {PairCounts(**split.pairs).used_share:.1%} of the text's tokens used" if split.pairs else ""
             print(f"phase {number} {name + ':':<11} {split.rows:>11,} sequences, mean {mean:.0f} of "
                   f"{phase.sequence_length} tokens{used}")  # fmt: skip
+    if not data.next_sentence:
+        across = "across documents" if data.settings.get("across_documents") else "each within a document"
+        print(f"sequences of contiguous text, {across}, for masked words alone")
     if data.masking == "static":
         print(f"masked: {data.settings['masked_share']:.0%} of the tokens, stored in the shards")
     else:
@@ -268,4 +279,5 @@ def _print_summary(data: DataManifest, seconds: float | None) -> None:
         print(harmless(line))
     took = f" in {seconds:.1f} s" if seconds is not None else ""
     print(f"{count} files, {size / 1e6:.1f} MB{took} -> {data.folder}")
-    print("next: " + shell_line(["bertjobs", "submit", "--recipe", "NAME", "--data", str(data.folder)]))
+    run = ["--recipe", "NAME", "--data", str(data.folder), *run_sets(data.settings)]
+    print("next: " + shell_line(["bertjobs", "submit", *run]))

@@ -208,7 +208,7 @@ def _print_part(part: TargetPart, inspection: Inspection, samples: list[Sample],
         rows.append([
             f"  {name}", f"{facts.files:,}", f"{facts.rows:,}", f"{facts.tokens:,}", f"{facts.bytes / 1e6:.1f}",
             f"{facts.mean_length:.1f}", _share(facts.padding, facts.tokens + facts.padding),
-            _share(facts.random_next, facts.rows), _share(facts.unknown, facts.tokens, 3),
+            _share(facts.random_next, facts.pairs), _share(facts.unknown, facts.tokens, 3),
         ])  # fmt: skip
     print("\n".join(right_aligned(rows)))
     if total.masked:
@@ -217,7 +217,8 @@ def _print_part(part: TargetPart, inspection: Inspection, samples: list[Sample],
         print(f"  masked: {_share(total.masked, total.tokens)} of the tokens, stored; of these {as_mask} [MASK], "
               f"{as_random} another token, {as_kept} kept")  # fmt: skip
     if total.rows:
-        print(f"  repeated: {inspection.repeated:.2%} of the sequences repeat the A and B of an earlier one")
+        same = "the A and B" if total.pairs else "the text"
+        print(f"  repeated: {inspection.repeated:.2%} of the sequences repeat {same} of an earlier one")
         print("  lengths, in tokens with [CLS] and [SEP]:")
         print("\n".join("  " + line for line in text_bars(_bins(part, inspection))))
     _print_samples(samples, _how_masked(part, stored=total.masked > 0, seed=seed))
@@ -244,9 +245,9 @@ def _print_samples(samples: list[Sample], how: str) -> None:
         return
     print(f"  samples; masks {how}, [original→what the model sees]:")
     for sample in samples:
-        following = "random next" if sample.is_random_next else "follows"
-        print(f"\n  {sample.shard} row {sample.row}: {sample.num_tokens} tokens, {sample.masks} masked, {following}")
-        for name, text in (("A", sample.a), ("B", sample.b)):
+        following = {None: "", True: ", random next", False: ", follows"}[sample.is_random_next]
+        print(f"\n  {sample.shard} row {sample.row}: {sample.num_tokens} tokens, {sample.masks} masked{following}")
+        for name, text in [(" ", sample.a)] if sample.b is None else [("A", sample.a), ("B", sample.b)]:
             print(textwrap.fill(text, _WIDTH, initial_indent=f"    {name}  ", subsequent_indent=" " * 7,
                                 break_on_hyphens=False))  # fmt: skip
 

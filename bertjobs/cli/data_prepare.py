@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -79,7 +80,7 @@ def queue_prepare(parser: argparse.ArgumentParser, args: argparse.Namespace, opt
     job = queue([sys.executable, "-m", "bertjobs", "data", "prepare", *words], arrays, output, os.environ)
     print(f"queued as job {job}; log {str(log_file(output)).replace('%j', job)}")
     site = ["--site", args.site] if getattr(args, "site", None) else []
-    after = ["--recipe", "NAME", "--data", str(output.absolute()), "--after", job]
+    after = ["--recipe", "NAME", "--data", str(output.absolute()), "--after", job, *run_sets(options.settings())]
     print("next: " + shell_line(["bertjobs", "submit", *site, *after]))
     return 0
 
@@ -92,8 +93,18 @@ def given_words(parser: argparse.ArgumentParser, args: argparse.Namespace) -> li
         if action.dest == "queue" or value is None or value == action.default:
             continue
         flag, values = action.option_strings[-1], value if isinstance(value, list) else [value]
-        words += [flag] if value is True else [f"{flag}={one}" for one in values]
+        words += [flag] if isinstance(value, bool) else [f"{flag}={one}" for one in values]
     return words
+
+
+def run_sets(settings: Mapping[str, Any]) -> list[str]:
+    """What a run on data of these settings has to set, unless its recipe does."""
+    from bertjobs.recipe.predictions import MASKED_SHARE
+
+    sets = [] if settings.get("next_sentence", True) else ["--set", "next_sentence=false"]
+    share = settings["masked_share"]
+    other_share = settings["masking"] == "dynamic" and share != MASKED_SHARE
+    return [*sets, "--set", f"masked_share={share:g}"] if other_share else sets
 
 
 def array_options(args: argparse.Namespace) -> ArrayOptions:

@@ -1,7 +1,7 @@
-"""BERT with its two pretraining heads (Devlin et al., arXiv 1810.04805).
+"""BERT with its two pretraining heads, or the masked-LM head alone (Devlin et al., arXiv 1810.04805).
 
-Module and parameter names are those of Hugging Face's ``BertForPreTraining``, so that weights pass both ways
-(``bertjobs.model.huggingface``). Shapes below: B sequences, S tokens, H hidden size, V vocabulary size.
+Module and parameter names are those of Hugging Face's ``BertForPreTraining`` and ``BertForMaskedLM``, so that weights
+pass both ways (``bertjobs.model.huggingface``). Shapes below: B sequences, S tokens, H hidden size, V vocabulary size.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ class PretrainingSums(NamedTuple):
     """What one micro-batch adds to the loss and the metrics of a global batch.
 
     Scalars on the model's device; losses float32 in nats, the others int64. Dividing the sums of all ranks
-    and micro-batches by the sums of their counts gives means that do not depend on how the batch was cut.
+    and micro-batches by the sums of their counts gives means that do not depend on how the batch was cut. Without a
+    next-sentence head its three are 0.
 
     Attributes:
         mlm_loss_sum: cross-entropy summed over masked tokens.
@@ -198,19 +199,21 @@ class Pooler(nn.Module):
 
 
 class Bert(nn.Module):
-    """The encoder without heads (Hugging Face's ``BertModel``)."""
+    """The encoder without heads (Hugging Face's ``BertModel``), with or without the pooler."""
 
-    def __init__(self, spec: ModelSpec, activation_checkpointing: bool):
+    def __init__(self, spec: ModelSpec, activation_checkpointing: bool, *, pooled: bool):
         super().__init__()
         self.embeddings = Embeddings(spec)
         self.encoder = Encoder(spec, activation_checkpointing)
-        self.pooler = Pooler(spec)
+        self.pooler = Pooler(spec) if pooled else None
 
-    def forward(self, input_ids: Tensor, token_type_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Three [B, S] integer tensors to hidden states [B, S, H] and pooled vectors [B, H]."""
+    def forward(
+        self, input_ids: Tensor, token_type_ids: Tensor, attention_mask: Tensor
+    ) -> tuple[Tensor, Tensor | None]:
+        """Three [B, S] integer tensors to hidden states [B, S, H] and, with a pooler, pooled vectors [B, H]."""
         mask = attention_mask.bool()[:, None, None, :]
         hidden = self.encoder(self.embeddings(input_ids, token_type_ids), mask)
-        return hidden, self.pooler(hidden)
+        return hidden, None if self.pooler is None else self.pooler(hidden)
 
 
 class PredictionTransform(DenseGelu):
@@ -242,12 +245,12 @@ class MaskedTokenHead(nn.Module):
 
 
 class PretrainingHeads(nn.Module):
-    """Masked-LM and next-sentence heads."""
+    """The masked-LM head, and where it is asked for the next-sentence head."""
 
-    def __init__(self, spec: ModelSpec, word_embeddings: nn.Embedding):
+    def __init__(self, spec: ModelSpec, word_embeddings: nn.Embedding, *, next_sentence: bool):
         super().__init__()
         self.predictions = MaskedTokenHead(spec, word_embeddings)
-        self.seq_relationship = nn.Linear(spec.hidden_size, 2)
+        self.seq_relationship = nn.Linear(spec.hidden_size, 2) if next_sentence else None
 
 
 class BertForPreTraining(nn.Module):
@@ -258,18 +261,20 @@ class BertForPreTraining(nn.Module):
 
     Args:
         spec: the shape; ``vocab_size`` must be filled in.
+        next_sentence: whether it has a pooler and a next-sentence head; without them it is Hugging Face's
+            ``BertForMaskedLM``.
         activation_checkpointing: keep less in memory for the backward pass, and compute more; see `Encoder`.
 
     Raises:
         InputError: a shape that no model can have, or an unknown ``hidden_act``.
     """
 
-    def __init__(self, spec: ModelSpec, *, activation_checkpointing: bool = False):
+    def __init__(self, spec: ModelSpec, *, next_sentence: bool = True, activation_checkpointing: bool = False):
         super().__init__()
         _check(spec)
-        self.spec = spec
-        self.bert = Bert(spec, activation_checkpointing)
-        self.cls = PretrainingHeads(spec, self.bert.embeddings.word_embeddings)
+        self.spec, self.next_sentence = spec, next_sentence
+        self.bert = Bert(spec, activation_checkpointing, pooled=next_sentence)
+        self.cls = PretrainingHeads(spec, self.bert.embeddings.word_embeddings, next_sentence=next_sentence)
         self._initialise()
 
     @torch.no_grad()
@@ -283,7 +288,7 @@ class BertForPreTraining(nn.Module):
                 parameter.normal_(0.0, self.spec.initializer_range)
         self.bert.embeddings.word_embeddings.weight[0].zero_()
 
-    def encode(self, input_ids: Tensor, token_type_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
+    def encode(self, input_ids: Tensor, token_type_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor | None]:
         """Hidden states [B, S, H] and pooled vectors [B, H] of integer inputs, each [B, S].
 
         ``attention_mask`` is 1 for tokens, 0 for padding; ``token_type_ids`` 0 in sentence A, 1 in B.
@@ -294,10 +299,12 @@ class BertForPreTraining(nn.Module):
         """Masked-LM logits [..., V] of hidden states [..., H]."""
         return self.cls.predictions(hidden)
 
-    def logits(self, input_ids: Tensor, token_type_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
-        """``prediction_logits`` [B, S, V] and ``seq_relationship_logits`` [B, 2]; inputs as in ``encode``."""
+    def logits(self, input_ids: Tensor, token_type_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor | None]:
+        """``prediction_logits`` [B, S, V] and, with that head, ``seq_relationship_logits`` [B, 2]; inputs as in
+        ``encode``."""
         hidden, pooled = self.encode(input_ids, token_type_ids, attention_mask)
-        return self.mlm_logits(hidden), self.cls.seq_relationship(pooled)
+        head = self.cls.seq_relationship
+        return self.mlm_logits(hidden), None if head is None else head(pooled)
 
     def pretraining_sums(
         self,
@@ -313,7 +320,8 @@ class BertForPreTraining(nn.Module):
             input_ids, token_type_ids, attention_mask: as in ``encode``, on the model's device.
             labels: [B, S], the original token where one is masked, else -1. On the CPU or on the model's
                 device; from the CPU the masked tokens are located without waiting for a GPU.
-            next_sentence_labels: [B], 1 where sentence B is a random one, 0 where it follows A.
+            next_sentence_labels: [B], 1 where sentence B is a random one, 0 where it follows A; not looked at without
+                a next-sentence head.
         """
         device = input_ids.device
         flat = labels.flatten()
@@ -322,18 +330,20 @@ class BertForPreTraining(nn.Module):
         hidden, pooled = self.encode(input_ids, token_type_ids, attention_mask)
         masked = hidden.flatten(0, 1).index_select(0, positions.to(device, non_blocking=True))
         mlm_loss, mlm_correct = _loss_and_correct(self.mlm_logits(masked), targets)
+        mlm_sums = mlm_loss, mlm_correct, torch.full((), len(targets), device=device)
+        if self.cls.seq_relationship is None:
+            return PretrainingSums(*mlm_sums, *no_next_sentences(device))
         next_labels = next_sentence_labels.to(device, non_blocking=True)
         nsp_loss, nsp_correct = _loss_and_correct(self.cls.seq_relationship(pooled), next_labels)
-        return PretrainingSums(
-            mlm_loss_sum=mlm_loss,
-            mlm_correct=mlm_correct,
-            mlm_count=torch.full((), len(targets), device=device),
-            nsp_loss_sum=nsp_loss,
-            nsp_correct=nsp_correct,
-            nsp_count=torch.full((), len(next_labels), device=device),
-        )
+        return PretrainingSums(*mlm_sums, nsp_loss, nsp_correct, torch.full((), len(next_labels), device=device))
 
     forward = pretraining_sums  # DistributedDataParallel synchronises gradients of what goes through forward
+
+
+def no_next_sentences(device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """The next-sentence part of `PretrainingSums` where there is no head for it."""
+    none = torch.zeros((), dtype=torch.int64, device=device)
+    return torch.zeros((), device=device), none, none
 
 
 def _loss_and_correct(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:

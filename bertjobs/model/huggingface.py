@@ -83,19 +83,25 @@ def save_pretrained(
         InputError: a vocabulary that cannot be read or holds more tokens than the model.
     """
     folder = Path(folder)
-    write_description(model.spec, vocabulary_path, folder, lowercase=lowercase)
+    write_description(model.spec, vocabulary_path, folder, lowercase=lowercase, next_sentence=model.next_sentence)
     state = {name: p.detach().float().cpu().contiguous() for name, p in model.named_parameters()}
     save_file(state, folder / WEIGHTS_FILE, metadata=WEIGHTS_METADATA)
 
 
-def write_description(spec: ModelSpec, vocabulary_path: str | Path, folder: Path, *, lowercase: bool) -> None:
-    """Write all files of a Hugging Face folder but the weights: config and tokenizer. As in `save_pretrained`."""
+def write_description(
+    spec: ModelSpec, vocabulary_path: str | Path, folder: Path, *, lowercase: bool, next_sentence: bool = True
+) -> None:
+    """Write all files of a Hugging Face folder but the weights: config and tokenizer. As in `save_pretrained`;
+    ``next_sentence`` is that of `BertForPreTraining`."""
     max_length = spec.max_position_embeddings
     tokens = write_tokenizer(folder, Path(vocabulary_path), lowercase=lowercase, max_length=max_length)
     if tokens > spec.vocab_size:
         what = f"the vocabulary holds {tokens} tokens, but the model's vocab_size is {spec.vocab_size}"
         raise InputError(what, where=str(vocabulary_path))
-    config = json.dumps(config_from_model_spec(spec), indent=2, sort_keys=True)
+    content = config_from_model_spec(spec)
+    if not next_sentence:
+        content["architectures"] = ["BertForMaskedLM"]
+    config = json.dumps(content, indent=2, sort_keys=True)
     (folder / "config.json").write_text(config + "\n", encoding="utf-8")
 
 
@@ -178,10 +184,11 @@ def initialise_from(model: BertForPreTraining, folder: str | Path) -> tuple[str,
         InputError: as in ``load_pretrained``; the model is then unchanged.
     """
     weights = load_pretrained(folder, model.spec)
-    for name, parameter in model.named_parameters():
+    parameters = dict(model.named_parameters())
+    for name, parameter in parameters.items():
         if name in weights.state:
             parameter.copy_(weights.state[name])
-    return weights.missing
+    return tuple(name for name in weights.missing if name in parameters)
 
 
 def _read_config(folder: Path) -> dict[str, Any]:

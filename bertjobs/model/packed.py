@@ -1,9 +1,9 @@
 """The unpadded forward pass of ``BertForPreTraining``: the same model and numbers as its padded one, without padding.
 
 Sequences lie one after the other in [T, H], attention sees each separately (``bertjobs.model.attention``), and the last
-layer computes keys and values for all tokens but the rest only for the R rows that a head reads: the first token of
-each sequence and the masked ones. Without dropout, losses and gradients are those of ``pretraining_sums`` up to
-rounding.
+layer computes keys and values for all tokens but the rest only for the R rows that a head reads: the masked tokens and,
+where next sentences are predicted, the first token of each sequence. Without dropout, losses and gradients are those of
+``pretraining_sums`` up to rounding.
 
 Under autocast, hidden states between the layers are bf16 or fp16 (the padded path keeps them in float32); sums with
 the residual, LayerNorm and losses are computed in float32. Nothing waits for a GPU.
@@ -23,7 +23,7 @@ from torch.utils.checkpoint import checkpoint
 
 from bertjobs.errors import InputError
 from bertjobs.model.attention import Attend, SequenceLayout
-from bertjobs.model.bert import IGNORED_LABEL, BertForPreTraining, Layer, PretrainingSums
+from bertjobs.model.bert import IGNORED_LABEL, BertForPreTraining, Layer, PretrainingSums, no_next_sentences
 from bertjobs.model.dropout import dropout, dropout_add
 
 ALIGNMENT = 64
@@ -214,7 +214,7 @@ class _Read:
     Attributes:
         rows: int64 [R], ascending places in [0, T).
         layout: of these as queries.
-        first, masked: where in ``rows`` the first tokens and the masked tokens are.
+        first, masked: where in ``rows`` the first tokens, without a next-sentence head none, and the masked tokens are.
         next_labels, labels: theirs; -1 where an entry is unused.
     """
 
@@ -226,9 +226,10 @@ class _Read:
     labels: Tensor
 
 
-def _read(pack: Pack, fixed_shapes: bool) -> _Read:
+def _read(pack: Pack, fixed_shapes: bool, next_sentence: bool) -> _Read:
     """Find the rows: of the entries in use, or of all."""
-    counts = (None, None) if fixed_shapes else (pack.sequences, pack.masked)
+    firsts, masked = (None, None) if fixed_shapes else (pack.sequences, pack.masked)
+    counts = firsts if next_sentence else 0, masked
     next_labels, labels = pack.next_sentence_labels[: counts[0]], pack.labels[: counts[1]]
     places = torch.cat([pack.first_tokens[: counts[0]], pack.masked_positions[: counts[1]]])
     used = torch.cat([next_labels, labels]) != IGNORED_LABEL
@@ -323,7 +324,7 @@ def packed_sums(model: BertForPreTraining, pack: Pack, attend: Attend, parts: To
     Raises:
         InputError: sequences may be longer than the model's positions.
     """
-    read = _read(pack, parts.fixed_shapes)
+    read = _read(pack, parts.fixed_shapes, model.next_sentence)
     hidden = _encode(model, pack, read, attend, parts)
     head, transform = model.cls.predictions, model.cls.predictions.transform
     mlm_loss, mlm_correct = parts.score(
@@ -334,13 +335,9 @@ def packed_sums(model: BertForPreTraining, pack: Pack, attend: Attend, parts: To
         Affine(head.decoder.weight, head.bias),
         transform.approximate,
     )
+    mlm_sums = mlm_loss, mlm_correct, torch.full((), pack.masked, device=hidden.device)
+    if model.bert.pooler is None or model.cls.seq_relationship is None:
+        return PretrainingSums(*mlm_sums, *no_next_sentences(hidden.device))
     pooled = torch.tanh(model.bert.pooler.dense(hidden.index_select(0, read.first)))
     nsp_loss, nsp_correct = _loss_and_correct(model.cls.seq_relationship(pooled), read.next_labels)
-    return PretrainingSums(
-        mlm_loss_sum=mlm_loss,
-        mlm_correct=mlm_correct,
-        mlm_count=torch.full((), pack.masked, device=hidden.device),
-        nsp_loss_sum=nsp_loss,
-        nsp_correct=nsp_correct,
-        nsp_count=torch.full((), pack.sequences, device=hidden.device),
-    )
+    return PretrainingSums(*mlm_sums, nsp_loss, nsp_correct, torch.full((), pack.sequences, device=hidden.device))

@@ -84,7 +84,11 @@ def recipe_hash(spec: RunSpec, phase: int) -> str:
     KeyError if the run does not have the phase.
     """
     spec.phase(phase)
-    text = json.dumps(_decisive(spec, {phase}), sort_keys=True)
+    decisive = _decisive(spec, {phase})
+    for key, setting in schema.RUN.items():
+        if setting.later and decisive[key] == setting.default:
+            del decisive[key]
+    text = json.dumps(decisive, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -15,6 +15,7 @@ from bertjobs.recipe import schema
 from bertjobs.recipe.batch import divide
 from bertjobs.recipe.catalogue import Catalogue
 from bertjobs.recipe.layers import FILE, Layers, Provenance
+from bertjobs.recipe.predictions import most_predictions
 from bertjobs.recipe.schema import check_name
 from bertjobs.recipe.spec import ModelSpec, OptimizerSpec, PhaseSpec, RunSpec, SystemSpec
 from bertjobs.recipe.variables import read_environment
@@ -169,6 +170,10 @@ def _model_and_vocabulary(catalogue: Catalogue, sources: Mapping[str, Provenance
 def _phase(layers: Layers, number: int, sources: Mapping[str, Provenance]) -> dict[str, Provenance]:
     """All fields of one PhaseSpec, with the batch arithmetic done and explained in the origins."""
     simple = {key: layers.phase(number, key) for key in _SIMPLE}
+    if simple["max_predictions"].value is None:
+        length, share = simple["sequence_length"].value, sources["masked_share"].value
+        words = f"a share of {share:g} of {length} tokens, rounded up"
+        simple["max_predictions"] = Provenance(most_predictions(length, share), words)
     limit = layers.micro_batch(number, sources["precision"].value)
     glob, rank, steps = (layers.phase(number, key) for key in ("global_batch", "rank_batch", "gradient_steps"))
     world, ranks = sources["world_size"].value, f"({sources['world_size'].origin})"

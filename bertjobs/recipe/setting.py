@@ -37,6 +37,7 @@ class Setting:
         in_recipe: whether a recipe's YAML, and so run.yml, may contain it.
         decisive: whether it decides the trained weights: it is part of the recipe hash, and a phase that has begun
             keeps it.
+        later: whether there were recipe hashes before it: one leaves out its default.
         minimum, maximum: bounds of a number; ``above`` says that the minimum itself is excluded.
         choices: the only values allowed, or () for any.
         example: a value as in YAML; "": a choice other than the default, or the default itself.
@@ -55,6 +56,7 @@ class Setting:
     listed: bool = False
     in_recipe: bool = True
     decisive: bool = False
+    later: bool = False
     minimum: float = 0
     maximum: float = _LARGEST
     above: bool = False

@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields
 from typing import Annotated
 
 from bertjobs.recipe.batch import largest_micro_batch
+from bertjobs.recipe.predictions import MASKED_SHARE
 from bertjobs.recipe.setting import PRECISIONS, Setting
 
 OPTIMIZERS = ("lamb", "adamw", "adam")
@@ -135,7 +136,16 @@ class PhaseSpec:
         int, Setting("longest sequence of the phase", unit="tokens", decisive=True, minimum=8, example="128")
     ]
     max_predictions: Annotated[
-        int, Setting("most masked tokens per sequence", unit="tokens", decisive=True, minimum=1, example="20")
+        int,
+        Setting(
+            "most masked tokens per sequence; by default masked_share of its length, rounded up (20 of 128 for 0.15)",
+            unit="tokens",
+            decisive=True,
+            minimum=1,
+            example="20",
+            default=None,
+            default_words="by masked_share",
+        ),
     ]
     steps: Annotated[
         int, Setting("length of the phase", unit="optimizer steps", decisive=True, minimum=1, example="7038")
@@ -369,6 +379,15 @@ class RunSpec:
             example="7",
         ),
     ] = 42
+    next_sentence: Annotated[
+        bool,
+        Setting(
+            "predict next sentences besides masked words, as BERT does; without it the model has no head for them, and "
+            "next-sentence pairs in the data are read as text",
+            decisive=True,
+            later=True,
+        ),
+    ] = True
     masking: Annotated[
         str,
         Setting(
@@ -386,9 +405,9 @@ class RunSpec:
             decisive=True,
             maximum=0.5,
             above=True,
-            example="0.2",
+            example="0.3",
         ),
-    ] = 0.15
+    ] = MASKED_SHARE
     masked_units: Annotated[
         str,
         Setting(

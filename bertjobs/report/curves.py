@@ -37,6 +37,8 @@ RIGHT_MARGIN = 1.015
 
 METRICS = ("mlm_loss_nats", "mlm_accuracy", "nsp_accuracy", "learning_rate", "sequences_per_s")
 VALIDATION = ("mlm_loss_nats", "mlm_accuracy", "nsp_accuracy", "unigram_cross_entropy_nats")
+NEXT_SENTENCE = "nsp_accuracy"
+"""The one of both that a run without next sentences lacks."""
 
 WORDS, SENTENCES, HELD_OUT, QUIET, LINE = "#2563a8", "#5f8a3c", "#c2510c", "#6b7280", "#d1d5db"
 
@@ -135,11 +137,15 @@ def draw(directory: RunDirectory, format: Literal["svg", "png"] = "svg") -> byte
 def read_series(directory: RunDirectory) -> list[Series]:
     """The phases that have made a step, in order, on one axis of steps."""
     series: list[Series] = []
-    for phase in read_lockfile(directory.lockfile).phases:
+    spec = read_lockfile(directory.lockfile)
+    of_steps, of_validations = (
+        [field for field in fields if spec.next_sentence or field != NEXT_SENTENCE] for fields in (METRICS, VALIDATION)
+    )
+    for phase in spec.phases:
         folder = directory.phase(phase.phase)
-        if metrics := _lines(folder.metrics, METRICS):
+        if metrics := _lines(folder.metrics, of_steps):
             first = series[-1].end if series else 0
-            series.append(Series(phase, first, metrics, _lines(folder.validation, VALIDATION)))
+            series.append(Series(phase, first, metrics, _lines(folder.validation, of_validations)))
     return series
 
 
@@ -205,9 +211,11 @@ def _draw_accuracy(ax: Axes, series: Sequence[Series]) -> None:
     ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     for number, one in enumerate(series):
         for field, name, color in (
-            ("nsp_accuracy", "next sentence", SENTENCES),
+            (NEXT_SENTENCE, "next sentence", SENTENCES),
             ("mlm_accuracy", "masked words", WORDS),
         ):
+            if field not in one.metrics[0]:
+                continue
             ax.plot(*one.smoothed(field), color=color, linewidth=1.5, label=_once(name, number))
             _draw_held_out(ax, one, field, color, labelled=False)
     ax.set_ylim(0, 1)

@@ -78,6 +78,7 @@ def page(
     """
     spec = summary.spec
     title = escape(f"BERT pretraining: {summary.root.name}")
+    loss = "masked-LM plus next-sentence loss" if spec.next_sentence else "masked-LM loss"
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -96,7 +97,7 @@ def page(
 <figure>{inline(svg)}</figure>
 <h2>Summary</h2>
 {_numbers(rows(summary))}
-<p class="quiet">Training loss is masked-LM plus next-sentence loss, of the first step and as the mean of the last
+<p class="quiet">Training loss is {loss}, of the first step and as the mean of the last
 {END_STEPS}. The unigram line is the cross-entropy of the held-out masked tokens under the training text's word
 frequencies: what a model that knows no context reaches.</p>
 {_guesses(guesses)}

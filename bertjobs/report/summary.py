@@ -25,20 +25,24 @@ END_STEPS = 10
 
 MARGIN_NATS = 0.5
 
-HELD_OUT_FIELDS = ("mlm_loss_nats", "mlm_accuracy", "nsp_accuracy", "unigram_cross_entropy_nats")
+HELD_OUT_FIELDS = ("mlm_loss_nats", "mlm_accuracy", "unigram_cross_entropy_nats")
+"""What every validation has."""
+NEXT_SENTENCE_FIELD = "nsp_accuracy"
+"""What one also has where next sentences are predicted."""
 
 
 @dataclass(frozen=True)
 class HeldOut:
     """One validation: losses in nats, accuracies 0 to 1.
 
-    ``unigram_nats`` is the cross-entropy of the same masked tokens under the training text's word frequencies.
+    ``unigram_nats`` is the cross-entropy of the same masked tokens under the training text's word frequencies;
+    ``nsp_accuracy`` is None where no next sentences are predicted.
     """
 
     step: int
     mlm_loss_nats: float
     mlm_accuracy: float
-    nsp_accuracy: float
+    nsp_accuracy: float | None
     unigram_nats: float
 
     @property
@@ -55,8 +59,8 @@ class PhaseSummary:
         spec: what was planned.
         steps_done: optimizer steps.
         done: whether the phase has its DONE.json.
-        start_loss_nats, end_loss_nats: training loss (MLM + NSP) of the first step, and the mean of the last
-            ``END_STEPS``; None before the first step.
+        start_loss_nats, end_loss_nats: training loss (MLM + NSP where that is predicted) of the first step, and the
+            mean of the last ``END_STEPS``; None before the first step.
         held_out: the last validation, None if there was none.
         sequences_per_s: median over the steps, None before the first.
         wall_time_s: of all attempts together.
@@ -114,7 +118,8 @@ def summarise(directory: RunDirectory) -> Summary:
             hint=f"see its progress with: bertjobs status {directory.name}",
         )
     used, attempts = run_goodput(files, spec, {}), files.story.begun
-    phases = tuple(_phase_summary(phase, files, attempts, used[phase.phase]) for phase in spec.phases)
+    held_out = [*HELD_OUT_FIELDS, *([NEXT_SENTENCE_FIELD] if spec.next_sentence else [])]
+    phases = tuple(_phase_summary(phase, files, attempts, used[phase.phase], held_out) for phase in spec.phases)
     return Summary(spec, directory.root, phases, attempts, in_order(files.damage))
 
 
@@ -132,6 +137,7 @@ def judged(summary: Summary) -> tuple[PhaseSummary, ...]:
 def rows(summary: Summary) -> list[list[str]]:
     """The table of a summary: one row per quantity, one column per phase, and the heads in the first row."""
     phases = summary.phases
+    next_sentence = ["next sentence guessed, held-out", *(_held_out(phase, "nsp_accuracy", ".1%") for phase in phases)]
     return [
         ["", *(f"phase {phase.spec.phase}" for phase in phases)],
         ["steps", *(f"{phase.steps_done:,} of {phase.spec.steps:,}" for phase in phases)],
@@ -140,7 +146,7 @@ def rows(summary: Summary) -> list[list[str]]:
         ["unigram line (nats)", *(_held_out(phase, "unigram_nats", ".3f") for phase in phases)],
         ["below the unigram line (nats)", *(_held_out(phase, "below_unigram_nats", ".3f") for phase in phases)],
         ["masked words guessed, held-out", *(_held_out(phase, "mlm_accuracy", ".1%") for phase in phases)],
-        ["next sentence guessed, held-out", *(_held_out(phase, "nsp_accuracy", ".1%") for phase in phases)],
+        *([next_sentence] if summary.spec.next_sentence else []),
         ["sequences/s (median)", *(_number(phase.sequences_per_s, ",.1f") for phase in phases)],
         ["wall time", *(duration(phase.wall_time_s) if phase.attempts else "-" for phase in phases)],
         *_goodput_rows(phases),
@@ -195,10 +201,12 @@ def verdict(phase: PhaseSummary) -> str:
     )
 
 
-def _phase_summary(spec: PhaseSpec, files: RunFiles, attempts: Sequence[Attempt], used: Goodput) -> PhaseSummary:
+def _phase_summary(
+    spec: PhaseSpec, files: RunFiles, attempts: Sequence[Attempt], used: Goodput, held_out: Sequence[str]
+) -> PhaseSummary:
     directory, metrics = files.directory.phase(spec.phase), files.metrics[spec.phase]
     losses = [line["loss_nats"] for line in metrics]
-    validations = lines_of_steps(files.validations[spec.phase], *HELD_OUT_FIELDS)
+    validations = lines_of_steps(files.validations[spec.phase], *held_out)
     mine = [attempt for attempt in attempts if attempt.phase == spec.phase]
     return PhaseSummary(
         spec=spec,
@@ -220,7 +228,7 @@ def _read_held_out(line: dict[str, Any]) -> HeldOut:
         step=line["step"],
         mlm_loss_nats=line["mlm_loss_nats"],
         mlm_accuracy=line["mlm_accuracy"],
-        nsp_accuracy=line["nsp_accuracy"],
+        nsp_accuracy=line.get(NEXT_SENTENCE_FIELD),
         unigram_nats=line["unigram_cross_entropy_nats"],
     )
 
@@ -236,4 +244,4 @@ def _losses(phase: PhaseSummary) -> str:
 
 
 def _held_out(phase: PhaseSummary, field: str, form: str) -> str:
-    return "-" if phase.held_out is None else format(getattr(phase.held_out, field), form)
+    return "-" if phase.held_out is None else _number(getattr(phase.held_out, field), form)

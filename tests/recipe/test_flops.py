@@ -25,8 +25,9 @@ def test_a_sequence_of_bert_large_is_the_published_one(phase: int, published: fl
     assert flops_per_sequence(spec.model, spec.phase(phase), 30522) == pytest.approx(published, rel=1e-3)
 
 
-def test_forward_is_what_torch_counts_in_the_model() -> None:
-    model = BertForPreTraining(SMALL).eval()
+@pytest.mark.parametrize("next_sentence", [True, False])
+def test_forward_is_what_torch_counts_in_the_model(next_sentence: bool) -> None:
+    model = BertForPreTraining(SMALL, next_sentence=next_sentence).eval()
     length, masked = 11, 3
     ids = torch.ones(2, length, dtype=torch.int64)
     labels = torch.full((2, length), -1)
@@ -40,7 +41,7 @@ def test_forward_is_what_torch_counts_in_the_model() -> None:
     )
     attention = 4 * 3 * 24 * 2 * length**2
     counts = StepCounts(2, masked, 2 * length, 2 * length**2)
-    assert step_flops(SMALL, 97, counts) / 3 - attention == products
+    assert step_flops(SMALL, 97, counts, next_sentence=next_sentence) / 3 - attention == products
 
 
 @given(st.lists(st.tuples(st.integers(3, 512), st.integers(1, 80)), min_size=1, max_size=20))

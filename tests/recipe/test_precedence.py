@@ -294,3 +294,19 @@ def test_the_recipe_s_own_batch_is_kept_beside_that_of_batchsize() -> None:
     run = resolved(load_catalogue([builtin_file()]), environ={"BATCHSIZE": "2048", "PHASE": "1"}, nodes=2)
     assert run.spec.phase(1).global_batch == 2048 * 16
     assert run.recipe_batches == {1: 65536}
+
+
+@pytest.mark.parametrize(
+    ("sets", "expected"),
+    [
+        ((), (20, 80)),
+        (("masked_share=0.3",), (39, 154)),
+        (("masked_share=0.3", "phase2.max_predictions=90"), (39, 90)),
+        (("phase1.sequence_length=256",), (40, 80)),
+    ],
+)
+def test_the_most_masked_tokens_follow_from_the_share(sets: tuple[str, ...], expected: tuple[int, int]) -> None:
+    resolved = resolve(load_catalogue([builtin_file()]), flags={"recipe": "laptop"}, environ={}, sets=sets)
+    assert tuple(phase.max_predictions for phase in resolved.spec.phases) == expected
+    origin = resolved.provenance["phase2.max_predictions"].origin
+    assert origin.startswith("flag --set" if expected[1] == 90 else "a share of 0.")

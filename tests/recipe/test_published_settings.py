@@ -93,15 +93,18 @@ def test_the_cpu_recipes(catalogue: Catalogue) -> None:
     assert scratch.vocabulary == ""
     assert scratch.model.vocab_size == 0
     assert scratch.phase(1).rank_batch == 32
+    masked = resolved(catalogue, "laptop-masked")
+    assert (masked.next_sentence, masked.masked_share, masked.phase(1).max_predictions) == (False, 0.3, 39)
+    assert laptop.next_sentence
 
 
 @pytest.mark.parametrize("nodes", [1, 2, 4])
 def test_every_recipe_resolves(catalogue: Catalogue, nodes: int) -> None:
     recipes = catalogue.keys("recipes")
-    assert len(recipes) == 9
+    assert len(recipes) == 10
     for recipe in recipes:
         spec = resolved(catalogue, recipe, nodes=nodes)
-        assert [phase.phase for phase in spec.phases] == [1, 2]
+        assert [phase.phase for phase in spec.phases] == ([1] if recipe == "laptop-masked" else [1, 2])
         for phase in spec.phases:
             assert phase.micro_batch * phase.gradient_steps * spec.world_size == phase.global_batch
 

@@ -26,7 +26,6 @@ from bertjobs.data.batches.order import SampleOrder, StreamState, arrange
 from bertjobs.data.batches.packed_batches import PackedBatch, make_packed_batch
 from bertjobs.data.batches.packing import Limits, pack
 from bertjobs.data.batches.sequences import Layout
-from bertjobs.data.shards.ids_shard import SPECIALS
 from bertjobs.data.shards.lddl_columns import FIXED_EPOCH
 from bertjobs.data.shards.shard_set import SelectedRows, ShardSet
 
@@ -42,7 +41,7 @@ class Batch:
         token_type_ids: 1 on B and its [SEP], 0 elsewhere.
         attention_mask: 1 on tokens, 0 on padding.
         labels: the original id where a token is masked, -1 (not scored) elsewhere.
-        next_sentence_labels: ``[sequences]``, 1 where B is a random segment.
+        next_sentence_labels: ``[sequences]``, 1 where B is a random segment; 0 where there is no B.
     """
 
     input_ids: Tensor
@@ -239,12 +238,14 @@ class BatchStream:
 
     def _packed(self, rows: Int64s, limits: Limits) -> list[list[Int64s]]:
         """The places in ``rows`` of this rank's packs, step by step; none for a pack that is all tail."""
-        texts = self._shards.lengths(rows)
-        lengths = texts + SPECIALS
-        if texts.min() <= 0 or lengths.max() > limits.max_length:
-            self._shards.select(rows)  # raises, and names the shard
-        masking = self._masking
-        predictions = masking.counts(texts) if masking.kind == "dynamic" else masking.predictions(self._shards, rows)
+        shards, masking = self._shards, self._masking
+        lengths = shards.num_tokens(rows)
+        if lengths.min() <= shards.specials or lengths.max() > limits.max_length:
+            shards.select(rows)  # raises, and names the shard
+        if masking.kind == "dynamic":
+            predictions = masking.counts(lengths, shards.specials)
+        else:
+            predictions = masking.predictions(shards, rows)
         dealt = []
         for start in range(0, len(rows), self._global_batch):
             step = slice(start, start + self._global_batch)
@@ -284,8 +285,8 @@ def validation_batches(
 def token_counts(
     shards: ShardSet, *, rank: int = 0, world_size: int = 1, progress: Callable[[], None] = lambda: None
 ) -> Int64s:
-    """How often each token occurs in A and B before masking: ``[vocabulary]``; of a rank's part of the shards, which
-    over all ranks are each shard once.
+    """How often each token of text occurs before masking: ``[vocabulary]``; of a rank's part of the shards, which over
+    all ranks are each shard once.
 
     ``progress`` is called after each shard.
     """
@@ -293,6 +294,8 @@ def token_counts(
     for shard in shards.shards[rank::world_size]:
         counts += np.bincount(shard.original_ids(), minlength=len(counts))
         progress()
+    if not shards.pairs:
+        counts[shards.vocabulary.sep_id] = 0  # it stands between documents
     return counts
 
 

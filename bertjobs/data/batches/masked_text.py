@@ -10,16 +10,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bertjobs.data.batches.masking import mask_flat, prediction_counts, sample_keys, word_begins
-from bertjobs.data.shards.ids_shard import SPECIALS
+from bertjobs.data.batches.masking import mask_text, prediction_counts, sample_keys
 from bertjobs.data.shards.shard_set import SelectedRows, ShardSet
+from bertjobs.recipe.predictions import MASKED_SHARE
 
 Array = NDArray[Any]
 Int64s = NDArray[np.int64]
 UInt64s = NDArray[np.uint64]
 
 NOT_SCORED = -1
-MASKED_SHARE = 0.15
 
 
 @dataclass(frozen=True)
@@ -44,18 +43,20 @@ class Masking:
         return sample_keys(self.seed, epochs, rows) if self.kind == "dynamic" else None
 
     def predictions(self, shards: ShardSet, rows: Int64s) -> Int64s:
-        """Masked tokens of each of some rows, ``[rows]``; dynamic masks of whole words may be fewer.
+        """Masked tokens of each of some rows, ``[rows]``; dynamic masks may be fewer: of whole words, or where most of
+        a row are [SEP] between documents.
 
         Raises:
             InputError: a shard is damaged; names it.
         """
         if self.kind == "static":
             return shards.select(rows).mask_counts
-        return self.counts(shards.lengths(rows))
+        return self.counts(shards.num_tokens(rows), shards.specials)
 
-    def counts(self, lengths: Int64s) -> Int64s:
-        """How many tokens dynamic masking chooses in rows of these lengths (tokens of A and B), ``[rows]``."""
-        return prediction_counts(lengths + SPECIALS, self.ratio, self.max_predictions)
+    def counts(self, num_tokens: Int64s, specials: int) -> Int64s:
+        """How many tokens dynamic masking chooses in rows of so many tokens, of which ``specials`` are [CLS] and [SEP]:
+        ``[rows]``."""
+        return prediction_counts(num_tokens, self.ratio, self.max_predictions, specials)
 
 
 @dataclass(frozen=True)
@@ -91,9 +92,10 @@ def masked_text(
     ids = shards.text(chosen)
     if keys is None:
         return MaskedText(ids, *shards.stored_masks(chosen))
-    vocabulary, counts = shards.vocabulary, masking.counts(chosen.lengths)
-    begins = word_begins(vocabulary.continues[ids], offsets, chosen.a_lengths) if masking.whole_word else None
-    masked, is_chosen = mask_flat(ids, offsets, counts, keys, vocabulary.mask_id, vocabulary.size, begins)
+    counts = masking.counts(chosen.lengths + shards.specials, shards.specials)
+    masked, is_chosen = mask_text(
+        ids, offsets, chosen.a_lengths, counts, keys, shards.vocabulary, whole_word=masking.whole_word
+    )
     scored = np.flatnonzero(is_chosen)
     return MaskedText(masked, scored, ids[scored])
 

@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bertjobs.data.ragged import offsets_of
+from bertjobs.data.shards.ids_shard import SPECIALS
+from bertjobs.data.text.vocabulary import Vocabulary
 
 Bools = NDArray[np.bool_]
 Int64s = NDArray[np.int64]
@@ -50,13 +52,15 @@ def sample_keys(seed: int, epochs: Int64s | int, samples: Int64s) -> UInt64s:
     return splitmix64(key ^ samples.astype(np.uint64))
 
 
-def prediction_counts(num_tokens: Int64s, ratio: float, max_predictions: int) -> Int64s:
+def prediction_counts(
+    num_tokens: Int64s, ratio: float, max_predictions: int, specials: Int64s | int = SPECIALS
+) -> Int64s:
     """Masked tokens per sequence: ``ratio`` of its tokens, at least 1, at most ``max_predictions``.
 
-    ``num_tokens`` counts [CLS] and the two [SEP], as LDDL does; these are never masked.
+    ``num_tokens`` counts [CLS] and [SEP], as LDDL does: ``specials`` of them, which are never masked.
     """
     counts = np.maximum(1, np.rint(num_tokens * ratio).astype(np.int64))
-    return np.minimum(np.minimum(counts, max_predictions), num_tokens - 3)
+    return np.minimum(np.minimum(counts, max_predictions), num_tokens - specials)
 
 
 def mask_tokens(
@@ -128,16 +132,45 @@ def mask_flat(
     return masked, chosen
 
 
+def mask_text(
+    ids: NDArray[Any],
+    offsets: Int64s,
+    a_lengths: Int64s,
+    counts: Int64s,
+    keys: UInt64s,
+    vocabulary: Vocabulary,
+    *,
+    whole_word: bool,
+) -> tuple[NDArray[Any], Bools]:
+    """`mask_flat` on rows of A and then B, ``a_lengths`` ``[rows]``. Where rows have no B, the [SEP] between their
+    documents are never masked, and begin a word."""
+    mask_id, size = vocabulary.mask_id, vocabulary.size
+    begins = word_begins(vocabulary.continues[ids], offsets, a_lengths) if whole_word else None
+    separators = ids == vocabulary.sep_id if len(a_lengths) and a_lengths[0] == offsets[1] - offsets[0] else None
+    if separators is None or not separators.any():
+        return mask_flat(ids, offsets, counts, keys, mask_id, size, begins)
+    if begins is not None:
+        begins[1:] |= separators[:-1]
+    places = np.flatnonzero(~separators)
+    before = offsets_of(~separators)
+    text, text_begins = ids[places], None if begins is None else begins[places]
+    text, text_chosen = mask_flat(text, before[offsets], counts, keys, mask_id, size, text_begins)
+    masked, chosen = ids.copy(), np.zeros(len(ids), dtype=bool)
+    masked[places], chosen[places] = text, text_chosen
+    return masked, chosen
+
+
 def word_begins(continues: Bools, offsets: Int64s, a_lengths: Int64s) -> Bools:
     """Which tokens begin a word, ``[tokens]``: no word crosses from row to row, or from A to B.
 
     Args:
         continues: ``[tokens]``, tokens that continue the word before them ("##...").
-        offsets, a_lengths: ``[rows + 1]``, ``[rows]``: rows of A and then B, which has a token at least.
+        offsets, a_lengths: ``[rows + 1]``, ``[rows]``: rows of A, which has a token at least, and then B.
     """
     begins = ~continues
     begins[offsets[:-1]] = True
-    begins[offsets[:-1] + a_lengths] = True
+    middles = offsets[:-1] + a_lengths
+    begins[middles[middles < len(begins)]] = True  # without B: the next row's first
     return begins
 
 

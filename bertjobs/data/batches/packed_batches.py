@@ -15,7 +15,6 @@ from bertjobs.data.batches.order import SampleOrder
 from bertjobs.data.batches.packing import Limits, limits_for
 from bertjobs.data.batches.sequences import Layout
 from bertjobs.data.ragged import offsets_of
-from bertjobs.data.shards.ids_shard import SPECIALS
 from bertjobs.data.shards.shard_set import SelectedRows, ShardSet
 
 _SAMPLE = 1 << 16  # sequences that limits and budgets are drawn from
@@ -98,7 +97,7 @@ def make_packed_batch(
         ValueError: the masking is not the one that the shards were made for, or the rows exceed the limits.
         InputError: a shard is damaged; names it.
     """
-    lengths = chosen.lengths + SPECIALS
+    lengths = chosen.lengths + shards.specials
     if not limits.hold(lengths.sum(), len(lengths), 0):
         raise ValueError(f"{len(lengths)} sequences of {lengths.sum()} tokens exceed {limits}")
     layout = Layout.packed(chosen.a_lengths, chosen.lengths, limits.tokens)
@@ -163,9 +162,10 @@ def _sample(shards: ShardSet, masking: Masking) -> tuple[Int64s, Int64s]:
     """The rows that the stream begins with, and their tokens."""
     order = SampleOrder(shards.rows, masking.seed, shards.left_out)
     _, rows = order.samples(0, min(order.kept, _SAMPLE))
-    return rows, shards.select(rows).lengths + SPECIALS
+    return rows, shards.select(rows).lengths + shards.specials
 
 
 def _mean_length(shards: ShardSet) -> float:
     """Mean tokens of all sequences."""
-    return sum(len(shard.ids) for shard in shards.shards) / sum(shard.rows for shard in shards.shards) + SPECIALS
+    tokens = sum(len(shard.ids) for shard in shards.shards)
+    return tokens / sum(shard.rows for shard in shards.shards) + shards.specials

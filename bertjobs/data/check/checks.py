@@ -30,13 +30,20 @@ REPEATED = 0.25  # of the rows, however often they were drawn
 ENOUGH = 1000  # fewer draws than these say nothing about a share
 
 
-def broken_form(shard: ShardRows) -> str | None:
-    """Why the rows cannot be told apart, or None."""
+def broken_form(shard: ShardRows, next_sentence: bool | None) -> str | None:
+    """Why the rows cannot be told apart, or None; ``next_sentence`` is that of `Expected`."""
     if (np.diff(shard.offsets) < 0).any() or (shard.masks is not None and (np.diff(shard.masks.offsets) < 0).any()):
         return "its offsets go backwards"
-    empty = (shard.a_lengths == 0) | (shard.a_lengths >= np.diff(shard.offsets))
-    if empty.any():
-        return f"{np.count_nonzero(empty):,} of {shard.rows:,} rows have no A or no B, the first is {empty.argmax()}"
+    lengths = np.diff(shard.offsets)
+    alone = shard.a_lengths == lengths
+    if next_sentence is None:
+        next_sentence = not (shard.rows and alone.all())
+    if next_sentence:
+        wrong, what = (shard.a_lengths == 0) | (shard.a_lengths >= lengths), "have no A or no B"
+    else:
+        wrong, what = (shard.a_lengths == 0) | ~alone, "have no text, or a B"
+    if wrong.any():
+        return f"{np.count_nonzero(wrong):,} of {shard.rows:,} rows {what}, the first is {wrong.argmax()}"
     return None
 
 
@@ -84,7 +91,8 @@ def wrong_rows(shard: ShardToCheck, content: ShardRows, expected: Expected, voca
 
 
 def wrong_shares(total: Facts, repeated: float, expected: Expected) -> Iterator[str]:
-    if total.rows >= ENOUGH and not RANDOM_NEXT[0] <= (share := total.random_next / total.rows) <= RANDOM_NEXT[1]:
+    low, high = RANDOM_NEXT
+    if total.pairs >= ENOUGH and not low <= (share := total.random_next / total.pairs) <= high:
         yield f"{share:.1%} of the next sentences are random; by design it is about half, or somewhat more"
     if total.wanted_masks >= ENOUGH and abs(total.masked / total.wanted_masks - 1) > MASKED_FAR:
         yield f"{total.masked / total.tokens:.1%} of tokens are masked, not the expected {expected.masked_share:.1%}"
@@ -95,8 +103,10 @@ def wrong_shares(total: Facts, repeated: float, expected: Expected) -> Iterator[
             yield f"the masked tokens are {words}; BERT's shares are 80%, 10% and 10%"
     if total.tokens >= ENOUGH and (share := total.unknown / total.tokens) > UNKNOWN:
         yield f"{share:.1%} of the tokens are [UNK]: the vocabulary does not fit the text"
-    if total.rows >= ENOUGH and repeated > (REPEATED_ONCE_DRAWN if expected.duplicates == 1 else REPEATED):
-        yield f"{repeated:.1%} of the sequences repeat the A and B of an earlier one"
+    once = expected.duplicates == 1
+    by_design = not once and not total.pairs  # copies of documents that fit in a sequence are alike
+    if total.rows >= ENOUGH and not by_design and repeated > (REPEATED_ONCE_DRAWN if once else REPEATED):
+        yield f"{repeated:.1%} of the sequences repeat {'the A and B' if total.pairs else 'the text'} of an earlier one"
 
 
 def same_files(shards: Sequence[ShardToCheck]) -> Iterator[str]:

@@ -27,7 +27,7 @@ class Facts:
 
     Attributes:
         tokens: [CLS] and [SEP] included; ``padding``: what is added where each row is padded to a multiple of 8.
-        random_next: rows whose B is a random segment.
+        pairs: rows that have a B; random_next: rows whose B is a random segment.
         unknown: tokens that are [UNK], before masking.
         masked: tokens with static masks, of which ``as_mask`` are seen as [MASK], ``as_random`` as another token,
             ``as_kept`` as they were; ``wanted_masks``: by the settings.
@@ -39,6 +39,7 @@ class Facts:
     padding: int
     bytes: int
     files: int
+    pairs: int
     random_next: int
     unknown: int
     masked: int
@@ -109,13 +110,15 @@ def measure(shard: ShardRows, vocabulary: Vocabulary, size: int, masked_share: f
         unknown += int(np.count_nonzero(labels == vocabulary.unk_id) - np.count_nonzero(seen == vocabulary.unk_id))
         masked, as_mask = len(labels), int(np.count_nonzero(seen == vocabulary.mask_id))
         as_kept = int(np.count_nonzero((seen == labels) & (seen != vocabulary.mask_id)))
-        wanted = int(prediction_counts(num_tokens, masked_share, max_predictions).sum())
+        specials = num_tokens - np.diff(shard.offsets)
+        wanted = int(prediction_counts(num_tokens, masked_share, max_predictions, specials).sum())
     return Facts(
         rows=shard.rows,
         tokens=int(num_tokens.sum()),
         padding=int((-num_tokens % ALIGNMENT).sum()),
         bytes=size,
         files=1,
+        pairs=int(np.count_nonzero(shard.a_lengths < np.diff(shard.offsets))),
         random_next=int(np.count_nonzero(shard.is_random_next)),
         unknown=unknown,
         masked=masked,

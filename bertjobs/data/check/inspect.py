@@ -17,7 +17,7 @@ from bertjobs.data.check.checks import (
 )
 from bertjobs.data.check.facts import NOTHING, Facts, RowKeys, measure, row_keys
 from bertjobs.data.check.samples import DynamicDraw, Sample, choose_rows, read_sample
-from bertjobs.data.check.target import MASKED_SHARE, CheckTarget, Expected, ShardToCheck, TargetPart
+from bertjobs.data.check.target import CheckTarget, Expected, ShardToCheck, TargetPart
 from bertjobs.data.shards.ids_shard import ShardRows
 from bertjobs.data.shards.lddl_columns import FIXED_EPOCH
 from bertjobs.data.shards.manifest import SPLITS
@@ -136,7 +136,7 @@ def inspect_shard(
         content = expected.reader(vocabulary)(path)
     except (OSError, ValueError, EOFError) as error:  # numpy's reader of positions raises EOFError
         return facts, [*wrong, *why_unreadable(path, expected, vocabulary, error)]
-    if broken := broken_form(content):
+    if broken := broken_form(content, expected.next_sentence):
         return facts, [*wrong, broken]
     content, mask_problems = without_wrong_masks(content)
     wrong += [*mask_problems, *wrong_rows(shard, content, expected, vocabulary)]
@@ -146,7 +146,8 @@ def inspect_shard(
 
 def read_samples(target: CheckTarget, part: TargetPart, count: int, seed: int) -> list[Sample]:
     """Some rows of a part in words, of the shards that can be read; dynamic masks as a run of this seed draws them."""
-    contents = lru_cache(maxsize=1)(partial(_readable, part.expected.reader(target.vocabulary)))
+    read = part.expected.reader(target.vocabulary)
+    contents = lru_cache(maxsize=1)(partial(_readable, read, part.expected.next_sentence))
     rows = [shard.entry.rows if shard.entry else content.rows if (content := contents(shard)) else 0
             for shard in part.shards]  # fmt: skip
     epoch = FIXED_EPOCH if part.split == SPLITS[1] else 0
@@ -155,15 +156,16 @@ def read_samples(target: CheckTarget, part: TargetPart, count: int, seed: int) -
         shard = part.shards[place]
         content = contents(shard)
         if content is not None and row < content.rows:
-            draw = DynamicDraw(seed, epoch, shard.first_row, MASKED_SHARE, part.expected.max_predictions)
+            expected = part.expected
+            draw = DynamicDraw(seed, epoch, shard.first_row, expected.masked_share, expected.max_predictions)
             samples.append(read_sample(content, row, shard.path.name, target.vocabulary, draw))
     return samples
 
 
-def _readable(read: ShardReader, shard: ShardToCheck) -> ShardRows | None:
+def _readable(read: ShardReader, next_sentence: bool | None, shard: ShardToCheck) -> ShardRows | None:
     """A shard whose rows can be shown, without masks where these are wrong; or None."""
     try:
         content = read(shard.path)
     except (OSError, ValueError, EOFError):
         return None
-    return None if broken_form(content) else without_wrong_masks(content)[0]
+    return None if broken_form(content, next_sentence) else without_wrong_masks(content)[0]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from bertjobs.data.batches.masking import mask_flat, prediction_counts, sample_keys
+from bertjobs.data.batches.masking import mask_text, prediction_counts, sample_keys
 from bertjobs.data.shards.ids_shard import ShardRows
 from bertjobs.data.text.vocabulary import Vocabulary
 
@@ -26,16 +26,17 @@ class Sample:
         shard: its file's name; ``row`` counts from 0 in it.
         num_tokens: [CLS] and [SEP] included.
         masks: how many tokens are masked.
+        is_random_next, b: None where there is no B.
         a, b: the text of A and B, a masked token as ``[original→what the model sees]``.
     """
 
     shard: str
     row: int
     num_tokens: int
-    is_random_next: bool
+    is_random_next: bool | None
     masks: int
     a: str
-    b: str
+    b: str | None
 
 
 @dataclass(frozen=True)
@@ -63,17 +64,19 @@ def read_sample(shard: ShardRows, row: int, name: str, vocabulary: Vocabulary, d
     start, end = int(shard.offsets[row]), int(shard.offsets[row + 1])
     seen = shard.ids[start:end].astype(np.int64)
     original, masked = seen.copy(), np.zeros(len(seen), dtype=np.bool_)
-    middle = int(shard.a_lengths[row])
+    middle, num_tokens = int(shard.a_lengths[row]), int(shard.num_tokens[row])
+    has_b = middle < len(seen)
     if shard.masks is not None:
         chosen = slice(int(shard.masks.offsets[row]), int(shard.masks.offsets[row + 1]))
         positions = shard.masks.positions[chosen].astype(np.int64)
         places = positions - 1 - (positions > middle)
         original[places], masked[places] = shard.masks.labels[chosen], True
     elif draw is not None:
-        counts = prediction_counts(np.array([len(seen) + 3]), draw.ratio, draw.max_predictions)
+        specials = num_tokens - len(seen)
+        counts = prediction_counts(np.array([num_tokens]), draw.ratio, draw.max_predictions, specials)
         keys = sample_keys(draw.seed, draw.epoch, np.array([draw.first_row + row]))
         offsets = np.array([0, len(seen)])
-        seen, masked = mask_flat(original, offsets, counts, keys, vocabulary.mask_id, vocabulary.size)
+        seen, masked = mask_text(original, offsets, np.array([middle]), counts, keys, vocabulary, whole_word=False)
     originals, words = _words(original, vocabulary), _words(seen, vocabulary)
     pieces = [
         f"[{before}→{after}]" if flag else before
@@ -82,11 +85,11 @@ def read_sample(shard: ShardRows, row: int, name: str, vocabulary: Vocabulary, d
     return Sample(
         shard=name,
         row=row,
-        num_tokens=len(seen) + 3,
-        is_random_next=bool(shard.is_random_next[row]),
+        num_tokens=num_tokens,
+        is_random_next=bool(shard.is_random_next[row]) if has_b else None,
         masks=int(masked.sum()),
         a=join_pieces(originals[:middle], pieces[:middle]),
-        b=join_pieces(originals[middle:], pieces[middle:]),
+        b=join_pieces(originals[middle:], pieces[middle:]) if has_b else None,
     )
 
 

@@ -15,8 +15,7 @@ from bertjobs.data.shards.shard_set import ShardReader, shard_reader
 from bertjobs.data.text.vocabulary import Vocabulary
 from bertjobs.errors import InputError
 from bertjobs.files.arrays import map_arrays
-
-MASKED_SHARE = 0.15  # of the tokens: BERT's, and what training masks where masks are dynamic
+from bertjobs.recipe.predictions import MASKED_SHARE
 
 _LONGEST = 1 << 16  # tokens, where nothing else is known
 
@@ -38,7 +37,8 @@ class Expected:
     Attributes:
         shard_format: "ids" or "lddl".
         masking: "dynamic" or "static".
-        masked_share, max_predictions: of static masking.
+        masked_share, max_predictions: of static masking, and what a run's dynamic masking is thought to have.
+        next_sentence: whether rows are A and B, or A alone.
         duplicates: how often each document was drawn.
         balanced: the shards of a bin are to be equal within one, and no row is to be in both splits.
     """
@@ -48,6 +48,7 @@ class Expected:
     bin_size: int = 0
     bins: int = 0
     masking: str = ""
+    next_sentence: bool | None = None
     masked_share: float = MASKED_SHARE
     max_predictions: int = _LONGEST
     duplicates: int = 0
@@ -168,6 +169,7 @@ def _part(data: DataManifest, phase: PhaseData, split: str) -> TargetPart:
         bin_size=bin_size,
         bins=phase.sequence_length // bin_size,
         masking=data.masking,
+        next_sentence=data.next_sentence,
         masked_share=settings.get("masked_share", MASKED_SHARE),
         max_predictions=phase.max_predictions,
         duplicates=0 if adopted else 1 if split == SPLITS[1] else settings["duplicates"],

@@ -28,12 +28,12 @@ from bertjobs.errors import BertjobsError, InputError
 from bertjobs.files.atomic import sha256_of, sync_file, write_json
 from bertjobs.files.faults import may_pass
 from bertjobs.files.reading import parse_json
+from bertjobs.recipe.predictions import MASKED_SHARE, most_predictions
 
 LINKS = ("symlink", "copy")
 SAMPLE_ROWS = 1000  # of each file, whose tokens are looked up in the vocabulary
 
 _NAME = re.compile(r"(?P<kind>shard-|part\.)(?P<number>\d+)\.parquet(?:_(?P<bin>\d+))?")
-_DYNAMIC_SHARE = 0.15  # what LDDL's loader masks
 
 Progress = Callable[[int, int], None]
 """Called with the bytes read so far and their total."""
@@ -302,7 +302,7 @@ def _entry(files: Sequence[CountedFile], length: int, held_out: int, where: str)
     for name, listed in split.items():
         if not sum(file["rows"] for file in listed):
             raise InputError(f"the files for {name} hold no rows", where=where)
-    masks = max(file.most_masks for file in files) if files[0].static else ceil(length * 20 / 128)
+    masks = max(file.most_masks for file in files) if files[0].static else most_predictions(length, MASKED_SHARE)
     return {"sequence_length": length, "max_predictions": masks,
             **{name: {"files": listed} for name, listed in split.items()}}  # fmt: skip
 
@@ -348,7 +348,7 @@ def _content(
              for entry in entries.values()}  # fmt: skip
     settings: dict[str, Any] = {
         "masking": "static" if static else "dynamic",
-        "masked_share": round(share, 3) if static else _DYNAMIC_SHARE,
+        "masked_share": round(share, 3) if static else MASKED_SHARE,
         "held_out_shards": options.held_out_shards,
         "balanced": all(file.file.name.startswith("shard-") for file in files),
         "adopted_from": [str(folder.absolute()) for _, folder in sorted(options.phases.items())],

@@ -12,6 +12,7 @@ from bertjobs.data.shards.manifest import SHARD_FORMATS
 from bertjobs.data.text.languages import language_name
 from bertjobs.data.text.splitters import chosen_splitter
 from bertjobs.errors import InputError, nearest
+from bertjobs.recipe.predictions import MASKED_SHARE, most_predictions
 
 MASKINGS = ("dynamic", "static")
 MASKED_UNITS = ("pieces", "words")
@@ -29,10 +30,10 @@ class PhaseShape:
     max_predictions: int
 
     @classmethod
-    def parse(cls, text: str) -> PhaseShape:
-        """``1`` (128 tokens, 20 masked), ``2`` (512, 80), or ``PHASE:TOKENS[:MASKED]``.
+    def parse(cls, text: str, masked_share: float = MASKED_SHARE) -> PhaseShape:
+        """``1`` (128 tokens), ``2`` (512), or ``PHASE:TOKENS[:MASKED]``.
 
-        Without MASKED it is what BERT used: 20 for 128, and in that proportion, rounded up.
+        Without MASKED it is what ``masked_share`` needs: with BERT's share 20 for 128 tokens, 80 for 512.
         """
         try:
             numbers = [int(part) for part in text.split(":")]
@@ -40,9 +41,10 @@ class PhaseShape:
             numbers = []
         match numbers:
             case [phase] if phase in PHASES:
-                return PHASES[phase]
+                length = PHASES[phase].sequence_length
+                return cls(phase, length, most_predictions(length, masked_share))
             case [phase, length] if phase > 0 and length > 3:
-                return cls(phase, length, -(-length * 20 // 128))
+                return cls(phase, length, most_predictions(length, masked_share))
             case [phase, length, predictions] if phase > 0 and length > 3 and predictions > 0:
                 return cls(phase, length, predictions)
         raise InputError(
@@ -55,9 +57,24 @@ class PhaseShape:
 PHASES = {1: PhaseShape(1, 128, 20), 2: PhaseShape(2, 512, 80)}
 
 
-def parse_phases(text: str) -> tuple[PhaseShape, ...]:
+def parse_phases(text: str, masked_share: float = MASKED_SHARE) -> tuple[PhaseShape, ...]:
     """The phases of a list such as ``1,2`` or ``1,2:384:60``; InputError as in ``PhaseShape.parse``."""
-    return tuple(PhaseShape.parse(part) for part in text.split(","))
+    check_share("masked-share", masked_share)
+    return tuple(PhaseShape.parse(part, masked_share) for part in text.split(","))
+
+
+def check_share(name: str, share: float, *, zero: bool = False, one: bool = False) -> None:
+    """InputError unless an option's share is between 0 and 1, or 0 or 1 where that is allowed."""
+    if not (0 < share < 1 or (zero and share == 0) or (one and share == 1)):
+        raise InputError(f"{share} is not a share between 0 and 1", where=f"--{name}")
+
+
+DEFAULTS: Mapping[bool, Mapping[str, Any]] = {
+    True: {"duplicates": 5, "short_sequence_share": 0.1},
+    False: {"duplicates": 1, "short_sequence_share": 0.0},
+}
+"""Options that depend on whether there are next-sentence pairs. Another copy of contiguous text shows a model nothing
+new, and what a document leaves over is short as it is."""
 
 
 @dataclass(frozen=True)
@@ -70,11 +87,13 @@ class PrepareOptions:
         output: folder to make.
         cased: keep upper case and accents, if the vocabulary does not decide.
         phases: shapes of the phases' sequences.
+        next_sentence: pairs for next-sentence prediction, or contiguous text.
+        across_documents: contiguous text continues with another document where one ends.
         duplicates: how often pairs are drawn from each training document; validation is drawn once.
         bin_size: tokens a length bin spans; each phase's sequence length is a multiple.
         shards: files per bin; 0 chooses: 8, or as many as keep a file near 64 MB.
         masking: "dynamic" (none stored) or "static".
-        masked_share: with static masking, share of the tokens that are masked.
+        masked_share: share of the tokens that are masked; with dynamic masking the run's own counts.
         masked_units: what static masking chooses, "pieces", or "words" with all their pieces.
         short_sequence_share: share of the documents whose target length is drawn at random.
         sample_ratio: share of the documents that are used at all.
@@ -98,7 +117,7 @@ class PrepareOptions:
     bin_size: int = 64
     shards: int = 0
     masking: str = "dynamic"
-    masked_share: float = 0.15
+    masked_share: float = MASKED_SHARE
     masked_units: str = "pieces"
     short_sequence_share: float = 0.1
     sample_ratio: float = 1.0
@@ -119,6 +138,9 @@ class PrepareOptions:
         """Whether duplicates are left out."""
         return self.drop_duplicates != "none"
 
+    next_sentence: bool = True
+    across_documents: bool = False
+
     def check(self) -> None:
         """InputError names the first option that is not valid."""
         if not self.corpora:
@@ -137,8 +159,7 @@ class PrepareOptions:
             ("most-unpaired", self.most_unpaired, True, True),
             ("least-used", self.least_used, True, True),
         ):
-            if not (0 < share < 1 or (zero and share == 0) or (one and share == 1)):
-                raise InputError(f"{share} is not a share between 0 and 1", where=f"--{name}")
+            check_share(name, share, zero=zero, one=one)
         for name, value, choices in (
             ("masking", self.masking, MASKINGS),
             ("masked-units", self.masked_units, MASKED_UNITS),
@@ -147,6 +168,7 @@ class PrepareOptions:
         ):
             if value not in choices:
                 raise InputError(f"unknown {name} {value!r}", where=f"--{name}", hint=nearest(value, choices))
+        self._check_objective()
         self.splitters()
 
     @property
@@ -173,7 +195,27 @@ class PrepareOptions:
             del settings[name]
         settings["corpora"] = list(self.corpora)
         settings["phases"] = [list(shape.values()) for shape in settings["phases"]]
+        if self.next_sentence:  # as in the settings of earlier versions, whose sha256 is in the shards
+            del settings["next_sentence"], settings["across_documents"]
         return settings
+
+    def _check_objective(self) -> None:
+        if self.next_sentence and self.across_documents:
+            raise InputError(
+                "next-sentence pairs are of one document", where="--across-documents", hint="add --no-next-sentence"
+            )
+        if not self.next_sentence and self.format == "lddl":
+            raise InputError(
+                "LDDL's form holds next-sentence pairs, and its loader reads nothing else",
+                where="--format",
+                hint="leave out --format lddl or --no-next-sentence",
+            )
+        if self.across_documents and self.short_sequence_share:
+            raise InputError(
+                "across documents all sequences are full: none is cut short",
+                where="--short-sequence-share",
+                hint="leave it out, or leave out --across-documents",
+            )
 
 
 def difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:

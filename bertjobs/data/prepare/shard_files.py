@@ -14,10 +14,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from bertjobs.data.batches.masking import mask_flat, prediction_counts, word_begins
+from bertjobs.data.batches.masking import mask_text, prediction_counts
 from bertjobs.data.prepare.work_folder import WorkFolder
 from bertjobs.data.ragged import offsets_of
-from bertjobs.data.shards.ids_shard import ids_type
+from bertjobs.data.shards.ids_shard import ids_type, with_specials
 from bertjobs.data.shards.lddl_columns import BIN_FIELD, MASK_FIELDS, SCHEMA, encode_positions
 from bertjobs.data.text.vocabulary import Vocabulary
 from bertjobs.files.arrays import ArraysWriter
@@ -52,6 +52,11 @@ class Rows:
     first: int
     masks: Masks | None = None
 
+    @property
+    def num_tokens(self) -> Int64s:
+        """Tokens of each row with [CLS] and [SEP]: ``[rows]``."""
+        return with_specials(self.a_lengths, self.lengths)
+
 
 @dataclass(frozen=True)
 class StaticMasking:
@@ -65,9 +70,9 @@ class StaticMasking:
 def mask_rows(rows: Rows, keys: NDArray[np.uint64], how: StaticMasking, vocabulary: Vocabulary) -> Rows:
     """The rows with masks, drawn from one key per row."""
     offsets = offsets_of(rows.lengths)
-    counts = prediction_counts(rows.lengths + 3, how.ratio, how.max_predictions)
-    begins = word_begins(vocabulary.continues[rows.ids], offsets, rows.a_lengths) if how.whole_word else None
-    masked, chosen = mask_flat(rows.ids, offsets, counts, keys, vocabulary.mask_id, vocabulary.size, begins)
+    num_tokens = rows.num_tokens
+    counts = prediction_counts(num_tokens, how.ratio, how.max_predictions, num_tokens - rows.lengths)
+    masked, chosen = mask_text(rows.ids, offsets, rows.a_lengths, counts, keys, vocabulary, whole_word=how.whole_word)
     tokens = np.flatnonzero(chosen)
     owners = np.repeat(np.arange(len(rows.lengths)), rows.lengths)[tokens]
     places = tokens - offsets[owners]
@@ -169,7 +174,7 @@ class LddlWriter:
             segments.take(pa.array(np.arange(0, len(lengths), 2))),
             segments.take(pa.array(np.arange(1, len(lengths), 2))),
             pa.array(rows.is_random_next),
-            pa.array((rows.lengths + 3).astype(np.uint16)),
+            pa.array(rows.num_tokens.astype(np.uint16)),
         ]
         if rows.masks is not None:
             columns.append(pa.array(encode_positions(rows.masks.positions, rows.masks.counts), type=pa.binary()))

@@ -1,4 +1,4 @@
-"""Stage 2: the pairs of a bucket's documents, for all phases."""
+"""Stage 2: the pairs of a bucket's documents, or their sequences of contiguous text, for all phases."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 
 from bertjobs.data.batches.masking import splitmix64
 from bertjobs.data.corpus import Source
+from bertjobs.data.prepare.contiguous import sample_spans
 from bertjobs.data.prepare.one_sentence import halved_documents, halved_pairs
 from bertjobs.data.prepare.pair_counts import PairCounts, count_pairs
 from bertjobs.data.prepare.pairs import SPECIALS, Pairs, TokenizedCorpus, joined, sample_pairs
 from bertjobs.data.prepare.sentence_cuts import cut_overlong
-from bertjobs.data.prepare.settings import PhaseShape
+from bertjobs.data.prepare.settings import PhaseShape, PrepareOptions
 from bertjobs.data.prepare.source_tally import phase_counts
 from bertjobs.data.prepare.stage_duplicates import DroppedDocuments
 from bertjobs.data.prepare.stage_tokenise import copies
@@ -31,6 +32,7 @@ Bools = NDArray[np.bool_]
 Int64s = NDArray[np.int64]
 
 PAIR_ARRAYS = ("a_starts", "a_lengths", "b_starts", "b_lengths", "is_random_next")
+SPAN_ARRAYS = ("offsets", "starts", "lengths")
 
 
 @dataclass(frozen=True)
@@ -71,16 +73,19 @@ def settle_split(results: list[Any]) -> Moved | None:
 
 
 def pair_bucket(work: WorkFolder, number: int, vocabulary: Vocabulary) -> None:
-    """Run one task: gather a bucket's documents, write its ids and pairs, and its marker."""
+    """Run one task: gather a bucket's documents, write its ids and pairs (or sequences), and its marker."""
     bucket = work.buckets[number]
     corpus, times, sources = _gather(work, number)
     arrays: dict[str, NDArray[Any]] = {"ids": corpus.ids}
     rows, counts, used = {}, {}, {}
     for shape in work.options.phases:
         phase = str(shape.phase)
-        pairs, rows[phase], counts[phase] = _phase_pairs(work, bucket, shape, corpus, times, vocabulary.continues)
-        arrays |= {f"{shape.phase}.{name}": values for name, values in pairs.items()}
-        used[shape.phase] = _used(corpus, sources, pairs)
+        if work.options.next_sentence:
+            drawn, rows[phase], counts[phase] = _phase_pairs(work, bucket, shape, corpus, times, vocabulary.continues)
+        else:
+            drawn, rows[phase], counts[phase] = _phase_spans(work, bucket, shape, corpus, times)
+        arrays |= {f"{phase}.{name}": values for name, values in drawn.items()}
+        used[shape.phase] = _used(corpus, sources, drawn)
     write_arrays(work.file("pairs", number, ".safetensors"), arrays, {})
     marker = {"documents": len(times), "rows": rows, "counts": counts, "sources": used}
     work.mark_done("pairs", number, marker)
@@ -105,14 +110,44 @@ def _phase_pairs(
     bins = shape.sequence_length // options.bin_size
     if not len(times):
         return {name: np.zeros(0, dtype=np.uint32) for name in PAIR_ARRAYS}, [0] * bins, PairCounts().to_json()
-    seed = f"{options.seed}/phase{shape.phase}/{bucket.split}/{bucket.number}"
+    seed = _seed(options, shape, bucket)
     corpus = cut_overlong(corpus, shape.sequence_length - SPECIALS, continues)
     pairs = _draw(corpus, shape.sequence_length, options.short_sequence_share, times, seed, continues)
-    bin_of = bin_ids(pairs.num_tokens, options.bin_size, shape.sequence_length)
-    shuffle = splitmix64(np.uint64(seed_of(seed, "shuffle")) + np.arange(len(pairs), dtype=np.uint64))
-    order = np.lexsort((shuffle, bin_of))
+    order, rows = _by_bin(pairs.num_tokens, options, shape, seed)
     arrays = {name: getattr(pairs, name)[order].astype(np.uint32) for name in PAIR_ARRAYS}
-    return arrays, np.bincount(bin_of, minlength=bins).tolist(), count_pairs(corpus, pairs, times).to_json()
+    return arrays, rows, count_pairs(corpus, pairs, times).to_json()
+
+
+def _phase_spans(
+    work: WorkFolder, bucket: Bucket, shape: PhaseShape, corpus: TokenizedCorpus, times: Int64s
+) -> tuple[dict[str, NDArray[Any]], list[int], dict[str, int]]:
+    """As `_phase_pairs`, of sequences of contiguous text."""
+    options = work.options
+    seed = _seed(options, shape, bucket)
+    spans = sample_spans(
+        corpus,
+        shape.sequence_length,
+        options.short_sequence_share,
+        times,
+        seed,
+        across_documents=options.across_documents,
+    )
+    order, rows = _by_bin(spans.num_tokens, options, shape, seed)
+    counts = PairCounts(tokens=int(corpus.document_tokens[times > 0].sum()), tokens_used=spans.tokens_used(corpus))
+    spans = spans.take(order)
+    return {name: getattr(spans, name).astype(np.uint32) for name in SPAN_ARRAYS}, rows, counts.to_json()
+
+
+def _seed(options: PrepareOptions, shape: PhaseShape, bucket: Bucket) -> str:
+    return f"{options.seed}/phase{shape.phase}/{bucket.split}/{bucket.number}"
+
+
+def _by_bin(num_tokens: Int64s, options: PrepareOptions, shape: PhaseShape, seed: str) -> tuple[Int64s, list[int]]:
+    """The order of sequences by bin, shuffled within each, and the rows of each bin."""
+    bins = shape.sequence_length // options.bin_size
+    bin_of = bin_ids(num_tokens, options.bin_size, shape.sequence_length)
+    shuffle = splitmix64(np.uint64(seed_of(seed, "shuffle")) + np.arange(len(num_tokens), dtype=np.uint64))
+    return np.lexsort((shuffle, bin_of)), np.bincount(bin_of, minlength=bins).tolist()
 
 
 def _draw(
@@ -125,18 +160,20 @@ def _draw(
     return joined([pairs, halves])
 
 
-def _used(corpus: TokenizedCorpus, sources: Int64s, pairs: dict[str, NDArray[Any]]) -> dict[int, dict[str, int]]:
-    """What pairs use of each source."""
+def _used(corpus: TokenizedCorpus, sources: Int64s, drawn: dict[str, NDArray[Any]]) -> dict[int, dict[str, int]]:
+    """What the arrays of pairs, or of sequences of contiguous text, use of each source."""
+    segments = ("",) if "starts" in drawn else ("a_", "b_")
     starts, lengths = (
-        np.concatenate([pairs[f"a_{name}"], pairs[f"b_{name}"]]).astype(np.int64) for name in ("starts", "lengths")
+        np.concatenate([drawn[f"{segment}{name}"] for segment in segments]).astype(np.int64)
+        for name in ("starts", "lengths")
     )
-    counts = phase_counts(
-        sources,
-        corpus.document_tokens,
-        (starts, lengths),
-        pairs["a_starts"].astype(np.int64),
-        pairs["is_random_next"].astype(np.bool_),
-    )
+    if "starts" in drawn:  # the first piece of a sequence is text, a later one may be a separator
+        firsts = starts[drawn["offsets"][:-1]]
+        random_next = np.zeros(len(firsts), dtype=np.bool_)
+        starts, lengths = starts[starts < len(corpus.ids)], lengths[starts < len(corpus.ids)]
+    else:
+        firsts, random_next = drawn["a_starts"].astype(np.int64), drawn["is_random_next"].astype(np.bool_)
+    counts = phase_counts(sources, corpus.document_tokens, (starts, lengths), firsts, random_next)
     return {source: asdict(one) for source, one in counts.items()}
 
 

@@ -52,16 +52,16 @@ def _write(
     folder.mkdir(parents=True, exist_ok=True)
     tokens = 0
     with new_shard(work, folder, task.number, bin_number, vocabulary) as shard:
-        for rows in _rows(work, task, bin_number, bucket_rows, begin, end):
-            tokens += len(rows.ids) + 3 * len(rows.lengths)
+        for rows in _rows(work, task, bin_number, bucket_rows, begin, end, vocabulary.sep_id):
+            tokens += int(rows.num_tokens.sum())
             shard.append(_masked(work, task, bin_number, rows, vocabulary))
     return ShardFile(shard.path.name, bin_number, end - begin, tokens, shard.bytes, shard.sha256)
 
 
 def _rows(
-    work: WorkFolder, task: ShardTask, bin_number: int, bucket_rows: Int64s, begin: int, end: int
+    work: WorkFolder, task: ShardTask, bin_number: int, bucket_rows: Int64s, begin: int, end: int, separator: int
 ) -> Iterator[Rows]:
-    """Rows ``begin`` to ``end`` of a bin, a part at a time."""
+    """Rows ``begin`` to ``end`` of a bin, a part at a time; ``separator`` is the id that stands between documents."""
     at_a_time = max(1, _TOKENS // task.shape.sequence_length)
     offsets = offsets_of(bucket_rows)
     for bucket in np.flatnonzero((offsets[:-1] < end) & (offsets[1:] > begin) & (bucket_rows > 0)).tolist():
@@ -72,7 +72,10 @@ def _rows(
         for start in range(first, last, at_a_time):
             stop = min(start + at_a_time, last)
             local = slice(before + start - int(offsets[bucket]), before + stop - int(offsets[bucket]))
-            yield _take(arrays, task.shape.phase, local, start)
+            if work.options.next_sentence:
+                yield _take(arrays, task.shape.phase, local, start)
+            else:
+                yield _take_spans(arrays, task.shape.phase, local, start, separator)
 
 
 def _take(arrays: dict[str, NDArray], phase: int, rows: slice, number: int) -> Rows:
@@ -89,6 +92,19 @@ def _take(arrays: dict[str, NDArray], phase: int, rows: slice, number: int) -> R
         is_random_next=is_random_next.astype(np.bool_),
         first=number,
     )
+
+
+def _take_spans(arrays: dict[str, NDArray], phase: int, rows: slice, number: int, separator: int) -> Rows:
+    """Rows without B."""
+    corpus, offsets = arrays["ids"], arrays[f"{phase}.offsets"][rows.start : rows.stop + 1].astype(np.int64)
+    pieces = slice(offsets[0], offsets[-1])
+    starts, lengths = (arrays[f"{phase}.{name}"][pieces].astype(np.int64) for name in ("starts", "lengths"))
+    between = starts == len(corpus)
+    starts[between] = 0
+    ids, places = gather(corpus, starts, lengths), offsets_of(lengths)
+    ids[places[:-1][between]] = separator
+    row_lengths = np.diff(places[offsets - offsets[0]])
+    return Rows(ids, row_lengths, row_lengths, np.zeros(len(row_lengths), dtype=np.bool_), number)
 
 
 def _masked(work: WorkFolder, task: ShardTask, bin_number: int, rows: Rows, vocabulary: Vocabulary) -> Rows:

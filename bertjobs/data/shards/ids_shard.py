@@ -4,6 +4,9 @@ Arrays: ``ids`` (A and then B of each row, no special tokens; with static maskin
 ``[rows + 1]`` into it, ``a_lengths`` and ``is_random_next`` ``[rows]``; with static masking ``mask_offsets``
 ``[rows + 1]`` into ``mask_positions`` (places in [CLS] A [SEP] B [SEP], ascending) and ``mask_labels`` (the
 original ids).
+
+Without next-sentence pairs a row is [CLS] A [SEP]: there is no B, so ``a_lengths`` are the rows' lengths. Its text may
+be of several documents; then ``ids`` hold the [SEP] between them, which is never masked.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ from bertjobs.files.arrays import map_arrays
 Int64s = NDArray[np.int64]
 
 SPECIALS = 3  # [CLS] A [SEP] B [SEP]
+SPECIALS_ALONE = 2  # [CLS] A [SEP]
 
 
 @dataclass(frozen=True)
@@ -59,8 +63,8 @@ class ShardRows:
 
     @property
     def num_tokens(self) -> Int64s:
-        """Tokens of each sequence with [CLS] and two [SEP]: ``[rows]``."""
-        return np.diff(self.offsets) + SPECIALS
+        """Tokens of each sequence with [CLS] and [SEP]: ``[rows]``."""
+        return with_specials(self.a_lengths, np.diff(self.offsets))
 
     @property
     def masked_places(self) -> Int64s:
@@ -84,6 +88,12 @@ class ShardRows:
         if self.masks is not None:
             arrays |= {f"mask_{name}": getattr(self.masks, name) for name in ("offsets", "positions", "labels")}
         return arrays
+
+
+def with_specials(a_lengths: NDArray[Any], lengths: Int64s) -> Int64s:
+    """Tokens of [CLS] A [SEP] B [SEP], or of [CLS] A [SEP] where there is no B: ``[rows]``, as are the tokens of A, and
+    of A and B, that are given."""
+    return lengths + SPECIALS_ALONE + (lengths > a_lengths)
 
 
 def places_in_text(positions: NDArray[np.uint16], a_lengths: NDArray[Any] | int) -> Int64s:

@@ -112,6 +112,7 @@ class DataManifest:
         odd_files: how much of a file of the corpus was not text, of the hundred worst ones.
         sources: what was counted in each source; none where an older version prepared them, or they were adopted.
         duplicates: how many documents repeat an earlier one; None as for ``sources``.
+        next_sentence: whether the sequences are next-sentence pairs, or contiguous text.
     """
 
     folder: Path
@@ -132,6 +133,7 @@ class DataManifest:
     odd_files: dict[str, int] = field(default_factory=dict)
     sources: tuple[SourceCounts, ...] = ()
     duplicates: DuplicateReport | None = None
+    next_sentence: bool = True
 
     @classmethod
     def read(cls, folder: Path | str) -> DataManifest:
@@ -191,11 +193,13 @@ class DataManifest:
         """Everything that a run's phases need of the data.
 
         Raises:
-            InputError: another vocabulary or masking than the run's, a phase that is missing, a shard that is
-                missing or of another size unless the run skips those, a model with fewer tokens than the vocabulary.
+            InputError: another vocabulary or masking than the run's, no pairs where it needs some, a phase that is
+                missing, a shard that is missing or of another size unless the run skips those, a model with fewer
+                tokens than the vocabulary.
         """
         self.check_vocabulary(spec.vocabulary)
         self.check_masking(spec.masking)
+        self.check_next_sentence(spec.next_sentence)
         for phase in spec.phases:
             self.phase(phase.phase)
             if spec.on_bad_shard == "stop":
@@ -267,6 +271,17 @@ class DataManifest:
                 hint=f"set MASKING={self.masking}, or prepare the data with --masking {masking}",
             )
 
+    def check_next_sentence(self, wanted: bool) -> None:
+        """InputError unless the shards hold next-sentence pairs, if those are ``wanted``. Otherwise pairs will do as
+        well: their labels are ignored."""
+        if wanted and not self.next_sentence:
+            raise InputError(
+                "the run predicts next sentences, but the shards were made without next-sentence pairs",
+                where=str(self.folder),
+                hint="train on masked words alone: --set next_sentence=false, or next_sentence: false in a recipe of "
+                "your own; or prepare the data without --no-next-sentence",
+            )
+
 
 def _no_manifest(names: set[str], folder: Path) -> InputError:
     """The error for a folder of these files, which has no manifest."""
@@ -316,6 +331,7 @@ def _parse(raw: bytes, folder: Path) -> DataManifest:
         odd_files=content.get("odd_files", {}),
         sources=sources_of(content.get("sources", [])),
         duplicates=DuplicateReport.from_json(content["duplicates"]) if "duplicates" in content else None,
+        next_sentence=content["settings"].get("next_sentence", True),
     )  # fmt: skip
 
 

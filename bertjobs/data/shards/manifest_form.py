@@ -119,8 +119,9 @@ def _check_settings(settings: dict[str, Any]) -> None:
         raise ValueError("settings.masked_share is not a number from 0 to 1")
     if "bin_size" in settings:
         _whole(settings, "bin_size", 1, _LONGEST, where)
-    if "balanced" in settings:
-        _member(settings, "balanced", bool, where)
+    for name in ("balanced", "next_sentence", "across_documents"):
+        if name in settings:
+            _member(settings, name, bool, where)
     if "adopted_from" not in settings:
         _whole(settings, "duplicates", 1, _MOST, where)
 

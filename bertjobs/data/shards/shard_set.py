@@ -14,7 +14,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from bertjobs.data.ragged import gather, offsets_of
-from bertjobs.data.shards.ids_shard import SPECIALS, ShardRows, places_in_text, read_ids_shard
+from bertjobs.data.shards.ids_shard import SPECIALS, SPECIALS_ALONE, ShardRows, places_in_text, read_ids_shard
 from bertjobs.data.shards.lddl_shard import read_lddl_shard
 from bertjobs.data.shards.manifest import DataManifest
 from bertjobs.data.text.vocabulary import Vocabulary
@@ -64,6 +64,8 @@ class ShardSet:
         shards: the shards that were not skipped.
         vocabulary: what the ids stand for.
         static: whether the rows have stored masks.
+        pairs: whether the rows are A and B, or A alone.
+        specials: [CLS] and [SEP] around each row's text.
     """
 
     def __init__(
@@ -73,9 +75,12 @@ class ShardSet:
         *,
         static: bool,
         sequence_length: int,
+        pairs: bool = True,
     ) -> None:
         """Takes the path, the rows and the content, None if it is skipped, of each file."""
-        self.vocabulary, self.static, self._longest = vocabulary, static, sequence_length - SPECIALS
+        self.vocabulary, self.static, self.pairs = vocabulary, static, pairs
+        self.specials = SPECIALS if pairs else SPECIALS_ALONE
+        self._longest = sequence_length - self.specials
         starts = offsets_of(np.array([rows for _, rows, _ in entries], dtype=np.int64)).tolist()
         self.rows: int = starts[-1]
         ranges = zip(starts, starts[1:], entries, strict=False)
@@ -122,7 +127,13 @@ class ShardSet:
             path = listed.folder / file.name
             shard = None if file.name in skipped else _read(read, path, file.rows, data.masking)
             entries.append((path, file.rows, shard))
-        return cls(entries, vocabulary, static=data.masking == "static", sequence_length=entry.sequence_length)
+        return cls(
+            entries,
+            vocabulary,
+            static=data.masking == "static",
+            sequence_length=entry.sequence_length,
+            pairs=data.next_sentence,
+        )
 
     @property
     def kept(self) -> Int64s:
@@ -135,6 +146,10 @@ class ShardSet:
         shards, local = self._find(rows)
         return self._offsets.at(shards, local + 1) - self._offsets.at(shards, local)
 
+    def num_tokens(self, rows: Int64s) -> Int64s:
+        """Tokens of some rows with [CLS] and [SEP]: ``[rows]``."""
+        return self.lengths(rows) + self.specials
+
     def select(self, rows: Int64s) -> SelectedRows:
         """Locate some rows.
 
@@ -145,7 +160,8 @@ class ShardSet:
         starts = self._offsets.at(shards, local)
         lengths = self._offsets.at(shards, local + 1) - starts
         a_lengths = self._a_lengths.at(shards, local).astype(np.int64)
-        wrong = (starts < 0) | (lengths <= a_lengths) | (lengths > self._longest)
+        wrong = (starts < 0) | (lengths > self._longest)
+        wrong |= (lengths <= a_lengths) if self.pairs else (lengths != a_lengths) | (lengths < 1)
         wrong |= starts + lengths > self._ids.sizes[shards]
         mask_starts = mask_counts = np.zeros(len(rows), dtype=np.int64)
         if self.static:

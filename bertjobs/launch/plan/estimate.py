@@ -260,5 +260,6 @@ def _shape(model: ModelSpec) -> tuple[int, int, int, int]:
 def _by_rate(spec: RunSpec, phase: PhaseSpec, vocab_size: int, rate: float | None) -> tuple[float, str] | None:
     if spec.gpus or rate is None:
         return None
-    sequences_per_s = rate * CPU_SHARE / flops_per_sequence(spec.model, phase, vocab_size)
+    each = flops_per_sequence(spec.model, phase, vocab_size, next_sentence=spec.next_sentence)
+    sequences_per_s = rate * CPU_SHARE / each
     return sequences_per_s, f"{rate / 1e9:.0f} GFLOP/s measured here, {CPU_SHARE:.0%} of it used"

@@ -183,6 +183,7 @@ def data_problems(spec: RunSpec, awaited: Sequence[str] = ()) -> tuple[DataManif
     problems = [
         *caught(data.check_vocabulary, spec.vocabulary),
         *caught(data.check_masking, spec.masking),
+        *caught(data.check_next_sentence, spec.next_sentence),
         *caught(data.check_vocabulary_file),
     ]
     for phase in spec.phases:

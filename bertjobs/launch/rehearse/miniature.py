@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bertjobs.data.shards.manifest import MANIFEST_NAME, DataManifest
-from bertjobs.files.atomic import write_json
+from bertjobs.data.shards.manifest_form import write_manifest
 from bertjobs.recipe.batch import divide
 from bertjobs.recipe.spec import PhaseSpec, RunSpec
 
@@ -94,7 +94,7 @@ def sample_data(data: DataManifest, folder: Path, phases: Sequence[int]) -> None
             for file in entry[split]["files"]:
                 (target / file["name"]).symlink_to((source / file["name"]).absolute())
     (folder / "vocab.txt").symlink_to(data.vocabulary_path.absolute())
-    write_json(folder / MANIFEST_NAME, content)
+    write_manifest(folder, content)
 
 
 def _some(files: Sequence[Mapping[str, Any]], rows: int) -> list[Mapping[str, Any]]:

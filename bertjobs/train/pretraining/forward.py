@@ -39,9 +39,10 @@ class Forward(nn.Module):
         super().__init__()
         self.model, self.attention, self.parts, self.layers = model, attention, parts, layers
 
-    def forward(self, batch: MicroBatch) -> tuple[Term, Term]:
-        """The masked-LM term of one micro-batch, over masked tokens, and the next-sentence term, over sequences: losses
-        in nats, and hits. It may be on the host, which is the best place for a padded one's labels.
+    def forward(self, batch: MicroBatch) -> tuple[Term, ...]:
+        """The masked-LM term of one micro-batch, over masked tokens, and, if the model has that head, the next-sentence
+        term, over sequences: losses in nats, and hits. It may be on the host, which is the best place for a padded
+        one's labels.
 
         Raises:
             ValueError: it is a pack, and there is no attention for packs.
@@ -53,10 +54,10 @@ class Forward(nn.Module):
             raise ValueError("packs need an attention")
         else:
             sums = packed_sums(self.model, batch, self.attention, self.parts)
-        return (
-            Term(sums.mlm_loss_sum, sums.mlm_count, (sums.mlm_correct,)),
-            Term(sums.nsp_loss_sum, sums.nsp_count, (sums.nsp_correct,)),
-        )
+        masked = Term(sums.mlm_loss_sum, sums.mlm_count, (sums.mlm_correct,))
+        if not self.model.next_sentence:
+            return (masked,)
+        return masked, Term(sums.nsp_loss_sum, sums.nsp_count, (sums.nsp_correct,))
 
     @property
     def device(self) -> torch.device:
@@ -94,6 +95,13 @@ class Forward(nn.Module):
             return f"{self.attention.describe()}, {'eager' if self.parts is EAGER else 'compiled'}"
         parts = "compiled" if self.parts.fixed_shapes else "eager"
         return f"{self.attention.describe()}, {parts}, {self.layers.describe()}"
+
+
+def model_of(spec: RunSpec) -> BertForPreTraining:
+    """The model that a run trains, with random weights from torch's global generator."""
+    return BertForPreTraining(
+        spec.model, next_sentence=spec.next_sentence, activation_checkpointing=spec.activation_checkpointing
+    )
 
 
 def choose_fused_layers(spec: RunSpec, device: torch.device, tokens: int | None = None) -> LayerChoice:

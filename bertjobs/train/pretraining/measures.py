@@ -4,6 +4,8 @@ A line of metrics.jsonl has, besides the fields of all objectives (`bertjobs.tra
 
 - ``loss_nats`` (MLM + NSP), ``mlm_loss_nats`` (mean over masked tokens), ``nsp_loss_nats`` (mean over sequences),
   ``mlm_accuracy`` and ``nsp_accuracy`` (0 to 1).
+
+A run that predicts no next sentences has neither of those that begin with ``nsp``.
 """
 
 from __future__ import annotations
@@ -20,6 +22,8 @@ LOSSES = {"mlm_loss_nats": "MLM loss {:g}", "nsp_loss_nats": "NSP loss {:g} nats
 """As in `Objective.losses`."""
 SCORES = ("loss_nats", "mlm_loss_nats", "nsp_loss_nats", "mlm_accuracy", "nsp_accuracy")
 """As in `Objective.scores`."""
+NEXT_SENTENCE = ("nsp_loss_nats", "nsp_accuracy")
+"""Those of them that a run without next sentences lacks."""
 
 
 def counts_of(micro_batches: Iterable[MicroBatch]) -> StepCounts:
@@ -38,15 +42,19 @@ def counts_of(micro_batches: Iterable[MicroBatch]) -> StepCounts:
     return StepCounts(sequences, masked_tokens, tokens, squared_lengths)
 
 
-def divisors_of(counts: StepCounts) -> tuple[int, int]:
+def divisors_of(counts: StepCounts, *, next_sentence: bool) -> tuple[int, ...]:
     """What the sums of `Forward`'s terms are divided by: masked tokens and sequences."""
-    return counts.masked_tokens, counts.sequences
+    return (counts.masked_tokens, counts.sequences)[: 1 + next_sentence]
 
 
 def measures(sums: Sequence[float], divisors: Sequence[int]) -> dict[str, float]:
-    """As in `Objective.measures`: ``sums`` are MLM loss in nats, MLM hits, NSP loss in nats, NSP hits."""
-    masked_tokens, sequences = divisors
-    mlm, nsp = sums[0] / masked_tokens, sums[2] / sequences
+    """As in `Objective.measures`: ``sums`` are MLM loss in nats, MLM hits, and where next sentences are predicted NSP
+    loss in nats, NSP hits."""
+    masked_tokens, mlm = divisors[0], sums[0] / divisors[0]
+    if len(divisors) == 1:
+        return {"loss_nats": mlm, "mlm_loss_nats": mlm, "mlm_accuracy": sums[1] / masked_tokens}
+    sequences = divisors[1]
+    nsp = sums[2] / sequences
     return {
         "loss_nats": mlm + nsp,
         "mlm_loss_nats": mlm,
@@ -63,7 +71,8 @@ def step_words(line: Mapping[str, Any]) -> str:
 
 def validation_words(line: Mapping[str, Any]) -> str:
     """As in `Objective.validation_words`."""
-    return (
+    words = (
         f"held-out mlm {line['mlm_loss_nats']:.4f} nats (unigram line {line['unigram_cross_entropy_nats']:.4f}), "
-        f"accuracy {line['mlm_accuracy']:.1%}, nsp accuracy {line['nsp_accuracy']:.1%}"
+        f"accuracy {line['mlm_accuracy']:.1%}"
     )
+    return f"{words}, nsp accuracy {line['nsp_accuracy']:.1%}" if "nsp_accuracy" in line else words

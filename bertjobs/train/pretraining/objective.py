@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,16 +15,16 @@ from bertjobs.data.batches.batches import Batch, MicroBatch
 from bertjobs.data.batches.lddl_loader import check_lddl_loader
 from bertjobs.data.batches.order import StreamState
 from bertjobs.data.shards.manifest import DataManifest
-from bertjobs.model.bert import BertForPreTraining
 from bertjobs.model.huggingface import initialise_from, write_description
 from bertjobs.recipe.flops import StepCounts, step_flops
 from bertjobs.recipe.size import checkpoint_bytes
 from bertjobs.recipe.spec import ModelSpec, PhaseSpec, RunSpec
 from bertjobs.train.objective import GlobalBatch
 from bertjobs.train.pretraining.batches import PhaseBatches, WatchedBatches
-from bertjobs.train.pretraining.forward import choose_fused_layers, open_forward
+from bertjobs.train.pretraining.forward import choose_fused_layers, model_of, open_forward
 from bertjobs.train.pretraining.measures import (
     LOSSES,
+    NEXT_SENTENCE,
     SCORES,
     counts_of,
     divisors_of,
@@ -52,8 +52,6 @@ class Pretraining:
     data: DataManifest
     token_budget: int | None
 
-    losses = LOSSES
-    scores = SCORES
     measures = staticmethod(measures)
     step_words = staticmethod(step_words)
     validation_words = staticmethod(validation_words)
@@ -72,6 +70,17 @@ class Pretraining:
         (phase,) = spec.phases
         budget = spec.pack_tokens(phase) if spec.is_unpadded else None
         return cls(data.sized(spec), phase, data, budget)
+
+    @property
+    def losses(self) -> Mapping[str, str]:
+        return {field: words for field, words in LOSSES.items() if self._has(field)}
+
+    @property
+    def scores(self) -> Sequence[str]:
+        return [field for field in SCORES if self._has(field)]
+
+    def _has(self, field: str) -> bool:
+        return self.spec.next_sentence or field not in NEXT_SENTENCE
 
     @property
     def data_sha256(self) -> str:
@@ -99,7 +108,7 @@ class PretrainingLearner:
         self.events: dict[str, dict[str, Any]] = {}
         if shards.skipped:
             self.events["skipped shards"] = {"shards": list(shards.skipped)}
-        self.model = BertForPreTraining(spec.model, activation_checkpointing=spec.activation_checkpointing).to(device)
+        self.model = model_of(spec).to(device)
         layers = ranks.decided(lambda: choose_fused_layers(spec, device, objective.token_budget))
         self.forward = ranks.in_turn(lambda: open_forward(self.model, spec, device, layers))
         self._batches = PhaseBatches(data, spec, phase, shards, ranks, device, token_budget=objective.token_budget)
@@ -121,9 +130,10 @@ class PretrainingLearner:
 
     def global_batch(self, counts: Sequence[int]) -> GlobalBatch:
         step = StepCounts(*counts)
-        model = self._objective.spec.model
-        flops = step_flops(model, model.vocab_size, step)
-        return GlobalBatch(divisors_of(step), step.sequences, step.tokens, flops)
+        spec = self._objective.spec
+        flops = step_flops(spec.model, spec.model.vocab_size, step, next_sentence=spec.next_sentence)
+        divisors = divisors_of(step, next_sentence=spec.next_sentence)
+        return GlobalBatch(divisors, step.sequences, step.tokens, flops)
 
     def validate(self, beat: Callable[[], None]) -> dict[str, float | int]:
         return self._validation.run(self.model, beat)
@@ -132,18 +142,22 @@ class PretrainingLearner:
         return initialise_from(self.model, folder)
 
     def description(self) -> dict[str, bytes]:
-        data = self._objective.data
-        return description_of(self.model.spec, data.vocabulary_path, lowercase=data.lowercase)
+        model, data = self.model, self._objective.data
+        return description_of(
+            model.spec, data.vocabulary_path, lowercase=data.lowercase, next_sentence=model.next_sentence
+        )
 
 
-def description_of(spec: ModelSpec, vocabulary: Path, *, lowercase: bool) -> dict[str, bytes]:
+def description_of(
+    spec: ModelSpec, vocabulary: Path, *, lowercase: bool, next_sentence: bool = True
+) -> dict[str, bytes]:
     """As in `Learner.description`: a Hugging Face folder's files besides the weights: configuration and tokenizer.
 
     Raises:
         InputError: the vocabulary cannot be read, or is larger than the model's.
     """
     with TemporaryDirectory() as folder:
-        write_description(spec, vocabulary, Path(folder), lowercase=lowercase)
+        write_description(spec, vocabulary, Path(folder), lowercase=lowercase, next_sentence=next_sentence)
         return {file.name: file.read_bytes() for file in sorted(Path(folder).iterdir())}
 
 

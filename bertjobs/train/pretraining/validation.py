@@ -74,13 +74,9 @@ class Validation:
                 out = model(*on_device(batch.pin_memory() if is_gpu else batch, self._device).tensors())
                 sums += torch.stack([value.double() for value in out])
         model.train()
-        mlm_loss, mlm_hits, masked, nsp_loss, nsp_hits, sequences = self._ranks.sum_on_device(sums).tolist()
-        return {
-            "mlm_loss_nats": mlm_loss / masked,
-            "mlm_accuracy": mlm_hits / masked,
-            "nsp_loss_nats": nsp_loss / sequences,
-            "nsp_accuracy": nsp_hits / sequences,
-            "masked_tokens": int(masked),
-            "sequences": int(sequences),
-            "unigram_cross_entropy_nats": unigram_line,
-        }
+        mlm_loss, mlm_hits, masked, nsp_loss, nsp_hits, pairs = self._ranks.sum_on_device(sums).tolist()
+        scores = {"mlm_loss_nats": mlm_loss / masked, "mlm_accuracy": mlm_hits / masked}
+        if model.next_sentence:
+            scores |= {"nsp_loss_nats": nsp_loss / pairs, "nsp_accuracy": nsp_hits / pairs}
+        counts = {"masked_tokens": int(masked), "sequences": len(self._shards.held_out.kept)}
+        return {**scores, **counts, "unigram_cross_entropy_nats": unigram_line}

@@ -147,7 +147,8 @@ def test_the_container_is_that_of_the_flags_else_of_the_environment_else_of_the_
 
 def test_a_command_is_queued_as_it_was_given() -> None:
     words = ["--corpus", "text:a b", "--corpus", "wiki:c", "--vocab", "v", "--output", "d", "--cased", "--seed", "7"]
-    more = ["--slurm", "--queue", "--jobs", "3", "--sbatch", "qos=high", "--sbatch", "exclusive", "--sample-ratio", "1"]
+    more = ["--slurm", "--queue", "--jobs", "3", "--sbatch", "qos=high", "--sbatch", "exclusive", "--sample-ratio", "1",
+            "--no-next-sentence", "--across-documents", "--duplicates", "2"]  # fmt: skip
     parser = argparse.ArgumentParser()
     register(parser.add_subparsers())
     verb = _verb(parser, "data", "prepare")

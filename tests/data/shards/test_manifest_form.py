@@ -114,6 +114,7 @@ HUGE = 10**30
         (("settings", "masked_share"), float("inf"), "Infinity is not a number"),
         (("settings", "duplicates"), -1, "settings.duplicates is not a whole number"),
         (("settings", "bin_size"), 0, "settings.bin_size is not a whole number"),
+        (("settings", "next_sentence"), "false", "settings.next_sentence is not"),
         (("documents",), {"train": -1}, "documents.train is not a whole number"),
         (("documents",), {}, "documents.train is not a whole number"),
         (("corpus",), {"bytes": [1]}, "corpus.bytes is not a whole number"),

@@ -16,6 +16,7 @@ from safetensors.numpy import save_file
 
 import bertjobs
 from bertjobs.data.shards.manifest import DataManifest
+from bertjobs.data.shards.manifest_form import hashed_text
 from bertjobs.errors import InputError, InputErrors
 from bertjobs.launch.plan.preflight import (
     Circumstances,
@@ -139,6 +140,23 @@ def test_a_single_problem_is_an_ordinary_error(spec: RunSpec, tmp_path: Path) ->
         preflight(replace(spec, data=str(tmp_path / "nowhere")), "local", NO_SLURM)
     assert type(caught.value) is InputError
     assert caught.value.hint
+
+
+def test_data_without_pairs_are_refused_where_next_sentences_are_predicted(
+    spec: RunSpec, speeches_data: Path, tmp_path: Path
+) -> None:
+    """With both remedies; pairs suit a run that predicts masked words alone."""
+    data = tmp_path / "data"
+    shutil.copytree(speeches_data, data)
+    assert preflight(replace(spec, next_sentence=False, data=str(data)), "local", NO_SLURM)[1] == []
+    content = json.loads((data / "MANIFEST.json").read_text())
+    content["settings"] |= {"next_sentence": False, "across_documents": False}
+    (data / "MANIFEST.json").write_text(hashed_text(content))
+    with pytest.raises(InputError) as caught:
+        preflight(replace(spec, data=str(data)), "local", NO_SLURM)
+    for part in ("without next-sentence pairs", "--set next_sentence=false", "without --no-next-sentence", str(data)):
+        assert part in caught.value.render()
+    assert preflight(replace(spec, next_sentence=False, data=str(data)), "local", NO_SLURM)[1] == []
 
 
 def test_data_read_too_often_are_a_warning(spec: RunSpec) -> None:
