@@ -87,7 +87,13 @@ def _add_what(group: Any) -> None:
            help="with static masking: share of the tokens that are masked")  # fmt: skip
     option("--masked-units", metavar="WHAT", default="pieces",
            help="with static masking: pieces, or words with all their pieces")  # fmt: skip
-    option("--cased", action="store_true", help="keep upper case and accents, if the vocabulary does not decide")
+    option("--cased", action="store_true", help="text is not lowercased, if no file beside the vocabulary states it")
+    option("--uncased", action="store_true", help="text is lowercased, if no file beside the vocabulary states it")
+    option("--strip-accents", metavar="yes|no", default="",
+           help="whether accents, and vowel signs and tone marks, are stripped, if no file beside the vocabulary "
+           "states it")  # fmt: skip
+    option("--max-unknown-share", metavar="SHARE", type=float, default=0.05,
+           help="share of a corpus' tokens that may be [UNK]; above it the text is refused")  # fmt: skip
     option("--language", metavar="NAME", default="english", help="language of the text, for the sentence splitter")
     option("--bin-size", metavar="TOKENS", type=int, default=64, help="width of a length bin in tokens")
     option("--shards", metavar="N", type=int, default=0,
@@ -101,7 +107,8 @@ def _add_vocab(verbs: Any) -> None:
     parser = verbs.add_parser(
         "vocab",
         help="train a WordPiece vocabulary on text",
-        description="Train a WordPiece vocabulary and write it as vocab.txt.",
+        description="Train a WordPiece vocabulary and write it as vocab.txt, with tokenizer.json and "
+        "tokenizer_config.json beside it, which state how text is normalised.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         allow_abbrev=False,
     )
@@ -111,6 +118,15 @@ def _add_vocab(verbs: Any) -> None:
         "--output", metavar="FILE", required=True, default=argparse.SUPPRESS, help="the file to write, DIR/vocab.txt"
     )
     parser.add_argument("--cased", action="store_true", help="keep upper case and accents")
+    parser.add_argument(
+        "--strip-accents",
+        metavar="yes|no",
+        default="",
+        help="strip accents (default: yes without --cased, unless the text would lose vowel signs and tone marks)",
+    )
+    parser.add_argument(
+        "--language", metavar="NAME", default="english", help="language of the text, for the command to type next"
+    )
     parser.set_defaults(handler=_vocab)
 
 
@@ -131,6 +147,8 @@ def _prepare(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
     release_own_lock(Path(args.output), os.environ)
     started, progress = time.monotonic(), _ProgressLine()
     with _arrays(args, progress.say) if args.slurm else ThisMachine(_processes(args.processes)) as runner:
+        for note in options.chosen_vocabulary.notes:
+            print(f"note: {note}")
         made = prepare(options, progress, runner)
     if not made:
         print(f"{args.output} is already complete, with these settings, this corpus and this vocabulary")
@@ -151,16 +169,24 @@ def _processes(given: int) -> int:
 
 
 def _vocab(args: argparse.Namespace) -> int:
-    from bertjobs.data.text.vocabulary import Vocabulary, train_vocabulary
+    from bertjobs.data.text.vocabulary_choice import Wishes, choose_vocabulary
+    from bertjobs.data.text.vocabulary_training import train_vocabulary
     from bertjobs.slurm.shell import shell_line
 
     started = time.monotonic()
-    train_vocabulary(args.corpus, args.size, not args.cased, args.output)
-    vocabulary = Vocabulary.read(args.output)
+    wishes = Wishes.of_flags(args.cased, not args.cased, args.strip_accents)
+    notes = train_vocabulary(args.corpus, args.size, not args.cased, args.output, wishes.strip_accents)
+    vocabulary = choose_vocabulary(args.output, wishes).vocabulary
     seconds = time.monotonic() - started
-    print(f"{vocabulary.size:,} tokens in {seconds:.0f} s -> {args.output} (sha256 {vocabulary.sha256[:12]}...)")
-    sources = [word for source in args.corpus for word in ("--corpus", source)]
-    print("next: " + shell_line(["bertjobs", "data", "prepare", *sources, "--vocab", args.output]) + " --output DIR")
+    print(f"{vocabulary.size:,} tokens, {vocabulary.normalisation}, in {seconds:.0f} s -> {args.output} "
+          f"(sha256 {vocabulary.sha256[:12]}...)")  # fmt: skip
+    for note in notes:
+        print(f"note: {note}")
+    words = [word for source in args.corpus for word in ("--corpus", source)]
+    words += ["--vocab", args.output, *(["--cased"] if args.cased else [])]
+    words += ["--strip-accents", args.strip_accents] if args.strip_accents else []
+    words += ["--language", args.language] if args.language != "english" else []
+    print("next: " + shell_line(["bertjobs", "data", "prepare", *words]) + " --output DIR")
     return 0
 
 
@@ -221,6 +247,13 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
+def _print_unknown(data: DataManifest) -> None:
+    """Print the share of [UNK] of each source."""
+    for source in data.sources:
+        share = source["unknown"] / max(1, source["tokens"])
+        print(f"[UNK]: {source['unknown']:,} of {source['tokens']:,} tokens ({share:.2%}) of {source['corpus']}")
+
+
 def _print_summary(data: DataManifest, seconds: float | None) -> None:
     from bertjobs.slurm.shell import shell_line
 
@@ -239,6 +272,7 @@ def _print_summary(data: DataManifest, seconds: float | None) -> None:
         print(f"masked: {data.settings['masked_share']:.0%} of the tokens, stored in the shards")
     else:
         print("masked: in training, drawn anew each epoch")
+    _print_unknown(data)
     _print_oddities(data)
     took = f" in {seconds:.1f} s" if seconds is not None else ""
     print(f"{count} files, {size / 1e6:.1f} MB{took} -> {data.folder}")

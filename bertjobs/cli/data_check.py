@@ -85,7 +85,10 @@ def _add_adopt(verbs: Any) -> None:
            help="the last K shards of each length bin become the validation split (default: 1)")  # fmt: skip
     option("--sequence-length", metavar="N=TOKENS", action="append", default=[],
            help="sequence length of a phase, if its rows do not show it")  # fmt: skip
-    option("--cased", action="store_true", help="text was not lowercased (default: decided by the vocabulary's tokens)")
+    option("--cased", action="store_true", help="text was not lowercased, if no file beside the vocabulary states it")
+    option("--uncased", action="store_true", help="text was lowercased, if no file beside the vocabulary states it")
+    option("--strip-accents", metavar="yes|no", default="",
+           help="whether accents were stripped, if no file beside the vocabulary states it")  # fmt: skip
     option("--link", choices=("symlink", "copy"), default="symlink",
            help="leave the shards where they are, or copy them (default: symlink)")  # fmt: skip
     _add_processes(parser)
@@ -164,8 +167,7 @@ def _print_header(path: str, target: CheckTarget) -> None:
     data, expected = target.data, target.parts[0].expected
     print(f"{path}: {'token ids' if expected.shard_format == 'ids' else 'LDDL strings'} ({expected.shard_format})")
     vocabulary = target.vocabulary
-    case = "uncased" if vocabulary.lowercase else "cased"
-    print(f"vocabulary  {vocabulary.size:,} tokens, {case}, sha256 {vocabulary.sha256[:12]}...")
+    print(f"vocabulary  {vocabulary.size:,} tokens, {vocabulary.normalisation}, sha256 {vocabulary.sha256[:12]}...")
     if data is not None:
         print(f"manifest    sha256 {data.sha256[:12]}...")
         words = ", ".join(f"{name} {_value(value)}" for name, value in data.settings.items())
@@ -255,7 +257,7 @@ def _as_json(
     data, vocabulary = target.data, target.vocabulary
     content: dict[str, Any] = {
         "shard_format": target.parts[0].expected.shard_format,
-        "vocabulary": {"sha256": vocabulary.sha256, "size": vocabulary.size, "lowercase": vocabulary.lowercase},
+        "vocabulary": vocabulary.facts(),
         "metadata": target.metadata,
     }
     if data is not None:
@@ -303,6 +305,7 @@ def _verify(args: argparse.Namespace) -> int:
 
 def _adopt(args: argparse.Namespace) -> int:
     from bertjobs.data.prepare.adopt import AdoptOptions, adopt
+    from bertjobs.data.text.vocabulary_choice import Wishes, choose_vocabulary
     from bertjobs.slurm.shell import shell_line
 
     options = AdoptOptions(
@@ -312,9 +315,12 @@ def _adopt(args: argparse.Namespace) -> int:
         held_out_shards=args.held_out_shards,
         sequence_lengths={number: _whole(text) for number, text in
                           _numbered(args.sequence_length, "--sequence-length", "1=128").items()},
-        lowercase=False if args.cased else None,
+        wishes=Wishes.of_flags(args.cased, args.uncased, args.strip_accents),
         link=args.link,
     )  # fmt: skip
+    if not args.json:
+        for note in choose_vocabulary(options.vocabulary, options.wishes).notes:
+            print(f"note: {note}")
     data = adopt(options, _processes(args), _ReadingLine("adopt"))
     if args.json:
         print(json.dumps(_adopted(data, args), indent=2))

@@ -14,7 +14,7 @@ from bertjobs.cli.main import Parser
 from bertjobs.data.corpus import documents
 from bertjobs.data.prepare import PHASES, PrepareOptions, prepare
 from bertjobs.data.shards.manifest import DataManifest
-from bertjobs.data.text.vocabulary import train_vocabulary
+from bertjobs.data.text.vocabulary_training import train_vocabulary
 from bertjobs.errors import InputError
 from tests.data.conftest import quiet
 

@@ -89,6 +89,7 @@ def write_folder(
         vocabulary_sha256=sha256_of(folder / "vocab.txt"),
         vocabulary_size=len(tokens),
         lowercase=True,
+        strip_accents=True,
         masking="static" if static else "dynamic",
         settings={},
         documents={},

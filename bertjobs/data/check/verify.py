@@ -9,14 +9,16 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from bertjobs.data.shards.manifest import MANIFEST_NAME, SPLITS, DataManifest, ShardFile
+from bertjobs.data.shards.manifest import MANIFEST_NAME, SPLITS, VOCABULARY_FILES, DataManifest, ShardFile
+from bertjobs.data.text.normalisation import CONFIG_FILE
 from bertjobs.data.text.vocabulary import TOKENIZER_FILE, Vocabulary
 from bertjobs.errors import InputError
 from bertjobs.files.atomic import TEMPORARY_PREFIX
+from bertjobs.files.reading import DamagedFileError
 
 ROWS_NAME = ".num_samples.json"  # what LDDL's own loader reads
 WORK_FOLDER = ".prepare"
@@ -125,16 +127,22 @@ def _wrong_vocabulary(data: DataManifest) -> Iterator[BadFile]:
         return
     try:
         vocabulary = Vocabulary.of_folder(data.folder, data.lowercase)
+    except DamagedFileError as error:
+        yield BadFile(CONFIG_FILE, "a file as Hugging Face writes it", error.what)
+        return
     except InputError as error:
         yield BadFile(TOKENIZER_FILE, "the tokens of vocab.txt", error.what)
         return
+    stated = replace(vocabulary.normalisation, lowercase=data.lowercase, strip_accents=data.strip_accents)
+    if vocabulary.normalisation != stated:
+        yield BadFile(CONFIG_FILE, f"{stated}, as {MANIFEST_NAME} states", str(vocabulary.normalisation))
     if vocabulary.size != data.vocabulary_size:
         yield BadFile(_short(data, path), f"{data.vocabulary_size:,} tokens", f"{vocabulary.size:,} tokens")
 
 
 def _unknown(data: DataManifest, listed: set[Path]) -> Iterator[BadFile]:
     """Files that are in the folder but not in the manifest, and what an unfinished prepare left."""
-    known = listed | {data.folder / name for name in (MANIFEST_NAME, data.vocabulary_path.name, TOKENIZER_FILE)}
+    known = listed | {data.folder / name for name in (MANIFEST_NAME, *VOCABULARY_FILES)}
     known |= {path.parent / ROWS_NAME for path in listed}
     for parent, folders, names in os.walk(data.folder):
         for name in [one for one in folders if one == WORK_FOLDER or one.startswith(TEMPORARY_PREFIX)]:

@@ -23,6 +23,7 @@ from bertjobs.data.check.lddl_cells import wrong_cells, wrong_columns
 from bertjobs.data.check.verify import ROWS_NAME
 from bertjobs.data.shards.manifest import FORMAT, MANIFEST_NAME, SPLITS, VERSION, DataManifest, ShardFile
 from bertjobs.data.text.vocabulary import Vocabulary
+from bertjobs.data.text.vocabulary_choice import NO_WISHES, Wishes, choose_vocabulary
 from bertjobs.errors import InputError
 from bertjobs.files.atomic import PRIVATE_FOLDER, TEMPORARY_PREFIX, sha256_of, sync_file, sync_folder, write_json
 
@@ -73,7 +74,7 @@ class AdoptOptions:
         output: folder to make.
         held_out_shards: the last shards of each bin, which become the validation split.
         sequence_lengths: of a phase, where it is not to be inferred.
-        lowercase: None decides by the vocabulary.
+        wishes: what flags say of the vocabulary's text.
         link: "symlink" (the shards stay where they are) or "copy".
     """
 
@@ -82,7 +83,7 @@ class AdoptOptions:
     output: Path
     held_out_shards: int = 1
     sequence_lengths: Mapping[int, int] | None = None
-    lowercase: bool | None = None
+    wishes: Wishes = NO_WISHES
     link: str = "symlink"
 
 
@@ -94,7 +95,7 @@ def adopt(options: AdoptOptions, threads: int, progress: Progress) -> DataManife
             schema; a vocabulary that does not fit; phases of different masking; too few shards to hold some out.
     """
     _check_output(options)
-    vocabulary = Vocabulary.read(options.vocabulary, options.lowercase)
+    vocabulary = choose_vocabulary(options.vocabulary, options.wishes).vocabulary
     files_by_phase = {number: find_files(folder) for number, folder in sorted(options.phases.items())}
     counted = _count_all(files_by_phase, vocabulary, threads, progress)
     _check_masking(options, counted)
@@ -367,7 +368,7 @@ def _content(
         "format": FORMAT,
         "version": VERSION,
         "shard_format": "lddl",
-        "vocabulary": {"sha256": vocabulary.sha256, "size": vocabulary.size, "lowercase": vocabulary.lowercase},
+        "vocabulary": vocabulary.facts(),
         "settings": settings,
         "documents": {},
         "corpus": {},

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from bertjobs.data.corpus import Source, scan
-from bertjobs.data.prepare.on_this_machine import Runner, ThisMachine
+from bertjobs.data.prepare.on_this_machine import Done, Runner, ThisMachine
 from bertjobs.data.prepare.settings import PrepareOptions
 from bertjobs.data.prepare.stage_pairs import settle_split
+from bertjobs.data.prepare.unknown_share import EarlyCheck, TooManyUnknownError, check_unknown, unknown_counts
 from bertjobs.data.prepare.work_folder import FOLDER_NAME, STAGES, PreparePlan, WorkFolder, make_plan
 from bertjobs.data.shards.manifest import FORMAT, MANIFEST_NAME, SPLITS, VERSION, DataManifest
 from bertjobs.data.text.vocabulary import Vocabulary
@@ -40,11 +41,12 @@ def prepare(options: PrepareOptions, progress: Progress, runner: Runner | None =
         False if the folder was complete already.
 
     Raises:
-        InputError: bad options, corpus or vocabulary, an output of other settings, or one that cannot be written.
+        InputError: bad options, corpus or vocabulary, too many [UNK], an output of other settings, or one that cannot
+            be written.
         BertjobsError: another prepare is working on the output, or a task failed.
     """
     options.check()
-    vocabulary = Vocabulary.read(options.vocabulary, lowercase=False if options.cased else None)
+    vocabulary = options.chosen_vocabulary.vocabulary
     progress("scan", 0, 1, "corpus")
     sources = [Source.parse(text) for text in options.corpora]
     pieces = scan(sources, PIECE_BYTES)
@@ -56,7 +58,7 @@ def prepare(options: PrepareOptions, progress: Progress, runner: Runner | None =
         with _removed_after_bad_input(output), locked(_open(output)):
             work = WorkFolder.create(options, plan, pieces)
             vocabulary.write(work.folder)
-            _run_stages(work, runner or ThisMachine(1), progress)
+            _run_stages(work, runner or ThisMachine(1), progress, options.max_unknown_share)
             _finish(work, vocabulary)
     except OSError as error:
         raise BertjobsError(
@@ -80,10 +82,13 @@ def _open(output: Path) -> Path:
 
 @contextmanager
 def _removed_after_bad_input(output: Path) -> Iterator[None]:
-    """After an InputError other input is needed: what this prepare made until then is useless."""
+    """After an InputError other input is needed: what this prepare made until then is useless. Unless only a limit is
+    in its way."""
     was_there, was_begun = output.exists(), (output / FOLDER_NAME).exists()
     try:
         yield
+    except TooManyUnknownError:
+        raise
     except InputError:
         if not was_begun:
             shutil.rmtree(output / FOLDER_NAME, ignore_errors=True)
@@ -112,12 +117,14 @@ def _is_complete(output: Path, plan: PreparePlan) -> bool:
     return True
 
 
-def _run_stages(work: WorkFolder, runner: Runner, progress: Progress) -> None:
+def _run_stages(work: WorkFolder, runner: Runner, progress: Progress, max_unknown_share: float) -> None:
     for stage in STAGES:
         missing = work.missing(stage)
-        runner.run(work, stage, missing, _StageProgress(work, stage, missing, progress))
+        done: Done = _StageProgress(work, stage, missing, progress)
+        runner.run(work, stage, missing, EarlyCheck(work, max_unknown_share, done) if stage == "tokenise" else done)
         if stage == "tokenise":
             settle_split(work.results(stage))
+            check_unknown(unknown_counts(work), max_unknown_share)
         if still := work.missing(stage):
             raise BertjobsError(f"{len(still)} tasks of the stage {stage!r} are not done", where=str(work.folder))
 
@@ -161,12 +168,13 @@ def _finish(work: WorkFolder, vocabulary: Vocabulary) -> None:
             "format": FORMAT,
             "version": VERSION,
             "shard_format": work.options.format,
-            "vocabulary": {"sha256": vocabulary.sha256, "size": vocabulary.size, "lowercase": vocabulary.lowercase},
+            "vocabulary": vocabulary.facts(),
             "settings": work.plan.settings,
             "documents": {"train": documents - held_out, "validation": held_out},
             "held_out": names[:1000],
             "corpus": {name: sum(result[name] for result in tokenised)
                        for name in ("bytes", "tokens", "left_out", "replaced", "nul")},
+            "sources": [vars(count) for count in unknown_counts(work)],
             "phases": _phases(work),
             "plan": vars(work.plan),
         },

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 from bertjobs.data.shards.manifest import SHARD_FORMATS
+from bertjobs.data.text.vocabulary_choice import ChosenVocabulary, Wishes, choose_vocabulary
 from bertjobs.errors import InputError, nearest
 
 MASKINGS = ("dynamic", "static")
 MASKED_UNITS = ("pieces", "words")
 MAX_SEQUENCE_LENGTH = 1 << 16
+
+# Not recorded as settings: places, what the vocabulary's own record states, and a limit that changes no byte.
+_NOT_SETTINGS = ("output", "vocabulary", "uncased", "strip_accents", "max_unknown_share")
 
 
 @dataclass(frozen=True)
@@ -62,7 +67,10 @@ class PrepareOptions:
         corpora: sources, as ``corpus.Source.parse`` takes them.
         vocabulary: path of a vocab.txt or tokenizer.json.
         output: folder to make.
-        cased: keep upper case and accents, if the vocabulary does not decide.
+        cased, uncased: whether text is lowercased, if nothing beside the vocabulary states it.
+        strip_accents: "yes" or "no": whether accents are stripped, if nothing beside the vocabulary states it; "": as
+            BERT does, or as the vocabulary's tokens show.
+        max_unknown_share: of a source's tokens, that may be [UNK].
         phases: shapes of the phases' sequences.
         duplicates: how often pairs are drawn from each training document; validation is drawn once.
         bin_size: tokens a length bin spans; each phase's sequence length is a multiple.
@@ -93,7 +101,16 @@ class PrepareOptions:
     language: str = "english"
     format: str = "ids"
     cased: bool = False
+    uncased: bool = False
+    strip_accents: str = ""
+    max_unknown_share: float = 0.05
     seed: int = 42
+
+    @cached_property
+    def chosen_vocabulary(self) -> ChosenVocabulary:
+        """The vocabulary, and how text is normalised for it; InputError as in ``choose_vocabulary``."""
+        wishes = Wishes.of_flags(self.cased, self.uncased, self.strip_accents)
+        return choose_vocabulary(self.vocabulary, wishes)
 
     def check(self) -> None:
         """InputError names the first option that is not valid."""
@@ -109,8 +126,9 @@ class PrepareOptions:
             ("masked-share", self.masked_share, 0, 1),
             ("short-sequence-share", self.short_sequence_share, -1, 1),
             ("sample-ratio", self.sample_ratio, 0, 2),
+            ("max-unknown-share", self.max_unknown_share, -1, 2),
         ):
-            if not least < share < most or share > 1:
+            if not least < share < most or not 0 <= share <= 1:
                 raise InputError(f"{share} is not a share between 0 and 1", where=f"--{name}")
         for name, value, choices in (
             ("masking", self.masking, MASKINGS),
@@ -122,7 +140,7 @@ class PrepareOptions:
 
     def settings(self) -> dict[str, Any]:
         """All that decides the shards' bytes besides the corpus and the vocabulary: what MANIFEST.json records."""
-        settings = {name: value for name, value in asdict(self).items() if name not in ("output", "vocabulary")}
+        settings = {name: value for name, value in asdict(self).items() if name not in _NOT_SETTINGS}
         settings["corpora"] = list(self.corpora)
         settings["phases"] = [list(shape.values()) for shape in settings["phases"]]
         return settings

@@ -92,6 +92,7 @@ class _Tally:
     held_out: int = 0
     left_out: int = 0
     tokens: int = 0
+    unknown: int = 0
     replaced: int = 0
     nul: int = 0
     bytes: int = 0
@@ -175,6 +176,7 @@ def _write(work: WorkFolder, number: int, chunk: _Chunk, vocabulary: Vocabulary,
     names = [chunk.names[place] for place in order.tolist()]
     _count(tally, names, held_out_draws(keys[order]), work.options.held_out)
     tally.tokens += chunk.tokens
+    tally.unknown += int(np.count_nonzero(flat == vocabulary.unk_id))
     tally.chunks += 1
 
 

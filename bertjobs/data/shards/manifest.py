@@ -17,6 +17,7 @@ FORMAT = "bertjobs-data"
 VERSION = 2
 SHARD_FORMATS = ("ids", "lddl")
 SPLITS = ("train", "validation")
+VOCABULARY_FILES = ("vocab.txt", "tokenizer.json", "tokenizer_config.json")  # beside it; only the first is always there
 
 _AGAIN = "run `bertjobs data prepare` again, into a new folder"
 
@@ -85,11 +86,13 @@ class DataManifest:
         shard_format: "ids" (token ids in safetensors files) or "lddl" (strings in Parquet).
         vocabulary_sha256: of vocab.txt's bytes, 64 hex digits.
         vocabulary_size: tokens.
+        lowercase, strip_accents: how text was normalised before it was encoded.
         masking: "dynamic" (none stored) or "static" (stored in the shards).
         settings: all settings it was made with, by name.
         documents: number of documents by split.
         corpus: what was counted in the corpus: bytes, tokens, documents left out, characters replaced or removed.
         held_out: ids of the validation documents, the first thousand of them.
+        sources: of each corpus its name, tokens and [UNK]; () if they were not counted.
     """
 
     folder: Path
@@ -98,12 +101,14 @@ class DataManifest:
     vocabulary_sha256: str
     vocabulary_size: int
     lowercase: bool
+    strip_accents: bool
     masking: str
     settings: dict[str, Any]
     documents: dict[str, int]
     corpus: dict[str, int]
     held_out: tuple[str, ...]
     phases: dict[int, PhaseData]
+    sources: tuple[dict[str, Any], ...] = ()
 
     @classmethod
     def read(cls, folder: Path | str) -> DataManifest:
@@ -262,6 +267,7 @@ def _parse(raw: bytes, folder: Path) -> DataManifest:
         vocabulary_sha256=vocabulary["sha256"],
         vocabulary_size=vocabulary["size"],
         lowercase=vocabulary["lowercase"],
+        strip_accents=vocabulary.get("strip_accents", vocabulary["lowercase"]),  # earlier versions did as BERT does
         masking=content["settings"]["masking"],
         settings=content["settings"],
         documents=content["documents"],
@@ -269,6 +275,7 @@ def _parse(raw: bytes, folder: Path) -> DataManifest:
         held_out=tuple(content["held_out"]),
         phases={int(number): _parse_phase(int(number), entry, folder / f"phase{number}")
                 for number, entry in content["phases"].items()},
+        sources=tuple(content.get("sources", ())),
     )  # fmt: skip
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bertjobs.data.shards.manifest import MANIFEST_NAME, DataManifest
+from bertjobs.data.shards.manifest import MANIFEST_NAME, VOCABULARY_FILES, DataManifest
 from bertjobs.files.atomic import write_json
 from bertjobs.recipe.batch import divide
 from bertjobs.recipe.spec import PhaseSpec, RunSpec
@@ -93,7 +93,9 @@ def sample_data(data: DataManifest, folder: Path, phases: Sequence[int]) -> None
             entry[split]["files"] = _some(entry[split]["files"], rows)
             for file in entry[split]["files"]:
                 (target / file["name"]).symlink_to((source / file["name"]).absolute())
-    (folder / "vocab.txt").symlink_to(data.vocabulary_path.absolute())
+    for path in (data.folder.absolute() / name for name in VOCABULARY_FILES):
+        if path.exists():
+            (folder / path.name).symlink_to(path)
     write_json(folder / MANIFEST_NAME, content)
 
 

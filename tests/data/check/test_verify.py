@@ -87,6 +87,22 @@ def test_a_tokenizer_of_other_tokens_is_detected(folder: Path) -> None:
     assert one.path == "tokenizer.json"
 
 
+@pytest.mark.parametrize(
+    ("stated", "found"),
+    [({"do_lower_case": False}, "cased"), ({"do_lower_case": True, "strip_accents": False}, "uncased, accents kept")],
+)
+def test_another_normalisation_is_detected(folder: Path, stated: dict[str, bool], found: str) -> None:
+    (folder / "tokenizer_config.json").write_text(json.dumps(stated))
+    (one,) = bad(folder)
+    assert (one.path, one.expected) == ("tokenizer_config.json", "uncased, as MANIFEST.json states")
+    assert one.found == found
+    (folder / "tokenizer_config.json").write_text("{")
+    (one,) = bad(folder)
+    assert (one.path, "cannot be read" in one.found) == ("tokenizer_config.json", True)
+    (folder / "tokenizer_config.json").unlink()
+    assert bad(folder) == [], "a folder of an earlier version"
+
+
 def test_lddls_file_of_rows_must_agree(folder: Path) -> None:
     path = folder / "phase1" / "train" / ROWS_NAME
     rows = json.loads(path.read_text())
