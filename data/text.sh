@@ -6,8 +6,8 @@
 # A SOURCE is
 #   KIND:PATH             as `bertjobs data prepare --corpus` takes it, with its options and weight
 #   PATH                  a file or folder; its kind is recognised by the names in it: *.jsonl (one JSON object per line, text in
-#                         "text"), *.parquet (column "text"), *.xml (MediaWiki), state.json or dataset_dict.json
-#                         (Hugging Face datasets), else *.txt, one document per file
+#                         "text"), *.parquet (column "text"), *.xml (MediaWiki), wiki_00 (WikiExtractor), state.json or
+#                         dataset_dict.json (Hugging Face datasets), else *.txt, one document per file
 #   https://...           a file, downloaded to TARGET/downloads. Its SHA-256 is recorded in TARGET/SHA256SUMS once it
 #                         is complete, and checked from then on. Then as PATH.
 set -euo pipefail
@@ -22,10 +22,14 @@ kind_of() {
   local names=$1
   if [[ -d $1 ]]; then
     if [[ -f $1/state.json || -f $1/dataset_dict.json ]]; then echo hf; return; fi
-    names=$(find "$1" -type f \( -name '*.jsonl*' -o -name '*.parquet' -o -name '*.xml*' -o -name '*.txt*' \) | LC_ALL=C sort)
+    # A link in a circle is no reason to stop: prepare reads each folder once.
+    names=$({ find -L "$1" -type f \( -iname '*.jsonl*' -o -iname '*.parquet' -o -iname '*.xml*' -o -iname '*.txt*' \
+      -o -name 'wiki_[0-9]*' \) 2>/dev/null || true; } | LC_ALL=C sort)
     names=${names%%$'\n'*}
   fi
-  case $names in
+  names=${names##*/}
+  case ${names,,} in
+    wiki_[0-9]*) echo wikiextractor ;;
     *.jsonl | *.jsonl.*) echo jsonl ;;
     *.parquet) echo parquet ;;
     *.xml | *.xml.*) echo mediawiki ;;

@@ -196,6 +196,7 @@ def _print_oddities(data: DataManifest) -> None:
         ("replaced", "invalid UTF-8 sequences became U+FFFD"),
         ("nul", "NUL bytes were removed"),
         ("left_out", "documents were left out by --sample-ratio"),
+        ("empty", "articles hold no text and were skipped"),
     ):
         if count := data.corpus.get(name, 0):
             print(f"note: {count:,} {words}")

@@ -71,26 +71,29 @@ def _add_verify(verbs: Any) -> None:
 def _add_adopt(verbs: Any) -> None:
     parser = verbs.add_parser(
         "adopt",
-        help="make a data folder of the Parquet shards that NVIDIA's LDDL wrote",
+        help="make a data folder of LDDL's Parquet shards, or of the HDF5 files of NVIDIA's earlier scripts",
         description="Make a data folder of LDDL's Parquet files, balanced or not, with or without length bins or "
-        "static masks. The files are hashed and counted, and stay as they are.",
+        "static masks: they are hashed and counted, and stay as they are. Or of HDF5 files of "
+        "create_pretraining_data.py, which are converted to shards of token ids with the same static masks.",
         allow_abbrev=False,
     )
     needed, option = parser.add_argument_group("needed"), parser.add_argument
-    needed.add_argument("--phase", metavar="N=DIR", action="append", required=True,
-                        help="LDDL's output folder for a phase; once for each phase")  # fmt: skip
-    needed.add_argument("--vocab", metavar="FILE", required=True, help="the vocabulary that LDDL was given")
+    option("folder", metavar="FOLDER", nargs="?", help="the folder of phase 1, where --phase is not given")
+    option("--from", dest="form", choices=("lddl", "hdf5"), default="lddl", help="what is adopted (default: lddl)")
+    option("--phase", metavar="N=DIR", action="append", default=[], help="the folder of a phase; once for each phase")
+    needed.add_argument("--vocab", metavar="FILE", required=True, help="the vocabulary that the files were made with")
     needed.add_argument("--output", metavar="DIR", required=True, help="folder to make")
     option("--held-out-shards", metavar="K", type=int, default=1,
-           help="the last K shards of each length bin become the validation split (default: 1)")  # fmt: skip
+           help="the last K shards of each length bin (hdf5: the last K files, unless some are named as test files) "
+           "become the validation split (default: 1)")  # fmt: skip
     option("--sequence-length", metavar="N=TOKENS", action="append", default=[],
-           help="sequence length of a phase, if its rows do not show it")  # fmt: skip
+           help="sequence length of a phase, if the rows of its Parquet files do not show it")  # fmt: skip
     option("--cased", action="store_true", help="text was not lowercased, if no file beside the vocabulary states it")
     option("--uncased", action="store_true", help="text was lowercased, if no file beside the vocabulary states it")
     option("--strip-accents", metavar="yes|no", default="",
            help="whether accents were stripped, if no file beside the vocabulary states it")  # fmt: skip
     option("--link", choices=("symlink", "copy"), default="symlink",
-           help="leave the shards where they are, or copy them (default: symlink)")  # fmt: skip
+           help="leave LDDL's shards where they are, or copy them (default: symlink)")  # fmt: skip
     _add_processes(parser)
     _add_json(parser)
     parser.set_defaults(handler=_adopt)
@@ -304,27 +307,15 @@ def _verify(args: argparse.Namespace) -> int:
 
 
 def _adopt(args: argparse.Namespace) -> int:
-    from bertjobs.data.prepare.adopt import AdoptOptions, adopt
-    from bertjobs.data.text.vocabulary_choice import Wishes, choose_vocabulary
+    from bertjobs.cli.data_adopt import adopt_hdf5, adopt_lddl, print_notes
     from bertjobs.slurm.shell import shell_line
 
-    options = AdoptOptions(
-        phases={number: Path(folder) for number, folder in _numbered(args.phase, "--phase", "1=DIR").items()},
-        vocabulary=Path(args.vocab),
-        output=Path(args.output),
-        held_out_shards=args.held_out_shards,
-        sequence_lengths={number: _whole(text) for number, text in
-                          _numbered(args.sequence_length, "--sequence-length", "1=128").items()},
-        wishes=Wishes.of_flags(args.cased, args.uncased, args.strip_accents),
-        link=args.link,
-    )  # fmt: skip
-    if not args.json:
-        for note in choose_vocabulary(options.vocabulary, options.wishes).notes:
-            print(f"note: {note}")
-    data = adopt(options, _processes(args), _ReadingLine("adopt"))
+    progress = _ReadingLine("adopt")
+    data = adopt_hdf5(args, progress) if args.form == "hdf5" else adopt_lddl(args, _processes(args), progress)
     if args.json:
         print(json.dumps(_adopted(data, args), indent=2))
         return 0
+    print_notes(args)
     for number, phase in sorted(data.phases.items()):
         for name in ("train", "validation"):
             split = phase.split(name)
@@ -333,11 +324,16 @@ def _adopt(args: argparse.Namespace) -> int:
                   f"{phase.sequence_length} tokens, {len(split.files)} files")  # fmt: skip
     share, how = data.settings["masked_share"], "stored" if data.masking == "static" else "drawn anew each epoch"
     print(f"masked: {share:.1%} of the tokens, {how}")
-    print(f"held out: the last {args.held_out_shards} of each bin's files; "
-          + (_SHARED if data.settings["balanced"] else _APART))  # fmt: skip
+    if args.form == "hdf5":
+        names = sorted({Path(path).name for path in data.settings["held_out_files"]})
+        print(f"held out: {', '.join(names[:5])}{' and more' * (len(names) > 5)}")
+    else:
+        print(f"held out: the last {args.held_out_shards} of each bin's files; "
+              + (_SHARED if data.settings["balanced"] else _APART))  # fmt: skip
     print(f"-> {args.output}")
     print("next: " + shell_line(["bertjobs", "data", "inspect", args.output]))
-    print("next: " + shell_line(["bertjobs", "submit", "--recipe", "NAME", "--data", args.output]))
+    static = ["--set", "masking=static"] if data.masking == "static" else []
+    print("next: " + shell_line(["bertjobs", "submit", "--recipe", "NAME", "--data", args.output, *static]))
     return 0
 
 
@@ -352,36 +348,14 @@ def _adopted(data: DataManifest, args: argparse.Namespace) -> dict[str, Any]:
         "masking": data.masking,
         "masked_share": data.settings["masked_share"],
         "held_out_shards": args.held_out_shards,
-        "balanced": data.settings["balanced"],
+        "held_out_files": data.settings.get("held_out_files", []),
+        "balanced": data.settings.get("balanced", False),
         "phases": [
             {"phase": number, "sequence_length": phase.sequence_length, "train": counts(phase.train),
              "validation": counts(phase.validation)}
             for number, phase in sorted(data.phases.items())
         ],
     }  # fmt: skip
-
-
-def _numbered(texts: list[str], flag: str, example: str) -> dict[int, str]:
-    """A dictionary of ``N=VALUE`` words."""
-    values: dict[int, str] = {}
-    for text in texts:
-        number, separator, value = text.partition("=")
-        if not number.isdecimal() or not int(number) or not separator or not value:
-            raise InputError(
-                f"{text!r} is not a phase and its value", where=flag, hint=f"for instance {flag} {example}"
-            )
-        if int(number) in values:
-            raise InputError(f"phase {number} is given twice", where=flag)
-        values[int(number)] = value
-    return values
-
-
-def _whole(text: str) -> int:
-    if not text.isdecimal() or not 3 < int(text) < 1 << 16:
-        raise InputError(
-            f"{text!r} is not a number of tokens from 4 to 65535", where="--sequence-length", hint="for instance 1=128"
-        )
-    return int(text)
 
 
 def _processes(args: argparse.Namespace) -> int:

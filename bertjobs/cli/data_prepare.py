@@ -63,7 +63,7 @@ def add_place_arguments(parser: argparse.ArgumentParser) -> None:
 
 def queue_prepare(parser: argparse.ArgumentParser, args: argparse.Namespace, options: PrepareOptions) -> int:
     """Queue this same command, without --queue, as a separate job, and say what to type next."""
-    from bertjobs.data.corpus import Source
+    from bertjobs.data.corpus import Source, named_on_disk
     from bertjobs.data.prepare.queue_job import log_file, queue
     from bertjobs.slurm.shell import shell_line
 
@@ -72,7 +72,7 @@ def queue_prepare(parser: argparse.ArgumentParser, args: argparse.Namespace, opt
     for note in options.chosen_vocabulary.notes:
         print(f"note: {note}")
     for text in options.corpora:
-        Source.parse(text)
+        Source.parse(named_on_disk(text))
     output, arrays = Path(args.output), array_options(args)
     # The job does not get the variables that name a container here.
     words = [*given_words(parser, args), *(arrays.container.flags() if arrays.container else ())]

@@ -143,6 +143,7 @@ def test_no_damage_to_any_file_ends_a_command(damaged, trained: Path, data: st.D
     shutil.rmtree(results)
 
 
+@pytest.mark.slow
 @settings(max_examples=5, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(st.data())
 def test_no_damage_ends_a_report(damaged, data: st.DataObject) -> None:

@@ -14,9 +14,12 @@ from bertjobs.cli.main import Parser
 from bertjobs.data.corpus import documents
 from bertjobs.data.prepare import PHASES, PrepareOptions, prepare
 from bertjobs.data.shards.manifest import DataManifest
+from bertjobs.data.text.normalisation import Normalisation
+from bertjobs.data.text.vocabulary import Vocabulary
 from bertjobs.data.text.vocabulary_training import train_vocabulary
 from bertjobs.errors import InputError
 from tests.data.conftest import quiet
+from tests.data.hdf5_files import write_instances
 
 TEXT = "the people of this country want peace and commerce with all nations and a government of laws"
 WORDS = TEXT.split()
@@ -140,6 +143,57 @@ def test_adopt_then_verify(made: dict[str, Path], tmp_path: Path, capsys: pytest
         data.phase(1).train.rows + data.phase(1).validation.rows == DataManifest.read(made["lddl"]).phase(1).train.rows
     )
     assert run("verify", output) == 0
+
+
+def test_adopt_says_what_it_guessed_of_the_vocabulary(
+    made: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lone = tmp_path / "lone.txt"
+    lone.write_bytes((made["lddl"] / "vocab.txt").read_bytes())
+    words = ("adopt", "--phase", f"1={made['lddl'] / 'phase1' / 'train'}", "--vocab", lone, "--output")
+    assert run(*words, tmp_path / "a") == 0
+    assert "note: guessed: lone.txt is uncased (0 of " in capsys.readouterr().out
+    assert run(*words, tmp_path / "b", "--uncased", "--strip-accents", "no") == 0
+    assert "guessed" not in capsys.readouterr().out
+    assert Vocabulary.of_folder(tmp_path / "b").normalisation == Normalisation(True, False)
+    assert not DataManifest.read(tmp_path / "b").strip_accents
+
+
+def test_adopt_hdf5_then_verify(made: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    vocabulary = made["lddl"] / "vocab.txt"
+    for number in range(2):
+        write_instances(tmp_path / "in" / f"{number}.hdf5", Vocabulary.read(vocabulary), 30, seed=number)
+    needed = ("--vocab", vocabulary, "--output", tmp_path / "out")
+    with pytest.raises(InputError, match="holds HDF5 files, not LDDL's Parquet files"):
+        run("adopt", tmp_path / "in", *needed)
+    assert run("adopt", "--from", "hdf5", tmp_path / "in", *needed) == 0
+    printed = capsys.readouterr().out
+    assert "30 sequences" in printed
+    assert "held out: 1.hdf5" in printed
+    assert f"next: bertjobs submit --recipe NAME --data {tmp_path / 'out'} --set masking=static" in printed
+    assert run("verify", tmp_path / "out") == 0
+    assert run("inspect", tmp_path / "out") == 0
+    capsys.readouterr()
+    needed = ("--vocab", vocabulary, "--output", tmp_path / "again")
+    assert run("adopt", "--from", "hdf5", "--phase", f"2={tmp_path / 'in'}", *needed, "--json") == 0
+    content = json.loads(capsys.readouterr().out)
+    assert content["masking"] == "static"
+    assert content["held_out_files"] == [str(tmp_path / "in" / "1.hdf5")]
+    assert [phase["phase"] for phase in content["phases"]] == [2]
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ((), "no folder is given"),
+        (("in", "--phase", "1=in"), "the folder is given twice"),
+        (("--from", "hdf5", "in", "--link", "copy"), "--link is for LDDL's files"),
+        (("--from", "hdf5", "in", "--sequence-length", "1=128"), "--sequence-length is for LDDL's files"),
+    ],
+)
+def test_adopt_with_words_that_do_not_fit(words: tuple[str, ...], says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        run("adopt", *words, "--vocab", "v", "--output", "o")
 
 
 def test_the_verbs_import_nothing_heavy() -> None:

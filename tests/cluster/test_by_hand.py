@@ -106,6 +106,7 @@ def test_the_shortest_line_says_in_one_sentence_what_to_add(
     )
 
 
+@pytest.mark.slow
 def test_an_exclusive_job_uses_the_gpus_that_it_has_without_asking(
     cluster: Cluster, environ: dict[str, str], tmp_path: Path
 ) -> None:

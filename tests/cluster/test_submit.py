@@ -120,6 +120,7 @@ def test_a_missing_partition_is_named_and_nothing_is_left(
     assert not (tmp_path / "results").exists()
 
 
+@pytest.mark.slow
 def test_gpus_are_requested_from_slurm(
     cluster: Cluster, bertjobs: Bertjobs, speeches_data: Path, tmp_path: Path
 ) -> None:

@@ -53,6 +53,7 @@ def test_both_phases_run_here_and_end_with_a_report(bertjobs: Bertjobs, speeches
     assert "is done: nothing to resume" in again.stderr
 
 
+@pytest.mark.slow
 def test_phase_2_can_be_submitted_after_phase_1(bertjobs: Bertjobs, speeches_data: Path, tmp_path: Path) -> None:
     short = ("--model", "bert-nano", "--set", "phase1.steps=2", "--set", "phase2.steps=2")
     for phase in (1, 2):

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
-from bertjobs.data.corpus.source import HELP, KINDS, Document, Piece, Source
+from bertjobs.data.corpus.source import HELP, KINDS, SENTENCES, Document, Piece, Source, with_weight
 from bertjobs.errors import InputError
 
-__all__ = ["HELP", "KINDS", "PIECE_BYTES", "Document", "Piece", "Source", "documents", "read", "scan"]
+__all__ = [
+    "HELP", "KINDS", "PIECE_BYTES", "SENTENCES", "Document", "Piece", "Source", "documents", "named_on_disk", "read",
+    "refuse_sources_without_text", "scan",
+]  # fmt: skip
 
 PIECE_BYTES = 4_000_000
 """About how many bytes of text a piece holds."""
@@ -26,28 +30,56 @@ def scan(sources: Sequence[Source], piece_bytes: int = PIECE_BYTES) -> list[Piec
     return [piece for index, source in enumerate(sources) for piece in pieces(index, source, piece_bytes)]
 
 
-def read(piece: Piece, kind: str) -> Iterator[Document]:
+def read(piece: Piece, kind: str, empty: Callable[[Document], None] | None = None) -> Iterator[Document]:
     """The documents of a piece of a source of this kind, in the files' order.
+
+    Args:
+        empty: called with each document that has no text, which is left out.
 
     Raises:
         InputError: a file that cannot be read or is not what its kind says.
     """
     from bertjobs.data.corpus.kinds import reader
 
-    return reader(kind)(piece)
+    for document in reader(kind)(piece):
+        if document.text:
+            yield document
+        elif empty is not None:
+            empty(document)
+
+
+def refuse_sources_without_text(sources: Sequence[Source], pieces: Sequence[Piece]) -> None:
+    """InputError that names the first source without a document; of each source only one is read."""
+    for index, source in enumerate(sources):
+        own = (piece for piece in pieces if piece.source == index)
+        if not any(True for piece in own for _ in read(piece, source.kind)):
+            raise _no_text(source)
 
 
 def documents(source: str) -> Iterator[Document]:
     """All documents of ``KIND:PATH``, in the files' order.
 
     Raises:
-        InputError: as ``Source.parse``, ``scan`` and ``read``; or no document holds text.
+        InputError: as ``with_weight``, ``Source.parse``, ``scan`` and ``read``; or no document holds text.
     """
-    parsed = Source.parse(source)
-    empty = True
+    parsed = Source.parse(named_on_disk(source))
+    none = True
     for piece in scan([parsed]):
         for document in read(piece, parsed.kind):
-            empty = False
+            none = False
             yield document
-    if empty:
-        raise InputError(f"corpus {source!r} holds no text", where="--corpus")
+    if none:
+        raise _no_text(parsed)
+
+
+def named_on_disk(given: str) -> str:
+    """``given`` as ``Source.parse`` takes it, by the paths that exist here: see ``with_weight``."""
+    return with_weight(given, lambda path: Path(path).exists())
+
+
+def _no_text(source: Source) -> InputError:
+    return InputError(
+        f"corpus {str(source)!r} holds no text",
+        where="--corpus",
+        hint=f"{source.kind} reads {KINDS[source.kind]}; the kinds are {', '.join(KINDS)}",
+    )

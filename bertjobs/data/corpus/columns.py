@@ -115,6 +115,12 @@ def _column(schema: Any, field: str, path: str) -> str:
             where="--corpus",
             hint=f"name the column with #field=NAME after the path; {nearest(field, schema.names)}",
         )
+    if (times := schema.names.count(field)) > 1:
+        raise InputError(
+            f"{path!r} has {times} columns {field!r}: which one holds the text is not known",
+            where="--corpus",
+            hint="rename the others, or name another column with #field=NAME after the path",
+        )
     data_type = schema.field(field).type
     kind = data_type.value_type if pa.types.is_dictionary(data_type) else data_type
     if not any(test(kind) for test in (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)):

@@ -41,6 +41,11 @@ def decode(chunks: Iterable[bytes]) -> Iterator[Decoded]:
         yield _decode(rest, True)[0]
 
 
+def decode_whole(raw: bytes) -> Decoded:
+    """The text of some UTF-8."""
+    return _decode(raw, True)[0]
+
+
 def _decode(raw: bytes, final: bool) -> tuple[Decoded, int]:
     text, used = codecs.utf_8_decode(raw, "replace", final)
     replaced = 0

@@ -6,18 +6,20 @@ import bz2
 import gzip
 import io
 import lzma
-import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 import pyarrow as pa
 
 from bertjobs.data.corpus.document import CHUNK
-from bertjobs.data.corpus.source import Source
+from bertjobs.data.corpus.folders import files_below
+from bertjobs.data.corpus.source import FILE_NAMES, HDF5_SUFFIXES, KINDS, Source
+from bertjobs.data.corpus.zstd_stream import open_zstd
 from bertjobs.errors import BertjobsError, InputError
 
 COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst")
@@ -34,7 +36,7 @@ class File:
 
     @property
     def compressed(self) -> bool:
-        return self.path.endswith(COMPRESSIONS)
+        return self.path.lower().endswith(COMPRESSIONS)
 
     @property
     def text_bytes(self) -> int:
@@ -54,7 +56,9 @@ def reading(path: str) -> Iterator[None]:
     except BertjobsError:
         raise
     except FileNotFoundError as error:
-        raise InputError(f"{path!r} does not exist", where="--corpus", hint="check the path") from error
+        name = error.filename if isinstance(error.filename, str) else path
+        what = "is a link to nothing" if Path(name).is_symlink() else "does not exist"
+        raise InputError(f"{name!r} {what}", where="--corpus", hint="check the path") from error
     except EOFError as error:
         raise InputError(
             f"{path!r} ends too early: it is truncated", where="--corpus", hint="download it again"
@@ -69,11 +73,11 @@ def reading(path: str) -> Iterator[None]:
         raise InputError(f"cannot read {path!r}: {error}", where="--corpus") from error
 
 
-def find(source: Source, suffixes: tuple[str, ...]) -> tuple[str, list[File]]:
+def find(source: Source) -> tuple[str, list[File]]:
     """A source's root (the folder that ids leave out, with a slash) and its files, ordered by path below it.
 
-    A folder's files are those with one of the suffixes, also compressed, in it or below it; names that begin with a
-    dot are skipped.
+    A folder's files are those with a name of the source's kind, also compressed, in it or below it; the case of a name
+    does not matter, and names that begin with a dot are skipped.
 
     Raises:
         InputError: nothing is there, it cannot be read, or the folder holds no such file.
@@ -81,33 +85,42 @@ def find(source: Source, suffixes: tuple[str, ...]) -> tuple[str, list[File]]:
     path = source.path.removeprefix("file://")
     if not is_url(path):
         path = str(Path(path).absolute())  # a task may run elsewhere
-    wanted = tuple(suffix + compression for suffix in suffixes for compression in ("", *COMPRESSIONS))
+    patterns = FILE_NAMES[source.kind]
     with reading(path):
-        single, files = _remote(path) if is_url(path) else _local(path, wanted)
+        single, files = _remote(path) if is_url(path) else _local(path, patterns)
     if single:
         return path[: len(path) - len(path.rpartition("/")[2])], files
     root = path.rstrip("/") + "/"
-    files = [file for file in files if file.path.endswith(wanted) and "/." not in "/" + file.path.removeprefix(root)]
+    files = [file for file in files
+             if _is_named(file.path, patterns) and "/." not in "/" + file.path.removeprefix(root)]  # fmt: skip
     if not files:
-        names = ", ".join(f"*{suffix}" for suffix in suffixes)
-        raise InputError(
-            f"corpus {str(source)!r} holds no {names} file", where="--corpus", hint="also compressed: .gz .bz2 .xz .zst"
-        )
+        raise InputError(f"corpus {str(source)!r} holds no {', '.join(patterns)} file", where="--corpus",
+                         hint=_what_else(path))  # fmt: skip
     return root, sorted(files, key=lambda file: file.path.removeprefix(root).split("/"))
 
 
-def _local(path: str, wanted: tuple[str, ...]) -> tuple[bool, list[File]]:
+def _is_named(path: str, patterns: Sequence[str]) -> bool:
+    name = path.rpartition("/")[2].lower()
+    name = next((name.removesuffix(suffix) for suffix in COMPRESSIONS if name.endswith(suffix)), name)
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _what_else(folder: str) -> str:
+    """What to do about a folder without files of a kind."""
+    for path in [] if is_url(folder) else files_below(folder):
+        if path.lower().endswith(HDF5_SUFFIXES):
+            return f"for HDF5 files of NVIDIA's earlier scripts: bertjobs data adopt --from hdf5 {folder}"
+        for kind, patterns in FILE_NAMES.items():
+            if _is_named(path, patterns):
+                return f"it holds {path.rpartition('/')[2]!r}: --corpus {kind}:{folder}? ({KINDS[kind]})"
+    return "also compressed: " + " ".join(COMPRESSIONS)
+
+
+def _local(path: str, patterns: Sequence[str]) -> tuple[bool, list[File]]:
     if not Path(path).is_dir():
         return True, [File(path, Path(path).stat().st_size)]
-    files = []
-    for folder, _, names in os.walk(path, onerror=_raise):
-        here = folder.rstrip("/") + "/"
-        files += [File(here + name, Path(here + name).stat().st_size) for name in names if name.endswith(wanted)]
-    return False, files
-
-
-def _raise(error: OSError) -> None:
-    raise error
+    wanted = (file for file in files_below(path) if _is_named(file, patterns))
+    return False, [File(file, Path(file).stat().st_size) for file in wanted]
 
 
 def _remote(path: str) -> tuple[bool, list[File]]:
@@ -160,16 +173,18 @@ def open_raw(path: str) -> BinaryIO:
 @contextmanager
 def open_text(path: str) -> Iterator[BinaryIO]:
     """The bytes of a file, decompressed as its suffix says."""
+    suffix = Path(path).suffix.lower()
     with open_raw(path) as raw:
-        if path.endswith(".gz"):
+        if suffix == ".gz":
             yield cast(BinaryIO, io.BufferedReader(gzip.GzipFile(fileobj=raw), CHUNK))
-        elif path.endswith(".bz2"):
+        elif suffix == ".bz2":
             yield cast(BinaryIO, bz2.BZ2File(raw))
-        elif path.endswith(".xz"):
+        elif suffix == ".xz":
             with lzma.open(raw) as file:
                 yield cast(BinaryIO, file)
-        elif path.endswith(".zst"):
-            yield cast(BinaryIO, io.BufferedReader(pa.CompressedInputStream(pa.PythonFile(raw), "zstd"), CHUNK))
+        elif suffix == ".zst":
+            with open_zstd(raw, path) as file:
+                yield file
         else:
             yield raw
 

@@ -11,7 +11,10 @@ from bertjobs.data.corpus.document import Decoded, decode, parts, sound
 from bertjobs.data.corpus.files import chunks, open_text, reading
 from bertjobs.data.corpus.lines import lines
 from bertjobs.data.corpus.source import Document, Piece
+from bertjobs.data.corpus.wikidata import refuse_wikidata
 from bertjobs.errors import InputError
+
+_HEAD = 1 << 16  # bytes
 
 
 def read_jsonl(piece: Piece) -> Iterator[Document]:
@@ -36,6 +39,7 @@ def read_jsonl(piece: Piece) -> Iterator[Document]:
                     text = _text_of_long(chain((first, second), stretches), piece.field)
                 yield from parts(f"{name}:{place}", text)
             except (ValueError, RecursionError) as error:
+                _refuse_wikidata(path)
                 raise InputError(
                     f"line {_line_number(path, place):,} of {path!r} {_reason(error)}",
                     where="--corpus",
@@ -66,6 +70,11 @@ def _text_of(line: Decoded, field: str) -> Iterator[Decoded]:
         raise _NoText(f"has no text in field {field!r}, but a {type(text).__name__}")
     clean = sound(text, line.size)
     return iter((clean._replace(replaced=clean.replaced + line.replaced, nul=clean.nul + line.nul),))
+
+
+def _refuse_wikidata(path: str) -> None:
+    with open_text(path) as file:
+        refuse_wikidata(file.read(_HEAD), path)
 
 
 def _line_number(path: str, place: int) -> int:

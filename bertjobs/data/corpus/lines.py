@@ -30,10 +30,7 @@ def lines(file: BinaryIO, start: int, end: int) -> Iterator[tuple[int, Iterator[
 
     A line ends at its newline, which is not part of it. Never holds more than one chunk.
     """
-    place = start
-    if start:
-        file.seek(start - 1)  # a newline just before the range makes the line at its start ours
-        place = start - 1 + sum(map(len, _line(file)))
+    place = first_line_from(file, start)
     while end < 0 or place < end:
         first = file.readline(CHUNK)
         if not first:
@@ -53,6 +50,14 @@ def lines(file: BinaryIO, start: int, end: int) -> Iterator[tuple[int, Iterator[
         for _ in line:
             pass
         place += read
+
+
+def first_line_from(file: BinaryIO, start: int) -> int:
+    """Go to the first line that begins at ``start`` or later, and return its place."""
+    if not start:
+        return 0
+    file.seek(start - 1)  # a newline just before ``start`` makes the line at it the one
+    return start - 1 + sum(map(len, _line(file)))
 
 
 def _line(file: BinaryIO) -> Iterator[bytes]:

@@ -18,6 +18,7 @@ from bertjobs.data.corpus.document import CHUNK, Decoded, decode, parts
 from bertjobs.data.corpus.files import EXPANSION, File, chunks, open_raw, open_text, reading
 from bertjobs.data.corpus.lines import byte_ranges
 from bertjobs.data.corpus.source import Document, Piece
+from bertjobs.data.corpus.wikidata import refuse_wikidata
 from bertjobs.data.corpus.wikitext import MEDIA_NAMES, prose
 from bertjobs.errors import InputError
 
@@ -36,7 +37,7 @@ _MEDIA_NAMESPACE = re.compile(rb'<namespace key="(?:6|14|-2)"[^>]*>([^<]+)</name
 
 def dump_ranges(file: File, piece_bytes: int, _field: str = "") -> Iterator[tuple[int, int, int]]:
     """``(start, end, bytes of text)`` of a dump's pieces: byte ranges, of a .bz2 dump those of whole streams."""
-    if not file.path.endswith(".bz2"):
+    if not file.path.lower().endswith(".bz2"):
         yield from byte_ranges(file, piece_bytes)
         return
     start = 0
@@ -63,7 +64,7 @@ def read_dump(piece: Piece) -> Iterator[Document]:
     """The articles of a piece as prose: namespace 0, no redirects. A document's id is its page's.
 
     Raises:
-        InputError: not a dump, a truncated one, or a page too long to be an article.
+        InputError: not a dump, one of Wikidata, a truncated one, or a page too long to be an article.
     """
     (path,) = piece.paths
     with reading(path):
@@ -74,7 +75,7 @@ def read_dump(piece: Piece) -> Iterator[Document]:
             beyond: Iterator[bytes]
             if piece.end < 0:
                 own, beyond = chunks(file), iter(())
-            elif path.endswith(".bz2"):
+            elif path.lower().endswith(".bz2"):
                 own, beyond = _decompressed(file, piece.start, piece.end), _decompressed(file, piece.end, -1)
             else:
                 own, beyond = _range(file, piece.start, piece.end), chunks(file)
@@ -92,6 +93,7 @@ def _media_names(path: str) -> frozenset[str]:
             where="--corpus",
             hint="for instance enwiki-latest-pages-articles-multistream.xml.bz2",
         )
+    refuse_wikidata(head, path)
     names = {html.unescape(name.decode("utf-8", "replace")).lower() for name in _MEDIA_NAMESPACE.findall(head)}
     return MEDIA_NAMES | names
 

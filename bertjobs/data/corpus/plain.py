@@ -23,6 +23,11 @@ def groups(files: Sequence[File], piece_bytes: int) -> Iterator[list[File]]:
         yield group
 
 
+def uncut(file: File, _piece_bytes: int, _field: str) -> Iterator[tuple[int, int, int]]:
+    """``(start, end, bytes of text)`` of a file that is one document: one piece."""
+    yield 0, -1, file.text_bytes
+
+
 def read_text(piece: Piece) -> Iterator[Document]:
     """The documents of a run of files; a document's id is its file's path below the root."""
     for path in piece.paths:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,14 +16,35 @@ KINDS: Mapping[str, str] = {
     "parquet": "a file, or a folder of *.parquet: one document per row",
     "hf": "a folder that Hugging Face `datasets` wrote with save_to_disk",
     "mediawiki": "a MediaWiki XML dump, or a folder of *.xml: one document per article",
+    "bert": "BERT's own input, a file or a folder of *.txt: one sentence per line, an empty line between documents",
+    "wikiextractor": "what WikiExtractor wrote, a file or a folder of wiki_*: <doc> elements, or JSON lines",
 }
 """Each kind of corpus, with what it reads."""
+
+FILE_NAMES: Mapping[str, tuple[str, ...]] = {
+    "text": ("*.txt",),
+    "lddl": ("*.txt",),
+    "jsonl": ("*.jsonl", "*.ndjson", "*.json"),
+    "parquet": ("*.parquet",),
+    "hf": ("*.arrow",),
+    "mediawiki": ("*.xml",),
+    "bert": ("*.txt",),
+    "wikiextractor": ("wiki_[0-9]*",),
+}
+"""The files that each kind reads in a folder: lower-case patterns, without the suffix of a compressed file."""
+
+HDF5_SUFFIXES = (".hdf5", ".h5")
+"""Of files that are no corpus: ``bertjobs data adopt`` reads them."""
+
+SENTENCES: Mapping[str, str] = {"bert": "lines"}
+"""How the documents of a kind are split into sentences, where that is not left to the language: at their line ends."""
 
 SYNTAX = "KIND:PATH[#field=NAME][#split=NAME][@WEIGHT]"
 HELP = (
     f"{SYNTAX}, KIND one of {', '.join(KINDS)}; PATH may be compressed (.gz .bz2 .xz .zst) or a URL that fsspec opens; "
     "field: where jsonl, parquet and hf keep the text (default: text); split: the one split of an hf folder to take "
-    "(default: all); WEIGHT: how many times as often its documents are drawn (default: 1)"
+    "(default: all); WEIGHT: how many times as often its documents are drawn (default: 1); a file or folder whose own "
+    "name ends with @NUMBER is read as such"
 )
 """Help text of ``--corpus``."""
 
@@ -52,7 +73,7 @@ class Source:
 
     @classmethod
     def parse(cls, given: str) -> Source:
-        """The source that ``given`` names; only a number after the last ``@`` counts as a weight.
+        """The source that ``given`` names; a number after the last ``@`` counts as a weight (see ``with_weight``).
 
         Raises:
             InputError: no kind or an unknown one, no path, a weight not above 0, an option of another kind.
@@ -83,8 +104,34 @@ class Source:
     def __str__(self) -> str:
         field = "" if self.field == "text" else f"#field={self.field}"
         split = f"#split={self.split}" if self.split else ""
-        weight = "" if self.weight == 1 else f"@{self.weight!r}"
-        return f"{self.kind}:{self.path}{field}{split}{weight}"
+        named = f"{self.kind}:{self.path}{field}{split}"
+        return named if self.weight == 1 and not _WEIGHT.search(named) else f"{named}@{self.weight!r}"
+
+
+def with_weight(given: str, exists: Callable[[str], bool]) -> str:
+    """``given`` as ``Source.parse`` takes it, with ``@1`` after a path whose own name ends like a weight.
+
+    ``text:books@2023`` is the path ``books@2023`` if that exists, else the path ``books`` with the weight 2023.
+
+    Args:
+        exists: whether a local path is there.
+
+    Raises:
+        InputError: both paths exist; says how to write either.
+    """
+    path = given.partition(":")[2].removeprefix("file://")
+    weight = _WEIGHT.search(path)
+    if weight is None or "://" in path or not exists(path):
+        return given
+    shorter = path[: weight.start()]
+    if exists(shorter):
+        kind = given.partition(":")[0]
+        raise InputError(
+            f"corpus {given!r} can mean {path!r}, or {shorter!r} with the weight {weight[1]}: both exist",
+            where="--corpus",
+            hint=f"write {kind}:{path}@1 for the first, {kind}:{shorter}@{float(weight[1]):+} for the second",
+        )
+    return f"{given}@1"
 
 
 @dataclass(frozen=True)
@@ -93,9 +140,8 @@ class Piece:
 
     Attributes:
         source: index of its source in the list that was scanned.
-        paths: one file; for kind text a run of files, each read whole.
-        start, end: bytes (lddl, jsonl, mediawiki), row groups (parquet) or record batches (hf);
-            ``end`` -1: to the file's end.
+        paths: one file; of kinds with many small files (text, wikiextractor) also several, each read whole.
+        start, end: bytes, row groups (parquet) or record batches (hf); ``end`` -1: to the file's end.
         text_bytes: about how many bytes of text it holds.
         root: the folder (with a closing slash) that document ids leave out.
         field: the field or column that holds the text.
@@ -120,9 +166,10 @@ class Document:
     """One document, or a part of a very long one.
 
     Attributes:
-        id: "relative/path" (text), the line's first word (lddl), "relative/path:BYTE" (jsonl), "relative/path:ROW"
-            (parquet, hf), the page's id (mediawiki); parts after the first have "#2", "#3", ... at the end.
-        text: its text, not only white space.
+        id: "relative/path" (text), the line's first word (lddl), "relative/path:BYTE" (jsonl, bert),
+            "relative/path:ROW" (parquet, hf), the page's id (mediawiki, wikiextractor); parts after the first have
+            "#2", "#3", ... at the end.
+        text: its text, not only white space; "" for an article without text, which is counted and not used.
         replaced: how many U+FFFD stand for what was not UTF-8.
         nul: how many NUL bytes were removed.
         size: bytes read for it.

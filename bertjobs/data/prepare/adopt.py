@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -21,11 +20,13 @@ import pyarrow.parquet as pq
 from bertjobs.data.batches.sequences import ALIGNMENT
 from bertjobs.data.check.lddl_cells import wrong_cells, wrong_columns
 from bertjobs.data.check.verify import ROWS_NAME
+from bertjobs.data.corpus.source import HDF5_SUFFIXES
+from bertjobs.data.prepare.new_folder import check_output, new_folder
 from bertjobs.data.shards.manifest import FORMAT, MANIFEST_NAME, SPLITS, VERSION, DataManifest, ShardFile
 from bertjobs.data.text.vocabulary import Vocabulary
 from bertjobs.data.text.vocabulary_choice import NO_WISHES, Wishes, choose_vocabulary
 from bertjobs.errors import InputError
-from bertjobs.files.atomic import PRIVATE_FOLDER, TEMPORARY_PREFIX, sha256_of, sync_file, sync_folder, write_json
+from bertjobs.files.atomic import sha256_of, sync_file, write_json
 
 LINKS = ("symlink", "copy")
 SAMPLE_ROWS = 1000  # of each file, whose tokens are looked up in the vocabulary
@@ -94,7 +95,9 @@ def adopt(options: AdoptOptions, threads: int, progress: Progress) -> DataManife
         InputError: an output that exists; a folder without LDDL's files, or with some of them missing; another
             schema; a vocabulary that does not fit; phases of different masking; too few shards to hold some out.
     """
-    _check_output(options)
+    check_output(options.output)
+    if options.held_out_shards < 1:
+        raise InputError(f"{options.held_out_shards} is too small: at least 1", where="--held-out-shards")
     vocabulary = choose_vocabulary(options.vocabulary, options.wishes).vocabulary
     files_by_phase = {number: find_files(folder) for number, folder in sorted(options.phases.items())}
     counted = _count_all(files_by_phase, vocabulary, threads, progress)
@@ -120,6 +123,9 @@ def find_files(folder: Path) -> list[LddlFile]:
         raise InputError(f"folder {where!r} does not exist", where="--phase")
     matches = [(path, match) for path in folder.iterdir() if (match := _NAME.fullmatch(path.name))]
     if not matches:
+        if any(path.suffix.lower() in HDF5_SUFFIXES for path in folder.iterdir()):
+            raise InputError("the folder holds HDF5 files, not LDDL's Parquet files", where=where,
+                             hint="for those of NVIDIA's earlier scripts: --from hdf5")  # fmt: skip
         below = sorted({path.parent for path in folder.rglob("*.parquet*") if _NAME.fullmatch(path.name)})
         hint = f"there are some in {below[0]}" if below else "LDDL's are called shard-0.parquet_0 or part.0.parquet"
         raise InputError("the folder holds none of LDDL's Parquet files", where=where, hint=hint)
@@ -168,14 +174,6 @@ def sequence_length(files: Sequence[CountedFile], given: int | None, where: str,
             hint=hint,
         )
     return given or bins * bin_size
-
-
-def _check_output(options: AdoptOptions) -> None:
-    output = options.output
-    if output.is_symlink() or (output.exists() and (not output.is_dir() or any(output.iterdir()))):
-        raise InputError(f"{str(output)!r} exists", where="--output", hint="remove it or choose another")
-    if options.held_out_shards < 1:
-        raise InputError(f"{options.held_out_shards} is too small: at least 1", where="--held-out-shards")
 
 
 def _count_all(
@@ -311,25 +309,14 @@ def _write(
     entries: Mapping[int, Mapping[str, Any]],
     files: Sequence[CountedFile],
 ) -> None:
-    output = options.output.absolute()
-    temporary = output.with_name(f"{TEMPORARY_PREFIX}{output.name}-{uuid.uuid4().hex[:8]}")
-    try:
-        temporary.mkdir(mode=PRIVATE_FOLDER, parents=True)
+    with new_folder(options.output) as folder:
         for number, entry in entries.items():
             for name in SPLITS:
                 _place_shards(
-                    temporary / f"phase{number}" / name, entry[name]["files"], options.phases[number], options.link
+                    folder / f"phase{number}" / name, entry[name]["files"], options.phases[number], options.link
                 )
-        vocabulary.write(temporary)
-        write_json(temporary / MANIFEST_NAME, _content(options, vocabulary, entries, files))
-        if output.is_dir():
-            output.rmdir()
-        temporary.rename(output)
-        sync_folder(output.parent)
-    except OSError as error:
-        raise InputError(f"cannot write {str(options.output)!r}: {error.strerror}", where="--output") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        vocabulary.write(folder)
+        write_json(folder / MANIFEST_NAME, _content(options, vocabulary, entries, files))
 
 
 def _place_shards(folder: Path, files: Sequence[Mapping[str, Any]], source: Path, link: str) -> None:
@@ -364,15 +351,22 @@ def _content(
     }
     if len(sizes) == 1:
         settings["bin_size"] = sizes.pop()
+    return manifest_content("lddl", vocabulary, settings, entries)
+
+
+def manifest_content(
+    shard_format: str, vocabulary: Vocabulary, settings: Mapping[str, Any], phases: Mapping[int, Mapping[str, Any]]
+) -> dict[str, Any]:
+    """What MANIFEST.json of adopted data holds: of the documents nothing is known."""
     return {
         "format": FORMAT,
         "version": VERSION,
-        "shard_format": "lddl",
+        "shard_format": shard_format,
         "vocabulary": vocabulary.facts(),
         "settings": settings,
         "documents": {},
         "corpus": {},
         "held_out": [],
-        "phases": entries,
+        "phases": phases,
         "plan": None,
     }

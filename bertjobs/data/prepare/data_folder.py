@@ -6,12 +6,14 @@ import json
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bertjobs.data.corpus import Source, scan
+from bertjobs.data.corpus import Source, named_on_disk, refuse_sources_without_text, scan
 from bertjobs.data.prepare.on_this_machine import Done, Runner, ThisMachine
 from bertjobs.data.prepare.settings import PrepareOptions
+from bertjobs.data.prepare.split_rows import refuse_splits_without_rows
 from bertjobs.data.prepare.stage_pairs import settle_split
 from bertjobs.data.prepare.unknown_share import EarlyCheck, TooManyUnknownError, check_unknown, unknown_counts
 from bertjobs.data.prepare.work_folder import FOLDER_NAME, STAGES, PreparePlan, WorkFolder, make_plan
@@ -47,6 +49,7 @@ def prepare(options: PrepareOptions, progress: Progress, runner: Runner | None =
     """
     options.check()
     vocabulary = options.chosen_vocabulary.vocabulary
+    options = replace(options, corpora=tuple(map(named_on_disk, options.corpora)))
     progress("scan", 0, 1, "corpus")
     sources = [Source.parse(text) for text in options.corpora]
     pieces = scan(sources, PIECE_BYTES)
@@ -54,6 +57,7 @@ def prepare(options: PrepareOptions, progress: Progress, runner: Runner | None =
     output = Path(options.output)
     if _is_complete(output, plan):
         return False
+    refuse_sources_without_text(sources, pieces)
     try:
         with _removed_after_bad_input(output), locked(_open(output)):
             work = WorkFolder.create(options, plan, pieces)
@@ -107,7 +111,7 @@ def _is_complete(output: Path, plan: PreparePlan) -> bool:
         return False
     data = DataManifest.read(output)
     before = json.loads((output / MANIFEST_NAME).read_bytes())["plan"]
-    changed = PreparePlan(**before).difference(plan) if before else "they were adopted from LDDL"
+    changed = PreparePlan(**before).difference(plan) if before else "they were adopted"
     if changed:
         raise InputError(
             f"{str(data.folder)!r} holds data made with other settings: {changed}",
@@ -125,6 +129,8 @@ def _run_stages(work: WorkFolder, runner: Runner, progress: Progress, max_unknow
         if stage == "tokenise":
             settle_split(work.results(stage))
             check_unknown(unknown_counts(work), max_unknown_share)
+        elif stage == "pairs":
+            refuse_splits_without_rows(work)
         if still := work.missing(stage):
             raise BertjobsError(f"{len(still)} tasks of the stage {stage!r} are not done", where=str(work.folder))
 
@@ -172,8 +178,8 @@ def _finish(work: WorkFolder, vocabulary: Vocabulary) -> None:
             "settings": work.plan.settings,
             "documents": {"train": documents - held_out, "validation": held_out},
             "held_out": names[:1000],
-            "corpus": {name: sum(result[name] for result in tokenised)
-                       for name in ("bytes", "tokens", "left_out", "replaced", "nul")},
+            "corpus": {name: sum(result.get(name, 0) for result in tokenised)
+                       for name in ("bytes", "tokens", "left_out", "empty", "replaced", "nul")},
             "sources": [vars(count) for count in unknown_counts(work)],
             "phases": _phases(work),
             "plan": vars(work.plan),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -106,7 +106,13 @@ def new_shard(
         "seed": str(work.options.seed),
         "settings_sha256": work.plan.settings_sha256,
     }
-    path = folder / f"shard-{number}.safetensors_{bin_number}"
+    with new_ids_shard(folder / f"shard-{number}.safetensors_{bin_number}", vocabulary, static, metadata) as ids:
+        yield ids
+
+
+@contextmanager
+def new_ids_shard(path: Path, vocabulary: Vocabulary, static: bool, metadata: Mapping[str, str]) -> Iterator[IdsWriter]:
+    """A shard of token ids that appears, whole, when the block ends without an error."""
     with ArraysWriter(path, _kinds(ids_type(vocabulary.size), static), metadata) as arrays:
         ids = IdsWriter(path, arrays)
         yield ids

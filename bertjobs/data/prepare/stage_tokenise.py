@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bertjobs.data.batches.masking import splitmix64
-from bertjobs.data.corpus import Document, Source, read
+from bertjobs.data.corpus import SENTENCES, Document, Source, read
 from bertjobs.data.prepare.work_folder import WorkFolder
 from bertjobs.data.ragged import gather, offsets_of
 from bertjobs.data.shards.ids_shard import ids_type
@@ -22,6 +23,7 @@ from bertjobs.data.text.wordpiece import WordPieceEncoder
 from bertjobs.files.arrays import write_arrays
 
 UInt64s = NDArray[np.uint64]
+Splitter = Callable[[str], list[str]]
 
 _BATCH_CHARACTERS = 1_000_000  # tokenised at a time
 CHUNK_TOKENS = 1_000_000  # in a file at most; its last batch may go beyond
@@ -73,14 +75,21 @@ def tokenise_piece(work: WorkFolder, number: int, vocabulary: Vocabulary, encode
     source = Source.parse(options.corpora[piece.source])
     chunk = _Chunk(piece.source)
     tally = _Tally()
-    for batch in _batches(read(piece, source.kind), options.seed, options.sample_ratio, tally):
-        chunk.add(batch, encoder, options.language)
+    by_line = SENTENCES.get(source.kind) == "lines"
+    split = split_lines if by_line else partial(split_sentences, language=options.language)
+    for batch in _batches(read(piece, source.kind, tally.add_empty), options.seed, options.sample_ratio, tally):
+        chunk.add(batch, encoder, split)
         if chunk.tokens >= CHUNK_TOKENS:
             _write(work, number, chunk, vocabulary, tally)
             chunk = _Chunk(piece.source)
     if chunk.tokens:
         _write(work, number, chunk, vocabulary, tally)
     work.mark_done("tokenise", number, vars(tally))
+
+
+def split_lines(text: str) -> list[str]:
+    """The lines of a text, each a sentence, without the white space around them; empty ones are left out."""
+    return [sentence for line in text.split("\n") if (sentence := line.strip())]
 
 
 @dataclass
@@ -91,6 +100,7 @@ class _Tally:
     documents: int = 0
     held_out: int = 0
     left_out: int = 0
+    empty: int = 0
     tokens: int = 0
     unknown: int = 0
     replaced: int = 0
@@ -99,6 +109,11 @@ class _Tally:
     names: list[str] = field(default_factory=list)
     lowest_train: list[Any] | None = None
     highest_held_out: list[Any] | None = None
+
+    def add_empty(self, document: Document) -> None:
+        """Count a document without text."""
+        self.empty += 1
+        self.bytes += document.size
 
 
 class _Chunk:
@@ -112,10 +127,10 @@ class _Chunk:
         self.names: list[str] = []
         self.keys: list[tuple[int, int]] = []
 
-    def add(self, batch: list[tuple[tuple[int, int], Document]], encoder: WordPieceEncoder, language: str) -> None:
-        split = [split_sentences(document.text, language) for _, document in batch]
-        ids, lengths = encoder.encode([sentence for sentences in split for sentence in sentences])
-        owner = np.repeat(np.arange(len(batch)), [len(sentences) for sentences in split])
+    def add(self, batch: list[tuple[tuple[int, int], Document]], encoder: WordPieceEncoder, split: Splitter) -> None:
+        documents = [split(document.text) for _, document in batch]
+        ids, lengths = encoder.encode([sentence for sentences in documents for sentence in sentences])
+        owner = np.repeat(np.arange(len(batch)), [len(sentences) for sentences in documents])
         counts = np.bincount(owner[lengths > 0], minlength=len(batch))
         kept = [place for place in range(len(batch)) if counts[place]]
         self.ids.append(ids)

@@ -78,6 +78,9 @@ class PunktRules:
 
     def always_breaks(self, word: str) -> bool:
         """Whether a sentence ends after ``word`` (its last character is a candidate) whatever follows it."""
+        stem = word[:-1]
+        if len(stem) > 1 and stem.isalpha():  # nearly all words: what follows below comes to the same
+            return word[-1] != "." or stem.lower() not in self._abbreviations
         if len(word.split()) != 1:  # white space that does not separate words may form an ellipsis with what follows
             return False
         if self.breaks(word):

@@ -40,7 +40,7 @@ def refused(source: str) -> str:
         ("text:{}/not.gz", "is damaged or not what its name says"),
         ("text:{}/not.bz2", "cannot read"),
         ("text:{}/not.xz", "is damaged or not what its name says"),
-        ("text:{}/not.zst", "cannot read"),
+        ("text:{}/not.zst", "is damaged or not what its name says"),
         ("mediawiki:{}/not.bz2", "cannot read"),
         ("text:nothing://{}", "Protocol not known: nothing"),
         ("text:s3://bucket/key", "s3fs"),
@@ -99,6 +99,39 @@ def test_a_missing_column_is_named_with_the_existing_ones(tmp_path: Path) -> Non
     assert "holds int64, not text" in refused(f"parquet:{tmp_path}#field=n")
 
 
+def test_a_column_that_is_there_twice_is_refused_and_others_may_be(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table([["a"], ["b"], ["c"]], names=["n", "n", "text"]), path)
+    assert [document.text for document in documents(f"parquet:{path}")] == ["c"]
+    assert "has 2 columns 'n': which one holds the text is not known" in refused(f"parquet:{path}#field=n")
+
+
+ITEM = '{"type":"item","id":"Q31","labels":{"en":{"language":"en","value":"Belgium"}},"claims":{}}'
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "content"),
+    [
+        ("jsonl", "latest-all.json", f"[\n{ITEM},\n{ITEM}\n]\n"),
+        ("jsonl", "items.json", f"{ITEM}\n{ITEM}\n"),
+        ("jsonl", "lexemes.json", '[\n{"id":"L1","type":"lexeme","lemmas":{},"claims":{}}\n]\n'),
+        ("mediawiki", "wikidatawiki.xml",
+         "<mediawiki><siteinfo><dbname>wikidatawiki</dbname></siteinfo>\n<page><ns>0</ns></page></mediawiki>\n"),
+        ("mediawiki", "a.xml", "<mediawiki>\n<page><ns>0</ns><id>1</id><revision><model>wikibase-item</model>"
+         "<text>{}</text></revision></page></mediawiki>\n"),
+    ],
+)  # fmt: skip
+def test_a_dump_of_wikidata_is_refused(tmp_path: Path, kind: str, name: str, content: str) -> None:
+    (tmp_path / name).write_text(content)
+    message = refused(f"{kind}:{tmp_path}")
+    assert f"{str(tmp_path / name)!r} is a dump of Wikidata" in message
+
+
+def test_other_json_with_a_type_is_not_taken_for_wikidata(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"type": "item", "body": "x"}\n')
+    assert "has no field 'text'" in refused(f"jsonl:{tmp_path}")
+
+
 def test_a_truncated_parquet_file_is_named(tmp_path: Path) -> None:
     pq.write_table(pa.table({"text": ["x" * 1000]}), tmp_path / "a.parquet")
     whole = (tmp_path / "a.parquet").read_bytes()
@@ -123,8 +156,6 @@ def test_a_very_long_line_without_an_id_is_not_lddl(tmp_path: Path) -> None:
 
 
 def test_a_file_that_may_not_be_read_is_named(tmp_path: Path) -> None:
-    (tmp_path / "a.txt").symlink_to(tmp_path / "gone.txt")
-    assert "does not exist" in refused(f"text:{tmp_path}")
     loop = tmp_path / "loop"
     loop.symlink_to(loop)
     assert "cannot read" in refused(f"text:{loop}")

@@ -234,17 +234,23 @@ def test_books_from_urls_are_recorded_and_checked(site: Site, tmp_path: Path) ->
 
 
 def test_the_kind_of_your_own_text_is_recognised_by_file_names(site: Site, tmp_path: Path) -> None:
-    for name in ("t/a.txt", "j/a.jsonl.gz", "p/a.parquet", "h/state.json", "x.xml.bz2"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
+    for name in ("t/a.txt", "j/a.jsonl.gz", "p/a.parquet", "h/state.json", "x.xml.bz2", "w/AA/wiki_00", "wiki_1/A.TXT"):
+        (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
         (tmp_path / name).write_text("x")
+    (tmp_path / "l").mkdir()
+    (tmp_path / "l" / "linked").symlink_to(tmp_path / "w")
+    (tmp_path / "l" / "circle").symlink_to(tmp_path / "l")
     site.files = {"/d/b.jsonl": b'{"text": "x"}'}
-    words = [*(tmp_path / name for name in ("t", "j", "p", "h", "x.xml.bz2")), f"{site.url}/d/b.jsonl", "lddl:/y@2"]
+    names = ("t", "j", "p", "h", "x.xml.bz2", "w", "l", "wiki_1")
+    words = [*(tmp_path / name for name in names), f"{site.url}/d/b.jsonl", "lddl:/y@2"]
     done = run("text.sh", *words, "--output", tmp_path / "out", "--vocab", "v", "--", "--seed", 7)
     assert done.returncode == 0, done.stderr
     arguments = done.stdout.splitlines()[-1].split()
     sources = [arguments[place + 1] for place, word in enumerate(arguments) if word == "--corpus"]
     kinds = [source.partition(":")[0] for source in sources]
-    assert kinds == ["text", "jsonl", "parquet", "hf", "mediawiki", "jsonl", "lddl"]
+    assert kinds == [
+        "text", "jsonl", "parquet", "hf", "mediawiki", "wikiextractor", "wikiextractor", "text", "jsonl", "lddl",
+    ]  # fmt: skip
     assert sources[-1] == "lddl:/y@2"
     assert arguments[-2:] == ["--seed", "7"]
 

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bertjobs.data.corpus import KINDS, Piece, Source, documents, read, scan
+from bertjobs.data.corpus import KINDS, Piece, Source, documents, named_on_disk, read, scan
 from bertjobs.errors import InputError
 
 
@@ -49,8 +49,9 @@ def test_a_source_is_kind_path_options_weight(given: str, expected: Source) -> N
 
 @given(
     kind=st.sampled_from(sorted(KINDS)),
-    path=st.text(st.characters(exclude_characters="#@"), min_size=1),
-    weight=st.floats(min_value=1e-6, max_value=1e6),
+    path=st.text(st.characters(exclude_characters="#@"), min_size=1)
+    | st.sampled_from(["a@2023", "@1.5", "a@b", "a@-1"]),
+    weight=st.just(1.0) | st.floats(min_value=1e-6, max_value=1e6),
 )
 def test_a_source_reads_back_what_it_writes(kind: str, path: str, weight: float) -> None:
     source = Source(kind, path, weight)
@@ -75,6 +76,39 @@ def test_a_nonsensical_source_is_refused(given: str, says: str) -> None:
     with pytest.raises(InputError) as caught:
         Source.parse(given)
     assert says in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("there", "given", "path", "weight"),
+    [
+        (["folder@2023"], "text:{}/folder@2023", "folder@2023", 1.0),
+        (["folder@2023"], "text:{}/folder@2023@2", "folder@2023", 2.0),
+        (["folder"], "text:{}/folder@2", "folder", 2.0),
+        ([], "text:{}/folder@2", "folder", 2.0),
+        (["folder@v2"], "text:{}/folder@v2", "folder@v2", 1.0),
+        (["folder@2", "folder"], "text:{}/folder@2@1", "folder@2", 1.0),
+        (["folder@2", "folder"], "text:{}/folder@+2.0", "folder", 2.0),
+        (["f@1.5"], "jsonl:file://{}/f@1.5", "f@1.5", 1.0),
+    ],
+)
+def test_a_name_that_ends_like_a_weight_is_a_name_where_it_exists(
+    tmp_path: Path, there: list[str], given: str, path: str, weight: float
+) -> None:
+    for name in there:
+        (tmp_path / name).mkdir()
+    source = Source.parse(named_on_disk(given.format(tmp_path)))
+    assert (source.path.removeprefix("file://"), source.weight) == (f"{tmp_path}/{path}", weight)
+
+
+def test_a_weight_that_may_also_be_a_name_is_refused_with_both_ways_to_write_it(tmp_path: Path) -> None:
+    for name in ("books", "books@2.5"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.txt").write_text(f"In {name}.")
+    with pytest.raises(InputError, match="both exist") as caught:
+        list(documents(f"text:{tmp_path}/books@2.5"))
+    for written, expected in ((f"text:{tmp_path}/books@2.5@1", "books@2.5"), (f"text:{tmp_path}/books@+2.5", "books")):
+        assert written in str(caught.value)
+        assert texts(written) == [("a.txt", f"In {expected}.")]
 
 
 def test_a_piece_goes_through_json(tmp_path: Path) -> None:
@@ -192,6 +226,29 @@ def test_compressed_files_are_read_as_what_they_hold(tmp_path: Path, suffix: str
     named = texts(f"lddl:{tmp_path}")
     assert named == [(f"id{line}", f"Text \u00e4 {line}.") for line in range(1000)]
     assert len(texts(f"text:{tmp_path}")) == 1
+
+
+def zst_frame(raw: bytes, window_log: int) -> bytes:
+    """A frame of one block that is not compressed, whose header asks for a window of 2**window_log bytes (RFC 8878)."""
+    header = (0xFD2FB528).to_bytes(4, "little") + b"\0" + bytes([(window_log - 10) << 3])
+    return header + (len(raw) << 3 | 1).to_bytes(3, "little") + raw
+
+
+@pytest.mark.parametrize("window_log", [20, 27, 28, 31])
+def test_zstd_with_a_long_window_is_read(tmp_path: Path, window_log: int) -> None:
+    """As `zstd --long=31` writes it; other readers stop at 27."""
+    (tmp_path / "a.txt.zst").write_bytes(zst_frame(b"one Eins.\n", window_log) + zst_frame(b"two Zwei.", window_log))
+    assert texts(f"lddl:{tmp_path}") == [("one", "Eins."), ("two", "Zwei.")]
+
+
+def test_without_its_library_only_usual_windows_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bertjobs.data.corpus.zstd_stream._MODULES", ())
+    (tmp_path / "a.txt.zst").write_bytes(zst_frame(b"one Eins.\n", 27))
+    assert texts(f"lddl:{tmp_path}") == [("one", "Eins.")]
+    (tmp_path / "a.txt.zst").write_bytes(zst_frame(b"one Eins.\n", 28))
+    with pytest.raises(InputError, match="was written with a long window") as caught:
+        texts(f"lddl:{tmp_path}")
+    assert "pip install 'bertjobs[zstd]'" in str(caught.value)
 
 
 @pytest.mark.parametrize("scheme", ["memory", "file"])

@@ -1,0 +1,96 @@
+"""What prepare makes of the kinds of corpora: sentences, counts, and refusals before any work is done."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bertjobs.data.prepare import PrepareOptions, prepare
+from bertjobs.data.prepare.work_folder import FOLDER_NAME, WorkFolder
+from bertjobs.data.shards.manifest import DataManifest
+from bertjobs.errors import InputError
+from bertjobs.files.arrays import map_arrays
+from tests.data.conftest import quiet
+
+LINES = ["of the people. by the people. for the people", "the army", "war was a treaty of the navy", "union of states"]
+
+
+def run(output: Path, vocabulary_path: Path, *corpora: str, **settings: Any) -> DataManifest:
+    given = {"duplicates": 1, "shards": 1, "held_out": 0.3, **settings}
+    prepare(PrepareOptions(corpora, str(vocabulary_path), str(output), **given), quiet)
+    return DataManifest.read(output)
+
+
+class StoppedError(Exception):
+    """Ends a prepare after its first stage."""
+
+
+def sentences_per_document(output: Path, vocabulary_path: Path, corpus: str) -> list[int]:
+    def stop(stage: str, *_: Any) -> None:
+        if stage == "pairs":
+            raise StoppedError
+
+    options = PrepareOptions((corpus,), str(vocabulary_path), str(output))
+    with pytest.raises(StoppedError):
+        prepare(options, stop)
+    work = WorkFolder.read(output)
+    counts = []
+    for path in sorted((output / FOLDER_NAME / "tokenise").glob("*.safetensors")):
+        counts += np.diff(map_arrays(path)[0]["document_offsets"]).tolist()
+    assert not work.missing("tokenise")
+    return sorted(counts)
+
+
+def test_a_line_of_a_bert_corpus_is_one_sentence(tmp_path: Path, vocabulary_path: Path) -> None:
+    documents = [LINES, LINES[:2], LINES[:1]]
+    text = "\n\n".join("\n".join(lines) for lines in documents)
+    for name in ("bert", "text"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "bert" / "a.txt").write_text(text)
+    for number, lines in enumerate(documents):
+        (tmp_path / "text" / f"{number}.txt").write_text("\n".join(lines))
+    assert sentences_per_document(tmp_path / "1", vocabulary_path, f"bert:{tmp_path}/bert") == [1, 2, 4]
+    assert sentences_per_document(tmp_path / "2", vocabulary_path, f"text:{tmp_path}/text") == [3, 3, 3]
+
+
+def test_articles_without_text_are_counted(tmp_path: Path, vocabulary_path: Path) -> None:
+    articles = [f'<doc id="{n}" url="" title="T">\nT\n\n{text}\n\n</doc>\n' for n, text in enumerate([*LINES, "", ""])]
+    (tmp_path / "wiki_00").write_text("".join(articles))
+    data = run(tmp_path / "out", vocabulary_path, f"wikiextractor:{tmp_path}")
+    assert data.corpus["empty"] == 2
+    assert sum(data.documents.values()) == len(LINES)
+
+
+def test_a_source_without_a_document_is_refused_before_the_others_are_read(
+    tmp_path: Path, corpus: Path, vocabulary_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "words.txt").write_text("one\ntwo\n")  # of kind lddl: ids alone
+
+    def unreachable(*_: Any) -> None:
+        raise AssertionError("a task was run")
+
+    monkeypatch.setattr("bertjobs.data.prepare.on_this_machine.run_task", unreachable)
+    with pytest.raises(InputError, match=r"corpus 'lddl:.*words.txt' holds no text") as caught:
+        run(tmp_path / "out", vocabulary_path, f"text:{corpus}", f"lddl:{tmp_path}/words.txt")
+    assert "one document per line, <id><white space><text>" in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_weight_too_small_to_draw_a_document_is_refused(tmp_path: Path, corpus: Path, vocabulary_path: Path) -> None:
+    with pytest.raises(InputError, match=r"none of the \d+ training documents is used") as caught:
+        run(tmp_path / "out", vocabulary_path, f"text:{corpus}@0.00001")
+    assert "the weight 1e-05 times --duplicates 1 draws each 1e-05 times" in str(caught.value)
+    assert not (tmp_path / "out").exists()
+    data = run(tmp_path / "both", vocabulary_path, f"text:{corpus}@0.00001", f"text:{corpus}")
+    assert data.phase(1).train.rows
+
+
+def test_a_folder_whose_name_ends_like_a_weight(tmp_path: Path, corpus: Path, vocabulary_path: Path) -> None:
+    (tmp_path / "speeches@2023").symlink_to(corpus)
+    data = run(tmp_path / "out", vocabulary_path, f"text:{tmp_path}/speeches@2023")
+    assert data.settings["corpora"] == [f"text:{tmp_path}/speeches@2023@1"]
+    plain = run(tmp_path / "plain", vocabulary_path, f"text:{corpus}")
+    assert data.phase(1).train.files[0].rows == plain.phase(1).train.files[0].rows
