@@ -3,7 +3,7 @@
 #
 #   data/wikipedia.sh --output DIR [--language CODE] [--date YYYYMMDD] [--dump FILE] [OPTIONS] [-- PREPARE OPTIONS]
 #
-#   --language CODE       of the Wikipedia: en, de, simple, ... (default: en)
+#   --language CODE       of the Wikipedia: en, de, simple, ... (default: en); sentences are split by one of two letters
 #   --date YYYYMMDD       of the dump (default: the newest, or with --offline the newest in the target)
 #   --dump FILE           a dump that exists already: nothing is downloaded
 #   --mirror URL          where dumps are (default: https://dumps.wikimedia.org)
@@ -67,4 +67,5 @@ if [[ -z $dump ]]; then
   fetch "$mirror/$wiki/$date/${dump##*/}" "$dump" sha1 "$sha1"
 fi
 [[ -f $dump ]] || fail "$dump does not exist" "see --help"
+[[ ! $language =~ ^[a-z]{2}$ || $language == en ]] || prepare_options=(--language "$language" "${prepare_options[@]}")
 prepare "mediawiki:$dump"

@@ -94,7 +94,17 @@ def _add_what(group: Any) -> None:
            "states it")  # fmt: skip
     option("--max-unknown-share", metavar="SHARE", type=float, default=0.05,
            help="share of a corpus' tokens that may be [UNK]; above it the text is refused")  # fmt: skip
-    option("--language", metavar="NAME", default="english", help="language of the text, for the sentence splitter")
+    option("--language", metavar="NAME", default="english",
+           help="language of the text, by its English name or code (german, de); see --sentences")  # fmt: skip
+    option("--sentences", metavar="HOW", default="auto",
+           help="how sentences are split: punkt (NLTK's), unicode (at the sentence ends of all scripts), lines (each "
+           "line is one), none (each paragraph is one), or auto: punkt for the languages that it was trained for, "
+           "else unicode")  # fmt: skip
+    option("--most-unpaired", metavar="SHARE", type=float, default=0.9,
+           help="refuse a corpus if more of its pairs cannot have a true next sentence, since their documents are one "
+           "short sentence")  # fmt: skip
+    option("--least-used", metavar="SHARE", type=float, default=0.5,
+           help="refuse a corpus if fewer of its tokens would be in the sequences")  # fmt: skip
     option("--bin-size", metavar="TOKENS", type=int, default=64, help="width of a length bin in tokens")
     option("--shards", metavar="N", type=int, default=0,
            help="files per bin; 0: 8, or as many as keep a file near 64 MB")  # fmt: skip
@@ -169,12 +179,14 @@ def _processes(given: int) -> int:
 
 
 def _vocab(args: argparse.Namespace) -> int:
+    from bertjobs.data.text.languages import language_name
     from bertjobs.data.text.vocabulary_choice import Wishes, choose_vocabulary
     from bertjobs.data.text.vocabulary_training import train_vocabulary
     from bertjobs.slurm.shell import shell_line
 
     started = time.monotonic()
     wishes = Wishes.of_flags(args.cased, not args.cased, args.strip_accents)
+    language_name(args.language)
     notes = train_vocabulary(args.corpus, args.size, not args.cased, args.output, wishes.strip_accents)
     vocabulary = choose_vocabulary(args.output, wishes).vocabulary
     seconds = time.monotonic() - started
@@ -256,10 +268,12 @@ def _print_unknown(data: DataManifest) -> None:
 
 
 def _print_summary(data: DataManifest, seconds: float | None) -> None:
+    from bertjobs.data.prepare.pair_counts import PairCounts, remark_on
     from bertjobs.slurm.shell import shell_line
 
     documents = data.documents
     print(f"{documents['train']:,} documents for training, {documents['validation']:,} held out")
+    print(f"sentences: {data.settings.get('sentences', 'punkt')}, language {data.settings['language']}")
     size = count = 0
     for number, phase in sorted(data.phases.items()):
         for name in ("train", "validation"):
@@ -267,14 +281,18 @@ def _print_summary(data: DataManifest, seconds: float | None) -> None:
             size += sum(file.bytes for file in split.files)
             count += len(split.files)
             mean = split.tokens / max(1, split.rows)
+            used = f", {PairCounts(**split.pairs).used_share:.1%} of the text's tokens used" if split.pairs else ""
             print(f"phase {number} {name + ':':<11} {split.rows:>11,} sequences, mean {mean:.0f} of "
-                  f"{phase.sequence_length} tokens")  # fmt: skip
+                  f"{phase.sequence_length} tokens{used}")  # fmt: skip
     if data.masking == "static":
         print(f"masked: {data.settings['masked_share']:.0%} of the tokens, stored in the shards")
     else:
         print("masked: in training, drawn anew each epoch")
     _print_unknown(data)
     _print_oddities(data)
+    for number, phase in sorted(data.phases.items()):
+        if remark := remark_on(number, PairCounts(**phase.train.pairs)):
+            print(f"note: {remark}")
     took = f" in {seconds:.1f} s" if seconds is not None else ""
     print(f"{count} files, {size / 1e6:.1f} MB{took} -> {data.folder}")
     print("next: " + shell_line(["bertjobs", "submit", "--recipe", "NAME", "--data", str(data.folder)]))

@@ -12,9 +12,10 @@ from typing import Any
 
 from bertjobs.data.corpus import Source, named_on_disk, refuse_sources_without_text, scan
 from bertjobs.data.prepare.on_this_machine import Done, Runner, ThisMachine
+from bertjobs.data.prepare.pair_counts import refuse_poor_pairs
 from bertjobs.data.prepare.settings import PrepareOptions
 from bertjobs.data.prepare.split_rows import refuse_splits_without_rows
-from bertjobs.data.prepare.stage_pairs import settle_split
+from bertjobs.data.prepare.stage_pairs import counted_pairs, settle_split
 from bertjobs.data.prepare.unknown_share import EarlyCheck, TooManyUnknownError, check_unknown, unknown_counts
 from bertjobs.data.prepare.work_folder import FOLDER_NAME, STAGES, PreparePlan, WorkFolder, make_plan
 from bertjobs.data.shards.manifest import FORMAT, MANIFEST_NAME, SPLITS, VERSION, DataManifest
@@ -62,7 +63,7 @@ def prepare(options: PrepareOptions, progress: Progress, runner: Runner | None =
         with _removed_after_bad_input(output), locked(_open(output)):
             work = WorkFolder.create(options, plan, pieces)
             vocabulary.write(work.folder)
-            _run_stages(work, runner or ThisMachine(1), progress, options.max_unknown_share)
+            _run_stages(work, options, runner or ThisMachine(1), progress)
             _finish(work, vocabulary)
     except OSError as error:
         raise BertjobsError(
@@ -121,18 +122,29 @@ def _is_complete(output: Path, plan: PreparePlan) -> bool:
     return True
 
 
-def _run_stages(work: WorkFolder, runner: Runner, progress: Progress, max_unknown_share: float) -> None:
+def _run_stages(work: WorkFolder, options: PrepareOptions, runner: Runner, progress: Progress) -> None:
     for stage in STAGES:
         missing = work.missing(stage)
         done: Done = _StageProgress(work, stage, missing, progress)
-        runner.run(work, stage, missing, EarlyCheck(work, max_unknown_share, done) if stage == "tokenise" else done)
+        if stage == "tokenise":
+            done = EarlyCheck(work, options.max_unknown_share, done)
+        runner.run(work, stage, missing, done)
         if stage == "tokenise":
             settle_split(work.results(stage))
-            check_unknown(unknown_counts(work), max_unknown_share)
+            check_unknown(unknown_counts(work), options.max_unknown_share)
         elif stage == "pairs":
             refuse_splits_without_rows(work)
+            _check_pairs(work, options)
         if still := work.missing(stage):
             raise BertjobsError(f"{len(still)} tasks of the stage {stage!r} are not done", where=str(work.folder))
+
+
+def _check_pairs(work: WorkFolder, options: PrepareOptions) -> None:
+    """InputError if the pairs of a phase are useless by the options now given, which may not be those it began with."""
+    results = work.results("pairs")
+    for shape in options.phases:
+        counts = counted_pairs(work, results, shape.phase, "train")
+        refuse_poor_pairs(shape.phase, counts, options.most_unpaired, options.least_used)
 
 
 class _StageProgress:
@@ -194,6 +206,7 @@ def _phases(work: WorkFolder) -> dict[int, dict[str, Any]]:
     files: dict[tuple[int, str], list[dict[str, Any]]] = {}
     for task, result in zip(work.shard_tasks, work.results("shards"), strict=True):
         files.setdefault((task.shape.phase, task.split), []).extend(result)
+    drawn = work.results("pairs")
     entries: dict[int, dict[str, Any]] = {}
     for shape in work.options.phases:
         entry: dict[str, Any] = {
@@ -204,7 +217,7 @@ def _phases(work: WorkFolder) -> dict[int, dict[str, Any]]:
             folder = work.output / f"phase{shape.phase}" / split
             remove_leftovers(folder)  # of tasks that were killed
             listed = sorted(files[shape.phase, split], key=lambda file: file["bin"])  # stable: shards stay in order
-            entry[split] = {"files": listed}
+            entry[split] = {"files": listed, "pairs": counted_pairs(work, drawn, shape.phase, split).to_json()}
             if work.options.format == "lddl":
                 write_json(folder / ".num_samples.json", {file["name"]: file["rows"] for file in listed})
         entries[shape.phase] = entry

@@ -47,7 +47,7 @@ def run_task(output: str, stage: str, number: int) -> int:
         if stage == "tokenise":
             tokenise_piece(work, number, vocabulary, encoder)
         elif stage == "pairs":
-            pair_bucket(work, number)
+            pair_bucket(work, number, vocabulary)
         else:
             write_shards(work, number, vocabulary)
     return number

@@ -11,7 +11,7 @@ then only those that follow each other are taken.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import Protocol
 
@@ -41,6 +41,11 @@ class TokenizedCorpus:
     ids: NDArray[np.int32]
     sentence_offsets: Int64s
     document_offsets: Int64s
+
+    @property
+    def document_tokens(self) -> Int64s:
+        """Tokens of each document: ``[documents]``."""
+        return np.diff(self.sentence_offsets[self.document_offsets])
 
 
 @dataclass(frozen=True)
@@ -119,7 +124,9 @@ class Draws(Protocol):
 class CounterDraws:
     """Draws that are hashes of (seed, first sentence, decision): whatever the order, the same on every platform."""
 
-    _TARGET, _SPLIT, _OTHER, _START, _CUT_A, _CUT_B = (np.uint64(number << 48) for number in range(1, 7))
+    _TARGET, _SPLIT, _OTHER, _START, _CUT_A, _CUT_B, _MIDDLE, _RANK = (
+        np.uint64(number << 48) for number in range(1, 9)
+    )
 
     def __init__(self, seed: str, short_sequence_share: float) -> None:
         key = int.from_bytes(hashlib.sha256(seed.encode()).digest()[:8], "little")
@@ -155,6 +162,14 @@ class CounterDraws:
         a_fit, b_fit = fit(a_lengths, b_lengths, limit)
         a_lost, b_lost = a_lengths - a_fit, b_lengths - b_fit
         return self._heads(firsts, a_lost, self._CUT_A), self._heads(firsts, b_lost, self._CUT_B)
+
+    def middles(self, firsts: Int64s, lengths: Int64s) -> Int64s:
+        """Tokens of a sentence of ``lengths``, 4 or more, before its cut: uniform in its middle half."""
+        return lengths // 4 + _below(self._hash(firsts, self._MIDDLE), lengths // 2)
+
+    def ranks(self, firsts: Int64s) -> UInt64s:
+        """Numbers to put chunks into a random order by."""
+        return self._hash(firsts, self._RANK)
 
     def _heads(self, firsts: Int64s, tosses: Int64s, stream: np.uint64) -> Int64s:
         """Binomial(tosses, 1/2): heads among ``tosses`` fair bits."""
@@ -202,8 +217,7 @@ def sample_pairs(
     limit = sequence_length - SPECIALS
     counts = np.diff(corpus.document_offsets)
     copies = np.broadcast_to(copies, counts.shape)
-    nothing = np.zeros(0, dtype=np.int64)
-    parts = [Pairs(nothing, nothing, nothing, nothing, nothing.astype(bool))]
+    parts = []
     for copy in range(int(copies.max(initial=0))):
         draws = CounterDraws(f"{seed}\n{copy}", short_sequence_share)
         drawn = np.flatnonzero(copies > copy)
@@ -215,6 +229,13 @@ def sample_pairs(
         following = chunks.following - firsts + np.arange(len(firsts))
         places = np.array(walk(following.tolist()), dtype=np.int64)
         parts.append(pairs_of(corpus, chunks.take(places), limit, draws))
+    return joined(parts)
+
+
+def joined(parts: Iterable[Pairs]) -> Pairs:
+    """The pairs of all parts."""
+    nothing = np.zeros(0, dtype=np.int64)
+    parts = [Pairs(nothing, nothing, nothing, nothing, nothing.astype(bool)), *parts]
     return Pairs(
         **{field.name: np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(Pairs)}
     )
@@ -256,7 +277,20 @@ def pairs_of(corpus: TokenizedCorpus, chunks: Chunks, limit: int, draws: Draws) 
         b_firsts[places], b_ends[places] = starts, np.minimum(ends, documents[others + 1])
     a_starts, b_starts = sentences[chunks.firsts], sentences[b_firsts]
     a_lengths, b_lengths = sentences[chunks.middles] - a_starts, sentences[b_ends] - b_starts
-    a_fronts, b_fronts = draws.fronts(chunks.firsts, a_lengths, b_lengths, limit)
+    return cut_to(limit, chunks.firsts, (a_starts, a_lengths), (b_starts, b_lengths), is_random_next, draws)
+
+
+def cut_to(
+    limit: int,
+    firsts: Int64s,
+    a: tuple[Int64s, Int64s],
+    b: tuple[Int64s, Int64s],
+    is_random_next: Bools,
+    draws: Draws,
+) -> Pairs:
+    """The pairs of segments A and B, each as (starts, lengths), cut to ``limit`` tokens."""
+    (a_starts, a_lengths), (b_starts, b_lengths) = a, b
+    a_fronts, b_fronts = draws.fronts(firsts, a_lengths, b_lengths, limit)
     a_fit, b_fit = fit(a_lengths, b_lengths, limit)
     return Pairs(a_starts + a_fronts, a_fit, b_starts + b_fronts, b_fit, is_random_next)
 

@@ -7,16 +7,18 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
+from bertjobs.data.corpus import SENTENCES, Source
 from bertjobs.data.shards.manifest import SHARD_FORMATS
+from bertjobs.data.text.languages import language_name
+from bertjobs.data.text.splitters import chosen_splitter
 from bertjobs.data.text.vocabulary_choice import ChosenVocabulary, Wishes, choose_vocabulary
 from bertjobs.errors import InputError, nearest
 
 MASKINGS = ("dynamic", "static")
 MASKED_UNITS = ("pieces", "words")
 MAX_SEQUENCE_LENGTH = 1 << 16
-
-# Not recorded as settings: places, what the vocabulary's own record states, and a limit that changes no byte.
-_NOT_SETTINGS = ("output", "vocabulary", "uncased", "strip_accents", "max_unknown_share")
+_NOT_RECORDED = ("output", "vocabulary", "uncased", "strip_accents", "sentences",
+                 "max_unknown_share", "most_unpaired", "least_used")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,10 @@ class PrepareOptions:
         short_sequence_share: share of the documents whose target length is drawn at random.
         sample_ratio: share of the documents that are used at all.
         held_out: share of the documents kept for validation, at least one document.
-        language: of the sentence splitter.
+        language: of the text, by its English name or its code: decides how sentences are split.
+        sentences: how sentences are split, one of ``text.splitters.SPLITTERS``; "auto" chooses by corpus and language.
+        most_unpaired: the largest share of a phase's training pairs whose documents are one short sentence.
+        least_used: the smallest share of the tokens that is in a phase's training sequences.
         format: of the shards, "ids" or "lddl".
     """
 
@@ -99,6 +104,9 @@ class PrepareOptions:
     sample_ratio: float = 1.0
     held_out: float = 0.05
     language: str = "english"
+    sentences: str = "auto"
+    most_unpaired: float = 0.9
+    least_used: float = 0.5
     format: str = "ids"
     cased: bool = False
     uncased: bool = False
@@ -121,14 +129,16 @@ class PrepareOptions:
         if self.shards < 0:
             raise InputError(f"{self.shards} is too small: at least 1, or 0 to choose", where="--shards")
         _check_phases(self.phases, self.bin_size)
-        for name, share, least, most in (
-            ("held-out", self.held_out, 0, 1),
-            ("masked-share", self.masked_share, 0, 1),
-            ("short-sequence-share", self.short_sequence_share, -1, 1),
-            ("sample-ratio", self.sample_ratio, 0, 2),
-            ("max-unknown-share", self.max_unknown_share, -1, 2),
+        for name, share, zero, one in (  # whether it may be 0, and 1
+            ("held-out", self.held_out, False, False),
+            ("masked-share", self.masked_share, False, False),
+            ("short-sequence-share", self.short_sequence_share, True, False),
+            ("sample-ratio", self.sample_ratio, False, True),
+            ("most-unpaired", self.most_unpaired, True, True),
+            ("max-unknown-share", self.max_unknown_share, True, True),
+            ("least-used", self.least_used, True, True),
         ):
-            if not least < share < most or not 0 <= share <= 1:
+            if not (0 < share < 1 or (zero and share == 0) or (one and share == 1)):
                 raise InputError(f"{share} is not a share between 0 and 1", where=f"--{name}")
         for name, value, choices in (
             ("masking", self.masking, MASKINGS),
@@ -137,10 +147,24 @@ class PrepareOptions:
         ):
             if value not in choices:
                 raise InputError(f"unknown {name} {value!r}", where=f"--{name}", hint=nearest(value, choices))
+        self.splitters()
+
+    @property
+    def language_name(self) -> str:
+        """The language's name; InputError if it is unknown."""
+        return language_name(self.language)
+
+    def splitters(self) -> tuple[str, ...]:
+        """How the sentences of each corpus are split; InputError if a corpus, the language or the way is unknown."""
+        language, kinds = self.language_name, [Source.parse(text).kind for text in self.corpora]
+        return tuple(chosen_splitter(self.sentences, language, SENTENCES.get(kind)) for kind in kinds)
 
     def settings(self) -> dict[str, Any]:
         """All that decides the shards' bytes besides the corpus and the vocabulary: what MANIFEST.json records."""
-        settings = {name: value for name, value in asdict(self).items() if name not in _NOT_SETTINGS}
+        settings = {name: value for name, value in asdict(self).items() if name not in _NOT_RECORDED}
+        settings["language"] = self.language_name
+        if set(splitters := self.splitters()) != {"punkt"}:  # else as it was when there was no other way
+            settings["sentences"] = splitters[0] if len(set(splitters)) == 1 else ", ".join(splitters)
         settings["corpora"] = list(self.corpora)
         settings["phases"] = [list(shape.values()) for shape in settings["phases"]]
         return settings

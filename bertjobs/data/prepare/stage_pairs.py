@@ -12,15 +12,20 @@ from numpy.typing import NDArray
 
 from bertjobs.data.batches.masking import splitmix64
 from bertjobs.data.corpus import Source
-from bertjobs.data.prepare.pairs import TokenizedCorpus, sample_pairs
+from bertjobs.data.prepare.one_sentence import halved_documents, halved_pairs
+from bertjobs.data.prepare.pair_counts import PairCounts, count_pairs
+from bertjobs.data.prepare.pairs import SPECIALS, Pairs, TokenizedCorpus, joined, sample_pairs
+from bertjobs.data.prepare.sentence_cuts import cut_overlong
 from bertjobs.data.prepare.settings import PhaseShape
 from bertjobs.data.prepare.stage_tokenise import copies
 from bertjobs.data.prepare.work_folder import Bucket, WorkFolder
 from bertjobs.data.ragged import offsets_of
 from bertjobs.data.shards.bins import bin_ids
+from bertjobs.data.text.vocabulary import Vocabulary
 from bertjobs.errors import InputError
 from bertjobs.files.arrays import map_arrays, write_arrays
 
+Bools = NDArray[np.bool_]
 Int64s = NDArray[np.int64]
 
 PAIR_ARRAYS = ("a_starts", "a_lengths", "b_starts", "b_lengths", "is_random_next")
@@ -63,17 +68,24 @@ def settle_split(results: list[Any]) -> Moved | None:
     return Moved(to, piece, chunk, place, document)
 
 
-def pair_bucket(work: WorkFolder, number: int) -> None:
+def pair_bucket(work: WorkFolder, number: int, vocabulary: Vocabulary) -> None:
     """Run one task: gather a bucket's documents, write its ids and pairs, and its marker."""
     bucket = work.buckets[number]
     corpus, times = _gather(work, number)
     arrays: dict[str, NDArray[Any]] = {"ids": corpus.ids}
-    rows = {}
+    rows, counts = {}, {}
     for shape in work.options.phases:
-        pairs, rows[str(shape.phase)] = _phase_pairs(work, bucket, shape, corpus, times)
+        phase = str(shape.phase)
+        pairs, rows[phase], counts[phase] = _phase_pairs(work, bucket, shape, corpus, times, vocabulary.continues)
         arrays |= {f"{shape.phase}.{name}": values for name, values in pairs.items()}
     write_arrays(work.file("pairs", number, ".safetensors"), arrays, {})
-    work.mark_done("pairs", number, {"documents": len(times), "rows": rows})
+    work.mark_done("pairs", number, {"documents": len(times), "rows": rows, "counts": counts})
+
+
+def counted_pairs(work: WorkFolder, results: list[Any], phase: int, split: str) -> PairCounts:
+    """The counts of a phase's split, from the results of all tasks of the stage "pairs"."""
+    of_split = (result for result, bucket in zip(results, work.buckets, strict=True) if bucket.split == split)
+    return PairCounts.sum(result["counts"][str(phase)] for result in of_split)
 
 
 def seed_of(*parts: object) -> int:
@@ -82,20 +94,31 @@ def seed_of(*parts: object) -> int:
 
 
 def _phase_pairs(
-    work: WorkFolder, bucket: Bucket, shape: PhaseShape, corpus: TokenizedCorpus, times: Int64s
-) -> tuple[dict[str, NDArray[Any]], list[int]]:
-    """A phase's pairs, ordered by bin and shuffled within each, and the rows of each bin."""
+    work: WorkFolder, bucket: Bucket, shape: PhaseShape, corpus: TokenizedCorpus, times: Int64s, continues: Bools
+) -> tuple[dict[str, NDArray[Any]], list[int], dict[str, int]]:
+    """A phase's pairs, ordered by bin and shuffled within each, the rows of each bin, and ``PairCounts`` as JSON."""
     options = work.options
     bins = shape.sequence_length // options.bin_size
     if not len(times):
-        return {name: np.zeros(0, dtype=np.uint32) for name in PAIR_ARRAYS}, [0] * bins
+        return {name: np.zeros(0, dtype=np.uint32) for name in PAIR_ARRAYS}, [0] * bins, PairCounts().to_json()
     seed = f"{options.seed}/phase{shape.phase}/{bucket.split}/{bucket.number}"
-    pairs = sample_pairs(corpus, shape.sequence_length, options.short_sequence_share, times, seed)
+    corpus = cut_overlong(corpus, shape.sequence_length - SPECIALS, continues)
+    pairs = _draw(corpus, shape.sequence_length, options.short_sequence_share, times, seed, continues)
     bin_of = bin_ids(pairs.num_tokens, options.bin_size, shape.sequence_length)
     shuffle = splitmix64(np.uint64(seed_of(seed, "shuffle")) + np.arange(len(pairs), dtype=np.uint64))
     order = np.lexsort((shuffle, bin_of))
     arrays = {name: getattr(pairs, name)[order].astype(np.uint32) for name in PAIR_ARRAYS}
-    return arrays, np.bincount(bin_of, minlength=bins).tolist()
+    return arrays, np.bincount(bin_of, minlength=bins).tolist(), count_pairs(corpus, pairs, times).to_json()
+
+
+def _draw(
+    corpus: TokenizedCorpus, length: int, short_sequence_share: float, times: Int64s, seed: str, continues: Bools
+) -> Pairs:
+    """The pairs of all documents, by BERT's algorithm or, from those of one sentence, by its halves."""
+    halved = halved_documents(corpus)
+    pairs = sample_pairs(corpus, length, short_sequence_share, np.where(halved, 0, times), seed)
+    halves = halved_pairs(corpus, length, np.where(halved, times, 0), seed, continues)
+    return joined([pairs, halves])
 
 
 @dataclass(frozen=True)

@@ -4,26 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bertjobs.data.batches.masking import splitmix64
-from bertjobs.data.corpus import SENTENCES, Document, Source, read
+from bertjobs.data.corpus import Document, Source, read
 from bertjobs.data.prepare.work_folder import WorkFolder
 from bertjobs.data.ragged import gather, offsets_of
 from bertjobs.data.shards.ids_shard import ids_type
-from bertjobs.data.text.sentences import split_sentences
+from bertjobs.data.text.splitters import Splitter, splitter
 from bertjobs.data.text.vocabulary import Vocabulary
 from bertjobs.data.text.wordpiece import WordPieceEncoder
 from bertjobs.files.arrays import write_arrays
 
 UInt64s = NDArray[np.uint64]
-Splitter = Callable[[str], list[str]]
 
 _BATCH_CHARACTERS = 1_000_000  # tokenised at a time
 CHUNK_TOKENS = 1_000_000  # in a file at most; its last batch may go beyond
@@ -73,10 +71,9 @@ def tokenise_piece(work: WorkFolder, number: int, vocabulary: Vocabulary, encode
     piece = work.pieces[number]
     options = work.options
     source = Source.parse(options.corpora[piece.source])
+    split = splitter(options.splitters()[piece.source], options.language_name)
     chunk = _Chunk(piece.source)
     tally = _Tally()
-    by_line = SENTENCES.get(source.kind) == "lines"
-    split = split_lines if by_line else partial(split_sentences, language=options.language)
     for batch in _batches(read(piece, source.kind, tally.add_empty), options.seed, options.sample_ratio, tally):
         chunk.add(batch, encoder, split)
         if chunk.tokens >= CHUNK_TOKENS:
@@ -85,11 +82,6 @@ def tokenise_piece(work: WorkFolder, number: int, vocabulary: Vocabulary, encode
     if chunk.tokens:
         _write(work, number, chunk, vocabulary, tally)
     work.mark_done("tokenise", number, vars(tally))
-
-
-def split_lines(text: str) -> list[str]:
-    """The lines of a text, each a sentence, without the white space around them; empty ones are left out."""
-    return [sentence for line in text.split("\n") if (sentence := line.strip())]
 
 
 @dataclass

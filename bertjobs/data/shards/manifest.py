@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,10 +41,13 @@ class Split:
     Attributes:
         folder: the folder that holds the files.
         files: ordered by bin, then by shard number.
+        pairs: what was counted when its pairs were drawn, see ``prepare.pair_counts``; empty in older folders and in
+            adopted ones.
     """
 
     folder: Path
     files: tuple[ShardFile, ...]
+    pairs: dict[str, int] = field(default_factory=dict)
 
     @property
     def rows(self) -> int:
@@ -284,6 +287,6 @@ def _parse_phase(number: int, entry: Any, folder: Path) -> PhaseData:
         files = tuple(ShardFile(**file) for file in entry[name]["files"])
         if not files or any(Path(file.name).name != file.name for file in files):
             raise ValueError(f"phase {number} lists no {name} files, or files elsewhere")
-        return Split(folder / name, files)
+        return Split(folder / name, files, entry[name].get("pairs", {}))
 
     return PhaseData(number, entry["sequence_length"], entry["max_predictions"], split("train"), split("validation"))

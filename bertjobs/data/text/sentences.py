@@ -6,7 +6,8 @@ remembered together with what follows.
 
 An empty line, or U+2029, ends a sentence. Within a paragraph the boundaries are those of NLTK 3.10's
 ``PunktTokenizer(language).tokenize(paragraph.strip())``, also where these are surprising (only the last candidate
-of a word is decided; "!!!" is two sentences at the end of a paragraph).
+of a word is decided; "!!!" is two sentences at the end of a paragraph). Beyond Punkt, the sentence
+ends of other scripts (see ``unicode_sentences``) end a sentence too, so that a foreign passage is not an endless one.
 One difference is known: a character that entered Unicode after the version of Python's own tables, followed
 by a period, may be an initial for NLTK but not here; NLTK matches with an engine that has newer tables.
 """
@@ -20,6 +21,7 @@ from functools import cache
 import punkt
 
 from bertjobs.data.text.punkt_rules import CLOSING, ENDING, NON_WORD, NOT_SPACE, SPACE, PunktRules
+from bertjobs.data.text.unicode_sentences import has_foreign_ends, split_at_foreign_ends
 from bertjobs.errors import InputError, nearest
 
 LANGUAGES = tuple(name for name in punkt.available_languages() if name != "english_web")  # those of NLTK
@@ -55,16 +57,15 @@ class SentenceSplitter:
 
     def split(self, text: str) -> list[str]:
         """The sentences of ``text``, see `split_sentences`."""
-        empty_line = _ANY_EMPTY_LINE if "\u2028" in text or "\u2029" in text else _EMPTY_LINE
         sentences: list[str] = []
-        for paragraph in empty_line.split(text):
-            sentences += self._split_paragraph(paragraph.strip())
+        for paragraph in split_paragraphs(text):
+            sentences += self._split_paragraph(paragraph)
+        if has_foreign_ends(text):
+            return [part for sentence in sentences for part in split_at_foreign_ends(sentence)]
         return sentences
 
     def _split_paragraph(self, text: str) -> list[str]:
         """The sentences of a text without white space at its ends."""
-        if not text:
-            return []
         flat = text
         for mark in "\n\r\t\v\f":
             flat = flat.replace(mark, " ")
@@ -127,6 +128,12 @@ def _remember(decisions: dict[str, bool], key: str, decision: bool) -> None:
         if len(decisions) >= _REMEMBERED:
             decisions.clear()
         decisions[key] = decision
+
+
+def split_paragraphs(text: str) -> list[str]:
+    """The parts of a text between empty lines, without white space at their ends."""
+    empty_line = _ANY_EMPTY_LINE if "\u2028" in text or "\u2029" in text else _EMPTY_LINE
+    return [paragraph for paragraph in map(str.strip, empty_line.split(text)) if paragraph]
 
 
 @cache

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from bertjobs.data.corpus import SENTENCES, Source, documents, scan
 from bertjobs.data.corpus.document import CHUNK, MAX_DOCUMENT
-from bertjobs.data.prepare.stage_tokenise import split_lines
+from bertjobs.data.text.splitters import split_lines
 from tests.data.corpus.test_pieces import read_all
 from tests.data.corpus.test_sources import COMPRESS
 

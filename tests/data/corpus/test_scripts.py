@@ -124,6 +124,18 @@ def test_wikipedia_is_downloaded_checked_and_prepared_then_offline(
     assert site.asked == []
 
 
+@pytest.mark.parametrize(
+    ("code", "passed"), [("th", "--language th --phases 1"), ("simple", "--output"), ("en", "--output")]
+)
+def test_the_language_of_a_wikipedia_splits_its_sentences(code: str, passed: str, tmp_path: Path) -> None:
+    (tmp_path / "dump.xml").touch()
+    given = ("--dump", tmp_path / "dump.xml", "--vocab", "v", "--output", tmp_path / "out", "--", "--phases", "1")
+    done = run("wikipedia.sh", "--language", code, *given)
+    assert done.returncode == 0, done.stderr
+    assert passed in done.stdout
+    assert ("--language" in done.stdout) == (code == "th")
+
+
 @pytest.mark.parametrize("name", [DUMP, DUMP + ".part"])
 @pytest.mark.parametrize("ranges", [True, False])
 def test_a_cut_off_download_resumes_where_it_stopped(

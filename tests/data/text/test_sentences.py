@@ -1,5 +1,7 @@
 """Sentences: the same boundaries as NLTK's Punkt, empty lines, languages, and time linear in the text."""
 
+# ruff: noqa: RUF001  (other scripts have letters and marks that look like Latin ones)
+
 from __future__ import annotations
 
 import random
@@ -26,7 +28,7 @@ NLTK_DATA = Path(str(distribution("llama-index-core").locate_file("llama_index/c
 HOSTILE = """
     the The he He it But However i I a A Bach Smith end No 5 1990 7 3.14 -1.5 1,000 § http://a.b/c?d=e x@y.z e-co x-dr
     Mr. Mrs. Dr. Vs. U.S. u.s. e.g. i.e. Ph.D. St. Jan. Inc. a.m. etc. J. F. K. S. z. 1. 12. 3.14. .5 No. -. 10%. _.
-    é. É. ß. İ. ǅ. ª. ². ½. Ⓐ. ⓐ. कि. 中。 中. Да. да. ة. ? ! . , ; : - -- --- .. ... .... ?! !! !!! ?. !. ." .' .) .]
+    é. É. ß. İ. ǅ. ª. ². ½. Ⓐ. ⓐ. कि. 中. Да. да. ة. ? ! . , ; : - -- --- .. ... .... ?! !! !!! ?. !. ." .' .) .]
     ."-- .)-- ?" !) ., .; .- .-- .* .@ .( '. (. [ ] { } ( ) * & # @ ` \u201c \u201d \u2018 \u2019 « » .\u201d .\u2019 .»
     … a.. a..b a... ...a .a ?a !a. ??a. ?a.b!
 """
@@ -62,7 +64,7 @@ def nltk_tokenizer(language: str) -> PunktTokenizer:
 
 
 def by_nltk(text: str, language: str = "english") -> list[str]:
-    """What the module promises: NLTK's sentences of each paragraph."""
+    """What the module promises of text without other scripts' sentence ends: NLTK's sentences of each paragraph."""
     paragraphs = re.split(r"[\n\u2028]\s*[\n\u2028]|\u2029", text)
     return [sentence for part in paragraphs for sentence in nltk_tokenizer(language).tokenize(part.strip())]
 
@@ -90,6 +92,34 @@ def test_the_sentences_of_technical_prose_are_those_of_nltk() -> None:
 @given(texts)
 def test_hostile_text_is_split_as_by_nltk(text: str) -> None:
     assert split_sentences(text) == by_nltk(text)
+
+
+FOREIGN = ["中。", "。", "！", "？」", "है।", "كم؟", "。.", "？!", "…。", "。,"]
+
+
+@settings(max_examples=500, deadline=None)
+@given(
+    st.lists(st.tuples(st.sampled_from([*WORDS, *FOREIGN * 4]), st.sampled_from(GAPS)), max_size=12).map(
+        lambda pairs: "".join(word + gap for word, gap in pairs)
+    )
+)
+def test_beyond_nltk_only_the_ends_of_other_scripts_end_sentences(text: str) -> None:
+    ours, by_punkt = split_sentences(text), by_nltk(text)
+    assert "".join("".join(ours).split()) == "".join("".join(by_punkt).split())
+    while ours:
+        whole = by_punkt.pop(0)
+        while whole:  # each of NLTK's sentences is one or more of ours
+            part = ours.pop(0)
+            assert whole.startswith(part)
+            whole = whole.removeprefix(part).lstrip()
+            assert not whole or re.search(r"[。！？।؟]\W*$", part), ascii(text)
+
+
+def test_foreign_sentences_in_english_text_are_told_apart() -> None:
+    text = "He said this.\n人人生而自由。他们赋有理性和良心。「好！」 It is so. هل هذا؟ نعم."
+    assert split_sentences(text) == [
+        "He said this.", "人人生而自由。", "他们赋有理性和良心。", "「好！」", "It is so.", "هل هذا؟", "نعم.",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
