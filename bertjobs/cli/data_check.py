@@ -170,7 +170,8 @@ def _print_header(path: str, target: CheckTarget) -> None:
     data, expected = target.data, target.parts[0].expected
     print(f"{path}: {'token ids' if expected.shard_format == 'ids' else 'LDDL strings'} ({expected.shard_format})")
     vocabulary = target.vocabulary
-    print(f"vocabulary  {vocabulary.size:,} tokens, {vocabulary.normalisation}, sha256 {vocabulary.sha256[:12]}...")
+    stated = f"{vocabulary.normalisation}, " if data is not None else ""  # of a lone shard nothing states it
+    print(f"vocabulary  {vocabulary.size:,} tokens, {stated}sha256 {vocabulary.sha256[:12]}...")
     if data is not None:
         print(f"manifest    sha256 {data.sha256[:12]}...")
         words = ", ".join(f"{name} {_value(value)}" for name, value in data.settings.items())

@@ -67,7 +67,7 @@ class Evidence:
     @property
     def words_on_accents(self) -> str:
         """What ``strip_accents`` is decided by."""
-        return f"{self.marked:,} of {self.tokens:,} tokens have an accent, a vowel sign or a tone mark"
+        return f"stripping changes {self.marked:,} of {self.tokens:,} tokens"
 
 
 def guessed(tokens: Sequence[str]) -> Normalisation:

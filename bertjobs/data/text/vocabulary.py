@@ -85,7 +85,7 @@ class Vocabulary:
         if self.tokenizer_file is not None:
             return hashlib.sha256(self.tokenizer_file.encode()).hexdigest()
         own = self.normalisation == Normalisation.berts(self.lowercase)
-        return hashlib.sha256(b"" if own else str(self.normalisation).encode()).hexdigest()
+        return hashlib.sha256(b"" if own else json.dumps(self.normalisation.config()).encode()).hexdigest()
 
     @cached_property
     def continues(self) -> NDArray[np.bool_]:
