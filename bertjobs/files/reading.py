@@ -67,16 +67,21 @@ def read_text(path: Path) -> str | None:
         raise DamagedFileError(f"{path.name} cannot be read: not UTF-8: {first_line(error)}", where=str(path)) from None
 
 
-def parse_json(text: str | bytes) -> Any:
+def parse_json(text: str | bytes, *, finite: bool = False) -> Any:
     """What ``json.loads`` makes of a text.
 
     Raises:
-        ValueError: it is not JSON, or it is nested too deeply to be read.
+        ValueError: it is not JSON, or it is nested too deeply to be read; or, where its numbers must be ``finite``, it
+            holds NaN or Infinity.
     """
     try:
-        return json.loads(text)
+        return json.loads(text, parse_constant=_refuse if finite else None)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
+
+
+def _refuse(constant: str) -> Any:
+    raise ValueError(f"{constant} is not a number")
 
 
 def read_json(path: Path, parse: Callable[[Any], T]) -> T | None:

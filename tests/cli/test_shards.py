@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -130,6 +131,26 @@ def test_verify_names_each_bad_file(made: dict[str, Path], capsys: pytest.Captur
     stray.unlink()
 
 
+def test_verify_says_where_a_manifest_has_no_hash_of_itself(
+    made: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = Path(shutil.copytree(made["ids"], tmp_path / "older"))
+    content = json.loads((folder / "MANIFEST.json").read_text())
+    assert run("verify", folder) == 0
+    assert "hash of itself" not in capsys.readouterr().out
+    older = {name: value for name, value in content.items() if name not in ("files", "sources", "sha256_of_above")}
+    (folder / "tokenizer_config.json").unlink()
+    (folder / "MANIFEST.json").write_text(json.dumps(older, indent=2) + "\n")
+    assert run("verify", folder) == 0
+    assert "without a hash of itself" in capsys.readouterr().out
+    assert run("verify", "--json", folder) == 0
+    assert json.loads(capsys.readouterr().out)["manifest_has_hash"] is False
+    content["documents"]["train"] += 1
+    (folder / "MANIFEST.json").write_text(json.dumps(content, indent=2) + "\n")
+    with pytest.raises(InputError, match="it was changed"):
+        run("verify", folder)
+
+
 def test_adopt_then_verify(made: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source, output = made["lddl"] / "phase1" / "train", tmp_path / "my data"
     vocabulary = made["lddl"] / "vocab.txt"
@@ -156,7 +177,6 @@ def test_adopt_says_what_it_guessed_of_the_vocabulary(
     assert run(*words, tmp_path / "b", "--uncased", "--strip-accents", "no") == 0
     assert "guessed" not in capsys.readouterr().out
     assert Vocabulary.of_folder(tmp_path / "b").normalisation == Normalisation(True, False)
-    assert not DataManifest.read(tmp_path / "b").strip_accents
 
 
 def test_adopt_hdf5_then_verify(made: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -89,13 +89,15 @@ def write_folder(
         vocabulary_sha256=sha256_of(folder / "vocab.txt"),
         vocabulary_size=len(tokens),
         lowercase=True,
-        strip_accents=True,
         masking="static" if static else "dynamic",
         settings={},
         documents={},
         corpus={},
         held_out=(),
         phases={1: PhaseData(1, LONGEST, 8, train, validation)},
+        plan=None,
+        has_hash=True,
+        files_beside={},
     )
     return manifest, contents
 

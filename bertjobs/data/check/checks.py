@@ -129,6 +129,6 @@ def why_unreadable(path: Path, expected: Expected, vocabulary: Vocabulary, error
         return refused
     try:
         table = pq.ParquetFile(path).read(use_threads=False)
-    except pa.ArrowException:
+    except (pa.ArrowException, ValueError, OSError):  # ValueError: a column's name is not text
         return refused
     return wrong_columns(table.schema) or list(wrong_cells(table, vocabulary)) or refused

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from bertjobs.data.shards.ids_shard import SPECIALS
-from bertjobs.data.shards.lddl_columns import MASK_FIELDS, SCHEMA, read_positions
+from bertjobs.data.shards.lddl_columns import MASK_FIELDS, SCHEMA, read_positions, words_of
 from bertjobs.data.text.vocabulary import Vocabulary
 
 Int64s = NDArray[np.int64]
@@ -50,7 +50,7 @@ def wrong_cells(table: pa.Table, vocabulary: Vocabulary) -> Iterator[str]:
     known = pa.array(vocabulary.tokens, type=pa.string())
     for name, split in words.items():
         flat = split.flatten()
-        unknown = pc.unique(flat.filter(pc.is_null(pc.index_in(flat, value_set=known)))).to_pylist()
+        unknown = words_of(pc.unique(flat.filter(pc.is_null(pc.index_in(flat, value_set=known)))))
         if unknown:
             some = ", ".join(map(repr, unknown[:_SHOWN])) + (", ..." if len(unknown) > _SHOWN else "")
             yield f"{len(unknown):,} tokens of column {name} are not in the vocabulary: {some}"

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bertjobs.data.shards.manifest import MANIFEST_NAME, SPLITS, VOCABULARY_FILES, DataManifest, ShardFile
-from bertjobs.data.text.normalisation import CONFIG_FILE
-from bertjobs.data.text.vocabulary import TOKENIZER_FILE, Vocabulary
+from bertjobs.data.shards.manifest import MANIFEST_NAME, SPLITS, DataManifest, ShardFile
+from bertjobs.data.text.vocabulary import TOKENIZER_FILE, TOKENS_FILE, Vocabulary
 from bertjobs.errors import InputError
-from bertjobs.files.atomic import TEMPORARY_PREFIX
-from bertjobs.files.reading import DamagedFileError
+from bertjobs.files.atomic import TEMPORARY_PREFIX, sha256_of
+from bertjobs.files.reading import parse_json
 
 ROWS_NAME = ".num_samples.json"  # what LDDL's own loader reads
 WORK_FOLDER = ".prepare"
@@ -41,8 +39,8 @@ Progress = Callable[[int, int], None]
 
 
 def verify(data: DataManifest, threads: int, progress: Progress) -> list[BadFile]:
-    """Read a data folder whole and compare it with its manifest: every size and sha256, the vocabulary, and whether
-    there are files that it does not list.
+    """Read a data folder whole and compare it with its manifest: every size and sha256, the vocabulary and
+    its tokenizer, and whether there are files that it does not list.
 
     Returns:
         What is wrong, by path.
@@ -116,33 +114,35 @@ def _listed_twice(data: DataManifest, listed: list[tuple[Path, ShardFile]]) -> I
 
 
 def _wrong_vocabulary(data: DataManifest) -> Iterator[BadFile]:
-    path = data.vocabulary_path
+    expected = {TOKENS_FILE: data.vocabulary_sha256, **(data.files_beside or {})}
+    actual = {name: _hash(data.folder / name) for name in expected}
+    changed = [name for name, sha256 in expected.items() if actual[name] != f"sha256 {sha256}"]
+    if changed:
+        yield from (BadFile(name, f"sha256 {expected[name]}", actual[name]) for name in changed)
+        return
+    listed = data.files_beside is None or TOKENIZER_FILE in data.files_beside
     try:
-        sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError as error:
-        yield BadFile(_short(data, path), f"sha256 {data.vocabulary_sha256}", error.strerror or "unreadable")
-        return
-    if sha256 != data.vocabulary_sha256:
-        yield BadFile(_short(data, path), f"sha256 {data.vocabulary_sha256}", f"sha256 {sha256}")
-        return
-    try:
-        vocabulary = Vocabulary.of_folder(data.folder, data.lowercase)
-    except DamagedFileError as error:
-        yield BadFile(CONFIG_FILE, "a file as Hugging Face writes it", error.what)
-        return
+        vocabulary = (Vocabulary.of_folder(data.folder, data.lowercase) if listed
+                      else Vocabulary.read(data.vocabulary_path, data.lowercase))  # fmt: skip
     except InputError as error:
-        yield BadFile(TOKENIZER_FILE, "the tokens of vocab.txt", error.what)
+        yield BadFile(TOKENIZER_FILE if listed else TOKENS_FILE, "the tokens of the shards", error.what)
         return
-    stated = replace(vocabulary.normalisation, lowercase=data.lowercase, strip_accents=data.strip_accents)
-    if vocabulary.normalisation != stated:
-        yield BadFile(CONFIG_FILE, f"{stated}, as {MANIFEST_NAME} states", str(vocabulary.normalisation))
     if vocabulary.size != data.vocabulary_size:
-        yield BadFile(_short(data, path), f"{data.vocabulary_size:,} tokens", f"{vocabulary.size:,} tokens")
+        yield BadFile(TOKENS_FILE, f"{data.vocabulary_size:,} tokens", f"{vocabulary.size:,} tokens")
+
+
+def _hash(path: Path) -> str:
+    """``sha256 HEX`` of a small file, or why it cannot be read."""
+    try:
+        return f"sha256 {sha256_of(path)}"
+    except OSError as error:
+        return error.strerror or "unreadable"
 
 
 def _unknown(data: DataManifest, listed: set[Path]) -> Iterator[BadFile]:
     """Files that are in the folder but not in the manifest, and what an unfinished prepare left."""
-    known = listed | {data.folder / name for name in (MANIFEST_NAME, *VOCABULARY_FILES)}
+    beside = (TOKENIZER_FILE,) if data.files_beside is None else data.files_beside
+    known = listed | {data.folder / name for name in (MANIFEST_NAME, TOKENS_FILE, *beside)}
     known |= {path.parent / ROWS_NAME for path in listed}
     for parent, folders, names in os.walk(data.folder):
         for name in [one for one in folders if one == WORK_FOLDER or one.startswith(TEMPORARY_PREFIX)]:
@@ -179,6 +179,6 @@ def _rows_in_all(counts: Any) -> str:
 
 def _read_json(path: Path) -> Any:
     try:
-        return json.loads(path.read_bytes())
+        return parse_json(path.read_bytes())
     except (OSError, ValueError):
         return None

@@ -97,7 +97,10 @@ def _slices(buffer: Any) -> Iterator[bytes]:
 
 @contextmanager
 def _parquet(path: str) -> Iterator[Any]:
-    with open_raw(path) as raw, pq.ParquetFile(raw, pre_buffer=False, buffer_size=CHUNK) as table:
+    with (
+        open_raw(path) as raw,
+        pq.ParquetFile(raw, pre_buffer=False, buffer_size=CHUNK, page_checksum_verification=True) as table,
+    ):
         yield table
 
 

@@ -12,7 +12,7 @@ import html
 import os
 import re
 from collections.abc import Iterable, Iterator
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from bertjobs.data.corpus.document import CHUNK, Decoded, decode, parts
 from bertjobs.data.corpus.files import EXPANSION, File, chunks, open_raw, open_text, reading
@@ -32,6 +32,8 @@ _STREAM = re.compile(rb"BZh[1-9]1AY&SY")  # a stream's header and its first bloc
 _TEXT = re.compile(rb"<text\b[^>]*(?<!/)>(.*?)</text>", re.DOTALL)
 _ID = re.compile(rb"<id>(\d+)</id>")
 _NAMESPACE = re.compile(rb"<ns>(-?\d+)</ns>")
+_MODEL = re.compile(rb"<model>([^<]+)</model>")
+_LANGUAGE = re.compile(rb"<mediawiki\b[^>]*\bxml:lang=\"([a-zA-Z]+)")
 _MEDIA_NAMESPACE = re.compile(rb'<namespace key="(?:6|14|-2)"[^>]*>([^<]+)</namespace>')
 
 
@@ -60,15 +62,24 @@ def _streams(raw: BinaryIO) -> Iterator[int]:
         place += len(text) - len(tail)
 
 
+class Wiki(NamedTuple):
+    """What a dump says of its wiki: the lower-case names of the namespaces of files and categories, which are not text;
+    and its language, as "en"."""
+
+    media_names: frozenset[str]
+    language: str
+
+
 def read_dump(piece: Piece) -> Iterator[Document]:
-    """The articles of a piece as prose: namespace 0, no redirects. A document's id is its page's.
+    """The articles of a piece as prose: namespace 0, no redirects. A document's id is its page's; that of a page of
+    another model than wikitext has no text.
 
     Raises:
         InputError: not a dump, one of Wikidata, a truncated one, or a page too long to be an article.
     """
     (path,) = piece.paths
     with reading(path):
-        media = _media_names(path)
+        wiki = _wiki(path)
         with open_text(path) if piece.end < 0 else open_raw(path) as file:
             last = piece.end < 0 or piece.end >= file.seek(0, os.SEEK_END)
             own: Iterator[bytes]
@@ -80,11 +91,10 @@ def read_dump(piece: Piece) -> Iterator[Document]:
             else:
                 own, beyond = _range(file, piece.start, piece.end), chunks(file)
             for page in _pages(own, beyond, last, path):
-                yield from _article(page, media)
+                yield from _article(page, wiki)
 
 
-def _media_names(path: str) -> frozenset[str]:
-    """The lower-case names of the namespaces of files and categories, which are not text, in the dump's language."""
+def _wiki(path: str) -> Wiki:
     with open_text(path) as file:
         head = file.read(_HEAD)
     if b"<mediawiki" not in head:
@@ -95,7 +105,8 @@ def _media_names(path: str) -> frozenset[str]:
         )
     refuse_wikidata(head, path)
     names = {html.unescape(name.decode("utf-8", "replace")).lower() for name in _MEDIA_NAMESPACE.findall(head)}
-    return MEDIA_NAMES | names
+    language = _LANGUAGE.search(head)
+    return Wiki(MEDIA_NAMES | names, language[1].decode().lower() if language else "en")
 
 
 def _range(raw: BinaryIO, start: int, end: int) -> Iterator[bytes]:
@@ -167,14 +178,18 @@ def _check_length(text: bytes, path: str) -> None:
         )
 
 
-def _article(page: bytes, media: frozenset[str]) -> Iterator[Document]:
+def _article(page: bytes, wiki: Wiki) -> Iterator[Document]:
     namespace = _NAMESPACE.search(page)
     if b"<redirect" in page or (namespace and namespace[1] != b"0"):
         return
-    number, texts = _ID.search(page), _TEXT.findall(page)
+    number, texts, models = _ID.search(page), _TEXT.findall(page), _MODEL.findall(page)
     if number is None or not texts:
         return
+    if models and models[-1] != b"wikitext":
+        yield Document(number[1].decode(), "", 0, 0, len(page), model=models[-1].decode("utf-8", "replace"))
+        return
     stretches = list(decode(texts[-1:]))  # of several revisions, the last
-    text = prose(html.unescape("".join(stretch.text for stretch in stretches)), media)
+    source = html.unescape("".join(stretch.text for stretch in stretches))
+    text = prose(source, wiki.media_names, wiki.language)
     replaced, nul = sum(stretch.replaced for stretch in stretches), sum(stretch.nul for stretch in stretches)
     yield from parts(number[1].decode(), [Decoded(text, replaced, nul, len(page))])

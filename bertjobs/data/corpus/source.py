@@ -145,6 +145,7 @@ class Piece:
         text_bytes: about how many bytes of text it holds.
         root: the folder (with a closing slash) that document ids leave out.
         field: the field or column that holds the text.
+        ids_repeat: documents of one source have equal ids.
     """
 
     source: int
@@ -154,6 +155,7 @@ class Piece:
     text_bytes: int
     root: str = ""
     field: str = "text"
+    ids_repeat: bool = False
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Piece:
@@ -173,6 +175,7 @@ class Document:
         replaced: how many U+FFFD stand for what was not UTF-8.
         nul: how many NUL bytes were removed.
         size: bytes read for it.
+        model: of a wiki's page that is not wikitext, such as "wikibase-item"; it has no text. Else "".
     """
 
     id: str
@@ -180,3 +183,4 @@ class Document:
     replaced: int
     nul: int
     size: int
+    model: str = ""

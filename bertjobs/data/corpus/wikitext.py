@@ -1,7 +1,7 @@
 """Wikitext to prose: what an article says in its paragraphs.
 
-Left out: headers, lists, tables, templates (except the few that stand for words inside a sentence), references,
-formulas, files, categories, comments. Nothing is expanded: that takes MediaWiki itself. Syntax:
+Left out: headers, lists, tables, templates (except those that stand for words inside a sentence: see `templates`),
+references, formulas, files, categories, comments. Nothing is expanded: that takes MediaWiki itself. Syntax:
 https://www.mediawiki.org/wiki/Help:Formatting and https://www.mediawiki.org/wiki/Help:Links.
 """
 
@@ -9,7 +9,12 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+
+from bertjobs.data.corpus.templates import words_of_template
+
+HOLE = "\ue000"
+"""Stands for a template that left no words, where someone asks for that; a line of these alone is a blank line."""
 
 MEDIA_NAMES = frozenset({"file", "image", "media", "category"})
 """Lower-case namespaces whose links are not text, in every wiki; a wiki has its own names besides them."""
@@ -42,25 +47,40 @@ _BEFORE_CLOSING = re.compile(r"(?:\s*[,;:])*\s*\)")
 _BEFORE_STOP = re.compile(r" +([,.])(?=\s|$)")
 _LITERAL = str.maketrans({character: f"&#{ord(character)};" for character in "&<>[]{}|'=*#:;_"})
 
-_RANGE_WORDS = frozenset({"to", "and", "or", "by", "x", "-", "\u2013", "to(-)", "and(-)", "+/-", "±"})
+_EQUALS = "&#61;"  # "=" in what was rendered, which a template around it must not take for an argument's name
+_ONLY_HOLES = re.compile(rf"^[ \t{HOLE}]*{HOLE}[ \t{HOLE}]*$", re.MULTILINE)
 
 
-def prose(wikitext: str, media_names: frozenset[str] = MEDIA_NAMES) -> str:
+def prose(
+    wikitext: str,
+    media_names: frozenset[str] = MEDIA_NAMES,
+    language: str = "en",
+    in_place_of: Callable[[str], str] = lambda _content: "",
+) -> str:
     """The paragraphs of an article, one per line.
 
     Args:
         wikitext: its source, with XML's own escapes resolved.
         media_names: lower-case names of the namespaces of files and categories.
+        language: of the wiki, as "en".
+        in_place_of: what to write for a template that leaves no words, given its content: nothing, or ``HOLE``.
     """
+
+    def template(content: str) -> str:
+        words = words_of_template(content, language)
+        return words.replace("=", _EQUALS) if words else in_place_of(content)
+
     text = _COMMENT.sub("", wikitext)
     text = _NOWIKI.sub(lambda match: match[1].translate(_LITERAL), text)
     text = _without_elements(text)
-    text = _without_brackets(text, media_names)
+    text = _without_brackets(text, media_names, template)
     text = _EXTERNAL.sub(lambda match: match[1] or match[2] or "", text)
     text = _URL.sub("", text)
     text = _BLOCK.sub("\n\n", _LINE_BREAK.sub("\n", text))
     text = _TAG.sub("", text)
     text = _SWITCH.sub("", _QUOTES.sub(_apostrophes, text))
+    if HOLE in text:
+        text = _ONLY_HOLES.sub("", text)
     return "\n".join(line for line in map(_tidy, _paragraphs(text)) if _says_something(line))
 
 
@@ -123,8 +143,9 @@ def _without_elements(text: str) -> str:
     return "".join(kept) + text[kept_to:]
 
 
-def _without_brackets(text: str, media_names: frozenset[str]) -> str:
-    """The text with links as their labels, without templates and tables; brackets without a partner are dropped.
+def _without_brackets(text: str, media_names: frozenset[str], template: Callable[[str], str]) -> str:
+    """The text with links as their labels and templates as their words, without tables; brackets without a partner are
+    dropped.
 
     One pass with a stack: a frame is the mark that opened it and what has been written since. What an unclosed bracket
     holds is text of the frame around it.
@@ -151,7 +172,7 @@ def _without_brackets(text: str, media_names: frozenset[str]) -> str:
                 depth[opened] -= 1
                 inside.append(written)
             content = "".join(stretch for written in reversed(inside) for stretch in written)
-            frames[-1][1].append(_rendered(opening, content, media_names))
+            frames[-1][1].append(_rendered(opening, content, media_names, template))
     frames[-1][1].append(text[place:])
     return "".join(stretch for _, written in frames for stretch in written)
 
@@ -159,10 +180,10 @@ def _without_brackets(text: str, media_names: frozenset[str]) -> str:
 _OPENING = {"}}": "{{", "|}": "{|", "]]": "[["}
 
 
-def _rendered(opening: str, content: str, media_names: frozenset[str]) -> str:
+def _rendered(opening: str, content: str, media_names: frozenset[str], template: Callable[[str], str]) -> str:
     if opening == "[[":
-        return _link(content, media_names)
-    return _template(content) if opening == "{{" else ""
+        return _link(content, media_names).replace("=", _EQUALS)
+    return template(content) if opening == "{{" else ""
 
 
 def _link(content: str, media_names: frozenset[str]) -> str:
@@ -176,40 +197,3 @@ def _link(content: str, media_names: frozenset[str]) -> str:
     if colon and prefix and _LANGUAGE_LINK.match(prefix) and not labels:
         return ""
     return name if colon and not prefix else target
-
-
-def _template(content: str) -> str:
-    """The words of a template that stands for some inside a sentence; nothing for all others."""
-    name, *arguments = (part.strip() for part in content.split("|"))
-    name = name.lower().replace("_", " ")
-    unnamed = [argument for argument in arguments if "=" not in argument]
-    if name in _WORDS:
-        return _WORDS[name]
-    if name in ("convert", "cvt") and len(unnamed) >= 2:
-        quantity = unnamed[:4] if len(unnamed) >= 4 and unnamed[1] in _RANGE_WORDS else unnamed[:2]
-        return " ".join(quantity)
-    if name in ("as of", "circa", "c."):
-        words = {"as of": "as of" if "lc=y" in arguments else "As of"}.get(name, "c.")
-        return f"{words} {unnamed[0]}" if unnamed else words
-    if name == "lang" or name.startswith("transl"):
-        return unnamed[-1] if len(unnamed) > 1 else ""
-    if name in _FIRST_ARGUMENT or re.fullmatch(r"lang-[a-z-]+", name):
-        return unnamed[0] if unnamed else ""
-    return ""
-
-
-_WORDS = {
-    "ndash": "\u2013",
-    "spaced ndash": " \u2013 ",
-    "snd": " \u2013 ",
-    "mdash": "\u2014",
-    "spaced mdash": " \u2014 ",
-    "nbsp": " ",
-    "'": "'",
-    "'s": "'s",
-    "=": "=",
-    "!": "|",
-}
-_FIRST_ARGUMENT = frozenset(
-    {"nowrap", "nobr", "small", "abbr", "formatnum", "sup", "sub", "quote", "blockquote", "cquote", "angbr", "sic"}
-)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -22,11 +21,13 @@ from bertjobs.data.check.lddl_cells import wrong_cells, wrong_columns
 from bertjobs.data.check.verify import ROWS_NAME
 from bertjobs.data.corpus.source import HDF5_SUFFIXES
 from bertjobs.data.prepare.new_folder import check_output, new_folder
-from bertjobs.data.shards.manifest import FORMAT, MANIFEST_NAME, SPLITS, VERSION, DataManifest, ShardFile
+from bertjobs.data.shards.manifest import FORMAT, SPLITS, VERSION, DataManifest, ShardFile
+from bertjobs.data.shards.manifest_form import write_manifest
 from bertjobs.data.text.vocabulary import Vocabulary
 from bertjobs.data.text.vocabulary_choice import NO_WISHES, Wishes, choose_vocabulary
 from bertjobs.errors import InputError
 from bertjobs.files.atomic import sha256_of, sync_file, write_json
+from bertjobs.files.reading import parse_json
 
 LINKS = ("symlink", "copy")
 SAMPLE_ROWS = 1000  # of each file, whose tokens are looked up in the vocabulary
@@ -207,7 +208,7 @@ def count_file(source: LddlFile, vocabulary: Vocabulary) -> CountedFile:
         InputError: the file is damaged or has another schema, or a token is not in the vocabulary; says which.
     """
     try:
-        with pq.ParquetFile(source.path) as file:
+        with pq.ParquetFile(source.path, page_checksum_verification=True) as file:
             if wrong := wrong_columns(file.schema_arrow):
                 raise InputError(f"{source.path.name!r} is not LDDL's: {wrong[0]}", where=str(source.path))
             _check_sample(source.path, file, vocabulary)
@@ -252,14 +253,16 @@ def _check_sample(path: Path, file: pq.ParquetFile, vocabulary: Vocabulary) -> N
 def _read_rows(folder: Path) -> dict[str, int]:
     """LDDL's file of row counts; {} if it is missing."""
     path = folder / ROWS_NAME
+    hint = "remove it, if the shards are whole"
     try:
-        content = json.loads(path.read_bytes())
+        content = parse_json(path.read_bytes())
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
-        raise InputError(f"{ROWS_NAME} is damaged: {error}", where=str(path), hint="remove it, if the shards are whole"
-                         ) from error  # fmt: skip
-    return content if isinstance(content, dict) else {}
+        raise InputError(f"{ROWS_NAME} is damaged: {error}", where=str(path), hint=hint) from error
+    if not isinstance(content, dict) or not all(type(rows) is int for rows in content.values()):
+        raise InputError(f"{ROWS_NAME} does not list the rows of each shard", where=str(path), hint=hint)
+    return content
 
 
 def _check_rows(counted: CountedFile, rows: int | None) -> None:
@@ -316,7 +319,7 @@ def _write(
                     folder / f"phase{number}" / name, entry[name]["files"], options.phases[number], options.link
                 )
         vocabulary.write(folder)
-        write_json(folder / MANIFEST_NAME, _content(options, vocabulary, entries, files))
+        write_manifest(folder, _content(options, vocabulary, entries, files))
 
 
 def _place_shards(folder: Path, files: Sequence[Mapping[str, Any]], source: Path, link: str) -> None:

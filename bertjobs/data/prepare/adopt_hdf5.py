@@ -21,11 +21,11 @@ from bertjobs.data.prepare.shard_files import IdsWriter, Masks, Rows, new_ids_sh
 from bertjobs.data.ragged import gather, offsets_of
 from bertjobs.data.shards.bins import bin_ids, rows_per_shard
 from bertjobs.data.shards.ids_shard import ids_type
-from bertjobs.data.shards.manifest import MANIFEST_NAME, SPLITS, DataManifest, ShardFile
+from bertjobs.data.shards.manifest import SPLITS, DataManifest, ShardFile
+from bertjobs.data.shards.manifest_form import write_manifest
 from bertjobs.data.text.vocabulary import Vocabulary
 from bertjobs.data.text.vocabulary_choice import NO_WISHES, Wishes, choose_vocabulary
 from bertjobs.errors import InputError
-from bertjobs.files.atomic import write_json
 
 Int64s = NDArray[np.int64]
 BIN_SIZE = 64
@@ -86,7 +86,7 @@ def adopt_hdf5(options: Hdf5Options, progress: Progress) -> DataManifest:
                 if not made[number, name].files:
                     raise InputError(f"the files for {name} hold no rows", where=str(options.phases[number]))
         vocabulary.write(folder)
-        write_json(folder / MANIFEST_NAME, _content(options, vocabulary, files, splits, made))
+        write_manifest(folder, _content(options, vocabulary, files, splits, made))
     return DataManifest.read(options.output)
 
 

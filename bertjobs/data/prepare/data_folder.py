@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bertjobs.data.corpus import Source, named_on_disk, refuse_sources_without_text, scan
+from bertjobs.data.prepare.document_keys import with_repeated_ids
 from bertjobs.data.prepare.on_this_machine import Done, Runner, ThisMachine
 from bertjobs.data.prepare.pair_counts import refuse_poor_pairs
 from bertjobs.data.prepare.settings import PrepareOptions
@@ -19,6 +19,7 @@ from bertjobs.data.prepare.stage_pairs import counted_pairs, settle_split
 from bertjobs.data.prepare.unknown_share import EarlyCheck, TooManyUnknownError, check_unknown, unknown_counts
 from bertjobs.data.prepare.work_folder import FOLDER_NAME, STAGES, PreparePlan, WorkFolder, make_plan
 from bertjobs.data.shards.manifest import FORMAT, MANIFEST_NAME, SPLITS, VERSION, DataManifest
+from bertjobs.data.shards.manifest_form import write_manifest
 from bertjobs.data.text.vocabulary import Vocabulary
 from bertjobs.errors import BertjobsError, InputError
 from bertjobs.files.atomic import remove_leftovers, sync_folder, write_json
@@ -61,7 +62,7 @@ def prepare(options: PrepareOptions, progress: Progress, runner: Runner | None =
     refuse_sources_without_text(sources, pieces)
     try:
         with _removed_after_bad_input(output), locked(_open(output)):
-            work = WorkFolder.create(options, plan, pieces)
+            work = WorkFolder.create(options, plan, with_repeated_ids(pieces, sources))
             vocabulary.write(work.folder)
             _run_stages(work, options, runner or ThisMachine(1), progress)
             _finish(work, vocabulary)
@@ -111,8 +112,7 @@ def _is_complete(output: Path, plan: PreparePlan) -> bool:
     if not (output / MANIFEST_NAME).exists():
         return False
     data = DataManifest.read(output)
-    before = json.loads((output / MANIFEST_NAME).read_bytes())["plan"]
-    changed = PreparePlan(**before).difference(plan) if before else "they were adopted"
+    changed = PreparePlan.of_json(data.plan).difference(plan) if data.plan else "they were adopted"
     if changed:
         raise InputError(
             f"{str(data.folder)!r} holds data made with other settings: {changed}",
@@ -180,8 +180,8 @@ def _finish(work: WorkFolder, vocabulary: Vocabulary) -> None:
     if moved:
         held_out += 1 if moved.to == "validation" else -1
         names = [moved.name] if moved.to == "validation" else [name for name in names if name != moved.name]
-    write_json(
-        work.output / MANIFEST_NAME,
+    write_manifest(
+        work.output,
         {
             "format": FORMAT,
             "version": VERSION,
@@ -191,7 +191,8 @@ def _finish(work: WorkFolder, vocabulary: Vocabulary) -> None:
             "documents": {"train": documents - held_out, "validation": held_out},
             "held_out": names[:1000],
             "corpus": {name: sum(result.get(name, 0) for result in tokenised)
-                       for name in ("bytes", "tokens", "left_out", "empty", "replaced", "nul")},
+                       for name in ("bytes", "tokens", "left_out", "empty", "skipped_pages", "replaced", "nul")}
+            | {"with_equal_ids": len({piece.source for piece in work.pieces if piece.ids_repeat})},
             "sources": [vars(count) for count in unknown_counts(work)],
             "phases": _phases(work),
             "plan": vars(work.plan),

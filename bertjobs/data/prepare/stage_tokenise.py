@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +11,7 @@ from numpy.typing import NDArray
 
 from bertjobs.data.batches.masking import splitmix64
 from bertjobs.data.corpus import Document, Source, read
+from bertjobs.data.prepare.document_keys import keyed
 from bertjobs.data.prepare.work_folder import WorkFolder
 from bertjobs.data.ragged import gather, offsets_of
 from bertjobs.data.shards.ids_shard import ids_type
@@ -26,16 +25,7 @@ UInt64s = NDArray[np.uint64]
 _BATCH_CHARACTERS = 1_000_000  # tokenised at a time
 CHUNK_TOKENS = 1_000_000  # in a file at most; its last batch may go beyond
 _NAMES_KEPT = 1000  # of held-out documents, for the manifest
-_PART = re.compile(r"#(\d+)$")  # what `corpus` adds to the id of a part of a long document
 _HELD_OUT, _SAMPLE, _BUCKET, _COPIES = (np.uint64(number << 60) for number in (1, 2, 3, 4))
-
-
-def document_key(seed: int, identifier: str) -> tuple[int, int]:
-    """64 bits of a document, for all draws about it, and the number of the part: parts of a long one have one key."""
-    part = _PART.search(identifier)
-    text = f"{seed}/{identifier[: part.start()] if part else identifier}"
-    digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
-    return int.from_bytes(digest, "little"), int(part[1]) if part else 1
 
 
 def share(keys: UInt64s, of: np.uint64) -> NDArray[np.float64]:
@@ -74,7 +64,8 @@ def tokenise_piece(work: WorkFolder, number: int, vocabulary: Vocabulary, encode
     split = splitter(options.splitters()[piece.source], options.language_name)
     chunk = _Chunk(piece.source)
     tally = _Tally()
-    for batch in _batches(read(piece, source.kind, tally.add_empty), options.seed, options.sample_ratio, tally):
+    documents = keyed(read(piece, source.kind, tally.add_empty), piece, options.seed)
+    for batch in _batches(documents, options.sample_ratio, tally):
         chunk.add(batch, encoder, split)
         if chunk.tokens >= CHUNK_TOKENS:
             _write(work, number, chunk, vocabulary, tally)
@@ -97,14 +88,18 @@ class _Tally:
     unknown: int = 0
     replaced: int = 0
     nul: int = 0
+    skipped_pages: int = 0
     bytes: int = 0
     names: list[str] = field(default_factory=list)
     lowest_train: list[Any] | None = None
     highest_held_out: list[Any] | None = None
 
     def add_empty(self, document: Document) -> None:
-        """Count a document without text."""
-        self.empty += 1
+        """Count a document without text, or a page of a wiki that is not wikitext."""
+        if document.model:
+            self.skipped_pages += 1
+        else:
+            self.empty += 1
         self.bytes += document.size
 
 
@@ -134,16 +129,15 @@ class _Chunk:
 
 
 def _batches(
-    documents: Iterator[Document], seed: int, sample_ratio: float, tally: _Tally
+    documents: Iterator[tuple[tuple[int, int], Document]], sample_ratio: float, tally: _Tally
 ) -> Iterator[list[tuple[tuple[int, int], Document]]]:
-    """The documents that are sampled, each with its key, about a megabyte at a time."""
+    """The documents that are sampled, about a megabyte at a time."""
     batch: list[tuple[tuple[int, int], Document]] = []
     size = 0
-    for document in documents:
+    for key, document in documents:
         tally.bytes += document.size
         tally.replaced += document.replaced
         tally.nul += document.nul
-        key = document_key(seed, document.id)
         if sample_ratio < 1 and share(np.array(key[:1], dtype=np.uint64), _SAMPLE)[0] >= sample_ratio:
             tally.left_out += 1
             continue

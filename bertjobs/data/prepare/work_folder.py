@@ -9,8 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from math import ceil
 from pathlib import Path
@@ -72,6 +72,11 @@ class PreparePlan:
     train_buckets: int
     validation_buckets: int
     shards: int
+
+    @classmethod
+    def of_json(cls, values: Mapping[str, Any]) -> PreparePlan:
+        """The plan of which ``values`` is ``dataclasses.asdict``, of this version or an older one."""
+        return cls(**{field.name: values[field.name] for field in fields(cls) if field.name in values})
 
     @property
     def settings_sha256(self) -> str:

@@ -50,10 +50,15 @@ def read_positions(values: Iterable[bytes], counts: Iterable[int]) -> NDArray[np
             positions = np.frombuffer(value, dtype="<u2", offset=len(header))
         else:  # written by a numpy that pads the header differently
             try:
-                positions = np.load(io.BytesIO(value), allow_pickle=False)
-            except EOFError as error:
-                raise ValueError("masked positions are truncated") from error
+                positions = np.lib.format.read_array(io.BytesIO(value), allow_pickle=False)
+            except Exception as error:  # of damaged bytes numpy raises almost any class
+                raise ValueError(f"masked positions are truncated or damaged: {error}") from error
         if positions.shape != (count,):
             raise ValueError(f"{positions.shape} masked positions, {count} labels")
         decoded.append(positions.astype(np.uint16))
     return np.concatenate(decoded) if decoded else np.zeros(0, dtype=np.uint16)
+
+
+def words_of(values: pa.Array) -> list[str]:
+    """The strings of an array, to be shown: damaged ones may not be UTF-8."""
+    return [value.decode("utf-8", "replace") for value in values.cast(pa.binary()).to_pylist()]

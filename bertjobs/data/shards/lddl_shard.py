@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from bertjobs.data.ragged import offsets_of
 from bertjobs.data.shards.ids_shard import SPECIALS, ShardRows, StoredMasks, ids_type
-from bertjobs.data.shards.lddl_columns import MASK_FIELDS, SCHEMA, read_positions
+from bertjobs.data.shards.lddl_columns import MASK_FIELDS, SCHEMA, read_positions, words_of
 
 Int64s = NDArray[np.int64]
 
@@ -31,7 +31,7 @@ def read_lddl_shard(path: Path, tokens: pa.Array, sequence_length: int) -> Shard
             sequences that are too long; says what was expected.
     """
     try:
-        table = pq.ParquetFile(path).read(use_threads=False)
+        table = pq.ParquetFile(path, page_checksum_verification=True).read(use_threads=False)
         _check_columns(table.schema)
         return _decode(table, tokens, sequence_length)
     except pa.ArrowException as error:
@@ -75,6 +75,6 @@ def _to_ids(texts: pa.Array, tokens: pa.Array) -> tuple[NDArray[Any], Int64s]:
     words = split.flatten()
     ids = pc.index_in(words, value_set=tokens)
     if ids.null_count:
-        unknown = words.filter(pc.is_null(ids))[0].as_py()
-        raise ValueError(f"the token {unknown!r} is not in the vocabulary")
+        unknown = words_of(words.filter(pc.is_null(ids))[:1])
+        raise ValueError(f"the token {unknown[0]!r} is not in the vocabulary")
     return ids.to_numpy().astype(ids_type(len(tokens))), pc.list_value_length(split).to_numpy().astype(np.int64)

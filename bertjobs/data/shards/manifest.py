@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from bertjobs.data.shards.manifest_form import (
+    FORMAT,
+    MANIFEST_NAME,
+    SHARD_FORMATS,
+    SPLITS,
+    TOKENS_FILE,
+    VERSION,
+    files_beside,
+    has_hash,
+    read_content,
+)
 from bertjobs.errors import InputError
-from bertjobs.files.reading import parse_json
+from bertjobs.files.reading import DamagedFileError, read_bytes
 from bertjobs.recipe.spec import RunSpec
 from bertjobs.slurm.shell import quote
 
-MANIFEST_NAME = "MANIFEST.json"
-FORMAT = "bertjobs-data"
-VERSION = 2
-SHARD_FORMATS = ("ids", "lddl")
-SPLITS = ("train", "validation")
-VOCABULARY_FILES = ("vocab.txt", "tokenizer.json", "tokenizer_config.json")  # beside it; only the first is always there
+__all__ = ["FORMAT", "MANIFEST_NAME", "SHARD_FORMATS", "SPLITS", "VERSION", "DataManifest", "PhaseData", "ShardFile",
+           "Split", "vocabulary_sha256"]  # fmt: skip
 
 _AGAIN = "run `bertjobs data prepare` again, into a new folder"
 
@@ -89,12 +96,14 @@ class DataManifest:
         shard_format: "ids" (token ids in safetensors files) or "lddl" (strings in Parquet).
         vocabulary_sha256: of vocab.txt's bytes, 64 hex digits.
         vocabulary_size: tokens.
-        lowercase, strip_accents: how text was normalised before it was encoded.
         masking: "dynamic" (none stored) or "static" (stored in the shards).
         settings: all settings it was made with, by name.
         documents: number of documents by split.
         corpus: what was counted in the corpus: bytes, tokens, documents left out, characters replaced or removed.
         held_out: ids of the validation documents, the first thousand of them.
+        plan: what `prepare` planned; None where the data was adopted.
+        has_hash: whether the manifest ends with a hash of itself, as all do but those of older versions.
+        files_beside: sha256 of each other file at the folder's top, by name; None where an older version does not say.
         sources: of each corpus its name, tokens and [UNK]; () if they were not counted.
     """
 
@@ -104,13 +113,15 @@ class DataManifest:
     vocabulary_sha256: str
     vocabulary_size: int
     lowercase: bool
-    strip_accents: bool
     masking: str
     settings: dict[str, Any]
     documents: dict[str, int]
     corpus: dict[str, int]
     held_out: tuple[str, ...]
     phases: dict[int, PhaseData]
+    plan: dict[str, Any] | None
+    has_hash: bool
+    files_beside: dict[str, str] | None
     sources: tuple[dict[str, Any], ...] = ()
 
     @classmethod
@@ -142,10 +153,11 @@ class DataManifest:
                 hint="run the same `bertjobs data prepare` again: it resumes where it stopped",
             )
         try:
-            return _parse(path.read_bytes(), folder)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            return _parse(read_bytes(path) or b"", folder)
+        except (DamagedFileError, ValueError) as error:
+            what = error.what if isinstance(error, DamagedFileError) else str(error)
             raise InputError(
-                f"the manifest is damaged or of another format ({type(error).__name__}: {error})",
+                f"the manifest is damaged or of another format ({what})",
                 where=str(path),
                 hint=_AGAIN,
             ) from error
@@ -153,7 +165,7 @@ class DataManifest:
     @property
     def vocabulary_path(self) -> Path:
         """The vocab.txt that the shards were made with."""
-        return self.folder / "vocab.txt"
+        return self.folder / TOKENS_FILE
 
     def phase(self, number: int) -> PhaseData:
         """The data of a phase; InputError if the folder has none."""
@@ -225,9 +237,10 @@ class DataManifest:
         self.check_vocabulary_file()
 
     def check_vocabulary_file(self) -> None:
-        """InputError if vocab.txt is not the one that the shards were made with."""
-        if vocabulary_sha256(self.vocabulary_path) != self.vocabulary_sha256:
-            raise InputError("vocab.txt was changed", where=str(self.vocabulary_path), hint=_AGAIN)
+        """InputError if vocab.txt or a file beside it, such as tokenizer.json, is not the one of the shards."""
+        for name, sha256 in {TOKENS_FILE: self.vocabulary_sha256, **(self.files_beside or {})}.items():
+            if vocabulary_sha256(self.folder / name) != sha256:
+                raise InputError(f"{name} was changed", where=str(self.folder / name), hint=_AGAIN)
 
     def check_vocabulary(self, sha256: str) -> None:
         """InputError unless the shards were made with the vocabulary of this sha256 ("": any)."""
@@ -259,9 +272,7 @@ def vocabulary_sha256(path: Path | str) -> str:
 
 
 def _parse(raw: bytes, folder: Path) -> DataManifest:
-    content = parse_json(raw)
-    if (content["format"], content["version"]) != (FORMAT, VERSION) or content["shard_format"] not in SHARD_FORMATS:
-        raise ValueError(f"format {content['format']!r} version {content['version']!r}")
+    content = read_content(raw)
     vocabulary = content["vocabulary"]
     return DataManifest(
         folder=folder,
@@ -270,7 +281,6 @@ def _parse(raw: bytes, folder: Path) -> DataManifest:
         vocabulary_sha256=vocabulary["sha256"],
         vocabulary_size=vocabulary["size"],
         lowercase=vocabulary["lowercase"],
-        strip_accents=vocabulary.get("strip_accents", vocabulary["lowercase"]),  # earlier versions did as BERT does
         masking=content["settings"]["masking"],
         settings=content["settings"],
         documents=content["documents"],
@@ -278,15 +288,18 @@ def _parse(raw: bytes, folder: Path) -> DataManifest:
         held_out=tuple(content["held_out"]),
         phases={int(number): _parse_phase(int(number), entry, folder / f"phase{number}")
                 for number, entry in content["phases"].items()},
+        plan=content["plan"],
+        has_hash=has_hash(content),
+        files_beside=files_beside(content),
         sources=tuple(content.get("sources", ())),
     )  # fmt: skip
 
 
 def _parse_phase(number: int, entry: Any, folder: Path) -> PhaseData:
+    of_file = [column.name for column in fields(ShardFile)]
+
     def split(name: str) -> Split:
-        files = tuple(ShardFile(**file) for file in entry[name]["files"])
-        if not files or any(Path(file.name).name != file.name for file in files):
-            raise ValueError(f"phase {number} lists no {name} files, or files elsewhere")
+        files = tuple(ShardFile(**{column: file[column] for column in of_file}) for file in entry[name]["files"])
         return Split(folder / name, files, entry[name].get("pairs", {}))
 
     return PhaseData(number, entry["sequence_length"], entry["max_predictions"], split("train"), split("validation"))

@@ -264,7 +264,7 @@ def _special_ids(tokens: Sequence[str], where: str) -> list[int]:
 def _parse_tokenizer(text: str, where: str) -> Tokenizer:
     try:
         content = json.loads(text, object_pairs_hook=_object_without_repeats)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"the tokenizer file is damaged: {error}", where=where) from error
     model = content.get("model") if isinstance(content, dict) else None
     if not isinstance(model, dict) or "vocab" not in model:

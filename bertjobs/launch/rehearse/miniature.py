@@ -8,8 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bertjobs.data.shards.manifest import MANIFEST_NAME, VOCABULARY_FILES, DataManifest
-from bertjobs.files.atomic import write_json
+from bertjobs.data.shards.manifest import MANIFEST_NAME, DataManifest
+from bertjobs.data.shards.manifest_form import write_manifest
 from bertjobs.recipe.batch import divide
 from bertjobs.recipe.spec import PhaseSpec, RunSpec
 
@@ -93,10 +93,9 @@ def sample_data(data: DataManifest, folder: Path, phases: Sequence[int]) -> None
             entry[split]["files"] = _some(entry[split]["files"], rows)
             for file in entry[split]["files"]:
                 (target / file["name"]).symlink_to((source / file["name"]).absolute())
-    for path in (data.folder.absolute() / name for name in VOCABULARY_FILES):
-        if path.exists():
-            (folder / path.name).symlink_to(path)
-    write_json(folder / MANIFEST_NAME, content)
+    for name in (data.vocabulary_path.name, *(data.files_beside or ())):
+        (folder / name).symlink_to((data.folder / name).absolute())
+    write_manifest(folder, content)
 
 
 def _some(files: Sequence[Mapping[str, Any]], rows: int) -> list[Mapping[str, Any]]:

@@ -28,6 +28,7 @@ from bertjobs.data.check import (
 from bertjobs.data.check.histogram import BinLengths, picture, text_bars
 from bertjobs.data.prepare import PrepareOptions, prepare
 from bertjobs.data.shards.manifest import MANIFEST_NAME, DataManifest
+from bertjobs.data.shards.manifest_form import hashed_text
 from bertjobs.data.shards.shard_set import ShardSet
 from bertjobs.data.text.vocabulary import Vocabulary
 from bertjobs.errors import InputError
@@ -183,7 +184,7 @@ def test_a_duplicated_shard_is_recognised_by_its_rows(ids_data: dict[str, Path],
     target = folder / "phase1" / "validation" / validation[-1]["name"]
     shutil.copyfile(source, target)
     validation[-1] = {**train[-1], "name": target.name}
-    (folder / MANIFEST_NAME).write_text(json.dumps(content))
+    (folder / MANIFEST_NAME).write_text(hashed_text(content))
     problems = wrong(folder)
     assert f"{source.name} and shard-9.safetensors_1 hold the same rows" in problems
     assert "of the held-out sequences are also in training" in problems
@@ -216,6 +217,8 @@ def table_of(data: DataManifest) -> tuple[Path, pa.Table]:
         ("A", 2, "qqqq " * 60 + "zzzz", "2 tokens of column A are not in the vocabulary: 'qqqq', 'zzzz'"),
         ("masked_lm_labels", 1, "the", "masked positions, 1 labels"),
         ("masked_lm_positions", 1, b"\x93NUMPY", "column masked_lm_positions is damaged"),
+        ("masked_lm_positions", 1, b"\x93NUMPY\x01\x00\x08\x00{'a': (((", "column masked_lm_positions is damaged"),
+        ("masked_lm_positions", 1, b"PK\x05\x06" + bytes(18), "column masked_lm_positions is damaged"),
     ],
 )
 def test_all_that_is_wrong_with_lddls_cells_is_reported(
@@ -228,6 +231,18 @@ def test_all_that_is_wrong_with_lddls_cells_is_reported(
     changed = table.set_column(place, table.schema.field(column), pa.array(values, type=table.schema.types[place]))
     pq.write_table(changed, tmp_path / path.name)
     assert says in wrong(tmp_path / path.name, static.vocabulary_path)
+
+
+def test_tokens_that_are_not_utf8_are_shown(static: DataManifest, tmp_path: Path) -> None:
+    path, table = table_of(static)
+    values = [text.encode() for text in table.column("A").to_pylist()]
+    values[3] = b"the \xffpeople"
+    buffers = pa.array(values, type=pa.binary()).buffers()
+    damaged = pa.Array.from_buffers(pa.string(), len(values), buffers)
+    pq.write_table(table.set_column(0, table.schema.field("A"), damaged), tmp_path / path.name)
+    assert "tokens of column A are not in the vocabulary: '\ufffdpeople'" in wrong(
+        tmp_path / path.name, static.vocabulary_path
+    )
 
 
 def test_unexpected_columns_are_named(static: DataManifest, tmp_path: Path) -> None:
@@ -243,7 +258,7 @@ def test_shards_that_lddls_loader_refuses_are_named(dynamic: DataManifest, copy)
     content = json.loads((folder / MANIFEST_NAME).read_text())
     for file in content["phases"]["1"]["train"]["files"]:
         file["rows"] = 10 if file["bin"] else 10 * file["name"].startswith("shard-0.")
-    (folder / MANIFEST_NAME).write_text(json.dumps(content))
+    (folder / MANIFEST_NAME).write_text(hashed_text(content))
     problems = wrong(folder)
     assert "bin 0: its shards are unequal, 0 to 10 rows; LDDL's own loader refuses that" in problems
     assert "bin 1: its shards are all equal, 10 rows; LDDL's own loader refuses that" in problems

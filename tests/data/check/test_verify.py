@@ -10,6 +10,7 @@ import pytest
 
 from bertjobs.data.check.verify import ROWS_NAME, BadFile, verify
 from bertjobs.data.shards.manifest import MANIFEST_NAME, DataManifest
+from bertjobs.data.shards.manifest_form import hashed_text
 
 
 def nothing(done: int, total: int) -> None:
@@ -87,20 +88,14 @@ def test_a_tokenizer_of_other_tokens_is_detected(folder: Path) -> None:
     assert one.path == "tokenizer.json"
 
 
-@pytest.mark.parametrize(
-    ("stated", "found"),
-    [({"do_lower_case": False}, "cased"), ({"do_lower_case": True, "strip_accents": False}, "uncased, accents kept")],
-)
-def test_another_normalisation_is_detected(folder: Path, stated: dict[str, bool], found: str) -> None:
-    (folder / "tokenizer_config.json").write_text(json.dumps(stated))
+def test_another_normalisation_is_detected(folder: Path) -> None:
+    path = folder / "tokenizer_config.json"
+    path.write_text(path.read_text().replace("true", "false", 1))
     (one,) = bad(folder)
-    assert (one.path, one.expected) == ("tokenizer_config.json", "uncased, as MANIFEST.json states")
-    assert one.found == found
-    (folder / "tokenizer_config.json").write_text("{")
+    assert one.path == "tokenizer_config.json"
+    path.unlink()
     (one,) = bad(folder)
-    assert (one.path, "cannot be read" in one.found) == ("tokenizer_config.json", True)
-    (folder / "tokenizer_config.json").unlink()
-    assert bad(folder) == [], "a folder of an earlier version"
+    assert (one.path, one.found) == ("tokenizer_config.json", "No such file or directory")
 
 
 def test_lddls_file_of_rows_must_agree(folder: Path) -> None:
@@ -120,5 +115,5 @@ def test_a_shard_that_is_listed_twice_is_detected(folder: Path) -> None:
     content = json.loads(path.read_text())
     files = content["phases"]["1"]["train"]["files"]
     files.append(files[0])
-    path.write_text(json.dumps(content))
+    path.write_text(hashed_text(content))
     assert [(one.path, one.found) for one in bad(folder)] == [(f"phase1/train/{files[0]['name']}", "2 times")]

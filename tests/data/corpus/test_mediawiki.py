@@ -11,7 +11,10 @@ import pytest
 
 from bertjobs.data.corpus import Document, Source, documents, read, scan
 from bertjobs.data.corpus.wikitext import prose
+from bertjobs.data.prepare import PHASES, PrepareOptions, prepare
+from bertjobs.data.shards.manifest import DataManifest
 from bertjobs.errors import InputError
+from tests.data.conftest import quiet
 from tests.data.corpus.test_pieces import HEAD, TAIL, page, read_all
 
 
@@ -53,6 +56,48 @@ def test_a_dump_names_its_own_namespaces(tmp_path: Path) -> None:
     )
     (tmp_path / "a.xml").write_text(head + page(1, "[[Datei:x.jpg|Bild]]Ein [[Haus|Text]].[[Kategorie:H]]") + TAIL)
     assert [document.text for document in documents(f"mediawiki:{tmp_path}")] == ["Ein Text."]
+
+
+def test_a_dump_names_its_language(tmp_path: Path) -> None:
+    head = '<mediawiki xmlns="http://www.mediawiki.org/xml/export-0.11/" version="0.11" xml:lang="de">'
+    (tmp_path / "a.xml").write_text(head + page(1, "Am {{Datum|3|5|1960}} waren es {{formatnum:12345}}.") + TAIL)
+    assert [document.text for document in documents(f"mediawiki:{tmp_path}")] == ["Am 3. Mai 1960 waren es 12.345."]
+
+
+def test_pages_of_another_model_are_skipped_and_counted(tmp_path: Path) -> None:
+    def of_model(number: int, text: str, *models: str) -> str:
+        return page(number, text).replace("<text ", "".join(f"<model>{model}</model>" for model in models) + "<text ")
+
+    pages = [
+        of_model(1, "One is an article.", "wikitext"),
+        of_model(2, "return { answer = 42 }", "Scribunto"),
+        of_model(3, "a {{color: red}} sheet", "css"),
+        of_model(4, "another { } sheet", "css"),
+        of_model(5, "Five became an article.", "css", "wikitext"),
+        page(6, "Six says nothing of its model."),
+    ]
+    assert "<model>css</model>" in pages[2]
+    (tmp_path / "a.xml").write_text(HEAD + "".join(pages) + TAIL)
+    (piece,) = scan([Source("mediawiki", str(tmp_path))])
+    skipped: list[Document] = []
+    assert [document.id for document in read(piece, "mediawiki", skipped.append)] == ["1", "5", "6"]
+    assert [(document.id, document.model) for document in skipped] == [
+        ("2", "Scribunto"),
+        ("3", "css"),
+        ("4", "css"),
+    ]
+
+
+def test_skipped_pages_are_in_the_manifest(tmp_path: Path, vocabulary_path: Path) -> None:
+    text = "The people of the union and their government. The treasury was in a year of peace."
+    pages = [page(number, text) for number in range(20)]
+    pages[3] = pages[3].replace("<text ", "<model>Scribunto</model><text ")
+    (tmp_path / "a.xml").write_text(HEAD + "".join(pages) + TAIL)
+    output = tmp_path / "out"
+    prepare(PrepareOptions((f"mediawiki:{tmp_path}",), str(vocabulary_path), str(output), (PHASES[1],)), quiet)
+    data = DataManifest.read(output)
+    assert data.corpus["skipped_pages"] == 1
+    assert sum(data.documents.values()) == 19
 
 
 def test_of_several_revisions_the_last_is_read(tmp_path: Path) -> None:
@@ -160,7 +205,7 @@ def test_the_real_dump_in_streams_gives_the_same_articles(
         ("A [http://x.org two words] b [http://x.org] c http://x.org/y?z d [//x.org e].", "A two words b c d e."),
         ("H<sub>2</sub>O &amp; a&nbsp;b &lt;x&gt; caf&eacute;<br />c.", "H2O & a b <x> caf\u00e9 c."),
         ("Say <nowiki>[[not a link]] and ''so'' {{t}}</nowiki> here.", "Say [[not a link]] and ''so'' {{t}} here."),
-        ("A formula <math>x^2</math>, and {{math|x}} is there.", "A formula, and is there."),
+        ("A formula <math>x^2</math>, and {{math|x}} is there.", "A formula, and x is there."),
         ("Ada ({{IPA|x}}; {{lang|el|\u0391}}) was ({{x}}) here ({{x}}, b).", "Ada (\u0391) was here (b)."),
         ("It is {{convert|5|km|mi|abbr=on}} long, {{convert|3|to|4|ft|m}} wide.", "It is 5 km long, 3 to 4 ft wide."),
         ("{{As of|2010}}, 3; {{as of|2011|lc=y}} 4, {{circa|1900}} 2.", "As of 2010, 3; as of 2011 4, c. 1900 2."),

@@ -16,7 +16,7 @@ import pytest
 
 from bertjobs.data.check import find_target, inspect_target
 from bertjobs.data.check.verify import verify
-from bertjobs.data.prepare.adopt import AdoptOptions, adopt
+from bertjobs.data.prepare.adopt import AdoptOptions, _read_rows, adopt
 from bertjobs.data.shards.manifest import DataManifest
 from bertjobs.data.shards.shard_set import ShardSet
 from bertjobs.data.text.vocabulary import Vocabulary
@@ -243,6 +243,24 @@ def test_folders_that_are_not_whole_are_refused(adopted, vocabulary: Vocabulary,
     (folder / "shard-1.parquet_1.bak").rename(folder / "shard-1.parquet")
     with pytest.raises(InputError, match="files with length bins and files without"):
         adopted(folder)
+
+
+@pytest.mark.parametrize(
+    ("rows", "says"),
+    [
+        ("[]", "does not list the rows"),
+        ('{"shard-0.parquet_0": "5"}', "does not list the rows"),
+        ('{"shard-0.parquet_0": [5]}', "does not list the rows"),
+        ('{"shard-0.parquet_0": true}', "does not list the rows"),
+        ('{"shard-0.parquet_0": ' + "9" * 5000 + "}", "is damaged"),
+        ("[" * 100_000, "is damaged"),
+    ],
+    ids=["list", "text", "number-in-a-list", "true", "huge", "nested"],
+)
+def test_row_counts_of_another_type_are_refused(tmp_path: Path, rows: str, says: str) -> None:
+    (tmp_path / ".num_samples.json").write_text(rows)
+    with pytest.raises(InputError, match=says):
+        _read_rows(tmp_path)
 
 
 def test_damaged_and_foreign_files_are_named(adopted, vocabulary: Vocabulary, tmp_path: Path) -> None:
