@@ -1,7 +1,27 @@
-"""``python -m bertjobs``."""
+"""``python -m bertjobs``, and the command ``bertjobs``."""
 
+from __future__ import annotations
+
+import signal
 import sys
 
-from bertjobs.cli.main import main
 
-sys.exit(main())
+def run() -> int:
+    """Run the command line; returns its exit code."""
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # while nothing is there that would have to be undone
+    from bertjobs.cli import interrupts
+
+    return interrupts.run(_command)
+
+
+def _command() -> int:
+    from bertjobs.cli.interrupts import interrupts_held
+
+    with interrupts_held():
+        from bertjobs.cli.main import main
+    return main()
+
+
+if __name__ == "__main__":
+    sys.exit(run())

@@ -13,7 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from bertjobs.cli.data_check import add_verbs
 from bertjobs.cli.data_prepare import add_place_arguments, array_options, queue_prepare
-from bertjobs.data.corpus.source import HELP
+from bertjobs.cli.interrupts import interrupts_held
+from bertjobs.data.corpus import named_on_disk
+from bertjobs.data.corpus.encodings import canonical
+from bertjobs.data.corpus.source import HELP, WITH_ENCODING, Source
 from bertjobs.errors import InputError
 
 if TYPE_CHECKING:
@@ -68,6 +71,20 @@ def _add_corpus(group: Any) -> None:
         default=argparse.SUPPRESS,
         help=f"where the documents are; can be given several times: {HELP}",
     )
+    group.add_argument(
+        "--encoding",
+        metavar="NAME",
+        default="utf-8",
+        help=f"of the files of corpora of kind {', '.join(WITH_ENCODING)} that name none, such as cp1252, utf-16, "
+        "gb18030; a file that is not UTF-8 is read as a whole, by one process",
+    )
+
+
+def _corpora(args: argparse.Namespace) -> tuple[str, ...]:
+    """The corpora as they are given, each with its encoding if that is not UTF-8."""
+    if not (encoding := canonical(args.encoding)):
+        return tuple(args.corpus)
+    return tuple(str(Source.parse(named_on_disk(text)).in_encoding(encoding)) for text in args.corpus)
 
 
 def _add_what(group: Any) -> None:
@@ -141,12 +158,13 @@ def _add_vocab(verbs: Any) -> None:
 
 
 def _prepare(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
-    from bertjobs.data.prepare import PrepareOptions, ThisMachine, parse_phases, prepare
-    from bertjobs.data.prepare.queue_job import release_own_lock
-    from bertjobs.data.shards.manifest import MANIFEST_NAME, DataManifest
+    with interrupts_held():
+        from bertjobs.data.prepare import PrepareOptions, ThisMachine, parse_phases, prepare
+        from bertjobs.data.prepare.queue_job import release_own_lock
+        from bertjobs.data.shards.manifest import MANIFEST_NAME, WORK_FOLDER, DataManifest
 
     given: dict[str, Any] = {field.name: getattr(args, field.name, None) for field in fields(PrepareOptions)}
-    given |= {"corpora": tuple(args.corpus), "vocabulary": args.vocab, "phases": parse_phases(args.phases)}
+    given |= {"corpora": _corpora(args), "vocabulary": args.vocab, "phases": parse_phases(args.phases)}
     options = PrepareOptions(**given)
     if args.queue and not args.slurm:
         raise InputError("--queue is for a cluster", where="--queue", hint="add --slurm")
@@ -156,10 +174,15 @@ def _prepare(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
         return queue_prepare(parser, args, options)
     release_own_lock(Path(args.output), os.environ)
     started, progress = time.monotonic(), _ProgressLine()
-    with _arrays(args, progress.say) if args.slurm else ThisMachine(_processes(args.processes)) as runner:
-        for note in options.chosen_vocabulary.notes:
-            print(f"note: {note}")
-        made = prepare(options, progress, runner)
+    try:
+        with _arrays(args, progress.say) if args.slurm else ThisMachine(_processes(args.processes)) as runner:
+            for note in options.chosen_vocabulary.notes:
+                print(f"note: {note}")
+            made = prepare(options, progress, runner)
+    except KeyboardInterrupt:
+        if (Path(args.output) / WORK_FOLDER).exists():
+            progress.say("interrupted: finished tasks are kept, and the same command resumes")
+        raise
     if not made:
         print(f"{args.output} is already complete, with these settings, this corpus and this vocabulary")
     _print_summary(DataManifest.read(args.output), time.monotonic() - started if made else None)
@@ -167,7 +190,8 @@ def _prepare(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
 
 
 def _arrays(args: argparse.Namespace, say: Callable[[str], None]) -> SlurmArrays:
-    from bertjobs.data.prepare.on_slurm import SlurmArrays
+    with interrupts_held():
+        from bertjobs.data.prepare.on_slurm import SlurmArrays
 
     return SlurmArrays(array_options(args), os.environ, say)
 
@@ -179,22 +203,24 @@ def _processes(given: int) -> int:
 
 
 def _vocab(args: argparse.Namespace) -> int:
-    from bertjobs.data.text.languages import language_name
-    from bertjobs.data.text.vocabulary_choice import Wishes, choose_vocabulary
-    from bertjobs.data.text.vocabulary_training import train_vocabulary
-    from bertjobs.slurm.shell import shell_line
+    with interrupts_held():
+        from bertjobs.data.corpus import kinds  # noqa: F401 - what reads them, which is loaded when it is used
+        from bertjobs.data.text.languages import language_name
+        from bertjobs.data.text.vocabulary_choice import Wishes, choose_vocabulary
+        from bertjobs.data.text.vocabulary_training import train_vocabulary
+        from bertjobs.slurm.shell import shell_line
 
-    started = time.monotonic()
+    started, corpora = time.monotonic(), _corpora(args)
     wishes = Wishes.of_flags(args.cased, not args.cased, args.strip_accents)
     language_name(args.language)
-    notes = train_vocabulary(args.corpus, args.size, not args.cased, args.output, wishes.strip_accents)
+    notes = train_vocabulary(corpora, args.size, not args.cased, args.output, wishes.strip_accents)
     vocabulary = choose_vocabulary(args.output, wishes).vocabulary
     seconds = time.monotonic() - started
     print(f"{vocabulary.size:,} tokens, {vocabulary.normalisation}, in {seconds:.0f} s -> {args.output} "
           f"(sha256 {vocabulary.sha256[:12]}...)")  # fmt: skip
     for note in notes:
         print(f"note: {note}")
-    words = [word for source in args.corpus for word in ("--corpus", source)]
+    words = [word for source in corpora for word in ("--corpus", source)]
     words += ["--vocab", args.output, *(["--cased"] if args.cased else [])]
     words += ["--strip-accents", args.strip_accents] if args.strip_accents else []
     words += ["--language", args.language] if args.language != "english" else []
@@ -214,8 +240,12 @@ def _print_oddities(data: DataManifest) -> None:
     ):
         if count := data.corpus.get(name, 0):
             print(f"note: {count:,} {words}")
+    if odd := list(data.odd_files.items()):
+        more = f", and {len(odd) - _NAMED} more files" if len(odd) > _NAMED else ""
+        print("      in " + ", ".join(f"{name} ({count:,})" for name, count in odd[:_NAMED]) + more)
 
 
+_NAMED = 5  # files with bytes that are not text
 _REWRITE = "\r\033[K"  # on a terminal: back to the line's start, and empty it
 
 

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bertjobs.cli.interrupts import interrupts_held
 from bertjobs.errors import EXIT_BAD_INPUT, InputError
 
 if TYPE_CHECKING:
@@ -109,7 +110,8 @@ def _add_json(parser: argparse.ArgumentParser) -> None:
 
 
 def _inspect(args: argparse.Namespace) -> int:
-    from bertjobs.data.check import find_target, inspect_target
+    with interrupts_held():
+        from bertjobs.data.check import find_target, inspect_target
 
     if args.samples < 0:
         raise InputError(f"{args.samples} is too small: at least 0", where="--samples")
@@ -158,12 +160,13 @@ def _bins(part: TargetPart, inspection: Inspection) -> list[BinLengths]:
 
 def _draw(args: argparse.Namespace, parts: dict[str, list[BinLengths]]) -> None:
     from bertjobs.data.check.histogram import picture
+    from bertjobs.files.faults import not_written
 
     content = picture(f"{args.path}: lengths of the sequences", parts)
     try:
         Path(args.histogram).write_bytes(content)
     except OSError as error:
-        raise InputError(f"cannot write {args.histogram!r}: {error.strerror}", where="--histogram") from error
+        raise not_written(args.histogram, error, "--histogram") from error
 
 
 def _print_header(path: str, target: CheckTarget) -> None:
@@ -281,9 +284,10 @@ def _as_json(
 
 
 def _verify(args: argparse.Namespace) -> int:
-    from bertjobs.data.check.verify import verify
-    from bertjobs.data.shards.manifest import SPLITS, DataManifest
-    from bertjobs.slurm.shell import shell_line
+    with interrupts_held():
+        from bertjobs.data.check.verify import verify
+        from bertjobs.data.shards.manifest import SPLITS, DataManifest
+        from bertjobs.slurm.shell import shell_line
 
     data = DataManifest.read(args.folder)
     files = [file for phase in data.phases.values() for split in SPLITS for file in phase.split(split).files]
@@ -311,8 +315,9 @@ def _verify(args: argparse.Namespace) -> int:
 
 
 def _adopt(args: argparse.Namespace) -> int:
-    from bertjobs.cli.data_adopt import adopt_hdf5, adopt_lddl, print_notes
-    from bertjobs.slurm.shell import shell_line
+    with interrupts_held():
+        from bertjobs.cli.data_adopt import adopt_hdf5, adopt_lddl, print_notes
+        from bertjobs.slurm.shell import shell_line
 
     progress = _ReadingLine("adopt")
     data = adopt_hdf5(args, progress) if args.form == "hdf5" else adopt_lddl(args, _processes(args), progress)

@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 
 from bertjobs import __version__
 from bertjobs.cli import bench, completion, data, doctor, image, init, plan, recipes, rehearse, report, runs, sync
+from bertjobs.cli.interrupts import EXIT_INTERRUPTED
 from bertjobs.errors import EXIT_BAD_INPUT, BertjobsError, nearest
 
 
@@ -70,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(error.render(), file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        return 130
+        return EXIT_INTERRUPTED
     except BrokenPipeError:
         sys.stderr.close()
         return 0

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -332,11 +334,15 @@ def test_a_task_that_always_fails_ends_in_an_error_that_names_it_and_its_log(
     assert hashes(run.output) == expected
 
 
-def test_bad_input_has_its_own_words_and_exit_code(cluster: Cluster, corpus: Path, tmp_path: Path) -> None:
+def test_bad_input_has_its_own_words_and_exit_code_and_is_not_tried_again(
+    cluster: Cluster, corpus: Path, tmp_path: Path
+) -> None:
     shutil.copytree(corpus, tmp_path / "corpus")
     (tmp_path / "vocab.txt").write_bytes((corpus.parent / "vocab.txt").read_bytes())
-    (tmp_path / "corpus" / "99.txt.gz").write_bytes(b"this is not gzip" * 9)
-    run = Run(cluster, tmp_path / "data", attempts=1)
+    # Cut off where only a task that reads it all notices.
+    whole = gzip.compress(random.Random(1).randbytes(1_500_000).hex(" ").encode(), 1)
+    (tmp_path / "corpus" / "99.txt.gz").write_bytes(whole[:-50_000])
+    run = Run(cluster, tmp_path / "data", attempts=3)
     with pytest.raises(BertjobsError, match=r"failed once(.|\n)*99\.txt\.gz") as caught:
         run(options(tmp_path / "corpus", run.output))
     assert caught.value.exit_code == EXIT_BAD_INPUT

@@ -12,14 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bertjobs.data.shards.manifest import MANIFEST_NAME, SPLITS, DataManifest, ShardFile
+from bertjobs.data.shards.manifest import MANIFEST_NAME, SPLITS, WORK_FOLDER, DataManifest, ShardFile
 from bertjobs.data.text.vocabulary import TOKENIZER_FILE, TOKENS_FILE, Vocabulary
 from bertjobs.errors import InputError
 from bertjobs.files.atomic import TEMPORARY_PREFIX, sha256_of
 from bertjobs.files.reading import parse_json
 
 ROWS_NAME = ".num_samples.json"  # what LDDL's own loader reads
-WORK_FOLDER = ".prepare"
 
 _BLOCK = 1 << 22  # bytes hashed at a time
 _REPORT_S = 0.5  # between two calls of progress

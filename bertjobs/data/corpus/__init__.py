@@ -23,25 +23,31 @@ def scan(sources: Sequence[Source], piece_bytes: int = PIECE_BYTES) -> list[Piec
     """The pieces of all sources, in an order that depends on nothing but the files.
 
     Raises:
-        InputError: a source that does not exist, cannot be read, or holds no file of its kind or only empty ones.
+        InputError: a source that does not exist, cannot be read, holds no file of its kind or only empty ones, or
+            files that are not text in their encoding, of which a few are looked at.
+        UnavailableError: as ``read``.
     """
     from bertjobs.data.corpus.kinds import pieces
 
     return [piece for index, source in enumerate(sources) for piece in pieces(index, source, piece_bytes)]
 
 
-def read(piece: Piece, kind: str, empty: Callable[[Document], None] | None = None) -> Iterator[Document]:
+def read(
+    piece: Piece, kind: str, empty: Callable[[Document], None] | None = None, odd: dict[str, int] | None = None
+) -> Iterator[Document]:
     """The documents of a piece of a source of this kind, in the files' order.
 
     Args:
         empty: called with each document that has no text, which is left out.
+        odd: here is counted, by file, what is not text: see ``soundness.sound``.
 
     Raises:
-        InputError: a file that cannot be read or is not what its kind says.
+        InputError: a file that cannot be read, is not what its kind says, or is not text in its encoding.
+        UnavailableError: a network or a disk that failed, also when it was tried again.
     """
-    from bertjobs.data.corpus.kinds import reader
+    from bertjobs.data.corpus.kinds import read_piece
 
-    for document in reader(kind)(piece):
+    for document in read_piece(piece, kind, odd):
         if document.text:
             yield document
         elif empty is not None:

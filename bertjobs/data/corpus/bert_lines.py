@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import BinaryIO
 
-from bertjobs.data.corpus.document import CHUNK, decode, parts, without_bom
+from bertjobs.data.corpus.document import CHUNK, decode, from_start, parts
 from bertjobs.data.corpus.files import open_text, reading
 from bertjobs.data.corpus.lines import first_line_from
 from bertjobs.data.corpus.source import Document, Piece
@@ -21,9 +21,9 @@ def read_bert(piece: Piece) -> Iterator[Document]:
     """The documents of a piece; a document's text keeps its line ends, which are those of its sentences."""
     (path,) = piece.paths
     name = path.removeprefix(piece.root)
-    with reading(path), open_text(path) as file:
+    with reading(path), open_text(path, piece.encoding) as file:
         for place, chunks in _documents(file, piece.start, piece.end):
-            yield from parts(f"{name}:{place}", decode(without_bom(chunks) if place == 0 else chunks))
+            yield from parts(f"{name}:{place}", decode(from_start(chunks, path) if place == 0 else chunks))
 
 
 def _documents(file: BinaryIO, start: int, end: int) -> Iterator[tuple[int, Iterator[bytes]]]:
@@ -53,7 +53,8 @@ class _Lines:
     """
 
     def __init__(self, file: BinaryIO, place: int) -> None:
-        file.seek(place)
+        if place:
+            file.seek(place)  # `_empty_line_ends_at` has read before it
         self._readline, self._begins, self.place = file.readline, True, place
         self.line = self._readline(CHUNK)
 

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from bertjobs.data.corpus.document import CHUNK, decode, parts
-from bertjobs.data.corpus.files import File, exists, is_url, open_raw, reading, size_of
+from bertjobs.data.corpus.files import File, exists, file_at, is_http, is_url, open_raw, reading
 from bertjobs.data.corpus.source import Document, Piece, Source
 from bertjobs.errors import InputError, nearest
 
@@ -139,7 +139,7 @@ def find_hf(source: Source) -> tuple[str, list[File]]:
     """
     root = source.path.removeprefix("file://").rstrip("/") + "/"
     with reading(root):
-        if not exists(root):
+        if not is_http(root) and not exists(root):
             raise FileNotFoundError
         splits = _json(root + "dataset_dict.json")
         if splits is None:
@@ -166,7 +166,7 @@ def _arrow_files(folder: str, source: Source) -> Iterator[File]:
     for entry in state["_data_files"]:
         path = folder + entry["filename"]
         with reading(path):
-            yield File(path, size_of(path))
+            yield file_at(path)
 
 
 def _json(path: str) -> Any:

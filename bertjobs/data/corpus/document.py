@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
+from bertjobs.data.corpus.encodings import of_start, refusal
 from bertjobs.data.corpus.source import Document
 
 MAX_DOCUMENT = 2_000_000
@@ -62,10 +63,16 @@ def sound(text: str, size: int) -> Decoded:
     return Decoded(text.replace("\0", "") if nul else text, replaced, nul, size)
 
 
-def without_bom(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """The chunks of a file, less the byte order mark that it may begin with."""
+def from_start(chunks: Iterable[bytes], path: str) -> Iterator[bytes]:
+    """The chunks of a file from its start on, less UTF-8's byte order mark.
+
+    Raises:
+        InputError: it begins with another encoding's mark, or as a binary file.
+    """
     first = True
     for chunk in chunks:
+        if first and (foreign := of_start(chunk)) is not None:
+            raise refusal(path, foreign)
         yield chunk.removeprefix(codecs.BOM_UTF8) if first else chunk
         first = False
 

@@ -7,40 +7,65 @@ import gzip
 import io
 import lzma
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 import pyarrow as pa
 
 from bertjobs.data.corpus.document import CHUNK
+from bertjobs.data.corpus.encodings import as_utf8, check_byte_order
 from bertjobs.data.corpus.folders import files_below
+from bertjobs.data.corpus.persistent import PersistentReader, may_pass, persistently, reason, unavailable
 from bertjobs.data.corpus.source import FILE_NAMES, HDF5_SUFFIXES, KINDS, Source
 from bertjobs.data.corpus.zstd_stream import open_zstd
 from bertjobs.errors import BertjobsError, InputError
 
 COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst")
+_VERSIONS = ("ETag", "etag", "md5Hash", "checksum", "mtime", "LastModified", "last_modified", "updated", "modified")
 EXPANSION = 4
 """About how many bytes of text a byte of a compressed file holds."""
 
 
 @dataclass(frozen=True)
 class File:
-    """A file of a source: its path or URL, and its size in bytes."""
+    """A file of a source.
+
+    Attributes:
+        path: its path or URL.
+        size: bytes.
+        version: what changes when the file is written anew: of a local file the time in ns, of a remote one what its
+            server calls this state of it; empty where there is no such thing.
+        seekable: it can be read from any place on.
+        cut: its places are those of the text, so that it may be read in parts.
+    """
 
     path: str
     size: int
+    version: str = ""
+    seekable: bool = True
+    cut: bool = True
 
     @property
     def compressed(self) -> bool:
         return self.path.lower().endswith(COMPRESSIONS)
 
     @property
+    def divisible(self) -> bool:
+        return self.seekable and self.cut and not self.compressed
+
+    @property
     def text_bytes(self) -> int:
         return self.size * EXPANSION if self.compressed else self.size
+
+
+def is_http(path: str) -> bool:
+    """Whether a path is a URL of the web."""
+    return path.startswith(("http://", "https://"))
 
 
 def is_url(path: str) -> bool:
@@ -50,7 +75,12 @@ def is_url(path: str) -> bool:
 
 @contextmanager
 def reading(path: str) -> Iterator[None]:
-    """Turns any error while ``path`` is read into an InputError that names it."""
+    """Turns any error while ``path`` is read into one that names it.
+
+    Raises:
+        UnavailableError: of an error that may pass.
+        InputError: of any other.
+    """
     try:
         yield
     except BertjobsError:
@@ -65,12 +95,13 @@ def reading(path: str) -> Iterator[None]:
         ) from error
     except (zlib.error, lzma.LZMAError, gzip.BadGzipFile, pa.ArrowException) as error:
         raise InputError(f"{path!r} is damaged or not what its name says: {error}", where="--corpus") from error
-    except OSError as error:
-        raise InputError(f"cannot read {path!r}: {error.strerror or error}", where="--corpus") from error
     except Exception as error:
-        if not is_url(path):  # a remote file system raises errors of its own
+        foreign = is_url(path) and not isinstance(error, OSError)  # a remote file system raises errors of its own
+        if may_pass(error, foreign):
+            raise unavailable(path, error) from error
+        if not isinstance(error, OSError) and not foreign:
             raise
-        raise InputError(f"cannot read {path!r}: {error}", where="--corpus") from error
+        raise InputError(f"cannot read {path!r}: {reason(error)}", where="--corpus") from error
 
 
 def find(source: Source) -> tuple[str, list[File]]:
@@ -118,27 +149,60 @@ def _what_else(folder: str) -> str:
 
 def _local(path: str, patterns: Sequence[str]) -> tuple[bool, list[File]]:
     if not Path(path).is_dir():
-        return True, [File(path, Path(path).stat().st_size)]
-    wanted = (file for file in files_below(path) if _is_named(file, patterns))
-    return False, [File(file, Path(file).stat().st_size) for file in wanted]
+        return True, [file_at(path)]
+    return False, [file_at(file) for file in files_below(path) if _is_named(file, patterns)]
+
+
+def file_at(path: str, size: int | None = None) -> File:
+    """The file with this path or URL.
+
+    Args:
+        size: its bytes, if they are known, where its server does not say how many there are; else they are counted.
+
+    Raises:
+        FileNotFoundError: there is none.
+        OSError: it cannot be asked for; a remote file system raises errors of its own.
+    """
+    if is_http(path):
+        from bertjobs.data.corpus.http import count_bytes, look_up  # here: few corpora need it
+
+        looked = look_up(path)
+        size = looked.size if looked.size is not None else size
+        return File(path, count_bytes(path) if size is None else size, looked.version, looked.parts)
+    if is_url(path):
+        return _remote_file(path, _info(path))
+    status = Path(path).stat()
+    return File(path, status.st_size, str(status.st_mtime_ns))
+
+
+def _info(url: str) -> Mapping[str, Any]:
+    """What a remote file system says of a file or folder; FileNotFoundError if there is none."""
+    system, inner = _file_system(url)
+    return cast(Mapping[str, Any], persistently(lambda: system.info(inner), url, remote=True))
+
+
+def _remote_file(path: str, entry: Mapping[str, Any]) -> File:
+    version = next((str(entry[name]) for name in _VERSIONS if entry.get(name)), "")
+    return File(path, int(entry.get("size") or 0), version)
 
 
 def _remote(path: str) -> tuple[bool, list[File]]:
+    if is_http(path):
+        return True, [file_at(path)]
     system, inner = _file_system(path)
-    if system.isfile(inner):
-        return True, [File(path, int(system.size(inner) or 0))]
-    if not system.exists(inner):
-        raise FileNotFoundError(path)
+    # Not isfile and exists, which take any error for "no".
+    if _info(path)["type"] != "directory":
+        return True, [file_at(path)]
     root, base = path.rstrip("/") + "/", inner.rstrip("/") + "/"
-    entries = system.find(inner, detail=True)
-    return False, [File(root + name.removeprefix(base), int(entry["size"] or 0)) for name, entry in entries.items()]
+    entries = persistently(lambda: system.find(inner, detail=True), path, remote=True)
+    return False, [_remote_file(root + name.removeprefix(base), entry) for name, entry in entries.items()]
 
 
 def _file_system(path: str) -> tuple[Any, str]:
     import fsspec
 
     try:
-        system, inner = fsspec.core.url_to_fs(path)
+        system, inner = persistently(lambda: fsspec.core.url_to_fs(path), path, remote=True)
     except ImportError as error:
         raise InputError(f"cannot open {path!r}: {error}", where="--corpus", hint="install that package") from error
     except ValueError as error:
@@ -147,32 +211,55 @@ def _file_system(path: str) -> tuple[Any, str]:
 
 
 def exists(path: str) -> bool:
-    """Whether a file or folder is there."""
+    """Whether a file or folder is there; of a web server, a file."""
     if not is_url(path):
         return Path(path).exists()
-    system, inner = _file_system(path)
-    return bool(system.exists(inner))
-
-
-def size_of(path: str) -> int:
-    """A file's size in bytes."""
-    if not is_url(path):
-        return Path(path).stat().st_size
-    system, inner = _file_system(path)
-    return int(system.size(inner) or 0)
+    try:
+        return bool(file_at(path))
+    except FileNotFoundError:
+        return False
 
 
 def open_raw(path: str) -> BinaryIO:
-    """The bytes of a file as they are, seekable and buffered."""
+    """The bytes of a file as they are, seekable and buffered; an error that may pass is waited for."""
+    if is_http(path):
+        from bertjobs.data.corpus.http import open_http
+
+        return io.BufferedReader(open_http(path), CHUNK)
     if not is_url(path):
-        return open(path, "rb", buffering=CHUNK)
+        return io.BufferedReader(PersistentReader(path, partial(_open_local, path), partial(_size, path), False), CHUNK)
     system, inner = _file_system(path)
-    return io.BufferedReader(system.open(inner, "rb"), CHUNK)
+    reader = PersistentReader(path, partial(_open_remote, system, inner), lambda: int(system.size(inner) or 0), True)
+    return io.BufferedReader(reader, CHUNK)
+
+
+def _open_local(path: str, place: int) -> BinaryIO:
+    file = io.FileIO(path)
+    file.seek(place)
+    return cast(BinaryIO, file)
+
+
+def _open_remote(system: Any, inner: str, place: int) -> Any:
+    file = system.open(inner, "rb")
+    file.seek(place)
+    return file
+
+
+def _size(path: str) -> int:
+    return Path(path).stat().st_size
 
 
 @contextmanager
-def open_text(path: str) -> Iterator[BinaryIO]:
-    """The bytes of a file, decompressed as its suffix says."""
+def open_text(path: str, encoding: str = "") -> Iterator[BinaryIO]:
+    """The bytes of a file, decompressed as its suffix says, and as UTF-8 if it is in another encoding.
+
+    Raises:
+        InputError: the byte order of UTF-16 or UTF-32 is not known.
+    """
+    if encoding:
+        with open_text(path) as file:
+            yield cast(BinaryIO, io.BufferedReader(_Utf8(file, encoding, path), CHUNK))
+        return
     suffix = Path(path).suffix.lower()
     with open_raw(path) as raw:
         if suffix == ".gz":
@@ -193,3 +280,28 @@ def chunks(file: BinaryIO) -> Iterator[bytes]:
     """The rest of a file, ``CHUNK`` bytes at a time."""
     while chunk := file.read(CHUNK):
         yield chunk
+
+
+class _Utf8(io.RawIOBase):
+    """A file of another encoding, as UTF-8."""
+
+    def __init__(self, file: BinaryIO, encoding: str, path: str) -> None:
+        self._chunks, self._left = as_utf8(self._checked(chunks(file), encoding, path), encoding), memoryview(b"")
+
+    @staticmethod
+    def _checked(chunks: Iterator[bytes], encoding: str, path: str) -> Iterator[bytes]:
+        for place, chunk in enumerate(chunks):
+            if not place:
+                check_byte_order(chunk, encoding, path)
+            yield chunk
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any, /) -> int:
+        while not self._left and (chunk := next(self._chunks, None)) is not None:
+            self._left = memoryview(chunk)
+        part = self._left[: len(buffer)]
+        buffer[: len(part)] = part
+        self._left = self._left[len(part) :]
+        return len(part)

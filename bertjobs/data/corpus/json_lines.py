@@ -25,8 +25,8 @@ def read_jsonl(piece: Piece) -> Iterator[Document]:
     """
     (path,) = piece.paths
     name = path.removeprefix(piece.root)
-    with reading(path), open_text(path) as file:
-        for place, line in lines(file, piece.start, piece.end):
+    with reading(path), open_text(path, piece.encoding) as file:
+        for place, line in lines(file, piece.start, piece.end, path):
             stretches = decode(line)
             first = next(stretches, None)
             second = next(stretches, None)
@@ -39,9 +39,9 @@ def read_jsonl(piece: Piece) -> Iterator[Document]:
                     text = _text_of_long(chain((first, second), stretches), piece.field)
                 yield from parts(f"{name}:{place}", text)
             except (ValueError, RecursionError) as error:
-                _refuse_wikidata(path)
+                _refuse_wikidata(path, piece.encoding)
                 raise InputError(
-                    f"line {_line_number(path, place):,} of {path!r} {_reason(error)}",
+                    f"line {_line_number(path, piece.encoding, place):,} of {path!r} {_reason(error)}",
                     where="--corpus",
                     hint="jsonl: one JSON object per line; #field=NAME after the path names the field with the text",
                 ) from error
@@ -72,15 +72,15 @@ def _text_of(line: Decoded, field: str) -> Iterator[Decoded]:
     return iter((clean._replace(replaced=clean.replaced + line.replaced, nul=clean.nul + line.nul),))
 
 
-def _refuse_wikidata(path: str) -> None:
-    with open_text(path) as file:
+def _refuse_wikidata(path: str, encoding: str) -> None:
+    with open_text(path, encoding) as file:
         refuse_wikidata(file.read(_HEAD), path)
 
 
-def _line_number(path: str, place: int) -> int:
+def _line_number(path: str, encoding: str, place: int) -> int:
     """The number, from 1, of the line that begins at byte ``place``."""
     number = 1
-    with open_text(path) as file:
+    with open_text(path, encoding) as file:
         for chunk in chunks(file):
             number += chunk[:place].count(b"\n")
             place -= min(place, len(chunk))

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from itertools import chain
 from typing import BinaryIO
 
-from bertjobs.data.corpus.document import CHUNK, decode, parts, without_bom
+from bertjobs.data.corpus.document import CHUNK, decode, from_start, parts
 from bertjobs.data.corpus.files import File, open_text, reading
 from bertjobs.data.corpus.source import Document, Piece
 from bertjobs.errors import InputError
@@ -16,8 +16,8 @@ _WHITE_SPACE = re.compile(r"\s")
 
 
 def byte_ranges(file: File, piece_bytes: int, _field: str = "") -> Iterator[tuple[int, int, int]]:
-    """``(start, end, bytes of text)`` of a file's pieces; a compressed file is one."""
-    if file.compressed:
+    """``(start, end, bytes of text)`` of a file's pieces; an indivisible file is one."""
+    if not file.divisible:
         yield 0, -1, file.text_bytes
         return
     for start in range(0, file.size, piece_bytes):
@@ -25,10 +25,13 @@ def byte_ranges(file: File, piece_bytes: int, _field: str = "") -> Iterator[tupl
         yield start, end, end - start
 
 
-def lines(file: BinaryIO, start: int, end: int) -> Iterator[tuple[int, Iterator[bytes]]]:
+def lines(file: BinaryIO, start: int, end: int, path: str) -> Iterator[tuple[int, Iterator[bytes]]]:
     """The place of each line that begins in ``[start, end)`` (``end`` -1: to the end), and its bytes in chunks.
 
     A line ends at its newline, which is not part of it. Never holds more than one chunk.
+
+    Raises:
+        InputError: as ``from_start``; ``path`` is the file's name for it.
     """
     place = first_line_from(file, start)
     while end < 0 or place < end:
@@ -46,7 +49,7 @@ def lines(file: BinaryIO, start: int, end: int) -> Iterator[tuple[int, Iterator[
                     yield chunk.removesuffix(b"\n")
 
         line = rest()
-        yield place, without_bom(line) if place == 0 else line
+        yield place, from_start(line, path) if place == 0 else line
         for _ in line:
             pass
         place += read
@@ -71,8 +74,8 @@ def _line(file: BinaryIO) -> Iterator[bytes]:
 def read_lddl(piece: Piece) -> Iterator[Document]:
     """LDDL's documents: a line up to its first white space is the id, what follows that character the text."""
     (path,) = piece.paths
-    with reading(path), open_text(path) as file:
-        for place, line in lines(file, piece.start, piece.end):
+    with reading(path), open_text(path, piece.encoding) as file:
+        for place, line in lines(file, piece.start, piece.end, path):
             stretches = decode(line)
             first = next(stretches, None)
             if first is None:

@@ -39,7 +39,7 @@ _MEDIA_NAMESPACE = re.compile(rb'<namespace key="(?:6|14|-2)"[^>]*>([^<]+)</name
 
 def dump_ranges(file: File, piece_bytes: int, _field: str = "") -> Iterator[tuple[int, int, int]]:
     """``(start, end, bytes of text)`` of a dump's pieces: byte ranges, of a .bz2 dump those of whole streams."""
-    if not file.path.lower().endswith(".bz2"):
+    if not file.path.lower().endswith(".bz2") or not file.seekable:
         yield from byte_ranges(file, piece_bytes)
         return
     start = 0

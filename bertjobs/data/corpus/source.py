@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from bertjobs.data.corpus.encodings import canonical
 from bertjobs.errors import InputError, nearest
 
 KINDS: Mapping[str, str] = {
@@ -39,23 +40,26 @@ HDF5_SUFFIXES = (".hdf5", ".h5")
 SENTENCES: Mapping[str, str] = {"bert": "lines"}
 """How the documents of a kind are split into sentences, where that is not left to the language: at their line ends."""
 
-SYNTAX = "KIND:PATH[#field=NAME][#split=NAME][@WEIGHT]"
+SYNTAX = "KIND:PATH[#field=NAME][#split=NAME][#encoding=NAME][@WEIGHT]"
 HELP = (
     f"{SYNTAX}, KIND one of {', '.join(KINDS)}; PATH may be compressed (.gz .bz2 .xz .zst) or a URL that fsspec opens; "
     "field: where jsonl, parquet and hf keep the text (default: text); split: the one split of an hf folder to take "
-    "(default: all); WEIGHT: how many times as often its documents are drawn (default: 1); a file or folder whose own "
-    "name ends with @NUMBER is read as such"
+    "(default: all); encoding: as --encoding, for this corpus alone; WEIGHT: how many times as often its documents are "
+    "drawn (default: 1); a file or folder whose own name ends with @NUMBER is read as such"
 )
 """Help text of ``--corpus``."""
 
 _WITH_FIELD = ("jsonl", "parquet", "hf")
+WITH_ENCODING = ("text", "lddl", "jsonl", "bert", "wikiextractor")
+"""Kinds whose files hold text and nothing else that would say its encoding."""
+
 _WEIGHT = re.compile(r"@([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\Z")
-_OPTION = re.compile(r"#(field|split)=([^#]+)\Z")
+_OPTION = re.compile(r"#(field|split|encoding)=([^#]+)\Z")
 
 
 @dataclass(frozen=True)
 class Source:
-    """One corpus, ``KIND:PATH[#field=NAME][#split=NAME][@WEIGHT]``.
+    """One corpus, ``KIND:PATH[#field=NAME][#split=NAME][#encoding=NAME][@WEIGHT]``.
 
     Attributes:
         kind: one of ``KINDS``.
@@ -63,6 +67,7 @@ class Source:
         weight: how many times as often its documents are drawn, above 0.
         field: the field or column that holds the text (jsonl, parquet, hf).
         split: the split to take (hf); empty takes all.
+        encoding: of its files, Python's name for it if its kind has one; empty for UTF-8.
     """
 
     kind: str
@@ -70,6 +75,7 @@ class Source:
     weight: float = 1.0
     field: str = "text"
     split: str = ""
+    encoding: str = ""
 
     @classmethod
     def parse(cls, given: str) -> Source:
@@ -92,19 +98,26 @@ class Source:
         while match := _OPTION.search(path):
             path = path[: match.start()]
             options.setdefault(match[1], match[2])
-        for option, kinds in (("field", _WITH_FIELD), ("split", ("hf",))):
+        for option, kinds in (("field", _WITH_FIELD), ("split", ("hf",)), ("encoding", WITH_ENCODING)):
             if option in options and kind not in kinds:
                 raise InputError(
                     f"a corpus of kind {kind!r} has no option {option!r}", where=f"--corpus {given}", hint=SYNTAX
                 )
         if not path:
             raise InputError(f"corpus {given!r} names no path", where="--corpus", hint=f"{kind}:PATH")
+        if "encoding" in options:
+            options["encoding"] = canonical(options["encoding"], where=f"--corpus {given}")
         return cls(kind, path, weight, **options)
+
+    def in_encoding(self, encoding: str) -> Source:
+        """The source with this encoding, Python's name for it, if it is of a kind that has one and names none."""
+        return replace(self, encoding=self.encoding or encoding) if self.kind in WITH_ENCODING else self
 
     def __str__(self) -> str:
         field = "" if self.field == "text" else f"#field={self.field}"
         split = f"#split={self.split}" if self.split else ""
-        named = f"{self.kind}:{self.path}{field}{split}"
+        encoding = f"#encoding={self.encoding}" if self.encoding else ""
+        named = f"{self.kind}:{self.path}{field}{split}{encoding}"
         return named if self.weight == 1 and not _WEIGHT.search(named) else f"{named}@{self.weight!r}"
 
 
@@ -145,6 +158,8 @@ class Piece:
         text_bytes: about how many bytes of text it holds.
         root: the folder (with a closing slash) that document ids leave out.
         field: the field or column that holds the text.
+        encoding: of its files, empty for UTF-8.
+        sizes, versions: of each file when the corpus was scanned, as in ``files.File``.
         ids_repeat: documents of one source have equal ids.
     """
 
@@ -155,12 +170,16 @@ class Piece:
     text_bytes: int
     root: str = ""
     field: str = "text"
+    encoding: str = ""
+    sizes: tuple[int, ...] = ()
+    versions: tuple[str, ...] = ()
     ids_repeat: bool = False
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Piece:
         """The piece of which ``values`` is ``dataclasses.asdict``, also after a round trip through JSON."""
-        return cls(**{**values, "paths": tuple(values["paths"])})
+        lists = {name: tuple(values.get(name, ())) for name in ("paths", "sizes", "versions")}
+        return cls(**{**values, **lists})
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from itertools import chain
 from typing import Any, BinaryIO, NamedTuple
 
-from bertjobs.data.corpus.document import Decoded, decode_whole, parts, sound, without_bom
+from bertjobs.data.corpus.document import Decoded, decode_whole, from_start, parts, sound
 from bertjobs.data.corpus.files import open_text, reading
 from bertjobs.data.corpus.lines import first_line_from
 from bertjobs.data.corpus.mediawiki import MAX_PAGE
@@ -42,7 +42,7 @@ def read_wikiextractor(piece: Piece) -> Iterator[Document]:
         InputError: a file that WikiExtractor did not write; names file and byte.
     """
     for path in piece.paths:
-        with reading(path), open_text(path) as file:
+        with reading(path), open_text(path, piece.encoding) as file:
             for number, title, text in _articles(file, piece.start, piece.end, path):
                 clean = text._replace(text=_paragraphs(text.text, title))
                 if clean.text:
@@ -64,21 +64,21 @@ def _unmarked(line: str) -> str:
 
 def _articles(file: BinaryIO, start: int, end: int, path: str) -> Iterator[_Article]:
     """The articles that begin in ``[start, end)`` (``end`` -1: to the file's end)."""
-    lines = _lines(file, 0)
+    lines = _lines(file, 0, path)
     first = next((one for one in lines if one[1].strip()), None)
     if first is None:
         return
     if not first[1].startswith((b"<doc ", b"{")):
         raise _wrong(path, first[0], "WikiExtractor begins a file with <doc id=... or {")
-    lines = _lines(file, first_line_from(file, start)) if start else chain([first], lines)
+    lines = _lines(file, first_line_from(file, start), path) if start else chain([first], lines)
     read = _of_json if first[1].startswith(b"{") else _of_elements
     yield from read(lines, start, end, path)
 
 
-def _lines(file: BinaryIO, place: int) -> Iterator[tuple[int, bytes]]:
+def _lines(file: BinaryIO, place: int, path: str) -> Iterator[tuple[int, bytes]]:
     """The lines from ``place`` on, where the file's position is, each with its place."""
     while line := file.readline(MAX_PAGE):
-        yield place, line if place else b"".join(without_bom([line]))
+        yield place, line if place else b"".join(from_start([line], path))
         place += len(line)
 
 

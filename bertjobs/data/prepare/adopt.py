@@ -25,8 +25,9 @@ from bertjobs.data.shards.manifest import FORMAT, SPLITS, VERSION, DataManifest,
 from bertjobs.data.shards.manifest_form import write_manifest
 from bertjobs.data.text.vocabulary import Vocabulary
 from bertjobs.data.text.vocabulary_choice import NO_WISHES, Wishes, choose_vocabulary
-from bertjobs.errors import InputError
+from bertjobs.errors import BertjobsError, InputError
 from bertjobs.files.atomic import sha256_of, sync_file, write_json
+from bertjobs.files.faults import may_pass
 from bertjobs.files.reading import parse_json
 
 LINKS = ("symlink", "copy")
@@ -220,7 +221,8 @@ def count_file(source: LddlFile, vocabulary: Vocabulary) -> CountedFile:
                 if static:
                     masks.append(pc.add(pc.count_substring(batch.column("masked_lm_labels"), " "), 1).to_numpy())
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise InputError(f"{source.path.name!r} cannot be read: {error}", where=str(source.path)) from error
+        kind = BertjobsError if isinstance(error, OSError) and may_pass(error) else InputError
+        raise kind(f"{source.path.name!r} cannot be read: {error}", where=str(source.path)) from error
     tokens, places = _joined(lengths), _joined(masks)
     size, sha256 = source.path.stat().st_size, sha256_of(source.path)
     return CountedFile(

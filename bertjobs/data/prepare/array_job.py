@@ -9,16 +9,16 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import submitit
 
 from bertjobs.data.prepare.on_this_machine import run_task
+from bertjobs.data.prepare.processes import worker_pool
 from bertjobs.data.prepare.work_folder import FOLDER_NAME, STAGES, WorkFolder
+from bertjobs.data.text.vocabulary import TOKENS_FILE
 from bertjobs.errors import EXIT_FAILURE, BertjobsError
 from bertjobs.files.json_lines import append_line
 
@@ -55,7 +55,7 @@ def run_share(output: str, stage: str, numbers: Sequence[int], processes: int) -
     _check_inputs(output, stage, journal)
     attempt = partial(_attempt, output, stage, journal)
     if processes > 1:
-        with ProcessPoolExecutor(processes, mp_context=get_context("fork")) as pool:
+        with worker_pool(processes) as pool:
             good = list(pool.map(attempt, numbers))
     else:
         good = list(map(attempt, numbers))
@@ -97,6 +97,8 @@ def _unseen(output: str, stage: str) -> str:
         work = WorkFolder.read(Path(output))
     except OSError as error:
         return f"the work folder is not visible on this node: {error}"
+    if not (work.folder / TOKENS_FILE).is_file():
+        return "the vocabulary in the work folder is not visible on this node"
     before = STAGES[max(0, STAGES.index(stage) - 1)]
     count = len(work.missing(before)) if before != stage else 0
     return f"{count} tasks of the stage {before!r} are not done, or not visible on this node" if count else ""

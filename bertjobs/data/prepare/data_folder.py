@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from bertjobs.data.corpus import Source, named_on_disk, refuse_sources_without_text, scan
+from bertjobs.data.corpus.changes import CorpusChangedError
+from bertjobs.data.corpus.persistent import UnavailableError
+from bertjobs.data.corpus.soundness import most_odd
 from bertjobs.data.prepare.document_keys import with_repeated_ids
 from bertjobs.data.prepare.on_this_machine import Done, Runner, ThisMachine
 from bertjobs.data.prepare.pair_counts import refuse_poor_pairs
+from bertjobs.data.prepare.resumption import compared, written_since
 from bertjobs.data.prepare.settings import PrepareOptions
 from bertjobs.data.prepare.split_rows import refuse_splits_without_rows
 from bertjobs.data.prepare.stage_pairs import counted_pairs, settle_split
@@ -45,9 +52,9 @@ def prepare(options: PrepareOptions, progress: Progress, runner: Runner | None =
         False if the folder was complete already.
 
     Raises:
-        InputError: bad options, corpus or vocabulary, too many [UNK], an output of other settings, or one that cannot
-            be written.
-        BertjobsError: another prepare is working on the output, or a task failed.
+        InputError: bad options, corpus or vocabulary, too many [UNK], or an output of other settings.
+        UnavailableError: the corpus cannot be read at present; what was done is kept.
+        BertjobsError: another prepare is working on the output, it cannot be written, or a task failed; the same.
     """
     options.check()
     vocabulary = options.chosen_vocabulary.vocabulary
@@ -58,21 +65,34 @@ def prepare(options: PrepareOptions, progress: Progress, runner: Runner | None =
     plan = make_plan(options, pieces, vocabulary)
     output = Path(options.output)
     if _is_complete(output, plan):
+        if path := written_since(pieces, (output / MANIFEST_NAME).stat().st_mtime_ns):
+            print(f"note: {path} was written after this data was made, and has the same size. If its text has changed, "
+                  "prepare it into another folder", file=sys.stderr, flush=True)  # fmt: skip
         return False
     refuse_sources_without_text(sources, pieces)
     try:
         with _removed_after_bad_input(output), locked(_open(output)):
             work = WorkFolder.create(options, plan, with_repeated_ids(pieces, sources))
+            work = compared(work, pieces, partial(_compared, progress))
             vocabulary.write(work.folder)
             _run_stages(work, options, runner or ThisMachine(1), progress)
             _finish(work, vocabulary)
+    except UnavailableError as error:
+        raise UnavailableError(
+            error.what, where=error.where, hint=f"finished tasks are kept: {error.hint or 'run the same command again'}"
+        ) from error
     except OSError as error:
+        mended = "there is space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "that is mended"
         raise BertjobsError(
             f"cannot write {str(output)!r}: {error.strerror or error}",
             where=str(error.filename or output),
-            hint="finished tasks are kept: once there is space, run the same command again",
+            hint=f"finished tasks are kept: once {mended}, run the same command again",
         ) from error
     return True
+
+
+def _compared(progress: Progress, done: int, total: int) -> None:
+    progress("what was read, compared", done, total, "pieces")
 
 
 def _open(output: Path) -> Path:
@@ -88,12 +108,14 @@ def _open(output: Path) -> Path:
 
 @contextmanager
 def _removed_after_bad_input(output: Path) -> Iterator[None]:
-    """After an InputError other input is needed: what this prepare made until then is useless. Unless only a limit is
-    in its way."""
+    """After an InputError other input is needed: what this prepare made until then is useless.
+
+    Except where a file has changed, which may be as it was after all, and where only a limit is in the way.
+    """
     was_there, was_begun = output.exists(), (output / FOLDER_NAME).exists()
     try:
         yield
-    except TooManyUnknownError:
+    except (CorpusChangedError, TooManyUnknownError):
         raise
     except InputError:
         if not was_begun:
@@ -177,6 +199,7 @@ def _finish(work: WorkFolder, vocabulary: Vocabulary) -> None:
     held_out = sum(result["held_out"] for result in tokenised)
     vocabulary.write(work.output)
     names = [name for result in tokenised for name in result["names"]]
+    odd = most_odd(result.get("odd", {}) for result in tokenised)
     if moved:
         held_out += 1 if moved.to == "validation" else -1
         names = [moved.name] if moved.to == "validation" else [name for name in names if name != moved.name]
@@ -192,8 +215,9 @@ def _finish(work: WorkFolder, vocabulary: Vocabulary) -> None:
             "held_out": names[:1000],
             "corpus": {name: sum(result.get(name, 0) for result in tokenised)
                        for name in ("bytes", "tokens", "left_out", "empty", "skipped_pages", "replaced", "nul")}
-            | {"with_equal_ids": len({piece.source for piece in work.pieces if piece.ids_repeat})},
+             | {"with_equal_ids": len({piece.source for piece in work.pieces if piece.ids_repeat})},
             "sources": [vars(count) for count in unknown_counts(work)],
+            **({"odd_files": odd} if odd else {}),
             "phases": _phases(work),
             "plan": vars(work.plan),
         },

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from bertjobs.errors import InputError
 from bertjobs.files.atomic import PRIVATE_FOLDER, TEMPORARY_PREFIX, sync_folder
+from bertjobs.files.faults import not_written
 
 
 def check_output(output: Path) -> None:
@@ -23,7 +24,7 @@ def new_folder(output: Path) -> Iterator[Path]:
     """A folder beside ``output`` that takes its name when the block ends without an error, and else is removed.
 
     Raises:
-        InputError: it cannot be written.
+        BertjobsError: it cannot be written; an InputError if that would not change.
     """
     output = output.absolute()
     temporary = output.with_name(f"{TEMPORARY_PREFIX}{output.name}-{uuid.uuid4().hex[:8]}")
@@ -35,6 +36,6 @@ def new_folder(output: Path) -> Iterator[Path]:
         temporary.rename(output)
         sync_folder(output.parent)
     except OSError as error:
-        raise InputError(f"cannot write {str(output)!r}: {error.strerror}", where="--output") from error
+        raise not_written(str(output), error, "--output") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -109,6 +109,11 @@ def failures_of(element: Element, missing: set[int], journal: Sequence[Mapping[s
     return failures
 
 
+def is_spent(failures: Sequence[TaskFailure], attempts: int) -> bool:
+    """Whether a task is not tried again: it failed as often as it may, or at bad input, as it would again."""
+    return len(failures) >= attempts or any(failure.exit_code == EXIT_BAD_INPUT for failure in failures)
+
+
 def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
@@ -157,7 +162,7 @@ class SlurmArrays:
         """See ``Runner.run``.
 
         Raises:
-            BertjobsError: a task failed as often as it may; names it, its logs, and what it said last.
+            BertjobsError: a task failed as often as it may, or at bad input; names it, its logs, and what it said last.
         """
         try:
             self._run(work, stage, set(numbers), done)
@@ -226,7 +231,7 @@ class SlurmArrays:
         """Count the failures of jobs that have ended.
 
         Raises:
-            BertjobsError: a task failed too often.
+            BertjobsError: a task is not tried again.
         """
         now = time.monotonic()
         for element in self._elements.values():
@@ -243,7 +248,7 @@ class SlurmArrays:
                 if not all(failure.exit_code == EXIT_BAD_INPUT for failure in failures):
                     self._blame(failures[0].node)
         spent = {key: failures for key, failures in self._failures.items()
-                 if len(failures) >= self.options.attempts and key[1] in missing.get(key[0], ())}  # fmt: skip
+                 if is_spent(failures, self.options.attempts) and key[1] in missing.get(key[0], ())}  # fmt: skip
         if spent:
             raise self._error(spent)
 
@@ -341,7 +346,7 @@ class SlurmArrays:
             self.say(text)
 
     def _error(self, spent: Mapping[tuple[str, int], list[TaskFailure]]) -> BertjobsError:
-        (stage, _), failures = min(spent.items())
+        (stage, _), failures = min(spent.items(), key=lambda entry: entry[0])
         numbers = [number for name, number in spent if name == stage]
         last = failures[-1]
         logs = {key[1]: self._log(those[-1].element) for key, those in spent.items() if key[0] == stage}
@@ -349,7 +354,7 @@ class SlurmArrays:
         words = last.message if last.exit_code else _last_lines(last_log) or last.message
         if not words:
             words = "no log was written: do all nodes see this folder and this Python?"
-        times = "once" if self.options.attempts == 1 else f"{self.options.attempts} times"
+        times = "once" if len(failures) == 1 else f"{len(failures)} times"
         error = BertjobsError(
             f"{_tasks(numbers)} of the stage {stage!r} failed {times}\n"
             + "".join(f"    {line}\n" for line in words.splitlines()).rstrip("\n"),

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol
 
+from bertjobs.data.prepare.processes import worker_pool
 from bertjobs.data.prepare.stage_pairs import pair_bucket
 from bertjobs.data.prepare.stage_shards import write_shards
 from bertjobs.data.prepare.stage_tokenise import tokenise_piece
-from bertjobs.data.prepare.work_folder import WorkFolder
+from bertjobs.data.prepare.work_folder import FOLDER_NAME, PLAN_NAME, WorkFolder
 from bertjobs.data.text.vocabulary import Vocabulary
 from bertjobs.data.text.wordpiece import WordPieceEncoder
 from bertjobs.errors import BertjobsError
@@ -42,7 +41,8 @@ def run_task(output: str, stage: str, number: int) -> int:
     Returns:
         The task's number.
     """
-    work, vocabulary, encoder = _tools(output)
+    plan = (Path(output) / FOLDER_NAME / PLAN_NAME).stat()
+    work, vocabulary, encoder = _tools(output, (plan.st_ino, plan.st_mtime_ns))
     if not work.is_done(stage, number):
         if stage == "tokenise":
             tokenise_piece(work, number, vocabulary, encoder)
@@ -54,7 +54,7 @@ def run_task(output: str, stage: str, number: int) -> int:
 
 
 @lru_cache(maxsize=1)
-def _tools(output: str) -> tuple[WorkFolder, Vocabulary, WordPieceEncoder]:
+def _tools(output: str, _plan: tuple[int, int]) -> tuple[WorkFolder, Vocabulary, WordPieceEncoder]:
     work = WorkFolder.read(Path(output))
     vocabulary = Vocabulary.of_folder(work.folder, work.plan.lowercase)
     return work, vocabulary, vocabulary.encoder()
@@ -68,19 +68,18 @@ class ThisMachine:
 
     def __init__(self, processes: int) -> None:
         self._processes = processes
+        self._open = ExitStack()
         self._pool: ProcessPoolExecutor | None = None
 
     def __enter__(self) -> ThisMachine:
         if self._processes > 1:
-            self._pool = ProcessPoolExecutor(self._processes, mp_context=multiprocessing.get_context("fork"))
-            wait([self._pool.submit(os.getpid) for _ in range(self._processes)])
+            self._pool = self._open.enter_context(worker_pool(self._processes))
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._pool is not None:
-            self._pool.shutdown(cancel_futures=True)
+        self._open.__exit__(kind, error, trace)
         _tools.cache_clear()
 
     def run(self, work: WorkFolder, stage: str, numbers: list[int], done: Done) -> None:

@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 
 from bertjobs.data.batches.masking import splitmix64
 from bertjobs.data.corpus import Document, Source, read
+from bertjobs.data.corpus.changes import Digest, unchanged
 from bertjobs.data.prepare.document_keys import keyed
+from bertjobs.data.prepare.resumption import DIGEST
 from bertjobs.data.prepare.work_folder import WorkFolder
 from bertjobs.data.ragged import gather, offsets_of
 from bertjobs.data.shards.ids_shard import ids_type
@@ -63,21 +65,23 @@ def tokenise_piece(work: WorkFolder, number: int, vocabulary: Vocabulary, encode
     source = Source.parse(options.corpora[piece.source])
     split = splitter(options.splitters()[piece.source], options.language_name)
     chunk = _Chunk(piece.source)
-    tally = _Tally()
-    documents = keyed(read(piece, source.kind, tally.add_empty), piece, options.seed)
-    for batch in _batches(documents, options.sample_ratio, tally):
-        chunk.add(batch, encoder, split)
-        if chunk.tokens >= CHUNK_TOKENS:
-            _write(work, number, chunk, vocabulary, tally)
-            chunk = _Chunk(piece.source)
+    tally, digest = _Tally(), Digest()
+    with unchanged(piece, work.after_a_change):
+        documents = digest.of(read(piece, source.kind, tally.add_empty, tally.odd))
+        for batch in _batches(keyed(documents, piece, options.seed), options.sample_ratio, tally):
+            chunk.add(batch, encoder, split)
+            if chunk.tokens >= CHUNK_TOKENS:
+                _write(work, number, chunk, vocabulary, tally)
+                chunk = _Chunk(piece.source)
     if chunk.tokens:
         _write(work, number, chunk, vocabulary, tally)
-    work.mark_done("tokenise", number, vars(tally))
+    work.mark_done("tokenise", number, vars(tally) | {DIGEST: str(digest)})
 
 
 @dataclass
 class _Tally:
-    """What a task counts. ``lowest_train`` and ``highest_held_out`` are [draw, chunk, document, id]."""
+    """What a task counts. ``lowest_train`` and ``highest_held_out`` are [draw, chunk, document, id]; ``odd`` is as in
+    ``soundness.sound``."""
 
     chunks: int = 0
     documents: int = 0
@@ -91,6 +95,7 @@ class _Tally:
     skipped_pages: int = 0
     bytes: int = 0
     names: list[str] = field(default_factory=list)
+    odd: dict[str, int] = field(default_factory=dict)
     lowest_train: list[Any] | None = None
     highest_held_out: list[Any] | None = None
 

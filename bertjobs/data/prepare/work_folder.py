@@ -10,7 +10,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from math import ceil
 from pathlib import Path
@@ -18,13 +18,14 @@ from typing import Any
 
 from bertjobs.data.corpus import Piece
 from bertjobs.data.prepare.settings import PhaseShape, PrepareOptions, difference
-from bertjobs.data.shards.manifest import SPLITS
+from bertjobs.data.shards.manifest import SPLITS, WORK_FOLDER
 from bertjobs.data.text.vocabulary import Vocabulary
-from bertjobs.errors import InputError
+from bertjobs.errors import BertjobsError, InputError
 from bertjobs.files.atomic import write_json
+from bertjobs.slurm.shell import quote
 
 STAGES = ("tokenise", "pairs", "shards")
-FOLDER_NAME = ".prepare"
+FOLDER_NAME = WORK_FOLDER
 PLAN_NAME = "plan.json"
 
 BUCKET_BYTES = 8_000_000  # text whose pairs are drawn together
@@ -148,14 +149,24 @@ class WorkFolder:
                 raise InputError(
                     f"{str(output)!r} was started with other settings: {changed}",
                     where="--output",
-                    hint=f"restore them to resume, or start over: rm -r {output}",
+                    hint=f"restore them to resume, or start over: rm -r {quote(str(output))}",
                 )
             return before
         for stage in STAGES:
             (path.parent / stage).mkdir(parents=True, exist_ok=True)
-        write_json(path, {"plan": asdict(plan), "pieces": [asdict(piece) for piece in pieces],
-                          "options": {**asdict(options), "corpora": list(options.corpora)}})  # fmt: skip
+        cls(output, plan, options, tuple(pieces))._write()
         return cls.read(output)
+
+    def with_pieces(self, pieces: Iterable[Piece]) -> WorkFolder:
+        """The same with these pieces, written down."""
+        changed = replace(self, pieces=tuple(pieces))
+        changed._write()
+        return changed
+
+    def _write(self) -> None:
+        write_json(self.folder / PLAN_NAME,
+                   {"plan": asdict(self.plan), "pieces": [asdict(piece) for piece in self.pieces],
+                    "options": {**asdict(self.options), "corpora": list(self.options.corpora)}})  # fmt: skip
 
     @classmethod
     def read(cls, output: Path) -> WorkFolder:
@@ -164,13 +175,18 @@ class WorkFolder:
         options = content["options"]
         options["corpora"] = tuple(options["corpora"])
         options["phases"] = tuple(PhaseShape(**shape) for shape in options["phases"])
-        pieces = tuple(Piece(**{**piece, "paths": tuple(piece["paths"])}) for piece in content["pieces"])
+        pieces = tuple(map(Piece.from_json, content["pieces"]))
         return cls(output, PreparePlan(**content["plan"]), PrepareOptions(**options), pieces)
 
     @property
     def folder(self) -> Path:
         """Where the tasks' files are."""
         return self.output / FOLDER_NAME
+
+    @property
+    def after_a_change(self) -> str:
+        """What to do when a file of the corpus has changed."""
+        return f"restore the file to resume, or start over: rm -r {quote(str(self.output))}"
 
     @cached_property
     def buckets(self) -> tuple[Bucket, ...]:
@@ -213,12 +229,12 @@ class WorkFolder:
         """What ``mark_done`` wrote.
 
         Raises:
-            InputError: the task is not done.
+            BertjobsError: the task is not done, or its marker is not visible here yet.
         """
         try:
             return json.loads(self.file(stage, number, ".json").read_bytes())
         except (OSError, ValueError) as error:
-            raise InputError(
+            raise BertjobsError(
                 f"task {number} of the stage {stage!r} is not done",
                 where=str(self.folder),
                 hint="run the same `bertjobs data prepare` again: it resumes where it stopped",

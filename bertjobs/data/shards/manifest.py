@@ -23,8 +23,11 @@ from bertjobs.files.reading import DamagedFileError, read_bytes
 from bertjobs.recipe.spec import RunSpec
 from bertjobs.slurm.shell import quote
 
-__all__ = ["FORMAT", "MANIFEST_NAME", "SHARD_FORMATS", "SPLITS", "VERSION", "DataManifest", "PhaseData", "ShardFile",
-           "Split", "vocabulary_sha256"]  # fmt: skip
+__all__ = ["FORMAT", "MANIFEST_NAME", "SHARD_FORMATS", "SPLITS", "VERSION", "WORK_FOLDER", "DataManifest", "PhaseData",
+           "ShardFile", "Split", "vocabulary_sha256"]  # fmt: skip
+
+WORK_FOLDER = ".prepare"
+"""In a data folder in the making: what the prepare has done so far."""
 
 _AGAIN = "run `bertjobs data prepare` again, into a new folder"
 
@@ -105,6 +108,7 @@ class DataManifest:
         has_hash: whether the manifest ends with a hash of itself, as all do but those of older versions.
         files_beside: sha256 of each other file at the folder's top, by name; None where an older version does not say.
         sources: of each corpus its name, tokens and [UNK]; () if they were not counted.
+        odd_files: how much of a file of the corpus was not text, of the hundred worst ones.
     """
 
     folder: Path
@@ -123,6 +127,7 @@ class DataManifest:
     has_hash: bool
     files_beside: dict[str, str] | None
     sources: tuple[dict[str, Any], ...] = ()
+    odd_files: dict[str, int] = field(default_factory=dict)
 
     @classmethod
     def read(cls, folder: Path | str) -> DataManifest:
@@ -147,11 +152,7 @@ class DataManifest:
             raise InputError("the data folder is empty", where=where, hint=_AGAIN)
         path = folder / MANIFEST_NAME
         if MANIFEST_NAME not in names:
-            raise InputError(
-                f"the data folder has no {MANIFEST_NAME}: it is half-written, or not a data folder",
-                where=where,
-                hint="run the same `bertjobs data prepare` again: it resumes where it stopped",
-            )
+            raise _no_manifest(names, folder)
         try:
             return _parse(read_bytes(path) or b"", folder)
         except (DamagedFileError, ValueError) as error:
@@ -263,6 +264,23 @@ class DataManifest:
             )
 
 
+def _no_manifest(names: set[str], folder: Path) -> InputError:
+    """The error for a folder of these files, which has no manifest."""
+    where = str(folder)
+    resumes = WORK_FOLDER in names
+    if resumes or any(name.startswith("phase") for name in names):
+        hint = "run the same `bertjobs data prepare` again: it resumes where it stopped" if resumes else _AGAIN
+        return InputError(f"the data folder has no {MANIFEST_NAME}: it is half-written", where=where, hint=hint)
+    hint = "name the folder that `bertjobs data prepare --output` or `bertjobs data adopt --output` made"
+    if any(".parquet" in name for name in names):
+        hint = f"for LDDL's Parquet shards: bertjobs data adopt --phase N={quote(where)} --vocab FILE --output DIR"
+    elif any(name.lower().endswith((".h5", ".hdf5")) for name in names):
+        hint = f"for HDF5 files of NVIDIA's scripts: bertjobs data adopt --from hdf5 {quote(where)} --vocab FILE"
+    elif any(".tfrecord" in name for name in names):
+        hint = "TFRecord files are not read here: prepare the text that they were made from"
+    return InputError(f"it is not a data folder: it has no {MANIFEST_NAME}", where=where, hint=hint)
+
+
 def vocabulary_sha256(path: Path | str) -> str:
     """sha256 (64 hex digits) of a vocab.txt's bytes; InputError if it cannot be read."""
     try:
@@ -292,6 +310,7 @@ def _parse(raw: bytes, folder: Path) -> DataManifest:
         has_hash=has_hash(content),
         files_beside=files_beside(content),
         sources=tuple(content.get("sources", ())),
+        odd_files=content.get("odd_files", {}),
     )  # fmt: skip
 
 

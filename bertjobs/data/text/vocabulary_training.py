@@ -23,6 +23,7 @@ from bertjobs.data.text.vocabulary import (
 )
 from bertjobs.errors import InputError
 from bertjobs.files.atomic import write_json, write_text
+from bertjobs.files.faults import not_written
 
 _ALPHABET = 1000  # most frequent characters that a trained vocabulary holds
 _COVERAGE = 0.9995  # of a text's characters, by more characters than these or by longer words where it needs them
@@ -109,7 +110,7 @@ def _write(tokens: Sequence[str], tokenizer: Tokenizer, files: Sequence[Path]) -
         write_json(config, stated.config())
         write_text(path, "".join(f"{token}\n" for token in tokens))
     except OSError as error:
-        raise InputError(f"cannot write {str(path)!r}: {error.strerror}", where="--output") from error
+        raise not_written(str(path), error, "--output") from error
 
 
 def _train(words: Mapping[str, int], pieces: Mapping[str, int], size: int) -> list[str]:

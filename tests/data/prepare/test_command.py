@@ -13,6 +13,7 @@ from bertjobs.data.shards.manifest import DataManifest
 from bertjobs.data.text.normalisation import Normalisation
 from bertjobs.data.text.vocabulary import Vocabulary
 from bertjobs.errors import InputError
+from bertjobs.files.arrays import map_arrays
 from bertjobs.slurm.container import Container, submitting_code
 from tests.data.text.scripts import TEXTS
 
@@ -78,6 +79,26 @@ def test_a_guess_and_the_unknown_share_are_printed(
         _run(*words, "--cased", "--uncased")
     with pytest.raises(InputError, match="differently"):
         _run(*words, "--strip-accents", "no")
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "cp1252"])
+def test_a_corpus_in_another_encoding_gives_the_same(
+    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], encoding: str
+) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    for path in corpus.iterdir():
+        (other / path.name).write_bytes(path.read_text(encoding="utf-8").encode(encoding))
+    made = {}
+    for folder, more in ((corpus, ()), (other, ("--encoding", encoding))):
+        vocab, output = tmp_path / f"{folder.name}.txt", tmp_path / f"of-{folder.name}"
+        given = ("--corpus", f"text:{folder}", *more)
+        assert _run("vocab", *given, "--size", 400, "--output", vocab) == 0
+        assert (f"#encoding={encoding}" in capsys.readouterr().out) == bool(more)
+        assert _run("prepare", *given, "--vocab", vocab, "--output", output, "--phases", "1") == 0
+        shards = sorted((output / "phase1" / "train").iterdir())
+        made[folder] = (vocab.read_bytes(), [(path.name, map_arrays(path)[0]["ids"].tolist()) for path in shards])
+    assert made[corpus] == made[other]
 
 
 def test_phases_that_are_not_numbers_are_refused(corpus: Path, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bertjobs.data.prepare.array_options import ArrayOptions
-from bertjobs.data.prepare.on_slurm import Element, SlurmArrays, TaskFailure, failures_of, stripe
+from bertjobs.data.prepare.on_slurm import Element, SlurmArrays, TaskFailure, failures_of, is_spent, stripe
 from bertjobs.errors import InputError
 from bertjobs.slurm.options import SlurmOptions
 
@@ -44,6 +44,15 @@ def test_a_task_counts_as_failed_only_if_it_is_at_fault(
 ) -> None:
     element = Element("12_3", "pairs", (1, 4, 9), early)
     assert failures_of(element, {4, 9, 11}, journal) == expected
+
+
+@pytest.mark.parametrize(
+    ("exit_codes", "spent"),
+    [([70], False), ([None, 70], False), ([70, 70, 70], True), ([64], True), ([70, 64], True)],
+)
+def test_bad_input_is_not_tried_again_and_other_failures_are(exit_codes: list[int | None], spent: bool) -> None:
+    failures = [TaskFailure(4, "12_3", "n1", "error: bad", code) for code in exit_codes]
+    assert is_spent(failures, 3) == spent
 
 
 def test_options_become_those_of_sbatch() -> None:

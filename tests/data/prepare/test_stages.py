@@ -250,7 +250,7 @@ def test_a_full_disk_keeps_what_was_done(options: Make, tmp_path: Path) -> None:
 def test_odd_bytes_are_counted(options: Make, tmp_path: Path) -> None:
     folder = tmp_path / "odd"
     folder.mkdir()
-    (folder / "a.txt").write_bytes(b"The people\x00 of the war.\xff The nation is at peace. " * 20)
+    (folder / "a.txt").write_bytes((b"The people\x00 of the war.\xff " + b"The nation is at peace. " * 100) * 20)
     (folder / "b.txt").write_bytes(b"The union. The states. The congress of the nation. " * 20)
     prepare(options(corpora=(f"text:{folder}",)), quiet)
     data = DataManifest.read(options().output)

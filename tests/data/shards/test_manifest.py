@@ -53,6 +53,24 @@ def test_a_half_written_folder(copy: DataManifest) -> None:
     assert "prepare" in message
 
 
+@pytest.mark.parametrize(
+    ("name", "says", "not_"),
+    [
+        (".prepare", "run the same `bertjobs data prepare` again: it resumes", "new folder"),
+        ("phase1", "`bertjobs data prepare` again, into a new folder", "resumes"),
+        ("part_0.hdf5", "bertjobs data adopt --from hdf5", "prepare` again"),
+        ("part_0.tfrecord", "TFRecord files are not read here", "prepare` again"),
+        ("shard-0.parquet_0", "bertjobs data adopt --phase N=", "prepare` again"),
+        ("notes.txt", "name the folder that `bertjobs data prepare --output`", "again"),
+    ],
+)
+def test_what_to_do_with_a_folder_without_a_manifest(tmp_path: Path, name: str, says: str, not_: str) -> None:
+    (tmp_path / name).mkdir()
+    message = _refused(DataManifest.read, tmp_path)
+    assert says in message
+    assert not_ not in message
+
+
 @pytest.mark.parametrize("content", ["{", "[]", "{}", '{"format": "bertjobs-data", "version": 99}', "null"])
 def test_a_manifest_that_is_damaged_or_of_another_version(copy: DataManifest, content: str) -> None:
     (copy.folder / "MANIFEST.json").write_text(content)
