@@ -23,7 +23,8 @@ from bertjobs.data.check import find_target, inspect_target
 from bertjobs.data.check.verify import verify
 from bertjobs.data.prepare import PHASES, PrepareOptions, prepare
 from bertjobs.data.shards.manifest import DataManifest
-from bertjobs.data.text.vocabulary import Vocabulary, train_vocabulary
+from bertjobs.data.text.vocabulary import Vocabulary
+from bertjobs.data.text.vocabulary_training import train_vocabulary
 from bertjobs.errors import InputError
 
 

@@ -24,7 +24,7 @@ from typing import Any
 import yaml
 
 from bertjobs.data.prepare import PrepareOptions, prepare
-from bertjobs.data.text.vocabulary import train_vocabulary
+from bertjobs.data.text.vocabulary_training import train_vocabulary
 from bertjobs.files.json_lines import append_line, read_lines
 from bertjobs.run.directory import RunDirectory
 

@@ -146,7 +146,7 @@ def corpus() -> str:
 def prepare_data(work: Path) -> None:
     """Vocabulary and shards below ``work``, unless they exist already."""
     from bertjobs.data.prepare import PHASES, PrepareOptions, prepare
-    from bertjobs.data.text.vocabulary import train_vocabulary
+    from bertjobs.data.text.vocabulary_training import train_vocabulary
 
     vocabulary, data = work / "vocab.txt", work / "data"
     if not vocabulary.exists():

@@ -12,6 +12,7 @@ from bertjobs.data.ragged import offsets_of
 from bertjobs.data.shards.ids_shard import SPECIALS, ShardRows, ids_type
 from bertjobs.data.shards.manifest import DataManifest
 from bertjobs.data.shards.shard_set import ShardSet
+from bertjobs.data.text.normalisation import Normalisation
 from bertjobs.data.text.vocabulary import SPECIAL_TOKENS, Vocabulary
 from bertjobs.recipe.spec import PhaseSpec, RunSpec
 
@@ -93,7 +94,7 @@ def _vocabulary(size: int) -> Vocabulary:
     return Vocabulary(
         tokens=tokens,
         sha256="",
-        lowercase=True,
+        normalisation=Normalisation.berts(True),
         tokens_file=b"",
         tokenizer_file=None,
         pad_id=places["[PAD]"],

@@ -88,7 +88,13 @@ def _add_what(group: Any) -> None:
            "masked_share decides")  # fmt: skip
     option("--masked-units", metavar="WHAT", default="pieces",
            help="with static masking: pieces, or words with all their pieces")  # fmt: skip
-    option("--cased", action="store_true", help="keep upper case and accents, if the vocabulary does not decide")
+    option("--cased", action="store_true", help="text is not lowercased, if no file beside the vocabulary states it")
+    option("--uncased", action="store_true", help="text is lowercased, if no file beside the vocabulary states it")
+    option("--strip-accents", metavar="yes|no", default="",
+           help="whether accents, and vowel signs and tone marks, are stripped, if no file beside the vocabulary "
+           "states it")  # fmt: skip
+    option("--max-unknown-share", metavar="SHARE", type=float, default=0.05,
+           help="share of a corpus' tokens that may be [UNK]; above it the text is refused")  # fmt: skip
     option("--language", metavar="NAME", default="english",
            help="language of the text, by its English name or code (german, de); see --sentences")  # fmt: skip
     option("--sentences", metavar="HOW", default="auto",
@@ -116,7 +122,8 @@ def _add_vocab(verbs: Any) -> None:
     parser = verbs.add_parser(
         "vocab",
         help="train a WordPiece vocabulary on text",
-        description="Train a WordPiece vocabulary and write it as vocab.txt.",
+        description="Train a WordPiece vocabulary and write it as vocab.txt, with tokenizer.json and "
+        "tokenizer_config.json beside it, which state how text is normalised.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         allow_abbrev=False,
     )
@@ -126,6 +133,15 @@ def _add_vocab(verbs: Any) -> None:
         "--output", metavar="FILE", required=True, default=argparse.SUPPRESS, help="the file to write, DIR/vocab.txt"
     )
     parser.add_argument("--cased", action="store_true", help="keep upper case and accents")
+    parser.add_argument(
+        "--strip-accents",
+        metavar="yes|no",
+        default="",
+        help="strip accents (default: yes without --cased, unless the text would lose vowel signs and tone marks)",
+    )
+    parser.add_argument(
+        "--language", metavar="NAME", default="english", help="language of the text, for the command to type next"
+    )
     parser.set_defaults(handler=_vocab)
 
 
@@ -149,6 +165,8 @@ def _prepare(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
     started, progress = time.monotonic(), _ProgressLine()
     try:
         with _arrays(args, progress.say) if args.slurm else ThisMachine(chosen_processes(args)) as runner:
+            for note in options.chosen_vocabulary.notes:
+                print(f"note: {note}")
             made = prepare(options, progress, runner)
     except KeyboardInterrupt:
         if (Path(args.output) / WORK_FOLDER).exists():
@@ -170,16 +188,26 @@ def _arrays(args: argparse.Namespace, say: Callable[[str], None]) -> SlurmArrays
 def _vocab(args: argparse.Namespace) -> int:
     with interrupts_held():
         from bertjobs.data.corpus import kinds  # noqa: F401 - what reads them, which is loaded when it is used
-        from bertjobs.data.text.vocabulary import Vocabulary, train_vocabulary
+        from bertjobs.data.text.languages import language_name
+        from bertjobs.data.text.vocabulary_choice import Wishes, choose_vocabulary
+        from bertjobs.data.text.vocabulary_training import train_vocabulary
         from bertjobs.slurm.shell import shell_line
 
     started, corpora = time.monotonic(), chosen_corpora(args)
-    train_vocabulary(corpora, args.size, not args.cased, args.output)
-    vocabulary = Vocabulary.read(args.output)
+    wishes = Wishes.of_flags(args.cased, not args.cased, args.strip_accents)
+    language_name(args.language)
+    notes = train_vocabulary(corpora, args.size, not args.cased, args.output, wishes.strip_accents)
+    vocabulary = choose_vocabulary(args.output, wishes).vocabulary
     seconds = time.monotonic() - started
-    print(f"{vocabulary.size:,} tokens in {seconds:.0f} s -> {args.output} (sha256 {vocabulary.sha256[:12]}...)")
-    sources = [word for source in corpora for word in ("--corpus", source)]
-    print("next: " + shell_line(["bertjobs", "data", "prepare", *sources, "--vocab", args.output]) + " --output DIR")
+    print(f"{vocabulary.size:,} tokens, {vocabulary.normalisation}, in {seconds:.0f} s -> {args.output} "
+          f"(sha256 {vocabulary.sha256[:12]}...)")  # fmt: skip
+    for note in notes:
+        print(f"note: {note}")
+    words = [word for source in corpora for word in ("--corpus", source)]
+    words += ["--vocab", args.output, *(["--cased"] if args.cased else [])]
+    words += ["--strip-accents", args.strip_accents] if args.strip_accents else []
+    words += ["--language", args.language] if args.language != "english" else []
+    print("next: " + shell_line(["bertjobs", "data", "prepare", *words]) + " --output DIR")
     return 0
 
 

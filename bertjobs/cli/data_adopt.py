@@ -9,6 +9,7 @@ from bertjobs.data.prepare import adopt
 from bertjobs.data.prepare import adopt_hdf5 as hdf5
 from bertjobs.data.prepare.adopt import Progress
 from bertjobs.data.shards.manifest import DataManifest
+from bertjobs.data.text.vocabulary_choice import Wishes, choose_vocabulary
 from bertjobs.errors import InputError
 
 
@@ -21,6 +22,16 @@ def _phase_folders(args: argparse.Namespace) -> dict[int, Path]:
     return {number: Path(folder) for number, folder in _numbered(given, "--phase", "1=DIR").items()}
 
 
+def _wishes(args: argparse.Namespace) -> Wishes:
+    return Wishes.of_flags(args.cased, args.uncased, args.strip_accents)
+
+
+def print_notes(args: argparse.Namespace) -> None:
+    """Print what a person should know of the vocabulary."""
+    for note in choose_vocabulary(args.vocab, _wishes(args)).notes:
+        print(f"note: {note}")
+
+
 def adopt_lddl(args: argparse.Namespace, threads: int, progress: Progress) -> DataManifest:
     """Adopt LDDL's Parquet files."""
     options = adopt.AdoptOptions(
@@ -30,7 +41,7 @@ def adopt_lddl(args: argparse.Namespace, threads: int, progress: Progress) -> Da
         held_out_shards=args.held_out_shards,
         sequence_lengths={number: _whole(text) for number, text in
                           _numbered(args.sequence_length, "--sequence-length", "1=128").items()},
-        lowercase=False if args.cased else None,
+        wishes=_wishes(args),
         link=args.link,
     )  # fmt: skip
     return adopt.adopt(options, threads, progress)
@@ -46,7 +57,7 @@ def adopt_hdf5(args: argparse.Namespace, progress: Progress) -> DataManifest:
         vocabulary=Path(args.vocab),
         output=Path(args.output),
         held_out_files=args.held_out_shards,
-        lowercase=False if args.cased else None,
+        wishes=_wishes(args),
     )
     return hdf5.adopt_hdf5(options, progress)
 

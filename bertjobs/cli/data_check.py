@@ -93,7 +93,10 @@ def _add_adopt(verbs: Any) -> None:
            "become the validation split (default: 1)")  # fmt: skip
     option("--sequence-length", metavar="N=TOKENS", action="append", default=[],
            help="sequence length of a phase, if the rows of its Parquet files do not show it")  # fmt: skip
-    option("--cased", action="store_true", help="text was not lowercased (default: decided by the vocabulary's tokens)")
+    option("--cased", action="store_true", help="text was not lowercased, if no file beside the vocabulary states it")
+    option("--uncased", action="store_true", help="text was lowercased, if no file beside the vocabulary states it")
+    option("--strip-accents", metavar="yes|no", default="",
+           help="whether accents were stripped, if no file beside the vocabulary states it")  # fmt: skip
     option("--link", choices=("symlink", "copy"), default="symlink",
            help="leave LDDL's shards where they are, or copy them (default: symlink)")  # fmt: skip
     _add_processes(parser)
@@ -177,8 +180,8 @@ def _print_header(path: str, target: CheckTarget) -> None:
     data, expected = target.data, target.parts[0].expected
     print(f"{path}: {'token ids' if expected.shard_format == 'ids' else 'LDDL strings'} ({expected.shard_format})")
     vocabulary = target.vocabulary
-    case = "uncased" if vocabulary.lowercase else "cased"
-    print(f"vocabulary  {vocabulary.size:,} tokens, {case}, sha256 {vocabulary.sha256[:12]}...")
+    stated = f"{vocabulary.normalisation}, " if data is not None else ""  # of a lone shard nothing states it
+    print(f"vocabulary  {vocabulary.size:,} tokens, {stated}sha256 {vocabulary.sha256[:12]}...")
     if data is not None:
         print(f"manifest    sha256 {data.sha256[:12]}...")
         words = ", ".join(f"{name} {_value(value)}" for name, value in data.settings.items())
@@ -268,7 +271,7 @@ def _as_json(
     data, vocabulary = target.data, target.vocabulary
     content: dict[str, Any] = {
         "shard_format": target.parts[0].expected.shard_format,
-        "vocabulary": {"sha256": vocabulary.sha256, "size": vocabulary.size, "lowercase": vocabulary.lowercase},
+        "vocabulary": vocabulary.facts(),
         "metadata": target.metadata,
     }
     if data is not None:
@@ -322,7 +325,7 @@ def _verify(args: argparse.Namespace) -> int:
 
 def _adopt(args: argparse.Namespace) -> int:
     with interrupts_held():
-        from bertjobs.cli.data_adopt import adopt_hdf5, adopt_lddl
+        from bertjobs.cli.data_adopt import adopt_hdf5, adopt_lddl, print_notes
         from bertjobs.slurm.shell import shell_line
 
     progress = ReadingLine("adopt")
@@ -330,6 +333,7 @@ def _adopt(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(_adopted(data, args), indent=2))
         return 0
+    print_notes(args)
     for number, phase in sorted(data.phases.items()):
         for name in ("train", "validation"):
             split = phase.split(name)

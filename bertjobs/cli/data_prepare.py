@@ -66,12 +66,12 @@ def queue_prepare(parser: argparse.ArgumentParser, args: argparse.Namespace, opt
     """Queue this same command, without --queue, as a separate job, and say what to type next."""
     from bertjobs.data.corpus import Source, named_on_disk
     from bertjobs.data.prepare.queue_job import log_file, queue
-    from bertjobs.data.text.vocabulary import Vocabulary
     from bertjobs.slurm.shell import shell_line
 
     # What can be checked quickly here; the other checks read the whole corpus.
     options.check()
-    Vocabulary.read(options.vocabulary, lowercase=False if options.cased else None)
+    for note in options.chosen_vocabulary.notes:
+        print(f"note: {note}")
     for text in options.corpora:
         Source.parse(named_on_disk(text))
     output, arrays = Path(args.output), array_options(args)

@@ -15,7 +15,9 @@ from bertjobs.cli.main import Parser
 from bertjobs.data.corpus import documents
 from bertjobs.data.prepare import PHASES, PrepareOptions, prepare
 from bertjobs.data.shards.manifest import DataManifest
-from bertjobs.data.text.vocabulary import Vocabulary, train_vocabulary
+from bertjobs.data.text.normalisation import Normalisation
+from bertjobs.data.text.vocabulary import Vocabulary
+from bertjobs.data.text.vocabulary_training import train_vocabulary
 from bertjobs.errors import InputError
 from tests.data.conftest import quiet
 from tests.data.hdf5_files import write_instances
@@ -138,6 +140,7 @@ def test_verify_says_where_a_manifest_has_no_hash_of_itself(
     assert "hash of itself" not in capsys.readouterr().out
     newer = ("sources", "duplicates", "files", "sha256_of_above")
     older = {name: value for name, value in content.items() if name not in newer}
+    (folder / "tokenizer_config.json").unlink()
     (folder / "MANIFEST.json").write_text(json.dumps(older, indent=2) + "\n")
     assert run("verify", folder) == 0
     assert "without a hash of itself" in capsys.readouterr().out
@@ -162,6 +165,19 @@ def test_adopt_then_verify(made: dict[str, Path], tmp_path: Path, capsys: pytest
         data.phase(1).train.rows + data.phase(1).validation.rows == DataManifest.read(made["lddl"]).phase(1).train.rows
     )
     assert run("verify", output) == 0
+
+
+def test_adopt_says_what_it_guessed_of_the_vocabulary(
+    made: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lone = tmp_path / "lone.txt"
+    lone.write_bytes((made["lddl"] / "vocab.txt").read_bytes())
+    words = ("adopt", "--phase", f"1={made['lddl'] / 'phase1' / 'train'}", "--vocab", lone, "--output")
+    assert run(*words, tmp_path / "a") == 0
+    assert "note: guessed: lone.txt is uncased (0 of " in capsys.readouterr().out
+    assert run(*words, tmp_path / "b", "--uncased", "--strip-accents", "no") == 0
+    assert "guessed" not in capsys.readouterr().out
+    assert Vocabulary.of_folder(tmp_path / "b").normalisation == Normalisation(True, False)
 
 
 def test_adopt_hdf5_then_verify(made: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,7 +9,8 @@ import pytest
 
 from bertjobs.data.prepare import PrepareOptions, prepare
 from bertjobs.data.shards.manifest import DataManifest
-from bertjobs.data.text.vocabulary import Vocabulary, train_vocabulary
+from bertjobs.data.text.vocabulary import Vocabulary
+from bertjobs.data.text.vocabulary_training import train_vocabulary
 
 DOCUMENTS = 24
 TEXT = (

@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, BertTokenizer
 
+from bertjobs.data.text.normalisation import Normalisation
 from bertjobs.data.text.vocabulary import Vocabulary
+from bertjobs.data.text.vocabulary_choice import choose_vocabulary
 from bertjobs.model.tokenizer import write_tokenizer
 
 TEXTS = ["The Cat sat on 中文 Ünïcode, unaffable!", "", "a\x85b\u00a0c e\u0301 [MASK] 😀 " + "x" * 101]
@@ -85,3 +88,23 @@ def test_a_lone_vocabulary_of_any_name_is_read_as_berts(minilm: Path, tmp_path: 
     theirs = loaded(TEXTS, add_special_tokens=False, split_special_tokens=True)["input_ids"]
     assert [token for row in theirs for token in row] == ids.tolist()
     assert type(loaded).__name__.startswith("BertTokenizer")
+
+
+@pytest.mark.parametrize("strip_accents", [True, False])
+@pytest.mark.parametrize("lowercase", [True, False])
+def test_what_is_written_beside_the_vocabulary_counts(
+    minilm: Path, tmp_path: Path, lowercase: bool, strip_accents: bool
+) -> None:
+    data, checkpoint = tmp_path / "data", tmp_path / "checkpoint"
+    data.mkdir()
+    checkpoint.mkdir()
+    normalisation = Normalisation(lowercase, strip_accents)
+    replace(Vocabulary.read(minilm / "vocab.txt"), normalisation=normalisation).write(data)
+    write_tokenizer(checkpoint, data / "vocab.txt", lowercase=not lowercase, max_length=512)
+    ids, _ = Vocabulary.of_folder(data).encoder().encode(TEXTS)
+    for kind in (AutoTokenizer, BertTokenizer):
+        loaded = kind.from_pretrained(checkpoint)
+        theirs = loaded(TEXTS, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        assert [token for row in theirs for token in row] == ids.tolist()
+    for folder in (data, checkpoint):
+        assert choose_vocabulary(folder / "vocab.txt").vocabulary.normalisation == normalisation

@@ -14,7 +14,7 @@ import torch
 
 from bertjobs.data.prepare import PrepareOptions, prepare
 from bertjobs.data.shards.manifest import DataManifest
-from bertjobs.data.text.vocabulary import train_vocabulary
+from bertjobs.data.text.vocabulary_training import train_vocabulary
 from bertjobs.files.json_lines import append_line
 from bertjobs.model.bert import BertForPreTraining
 from bertjobs.model.huggingface import save_pretrained

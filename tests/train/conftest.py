@@ -21,7 +21,7 @@ import yaml
 
 from bertjobs.data.prepare import PrepareOptions, prepare
 from bertjobs.data.shards.manifest import DataManifest
-from bertjobs.data.text.vocabulary import train_vocabulary
+from bertjobs.data.text.vocabulary_training import train_vocabulary
 from bertjobs.errors import EXIT_CONTINUE, EXIT_DONE
 from bertjobs.launch.local import free_port
 from bertjobs.run.checkpoints import read_manifest, seal

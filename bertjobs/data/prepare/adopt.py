@@ -24,6 +24,7 @@ from bertjobs.data.prepare.new_folder import check_output, new_folder
 from bertjobs.data.shards.manifest import FORMAT, SPLITS, VERSION, DataManifest, ShardFile
 from bertjobs.data.shards.manifest_form import write_manifest
 from bertjobs.data.text.vocabulary import Vocabulary
+from bertjobs.data.text.vocabulary_choice import NO_WISHES, Wishes, choose_vocabulary
 from bertjobs.errors import BertjobsError, InputError
 from bertjobs.files.atomic import sha256_of, sync_file, write_json
 from bertjobs.files.faults import may_pass
@@ -76,7 +77,7 @@ class AdoptOptions:
         output: folder to make.
         held_out_shards: the last shards of each bin, which become the validation split.
         sequence_lengths: of a phase, where it is not to be inferred.
-        lowercase: None decides by the vocabulary.
+        wishes: what flags say of the vocabulary's text.
         link: "symlink" (the shards stay where they are) or "copy".
     """
 
@@ -85,7 +86,7 @@ class AdoptOptions:
     output: Path
     held_out_shards: int = 1
     sequence_lengths: Mapping[int, int] | None = None
-    lowercase: bool | None = None
+    wishes: Wishes = NO_WISHES
     link: str = "symlink"
 
 
@@ -99,7 +100,7 @@ def adopt(options: AdoptOptions, threads: int, progress: Progress) -> DataManife
     check_output(options.output)
     if options.held_out_shards < 1:
         raise InputError(f"{options.held_out_shards} is too small: at least 1", where="--held-out-shards")
-    vocabulary = Vocabulary.read(options.vocabulary, options.lowercase)
+    vocabulary = choose_vocabulary(options.vocabulary, options.wishes).vocabulary
     files_by_phase = {number: find_files(folder) for number, folder in sorted(options.phases.items())}
     counted = _count_all(files_by_phase, vocabulary, threads, progress)
     _check_masking(options, counted)
@@ -366,7 +367,7 @@ def manifest_content(
         "format": FORMAT,
         "version": VERSION,
         "shard_format": shard_format,
-        "vocabulary": {"sha256": vocabulary.sha256, "size": vocabulary.size, "lowercase": vocabulary.lowercase},
+        "vocabulary": vocabulary.facts(),
         "settings": settings,
         "documents": {},
         "corpus": {},

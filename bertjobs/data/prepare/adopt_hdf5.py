@@ -24,6 +24,7 @@ from bertjobs.data.shards.ids_shard import ids_type
 from bertjobs.data.shards.manifest import SPLITS, DataManifest, ShardFile
 from bertjobs.data.shards.manifest_form import write_manifest
 from bertjobs.data.text.vocabulary import Vocabulary
+from bertjobs.data.text.vocabulary_choice import NO_WISHES, Wishes, choose_vocabulary
 from bertjobs.errors import InputError
 
 Int64s = NDArray[np.int64]
@@ -43,14 +44,14 @@ class Hdf5Options:
         vocabulary: the vocab.txt that the files were made with.
         output: folder to make.
         held_out_files: the last files, which become the validation split unless files are named as test files.
-        lowercase: None decides by the vocabulary.
+        wishes: what flags say of the vocabulary's text.
     """
 
     phases: Mapping[int, Path]
     vocabulary: Path
     output: Path
     held_out_files: int = 1
-    lowercase: bool | None = None
+    wishes: Wishes = NO_WISHES
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def adopt_hdf5(options: Hdf5Options, progress: Progress) -> DataManifest:
             names; a vocabulary that does not fit; too few files to hold some out.
     """
     check_output(options.output)
-    vocabulary = Vocabulary.read(options.vocabulary, options.lowercase)
+    vocabulary = choose_vocabulary(options.vocabulary, options.wishes).vocabulary
     files = {number: find_files(folder) for number, folder in sorted(options.phases.items())}
     splits = {number: split_files(listed, options.held_out_files, options.phases[number])
               for number, listed in files.items()}  # fmt: skip

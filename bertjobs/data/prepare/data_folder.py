@@ -17,7 +17,7 @@ from bertjobs.data.corpus.changes import CorpusChangedError
 from bertjobs.data.corpus.persistent import UnavailableError
 from bertjobs.data.corpus.soundness import most_odd
 from bertjobs.data.prepare.document_keys import with_repeated_ids
-from bertjobs.data.prepare.on_this_machine import Runner, ThisMachine
+from bertjobs.data.prepare.on_this_machine import Done, Runner, ThisMachine
 from bertjobs.data.prepare.pair_counts import refuse_poor_pairs
 from bertjobs.data.prepare.resumption import compared, written_since
 from bertjobs.data.prepare.settings import PrepareOptions
@@ -25,6 +25,7 @@ from bertjobs.data.prepare.source_tally import source_counts
 from bertjobs.data.prepare.split_rows import refuse_splits_without_rows
 from bertjobs.data.prepare.stage_duplicates import duplicate_report
 from bertjobs.data.prepare.stage_pairs import counted_pairs, settle_split
+from bertjobs.data.prepare.unknown_share import EarlyCheck, TooManyUnknownError, check_unknown, unknown_counts
 from bertjobs.data.prepare.work_folder import DUPLICATES, FOLDER_NAME, PreparePlan, WorkFolder, make_plan
 from bertjobs.data.shards.manifest import FORMAT, MANIFEST_NAME, SPLITS, VERSION, DataManifest
 from bertjobs.data.shards.manifest_form import write_manifest
@@ -53,13 +54,13 @@ def prepare(options: PrepareOptions, progress: Progress, runner: Runner | None =
         False if the folder was complete already.
 
     Raises:
-        InputError: bad options, corpus or vocabulary, or an output of other settings.
+        InputError: bad options, corpus or vocabulary, too many [UNK], or an output of other settings.
         UnavailableError: the corpus cannot be read at present; what was done is kept.
         BertjobsError: another prepare is working on the output, it cannot be written, or a task failed; the same.
     """
     options.check()
+    vocabulary = options.chosen_vocabulary.vocabulary
     options = replace(options, corpora=tuple(map(named_on_disk, options.corpora)))
-    vocabulary = Vocabulary.read(options.vocabulary, lowercase=False if options.cased else None)
     progress("scan", 0, 1, "corpus")
     sources = [Source.parse(text) for text in options.corpora]
     pieces = scan(sources, PIECE_BYTES)
@@ -111,12 +112,12 @@ def _open(output: Path) -> Path:
 def _removed_after_bad_input(output: Path) -> Iterator[None]:
     """After an InputError other input is needed: what this prepare made until then is useless.
 
-    Except where a file has changed, which may be as it was after all.
+    Except where a file has changed, which may be as it was after all, and where only a limit is in the way.
     """
     was_there, was_begun = output.exists(), (output / FOLDER_NAME).exists()
     try:
         yield
-    except CorpusChangedError:
+    except (CorpusChangedError, TooManyUnknownError):
         raise
     except InputError:
         if not was_begun:
@@ -150,8 +151,13 @@ def _run_stages(work: WorkFolder, options: PrepareOptions, runner: Runner, progr
         if stage == "pairs":
             settle_split(work.tokenised())
         missing = work.missing(stage)
-        runner.run(work, stage, missing, _StageProgress(work, stage, missing, progress))
-        if stage == "pairs":
+        done: Done = _StageProgress(work, stage, missing, progress)
+        if stage == "tokenise":
+            done = EarlyCheck(work, options.max_unknown_share, done)
+        runner.run(work, stage, missing, done)
+        if stage == "tokenise":
+            check_unknown(unknown_counts(work), options.max_unknown_share)
+        elif stage == "pairs":
             refuse_splits_without_rows(work)
             _check_pairs(work, options)
         if still := work.missing(stage):
@@ -206,7 +212,7 @@ def _finish(work: WorkFolder, vocabulary: Vocabulary) -> None:
             "format": FORMAT,
             "version": VERSION,
             "shard_format": work.options.format,
-            "vocabulary": {"sha256": vocabulary.sha256, "size": vocabulary.size, "lowercase": vocabulary.lowercase},
+            "vocabulary": vocabulary.facts(),
             "settings": work.plan.settings,
             "documents": {"train": documents - held_out, "validation": held_out},
             "held_out": names[:1000],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 from bertjobs.data.check.duplicates import check_near
@@ -11,6 +12,7 @@ from bertjobs.data.corpus import SENTENCES, Source
 from bertjobs.data.shards.manifest import SHARD_FORMATS
 from bertjobs.data.text.languages import language_name
 from bertjobs.data.text.splitters import chosen_splitter
+from bertjobs.data.text.vocabulary_choice import ChosenVocabulary, Wishes, choose_vocabulary
 from bertjobs.errors import InputError, nearest
 from bertjobs.recipe.predictions import MASKED_SHARE, most_predictions
 
@@ -18,7 +20,8 @@ MASKINGS = ("dynamic", "static")
 MASKED_UNITS = ("pieces", "words")
 DROPPED = ("none", "exact", "near")
 MAX_SEQUENCE_LENGTH = 1 << 16
-_NOT_RECORDED = ("output", "vocabulary", "sentences", "most_unpaired", "least_used")
+_NOT_RECORDED = ("output", "vocabulary", "uncased", "strip_accents", "sentences",
+                 "max_unknown_share", "most_unpaired", "least_used")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,10 @@ class PrepareOptions:
         corpora: sources, as ``corpus.Source.parse`` takes them.
         vocabulary: path of a vocab.txt or tokenizer.json.
         output: folder to make.
-        cased: keep upper case and accents, if the vocabulary does not decide.
+        cased, uncased: whether text is lowercased, if nothing beside the vocabulary states it.
+        strip_accents: "yes" or "no": whether accents are stripped, if nothing beside the vocabulary states it; "": as
+            BERT does, or as the vocabulary's tokens show.
+        max_unknown_share: of a source's tokens, that may be [UNK].
         phases: shapes of the phases' sequences.
         next_sentence: pairs for next-sentence prediction, or contiguous text.
         across_documents: contiguous text continues with another document where one ends.
@@ -128,6 +134,9 @@ class PrepareOptions:
     least_used: float = 0.5
     format: str = "ids"
     cased: bool = False
+    uncased: bool = False
+    strip_accents: str = ""
+    max_unknown_share: float = 0.05
     seed: int = 42
     drop_duplicates: str = "none"
     near_threshold: float = 0.8
@@ -140,6 +149,12 @@ class PrepareOptions:
 
     next_sentence: bool = True
     across_documents: bool = False
+
+    @cached_property
+    def chosen_vocabulary(self) -> ChosenVocabulary:
+        """The vocabulary, and how text is normalised for it; InputError as in ``choose_vocabulary``."""
+        wishes = Wishes.of_flags(self.cased, self.uncased, self.strip_accents)
+        return choose_vocabulary(self.vocabulary, wishes)
 
     def check(self) -> None:
         """InputError names the first option that is not valid."""
@@ -157,6 +172,7 @@ class PrepareOptions:
             ("short-sequence-share", self.short_sequence_share, True, False),
             ("sample-ratio", self.sample_ratio, False, True),
             ("most-unpaired", self.most_unpaired, True, True),
+            ("max-unknown-share", self.max_unknown_share, True, True),
             ("least-used", self.least_used, True, True),
         ):
             check_share(name, share, zero=zero, one=one)

@@ -59,7 +59,8 @@ class PreparePlan:
 
     Attributes:
         settings: ``PrepareOptions.settings``.
-        vocabulary_sha256, tokenizer_sha256: of vocab.txt and tokenizer.json (of an empty text where that is missing).
+        vocabulary_sha256: of vocab.txt.
+        tokenizer_sha256: ``Vocabulary.tokenizer_sha256``.
         corpus_sha256: of the list of pieces: the files' names below the corpus and their sizes.
         corpus_bytes: of text, an estimate where files are compressed.
         train_buckets, validation_buckets: how many there are.
@@ -117,7 +118,7 @@ def make_plan(options: PrepareOptions, pieces: Sequence[Piece], vocabulary: Voca
     return PreparePlan(
         settings=options.settings(),
         vocabulary_sha256=vocabulary.sha256,
-        tokenizer_sha256=hashlib.sha256((vocabulary.tokenizer_file or "").encode()).hexdigest(),
+        tokenizer_sha256=vocabulary.tokenizer_sha256,
         lowercase=vocabulary.lowercase,
         corpus_sha256=hashlib.sha256(json.dumps(listed).encode()).hexdigest(),
         corpus_bytes=size,

@@ -1,12 +1,12 @@
-"""BERT's WordPiece vocabulary: reading one, writing it into folders, training a new one."""
+"""BERT's WordPiece vocabulary: reading one, and writing it into folders."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,19 +16,33 @@ from numpy.typing import NDArray
 from tokenizers import AddedToken, Tokenizer, decoders, normalizers, pre_tokenizers, processors
 from tokenizers.models import WordPiece
 
+from bertjobs.data.text.normalisation import CONFIG_FILE, Normalisation, read_config
+from bertjobs.data.text.normalisation_guess import guessed
 from bertjobs.data.text.wordpiece import WordPieceEncoder
 from bertjobs.errors import InputError
-from bertjobs.files.atomic import write_text
-from bertjobs.files.faults import not_written
+from bertjobs.files.atomic import write_json, write_text
+from bertjobs.slurm.shell import quote
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 TOKENS_FILE, TOKENIZER_FILE = "vocab.txt", "tokenizer.json"
 
-_ALPHABET = 1000  # most frequent characters that a trained vocabulary holds
-_COVERAGE = 0.9995  # of a text's characters, by more characters than these where it needs them
-_COUNTED_WORDS = 2_000_000  # distinct words that training remembers
-_REPEATED = 1000  # occurrences of a word in one text for the trainer
+BERTS_WORD_LIMIT = 100
+"""Characters of a word at most, in BERT's tokenizer: a longer one becomes [UNK]."""
+
+_ROLES = {
+    "pad_token": "[PAD]",
+    "unk_token": "[UNK]",
+    "cls_token": "[CLS]",
+    "sep_token": "[SEP]",
+    "mask_token": "[MASK]",
+}
 _TRAIN_ONE = "a WordPiece vocabulary is needed: `bertjobs data vocab` trains one"
+
+
+def beside(tokens_file: Path, name: str) -> Path:
+    """Where a vocabulary's other file is: ``NAME`` beside vocab.txt, ``words.NAME`` beside words.txt."""
+    stem = tokens_file.name.removesuffix(".txt")
+    return tokens_file.with_name(name if tokens_file.name == TOKENS_FILE else f"{stem}.{name}")
 
 
 @dataclass(frozen=True)
@@ -38,14 +52,14 @@ class Vocabulary:
     Attributes:
         tokens: a token's place is its id, which is its line number in vocab.txt, from 0.
         sha256: of the bytes of vocab.txt, 64 hex digits.
-        lowercase: text is lowercased before it is encoded; from a vocab.txt its accents are dropped as well.
+        normalisation: how text is changed before it is looked up.
         tokens_file: the bytes of vocab.txt; one token per line where a tokenizer.json was read.
         tokenizer_file: the text of tokenizer.json; None if a vocab.txt was read.
     """
 
     tokens: tuple[str, ...] = field(repr=False)
     sha256: str
-    lowercase: bool
+    normalisation: Normalisation
     tokens_file: bytes = field(repr=False)
     tokenizer_file: str | None = field(repr=False)
     pad_id: int
@@ -59,6 +73,20 @@ class Vocabulary:
         """Number of tokens."""
         return len(self.tokens)
 
+    @property
+    def lowercase(self) -> bool:
+        """Whether text is lowercased before it is encoded."""
+        return self.normalisation.lowercase
+
+    @property
+    def tokenizer_sha256(self) -> str:
+        """Names how text becomes tokens: the sha256 of tokenizer.json; where there is none, of the normalisation if it
+        is not BERT's own, else of an empty text."""
+        if self.tokenizer_file is not None:
+            return hashlib.sha256(self.tokenizer_file.encode()).hexdigest()
+        own = self.normalisation == Normalisation.berts(self.lowercase)
+        return hashlib.sha256(b"" if own else json.dumps(self.normalisation.config()).encode()).hexdigest()
+
     @cached_property
     def continues(self) -> NDArray[np.bool_]:
         """Which tokens begin with ``##``, and so continue the word of the token before: ``[size]``."""
@@ -70,8 +98,9 @@ class Vocabulary:
 
         Args:
             path: the file.
-            lowercase: whether a vocab.txt is of lowercased text. None decides by the tokens: one with an
-                upper-case letter is cased. A tokenizer.json states it itself.
+            lowercase: whether a vocab.txt is of lowercased text, with BERT's own normaliser. None guesses by the
+                tokens, for readers that need nothing but these; see ``choose_vocabulary`` for text to be encoded.
+                A tokenizer.json states it itself.
 
         Raises:
             InputError: unreadable, empty, not UTF-8, a token listed twice, one of ``SPECIAL_TOKENS`` missing; a
@@ -96,30 +125,69 @@ class Vocabulary:
     def of_folder(cls, folder: Path | str, lowercase: bool | None = None) -> Vocabulary:
         """Read what ``write`` put into a folder: its tokenizer.json where there is one, else its vocab.txt.
 
+        Args:
+            folder: a data folder, or a checkpoint.
+            lowercase: as for ``read``, where no file states it: in folders of earlier versions.
+
         Raises:
-            InputError: as ``read``; or the two files hold different tokens.
+            InputError: as ``read``; or a file beside vocab.txt is damaged, or holds other tokens.
         """
-        tokens_file, tokenizer_file = Path(folder) / TOKENS_FILE, Path(folder) / TOKENIZER_FILE
-        vocabulary = cls.read(tokens_file, lowercase)
-        if not tokenizer_file.exists():
-            return vocabulary
-        whole = cls.read(tokenizer_file)
-        if whole.tokens != vocabulary.tokens:
-            what = f"{TOKENIZER_FILE} and {TOKENS_FILE} hold different tokens"
-            raise InputError(what, where=str(folder), hint="remove the one that does not belong there")
+        vocabulary = cls.read(Path(folder) / TOKENS_FILE, lowercase)
+        if whole := vocabulary.tokenizer_beside(Path(folder) / TOKENIZER_FILE):
+            return whole
+        written = read_config(Path(folder) / CONFIG_FILE)
+        return replace(vocabulary, normalisation=written) if written else vocabulary
+
+    def tokenizer_beside(self, path: Path) -> Vocabulary | None:
+        """The same tokens as a tokenizer.json has them; None if there is none.
+
+        Raises:
+            InputError: as ``read``; or it holds other tokens.
+        """
+        if not path.exists():
+            return None
+        whole = type(self).read(path)
+        if whole.tokens != self.tokens:
+            what = f"{path.name} and the vocab.txt beside it hold different tokens"
+            raise InputError(what, where=str(path.parent), hint="remove the one that does not belong there")
         return whole
 
     def write(self, folder: Path | str) -> None:
-        """Write vocab.txt and, where it was read from one, tokenizer.json; byte for byte as they were given."""
+        """Write vocab.txt and, where it was read from one, tokenizer.json, byte for byte as they were given; and
+        tokenizer_config.json."""
         folder = Path(folder)
         write_text(folder / TOKENS_FILE, self.tokens_file.decode("utf-8"))
         if self.tokenizer_file is not None:
             write_text(folder / TOKENIZER_FILE, self.tokenizer_file)
+        write_json(folder / CONFIG_FILE, self.config())
+
+    def config(self) -> dict[str, Any]:
+        """What Hugging Face's tokenizer_config.json states.
+
+        Its class BertTokenizer makes its own normaliser and takes words of 100 characters at most, so that only a plain
+        vocab.txt can be read by it.
+        """
+        if self.tokenizer_file is None:
+            return _ROLES | self.normalisation.config() | {"tokenizer_class": "BertTokenizer"}
+        tokenizer = Tokenizer.from_str(self.tokenizer_file)
+        only_longer_words = is_berts(tokenizer) and tokenizer.model.max_input_chars_per_word > BERTS_WORD_LIMIT
+        inputs = ["input_ids", "token_type_ids", "attention_mask"]
+        return (
+            _ROLES
+            | (self.normalisation.config() if only_longer_words else {})  # for who asks for BertTokenizer by name
+            | {"tokenizer_class": "PreTrainedTokenizerFast", "model_input_names": inputs}
+        )
+
+    def facts(self) -> dict[str, Any]:
+        """What MANIFEST.json states."""
+        normalisation = self.normalisation
+        return {"sha256": self.sha256, "size": self.size, "lowercase": normalisation.lowercase,
+                "strip_accents": normalisation.strip_accents}  # fmt: skip
 
     def tokenizer(self) -> Tokenizer:
         """The reference tokenizer, a new one: [CLS] A [SEP] B [SEP], neither truncated nor padded."""
         if self.tokenizer_file is None:
-            return _bert_tokenizer(self.tokens, self.lowercase)
+            return bert_tokenizer(self.tokens, self.normalisation)
         tokenizer = Tokenizer.from_str(self.tokenizer_file)
         tokenizer.no_truncation()
         tokenizer.no_padding()
@@ -133,17 +201,24 @@ class Vocabulary:
     def encoder(self) -> WordPieceEncoder:
         """An encoder for text, equal to ``tokenizer()`` without special tokens."""
         tokenizer = self.tokenizer()
-        by_words = _is_berts(tokenizer)
+        by_words = is_berts(tokenizer)
         ideographs = by_words and tokenizer.normalizer.handle_chinese_chars
         return WordPieceEncoder(tokenizer, by_words=by_words, lowercase=self.lowercase, ideographs=ideographs)
 
     @classmethod
     def _of_tokens_file(cls, content: bytes, text: str, lowercase: bool | None, where: str) -> Vocabulary:
+        if text.startswith("\ufeff"):
+            raise InputError("the vocabulary begins with a byte order mark, which would be a part of its first token",
+                             where=f"{where}, line 1", hint=f"remove it: sed -i '1s/^\\xEF\\xBB\\xBF//' {quote(where)}"
+                             )  # fmt: skip
         tokens = tuple(line.removesuffix("\r") for line in text.removesuffix("\n").split("\n"))
-        if lowercase is None:
-            lowercase = not any(token != token.lower() for token in tokens if not token.startswith("["))
-        ids = _special_ids(tokens, where)
-        return cls(tokens, hashlib.sha256(content).hexdigest(), lowercase, content, None, *ids)
+        try:
+            ids = _special_ids(tokens, where)
+        except InputError:
+            check_lines(tokens, where)  # which may be why
+            raise
+        normalisation = guessed(tokens) if lowercase is None else Normalisation.berts(lowercase)
+        return cls(tokens, hashlib.sha256(content).hexdigest(), normalisation, content, None, *ids)
 
     @classmethod
     def _of_tokenizer_file(cls, text: str, where: str) -> Vocabulary:
@@ -151,9 +226,25 @@ class Vocabulary:
         tokens = _tokens_by_id(tokenizer, where)
         ids = _special_ids(tokens, where)
         content = "".join(f"{token}\n" for token in tokens).encode()
-        normaliser = tokenizer.normalizer
-        lowercase = normaliser is not None and normaliser.normalize_str("A") == "a"
-        return cls(tokens, hashlib.sha256(content).hexdigest(), lowercase, content, text, *ids)
+        normalisation = Normalisation.of_tokenizer(tokenizer)
+        return cls(tokens, hashlib.sha256(content).hexdigest(), normalisation, content, text, *ids)
+
+
+def check_lines(tokens: Sequence[str], where: str) -> None:
+    """InputError that names the first line of a vocab.txt that is not a token.
+
+    A line cannot be skipped or mended here: its number is the token's id, and other programs read the same file.
+    """
+    for number, token in enumerate(tokens, 1):
+        if token == token.strip(" \t") != "":
+            continue
+        line = f"{where}, line {number}"
+        if not token.strip(" \t"):
+            raise InputError("the line is empty", where=line,
+                             hint="delete it if it is the last; write an unused token, such as [unused0], into another "
+                             "one, which keeps the ids of those after it")  # fmt: skip
+        mend = f"sed -i 's/^[ \\t]*//; s/[ \\t]*\\(\\r\\?\\)$/\\1/' {quote(where)}"
+        raise InputError(f"the token {token!r} begins or ends with a space", where=line, hint=f"remove them: {mend}")
 
 
 def _special_ids(tokens: Sequence[str], where: str) -> list[int]:
@@ -162,7 +253,8 @@ def _special_ids(tokens: Sequence[str], where: str) -> list[int]:
     for number, token in enumerate(tokens):
         if ids.setdefault(token, number) != number:
             what = f"the vocabulary holds {token!r} twice, as ids {ids[token]} and {number}"
-            raise InputError(what, where=where)
+            lines = f"lines {ids[token] + 1} and {number + 1} of a vocab.txt"
+            raise InputError(what, where=where, hint=f"{lines}: one of them has to be another token")
     missing = [token for token in SPECIAL_TOKENS if token not in ids]
     if missing:
         raise InputError(f"the vocabulary lacks {', '.join(missing)}", where=where, hint=_TRAIN_ONE)
@@ -206,7 +298,7 @@ def _tokens_by_id(tokenizer: Tokenizer, where: str) -> tuple[str, ...]:
     return tuple(token for _, token in entries)
 
 
-def _is_berts(tokenizer: Tokenizer) -> bool:
+def is_berts(tokenizer: Tokenizer) -> bool:
     """Whether text may be cut into words first: BERT's normaliser and pre-tokenizer, no tokens searched in text."""
     return (
         isinstance(tokenizer.normalizer, normalizers.BertNormalizer)
@@ -215,11 +307,19 @@ def _is_berts(tokenizer: Tokenizer) -> bool:
     )
 
 
-def _bert_tokenizer(tokens: Sequence[str], lowercase: bool) -> Tokenizer:
-    """BERT's tokenizer: clean, split at spaces, punctuation and CJK, WordPiece, [CLS] A [SEP] B [SEP]."""
+def bert_tokenizer(
+    tokens: Sequence[str], normalisation: Normalisation, word_limit: int = BERTS_WORD_LIMIT
+) -> Tokenizer:
+    """BERT's tokenizer: clean, split at spaces, punctuation and CJK, WordPiece, [CLS] A [SEP] B [SEP].
+
+    Args:
+        tokens: by id.
+        normalisation: of the text.
+        word_limit: characters of a word at most: a longer one becomes [UNK].
+    """
     ids = {token: number for number, token in enumerate(tokens)}
-    tokenizer = Tokenizer(WordPiece(ids, unk_token="[UNK]", max_input_chars_per_word=100))
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
+    tokenizer = Tokenizer(WordPiece(ids, unk_token="[UNK]", max_input_chars_per_word=word_limit))
+    tokenizer.normalizer = normalisation.normaliser()
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.post_processor = _post_processor(ids["[CLS]"], ids["[SEP]"])
     tokenizer.decoder = decoders.WordPiece(prefix="##")
@@ -233,101 +333,3 @@ def _post_processor(cls_id: int, sep_id: int) -> processors.BertProcessing:
 
 def _special_tokens(tokens: Sequence[str]) -> list[AddedToken]:
     return [AddedToken(token, special=True, normalized=False) for token in sorted(SPECIAL_TOKENS, key=tokens.index)]
-
-
-def train_vocabulary(sources: Sequence[str], size: int, lowercase: bool, output: Path | str) -> None:
-    """Train a WordPiece vocabulary on corpora and write it as vocab.txt.
-
-    Args:
-        sources: as ``corpus.documents`` takes them.
-        size: tokens at most, the special ones included.
-        lowercase: make an uncased vocabulary.
-        output: the file to write; it must not exist.
-
-    Raises:
-        InputError: bad sources, a size without room for the special tokens, an output that exists or
-            cannot be written.
-    """
-    from tokenizers.trainers import WordPieceTrainer
-
-    path = Path(output)
-    if path.exists():
-        raise InputError(f"{str(path)!r} exists", where="--output", hint="choose another file or remove it")
-    words = _count_words(sources, normalizers.BertNormalizer(lowercase=lowercase))
-    alphabet, continuing = _characters(words, size)
-    # The trainer breaks ties by token id and numbers "##x" in the order of a hash table, which changes from
-    # run to run. Naming these tokens beforehand fixes their ids, and so the whole vocabulary.
-    first = [*SPECIAL_TOKENS, *alphabet, *(f"##{character}" for character in continuing)]
-    if size <= len(first):
-        raise InputError(
-            f"a vocabulary of {size} tokens has no room: the text has {len(first)} single characters",
-            where="--size",
-            hint=f"try {max(8000, 2 * len(first))}",
-        )
-    trainer = WordPieceTrainer(
-        vocab_size=size,
-        min_frequency=2,
-        initial_alphabet=alphabet,
-        limit_alphabet=len(alphabet),
-        special_tokens=first,
-        continuing_subword_prefix="##",
-        show_progress=False,
-    )
-    tokenizer = Tokenizer(WordPiece(unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.train_from_iterator(_repeated(words), trainer)
-    tokens = sorted(tokenizer.get_vocab().items(), key=lambda entry: entry[1])
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_text(path, "".join(f"{token}\n" for token, _ in tokens))
-    except OSError as error:
-        raise not_written(str(path), error, "--output") from error
-
-
-def _count_words(sources: Sequence[str], normaliser: normalizers.BertNormalizer) -> Counter[str]:
-    """How often each normalised word occurs. If there are too many, the rarest are dropped."""
-    from bertjobs.data.corpus import documents  # here: reading a vocabulary needs no corpus
-
-    words: Counter[str] = Counter()
-    for source in sources:
-        for document in documents(source):
-            words.update(normaliser.normalize_str(document.text).split())
-            if len(words) > _COUNTED_WORDS:
-                words = _most_frequent(words, _COUNTED_WORDS // 2)
-    return words
-
-
-def _most_frequent(words: Counter[str], at_most: int) -> Counter[str]:
-    least = 1
-    while len(words) > at_most:
-        words = Counter({word: count for word, count in words.items() if count > least})
-        least *= 2
-    return words
-
-
-def _repeated(words: Counter[str]) -> Iterator[str]:
-    """Each word as often as it was counted, in texts of bounded length: the trainer takes no counts."""
-    for word, count in words.items():
-        for done in range(0, count, _REPEATED):
-            yield f"{word} " * min(_REPEATED, count - done)
-
-
-def _characters(words: Counter[str], size: int) -> tuple[list[str], list[str]]:
-    """The text's most frequent characters, and those of them that occur inside words; both sorted.
-
-    A thousand of them; more where these leave out over 0.05% of a text of many ideographs, as SentencePiece
-    does (Kudo and Richardson, arXiv 1808.06226), up to half of the vocabulary.
-    """
-    split = pre_tokenizers.BertPreTokenizer()
-    counts: Counter[str] = Counter()
-    continuing: set[str] = set()
-    for word, count in words.items():
-        for piece, _ in split.pre_tokenize_str(word):
-            continuing.update(piece[1:])
-            for character in piece:
-                counts[character] += count
-    frequent = sorted(sorted(counts), key=counts.__getitem__, reverse=True)
-    covered = np.cumsum([counts[character] for character in frequent])
-    needed = int(np.searchsorted(covered, _COVERAGE * counts.total())) + 1
-    alphabet = frequent[: max(_ALPHABET, min(needed, size // 2))]
-    return sorted(alphabet), sorted(continuing.intersection(alphabet))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import string
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from itertools import chain, pairwise
 
 import numpy as np
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from bertjobs.data.ragged import gather, offsets_of
+from bertjobs.data.text.longest_match import LongestMatch
 
 Encoded = tuple[NDArray[np.int32], NDArray[np.int64]]
 
@@ -26,6 +28,7 @@ _SLICE = 1 << 20  # characters looked up at once: bounds memory
 _REFERENCE_SLICE = 1 << 16  # characters that the reference tokenizer sees at once: it takes some 100 bytes for each
 _KNOWN_WORDS = 200_000
 _KNOWN_CHARACTERS = 4_000_000
+_LONG_WORD = 40  # characters; the reference takes more time for longer ones than `LongestMatch`
 
 _SPACES = b"\t\n\r "
 _CUT_AFTER, _CUT_AROUND, _IDEOGRAPH = 1, 2, 3
@@ -130,10 +133,16 @@ class WordPieceEncoder:
         self._offsets = offsets_of(self._lengths)
 
     def _learn(self, words: list[str]) -> None:
+        long = [word for word in words if len(word) > _LONG_WORD]
+        short = [word for word in words if len(word) <= _LONG_WORD]
         # Nothing is normalised or split in these: asking the model directly is four times faster.
-        plain = [word for word in words if word.isascii() and word.isalnum()]
-        other = [word for word in words if not (word.isascii() and word.isalnum())]
-        for known, (ids, lengths) in ((plain, self._encode_plain(plain)), (other, self._encode_whole(other))):
+        plain = [word for word in short if word.isascii() and word.isalnum()]
+        other = [word for word in short if not (word.isascii() and word.isalnum())]
+        for known, (ids, lengths) in (
+            (plain, self._encode_plain(plain)),
+            (long, self._encode_long(long)),
+            (other, self._encode_whole(other)),
+        ):
             self._known.update(zip(known, range(len(self._known), len(self._known) + len(known)), strict=True))
             self._ids = np.concatenate([self._ids, ids])
             self._lengths = np.concatenate([self._lengths, lengths])
@@ -141,9 +150,19 @@ class WordPieceEncoder:
         self._characters += sum(map(len, words))
 
     def _encode_plain(self, words: Sequence[str]) -> Encoded:
-        pieces = list(map(self._pieces, words))
-        lengths = np.fromiter(map(len, pieces), dtype=np.int64, count=len(pieces))
-        return np.fromiter(chain.from_iterable(pieces), dtype=np.int32), lengths
+        return _encoded(list(map(self._pieces, words)))
+
+    def _encode_long(self, words: Sequence[str]) -> Encoded:
+        if not words:
+            return _NOTHING
+        normalise, split = self._tokenizer.normalizer.normalize_str, self._tokenizer.pre_tokenizer.pre_tokenize_str
+        match = self._longest_match.ids
+        pieces = ([piece for piece, _ in split(normalise(word))] for word in words)
+        return _encoded([[number for piece in some for number in match(piece)] for some in pieces])
+
+    @cached_property
+    def _longest_match(self) -> LongestMatch:
+        return LongestMatch(self._model, self._tokenizer.get_vocab(with_added_tokens=False))
 
     def _pieces(self, word: str) -> list[int]:
         """By the model; a word that is a token is found in a tenth of the time."""
@@ -161,6 +180,11 @@ class WordPieceEncoder:
             ids = np.fromiter(encoding.ids, dtype=np.int32)
             parts.append((ids, np.bincount(texts_of_tokens, minlength=len(part))))
         return np.concatenate([ids for ids, _ in parts]), np.concatenate([lengths for _, lengths in parts])
+
+
+def _encoded(pieces: Sequence[Sequence[int]]) -> Encoded:
+    lengths = np.fromiter(map(len, pieces), dtype=np.int64, count=len(pieces))
+    return np.fromiter(chain.from_iterable(pieces), dtype=np.int32), lengths
 
 
 _NOTHING: Encoded = (np.zeros(0, dtype=np.int32), np.zeros(0, dtype=np.int64))

@@ -93,7 +93,8 @@ def sample_data(data: DataManifest, folder: Path, phases: Sequence[int]) -> None
             entry[split]["files"] = _some(entry[split]["files"], rows)
             for file in entry[split]["files"]:
                 (target / file["name"]).symlink_to((source / file["name"]).absolute())
-    (folder / "vocab.txt").symlink_to(data.vocabulary_path.absolute())
+    for name in (data.vocabulary_path.name, *(data.files_beside or ())):
+        (folder / name).symlink_to((data.folder / name).absolute())
     write_manifest(folder, content)
 
 

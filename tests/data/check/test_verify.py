@@ -88,6 +88,16 @@ def test_a_tokenizer_of_other_tokens_is_detected(folder: Path) -> None:
     assert one.path == "tokenizer.json"
 
 
+def test_another_normalisation_is_detected(folder: Path) -> None:
+    path = folder / "tokenizer_config.json"
+    path.write_text(path.read_text().replace("true", "false", 1))
+    (one,) = bad(folder)
+    assert one.path == "tokenizer_config.json"
+    path.unlink()
+    (one,) = bad(folder)
+    assert (one.path, one.found) == ("tokenizer_config.json", "No such file or directory")
+
+
 def test_lddls_file_of_rows_must_agree(folder: Path) -> None:
     path = folder / "phase1" / "train" / ROWS_NAME
     rows = json.loads(path.read_text())

@@ -21,6 +21,7 @@ from bertjobs.data.prepare.adopt import AdoptOptions, _read_rows, adopt
 from bertjobs.data.shards.manifest import DataManifest
 from bertjobs.data.shards.shard_set import ShardSet
 from bertjobs.data.text.vocabulary import Vocabulary
+from bertjobs.data.text.vocabulary_choice import Wishes
 from bertjobs.errors import InputError
 
 PANDAS = json.dumps({"index_columns": [], "column_indexes": [], "columns": [{"name": "A", "pandas_type": "unicode"}]})
@@ -199,11 +200,15 @@ def test_a_cased_vocabulary_means_case_is_kept(
     adopted, vocabulary: Vocabulary, vocabulary_path: Path, tmp_path: Path
 ) -> None:
     folder = lddl_folder(tmp_path / "lddl", vocabulary)
-    cased = tmp_path / "cased.txt"
-    cased.write_text(vocabulary_path.read_text() + "Zug\n")
+    lone, cased = tmp_path / "lone.txt", tmp_path / "cased.txt"
+    lone.write_text(vocabulary_path.read_text() + "Zug\n")
+    cased.write_text(vocabulary_path.read_text() + "".join(f"Zug{number}\n" for number in range(99)))
     assert adopted(folder, output=tmp_path / "a").lowercase
-    assert not adopted(folder, output=tmp_path / "b", lowercase=False).lowercase
-    assert not adopted(folder, output=tmp_path / "c", vocabulary=cased).lowercase
+    assert adopted(folder, output=tmp_path / "b", vocabulary=lone).lowercase, "one capital is no evidence"
+    assert not adopted(folder, output=tmp_path / "c", vocabulary=lone, wishes=Wishes(False)).lowercase
+    assert not adopted(folder, output=tmp_path / "d", vocabulary=cased).lowercase
+    with pytest.raises(InputError, match="lowercases text, the flag says otherwise"):
+        adopted(folder, output=tmp_path / "e", wishes=Wishes(False))
 
 
 def test_a_vocabulary_that_does_not_fit_is_refused_with_a_token_as_evidence(

@@ -18,7 +18,8 @@ from bertjobs.data.prepare.pair_counts import PairCounts
 from bertjobs.data.shards.ids_shard import read_ids_shard
 from bertjobs.data.shards.manifest import MANIFEST_NAME, DataManifest
 from bertjobs.data.shards.manifest_form import hashed_text
-from bertjobs.data.text.vocabulary import SPECIAL_TOKENS, train_vocabulary
+from bertjobs.data.text.vocabulary import SPECIAL_TOKENS
+from bertjobs.data.text.vocabulary_training import train_vocabulary
 from bertjobs.errors import InputError
 from tests.data.conftest import quiet
 from tests.data.declaration import ARTICLE

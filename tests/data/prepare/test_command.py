@@ -10,9 +10,12 @@ import pytest
 from bertjobs.cli.data import register
 from bertjobs.cli.data_prepare import array_options, given_words
 from bertjobs.data.shards.manifest import DataManifest
+from bertjobs.data.text.normalisation import Normalisation
+from bertjobs.data.text.vocabulary import Vocabulary
 from bertjobs.errors import InputError
 from bertjobs.files.arrays import map_arrays
 from bertjobs.slurm.container import Container, submitting_code
+from tests.data.text.scripts import TEXTS
 
 
 def _parse(*words: object) -> argparse.Namespace:
@@ -39,6 +42,43 @@ def test_vocab_then_prepare(corpus: Path, tmp_path: Path, capsys: pytest.Capture
     assert f"{data.documents['train']} documents for training" in printed.out
     assert f"next: bertjobs submit --recipe NAME --data {output}" in printed.out
     assert "MB/s" in printed.err
+
+
+def test_the_command_to_type_next_repeats_what_was_given(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "texte").mkdir()
+    for number in range(3):
+        (tmp_path / "texte" / f"{number}.txt").write_text(f"{TEXTS['German']} " * 40, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    words = ("--corpus", "text:texte", "--cased", "--strip-accents", "yes", "--language", "german")
+    assert _run("vocab", *words, "--size", 400, "--output", "made/vocab.txt") == 0
+    printed = capsys.readouterr().out
+    assert "tokens, cased, accents stripped, in" in printed
+    command = printed.partition("next: ")[2].strip()
+    assert command == ("bertjobs data prepare --corpus text:texte --vocab made/vocab.txt --cased --strip-accents yes "
+                       "--language german --output DIR")  # fmt: skip
+    assert _run(*command.split()[2:-1], tmp_path / "data", "--phases", "1") == 0
+    vocabulary = Vocabulary.of_folder(tmp_path / "data")
+    assert vocabulary.normalisation == Normalisation(False, True)
+    assert "guessed" not in capsys.readouterr().out
+
+
+def test_a_guess_and_the_unknown_share_are_printed(
+    corpus: Path, vocabulary_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lone = tmp_path / "lone.txt"
+    lone.write_bytes(vocabulary_path.read_bytes())
+    words = ("prepare", "--corpus", f"text:{corpus}", "--output", tmp_path / "data", "--phases", "1", "--vocab", lone)
+    for _ in range(2):  # a complete folder is left as it is, and the guess is said again
+        assert _run(*words) == 0
+        printed = capsys.readouterr().out
+        assert "note: guessed: lone.txt is uncased (0 of" in printed
+        assert f"tokens (0.00%) of text:{corpus}" in printed
+    with pytest.raises(InputError, match="not both"):
+        _run(*words, "--cased", "--uncased")
+    with pytest.raises(InputError, match="differently"):
+        _run(*words, "--strip-accents", "no")
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "cp1252"])

@@ -60,6 +60,7 @@ def test_a_changed_manifest_is_refused_wherever_it_is_read(folder: Path) -> None
 
 def test_a_manifest_of_an_older_version_is_read_and_has_no_hash(folder: Path) -> None:
     older = {name: content_of(folder)[name] for name in OLDER}
+    (folder / "tokenizer_config.json").unlink()
     (folder / MANIFEST_NAME).write_text(json.dumps(older, indent=2) + "\n")
     data = DataManifest.read(folder)
     assert not data.has_hash
@@ -70,6 +71,7 @@ def test_a_manifest_of_an_older_version_is_read_and_has_no_hash(folder: Path) ->
 def test_of_an_older_version_the_plan_knows_the_tokenizer(folder: Path) -> None:
     (folder / "tokenizer.json").write_text("{}")
     older = {name: content_of(folder)[name] for name in OLDER}
+    (folder / "tokenizer_config.json").unlink()
     sha256 = hashlib.sha256(b"{}").hexdigest()
     older["plan"]["tokenizer_sha256"] = sha256
     (folder / MANIFEST_NAME).write_text(json.dumps(older, indent=2))
@@ -120,6 +122,9 @@ HUGE = 10**30
         (("corpus",), {"bytes": [1]}, "corpus.bytes is not a whole number"),
         (("held_out",), "speech-03", "held_out is not a list"),
         (("held_out",), [1], "held_out does not list names"),
+        (("sources",), [1], "sources lists one that is not an object"),
+        (("sources", 0, "corpus"), 1, "sources: corpus is not text"),
+        (("sources", 0, "unknown"), -1, "sources: unknown is not a whole number"),
         (("files",), {"../x": "0" * 64}, "files lists '../x'"),
         (("files",), {"tokenizer.json": None}, "files lists 'tokenizer.json'"),
         (("phases",), {}, "it has no phases"),

