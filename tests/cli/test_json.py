@@ -15,9 +15,11 @@ import pytest
 
 from bertjobs.cli.main import build_parser
 from bertjobs.data.prepare import PHASES, PrepareOptions, prepare
+from bertjobs.data.text.vocabulary import Vocabulary
 from tests.cli.test_init import ANSWERS, install
 from tests.conftest import Bertjobs
 from tests.data.conftest import quiet
+from tests.data.hdf5_files import write_instances
 from tests.report.conftest import (
     START,
     MakeRun,
@@ -175,7 +177,11 @@ def test_shards(bertjobs: Bertjobs, shards: Path, speeches_data: Path, tmp_path:
 
     made = run(bertjobs, 0, "adopt", "--phase", f"1={shards / 'phase1' / 'train'}", "--vocab", shards / "vocab.txt",
                "--output", tmp_path / "adopted")  # fmt: skip
-    check("data adopt", made)
+    write_instances(tmp_path / "hdf5" / "test_0.hdf5", Vocabulary.read(shards / "vocab.txt"), 40)
+    write_instances(tmp_path / "hdf5" / "training_0.hdf5", Vocabulary.read(shards / "vocab.txt"), 40, seed=1)
+    of_hdf5 = run(bertjobs, 0, "adopt", "--from", "hdf5", tmp_path / "hdf5", "--vocab", shards / "vocab.txt",
+                  "--output", tmp_path / "adopted-hdf5")  # fmt: skip
+    check("data adopt", made, of_hdf5)
     assert (
         strict(made)["manifest_sha256"] == strict(run(bertjobs, 0, "verify", tmp_path / "adopted"))["manifest_sha256"]
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
 
 import pytest
@@ -74,7 +75,8 @@ def test_a_guess_and_the_unknown_share_are_printed(
         assert _run(*words) == 0
         printed = capsys.readouterr().out
         assert "note: guessed: lone.txt is uncased (0 of" in printed
-        assert f"tokens (0.00%) of text:{corpus}" in printed
+        assert re.search(rf"^sources:\n  1  .*text:{re.escape(str(corpus))}$", printed, re.MULTILINE)
+        assert re.search(r"\[UNK\].*\n  1 .* 0\.00% ", printed)
     with pytest.raises(InputError, match="not both"):
         _run(*words, "--cased", "--uncased")
     with pytest.raises(InputError, match="differently"):

@@ -16,8 +16,8 @@ from safetensors.numpy import load_file
 from transformers import BertTokenizerFast
 
 from bertjobs.cli.main import main
-from bertjobs.data.check import find_target, inspect_target, read_samples
-from bertjobs.data.check.inspect import inspect_shards
+from bertjobs.data.check.inspect import inspect_shards, inspect_target, read_samples
+from bertjobs.data.check.target import find_target
 from bertjobs.data.check.verify import verify
 from bertjobs.data.prepare import PHASES, PhaseShape, PrepareOptions, prepare
 from bertjobs.data.shards.manifest import DataManifest, Split

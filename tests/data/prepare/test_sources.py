@@ -91,7 +91,9 @@ def two_sources(
     ] * 5
     (folder / "lines.jsonl").write_text("".join(json.dumps({"text": line}) + "\n" for line in lines))
     corpora = (f"text:{corpus}", f"jsonl:{folder / 'lines.jsonl'}@2")
-    options = PrepareOptions(corpora, str(small_vocabulary_path), str(folder / "data"), duplicates=3, held_out=0.2)
+    options = PrepareOptions(
+        corpora, str(small_vocabulary_path), str(folder / "data"), duplicates=3, held_out=0.2, max_unknown_share=0.1
+    )
     prepare(options, quiet)
     speeches = [path.read_text(encoding="utf-8") for path in sorted(corpus.iterdir())]
     return DataManifest.read(folder / "data"), [speeches, lines]

@@ -42,7 +42,7 @@ def test_each_source_has_its_own_count_which_is_hugging_faces(
     options: PrepareOptions, corpus: Path, vocabulary_path: Path, tmp_path: Path
 ) -> None:
     prepare(replace(options, max_unknown_share=1.0), quiet)
-    counts = [(one["corpus"], one["tokens"], one["unknown"]) for one in DataManifest.read(tmp_path / "data").sources]
+    counts = [(one.corpus, one.tokens, one.unknown) for one in DataManifest.read(tmp_path / "data").sources]
     expected = [_reference(folder, vocabulary_path) for folder in (corpus, tmp_path / "foreign")]
     assert counts == [(name, *each) for name, each in zip(options.corpora, expected, strict=True)]
     assert expected[0][1] == 0
