@@ -19,7 +19,7 @@ def source_lines(data: DataManifest) -> list[str]:
     if not data.sources:
         return []
     names = [[str(number), language_words(counts), counts.corpus] for number, counts in enumerate(data.sources, 1)]
-    lines = ["sources:", *("  " + line for line in columns(names)), *_table(data.sources)]
+    lines = ["sources:", *("  " + line for line in columns(names)), *_table(data.sources, data.next_sentence)]
     return [*lines, *duplicate_lines(data.duplicates)]
 
 
@@ -31,23 +31,27 @@ def language_words(counts: SourceCounts) -> str:
     return f"mostly {name} ({documents / of:.0%} of a sample of {counted(of, 'document')})"
 
 
-def _table(sources: Sequence[SourceCounts]) -> list[str]:
+def _table(sources: Sequence[SourceCounts], next_sentence: bool) -> list[str]:
     phases = sorted({phase for counts in sources for phase in counts.phases})
     which = f"phase {', '.join(map(str, phases))}"
-    head = ["", "documents", "sentences", "tokens", "[UNK]", f"used, {which}", f"random next, {which}",
-            "tokens/document", "tokens/sentence"]  # fmt: skip
+    head = ["", "documents", "sentences", "tokens", "[UNK]", f"used, {which}",
+            *([f"random next, {which}"] if next_sentence else []), "tokens/document", "tokens/sentence"]  # fmt: skip
     rows = [head]
+
+    def of_phases(counts: SourceCounts, part: str, whole: str) -> str:
+        there = map(counts.phases.get, phases)
+        return ", ".join(_share(getattr(one, part), getattr(one, whole)) if one else "-" for one in there)
+
     has_repeated = any(counts.repeated for counts in sources)
     if has_repeated:
         head.insert(2, "dropped" if any(counts.dropped for counts in sources) else "repeated")
     for number, counts in enumerate(sources, 1):
-        of_phases = [counts.phases.get(phase) for phase in phases]
         rows.append([
             f"  {number}", f"{counts.documents:,}", *([f"{counts.repeated:,}"] if has_repeated else []),
             f"{counts.sentences:,}", f"{counts.tokens:,}",
             _share(counts.unknown, counts.tokens, 2),
-            ", ".join(_share(one.used, one.tokens) if one else "-" for one in of_phases),
-            ", ".join(_share(one.random_next, one.sequences) if one else "-" for one in of_phases),
+            of_phases(counts, "used", "tokens"),
+            *([of_phases(counts, "random_next", "sequences")] if next_sentence else []),
             _spread(counts.document_quantiles), _spread(counts.sentence_quantiles),
         ])  # fmt: skip
     return [*right_aligned(rows), "  (the last two: the median, and what 5% and 95% do not exceed)"]
