@@ -19,7 +19,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from bertjobs.data.check import find_target, inspect_target
+from bertjobs.data.check.inspect import inspect_target
+from bertjobs.data.check.target import find_target
 from bertjobs.data.check.verify import verify
 from bertjobs.data.prepare import PHASES, PrepareOptions, prepare
 from bertjobs.data.shards.manifest import DataManifest

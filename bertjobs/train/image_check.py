@@ -31,6 +31,7 @@ NEEDED = (
     ("rensa", "rensa", "0.5", True),
     ("fsspec", "fsspec", "2024.6", True),
     ("submitit", "submitit", "1.5", True),
+    ("charset-normalizer", "charset_normalizer", "3.3", True),
 )
 ON_THE_HOST = ("matplotlib", "argcomplete", "pycld2")
 """Packages that only commands on the host use."""
