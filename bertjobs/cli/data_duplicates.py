@@ -14,7 +14,7 @@ from bertjobs.cli.data_check import ReadingLine, chosen_processes
 from bertjobs.cli.data_corpus import add_corpus, chosen_corpora
 from bertjobs.cli.data_sources import duplicate_lines
 from bertjobs.cli.interrupts import interrupts_held
-from bertjobs.errors import InputError
+from bertjobs.files.faults import not_written
 from bertjobs.wording import harmless, right_aligned
 
 
@@ -79,4 +79,4 @@ def _write_list(path: Path, pairs: Iterator[tuple[str, str]]) -> None:
         with path.open("w", encoding="utf-8", errors="surrogateescape") as file:
             file.writelines(f"{later}\t{first}\n" for later, first in pairs)
     except OSError as error:
-        raise InputError(f"cannot write {str(path)!r}: {error.strerror}", where="--list") from error
+        raise not_written(str(path), error, "--list") from error

@@ -1,12 +1,14 @@
-"""Rows of different lengths kept in one flat array."""
+"""Rows of different lengths kept in one flat array, and items of different sizes taken together."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+T = TypeVar("T")
 Ints = NDArray[Any]  # an array of any integer type
 
 
@@ -23,3 +25,17 @@ def gather(flat: Ints, starts: Ints, lengths: Ints) -> Ints:
     places = np.repeat(np.asarray(starts, dtype=np.int64) - offsets[:-1], lengths)
     places += np.arange(offsets[-1])
     return flat.take(places)
+
+
+def in_batches(items: Iterable[T], size_of: Callable[[T], int], at_least: int) -> Iterator[list[T]]:
+    """The items in order, in lists that end as soon as their sizes add up to ``at_least``; the last is what is left."""
+    batch: list[T] = []
+    size = 0
+    for item in items:
+        batch.append(item)
+        size += size_of(item)
+        if size >= at_least:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch

@@ -21,6 +21,7 @@ from bertjobs.errors import InputError
 from bertjobs.files.reading import DamagedFileError
 from bertjobs.recipe.lockfile import read_lockfile
 from bertjobs.recipe.spec import PhaseSpec
+from bertjobs.report.summary import NEXT_SENTENCE_FIELD
 from bertjobs.run.directory import RunDirectory
 from bertjobs.run.series import read_steps
 
@@ -37,8 +38,6 @@ RIGHT_MARGIN = 1.015
 
 METRICS = ("mlm_loss_nats", "mlm_accuracy", "nsp_accuracy", "learning_rate", "sequences_per_s")
 VALIDATION = ("mlm_loss_nats", "mlm_accuracy", "nsp_accuracy", "unigram_cross_entropy_nats")
-NEXT_SENTENCE = "nsp_accuracy"
-"""The one of both that a run without next sentences lacks."""
 
 WORDS, SENTENCES, HELD_OUT, QUIET, LINE = "#2563a8", "#5f8a3c", "#c2510c", "#6b7280", "#d1d5db"
 
@@ -139,7 +138,8 @@ def read_series(directory: RunDirectory) -> list[Series]:
     series: list[Series] = []
     spec = read_lockfile(directory.lockfile)
     of_steps, of_validations = (
-        [field for field in fields if spec.next_sentence or field != NEXT_SENTENCE] for fields in (METRICS, VALIDATION)
+        [field for field in fields if spec.next_sentence or field != NEXT_SENTENCE_FIELD]
+        for fields in (METRICS, VALIDATION)
     )
     for phase in spec.phases:
         folder = directory.phase(phase.phase)
@@ -211,7 +211,7 @@ def _draw_accuracy(ax: Axes, series: Sequence[Series]) -> None:
     ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     for number, one in enumerate(series):
         for field, name, color in (
-            (NEXT_SENTENCE, "next sentence", SENTENCES),
+            (NEXT_SENTENCE_FIELD, "next sentence", SENTENCES),
             ("mlm_accuracy", "masked words", WORDS),
         ):
             if field not in one.metrics[0]:

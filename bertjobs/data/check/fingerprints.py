@@ -9,7 +9,7 @@ the runs in either.
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cache
 from hashlib import blake2b
 
@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bertjobs.data.batches.masking import splitmix64
-from bertjobs.data.ragged import gather, offsets_of
+from bertjobs.data.ragged import gather, in_batches, offsets_of
 from bertjobs.errors import InputError
 
 Int64s = NDArray[np.int64]
@@ -65,7 +65,7 @@ def signatures(texts: Sequence[str], words: int) -> tuple[UInt32s, Int64s]:
     Returns:
         Signatures ``[texts, PLACES]`` and runs ``[texts]``.
     """
-    parts = [_signatures(block, words) for block in _blocks(texts)]
+    parts = [_signatures(block, words) for block in in_batches(texts, len, _BLOCK)]
     if not parts:
         return np.zeros((0, PLACES), dtype=np.uint32), np.zeros(0, dtype=np.int64)
     return np.concatenate([rows for rows, _ in parts]), np.concatenate([runs for _, runs in parts])
@@ -90,19 +90,6 @@ def _signatures(texts: Sequence[str], words: int) -> tuple[UInt32s, Int64s]:
     runs, counts = word_runs(texts, words)
     matrix = RMinHash.digest_matrix_from_flat_token_hashes(runs, offsets_of(counts).tolist(), PLACES, _SIGNATURE_SEED)
     return np.array(matrix.to_rows(), dtype=np.uint32).reshape(len(texts), PLACES), counts
-
-
-def _blocks(texts: Sequence[str]) -> Iterator[list[str]]:
-    block: list[str] = []
-    size = 0
-    for text in texts:
-        block.append(text)
-        size += len(text)
-        if size >= _BLOCK:
-            yield block
-            block, size = [], 0
-    if block:
-        yield block
 
 
 def _words(texts: Sequence[str]) -> tuple[UInt64s, Int64s]:

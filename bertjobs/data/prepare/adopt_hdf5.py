@@ -6,7 +6,6 @@ import re
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
-from math import ceil
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -18,6 +17,7 @@ from bertjobs.data.prepare.adopt import Progress, manifest_content
 from bertjobs.data.prepare.hdf5_rows import Hdf5File, find_files, read_rows, row_lengths
 from bertjobs.data.prepare.new_folder import check_output, new_folder
 from bertjobs.data.prepare.shard_files import IdsWriter, Masks, Rows, new_ids_shard
+from bertjobs.data.prepare.work_folder import shards_for
 from bertjobs.data.ragged import gather, offsets_of
 from bertjobs.data.shards.bins import bin_ids, rows_per_shard
 from bertjobs.data.shards.ids_shard import ids_type
@@ -29,8 +29,6 @@ from bertjobs.errors import InputError
 
 Int64s = NDArray[np.int64]
 BIN_SIZE = 64
-SHARDS = 8  # of each bin, at least
-SHARD_BYTES = 64_000_000  # of a shard, about
 _HELD_OUT_ROWS = 0.05  # of a single file
 _HELD_OUT_NAME = re.compile(r"(?:^|[/_.-])(?:test|val|valid|validation|dev|eval)(?:$|[/_.-])", re.IGNORECASE)
 
@@ -155,7 +153,7 @@ def _write_split(
         tokens += int(lengths.sum())
         reading.read(one.file, one.last - one.first)
     size_of_ids = tokens * np.dtype(ids_type(vocabulary.size)).itemsize
-    shards = max(SHARDS, ceil(size_of_ids / SHARD_BYTES / bins))
+    shards = shards_for(size_of_ids / bins)
     folder.mkdir(parents=True)
     with ExitStack() as stack:
         writers = [_BinWriter(folder, number, rows_per_shard(count, shards, leave_one=False), vocabulary)
@@ -164,7 +162,7 @@ def _write_split(
             stack.enter_context(writer)
         for one in stretches:
             for rows in read_rows(one.file, one.first, one.last, vocabulary):
-                bin_of = bin_ids(rows.lengths + 3, size, sequence_length)
+                bin_of = bin_ids(rows.num_tokens, size, sequence_length)
                 for number in np.unique(bin_of).tolist():
                     writers[number].append(_take(rows, np.flatnonzero(bin_of == number)))
                 masks += len(rows.masks.positions) if rows.masks else 0
@@ -200,15 +198,15 @@ class _BinWriter:
             part = _take(rows, np.arange(first, last))
             shard.append(part)
             self._rows += last - first
-            self._tokens += len(part.ids) + 3 * (last - first)
+            self._tokens += int(part.num_tokens.sum())
             first = last
             if self._rows == self._room[len(self.files)]:
                 self._finish(shard)
 
     def _begin(self) -> IdsWriter:
         path = self._folder / f"shard-{len(self.files)}.safetensors_{self._number}"
-        metadata = {"format": "bertjobs-ids", "vocabulary_sha256": self._vocabulary.sha256, "adopted_form": "hdf5"}
-        self._shard = self._stack.enter_context(new_ids_shard(path, self._vocabulary, True, metadata))
+        new = new_ids_shard(path, self._vocabulary, True, {"adopted_form": "hdf5"})
+        self._shard = self._stack.enter_context(new)
         return self._shard
 
     def _finish(self, shard: IdsWriter) -> None:

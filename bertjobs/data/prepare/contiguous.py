@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from bertjobs.data.prepare.pair_counts import NewTokens
 from bertjobs.data.prepare.pairs import CounterDraws, TokenizedCorpus
 from bertjobs.data.ragged import gather, offsets_of
 from bertjobs.data.shards.ids_shard import SPECIALS_ALONE
@@ -40,11 +41,10 @@ class Spans:
         """Tokens of [CLS] text [SEP]: ``[sequences]``."""
         return np.diff(offsets_of(self.lengths)[self.offsets]) + SPECIALS_ALONE
 
-    def tokens_used(self, corpus: TokenizedCorpus) -> int:
-        """Tokens of the corpus that are in at least one sequence."""
-        size = len(corpus.ids) + 2  # a separator and what follows it
-        begun, ended = (np.bincount(where, minlength=size) for where in (self.starts, self.starts + self.lengths))
-        return int(np.count_nonzero(np.cumsum(begun - ended)[: len(corpus.ids)]))
+    def new_tokens(self, corpus: TokenizedCorpus) -> NewTokens:
+        """Which tokens of the corpus are in at least one sequence."""
+        is_text = self.starts < len(corpus.ids)
+        return NewTokens.of(self.starts[is_text], self.lengths[is_text])
 
     def take(self, sequences: Int64s) -> Spans:
         """These sequences, in their order."""

@@ -11,8 +11,9 @@ import numpy as np
 from bertjobs.data.check.document_table import DocumentTable, DocumentTableWriter
 from bertjobs.data.check.duplicate_report import names_of, report_on
 from bertjobs.data.check.duplicates import Duplicates, equal_documents, near_documents
-from bertjobs.data.corpus import Document, Piece, Source, named_on_disk, read, scan
+from bertjobs.data.corpus import Piece, Source, named_on_disk, read, scan
 from bertjobs.data.prepare.processes import worker_pool
+from bertjobs.data.ragged import in_batches
 from bertjobs.data.shards.duplicate_report import DuplicateReport
 from bertjobs.errors import InputError
 
@@ -91,19 +92,6 @@ def _fingerprint(work: tuple[Piece, str, int, Path]) -> None:
     """Write the table of a piece's documents."""
     piece, kind, words, path = work
     table = DocumentTableWriter(words)
-    for batch in _batches(read(piece, kind)):
+    for batch in in_batches(read(piece, kind), lambda document: len(document.text), _BATCH):
         table.add([document.id for document in batch], [document.text for document in batch])
     table.finish().write(path)
-
-
-def _batches(documents: Iterator[Document]) -> Iterator[list[Document]]:
-    batch: list[Document] = []
-    size = 0
-    for document in documents:
-        batch.append(document)
-        size += len(document.text)
-        if size >= _BATCH:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch

@@ -15,6 +15,9 @@ from math import ceil
 
 from bertjobs.data.corpus import Document, Piece, Source, read
 
+Keyed = tuple[tuple[int, int], Document]
+"""A document with its key, and a number that differs between those of one key."""
+
 _OWN_IDS = ("lddl",)  # kinds whose ids are the user's; the others' are places in files, or pages of one wiki
 _PIECES, _DOCUMENTS = 64, 256  # of a source, whose ids are compared
 _BYTES = 1 << 20  # of a piece that are read for that
@@ -27,9 +30,9 @@ def document_key(seed: int, identifier: str) -> tuple[int, int]:
     return _key(f"{seed}/{base}"), part
 
 
-def keyed(documents: Iterable[Document], piece: Piece, seed: int) -> Iterator[tuple[tuple[int, int], Document]]:
-    """The documents of a piece, each with its key and a number that differs between those of one key: as
-    `document_key` says, or, where ids repeat, from the text of the document that a part belongs to."""
+def keyed(documents: Iterable[Document], piece: Piece, seed: int) -> Iterator[Keyed]:
+    """The documents of a piece, keyed as `document_key` says or, where ids repeat, by the text of the document that a
+    part belongs to."""
     if not piece.ids_repeat:
         yield from ((document_key(seed, document.id), document) for document in documents)
         return

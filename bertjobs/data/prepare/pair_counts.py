@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields
-from typing import Any
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,37 +62,50 @@ class PairCounts:
         return sum((cls(**counts) for counts in counted), cls())
 
 
-def count_pairs(corpus: TokenizedCorpus, pairs: Pairs, copies: Int64s) -> PairCounts:
-    """The counts of pairs that were drawn from each document as often as ``copies`` says: ``[documents]``."""
-    return PairCounts(
+class NewTokens(NamedTuple):
+    """Segments in ascending order of their starts, and how many tokens each has that none before it has: all
+    ``[segments]``. A segment is of one document."""
+
+    starts: Int64s
+    counts: Int64s
+
+    @classmethod
+    def of(cls, starts: Int64s, lengths: Int64s) -> NewTokens:
+        """Those of segments in any order."""
+        ends = starts + lengths
+        # Sorted by start as one number each, which is faster than to sort places.
+        keys = np.sort(starts.astype(np.uint64) << np.uint64(32) | ends.astype(np.uint64))
+        starts, ends = (keys >> np.uint64(32)).astype(np.int64), (keys & np.uint64(0xFFFFFFFF)).astype(np.int64)
+        ends = np.maximum.accumulate(ends)
+        before = np.concatenate([starts[:1], ends[:-1]])  # up to here the segments before have used the tokens
+        return cls(starts, np.maximum(ends - np.maximum(starts, before), 0))
+
+    @classmethod
+    def of_pairs(cls, pairs: Pairs) -> NewTokens:
+        """Those of A and B of all pairs."""
+        return cls.of(
+            np.concatenate([pairs.a_starts, pairs.b_starts]), np.concatenate([pairs.a_lengths, pairs.b_lengths])
+        )
+
+
+def count_tokens(corpus: TokenizedCorpus, copies: Int64s, new: NewTokens) -> PairCounts:
+    """The tokens of the documents that are drawn, ``copies`` ``[documents]`` times, and those of them in a segment."""
+    drawn, counts = copies > 0, new.counts
+    if not drawn.all():
+        first_tokens = corpus.sentence_offsets[corpus.document_offsets]
+        counts = counts[drawn[np.searchsorted(first_tokens, new.starts, side="right") - 1]]
+    return PairCounts(tokens=int(corpus.document_tokens[drawn].sum()), tokens_used=int(counts.sum()))
+
+
+def count_pairs(corpus: TokenizedCorpus, pairs: Pairs, copies: Int64s, new: NewTokens) -> PairCounts:
+    """The counts of pairs that were drawn from each document as often as ``copies`` says, ``[documents]``; ``new`` is
+    that of the pairs."""
+    return replace(
+        count_tokens(corpus, copies, new),
         pairs=len(pairs),
         random_next=int(pairs.is_random_next.sum()),
         unpaired=int(copies[unpaired_documents(corpus)].sum()),
-        tokens=int(corpus.document_tokens[copies > 0].sum()),
-        tokens_used=_tokens_used(corpus, pairs, copies > 0),
     )
-
-
-def new_tokens(starts: Int64s, lengths: Int64s) -> tuple[Int64s, Int64s]:
-    """The starts of segments in ascending order, and how many tokens each has that none before it has."""
-    ends = starts + lengths
-    # Sorted by start as one number each, which is faster than to sort places.
-    keys = np.sort(starts.astype(np.uint64) << np.uint64(32) | ends.astype(np.uint64))
-    starts, ends = (keys >> np.uint64(32)).astype(np.int64), (keys & np.uint64(0xFFFFFFFF)).astype(np.int64)
-    ends = np.maximum.accumulate(ends)
-    before = np.concatenate([starts[:1], ends[:-1]])  # up to here the segments before have used the tokens
-    return starts, np.maximum(ends - np.maximum(starts, before), 0)
-
-
-def _tokens_used(corpus: TokenizedCorpus, pairs: Pairs, drawn: NDArray[np.bool_]) -> int:
-    """Tokens of the documents that are drawn that are in at least one segment."""
-    starts, new = new_tokens(
-        np.concatenate([pairs.a_starts, pairs.b_starts]), np.concatenate([pairs.a_lengths, pairs.b_lengths])
-    )
-    if not drawn.all():
-        first_tokens = corpus.sentence_offsets[corpus.document_offsets]
-        new = new[drawn[np.searchsorted(first_tokens, starts, side="right") - 1]]
-    return int(new.sum())
 
 
 def refuse_poor_pairs(phase: int, counts: PairCounts, most_unpaired: float, least_used: float) -> None:

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
 from bertjobs.data.check.duplicates import check_near
 from bertjobs.data.corpus import SENTENCES, Source
-from bertjobs.data.shards.manifest import SHARD_FORMATS
+from bertjobs.data.shards.manifest_form import MASKINGS, SHARD_FORMATS
 from bertjobs.data.text.languages import language_name
 from bertjobs.data.text.splitters import chosen_splitter
 from bertjobs.data.text.vocabulary_choice import ChosenVocabulary, Wishes, choose_vocabulary
 from bertjobs.errors import InputError, nearest
 from bertjobs.recipe.predictions import MASKED_SHARE, most_predictions
 
-MASKINGS = ("dynamic", "static")
 MASKED_UNITS = ("pieces", "words")
 DROPPED = ("none", "exact", "near")
 MAX_SEQUENCE_LENGTH = 1 << 16
@@ -141,14 +140,13 @@ class PrepareOptions:
     drop_duplicates: str = "none"
     near_threshold: float = 0.8
     shingle_words: int = 5
+    next_sentence: bool = True
+    across_documents: bool = False
 
     @property
     def drops(self) -> bool:
         """Whether duplicates are left out."""
         return self.drop_duplicates != "none"
-
-    next_sentence: bool = True
-    across_documents: bool = False
 
     @cached_property
     def chosen_vocabulary(self) -> ChosenVocabulary:
@@ -202,18 +200,23 @@ class PrepareOptions:
 
         Options that came later are left out at their defaults: shards made before then keep their bytes.
         """
-        settings = {name: value for name, value in asdict(self).items() if name not in _NOT_RECORDED}
+        left_out = {*_NOT_RECORDED, *self._later_at_defaults()}
+        settings = {name: value for name, value in asdict(self).items() if name not in left_out}
         settings["language"] = self.language_name
         if set(splitters := self.splitters()) != {"punkt"}:  # else as it was when there was no other way
             settings["sentences"] = splitters[0] if len(set(splitters)) == 1 else ", ".join(splitters)
-        later = ["near_threshold", "shingle_words"] if self.drop_duplicates != "near" else []
-        for name in [*later, *([] if self.drops else ["drop_duplicates"])]:
-            del settings[name]
         settings["corpora"] = list(self.corpora)
         settings["phases"] = [list(shape.values()) for shape in settings["phases"]]
-        if self.next_sentence:  # as in the settings of earlier versions, whose sha256 is in the shards
-            del settings["next_sentence"], settings["across_documents"]
         return settings
+
+    def _later_at_defaults(self) -> Iterator[str]:
+        """Options that earlier versions lack, where they change nothing: the settings' sha256 is in the shards."""
+        if not self.drops:
+            yield "drop_duplicates"
+        if self.drop_duplicates != "near":
+            yield from ("near_threshold", "shingle_words")
+        if self.next_sentence:
+            yield from ("next_sentence", "across_documents")
 
     def _check_objective(self) -> None:
         if self.next_sentence and self.across_documents:

@@ -105,19 +105,16 @@ def new_shard(
             lddl.close()
         lddl.sha256, lddl.bytes = sha256_of(path), path.stat().st_size
         return
-    metadata = {
-        "format": "bertjobs-ids",
-        "vocabulary_sha256": vocabulary.sha256,
-        "seed": str(work.options.seed),
-        "settings_sha256": work.plan.settings_sha256,
-    }
+    metadata = {"seed": str(work.options.seed), "settings_sha256": work.plan.settings_sha256}
     with new_ids_shard(folder / f"shard-{number}.safetensors_{bin_number}", vocabulary, static, metadata) as ids:
         yield ids
 
 
 @contextmanager
 def new_ids_shard(path: Path, vocabulary: Vocabulary, static: bool, metadata: Mapping[str, str]) -> Iterator[IdsWriter]:
-    """A shard of token ids that appears, whole, when the block ends without an error."""
+    """A shard of token ids that appears, whole, when the block ends without an error; ``metadata`` is what its header
+    says besides form and vocabulary."""
+    metadata = {"format": "bertjobs-ids", "vocabulary_sha256": vocabulary.sha256, **metadata}
     with ArraysWriter(path, _kinds(ids_type(vocabulary.size), static), metadata) as arrays:
         ids = IdsWriter(path, arrays)
         yield ids

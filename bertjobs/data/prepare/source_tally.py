@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bertjobs.data.check.document_table import DocumentTable
-from bertjobs.data.prepare.pair_counts import new_tokens
+from bertjobs.data.prepare.pair_counts import NewTokens
 from bertjobs.data.prepare.work_folder import WorkFolder
 from bertjobs.data.ragged import offsets_of
 from bertjobs.data.shards.duplicate_report import DuplicateReport
@@ -33,14 +33,14 @@ def count_lengths(lengths: Int64s) -> dict[int, int]:
 
 
 def phase_counts(
-    sources: Int64s, document_tokens: Int64s, slices: tuple[Int64s, Int64s], firsts: Int64s, random_next: NDArray[Any]
+    sources: Int64s, document_tokens: Int64s, new: NewTokens, firsts: Int64s, random_next: NDArray[Any]
 ) -> dict[int, PhaseCounts]:
     """What a bucket's sequences use of each source, by the source's number.
 
     Args:
         sources: of each document, -1 for one that is only lent to the bucket: ``[documents]``.
         document_tokens: ``[documents]``.
-        slices: where each segment of a sequence begins in the bucket's tokens, and its length; each is of one document.
+        new: of the segments of all sequences, by where they begin in the bucket's tokens.
         firsts: where each sequence begins, ``[sequences]``.
         random_next: whether its B is random, ``[sequences]``.
     """
@@ -50,14 +50,13 @@ def phase_counts(
     def source_of(tokens: Int64s) -> Int64s:
         return run_sources[np.searchsorted(run_starts, tokens, side="right") - 1]
 
-    starts, new = new_tokens(*slices)
-    of_slices, of_sequences = source_of(starts), source_of(firsts)
+    of_segments, of_sequences = source_of(new.starts), source_of(firsts)
     return {
         source: PhaseCounts(
             sequences=int(np.count_nonzero(of_sequences == source)),
             random_next=int(np.count_nonzero(random_next[of_sequences == source])),
             tokens=int(document_tokens[sources == source].sum()),
-            used=int(new[of_slices == source].sum()),
+            used=int(new.counts[of_segments == source].sum()),
         )
         for source in sorted(set(run_sources.tolist()) - {-1})
     }

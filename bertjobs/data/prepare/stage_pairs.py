@@ -14,7 +14,7 @@ from bertjobs.data.batches.masking import splitmix64
 from bertjobs.data.corpus import Source
 from bertjobs.data.prepare.contiguous import sample_spans
 from bertjobs.data.prepare.one_sentence import halved_documents, halved_pairs
-from bertjobs.data.prepare.pair_counts import PairCounts, count_pairs
+from bertjobs.data.prepare.pair_counts import NewTokens, PairCounts, count_pairs, count_tokens
 from bertjobs.data.prepare.pairs import SPECIALS, Pairs, TokenizedCorpus, joined, sample_pairs
 from bertjobs.data.prepare.sentence_cuts import cut_overlong
 from bertjobs.data.prepare.settings import PhaseShape, PrepareOptions
@@ -81,11 +81,13 @@ def pair_bucket(work: WorkFolder, number: int, vocabulary: Vocabulary) -> None:
     for shape in work.options.phases:
         phase = str(shape.phase)
         if work.options.next_sentence:
-            drawn, rows[phase], counts[phase] = _phase_pairs(work, bucket, shape, corpus, times, vocabulary.continues)
+            drawn = _phase_pairs(work, bucket, shape, corpus, times, vocabulary.continues)
         else:
-            drawn, rows[phase], counts[phase] = _phase_spans(work, bucket, shape, corpus, times)
-        arrays |= {f"{phase}.{name}": values for name, values in drawn.items()}
-        used[shape.phase] = _used(corpus, sources, drawn)
+            drawn = _phase_spans(work, bucket, shape, corpus, times)
+        rows[phase], counts[phase] = drawn.rows, drawn.counts.to_json()
+        arrays |= {f"{phase}.{name}": values.astype(np.uint32) for name, values in drawn.arrays.items()}
+        by_source = phase_counts(sources, corpus.document_tokens, drawn.new, drawn.firsts, drawn.random_next)
+        used[shape.phase] = {source: asdict(one) for source, one in by_source.items()}
     write_arrays(work.file("pairs", number, ".safetensors"), arrays, {})
     marker = {"documents": len(times), "rows": rows, "counts": counts, "sources": used}
     work.mark_done("pairs", number, marker)
@@ -102,28 +104,46 @@ def seed_of(*parts: object) -> int:
     return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:8], "little")
 
 
+@dataclass(frozen=True)
+class _Drawn:
+    """A phase's sequences, ordered by bin and shuffled within each.
+
+    Attributes:
+        arrays: those of ``PAIR_ARRAYS`` or of ``SPAN_ARRAYS``.
+        rows: of each bin.
+        new: the tokens that the sequences use.
+        firsts, random_next: where each sequence begins, and whether its B is random: ``[sequences]``.
+    """
+
+    arrays: dict[str, NDArray[Any]]
+    rows: list[int]
+    counts: PairCounts
+    new: NewTokens
+    firsts: Int64s
+    random_next: Bools
+
+
 def _phase_pairs(
     work: WorkFolder, bucket: Bucket, shape: PhaseShape, corpus: TokenizedCorpus, times: Int64s, continues: Bools
-) -> tuple[dict[str, NDArray[Any]], list[int], dict[str, int]]:
-    """A phase's pairs, ordered by bin and shuffled within each, the rows of each bin, and ``PairCounts`` as JSON."""
-    options = work.options
-    bins = shape.sequence_length // options.bin_size
-    if not len(times):
-        return {name: np.zeros(0, dtype=np.uint32) for name in PAIR_ARRAYS}, [0] * bins, PairCounts().to_json()
-    seed = _seed(options, shape, bucket)
+) -> _Drawn:
+    options, seed = work.options, _seed(work.options, shape, bucket)
     corpus = cut_overlong(corpus, shape.sequence_length - SPECIALS, continues)
     pairs = _draw(corpus, shape.sequence_length, options.short_sequence_share, times, seed, continues)
     order, rows = _by_bin(pairs.num_tokens, options, shape, seed)
-    arrays = {name: getattr(pairs, name)[order].astype(np.uint32) for name in PAIR_ARRAYS}
-    return arrays, rows, count_pairs(corpus, pairs, times).to_json()
+    new = NewTokens.of_pairs(pairs)
+    return _Drawn(
+        arrays={name: getattr(pairs, name)[order] for name in PAIR_ARRAYS},
+        rows=rows,
+        counts=count_pairs(corpus, pairs, times, new),
+        new=new,
+        firsts=pairs.a_starts,
+        random_next=pairs.is_random_next,
+    )
 
 
-def _phase_spans(
-    work: WorkFolder, bucket: Bucket, shape: PhaseShape, corpus: TokenizedCorpus, times: Int64s
-) -> tuple[dict[str, NDArray[Any]], list[int], dict[str, int]]:
-    """As `_phase_pairs`, of sequences of contiguous text."""
-    options = work.options
-    seed = _seed(options, shape, bucket)
+def _phase_spans(work: WorkFolder, bucket: Bucket, shape: PhaseShape, corpus: TokenizedCorpus, times: Int64s) -> _Drawn:
+    """Sequences of contiguous text."""
+    options, seed = work.options, _seed(work.options, shape, bucket)
     spans = sample_spans(
         corpus,
         shape.sequence_length,
@@ -133,9 +153,16 @@ def _phase_spans(
         across_documents=options.across_documents,
     )
     order, rows = _by_bin(spans.num_tokens, options, shape, seed)
-    counts = PairCounts(tokens=int(corpus.document_tokens[times > 0].sum()), tokens_used=spans.tokens_used(corpus))
-    spans = spans.take(order)
-    return {name: getattr(spans, name).astype(np.uint32) for name in SPAN_ARRAYS}, rows, counts.to_json()
+    new, spans = spans.new_tokens(corpus), spans.take(order)
+    firsts = spans.starts[spans.offsets[:-1]]  # a sequence begins with text: a separator at its edge is left out
+    return _Drawn(
+        arrays={name: getattr(spans, name) for name in SPAN_ARRAYS},
+        rows=rows,
+        counts=count_tokens(corpus, times, new),
+        new=new,
+        firsts=firsts,
+        random_next=np.zeros(len(firsts), dtype=np.bool_),
+    )
 
 
 def _seed(options: PrepareOptions, shape: PhaseShape, bucket: Bucket) -> str:
@@ -158,23 +185,6 @@ def _draw(
     pairs = sample_pairs(corpus, length, short_sequence_share, np.where(halved, 0, times), seed)
     halves = halved_pairs(corpus, length, np.where(halved, times, 0), seed, continues)
     return joined([pairs, halves])
-
-
-def _used(corpus: TokenizedCorpus, sources: Int64s, drawn: dict[str, NDArray[Any]]) -> dict[int, dict[str, int]]:
-    """What the arrays of pairs, or of sequences of contiguous text, use of each source."""
-    segments = ("",) if "starts" in drawn else ("a_", "b_")
-    starts, lengths = (
-        np.concatenate([drawn[f"{segment}{name}"] for segment in segments]).astype(np.int64)
-        for name in ("starts", "lengths")
-    )
-    if "starts" in drawn:  # the first piece of a sequence is text, a later one may be a separator
-        firsts = starts[drawn["offsets"][:-1]]
-        random_next = np.zeros(len(firsts), dtype=np.bool_)
-        starts, lengths = starts[starts < len(corpus.ids)], lengths[starts < len(corpus.ids)]
-    else:
-        firsts, random_next = drawn["a_starts"].astype(np.int64), drawn["is_random_next"].astype(np.bool_)
-    counts = phase_counts(sources, corpus.document_tokens, (starts, lengths), firsts, random_next)
-    return {source: asdict(one) for source, one in counts.items()}
 
 
 @dataclass(frozen=True)

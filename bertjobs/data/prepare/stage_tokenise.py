@@ -12,12 +12,12 @@ from bertjobs.data.batches.masking import splitmix64
 from bertjobs.data.check.document_table import DocumentTableWriter
 from bertjobs.data.corpus import Document, Source, read
 from bertjobs.data.corpus.changes import Digest, unchanged
-from bertjobs.data.prepare.document_keys import keyed
+from bertjobs.data.prepare.document_keys import Keyed, keyed
 from bertjobs.data.prepare.held_out import split_counts
 from bertjobs.data.prepare.resumption import DIGEST
 from bertjobs.data.prepare.source_tally import count_lengths, excerpts_of_piece
 from bertjobs.data.prepare.work_folder import WorkFolder
-from bertjobs.data.ragged import gather, offsets_of
+from bertjobs.data.ragged import gather, in_batches, offsets_of
 from bertjobs.data.shards.ids_shard import ids_type
 from bertjobs.data.shards.source_counts import merge
 from bertjobs.data.text.splitters import Splitter, splitter
@@ -73,7 +73,8 @@ def tokenise_piece(work: WorkFolder, number: int, vocabulary: Vocabulary, encode
     tally, digest = _Tally(), Digest()
     with unchanged(piece, work.after_a_change):
         documents = digest.of(read(piece, source.kind, tally.add_empty, tally.odd))
-        for batch in _batches(keyed(documents, piece, options.seed), options.sample_ratio, tally):
+        sampled = _sampled(keyed(documents, piece, options.seed), options.sample_ratio, tally)
+        for batch in in_batches(sampled, lambda one: len(one[1].text), _BATCH_CHARACTERS):
             chunk.add(batch, encoder, split)
             if chunk.tokens >= CHUNK_TOKENS:
                 _write(work, number, chunk, vocabulary, tally)
@@ -123,7 +124,7 @@ class _Chunk:
         self.sentence_counts: list[NDArray[np.int64]] = []
         self.keys: list[tuple[int, int]] = []
 
-    def add(self, batch: list[tuple[tuple[int, int], Document]], encoder: WordPieceEncoder, split: Splitter) -> None:
+    def add(self, batch: list[Keyed], encoder: WordPieceEncoder, split: Splitter) -> None:
         documents = [split(document.text) for _, document in batch]
         ids, lengths = encoder.encode([sentence for sentences in documents for sentence in sentences])
         owner = np.repeat(np.arange(len(batch)), [len(sentences) for sentences in documents])
@@ -137,12 +138,8 @@ class _Chunk:
         self.tokens += len(ids)
 
 
-def _batches(
-    documents: Iterator[tuple[tuple[int, int], Document]], sample_ratio: float, tally: _Tally
-) -> Iterator[list[tuple[tuple[int, int], Document]]]:
-    """The documents that are sampled, about a megabyte at a time."""
-    batch: list[tuple[tuple[int, int], Document]] = []
-    size = 0
+def _sampled(documents: Iterator[Keyed], sample_ratio: float, tally: _Tally) -> Iterator[Keyed]:
+    """The documents that are sampled; all are counted."""
     for key, document in documents:
         tally.bytes += document.size
         tally.replaced += document.replaced
@@ -150,13 +147,7 @@ def _batches(
         if sample_ratio < 1 and share(np.array(key[:1], dtype=np.uint64), _SAMPLE)[0] >= sample_ratio:
             tally.left_out += 1
             continue
-        batch.append((key, document))
-        size += len(document.text)
-        if size >= _BATCH_CHARACTERS:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch
+        yield key, document
 
 
 def _write(work: WorkFolder, number: int, chunk: _Chunk, vocabulary: Vocabulary, tally: _Tally) -> None:

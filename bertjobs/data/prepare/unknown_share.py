@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from bertjobs.data.prepare.work_folder import WorkFolder
+from bertjobs.data.shards.source_counts import SourceCounts
 from bertjobs.errors import InputError
 from bertjobs.slurm.shell import shell_line
 
@@ -17,37 +17,20 @@ class TooManyUnknownError(InputError):
     """The text was encoded, and can be used all the same: what was done is kept."""
 
 
-@dataclass(frozen=True)
-class UnknownCount:
-    """How many of a source's tokens are [UNK]; add two parts of a source to have those of both."""
-
-    corpus: str
-    tokens: int = 0
-    unknown: int = 0
-
-    def __add__(self, other: UnknownCount) -> UnknownCount:
-        return UnknownCount(self.corpus, self.tokens + other.tokens, self.unknown + other.unknown)
-
-    @property
-    def share(self) -> float:
-        """Of the tokens."""
-        return self.unknown / max(1, self.tokens)
-
-
 class UnknownCounter:
     """The counts of each source, from the results of tasks of the first stage."""
 
     def __init__(self, work: WorkFolder) -> None:
         self._work = work
-        self.counts = [UnknownCount(corpus) for corpus in work.options.corpora]
+        self.counts = [SourceCounts(corpus) for corpus in work.options.corpora]
 
     def add(self, number: int, result: Mapping[str, Any]) -> None:
         """Add what a task has counted; a task that an earlier version ran counted none."""
         source = self._work.pieces[number].source
-        self.counts[source] += UnknownCount("", result["tokens"], result.get("unknown", 0))
+        self.counts[source] += SourceCounts("", tokens=result["tokens"], unknown=result.get("unknown", 0))
 
 
-def unknown_counts(work: WorkFolder) -> list[UnknownCount]:
+def unknown_counts(work: WorkFolder) -> list[SourceCounts]:
     """The counts of each source, when all tasks of the first stage are done."""
     counter = UnknownCounter(work)
     for number, result in enumerate(work.results("tokenise")):
@@ -55,21 +38,21 @@ def unknown_counts(work: WorkFolder) -> list[UnknownCount]:
     return counter.counts
 
 
-def check_unknown(counts: Sequence[UnknownCount], limit: float) -> None:
+def check_unknown(counts: Sequence[SourceCounts], limit: float) -> None:
     """Refuse sources of which too much is [UNK].
 
     Raises:
         TooManyUnknownError: names the one with the largest share.
     """
-    worst = max(counts, key=lambda count: count.share)
-    if worst.share > limit:
+    worst = max(counts, key=lambda count: count.unknown_share)
+    if worst.unknown_share > limit:
         raise TooManyUnknownError(
-            f"{worst.share:.1%} of the tokens of {worst.corpus!r} are [UNK], which is more than {limit:.1%}: the "
-            "vocabulary does not fit the text (another language, capitals, accents), or the text has words of over 100 "
-            "characters (scripts without spaces)",
+            f"{worst.unknown_share:.1%} of the tokens of {worst.corpus!r} are [UNK], which is more than {limit:.1%}: "
+            "the vocabulary does not fit the text (another language, capitals, accents), or the text has words of over "
+            "100 characters (scripts without spaces)",
             where="--vocab",
             hint=f"train one on this text: {shell_line(['bertjobs', 'data', 'vocab', '--corpus', worst.corpus])} "
-            f"--output DIR/vocab.txt; or accept it: --max-unknown-share {_above(worst.share)}",
+            f"--output DIR/vocab.txt; or accept it: --max-unknown-share {_above(worst.unknown_share)}",
         )
 
 
@@ -86,8 +69,8 @@ class EarlyCheck:
         if far_above := [count for count in self._counter.counts if self._is_far_above(count)]:
             check_unknown(far_above, self._limit)
 
-    def _is_far_above(self, count: UnknownCount) -> bool:
-        return count.tokens >= _MANY_TOKENS and count.share > _FAR_ABOVE * self._limit
+    def _is_far_above(self, count: SourceCounts) -> bool:
+        return count.tokens >= _MANY_TOKENS and count.unknown_share > _FAR_ABOVE * self._limit
 
 
 def _above(share: float) -> str:

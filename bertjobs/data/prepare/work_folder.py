@@ -32,6 +32,7 @@ PLAN_NAME = "plan.json"
 _TABLE = ".documents"  # the ending of a table's name
 
 BUCKET_BYTES = 8_000_000  # text whose pairs are drawn together
+_SHARDS = 8
 _SHARD_BYTES = 64_000_000  # of a shard of token ids, where the number of shards is not given
 _ID_BYTES_PER_TEXT_BYTE = 0.45  # two bytes per token of four to five characters
 
@@ -124,8 +125,13 @@ def make_plan(options: PrepareOptions, pieces: Sequence[Piece], vocabulary: Voca
         corpus_bytes=size,
         train_buckets=train,
         validation_buckets=max(1, round(train * options.held_out)),
-        shards=options.shards or max(8, ceil(ids_bytes / _SHARD_BYTES)),
+        shards=options.shards or shards_for(ids_bytes),
     )
+
+
+def shards_for(ids_bytes: float) -> int:
+    """How many shards of token ids a bin gets: eight, or as many as keep each near 64 MB."""
+    return max(_SHARDS, ceil(ids_bytes / _SHARD_BYTES))
 
 
 def stages(options: PrepareOptions) -> tuple[str, ...]:

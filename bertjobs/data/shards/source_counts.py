@@ -86,6 +86,11 @@ class SourceCounts:
         return SourceCounts(self.corpus, **sums)
 
     @property
+    def unknown_share(self) -> float:
+        """[UNK] of the tokens."""
+        return self.unknown / max(1, self.tokens)
+
+    @property
     def document_quantiles(self) -> tuple[int, int, int]:
         """Tokens that 5%, 50% and 95% of the documents do not exceed."""
         return quantiles(self.document_tokens)

@@ -54,6 +54,12 @@ class Normalisation:
             lowercase=self.lowercase, strip_accents=self._stripping, handle_chinese_chars=self.ideographs
         )
 
+    def of_letters(self) -> normalizers.BertNormalizer:
+        """What does that to letters, and nothing else: no cleaning, and no spaces around ideographs."""
+        return normalizers.BertNormalizer(
+            clean_text=False, handle_chinese_chars=False, lowercase=self.lowercase, strip_accents=self.strip_accents
+        )
+
     def config(self) -> dict[str, bool | None]:
         """The keys of tokenizer_config.json."""
         return dict(zip(_KEYS, (self.lowercase, self._stripping, self.ideographs), strict=True))

@@ -6,8 +6,6 @@ import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tokenizers import normalizers
-
 from bertjobs.data.text.normalisation import Normalisation
 
 _FEW, _MANY = 0.01, 0.05  # capitals, of the tokens that could have one: none in Google's uncased ones, 40% in the cased
@@ -101,11 +99,5 @@ def _changed(words: Sequence[str], normalisation: Normalisation) -> list[str]:
     words = [word for word in words if not word.isascii() or (normalisation.lowercase and not word.islower())]
     if not words:
         return []
-    normaliser = normalizers.BertNormalizer(
-        clean_text=False,
-        handle_chinese_chars=False,
-        lowercase=normalisation.lowercase,
-        strip_accents=normalisation.strip_accents,
-    )
-    after = normaliser.normalize_str("\n".join(words)).split("\n")
+    after = normalisation.of_letters().normalize_str("\n".join(words)).split("\n")
     return [word for word, changed in zip(words, after, strict=True) if word != changed]

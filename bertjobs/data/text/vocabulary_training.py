@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from tokenizers import Tokenizer, normalizers, pre_tokenizers
+from tokenizers import Tokenizer, pre_tokenizers
 from tokenizers.models import WordPiece
 
 from bertjobs.data.text.marks import Marks, marks_of
@@ -146,7 +146,7 @@ def _count_words(sources: Sequence[str], lowercase: bool) -> Counter[str]:
     """How often each word occurs, its accents kept. If there are too many, the rarest are dropped."""
     from bertjobs.data.corpus import documents  # here: reading a vocabulary needs no corpus
 
-    normaliser = normalizers.BertNormalizer(lowercase=lowercase, strip_accents=False)
+    normaliser = Normalisation(lowercase, strip_accents=False).normaliser()
     words: Counter[str] = Counter()
     for source in sources:
         for document in documents(source):
@@ -167,9 +167,7 @@ def _most_frequent(words: Counter[str], at_most: int) -> Counter[str]:
 def _stripped(words: Mapping[str, int]) -> Counter[str]:
     """The words without accents. That they were lowercased before makes no difference: no character's small letter
     has other parts than its capital one."""
-    normaliser = normalizers.BertNormalizer(
-        clean_text=False, handle_chinese_chars=False, lowercase=False, strip_accents=True
-    )
+    normaliser = Normalisation(lowercase=False, strip_accents=True).of_letters()
     stripped: Counter[str] = Counter()
     for word, count in words.items():
         if plain := word if word.isascii() else normaliser.normalize_str(word):

@@ -84,7 +84,7 @@ def test_each_token_is_there_as_often_as_its_document_is_copied(
     del tokens[SEPARATOR]
     expected = Counter({token: times for times, one in zip(copies, documents, strict=True) for token in one})
     assert tokens == +expected
-    assert spans.tokens_used(corpus) == len(+expected)
+    assert spans.new_tokens(corpus).counts.sum() == len(+expected)
     assert max((len(sequence) for sequence in read(corpus, spans)), default=0) <= 7
 
 

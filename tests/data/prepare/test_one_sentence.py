@@ -13,7 +13,7 @@ from bertjobs.data.prepare.one_sentence import (
     halved_pairs,
     unpaired_documents,
 )
-from bertjobs.data.prepare.pair_counts import PairCounts, count_pairs, refuse_poor_pairs, remark_on
+from bertjobs.data.prepare.pair_counts import NewTokens, PairCounts, count_pairs, refuse_poor_pairs, remark_on
 from bertjobs.data.prepare.pairs import Pairs, TokenizedCorpus
 from bertjobs.data.ragged import offsets_of
 from bertjobs.errors import InputError
@@ -132,7 +132,7 @@ def test_used_tokens_are_counted_as_one_by_one(segments: list[tuple[int, int]], 
     lengths = np.minimum([length for _, length in segments], 30 - starts % 30)
     pairs = Pairs(starts, lengths, starts[::-1], lengths[::-1], np.zeros(len(starts), dtype=bool))
     copies = np.array(drawn)
-    counts = count_pairs(corpus, pairs, copies)
+    counts = count_pairs(corpus, pairs, copies, NewTokens.of_pairs(pairs))
     of_drawn = np.repeat(copies > 0, 30)
     assert counts.tokens == of_drawn.sum()
     assert counts.tokens_used == (of_drawn & (_covered(corpus, pairs) > 0)).sum()
@@ -141,7 +141,7 @@ def test_used_tokens_are_counted_as_one_by_one(segments: list[tuple[int, int]], 
 def test_unpaired_pairs_are_counted_as_often_as_they_are_drawn() -> None:
     corpus = _lines([5, 30, 7])
     pairs = Pairs(*(np.zeros(9, dtype=np.int64) for _ in range(4)), np.ones(9, dtype=bool))  # type: ignore[arg-type]
-    counts = count_pairs(corpus, pairs, np.array([3, 5, 1]))
+    counts = count_pairs(corpus, pairs, np.array([3, 5, 1]), NewTokens.of_pairs(pairs))
     assert (counts.pairs, counts.random_next, counts.unpaired) == (9, 9, 4)
 
 

@@ -17,6 +17,7 @@ from bertjobs.cli.main import main
 from bertjobs.data.check.histogram import BinLengths, picture
 from bertjobs.data.check.source_picture import SHOWN, shown_sources, source_panels
 from bertjobs.data.prepare import PrepareOptions, prepare
+from bertjobs.data.prepare.pair_counts import NewTokens
 from bertjobs.data.prepare.source_tally import count_lengths, phase_counts
 from bertjobs.data.shards.duplicate_report import DuplicateReport
 from bertjobs.data.shards.ids_shard import read_ids_shard
@@ -73,8 +74,9 @@ def test_what_sequences_use_is_counted_token_by_token(
     }
     starts, lengths = (np.array([one[part] for one in slices], dtype=np.int64) for part in (0, 1))
     counts = phase_counts(
-        np.array(sources), np.array(tokens), (starts, lengths), starts[::2], np.array(random_next, dtype=np.bool_)
-    )
+        np.array(sources), np.array(tokens), NewTokens.of(starts, lengths), starts[::2],
+        np.array(random_next, dtype=np.bool_),
+    )  # fmt: skip
     assert counts == expected
 
 

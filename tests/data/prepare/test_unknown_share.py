@@ -9,9 +9,10 @@ import pytest
 from transformers import BertTokenizerFast
 
 from bertjobs.data.prepare import PHASES, PrepareOptions, data_folder, prepare, unknown_share
-from bertjobs.data.prepare.unknown_share import UnknownCount, check_unknown
+from bertjobs.data.prepare.unknown_share import check_unknown
 from bertjobs.data.prepare.work_folder import WorkFolder
 from bertjobs.data.shards.manifest import DataManifest
+from bertjobs.data.shards.source_counts import SourceCounts
 from bertjobs.errors import InputError
 from tests.data.conftest import quiet
 from tests.data.text.scripts import TEXTS
@@ -88,7 +89,10 @@ def test_a_source_far_above_the_limit_is_refused_before_all_text_is_encoded(
     ("share", "limit", "refused"), [(0.05, 0.05, False), (0.0501, 0.05, True), (0.0, 0.0, False), (1.0, 1.0, False)]
 )
 def test_the_limit_itself_is_allowed(share: float, limit: float, refused: bool) -> None:
-    counts = [UnknownCount("text:a", 10_000, 0), UnknownCount("text:b", 10_000, round(10_000 * share))]
+    counts = [
+        SourceCounts("text:a", tokens=10_000),
+        SourceCounts("text:b", tokens=10_000, unknown=round(10_000 * share)),
+    ]
     if not refused:
         check_unknown(counts, limit)
         return
@@ -97,7 +101,7 @@ def test_the_limit_itself_is_allowed(share: float, limit: float, refused: bool) 
 
 
 def test_a_source_without_tokens_has_no_share() -> None:
-    check_unknown([UnknownCount("text:a", 0, 0)], 0.0)
+    check_unknown([SourceCounts("text:a")], 0.0)
 
 
 @pytest.mark.parametrize("limit", [-0.1, 1.5])
