@@ -25,6 +25,7 @@ from bertjobs.errors import EXIT_BAD_INPUT, EXIT_CONTINUE, EXIT_DONE, EXIT_FAILU
 from bertjobs.files.reading import DamagedFileError, read_text
 from bertjobs.launch.notice import notice_of, send
 from bertjobs.launch.ownership import take_for_job
+from bertjobs.launch.unanswered import appeared
 from bertjobs.recipe.lockfile import read_lockfile
 from bertjobs.run.causes import Cause, Then
 from bertjobs.run.checkpoints import last_written
@@ -423,7 +424,7 @@ def _queue_spare(link: CurrentLink, slurm: Slurm, script: Path, options: Sequenc
         return slurm.submit_follower(link.job, script, name=f"{link.folder.name}-spare", options=options)
     except NoAnswer as error:
         _say(f"{error.what}: looking for the job in the queue")
-        if jobs := patiently(lambda: link.followers(slurm)):
+        if jobs := appeared(lambda: link.followers(slurm)):
             return jobs[0]
         raise
 

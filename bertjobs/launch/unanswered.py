@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 from bertjobs.errors import BertjobsError
 from bertjobs.run.directory import RunDirectory
@@ -28,7 +28,7 @@ def queued_without_answer(error: NoAnswer, directory: RunDirectory, slurm: Slurm
         UnansweredError: the queue does not answer either.
     """
     try:
-        return _appeared(directory, slurm, known)
+        return appeared(lambda: [id for id in slurm.jobs_of_run(directory.name, directory.root) if id not in known])
     except NoAnswer as silence:
         raise UnansweredError(
             f"{error.what}, and neither does the queue: the job may be in it or not",
@@ -38,8 +38,8 @@ def queued_without_answer(error: NoAnswer, directory: RunDirectory, slurm: Slurm
         ) from silence
 
 
-def _appeared(directory: RunDirectory, slurm: Slurm, known: Collection[str]) -> list[str]:
-    """Jobs of a run, besides the ``known`` ones, that are or come into the queue within `APPEARS_S` seconds.
+def appeared(look: Callable[[], list[str]]) -> list[str]:
+    """The jobs that ``look`` sees in the queue, now or within `APPEARS_S` seconds; [] for none.
 
     Raises:
         NoAnswer: squeue does not answer in that time.
@@ -48,7 +48,7 @@ def _appeared(directory: RunDirectory, slurm: Slurm, known: Collection[str]) -> 
     while True:
         silence = None
         try:
-            jobs = [id for id in slurm.jobs_of_run(directory.name, directory.root) if id not in known]
+            jobs = look()
         except NoAnswer as error:
             jobs, silence = [], error
         if jobs:
