@@ -18,14 +18,17 @@ BELOW: Mapping[str, set[str]] = {
     "run": GROUND | {"files", "recipe"},
     "slurm": GROUND | {"files", "recipe", "run"},
     "data": GROUND | {"files", "recipe", "run", "slurm"},
+    "tasks": GROUND | {"files", "recipe", "run", "data"},
     "model": GROUND | {"files", "recipe", "run", "data"},
     "optim": GROUND | {"files", "recipe", "run"},
     "train": GROUND | {"files", "recipe", "run", "data", "model", "optim"},
+    "finetune": GROUND | {"files", "recipe", "run", "data", "tasks", "model", "optim", "train"},
     "bench": GROUND | {"files", "recipe", "run", "data", "model", "optim", "train"},
-    "launch": GROUND | {"files", "recipe", "run", "slurm", "data"},
-    "report": GROUND | {"files", "recipe", "run", "slurm", "data", "model", "launch"},
+    "launch": GROUND | {"files", "recipe", "run", "slurm", "data", "tasks"},
+    "report": GROUND | {"files", "recipe", "run", "slurm", "data", "tasks", "model", "launch"},
     "track": GROUND | {"files", "recipe", "run", "slurm", "launch"},
-    "cli": GROUND | {"files", "recipe", "run", "slurm", "data", "train", "bench", "launch", "report", "track"},
+    "cli": GROUND
+    | {"files", "recipe", "run", "slurm", "data", "tasks", "train", "finetune", "bench", "launch", "report", "track"},
 }
 """Floor -> the floors that it may import."""
 
