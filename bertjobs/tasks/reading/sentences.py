@@ -22,7 +22,7 @@ class Columns:
         text: of the sentence; several are joined by a blank.
         second: of the second sentence; "" for single sentences.
         label: of the label; "" where there is none.
-        id: of the id; "" takes the number of the line in which a row begins.
+        id: of the id; several are joined by a blank. () takes the number of the line in which a row begins.
         separator: between labels of which several can be true at once; "" where each example has one.
         number: the label is a number to be predicted.
         names: of labels, by how they are written in the file; empty takes labels as they are.
@@ -33,7 +33,7 @@ class Columns:
     text: tuple[str, ...] = ("text",)
     second: str = ""
     label: str = "label"
-    id: str = ""
+    id: tuple[str, ...] = ()
     separator: str = ""
     number: bool = False
     names: Mapping[str, str] | None = None
@@ -61,7 +61,7 @@ def read_sentences(
         InputError: as `read_rows`; a row has no text or no label, a label that is not a number or not one of those that
             are known (names the nearest), or an id that occurred before.
     """
-    required = [*columns.text, columns.second, columns.id, columns.only[0] if columns.only else ""]
+    required = [*columns.text, columns.second, *columns.id, columns.only[0] if columns.only else ""]
     label = [columns.label] if columns.label else []
     rows = read_rows(
         path,
@@ -97,9 +97,12 @@ def read_sentences(
 def _id(row: Row, columns: Columns) -> str:
     if not columns.id:
         return str(row.number if columns.row_ids else row.line)
-    if not isinstance(cell := row.cells[columns.id], str) or not cell:
-        raise InputError(f"the row has no id in column {columns.id!r}", where=row.where)
-    return cell
+    parts = []
+    for name in columns.id:
+        if not isinstance(cell := row.cells[name], str) or not cell:
+            raise InputError(f"the row has no id in column {name!r}", where=row.where)
+        parts.append(cell)
+    return " ".join(parts)
 
 
 def _text(row: Row, name: str, notes: Notes) -> str:

@@ -18,7 +18,7 @@ from tests.tasks.reading.files import refused, write
 
 def test_columns_are_taken_by_name(tmp_path: Path) -> None:
     path = write(tmp_path / "t.tsv", "b\tlabel\tname\ta", 'x "y\tyes\tq1\tz')
-    columns = Columns(("a",), second="b", id="name")
+    columns = Columns(("a",), second="b", id=("name",))
     assert list(read_sentences(path, columns, Notes())) == [Sentences("q1", "z", 'x "y', "yes", "t.tsv, line 2")]
     joined = Columns(("a", "b"))
     assert list(read_sentences(path, joined, Notes())) == [Sentences("2", 'z x "y', None, "yes", "t.tsv, line 2")]
@@ -76,8 +76,8 @@ def test_empty_texts_are_counted(tmp_path: Path) -> None:
         (Columns(number=True), ["1\tx\tnan"], ["'nan' in column 'label' is not a number"]),
         (Columns(), ["1\tx\t"], ["no label in column 'label'", "t.tsv, line 3"]),
         (Columns(names={"yes": "y", "no": "n"}), ["1\tx\tyess"], ["'yess'", "one of yes, no", "did you mean 'yes'?"]),
-        (Columns(id="id"), ["1\tx\tyes", "0\ty\tno"], ["the id '0' occurs a second time", "t.tsv, line 4"]),
-        (Columns(id="id"), ["\tx\tyes"], ["no id in column 'id'", "t.tsv, line 3"]),
+        (Columns(id=("id",)), ["1\tx\tyes", "0\ty\tno"], ["the id '0' occurs a second time", "t.tsv, line 4"]),
+        (Columns(id=("id",)), ["\tx\tyes"], ["no id in column 'id'", "t.tsv, line 3"]),
         (Columns(("sentence",)), [], ["no column 'sentence'; it has: 'id', 'text', 'label'"]),
         (Columns(second="txet"), [], ["no column 'txet'", "did you mean 'text'?"]),
     ],
