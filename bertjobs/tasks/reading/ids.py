@@ -24,7 +24,7 @@ class Ids:
 
     def add(self, identifier: str, where: str) -> None:
         """Raises InputError for an id that was added before, and names where it stands for the second time."""
-        digest = hashlib.blake2b(identifier.encode(), digest_size=8).digest()
+        digest = hashlib.blake2b(identifier.encode("utf-8", "surrogatepass"), digest_size=8).digest()
         self._hashes.append(int.from_bytes(digest, "little"))
         self._ids.append((identifier, where))
         if len(self._ids) == _BLOCK:
