@@ -1,1 +1,1 @@
-"""What a pretrained BERT is fine-tuned for: files of examples, labels, encoding and metrics. Nothing here needs torch."""
+"""What a pretrained BERT is fine-tuned for: examples, readers, labels, encoding and metrics. Nothing needs torch."""

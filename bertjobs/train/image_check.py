@@ -20,7 +20,7 @@ EXIT_BAD_INPUT = 64  # as in bertjobs.errors, which an old Python cannot import
 OLDEST_PYTHON = (3, 11)
 
 NEEDED = (
-    # package, its module, the oldest version, whether only `bertjobs data prepare`, fine-tuning and submitit's jobs need it
+    # package, its module, the oldest version, whether only data preparation, fine-tuning and submitit's jobs need it
     ("torch", "torch", "2.11", False),
     ("numpy", "numpy", "2.0", False),
     ("pyyaml", "yaml", "6.0", False),
@@ -59,10 +59,10 @@ def check_package(name: str, oldest: str, found: Optional[str], for_data: bool) 
 
     Args:
         found: its version; "" if that is not stated, None if the package is missing.
-        for_data: whether only `bertjobs data prepare`, fine-tuning and submitit's jobs need it.
+        for_data: whether only data preparation, fine-tuning and submitit's jobs need it.
     """
     wanted = f"{name}>={oldest}"
-    purpose = ", which only `bertjobs data prepare`, fine-tuning and submitit's jobs need" if for_data else ""
+    purpose = ", which only data preparation, fine-tuning and submitit's jobs need" if for_data else ""
     if found is None:
         return Finding(f"no {name}{purpose}", not for_data, wanted)
     if found and version_numbers(found) < version_numbers(oldest):

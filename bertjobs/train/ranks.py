@@ -313,7 +313,7 @@ def _meet(placement: Placement, deadline: float) -> distributed.TCPStore:
 
     Raises:
         OSError: the program that listens there does not answer by the deadline. torch would wait forever, hence the
-            thread.
+            thread; the rank that listens itself cannot meet another program.
         RuntimeError: the port is taken, or a rank is missing.
     """
     met: Future[distributed.TCPStore] = Future()
@@ -329,6 +329,8 @@ def _meet(placement: Placement, deadline: float) -> distributed.TCPStore:
             met.set_exception(error)
 
     threading.Thread(target=meet, name="meet", daemon=True).start()
+    if placement.is_first:
+        return met.result()  # torch itself ends the waiting for others, on a busy machine seconds late
     try:
         return met.result(_left(deadline) + TRY_S)
     except TimeoutError:
