@@ -28,7 +28,7 @@ fail() {
 # Prints the script's own comment at its top as its help, then the common options.
 show_help() {
   sed -n '2,/^[^#]/{s/^# \{0,1\}//p}' "$0"
-  printf '\nOptions of all scripts like it:\n%s\n' "$COMMON_OPTIONS"
+  printf '\nShared options:\n%s\n' "$COMMON_OPTIONS"
 }
 
 # Reads the common options; the script's own and its operands are left in `words`.
