@@ -57,6 +57,12 @@ class FineTuning:
         size = Vocabulary.of_folder(prepared.folder).size
         if not spec.model.vocab_size:
             spec = replace(spec, model=replace(spec.model, vocab_size=size))
+        if not phase.steps:
+            raise InputError(
+                "the steps of the task's epochs are not known",
+                where=f"recipe {spec.recipe}",
+                hint="start the run with `bertjobs finetune`, which counts the training examples",
+            )
         differing = {
             f"task {prepared.task}": prepared.task != spec.task,
             f"sequences of up to {prepared.max_length} tokens": prepared.max_length > phase.sequence_length,

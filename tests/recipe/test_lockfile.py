@@ -18,7 +18,7 @@ RECIPES = load_catalogue([builtin_file()]).keys("recipes")
 
 
 def resolved(catalogue: Catalogue, recipe: str, *sets: str, **flags: object) -> RunSpec:
-    return resolve(catalogue, flags={"recipe": recipe, **flags}, sets=sets, environ={}).spec
+    return resolve(catalogue, flags={"recipe": recipe, **flags}, sets=sets, environ={}, training_rows=1000).spec
 
 
 def reread(folder: Path, spec: RunSpec) -> RunSpec:

@@ -16,6 +16,7 @@ from bertjobs.data.batches.order import StreamState
 from bertjobs.errors import InputError
 from bertjobs.files.atomic import sha256_of
 from bertjobs.recipe.spec import RunSpec
+from bertjobs.run.directory import PhaseDirectory
 from bertjobs.train.objective import GlobalBatch, Term
 from bertjobs.train.ranks import Ranks
 
@@ -43,6 +44,7 @@ class LineFit:
     checkpoint_bytes = 24
     losses: ClassVar = {"squared_error": "squared error {:g}"}
     scores = ("squared_error",)
+    best_by = None
 
     @classmethod
     def of(cls, spec: RunSpec) -> LineFit:
@@ -57,6 +59,9 @@ class LineFit:
 
     def measures(self, sums: Sequence[float], divisors: Sequence[int]) -> dict[str, float]:
         return {"squared_error": sums[0] / divisors[0], "absolute_error": sums[1] / divisors[0]}
+
+    def conclude(self, folder: PhaseDirectory, step: int) -> None:
+        """The line is all there is to know."""
 
     def step_words(self, line: Mapping[str, Any]) -> str:
         return f"squared error {line['squared_error']:.4f}"
