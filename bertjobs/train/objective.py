@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from bertjobs.data.batches.order import StreamState
 from bertjobs.recipe.spec import RunSpec
+from bertjobs.run.directory import PhaseDirectory
 from bertjobs.train.ranks import Ranks
 
 MicroBatch = Any
@@ -161,6 +162,11 @@ class Objective(Protocol):
     def scores(self) -> Sequence[str]:
         """Fields of metrics.jsonl and validation.jsonl that TensorBoard shows, beside those of every run."""
 
+    @property
+    def best_by(self) -> str | None:
+        """The field of validation.jsonl by which the best checkpoint, the phase's result, is chosen: the largest value;
+        None: the last checkpoint is the result."""
+
     def check_weights(self, folder: Path) -> None:
         """Make sure that training may start from a folder's weights.
 
@@ -182,6 +188,10 @@ class Objective(Protocol):
             sums: over the global batch, term by term: its loss, then its scores.
             divisors: as in `GlobalBatch`.
         """
+
+    def conclude(self, folder: PhaseDirectory, step: int) -> None:
+        """Write beside the checkpoints what is to be known of the result, the checkpoint of ``step``; on rank 0, before
+        the phase is done."""
 
     def step_words(self, line: Mapping[str, Any]) -> str:
         """The losses of a line of metrics.jsonl, for the log."""

@@ -19,6 +19,7 @@ from bertjobs.model.huggingface import initialise_from, write_description
 from bertjobs.recipe.flops import StepCounts, step_flops
 from bertjobs.recipe.size import checkpoint_bytes
 from bertjobs.recipe.spec import ModelSpec, PhaseSpec, RunSpec
+from bertjobs.run.directory import PhaseDirectory
 from bertjobs.train.objective import GlobalBatch
 from bertjobs.train.pretraining.batches import PhaseBatches, WatchedBatches
 from bertjobs.train.pretraining.forward import choose_fused_layers, model_of, open_forward
@@ -52,6 +53,7 @@ class Pretraining:
     data: DataManifest
     token_budget: int | None
 
+    best_by = None
     measures = staticmethod(measures)
     step_words = staticmethod(step_words)
     validation_words = staticmethod(validation_words)
@@ -93,6 +95,9 @@ class Pretraining:
     def check_weights(self, folder: Path) -> None:
         """Refuse weights that were trained with another vocabulary."""
         self.data.check_weights(folder)
+
+    def conclude(self, folder: PhaseDirectory, step: int) -> None:
+        """There is nothing to add: the checkpoint says it all."""
 
     def open(self, ranks: Ranks, device: torch.device) -> PretrainingLearner:
         return PretrainingLearner(self, ranks, device)
