@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,6 +37,11 @@ class Layout:
     without: str = ""
     within: str = ""
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The file's name, and those that it has when it is compressed."""
+        return tuple(self.file + suffix for suffix in ("", *COMPRESSIONS))
+
 
 @dataclass(frozen=True)
 class Benchmark:
@@ -61,8 +67,7 @@ class Benchmark:
     def files(self) -> dict[str, tuple[str, ...]]:
         """By split, the names that its file may have."""
         return {
-            split: tuple(layout.file + suffix for layout in layouts for suffix in ("", ".gz"))
-            for split, layouts in self.layouts.items()
+            split: tuple(name for layout in layouts for name in layout.names) for split, layouts in self.layouts.items()
         }
 
     @property
@@ -82,7 +87,7 @@ def read_benchmark(benchmark: Benchmark, path: Path, split: str, notes: Notes) -
         InputError: as `read_sentences`; or the list of ids that the split needs is not beside the file.
     """
     layouts = benchmark.layouts[split]
-    layout = next((each for each in layouts if path.name in (each.file, *_compressed(each.file))), layouts[0])
+    layout = next((each for each in layouts if path.name in each.names), layouts[0])
     examples = read_sentences(
         path,
         layout.columns,
@@ -97,10 +102,6 @@ def read_benchmark(benchmark: Benchmark, path: Path, split: str, notes: Notes) -
         return
     listed = _listed_ids(path.parent / name, notes)
     yield from (example for example in examples if (example.id in listed) == bool(layout.within))
-
-
-def _compressed(name: str) -> list[str]:
-    return [name + suffix for suffix in COMPRESSIONS]
 
 
 def _listed_ids(path: Path, notes: Notes) -> set[str]:
@@ -118,7 +119,8 @@ def write_submission(
         predictions: id, and label or number.
 
     Raises:
-        InputError: the benchmark has no such file for the split, an id is not an index, or a label is unknown.
+        InputError: the benchmark has no such file for the split, an id is not an index, or a prediction is not one of
+            the benchmark's labels, or not a number where it has none.
         OSError: the file cannot be written.
     """
     if (name := benchmark.submissions.get(split)) is None:
@@ -132,13 +134,14 @@ def write_submission(
         if not identifier.isdecimal():
             raise InputError(f"the id {identifier!r} is not an index of GLUE's test set", where=split,
                              hint=f"predict GLUE's own file for {name}")  # fmt: skip
-        if isinstance(prediction, str):
-            if prediction not in written:
-                raise InputError(f"{prediction!r} is not a label of {benchmark.name}", where=f"id {identifier}",
-                                 hint=nearest(prediction, written))  # fmt: skip
-            rows.append((int(identifier), written[prediction]))
-        else:
+        if benchmark.is_number and not isinstance(prediction, str) and math.isfinite(prediction):
             rows.append((int(identifier), f"{min(max(prediction, benchmark.lowest), benchmark.highest):.3f}"))
+        elif prediction in written:
+            rows.append((int(identifier), written[str(prediction)]))
+        else:
+            what = "a number" if benchmark.is_number else f"a label of {benchmark.name}"
+            raise InputError(f"{prediction!r} is not {what}", where=f"id {identifier}",
+                             hint=nearest(str(prediction), written))  # fmt: skip
     lines = ["index\tprediction", *(f"{index}\t{value}" for index, value in sorted(rows))]
     write_text(folder / name, "\n".join(lines) + "\n")
     return folder / name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -108,6 +109,7 @@ def test_the_nine_tasks_name_their_files_classes_and_submissions() -> None:
         "train", "dev", "dev_mismatched", "test", "test_mismatched", "test_diagnostic",
     ]  # fmt: skip
     assert GLUE["MRPC"].files["dev"][0] == "dev.tsv"
+    assert "train.tsv.gz" in GLUE["QQP"].files["train"]
     assert "msr_paraphrase_train.txt" in GLUE["MRPC"].files["dev"]
     assert list(GLUE["MNLI"].labels.values()) == ["entailment", "neutral", "contradiction"]
     assert {name for task in GLUE.values() for name in task.submissions.values()} == {
@@ -139,6 +141,11 @@ def test_a_submission_of_other_data_is_refused(tmp_path: Path) -> None:
         write_submission(GLUE["RTE"], "test", [("a7", "entailment")], tmp_path)
     with pytest.raises(InputError, match="'entails' is not a label of RTE"):
         write_submission(GLUE["RTE"], "test", [("7", "entails")], tmp_path)
+    with pytest.raises(InputError, match=r"1\.0 is not a label of RTE"):
+        write_submission(GLUE["RTE"], "test", [("7", 1.0)], tmp_path)
+    for prediction in ("high", math.nan):
+        with pytest.raises(InputError, match="is not a number"):
+            write_submission(GLUE["STS-B"], "test", [("7", prediction)], tmp_path)
     assert not list(tmp_path.iterdir())
 
 
