@@ -31,7 +31,6 @@ from bertjobs.train.objective import GlobalBatch
 from bertjobs.train.precision import AUTOCAST
 from bertjobs.train.ranks import Ranks
 
-RESULT = "RESULT.json"
 LOSS_FIELDS = {"cross_entropy": "loss_nats", "binary_cross_entropy": "loss_nats", "squared_error": "squared_error"}
 """What metrics.jsonl calls the loss; that of a binary cross-entropy is the mean over the outputs."""
 
@@ -136,7 +135,8 @@ class FineTuning:
     def conclude(self, folder: PhaseDirectory, step: int) -> None:
         """Write RESULT.json: the measures of the checkpoint that is the run's result, and what was tuned with it."""
         lines = [line for line in read_lines(folder.validation) if line.get("step") == step]
-        write_json(folder.root / RESULT, {"step": step, "measure": self.best_by, "dev": lines[-1] if lines else None})
+        content = {"step": step, "measure": self.best_by, "dev": lines[-1] if lines else None}
+        write_json(folder.root / "RESULT.json", content)
 
 
 class TaskLearner:
