@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -14,17 +15,19 @@ import torch
 from bertjobs.data.batches.order import StreamState
 from bertjobs.data.text.vocabulary import TOKENS_FILE, Vocabulary
 from bertjobs.errors import InputError
-from bertjobs.files.atomic import write_json
+from bertjobs.files.atomic import new_file, write_json
 from bertjobs.files.json_lines import read_lines
 from bertjobs.finetune.batches import TaskBatch, TaskBatches
 from bertjobs.finetune.description import read_description, task_files
 from bertjobs.finetune.forward import TaskForward
 from bertjobs.finetune.model import BertForTask, load_weights
+from bertjobs.finetune.outputs import Floats
 from bertjobs.finetune.validation import Validation
 from bertjobs.model.attention import choose_attention
 from bertjobs.recipe.flops import StepCounts, step_flops
 from bertjobs.recipe.size import checkpoint_bytes
 from bertjobs.recipe.spec import PhaseSpec, RunSpec
+from bertjobs.run.checkpoints import folder_name
 from bertjobs.run.directory import PhaseDirectory
 from bertjobs.tasks.prepared import PreparedTask
 from bertjobs.train.objective import GlobalBatch
@@ -132,12 +135,6 @@ class FineTuning:
             f"{key} {value:.4g}" for key, value in known.items() if isinstance(value, float | int)
         )
 
-    def conclude(self, folder: PhaseDirectory, step: int) -> None:
-        """Write RESULT.json: the measures of the checkpoint that is the run's result, and what was tuned with it."""
-        lines = [line for line in read_lines(folder.validation) if line.get("step") == step]
-        content = {"step": step, "measure": self.best_by, "dev": lines[-1] if lines else None}
-        write_json(folder.root / "RESULT.json", content)
-
 
 class TaskLearner:
     """`FineTuning` on one rank; a `Learner`."""
@@ -213,6 +210,25 @@ class TaskLearner:
         """As in `Learner`; a head is only taken from a checkpoint of the same task with the same labels."""
         same = read_description(folder) == self._objective.prepared.as_description()
         return load_weights(self.model, folder, with_head=same)
+
+    def conclude(self, folder: PhaseDirectory, step: int, *, is_current: bool) -> None:
+        """Write RESULT.json, the measures of the result and what was tuned with it, and predictions.jsonl, what it
+        says of the dev examples."""
+        if not is_current:
+            load_weights(self.model, folder.checkpoints / folder_name(step), with_head=True)
+        outputs = self._validation.outputs_of_model(is_current=is_current)
+        self._ranks.decided(lambda: self._write_result(folder, step, outputs))
+
+    def _write_result(self, folder: PhaseDirectory, step: int, outputs: Floats | None) -> None:
+        lines = [line for line in read_lines(folder.validation) if line.get("step") == step]
+        dev = lines[-1] if lines else None
+        if outputs is not None:
+            tuned = dev.get("tuned", {}) if dev else {}
+            with new_file(folder.root / "predictions.jsonl") as file:
+                for _, prediction in self._validation.predictions(outputs, tuned):
+                    file.write((json.dumps(prediction, ensure_ascii=False) + "\n").encode())
+        content = {"step": step, "measure": self._objective.best_by, "dev": dev}
+        write_json(folder.root / "RESULT.json", content)
 
     def description(self) -> dict[str, bytes]:
         with TemporaryDirectory() as folder:

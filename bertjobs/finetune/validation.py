@@ -27,13 +27,19 @@ class Validation:
     def __init__(self, prepared: PreparedTask, forward: TaskForward, ranks: Ranks, precision: str, budget: int) -> None:
         self._prepared, self._forward, self._ranks = prepared, forward, ranks
         self._precision, self._budget = precision, budget
+        self._last: Floats | None = None
         self._task = ranks.in_turn(prepared.open_task)
         self._encoder = TextEncoder.of_folder(prepared.folder, prepared.max_length)
 
+    @property
+    def split(self) -> Split | None:
+        """The labelled dev data; None if there are none."""
+        split = self._prepared.splits.get("dev")
+        return split if split and split.facts.labelled else None
+
     def run(self, beat: Callable[[], None]) -> dict[str, Any]:
         """The dev loss, and the measures of the task; the same on all ranks. ``beat`` is called for each pack."""
-        split = self._prepared.splits.get("dev")
-        if split is None or not split.facts.labelled:
+        if (split := self.split) is None:
             return {}
         head, device = self._prepared.head, self._forward.device
         sums = torch.zeros(2, dtype=torch.float64, device=device)
@@ -53,10 +59,23 @@ class Validation:
             each=each,
         )
         outputs = self._ranks.sum_on_device(torch.from_numpy(own).to(device)).cpu().numpy()
+        self._last = outputs
         loss, count = self._ranks.sum_on_device(sums).tolist()
         name = "dev_squared_error" if head.loss == "squared_error" else "dev_loss_nats"
         scores = self._ranks.decided(lambda: self._measured(split, outputs))
         return {name: loss / max(1.0, count), **scores, "examples": split.facts.examples}
+
+    def outputs_of_model(self, *, is_current: bool) -> Floats | None:
+        """The outputs for the dev data, those of the last `run` if the model ``is_current``; None without dev data."""
+        if self.split is not None and (not is_current or self._last is None):
+            self.run(lambda: None)
+        return self._last
+
+    def predictions(self, outputs: Floats, tuned: Mapping[str, Any]) -> Iterator[tuple[Any, Prediction]]:
+        """Each dev example with what the model says of it."""
+        assert self.split is not None
+        fitted = Fitted(self._prepared.fitted.labels, tuned)
+        return predictions(self._task, self.split, outputs, self._prepared.head, self._encoder, fitted)
 
     def _measured(self, split: Split, outputs: Floats) -> dict[str, Any]:
         task, head = self._task, self._prepared.head

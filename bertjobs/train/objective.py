@@ -131,6 +131,10 @@ class Learner(Protocol):
             InputError: they cannot be read, or belong to another model.
         """
 
+    def conclude(self, folder: PhaseDirectory, step: int, *, is_current: bool) -> None:
+        """Write beside the checkpoints what is to be known of the result, the checkpoint of ``step``, before the phase
+        is done. All ranks call it; ``is_current`` says that the model has that checkpoint's weights."""
+
     def description(self) -> Mapping[str, bytes]:
         """The small files that make a folder of weights loadable, by name; the same in all checkpoints.
 
@@ -188,10 +192,6 @@ class Objective(Protocol):
             sums: over the global batch, term by term: its loss, then its scores.
             divisors: as in `GlobalBatch`.
         """
-
-    def conclude(self, folder: PhaseDirectory, step: int) -> None:
-        """Write beside the checkpoints what is to be known of the result, the checkpoint of ``step``; on rank 0, before
-        the phase is done."""
 
     def step_words(self, line: Mapping[str, Any]) -> str:
         """The losses of a line of metrics.jsonl, for the log."""

@@ -87,7 +87,9 @@ def train_phase(job: PhaseJob, ranks: Ranks, device: torch.device, stop: StopReq
         )
         outcome = trainer.run()
     if outcome.done:
-        ranks.decided(lambda: _write_done(job, outcome.best_step or outcome.step))
+        result = outcome.best_step or outcome.step
+        learner.conclude(job.folder, result, is_current=result == outcome.step)
+        ranks.decided(lambda: _write_done(job, result))
     return outcome
 
 
@@ -154,7 +156,6 @@ def _best(job: PhaseJob) -> Best:
 
 def _write_done(job: PhaseJob, step: int) -> None:
     name, number = folder_name(step), job.folder.number
-    job.objective.conclude(job.folder, step)
     manifest = sha256_of(job.folder.checkpoints / name / MANIFEST)
     job.folder.write_done(Done(number, step, name, manifest, job.recipe_hash, round(time.time(), 3)))
     print(f"phase {number} is done: {job.folder.done_file}", flush=True)

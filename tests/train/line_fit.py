@@ -60,9 +60,6 @@ class LineFit:
     def measures(self, sums: Sequence[float], divisors: Sequence[int]) -> dict[str, float]:
         return {"squared_error": sums[0] / divisors[0], "absolute_error": sums[1] / divisors[0]}
 
-    def conclude(self, folder: PhaseDirectory, step: int) -> None:
-        """The line is all there is to know."""
-
     def step_words(self, line: Mapping[str, Any]) -> str:
         return f"squared error {line['squared_error']:.4f}"
 
@@ -98,6 +95,9 @@ class LineLearner:
             (term,) = self.model(self.points)
         self.model.train()
         return {"squared_error": float(term.loss_sum / term.count)}
+
+    def conclude(self, folder: PhaseDirectory, step: int, *, is_current: bool) -> None:
+        """The line is all there is to know."""
 
     def load_weights(self, folder: Path) -> tuple[str, ...]:
         return tuple(self.model.load_state_dict(load_file(folder / "model.safetensors"), strict=False).missing_keys)

@@ -96,9 +96,6 @@ class Pretraining:
         """Refuse weights that were trained with another vocabulary."""
         self.data.check_weights(folder)
 
-    def conclude(self, folder: PhaseDirectory, step: int) -> None:
-        """There is nothing to add: the checkpoint says it all."""
-
     def open(self, ranks: Ranks, device: torch.device) -> PretrainingLearner:
         return PretrainingLearner(self, ranks, device)
 
@@ -142,6 +139,9 @@ class PretrainingLearner:
 
     def validate(self, beat: Callable[[], None]) -> dict[str, float | int]:
         return self._validation.run(self.model, beat)
+
+    def conclude(self, folder: PhaseDirectory, step: int, *, is_current: bool) -> None:
+        """There is nothing to add: the checkpoint says it all."""
 
     def load_weights(self, folder: Path) -> tuple[str, ...]:
         return initialise_from(self.model, folder)
