@@ -208,7 +208,6 @@ def _print_json(directory: RunDirectory, jobs: dict[int, str], commands: list[st
 def _run_here(plan: Plan, args: argparse.Namespace) -> int:
     from bertjobs.cli.report import finish
     from bertjobs.launch.start import start_here
-    from bertjobs.launch.watch.task_result import result_text
     from bertjobs.run.directory import RunDirectory
     from bertjobs.run.journal import read_story
     from bertjobs.slurm.shell import quote
@@ -221,7 +220,7 @@ def _run_here(plan: Plan, args: argparse.Namespace) -> int:
     directory = RunDirectory(Path(plan.spec.results) / plan.spec.run)
     commands = [f"bertjobs resume {quote(str(directory.root))}"] if code == 75 else []
     if code == 0:
-        print("\n" + (result_text(directory) if plan.spec.task else finish(directory)), file=out)
+        print("\n" + finish(directory), file=out)
     elif commands:
         print(f"stopped with a checkpoint; continue with: {commands[0]}", file=out)
     if args.json:
