@@ -21,6 +21,7 @@ from bertjobs.cli import (
     rehearse,
     report,
     runs,
+    study,
     sync,
 )
 from bertjobs.cli.interrupts import EXIT_INTERRUPTED
@@ -69,7 +70,8 @@ def build_parser() -> Parser:
     )
     parser.add_argument("--version", action="version", version=f"bertjobs {__version__}")
     verbs = parser.add_subparsers(metavar="VERB", required=True)
-    for module in (init, recipes, data, bench, plan, finetune, rehearse, runs, doctor, image, report, sync, completion):
+    started, seen = (init, recipes, data, bench, plan, finetune, rehearse), (runs, study, doctor, image, report, sync)
+    for module in (*started, *seen, completion):
         module.register(verbs)
     return parser
 
