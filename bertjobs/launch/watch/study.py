@@ -12,7 +12,6 @@ from typing import Any
 from bertjobs.launch.watch.status import RunStatus
 from bertjobs.launch.watch.status_text import colour_of
 from bertjobs.launch.watch.task_result import task_result
-from bertjobs.launch.watch.timeline import ACTIVE
 from bertjobs.recipe.sweep import SEED
 from bertjobs.run.directory import RunDirectory
 from bertjobs.run.series import read_steps
@@ -20,7 +19,7 @@ from bertjobs.wording import PLAIN, Colour, Paint, columns, harmless
 
 HELD_OUT = "mlm_loss_nats"
 """The measure of pretraining: of the last validation of the last phase."""
-DONE = "DONE"
+DONE, NOT_STARTED = "DONE", "NOT STARTED"
 
 
 @dataclass(frozen=True)
@@ -93,9 +92,10 @@ def _finite(value: Any) -> float | None:
 
 
 def member_result(
-    status: RunStatus, settings: Mapping[str, str], measured: tuple[str | None, float | None]
+    status: RunStatus, settings: Mapping[str, str], measured: tuple[str | None, float | None], *, in_turn: bool
 ) -> MemberResult:
-    """A run's place in its study, from its status and what it was measured by."""
+    """A run's place in its study, from its status and what it was measured by; ``in_turn``: another one is being
+    trained on this machine, and those that have not begun come after it."""
     row = next((phase for phase in status.phases if phase.state != DONE), status.phases[-1])
     name, value = measured
     return MemberResult(
@@ -107,7 +107,7 @@ def member_result(
         steps=row.steps,
         measure=name,
         value=value if row.state == DONE else None,
-        is_active=row.state != DONE and (status.is_active or row.state in ACTIVE),
+        is_active=any(link.is_active for link in status.links) or (in_turn and row.state == NOT_STARTED),
     )
 
 
