@@ -102,7 +102,7 @@ def _undefined_by_name(
 
 
 def _those(chosen: NDArray[np.bool_], names: Sequence[str]) -> str:
-    return listed(names[label] for label in np.flatnonzero(chosen).tolist())
+    return listed(name for name, is_one in zip(names, chosen, strict=True) if is_one)
 
 
 def _by_name(measures: Iterable[NDArray[Any]], names: Sequence[str]) -> dict[str, float]:

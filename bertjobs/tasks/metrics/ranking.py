@@ -48,8 +48,7 @@ def ranking_scores(
     judged: Judged | None = None,
     recall_at: Sequence[int] = (10, 100, 1000),
 ) -> Scores:
-    """``mrr@10``, ``mrr`` (without a cut), ``ndcg@10``, ``recall@K``, and how many ``queries`` there are and are
-    ``ranked``.
+    """``mrr@10``, ``mrr`` (not cut), ``ndcg@10``, ``recall@K``; how many ``queries`` there are, how many ``ranked``.
 
     Args:
         queries: each candidate's query.
@@ -64,64 +63,71 @@ def ranking_scores(
     check_lengths(queries, scores, "candidate")
     check_lengths(queries, grades, "candidate")
     judged = judged or Judged(queries, grades)
-    names = np.unique(judged.queries)
+    names, query_of = np.unique(judged.queries, return_inverse=True)
     if not len(names):
         raise InputError("there is no judged query")
     known = np.isin(queries, names)
     order = worst_order(queries[known], scores[known], grades[known])
     rows = np.searchsorted(names, queries[known][order])
-    gains = np.maximum(grades[known][order], 0)
-    starts = np.flatnonzero(np.diff(rows, prepend=-1))
-    places = np.arange(len(rows)) - np.repeat(starts, np.diff(starts, append=len(rows)))
-    relevant = _relevant_of(names, judged)
+    places, gains = _places(rows), np.maximum(grades[known][order], 0)
+    relevant = np.bincount(query_of, judged.grades > 0, len(names))
     _check_relevant(names, relevant, np.bincount(rows, gains > 0, len(names)))
 
-    first = np.full(len(names), np.inf)
-    np.minimum.at(first, rows[gains > 0], places[gains > 0] + 1)
-    values = {
-        f"mrr@{CUT}": float(np.where(first <= CUT, 1 / first, 0).mean()),
-        "mrr": float((1 / first).mean()),
-        f"ndcg@{CUT}": float(_ndcg(names, judged, rows, places, gains).mean()),
-    }
+    ranked = int((places == 1).sum())
+    values = _reciprocal_ranks(rows[gains > 0], places[gains > 0], len(names))
+    values[f"ndcg@{CUT}"] = float(_ndcg(query_of, judged.grades, rows, places, gains).mean())
     for depth in recall_at:
-        hits = np.bincount(rows[places < depth], gains[places < depth] > 0, len(names))
+        hits = np.bincount(rows[places <= depth], gains[places <= depth] > 0, len(names))
         values[f"recall@{depth}"] = float((hits / np.maximum(relevant, 1)).mean())
-    values |= {"queries": float(len(names)), "ranked": float(len(starts))}
+    values |= {"queries": float(len(names)), "ranked": float(ranked)}
     return Scores(values, tuple(_notes(values, relevant, scores, int((~known).sum()))))
 
 
-def _relevant_of(names: Ids, judged: Judged) -> NDArray[np.int64]:
-    """How many relevant passages each query has."""
-    return np.bincount(np.searchsorted(names, judged.queries[judged.grades > 0]), minlength=len(names))
+def _places(rows: NDArray[Any]) -> NDArray[np.int64]:
+    """The place, from 1, of each row among those of its query, which stand together."""
+    starts = np.flatnonzero(np.diff(rows, prepend=-1))
+    return np.arange(1, len(rows) + 1) - np.repeat(starts, np.diff(starts, append=len(rows)))
 
 
-def _check_relevant(names: Ids, relevant: NDArray[np.int64], hits: NDArray[Any]) -> None:
+def _reciprocal_ranks(rows: NDArray[Any], places: NDArray[np.int64], queries: int) -> dict[str, float]:
+    """From the relevant candidates: each one's query and place."""
+    first = np.full(queries, np.inf)
+    np.minimum.at(first, rows, places)
+    return {f"mrr@{CUT}": float(np.where(first <= CUT, 1 / first, 0).mean()), "mrr": float((1 / first).mean())}
+
+
+def _check_relevant(names: Ids, relevant: NDArray[Any], hits: NDArray[Any]) -> None:
     wrong = names[hits > relevant]
     if len(wrong):
+        which = "query has" if len(wrong) == 1 else "queries have"
         raise InputError(
-            f"{len(wrong):,} queries have more relevant candidates than the qrels have relevant passages: "
-            f"{listed(map(str, wrong))}",
+            f"{len(wrong):,} {which} more relevant candidates than the qrels name: {listed(map(str, wrong))}",
             hint="a passage twice among a query's candidates, or the qrels of another file",
         )
 
 
 def _ndcg(
-    names: Ids, judged: Judged, rows: NDArray[Any], places: NDArray[Any], gains: NDArray[Any]
+    judged_rows: NDArray[Any],
+    judged_grades: NDArray[Any],
+    rows: NDArray[Any],
+    places: NDArray[np.int64],
+    gains: NDArray[Any],
 ) -> NDArray[np.float64]:
-    """DCG with the grades as gains and the logarithm of the place as discount, over that of the best possible order."""
-    best = np.searchsorted(names, judged.queries)
-    order = np.lexsort((-judged.grades, best))
-    best, best_gains = best[order], np.maximum(judged.grades[order], 0)
-    starts = np.flatnonzero(np.diff(best, prepend=-1))
-    best_places = np.arange(len(best)) - np.repeat(starts, np.diff(starts, append=len(best)))
-    dcg, ideal = (
-        np.bincount(query[place < CUT], (gain / np.log2(place + 2.0))[place < CUT], len(names))
-        for query, place, gain in ((rows, places, gains), (best, best_places, best_gains))
-    )
-    return np.divide(dcg, ideal, out=np.zeros(len(names)), where=ideal > 0)
+    """DCG with grades as gains, over that of the best possible order; 0 for a query without a relevant passage."""
+    best = np.lexsort((np.negative(judged_grades, dtype=np.int64), judged_rows))
+    best_rows = judged_rows[best]
+    queries = int(best_rows[-1]) + 1
+    ideal = _dcg(best_rows, _places(best_rows), np.maximum(judged_grades[best], 0), queries)
+    return np.divide(_dcg(rows, places, gains, queries), ideal, out=np.zeros(queries), where=ideal > 0)
 
 
-def _notes(values: dict[str, float], relevant: NDArray[np.int64], scores: NDArray[Any], unknown: int) -> Iterator[str]:
+def _dcg(rows: NDArray[Any], places: NDArray[np.int64], gains: NDArray[Any], queries: int) -> NDArray[np.float64]:
+    near = places <= CUT
+    discounted = gains[near] / np.log2(places[near] + 1)
+    return np.bincount(rows[near], discounted, queries).astype(np.float64)  # integers if there is no row
+
+
+def _notes(values: dict[str, float], relevant: NDArray[Any], scores: NDArray[Any], unknown: int) -> Iterator[str]:
     queries, ranked = int(values["queries"]), int(values["ranked"])
     if ranked < queries:
         over = f"; over the others MRR@{CUT} is {values[f'mrr@{CUT}'] * queries / ranked:.4f}" if ranked else ""
