@@ -41,8 +41,10 @@ def task_text(summary: TaskSummary, report: Path | None = None) -> str:
     if summary.kinds:
         parts.append("\n".join(f"{count:6,}  {kind}" for kind, count in _by_count(summary)))
     if summary.mistakes:
-        shown = [f"  {_cut(one.text, SHORT)}\n    true: {_cut(one.gold, SHORT)}; said: {_cut(one.guess, SHORT)}{_sure(one)}"
-                 for one in summary.mistakes[:3]]  # fmt: skip
+        shown = [
+            f"  {_cut(one.text, SHORT)}\n    true: {_cut(one.gold, SHORT)}; said: {_cut(one.guess, SHORT)}{_sure(one)}"
+            for one in summary.mistakes[:3]
+        ]
         parts.append("The worst mistakes\n" + "\n".join(shown))
     parts += summary.notes
     if summary.checkpoint:
@@ -57,7 +59,8 @@ def task_page(summary: TaskSummary, svg: str) -> str:
     title = escape(f"Fine-tuning: {summary.root.name}")
     mistakes = "".join(
         f"<tr><td>{escape(_cut(one.text, SHOWN))}</td><td><strong>{escape(_cut(one.gold, SHOWN))}</strong></td>"
-        f"<td>{escape(_cut(one.guess, SHOWN))}<br><span class='quiet'>{escape(_sure(one).strip(', '))}</span></td></tr>\n"
+        f"<td>{escape(_cut(one.guess, SHOWN))}<br>"
+        f"<span class='quiet'>{escape(_sure(one).strip(', '))}</span></td></tr>\n"
         for one in summary.mistakes
     )
     worst = (

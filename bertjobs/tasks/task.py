@@ -121,6 +121,14 @@ class Task(Generic[E]):
         """What is chosen on the dev data, for `Fitted.tuned`."""
         return {}
 
+    def from_text(self, texts: Sequence[Mapping[str, str]]) -> list[E]:  # noqa: ARG002
+        """Examples of plain text, as a person types it; keys depend on the task.
+
+        Raises:
+            InputError: the task cannot be asked like this.
+        """
+        raise InputError(f"task {self.name} cannot be asked in text", where="bertjobs infer")
+
     def write_submission(self, predictions: Iterable[Prediction], split: str, folder: Path) -> list[Path]:  # noqa: ARG002
         """Write the files that a benchmark's server takes; returns them."""
         return []
@@ -144,6 +152,10 @@ def check_keys(texts: Iterable[Mapping[str, str]], required: Sequence[str], opti
 
 TASKS: dict[str, str] = {
     "sentences": "bertjobs.tasks.sentences:SentenceTask",
+    "tagging": "bertjobs.tasks.tagging:TaggingTask",
+    "squad1": "bertjobs.tasks.questions:Squad1",
+    "squad2": "bertjobs.tasks.questions:Squad2",
+    "ranking": "bertjobs.tasks.ranking:RankingTask",
 }
 """The tasks by name, each as ``module:Class``."""
 
