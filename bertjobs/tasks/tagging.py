@@ -17,7 +17,7 @@ from bertjobs.tasks.metrics.spans import OUTSIDE, are_span_tags, span_scores, sp
 from bertjobs.tasks.options import flag, whole_number
 from bertjobs.tasks.reading.conll import WordColumns, read_words
 from bertjobs.tasks.rows import NOT_SCORED, Head, Output, Row
-from bertjobs.tasks.task import Fitted, Prediction, Task
+from bertjobs.tasks.task import Fitted, Prediction, Task, check_keys
 
 SPECIALS = 2
 """[CLS] and [SEP]."""
@@ -131,6 +131,7 @@ class TaggingTask(Task[Words]):
 
     def from_text(self, texts: Sequence[Mapping[str, str]]) -> list[Words]:
         """Sentences of plain text, under the key ``text``: words as BERT's own tokenizer cuts them."""
+        check_keys(texts, ("text",))
         cutter = pre_tokenizers.BertPreTokenizer()
         return [
             Words(one.get("id", str(number)), tuple(word for word, _ in cutter.pre_tokenize_str(one["text"])))
