@@ -125,7 +125,7 @@ class _Chunk:
         self.keys: list[tuple[int, int]] = []
 
     def add(self, batch: list[Keyed], encoder: WordPieceEncoder, split: Splitter) -> None:
-        documents = [split(document.text) for _, document in batch]
+        documents = split([document.text for _, document in batch])
         ids, lengths = encoder.encode([sentence for sentences in documents for sentence in sentences])
         owner = np.repeat(np.arange(len(batch)), [len(sentences) for sentences in documents])
         counts = np.bincount(owner[lengths > 0], minlength=len(batch))
