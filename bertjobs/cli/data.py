@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 from bertjobs.cli.data_check import add_verbs, chosen_processes
 from bertjobs.cli.data_corpus import add_corpus, chosen_corpora
 from bertjobs.cli.data_duplicates import add_duplicates, add_near_options
-from bertjobs.cli.data_prepare import add_place_arguments, array_options, queue_prepare, run_sets, seldom_collected
+from bertjobs.cli.data_prepare import add_place_arguments, array_options, queue_prepare, run_sets
 from bertjobs.cli.data_sources import source_lines
 from bertjobs.cli.interrupts import interrupts_held
+from bertjobs.cli.memory import keep_freed_memory, seldom_collected
 from bertjobs.errors import InputError
 from bertjobs.wording import harmless
 
@@ -147,6 +148,7 @@ def _add_vocab(verbs: Any) -> None:
 
 @seldom_collected()
 def _prepare(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
+    keep_freed_memory()
     with interrupts_held():
         from bertjobs.data.prepare import DEFAULTS, PrepareOptions, ThisMachine, parse_phases, prepare
         from bertjobs.data.shards.manifest import MANIFEST_NAME, WORK_FOLDER, DataManifest

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import gc
 import os
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,22 +16,9 @@ if TYPE_CHECKING:
     from bertjobs.data.prepare import PrepareOptions
     from bertjobs.data.prepare.array_options import ArrayOptions
 
-_NEW_OBJECTS = 100_000
 _FROM_SITE = ("partition", "account", "qos", "time")
 _NAMED = (*_FROM_SITE, "memory", "cpus")
 _SBATCH_NAMES = {"memory": "mem", "cpus": "cpus-per-task"}
-
-
-@contextmanager
-def seldom_collected() -> Iterator[None]:
-    """In the block, and in processes that it forks, cyclic garbage is looked for after 100,000 new objects, not after
-    700: there is next to none, and looking takes a twentieth of a prepare."""
-    before = gc.get_threshold()
-    gc.set_threshold(_NEW_OBJECTS, *before[1:])
-    try:
-        yield
-    finally:
-        gc.set_threshold(*before)
 
 
 def add_place_arguments(parser: argparse.ArgumentParser) -> None:
