@@ -1,7 +1,7 @@
 # shellcheck shell=bash
 # What the scripts beside this one share; sourced, not run.
 #
-# Options that all of them take:
+# Options that all scripts which make shards take:
 COMMON_OPTIONS="  --vocab FILE          vocab.txt or tokenizer.json (default: train one on this text, TARGET/vocab.txt)
   --vocab-size TOKENS   size of the vocabulary to train (default: 30522)
   --cased               keep upper case and accents
@@ -17,6 +17,7 @@ A script that was stopped resumes where it was when the same command is run agai
 # What the options above set:
 vocab='' vocab_size=30522 cased='' target='' output='' offline='' prepare_options=()
 words=()  # what is left of the command line
+curl_options=()  # what a site wants to be sent besides
 
 fail() {
   printf 'error: %s\n' "$1" >&2
@@ -27,7 +28,7 @@ fail() {
 # Prints the script's own comment at its top as its help, then the common options.
 show_help() {
   sed -n '2,/^[^#]/{s/^# \{0,1\}//p}' "$0"
-  printf '\nOptions of all the scripts in data/:\n%s\n' "$COMMON_OPTIONS"
+  printf '\nShared options:\n%s\n' "$COMMON_OPTIONS"
 }
 
 # Reads the common options; the script's own and its operands are left in `words`.
@@ -62,7 +63,7 @@ bertjobs() {
   fi
 }
 
-# hash_is FILE ALGORITHM HASH: whether the file has this hash. ALGORITHM is sha1 or sha256.
+# hash_is FILE ALGORITHM HASH: whether the file has this hash. ALGORITHM is md5, sha1 or sha256.
 hash_is() {
   local sum
   sum=$("${2}sum" <"$1")
@@ -72,7 +73,7 @@ hash_is() {
 # get URL FILE [OPTIONS]: downloads with retries; prints the last HTTP status.
 get() {
   curl --location --fail --silent --show-error --retry 5 --retry-delay 2 --connect-timeout 30 \
-    --speed-limit 1 --speed-time 120 --output "$2" --write-out '%{http_code}' "${@:3}" "$1"
+    --speed-limit 1 --speed-time 120 "${curl_options[@]}" --output "$2" --write-out '%{http_code}' "${@:3}" "$1"
 }
 
 # download URL FILE: makes FILE.part, or completes it from the byte where it ends.
@@ -106,13 +107,28 @@ fetch() {
   mv "$file.part" "$file"
 }
 
+# recorded_sum FILE: its sha256 in TARGET/SHA256SUMS, or nothing.
+recorded_sum() {
+  [[ ! -f $target/SHA256SUMS ]] ||
+    awk -v name="${1#"$target"/}" 'substr($0, 67) == name { print $1 }' "$target/SHA256SUMS"
+}
+
+# record_sum FILE: its sha256, now, in TARGET/SHA256SUMS; an older one of this name is replaced.
+record_sum() {
+  local sums=$target/SHA256SUMS name=${1#"$target"/} sum
+  sum=$(sha256sum <"$1")
+  {
+    [[ ! -f $sums ]] || awk -v name="$name" 'substr($0, 67) != name' "$sums"
+    printf '%s  %s\n' "${sum%% *}" "$name"
+  } >"$sums.part"
+  mv "$sums.part" "$sums"
+}
+
 # fetch_recorded URL FILE: FILE, where no checksum is published: its sha256 is recorded in TARGET/SHA256SUMS
 # once it is complete, and checked from then on.
 fetch_recorded() {
-  local sums=$target/SHA256SUMS name=${2#"$target"/} recorded=''
-  if [[ -f $sums ]]; then
-    recorded=$(awk -v name="$name" 'substr($0, 67) == name { print $1 }' "$sums")
-  fi
+  local recorded
+  recorded=$(recorded_sum "$2")
   if [[ -n $recorded ]]; then
     fetch "$1" "$2" sha256 "$recorded"
     return
@@ -123,8 +139,7 @@ fetch_recorded() {
   [[ ! -f $2 ]] || mv "$2" "$2.part"
   download "$1" "$2"
   mv "$2.part" "$2"
-  recorded=$(sha256sum <"$2")
-  printf '%s  %s\n' "${recorded%% *}" "$name" >>"$sums"
+  record_sum "$2"
 }
 
 # prepare SOURCE...: trains a vocabulary where none is given, then makes the shards.

@@ -37,7 +37,7 @@ from bertjobs.bench.sequences import BenchData
 from bertjobs.data.batches.batches import Batch, MicroBatch
 from bertjobs.errors import BertjobsError, InputError
 from bertjobs.model.bert import IGNORED_LABEL, BertForPreTraining
-from bertjobs.model.huggingface import config_from_model_spec
+from bertjobs.recipe.bert_config import config_from_model_spec
 from bertjobs.recipe.flops import step_flops
 from bertjobs.recipe.spec import PhaseSpec, RunSpec
 from bertjobs.train.objective import Term

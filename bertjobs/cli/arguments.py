@@ -7,7 +7,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -258,8 +258,10 @@ def opened(args: argparse.Namespace) -> RunDirectory:
 _METAVARS = {"int": "N", "float": "X", "switch": "true|false", "path": "PATH", "mounts": "SRC:DST", "phase": "PHASE"}
 
 
-def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
+def add_recipe_arguments(parser: argparse.ArgumentParser, *, without: Collection[str] = ()) -> None:
     """Add --recipes, --set and a flag per setting, all from the schema's table; help lists the most used ones.
+
+    The settings ``without`` get no flag: the verb has others for them.
 
     Values stay text here: `resolve` parses them, so that a bad one is an InputError like any other.
     """
@@ -268,7 +270,9 @@ def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
 
     group = parser.add_argument_group("settings (in brackets: environment variables that set the same)")
     for setting in sorted(SETTINGS, key=lambda setting: not setting.listed):
-        if setting.flag:
+        if setting.key in without:
+            parser.set_defaults(**{f"setting_{setting.key}": None})
+        elif setting.flag:
             default = "" if setting.default is REQUIRED else f" (default: {default_text(setting)})"
             environment = f" [{setting.env}]" if setting.env else ""
             group.add_argument(
@@ -296,11 +300,12 @@ def resolve_arguments(
     nodes: int | None = None,
     tasks_per_node: int | None = None,
     site: Site | None = None,
+    training_rows: int | None = None,
 ) -> Resolved:
     """The run that the flags of `add_recipe_arguments`, the environment and the recipe files ask for.
 
     ``nodes`` and ``tasks_per_node`` are those of the running job, if there is one; ``site`` gives what all others leave
-    open. Raises InputError.
+    open; ``training_rows`` as in `resolve`. Raises InputError.
     """
     from bertjobs.recipe.resolve import resolve
 
@@ -315,6 +320,7 @@ def resolve_arguments(
         tasks_per_node=tasks_per_node,
         site=site.settings() if site else None,
         site_origin=site.origin if site else "",
+        training_rows=training_rows,
     )
 
 

@@ -8,7 +8,21 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from bertjobs import __version__
-from bertjobs.cli import bench, completion, data, doctor, image, init, plan, recipes, rehearse, report, runs, sync
+from bertjobs.cli import (
+    bench,
+    completion,
+    data,
+    doctor,
+    finetune,
+    image,
+    init,
+    plan,
+    recipes,
+    rehearse,
+    report,
+    runs,
+    sync,
+)
 from bertjobs.cli.interrupts import EXIT_INTERRUPTED
 from bertjobs.errors import EXIT_BAD_INPUT, BertjobsError, nearest
 
@@ -55,7 +69,7 @@ def build_parser() -> Parser:
     )
     parser.add_argument("--version", action="version", version=f"bertjobs {__version__}")
     verbs = parser.add_subparsers(metavar="VERB", required=True)
-    for module in (init, recipes, data, bench, plan, rehearse, runs, doctor, image, report, sync, completion):
+    for module in (init, recipes, data, bench, plan, finetune, rehearse, runs, doctor, image, report, sync, completion):
         module.register(verbs)
     return parser
 

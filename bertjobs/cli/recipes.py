@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bertjobs.cli import settings
@@ -57,12 +57,36 @@ def _list(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(rows, indent=2))
         return 0
-    heads = ("recipe", "gpu", "gpus_per_node", "precision", "model", "global_batches", "description")
-    cells = [[_plain(row[head]) for head in heads] for row in rows]
-    titles = ["RECIPE", "GPU", "PER NODE", "PRECISION", "MODEL", "GLOBAL BATCHES", "WHAT FOR"]
-    print("\n".join(columns([titles, *cells])))
+    print(_table([row for row in rows if not row["task"]], _PRETRAINING))
     print("\nNext: bertjobs recipes show NAME, or bertjobs plan --recipe NAME --nodes N")
+    print("\nFor `bertjobs finetune`, which takes the model from the weights:\n")
+    print(_table([row for row in rows if row["task"]], _FINE_TUNING))
     return 0
+
+
+_PRETRAINING = {
+    "recipe": "RECIPE",
+    "gpu": "GPU",
+    "gpus_per_node": "PER NODE",
+    "precision": "PRECISION",
+    "model": "MODEL",
+    "global_batches": "GLOBAL BATCHES",
+    "description": "WHAT FOR",
+}
+_FINE_TUNING = {
+    "recipe": "RECIPE",
+    "task": "TASK",
+    "gpu": "GPU",
+    "precision": "PRECISION",
+    "global_batches": "GLOBAL BATCH",
+    "epochs": "EPOCHS",
+    "lr": "LR",
+    "description": "WHAT FOR",
+}
+
+
+def _table(rows: Sequence[Mapping[str, Any]], heads: Mapping[str, str]) -> str:
+    return "\n".join(columns([list(heads.values()), *([_plain(row[key]) for key in heads] for row in rows)]))
 
 
 def _summary(catalogue: Catalogue, name: str) -> dict[str, Any]:
@@ -74,6 +98,9 @@ def _summary(catalogue: Catalogue, name: str) -> dict[str, Any]:
         "gpus_per_node": spec.system.gpus_per_node,
         "precision": spec.precision,
         "model": spec.model.name,
+        "task": spec.task,
+        "epochs": spec.phases[0].epochs,
+        "lr": spec.phases[0].lr,
         "global_batches": [phase.global_batch for phase in spec.phases],
         "description": description.value if description else "",
     }

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from bertjobs.cli.arguments import add_run_argument, opened
-from bertjobs.errors import BertjobsError
+from bertjobs.errors import BertjobsError, InputError
 
 if TYPE_CHECKING:
     from bertjobs.report.summary import PhaseSummary, Summary
@@ -44,15 +44,31 @@ def finish(directory: RunDirectory) -> str:
     Raises:
         InputError: no step has been made yet, or the report cannot be written.
     """
+    if is_task(directory):
+        from bertjobs.report.task_page import task_text, write_task_report
+
+        return task_text(*write_task_report(directory))
     from bertjobs.report.write import write_report
 
     return write_report(directory).text()
+
+
+def is_task(directory: RunDirectory) -> bool:
+    """Whether a run fine-tunes; False where its run.yml is damaged."""
+    from bertjobs.recipe.lockfile import read_lockfile
+
+    try:
+        return bool(read_lockfile(directory.lockfile).task)
+    except BertjobsError:
+        return False
 
 
 def _report(args: argparse.Namespace) -> int:
     from bertjobs.report.summary import summarise
 
     directory, margin = opened(args), args.require_learnt
+    if is_task(directory):
+        return _report_task(directory, args)
     if margin is not None:
         summary = summarise(directory)
         if args.json:
@@ -67,6 +83,31 @@ def _report(args: argparse.Namespace) -> int:
         print(_json(report.summary, str(report.path)))
     else:
         print(finish(directory))
+    return 0
+
+
+def _report_task(directory: RunDirectory, args: argparse.Namespace) -> int:
+    from bertjobs.report.task_page import task_text, write_task_report
+
+    if args.require_learnt is not None:
+        raise InputError("a run of fine-tuning has no masked-LM loss to judge", where="--require-learnt")
+    summary, path = write_task_report(directory)
+    if not args.json:
+        print(task_text(summary, path))
+        return 0
+    content = {
+        "run": summary.root.name,
+        "recipe": summary.spec.recipe,
+        "task": summary.spec.task,
+        "steps_done": summary.steps[-1]["step"],
+        "steps": summary.phase.steps,
+        "result": dict(summary.result) or None,
+        "mistakes": dict(summary.kinds),
+        "attempts": [_attempt_json(attempt) for attempt in summary.attempts],
+        "checkpoint": str(summary.checkpoint) if summary.checkpoint else None,
+        "report": str(path),
+    }
+    print(json.dumps(content, indent=2))
     return 0
 
 

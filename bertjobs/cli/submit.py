@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from bertjobs.launch.plan.plan import Plan
     from bertjobs.launch.plan.problem import Problem
     from bertjobs.launch.start import Queueing
+    from bertjobs.recipe.resolve import Resolved
     from bertjobs.recipe.spec import RunSpec
     from bertjobs.run.directory import RunDirectory
     from bertjobs.slurm.options import SlurmOptions
@@ -44,7 +45,7 @@ def register(subparsers: Any) -> None:
         allow_abbrev=False,
     )
     add_backend_arguments(submit)
-    _add_output(submit)
+    add_output(submit)
     add_recipe_arguments(submit)
     submit.set_defaults(handler=_submit)
 
@@ -57,7 +58,7 @@ def register(subparsers: Any) -> None:
     )
     add_run_argument(resume)
     add_backend_arguments(resume, site=False)
-    _add_output(resume)
+    add_output(resume)
     resume.add_argument(
         "--set",
         dest="sets",
@@ -70,7 +71,8 @@ def register(subparsers: Any) -> None:
     resume.set_defaults(handler=_resume)
 
 
-def _add_output(parser: argparse.ArgumentParser) -> None:
+def add_output(parser: argparse.ArgumentParser) -> None:
+    """Add --dry-run and --json."""
     parser.add_argument(
         "--dry-run",
         action="store_true",
@@ -80,10 +82,15 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
 
 
 def _submit(args: argparse.Namespace) -> int:
+    return start(resolve_arguments(args, os.environ, site=chosen_site(args)), args)
+
+
+def start(resolved: Resolved, args: argparse.Namespace) -> int:
+    """Check a new run, say what it will do, and queue it or run it here; returns the command's exit code."""
     from bertjobs.launch.plan.plan import arithmetic
     from bertjobs.launch.plan.preflight import refuse
 
-    plan = make_checked_plan(args, resolve_arguments(args, os.environ, site=chosen_site(args)))
+    plan = make_checked_plan(args, resolved)
     refuse(plan.problems)
     if args.json:
         _warn(plan.problems)

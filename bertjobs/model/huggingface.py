@@ -7,7 +7,6 @@ import pickle
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -15,28 +14,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from bertjobs.errors import InputError, first_line
-from bertjobs.files.reading import parse_json
-from bertjobs.model.bert import GELU_APPROXIMATION, BertForPreTraining
+from bertjobs.model.bert import BertForPreTraining
 from bertjobs.model.tokenizer import write_tokenizer
+from bertjobs.recipe.bert_config import SHAPE_FIELDS, config_from_model_spec, read_model_spec
 from bertjobs.recipe.spec import ModelSpec
-
-SHAPE_FIELDS: dict[str, int] = {
-    "vocab_size": 30522,
-    "hidden_size": 768,
-    "num_hidden_layers": 12,
-    "num_attention_heads": 12,
-    "intermediate_size": 3072,
-    "max_position_embeddings": 512,
-    "type_vocab_size": 2,
-}
-"""Fields that two models must share to share weights, with ``BertConfig``'s defaults."""
-
-OTHER_FIELDS: dict[str, float] = {
-    "hidden_dropout_prob": 0.1,
-    "attention_probs_dropout_prob": 0.1,
-    "layer_norm_eps": 1e-12,
-    "initializer_range": 0.02,
-}
 
 TIED = {
     "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
@@ -105,63 +86,25 @@ def write_description(
     (folder / "config.json").write_text(config + "\n", encoding="utf-8")
 
 
-def config_from_model_spec(spec: ModelSpec) -> dict[str, Any]:
-    """The content of config.json for a model of this shape."""
-    fields = [*SHAPE_FIELDS, *OTHER_FIELDS, "hidden_act"]
-    return {field: getattr(spec, field) for field in fields} | {
-        "architectures": ["BertForPreTraining"],
-        "classifier_dropout": None,
-        "dtype": "float32",
-        "model_type": "bert",
-        "pad_token_id": 0,
-        "position_embedding_type": "absolute",
-        "tie_word_embeddings": True,
-        "torch_dtype": "float32",
-        "use_cache": True,
-    }
-
-
-def model_spec_from_config(config: Mapping[str, Any], name: str) -> ModelSpec:
-    """The shape that a config.json describes; fields it leaves out are ``BertConfig``'s defaults.
-
-    Raises:
-        InputError: not a BERT, or a field's value that this model does not have.
-    """
-    for field, supported in (("model_type", "bert"), ("position_embedding_type", "absolute")):
-        if config.get(field, supported) != supported:
-            what = f"{field} is {config[field]!r}; only {supported!r} is supported"
-            raise InputError(what, where=f"config of {name}")
-    activation = config.get("hidden_act", "gelu")
-    if activation not in list(GELU_APPROXIMATION):
-        what = f"hidden_act is {activation!r}; supported: {', '.join(GELU_APPROXIMATION)}"
-        raise InputError(what, where=f"config of {name}")
-    shape = {field: config.get(field, default) for field, default in SHAPE_FIELDS.items()}
-    other = {field: config.get(field, default) for field, default in OTHER_FIELDS.items()}
-    for field, value in shape.items():
-        if type(value) is not int or value < 1:
-            raise InputError(f"{field} is {value!r}; it must be a whole number above 0", where=f"config of {name}")
-    for field, value in other.items():
-        if type(value) not in (int, float) or not 0 <= value < 1:
-            raise InputError(f"{field} is {value!r}; it must be from 0 to below 1", where=f"config of {name}")
-    return ModelSpec(name=name, hidden_act=activation, **shape, **other)
-
-
-def load_pretrained(folder: str | Path, spec: ModelSpec | None = None) -> LoadedWeights:
+def load_pretrained(
+    folder: str | Path, spec: ModelSpec | None = None, wanted: Mapping[str, torch.Size] | None = None
+) -> LoadedWeights:
     """Read a Hugging Face BERT folder, with or without heads and the ``bert.`` prefix, as float32.
 
     Args:
         folder: holds config.json and model.safetensors or pytorch_model.bin.
         spec: the shape that the weights must have; None takes what config.json says.
+        wanted: names and shapes of the parameters that are read; None: those of ``BertForPreTraining``.
 
     Raises:
         InputError: a file missing, unreadable or truncated; a shape other than ``spec``; no BERT encoder.
     """
     folder = Path(folder)
-    stored = model_spec_from_config(_read_config(folder), folder.name)
+    stored = read_model_spec(folder)
     if spec is not None:
         _check_same_shape(stored, spec, folder)
     file, tensors = _read_tensors(folder)
-    shapes = _parameter_shapes(stored)
+    shapes = _parameter_shapes(stored) if wanted is None else wanted
     state = {name: tensor.float() for name, tensor in _canonical(tensors, shapes).items()}
     missing = tuple(name for name in shapes if name not in state)
     lost = [name for name in missing if name.startswith(("bert.embeddings.", "bert.encoder."))]
@@ -189,20 +132,6 @@ def initialise_from(model: BertForPreTraining, folder: str | Path) -> tuple[str,
         if name in weights.state:
             parameter.copy_(weights.state[name])
     return tuple(name for name in weights.missing if name in parameters)
-
-
-def _read_config(folder: Path) -> dict[str, Any]:
-    file = folder / "config.json"
-    try:
-        config = parse_json(file.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        hint = "give the folder of a Hugging Face BERT model"
-        raise InputError("config.json is missing", where=str(folder), hint=hint) from error
-    except (OSError, ValueError) as error:
-        raise InputError(f"config.json cannot be read: {error}", where=str(file)) from error
-    if not isinstance(config, dict):
-        raise InputError("config.json does not hold an object", where=str(file))
-    return config
 
 
 def _check_same_shape(stored: ModelSpec, wanted: ModelSpec, folder: Path) -> None:
@@ -251,7 +180,7 @@ def _canonical(tensors: Mapping[str, Tensor], wanted: Mapping[str, torch.Size]) 
     state: dict[str, Tensor] = {}
     second: dict[str, Tensor] = {}
     for key, tensor in tensors.items():
-        name = key if key.startswith(("bert.", "cls.")) else f"bert.{key}"
+        name = key if key in wanted or key.startswith(("bert.", "cls.")) else f"bert.{key}"
         for old, new in OLD_NAMES.items():
             name = name.replace(old, new)
         if name in TIED:

@@ -23,7 +23,7 @@ from torch.utils.checkpoint import checkpoint
 
 from bertjobs.errors import InputError
 from bertjobs.model.attention import Attend, SequenceLayout
-from bertjobs.model.bert import IGNORED_LABEL, BertForPreTraining, Layer, PretrainingSums, no_next_sentences
+from bertjobs.model.bert import IGNORED_LABEL, Bert, BertForPreTraining, Layer, PretrainingSums, no_next_sentences
 from bertjobs.model.dropout import dropout, dropout_add
 
 ALIGNMENT = 64
@@ -207,13 +207,53 @@ class TokenWise:
 EAGER = TokenWise()
 
 
-@dataclass(frozen=True)
-class _Read:
-    """The rows that heads read.
+class Tokens(Protocol):
+    """What the encoder reads of a `Pack`."""
+
+    @property
+    def input_ids(self) -> Tensor: ...
+    @property
+    def token_type_ids(self) -> Tensor: ...
+    @property
+    def positions(self) -> Tensor: ...
+    @property
+    def cumulative_lengths(self) -> Tensor: ...
+    @property
+    def sequences(self) -> int: ...
+    @property
+    def max_length(self) -> int: ...
+
+
+class RowsRead(NamedTuple):
+    """Rows whose hidden states are wanted.
 
     Attributes:
         rows: int64 [R], ascending places in [0, T).
         layout: of these as queries.
+    """
+
+    rows: Tensor
+    layout: SequenceLayout
+
+
+def rows_read(pack: Tokens, rows: Tensor) -> RowsRead:
+    """``rows`` int64 [R], ascending and each once, as what is read of a pack."""
+    layout = SequenceLayout(
+        cumulative_queries=torch.searchsorted(rows, pack.cumulative_lengths, out_int32=True),
+        cumulative_keys=pack.cumulative_lengths,
+        max_queries=min(len(rows), pack.max_length),
+        max_keys=pack.max_length,
+        sequences=pack.sequences,
+    )
+    return RowsRead(rows, layout)
+
+
+@dataclass(frozen=True)
+class _Read:
+    """The rows that the pretraining heads read.
+
+    Attributes:
+        rows, layout: as in `RowsRead`.
         first, masked: where in ``rows`` the first tokens, without a next-sentence head none, and the masked tokens are.
         next_labels, labels: theirs; -1 where an entry is unused.
     """
@@ -274,9 +314,13 @@ def run_layer(
     )
 
 
-def _encode(model: BertForPreTraining, pack: Pack, read: _Read, attend: Attend, parts: TokenWise) -> Tensor:
-    """Hidden states [R, H] of the rows that heads read."""
-    embeddings, encoder = model.bert.embeddings, model.bert.encoder
+def encode(bert: Bert, pack: Tokens, read: RowsRead | _Read, attend: Attend, parts: TokenWise = EAGER) -> Tensor:
+    """Hidden states [R, H] of the rows that heads read.
+
+    Raises:
+        InputError: sequences may be longer than the model's positions.
+    """
+    embeddings, encoder = bert.embeddings, bert.encoder
     longest = len(embeddings.position_embeddings.weight)
     if pack.max_length > longest:
         raise InputError(f"a sequence of {pack.max_length} tokens is longer than max_position_embeddings {longest}")
@@ -287,10 +331,10 @@ def _encode(model: BertForPreTraining, pack: Pack, read: _Read, attend: Attend, 
         embeddings.token_type_embeddings(pack.token_type_ids),
         embeddings.position_embeddings(pack.positions),
         _normalised(embeddings.LayerNorm),
-        embeddings.dropout.p if model.training else 0.0,
+        embeddings.dropout.p if bert.training else 0.0,
         torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else embeddings.LayerNorm.weight.dtype,
     )
-    recompute = encoder.activation_checkpointing and model.training and torch.is_grad_enabled()
+    recompute = encoder.activation_checkpointing and bert.training and torch.is_grad_enabled()
     layout = SequenceLayout(
         cumulative_queries=pack.cumulative_lengths,
         cumulative_keys=pack.cumulative_lengths,
@@ -325,7 +369,7 @@ def packed_sums(model: BertForPreTraining, pack: Pack, attend: Attend, parts: To
         InputError: sequences may be longer than the model's positions.
     """
     read = _read(pack, parts.fixed_shapes, model.next_sentence)
-    hidden = _encode(model, pack, read, attend, parts)
+    hidden = encode(model.bert, pack, read, attend, parts)
     head, transform = model.cls.predictions, model.cls.predictions.transform
     mlm_loss, mlm_correct = parts.score(
         hidden.index_select(0, read.masked),

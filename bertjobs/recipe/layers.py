@@ -76,7 +76,8 @@ class Layers:
         return self._given(setting, path) or self._filed(setting, "optimizer", key) or self._default(setting, path)
 
     def phase(self, number: int, key: str) -> Provenance:
-        """A setting of one phase: the recipe's own, or else that of the section ``phases``, which all recipes share."""
+        """A setting of one phase: the recipe's own, or else that of the section ``phases``, which all recipes of
+        pretraining share."""
         setting, path = schema.PHASE[key], f"phase{number}.{key}"
         return (
             self._given(setting, path)
@@ -91,7 +92,7 @@ class Layers:
         if given := self._given(setting, path):
             return given
         offered: dict[str, None] = {}
-        for head in (("recipes", self.recipe, "phases"), ("phases",)):
+        for head in (("recipes", self.recipe, "phases"), *([] if self.run("task").value else [("phases",)])):
             for filed in self.catalogue.find_all(*head, number, "micro_batch"):
                 if isinstance(filed.value, int):
                     return Provenance(filed.value, filed.origin, FILE, filed)
@@ -180,7 +181,8 @@ class Layers:
         return None if text is None else Provenance(setting.parse(text, self.site_origin), self.site_origin, FILE)
 
     def _shared(self, setting: Setting, number: int) -> Provenance | None:
-        filed = self.catalogue.find("phases", number, setting.key) if setting.in_recipe else None
+        shared = setting.in_recipe and not self.run("task").value
+        filed = self.catalogue.find("phases", number, setting.key) if shared else None
         return Provenance(filed.value, filed.origin, FILE, filed) if filed else None
 
     def _default(self, setting: Setting, path: str) -> Provenance:

@@ -34,7 +34,7 @@ def lockfile(spec: RunSpec) -> str:
         "system": system.pop("name"),
         "model": model.pop("name"),
         "vocabulary": spec.vocabulary or ANY_VOCABULARY,
-        **{key: _plain(getattr(spec, key)) for key in _RUN_KEYS},
+        **{key: _plain(getattr(spec, key)) for key in _RUN_KEYS if getattr(spec, key) is not None},
         "optimizer": asdict(spec.optimizer),
         "phases": {phase.phase: _locked_phase(phase, spec.world_size) for phase in spec.phases},
     }
@@ -85,8 +85,10 @@ def recipe_hash(spec: RunSpec, phase: int) -> str:
     """
     spec.phase(phase)
     decisive = _decisive(spec, {phase})
-    for key, setting in schema.RUN.items():
-        if setting.later and decisive[key] == setting.default:
+    later = {key: setting for key, setting in schema.RUN.items() if setting.later}
+    later |= {f"phase{phase}.{key}": setting for key, setting in schema.PHASE.items() if setting.later}
+    for key, setting in later.items():
+        if decisive[key] == setting.default:
             del decisive[key]
     text = json.dumps(decisive, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()

@@ -6,6 +6,7 @@ user's recipe files, the catalogue, the site file, the default.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,7 +15,7 @@ from bertjobs.errors import InputError
 from bertjobs.recipe import schema
 from bertjobs.recipe.batch import divide
 from bertjobs.recipe.catalogue import Catalogue
-from bertjobs.recipe.layers import FILE, Layers, Provenance
+from bertjobs.recipe.layers import DEFAULT, FILE, Layers, Provenance
 from bertjobs.recipe.predictions import most_predictions
 from bertjobs.recipe.schema import check_name
 from bertjobs.recipe.spec import ModelSpec, OptimizerSpec, PhaseSpec, RunSpec, SystemSpec
@@ -50,6 +51,7 @@ def resolve(
     tasks_per_node: int | None = None,
     site: Mapping[str, str] | None = None,
     site_origin: str = "",
+    training_rows: int | None = None,
 ) -> Resolved:
     """Resolve one recipe.
 
@@ -62,6 +64,8 @@ def resolve(
         site: key of a setting -> text from the site file; ignored for systems without a scheduler, which do not belong
             to a cluster.
         site_origin: where ``site`` comes from, in words.
+        training_rows: sequences that a task is fine-tuned on, which make steps of epochs; None if they are not known
+            yet: phases without ``steps`` then have 0.
 
     Raises:
         InputError: an unknown recipe or key (names the nearest), a value of the wrong type, a phase that the
@@ -89,9 +93,10 @@ def resolve(
     _check_compression(sources)
     phases = []
     for number in layers.chosen_phases():
-        of_phase = _phase(layers, number, sources)
+        of_phase = _phase(layers, number, sources, training_rows)
         phases.append(PhaseSpec(phase=number, **{key: source.value for key, source in of_phase.items()}))
-        _check_shape(phases[-1], model, sources["bin_size"].value)
+        if not sources["task"].value:  # `with_model` checks the others, whose model comes with their weights
+            _check_shape(phases[-1], model, sources["bin_size"].value)
         sources |= {f"phase{number}.{key}": source for key, source in of_phase.items()}
 
     built: dict[str, Any] = {key: source.value for key, source in sources.items() if key in _PLAIN}
@@ -105,6 +110,21 @@ def resolve(
     )
     batches = {phase.phase: layers.phase(phase.phase, "global_batch").value for phase in phases}
     return Resolved(spec, sources, layers.recipe_phases(), batches)
+
+
+def with_model(resolved: Resolved, model: ModelSpec, origin: str) -> Resolved:
+    """The run with another model than its recipe's: that of the weights which it starts from.
+
+    Args:
+        origin: where the model comes from, in words.
+
+    Raises:
+        InputError: it cannot read sequences as long as the run's.
+    """
+    for phase in resolved.spec.phases:
+        _check_length(phase, model)
+    provenance = {**resolved.provenance, "model": Provenance(model.name, origin)}
+    return replace(resolved, spec=replace(resolved.spec, model=model), provenance=provenance)
 
 
 _PLAIN = set(schema.RUN) - {"phase", "system", "model", "vocabulary"}
@@ -167,7 +187,9 @@ def _model_and_vocabulary(catalogue: Catalogue, sources: Mapping[str, Provenance
     return (model if model.vocab_size else replace(model, vocab_size=size)), digest
 
 
-def _phase(layers: Layers, number: int, sources: Mapping[str, Provenance]) -> dict[str, Provenance]:
+def _phase(
+    layers: Layers, number: int, sources: Mapping[str, Provenance], training_rows: int | None
+) -> dict[str, Provenance]:
     """All fields of one PhaseSpec, with the batch arithmetic done and explained in the origins."""
     simple = {key: layers.phase(number, key) for key in _SIMPLE}
     if simple["max_predictions"].value is None:
@@ -203,6 +225,7 @@ def _phase(layers: Layers, number: int, sources: Mapping[str, Provenance]) -> di
         steps = Provenance(sizes.gradient_steps, f"{sizes.global_batch} / {ranks} / micro-batch {sizes.micro_batch}")
     else:
         micro = Provenance(sizes.micro_batch, f"{sizes.rank_batch} / {steps.value} gradient steps")
+    simple |= _epochs(layers, number, simple, sizes.global_batch, training_rows)
     return simple | {
         "global_batch": glob,
         "rank_batch": rank,
@@ -210,6 +233,28 @@ def _phase(layers: Layers, number: int, sources: Mapping[str, Provenance]) -> di
         "gradient_steps": steps,
         "micro_batch_limit": limit,
     }
+
+
+def _epochs(
+    layers: Layers, number: int, simple: Mapping[str, Provenance], global_batch: int, rows: int | None
+) -> dict[str, Provenance]:
+    """Steps from epochs, where the recipe says only those; then a validation and a checkpoint after each epoch, unless
+    it says otherwise. Neither depends on the number of ranks."""
+    if simple["steps"].value is not None:
+        return {}
+    epochs = simple["epochs"]
+    if not epochs.value:
+        raise InputError(
+            f"recipe {layers.recipe} sets neither steps nor epochs of phase {number}",
+            where=f"recipes.{layers.recipe}.phases.{number}",
+            hint=f"--set phase{number}.steps=N; or epochs, where a task is fine-tuned",
+        )
+    if rows is None:
+        return {"steps": Provenance(0, "by the training data")}
+    words = f"{epochs.value:g} epochs of {rows:,} sequences / {global_batch}"
+    every = Provenance(max(1, math.ceil(rows / global_batch)), "an epoch")
+    counted = {"steps": Provenance(max(1, math.ceil(epochs.value * rows / global_batch)), words)}
+    return counted | {key: every for key in ("validate_every", "checkpoint_every") if simple[key].level == DEFAULT}
 
 
 def _check_compression(sources: Mapping[str, Provenance]) -> None:
@@ -222,14 +267,18 @@ def _check_compression(sources: Mapping[str, Provenance]) -> None:
         )
 
 
-def _check_shape(phase: PhaseSpec, model: ModelSpec, bin_size: int) -> None:
-    where = f"phase {phase.phase}"
+def _check_length(phase: PhaseSpec, model: ModelSpec) -> None:
     if phase.sequence_length > model.max_position_embeddings:
         raise InputError(
             f"sequence_length {phase.sequence_length} is longer than the {model.max_position_embeddings} "
             f"positions of model {model.name}",
-            where=where,
+            where=f"phase {phase.phase}",
         )
+
+
+def _check_shape(phase: PhaseSpec, model: ModelSpec, bin_size: int) -> None:
+    where = f"phase {phase.phase}"
+    _check_length(phase, model)
     if phase.max_predictions >= phase.sequence_length:
         raise InputError(
             f"max_predictions {phase.max_predictions} is not below sequence_length {phase.sequence_length}",

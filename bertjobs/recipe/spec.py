@@ -148,7 +148,16 @@ class PhaseSpec:
         ),
     ]
     steps: Annotated[
-        int, Setting("length of the phase", unit="optimizer steps", decisive=True, minimum=1, example="7038")
+        int,
+        Setting(
+            "length of the phase; by default that of `epochs`, where a task is fine-tuned",
+            unit="optimizer steps",
+            decisive=True,
+            minimum=1,
+            example="7038",
+            default=None,
+            default_words="by epochs",
+        ),
     ]
     lr: Annotated[
         float,
@@ -231,6 +240,19 @@ class PhaseSpec:
     ] = 200
     validate_every: Annotated[
         int, Setting("interval of validations; 0: only at the end of the phase", unit="optimizer steps", example="500")
+    ] = 0
+    epochs: Annotated[
+        float, Setting("how often a task's training examples are read, where steps is not set", example="3")
+    ] = 0.0
+    early_stop: Annotated[
+        int,
+        Setting(
+            "end a phase of fine-tuning once so many validations in a row were not better than the best; 0: never",
+            unit="validations",
+            decisive=True,
+            later=True,
+            example="3",
+        ),
     ] = 0
 
 
@@ -379,6 +401,39 @@ class RunSpec:
             example="7",
         ),
     ] = 42
+    task: Annotated[
+        str,
+        Setting(
+            "task to fine-tune for: a name that `bertjobs finetune --tasks` lists, or module:Class",
+            kind="text",
+            decisive=True,
+            later=True,
+            example="sentences",
+            default_words="none: pretraining",
+        ),
+    ] = ""
+    tune_layers: Annotated[
+        int | None,
+        Setting(
+            "fine-tune only this many of the last layers, the pooler and the head; the other weights stay",
+            unit="layers",
+            kind="int",
+            decisive=True,
+            later=True,
+            example="2",
+            default_words="all",
+        ),
+    ] = None
+    decay: Annotated[
+        str,
+        Setting(
+            "how the learning rate falls after the warm-up: sqrt is NVIDIA's for pretraining, linear is usual for "
+            "fine-tuning",
+            decisive=True,
+            later=True,
+            choices=("sqrt", "linear", "constant"),
+        ),
+    ] = "sqrt"
     next_sentence: Annotated[
         bool,
         Setting(

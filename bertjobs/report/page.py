@@ -96,18 +96,18 @@ def page(
 <h2>Curves</h2>
 <figure>{inline(svg)}</figure>
 <h2>Summary</h2>
-{_numbers(rows(summary))}
+{numbers_table(rows(summary))}
 <p class="quiet">Training loss is {loss}, of the first step and as the mean of the last
 {END_STEPS}. The unigram line is the cross-entropy of the held-out masked tokens under the training text's word
 frequencies: what a model that knows no context reaches.</p>
 {_guesses(guesses)}
 <h2>What was run</h2>
-{_definitions(_settings(spec, data))}
+{definitions(_settings(spec, data))}
 <h2>Phases</h2>
-{_numbers(_phase_rows(spec))}
+{numbers_table(_phase_rows(spec))}
 <p class="quiet">Global batch = rank batch x {spec.world_size} ranks; rank batch = gradient steps x micro-batch.</p>
 <h2>Attempts</h2>
-{_attempts(summary.attempts)}
+{attempts_table(summary.attempts)}
 {_checkpoint(summary)}
 </body>
 </html>
@@ -224,7 +224,8 @@ def _guessed(one: Guess, token: str, probability: float) -> str:
     return f"{shown}&nbsp;{escape(percent(probability))}"
 
 
-def _attempts(attempts: Iterable[Attempt]) -> str:
+def attempts_table(attempts: Iterable[Attempt]) -> str:
+    """The attempts of a run, one per row."""
     body = "".join(
         "<tr>"
         + "".join(
@@ -272,7 +273,7 @@ def _checkpoint(summary: Summary) -> str:
     )
 
 
-def _numbers(table: Sequence[Sequence[str]]) -> str:
+def numbers_table(table: Sequence[Sequence[str]]) -> str:
     """A table whose first row is its head and whose first column names the rows."""
     head = "".join(f"<th>{escape(cell)}</th>" for cell in table[0])
     body = "".join(
@@ -285,7 +286,8 @@ def _numbers(table: Sequence[Sequence[str]]) -> str:
     )
 
 
-def _definitions(items: Iterable[tuple[str, str]]) -> str:
+def definitions(items: Iterable[tuple[str, str]]) -> str:
+    """Names and values below each other."""
     return "<dl>\n" + "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>\n" for name, value in items) + "</dl>"
 
 

@@ -14,6 +14,7 @@ from bertjobs.errors import InputError
 from bertjobs.optim.base import Optimizer
 from bertjobs.optim.schedule import learning_rate
 from bertjobs.run.owner import BEAT_S
+from bertjobs.train.best import Best
 from bertjobs.train.checkpoint.saving import Saving
 from bertjobs.train.checkpoint.state import Progress
 from bertjobs.train.device import device_peak_flops, is_busy, peak_memory_gb
@@ -32,12 +33,14 @@ SKIPS_ALLOWED = 25
 @dataclass(frozen=True)
 class Outcome:
     """How an attempt at a phase ended: ``cause`` is "done", a signal's name, "STEPS_THIS_RUN" or "bad shard";
-    ``lead_s`` is the measured time that a stop takes, in seconds."""
+    ``lead_s`` is the measured time that a stop takes, in seconds; ``best_step`` that of the checkpoint that is the
+    phase's result, None for the last one."""
 
     done: bool
     cause: str
     step: int
     lead_s: float | None = None
+    best_step: int | None = None
 
 
 @dataclass
@@ -56,12 +59,13 @@ class Trainer:
     metrics: MetricsLog
     saving: Saving
     watchdog: Watchdog
+    best: Best
 
     def __post_init__(self) -> None:
         """Compute what is the same in all steps of the phase."""
         spec, phase = self.job.spec, self.job.phase
         self._last_step = self.progress.step + spec.steps_this_run if spec.steps_this_run else None
-        self._rate = partial(learning_rate, base=phase.lr, warmup=phase.warmup, total=phase.steps)
+        self._rate = partial(learning_rate, base=phase.lr, warmup=phase.warmup, total=phase.steps, decay=spec.decay)
         self._plan = StepPlan(
             rank=self.ranks.rank,
             world_size=self.ranks.size,
@@ -84,7 +88,7 @@ class Trainer:
             BertjobsError: the training failed.
         """
         phase = self.job.phase
-        while self.progress.updates < phase.steps:
+        while self.progress.updates < phase.steps and not self.best.is_over:
             cause = self._step()
             if cause:
                 self.ranks.say(f"stopping after step {self.progress.step}: {cause}")
@@ -94,13 +98,13 @@ class Trainer:
             last = self.progress.updates == phase.steps
             if last or (phase.validate_every and at % phase.validate_every == 0):
                 self._validate()
-            if at % phase.checkpoint_every == 0:
+            if at % phase.checkpoint_every == 0 or self.best.step == at:
                 self._begin_checkpoint()
         self._checkpoint_now()
         return self._outcome("done")
 
     def _outcome(self, cause: str) -> Outcome:
-        return Outcome(cause == "done", cause, self.progress.step, round(self.saving.lead.seconds, 1))
+        return Outcome(cause == "done", cause, self.progress.step, round(self.saving.lead.seconds, 1), self.best.step)
 
     def _step(self) -> str | None:
         """One optimizer step; or the cause to stop, if any rank has one."""
@@ -248,6 +252,8 @@ class Trainer:
         took = round(time.perf_counter() - began, 4)
         line = {"phase": self.job.phase.phase, "step": step, "validation_s": took, **scores}
         self.metrics.validation(line, self.job.objective.validation_words(line))
+        if self.best.see(line):
+            self.saving.keep(step)
 
     def _begin_checkpoint(self) -> None:
         self.watchdog.beat(self.progress.step, "beginning a checkpoint")

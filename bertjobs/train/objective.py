@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from bertjobs.data.batches.order import StreamState
 from bertjobs.recipe.spec import RunSpec
+from bertjobs.run.directory import PhaseDirectory
 from bertjobs.train.ranks import Ranks
 
 MicroBatch = Any
@@ -130,6 +131,10 @@ class Learner(Protocol):
             InputError: they cannot be read, or belong to another model.
         """
 
+    def conclude(self, folder: PhaseDirectory, step: int, *, is_current: bool) -> None:
+        """Write beside the checkpoints what is to be known of the result, the checkpoint of ``step``, before the phase
+        is done. All ranks call it; ``is_current`` says that the model has that checkpoint's weights."""
+
     def description(self) -> Mapping[str, bytes]:
         """The small files that make a folder of weights loadable, by name; the same in all checkpoints.
 
@@ -160,6 +165,11 @@ class Objective(Protocol):
     @property
     def scores(self) -> Sequence[str]:
         """Fields of metrics.jsonl and validation.jsonl that TensorBoard shows, beside those of every run."""
+
+    @property
+    def best_by(self) -> str | None:
+        """The field of validation.jsonl by which the best checkpoint, the phase's result, is chosen: the largest value;
+        None: the last checkpoint is the result."""
 
     def check_weights(self, folder: Path) -> None:
         """Make sure that training may start from a folder's weights.

@@ -11,12 +11,14 @@ import torch
 
 from bertjobs.errors import InputError
 from bertjobs.files.atomic import sha256_of
+from bertjobs.files.json_lines import read_lines
 from bertjobs.optim.base import Optimizer
 from bertjobs.optim.build import BACKENDS, build_optimizer
 from bertjobs.optim.sharding import StateShare
 from bertjobs.run.checkpoints import MANIFEST, folder_name
 from bertjobs.run.directory import Done
 from bertjobs.run.settings import check_unchanged
+from bertjobs.train.best import Best
 from bertjobs.train.checkpoint.saving import Saving
 from bertjobs.train.checkpoint.start import find_start, load_start
 from bertjobs.train.checkpoint.stop_time import Lead
@@ -60,6 +62,9 @@ def train_phase(job: PhaseJob, ranks: Ranks, device: torch.device, stop: StopReq
         metrics.resume_after(progress.step)
         saving = _saving(job, ranks, learner, metrics, saved_step=progress.step if start.kind == "resume" else None)
         saving.reserve(learner.model, optimizer)
+        best = ranks.decided(lambda: _best(job))
+        if best.step is not None:
+            saving.keep(best.step)
         trainer = Trainer(
             job=job,
             ranks=ranks,
@@ -78,10 +83,13 @@ def train_phase(job: PhaseJob, ranks: Ranks, device: torch.device, stop: StopReq
             metrics=metrics,
             saving=saving,
             watchdog=watchdog,
+            best=best,
         )
         outcome = trainer.run()
     if outcome.done:
-        ranks.decided(lambda: _write_done(job, outcome.step))
+        result = outcome.best_step or outcome.step
+        learner.conclude(job.folder, result, is_current=result == outcome.step)
+        ranks.decided(lambda: _write_done(job, result))
     return outcome
 
 
@@ -139,6 +147,11 @@ def _saving(job: PhaseJob, ranks: Ranks, learner: Learner, metrics: MetricsLog, 
         keep=job.spec.keep_checkpoints,
     )
     return Saving(CheckpointWriter(series), ranks, metrics, Lead(), saved_step, partial(record_checkpoint, job))
+
+
+def _best(job: PhaseJob) -> Best:
+    """The best validation of the attempts before; their lines have been cut to the steps that are not repeated."""
+    return Best.of(job.objective.best_by, job.phase.early_stop, read_lines(job.folder.validation))
 
 
 def _write_done(job: PhaseJob, step: int) -> None:

@@ -25,6 +25,7 @@ from bertjobs.train.nodes.affinity import bind_near_gpu
 from bertjobs.train.nodes.check import Disk, UnfitNodesError, settle
 from bertjobs.train.nodes.measure import look_at_nodes, measure_network
 from bertjobs.train.objective import ObjectiveOf
+from bertjobs.train.objectives import objective_of as chosen_objective
 from bertjobs.train.phase import train_phase
 from bertjobs.train.placement import Placement, read_placement
 from bertjobs.train.precision import (
@@ -33,7 +34,6 @@ from bertjobs.train.precision import (
     use_deterministic,
     use_precision,
 )
-from bertjobs.train.pretraining.objective import Pretraining
 from bertjobs.train.ranks import JOIN_TIMEOUT_S, FirstRankFailedError, Ranks, joined
 from bertjobs.train.signals import StopRequest
 from bertjobs.wording import counted
@@ -41,7 +41,7 @@ from bertjobs.wording import counted
 LINGER_S = 1.0
 
 
-def main(environ: Mapping[str, str], stop: StopRequest, objective_of: ObjectiveOf = Pretraining.of) -> int:
+def main(environ: Mapping[str, str], stop: StopRequest, objective_of: ObjectiveOf = chosen_objective) -> int:
     """Run this rank; returns its exit code. ``objective_of`` makes the objective from the resolved run.
 
     An error that ends all ranks alike is printed by rank 0, and only rank 0 returns its code. Under srun's

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from bertjobs.data.prepare import PrepareOptions, prepare
 from bertjobs.data.shards.manifest import DataManifest
 from bertjobs.data.text.vocabulary import Vocabulary
 from bertjobs.data.text.vocabulary_training import train_vocabulary
+from tests.data.website import Site, served
 
 DOCUMENTS = 24
 TEXT = (
@@ -23,6 +25,13 @@ TEXT = (
 
 def quiet(stage: str, done: float, total: float, unit: str) -> None:
     """A progress callback that does nothing."""
+
+
+@pytest.fixture
+def site() -> Iterator[Site]:
+    """A web server with the files that the test gives it."""
+    with served() as site:
+        yield site
 
 
 @pytest.fixture(scope="session")

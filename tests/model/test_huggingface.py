@@ -17,12 +17,11 @@ from torch import Tensor
 from bertjobs.errors import InputError
 from bertjobs.model.bert import BertForPreTraining
 from bertjobs.model.huggingface import (
-    config_from_model_spec,
     initialise_from,
     load_pretrained,
-    model_spec_from_config,
     save_pretrained,
 )
+from bertjobs.recipe.bert_config import config_from_model_spec, model_spec_from_config
 from bertjobs.recipe.spec import ModelSpec
 
 Batch = dict[str, Tensor]

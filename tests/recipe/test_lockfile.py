@@ -18,7 +18,7 @@ RECIPES = load_catalogue([builtin_file()]).keys("recipes")
 
 
 def resolved(catalogue: Catalogue, recipe: str, *sets: str, **flags: object) -> RunSpec:
-    return resolve(catalogue, flags={"recipe": recipe, **flags}, sets=sets, environ={}).spec
+    return resolve(catalogue, flags={"recipe": recipe, **flags}, sets=sets, environ={}, training_rows=1000).spec
 
 
 def reread(folder: Path, spec: RunSpec) -> RunSpec:
@@ -89,7 +89,7 @@ def test_a_lockfile_is_one_plain_recipe(catalogue: Catalogue) -> None:
 
 
 def test_a_file_of_several_recipes_is_not_a_lockfile() -> None:
-    with pytest.raises(InputError, match="one recipe, but this file has 10"):
+    with pytest.raises(InputError, match=r"one recipe, but this file has \d+"):
         read_lockfile(builtin_file())
 
 

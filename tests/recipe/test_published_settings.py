@@ -100,7 +100,7 @@ def test_the_cpu_recipes(catalogue: Catalogue) -> None:
 
 @pytest.mark.parametrize("nodes", [1, 2, 4])
 def test_every_recipe_resolves(catalogue: Catalogue, nodes: int) -> None:
-    recipes = catalogue.keys("recipes")
+    recipes = [name for name in catalogue.keys("recipes") if catalogue.find("recipes", name, "task") is None]
     assert len(recipes) == 10
     for recipe in recipes:
         spec = resolved(catalogue, recipe, nodes=nodes)

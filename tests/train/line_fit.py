@@ -16,6 +16,7 @@ from bertjobs.data.batches.order import StreamState
 from bertjobs.errors import InputError
 from bertjobs.files.atomic import sha256_of
 from bertjobs.recipe.spec import RunSpec
+from bertjobs.run.directory import PhaseDirectory
 from bertjobs.train.objective import GlobalBatch, Term
 from bertjobs.train.ranks import Ranks
 
@@ -43,6 +44,7 @@ class LineFit:
     checkpoint_bytes = 24
     losses: ClassVar = {"squared_error": "squared error {:g}"}
     scores = ("squared_error",)
+    best_by = None
 
     @classmethod
     def of(cls, spec: RunSpec) -> LineFit:
@@ -93,6 +95,9 @@ class LineLearner:
             (term,) = self.model(self.points)
         self.model.train()
         return {"squared_error": float(term.loss_sum / term.count)}
+
+    def conclude(self, folder: PhaseDirectory, step: int, *, is_current: bool) -> None:
+        """The line is all there is to know."""
 
     def load_weights(self, folder: Path) -> tuple[str, ...]:
         return tuple(self.model.load_state_dict(load_file(folder / "model.safetensors"), strict=False).missing_keys)

@@ -50,7 +50,7 @@ def test_a_package_is_there_too_old_or_missing() -> None:
     assert check_package("pyarrow", "18", None, False) == Finding("no pyarrow", True, "pyarrow>=18")
     only_data = check_package("fsspec", "2024.6", None, True)
     assert not only_data.is_missing
-    assert "only `bertjobs data prepare`" in only_data.what
+    assert "only data preparation" in only_data.what
 
 
 def test_the_version_that_runs_is_the_one_that_submits() -> None:

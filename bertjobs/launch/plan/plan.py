@@ -157,7 +157,7 @@ def _head(plan: Plan) -> list[tuple[str, str]]:
             f"{spec.precision}",
         ),
         ("optimizer", f"{spec.optimizer.name}, weight decay {spec.optimizer.weight_decay:g}, seed {spec.seed}"),
-        ("data", spec.data if plan.data else f"{spec.data} (not prepared yet)"),
+        ("data", spec.data if plan.data or spec.task else f"{spec.data} (not prepared yet)"),
     ]
 
 

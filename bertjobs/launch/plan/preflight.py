@@ -25,6 +25,7 @@ from bertjobs.run.torch_wheels import lacks_code
 from bertjobs.slurm.client import Slurm
 from bertjobs.slurm.jobs import RUNNING, WAITING
 from bertjobs.slurm.notify import Notify
+from bertjobs.tasks.prepared import PreparedTask
 
 MANY_EPOCHS = 40
 """How often a text may be read. BERT read its own about 40 times (Devlin et al., arXiv 1810.04805, A.2), with new masks
@@ -87,7 +88,7 @@ def inspect(
     The arguments are those of `preflight`.
     """
     awaited, problems_after = after_problems(around.after, backend, slurm)
-    data, problems_of_data = data_problems(spec, awaited)
+    data, problems_of_data = (None, caught(check_task, spec)) if spec.task else data_problems(spec, awaited)
     sized = data.sized(spec) if data else spec
     resumed = around.resumed
     is_new = resumed is None or not begun_phases(resumed)
@@ -168,6 +169,31 @@ def check_data(spec: RunSpec) -> DataManifest:
 
         check_lddl_shards(data, spec)
     return data
+
+
+def check_task(spec: RunSpec) -> None:
+    """The data of a run that fine-tunes must be prepared for its task, and its phase have steps.
+
+    Raises:
+        InputError: they are not; names the first thing that is wrong.
+    """
+    if not all(phase.steps for phase in spec.phases):
+        raise InputError(
+            "the steps of a task's epochs follow from its data",
+            where=f"recipe {spec.recipe}",
+            hint=f"bertjobs finetune --recipe {spec.recipe} --from RUN --data DIR, which prepares them",
+        )
+    if len(spec.phases) > 1:
+        raise InputError("a run that fine-tunes has one phase", where=f"recipe {spec.recipe}", hint="set --phase 1")
+    prepared = PreparedTask.read(Path(spec.data))
+    prepared.check_files()
+    if prepared.task != spec.task:
+        raise InputError(
+            f"the data were prepared for task {prepared.task}, not {spec.task}",
+            where=spec.data,
+            hint="bertjobs finetune prepares what it needs",
+        )
+    prepared.open_task()
 
 
 def data_problems(spec: RunSpec, awaited: Sequence[str] = ()) -> tuple[DataManifest | None, list[Problem]]:

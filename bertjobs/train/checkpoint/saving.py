@@ -61,6 +61,10 @@ class Saving:
         """Allocate the memory for snapshots before the first step, not at the first snapshot."""
         self._writer.reserve(model, optimizer)
 
+    def keep(self, step: int) -> None:
+        """The checkpoint of this step stays until that of another is to, however many follow."""
+        self._writer.best_step = step
+
     @property
     def flags(self) -> tuple[int, int]:
         """Whether this rank is still writing, and whether it failed: to be summed over ranks and passed to `settle`."""

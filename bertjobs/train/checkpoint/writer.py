@@ -64,6 +64,7 @@ class CheckpointWriter:
 
     Attributes:
         error: why this rank's part could not be written, in state "failed".
+        best_step: of the checkpoint that is the best so far and stays; None for none.
     """
 
     def __init__(self, series: CheckpointSeries) -> None:
@@ -78,6 +79,7 @@ class CheckpointWriter:
         self.error: BertjobsError | None = None
         self._pruning: Thread | None = None
         self._aborted = Event()
+        self.best_step: int | None = None
 
     @property
     def state(self) -> State:
@@ -233,6 +235,7 @@ class CheckpointWriter:
         try:
             done = directory.done()
             spare = [done.checkpoint] if done else []
+            spare += [folder_name(self.best_step)] if self.best_step is not None else []
             prune(directory.checkpoints, keep=self._series.keep, newest=newest, spare=spare)
         except (OSError, BertjobsError) as error:
             print(f"warning: old checkpoints in {directory.checkpoints} were not deleted: {error}", flush=True)

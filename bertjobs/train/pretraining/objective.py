@@ -19,6 +19,7 @@ from bertjobs.model.huggingface import initialise_from, write_description
 from bertjobs.recipe.flops import StepCounts, step_flops
 from bertjobs.recipe.size import checkpoint_bytes
 from bertjobs.recipe.spec import ModelSpec, PhaseSpec, RunSpec
+from bertjobs.run.directory import PhaseDirectory
 from bertjobs.train.objective import GlobalBatch
 from bertjobs.train.pretraining.batches import PhaseBatches, WatchedBatches
 from bertjobs.train.pretraining.forward import choose_fused_layers, model_of, open_forward
@@ -52,6 +53,7 @@ class Pretraining:
     data: DataManifest
     token_budget: int | None
 
+    best_by = None
     measures = staticmethod(measures)
     step_words = staticmethod(step_words)
     validation_words = staticmethod(validation_words)
@@ -137,6 +139,9 @@ class PretrainingLearner:
 
     def validate(self, beat: Callable[[], None]) -> dict[str, float | int]:
         return self._validation.run(self.model, beat)
+
+    def conclude(self, folder: PhaseDirectory, step: int, *, is_current: bool) -> None:
+        """There is nothing to add: the checkpoint says it all."""
 
     def load_weights(self, folder: Path) -> tuple[str, ...]:
         return initialise_from(self.model, folder)

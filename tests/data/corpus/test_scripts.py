@@ -6,10 +6,6 @@ import bz2
 import hashlib
 import os
 import subprocess
-import threading
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -17,55 +13,12 @@ import pytest
 from bertjobs.data.corpus import documents
 from bertjobs.data.shards.manifest import DataManifest
 from tests.data.corpus.test_pieces import HEAD, TAIL, page
+from tests.data.website import Site
 
 ROOT = Path(__file__).parents[3]
 VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "of", ".", ",", *"abcdefghijklmnopqrstuvwxyz"]
 VOCABULARY += [f"##{letter}" for letter in "abcdefghijklmnopqrstuvwxyz"]
 PREPARE = ("--", "--phases", "1", "--duplicates", "1", "--processes", "1")
-
-
-@dataclass
-class Site:
-    """A web server for one test, which can serve a file from the middle on."""
-
-    files: dict[str, bytes] = field(default_factory=dict)
-    asked: list[tuple[str, int]] = field(default_factory=list)  # path, first byte
-    ranges: bool = True
-    url: str = ""
-
-
-@pytest.fixture
-def site() -> Iterator[Site]:
-    site = Site()
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            start = 0
-            if site.ranges and (given := self.headers.get("Range")):
-                start = int(given.removeprefix("bytes=").split("-")[0])
-            body = site.files.get(self.path)
-            site.asked.append((self.path, start))
-            if body is None or start >= len(body):
-                self.send_error(404 if body is None else 416)
-                return
-            self.send_response(206 if start else 200)
-            if start:
-                self.send_header("Content-Range", f"bytes {start}-{len(body) - 1}/{len(body)}")
-            self.send_header("Content-Length", str(len(body) - start))
-            self.end_headers()
-            self.wfile.write(body[start:])
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    site.url = f"http://127.0.0.1:{server.server_address[1]}"
-    yield site
-    server.shutdown()
-    thread.join()
-    server.server_close()
 
 
 @pytest.fixture

@@ -1,0 +1,256 @@
+"""A task as an objective of the engine: what `bertjobs.train.objective` asks for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+
+from bertjobs.data.batches.order import StreamState
+from bertjobs.data.text.vocabulary import TOKENS_FILE, Vocabulary
+from bertjobs.errors import InputError
+from bertjobs.files.atomic import new_file, write_json
+from bertjobs.files.json_lines import read_lines
+from bertjobs.finetune.batches import TaskBatch, TaskBatches
+from bertjobs.finetune.description import read_description, task_files
+from bertjobs.finetune.forward import TaskForward
+from bertjobs.finetune.model import BertForTask, load_weights
+from bertjobs.finetune.outputs import Floats
+from bertjobs.finetune.validation import Validation
+from bertjobs.model.attention import choose_attention
+from bertjobs.recipe.flops import StepCounts, step_flops
+from bertjobs.recipe.size import checkpoint_bytes
+from bertjobs.recipe.spec import PhaseSpec, RunSpec
+from bertjobs.run.checkpoints import folder_name
+from bertjobs.run.directory import PhaseDirectory
+from bertjobs.tasks.prepared import PreparedTask
+from bertjobs.train.objective import GlobalBatch
+from bertjobs.train.precision import AUTOCAST
+from bertjobs.train.ranks import Ranks
+
+LOSS_FIELDS = {"cross_entropy": "loss_nats", "binary_cross_entropy": "loss_nats", "squared_error": "squared_error"}
+"""What metrics.jsonl calls the loss; that of a binary cross-entropy is the mean over the outputs."""
+
+
+@dataclass(frozen=True)
+class FineTuning:
+    """Fine-tuning on a prepared task; an `Objective`."""
+
+    spec: RunSpec
+    phase: PhaseSpec
+    prepared: PreparedTask
+
+    @classmethod
+    def of(cls, spec: RunSpec) -> FineTuning:
+        """The objective of a run of one phase, checked against its data.
+
+        Raises:
+            InputError: the prepared data are not there, damaged, or those of another task, model or length.
+        """
+        prepared = PreparedTask.read(Path(spec.data))
+        prepared.check_files()
+        (phase,) = spec.phases
+        size = Vocabulary.of_folder(prepared.folder).size
+        if not spec.model.vocab_size:
+            spec = replace(spec, model=replace(spec.model, vocab_size=size))
+        if not phase.steps:
+            raise InputError(
+                "the steps of the task's epochs are not known",
+                where=f"recipe {spec.recipe}",
+                hint="start the run with `bertjobs finetune`, which counts the training examples",
+            )
+        differing = {
+            f"task {prepared.task}": prepared.task != spec.task,
+            f"sequences of up to {prepared.max_length} tokens": prepared.max_length > phase.sequence_length,
+            f"a vocabulary of {size} tokens": size > spec.model.vocab_size,
+        }
+        for words, differs in differing.items():
+            if differs:
+                raise InputError(
+                    f"the data were prepared for {words}, which is not the run's",
+                    where=str(prepared.folder),
+                    hint="start the run with `bertjobs finetune`, which prepares the data for it",
+                )
+        return cls(spec, phase, prepared)
+
+    @property
+    def data_sha256(self) -> str:
+        return self.prepared.sha256
+
+    @property
+    def checkpoint_bytes(self) -> int:
+        return checkpoint_bytes(self.spec.model, self.spec.model.vocab_size)
+
+    @property
+    def losses(self) -> Mapping[str, str]:
+        field = self._loss
+        return {field: "loss {:g} nats" if field == "loss_nats" else "squared error {:g}"}
+
+    @property
+    def scores(self) -> Sequence[str]:
+        return [self._loss, self._hits, self.prepared.measure]
+
+    @property
+    def best_by(self) -> str | None:
+        """The measure of validation.jsonl by which the best checkpoint is chosen; None without labelled dev data."""
+        dev = self.prepared.splits.get("dev")
+        return self.prepared.measure if dev and dev.facts.labelled else None
+
+    @property
+    def _loss(self) -> str:
+        return LOSS_FIELDS[self.prepared.head.loss]
+
+    @property
+    def _hits(self) -> str:
+        return "absolute_error" if self.prepared.head.loss == "squared_error" else "training_accuracy"
+
+    def check_weights(self, folder: Path) -> None:
+        """Refuse weights that were trained with another vocabulary."""
+        ours = Vocabulary.of_folder(self.prepared.folder).sha256
+        if (folder / TOKENS_FILE).is_file() and Vocabulary.read(folder / TOKENS_FILE).sha256 != ours:
+            raise InputError(
+                "the weights were trained with another vocabulary than that of the prepared task",
+                where=f"{folder} and {self.prepared.folder}",
+                hint="start the run with `bertjobs finetune`, which prepares the data for its weights",
+            )
+
+    def open(self, ranks: Ranks, device: torch.device) -> TaskLearner:
+        return TaskLearner(self, ranks, device)
+
+    def measures(self, sums: Sequence[float], divisors: Sequence[int]) -> dict[str, float]:
+        return {self._loss: sums[0] / divisors[0], self._hits: sums[1] / divisors[0]}
+
+    def step_words(self, line: Mapping[str, Any]) -> str:
+        return f"{self._loss.replace('_', ' ')} {line[self._loss]:.4f}"
+
+    def validation_words(self, line: Mapping[str, Any]) -> str:
+        known = {key: value for key, value in line.items() if key not in ("phase", "step", "validation_s")}
+        return "dev " + ", ".join(
+            f"{key} {value:.4g}" for key, value in known.items() if isinstance(value, float | int)
+        )
+
+
+class TaskLearner:
+    """`FineTuning` on one rank; a `Learner`."""
+
+    def __init__(self, objective: FineTuning, ranks: Ranks, device: torch.device) -> None:
+        spec, prepared = objective.spec, objective.prepared
+        ranks.decided(lambda: prepared.check_files(whole=True))
+        self._objective, self._ranks, self._device = objective, ranks, device
+        self.events: dict[str, dict[str, Any]] = {}
+        self.model = BertForTask(spec.model, prepared.head, activation_checkpointing=spec.activation_checkpointing).to(
+            device
+        )
+        freeze(self.model, spec.tune_layers)
+        dtype = AUTOCAST.get(spec.precision, torch.float32)
+        heads = spec.model.hidden_size // spec.model.num_attention_heads
+        self.forward = ranks.in_turn(
+            lambda: TaskForward(self.model, choose_attention(spec.attention, device, dtype, heads))
+        )
+        self._budget = spec.pack_tokens(objective.phase)
+        self._validation = Validation(objective.prepared, self.forward, ranks, spec.precision, self._budget)
+
+    @property
+    def probe(self) -> TaskBatch:
+        """One sequence of eight tokens."""
+        return probe(self.model)
+
+    def describe(self) -> str:
+        prepared = self._objective.prepared
+        train = prepared.splits["train"].facts
+        return "\n".join(
+            [
+                f"task {prepared.task}: {train.examples:,} training examples, {train.tokens:,} tokens in "
+                f"{train.rows:,} sequences; packs of at most {self._budget} tokens; "
+                f"{self.forward.attention.describe()}",
+                *prepared.notes,
+            ]
+        )
+
+    @contextmanager
+    def batches(self, start: StreamState | None) -> Iterator[TaskBatches]:
+        objective, ranks = self._objective, self._ranks
+        yield TaskBatches(
+            objective.prepared.splits["train"],
+            objective.prepared.head,
+            seed=objective.spec.seed,
+            global_batch=objective.phase.global_batch,
+            budget=self._budget,
+            rank=ranks.rank,
+            world_size=ranks.size,
+            start=start.step if start else 0,
+            sha256=objective.data_sha256,
+        )
+
+    def count(self, micro_batches: Sequence[TaskBatch]) -> tuple[int, ...]:
+        """Scored sequences or tokens, sequences, tokens, and squared lengths."""
+        return (
+            sum(batch.scored for batch in micro_batches),
+            sum(batch.sequences for batch in micro_batches),
+            sum(int(batch.lengths.sum()) for batch in micro_batches),
+            sum(int((batch.lengths**2).sum()) for batch in micro_batches),
+        )
+
+    def global_batch(self, counts: Sequence[int]) -> GlobalBatch:
+        scored, sequences, tokens, squared = counts
+        spec = self._objective.spec
+        step = StepCounts(sequences, 0, tokens, squared)
+        return GlobalBatch((max(1, scored),), sequences, tokens, step_flops(spec.model, spec.model.vocab_size, step))
+
+    def validate(self, beat: Callable[[], None]) -> dict[str, float | int]:
+        return self._validation.run(beat)
+
+    def load_weights(self, folder: Path) -> tuple[str, ...]:
+        """As in `Learner`; a head is only taken from a checkpoint of the same task with the same labels."""
+        same = read_description(folder) == self._objective.prepared.as_description()
+        return load_weights(self.model, folder, with_head=same)
+
+    def conclude(self, folder: PhaseDirectory, step: int, *, is_current: bool) -> None:
+        """Write RESULT.json, the measures of the result and what was tuned with it, and predictions.jsonl, what it
+        says of the dev examples."""
+        if not is_current:
+            load_weights(self.model, folder.checkpoints / folder_name(step), with_head=True)
+        outputs = self._validation.outputs_of_model(is_current=is_current)
+        self._ranks.decided(lambda: self._write_result(folder, step, outputs))
+
+    def _write_result(self, folder: PhaseDirectory, step: int, outputs: Floats | None) -> None:
+        lines = [line for line in read_lines(folder.validation) if line.get("step") == step]
+        dev = lines[-1] if lines else None
+        if outputs is not None:
+            tuned = dev.get("tuned", {}) if dev else {}
+            with new_file(folder.root / "predictions.jsonl") as file:
+                for _, prediction in self._validation.predictions(outputs, tuned):
+                    file.write((json.dumps(prediction, ensure_ascii=False) + "\n").encode())
+        content = {"step": step, "measure": self._objective.best_by, "dev": dev}
+        write_json(folder.root / "RESULT.json", content)
+
+    def description(self) -> dict[str, bytes]:
+        with TemporaryDirectory() as folder:
+            task_files(self._objective.spec.model, self._objective.prepared, Path(folder))
+            return {file.name: file.read_bytes() for file in sorted(Path(folder).iterdir())}
+
+
+def freeze(model: BertForTask, layers: int | None) -> None:
+    """Train only the last ``layers`` layers, the pooler and the head; None trains all."""
+    if layers is None:
+        return
+    fixed = [model.bert.embeddings, *model.bert.encoder.layer[: len(model.bert.encoder.layer) - layers]]
+    for module in fixed:
+        module.requires_grad_(False)
+
+
+def probe(model: BertForTask) -> TaskBatch:
+    """As in `Learner.probe`."""
+    length, head = 8, model.head
+    zeros = torch.zeros(length, dtype=torch.int64)
+    read = torch.arange(1 if head.kind == "sequence" else length)
+    numbers = {"span": 2, "token": length}.get(head.kind, 1 if head.loss == "cross_entropy" else head.outputs)
+    ends = torch.tensor([0, length], dtype=torch.int32)
+    lengths = torch.tensor([length]).numpy()
+    return TaskBatch(zeros, zeros, torch.arange(length), ends, read, torch.zeros(numbers), lengths, length, 1)

@@ -1,0 +1,61 @@
+"""A head's outputs for many rows, computed in packs of rows of like length."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from bertjobs.data.ragged import offsets_of
+from bertjobs.finetune.batches import TaskBatch, evaluation_packs, make_batch
+from bertjobs.finetune.forward import TaskForward
+from bertjobs.tasks.prepared import Split
+from bertjobs.tasks.rows import Head
+from bertjobs.train.precision import autocast
+
+Floats = NDArray[np.float32]
+
+
+def read_places(split: Split, head: Head) -> NDArray[np.int64]:
+    """How many places are read of each row: ``[rows]``."""
+    if head.kind == "sequence":
+        return np.ones(split.rows, dtype=np.int64)
+    return np.asarray(split.lengths if head.kind == "span" else split.read_counts, dtype=np.int64)
+
+
+@torch.inference_mode()
+def outputs_of(
+    forward: TaskForward,
+    split: Split,
+    *,
+    precision: str,
+    budget: int,
+    rank: int = 0,
+    world_size: int = 1,
+    each: Callable[[TaskBatch, torch.Tensor], None] = lambda *_: None,
+) -> Floats:
+    """The outputs of all places that are read, row after row: ``[places, outputs]``; zeros for other ranks' rows.
+
+    Args:
+        budget: tokens in a pack.
+        each: is called with every pack, on the device, and its outputs.
+    """
+    head, device = forward.model.head, forward.device
+    offsets = offsets_of(read_places(split, head))
+    result = np.zeros((int(offsets[-1]), head.outputs), dtype=np.float32)
+    is_training = forward.training
+    forward.eval()
+    for rows in evaluation_packs(split.lengths, budget, rank, world_size):
+        batch = make_batch(split, rows, head).to(device)
+        with autocast(precision, device):
+            computed = forward.outputs(batch)
+        each(batch, computed)
+        values, first = computed.cpu().numpy(), 0
+        for row in rows:
+            count = offsets[row + 1] - offsets[row]
+            result[offsets[row] : offsets[row + 1]] = values[first : first + count]
+            first += count
+    forward.train(is_training)
+    return result

@@ -1,0 +1,117 @@
+"""The measures of a task on its dev data, exact over all of them whatever the number of ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+
+from bertjobs.data.ragged import offsets_of
+from bertjobs.finetune.batches import TaskBatch
+from bertjobs.finetune.forward import TaskForward, loss_term
+from bertjobs.finetune.outputs import Floats, outputs_of, read_places
+from bertjobs.tasks.encoding import TextEncoder
+from bertjobs.tasks.prepared import PreparedTask, Split
+from bertjobs.tasks.rows import Head
+from bertjobs.tasks.task import Fitted, Prediction, Task
+from bertjobs.train.ranks import Ranks
+
+EXAMPLES = 1000
+"""Whose outputs are turned into predictions at a time."""
+
+
+class Validation:
+    """Scores a model on the dev split; where that has no labels, or is missing, it measures nothing."""
+
+    def __init__(self, prepared: PreparedTask, forward: TaskForward, ranks: Ranks, precision: str, budget: int) -> None:
+        self._prepared, self._forward, self._ranks = prepared, forward, ranks
+        self._precision, self._budget = precision, budget
+        self._last: Floats | None = None
+        self._task = ranks.in_turn(prepared.open_task)
+        self._encoder = TextEncoder.of_folder(prepared.folder, prepared.max_length)
+
+    @property
+    def split(self) -> Split | None:
+        """The labelled dev data; None if there are none."""
+        split = self._prepared.splits.get("dev")
+        return split if split and split.facts.labelled else None
+
+    def run(self, beat: Callable[[], None]) -> dict[str, Any]:
+        """The dev loss, and the measures of the task; the same on all ranks. ``beat`` is called for each pack."""
+        if (split := self.split) is None:
+            return {}
+        head, device = self._prepared.head, self._forward.device
+        sums = torch.zeros(2, dtype=torch.float64, device=device)
+
+        def each(batch: TaskBatch, outputs: torch.Tensor) -> None:
+            beat()
+            term = loss_term(outputs, batch, head)
+            sums.add_(torch.stack([term.loss_sum.double(), term.count.double()]))
+
+        own = outputs_of(
+            self._forward,
+            split,
+            precision=self._precision,
+            budget=self._budget,
+            rank=self._ranks.rank,
+            world_size=self._ranks.size,
+            each=each,
+        )
+        outputs = self._ranks.sum_on_device(torch.from_numpy(own).to(device)).cpu().numpy()
+        self._last = outputs
+        loss, count = self._ranks.sum_on_device(sums).tolist()
+        name = "dev_squared_error" if head.loss == "squared_error" else "dev_loss_nats"
+        scores = self._ranks.decided(lambda: self._measured(split, outputs))
+        return {name: loss / max(1.0, count), **scores, "examples": split.facts.examples}
+
+    def outputs_of_model(self, *, is_current: bool) -> Floats | None:
+        """The outputs for the dev data, those of the last `run` if the model ``is_current``; None without dev data."""
+        if self.split is not None and (not is_current or self._last is None):
+            self.run(lambda: None)
+        return self._last
+
+    def predictions(self, outputs: Floats, tuned: Mapping[str, Any]) -> Iterator[tuple[Any, Prediction]]:
+        """Each dev example with what the model says of it."""
+        assert self.split is not None
+        fitted = Fitted(self._prepared.fitted.labels, tuned)
+        return predictions(self._task, self.split, outputs, self._prepared.head, self._encoder, fitted)
+
+    def _measured(self, split: Split, outputs: Floats) -> dict[str, Any]:
+        task, head = self._task, self._prepared.head
+        return measured(task, split, outputs, head, self._encoder, self._prepared.fitted)
+
+
+def predictions(
+    task: Task[Any], split: Split, outputs: Floats, head: Head, encoder: TextEncoder, fitted: Fitted
+) -> Iterator[tuple[Any, Prediction]]:
+    """Each example of a split with what the model says of it, in order."""
+    places = offsets_of(read_places(split, head))
+    numbers, first = split.example_numbers, 0
+    row = 0
+    for batch in split.batches(EXAMPLES):
+        grouped: list[list[Floats]] = []
+        for number in range(first, first + len(batch)):
+            rows = []
+            while row < split.rows and numbers[row] == number:
+                rows.append(outputs[places[row] : places[row + 1]])
+                row += 1
+            grouped.append(rows)
+        yield from zip(batch, task.predict(batch, grouped, encoder, fitted), strict=True)
+        first += len(batch)
+
+
+def measured(
+    task: Task[Any], split: Split, outputs: Floats, head: Head, encoder: TextEncoder, fitted: Fitted
+) -> dict[str, Any]:
+    """The measures of a split with labels, what was tuned on it (``tuned``), and notes on what is undefined."""
+
+    def scored(fitted: Fitted) -> Iterator[tuple[Any, Prediction]]:
+        return predictions(task, split, outputs, head, encoder, fitted)
+
+    tuned: Mapping[str, Any] = task.tune(scored(fitted), fitted)
+    if tuned:
+        fitted = Fitted(fitted.labels, {**fitted.tuned, **tuned})
+    scores = task.score(scored(fitted), fitted)
+    extra = {"tuned": dict(tuned)} if tuned else {}
+    return {**scores.values, **extra, **({"notes": list(scores.notes)} if scores.notes else {})}

@@ -1,0 +1,46 @@
+"""The model that a run has trained: where `--from RUN` finds its weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from bertjobs.errors import InputError
+from bertjobs.run.checkpoints import newest_valid
+from bertjobs.run.directory import RunDirectory, open_run
+
+
+def result_of(run: RunDirectory) -> Path:
+    """The checkpoint that is a run's result: that of its last phase that is done, else its newest whole one.
+
+    Raises:
+        InputError: it has none.
+    """
+    phases = run.phases()
+    for phase in reversed(phases):
+        if (done := phase.done()) and (phase.checkpoints / done.checkpoint).is_dir():
+            return phase.checkpoints / done.checkpoint
+    for phase in reversed(phases):
+        folder, _ = newest_valid(phase.checkpoints)
+        if folder is not None:
+            return folder
+    raise InputError(
+        f"run {run.name!r} has no whole checkpoint", where=str(run.root), hint=f"bertjobs doctor {run.name}"
+    )
+
+
+def weights_of(name: str, results: Path) -> Path:
+    """The folder of weights that ``name`` means: a Hugging Face model's folder, or a run's result.
+
+    Raises:
+        InputError: it is neither; names the nearest run.
+    """
+    folder = Path(name)
+    if (folder / "config.json").is_file():
+        return folder
+    if folder.is_dir() and not RunDirectory(folder).is_run:
+        raise InputError(
+            "the folder is neither a model nor a run: it has no config.json and no run.yml",
+            where=str(folder),
+            hint="give a folder with config.json, model.safetensors and vocab.txt, or the name of a run",
+        )
+    return result_of(open_run(results, name))

@@ -1,0 +1,126 @@
+"""From a task's files to a prepared folder, in bounded memory."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from bertjobs.data.text.vocabulary import TOKENIZER_FILE, Vocabulary
+from bertjobs.errors import InputError
+from bertjobs.files.atomic import new_folder, write_json
+from bertjobs.tasks.encoding import TextEncoder
+from bertjobs.tasks.prepared import FORMAT, MANIFEST, PreparedTask, SplitFacts, SplitWriter, file_facts
+from bertjobs.tasks.task import Fitted, Task
+
+BATCH = 1000
+"""Examples that are encoded at a time."""
+
+
+def prepared_name(task: str, options: Mapping[str, str], files: Mapping[str, Path], encoder: TextEncoder) -> str:
+    """A folder's name that says what is in it: another file, tokenizer or option gives another name."""
+    stats = {
+        split: (str(path.absolute()), path.stat().st_size, path.stat().st_mtime_ns) for split, path in files.items()
+    }
+    vocabulary = encoder.vocabulary
+    parts = [FORMAT, task, sorted(options.items()), sorted(stats.items()), vocabulary.sha256]
+    parts += [vocabulary.tokenizer_sha256, encoder.max_length]
+    digest = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+    return f"{task.rpartition(':')[2].lower()}-{digest[:12]}"
+
+
+def prepare_task(
+    task: Task[Any],
+    name: str,
+    files: Mapping[str, Path],
+    encoder: TextEncoder,
+    folder: Path,
+    progress: Callable[[str], None] = lambda _: None,
+) -> PreparedTask:
+    """Encode a task's files; ``folder`` exists as a whole or not at all.
+
+    Args:
+        name: of the task, as it is opened again.
+        files: by split; there is a "train".
+        progress: is told in words what is under way.
+
+    Raises:
+        InputError: a file is damaged, empty, or does not fit the task.
+        OSError: the folder cannot be written.
+    """
+    if "train" not in files:
+        wanted = ", ".join(task.files.get("train", ()))
+        raise InputError("there is no training file", where="--data", hint=f"task {name} looks for: {wanted}")
+    progress("reading the labels")
+    labels = task.labels(task.read(files["train"], "train"))
+    task.notes.clear()
+    fitted = Fitted(labels)
+    head = task.head(labels)
+    if head.loss == "cross_entropy" and head.kind == "sequence" and head.outputs < 2:
+        raise InputError(f"all examples have the same label: {labels}", where=str(files["train"]))
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with new_folder(folder) as temporary:
+        splits = {}
+        for split, path in files.items():
+            progress(f"encoding {split}")
+            splits[split] = _write_split(task, path, split, encoder, fitted, temporary)
+        _write_vocabulary(encoder.vocabulary, temporary)
+        names = sorted(str(path.relative_to(temporary)) for path in temporary.rglob("*") if path.is_file())
+        write_json(
+            temporary / MANIFEST,
+            {
+                "format": FORMAT,
+                "task": name,
+                "options": task.options,
+                "labels": labels,
+                "head": head.as_json(),
+                "measure": task.measure,
+                "max_length": encoder.max_length,
+                "splits": {split: asdict(facts) for split, facts in splits.items()},
+                "sources": {split: str(path) for split, path in files.items()},
+                "notes": [*task.notes.lines(), *_oddities(splits)],
+                "files": file_facts(temporary, names),
+            },
+        )
+    return PreparedTask.read(folder)
+
+
+def in_batches(examples: Iterator[Any], size: int = BATCH) -> Iterator[list[Any]]:
+    """The examples in lists of ``size``; the last is what is left."""
+    while batch := list(islice(examples, size)):
+        yield batch
+
+
+def _write_split(
+    task: Task[Any], path: Path, split: str, encoder: TextEncoder, fitted: Fitted, folder: Path
+) -> SplitFacts:
+    writer = SplitWriter(folder / split, with_examples=split != "train")
+    encoder.truncated = 0
+    try:
+        for batch in in_batches(iter(task.read(path, split))):
+            writer.add(batch, task.rows(batch, encoder, fitted))
+    finally:
+        writer.close()
+    if not writer.count:
+        raise InputError("the file has no examples", where=str(path))
+    if split == "train" and writer.unlabelled:
+        raise InputError(f"{writer.unlabelled:,} training examples have no label", where=str(path))
+    return SplitFacts(writer.count, writer.rows, writer.tokens, encoder.truncated, labelled=not writer.unlabelled)
+
+
+def _write_vocabulary(vocabulary: Vocabulary, folder: Path) -> None:
+    vocabulary.write(folder)
+    if vocabulary.tokenizer_file is None:  # what the checkpoint's folder will have too
+        (folder / TOKENIZER_FILE).write_text(vocabulary.tokenizer().to_str(pretty=True) + "\n", encoding="utf-8")
+
+
+def _oddities(splits: Mapping[str, SplitFacts]) -> list[str]:
+    return [
+        f"{facts.truncated:,} of {facts.rows:,} sequences of {split} are longer than the model reads and were cut off"
+        for split, facts in splits.items()
+        if facts.truncated
+    ]

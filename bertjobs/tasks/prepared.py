@@ -1,0 +1,282 @@
+"""A task's data as the engine reads them: token ids in flat files that are mapped into memory, not read.
+
+::
+
+    FOLDER/TASK.json                  what it is, and the size and sha256 of every other file
+    FOLDER/vocab.txt, tokenizer.json  of the model that it was encoded for
+    FOLDER/<split>/ids.bin, lengths.bin, seconds.bin, examples.bin, targets.bin, target_counts.bin, read.bin,
+                   read_counts.bin    one row after the other; integers are int32, targets float32
+    FOLDER/<split>/examples.jsonl     the examples themselves, of all splits but train
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bertjobs.data.ragged import gather, offsets_of
+from bertjobs.errors import InputError
+from bertjobs.files.atomic import sha256_of
+from bertjobs.files.reading import DamagedFileError, read_json
+from bertjobs.tasks import example as examples
+from bertjobs.tasks.rows import Head, Row
+from bertjobs.tasks.task import Fitted, Task, open_task
+
+Ints = NDArray[Any]
+MANIFEST, EXAMPLES = "TASK.json", "examples.jsonl"
+ARRAYS = {name: np.dtype("<f4" if name == "targets" else "<i4") for name in (
+    "ids", "lengths", "seconds", "examples", "targets", "target_counts", "read", "read_counts")}  # fmt: skip
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class SplitFacts:
+    """Counts of one split, as TASK.json has them: examples; rows, their tokens, and how many lost some of theirs."""
+
+    examples: int
+    rows: int
+    tokens: int
+    truncated: int
+    labelled: bool
+
+
+class SplitWriter:
+    """Writes one split's files, row after row."""
+
+    def __init__(self, folder: Path, *, with_examples: bool) -> None:
+        folder.mkdir()
+        self._files: dict[str, IO[bytes]] = {name: (folder / f"{name}.bin").open("wb") for name in ARRAYS}
+        self._examples = (folder / EXAMPLES).open("w", encoding="utf-8") if with_examples else None
+        self.count = self.rows = self.tokens = self.unlabelled = 0
+
+    def add(self, batch: Sequence[Any], rows: Sequence[Sequence[Row]]) -> None:
+        """Append some examples with their rows."""
+        flat = [row for of_example in rows for row in of_example]
+        numbers = np.repeat(np.arange(self.count, self.count + len(rows)), [len(of_example) for of_example in rows])
+        values: dict[str, Any] = {
+            "ids": [number for row in flat for number in row.ids],
+            "lengths": [len(row.ids) for row in flat],
+            "seconds": [row.second for row in flat],
+            "examples": numbers,
+            "targets": [number for row in flat for number in row.target],
+            "target_counts": [len(row.target) for row in flat],
+            "read": [number for row in flat for number in row.read],
+            "read_counts": [len(row.read) for row in flat],
+        }
+        for name, value in values.items():
+            self._files[name].write(np.asarray(value, dtype=ARRAYS[name]).tobytes())
+        if self._examples:
+            self._examples.writelines(json.dumps(dataclasses.asdict(one), ensure_ascii=False) + "\n" for one in batch)
+        self.count += len(rows)
+        self.rows += len(flat)
+        self.tokens += len(values["ids"])
+        self.unlabelled += sum(not row.target for row in flat)
+
+    def close(self) -> None:
+        for file in self._files.values():
+            file.close()
+        if self._examples:
+            self._examples.close()
+
+
+@dataclass(frozen=True)
+class Split:
+    """One split's rows, mapped into memory."""
+
+    folder: Path
+    facts: SplitFacts
+
+    @property
+    def rows(self) -> int:
+        return self.facts.rows
+
+    @cached_property
+    def lengths(self) -> Ints:
+        """``[rows]``, tokens of each."""
+        return self._array("lengths")
+
+    @cached_property
+    def seconds(self) -> Ints:
+        """``[rows]``, as `Row.second`."""
+        return self._array("seconds")
+
+    @cached_property
+    def example_numbers(self) -> Ints:
+        """``[rows]``, the example that each row is of; ascending."""
+        return self._array("examples")
+
+    @cached_property
+    def read_counts(self) -> Ints:
+        """``[rows]``, lengths of `Row.read`."""
+        return self._array("read_counts")
+
+    def ids(self, rows: Ints) -> Ints:
+        """The tokens of some rows, one row after the other."""
+        return self._slices("ids", self._id_offsets, self.lengths, rows)
+
+    def targets(self, rows: Ints) -> Ints:
+        """The targets of some rows, one row after the other: float32."""
+        return self._slices("targets", self._target_offsets, self._target_counts, rows)
+
+    def read(self, rows: Ints) -> Ints:
+        """The places that are read of some rows, one row after the other."""
+        return self._slices("read", self._read_offsets, self.read_counts, rows)
+
+    def batches(self, size: int) -> Iterator[list[Any]]:
+        """The examples, ``size`` at a time; not of the training split, which does not keep them."""
+        with (self.folder / EXAMPLES).open(encoding="utf-8") as file:
+            made = (_example(json.loads(line)) for line in file)
+            while batch := list(islice(made, size)):
+                yield batch
+
+    def _slices(self, name: str, offsets: Ints, counts: Ints, rows: Ints) -> Ints:
+        return gather(self._array(name), offsets[rows], counts[rows])
+
+    @cached_property
+    def _id_offsets(self) -> Ints:
+        return offsets_of(self.lengths)
+
+    @cached_property
+    def _target_counts(self) -> Ints:
+        return self._array("target_counts")
+
+    @cached_property
+    def _target_offsets(self) -> Ints:
+        return offsets_of(self._target_counts)
+
+    @cached_property
+    def _read_offsets(self) -> Ints:
+        return offsets_of(self.read_counts)
+
+    def _array(self, name: str) -> Ints:
+        path = self.folder / f"{name}.bin"
+        if not path.stat().st_size:
+            return np.zeros(0, dtype=ARRAYS[name])
+        return np.memmap(path, dtype=ARRAYS[name], mode="r")
+
+
+@dataclass(frozen=True)
+class PreparedTask:
+    """The content of a prepared folder.
+
+    Attributes:
+        task: name of the task, options: of it.
+        fitted: its labels.
+        max_length: tokens of a row at most.
+        splits: "train", "dev" and so on, those that there are.
+        sources: by split, the file that it was read from.
+        notes: what the readers skipped or found odd, in words.
+        sha256: of TASK.json.
+    """
+
+    folder: Path
+    task: str
+    options: Mapping[str, str]
+    fitted: Fitted
+    head: Head
+    measure: str
+    max_length: int
+    splits: Mapping[str, Split]
+    sources: Mapping[str, str]
+    notes: tuple[str, ...]
+    files: Mapping[str, Mapping[str, Any]]
+    sha256: str
+
+    @classmethod
+    def read(cls, folder: Path) -> PreparedTask:
+        """Read TASK.json.
+
+        Raises:
+            InputError: it is missing or damaged.
+        """
+        try:
+            content = read_json(folder / MANIFEST, lambda value: dict(value))
+            if content is None:
+                raise InputError(
+                    f"the folder has no {MANIFEST}: it is not a prepared task",
+                    where=str(folder),
+                    hint="bertjobs finetune --data DIR prepares the task's own files by itself",
+                )
+            return cls._of(folder, content)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise DamagedFileError(f"{MANIFEST} is damaged: {error}", where=str(folder / MANIFEST)) from error
+
+    @classmethod
+    def _of(cls, folder: Path, content: Mapping[str, Any]) -> PreparedTask:
+        return cls(
+            folder=folder,
+            task=content["task"],
+            options=content["options"],
+            fitted=Fitted(tuple(content["labels"])),
+            head=Head(**content["head"]),
+            measure=content["measure"],
+            max_length=content["max_length"],
+            splits={name: Split(folder / name, SplitFacts(**facts)) for name, facts in content["splits"].items()},
+            sources=content["sources"],
+            notes=tuple(content["notes"]),
+            files=content["files"],
+            sha256=hashlib.sha256((folder / MANIFEST).read_bytes()).hexdigest(),
+        )
+
+    def as_description(self) -> dict[str, Any]:
+        """What a checkpoint keeps of the task, as task.json."""
+        return {
+            "task": self.task,
+            "options": dict(self.options),
+            "labels": list(self.fitted.labels),
+            "head": self.head.as_json(),
+            "measure": self.measure,
+            "max_length": self.max_length,
+        }
+
+    def open_task(self) -> Task[Any]:
+        """The task itself; InputError as in `bertjobs.tasks.task.open_task`."""
+        return open_task(self.task, self.options)
+
+    def check_files(self, *, whole: bool = False) -> None:
+        """Make sure that all files are there with their sizes; ``whole``: also with their bytes.
+
+        Raises:
+            InputError: one is not; names it.
+        """
+        for name, facts in self.files.items():
+            path = self.folder / name
+            try:
+                same = path.stat().st_size == facts["bytes"] and (not whole or sha256_of(path) == facts["sha256"])
+            except OSError:
+                same = False
+            if not same:
+                raise InputError(
+                    "a file of the prepared task is missing or was changed",
+                    where=str(path),
+                    hint=f"delete {self.folder} and give the same command again",
+                )
+
+
+_KINDS: dict[frozenset[str], Any] = {
+    frozenset(field.name for field in dataclasses.fields(kind)): kind
+    for kind in (examples.Sentences, examples.Words, examples.Question, examples.Candidate)
+}
+
+
+def _example(content: dict[str, Any]) -> Any:
+    """An example from its line; lists become tuples again."""
+    kind = _KINDS[frozenset(content)]
+    if kind is examples.Question and content["answers"] is not None:
+        content["answers"] = tuple(examples.Answer(**answer) for answer in content["answers"])
+    return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in content.items()})
+
+
+def file_facts(folder: Path, names: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Sizes and hashes of files, for TASK.json."""
+    return {name: {"bytes": (folder / name).stat().st_size, "sha256": sha256_of(folder / name)} for name in names}

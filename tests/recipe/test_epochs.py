@@ -1,0 +1,51 @@
+"""Steps from epochs, where a recipe fine-tunes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bertjobs.errors import InputError
+from bertjobs.recipe.catalogue import Catalogue, builtin_file, load_catalogue
+from bertjobs.recipe.resolve import Resolved, resolve
+
+
+@pytest.fixture(scope="module")
+def catalogue() -> Catalogue:
+    return load_catalogue([builtin_file()])
+
+
+def resolved(catalogue: Catalogue, rows: int | None, *sets: str, nodes: int | None = None) -> Resolved:
+    return resolve(catalogue, flags={"recipe": "finetune"}, environ={}, sets=sets, nodes=nodes, training_rows=rows)
+
+
+@pytest.mark.parametrize("nodes", [1, 2, 4])
+def test_epochs_do_not_depend_on_the_number_of_ranks(catalogue: Catalogue, nodes: int) -> None:
+    run = resolved(catalogue, 1000, nodes=nodes)
+    (phase,) = run.spec.phases
+    assert run.spec.world_size == nodes
+    assert (phase.steps, phase.validate_every, phase.checkpoint_every) == (94, 32, 32)  # 3 x 1,000 / 32, and an epoch
+    assert run.provenance["phase1.steps"].origin == "3 epochs of 1,000 sequences / 32"
+
+
+def test_what_the_user_sets_wins_over_epochs(catalogue: Catalogue) -> None:
+    (phase,) = resolved(catalogue, 1000, "phase1.steps=7", "phase1.validate_every=2").spec.phases
+    assert (phase.steps, phase.validate_every) == (7, 2)
+    (phase,) = resolved(catalogue, 10, "phase1.epochs=0.1").spec.phases
+    assert phase.steps == 1
+
+
+def test_steps_are_open_until_the_data_are_known(catalogue: Catalogue) -> None:
+    assert resolved(catalogue, None).spec.phases[0].steps == 0
+
+
+def test_a_recipe_needs_steps_or_epochs(tmp_path: Path) -> None:
+    own = tmp_path / "own.yml"
+    phase = "1: {sequence_length: 64, global_batch: 8, lr: 1.0e-4, warmup: 0.1, micro_batch: 8}"
+    own.write_text(
+        f"recipes:\n  mine:\n    system: laptop\n    model: bert-tiny\n    task: sst2\n    phases:\n      {phase}\n"
+    )
+    files = load_catalogue([builtin_file(), own])
+    with pytest.raises(InputError, match="mine sets neither steps nor epochs of phase 1"):
+        resolve(files, flags={"recipe": "mine"}, environ={}, training_rows=10)
