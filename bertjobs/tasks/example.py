@@ -6,7 +6,8 @@ None where the file has none, as in a test set.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 SPLITS = ("train", "dev", "test")
 """What the parts of a task's data are called here."""
@@ -76,3 +77,17 @@ class Candidate:
 
 
 Example = Sentences | Words | Question | Candidate
+
+E = TypeVar("E", bound=Example)
+
+_TARGETS = {Sentences: "label", Words: "tags", Question: "answers", Candidate: "relevant"}
+
+
+def target_of(example: Example) -> Any:
+    """What a model is to say of an example; None if that is not known."""
+    return getattr(example, _TARGETS[type(example)])
+
+
+def without_target(example: E) -> E:
+    """The same example, as a test set has it."""
+    return replace(example, **{_TARGETS[type(example)]: None})  # type: ignore[arg-type]

@@ -12,7 +12,7 @@ from bertjobs.tasks.encoding import TextEncoder
 from bertjobs.tasks.example import Sentences
 from bertjobs.tasks.metrics.scores import Scores
 from bertjobs.tasks.rows import Head, Output, Row
-from bertjobs.tasks.task import Fitted, Prediction, Task
+from bertjobs.tasks.task import Fitted, Prediction, Task, check_keys
 
 
 class SentenceTask(Task[Sentences]):
@@ -36,6 +36,11 @@ class SentenceTask(Task[Sentences]):
             return ()
         names = {name for example in examples for name in _names(example.label)}
         return tuple(sorted(names))
+
+    def from_text(self, texts: Sequence[Mapping[str, str]]) -> list[Sentences]:
+        """Keys: text, and for a pair second."""
+        check_keys(texts, ("text",), ("second",))
+        return [Sentences(str(number), one["text"], one.get("second")) for number, one in enumerate(texts, 1)]
 
     def head(self, labels: Sequence[str]) -> Head:
         if self.kind == "number":
