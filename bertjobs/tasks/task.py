@@ -120,6 +120,7 @@ class Task(Generic[E]):
 
 TASKS: dict[str, str] = {
     "sentences": "bertjobs.tasks.sentences:SentenceTask",
+    "tagging": "bertjobs.tasks.tagging:TaggingTask",
 }
 """The tasks by name, each as ``module:Class``."""
 
