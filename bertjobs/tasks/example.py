@@ -37,8 +37,8 @@ class Words:
     id: str
     words: tuple[str, ...]
     tags: tuple[str, ...] | None = None
-    starts: tuple[int, ...] | None = None
     where: str = ""
+    starts: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from bertjobs.tasks.encoding import Pieces, TextEncoder
 from bertjobs.tasks.example import Words
 from bertjobs.tasks.metrics.scores import Scores
 from bertjobs.tasks.metrics.spans import OUTSIDE, are_span_tags, span_scores, spans_of, tag_scores
-from bertjobs.tasks.reading.conll import WordColumns, read_words
+from bertjobs.tasks.reading.conll import WordColumns, read_word_lines, read_words
 from bertjobs.tasks.rows import NOT_SCORED, Head, Output, Row
 from bertjobs.tasks.task import Fitted, Prediction, Task
 from bertjobs.tasks.windows import Window, overlap_of, windows_of
@@ -26,7 +26,7 @@ _SUFFIXES = ("conll", "conllu", "tsv", "txt")
 
 
 class TaggingTask(Task[Words]):
-    """A tag for each word, read from CoNLL files or word<TAB>tag lines.
+    """A tag for each word, read from CoNLL files, word<TAB>tag lines, or words<TAB>tags lines.
 
     The tag of a word is predicted from its first piece. Every word gets one: long sentences are read in overlapping
     windows, and a word that the tokenizer removes (of control characters alone) gets `fallback`.
@@ -40,6 +40,7 @@ class TaggingTask(Task[Words]):
     }
     measure = "f1"
     option_help: ClassVar[Mapping[str, str]] = {
+        "lines": "true: a sentence per line, words<TAB>tags; else a word per line, an empty line between sentences",
         "word": "column of the word, from 1; by default the first, in CoNLL-U the second",
         "column": "column of the tag, from 1; by default the last, in CoNLL-U the fourth (UPOS)",
         "comments": "true: lines that begin with # are comments, ranges of words (1-2) are passed over, as in CoNLL-U",
@@ -48,7 +49,10 @@ class TaggingTask(Task[Words]):
 
     def __init__(self, options: Mapping[str, str] | None = None) -> None:
         super().__init__(options)
-        conll_u = self._flag("comments")
+        conll_u, columns = self._flag("comments"), self.options.keys() - {"lines"}
+        if self._flag("lines") and columns:
+            raise InputError(f"{min(columns)} is not an option of files with one sentence per line",
+                             where=f"--option {min(columns)}", hint="leave out one of the two")  # fmt: skip
         self._columns = WordColumns(
             word=self._column("word", 2 if conll_u else 1),
             tag=self._column("column", 4 if conll_u else -1),
@@ -57,6 +61,8 @@ class TaggingTask(Task[Words]):
         )
 
     def read(self, path: Path, split: str) -> Iterator[Words]:
+        if self._flag("lines"):
+            return read_word_lines(path, labelled=split != "test")
         return read_words(path, self._columns, self.notes, labelled=split != "test")
 
     def labels(self, examples: Iterable[Words]) -> tuple[str, ...]:
@@ -123,7 +129,7 @@ class TaggingTask(Task[Words]):
             if not cut:
                 raise InputError("the text has no word", where=f"text {number:,}")
             words, starts = zip(*cut, strict=True)
-            examples.append(Words(str(number), words, None, starts, f"text {number:,}"))
+            examples.append(Words(str(number), words, where=f"text {number:,}", starts=starts))
         return examples
 
     def _in_windows(

@@ -172,7 +172,7 @@ def test_a_prepared_task_holds_its_words(tmp_path: Path, encoder: TextEncoder) -
         "line 6)",
     )
     ((example,),) = prepared.splits["dev"].batches(10)
-    assert example == Words("1", ("Ann", "Ann"), ("B-PER", "I-PER"), None, "dev.txt, line 1")
+    assert example == Words("1", ("Ann", "Ann"), ("B-PER", "I-PER"), "dev.txt, line 1")
 
 
 def test_a_tag_that_training_does_not_have_is_refused(tmp_path: Path, encoder: TextEncoder) -> None:
@@ -206,6 +206,39 @@ def test_columns_are_chosen_by_number(tmp_path: Path) -> None:
     (example,) = open_task("tagging", {"comments": "true"}).read(write(tmp_path / "dev.conllu", *lines), "dev")
     assert (example.words, example.tags) == (("Ann", "met"), ("PROPN", "VERB"))
     assert "there is no column 9" in refused(open_task("tagging", {"column": "9"}).read(path, "dev"))
+
+
+def test_sentences_can_be_lines(tmp_path: Path) -> None:
+    task = open_task("tagging", {"lines": "true"})
+    path = write(tmp_path / "train.tsv", "ann met\tB-PER O", "", "berlin\tB-LOC")
+    first, second = task.read(path, "train")
+    assert (first, second.tags) == (Words("1", ("ann", "met"), ("B-PER", "O"), "train.tsv, line 1"), ("B-LOC",))
+    assert next(task.read(write(tmp_path / "test.tsv", "ann met"), "test")).tags is None
+
+
+@pytest.mark.parametrize(
+    ("line", "split", "words"),
+    [
+        ("ann met\tO", "train", "2 words and 1 tag"),
+        ("ann met", "dev", "2 words and 0 tags"),
+        ("ann met\tO", "test", "2 words and 1 tag"),
+        ("\tO", "train", "no words"),
+    ],
+)
+def test_a_line_with_another_number_of_tags_is_refused(tmp_path: Path, line: str, split: str, words: str) -> None:
+    message = refused(open_task("tagging", {"lines": "true"}).read(write(tmp_path / "a.tsv", "ann\tO", line), split))
+    assert words in message
+    assert "a.tsv, line 2" in message
+
+
+def test_a_file_of_empty_lines_has_no_sentences(tmp_path: Path) -> None:
+    path = write(tmp_path / "train.tsv", "", " ")
+    assert "train.tsv has no sentences" in refused(open_task("tagging", {"lines": "true"}).read(path, "train"))
+
+
+def test_sentences_in_lines_have_no_columns() -> None:
+    with pytest.raises(InputError, match="column is not an option of files with one sentence per line"):
+        open_task("tagging", {"lines": "true", "column": "2"})
 
 
 @pytest.mark.parametrize("options", [{"column": "0"}, {"word": "two"}, {"strict": "maybe"}, {"colum": "2"}])
