@@ -73,10 +73,10 @@ def their_folder(
     """A model that Hugging Face has made and written, with its tokenizer; returns it."""
     vocabulary(folder)
     size = len(SPECIAL_TOKENS) + len(WORDS)
+    names = {"id2label": dict(enumerate(labels))} if labels else {}
     config = transformers.BertConfig(
         vocab_size=size, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64,
-        max_position_embeddings=max_length, initializer_range=0.5, **({"id2label": dict(enumerate(labels))} if labels else {}),
-        **settings,
+        max_position_embeddings=max_length, initializer_range=0.5, **names, **settings,
     )  # fmt: skip
     torch.manual_seed(1)
     model = getattr(transformers, architecture)(config).eval()
