@@ -88,6 +88,14 @@ class Task(Generic[E]):
         """
         raise NotImplementedError
 
+    def from_text(self, texts: Sequence[Mapping[str, str]]) -> list[E]:  # noqa: ARG002
+        """Examples of what a person or a program asks, each text under its key.
+
+        Raises:
+            InputError: the task cannot be asked so, or a key is missing or not known.
+        """
+        raise InputError(f"task {self.name} cannot be asked in text", where="bertjobs infer")
+
     def labels(self, examples: Iterable[E]) -> tuple[str, ...]:
         """The labels of the training examples, in an order that does not depend on that of the examples."""
         raise NotImplementedError

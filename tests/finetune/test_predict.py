@@ -170,3 +170,36 @@ def test_masks_and_vectors_are_hugging_faces(bertjobs: Bertjobs, tmp_path: Path)
     vectors = json.loads(bertjobs("infer", "mlm", "--features", "a film").stdout)
     assert vectors["cls"] == pytest.approx(hidden[0].tolist(), abs=1e-5)
     assert vectors["mean"] == pytest.approx(hidden.mean(0).tolist(), abs=1e-5)
+
+
+def test_words_of_a_text_are_tagged(bertjobs: Bertjobs, tmp_path: Path) -> None:
+    their_folder(tmp_path / "ner", "BertForTokenClassification", ("O", "B-PER", "I-PER"))
+    done = bertjobs("infer", "ner", "--text", "Harry likes apples.", "--json")
+    assert done.returncode == 0, done.stderr
+    prediction = json.loads(done.stdout)["prediction"]
+    assert prediction["words"] == ["Harry", "likes", "apples", "."]
+    assert set(prediction["tags"]) <= {"O", "B-PER", "I-PER"}
+    assert "Harry" in bertjobs("infer", "ner", "--text", "Harry likes apples.").stdout.splitlines()[0]
+    refused = bertjobs("infer", "ner", "--text", "Harry", "--second", "likes")
+    assert refused.returncode == 64
+    assert "--text --second" in refused.stderr
+
+
+def test_a_run_is_measured_on_the_data_it_was_fine_tuned_with(bertjobs: Bertjobs, model: Path, tmp_path: Path) -> None:
+    done = bertjobs(
+        "finetune", "--task", "films:Films", "--from", model, "--data", ".", "--backend", "local", "--set",
+        "phase1.sequence_length=32", "--set", "phase1.global_batch=4", "--run", "films",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr + done.stdout
+    result = json.loads((tmp_path / "results/films/phase1/RESULT.json").read_text())
+    measured = bertjobs("evaluate", "films", "--json")
+    assert measured.returncode == 0, measured.stderr
+    content = json.loads(measured.stdout)
+    assert content["examples"] == 4
+    for name, value in content["scores"].items():
+        assert value == pytest.approx(result["dev"][name]), name
+    assert content["scores"]
+    labelled = bertjobs("evaluate", "films", "--split", "train")
+    assert labelled.returncode == 64
+    assert "do not keep the examples of train" in labelled.stderr
+    assert "have no split 'tests'" in bertjobs("evaluate", "films", "--split", "tests").stderr
