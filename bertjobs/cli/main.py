@@ -13,10 +13,13 @@ from bertjobs.cli import (
     completion,
     data,
     doctor,
+    evaluate,
     finetune,
     image,
+    infer,
     init,
     plan,
+    predict,
     recipes,
     rehearse,
     report,
@@ -25,6 +28,13 @@ from bertjobs.cli import (
 )
 from bertjobs.cli.interrupts import EXIT_INTERRUPTED
 from bertjobs.errors import EXIT_BAD_INPUT, BertjobsError, nearest
+
+_VERBS = (
+    *(init, recipes, data, bench, plan),
+    *(finetune, evaluate, predict, infer),
+    *(rehearse, runs, doctor, image, report, sync, completion),
+)
+"""In the order of the help."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -69,7 +79,7 @@ def build_parser() -> Parser:
     )
     parser.add_argument("--version", action="version", version=f"bertjobs {__version__}")
     verbs = parser.add_subparsers(metavar="VERB", required=True)
-    for module in (init, recipes, data, bench, plan, finetune, rehearse, runs, doctor, image, report, sync, completion):
+    for module in _VERBS:
         module.register(verbs)
     return parser
 

@@ -15,7 +15,7 @@ from bertjobs.tasks.example import Sentences
 from bertjobs.tasks.metrics.classification import class_scores, confusion, correlations, label_scores
 from bertjobs.tasks.metrics.scores import Scores, listed
 from bertjobs.tasks.rows import Head, Output, Row
-from bertjobs.tasks.task import Fitted, Prediction, Task
+from bertjobs.tasks.task import Fitted, Prediction, Task, check_keys
 
 MEASURES = {"class": "accuracy", "number": "pearson", "several": "micro_f1"}
 """The kinds of labels, each with the measure by which the best checkpoint is chosen, where a task names no other."""
@@ -47,6 +47,11 @@ class SentenceTask(Task[Sentences]):
         if not names:
             raise InputError("no training example has a label", where=f"task {self.name}")
         return tuple(sorted(names))
+
+    def from_text(self, texts: Sequence[Mapping[str, str]]) -> list[Sentences]:
+        """Keys: text, and for a pair second."""
+        check_keys(texts, ("text",), ("second",))
+        return [Sentences(str(number), one["text"], one.get("second")) for number, one in enumerate(texts, 1)]
 
     def head(self, labels: Sequence[str]) -> Head:
         if self.kind == "number":

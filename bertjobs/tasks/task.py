@@ -88,6 +88,14 @@ class Task(Generic[E]):
         """
         raise NotImplementedError
 
+    def from_text(self, texts: Sequence[Mapping[str, str]]) -> list[E]:  # noqa: ARG002
+        """Examples of what a person or a program asks, each text under its key.
+
+        Raises:
+            InputError: the task cannot be asked so, or a key is missing or not known.
+        """
+        raise InputError(f"task {self.name} cannot be asked in text", where="bertjobs infer")
+
     def labels(self, examples: Iterable[E]) -> tuple[str, ...]:
         """The labels of the training examples, in an order that does not depend on that of the examples."""
         raise NotImplementedError
@@ -118,9 +126,33 @@ class Task(Generic[E]):
         """What is chosen on the dev data, for `Fitted.tuned`."""
         return {}
 
+    def from_text(self, texts: Sequence[Mapping[str, str]]) -> list[E]:  # noqa: ARG002
+        """Examples of plain text, as a person types it; keys depend on the task.
+
+        Raises:
+            InputError: the task cannot be asked like this.
+        """
+        raise InputError(f"task {self.name} cannot be asked in text", where="bertjobs infer")
+
     def write_submission(self, predictions: Iterable[Prediction], split: str, folder: Path) -> list[Path]:  # noqa: ARG002
         """Write the files that a benchmark's server takes; returns them."""
         return []
+
+
+def check_keys(texts: Iterable[Mapping[str, str]], required: Sequence[str], optional: Sequence[str] = ()) -> None:
+    """Make sure that texts for `Task.from_text` have these keys.
+
+    Raises:
+        InputError: one lacks a key, or has another one (names the nearest).
+    """
+    known = [*required, *optional]
+    for text in texts:
+        for key in text:
+            if key not in known:
+                raise InputError(f"the task is not asked for {key!r}", hint=nearest(key, known))
+        for key in required:
+            if key not in text:
+                raise InputError(f"there is no {key!r}", hint=f"the task is asked for {', '.join(known)}")
 
 
 TASKS: dict[str, str] = {
@@ -129,6 +161,10 @@ TASKS: dict[str, str] = {
         ("cola", "sst2", "mrpc", "qqp", "stsb", "mnli", "qnli", "rte", "wnli", "xnli", "agnews"),
         "bertjobs.tasks.benchmarks:BenchmarkTask",
     ),
+    "tagging": "bertjobs.tasks.tagging:TaggingTask",
+    "squad1": "bertjobs.tasks.questions:Squad1",
+    "squad2": "bertjobs.tasks.questions:Squad2",
+    "ranking": "bertjobs.tasks.ranking:RankingTask",
 }
 """The tasks by name, each as ``module:Class``."""
 

@@ -30,14 +30,13 @@ WORDS = [
     "sushi,",
     "pie!",
     "U.S.",
-    "state-of-the-art",
     "12%",
     "of",
     "Éa",
     "—",
     "…",
     "?",
-    "theatre",
+    "on-line",
 ]
 
 
