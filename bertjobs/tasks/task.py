@@ -126,14 +126,6 @@ class Task(Generic[E]):
         """What is chosen on the dev data, for `Fitted.tuned`."""
         return {}
 
-    def from_text(self, texts: Sequence[Mapping[str, str]]) -> list[E]:  # noqa: ARG002
-        """Examples of plain text, as a person types it; keys depend on the task.
-
-        Raises:
-            InputError: the task cannot be asked like this.
-        """
-        raise InputError(f"task {self.name} cannot be asked in text", where="bertjobs infer")
-
     def write_submission(self, predictions: Iterable[Prediction], split: str, folder: Path) -> list[Path]:  # noqa: ARG002
         """Write the files that a benchmark's server takes; returns them."""
         return []
@@ -157,14 +149,14 @@ def check_keys(texts: Iterable[Mapping[str, str]], required: Sequence[str], opti
 
 TASKS: dict[str, str] = {
     "sentences": "bertjobs.tasks.table:TableTask",
-    **dict.fromkeys(
-        ("cola", "sst2", "mrpc", "qqp", "stsb", "mnli", "qnli", "rte", "wnli", "xnli", "agnews"),
-        "bertjobs.tasks.benchmarks:BenchmarkTask",
-    ),
     "tagging": "bertjobs.tasks.tagging:TaggingTask",
     "squad1": "bertjobs.tasks.questions:Squad1",
     "squad2": "bertjobs.tasks.questions:Squad2",
     "ranking": "bertjobs.tasks.ranking:RankingTask",
+    **dict.fromkeys(
+        ("cola", "sst2", "mrpc", "qqp", "stsb", "mnli", "qnli", "rte", "wnli", "xnli", "agnews"),
+        "bertjobs.tasks.benchmarks:BenchmarkTask",
+    ),
 }
 """The tasks by name, each as ``module:Class``."""
 
