@@ -112,7 +112,7 @@ class Squad1(Task[Question]):
         room = encoder.max_length - self._max_query - SPECIALS
         if self._stride > room:
             raise InputError(
-                f"a stride of {self._stride} tokens skips text: a window holds only {max(0, room)} tokens of the context",
+                f"a stride of {self._stride} tokens skips text: a window holds only {max(0, room)} of the context",
                 where="--option stride",
                 hint=f"stride={max(1, room // 2)}, or longer sequences: --set phase1.sequence_length=384",
             )
@@ -145,7 +145,7 @@ class Squad1(Task[Question]):
         self, example: Question, context: Pieces, windows: Sequence[_Window], raw: Sequence[Output], threshold: float
     ) -> Prediction:
         spans: dict[tuple[int, int], _Span] = {}
-        for number, (window, output) in enumerate(zip(windows, raw, strict=True)):
+        for number, output in enumerate(raw):
             for span in self._spans(number, windows, output, context):
                 best = spans.setdefault((span.start, span.end), span)
                 spans[span.start, span.end] = max(best, span)
