@@ -20,7 +20,7 @@ from bertjobs.tasks.metrics.scores import Scores
 from bertjobs.tasks.options import flag, whole_number
 from bertjobs.tasks.reading.squad import read_questions
 from bertjobs.tasks.rows import Head, Output, Row
-from bertjobs.tasks.task import Fitted, Prediction, Task
+from bertjobs.tasks.task import Fitted, Prediction, Task, check_keys
 
 SPECIALS = 3
 """[CLS] question [SEP] context [SEP]."""
@@ -209,6 +209,7 @@ class Squad1(Task[Question]):
 
     def from_text(self, texts: Sequence[Mapping[str, str]]) -> list[Question]:
         """Questions, under the keys ``question`` and ``context``."""
+        check_keys(texts, ("question", "context"))
         return [
             Question(one.get("id", str(number)), one["question"], one["context"]) for number, one in enumerate(texts, 1)
         ]

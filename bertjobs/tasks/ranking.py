@@ -16,7 +16,7 @@ from bertjobs.tasks.metrics.scores import Scores
 from bertjobs.tasks.options import whole_number
 from bertjobs.tasks.reading.msmarco import read_candidates, read_qrels, read_triples
 from bertjobs.tasks.rows import Head, Output, Row
-from bertjobs.tasks.task import Fitted, Prediction, Task
+from bertjobs.tasks.task import Fitted, Prediction, Task, check_keys
 
 QRELS = ("qrels.dev.small.tsv", "qrels.dev.tsv", "qrels.tsv")
 LABELS = ("not relevant", "relevant")
@@ -104,6 +104,7 @@ class RankingTask(Task[Candidate]):
 
     def from_text(self, texts: Sequence[Mapping[str, str]]) -> list[Candidate]:
         """Pairs, under the keys ``query`` and ``passage``."""
+        check_keys(texts, ("query", "passage"))
         return [
             Candidate(one.get("id", str(number)), "1", one["query"], one["passage"])
             for number, one in enumerate(texts, 1)

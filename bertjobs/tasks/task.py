@@ -88,14 +88,6 @@ class Task(Generic[E]):
         """
         raise NotImplementedError
 
-    def from_text(self, texts: Sequence[Mapping[str, str]]) -> list[E]:  # noqa: ARG002
-        """Examples of what a person or a program asks, each text under its key.
-
-        Raises:
-            InputError: the task cannot be asked so, or a key is missing or not known.
-        """
-        raise InputError(f"task {self.name} cannot be asked in text", where="bertjobs infer")
-
     def labels(self, examples: Iterable[E]) -> tuple[str, ...]:
         """The labels of the training examples, in an order that does not depend on that of the examples."""
         raise NotImplementedError
@@ -132,7 +124,7 @@ class Task(Generic[E]):
 
 
 def check_keys(texts: Iterable[Mapping[str, str]], required: Sequence[str], optional: Sequence[str] = ()) -> None:
-    """Make sure that texts for `Task.from_text` have these keys.
+    """Make sure that texts for `Task.from_text` have these keys; any may have an id.
 
     Raises:
         InputError: one lacks a key, or has another one (names the nearest).
@@ -140,7 +132,7 @@ def check_keys(texts: Iterable[Mapping[str, str]], required: Sequence[str], opti
     known = [*required, *optional]
     for text in texts:
         for key in text:
-            if key not in known:
+            if key not in (*known, "id"):
                 raise InputError(f"the task is not asked for {key!r}", hint=nearest(key, known))
         for key in required:
             if key not in text:
