@@ -183,7 +183,6 @@ def open_task(name: str, options: Mapping[str, str] | None = None) -> Task[Any]:
             hint=f"{module}.py must lie in the working directory or in PYTHONPATH, and have a class {attribute}",
         ) from error
     if not (isinstance(kind, type) and issubclass(kind, Task)):
-        raise InputError(
-            f"{name} is not a Task", where="--task", hint="class X(SentenceTask): ..., of bertjobs.tasks.sentences"
-        )
+        hint = "make it a subclass of SentenceTask in bertjobs.tasks.sentences, or of Task in bertjobs.tasks.task"
+        raise InputError(f"{name} is not a Task", where="--task", hint=hint)
     return kind.named(name, options)
