@@ -84,7 +84,7 @@ def load_trained(folder: Path, device: torch.device, precision: str = "fp32") ->
     description = _described(folder) or _guessed(folder, config, spec)
     task = open_task(description.name, description.options)
     if not (folder / TASK_FILE).is_file() and isinstance(task, SentenceTask):
-        task.kind = _SENTENCE_KINDS[description.head.loss]  # type: ignore[misc]
+        task.kind = _SENTENCE_KINDS[description.head.loss]
     encoder = TextEncoder.of_folder(folder, description.max_length)
     if encoder.vocabulary.size > spec.vocab_size:
         raise InputError(

@@ -29,12 +29,17 @@ class Sentences:
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """A sentence in words, each with a tag."""
+    """A sentence in words, each with a tag.
+
+    ``starts`` has where each word begins in the text that was cut into words, in characters; None where there is no
+    such text.
+    """
 
     id: str
     words: tuple[str, ...]
     tags: tuple[str, ...] | None = None
     where: str = ""
+    starts: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -113,8 +113,7 @@ class Squad1(Task[Question]):
         room = encoder.max_length - self._max_query - SPECIALS
         if self._stride > room:
             raise InputError(
-                f"a stride of {self._stride} tokens skips text: a window holds only {max(0, room)} tokens of the "
-                "context",
+                f"a stride of {self._stride} tokens skips text: a window holds only {max(0, room)} of the context",
                 where="--option stride",
                 hint=f"stride={max(1, room // 2)}, or longer sequences: --set phase1.sequence_length=384",
             )

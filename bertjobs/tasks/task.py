@@ -67,6 +67,11 @@ class Task(Generic[E]):
                 hint = nearest(key, self.option_help) or f"its options: {known}"
                 raise InputError(f"task {self.name} has no option {key!r}", where=f"--option {key}", hint=hint)
 
+    @classmethod
+    def named(cls, name: str, options: Mapping[str, str] | None = None) -> Task[E]:  # noqa: ARG003
+        """The task by its name on the command line, for a class that has several."""
+        return cls(options)
+
     def find(self, data: Path) -> dict[str, Path]:
         """The files below ``data`` by split: those of ``files`` that are there."""
         files = {}
@@ -121,14 +126,6 @@ class Task(Generic[E]):
         """What is chosen on the dev data, for `Fitted.tuned`."""
         return {}
 
-    def from_text(self, texts: Sequence[Mapping[str, str]]) -> list[E]:  # noqa: ARG002
-        """Examples of plain text, as a person types it; keys depend on the task.
-
-        Raises:
-            InputError: the task cannot be asked like this.
-        """
-        raise InputError(f"task {self.name} cannot be asked in text", where="bertjobs infer")
-
     def write_submission(self, predictions: Iterable[Prediction], split: str, folder: Path) -> list[Path]:  # noqa: ARG002
         """Write the files that a benchmark's server takes; returns them."""
         return []
@@ -151,11 +148,15 @@ def check_keys(texts: Iterable[Mapping[str, str]], required: Sequence[str], opti
 
 
 TASKS: dict[str, str] = {
-    "sentences": "bertjobs.tasks.sentences:SentenceTask",
+    "sentences": "bertjobs.tasks.table:TableTask",
     "tagging": "bertjobs.tasks.tagging:TaggingTask",
     "squad1": "bertjobs.tasks.questions:Squad1",
     "squad2": "bertjobs.tasks.questions:Squad2",
     "ranking": "bertjobs.tasks.ranking:RankingTask",
+    **dict.fromkeys(
+        ("cola", "sst2", "mrpc", "qqp", "stsb", "mnli", "qnli", "rte", "wnli", "xnli", "agnews"),
+        "bertjobs.tasks.benchmarks:BenchmarkTask",
+    ),
 }
 """The tasks by name, each as ``module:Class``."""
 
@@ -182,5 +183,7 @@ def open_task(name: str, options: Mapping[str, str] | None = None) -> Task[Any]:
             hint=f"{module}.py must lie in the working directory or in PYTHONPATH, and have a class {attribute}",
         ) from error
     if not (isinstance(kind, type) and issubclass(kind, Task)):
-        raise InputError(f"{name} is not a Task", where="--task", hint="class X(bertjobs.tasks.SentenceTask): ...")
-    return kind(options)
+        raise InputError(
+            f"{name} is not a Task", where="--task", hint="class X(SentenceTask): ..., of bertjobs.tasks.sentences"
+        )
+    return kind.named(name, options)
