@@ -5,8 +5,8 @@
 #         [num_gpu [seed [squad_dir [vocab_file [OUT_DIR [mode [CONFIG_FILE [max_steps]]]]]]]]]]]]]]
 #
 # init_checkpoint is a run, or the folder of a BERT with config.json, weights and tokenizer: vocab_file and CONFIG_FILE
-# are taken from there. batch_size is per GPU. mode is train, eval, prediction or "train eval". The run is the folder
-# OUT_DIR; eval and prediction write predictions.json or predictions.jsonl there.
+# are taken from there. batch_size is per GPU; num_gpu 0 trains on the CPU. mode is train, eval, prediction or "train
+# eval". The run is the folder OUT_DIR; eval and prediction write predictions.json or predictions.jsonl there.
 # --dry-run, or DRY_RUN=1, prints only. BACKEND is that of bertjobs finetune (local), RECIPE the recipe (squad), TASK
 # squad1 or squad2, BERTJOBS the command (bertjobs). Exit code: that of the command that failed; 64 for bad arguments.
 set -euo pipefail
@@ -37,9 +37,8 @@ mode=${12:-train eval}
 config_file=${13:-}
 max_steps=${14:--1}
 
-for pair in "batch_size $batch_size" "num_gpu $num_gpu"; do
-  [[ ${pair#* } =~ ^[1-9][0-9]{0,5}$ ]] || refuse "${pair%% *} is not a whole number above 0: ${pair#* }"
-done
+[[ $batch_size =~ ^[1-9][0-9]{0,5}$ ]] || refuse "batch_size is not a whole number above 0: $batch_size"
+[[ $num_gpu =~ ^(0|[1-9][0-9]{0,5})$ ]] || refuse "num_gpu is not a whole number: $num_gpu"
 [[ $max_steps =~ ^(-1|[1-9][0-9]{0,8})$ ]] || refuse "max_steps is neither -1 nor a whole number above 0: $max_steps"
 case $mode in
   train | eval | prediction | "train eval") ;;
@@ -63,15 +62,15 @@ run() {
 results=(--results "$(dirname -- "$out_dir")")
 name=$(basename -- "$out_dir")
 if [[ $mode == train* ]]; then
+  global_batch=$((batch_size * (num_gpu > 0 ? num_gpu : 1)))
   length=(--set "phase1.epochs=$epochs")
   ((max_steps < 0)) || length=(--set "phase1.steps=$max_steps")
   run finetune --task "$TASK" --from "$init_checkpoint" --data "$squad_dir" --recipe "${RECIPE:-squad}" \
     --backend "${BACKEND:-local}" "${results[@]}" --run "$name" --precision "$precision" --gpus "$num_gpu" \
-    --set "seed=$seed" --set "phase1.global_batch=$((batch_size * num_gpu))" --set "phase1.micro_batch=$batch_size" \
+    --set "seed=$seed" --set "phase1.global_batch=$global_batch" --set "phase1.micro_batch=$batch_size" \
     --set "phase1.lr=$learning_rate" --set "phase1.warmup=$warmup_proportion" "${length[@]}"
 fi
-model=$out_dir # trained before, or just now
 case $mode in
-  *eval) run evaluate "$model" --data "$squad_dir" --split dev --submission "$out_dir" ;;
-  prediction) run predict "$model" --input "$squad_dir/$dev" --output "$out_dir/predictions.jsonl" ;;
+  *eval) run evaluate "$out_dir" --data "$squad_dir" --split dev --submission "$out_dir" ;;
+  prediction) run predict "$out_dir" --input "$squad_dir/$dev" --output "$out_dir/predictions.jsonl" ;;
 esac

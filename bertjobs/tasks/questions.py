@@ -18,6 +18,7 @@ from bertjobs.tasks.encoding import Pieces, TextEncoder
 from bertjobs.tasks.example import Question
 from bertjobs.tasks.metrics.answers import answer_f1, best_of, best_threshold, squad1_scores, squad2_scores
 from bertjobs.tasks.metrics.scores import Scores
+from bertjobs.tasks.notes import Notes
 from bertjobs.tasks.options import flag, whole_number
 from bertjobs.tasks.reading.squad import read_questions
 from bertjobs.tasks.rows import Head, Output, Row
@@ -96,7 +97,7 @@ class Squad1(Task[Question]):
 
     def rows(self, examples: Sequence[Question], encoder: TextEncoder, fitted: Fitted) -> list[list[Row]]:  # noqa: ARG002
         made = []
-        for example, question, context in self._encoded(examples, encoder):
+        for example, question, context in self._encoded(examples, encoder, self.notes):
             answer = _tokens_of(example, context)
             vocabulary = encoder.vocabulary
             rows = []
@@ -108,8 +109,9 @@ class Squad1(Task[Question]):
         return made
 
     def _encoded(
-        self, examples: Sequence[Question], encoder: TextEncoder
+        self, examples: Sequence[Question], encoder: TextEncoder, notes: Notes | None = None
     ) -> Iterator[tuple[Question, list[int], Pieces]]:
+        """Each example with the tokens of its question and of its context; ``notes`` count the questions cut off."""
         room = encoder.max_length - self._max_query - SPECIALS
         if self._stride > room:
             raise InputError(
@@ -121,8 +123,8 @@ class Squad1(Task[Question]):
         texts = list(dict.fromkeys(example.context for example in examples))  # several questions share a context
         contexts = dict(zip(texts, encoder.pieces(texts), strict=True))
         for example, question in zip(examples, questions, strict=True):
-            if len(question.ids) > self._max_query:
-                self.notes.add(f"questions longer than {self._max_query} tokens were cut off", example.where)
+            if notes and len(question.ids) > self._max_query:
+                notes.add(f"questions longer than {self._max_query} tokens were cut off", example.where)
             yield example, question.ids[: self._max_query], contexts[example.context]
 
     def _windows(self, question: Sequence[int], context: Pieces, max_length: int) -> list[_Window]:
@@ -198,12 +200,15 @@ class Squad1(Task[Question]):
         return squad1_scores(golds, answers)
 
     def write_submission(self, predictions: Iterable[Prediction], split: str, folder: Path) -> list[Path]:  # noqa: ARG002
-        """``predictions.json`` and ``nbest_predictions.json`` as run_squad.py writes them, and for SQuAD 2.0
-        ``null_odds.json``."""
+        """``predictions.json`` and ``nbest_predictions.json`` as run_squad.py writes them, but for raw outputs, and
+        for SQuAD 2.0 ``null_odds.json``."""
         answers, n_best, odds = {}, {}, {}
         for one in predictions:
             answers[one["id"]] = one["answer"]
-            n_best[one["id"]] = [{"text": c["text"], "probability": c["probability"]} for c in one["n_best"]]
+            candidates = [{"text": c["text"], "probability": c["probability"]} for c in one["n_best"]]
+            if self.has_null:
+                candidates.append({"text": "", "probability": one["null_odds"]})
+            n_best[one["id"]] = sorted(candidates, key=lambda candidate: -candidate["probability"])
             odds[one["id"]] = one.get("null_odds")
         written = {"predictions.json": answers, "nbest_predictions.json": n_best}
         written |= {"null_odds.json": odds} if self.has_null else {}

@@ -60,6 +60,12 @@ def test_steps_take_the_place_of_epochs() -> None:
     assert not [word for word in train if word.startswith("phase1.epochs")]
 
 
+def test_no_gpu_is_one_rank_on_the_cpu() -> None:
+    (train,) = commands(*GIVEN[:6], "0", *GIVEN[7:], "train")
+    assert train[train.index("--gpus") + 1] == "0"
+    assert "phase1.global_batch=32" in train
+
+
 def test_the_commands_that_are_printed_are_run_and_the_first_failure_ends(tmp_path: Path) -> None:
     stand_in = tmp_path / "bertjobs"
     stand_in.write_text('#!/bin/sh\necho "$1" >>"$(dirname "$0")/calls"\nexit 64\n')
@@ -74,7 +80,7 @@ def test_the_commands_that_are_printed_are_run_and_the_first_failure_ends(tmp_pa
     ("place", "value", "words"),
     [
         (2, "0", "batch_size is not a whole number above 0: 0"),
-        (6, "two", "num_gpu is not a whole number above 0: two"),
+        (6, "two", "num_gpu is not a whole number: two"),
         (11, "test", "mode is not train, eval"),
         (13, "0", "max_steps is neither -1 nor"),
     ],

@@ -120,7 +120,11 @@ def test_the_official_files_are_written(tmp_path: Path) -> None:
     names = [path.name for path in task.write_submission(predictions, "dev", tmp_path)]
     assert names == ["predictions.json", "nbest_predictions.json", "null_odds.json"]
     assert json.loads((tmp_path / "predictions.json").read_text()) == {"q1": "apples"}
-    assert json.loads((tmp_path / "nbest_predictions.json").read_text())["q1"][0]["text"] == "apples"
+    n_best = json.loads((tmp_path / "nbest_predictions.json").read_text())["q1"]
+    assert n_best[0]["text"] == "apples"
+    (none,) = [one for one in n_best if not one["text"]]
+    assert none["probability"] == json.loads((tmp_path / "null_odds.json").read_text())["q1"]
+    assert sum(one["probability"] for one in n_best) == pytest.approx(1)
 
 
 def test_accents_that_are_characters_of_their_own_belong_to_the_answer(tmp_path: Path) -> None:
@@ -150,4 +154,5 @@ def test_a_long_question_is_cut_and_counted(tmp_path: Path) -> None:
     task = Squad1({"stride": "8", "max_query": "2"})
     (rows,) = task.rows([HARRY], encoder_in(tmp_path, 64), NONE)
     assert [row.second for row in rows] == [4]
+    task.predict([HARRY], [outputs_for(rows)], encoder_in(tmp_path, 64), NONE)
     assert task.notes.lines() == ["1 questions longer than 2 tokens were cut off (first: )"]
