@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from bertjobs.tasks.encoding import Pieces, TextEncoder
 from bertjobs.tasks.example import Question
 from bertjobs.tasks.metrics.answers import answer_f1, best_of, best_threshold, squad1_scores, squad2_scores
 from bertjobs.tasks.metrics.scores import Scores
+from bertjobs.tasks.notes import Notes
 from bertjobs.tasks.options import flag, whole_number
 from bertjobs.tasks.reading.squad import read_questions
 from bertjobs.tasks.rows import Head, Output, Row
@@ -95,7 +97,7 @@ class Squad1(Task[Question]):
 
     def rows(self, examples: Sequence[Question], encoder: TextEncoder, fitted: Fitted) -> list[list[Row]]:  # noqa: ARG002
         made = []
-        for example, question, context in self._encoded(examples, encoder):
+        for example, question, context in self._encoded(examples, encoder, self.notes):
             answer = _tokens_of(example, context)
             vocabulary = encoder.vocabulary
             rows = []
@@ -107,8 +109,9 @@ class Squad1(Task[Question]):
         return made
 
     def _encoded(
-        self, examples: Sequence[Question], encoder: TextEncoder
+        self, examples: Sequence[Question], encoder: TextEncoder, notes: Notes | None = None
     ) -> Iterator[tuple[Question, list[int], Pieces]]:
+        """Each example with the tokens of its question and of its context; ``notes`` count the questions cut off."""
         room = encoder.max_length - self._max_query - SPECIALS
         if self._stride > room:
             raise InputError(
@@ -117,11 +120,12 @@ class Squad1(Task[Question]):
                 hint=f"stride={max(1, room // 2)}, or longer sequences: --set phase1.sequence_length=384",
             )
         questions = encoder.pieces([example.question for example in examples])
-        contexts = encoder.pieces([example.context for example in examples])
-        for example, question, context in zip(examples, questions, contexts, strict=True):
-            if len(question.ids) > self._max_query:
-                self.notes.add(f"questions longer than {self._max_query} tokens were cut off", example.where)
-            yield example, question.ids[: self._max_query], context
+        texts = list(dict.fromkeys(example.context for example in examples))  # several questions share a context
+        contexts = dict(zip(texts, encoder.pieces(texts), strict=True))
+        for example, question in zip(examples, questions, strict=True):
+            if notes and len(question.ids) > self._max_query:
+                notes.add(f"questions longer than {self._max_query} tokens were cut off", example.where)
+            yield example, question.ids[: self._max_query], contexts[example.context]
 
     def _windows(self, question: Sequence[int], context: Pieces, max_length: int) -> list[_Window]:
         room, total, offset = max_length - len(question) - SPECIALS, len(context.ids), len(question) + 2
@@ -144,11 +148,11 @@ class Squad1(Task[Question]):
     def _answer(
         self, example: Question, context: Pieces, windows: Sequence[_Window], raw: Sequence[Output], threshold: float
     ) -> Prediction:
-        spans: dict[tuple[int, int], _Span] = {}
+        spans: dict[str, _Span] = {}  # by text: an answer that occurs twice is one candidate
         for number, output in enumerate(raw):
-            for span in self._spans(number, windows, output, context):
-                best = spans.setdefault((span.start, span.end), span)
-                spans[span.start, span.end] = max(best, span)
+            for span in self._spans(number, windows, output, context, example.context):
+                text = example.context[span.start : span.end]
+                spans[text] = max(spans.get(text, span), span, key=lambda one: (one.score, -one.start, -one.end))
         best_spans = sorted(spans.values(), key=lambda span: (-span.score, span.start, span.end))[: self._n_best]
         scores = [span.score for span in best_spans]
         if self.has_null:
@@ -167,7 +171,9 @@ class Squad1(Task[Question]):
                 prediction |= {"answer": "", "start": 0, "probability": shares[-1]}
         return prediction
 
-    def _spans(self, number: int, windows: Sequence[_Window], output: Output, context: Pieces) -> Iterator[_Span]:
+    def _spans(
+        self, number: int, windows: Sequence[_Window], output: Output, context: Pieces, text: str
+    ) -> Iterator[_Span]:
         """The best spans of one window: ends at or after starts, not too long, and starts whose context in this window
         is the largest."""
         window = windows[number]
@@ -179,12 +185,12 @@ class Squad1(Task[Question]):
         lengths = np.arange(size)[None, :] - np.arange(size)[:, None]
         allowed = (lengths >= 0) & (lengths < self._max_answer)
         sums = np.where(allowed, starts[:, None] + ends[None, :], -np.inf)
-        count = min(self._n_best, sums.size)
+        count = min(2 * self._n_best, sums.size)  # several may have the same text
         for place in np.argpartition(sums.ravel(), -count)[-count:]:
             first, last = divmod(int(place), size)
             if np.isfinite(sums[first, last]):
                 begin, end = context.offsets[window.first + first][0], context.offsets[window.first + last][1]
-                yield _Span(float(sums[first, last]), begin, end)
+                yield _Span(float(sums[first, last]), begin, _with_marks(text, end))
 
     def score(self, scored: Iterable[tuple[Question, Prediction]], fitted: Fitted) -> Scores:  # noqa: ARG002
         golds, answers = {}, {}
@@ -194,12 +200,15 @@ class Squad1(Task[Question]):
         return squad1_scores(golds, answers)
 
     def write_submission(self, predictions: Iterable[Prediction], split: str, folder: Path) -> list[Path]:  # noqa: ARG002
-        """``predictions.json`` and ``nbest_predictions.json`` as run_squad.py writes them, and for SQuAD 2.0
-        ``null_odds.json``."""
+        """``predictions.json`` and ``nbest_predictions.json`` as run_squad.py writes them, but for raw outputs, and
+        for SQuAD 2.0 ``null_odds.json``."""
         answers, n_best, odds = {}, {}, {}
         for one in predictions:
             answers[one["id"]] = one["answer"]
-            n_best[one["id"]] = [{"text": c["text"], "probability": c["probability"]} for c in one["n_best"]]
+            candidates = [{"text": c["text"], "probability": c["probability"]} for c in one["n_best"]]
+            if self.has_null:
+                candidates.append({"text": "", "probability": one["null_odds"]})
+            n_best[one["id"]] = sorted(candidates, key=lambda candidate: -candidate["probability"])
             odds[one["id"]] = one.get("null_odds")
         written = {"predictions.json": answers, "nbest_predictions.json": n_best}
         written |= {"null_odds.json": odds} if self.has_null else {}
@@ -208,11 +217,20 @@ class Squad1(Task[Question]):
         return [folder / name for name in written]
 
     def from_text(self, texts: Sequence[Mapping[str, str]]) -> list[Question]:
-        """Questions, under the keys ``question`` and ``context``."""
+        """Questions, under the keys ``question`` and ``context``.
+
+        Raises:
+            InputError: one of the two is missing or empty.
+        """
         check_keys(texts, ("question", "context"))
-        return [
-            Question(one.get("id", str(number)), one["question"], one["context"]) for number, one in enumerate(texts, 1)
-        ]
+        questions = []
+        for number, one in enumerate(texts, 1):
+            for key in ("question", "context"):
+                if not one.get(key, "").strip():
+                    raise InputError(f"text {number} has no {key}, or an empty one", where="bertjobs infer",
+                                     hint='--question "..." --context "..."')  # fmt: skip
+            questions.append(Question(one.get("id", str(number)), one["question"], one["context"]))
+        return questions
 
 
 class Squad2(Squad1):
@@ -267,6 +285,14 @@ def _target(example: Question, answer: tuple[int, int] | None, window: _Window) 
     if answer is None or answer[0] < window.first or answer[1] >= window.last:
         return (0, 0)
     return tuple(place - window.first + window.offset for place in answer)
+
+
+def _with_marks(text: str, end: int) -> int:
+    """An end moved behind the accents of its last character where they are characters of their own: BERT's tokens do
+    not cover them."""
+    while end < len(text) and unicodedata.combining(text[end]):
+        end += 1
+    return end
 
 
 def _is_best_window(number: int, windows: Sequence[_Window]) -> NDArray[np.bool_]:

@@ -120,4 +120,39 @@ def test_the_official_files_are_written(tmp_path: Path) -> None:
     names = [path.name for path in task.write_submission(predictions, "dev", tmp_path)]
     assert names == ["predictions.json", "nbest_predictions.json", "null_odds.json"]
     assert json.loads((tmp_path / "predictions.json").read_text()) == {"q1": "apples"}
-    assert json.loads((tmp_path / "nbest_predictions.json").read_text())["q1"][0]["text"] == "apples"
+    n_best = json.loads((tmp_path / "nbest_predictions.json").read_text())["q1"]
+    assert n_best[0]["text"] == "apples"
+    (none,) = [one for one in n_best if not one["text"]]
+    assert none["probability"] == json.loads((tmp_path / "null_odds.json").read_text())["q1"]
+    assert sum(one["probability"] for one in n_best) == pytest.approx(1)
+
+
+def test_accents_that_are_characters_of_their_own_belong_to_the_answer(tmp_path: Path) -> None:
+    context = "the cafe\u0301 of Harry"
+    question = Question("q", "what", context, (Answer("cafe\u0301", 4),))
+    task, encoder = Squad1(NARROW), encoder_in(tmp_path, 48)
+    (rows,) = task.rows([question], encoder, NONE)
+    (prediction,) = task.predict([question], [outputs_for(rows)], encoder, NONE)
+    assert (prediction["answer"], prediction["start"]) == ("cafe\u0301", 4)
+
+
+def test_an_answer_that_occurs_twice_is_one_candidate(tmp_path: Path) -> None:
+    task, encoder = Squad1({"max_answer": "1", **NARROW}), encoder_in(tmp_path, 64)
+    (rows,) = task.rows([HARRY], encoder, NONE)
+    (prediction,) = task.predict([HARRY], [outputs_for(rows)], encoder, NONE)
+    texts = [one["text"] for one in prediction["n_best"]]
+    assert texts.count("I") == len(texts) - len(set(texts) - {"I"}) == 1
+
+
+@pytest.mark.parametrize("text", [{"question": "What?"}, {"question": " ", "context": CONTEXT}])
+def test_what_is_typed_needs_both(text: dict[str, str]) -> None:
+    with pytest.raises(InputError, match=r"text 1 has no (question|context)"):
+        Squad1().from_text([text])
+
+
+def test_a_long_question_is_cut_and_counted(tmp_path: Path) -> None:
+    task = Squad1({"stride": "8", "max_query": "2"})
+    (rows,) = task.rows([HARRY], encoder_in(tmp_path, 64), NONE)
+    assert [row.second for row in rows] == [4]
+    task.predict([HARRY], [outputs_for(rows)], encoder_in(tmp_path, 64), NONE)
+    assert task.notes.lines() == ["1 questions longer than 2 tokens were cut off (first: )"]
