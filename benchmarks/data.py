@@ -47,7 +47,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from data_prepare import ROOT, Setting, measure_prepare
+from data_prepare import CASES, FORMATS, ROOT, Setting, measure_prepare
 from data_read import BATCH, DUPLICATES, IN_PROCESS, STEPS, measure_loader, measure_seek
 
 from bertjobs.errors import BertjobsError, InputError
@@ -103,6 +103,10 @@ def _arguments() -> argparse.Namespace:
     option("--lddl", metavar="DIR", type=Path, default=ROOT / ".cache/lddl", help="made by lddl/setup.sh (%(default)s)")
     option("--repeats", metavar="N", type=int, default=3, help="runs of each contender (%(default)s)")
     option("--only", metavar="PART", action="append", choices=list(PARTS), help=f"one of {', '.join(PARTS)}")
+    option("--case", metavar="N", type=int, action="append", choices=range(1, len(CASES) + 1),
+           help="prepare: only this row, by its number in the table (default: all)")  # fmt: skip
+    option("--format", metavar="NAME", action="append", choices=FORMATS, help="prepare: only ids or lddl shards")
+    option("--without-plain", action="store_true", help="prepare: leave out LDDL's algorithm in plain Python")
     option("--record", action="store_true", help="write lddl/recorded.json: LDDL against the plain baseline")
     option("--results", metavar="DIR", type=Path, default=ROOT / "benchmarks/results", help="for data.json")
     option("--work", metavar="DIR", type=Path, help="for shards, removed at the end (default: the system's)")
@@ -111,6 +115,8 @@ def _arguments() -> argparse.Namespace:
         parser.error("--repeats and --megabytes must be more than 0")
     if args.record and "prepare" not in (args.only or PARTS):
         parser.error("--record needs --only prepare, or no --only")
+    if args.record and (args.case or args.without_plain):
+        parser.error("--record needs all rows, and LDDL's algorithm in plain Python")
     if args.corpus and not args.corpus.startswith("lddl:"):
         parser.error("--corpus must be lddl:DIR")
     return args
@@ -151,7 +157,9 @@ def set_up(args: argparse.Namespace, scratch: Path) -> Setting:
     source, tiny = scratch / "source", scratch / "tiny"
     write_source(lines, args.megabytes, source)
     write_source([f"{number} {'It is here. It was there. ' * 40}" for number in range(3)], None, tiny)
-    return Setting(lddl, vocab.resolve(), source, tiny, scratch)
+    cases = tuple(case for number, case in enumerate(CASES, 1) if number in (args.case or range(len(CASES) + 1)))
+    formats = tuple(args.format or FORMATS)
+    return Setting(lddl, vocab.resolve(), source, tiny, scratch, cases, formats, plain=not args.without_plain)
 
 
 def package(name: str) -> Path:
@@ -248,7 +256,7 @@ def prepare_claims(
         else:
             recorded = lddl_over_baseline[entry["case"]]
             theirs = {name: contenders["baseline"]["seconds"][name] * recorded[name] for name in RATIOS}
-        for shard_format in ("ids", "lddl"):
+        for shard_format in (name for name in FORMATS if name in contenders):
             own = contenders[shard_format]["seconds"]
             ratios = {name: round(theirs[name] / own[name], 2) for name in RATIOS}
             megabytes = result["settings"]["megabytes"]

@@ -50,6 +50,7 @@ CASES = (
     Case(1, 512, 5, "static"),
     Case(2, 512, 5, "static"),
 )
+FORMATS = ("ids", "lddl")
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,8 @@ class Setting:
         lddl: LDDL's environment, or None if it is not installed.
         source: folder of the corpus in LDDL's form; ``tiny`` is one of three short documents.
         scratch: folder for outputs.
+        cases, formats: what is prepared, and our shards' forms.
+        plain: whether LDDL's algorithm in plain Python is timed too where LDDL is installed.
     """
 
     lddl: Path | None
@@ -67,6 +70,9 @@ class Setting:
     source: Path
     tiny: Path
     scratch: Path
+    cases: tuple[Case, ...] = CASES
+    formats: tuple[str, ...] = FORMATS
+    plain: bool = True
 
     @property
     def mpi(self) -> bool:
@@ -93,12 +99,14 @@ Command = Callable[[Setting, Case, Path, Path], list[str]]
 
 def measure_prepare(setting: Setting, repeats: int) -> list[dict[str, Any]]:
     """One entry per case, with the times of every contender; they take turns, ``repeats`` times."""
-    contenders: dict[str, Command] = {"ids": ours("ids"), "lddl": ours("lddl"), "baseline": baseline_command}
+    contenders: dict[str, Command] = {name: ours(name) for name in setting.formats}
+    if setting.plain or not setting.lddl:
+        contenders["baseline"] = baseline_command
     if setting.lddl:
         contenders["LDDL"] = lddl_command
     megabytes = sum(path.stat().st_size for path in setting.source.rglob("*.txt")) / 1e6
     entries = []
-    for case in CASES:
+    for case in setting.cases:
         whole, start_up = ({name: Times() for name in contenders} for _ in range(2))
         rows, balancer = {}, Times()
         for command in contenders.values():  # so that the first run does not read its programs from disk
@@ -181,7 +189,12 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
 
 
 def environment(setting: Setting, environ: Mapping[str, str]) -> dict[str, str]:
-    """The caller's environment, with what LDDL needs: Punkt's data, and no network to wait for."""
+    """The caller's environment, with what LDDL needs: Punkt's data, and no network to wait for.
+
+    Programs keep their bytecode, as they do where nobody has turned that off: LDDL's was written when it was installed,
+    ours is by the first run.
+    """
+    environ = {name: value for name, value in environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     own = {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1", "PYTHONWARNINGS": "ignore"}
     if setting.lddl:
         nowhere = "http://127.0.0.1:9"

@@ -353,7 +353,7 @@ def write_cloze(data: Path, args: argparse.Namespace) -> list[str]:
         ]  # fmt: skip
         content = {"version": "1.1", "data": [{"title": "speeches", "paragraphs": paragraphs}]}
         (data / f"{split}-v1.1.json").write_text(json.dumps(content))
-    return ["--task", "squad1"]
+    return ["--task", "squad1", "--option", "stride=32", "--option", "max_query=48"]
 
 
 def write_ranking(data: Path, args: argparse.Namespace) -> list[str]:

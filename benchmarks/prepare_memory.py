@@ -68,6 +68,9 @@ def write_corpus(path: Path, times: int, *, one_id: bool = False) -> None:
 
 def measure(corpus: str, output: str, form: str, masking: str) -> dict[str, float | str]:
     """Prepare in this process; the peak of its memory above where it began, in MB (10**6 bytes)."""
+    import pyarrow.parquet  # noqa: F401 - one of the modules, which is loaded when it is used
+
+    from bertjobs.cli.memory import keep_freed_memory, seldom_collected
     from bertjobs.data.prepare import PrepareOptions, prepare
     from bertjobs.data.text.sentences import split_sentences
     from bertjobs.data.text.vocabulary import Vocabulary
@@ -75,7 +78,10 @@ def measure(corpus: str, output: str, form: str, masking: str) -> dict[str, floa
     Vocabulary.read(VOCABULARY).encoder().encode(split_sentences("A sentence. Another one."))
     before = peak_mb()
     started = time.monotonic()
-    prepare(PrepareOptions((f"lddl:{corpus}",), str(VOCABULARY), output, masking=masking, format=form), lambda *_: None)
+    options = PrepareOptions((f"lddl:{corpus}",), str(VOCABULARY), output, masking=masking, format=form)
+    keep_freed_memory()
+    with seldom_collected():
+        prepare(options, lambda *_: None)
     seconds = time.monotonic() - started
     return {"corpus_mb": Path(corpus).stat().st_size / 1e6, "format": form, "masking": masking, "before_mb": before,
             "above_mb": peak_mb() - before, "seconds": seconds}  # fmt: skip

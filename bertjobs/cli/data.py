@@ -17,6 +17,7 @@ from bertjobs.cli.data_duplicates import add_duplicates, add_near_options
 from bertjobs.cli.data_prepare import add_place_arguments, array_options, queue_prepare, run_sets
 from bertjobs.cli.data_sources import source_lines
 from bertjobs.cli.interrupts import interrupts_held
+from bertjobs.cli.memory import keep_freed_memory, seldom_collected
 from bertjobs.errors import InputError
 from bertjobs.wording import harmless
 
@@ -145,10 +146,11 @@ def _add_vocab(verbs: Any) -> None:
     parser.set_defaults(handler=_vocab)
 
 
+@seldom_collected()
 def _prepare(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
+    keep_freed_memory()
     with interrupts_held():
         from bertjobs.data.prepare import DEFAULTS, PrepareOptions, ThisMachine, parse_phases, prepare
-        from bertjobs.data.prepare.queue_job import release_own_lock
         from bertjobs.data.shards.manifest import MANIFEST_NAME, WORK_FOLDER, DataManifest
 
     names = {field.name for field in fields(PrepareOptions)}
@@ -161,7 +163,10 @@ def _prepare(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
         raise InputError("a container is for jobs on a cluster", where="--image", hint="add --slurm")
     if args.queue and not (Path(args.output) / MANIFEST_NAME).exists():  # else nothing is left to do
         return queue_prepare(parser, args, options)
-    release_own_lock(Path(args.output), os.environ)
+    if "SLURM_RESTART_COUNT" in os.environ:  # in a job that began before
+        from bertjobs.data.prepare.queue_job import release_own_lock
+
+        release_own_lock(Path(args.output), os.environ)
     started, progress = time.monotonic(), _ProgressLine()
     try:
         with _arrays(args, progress.say) if args.slurm else ThisMachine(chosen_processes(args)) as runner:

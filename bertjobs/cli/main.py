@@ -13,10 +13,13 @@ from bertjobs.cli import (
     completion,
     data,
     doctor,
+    evaluate,
     finetune,
     image,
+    infer,
     init,
     plan,
+    predict,
     recipes,
     rehearse,
     report,
@@ -26,6 +29,13 @@ from bertjobs.cli import (
 )
 from bertjobs.cli.interrupts import EXIT_INTERRUPTED
 from bertjobs.errors import EXIT_BAD_INPUT, BertjobsError, nearest
+
+_VERBS = (
+    *(init, recipes, data, bench, plan),
+    *(finetune, evaluate, predict, infer),
+    *(rehearse, runs, study, doctor, image, report, sync, completion),
+)
+"""In the order of the help."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -70,8 +80,7 @@ def build_parser() -> Parser:
     )
     parser.add_argument("--version", action="version", version=f"bertjobs {__version__}")
     verbs = parser.add_subparsers(metavar="VERB", required=True)
-    started, seen = (init, recipes, data, bench, plan, finetune, rehearse), (runs, study, doctor, image, report, sync)
-    for module in (*started, *seen, completion):
+    for module in _VERBS:
         module.register(verbs)
     return parser
 

@@ -249,9 +249,10 @@ def results_of(study: Study) -> list[MemberResult]:
     from bertjobs.slurm.client import Slurm
 
     statuses = Watch(Slurm(os.environ)).look(study.directories)
+    in_turn = any(link.is_active and link.backend == "local" for status in statuses for link in status.links)
     results = []
     for member, status in zip(study.members, statuses, strict=True):
-        one = member_result(status, member.settings, measure_of(status.directory))
+        one = member_result(status, member.settings, measure_of(status.directory), in_turn=in_turn)
         results.append(_explained(one, study, member) if one.has_failed else one)
     return results
 
@@ -260,12 +261,13 @@ def _explained(one: MemberResult, study: Study, member: Member) -> MemberResult:
     """With the doctor's verdict; a run that has not begun is continued with the study."""
     from bertjobs.launch.doctor.diagnose import diagnose
     from bertjobs.launch.doctor.evidence import collect
+    from bertjobs.launch.watch.study import NOT_STARTED
     from bertjobs.slurm.client import Slurm
     from bertjobs.slurm.shell import quote
 
     directory = study.directory(member)
     target = f"{directory.name} --results {quote(str(study.results))}"
-    if one.state == "NOT STARTED":
+    if one.state == NOT_STARTED:
         return replace(one, why="it has not begun", command=_resume_command(study))
     verdict = diagnose(collect(directory, Slurm(os.environ), target, time.time()))
     return replace(one, why=f"{verdict.cause}: {verdict.sentence}", command=verdict.command)

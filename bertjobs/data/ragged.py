@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 T = TypeVar("T")
 Ints = NDArray[Any]  # an array of any integer type
 
+_LONG = 1000  # items of a slice, on average, from which slices are copied one by one: much faster
+
 
 def offsets_of(lengths: Ints) -> NDArray[np.int64]:
     """Where each row starts, and at the end where the last one stops: ``[rows + 1]``."""
@@ -20,8 +22,14 @@ def offsets_of(lengths: Ints) -> NDArray[np.int64]:
 
 
 def gather(flat: Ints, starts: Ints, lengths: Ints) -> Ints:
-    """The slices ``flat[start : start + length]``, one after the other."""
+    """The slices ``flat[start : start + length]``, one after the other; IndexError if one reaches beyond the array."""
     offsets = offsets_of(lengths)
+    if offsets[-1] > _LONG * len(lengths):
+        bounds = zip(starts.tolist(), lengths.tolist(), strict=True)
+        joined = np.concatenate([flat[start : start + length] for start, length in bounds])
+        if len(joined) < offsets[-1]:
+            raise IndexError(f"a slice reaches beyond the array of {len(flat)}")
+        return joined
     places = np.repeat(np.asarray(starts, dtype=np.int64) - offsets[:-1], lengths)
     places += np.arange(offsets[-1])
     return flat.take(places)

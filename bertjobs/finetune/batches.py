@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -19,6 +19,22 @@ from bertjobs.tasks.prepared import Split
 from bertjobs.tasks.rows import NOT_SCORED, Head
 
 Int64s = NDArray[np.int64]
+
+
+class Rows(Protocol):
+    """Rows that packs are made of, as `bertjobs.tasks.prepared.Split` has them."""
+
+    @property
+    def rows(self) -> int: ...
+    @property
+    def lengths(self) -> NDArray[Any]: ...
+    @property
+    def seconds(self) -> NDArray[Any]: ...
+    @property
+    def read_counts(self) -> NDArray[Any]: ...
+    def ids(self, rows: NDArray[Any]) -> NDArray[Any]: ...
+    def targets(self, rows: NDArray[Any]) -> NDArray[Any]: ...
+    def read(self, rows: NDArray[Any]) -> NDArray[Any]: ...
 
 
 @dataclass(frozen=True)
@@ -56,7 +72,7 @@ class TaskBatch:
         return replace(self, **moved)
 
 
-def make_batch(split: Split, rows: Int64s, head: Head) -> TaskBatch:
+def make_batch(split: Rows, rows: Int64s, head: Head) -> TaskBatch:
     """Some rows of a split as one pack, in this order."""
     lengths = split.lengths[rows].astype(np.int64)
     offsets = offsets_of(lengths)

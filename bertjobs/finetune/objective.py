@@ -130,10 +130,10 @@ class FineTuning:
         return f"{self._loss.replace('_', ' ')} {line[self._loss]:.4f}"
 
     def validation_words(self, line: Mapping[str, Any]) -> str:
-        known = {key: value for key, value in line.items() if key not in ("phase", "step", "validation_s")}
-        return "dev " + ", ".join(
-            f"{key} {value:.4g}" for key, value in known.items() if isinstance(value, float | int)
-        )
+        hidden = ("phase", "step", "validation_s")
+        shown = {key: value for key, value in line.items() if key not in hidden and "/" not in key}
+        words = ", ".join(f"{key} {value:.4g}" for key, value in shown.items() if isinstance(value, float | int))
+        return "\n".join([f"dev {words}", *(f"  note: {note}" for note in line.get("notes", ()))])
 
 
 class TaskLearner:

@@ -9,16 +9,15 @@ import torch
 from numpy.typing import NDArray
 
 from bertjobs.data.ragged import offsets_of
-from bertjobs.finetune.batches import TaskBatch, evaluation_packs, make_batch
+from bertjobs.finetune.batches import Rows, TaskBatch, evaluation_packs, make_batch
 from bertjobs.finetune.forward import TaskForward
-from bertjobs.tasks.prepared import Split
 from bertjobs.tasks.rows import Head
 from bertjobs.train.precision import autocast
 
 Floats = NDArray[np.float32]
 
 
-def read_places(split: Split, head: Head) -> NDArray[np.int64]:
+def read_places(split: Rows, head: Head) -> NDArray[np.int64]:
     """How many places are read of each row: ``[rows]``."""
     if head.kind == "sequence":
         return np.ones(split.rows, dtype=np.int64)
@@ -28,7 +27,7 @@ def read_places(split: Split, head: Head) -> NDArray[np.int64]:
 @torch.inference_mode()
 def outputs_of(
     forward: TaskForward,
-    split: Split,
+    split: Rows,
     *,
     precision: str,
     budget: int,

@@ -12,6 +12,7 @@ from bertjobs.finetune.batches import TaskBatch
 from bertjobs.finetune.forward import TaskForward, loss_term
 from bertjobs.finetune.outputs import Floats, outputs_of, read_places
 from bertjobs.tasks.encoding import TextEncoder
+from bertjobs.tasks.metrics.scores import Scores
 from bertjobs.tasks.prepared import PreparedTask, Split
 from bertjobs.tasks.rows import Head
 from bertjobs.tasks.task import Fitted, Prediction, Task
@@ -22,7 +23,11 @@ EXAMPLES = 1000
 
 
 class Validation:
-    """Scores a model on the dev split; where that has no labels, or is missing, it measures nothing."""
+    """Scores a model on the dev split; where that has no labels, or is missing, it measures nothing.
+
+    A task's further dev splits, such as MNLI's ``dev_mismatched``, are scored too: their fields end with what follows
+    ``dev``, as in ``accuracy_mismatched``.
+    """
 
     def __init__(self, prepared: PreparedTask, forward: TaskForward, ranks: Ranks, precision: str, budget: int) -> None:
         self._prepared, self._forward, self._ranks = prepared, forward, ranks
@@ -41,6 +46,21 @@ class Validation:
         """The dev loss, and the measures of the task; the same on all ranks. ``beat`` is called for each pack."""
         if (split := self.split) is None:
             return {}
+        loss, self._last = self._outputs(split, beat)
+        outputs = self._last
+        scores = self._ranks.decided(lambda: self._measured(split, outputs))
+        line = {f"dev_{self._unit}": loss, **scores, "examples": split.facts.examples}
+        for name, other in self._prepared.splits.items():
+            if name.startswith("dev_") and other.facts.labelled:
+                self._add(line, name, other, beat)
+        return line
+
+    @property
+    def _unit(self) -> str:
+        return "squared_error" if self._prepared.head.loss == "squared_error" else "loss_nats"
+
+    def _outputs(self, split: Split, beat: Callable[[], None]) -> tuple[float, Floats]:
+        """The loss of a split, and the outputs for all its rows."""
         head, device = self._prepared.head, self._forward.device
         sums = torch.zeros(2, dtype=torch.float64, device=device)
 
@@ -59,11 +79,20 @@ class Validation:
             each=each,
         )
         outputs = self._ranks.sum_on_device(torch.from_numpy(own).to(device)).cpu().numpy()
-        self._last = outputs
         loss, count = self._ranks.sum_on_device(sums).tolist()
-        name = "dev_squared_error" if head.loss == "squared_error" else "dev_loss_nats"
-        scores = self._ranks.decided(lambda: self._measured(split, outputs))
-        return {name: loss / max(1.0, count), **scores, "examples": split.facts.examples}
+        return loss / max(1.0, count), outputs
+
+    def _add(self, line: dict[str, Any], name: str, split: Split, beat: Callable[[], None]) -> None:
+        """Add the measures of another dev split to a line, without those of single classes. What was tuned on the
+        dev data serves here too."""
+        loss, outputs = self._outputs(split, beat)
+        tuned = line.get("tuned", {})
+        scores = self._ranks.decided(lambda: self._scored(split, outputs, tuned))
+        line[f"{name}_{self._unit}"] = loss
+        ending = name.removeprefix("dev")
+        line.update({f"{key}{ending}": value for key, value in scores.values.items() if "/" not in key})
+        if scores.notes:
+            line["notes"] = [*line.get("notes", []), *(f"{name}: {note}" for note in scores.notes)]
 
     def outputs_of_model(self, *, is_current: bool) -> Floats | None:
         """The outputs for the dev data, those of the last `run` if the model ``is_current``; None without dev data."""
@@ -76,6 +105,11 @@ class Validation:
         assert self.split is not None
         fitted = Fitted(self._prepared.fitted.labels, tuned)
         return predictions(self._task, self.split, outputs, self._prepared.head, self._encoder, fitted)
+
+    def _scored(self, split: Split, outputs: Floats, tuned: Mapping[str, Any]) -> Scores:
+        fitted = Fitted(self._prepared.fitted.labels, tuned)
+        said = predictions(self._task, split, outputs, self._prepared.head, self._encoder, fitted)
+        return self._task.score(said, fitted)
 
     def _measured(self, split: Split, outputs: Floats) -> dict[str, Any]:
         task, head = self._task, self._prepared.head

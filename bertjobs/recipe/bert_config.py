@@ -79,10 +79,15 @@ def read_model_spec(folder: Path) -> ModelSpec:
     Raises:
         InputError: it cannot be read, or as in `model_spec_from_config`.
     """
-    return model_spec_from_config(_read_config(folder), folder.name)
+    return model_spec_from_config(read_bert_config(folder), folder.name)
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
+def read_bert_config(folder: Path) -> dict[str, Any]:
+    """The content of a folder's config.json.
+
+    Raises:
+        InputError: it is missing or cannot be read.
+    """
     file = folder / "config.json"
     try:
         config = parse_json(file.read_text(encoding="utf-8"))

@@ -10,6 +10,7 @@ from bertjobs.report.page import POLICY, STYLE, attempts_table, definitions, esc
 from bertjobs.report.task_curves import best_and_last, draw_task
 from bertjobs.report.task_summary import Mistake, TaskSummary, summarise_task
 from bertjobs.run.directory import RunDirectory
+from bertjobs.slurm.shell import quote
 from bertjobs.wording import columns, harmless
 
 SHOWN = 300
@@ -41,14 +42,19 @@ def task_text(summary: TaskSummary, report: Path | None = None) -> str:
     if summary.kinds:
         parts.append("\n".join(f"{count:6,}  {kind}" for kind, count in _by_count(summary)))
     if summary.mistakes:
-        shown = [f"  {_cut(one.text, SHORT)}\n    true: {_cut(one.gold, SHORT)}; said: {_cut(one.guess, SHORT)}{_sure(one)}"
-                 for one in summary.mistakes[:3]]  # fmt: skip
+        shown = [
+            f"  {_cut(one.text, SHORT)}\n    true: {_cut(one.gold, SHORT)}; said: {_cut(one.guess, SHORT)}{_sure(one)}"
+            for one in summary.mistakes[:3]
+        ]
         parts.append("The worst mistakes\n" + "\n".join(shown))
     parts += summary.notes
     if summary.checkpoint:
         parts.append(f"checkpoint {summary.checkpoint}")
     if report:
         parts.append(f"report {report}")
+    if summary.result:
+        run = quote(str(summary.root))
+        parts.append("next:\n" + "\n".join(f"  bertjobs {verb} {run}" for verb in ("evaluate", "predict", "infer")))
     return harmless("\n\n".join(parts))
 
 
@@ -57,7 +63,8 @@ def task_page(summary: TaskSummary, svg: str) -> str:
     title = escape(f"Fine-tuning: {summary.root.name}")
     mistakes = "".join(
         f"<tr><td>{escape(_cut(one.text, SHOWN))}</td><td><strong>{escape(_cut(one.gold, SHOWN))}</strong></td>"
-        f"<td>{escape(_cut(one.guess, SHOWN))}<br><span class='quiet'>{escape(_sure(one).strip(', '))}</span></td></tr>\n"
+        f"<td>{escape(_cut(one.guess, SHOWN))}<br>"
+        f"<span class='quiet'>{escape(_sure(one).strip(', '))}</span></td></tr>\n"
         for one in summary.mistakes
     )
     worst = (

@@ -1,4 +1,4 @@
-"""What a run of fine-tuning has reached: its steps, validations, result, and what its model says of the dev examples."""
+"""What a run of fine-tuning has reached: steps, validations, result, and what its model says of the dev examples."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from bertjobs.errors import InputError
 from bertjobs.run.checkpoints import newest_valid
-from bertjobs.run.directory import RunDirectory, open_run
+from bertjobs.run.directory import PhaseDirectory, RunDirectory, open_run
 
 
 def result_of(run: RunDirectory) -> Path:
@@ -26,6 +26,15 @@ def result_of(run: RunDirectory) -> Path:
     raise InputError(
         f"run {run.name!r} has no whole checkpoint", where=str(run.root), hint=f"bertjobs doctor {run.name}"
     )
+
+
+def phase_of(checkpoint: Path) -> PhaseDirectory | None:
+    """The phase that a checkpoint's folder belongs to; None if it does not lie in a run."""
+    checkpoint = checkpoint.absolute()
+    for phase in RunDirectory(checkpoint.parents[2]).phases() if len(checkpoint.parents) > 2 else ():
+        if phase.checkpoints == checkpoint.parent and RunDirectory(phase.root.parent).has_lockfile:
+            return phase
+    return None
 
 
 def weights_of(name: str, results: Path) -> Path:

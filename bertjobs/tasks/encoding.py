@@ -65,6 +65,13 @@ class TextEncoder:
         self.truncated += len(ids) > room
         return [self.vocabulary.cls_id, *ids[:room], self.vocabulary.sep_id]
 
+    def query_and_passage(self, query: Sequence[int], passage: Sequence[int]) -> tuple[list[int], int]:
+        """As `pair`, with all tokens cut off the passage; a query that leaves it no room is cut to half the length."""
+        room = self.max_length - 3
+        query = query[: max(room // 2, room - len(passage))]
+        self.truncated += len(query) + len(passage) > room
+        return self.pair(query, passage[: room - len(query)])
+
     def pair(self, a: Sequence[int], b: Sequence[int]) -> tuple[list[int], int]:
         """[CLS] A [SEP] B [SEP], tokens cut off the longer of the two, and the place where B begins."""
         room = self.max_length - 3

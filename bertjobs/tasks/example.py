@@ -6,7 +6,8 @@ None where the file has none, as in a test set.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 SPLITS = ("train", "dev", "test")
 """What the parts of a task's data are called here."""
@@ -28,12 +29,17 @@ class Sentences:
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """A sentence in words, each with a tag."""
+    """A sentence in words, each with a tag.
+
+    ``starts`` has where each word begins in the text that was cut into words, in characters; None where there is no
+    such text.
+    """
 
     id: str
     words: tuple[str, ...]
     tags: tuple[str, ...] | None = None
     where: str = ""
+    starts: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,3 +82,17 @@ class Candidate:
 
 
 Example = Sentences | Words | Question | Candidate
+
+E = TypeVar("E", bound=Example)
+
+_TARGETS = {Sentences: "label", Words: "tags", Question: "answers", Candidate: "relevant"}
+
+
+def target_of(example: Example) -> Any:
+    """What a model is to say of an example; None if that is not known."""
+    return getattr(example, _TARGETS[type(example)])
+
+
+def without_target(example: E) -> E:
+    """The same example, as a test set has it."""
+    return replace(example, **{_TARGETS[type(example)]: None})  # type: ignore[arg-type]

@@ -60,7 +60,7 @@ def prepare_task(
     task.notes.clear()
     fitted = Fitted(labels)
     head = task.head(labels)
-    if head.loss == "cross_entropy" and head.kind == "sequence" and head.outputs < 2:
+    if head.loss == "cross_entropy" and head.kind != "span" and head.outputs < 2:
         raise InputError(f"all examples have the same label: {labels}", where=str(files["train"]))
     folder.parent.mkdir(parents=True, exist_ok=True)
     with new_folder(folder) as temporary:

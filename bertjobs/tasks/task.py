@@ -67,6 +67,11 @@ class Task(Generic[E]):
                 hint = nearest(key, self.option_help) or f"its options: {known}"
                 raise InputError(f"task {self.name} has no option {key!r}", where=f"--option {key}", hint=hint)
 
+    @classmethod
+    def named(cls, name: str, options: Mapping[str, str] | None = None) -> Task[E]:  # noqa: ARG003
+        """The task by its name on the command line, for a class that has several."""
+        return cls(options)
+
     def find(self, data: Path) -> dict[str, Path]:
         """The files below ``data`` by split: those of ``files`` that are there."""
         files = {}
@@ -82,6 +87,14 @@ class Task(Generic[E]):
             InputError: it is damaged; names file and line.
         """
         raise NotImplementedError
+
+    def from_text(self, texts: Sequence[Mapping[str, str]]) -> list[E]:  # noqa: ARG002
+        """Examples of what a person or a program asks, each text under its key.
+
+        Raises:
+            InputError: the task cannot be asked so, or a key is missing or not known.
+        """
+        raise InputError(f"task {self.name} cannot be asked in text", where="bertjobs infer")
 
     def labels(self, examples: Iterable[E]) -> tuple[str, ...]:
         """The labels of the training examples, in an order that does not depend on that of the examples."""
@@ -118,8 +131,32 @@ class Task(Generic[E]):
         return []
 
 
+def check_keys(texts: Iterable[Mapping[str, str]], required: Sequence[str], optional: Sequence[str] = ()) -> None:
+    """Make sure that texts for `Task.from_text` have these keys; any may have an id.
+
+    Raises:
+        InputError: one lacks a key, or has another one (names the nearest).
+    """
+    known = [*required, *optional]
+    for text in texts:
+        for key in text:
+            if key not in (*known, "id"):
+                raise InputError(f"the task is not asked for {key!r}", hint=nearest(key, known))
+        for key in required:
+            if key not in text:
+                raise InputError(f"there is no {key!r}", hint=f"the task is asked for {', '.join(known)}")
+
+
 TASKS: dict[str, str] = {
-    "sentences": "bertjobs.tasks.sentences:SentenceTask",
+    "sentences": "bertjobs.tasks.table:TableTask",
+    "tagging": "bertjobs.tasks.tagging:TaggingTask",
+    "squad1": "bertjobs.tasks.questions:Squad1",
+    "squad2": "bertjobs.tasks.questions:Squad2",
+    "ranking": "bertjobs.tasks.ranking:RankingTask",
+    **dict.fromkeys(
+        ("cola", "sst2", "mrpc", "qqp", "stsb", "mnli", "qnli", "rte", "wnli", "xnli", "agnews"),
+        "bertjobs.tasks.benchmarks:BenchmarkTask",
+    ),
 }
 """The tasks by name, each as ``module:Class``."""
 
@@ -146,5 +183,6 @@ def open_task(name: str, options: Mapping[str, str] | None = None) -> Task[Any]:
             hint=f"{module}.py must lie in the working directory or in PYTHONPATH, and have a class {attribute}",
         ) from error
     if not (isinstance(kind, type) and issubclass(kind, Task)):
-        raise InputError(f"{name} is not a Task", where="--task", hint="class X(bertjobs.tasks.SentenceTask): ...")
-    return kind(options)
+        hint = "make it a subclass of SentenceTask in bertjobs.tasks.sentences, or of Task in bertjobs.tasks.task"
+        raise InputError(f"{name} is not a Task", where="--task", hint=hint)
+    return kind.named(name, options)

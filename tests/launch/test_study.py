@@ -89,6 +89,9 @@ def test_a_run_that_fails_does_not_stop_the_others(bertjobs: Bertjobs, speeches_
     again = bertjobs(*words, "--seeds", "2")
     assert again.returncode == 64
     assert "a study named 'st' exists" in again.stderr
+    run = bertjobs(*words)
+    assert run.returncode == 64
+    assert "a study named 'st' exists" in run.stderr
 
 
 def test_a_study_that_was_stopped_is_resumed(bertjobs: Bertjobs, speeches_data: Path) -> None:

@@ -49,3 +49,11 @@ def test_a_recipe_needs_steps_or_epochs(tmp_path: Path) -> None:
     files = load_catalogue([builtin_file(), own])
     with pytest.raises(InputError, match="mine sets neither steps nor epochs of phase 1"):
         resolve(files, flags={"recipe": "mine"}, environ={}, training_rows=10)
+
+
+def test_punctuation_is_tagged_with_its_published_settings(catalogue: Catalogue) -> None:
+    spec = resolve(catalogue, flags={"recipe": "punctuation"}, environ={}, training_rows=12_800).spec
+    (phase,) = spec.phases
+    assert (spec.task, spec.model.name, spec.precision, spec.world_size) == ("tagging", "bert-large", "fp16", 4)
+    assert (phase.sequence_length, phase.rank_batch, phase.global_batch, phase.lr) == (128, 32, 128, 5e-5)
+    assert (phase.epochs, phase.steps, phase.warmup) == (10, 1000, 0.1)

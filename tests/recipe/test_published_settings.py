@@ -151,3 +151,29 @@ def test_the_command_line_of_nvidia_s_bert_is_understood(catalogue: Catalogue) -
         assert run.spec.world_size == 32
         assert run.spec.gpus == (0 if more else 8)
         assert run.recipe_phases == (1, 2)
+
+
+# recipe, precision, sequences per GPU and step of NVIDIA's squad_config.sh
+@pytest.mark.parametrize(
+    ("recipe", "precision", "global_batch", "rank_batch"),
+    [
+        ("squad1-dgx1-32g", "fp16", 256, 32),
+        ("squad1-dgx1-32g", "fp32", 128, 16),
+        ("squad1-dgxa100-80g", "fp16", 256, 32),
+        ("squad1-dgxa100-80g", "tf32", 256, 32),
+    ],
+)
+def test_squad_as_published(
+    catalogue: Catalogue, recipe: str, precision: str, global_batch: int, rank_batch: int
+) -> None:
+    flags, sets = {"recipe": recipe, "precision": precision}, (f"phase1.global_batch={global_batch}",)
+    spec = resolve(catalogue, flags=flags, sets=sets, environ={}, training_rows=88_000).spec
+    (phase,) = spec.phases
+    assert (spec.task, spec.gpus, phase.sequence_length) == ("squad1", 8, 384)
+    assert (phase.rank_batch, phase.gradient_steps) == (rank_batch, 1)
+    assert (phase.lr, phase.warmup, phase.steps) == (4.6e-5, 0.2, -(-2 * 88_000 // global_batch))
+
+
+def test_squad_of_ours_is_berts_own(catalogue: Catalogue) -> None:
+    (phase,) = resolve(catalogue, flags={"recipe": "squad"}, environ={}, training_rows=320).spec.phases
+    assert (phase.sequence_length, phase.global_batch, phase.lr, phase.warmup, phase.steps) == (384, 32, 3e-5, 0.1, 20)

@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from bertjobs.data.corpus.document import CHUNK, decode, parts
 from bertjobs.data.corpus.files import File, exists, file_at, is_http, is_url, open_raw, reading
@@ -97,6 +96,8 @@ def _slices(buffer: Any) -> Iterator[bytes]:
 
 @contextmanager
 def _parquet(path: str) -> Iterator[Any]:
+    import pyarrow.parquet as pq  # here: it takes as long as reading ten megabytes of plain text
+
     with (
         open_raw(path) as raw,
         pq.ParquetFile(raw, pre_buffer=False, buffer_size=CHUNK, page_checksum_verification=True) as table,

@@ -11,7 +11,6 @@ from typing import Any, Protocol
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from bertjobs.data.batches.masking import mask_text, prediction_counts
@@ -157,6 +156,8 @@ class LddlWriter:
     """LDDL's schema: tokens joined by a space, in Parquet. Each part that is added is a row group."""
 
     def __init__(self, path: Path, file: Any, bin_number: int, vocabulary: Vocabulary, static: bool) -> None:
+        import pyarrow.parquet as pq  # only this form of shard needs it
+
         self.path, self.sha256, self.bytes = path, "", 0
         self._bin, self._static = bin_number, static
         self._tokens = pa.array(vocabulary.tokens, type=pa.string())

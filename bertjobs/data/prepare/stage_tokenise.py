@@ -125,7 +125,7 @@ class _Chunk:
         self.keys: list[tuple[int, int]] = []
 
     def add(self, batch: list[Keyed], encoder: WordPieceEncoder, split: Splitter) -> None:
-        documents = [split(document.text) for _, document in batch]
+        documents = split([document.text for _, document in batch])
         ids, lengths = encoder.encode([sentence for sentences in documents for sentence in sentences])
         owner = np.repeat(np.arange(len(batch)), [len(sentences) for sentences in documents])
         counts = np.bincount(owner[lengths > 0], minlength=len(batch))
@@ -159,7 +159,8 @@ def _write(work: WorkFolder, number: int, chunk: _Chunk, vocabulary: Vocabulary,
     counts = np.concatenate(chunk.sentence_counts)
     lengths = np.concatenate(chunk.sentence_lengths)
     flat = np.concatenate(chunk.ids)
-    document_tokens = np.diff(offsets_of(lengths)[offsets_of(counts)])
+    document_starts = offsets_of(lengths)[offsets_of(counts)]
+    document_tokens = np.diff(document_starts)
     places = np.empty_like(order)
     places[order] = np.arange(len(order))
     chunk.table.place(keys=keys, chunks=np.full(len(order), tally.chunks), places=places)
@@ -169,12 +170,11 @@ def _write(work: WorkFolder, number: int, chunk: _Chunk, vocabulary: Vocabulary,
     tally.sentence_tokens = merge(tally.sentence_tokens, count_lengths(lengths))
     sentence_starts = offsets_of(counts)[:-1][order]
     counts = counts[order]
-    token_starts = gather(offsets_of(lengths)[:-1], sentence_starts, counts)
     lengths = gather(lengths, sentence_starts, counts)
     write_arrays(
         work.file("tokenise", number, f".{tally.chunks:05}.safetensors"),
         {
-            "ids": gather(flat, token_starts, lengths).astype(ids_type(vocabulary.size)),
+            "ids": gather(flat, document_starts[:-1][order], document_tokens[order]).astype(ids_type(vocabulary.size)),
             "sentence_offsets": offsets_of(lengths),
             "document_offsets": offsets_of(counts),
             "keys": keys[order],

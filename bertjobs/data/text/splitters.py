@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
-from bertjobs.data.text.sentences import LANGUAGES, split_paragraphs, split_sentences
+from bertjobs.data.text.sentences import LANGUAGES, split_all, split_paragraphs
 from bertjobs.data.text.unicode_sentences import split_unicode
 from bertjobs.errors import InputError, nearest
 
-Splitter = Callable[[str], list[str]]
-"""A text to its sentences, in order, without the white space between them; none is empty."""
+Splitter = Callable[[Sequence[str]], list[list[str]]]
+"""Texts to the sentences of each, in order, without the white space between them; none is empty."""
 
 AUTO = "auto"
 SPLITTERS = ("punkt", "unicode", "lines", "none")
@@ -46,8 +46,9 @@ def chosen_splitter(asked: str, language: str, of_corpus: str | None) -> str:
 def splitter(name: str, language: str) -> Splitter:
     """What splits texts in the way ``name``, as ``chosen_splitter`` returns it."""
     if name == "punkt":
-        return partial(split_sentences, language=language)
-    return {"unicode": split_unicode, "lines": split_lines, "none": split_paragraphs}[name]
+        return partial(split_all, language=language)
+    split = {"unicode": split_unicode, "lines": split_lines, "none": split_paragraphs}[name]
+    return lambda texts: [split(text) for text in texts]
 
 
 def split_lines(text: str) -> list[str]:

@@ -211,7 +211,8 @@ class Vocabulary:
             raise InputError("the vocabulary begins with a byte order mark, which would be a part of its first token",
                              where=f"{where}, line 1", hint=f"remove it: sed -i '1s/^\\xEF\\xBB\\xBF//' {quote(where)}"
                              )  # fmt: skip
-        tokens = tuple(line.removesuffix("\r") for line in text.removesuffix("\n").split("\n"))
+        lines = text.removesuffix("\n").split("\n")
+        tokens = tuple(line.removesuffix("\r") for line in lines) if "\r" in text else tuple(lines)
         try:
             ids = _special_ids(tokens, where)
         except InputError:
@@ -236,7 +237,7 @@ def check_lines(tokens: Sequence[str], where: str) -> None:
     A line cannot be skipped or mended here: its number is the token's id, and other programs read the same file.
     """
     for number, token in enumerate(tokens, 1):
-        if token == token.strip(" \t") != "":
+        if token and token[0] not in " \t" and token[-1] not in " \t":
             continue
         line = f"{where}, line {number}"
         if not token.strip(" \t"):
@@ -249,16 +250,26 @@ def check_lines(tokens: Sequence[str], where: str) -> None:
 
 def _special_ids(tokens: Sequence[str], where: str) -> list[int]:
     """The ids of ``SPECIAL_TOKENS``; InputError if a token is listed twice or one of these is missing."""
-    ids: dict[str, int] = {}
-    for number, token in enumerate(tokens):
-        if ids.setdefault(token, number) != number:
-            what = f"the vocabulary holds {token!r} twice, as ids {ids[token]} and {number}"
-            lines = f"lines {ids[token] + 1} and {number + 1} of a vocab.txt"
-            raise InputError(what, where=where, hint=f"{lines}: one of them has to be another token")
+    ids = dict(zip(tokens, range(len(tokens)), strict=True))
+    if len(ids) < len(tokens):
+        token, (first, second) = _first_repeated(tokens)
+        raise InputError(
+            f"the vocabulary holds {token!r} twice, as ids {first} and {second}",
+            where=where,
+            hint=f"lines {first + 1} and {second + 1} of a vocab.txt: one of them has to be another token",
+        )
     missing = [token for token in SPECIAL_TOKENS if token not in ids]
     if missing:
         raise InputError(f"the vocabulary lacks {', '.join(missing)}", where=where, hint=_TRAIN_ONE)
     return [ids[token] for token in SPECIAL_TOKENS]
+
+
+def _first_repeated(tokens: Sequence[str]) -> tuple[str, tuple[int, int]]:
+    """The first token that is listed again, and its first two ids."""
+    ids: dict[str, int] = {}
+    return next(
+        (token, (ids[token], number)) for number, token in enumerate(tokens) if ids.setdefault(token, number) != number
+    )
 
 
 def _parse_tokenizer(text: str, where: str) -> Tokenizer:

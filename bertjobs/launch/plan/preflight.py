@@ -21,6 +21,7 @@ from bertjobs.launch.plan.resources import container_problems, held_bytes, memor
 from bertjobs.recipe.spec import RunSpec
 from bertjobs.run.directory import RunDirectory
 from bertjobs.run.settings import begun_phases, check_start, check_unchanged
+from bertjobs.run.study import study_file
 from bertjobs.run.torch_wheels import lacks_code
 from bertjobs.slurm.client import Slurm
 from bertjobs.slurm.jobs import RUNNING, WAITING
@@ -154,6 +155,10 @@ def check_name(spec: RunSpec) -> None:
         )
     if joins:
         check_unchanged(spec, directory, started)
+    elif (file := study_file(Path(spec.results), spec.run)).exists():
+        raise InputError(
+            f"a study named {spec.run!r} exists", where=str(file), hint="choose another name with --run NAME"
+        )
 
 
 def check_data(spec: RunSpec) -> DataManifest:

@@ -102,7 +102,7 @@ def _undefined_by_name(
 
 
 def _those(chosen: NDArray[np.bool_], names: Sequence[str]) -> str:
-    return listed(names[label] for label in np.flatnonzero(chosen))
+    return listed(name for name, is_one in zip(names, chosen, strict=True) if is_one)
 
 
 def _by_name(measures: Iterable[NDArray[Any]], names: Sequence[str]) -> dict[str, float]:
@@ -135,7 +135,7 @@ def label_scores(gold: NDArray[np.bool_], predicted: NDArray[np.bool_], names: S
         "macro_f1": float(every[2].mean()),
         "subset_accuracy": float((gold == predicted).all(1).mean()),
     } | _by_name(every, names)
-    return Scores(values, tuple(_undefined_of_labels(gold.any(0), predicted.any(0), names)))
+    return Scores(values, tuple(_undefined_of_labels(np.any(gold, axis=0), np.any(predicted, axis=0), names)))
 
 
 def _undefined_of_labels(true: NDArray[np.bool_], predicted: NDArray[np.bool_], names: Sequence[str]) -> Iterator[str]:

@@ -122,7 +122,7 @@ def _undefined(true: Counter[str], found: Counter[str]) -> Iterator[str]:
 
 def tag_scores(sentences: Tagged) -> Scores:
     """Scores of tags without spans, such as punctuation marks after words: those of `class_scores`, where
-    ``precision``, ``recall`` and ``f1`` are of all tags but O together."""
+    ``precision``, ``recall`` and ``f1`` are of all tags but O together, and ``macro_f1`` is the mean over these."""
     pairs: Counter[tuple[str, str]] = Counter()
     for number, (gold, predicted) in enumerate(sentences, start=1):
         _check_tags(gold, predicted, number)
@@ -134,4 +134,10 @@ def tag_scores(sentences: Tagged) -> Scores:
     counts = np.zeros((len(names), len(names)), dtype=np.int64)
     for (gold_tag, predicted_tag), count in pairs.items():
         counts[index[gold_tag], index[predicted_tag]] = count
-    return class_scores(counts, names, positive=[index[name] for name in names if name != OUTSIDE])
+    marks = [index[name] for name in names if name != OUTSIDE]
+    scores = class_scores(counts, names, positive=marks)
+    if not marks:
+        note = "precision, recall and F1 are undefined: no tag but O is there or was predicted; counted as 0"
+        return Scores({**scores.values, "precision": 0.0, "recall": 0.0, "f1": 0.0, "macro_f1": 0.0}, (note,))
+    macro = sum(scores.values[f"f1/{names[mark]}"] for mark in marks) / len(marks)
+    return Scores({**scores.values, "macro_f1": macro}, scores.notes)

@@ -1,4 +1,4 @@
-"""Sentences in words with tags: one word per line, an empty line between sentences."""
+"""Sentences in words with tags: one word per line and an empty line between sentences, or one sentence per line."""
 
 from __future__ import annotations
 
@@ -69,6 +69,37 @@ def read_words(path: Path, columns: WordColumns, notes: Notes, *, labelled: bool
             tags=tags if tags[0] else None,
             where=place(path, lines[0].number),
         )
+    if empty:
+        raise InputError(f"{path.name} has no sentences", where=str(path))
+
+
+def read_word_lines(path: Path, *, labelled: bool = True) -> Iterator[Words]:
+    """The sentences of a file with one per line: words<TAB>tags, both separated by blanks. Empty lines are passed over.
+
+    The id of a sentence is the number of its line.
+
+    Args:
+        labelled: each line must have tags.
+
+    Raises:
+        InputError: a line has no words, or not one tag for each (names file and line); there is no sentence.
+    """
+    empty = True
+    for number, text in enumerate(text_lines(path), 1):
+        if not text.strip():
+            continue
+        empty, where = False, place(path, number)
+        left, tab, right = text.partition("\t")
+        words, tags = tuple(left.split()), tuple(right.split())
+        if not words:
+            raise InputError("the line has no words", where=where)
+        if len(tags) != len(words) and (tab or labelled):
+            raise InputError(
+                f"the line has {counted(len(words), 'word')} and {counted(len(tags), 'tag')}",
+                where=where,
+                hint="the words of a sentence, a tab, and a tag for each word",
+            )
+        yield Words(str(number), words, tags or None, where=where)
     if empty:
         raise InputError(f"{path.name} has no sentences", where=str(path))
 

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from nltk.tokenize.punkt import PunktTokenizer
 
 from bertjobs.data.text import sentences
-from bertjobs.data.text.sentences import LANGUAGES, SentenceSplitter, split_sentences
+from bertjobs.data.text.sentences import LANGUAGES, SentenceSplitter, split_all, split_sentences
 from bertjobs.errors import InputError
 from tests.conftest import SPEECHES
 
@@ -172,14 +172,21 @@ def test_a_line_break_alone_does_not_end_a_sentence() -> None:
     assert split_sentences("A heading\nand\u2028text by Mr.\nSmith.") == ["A heading\nand\u2028text by Mr.\nSmith."]
 
 
+@given(st.lists(texts, max_size=6), st.sampled_from(["", "é", "\U0001f600"]))
+def test_texts_split_together_are_split_as_one_by_one(together: list[str], wide: str) -> None:
+    """``wide`` decides how many bytes a character takes where all texts are looked through."""
+    together = [*together, wide]
+    assert split_all(together) == [split_sentences(text) for text in together]
+
+
 def test_sentences_do_not_depend_on_what_was_split_before(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = SentenceSplitter()
-    expected = [whole.split(text) for text in topics.values()]
-    assert [whole.split(text) for text in topics.values()] == expected
+    expected = [whole.split([text]) for text in topics.values()]
+    assert [whole.split([text]) for text in topics.values()] == expected
     monkeypatch.setattr(sentences, "_REMEMBERED", 2)
     forgetful = SentenceSplitter()
     some = list(topics.values())[:10]
-    assert [forgetful.split(text) for text in some] == expected[:10]
+    assert [forgetful.split([text]) for text in some] == expected[:10]
     assert max(len(forgetful._always), len(forgetful._decided)) <= 2
 
 

@@ -91,14 +91,14 @@ def test_an_unknown_way_is_refused() -> None:
 
 
 def test_each_way_splits_as_it_says() -> None:
-    assert splitter("punkt", "english")(TEXT) == split_sentences(TEXT, "english")
-    assert splitter("unicode", "english")(TEXT) == split_unicode(TEXT)
-    assert splitter("lines", "english")(TEXT) == ["One by Mr. Smith. Two", "three.", "Four。five"]
-    assert splitter("none", "english")(TEXT) == ["One by Mr. Smith. Two\nthree.", "Four。five"]
-    assert splitter("punkt", "german")("Das ist z.B. Montag.") == ["Das ist z.B. Montag."]
+    assert splitter("punkt", "english")([TEXT]) == [split_sentences(TEXT, "english")]
+    assert splitter("unicode", "english")([TEXT]) == [split_unicode(TEXT)]
+    assert splitter("lines", "english")([TEXT]) == [["One by Mr. Smith. Two", "three.", "Four。five"]]
+    assert splitter("none", "english")([TEXT]) == [["One by Mr. Smith. Two\nthree.", "Four。five"]]
+    assert splitter("punkt", "german")(["Das ist z.B. Montag."]) == [["Das ist z.B. Montag."]]
 
 
 @pytest.mark.parametrize("name", SPLITTERS)
 @pytest.mark.parametrize("text", ["", " \n\n\t", "\u2029"])
 def test_text_without_words_has_no_sentences(name: str, text: str) -> None:
-    assert splitter(name, "english")(text) == []
+    assert splitter(name, "english")([text]) == [[]]

@@ -25,6 +25,7 @@ def scored(gold: list[int], predicted: list[int], positive: tuple[int, ...] = ()
     return class_scores(confusion(np.array(gold), np.array(predicted), len(NAMES)), NAMES, positive)
 
 
+@pytest.mark.filterwarnings("ignore:A single label was found")  # of scikit-learn, called here without classes
 @given(PAIRS)
 def test_scores_of_classes_are_scikit_learns(pairs: list[tuple[int, int]]) -> None:
     gold, predicted = map(list, zip(*pairs, strict=True))

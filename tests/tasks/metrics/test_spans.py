@@ -124,7 +124,15 @@ def test_tags_without_spans() -> None:
     assert scores.values["accuracy"] == 0.5
     assert (scores.values["precision"], scores.values["recall"]) == (0.5, 0.5)
     assert scores.values["f1/COMMA"] == pytest.approx(2 / 3)
+    assert scores.values["macro_f1"] == pytest.approx(1 / 3)  # of COMMA and PERIOD, without O
     assert scores.notes == ("precision is undefined for the class without prediction, counted as 0: PERIOD",)
+
+
+def test_nothing_but_o_is_zero_and_said() -> None:
+    scores = tag_scores([(["O", "O"], ["O", "O"])])
+    assert (scores.values["accuracy"], scores.values["f1"], scores.values["macro_f1"]) == (1.0, 0.0, 0.0)
+    (note,) = scores.notes
+    assert note.startswith("precision, recall and F1 are undefined: no tag but O is there")
 
 
 def test_which_tags_have_spans() -> None:

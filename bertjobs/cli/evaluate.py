@@ -1,0 +1,154 @@
+"""`bertjobs evaluate`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from bertjobs.cli.interrupts import interrupts_held
+from bertjobs.cli.model_arguments import add_model_arguments, add_pack_argument, chosen_budget, chosen_model
+from bertjobs.errors import InputError, nearest
+from bertjobs.wording import columns
+
+if TYPE_CHECKING:
+    from bertjobs.finetune.evaluate import Evaluation, Examples
+    from bertjobs.finetune.loading import TrainedModel
+
+
+def register(subparsers: Any) -> None:
+    """Add `evaluate` to the command line."""
+    parser = subparsers.add_parser(
+        "evaluate",
+        usage="%(prog)s RUN|DIR [--data DIR | --dev FILE | --test FILE] [--split dev|test] [FLAG ...]",
+        help="measure a fine-tuned model on data with labels",
+        description="The task's measures of a run's best checkpoint, or of a model's folder, on a split with labels; "
+        "for a test set without labels, the files that a benchmark's server takes.",
+        allow_abbrev=False,
+    )
+    data = parser.add_mutually_exclusive_group()
+    data.add_argument("--data", metavar="DIR", type=Path, help="folder with the task's files (default: what the run "
+                      "was fine-tuned with)")  # fmt: skip
+    data.add_argument("--dev", metavar="FILE", type=Path, help="a dev file, wherever it lies")
+    data.add_argument("--test", metavar="FILE", type=Path, help="a test file, wherever it lies")
+    parser.add_argument("--split", metavar="NAME", help="the part of the data: dev, test, or another of the task's "
+                        "(default: dev)")  # fmt: skip
+    parser.add_argument("--submission", metavar="DIR", type=Path, help="write the benchmark's submission files there")
+    parser.add_argument("--tune", action="store_true", help="choose thresholds on these data, not those of training")
+    add_pack_argument(parser)
+    add_model_arguments(parser)
+    parser.set_defaults(handler=_evaluate)
+
+
+class _Source(NamedTuple):
+    """Examples, the name of their split, and the file or folder that they come from."""
+
+    examples: Examples
+    split: str
+    place: Path
+
+
+def _evaluate(args: argparse.Namespace) -> int:
+    with interrupts_held():
+        from bertjobs.finetune.evaluate import evaluate
+
+    model = chosen_model(args)
+    source = _source(args, model)
+    result = evaluate(model, source.examples, source.split, tune=args.tune, submission=args.submission,
+                      budget=chosen_budget(args))  # fmt: skip
+    if args.json:
+        print(json.dumps(_as_json(model, source, result), indent=2, ensure_ascii=False))
+    else:
+        _print(model, source, result)
+    return 0
+
+
+def _source(args: argparse.Namespace, model: TrainedModel) -> _Source:
+    """What is to be measured on.
+
+    Raises:
+        InputError: there are no such data.
+    """
+    for split in ("dev", "test"):
+        if (path := getattr(args, split)) is not None:
+            if args.split not in (None, split):
+                raise InputError(f"--{split} is not the data of split {args.split}", where=f"--split {args.split}")
+            if not path.is_file():
+                raise InputError("there is no such file", where=f"--{split} {path}")
+            return _file_source(model, path, split)
+    split = args.split or "dev"
+    if args.data is None:
+        return _prepared_source(model, split)
+    if not args.data.is_dir():
+        raise InputError("there is no such folder", where=f"--data {args.data}")
+    files = model.task.find(args.data)
+    if split not in files:
+        names = ", ".join(model.task.files.get(split, ())) or "no file"
+        hint = f"task {model.name} looks for {names}"
+        raise InputError(f"the folder has no file of split {split}", where=str(args.data), hint=hint)
+    return _file_source(model, files[split], split)
+
+
+def _file_source(model: TrainedModel, path: Path, split: str) -> _Source:
+    return _Source(lambda: model.task.read(path, split), split, path)
+
+
+def _prepared_source(model: TrainedModel, split: str) -> _Source:
+    """A split of the data that the model's run was fine-tuned with.
+
+    Raises:
+        InputError: the model belongs to no run, or its data are not there or have no such split.
+    """
+    from bertjobs.recipe.lockfile import read_lockfile
+    from bertjobs.run.directory import RunDirectory
+    from bertjobs.run.result import phase_of
+    from bertjobs.tasks.prepared import EXAMPLES, PreparedTask
+
+    if (phase := phase_of(model.folder)) is None:
+        raise InputError("no data were given, and the model does not lie in a run", where=str(model.folder),
+                         hint="--data DIR, --dev FILE or --test FILE")  # fmt: skip
+    prepared = PreparedTask.read(Path(read_lockfile(RunDirectory(phase.root.parent).lockfile).data))
+    prepared.check_files()
+    if split not in prepared.splits:
+        raise InputError(f"the data of the run have no split {split!r}", where=str(prepared.folder),
+                         hint=nearest(split, [name for name in prepared.splits if name != "train"])
+                         or "--data DIR or --dev FILE names other data")  # fmt: skip
+    found = prepared.splits[split]
+    if not (found.folder / EXAMPLES).is_file():
+        raise InputError(f"the prepared data do not keep the examples of {split}", where=str(found.folder),
+                         hint=f"--dev {prepared.sources.get(split, 'FILE')}")  # fmt: skip
+
+    def examples() -> Iterator[Any]:
+        for batch in found.batches(1000):
+            yield from batch
+
+    return _Source(examples, split, Path(prepared.sources.get(split, prepared.folder)))
+
+
+def _as_json(model: TrainedModel, source: _Source, result: Evaluation) -> dict[str, Any]:
+    return {
+        "model": str(model.folder),
+        "task": model.name,
+        "split": source.split,
+        "data": str(source.place),
+        "examples": result.examples,
+        "unlabelled": result.unlabelled,
+        "scores": dict(result.scores),
+        "tuned": dict(result.tuned),
+        "notes": list(result.notes),
+        "submission": [str(path) for path in result.submission],
+    }
+
+
+def _print(model: TrainedModel, source: _Source, result: Evaluation) -> None:
+    print(f"task {model.name}, {model.folder}")
+    print(f"{result.examples:,} examples of {source.split}, from {source.place}")
+    print("\n".join(columns([(f"  {name}", f"{value:,.4f}") for name, value in result.scores.items()])))
+    for name, value in result.tuned.items():
+        print(f"tuned: {name} {value:.4g}" if isinstance(value, float) else f"tuned: {name} {value}")
+    for note in result.notes:
+        print(f"note: {note}")
+    for path in result.submission:
+        print(f"submission: {path}")

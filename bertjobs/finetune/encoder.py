@@ -1,0 +1,101 @@
+"""A BERT without a task's head: the words that it expects under a mask, and its vectors of a text."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bertjobs.errors import InputError
+from bertjobs.model.bert import Bert, BertForPreTraining
+from bertjobs.model.huggingface import load_pretrained
+from bertjobs.recipe.bert_config import read_model_spec
+from bertjobs.tasks.encoding import TextEncoder
+
+MASK = "[MASK]"
+
+
+@dataclass(frozen=True)
+class Guess:
+    """A word for a mask, with its probability; a piece that continues a word begins with ``##``."""
+
+    token: str
+    probability: float
+
+
+@torch.inference_mode()
+def fill_masks(folder: Path, text: str, count: int, device: torch.device) -> list[list[Guess]]:
+    """For each [MASK] in a text the likeliest ``count`` tokens, the likeliest first.
+
+    Raises:
+        InputError: the text has no mask, or one beyond what the model reads; the folder has no masked-LM head.
+    """
+    spec = read_model_spec(folder)
+    encoder = TextEncoder.of_folder(folder, spec.max_position_embeddings)
+    (pieces,) = encoder.pieces([text])
+    ids = encoder.single(pieces.ids)
+    mask = encoder.vocabulary.mask_id
+    places = [place for place, number in enumerate(ids) if number == mask]
+    if len(places) < pieces.ids.count(mask):
+        raise InputError(
+            f"a mask lies beyond the {encoder.max_length} tokens that the model reads", where="--fill-mask"
+        )
+    if not places:
+        raise InputError(f"the text has no {MASK}", where="--fill-mask",
+                         hint='such as --fill-mask "The capital of France is [MASK]."')  # fmt: skip
+    weights = load_pretrained(folder, spec)
+    if lacking := [name for name in weights.missing if name.startswith("cls.predictions.")]:
+        raise InputError(
+            f"the model has no masked-LM head: it lacks {lacking[0]}",
+            where=str(folder),
+            hint="give a pretraining checkpoint, or a folder of BertForMaskedLM or BertForPreTraining",
+        )
+    model = BertForPreTraining(spec, next_sentence=False)
+    _load(model, weights.state, device)
+    hidden, _ = model.encode(*_inputs(ids, device))
+    probabilities = model.mlm_logits(hidden[0, places]).float().softmax(1)
+    best = probabilities.topk(min(count, encoder.vocabulary.size), dim=1)
+    tokens = encoder.vocabulary.tokens
+    return [
+        [Guess(tokens[number], probability) for probability, number in zip(*row, strict=True) if number < len(tokens)]
+        for row in zip(best.values.tolist(), best.indices.tolist(), strict=True)
+    ]
+
+
+@torch.inference_mode()
+def features(folder: Path, text: str, device: torch.device) -> dict[str, Any]:
+    """The last layer's vectors of a text: that of [CLS], and the mean over all tokens.
+
+    Raises:
+        InputError: the folder has no BERT or no tokenizer.
+    """
+    spec = read_model_spec(folder)
+    encoder = TextEncoder.of_folder(folder, spec.max_position_embeddings)
+    (pieces,) = encoder.pieces([text])
+    ids = encoder.single(pieces.ids)
+    holder = torch.nn.ModuleDict({"bert": Bert(spec, False, pooled=False)})
+    shapes = {name: parameter.shape for name, parameter in holder.named_parameters()}
+    _load(holder, load_pretrained(folder, spec, shapes).state, device)
+    hidden, _ = holder["bert"](*_inputs(ids, device))
+    return {
+        "text": text,
+        "tokens": len(ids),
+        "truncated": bool(encoder.truncated),
+        "cls": hidden[0, 0].tolist(),
+        "mean": hidden[0].mean(0).tolist(),
+    }
+
+
+def _load(model: torch.nn.Module, state: dict[str, Tensor], device: torch.device) -> None:
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(state[name])
+    model.to(device).eval()
+
+
+def _inputs(ids: list[int], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    tokens = torch.tensor([ids], device=device)
+    return tokens, torch.zeros_like(tokens), torch.ones_like(tokens)

@@ -1,0 +1,166 @@
+"""A folder with a fine-tuned model, as something that can be asked: ours with task.json, or Hugging Face's own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bertjobs.errors import InputError
+from bertjobs.files.reading import DamagedFileError, read_json
+from bertjobs.finetune.description import TASK_FILE, read_description
+from bertjobs.finetune.forward import TaskForward
+from bertjobs.finetune.model import BertForTask, load_weights
+from bertjobs.model.attention import choose_attention
+from bertjobs.recipe.bert_config import model_spec_from_config, read_bert_config
+from bertjobs.recipe.spec import ModelSpec
+from bertjobs.run.checkpoints import step_of
+from bertjobs.run.result import phase_of
+from bertjobs.tasks.encoding import TextEncoder
+from bertjobs.tasks.rows import Head
+from bertjobs.tasks.task import Fitted, Task, open_task
+from bertjobs.train.precision import AUTOCAST, check_precision, use_precision
+
+KINDS = {
+    "BertForSequenceClassification": "sequence",
+    "BertForTokenClassification": "token",
+    "BertForQuestionAnswering": "span",
+}
+"""Hugging Face's classes by what their head looks at."""
+
+GUESSES = {"sequence": "sentences", "token": "tagging", "span": "squad1"}
+"""The task of a folder without task.json, by what its head looks at."""
+
+_SENTENCE_KINDS = {"cross_entropy": "class", "squared_error": "number", "binary_cross_entropy": "several"}
+_LOSSES = {"regression": "squared_error", "multi_label_classification": "binary_cross_entropy"}
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A fine-tuned model with its task.
+
+    Attributes:
+        name: of the task, as it is opened.
+        fitted: the labels, and what was tuned on the dev data.
+    """
+
+    folder: Path
+    name: str
+    task: Task[Any]
+    fitted: Fitted
+    encoder: TextEncoder
+    forward: TaskForward
+    precision: str
+
+    @property
+    def head(self) -> Head:
+        return self.forward.model.head
+
+
+@dataclass(frozen=True)
+class _Description:
+    """What a folder says of its task."""
+
+    name: str
+    options: Mapping[str, str]
+    fitted: Fitted
+    head: Head
+    max_length: int
+
+
+def load_trained(folder: Path, device: torch.device, precision: str = "fp32") -> TrainedModel:
+    """Load a fine-tuned model for predictions.
+
+    Raises:
+        InputError: the folder's model is not fine-tuned, its head does not fit, it has no tokenizer, or a file is
+            damaged; the device lacks the precision.
+    """
+    config = read_bert_config(folder)
+    spec = model_spec_from_config(config, folder.name)
+    description = _described(folder) or _guessed(folder, config, spec)
+    task = open_task(description.name, description.options)
+    encoder = TextEncoder.of_folder(folder, description.max_length)
+    if encoder.vocabulary.size > spec.vocab_size:
+        raise InputError(
+            f"the tokenizer has {encoder.vocabulary.size:,} tokens, and the model {spec.vocab_size:,}",
+            where=str(folder),
+            hint="copy the tokenizer's files from where the model comes from",
+        )
+    check_precision(precision, device)
+    use_precision(precision)
+    model = BertForTask(spec, description.head).to(device)
+    if missing := load_weights(model, folder, with_head=True):
+        raise InputError(
+            f"the folder's weights lack those of the task's head: {', '.join(missing)}",
+            where=str(folder),
+            hint=_finetune_hint(folder),
+        )
+    size = spec.hidden_size // spec.num_attention_heads
+    attention = choose_attention("auto", device, AUTOCAST.get(precision, torch.float32), size)
+    forward = TaskForward(model.eval(), attention)
+    return TrainedModel(folder, description.name, task, description.fitted, encoder, forward, precision)
+
+
+def _described(folder: Path) -> _Description | None:
+    """What task.json says; None if there is none."""
+    content = read_description(folder)
+    if content is None:
+        return None
+    try:
+        return _Description(
+            content["task"],
+            content["options"],
+            Fitted(tuple(content["labels"]), _tuned(folder)),
+            Head(**content["head"]),
+            content["max_length"],
+        )
+    except (KeyError, TypeError) as error:
+        raise DamagedFileError(f"{TASK_FILE} is damaged: {error}", where=str(folder / TASK_FILE)) from error
+
+
+def _tuned(folder: Path) -> Mapping[str, Any]:
+    """What was tuned with this checkpoint, if it is its run's result."""
+    phase = phase_of(folder)
+    result = read_json(phase.root / "RESULT.json", lambda value: dict(value)) if phase else None
+    if not result or result.get("step") != step_of(folder):
+        return {}
+    return (result.get("dev") or {}).get("tuned") or {}
+
+
+def _guessed(folder: Path, config: Mapping[str, Any], spec: ModelSpec) -> _Description:
+    """The task that Hugging Face's configuration stands for."""
+    architecture = next(iter(config.get("architectures") or ()), "")
+    if architecture not in KINDS:
+        known = f"it is a {architecture} without {TASK_FILE}" if architecture else f"it has no {TASK_FILE}"
+        raise InputError(f"the model is not fine-tuned: {known}", where=str(folder), hint=_finetune_hint(folder))
+    kind = KINDS[architecture]
+    names = config.get("id2label") or {"0": "LABEL_0", "1": "LABEL_1"}
+    try:
+        labels = tuple(str(names[key]) for key in sorted(names, key=int))
+    except (ValueError, TypeError, AttributeError) as error:
+        raise InputError(f"id2label is damaged: {error}", where=str(folder / "config.json")) from error
+    problem = config.get("problem_type") or ("regression" if len(labels) == 1 else "")
+    loss = _LOSSES.get(problem, "cross_entropy") if kind == "sequence" else "cross_entropy"
+    outputs = 2 if kind == "span" else len(labels)
+    has_names = kind != "span" and loss != "squared_error"
+    return _Description(
+        GUESSES[kind],
+        {"kind": _SENTENCE_KINDS[loss]} if kind == "sequence" else {},
+        Fitted(labels if has_names else ()),
+        Head(kind, outputs, loss),  # type: ignore[arg-type]
+        _longest(folder, spec),
+    )
+
+
+def _longest(folder: Path, spec: ModelSpec) -> int:
+    """Tokens of a sequence at most, where only Hugging Face's files say it."""
+    stated = (read_json(folder / "tokenizer_config.json", lambda value: dict(value)) or {}).get("model_max_length")
+    longest = spec.max_position_embeddings
+    return min(longest, stated) if isinstance(stated, int) and stated >= 8 else longest
+
+
+def _finetune_hint(folder: Path) -> str:
+    return f"bertjobs finetune --task TASK --from {folder} --data DIR makes one that can be asked"
