@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 from bertjobs.run.directory import RunDirectory
@@ -59,7 +60,7 @@ def test_an_element_is_requeued_alone_and_the_study_is_cancelled_by_name(
     runs = [RunDirectory(tmp_path / "results" / f"st-{number}") for number in (1, 2)]
     jobs = [run.events()[0]["job"] for run in runs]
     for run in runs:
-        wait_until(lambda run=run: any(run.phase(1).checkpoints.glob("step-*")))
+        wait_until(partial(_has_checkpoint, run))
     cluster.run(["scontrol", "requeue", jobs[1]])
     wait_until((runs[1].phase(1).logs / f"{jobs[1]}-1.out").exists)
     assert not (runs[0].phase(1).logs / f"{jobs[0]}-1.out").exists(), "the other trains on"
@@ -70,3 +71,7 @@ def test_an_element_is_requeued_alone_and_the_study_is_cancelled_by_name(
     assert jobs[0] in named["st-1"]
     assert jobs[1] in named["st-2"]
     wait_until(lambda: not cluster.run(["squeue", "-h", "-o", "%i"]).stdout.strip())
+
+
+def _has_checkpoint(run: RunDirectory) -> bool:
+    return any(run.phase(1).checkpoints.glob("step-*"))
