@@ -162,6 +162,8 @@ def _task_list() -> str:
     for name in TASKS:
         task = open_task(name)
         lines.append(f"{name}: {(task.__doc__ or '').strip().splitlines()[0]}")
-        lines += [f"    {split}: {', '.join(names)}" for split, names in task.files.items()]
+        for split, names in task.files.items():
+            plain = [one for one in names if not one.endswith((".gz", ".bz2", ".xz", ".zst"))]
+            lines.append(f"    {split}: {', '.join(plain)}")
         lines += [f"    --option {key}=...  {words}" for key, words in task.option_help.items()]
     return "\n".join(lines)

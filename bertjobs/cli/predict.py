@@ -13,6 +13,7 @@ from typing import IO, TYPE_CHECKING, Any
 from bertjobs.cli.interrupts import interrupts_held
 from bertjobs.cli.model_arguments import add_model_arguments, add_pack_argument, chosen_budget, chosen_model
 from bertjobs.errors import InputError
+from bertjobs.wording import counted
 
 if TYPE_CHECKING:
     from bertjobs.finetune.loading import TrainedModel
@@ -94,7 +95,7 @@ def _write_file(predictions: Iterator[dict[str, Any]], path: Path) -> None:
     if not count:
         part.unlink()
         raise problem
-    kept = f"the predictions of the {count:,} examples before it are in {part}"
+    kept = f"{counted(count, 'prediction')} of what came before it: see {part}"
     hint = f"{problem.hint}; {kept}" if problem.hint else kept
     raise InputError(problem.what, where=problem.where, hint=hint) from problem
 
@@ -111,6 +112,8 @@ def _writing(path: Path) -> Iterator[None]:
 
 def _print_pace(args: argparse.Namespace, model: TrainedModel, pace: Pace) -> None:
     """What was done and how fast: on standard error, or as JSON, on standard output if that is free."""
+    from bertjobs.finetune.predict import cut_off
+
     content = pace.as_json()
     what = f"batch of {args.batch}" if args.batch else "pack"
     if args.json:
@@ -122,8 +125,5 @@ def _print_pace(args: argparse.Namespace, model: TrainedModel, pace: Pace) -> No
     print(f"{pace.examples:,} examples, {pace.tokens:,} tokens in {pace.seconds:.1f} s: "
           f"{content['examples_per_s']:,.0f} examples/s, {content['tokens_per_s']:,.0f} tokens/s\n"
           f"latency of a {what}: {latency}", file=sys.stderr)  # fmt: skip
-    for note in model.task.notes.lines():
+    for note in [*model.task.notes.lines(), *cut_off(model)]:
         print(f"note: {note}", file=sys.stderr)
-    if model.encoder.truncated:
-        print(f"note: {model.encoder.truncated:,} sequences are longer than {model.encoder.max_length} tokens and were "
-              "cut off", file=sys.stderr)  # fmt: skip

@@ -11,7 +11,7 @@ from typing import IO, Any
 
 from bertjobs.errors import InputError
 from bertjobs.finetune.loading import TrainedModel
-from bertjobs.finetune.predict import BATCH_TOKENS, CHUNK, Predictor
+from bertjobs.finetune.predict import BATCH_TOKENS, CHUNK, Predictor, cut_off
 from bertjobs.tasks.example import target_of
 from bertjobs.tasks.prepare import in_batches
 from bertjobs.tasks.task import Fitted, Prediction, Task
@@ -76,7 +76,7 @@ def evaluate(
                 where=split,
                 hint="--submission DIR writes the files that a benchmark's server takes; `bertjobs predict` all others",
             )
-        notes = [*task.notes.lines(), *_cut_off(model)]
+        notes = [*task.notes.lines(), *cut_off(model)]
         if tune and not unlabelled and (tuned := task.tune(_scored(examples, file), fitted)):
             fitted = Fitted(fitted.labels, tuned)
             _write(model, examples, fitted, file, budget)
@@ -114,8 +114,3 @@ def _scored(examples: Examples, file: IO[str]) -> Iterator[tuple[Any, Prediction
 def _submitted(model: TrainedModel, file: IO[str], split: str, folder: Path) -> tuple[Path, ...]:
     folder.mkdir(parents=True, exist_ok=True)
     return tuple(model.task.write_submission(_predictions(file), split, folder))
-
-
-def _cut_off(model: TrainedModel) -> list[str]:
-    count, longest = model.encoder.truncated, model.encoder.max_length
-    return [f"{count:,} sequences are longer than {longest} tokens and were cut off"] if count else []

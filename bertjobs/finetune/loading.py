@@ -21,7 +21,6 @@ from bertjobs.run.checkpoints import step_of
 from bertjobs.run.result import phase_of
 from bertjobs.tasks.encoding import TextEncoder
 from bertjobs.tasks.rows import Head
-from bertjobs.tasks.sentences import SentenceTask
 from bertjobs.tasks.task import Fitted, Task, open_task
 from bertjobs.train.precision import AUTOCAST, check_precision, use_precision
 
@@ -83,8 +82,6 @@ def load_trained(folder: Path, device: torch.device, precision: str = "fp32") ->
     spec = model_spec_from_config(config, folder.name)
     description = _described(folder) or _guessed(folder, config, spec)
     task = open_task(description.name, description.options)
-    if not (folder / TASK_FILE).is_file() and isinstance(task, SentenceTask):
-        task.kind = _SENTENCE_KINDS[description.head.loss]
     encoder = TextEncoder.of_folder(folder, description.max_length)
     if encoder.vocabulary.size > spec.vocab_size:
         raise InputError(
@@ -151,7 +148,7 @@ def _guessed(folder: Path, config: Mapping[str, Any], spec: ModelSpec) -> _Descr
     has_names = kind != "span" and loss != "squared_error"
     return _Description(
         GUESSES[kind],
-        {},
+        {"kind": _SENTENCE_KINDS[loss]} if kind == "sequence" else {},
         Fitted(labels if has_names else ()),
         Head(kind, outputs, loss),  # type: ignore[arg-type]
         _longest(folder, spec),

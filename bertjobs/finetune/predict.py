@@ -22,6 +22,7 @@ from bertjobs.finetune.outputs import outputs_of, read_places
 from bertjobs.tasks.asked import Asked
 from bertjobs.tasks.rows import Row
 from bertjobs.tasks.task import Fitted, Prediction
+from bertjobs.wording import counted
 
 CHUNK = 2000
 """Examples that are held at a time."""
@@ -146,6 +147,15 @@ def _in_batches(asked: Iterable[Asked], size: int) -> Iterator[list[Asked]]:
         raise
     if batch:
         yield batch
+
+
+def cut_off(model: TrainedModel) -> list[str]:
+    """A note on how many sequences were too long, if there were any."""
+    count, longest = model.encoder.truncated, model.encoder.max_length
+    if not count:
+        return []
+    verbs = ("is", "was") if count == 1 else ("are", "were")
+    return [f"{counted(count, 'sequence')} {verbs[0]} longer than {longest} tokens and {verbs[1]} cut off"]
 
 
 class HeldRows:

@@ -10,6 +10,7 @@ from bertjobs.report.page import POLICY, STYLE, attempts_table, definitions, esc
 from bertjobs.report.task_curves import best_and_last, draw_task
 from bertjobs.report.task_summary import Mistake, TaskSummary, summarise_task
 from bertjobs.run.directory import RunDirectory
+from bertjobs.slurm.shell import quote
 from bertjobs.wording import columns, harmless
 
 SHOWN = 300
@@ -51,6 +52,9 @@ def task_text(summary: TaskSummary, report: Path | None = None) -> str:
         parts.append(f"checkpoint {summary.checkpoint}")
     if report:
         parts.append(f"report {report}")
+    if summary.result:
+        run = quote(str(summary.root))
+        parts.append("next:\n" + "\n".join(f"  bertjobs {verb} {run}" for verb in ("evaluate", "predict", "infer")))
     return harmless("\n\n".join(parts))
 
 

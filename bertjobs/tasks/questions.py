@@ -22,7 +22,7 @@ from bertjobs.tasks.notes import Notes
 from bertjobs.tasks.options import flag, whole_number
 from bertjobs.tasks.reading.squad import read_questions
 from bertjobs.tasks.rows import Head, Output, Row
-from bertjobs.tasks.task import Fitted, Prediction, Task
+from bertjobs.tasks.task import Fitted, Prediction, Task, check_keys
 
 SPECIALS = 3
 """[CLS] question [SEP] context [SEP]."""
@@ -222,14 +222,14 @@ class Squad1(Task[Question]):
         Raises:
             InputError: one of the two is missing or empty.
         """
-        questions = []
-        for number, one in enumerate(texts, 1):
+        check_keys(texts, ("question", "context"))
+        for text in texts:
             for key in ("question", "context"):
-                if not one.get(key, "").strip():
-                    raise InputError(f"text {number} has no {key}, or an empty one", where="bertjobs infer",
-                                     hint='--question "..." --context "..."')  # fmt: skip
-            questions.append(Question(one.get("id", str(number)), one["question"], one["context"]))
-        return questions
+                if not text[key].strip():
+                    raise InputError(f"the {key} is empty", hint='--question "..." --context "..."')
+        return [
+            Question(one.get("id", str(number)), one["question"], one["context"]) for number, one in enumerate(texts, 1)
+        ]
 
 
 class Squad2(Squad1):

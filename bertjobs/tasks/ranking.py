@@ -9,6 +9,8 @@ from typing import ClassVar
 
 import numpy as np
 
+from bertjobs.errors import InputError
+from bertjobs.files.atomic import new_file
 from bertjobs.tasks.encoding import TextEncoder
 from bertjobs.tasks.example import Candidate
 from bertjobs.tasks.metrics.ranking import ranking_scores, run_lines
@@ -16,7 +18,7 @@ from bertjobs.tasks.metrics.scores import Scores
 from bertjobs.tasks.options import whole_number
 from bertjobs.tasks.reading.msmarco import read_candidates, read_qrels, read_triples
 from bertjobs.tasks.rows import Head, Output, Row
-from bertjobs.tasks.task import Fitted, Prediction, Task
+from bertjobs.tasks.task import Fitted, Prediction, Task, check_keys
 
 QRELS = ("qrels.dev.small.tsv", "qrels.dev.tsv", "qrels.tsv")
 LABELS = ("not relevant", "relevant")
@@ -95,15 +97,27 @@ class RankingTask(Task[Candidate]):
         return ranking_scores(table["query"], table["score"], table["grade"])
 
     def write_submission(self, predictions: Iterable[Prediction], split: str, folder: Path) -> list[Path]:
-        """A TREC run file."""
+        """Write ``SPLIT.trec``, a TREC run file.
+
+        Raises:
+            InputError: there are no predictions, or an id is not one word.
+        """
         rows = [(one["query_id"], one["passage_id"], one["score"]) for one in predictions]
+        if not rows:
+            raise InputError("there is no candidate to rank")
         queries, passages, scores = (np.array(column) for column in zip(*rows, strict=True))
         path = folder / f"{split}.trec"
-        path.write_text("".join(run_lines(queries, passages, scores, "bertjobs")), encoding="utf-8")
+        with new_file(path) as file:
+            file.writelines(line.encode() for line in run_lines(queries, passages, scores, "bertjobs"))
         return [path]
 
     def from_text(self, texts: Sequence[Mapping[str, str]]) -> list[Candidate]:
-        """Pairs, under the keys ``query`` and ``passage``."""
+        """Pairs, under the keys ``query`` and ``passage``, and if wanted the ``id`` of the query.
+
+        Raises:
+            InputError: a key is missing or not known.
+        """
+        check_keys(texts, ("query", "passage"), ("id",))
         return [
             Candidate(one.get("id", str(number)), "1", one["query"], one["passage"])
             for number, one in enumerate(texts, 1)

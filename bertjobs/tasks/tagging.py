@@ -17,9 +17,10 @@ from bertjobs.tasks.encoding import Pieces, TextEncoder
 from bertjobs.tasks.example import Words
 from bertjobs.tasks.metrics.scores import Scores
 from bertjobs.tasks.metrics.spans import OUTSIDE, are_span_tags, span_scores, spans_of, tag_scores
+from bertjobs.tasks.options import flag
 from bertjobs.tasks.reading.conll import WordColumns, read_word_lines, read_words
 from bertjobs.tasks.rows import NOT_SCORED, Head, Output, Row
-from bertjobs.tasks.task import Fitted, Prediction, Task
+from bertjobs.tasks.task import Fitted, Prediction, Task, check_keys
 from bertjobs.tasks.windows import Window, overlap_of, windows_of
 
 _SUFFIXES = ("conll", "conllu", "tsv", "txt")
@@ -49,19 +50,19 @@ class TaggingTask(Task[Words]):
 
     def __init__(self, options: Mapping[str, str] | None = None) -> None:
         super().__init__(options)
-        conll_u, columns = self._flag("comments"), self.options.keys() - {"lines"}
-        if self._flag("lines") and columns:
+        conll_u, columns = flag(self.options, "comments"), self.options.keys() - {"lines"}
+        if flag(self.options, "lines") and columns:
             raise InputError(f"{min(columns)} is not an option of files with one sentence per line",
                              where=f"--option {min(columns)}", hint="leave out one of the two")  # fmt: skip
         self._columns = WordColumns(
             word=self._column("word", 2 if conll_u else 1),
             tag=self._column("column", 4 if conll_u else -1),
             conll_u=conll_u,
-            strict=self._flag("strict"),
+            strict=flag(self.options, "strict"),
         )
 
     def read(self, path: Path, split: str) -> Iterator[Words]:
-        if self._flag("lines"):
+        if flag(self.options, "lines"):
             return read_word_lines(path, labelled=split != "test")
         return read_words(path, self._columns, self.notes, labelled=split != "test")
 
@@ -120,11 +121,9 @@ class TaggingTask(Task[Words]):
         Raises:
             InputError: there is another key, or a text without a word.
         """
+        check_keys(texts, ("text",))
         examples = []
         for number, fields in enumerate(texts, 1):
-            if fields.keys() != {"text"}:
-                keys = ", ".join(fields) or "nothing"
-                raise InputError(f"tagging takes a text, not {keys}", where=f"text {number:,}", hint='{"text": "..."}')
             cut = words_of(fields["text"])
             if not cut:
                 raise InputError("the text has no word", where=f"text {number:,}")
@@ -156,12 +155,6 @@ class TaggingTask(Task[Words]):
         except ValueError:
             pass
         raise InputError(f"{text!r} is not a column: 1, 2 and so on, or -1 for the last", where=f"--option {name}")
-
-    def _flag(self, name: str) -> bool:
-        text = self.options.get(name, "false").lower()
-        if text not in ("true", "false"):
-            raise InputError(f"{text!r} is neither true nor false", where=f"--option {name}")
-        return text == "true"
 
 
 def fallback(labels: Sequence[str]) -> str:

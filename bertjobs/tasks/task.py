@@ -132,7 +132,7 @@ class Task(Generic[E]):
 
 
 def check_keys(texts: Iterable[Mapping[str, str]], required: Sequence[str], optional: Sequence[str] = ()) -> None:
-    """Make sure that texts for `Task.from_text` have these keys.
+    """Make sure that texts for `Task.from_text` have these keys; any may have an id.
 
     Raises:
         InputError: one lacks a key, or has another one (names the nearest).
@@ -140,7 +140,7 @@ def check_keys(texts: Iterable[Mapping[str, str]], required: Sequence[str], opti
     known = [*required, *optional]
     for text in texts:
         for key in text:
-            if key not in known:
+            if key not in (*known, "id"):
                 raise InputError(f"the task is not asked for {key!r}", hint=nearest(key, known))
         for key in required:
             if key not in text:
@@ -183,7 +183,6 @@ def open_task(name: str, options: Mapping[str, str] | None = None) -> Task[Any]:
             hint=f"{module}.py must lie in the working directory or in PYTHONPATH, and have a class {attribute}",
         ) from error
     if not (isinstance(kind, type) and issubclass(kind, Task)):
-        raise InputError(
-            f"{name} is not a Task", where="--task", hint="class X(SentenceTask): ..., of bertjobs.tasks.sentences"
-        )
+        hint = "make it a subclass of SentenceTask in bertjobs.tasks.sentences, or of Task in bertjobs.tasks.task"
+        raise InputError(f"{name} is not a Task", where="--task", hint=hint)
     return kind.named(name, options)

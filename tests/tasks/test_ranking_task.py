@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bertjobs.errors import InputError
 from bertjobs.tasks.example import Candidate
 from bertjobs.tasks.ranking import RankingTask
 from bertjobs.tasks.task import Fitted
@@ -67,3 +68,22 @@ def test_a_model_that_scores_all_alike_gets_the_worst_order(data: Path) -> None:
 def test_fewer_candidates_are_those_of_the_best_rank(data: Path) -> None:
     few = list(RankingTask({"candidates": "3"}).read(data / "top1000.dev", "dev"))
     assert [one.passage_id for one in few] == ["p0", "p1", "p2"] * 2
+
+
+def test_a_pair_is_asked_in_text() -> None:
+    (one,) = RankingTask().from_text([{"query": "what food", "passage": "apples", "id": "7"}])
+    assert (one.query_id, one.query, one.passage, one.relevant) == ("7", "what food", "apples", None)
+    with pytest.raises(InputError, match="there is no 'passage'"):
+        RankingTask().from_text([{"query": "what food"}])
+    with pytest.raises(InputError, match="not asked for 'pasage'") as refused:
+        RankingTask().from_text([{"query": "what food", "pasage": "apples"}])
+    assert "passage" in str(refused.value.hint)
+
+
+def test_a_run_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no candidate"):
+        RankingTask().write_submission([], "dev", tmp_path)
+    good = {"query_id": "1", "passage_id": "p", "score": 0.5}
+    with pytest.raises(InputError, match="one word"):
+        RankingTask().write_submission([good, {**good, "passage_id": "p q"}], "dev", tmp_path)
+    assert not list(tmp_path.iterdir())

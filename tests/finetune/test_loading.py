@@ -1,0 +1,121 @@
+"""Folders that Hugging Face has fine-tuned are asked here with the same outputs, and ours there."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import transformers
+
+from bertjobs.errors import InputError
+from bertjobs.finetune.loading import load_trained
+from bertjobs.finetune.outputs import outputs_of
+from bertjobs.finetune.predict import HeldRows, Predictor
+from bertjobs.tasks.rows import Row
+from tests.finetune.models import films, our_folder, their_folder
+
+CPU = torch.device("cpu")
+TEXTS = ({"text": "a fine film"}, {"text": "Harry likes apples.", "second": "what does Harry like?"}, {"text": "bad"})
+
+
+def their_logits(model: torch.nn.Module, folder: Path, texts: dict[str, str]) -> torch.Tensor:
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    with torch.inference_mode():
+        return model(**tokenizer(texts["text"], texts.get("second"), return_tensors="pt")).logits[0]
+
+
+@pytest.mark.parametrize(
+    ("labels", "settings", "key"),
+    [
+        (("bad", "good", "fair"), {}, "label"),
+        (("score",), {}, "value"),
+        (("x", "y"), {"problem_type": "multi_label_classification"}, "labels"),
+    ],
+)
+def test_sentences_that_hugging_face_has_fine_tuned(
+    tmp_path: Path, labels: tuple[str, ...], settings: dict[str, str], key: str
+) -> None:
+    theirs = their_folder(tmp_path, "BertForSequenceClassification", labels, **settings)
+    model = load_trained(tmp_path, CPU)
+    predictions = Predictor(model).predict(model.task.from_text(TEXTS))
+    for texts, prediction in zip(TEXTS, predictions, strict=True):
+        logits = their_logits(theirs, tmp_path, texts)
+        if key == "value":
+            assert prediction["value"] == pytest.approx(logits.item(), abs=1e-5)
+            continue
+        shares = logits.sigmoid() if key == "labels" else logits.softmax(0)
+        assert list(prediction["probabilities"]) == list(labels)
+        assert list(prediction["probabilities"].values()) == pytest.approx(shares.tolist(), abs=1e-5)
+        chosen = [name for name, share in zip(labels, shares, strict=True) if share >= 0.5]
+        assert prediction[key] == (chosen if key == "labels" else labels[int(shares.argmax())])
+
+
+@pytest.mark.parametrize("architecture", ["BertForTokenClassification", "BertForQuestionAnswering"])
+def test_outputs_of_single_tokens_are_hugging_faces(tmp_path: Path, architecture: str) -> None:
+    tags = ("O", "B-PER", "I-PER") if architecture == "BertForTokenClassification" else ()
+    theirs = their_folder(tmp_path, architecture, tags)
+    model = load_trained(tmp_path, CPU)
+    ids = [2, 10, 11, 12, 3, 5, 6, 3]
+    held = HeldRows([Row(ids, 5, (), range(8)), Row(ids[:5], 5, (), range(5))])
+    outputs = outputs_of(model.forward, held, precision="fp32", budget=100)
+    with torch.inference_mode():
+        result = theirs(torch.tensor([ids]), token_type_ids=torch.tensor([[0] * 5 + [1] * 3]))
+    wanted = result.logits[0] if tags else torch.stack([result.start_logits[0], result.end_logits[0]], 1)
+    np.testing.assert_allclose(outputs[:8], wanted.numpy(), atol=1e-5)
+    assert model.fitted.labels == tags
+
+
+def test_hugging_face_loads_our_folder_with_the_same_outputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = our_folder(tmp_path / "model", films(tmp_path))
+    theirs = transformers.AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    model = load_trained(folder, CPU)
+    for texts, prediction in zip(TEXTS, Predictor(model).predict(model.task.from_text(TEXTS)), strict=True):
+        shares = their_logits(theirs, folder, texts).softmax(0)
+        assert list(prediction["probabilities"].values()) == pytest.approx(shares.tolist(), abs=1e-5)
+        assert theirs.config.id2label[int(shares.argmax())] == prediction["label"]
+
+
+def test_a_pretrained_model_has_no_task(tmp_path: Path) -> None:
+    their_folder(tmp_path, "BertForPreTraining")
+    with pytest.raises(InputError, match="not fine-tuned: it is a BertForPreTraining") as caught:
+        load_trained(tmp_path, CPU)
+    assert "bertjobs finetune --task" in str(caught.value.hint)
+
+
+def test_a_head_that_does_not_fit(tmp_path: Path) -> None:
+    their_folder(tmp_path, "BertForSequenceClassification", ("bad", "good"))
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["id2label"] = {"0": "bad", "1": "good", "2": "fair"}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match=r"classifier\.(bias|weight) has shape \[2\b"):
+        load_trained(tmp_path, CPU)
+    config["architectures"] = ["BertForQuestionAnswering"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match=r"lack those of the task's head: qa_outputs\.weight, qa_outputs\.bias"):
+        load_trained(tmp_path, CPU)
+
+
+def test_a_folder_without_a_tokenizer(tmp_path: Path) -> None:
+    their_folder(tmp_path, "BertForSequenceClassification", ("bad", "good"))
+    (tmp_path / "vocab.txt").unlink()
+    with pytest.raises(InputError, match="no tokenizer"):
+        load_trained(tmp_path, CPU)
+
+
+def test_a_tokenizer_of_another_model(tmp_path: Path) -> None:
+    their_folder(tmp_path, "BertForSequenceClassification", ("bad", "good"))
+    with (tmp_path / "vocab.txt").open("a") as file:
+        file.write("more\n")
+    with pytest.raises(InputError, match="the tokenizer has 21 tokens, and the model 20"):
+        load_trained(tmp_path, CPU)
+
+
+def test_a_damaged_task_file(tmp_path: Path) -> None:
+    their_folder(tmp_path, "BertForSequenceClassification", ("bad", "good"))
+    (tmp_path / "task.json").write_text('{"task": "sentences"}')
+    with pytest.raises(InputError, match=r"task.json is damaged: 'options'"):
+        load_trained(tmp_path, CPU)

@@ -1,0 +1,205 @@
+"""`bertjobs evaluate`, `predict` and `infer`, as processes of their own."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+
+from tests.cli.test_json import documented, strict
+from tests.conftest import Bertjobs
+from tests.finetune.models import LINES, films, our_folder, their_folder
+
+
+@pytest.fixture
+def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of the films' task, whose files and class lie in the test's own."""
+    monkeypatch.chdir(tmp_path)
+    return our_folder(tmp_path / "model", films(tmp_path))
+
+
+def lines(path: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def check(command: str, output: str) -> None:
+    """The fields of the output are those that are documented."""
+    assert set(strict(output)) == {field[0] for field in documented(command)}
+
+
+def test_what_is_measured_is_what_is_predicted(bertjobs: Bertjobs, model: Path, tmp_path: Path) -> None:
+    done = bertjobs("predict", model, "--input", "dev.txt", "--output", "out.jsonl", "--json", "--threads", 1)
+    assert done.returncode == 0, done.stderr
+    predictions = lines(tmp_path / "out.jsonl")
+    assert [one["id"] for one in predictions] == ["f1", "f2", "f3", "f4"]
+    right = sum(one["label"] == line.split()[0] for one, line in zip(predictions, LINES, strict=True))
+    measured = bertjobs("evaluate", model, "--data", ".", "--json")
+    assert measured.returncode == 0, measured.stderr
+    assert json.loads(measured.stdout)["scores"]["accuracy"] == right / 4
+    pace = json.loads(done.stdout)
+    assert (pace["examples"], pace["batches"], pace["truncated"]) == (4, 1, 0)
+    assert pace["tokens"] == sum(len(line.split()) - 1 + 2 for line in LINES)
+    check("predict", done.stdout)
+
+
+def test_json_lines_come_and_go_in_order_under_their_ids(bertjobs: Bertjobs, model: Path, tmp_path: Path) -> None:
+    asked = [{"text": "a fine film " * (9 - n), **({"id": f"q{n}"} if n % 2 else {})} for n in range(9)]
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(one) + "\n\n" for one in asked))
+    for name, more in {"all": (), "one": ("--batch", 1), "small": ("--batch-tokens", 16)}.items():
+        done = bertjobs("predict", model, "--input", "in.jsonl", "--output", name, *more)
+        assert done.returncode == 0, done.stderr
+    whole = lines(tmp_path / "all")
+    assert [one["id"] for one in whole] == [f"q{n}" if n % 2 else str(2 * n + 1) for n in range(9)]
+    for name in ("one", "small"):
+        for mine, theirs in zip(lines(tmp_path / name), whole, strict=True):
+            assert (mine["id"], mine["label"]) == (theirs["id"], theirs["label"])
+            assert mine["probabilities"] == pytest.approx(theirs["probabilities"], abs=1e-5)
+
+
+def test_standard_input_and_output(model: Path, tmp_path: Path) -> None:
+    words = ["predict", str(model), "--input", "-", "--output", "-"]
+    done = subprocess.run(
+        [sys.executable, "-m", "bertjobs", *words], input='{"text": "a film"}\n{"txt": "a film"}\n', cwd=tmp_path,
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 64
+    assert [json.loads(line)["id"] for line in done.stdout.splitlines()] == ["1"]
+    assert "the task is not asked for 'txt'" in done.stderr
+    assert "stdin, line 2" in done.stderr
+    assert "did you mean 'text'?" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("damaged", "words"),
+    [('{"text": ', "the line is not JSON"), ("[1]", "is not an object"), ('{"text": 5}', "'text' is not text: 5"),
+     ('{"second": "a"}', "there is no 'text'")],
+)  # fmt: skip
+def test_a_damaged_line_keeps_what_came_before(
+    bertjobs: Bertjobs, model: Path, tmp_path: Path, damaged: str, words: str
+) -> None:
+    (tmp_path / "in.jsonl").write_text(f'{{"text": "a film"}}\n{damaged}\n')
+    done = bertjobs("predict", model, "--input", "in.jsonl", "--output", "out.jsonl")
+    assert done.returncode == 64
+    assert words in done.stderr
+    assert "in.jsonl, line 2" in done.stderr
+    assert "1 prediction of what came before it: see out.jsonl.part" in done.stderr
+    assert not (tmp_path / "out.jsonl").exists()
+    assert [one["id"] for one in lines(tmp_path / "out.jsonl.part")] == ["1"]
+
+
+def test_nothing_to_predict_leaves_no_file(bertjobs: Bertjobs, model: Path, tmp_path: Path) -> None:
+    (tmp_path / "in.jsonl").write_text("\n")
+    done = bertjobs("predict", model, "--input", "in.jsonl", "--output", "out.jsonl")
+    assert done.returncode == 64
+    assert "the input has no examples" in done.stderr
+    assert not list(tmp_path.glob("out*"))
+
+
+def test_a_long_text_is_cut_off_and_counted(bertjobs: Bertjobs, model: Path, tmp_path: Path) -> None:
+    (tmp_path / "in.jsonl").write_text(json.dumps({"text": "film " * 40}) + "\n")
+    done = bertjobs("predict", model, "--input", "in.jsonl", "--output", "out.jsonl")
+    assert "note: 1 sequence is longer than 32 tokens and was cut off" in done.stderr
+
+
+def test_labels_are_needed_to_measure(bertjobs: Bertjobs, model: Path) -> None:
+    done = bertjobs("evaluate", model, "--data", ".", "--split", "test")
+    assert done.returncode == 64
+    assert "2 of 2 examples of test have no label" in done.stderr
+    done = bertjobs("evaluate", model, "--test", "test.txt", "--submission", "sent")
+    assert "has no submission files" in done.stderr
+
+
+def test_evaluate_without_data_or_a_run(bertjobs: Bertjobs, model: Path) -> None:
+    done = bertjobs("evaluate", model)
+    assert done.returncode == 64
+    assert "no data were given, and the model does not lie in a run" in done.stderr
+    check("evaluate", bertjobs("evaluate", model, "--dev", "dev.txt", "--json").stdout)
+
+
+def test_a_person_asks_for_a_class(bertjobs: Bertjobs, model: Path) -> None:
+    done = bertjobs("infer", model, "--text", "a fine film", "--json")
+    assert done.returncode == 0, done.stderr
+    prediction = json.loads(done.stdout)["prediction"]
+    shown = bertjobs("infer", model, "--text", "a fine film").stdout
+    assert shown.splitlines()[0] == prediction["label"]
+    assert f"{max(prediction['probabilities'].values()):.4f}" in shown
+
+
+def test_what_cannot_be_asked(bertjobs: Bertjobs, model: Path) -> None:
+    for words, message in {
+        (): "nothing was asked",
+        ("--text", "a", "--features", "a"): "several things were asked at once",
+        ("--text", " "): "the text is empty",
+        ("--question", "a", "--context", "b"): "the task is not asked for 'question'",
+        ("--fill-mask", "a [MASK]"): "no masked-LM head",
+        ("--fill-mask", "a film"): "the text has no [MASK]",
+    }.items():
+        done = bertjobs("infer", model, *words)
+        assert (done.returncode, message in done.stderr) == (64, True), done.stderr
+
+
+def test_an_answer_is_a_part_of_its_context(bertjobs: Bertjobs, tmp_path: Path) -> None:
+    their_folder(tmp_path / "qa", "BertForQuestionAnswering", max_length=384)
+    context = "Harry likes apples and a film."
+    done = bertjobs("infer", "qa", "--question", "What does Harry like?", "--context", context, "--json")
+    assert done.returncode == 0, done.stderr
+    prediction = json.loads(done.stdout)["prediction"]
+    assert prediction["answer"]
+    assert context[prediction["start"] :].startswith(prediction["answer"])
+
+
+def test_masks_and_vectors_are_hugging_faces(bertjobs: Bertjobs, tmp_path: Path) -> None:
+    theirs = their_folder(tmp_path / "mlm", "BertForMaskedLM")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "mlm")
+    text = "a [MASK] film [MASK]"
+    with torch.inference_mode():
+        inputs = tokenizer(text, return_tensors="pt")
+        shares = theirs(**inputs).logits[0].softmax(1)[inputs["input_ids"][0] == tokenizer.mask_token_id]
+        hidden = theirs.bert(**tokenizer("a film", return_tensors="pt")).last_hidden_state[0]
+    done = bertjobs("infer", "mlm", "--fill-mask", text, "--json")
+    assert done.returncode == 0, done.stderr
+    for of_mask, wanted in zip(json.loads(done.stdout)["masks"], shares, strict=True):
+        best = wanted.topk(5)
+        assert [one["token"] for one in of_mask] == tokenizer.convert_ids_to_tokens(best.indices.tolist())
+        assert [one["probability"] for one in of_mask] == pytest.approx(best.values.tolist(), abs=1e-5)
+    vectors = json.loads(bertjobs("infer", "mlm", "--features", "a film").stdout)
+    assert vectors["cls"] == pytest.approx(hidden[0].tolist(), abs=1e-5)
+    assert vectors["mean"] == pytest.approx(hidden.mean(0).tolist(), abs=1e-5)
+
+
+def test_words_of_a_text_are_tagged(bertjobs: Bertjobs, tmp_path: Path) -> None:
+    their_folder(tmp_path / "ner", "BertForTokenClassification", ("O", "B-PER", "I-PER"))
+    done = bertjobs("infer", "ner", "--text", "Harry likes apples.", "--json")
+    assert done.returncode == 0, done.stderr
+    prediction = json.loads(done.stdout)["prediction"]
+    assert prediction["words"] == ["Harry", "likes", "apples", "."]
+    assert set(prediction["tags"]) <= {"O", "B-PER", "I-PER"}
+    assert "Harry" in bertjobs("infer", "ner", "--text", "Harry likes apples.").stdout.splitlines()[0]
+    refused = bertjobs("infer", "ner", "--text", "Harry", "--second", "likes")
+    assert refused.returncode == 64
+    assert "--text --second" in refused.stderr
+
+
+def test_a_run_is_measured_on_the_data_it_was_fine_tuned_with(bertjobs: Bertjobs, model: Path, tmp_path: Path) -> None:
+    done = bertjobs(
+        "finetune", "--task", "films:Films", "--from", model, "--data", ".", "--backend", "local", "--set",
+        "phase1.sequence_length=32", "--set", "phase1.global_batch=4", "--run", "films",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr + done.stdout
+    result = json.loads((tmp_path / "results/films/phase1/RESULT.json").read_text())
+    measured = bertjobs("evaluate", "films", "--json")
+    assert measured.returncode == 0, measured.stderr
+    content = json.loads(measured.stdout)
+    assert content["examples"] == 4
+    for name, value in content["scores"].items():
+        assert value == pytest.approx(result["dev"][name]), name
+    assert content["scores"]
+    labelled = bertjobs("evaluate", "films", "--split", "train")
+    assert labelled.returncode == 64
+    assert "do not keep the examples of train" in labelled.stderr
+    assert "have no split 'tests'" in bertjobs("evaluate", "films", "--split", "tests").stderr

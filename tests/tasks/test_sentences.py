@@ -1,0 +1,82 @@
+"""Tables of sentences as a task: options, labels, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bertjobs.errors import InputError
+from bertjobs.tasks.example import Sentences
+from bertjobs.tasks.sentences import SentenceTask
+from bertjobs.tasks.task import open_task
+from tests.finetune.trained import prepared
+from tests.tasks.reading.files import refused, write
+
+HEADER = "text\tlabel"
+
+
+@pytest.mark.parametrize(
+    ("options", "part"),
+    [
+        ({"kind": "classes"}, "'class'"),
+        ({"labels": "a,,b"}, "not a list of different names"),
+        ({"labels": "a,a"}, "not a list of different names"),
+        ({"labels": "a,b", "kind": "number"}, "numbers have no labels"),
+        ({"separator": ";"}, "kind=several"),
+        ({"separator": "", "kind": "several"}, "not empty"),
+        ({"lable": "x"}, "'label'"),
+    ],
+)
+def test_bad_options(options: dict[str, str], part: str) -> None:
+    with pytest.raises(InputError) as caught:
+        open_task("sentences", options)
+    assert part in str(caught.value)
+
+
+def test_a_fixed_order_of_labels(tmp_path: Path) -> None:
+    train = write(tmp_path / "train.tsv", HEADER, "good\tyes", "bad\tno")
+    task = prepared(tmp_path, "sentences", {"train": train}, "good bad", labels="yes,no,maybe")
+    assert task.fitted.labels == ("yes", "no", "maybe")
+    write(train, HEADER, "good\tyes", "bad\tmayb")
+    message = refused(open_task("sentences", {"labels": "yes,no,maybe"}).read(train, "train"))
+    assert "train.tsv, line 3" in message
+    assert "'maybe'" in message
+
+
+@pytest.mark.parametrize(
+    ("options", "train", "dev", "parts"),
+    [
+        ({}, ["good\tx", "bad\ty"], ["good\tx", "bad\tz"], ("'z' does not occur in training", "dev.tsv, line 3")),
+        ({}, ["good\tx", "bad\tx"], ["good\tx"], ("all examples have the same label",)),
+        ({"kind": "number"}, ["good\t1", "bad\ttwo"], ["good\t1"], ("'two'", "not a number", "train.tsv, line 3")),
+        ({"kind": "several"}, ["good\tx", "bad\tx"], ["good\tx"], ("there is one: x",)),
+        ({"kind": "several"}, ["good\t", "bad\t"], ["good\t"], ("no training example has a label",)),
+        ({"id": "text"}, ["good\tx", "good\ty"], ["good\tx"], ("'good' occurs a second time", "train.tsv, line 3")),
+        ({"label": "lable"}, ["good\tx"], ["good\tx"], ("no column 'lable'", "'label'")),
+    ],
+)
+def test_bad_data(
+    tmp_path: Path, options: dict[str, str], train: list[str], dev: list[str], parts: tuple[str, ...]
+) -> None:
+    files = {split: write(tmp_path / f"{split}.tsv", HEADER, *rows) for split, rows in (("train", train), ("dev", dev))}
+    with pytest.raises(InputError) as caught:
+        prepared(tmp_path, "sentences", files, "good bad", **options)
+    for part in parts:
+        assert part in str(caught.value)
+    assert not (tmp_path / "prepared").exists()
+
+
+def test_labels_of_own_tasks_are_checked() -> None:
+    class Numbers(SentenceTask):
+        kind = "number"
+
+    class Strange(SentenceTask):
+        kind = "strange"
+
+    with pytest.raises(InputError, match="not a number"):
+        Numbers()._target(Sentences("1", "", label="many"), {})
+    with pytest.raises(InputError, match="name of one class"):
+        SentenceTask()._target(Sentences("1", "", label=("a", "b")), {"a": 0, "b": 1})
+    with pytest.raises(InputError, match="kind of labels"):
+        Strange()
