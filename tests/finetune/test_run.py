@@ -1,0 +1,163 @@
+"""`bertjobs finetune` as users start it: resume, ranks, best checkpoint, frozen layers; tiny models, real processes."""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from bertjobs.files.json_lines import read_lines
+from bertjobs.model.bert import BertForPreTraining
+from bertjobs.model.huggingface import save_pretrained
+from bertjobs.recipe.spec import ModelSpec
+from tests.tasks.encoders import encoder_in
+
+QUICK = ("--backend", "local", "--set", "phase1.lr=1e-2", "--set", "phase1.global_batch=16")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tiny BERT of random weights, and sentences that are good or bad by one word."""
+    folder = tmp_path_factory.mktemp("finetune")
+    encoder = encoder_in(folder / "vocabulary", 32)
+    spec = ModelSpec(
+        name="nano",
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        vocab_size=encoder.vocabulary.size,
+        max_position_embeddings=64,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+    )
+    torch.manual_seed(1)
+    (folder / "model").mkdir()
+    save_pretrained(BertForPreTraining(spec), folder / "vocabulary" / "vocab.txt", folder / "model", lowercase=True)
+    draw = random.Random(2)
+    (folder / "data").mkdir()
+    for split, count in (("train", 96), ("dev", 40)):
+        lines = []
+        for _ in range(count):
+            word = draw.choice(["good", "bad"])
+            text = " ".join([*draw.choices(["apples", "red", "the", "i", "my"], k=draw.randint(1, 9)), word])
+            lines.append(json.dumps({"text": text, "label": word}) + "\n")
+        (folder / "data" / f"{split}.jsonl").write_text("".join(lines))
+    return folder
+
+
+def bertjobs(place: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "bertjobs", *words], cwd=place, capture_output=True, text=True, check=False
+    )
+
+
+def finetuned(place: Path, run: str, *words: str) -> Path:
+    """A finished run's phase folder."""
+    done = bertjobs(
+        place, "finetune", "--from", "model", "--data", "data", "--run", run, *QUICK, "--set",
+        "phase1.sequence_length=32", *words
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    return place / "results" / run / "phase1"
+
+
+def weights(phase: Path) -> dict[str, torch.Tensor]:
+    result = json.loads((phase / "DONE.json").read_text())["checkpoint"]
+    return load_file(phase / "checkpoints" / result / "model.safetensors")
+
+
+@pytest.fixture(scope="module")
+def straight(place: Path) -> Path:
+    return finetuned(place, "straight", "--set", "phase1.epochs=4")
+
+
+def test_it_learns_and_says_so(place: Path, straight: Path) -> None:
+    result = json.loads((straight / "RESULT.json").read_text())
+    assert result["measure"] == "accuracy"
+    assert result["dev"]["accuracy"] > 0.9
+    assert len((straight / "predictions.jsonl").read_text().splitlines()) == 40
+    shown = bertjobs(place, "report", "straight")
+    assert f"dev accuracy {result['dev']['accuracy']:.4f}" in shown.stdout
+    assert (place / "results" / "straight" / "report.html").is_file()
+    assert bertjobs(place, "status", "straight").returncode == 0
+    assert "done" in bertjobs(place, "doctor", "straight").stdout
+
+
+def test_the_result_is_the_best_checkpoint(straight: Path) -> None:
+    lines = read_lines(straight / "validation.jsonl")
+    best = max(lines, key=lambda line: (line["accuracy"], -line["step"]))
+    assert json.loads((straight / "DONE.json").read_text())["step"] == best["step"]
+    assert json.loads((straight / "RESULT.json").read_text())["step"] == best["step"]
+
+
+def test_stopped_and_resumed_it_ends_with_the_same_bits(place: Path, straight: Path) -> None:
+    words = ("--from", "model", "--data", "data", "--run", "stopped", *QUICK, "--set", "phase1.epochs=4")
+    stopped = bertjobs(place, "finetune", *words, "--set", "phase1.sequence_length=32", "--steps-this-run", "9")
+    assert stopped.returncode == 75, stopped.stdout + stopped.stderr
+    assert bertjobs(place, "resume", "stopped").returncode == 0
+    phase = place / "results" / "stopped" / "phase1"
+    assert {name: tensor.tolist() for name, tensor in weights(phase).items()} == {
+        name: tensor.tolist() for name, tensor in weights(straight).items()
+    }
+    strip = ("validation_s",)
+    assert [{k: v for k, v in line.items() if k not in strip} for line in read_lines(phase / "validation.jsonl")] == [
+        {k: v for k, v in line.items() if k not in strip} for line in read_lines(straight / "validation.jsonl")
+    ]
+
+
+def test_two_ranks_train_and_measure_as_one(place: Path, straight: Path) -> None:
+    two = finetuned(place, "two", "--set", "phase1.epochs=4", "--tasks-per-node", "2")
+    for name in ("metrics.jsonl", "validation.jsonl"):
+        ours, theirs = read_lines(two / name), read_lines(straight / name)
+        assert len(ours) == len(theirs)
+        field = "loss_nats" if name == "metrics.jsonl" else "dev_loss_nats"
+        for one, other in zip(ours, theirs, strict=True):
+            assert one[field] == pytest.approx(other[field], rel=1e-3, abs=1e-4)
+
+
+def test_early_stop_ends_a_run_that_no_longer_gets_better(place: Path) -> None:
+    early = finetuned(
+        place, "early", "--set", "phase1.epochs=50", "--set", "phase1.early_stop=2", "--keep-checkpoints", "1"
+    )
+    lines = read_lines(early / "validation.jsonl")
+    best = json.loads((early / "DONE.json").read_text())["step"]
+    later = [line for line in lines if line["step"] > best]
+    assert len(later) == 2
+    assert len(lines) < 50
+    assert (early / "checkpoints" / f"step-{best:08}").is_dir()
+
+
+def test_only_the_last_layers_are_trained(place: Path) -> None:
+    tuned = weights(finetuned(place, "tuned", "--set", "phase1.epochs=1", "--tune-layers", "1"))
+    before = load_file(place / "model" / "model.safetensors")
+    changed = {name for name, tensor in tuned.items() if name in before and not torch.equal(tensor, before[name])}
+    assert any(name.startswith("bert.encoder.layer.1.") for name in changed)
+    assert not any(name.startswith(("bert.embeddings.", "bert.encoder.layer.0.")) for name in changed)
+
+
+@pytest.mark.parametrize(
+    ("words", "what"),
+    [
+        (("--data", "data"), "no weights to start from"),
+        (("--from", "model"), "no data were given"),
+        (("--from", "model", "--data", "nowhere"), "there is no such folder"),
+        (("--from", "nobody", "--data", "data"), "there is no run named 'nobody'"),
+        (("--from", "model", "--data", "data", "--task", "sentense"), "did you mean 'sentences'?"),
+        (("--from", "model", "--data", "data", "--option", "texts=a"), "did you mean 'text'?"),
+        (("--from", "model", "--data", "model"), "there is no training file"),
+        (("--from", "model", "--data", "data", "--set", "phase1.sequence_length=128"), "longer than the 64 positions"),
+    ],
+)
+def test_bad_input_is_refused_before_anything_is_written(place: Path, words: tuple[str, ...], what: str) -> None:
+    refused = bertjobs(place, "finetune", "--run", "refused", "--backend", "local", *words)
+    assert refused.returncode == 64
+    assert what in refused.stderr
+    assert "Traceback" not in refused.stderr
+    assert not (place / "results" / "refused").exists()
