@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bertjobs.errors import InputError
+from bertjobs.wording import counted
 
 if TYPE_CHECKING:
     from bertjobs.launch.plan.plan import Plan
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from bertjobs.recipe.resolve import Resolved
     from bertjobs.recipe.spec import RunSpec
     from bertjobs.run.directory import RunDirectory
+    from bertjobs.run.study import Study
     from bertjobs.slurm.container import Container
     from bertjobs.slurm.options import SlurmOptions
     from bertjobs.slurm.site import Site
@@ -252,7 +254,23 @@ def opened(args: argparse.Namespace) -> RunDirectory:
     """The run that the arguments name; InputError if there is none."""
     from bertjobs.run.directory import open_run
 
+    if study := named_study(args):
+        names = ", ".join(directory.name for directory in study.directories[:3])
+        raise InputError(
+            f"{args.run!r} is a study of {counted(len(study.members), 'run')}",
+            where=str(study.file),
+            hint=f"name one of its runs: {names}" + ", ..." * (len(study.members) > 3),
+        )
     return open_run(results_folder(args), args.run)
+
+
+def named_study(args: argparse.Namespace) -> Study | None:
+    """The study that the arguments name; None if they name none, or a run."""
+    from bertjobs.run.directory import RunDirectory
+    from bertjobs.run.study import find_study
+
+    results = results_folder(args)
+    return None if RunDirectory(results / args.run).is_run else find_study(results, args.run)
 
 
 _METAVARS = {"int": "N", "float": "X", "switch": "true|false", "path": "PATH", "mounts": "SRC:DST", "phase": "PHASE"}

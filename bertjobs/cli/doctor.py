@@ -9,7 +9,7 @@ import sys
 import time
 from typing import Any
 
-from bertjobs.cli.arguments import add_run_argument, opened
+from bertjobs.cli.arguments import add_run_argument, named_study, opened
 from bertjobs.wording import Paint
 
 
@@ -34,11 +34,18 @@ def _doctor(args: argparse.Namespace) -> int:
     from bertjobs.slurm.shell import quote
     from bertjobs.wording import harmless
 
-    directory = opened(args)
-    target = quote(args.run) + (f" --results {quote(args.results)}" if args.results else "")
-    verdict = diagnose(collect(directory, Slurm(os.environ), target, time.time()))
+    results = f" --results {quote(args.results)}" if args.results else ""
+    study = named_study(args)
+    runs = {one.name: one for one in study.directories} if study else {args.run: opened(args)}
+    now, slurm = time.time(), Slurm(os.environ)
+    verdicts = [
+        (directory.name, diagnose(collect(directory, slurm, quote(name) + results, now)))
+        for name, directory in runs.items()
+    ]
     if args.json:
-        print(json.dumps({"run": directory.name, **verdict.as_json()}, indent=2))
-    else:
-        print(f"run {harmless(directory.name)}\n\n{verdict.text(Paint.of(sys.stdout, os.environ))}")
+        rows = [{"run": name, **verdict.as_json()} for name, verdict in verdicts]
+        print(json.dumps(rows if study else rows[0], indent=2))
+        return 0
+    paint = Paint.of(sys.stdout, os.environ)
+    print("\n\n".join(f"run {harmless(name)}\n\n{verdict.text(paint)}" for name, verdict in verdicts))
     return 0

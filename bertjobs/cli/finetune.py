@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from bertjobs.cli.arguments import (
     add_backend_arguments,
@@ -16,7 +16,8 @@ from bertjobs.cli.arguments import (
     resolve_arguments,
     results_folder,
 )
-from bertjobs.cli.submit import add_output, start
+from bertjobs.cli.study import add_study_arguments
+from bertjobs.cli.submit import add_output, start_all
 from bertjobs.errors import InputError
 
 if TYPE_CHECKING:
@@ -56,8 +57,9 @@ def register(subparsers: Any) -> None:
     )
     add_backend_arguments(parser)
     add_output(parser)
+    add_study_arguments(parser)
     add_recipe_arguments(parser, without=("task", "data", "init_checkpoint", "phase"))
-    parser.set_defaults(handler=_finetune)
+    parser.set_defaults(handler=_finetune, is_member=False)
 
 
 def _finetune(args: argparse.Namespace) -> int:
@@ -65,7 +67,7 @@ def _finetune(args: argparse.Namespace) -> int:
         print(_task_list())
         return 0
     args.setting_recipe = args.setting_recipe or os.environ.get("RECIPE") or DEFAULT_RECIPE
-    return start(prepared_run(args), args)
+    return start_all(args, prepared_run)
 
 
 def prepared_run(args: argparse.Namespace) -> Resolved:
@@ -136,19 +138,23 @@ def _prepared(task: Task[Any], name: str, weights: Path, length: int, args: argp
     folder = (
         results_folder(_with_results(args)).absolute() / PREPARED / prepared_name(name, task.options, files, encoder)
     )
-    out = sys.stderr if args.json else sys.stdout
     if (folder / MANIFEST).is_file():
         prepared = PreparedTask.read(folder)
     else:
         prepared = prepare_task(task, name, files, encoder, folder)
-    print(f"task {name}, prepared in {folder}", file=out)
+    if not args.is_member:  # of a study: the others have the same data
+        _describe(name, prepared, sys.stderr if args.json else sys.stdout)
+    return prepared
+
+
+def _describe(name: str, prepared: PreparedTask, out: TextIO) -> None:
+    print(f"task {name}, prepared in {prepared.folder}", file=out)
     for split, one in prepared.splits.items():
         facts = one.facts
         print(f"  {split:5} {facts.examples:,} examples, {facts.tokens / max(1, facts.rows):.0f} tokens on average, "
               f"from {prepared.sources[split]}", file=out)  # fmt: skip
     for note in prepared.notes:
         print(f"  note: {note}", file=out)
-    return prepared
 
 
 PREPARED = ".tasks"

@@ -24,6 +24,7 @@ from bertjobs.cli import (
     rehearse,
     report,
     runs,
+    study,
     sync,
 )
 from bertjobs.cli.interrupts import EXIT_INTERRUPTED
@@ -32,7 +33,7 @@ from bertjobs.errors import EXIT_BAD_INPUT, BertjobsError, nearest
 _VERBS = (
     *(init, recipes, data, bench, plan),
     *(finetune, evaluate, predict, infer),
-    *(rehearse, runs, doctor, image, report, sync, completion),
+    *(rehearse, runs, study, doctor, image, report, sync, completion),
 )
 """In the order of the help."""
 

@@ -10,13 +10,14 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from bertjobs.cli.arguments import add_run_argument, opened, results_folder
+from bertjobs.cli.arguments import add_run_argument, named_study, opened, results_folder
 from bertjobs.errors import InputError
 from bertjobs.wording import Paint
 
 if TYPE_CHECKING:
     from bertjobs.launch.watch.status import RunStatus
     from bertjobs.run.directory import RunDirectory
+    from bertjobs.run.study import Study
 
 WATCH_S = 5.0
 """Seconds between two updates of ``--watch``."""
@@ -113,7 +114,10 @@ def _seconds(args: argparse.Namespace) -> float:
 def _directories(args: argparse.Namespace) -> list[RunDirectory]:
     from bertjobs.run.directory import all_runs
 
-    return [opened(args)] if args.run else all_runs(results_folder(args))
+    if args.run is None:
+        return all_runs(results_folder(args))
+    study = named_study(args)
+    return study.directories if study else [opened(args)]
 
 
 def _show_status(args: argparse.Namespace, runs: Sequence[RunStatus]) -> None:
@@ -123,7 +127,7 @@ def _show_status(args: argparse.Namespace, runs: Sequence[RunStatus]) -> None:
     if args.json:
         # One line per update if there are several.
         print(json.dumps([row.as_json() for row in rows], indent=None if args.watch else 2), flush=True)
-    elif args.run:
+    elif args.run and len(runs) == 1:
         print(run_text(runs[0], time.time(), paint), flush=True)
     elif rows:
         print(status_text(rows, paint), flush=True)
@@ -167,10 +171,26 @@ def _cancel(args: argparse.Namespace) -> int:
     from bertjobs.slurm.client import Slurm
     from bertjobs.wording import harmless
 
+    if study := named_study(args):
+        return _cancel_study(study, args)
     directory = opened(args)
     jobs = cancel(directory, Slurm(os.environ))
     if args.json:
         print(json.dumps({"run": directory.name, "cancelled": jobs}, indent=2))
     else:
         print(harmless(f"cancelled {', '.join(jobs)}") if jobs else "this run has no queued or running jobs")
+    return 0
+
+
+def _cancel_study(study: Study, args: argparse.Namespace) -> int:
+    from bertjobs.launch.cancel import cancel_all
+    from bertjobs.slurm.client import Slurm
+    from bertjobs.wording import harmless
+
+    jobs = cancel_all(study.directories, Slurm(os.environ))
+    if args.json:
+        print(json.dumps({"study": study.name, "cancelled": jobs}, indent=2))
+    else:
+        lines = [f"{run}: cancelled {', '.join(ids)}" for run, ids in jobs.items() if ids]
+        print(harmless("\n".join(lines)) if lines else "this study has no queued or running jobs")
     return 0

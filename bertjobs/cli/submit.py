@@ -18,10 +18,12 @@ from bertjobs.cli.arguments import (
     awaited_jobs,
     chosen_site,
     make_checked_plan,
+    named_study,
     opened,
     resolve_arguments,
     slurm_options,
 )
+from bertjobs.cli.study import Resolve, add_study_arguments, is_study, resume_study, start_study
 from bertjobs.errors import InputError
 
 if TYPE_CHECKING:
@@ -46,6 +48,7 @@ def register(subparsers: Any) -> None:
     )
     add_backend_arguments(submit)
     add_output(submit)
+    add_study_arguments(submit)
     add_recipe_arguments(submit)
     submit.set_defaults(handler=_submit)
 
@@ -68,7 +71,7 @@ def register(subparsers: Any) -> None:
         help="change a setting that does not affect the weights of a phase that has begun, such as nodes=4 or "
         "phase1.micro_batch=16; it goes into run.yml",
     )
-    resume.set_defaults(handler=_resume)
+    resume.set_defaults(handler=_resume, at_once=None)
 
 
 def add_output(parser: argparse.ArgumentParser) -> None:
@@ -82,7 +85,12 @@ def add_output(parser: argparse.ArgumentParser) -> None:
 
 
 def _submit(args: argparse.Namespace) -> int:
-    return start(resolve_arguments(args, os.environ, site=chosen_site(args)), args)
+    return start_all(args, lambda own: resolve_arguments(own, os.environ, site=chosen_site(own)))
+
+
+def start_all(args: argparse.Namespace, resolve: Resolve) -> int:
+    """Start the run, or all runs of the study, that ``resolve`` makes of the arguments; returns the exit code."""
+    return start_study(args, resolve) if is_study(args) else start(resolve(args), args)
 
 
 def start(resolved: Resolved, args: argparse.Namespace) -> int:
@@ -107,6 +115,8 @@ def _resume(args: argparse.Namespace) -> int:
     from bertjobs.launch.plan.preflight import refuse
     from bertjobs.launch.resume import edit_problems, resumed
 
+    if study := named_study(args):
+        return resume_study(study, args)
     directory = opened(args)
     resolved = resumed(directory, args.sets)
     _check_idle(directory, args.run)

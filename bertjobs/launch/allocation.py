@@ -18,6 +18,7 @@ from bertjobs.recipe.catalogue import catalogue_files, load_catalogue
 from bertjobs.recipe.lockfile import read_lockfile
 from bertjobs.recipe.resolve import resolve
 from bertjobs.recipe.spec import RunSpec
+from bertjobs.run.own_job import own_job
 from bertjobs.slurm.client import Slurm
 from bertjobs.slurm.cluster import gpus_given, parse_gres
 from bertjobs.slurm.environment import clean_environment
@@ -96,7 +97,7 @@ def share(recipe: str, allocation: Allocation) -> Share | None:
 
 def allocation_of(environ: Mapping[str, str], slurm: Slurm) -> Allocation:
     """The allocation of the job that ``environ`` is from; raises NoAnswer if Slurm does not say."""
-    job = slurm.job_record(environ["SLURM_JOB_ID"], details=True)
+    job = slurm.job_record(own_job(environ) or "", details=True)
     node = slurm.node_record(environ.get("SLURMD_NODENAME") or environ["SLURM_JOB_NODELIST"])
     nodes = int(environ.get("SLURM_JOB_NUM_NODES") or 1)
     tasks = int(environ.get("SLURM_NTASKS_PER_NODE") or 0) or int(environ.get("SLURM_NTASKS") or 0) // nodes

@@ -66,16 +66,27 @@ def cancel(directory: RunDirectory, slurm: Slurm, patience_s: float = PATIENCE_S
         InputError: it runs on another machine.
         BertjobsError: Slurm refused, or gave no answer.
     """
-    cancelled: list[str] = []
+    return cancel_all([directory], slurm, patience_s)[directory.name]
+
+
+def cancel_all(
+    directories: Sequence[RunDirectory], slurm: Slurm, patience_s: float = PATIENCE_S
+) -> dict[str, list[str]]:
+    """`cancel` for several runs at once; by run, the jobs that were cancelled."""
+    cancelled: dict[str, list[str]] = {directory.name: [] for directory in directories}
     deadline = time.monotonic() + patience_s
-    while links := active_links(directory, slurm):
-        _stop(directory, [link for link in links if link.job not in cancelled], slurm)
-        cancelled += [link.job for link in links if link.job not in cancelled]
-        if time.monotonic() >= deadline or all(link.backend == "local" for link in links):
+    while active := {directory: links for directory in directories if (links := active_links(directory, slurm))}:
+        for directory, links in active.items():
+            before = cancelled[directory.name]
+            _stop(directory, [link for link in links if link.job not in before], slurm)
+            before += [link.job for link in links if link.job not in before]
+        is_local = all(link.backend == "local" for links in active.values() for link in links)
+        if time.monotonic() >= deadline or is_local:
             break
         time.sleep(min(PAUSE_S, patience_s))
-    if not cancelled:
-        _check_elsewhere(directory)
+    for directory in directories:
+        if not cancelled[directory.name]:
+            _check_elsewhere(directory)
     return cancelled
 
 

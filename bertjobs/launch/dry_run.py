@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,9 +12,11 @@ from typing import Any
 from bertjobs.launch.script import Submission, submissions
 from bertjobs.launch.source import write_source
 from bertjobs.launch.start import next_chain, without_suspects
+from bertjobs.launch.study import array_submission
 from bertjobs.recipe.spec import RunSpec
 from bertjobs.run.directory import RunDirectory
 from bertjobs.run.settings import settings_text
+from bertjobs.run.study import Study
 from bertjobs.slurm.client import Slurm
 from bertjobs.slurm.options import SlurmOptions
 from bertjobs.slurm.shell import shell_line
@@ -103,6 +106,33 @@ def dry_run(
         (*files, WrittenFile(directory.journal, None, note)),
         tuple(tuple(job.command({})) for job in jobs if backend == "slurm"),
     )
+
+
+def study_dry_run(
+    study: Study,
+    specs: Sequence[RunSpec],
+    backend: str,
+    options: SlurmOptions,
+    slurm: Slurm,
+    *,
+    at_once: int | None,
+    after: Sequence[str],
+) -> DryRun:
+    """What starting these runs of a study would write and queue, the source of each run left out.
+
+    Raises:
+        InputError: they need jobs of different kinds.
+    """
+    directories = [RunDirectory(Path(spec.results) / spec.run) for spec in specs]
+    files = [WrittenFile(study.file, json.dumps(study.as_json(), indent=2) + "\n")]
+    for directory, spec in zip(directories, specs, strict=True):
+        files.append(WrittenFile(directory.lockfile, settings_text(directory, spec)))
+    if backend == "local":
+        return DryRun(study.results, tuple(files), ())
+    options = without_suspects(specs[0], options, slurm)
+    chain = next_chain(*directories)
+    array = array_submission(study, specs, options, chain=chain, at_once=at_once, after=after)
+    return DryRun(study.results, (*files, WrittenFile(array.path, array.script)), (tuple(array.command({})),))
 
 
 def queued(

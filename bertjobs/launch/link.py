@@ -31,6 +31,7 @@ from bertjobs.run.causes import Cause, Then
 from bertjobs.run.checkpoints import last_written
 from bertjobs.run.directory import PhaseDirectory, RunDirectory
 from bertjobs.run.journal import Attempt, read_story
+from bertjobs.run.own_job import own_job
 from bertjobs.run.owner import Owner, Owners
 from bertjobs.run.restarts import beyond_budget, chain_events, close_attempt, complete_journal, is_open
 from bertjobs.slurm.client import Slurm
@@ -189,13 +190,15 @@ class CurrentLink:
         Raises:
             KeyError, ValueError: this is not run.sub's environment.
         """
+        if (job := own_job(environ)) is None:
+            raise KeyError("SLURM_JOB_ID")
         return cls(
             folder=RunDirectory(Path(environ["RESULTS"]) / environ["RUN"]),
             phases=tuple(int(number) for number in environ.get("BERTJOBS_PHASES", "").split(",") if number),
             phase=int(environ["PHASE"]),
-            job=environ["SLURM_JOB_ID"],
+            job=job,
             attempt=int(environ.get("SLURM_RESTART_COUNT") or 0),
-            chain=environ.get("BERTJOBS_CHAIN") or environ["SLURM_JOB_ID"],
+            chain=environ.get("BERTJOBS_CHAIN") or job,
             step_limit=bool(environ.get("STEPS_THIS_RUN")),
             notify=Notify.of(environ),
             environ=environ,

@@ -15,14 +15,39 @@ from bertjobs.slurm.shell import export_lines
 MARKER = "# bertjobs: the settings of a submitted run go here\n"
 
 
-def sbatch_lines(spec: RunSpec, phase: int, options: SlurmOptions) -> list[str]:
+@dataclass(frozen=True)
+class StudyArray:
+    """The one array job of a study: its element ``i`` is the first link of the run ``STUDY-i``.
+
+    Attributes:
+        study: the name.
+        numbers: of the elements.
+        phases: of the runs; an element trains those that its run has left, one after the other.
+        at_once: most elements that run at a time; None: as many as the cluster has room for.
+    """
+
+    study: str
+    numbers: tuple[int, ...]
+    phases: tuple[int, ...]
+    at_once: int | None = None
+
+    @property
+    def elements(self) -> str:
+        """As sbatch's ``--array`` takes them."""
+        return ",".join(map(str, self.numbers)) + (f"%{self.at_once}" if self.at_once else "")
+
+
+def sbatch_lines(spec: RunSpec, phase: int, options: SlurmOptions, array: StudyArray | None = None) -> list[str]:
     """The options of the job, without ``#SBATCH``."""
-    logs = header_value(file_name(str(Path(spec.results) / spec.run / f"phase{phase}" / "logs")))
+    results, logs = (header_value(file_name(path)) for path in (spec.results, f"phase{phase}/logs"))
+    name = array.study if array else spec.run
+    folder, id = (f"{name}-%a", "%A_%a") if array else (name, "%j")
     lines = [
-        f"--job-name={spec.run}-phase{phase}",
+        f"--job-name={name}-phase{phase}",
         f"--nodes={spec.nodes}",
         f"--ntasks-per-node={spec.tasks_per_node}",
-        f"--output={logs}/slurm-%j.out",
+        f"--output={results}/{folder}/{logs}/slurm-{id}.out",
+        *([f"--array={array.elements}"] if array else []),
     ]
     if spec.gpus:
         lines.append(f"--gpus-per-node={spec.gpus_per_node}")
@@ -40,6 +65,7 @@ def render_script(
     *,
     chain: str = "",
     code: str = "",
+    array: StudyArray | None = None,
 ) -> str:
     """The script that ``sbatch`` is given for one phase.
 
@@ -47,10 +73,13 @@ def render_script(
     the run's lockfile, run.yml. The phase is in the job's name only: each job works on the first of the run's phases
     that is not done. ``chain`` names the submission that the job belongs to. ``python`` runs the link, and also the
     worker unless that is in a container, where ``code`` is the folder of the package that it runs ("": the image's).
+    With ``array`` it is the script of a study, whose runs have the settings of ``spec`` as far as a job's go.
     """
-    header = "".join(f"#SBATCH {line}\n" for line in sbatch_lines(spec, phase, options))
-    settings = {"RUN": spec.run, "RECIPE": spec.recipe, "RESULTS": spec.results}
-    settings |= {"BERTJOBS_PHASES": ",".join(str(phase.phase) for phase in spec.phases)}
+    header = "".join(f"#SBATCH {line}\n" for line in sbatch_lines(spec, phase, options, array))
+    settings = {} if array else {"RUN": spec.run}
+    settings |= {"RECIPE": spec.recipe, "RESULTS": spec.results}
+    phases = array.phases if array else [phase.phase for phase in spec.phases]
+    settings |= {"BERTJOBS_PHASES": ",".join(map(str, phases))}
     settings |= {"BERTJOBS_CHAIN": chain} if chain else {}
     if spec.image:
         settings |= Container(spec.image, spec.mounts, spec.container, options.environment, code).variables()
@@ -63,7 +92,8 @@ def render_script(
         settings["STEPS_THIS_RUN"] = str(spec.steps_this_run)
     settings |= options.notify.variables()
     before, after = template.split(MARKER)
-    return before + header + export_lines(settings) + after
+    run = f"export RUN={array.study}-$SLURM_ARRAY_TASK_ID\n" if array else ""
+    return before + header + run + export_lines(settings) + after
 
 
 @dataclass(frozen=True)

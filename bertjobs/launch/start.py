@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import shutil
 import sys
 import time
@@ -35,6 +36,8 @@ from bertjobs.slurm.environment import clean_environment
 from bertjobs.slurm.options import SlurmOptions
 from bertjobs.slurm.refusals import NoAnswer
 from bertjobs.wording import harmless
+
+_CHAIN = re.compile(r"chain-(\d+)")
 
 Queueing = Callable[[RunDirectory, RunSpec, SlurmOptions, Sequence[str], str], dict[int, str]]
 """Queues a run's phases: given the run's directory and spec, sbatch's options, jobs to wait for and the chain's name,
@@ -149,12 +152,15 @@ def without_suspects(spec: RunSpec, options: SlurmOptions, slurm: Slurm) -> Slur
     return replace(options, extra=(*options.extra, f"--exclude={','.join([*given, *nodes])}")) if nodes else options
 
 
-def next_chain(directory: RunDirectory) -> str:
-    """``chain-1``, ``chain-2``, ...: the name of a run's next submission.
+def next_chain(*directories: RunDirectory) -> str:
+    """``chain-1``, ``chain-2``, ...: the name of the next submission of a run, or of several as one; none of them has
+    it for an earlier one.
 
-    All jobs that continue the run without another submit carry it, and share its budgets of restarts.
+    All jobs that continue a run without another submit carry it, and share its budgets of restarts.
     """
-    return f"chain-{len({event['chain'] for event in directory.events() if event.get('chain')}) + 1}"
+    chains = [{str(event["chain"]) for event in directory.events() if event.get("chain")} for directory in directories]
+    numbers = [int(match[1]) for names in chains for name in names if (match := _CHAIN.fullmatch(name))]
+    return f"chain-{max([*map(len, chains), *numbers]) + 1}"
 
 
 def suspect_nodes(spec: RunSpec, available: int) -> list[str]:

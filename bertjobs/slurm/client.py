@@ -24,6 +24,7 @@ from bertjobs.slurm.jobs import (
     elements_of_squeue,
     jobs_of_sacct,
     jobs_of_squeue,
+    name_in_array,
     pending_of_squeue,
     record_of_scontrol,
     rows,
@@ -242,7 +243,7 @@ class Slurm:
         sources = []
         for source, words in (
             ("sacct", ["sacct", "-X", "-n", "-P", "-j", ",".join(ids), "-o", "JobID,State"]),
-            ("squeue", ["squeue", "-h", "-t", "all", "-j", ",".join(ids), "-o", "%i|%T"]),
+            ("squeue", ["squeue", "-h", "-r", "-t", "all", "-j", ",".join(ids), "-o", "%i|%T"]),
         ):
             if not ids or not self.has(source):
                 continue
@@ -272,7 +273,7 @@ class Slurm:
             sources += ["sacct"] if known else []
             complaints += _complaint(done)
         if self.has("squeue"):
-            done = self.run(["squeue", "-h", "-t", "all", "-j", asked, "-o", SQUEUE_FORMAT])
+            done = self.run(["squeue", "-h", "-r", "-t", "all", "-j", asked, "-o", SQUEUE_FORMAT])
             known = jobs_of_squeue(done.stdout, known)
             sources += ["squeue"] if "|" in done.stdout else []
             complaints += _complaint(done)
@@ -308,8 +309,9 @@ class Slurm:
         if not self.has("squeue"):
             return {}
         link = re.compile(re.escape(run) + r"-(phase\d+|spare)")
-        named = rows(self.needed(["squeue", "-h", "--me", "-o", "%i|%j"]), 2)
-        return {id: name for id, name in named if link.fullmatch(name) and self._writes_into(id, folder)}
+        listed = rows(self.needed(["squeue", "-h", "-r", "--me", "-o", "%i|%j"]), 2)
+        named = {id: name if link.fullmatch(name) else name_in_array(id, name) for id, name in listed}
+        return {id: name for id, name in named.items() if link.fullmatch(name) and self._writes_into(id, folder)}
 
     def _writes_into(self, job: str, folder: Path) -> bool:
         output = self.job_record(job).get("StdOut")

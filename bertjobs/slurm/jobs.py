@@ -170,6 +170,14 @@ def elements_of_squeue(text: str, name: str) -> dict[str, Job]:
     return jobs
 
 
+def name_in_array(id: str, name: str) -> str:
+    """The name that a link of a run would have of its own, which is the element ``17_3`` of a study's array:
+    ``STUDY-3-phase1`` for an array called ``STUDY-phase1``; ``name`` for other jobs."""
+    _, _, index = id.partition("_")
+    study, dash, phase = name.rpartition("-")
+    return f"{study}-{index}-{phase}" if index.isdigit() and dash else name
+
+
 def _word(text: str) -> str:
     return "" if text in ("None", "N/A", "Unknown", "(null)") else text
 

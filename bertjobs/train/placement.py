@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from bertjobs.errors import InputError
+from bertjobs.run.own_job import own_job
 
 LAUNCHERS = ("BERTJOBS_JOB", "TORCHELASTIC_RUN_ID")
 """Variables that only our local launcher and torchrun set."""
@@ -60,11 +61,11 @@ def read_placement(environ: Mapping[str, str]) -> Placement:
     if "SLURM_PROCID" in environ and not is_marked:
         scheduler = "slurm"
         names = ("SLURM_PROCID", "SLURM_LOCALID", "SLURM_NTASKS", "SLURM_NNODES")
-        job, attempt = "SLURM_JOB_ID", "SLURM_RESTART_COUNT"
+        job, attempt = own_job(environ), "SLURM_RESTART_COUNT"
     else:
         scheduler = "local"
         names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "NODES")
-        job, attempt = "BERTJOBS_JOB", "BERTJOBS_ATTEMPT"
+        job, attempt = environ.get("BERTJOBS_JOB"), "BERTJOBS_ATTEMPT"
     defaults = dict(zip(names, ("0", "0", "1", "1"), strict=True))
 
     def number(name: str, default: str) -> int:
@@ -86,7 +87,7 @@ def read_placement(environ: Mapping[str, str]) -> Placement:
             f"rank {rank}, number {local_rank} on its node, cannot be among {world_size} tasks on {nodes} nodes",
             where="the launcher's environment",
         )
-    name, times = environ.get(job) or "0", number(attempt, "0")
+    name, times = job or "0", number(attempt, "0")
     return Placement(
         rank=rank,
         local_rank=local_rank,

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import statistics
 from collections.abc import Mapping, Sequence
@@ -26,6 +27,7 @@ from bertjobs.run.journal import Attempt, JobStory, read_story
 from bertjobs.slurm.client import Slurm
 from bertjobs.slurm.jobs import Job
 
+_SLURM_JOB = re.compile(r"\d+(_\d+)?")
 TAIL_BYTES = 1 << 20
 """Read from a log's end: enough for the stacks of a few hundred ranks."""
 
@@ -177,7 +179,7 @@ def collect(directory: RunDirectory, slurm: Slurm, target: str, now: float) -> E
     asked = {job.id for job in story.jobs.values() if job.backend != "local"}
     # Jobs that ended before the journal named them have logs: <job>-<attempt>.out, slurm-<job>.out.
     names = [file.stem for folder in directory.phases() for file in folder.outputs()]
-    asked |= {job for name in names if (job := name.removeprefix("slurm-").split("-")[0]).isdecimal()}
+    asked |= {job for name in names if _SLURM_JOB.fullmatch(job := name.removeprefix("slurm-").split("-")[0])}
     slurm_jobs, silence = {}, ""
     try:
         slurm_jobs = slurm.jobs(sorted(asked))
@@ -251,7 +253,7 @@ def _jobs(
     since: dict[str, float] = {}
     for (id, _), log in logs.items():
         since[id] = min(log.written_unix_s, since.get(id, log.written_unix_s))
-    jobs = {id: slurm_jobs.get(id, Job(id, "slurm" if id.isdecimal() else "local")) for id in since}
+    jobs = {id: slurm_jobs.get(id, Job(id, "slurm" if _SLURM_JOB.fullmatch(id) else "local")) for id in since}
     for job in journal:
         since[job.id] = job.since_unix_s
         own = Job(job.id, job.backend, journal_state(job))
