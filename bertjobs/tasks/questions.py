@@ -223,14 +223,13 @@ class Squad1(Task[Question]):
             InputError: one of the two is missing or empty.
         """
         check_keys(texts, ("question", "context"))
-        questions = []
-        for number, one in enumerate(texts, 1):
+        for text in texts:
             for key in ("question", "context"):
-                if not one.get(key, "").strip():
-                    raise InputError(f"text {number} has no {key}, or an empty one", where="bertjobs infer",
-                                     hint='--question "..." --context "..."')  # fmt: skip
-            questions.append(Question(one.get("id", str(number)), one["question"], one["context"]))
-        return questions
+                if not text[key].strip():
+                    raise InputError(f"the {key} is empty", hint='--question "..." --context "..."')
+        return [
+            Question(one.get("id", str(number)), one["question"], one["context"]) for number, one in enumerate(texts, 1)
+        ]
 
 
 class Squad2(Squad1):
