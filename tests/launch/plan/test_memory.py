@@ -29,7 +29,11 @@ from bertjobs.recipe.size import matrix_elements, parameter_count
 from bertjobs.recipe.spec import ModelSpec, RunSpec
 
 CATALOGUE = load_catalogue([builtin_file()])
-GPU_RECIPES = [name for name in CATALOGUE.keys("recipes") if not name.startswith("laptop")]
+GPU_RECIPES = [
+    name
+    for name in CATALOGUE.keys("recipes")
+    if not name.startswith("laptop") and CATALOGUE.find("recipes", name, "task") is None
+]
 TOLERANCE = 0.02
 """The formula leaves out what is small: the attention's mask, indices, the next-sentence head."""
 
