@@ -76,7 +76,8 @@ def choose(catalogue: Catalogue, gpus: Sequence[Gpu], *, on_cpus: bool = False) 
     if not gpus:
         return Choice(FALLBACK, "nvidia-smi names no GPU on this node; it suits all GPUs from 40 GB and A100 on")
     gpu = min(gpus, key=lambda gpu: gpu.memory_gb)
-    systems = {name: _system(catalogue, name) for name in catalogue.keys("recipes")}
+    names = [name for name in catalogue.keys("recipes") if catalogue.find("recipes", name, "task") is None]
+    systems = {name: _system(catalogue, name) for name in names}
     systems = {name: system for name, system in systems.items() if system.gpus_per_node}
     for name, system in systems.items():
         if is_same_gpu(gpu.name, gpu.memory_gb, system):
