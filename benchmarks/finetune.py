@@ -140,9 +140,8 @@ def train_theirs(prepared: PreparedTask, seed: int, args: argparse.Namespace) ->
     transformers.logging.set_verbosity_error()
     transformers.set_seed(seed)
     head, split = prepared.head, prepared.splits["train"]
-    kinds = {"sequence": "SequenceClassification", "token": "TokenClassification", "span": "QuestionAnswering"}
     labels = {} if head.kind == "span" else {"num_labels": head.outputs}
-    model = getattr(transformers, f"AutoModelFor{kinds[head.kind]}").from_pretrained(weights(), **labels)
+    model = getattr(transformers, head.architecture).from_pretrained(weights(), **labels)
     rows = [features(split, row, head) for row in range(split.rows)]
 
     class Clock(TrainerCallback):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 import sys
 import time
 from collections.abc import Collection, Mapping
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
     from bertjobs.slurm.site import Site
 
 BACKENDS = ("auto", "slurm", "submitit", "local")
-_JOB = re.compile(r"[0-9]+(_[0-9]+)?")
 _NAMED = ("partition", "account", "time")
 _CONTAINER = ("image", "mounts", "container")
 
@@ -67,9 +65,11 @@ def add_backend_arguments(parser: argparse.ArgumentParser, *, site: bool = True)
 
 def awaited_jobs(args: argparse.Namespace) -> tuple[str, ...]:
     """The job ids that --after gives, each once; InputError for anything else."""
+    from bertjobs.run.own_job import is_slurm_job
+
     jobs = [job.strip() for text in args.after for job in text.split(",")]
     for job in jobs:
-        if not _JOB.fullmatch(job):
+        if not is_slurm_job(job):
             raise InputError(
                 f"{job!r} is not the id of a job", where="--after", hint="digits, as squeue shows them: 4711, or 4711_3"
             )
@@ -197,6 +197,11 @@ def add_run_argument(
     given."""
     text = "the run's name, or its folder" + (f" ({without})" if optional else "")
     parser.add_argument("run", metavar="RUN", nargs="?" if optional else None, help=text)
+    add_results_arguments(parser)
+
+
+def add_results_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add --results and --site, which `results_folder` reads."""
     parser.add_argument(
         "--results", metavar="DIR", help="folder of all runs (default: the site's, else results) [RESULTS]"
     )

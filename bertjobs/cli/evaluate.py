@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -120,11 +119,7 @@ def _prepared_source(model: TrainedModel, split: str) -> _Source:
         raise InputError(f"the prepared data do not keep the examples of {split}", where=str(found.folder),
                          hint=f"--dev {prepared.sources.get(split, 'FILE')}")  # fmt: skip
 
-    def examples() -> Iterator[Any]:
-        for batch in found.batches(1000):
-            yield from batch
-
-    return _Source(examples, split, Path(prepared.sources.get(split, prepared.folder)))
+    return _Source(found.examples, split, Path(prepared.sources.get(split, prepared.folder)))
 
 
 def _as_json(model: TrainedModel, source: _Source, result: Evaluation) -> dict[str, Any]:

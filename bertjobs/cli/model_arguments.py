@@ -7,8 +7,9 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bertjobs.cli.arguments import add_site_argument, results_folder
+from bertjobs.cli.arguments import add_results_arguments, results_folder
 from bertjobs.errors import InputError
+from bertjobs.recipe.setting import PRECISIONS
 
 if TYPE_CHECKING:
     import torch
@@ -16,16 +17,12 @@ if TYPE_CHECKING:
     from bertjobs.finetune.loading import TrainedModel
 
 DEVICES = ("auto", "cpu", "cuda")
-PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """Add RUN|DIR, --results, --site, --device, --precision, --threads and --json."""
     parser.add_argument("model", metavar="RUN|DIR", help="a run, by its name or folder, or the folder of a model")
-    parser.add_argument(
-        "--results", metavar="DIR", help="folder of all runs (default: the site's, else results) [RESULTS]"
-    )
-    add_site_argument(parser)
+    add_results_arguments(parser)
     group = parser.add_argument_group("how it is computed")
     group.add_argument("--device", metavar="|".join(DEVICES), choices=DEVICES, default="auto",
                        help="cpu, cuda, or auto: a GPU if there is one (default: auto)")  # fmt: skip

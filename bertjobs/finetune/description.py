@@ -14,11 +14,12 @@ from bertjobs.recipe.spec import ModelSpec
 from bertjobs.tasks.prepared import PreparedTask
 
 TASK_FILE = "task.json"
-_PROBLEMS = {
+PROBLEMS = {
     "cross_entropy": "single_label_classification",
     "squared_error": "regression",
     "binary_cross_entropy": "multi_label_classification",
 }
+"""What Hugging Face calls a head of kind "sequence", by its loss."""
 
 
 def task_files(spec: ModelSpec, prepared: PreparedTask, folder: Path) -> None:
@@ -35,7 +36,7 @@ def task_files(spec: ModelSpec, prepared: PreparedTask, folder: Path) -> None:
         config["id2label"] = {str(number): name for number, name in enumerate(names)}
         config["label2id"] = {name: number for number, name in enumerate(names)}
     if prepared.head.kind == "sequence":
-        config["problem_type"] = _PROBLEMS[prepared.head.loss]
+        config["problem_type"] = PROBLEMS[prepared.head.loss]
     text = json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False)
     (folder / "config.json").write_text(text + "\n", encoding="utf-8")
     write_json(folder / TASK_FILE, prepared.as_description())

@@ -13,6 +13,7 @@ from bertjobs.errors import InputError
 from bertjobs.model.bert import Bert, BertForPreTraining
 from bertjobs.model.huggingface import load_pretrained
 from bertjobs.recipe.bert_config import read_model_spec
+from bertjobs.recipe.spec import ModelSpec
 from bertjobs.tasks.encoding import TextEncoder
 
 MASK = "[MASK]"
@@ -34,12 +35,10 @@ def fill_masks(folder: Path, text: str, count: int, device: torch.device) -> lis
         InputError: the text has no mask, or one beyond what the model reads; the folder has no masked-LM head.
     """
     spec = read_model_spec(folder)
-    encoder = TextEncoder.of_folder(folder, spec.max_position_embeddings)
-    (pieces,) = encoder.pieces([text])
-    ids = encoder.single(pieces.ids)
+    encoder, (pieces, ids) = _encoded(folder, spec, text)
     mask = encoder.vocabulary.mask_id
     places = [place for place, number in enumerate(ids) if number == mask]
-    if len(places) < pieces.ids.count(mask):
+    if len(places) < pieces.count(mask):
         raise InputError(
             f"a mask lies beyond the {encoder.max_length} tokens that the model reads", where="--fill-mask"
         )
@@ -73,9 +72,7 @@ def features(folder: Path, text: str, device: torch.device) -> dict[str, Any]:
         InputError: the folder has no BERT or no tokenizer.
     """
     spec = read_model_spec(folder)
-    encoder = TextEncoder.of_folder(folder, spec.max_position_embeddings)
-    (pieces,) = encoder.pieces([text])
-    ids = encoder.single(pieces.ids)
+    encoder, (_, ids) = _encoded(folder, spec, text)
     holder = torch.nn.ModuleDict({"bert": Bert(spec, False, pooled=False)})
     shapes = {name: parameter.shape for name, parameter in holder.named_parameters()}
     _load(holder, load_pretrained(folder, spec, shapes).state, device)
@@ -87,6 +84,13 @@ def features(folder: Path, text: str, device: torch.device) -> dict[str, Any]:
         "cls": hidden[0, 0].tolist(),
         "mean": hidden[0].mean(0).tolist(),
     }
+
+
+def _encoded(folder: Path, spec: ModelSpec, text: str) -> tuple[TextEncoder, tuple[list[int], list[int]]]:
+    """The folder's encoder; a text's tokens, all of them, and as the model reads them."""
+    encoder = TextEncoder.of_folder(folder, spec.max_position_embeddings)
+    (pieces,) = encoder.pieces([text])
+    return encoder, (pieces.ids, encoder.single(pieces.ids))
 
 
 def _load(model: torch.nn.Module, state: dict[str, Tensor], device: torch.device) -> None:

@@ -9,11 +9,11 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO, Any
 
+from bertjobs.data.ragged import in_batches
 from bertjobs.errors import InputError
 from bertjobs.finetune.loading import TrainedModel
 from bertjobs.finetune.predict import BATCH_TOKENS, CHUNK, Predictor, cut_off
 from bertjobs.tasks.example import target_of
-from bertjobs.tasks.prepare import in_batches
 from bertjobs.tasks.task import Fitted, Prediction, Task
 
 Examples = Callable[[], Iterator[Any]]
@@ -95,7 +95,7 @@ def _write(model: TrainedModel, examples: Examples, fitted: Fitted, file: IO[str
     model.encoder.truncated = count = unlabelled = 0
     file.seek(0)
     file.truncate()
-    for batch in in_batches(examples(), CHUNK):
+    for batch in in_batches(examples(), lambda _: 1, CHUNK):
         file.writelines(json.dumps(one) + "\n" for one in predictor.predict(batch, fitted))
         count += len(batch)
         unlabelled += sum(target_of(one) is None for one in batch)

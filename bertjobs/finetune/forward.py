@@ -10,10 +10,11 @@ from torch import Tensor, nn
 
 from bertjobs.finetune.batches import TaskBatch
 from bertjobs.finetune.model import BertForTask
-from bertjobs.model.attention import ChosenAttention
+from bertjobs.model.attention import ChosenAttention, choose_attention
 from bertjobs.model.bert import IGNORED_LABEL
 from bertjobs.tasks.rows import Head
 from bertjobs.train.objective import Term
+from bertjobs.train.precision import AUTOCAST
 
 
 class TaskForward(nn.Module):
@@ -37,6 +38,17 @@ class TaskForward(nn.Module):
     @property
     def device(self) -> torch.device:
         return self.model.bert.embeddings.word_embeddings.weight.device
+
+
+def open_forward(model: BertForTask, precision: str, device: torch.device, attention: str = "auto") -> TaskForward:
+    """The forward pass of a model on a device.
+
+    Raises:
+        InputError: the attention of this name does not work there.
+    """
+    dtype = AUTOCAST.get(precision, torch.float32)
+    size = model.spec.hidden_size // model.spec.num_attention_heads
+    return TaskForward(model, choose_attention(attention, device, dtype, size))
 
 
 def loss_term(outputs: Tensor, batch: TaskBatch, head: Head) -> Term:

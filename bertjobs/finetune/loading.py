@@ -11,31 +11,26 @@ import torch
 
 from bertjobs.errors import InputError
 from bertjobs.files.reading import DamagedFileError, read_json
-from bertjobs.finetune.description import TASK_FILE, read_description
-from bertjobs.finetune.forward import TaskForward
+from bertjobs.finetune.description import PROBLEMS, TASK_FILE, read_description
+from bertjobs.finetune.forward import TaskForward, open_forward
 from bertjobs.finetune.model import BertForTask, load_weights
-from bertjobs.model.attention import choose_attention
 from bertjobs.recipe.bert_config import model_spec_from_config, read_bert_config
 from bertjobs.recipe.spec import ModelSpec
 from bertjobs.run.checkpoints import step_of
 from bertjobs.run.result import phase_of
 from bertjobs.tasks.encoding import TextEncoder
-from bertjobs.tasks.rows import Head
+from bertjobs.tasks.rows import ARCHITECTURES, Head
 from bertjobs.tasks.task import Fitted, Task, open_task
-from bertjobs.train.precision import AUTOCAST, check_precision, use_precision
+from bertjobs.train.precision import check_precision, use_precision
 
-KINDS = {
-    "BertForSequenceClassification": "sequence",
-    "BertForTokenClassification": "token",
-    "BertForQuestionAnswering": "span",
-}
+KINDS = {architecture: kind for kind, architecture in ARCHITECTURES.items()}
 """Hugging Face's classes by what their head looks at."""
 
 GUESSES = {"sequence": "sentences", "token": "tagging", "span": "squad1"}
 """The task of a folder without task.json, by what its head looks at."""
 
 _SENTENCE_KINDS = {"cross_entropy": "class", "squared_error": "number", "binary_cross_entropy": "several"}
-_LOSSES = {"regression": "squared_error", "multi_label_classification": "binary_cross_entropy"}
+_LOSSES = {problem: loss for loss, problem in PROBLEMS.items()}
 
 
 @dataclass(frozen=True)
@@ -98,9 +93,7 @@ def load_trained(folder: Path, device: torch.device, precision: str = "fp32") ->
             where=str(folder),
             hint=_finetune_hint(folder),
         )
-    size = spec.hidden_size // spec.num_attention_heads
-    attention = choose_attention("auto", device, AUTOCAST.get(precision, torch.float32), size)
-    forward = TaskForward(model.eval(), attention)
+    forward = open_forward(model.eval(), precision, device)
     return TrainedModel(folder, description.name, task, description.fitted, encoder, forward, precision)
 
 
@@ -124,7 +117,7 @@ def _described(folder: Path) -> _Description | None:
 def _tuned(folder: Path) -> Mapping[str, Any]:
     """What was tuned with this checkpoint, if it is its run's result."""
     phase = phase_of(folder)
-    result = read_json(phase.root / "RESULT.json", lambda value: dict(value)) if phase else None
+    result = read_json(phase.result, lambda value: dict(value)) if phase else None
     if not result or result.get("step") != step_of(folder):
         return {}
     return (result.get("dev") or {}).get("tuned") or {}

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bertjobs.model.attention import Attend
-from bertjobs.model.bert import Bert
+from bertjobs.model.bert import Bert, initialise
 from bertjobs.model.huggingface import load_pretrained
 from bertjobs.model.packed import Tokens, encode, rows_read
 from bertjobs.recipe.spec import ModelSpec
@@ -35,17 +35,7 @@ class BertForTask(nn.Module):
             self.qa_outputs = linear
         else:
             self.classifier = linear
-        self._initialise()
-
-    @torch.no_grad()
-    def _initialise(self) -> None:
-        for name, parameter in self.named_parameters():
-            if name.endswith("bias"):
-                parameter.zero_()
-            elif "LayerNorm" in name:
-                parameter.fill_(1.0)
-            else:
-                parameter.normal_(0.0, self.spec.initializer_range)
+        initialise(self, spec)
 
     def outputs(self, pack: Tokens, rows: Tensor, attend: Attend) -> Tensor:
         """The head's outputs [R, outputs] at ``rows``, int64 [R], ascending places in the pack."""

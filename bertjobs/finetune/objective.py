@@ -13,17 +13,17 @@ from typing import Any
 import torch
 
 from bertjobs.data.batches.order import StreamState
+from bertjobs.data.shards.manifest import vocabulary_sha256
 from bertjobs.data.text.vocabulary import TOKENS_FILE, Vocabulary
 from bertjobs.errors import InputError
 from bertjobs.files.atomic import new_file, write_json
 from bertjobs.files.json_lines import read_lines
 from bertjobs.finetune.batches import TaskBatch, TaskBatches
 from bertjobs.finetune.description import read_description, task_files
-from bertjobs.finetune.forward import TaskForward
+from bertjobs.finetune.forward import open_forward
 from bertjobs.finetune.model import BertForTask, load_weights
 from bertjobs.finetune.outputs import Floats
 from bertjobs.finetune.validation import Validation
-from bertjobs.model.attention import choose_attention
 from bertjobs.recipe.flops import StepCounts, step_flops
 from bertjobs.recipe.size import checkpoint_bytes
 from bertjobs.recipe.spec import PhaseSpec, RunSpec
@@ -31,7 +31,6 @@ from bertjobs.run.checkpoints import folder_name
 from bertjobs.run.directory import PhaseDirectory
 from bertjobs.tasks.prepared import PreparedTask
 from bertjobs.train.objective import GlobalBatch
-from bertjobs.train.precision import AUTOCAST
 from bertjobs.train.ranks import Ranks
 
 LOSS_FIELDS = {"cross_entropy": "loss_nats", "binary_cross_entropy": "loss_nats", "squared_error": "squared_error"}
@@ -112,8 +111,8 @@ class FineTuning:
 
     def check_weights(self, folder: Path) -> None:
         """Refuse weights that were trained with another vocabulary."""
-        ours = Vocabulary.of_folder(self.prepared.folder).sha256
-        if (folder / TOKENS_FILE).is_file() and Vocabulary.read(folder / TOKENS_FILE).sha256 != ours:
+        theirs, ours = folder / TOKENS_FILE, self.prepared.folder / TOKENS_FILE
+        if theirs.is_file() and vocabulary_sha256(theirs) != vocabulary_sha256(ours):
             raise InputError(
                 "the weights were trained with another vocabulary than that of the prepared task",
                 where=f"{folder} and {self.prepared.folder}",
@@ -148,11 +147,7 @@ class TaskLearner:
             device
         )
         freeze(self.model, spec.tune_layers)
-        dtype = AUTOCAST.get(spec.precision, torch.float32)
-        heads = spec.model.hidden_size // spec.model.num_attention_heads
-        self.forward = ranks.in_turn(
-            lambda: TaskForward(self.model, choose_attention(spec.attention, device, dtype, heads))
-        )
+        self.forward = ranks.in_turn(lambda: open_forward(self.model, spec.precision, device, spec.attention))
         self._budget = spec.pack_tokens(objective.phase)
         self._validation = Validation(objective.prepared, self.forward, ranks, spec.precision, self._budget)
 
@@ -224,11 +219,11 @@ class TaskLearner:
         dev = lines[-1] if lines else None
         if outputs is not None:
             tuned = dev.get("tuned", {}) if dev else {}
-            with new_file(folder.root / "predictions.jsonl") as file:
+            with new_file(folder.predictions) as file:
                 for _, prediction in self._validation.predictions(outputs, tuned):
                     file.write((json.dumps(prediction, ensure_ascii=False) + "\n").encode())
         content = {"step": step, "measure": self._objective.best_by, "dev": dev}
-        write_json(folder.root / "RESULT.json", content)
+        write_json(folder.result, content)
 
     def description(self) -> dict[str, bytes]:
         with TemporaryDirectory() as folder:

@@ -181,13 +181,21 @@ class HeldRows:
         return np.array([len(row.read) for row in self._rows], dtype=np.int64)
 
     def ids(self, rows: NDArray[Any]) -> NDArray[Any]:
-        return gather(self._ids, offsets_of(self.lengths)[rows], self.lengths[rows])
+        return gather(self._ids, self._id_offsets[rows], self.lengths[rows])
 
     def targets(self, rows: NDArray[Any]) -> NDArray[Any]:  # noqa: ARG002
         return np.zeros(0, dtype=np.float32)
 
     def read(self, rows: NDArray[Any]) -> NDArray[Any]:
-        return gather(self._read, offsets_of(self.read_counts)[rows], self.read_counts[rows])
+        return gather(self._read, self._read_offsets[rows], self.read_counts[rows])
+
+    @cached_property
+    def _id_offsets(self) -> NDArray[np.int64]:
+        return offsets_of(self.lengths)
+
+    @cached_property
+    def _read_offsets(self) -> NDArray[np.int64]:
+        return offsets_of(self.read_counts)
 
     @cached_property
     def _ids(self) -> NDArray[np.int64]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from bertjobs.data.ragged import offsets_of
+from bertjobs.data.ragged import in_batches, offsets_of
 from bertjobs.finetune.batches import TaskBatch
 from bertjobs.finetune.forward import TaskForward, loss_term
 from bertjobs.finetune.outputs import Floats, outputs_of, read_places
@@ -123,7 +123,7 @@ def predictions(
     places = offsets_of(read_places(split, head))
     numbers, first = split.example_numbers, 0
     row = 0
-    for batch in split.batches(EXAMPLES):
+    for batch in in_batches(split.examples(), lambda _: 1, EXAMPLES):
         grouped: list[list[Floats]] = []
         for number in range(first, first + len(batch)):
             rows = []

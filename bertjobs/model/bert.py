@@ -253,6 +253,19 @@ class PretrainingHeads(nn.Module):
         self.seq_relationship = nn.Linear(spec.hidden_size, 2) if next_sentence else None
 
 
+@torch.no_grad()
+def initialise(model: nn.Module, spec: ModelSpec) -> None:
+    """BERT's random start, from torch's global generator: weights are normal with standard deviation
+    ``initializer_range``, biases zero, LayerNorms the identity."""
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias"):
+            parameter.zero_()
+        elif "LayerNorm" in name:
+            parameter.fill_(1.0)
+        else:
+            parameter.normal_(0.0, spec.initializer_range)
+
+
 class BertForPreTraining(nn.Module):
     """BERT with masked-LM and next-sentence heads, initialised from torch's global generator.
 
@@ -275,18 +288,9 @@ class BertForPreTraining(nn.Module):
         self.spec, self.next_sentence = spec, next_sentence
         self.bert = Bert(spec, activation_checkpointing, pooled=next_sentence)
         self.cls = PretrainingHeads(spec, self.bert.embeddings.word_embeddings, next_sentence=next_sentence)
-        self._initialise()
-
-    @torch.no_grad()
-    def _initialise(self) -> None:
-        for name, parameter in self.named_parameters():
-            if name.endswith("bias"):
-                parameter.zero_()
-            elif "LayerNorm" in name:
-                parameter.fill_(1.0)
-            else:
-                parameter.normal_(0.0, self.spec.initializer_range)
-        self.bert.embeddings.word_embeddings.weight[0].zero_()
+        initialise(self, spec)
+        with torch.no_grad():
+            self.bert.embeddings.word_embeddings.weight[0].zero_()
 
     def encode(self, input_ids: Tensor, token_type_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor | None]:
         """Hidden states [B, S, H] and pooled vectors [B, H] of integer inputs, each [B, S].

@@ -33,12 +33,11 @@ IMPOSSIBLE = -1e4
 """Bias of a token that does not exist; fp16 holds it too."""
 
 
-class Pack(Protocol):
-    """What is read of a packed micro-batch, ``data.batches.packed_batches.PackedBatch``; on the model's device.
+class Tokens(Protocol):
+    """What the encoder reads of a pack; on the model's device.
 
-    int64 ``input_ids``, ``token_type_ids``, ``positions`` [T]; int32 ``cumulative_lengths`` [S + 1], where the
-    slots end: real sequences, the tail, empty ones; int64 ``first_tokens``, ``next_sentence_labels`` [S] and
-    ``masked_positions``, ``labels`` [P], of which ``sequences`` and ``masked`` are in use; the labels after are -1.
+    int64 ``input_ids``, ``token_type_ids``, ``positions`` [T]; int32 ``cumulative_lengths`` [S + 1], where the slots
+    end: real sequences, the tail, empty ones; ``sequences`` slots are in use.
     """
 
     @property
@@ -50,6 +49,19 @@ class Pack(Protocol):
     @property
     def cumulative_lengths(self) -> Tensor: ...
     @property
+    def sequences(self) -> int: ...
+    @property
+    def max_length(self) -> int: ...
+
+
+class Pack(Tokens, Protocol):
+    """What is read of a packed micro-batch, ``data.batches.packed_batches.PackedBatch``.
+
+    Besides its tokens int64 ``first_tokens``, ``next_sentence_labels`` [S] and ``masked_positions``, ``labels`` [P], of
+    which ``sequences`` and ``masked`` are in use; the labels after are -1.
+    """
+
+    @property
     def first_tokens(self) -> Tensor: ...
     @property
     def next_sentence_labels(self) -> Tensor: ...
@@ -58,11 +70,7 @@ class Pack(Protocol):
     @property
     def labels(self) -> Tensor: ...
     @property
-    def sequences(self) -> int: ...
-    @property
     def masked(self) -> int: ...
-    @property
-    def max_length(self) -> int: ...
 
 
 class Normalised(NamedTuple):
@@ -207,23 +215,6 @@ class TokenWise:
 EAGER = TokenWise()
 
 
-class Tokens(Protocol):
-    """What the encoder reads of a `Pack`."""
-
-    @property
-    def input_ids(self) -> Tensor: ...
-    @property
-    def token_type_ids(self) -> Tensor: ...
-    @property
-    def positions(self) -> Tensor: ...
-    @property
-    def cumulative_lengths(self) -> Tensor: ...
-    @property
-    def sequences(self) -> int: ...
-    @property
-    def max_length(self) -> int: ...
-
-
 class RowsRead(NamedTuple):
     """Rows whose hidden states are wanted.
 
@@ -238,14 +229,18 @@ class RowsRead(NamedTuple):
 
 def rows_read(pack: Tokens, rows: Tensor) -> RowsRead:
     """``rows`` int64 [R], ascending and each once, as what is read of a pack."""
-    layout = SequenceLayout(
+    return RowsRead(rows, _layout(pack, rows, min(len(rows), pack.max_length)))
+
+
+def _layout(pack: Tokens, rows: Tensor, most: int) -> SequenceLayout:
+    """``rows`` int64 [R], ascending, as queries: at most ``most`` per sequence."""
+    return SequenceLayout(
         cumulative_queries=torch.searchsorted(rows, pack.cumulative_lengths, out_int32=True),
         cumulative_keys=pack.cumulative_lengths,
-        max_queries=min(len(rows), pack.max_length),
+        max_queries=most,
         max_keys=pack.max_length,
         sequences=pack.sequences,
     )
-    return RowsRead(rows, layout)
 
 
 @dataclass(frozen=True)
@@ -278,13 +273,7 @@ def _read(pack: Pack, fixed_shapes: bool, next_sentence: bool) -> _Read:
     spread = torch.arange(entries, device=places.device) * tokens // max(1, entries)
     rows, order = torch.where(used, places, spread).sort(stable=True)
     where = torch.empty_like(order).scatter_(0, order, torch.arange(entries, device=order.device))
-    layout = SequenceLayout(
-        cumulative_queries=torch.searchsorted(rows, pack.cumulative_lengths, out_int32=True),
-        cumulative_keys=pack.cumulative_lengths,
-        max_queries=min(entries, 2 * pack.max_length) if entries <= tokens else entries,
-        max_keys=pack.max_length,
-        sequences=pack.sequences,
-    )
+    layout = _layout(pack, rows, min(entries, 2 * pack.max_length) if entries <= tokens else entries)
     return _Read(rows, layout, where[: len(next_labels)], where[len(next_labels) :], next_labels, labels)
 
 

@@ -79,17 +79,9 @@ def page(
     spec = summary.spec
     title = escape(f"BERT pretraining: {summary.root.name}")
     loss = "masked-LM plus next-sentence loss" if spec.next_sentence else "masked-LM loss"
-    return f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="{POLICY}">
-<title>{title}</title>
-<style>{STYLE}</style>
-</head>
-<body>
-<h1>{title}</h1>
+    return document(
+        title,
+        f"""<h1>{title}</h1>
 <p class="quiet">{escape(_when(summary))}</p>
 {_verdict(summary)}
 {"".join(f'<p class="quiet">{escape(note)}</p>' for note in notes)}
@@ -109,7 +101,23 @@ frequencies: what a model that knows no context reaches.</p>
 <h2>Attempts</h2>
 {attempts_table(summary.attempts)}
 {_checkpoint(summary)}
-</body>
+""",
+    )
+
+
+def document(title: str, body: str) -> str:
+    """A page that needs no network and no script; both are HTML."""
+    return f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="{POLICY}">
+<title>{title}</title>
+<style>{STYLE}</style>
+</head>
+<body>
+{body}</body>
 </html>
 """
 

@@ -107,12 +107,3 @@ def _draw_matrix(ax: Axes, labels: Sequence[str], confusion: Mapping[tuple[str, 
         for row, column in np.ndindex(counts.shape):
             color = "white" if shares[row, column] > 0.6 else "#1f2937"
             ax.text(column, row, f"{counts[row, column]:,.0f}", ha="center", va="center", color=color, fontsize=9)
-
-
-def best_and_last(summary: TaskSummary) -> list[list[str]]:
-    """A table of the measures: of the result, and of the last validation."""
-    scores = summary.scores()
-    names = list(dict.fromkeys(name for one in scores.values() for name in one))
-    head = {"result": f"result (step {summary.result.get('step')})", "last": "last validation"}
-    rows = [["measure", *(head[key] for key in scores)]]
-    return rows + [[name, *(f"{one[name]:.4g}" if name in one else "-" for one in scores.values())] for name in names]

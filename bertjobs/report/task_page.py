@@ -6,8 +6,8 @@ from pathlib import Path
 
 from bertjobs.errors import InputError
 from bertjobs.files.atomic import write_text
-from bertjobs.report.page import POLICY, STYLE, attempts_table, definitions, escape, inline, numbers_table
-from bertjobs.report.task_curves import best_and_last, draw_task
+from bertjobs.report.page import attempts_table, definitions, document, escape, inline, numbers_table
+from bertjobs.report.task_curves import draw_task
 from bertjobs.report.task_summary import Mistake, TaskSummary, summarise_task
 from bertjobs.run.directory import RunDirectory
 from bertjobs.slurm.shell import quote
@@ -74,17 +74,9 @@ def task_page(summary: TaskSummary, svg: str) -> str:
         else ""
     )
     kinds = numbers_table([["kind of mistake", "how many"], *([kind, f"{n:,}"] for kind, n in _by_count(summary))])
-    return f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="{POLICY}">
-<title>{title}</title>
-<style>{STYLE}</style>
-</head>
-<body>
-<h1>{title}</h1>
+    return document(
+        title,
+        f"""<h1>{title}</h1>
 <div class="verdict"><p>{escape(_headline(summary))}</p></div>
 {"".join(f'<p class="quiet">{escape(note)}</p>' for note in summary.notes)}
 <h2>Curves</h2>
@@ -99,9 +91,17 @@ def task_page(summary: TaskSummary, svg: str) -> str:
 {attempts_table(summary.attempts)}
 <h2>Checkpoint</h2>
 <p><code>{escape(str(summary.checkpoint or "none yet"))}</code></p>
-</body>
-</html>
-"""
+""",
+    )
+
+
+def best_and_last(summary: TaskSummary) -> list[list[str]]:
+    """A table of the measures: of the result, and of the last validation."""
+    scores = summary.scores()
+    names = list(dict.fromkeys(name for one in scores.values() for name in one))
+    head = {"result": f"result (step {summary.result.get('step')})", "last": "last validation"}
+    rows = [["measure", *(head[key] for key in scores)]]
+    return rows + [[name, *(f"{one[name]:.4g}" if name in one else "-" for one in scores.values())] for name in names]
 
 
 def _headline(summary: TaskSummary) -> str:

@@ -23,7 +23,6 @@ from bertjobs.tasks.prepared import PreparedTask
 WORST = 20
 """How many mistakes are shown."""
 NOT_SCORES = ("phase", "step", "validation_s", "examples", "tuned", "notes")
-PREDICTIONS = "predictions.jsonl"
 
 
 @dataclass(frozen=True)
@@ -124,14 +123,12 @@ def _judge(
     folder: PhaseDirectory, prepared: PreparedTask, confusion: Counter[tuple[str, str]], kinds: Counter[str]
 ) -> list[Mistake]:
     """Count in what the predictions are wrong; returns the worst."""
-    file = folder.root / PREDICTIONS
     dev = prepared.splits.get("dev")
-    if dev is None or not file.is_file():
+    if dev is None or not folder.predictions.is_file():
         return []
-    lines = iter(read_lines(file))
+    lines = read_lines(folder.predictions)
     worst: list[tuple[float, int, Mistake]] = []
-    examples = (example for batch in dev.batches(1000) for example in batch)
-    for number, (example, line) in enumerate(zip(examples, lines, strict=False)):
+    for number, (example, line) in enumerate(zip(dev.examples(), lines, strict=False)):
         for mistake in _mistakes(example, line, confusion, kinds):
             entry = (mistake.confidence or 0.0, -number, mistake)
             (heapq.heappush if len(worst) < WORST else heapq.heappushpop)(worst, entry)

@@ -66,6 +66,16 @@ class PhaseDirectory:
         return self.root / "validation.jsonl"
 
     @property
+    def result(self) -> Path:
+        """Of fine-tuning: the measures of the checkpoint that is the result, and what was tuned with it."""
+        return self.root / "RESULT.json"
+
+    @property
+    def predictions(self) -> Path:
+        """Of fine-tuning: what the result says of each dev example, one JSON line each, in their order."""
+        return self.root / "predictions.jsonl"
+
+    @property
     def tensorboard(self) -> Path:
         """The folder that TensorBoard reads."""
         return self.root / "tensorboard"

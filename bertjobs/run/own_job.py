@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+
+_ID = re.compile(r"[0-9]+(_[0-9]+)?")
+
+
+def is_slurm_job(text: str) -> bool:
+    """Whether a text has the form of a job's id: ``4711``, or of an element of an array ``4711_3``."""
+    return bool(_ID.fullmatch(text))
 
 
 def own_job(environ: Mapping[str, str]) -> str | None:

@@ -25,15 +25,13 @@ def whole_number(options: Mapping[str, str], key: str, default: int, *, minimum:
     return number
 
 
-def flag(options: Mapping[str, str], key: str, *, default: bool = False) -> bool:
-    """An option that is true or false.
+def flag(options: Mapping[str, str], key: str) -> bool:
+    """An option that is true or false, by default false.
 
     Raises:
         InputError: it is neither.
     """
-    text = options.get(key)
-    if text is None:
-        return default
+    text = options.get(key, "false")
     if text not in ("true", "false"):
         raise InputError(f"{text!r} is neither true nor false", where=f"--option {key}")
     return text == "true"

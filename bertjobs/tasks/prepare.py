@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from bertjobs.data.ragged import in_batches
 from bertjobs.data.text.vocabulary import TOKENIZER_FILE, Vocabulary
 from bertjobs.errors import InputError
 from bertjobs.files.atomic import new_folder, write_json
@@ -39,14 +39,12 @@ def prepare_task(
     files: Mapping[str, Path],
     encoder: TextEncoder,
     folder: Path,
-    progress: Callable[[str], None] = lambda _: None,
 ) -> PreparedTask:
     """Encode a task's files; ``folder`` exists as a whole or not at all.
 
     Args:
         name: of the task, as it is opened again.
         files: by split; there is a "train".
-        progress: is told in words what is under way.
 
     Raises:
         InputError: a file is damaged, empty, or does not fit the task.
@@ -55,7 +53,6 @@ def prepare_task(
     if "train" not in files:
         wanted = ", ".join(task.files.get("train", ()))
         raise InputError("there is no training file", where="--data", hint=f"task {name} looks for: {wanted}")
-    progress("reading the labels")
     labels = task.labels(task.read(files["train"], "train"))
     task.notes.clear()
     fitted = Fitted(labels)
@@ -66,7 +63,6 @@ def prepare_task(
     with new_folder(folder) as temporary:
         splits = {}
         for split, path in files.items():
-            progress(f"encoding {split}")
             splits[split] = _write_split(task, path, split, encoder, fitted, temporary)
         _write_vocabulary(encoder.vocabulary, temporary)
         names = sorted(str(path.relative_to(temporary)) for path in temporary.rglob("*") if path.is_file())
@@ -89,19 +85,13 @@ def prepare_task(
     return PreparedTask.read(folder)
 
 
-def in_batches(examples: Iterator[Any], size: int = BATCH) -> Iterator[list[Any]]:
-    """The examples in lists of ``size``; the last is what is left."""
-    while batch := list(islice(examples, size)):
-        yield batch
-
-
 def _write_split(
     task: Task[Any], path: Path, split: str, encoder: TextEncoder, fitted: Fitted, folder: Path
 ) -> SplitFacts:
     writer = SplitWriter(folder / split, with_examples=split != "train")
     encoder.truncated = 0
     try:
-        for batch in in_batches(iter(task.read(path, split))):
+        for batch in in_batches(task.read(path, split), lambda _: 1, BATCH):
             writer.add(batch, task.rows(batch, encoder, fitted))
     finally:
         writer.close()

@@ -17,7 +17,6 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
@@ -132,15 +131,20 @@ class Split:
         """The places that are read of some rows, one row after the other."""
         return self._slices("read", self._read_offsets, self.read_counts, rows)
 
-    def batches(self, size: int) -> Iterator[list[Any]]:
-        """The examples, ``size`` at a time; not of the training split, which does not keep them."""
+    def examples(self) -> Iterator[Any]:
+        """The examples, one by one; not of the training split, which does not keep them."""
         with (self.folder / EXAMPLES).open(encoding="utf-8") as file:
-            made = (_example(json.loads(line)) for line in file)
-            while batch := list(islice(made, size)):
-                yield batch
+            for line in file:
+                yield _example(json.loads(line))
 
     def _slices(self, name: str, offsets: Ints, counts: Ints, rows: Ints) -> Ints:
-        return gather(self._array(name), offsets[rows], counts[rows])
+        if name not in self._mapped:  # once, and not for every pack
+            self._mapped[name] = self._array(name)
+        return gather(self._mapped[name], offsets[rows], counts[rows])
+
+    @cached_property
+    def _mapped(self) -> dict[str, Ints]:
+        return {}
 
     @cached_property
     def _id_offsets(self) -> Ints:

@@ -34,6 +34,14 @@ class Row(NamedTuple):
     read: Sequence[int] = ()
 
 
+ARCHITECTURES = {
+    "sequence": "BertForSequenceClassification",
+    "token": "BertForTokenClassification",
+    "span": "BertForQuestionAnswering",
+}
+"""Hugging Face's classes, by what a head looks at."""
+
+
 @dataclass(frozen=True)
 class Head:
     """What stands on top of the encoder.
@@ -53,8 +61,7 @@ class Head:
     @property
     def architecture(self) -> str:
         """Hugging Face's class for such a model."""
-        names = {"sequence": "SequenceClassification", "token": "TokenClassification", "span": "QuestionAnswering"}
-        return f"BertFor{names[self.kind]}"
+        return ARCHITECTURES[self.kind]
 
     def as_json(self) -> dict[str, Any]:
         return {"kind": self.kind, "outputs": self.outputs, "loss": self.loss}

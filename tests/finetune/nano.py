@@ -8,9 +8,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from bertjobs.finetune.forward import TaskForward
+from bertjobs.finetune.forward import TaskForward, open_forward
 from bertjobs.finetune.model import BertForTask
-from bertjobs.model.attention import choose_attention
 from bertjobs.recipe.spec import ModelSpec
 from bertjobs.tasks.example import Sentences
 from bertjobs.tasks.prepared import Split, SplitFacts, SplitWriter
@@ -73,4 +72,4 @@ def nano_forward(head: Head, seed: int = 0) -> TaskForward:
     """A model of random weights, in training mode, without dropout."""
     torch.manual_seed(seed)
     model = BertForTask(NANO, head)
-    return TaskForward(model, choose_attention("auto", torch.device("cpu"), torch.float32, 16))
+    return open_forward(model, "fp32", torch.device("cpu"))

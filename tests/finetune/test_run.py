@@ -6,6 +6,7 @@ import json
 import random
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from safetensors.torch import load_file
 from bertjobs.files.json_lines import read_lines
 from bertjobs.model.bert import BertForPreTraining
 from bertjobs.model.huggingface import save_pretrained
-from bertjobs.recipe.spec import ModelSpec
+from tests.finetune.nano import NANO
 from tests.tasks.encoders import encoder_in
 
 QUICK = ("--backend", "local", "--set", "phase1.lr=1e-2", "--set", "phase1.global_batch=16")
@@ -26,17 +27,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a tiny BERT of random weights, and sentences that are good or bad by one word."""
     folder = tmp_path_factory.mktemp("finetune")
     encoder = encoder_in(folder / "vocabulary", 32)
-    spec = ModelSpec(
-        name="nano",
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=64,
-        vocab_size=encoder.vocabulary.size,
-        max_position_embeddings=64,
-        hidden_dropout_prob=0.0,
-        attention_probs_dropout_prob=0.0,
-    )
+    spec = replace(NANO, vocab_size=encoder.vocabulary.size)
     torch.manual_seed(1)
     (folder / "model").mkdir()
     save_pretrained(BertForPreTraining(spec), folder / "vocabulary" / "vocab.txt", folder / "model", lowercase=True)

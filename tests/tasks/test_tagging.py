@@ -171,7 +171,7 @@ def test_a_prepared_task_holds_its_words(tmp_path: Path, encoder: TextEncoder) -
         "1 tags of train.txt that begin a span with I-, as IOB1 does; IOB2 begins it with B- (first: train.txt, "
         "line 6)",
     )
-    ((example,),) = prepared.splits["dev"].batches(10)
+    (example,) = prepared.splits["dev"].examples()
     assert example == Words("1", ("Ann", "Ann"), ("B-PER", "I-PER"), "dev.txt, line 1")
 
 

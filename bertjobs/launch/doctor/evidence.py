@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import statistics
 from collections.abc import Mapping, Sequence
@@ -24,10 +23,10 @@ from bertjobs.run.causes import Cause
 from bertjobs.run.checkpoints import MANIFEST, newest_whole, result_problem
 from bertjobs.run.directory import PhaseDirectory, RunDirectory
 from bertjobs.run.journal import Attempt, JobStory, read_story
+from bertjobs.run.own_job import is_slurm_job
 from bertjobs.slurm.client import Slurm
 from bertjobs.slurm.jobs import Job
 
-_SLURM_JOB = re.compile(r"\d+(_\d+)?")
 TAIL_BYTES = 1 << 20
 """Read from a log's end: enough for the stacks of a few hundred ranks."""
 
@@ -179,7 +178,7 @@ def collect(directory: RunDirectory, slurm: Slurm, target: str, now: float) -> E
     asked = {job.id for job in story.jobs.values() if job.backend != "local"}
     # Jobs that ended before the journal named them have logs: <job>-<attempt>.out, slurm-<job>.out.
     names = [file.stem for folder in directory.phases() for file in folder.outputs()]
-    asked |= {job for name in names if _SLURM_JOB.fullmatch(job := name.removeprefix("slurm-").split("-")[0])}
+    asked |= {job for name in names if is_slurm_job(job := name.removeprefix("slurm-").split("-")[0])}
     slurm_jobs, silence = {}, ""
     try:
         slurm_jobs = slurm.jobs(sorted(asked))
@@ -253,7 +252,7 @@ def _jobs(
     since: dict[str, float] = {}
     for (id, _), log in logs.items():
         since[id] = min(log.written_unix_s, since.get(id, log.written_unix_s))
-    jobs = {id: slurm_jobs.get(id, Job(id, "slurm" if _SLURM_JOB.fullmatch(id) else "local")) for id in since}
+    jobs = {id: slurm_jobs.get(id, Job(id, "slurm" if is_slurm_job(id) else "local")) for id in since}
     for job in journal:
         since[job.id] = job.since_unix_s
         own = Job(job.id, job.backend, journal_state(job))

@@ -7,8 +7,6 @@ from typing import Any
 from bertjobs.files.reading import read_json
 from bertjobs.run.directory import RunDirectory
 
-RESULT = "RESULT.json"
-
 
 def task_result(directory: RunDirectory) -> dict[str, Any]:
     """RESULT.json of a run's last phase; {} while there is none.
@@ -17,4 +15,4 @@ def task_result(directory: RunDirectory) -> dict[str, Any]:
         DamagedFileError: it cannot be read.
     """
     folders = directory.phases()
-    return (read_json(folders[-1].root / RESULT, lambda value: dict(value)) if folders else None) or {}
+    return (read_json(folders[-1].result, lambda value: dict(value)) if folders else None) or {}

@@ -28,7 +28,7 @@ def confusion(gold: NDArray[Any], predicted: NDArray[Any], classes: int) -> Coun
 
     check_lengths(gold, predicted)
     for labels in (gold, predicted):
-        if np.min(labels) < 0 or np.max(labels) >= classes:  # scikit-learn would leave them out without a word
+        if np.min(labels) < 0 or np.max(labels) >= classes:  # scikit-learn would leave them out silently
             raise InputError(f"a class is not one of 0 to {classes - 1}: {np.min(labels)} to {np.max(labels)}")
     return np.asarray(confusion_matrix(gold, predicted, labels=np.arange(classes)), dtype=np.int64)
 
