@@ -29,7 +29,7 @@ from bertjobs.recipe.size import checkpoint_bytes
 from bertjobs.recipe.spec import PhaseSpec, RunSpec
 from bertjobs.run.checkpoints import folder_name
 from bertjobs.run.directory import PhaseDirectory
-from bertjobs.tasks.prepared import PreparedTask
+from bertjobs.tasks.prepared import PreparedTask, prepared_for
 from bertjobs.train.objective import GlobalBatch
 from bertjobs.train.ranks import Ranks
 
@@ -50,32 +50,12 @@ class FineTuning:
         """The objective of a run of one phase, checked against its data.
 
         Raises:
-            InputError: the prepared data are not there, damaged, or those of another task, model or length.
+            InputError: as in `prepared_for`.
         """
-        prepared = PreparedTask.read(Path(spec.data))
-        prepared.check_files()
+        prepared = prepared_for(spec)
         (phase,) = spec.phases
-        size = Vocabulary.of_folder(prepared.folder).size
         if not spec.model.vocab_size:
-            spec = replace(spec, model=replace(spec.model, vocab_size=size))
-        if not phase.steps:
-            raise InputError(
-                "the steps of the task's epochs are not known",
-                where=f"recipe {spec.recipe}",
-                hint="start the run with `bertjobs finetune`, which counts the training examples",
-            )
-        differing = {
-            f"task {prepared.task}": prepared.task != spec.task,
-            f"sequences of up to {prepared.max_length} tokens": prepared.max_length > phase.sequence_length,
-            f"a vocabulary of {size} tokens": size > spec.model.vocab_size,
-        }
-        for words, differs in differing.items():
-            if differs:
-                raise InputError(
-                    f"the data were prepared for {words}, which is not the run's",
-                    where=str(prepared.folder),
-                    hint="start the run with `bertjobs finetune`, which prepares the data for it",
-                )
+            spec = replace(spec, model=replace(spec.model, vocab_size=Vocabulary.of_folder(prepared.folder).size))
         return cls(spec, phase, prepared)
 
     @property

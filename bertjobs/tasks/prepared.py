@@ -24,9 +24,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bertjobs.data.ragged import gather, offsets_of
+from bertjobs.data.text.vocabulary import Vocabulary
 from bertjobs.errors import InputError
 from bertjobs.files.atomic import sha256_of
 from bertjobs.files.reading import DamagedFileError, read_json
+from bertjobs.recipe.spec import RunSpec
 from bertjobs.tasks import example as examples
 from bertjobs.tasks.rows import Head, Row
 from bertjobs.tasks.task import Fitted, Task, open_task
@@ -265,6 +267,39 @@ class PreparedTask:
                     where=str(path),
                     hint=f"delete {self.folder} and give the same command again",
                 )
+
+
+def prepared_for(spec: RunSpec) -> PreparedTask:
+    """The data of a run that fine-tunes; no large file is read.
+
+    Raises:
+        InputError: the run has several phases or no steps; its data are not there, damaged, or prepared for another
+            task, length or vocabulary.
+    """
+    if not all(phase.steps for phase in spec.phases):
+        raise InputError(
+            "the steps of a task's epochs follow from its data",
+            where=f"recipe {spec.recipe}",
+            hint=f"bertjobs finetune --recipe {spec.recipe} --from RUN --data DIR, which prepares them",
+        )
+    if len(spec.phases) > 1:
+        raise InputError("a run that fine-tunes has one phase", where=f"recipe {spec.recipe}", hint="set --phase 1")
+    prepared = PreparedTask.read(Path(spec.data))
+    prepared.check_files()
+    size = Vocabulary.of_folder(prepared.folder).size
+    differing = {
+        f"task {prepared.task}": prepared.task != spec.task,
+        f"sequences of up to {prepared.max_length} tokens": prepared.max_length > spec.phases[0].sequence_length,
+        f"a vocabulary of {size} tokens": size > (spec.model.vocab_size or size),
+    }
+    for words, differs in differing.items():
+        if differs:
+            raise InputError(
+                f"the data were prepared for {words}, which is not the run's",
+                where=str(prepared.folder),
+                hint="start the run with `bertjobs finetune`, which prepares the data for it",
+            )
+    return prepared
 
 
 _KINDS: dict[frozenset[str], Any] = {

@@ -26,7 +26,7 @@ from bertjobs.run.torch_wheels import lacks_code
 from bertjobs.slurm.client import Slurm
 from bertjobs.slurm.jobs import RUNNING, WAITING
 from bertjobs.slurm.notify import Notify
-from bertjobs.tasks.prepared import PreparedTask
+from bertjobs.tasks.prepared import prepared_for
 
 MANY_EPOCHS = 40
 """How often a text may be read. BERT read its own about 40 times (Devlin et al., arXiv 1810.04805, A.2), with new masks
@@ -177,28 +177,12 @@ def check_data(spec: RunSpec) -> DataManifest:
 
 
 def check_task(spec: RunSpec) -> None:
-    """The data of a run that fine-tunes must be prepared for its task, and its phase have steps.
+    """The data of a run that fine-tunes must be prepared for it, and its task be there.
 
     Raises:
         InputError: they are not; names the first thing that is wrong.
     """
-    if not all(phase.steps for phase in spec.phases):
-        raise InputError(
-            "the steps of a task's epochs follow from its data",
-            where=f"recipe {spec.recipe}",
-            hint=f"bertjobs finetune --recipe {spec.recipe} --from RUN --data DIR, which prepares them",
-        )
-    if len(spec.phases) > 1:
-        raise InputError("a run that fine-tunes has one phase", where=f"recipe {spec.recipe}", hint="set --phase 1")
-    prepared = PreparedTask.read(Path(spec.data))
-    prepared.check_files()
-    if prepared.task != spec.task:
-        raise InputError(
-            f"the data were prepared for task {prepared.task}, not {spec.task}",
-            where=spec.data,
-            hint="bertjobs finetune prepares what it needs",
-        )
-    prepared.open_task()
+    prepared_for(spec).open_task()
 
 
 def data_problems(spec: RunSpec, awaited: Sequence[str] = ()) -> tuple[DataManifest | None, list[Problem]]:

@@ -1,0 +1,60 @@
+"""A run's prepared data, checked alike before it is queued and by its worker."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from bertjobs.errors import InputError
+from bertjobs.launch.plan.preflight import check_task
+from bertjobs.recipe.catalogue import builtin_file, load_catalogue
+from bertjobs.recipe.resolve import resolve
+from bertjobs.recipe.spec import RunSpec
+from bertjobs.tasks.prepare import prepare_task
+from bertjobs.tasks.prepared import prepared_for
+from bertjobs.tasks.task import open_task
+from tests.tasks.encoders import encoder_in
+
+
+def spec_of(data: Path, rows: int | None = 2) -> RunSpec:
+    flags = {"recipe": "finetune", "data": str(data)}
+    return resolve(load_catalogue([builtin_file()]), flags=flags, environ={}, training_rows=rows).spec
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("task")
+    (folder / "train.jsonl").write_text('{"text": "good", "label": "a"}\n{"text": "bad", "label": "b"}\n')
+    task, files = open_task("sentences"), {"train": folder / "train.jsonl"}
+    prepare_task(task, "sentences", files, encoder_in(folder / "model", 64), folder / "prepared")
+    return folder / "prepared"
+
+
+def test_what_was_prepared_for_the_run_is_taken(data: Path) -> None:
+    assert prepared_for(spec_of(data)).folder == data
+    check_task(spec_of(data))
+
+
+def test_what_was_prepared_for_another_run_is_refused(data: Path) -> None:
+    spec = spec_of(data)
+    (phase,) = spec.phases
+    others = {
+        "task sentences": replace(spec, task="tagging"),
+        "sequences of up to 64 tokens": replace(spec, phases=(replace(phase, sequence_length=32),)),
+        "a vocabulary of": replace(spec, model=replace(spec.model, vocab_size=8)),
+    }
+    for words, other in others.items():
+        with pytest.raises(InputError, match=f"the data were prepared for {words}"):
+            check_task(other)
+
+
+def test_steps_must_be_known_and_files_be_whole(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="the steps of a task's epochs follow from its data"):
+        check_task(spec_of(data, None))
+    with pytest.raises(InputError, match=r"it is not a prepared task"):
+        check_task(spec_of(tmp_path))
+    (data / "train" / "ids.bin").write_bytes(b"")
+    with pytest.raises(InputError, match="missing or was changed"):
+        check_task(spec_of(data))
