@@ -39,8 +39,7 @@ def add_backend_arguments(parser: argparse.ArgumentParser, *, site: bool = True)
         metavar="NAME",
         choices=BACKENDS,
         default="auto",
-        help="slurm, submitit, local (this machine) or auto: slurm where sbatch is installed and the recipe's system "
-        "has a scheduler (default: auto)",
+        help="slurm, submitit, local (here), auto (default): slurm where there is sbatch, if the system has a scheduler",
     )
     group.add_argument("--partition", metavar="NAME", default="", help="Slurm partition (default: the cluster's)")
     group.add_argument("--account", metavar="NAME", default="", help="Slurm account (default: your own)")
@@ -57,7 +56,7 @@ def add_backend_arguments(parser: argparse.ArgumentParser, *, site: bool = True)
         metavar="JOB",
         action="append",
         default=[],
-        help="wait until this Slurm job has ended; separate several ids with commas",
+        help="wait until this Slurm job has ended, or several: 17,18",
     )
     if site:
         add_site_argument(group)

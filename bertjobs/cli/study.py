@@ -54,17 +54,16 @@ def register(subparsers: Any) -> None:
 
 def add_study_arguments(parser: argparse.ArgumentParser) -> None:
     """Add --seeds, --sweep and --at-once."""
-    group = parser.add_argument_group("several runs as one: a study")
-    group.add_argument("--seeds", metavar="N", help="N runs that differ in their seed, from the recipe's on")
-    group.add_argument(
+    parser.add_argument("--seeds", metavar="N", help="a study of N runs, with seeds from the recipe's on")
+    parser.add_argument(
         "--sweep",
-        metavar="KEY=VALUE,...",
+        metavar="KEY=A,B",
         action="append",
         default=[],
         dest="sweeps",
-        help="a run for each of these values of a setting; can be repeated: all combinations",
+        help="a study: a run per value; repeated: all combinations",
     )
-    group.add_argument("--at-once", metavar="N", help="most runs of the study that Slurm runs at a time (default: all)")
+    parser.add_argument("--at-once", metavar="N", help="most runs of a study on Slurm at a time (default: all)")
 
 
 def is_study(args: argparse.Namespace) -> bool:

@@ -42,8 +42,7 @@ def register(subparsers: Any) -> None:
         "submit",
         usage="%(prog)s --recipe NAME [--nodes N] [--set KEY=VALUE ...] [FLAG ...]",
         help="start a run: queue its phases on Slurm, or train on this machine",
-        description="Check everything, write the run directory, and queue one job per phase, each to start when the "
-        "one before has ended; without Slurm, train here.",
+        description="Check everything, then queue one job per phase; without Slurm, train here.",
         allow_abbrev=False,
     )
     add_backend_arguments(submit)
