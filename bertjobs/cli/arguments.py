@@ -39,7 +39,8 @@ def add_backend_arguments(parser: argparse.ArgumentParser, *, site: bool = True)
         metavar="NAME",
         choices=BACKENDS,
         default="auto",
-        help="slurm, submitit, local (here), auto (default): slurm where there is sbatch, if the system has a scheduler",
+        help="slurm, submitit, local (here), auto (default): slurm where there is sbatch, if the system has a "
+        "scheduler",
     )
     group.add_argument("--partition", metavar="NAME", default="", help="Slurm partition (default: the cluster's)")
     group.add_argument("--account", metavar="NAME", default="", help="Slurm account (default: your own)")
