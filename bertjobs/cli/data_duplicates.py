@@ -13,6 +13,7 @@ from typing import Any
 from bertjobs.cli.data_check import ReadingLine, chosen_processes
 from bertjobs.cli.data_corpus import add_corpus, chosen_corpora
 from bertjobs.cli.data_sources import duplicate_lines
+from bertjobs.cli.help_text import DefaultsShown
 from bertjobs.cli.interrupts import interrupts_held
 from bertjobs.files.faults import not_written
 from bertjobs.wording import harmless, right_aligned
@@ -25,7 +26,7 @@ def add_duplicates(verbs: Any) -> None:
         help="find documents of a corpus that repeat an earlier one",
         description="Read a corpus and count the documents that repeat an earlier one, word for word and, with --near, "
         "nearly. Changes nothing; `bertjobs data prepare --drop-duplicates` leaves them out.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=DefaultsShown,
         allow_abbrev=False,
     )
     add_corpus(parser)

@@ -73,4 +73,5 @@ def launch_wait(text: str) -> str:
     if not matches:
         return ""
     why = f" ({matches[-1]['why']})" if matches[-1]["why"] else ""
-    return f"Slurm does not start the ranks yet: what ran before them has not left the nodes{why}; this passes by itself"
+    what = f"what ran before them has not left the nodes{why}"
+    return f"Slurm does not start the ranks yet: {what}; this passes by itself"
