@@ -71,7 +71,7 @@ def share(recipe: str, allocation: Allocation) -> Share | None:
         if rest:
             raise InputError(
                 f"{needs}, one task each, and this job's {allocation.nodes} nodes have {allocation.gpus} in all, not "
-                "equally many each: add --gpus-per-node=N to sbatch"
+                "the same number each: add --gpus-per-node=N to sbatch"
             )
         # A step is not given by itself what the job has only because it is exclusive (srun(1), --gres).
         return Share(allocation.tasks_per_node or per_node, (f"--gres=gpu:{per_node}",))

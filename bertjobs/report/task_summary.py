@@ -181,7 +181,7 @@ def _answer_error(said: str, answers: list[str]) -> str:
         return "an answer where there is none"
     if not said:
         return "no answer where there is one"
-    return "overlaps an answer" if any(said in one or one in said for one in answers) else "another place"
+    return "overlaps an answer" if any(said in one or one in said for one in answers) else "elsewhere in the text"
 
 
 def _tag_error(gold: str, guess: str) -> str:
@@ -189,4 +189,4 @@ def _tag_error(gold: str, guess: str) -> str:
         return "a tag where there is none"
     if guess == "O":
         return "no tag where there is one"
-    return "another border" if gold[2:] == guess[2:] and gold[1:2] == "-" else "another type"
+    return "another boundary" if gold[2:] == guess[2:] and gold[1:2] == "-" else "another type"

@@ -117,7 +117,7 @@ def test_labels_are_needed_to_measure(bertjobs: Bertjobs, model: Path) -> None:
 def test_evaluate_without_data_or_a_run(bertjobs: Bertjobs, model: Path) -> None:
     done = bertjobs("evaluate", model)
     assert done.returncode == 64
-    assert "no data were given, and the model does not lie in a run" in done.stderr
+    assert "no data were given, and the model belongs to no run" in done.stderr
     check("evaluate", bertjobs("evaluate", model, "--dev", "dev.txt", "--json").stdout)
 
 
