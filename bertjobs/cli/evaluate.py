@@ -114,12 +114,12 @@ def _prepared_source(model: TrainedModel, split: str) -> _Source:
         raise InputError(f"the data of the run have no split {split!r}", where=str(prepared.folder),
                          hint=nearest(split, [name for name in prepared.splits if name != "train"])
                          or "--data DIR or --dev FILE names other data")  # fmt: skip
-    found = prepared.splits[split]
-    if not (found.folder / EXAMPLES).is_file():
-        raise InputError(f"the prepared data do not keep the examples of {split}", where=str(found.folder),
+    prepared_split = prepared.splits[split]
+    if not (prepared_split.folder / EXAMPLES).is_file():
+        raise InputError(f"the prepared data do not keep the examples of {split}", where=str(prepared_split.folder),
                          hint=f"--dev {prepared.sources.get(split, 'FILE')}")  # fmt: skip
 
-    return _Source(found.examples, split, Path(prepared.sources.get(split, prepared.folder)))
+    return _Source(prepared_split.examples, split, Path(prepared.sources.get(split, prepared.folder)))
 
 
 def _as_json(model: TrainedModel, source: _Source, result: Evaluation) -> dict[str, Any]:

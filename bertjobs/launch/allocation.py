@@ -130,8 +130,8 @@ def main(environ: Mapping[str, str]) -> str:
     spec = spec_of(environ)
     if spec is None or not spec.gpus:
         return ""
-    found = share(spec.recipe, allocation_of(environ, Slurm(clean_environment(environ))))
-    return " ".join([str(found.tasks), *found.options]) if found else ""
+    own = share(spec.recipe, allocation_of(environ, Slurm(clean_environment(environ))))
+    return " ".join([str(own.tasks), *own.options]) if own else ""
 
 
 if __name__ == "__main__":

@@ -166,22 +166,22 @@ def _mistakes(
             yield Mistake(example.id, " ".join(example.words), gold, guess, float(len(wrong)))
     elif isinstance(example, Question) and example.answers is not None:
         answers = [answer.text for answer in example.answers]
-        said = line["answer"]
-        if said not in answers and (said or answers):
-            kinds[_answer_error(said, answers)] += 1
+        guess = line["answer"]
+        if guess not in answers and (guess or answers):
+            kinds[_answer_error(guess, answers)] += 1
             text = f"{example.question} / {example.context}"
-            yield Mistake(example.id, text, answers[0] if answers else "none", said or "none", line.get("probability"))
+            yield Mistake(example.id, text, answers[0] if answers else "none", guess or "none", line.get("probability"))
     elif isinstance(example, Candidate) and example.relevant == 0:
         text = f"{example.query} / {example.passage}"
         yield Mistake(example.id, text, "not relevant", "relevant", line.get("score"))
 
 
-def _answer_error(said: str, answers: list[str]) -> str:
+def _answer_error(guess: str, answers: list[str]) -> str:
     if not answers:
         return "an answer where there is none"
-    if not said:
+    if not guess:
         return "no answer where there is one"
-    return "overlaps an answer" if any(said in one or one in said for one in answers) else "elsewhere in the text"
+    return "overlaps an answer" if any(guess in one or one in guess for one in answers) else "elsewhere in the text"
 
 
 def _tag_error(gold: str, guess: str) -> str:

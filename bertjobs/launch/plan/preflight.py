@@ -241,8 +241,8 @@ def epoch_problems(spec: RunSpec, data: DataManifest) -> list[Problem]:
 
 def notify_problems(notify: Notify, environ: Mapping[str, str]) -> list[Problem]:
     """A warning if the address of the site's webhook cannot be read: the run would tell nobody, and train."""
-    found = caught(address, notify.webhook, environ) if notify.webhook else []
-    return [replace(problem, is_warning=True) for problem in found]
+    problems = caught(address, notify.webhook, environ) if notify.webhook else []
+    return [replace(problem, is_warning=True) for problem in problems]
 
 
 def torch_problems(spec: RunSpec, version: str | None = None) -> list[Problem]:
