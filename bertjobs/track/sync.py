@@ -44,7 +44,7 @@ class Synced:
     def words(self) -> str:
         """One line."""
         steps = f"{self.added:,} step{'s' * (self.added != 1)} sent"
-        return f"{self.run}: {steps}, {self.to} has all up to step {self.last_step:,} ({self.place})"
+        return f"{self.run}: {steps}, {self.to} has {self.last_step:,} ({self.place})"
 
 
 class Mirror:

@@ -69,7 +69,7 @@ def test_standard_input_and_output(model: Path, tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 64
     assert [json.loads(line)["id"] for line in done.stdout.splitlines()] == ["1"]
-    assert "the task is not asked for 'txt'" in done.stderr
+    assert "the task takes no 'txt'" in done.stderr
     assert "stdin, line 2" in done.stderr
     assert "did you mean 'text'?" in done.stderr
 
