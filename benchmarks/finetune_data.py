@@ -37,7 +37,7 @@ SETTINGS = {
     "movies": Settings(0, 500, 5e-5),
     "news": Settings(800, 500, 1e-4),
     "punctuation": Settings(1000, 300, 2e-4),
-    "cloze": Settings(2000, 300, 2e-4),
+    "cloze": Settings(800, 300, 2e-4),
     "ranking": Settings(200, 50, 1e-4),
 }
 
