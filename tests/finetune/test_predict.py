@@ -135,7 +135,7 @@ def test_what_cannot_be_asked(bertjobs: Bertjobs, model: Path) -> None:
         (): "nothing was asked",
         ("--text", "a", "--features", "a"): "several things were asked at once",
         ("--text", " "): "the text is empty",
-        ("--question", "a", "--context", "b"): "the task is not asked for 'question'",
+        ("--question", "a", "--context", "b"): "the task takes no 'question'",
         ("--fill-mask", "a [MASK]"): "no masked-LM head",
         ("--fill-mask", "a film"): "the text has no [MASK]",
     }.items():
