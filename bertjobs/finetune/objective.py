@@ -17,7 +17,6 @@ from bertjobs.data.shards.manifest import vocabulary_sha256
 from bertjobs.data.text.vocabulary import TOKENS_FILE, Vocabulary
 from bertjobs.errors import InputError
 from bertjobs.files.atomic import new_file, write_json
-from bertjobs.files.json_lines import read_lines
 from bertjobs.finetune.batches import TaskBatch, TaskBatches
 from bertjobs.finetune.description import read_description, task_files
 from bertjobs.finetune.forward import open_forward
@@ -29,6 +28,7 @@ from bertjobs.recipe.size import checkpoint_bytes
 from bertjobs.recipe.spec import PhaseSpec, RunSpec
 from bertjobs.run.checkpoints import folder_name
 from bertjobs.run.directory import PhaseDirectory
+from bertjobs.run.result import measured_at
 from bertjobs.tasks.prepared import PreparedTask, prepared_for
 from bertjobs.train.objective import GlobalBatch
 from bertjobs.train.ranks import Ranks
@@ -195,14 +195,13 @@ class TaskLearner:
         self._ranks.decided(lambda: self._write_result(folder, step, outputs))
 
     def _write_result(self, folder: PhaseDirectory, step: int, outputs: Floats | None) -> None:
-        lines = [line for line in read_lines(folder.validation) if line.get("step") == step]
-        dev = lines[-1] if lines else None
+        dev = measured_at(folder, step)
         if outputs is not None:
-            tuned = dev.get("tuned", {}) if dev else {}
+            tuned = dev.get("tuned", {})
             with new_file(folder.predictions) as file:
                 for _, prediction in self._validation.predictions(outputs, tuned):
                     file.write((json.dumps(prediction, ensure_ascii=False) + "\n").encode())
-        content = {"step": step, "measure": self._objective.best_by, "dev": dev}
+        content = {"step": step, "measure": self._objective.best_by, "dev": dev or None}
         write_json(folder.result, content)
 
     def description(self) -> dict[str, bytes]:
