@@ -135,9 +135,7 @@ def _prepared(task: Task[Any], name: str, weights: Path, length: int, args: argp
 
     files = task_files(task, args)
     encoder = TextEncoder.of_folder(weights, length)
-    folder = (
-        results_folder(_with_results(args)).absolute() / PREPARED / prepared_name(name, task.options, files, encoder)
-    )
+    folder = results_folder(_with_results(args)).absolute() / PREPARED / prepared_name(task, name, files, encoder)
     if (folder / MANIFEST).is_file():
         prepared = PreparedTask.read(folder)
     else:

@@ -21,16 +21,28 @@ BATCH = 1000
 """Examples that are encoded at a time."""
 
 
-def prepared_name(task: str, options: Mapping[str, str], files: Mapping[str, Path], encoder: TextEncoder) -> str:
-    """A folder's name that says what is in it: another file, tokenizer or option gives another name."""
-    stats = {
-        split: (str(path.absolute()), path.stat().st_size, path.stat().st_mtime_ns) for split, path in files.items()
-    }
+def prepared_name(task: Task[Any], name: str, files: Mapping[str, Path], encoder: TextEncoder) -> str:
+    """A folder's name that says what is in it: another file, tokenizer or option gives another name.
+
+    Args:
+        name: of the task, as it is opened again.
+
+    Raises:
+        InputError: a file cannot be read.
+    """
+    stats = {split: _stat(path) for split, path in files.items()}
+    for split, path in files.items():
+        stats |= {f"{split} {other.name}": _stat(other) for other in task.companions(path, split)}
     vocabulary = encoder.vocabulary
-    parts = [FORMAT, task, sorted(options.items()), sorted(stats.items()), vocabulary.sha256]
+    parts = [FORMAT, name, sorted(task.options.items()), sorted(stats.items()), vocabulary.sha256]
     parts += [vocabulary.tokenizer_sha256, encoder.max_length]
     digest = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
-    return f"{task.rpartition(':')[2].lower()}-{digest[:12]}"
+    return f"{name.rpartition(':')[2].lower()}-{digest[:12]}"
+
+
+def _stat(path: Path) -> tuple[str, int, int]:
+    status = path.stat()
+    return str(path.absolute()), status.st_size, status.st_mtime_ns
 
 
 def prepare_task(
