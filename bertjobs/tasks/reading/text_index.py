@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import os
+import weakref
 from array import array
 from functools import cached_property
 from pathlib import Path
@@ -28,10 +30,11 @@ class TextIndex:
     def __init__(self, path: Path) -> None:
         self.path = path
         next(text_lines(path))  # its errors
-        self._bytes = np.memmap(path, dtype=np.uint8, mode="r")
         hashes, starts = self._scan()
         order = np.argsort(hashes, kind="stable")
         self._hashes, self._starts = hashes[order], starts[order]
+        self._file = path.open("rb")  # not mapped: all pages that were read would count as this process's memory
+        weakref.finalize(self, self._file.close)
         self._check_repeats()
 
     def get(self, identifier: str) -> str | None:
@@ -75,7 +78,7 @@ class TextIndex:
     def _line(self, start: int) -> bytes:
         size = _PIECE
         while True:
-            piece = self._bytes[start : start + size].tobytes()
+            piece = os.pread(self._file.fileno(), size, start)
             end = piece.find(b"\n")
             if end >= 0 or len(piece) < size:
                 return (piece[:end] if end >= 0 else piece).removesuffix(b"\r")
@@ -92,8 +95,9 @@ class TextIndex:
 
     def _place(self, start: int) -> str:
         """The line that begins at a byte."""
-        blocks = (self._bytes[first : min(first + _BLOCK, start)] for first in range(0, start, _BLOCK))
-        return place(self.path, 1 + sum(int(np.count_nonzero(block == ord("\n"))) for block in blocks))
+        parts = range(0, start, _BLOCK)
+        blocks = (os.pread(self._file.fileno(), min(_BLOCK, start - first), first) for first in parts)
+        return place(self.path, 1 + sum(block.count(b"\n") for block in blocks))
 
 
 class Texts:
