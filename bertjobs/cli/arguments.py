@@ -141,6 +141,7 @@ def make_checked_plan(args: argparse.Namespace, resolved: Resolved, resumed: Run
     from bertjobs.launch.plan.packs import packs_of
     from bertjobs.launch.plan.plan import make_plan
     from bertjobs.launch.plan.preflight import Circumstances, inspect, notify_problems
+    from bertjobs.launch.plan.task_work import work_of
     from bertjobs.launch.start import absolute, choose_backend
     from bertjobs.slurm.client import Slurm
 
@@ -154,6 +155,7 @@ def make_checked_plan(args: argparse.Namespace, resolved: Resolved, resumed: Run
     data, problems = inspect(spec, backend, slurm, around)
     return make_plan(
         *(replace(resolved, spec=data.sized(spec) if data else spec), backend, data, _rate(spec, backend)),
+        work=work_of(spec),
         packs=packs_of(spec, data),
         earlier=earlier,
         queue=queue,
