@@ -349,6 +349,26 @@ def resolve_arguments(
     )
 
 
+def resolve_run(args: argparse.Namespace, environ: Mapping[str, str]) -> Resolved:
+    """A new run, by `resolve_arguments`. One that fine-tunes on prepared data has the steps of its epochs, and the
+    model of the weights that it starts from."""
+    from bertjobs.recipe.bert_config import read_model_spec
+    from bertjobs.recipe.resolve import with_model
+    from bertjobs.tasks.prepared import MANIFEST, PreparedTask
+
+    site = chosen_site(args)
+    resolved = resolve_arguments(args, environ, site=site)
+    spec = resolved.spec
+    if not spec.task or not (Path(spec.data) / MANIFEST).is_file():
+        return resolved
+    rows = PreparedTask.read(Path(spec.data)).splits["train"].rows
+    resolved = resolve_arguments(args, environ, site=site, training_rows=rows)
+    if not spec.init_checkpoint:
+        return resolved
+    weights = Path(spec.init_checkpoint)
+    return with_model(resolved, read_model_spec(weights), str(weights / "config.json"))
+
+
 def add_files(parser: argparse._ActionsContainer, *, below: bool = False) -> None:
     parser.add_argument(
         "--recipes",

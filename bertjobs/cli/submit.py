@@ -19,7 +19,7 @@ from bertjobs.cli.arguments import (
     make_checked_plan,
     named_study,
     opened,
-    resolve_arguments,
+    resolve_run,
     slurm_options,
 )
 from bertjobs.cli.interrupts import stops
@@ -84,7 +84,7 @@ def add_output(parser: argparse.ArgumentParser) -> None:
 
 
 def _submit(args: argparse.Namespace) -> int:
-    return start_all(args, lambda own: resolve_arguments(own, os.environ, site=chosen_site(own)))
+    return start_all(args, lambda own: resolve_run(own, os.environ))
 
 
 def start_all(args: argparse.Namespace, resolve: Resolve) -> int:

@@ -118,7 +118,8 @@ class FineTuning:
         return f"{epochs}  loss {line[self._loss]:.4f}  accuracy {line[self._hits]:.1%}"
 
     def validation_words(self, line: Mapping[str, Any]) -> str:
-        scores = ", ".join(f"{field} {line[field]:.4g}" for field in self.held_out_scores(line))
+        names = {field: field.removeprefix("dev_").replace("_", " ") for field in self.held_out_scores(line)}
+        scores = ", ".join(f"{name} {line[field]:.4g}" for field, name in names.items())
         words = f"dev {scores} on {line['examples']:,} examples" if scores else "there are no labelled dev examples"
         return "\n".join([words, *(f"  note: {note}" for note in line.get("notes", ()))])
 
