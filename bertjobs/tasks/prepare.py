@@ -63,7 +63,8 @@ def prepare_task(
         raise InputError(f"all examples have the same label: {labels}", where=str(files["train"]))
     folder.parent.mkdir(parents=True, exist_ok=True)
     with new_folder(folder) as temporary:
-        splits, oddities = {}, []
+        splits: dict[str, SplitFacts] = {}
+        oddities: list[str] = []
         for split, path in files.items():
             splits[split], seen = _write_split(task, path, split, encoder, fitted, temporary)
             oddities += _oddities(split, splits[split], seen, labels)

@@ -128,8 +128,9 @@ class MetricsLog:
         active: bool,
     ):
         self._metrics, self._validation, self._active = _Series(metrics), _Series(validation), active
-        is_shown = active and tensorboard is not None
-        self._tensorboard = TensorBoardLog(tensorboard, scores, held_out) if is_shown else None
+        self._tensorboard = (
+            TensorBoardLog(tensorboard, scores, held_out) if active and tensorboard is not None else None
+        )
 
     def resume_after(self, step: int) -> None:
         """Continue the series after ``step``, or begin it after step 0.

@@ -98,8 +98,8 @@ class PhaseStatus:
 
     def as_json(self) -> dict[str, Any]:
         """For programs: JSON has no NaN."""
-        losses = {field: getattr(self, field) for field in LOSSES}
-        finite = {field: loss if loss is not None and math.isfinite(loss) else None for field, loss in losses.items()}
+        losses = {name: getattr(self, name) for name in LOSSES}
+        finite = {name: loss if loss is not None and math.isfinite(loss) else None for name, loss in losses.items()}
         return {**asdict(self), **finite, "goodput": self.goodput.as_json() if self.goodput else None}
 
 
@@ -292,7 +292,7 @@ def _phase_status(files: RunFiles, phase: PhaseSpec, links: Sequence[Link], answ
     if phase.phase not in files.undone:
         state, link = "DONE", _last_link(entries, links)
     last = lines[-1] if lines else None
-    loss = {field: last[field]} if last and (field := loss_field(last)) else {}
+    loss = {name: last[name]} if last and (name := loss_field(last)) else {}
     step_time = statistics.median(line["step_time_s"] for line in lines[-RECENT_STEPS:]) if lines else None
     late = _late_s(folder, link, last, step_time, now) if state == "RUNNING" else None
     checkpoint = newest_whole(folder.checkpoints)
