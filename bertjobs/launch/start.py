@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 from bertjobs.errors import EXIT_DONE, BertjobsError, InputError
 from bertjobs.files.atomic import write_text
@@ -27,7 +27,7 @@ from bertjobs.recipe.lockfile import read_lockfile
 from bertjobs.recipe.schema import check_path
 from bertjobs.recipe.spec import PhaseSpec, RunSpec
 from bertjobs.run.checkpoints import last_written, result_problem
-from bertjobs.run.directory import RunDirectory
+from bertjobs.run.directory import PhaseDirectory, RunDirectory
 from bertjobs.run.restarts import chain_events, close_attempt
 from bertjobs.run.settings import restored_on_failure, write_settings
 from bertjobs.run.suspects import excluded, suspects
@@ -227,8 +227,11 @@ def run_here(
     Returns the exit code of the first phase that did not end with 0, else 0.
     """
     environment = clean_environment(environ) | {"BERTJOBS_OWNER": claim.owner.job}
+    launcher = local.identity() | ({"study": study} if study else {})
     for phase in spec.phases:
-        if code := _phase_here(directory, spec, phase, environment, out, claim, study):
+        job = local.next_job(directory)
+        directory.record("submitted", backend="local", phase=phase.phase, job=job, **launcher)
+        if code := _phase_here(directory, spec, phase, job, environment, out, claim):
             return code
     return EXIT_DONE
 
@@ -237,19 +240,16 @@ def _phase_here(
     directory: RunDirectory,
     spec: RunSpec,
     phase: PhaseSpec,
+    job: str,
     environment: Mapping[str, str],
     out: TextIO,
     claim: Claim,
-    study: str,
 ) -> int:
     """One phase: attempts as long as another is to follow; returns the last one's exit code."""
-    folder, job = directory.phase(phase.phase), local.next_job(directory)
-    launcher = local.identity() | ({"study": study} if study else {})
-    directory.record("submitted", backend="local", phase=phase.phase, job=job, **launcher)
-    shown = _shown_of_task(spec, phase)
+    folder = directory.phase(phase.phase)
     for attempt in itertools.count():
         log, before = folder.logs / f"{job}-{attempt}.out", last_written(folder.checkpoints)
-        view = ProgressView(folder.metrics, phase.steps, out, folder.validation, **shown)
+        view = _view(folder, spec, phase, out)
 
         def watch(view: ProgressView = view) -> None:
             view.update()
@@ -280,15 +280,15 @@ def _phase_here(
     return code
 
 
-def _shown_of_task(spec: RunSpec, phase: PhaseSpec) -> dict[str, Any]:
-    """What the live line shows of a task; {} of pretraining, and of a task whose data the worker will refuse."""
-    if not spec.task:
-        return {}
-    try:
-        prepared = PreparedTask.read(Path(spec.data))
-    except InputError:
-        return {}
-    return {"held_out": HeldOut.of_task(prepared.measure), "epoch_steps": prepared.epoch_steps(phase.global_batch)}
+def _view(folder: PhaseDirectory, spec: RunSpec, phase: PhaseSpec, out: TextIO) -> ProgressView:
+    """The live line of a phase; of a task with its measure and its epochs."""
+    view = ProgressView(folder.metrics, phase.steps, out, folder.validation)
+    if spec.task:
+        with suppress(InputError):  # the worker will refuse the data, and say why
+            prepared = PreparedTask.read(Path(spec.data))
+            view.held_out = HeldOut.of_task(prepared.measure)
+            view.epoch_steps = prepared.epoch_steps(phase.global_batch)
+    return view
 
 
 def _tail(log: Path, lines: int = 12) -> str:

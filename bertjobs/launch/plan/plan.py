@@ -23,6 +23,8 @@ from bertjobs.recipe.spec import PhaseSpec, RunSpec
 from bertjobs.slurm.times import format_time
 from bertjobs.wording import columns, counted, duration, harmless
 
+LATER = "known once the data are prepared"
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -163,7 +165,7 @@ def _head(plan: Plan) -> list[tuple[str, str]]:
             f"{spec.precision}",
         ),
         ("optimizer", f"{spec.optimizer.name}, weight decay {spec.optimizer.weight_decay:g}, seed {spec.seed}"),
-        ("data", spec.data if plan.data or spec.task else f"{spec.data} (not prepared yet)"),
+        ("data", spec.data if plan.data or plan.work else f"{spec.data} (not prepared yet)"),
     ]
 
 
@@ -181,7 +183,7 @@ def _batch_rows(plan: Plan) -> list[list[str]]:
         ["  x micro-batch", *(f"{phase.micro_batch:,}" for phase in phases)],
         *([["unpadded, in packs of at most", *packs]] if spec.is_unpadded else []),
         *_pack_rows(plan),
-        ["optimizer steps", *(f"{phase.steps:,}" if phase.steps else "by the task's data" for phase in phases)],
+        ["optimizer steps", *(f"{phase.steps:,}" if phase.steps else LATER for phase in phases)],
         *_epoch_rows(plan),
         ["peak learning rate (LR)", *(f"{phase.lr:g}" for phase in phases)],
         ["warm-up", *(f"{phase.warmup:g} of the steps" for phase in phases)],
@@ -206,7 +208,7 @@ def _epoch_rows(plan: Plan) -> list[list[str]]:
     if not spec.task:
         return []
     if work is None:
-        return [["  = epochs x steps per epoch", *(f"{one.epochs:g} x unknown: not prepared" for one in spec.phases)]]
+        return [["  = epochs x steps per epoch", *(f"{one.epochs:g} x unknown" for one in spec.phases)]]
     return [
         ["  = epochs", *(f"{work.epochs(phase):.4g}" for phase in spec.phases)],
         ["  x steps per epoch", *(f"{work.epoch_steps(phase):,.4g}" for phase in spec.phases)],
@@ -215,7 +217,7 @@ def _epoch_rows(plan: Plan) -> list[list[str]]:
 
 def _sequences(plan: Plan, phase: PhaseSpec) -> str:
     if not phase.steps:
-        return "by the task's data"
+        return LATER
     wanted = phase.steps * phase.global_batch
     if plan.work:
         return f"{wanted:,} of {plan.work.mean_tokens:.0f} tokens on average"
@@ -241,7 +243,7 @@ def _cost_rows(plan: Plan) -> list[list[str]]:
 def _expected(plan: Plan, phase: PhaseSpec) -> str:
     if estimate := plan.estimates[phase.phase]:
         return f"{'at most' if estimate.is_upper_bound else 'about'} {duration(estimate.seconds)}"
-    return "unknown for this system" if phase.steps else "by the task's data"
+    return "unknown for this system" if phase.steps else LATER
 
 
 def _jobs(plan: Plan, phase: PhaseSpec) -> str:

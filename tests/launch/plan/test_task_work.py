@@ -125,8 +125,8 @@ def test_the_plan_has_epochs_and_steps_per_epoch(work: TaskWork) -> None:
 def test_a_plan_before_the_data_are_prepared_says_what_is_not_known() -> None:
     plan = make_plan(resolved("mrpc-dgxa100-80g", None), "slurm", None, None, queue=Queue(time="1:00:00"))
     text = arithmetic(plan)
-    assert row(text, "optimizer steps ") == row(text, "expected time  ") == "by the task's data"
-    assert row(text, "  = epochs x steps per epoch ") == "3 x unknown: not prepared"
+    assert row(text, "optimizer steps ") == row(text, "expected time  ") == "known once the data are prepared"
+    assert row(text, "  = epochs x steps per epoch ") == "3 x unknown"
     assert "expected end" not in text
     assert [problem for problem in plan.problems if "too short" in problem.what] == []
     known = resolved("mrpc-dgxa100-80g", None, "phase1.steps=86")
