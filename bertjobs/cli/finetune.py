@@ -14,6 +14,7 @@ from bertjobs.cli.arguments import (
     add_recipe_arguments,
     chosen_site,
     resolve_arguments,
+    resolve_run,
     results_folder,
 )
 from bertjobs.cli.study import add_study_arguments
@@ -76,8 +77,6 @@ def prepared_run(args: argparse.Namespace) -> Resolved:
     Raises:
         InputError: an argument, the task's files or the weights are not valid.
     """
-    from bertjobs.recipe.bert_config import read_model_spec
-    from bertjobs.recipe.resolve import with_model
     from bertjobs.run.result import weights_of
     from bertjobs.tasks.task import open_task
 
@@ -91,9 +90,7 @@ def prepared_run(args: argparse.Namespace) -> Resolved:
     prepared = _prepared(task, name, weights, first.spec.phases[0].sequence_length, args)
     args.setting_data, args.setting_init_checkpoint = str(prepared.folder), str(weights)
     args.setting_run = args.setting_run or os.environ.get("RUN") or name.rpartition(":")[2].lower()
-    rows = prepared.splits["train"].facts.rows
-    resolved = resolve_arguments(args, os.environ, site=chosen_site(args), training_rows=rows)
-    return with_model(resolved, read_model_spec(weights), f"{weights / 'config.json'}")
+    return resolve_run(args, os.environ)
 
 
 def _with_results(args: argparse.Namespace) -> argparse.Namespace:

@@ -20,11 +20,11 @@ from bertjobs.run.directory import PhaseDirectory, RunDirectory
 from bertjobs.run.journal import Attempt, read_story
 from bertjobs.run.result import result_of
 from bertjobs.tasks.example import Candidate, Question, Sentences, Words
+from bertjobs.tasks.metrics.scores import scores_of
 from bertjobs.tasks.prepared import PreparedTask
 
 WORST = 20
 """How many mistakes are shown."""
-NOT_SCORES = ("phase", "step", "validation_s", "examples", "tuned", "notes")
 
 
 @dataclass(frozen=True)
@@ -72,11 +72,6 @@ class TaskSummary:
         """The dev measures of the result and of the last validation, by name."""
         lines = {"result": self.result.get("dev") or {}, "last": self.validations[-1] if self.validations else {}}
         return {name: scores_of(line) for name, line in lines.items() if line}
-
-
-def scores_of(line: Mapping[str, Any]) -> dict[str, float]:
-    """The measures in a line of validation.jsonl."""
-    return {key: value for key, value in line.items() if key not in NOT_SCORES and isinstance(value, float | int)}
 
 
 def summarise_task(directory: RunDirectory) -> TaskSummary:

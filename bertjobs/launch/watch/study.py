@@ -19,7 +19,7 @@ from bertjobs.wording import PLAIN, Colour, Paint, columns, harmless
 
 HELD_OUT = "mlm_loss_nats"
 """The measure of pretraining: of the last validation of the last phase."""
-DONE, NOT_STARTED = "DONE", "NOT STARTED"
+DONE, NOT_STARTED, CANCELLED = "DONE", "NOT STARTED", "CANCELLED"
 
 
 @dataclass(frozen=True)
@@ -98,16 +98,18 @@ def member_result(
     trained on this machine, and those that have not begun come after it."""
     row = next((phase for phase in status.phases if phase.state != DONE), status.phases[-1])
     name, value = measured
+    is_active = any(link.is_active for link in status.links) or (in_turn and row.state == NOT_STARTED)
+    was_cancelled = bool(status.links) and status.links[-1].cancelled and not is_active and row.state != DONE
     return MemberResult(
         run=status.directory.name,
         settings=settings,
-        state=row.state,
+        state=CANCELLED if was_cancelled else row.state,
         phase=row.phase,
         steps_done=row.steps_done,
         steps=row.steps,
         measure=name,
         value=value if row.state == DONE else None,
-        is_active=any(link.is_active for link in status.links) or (in_turn and row.state == NOT_STARTED),
+        is_active=is_active,
     )
 
 
