@@ -30,8 +30,8 @@ def register(subparsers: Any) -> None:
     data = parser.add_mutually_exclusive_group()
     data.add_argument("--data", metavar="DIR", type=Path, help="folder with the task's files (default: what the run "
                       "was fine-tuned with)")  # fmt: skip
-    data.add_argument("--dev", metavar="FILE", type=Path, help="a dev file, wherever it lies")
-    data.add_argument("--test", metavar="FILE", type=Path, help="a test file, wherever it lies")
+    data.add_argument("--dev", metavar="FILE", type=Path, help="a dev file, in any folder")
+    data.add_argument("--test", metavar="FILE", type=Path, help="a test file, in any folder")
     parser.add_argument("--split", metavar="NAME", help="the part of the data: dev, test, or another of the task's "
                         "(default: dev)")  # fmt: skip
     parser.add_argument("--submission", metavar="DIR", type=Path, help="write the benchmark's submission files there")
@@ -106,7 +106,7 @@ def _prepared_source(model: TrainedModel, split: str) -> _Source:
     from bertjobs.tasks.prepared import EXAMPLES, PreparedTask
 
     if (phase := phase_of(model.folder)) is None:
-        raise InputError("no data were given, and the model does not lie in a run", where=str(model.folder),
+        raise InputError("no data were given, and the model belongs to no run", where=str(model.folder),
                          hint="--data DIR, --dev FILE or --test FILE")  # fmt: skip
     prepared = PreparedTask.read(Path(read_lockfile(RunDirectory(phase.root.parent).lockfile).data))
     prepared.check_files()
@@ -114,12 +114,12 @@ def _prepared_source(model: TrainedModel, split: str) -> _Source:
         raise InputError(f"the data of the run have no split {split!r}", where=str(prepared.folder),
                          hint=nearest(split, [name for name in prepared.splits if name != "train"])
                          or "--data DIR or --dev FILE names other data")  # fmt: skip
-    found = prepared.splits[split]
-    if not (found.folder / EXAMPLES).is_file():
-        raise InputError(f"the prepared data do not keep the examples of {split}", where=str(found.folder),
+    prepared_split = prepared.splits[split]
+    if not (prepared_split.folder / EXAMPLES).is_file():
+        raise InputError(f"the prepared data do not keep the examples of {split}", where=str(prepared_split.folder),
                          hint=f"--dev {prepared.sources.get(split, 'FILE')}")  # fmt: skip
 
-    return _Source(found.examples, split, Path(prepared.sources.get(split, prepared.folder)))
+    return _Source(prepared_split.examples, split, Path(prepared.sources.get(split, prepared.folder)))
 
 
 def _as_json(model: TrainedModel, source: _Source, result: Evaluation) -> dict[str, Any]:

@@ -47,7 +47,7 @@ def register(subparsers: Any) -> None:
     )
     group.add_argument("--data", metavar="DIR", dest="task_data", type=Path, help="folder with the task's files")
     for split in ("train", "dev", "test"):
-        group.add_argument(f"--{split}", metavar="FILE", type=Path, help=f"the {split} file, wherever it lies")
+        group.add_argument(f"--{split}", metavar="FILE", type=Path, help=f"the {split} file, in any folder")
     group.add_argument(
         "--option",
         metavar="NAME=VALUE",

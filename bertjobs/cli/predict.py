@@ -26,8 +26,8 @@ def register(subparsers: Any) -> None:
         "predict",
         usage="%(prog)s RUN|DIR --input FILE|- --output FILE|- [FLAG ...]",
         help="let a fine-tuned model predict a file",
-        description="Write what a fine-tuned model says of each example of a file, one JSON object per line, in the "
-        "order of the input. What it says of places in a text is in characters.",
+        description="Write what a fine-tuned model predicts for each example of a file, one JSON object per line, in "
+        "the order of the input. Places in a text are counted in characters.",
         allow_abbrev=False,
     )
     parser.add_argument("--input", metavar="FILE|-", required=True,

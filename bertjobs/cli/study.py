@@ -144,7 +144,7 @@ def resume_study(study: Study, args: argparse.Namespace) -> int:
 def _start(study: Study, plans: Sequence[Plan], args: argparse.Namespace) -> int:
     backend, specs = plans[0].backend, [plan.spec for plan in plans]
     if backend == "submitit":
-        raise InputError("submitit queues no studies", where="--backend", hint="--backend slurm, or local")
+        raise InputError("submitit cannot queue a study", where="--backend", hint="--backend slurm, or local")
     if args.dry_run:
         return _dry_run(study, specs, backend, args)
     return _run_here(study, specs, args) if backend == "local" else _queue(study, specs, args)

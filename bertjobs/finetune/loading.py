@@ -153,4 +153,4 @@ def _longest(folder: Path, spec: ModelSpec) -> int:
 
 
 def _finetune_hint(folder: Path) -> str:
-    return f"bertjobs finetune --task TASK --from {folder} --data DIR makes one that can be asked"
+    return f"bertjobs finetune --task TASK --from {folder} --data DIR makes one that predicts"

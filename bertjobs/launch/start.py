@@ -310,7 +310,7 @@ def unfinished(directory: RunDirectory) -> RunSpec:
     last = directory.phase(spec.phases[-1].phase)
     if (done := last.done()) and (problem := result_problem(last.checkpoints, done.checkpoint, done.sha256)):
         raise InputError(
-            f"run {spec.run!r} is done, but not its result: {problem}",
+            f"run {spec.run!r} is done, but its result is damaged: {problem}",
             where=str(last.checkpoints),
             hint=f"restore it from a copy; or delete {last.done_file}, then resume: phase {last.number} begins again "
             "from its newest whole checkpoint",

@@ -143,7 +143,7 @@ def _verdict(summary: Summary) -> str:
     if learnt(summary):
         meaning = f"At least {MARGIN_NATS:g} nats below the line: the model uses context, not only word frequencies."
     else:
-        meaning = f"Not {MARGIN_NATS:g} nats below the line in each of them: no proof yet that the model uses context."
+        meaning = f"Not {MARGIN_NATS:g} nats below the line in every phase: nothing shows yet that it uses context."
     return f'<div class="verdict">{sentences}<p>{escape(meaning)}</p></div>'
 
 

@@ -181,19 +181,19 @@ def _mistakes(
             yield Mistake(example.id, " ".join(example.words), gold, guess, float(len(wrong)))
     elif isinstance(example, Question) and example.answers is not None:
         answers = [answer.text for answer in example.answers]
-        said = line["answer"]
-        if said not in answers and (said or answers):
-            kinds[_answer_error(said, answers)] += 1
+        guess = line["answer"]
+        if guess not in answers and (guess or answers):
+            kinds[_answer_error(guess, answers)] += 1
             text = f"{example.question} / {example.context}"
-            yield Mistake(example.id, text, answers[0] if answers else "none", said or "none", line.get("probability"))
+            yield Mistake(example.id, text, answers[0] if answers else "none", guess or "none", line.get("probability"))
 
 
-def _answer_error(said: str, answers: list[str]) -> str:
+def _answer_error(guess: str, answers: list[str]) -> str:
     if not answers:
         return "an answer where there is none"
-    if not said:
+    if not guess:
         return "no answer where there is one"
-    return "overlaps an answer" if any(said in one or one in said for one in answers) else "another place"
+    return "overlaps an answer" if any(guess in one or one in guess for one in answers) else "elsewhere in the text"
 
 
 def _tag_error(gold: str, guess: str) -> str:
@@ -201,4 +201,4 @@ def _tag_error(gold: str, guess: str) -> str:
         return "a tag where there is none"
     if guess == "O":
         return "no tag where there is one"
-    return "another border" if gold[2:] == guess[2:] and gold[1:2] == "-" else "another type"
+    return "another boundary" if gold[2:] == guess[2:] and gold[1:2] == "-" else "another type"

@@ -69,7 +69,7 @@ def test_standard_input_and_output(model: Path, tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 64
     assert [json.loads(line)["id"] for line in done.stdout.splitlines()] == ["1"]
-    assert "the task is not asked for 'txt'" in done.stderr
+    assert "the task takes no 'txt'" in done.stderr
     assert "stdin, line 2" in done.stderr
     assert "did you mean 'text'?" in done.stderr
 
@@ -117,7 +117,7 @@ def test_labels_are_needed_to_measure(bertjobs: Bertjobs, model: Path) -> None:
 def test_evaluate_without_data_or_a_run(bertjobs: Bertjobs, model: Path) -> None:
     done = bertjobs("evaluate", model)
     assert done.returncode == 64
-    assert "no data were given, and the model does not lie in a run" in done.stderr
+    assert "no data were given, and the model belongs to no run" in done.stderr
     check("evaluate", bertjobs("evaluate", model, "--dev", "dev.txt", "--json").stdout)
 
 

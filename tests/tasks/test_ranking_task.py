@@ -187,7 +187,7 @@ def test_a_pair_is_asked_in_text() -> None:
     assert (one.query_id, one.query, one.passage, one.relevant) == ("7", "what food", "apples", None)
     with pytest.raises(InputError, match="there is no 'passage'"):
         RankingTask().from_text([{"query": "what food"}])
-    with pytest.raises(InputError, match="not asked for 'pasage'") as refused:
+    with pytest.raises(InputError, match="the task takes no 'pasage'") as refused:
         RankingTask().from_text([{"query": "what food", "pasage": "apples"}])
     assert "passage" in str(refused.value.hint)
 

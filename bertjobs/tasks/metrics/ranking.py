@@ -123,7 +123,7 @@ def _check_relevant(names: Ids, relevant: NDArray[Any], hits: NDArray[Any]) -> N
         which = "query has" if len(wrong) == 1 else "queries have"
         raise InputError(
             f"{len(wrong):,} {which} more relevant candidates than the qrels name: {listed(map(str, wrong))}",
-            hint="a passage twice among a query's candidates, or the qrels of another file",
+            hint="is a passage listed twice for one query, or are these the qrels of another file?",
         )
 
 

@@ -334,7 +334,7 @@ def test_a_result_that_is_gone_is_noted_and_resume_says_so(directory: RunDirecto
     assert (one.state, one.damage) == ("DONE", ()), "phase 1's checkpoint may be deleted once phase 2 is done"
     assert two.state == "DONE"
     assert "its result is not whole: step-00000020 is missing" in two.damage[0]
-    with pytest.raises(BertjobsError, match="is done, but not its result: step-00000020 is missing") as error:
+    with pytest.raises(BertjobsError, match="is done, but its result is damaged: step-00000020 is missing") as error:
         unfinished(directory)
     assert "delete" in str(error.value.hint)
 
