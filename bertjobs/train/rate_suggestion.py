@@ -32,7 +32,7 @@ CERTAIN = 5.0
 SMALLEST_FALL = 0.02
 
 AT_ONCE, RISEN = 1.0, 2.0
-"""A smoothed loss that is ``RISEN`` times the first one before as many decades, and was never lower, diverges at once."""
+"""A smoothed loss that was never lower, and is ``RISEN`` times the first before so many decades, diverges at once."""
 
 
 @dataclass(frozen=True)
@@ -105,10 +105,10 @@ def _slopes(decades: Floats, losses: Floats, weights: Floats) -> Floats:
 def _certain_difference(losses: Floats, weights: Floats, lowest: int) -> float:
     """By how much the first and the lowest smoothed loss differ at least, if that isn't chance.
 
-    How much losses vary is read off the differences between neighbours, by their median: a jump doesn't count.
+    How much losses vary is read off the median of their second differences: no jump counts, nor a steady change.
     """
-    differences = np.abs(np.diff(losses[: max(lowest, len(losses) // 2) + 1]))
-    deviation = 1.4826 * float(np.median(differences)) / np.sqrt(2) if len(differences) else np.inf
+    differences = np.abs(np.diff(losses[: max(lowest, len(losses) // 2) + 1], n=2))
+    deviation = 1.4826 * float(np.median(differences)) / np.sqrt(6)  # for a normal distribution
     averaged = weights.sum(1) ** 2 / (weights**2).sum(1)
     error = deviation * np.sqrt(1 / averaged[0] + 1 / averaged[lowest])
     return max(CERTAIN * error, SMALLEST_FALL * abs(float(losses[0])))

@@ -12,7 +12,7 @@ import torch
 
 from bertjobs.errors import BertjobsError, InputError
 from bertjobs.finetune.objective import FineTuning
-from bertjobs.optim.loss_scale import INITIAL_SCALE
+from bertjobs.optim.loss_scale import DynamicLossScale
 from bertjobs.train import range_test as module
 from bertjobs.train.range_test import planned_steps, range_test
 from bertjobs.train.rate_suggestion import rising_rates
@@ -61,10 +61,8 @@ def test_a_loss_scale_that_is_too_high_costs_no_rate(objective: FineTuning, monk
         return result
 
     monkeypatch.setattr(module, "train_step", recorded)
-    monkeypatch.setattr(
-        module, "initial_loss_scale", lambda *_: module.Progress().loss_scale.__class__(INITIAL_SCALE * 2.0**130)
-    )
-    test = range_test(replace(objective, spec=replace(objective.spec, precision="fp32")), [1e-5] * 3, CPU, str)
+    monkeypatch.setattr(module, "initial_loss_scale", lambda *_: DynamicLossScale(2.0**129))  # above float32's range
+    test = range_test(objective, [1e-5] * 3, CPU, lambda _: None)
     assert skipped[0]
     assert scales[1] == scales[0] / 2
     assert len(test.losses) == 3 == skipped.count(False)
@@ -74,7 +72,7 @@ def test_a_first_loss_that_is_not_finite_is_no_curve(objective: FineTuning) -> N
     model = replace(objective.spec.model, initializer_range=float("inf"))
     broken = replace(objective, spec=replace(objective.spec, model=model))
     with pytest.raises(BertjobsError, match="the loss of the first step is not finite"):
-        range_test(broken, rising_rates(1e-6, 1e-1, 20), CPU, str)
+        range_test(broken, rising_rates(1e-6, 1e-1, 20), CPU, lambda _: None)
 
 
 @pytest.mark.parametrize(("asked", "available", "steps"), [(100, 500, 100), (100, 30, 30), (20, 20, 20)])

@@ -49,7 +49,9 @@ def test_the_steepest_fall_of_a_noisy_curve(middle: float, seed: int) -> None:
     low=st.floats(1e-9, 1e-3),
     decades=st.floats(0.1, 9),
 )
-def test_whatever_the_losses_a_suggestion_lies_within_the_rates(losses: list[float], low: float, decades: float) -> None:
+def test_whatever_the_losses_a_suggestion_lies_within_the_rates(
+    losses: list[float], low: float, decades: float
+) -> None:
     rates = rising_rates(low, low * 10**decades, 60)[: len(losses)]
     suggestion = suggest(rates, losses)
     assert suggestion.rate is None or suggestion.rate in rates
