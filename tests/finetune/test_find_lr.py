@@ -66,7 +66,7 @@ def test_it_suggests_a_rate_draws_its_curve_and_leaves_runs_alone(
         (("--find-lr", "--after", "17"), "where: --after"),
         (("--find-lr", "--backend", "slurm"), "where: --backend slurm"),
         (("--find-lr", "--data", "nowhere"), "there is no such folder"),
-        (("--find-lr", "--recipe", "laptop"), "no task was given"),
+        (("--find-lr", "--recipe", "laptop", "--set", "phase1.sequence_length=128"), "no task was given"),
         (("--find-lr", "--set", "phase1.epochs=2"), "the run has only 6 steps"),
     ],
 )
