@@ -17,6 +17,7 @@ from bertjobs.cli.arguments import (
     resolve_run,
     results_folder,
 )
+from bertjobs.cli.find_lr import add_find_arguments, check_find_arguments, find_rate
 from bertjobs.cli.study import add_study_arguments
 from bertjobs.cli.submit import add_output, start_all
 from bertjobs.errors import InputError
@@ -59,6 +60,7 @@ def register(subparsers: Any) -> None:
     add_backend_arguments(parser)
     add_output(parser)
     add_study_arguments(parser)
+    add_find_arguments(parser)
     add_recipe_arguments(parser, without=("task", "data", "init_checkpoint", "phase"))
     parser.set_defaults(handler=_finetune, is_member=False)
 
@@ -68,7 +70,8 @@ def _finetune(args: argparse.Namespace) -> int:
         print(_task_list())
         return 0
     args.setting_recipe = args.setting_recipe or os.environ.get("RECIPE") or DEFAULT_RECIPE
-    return start_all(args, prepared_run)
+    check_find_arguments(args)
+    return start_all(args, prepared_run) if args.find_lr is None else find_rate(prepared_run(args), args)
 
 
 def prepared_run(args: argparse.Namespace) -> Resolved:
