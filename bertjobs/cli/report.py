@@ -1,29 +1,35 @@
-"""`bertjobs report`: the outcome of a run, as text and as a page."""
+"""`bertjobs report`: the outcome of a run or a study, as text and as a page."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import math
+import os
+import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from bertjobs.cli.arguments import add_run_argument, opened
+from bertjobs.cli.arguments import add_run_argument, named_study, opened
+from bertjobs.cli.study import results_of
 from bertjobs.errors import BertjobsError, InputError
+from bertjobs.wording import Paint, harmless
 
 if TYPE_CHECKING:
     from bertjobs.report.summary import PhaseSummary, Summary
     from bertjobs.run.directory import RunDirectory
     from bertjobs.run.journal import Attempt
+    from bertjobs.run.study import Study
 
 
 def register(subparsers: Any) -> None:
     """Add `report` to the command line."""
     parser = subparsers.add_parser(
         "report",
-        help="write a run's report.html and print its summary",
+        help="write a run's report.html and print its summary; also of a study",
         description="Write report.html into the run's folder: curves, summary, guesses for masked words, attempts. "
-        "Print the summary. The run may still be running.",
+        "Print the summary. The run may still be running. Of a study: its runs, and mean and spread over the seeds, "
+        "written beside the study's file.",
         allow_abbrev=False,
     )
     add_run_argument(parser)
@@ -66,6 +72,8 @@ def is_task(directory: RunDirectory) -> bool:
 def _report(args: argparse.Namespace) -> int:
     from bertjobs.report.summary import summarise
 
+    if study := named_study(args):
+        return _report_study(study, args)
     directory, margin = opened(args), args.require_learnt
     if is_task(directory):
         return _report_task(directory, args)
@@ -83,6 +91,23 @@ def _report(args: argparse.Namespace) -> int:
         print(_json(report.summary, str(report.path)))
     else:
         print(finish(directory))
+    return 0
+
+
+def _report_study(study: Study, args: argparse.Namespace) -> int:
+    from bertjobs.launch.watch.study import study_json, study_text
+    from bertjobs.report.study_page import write_study_report
+
+    if args.require_learnt is not None:
+        raise InputError(
+            "a study is not judged, each of its runs is", where="--require-learnt", hint=study.run(study.members[0])
+        )
+    results = results_of(study)
+    path = write_study_report(study, results)
+    if args.json:
+        print(json.dumps({**study_json(study.name, results), "report": str(path)}, indent=2))
+    else:
+        print(f"{study_text(study.name, results, Paint.of(sys.stdout, os.environ))}\n\nreport {harmless(str(path))}")
     return 0
 
 

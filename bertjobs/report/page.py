@@ -122,12 +122,13 @@ def document(title: str, body: str) -> str:
 """
 
 
-def inline(svg: str) -> str:
-    """An SVG file's text as it stands inside HTML: from ``<svg`` on, without names of namespaces."""
+def inline(svg: str, label: str = "Curves of the run by optimizer step") -> str:
+    """An SVG file's text as it stands inside HTML: from ``<svg`` on, without names of namespaces; ``label``, which is
+    trusted, is what a screen reader says."""
     body = svg[svg.index("<svg") :]
     head, rest = body.split(">", 1)
     head = re.sub(r'\s+xmlns(:\w+)?="[^"]*"', "", head)
-    return f'{head} role="img" aria-label="Curves of the run by optimizer step">{rest}'.strip()
+    return f'{head} role="img" aria-label="{label}">{rest}'.strip()
 
 
 def _when(summary: Summary) -> str:
