@@ -48,8 +48,8 @@ def register(subparsers: Any) -> None:
         metavar="X",
         type=float,
         default=None,
-        help="judge only: end with exit code 70 unless each task that was fine-tuned from this run, and with "
-        "--random-weights, reached a measure this much higher",
+        help="judge only: end with exit code 70 unless each task that was fine-tuned from this run has a measure this "
+        "much higher than with --random-weights",
     )
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
     parser.set_defaults(handler=_report)
@@ -117,7 +117,8 @@ def _report_study(study: Study, args: argparse.Namespace) -> int:
     from bertjobs.report.study_page import write_study_report
 
     if flag := _asked_to_judge(args):
-        raise InputError("a study is not judged, each of its runs is", where=flag, hint=study.run(study.members[0]))
+        hint = f"bertjobs report {study.run(study.members[0])} {flag} X"
+        raise InputError("a study is not judged, each of its runs is", where=flag, hint=hint)
     results = results_of(study)
     path = write_study_report(study, results)
     if args.json:

@@ -66,7 +66,8 @@ def gains_among(root: Path, runs: Iterable[TaskRun]) -> list[Gain]:
 
 
 def _apart_from_start(spec: RunSpec) -> RunSpec:
-    return replace(spec, run="", init_checkpoint="")
+    """The model's name is that of the folder that its shape was read from."""
+    return replace(spec, run="", init_checkpoint="", model=replace(spec.model, name=""))
 
 
 def task_runs(directories: Iterable[RunDirectory]) -> Iterable[TaskRun]:

@@ -84,10 +84,11 @@ def _settings(study: Study) -> list[tuple[str, str]]:
             continue
         return [
             *rows,
-            (f"Of {directory.name}: recipe", f"{spec.recipe}, system {spec.system.name}"),
-            *([("task", spec.task)] if spec.task else []),
-            ("model", spec.model.name),
-            ("started from", spec.init_checkpoint or "random weights"),
-            ("data", spec.data),
+            ("Below, those of", directory.name),
+            *([("Task", spec.task)] if spec.task else []),
+            ("Recipe", f"{spec.recipe}, system {spec.system.name}"),
+            ("Model", spec.model.name),
+            ("Started from", spec.init_checkpoint or "random weights"),
+            ("Data", spec.data),
         ]
     return rows

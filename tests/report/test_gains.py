@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from bertjobs.cli.main import main
 from bertjobs.cli.report import finish
+from bertjobs.recipe.lockfile import read_lockfile
 from bertjobs.report.gains import Gain, gains_of, is_gain
 from bertjobs.run.directory import RunDirectory
 from tests.report.conftest import MakeRun, write_checkpoint, write_result, write_steps, write_validation
@@ -30,7 +32,8 @@ def pair(pretrained: RunDirectory, make_run: MakeRun) -> RunDirectory:
     """The same, and two runs that fine-tuned: from it, and from random weights."""
     start = str(pretrained.phase(1).checkpoints / "step-00000002")
     write_result(make_run("news", task="sentences", init_checkpoint=start), 0.875)
-    write_result(make_run("news-random", task="sentences", init_checkpoint=""), 0.25)
+    model = replace(read_lockfile(pretrained.lockfile).model, name="of-another-folder")
+    write_result(make_run("news-random", task="sentences", init_checkpoint="", model=model), 0.25)
     return pretrained
 
 

@@ -102,7 +102,8 @@ def test_report_of_a_study(study: Study, capsys: pytest.CaptureFixture[str]) -> 
     page = study.report.read_text()
     assert ["2 of 3", "5.6250", "0.1768", "5.5000", "5.7500"] in rows_of(page)
     assert "st-3" in page
-    assert "<dt>Of st-1: recipe</dt><dd>laptop, system laptop</dd>" in page
+    assert "<dt>Below, those of</dt><dd>st-1</dd>" in page
+    assert "<dt>Recipe</dt><dd>laptop, system laptop</dd>" in page
     assert re.findall(r"\w+://", page) == []
     assert main(["study", "st", "--results", str(study.results), "--json"]) == 0
     plain = json.loads(capsys.readouterr().out)
@@ -121,7 +122,7 @@ def test_a_first_run_whose_settings_are_damaged_costs_its_lines_alone(study: Stu
     page = study.report.read_text()
     assert ["st-1", "42", "UNREADABLE", "-", "0/0", "-"] in rows_of(page)
     assert ["1 of 3", "5.7500", "-", "5.7500", "5.7500"] in rows_of(page)
-    assert "<dt>Of st-2: recipe</dt>" in page
+    assert "<dt>Below, those of</dt><dd>st-2</dd>" in page
 
 
 def test_a_report_that_cannot_be_written_is_bad_input(study: Study, capsys: pytest.CaptureFixture[str]) -> None:
