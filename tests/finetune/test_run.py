@@ -103,6 +103,20 @@ def test_stopped_and_resumed_it_ends_with_the_same_bits(place: Path, straight: P
     ]
 
 
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_in_half_precision_it_learns_and_resumes_with_the_same_bits(place: Path, precision: str) -> None:
+    """fp16 with a loss scale that moves."""
+    words = ("--set", "phase1.epochs=4", "--precision", precision)
+    whole = finetuned(place, f"whole-{precision}", *words)
+    assert json.loads((whole / "RESULT.json").read_text())["dev"]["accuracy"] > 0.9
+    common = ("--from", "model", "--data", "data", "--run", f"parts-{precision}", *QUICK, *words)
+    stopped = bertjobs(place, "finetune", *common, "--set", "phase1.sequence_length=32", "--steps-this-run", "9")
+    assert stopped.returncode == 75, stopped.stdout + stopped.stderr
+    assert bertjobs(place, "resume", f"parts-{precision}").returncode == 0
+    parts = weights(place / "results" / f"parts-{precision}" / "phase1")
+    assert all(torch.equal(tensor, parts[name]) for name, tensor in weights(whole).items())
+
+
 def test_two_ranks_train_and_measure_as_one(place: Path, straight: Path) -> None:
     two = finetuned(place, "two", "--set", "phase1.epochs=4", "--tasks-per-node", "2")
     for name in ("metrics.jsonl", "validation.jsonl"):
