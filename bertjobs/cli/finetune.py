@@ -46,6 +46,11 @@ def register(subparsers: Any) -> None:
     group.add_argument(
         "--from", metavar="RUN|DIR", dest="weights", help="a run, or a folder with config.json, weights and tokenizer"
     )
+    group.add_argument(
+        "--random-weights",
+        action="store_true",
+        help="take only the model's shape and tokenizer from --from: what the same run reaches without pretraining",
+    )
     group.add_argument("--data", metavar="DIR", dest="task_data", type=Path, help="folder with the task's files")
     for split in ("train", "dev", "test"):
         group.add_argument(f"--{split}", metavar="FILE", type=Path, help=f"the {split} file, in any folder")
@@ -91,7 +96,7 @@ def prepared_run(args: argparse.Namespace) -> Resolved:
         raise InputError("no task was given", where="--task", hint="bertjobs finetune --tasks lists them")
     task = open_task(name, _options(args))
     prepared = _prepared(task, name, weights, first.spec.phases[0].sequence_length, args)
-    args.setting_data, args.setting_init_checkpoint = str(prepared.folder), str(weights)
+    args.setting_data, args.setting_init_checkpoint = str(prepared.folder), "" if args.random_weights else str(weights)
     args.setting_run = args.setting_run or os.environ.get("RUN") or name.rpartition(":")[2].lower()
     return resolve_run(args, os.environ)
 

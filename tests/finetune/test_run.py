@@ -189,6 +189,22 @@ def test_only_the_last_layers_are_trained(place: Path) -> None:
     assert not any(name.startswith(("bert.embeddings.", "bert.encoder.layer.0.")) for name in changed)
 
 
+def test_random_weights_take_nothing_from_the_folder_but_its_shape(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("INIT_CHECKPOINT", str(place / "model"))
+    words = ("--set", "phase1.epochs=1", "--tune-layers", "1")  # what is frozen is as it was at the start
+    one, same = (weights(finetuned(place, run, *words, "--random-weights")) for run in ("random", "random-too"))
+    other = weights(finetuned(place, "random-other", *words, "--random-weights", "--seed", "7"))
+    before = load_file(place / "model" / "model.safetensors")
+    word = "bert.embeddings.word_embeddings.weight"
+    assert one[word].shape == before[word].shape
+    assert torch.equal(one[word], same[word])
+    for weight in (before[word], other[word]):
+        assert torch.isclose(one[word], weight).float().mean() < 0.1
+    assert "init_checkpoint: ''" in (place / "results" / "random" / "run.yml").read_text()
+
+
 @pytest.mark.parametrize(
     ("words", "what"),
     [
