@@ -1,4 +1,4 @@
-"""`bertjobs plan`; `submit` and `resume`, which do what it shows, are in `submit`."""
+"""`bertjobs plan`: what `submit` would do."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import json
 import os
 from typing import Any
 
-from bertjobs.cli import submit
 from bertjobs.cli.arguments import (
     add_backend_arguments,
     add_recipe_arguments,
@@ -20,7 +19,7 @@ from bertjobs.cli.arguments import (
 
 
 def register(subparsers: Any) -> None:
-    """Add `plan`, `submit` and `resume` to the command line."""
+    """Add `plan` to the command line."""
     plan = subparsers.add_parser(
         "plan",
         usage="%(prog)s --recipe NAME [--nodes N] [--set KEY=VALUE ...] [FLAG ...]",
@@ -33,7 +32,6 @@ def register(subparsers: Any) -> None:
     plan.add_argument("--json", action="store_true", help="print JSON")
     add_recipe_arguments(plan)
     plan.set_defaults(handler=_plan)
-    submit.register(subparsers)
 
 
 def _plan(args: argparse.Namespace) -> int:
