@@ -70,6 +70,8 @@ def _source(args: argparse.Namespace, model: TrainedModel) -> _Source:
     Raises:
         InputError: there are no such data.
     """
+    from bertjobs.tasks.asked import split_file
+
     for split in ("dev", "test"):
         if (path := getattr(args, split)) is not None:
             if args.split not in (None, split):
@@ -82,12 +84,7 @@ def _source(args: argparse.Namespace, model: TrainedModel) -> _Source:
         return _prepared_source(model, split)
     if not args.data.is_dir():
         raise InputError("there is no such folder", where=f"--data {args.data}")
-    files = model.task.find(args.data)
-    if split not in files:
-        names = ", ".join(model.task.files.get(split, ())) or "no file"
-        hint = f"task {model.name} looks for {names}"
-        raise InputError(f"the folder has no file of split {split}", where=str(args.data), hint=hint)
-    return _file_source(model, files[split], split)
+    return _file_source(model, split_file(model.task, args.data, split), split)
 
 
 def _file_source(model: TrainedModel, path: Path, split: str) -> _Source:

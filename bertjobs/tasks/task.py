@@ -80,6 +80,14 @@ class Task(Generic[E]):
                 files[split] = path
         return files
 
+    def companions(self, path: Path, split: str) -> list[Path]:  # noqa: ARG002
+        """Other files that `read` reads along with a split's own, such as judgements.
+
+        Raises:
+            InputError: ``path`` cannot be read.
+        """
+        return []
+
     def read(self, path: Path, split: str) -> Iterator[E]:
         """The examples of a file, one by one.
 

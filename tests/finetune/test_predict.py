@@ -92,6 +92,24 @@ def test_a_damaged_line_keeps_what_came_before(
     assert [one["id"] for one in lines(tmp_path / "out.jsonl.part")] == ["1"]
 
 
+def test_a_split_of_a_folder_is_read_as_that_split(bertjobs: Bertjobs, model: Path, tmp_path: Path) -> None:
+    for name, more in {"dev": ("--split", "dev"), "file": (), "test": ()}.items():
+        done = bertjobs("predict", model, "--input", "dev.txt" if name == "file" else ".", "--output", name, *more)
+        assert done.returncode == 0, done.stderr
+    assert lines(tmp_path / "dev") == lines(tmp_path / "file")
+    assert len(lines(tmp_path / "dev")) == 4
+    assert len(lines(tmp_path / "test")) == 2
+    for words, message in {
+        ("--input", ".", "--split", "deb"): "has no split 'deb'",
+        ("--input", "dev.txt", "--split", "deb"): "did you mean 'dev'?",
+        ("--input", "words"): "looks for test.txt",
+        ("--input", "nowhere"): "there is no such file",
+    }.items():
+        done = bertjobs("predict", model, *words, "--output", "none")
+        assert (done.returncode, message in done.stderr) == (64, True), done.stderr
+    assert not (tmp_path / "none").exists()
+
+
 def test_nothing_to_predict_leaves_no_file(bertjobs: Bertjobs, model: Path, tmp_path: Path) -> None:
     (tmp_path / "in.jsonl").write_text("\n")
     done = bertjobs("predict", model, "--input", "in.jsonl", "--output", "out.jsonl")

@@ -26,7 +26,6 @@ from bertjobs.run.torch_wheels import lacks_code
 from bertjobs.slurm.client import Slurm
 from bertjobs.slurm.jobs import RUNNING, WAITING
 from bertjobs.slurm.notify import Notify
-from bertjobs.tasks.prepared import prepared_for
 
 MANY_EPOCHS = 40
 """How often a text may be read. BERT read its own about 40 times (Devlin et al., arXiv 1810.04805, A.2), with new masks
@@ -182,6 +181,8 @@ def check_task(spec: RunSpec) -> None:
     Raises:
         InputError: they are not; names the first thing that is wrong.
     """
+    from bertjobs.tasks.prepared import prepared_for  # here: pretraining needs none of it
+
     prepared_for(spec).open_task()
 
 
