@@ -116,9 +116,12 @@ def _print(table: Mapping[str, Any], files: tuple[Path, Path], phase: int, args:
     done = f"{len(table['points'])} of {table['steps']} steps"
     print(f"{done}: {table['end']}; the smoothed loss is lowest at learning rate {table['least_loss_at']:.2g}")
     print(f"suggested learning rate: {'none' if rate is None else f'{rate:g}'} ({table['why']})")
+    if setting:
+        cautious = table["cautious_learning_rate"]
+        print(f"cautious: {cautious:g}, a tenth of that of the lowest loss")
     print(f"table {files[0]}\ncurve {files[1]}")
     if setting:
-        print(f"next: the same command with {setting} in place of --find-lr")
+        print(f"next: the same command with {setting} in place of --find-lr; or both: --sweep lr={cautious:g},{rate:g}")
 
 
 def _steps(text: str) -> int:

@@ -50,15 +50,17 @@ class RangeTest:
     end: End
 
     def as_json(self) -> dict[str, Any]:
-        """What was measured and what it suggests, for the test's table; the suggested rate has two digits."""
+        """What was measured and what it suggests, for the test's table; suggested rates have two digits."""
         suggestion, smooth = suggest(self.rates, self.losses), smoothed(self.rates, self.losses).tolist()
+        least_at = self.rates[suggestion.lowest]
         points = zip(self.rates, self.losses, smooth, strict=True)
         return {
             "end": self.end,
             "loss": self.loss,
             "suggested_learning_rate": None if suggestion.rate is None else float(f"{suggestion.rate:.2g}"),
+            "cautious_learning_rate": None if suggestion.rate is None else float(f"{least_at / 10:.2g}"),
             "why": suggestion.why,
-            "least_loss_at": self.rates[suggestion.lowest],
+            "least_loss_at": least_at,
             "points": [dict(zip(("learning_rate", "loss", "smoothed_loss"), point, strict=True)) for point in points],
         }
 
