@@ -116,12 +116,11 @@ def _print(table: Mapping[str, Any], files: tuple[Path, Path], phase: int, args:
     done = f"{len(table['points'])} of {table['steps']} steps"
     print(f"{done}: {table['end']}; the smoothed loss is lowest at learning rate {table['least_loss_at']:.2g}")
     print(f"suggested learning rate: {'none' if rate is None else f'{rate:g}'} ({table['why']})")
-    if setting:
-        cautious = table["cautious_learning_rate"]
-        print(f"cautious: {cautious:g}, a tenth of that of the lowest loss")
     print(f"table {files[0]}\ncurve {files[1]}")
     if setting:
-        print(f"next: the same command with {setting} in place of --find-lr; or both: --sweep lr={cautious:g},{rate:g}")
+        cautious = f"{table['cautious_learning_rate']:g}"
+        print(f"next: the same command with {setting} in place of --find-lr; or, to compare it with a tenth of the "
+              f"rate of the lowest loss: --sweep lr={cautious},{rate:g}")  # fmt: skip
 
 
 def _steps(text: str) -> int:
