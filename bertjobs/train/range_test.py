@@ -139,7 +139,8 @@ def range_test(
                 return _ended(objective, rates, losses, "not finite")
             losses.append(loss)
             if len(losses) % SAID_EVERY == 0:
-                say(f"step {len(losses)} of {len(rates)}: learning rate {rate:.2g}, {objective.step_words(measures)}")
+                words = ", ".join(form.format(measures[field]) for field, form in objective.losses.items())
+                say(f"step {len(losses)} of {len(rates)}: learning rate {rate:.2g}, {words}")
             if has_diverged(rates[: len(losses)], losses):
                 return _ended(objective, rates, losses, "diverged")
     return _ended(objective, rates, losses, "all steps")
