@@ -118,7 +118,9 @@ def _print(table: Mapping[str, Any], files: tuple[Path, Path], phase: int, args:
     print(f"suggested learning rate: {'none' if rate is None else f'{rate:g}'} ({table['why']})")
     print(f"table {files[0]}\ncurve {files[1]}")
     if setting:
-        print(f"next: the same command with {setting} in place of --find-lr")
+        cautious = f"{table['cautious_learning_rate']:g}"
+        print(f"next: the same command with {setting} in place of --find-lr; or, to compare it with a tenth of the "
+              f"rate of the lowest loss: --sweep lr={cautious},{rate:g}")  # fmt: skip
 
 
 def _steps(text: str) -> int:

@@ -50,15 +50,17 @@ class RangeTest:
     end: End
 
     def as_json(self) -> dict[str, Any]:
-        """What was measured and what it suggests, for the test's table; the suggested rate has two digits."""
+        """What was measured and what it suggests, for the test's table; suggested rates have two digits."""
         suggestion, smooth = suggest(self.rates, self.losses), smoothed(self.rates, self.losses).tolist()
+        least_at = self.rates[suggestion.lowest]
         points = zip(self.rates, self.losses, smooth, strict=True)
         return {
             "end": self.end,
             "loss": self.loss,
             "suggested_learning_rate": None if suggestion.rate is None else float(f"{suggestion.rate:.2g}"),
+            "cautious_learning_rate": None if suggestion.rate is None else float(f"{least_at / 10:.2g}"),
             "why": suggestion.why,
-            "least_loss_at": self.rates[suggestion.lowest],
+            "least_loss_at": least_at,
             "points": [dict(zip(("learning_rate", "loss", "smoothed_loss"), point, strict=True)) for point in points],
         }
 
@@ -137,7 +139,8 @@ def range_test(
                 return _ended(objective, rates, losses, "not finite")
             losses.append(loss)
             if len(losses) % SAID_EVERY == 0:
-                say(f"step {len(losses)} of {len(rates)}: learning rate {rate:.2g}, {objective.step_words(measures)}")
+                words = ", ".join(form.format(measures[field]) for field, form in objective.losses.items())
+                say(f"step {len(losses)} of {len(rates)}: learning rate {rate:.2g}, {words}")
             if has_diverged(rates[: len(losses)], losses):
                 return _ended(objective, rates, losses, "diverged")
     return _ended(objective, rates, losses, "all steps")

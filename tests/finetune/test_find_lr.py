@@ -37,6 +37,7 @@ def test_it_suggests_a_rate_draws_its_curve_and_leaves_runs_alone(
     check("finetune --find-lr", done.stdout)
     answer = json.loads(done.stdout)
     assert 1e-5 < answer["suggested_learning_rate"] < answer["least_loss_at"] < 1
+    assert answer["cautious_learning_rate"] == pytest.approx(answer["least_loss_at"] / 10, rel=0.05)
     assert answer["setting"] == f"--set phase1.lr={answer['suggested_learning_rate']:g}"
     assert answer["steps"] == 100
     # The first step of the run itself, before its first update.

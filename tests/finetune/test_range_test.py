@@ -39,7 +39,7 @@ def test_a_rate_is_suggested_between_the_first_and_the_lowest(objective: FineTun
     assert rates[0] < table["suggested_learning_rate"] < table["least_loss_at"]
     assert points[0]["smoothed_loss"] == pytest.approx(math.log(2), abs=0.2)
     assert min(point["smoothed_loss"] for point in points) < 0.3
-    assert lines[0].startswith("step 10 of 60: learning rate 5.8e-06, loss nats 0.")
+    assert lines[0].startswith("step 10 of 60: learning rate 5.8e-06, loss 0.")
 
 
 def test_it_ends_early_once_the_loss_diverges(objective: FineTuning) -> None:
