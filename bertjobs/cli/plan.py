@@ -11,10 +11,9 @@ from typing import Any
 from bertjobs.cli.arguments import (
     add_backend_arguments,
     add_recipe_arguments,
-    chosen_site,
     make_checked_plan,
     queue_sources,
-    resolve_arguments,
+    resolve_run,
     scripts,
 )
 
@@ -38,7 +37,7 @@ def register(subparsers: Any) -> None:
 def _plan(args: argparse.Namespace) -> int:
     from bertjobs.launch.plan.plan import arithmetic, as_json, provenance
 
-    plan = make_checked_plan(args, resolve_arguments(args, os.environ, site=chosen_site(args)))
+    plan = make_checked_plan(args, resolve_run(args, os.environ))
     if args.json:
         print(json.dumps(as_json(plan), indent=2))
         return 0

@@ -127,7 +127,7 @@ class Split:
 
     def targets(self, rows: Ints) -> Ints:
         """The targets of some rows, one row after the other: float32."""
-        return self._slices("targets", self._target_offsets, self._target_counts, rows)
+        return self._slices("targets", self._target_offsets, self.target_counts, rows)
 
     def read(self, rows: Ints) -> Ints:
         """The places that are read of some rows, one row after the other."""
@@ -153,12 +153,13 @@ class Split:
         return offsets_of(self.lengths)
 
     @cached_property
-    def _target_counts(self) -> Ints:
+    def target_counts(self) -> Ints:
+        """``[rows]``, lengths of `Row.target`."""
         return self._array("target_counts")
 
     @cached_property
     def _target_offsets(self) -> Ints:
-        return offsets_of(self._target_counts)
+        return offsets_of(self.target_counts)
 
     @cached_property
     def _read_offsets(self) -> Ints:
@@ -233,6 +234,10 @@ class PreparedTask:
             files=content["files"],
             sha256=hashlib.sha256((folder / MANIFEST).read_bytes()).hexdigest(),
         )
+
+    def epoch_steps(self, global_batch: int) -> float:
+        """The optimizer steps in which the training data are read once."""
+        return self.splits["train"].rows / global_batch
 
     def as_description(self) -> dict[str, Any]:
         """What a checkpoint keeps of the task, as task.json."""

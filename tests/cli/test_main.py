@@ -78,3 +78,10 @@ def test_bad_arguments_exit_with_64(bertjobs: Bertjobs, arguments: list[str], me
 
 def test_status_without_runs_says_how_to_start_one(bertjobs: Bertjobs) -> None:
     assert "bertjobs submit --recipe NAME" in bertjobs("status").stdout
+
+
+@pytest.mark.parametrize("verb", ["prepare", "vocab", "duplicates"])
+def test_no_default_of_a_switch_or_an_empty_one_is_shown(bertjobs: Bertjobs, verb: str) -> None:
+    shown = " ".join(bertjobs("data", verb, "--help").stdout.split())
+    assert "(default: utf-8)" in shown
+    assert [words for words in ("(default: )", "(default: True)", "(default: False)") if words in shown] == []

@@ -142,7 +142,7 @@ def test_entities_of_a_text_have_their_places_in_it(encoder: TextEncoder) -> Non
 
 @pytest.mark.parametrize(
     ("fields", "words"),
-    [({"text": " \n"}, "the text has no word"), ({"question": "x"}, "not asked for 'question'")],
+    [({"text": " \n"}, "the text has no word"), ({"question": "x"}, "takes no 'question'")],
 )
 def test_what_is_not_a_text_is_refused(fields: dict[str, str], words: str) -> None:
     with pytest.raises(InputError, match=words):
@@ -170,6 +170,7 @@ def test_a_prepared_task_holds_its_words(tmp_path: Path, encoder: TextEncoder) -
     assert prepared.notes == (
         "1 tags of train.txt that begin a span with I-, as IOB1 does; IOB2 begins it with B- (first: train.txt, "
         "line 6)",
+        "dev has no example of 2 labels, whose own measures count as 0: O, B-LOC",
     )
     (example,) = prepared.splits["dev"].examples()
     assert example == Words("1", ("Ann", "Ann"), ("B-PER", "I-PER"), "dev.txt, line 1")

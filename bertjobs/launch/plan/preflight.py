@@ -229,7 +229,7 @@ def epoch_problems(spec: RunSpec, data: DataManifest) -> list[Problem]:
         if readings > MANY_EPOCHS:
             fit = max(1, int(MANY_EPOCHS * once / phase.global_batch))
             what = f"reads its text {readings:,.0f} times; BERT itself read its own {MANY_EPOCHS}"
-            hint = f"prepare more text, or set phase{phase.phase}.steps={fit}, which read it {MANY_EPOCHS} times"
+            hint = f"prepare more text, or set phase{phase.phase}.steps={fit}, which reads it {MANY_EPOCHS} times"
         elif readings < 1 and phase.phase == 1 and not spec.init_checkpoint:
             fit = math.ceil(once / phase.global_batch)
             what = f"reads {readings:.1%} of its text: the rest is never seen"
@@ -242,8 +242,8 @@ def epoch_problems(spec: RunSpec, data: DataManifest) -> list[Problem]:
 
 def notify_problems(notify: Notify, environ: Mapping[str, str]) -> list[Problem]:
     """A warning if the address of the site's webhook cannot be read: the run would tell nobody, and train."""
-    found = caught(address, notify.webhook, environ) if notify.webhook else []
-    return [replace(problem, is_warning=True) for problem in found]
+    problems = caught(address, notify.webhook, environ) if notify.webhook else []
+    return [replace(problem, is_warning=True) for problem in problems]
 
 
 def torch_problems(spec: RunSpec, version: str | None = None) -> list[Problem]:
