@@ -17,6 +17,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import IO, Any
 
@@ -64,24 +65,24 @@ class SplitWriter:
         """Append some examples with their rows."""
         flat = [row for of_example in rows for row in of_example]
         numbers = np.repeat(np.arange(self.count, self.count + len(rows)), [len(of_example) for of_example in rows])
-        values: dict[str, Any] = {
-            "ids": [number for row in flat for number in row.ids],
-            "lengths": [len(row.ids) for row in flat],
-            "seconds": [row.second for row in flat],
-            "examples": numbers,
-            "targets": [number for row in flat for number in row.target],
-            "target_counts": [len(row.target) for row in flat],
-            "read": [number for row in flat for number in row.read],
-            "read_counts": [len(row.read) for row in flat],
+        columns: dict[str, Iterable[float]] = {
+            "ids": chain.from_iterable(row.ids for row in flat),
+            "lengths": (len(row.ids) for row in flat),
+            "seconds": (row.second for row in flat),
+            "targets": chain.from_iterable(row.target for row in flat),
+            "target_counts": (len(row.target) for row in flat),
+            "read": chain.from_iterable(row.read for row in flat),
+            "read_counts": (len(row.read) for row in flat),
         }
-        for name, value in values.items():
-            self._files[name].write(np.asarray(value, dtype=ARRAYS[name]).tobytes())
+        arrays = {name: np.fromiter(each, dtype=ARRAYS[name]) for name, each in columns.items()}
+        for name, array in (arrays | {"examples": numbers.astype(ARRAYS["examples"])}).items():
+            self._files[name].write(array.data)
         if self._examples:
             self._examples.writelines(json.dumps(dataclasses.asdict(one), ensure_ascii=False) + "\n" for one in batch)
         self.count += len(rows)
         self.rows += len(flat)
-        self.tokens += len(values["ids"])
-        self.unlabelled += sum(not row.target for row in flat)
+        self.tokens += len(arrays["ids"])
+        self.unlabelled += int((arrays["target_counts"] == 0).sum())
 
     def close(self) -> None:
         for file in self._files.values():
