@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from bertjobs.data.ragged import in_batches
 from bertjobs.data.text.vocabulary import TOKENIZER_FILE, Vocabulary
@@ -17,8 +18,13 @@ from bertjobs.tasks.encoding import TextEncoder
 from bertjobs.tasks.prepared import FORMAT, MANIFEST, PreparedTask, SplitFacts, SplitWriter, file_facts
 from bertjobs.tasks.task import Fitted, Task
 
+T = TypeVar("T")
+
 BATCH = 1000
 """Examples that are encoded at a time."""
+
+Progress = Callable[[str, float, float, str], None]
+"""Called with what is being done, how much of it is done, the total (infinite until it is known), and the unit."""
 
 
 def prepared_name(task: str, options: Mapping[str, str], files: Mapping[str, Path], encoder: TextEncoder) -> str:
@@ -39,12 +45,14 @@ def prepare_task(
     files: Mapping[str, Path],
     encoder: TextEncoder,
     folder: Path,
+    progress: Progress = lambda *_: None,
 ) -> PreparedTask:
     """Encode a task's files; ``folder`` exists as a whole or not at all.
 
     Args:
         name: of the task, as it is opened again.
         files: by split; there is a "train".
+        progress: is called at least for every thousand examples.
 
     Raises:
         InputError: a file is damaged, empty, or does not fit the task.
@@ -53,7 +61,7 @@ def prepare_task(
     if "train" not in files:
         wanted = ", ".join(task.files.get("train", ()))
         raise InputError("there is no training file", where="--data", hint=f"task {name} looks for: {wanted}")
-    labels = task.labels(task.read(files["train"], "train"))
+    labels = task.labels(_counted(task.read(files["train"], "train"), "labels of train", progress))
     task.notes.clear()
     fitted = Fitted(labels)
     head = task.head(labels)
@@ -63,7 +71,7 @@ def prepare_task(
     with new_folder(folder) as temporary:
         splits = {}
         for split, path in files.items():
-            splits[split] = _write_split(task, path, split, encoder, fitted, temporary)
+            splits[split] = _write_split(task, path, split, encoder, fitted, temporary, progress)
         _write_vocabulary(encoder.vocabulary, temporary)
         names = sorted(str(path.relative_to(temporary)) for path in temporary.rglob("*") if path.is_file())
         write_json(
@@ -85,13 +93,31 @@ def prepare_task(
     return PreparedTask.read(folder)
 
 
+def _counted(examples: Iterable[T], stage: str, progress: Progress) -> Iterator[T]:
+    """The same examples, one by one."""
+    count = 0
+    progress(stage, 0, math.inf, "examples")
+    for count, example in enumerate(examples, 1):
+        yield example
+        if count % BATCH == 0:
+            progress(stage, count, math.inf, "examples")
+    progress(stage, count, count, "examples")
+
+
 def _write_split(
-    task: Task[Any], path: Path, split: str, encoder: TextEncoder, fitted: Fitted, folder: Path
+    task: Task[Any],
+    path: Path,
+    split: str,
+    encoder: TextEncoder,
+    fitted: Fitted,
+    folder: Path,
+    progress: Progress,
 ) -> SplitFacts:
     writer = SplitWriter(folder / split, with_examples=split != "train")
     encoder.truncated = 0
     try:
-        for batch in in_batches(task.read(path, split), lambda _: 1, BATCH):
+        examples = _counted(task.read(path, split), split, progress)
+        for batch in in_batches(examples, lambda _: 1, BATCH):
             writer.add(batch, task.rows(batch, encoder, fitted))
     finally:
         writer.close()

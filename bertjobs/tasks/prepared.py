@@ -1,4 +1,4 @@
-"""A task's data as the engine reads them: token ids in flat files that are mapped into memory, not read.
+"""A task's data as the engine reads them: token ids in flat files, of which only the rows of a batch are read.
 
 ::
 
@@ -14,6 +14,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
+import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,7 +26,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bertjobs.data.ragged import gather, offsets_of
+from bertjobs.data.ragged import Starts
 from bertjobs.data.text.vocabulary import Vocabulary
 from bertjobs.errors import InputError
 from bertjobs.files.atomic import sha256_of
@@ -91,9 +93,34 @@ class SplitWriter:
             self._examples.close()
 
 
+class _Ragged:
+    """Rows of different lengths in one file. They are read, not mapped: of a mapped file the process would hold much
+    around each row, and a file that was cut off meanwhile would end it."""
+
+    def __init__(self, path: Path, dtype: np.dtype[Any], counts: Ints) -> None:
+        self._path, self._dtype, self._counts, self._starts = path, dtype, counts, Starts(counts)
+        self._file = os.open(path, os.O_RDONLY)
+        weakref.finalize(self, os.close, self._file)
+
+    def of(self, rows: Ints) -> Ints:
+        """Some rows, one after the other.
+
+        Raises:
+            InputError: the file ends before.
+        """
+        size = self._dtype.itemsize
+        counts = self._counts[rows].astype(np.int64) * size
+        starts = self._starts(rows) * size
+        slices = zip(counts.tolist(), starts.tolist(), strict=True)
+        content = b"".join([os.pread(self._file, count, start) for count, start in slices if count])
+        if len(content) != counts.sum():
+            raise InputError("a file of the prepared task has become shorter", where=str(self._path))
+        return np.frombuffer(content, dtype=self._dtype)
+
+
 @dataclass(frozen=True)
 class Split:
-    """One split's rows, mapped into memory."""
+    """One split's rows, as they lie on disk."""
 
     folder: Path
     facts: SplitFacts
@@ -124,15 +151,15 @@ class Split:
 
     def ids(self, rows: Ints) -> Ints:
         """The tokens of some rows, one row after the other."""
-        return self._slices("ids", self._id_offsets, self.lengths, rows)
+        return self._ids.of(rows)
 
     def targets(self, rows: Ints) -> Ints:
         """The targets of some rows, one row after the other: float32."""
-        return self._slices("targets", self._target_offsets, self._target_counts, rows)
+        return self._targets.of(rows)
 
     def read(self, rows: Ints) -> Ints:
         """The places that are read of some rows, one row after the other."""
-        return self._slices("read", self._read_offsets, self.read_counts, rows)
+        return self._read.of(rows)
 
     def examples(self) -> Iterator[Any]:
         """The examples, one by one; not of the training split, which does not keep them."""
@@ -140,33 +167,23 @@ class Split:
             for line in file:
                 yield _example(json.loads(line))
 
-    def _slices(self, name: str, offsets: Ints, counts: Ints, rows: Ints) -> Ints:
-        if name not in self._mapped:  # once, and not for every pack
-            self._mapped[name] = self._array(name)
-        return gather(self._mapped[name], offsets[rows], counts[rows])
+    @cached_property
+    def _ids(self) -> _Ragged:
+        return _Ragged(self._path("ids"), ARRAYS["ids"], self.lengths)
 
     @cached_property
-    def _mapped(self) -> dict[str, Ints]:
-        return {}
+    def _targets(self) -> _Ragged:
+        return _Ragged(self._path("targets"), ARRAYS["targets"], self._array("target_counts"))
 
     @cached_property
-    def _id_offsets(self) -> Ints:
-        return offsets_of(self.lengths)
+    def _read(self) -> _Ragged:
+        return _Ragged(self._path("read"), ARRAYS["read"], self.read_counts)
 
-    @cached_property
-    def _target_counts(self) -> Ints:
-        return self._array("target_counts")
-
-    @cached_property
-    def _target_offsets(self) -> Ints:
-        return offsets_of(self._target_counts)
-
-    @cached_property
-    def _read_offsets(self) -> Ints:
-        return offsets_of(self.read_counts)
+    def _path(self, name: str) -> Path:
+        return self.folder / f"{name}.bin"
 
     def _array(self, name: str) -> Ints:
-        path = self.folder / f"{name}.bin"
+        path = self._path(name)
         if not path.stat().st_size:
             return np.zeros(0, dtype=ARRAYS[name])
         return np.memmap(path, dtype=ARRAYS[name], mode="r")

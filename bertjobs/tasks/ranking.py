@@ -9,6 +9,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from bertjobs.data.ragged import in_batches
 from bertjobs.errors import InputError
 from bertjobs.files.atomic import new_file
 from bertjobs.tasks.encoding import TextEncoder
@@ -102,10 +103,14 @@ class RankingTask(Task[Candidate]):
         Raises:
             InputError: there are no predictions, or an id is not one word.
         """
-        rows = [(one["query_id"], one["passage_id"], one["score"]) for one in predictions]
-        if not rows:
+        fields = ("query_id", "passage_id", "score")
+        parts = [  # arrays of some thousand, as there are millions of candidates
+            [np.array([one[field] for one in batch]) for field in fields]
+            for batch in in_batches(predictions, lambda _: 1, 10_000)
+        ]
+        if not parts:
             raise InputError("there is no candidate to rank")
-        queries, passages, scores = (np.array(column) for column in zip(*rows, strict=True))
+        queries, passages, scores = (np.concatenate(column) for column in zip(*parts, strict=True))
         path = folder / f"{split}.trec"
         with new_file(path) as file:
             file.writelines(line.encode() for line in run_lines(queries, passages, scores, "bertjobs"))
