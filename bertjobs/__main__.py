@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 import sys
 
@@ -12,7 +13,9 @@ def run() -> int:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # while nothing is there that would have to be undone
     from bertjobs.cli import interrupts
 
-    return interrupts.run(_command)
+    code = interrupts.run(_command)
+    gc.freeze()  # Python's end would search all that is loaded for cycles, three times: 0.02 s to 0.05 s
+    return code
 
 
 def _command() -> int:

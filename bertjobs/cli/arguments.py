@@ -141,6 +141,7 @@ def make_checked_plan(args: argparse.Namespace, resolved: Resolved, resumed: Run
     from bertjobs.launch.plan.packs import packs_of
     from bertjobs.launch.plan.plan import make_plan
     from bertjobs.launch.plan.preflight import Circumstances, inspect, notify_problems
+    from bertjobs.launch.plan.task_work import work_of
     from bertjobs.launch.start import absolute, choose_backend
     from bertjobs.slurm.client import Slurm
 
@@ -154,6 +155,7 @@ def make_checked_plan(args: argparse.Namespace, resolved: Resolved, resumed: Run
     data, problems = inspect(spec, backend, slurm, around)
     return make_plan(
         *(replace(resolved, spec=data.sized(spec) if data else spec), backend, data, _rate(spec, backend)),
+        work=work_of(spec),
         packs=packs_of(spec, data),
         earlier=earlier,
         queue=queue,
@@ -345,6 +347,26 @@ def resolve_arguments(
         site_origin=site.origin if site else "",
         training_rows=training_rows,
     )
+
+
+def resolve_run(args: argparse.Namespace, environ: Mapping[str, str]) -> Resolved:
+    """A new run, by `resolve_arguments`. One that fine-tunes on prepared data has the steps of its epochs, and the
+    model of the weights that it starts from."""
+    from bertjobs.recipe.bert_config import read_model_spec
+    from bertjobs.recipe.resolve import with_model
+    from bertjobs.tasks.prepared import MANIFEST, PreparedTask
+
+    site = chosen_site(args)
+    resolved = resolve_arguments(args, environ, site=site)
+    spec = resolved.spec
+    if not spec.task or not (Path(spec.data) / MANIFEST).is_file():
+        return resolved
+    rows = PreparedTask.read(Path(spec.data)).splits["train"].rows
+    resolved = resolve_arguments(args, environ, site=site, training_rows=rows)
+    if not spec.init_checkpoint:
+        return resolved
+    weights = Path(spec.init_checkpoint)
+    return with_model(resolved, read_model_spec(weights), str(weights / "config.json"))
 
 
 def add_files(parser: argparse._ActionsContainer, *, below: bool = False) -> None:

@@ -190,7 +190,8 @@ def _ways(text: str) -> list[str]:
     names = [word.strip() for word in text.split(",") if word.strip()]
     for name in names:
         if name not in WAYS:
-            raise InputError(f"{name!r} is not a way that can be timed", where="--ways", hint=nearest(name, WAYS))
+            what = f"{name!r} is not an implementation that can be timed"
+            raise InputError(what, where="--ways", hint=nearest(name, WAYS))
     return [OURS, *(WAYS[name] for name in names)]
 
 

@@ -39,11 +39,10 @@ def register(subparsers: Any) -> None:
 
 
 def answer(parser: argparse.ArgumentParser) -> None:
-    """If a shell asks for completions of the command line so far, write them and end the process."""
-    if "_ARGCOMPLETE" in os.environ:
-        import argcomplete
+    """Write the completions of the command line so far, for which a shell has asked, and end the process."""
+    import argcomplete
 
-        argcomplete.autocomplete(parser, always_complete_options=False, default_completer=_words)  # type: ignore[arg-type]
+    argcomplete.autocomplete(parser, always_complete_options=False, default_completer=_words)  # type: ignore[arg-type]
 
 
 def _completion(args: argparse.Namespace) -> int:

@@ -15,11 +15,12 @@ from bertjobs.cli.data_corpus import add_corpus, chosen_corpora
 from bertjobs.cli.data_duplicates import add_duplicates, add_near_options
 from bertjobs.cli.data_prepare import add_place_arguments, array_options, queue_prepare, run_sets
 from bertjobs.cli.data_sources import source_lines
+from bertjobs.cli.help_text import DefaultsShown
 from bertjobs.cli.interrupts import interrupts_held
 from bertjobs.cli.memory import keep_freed_memory, seldom_collected
 from bertjobs.cli.progress import ProgressLine
 from bertjobs.errors import InputError
-from bertjobs.wording import harmless
+from bertjobs.wording import counted, harmless
 
 if TYPE_CHECKING:
     from bertjobs.data.prepare.on_slurm import SlurmArrays
@@ -47,7 +48,7 @@ def _add_prepare(verbs: Any) -> None:
         description="Split documents into sentences, encode them, draw next-sentence pairs (or cut contiguous text), "
         "and write balanced, binned shards for each phase, with held-out documents for validation. A prepare that was "
         "stopped resumes where it was when the same command is run again; a complete one is left as it is.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=DefaultsShown,
         allow_abbrev=False,
     )
     needed = parser.add_argument_group("needed")
@@ -70,7 +71,7 @@ def _add_what(group: Any) -> None:
     option("--phases", metavar="LIST", default="1,2",
            help="1 (128 tokens, 20 masked), 2 (512, 80), or NUMBER:TOKENS[:MASKED], separated by commas")  # fmt: skip
     option("--no-next-sentence", dest="next_sentence", action="store_false",
-           help="for masked words alone: instead of pairs contiguous text, cut where a sequence is full")  # fmt: skip
+           help="for masked words alone: contiguous text instead of pairs, cut where a sequence is full")  # fmt: skip
     option("--across-documents", action="store_true",
            help="with --no-next-sentence: continue a sequence with another document, behind a [SEP]")  # fmt: skip
     option("--duplicates", metavar="N", type=int, default=argparse.SUPPRESS,
@@ -95,7 +96,7 @@ def _add_what(group: Any) -> None:
            help="whether accents, and vowel signs and tone marks, are stripped, if no file beside the vocabulary "
            "states it")  # fmt: skip
     option("--max-unknown-share", metavar="SHARE", type=float, default=0.05,
-           help="share of a corpus' tokens that may be [UNK]; above it the text is refused")  # fmt: skip
+           help="share of a corpus's tokens that may be [UNK]; above it the text is refused")  # fmt: skip
     option("--language", metavar="NAME", default="english",
            help="language of the text, by its English name or code (german, de); see --sentences")  # fmt: skip
     option("--sentences", metavar="HOW", default="auto",
@@ -125,7 +126,7 @@ def _add_vocab(verbs: Any) -> None:
         help="train a WordPiece vocabulary on text",
         description="Train a WordPiece vocabulary and write it as vocab.txt, with tokenizer.json and "
         "tokenizer_config.json beside it, which state how text is normalised.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=DefaultsShown,
         allow_abbrev=False,
     )
     add_corpus(parser)
@@ -218,16 +219,16 @@ def _vocab(args: argparse.Namespace) -> int:
 
 def _print_oddities(data: DataManifest) -> None:
     """Print what in the corpus was not clean text, and how it was handled."""
-    for name, words in (
-        ("replaced", "invalid UTF-8 sequences became U+FFFD"),
-        ("nul", "NUL bytes were removed"),
-        ("left_out", "documents were left out by --sample-ratio"),
-        ("skipped_pages", "pages of a MediaWiki dump that are not wikitext were skipped"),
-        ("with_equal_ids", "corpora have different documents of one id: they were told apart by their text"),
-        ("empty", "articles hold no text and were skipped"),
+    for name, before, noun, after in (
+        ("replaced", "replaced by U+FFFD: ", "invalid UTF-8 sequence", ""),
+        ("nul", "removed: ", "NUL byte", ""),
+        ("left_out", "left out by --sample-ratio: ", "document", ""),
+        ("skipped_pages", "skipped: ", "page", " of a MediaWiki dump, not wikitext"),
+        ("with_equal_ids", "different documents share an id in ", "source", ": their text tells them apart"),
+        ("empty", "skipped: ", "article", " without text"),
     ):
         if count := data.corpus.get(name, 0):
-            print(f"note: {count:,} {words}")
+            print(f"note: {before}{counted(count, noun)}{after}")
     if odd := list(data.odd_files.items()):
         more = f", and {len(odd) - _NAMED} more files" if len(odd) > _NAMED else ""
         print("      in " + ", ".join(f"{name} ({count:,})" for name, count in odd[:_NAMED]) + more)

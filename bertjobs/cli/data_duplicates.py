@@ -13,6 +13,7 @@ from typing import Any
 from bertjobs.cli.data_check import ReadingLine, chosen_processes
 from bertjobs.cli.data_corpus import add_corpus, chosen_corpora
 from bertjobs.cli.data_sources import duplicate_lines
+from bertjobs.cli.help_text import DefaultsShown
 from bertjobs.cli.interrupts import interrupts_held
 from bertjobs.files.faults import not_written
 from bertjobs.wording import harmless, right_aligned
@@ -25,7 +26,7 @@ def add_duplicates(verbs: Any) -> None:
         help="find documents of a corpus that repeat an earlier one",
         description="Read a corpus and count the documents that repeat an earlier one, word for word and, with --near, "
         "nearly. Changes nothing; `bertjobs data prepare --drop-duplicates` leaves them out.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=DefaultsShown,
         allow_abbrev=False,
     )
     add_corpus(parser)
@@ -55,22 +56,22 @@ def _duplicates(args: argparse.Namespace) -> int:
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="bertjobs-duplicates-") as folder:
         words = args.shingle_words if args.near else 0
-        found = find_in_corpus(chosen_corpora(args), words, args.near_threshold, chosen_processes(args), Path(folder),
+        repeats = find_in_corpus(chosen_corpora(args), words, args.near_threshold, chosen_processes(args), Path(folder),
                                ReadingLine("duplicates"))  # fmt: skip
         if args.list:
-            _write_list(Path(args.list), found.pairs())
-    report, seconds = found.report, time.monotonic() - started
+            _write_list(Path(args.list), repeats.pairs())
+    report, seconds = repeats.report, time.monotonic() - started
     if args.json:
-        print(json.dumps({"corpora": args.corpus, "documents_by_source": found.documents, "wall_time_s": seconds}
+        print(json.dumps({"corpora": args.corpus, "documents_by_source": repeats.documents, "wall_time_s": seconds}
                          | {name: getattr(report, name) for name in ("how", "documents", "by_source", "examples")},
                          indent=2, ensure_ascii=False))  # fmt: skip
         return 0
     rows = [["corpus", "documents", "repeat an earlier one", "share"]]
-    for corpus, documents, repeated in zip(args.corpus, found.documents, report.by_source, strict=True):
+    for corpus, documents, repeated in zip(args.corpus, repeats.documents, report.by_source, strict=True):
         rows.append([corpus, f"{documents:,}", f"{repeated:,}", f"{repeated / documents:.2%}"])
     for line in [*right_aligned(rows), *duplicate_lines(report)]:
         print(harmless(line))
-    print(f"{sum(found.documents):,} documents in {seconds:.1f} s")
+    print(f"{sum(repeats.documents):,} documents in {seconds:.1f} s")
     return 0
 
 

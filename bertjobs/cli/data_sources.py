@@ -66,17 +66,21 @@ def _share(part: int, whole: int, decimals: int = 1) -> str:
     return f"{part / whole:.{decimals}%}" if whole else "-"
 
 
-def duplicate_lines(found: DuplicateReport | None) -> list[str]:
+_VERBS = {"exact": ("repeats the text of", "repeat the text of"), "near": ("is much like", "are much like")}
+
+
+def duplicate_lines(report: DuplicateReport | None) -> list[str]:
     """How many documents repeat an earlier one, with examples, and what can be done; nothing where there are none."""
-    if found is None or not found.documents:
+    if report is None or not report.documents:
         return []
-    documents, alike = counted(found.documents, "document"), "much like" if found.how == "near" else "the same text as"
-    verb = "is" if found.documents == 1 else "are"
-    if found.dropped:
-        lines = [f"dropped: {documents} that {verb} {alike} an earlier one"]
+    documents = counted(report.documents, "document")
+    one, several = _VERBS[report.how]
+    verb = one if report.documents == 1 else several
+    if report.dropped:
+        lines = [f"dropped: {documents} that {verb} an earlier one"]
     else:
-        lines = [f"note: {documents} {verb} {alike} an earlier one; --drop-duplicates {found.how} leaves them out"]
-        if across := found.across_splits:
+        lines = [f"note: {documents} {verb} an earlier one; --drop-duplicates {report.how} leaves them out"]
+        if across := report.across_splits:
             verb = "is" if across == 1 else "are"
             lines.append(f"note: {across:,} {verb} in another split than the earlier one: held-out losses are too low")
-    return lines + [f"  {later} repeats {first}" for later, first in found.examples]
+    return lines + [f"  {later} repeats {first}" for later, first in report.examples]

@@ -30,8 +30,8 @@ def register(subparsers: Any) -> None:
     data = parser.add_mutually_exclusive_group()
     data.add_argument("--data", metavar="DIR", type=Path, help="folder with the task's files (default: what the run "
                       "was fine-tuned with)")  # fmt: skip
-    data.add_argument("--dev", metavar="FILE", type=Path, help="a dev file, wherever it lies")
-    data.add_argument("--test", metavar="FILE", type=Path, help="a test file, wherever it lies")
+    data.add_argument("--dev", metavar="FILE", type=Path, help="a dev file, in any folder")
+    data.add_argument("--test", metavar="FILE", type=Path, help="a test file, in any folder")
     parser.add_argument("--split", metavar="NAME", help="the part of the data: dev, test, or another of the task's "
                         "(default: dev)")  # fmt: skip
     parser.add_argument("--submission", metavar="DIR", type=Path, help="write the benchmark's submission files there")
@@ -70,6 +70,8 @@ def _source(args: argparse.Namespace, model: TrainedModel) -> _Source:
     Raises:
         InputError: there are no such data.
     """
+    from bertjobs.tasks.asked import split_file
+
     for split in ("dev", "test"):
         if (path := getattr(args, split)) is not None:
             if args.split not in (None, split):
@@ -82,12 +84,7 @@ def _source(args: argparse.Namespace, model: TrainedModel) -> _Source:
         return _prepared_source(model, split)
     if not args.data.is_dir():
         raise InputError("there is no such folder", where=f"--data {args.data}")
-    files = model.task.find(args.data)
-    if split not in files:
-        names = ", ".join(model.task.files.get(split, ())) or "no file"
-        hint = f"task {model.name} looks for {names}"
-        raise InputError(f"the folder has no file of split {split}", where=str(args.data), hint=hint)
-    return _file_source(model, files[split], split)
+    return _file_source(model, split_file(model.task, args.data, split), split)
 
 
 def _file_source(model: TrainedModel, path: Path, split: str) -> _Source:
@@ -106,7 +103,7 @@ def _prepared_source(model: TrainedModel, split: str) -> _Source:
     from bertjobs.tasks.prepared import EXAMPLES, PreparedTask
 
     if (phase := phase_of(model.folder)) is None:
-        raise InputError("no data were given, and the model does not lie in a run", where=str(model.folder),
+        raise InputError("no data were given, and the model belongs to no run", where=str(model.folder),
                          hint="--data DIR, --dev FILE or --test FILE")  # fmt: skip
     prepared = PreparedTask.read(Path(read_lockfile(RunDirectory(phase.root.parent).lockfile).data))
     prepared.check_files()
@@ -114,12 +111,12 @@ def _prepared_source(model: TrainedModel, split: str) -> _Source:
         raise InputError(f"the data of the run have no split {split!r}", where=str(prepared.folder),
                          hint=nearest(split, [name for name in prepared.splits if name != "train"])
                          or "--data DIR or --dev FILE names other data")  # fmt: skip
-    found = prepared.splits[split]
-    if not (found.folder / EXAMPLES).is_file():
-        raise InputError(f"the prepared data do not keep the examples of {split}", where=str(found.folder),
+    prepared_split = prepared.splits[split]
+    if not (prepared_split.folder / EXAMPLES).is_file():
+        raise InputError(f"the prepared data do not keep the examples of {split}", where=str(prepared_split.folder),
                          hint=f"--dev {prepared.sources.get(split, 'FILE')}")  # fmt: skip
 
-    return _Source(found.examples, split, Path(prepared.sources.get(split, prepared.folder)))
+    return _Source(prepared_split.examples, split, Path(prepared.sources.get(split, prepared.folder)))
 
 
 def _as_json(model: TrainedModel, source: _Source, result: Evaluation) -> dict[str, Any]:

@@ -14,8 +14,10 @@ from bertjobs.cli.arguments import (
     add_recipe_arguments,
     chosen_site,
     resolve_arguments,
+    resolve_run,
     results_folder,
 )
+from bertjobs.cli.find_lr import add_find_arguments, check_find_arguments, find_rate
 from bertjobs.cli.memory import seldom_collected
 from bertjobs.cli.progress import ProgressLine
 from bertjobs.cli.study import add_study_arguments
@@ -49,9 +51,14 @@ def register(subparsers: Any) -> None:
     group.add_argument(
         "--from", metavar="RUN|DIR", dest="weights", help="a run, or a folder with config.json, weights and tokenizer"
     )
+    group.add_argument(
+        "--random-weights",
+        action="store_true",
+        help="take only the model's shape and tokenizer from --from: what the same run reaches without pretraining",
+    )
     group.add_argument("--data", metavar="DIR", dest="task_data", type=Path, help="folder with the task's files")
     for split in ("train", "dev", "test"):
-        group.add_argument(f"--{split}", metavar="FILE", type=Path, help=f"the {split} file, wherever it lies")
+        group.add_argument(f"--{split}", metavar="FILE", type=Path, help=f"the {split} file, in any folder")
     group.add_argument(
         "--option",
         metavar="NAME=VALUE",
@@ -63,6 +70,7 @@ def register(subparsers: Any) -> None:
     add_backend_arguments(parser)
     add_output(parser)
     add_study_arguments(parser)
+    add_find_arguments(parser)
     add_recipe_arguments(parser, without=("task", "data", "init_checkpoint", "phase"))
     parser.set_defaults(handler=_finetune, is_member=False)
 
@@ -72,7 +80,8 @@ def _finetune(args: argparse.Namespace) -> int:
         print(_task_list())
         return 0
     args.setting_recipe = args.setting_recipe or os.environ.get("RECIPE") or DEFAULT_RECIPE
-    return start_all(args, prepared_run)
+    check_find_arguments(args)
+    return start_all(args, prepared_run) if args.find_lr is None else find_rate(prepared_run(args), args)
 
 
 def prepared_run(args: argparse.Namespace) -> Resolved:
@@ -81,8 +90,6 @@ def prepared_run(args: argparse.Namespace) -> Resolved:
     Raises:
         InputError: an argument, the task's files or the weights are not valid.
     """
-    from bertjobs.recipe.bert_config import read_model_spec
-    from bertjobs.recipe.resolve import with_model
     from bertjobs.run.result import weights_of
     from bertjobs.tasks.task import open_task
 
@@ -94,11 +101,9 @@ def prepared_run(args: argparse.Namespace) -> Resolved:
         raise InputError("no task was given", where="--task", hint="bertjobs finetune --tasks lists them")
     task = open_task(name, _options(args))
     prepared = _prepared(task, name, weights, first.spec.phases[0].sequence_length, args)
-    args.setting_data, args.setting_init_checkpoint = str(prepared.folder), str(weights)
+    args.setting_data, args.setting_init_checkpoint = str(prepared.folder), "" if args.random_weights else str(weights)
     args.setting_run = args.setting_run or os.environ.get("RUN") or name.rpartition(":")[2].lower()
-    rows = prepared.splits["train"].facts.rows
-    resolved = resolve_arguments(args, os.environ, site=chosen_site(args), training_rows=rows)
-    return with_model(resolved, read_model_spec(weights), f"{weights / 'config.json'}")
+    return resolve_run(args, os.environ)
 
 
 def _with_results(args: argparse.Namespace) -> argparse.Namespace:
@@ -140,9 +145,7 @@ def _prepared(task: Task[Any], name: str, weights: Path, length: int, args: argp
 
     files = task_files(task, args)
     encoder = TextEncoder.of_folder(weights, length)
-    folder = (
-        results_folder(_with_results(args)).absolute() / PREPARED / prepared_name(name, task.options, files, encoder)
-    )
+    folder = results_folder(_with_results(args)).absolute() / PREPARED / prepared_name(task, name, files, encoder)
     if (folder / MANIFEST).is_file():
         prepared = PreparedTask.read(folder)
     else:

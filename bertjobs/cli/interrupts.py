@@ -1,4 +1,4 @@
-"""Ctrl-C: at whatever moment it comes, the command ends with 130 and without a traceback."""
+"""Ctrl-C, and the signals that ask for the same: at whatever moment they come, the command ends without a traceback."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 EXIT_INTERRUPTED = 130
@@ -39,6 +40,35 @@ def run(command: Callable[[], int]) -> int:
         # What Python does at its end can be interrupted too: that ends it at once, and says nothing.
         if signal.getsignal(signal.SIGINT) is note:
             signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+@contextmanager
+def stops(*of_one: signal.Signals) -> Iterator[Callable[[], bool]]:
+    """In the block, `bertjobs cancel` (TERM) and a closed terminal (HUP) interrupt as ctrl-C does, unless they are
+    ignored, as under nohup; and so do the signals ``of_one``, which stop only what is being done at the moment.
+
+    Yields whether one came that stops all.
+    """
+    came = False
+    interrupt = signal.getsignal(signal.SIGINT)
+    raised = interrupt if callable(interrupt) else signal.default_int_handler
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        nonlocal came
+        came = True
+        raised(number, frame)
+
+    wanted: dict[signal.Signals, Any] = dict.fromkeys((signal.SIGINT, signal.SIGTERM, signal.SIGHUP), stop)
+    wanted |= dict.fromkeys(of_one, signal.default_int_handler)
+    before = {number: signal.getsignal(number) for number in wanted}
+    heard = [number for number, handler in before.items() if handler != signal.SIG_IGN]
+    for number in heard:
+        signal.signal(number, wanted[number])
+    try:
+        yield lambda: came
+    finally:
+        for number in heard:
+            signal.signal(number, before[number])
 
 
 def _deliver_again(hook: Callable[[Any], Any]) -> Callable[[Any], None]:

@@ -3,39 +3,25 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from typing import Any, NoReturn
 
 from bertjobs import __version__
-from bertjobs.cli import (
-    bench,
-    completion,
-    data,
-    doctor,
-    evaluate,
-    finetune,
-    image,
-    infer,
-    init,
-    plan,
-    predict,
-    recipes,
-    rehearse,
-    report,
-    runs,
-    study,
-    sync,
-)
 from bertjobs.cli.interrupts import EXIT_INTERRUPTED
 from bertjobs.errors import EXIT_BAD_INPUT, BertjobsError, nearest
 
-_VERBS = (
-    *(init, recipes, data, bench, plan),
-    *(finetune, evaluate, predict, infer),
-    *(rehearse, runs, study, doctor, image, report, sync, completion),
-)
-"""In the order of the help."""
+VERBS = {
+    "init": "init", "recipes": "recipes", "data": "data", "bench": "bench", "plan": "plan",
+    "submit": "submit", "resume": "submit",
+    "finetune": "finetune", "evaluate": "evaluate", "predict": "predict", "infer": "infer", "rehearse": "rehearse",
+    "status": "runs", "logs": "runs", "cancel": "runs",
+    "study": "study", "doctor": "doctor", "image": "image", "report": "report", "sync": "sync",
+    "completion": "completion",
+}  # fmt: skip
+"""The verbs, and the module of `bertjobs.cli` that adds each; in the order of the help."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -70,8 +56,8 @@ class Parser(argparse.ArgumentParser):
         ]
 
 
-def build_parser() -> Parser:
-    """The parser of all verbs."""
+def build_parser(verb: str | None = None) -> Parser:
+    """The parser of all verbs; of one of ``VERBS`` and those of its module alone, if it is given."""
     parser = Parser(
         prog="bertjobs",
         description="Pretrain BERT on a Slurm cluster, or on this machine.",
@@ -80,16 +66,21 @@ def build_parser() -> Parser:
     )
     parser.add_argument("--version", action="version", version=f"bertjobs {__version__}")
     verbs = parser.add_subparsers(metavar="VERB", required=True)
-    for module in _VERBS:
-        module.register(verbs)
+    for module in dict.fromkeys(VERBS.values()) if verb is None else (VERBS[verb],):
+        import_module(f"bertjobs.cli.{module}").register(verbs)
     return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
-    parser = build_parser()
-    completion.answer(parser)
-    args = parser.parse_args(arguments)
+    words = sys.argv[1:] if arguments is None else arguments
+    # Help, completion and the nearest name of a misspelled verb need all verbs; a verb needs no other.
+    verb = words[0] if words and words[0] in VERBS else None
+    if "_ARGCOMPLETE" in os.environ:  # a shell asks for completions, and wants no more
+        from bertjobs.cli.completion import answer
+
+        answer(build_parser())
+    args = build_parser(verb).parse_args(words)
     try:
         return args.handler(args)
     except BertjobsError as error:

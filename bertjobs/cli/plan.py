@@ -1,4 +1,4 @@
-"""`bertjobs plan`; `submit` and `resume`, which do what it shows, are in `submit`."""
+"""`bertjobs plan`: what `submit` would do."""
 
 from __future__ import annotations
 
@@ -8,20 +8,18 @@ import json
 import os
 from typing import Any
 
-from bertjobs.cli import submit
 from bertjobs.cli.arguments import (
     add_backend_arguments,
     add_recipe_arguments,
-    chosen_site,
     make_checked_plan,
     queue_sources,
-    resolve_arguments,
+    resolve_run,
     scripts,
 )
 
 
 def register(subparsers: Any) -> None:
-    """Add `plan`, `submit` and `resume` to the command line."""
+    """Add `plan` to the command line."""
     plan = subparsers.add_parser(
         "plan",
         usage="%(prog)s --recipe NAME [--nodes N] [--set KEY=VALUE ...] [FLAG ...]",
@@ -34,13 +32,12 @@ def register(subparsers: Any) -> None:
     plan.add_argument("--json", action="store_true", help="print JSON")
     add_recipe_arguments(plan)
     plan.set_defaults(handler=_plan)
-    submit.register(subparsers)
 
 
 def _plan(args: argparse.Namespace) -> int:
     from bertjobs.launch.plan.plan import arithmetic, as_json, provenance
 
-    plan = make_checked_plan(args, resolve_arguments(args, os.environ, site=chosen_site(args)))
+    plan = make_checked_plan(args, resolve_run(args, os.environ))
     if args.json:
         print(json.dumps(as_json(plan), indent=2))
         return 0

@@ -24,15 +24,17 @@ def register(subparsers: Any) -> None:
     """Add `predict` to the command line."""
     parser = subparsers.add_parser(
         "predict",
-        usage="%(prog)s RUN|DIR --input FILE|- --output FILE|- [FLAG ...]",
+        usage="%(prog)s RUN|DIR --input FILE|DIR|- --output FILE|- [FLAG ...]",
         help="let a fine-tuned model predict a file",
-        description="Write what a fine-tuned model says of each example of a file, one JSON object per line, in the "
-        "order of the input. What it says of places in a text is in characters.",
+        description="Write what a fine-tuned model predicts for each example of a file, one JSON object per line, in "
+        "the order of the input. Places in a text are counted in characters.",
         allow_abbrev=False,
     )
-    parser.add_argument("--input", metavar="FILE|-", required=True,
-                        help="a file that the task reads, or JSON lines, such as {\"text\": \"...\"}; - is "
-                        "standard input")  # fmt: skip
+    parser.add_argument("--input", metavar="FILE|DIR|-", required=True,
+                        help="a file that the task reads, a folder with its files, or JSON lines, such as "
+                        "{\"text\": \"...\"}; - is standard input")  # fmt: skip
+    parser.add_argument("--split", metavar="NAME", help="the part of the data that is in the file, or to read from the "
+                        "folder: dev, test, or another of the task's (default: test)")  # fmt: skip
     parser.add_argument("--output", metavar="FILE|-", required=True, help="JSON lines; - is standard output")
     parser.add_argument("--batch", metavar="N", type=int, default=0,
                         help="encode, compute and write N examples at a time, and measure how long each N take; 1 is "
@@ -45,16 +47,21 @@ def register(subparsers: Any) -> None:
 def _predict(args: argparse.Namespace) -> int:
     with interrupts_held():
         from bertjobs.finetune.predict import Predictor
-        from bertjobs.tasks.asked import STANDARD_INPUT, read_asked
+        from bertjobs.tasks.asked import STANDARD_INPUT, check_split, read_asked, split_file
 
     if args.batch < 0:
         raise InputError(f"{args.batch} is too small: at least 1", where="--batch")
     path = STANDARD_INPUT if args.input == "-" else Path(args.input)
-    if args.input != "-" and not path.is_file():
+    if args.input != "-" and not path.exists():
         raise InputError("there is no such file", where=f"--input {path}")
     model = chosen_model(args)
+    if args.split is not None:
+        check_split(model.task, args.split)
+    split = args.split or "test"
+    if path.is_dir():
+        path = split_file(model.task, path, split)
     predictor = Predictor(model, budget=chosen_budget(args), batch=args.batch)
-    predictions = predictor.each(read_asked(model.task, path))
+    predictions = predictor.each(read_asked(model.task, path, split))
     if args.output == "-":
         _write(predictions, sys.stdout)
     else:

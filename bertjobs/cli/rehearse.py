@@ -107,7 +107,8 @@ def _heading(spec: RunSpec, small: RunSpec) -> str:
         f"rehearsing {spec.recipe}: {model.num_hidden_layers} layers of {model.hidden_size} for {spec.model.name}, "
         f"{phases}, global batch {batches}, {small.world_size} CPU ranks\n"
         f"as in the recipe: optimizer {small.optimizer.name}, {small.precision}"
-        f"{f' for {spec.precision}' if small.precision != spec.precision else ''}, {small.masking} masking, "
+        f"{f' for {spec.precision}' if small.precision != spec.precision else ''}, "
+        f"{f'task {small.task}' if small.task else f'{small.masking} masking'}, "
         f"seed {small.seed}, budgets of restarts; not rehearsed: GPUs, their network, Slurm, containers"
     )
 
@@ -158,5 +159,6 @@ def _end(spec: RunSpec, survivals: Sequence[Survival], seconds: float, kept: str
     else:
         count = "the fault was" if len(survivals) == 1 else f"all {len(survivals)} faults were"
         lines.append(f"{count} survived, in {seconds:.0f} s" + (f"; kept: {kept}" if kept else ""))
-        lines.append(f"next: bertjobs submit --recipe {spec.recipe}")
+        verb = "finetune" if spec.task else "submit"
+        lines.append(f"next: bertjobs {verb} --recipe {spec.recipe}")
     return "\n".join(lines)

@@ -183,11 +183,11 @@ def _cancel(args: argparse.Namespace) -> int:
 
 
 def _cancel_study(study: Study, args: argparse.Namespace) -> int:
-    from bertjobs.launch.cancel import cancel_all
+    from bertjobs.launch.cancel import cancel_study
     from bertjobs.slurm.client import Slurm
     from bertjobs.wording import harmless
 
-    jobs = cancel_all(study.directories, Slurm(os.environ))
+    jobs = cancel_study(study, Slurm(os.environ))
     if args.json:
         print(json.dumps({"study": study.name, "cancelled": jobs}, indent=2))
     else:

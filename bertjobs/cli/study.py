@@ -5,11 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +20,7 @@ from bertjobs.cli.arguments import (
     results_folder,
     slurm_options,
 )
+from bertjobs.cli.interrupts import stops
 from bertjobs.errors import InputError, nearest
 from bertjobs.wording import Paint, counted
 
@@ -145,7 +144,7 @@ def resume_study(study: Study, args: argparse.Namespace) -> int:
 def _start(study: Study, plans: Sequence[Plan], args: argparse.Namespace) -> int:
     backend, specs = plans[0].backend, [plan.spec for plan in plans]
     if backend == "submitit":
-        raise InputError("submitit queues no studies", where="--backend", hint="--backend slurm, or local")
+        raise InputError("submitit cannot queue a study", where="--backend", hint="--backend slurm, or local")
     if args.dry_run:
         return _dry_run(study, specs, backend, args)
     return _run_here(study, specs, args) if backend == "local" else _queue(study, specs, args)
@@ -199,11 +198,12 @@ def _next_commands(study: Study) -> list[str]:
 
 
 def _run_here(study: Study, specs: Sequence[RunSpec], args: argparse.Namespace) -> int:
+    from bertjobs.launch.local import STOP_ONE
     from bertjobs.launch.study import exit_code_of, train_study_here
     from bertjobs.launch.watch.study import study_json, study_text
 
     out = _out(args)
-    with _stops() as is_over:
+    with stops(STOP_ONE) as is_over:
         codes = train_study_here(study, specs, os.environ, out, is_over)
         code = exit_code_of(codes, is_over=is_over())
     results = results_of(study)
@@ -220,25 +220,6 @@ def _resume_command(study: Study) -> str:
     from bertjobs.slurm.shell import quote
 
     return f"bertjobs resume {study.name} --results {quote(str(study.results))}"
-
-
-@contextmanager
-def _stops() -> Iterator[Callable[[], bool]]:
-    """Ctrl-C, `bertjobs cancel` and a closed terminal stop the run that is being trained, and the study with it."""
-    came = False
-
-    def note(*_: Any) -> None:
-        nonlocal came
-        came = True
-        raise KeyboardInterrupt
-
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = {number: signal.signal(number, note) for number in numbers if signal.getsignal(number) != signal.SIG_IGN}
-    try:
-        yield lambda: came
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def results_of(study: Study) -> list[MemberResult]:

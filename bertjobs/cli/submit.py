@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,9 +19,10 @@ from bertjobs.cli.arguments import (
     make_checked_plan,
     named_study,
     opened,
-    resolve_arguments,
+    resolve_run,
     slurm_options,
 )
+from bertjobs.cli.interrupts import stops
 from bertjobs.cli.study import Resolve, add_study_arguments, is_study, resume_study, start_study
 from bertjobs.errors import InputError
 
@@ -84,7 +84,7 @@ def add_output(parser: argparse.ArgumentParser) -> None:
 
 
 def _submit(args: argparse.Namespace) -> int:
-    return start_all(args, lambda own: resolve_arguments(own, os.environ, site=chosen_site(own)))
+    return start_all(args, lambda own: resolve_run(own, os.environ))
 
 
 def start_all(args: argparse.Namespace, resolve: Resolve) -> int:
@@ -221,11 +221,9 @@ def _run_here(plan: Plan, args: argparse.Namespace) -> int:
     from bertjobs.run.journal import read_story
     from bertjobs.slurm.shell import quote
 
-    for number in (signal.SIGTERM, signal.SIGHUP):  # `bertjobs cancel` and a closed terminal ask as ctrl-C does
-        if signal.getsignal(number) != signal.SIG_IGN:  # nohup
-            signal.signal(number, signal.default_int_handler)
     out = sys.stderr if args.json else sys.stdout
-    code = start_here(plan.spec, os.environ, out)
+    with stops():
+        code = start_here(plan.spec, os.environ, out)
     directory = RunDirectory(Path(plan.spec.results) / plan.spec.run)
     commands = [f"bertjobs resume {quote(str(directory.root))}"] if code == 75 else []
     if code == 0:

@@ -48,9 +48,15 @@ def gather(flat: Ints, starts: Ints, lengths: Ints) -> Ints:
         if len(joined) < offsets[-1]:
             raise IndexError(f"a slice reaches beyond the array of {len(flat)}")
         return joined
+    return flat.take(places_of(starts, lengths))
+
+
+def places_of(starts: Ints, lengths: Ints) -> NDArray[np.int64]:
+    """The numbers of the places ``start`` to ``start + length - 1`` of each slice, one slice after the other."""
+    offsets = offsets_of(lengths)
     places = np.repeat(np.asarray(starts, dtype=np.int64) - offsets[:-1], lengths)
     places += np.arange(offsets[-1])
-    return flat.take(places)
+    return places
 
 
 def in_batches(items: Iterable[T], size_of: Callable[[T], int], at_least: int) -> Iterator[list[T]]:

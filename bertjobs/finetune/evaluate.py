@@ -64,7 +64,7 @@ def evaluate(
     task = model.task
     if submission and type(task).write_submission is Task.write_submission:
         raise InputError(f"task {model.name} has no submission files", where="--submission",
-                         hint="`bertjobs predict` writes what the model says of each example")  # fmt: skip
+                         hint="`bertjobs predict` writes what the model predicts for each example")  # fmt: skip
     fitted = Fitted(model.fitted.labels) if tune else model.fitted
     with TemporaryFile("w+", encoding="utf-8") as file:
         count, unlabelled = _write(model, examples, fitted, file, budget)

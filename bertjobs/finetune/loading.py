@@ -17,7 +17,7 @@ from bertjobs.finetune.model import BertForTask, load_weights
 from bertjobs.recipe.bert_config import model_spec_from_config, read_bert_config
 from bertjobs.recipe.spec import ModelSpec
 from bertjobs.run.checkpoints import step_of
-from bertjobs.run.result import phase_of
+from bertjobs.run.result import measured_at, phase_of
 from bertjobs.tasks.encoding import TextEncoder
 from bertjobs.tasks.rows import ARCHITECTURES, Head
 from bertjobs.tasks.task import Fitted, Task, open_task
@@ -115,12 +115,9 @@ def _described(folder: Path) -> _Description | None:
 
 
 def _tuned(folder: Path) -> Mapping[str, Any]:
-    """What was tuned with this checkpoint, if it is its run's result."""
+    """What its run tuned on the dev data with this checkpoint; {} if it lies in no run, or nothing was tuned."""
     phase = phase_of(folder)
-    result = read_json(phase.result, lambda value: dict(value)) if phase else None
-    if not result or result.get("step") != step_of(folder):
-        return {}
-    return (result.get("dev") or {}).get("tuned") or {}
+    return measured_at(phase, step_of(folder)).get("tuned") or {} if phase else {}
 
 
 def _guessed(folder: Path, config: Mapping[str, Any], spec: ModelSpec) -> _Description:
@@ -156,4 +153,4 @@ def _longest(folder: Path, spec: ModelSpec) -> int:
 
 
 def _finetune_hint(folder: Path) -> str:
-    return f"bertjobs finetune --task TASK --from {folder} --data DIR makes one that can be asked"
+    return f"bertjobs finetune --task TASK --from {folder} --data DIR makes one that predicts"

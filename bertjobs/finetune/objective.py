@@ -17,7 +17,6 @@ from bertjobs.data.shards.manifest import vocabulary_sha256
 from bertjobs.data.text.vocabulary import TOKENS_FILE, Vocabulary
 from bertjobs.errors import InputError
 from bertjobs.files.atomic import new_file, write_json
-from bertjobs.files.json_lines import read_lines
 from bertjobs.finetune.batches import TaskBatch, TaskBatches
 from bertjobs.finetune.description import read_description, task_files
 from bertjobs.finetune.forward import open_forward
@@ -29,6 +28,8 @@ from bertjobs.recipe.size import checkpoint_bytes
 from bertjobs.recipe.spec import PhaseSpec, RunSpec
 from bertjobs.run.checkpoints import folder_name
 from bertjobs.run.directory import PhaseDirectory
+from bertjobs.run.result import measured_at
+from bertjobs.tasks.metrics.scores import scores_of
 from bertjobs.tasks.prepared import PreparedTask, prepared_for
 from bertjobs.train.objective import GlobalBatch
 from bertjobs.train.ranks import Ranks
@@ -73,7 +74,11 @@ class FineTuning:
 
     @property
     def scores(self) -> Sequence[str]:
-        return [self._loss, self._hits, self.prepared.measure]
+        return [self._loss, self._hits]
+
+    def held_out_scores(self, line: Mapping[str, Any]) -> Sequence[str]:
+        """All but those of single classes, which only validation.jsonl has."""
+        return [field for field in scores_of(line) if "/" not in field]
 
     @property
     def best_by(self) -> str | None:
@@ -106,13 +111,17 @@ class FineTuning:
         return {self._loss: sums[0] / divisors[0], self._hits: sums[1] / divisors[0]}
 
     def step_words(self, line: Mapping[str, Any]) -> str:
-        return f"{self._loss.replace('_', ' ')} {line[self._loss]:.4f}"
+        of_epoch = self.prepared.epoch_steps(self.phase.global_batch)
+        epochs = f"epoch {line['step'] / of_epoch:.2f}/{self.phase.steps / of_epoch:.4g}"
+        if self._loss == "squared_error":
+            return f"{epochs}  squared error {line[self._loss]:.4f}  absolute error {line[self._hits]:.4f}"
+        return f"{epochs}  loss {line[self._loss]:.4f}  accuracy {line[self._hits]:.1%}"
 
     def validation_words(self, line: Mapping[str, Any]) -> str:
-        hidden = ("phase", "step", "validation_s")
-        shown = {key: value for key, value in line.items() if key not in hidden and "/" not in key}
-        words = ", ".join(f"{key} {value:.4g}" for key, value in shown.items() if isinstance(value, float | int))
-        return "\n".join([f"dev {words}", *(f"  note: {note}" for note in line.get("notes", ()))])
+        names = {field: field.removeprefix("dev_").replace("_", " ") for field in self.held_out_scores(line)}
+        scores = ", ".join(f"{name} {line[field]:.4g}" for field, name in names.items())
+        words = f"dev {scores} on {line['examples']:,} examples" if scores else "there are no labelled dev examples"
+        return "\n".join([words, *(f"  note: {note}" for note in line.get("notes", ()))])
 
 
 class TaskLearner:
@@ -195,14 +204,13 @@ class TaskLearner:
         self._ranks.decided(lambda: self._write_result(folder, step, outputs))
 
     def _write_result(self, folder: PhaseDirectory, step: int, outputs: Floats | None) -> None:
-        lines = [line for line in read_lines(folder.validation) if line.get("step") == step]
-        dev = lines[-1] if lines else None
+        dev = measured_at(folder, step)
         if outputs is not None:
-            tuned = dev.get("tuned", {}) if dev else {}
+            tuned = dev.get("tuned", {})
             with new_file(folder.predictions) as file:
                 for _, prediction in self._validation.predictions(outputs, tuned):
                     file.write((json.dumps(prediction, ensure_ascii=False) + "\n").encode())
-        content = {"step": step, "measure": self._objective.best_by, "dev": dev}
+        content = {"step": step, "measure": self._objective.best_by, "dev": dev or None}
         write_json(folder.result, content)
 
     def description(self) -> dict[str, bytes]:

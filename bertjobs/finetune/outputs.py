@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from bertjobs.data.ragged import offsets_of
+from bertjobs.data.ragged import offsets_of, places_of
 from bertjobs.finetune.batches import Rows, TaskBatch, evaluation_packs, make_batch
 from bertjobs.finetune.forward import TaskForward
 from bertjobs.tasks.rows import Head
@@ -42,7 +42,8 @@ def outputs_of(
         each: is called with every pack, on the device, and its outputs.
     """
     head, device = forward.model.head, forward.device
-    offsets = offsets_of(read_places(split, head))
+    counts = read_places(split, head)
+    offsets = offsets_of(counts)
     result = np.zeros((int(offsets[-1]), head.outputs), dtype=np.float32)
     is_training = forward.training
     forward.eval()
@@ -51,10 +52,6 @@ def outputs_of(
         with autocast(precision, device):
             computed = forward.outputs(batch)
         each(batch, computed)
-        values, first = computed.cpu().numpy(), 0
-        for row in rows:
-            count = offsets[row + 1] - offsets[row]
-            result[offsets[row] : offsets[row + 1]] = values[first : first + count]
-            first += count
+        result[places_of(offsets[rows], counts[rows])] = computed.cpu().numpy()
     forward.train(is_training)
     return result

@@ -108,8 +108,8 @@ class Validation:
 
     def _scored(self, split: Split, outputs: Floats, tuned: Mapping[str, Any]) -> Scores:
         fitted = Fitted(self._prepared.fitted.labels, tuned)
-        said = predictions(self._task, split, outputs, self._prepared.head, self._encoder, fitted)
-        return self._task.score(said, fitted)
+        predicted = predictions(self._task, split, outputs, self._prepared.head, self._encoder, fitted)
+        return self._task.score(predicted, fitted)
 
     def _measured(self, split: Split, outputs: Floats) -> dict[str, Any]:
         task, head = self._task, self._prepared.head

@@ -71,7 +71,7 @@ def share(recipe: str, allocation: Allocation) -> Share | None:
         if rest:
             raise InputError(
                 f"{needs}, one task each, and this job's {allocation.nodes} nodes have {allocation.gpus} in all, not "
-                "equally many each: add --gpus-per-node=N to sbatch"
+                "the same number each: add --gpus-per-node=N to sbatch"
             )
         # A step is not given by itself what the job has only because it is exclusive (srun(1), --gres).
         return Share(allocation.tasks_per_node or per_node, (f"--gres=gpu:{per_node}",))
@@ -130,8 +130,8 @@ def main(environ: Mapping[str, str]) -> str:
     spec = spec_of(environ)
     if spec is None or not spec.gpus:
         return ""
-    found = share(spec.recipe, allocation_of(environ, Slurm(clean_environment(environ))))
-    return " ".join([str(found.tasks), *found.options]) if found else ""
+    own = share(spec.recipe, allocation_of(environ, Slurm(clean_environment(environ))))
+    return " ".join([str(own.tasks), *own.options]) if own else ""
 
 
 if __name__ == "__main__":

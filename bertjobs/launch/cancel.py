@@ -10,9 +10,11 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from bertjobs.errors import BertjobsError, InputError
+from bertjobs.launch.local import STOP_ONE
 from bertjobs.launch.watch.status import read_run, status_of
 from bertjobs.launch.watch.timeline import Link
 from bertjobs.run.directory import RunDirectory
+from bertjobs.run.study import Study
 from bertjobs.slurm.client import Slurm
 from bertjobs.slurm.jobs import RUNNING
 from bertjobs.slurm.shell import quote
@@ -66,19 +68,25 @@ def cancel(directory: RunDirectory, slurm: Slurm, patience_s: float = PATIENCE_S
         InputError: it runs on another machine.
         BertjobsError: Slurm refused, or gave no answer.
     """
-    return cancel_all([directory], slurm, patience_s)[directory.name]
+    return _cancelled([directory], slurm, patience_s, STOP_ONE)[directory.name]
 
 
-def cancel_all(
-    directories: Sequence[RunDirectory], slurm: Slurm, patience_s: float = PATIENCE_S
+def cancel_study(study: Study, slurm: Slurm, patience_s: float = PATIENCE_S) -> dict[str, list[str]]:
+    """`cancel` for all runs of a study at once, of which then none begins on this machine; by run, the jobs that were
+    cancelled."""
+    return _cancelled(study.directories, slurm, patience_s, signal.SIGTERM)
+
+
+def _cancelled(
+    directories: Sequence[RunDirectory], slurm: Slurm, patience_s: float, to_study: signal.Signals
 ) -> dict[str, list[str]]:
-    """`cancel` for several runs at once; by run, the jobs that were cancelled."""
+    """The jobs of these runs that were cancelled, by run; ``to_study``: the signal for a study's launcher here."""
     cancelled: dict[str, list[str]] = {directory.name: [] for directory in directories}
     deadline = time.monotonic() + patience_s
     while active := {directory: links for directory in directories if (links := active_links(directory, slurm))}:
         for directory, links in active.items():
             before = cancelled[directory.name]
-            _stop(directory, [link for link in links if link.job not in before], slurm)
+            _stop(directory, [link for link in links if link.job not in before], slurm, to_study)
             before += [link.job for link in links if link.job not in before]
         is_local = all(link.backend == "local" for links in active.values() for link in links)
         if time.monotonic() >= deadline or is_local:
@@ -90,7 +98,7 @@ def cancel_all(
     return cancelled
 
 
-def _stop(directory: RunDirectory, links: Sequence[Link], slurm: Slurm) -> None:
+def _stop(directory: RunDirectory, links: Sequence[Link], slurm: Slurm, to_study: signal.Signals) -> None:
     """End these jobs, and say so in the journal twice: before, since a link that ends without that entry hands its work
     on to another; and after, since Slurm may refuse."""
     for link in links:
@@ -99,7 +107,7 @@ def _stop(directory: RunDirectory, links: Sequence[Link], slurm: Slurm) -> None:
         slurm.cancel(queued)
     for link in links:
         if link.backend == "local":
-            os.kill(link.pid, signal.SIGTERM)
+            os.kill(link.pid, to_study if link.study else signal.SIGTERM)
         _record(directory, "cancelled", link)
 
 

@@ -74,7 +74,9 @@ def choose(catalogue: Catalogue, gpus: Sequence[Gpu], *, on_cpus: bool = False) 
     if on_cpus:
         return Choice(FALLBACK, "the run uses no GPU (GPUS=0)")
     if not gpus:
-        return Choice(FALLBACK, "nvidia-smi names no GPU on this node; it suits all GPUs from 40 GB and A100 on")
+        return Choice(
+            FALLBACK, "nvidia-smi names no GPU on this node; it suits GPUs of 40 GB or more, from the A100 on"
+        )
     gpu = min(gpus, key=lambda gpu: gpu.memory_gb)
     names = [name for name in catalogue.keys("recipes") if catalogue.find("recipes", name, "task") is None]
     systems = {name: _system(catalogue, name) for name in names}

@@ -70,8 +70,8 @@ class Next(StrEnum):
     NEXT_PHASE = "the next phase"
     RESTART = "another attempt"
     ELSEWHERE = "another attempt on other nodes"
-    NOTHING_HERE = "nothing by this job"
-    STOP = "a person"
+    NOTHING_HERE = "nothing from this job"
+    STOP = "no other attempt"
 
 
 @dataclass(frozen=True)

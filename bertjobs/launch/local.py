@@ -21,6 +21,9 @@ from bertjobs.run.directory import RunDirectory
 POLL_S = 0.2
 LOG_END_S = 5.0
 
+STOP_ONE = signal.SIGUSR1
+"""Asks the launcher of a study to stop the run that it trains, and to go on with the next."""
+
 
 def free_port() -> int:
     """A TCP port on the loopback address that nobody listens on now."""

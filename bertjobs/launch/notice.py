@@ -9,8 +9,6 @@ from __future__ import annotations
 import json
 import os
 import threading
-import urllib.error
-import urllib.request
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -125,6 +123,9 @@ def send(notice: Notice, place: str, environ: Mapping[str, str]) -> str:
 
 
 def _post(url: str, body: bytes) -> str:
+    import urllib.error  # here: most runs notify nobody
+    import urllib.request
+
     try:
         request = urllib.request.Request(url, body, {"Content-Type": "application/json"}, method="POST")
         with urllib.request.urlopen(request, timeout=2 * PATIENCE_S):

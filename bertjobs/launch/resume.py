@@ -118,8 +118,9 @@ def edit_problems(directory: RunDirectory, environ: Mapping[str, str], cwd: Path
         Problem(
             f"your recipe file differs from run.yml, which wins: {words}",
             where=different[0].place,
-            hint=f"take it over with --set {different[0].path}=VALUE, unless it decides the weights of a begun phase; "
-            f"or start anew: bertjobs submit --recipe {read_lockfile(directory.lockfile).recipe} --run {run}-2",
+            hint=f"apply it with --set {different[0].path}=VALUE; or, if it decides the weights of a phase that has "
+            f"begun, start another run: bertjobs submit --recipe {read_lockfile(directory.lockfile).recipe} "
+            f"--run {run}-2",
             is_warning=True,
         )
     ]

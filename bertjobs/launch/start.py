@@ -22,12 +22,12 @@ from bertjobs.launch.ownership import Claim, claimed
 from bertjobs.launch.script import submissions
 from bertjobs.launch.source import write_source
 from bertjobs.launch.unanswered import UnansweredError, queued_without_answer
-from bertjobs.launch.watch.progress import ProgressView
+from bertjobs.launch.watch.progress import HeldOut, ProgressView
 from bertjobs.recipe.lockfile import read_lockfile
 from bertjobs.recipe.schema import check_path
 from bertjobs.recipe.spec import PhaseSpec, RunSpec
 from bertjobs.run.checkpoints import last_written, result_problem
-from bertjobs.run.directory import RunDirectory
+from bertjobs.run.directory import PhaseDirectory, RunDirectory
 from bertjobs.run.restarts import chain_events, close_attempt
 from bertjobs.run.settings import restored_on_failure, write_settings
 from bertjobs.run.suspects import excluded, suspects
@@ -35,6 +35,7 @@ from bertjobs.slurm.client import Slurm
 from bertjobs.slurm.environment import clean_environment
 from bertjobs.slurm.options import SlurmOptions
 from bertjobs.slurm.refusals import NoAnswer
+from bertjobs.tasks.prepared import PreparedTask
 from bertjobs.wording import harmless
 
 _CHAIN = re.compile(r"chain-(\d+)")
@@ -217,28 +218,38 @@ def start_here(spec: RunSpec, environ: Mapping[str, str], out: TextIO) -> int:
         return run_here(directory, spec, environ, out, claim)
 
 
-def run_here(directory: RunDirectory, spec: RunSpec, environ: Mapping[str, str], out: TextIO, claim: Claim) -> int:
+def run_here(
+    directory: RunDirectory, spec: RunSpec, environ: Mapping[str, str], out: TextIO, claim: Claim, study: str = ""
+) -> int:
     """Run the phases of ``spec``, which this process has taken, one after the other on this machine, each with a live
-    line.
+    line. ``study``: the one whose runs this process trains.
 
     Returns the exit code of the first phase that did not end with 0, else 0.
     """
     environment = clean_environment(environ) | {"BERTJOBS_OWNER": claim.owner.job}
+    launcher = local.identity() | ({"study": study} if study else {})
     for phase in spec.phases:
-        if code := _phase_here(directory, spec, phase, environment, out, claim):
+        job = local.next_job(directory)
+        directory.record("submitted", backend="local", phase=phase.phase, job=job, **launcher)
+        if code := _phase_here(directory, spec, phase, job, environment, out, claim):
             return code
     return EXIT_DONE
 
 
 def _phase_here(
-    directory: RunDirectory, spec: RunSpec, phase: PhaseSpec, environment: Mapping[str, str], out: TextIO, claim: Claim
+    directory: RunDirectory,
+    spec: RunSpec,
+    phase: PhaseSpec,
+    job: str,
+    environment: Mapping[str, str],
+    out: TextIO,
+    claim: Claim,
 ) -> int:
     """One phase: attempts as long as another is to follow; returns the last one's exit code."""
-    folder, job = directory.phase(phase.phase), local.next_job(directory)
-    directory.record("submitted", backend="local", phase=phase.phase, job=job, **local.identity())
+    folder = directory.phase(phase.phase)
     for attempt in itertools.count():
         log, before = folder.logs / f"{job}-{attempt}.out", last_written(folder.checkpoints)
-        view = ProgressView(folder.metrics, phase.steps, out, folder.validation)
+        view = _view(folder, spec, phase, out)
 
         def watch(view: ProgressView = view) -> None:
             view.update()
@@ -269,6 +280,17 @@ def _phase_here(
     return code
 
 
+def _view(folder: PhaseDirectory, spec: RunSpec, phase: PhaseSpec, out: TextIO) -> ProgressView:
+    """The live line of a phase; of a task with its measure and its epochs."""
+    view = ProgressView(folder.metrics, phase.steps, out, folder.validation)
+    if spec.task:
+        with suppress(InputError):  # the worker will refuse the data, and say why
+            prepared = PreparedTask.read(Path(spec.data))
+            view.held_out = HeldOut.of_task(prepared.measure)
+            view.epoch_steps = prepared.epoch_steps(phase.global_batch)
+    return view
+
+
 def _tail(log: Path, lines: int = 12) -> str:
     last = log.read_text(errors="replace").splitlines()[-lines:]
     return "".join(f"  | {harmless(line)}\n" for line in last)
@@ -288,7 +310,7 @@ def unfinished(directory: RunDirectory) -> RunSpec:
     last = directory.phase(spec.phases[-1].phase)
     if (done := last.done()) and (problem := result_problem(last.checkpoints, done.checkpoint, done.sha256)):
         raise InputError(
-            f"run {spec.run!r} is done, but not its result: {problem}",
+            f"run {spec.run!r} is done, but its result is damaged: {problem}",
             where=str(last.checkpoints),
             hint=f"restore it from a copy; or delete {last.done_file}, then resume: phase {last.number} begins again "
             "from its newest whole checkpoint",

@@ -155,7 +155,8 @@ def _written(study: Study, specs: Sequence[RunSpec], slurm: Slurm) -> Iterator[N
 def train_study_here(
     study: Study, specs: Sequence[RunSpec], environ: Mapping[str, str], out: TextIO, is_over: Callable[[], bool]
 ) -> dict[str, int]:
-    """Train these runs of a study one after the other on this machine; one that fails does not stop the others.
+    """Train these runs of a study one after the other on this machine; one that fails, or is interrupted, does not stop
+    the others.
 
     Args:
         is_over: whether this process was told to stop: then no other run begins.
@@ -178,10 +179,14 @@ def train_study_here(
         directory = _directory(spec)
         try:
             with claimed(directory, slurm) as claim:
-                codes[spec.run] = run_here(directory, spec, environ, out, claim)
+                codes[spec.run] = run_here(directory, spec, environ, out, claim, study.name)
         except InputError as error:
             out.write(error.render() + "\n")
             codes[spec.run] = EXIT_BAD_INPUT
+        except KeyboardInterrupt:  # at a moment when no rank could be asked to write a checkpoint
+            if is_over():
+                raise
+            codes[spec.run] = EXIT_CONTINUE
     return codes
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from bertjobs.errors import InputError
+from bertjobs.errors import InputError, raise_all
 from bertjobs.recipe import schema
 from bertjobs.recipe.catalogue import Catalogue, Filed
 from bertjobs.recipe.schema import REQUIRED, Setting, nearest_key
@@ -126,25 +126,32 @@ class Layers:
         return chosen
 
     def check_keys(self) -> None:
-        """Raise InputError, naming the nearest, for a flag or ``--set`` key that does not exist."""
+        """Raise one InputError for each flag and ``--set`` key that does not exist; names the nearest."""
+        errors = []
         for key in self.flags:
             if key not in schema.RUN and key not in schema.PHASE:
                 hint = nearest_key(key, (*schema.RUN, *schema.PHASE))
-                raise InputError(f"unknown setting {key!r}", where="the command line", hint=hint)
+                errors.append(InputError(f"unknown setting {key!r}", where="the command line", hint=hint))
         groups = {f"phase{number}.": list(schema.PHASE) for number in self.recipe_phases()}
-        groups |= {
-            "optimizer.": list(schema.OPTIMIZER),
-            "": list(schema.RUN),
-        }
-        paths = [prefix + key for prefix, keys in groups.items() for key in keys]
+        groups |= {"optimizer.": list(schema.OPTIMIZER), "": list(schema.RUN)}
+        paths = {prefix + key for prefix, keys in groups.items() for key in keys}
         for path, text in self.sets.items():
             if path not in paths:
-                prefix, dot, key = path.rpartition(".")
-                siblings = groups.get(prefix + dot, []) if dot else []
-                hint = nearest_key(key, siblings) if siblings else nearest_key(path, paths)
-                if re.fullmatch(r"phase[0-9]+", prefix) and not siblings:
-                    hint = f"the recipe's phases: {', '.join(map(str, self.recipe_phases()))}"
-                raise InputError(f"unknown key {path!r}", where=f"flag --set {path}={text}", hint=hint)
+                hint = self._nearest_path(path, groups)
+                errors.append(InputError(f"unknown key {path!r}", where=f"flag --set {path}={text}", hint=hint))
+        raise_all(errors)
+
+    def _nearest_path(self, path: str, groups: Mapping[str, Sequence[str]]) -> str | None:
+        """A hint for a ``--set`` path that does not exist: the phases, the same key elsewhere, or the nearest in
+        spelling. ``groups``: what may stand before a key, such as "phase1.", and the keys there."""
+        prefix, dot, key = path.rpartition(".")
+        if re.fullmatch(r"phase[0-9]+", prefix) and prefix + dot not in groups:
+            return f"the recipe's phases: {', '.join(map(str, self.recipe_phases()))}"
+        if elsewhere := [repr(other + key) for other, keys in groups.items() if key in keys]:
+            return f"did you mean {' or '.join(elsewhere)}?"
+        if siblings := groups.get(prefix + dot, []) if dot else []:
+            return nearest_key(key, siblings)
+        return nearest_key(path, [other + one for other, keys in groups.items() for one in keys])
 
     def _refuse_phaseless(self, chosen: Sequence[int]) -> None:
         for key, setting in schema.PHASE.items():

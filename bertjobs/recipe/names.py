@@ -22,7 +22,7 @@ def check_path(value: str, setting: str, where: str | None = None) -> str:
             raise InputError(
                 f"{setting}: {value!r} contains {character!r}, which is not allowed in a path",
                 where=where,
-                hint="rename the folder, or lead a symbolic link with a plainer name to it",
+                hint="rename the folder, or give it a symbolic link with a plainer name",
             )
     return value
 
@@ -36,7 +36,7 @@ def check_mounted(path: str, name: str, where: str | None = None) -> str:
         raise InputError(
             f"{name}: {path!r} cannot be mounted in a container: it contains {odd!r}",
             where=where,
-            hint="of letters, digits and . _ - / + @ = ~ # only: rename the folder, or lead a symbolic link to it",
+            hint="of letters, digits and . _ - / + @ = ~ # only: rename the folder, or give it a symbolic link",
         )
     return path
 

@@ -31,7 +31,9 @@ def read_recipe_file(path: Path, label: str) -> tuple[YamlDocument, dict[str, An
     except OSError as error:
         raise InputError(f"cannot read the recipe file: {error.strerror}", where=label) from None
     except UnicodeDecodeError as error:
-        raise InputError(f"the recipe file is not UTF-8: {error}", where=label) from None
+        line = error.object.count(b"\n", 0, error.start) + 1
+        what = f"the recipe file is not UTF-8 text: it holds the byte {error.object[error.start]:#04x}"
+        raise InputError(what, where=f"{label}, line {line}", hint="save it as UTF-8") from None
     document, twice = read_document(text, label)
     check = _Check(document)
     try:
@@ -39,6 +41,23 @@ def read_recipe_file(path: Path, label: str) -> tuple[YamlDocument, dict[str, An
     except (ValueError, OverflowError, RecursionError) as error:  # numbers of thousands of digits, endless nesting
         raise InputError(f"the recipe file cannot be read: {first_line(error)}", where=label) from None
     return document, content, [*twice, *check.errors]
+
+
+def _other_home(key: str, path: tuple[Any, ...]) -> str | None:
+    """A hint for a setting that stands in a recipe instead of one of its phases, or the other way round; else None.
+
+    Args:
+        path: of the mapping that holds the key.
+    """
+    if path[:1] != ("recipes",):
+        return None
+    if len(path) == 2 and key in _PHASE_FIELDS:
+        return f"{key!r} is a setting of a phase: write it below one, as in phases: {{1: {{{key}: ...}}}}"
+    if len(path) == 2 and key in schema.OPTIMIZER:
+        return f"{key!r} is a setting of the optimizer, as in optimizer: {{{key}: ...}}"
+    if len(path) == 4 and path[2] == "phases" and key in _RECIPE_FIELDS:
+        return f"{key!r} is a setting of the recipe: write it beside phases, not below one"
+    return None
 
 
 class _Check:
@@ -112,7 +131,8 @@ class _Check:
         entries = {}
         for key, item in value.items():
             if known is not None and key not in known:
-                self._refuse(f"unknown key {shown(key)}", (*path, key), nearest_key(str(key), known))
+                hint = _other_home(str(key), path) or nearest_key(str(key), known)
+                self._refuse(f"unknown key {shown(key)}", (*path, key), hint)
             elif not isinstance(key, str):
                 self._refuse(f"a name must be text, not {shown(key)}", (*path, key), f"put it in quotes: '{key}'")
             else:

@@ -245,7 +245,7 @@ def _epochs(
     epochs = simple["epochs"]
     if not epochs.value:
         raise InputError(
-            f"recipe {layers.recipe} sets neither steps nor epochs of phase {number}",
+            f"recipe {layers.recipe} sets neither steps nor epochs for phase {number}",
             where=f"recipes.{layers.recipe}.phases.{number}",
             hint=f"--set phase{number}.steps=N; or epochs, where a task is fine-tuned",
         )

@@ -48,7 +48,7 @@ def read_sweeps(texts: Sequence[str], phases: Sequence[int], fixed: Sequence[str
         if path in sweeps or path in (one.partition("=")[0].strip() for one in fixed):
             raise InputError(f"{path} is given twice", where=where, hint="list all its values in one --sweep")
         if twice := next((value for value in values if values.count(value) > 1), None):
-            raise InputError(f"the value {twice} stands there twice", where=where, hint="--seeds N repeats a setting")
+            raise InputError(f"the value {twice} is listed twice", where=where, hint="--seeds N repeats a setting")
         sweeps[path] = values
     return sweeps
 

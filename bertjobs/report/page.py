@@ -9,6 +9,7 @@ from html import escape as html_escape
 
 from bertjobs.data.shards.manifest import DataManifest
 from bertjobs.recipe.spec import PhaseSpec, RunSpec
+from bertjobs.report.gains import Gain, gain_table
 from bertjobs.report.guesses import Guess, gap_after, gap_before, percent
 from bertjobs.report.summary import END_STEPS, MARGIN_NATS, Summary, judged, learnt, rows, verdict
 from bertjobs.run.journal import Attempt
@@ -68,6 +69,7 @@ def page(
     guesses: Sequence[Guess],
     data: DataManifest | None = None,
     notes: Sequence[str] = (),
+    gains: Sequence[Gain] = (),
 ) -> str:
     """The HTML text of a run's report.
 
@@ -75,6 +77,7 @@ def page(
         svg: the curves, as ``curves.draw`` makes them; they are trusted, all other text is escaped.
         data: the manifest of the run's data, None if it no longer exists.
         notes: what the report lacks, and why.
+        gains: the tasks that were fine-tuned from the run.
     """
     spec = summary.spec
     title = escape(f"BERT pretraining: {summary.root.name}")
@@ -93,6 +96,7 @@ def page(
 {END_STEPS}. The unigram line is the cross-entropy of the held-out masked tokens under the training text's word
 frequencies: what a model that knows no context reaches.</p>
 {_guesses(guesses)}
+{_gains(gains)}
 <h2>What was run</h2>
 {definitions(_settings(spec, data))}
 <h2>Phases</h2>
@@ -122,12 +126,13 @@ def document(title: str, body: str) -> str:
 """
 
 
-def inline(svg: str) -> str:
-    """An SVG file's text as it stands inside HTML: from ``<svg`` on, without names of namespaces."""
+def inline(svg: str, label: str = "Curves of the run by optimizer step") -> str:
+    """An SVG file's text as it stands inside HTML: from ``<svg`` on, without names of namespaces; ``label``, which is
+    trusted, is what a screen reader says."""
     body = svg[svg.index("<svg") :]
     head, rest = body.split(">", 1)
     head = re.sub(r'\s+xmlns(:\w+)?="[^"]*"', "", head)
-    return f'{head} role="img" aria-label="Curves of the run by optimizer step">{rest}'.strip()
+    return f'{head} role="img" aria-label="{label}">{rest}'.strip()
 
 
 def _when(summary: Summary) -> str:
@@ -143,7 +148,7 @@ def _verdict(summary: Summary) -> str:
     if learnt(summary):
         meaning = f"At least {MARGIN_NATS:g} nats below the line: the model uses context, not only word frequencies."
     else:
-        meaning = f"Not {MARGIN_NATS:g} nats below the line in each of them: no proof yet that the model uses context."
+        meaning = f"Not {MARGIN_NATS:g} nats below the line in every phase: nothing shows yet that it uses context."
     return f'<div class="verdict">{sentences}<p>{escape(meaning)}</p></div>'
 
 
@@ -223,6 +228,15 @@ def _guesses(guesses: Sequence[Guess]) -> str:
         f"</tr></thead>\n<tbody>\n{body}</tbody></table></div>\n"
         '<p class="quiet">Each sentence was given alone, with one word masked.</p>'
     )
+
+
+def _gains(gains: Sequence[Gain]) -> str:
+    if not gains:
+        return ""
+    return f"""<h2>Tasks fine-tuned from this run</h2>
+{numbers_table(gain_table(gains))}
+<p class="quiet">Beside the run with the same settings, data and seed that started from random weights, where there is
+one.</p>"""
 
 
 def _guessed(one: Guess, token: str, probability: float) -> str:

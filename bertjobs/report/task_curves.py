@@ -101,8 +101,8 @@ def _draw_matrix(ax: Axes, labels: Sequence[str], confusion: Mapping[tuple[str, 
     ax.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
     ax.set_xticks(range(len(labels)), labels, rotation=0 if len(labels) <= 8 else 60)
     ax.set_yticks(range(len(labels)), labels)
-    ax.set_xlabel("what the model says")
-    ax.set_ylabel("what is true")
+    ax.set_xlabel("predicted")
+    ax.set_ylabel("true")
     if len(labels) <= 15:
         for row, column in np.ndindex(counts.shape):
             color = "white" if shares[row, column] > 0.6 else "#1f2937"

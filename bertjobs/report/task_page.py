@@ -43,7 +43,8 @@ def task_text(summary: TaskSummary, report: Path | None = None) -> str:
         parts.append("\n".join(f"{count:6,}  {kind}" for kind, count in _by_count(summary)))
     if summary.mistakes:
         shown = [
-            f"  {_cut(one.text, SHORT)}\n    true: {_cut(one.gold, SHORT)}; said: {_cut(one.guess, SHORT)}{_sure(one)}"
+            f"  {_cut(one.text, SHORT)}\n    true: {_cut(one.gold, SHORT)}; "
+            f"predicted: {_cut(one.guess, SHORT)}{_sure(one)}"
             for one in summary.mistakes[:3]
         ]
         parts.append("The worst mistakes\n" + "\n".join(shown))
@@ -69,7 +70,7 @@ def task_page(summary: TaskSummary, svg: str) -> str:
     )
     worst = (
         "<h2>The worst mistakes</h2>\n<div class='scroll'><table class='guesses'><thead><tr><th>Example</th>"
-        f"<th>True</th><th>Said</th></tr></thead>\n<tbody>{mistakes}</tbody></table></div>"
+        f"<th>True</th><th>Predicted</th></tr></thead>\n<tbody>{mistakes}</tbody></table></div>"
         if mistakes
         else ""
     )

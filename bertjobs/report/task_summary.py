@@ -11,18 +11,20 @@ from typing import Any
 
 from bertjobs.errors import BertjobsError, InputError
 from bertjobs.files.json_lines import read_lines
+from bertjobs.files.reading import DamagedFileError, parse_json
 from bertjobs.launch.watch.task_result import task_result
 from bertjobs.recipe.lockfile import read_lockfile
 from bertjobs.recipe.spec import PhaseSpec, RunSpec
+from bertjobs.report.ranked import Beaten, beaten
 from bertjobs.run.directory import PhaseDirectory, RunDirectory
 from bertjobs.run.journal import Attempt, read_story
 from bertjobs.run.result import result_of
 from bertjobs.tasks.example import Candidate, Question, Sentences, Words
+from bertjobs.tasks.metrics.scores import scores_of
 from bertjobs.tasks.prepared import PreparedTask
 
 WORST = 20
 """How many mistakes are shown."""
-NOT_SCORES = ("phase", "step", "validation_s", "examples", "tuned", "notes")
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ class TaskSummary:
         steps, validations: lines of metrics.jsonl and validation.jsonl.
         result: RESULT.json; {} while the run is not done.
         confusion: (gold, guess) -> examples, of classes; empty for other tasks.
-        kinds: kind of mistake -> how many, of tags and questions.
+        kinds: kind of mistake -> how many, of tags, questions and rankings.
         mistakes: the worst ones, the surest first.
         notes: what the report lacks, and why.
     """
@@ -70,11 +72,6 @@ class TaskSummary:
         """The dev measures of the result and of the last validation, by name."""
         lines = {"result": self.result.get("dev") or {}, "last": self.validations[-1] if self.validations else {}}
         return {name: scores_of(line) for name, line in lines.items() if line}
-
-
-def scores_of(line: Mapping[str, Any]) -> dict[str, float]:
-    """The measures in a line of validation.jsonl."""
-    return {key: value for key, value in line.items() if key not in NOT_SCORES and isinstance(value, float | int)}
 
 
 def summarise_task(directory: RunDirectory) -> TaskSummary:
@@ -126,13 +123,31 @@ def _judge(
     dev = prepared.splits.get("dev")
     if dev is None or not folder.predictions.is_file():
         return []
-    lines = read_lines(folder.predictions)
+    scored = zip(dev.examples(), _predictions(folder.predictions), strict=False)
+    if isinstance(next(dev.examples(), None), Candidate):
+        return [_of_query(one) for one in beaten(scored, WORST, kinds)]
     worst: list[tuple[float, int, Mistake]] = []
-    for number, (example, line) in enumerate(zip(dev.examples(), lines, strict=False)):
+    for number, (example, line) in enumerate(scored):
         for mistake in _mistakes(example, line, confusion, kinds):
             entry = (mistake.confidence or 0.0, -number, mistake)
             (heapq.heappush if len(worst) < WORST else heapq.heappushpop)(worst, entry)
     return [mistake for *_, mistake in sorted(worst, key=lambda entry: entry[:2], reverse=True)]
+
+
+def _predictions(path: Path) -> Iterator[Mapping[str, Any]]:
+    """The lines of predictions.jsonl, one by one."""
+    with path.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                yield parse_json(line)
+            except ValueError as error:
+                raise DamagedFileError(f"line {number:,} of {path.name} is damaged", where=str(path)) from error
+
+
+def _of_query(one: Beaten) -> Mistake:
+    relevant, first = one.relevant, one.first
+    gold = f"rank {one.rank:,}, score {relevant.score:.3g}: {relevant.text}"
+    return Mistake(one.query_id, one.query, gold, f"rank 1, score {first.score:.3g}: {first.text}", None)
 
 
 def _mistakes(
@@ -166,22 +181,19 @@ def _mistakes(
             yield Mistake(example.id, " ".join(example.words), gold, guess, float(len(wrong)))
     elif isinstance(example, Question) and example.answers is not None:
         answers = [answer.text for answer in example.answers]
-        said = line["answer"]
-        if said not in answers and (said or answers):
-            kinds[_answer_error(said, answers)] += 1
+        guess = line["answer"]
+        if guess not in answers and (guess or answers):
+            kinds[_answer_error(guess, answers)] += 1
             text = f"{example.question} / {example.context}"
-            yield Mistake(example.id, text, answers[0] if answers else "none", said or "none", line.get("probability"))
-    elif isinstance(example, Candidate) and example.relevant == 0:
-        text = f"{example.query} / {example.passage}"
-        yield Mistake(example.id, text, "not relevant", "relevant", line.get("score"))
+            yield Mistake(example.id, text, answers[0] if answers else "none", guess or "none", line.get("probability"))
 
 
-def _answer_error(said: str, answers: list[str]) -> str:
+def _answer_error(guess: str, answers: list[str]) -> str:
     if not answers:
         return "an answer where there is none"
-    if not said:
+    if not guess:
         return "no answer where there is one"
-    return "overlaps an answer" if any(said in one or one in said for one in answers) else "another place"
+    return "overlaps an answer" if any(guess in one or one in guess for one in answers) else "elsewhere in the text"
 
 
 def _tag_error(gold: str, guess: str) -> str:
@@ -189,4 +201,4 @@ def _tag_error(gold: str, guess: str) -> str:
         return "a tag where there is none"
     if guess == "O":
         return "no tag where there is one"
-    return "another border" if gold[2:] == guess[2:] and gold[1:2] == "-" else "another type"
+    return "another boundary" if gold[2:] == guess[2:] and gold[1:2] == "-" else "another type"

@@ -11,11 +11,12 @@ from bertjobs.files.atomic import write_text
 from bertjobs.report import guesses as cloze
 from bertjobs.report import summary as numbers
 from bertjobs.report.curves import draw
+from bertjobs.report.gains import Gain, gain_table, gains_of
 from bertjobs.report.guesses import Guess
 from bertjobs.report.page import page
 from bertjobs.report.summary import Summary
 from bertjobs.run.directory import RunDirectory
-from bertjobs.wording import harmless
+from bertjobs.wording import columns, harmless
 
 
 @dataclass(frozen=True)
@@ -26,12 +27,15 @@ class Report:
     summary: Summary
     guesses: tuple[Guess, ...]
     notes: tuple[str, ...]
+    gains: tuple[Gain, ...] = ()
 
     def text(self) -> str:
         """Summary, guesses and path, as lines for a terminal of 100 columns."""
         parts = [numbers.text(self.summary)]
         if self.guesses:
             parts.append("Masked words in held-out sentences\n" + cloze.text(self.guesses))
+        if self.gains:
+            parts.append("Tasks fine-tuned from this run\n" + "\n".join(columns(gain_table(self.gains))))
         parts += self.notes
         parts.append(f"report {self.path}")
         return harmless("\n\n".join(parts))
@@ -45,6 +49,7 @@ def write_report(directory: RunDirectory) -> Report:
     """
     summary = numbers.summarise(directory)
     svg = draw(directory, "svg").decode()
+    gains = gains_of(directory)
     data, answers, notes = None, [], []
     try:
         data = DataManifest.read(Path(summary.spec.data))
@@ -52,10 +57,10 @@ def write_report(directory: RunDirectory) -> Report:
     except BertjobsError as error:
         notes.append(f"no guesses for masked words: {error.what}")
     try:
-        write_text(directory.report, page(summary, svg, answers, data, [*summary.damage, *notes]))
+        write_text(directory.report, page(summary, svg, answers, data, [*summary.damage, *notes], gains))
     except OSError as error:
         raise InputError(f"the report cannot be written: {error.strerror}", where=str(directory.report)) from error
-    return Report(directory.report, summary, tuple(answers), tuple(notes))
+    return Report(directory.report, summary, tuple(answers), tuple(notes), tuple(gains))
 
 
 def _guesses(summary: Summary, data: DataManifest) -> list[Guess]:

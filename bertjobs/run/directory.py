@@ -118,7 +118,7 @@ class PhaseDirectory:
         try:
             return read_json(self.done_file, _done)
         except DamagedFileError as error:
-            error.hint = "restore it from a copy; or delete it: the phase then ends again from its newest checkpoint"
+            error.hint = "restore it from a copy; or delete it: the phase then finishes again from its last checkpoint"
             raise
 
     def write_done(self, done: Done) -> None:

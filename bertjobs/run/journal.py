@@ -104,6 +104,7 @@ class JobStory:
         since_unix_s: when the journal first names it.
         is_submitted, is_spare: whether bertjobs queued it, and whether as a spare that takes over.
         host, pid: of the launcher of a local job; "" and 0 for others.
+        study: whose launcher that is, if it trains a study's runs one after the other; "" for others.
         is_cancelled: whether ``bertjobs cancel`` stopped it.
         attempts: in chronological order, at any phase.
     """
@@ -116,6 +117,7 @@ class JobStory:
     is_spare: bool = False
     host: str = ""
     pid: int = 0
+    study: str = ""
     is_cancelled: bool = False
     attempts: tuple[Attempt, ...] = ()
 
@@ -185,7 +187,8 @@ def _job(job: JobStory | None, event: Mapping[str, Any]) -> JobStory:
     job = replace(job, backend=event.get("backend") or event.get("scheduler") or job.backend)
     if event["event"] == "submitted":
         host, pid = str(event.get("host", "")), int(event.get("pid", 0))
-        return replace(job, is_submitted=True, is_spare=bool(event.get("spare")), host=host, pid=pid)
+        study = str(event.get("study", ""))
+        return replace(job, is_submitted=True, is_spare=bool(event.get("spare")), host=host, pid=pid, study=study)
     return replace(job, is_cancelled=True) if event["event"] == "cancelled" else job
 
 

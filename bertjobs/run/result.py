@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from bertjobs.errors import InputError
+from bertjobs.files.json_lines import read_lines
 from bertjobs.run.checkpoints import newest_valid
 from bertjobs.run.directory import PhaseDirectory, RunDirectory, open_run
 
@@ -35,6 +37,15 @@ def phase_of(checkpoint: Path) -> PhaseDirectory | None:
         if phase.checkpoints == checkpoint.parent and RunDirectory(phase.root.parent).has_lockfile:
             return phase
     return None
+
+
+def measured_at(phase: PhaseDirectory, step: int) -> dict[str, Any]:
+    """What validation.jsonl says of a step, and what was tuned on the dev data there; {} if it was not measured.
+
+    Raises:
+        DamagedFileError: the file cannot be read.
+    """
+    return next((line for line in reversed(read_lines(phase.validation)) if line.get("step") == step), {})
 
 
 def weights_of(name: str, results: Path) -> Path:

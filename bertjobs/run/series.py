@@ -6,7 +6,7 @@ What a damaged file has in place of a line is left out.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +18,27 @@ Line = dict[str, Any]
 TRAIN, HELD_OUT = "train", "held_out"
 """Scalars are called ``train/FIELD`` for metrics.jsonl, ``held_out/FIELD`` for validation.jsonl."""
 
+LOSSES = ("loss_nats", "squared_error")
+"""The fields of a line of metrics.jsonl that hold the loss; a line has one of them: the second where the labels are
+numbers."""
+
 PLACE_FIELDS = ("phase", "step", "attempt", "time_unix_s")
 """The fields of a line that say where it belongs; all others are what was measured."""
 
 
-def lines_of_steps(lines: Iterable[Any], *fields: str) -> list[Line]:
-    """The lines about an optimizer step that have each of these ``fields``, as numbers; without further times and rates
-    that are not numbers."""
-    return [_clean(line) for line in lines if _is_of_a_step(line) and _has(line, fields)]
+def lines_of_steps(lines: Iterable[Any], *fields: str, with_loss: bool = False) -> list[Line]:
+    """The lines about an optimizer step that have each of these ``fields``, as numbers, and ``with_loss`` one of
+    `LOSSES` as well; without further times and rates that are not numbers."""
+    of_steps = (line for line in lines if _is_of_a_step(line) and _has(line, fields))
+    return [_clean(line) for line in of_steps if not with_loss or loss_field(line)]
 
 
-def read_steps(path: Path, *fields: str, newest: bool = False) -> list[Line]:
+def loss_field(line: Mapping[str, Any]) -> str | None:
+    """The one of `LOSSES` that a line of metrics.jsonl has as a number; None if it has none."""
+    return next((field for field in LOSSES if _has(line, [field])), None)
+
+
+def read_steps(path: Path, *fields: str, with_loss: bool = False, newest: bool = False) -> list[Line]:
     """The lines of a file about optimizer steps, as in `lines_of_steps`; [] if it is absent.
 
     Args:
@@ -37,7 +47,7 @@ def read_steps(path: Path, *fields: str, newest: bool = False) -> list[Line]:
     Raises:
         DamagedFileError: it cannot be read.
     """
-    return lines_of_steps(last_lines(path) if newest else read_lines(path), *fields)
+    return lines_of_steps(last_lines(path) if newest else read_lines(path), *fields, with_loss=with_loss)
 
 
 def _is_of_a_step(line: Any) -> bool:
@@ -50,7 +60,7 @@ def _clean(line: Line) -> Line:
     return {name: value for name, value in line.items() if name not in odd} if odd else line
 
 
-def _has(line: Line, fields: Iterable[str]) -> bool:
+def _has(line: Mapping[str, Any], fields: Iterable[str]) -> bool:
     return all(_is_number(name, line.get(name)) for name in fields)
 
 

@@ -31,7 +31,7 @@ class Member:
     @property
     def words(self) -> str:
         """``phase1.lr=1e-5, seed=43``."""
-        return ", ".join(f"{key}={value}" for key, value in self.settings.items())
+        return settings_in_words(self.settings)
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,11 @@ class Study:
         """The batch script of its array, as it was last submitted."""
         return self.file.with_suffix(".sub")
 
+    @property
+    def report(self) -> Path:
+        """The page of all its runs."""
+        return self.file.with_suffix(".html")
+
     def run(self, member: Member) -> str:
         """A member's name as a run; an element of a Slurm array has the same number."""
         return f"{self.name}-{member.number}"
@@ -76,6 +81,11 @@ class Study:
     def as_json(self) -> dict[str, Any]:
         members = [{"run": self.run(one), "number": one.number, "settings": dict(one.settings)} for one in self.members]
         return {"study": self.name, "members": members}
+
+
+def settings_in_words(settings: Mapping[str, str]) -> str:
+    """``phase1.lr=1e-5, seed=43``."""
+    return ", ".join(f"{key}={value}" for key, value in settings.items())
 
 
 def study_file(results: Path, name: str) -> Path:

@@ -173,7 +173,7 @@ class Slurm:
         if done.returncode:
             raise refusal(done.stderr.strip() or done.stdout, hints, shell_line(words))
         if not (job := submitted_id(done.stdout)):
-            raise NoAnswer(f"sbatch printed no job's id: {done.stdout.strip()[-200:]!r}", where=shell_line(words))
+            raise NoAnswer(f"sbatch printed no job id: {done.stdout.strip()[-200:]!r}", where=shell_line(words))
         return job
 
     def submit_follower(self, job: str, script: str | Path, *, name: str, options: Sequence[str] = ()) -> str:

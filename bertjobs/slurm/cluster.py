@@ -162,9 +162,9 @@ def gpus_given(record: Mapping[str, str]) -> int:
     by what accounting counts, where the total may be missing beside the types."""
     if gpus := parse_gres(record.get("JOB_GRES", "")):
         return sum(one.count for one in gpus)
-    found = _GPUS_OF_TRES.findall(record.get("AllocTRES") or record.get("TRES", ""))
-    total = [int(count) for kind, count in found if not kind]
-    return total[0] if total else sum(int(count) for _, count in found)
+    counts = _GPUS_OF_TRES.findall(record.get("AllocTRES") or record.get("TRES", ""))
+    total = [int(count) for kind, count in counts if not kind]
+    return total[0] if total else sum(int(count) for _, count in counts)
 
 
 def parse_sinfo(text: str) -> tuple[Partition, ...]:

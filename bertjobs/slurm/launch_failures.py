@@ -13,14 +13,15 @@ _WAITING = re.compile(r"step creation (?:temporarily|still) disabled, retrying(?
 _TASK = re.compile(r"srun: error: (?P<node>[^\s:]+): tasks? [\d,\- ]+: Exited with exit code")
 
 _REASONS = (
-    (r"[Pp]rolog", "the site's prolog failed there, and Slurm drains the node"),
+    (r"[Pp]rolog", "the site's prolog failed there, and Slurm drains the node", "sinfo -R"),
     (
         r"credential|authentication",
         "it does not accept the job's credential: its clock, or munge's key, is not the controller's",
+        "munge -n | ssh {node} unmunge",
     ),
-    (r"Communication connection failure|[Ss]ocket timed out|Unable to contact", "its slurmd does not answer"),
+    (r"Communication connection failure|[Ss]ocket timed out|Unable to contact", "its slurmd does not answer", ""),
 )
-"""Slurm's reasons that point to the node."""
+"""Slurm's reasons that point to the node, the same in plain words, and the command that shows more, or ""."""
 
 
 @dataclass(frozen=True)
@@ -56,10 +57,9 @@ def launch_failure(text: str) -> LaunchFailure | None:
         return LaunchFailure(f"{sentence}; BERTJOBS_PYTHON names another Python", command=look)
     if match := _ON_NODE.search(text):
         node, why = match["node"], match["why"].strip()
-        words = next((words for sign, words in _REASONS if re.search(sign, why)), "")
-        sentence = f"the ranks could not be started on node {node}: " + (f"{words} ({why})" if words else why)
-        command = f"munge -n | ssh {node} unmunge" if "credential" in words else "sinfo -R" if "prolog" in words else ""
-        return LaunchFailure(sentence, exclude=node, command=command)
+        known = next(((words, look) for sign, words, look in _REASONS if re.search(sign, why)), None)
+        words, command = (f"{known[0]} ({why})", known[1].format(node=node)) if known else (why, "")
+        return LaunchFailure(f"the ranks could not be started on node {node}: {words}", exclude=node, command=command)
     if match := _NO_STEP.search(text):
         why = match["why"].strip()
         sentence = f"Slurm has no room for the ranks within the job's own allocation: {why}"
@@ -73,4 +73,5 @@ def launch_wait(text: str) -> str:
     if not matches:
         return ""
     why = f" ({matches[-1]['why']})" if matches[-1]["why"] else ""
-    return f"Slurm does not start the ranks yet: what ran before them has not left the nodes{why}; it passes by itself"
+    what = f"what ran before them has not left the nodes{why}"
+    return f"Slurm does not start the ranks yet: {what}; this passes by itself"

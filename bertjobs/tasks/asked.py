@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bertjobs.data.corpus.files import COMPRESSIONS
-from bertjobs.errors import InputError
+from bertjobs.errors import InputError, nearest
 from bertjobs.files.reading import parse_json
 from bertjobs.tasks.example import without_target
 from bertjobs.tasks.reading.lines import place, text_lines
@@ -28,15 +28,39 @@ class Asked(NamedTuple):
     id: str | int | None = None
 
 
-def read_asked(task: Task[Any], path: Path) -> Iterator[Asked]:
-    """What a file asks, in order: as `Task.read` reads a test set, or from JSON lines if the name ends with .jsonl (and
+def split_file(task: Task[Any], folder: Path, split: str) -> Path:
+    """The task's file of a split in a folder.
+
+    Raises:
+        InputError: it is not there; names the files that the task looks for.
+    """
+    files = task.find(folder)
+    if split not in files:
+        names = ", ".join(task.files.get(split, ())) or "no file"
+        raise InputError(f"the folder has no file of split {split}", where=str(folder),
+                         hint=f"task {task.name} looks for {names}")  # fmt: skip
+    return files[split]
+
+
+def check_split(task: Task[Any], split: str) -> None:
+    """Make sure that the task has the split.
+
+    Raises:
+        InputError: it has not; names the nearest.
+    """
+    if split not in task.files:
+        raise InputError(f"task {task.name} has no split {split!r}", where="--split", hint=nearest(split, task.files))
+
+
+def read_asked(task: Task[Any], path: Path, split: str = "test") -> Iterator[Asked]:
+    """What a file asks, in order: as `Task.read` reads the split, or from JSON lines if the name ends with .jsonl (and
     its first line is not one of the task's own files) or it is the standard input. Targets are left out.
 
     Raises:
         InputError: as `Task.read`; a line is not JSON, or has other keys than `Task.from_text` takes; nothing is asked.
     """
     empty = True
-    for one in _of_lines(task, path) if _has_texts(task, path) else _of_file(task, path):
+    for one in _of_lines(task, path) if _has_texts(task, path) else _of_file(task, path, split):
         empty = False
         yield one
     if empty:
@@ -77,8 +101,8 @@ def _is_json_lines(name: str) -> bool:
     return name.endswith(".jsonl")
 
 
-def _of_file(task: Task[Any], path: Path) -> Iterator[Asked]:
-    return (Asked(without_target(example)) for example in task.read(path, "test"))
+def _of_file(task: Task[Any], path: Path, split: str) -> Iterator[Asked]:
+    return (Asked(without_target(example)) for example in task.read(path, split))
 
 
 def _of_lines(task: Task[Any], path: Path) -> Iterator[Asked]:

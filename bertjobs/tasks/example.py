@@ -65,8 +65,14 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A passage that may answer a query. ``relevant`` is 1 if it does, else 0; ``rank`` its place, from 1, in the list
-    that is to be ordered anew, 0 where there is no such list."""
+    """A passage that may answer a query.
+
+    Attributes:
+        relevant: 1 if it answers it, else 0.
+        rank: its place, from 1, in the list that is to be ordered anew; 0 where there is no such list.
+        query_relevant, judged_queries: how many passages the qrels name as relevant to the query, and how many queries
+            they judge, with or without candidates; 0 where there are no qrels.
+    """
 
     query_id: str
     passage_id: str
@@ -75,6 +81,8 @@ class Candidate:
     relevant: int | None = None
     rank: int = 0
     where: str = ""
+    query_relevant: int = 0
+    judged_queries: int = 0
 
     @property
     def id(self) -> str:

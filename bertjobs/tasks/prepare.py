@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,8 +15,10 @@ from bertjobs.data.text.vocabulary import TOKENIZER_FILE, Vocabulary
 from bertjobs.errors import InputError
 from bertjobs.files.atomic import new_folder, write_json
 from bertjobs.tasks.encoding import TextEncoder
+from bertjobs.tasks.metrics.scores import listed
 from bertjobs.tasks.prepared import FORMAT, MANIFEST, PreparedTask, SplitFacts, SplitWriter, file_facts
 from bertjobs.tasks.task import Fitted, Task
+from bertjobs.wording import counted
 
 T = TypeVar("T")
 
@@ -27,16 +29,28 @@ Progress = Callable[[str, float, float, str], None]
 """Called with what is being done, how much of it is done, the total (infinite until it is known), and the unit."""
 
 
-def prepared_name(task: str, options: Mapping[str, str], files: Mapping[str, Path], encoder: TextEncoder) -> str:
-    """A folder's name that says what is in it: another file, tokenizer or option gives another name."""
-    stats = {
-        split: (str(path.absolute()), path.stat().st_size, path.stat().st_mtime_ns) for split, path in files.items()
-    }
+def prepared_name(task: Task[Any], name: str, files: Mapping[str, Path], encoder: TextEncoder) -> str:
+    """A folder's name that says what is in it: another file, tokenizer or option gives another name.
+
+    Args:
+        name: of the task, as it is opened again.
+
+    Raises:
+        InputError: a file cannot be read.
+    """
+    stats = {split: _stat(path) for split, path in files.items()}
+    for split, path in files.items():
+        stats |= {f"{split} {other.name}": _stat(other) for other in task.companions(path, split)}
     vocabulary = encoder.vocabulary
-    parts = [FORMAT, task, sorted(options.items()), sorted(stats.items()), vocabulary.sha256]
+    parts = [FORMAT, name, sorted(task.options.items()), sorted(stats.items()), vocabulary.sha256]
     parts += [vocabulary.tokenizer_sha256, encoder.max_length]
     digest = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
-    return f"{task.rpartition(':')[2].lower()}-{digest[:12]}"
+    return f"{name.rpartition(':')[2].lower()}-{digest[:12]}"
+
+
+def _stat(path: Path) -> tuple[str, int, int]:
+    status = path.stat()
+    return str(path.absolute()), status.st_size, status.st_mtime_ns
 
 
 def prepare_task(
@@ -65,13 +79,15 @@ def prepare_task(
     task.notes.clear()
     fitted = Fitted(labels)
     head = task.head(labels)
-    if head.loss == "cross_entropy" and head.kind != "span" and head.outputs < 2:
+    if head.has_classes and head.outputs < 2:
         raise InputError(f"all examples have the same label: {labels}", where=str(files["train"]))
     folder.parent.mkdir(parents=True, exist_ok=True)
     with new_folder(folder) as temporary:
-        splits = {}
+        splits: dict[str, SplitFacts] = {}
+        oddities: list[str] = []
         for split, path in files.items():
-            splits[split] = _write_split(task, path, split, encoder, fitted, temporary, progress)
+            splits[split], seen = _write_split(task, path, split, encoder, fitted, temporary, progress)
+            oddities += _oddities(split, splits[split], seen, labels)
         _write_vocabulary(encoder.vocabulary, temporary)
         names = sorted(str(path.relative_to(temporary)) for path in temporary.rglob("*") if path.is_file())
         write_json(
@@ -86,7 +102,7 @@ def prepare_task(
                 "max_length": encoder.max_length,
                 "splits": {split: asdict(facts) for split, facts in splits.items()},
                 "sources": {split: str(path) for split, path in files.items()},
-                "notes": [*task.notes.lines(), *_oddities(splits)],
+                "notes": [*task.notes.lines(), *oddities],
                 "files": file_facts(temporary, names),
             },
         )
@@ -112,20 +128,25 @@ def _write_split(
     fitted: Fitted,
     folder: Path,
     progress: Progress,
-) -> SplitFacts:
+) -> tuple[SplitFacts, set[int]]:
+    """Write a split; returns its facts, and the numbers of the labels that it has."""
     writer = SplitWriter(folder / split, with_examples=split != "train")
+    head, seen = task.head(fitted.labels), set()
     encoder.truncated = 0
     try:
         examples = _counted(task.read(path, split), split, progress)
         for batch in in_batches(examples, lambda _: 1, BATCH):
-            writer.add(batch, task.rows(batch, encoder, fitted))
+            rows = task.rows(batch, encoder, fitted)
+            writer.add(batch, rows)
+            seen |= head.labels_in(row for of_example in rows for row in of_example)
     finally:
         writer.close()
     if not writer.count:
         raise InputError("the file has no examples", where=str(path))
     if split == "train" and writer.unlabelled:
         raise InputError(f"{writer.unlabelled:,} training examples have no label", where=str(path))
-    return SplitFacts(writer.count, writer.rows, writer.tokens, encoder.truncated, labelled=not writer.unlabelled)
+    facts = SplitFacts(writer.count, writer.rows, writer.tokens, encoder.truncated, labelled=not writer.unlabelled)
+    return facts, seen
 
 
 def _write_vocabulary(vocabulary: Vocabulary, folder: Path) -> None:
@@ -134,9 +155,14 @@ def _write_vocabulary(vocabulary: Vocabulary, folder: Path) -> None:
         (folder / TOKENIZER_FILE).write_text(vocabulary.tokenizer().to_str(pretty=True) + "\n", encoding="utf-8")
 
 
-def _oddities(splits: Mapping[str, SplitFacts]) -> list[str]:
-    return [
-        f"{facts.truncated:,} of {facts.rows:,} sequences of {split} are longer than the model reads and were cut off"
-        for split, facts in splits.items()
-        if facts.truncated
-    ]
+def _oddities(split: str, facts: SplitFacts, seen: Collection[int], labels: Sequence[str]) -> Iterator[str]:
+    """Notes on a split: sequences that lost tokens, and labels that it lacks."""
+    if facts.truncated:
+        yield (
+            f"{facts.truncated:,} of {facts.rows:,} sequences of {split} are longer than the model reads and were cut "
+            "off"
+        )
+    missing = [label for number, label in enumerate(labels) if number not in seen]
+    if missing and seen:
+        so = "which training cannot teach" if split == "train" else "whose own measures count as 0"
+        yield f"{split} has no example of {counted(len(missing), 'label')}, {so}: {listed(missing)}"

@@ -149,6 +149,11 @@ class Split:
         """``[rows]``, lengths of `Row.read`."""
         return self._array("read_counts")
 
+    @cached_property
+    def target_counts(self) -> Ints:
+        """``[rows]``, lengths of `Row.target`."""
+        return self._array("target_counts")
+
     def ids(self, rows: Ints) -> Ints:
         """The tokens of some rows, one row after the other."""
         return self._ids.of(rows)
@@ -173,7 +178,7 @@ class Split:
 
     @cached_property
     def _targets(self) -> _Ragged:
-        return _Ragged(self._path("targets"), ARRAYS["targets"], self._array("target_counts"))
+        return _Ragged(self._path("targets"), ARRAYS["targets"], self.target_counts)
 
     @cached_property
     def _read(self) -> _Ragged:
@@ -251,6 +256,10 @@ class PreparedTask:
             files=content["files"],
             sha256=hashlib.sha256((folder / MANIFEST).read_bytes()).hexdigest(),
         )
+
+    def epoch_steps(self, global_batch: int) -> float:
+        """The optimizer steps in which the training data are read once."""
+        return self.splits["train"].rows / global_batch
 
     def as_description(self) -> dict[str, Any]:
         """What a checkpoint keeps of the task, as task.json."""

@@ -16,18 +16,21 @@ from bertjobs.errors import InputError
 from bertjobs.files.atomic import write_json
 from bertjobs.tasks.encoding import Pieces, TextEncoder
 from bertjobs.tasks.example import Question
-from bertjobs.tasks.metrics.answers import answer_f1, best_of, best_threshold, squad1_scores, squad2_scores
+from bertjobs.tasks.metrics.answers import squad1_scores, squad2_scores
 from bertjobs.tasks.metrics.scores import Scores
 from bertjobs.tasks.notes import Notes
 from bertjobs.tasks.options import flag, whole_number
+from bertjobs.tasks.probabilities import sigmoid, softmax
 from bertjobs.tasks.reading.squad import read_questions
 from bertjobs.tasks.rows import Head, Output, Row
 from bertjobs.tasks.task import Fitted, Prediction, Task, check_keys
 
 SPECIALS = 3
 """[CLS] question [SEP] context [SEP]."""
+NULL_THRESHOLD = "null_threshold"
+"""Its name among what is tuned."""
 EVEN_ODDS = 0.5
-"""The null odds above which a question is taken to have no answer, until that is tuned."""
+"""The null odds above which a question is taken to have no answer, where there are no dev data to tune that on."""
 
 
 @dataclass(frozen=True)
@@ -138,7 +141,7 @@ class Squad1(Task[Question]):
     def predict(
         self, examples: Sequence[Question], outputs: Sequence[Sequence[Output]], encoder: TextEncoder, fitted: Fitted
     ) -> list[Prediction]:
-        threshold = float(fitted.tuned.get("null_threshold", EVEN_ODDS))
+        threshold = _threshold(fitted)
         made = []
         for (example, question, context), raw in zip(self._encoded(examples, encoder), outputs, strict=True):
             windows = self._windows(question, context, encoder.max_length)
@@ -157,7 +160,7 @@ class Squad1(Task[Question]):
         scores = [span.score for span in best_spans]
         if self.has_null:
             scores.append(min(float(output[0].sum()) for output in raw))
-        shares = _shares(scores)
+        shares = softmax(scores).tolist() if scores else []
         n_best: list[dict[str, Any]] = [
             {"text": example.context[span.start : span.end], "start": span.start, "probability": share}
             for span, share in zip(best_spans, shares, strict=False)
@@ -166,8 +169,10 @@ class Squad1(Task[Question]):
         prediction = {"id": example.id, "answer": first["text"], "start": first["start"]}
         prediction |= {"probability": first["probability"], "n_best": n_best}
         if self.has_null:
-            prediction["null_odds"] = shares[-1]
-            if shares[-1] > threshold or not n_best:
+            # Of the two alone: with the other candidates, it would depend on how many of them are kept.
+            odds = float(sigmoid(scores[-1] - scores[0])) if n_best else 1.0
+            prediction["null_odds"] = odds
+            if odds > threshold or not n_best:
                 prediction |= {"answer": "", "start": 0, "probability": shares[-1]}
         return prediction
 
@@ -207,7 +212,8 @@ class Squad1(Task[Question]):
             answers[one["id"]] = one["answer"]
             candidates = [{"text": c["text"], "probability": c["probability"]} for c in one["n_best"]]
             if self.has_null:
-                candidates.append({"text": "", "probability": one["null_odds"]})
+                rest = 1 - sum(candidate["probability"] for candidate in candidates)
+                candidates.append({"text": "", "probability": max(0.0, rest)})
             n_best[one["id"]] = sorted(candidates, key=lambda candidate: -candidate["probability"])
             odds[one["id"]] = one.get("null_odds")
         written = {"predictions.json": answers, "nbest_predictions.json": n_best}
@@ -233,7 +239,10 @@ class Squad1(Task[Question]):
 
 
 class Squad2(Squad1):
-    """SQuAD 2.0: a question may have no answer. How likely that is, is compared with a threshold tuned on dev."""
+    """SQuAD 2.0: a question may have no answer.
+
+    Its null odds, how likely it has none in comparison with the best answer, are held against a threshold tuned on dev.
+    """
 
     name = "squad2"
     has_null = True
@@ -245,13 +254,19 @@ class Squad2(Squad1):
 
     def score(self, scored: Iterable[tuple[Question, Prediction]], fitted: Fitted) -> Scores:
         golds, best, odds = _collected(scored)
-        return squad2_scores(golds, best, odds, float(fitted.tuned.get("null_threshold", EVEN_ODDS)))
+        scores = squad2_scores(golds, best, odds, _threshold(fitted))
+        if NULL_THRESHOLD in fitted.tuned:
+            return scores
+        note = f"the threshold of null odds was not tuned on dev data: it is {EVEN_ODDS}"
+        return Scores(scores.values, (*scores.notes, note))
 
     def tune(self, scored: Iterable[tuple[Question, Prediction]], fitted: Fitted) -> Mapping[str, Any]:  # noqa: ARG002
         """The threshold of null odds, which are probabilities, with the best F1."""
-        golds, best, odds = _collected(scored)
-        scores = {name: best_of(answer_f1, best[name], golds[name] or ("",)) for name in golds}
-        return {"null_threshold": best_threshold(golds, best, scores, odds).threshold}
+        return {NULL_THRESHOLD: squad2_scores(*_collected(scored)).values["best_f1_thresh"]}
+
+
+def _threshold(fitted: Fitted) -> float:
+    return float(fitted.tuned.get(NULL_THRESHOLD, EVEN_ODDS))
 
 
 def _collected(
@@ -310,11 +325,3 @@ def _is_best_window(number: int, windows: Sequence[_Window]) -> NDArray[np.bool_
         if other != number:
             best &= own > context(one) if other < number else own >= context(one)
     return best
-
-
-def _shares(scores: Sequence[float]) -> list[float]:
-    """Softmax."""
-    if not scores:
-        return []
-    raised = np.exp(np.array(scores) - max(scores))
-    return [float(share) for share in raised / raised.sum()]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -62,6 +62,19 @@ class Head:
     def architecture(self) -> str:
         """Hugging Face's class for such a model."""
         return ARCHITECTURES[self.kind]
+
+    @property
+    def has_classes(self) -> bool:
+        """Whether each output stands for a class, one of which is true."""
+        return self.loss == "cross_entropy" and self.kind != "span"
+
+    def labels_in(self, rows: Iterable[Row]) -> set[int]:
+        """The numbers of the classes or labels that are true of some row, or some token; none of numbers and spans."""
+        if self.has_classes:
+            return {int(number) for row in rows for number in row.target if number != NOT_SCORED}
+        if self.loss == "binary_cross_entropy":
+            return {number for row in rows for number, is_true in enumerate(row.target) if is_true}
+        return set()
 
     def as_json(self) -> dict[str, Any]:
         return {"kind": self.kind, "outputs": self.outputs, "loss": self.loss}

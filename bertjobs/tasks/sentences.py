@@ -14,6 +14,7 @@ from bertjobs.tasks.encoding import TextEncoder
 from bertjobs.tasks.example import Sentences
 from bertjobs.tasks.metrics.classification import class_scores, confusion, correlations, label_scores
 from bertjobs.tasks.metrics.scores import Scores, listed
+from bertjobs.tasks.probabilities import sigmoid, softmax
 from bertjobs.tasks.rows import Head, Output, Row
 from bertjobs.tasks.task import Fitted, Prediction, Task, check_keys
 
@@ -104,11 +105,10 @@ class SentenceTask(Task[Sentences]):
         if self.kind == "number":
             return [{"id": one.id, "value": float(value)} for one, value in zip(examples, raw[:, 0], strict=True)]
         if self.kind == "several":
-            shares = 1 / (1 + np.exp(-raw))
+            shares = sigmoid(raw)
             chosen = [[name for name, p in zip(fitted.labels, row, strict=True) if p >= 0.5] for row in shares]
         else:
-            shares = np.exp(raw - raw.max(1, keepdims=True))
-            shares /= shares.sum(1, keepdims=True)
+            shares = softmax(raw)
             chosen = [fitted.labels[number] for number in raw.argmax(1)]
         key = "labels" if self.kind == "several" else "label"
         return [

@@ -80,6 +80,14 @@ class Task(Generic[E]):
                 files[split] = path
         return files
 
+    def companions(self, path: Path, split: str) -> list[Path]:  # noqa: ARG002
+        """Other files that `read` reads along with a split's own, such as judgements.
+
+        Raises:
+            InputError: ``path`` cannot be read.
+        """
+        return []
+
     def read(self, path: Path, split: str) -> Iterator[E]:
         """The examples of a file, one by one.
 
@@ -94,7 +102,7 @@ class Task(Generic[E]):
         Raises:
             InputError: the task cannot be asked so, or a key is missing or not known.
         """
-        raise InputError(f"task {self.name} cannot be asked in text", where="bertjobs infer")
+        raise InputError(f"task {self.name} takes no text from the command line", where="bertjobs infer")
 
     def labels(self, examples: Iterable[E]) -> tuple[str, ...]:
         """The labels of the training examples, in an order that does not depend on that of the examples."""
@@ -141,10 +149,10 @@ def check_keys(texts: Iterable[Mapping[str, str]], required: Sequence[str], opti
     for text in texts:
         for key in text:
             if key not in (*known, "id"):
-                raise InputError(f"the task is not asked for {key!r}", hint=nearest(key, known))
+                raise InputError(f"the task takes no {key!r}", hint=nearest(key, known))
         for key in required:
             if key not in text:
-                raise InputError(f"there is no {key!r}", hint=f"the task is asked for {', '.join(known)}")
+                raise InputError(f"there is no {key!r}", hint=f"the task takes {', '.join(known)}")
 
 
 TASKS: dict[str, str] = {

@@ -6,6 +6,7 @@ a request that was half done, or whose answer was lost, is completed and not rep
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, TypeVar
@@ -23,6 +24,10 @@ METRICS_PER_REQUEST = 1000
 PARAMETERS_PER_REQUEST = 100
 LONGEST_VALUE = 500
 """What MLflow's REST API takes ("Log Batch"); of a parameter's value older servers take 500 characters."""
+
+LONGEST_NAME = 250
+_NOT_IN_NAMES = re.compile(r"[^\w ./-]|(?<=/)\.+(?=/|$)|(?<=/)(?=/|$)")
+"""What MLflow refuses in a metric's name: most punctuation, and empty parts of a path, and dots alone."""
 
 T = TypeVar("T")
 
@@ -97,7 +102,8 @@ class MlflowTracker:
         Metric = self._mlflow.entities.Metric
         for point in points:
             milliseconds = round(1000 * point.time_unix_s)
-            for name, value in point.values.items():
+            for given, value in point.values.items():
+                name = metric_name(given)
                 if point.step > self._last.get(name, 0):
                     yield name, Metric(name, value, milliseconds, point.step)
 
@@ -116,6 +122,12 @@ class MlflowTracker:
         status = "FINISHED" if replay.is_done else "RUNNING"
         if run.info.status != status:
             self._client.update_run(self._run, status=status)
+
+
+def metric_name(name: str) -> str:
+    """A name that MLflow takes: what it refuses in a class's name, as in ``f1/,``, becomes its code: ``f1/u002c``."""
+    taken = _NOT_IN_NAMES.sub(lambda odd: "".join(f"u{ord(sign):04x}" for sign in odd[0]) or "empty", name)
+    return taken[:LONGEST_NAME]
 
 
 def _in_parts(items: Iterator[T], size: int) -> Iterator[list[T]]:

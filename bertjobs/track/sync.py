@@ -72,12 +72,12 @@ def mirrored(directory: RunDirectory, name: str, environ: Mapping[str, str]) -> 
 
     Raises:
         InputError: the tracker's package is not installed, or something that it needs is not set.
-        BertjobsError: another process brings the same run to the same tracker.
+        BertjobsError: another process is syncing the same run to the same tracker.
         OSError: the run's folder cannot be written.
     """
     folder = directory.root / FOLDER / name
     folder.mkdir(mode=PRIVATE_FOLDER, parents=True, exist_ok=True)
-    with locked(folder, Taken(f"another process brings this run to {name}", "wait for it")):
+    with locked(folder, Taken(f"another process is syncing this run to {name}", "wait for it")):
         remove_leftovers(folder)
         tracker = open_tracker(name, folder, environ)
         try:

@@ -65,11 +65,11 @@ def tracker_errors(name: str, run: str, environ: Mapping[str, str]) -> Iterator[
     except BertjobsError:
         raise
     except Exception as error:
-        said = without_secrets(first_line(error), environ)
+        reason = without_secrets(first_line(error), environ)
         raise TrackerError(
-            f"{name} did not take run {run!r}: {said}",
+            f"{name} rejected run {run!r}: {reason}",
             where=name,
-            hint="what it already has is not sent again: try again with the same command",
+            hint="give the same command again: what it already has is not sent twice",
         ) from None
 
 

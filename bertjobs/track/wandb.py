@@ -43,7 +43,7 @@ class WandbTracker:
         self._mode = environ.get(MODE) or "online"
         if self._mode not in ("online", "offline"):
             raise InputError(
-                f"wandb would send nothing anywhere: {MODE} is {self._mode!r}", where=MODE, hint="online or offline"
+                f"wandb would record nothing: {MODE} is {self._mode!r}", where=MODE, hint="set it to online or offline"
             )
         self._run: Any = None
         self._last = 0

@@ -83,7 +83,7 @@ class Diagnosis:
         """The error that ends the run; ``file`` holds the rest, ``words`` state each loss, as in `Objective.losses`."""
         affected = f"in {len(self.gradients)} of {self.tensors} parameters: {_listed(self.gradients)}"
         if not self.gradients:
-            affected = "although each single number is: their norm exceeds float32"
+            affected = "although every single number is finite: their norm exceeds float32"
         if self.parameters:
             affected += f"; parameters that are themselves not finite: {_listed(self.parameters)}"
         losses = " and ".join(words[name].format(value) for name, value in self.losses.items())

@@ -54,20 +54,20 @@ def version_numbers(text: str) -> Tuple[int, ...]:
     return tuple(int(number) for number in match.group().split(".")) if match else ()
 
 
-def check_package(name: str, oldest: str, found: Optional[str], for_data: bool) -> Finding:
+def check_package(name: str, oldest: str, version: Optional[str], for_data: bool) -> Finding:
     """What a package's version means.
 
     Args:
-        found: its version; "" if that is not stated, None if the package is missing.
+        version: its version; "" if that is not stated, None if the package is missing.
         for_data: whether only data preparation, fine-tuning and submitit's jobs need it.
     """
     wanted = f"{name}>={oldest}"
     purpose = ", which only data preparation, fine-tuning and submitit's jobs need" if for_data else ""
-    if found is None:
+    if version is None:
         return Finding(f"no {name}{purpose}", not for_data, wanted)
-    if found and version_numbers(found) < version_numbers(oldest):
-        return Finding(f"{name} {found} is older than {oldest}{purpose}", not for_data, wanted)
-    return Finding("{} {}".format(name, found or "of unknown version"))
+    if version and version_numbers(version) < version_numbers(oldest):
+        return Finding(f"{name} {version} is older than {oldest}{purpose}", not for_data, wanted)
+    return Finding("{} {}".format(name, version or "of unknown version"))
 
 
 def installed_version(package: str, module: str) -> Optional[str]:

@@ -34,7 +34,7 @@ from bertjobs.files.atomic import sync_file, sync_folder, write_text
 from bertjobs.files.json_lines import append_line, read_lines
 from bertjobs.run.series import continued
 from bertjobs.train.objective import GlobalBatch
-from bertjobs.train.tensorboard import TensorBoardLog
+from bertjobs.train.tensorboard import HeldOutFields, TensorBoardLog
 
 
 def step_metrics(
@@ -110,17 +110,27 @@ class _Series:
 
 class MetricsLog:
     """Continues metrics.jsonl, validation.jsonl and the TensorBoard folder; on all ranks but the first it does
-    nothing. ``tensorboard`` None writes no TensorBoard files; ``scores`` are the objective's fields in them.
+    nothing. ``tensorboard`` None writes no TensorBoard files; ``scores`` and ``held_out`` are the objective's fields in
+    them, as in `TensorBoardLog`.
 
     Training does not stop if a line cannot be written, since the file system may come back: no checkpoint is committed
     before its lines are (`sync`).
     """
 
     def __init__(
-        self, metrics: Path, validation: Path, tensorboard: Path | None, scores: Sequence[str], *, active: bool
+        self,
+        metrics: Path,
+        validation: Path,
+        tensorboard: Path | None,
+        scores: Sequence[str],
+        held_out: HeldOutFields | None = None,
+        *,
+        active: bool,
     ):
         self._metrics, self._validation, self._active = _Series(metrics), _Series(validation), active
-        self._tensorboard = TensorBoardLog(tensorboard, scores) if active and tensorboard is not None else None
+        self._tensorboard = (
+            TensorBoardLog(tensorboard, scores, held_out) if active and tensorboard is not None else None
+        )
 
     def resume_after(self, step: int) -> None:
         """Continue the series after ``step``, or begin it after step 0.

@@ -164,7 +164,10 @@ class Objective(Protocol):
 
     @property
     def scores(self) -> Sequence[str]:
-        """Fields of metrics.jsonl and validation.jsonl that TensorBoard shows, beside those of every run."""
+        """Fields of metrics.jsonl that TensorBoard shows, beside those of every run."""
+
+    def held_out_scores(self, line: Mapping[str, Any]) -> Sequence[str]:
+        """Those fields of a line of validation.jsonl that TensorBoard shows."""
 
     @property
     def best_by(self) -> str | None:

@@ -109,9 +109,14 @@ def _build_optimizer(job: PhaseJob, ranks: Ranks, learner: Learner, device: torc
 
 
 def _metrics(job: PhaseJob, ranks: Ranks) -> MetricsLog:
-    folder = job.folder
+    folder, objective = job.folder, job.objective
     return MetricsLog(
-        folder.metrics, folder.validation, folder.tensorboard, job.objective.scores, active=ranks.is_first
+        folder.metrics,
+        folder.validation,
+        folder.tensorboard,
+        objective.scores,
+        objective.held_out_scores,
+        active=ranks.is_first,
     )
 
 

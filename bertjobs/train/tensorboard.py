@@ -22,6 +22,10 @@ OF_EVERY_STEP = (
 """Fields of metrics.jsonl that are shown whatever is trained."""
 
 
+HeldOutFields = Callable[[Mapping[str, Any]], Sequence[str]]
+"""Which fields of a line of validation.jsonl are shown (`Objective.held_out_scores`)."""
+
+
 class TensorBoardLog:
     """The scalars of a phase: one event file per attempt, which together show each step once.
 
@@ -29,10 +33,11 @@ class TensorBoardLog:
     so once and no more are written.
     """
 
-    def __init__(self, folder: Path, scores: Sequence[str]) -> None:
-        """``scores``: the fields of what is trained that are shown, of both files (`Objective.scores`)."""
-        self._folder = folder
-        self._fields = {TRAIN: (*scores, *OF_EVERY_STEP), HELD_OUT: tuple(scores)}
+    def __init__(self, folder: Path, scores: Sequence[str], held_out: HeldOutFields | None = None) -> None:
+        """``scores``: the fields of metrics.jsonl that are shown of what is trained (`Objective.scores`); ``held_out``:
+        those of validation.jsonl, None for the same."""
+        self._folder, self._of_steps = folder, (*scores, *OF_EVERY_STEP)
+        self._of_held_out = held_out or (lambda _: scores)
         self._writer: Any = None  # none before `begin`, without TensorBoard, and after a failure
         self._time_unix_s = 0.0
 
@@ -82,7 +87,7 @@ class TensorBoardLog:
         self._time_unix_s = line.get("time_unix_s", self._time_unix_s)
         values = [
             Summary.Value(tag=f"{group}/{field}", simple_value=line[field])
-            for field in self._fields[group]
+            for field in (self._of_steps if group == TRAIN else self._of_held_out(line))
             if line.get(field) is not None
         ]
         # One event for all scalars of a step: the writer opens its file once per event.

@@ -227,6 +227,6 @@ def other_batch(job: PhaseJob) -> list[str]:
     per_rank, rest = divmod(intended, spec.world_size)
     keep = "leave BATCHSIZE out" if rest else f"leave BATCHSIZE out, or set BATCHSIZE={per_rank}"
     return [
-        f"warning: the global batch is {phase.global_batch}, but recipe {spec.recipe} means {intended}: to keep that, "
+        f"warning: the global batch is {phase.global_batch}, but recipe {spec.recipe} has {intended}: to keep that, "
         f"{keep}"
     ]

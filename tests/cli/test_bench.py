@@ -83,7 +83,7 @@ def test_a_comparison_prints_nothing_but_json(tmp_path: Path, bertjobs: Bertjobs
         (("--seconds", "soon"), "'soon' is not a number above 0"),
         (("--repeats", "0"), "'0' is not a whole number above 0"),
         (("--micro-batches", "4,x"), "'x' is not a whole number above 0"),
-        (("--compare", "--ways", "sdpa,egaer"), "'egaer' is not a way that can be timed"),
+        (("--compare", "--ways", "sdpa,egaer"), "'egaer' is not an implementation that can be timed"),
         (("--compare", "--profile"), "not allowed with argument"),
         (("--gpus", "1"), "GPU"),
     ],

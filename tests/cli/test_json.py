@@ -26,6 +26,7 @@ from tests.report.conftest import (
     make_run,  # noqa: F401
     write_attempt,
     write_checkpoint,
+    write_result,
     write_steps,
     write_validation,
 )
@@ -110,7 +111,8 @@ def test_init(bertjobs: Bertjobs, tmp_path: Path) -> None:
 
 @pytest.fixture
 def results(make_run: MakeRun, tmp_path: Path) -> Path:  # noqa: F811
-    """The results folder of a run whose first phase was validated, and whose loss was then not finite."""
+    """The results folder of a run whose first phase was validated, and whose loss was then not finite, and of one that
+    fine-tuned it."""
     directory = make_run("tried")
     phase = directory.phase(1)
     write_steps(phase, range(1, 11), step_time_s=2.0)
@@ -118,6 +120,7 @@ def results(make_run: MakeRun, tmp_path: Path) -> Path:  # noqa: F811
     write_validation(phase, 10, 5.75, 6.5)
     write_checkpoint(phase, 10)
     write_attempt(directory, 1, START, START + 30, step=10)
+    write_result(make_run("tuned", task="sentences", init_checkpoint=str(phase.checkpoints / "step-00000010")), 0.75)
     return tmp_path
 
 

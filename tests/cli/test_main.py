@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import subprocess
 import sys
+from importlib import import_module
 
 import pytest
 
+from bertjobs.cli.main import VERBS
 from tests.conftest import Bertjobs
 
 HEAVY = ("torch", "pyarrow", "numpy", "tokenizers", "matplotlib", "transformers", "submitit", "yaml")
@@ -34,6 +37,24 @@ def test_help_takes_at_most_400_ms_of_cpu_time() -> None:
     assert min(seconds() for _ in range(5)) < 0.4
 
 
+def test_each_module_adds_the_verbs_that_main_names() -> None:
+    for module in set(VERBS.values()):
+        verbs = argparse.ArgumentParser().add_subparsers()
+        import_module(f"bertjobs.cli.{module}").register(verbs)
+        assert set(verbs.choices) == {verb for verb, name in VERBS.items() if name == module}
+
+
+def test_a_verb_loads_no_other() -> None:
+    code = (
+        "import sys\nfrom bertjobs.cli.main import main\n"
+        "try: main(['data', 'prepare', '--help'])\nexcept SystemExit: pass\n"
+        "print([name for name in sys.modules if name.startswith('bertjobs.recipe') or name == 'bertjobs.cli.submit'])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+    assert done.stdout.startswith("usage: bertjobs data prepare")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -57,3 +78,10 @@ def test_bad_arguments_exit_with_64(bertjobs: Bertjobs, arguments: list[str], me
 
 def test_status_without_runs_says_how_to_start_one(bertjobs: Bertjobs) -> None:
     assert "bertjobs submit --recipe NAME" in bertjobs("status").stdout
+
+
+@pytest.mark.parametrize("verb", ["prepare", "vocab", "duplicates"])
+def test_no_default_of_a_switch_or_an_empty_one_is_shown(bertjobs: Bertjobs, verb: str) -> None:
+    shown = " ".join(bertjobs("data", verb, "--help").stdout.split())
+    assert "(default: utf-8)" in shown
+    assert [words for words in ("(default: )", "(default: True)", "(default: False)") if words in shown] == []

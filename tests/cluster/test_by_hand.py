@@ -129,7 +129,7 @@ def test_a_batch_that_is_not_the_recipe_s_is_said_in_the_first_lines(
     cluster.wait(job)
     (log,) = tmp_path.glob(f"results/*/phase1/logs/{job}-0.out")
     first = "".join(log.read_text().splitlines(keepends=True)[:6])
-    assert "warning: the global batch is 32, but recipe laptop-scratch means 64" in first
+    assert "warning: the global batch is 32, but recipe laptop-scratch has 64" in first
     assert "BATCHSIZE=32" in first
 
 

@@ -50,7 +50,8 @@ def test_a_run_below_an_odd_folder_is_queued_trained_seen_and_cancelled(cluster:
     (job,) = [event["job"] for event in RunDirectory(directory.root.parent / "long").events()]
     cluster.wait_queue(job, "RUNNING")
     (directory.root.parent / "long" / "jobs.jsonl").unlink()  # only the queue knows of it: found by what it writes
-    assert job in typed("cancel", "long", "--results=-runs %j")
+    cancelled = typed("cancel", "long", "--results=-runs %j")
+    assert job in cancelled, cancelled + cluster.sacct_state(job) + typed("logs", "long", "--results=-runs %j")
     assert cluster.wait(job) == "CANCELLED"
 
 

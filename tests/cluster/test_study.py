@@ -73,5 +73,35 @@ def test_an_element_is_requeued_alone_and_the_study_is_cancelled_by_name(
     wait_until(lambda: not cluster.run(["squeue", "-h", "-o", "%i"]).stdout.strip())
 
 
+def test_one_element_is_cancelled_alone(
+    cluster: Cluster, bertjobs: Bertjobs, speeches_data: Path, tmp_path: Path
+) -> None:
+    """By its run's name, or by `scancel` of all its jobs: a spare would continue it. The others train on."""
+    endless = ("--set", "phase1.steps=100000", "--set", "phase1.checkpoint_every=5")
+    words = (*NANO, *endless, "--data", speeches_data, "--seeds", 3)
+    assert bertjobs(*words, environ=cluster.environment).returncode == 0
+    runs = [RunDirectory(tmp_path / "results" / f"st-{number}") for number in (1, 2, 3)]
+    jobs = [run.events()[0]["job"] for run in runs]
+    for run in runs:
+        wait_until(partial(_has_checkpoint, run))
+    cancelled = bertjobs("cancel", "st-2", "--json", environ=cluster.environment)
+    assert jobs[1] in json.loads(cancelled.stdout)["cancelled"]
+    wait_until(lambda: _spares(runs[2]))
+    cluster.run(["scancel", *_spares(runs[2]), jobs[2]])
+    assert [cluster.wait(job) for job in jobs[1:]] == ["CANCELLED"] * 2
+    before = len(runs[0].phase(1).metrics.read_text().splitlines())
+    wait_until(lambda: len(runs[0].phase(1).metrics.read_text().splitlines()) > before)
+    rows = json.loads(bertjobs("study", "st", "--json", environ=cluster.environment).stdout)["members"]
+    assert [row["state"] for row in rows] == ["RUNNING", "CANCELLED", "CANCELLED"]
+    assert [row["has_failed"] for row in rows] == [False, True, True]
+    assert all(row["why"].startswith("cancelled: job ") for row in rows[1:])
+    assert bertjobs("cancel", "st", environ=cluster.environment).returncode == 0
+    wait_until(lambda: not cluster.run(["squeue", "-h", "-o", "%i"]).stdout.strip())
+
+
+def _spares(run: RunDirectory) -> list[str]:
+    return [event["job"] for event in run.events() if event["event"] == "submitted" and event.get("spare")]
+
+
 def _has_checkpoint(run: RunDirectory) -> bool:
     return any(run.phase(1).checkpoints.glob("step-*"))

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bertjobs.data import ragged
-from bertjobs.data.ragged import Starts, gather, offsets_of
+from bertjobs.data.ragged import Starts, gather, offsets_of, places_of
 
 
 @given(st.lists(st.tuples(st.integers(0, 50), st.integers(0, 50)), max_size=8), st.sampled_from([0, 10, 1000]))
@@ -19,6 +19,7 @@ def test_slices_are_joined_in_their_order(slices: list[tuple[int, int]], long: i
         patch.setattr(ragged, "_LONG", long)
         joined = gather(flat, starts, lengths)
     assert joined.tolist() == [place for start, length in slices for place in range(start, start + length)]
+    assert places_of(starts, lengths).tolist() == joined.tolist()
     assert joined.dtype == flat.dtype
 
 

@@ -141,7 +141,7 @@ def expected(*parts: str) -> set[str]:
         ("glue.sh", ["mrpc", "sst2", "stsb", "MNLI", "mrpc"], ("MRPC", "SST-2", "STS-B", "MNLI")),
         ("msmarco.sh", [], ("triples", "top1000", "qrels")),
         ("msmarco.sh", ["--what", "queries,collection"], ("queries", "collection")),
-        ("msmarco.sh", ["--what", "all"], ("triples", "top1000", "qrels", "queries", "collection")),
+        ("msmarco.sh", ["--what", "all"], ("triples", "top1000", "qrels", "queries", "collection", "idtriples")),
     ],
 )
 def test_what_is_asked_for_arrives_under_the_names_that_readers_know(

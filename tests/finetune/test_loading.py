@@ -119,3 +119,18 @@ def test_a_damaged_task_file(tmp_path: Path) -> None:
     (tmp_path / "task.json").write_text('{"task": "sentences"}')
     with pytest.raises(InputError, match=r"task.json is damaged: 'options'"):
         load_trained(tmp_path, CPU)
+
+
+def test_what_was_tuned_is_taken_from_the_step_of_the_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    phase = tmp_path / "run" / "phase1"
+    folder = our_folder(phase / "checkpoints" / "step-00000004", films(tmp_path))
+    lines = [{"step": 2, "tuned": {"cut": 0.2}}, {"step": 4, "tuned": {"cut": 0.4}}, {"step": 6}]
+    (phase / "validation.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert load_trained(folder, CPU).fitted.tuned == {}  # it lies in no run
+    (tmp_path / "run" / "run.yml").write_text("")
+    assert load_trained(folder, CPU).fitted.tuned == {"cut": 0.4}
+    later = folder.rename(folder.with_name("step-00000006"))
+    assert load_trained(later, CPU).fitted.tuned == {}

@@ -69,7 +69,7 @@ def test_standard_input_and_output(model: Path, tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 64
     assert [json.loads(line)["id"] for line in done.stdout.splitlines()] == ["1"]
-    assert "the task is not asked for 'txt'" in done.stderr
+    assert "the task takes no 'txt'" in done.stderr
     assert "stdin, line 2" in done.stderr
     assert "did you mean 'text'?" in done.stderr
 
@@ -90,6 +90,24 @@ def test_a_damaged_line_keeps_what_came_before(
     assert "1 prediction of what came before it: see out.jsonl.part" in done.stderr
     assert not (tmp_path / "out.jsonl").exists()
     assert [one["id"] for one in lines(tmp_path / "out.jsonl.part")] == ["1"]
+
+
+def test_a_split_of_a_folder_is_read_as_that_split(bertjobs: Bertjobs, model: Path, tmp_path: Path) -> None:
+    for name, more in {"dev": ("--split", "dev"), "file": (), "test": ()}.items():
+        done = bertjobs("predict", model, "--input", "dev.txt" if name == "file" else ".", "--output", name, *more)
+        assert done.returncode == 0, done.stderr
+    assert lines(tmp_path / "dev") == lines(tmp_path / "file")
+    assert len(lines(tmp_path / "dev")) == 4
+    assert len(lines(tmp_path / "test")) == 2
+    for words, message in {
+        ("--input", ".", "--split", "deb"): "has no split 'deb'",
+        ("--input", "dev.txt", "--split", "deb"): "did you mean 'dev'?",
+        ("--input", "words"): "looks for test.txt",
+        ("--input", "nowhere"): "there is no such file",
+    }.items():
+        done = bertjobs("predict", model, *words, "--output", "none")
+        assert (done.returncode, message in done.stderr) == (64, True), done.stderr
+    assert not (tmp_path / "none").exists()
 
 
 def test_nothing_to_predict_leaves_no_file(bertjobs: Bertjobs, model: Path, tmp_path: Path) -> None:
@@ -117,7 +135,7 @@ def test_labels_are_needed_to_measure(bertjobs: Bertjobs, model: Path) -> None:
 def test_evaluate_without_data_or_a_run(bertjobs: Bertjobs, model: Path) -> None:
     done = bertjobs("evaluate", model)
     assert done.returncode == 64
-    assert "no data were given, and the model does not lie in a run" in done.stderr
+    assert "no data were given, and the model belongs to no run" in done.stderr
     check("evaluate", bertjobs("evaluate", model, "--dev", "dev.txt", "--json").stdout)
 
 

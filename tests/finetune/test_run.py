@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -12,10 +13,12 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from bertjobs.files.json_lines import read_lines
 from bertjobs.model.bert import BertForPreTraining
 from bertjobs.model.huggingface import save_pretrained
+from bertjobs.recipe.lockfile import read_lockfile
 from tests.finetune.nano import NANO
 from tests.tasks.encoders import encoder_in
 
@@ -88,6 +91,45 @@ def test_the_result_is_the_best_checkpoint(straight: Path) -> None:
     assert json.loads((straight / "RESULT.json").read_text())["step"] == best["step"]
 
 
+def test_log_and_tensorboard_have_epochs_and_dev_measures(straight: Path) -> None:
+    (log,) = (straight / "logs").glob("*.out")
+    text = log.read_text()
+    assert re.search(r"step 3/24  epoch 0\.50/4  loss \d\.\d{4}  accuracy \d+\.\d%  lr ", text)
+    assert re.search(r"step 6: dev loss nats \S+, accuracy \S+, .*macro f1 \S+.* on 40 examples\n", text)
+    board = EventAccumulator(str(straight / "tensorboard"))
+    board.Reload()
+    validations = read_lines(straight / "validation.jsonl")
+    for field in ("dev_loss_nats", "accuracy", "macro_f1", "matthews"):
+        shown = [(event.step, event.value) for event in board.Scalars(f"held_out/{field}")]
+        assert shown == [(line["step"], pytest.approx(line[field], rel=1e-6)) for line in validations]
+    assert len(board.Scalars("train/training_accuracy")) == 24
+    assert not [tag for tag in board.Tags()["scalars"] if tag.count("/") > 1], "no single classes"
+
+
+def test_numbers_are_shown_as_squared_errors(place: Path) -> None:
+    (place / "numbers").mkdir()
+    for split in ("train", "dev"):
+        lines = [json.loads(line) for line in (place / "data" / f"{split}.jsonl").read_text().splitlines()]
+        numbered = [{**line, "label": len(line["text"]) / 10} for line in lines]
+        (place / "numbers" / f"{split}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in numbered))
+    done = bertjobs(
+        place, "finetune", "--from", "model", "--data", "numbers", "--option", "kind=number", "--run", "numbers",
+        *QUICK, "--set", "phase1.sequence_length=32", "--set", "phase1.epochs=2",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    live = [line for line in done.stdout.splitlines() if line.startswith("phase 1 [")]
+    assert re.search(
+        r"step 12/12, epoch 2\.0 of 2\.0  squared error \S+ \(dev pearson -?\d\.\d{4}\)  absolute error \S+  ", live[-1]
+    )
+    phase = place / "results" / "numbers" / "phase1"
+    last = read_lines(phase / "metrics.jsonl")[-1]
+    (row,) = json.loads(bertjobs(place, "status", "numbers", "--json").stdout)
+    assert (row["steps_done"], row["loss_nats"], row["squared_error"]) == (12, None, last["squared_error"])
+    (log,) = (phase / "logs").glob("*.out")
+    assert re.search(r"step 6/12  epoch 1\.00/2  squared error \S+  absolute error \S+  lr ", log.read_text())
+    assert re.search(r"step 6: dev squared error \S+, pearson \S+, spearman \S+ on 40 examples\n", log.read_text())
+
+
 def test_stopped_and_resumed_it_ends_with_the_same_bits(place: Path, straight: Path) -> None:
     words = ("--from", "model", "--data", "data", "--run", "stopped", *QUICK, "--set", "phase1.epochs=4")
     stopped = bertjobs(place, "finetune", *words, "--set", "phase1.sequence_length=32", "--steps-this-run", "9")
@@ -101,6 +143,20 @@ def test_stopped_and_resumed_it_ends_with_the_same_bits(place: Path, straight: P
     assert [{k: v for k, v in line.items() if k not in strip} for line in read_lines(phase / "validation.jsonl")] == [
         {k: v for k, v in line.items() if k not in strip} for line in read_lines(straight / "validation.jsonl")
     ]
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_in_half_precision_it_learns_and_resumes_with_the_same_bits(place: Path, precision: str) -> None:
+    """fp16 with a loss scale that moves."""
+    words = ("--set", "phase1.epochs=4", "--precision", precision)
+    whole = finetuned(place, f"whole-{precision}", *words)
+    assert json.loads((whole / "RESULT.json").read_text())["dev"]["accuracy"] > 0.9
+    common = ("--from", "model", "--data", "data", "--run", f"parts-{precision}", *QUICK, *words)
+    stopped = bertjobs(place, "finetune", *common, "--set", "phase1.sequence_length=32", "--steps-this-run", "9")
+    assert stopped.returncode == 75, stopped.stdout + stopped.stderr
+    assert bertjobs(place, "resume", f"parts-{precision}").returncode == 0
+    parts = weights(place / "results" / f"parts-{precision}" / "phase1")
+    assert all(torch.equal(tensor, parts[name]) for name, tensor in weights(whole).items())
 
 
 def test_two_ranks_train_and_measure_as_one(place: Path, straight: Path) -> None:
@@ -133,6 +189,22 @@ def test_only_the_last_layers_are_trained(place: Path) -> None:
     assert not any(name.startswith(("bert.embeddings.", "bert.encoder.layer.0.")) for name in changed)
 
 
+def test_random_weights_take_nothing_from_the_folder_but_its_shape(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("INIT_CHECKPOINT", str(place / "model"))
+    words = ("--set", "phase1.epochs=1", "--tune-layers", "1")  # what is frozen is as it was at the start
+    one, same = (weights(finetuned(place, run, *words, "--random-weights")) for run in ("random", "random-too"))
+    other = weights(finetuned(place, "random-other", *words, "--random-weights", "--seed", "7"))
+    before = load_file(place / "model" / "model.safetensors")
+    word = "bert.embeddings.word_embeddings.weight"
+    assert one[word].shape == before[word].shape
+    assert torch.equal(one[word], same[word])
+    for weight in (before[word], other[word]):
+        assert torch.isclose(one[word], weight).float().mean() < 0.1
+    assert "init_checkpoint: ''" in (place / "results" / "random" / "run.yml").read_text()
+
+
 @pytest.mark.parametrize(
     ("words", "what"),
     [
@@ -152,3 +224,23 @@ def test_bad_input_is_refused_before_anything_is_written(place: Path, words: tup
     assert what in refused.stderr
     assert "Traceback" not in refused.stderr
     assert not (place / "results" / "refused").exists()
+
+
+@pytest.mark.slow
+def test_a_rehearsal_of_a_task_survives_a_time_limit(place: Path, straight: Path) -> None:
+    data = read_lockfile(straight.parent / "run.yml").data
+    words = ("--recipe", "finetune", "--data", data, "--set", "phase1.sequence_length=32", "--timeout", "--json")
+    done = bertjobs(place, "rehearse", *words)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (fault,) = json.loads(done.stdout)["faults"]
+    assert (fault["survived"], fault["exit_code"], fault["weights_equal"], fault["metrics_whole"]) == (
+        True, 75, True, True,
+    )  # fmt: skip
+    assert "task sentences" in done.stderr
+
+
+def test_a_rehearsal_of_a_task_asks_for_prepared_data(place: Path) -> None:
+    refused = bertjobs(place, "rehearse", "--recipe", "finetune", "--data", "data")
+    assert refused.returncode == 64
+    assert "the data of task sentences are not prepared" in refused.stderr
+    assert "bertjobs finetune --dry-run" in refused.stderr

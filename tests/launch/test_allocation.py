@@ -40,7 +40,10 @@ def test_a_task_per_gpu(allocation: Allocation, expected: Share | None) -> None:
             "this job has none of the 8 that its node has: add --gpus-per-node=8 to sbatch, or set GPUS=0",
         ),
         (Allocation(4, tasks_per_node=8, on_node=4), "none of the 4 that its node has: add --gpus-per-node=4"),
-        (Allocation(2, gpus=13, on_node=8, exclusive=True), "this job's 2 nodes have 13 in all, not equally many each"),
+        (
+            Allocation(2, gpus=13, on_node=8, exclusive=True),
+            "this job's 2 nodes have 13 in all, not the same number each",
+        ),
         (Allocation(2, visible=8), "Slurm does not count the 8 of this node: add --exclusive to sbatch, or"),
         (Allocation(2), "neither Slurm nor nvidia-smi names any on this node: choose a partition with GPUs"),
     ],

@@ -14,10 +14,13 @@ import pytest
 from bertjobs.errors import InputError
 from bertjobs.launch.default_recipe import FALLBACK
 from bertjobs.launch.script import MARKER, render_script, submissions
+from bertjobs.launch.start import write_run
+from bertjobs.launch.study import array_submission
 from bertjobs.recipe.catalogue import builtin_file, load_catalogue
 from bertjobs.recipe.resolve import resolve
 from bertjobs.recipe.spec import RunSpec
 from bertjobs.recipe.variables import NAMES
+from bertjobs.run.study import Study
 from bertjobs.slurm.container import Container, container_part, run_sub, step_script
 from bertjobs.slurm.environment import clean_environment
 from bertjobs.slurm.options import SlurmOptions
@@ -237,9 +240,10 @@ true
 
 @pytest.fixture
 def run_by_hand(tmp_path: Path):
-    """Runs run.sub as Slurm's batch step would; gives (exit code, stderr, srun's arguments or None)."""
+    """Runs run.sub, or another ``script``, as Slurm's batch step would; gives (exit code, stderr, srun's arguments or
+    None)."""
 
-    def run(help_text: str = "--container-image", gpus: str = "", starter: str = "", **environ: str):
+    def run(help_text: str = "--container-image", gpus: str = "", starter: str = "", script: str = "", **environ: str):
         tools = tmp_path / "tools"
         tools.mkdir(exist_ok=True)
         smi = f"#!/bin/bash\necho '{gpus}'\n"
@@ -256,7 +260,7 @@ def run_by_hand(tmp_path: Path):
             (work / name).touch()
         words = tmp_path / "words"
         done = subprocess.run(
-            ["bash", str(run_sub())],
+            ["bash", script or str(run_sub())],
             cwd=work,
             env={
                 "PATH": f"{tools}:{os.environ['PATH']}", "WORDS": str(words), "SLURM_JOB_ID": "4711",
@@ -283,6 +287,30 @@ def test_the_srun_line_with_an_image(run_by_hand) -> None:
     )
     assert code == 0, stderr
     check_golden("srun-container.txt", words)
+
+
+def test_an_element_of_a_study_in_containers_trains_its_own_run_on_mounted_data(run_by_hand, tmp_path: Path) -> None:
+    """Of fine-tuning, whose data are below the results, and whose weights are anywhere."""
+    results = tmp_path / "work" / "results"
+    flags = {"recipe": "mrpc-dgx1-32g", "results": str(results), "data": str(results / ".tasks" / "mrpc-1234")}
+    spec = resolve(load_catalogue([builtin_file()]), flags=flags, environ={}, training_rows=3668).spec
+    spec = replace(spec, image="local.sqsh", init_checkpoint="/lustre/bert")
+    study = Study.of(results, "st", [{"seed": str(seed)} for seed in (42, 43, 44)])
+    specs = [replace(spec, run=study.run(member), seed=42 + member.number) for member in study.members]
+    array = array_submission(study, specs, SlurmOptions(), chain="chain-1").script
+    before, after = run_sub().read_text().split(MARKER)
+    head = array.removeprefix(before).removesuffix(after)
+    code = str(run_sub().parent)
+    head = head.replace(sys.executable, "/opt/python").replace(str(tmp_path / "work"), "/home/me")
+    check_golden("study.sub", head.replace(code, "/opt/bertjobs"))
+
+    write_run(specs[1])
+    (tmp_path / "array.sub").write_text(array)
+    element = {"SLURM_ARRAY_JOB_ID": "17", "SLURM_ARRAY_TASK_ID": "2", "SLURM_NTASKS_PER_NODE": "8"}
+    status, stderr, words = run_by_hand(script=str(tmp_path / "array.sub"), PYTHONPATH=code, **element)
+    assert status == 0, stderr
+    check_golden("srun-study.txt", words.replace(code, "/opt/bertjobs"))
+    assert "/home/me/results/st-2/phase1/logs/17_2-0.out" in words
 
 
 BY_HAND = {"BERTJOBS_PYTHON": "/opt/python", "BERTJOBS_LINK": sys.executable, "PYTHONPATH": str(run_sub().parent)}

@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,11 +20,12 @@ from bertjobs.launch.study import array_submission, exit_code_of
 from bertjobs.recipe.catalogue import builtin_file, load_catalogue
 from bertjobs.recipe.resolve import resolve
 from bertjobs.recipe.spec import RunSpec
+from bertjobs.run.checkpoints import last_written
 from bertjobs.run.directory import RunDirectory
 from bertjobs.run.study import Study
 from bertjobs.slurm.jobs import name_in_array
 from bertjobs.slurm.options import SlurmOptions
-from tests.conftest import Bertjobs
+from tests.conftest import Bertjobs, wait_until
 
 NANO = ("--backend", "local", "--recipe", "laptop-scratch", "--model", "bert-nano", "--phase", "1", "--run", "st")
 SHORT = ("--set", "phase1.steps=2", "--set", "phase1.validate_every=2")
@@ -114,3 +121,64 @@ def test_a_study_that_was_stopped_is_resumed(bertjobs: Bertjobs, speeches_data: 
     assert nothing.returncode == 64
     assert "has no run to resume" in nothing.stderr
     assert "'st' is a study of 2 runs" in bertjobs("logs", "st").stderr
+
+
+@pytest.fixture
+def off_slurm(tmp_path: Path) -> dict[str, str]:
+    """An environment in which there is no Slurm to ask."""
+    (tmp_path / "bin").mkdir()
+    for name in ("sed", "git"):
+        (tmp_path / "bin" / name).symlink_to(str(shutil.which(name)))
+    return {"PATH": str(tmp_path / "bin")}
+
+
+@contextmanager
+def endless_study(data: Path, folder: Path, environ: dict[str, str]) -> Iterator[subprocess.Popen[str]]:
+    """A study of two runs that train for ever, from when the first one does."""
+    endless = ("--set", "phase1.steps=100000", "--set", "phase1.checkpoint_every=5")
+    words = ("submit", *NANO, *endless, "--data", str(data), "--seeds", "2")
+    command = [sys.executable, "-m", "bertjobs", *words]
+    process = subprocess.Popen(
+        command, cwd=folder, env={**os.environ, **environ}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    try:
+        wait_until(RunDirectory(folder / "results" / "st-1").phase(1).metrics.exists)
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_one_run_is_cancelled_and_the_study_trains_the_next(
+    bertjobs: Bertjobs, speeches_data: Path, tmp_path: Path, off_slurm: dict[str, str]
+) -> None:
+    first, second = (RunDirectory(tmp_path / "results" / f"st-{number}") for number in (1, 2))
+    with endless_study(speeches_data, tmp_path, off_slurm) as process:
+        cancelled = bertjobs("cancel", "st-1", "--json", environ=off_slurm)
+        assert cancelled.returncode == 0, cancelled.stderr
+        assert json.loads(cancelled.stdout) == {"run": "st-1", "cancelled": ["local-1"]}
+        wait_until(second.phase(1).metrics.exists)
+        rows = json.loads(bertjobs("study", "st", "--json", environ=off_slurm).stdout)["members"]
+        assert [(row["state"], row["is_active"]) for row in rows] == [("CANCELLED", False), ("RUNNING", True)]
+        assert rows[0]["why"] == "cancelled: job local-1 of phase 1 was cancelled"
+        assert rows[0]["command"].startswith("bertjobs resume st-1 ")
+        assert last_written(first.phase(1).checkpoints)
+
+        whole = bertjobs("cancel", "st", environ=off_slurm)
+        assert whole.returncode == 0, whole.stderr
+        output, _ = process.communicate(timeout=300)
+    assert process.returncode == 75, output
+    assert "st-2 cancelled: " in output
+    assert "Traceback" not in output
+
+
+def test_a_study_that_is_cancelled_begins_no_other_run(
+    bertjobs: Bertjobs, speeches_data: Path, tmp_path: Path, off_slurm: dict[str, str]
+) -> None:
+    with endless_study(speeches_data, tmp_path, off_slurm) as process:
+        whole = bertjobs("cancel", "st", environ=off_slurm)
+        assert whole.returncode == 0, whole.stderr
+        output, _ = process.communicate(timeout=300)
+    assert process.returncode == 75, output
+    assert not RunDirectory(tmp_path / "results" / "st-2").phase(1).metrics.exists()
+    assert "st-2 not started: it has not begun" in output

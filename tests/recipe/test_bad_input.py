@@ -56,10 +56,19 @@ def test_an_unknown_model_names_the_nearest(catalogue: Catalogue) -> None:
         ("precison=fp16", "'precision'"),
         ("optimizer.beta_1=0.9", "'beta1'"),
         ("datadir=x", "'data'"),
+        ("lr=1e-3", "'phase1.lr' or 'phase2.lr'"),
+        ("beta1=0.8", "'optimizer.beta1'"),
+        ("phase1.seed=3", "'seed'"),
     ],
 )
 def test_an_unknown_set_key_names_the_nearest(catalogue: Catalogue, text: str, nearest: str) -> None:
     refused(catalogue, "unknown key", text, nearest, sets=[text])
+
+
+def test_all_unknown_keys_are_named_at_once(catalogue: Catalogue) -> None:
+    with pytest.raises(InputErrors) as error:
+        resolve(catalogue, flags={"recipe": "dgx1-32g"}, sets=["phase1.lrr=1", "seeed=2"], environ={})
+    assert [one.where for one in error.value.errors] == ["flag --set phase1.lrr=1", "flag --set seeed=2"]
 
 
 def test_an_unknown_flag_names_the_nearest(catalogue: Catalogue) -> None:
@@ -224,13 +233,17 @@ def test_plain_names_pass(text: str) -> None:
         ("a: !!python/object/apply:os.system [id]", ("not valid YAML",)),
         ("a: 2024-99-99", ("not valid YAML",)),
         ("{}\n---\n{}\n", ("line 2",)),
-        (b"\xff\xfe\x00", ("not UTF-8",)),
+        (b"\xff\xfe\x00", ("not UTF-8", "0xff", "line 1")),
+        (b"a: 1\nb: \xe9\n", ("not UTF-8", "0xe9", "line 2")),
         ("a: \x01", ("not valid YAML",)),
         ("[" * 5000, ("not valid YAML",)),
         ("- 1\n", ("expected a mapping of keys to values here, not",)),
         ("recipes:\n", ("a mapping", "recipes")),
         ("recpies: {}", ("unknown key 'recpies'", "'recipes'")),
         ("recipes: {a: {sytem: x}}", ("unknown key 'sytem'", "recipes.a.sytem", "'system'")),
+        ("recipes: {a: {lr: 1}}", ("recipes.a.lr", "'lr' is a setting of a phase")),
+        ("recipes: {a: {beta1: 1}}", ("recipes.a.beta1", "'beta1' is a setting of the optimizer")),
+        ("recipes: {a: {phases: {1: {decay: x}}}}", ("'decay' is a setting of the recipe",)),
         ("recipes: {a: {phases: {1: {batchsize: 3}}}}", ("recipes.a.phases.1.batchsize",)),
         ("recipes: {a: {phases: {1: {warmpu: 3}}}}", ("recipes.a.phases.1.warmpu", "'warmup'")),
         ("recipes: {a: {phases: {one: {}}}}", ("a phase is a number", "'one'")),

@@ -47,7 +47,7 @@ def test_a_recipe_needs_steps_or_epochs(tmp_path: Path) -> None:
         f"recipes:\n  mine:\n    system: laptop\n    model: bert-tiny\n    task: sst2\n    phases:\n      {phase}\n"
     )
     files = load_catalogue([builtin_file(), own])
-    with pytest.raises(InputError, match="mine sets neither steps nor epochs of phase 1"):
+    with pytest.raises(InputError, match="mine sets neither steps nor epochs for phase 1"):
         resolve(files, flags={"recipe": "mine"}, environ={}, training_rows=10)
 
 

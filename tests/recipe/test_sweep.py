@@ -38,7 +38,7 @@ def test_a_sweep_over_seeds_names_them() -> None:
         ("lrr=1,2", [1], "unknown key 'lrr'"),
         ("phase3.lr=1,2", [1, 2], "unknown key 'phase3.lr'"),
         ("lr=1,2", [1, 2], "lr is a setting of one phase, but the run has phases 1 and 2"),
-        ("lr=1,1", [1], "the value 1 stands there twice"),
+        ("lr=1,1", [1], "the value 1 is listed twice"),
         ("results=a,b", [1], "results is the same for all runs"),
     ],
 )

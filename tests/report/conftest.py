@@ -113,6 +113,13 @@ def write_done(phase: PhaseDirectory, step: int) -> None:
     phase.write_done(Done(phase.number, step, f"step-{step:08d}", "0", "0", START))
 
 
+def write_result(directory: RunDirectory, accuracy: float) -> None:
+    """What a run of fine-tuning that is done leaves in its last phase."""
+    phase = directory.phase(2)
+    phase.create()
+    phase.result.write_text(json.dumps({"measure": "accuracy", "step": 20, "dev": {"accuracy": accuracy}}))
+
+
 _TEXT = """
     government people country nation congress peace treasury commerce revenue citizens service subject treaty interest
     military navy army industrial foreign public general

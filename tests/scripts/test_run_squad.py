@@ -2,28 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import shlex
-import subprocess
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from bertjobs.cli.main import build_parser
+from tests.scripts import nvidia
 
-SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "run_squad.sh"
 GIVEN = ("my bert", "2.0", "32", "4.6e-5", "0.2", "fp16", "8", "1", "squad/v1.1", "vocab.txt", "out/SQuAD")
-
-
-def script(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
-    environment = {"PATH": os.environ["PATH"], **environ}
-    return subprocess.run([str(SCRIPT), *arguments], env=environment, capture_output=True, text=True, timeout=30)
-
-
-def commands(*arguments: str, **environ: str) -> list[list[str]]:
-    ended = script("--dry-run", *arguments, **environ)
-    assert ended.returncode == 0, ended.stderr
-    return [shlex.split(line) for line in ended.stdout.splitlines()]
+script = partial(nvidia.script, "run_squad.sh")
+commands = partial(nvidia.commands, "run_squad.sh")
 
 
 def test_training_gets_every_argument() -> None:
@@ -46,12 +35,17 @@ def test_training_gets_every_argument() -> None:
         ("eval", ["evaluate"]),
         ("prediction", ["predict"]),
         ("train eval", ["finetune", "evaluate"]),
+        ("train eval prediction", ["finetune", "evaluate", "predict"]),
     ],
 )
 def test_modes(mode: str, verbs: list[str]) -> None:
     lines = commands(*GIVEN, mode)
     assert [line[1] for line in lines] == verbs
-    assert all(line[2] == "out/SQuAD" for line in lines if line[1] != "finetune")
+    measured = "out/SQuAD" if "train" in mode else "my bert"
+    assert all(line[2] == measured for line in lines if line[1] != "finetune")
+    assert commands("--mode", mode, *GIVEN, "train") == lines
+    for line in lines:
+        build_parser().parse_args(line[1:])
 
 
 def test_steps_take_the_place_of_epochs() -> None:
@@ -67,12 +61,10 @@ def test_no_gpu_is_one_rank_on_the_cpu() -> None:
 
 
 def test_the_commands_that_are_printed_are_run_and_the_first_failure_ends(tmp_path: Path) -> None:
-    stand_in = tmp_path / "bertjobs"
-    stand_in.write_text('#!/bin/sh\necho "$1" >>"$(dirname "$0")/calls"\nexit 64\n')
-    stand_in.chmod(0o755)
-    ended = script(*GIVEN, BERTJOBS=str(stand_in))
+    ended = script(*GIVEN, BERTJOBS=str(nvidia.stand_in(tmp_path, 64)))
     assert ended.returncode == 64
-    assert (tmp_path / "calls").read_text() == "finetune\n"
+    (call,) = (tmp_path / "calls").read_text().splitlines()
+    assert call.startswith("finetune ")
     assert "not vocab.txt" in ended.stderr
 
 
@@ -81,7 +73,7 @@ def test_the_commands_that_are_printed_are_run_and_the_first_failure_ends(tmp_pa
     [
         (2, "0", "batch_size is not a whole number above 0: 0"),
         (6, "two", "num_gpu is not a whole number: two"),
-        (11, "test", "mode is not train, eval"),
+        (11, "test", "mode is not one or more of train, eval and prediction: test"),
         (13, "0", "max_steps is neither -1 nor"),
     ],
 )

@@ -127,7 +127,7 @@ def test_what_follows_from_another_failure_is_not_one(text: str) -> None:
 
 def test_a_step_that_waits_says_for_what() -> None:
     older = "srun: Job step creation temporarily disabled, retrying\n"
-    assert "what ran before them has not left the nodes; it passes by itself" in launch_wait(older)
+    assert "what ran before them has not left the nodes; this passes by itself" in launch_wait(older)
     newer = "\n".join(MEMORY.splitlines()[:2])
     assert "has not left the nodes (Requested nodes are busy)" in launch_wait(newer)
     assert launch_wait(PROLOG) == ""

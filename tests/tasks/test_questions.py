@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,9 @@ from bertjobs.tasks.questions import Squad1, Squad2
 from bertjobs.tasks.rows import Output, Row
 from bertjobs.tasks.task import Fitted
 from tests.tasks.encoders import encoder_in
+from tests.tasks.metrics.official.record_squad import FILE
 
+RECORDED = json.loads(FILE.read_text(encoding="utf-8"))
 CONTEXT = "My name is Harry and I grew up in Canada. I love apples."
 HARRY = Question("q1", "What food does Harry like?", CONTEXT, (Answer("apples", 49),))
 NONE = Fitted()
@@ -98,6 +101,45 @@ def test_a_threshold_of_null_odds_is_tuned_on_probabilities_and_applied(tmp_path
     assert values["exact"] == values["f1"] == 1.0
 
 
+def test_null_odds_do_not_depend_on_how_many_candidates_are_kept(tmp_path: Path) -> None:
+    encoder, draw = encoder_in(tmp_path, 64), np.random.default_rng(5)
+    (rows,) = Squad2(NARROW).rows([HARRY], encoder, NONE)
+    outputs = [draw.normal(size=(len(row.ids), 2)).astype(np.float32) for row in rows]
+    odds = []
+    for n_best in ("1", "3", "20"):
+        (prediction,) = Squad2({**NARROW, "n_best": n_best}).predict([HARRY], [outputs], encoder, NONE)
+        assert len(prediction["n_best"]) == int(n_best)
+        odds.append(prediction["null_odds"])
+    assert odds == [odds[0]] * 3
+    spans = [outputs[0][first, 0] + outputs[0][last, 1] for first in range(rows[0].second, len(rows[0].ids) - 1)
+             for last in range(first, min(first + 30, len(rows[0].ids) - 1))]  # fmt: skip
+    assert odds[0] == pytest.approx(1 / (1 + np.exp(max(spans) - outputs[0][0].sum())), rel=1e-5)
+
+
+@pytest.mark.parametrize("file", RECORDED["files"], ids=range(len(RECORDED["files"])))
+def test_the_tuned_threshold_is_the_official_scripts(file: dict[str, Any]) -> None:
+    scored = [
+        (
+            Question(name, "", "", tuple(Answer(text, 0) for text in file["golds"][name])),
+            {"answer": "never looked at", "n_best": [{"text": best}] if best else [], "null_odds": odds},
+        )
+        for (name, best), odds in zip(file["predictions"].items(), file["null_odds"].values(), strict=True)
+    ]
+    tuned = Squad2().tune(scored, NONE)
+    assert tuned == {"null_threshold": file["official"]["best_f1_thresh"]}
+    values = Squad2().score(scored, Fitted(tuned=tuned)).values
+    official = file["at_best_f1"] | {name: file["official"][name] for name in ("best_exact", "best_f1")}
+    assert {name: values[name] for name in official} == pytest.approx(official, abs=1e-12)
+
+
+def test_a_threshold_that_was_not_tuned_is_said() -> None:
+    prediction = {"n_best": [{"text": "apples"}], "null_odds": 0.6}
+    untuned, tuned = (Squad2().score([(HARRY, prediction)], Fitted(tuned=one)) for one in ({}, {"null_threshold": 0.7}))
+    assert (untuned.values["exact"], tuned.values["exact"]) == (0, 1)
+    assert untuned.notes[-1] == "the threshold of null odds was not tuned on dev data: it is 0.5"
+    assert not any("tuned" in note for note in tuned.notes)
+
+
 def test_a_stride_that_skips_text_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="a stride of 128 tokens skips text: a window holds only 61 of"):
         Squad1().rows([HARRY], encoder_in(tmp_path, 128), NONE)
@@ -123,8 +165,9 @@ def test_the_official_files_are_written(tmp_path: Path) -> None:
     n_best = json.loads((tmp_path / "nbest_predictions.json").read_text())["q1"]
     assert n_best[0]["text"] == "apples"
     (none,) = [one for one in n_best if not one["text"]]
-    assert none["probability"] == json.loads((tmp_path / "null_odds.json").read_text())["q1"]
     assert sum(one["probability"] for one in n_best) == pytest.approx(1)
+    odds = none["probability"] / (none["probability"] + n_best[0]["probability"])
+    assert json.loads((tmp_path / "null_odds.json").read_text()) == {"q1": pytest.approx(odds)}
 
 
 def test_accents_that_are_characters_of_their_own_belong_to_the_answer(tmp_path: Path) -> None:

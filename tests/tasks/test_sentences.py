@@ -45,6 +45,26 @@ def test_a_fixed_order_of_labels(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("options", "train", "dev", "notes"),
+    [
+        ({"labels": "x,y,z"}, ["good\tx", "bad\ty"], ["good\tx"],
+         ["train has no example of 1 label, which training cannot teach: z",
+          "dev has no example of 2 labels, whose own measures count as 0: y, z"]),
+        ({"kind": "several"}, ["good\tx", "bad\ty,z"], ["good\ty"],
+         ["dev has no example of 2 labels, whose own measures count as 0: x, z"]),
+        ({"kind": "number"}, ["good\t1", "bad\t2"], ["good\t1"], []),
+        ({}, ["good\tx", "bad\ty"], ["bad\ty", "good\tx"], []),
+    ],
+    ids=["classes", "several", "numbers", "complete"],
+)  # fmt: skip
+def test_labels_without_an_example_are_noted_at_preparation(
+    tmp_path: Path, options: dict[str, str], train: list[str], dev: list[str], notes: list[str]
+) -> None:
+    files = {split: write(tmp_path / f"{split}.tsv", HEADER, *rows) for split, rows in (("train", train), ("dev", dev))}
+    assert list(prepared(tmp_path, "sentences", files, "good bad", **options).notes) == notes
+
+
+@pytest.mark.parametrize(
     ("options", "train", "dev", "parts"),
     [
         ({}, ["good\tx", "bad\ty"], ["good\tx", "bad\tz"], ("'z' does not occur in training", "dev.tsv, line 3")),

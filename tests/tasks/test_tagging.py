@@ -142,7 +142,7 @@ def test_entities_of_a_text_have_their_places_in_it(encoder: TextEncoder) -> Non
 
 @pytest.mark.parametrize(
     ("fields", "words"),
-    [({"text": " \n"}, "the text has no word"), ({"question": "x"}, "not asked for 'question'")],
+    [({"text": " \n"}, "the text has no word"), ({"question": "x"}, "takes no 'question'")],
 )
 def test_what_is_not_a_text_is_refused(fields: dict[str, str], words: str) -> None:
     with pytest.raises(InputError, match=words):

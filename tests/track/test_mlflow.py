@@ -227,8 +227,8 @@ def test_a_server_that_is_down_is_told_without_secrets(
     nowhere = {**environ, "MLFLOW_TRACKING_URI": "http://me:secret-word@127.0.0.1:9"}
     done = sync(tmp_path, ["tracked", "--to", "mlflow"], nowhere)
     assert done.returncode == 70
-    assert "mlflow did not take run 'tracked'" in done.stderr
-    assert "try again with the same command" in done.stderr
+    assert "mlflow rejected run 'tracked'" in done.stderr
+    assert "give the same command again" in done.stderr
     assert "secret-word" not in done.stdout + done.stderr
     assert TOKEN not in done.stdout + done.stderr
 

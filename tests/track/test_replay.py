@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import tempfile
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bertjobs.track.mlflow import LONGEST_NAME, metric_name
 from bertjobs.track.replay import Replay, flat_settings, read_replay, tracking_id
 from tests.track.conftest import STEPS, T0, WrittenRun
 
@@ -125,3 +128,27 @@ def test_no_step_is_missing_or_taken_back_whenever_one_looks(words: list[str]) -
         for word in words:
             life.do(word)
             life.look()
+
+
+@pytest.mark.parametrize(
+    ("name", "taken"),
+    [
+        ("train/loss_nats", "train/loss_nats"),
+        ("held_out/f1/B-LOC", "held_out/f1/B-LOC"),
+        ("held_out/f1/not relevant", "held_out/f1/not relevant"),
+        ("held_out/f1/,", "held_out/f1/u002c"),
+        ("held_out/f1/.", "held_out/f1/u002e"),
+        ("held_out/f1/..", "held_out/f1/u002eu002e"),
+        ("held_out/f1/?!", "held_out/f1/u003fu0021"),
+        ("held_out/f1/a//b", "held_out/f1/a/empty/b"),
+        ("held_out/f1/", "held_out/f1/empty"),
+    ],
+)
+def test_classes_that_are_punctuation_marks_have_names_that_mlflow_takes(name: str, taken: str) -> None:
+    assert metric_name(name) == taken
+    assert re.fullmatch(r"[/\w.\- ]+", taken), "as mlflow checks it"
+    assert os.path.normpath(taken) == taken, "as mlflow checks it"
+
+
+def test_a_name_is_not_longer_than_mlflow_takes() -> None:
+    assert len(metric_name("held_out/f1/" + "long " * 100)) <= LONGEST_NAME

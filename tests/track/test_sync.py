@@ -45,7 +45,7 @@ def test_an_unknown_tracker_and_an_odd_interval_are_refused(bertjobs: Bertjobs) 
 def test_of_two_at_once_the_second_leaves(run: WrittenRun) -> None:
     with (
         mirrored(run.directory, "tensorboard", {}),
-        pytest.raises(BertjobsError, match="another process brings this run to tensorboard"),
+        pytest.raises(BertjobsError, match="another process is syncing this run to tensorboard"),
         mirrored(run.directory, "tensorboard", {}),
     ):
         pass
@@ -55,7 +55,7 @@ def test_what_a_client_raises_is_one_of_our_errors_without_secrets() -> None:
     environ = {"MLFLOW_TRACKING_TOKEN": "t0ken"}
     with pytest.raises(TrackerError) as caught, tracker_errors("mlflow", "mine", environ):
         raise ValueError("no: http://me:pass@host/x?key=t0ken\nmore")
-    assert caught.value.what == "mlflow did not take run 'mine': no: http://host/x?key=$MLFLOW_TRACKING_TOKEN"
+    assert caught.value.what == "mlflow rejected run 'mine': no: http://host/x?key=$MLFLOW_TRACKING_TOKEN"
     assert "t0ken" not in caught.value.render()
     assert caught.value.__cause__ is None
     assert without_secrets("plain", {}) == "plain"
@@ -138,7 +138,7 @@ def test_of_all_runs_one_that_is_taken_does_not_stop_the_others(
     with mirrored(other.directory, "tensorboard", {}):
         done = bertjobs("sync", "--all", "--to", "tensorboard")
     assert done.returncode == 70
-    assert "another process brings this run to tensorboard" in done.stderr
+    assert "another process is syncing this run to tensorboard" in done.stderr
     assert "tracked: 80 steps sent" in done.stdout
 
 

@@ -179,5 +179,5 @@ def test_online_the_server_says_where_to_resume(run: WrittenRun, tmp_path: Path)
 
 
 def test_a_mode_that_sends_nothing_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="would send nothing anywhere: WANDB_MODE is 'disabled'"):
+    with pytest.raises(InputError, match="would record nothing: WANDB_MODE is 'disabled'"):
         WandbTracker(tmp_path, {"WANDB_MODE": "disabled"}, Online())

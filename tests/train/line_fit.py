@@ -57,6 +57,9 @@ class LineFit:
     def open(self, ranks: Ranks, device: torch.device) -> LineLearner:
         return LineLearner(self, ranks, device)
 
+    def held_out_scores(self, line: Mapping[str, Any]) -> Sequence[str]:
+        return [field for field in self.scores if field in line]
+
     def measures(self, sums: Sequence[float], divisors: Sequence[int]) -> dict[str, float]:
         return {"squared_error": sums[0] / divisors[0], "absolute_error": sums[1] / divisors[0]}
 

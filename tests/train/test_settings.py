@@ -34,7 +34,7 @@ def test_a_global_batch_that_is_not_the_recipe_s_is_said_first(trial: Trial, alo
     end = alone(trial.having(BATCHSIZE=6, STEPS_THIS_RUN=1), 1)
     assert end.code == 75, end
     keep = "to keep that, leave BATCHSIZE out, or set BATCHSIZE=12"
-    assert f"warning: the global batch is 6, but recipe trial means 12: {keep}" in end.out.splitlines()[:6]
+    assert f"warning: the global batch is 6, but recipe trial has 12: {keep}" in end.out.splitlines()[:6]
     assert "warning" not in alone(trial.having(RUN="other", BATCHSIZE=12, STEPS_THIS_RUN=1), 1).out
 
 

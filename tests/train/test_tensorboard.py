@@ -62,6 +62,18 @@ def test_every_field_of_every_step_is_a_point(tmp_path: Path) -> None:
     assert points(board, "train/gradient_norm")[-1] == (301, math.inf, 1.7e9 + 301)
 
 
+def test_an_objective_says_which_fields_of_a_validation_are_shown(tmp_path: Path) -> None:
+    log = TensorBoardLog(tmp_path, SCORES, lambda line: [name for name in line if name.startswith("dev_")])
+    log.begin(2, [line(2)], [{"step": 2, "dev_loss_nats": 0.5, "examples": 40}])
+    log.held_out({"step": 4, "dev_loss_nats": 0.25, "dev_accuracy": -1.0, "mlm_loss_nats": 7.0})
+    log.close()
+    board = reader(tmp_path)
+    assert [tag for tag in board.Tags()["scalars"] if tag.startswith("held_out")] == [
+        "held_out/dev_loss_nats", "held_out/dev_accuracy",
+    ]  # fmt: skip
+    assert points(board, "held_out/dev_loss_nats") == [(2, 0.5, 1.7e9 + 2), (4, 0.25, 1.7e9 + 2)]
+
+
 @settings(deadline=None, max_examples=20)
 @given(step=st.integers(0, 2**40), value=st.floats(width=64, allow_nan=False))
 def test_any_step_and_number_is_read_back(tmp_path_factory: pytest.TempPathFactory, step: int, value: float) -> None:

@@ -68,8 +68,8 @@ def equal_documents(tables: Sequence[Path], folder: Path) -> Duplicates:
         hashes = _mapped(file, np.uint64, (count, 2))
         for path, start, end in zip(tables, offsets, offsets[1:], strict=False):
             hashes[start:end] = DocumentTable.read(path).hashes
-        found = [_equal_in_share(hashes, number, passes) for number in range(passes)]
-    later, first = (np.concatenate(parts) for parts in zip(*found, strict=True))
+        shares = [_equal_in_share(hashes, number, passes) for number in range(passes)]
+    later, first = (np.concatenate(parts) for parts in zip(*shares, strict=True))
     order = np.argsort(later)
     return Duplicates(later[order], first[order], offsets)
 

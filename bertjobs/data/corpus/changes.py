@@ -77,7 +77,7 @@ def change(before: File, now: File) -> str:
     if not before.version or _same(before.version, now.version):
         return ""
     if is_url(before.path):
-        return f"its server named it {before.version}, and names it {now.version} now"
+        return f"its server gave its version as {before.version}, now as {now.version}"
     return f"it was last written at {_moment(before.version)}, now at {_moment(now.version)}"
 
 

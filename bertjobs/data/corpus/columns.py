@@ -121,7 +121,7 @@ def _column(schema: Any, field: str, path: str) -> str:
         )
     if (times := schema.names.count(field)) > 1:
         raise InputError(
-            f"{path!r} has {times} columns {field!r}: which one holds the text is not known",
+            f"{path!r} has {times} columns named {field!r}: it is not clear which one holds the text",
             where="--corpus",
             hint="rename the others, or name another column with #field=NAME after the path",
         )

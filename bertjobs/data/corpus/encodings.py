@@ -101,7 +101,7 @@ def likely(sample: bytes) -> Foreign:
     if names := _detected(sample):
         others = f" (or {', '.join(names[1:])})" if names[1:] else ""
         return Foreign(names[0] + others, names)
-    return Foreign("text in an encoding that is not known here")
+    return Foreign("text in an unknown encoding")
 
 
 def _share_of_utf8(sample: bytes) -> float:

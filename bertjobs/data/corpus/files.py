@@ -86,9 +86,7 @@ def reading(path: str) -> Iterator[None]:
     except BertjobsError:
         raise
     except FileNotFoundError as error:
-        name = error.filename if isinstance(error.filename, str) else path
-        what = "is a link to nothing" if Path(name).is_symlink() else "does not exist"
-        raise InputError(f"{name!r} {what}", where="--corpus", hint="check the path") from error
+        raise _missing(error.filename if isinstance(error.filename, str) else path) from error
     except EOFError as error:
         raise InputError(
             f"{path!r} ends too early: it is truncated", where="--corpus", hint="download it again"
@@ -102,6 +100,14 @@ def reading(path: str) -> Iterator[None]:
         if not isinstance(error, OSError) and not foreign:
             raise
         raise InputError(f"cannot read {path!r}: {reason(error)}", where="--corpus") from error
+
+
+def _missing(path: str) -> InputError:
+    """What to say of a file that is not there."""
+    if Path(path).is_symlink():
+        hint = f"it leads to {Path(path).readlink()}: restore that, or remove the link"
+        return InputError(f"{path!r} is a link to nothing", where="--corpus", hint=hint)
+    return InputError(f"{path!r} does not exist", where="--corpus", hint="check the path")
 
 
 def find(source: Source) -> tuple[str, list[File]]:

@@ -57,7 +57,7 @@ def _check_parts(files: Sequence[File], kind: str) -> None:
     for file in files:
         if not file.seekable:
             raise InputError(
-                f"the server of {file.path!r} sends no parts of a file, which a {kind} file is read by",
+                f"the server of {file.path!r} cannot send parts of a file, and a {kind} file is read in parts",
                 where="--corpus",
                 hint="download it first",
             )

@@ -85,7 +85,7 @@ def _judge(file: Piece, bad: int, size: int, in_columns: bool) -> None:
     if in_columns:
         raise InputError(
             f"{share:.2%} of the bytes in column {file.field!r} of {path!r} are not UTF-8", where="--corpus",
-            hint="write the column again from text that was decoded rightly",
+            hint="write the column again from text that was decoded correctly",
         )  # fmt: skip
     raise refusal(path, likely(_bad_sample(file)), share, file.encoding)
 

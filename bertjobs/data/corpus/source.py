@@ -42,7 +42,8 @@ SENTENCES: Mapping[str, str] = {"bert": "lines"}
 
 SYNTAX = "KIND:PATH[#field=NAME][#split=NAME][#encoding=NAME][@WEIGHT]"
 HELP = (
-    f"{SYNTAX}, KIND one of {', '.join(KINDS)}; PATH may be compressed (.gz .bz2 .xz .zst) or a URL that fsspec opens; "
+    "KIND:PATH, and after it any of #field=NAME #split=NAME #encoding=NAME @WEIGHT; "
+    f"KIND is one of {', '.join(KINDS)}; PATH may be compressed (.gz .bz2 .xz .zst) or a URL that fsspec opens; "
     "field: where jsonl, parquet and hf keep the text (default: text); split: the one split of an hf folder to take "
     "(default: all); encoding: as --encoding, for this corpus alone; WEIGHT: how many times as often its documents are "
     "drawn (default: 1); a file or folder whose own name ends with @NUMBER is read as such"

@@ -116,7 +116,8 @@ def opened(path: Path) -> Iterator[Any]:
         with h5py.File(path, "r", rdcc_nbytes=1 << 24) as file:
             yield file
     except (OSError, RuntimeError, KeyError) as error:
-        raise InputError(f"{path.name!r} cannot be read: {first_line(error)}", where=str(path)) from error
+        hint = "is it a whole HDF5 file? copy it again, or leave it out"
+        raise InputError(f"{path.name!r} cannot be read: {first_line(error)}", where=str(path), hint=hint) from error
 
 
 def row_lengths(file: Hdf5File) -> Int64s:

@@ -24,7 +24,7 @@ def refuse_splits_without_rows(work: WorkFolder) -> None:
                     hint="a weight multiplies --duplicates: 1 draws each document that often, 0.5 half as often",
                 )
             raise InputError(
-                f"phase {shape.phase}'s {split} data would hold no sequence, for all its {documents:,} documents",
+                f"phase {shape.phase}'s {split} data would hold no sequence, despite its {documents:,} documents",
                 where="--corpus",
                 hint="give more or longer documents",
             )

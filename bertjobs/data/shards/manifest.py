@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bertjobs.data.shards.duplicate_report import DuplicateReport
 from bertjobs.data.shards.manifest_form import (
@@ -22,8 +22,10 @@ from bertjobs.data.shards.manifest_form import (
 from bertjobs.data.shards.source_counts import SourceCounts, sources_of
 from bertjobs.errors import InputError
 from bertjobs.files.reading import DamagedFileError, read_bytes
-from bertjobs.recipe.spec import RunSpec
 from bertjobs.slurm.shell import quote
+
+if TYPE_CHECKING:
+    from bertjobs.recipe.spec import RunSpec
 
 __all__ = ["FORMAT", "MANIFEST_NAME", "SHARD_FORMATS", "SPLITS", "VERSION", "WORK_FOLDER", "DataManifest", "PhaseData",
            "ShardFile", "Split", "vocabulary_sha256"]  # fmt: skip

@@ -18,19 +18,17 @@ import re
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from functools import cache
-from itertools import chain, pairwise
+from itertools import chain
 from typing import Any
 
 import numpy as np
 import punkt
 from numpy.typing import NDArray
 
-from bertjobs.data.ragged import offsets_of
+from bertjobs.data.text.characters import LINE_BREAK, Int64s, codes_of, cut_at, ends_of, shared_out
 from bertjobs.data.text.punkt_rules import CLOSING, ENDING, NON_WORD, NOT_SPACE, SPACE, PunktRules
 from bertjobs.data.text.unicode_sentences import has_foreign_ends, split_at_foreign_ends
 from bertjobs.errors import InputError, nearest
-
-Int64s = NDArray[np.int64]
 
 LANGUAGES = tuple(name for name in punkt.available_languages() if name != "english_web")  # those of NLTK
 
@@ -46,7 +44,7 @@ _CANDIDATE_AT_START = re.compile(rf"[{ENDING}]()(?:{SPACE}+|(?={NON_WORD}))")
 _CLOSING_RUN = re.compile(rf"[{re.escape(CLOSING)}]++()(?:{SPACE}+|(?=--)|\Z)")
 _FOLLOWING = re.compile(rf"{NOT_SPACE}+")
 
-_PARAGRAPH = ord("\n")  # stands between paragraphs, and nowhere else
+_PARAGRAPH = LINE_BREAK  # stands between paragraphs, and nowhere else
 _WHITE, _NON_WORD = 1, 2
 _LAST_SPACE = 0x3000
 _ENDING_CODES, _CLOSING_CODES = ([ord(mark) for mark in marks] for marks in (ENDING, CLOSING))
@@ -70,14 +68,9 @@ class SentenceSplitter:
         """The sentences of each text, see `split_sentences`; many texts are faster together than one by one."""
         paragraphs = [split_paragraphs(text) for text in texts]
         joined = "\n".join(chain.from_iterable(paragraphs))
-        lengths = [len(paragraph) for own in paragraphs for paragraph in own]
-        starts, ends, counts = self._bounds(joined, np.cumsum(np.array(lengths, dtype=np.int64) + 1) - 1)
-        sentences = [joined[start:end] for start, end in zip(starts.tolist(), ends.tolist(), strict=True)]
-        of_texts = offsets_of(counts)[offsets_of(np.array([len(own) for own in paragraphs], dtype=np.int64))]
-        return [
-            _split_at_foreign_ends(text, sentences[first:last])
-            for text, (first, last) in zip(texts, pairwise(of_texts.tolist()), strict=True)
-        ]
+        starts, ends, counts = self._bounds(joined, ends_of([*chain.from_iterable(paragraphs)]))
+        sentences = shared_out(cut_at(joined, starts, ends), paragraphs, counts)
+        return [_split_at_foreign_ends(text, own) for text, own in zip(texts, sentences, strict=True)]
 
     def _bounds(self, text: str, stops: Int64s) -> tuple[Int64s, Int64s, Int64s]:
         """Where each sentence begins and ends, both ``[sentences]``, and how many each paragraph has.
@@ -89,7 +82,7 @@ class SentenceSplitter:
         flat = text
         for mark in "\n\r\t\v\f":
             flat = flat.replace(mark, " ")
-        codes = _codes_of(flat)
+        codes = codes_of(flat)
         codes[stops] = _PARAGRAPH
         ends, following = self._breaks(text, flat, codes, stops)
         ends, once = np.unique(np.concatenate([ends, stops]), return_index=True)
@@ -150,17 +143,6 @@ class SentenceSplitter:
             known = not two_candidates and self._rules.always_breaks(word)
             _remember(self._always, word, known)
         return known
-
-
-def _codes_of(text: str) -> NDArray[Any]:
-    """The characters by their numbers, and two ends of paragraphs: ``[len(text) + 2]``."""
-    if text.isascii():
-        codes: NDArray[Any] = np.frombuffer(text.encode(), dtype=np.uint8)
-    else:
-        codes = np.frombuffer(text.encode("utf-16-le", "surrogatepass"), dtype="<u2")
-        if len(codes) > len(text):  # a character needs two units
-            codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")
-    return np.concatenate([codes, np.full(2, _PARAGRAPH, dtype=codes.dtype)])
 
 
 def _candidates(codes: NDArray[Any]) -> tuple[Int64s, list[int]]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from bertjobs.data.text.sentences import LANGUAGES, split_all, split_paragraphs
-from bertjobs.data.text.unicode_sentences import split_unicode
+from bertjobs.data.text.unicode_sentences import split_all_unicode
 from bertjobs.errors import InputError, nearest
 
 Splitter = Callable[[Sequence[str]], list[list[str]]]
@@ -47,7 +47,9 @@ def splitter(name: str, language: str) -> Splitter:
     """What splits texts in the way ``name``, as ``chosen_splitter`` returns it."""
     if name == "punkt":
         return partial(split_all, language=language)
-    split = {"unicode": split_unicode, "lines": split_lines, "none": split_paragraphs}[name]
+    if name == "unicode":
+        return split_all_unicode
+    split = {"lines": split_lines, "none": split_paragraphs}[name]
     return lambda texts: [split(text) for text in texts]
 
 

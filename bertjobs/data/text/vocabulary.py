@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,10 +18,12 @@ from tokenizers.models import WordPiece
 
 from bertjobs.data.text.normalisation import CONFIG_FILE, Normalisation, read_config
 from bertjobs.data.text.normalisation_guess import guessed
-from bertjobs.data.text.wordpiece import WordPieceEncoder
 from bertjobs.errors import InputError
 from bertjobs.files.atomic import write_json, write_text
 from bertjobs.slurm.shell import quote
+
+if TYPE_CHECKING:
+    from bertjobs.data.text.wordpiece import WordPieceEncoder
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 TOKENS_FILE, TOKENIZER_FILE = "vocab.txt", "tokenizer.json"
@@ -200,6 +202,8 @@ class Vocabulary:
 
     def encoder(self) -> WordPieceEncoder:
         """An encoder for text, equal to ``tokenizer()`` without special tokens."""
+        from bertjobs.data.text.wordpiece import WordPieceEncoder  # here: who encodes nothing needs no pyarrow
+
         tokenizer = self.tokenizer()
         by_words = is_berts(tokenizer)
         ideographs = by_words and tokenizer.normalizer.handle_chinese_chars

@@ -173,7 +173,7 @@ def _settle(vocabulary: Vocabulary, wishes: Wishes, path: Path) -> tuple[Normali
     normalisation = Normalisation(lowercase, strip_accents)
     if not guesses:
         return normalisation, []
-    silent = f"no {beside(path, CONFIG_FILE).name} says it"
+    silent = f"there is no {beside(path, CONFIG_FILE).name} that states it"
     guess = f"guessed: {path.name} is {', '.join(guesses)}; {silent}. If that is wrong: {' or '.join(flags)}"
     return normalisation, [guess]
 

@@ -123,7 +123,7 @@ def _train(words: Mapping[str, int], pieces: Mapping[str, int], size: int) -> li
     first = [*SPECIAL_TOKENS, *alphabet, *(f"##{character}" for character in continuing)]
     if size <= len(first):
         raise InputError(
-            f"a vocabulary of {size} tokens has no room: the text has {len(first)} single characters",
+            f"a vocabulary of {size} tokens is too small: special tokens and single characters take {len(first)}",
             where="--size",
             hint=f"try {max(8000, 2 * len(first))}",
         )

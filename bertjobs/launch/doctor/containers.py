@@ -71,7 +71,7 @@ def advice(spec: RunSpec, error: LogError | None, node: str) -> Advice:
         sentence = f"the image's registry cannot be reached{on}: {why}; fetch the image once where there is a network, "
         return Advice(sentence + "and name the file as the image", _fetch(spec.image, is_apptainer))
     if spec.image.startswith("/") and _NO_FILE.search(why) and spec.image in why:
-        sentence = f"the image is not seen{on or ' on a node'}: {why}; put it where all nodes see it"
+        sentence = f"the image is not visible{on or ' on a node'}: {why}; put it where all nodes see it"
         return Advice(sentence, f"srun -N1{at} ls -l {quote(spec.image)}")
     if missing := _NO_COMMAND.search(why):
         command = next(filter(None, missing.groups()))

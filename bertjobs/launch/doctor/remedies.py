@@ -170,16 +170,16 @@ def _container(case: Case, error: LogError | None) -> Verdict:
     error = first_telling(case.errors) or error
     task = error.rank if error and error.rank is not None else error.task if error else None
     node = (case.node_of(task) if task is not None else "") or node_of_error(error, case.errors)
-    told = advice(case.evidence.spec, error, node)
+    remedy = advice(case.evidence.spec, error, node)
     spec = case.evidence.spec
     evidence = f"image {spec.image}, mounts {','.join(spec.mounts) or 'none'}"
-    return case.verdict(Cause.CONTAINER, told.sentence, error, told.command, evidence)
+    return case.verdict(Cause.CONTAINER, remedy.sentence, error, remedy.command, evidence)
 
 
 def _module_missing(case: Case, error: LogError | None) -> Verdict:
     node = case.node_of(error.rank) if error and error.rank is not None else ""
-    told = module_advice(case.evidence.spec, error, node)
-    return case.verdict(Cause.MODULE_MISSING, told.sentence, error, told.command)
+    remedy = module_advice(case.evidence.spec, error, node)
+    return case.verdict(Cause.MODULE_MISSING, remedy.sentence, error, remedy.command)
 
 
 def _launch(case: Case, error: LogError | None) -> Verdict:

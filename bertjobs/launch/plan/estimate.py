@@ -7,7 +7,7 @@ import math
 import statistics
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from bertjobs.errors import BertjobsError
 from bertjobs.files.json_lines import last_lines, numbers
 from bertjobs.files.reading import DamagedFileError
 from bertjobs.launch.plan.memory import Peak
+from bertjobs.launch.plan.task_work import TaskWork
 from bertjobs.recipe.flops import flops_per_sequence
 from bertjobs.recipe.lockfile import decisive_settings, difference, read_lockfile
 from bertjobs.recipe.spec import ModelSpec, PhaseSpec, RunSpec
@@ -46,12 +47,14 @@ class Estimate:
         source: where the number comes from, in words.
         sequences_per_s: of all ranks together.
         gpus: how many GPUs it occupies; 0 on CPUs.
+        is_upper_bound: whether all sequences are counted as the longest, since a task's data are not prepared.
     """
 
     seconds: float
     source: str
     sequences_per_s: float
     gpus: int
+    is_upper_bound: bool = False
 
     @property
     def gpu_hours(self) -> float:
@@ -127,6 +130,7 @@ def is_comparable(earlier: RunSpec, spec: RunSpec, phase: int) -> bool:
             run.system.gpu,
             bool(run.gpus),
             run.vocabulary,
+            (run.task, run.data, run.tune_layers) if run.task else "",  # a task's sequences are as long as its data's
             WorkPerSequence.of(run, run.phase(phase)),
         )
 
@@ -188,7 +192,12 @@ def matrix_product_rate() -> float:
 
 
 def estimate_phase(
-    spec: RunSpec, phase: PhaseSpec, vocab_size: int, rate: float | None, earlier: Sequence[EarlierRun] = ()
+    spec: RunSpec,
+    phase: PhaseSpec,
+    vocab_size: int,
+    rate: float | None,
+    earlier: Sequence[EarlierRun] = (),
+    work: TaskWork | None = None,
 ) -> Estimate | None:
     """Expected time of a phase; None if nothing is known.
 
@@ -196,18 +205,49 @@ def estimate_phase(
     by `bertjobs bench` of one rank at that work with the nearest micro-batch, times the ranks; a published figure for
     the GPU, times the GPUs; on CPUs, this machine's matrix-product ``rate`` in FLOP/s, which gives an upper estimate of
     the time, since most sequences are shorter than the phase's length and short ones need less padding.
+
+    Fine-tuning needs less per sequence than the pretraining that was benchmarked or published: all but the first are
+    scaled by the arithmetic of its sequences, which ``work`` knows, and its validations are counted. Without ``work``
+    its sequences count as the longest.
     """
+    if not phase.steps:
+        return None
+    each = _flops(spec, phase, vocab_size, work)
+    scale = flops_per_sequence(spec.model, phase, vocab_size, next_sentence=spec.next_sentence) / each
+    measured = _measured(spec, phase, earlier)
     throughput = (
-        _measured(spec, phase, earlier)
-        or _benchmarked(spec, phase, earlier)
-        or _published(spec, phase)
-        or _by_rate(spec, phase, vocab_size, rate)
+        measured
+        or _scaled(_benchmarked(spec, phase, earlier), spec, scale)
+        or _scaled(_published(spec, phase), spec, scale)
+        or _by_rate(spec, each, rate)
     )
     if throughput is None:
         return None
     sequences_per_s, source = throughput
-    seconds = phase.steps * phase.global_batch / sequences_per_s
-    return Estimate(seconds, source, sequences_per_s, spec.world_size if spec.gpus else 0)
+    sequences = work.sequences(spec.model, phase) if work else phase.steps * phase.global_batch
+    is_upper_bound = bool(spec.task) and work is None and measured is None
+    if is_upper_bound:
+        source += f"; every sequence counted with {phase.sequence_length} tokens, as the data are not prepared"
+    elif work and not measured:
+        source += f"; {work.mean_tokens:.0f} tokens per sequence on average, and the validations counted"
+    gpus = spec.world_size if spec.gpus else 0
+    return Estimate(sequences / sequences_per_s, source, sequences_per_s, gpus, is_upper_bound)
+
+
+def _flops(spec: RunSpec, phase: PhaseSpec, vocab_size: int, work: TaskWork | None) -> float:
+    """Floating-point operations per sequence; without a task's data, of its longest."""
+    if work:
+        return work.flops_per_sequence(spec.model)
+    if spec.task:
+        phase = replace(phase, max_predictions=0)
+    return flops_per_sequence(spec.model, phase, vocab_size, next_sentence=spec.next_sentence)
+
+
+def _scaled(throughput: tuple[float, str] | None, spec: RunSpec, scale: float) -> tuple[float, str] | None:
+    """A throughput of pretraining, as that of a task."""
+    if throughput is None or not spec.task:
+        return throughput
+    return throughput[0] * scale, f"{throughput[1]}; of pretraining, scaled by the arithmetic per sequence"
 
 
 def _measured(spec: RunSpec, phase: PhaseSpec, earlier: Sequence[EarlierRun]) -> tuple[float, str] | None:
@@ -257,9 +297,8 @@ def _shape(model: ModelSpec) -> tuple[int, int, int, int]:
     return model.num_hidden_layers, model.hidden_size, model.num_attention_heads, model.intermediate_size
 
 
-def _by_rate(spec: RunSpec, phase: PhaseSpec, vocab_size: int, rate: float | None) -> tuple[float, str] | None:
+def _by_rate(spec: RunSpec, each: float, rate: float | None) -> tuple[float, str] | None:
     if spec.gpus or rate is None:
         return None
-    each = flops_per_sequence(spec.model, phase, vocab_size, next_sentence=spec.next_sentence)
     sequences_per_s = rate * CPU_SHARE / each
     return sequences_per_s, f"{rate / 1e9:.0f} GFLOP/s measured here, {CPU_SHARE:.0%} of it used"

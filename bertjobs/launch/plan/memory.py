@@ -163,7 +163,8 @@ def logits_bytes(vocab_size: int, masked_tokens: int) -> int:
 
 def memory_need(spec: RunSpec, phase: PhaseSpec, vocab_size: int, micro_batch: int) -> Need:
     """What one GPU needs for a micro-batch of this many sequences, all of full length with all their predictions."""
-    model, tokens, masked = spec.model, micro_batch * phase.sequence_length, micro_batch * phase.max_predictions
+    model, tokens = spec.model, micro_batch * phase.sequence_length
+    masked = 0 if spec.task else micro_batch * phase.max_predictions
     parameters = parameter_count(model, vocab_size)
     activations = activation_bytes(
         model,

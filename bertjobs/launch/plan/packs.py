@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from bertjobs.data.batches.budget import Load, budget_for
-from bertjobs.data.shards.lengths import sampled_lengths
 from bertjobs.data.shards.manifest import DataManifest
 from bertjobs.errors import InputError
 from bertjobs.recipe.spec import PhaseSpec, RunSpec
@@ -48,6 +46,9 @@ def packs_of(spec: RunSpec, data: DataManifest | None) -> dict[int, Packs]:
 
 
 def _packs(spec: RunSpec, phase: PhaseSpec, data: DataManifest) -> Packs:
+    from bertjobs.data.batches.budget import Load, budget_for  # here: a plan without data needs no numpy
+    from bertjobs.data.shards.lengths import sampled_lengths
+
     train = data.phase(phase.phase).train
     lengths, mean = sampled_lengths(data, phase.phase), train.tokens / train.rows
     if lengths.max() > phase.sequence_length:

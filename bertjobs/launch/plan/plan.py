@@ -17,10 +17,13 @@ from bertjobs.launch.plan.memory import Fit
 from bertjobs.launch.plan.packs import Packs
 from bertjobs.launch.plan.problem import Problem
 from bertjobs.launch.plan.queue import NOT_ASKED, Queue
+from bertjobs.launch.plan.task_work import TaskWork
 from bertjobs.recipe.resolve import Resolved
 from bertjobs.recipe.spec import PhaseSpec, RunSpec
 from bertjobs.slurm.times import format_time
 from bertjobs.wording import columns, counted, duration, harmless
+
+LATER = "known once the data are prepared"
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,7 @@ class Plan:
         backend: "slurm", "submitit" or "local".
         data: the data's manifest; None if it does not exist yet.
         estimates: expected time by phase; None if nothing is known.
+        work: what the run's task computes; None for pretraining, and before the task's data are prepared.
         packs: by phase, what a step is cut into; only of phases whose data are there, and that are unpadded.
         fits: by phase, whether its micro-batch fits the GPU; None if nothing is known.
         links: by phase, the jobs that it takes under the time limit; None if nothing is known or it would never end.
@@ -51,6 +55,7 @@ class Plan:
     changes: tuple[str, list[str]] | None
     problems: tuple[Problem, ...]
     now_unix_s: float | None
+    work: TaskWork | None = None
 
     @property
     def spec(self) -> RunSpec:
@@ -74,6 +79,7 @@ def make_plan(
     data: DataManifest | None,
     rate: float | None,
     *,
+    work: TaskWork | None = None,
     packs: Mapping[int, Packs] = MappingProxyType({}),
     earlier: Sequence[EarlierRun] = (),
     queue: Queue = NOT_ASKED,
@@ -84,6 +90,7 @@ def make_plan(
 
     Args:
         rate: this machine's matrix-product rate in FLOP/s; None on a cluster.
+        work: of a task, as far as its data are prepared.
         packs: by phase, as far as the data tell.
         earlier: runs with measurements, newest first.
         queue: what is asked of Slurm, and its answers.
@@ -92,7 +99,7 @@ def make_plan(
     """
     spec = resolved.spec
     vocab_size = spec.model.vocab_size or (data.vocabulary_size if data else 0)
-    estimates = {phase.phase: estimate_phase(spec, phase, vocab_size, rate, earlier) for phase in spec.phases}
+    estimates = {phase.phase: estimate_phase(spec, phase, vocab_size, rate, earlier, work) for phase in spec.phases}
     peaks = measured_peaks(spec, earlier)
     cuts = {phase.phase: _links(phase, estimates[phase.phase], queue) for phase in spec.phases}
     endless = {n: one for n, one in estimates.items() if one and cuts[n] is None and queue.limit_s}
@@ -108,6 +115,7 @@ def make_plan(
         changes=changes(spec, earlier),
         problems=(*problems, *(_too_short(number, one, spec, queue) for number, one in endless.items())),
         now_unix_s=now_unix_s,
+        work=work,
     )
 
 
@@ -157,7 +165,7 @@ def _head(plan: Plan) -> list[tuple[str, str]]:
             f"{spec.precision}",
         ),
         ("optimizer", f"{spec.optimizer.name}, weight decay {spec.optimizer.weight_decay:g}, seed {spec.seed}"),
-        ("data", spec.data if plan.data or spec.task else f"{spec.data} (not prepared yet)"),
+        ("data", spec.data if plan.data or plan.work else f"{spec.data} (not prepared yet)"),
     ]
 
 
@@ -175,7 +183,8 @@ def _batch_rows(plan: Plan) -> list[list[str]]:
         ["  x micro-batch", *(f"{phase.micro_batch:,}" for phase in phases)],
         *([["unpadded, in packs of at most", *packs]] if spec.is_unpadded else []),
         *_pack_rows(plan),
-        ["optimizer steps", *(f"{phase.steps:,}" for phase in phases)],
+        ["optimizer steps", *(f"{phase.steps:,}" if phase.steps else LATER for phase in phases)],
+        *_epoch_rows(plan),
         ["peak learning rate (LR)", *(f"{phase.lr:g}" for phase in phases)],
         ["warm-up", *(f"{phase.warmup:g} of the steps" for phase in phases)],
         ["total sequences", *(_sequences(plan, phase) for phase in phases)],
@@ -193,17 +202,33 @@ def _pack_rows(plan: Plan) -> list[list[str]]:
     ]
 
 
+def _epoch_rows(plan: Plan) -> list[list[str]]:
+    """Of a task; those of pretraining are beside its sequences."""
+    spec, work = plan.spec, plan.work
+    if not spec.task:
+        return []
+    if work is None:
+        return [["  = epochs x steps per epoch", *(f"{one.epochs:g} x unknown" for one in spec.phases)]]
+    return [
+        ["  = epochs", *(f"{work.epochs(phase):.4g}" for phase in spec.phases)],
+        ["  x steps per epoch", *(f"{work.epoch_steps(phase):,.4g}" for phase in spec.phases)],
+    ]
+
+
 def _sequences(plan: Plan, phase: PhaseSpec) -> str:
+    if not phase.steps:
+        return LATER
     wanted = phase.steps * phase.global_batch
-    if plan.data is None or phase.phase not in plan.data.phases:
-        return f"{wanted:,}"
-    return f"{wanted:,} ({wanted / plan.data.training_sequences(phase.phase):.2f} epochs)"
+    if plan.work:
+        return f"{wanted:,} of {plan.work.mean_tokens:.0f} tokens on average"
+    epochs = _epochs(plan, phase)
+    return f"{wanted:,}" if epochs is None else f"{wanted:,} ({epochs:.2f} epochs)"
 
 
 def _cost_rows(plan: Plan) -> list[list[str]]:
     """Memory, time and jobs; rows without any known value are left out, except the time."""
     estimates = list(plan.estimates.values())
-    rows = [["expected time", *(_expected(estimate) for estimate in estimates)]]
+    rows = [["expected time", *(_expected(plan, phase) for phase in plan.spec.phases)]]
     if any(estimate and estimate.gpus for estimate in estimates):
         rows.append(["GPU-hours", *(f"{estimate.gpu_hours:,.3g}" if estimate else "unknown" for estimate in estimates)])
     limit = plan.queue.limit_s
@@ -215,8 +240,10 @@ def _cost_rows(plan: Plan) -> list[list[str]]:
     return rows
 
 
-def _expected(estimate: Estimate | None) -> str:
-    return f"about {duration(estimate.seconds)}" if estimate else "unknown for this system"
+def _expected(plan: Plan, phase: PhaseSpec) -> str:
+    if estimate := plan.estimates[phase.phase]:
+        return f"{'at most' if estimate.is_upper_bound else 'about'} {duration(estimate.seconds)}"
+    return "unknown for this system" if phase.steps else LATER
 
 
 def _jobs(plan: Plan, phase: PhaseSpec) -> str:
@@ -297,15 +324,26 @@ def as_json(plan: Plan) -> dict[str, Any]:
     }
 
 
+def _epochs(plan: Plan, phase: PhaseSpec) -> float | None:
+    """How often a phase reads its data; None if they are not there."""
+    if plan.work:
+        return plan.work.epochs(phase)
+    if plan.data is None or phase.phase not in plan.data.phases:
+        return None
+    return phase.steps * phase.global_batch / plan.data.training_sequences(phase.phase)
+
+
 def _phase_json(plan: Plan, phase: PhaseSpec) -> dict[str, Any]:
     estimate, fit, cut = plan.estimates[phase.phase], plan.fits[phase.phase], plan.links[phase.phase]
     packs = plan.packs.get(phase.phase)
-    rows = plan.data.training_sequences(phase.phase) if plan.data and phase.phase in plan.data.phases else None
+    epochs = _epochs(plan, phase)
     return {
         **asdict(phase),
         "world_size": plan.spec.world_size,
-        "epochs": phase.steps * phase.global_batch / rows if rows else None,
+        "epochs": epochs,
+        "steps_per_epoch": phase.steps / epochs if epochs else None,
         "expected_s": estimate.seconds if estimate else None,
+        "expected_is_upper_bound": estimate.is_upper_bound if estimate else None,
         "expected_from": estimate.source if estimate else None,
         "sequences_per_s": estimate.sequences_per_s if estimate else None,
         "gpu_hours": estimate.gpu_hours if estimate else None,

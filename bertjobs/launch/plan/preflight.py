@@ -26,7 +26,6 @@ from bertjobs.run.torch_wheels import lacks_code
 from bertjobs.slurm.client import Slurm
 from bertjobs.slurm.jobs import RUNNING, WAITING
 from bertjobs.slurm.notify import Notify
-from bertjobs.tasks.prepared import prepared_for
 
 MANY_EPOCHS = 40
 """How often a text may be read. BERT read its own about 40 times (Devlin et al., arXiv 1810.04805, A.2), with new masks
@@ -182,6 +181,8 @@ def check_task(spec: RunSpec) -> None:
     Raises:
         InputError: they are not; names the first thing that is wrong.
     """
+    from bertjobs.tasks.prepared import prepared_for  # here: pretraining needs none of it
+
     prepared_for(spec).open_task()
 
 
@@ -228,7 +229,7 @@ def epoch_problems(spec: RunSpec, data: DataManifest) -> list[Problem]:
         if readings > MANY_EPOCHS:
             fit = max(1, int(MANY_EPOCHS * once / phase.global_batch))
             what = f"reads its text {readings:,.0f} times; BERT itself read its own {MANY_EPOCHS}"
-            hint = f"prepare more text, or set phase{phase.phase}.steps={fit}, which read it {MANY_EPOCHS} times"
+            hint = f"prepare more text, or set phase{phase.phase}.steps={fit}, which reads it {MANY_EPOCHS} times"
         elif readings < 1 and phase.phase == 1 and not spec.init_checkpoint:
             fit = math.ceil(once / phase.global_batch)
             what = f"reads {readings:.1%} of its text: the rest is never seen"
@@ -241,8 +242,8 @@ def epoch_problems(spec: RunSpec, data: DataManifest) -> list[Problem]:
 
 def notify_problems(notify: Notify, environ: Mapping[str, str]) -> list[Problem]:
     """A warning if the address of the site's webhook cannot be read: the run would tell nobody, and train."""
-    found = caught(address, notify.webhook, environ) if notify.webhook else []
-    return [replace(problem, is_warning=True) for problem in found]
+    problems = caught(address, notify.webhook, environ) if notify.webhook else []
+    return [replace(problem, is_warning=True) for problem in problems]
 
 
 def torch_problems(spec: RunSpec, version: str | None = None) -> list[Problem]:

@@ -10,8 +10,10 @@ from typing import Any
 
 from bertjobs.data.shards.manifest import MANIFEST_NAME, DataManifest
 from bertjobs.data.shards.manifest_form import write_manifest
+from bertjobs.data.text.vocabulary import Vocabulary
 from bertjobs.recipe.batch import divide
 from bertjobs.recipe.spec import PhaseSpec, RunSpec
+from bertjobs.tasks.prepared import PreparedTask
 
 NAME = "rehearsal"
 RANKS = 2
@@ -20,25 +22,30 @@ STEPS = (15, 9)  # of the first phase, and of each later one
 CHECKPOINT_EVERY = 3
 MICRO_BATCH, GRADIENT_STEPS = 2, 2  # at most
 ROWS = {"train": 512, "validation": 16}  # of the data, at least
+EXAMPLES = {"train": 512, "dev": 64}  # of a task, at most
 HANG_TIMEOUT_S = 300
 
 
-def made_small(spec: RunSpec, data: DataManifest) -> RunSpec:
+def made_small(spec: RunSpec, data: DataManifest | PreparedTask) -> RunSpec:
     """The run that is rehearsed: two CPU ranks, a tiny model, few steps, small batches.
 
     Optimizer, learning rate, warm-up, masking, loss scale, loader, seed, budgets of restarts and everything else that
     decides how a run is trained and continued are the recipe's, as far as a CPU supports them. Phases that the data
-    lack are left out.
+    lack are left out. A task is validated, so that its best checkpoint is chosen, and never ends early.
 
     Raises:
         InputError: the data have none of its phases.
     """
-    phases = [phase for phase in spec.phases if phase.phase in data.phases]
-    if not phases:
-        data.phase(spec.phases[0].phase)
+    if isinstance(data, PreparedTask):
+        phases, size = list(spec.phases), Vocabulary.of_folder(data.folder).size
+    else:
+        phases, size = [phase for phase in spec.phases if phase.phase in data.phases], data.sized(spec).model.vocab_size
+        if not phases:
+            data.phase(spec.phases[0].phase)
     model = replace(
-        data.sized(spec).model,
+        spec.model,
         name=NAME,
+        vocab_size=size,
         num_hidden_layers=min(LAYERS, spec.model.num_hidden_layers),
         hidden_size=HIDDEN,
         num_attention_heads=HEADS,
@@ -48,7 +55,11 @@ def made_small(spec: RunSpec, data: DataManifest) -> RunSpec:
         spec,
         run=NAME,
         model=model,
-        phases=tuple(_small_phase(phase, STEPS[min(index, 1)]) for index, phase in enumerate(phases)),
+        phases=tuple(
+            _small_phase(phase, STEPS[min(index, 1)], is_validated=bool(spec.task or phase.validate_every))
+            for index, phase in enumerate(phases)
+        ),
+        tune_layers=None if spec.tune_layers is None else min(spec.tune_layers, model.num_hidden_layers),
         nodes=1,
         tasks_per_node=RANKS,
         gpus=0,
@@ -65,7 +76,7 @@ def made_small(spec: RunSpec, data: DataManifest) -> RunSpec:
     )
 
 
-def _small_phase(phase: PhaseSpec, count: int) -> PhaseSpec:
+def _small_phase(phase: PhaseSpec, count: int, *, is_validated: bool) -> PhaseSpec:
     gradient_steps = min(GRADIENT_STEPS, phase.gradient_steps)
     batch = divide(RANKS * MICRO_BATCH * gradient_steps, RANKS, MICRO_BATCH)
     return replace(
@@ -77,7 +88,8 @@ def _small_phase(phase: PhaseSpec, count: int) -> PhaseSpec:
         gradient_steps=batch.gradient_steps,
         micro_batch_limit=MICRO_BATCH,
         checkpoint_every=CHECKPOINT_EVERY,
-        validate_every=count // 2 if phase.validate_every else 0,
+        validate_every=count // 2 if is_validated else 0,
+        early_stop=0,
     )
 
 

@@ -12,8 +12,9 @@ from bertjobs.launch.rehearse.faults import Fault
 from bertjobs.run.checkpoints import DamagedCheckpointError, verify
 from bertjobs.run.directory import PhaseDirectory, RunDirectory
 from bertjobs.run.journal import read_story
+from bertjobs.run.series import LOSSES
 
-SERIES = ("step", "loss_nats", "learning_rate", "tokens")
+SERIES = ("step", *LOSSES, "learning_rate", "tokens")
 
 
 @dataclass(frozen=True)

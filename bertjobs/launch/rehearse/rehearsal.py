@@ -15,9 +15,9 @@ from bertjobs.errors import EXIT_BAD_INPUT, EXIT_CONTINUE, EXIT_DONE, EXIT_FAILU
 from bertjobs.files.json_lines import read_lines
 from bertjobs.launch.link import End, Next, has_advanced, recorded, what_next
 from bertjobs.launch.local import free_port, rank_environment
-from bertjobs.launch.plan.preflight import check_data
+from bertjobs.launch.plan.preflight import check_data, check_task
 from bertjobs.launch.rehearse.faults import FILL_DISK, Fault, Moment, Strike, draw_moment, on_small_disk
-from bertjobs.launch.rehearse.miniature import NAME, made_small, sample_data
+from bertjobs.launch.rehearse.miniature import EXAMPLES, NAME, made_small, sample_data
 from bertjobs.launch.rehearse.outcome import Ending, Survival, survival_of, unfinished
 from bertjobs.recipe.size import checkpoint_bytes
 from bertjobs.recipe.spec import RunSpec
@@ -25,6 +25,8 @@ from bertjobs.run.checkpoints import last_written
 from bertjobs.run.directory import PhaseDirectory, RunDirectory
 from bertjobs.run.settings import write_settings
 from bertjobs.slurm.environment import clean_environment
+from bertjobs.tasks.prepared import MANIFEST, PreparedTask
+from bertjobs.tasks.sample import sample_task
 
 PATIENCE_S = 900.0  # with one attempt: the machine may be busy, the disk slow
 GRACE_S = 60.0  # from one rank's end to that of all: srun's --wait in run.sub
@@ -203,6 +205,8 @@ def rehearsal(spec: RunSpec, folder: Path, python: str, environ: Mapping[str, st
     Raises:
         InputError: the data are missing, incomplete, or not what the recipe needs.
     """
+    if spec.task:
+        return _rehearsal_of_task(spec, folder, python, environ)
     data = DataManifest.read(Path(spec.data))
     small = replace(made_small(spec, data), results=str(folder))
     check_data(small)
@@ -212,3 +216,19 @@ def rehearsal(spec: RunSpec, folder: Path, python: str, environ: Mapping[str, st
     if spec.local_copy:
         small = replace(small, local_copy=str(folder / "copy"))
     return Rehearsal(replace(small, data=str(Path(small.data).absolute())), folder, python, environ)
+
+
+def _rehearsal_of_task(spec: RunSpec, folder: Path, python: str, environ: Mapping[str, str]) -> Rehearsal:
+    """Of a run that fine-tunes, on the first of its task's prepared examples."""
+    if not (Path(spec.data) / MANIFEST).is_file():
+        raise InputError(
+            f"the data of task {spec.task} are not prepared",
+            where=spec.data,
+            hint="bertjobs finetune --dry-run with --from and --data prepares them and names their folder; give that "
+            "as --data",
+        )
+    prepared = PreparedTask.read(Path(spec.data))
+    sample_task(prepared, folder / "data", EXAMPLES)
+    small = replace(made_small(spec, prepared), results=str(folder), data=str(folder / "data"))
+    check_task(small)
+    return Rehearsal(small, folder, python, environ)

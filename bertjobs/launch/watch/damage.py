@@ -35,9 +35,9 @@ class Damage:
             self.note(phase, _words(error))
             return otherwise
 
-    def lines(self, phase: int, path: Path, *fields: str, newest: bool = False) -> list[Line]:
+    def lines(self, phase: int, path: Path, *fields: str, with_loss: bool = False, newest: bool = False) -> list[Line]:
         """The lines of a file about steps (`read_steps`); none, and a note of it, if the file is damaged."""
-        return self.read(phase, lambda: read_steps(path, *fields, newest=newest), [])
+        return self.read(phase, lambda: read_steps(path, *fields, with_loss=with_loss, newest=newest), [])
 
 
 def in_order(words: Mapping[int, tuple[str, ...]]) -> tuple[str, ...]:

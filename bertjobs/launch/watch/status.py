@@ -21,6 +21,7 @@ from bertjobs.run.directory import PhaseDirectory, RunDirectory
 from bertjobs.run.events import LAST_UNIX_S
 from bertjobs.run.journal import JobStory, Story, read_story
 from bertjobs.run.owner import Owners
+from bertjobs.run.series import LOSSES, loss_field
 from bertjobs.slurm.client import Slurm
 from bertjobs.slurm.jobs import RUNNING, WAITING, Answer, JobStart
 from bertjobs.wording import duration
@@ -30,7 +31,7 @@ LATE_STEPS = 10
 LATE_S = 60.0
 """A step is late after the time of ten steps, but not within a minute: a checkpoint or validation takes time too."""
 
-STEP_FIELDS = ("time_unix_s", "loss_nats", "sequences_per_s", "step_time_s")
+STEP_FIELDS = ("time_unix_s", "sequences_per_s", "step_time_s")
 """What a line of metrics.jsonl must have; of a phase that is done only the last ones are read."""
 UNREADABLE = "UNREADABLE"
 """State of a run whose run.yml cannot be read."""
@@ -52,6 +53,7 @@ class PhaseStatus:
         source: of the state: "run directory", "sacct", "squeue" or "sacct+squeue".
         steps_done, steps: optimizer steps.
         loss_nats, sequences_per_s: of the newest step; None before the first.
+        squared_error: its loss, where the labels are numbers: then there is no ``loss_nats``.
         step_age_s: seconds since the newest step.
         checkpoint: the newest checkpoint's name, or "".
         step_time_s: the median over the newest steps.
@@ -87,12 +89,18 @@ class PhaseStatus:
     timeline: tuple[TimelineEntry, ...] = ()
     damage: tuple[str, ...] = ()
     goodput: Goodput | None = None
+    squared_error: float | None = None
+
+    @property
+    def loss(self) -> float | None:
+        """Whichever of the two the run has."""
+        return self.squared_error if self.loss_nats is None else self.loss_nats
 
     def as_json(self) -> dict[str, Any]:
         """For programs: JSON has no NaN."""
-        loss = self.loss_nats if self.loss_nats is not None and math.isfinite(self.loss_nats) else None
-        used = self.goodput.as_json() if self.goodput else None
-        return {**asdict(self), "loss_nats": loss, "goodput": used}
+        losses = {name: getattr(self, name) for name in LOSSES}
+        finite = {name: loss if loss is not None and math.isfinite(loss) else None for name, loss in losses.items()}
+        return {**asdict(self), **finite, "goodput": self.goodput.as_json() if self.goodput else None}
 
 
 @dataclass(frozen=True)
@@ -178,7 +186,11 @@ def read_run(directory: RunDirectory, *, whole: bool = False) -> RunFiles:
         note_result(directory.phase(numbers[-1]), last, damage)
     metrics = {
         number: damage.lines(
-            number, directory.phase(number).metrics, *STEP_FIELDS, newest=not whole and number not in undone
+            number,
+            directory.phase(number).metrics,
+            *STEP_FIELDS,
+            with_loss=True,
+            newest=not whole and number not in undone,
         )
         for number in numbers
     }
@@ -280,6 +292,7 @@ def _phase_status(files: RunFiles, phase: PhaseSpec, links: Sequence[Link], answ
     if phase.phase not in files.undone:
         state, link = "DONE", _last_link(entries, links)
     last = lines[-1] if lines else None
+    loss = {name: last[name]} if last and (name := loss_field(last)) else {}
     step_time = statistics.median(line["step_time_s"] for line in lines[-RECENT_STEPS:]) if lines else None
     late = _late_s(folder, link, last, step_time, now) if state == "RUNNING" else None
     checkpoint = newest_whole(folder.checkpoints)
@@ -292,7 +305,8 @@ def _phase_status(files: RunFiles, phase: PhaseSpec, links: Sequence[Link], answ
         source=answer.source if link and source != "run directory" else "run directory",
         steps_done=last["step"] if last else 0,
         steps=phase.steps,
-        loss_nats=last["loss_nats"] if last else None,
+        loss_nats=loss.get("loss_nats"),
+        squared_error=loss.get("squared_error"),
         sequences_per_s=last["sequences_per_s"] if last else None,
         step_age_s=round(now - last["time_unix_s"], 1) if last else None,
         checkpoint=checkpoint.name if checkpoint else "",

@@ -34,7 +34,7 @@ def status_text(rows: Sequence[PhaseStatus], paint: Paint = PLAIN) -> str:
             paint(row.state, colour_of(row.state)),
             row.job or "-",
             f"{row.steps_done}/{row.steps if row.phase else '?'}",
-            "-" if row.loss_nats is None else f"{row.loss_nats:.3f}",
+            "-" if row.loss is None else f"{row.loss:.3f}",
             "-" if row.sequences_per_s is None else f"{row.sequences_per_s:,.1f}",
             "-" if row.step_age_s is None else f"{duration(row.step_age_s)} ago" + _late(row, paint),
             row.checkpoint or "-",
@@ -121,8 +121,9 @@ def phase_lines(phase: PhaseStatus, now: float, paint: Paint = PLAIN) -> list[st
     if phase.late_s is not None:
         warning = paint("NO PROGRESS", Colour.BAD)
         lines.append(f"  {warning} for {duration(phase.late_s)}, though the job runs; see: bertjobs doctor {phase.run}")
-    if phase.loss_nats is not None and phase.sequences_per_s is not None:
-        lines.append(f"  loss        {phase.loss_nats:.4f} nats, {phase.sequences_per_s:,.1f} sequences/s")
+    if phase.loss is not None and phase.sequences_per_s is not None:
+        unit = "squared error" if phase.loss_nats is None else "nats"
+        lines.append(f"  loss        {phase.loss:.4f} {unit}, {phase.sequences_per_s:,.1f} sequences/s")
     if phase.checkpoint:
         age = "" if phase.checkpoint_age_s is None else f", {duration(phase.checkpoint_age_s)} ago"
         lines.append(f"  checkpoint  {phase.checkpoint}{age}")

@@ -15,11 +15,13 @@ from bertjobs.launch.watch.task_result import task_result
 from bertjobs.recipe.sweep import SEED
 from bertjobs.run.directory import RunDirectory
 from bertjobs.run.series import read_steps
+from bertjobs.run.study import settings_in_words
 from bertjobs.wording import PLAIN, Colour, Paint, columns, harmless
 
 HELD_OUT = "mlm_loss_nats"
 """The measure of pretraining: of the last validation of the last phase."""
-DONE, NOT_STARTED = "DONE", "NOT STARTED"
+DONE, NOT_STARTED, CANCELLED = "DONE", "NOT STARTED", "CANCELLED"
+NOT_EXPLAINED = "nothing continues it"
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,11 @@ class Spread:
     least: float | None = None
     most: float | None = None
 
+    @property
+    def words(self) -> str:
+        """``phase1.lr=1e-5``; empty where the runs differ in their seed alone."""
+        return settings_in_words(self.settings)
+
 
 def measure_of(directory: RunDirectory) -> tuple[str | None, float | None]:
     """The name of what a run is measured by, a task's or that of pretraining, and its value; None where it was not
@@ -98,26 +105,33 @@ def member_result(
     trained on this machine, and those that have not begun come after it."""
     row = next((phase for phase in status.phases if phase.state != DONE), status.phases[-1])
     name, value = measured
+    is_active = any(link.is_active for link in status.links) or (in_turn and row.state == NOT_STARTED)
+    was_cancelled = bool(status.links) and status.links[-1].cancelled and not is_active and row.state != DONE
     return MemberResult(
         run=status.directory.name,
         settings=settings,
-        state=row.state,
+        state=CANCELLED if was_cancelled else row.state,
         phase=row.phase,
         steps_done=row.steps_done,
         steps=row.steps,
         measure=name,
         value=value if row.state == DONE else None,
-        is_active=any(link.is_active for link in status.links) or (in_turn and row.state == NOT_STARTED),
+        is_active=is_active,
     )
 
 
 def spreads(members: Sequence[MemberResult]) -> list[Spread]:
     """Mean and spread of each setting over its seeds, in the order of the study."""
+    return [spread for spread, _ in grouped(members)]
+
+
+def grouped(members: Sequence[MemberResult]) -> list[tuple[Spread, list[MemberResult]]]:
+    """The runs that differ in their seed alone, with their spread, in the order of the study."""
     groups: dict[tuple[tuple[str, str], ...], list[MemberResult]] = {}
     for member in members:
         shared = tuple((key, value) for key, value in member.settings.items() if key != SEED)
         groups.setdefault(shared, []).append(member)
-    return [_spread(dict(shared), group) for shared, group in groups.items()]
+    return [(_spread(dict(shared), group), group) for shared, group in groups.items()]
 
 
 def _spread(settings: Mapping[str, str], group: Sequence[MemberResult]) -> Spread:
@@ -132,7 +146,7 @@ def study_json(name: str, members: Sequence[MemberResult]) -> dict[str, Any]:
     """For programs."""
     return {
         "study": name,
-        "measure": _measure(members),
+        "measure": measure_name(members),
         "members": [{**asdict(member), "has_failed": member.has_failed} for member in members],
         "spreads": [asdict(spread) for spread in spreads(members)],
     }
@@ -140,32 +154,48 @@ def study_json(name: str, members: Sequence[MemberResult]) -> dict[str, Any]:
 
 def study_text(name: str, members: Sequence[MemberResult], paint: Paint = PLAIN) -> str:
     """For people: a row per run, a row per setting with mean and spread, and the runs that failed."""
-    measure = _measure(members) or "measure"
-    done = sum(member.state == DONE for member in members)
-    failed = [member for member in members if member.has_failed]
+    state = 1 + len(members[0].settings)
+    head, *rows = run_table(members)
+    painted = [[*row[:state], paint(row[state], colour_of(row[state])), *row[state + 1 :]] for row in rows]
+    parts = [headline(name, members), _table([head, *painted], paint)]
+    if any(member.value is not None for member in members):
+        parts.append(_table(spread_table(members), paint))
+    parts += [
+        f"{one.run} {one.state.lower()}: {one.why or NOT_EXPLAINED}\n  {one.command}" for one in failures(members)
+    ]
+    return harmless("\n\n".join(parts), paint)
+
+
+def headline(name: str, members: Sequence[MemberResult]) -> str:
+    """How far a study is."""
+    return f"study {name}: {sum(member.state == DONE for member in members)} of {len(members)} runs done"
+
+
+def failures(members: Sequence[MemberResult]) -> list[MemberResult]:
+    """The runs that nothing continues."""
+    return [member for member in members if member.has_failed]
+
+
+def run_table(members: Sequence[MemberResult]) -> list[list[str]]:
+    """A head, and a row per run: its settings, state, place and measure."""
     keys = list(members[0].settings)
-    head = ["run", *keys, "state", "phase", "step", measure]
     rows = [
         [
             member.run,
             *(member.settings.get(key, "-") for key in keys),
-            paint(member.state, colour_of(member.state)),
+            member.state,
             str(member.phase or "-"),
             f"{member.steps_done}/{member.steps}",
             _number(member.value),
         ]
         for member in members
     ]
-    parts = [f"study {name}: {done} of {len(members)} runs done", _table(head, rows, paint)]
-    if any(member.value is not None for member in members):
-        parts.append(_spread_table(members, keys, paint))
-    parts += [f"{one.run} {one.state.lower()}: {one.why or 'nothing continues it'}\n  {one.command}" for one in failed]
-    return harmless("\n\n".join(parts), paint)
+    return [["run", *keys, "state", "phase", "step", measure_name(members) or "measure"], *rows]
 
 
-def _spread_table(members: Sequence[MemberResult], keys: Sequence[str], paint: Paint) -> str:
-    shared = [key for key in keys if key != SEED]
-    head = [*shared, "runs done", "mean", "std (n-1)", "min", "max"]
+def spread_table(members: Sequence[MemberResult]) -> list[list[str]]:
+    """A head, and a row per setting: mean and spread over its seeds."""
+    shared = [key for key in members[0].settings if key != SEED]
     rows = [
         [
             *(spread.settings.get(key, "-") for key in shared),
@@ -174,16 +204,17 @@ def _spread_table(members: Sequence[MemberResult], keys: Sequence[str], paint: P
         ]
         for spread in spreads(members)
     ]
-    return _table(head, rows, paint)
+    return [[*shared, "runs done", "mean", "std (n-1)", "min", "max"], *rows]
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]], paint: Paint) -> str:
-    return "\n".join(columns([[paint(name, Colour.HEAD) for name in head], *rows]))
+def _table(table: Sequence[Sequence[str]], paint: Paint) -> str:
+    return "\n".join(columns([[paint(name, Colour.HEAD) for name in table[0]], *table[1:]]))
 
 
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
 
 
-def _measure(members: Sequence[MemberResult]) -> str | None:
+def measure_name(members: Sequence[MemberResult]) -> str | None:
+    """What the runs are measured by; None where none was measured yet."""
     return next((member.measure for member in members if member.measure), None)

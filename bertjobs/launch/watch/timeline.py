@@ -69,7 +69,7 @@ class Link:
         reason: why it waits, in Slurm's word.
         nodes: of its newest start, as Slurm writes them.
         start_unix_s: of its newest start, or when Slurm expects it.
-        pid, host: of the launcher of a local job; 0 and "" for others.
+        pid, host, study: of the launcher of a local job, and whose runs that trains; 0 and "" for others.
         cancelled: whether ``bertjobs cancel`` stopped it.
         entries: what it did, oldest first.
     """
@@ -86,6 +86,7 @@ class Link:
     start_unix_s: float | None = None
     pid: int = 0
     host: str = ""
+    study: str = ""
     cancelled: bool = False
     entries: tuple[TimelineEntry, ...] = ()
 
@@ -167,6 +168,7 @@ def _link(
         start_unix_s=unix_s(known.start),
         pid=job.pid,
         host=job.host,
+        study=job.study,
         cancelled=job.is_cancelled,
     )
     attempts = [_entry(link, attempt, starts, metrics, story, tasks_per_node) for attempt in job.attempts]

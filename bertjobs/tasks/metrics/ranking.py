@@ -1,4 +1,4 @@
-"""Scores of passages ranked per query, as Microsoft's msmarco_eval.py and trec_eval define them, and TREC run lines.
+"""Scores of passages ranked per query, as Microsoft's msmarco_eval.py and trec_eval define them, and run files.
 
 Candidates are rows of arrays: millions of them are sorted at once, and nothing is kept per row but its numbers.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,8 @@ from bertjobs.tasks.metrics.scores import Scores, check_lengths, listed
 
 CUT = 10
 """How many places MRR@10 and nDCG@10 look at."""
+MSMARCO_RANKS = 1000
+"""How many ranks of a query Microsoft's script holds; more crash it."""
 
 Ids = NDArray[Any]  # integers, or text of a fixed width
 
@@ -29,16 +31,35 @@ class Judged:
     grades: NDArray[Any]
 
 
-def worst_order(queries: Ids, scores: NDArray[Any], grades: NDArray[Any] | None = None) -> NDArray[np.int64]:
+def judged_counts(relevant: Sequence[int], queries: int) -> Judged:
+    """Qrels of which only numbers are known: query n has ``relevant[n]`` relevant passages. They judge ``queries`` in
+    all; those beyond ``relevant`` have no candidates."""
+    counts = np.ones(max(queries, len(relevant)), dtype=np.int64)
+    counts[: len(relevant)] = relevant
+    rows = np.repeat(np.arange(len(counts)), np.maximum(counts, 1))
+    return Judged(rows, (counts > 0)[rows].astype(np.int8))
+
+
+def worst_order(queries: Ids, scores: NDArray[Any], grades: NDArray[Any]) -> NDArray[np.int64]:
     """The rows by query, then from the highest score down; ties are broken against the model, the lowest grade first.
 
     So a model that scores all passages alike gets the worst order, not the one of the file. A score that is not a
     number is the lowest.
     """
+    return np.lexsort((grades, _falling(scores), queries))
+
+
+def trec_order(queries: Ids, passages: Ids, scores: NDArray[Any]) -> NDArray[np.int64]:
+    """The rows by query, then as trec_eval sorts them: from the highest score, in 32 bits, down, and of equal scores
+    the passage's id that is the last as text first. It depends neither on grades nor on the order of the rows."""
+    _, by_text = np.unique(passages.astype(str), return_inverse=True)
+    return np.lexsort((-by_text, _falling(scores.astype(np.float32)), queries))
+
+
+def _falling(scores: NDArray[Any]) -> NDArray[np.float64]:
     falling = np.negative(scores, dtype=np.float64)
     falling[np.isnan(falling)] = np.inf
-    keys = (falling, queries) if grades is None else (grades, falling, queries)
-    return np.lexsort(keys)
+    return falling
 
 
 def ranking_scores(
@@ -102,7 +123,7 @@ def _check_relevant(names: Ids, relevant: NDArray[Any], hits: NDArray[Any]) -> N
         which = "query has" if len(wrong) == 1 else "queries have"
         raise InputError(
             f"{len(wrong):,} {which} more relevant candidates than the qrels name: {listed(map(str, wrong))}",
-            hint="a passage twice among a query's candidates, or the qrels of another file",
+            hint="is a passage listed twice for one query, or are these the qrels of another file?",
         )
 
 
@@ -141,23 +162,39 @@ def _notes(values: dict[str, float], relevant: NDArray[Any], scores: NDArray[Any
         yield f"{strange:,} of {len(scores):,} scores are not numbers; ranked last"
 
 
-def run_lines(
-    queries: Ids, passages: Ids, scores: NDArray[Any], tag: str, grades: NDArray[Any] | None = None
-) -> Iterator[str]:
-    """Lines of a TREC run file, ``QUERY Q0 PASSAGE RANK SCORE TAG``, in the order that `ranking_scores` scores.
+class Ranked(NamedTuple):
+    """A candidate at its rank, from 1."""
 
-    ``grades`` decide ties; without them, as in a test set, passages with equal scores stay in their order.
+    query: str
+    passage: str
+    rank: int
+    score: float
+
+
+def ranked(queries: Ids, passages: Ids, scores: NDArray[Any]) -> Iterator[Ranked]:
+    """The candidates of each query in `trec_order`, with scores of 32 bits.
+
+    Raises:
+        InputError: an id is not one word, so that it cannot stand in a run file.
     """
     check_lengths(queries, scores, "candidate")
     check_lengths(queries, passages, "candidate")
-    if not tag or tag.split() != [tag]:
-        raise InputError(f"a run's tag is one word, not {tag!r}")
     before, rank = None, 0
-    for row in worst_order(queries, scores, grades):
+    for row in trec_order(queries, passages, scores):
         query, passage = str(queries[row]), str(passages[row])
-        rank = rank + 1 if query == before else 1
-        before = query
         for name in (query, passage):
             if name.split() != [name]:
-                raise InputError(f"an id in a TREC run file is one word, not {name!r}")
-        yield f"{query} Q0 {passage} {rank} {float(scores[row]):.9g} {tag}\n"
+                raise InputError(f"an id in a run file is one word, not {name!r}")
+        rank = rank + 1 if query == before else 1
+        before = query
+        yield Ranked(query, passage, rank, float(np.float32(scores[row])))
+
+
+def trec_line(one: Ranked, tag: str) -> str:
+    """``QUERY Q0 PASSAGE RANK SCORE TAG``; different scores stay different."""
+    return f"{one.query} Q0 {one.passage} {one.rank} {one.score:.9g} {tag}\n"
+
+
+def msmarco_line(one: Ranked) -> str:
+    """``QUERY<TAB>PASSAGE<TAB>RANK``, as Microsoft's script reads it."""
+    return f"{one.query}\t{one.passage}\t{one.rank}\n"

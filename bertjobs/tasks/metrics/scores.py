@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sized
+from collections.abc import Iterable, Mapping, Sized
 from dataclasses import dataclass
 from itertools import islice
+from typing import Any
 
 from bertjobs.errors import InputError
+
+NOT_SCORES = ("phase", "step", "validation_s", "examples", "tuned", "notes")
+"""The fields of a line of validation.jsonl that are neither a loss nor a measure."""
 
 NAMED = 5
 """How many names a note lists before it counts the rest."""
@@ -19,6 +23,11 @@ class Scores:
 
     values: dict[str, float]
     notes: tuple[str, ...] = ()
+
+
+def scores_of(line: Mapping[str, Any]) -> dict[str, float]:
+    """The dev losses and measures in a line of validation.jsonl."""
+    return {key: value for key, value in line.items() if key not in NOT_SCORES and isinstance(value, float | int)}
 
 
 def share(part: float, whole: float) -> float:

@@ -168,7 +168,7 @@ def _text(owner: Any, name: str, where: str) -> str:
     text = str(_value(owner, name, str, where))
     if text != sound(text, 0).text:
         raise InputError(f"{name!r} holds NUL or half a character", where=where,
-                         hint="they cannot be left out, for answers are found by their place")  # fmt: skip
+                         hint="they cannot be left out: answers are located by counting characters")  # fmt: skip
     return text
 
 
@@ -184,7 +184,7 @@ def _id(asked: Any, where: str) -> str:
 
 def _value(owner: Any, name: str, kind: type, where: str) -> Any:
     if not isinstance(owner, dict):
-        raise InputError(f"there is {shown(owner)} in place of an object", where=where)
+        raise InputError(f"expected an object, not {shown(owner)}", where=where)
     if name not in owner:
         there = ", ".join(map(repr, list(owner)[:20])) or "nothing"
         raise InputError(f"there is no {name!r}, but {there}", where=where,

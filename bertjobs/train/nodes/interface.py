@@ -80,7 +80,7 @@ def trap(placement: Placement) -> str:
         with suppress(OSError):
             address = str(socket.getaddrinfo(name, None)[0][4][0]).partition("%")[0]
             if is_loopback(address):
-                return f"on {host} the name {name} means {address} (/etc/hosts), which leads back to the node that asks"
+                return f"on {host} the name {name} resolves to {address} (/etc/hosts), a loopback address"
     return ""
 
 

@@ -84,7 +84,7 @@ class PhaseBatches:
             return self._lddl_stream(start.step if start else 0)
         if start is not None and start.skipped != shards.skipped:
             before, now = (", ".join(names) or "none" for names in (start.skipped, shards.skipped))
-            where = f"the epoch continues from place {start.place} of its order"
+            where = f"the epoch continues from position {start.place} of its order"
             ranks.say(f"the skipped shards have changed (before: {before}; now: {now}): {where}")
         return BatchStream(
             shards.train,

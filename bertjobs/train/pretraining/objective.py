@@ -81,6 +81,9 @@ class Pretraining:
     def scores(self) -> Sequence[str]:
         return [field for field in SCORES if self._has(field)]
 
+    def held_out_scores(self, line: Mapping[str, Any]) -> Sequence[str]:
+        return [field for field in self.scores if field in line]
+
     def _has(self, field: str) -> bool:
         return self.spec.next_sentence or field not in NEXT_SENTENCE
 

@@ -103,7 +103,7 @@ def test_a_column_that_is_there_twice_is_refused_and_others_may_be(tmp_path: Pat
     path = tmp_path / "a.parquet"
     pq.write_table(pa.table([["a"], ["b"], ["c"]], names=["n", "n", "text"]), path)
     assert [document.text for document in documents(f"parquet:{path}")] == ["c"]
-    assert "has 2 columns 'n': which one holds the text is not known" in refused(f"parquet:{path}#field=n")
+    assert "has 2 columns named 'n': it is not clear which one holds the text" in refused(f"parquet:{path}#field=n")
 
 
 ITEM = '{"type":"item","id":"Q31","labels":{"en":{"language":"en","value":"Belgium"}},"claims":{}}'

@@ -75,7 +75,7 @@ def test_a_remote_file_has_its_server_s_name_for_its_state() -> None:
         (piece,) = scan([Source("jsonl", f"{address}/a.jsonl")])
         read_it(piece)
         behaviour.etag = '"2"'
-        with pytest.raises(CorpusChangedError, match="its server named it"):
+        with pytest.raises(CorpusChangedError, match="its server gave its version"):
             read_it(piece)
 
 

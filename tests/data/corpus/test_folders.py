@@ -56,6 +56,7 @@ def test_a_link_that_leads_nowhere_is_named(tmp_path: Path, name: str) -> None:
     (tmp_path / name).symlink_to(tmp_path / "nowhere")
     assert f"{str(tmp_path / name)!r} is a link to nothing" in refused(f"text:{tmp_path}")
     assert f"{str(tmp_path / name)!r} is a link to nothing" in refused(f"text:{tmp_path / name}")
+    assert f"it leads to {tmp_path / 'nowhere'}" in refused(f"text:{tmp_path}")
     (tmp_path / name).rename(tmp_path / ".hidden")
     assert [one for one, _ in texts(f"text:{tmp_path}")] == ["a.txt"]
 

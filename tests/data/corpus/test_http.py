@@ -199,5 +199,5 @@ def test_columns_need_parts() -> None:
         source = Source("parquet", f"{address}/a.parquet")
         assert [one.text for one in read_all(source, 10_000)] == [f"Text {row}." for row in range(5000)]
         behaviour.parts = False
-        with pytest.raises(InputError, match="sends no parts of a file"):
+        with pytest.raises(InputError, match="cannot send parts of a file"):
             scan([source])

@@ -244,8 +244,9 @@ def test_damaged_and_missing_files_are_named(adopted: Adopt, vocabulary: Vocabul
     whole = (folder / "a.hdf5").read_bytes()
     for content in (whole[: len(whole) // 2], b"", b"not HDF5" * 100):
         (folder / "a.hdf5").write_bytes(content)
-        with pytest.raises(InputError, match=r"'a\.hdf5' cannot be read"):
+        with pytest.raises(InputError, match=r"'a\.hdf5' cannot be read") as error:
             adopted(folder)
+        assert error.value.hint == "is it a whole HDF5 file? copy it again, or leave it out"
     (folder / "a.hdf5").write_bytes(whole)
     write_instances(folder / "b.hdf5", vocabulary, 20)
     with pytest.raises(InputError, match="none of the 2 HDF5 files would be left for training"):

@@ -195,7 +195,7 @@ def test_an_older_manifest_is_read(dynamic: DataManifest, tmp_path: Path) -> Non
 def test_duplicates_are_worded() -> None:
     found = DuplicateReport("exact", 1, (1,), (("b", "a"),), across_splits=1)
     assert duplicate_lines(found) == [
-        "note: 1 document is the same text as an earlier one; --drop-duplicates exact leaves them out",
+        "note: 1 document repeats the text of an earlier one; --drop-duplicates exact leaves them out",
         "note: 1 is in another split than the earlier one: held-out losses are too low",
         "  b repeats a",
     ]
@@ -284,6 +284,6 @@ def test_duplicates_of_a_corpus_are_found_before_it_is_prepared(
         assert dict(line.split("\t") for line in listed.read_text().splitlines()) == names
     assert main([*words, "--processes", "1"]) == 0
     printed = capsys.readouterr().out
-    assert "note: 1 document is the same text as an earlier one; --drop-duplicates exact leaves them out" in printed
+    assert "note: 1 document repeats the text of an earlier one; --drop-duplicates exact leaves them out" in printed
     assert "  same.txt repeats speech-07.txt" in printed
     assert main([*words, "--near-threshold", "0"]) == 64

@@ -10,11 +10,18 @@ import time
 
 import pytest
 import regex
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bertjobs.data.text import sentence_break
-from bertjobs.data.text.unicode_sentences import has_foreign_ends, split_at_foreign_ends, split_unicode
+from bertjobs.data.text.unicode_sentences import (
+    _CANDIDATE,
+    _ends,
+    has_foreign_ends,
+    split_all_unicode,
+    split_at_foreign_ends,
+    split_unicode,
+)
 from tests.data.declaration import ARTICLE, WITHOUT_MARKS, WITHOUT_SPACES
 
 CHARACTERS = [chr(code) for code in range(sys.maxunicode + 1) if not 0xD800 <= code < 0xE000]
@@ -122,6 +129,34 @@ def test_nothing_is_lost_and_nothing_is_empty(text: str) -> None:
         sentences = split(text)
         assert "".join("".join(sentences).split()) == "".join(text.split())
         assert all(sentence and sentence == sentence.strip() for sentence in sentences)
+
+
+def one_mark_after_the_other(text: str) -> list[str]:
+    """The sentences of a text, where each mark is decided by the rules themselves."""
+    sentences = []
+    for line in re.split(rf"[{sentence_break.LINE_ENDS}]+", text):
+        line, start = line.strip(), 0
+        for candidate in re.finditer(_CANDIDATE, line):
+            if candidate.end() < len(line) and _ends(line, candidate, len(line)):
+                sentences.append(line[start : candidate.end(1)])
+                start = candidate.end()
+        sentences += [line[start:]] if line else []
+    return sentences
+
+
+@given(st.lists(TEXTS, max_size=4))
+@settings(max_examples=300)
+def test_many_texts_together_have_the_sentences_of_each_by_the_rules(texts: list[str]) -> None:
+    assert split_all_unicode(texts) == [one_mark_after_the_other(text) for text in texts]
+
+
+ANY_TEXTS = st.text(st.one_of(MARKS, st.characters(exclude_categories=()), st.sampled_from("AB. ")), max_size=40)
+
+
+@given(st.lists(ANY_TEXTS, max_size=3))
+@settings(max_examples=300)
+def test_all_characters_are_decided_alike_together_and_one_by_one(texts: list[str]) -> None:
+    assert split_all_unicode(texts) == [one_mark_after_the_other(text) for text in texts]
 
 
 NEVER_FIRST = members(sentence_break.ENDS + sentence_break.CONTINUING + sentence_break.PERIODS)

@@ -101,7 +101,7 @@ def test_the_tokens_decide_by_share_where_nothing_is_written_and_it_is_said(
     assert chosen.vocabulary.normalisation == expected
     (guess,) = [note for note in chosen.notes if note.startswith("guessed: vocab.txt is ")]
     assert says in guess
-    assert "no tokenizer_config.json says it" in guess
+    assert "there is no tokenizer_config.json that states it" in guess
     assert ("--uncased" if not expected.lowercase else "--cased") in guess
 
 

@@ -92,7 +92,7 @@ BARE = "srun -N1 -w node{} --container-image=/images/bert.sqsh true"
             "the container does not start on node3: nvidia-container-cli: ldcache error: process /sbin/ldconfig",
             BARE.format(3),
         ),
-        (SQSH, NO_IMAGE, f"the image is not seen on node4: [ERROR] No such file or directory: {SQSH}",
+        (SQSH, NO_IMAGE, f"the image is not visible on node4: [ERROR] No such file or directory: {SQSH}",
          f"srun -N1 -w node4 ls -l {SQSH}"),
         (SQSH, NO_COMMAND, "the image has no /bin/bash on node2: enroot-switchroot:",
          f"bertjobs image {SQSH} --gpus 1"),
@@ -112,7 +112,7 @@ BARE = "srun -N1 -w node{} --container-image=/images/bert.sqsh true"
          f"bertjobs image {SIF} --gpus 1"),
         (SQSH, ENV, "the image has no python3 on node2: /usr/bin/env: 'python3': No such file",
          f"bertjobs image {SQSH} --gpus 1"),
-        (SIF, FATAL_IMAGE, f"the image is not seen on node4: could not open image {SIF}: failed to retrieve path",
+        (SIF, FATAL_IMAGE, f"the image is not visible on node4: could not open image {SIF}: failed to retrieve path",
          f"srun -N1 -w node4 ls -l {SIF}"),
     ],
 )  # fmt: skip

@@ -13,7 +13,7 @@ import pytest
 from bertjobs.cli.plan import differing_lines
 from bertjobs.launch.plan.plan import Plan, arithmetic, as_json, make_plan
 from bertjobs.launch.plan.queue import NOT_ASKED, Queue
-from bertjobs.launch.watch.progress import ProgressView, progress_line
+from bertjobs.launch.watch.progress import HeldOut, ProgressView, progress_line
 from bertjobs.recipe.catalogue import builtin_file, load_catalogue
 from bertjobs.recipe.lockfile import lockfile
 from bertjobs.recipe.resolve import resolve
@@ -168,13 +168,40 @@ def test_the_progress_line_says_what_matters() -> None:
 
 
 def test_the_progress_line_has_the_newest_held_out_loss(tmp_path: Path) -> None:
-    assert "loss 7.500 (held-out masked words 6.250)  masked words" in progress_line([metrics(30)], 120, 6.25)
+    line = progress_line([metrics(30)], 120, "held-out masked words 6.250")
+    assert "loss 7.500 (held-out masked words 6.250)  masked words" in line
     file, validation, out = tmp_path / "metrics.jsonl", tmp_path / "validation.jsonl", io.StringIO()
     view = ProgressView(file, 10, out, validation)
     file.write_text(json.dumps(metrics(1)) + "\n")
     validation.write_text("".join(json.dumps({"step": 1, "mlm_loss_nats": loss}) + "\n" for loss in (7.0, 6.5)))
     view.close()
     assert "(held-out masked words 6.500)" in out.getvalue()
+
+
+def of_task(step: int, **measures: float) -> dict[str, float]:
+    return {"phase": 1, "step": step, "sequences_per_s": 16.0, "step_time_s": 2.0, **measures}
+
+
+def test_the_progress_line_of_a_task_has_its_epochs_and_its_dev_measure(tmp_path: Path) -> None:
+    file, validation, out = tmp_path / "metrics.jsonl", tmp_path / "validation.jsonl", io.StringIO()
+    view = ProgressView(file, 30, out, validation, HeldOut.of_task("micro_f1"), epoch_steps=10)
+    lines = [of_task(step, loss_nats=0.5, training_accuracy=step % 2) for step in (14, 15)]
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    validation.write_text(json.dumps({"step": 10, "micro_f1": 0.0}) + "\n")
+    view.close()
+    assert out.getvalue() == (
+        "phase 1 [##########..........] step 15/30, epoch 1.5 of 3.0  loss 0.500 (dev micro f1 0.0000)  "
+        "training accuracy 50.0%  16.0 sequences/s  30 s left\n"
+    )
+
+
+def test_the_progress_line_of_numbers_has_their_errors(tmp_path: Path) -> None:
+    file, validation, out = tmp_path / "metrics.jsonl", tmp_path / "validation.jsonl", io.StringIO()
+    view = ProgressView(file, 30, out, validation, HeldOut.of_task("pearson"), epoch_steps=10)
+    file.write_text(json.dumps(of_task(15, squared_error=2.25, absolute_error=1.5)) + "\n")
+    validation.write_text(json.dumps({"step": 10, "pearson": -0.25}) + "\n")
+    view.close()
+    assert "  squared error 2.250 (dev pearson -0.2500)  absolute error 1.500  16.0 sequences/s" in out.getvalue()
 
 
 def test_the_view_reads_whole_lines_once_and_survives_a_cut(tmp_path: Path) -> None:

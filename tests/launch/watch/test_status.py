@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import pty
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +19,8 @@ import pytest
 
 from bertjobs.errors import BertjobsError
 from bertjobs.launch import cancel as cancel_module
-from bertjobs.launch.cancel import cancel
+from bertjobs.launch.cancel import cancel, cancel_study
+from bertjobs.launch.local import STOP_ONE
 from bertjobs.launch.plan.preflight import check_name
 from bertjobs.launch.start import unfinished
 from bertjobs.launch.watch import watch as watch_module
@@ -31,6 +34,7 @@ from bertjobs.recipe.resolve import resolve
 from bertjobs.recipe.spec import RunSpec
 from bertjobs.run.directory import Done, RunDirectory, all_runs
 from bertjobs.run.owner import Owner, Owners
+from bertjobs.run.study import Study
 from bertjobs.slurm import client as slurm_module
 from bertjobs.slurm.client import Slurm
 from bertjobs.wording import Colour
@@ -183,6 +187,46 @@ def test_a_local_run_between_two_phases_is_active(directory: RunDirectory, slurm
     assert not Watch(slurm).look([directory])[0].is_active
 
 
+@pytest.mark.parametrize(
+    ("stop", "number"),
+    [
+        (lambda study, slurm: cancel(study.directories[0], slurm), STOP_ONE),
+        (lambda study, slurm: cancel_study(study, slurm), signal.SIGTERM),
+    ],
+    ids=["one run", "the study"],
+)
+def test_the_launcher_of_a_study_is_told_what_to_stop(
+    directory: RunDirectory, slurm: Slurm, stop: Callable[[Study, Slurm], object], number: signal.Signals
+) -> None:
+    study = Study.of(directory.root.parent, "st", [{"seed": "1"}, {"seed": "2"}])
+    for member in study.directories:
+        shutil.copytree(directory.root, member.root)
+        member.journal.unlink()
+    launcher = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)", "bertjobs"])
+    try:
+        names = {"host": socket.gethostname(), "pid": launcher.pid, "study": "st"}
+        study.directories[0].record("submitted", backend="local", phase=1, job="local-1", **names)
+        stop(study, slurm)
+        assert launcher.wait(timeout=300) == -number
+    finally:
+        launcher.kill()
+        launcher.wait()
+
+
+def test_the_loss_of_a_task_with_numbers_is_a_squared_error(directory: RunDirectory, slurm: Slurm) -> None:
+    line = {"phase": 1, "step": 3, "time_unix_s": time.time(), "sequences_per_s": 8.0, "step_time_s": 1.0}
+    directory.phase(1).metrics.write_text(json.dumps({**line, "squared_error": 0.125}) + "\n")
+    (run,) = Watch(slurm).look([directory])
+    first, second = run.phases
+    assert (first.steps_done, first.loss_nats, first.squared_error) == (3, None, 0.125)
+    assert (first.as_json()["loss_nats"], first.as_json()["squared_error"]) == (None, 0.125)
+    assert (second.steps_done, second.loss) == (0, None)
+    assert "0.125" in status_text(run.phases)
+    assert "loss        0.1250 squared error, 8.0 sequences/s" in run_text(run, time.time())
+    directory.phase(1).metrics.write_text(json.dumps({**line, "squared_error": float("nan")}) + "\n")
+    assert run_status(directory, slurm, time.time())[0].as_json()["squared_error"] is None
+
+
 def test_a_local_run_of_another_machine_is_to_be_cancelled_there(directory: RunDirectory, slurm: Slurm) -> None:
     directory.journal.unlink()
     directory.record("submitted", backend="local", phase=1, job="local-1", host="elsewhere", pid=1)
@@ -290,7 +334,7 @@ def test_a_result_that_is_gone_is_noted_and_resume_says_so(directory: RunDirecto
     assert (one.state, one.damage) == ("DONE", ()), "phase 1's checkpoint may be deleted once phase 2 is done"
     assert two.state == "DONE"
     assert "its result is not whole: step-00000020 is missing" in two.damage[0]
-    with pytest.raises(BertjobsError, match="is done, but not its result: step-00000020 is missing") as error:
+    with pytest.raises(BertjobsError, match="is done, but its result is damaged: step-00000020 is missing") as error:
         unfinished(directory)
     assert "delete" in str(error.value.hint)
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bertjobs.errors import InputError
-from bertjobs.tasks.metrics.ranking import Judged, ranking_scores, run_lines
+from bertjobs.tasks.metrics.ranking import Judged, judged_counts, msmarco_line, ranked, ranking_scores, trec_line
 from tests.tasks.metrics.official.record_ranking import FILE
 
 RECORDED = json.loads(FILE.read_text(encoding="utf-8"))
@@ -39,6 +39,36 @@ def test_scores_are_the_official_ones(file: dict[str, Any]) -> None:
     assert scores.notes[0] == (
         f"2 of 12 queries of the qrels have no candidates, counted as 0; over the others MRR@10 is {mean:.4f}"
     )
+
+
+@pytest.mark.parametrize("file", RECORDED, ids=range(len(RECORDED)))
+def test_equal_scores_in_a_run_file_stand_as_trec_eval_sorts_them(file: dict[str, Any]) -> None:
+    qrels, run = file["qrels"], file["tied"]["run"]
+    rows = [(query, passage, score) for query, scores in run.items() for passage, score in scores.items()]
+    queries, passages, scores = (np.array(column) for column in zip(*rows, strict=True))
+    best = dict.fromkeys(qrels, 0.0)
+    for one in ranked(queries, passages, scores):
+        if qrels[one.query].get(one.passage, 0) > 0:
+            best[one.query] = max(best[one.query], 1 / one.rank)
+    assert sum(best.values()) / len(qrels) == pytest.approx(file["tied"]["mrr"], abs=1e-9)
+    grades = np.array([qrels[query].get(passage, 0) for query, passage, _ in rows])
+    ours = ranking_scores(queries.astype(np.int64), scores, grades, judged_of(qrels)).values["mrr"]
+    assert ours < file["tied"]["mrr"]  # the worst order of equal scores
+
+
+def test_counts_are_judged_like_the_qrels_themselves() -> None:
+    for file in RECORDED[:2]:  # grades of 0 and 1
+        numbers = {query: number for number, query in enumerate(file["run"])}
+        rows = [
+            (numbers[query], score, file["qrels"][query].get(passage, 0))
+            for query, scores in file["run"].items()
+            for passage, score in scores.items()
+        ]
+        relevant = [sum(file["qrels"][query].values()) for query in file["run"]]
+        assert 0 in relevant
+        columns = np.array(rows).T
+        values = ranking_scores(*columns, judged_counts(relevant, len(file["qrels"]))).values
+        assert {name: values[name] for name in file["official"]} == pytest.approx(file["official"], abs=1e-9)
 
 
 def slow(rows: list[tuple[int, int, int]]) -> dict[str, float]:
@@ -121,22 +151,33 @@ def test_what_cannot_be_scored() -> None:
         ranking_scores(np.array([5, 5]), np.array([1, 2]), np.array([1, 1]), Judged(np.array([5]), one))
 
 
-def test_lines_of_a_trec_run() -> None:
-    queries, passages = np.array([9, 3, 9, 9]), np.array(["D4", "D1", "D2", "D3"])
-    lines = list(run_lines(queries, passages, np.array([0.5, 1 / 3, 2.0, 0.5], np.float32), "bert"))
-    assert lines == [
+def test_lines_of_run_files() -> None:
+    queries, passages = np.array([9, 3, 9, 9]), np.array(["D2", "D1", "D4", "D3"])
+    rows = list(ranked(queries, passages, np.array([0.5, 1 / 3, 2.0, 0.5])))
+    assert [trec_line(one, "bert") for one in rows] == [
         "3 Q0 D1 1 0.333333343 bert\n",
-        "9 Q0 D2 1 2 bert\n",
-        "9 Q0 D4 2 0.5 bert\n",
-        "9 Q0 D3 3 0.5 bert\n",
+        "9 Q0 D4 1 2 bert\n",
+        "9 Q0 D3 2 0.5 bert\n",
+        "9 Q0 D2 3 0.5 bert\n",
     ]
-    graded = list(run_lines(queries, passages, np.array([0.5, 0, 2.0, 0.5]), "bert", np.array([1, 0, 0, 0])))
-    assert [line.split()[2] for line in graded] == ["D1", "D2", "D3", "D4"]
+    assert [msmarco_line(one) for one in rows] == ["3\tD1\t1\n", "9\tD4\t1\n", "9\tD3\t2\n", "9\tD2\t3\n"]
 
 
-def test_ids_and_tags_of_a_run_are_words() -> None:
+def test_the_order_of_a_run_file_does_not_depend_on_that_of_the_candidates() -> None:
+    ids = np.array(["3", "20", "100", "D"])
+    there, back = (list(ranked(np.ones(4), ids[order], np.zeros(4))) for order in ([0, 1, 2, 3], [3, 2, 1, 0]))
+    assert there == back
+    assert [one.passage for one in there] == ["D", "3", "20", "100"]
+
+
+@given(st.lists(st.floats(-40, 40, width=32), min_size=1, max_size=20))
+def test_scores_differ_in_a_run_file_where_they_differ(scores: list[float]) -> None:
+    rows = list(ranked(np.ones(len(scores)), np.arange(len(scores)), np.array(scores)))
+    written = [np.float32(trec_line(one, "bert").split()[4]) for one in rows]
+    assert [float(one) for one in written] == sorted(scores, reverse=True)
+
+
+def test_ids_in_run_files_are_words() -> None:
     one = np.array([1])
-    with pytest.raises(InputError, match="an id in a TREC run file is one word, not 'D 1'"):
-        list(run_lines(one, np.array(["D 1"]), one, "bert"))
-    with pytest.raises(InputError, match="a run's tag is one word, not ''"):
-        list(run_lines(one, one, one, ""))
+    with pytest.raises(InputError, match="an id in a run file is one word, not 'D 1'"):
+        list(ranked(one, np.array(["D 1"]), one))

@@ -90,7 +90,7 @@ def test_an_answer_that_does_not_occur_cannot_be_repaired(tmp_path: Path) -> Non
         ([{"question": "What?"}], ["there is no 'id', but 'question'", "t.json, data[0].paragraphs[0].qas[0]"]),
         ([{"id": "q", "question": 3}], ["'question' is not a text", "id q"]),
         ([asked("q", ("R\ud800n", 19))], ["'text' holds NUL or half a character", "answers[0]"]),
-        (["What?"], ["there is 'What?' in place of an object"]),
+        (["What?"], ["expected an object, not 'What?'"]),
         ([], ["t.json has no questions"]),
     ],
 )

@@ -185,5 +185,5 @@ def test_a_name_that_leads_back_is_the_cause_that_the_error_names(machines: Mach
     first, second = machines.run(trial, [f"127.0.1.1 one\n{two} two", "127.0.1.1 one two"], BERTJOBS_JOIN_TIMEOUT_S="4")
     assert (first.code, second.code) == (70, 70)
     assert "rank 1 of 2 cannot join the others" in second.err
-    assert "on two the name one means 127.0.1.1 (/etc/hosts), which leads back to the node that asks" in second.err
+    assert "on two the name one resolves to 127.0.1.1 (/etc/hosts), a loopback address" in second.err
     assert "GLOO_SOCKET_IFNAME" in second.err

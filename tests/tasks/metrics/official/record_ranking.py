@@ -23,6 +23,8 @@ def main() -> None:
     files = []
     for highest_grade in (1, 1, 3):
         qrels, run = judged(generator, highest_grade), {}
+        first = next(iter(qrels))
+        qrels[first] = dict.fromkeys(qrels[first], 0)  # judged, and nothing is relevant
         for query in list(qrels)[:-2]:  # two have no candidates
             # Distinct scores, exact in 32 bits: trec_eval breaks ties by the passages' names.
             scores = generator.sample(range(1, 1000), 30)
@@ -35,8 +37,14 @@ def main() -> None:
         ranked = {int(query): [int(p) for p in sorted(run[query], key=lambda p: -run[query][p])] for query in run}
         by_query = msmarco_eval.compute_metrics(relevant, ranked)["MRR @10 by query"]
         official["mrr@10"] = sum(by_query.values()) / len(qrels)
-        files.append({"qrels": qrels, "run": run, "official": official})
+        files.append({"qrels": qrels, "run": run, "official": official, "tied": tied(evaluator, run, len(qrels))})
     FILE.write_text(json.dumps(files, indent=0) + "\n", encoding="utf-8")
+
+
+def tied(evaluator: Any, run: dict[str, dict[str, int]], queries: int) -> dict[str, Any]:
+    """Few different scores, so that trec_eval breaks ties, and its mean of reciprocal ranks."""
+    few = {query: {passage: score % 4 for passage, score in scores.items()} for query, scores in run.items()}
+    return {"run": few, "mrr": sum(row["recip_rank"] for row in evaluator.evaluate(few).values()) / queries}
 
 
 def judged(generator: random.Random, highest_grade: int) -> dict[str, dict[str, int]]:

@@ -92,12 +92,18 @@ def official(v2: dict[str, Any], file: dict[str, Any]) -> dict[str, float]:
     answers = {key: [gold for gold in texts if v2["normalize_answer"](gold)] or [""] for key, texts in golds.items()}
     has_answer = {key: bool(texts) for key, texts in golds.items()}
     values: dict[str, float] = {}
+    raws: dict[str, dict[str, float]] = {}
     for name, which in (("exact", "compute_exact"), ("f1", "compute_f1")):
         raw = {key: max(v2[which](predictions[key], gold) for gold in answers[key]) for key in golds}
         best, threshold = v2["find_best_thresh"](predictions, raw, odds, has_answer)
         values |= {f"best_{name}": best / 100, f"best_{name}_thresh": threshold}
+        raws[name] = raw
         cut = {key: float(not has_answer[key]) if odds[key] > file["threshold"] else raw[key] for key in golds}
         values[name] = sum(cut.values()) / len(cut)
+    for name, raw in raws.items():  # both at the threshold that is best for F1
+        refused = {key: odds[key] > values["best_f1_thresh"] for key in golds}
+        cut = {key: float(not has_answer[key]) if refused[key] else raw[key] for key in golds}
+        file.setdefault("at_best_f1", {})[name] = sum(cut.values()) / len(cut)
     return values
 
 
