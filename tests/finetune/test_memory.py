@@ -27,13 +27,13 @@ GROWTH_MB = 0.5
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Pairs of a few words each, in two files; both prepared, and an untrained model of them."""
+    """Pairs of a few known words, in two files; both prepared, and an untrained model of them."""
     folder = tmp_path_factory.mktemp("pairs")
     for count in (FEW, MANY):
         with (folder / f"{count}.jsonl").open("w") as file:
             for number in range(count):
                 word = WORDS[number % len(WORDS)]
-                file.write(f'{{"text": "{word} fine film {number}", "second": "{word}", "label": "{number % 2}"}}\n')
+                file.write(f'{{"text": "{word} fine film", "second": "{word}", "label": "{number % 2}"}}\n')
         prepare(folder, count)
     our_folder(folder / "model", PreparedTask.read(folder / f"prepared-{FEW}"))
     return folder
