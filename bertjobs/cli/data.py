@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import fields
@@ -19,6 +18,7 @@ from bertjobs.cli.data_sources import source_lines
 from bertjobs.cli.help_text import DefaultsShown
 from bertjobs.cli.interrupts import interrupts_held
 from bertjobs.cli.memory import keep_freed_memory, seldom_collected
+from bertjobs.cli.progress import ProgressLine
 from bertjobs.errors import InputError
 from bertjobs.wording import counted, harmless
 
@@ -168,7 +168,7 @@ def _prepare(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
         from bertjobs.data.prepare.queue_job import release_own_lock
 
         release_own_lock(Path(args.output), os.environ)
-    started, progress = time.monotonic(), _ProgressLine()
+    started, progress = time.monotonic(), ProgressLine()
     try:
         with _arrays(args, progress.say) if args.slurm else ThisMachine(chosen_processes(args)) as runner:
             for note in options.chosen_vocabulary.notes:
@@ -235,50 +235,6 @@ def _print_oddities(data: DataManifest) -> None:
 
 
 _NAMED = 5  # files with bytes that are not text
-_REWRITE = "\r\033[K"  # on a terminal: back to the line's start, and empty it
-
-
-class _ProgressLine:
-    """A line on stderr with the stage, its progress, its rate and the time left.
-
-    On a terminal it rewrites itself; in a log it appears twice a minute and when a stage ends.
-    """
-
-    def __init__(self) -> None:
-        self._stage = ""
-        self._began = self._shown = 0.0
-        self._before = 0.0  # done by an earlier prepare
-
-    def __call__(self, stage: str, done: float, total: float, unit: str) -> None:
-        now = time.monotonic()
-        if stage != self._stage:
-            self._stage, self._began, self._shown, self._before = stage, now, now, done
-        terminal = sys.stderr.isatty()
-        finished = done >= total
-        if not (terminal or finished or now - self._shown > 30):
-            return
-        self._shown = now
-        line = f"{stage}: {_number(done)} of {_number(total)} {unit}"
-        rate = (done - self._before) / max(now - self._began, 1e-6)
-        if rate:
-            line += f", {_number(rate)} {unit}/s"
-            line += "" if finished else f", {_duration((total - done) / rate)} left"
-        start, end = (_REWRITE, "\n" if finished else "") if terminal else ("", "\n")
-        print(f"{start}{line}", end=end, file=sys.stderr, flush=True)
-
-    def say(self, text: str) -> None:
-        """Print another line in place of the one that is being rewritten."""
-        print(f"{_REWRITE if sys.stderr.isatty() else ''}{text}", file=sys.stderr, flush=True)
-
-
-def _number(value: float) -> str:
-    return f"{value:,.0f}" if value >= 100 or value == int(value) else f"{value:.3g}"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def _print_summary(data: DataManifest, seconds: float | None) -> None:

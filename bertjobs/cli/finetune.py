@@ -18,6 +18,8 @@ from bertjobs.cli.arguments import (
     results_folder,
 )
 from bertjobs.cli.find_lr import add_find_arguments, check_find_arguments, find_rate
+from bertjobs.cli.memory import seldom_collected
+from bertjobs.cli.progress import ProgressLine
 from bertjobs.cli.study import add_study_arguments
 from bertjobs.cli.submit import add_output, start_all
 from bertjobs.errors import InputError
@@ -28,6 +30,9 @@ if TYPE_CHECKING:
     from bertjobs.tasks.task import Task
 
 DEFAULT_RECIPE = "finetune"
+
+PATIENCE_S = 2.0
+"""Nothing is said of preparing small data."""
 
 
 def register(subparsers: Any) -> None:
@@ -144,7 +149,8 @@ def _prepared(task: Task[Any], name: str, weights: Path, length: int, args: argp
     if (folder / MANIFEST).is_file():
         prepared = PreparedTask.read(folder)
     else:
-        prepared = prepare_task(task, name, files, encoder, folder)
+        with seldom_collected():
+            prepared = prepare_task(task, name, files, encoder, folder, ProgressLine(PATIENCE_S))
     if not args.is_member:  # of a study: the others have the same data
         _describe(name, prepared, sys.stderr if args.json else sys.stdout)
     return prepared

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 T = TypeVar("T")
 Ints = NDArray[Any]  # an array of any integer type
 
+_BLOCK = 64  # rows for which `Starts` keeps one number
 _LONG = 1000  # items of a slice, on average, from which slices are copied one by one: much faster
 
 
@@ -19,6 +20,23 @@ def offsets_of(lengths: Ints) -> NDArray[np.int64]:
     offsets = np.zeros(len(lengths) + 1, dtype=np.int64)
     np.cumsum(lengths, out=offsets[1:])
     return offsets
+
+
+class Starts:
+    """Where rows start in one flat array, as `offsets_of` says it, in a 64th of the memory: one number is kept for 64
+    rows, and their lengths, which may lie in a mapped file, are read again."""
+
+    def __init__(self, lengths: Ints) -> None:
+        self._lengths = lengths
+        firsts = np.arange(0, len(lengths), _BLOCK)
+        self._blocks = offsets_of(np.add.reduceat(lengths, firsts, dtype=np.int64) if len(lengths) else lengths)
+
+    def __call__(self, rows: Ints) -> NDArray[np.int64]:
+        """The starts of some rows: ``[rows]``."""
+        blocks, before = np.divmod(np.asarray(rows, dtype=np.int64), _BLOCK)
+        sums = offsets_of(gather(self._lengths, blocks * _BLOCK, before))
+        ends = offsets_of(before)
+        return self._blocks[blocks] + sums[ends[1:]] - sums[ends[:-1]]
 
 
 def gather(flat: Ints, starts: Ints, lengths: Ints) -> Ints:

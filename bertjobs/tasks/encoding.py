@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from functools import cached_property
+from itertools import accumulate, chain, islice, pairwise
 from pathlib import Path
 from typing import NamedTuple
 
 from tokenizers import Tokenizer
 
-from bertjobs.data.text.vocabulary import Vocabulary
+from bertjobs.data.ragged import offsets_of
+from bertjobs.data.text.vocabulary import Vocabulary, is_berts
+from bertjobs.data.text.wordpiece import WordPieceEncoder
 from bertjobs.errors import InputError
 
 
@@ -59,6 +63,42 @@ class TextEncoder:
         encoded = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
         return [Pieces(one.ids, one.offsets) for one in encoded]
 
+    def ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """The tokens of each text, as `pieces` has them, without their places: many times as fast."""
+        if not (fast := self._fast):
+            return [one.ids for one in self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
+        flat, counts = fast.encode(texts)
+        numbers = flat.tolist()
+        ids = [numbers[first:last] for first, last in pairwise(offsets_of(counts).tolist())]
+        for place in self._with_special_tokens(texts):  # which are tokens here, and text in corpora
+            ids[place] = self._tokenizer.encode(texts[place], add_special_tokens=False).ids
+        return ids
+
+    def words(self, sentences: Sequence[Sequence[str]]) -> list[list[list[int]]]:
+        """For each sentence the tokens of each of its words, as `pieces` has them of the words joined by blanks."""
+        if self._fast:
+            by_word = iter(self.ids(list(chain.from_iterable(sentences))))
+            return [list(islice(by_word, len(words))) for words in sentences]
+        joined = self.pieces([" ".join(words) for words in sentences])
+        return [_by_word(words, pieces) for words, pieces in zip(sentences, joined, strict=True)]
+
+    def _with_special_tokens(self, texts: Sequence[str]) -> list[int]:
+        joined = "\n".join(texts)
+        there = [token for token in self._special_tokens if token in joined]
+        return [place for place, text in enumerate(texts) if any(token in text for token in there)]
+
+    @cached_property
+    def _special_tokens(self) -> tuple[str, ...]:
+        return tuple(token.content for token in self._tokenizer.get_added_tokens_decoder().values())
+
+    @cached_property
+    def _fast(self) -> WordPieceEncoder | None:
+        """The encoder of corpora, if without special tokens in it all text becomes what the tokenizer makes of it."""
+        added = self._tokenizer.get_added_tokens_decoder().values()
+        if is_berts(self._tokenizer) and not any(token.normalized or " " in token.content for token in added):
+            return self.vocabulary.encoder()
+        return None
+
     def single(self, ids: Sequence[int]) -> list[int]:
         """[CLS] A [SEP], the end of A cut off if it is too long."""
         room = self.max_length - 2
@@ -82,3 +122,12 @@ class TextEncoder:
             a, b = a[:keep_a], b[: room - keep_a]
         cls_id, sep_id = self.vocabulary.cls_id, self.vocabulary.sep_id
         return [cls_id, *a, sep_id, *b, sep_id], len(a) + 2
+
+
+def _by_word(words: Sequence[str], pieces: Pieces) -> list[list[int]]:
+    """The ids of each word's pieces; ``pieces`` are those of the words joined by blanks."""
+    starts = list(accumulate((len(word) + 1 for word in words), initial=0))
+    by_word: list[list[int]] = [[] for _ in words]
+    for number, (start, _) in zip(pieces.ids, pieces.offsets, strict=True):
+        by_word[bisect_right(starts, start) - 1].append(number)
+    return by_word

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from bertjobs.data.ragged import in_batches
 from bertjobs.data.text.vocabulary import TOKENIZER_FILE, Vocabulary
@@ -19,8 +20,13 @@ from bertjobs.tasks.prepared import FORMAT, MANIFEST, PreparedTask, SplitFacts, 
 from bertjobs.tasks.task import Fitted, Task
 from bertjobs.wording import counted
 
+T = TypeVar("T")
+
 BATCH = 1000
 """Examples that are encoded at a time."""
+
+Progress = Callable[[str, float, float, str], None]
+"""Called with what is being done, how much of it is done, the total (infinite until it is known), and the unit."""
 
 
 def prepared_name(task: Task[Any], name: str, files: Mapping[str, Path], encoder: TextEncoder) -> str:
@@ -53,12 +59,14 @@ def prepare_task(
     files: Mapping[str, Path],
     encoder: TextEncoder,
     folder: Path,
+    progress: Progress = lambda *_: None,
 ) -> PreparedTask:
     """Encode a task's files; ``folder`` exists as a whole or not at all.
 
     Args:
         name: of the task, as it is opened again.
         files: by split; there is a "train".
+        progress: is called at least for every thousand examples.
 
     Raises:
         InputError: a file is damaged, empty, or does not fit the task.
@@ -67,7 +75,7 @@ def prepare_task(
     if "train" not in files:
         wanted = ", ".join(task.files.get("train", ()))
         raise InputError("there is no training file", where="--data", hint=f"task {name} looks for: {wanted}")
-    labels = task.labels(task.read(files["train"], "train"))
+    labels = task.labels(_counted(task.read(files["train"], "train"), "labels of train", progress))
     task.notes.clear()
     fitted = Fitted(labels)
     head = task.head(labels)
@@ -78,7 +86,7 @@ def prepare_task(
         splits: dict[str, SplitFacts] = {}
         oddities: list[str] = []
         for split, path in files.items():
-            splits[split], seen = _write_split(task, path, split, encoder, fitted, temporary)
+            splits[split], seen = _write_split(task, path, split, encoder, fitted, temporary, progress)
             oddities += _oddities(split, splits[split], seen, labels)
         _write_vocabulary(encoder.vocabulary, temporary)
         names = sorted(str(path.relative_to(temporary)) for path in temporary.rglob("*") if path.is_file())
@@ -101,15 +109,33 @@ def prepare_task(
     return PreparedTask.read(folder)
 
 
+def _counted(examples: Iterable[T], stage: str, progress: Progress) -> Iterator[T]:
+    """The same examples, one by one."""
+    count = 0
+    progress(stage, 0, math.inf, "examples")
+    for count, example in enumerate(examples, 1):
+        yield example
+        if count % BATCH == 0:
+            progress(stage, count, math.inf, "examples")
+    progress(stage, count, count, "examples")
+
+
 def _write_split(
-    task: Task[Any], path: Path, split: str, encoder: TextEncoder, fitted: Fitted, folder: Path
+    task: Task[Any],
+    path: Path,
+    split: str,
+    encoder: TextEncoder,
+    fitted: Fitted,
+    folder: Path,
+    progress: Progress,
 ) -> tuple[SplitFacts, set[int]]:
     """Write a split; returns its facts, and the numbers of the labels that it has."""
     writer = SplitWriter(folder / split, with_examples=split != "train")
     head, seen = task.head(fitted.labels), set()
     encoder.truncated = 0
     try:
-        for batch in in_batches(task.read(path, split), lambda _: 1, BATCH):
+        examples = _counted(task.read(path, split), split, progress)
+        for batch in in_batches(examples, lambda _: 1, BATCH):
             rows = task.rows(batch, encoder, fitted)
             writer.add(batch, rows)
             seen |= head.labels_in(row for of_example in rows for row in of_example)

@@ -1,4 +1,4 @@
-"""A task's data as the engine reads them: token ids in flat files that are mapped into memory, not read.
+"""A task's data as the engine reads them: token ids in flat files, of which only the rows of a batch are read.
 
 ::
 
@@ -14,16 +14,19 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
+import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bertjobs.data.ragged import gather, offsets_of
+from bertjobs.data.ragged import Starts
 from bertjobs.data.text.vocabulary import Vocabulary
 from bertjobs.errors import InputError
 from bertjobs.files.atomic import sha256_of
@@ -64,24 +67,24 @@ class SplitWriter:
         """Append some examples with their rows."""
         flat = [row for of_example in rows for row in of_example]
         numbers = np.repeat(np.arange(self.count, self.count + len(rows)), [len(of_example) for of_example in rows])
-        values: dict[str, Any] = {
-            "ids": [number for row in flat for number in row.ids],
-            "lengths": [len(row.ids) for row in flat],
-            "seconds": [row.second for row in flat],
-            "examples": numbers,
-            "targets": [number for row in flat for number in row.target],
-            "target_counts": [len(row.target) for row in flat],
-            "read": [number for row in flat for number in row.read],
-            "read_counts": [len(row.read) for row in flat],
+        columns: dict[str, Iterable[float]] = {
+            "ids": chain.from_iterable(row.ids for row in flat),
+            "lengths": (len(row.ids) for row in flat),
+            "seconds": (row.second for row in flat),
+            "targets": chain.from_iterable(row.target for row in flat),
+            "target_counts": (len(row.target) for row in flat),
+            "read": chain.from_iterable(row.read for row in flat),
+            "read_counts": (len(row.read) for row in flat),
         }
-        for name, value in values.items():
-            self._files[name].write(np.asarray(value, dtype=ARRAYS[name]).tobytes())
+        arrays = {name: np.fromiter(each, dtype=ARRAYS[name]) for name, each in columns.items()}
+        for name, array in (arrays | {"examples": numbers.astype(ARRAYS["examples"])}).items():
+            self._files[name].write(array.data)
         if self._examples:
             self._examples.writelines(json.dumps(dataclasses.asdict(one), ensure_ascii=False) + "\n" for one in batch)
         self.count += len(rows)
         self.rows += len(flat)
-        self.tokens += len(values["ids"])
-        self.unlabelled += sum(not row.target for row in flat)
+        self.tokens += len(arrays["ids"])
+        self.unlabelled += int((arrays["target_counts"] == 0).sum())
 
     def close(self) -> None:
         for file in self._files.values():
@@ -90,9 +93,34 @@ class SplitWriter:
             self._examples.close()
 
 
+class _Ragged:
+    """Rows of different lengths in one file. They are read, not mapped: of a mapped file the process would hold much
+    around each row, and a file that was cut off meanwhile would end it."""
+
+    def __init__(self, path: Path, dtype: np.dtype[Any], counts: Ints) -> None:
+        self._path, self._dtype, self._counts, self._starts = path, dtype, counts, Starts(counts)
+        self._file = os.open(path, os.O_RDONLY)
+        weakref.finalize(self, os.close, self._file)
+
+    def of(self, rows: Ints) -> Ints:
+        """Some rows, one after the other.
+
+        Raises:
+            InputError: the file ends before.
+        """
+        size = self._dtype.itemsize
+        counts = self._counts[rows].astype(np.int64) * size
+        starts = self._starts(rows) * size
+        slices = zip(counts.tolist(), starts.tolist(), strict=True)
+        content = b"".join([os.pread(self._file, count, start) for count, start in slices if count])
+        if len(content) != counts.sum():
+            raise InputError("a file of the prepared task has become shorter", where=str(self._path))
+        return np.frombuffer(content, dtype=self._dtype)
+
+
 @dataclass(frozen=True)
 class Split:
-    """One split's rows, mapped into memory."""
+    """One split's rows, as they lie on disk."""
 
     folder: Path
     facts: SplitFacts
@@ -121,17 +149,22 @@ class Split:
         """``[rows]``, lengths of `Row.read`."""
         return self._array("read_counts")
 
+    @cached_property
+    def target_counts(self) -> Ints:
+        """``[rows]``, lengths of `Row.target`."""
+        return self._array("target_counts")
+
     def ids(self, rows: Ints) -> Ints:
         """The tokens of some rows, one row after the other."""
-        return self._slices("ids", self._id_offsets, self.lengths, rows)
+        return self._ids.of(rows)
 
     def targets(self, rows: Ints) -> Ints:
         """The targets of some rows, one row after the other: float32."""
-        return self._slices("targets", self._target_offsets, self.target_counts, rows)
+        return self._targets.of(rows)
 
     def read(self, rows: Ints) -> Ints:
         """The places that are read of some rows, one row after the other."""
-        return self._slices("read", self._read_offsets, self.read_counts, rows)
+        return self._read.of(rows)
 
     def examples(self) -> Iterator[Any]:
         """The examples, one by one; not of the training split, which does not keep them."""
@@ -139,34 +172,23 @@ class Split:
             for line in file:
                 yield _example(json.loads(line))
 
-    def _slices(self, name: str, offsets: Ints, counts: Ints, rows: Ints) -> Ints:
-        if name not in self._mapped:  # once, and not for every pack
-            self._mapped[name] = self._array(name)
-        return gather(self._mapped[name], offsets[rows], counts[rows])
+    @cached_property
+    def _ids(self) -> _Ragged:
+        return _Ragged(self._path("ids"), ARRAYS["ids"], self.lengths)
 
     @cached_property
-    def _mapped(self) -> dict[str, Ints]:
-        return {}
+    def _targets(self) -> _Ragged:
+        return _Ragged(self._path("targets"), ARRAYS["targets"], self.target_counts)
 
     @cached_property
-    def _id_offsets(self) -> Ints:
-        return offsets_of(self.lengths)
+    def _read(self) -> _Ragged:
+        return _Ragged(self._path("read"), ARRAYS["read"], self.read_counts)
 
-    @cached_property
-    def target_counts(self) -> Ints:
-        """``[rows]``, lengths of `Row.target`."""
-        return self._array("target_counts")
-
-    @cached_property
-    def _target_offsets(self) -> Ints:
-        return offsets_of(self.target_counts)
-
-    @cached_property
-    def _read_offsets(self) -> Ints:
-        return offsets_of(self.read_counts)
+    def _path(self, name: str) -> Path:
+        return self.folder / f"{name}.bin"
 
     def _array(self, name: str) -> Ints:
-        path = self.folder / f"{name}.bin"
+        path = self._path(name)
         if not path.stat().st_size:
             return np.zeros(0, dtype=ARRAYS[name])
         return np.memmap(path, dtype=ARRAYS[name], mode="r")

@@ -95,11 +95,11 @@ class RankingTask(Task[Candidate]):
 
     def rows(self, examples: Sequence[Candidate], encoder: TextEncoder, fitted: Fitted) -> list[list[Row]]:  # noqa: ARG002
         queries: dict[str, list[int]] = {one.query: [] for one in examples}
-        for query, pieces in zip(queries, encoder.pieces(list(queries)), strict=True):
-            queries[query] = pieces.ids[: self._max_query]
+        for query, ids in zip(queries, encoder.ids(list(queries)), strict=True):
+            queries[query] = ids[: self._max_query]
         made = []
-        for one, passage in zip(examples, encoder.pieces([one.passage for one in examples]), strict=True):
-            ids, second = encoder.query_and_passage(queries[one.query], passage.ids)
+        for one, passage in zip(examples, encoder.ids([one.passage for one in examples]), strict=True):
+            ids, second = encoder.query_and_passage(queries[one.query], passage)
             made.append([Row(ids, second, () if one.relevant is None else (one.relevant,))])
         return made
 

@@ -64,16 +64,16 @@ class SentenceTask(Task[Sentences]):
 
     def rows(self, examples: Sequence[Sentences], encoder: TextEncoder, fitted: Fitted) -> list[list[Row]]:
         numbers = {label: number for number, label in enumerate(fitted.labels)}
-        first = encoder.pieces([example.text for example in examples])
-        second = iter(encoder.pieces([example.second for example in examples if example.second is not None]))
+        first = encoder.ids([example.text for example in examples])
+        second = iter(encoder.ids([example.second for example in examples if example.second is not None]))
         rows = []
-        for example, pieces in zip(examples, first, strict=True):
+        for example, text in zip(examples, first, strict=True):
             target = self._target(example, numbers)
             if example.second is None:
-                ids = encoder.single(pieces.ids)
+                ids = encoder.single(text)
                 rows.append([Row(ids, len(ids), target)])
             else:
-                rows.append([Row(*encoder.pair(pieces.ids, next(second).ids), target)])
+                rows.append([Row(*encoder.pair(text, next(second)), target)])
         return rows
 
     def _target(self, example: Sentences, numbers: Mapping[str, int]) -> Sequence[float]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
@@ -13,7 +12,7 @@ from tokenizers import PreTokenizedString, normalizers, pre_tokenizers
 
 from bertjobs.errors import InputError, nearest
 from bertjobs.files.atomic import new_file
-from bertjobs.tasks.encoding import Pieces, TextEncoder
+from bertjobs.tasks.encoding import TextEncoder
 from bertjobs.tasks.example import Words
 from bertjobs.tasks.metrics.scores import Scores
 from bertjobs.tasks.metrics.spans import OUTSIDE, are_span_tags, span_scores, spans_of, tag_scores
@@ -137,9 +136,7 @@ class TaggingTask(Task[Words]):
         """For each example the pieces of each word, and the windows."""
         room = encoder.max_length - 2
         most = overlap_of(room)
-        encoded = encoder.pieces([" ".join(example.words) for example in examples])
-        for example, pieces in zip(examples, encoded, strict=True):
-            by_word = _by_word(example.words, pieces)
+        for example, by_word in zip(examples, encoder.words([one.words for one in examples]), strict=True):
             if any(len(of_word) > most for of_word in by_word):
                 self.notes.add(f"sentences have words of more than {most} pieces, which were cut off", example.where)
                 by_word = [of_word[:most] for of_word in by_word]
@@ -173,15 +170,6 @@ def words_of(text: str) -> list[tuple[str, int]]:
     _SPLIT.pre_tokenize(cut)
     offsets = [place for _, place, _ in cut.get_splits(offset_referential="original", offset_type="char")]
     return [(text[start:end], start) for start, end in offsets]
-
-
-def _by_word(words: Sequence[str], pieces: Pieces) -> list[list[int]]:
-    """The ids of each word's pieces; ``pieces`` are those of the words joined by blanks."""
-    starts = list(accumulate((len(word) + 1 for word in words), initial=0))
-    by_word: list[list[int]] = [[] for _ in words]
-    for number, (start, _) in zip(pieces.ids, pieces.offsets, strict=True):
-        by_word[bisect_right(starts, start) - 1].append(number)
-    return by_word
 
 
 def _targets(example: Words, numbers: Mapping[str, int]) -> list[int] | None:
