@@ -27,8 +27,8 @@ late=(
 )
 
 # SECONDS of the GPU tests' files, in this order; others come after them, with those of "other". NCCL's is in half 1.
-tests=(test_packed:24 test_triton_attention:18 test_finetune:6 test_optimizer:10 other:12 test_batches:10 test_model:12
-  test_snapshot:10 test_worker:20)
+tests=(test_packed:22 test_triton_attention:18 test_finetune:10 test_optimizer:10 other:12 test_batches:10 test_model:12
+  test_snapshot:10 test_worker:18)
 
 half_seconds=322 # of which the parts' seconds are no more in all
 grace=3          # until a part that was interrupted is killed

@@ -351,7 +351,7 @@ def resolve_arguments(
 
 def resolve_run(args: argparse.Namespace, environ: Mapping[str, str]) -> Resolved:
     """A new run, by `resolve_arguments`. One that fine-tunes on prepared data has the steps of its epochs, and the
-    model of the weights that it starts from."""
+    shape of the weights that it starts from, or of those in ``args.shape_of`` if it starts from random ones."""
     from bertjobs.recipe.bert_config import read_model_spec
     from bertjobs.recipe.resolve import with_model
     from bertjobs.tasks.prepared import MANIFEST, PreparedTask
@@ -363,9 +363,9 @@ def resolve_run(args: argparse.Namespace, environ: Mapping[str, str]) -> Resolve
         return resolved
     rows = PreparedTask.read(Path(spec.data)).splits["train"].rows
     resolved = resolve_arguments(args, environ, site=site, training_rows=rows)
-    if not spec.init_checkpoint:
+    weights = getattr(args, "shape_of", None) or (Path(spec.init_checkpoint) if spec.init_checkpoint else None)
+    if weights is None:
         return resolved
-    weights = Path(spec.init_checkpoint)
     return with_model(resolved, read_model_spec(weights), str(weights / "config.json"))
 
 

@@ -102,6 +102,7 @@ def prepared_run(args: argparse.Namespace) -> Resolved:
     task = open_task(name, _options(args))
     prepared = _prepared(task, name, weights, first.spec.phases[0].sequence_length, args)
     args.setting_data, args.setting_init_checkpoint = str(prepared.folder), "" if args.random_weights else str(weights)
+    args.shape_of = weights
     args.setting_run = args.setting_run or os.environ.get("RUN") or name.rpartition(":")[2].lower()
     return resolve_run(args, os.environ)
 

@@ -53,7 +53,7 @@ def test_a_cased_vocabulary_keeps_case(corpus: Path, tmp_path: Path) -> None:
 def test_training_refuses_what_it_cannot_do(corpus: Path, vocabulary_path: Path, tmp_path: Path) -> None:
     source = [f"text:{corpus}"]
     for size, output, says in (
-        (5, tmp_path / "new.txt", "no room"),
+        (5, tmp_path / "new.txt", "too small"),
         (100, vocabulary_path, "exists"),
         (100, vocabulary_path / "vocab.txt", "cannot write"),
     ):
