@@ -315,9 +315,11 @@ class Slurm:
 
     def _writes_into(self, job: str, folder: Path) -> bool:
         output = self.job_record(job).get("StdOut")
-        # Slurm shows "%%", which stands for "%", as it was given.
-        paths = [Path(text) for text in (output, output.replace("%%", "%"))] if output else []
-        return any(path.parent.resolve().is_relative_to(folder.resolve()) for path in paths)
+        if not output:
+            return False
+        return any(
+            _shown(place).fullmatch(str(Path(output).resolve())) for place in (folder.absolute(), folder.resolve())
+        )
 
     def elements(self, name: str) -> dict[str, Job] | None:
         """This user's waiting or running jobs called ``name``, by id ``JOB`` or ``ARRAY_INDEX``; None if squeue does
@@ -379,6 +381,13 @@ class Slurm:
         """
         states = self.start_states(job)
         return next(iter(reversed(states[:-1] if is_running else states)), "")
+
+
+def _shown(folder: Path) -> re.Pattern[str]:
+    """What scontrol may show as a file in ``folder``. A "%" that sbatch was given twice, to stand for itself, it shows
+    twice, once, or of a running job with the letter behind it replaced, as in "%17" for "%%j"."""
+    pieces = re.split("(%.?)", str(folder))
+    return re.compile("".join(".*" if piece[:1] == "%" else re.escape(piece) for piece in pieces) + "/.*", re.DOTALL)
 
 
 def _complaint(done: subprocess.CompletedProcess[str]) -> list[str]:

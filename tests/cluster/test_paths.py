@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from bertjobs.run.directory import RunDirectory
+from bertjobs.slurm.client import Slurm
 from tests.cluster.slurm import Cluster
 from tests.cluster.test_by_hand import RUN_SUB, environment
 from tests.conftest import Bertjobs, run_bertjobs
@@ -49,7 +50,9 @@ def test_a_run_below_an_odd_folder_is_queued_trained_seen_and_cancelled(cluster:
     typed("submit", *submit, "--run", "long", "--phase", 1, "--set", "phase1.steps=100000")
     (job,) = [event["job"] for event in RunDirectory(directory.root.parent / "long").events()]
     cluster.wait_queue(job, "RUNNING")
-    (directory.root.parent / "long" / "jobs.jsonl").unlink()  # only the queue knows of it: found by what it writes
+    long = directory.root.parent / "long"
+    assert Slurm({**os.environ, **cluster.environment}).jobs_of_run("long", long) == {job: "long-phase1"}
+    (long / "jobs.jsonl").unlink()  # only the queue knows of it: found by what it writes
     cancelled = typed("cancel", "long", "--results=-runs %j")
     assert job in cancelled, cancelled + cluster.sacct_state(job) + typed("logs", "long", "--results=-runs %j")
     assert cluster.wait(job) == "CANCELLED"

@@ -145,3 +145,13 @@ def test_a_follower_that_sbatch_refuses_is_an_error(slurm: Slurm, tool: Tool) ->
     tool("sbatch", "echo 'sbatch: error: Batch job submission failed: Invalid qos' >&2; exit 1")
     with pytest.raises(InputError, match="Invalid qos"):
         slurm.submit_follower("7", "run.sub", name="r-spare")
+
+
+@pytest.mark.parametrize("shown", ["a%%j 100%% b", "a%j 100% b", "a%17 100% b", "a%17 100%% b"])
+def test_a_job_is_a_run_s_by_the_folder_that_it_writes_to(slurm: Slurm, tool: Tool, shown: str) -> None:
+    """However scontrol shows a "%" of it."""
+    tool("squeue", "printf '17|long-phase1\\n18|long-phase10x\\n'")
+    tool("scontrol", f"echo '   StdOut=/r/{shown}/long/phase1/logs/slurm-17.out'")
+    assert slurm.jobs_of_run("long", Path("/r/a%j 100% b/long")) == {"17": "long-phase1"}
+    assert slurm.jobs_of_run("long", Path("/r/a%j 100% b/longer")) == {}
+    assert slurm.jobs_of_run("long", Path("/other/a%j 100% b/long")) == {}
