@@ -74,7 +74,7 @@ def open_bench_device(spec: RunSpec) -> torch.device:
     device = torch.device("cuda", 0) if spec.gpus else torch.device("cpu")
     check_precision(spec.precision, device)
     if device.type == "cpu":
-        of_a_rank = max(1, (os.cpu_count() or 1) // spec.tasks_per_node)
+        of_a_rank = max(1, len(os.sched_getaffinity(0)) // spec.tasks_per_node)
         torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or of_a_rank))
     if spec.deterministic:
         os.environ.update(deterministic_environment(os.environ))  # before a GPU is used

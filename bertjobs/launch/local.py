@@ -35,8 +35,9 @@ def free_port() -> int:
 def rank_environment(
     environ: Mapping[str, str], spec: RunSpec, phase: int, rank: int, *, port: int, job: str, attempt: int = 0
 ) -> dict[str, str]:
-    """The environment of one rank, which reads everything else from the run's lockfile."""
-    threads = max(1, (os.cpu_count() or 1) // spec.world_size)
+    """The environment of one rank, which reads everything else from the run's lockfile. It has OMP_NUM_THREADS threads,
+    by default its share of the cores that this process may use."""
+    threads = max(1, len(os.sched_getaffinity(0)) // spec.world_size)
     values = {
         "RUN": spec.run,
         "RECIPE": spec.recipe,
@@ -48,7 +49,7 @@ def rank_environment(
         "NODES": str(spec.nodes),
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
-        "OMP_NUM_THREADS": str(threads),
+        "OMP_NUM_THREADS": environ.get("OMP_NUM_THREADS") or str(threads),
         "BERTJOBS_JOB": job,
         "BERTJOBS_ATTEMPT": str(attempt),
     }

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from bertjobs.launch.local import label, labelled_log
+from bertjobs.launch.local import label, labelled_log, rank_environment
 from bertjobs.launch.start import start_here, write_run
 from bertjobs.launch.watch.progress import ProgressView
 from bertjobs.recipe.catalogue import builtin_file, load_catalogue
@@ -207,3 +207,17 @@ def test_secrets_of_the_environment_are_written_nowhere(
     for file in (tmp_path / "results").rglob("*"):
         if file.is_file():
             assert secret.encode() not in file.read_bytes(), file
+
+
+def test_ranks_share_the_cores_that_they_may_use_unless_the_shell_says_how_many_threads(
+    small_run: SmallRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = small_run()
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(6)))
+
+    def threads(environ: dict[str, str]) -> str:
+        return rank_environment(environ, spec, 1, 0, port=1, job="local-1")["OMP_NUM_THREADS"]
+
+    assert threads({}) == threads({"OMP_NUM_THREADS": ""}) == "3"
+    assert threads({"OMP_NUM_THREADS": "1"}) == "1"
