@@ -145,7 +145,7 @@ def test_stopped_and_resumed_it_ends_with_the_same_bits(place: Path, straight: P
     ]
 
 
-@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+@pytest.mark.parametrize("precision", [pytest.param("bf16", marks=pytest.mark.slow), "fp16"])
 def test_in_half_precision_it_learns_and_resumes_with_the_same_bits(place: Path, precision: str) -> None:
     """fp16 with a loss scale that moves."""
     words = ("--set", "phase1.epochs=4", "--precision", precision)
