@@ -40,7 +40,7 @@ Ints = NDArray[Any]
 MANIFEST, EXAMPLES = "TASK.json", "examples.jsonl"
 ARRAYS = {name: np.dtype("<f4" if name == "targets" else "<i4") for name in (
     "ids", "lengths", "seconds", "examples", "targets", "target_counts", "read", "read_counts")}  # fmt: skip
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -226,7 +226,7 @@ class PreparedTask:
         """Read TASK.json.
 
         Raises:
-            InputError: it is missing or damaged.
+            InputError: it is missing, damaged, or of another version of bertjobs.
         """
         try:
             content = read_json(folder / MANIFEST, lambda value: dict(value))
@@ -235,6 +235,12 @@ class PreparedTask:
                     f"the folder has no {MANIFEST}: it is not a prepared task",
                     where=str(folder),
                     hint="bertjobs finetune --data DIR prepares the task's own files by itself",
+                )
+            if content["format"] != FORMAT:
+                raise InputError(
+                    f"another version of bertjobs prepared the task: format {content['format']}, this one has {FORMAT}",
+                    where=str(folder / MANIFEST),
+                    hint="start a new run with `bertjobs finetune`, which prepares the data anew",
                 )
             return cls._of(folder, content)
         except (KeyError, TypeError, AttributeError) as error:

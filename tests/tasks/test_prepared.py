@@ -11,7 +11,7 @@ import pytest
 from bertjobs.errors import InputError
 from bertjobs.tasks.example import Sentences
 from bertjobs.tasks.prepare import BATCH, prepare_task
-from bertjobs.tasks.prepared import Split, SplitFacts, SplitWriter
+from bertjobs.tasks.prepared import FORMAT, MANIFEST, PreparedTask, Split, SplitFacts, SplitWriter
 from bertjobs.tasks.rows import Row
 from bertjobs.tasks.task import open_task
 from tests.tasks.encoders import encoder_in
@@ -68,3 +68,14 @@ def test_preparing_tells_how_far_it_is(tmp_path: Path) -> None:
     through = [(0, math.inf), (BATCH, math.inf), (2 * BATCH, math.inf), (count, count)]
     expected = {"labels of train": through, "train": through, "dev": [(0, math.inf), (1, 1)]}
     assert told == [(stage, *numbers, "examples") for stage, each in expected.items() for numbers in each]
+
+
+def test_what_another_version_prepared_is_refused(tmp_path: Path) -> None:
+    encoder = encoder_in(tmp_path / "vocabulary", 32)
+    (tmp_path / "train.tsv").write_text("text\tlabel\nred apples\tyes\nthe king\tno\n")
+    files = {"train": tmp_path / "train.tsv"}
+    folder = prepare_task(open_task("sentences"), "sentences", files, encoder, tmp_path / "prepared").folder
+    manifest = folder / MANIFEST
+    manifest.write_text(manifest.read_text().replace(f'"format": {FORMAT}', '"format": 1'))
+    with pytest.raises(InputError, match=f"format 1, this one has {FORMAT}"):
+        PreparedTask.read(folder)
