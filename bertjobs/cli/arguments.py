@@ -350,23 +350,29 @@ def resolve_arguments(
 
 
 def resolve_run(args: argparse.Namespace, environ: Mapping[str, str]) -> Resolved:
-    """A new run, by `resolve_arguments`. One that fine-tunes on prepared data has the steps of its epochs, and the
-    shape of the weights that it starts from, or of those in ``args.shape_of`` if it starts from random ones."""
-    from bertjobs.recipe.bert_config import read_model_spec
-    from bertjobs.recipe.resolve import with_model
+    """A new run, by `resolve_arguments`; one that fine-tunes on prepared data by `resolve_task_run`."""
     from bertjobs.tasks.prepared import MANIFEST, PreparedTask
 
-    site = chosen_site(args)
-    resolved = resolve_arguments(args, environ, site=site)
+    resolved = resolve_arguments(args, environ, site=chosen_site(args))
     spec = resolved.spec
     if not spec.task or not (Path(spec.data) / MANIFEST).is_file():
         return resolved
     rows = PreparedTask.read(Path(spec.data)).splits["train"].rows
-    resolved = resolve_arguments(args, environ, site=site, training_rows=rows)
-    weights = getattr(args, "shape_of", None) or (Path(spec.init_checkpoint) if spec.init_checkpoint else None)
-    if weights is None:
+    return resolve_task_run(args, environ, rows, Path(spec.init_checkpoint) if spec.init_checkpoint else None)
+
+
+def resolve_task_run(
+    args: argparse.Namespace, environ: Mapping[str, str], rows: int, shape_of: Path | None
+) -> Resolved:
+    """A new run that fine-tunes on this many training ``rows``: it has the steps of its epochs, and the shape of the
+    weights in ``shape_of``, if given."""
+    from bertjobs.recipe.bert_config import read_model_spec
+    from bertjobs.recipe.resolve import with_model
+
+    resolved = resolve_arguments(args, environ, site=chosen_site(args), training_rows=rows)
+    if shape_of is None:
         return resolved
-    return with_model(resolved, read_model_spec(weights), str(weights / "config.json"))
+    return with_model(resolved, read_model_spec(shape_of), str(shape_of / "config.json"))
 
 
 def add_files(parser: argparse._ActionsContainer, *, below: bool = False) -> None:

@@ -14,7 +14,7 @@ from bertjobs.cli.arguments import (
     add_recipe_arguments,
     chosen_site,
     resolve_arguments,
-    resolve_run,
+    resolve_task_run,
     results_folder,
 )
 from bertjobs.cli.find_lr import add_find_arguments, check_find_arguments, find_rate
@@ -102,9 +102,8 @@ def prepared_run(args: argparse.Namespace) -> Resolved:
     task = open_task(name, _options(args))
     prepared = _prepared(task, name, weights, first.spec.phases[0].sequence_length, args)
     args.setting_data, args.setting_init_checkpoint = str(prepared.folder), "" if args.random_weights else str(weights)
-    args.shape_of = weights
     args.setting_run = args.setting_run or os.environ.get("RUN") or name.rpartition(":")[2].lower()
-    return resolve_run(args, os.environ)
+    return resolve_task_run(args, os.environ, prepared.splits["train"].rows, weights)
 
 
 def _with_results(args: argparse.Namespace) -> argparse.Namespace:

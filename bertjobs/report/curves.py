@@ -124,12 +124,16 @@ def draw(directory: RunDirectory, format: Literal["svg", "png"] = "svg") -> byte
             _finish_axes(ax, series)
         for one in series:
             _label_phase(axes["loss"], one)
-        buffer = io.BytesIO()
-        if format == "png":
-            FigureCanvasAgg(figure).print_png(buffer)
-        else:
-            none = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-            FigureCanvasSVG(figure).print_svg(buffer, metadata=none)
+        return drawn(figure, format)
+
+
+def drawn(figure: Figure, format: Literal["svg", "png"]) -> bytes:
+    """A figure's file. Equal figures give equal SVG bytes; call it in the figure's `STYLE`."""
+    buffer = io.BytesIO()
+    if format == "png":
+        FigureCanvasAgg(figure).print_png(buffer)
+    else:
+        FigureCanvasSVG(figure).print_svg(buffer, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
     return buffer.getvalue()
 
 

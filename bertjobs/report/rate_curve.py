@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from bertjobs.files.atomic import new_file, write_json
-from bertjobs.report.curves import HELD_OUT, STYLE, WORDS
+from bertjobs.report.curves import HELD_OUT, STYLE, WORDS, drawn
 
 TABLE_FILE, CURVE_FILE = "learning-rates.json", "learning-rates.png"
 
@@ -52,6 +50,4 @@ def draw_test(table: Mapping[str, Any]) -> bytes:
         if (top := min(ROOM * smooth[0], 1.05 * losses.max())) > 0:
             ax.set_ylim(0, top)
         ax.legend(loc="lower left")
-        buffer = io.BytesIO()
-        FigureCanvasAgg(figure).print_png(buffer)
-    return buffer.getvalue()
+        return drawn(figure, "png")

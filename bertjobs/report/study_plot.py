@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from typing import Literal
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 from bertjobs.launch.watch.study import MemberResult, Spread, grouped, measure_name
-from bertjobs.report.curves import HELD_OUT, QUIET, STYLE, WORDS
+from bertjobs.report.curves import HELD_OUT, QUIET, STYLE, WORDS, drawn
 
 Groups = Sequence[tuple[Spread, Sequence[MemberResult]]]
 
@@ -27,12 +24,7 @@ def draw_study(members: Sequence[MemberResult], format: Literal["svg", "png"] = 
         axes = figure.subplots()
         _draw(axes, groups)
         axes.set_xlabel(measure_name(members) or "measure")
-        buffer = io.BytesIO()
-        if format == "png":
-            FigureCanvasAgg(figure).print_png(buffer)
-        else:
-            FigureCanvasSVG(figure).print_svg(buffer, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
-    return buffer.getvalue()
+        return drawn(figure, format)
 
 
 def _draw(axes: Axes, groups: Groups) -> None:

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from bertjobs.report.curves import HELD_OUT, QUIET, STYLE, WORDS, downsample, running_mean
+from bertjobs.report.curves import HELD_OUT, QUIET, STYLE, WORDS, downsample, drawn, running_mean
 from bertjobs.report.task_summary import TaskSummary
 
 LOSSES = ("loss_nats", "squared_error")
@@ -39,12 +36,7 @@ def draw_task(summary: TaskSummary, format: Literal["svg", "png"] = "svg") -> by
             axes[name].xaxis.set_major_locator(MaxNLocator(5, integer=True))
         if with_matrix:
             _draw_matrix(axes["matrix"], labels, summary.confusion)
-        buffer = io.BytesIO()
-        if format == "png":
-            FigureCanvasAgg(figure).print_png(buffer)
-        else:
-            FigureCanvasSVG(figure).print_svg(buffer, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
-    return buffer.getvalue()
+        return drawn(figure, format)
 
 
 def _draw_loss(ax: Axes, summary: TaskSummary) -> None:

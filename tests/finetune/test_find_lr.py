@@ -11,7 +11,7 @@ import pytest
 from bertjobs.cli.main import main
 from bertjobs.files.json_lines import read_lines
 from tests.cli.test_json import check
-from tests.finetune.test_run import bertjobs, place  # noqa: F401
+from tests.finetune.conftest import bertjobs
 
 WORDS = ("finetune", "--from", "model", "--data", "data", "--backend", "local", "--set", "phase1.sequence_length=32",
          "--set", "phase1.global_batch=32", "--set", "phase1.lr=1e-3")  # fmt: skip
@@ -24,7 +24,7 @@ def snapshot(folder: Path) -> dict[str, tuple[int, int]]:
 
 
 def test_it_suggests_a_rate_draws_its_curve_and_leaves_runs_alone(
-    place: Path,  # noqa: F811
+    place: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
@@ -72,7 +72,7 @@ def test_it_suggests_a_rate_draws_its_curve_and_leaves_runs_alone(
     ],
 )
 def test_bad_input_is_refused(
-    place: Path,  # noqa: F811
+    place: Path,
     words: tuple[str, ...],
     what: str,
     monkeypatch: pytest.MonkeyPatch,

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import json
-import random
 import re
-import subprocess
-import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,40 +12,10 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from bertjobs.files.json_lines import read_lines
-from bertjobs.model.bert import BertForPreTraining
-from bertjobs.model.huggingface import save_pretrained
 from bertjobs.recipe.lockfile import read_lockfile
-from tests.finetune.nano import NANO
-from tests.tasks.encoders import encoder_in
+from tests.finetune.conftest import bertjobs
 
 QUICK = ("--backend", "local", "--set", "phase1.lr=1e-2", "--set", "phase1.global_batch=16")
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a tiny BERT of random weights, and sentences that are good or bad by one word."""
-    folder = tmp_path_factory.mktemp("finetune")
-    encoder = encoder_in(folder / "vocabulary", 32)
-    spec = replace(NANO, vocab_size=encoder.vocabulary.size)
-    torch.manual_seed(1)
-    (folder / "model").mkdir()
-    save_pretrained(BertForPreTraining(spec), folder / "vocabulary" / "vocab.txt", folder / "model", lowercase=True)
-    draw = random.Random(2)
-    (folder / "data").mkdir()
-    for split, count in (("train", 96), ("dev", 40)):
-        lines = []
-        for _ in range(count):
-            word = draw.choice(["good", "bad"])
-            text = " ".join([*draw.choices(["apples", "red", "the", "i", "my"], k=draw.randint(1, 9)), word])
-            lines.append(json.dumps({"text": text, "label": word}) + "\n")
-        (folder / "data" / f"{split}.jsonl").write_text("".join(lines))
-    return folder
-
-
-def bertjobs(place: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "bertjobs", *words], cwd=place, capture_output=True, text=True, check=False
-    )
 
 
 def finetuned(place: Path, run: str, *words: str) -> Path:

@@ -173,7 +173,7 @@ def split_at_foreign_ends(text: str) -> list[str]:
 
 
 def _ends(text: str, candidate: re.Match[str], stop: int) -> bool:
-    """Whether a sentence ends at a candidate, after which the line, which ends at ``stop``, goes on."""
+    """Whether a sentence ends at a candidate. The line ends at ``stop``, and has text after the candidate."""
     mark, after = text[candidate.start()], text[candidate.end()]
     if not after.isalnum() and _compiled(_NEVER_FIRST).match(after):  # SB8a
         return False
