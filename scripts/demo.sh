@@ -36,7 +36,7 @@ finetune=(--task sentences --data "$news" --from "$run" --backend local --seed 1
   --set phase1.sequence_length=32 --set phase1.epochs=1 --set phase1.lr=2e-4
   --set phase1.global_batch=16 --set phase1.micro_batch=16)
 $bertjobs finetune --run "$run-news" "${finetune[@]}"
-echo "the same from random weights: half a minute (its report: bertjobs report $run-news-random)"
+echo "the same from random weights (its report: bertjobs report $run-news-random)"
 $bertjobs finetune --run "$run-news-random" --random-weights "${finetune[@]}" >"$news/random.log"
 $bertjobs report "$run" >/dev/null  # with what these have reached
 $bertjobs report "$run" --require-gain 0.2
