@@ -125,9 +125,10 @@ class Layers:
             self._refuse_phaseless(chosen)
         return chosen
 
-    def check_keys(self) -> None:
-        """Raise one InputError for each flag and ``--set`` key that does not exist; names the nearest."""
-        errors = []
+    def check_given(self) -> None:
+        """Raise an InputError for each flag and ``--set`` key that does not exist, naming the nearest, and for each
+        value of the command line and the environment that cannot be read; all at once."""
+        errors: list[InputError] = []
         for key in self.flags:
             if key not in schema.RUN and key not in schema.PHASE:
                 hint = nearest_key(key, (*schema.RUN, *schema.PHASE))
@@ -139,7 +140,21 @@ class Layers:
             if path not in paths:
                 hint = self._nearest_path(path, groups)
                 errors.append(InputError(f"unknown key {path!r}", where=f"flag --set {path}={text}", hint=hint))
-        raise_all(errors)
+        raise_all([*errors, *self._unreadable()])
+
+    def _unreadable(self) -> list[InputError]:
+        """An error for each given value that is not of its setting's type, or is out of its bounds."""
+        settings = [(setting, key) for key, setting in schema.RUN.items()]
+        settings += [(setting, f"optimizer.{key}") for key, setting in schema.OPTIMIZER.items()]
+        for number in self.recipe_phases():
+            settings += [(setting, f"phase{number}.{key}") for key, setting in schema.PHASE.items()]
+        errors = {}
+        for setting, path in settings:
+            try:
+                self._given(setting, path)
+            except InputError as error:
+                errors[str(error)] = error  # a flag of all phases is read once for each
+        return list(errors.values())
 
     def _nearest_path(self, path: str, groups: Mapping[str, Sequence[str]]) -> str | None:
         """A hint for a ``--set`` path that does not exist: the phases, the same key elsewhere, or the nearest in

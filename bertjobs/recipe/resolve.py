@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from bertjobs.errors import InputError
+from bertjobs.errors import InputError, raise_all
 from bertjobs.recipe import schema
 from bertjobs.recipe.batch import divide
 from bertjobs.recipe.catalogue import Catalogue
@@ -77,7 +77,7 @@ def resolve(
     recipe = layers.run("recipe")
     catalogue.check("recipes", recipe.value, recipe.place)
     layers = replace(layers, recipe=recipe.value)
-    layers.check_keys()
+    layers.check_given()
 
     system = catalogue.system(layers.run("system").value, layers.run("system").place)
     if system.scheduler != "none":
@@ -134,12 +134,13 @@ _SIMPLE = tuple(key for key in schema.PHASE if key not in _BATCH)
 
 def _assignments(sets: Sequence[str]) -> dict[str, str]:
     """The ``--set KEY=VALUE`` arguments; the last of several for one key counts."""
-    pairs = {}
+    pairs, errors = {}, []
     for text in sets:
         key, equals, value = text.partition("=")
         if not equals or not key.strip():
-            raise InputError(f"--set takes KEY=VALUE, not {text!r}", where="flag --set", hint="phase1.lr=1e-3")
+            errors.append(InputError(f"--set takes KEY=VALUE, not {text!r}", where="flag --set", hint="phase1.lr=1e-3"))
         pairs[key.strip()] = value.strip()
+    raise_all(errors)
     return pairs
 
 

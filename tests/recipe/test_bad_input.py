@@ -71,6 +71,28 @@ def test_all_unknown_keys_are_named_at_once(catalogue: Catalogue) -> None:
     assert [one.where for one in error.value.errors] == ["flag --set phase1.lrr=1", "flag --set seeed=2"]
 
 
+def test_all_values_that_cannot_be_read_are_named_at_once_with_the_unknown_keys(catalogue: Catalogue) -> None:
+    with pytest.raises(InputErrors) as error:
+        resolve(
+            catalogue,
+            flags={"recipe": "dgx1-32g", "precision": "fp8"},
+            sets=["phase1.lr=fast", "optimizer.beta1=2", "seeed=2", "phase1.warmup=0.1"],
+            environ={"GRADIENT_STEPS": "many"},
+        )
+    assert [one.where for one in error.value.errors] == [
+        "flag --set seeed=2",
+        "flag --precision",
+        "flag --set optimizer.beta1",
+        "flag --set phase1.lr",
+        "environment GRADIENT_STEPS",
+    ]
+
+
+def test_all_set_arguments_without_a_value_are_named_at_once(catalogue: Catalogue) -> None:
+    with pytest.raises(InputErrors, match=r"(?s)'seed'.*'=3'"):
+        resolve(catalogue, flags={"recipe": "dgx1-32g"}, sets=["seed", "=3"], environ={})
+
+
 def test_an_unknown_flag_names_the_nearest(catalogue: Catalogue) -> None:
     refused(catalogue, "'precison'", "'precision'", flags={"recipe": "laptop", "precison": "fp32"})
 
