@@ -65,6 +65,29 @@ def bertjobs(tmp_path: Path) -> Bertjobs:
     return lambda *arguments, environ=None, cwd=tmp_path: run_bertjobs(arguments, cwd, environ)
 
 
+@pytest.fixture
+def inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Bertjobs:
+    """As `bertjobs`, in this process: for what would be no different in another, whose start takes seconds."""
+    from bertjobs.cli.main import main
+
+    def command(
+        *arguments: object, environ: Mapping[str, str] | None = None, cwd: Path = tmp_path
+    ) -> subprocess.CompletedProcess[str]:
+        with monkeypatch.context() as patch:
+            patch.chdir(cwd)
+            patch.setattr(sys, "path", [*sys.path])
+            for name, value in {"XDG_CONFIG_HOME": str(cwd / ".config"), **(environ or {})}.items():
+                patch.setenv(name, value)
+            capsys.readouterr()
+            try:
+                code = main([str(word) for word in arguments])
+            except SystemExit as end:
+                code = end.code  # type: ignore[assignment]
+            return subprocess.CompletedProcess(arguments, code, *capsys.readouterr())
+
+    return command
+
+
 @pytest.fixture(scope="session")
 def speeches_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data folder of 40 real speeches, with its own vocabulary and enough shards for 32 ranks."""

@@ -17,7 +17,7 @@ from bertjobs.cli.data_prepare import add_place_arguments, array_options, queue_
 from bertjobs.cli.data_sources import source_lines
 from bertjobs.cli.help_text import DefaultsShown
 from bertjobs.cli.interrupts import interrupts_held
-from bertjobs.cli.memory import keep_freed_memory, seldom_collected
+from bertjobs.cli.memory import keep_freed_memory
 from bertjobs.cli.progress import ProgressLine
 from bertjobs.errors import InputError
 from bertjobs.wording import counted, harmless
@@ -147,7 +147,6 @@ def _add_vocab(verbs: Any) -> None:
     parser.set_defaults(handler=_vocab)
 
 
-@seldom_collected()
 def _prepare(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
     keep_freed_memory()
     with interrupts_held():

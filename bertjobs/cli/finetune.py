@@ -18,7 +18,6 @@ from bertjobs.cli.arguments import (
     results_folder,
 )
 from bertjobs.cli.find_lr import add_find_arguments, check_find_arguments, find_rate
-from bertjobs.cli.memory import seldom_collected
 from bertjobs.cli.progress import ProgressLine
 from bertjobs.cli.study import add_study_arguments
 from bertjobs.cli.submit import add_output, start_all
@@ -149,8 +148,7 @@ def _prepared(task: Task[Any], name: str, weights: Path, length: int, args: argp
     if (folder / MANIFEST).is_file():
         prepared = PreparedTask.read(folder)
     else:
-        with seldom_collected():
-            prepared = prepare_task(task, name, files, encoder, folder, ProgressLine(PATIENCE_S))
+        prepared = prepare_task(task, name, files, encoder, folder, ProgressLine(PATIENCE_S))
     if not args.is_member:  # of a study: the others have the same data
         _describe(name, prepared, sys.stderr if args.json else sys.stdout)
     return prepared

@@ -3,26 +3,11 @@
 from __future__ import annotations
 
 import ctypes
-import gc
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 
-_NEW_OBJECTS = 100_000
 _ARRAY_BYTES = 32 << 20  # the most that glibc takes
 _KEPT_BYTES = 64 << 20
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # from malloc.h
-
-
-@contextmanager
-def seldom_collected() -> Iterator[None]:
-    """In the block, and in processes that it forks, cyclic garbage is looked for after 100,000 new objects, not after
-    700: where there is next to none, looking takes a twentieth of the time."""
-    before = gc.get_threshold()
-    gc.set_threshold(_NEW_OBJECTS, *before[1:])
-    try:
-        yield
-    finally:
-        gc.set_threshold(*before)
 
 
 def keep_freed_memory() -> None:

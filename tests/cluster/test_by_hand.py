@@ -177,6 +177,7 @@ def test_a_signalled_job_resumes_by_requeue_and_phase_2_waits_for_its_end(
     assert directory.phase(1).done().step == 60
 
 
+@pytest.mark.slow
 def test_a_preempted_job_comes_back_and_resumes(cluster: Cluster, environ: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "bertjobs.yml").write_text("recipes: {laptop-scratch: {phases: {1: {steps: 60}}}}\n")
     job = cluster.submit(["-N2", RUN_SUB], env={**environ, "RECIPE": "laptop-scratch", "PHASE": "1"}, cwd=tmp_path)

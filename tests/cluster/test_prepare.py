@@ -254,7 +254,13 @@ def test_a_task_that_is_killed_midway_is_run_again(
     assert hashes(run.output) == expected
 
 
-@pytest.mark.parametrize("sbatch", [(), ("--no-requeue",)], ids=["slurm-requeues", "prepare-queues-again"])
+@pytest.mark.parametrize(
+    "sbatch",
+    [
+        pytest.param((), id="slurm-requeues", marks=pytest.mark.slow),
+        pytest.param(("--no-requeue",), id="prepare-queues-again"),
+    ],
+)
 def test_a_node_lost_midway_changes_nothing(
     own_cluster: Cluster, corpus: Path, expected: dict[str, str], tmp_path: Path, sbatch: tuple[str, ...]
 ) -> None:
@@ -286,6 +292,7 @@ def test_a_node_that_fails_twice_is_left_out(
     assert hashes(run.output) == expected
 
 
+@pytest.mark.slow
 def test_the_only_node_is_used_again_after_failures(
     cluster: Cluster, corpus: Path, expected: dict[str, str], tmp_path: Path
 ) -> None:

@@ -6,6 +6,8 @@ import json
 from functools import partial
 from pathlib import Path
 
+import pytest
+
 from bertjobs.run.directory import RunDirectory
 from tests.cluster.slurm import Cluster
 from tests.conftest import Bertjobs, wait_until
@@ -73,6 +75,7 @@ def test_an_element_is_requeued_alone_and_the_study_is_cancelled_by_name(
     wait_until(lambda: not cluster.run(["squeue", "-h", "-o", "%i"]).stdout.strip())
 
 
+@pytest.mark.slow
 def test_one_element_is_cancelled_alone(
     cluster: Cluster, bertjobs: Bertjobs, speeches_data: Path, tmp_path: Path
 ) -> None:

@@ -1,4 +1,4 @@
-"""`bertjobs evaluate`, `predict` and `infer`, as processes of their own."""
+"""`bertjobs evaluate`, `predict` and `infer`, some of them as processes of their own."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from tests.finetune.models import LINES, films, our_folder, their_folder
 def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder of the films' task, whose files and class lie in the test's own."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "films", raising=False)  # another test's class
     return our_folder(tmp_path / "model", films(tmp_path))
 
 
@@ -47,11 +48,11 @@ def test_what_is_measured_is_what_is_predicted(bertjobs: Bertjobs, model: Path, 
     check("predict", done.stdout)
 
 
-def test_json_lines_come_and_go_in_order_under_their_ids(bertjobs: Bertjobs, model: Path, tmp_path: Path) -> None:
+def test_json_lines_come_and_go_in_order_under_their_ids(inside: Bertjobs, model: Path, tmp_path: Path) -> None:
     asked = [{"text": "a fine film " * (9 - n), **({"id": f"q{n}"} if n % 2 else {})} for n in range(9)]
     (tmp_path / "in.jsonl").write_text("".join(json.dumps(one) + "\n\n" for one in asked))
     for name, more in {"all": (), "one": ("--batch", 1), "small": ("--batch-tokens", 16)}.items():
-        done = bertjobs("predict", model, "--input", "in.jsonl", "--output", name, *more)
+        done = inside("predict", model, "--input", "in.jsonl", "--output", name, *more)
         assert done.returncode == 0, done.stderr
     whole = lines(tmp_path / "all")
     assert [one["id"] for one in whole] == [f"q{n}" if n % 2 else str(2 * n + 1) for n in range(9)]
@@ -80,10 +81,10 @@ def test_standard_input_and_output(model: Path, tmp_path: Path) -> None:
      ('{"second": "a"}', "there is no 'text'")],
 )  # fmt: skip
 def test_a_damaged_line_keeps_what_came_before(
-    bertjobs: Bertjobs, model: Path, tmp_path: Path, damaged: str, words: str
+    inside: Bertjobs, model: Path, tmp_path: Path, damaged: str, words: str
 ) -> None:
     (tmp_path / "in.jsonl").write_text(f'{{"text": "a film"}}\n{damaged}\n')
-    done = bertjobs("predict", model, "--input", "in.jsonl", "--output", "out.jsonl")
+    done = inside("predict", model, "--input", "in.jsonl", "--output", "out.jsonl")
     assert done.returncode == 64
     assert words in done.stderr
     assert "in.jsonl, line 2" in done.stderr
@@ -92,9 +93,9 @@ def test_a_damaged_line_keeps_what_came_before(
     assert [one["id"] for one in lines(tmp_path / "out.jsonl.part")] == ["1"]
 
 
-def test_a_split_of_a_folder_is_read_as_that_split(bertjobs: Bertjobs, model: Path, tmp_path: Path) -> None:
+def test_a_split_of_a_folder_is_read_as_that_split(inside: Bertjobs, model: Path, tmp_path: Path) -> None:
     for name, more in {"dev": ("--split", "dev"), "file": (), "test": ()}.items():
-        done = bertjobs("predict", model, "--input", "dev.txt" if name == "file" else ".", "--output", name, *more)
+        done = inside("predict", model, "--input", "dev.txt" if name == "file" else ".", "--output", name, *more)
         assert done.returncode == 0, done.stderr
     assert lines(tmp_path / "dev") == lines(tmp_path / "file")
     assert len(lines(tmp_path / "dev")) == 4
@@ -105,38 +106,38 @@ def test_a_split_of_a_folder_is_read_as_that_split(bertjobs: Bertjobs, model: Pa
         ("--input", "words"): "looks for test.txt",
         ("--input", "nowhere"): "there is no such file",
     }.items():
-        done = bertjobs("predict", model, *words, "--output", "none")
+        done = inside("predict", model, *words, "--output", "none")
         assert (done.returncode, message in done.stderr) == (64, True), done.stderr
     assert not (tmp_path / "none").exists()
 
 
-def test_nothing_to_predict_leaves_no_file(bertjobs: Bertjobs, model: Path, tmp_path: Path) -> None:
+def test_nothing_to_predict_leaves_no_file(inside: Bertjobs, model: Path, tmp_path: Path) -> None:
     (tmp_path / "in.jsonl").write_text("\n")
-    done = bertjobs("predict", model, "--input", "in.jsonl", "--output", "out.jsonl")
+    done = inside("predict", model, "--input", "in.jsonl", "--output", "out.jsonl")
     assert done.returncode == 64
     assert "the input has no examples" in done.stderr
     assert not list(tmp_path.glob("out*"))
 
 
-def test_a_long_text_is_cut_off_and_counted(bertjobs: Bertjobs, model: Path, tmp_path: Path) -> None:
+def test_a_long_text_is_cut_off_and_counted(inside: Bertjobs, model: Path, tmp_path: Path) -> None:
     (tmp_path / "in.jsonl").write_text(json.dumps({"text": "film " * 40}) + "\n")
-    done = bertjobs("predict", model, "--input", "in.jsonl", "--output", "out.jsonl")
+    done = inside("predict", model, "--input", "in.jsonl", "--output", "out.jsonl")
     assert "note: 1 sequence is longer than 32 tokens and was cut off" in done.stderr
 
 
-def test_labels_are_needed_to_measure(bertjobs: Bertjobs, model: Path) -> None:
-    done = bertjobs("evaluate", model, "--data", ".", "--split", "test")
+def test_labels_are_needed_to_measure(inside: Bertjobs, model: Path) -> None:
+    done = inside("evaluate", model, "--data", ".", "--split", "test")
     assert done.returncode == 64
     assert "2 of 2 examples of test have no label" in done.stderr
-    done = bertjobs("evaluate", model, "--test", "test.txt", "--submission", "sent")
+    done = inside("evaluate", model, "--test", "test.txt", "--submission", "sent")
     assert "has no submission files" in done.stderr
 
 
-def test_evaluate_without_data_or_a_run(bertjobs: Bertjobs, model: Path) -> None:
-    done = bertjobs("evaluate", model)
+def test_evaluate_without_data_or_a_run(inside: Bertjobs, model: Path) -> None:
+    done = inside("evaluate", model)
     assert done.returncode == 64
     assert "no data were given, and the model belongs to no run" in done.stderr
-    check("evaluate", bertjobs("evaluate", model, "--dev", "dev.txt", "--json").stdout)
+    check("evaluate", inside("evaluate", model, "--dev", "dev.txt", "--json").stdout)
 
 
 def test_a_person_asks_for_a_class(bertjobs: Bertjobs, model: Path) -> None:
@@ -148,7 +149,7 @@ def test_a_person_asks_for_a_class(bertjobs: Bertjobs, model: Path) -> None:
     assert f"{max(prediction['probabilities'].values()):.4f}" in shown
 
 
-def test_what_cannot_be_asked(bertjobs: Bertjobs, model: Path) -> None:
+def test_what_cannot_be_asked(inside: Bertjobs, model: Path) -> None:
     for words, message in {
         (): "nothing was asked",
         ("--text", "a", "--features", "a"): "several things were asked at once",
@@ -157,21 +158,21 @@ def test_what_cannot_be_asked(bertjobs: Bertjobs, model: Path) -> None:
         ("--fill-mask", "a [MASK]"): "no masked-LM head",
         ("--fill-mask", "a film"): "the text has no [MASK]",
     }.items():
-        done = bertjobs("infer", model, *words)
+        done = inside("infer", model, *words)
         assert (done.returncode, message in done.stderr) == (64, True), done.stderr
 
 
-def test_an_answer_is_a_part_of_its_context(bertjobs: Bertjobs, tmp_path: Path) -> None:
+def test_an_answer_is_a_part_of_its_context(inside: Bertjobs, tmp_path: Path) -> None:
     their_folder(tmp_path / "qa", "BertForQuestionAnswering", max_length=384)
     context = "Harry likes apples and a film."
-    done = bertjobs("infer", "qa", "--question", "What does Harry like?", "--context", context, "--json")
+    done = inside("infer", "qa", "--question", "What does Harry like?", "--context", context, "--json")
     assert done.returncode == 0, done.stderr
     prediction = json.loads(done.stdout)["prediction"]
     assert prediction["answer"]
     assert context[prediction["start"] :].startswith(prediction["answer"])
 
 
-def test_masks_and_vectors_are_hugging_faces(bertjobs: Bertjobs, tmp_path: Path) -> None:
+def test_masks_and_vectors_are_hugging_faces(inside: Bertjobs, tmp_path: Path) -> None:
     theirs = their_folder(tmp_path / "mlm", "BertForMaskedLM")
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "mlm")
     text = "a [MASK] film [MASK]"
@@ -179,26 +180,26 @@ def test_masks_and_vectors_are_hugging_faces(bertjobs: Bertjobs, tmp_path: Path)
         inputs = tokenizer(text, return_tensors="pt")
         shares = theirs(**inputs).logits[0].softmax(1)[inputs["input_ids"][0] == tokenizer.mask_token_id]
         hidden = theirs.bert(**tokenizer("a film", return_tensors="pt")).last_hidden_state[0]
-    done = bertjobs("infer", "mlm", "--fill-mask", text, "--json")
+    done = inside("infer", "mlm", "--fill-mask", text, "--json")
     assert done.returncode == 0, done.stderr
     for of_mask, wanted in zip(json.loads(done.stdout)["masks"], shares, strict=True):
         best = wanted.topk(5)
         assert [one["token"] for one in of_mask] == tokenizer.convert_ids_to_tokens(best.indices.tolist())
         assert [one["probability"] for one in of_mask] == pytest.approx(best.values.tolist(), abs=1e-5)
-    vectors = json.loads(bertjobs("infer", "mlm", "--features", "a film").stdout)
+    vectors = json.loads(inside("infer", "mlm", "--features", "a film").stdout)
     assert vectors["cls"] == pytest.approx(hidden[0].tolist(), abs=1e-5)
     assert vectors["mean"] == pytest.approx(hidden.mean(0).tolist(), abs=1e-5)
 
 
-def test_words_of_a_text_are_tagged(bertjobs: Bertjobs, tmp_path: Path) -> None:
+def test_words_of_a_text_are_tagged(inside: Bertjobs, tmp_path: Path) -> None:
     their_folder(tmp_path / "ner", "BertForTokenClassification", ("O", "B-PER", "I-PER"))
-    done = bertjobs("infer", "ner", "--text", "Harry likes apples.", "--json")
+    done = inside("infer", "ner", "--text", "Harry likes apples.", "--json")
     assert done.returncode == 0, done.stderr
     prediction = json.loads(done.stdout)["prediction"]
     assert prediction["words"] == ["Harry", "likes", "apples", "."]
     assert set(prediction["tags"]) <= {"O", "B-PER", "I-PER"}
-    assert "Harry" in bertjobs("infer", "ner", "--text", "Harry likes apples.").stdout.splitlines()[0]
-    refused = bertjobs("infer", "ner", "--text", "Harry", "--second", "likes")
+    assert "Harry" in inside("infer", "ner", "--text", "Harry likes apples.").stdout.splitlines()[0]
+    refused = inside("infer", "ner", "--text", "Harry", "--second", "likes")
     assert refused.returncode == 64
     assert "--text --second" in refused.stderr
 

@@ -111,7 +111,8 @@ def test_stopped_and_resumed_it_ends_with_the_same_bits(place: Path, straight: P
     ]
 
 
-@pytest.mark.parametrize("precision", [pytest.param("bf16", marks=pytest.mark.slow), "fp16"])
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_in_half_precision_it_learns_and_resumes_with_the_same_bits(place: Path, precision: str) -> None:
     """fp16 with a loss scale that moves."""
     words = ("--set", "phase1.epochs=4", "--precision", precision)
@@ -155,6 +156,7 @@ def test_only_the_last_layers_are_trained(place: Path) -> None:
     assert not any(name.startswith(("bert.embeddings.", "bert.encoder.layer.0.")) for name in changed)
 
 
+@pytest.mark.slow
 def test_random_weights_take_nothing_from_the_folder_but_its_shape(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

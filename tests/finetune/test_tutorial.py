@@ -27,6 +27,7 @@ def cells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, nbformat
     return {cell.id: cell for cell in notebook.cells}
 
 
+@pytest.mark.slow
 def test_it_ends_with_the_marks_in_their_places(cells: dict[str, nbformat.NotebookNode], tmp_path: Path) -> None:
     for name, cell in cells.items():
         if cell.cell_type == "code":

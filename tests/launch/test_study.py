@@ -101,6 +101,7 @@ def test_a_run_that_fails_does_not_stop_the_others(bertjobs: Bertjobs, speeches_
     assert "a study named 'st' exists" in run.stderr
 
 
+@pytest.mark.slow
 def test_a_study_that_was_stopped_is_resumed(bertjobs: Bertjobs, speeches_data: Path) -> None:
     done = bertjobs("submit", *NANO, *SHORT, "--data", speeches_data, "--seeds", "2", "--set", "steps_this_run=1")
     assert done.returncode == 75, done.stdout + done.stderr

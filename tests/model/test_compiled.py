@@ -41,6 +41,7 @@ def compiled() -> TokenWise:
         return compile_parts(CPU)
 
 
+@pytest.mark.slow
 def test_warmed_up_parts_compute_the_same_and_compile_no_more(spec: ModelSpec, compiled: TokenWise) -> None:
     torch.manual_seed(0)
     model = BertForPreTraining(replace(spec, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.1))
@@ -56,6 +57,7 @@ def test_warmed_up_parts_compute_the_same_and_compile_no_more(spec: ModelSpec, c
         torch.testing.assert_close(gradients, right, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_seed_fixes_compiled_dropout(compiled: TokenWise) -> None:
     zeros, norm = torch.zeros(200, 300), Normalised(torch.ones(300), torch.ones(300), 1e-12)
 
@@ -70,6 +72,7 @@ def test_a_seed_fixes_compiled_dropout(compiled: TokenWise) -> None:
     assert float(first.max()) == pytest.approx(1 / 0.9)
 
 
+@pytest.mark.slow
 def test_compiling_after_the_warm_up_is_an_error(compiled: TokenWise) -> None:
     with no_recompilation(), pytest.raises(RuntimeError, match="recompile"):
         compiled.project(torch.zeros(4, 3, dtype=torch.float64), (Affine(torch.zeros(2, 3), torch.zeros(2)),), 1)

@@ -98,6 +98,7 @@ assert torch.compile(lambda x: x.sin() + 1)(torch.zeros(8)).sum() == 8
 """
 
 
+@pytest.mark.slow
 def test_compiling_needs_no_home(tmp_path: Path) -> None:
     """As in a container, where the home may be read-only or not there: here nothing can be made below it."""
     # torch itself sets one of CACHES, in a process that has compiled before.
