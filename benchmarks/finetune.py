@@ -354,7 +354,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--only", choices=("scores", "rates"), help="one part (default: both)")
     parser.add_argument("--tasks", default=",".join(WRITERS), help="separated by commas (default: all)")
     parser.add_argument("--seeds", type=seeds_of, default=seeds_of("5"), metavar="N|FIRST-LAST",
-                        help="seeds per task, for scores; those that are done are not computed again (default: 5)")  # fmt: skip
+                        help="seeds per task, for scores; what is done is kept (default: 5)")  # fmt: skip
     parser.add_argument("--rounds", type=int, default=3, help="rounds, for rates (default: 3)")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="threads (default: all cores)")
     parser.add_argument("--pad", choices=("longest", "max"), default="longest", help="the Trainer's padding")
