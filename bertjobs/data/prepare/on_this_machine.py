@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import ExitStack, contextmanager
 from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from bertjobs.data.prepare.processes import worker_pool
 from bertjobs.data.prepare.stage_duplicates import drop_duplicates
 from bertjobs.data.prepare.stage_pairs import pair_bucket
 from bertjobs.data.prepare.stage_shards import write_shards
@@ -20,6 +18,9 @@ from bertjobs.data.prepare.work_folder import DUPLICATES, FOLDER_NAME, PLAN_NAME
 from bertjobs.data.text.vocabulary import Vocabulary
 from bertjobs.data.text.wordpiece import WordPieceEncoder
 from bertjobs.errors import BertjobsError
+
+if TYPE_CHECKING:
+    from concurrent.futures import ProcessPoolExecutor
 
 Done = Callable[[int], None]
 """Called with a task's number when it is done."""
@@ -75,7 +76,9 @@ class ThisMachine:
         self._pool: ProcessPoolExecutor | None = None
 
     def __enter__(self) -> ThisMachine:
-        if self._processes > 1:
+        if self._processes > 1:  # what pools need takes a twentieth of the time of a short preparation
+            from bertjobs.data.prepare.processes import worker_pool
+
             self._pool = self._open.enter_context(worker_pool(self._processes))
         return self
 
@@ -102,6 +105,8 @@ class ThisMachine:
 
 @contextmanager
 def _killed_process_reported() -> Iterator[None]:
+    from concurrent.futures.process import BrokenProcessPool
+
     try:
         yield
     except BrokenProcessPool as error:
