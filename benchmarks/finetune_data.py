@@ -20,7 +20,7 @@ from news_topics import articles
 
 FILMS = "vaderSentiment==3.3.2"
 PASSAGE = 250
-"""Characters of an article that are ranked: with more, the few steps that a CPU has time for end before either learns."""
+"""Characters of an article that are ranked: with more, neither learns in the steps that a CPU has time for."""
 
 
 @dataclass(frozen=True)
