@@ -40,7 +40,7 @@ class Settings:
 SETTINGS = {
     "movies": Settings(0, 500, 5e-5),
     "news": Settings(800, 500, 2e-4),
-    "punctuation": Settings(1000, 300, 2e-4),
+    "punctuation": Settings(2500, 300, 5e-4),
     "cloze": Settings(800, 300, 2e-4),
     "ranking": Settings(400, 50, 3e-4),
 }
