@@ -6,8 +6,8 @@
 as `bertjobs plan` and `bertjobs scaling --predict` take it from a run; what all share is fitted:
 
 - fitted: `Coefficients` to all rows but each table's first, by least squares of the relative errors.
-- held out: each table is predicted from its first row alone, with coefficients fitted to the tables of all other systems
-  (GPU and network), so that nothing about its network is known but what its maker states.
+- held out: each table is predicted from its first row alone, with coefficients fitted to the tables of all other
+  systems (GPU and network), so that nothing about its network is known but what its maker states.
 
 HetSeq does not name its network: its speed is taken from the row of two nodes, and the rows of 4 and 8 are held out.
 

@@ -123,8 +123,8 @@ def read_measured(directory: RunDirectory) -> list[Measured]:
         made = max(made, len(lines))
     if not found:
         raise InputError(
-            f"run {directory.name!r} has no step to count: {counted(made, 'step')} made on {spec.world_size} ranks, and "
-            f"the first {WARM_UP_STEPS} of an attempt are its warm-up",
+            f"run {directory.name!r} has no step to count: of {counted(made, 'step')}, none is on "
+            f"{counted(spec.world_size, 'rank')} after the {WARM_UP_STEPS} of an attempt's warm-up",
             where=str(directory.root),
             hint=f"see its progress with: bertjobs status {directory.name}",
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -151,7 +152,7 @@ def test_predictions_lose_more_the_more_gpus_share_the_batch(leave: Leave) -> No
     table = rows_of(leave("node", [3.0] * 6, recipe="h200", nodes=1), predict=[16, 64, 512, 4096])
     predicted = [row for row in table.rows if not row.run]
     assert [row.world.nodes for row in predicted] == [2, 8, 64, 512]
-    assert all(one.step_s > other.step_s for one, other in zip(predicted, predicted[1:], strict=False))
+    assert all(one.step_s > other.step_s for one, other in itertools.pairwise(predicted))
     efficiencies = [table.efficiency(row) for row in table.rows]
     assert efficiencies == sorted(efficiencies, reverse=True)
     assert any("1,024" in note for note in table.notes)
@@ -207,7 +208,7 @@ def test_the_command(leave: Leave, inside: Bertjobs, tmp_path: Path) -> None:
     ("words", "says"),
     [
         (("onn",), "did you mean 'one'?"),
-        (("one", "short"), "run 'short' has no step to count: 3 steps"),
+        (("one", "short"), "run 'short' has no step to count: of 3 steps"),
         (("one", "--predict", "many"), "'many' is not a number of ranks"),
         (("one", "--predict", "0"), "'0' is not a number of ranks"),
         (("one", "--predict", "9" * 5000), "is not a number of ranks"),

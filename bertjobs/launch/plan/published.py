@@ -18,8 +18,9 @@ PUBLISHED = {
     ("V100-SXM2-16GB", _BERT_LARGE, "fp16"): {128: 164.0, 512: 34.0},
     ("V100-SXM2-16GB", _BERT_LARGE, "fp32"): {128: 40.0, 512: 9.0},
 }
-"""Sequences/s of one GPU by GPU, model and precision, then by sequence length: NVIDIA's DeepLearningExamples, BERT-large
-with LAMB. The first four are of container 21.11, with sequences of 512 binned by length; the others of 20.06, padded."""
+"""Sequences/s of one GPU by GPU, model and precision, then by sequence length: NVIDIA's DeepLearningExamples,
+BERT-large with LAMB. The first four are of container 21.11, with sequences of 512 binned by length; the others of
+20.06, padded."""
 
 
 def published_rate(spec: RunSpec, phase: PhaseSpec) -> float | None:
