@@ -8,7 +8,7 @@ from typing import Literal
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter, PercentFormatter
+from matplotlib.ticker import FuncFormatter, NullLocator, PercentFormatter
 
 from bertjobs.report.curves import HELD_OUT, QUIET, SENTENCES, STYLE, WORDS, drawn
 from bertjobs.report.scaling import Row, Scaling
@@ -83,4 +83,4 @@ def _plain(axes: Axes, name: Literal["x", "y"], values: Sequence[float]) -> None
     powers = [2.0**power for power in range(-4, 13) if min(values) / 1.5 <= 2.0**power <= max(values) * 1.5]
     axis.set_ticks(powers[:: 1 + len(powers) // 9] or [1.0])
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
-    axis.set_minor_formatter(NullFormatter())
+    axis.set_minor_locator(NullLocator())

@@ -243,6 +243,24 @@ def test_rows_of_as_many_ranks_stand_side_by_side(leave: Leave) -> None:
     assert replace(table, rows=table.rows[:1]).reference.run == "a"
 
 
+@pytest.mark.slow
+def test_real_runs_on_one_and_two_ranks_make_a_table(bertjobs: Bertjobs, speeches_data: Path) -> None:
+    for nodes in (1, 2):
+        words = ["--recipe", "laptop-scratch", "--model", "bert-nano", "--data", speeches_data, "--backend", "local"]
+        words += ["--nodes", nodes, "--run", f"on-{nodes}", "--phase", 1, "--set", "phase1.steps=9"]
+        done = bertjobs("submit", *words)
+        assert done.returncode == 0, done.stdout + done.stderr
+    content = json.loads(bertjobs("scaling", "on-1", "on-2", "--predict", 8, "--json").stdout)
+    one, two, eight = content["phases"][0]["rows"]
+    assert [(row["run"], row["ranks"], row["steps_counted"]) for row in (one, two, eight)] == [
+        ("on-1", 1, 6),
+        ("on-2", 2, 6),
+        (None, 8, None),
+    ]
+    assert one["speed_up"] == 1.0
+    assert min(row["step_time_s"] for row in (one, two, eight)) > 0
+
+
 def test_measured_knows_its_world(leave: Leave) -> None:
     (one,) = read_measured(leave("node", [3.0] * 6, recipe="h200", nodes=2))
     assert isinstance(one, Measured)
