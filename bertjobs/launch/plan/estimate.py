@@ -269,7 +269,7 @@ class _Step:
         machine = Machine(rate, interconnect_of(self.spec.system))
         of_all = self.phase.global_batch / step_time(*self._at(self.spec, self.phase), machine).seconds
         lost = 1 - of_all / (rate * ranks)
-        words = f"times {ranks} ranks, less {lost:.1%} for communication and the slowest rank (docs/scaling.md)"
+        words = f"times {ranks} ranks, less {lost:.1%} lost between them (docs/scaling.md)"
         return of_all, f"{source}, {words}"
 
     def like(self, run: TrainingRun, rate: float) -> tuple[float, str]:
