@@ -31,8 +31,9 @@ LARGEST_WORLD = 4096
 
 @dataclass(frozen=True)
 class Measured:
-    """One phase of a run: the medians of ``steps`` optimizer steps, in seconds."""
+    """One phase of a run, in the folder ``root``: the medians of ``steps`` optimizer steps, in seconds."""
 
+    root: Path
     run: str
     spec: RunSpec
     phase: PhaseSpec
@@ -119,7 +120,7 @@ def read_measured(directory: RunDirectory) -> list[Measured]:
             waits = [line["data_wait_s"] for line in steps if "data_wait_s" in line]
             middle = statistics.median(line["step_time_s"] for line in steps)
             wait = statistics.median(waits) if waits else 0.0
-            found.append(Measured(directory.name, spec, phase, len(steps), middle, wait))
+            found.append(Measured(directory.root, directory.name, spec, phase, len(steps), middle, wait))
         made = max(made, len(lines))
     if not found:
         raise InputError(
@@ -159,14 +160,16 @@ def scaling(measured: Sequence[Measured], worlds: Sequence[int] = ()) -> list[Sc
             cannot be: its ranks do not fill nodes, or the batch cannot be divided.
     """
     check_comparable(measured)
-    runs = {one.run for one in measured}
+    runs = {one.root: one.run for one in measured}
     phases = [
         [one for one in measured if one.phase.phase == number]
         for number in sorted({one.phase.phase for one in measured})
     ]
     shared = [phase for phase in phases if len(phase) == len(runs)]
     if not shared:
-        raise InputError("the runs have no phase in common that has steps to count", where=", ".join(sorted(runs)))
+        raise InputError(
+            "the runs have no phase in common that has steps to count", where=", ".join(sorted(runs.values()))
+        )
     return [_scaling(phase, worlds) for phase in shared]
 
 

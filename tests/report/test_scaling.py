@@ -236,6 +236,15 @@ def test_a_damaged_run_is_named(leave: Leave, inside: Bertjobs, tmp_path: Path) 
     assert "run.yml" in done.stderr
 
 
+def test_runs_of_one_name_in_two_folders_are_two_rows(leave: Leave, tmp_path: Path) -> None:
+    first = leave("same", [4.0] * 6)
+    first.root.rename(tmp_path / "elsewhere")
+    (tmp_path / "old").mkdir()
+    (tmp_path / "elsewhere").rename(tmp_path / "old" / "same")
+    table = rows_of(RunDirectory(tmp_path / "old" / "same"), leave("same", [5.0] * 6))
+    assert [(row.run, row.step_s) for row in table.rows] == [("same", 4.0), ("same", 5.0)]
+
+
 def test_rows_of_as_many_ranks_stand_side_by_side(leave: Leave) -> None:
     table = rows_of(leave("a", [4.0] * 6), leave("b", [5.0] * 6), predict=[1])
     assert [row.run for row in table.rows] == ["a", "b", ""]
