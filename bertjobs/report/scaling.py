@@ -25,6 +25,9 @@ from bertjobs.wording import counted
 WARM_UP_STEPS = 3
 """The first steps of each attempt, which compile kernels and fill caches: they are not counted."""
 
+IDLE = 0.25
+"""Above this share of its computing, what ranks wait for uneven packs is named in a note."""
+
 LARGEST_WORLD = 4096
 """GPUs up to which predictions are made: published tables end at 1,024."""
 
@@ -273,5 +276,11 @@ def _notes(rows: Sequence[Row], fitted: Fit, data: DataManifest | None, largest:
         yield f"what travels between ranks is not counted, as its speed is not known ({words}): real steps take longer"
     if data is None and largest.spec.is_unpadded and not largest.spec.task:
         yield "the data are not there: packs are taken to be divided evenly over the ranks"
+    waiting = [row for row in predicted if row.parts and row.parts.balance_s > IDLE * row.parts.compute_s]
+    if waiting:
+        yield (
+            f"on {waiting[0].world.ranks:,} ranks a step has too few packs: a smaller "
+            f"phase{largest.phase.phase}.micro_batch makes more of them"
+        )
     if max(row.world.ranks for row in predicted) > 1024:
         yield "no published table goes beyond 1,024 GPUs: nothing has tested the model there"

@@ -236,6 +236,17 @@ def test_a_damaged_run_is_named(leave: Leave, inside: Bertjobs, tmp_path: Path) 
     assert "run.yml" in done.stderr
 
 
+def test_more_ranks_than_packs_are_named(leave: Leave, speeches_data: Path) -> None:
+    """Packs of at most 4,096 tokens, of which a batch of 64 sequences of 128 fills two."""
+    run = leave("one", [4.0] * 6, data=str(speeches_data))
+    table = rows_of(run, predict=[2, 64])
+    two, many = (row.parts for row in table.rows[1:])
+    assert two is not None
+    assert many is not None
+    assert many.balance_s > 8 * many.compute_s > two.balance_s
+    assert any("on 64 ranks a step has too few packs" in note for note in table.notes)
+
+
 def test_runs_of_one_name_in_two_folders_are_two_rows(leave: Leave, tmp_path: Path) -> None:
     first = leave("same", [4.0] * 6)
     first.root.rename(tmp_path / "elsewhere")
