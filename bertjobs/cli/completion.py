@@ -60,7 +60,9 @@ def _words(*, prefix: str, action: argparse.Action, parsed_args: argparse.Namesp
     try:
         if names := _NAMES.get(action.dest):
             known = list(names(parsed_args))
-            return [*known, *DirectoriesCompleter()(prefix)] if action.dest == "run" and "/" in prefix else known
+            return (
+                [*known, *DirectoriesCompleter()(prefix)] if action.dest in ("run", "runs") and "/" in prefix else known
+            )
     except (BertjobsError, OSError):
         return []
     if "|" in metavar:
@@ -106,6 +108,7 @@ def _settings(_: argparse.Namespace) -> Iterable[str]:
 
 _NAMES: dict[str, Callable[[argparse.Namespace], Iterable[str]]] = {
     "run": _runs,
+    "runs": _runs,
     "setting_run": _runs,
     "site": _sites,
     "name": _catalogued("recipes"),

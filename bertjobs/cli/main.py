@@ -18,7 +18,7 @@ VERBS = {
     "submit": "submit", "resume": "submit",
     "finetune": "finetune", "evaluate": "evaluate", "predict": "predict", "infer": "infer", "rehearse": "rehearse",
     "status": "runs", "logs": "runs", "cancel": "runs",
-    "study": "study", "doctor": "doctor", "image": "image", "report": "report", "sync": "sync",
+    "study": "study", "doctor": "doctor", "image": "image", "report": "report", "scaling": "scaling", "sync": "sync",
     "completion": "completion",
 }  # fmt: skip
 """The verbs, and the module of `bertjobs.cli` that adds each; in the order of the help."""

@@ -26,7 +26,11 @@ class SystemSpec:
     gpus_per_node: Annotated[int, Setting("GPUs per node", unit="GPUs", example="8")] = 0
     gpu_memory_gb: Annotated[int, Setting("memory of one GPU (1 GB is 10^9 bytes)", unit="GB", example="80")] = 0
     interconnect: Annotated[
-        str, Setting("network between the nodes, for information only", example="8 x HDR InfiniBand")
+        str,
+        Setting(
+            "network between the nodes, for predictions of time: ports x kind of InfiniBand, or ports x Gb/s",
+            example="8 x HDR InfiniBand",
+        ),
     ] = ""
     tasks_per_node: Annotated[int, Setting("worker processes per node without GPUs", unit="tasks", minimum=1)] = 1
     scheduler: Annotated[

@@ -33,7 +33,7 @@ from tests.report.conftest import (
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "exit-codes.md"
 TABLES = (
-    *("recipes", "recipes show", "init", "plan", "status", "logs", "doctor", "report", "sync"),
+    *("recipes", "recipes show", "init", "plan", "status", "logs", "doctor", "report", "scaling", "sync"),
     *("data inspect", "data duplicates", "data verify", "data adopt"),
 )
 
@@ -137,6 +137,11 @@ def test_the_status_of_one_run_and_of_all(bertjobs: Bertjobs, results: Path) -> 
     check("status", *outputs)
     assert strict(outputs[0])[0]["goodput"] is None
     assert strict(outputs[1])[0]["goodput"]["held_h"] > 0
+
+
+def test_scaling(bertjobs: Bertjobs, results: Path) -> None:
+    words = ("scaling", "tried", "--predict", "1", "--output", results / "curve.svg", "--results", results, "--json")
+    check("scaling", bertjobs(*words).stdout)
 
 
 def test_sync(bertjobs: Bertjobs, results: Path) -> None:

@@ -67,6 +67,7 @@ def test_a_verb_loads_no_other() -> None:
         (["cancel", "nosuch"], "there is no run named 'nosuch'"),
         (["resume", "nosuch"], "there is no run named 'nosuch'"),
         (["report", "nosuch"], "there is no run named 'nosuch'"),
+        (["scaling", "nosuch"], "there is no run named 'nosuch'"),
     ],
 )
 def test_bad_arguments_exit_with_64(bertjobs: Bertjobs, arguments: list[str], message: str) -> None:

@@ -14,11 +14,15 @@ from typing import Any
 from bertjobs.errors import BertjobsError
 from bertjobs.files.json_lines import last_lines, numbers
 from bertjobs.files.reading import DamagedFileError
+from bertjobs.launch.plan.interconnect import interconnect_of
 from bertjobs.launch.plan.memory import Peak
+from bertjobs.launch.plan.packs import Packs
+from bertjobs.launch.plan.published import published_rate
+from bertjobs.launch.plan.step_time import Machine, StepWork, World, machine_from, step_time, work_of
 from bertjobs.launch.plan.task_work import TaskWork
 from bertjobs.recipe.flops import flops_per_sequence
 from bertjobs.recipe.lockfile import decisive_settings, difference, read_lockfile
-from bertjobs.recipe.spec import ModelSpec, PhaseSpec, RunSpec
+from bertjobs.recipe.spec import PhaseSpec, RunSpec
 from bertjobs.run.bench_file import BENCH_FILE, BenchRun, WorkPerSequence
 from bertjobs.run.directory import RunDirectory, all_runs
 
@@ -31,11 +35,6 @@ NEWEST_RUNS = 10
 
 BENCH_BYTES = 1 << 20
 """How much of the end of bench.jsonl is read: about a thousand measurements."""
-
-_BERT_LARGE = (24, 1024, 16, 4096)
-PUBLISHED = {("A100-SXM4-80GB", _BERT_LARGE, "fp16"): {128: 580.0, 512: 210.0}}
-"""Sequences/s of one GPU by GPU, model and precision, then by sequence length: NVIDIA's DeepLearningExamples
-(BERT-large with LAMB, one A100 80 GB; the second with sequences binned by length)."""
 
 
 @dataclass(frozen=True)
@@ -198,13 +197,17 @@ def estimate_phase(
     rate: float | None,
     earlier: Sequence[EarlierRun] = (),
     work: TaskWork | None = None,
+    packs: Packs | None = None,
 ) -> Estimate | None:
     """Expected time of a phase; None if nothing is known.
 
-    In this order: the newest earlier run whose ranks did the same work, scaled by the number of ranks; the measurement
-    by `bertjobs bench` of one rank at that work with the nearest micro-batch, times the ranks; a published figure for
-    the GPU, times the GPUs; on CPUs, this machine's matrix-product ``rate`` in FLOP/s, which gives an upper estimate of
-    the time, since most sequences are shorter than the phase's length and short ones need less padding.
+    In this order: the newest earlier run whose ranks did the same work; the measurement by `bertjobs bench` of one rank
+    at that work with the nearest micro-batch; a published figure for the GPU; on CPUs, this machine's matrix-product
+    ``rate`` in FLOP/s, which gives an upper estimate of the time, since most sequences are shorter than the phase's
+    length and short ones need less padding.
+
+    What was measured on other numbers of GPUs is brought to the run's by the model of `step_time`, with its ``packs``,
+    if they are known. Where the rates of the network are not known, and on CPUs, it is scaled by the number of ranks.
 
     Fine-tuning needs less per sequence than the pretraining that was benchmarked or published: all but the first are
     scaled by the arithmetic of its sequences, which ``work`` knows, and its validations are counted. Without ``work``
@@ -214,13 +217,10 @@ def estimate_phase(
         return None
     each = _flops(spec, phase, vocab_size, work)
     scale = flops_per_sequence(spec.model, phase, vocab_size, next_sentence=spec.next_sentence) / each
-    measured = _measured(spec, phase, earlier)
-    throughput = (
-        measured
-        or _scaled(_benchmarked(spec, phase, earlier), spec, scale)
-        or _scaled(_published(spec, phase), spec, scale)
-        or _by_rate(spec, each, rate)
-    )
+    step = _Step(spec, phase, vocab_size, packs)
+    measured = _measured(step, earlier)
+    alone = _scaled(_benchmarked(spec, phase, earlier) or _published(spec, phase), spec, scale)
+    throughput = measured or (step.of_all(*alone) if alone else _by_rate(spec, each, rate))
     if throughput is None:
         return None
     sequences_per_s, source = throughput
@@ -250,33 +250,72 @@ def _scaled(throughput: tuple[float, str] | None, spec: RunSpec, scale: float) -
     return throughput[0] * scale, f"{throughput[1]}; of pretraining, scaled by the arithmetic per sequence"
 
 
-def _measured(spec: RunSpec, phase: PhaseSpec, earlier: Sequence[EarlierRun]) -> tuple[float, str] | None:
+@dataclass(frozen=True)
+class _Step:
+    """A step of the run that is planned, for the model of its time."""
+
+    spec: RunSpec
+    phase: PhaseSpec
+    vocab_size: int
+    packs: Packs | None
+
+    def of_all(self, rate: float, source: str) -> tuple[float, str]:
+        """Sequences/s of all ranks, from that of one which computes alone."""
+        ranks = self.spec.world_size
+        if ranks == 1:
+            return rate, source
+        if not self._is_known(self.spec):
+            return rate * ranks, f"{source}, times {ranks} ranks: no loss to communication counted"
+        machine = Machine(rate, interconnect_of(self.spec.system))
+        of_all = self.phase.global_batch / step_time(*self._at(self.spec, self.phase), machine).seconds
+        lost = 1 - of_all / (rate * ranks)
+        words = f"times {ranks} ranks, less {lost:.1%} lost between them (docs/scaling.md)"
+        return of_all, f"{source}, {words}"
+
+    def like(self, run: TrainingRun, rate: float) -> tuple[float, str]:
+        """Sequences/s of all ranks, from the ``rate`` of all ranks of an earlier run."""
+        ranks, before = self.spec.world_size, run.spec.world_size
+        source = f"{_rounded(rate)} sequences/s measured in run {run.spec.run}"
+        if ranks == before:
+            return rate, source
+        scaled = f"{source}, scaled from {before} ranks to {ranks}"
+        if not (self._is_known(self.spec) and self._is_known(run.spec)):
+            return rate * ranks / before, f"{scaled}: no loss to communication counted"
+        phase = run.spec.phase(self.phase.phase)
+        ways = interconnect_of(self.spec.system)
+        machine = machine_from(phase.global_batch / rate, *self._at(run.spec, phase), ways)
+        of_all = self.phase.global_batch / step_time(*self._at(self.spec, self.phase), machine).seconds
+        return of_all, f"{scaled} by the model of a step's time (docs/scaling.md)"
+
+    def _at(self, spec: RunSpec, phase: PhaseSpec) -> tuple[StepWork, World]:
+        busy = self.packs.busy_share(spec.world_size) if self.packs else 1.0
+        return work_of(spec, phase, self.vocab_size, busy), World(spec.nodes, spec.tasks_per_node)
+
+    def _is_known(self, spec: RunSpec) -> bool:
+        return bool(spec.gpus) and interconnect_of(spec.system).is_known(spec.nodes, spec.tasks_per_node)
+
+
+def _measured(step: _Step, earlier: Sequence[EarlierRun]) -> tuple[float, str] | None:
     for run in earlier:
         if isinstance(run, BenchRun):
             continue
-        rate = run.sequences_per_s.get(phase.phase)
-        if rate and is_comparable(run.spec, spec, phase.phase):
-            ranks = run.spec.world_size
-            scaled = "" if ranks == spec.world_size else f", scaled from {ranks} ranks to {spec.world_size}"
-            return (
-                rate * spec.world_size / ranks,
-                f"{_rounded(rate)} sequences/s measured in run {run.spec.run}{scaled}",
-            )
+        rate = run.sequences_per_s.get(step.phase.phase)
+        if rate and is_comparable(run.spec, step.spec, step.phase.phase):
+            return step.like(run, rate)
     return None
 
 
 def _benchmarked(spec: RunSpec, phase: PhaseSpec, earlier: Sequence[EarlierRun]) -> tuple[float, str] | None:
+    """Of one rank."""
     runs = [run for run in earlier if isinstance(run, BenchRun) and run.applies_to(spec, phase)]
     if not runs:
         return None
     nearest = min(runs, key=lambda run: abs(math.log(run.micro_batch / phase.micro_batch)))  # of equals, the newest
-    ranks = spec.world_size
-    times = "" if ranks == 1 else f", times {ranks} ranks: no loss to communication counted"
     other = "" if nearest.micro_batch == phase.micro_batch else f" with a micro-batch of {nearest.micro_batch}"
     return (
-        nearest.sequences_per_s * ranks,
+        nearest.sequences_per_s,
         f"bertjobs bench, this recipe's model on {nearest.device}: {_rounded(nearest.sequences_per_s)} sequences/s"
-        f"{other}{times}",
+        f"{other}",
     )
 
 
@@ -285,16 +324,11 @@ def _rounded(rate: float) -> str:
 
 
 def _published(spec: RunSpec, phase: PhaseSpec) -> tuple[float, str] | None:
-    figures = PUBLISHED.get((spec.system.gpu, _shape(spec.model), spec.precision), {})
-    rate = figures.get(phase.sequence_length)
-    if not spec.gpus or rate is None:
+    """Of one GPU."""
+    rate = published_rate(spec, phase)
+    if rate is None:
         return None
-    times = "" if spec.world_size == 1 else f", times {spec.world_size}: no loss to communication counted"
-    return rate * spec.world_size, f"{rate:g} sequences/s that NVIDIA publishes for one {spec.system.gpu}{times}"
-
-
-def _shape(model: ModelSpec) -> tuple[int, int, int, int]:
-    return model.num_hidden_layers, model.hidden_size, model.num_attention_heads, model.intermediate_size
+    return rate, f"{rate:g} sequences/s that NVIDIA publishes for one {spec.system.gpu}"
 
 
 def _by_rate(spec: RunSpec, each: float, rate: float | None) -> tuple[float, str] | None:

@@ -27,6 +27,10 @@ class Packs:
     tokens: int
     useful_share: float
 
+    def busy_share(self, ranks: int) -> float:
+        """Of the places that as many ``ranks`` have for packs, the share that is filled: all take the same number."""
+        return self.count / (ranks * math.ceil(self.count / ranks))
+
     def words(self) -> str:
         """``128 of 54,656 tokens``."""
         return f"{'' if self.is_fixed else 'about '}{self.count:,} of {self.tokens:,} tokens"

@@ -99,7 +99,10 @@ def make_plan(
     """
     spec = resolved.spec
     vocab_size = spec.model.vocab_size or (data.vocabulary_size if data else 0)
-    estimates = {phase.phase: estimate_phase(spec, phase, vocab_size, rate, earlier, work) for phase in spec.phases}
+    estimates = {
+        phase.phase: estimate_phase(spec, phase, vocab_size, rate, earlier, work, packs.get(phase.phase))
+        for phase in spec.phases
+    }
     peaks = measured_peaks(spec, earlier)
     cuts = {phase.phase: _links(phase, estimates[phase.phase], queue) for phase in spec.phases}
     endless = {n: one for n, one in estimates.items() if one and cuts[n] is None and queue.limit_s}
