@@ -56,6 +56,7 @@ num_shards_per_worker=${27:-}
 num_workers=${28:-}
 sample_ratio=${29:-0.9}
 phase2_bin_size=${30:-64}
+masking_given=${31:-}
 masking=${31:-static}
 bert_config=${32:-bert_configs/large.json}
 
@@ -118,6 +119,7 @@ make_data() {
   form=$(form_of "$data_dir_phase1")
   if [[ $form == bertjobs ]]; then
     data=$data_dir_phase1
+    [[ $masking_given ]] || ! grep -q '"masking": *"dynamic"' "$data/MANIFEST.json" || masking=dynamic
     return
   fi
   [[ ! -f $data/MANIFEST.json ]] || return 0
