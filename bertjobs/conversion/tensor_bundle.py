@@ -204,7 +204,8 @@ def _entry(message: bytes) -> Entry:
             numbers[number] = value
         else:
             inner[number] += value
-    return Entry(numbers[1], _shape(inner[2]), *(numbers[field] for field in (3, 4, 5, 6)), bool(inner[7]))
+    places = {"shard": numbers[3], "offset": numbers[4], "size": numbers[5], "checksum": numbers[6]}
+    return Entry(dtype=numbers[1], shape=_shape(inner[2]), sliced=bool(inner[7]), **places)
 
 
 def _shape(message: bytes) -> tuple[int, ...]:

@@ -197,6 +197,7 @@ def test_a_failure_ends_with_its_exit_code(folders: dict[str, str], tmp_path: Pa
     assert len((tmp_path / "calls").read_text().splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_hdf5_files_train_both_phases_from_a_checkpoint_of_nvidias(tmp_path: Path) -> None:
     """Rows of 128 tokens and of 512, as NVIDIA's and HetSeq's converters make them; a .pt file; on the CPU."""
     vocabulary = encoder_in(tmp_path, 32).vocabulary
