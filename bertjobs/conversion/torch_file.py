@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import pickle
+import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +18,7 @@ from bertjobs.conversion.names import from_torch
 from bertjobs.errors import InputError, first_line
 from bertjobs.slurm.shell import shell_line
 
+_REFUSED = re.compile(r"Unsupported (?:global: GLOBAL|class) (\S+)")  # torch's words, of files of before torch 1.6
 _NAMED = 3  # classes that a file may not hold
 
 
@@ -64,10 +66,13 @@ def _loaded(path: Path) -> Any:
         with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(str(path), map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError) as error:
-        if classes := _refused_classes(path):
+        if classes := _refused_classes(path) or _REFUSED.findall(str(error)):
             raise _refusal(path, classes) from error
-        what = f"the checkpoint cannot be read: {first_line(error)}"
-        raise InputError(what, where=str(path), hint="truncated or damaged? copy it again") from error
+        # What torch says of a file that it cannot unpickle is advice to execute what is in it.
+        unpickled = isinstance(error, pickle.UnpicklingError)
+        reason = "it is not a whole file of torch.save" if unpickled else first_line(error)
+        hint = "truncated or damaged? copy it again"
+        raise InputError(f"the checkpoint cannot be read: {reason}", where=str(path), hint=hint) from error
 
 
 def _refused_classes(path: Path) -> list[str]:

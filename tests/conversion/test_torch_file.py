@@ -43,13 +43,17 @@ def test_code_is_refused_unrun_and_its_classes_are_named(plain: Programs, tmp_pa
     assert not (tmp_path / "ran").exists()
 
 
+@pytest.mark.parametrize("today", [True, False])
 def test_meters_of_hetseqs_older_versions_are_named_with_a_way_out(
-    plain: Programs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    plain: Programs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, today: bool
 ) -> None:
+    """In today's form of files, and in that of before torch 1.6."""
     module = types.ModuleType("meters")
     module.AverageMeter = type("AverageMeter", (), {"__module__": "meters"})  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "meters", module)
-    path = write_hetseq(tmp_path / "old 1.pt", plain.nvidia(), meter=module.AverageMeter())
+    path = tmp_path / "old 1.pt"
+    content = {"model": plain.nvidia(), "extra_state": {"train_meters": {"wps": module.AverageMeter()}}}
+    torch.save(content, path, _use_new_zipfile_serialization=today)
     with pytest.raises(InputError, match=r"would run code: meters\.AverageMeter") as caught:
         read_torch_file(path)
     assert "weights_only=False" in str(caught.value.hint)
