@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 
+from bertjobs.cli.arguments import resolve_arguments
+from bertjobs.cli.main import build_parser
 from tests.docs.pages import SITE, Page
 from tests.scripts.test_run_pretraining import NAMES
 
@@ -174,6 +177,17 @@ def test_every_option_of_nvidias_run_pretraining_has_its_row(option: str) -> Non
 @pytest.mark.parametrize("name", [*NAMES, *RUN_SUB])
 def test_every_argument_and_variable_of_nvidias_scripts_has_its_row(name: str) -> None:
     assert name in first_columns("from-nvidia.md")
+
+
+def test_the_recipe_for_hetseqs_command_is_valid_and_has_its_batches(tmp_path: Path) -> None:
+    (block,) = [one for one in Page(SITE / "from-hetseq.md").code_blocks() if one.startswith("systems:")]
+    (tmp_path / "mine.yml").write_text(block)
+    words = ["submit", "--recipes", str(tmp_path / "mine.yml"), "--recipe", "hetseq", "--nodes", "2"]
+    spec = resolve_arguments(build_parser().parse_args(words), {"XDG_CONFIG_HOME": str(tmp_path)}).spec
+    first, second = spec.phases
+    assert (spec.world_size, spec.masking, spec.decay, spec.optimizer.name) == (8, "static", "linear", "adamw")
+    assert (first.global_batch, first.micro_batch, first.gradient_steps) == (32 * 8 * 4, 32, 4)
+    assert (second.sequence_length, second.gradient_steps) == (512, 4)
 
 
 @pytest.mark.parametrize("name", ["from-hetseq.md", "from-nvidia.md"])
