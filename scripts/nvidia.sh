@@ -1,10 +1,11 @@
 # shellcheck shell=bash
-# What run_squad.sh and run_glue.sh share: NVIDIA's arguments are checked and become commands of bertjobs, each of which
-# is printed and run; sourced, not run. Options that both scripts take, before NVIDIA's arguments:
+# What run_pretraining.sh, run_squad.sh and run_glue.sh share: NVIDIA's arguments are checked and become commands of
+# bertjobs, each of which is printed and run; sourced, not run. Options before NVIDIA's arguments:
 #
-#     --mode MODE     in place of NVIDIA's argument of that name
+#     --mode MODE     in place of NVIDIA's argument of that name (not of run_pretraining.sh)
 #     --dry-run       print the commands only; DRY_RUN=1 does the same
 #
+# Of run_squad.sh and run_glue.sh:
 # init_checkpoint is a run, or the folder of a BERT with config.json, weights and tokenizer: the vocabulary file and the
 # model's config that NVIDIA's scripts ask for are taken from there. batch_size is per GPU, num_gpu 0 trains on the CPU.
 # MODE is one or more of train, eval and prediction, such as "train eval prediction". What is trained is the run in the

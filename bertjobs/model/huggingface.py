@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +27,14 @@ TIED = {
 
 WEIGHTS_FILE = "model.safetensors"
 WEIGHTS_METADATA = {"format": "pt"}  # transformers refuses files that do not say it
+
+ARCHITECTURES = {
+    (True, True): "BertForPreTraining",
+    (True, False): "BertForMaskedLM",
+    (False, True): "BertForNextSentencePrediction",
+    (False, False): "BertModel",
+}
+"""Heads for masked words and next sentences -> the class of Hugging Face's that has them."""
 
 OLD_NAMES = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
 
@@ -70,18 +78,22 @@ def save_pretrained(
 
 
 def write_description(
-    spec: ModelSpec, vocabulary_path: str | Path, folder: Path, *, lowercase: bool, next_sentence: bool = True
+    spec: ModelSpec,
+    vocabulary_path: str | Path,
+    folder: Path,
+    *,
+    lowercase: bool,
+    next_sentence: bool = True,
+    masked_words: bool = True,
 ) -> None:
     """Write all files of a Hugging Face folder but the weights: config and tokenizer. As in `save_pretrained`;
-    ``next_sentence`` is that of `BertForPreTraining`."""
+    ``next_sentence`` and ``masked_words`` say which heads the weights have."""
     max_length = spec.max_position_embeddings
     tokens = write_tokenizer(folder, Path(vocabulary_path), lowercase=lowercase, max_length=max_length)
     if tokens > spec.vocab_size:
         what = f"the vocabulary holds {tokens} tokens, but the model's vocab_size is {spec.vocab_size}"
         raise InputError(what, where=str(vocabulary_path))
-    content = config_from_model_spec(spec)
-    if not next_sentence:
-        content["architectures"] = ["BertForMaskedLM"]
+    content = config_from_model_spec(spec) | {"architectures": [ARCHITECTURES[masked_words, next_sentence]]}
     config = json.dumps(content, indent=2, sort_keys=True)
     (folder / "config.json").write_text(config + "\n", encoding="utf-8")
 
@@ -104,19 +116,35 @@ def load_pretrained(
     if spec is not None:
         _check_same_shape(stored, spec, folder)
     file, tensors = _read_tensors(folder)
-    shapes = _parameter_shapes(stored) if wanted is None else wanted
-    state = {name: tensor.float() for name, tensor in _canonical(tensors, shapes).items()}
-    missing = tuple(name for name in shapes if name not in state)
+    state, missing = fitted(tensors, parameter_shapes(stored) if wanted is None else wanted, str(file))
+    return LoadedWeights(spec or stored, {name: tensor.float() for name, tensor in state.items()}, missing)
+
+
+def fitted(
+    tensors: Mapping[str, Tensor], wanted: Mapping[str, torch.Size], where: str
+) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """The wanted tensors under today's names, each tied one once, and the names of those that are missing.
+
+    Args:
+        tensors: under the names of any writer of Hugging Face folders.
+        wanted: names and shapes.
+        where: the file, for errors.
+
+    Raises:
+        InputError: a part of BERT's encoder is missing, or a shape is not the wanted one.
+    """
+    state = _canonical(tensors, wanted)
+    missing = tuple(name for name in wanted if name not in state)
     lost = [name for name in missing if name.startswith(("bert.embeddings.", "bert.encoder."))]
     if lost:
-        hint = "give the folder of a BERT model"
+        hint = "give the weights of a whole BERT model"
         what = f"the file lacks {len(lost)} parameters of BERT's encoder, {lost[0]} among them"
-        raise InputError(what, where=str(file), hint=hint)
+        raise InputError(what, where=where, hint=hint)
     for name, tensor in state.items():
-        if tensor.shape != shapes[name]:
-            what = f"{name} has shape {list(tensor.shape)}, but config.json says {list(shapes[name])}"
-            raise InputError(what, where=str(file))
-    return LoadedWeights(spec or stored, state, missing)
+        if tensor.shape != wanted[name]:
+            what = f"{name} has shape {list(tensor.shape)}, but the model's config says {list(wanted[name])}"
+            raise InputError(what, where=where)
+    return state, missing
 
 
 @torch.no_grad()
@@ -169,10 +197,19 @@ def _read_tensors(folder: Path) -> tuple[Path, dict[str, Tensor]]:
     return file, tensors
 
 
-def _parameter_shapes(spec: ModelSpec) -> dict[str, torch.Size]:
+def parameter_shapes(spec: ModelSpec) -> dict[str, torch.Size]:
     """Names and shapes of the parameters of a model, without making one."""
     with torch.device("meta"):
         return {name: p.shape for name, p in BertForPreTraining(spec).named_parameters()}
+
+
+def canonical_name(name: str, wanted: Container[str]) -> str:
+    """Today's name of a parameter that a Hugging Face folder may have under an older one, or without ``bert.``."""
+    if name not in wanted and not name.startswith(("bert.", "cls.")):
+        name = f"bert.{name}"
+    for old, new in OLD_NAMES.items():
+        name = name.replace(old, new)
+    return name
 
 
 def _canonical(tensors: Mapping[str, Tensor], wanted: Mapping[str, torch.Size]) -> dict[str, Tensor]:
@@ -180,9 +217,7 @@ def _canonical(tensors: Mapping[str, Tensor], wanted: Mapping[str, torch.Size]) 
     state: dict[str, Tensor] = {}
     second: dict[str, Tensor] = {}
     for key, tensor in tensors.items():
-        name = key if key in wanted or key.startswith(("bert.", "cls.")) else f"bert.{key}"
-        for old, new in OLD_NAMES.items():
-            name = name.replace(old, new)
+        name = canonical_name(key, wanted)
         if name in TIED:
             second[TIED[name]] = tensor
         elif name in wanted:

@@ -88,14 +88,24 @@ def read_bert_config(folder: Path) -> dict[str, Any]:
     Raises:
         InputError: it is missing or cannot be read.
     """
-    file = folder / "config.json"
+    if not (file := folder / "config.json").exists():
+        hint = "give the folder of a Hugging Face BERT model"
+        raise InputError("config.json is missing", where=str(folder), hint=hint)
+    return read_config_file(file)
+
+
+def read_config_file(file: Path) -> dict[str, Any]:
+    """The content of a config.json, or of a bert_config.json as NVIDIA, HetSeq and Google have it.
+
+    Raises:
+        InputError: it is missing or cannot be read.
+    """
     try:
         config = parse_json(file.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        hint = "give the folder of a Hugging Face BERT model"
-        raise InputError("config.json is missing", where=str(folder), hint=hint) from error
+        raise InputError(f"{file.name} is missing", where=str(file)) from error
     except (OSError, ValueError) as error:
-        raise InputError(f"config.json cannot be read: {error}", where=str(file)) from error
+        raise InputError(f"{file.name} cannot be read: {error}", where=str(file)) from error
     if not isinstance(config, dict):
-        raise InputError("config.json does not hold an object", where=str(file))
+        raise InputError(f"{file.name} does not hold an object", where=str(file))
     return config

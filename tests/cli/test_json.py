@@ -34,7 +34,7 @@ from tests.report.conftest import (
 DOCUMENT = Path(__file__).parents[2] / "docs" / "exit-codes.md"
 TABLES = (
     *("recipes", "recipes show", "init", "plan", "status", "logs", "doctor", "report", "scaling", "sync"),
-    *("data inspect", "data duplicates", "data verify", "data adopt"),
+    *("import", "data inspect", "data duplicates", "data verify", "data adopt"),
 )
 
 Path_ = tuple[str, ...]

@@ -1,0 +1,1 @@
+"""Checkpoints of other programs that pretrain BERT, made into Hugging Face folders."""
