@@ -43,7 +43,8 @@ def register(subparsers: Any) -> None:
         allow_abbrev=False,
     )
     parser.add_argument("models", metavar="[NAME=]RUN|DIR", nargs="+",
-                        help="a run, by its name or folder, or a model's folder; NAME: what clients call it")  # fmt: skip
+                        help="a run, by its name or folder, or a model's folder; NAME is what clients call "
+                        "it")  # fmt: skip
     add_results_arguments(parser)
     where = parser.add_argument_group("where it listens")
     where.add_argument("--host", metavar="HOST", default="127.0.0.1",
