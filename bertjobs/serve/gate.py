@@ -20,6 +20,10 @@ OPEN = ("/", "/v2/health/live", "/v2/health/ready")
 """Paths that need no token: the page, which asks for it, and what a watchdog looks at."""
 
 
+WATCHED = ("/v2/health/", "/metrics")
+"""Paths that answer however much there is to do, and until the end."""
+
+
 @dataclass
 class State:
     """What changes while a server runs.
@@ -78,17 +82,17 @@ class Gate:
 
     def _check(self, scope: Scope) -> None:
         path = scope["path"]
-        if self._state.draining and not path.startswith(("/v2/health", "/metrics")):
+        is_watched = path.startswith(WATCHED)
+        if self._state.draining and not is_watched:
             raise Refusal("the server is ending", status=STOPPING, retry_after_s=5, closes=True)
         if self._token and path not in OPEN:
             kind, _, shown = Headers(scope=scope).get("authorization", "").partition(" ")
             if kind.lower() != "bearer" or not hmac.compare_digest(shown.strip().encode(), self._token):
                 what = "the token is wrong" if shown else "there is no token"
-                raise Refusal(what, status=UNAUTHORISED, where="Authorization", hint="Authorization: Bearer TOKEN",
-                              closes=True)  # fmt: skip
-        if self._state.requests > self._limits.requests:
+                raise Refusal(what, status=UNAUTHORISED, where="Authorization", hint="Authorization: Bearer TOKEN")  # fmt: skip
+        if self._state.requests > self._limits.requests and not is_watched:
             raise Refusal(f"{self._limits.requests:,} requests are being answered already", status=BUSY,
-                          retry_after_s=1, closes=True)  # fmt: skip
+                          retry_after_s=1)  # fmt: skip
 
 
 def as_refusal(error: Exception) -> Refusal:

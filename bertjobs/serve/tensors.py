@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 
 from bertjobs.serve.fields import Fields
 from bertjobs.serve.refusal import MALFORMED, Refusal
+from bertjobs.serve.token_rows import numbers_of
 from bertjobs.wording import shown
 
-TYPES = {"INT64": np.dtype("<i8"), "INT32": np.dtype("<i4"), "FP32": np.dtype("<f4")}
+TYPES: dict[str, np.dtype[Any]] = {"INT64": np.dtype("<i8"), "INT32": np.dtype("<i4"), "FP32": np.dtype("<f4")}
 BYTES = "BYTES"
 
 _FIELDS = ("name", "shape", "datatype", "parameters", "data")
@@ -133,14 +134,12 @@ def _of_json(data: Any, datatype: str, shape: tuple[int, ...], where: str) -> ND
         raise Refusal(f"the data are not a list: {shown(data)}", where=where)
     flat = [one for row in data for one in row] if data and all(isinstance(row, list) for row in data) else data
     _check_count(len(flat), shape, where)
-    kind = str if datatype == BYTES else int
+    if datatype != BYTES:
+        return numbers_of(flat, where).reshape(shape)
     for place, value in enumerate(flat):
-        if type(value) is not kind or (kind is int and not -(1 << 62) < value < 1 << 62):
-            raise Refusal(f"value {place + 1:,} is not {'text' if kind is str else 'a whole number'}: {shown(value)}",
-                          where=where)  # fmt: skip
-    array = np.empty(len(flat), dtype=object if kind is str else np.int64)
-    array[:] = flat
-    return array.reshape(shape)
+        if not isinstance(value, str):
+            raise Refusal(f"value {place + 1:,} is not text: {shown(value)}", where=where)
+    return words("", flat, shape).values
 
 
 def _of_bytes(data: bytes, datatype: str, shape: tuple[int, ...], where: str) -> NDArray[Any]:
@@ -150,7 +149,8 @@ def _of_bytes(data: bytes, datatype: str, shape: tuple[int, ...], where: str) ->
             raise Refusal(f"shape {list(shape)} of {datatype} needs {math.prod(shape) * kind.itemsize:,} bytes, and "
                           f"there are {len(data):,}", where=where)  # fmt: skip
         return np.frombuffer(data, dtype=kind).reshape(shape).astype(np.int64)
-    texts, place = [], 0
+    texts: list[str] = []
+    place = 0
     while place < len(data):
         size = int.from_bytes(data[place : place + 4], "little")
         text = data[place + 4 : place + 4 + size]

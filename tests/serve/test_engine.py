@@ -177,5 +177,5 @@ def test_real_outputs_do_not_depend_on_the_pack(models: dict[str, Served]) -> No
         with engine(budget=300, queue=100_000) as (running, packs):
             answers = [running.submit(models[name].scorer, [one]) for one in rows]
             for answer, expected in zip(answers, alone, strict=True):
-                np.testing.assert_allclose(answer.result(PATIENCE_S)[0], expected, atol=1e-5)
+                np.testing.assert_allclose(answer.result(PATIENCE_S)[0], expected, atol=1e-4)
         assert len(packs) < len(rows)

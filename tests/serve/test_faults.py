@@ -165,6 +165,6 @@ def test_a_full_queue_turns_away_and_loses_nothing(folders: dict[str, Path], tmp
             if status == 200:
                 assert len(content["predictions"]) == 6
                 for one in content["predictions"]:
-                    assert one["probabilities"] == pytest.approx(first, abs=1e-5)
+                    assert one["probabilities"] == pytest.approx(first, abs=1e-4)
             else:
                 assert "tokens wait already, and at most 400 may" in content["error"]

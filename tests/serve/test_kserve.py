@@ -79,7 +79,7 @@ def test_texts_get_labels(client: triton.InferenceServerClient, folders: dict[st
         assert result.as_numpy("label").shape == shape
         assert [one.decode() for one in result.as_numpy("label").ravel()] == [one["label"] for one in expected]
         shares = [list(one["probabilities"].values()) for one in expected]
-        np.testing.assert_allclose(result.as_numpy("probabilities"), shares, atol=1e-5)
+        np.testing.assert_allclose(result.as_numpy("probabilities"), shares, atol=1e-4)
         whole = [json.loads(one) for one in result.as_numpy("prediction").ravel()]
         assert [one["label"] for one in whole] == [one["label"] for one in expected]
 
@@ -89,12 +89,12 @@ def test_pairs_and_chosen_outputs(client: triton.InferenceServerClient, folders:
     wanted = [triton.InferRequestedOutput("probabilities", binary_data=False)]
     result = client.infer("films", [texts_of("text", "a film"), texts_of("second", "bad apples")], outputs=wanted)
     assert [one["name"] for one in result.get_response()["outputs"]] == ["probabilities"]
-    np.testing.assert_allclose(result.as_numpy("probabilities")[0], list(expected["probabilities"].values()), atol=1e-5)
+    np.testing.assert_allclose(result.as_numpy("probabilities")[0], list(expected["probabilities"].values()), atol=1e-4)
 
 
 def test_other_kinds_of_models(client: triton.InferenceServerClient, folders: dict[str, Path]) -> None:
     value = client.infer("stars", [texts_of("text", "a film")]).as_numpy("value")
-    assert value[0] == pytest.approx(predictions(folders["stars"], {"text": "a film"})[0]["value"], abs=1e-5)
+    assert value[0] == pytest.approx(predictions(folders["stars"], {"text": "a film"})[0]["value"], abs=1e-4)
     labels = client.infer("topics", [texts_of("text", "a film")]).as_numpy("labels")
     assert json.loads(labels[0]) == predictions(folders["topics"], {"text": "a film"})[0]["labels"]
     asked = {"question": "what does harry like ?", "context": "harry likes apples and a film ."}
@@ -104,7 +104,7 @@ def test_other_kinds_of_models(client: triton.InferenceServerClient, folders: di
     assert result.as_numpy("start")[0] == expected["start"]
     pair = {"query": "a film", "passage": "bad apples"}
     score = client.infer("passages", [texts_of(name, text) for name, text in pair.items()]).as_numpy("score")
-    assert score[0] == pytest.approx(predictions(folders["passages"], pair)[0]["score"], abs=1e-5)
+    assert score[0] == pytest.approx(predictions(folders["passages"], pair)[0]["score"], abs=1e-4)
     tagged = client.infer("names", [texts_of("text", "Harry likes apples")]).as_numpy("prediction")
     assert json.loads(tagged[0])["tags"] == predictions(folders["names"], {"text": "Harry likes apples"})[0]["tags"]
     assert client.infer("words", [texts_of("text", "a", "b")]).as_numpy("embedding").shape == (2, 32)
@@ -138,7 +138,7 @@ def test_ids_get_hugging_faces_outputs(
         assert ours.shape == right.shape
         if right.shape[:2] == (2, 7):
             right[0, 5:] = 0  # padding
-        np.testing.assert_allclose(ours, right, atol=1e-5)
+        np.testing.assert_allclose(ours, right, atol=1e-4)
 
 
 def test_ids_of_32_bits_and_without_masks(client: triton.InferenceServerClient) -> None:
@@ -224,6 +224,6 @@ def test_damaged_binary_data(server: Running) -> None:
     text = struct.pack("<I", 3) + b"a\xffb"
     assert "text 1 is not UTF-8: byte 2 is 0xff" in ask(text, len(text))
     assert "text 1 is cut off: its length says 3 bytes" in ask(text[:-1], len(text) - 1)
-    assert "bytes behind the last tensor belong to none" in ask(text + b"more", len(text))
+    assert "bytes behind the last tensor belong to none" in ask(struct.pack("<I", 1) + b"amore", 5)
     assert f"{HEADER} is '-1'" in ask(text, len(text), "-1")
     assert "and the body has" in ask(text, len(text), "99999")

@@ -29,7 +29,7 @@ def test_ids_get_probabilities(server: Running, folders: dict[str, Path]) -> Non
     answer = server.post(PATH, {"instances": instances(), "signature_name": "serving_default"})
     assert answer.status == 200
     for ours, right in zip(answer.content["predictions"], logits.softmax(1).tolist(), strict=True):
-        assert ours == pytest.approx(right, abs=1e-5)
+        assert ours == pytest.approx(right, abs=1e-4)
 
 
 def test_each_token_gets_probabilities(server: Running) -> None:
@@ -47,7 +47,7 @@ def test_sequences_may_have_different_lengths(server: Running) -> None:
     for name in ("input_ids", "input_mask", "segment_ids"):
         short[0][name] = short[0][name][:5]
     for ours, right in zip(server.post(PATH, {"instances": short}).content["predictions"], padded, strict=True):
-        assert ours == pytest.approx(right, abs=1e-5)
+        assert ours == pytest.approx(right, abs=1e-4)
 
 
 def test_text_gets_what_predict_says(server: Running, folders: dict[str, Path]) -> None:
@@ -56,7 +56,7 @@ def test_text_gets_what_predict_says(server: Running, folders: dict[str, Path]) 
     expected = predictions(folders["films"], *texts)
     for ours, right in zip(answer.content["predictions"], expected, strict=True):
         assert ours["label"] == right["label"]
-        assert ours["probabilities"] == pytest.approx(right["probabilities"], abs=1e-5)
+        assert ours["probabilities"] == pytest.approx(right["probabilities"], abs=1e-4)
     bare = server.post(PATH, {"instances": ["a fine film"]})
     assert bare.content["predictions"][0]["label"] == expected[0]["label"]
     assert len(server.post("/v1/models/words:predict", {"instances": ["a film"]}).content["predictions"][0]) == 32

@@ -21,9 +21,9 @@ def test_classify(server: Running, folders: dict[str, Path]) -> None:
     expected = predictions(folders["films"], {"text": "a fine film"}, {"text": "apples", "second": "bad"})
     one = server.post("/classify", {"model": "films", "text": "a fine film"}).content
     assert (one["model"], one["version"], one["label"]) == ("films", "1", expected[0]["label"])
-    assert one["probabilities"] == pytest.approx(expected[0]["probabilities"], abs=1e-5)
+    assert one["probabilities"] == pytest.approx(expected[0]["probabilities"], abs=1e-4)
     pair = server.post("/classify", {"model": "films", "text": "apples", "second": "bad"}).content
-    assert pair["probabilities"] == pytest.approx(expected[1]["probabilities"], abs=1e-5)
+    assert pair["probabilities"] == pytest.approx(expected[1]["probabilities"], abs=1e-4)
     several = server.post("/classify", {"model": "films", "texts": ["a fine film", "bad"]}).content
     assert len(several["results"]) == 2
     assert several["results"][0]["label"] == expected[0]["label"]
@@ -82,7 +82,7 @@ def test_fill_mask(server: Running, folders: dict[str, Path]) -> None:
     answer = server.post("/fill-mask", {"text": text, "top_k": 3}).content
     for ours, right in zip(answer["masks"], expected, strict=True):
         assert [one["token"] for one in ours] == [one.token for one in right]
-        assert [one["probability"] for one in ours] == pytest.approx([one.probability for one in right], abs=1e-5)
+        assert [one["probability"] for one in ours] == pytest.approx([one.probability for one in right], abs=1e-4)
 
 
 def test_embeddings_are_the_mean_of_length_1(server: Running, folders: dict[str, Path]) -> None:
@@ -93,13 +93,13 @@ def test_embeddings_are_the_mean_of_length_1(server: Running, folders: dict[str,
     for place, (ours, right) in enumerate(zip(answer["data"], expected, strict=True)):
         mean = np.array(right["mean"])
         assert ours["index"] == place
-        assert ours["embedding"] == pytest.approx((mean / np.linalg.norm(mean)).tolist(), abs=1e-5)
+        assert ours["embedding"] == pytest.approx((mean / np.linalg.norm(mean)).tolist(), abs=1e-4)
     coded = server.post("/v1/embeddings", {"model": "words", "input": texts[0], "encoding_format": "base64"}).content
     values = np.frombuffer(base64.b64decode(coded["data"][0]["embedding"]), dtype="<f4")
     assert values == pytest.approx(answer["data"][0]["embedding"], abs=1e-6)
     options = {"pooling": "cls", "normalize": False}
     (plain,) = server.post("/v1/embeddings", {"model": "words", "input": texts[0], **options}).content["data"]
-    assert plain["embedding"] == pytest.approx(expected[0]["cls"], abs=1e-5)
+    assert plain["embedding"] == pytest.approx(expected[0]["cls"], abs=1e-4)
 
 
 def test_models_are_listed(server: Running) -> None:
