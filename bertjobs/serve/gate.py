@@ -20,6 +20,8 @@ OPEN = ("/", "/v2/health/live", "/v2/health/ready")
 """Paths that need no token: the page, which asks for it, and what a watchdog looks at."""
 
 
+SHOW = "Authorization: Bearer TOKEN"
+
 WATCHED = ("/v2/health/", "/metrics")
 """Paths that answer however much there is to do, and until the end."""
 
@@ -89,7 +91,7 @@ class Gate:
             kind, _, shown = Headers(scope=scope).get("authorization", "").partition(" ")
             if kind.lower() != "bearer" or not hmac.compare_digest(shown.strip().encode(), self._token):
                 what = "the token is wrong" if shown else "there is no token"
-                raise Refusal(what, status=UNAUTHORISED, where="Authorization", hint="Authorization: Bearer TOKEN")  # fmt: skip
+                raise Refusal(what, status=UNAUTHORISED, where="Authorization", hint=SHOW)
         if self._state.requests > self._limits.requests and not is_watched:
             raise Refusal(f"{self._limits.requests:,} requests are being answered already", status=BUSY,
                           retry_after_s=1)  # fmt: skip

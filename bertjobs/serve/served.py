@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -86,6 +86,7 @@ def _has_head(folder: Path) -> bool:
 
 def _fine_tuned(name: str, version: int, folder: Path, device: torch.device, precision: str) -> Served:
     trained = load_trained(folder, device, precision)
+    trained = replace(trained, encoder=_forgetful(trained.encoder))
     scorer = HeadScorer(name, trained)
     if trained.head.kind == "sequence":
         kind = "ranking" if isinstance(trained.task, RankingTask) else SENTENCE_KINDS[trained.head.loss]
@@ -102,7 +103,7 @@ def _pretrained(name: str, version: int, folder: Path, device: torch.device, pre
     use_precision(precision)
     bert = load_bert(folder, device)
     spec = bert.spec
-    encoder = TextEncoder.of_folder(folder, spec.max_position_embeddings)
+    encoder = _forgetful(TextEncoder.of_folder(folder, spec.max_position_embeddings))
     if encoder.vocabulary.size > spec.vocab_size:
         raise InputError(
             f"the tokenizer has {encoder.vocabulary.size:,} tokens, and the model {spec.vocab_size:,}",
@@ -115,6 +116,11 @@ def _pretrained(name: str, version: int, folder: Path, device: torch.device, pre
         asks[MASKS] = MaskAsk(MaskScorer(name, bert, attention, precision), encoder)
     rules = TokenRules(spec.vocab_size, spec.max_position_embeddings, spec.type_vocab_size, EVERY_TOKEN)
     return Served(name, version, folder, EMBEDDING, "", (), rules, scorer, asks)
+
+
+def _forgetful(encoder: TextEncoder) -> TextEncoder:
+    """The same without a memory of words, which grows with each new one of any text."""
+    return TextEncoder(encoder.vocabulary, encoder.max_length, remembers=False)
 
 
 def _head_size(spec: ModelSpec) -> int:
