@@ -28,8 +28,8 @@ class TextEncoder:
     """Makes token sequences of at most ``max_length`` tokens, [CLS] and [SEP] included.
 
     Args:
-        remembers: whether the words of all texts are kept in memory, up to some number: many times as fast for a corpus,
-            but not for single texts now and then.
+        remembers: whether the words of all texts are kept in memory, up to some number: many times as fast for a
+            corpus, but not for single texts now and then.
 
     Attributes:
         truncated: how many sequences lost tokens so far.
