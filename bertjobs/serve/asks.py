@@ -45,9 +45,12 @@ class Ask(Protocol):
         keys: of its texts; those in ``optional`` may be missing.
     """
 
-    scorer: Scorer
-    keys: tuple[str, ...]
-    optional: tuple[str, ...]
+    @property
+    def scorer(self) -> Scorer: ...
+    @property
+    def keys(self) -> tuple[str, ...]: ...
+    @property
+    def optional(self) -> tuple[str, ...]: ...
 
     def encode(self, texts: Sequence[Texts]) -> Encoded:
         """The rows of some texts.
