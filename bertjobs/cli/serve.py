@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 NEEDED = ("fastapi", "uvicorn", "prometheus_client")
 LIMITS = {
-    "body_bytes": "bytes of a request",
-    "rows": "texts, or sequences of ids, in a request",
-    "tokens": "tokens in a request",
-    "queue_tokens": "tokens that wait for the model; a request that would add to more gets 429",
-    "requests": "requests at a time; more get 429",
-    "body_s": "how long a client may take to send a request",
-    "drain_s": "how long the end waits for answers that are due",
+    "body_bytes": "bytes of a request (default: 2,097,152)",
+    "rows": "texts, or sequences of ids, in a request (default: 256)",
+    "tokens": "tokens in a request (default: 32,768)",
+    "queue_tokens": "tokens that wait for the model; a request that would add to more gets 429 (default: 131,072)",
+    "requests": "requests at a time; more get 429 (default: 1,000)",
+    "body_s": "how long a client may take to send a request (default: 10)",
+    "drain_s": "how long the end waits for answers that are due (default: 30)",
 }
 """The fields of `bertjobs.serve.limits.Limits`, whose flags they are."""
 
