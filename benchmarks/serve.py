@@ -180,7 +180,7 @@ def answers(port: int, path: str, body: str | None = None, host: str = "127.0.0.
     """Whether a server answers a request with 200."""
     connection = http.client.HTTPConnection(host, port, timeout=60)
     try:
-        connection.request("POST" if body else "GET", path, body)
+        connection.request("POST" if body else "GET", path, body, {"Content-Type": "application/json"})
         return connection.getresponse().status == 200
     except (OSError, http.client.HTTPException):
         return False
