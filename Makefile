@@ -6,12 +6,12 @@ PYTHON := .venv/bin/python
 # One more process than the two cores that the tests are meant for: tests on Slurm mostly wait.
 PYTEST := $(PYTHON) -m pytest --numprocesses 3
 
-.PHONY: demo test test-slow chaos check docs setup slurm trackers format docs-settings lock clean
+.PHONY: demo test test-slow chaos check docs setup slurm trackers chromium format docs-settings lock clean
 
 demo: setup
 	@scripts/demo.sh
 
-test: setup slurm check
+test: setup slurm chromium check
 	@$(PYTEST) --dist loadfile --no-loadscope-reorder -m "not slow"
 
 test-slow: setup slurm trackers
@@ -41,6 +41,9 @@ slurm:
 
 trackers: setup
 	@scripts/install_trackers.sh
+
+chromium:
+	@scripts/install_chromium.sh
 
 format: setup
 	@$(PYTHON) -m ruff check --fix .

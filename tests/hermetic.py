@@ -13,7 +13,8 @@ from bertjobs.recipe import schema
 from tests.cluster.slurm import is_foreign
 
 SETTINGS = {setting.env for table in (schema.RUN, schema.PHASE) for setting in table.values() if setting.env}
-TESTS_OWN = {"BERTJOBS_REQUIRE_CLUSTER", "BERTJOBS_REQUIRE_TRACKERS", "BERTJOBS_CHAOS_SEED", "BERTJOBS_CHAOS_TABLE"}
+TESTS_OWN = {"BERTJOBS_REQUIRE_CLUSTER", "BERTJOBS_REQUIRE_TRACKERS", "BERTJOBS_CHAOS_SEED", "BERTJOBS_CHAOS_TABLE",
+             "BERTJOBS_REQUIRE_BROWSER", "BERTJOBS_PICTURES"}  # fmt: skip
 PREFIX = "bertjobs-tests-home-"
 
 

@@ -60,9 +60,7 @@ def _words(*, prefix: str, action: argparse.Action, parsed_args: argparse.Namesp
     try:
         if names := _NAMES.get(action.dest):
             known = list(names(parsed_args))
-            return (
-                [*known, *DirectoriesCompleter()(prefix)] if action.dest in ("run", "runs") and "/" in prefix else known
-            )
+            return [*known, *DirectoriesCompleter()(prefix)] if action.dest in _OR_FOLDERS and "/" in prefix else known
     except (BertjobsError, OSError):
         return []
     if "|" in metavar:
@@ -106,9 +104,14 @@ def _settings(_: argparse.Namespace) -> Iterable[str]:
     return dict.fromkeys(key for section in SECTIONS for key in section.settings)
 
 
+_OR_FOLDERS = ("run", "runs", "model", "models")
+"""Arguments that take a folder as well as a name."""
+
 _NAMES: dict[str, Callable[[argparse.Namespace], Iterable[str]]] = {
     "run": _runs,
     "runs": _runs,
+    "model": _runs,
+    "models": _runs,
     "setting_run": _runs,
     "site": _sites,
     "name": _catalogued("recipes"),

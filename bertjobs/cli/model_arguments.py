@@ -23,13 +23,18 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """Add RUN|DIR, --results, --site, --device, --precision, --threads and --json."""
     parser.add_argument("model", metavar="RUN|DIR", help="a run, by its name or folder, or the folder of a model")
     add_results_arguments(parser)
+    add_compute_arguments(parser)
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def add_compute_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add --device, --precision and --threads, which `prepared_device` reads."""
     group = parser.add_argument_group("how it is computed")
     group.add_argument("--device", metavar="|".join(DEVICES), choices=DEVICES, default="auto",
                        help="cpu, cuda, or auto: a GPU if there is one (default: auto)")  # fmt: skip
     group.add_argument("--precision", metavar="|".join(PRECISIONS), choices=PRECISIONS, default="fp32",
                        help="of matrix products (default: fp32)")  # fmt: skip
     group.add_argument("--threads", metavar="N", type=int, default=0, help="CPU threads (default: one per core)")
-    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def add_pack_argument(parser: argparse.ArgumentParser) -> None:

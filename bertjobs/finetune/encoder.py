@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from bertjobs.errors import InputError
-from bertjobs.model.bert import Bert, BertForPreTraining
+from bertjobs.model.bert import BertForPreTraining
 from bertjobs.model.huggingface import load_pretrained
 from bertjobs.recipe.bert_config import read_model_spec
 from bertjobs.recipe.spec import ModelSpec
@@ -25,6 +25,56 @@ class Guess:
 
     token: str
     probability: float
+
+
+@dataclass(frozen=True)
+class PretrainedBert:
+    """A BERT for vectors of texts, and for words under masks if its folder has that head.
+
+    Attributes:
+        lacks: the first parameter of the masked-LM head that the folder has not, "" if it has all.
+    """
+
+    folder: Path
+    model: BertForPreTraining
+    lacks: str
+
+    @property
+    def spec(self) -> ModelSpec:
+        return self.model.spec
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.bert.embeddings.word_embeddings.weight.device
+
+    def check_words(self) -> None:
+        """Make sure that it can say which words it expects.
+
+        Raises:
+            InputError: the folder has no masked-LM head.
+        """
+        if self.lacks:
+            raise InputError(
+                f"the model has no masked-LM head: it lacks {self.lacks}",
+                where=str(self.folder),
+                hint="give a pretraining checkpoint, or a folder of BertForMaskedLM or BertForPreTraining",
+            )
+
+
+@torch.no_grad()
+def load_bert(folder: Path, device: torch.device) -> PretrainedBert:
+    """Load a BERT without a task's head.
+
+    Raises:
+        InputError: the folder has no BERT, or a damaged one.
+    """
+    weights = load_pretrained(folder, read_model_spec(folder))
+    model = BertForPreTraining(weights.spec, next_sentence=False)
+    for name, parameter in model.named_parameters():
+        if name in weights.state:
+            parameter.copy_(weights.state[name])
+    lacks = next((name for name in weights.missing if name.startswith("cls.predictions.")), "")
+    return PretrainedBert(folder, model.to(device).eval(), lacks)
 
 
 @torch.inference_mode()
@@ -45,15 +95,9 @@ def fill_masks(folder: Path, text: str, count: int, device: torch.device) -> lis
     if not places:
         raise InputError(f"the text has no {MASK}", where="--fill-mask",
                          hint='such as --fill-mask "The capital of France is [MASK]."')  # fmt: skip
-    weights = load_pretrained(folder, spec)
-    if lacking := [name for name in weights.missing if name.startswith("cls.predictions.")]:
-        raise InputError(
-            f"the model has no masked-LM head: it lacks {lacking[0]}",
-            where=str(folder),
-            hint="give a pretraining checkpoint, or a folder of BertForMaskedLM or BertForPreTraining",
-        )
-    model = BertForPreTraining(spec, next_sentence=False)
-    _load(model, weights.state, device)
+    bert = load_bert(folder, device)
+    bert.check_words()
+    model = bert.model
     hidden, _ = model.encode(*_inputs(ids, device))
     probabilities = model.mlm_logits(hidden[0, places]).float().softmax(1)
     best = probabilities.topk(min(count, encoder.vocabulary.size), dim=1)
@@ -71,12 +115,8 @@ def features(folder: Path, text: str, device: torch.device) -> dict[str, Any]:
     Raises:
         InputError: the folder has no BERT or no tokenizer.
     """
-    spec = read_model_spec(folder)
-    encoder, (_, ids) = _encoded(folder, spec, text)
-    holder = torch.nn.ModuleDict({"bert": Bert(spec, False, pooled=False)})
-    shapes = {name: parameter.shape for name, parameter in holder.named_parameters()}
-    _load(holder, load_pretrained(folder, spec, shapes).state, device)
-    hidden, _ = holder["bert"](*_inputs(ids, device))
+    encoder, (_, ids) = _encoded(folder, read_model_spec(folder), text)
+    hidden, _ = load_bert(folder, device).model.bert(*_inputs(ids, device))
     return {
         "text": text,
         "tokens": len(ids),
@@ -91,13 +131,6 @@ def _encoded(folder: Path, spec: ModelSpec, text: str) -> tuple[TextEncoder, tup
     encoder = TextEncoder.of_folder(folder, spec.max_position_embeddings)
     (pieces,) = encoder.pieces([text])
     return encoder, (pieces.ids, encoder.single(pieces.ids))
-
-
-def _load(model: torch.nn.Module, state: dict[str, Tensor], device: torch.device) -> None:
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            parameter.copy_(state[name])
-    model.to(device).eval()
 
 
 def _inputs(ids: list[int], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:

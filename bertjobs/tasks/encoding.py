@@ -27,14 +27,18 @@ class Pieces(NamedTuple):
 class TextEncoder:
     """Makes token sequences of at most ``max_length`` tokens, [CLS] and [SEP] included.
 
+    Args:
+        remembers: whether the words of all texts are kept in memory, up to some number: many times as fast for a
+            corpus, but not for single texts now and then.
+
     Attributes:
         truncated: how many sequences lost tokens so far.
     """
 
-    def __init__(self, vocabulary: Vocabulary, max_length: int) -> None:
+    def __init__(self, vocabulary: Vocabulary, max_length: int, *, remembers: bool = True) -> None:
         if max_length < 8:
             raise InputError(f"a sequence of {max_length} tokens is too short: at least 8", where="sequence_length")
-        self.vocabulary, self.max_length = vocabulary, max_length
+        self.vocabulary, self.max_length, self._remembers = vocabulary, max_length, remembers
         self.truncated = 0
 
     @classmethod
@@ -95,7 +99,11 @@ class TextEncoder:
     def _fast(self) -> WordPieceEncoder | None:
         """The encoder of corpora, if without special tokens in it all text becomes what the tokenizer makes of it."""
         added = self._tokenizer.get_added_tokens_decoder().values()
-        if is_berts(self._tokenizer) and not any(token.normalized or " " in token.content for token in added):
+        if (
+            self._remembers
+            and is_berts(self._tokenizer)
+            and not any(token.normalized or " " in token.content for token in added)
+        ):
             return self.vocabulary.encoder()
         return None
 

@@ -17,6 +17,7 @@ from bertjobs.tasks.example import Words
 from bertjobs.tasks.metrics.scores import Scores
 from bertjobs.tasks.metrics.spans import OUTSIDE, are_span_tags, span_scores, spans_of, tag_scores
 from bertjobs.tasks.options import flag
+from bertjobs.tasks.probabilities import softmax
 from bertjobs.tasks.reading.conll import WordColumns, read_word_lines, read_words
 from bertjobs.tasks.rows import NOT_SCORED, Head, Output, Row
 from bertjobs.tasks.task import Fitted, Prediction, Task, check_keys
@@ -89,13 +90,16 @@ class TaggingTask(Task[Words]):
         encoded = self._in_windows(examples, encoder)
         for example, (pieces, windows), of_example in zip(examples, encoded, outputs, strict=True):
             tags = [fallback(fitted.labels)] * len(example.words)
+            shares = [0.0] * len(example.words)
             for window, output in zip(windows, of_example, strict=True):
                 words = [word for word in window.read if pieces[word]]
-                for word, number in zip(words, output[: len(words)].argmax(1), strict=True):
-                    tags[word] = fitted.labels[number]
+                read = softmax(output[: len(words)])
+                for word, of_word in zip(words, read, strict=True):
+                    number = int(of_word.argmax())
+                    tags[word], shares[word] = fitted.labels[number], float(of_word[number])
             prediction: Prediction = {"id": example.id, "words": list(example.words), "tags": tags}
             if with_spans:
-                prediction["entities"] = _entities(example, tags)
+                prediction["entities"] = _entities(example, tags, shares)
             predictions.append(prediction)
         return predictions
 
@@ -198,12 +202,16 @@ def _row(window: Window, pieces: Sequence[list[int]], targets: Sequence[int] | N
     return Row(ids, len(ids), () if targets is None else target, read)
 
 
-def _entities(example: Words, tags: Sequence[str]) -> list[dict[str, Any]]:
-    """The spans of the tags, in characters of the text, or where that is not known of the words joined by blanks."""
+def _entities(example: Words, tags: Sequence[str], shares: Sequence[float]) -> list[dict[str, Any]]:
+    """The spans of the tags, in characters of the text, or where that is not known of the words joined by blanks.
+
+    A span's probability is the mean over its words of the probability of their tags.
+    """
     starts = example.starts or list(accumulate((len(word) + 1 for word in example.words), initial=0))
     ends = [start + len(word) for start, word in zip(starts, example.words, strict=False)]
     return [
         {"type": span.type, "words": list(example.words[span.start : span.end]),
-         "start": starts[span.start], "end": ends[span.end - 1]}
+         "start": starts[span.start], "end": ends[span.end - 1],
+         "probability": sum(shares[span.start : span.end]) / (span.end - span.start)}
         for span in spans_of(tags)
     ]  # fmt: skip

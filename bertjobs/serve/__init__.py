@@ -1,0 +1,1 @@
+"""Fine-tuned and pretrained models as an HTTP server."""

@@ -1,0 +1,120 @@
+"""What every request passes: is the server ending, who asks, how many are there, what becomes of errors."""
+
+from __future__ import annotations
+
+import hmac
+import json
+import sys
+import time
+import traceback
+from dataclasses import dataclass
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from bertjobs.serve.limits import Limits
+from bertjobs.serve.metrics import Metrics
+from bertjobs.serve.refusal import BUSY, FAILED, STOPPING, UNAUTHORISED, Refusal, as_json, headers
+
+OPEN = ("/", "/v2/health/live", "/v2/health/ready")
+"""Paths that need no token: the page, which asks for it, and what a watchdog looks at."""
+
+
+SHOW = "Authorization: Bearer TOKEN"
+
+WATCHED = ("/v2/health/", "/metrics")
+"""Paths that answer however much there is to do, and until the end."""
+
+
+@dataclass
+class State:
+    """What changes while a server runs.
+
+    Attributes:
+        requests: that are being read or answered.
+        draining: whether no new ones are taken.
+    """
+
+    requests: int = 0
+    draining: bool = False
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nobody waits for an answer."""
+        return self.requests == 0
+
+
+class Gate:
+    """Around the application: refuses what may not pass, counts, and turns errors into answers.
+
+    Args:
+        token: that requests have to show; "" lets everybody pass.
+    """
+
+    def __init__(self, app: ASGIApp, state: State, limits: Limits, metrics: Metrics, token: str) -> None:
+        self._app, self._state, self._limits, self._metrics = app, state, limits, metrics
+        self._token = token.encode()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        began, code, started = time.perf_counter(), FAILED, False
+
+        async def noting(message: Message) -> None:
+            nonlocal code, started
+            if message["type"] == "http.response.start":
+                code, started = message["status"], True
+            await send(message)
+
+        scope["bertjobs.model"] = ""
+        self._state.requests += 1
+        try:
+            try:
+                self._check(scope)
+                await self._app(scope, receive, noting)
+            except Exception as error:
+                _log(error)
+                if not started:
+                    await answer_refusal(as_refusal(error), scope, noting)
+        finally:
+            self._state.requests -= 1
+            route = getattr(scope.get("route"), "path", "")
+            self._metrics.answered(route, scope["bertjobs.model"], code, time.perf_counter() - began)
+
+    def _check(self, scope: Scope) -> None:
+        path = scope["path"]
+        is_watched = path.startswith(WATCHED)
+        if self._state.draining and not is_watched:
+            raise Refusal("the server is ending", status=STOPPING, retry_after_s=5, closes=True)
+        if self._token and path not in OPEN:
+            kind, _, shown = Headers(scope=scope).get("authorization", "").partition(" ")
+            if kind.lower() != "bearer" or not hmac.compare_digest(shown.strip().encode(), self._token):
+                what = "the token is wrong" if shown else "there is no token"
+                raise Refusal(what, status=UNAUTHORISED, where="Authorization", hint=SHOW)
+        if self._state.requests > self._limits.requests and not is_watched:
+            raise Refusal(f"{self._limits.requests:,} requests are being answered already", status=BUSY,
+                          retry_after_s=1)  # fmt: skip
+
+
+def as_refusal(error: Exception) -> Refusal:
+    """What is answered to an error."""
+    if isinstance(error, Refusal):
+        return error
+    return Refusal("the server failed to answer this", status=FAILED, hint="its log says where")
+
+
+def _log(error: Exception) -> None:
+    """Log an error that nobody expected, without its words: they may quote a request."""
+    if not isinstance(error, Refusal):
+        frames = "".join(traceback.format_tb(error.__traceback__))
+        print(f"error: {type(error).__name__} while a request was answered\n{frames}", file=sys.stderr, flush=True)
+
+
+async def answer_refusal(refusal: Refusal, scope: Scope, send: Send) -> None:
+    """Send what a refusal says."""
+    body = json.dumps(as_json(refusal, scope["path"])).encode()
+    head = {"content-type": "application/json", "content-length": str(len(body)), **headers(refusal)}
+    raw = [(name.encode(), value.encode()) for name, value in head.items()]
+    await send({"type": "http.response.start", "status": refusal.status, "headers": raw})
+    await send({"type": "http.response.body", "body": body})

@@ -1,0 +1,127 @@
+"""A model that is loaded and can be asked, in words and by token ids."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from bertjobs.errors import InputError
+from bertjobs.files.reading import read_json
+from bertjobs.finetune.description import TASK_FILE
+from bertjobs.finetune.encoder import load_bert
+from bertjobs.finetune.loading import KINDS, load_trained
+from bertjobs.model.attention import choose_attention
+from bertjobs.recipe.bert_config import read_bert_config
+from bertjobs.recipe.spec import ModelSpec
+from bertjobs.serve.asks import Ask, EmbeddingAsk, MaskAsk, TaskAsk
+from bertjobs.serve.engine import Scorer
+from bertjobs.serve.scorers import EVERY_TOKEN, EmbeddingScorer, HeadScorer, MaskScorer
+from bertjobs.serve.token_rows import TokenRules
+from bertjobs.tasks.encoding import TextEncoder
+from bertjobs.tasks.questions import Squad1
+from bertjobs.tasks.ranking import RankingTask
+from bertjobs.tasks.rows import Row
+from bertjobs.train.precision import AUTOCAST, check_precision, use_precision
+
+SENTENCE_KINDS = {"cross_entropy": "classes", "squared_error": "number", "binary_cross_entropy": "several"}
+"""What a model says of a whole text, by its head's loss."""
+
+EMBEDDING, MASKS = "embedding", "masks"
+
+
+@dataclass(frozen=True)
+class Served:
+    """A model of a folder, as it was when it was loaded.
+
+    Attributes:
+        version: counts the loads of this name, from 1.
+        kind: what it says: "classes" (one of them), "number", "several" (classes), "tags", "answer", "ranking", or
+            "embedding" of a model without a task.
+        task: the name of the task, "" without one.
+        labels: names of classes or tags; () where there are none.
+        rules: for token ids.
+        scorer: of the outputs that token ids get.
+        asks: ways of asking in words: the usual one first, under its kind; `MASKS` for words under masks.
+    """
+
+    name: str
+    version: int
+    folder: Path
+    kind: str
+    task: str
+    labels: tuple[str, ...]
+    rules: TokenRules
+    scorer: Scorer
+    asks: Mapping[str, Ask] = field(default_factory=dict)
+
+    @property
+    def ask(self) -> Ask:
+        """The usual way of asking."""
+        return self.asks[self.kind]
+
+
+def load_served(name: str, version: int, folder: Path, device: torch.device, precision: str = "fp32") -> Served:
+    """Load a model and let it compute once.
+
+    Raises:
+        InputError: the folder has no model, or one that is damaged, or whose outputs are not numbers.
+    """
+    served = (_fine_tuned if _has_head(folder) else _pretrained)(name, version, folder, device, precision)
+    (output,) = served.scorer([Row([0] * min(8, served.rules.longest), 4, (), range(2))])
+    if not np.isfinite(output).all():
+        raise InputError("the model's outputs are not numbers: its weights are damaged", where=str(folder))
+    return served
+
+
+def _has_head(folder: Path) -> bool:
+    """Whether a folder's model is fine-tuned for a task."""
+    if read_json(folder / TASK_FILE, lambda value: value) is not None:
+        return True
+    return next(iter(read_bert_config(folder).get("architectures") or ()), "") in KINDS
+
+
+def _fine_tuned(name: str, version: int, folder: Path, device: torch.device, precision: str) -> Served:
+    trained = load_trained(folder, device, precision)
+    trained = replace(trained, encoder=_forgetful(trained.encoder))
+    scorer = HeadScorer(name, trained)
+    if trained.head.kind == "sequence":
+        kind = "ranking" if isinstance(trained.task, RankingTask) else SENTENCE_KINDS[trained.head.loss]
+    else:
+        kind = "answer" if isinstance(trained.task, Squad1) else "tags"
+    spec = trained.forward.model.spec
+    rules = TokenRules(spec.vocab_size, spec.max_position_embeddings, spec.type_vocab_size, trained.head)
+    ask = TaskAsk.of(scorer, trained)
+    return Served(name, version, folder, kind, trained.name, trained.fitted.labels, rules, scorer, {kind: ask})
+
+
+def _pretrained(name: str, version: int, folder: Path, device: torch.device, precision: str) -> Served:
+    check_precision(precision, device)
+    use_precision(precision)
+    bert = load_bert(folder, device)
+    spec = bert.spec
+    encoder = _forgetful(TextEncoder.of_folder(folder, spec.max_position_embeddings))
+    if encoder.vocabulary.size > spec.vocab_size:
+        raise InputError(
+            f"the tokenizer has {encoder.vocabulary.size:,} tokens, and the model {spec.vocab_size:,}",
+            where=str(folder),
+        )
+    attention = choose_attention("auto", device, AUTOCAST.get(precision, torch.float32), _head_size(spec))
+    scorer = EmbeddingScorer(name, bert, attention, precision)
+    asks: dict[str, Ask] = {EMBEDDING: EmbeddingAsk(scorer, encoder)}
+    if not bert.lacks:
+        asks[MASKS] = MaskAsk(MaskScorer(name, bert, attention, precision), encoder)
+    rules = TokenRules(spec.vocab_size, spec.max_position_embeddings, spec.type_vocab_size, EVERY_TOKEN)
+    return Served(name, version, folder, EMBEDDING, "", (), rules, scorer, asks)
+
+
+def _forgetful(encoder: TextEncoder) -> TextEncoder:
+    """The same without a memory of words, which grows with each new one of any text."""
+    return TextEncoder(encoder.vocabulary, encoder.max_length, remembers=False)
+
+
+def _head_size(spec: ModelSpec) -> int:
+    return spec.hidden_size // spec.num_attention_heads
