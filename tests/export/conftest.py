@@ -40,13 +40,13 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
 @pytest.fixture(scope="session")
 def exported(model: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Export:
-    """The folder of an export with all defaults; of "triton" with ONNX Runtime in Python."""
+    """The folder of an export with all defaults, to "hf" or "onnx"."""
     made: dict[tuple[str, Target], Path] = {}
 
     def of(name: str, to: Target) -> Path:
         if (name, to) not in made:
             output = tmp_path_factory.mktemp(to) / name
-            export(model(name), Options(to, output, in_python=to == "triton"))
+            export(model(name), Options(to, output))
             made[name, to] = output
         return made[name, to]
 

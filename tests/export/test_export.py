@@ -18,7 +18,7 @@ from bertjobs.recipe.lockfile import lockfile
 from bertjobs.recipe.resolve import resolve
 from bertjobs.run.checkpoints import folder_name, seal
 from bertjobs.run.directory import RunDirectory
-from tests.cli.test_json import check
+from tests.cli.test_json import documented, strict
 from tests.finetune.models import our_folder
 from tests.finetune.trained import CPU, prepared
 
@@ -70,8 +70,11 @@ def test_int8_is_measured_on_the_dev_data_beside_the_float_file(
     words = ["export", "reviews", "--results", str(results), "--to", "onnx", "--int8", "--json"]
     assert main([*words, "--output", str(tmp_path / "out")]) == 0
     out = capsys.readouterr().out
-    check("export", out)
-    found = json.loads(out)
+    found = strict(out)
+    fields = documented("export")
+    assert set(found) == {field[0] for field in fields}
+    for key in ("check", "int8"):
+        assert set(found[key]) == {field[1] for field in fields if field[0] == key and len(field) > 1}
     assert found["check"]["largest_difference"] < found["check"]["limit"] == 1e-4
     assert found["int8"]["measure"] == "accuracy"
     assert found["int8"]["examples"] == 20

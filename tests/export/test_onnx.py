@@ -25,7 +25,11 @@ from bertjobs.finetune.predict import Predictor
 from tests.export.conftest import Export
 from tests.export.models import KINDS
 
-HEADS = ("class", "tags", "answers", "fill-mask", "features")
+HEADS = (
+    "class",
+    *(pytest.param(name, marks=pytest.mark.slow) for name in ("tags", "answers", "fill-mask", "features")),
+)
+"""Each is an export of its own, of several seconds."""
 
 
 def sizes(value: Any) -> list[str | int]:
@@ -52,10 +56,10 @@ def test_the_file_computes_what_torch_does(model: Callable[[str], Path], exporte
     session = open_session(exported(name, "onnx") / "model.onnx")
     shapes = ((1, 1), (1, 2), (1, 64), (2, 3), (5, 64), (33, 17))
     batches = [random_batch(*shape, source.spec.vocab_size, seed=7) for shape in shapes]
-    assert difference(source.module, session, batches).largest < 1e-5
+    assert difference(source.module, session, batches).largest < 5e-5
 
 
-@pytest.mark.parametrize("name", ["class", "tags", "answers"])
+@pytest.mark.parametrize("name", HEADS[:3])
 def test_a_task_predicts_the_same_by_the_file(model: Callable[[str], Path], exported: Export, name: str) -> None:
     trained = load_trained(model(name), torch.device("cpu"))
     session = open_session(exported(name, "onnx") / "model.onnx")
@@ -89,7 +93,7 @@ def test_a_difference_is_seen_wherever_it_is(model: Callable[[str], Path], expor
     with torch.no_grad():
         source.module.model.classifier.bias[2] += 0.01
     found = difference(source.module, session, [random_batch(3, 9, source.spec.vocab_size, seed=1)])
-    assert found.largest == pytest.approx(0.01, rel=0.2)
+    assert onnx_file.LIMIT < found.largest <= 0.011
 
 
 def test_the_lines_of_the_readme_work(exported: Export) -> None:

@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 from bertjobs.export.export import Options, export
-from bertjobs.export.tensorrt import Shapes, shapes_for, trtexec_line
-from tests.export.conftest import Export
+from bertjobs.export.tensorrt import Shapes, shapes_for, tensorrt_words, trtexec_line
 
 
 def test_an_engine_is_tuned_for_the_length_that_nine_of_ten_texts_keep() -> None:
@@ -23,7 +22,8 @@ def test_an_engine_is_tuned_for_the_length_that_nine_of_ten_texts_keep() -> None
     ("", []), ("fp16", ["--fp16"]), ("bf16", ["--bf16"]), ("int8", ["--int8", "--fp16", "--calib=calibration.cache"]),
 ])  # fmt: skip
 def test_the_line_for_trtexec(precision: str, flags: list[str]) -> None:
-    words = shlex.split(trtexec_line(Shapes((1, 2), (16, 56), (64, 512)), precision))
+    line = trtexec_line(Shapes((1, 2), (16, 56), (64, 512)), precision)
+    words = shlex.split(line.replace("\\\n", " "))
     assert words[:3] == ["trtexec", "--onnx=model.onnx", "--saveEngine=model.plan"]
     assert words[3:6] == [
         "--minShapes=input_ids:1x2,attention_mask:1x2,token_type_ids:1x2",
@@ -33,10 +33,13 @@ def test_the_line_for_trtexec(precision: str, flags: list[str]) -> None:
     assert words[6:] == flags
 
 
-def test_the_folder(exported: Export, model: Callable[[str], Path], tmp_path: Path) -> None:
-    plain = exported("class", "tensorrt")
-    assert "--fp16" in (plain / "README.md").read_text()
-    assert not (plain / "calibrate.py").exists()
+def test_without_eight_bits_there_is_no_calibration() -> None:
+    words = tensorrt_words(Shapes((1, 2), (16, 56), (64, 512)), 0)
+    assert "--fp16" in words
+    assert "calibrate.py" not in words
+
+
+def test_the_folder(model: Callable[[str], Path], tmp_path: Path) -> None:
     done = export(model("class"), Options("tensorrt", tmp_path / "out", int8=True))
     assert "not run here" in done.notes[0]
     folder = tmp_path / "out"

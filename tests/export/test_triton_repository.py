@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,8 +15,10 @@ import torch
 
 from bertjobs.errors import InputError
 from bertjobs.export.export import Options, export
+from bertjobs.export.source import open_source
 from bertjobs.export.triton.answering import Inputs, Raw, answers, batches, open_answering, texts_of
 from bertjobs.export.triton.carried import closure
+from bertjobs.export.triton.repository import write_computing, write_text_model
 from bertjobs.finetune.encoder import features
 from bertjobs.finetune.loading import load_trained
 from bertjobs.finetune.predict import Predictor
@@ -28,8 +31,6 @@ CPU = torch.device("cpu")
 
 def torch_of(folder: Path) -> Callable[[Inputs], Raw]:
     """The model of a folder on padded batches, as the ONNX file computes it."""
-    from bertjobs.export.source import open_source
-
     module = open_source(folder).module
 
     @torch.inference_mode()
@@ -60,17 +61,19 @@ def test_answers_are_those_of_predict(model: Callable[[str], Path], name: str) -
             assert np.size(value) == field.size
 
 
-def test_vectors_are_those_of_infer(exported: Export, model: Callable[[str], Path]) -> None:
-    answering = open_answering(exported("features", "triton") / "features" / "1")
+def test_vectors_are_those_of_infer(model: Callable[[str], Path], tmp_path: Path) -> None:
+    write_text_model(open_source(model("features")), "vectors", tmp_path)
+    answering = open_answering(tmp_path / "vectors" / "1")
     (found,) = answers(answering, [answering.ask({"text": "a fine film"})], torch_of(model("features")))
     wanted = features(model("features"), "a fine film", CPU)
     assert found["mean"] == pytest.approx(wanted["mean"], abs=1e-5)
     assert found["cls"] == pytest.approx(wanted["cls"], abs=1e-5)
 
 
-def test_the_carried_part_needs_numpy_and_tokenizers_alone(exported: Export) -> None:
+def test_the_carried_part_needs_numpy_and_tokenizers_alone(model: Callable[[str], Path], tmp_path: Path) -> None:
     """In a Python that has bertjobs itself, torch and pyarrow, and may import none of them."""
-    version = exported("class", "triton") / "class" / "1"
+    write_text_model(open_source(model("class")), "class", tmp_path)
+    version = tmp_path / "class" / "1"
     code = (
         "import sys\n"
         "class Refuse:\n"
@@ -133,7 +136,11 @@ parameters {
 
 
 def test_the_files_of_both_forms(exported: Export, model: Callable[[str], Path], tmp_path: Path) -> None:
-    in_python = exported("class", "triton")
+    source = open_source(model("class"))
+    write_text_model(source, "class", tmp_path / "python")
+    shutil.copyfile(exported("class", "onnx") / "model.onnx", tmp_path / "model.onnx")
+    write_computing(source, "class", tmp_path / "model.onnx", tmp_path / "python", in_python=True)
+    in_python = tmp_path / "python"
     assert (in_python / "class" / "config.pbtxt").read_text() == CONFIG
     assert (in_python / "class_onnx" / "config.pbtxt").read_text() == COMPUTING.replace("BACKEND", "python")
     assert {file.name for file in (in_python / "class_onnx" / "1").iterdir()} == {"model.onnx", "model.py"}
@@ -153,7 +160,7 @@ def test_a_task_of_one_s_own_goes_along(tmp_path: Path, monkeypatch: pytest.Monk
 
     monkeypatch.chdir(tmp_path)
     folder = our_folder(tmp_path / "model", films(tmp_path))
-    export(folder, Options("triton", tmp_path / "out"))
+    write_text_model(open_source(folder), "model", tmp_path / "out")
     version = tmp_path / "out" / "model" / "1"
     assert (version / "films.py").read_text() == (tmp_path / "films.py").read_text()
     code = (

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from bertjobs.export.export import Options, export
 from bertjobs.finetune.encoder import features
 from bertjobs.finetune.loading import load_trained
 from bertjobs.finetune.predict import Predictor
-from tests.export.conftest import Export
 from tests.export.models import KINDS, PAIRS, TEXTS
 from tests.export.test_onnx import flat
 from tests.export.triton_server import Triton, require_triton, serving
@@ -27,16 +27,17 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
-def server(exported: Export, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Triton]:
-    """A server of all kinds of models, from one repository."""
+def server(model: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Triton]:
+    """A server of all kinds of models, from one repository; the last one's README.md is there, too."""
     require_triton()
     folder = tmp_path_factory.mktemp("served")
     repository = folder / "repository"
     repository.mkdir()
     for name in SERVED:
-        for model in exported(name, "triton").iterdir():
-            if model.is_dir():
-                (repository / model.name).symlink_to(model)
+        export(model(name), Options("triton", folder / name, in_python=True))
+        for one in (folder / name).iterdir():
+            (repository / one.name).unlink(missing_ok=True)  # each has a README.md
+            (repository / one.name).symlink_to(one)
     with serving(repository, folder) as server:
         yield server
 
@@ -112,17 +113,10 @@ def test_what_the_task_refuses_is_said_and_harms_no_other(server: Triton) -> Non
     assert "harry" in json.loads(server.infer("tags", {"text": ["harry"]})["prediction"][0, 0])["words"]
 
 
-def test_the_request_of_the_readme_works(server: Triton, exported: Export) -> None:
-    lines = (exported("answers", "triton") / "README.md").read_text().splitlines()
+def test_the_request_of_the_readme_works(server: Triton) -> None:
+    lines = (server.folder / "answers" / "README.md").read_text().splitlines()
     (line,) = [line for line in lines if line.startswith("curl ")]
     words = shlex.split(line)
     path = words[1].partition("/v2/")[2]
     found = server.ask(path, json.loads(words[words.index("-d") + 1]))
     assert {one["name"] for one in found["outputs"]} == {"prediction", "answer", "start", "end", "probability"}
-
-
-def test_the_server_stops_when_it_is_told(exported: Export, tmp_path: Path) -> None:
-    require_triton()
-    server = Triton(exported("class", "triton"), tmp_path)  # with its README.md
-    assert server.infer("class", {"text": ["a fine film"]})["label"].shape == (1, 1)
-    assert server.stop() == 0

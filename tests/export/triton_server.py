@@ -39,6 +39,7 @@ class Triton:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self._port = probe.getsockname()[1]
+        self.folder = folder
         self.log = folder / "triton.log"
         server = TRITON / "server"
         words = [

@@ -13,10 +13,10 @@ from bertjobs.errors import InputError
 from bertjobs.export.huggingface import write_description
 from bertjobs.export.source import Source
 from bertjobs.export.triton.answering import SETTINGS_FILE, Answering, open_answering
-from bertjobs.export.triton.carried import carry, imports
+from bertjobs.export.triton.carried import PACKAGE, carry, imports
 from bertjobs.export.triton.config import computing_config, text_config
 from bertjobs.files.atomic import write_json
-from bertjobs.tasks.task import TASKS
+from bertjobs.finetune.loading import TrainedModel
 
 ANSWERING = "bertjobs.export.triton.answering"
 CONFIG_FILE, MODEL_FILE = "config.pbtxt", "model.py"
@@ -69,7 +69,8 @@ def write_text_model(source: Source, name: str, repository: Path) -> Answering:
         content = {"max_length": source.encoder.max_length, "hidden_size": source.spec.hidden_size}
         write_json(version / SETTINGS_FILE, content)
     carry(ANSWERING, version)
-    _carry_users_task(source, version)
+    if source.trained is not None:
+        _carry_task(source.trained, version)
     shutil.copyfile(Path(__file__).with_name("text_model.py"), version / MODEL_FILE)
     answering = open_answering(version)
     config = text_config(name, computing_name(name), answering)
@@ -77,15 +78,17 @@ def write_text_model(source: Source, name: str, repository: Path) -> Answering:
     return answering
 
 
-def _carry_users_task(source: Source, folder: Path) -> None:
-    """Copy the file of a task of the user's own, ``module:Class``."""
-    if source.trained is None or source.trained.name in TASKS:
+def _carry_task(model: TrainedModel, folder: Path) -> None:
+    """Copy the module of the model's task, which is loaded by its name: the package's, or one of the user's own."""
+    kind = type(model.task)
+    module = kind.__module__
+    if module.split(".")[0] == PACKAGE:
+        carry(module, folder)
         return
-    module = source.trained.name.partition(":")[0]
-    file = inspect.getsourcefile(type(source.trained.task))
+    file = inspect.getsourcefile(kind)
     if file is None or "." in module:
-        raise InputError(f"the class of task {source.trained.name} does not lie in a file of its own",
-                         where="--to triton", hint="put it into one module, without packages")  # fmt: skip
+        raise InputError(f"the class of task {model.name} does not lie in a file of its own", where="--to triton",
+                         hint="put it into one module, without packages")  # fmt: skip
     for imported in imports(ast.parse(Path(file).read_text(encoding="utf-8")).body):
         carry(imported, folder)
     shutil.copyfile(file, folder / f"{module}.py")
