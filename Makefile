@@ -6,7 +6,7 @@ PYTHON := .venv/bin/python
 # One more process than the two cores that the tests are meant for: tests on Slurm mostly wait.
 PYTEST := $(PYTHON) -m pytest --numprocesses 3
 
-.PHONY: demo test test-slow chaos check docs setup slurm trackers chromium format docs-settings lock clean
+.PHONY: demo test test-slow chaos check docs setup slurm trackers triton chromium format docs-settings lock clean
 
 demo: setup
 	@scripts/demo.sh
@@ -14,7 +14,7 @@ demo: setup
 test: setup slurm chromium check
 	@$(PYTEST) --dist loadfile --no-loadscope-reorder -m "not slow"
 
-test-slow: setup slurm trackers
+test-slow: setup slurm trackers triton
 	@$(PYTEST) --dist load -m slow
 
 chaos: setup slurm
@@ -41,6 +41,9 @@ slurm:
 
 trackers: setup
 	@scripts/install_trackers.sh
+
+triton: setup
+	@scripts/install_triton.sh
 
 chromium:
 	@scripts/install_chromium.sh

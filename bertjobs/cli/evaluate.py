@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bertjobs.cli.interrupts import interrupts_held
 from bertjobs.cli.model_arguments import add_model_arguments, add_pack_argument, chosen_budget, chosen_model
-from bertjobs.errors import InputError, nearest
+from bertjobs.errors import InputError
 from bertjobs.wording import columns
 
 if TYPE_CHECKING:
@@ -97,26 +97,10 @@ def _prepared_source(model: TrainedModel, split: str) -> _Source:
     Raises:
         InputError: the model belongs to no run, or its data are not there or have no such split.
     """
-    from bertjobs.recipe.lockfile import read_lockfile
-    from bertjobs.run.directory import RunDirectory
-    from bertjobs.run.result import phase_of
-    from bertjobs.tasks.prepared import EXAMPLES, PreparedTask
+    from bertjobs.finetune.run_data import prepared_split
 
-    if (phase := phase_of(model.folder)) is None:
-        raise InputError("no data were given, and the model belongs to no run", where=str(model.folder),
-                         hint="--data DIR, --dev FILE or --test FILE")  # fmt: skip
-    prepared = PreparedTask.read(Path(read_lockfile(RunDirectory(phase.root.parent).lockfile).data))
-    prepared.check_files()
-    if split not in prepared.splits:
-        raise InputError(f"the data of the run have no split {split!r}", where=str(prepared.folder),
-                         hint=nearest(split, [name for name in prepared.splits if name != "train"])
-                         or "--data DIR or --dev FILE names other data")  # fmt: skip
-    prepared_split = prepared.splits[split]
-    if not (prepared_split.folder / EXAMPLES).is_file():
-        raise InputError(f"the prepared data do not keep the examples of {split}", where=str(prepared_split.folder),
-                         hint=f"--dev {prepared.sources.get(split, 'FILE')}")  # fmt: skip
-
-    return _Source(prepared_split.examples, split, Path(prepared.sources.get(split, prepared.folder)))
+    prepared, found = prepared_split(model.folder, split)
+    return _Source(found.examples, split, Path(prepared.sources.get(split, prepared.folder)))
 
 
 def _as_json(model: TrainedModel, source: _Source, result: Evaluation) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,11 @@ from bertjobs.model.tokenizer import write_tokenizer
 from bertjobs.recipe.bert_config import config_from_model_spec
 from bertjobs.recipe.spec import ModelSpec
 from bertjobs.tasks.prepared import PreparedTask
+from bertjobs.tasks.rows import Head
 
 TASK_FILE = "task.json"
+TUNED = "tuned"
+"""Its key for what was chosen on the dev data; a checkpoint in a run has it in validation.jsonl instead."""
 PROBLEMS = {
     "cross_entropy": "single_label_classification",
     "squared_error": "regression",
@@ -30,16 +34,36 @@ def task_files(spec: ModelSpec, prepared: PreparedTask, folder: Path) -> None:
     """
     vocabulary = prepared.folder / "vocab.txt"
     write_tokenizer(folder, vocabulary, lowercase=True, max_length=spec.max_position_embeddings)
-    names = prepared.fitted.labels or [f"LABEL_{number}" for number in range(prepared.head.outputs)]
-    config = config_from_model_spec(spec) | {"architectures": [prepared.head.architecture]}
-    if prepared.head.kind != "span":
+    write_config(folder, task_config(spec, prepared.head, prepared.fitted.labels))
+    write_json(folder / TASK_FILE, prepared.as_description())
+
+
+def task_config(spec: ModelSpec, head: Head, labels: Sequence[str]) -> dict[str, Any]:
+    """The content of config.json for a model with the head of a task."""
+    names = labels or [f"LABEL_{number}" for number in range(head.outputs)]
+    config = config_from_model_spec(spec) | {"architectures": [head.architecture]}
+    if head.kind != "span":
         config["id2label"] = {str(number): name for number, name in enumerate(names)}
         config["label2id"] = {name: number for number, name in enumerate(names)}
-    if prepared.head.kind == "sequence":
-        config["problem_type"] = PROBLEMS[prepared.head.loss]
+    if head.kind == "sequence":
+        config["problem_type"] = PROBLEMS[head.loss]
+    return config
+
+
+def write_config(folder: Path, config: Mapping[str, Any]) -> None:
+    """Write config.json."""
     text = json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False)
     (folder / "config.json").write_text(text + "\n", encoding="utf-8")
-    write_json(folder / TASK_FILE, prepared.as_description())
+
+
+def is_same_task(folder: Path, prepared: PreparedTask) -> bool:
+    """Whether a folder's model is of the same task with the same labels; what was tuned for it does not count.
+
+    Raises:
+        DamagedFileError: as `read_description`.
+    """
+    content = read_description(folder)
+    return content is not None and {**content, TUNED: None} == {**prepared.as_description(), TUNED: None}
 
 
 def read_description(folder: Path) -> dict[str, Any] | None:

@@ -11,7 +11,7 @@ import torch
 
 from bertjobs.errors import InputError
 from bertjobs.files.reading import DamagedFileError, read_json
-from bertjobs.finetune.description import PROBLEMS, TASK_FILE, read_description
+from bertjobs.finetune.description import PROBLEMS, TASK_FILE, TUNED, read_description
 from bertjobs.finetune.forward import TaskForward, open_forward
 from bertjobs.finetune.model import BertForTask, load_weights
 from bertjobs.recipe.bert_config import model_spec_from_config, read_bert_config
@@ -54,6 +54,18 @@ class TrainedModel:
     def head(self) -> Head:
         return self.forward.model.head
 
+    def as_description(self) -> dict[str, Any]:
+        """What a folder of the model alone keeps of its task, as task.json: also what was tuned."""
+        return {
+            "task": self.name,
+            "options": dict(self.task.options),
+            "labels": list(self.fitted.labels),
+            "head": self.head.as_json(),
+            "measure": self.task.measure,
+            "max_length": self.encoder.max_length,
+            **({TUNED: dict(self.fitted.tuned)} if self.fitted.tuned else {}),
+        }
+
 
 @dataclass(frozen=True)
 class _Description:
@@ -64,6 +76,16 @@ class _Description:
     fitted: Fitted
     head: Head
     max_length: int
+
+
+def is_fine_tuned(folder: Path) -> bool:
+    """Whether a folder's model has the head of a task.
+
+    Raises:
+        InputError: it has no config.json, or a damaged file.
+    """
+    architecture = next(iter(read_bert_config(folder).get("architectures") or ()), "")
+    return architecture in KINDS or read_description(folder) is not None
 
 
 def load_trained(folder: Path, device: torch.device, precision: str = "fp32") -> TrainedModel:
@@ -106,7 +128,7 @@ def _described(folder: Path) -> _Description | None:
         return _Description(
             content["task"],
             content["options"],
-            Fitted(tuple(content["labels"]), _tuned(folder)),
+            Fitted(tuple(content["labels"]), _tuned(folder) or content.get(TUNED) or {}),
             Head(**content["head"]),
             content["max_length"],
         )

@@ -18,7 +18,7 @@ from bertjobs.data.text.vocabulary import TOKENS_FILE, Vocabulary
 from bertjobs.errors import InputError
 from bertjobs.files.atomic import new_file, write_json
 from bertjobs.finetune.batches import TaskBatch, TaskBatches
-from bertjobs.finetune.description import read_description, task_files
+from bertjobs.finetune.description import is_same_task, task_files
 from bertjobs.finetune.forward import open_forward
 from bertjobs.finetune.model import BertForTask, load_weights
 from bertjobs.finetune.outputs import Floats
@@ -192,8 +192,7 @@ class TaskLearner:
 
     def load_weights(self, folder: Path) -> tuple[str, ...]:
         """As in `Learner`; a head is only taken from a checkpoint of the same task with the same labels."""
-        same = read_description(folder) == self._objective.prepared.as_description()
-        return load_weights(self.model, folder, with_head=same)
+        return load_weights(self.model, folder, with_head=is_same_task(folder, self._objective.prepared))
 
     def conclude(self, folder: PhaseDirectory, step: int, *, is_current: bool) -> None:
         """Write RESULT.json, the measures of the result and what was tuned with it, and predictions.jsonl, what it

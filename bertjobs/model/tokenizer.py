@@ -29,9 +29,14 @@ def write_tokenizer(folder: Path, vocabulary_path: Path, *, lowercase: bool, max
         vocabulary = Vocabulary.of_folder(vocabulary_path.parent, lowercase)
     else:
         vocabulary = Vocabulary.read(vocabulary_path, lowercase)
+    write_vocabulary(folder, vocabulary, max_length)
+    return vocabulary.size
+
+
+def write_vocabulary(folder: Path, vocabulary: Vocabulary, max_length: int) -> None:
+    """Write the same three files of a vocabulary that has been read."""
     (folder / TOKENS_FILE).write_bytes(vocabulary.tokens_file)
     text = vocabulary.tokenizer().to_str(pretty=True)
     (folder / TOKENIZER_FILE).write_text(text + "\n", encoding="utf-8")
     config = vocabulary.config() | {"model_max_length": max_length}
     (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
-    return vocabulary.size

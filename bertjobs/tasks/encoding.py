@@ -7,14 +7,16 @@ from collections.abc import Sequence
 from functools import cached_property
 from itertools import accumulate, chain, islice, pairwise
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from tokenizers import Tokenizer
 
 from bertjobs.data.ragged import offsets_of
 from bertjobs.data.text.vocabulary import Vocabulary, is_berts
-from bertjobs.data.text.wordpiece import WordPieceEncoder
 from bertjobs.errors import InputError
+
+if TYPE_CHECKING:
+    from bertjobs.data.text.wordpiece import WordPieceEncoder  # who only predicts needs no pyarrow
 
 
 class Pieces(NamedTuple):

@@ -15,8 +15,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-import pyarrow as pa
-
 from bertjobs.data.corpus.document import CHUNK
 from bertjobs.data.corpus.encodings import as_utf8, check_byte_order
 from bertjobs.data.corpus.folders import files_below
@@ -91,7 +89,7 @@ def reading(path: str) -> Iterator[None]:
         raise InputError(
             f"{path!r} ends too early: it is truncated", where="--corpus", hint="download it again"
         ) from error
-    except (zlib.error, lzma.LZMAError, gzip.BadGzipFile, pa.ArrowException) as error:
+    except _signs_of_damage() as error:
         raise InputError(f"{path!r} is damaged or not what its name says: {error}", where="--corpus") from error
     except Exception as error:
         foreign = is_url(path) and not isinstance(error, OSError)  # a remote file system raises errors of its own
@@ -100,6 +98,12 @@ def reading(path: str) -> Iterator[None]:
         if not isinstance(error, OSError) and not foreign:
             raise
         raise InputError(f"cannot read {path!r}: {reason(error)}", where="--corpus") from error
+
+
+def _signs_of_damage() -> tuple[type[Exception], ...]:
+    import pyarrow as pa  # here: who only predicts needs no pyarrow
+
+    return zlib.error, lzma.LZMAError, gzip.BadGzipFile, pa.ArrowException
 
 
 def _missing(path: str) -> InputError:

@@ -8,8 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, BinaryIO, cast
 
-import pyarrow as pa
-
 from bertjobs.data.corpus.document import CHUNK
 from bertjobs.errors import InputError
 
@@ -26,6 +24,8 @@ def open_zstd(raw: BinaryIO, path: str) -> Iterator[BinaryIO]:
     """
     zstd = _library()
     if zstd is None:
+        import pyarrow as pa  # here: who only predicts needs no pyarrow
+
         with _long_window_named(path):
             yield cast(BinaryIO, io.BufferedReader(pa.CompressedInputStream(pa.PythonFile(raw), "zstd"), CHUNK))
         return

@@ -8,8 +8,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import pyarrow.parquet as pq
-
 from bertjobs.data.corpus.document import sound
 from bertjobs.data.corpus.files import COMPRESSIONS, open_raw
 from bertjobs.errors import InputError, first_line, nearest
@@ -216,6 +214,8 @@ def _json_lines(
 
 
 def _parquet(path: Path, required: Sequence[str], optional: Sequence[str]) -> Iterator[tuple[int, Mapping[str, Cell]]]:
+    import pyarrow.parquet as pq  # here: who only predicts needs no pyarrow
+
     row = 0
     with opened(path), open_raw(str(path)) as raw, pq.ParquetFile(raw, page_checksum_verification=True) as table:
         columns = _chosen(table.schema_arrow.names, required, optional, path)

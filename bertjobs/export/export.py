@@ -1,0 +1,295 @@
+"""One export: a folder with everything that another program needs, complete or absent."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Literal
+
+from bertjobs.errors import InputError
+from bertjobs.export.huggingface import write_description, write_weights
+from bertjobs.export.int8 import INT8_FILE, Int8, measure_int8, quantise
+from bertjobs.export.model_card import Card, hugging_face_card, onnx_card
+from bertjobs.export.onnx_file import (
+    LIMIT,
+    ONNX_FILE,
+    OPSET,
+    Difference,
+    check,
+    check_packages,
+    open_session,
+    random_batches,
+    write_onnx,
+)
+from bertjobs.export.real_text import dev_split, real_batches
+from bertjobs.export.source import Source, open_source
+from bertjobs.export.tensorrt import shapes_for, tensorrt_words, write_calibration
+from bertjobs.export.triton.card import repository_card
+from bertjobs.export.triton.repository import check_servable, write_computing, write_text_model
+from bertjobs.files.atomic import new_folder
+from bertjobs.files.faults import not_written
+from bertjobs.finetune.predict import BATCH_TOKENS
+from bertjobs.run.result import phase_of
+
+Target = Literal["hf", "onnx", "triton", "tensorrt"]
+CARD_FILE = "README.md"
+
+
+@dataclass(frozen=True)
+class Options:
+    """What is asked for.
+
+    Attributes:
+        to: whose files they are.
+        output: the folder; absent or empty.
+        name: the model's; "" takes that of its run or folder.
+        features: the encoder alone, whatever head the model has.
+        int8: also with eight-bit weights.
+        in_python: of Triton's, ONNX Runtime is called from Python, not by Triton's own backend for it.
+    """
+
+    to: Target
+    output: Path
+    name: str = ""
+    features: bool = False
+    int8: bool = False
+    in_python: bool = False
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written.
+
+    Attributes:
+        files: sizes in bytes, by name within the folder.
+        check: how far the ONNX file is from torch; None where there is none.
+        int8: what the eight-bit file costs; None where there is none.
+        notes: what the user should know.
+    """
+
+    source: Source
+    name: str
+    files: Mapping[str, int]
+    check: Difference | None = None
+    int8: Int8 | None = None
+    notes: tuple[str, ...] = field(default=())
+
+    def as_json(self) -> dict[str, Any]:
+        """Names, numbers and words."""
+        source, check = self.source, self.check
+        return {
+            "model": str(source.folder),
+            "name": self.name,
+            "task": source.task["task"] if source.task else None,
+            "architecture": source.architecture,
+            "scores": dict(source.scores),
+            "files": [{"file": name, "bytes": size} for name, size in self.files.items()],
+            "check": None if check is None else {
+                "largest_difference": check.largest, "limit": LIMIT, "shapes": [list(shape) for shape in check.shapes],
+            },
+            "int8": None if self.int8 is None else self.int8.as_json(),
+            "notes": list(self.notes),
+        }  # fmt: skip
+
+
+def export(folder: Path, options: Options) -> Exported:
+    """Write a model's folder as another program loads it.
+
+    Args:
+        folder: of the model.
+
+    Raises:
+        InputError: there is something at the output; a package is missing; the model cannot be read, or not be exported
+            so.
+        BertjobsError: what was written does not compute what torch does, and was deleted.
+    """
+    check_output(options.output)
+    if options.to != "hf":
+        check_packages(f"--to {options.to}")
+    elif options.int8:
+        raise InputError("a Hugging Face folder has no int8 form", where="--to hf --int8", hint="--to onnx --int8")
+    source = open_source(folder, features=options.features)
+    name = options.name or default_name(folder)
+    check_name(name)
+    try:
+        with new_folder(options.output) as part:
+            check_found, int8, notes = _WRITERS[options.to](source, name, part, options)
+            files = sizes(part)
+    except OSError as error:
+        raise not_written(str(options.output), error, "--output") from error
+    return Exported(source, name, files, check_found, int8, notes)
+
+
+def check_output(output: Path) -> None:
+    """Make sure that the output is absent or an empty folder.
+
+    Raises:
+        InputError: it is not.
+    """
+    if output.is_dir() and not any(output.iterdir()):
+        return
+    if output.exists() or output.is_symlink():
+        what = "the folder is not empty" if output.is_dir() else "there is a file of that name"
+        raise InputError(what, where=f"--output {output}", hint="name a folder that does not exist yet")
+
+
+def check_name(name: str) -> None:
+    """Make sure that servers take a name in their paths and addresses.
+
+    Raises:
+        InputError: they do not.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name):
+        raise InputError(f"{name!r} is not a name that servers take", where="--name",
+                         hint="letters, digits, and . _ - inside")  # fmt: skip
+
+
+def default_name(folder: Path) -> str:
+    """The name of the run that a checkpoint belongs to, else of its folder, as servers take it."""
+    phase = phase_of(folder)
+    name = phase.root.parent.name if phase else folder.name
+    return re.sub(r"[^A-Za-z0-9_.-]", "_", name).lstrip(".-") or "model"
+
+
+def sizes(folder: Path) -> dict[str, int]:
+    """The bytes of all files below a folder, by their path in it."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.stat().st_size for path in files}
+
+
+def card_of(source: Source, name: str, notes: tuple[str, ...] = ()) -> Card:
+    """What README.md says of a model."""
+    spec = source.spec
+    million = sum(tensor.numel() for tensor in source.state.values()) / 1e6
+    trained = source.trained
+    return Card(
+        name=name,
+        kind=source.module.kind,
+        shape=f"{spec.num_hidden_layers} layers, hidden size {spec.hidden_size}, {million:.1f} million parameters",
+        task=trained.name if trained else "",
+        labels=trained.fitted.labels if trained else (),
+        scores=source.scores,
+        pairs=has_pairs(source),
+        max_length=source.encoder.max_length,
+        notes=notes,
+    )
+
+
+def has_pairs(source: Source) -> bool:
+    """Whether the task's texts come in pairs, as far as its dev data show it."""
+    if source.trained is None or source.module.kind != "sequence":
+        return False
+    if source.trained.name == "ranking":
+        return True
+    split, _ = dev_split(source)
+    first = next(split.examples(), None) if split else None
+    return getattr(first, "second", None) is not None
+
+
+def onnx_files(source: Source, folder: Path, int8: bool) -> tuple[Difference, Int8 | None]:
+    """Write model.onnx, checked, and with ``int8`` model_int8.onnx, measured.
+
+    Raises:
+        BertjobsError: as `write_onnx`, `check` and `quantise`.
+    """
+    file = folder / ONNX_FILE
+    write_onnx(source.module, source.spec.max_position_embeddings, file)
+    split, _ = dev_split(source)
+    batches = [*random_batches(source.spec.max_position_embeddings, source.spec.vocab_size),
+               *real_batches(source, split)]  # fmt: skip
+    found = check(source.module, open_session(file), batches)
+    if not int8:
+        return found, None
+    quantise(file, folder / INT8_FILE)
+    return found, measure_int8(source, file, folder / INT8_FILE, BATCH_TOKENS)
+
+
+def checked_words(found: Difference) -> str:
+    """How a file was compared with torch, in a sentence."""
+    lengths, sequences = [shape[1] for shape in found.shapes], [shape[0] for shape in found.shapes]
+    return (
+        f"compared with torch on {len(found.shapes)} batches of {min(sequences)} to {max(sequences)} sequences of "
+        f"{min(lengths)} to {max(lengths)} tokens: the largest difference is {found.largest:.1e}"
+    )
+
+
+def int8_words(int8: Int8) -> str:
+    """What eight-bit weights cost, in a sentence."""
+    if not int8.measure:
+        return (
+            f"on real text its outputs differ from the float file's by up to {int8.difference.largest:.2g} "
+            f"(nothing was measured: {int8.why_not})"
+        )
+    ints, floats = int8.scores[int8.measure], int8.float_scores[int8.measure]
+    return (
+        f"{int8.measure.replace('_', ' ')} {ints:.4f}, the float file {floats:.4f}, on {int8.examples:,} dev examples"
+    )
+
+
+_Written = tuple[Difference | None, Int8 | None, tuple[str, ...]]
+
+
+def _hugging_face(source: Source, name: str, folder: Path, options: Options) -> _Written:  # noqa: ARG001
+    write_description(source, folder)
+    write_weights(source, folder)
+    (folder / CARD_FILE).write_text(hugging_face_card(card_of(source, name)), encoding="utf-8")
+    return None, None, ()
+
+
+def _onnx(source: Source, name: str, folder: Path, options: Options) -> _Written:
+    write_description(source, folder)
+    found, int8 = onnx_files(source, folder, options.int8)
+    words = f"Opset {OPSET}; {checked_words(found)}."
+    small = f"`{INT8_FILE}` is the same with eight-bit weights: {int8_words(int8)}." if int8 else ""
+    shapes = {output: output_shape(source, output) for output in source.module.outputs}
+    (folder / CARD_FILE).write_text(onnx_card(card_of(source, name), shapes, words, small), encoding="utf-8")
+    return found, int8, ()
+
+
+def output_shape(source: Source, output: str) -> str:
+    """The shape of an output, in letters and numbers."""
+    kind = source.module.kind
+    if kind == "features":
+        return f"B, S, {source.spec.hidden_size}"
+    if kind == "fill-mask":
+        return f"B, S, {source.spec.vocab_size}"
+    if output != "logits":
+        return "B, S"
+    assert source.trained is not None
+    return f"B, {source.trained.head.outputs}" if kind == "sequence" else f"B, S, {source.trained.head.outputs}"
+
+
+def _triton(source: Source, name: str, folder: Path, options: Options) -> _Written:
+    check_servable(source)
+    answering = write_text_model(source, name, folder)  # first: it refuses what cannot be asked in text
+    with TemporaryDirectory(dir=folder, prefix=".tmp-") as made:
+        found, int8 = onnx_files(source, Path(made), options.int8)
+        file = Path(made) / (INT8_FILE if options.int8 else ONNX_FILE)
+        write_computing(source, name, file, folder, in_python=options.in_python)
+    small = f"It has eight-bit weights: {int8_words(int8)}." if int8 else ""
+    words = repository_card(card_of(source, name), answering, checked_words(found), small, in_python=options.in_python)
+    (folder / CARD_FILE).write_text(words, encoding="utf-8")
+    return found, int8, ()
+
+
+def _tensorrt(source: Source, name: str, folder: Path, options: Options) -> _Written:
+    write_description(source, folder)
+    found, _ = onnx_files(source, folder, int8=False)
+    split, _ = dev_split(source)
+    batches = real_batches(source, split)
+    lengths = [int(length) for batch in batches for length in batch[1].sum(1)]
+    longest = source.spec.max_position_embeddings
+    shapes = shapes_for(lengths, longest)
+    calibrated_on = write_calibration(batches, shapes.usual[1], folder) if options.int8 else 0
+    outputs = {output: output_shape(source, output) for output in source.module.outputs}
+    card = card_of(source, name, (tensorrt_words(shapes, calibrated_on),))
+    text = onnx_card(card, outputs, f"Opset {OPSET}; {checked_words(found)}.")
+    (folder / CARD_FILE).write_text(text, encoding="utf-8")
+    note = "the engine itself is built where the GPU is: README.md has the trtexec line, which was not run here"
+    return found, None, (note,)
+
+
+_WRITERS = {"hf": _hugging_face, "onnx": _onnx, "triton": _triton, "tensorrt": _tensorrt}
