@@ -23,12 +23,14 @@ BELOW: Mapping[str, set[str]] = {
     "optim": GROUND | {"files", "recipe", "run"},
     "train": GROUND | {"files", "recipe", "run", "data", "model", "optim"},
     "finetune": GROUND | {"files", "recipe", "run", "data", "tasks", "model", "optim", "train"},
+    "distill": GROUND | {"files", "recipe", "run", "data", "tasks", "model", "optim", "train", "finetune"},
     "bench": GROUND | {"files", "recipe", "run", "data", "model", "optim", "train"},
     "launch": GROUND | {"files", "recipe", "run", "slurm", "data", "tasks"},
     "report": GROUND | {"files", "recipe", "run", "slurm", "data", "tasks", "model", "launch"},
     "track": GROUND | {"files", "recipe", "run", "slurm", "launch"},
     "cli": GROUND
-    | {"files", "recipe", "run", "slurm", "data", "tasks", "train", "finetune", "bench", "launch", "report", "track"},
+    | {"files", "recipe", "run", "slurm", "data", "tasks", "train", "finetune", "distill", "bench", "launch"}
+    | {"report", "track"},
 }
 """Floor -> the floors that it may import."""
 

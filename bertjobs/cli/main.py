@@ -16,7 +16,8 @@ from bertjobs.errors import EXIT_BAD_INPUT, BertjobsError, nearest
 VERBS = {
     "init": "init", "recipes": "recipes", "data": "data", "bench": "bench", "plan": "plan",
     "submit": "submit", "resume": "submit",
-    "finetune": "finetune", "evaluate": "evaluate", "predict": "predict", "infer": "infer", "rehearse": "rehearse",
+    "finetune": "finetune", "distill": "distill", "evaluate": "evaluate", "predict": "predict", "infer": "infer",
+    "rehearse": "rehearse",
     "status": "runs", "logs": "runs", "cancel": "runs",
     "study": "study", "doctor": "doctor", "image": "image", "report": "report", "sync": "sync",
     "completion": "completion",
