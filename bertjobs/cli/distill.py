@@ -63,6 +63,7 @@ def register(subparsers: Any) -> None:
     group.add_argument("--random-weights", action="store_true", help="start from random weights")
     group.add_argument(
         "--layers",
+        "--teacher-layers",
         metavar="N,N,...",
         dest="setting_teacher_layers",
         help="the teacher's layers that the student's learn from, counted from 1 (default: evenly spaced)",

@@ -86,7 +86,7 @@ class GeneralDistillation(Pretraining):
     def open(self, ranks: Ranks, device: torch.device) -> GeneralLearner:
         return GeneralLearner(self, ranks, device)
 
-    def measures(self, sums: Sequence[float], divisors: Sequence[int]) -> dict[str, float]:  # type: ignore[override]
+    def measures(self, sums: Sequence[float], divisors: Sequence[int]) -> dict[str, float]:
         found = means(self.terms, sums, divisors)
         line = fields_of(found)
         loss = line.get("mlm_loss_nats", line.get("relation_loss_nats", 0.0))

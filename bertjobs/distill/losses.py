@@ -37,8 +37,8 @@ def divergence(ours: Tensor, theirs: Tensor, temperature: float) -> Tensor:
     It is multiplied by the square of the temperature, so that the size of its gradient does not depend on it (Hinton et
     al., arXiv 1503.02531).
     """
-    logs = (F.log_softmax(logits.float() / temperature, -1) for logits in (ours, theirs))
-    return F.kl_div(*logs, reduction="sum", log_target=True) * temperature**2
+    student, teacher = (F.log_softmax(logits.float() / temperature, -1) for logits in (ours, theirs))
+    return F.kl_div(student, teacher, reduction="sum", log_target=True) * temperature**2
 
 
 def relation_divergence(ours: Sequence[Tensor], theirs: Sequence[Tensor], lengths: NDArray[Any], heads: int) -> Tensor:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from bertjobs.errors import InputError
@@ -90,7 +89,7 @@ class PhaseSummary:
     attempts: int
     checkpoint: Path | None
     goodput: Goodput
-    taught: Mapping[str, float] = MappingProxyType({})
+    taught: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -25,12 +25,14 @@ from bertjobs.report.summary import summarise, text
 from bertjobs.report.write import write_report
 from bertjobs.run.directory import RunDirectory
 from bertjobs.run.teacher import teacher_sha256
+from bertjobs.train.objectives import objective_of
 from bertjobs.train.placement import read_placement
 from bertjobs.train.ranks import Ranks
 from bertjobs.train.signals import StopRequest
 from bertjobs.train.worker import main
 from tests.distill.conftest import pretrained
 from tests.train.conftest import Trial
+from tests.train.forked import attempt
 
 FIELDS = ("mlm_loss_nats", "soft_loss_nats", "hidden_squared_error", "relation_loss_nats")
 
@@ -55,8 +57,8 @@ def test_it_learns_all_that_is_asked(straight: Trial) -> None:
         assert line["loss_nats"] == line["mlm_loss_nats"]
     assert lines[-1]["distillation_loss"] < lines[0]["distillation_loss"]
     assert [line["step"] for line in held_out] == [6, 12]
-    for field in FIELDS:
-        assert held_out[1][field] < held_out[0][field] or field == "relation_loss_nats"
+    for field in ("soft_loss_nats", "hidden_squared_error"):  # random words of a random teacher contradict the labels
+        assert held_out[1][field] < 0.9 * held_out[0][field]
     assert {"mlm_accuracy", "masked_tokens", "sequences", "unigram_cross_entropy_nats"} <= held_out[0].keys()
 
 
@@ -93,12 +95,12 @@ def test_a_teacher_that_has_changed_is_refused(trial: Trial, data: DataManifest,
     pretrained(data, folder, seed=2)
     assert main(mine.environment(1), StopRequest()) == 64
     (ended,) = [event for event in mine.directory.events() if event["event"] == "ended" and event["exit_code"] == 64]
-    assert "the teacher has changed since the run was started" in ended["error"]
+    assert "the teacher has changed since the run was started" in ended["error"]["what"]
     assert len(mine.metrics(1)) == 2
 
 
-def test_two_ranks_see_the_losses_of_one(straight: Trial, trial: Trial) -> None:
-    assert [rank.code for rank in trial.run(1, 2)] == [0, 0]
+def test_two_ranks_see_the_losses_of_one(straight: Trial, trial: Trial, tmp_path: Path) -> None:
+    assert attempt(trial, 1, 2, tmp_path / "ranks", objective_of=objective_of) == [0, 0]
     for name in ("metrics", "validation"):
         ours, theirs = (read_lines(getattr(one.phase(1), name)) for one in (trial, straight))
         for one, other in zip(ours, theirs, strict=True):
@@ -146,7 +148,7 @@ def test_a_student_that_is_its_teacher_has_no_loss(trial: Trial, teacher: Path) 
     assert learner.load_weights(teacher) == ()
     with learner.batches(None) as batches:
         terms = learner.forward(next(batches)[0])
-    assert [float(term.loss_sum) for term in terms] == [0.0] * 4
+    assert [term.loss_sum.item() for term in terms] == [0.0] * 4
     assert mine.terms == ("labels", "logits", "hidden", "relations")
     assert float(terms[0].score_sums[0]) > 0
 
