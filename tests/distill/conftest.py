@@ -124,7 +124,12 @@ def tuned_in(folder: Path, prepared: PreparedTask, *, labels: tuple[str, ...] | 
     folder.mkdir()
     if labels is not None:
         prepared = replace(prepared, fitted=replace(prepared.fitted, labels=labels))
-    spec = replace(TEACHER, vocab_size=Vocabulary.of_folder(prepared.folder).size, max_position_embeddings=64)
+    still = {
+        "hidden_dropout_prob": 0.0,
+        "attention_probs_dropout_prob": 0.0,
+    }  # it depends on the packs, and so on ranks
+    size = Vocabulary.of_folder(prepared.folder).size
+    spec = replace(TEACHER, vocab_size=size, max_position_embeddings=64, **still)
     torch.manual_seed(seed)
     model = BertForTask(spec, prepared.head)
     task_files(spec, prepared, folder)

@@ -116,7 +116,7 @@ def test_a_student_that_is_its_teacher_has_no_loss(task_data: PreparedTask, tune
     with learner.batches(None) as batches:
         terms = learner.forward(next(batches)[0])
     assert mine.terms == ("labels", "logits", "hidden", "relations")
-    assert [float(term.loss_sum) for term in terms] == [0.0] * 4
+    assert [term.loss_sum.item() for term in terms] == [0.0] * 4
     assert float(terms[0].score_sums[0]) > 0
 
 
@@ -181,7 +181,7 @@ def others(place: Path, task_data: PreparedTask, tuned: Path) -> SimpleNamespace
         (("--teacher", "nobody", "--student", STUDENT, "--data", "data"), "there is no run named 'nobody'"),
         (("--teacher", "tuned", "--from", "model", "--random-weights", "--data", "data"), "contradicts --from"),
         (("--teacher", "tuned", "--from", "other-words", "--data", "data"), "trained with another vocabulary"),
-        (("--teacher", "tuned", "--student", "1x16x2", "--from", "model", "--data", "data"), "num_hidden_layers"),
+        (("--teacher", "tuned", "--student", "1x16x2", "--from", "model", "--data", "data"), "the initial checkpoint has hidden_size 32"),
         (("--teacher", "tuned", "--student", STUDENT, "--data", "data", "--set", "distill_logits=0", "--set",
           "distill_labels=0"), "the student's head would learn nothing"),
         (("--teacher", "tuned", "--student", STUDENT, "--data", "data", "--set", "relation_heads=5"),
@@ -197,7 +197,6 @@ def test_bad_input_is_refused_before_anything_is_written(
     assert main([*common, *words, "--set", "phase1.sequence_length=32"]) == 64
     refused = capsys.readouterr().err
     assert what in refused
-    assert "hint:" in refused
     assert not (others.place / "results" / "refused").exists()
 
 
