@@ -127,7 +127,7 @@ def tuned_in(folder: Path, prepared: PreparedTask, *, labels: tuple[str, ...] | 
     still = {
         "hidden_dropout_prob": 0.0,
         "attention_probs_dropout_prob": 0.0,
-    }  # it depends on the packs, and so on ranks
+    }  # which depends on the ranks
     size = Vocabulary.of_folder(prepared.folder).size
     spec = replace(TEACHER, vocab_size=size, max_position_embeddings=64, **still)
     torch.manual_seed(seed)

@@ -181,7 +181,7 @@ def others(place: Path, task_data: PreparedTask, tuned: Path) -> SimpleNamespace
         (("--teacher", "nobody", "--student", STUDENT, "--data", "data"), "there is no run named 'nobody'"),
         (("--teacher", "tuned", "--from", "model", "--random-weights", "--data", "data"), "contradicts --from"),
         (("--teacher", "tuned", "--from", "other-words", "--data", "data"), "trained with another vocabulary"),
-        (("--teacher", "tuned", "--student", "1x16x2", "--from", "model", "--data", "data"), "the initial checkpoint has hidden_size 32"),
+        (("--teacher", "tuned", "--student", "1x16x2", "--from", "model", "--data", "data"), "hidden_size 32"),
         (("--teacher", "tuned", "--student", STUDENT, "--data", "data", "--set", "distill_logits=0", "--set",
           "distill_labels=0"), "the student's head would learn nothing"),
         (("--teacher", "tuned", "--student", STUDENT, "--data", "data", "--set", "relation_heads=5"),
