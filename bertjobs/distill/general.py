@@ -106,8 +106,8 @@ class GeneralLearner(PretrainingLearner):
         layers = ", ".join(map(str, objective.matching.layers))
         return (
             f"{super().describe()}\nteacher {objective.spec.teacher}: {objective.teacher.num_hidden_layers} layers, "
-            f"hidden {objective.teacher.hidden_size}; the student's layers learn from {layers}; "
-            f"it learns {', '.join(objective.terms)}"
+            f"hidden {objective.teacher.hidden_size}; the student's layers correspond to {layers}; "
+            f"its loss is of {', '.join(objective.terms)}"
         )
 
     def global_batch(self, counts: Sequence[int]) -> GlobalBatch:
