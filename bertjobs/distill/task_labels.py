@@ -38,9 +38,17 @@ def _check_config(folder: Path, config: dict[str, Any], prepared: PreparedTask) 
     if wanted not in classes:
         what = f"it is a {next(iter(classes), 'BERT')} without {TASK_FILE}"
         raise _other_task(what, folder, prepared)
+    if prepared.head.kind == "span":
+        return
+    names = config.get("id2label") or {"0": "LABEL_0", "1": "LABEL_1"}
+    try:
+        labels = tuple(str(names[key]) for key in sorted(names, key=int))
+    except (ValueError, TypeError, AttributeError) as error:
+        raise InputError(f"id2label is damaged: {error}", where=str(folder / "config.json")) from error
     if prepared.fitted.labels:
-        names = config.get("id2label") or {}
-        _check_labels(tuple(str(names[key]) for key in sorted(names, key=str)), folder, prepared)
+        _check_labels(labels, folder, prepared)
+    elif len(labels) != prepared.head.outputs:
+        raise _other_task(f"its head has {len(labels)} outputs, not {prepared.head.outputs}", folder, prepared)
 
 
 def _check_labels(labels: tuple[str, ...], folder: Path, prepared: PreparedTask) -> None:

@@ -30,6 +30,7 @@ from bertjobs.train.placement import read_placement
 from bertjobs.train.ranks import Ranks
 from bertjobs.train.signals import StopRequest
 from bertjobs.train.worker import main
+from tests.conftest import run_bertjobs
 from tests.distill.conftest import pretrained
 from tests.train.conftest import Trial
 from tests.train.forked import attempt
@@ -208,3 +209,21 @@ def test_a_run_that_learns_no_words_is_reported_without_them(trial: Trial) -> No
     report = write_report(RunDirectory(mine.directory.root))
     assert "the student learns from its teacher's layers alone" in report.text()
     assert "Distillation loss" in report.path.read_text()
+
+
+@pytest.mark.slow
+def test_its_result_is_fine_tuned_and_distilled_on(straight: Trial, place: Path, tmp_path: Path) -> None:
+    folder = result(straight)
+    task = ("--task", "sentences", "--data", place / "data", "--backend", "local", "--set", "phase1.epochs=1")
+    words = ("finetune", "--from", folder, "--run", "tuned", *task)
+    done = run_bertjobs(words, tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (log,) = (tmp_path / "results" / "tuned" / "phase1" / "logs").glob("*.out")
+    assert "random: bert.pooler.dense.weight, bert.pooler.dense.bias, classifier.weight" in log.read_text()
+    words = ("distill", "--teacher", "tuned", "--from", folder, "--run", "small", *task)
+    done = run_bertjobs(words, tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (
+        "the student's layers correspond to 1, 2"
+        in next((tmp_path / "results" / "small" / "phase1" / "logs").glob("*.out")).read_text()
+    )
