@@ -26,13 +26,14 @@ BELOW: Mapping[str, set[str]] = {
     "finetune": GROUND | {"files", "recipe", "run", "data", "tasks", "model", "optim", "train"},
     "serve": GROUND | {"files", "recipe", "run", "data", "tasks", "model", "train", "finetune"},
     "export": GROUND | {"files", "recipe", "run", "data", "tasks", "model", "train", "finetune"},
+    "distill": GROUND | {"files", "recipe", "run", "data", "tasks", "model", "optim", "train", "finetune"},
     "bench": GROUND | {"files", "recipe", "run", "data", "model", "optim", "train"},
     "launch": GROUND | {"files", "recipe", "run", "slurm", "data", "tasks"},
     "report": GROUND | {"files", "recipe", "run", "slurm", "data", "tasks", "model", "launch"},
     "track": GROUND | {"files", "recipe", "run", "slurm", "launch"},
     "cli": GROUND
-    | {"files", "recipe", "run", "slurm", "data", "conversion", "tasks", "train", "finetune", "export", "serve"}
-    | {"bench", "launch", "report", "track"},
+    | {"files", "recipe", "run", "slurm", "data", "conversion", "tasks", "train", "finetune", "distill", "export"}
+    | {"serve", "bench", "launch", "report", "track"},
 }
 """Floor -> the floors that it may import."""
 

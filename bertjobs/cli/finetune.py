@@ -56,6 +56,17 @@ def register(subparsers: Any) -> None:
         help="take only the model's shape and tokenizer from --from: what the same run reaches without pretraining",
     )
     group.add_argument("--data", metavar="DIR", dest="task_data", type=Path, help="folder with the task's files")
+    add_task_files(group)
+    add_backend_arguments(parser)
+    add_output(parser)
+    add_study_arguments(parser)
+    add_find_arguments(parser)
+    add_recipe_arguments(parser, without=("task", "data", "init_checkpoint", "phase"))
+    parser.set_defaults(handler=_finetune, is_member=False)
+
+
+def add_task_files(group: argparse._ActionsContainer) -> None:
+    """Add --train, --dev, --test and --option, which `prepared_task` reads."""
     for split in ("train", "dev", "test"):
         group.add_argument(f"--{split}", metavar="FILE", type=Path, help=f"the {split} file, in any folder")
     group.add_argument(
@@ -66,12 +77,6 @@ def register(subparsers: Any) -> None:
         dest="task_options",
         help="an option of the task, such as label=stars; can be repeated",
     )
-    add_backend_arguments(parser)
-    add_output(parser)
-    add_study_arguments(parser)
-    add_find_arguments(parser)
-    add_recipe_arguments(parser, without=("task", "data", "init_checkpoint", "phase"))
-    parser.set_defaults(handler=_finetune, is_member=False)
 
 
 def _finetune(args: argparse.Namespace) -> int:
@@ -90,22 +95,21 @@ def prepared_run(args: argparse.Namespace) -> Resolved:
         InputError: an argument, the task's files or the weights are not valid.
     """
     from bertjobs.run.result import weights_of
-    from bertjobs.tasks.task import open_task
 
     if args.weights is None:
         raise InputError("no weights to start from", where="--from", hint="--from RUN, or the folder of a BERT")
-    weights = weights_of(args.weights, results_folder(_with_results(args))).absolute()
+    weights = weights_of(args.weights, results_folder(with_results(args))).absolute()
     first = resolve_arguments(args, os.environ, site=chosen_site(args))
     if not (name := first.spec.task):
         raise InputError("no task was given", where="--task", hint="bertjobs finetune --tasks lists them")
-    task = open_task(name, _options(args))
-    prepared = _prepared(task, name, weights, first.spec.phases[0].sequence_length, args)
+    prepared = prepared_task(name, weights, first.spec.phases[0].sequence_length, args)
     args.setting_data, args.setting_init_checkpoint = str(prepared.folder), "" if args.random_weights else str(weights)
     args.setting_run = args.setting_run or os.environ.get("RUN") or name.rpartition(":")[2].lower()
     return resolve_task_run(args, os.environ, prepared.splits["train"].rows, weights)
 
 
-def _with_results(args: argparse.Namespace) -> argparse.Namespace:
+def with_results(args: argparse.Namespace) -> argparse.Namespace:
+    """The arguments as `results_folder` reads them."""
     return argparse.Namespace(**vars(args), results=args.setting_results)
 
 
@@ -136,15 +140,22 @@ def task_files(task: Task[Any], args: argparse.Namespace) -> dict[str, Path]:
     return {**(task.find(args.task_data) if args.task_data else {}), **named}
 
 
-def _prepared(task: Task[Any], name: str, weights: Path, length: int, args: argparse.Namespace) -> PreparedTask:
-    """The task's data, encoded for the weights; made once for the same files, tokenizer and options."""
+def prepared_task(name: str, weights: Path, length: int, args: argparse.Namespace) -> PreparedTask:
+    """The data of the task of this name, encoded for the weights in sequences of at most ``length`` tokens; made once
+    for the same files, tokenizer and options.
+
+    Raises:
+        InputError: an option, the task's files or the weights' tokenizer are not valid.
+    """
     from bertjobs.tasks.encoding import TextEncoder
     from bertjobs.tasks.prepare import prepare_task, prepared_name
     from bertjobs.tasks.prepared import MANIFEST, PreparedTask
+    from bertjobs.tasks.task import open_task
 
+    task = open_task(name, _options(args))
     files = task_files(task, args)
     encoder = TextEncoder.of_folder(weights, length)
-    folder = results_folder(_with_results(args)).absolute() / PREPARED / prepared_name(task, name, files, encoder)
+    folder = results_folder(with_results(args)).absolute() / PREPARED / prepared_name(task, name, files, encoder)
     if (folder / MANIFEST).is_file():
         prepared = PreparedTask.read(folder)
     else:

@@ -17,7 +17,7 @@ VERBS = {
     "init": "init", "recipes": "recipes", "data": "data", "import": "import_checkpoint",
     "bench": "bench", "plan": "plan",
     "submit": "submit", "resume": "submit",
-    "finetune": "finetune", "evaluate": "evaluate", "predict": "predict", "infer": "infer",
+    "finetune": "finetune", "distill": "distill", "evaluate": "evaluate", "predict": "predict", "infer": "infer",
     "export": "export", "serve": "serve",
     "rehearse": "rehearse",
     "status": "runs", "logs": "runs", "cancel": "runs",

@@ -57,10 +57,15 @@ def _list(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(rows, indent=2))
         return 0
-    print(_table([row for row in rows if not row["task"]], _PRETRAINING))
+    taught = [row for row in rows if row["distillation"]]
+    alone = [row for row in rows if not row["distillation"]]
+    print(_table([row for row in alone if not row["task"]], _PRETRAINING))
     print("\nNext: bertjobs recipes show NAME, or bertjobs plan --recipe NAME --nodes N")
     print("\nFor `bertjobs finetune`, which takes the model from the weights:\n")
-    print(_table([row for row in rows if row["task"]], _FINE_TUNING))
+    print(_table([row for row in alone if row["task"]], _FINE_TUNING))
+    if taught:
+        print("\nFor `bertjobs distill`, which is given a teacher:\n")
+        print(_table(taught, _DISTILLATION))
     return 0
 
 
@@ -85,6 +90,18 @@ _FINE_TUNING = {
 }
 
 
+_DISTILLATION = {
+    "recipe": "RECIPE",
+    "task": "TASK",
+    "gpu": "GPU",
+    "precision": "PRECISION",
+    "model": "STUDENT",
+    "global_batches": "GLOBAL BATCH",
+    "lr": "LR",
+    "description": "WHAT FOR",
+}
+
+
 def _table(rows: Sequence[Mapping[str, Any]], heads: Mapping[str, str]) -> str:
     return "\n".join(columns([list(heads.values()), *([_plain(row[key]) for key in heads] for row in rows)]))
 
@@ -99,6 +116,7 @@ def _summary(catalogue: Catalogue, name: str) -> dict[str, Any]:
         "precision": spec.precision,
         "model": spec.model.name,
         "task": spec.task,
+        "distillation": spec.is_distilled,
         "epochs": spec.phases[0].epochs,
         "lr": spec.phases[0].lr,
         "global_batches": [phase.global_batch for phase in spec.phases],

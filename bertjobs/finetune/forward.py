@@ -24,11 +24,11 @@ class TaskForward(nn.Module):
         super().__init__()
         self.model, self.attention = model, attention
 
-    def forward(self, batch: TaskBatch) -> tuple[Term]:
+    def forward(self, batch: TaskBatch) -> tuple[Term, ...]:
         """The task's term: the loss in nats, or for numbers squared errors, and how many guesses are right."""
         batch = batch.to(self.device, non_blocking=True)
         if not batch.sequences:
-            return (_nothing(self.model),)
+            return (nothing(self.model),)
         return (loss_term(self.outputs(batch), batch, self.model.head),)
 
     def outputs(self, batch: TaskBatch) -> Tensor:
@@ -76,14 +76,19 @@ def _binary_cross_entropy(outputs: Tensor, batch: TaskBatch) -> tuple[Tensor, Te
 
 def _span(outputs: Tensor, batch: TaskBatch) -> tuple[Tensor, Tensor]:
     """The mean of the two cross-entropies, over the tokens of each sequence, of its answer's first and last token."""
-    ends = batch.cumulative_lengths.long()
-    places = torch.arange(len(outputs), device=outputs.device)
-    sequence = torch.searchsorted(ends[1:], places, right=True)
-    padded = outputs.new_full((batch.sequences, batch.max_length, 2), float("-inf"))
-    padded = padded.index_put((sequence, places - ends[sequence]), outputs)
+    padded = by_sequence(outputs, batch, float("-inf"))
     targets = batch.targets.long().view(-1, 2)
     loss = sum(F.cross_entropy(padded[:, :, side], targets[:, side], reduction="sum") for side in (0, 1)) / 2
     return loss, (padded.detach().argmax(1) == targets).all(1).sum()  # type: ignore[return-value]
+
+
+def by_sequence(outputs: Tensor, batch: TaskBatch, filler: float) -> Tensor:
+    """Outputs of all tokens ``[T, outputs]`` as ``[sequences, longest, outputs]``, filled up with ``filler``."""
+    ends = batch.cumulative_lengths.long()
+    places = torch.arange(len(outputs), device=outputs.device)
+    sequence = torch.searchsorted(ends[1:], places, right=True)
+    padded = outputs.new_full((batch.sequences, batch.max_length, outputs.shape[1]), filler)
+    return padded.index_put((sequence, places - ends[sequence]), outputs)
 
 
 _LOSSES: dict[str, Callable[[Tensor, TaskBatch], tuple[Tensor, Tensor]]] = {
@@ -94,7 +99,7 @@ _LOSSES: dict[str, Callable[[Tensor, TaskBatch], tuple[Tensor, Tensor]]] = {
 }
 
 
-def _nothing(model: nn.Module) -> Term:
+def nothing(model: nn.Module) -> Term:
     """The term of no sequences: 0, with a gradient of 0 for every parameter."""
     zero = sum(parameter.flatten()[0] * 0 for parameter in model.parameters() if parameter.requires_grad)
     none = torch.zeros((), dtype=torch.int64, device=zero.device)  # type: ignore[union-attr]

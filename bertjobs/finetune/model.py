@@ -39,7 +39,10 @@ class BertForTask(nn.Module):
 
     def outputs(self, pack: Tokens, rows: Tensor, attend: Attend) -> Tensor:
         """The head's outputs [R, outputs] at ``rows``, int64 [R], ascending places in the pack."""
-        hidden = encode(self.bert, pack, rows_read(pack, rows), attend)
+        return self.decide(encode(self.bert, pack, rows_read(pack, rows), attend))
+
+    def decide(self, hidden: Tensor) -> Tensor:
+        """The head's outputs [R, outputs] for the last layer's hidden states [R, H] of the rows that it reads."""
         if self.head.kind == "span":
             return self.qa_outputs(hidden)
         if self.bert.pooler is not None:

@@ -13,13 +13,11 @@ from typing import Any
 import torch
 
 from bertjobs.data.batches.order import StreamState
-from bertjobs.data.shards.manifest import vocabulary_sha256
-from bertjobs.data.text.vocabulary import TOKENS_FILE, Vocabulary
-from bertjobs.errors import InputError
+from bertjobs.data.text.vocabulary import Vocabulary
 from bertjobs.files.atomic import new_file, write_json
 from bertjobs.finetune.batches import TaskBatch, TaskBatches
 from bertjobs.finetune.description import is_same_task, task_files
-from bertjobs.finetune.forward import open_forward
+from bertjobs.finetune.forward import TaskForward, open_forward
 from bertjobs.finetune.model import BertForTask, load_weights
 from bertjobs.finetune.outputs import Floats
 from bertjobs.finetune.validation import Validation
@@ -96,13 +94,7 @@ class FineTuning:
 
     def check_weights(self, folder: Path) -> None:
         """Refuse weights that were trained with another vocabulary."""
-        theirs, ours = folder / TOKENS_FILE, self.prepared.folder / TOKENS_FILE
-        if theirs.is_file() and vocabulary_sha256(theirs) != vocabulary_sha256(ours):
-            raise InputError(
-                "the weights were trained with another vocabulary than that of the prepared task",
-                where=f"{folder} and {self.prepared.folder}",
-                hint="start the run with `bertjobs finetune`, which prepares the data for its weights",
-            )
+        self.prepared.check_weights(folder)
 
     def open(self, ranks: Ranks, device: torch.device) -> TaskLearner:
         return TaskLearner(self, ranks, device)
@@ -132,13 +124,20 @@ class TaskLearner:
         ranks.decided(lambda: prepared.check_files(whole=True))
         self._objective, self._ranks, self._device = objective, ranks, device
         self.events: dict[str, dict[str, Any]] = {}
-        self.model = BertForTask(spec.model, prepared.head, activation_checkpointing=spec.activation_checkpointing).to(
-            device
-        )
+        self.model = self._new_model().to(device)
         freeze(self.model, spec.tune_layers)
-        self.forward = ranks.in_turn(lambda: open_forward(self.model, spec.precision, device, spec.attention))
+        self.forward = self._open_forward(ranks)
         self._budget = spec.pack_tokens(objective.phase)
         self._validation = Validation(objective.prepared, self.forward, ranks, spec.precision, self._budget)
+
+    def _new_model(self) -> BertForTask:
+        """What is trained, with random weights."""
+        spec, head = self._objective.spec, self._objective.prepared.head
+        return BertForTask(spec.model, head, activation_checkpointing=spec.activation_checkpointing)
+
+    def _open_forward(self, ranks: Ranks) -> TaskForward:
+        spec, device = self._objective.spec, self._device
+        return ranks.in_turn(lambda: open_forward(self.model, spec.precision, device, spec.attention))
 
     @property
     def probe(self) -> TaskBatch:

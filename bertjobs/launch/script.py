@@ -85,6 +85,7 @@ def render_script(
         settings |= Container(spec.image, spec.mounts, spec.container, options.environment, code).variables()
         settings |= {"DATADIR": spec.data}
         settings |= {"INIT_CHECKPOINT": spec.init_checkpoint} if spec.init_checkpoint else {}
+        settings |= {"TEACHER": spec.teacher} if spec.teacher else {}
         settings["BERTJOBS_LINK"] = python
     else:
         settings["BERTJOBS_PYTHON"] = python

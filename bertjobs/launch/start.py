@@ -73,6 +73,7 @@ def absolute(spec: RunSpec) -> RunSpec:
         data=full(spec.data),
         results=full(spec.results),
         init_checkpoint=full(spec.init_checkpoint),
+        teacher=full(spec.teacher),
         image=full(spec.image) if spec.image and Path(spec.image).exists() else spec.image,
     )
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from bertjobs.errors import InputError, first_line
 from bertjobs.model.bert import BertForPreTraining
@@ -35,6 +35,10 @@ ARCHITECTURES = {
     (False, False): "BertModel",
 }
 """Heads for masked words and next sentences -> the class of Hugging Face's that has them."""
+
+TRAINING_ONLY, TRAINING_ONLY_FILE = "training_only", "training_only.safetensors"
+"""The module of a model whose parameters only training needs, and the file of a checkpoint that has them. Beside the
+model's own weights they would be unknown to every other reader."""
 
 OLD_NAMES = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
 
@@ -162,6 +166,25 @@ def initialise_from(model: BertForPreTraining, folder: str | Path) -> tuple[str,
     return tuple(name for name in weights.missing if name in parameters)
 
 
+@torch.no_grad()
+def load_training_only(model: nn.Module, folder: Path) -> tuple[str, ...]:
+    """Copy what a checkpoint holds of the parameters that only training needs; returns those that it lacks.
+
+    Raises:
+        InputError: its file cannot be read.
+    """
+    prefix, file = f"{TRAINING_ONLY}.", folder / TRAINING_ONLY_FILE
+    parameters = {name: tensor for name, tensor in model.named_parameters() if name.startswith(prefix)}
+    stored = _tensors_in(file) if parameters and file.is_file() else {}
+    # Those of another teacher may have other shapes.
+    state = {
+        name: stored[name] for name, own in parameters.items() if name in stored and stored[name].shape == own.shape
+    }
+    for name, tensor in state.items():
+        parameters[name].copy_(tensor)
+    return tuple(name for name in parameters if name not in state)
+
+
 def _check_same_shape(stored: ModelSpec, wanted: ModelSpec, folder: Path) -> None:
     for field in SHAPE_FIELDS:
         theirs, ours = getattr(stored, field), getattr(wanted, field)
@@ -186,15 +209,24 @@ def _read_tensors(folder: Path) -> tuple[Path, dict[str, Tensor]]:
     file = next((folder / name for name in READERS if (folder / name).is_file()), None)
     if file is None:
         raise InputError(f"no weights: neither {' nor '.join(READERS)} exists", where=str(folder))
+    return file, _tensors_in(file)
+
+
+def _tensors_in(file: Path) -> dict[str, Tensor]:
+    """What a file of weights holds, by name.
+
+    Raises:
+        InputError: it cannot be read.
+    """
     try:
-        tensors = READERS[file.name](file)
+        tensors = READERS.get(file.name, load_file)(file)
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
         reason = first_line(error)
         what = f"the weights cannot be read: {reason}"
         raise InputError(what, where=str(file), hint="truncated or damaged? copy it again") from error
     if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
         raise InputError("the file does not hold named tensors", where=str(file))
-    return file, tensors
+    return tensors
 
 
 def parameter_shapes(spec: ModelSpec) -> dict[str, torch.Size]:

@@ -303,19 +303,19 @@ def run_layer(
     )
 
 
-def encode(bert: Bert, pack: Tokens, read: RowsRead | _Read, attend: Attend, parts: TokenWise = EAGER) -> Tensor:
-    """Hidden states [R, H] of the rows that heads read.
+def embedded(bert: Bert, pack: Tokens, parts: TokenWise = EAGER) -> Tensor:
+    """What the first layer reads: [T, H].
 
     Raises:
         InputError: sequences may be longer than the model's positions.
     """
-    embeddings, encoder = bert.embeddings, bert.encoder
+    embeddings = bert.embeddings
     longest = len(embeddings.position_embeddings.weight)
     if pack.max_length > longest:
         raise InputError(f"a sequence of {pack.max_length} tokens is longer than max_position_embeddings {longest}")
     kind = pack.input_ids.device.type
     # Looked up outside of the compiled part, whose gradients of tables are sums by atomic additions.
-    hidden = parts.embed(
+    return parts.embed(
         embeddings.word_embeddings(pack.input_ids),
         embeddings.token_type_embeddings(pack.token_type_ids),
         embeddings.position_embeddings(pack.positions),
@@ -323,14 +323,27 @@ def encode(bert: Bert, pack: Tokens, read: RowsRead | _Read, attend: Attend, par
         embeddings.dropout.p if bert.training else 0.0,
         torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else embeddings.LayerNorm.weight.dtype,
     )
-    recompute = encoder.activation_checkpointing and bert.training and torch.is_grad_enabled()
-    layout = SequenceLayout(
+
+
+def all_rows(pack: Tokens) -> SequenceLayout:
+    """The layout of a layer that computes every token."""
+    return SequenceLayout(
         cumulative_queries=pack.cumulative_lengths,
         cumulative_keys=pack.cumulative_lengths,
         max_queries=pack.max_length,
         max_keys=pack.max_length,
         sequences=pack.sequences,
     )
+
+
+def encode(bert: Bert, pack: Tokens, read: RowsRead | _Read, attend: Attend, parts: TokenWise = EAGER) -> Tensor:
+    """Hidden states [R, H] of the rows that heads read.
+
+    Raises:
+        InputError: as in `embedded`.
+    """
+    hidden, encoder, layout = embedded(bert, pack, parts), bert.encoder, all_rows(pack)
+    recompute = encoder.activation_checkpointing and bert.training and torch.is_grad_enabled()
     last = len(encoder.layer) - 1
     for number, layer in enumerate(encoder.layer):
         run = functools.partial(

@@ -38,6 +38,8 @@ RIGHT_MARGIN = 1.015
 
 METRICS = ("mlm_loss_nats", "mlm_accuracy", "nsp_accuracy", "learning_rate", "sequences_per_s")
 VALIDATION = ("mlm_loss_nats", "mlm_accuracy", "nsp_accuracy", "unigram_cross_entropy_nats")
+LAYERS_ALONE = ("distillation_loss", "learning_rate", "sequences_per_s")
+"""What is drawn of a student that learns from its teacher's layers alone, and no masked words."""
 
 WORDS, SENTENCES, HELD_OUT, QUIET, LINE = "#2563a8", "#5f8a3c", "#c2510c", "#6b7280", "#d1d5db"
 
@@ -70,12 +72,14 @@ STYLE: dict[Any, Any] = {
 
 @dataclass(frozen=True)
 class Series:
-    """One phase's lines; steps count on over the phases: ``first_step`` were made before it."""
+    """One phase's lines; steps count on over the phases: ``first_step`` were made before it. ``learns_words``: whether
+    there are masked words among them."""
 
     phase: PhaseSpec
     first_step: int
     metrics: Sequence[dict[str, Any]]
     validation: Sequence[dict[str, Any]]
+    learns_words: bool = True
 
     @property
     def end(self) -> int:
@@ -147,9 +151,11 @@ def read_series(directory: RunDirectory) -> list[Series]:
     )
     for phase in spec.phases:
         folder = directory.phase(phase.phase)
+        first = series[-1].end if series else 0
         if metrics := _lines(folder.metrics, of_steps):
-            first = series[-1].end if series else 0
             series.append(Series(phase, first, metrics, _lines(folder.validation, of_validations)))
+        elif spec.teacher and (metrics := _lines(folder.metrics, LAYERS_ALONE)):
+            series.append(Series(phase, first, metrics, [], learns_words=False))
     return series
 
 
@@ -180,13 +186,13 @@ def running_mean(values: Floats, window: int) -> Floats:
 
 
 def _draw_loss(ax: Axes, series: Sequence[Series]) -> None:
-    ax.set_title("Masked-LM loss")
-    ax.set_ylabel("nats per masked token")
+    learns_words = all(one.learns_words for one in series)
+    ax.set_title("Masked-LM loss" if learns_words else "Distillation loss")
+    ax.set_ylabel("nats per masked token" if learns_words else "weighted sum")
+    field = "mlm_loss_nats" if learns_words else "distillation_loss"
     for number, one in enumerate(series):
-        ax.plot(*one.of("mlm_loss_nats"), color=WORDS, alpha=0.3, linewidth=0.7, label=_once("training", number))
-        ax.plot(
-            *one.smoothed("mlm_loss_nats"), color=WORDS, linewidth=1.8, label=_once("training, running mean", number)
-        )
+        ax.plot(*one.of(field), color=WORDS, alpha=0.3, linewidth=0.7, label=_once("training", number))
+        ax.plot(*one.smoothed(field), color=WORDS, linewidth=1.8, label=_once("training, running mean", number))
         _draw_held_out(ax, one, "mlm_loss_nats", HELD_OUT)
     for number, one in enumerate(series):
         if one.validation:
@@ -223,7 +229,8 @@ def _draw_accuracy(ax: Axes, series: Sequence[Series]) -> None:
             ax.plot(*one.smoothed(field), color=color, linewidth=1.5, label=_once(name, number))
             _draw_held_out(ax, one, field, color, labelled=False)
     ax.set_ylim(0, 1)
-    ax.legend(loc="upper left")
+    if ax.lines:
+        ax.legend(loc="upper left")
 
 
 def _draw_rate(ax: Axes, series: Sequence[Series]) -> None:

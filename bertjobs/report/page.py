@@ -163,6 +163,7 @@ def _settings(spec: RunSpec, data: DataManifest | None) -> list[tuple[str, str]]
         ("Recipe", f"{spec.recipe}, system {spec.system.name}"),
         ("Model", shape + (f", {model.vocab_size:,} tokens" if model.vocab_size else "")),
         ("Started from", spec.init_checkpoint or "random weights"),
+        *([("Teacher", spec.teacher)] if spec.teacher else []),
         (
             "World size",
             f"{_count(spec.world_size, 'rank')} = {_count(spec.nodes, 'node')} x "

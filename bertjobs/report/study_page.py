@@ -89,6 +89,7 @@ def _settings(study: Study) -> list[tuple[str, str]]:
             ("Recipe", f"{spec.recipe}, system {spec.system.name}"),
             ("Model", spec.model.name),
             ("Started from", spec.init_checkpoint or "random weights"),
+            *([("Teacher", spec.teacher)] if spec.teacher else []),
             ("Data", spec.data),
         ]
     return rows

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,14 @@ HELD_OUT_FIELDS = ("mlm_loss_nats", "mlm_accuracy", "unigram_cross_entropy_nats"
 """What every validation has."""
 NEXT_SENTENCE_FIELD = "nsp_accuracy"
 """What one also has where next sentences are predicted."""
+
+
+TAUGHT = {
+    "soft_loss_nats": "divergence from the teacher's words, held-out (nats)",
+    "hidden_squared_error": "squared error of hidden states, held-out",
+    "relation_loss_nats": "divergence of relations, held-out (nats)",
+}
+"""What a student's validation has besides, with the words of its row."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +75,7 @@ class PhaseSummary:
         attempts: number of starts.
         checkpoint: the newest complete one, None if there is none.
         goodput: what its GPUs were used for, as far as the run's folder says; Slurm is not asked.
+        taught: of the last validation of a student, those of `TAUGHT`.
     """
 
     spec: PhaseSpec
@@ -80,6 +89,7 @@ class PhaseSummary:
     attempts: int
     checkpoint: Path | None
     goodput: Goodput
+    taught: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -147,11 +157,21 @@ def rows(summary: Summary) -> list[list[str]]:
         ["below the unigram line (nats)", *(_held_out(phase, "below_unigram_nats", ".3f") for phase in phases)],
         ["masked words guessed, held-out", *(_held_out(phase, "mlm_accuracy", ".1%") for phase in phases)],
         *([next_sentence] if summary.spec.next_sentence else []),
+        *_taught_rows(phases),
         ["sequences/s (median)", *(_number(phase.sequences_per_s, ",.1f") for phase in phases)],
         ["wall time", *(duration(phase.wall_time_s) if phase.attempts else "-" for phase in phases)],
         *_goodput_rows(phases),
         ["attempts", *(str(phase.attempts) for phase in phases)],
         ["checkpoint", *(phase.checkpoint.name if phase.checkpoint else "-" for phase in phases)],
+    ]
+
+
+def _taught_rows(phases: Sequence[PhaseSummary]) -> list[list[str]]:
+    """How far a student is from its teacher, as far as any phase has measured it."""
+    return [
+        [words, *(_number(phase.taught.get(field), ".4f") for phase in phases)]
+        for field, words in TAUGHT.items()
+        if any(field in phase.taught for phase in phases)
     ]
 
 
@@ -191,6 +211,8 @@ def text(summary: Summary) -> str:
 def verdict(phase: PhaseSummary) -> str:
     """One sentence: how the held-out loss compares with the unigram line."""
     held_out, name = phase.held_out, f"phase {phase.spec.phase}"
+    if held_out is None and phase.taught:
+        return f"{name}: the student learns from its teacher's layers alone, and no masked words"
     if held_out is None:
         return f"{name}: not validated yet"
     gap = held_out.below_unigram_nats
@@ -207,6 +229,7 @@ def _phase_summary(
     directory, metrics = files.directory.phase(spec.phase), files.metrics[spec.phase]
     losses = [line["loss_nats"] for line in metrics]
     validations = lines_of_steps(files.validations[spec.phase], *held_out)
+    taught = lines_of_steps(files.validations[spec.phase])
     mine = [attempt for attempt in attempts if attempt.phase == spec.phase]
     return PhaseSummary(
         spec=spec,
@@ -220,6 +243,7 @@ def _phase_summary(
         attempts=len(mine),
         checkpoint=newest_whole(directory.checkpoints),
         goodput=used,
+        taught={field: taught[-1][field] for field in TAUGHT if field in taught[-1]} if taught else {},
     )
 
 

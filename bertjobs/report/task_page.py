@@ -120,6 +120,7 @@ def _settings(summary: TaskSummary) -> list[tuple[str, str]]:
     rows = [
         ("Task", spec.task),
         ("Started from", spec.init_checkpoint or "random weights"),
+        *([("Teacher", spec.teacher)] if spec.teacher else []),
         ("Model", f"{model.num_hidden_layers} layers, hidden size {model.hidden_size}, {model.vocab_size:,} tokens"),
         ("Recipe", spec.recipe),
         ("Steps", f"{phase.steps:,}, {phase.epochs:g} epochs, batches of {phase.global_batch}"),

@@ -27,7 +27,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bertjobs.data.ragged import Starts
-from bertjobs.data.text.vocabulary import Vocabulary
+from bertjobs.data.shards.manifest import vocabulary_sha256
+from bertjobs.data.text.vocabulary import TOKENS_FILE, Vocabulary
 from bertjobs.errors import InputError
 from bertjobs.files.atomic import sha256_of
 from bertjobs.files.reading import DamagedFileError, read_json
@@ -281,6 +282,16 @@ class PreparedTask:
     def open_task(self) -> Task[Any]:
         """The task itself; InputError as in `bertjobs.tasks.task.open_task`."""
         return open_task(self.task, self.options)
+
+    def check_weights(self, folder: Path) -> None:
+        """InputError if a model folder's vocab.txt is not that of the data, see `DataManifest.check_weights`."""
+        theirs, ours = folder / TOKENS_FILE, self.folder / TOKENS_FILE
+        if theirs.is_file() and vocabulary_sha256(theirs) != vocabulary_sha256(ours):
+            raise InputError(
+                "the weights were trained with another vocabulary than that of the prepared task",
+                where=f"{folder} and {self.folder}",
+                hint="start the run with `bertjobs finetune`, which prepares the data for its weights",
+            )
 
     def check_files(self, *, whole: bool = False) -> None:
         """Make sure that all files are there with their sizes; ``whole``: also with their bytes.

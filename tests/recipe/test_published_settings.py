@@ -7,8 +7,11 @@ import pytest
 import yaml
 
 from bertjobs.recipe.catalogue import Catalogue, builtin_file
+from bertjobs.recipe.distillation import matching_of
 from bertjobs.recipe.resolve import resolve
-from bertjobs.recipe.spec import RunSpec
+from bertjobs.recipe.spec import ModelSpec, RunSpec
+
+BERT_BASE = ModelSpec("bert-base", 768, 12, 12, 3072, vocab_size=30522)
 
 # recipe, precision ("" for the recipe's own), phase, nodes, BATCHSIZE, GRADIENT_STEPS
 PUBLISHED = [
@@ -101,17 +104,47 @@ def test_the_cpu_recipes(catalogue: Catalogue) -> None:
 @pytest.mark.parametrize("nodes", [1, 2, 4])
 def test_every_recipe_resolves(catalogue: Catalogue, nodes: int) -> None:
     recipes = [name for name in catalogue.keys("recipes") if catalogue.find("recipes", name, "task") is None]
-    assert len(recipes) == 10
+    assert len(recipes) == 14
     for recipe in recipes:
         spec = resolved(catalogue, recipe, nodes=nodes)
-        assert [phase.phase for phase in spec.phases] == ([1] if recipe == "laptop-masked" else [1, 2])
+        one_phase = recipe == "laptop-masked" or spec.is_distilled
+        assert [phase.phase for phase in spec.phases] == ([1] if one_phase else [1, 2])
         for phase in spec.phases:
             assert phase.micro_batch * phase.gradient_steps * spec.world_size == phase.global_batch
 
 
 @pytest.mark.parametrize(
+    ("recipe", "teacher", "weights", "layers"),
+    [
+        ("distilbert", BERT_BASE, (2.0, 5.0, 1.0, 0.0), (1, 3, 5, 8, 10, 12)),
+        ("tinybert", BERT_BASE, (0.0, 0.0, 1.0, 1.0), (3, 6, 9, 12)),
+        ("minilm", BERT_BASE, (0.0, 0.0, 0.0, 1.0), (2, 4, 6, 8, 10, 12)),
+        ("tinybert-task", BERT_BASE, (0.0, 1.0, 1.0, 1.0), (3, 6, 9, 12)),
+    ],
+)
+def test_students_learn_what_was_published(
+    catalogue: Catalogue, recipe: str, teacher: ModelSpec, weights: tuple[float, ...], layers: tuple[int, ...]
+) -> None:
+    matching = matching_of(resolved(catalogue, recipe), teacher)
+    assert (matching.labels, matching.logits, matching.hidden, matching.relations) == weights
+    assert matching.layers == layers
+    assert matching.relation_heads == (48 if recipe == "minilm" else 12)
+    assert matching.temperature == (2.0 if recipe == "distilbert" else 1.0)
+
+
+@pytest.mark.parametrize(
     "name",
-    ["bert-large", "bert-base", "bert-minilm-l6", "bert-small", "bert-mini", "bert-tiny", "bert-nano"],
+    [
+        "bert-large",
+        "bert-base",
+        "bert-minilm-l6",
+        "bert-small",
+        "bert-mini",
+        "bert-tiny",
+        "bert-nano",
+        "bert-base-6",
+        "tinybert-4",
+    ],
 )
 def test_every_model_has_a_possible_shape(catalogue: Catalogue, name: str) -> None:
     model = catalogue.model(name, "test")

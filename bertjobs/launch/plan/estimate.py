@@ -19,7 +19,8 @@ from bertjobs.launch.plan.memory import Peak
 from bertjobs.launch.plan.packs import Packs
 from bertjobs.launch.plan.published import published_rate
 from bertjobs.launch.plan.step_time import Machine, StepWork, World, machine_from, step_time, work_of
-from bertjobs.launch.plan.task_work import TaskWork
+from bertjobs.launch.plan.task_work import FORWARD_SHARE, TaskWork
+from bertjobs.recipe.bert_config import read_model_spec
 from bertjobs.recipe.flops import flops_per_sequence
 from bertjobs.recipe.lockfile import decisive_settings, difference, read_lockfile
 from bertjobs.recipe.spec import PhaseSpec, RunSpec
@@ -130,6 +131,7 @@ def is_comparable(earlier: RunSpec, spec: RunSpec, phase: int) -> bool:
             bool(run.gpus),
             run.vocabulary,
             (run.task, run.data, run.tune_layers) if run.task else "",  # a task's sequences are as long as its data's
+            run.teacher_sha256,
             WorkPerSequence.of(run, run.phase(phase)),
         )
 
@@ -235,7 +237,12 @@ def estimate_phase(
 
 
 def _flops(spec: RunSpec, phase: PhaseSpec, vocab_size: int, work: TaskWork | None) -> float:
-    """Floating-point operations per sequence; without a task's data, of its longest."""
+    """Floating-point operations per sequence, with those of a teacher; without a task's data, of its longest."""
+    if spec.teacher:
+        alone = replace(spec, teacher="")
+        teacher = replace(alone, model=read_model_spec(Path(spec.teacher)))
+        taught = _flops(teacher, phase, vocab_size, work) * FORWARD_SHARE
+        return _flops(alone, phase, vocab_size, work) + taught
     if work:
         return work.flops_per_sequence(spec.model)
     if spec.task:
@@ -244,8 +251,8 @@ def _flops(spec: RunSpec, phase: PhaseSpec, vocab_size: int, work: TaskWork | No
 
 
 def _scaled(throughput: tuple[float, str] | None, spec: RunSpec, scale: float) -> tuple[float, str] | None:
-    """A throughput of pretraining, as that of a task."""
-    if throughput is None or not spec.task:
+    """A throughput of pretraining, as that of a task or of a student."""
+    if throughput is None or not (spec.task or spec.teacher):
         return throughput
     return throughput[0] * scale, f"{throughput[1]}; of pretraining, scaled by the arithmetic per sequence"
 

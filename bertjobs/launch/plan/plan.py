@@ -161,6 +161,7 @@ def _head(plan: Plan) -> list[tuple[str, str]]:
             f"{model.num_attention_heads} heads" + (f", vocabulary {model.vocab_size:,}" if model.vocab_size else ""),
         ),
         ("starts from", spec.init_checkpoint or "random weights"),
+        *([("teacher", spec.teacher)] if spec.teacher else []),
         (
             "where",
             f"{place}: {counted(spec.nodes, 'node')} x {counted(spec.tasks_per_node, 'task')} "

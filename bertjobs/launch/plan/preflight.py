@@ -18,10 +18,12 @@ from bertjobs.launch.plan.memory import Peak
 from bertjobs.launch.plan.problem import Problem, caught
 from bertjobs.launch.plan.queue import NOT_ASKED, Queue, queue_problems
 from bertjobs.launch.plan.resources import container_problems, held_bytes, memory_problems, results_problems
+from bertjobs.recipe.distillation import check_taught
 from bertjobs.recipe.spec import RunSpec
 from bertjobs.run.directory import RunDirectory
 from bertjobs.run.settings import begun_phases, check_start, check_unchanged
 from bertjobs.run.study import study_file
+from bertjobs.run.teacher import check_same_teacher, teacher_of
 from bertjobs.run.torch_wheels import lacks_code
 from bertjobs.slurm.client import Slurm
 from bertjobs.slurm.jobs import RUNNING, WAITING
@@ -101,6 +103,7 @@ def inspect(
         *problems_after,
         *problems_of_data,
         *(caught(check_init_checkpoint, spec, data) if is_new else []),
+        *caught(check_teacher, spec, data),
         *(container_problems(spec, slurm) if backend != "local" else []),
         *results_problems(sized, held_bytes(resumed) if resumed else 0),
         *memory_problems(sized, around.peaks),
@@ -183,7 +186,10 @@ def check_task(spec: RunSpec) -> None:
     """
     from bertjobs.tasks.prepared import prepared_for  # here: pretraining needs none of it
 
-    prepared_for(spec).open_task()
+    prepared = prepared_for(spec)
+    prepared.open_task()
+    for folder in filter(None, (spec.init_checkpoint, spec.teacher)):
+        prepared.check_weights(Path(folder))
 
 
 def data_problems(spec: RunSpec, awaited: Sequence[str] = ()) -> tuple[DataManifest | None, list[Problem]]:
@@ -284,11 +290,31 @@ def check_init_checkpoint(spec: RunSpec, data: DataManifest | None) -> None:
         return
     folder = Path(spec.init_checkpoint)
     hint = "INIT_CHECKPOINT is a folder with config.json and model.safetensors"
-    check_shape(folder, spec, "the initial checkpoint", hint)
+    if spec.init_checkpoint != spec.teacher:  # of which a student of another shape takes what it can use
+        check_shape(folder, spec, "the initial checkpoint", hint)
     if data is not None:
         data.check_weights(folder)
     if (folder / "model.safetensors").is_file():
         check_safetensors(folder / "model.safetensors")
+
+
+def check_teacher(spec: RunSpec, data: DataManifest | None) -> None:
+    """The teacher, if the run has one, must be the one that it began with, fit the student, and have the data's
+    vocabulary.
+
+    Raises:
+        InputError: it does not, or a recipe of distillation has none; names the first thing that is wrong.
+    """
+    check_taught(spec)
+    if not spec.teacher:
+        return
+    folder = Path(spec.teacher)
+    teacher_of(spec)
+    if data is not None:
+        data.check_weights(folder)
+    if (folder / "model.safetensors").is_file():
+        check_safetensors(folder / "model.safetensors")
+    check_same_teacher(spec)
 
 
 def check_shape(folder: Path, spec: RunSpec, name: str, hint: str | None = None) -> None:

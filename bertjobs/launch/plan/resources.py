@@ -24,6 +24,7 @@ def container_problems(spec: RunSpec, slurm: Slurm) -> list[Problem]:
         return []
     seen = {"the folder of this command": str(Path.cwd()), "results": spec.results, "data": spec.data}
     seen |= {"init_checkpoint": spec.init_checkpoint} if spec.init_checkpoint else {}
+    seen |= {"teacher": spec.teacher} if spec.teacher else {}
     container = Container(spec.image, spec.mounts, spec.container)
     problems = [problem for name, path in seen.items() for problem in caught(check_mounted, path, name)]
     problems += [*caught(submitting_code), *caught(check_container, container, slurm)]

@@ -59,6 +59,8 @@ def made_small(spec: RunSpec, data: DataManifest | PreparedTask) -> RunSpec:
             _small_phase(phase, STEPS[min(index, 1)], is_validated=bool(spec.task or phase.validate_every))
             for index, phase in enumerate(phases)
         ),
+        teacher_layers="",
+        relation_heads=0,
         tune_layers=None if spec.tune_layers is None else min(spec.tune_layers, model.num_hidden_layers),
         nodes=1,
         tasks_per_node=RANKS,

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from bertjobs.files.safetensors_header import TensorEntry, header_bytes
-from bertjobs.model.huggingface import WEIGHTS_FILE, WEIGHTS_METADATA
+from bertjobs.model.huggingface import TRAINING_ONLY, TRAINING_ONLY_FILE, WEIGHTS_FILE, WEIGHTS_METADATA
 from bertjobs.optim.base import Optimizer
 from bertjobs.optim.sharding import deal
 from bertjobs.train.checkpoint.page_locked import page_locked
@@ -150,7 +150,10 @@ class Snapshot:
             if part.rank == rank
         ]
         if rank == 0:
-            self.files.append(TensorFile(WEIGHTS_FILE, shapes, metadata=WEIGHTS_METADATA, pinned=pinned))
+            self.files += [
+                TensorFile(name, of_file, metadata=WEIGHTS_METADATA, pinned=pinned)
+                for name, of_file in _weights_files(shapes).items()
+            ]
         self.held_s = 0.0
         self._queued: torch.cuda.Event | None = None
         self._copying: list[Future[None]] = []
@@ -196,6 +199,15 @@ def _sources(model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
         for moment, tensor in zip(MOMENTS, held.get(parameter, ()), strict=False):
             sources[f"{moment}/{name}"] = tensor
     return sources
+
+
+def _weights_files(shapes: Mapping[str, Sequence[int]]) -> dict[str, dict[str, Sequence[int]]]:
+    """The weights by file: the model's own, and, if there are any, those that only training needs."""
+    files: dict[str, dict[str, Sequence[int]]] = {WEIGHTS_FILE: {}}
+    for name, shape in shapes.items():
+        file = TRAINING_ONLY_FILE if name.startswith(f"{TRAINING_ONLY}.") else WEIGHTS_FILE
+        files.setdefault(file, {})[name] = shape
+    return files
 
 
 def _moment_shapes(part: Part, shapes: Mapping[str, Sequence[int]]) -> dict[str, Sequence[int]]:

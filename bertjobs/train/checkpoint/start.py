@@ -26,6 +26,9 @@ from bertjobs.train.checkpoint.state import Progress, read_stream_state, read_tr
 from bertjobs.train.job import PhaseJob
 from bertjobs.train.objective import Learner
 
+MOST_NAMED = 12
+"""Parameters: as many as BERT's heads may have."""
+
 
 @dataclass(frozen=True)
 class Start:
@@ -87,7 +90,7 @@ def load_start(start: Start, job: PhaseJob, learner: Learner, optimizer: Optimiz
         return fresh_start, "starting from random weights"
     fresh = learner.load_weights(start.folder)
     if start.kind == "initial":
-        return fresh_start, f"starting from {start.folder}; random: {', '.join(fresh) or 'nothing'}"
+        return fresh_start, f"starting from {start.folder}; random: {_named(fresh)}"
     if fresh:
         raise InputError(f"the checkpoint lacks {', '.join(fresh)}", where=str(start.folder))
     if start.kind == "previous" and job.phase.optimizer_state == "reset":
@@ -97,6 +100,13 @@ def load_start(start: Start, job: PhaseJob, learner: Learner, optimizer: Optimiz
         return progress, f"continuing from {start.folder} (step {progress.step})"
     optimizer.reset_step_count()
     return fresh_start, f"starting from {start.folder}, moments carried"
+
+
+def _named(parameters: tuple[str, ...]) -> str:
+    """Their names, or of many the first and how many there are."""
+    if len(parameters) > MOST_NAMED:
+        return f"{parameters[0]} and {len(parameters) - 1} more"
+    return ", ".join(parameters) or "nothing"
 
 
 def _find(job: PhaseJob) -> Start:

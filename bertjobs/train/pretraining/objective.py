@@ -15,6 +15,7 @@ from bertjobs.data.batches.batches import Batch, MicroBatch
 from bertjobs.data.batches.lddl_loader import check_lddl_loader
 from bertjobs.data.batches.order import StreamState
 from bertjobs.data.shards.manifest import DataManifest
+from bertjobs.model.bert import BertForPreTraining
 from bertjobs.model.huggingface import initialise_from, write_description
 from bertjobs.recipe.flops import StepCounts, step_flops
 from bertjobs.recipe.size import checkpoint_bytes
@@ -22,7 +23,7 @@ from bertjobs.recipe.spec import ModelSpec, PhaseSpec, RunSpec
 from bertjobs.run.directory import PhaseDirectory
 from bertjobs.train.objective import GlobalBatch
 from bertjobs.train.pretraining.batches import PhaseBatches, WatchedBatches
-from bertjobs.train.pretraining.forward import choose_fused_layers, model_of, open_forward
+from bertjobs.train.pretraining.forward import Forward, choose_fused_layers, model_of, open_forward
 from bertjobs.train.pretraining.measures import (
     LOSSES,
     NEXT_SENTENCE,
@@ -33,7 +34,7 @@ from bertjobs.train.pretraining.measures import (
     step_words,
     validation_words,
 )
-from bertjobs.train.pretraining.shards import open_shards
+from bertjobs.train.pretraining.shards import PhaseShards, open_shards
 from bertjobs.train.pretraining.validation import Validation
 from bertjobs.train.ranks import Ranks
 
@@ -113,11 +114,23 @@ class PretrainingLearner:
         self.events: dict[str, dict[str, Any]] = {}
         if shards.skipped:
             self.events["skipped shards"] = {"shards": list(shards.skipped)}
-        self.model = model_of(spec).to(device)
-        layers = ranks.decided(lambda: choose_fused_layers(spec, device, objective.token_budget))
-        self.forward = ranks.in_turn(lambda: open_forward(self.model, spec, device, layers))
+        self.model = self._new_model().to(device)
+        self.forward = self._open_forward(ranks)
         self._batches = PhaseBatches(data, spec, phase, shards, ranks, device, token_budget=objective.token_budget)
-        self._validation = Validation(shards, ranks, device, batch_size=phase.micro_batch, precision=spec.precision)
+        self._validation = self._open_validation(shards, ranks)
+
+    def _new_model(self) -> BertForPreTraining:
+        """What is trained, with random weights."""
+        return model_of(self._objective.spec)
+
+    def _open_forward(self, ranks: Ranks) -> Forward:
+        spec, device = self._objective.spec, self._device
+        layers = ranks.decided(lambda: choose_fused_layers(spec, device, self._objective.token_budget))
+        return ranks.in_turn(lambda: open_forward(self.model, spec, device, layers))
+
+    def _open_validation(self, shards: PhaseShards, ranks: Ranks) -> Validation:
+        spec, size = self._objective.spec, self._objective.phase.micro_batch
+        return Validation(shards, ranks, self._device, batch_size=size, precision=spec.precision)
 
     @property
     def probe(self) -> Batch:

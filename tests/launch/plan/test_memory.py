@@ -32,7 +32,9 @@ CATALOGUE = load_catalogue([builtin_file()])
 GPU_RECIPES = [
     name
     for name in CATALOGUE.keys("recipes")
-    if not name.startswith("laptop") and CATALOGUE.find("recipes", name, "task") is None
+    if not name.startswith("laptop")
+    and CATALOGUE.find("recipes", name, "task") is None
+    and CATALOGUE.find("recipes", name, "distill_logits") is None
 ]
 TOLERANCE = 0.02
 """The formula leaves out what is small: the attention's mask, indices, the next-sentence head."""

@@ -1,0 +1,65 @@
+"""The model that a run's student learns from: what it is made of, whether it fits, and whether it is still the same."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from bertjobs.errors import InputError
+from bertjobs.files.atomic import sha256_of
+from bertjobs.recipe.bert_config import read_bert_config, read_model_spec
+from bertjobs.recipe.distillation import Matching, matching_of
+from bertjobs.recipe.spec import ModelSpec, RunSpec
+
+WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+"""Files of weights, of which the first that exists is read."""
+HEADS = {"BertForMaskedLM", "BertForPreTraining"}
+"""Hugging Face's classes that have a masked-LM head."""
+BESIDE = ("config.json", "task.json", "vocab.txt")
+
+
+def teacher_sha256(folder: Path) -> str:
+    """A digest, 64 hex digits, over what decides what a teacher says: its shape, task, vocabulary and weights.
+
+    Raises:
+        InputError: there are no weights, or a file cannot be read.
+    """
+    weights = next((name for name in WEIGHTS if (folder / name).is_file()), None)
+    if weights is None:
+        raise InputError(f"the teacher has no weights: neither {' nor '.join(WEIGHTS)} exists", where=str(folder))
+    digest = hashlib.sha256()
+    try:
+        for name in (*(name for name in BESIDE if (folder / name).is_file()), weights):
+            digest.update(f"{name} {sha256_of(folder / name)}\n".encode())
+    except OSError as error:
+        raise InputError(f"the teacher cannot be read: {error.strerror}", where=str(folder / name)) from error
+    return digest.hexdigest()
+
+
+def check_same_teacher(spec: RunSpec) -> None:
+    """Make sure that a run's teacher is the one that it began with.
+
+    Raises:
+        InputError: it is another, or cannot be read.
+    """
+    if spec.teacher_sha256 and spec.teacher_sha256 != teacher_sha256(Path(spec.teacher)):
+        raise InputError(
+            "the teacher has changed since the run was started",
+            where=spec.teacher,
+            hint="put its files back, or start another run with another name",
+        )
+
+
+def teacher_of(spec: RunSpec) -> tuple[ModelSpec, Matching]:
+    """A run's teacher, and what the student learns from it; no weights are read.
+
+    Raises:
+        InputError: it has no config.json, or as in `matching_of`.
+    """
+    shape = read_model_spec(Path(spec.teacher))
+    return shape, matching_of(spec, shape)
+
+
+def predicts_words(folder: Path) -> bool:
+    """Whether a model's folder says that it has a masked-LM head."""
+    return not HEADS.isdisjoint(read_bert_config(folder).get("architectures") or ())
