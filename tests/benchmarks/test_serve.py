@@ -26,7 +26,8 @@ def serve() -> Iterator[ModuleType]:
 
 def runs(rate: float) -> list[dict[str, Any]]:
     latency = {"p50": 0.1, "p90": 0.2, "p99": 0.3}
-    return [{"clients": 50, "requests": 10, "requests_per_s": rate, "latency_s": latency, "statuses": {"200": 10}}]
+    one = {"clients": 50, "requests": 10, "requests_per_s": rate, "processor_s_per_request": None}
+    return [{**one, "latency_s": latency, "statuses": {"200": 10}}]
 
 
 def test_it_is_compared_with_the_better_of_the_plain_servers(serve: ModuleType) -> None:
@@ -50,7 +51,7 @@ def test_texts_are_short_and_long_ones_mixed(serve: ModuleType) -> None:
 def test_the_table_names_what_was_not_answered(serve: ModuleType) -> None:
     (one,) = runs(5.0)
     lines = serve.table({"bertjobs": [one | {"statuses": {"200": 10, "429": 2}}]}).splitlines()
-    assert lines[1].split() == ["bertjobs", "50", "5.0", "100.0", "300.0", "2", "x", "429"]
+    assert lines[1].split() == ["bertjobs", "50", "5.0", "100.0", "300.0", "-", "2", "x", "429"]
 
 
 def test_clients_count_what_they_get(folders: dict[str, Path], tmp_path: Path) -> None:  # noqa: F811
