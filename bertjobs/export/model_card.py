@@ -158,8 +158,8 @@ def _lengths(card: Card) -> str:
     if card.max_length == card.positions:
         return f"It reads up to {card.max_length} tokens; longer texts are cut off."
     return (
-        f"It was fine-tuned on up to {card.max_length} tokens, and bertjobs cuts longer texts off there; it can read up "
-        f"to {card.positions}."
+        f"It was fine-tuned on up to {card.max_length} tokens, and bertjobs cuts longer texts off there; it can read "
+        f"up to {card.positions}."
     )
 
 
