@@ -174,6 +174,7 @@ def card_of(source: Source, name: str, notes: tuple[str, ...] = ()) -> Card:
         scores=source.scores,
         pairs=has_pairs(source),
         max_length=source.encoder.max_length,
+        positions=source.spec.max_position_embeddings,
         notes=notes,
     )
 

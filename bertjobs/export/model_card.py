@@ -94,7 +94,8 @@ class Card:
         labels: of its classes or tags.
         scores: on the dev data, by name.
         pairs: whether the task's texts come in pairs.
-        max_length: tokens at most.
+        max_length: tokens of a text at most, as the task was trained.
+        positions: tokens that the model can read at most.
         notes: sentences that stand at the end.
     """
 
@@ -106,6 +107,7 @@ class Card:
     scores: Mapping[str, float] = field(default_factory=dict)
     pairs: bool = False
     max_length: int = 512
+    positions: int = 512
     notes: tuple[str, ...] = ()
 
 
@@ -130,7 +132,7 @@ def onnx_card(card: Card, outputs: Mapping[str, str], checked: str, int8: str = 
     rows = [f"| `{name}` | float32 | {shape} |" for name, shape in outputs.items()]
     return "\n".join([
         *about(card), "## The file", "",
-        f"`model.onnx` takes and gives (B sequences of up to {card.max_length} tokens, S tokens in the longest):", "",
+        f"`model.onnx` takes and gives (B sequences of up to {card.positions} tokens, S tokens in the longest):", "",
         "| name | type | shape |", "|---|---|---|",
         "| `input_ids` | int64 | B, S |", "| `attention_mask` | int64 | B, S: 1 for tokens, 0 for padding |",
         "| `token_type_ids` | int64 | B, S: 1 in the second text of a pair, else 0 |", *rows, "",
@@ -144,13 +146,21 @@ def about(card: Card) -> list[str]:
     if card.labels:
         shown = listed(card.labels) if len(card.labels) > _MOST_LABELS else ", ".join(card.labels)
         lines += [f"Labels: {shown}.", ""]
-    lines += [f"It reads up to {card.max_length} tokens; longer texts are cut off.", ""]
-    if card.scores:
-        rows = [
-            f"| {name.removeprefix('dev_').replace('_', ' ')} | {value:.4g} |" for name, value in card.scores.items()
-        ]
+    lines += [_lengths(card), ""]
+    scores = {name: value for name, value in card.scores.items() if "/" not in name}  # without those of single classes
+    if scores:
+        rows = [f"| {name.removeprefix('dev_').replace('_', ' ')} | {value:.4g} |" for name, value in scores.items()]
         lines += ["| measured on the dev data of its run | |", "|---|---|", *rows, ""]
     return lines
+
+
+def _lengths(card: Card) -> str:
+    if card.max_length == card.positions:
+        return f"It reads up to {card.max_length} tokens; longer texts are cut off."
+    return (
+        f"It was fine-tuned on up to {card.max_length} tokens, and bertjobs cuts longer texts off there; it can read "
+        f"up to {card.positions}."
+    )
 
 
 def _purpose(card: Card) -> str:

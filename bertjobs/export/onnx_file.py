@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -29,7 +29,6 @@ ONE_FILE_BYTES = 2**31 - 2**24
 
 Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 """The three `INPUTS`."""
-Arrays = dict[str, NDArray[Any]]
 
 
 @dataclass(frozen=True)
@@ -153,11 +152,6 @@ def random_batch(sequences: int, length: int, vocabulary: int, seed: int) -> Bat
     places = torch.arange(length)[None, :]
     mask = (places < lengths[:, None]).long()
     return ids, mask, ((places >= length // 2) & mask.bool()).long()
-
-
-def facts(file: Path) -> Mapping[str, Any]:
-    """Name and size of a file, for JSON."""
-    return {"file": file.name, "bytes": file.stat().st_size}
 
 
 def _shapes(batches: Sequence[Batch]) -> tuple[tuple[int, int], ...]:

@@ -15,6 +15,7 @@ import pytest
 import torch
 import transformers
 
+from bertjobs.export.export import Options, export
 from bertjobs.finetune.encoder import features
 from bertjobs.finetune.loading import load_trained
 from bertjobs.finetune.predict import Predictor
@@ -99,6 +100,15 @@ def test_auto_model_gives_the_same_vectors(model: Callable[[str], Path], exporte
     wanted = features(model("features"), "a fine film", CPU)
     assert vectors[0].mean(0).tolist() == pytest.approx(wanted["mean"], abs=1e-5)
     assert vectors[0, 0].tolist() == pytest.approx(wanted["cls"], abs=1e-5)
+
+
+def test_a_fine_tuned_model_without_its_head(model: Callable[[str], Path], tmp_path: Path) -> None:
+    done = export(model("tags"), Options("hf", tmp_path / "out", features=True))
+    assert (done.source.architecture, done.source.task) == ("BertModel", None)
+    assert not (tmp_path / "out" / "task.json").exists()
+    theirs = transformers.AutoModel.from_pretrained(tmp_path / "out").eval()
+    state = load_trained(model("tags"), CPU).forward.model.bert.state_dict()
+    assert all(torch.equal(theirs.state_dict()[name], tensor) for name, tensor in state.items())
 
 
 def test_what_was_tuned_goes_with_the_model(model: Callable[[str], Path], exported: Export, tmp_path: Path) -> None:
