@@ -212,7 +212,7 @@ def test_plan_reads_what_a_sweep_wrote(tmp_path: Path) -> None:
     runs = earlier_runs(tmp_path)
     estimate = estimate_phase(spec, phase, 30522, None, runs)
     assert estimate
-    assert estimate.sequences_per_s == 16 * 2500
+    assert 0.9 * 16 * 2500 < estimate.sequences_per_s < 16 * 2500, "less what is lost between ranks"
     assert estimate.source.startswith("bertjobs bench, this recipe's model on NVIDIA H200: 2,500 sequences/s")
     assert measured_peaks(spec, runs)[1].tensors_gb == 60.0 + phase.micro_batch / 100
     assert list(measured_peaks(spec, runs)) == [1]

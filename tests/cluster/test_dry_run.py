@@ -147,5 +147,6 @@ def test_submitit_is_a_backend_too(
     cluster.run(["scancel", sleeper])
     assert cluster.wait(job) == "COMPLETED"
     assert directory.phase(1).done().step == 2
-    (event,) = [event for event in directory.events() if event["event"] == "submitted"]
+    # A job that is slow may have queued a spare.
+    event = next(event for event in directory.events() if event["event"] == "submitted")
     assert (event["backend"], event["job"]) == ("submitit", job)
