@@ -68,7 +68,9 @@ class Page:
         return result["result"].get("value")
 
     def open(self, url: str) -> None:
+        """Go to an address; the document is there afterwards, and its script has run."""
         self.call("Page.navigate", url=url)
+        self.wait_for(f"location.href === {json.dumps(url)} && document.readyState === 'complete'")
 
     def wait_for(self, script: str) -> Any:
         """The value of an expression once it is true."""

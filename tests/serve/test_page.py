@@ -116,7 +116,6 @@ def test_an_error_is_said_in_words(page: Page, server: Running) -> None:
     assert page.evaluate("document.querySelectorAll('.error').length") == 1
 
 
-@pytest.mark.xfail(reason="failed once in a whole run, and the cause is not known yet", strict=False)
 def test_it_asks_for_a_token(page: Page, folders: dict[str, Path], tmp_path: Path) -> None:
     with serving(tmp_path, folders["films"], "--token-env", "SECRET", environ={"SECRET": "t0k3n"}) as guarded:
         page.open(f"http://{guarded.host}/")
