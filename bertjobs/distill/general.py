@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -11,18 +11,18 @@ import torch
 from bertjobs.distill.general_forward import GeneralForward
 from bertjobs.distill.general_measures import FIELDS, LOSSES, fields_of, step_words, validation_words
 from bertjobs.distill.held_out import HeldOut
-from bertjobs.distill.student import add_projections, load_beside, start_from_teacher
+from bertjobs.distill.learner import load_student, teacher_words
+from bertjobs.distill.student import add_projections
 from bertjobs.distill.teacher import open_pretrained
 from bertjobs.distill.terms import means, terms_of
 from bertjobs.errors import InputError
-from bertjobs.model.attention import choose_attention
 from bertjobs.model.bert import BertForPreTraining
 from bertjobs.recipe.distillation import Matching
-from bertjobs.recipe.flops import StepCounts, step_flops
+from bertjobs.recipe.flops import FORWARD_SHARE, StepCounts, step_flops
 from bertjobs.recipe.spec import ModelSpec, RunSpec
-from bertjobs.run.teacher import check_same_teacher, predicts_words, teacher_of, teacher_sha256
+from bertjobs.run.teacher import check_same_teacher, predicts_words, teacher_of, with_teacher_sha256
 from bertjobs.train.objective import GlobalBatch
-from bertjobs.train.precision import AUTOCAST
+from bertjobs.train.precision import attention_for
 from bertjobs.train.pretraining.forward import model_of
 from bertjobs.train.pretraining.objective import Pretraining, PretrainingLearner
 from bertjobs.train.pretraining.shards import PhaseShards
@@ -71,8 +71,9 @@ class GeneralDistillation(Pretraining):
                 where=str(folder),
                 hint="set distill_hidden or distill_relations, such as --set distill_hidden=1",
             )
-        known = plain.spec if spec.teacher_sha256 else replace(plain.spec, teacher_sha256=teacher_sha256(folder))
-        return cls(known, plain.phase, plain.data, plain.token_budget, teacher, matching, terms)
+        return cls(
+            with_teacher_sha256(plain.spec), plain.phase, plain.data, plain.token_budget, teacher, matching, terms
+        )
 
     @property
     def losses(self) -> Mapping[str, str]:
@@ -102,13 +103,7 @@ class GeneralLearner(PretrainingLearner):
         super().__init__(objective, ranks, device)
 
     def describe(self) -> str:
-        objective = self._distilled
-        layers = ", ".join(map(str, objective.matching.layers))
-        return (
-            f"{super().describe()}\nteacher {objective.spec.teacher}: {objective.teacher.num_hidden_layers} layers, "
-            f"hidden {objective.teacher.hidden_size}; the student's layers correspond to {layers}; "
-            f"its loss is of {', '.join(objective.terms)}"
-        )
+        return f"{super().describe()}\n{teacher_words(self._distilled)}"
 
     def global_batch(self, counts: Sequence[int]) -> GlobalBatch:
         step, objective = StepCounts(*counts), self._distilled
@@ -117,7 +112,7 @@ class GeneralLearner(PretrainingLearner):
         words = step if "labels" in objective.terms else step._replace(masked_tokens=0)
         asked = step if "logits" in objective.terms else step._replace(masked_tokens=0)
         flops = step_flops(own, own.vocab_size, words, next_sentence=False)
-        flops += step_flops(teacher, teacher.vocab_size, asked, next_sentence=False) / 3  # forward only
+        flops += FORWARD_SHARE * step_flops(teacher, teacher.vocab_size, asked, next_sentence=False)
         return GlobalBatch(
             tuple(max(1, divisors.get(name, step.tokens)) for name in objective.terms),
             step.sequences,
@@ -126,12 +121,7 @@ class GeneralLearner(PretrainingLearner):
         )
 
     def load_weights(self, folder: Path) -> tuple[str, ...]:
-        """As in `Learner`; of the teacher itself, what the student can use (`start_from_teacher`)."""
-        objective = self._distilled
-        spec = objective.spec
-        if folder == Path(spec.teacher):
-            return start_from_teacher(self.model, spec.model, folder, objective.teacher, objective.matching)
-        return load_beside(self.model, folder, super().load_weights(folder))
+        return load_student(self.model, self._distilled, folder, super().load_weights)
 
     def _new_model(self) -> BertForPreTraining:
         objective = self._distilled
@@ -148,8 +138,7 @@ class GeneralLearner(PretrainingLearner):
 
         def opened() -> GeneralForward:
             teacher = open_pretrained(spec, objective.teacher, device, has_words=has_words)
-            size = spec.model.hidden_size // spec.model.num_attention_heads
-            attention = choose_attention(spec.attention, device, AUTOCAST.get(spec.precision, torch.float32), size)
+            attention = attention_for(spec.attention, spec.model, spec.precision, device)
             return GeneralForward(self.model, attention, teacher, objective.matching, objective.terms)
 
         return ranks.in_turn(opened)

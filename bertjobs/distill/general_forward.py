@@ -12,11 +12,10 @@ from bertjobs.data.batches.packed_batches import PackedBatch
 from bertjobs.data.batches.unpadded import unpadded
 from bertjobs.distill.losses import divergence
 from bertjobs.distill.teacher import Teacher
-from bertjobs.distill.terms import inner_terms, weighted
-from bertjobs.finetune.forward import nothing
+from bertjobs.distill.terms import inner_terms, reaching_all, student_states, weighted
 from bertjobs.model.attention import ChosenAttention
 from bertjobs.model.bert import BertForPreTraining
-from bertjobs.model.states import States, states_of
+from bertjobs.model.states import States
 from bertjobs.recipe.distillation import Matching
 from bertjobs.train.objective import Term
 from bertjobs.train.pretraining.forward import Forward
@@ -43,22 +42,15 @@ class GeneralForward(Forward):
     def forward(self, batch: MicroBatch) -> tuple[Term, ...]:
         """A `Term` for each summand, in their order: of masked words over masked tokens, of layers over tokens."""
         pack = unpadded(batch) if isinstance(batch, Batch) else batch
-        terms = tuple(self._each(pack.to(self.device, non_blocking=True)))
-        # Weights of 0, and layers beyond those that are compared, leave parameters without a gradient.
-        return (Term(terms[0].loss_sum + nothing(self.model).loss_sum, terms[0].count, terms[0].score_sums), *terms[1:])
+        return reaching_all(self._each(pack.to(self.device, non_blocking=True)), self.model)
 
     def _each(self, pack: PackedBatch) -> Iterator[Term]:
-        ours, theirs = self._states(pack), self._teacher.states(pack, self._matching)
+        assert self.attention is not None
+        ours = student_states(self.model.bert, pack, self.attention, self._matching)
+        theirs = self._teacher.states(pack, self._matching)
         if "labels" in self._terms:
             yield from self._of_words(pack, ours, theirs)
         yield from inner_terms(ours, theirs, pack.lengths, self.model, self._matching)
-
-    def _states(self, pack: PackedBatch) -> States:
-        matching, spec = self._matching, self.model.spec
-        layers = {mine for mine, _ in matching.pairs} if matching.hidden else ()
-        assert self.attention is not None
-        attended = spec.num_hidden_layers if matching.relations else None
-        return states_of(self.model.bert, pack, self.attention, layers, attended)
 
     def _of_words(self, pack: PackedBatch, ours: States, theirs: States) -> Iterator[Term]:
         places, labels = pack.masked_positions[: pack.masked], pack.labels[: pack.masked]

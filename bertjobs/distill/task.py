@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from bertjobs.distill.student import add_projections, load_beside, start_from_teacher
+from bertjobs.distill.learner import load_student, teacher_words
+from bertjobs.distill.student import add_projections
 from bertjobs.distill.task_forward import TaughtForward
 from bertjobs.distill.task_labels import check_task_teacher
 from bertjobs.distill.teacher import open_fine_tuned
@@ -17,9 +18,9 @@ from bertjobs.distill.terms import means, terms_of
 from bertjobs.finetune.model import BertForTask
 from bertjobs.finetune.objective import FineTuning, TaskLearner
 from bertjobs.recipe.distillation import Matching
-from bertjobs.recipe.flops import StepCounts, step_flops
+from bertjobs.recipe.flops import FORWARD_SHARE, StepCounts, step_flops
 from bertjobs.recipe.spec import ModelSpec, RunSpec
-from bertjobs.run.teacher import check_same_teacher, teacher_of, teacher_sha256
+from bertjobs.run.teacher import check_same_teacher, teacher_of, with_teacher_sha256
 from bertjobs.train.objective import GlobalBatch
 from bertjobs.train.ranks import Ranks
 
@@ -54,8 +55,7 @@ class TaskDistillation(FineTuning):
         plain.check_weights(folder)
         check_task_teacher(folder, plain.prepared)
         terms = terms_of(matching, has_labels=True, has_logits=True)
-        known = plain.spec if spec.teacher_sha256 else replace(plain.spec, teacher_sha256=teacher_sha256(folder))
-        return cls(known, plain.phase, plain.prepared, teacher, matching, terms)
+        return cls(with_teacher_sha256(plain.spec), plain.phase, plain.prepared, teacher, matching, terms)
 
     @property
     def soft(self) -> str:
@@ -98,31 +98,20 @@ class TaughtLearner(TaskLearner):
         super().__init__(objective, ranks, device)
 
     def describe(self) -> str:
-        objective = self._distilled
-        layers = ", ".join(map(str, objective.matching.layers))
-        return (
-            f"{super().describe()}\nteacher {objective.spec.teacher}: {objective.teacher.num_hidden_layers} layers, "
-            f"hidden {objective.teacher.hidden_size}; the student's layers correspond to {layers}; "
-            f"its loss is of {', '.join(objective.terms)}"
-        )
+        return f"{super().describe()}\n{teacher_words(self._distilled)}"
 
     def global_batch(self, counts: Sequence[int]) -> GlobalBatch:
         scored, sequences, tokens, squared = counts
         objective, step = self._distilled, StepCounts(sequences, 0, tokens, squared)
         own, teacher = objective.spec.model, objective.teacher
-        flops = step_flops(own, own.vocab_size, step) + step_flops(teacher, teacher.vocab_size, step) / 3
+        flops = step_flops(own, own.vocab_size, step) + FORWARD_SHARE * step_flops(teacher, teacher.vocab_size, step)
         divisors = {"hidden": tokens, "relations": tokens}
         return GlobalBatch(
             tuple(max(1, divisors.get(name, scored)) for name in objective.terms), sequences, tokens, flops
         )
 
     def load_weights(self, folder: Path) -> tuple[str, ...]:
-        """As in `TaskLearner`; of the teacher itself, what the student can use (`start_from_teacher`)."""
-        objective = self._distilled
-        spec = objective.spec
-        if folder == Path(spec.teacher):
-            return start_from_teacher(self.model, spec.model, folder, objective.teacher, objective.matching)
-        return load_beside(self.model, folder, super().load_weights(folder))
+        return load_student(self.model, self._distilled, folder, super().load_weights)
 
     def _new_model(self) -> BertForTask:
         model, objective = super()._new_model(), self._distilled

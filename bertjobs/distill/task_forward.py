@@ -6,12 +6,11 @@ from collections.abc import Iterator
 
 from bertjobs.distill.losses import task_divergence
 from bertjobs.distill.teacher import Teacher
-from bertjobs.distill.terms import inner_terms, weighted
+from bertjobs.distill.terms import inner_terms, reaching_all, student_states, weighted
 from bertjobs.finetune.batches import TaskBatch
-from bertjobs.finetune.forward import TaskForward, loss_term, nothing
+from bertjobs.finetune.forward import TaskForward, loss_term
 from bertjobs.finetune.model import BertForTask
 from bertjobs.model.attention import ChosenAttention
-from bertjobs.model.states import states_of
 from bertjobs.recipe.distillation import Matching
 from bertjobs.train.objective import Term
 
@@ -25,15 +24,11 @@ class TaughtForward(TaskForward):
 
     def forward(self, batch: TaskBatch) -> tuple[Term, ...]:
         """A `Term` for each summand, in their order: of the task over what it scores, of layers over tokens."""
-        terms = tuple(self._each(batch.to(self.device, non_blocking=True)))
-        # A pack without sequences, and layers beyond those that are compared, leave parameters without a gradient.
-        return (Term(terms[0].loss_sum + nothing(self.model).loss_sum, terms[0].count, terms[0].score_sums), *terms[1:])
+        return reaching_all(self._each(batch.to(self.device, non_blocking=True)), self.model)
 
     def _each(self, batch: TaskBatch) -> Iterator[Term]:
         matching, head = self._matching, self.model.head
-        layers = {mine for mine, _ in matching.pairs} if matching.hidden else ()
-        attended = self.model.spec.num_hidden_layers if matching.relations else None
-        ours = states_of(self.model.bert, batch, self.attention, layers, attended)
+        ours = student_states(self.model.bert, batch, self.attention, matching)
         theirs = self._teacher.states(batch, matching)
         outputs = self.model.decide(ours.last.index_select(0, batch.read)).float()
         own = loss_term(outputs, batch, head)

@@ -8,6 +8,7 @@ from typing import Any
 from bertjobs.errors import InputError
 from bertjobs.files.reading import DamagedFileError
 from bertjobs.finetune.description import TASK_FILE, read_description
+from bertjobs.finetune.loading import labels_in
 from bertjobs.recipe.bert_config import read_bert_config
 from bertjobs.tasks.prepared import PreparedTask
 from bertjobs.tasks.rows import Head
@@ -40,11 +41,7 @@ def _check_config(folder: Path, config: dict[str, Any], prepared: PreparedTask) 
         raise _other_task(what, folder, prepared)
     if prepared.head.kind == "span":
         return
-    names = config.get("id2label") or {"0": "LABEL_0", "1": "LABEL_1"}
-    try:
-        labels = tuple(str(names[key]) for key in sorted(names, key=int))
-    except (ValueError, TypeError, AttributeError) as error:
-        raise InputError(f"id2label is damaged: {error}", where=str(folder / "config.json")) from error
+    labels = labels_in(config, folder)
     if prepared.fitted.labels:
         _check_labels(labels, folder, prepared)
     elif len(labels) != prepared.head.outputs:

@@ -9,15 +9,15 @@ from torch import Tensor
 
 from bertjobs.errors import InputError
 from bertjobs.finetune.model import BertForTask, load_weights
-from bertjobs.model.attention import ChosenAttention, choose_attention
-from bertjobs.model.bert import Bert, BertForPreTraining
+from bertjobs.model.attention import ChosenAttention
+from bertjobs.model.bert import BertForPreTraining
 from bertjobs.model.huggingface import initialise_from
 from bertjobs.model.packed import Tokens
 from bertjobs.model.states import States, states_of
 from bertjobs.recipe.distillation import Matching
 from bertjobs.recipe.spec import ModelSpec, RunSpec
 from bertjobs.tasks.rows import Head
-from bertjobs.train.precision import AUTOCAST
+from bertjobs.train.precision import attention_for
 
 
 class Teacher:
@@ -30,9 +30,8 @@ class Teacher:
     @torch.no_grad()
     def states(self, pack: Tokens, matching: Matching) -> States:
         """Its layers on a pack, as far as the student learns from them."""
-        bert, layers = self._bert, {its for _, its in matching.pairs} if matching.hidden else ()
         attended = matching.relation_layer if matching.relations else None
-        return states_of(bert, pack, self._attention, layers, attended)
+        return states_of(self._model.bert, pack, self._attention, matching.teacher_layers, attended)
 
     @torch.no_grad()
     def word_logits(self, hidden: Tensor) -> Tensor:
@@ -45,10 +44,6 @@ class Teacher:
         """Its task's outputs, float32 [R, outputs], for its hidden states [R, W]."""
         assert isinstance(self._model, BertForTask)
         return self._model.decide(hidden).float()
-
-    @property
-    def _bert(self) -> Bert:
-        return self._model.bert
 
 
 def open_pretrained(spec: RunSpec, shape: ModelSpec, device: torch.device, *, has_words: bool) -> Teacher:
@@ -69,7 +64,7 @@ def open_pretrained(spec: RunSpec, shape: ModelSpec, device: torch.device, *, ha
             where=str(folder),
             hint="--set distill_logits=0 learns from its layers alone",
         )
-    return Teacher(model.to(device), _attention(spec, shape, device))
+    return Teacher(model.to(device), attention_for(spec.attention, shape, spec.precision, device))
 
 
 def open_fine_tuned(spec: RunSpec, shape: ModelSpec, head: Head, device: torch.device) -> Teacher:
@@ -82,9 +77,4 @@ def open_fine_tuned(spec: RunSpec, shape: ModelSpec, head: Head, device: torch.d
     model = BertForTask(shape, head)
     if lacking := load_weights(model, folder, with_head=True):
         raise InputError(f"the teacher's weights lack those of its head: {', '.join(lacking)}", where=str(folder))
-    return Teacher(model.to(device), _attention(spec, shape, device))
-
-
-def _attention(spec: RunSpec, shape: ModelSpec, device: torch.device) -> ChosenAttention:
-    dtype = AUTOCAST.get(spec.precision, torch.float32)
-    return choose_attention(spec.attention, device, dtype, shape.hidden_size // shape.num_attention_heads)
+    return Teacher(model.to(device), attention_for(spec.attention, shape, spec.precision, device))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -12,7 +12,11 @@ from torch import Tensor, nn
 
 from bertjobs.distill.losses import relation_divergence, squared_error
 from bertjobs.distill.student import projected
-from bertjobs.model.states import States
+from bertjobs.finetune.forward import nothing
+from bertjobs.model.attention import Attend
+from bertjobs.model.bert import Bert
+from bertjobs.model.packed import Tokens
+from bertjobs.model.states import States, states_of
 from bertjobs.recipe.distillation import Matching
 from bertjobs.train.objective import Term
 
@@ -47,6 +51,21 @@ def terms_of(matching: Matching, *, has_labels: bool, has_logits: bool) -> tuple
 def weighted(weight: float, loss: Tensor, count: int, *scores: Tensor) -> Term:
     """A term of a loss that is summed over ``count`` rows or tokens."""
     return Term(weight * loss, torch.full((), count, device=loss.device), (loss.detach(), *scores))
+
+
+def student_states(bert: Bert, pack: Tokens, attention: Attend, matching: Matching) -> States:
+    """The layers of a student on a pack, as far as they are compared with its teacher's."""
+    last = len(bert.encoder.layer)
+    return states_of(bert, pack, attention, matching.student_layers, last if matching.relations else None)
+
+
+def reaching_all(terms: Iterable[Term], model: nn.Module) -> tuple[Term, ...]:
+    """The terms, of which the first gives every parameter a gradient, if need be of 0.
+
+    A pack without sequences, weights of 0, and layers beyond those that are compared leave some without one.
+    """
+    first, *rest = terms
+    return (replace(first, loss_sum=first.loss_sum + nothing(model).loss_sum), *rest)
 
 
 def inner_terms(

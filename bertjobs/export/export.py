@@ -32,7 +32,7 @@ from bertjobs.export.triton.repository import check_servable, write_computing, w
 from bertjobs.files.atomic import new_folder
 from bertjobs.files.faults import not_written
 from bertjobs.finetune.predict import BATCH_TOKENS
-from bertjobs.run.result import phase_of
+from bertjobs.run.result import name_of
 
 Target = Literal["hf", "onnx", "triton", "tensorrt"]
 CARD_FILE = "README.md"
@@ -149,9 +149,7 @@ def check_name(name: str) -> None:
 
 def default_name(folder: Path) -> str:
     """The name of the run that a checkpoint belongs to, else of its folder, as servers take it."""
-    phase = phase_of(folder)
-    name = phase.root.parent.name if phase else folder.name
-    return re.sub(r"[^A-Za-z0-9_.-]", "_", name).lstrip(".-") or "model"
+    return re.sub(r"[^A-Za-z0-9_.-]", "_", name_of(folder)).lstrip(".-") or "model"
 
 
 def sizes(folder: Path) -> dict[str, int]:

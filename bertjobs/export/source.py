@@ -10,16 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bertjobs.errors import InputError
 from bertjobs.export.padded import Padded
 from bertjobs.finetune.description import task_config
 from bertjobs.finetune.loading import TrainedModel, is_fine_tuned, load_trained
 from bertjobs.model.bert import Bert, BertForPreTraining
-from bertjobs.model.huggingface import LoadedWeights, load_pretrained
+from bertjobs.model.huggingface import ARCHITECTURES, LoadedWeights, load_pretrained
 from bertjobs.recipe.bert_config import config_from_model_spec, read_model_spec
 from bertjobs.recipe.spec import ModelSpec
-from bertjobs.run.checkpoints import step_of
-from bertjobs.run.result import measured_at, phase_of
+from bertjobs.run.result import measured_of
 from bertjobs.tasks.encoding import TextEncoder
 from bertjobs.tasks.metrics.scores import scores_of
 
@@ -80,29 +78,24 @@ def open_source(folder: Path, *, features: bool = False) -> Source:
         config=task_config(model.spec, trained.head, trained.fitted.labels),
         trained=trained,
         task=trained.as_description(),
-        scores=_measured(folder),
+        scores=scores_of(measured_of(folder)),
     )
 
 
 def _pretrained(folder: Path, features: bool) -> Source:
     spec = read_model_spec(folder)
     encoder = TextEncoder.of_folder(folder, spec.max_position_embeddings)
-    if encoder.vocabulary.size > spec.vocab_size:
-        raise InputError(
-            f"the tokenizer has {encoder.vocabulary.size:,} tokens, and the model {spec.vocab_size:,}",
-            where=str(folder),
-            hint="copy the tokenizer's files from where the model comes from",
-        )
+    encoder.check_fits(spec.vocab_size, str(folder))
     weights = load_pretrained(folder, spec)
     model: Bert | BertForPreTraining
     if features or _lacks(weights, "cls.predictions."):
         model = Bert(spec, False, pooled=False)  # the vectors do not need one
         state = {name.removeprefix("bert."): one for name, one in weights.state.items() if name.startswith("bert.")}
-        architecture = "BertModel"
+        architecture = ARCHITECTURES[False, False]
     else:
         model = BertForPreTraining(spec, next_sentence=not _lacks(weights, "cls.seq_relationship.", "bert.pooler."))
         state = {name: weights.state[name] for name, _ in model.named_parameters()}
-        architecture = "BertForPreTraining" if model.next_sentence else "BertForMaskedLM"
+        architecture = ARCHITECTURES[True, model.next_sentence]
     _fill(model, state)
     config = config_from_model_spec(spec) | {"architectures": [architecture]}
     return Source(folder, spec, encoder, Padded(model).eval(), state, config)
@@ -116,9 +109,3 @@ def _lacks(weights: LoadedWeights, *prefixes: str) -> bool:
 def _fill(model: torch.nn.Module, state: Mapping[str, Tensor]) -> None:
     for name, parameter in model.named_parameters():
         parameter.copy_(state[name])
-
-
-def _measured(folder: Path) -> dict[str, float]:
-    """The measures of this checkpoint on its run's dev data; {} if it lies in no run."""
-    phase = phase_of(folder)
-    return scores_of(measured_at(phase, step_of(folder))) if phase else {}

@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from bertjobs.finetune.batches import TaskBatch
 from bertjobs.finetune.model import BertForTask
-from bertjobs.model.attention import ChosenAttention, choose_attention
+from bertjobs.model.attention import ChosenAttention
 from bertjobs.model.bert import IGNORED_LABEL
 from bertjobs.tasks.rows import Head
 from bertjobs.train.objective import Term
-from bertjobs.train.precision import AUTOCAST
+from bertjobs.train.precision import attention_for
 
 
 class TaskForward(nn.Module):
@@ -46,9 +46,7 @@ def open_forward(model: BertForTask, precision: str, device: torch.device, atten
     Raises:
         InputError: the attention of this name does not work there.
     """
-    dtype = AUTOCAST.get(precision, torch.float32)
-    size = model.spec.hidden_size // model.spec.num_attention_heads
-    return TaskForward(model, choose_attention(attention, device, dtype, size))
+    return TaskForward(model, attention_for(attention, model.spec, precision, device))
 
 
 def loss_term(outputs: Tensor, batch: TaskBatch, head: Head) -> Term:

@@ -16,8 +16,7 @@ from bertjobs.finetune.forward import TaskForward, open_forward
 from bertjobs.finetune.model import BertForTask, load_weights
 from bertjobs.recipe.bert_config import model_spec_from_config, read_bert_config
 from bertjobs.recipe.spec import ModelSpec
-from bertjobs.run.checkpoints import step_of
-from bertjobs.run.result import measured_at, phase_of
+from bertjobs.run.result import measured_of
 from bertjobs.tasks.encoding import TextEncoder
 from bertjobs.tasks.rows import ARCHITECTURES, Head
 from bertjobs.tasks.task import Fitted, Task, open_task
@@ -100,12 +99,7 @@ def load_trained(folder: Path, device: torch.device, precision: str = "fp32") ->
     description = _described(folder) or _guessed(folder, config, spec)
     task = open_task(description.name, description.options)
     encoder = TextEncoder.of_folder(folder, description.max_length)
-    if encoder.vocabulary.size > spec.vocab_size:
-        raise InputError(
-            f"the tokenizer has {encoder.vocabulary.size:,} tokens, and the model {spec.vocab_size:,}",
-            where=str(folder),
-            hint="copy the tokenizer's files from where the model comes from",
-        )
+    encoder.check_fits(spec.vocab_size, str(folder))
     check_precision(precision, device)
     use_precision(precision)
     model = BertForTask(spec, description.head).to(device)
@@ -138,8 +132,7 @@ def _described(folder: Path) -> _Description | None:
 
 def _tuned(folder: Path) -> Mapping[str, Any]:
     """What its run tuned on the dev data with this checkpoint; {} if it lies in no run, or nothing was tuned."""
-    phase = phase_of(folder)
-    return measured_at(phase, step_of(folder)).get("tuned") or {} if phase else {}
+    return measured_of(folder).get(TUNED) or {}
 
 
 def _guessed(folder: Path, config: Mapping[str, Any], spec: ModelSpec) -> _Description:
@@ -149,11 +142,7 @@ def _guessed(folder: Path, config: Mapping[str, Any], spec: ModelSpec) -> _Descr
         known = f"it is a {architecture} without {TASK_FILE}" if architecture else f"it has no {TASK_FILE}"
         raise InputError(f"the model is not fine-tuned: {known}", where=str(folder), hint=_finetune_hint(folder))
     kind = KINDS[architecture]
-    names = config.get("id2label") or {"0": "LABEL_0", "1": "LABEL_1"}
-    try:
-        labels = tuple(str(names[key]) for key in sorted(names, key=int))
-    except (ValueError, TypeError, AttributeError) as error:
-        raise InputError(f"id2label is damaged: {error}", where=str(folder / "config.json")) from error
+    labels = labels_in(config, folder)
     problem = config.get("problem_type") or ("regression" if len(labels) == 1 else "")
     loss = _LOSSES.get(problem, "cross_entropy") if kind == "sequence" else "cross_entropy"
     outputs = 2 if kind == "span" else len(labels)
@@ -165,6 +154,19 @@ def _guessed(folder: Path, config: Mapping[str, Any], spec: ModelSpec) -> _Descr
         Head(kind, outputs, loss),  # type: ignore[arg-type]
         _longest(folder, spec),
     )
+
+
+def labels_in(config: Mapping[str, Any], folder: Path) -> tuple[str, ...]:
+    """The names of a head's outputs, by number, in Hugging Face's configuration; two are what it leaves out.
+
+    Raises:
+        InputError: they are damaged.
+    """
+    names = config.get("id2label") or {"0": "LABEL_0", "1": "LABEL_1"}
+    try:
+        return tuple(str(names[key]) for key in sorted(names, key=int))
+    except (ValueError, TypeError, AttributeError) as error:
+        raise InputError(f"id2label is damaged: {error}", where=str(folder / "config.json")) from error
 
 
 def _longest(folder: Path, spec: ModelSpec) -> int:

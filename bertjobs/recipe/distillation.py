@@ -40,6 +40,16 @@ class Matching:
     relation_heads: int
 
     @property
+    def student_layers(self) -> frozenset[int]:
+        """The student's hidden states that are compared, as in `pairs`; none if they have no weight."""
+        return frozenset(mine for mine, _ in self.pairs) if self.hidden else frozenset()
+
+    @property
+    def teacher_layers(self) -> frozenset[int]:
+        """The teacher's, likewise."""
+        return frozenset(its for _, its in self.pairs) if self.hidden else frozenset()
+
+    @property
     def pairs(self) -> tuple[tuple[int, int], ...]:
         """The hidden states that are compared, (student's, teacher's): 0 for the embeddings, then layers."""
         return ((0, 0), *enumerate(self.layers, 1))

@@ -10,6 +10,9 @@ from typing import NamedTuple
 
 from bertjobs.recipe.spec import ModelSpec, PhaseSpec
 
+FORWARD_SHARE = 1 / 3
+"""Of the arithmetic of a training step, what is needed without the backward pass, which counts as two forwards."""
+
 
 class StepCounts(NamedTuple):
     """What an optimizer step's sequences contain, without padding.

@@ -7,7 +7,7 @@ from typing import Any
 
 from bertjobs.errors import InputError
 from bertjobs.files.json_lines import read_lines
-from bertjobs.run.checkpoints import newest_valid
+from bertjobs.run.checkpoints import newest_valid, step_of
 from bertjobs.run.directory import PhaseDirectory, RunDirectory, open_run
 
 
@@ -37,6 +37,18 @@ def phase_of(checkpoint: Path) -> PhaseDirectory | None:
         if phase.checkpoints == checkpoint.parent and RunDirectory(phase.root.parent).has_lockfile:
             return phase
     return None
+
+
+def name_of(checkpoint: Path) -> str:
+    """The name of the run that a checkpoint belongs to; that of its folder if it does not lie in a run."""
+    phase = phase_of(checkpoint)
+    return phase.root.parent.name if phase else checkpoint.name
+
+
+def measured_of(checkpoint: Path) -> dict[str, Any]:
+    """As `measured_at`, of a checkpoint's own step; {} if it does not lie in a run."""
+    phase = phase_of(checkpoint)
+    return measured_at(phase, step_of(checkpoint)) if phase else {}
 
 
 def measured_at(phase: PhaseDirectory, step: int) -> dict[str, Any]:

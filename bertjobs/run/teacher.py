@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 from bertjobs.errors import InputError
@@ -34,6 +35,15 @@ def teacher_sha256(folder: Path) -> str:
     except OSError as error:
         raise InputError(f"the teacher cannot be read: {error.strerror}", where=str(folder / name)) from error
     return digest.hexdigest()
+
+
+def with_teacher_sha256(spec: RunSpec) -> RunSpec:
+    """The run with the digest of its teacher, if it has none yet.
+
+    Raises:
+        InputError: as in `teacher_sha256`.
+    """
+    return spec if spec.teacher_sha256 else replace(spec, teacher_sha256=teacher_sha256(Path(spec.teacher)))
 
 
 def check_same_teacher(spec: RunSpec) -> None:

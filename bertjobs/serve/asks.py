@@ -14,11 +14,8 @@ from bertjobs.finetune.loading import TrainedModel
 from bertjobs.serve.engine import Outputs, Scorer
 from bertjobs.serve.refusal import Refusal, refused
 from bertjobs.tasks.encoding import TextEncoder
-from bertjobs.tasks.questions import Squad1
-from bertjobs.tasks.ranking import RankingTask
 from bertjobs.tasks.rows import Row
-from bertjobs.tasks.tagging import TaggingTask
-from bertjobs.tasks.task import Prediction, Task
+from bertjobs.tasks.task import Prediction, without_ids
 from bertjobs.wording import counted
 
 Texts = Mapping[str, str]
@@ -75,7 +72,7 @@ class TaskAsk:
     @classmethod
     def of(cls, scorer: Scorer, trained: TrainedModel) -> TaskAsk:
         """With the keys of the model's task."""
-        return cls(scorer, trained, *_keys(trained.task))
+        return cls(scorer, trained, trained.task.text_keys, trained.task.optional_keys)
 
     def encode(self, texts: Sequence[Texts]) -> Encoded:
         encoder = self.trained.encoder
@@ -90,18 +87,7 @@ class TaskAsk:
     def decode(self, encoded: Encoded, outputs: Sequence[Outputs]) -> list[Prediction]:
         trained = self.trained
         predictions = trained.task.predict(encoded.examples, outputs, trained.encoder, trained.fitted)
-        return [{key: value for key, value in one.items() if key not in _IDS} for one in predictions]
-
-
-_IDS = ("id", "query_id", "passage_id")
-
-
-def _keys(task: Task[Any]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    if isinstance(task, Squad1):
-        return ("question", "context"), ()
-    if isinstance(task, RankingTask):
-        return ("query", "passage"), ()
-    return ("text",), () if isinstance(task, TaggingTask) else ("second",)
+        return [without_ids(one) for one in predictions]
 
 
 @dataclass(frozen=True)

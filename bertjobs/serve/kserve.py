@@ -211,7 +211,7 @@ def raw_outputs(outputs: Outputs, served: Served, width: int) -> list[Tensor]:
 def _raw_names(served: Served) -> list[str]:
     if served.kind == EMBEDDING:
         return ["embedding"]
-    return ["start_logits", "end_logits"] if served.rules.head.kind == "span" else ["logits"]
+    return list(served.rules.head.output_names)
 
 
 def _outputs_of_text(served: Served) -> dict[str, str]:

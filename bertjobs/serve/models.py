@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bertjobs.errors import BertjobsError, InputError, first_line, nearest
-from bertjobs.run.result import phase_of
+from bertjobs.run.result import name_of
 from bertjobs.serve.refusal import NOT_FOUND, Refusal
 from bertjobs.serve.served import Served
 
@@ -199,8 +199,7 @@ def source_of(words: str, find: Callable[[str], Path], exists: Callable[[str], b
         name, place = "", words
     folder = find(place).absolute()
     if not name:
-        phase = phase_of(folder)
-        name = phase.root.parent.name if phase else folder.name
+        name = name_of(folder)
         if not NAME.fullmatch(name):
             raise InputError(f"{name!r} cannot be a model's name in an address", where=words, hint=f"NAME={words}")
     return Source(name, lambda: find(place).absolute())

@@ -10,13 +10,8 @@ import numpy as np
 import torch
 
 from bertjobs.errors import InputError
-from bertjobs.files.reading import read_json
-from bertjobs.finetune.description import TASK_FILE
 from bertjobs.finetune.encoder import load_bert
-from bertjobs.finetune.loading import KINDS, load_trained
-from bertjobs.model.attention import choose_attention
-from bertjobs.recipe.bert_config import read_bert_config
-from bertjobs.recipe.spec import ModelSpec
+from bertjobs.finetune.loading import is_fine_tuned, load_trained
 from bertjobs.serve.asks import Ask, EmbeddingAsk, MaskAsk, TaskAsk
 from bertjobs.serve.engine import Scorer
 from bertjobs.serve.scorers import EVERY_TOKEN, EmbeddingScorer, HeadScorer, MaskScorer
@@ -25,7 +20,7 @@ from bertjobs.tasks.encoding import TextEncoder
 from bertjobs.tasks.questions import Squad1
 from bertjobs.tasks.ranking import RankingTask
 from bertjobs.tasks.rows import Row
-from bertjobs.train.precision import AUTOCAST, check_precision, use_precision
+from bertjobs.train.precision import attention_for, check_precision, use_precision
 
 SENTENCE_KINDS = {"cross_entropy": "classes", "squared_error": "number", "binary_cross_entropy": "several"}
 """What a model says of a whole text, by its head's loss."""
@@ -70,18 +65,11 @@ def load_served(name: str, version: int, folder: Path, device: torch.device, pre
     Raises:
         InputError: the folder has no model, or one that is damaged, or whose outputs are not numbers.
     """
-    served = (_fine_tuned if _has_head(folder) else _pretrained)(name, version, folder, device, precision)
+    served = (_fine_tuned if is_fine_tuned(folder) else _pretrained)(name, version, folder, device, precision)
     (output,) = served.scorer([Row([0] * min(8, served.rules.longest), 4, (), range(2))])
     if not np.isfinite(output).all():
         raise InputError("the model's outputs are not numbers: its weights are damaged", where=str(folder))
     return served
-
-
-def _has_head(folder: Path) -> bool:
-    """Whether a folder's model is fine-tuned for a task."""
-    if read_json(folder / TASK_FILE, lambda value: value) is not None:
-        return True
-    return next(iter(read_bert_config(folder).get("architectures") or ()), "") in KINDS
 
 
 def _fine_tuned(name: str, version: int, folder: Path, device: torch.device, precision: str) -> Served:
@@ -104,12 +92,8 @@ def _pretrained(name: str, version: int, folder: Path, device: torch.device, pre
     bert = load_bert(folder, device)
     spec = bert.spec
     encoder = _forgetful(TextEncoder.of_folder(folder, spec.max_position_embeddings))
-    if encoder.vocabulary.size > spec.vocab_size:
-        raise InputError(
-            f"the tokenizer has {encoder.vocabulary.size:,} tokens, and the model {spec.vocab_size:,}",
-            where=str(folder),
-        )
-    attention = choose_attention("auto", device, AUTOCAST.get(precision, torch.float32), _head_size(spec))
+    encoder.check_fits(spec.vocab_size, str(folder))
+    attention = attention_for("auto", spec, precision, device)
     scorer = EmbeddingScorer(name, bert, attention, precision)
     asks: dict[str, Ask] = {EMBEDDING: EmbeddingAsk(scorer, encoder)}
     if not bert.lacks:
@@ -121,7 +105,3 @@ def _pretrained(name: str, version: int, folder: Path, device: torch.device, pre
 def _forgetful(encoder: TextEncoder) -> TextEncoder:
     """The same without a memory of words, which grows with each new one of any text."""
     return TextEncoder(encoder.vocabulary, encoder.max_length, remembers=False)
-
-
-def _head_size(spec: ModelSpec) -> int:
-    return spec.hidden_size // spec.num_attention_heads

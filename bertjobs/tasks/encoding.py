@@ -43,6 +43,15 @@ class TextEncoder:
         self.vocabulary, self.max_length, self._remembers = vocabulary, max_length, remembers
         self.truncated = 0
 
+    def check_fits(self, vocab_size: int, where: str) -> None:
+        """InputError if a model of ``vocab_size`` words lacks tokens of the vocabulary."""
+        if self.vocabulary.size > vocab_size:
+            raise InputError(
+                f"the tokenizer has {self.vocabulary.size:,} tokens, and the model {vocab_size:,}",
+                where=where,
+                hint="copy the tokenizer's files from where the model comes from",
+            )
+
     @classmethod
     def of_folder(cls, folder: Path, max_length: int) -> TextEncoder:
         """With the tokenizer in a checkpoint's or a prepared task's folder.

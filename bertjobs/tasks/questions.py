@@ -66,6 +66,8 @@ class Squad1(Task[Question]):
         "test": ("test.json",),
     }
     measure = "f1"
+    text_keys: ClassVar[tuple[str, ...]] = ("question", "context")
+    optional_keys: ClassVar[tuple[str, ...]] = ()
     has_null: ClassVar[bool] = False
     option_help: ClassVar[Mapping[str, str]] = {
         "stride": "tokens from one window to the next (default: 128)",
@@ -228,9 +230,9 @@ class Squad1(Task[Question]):
         Raises:
             InputError: one of the two is missing or empty.
         """
-        check_keys(texts, ("question", "context"))
+        check_keys(texts, self.text_keys)
         for text in texts:
-            for key in ("question", "context"):
+            for key in self.text_keys:
                 if not text[key].strip():
                     raise InputError(f"the {key} is empty", hint='--question "..." --context "..."')
         return [

@@ -58,6 +58,8 @@ class RankingTask(Task[Candidate]):
         "test": ("top1000.eval", "top1000.eval.tsv", "run.eval.small.tsv", "run.eval.tsv", "run.eval.trec"),
     }
     measure = "mrr@10"
+    text_keys: ClassVar[tuple[str, ...]] = ("query", "passage")
+    optional_keys: ClassVar[tuple[str, ...]] = ()
     option_help: ClassVar[Mapping[str, str]] = {
         "max_query": "tokens of a query at most; the rest is cut off (default: 64)",
         "triples": "how many triples are read (default: all)",
@@ -170,7 +172,7 @@ class RankingTask(Task[Candidate]):
         Raises:
             InputError: a key is missing or not known.
         """
-        check_keys(texts, ("query", "passage"), ("id",))
+        check_keys(texts, self.text_keys, ("id",))
         return [
             Candidate(one.get("id", str(number)), "1", one["query"], one["passage"])
             for number, one in enumerate(texts, 1)

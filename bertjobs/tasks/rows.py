@@ -64,6 +64,11 @@ class Head:
         return ARCHITECTURES[self.kind]
 
     @property
+    def output_names(self) -> tuple[str, ...]:
+        """What that class, and ONNX files of it, call the outputs."""
+        return ("start_logits", "end_logits") if self.kind == "span" else ("logits",)
+
+    @property
     def has_classes(self) -> bool:
         """Whether each output stands for a class, one of which is true."""
         return self.loss == "cross_entropy" and self.kind != "span"

@@ -51,7 +51,7 @@ class SentenceTask(Task[Sentences]):
 
     def from_text(self, texts: Sequence[Mapping[str, str]]) -> list[Sentences]:
         """Keys: text, and for a pair second."""
-        check_keys(texts, ("text",), ("second",))
+        check_keys(texts, self.text_keys, self.optional_keys)
         return [Sentences(str(number), one["text"], one.get("second")) for number, one in enumerate(texts, 1)]
 
     def head(self, labels: Sequence[str]) -> Head:

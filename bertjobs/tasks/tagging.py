@@ -40,6 +40,7 @@ class TaggingTask(Task[Words]):
         "test": (*(f"test.{suffix}" for suffix in _SUFFIXES), "eng.testb"),
     }
     measure = "f1"
+    optional_keys: ClassVar[tuple[str, ...]] = ()
     option_help: ClassVar[Mapping[str, str]] = {
         "lines": "true: a sentence per line, words<TAB>tags; else a word per line, an empty line between sentences",
         "word": "column of the word, from 1; by default the first, in CoNLL-U the second",
@@ -93,10 +94,10 @@ class TaggingTask(Task[Words]):
             shares = [0.0] * len(example.words)
             for window, output in zip(windows, of_example, strict=True):
                 words = [word for word in window.read if pieces[word]]
-                read = softmax(output[: len(words)])
-                for word, of_word in zip(words, read, strict=True):
-                    number = int(of_word.argmax())
-                    tags[word], shares[word] = fitted.labels[number], float(of_word[number])
+                read = output[: len(words)]
+                best = softmax(read).max(1).tolist()
+                for word, number, share in zip(words, read.argmax(1).tolist(), best, strict=True):
+                    tags[word], shares[word] = fitted.labels[number], share
             prediction: Prediction = {"id": example.id, "words": list(example.words), "tags": tags}
             if with_spans:
                 prediction["entities"] = _entities(example, tags, shares)
@@ -124,7 +125,7 @@ class TaggingTask(Task[Words]):
         Raises:
             InputError: there is another key, or a text without a word.
         """
-        check_keys(texts, ("text",))
+        check_keys(texts, self.text_keys)
         examples = []
         for number, fields in enumerate(texts, 1):
             cut = words_of(fields["text"])

@@ -48,6 +48,7 @@ class Task(Generic[E]):
     Attributes:
         name: on the command line.
         files: by split, the names under which its file is looked for, in this order.
+        text_keys, optional_keys: of the texts that `from_text` is asked; the optional ones may be missing.
         measure: the one of its `score` by which the best checkpoint is chosen; more is better.
         option_help: its options, each with a word about it.
         notes: what readers skipped or found odd, with counts.
@@ -55,6 +56,8 @@ class Task(Generic[E]):
 
     name: ClassVar[str] = ""
     files: ClassVar[Mapping[str, Sequence[str]]] = {}
+    text_keys: ClassVar[tuple[str, ...]] = ("text",)
+    optional_keys: ClassVar[tuple[str, ...]] = ("second",)
     measure: ClassVar[str] = "accuracy"
     option_help: ClassVar[Mapping[str, str]] = {}
 
@@ -137,6 +140,11 @@ class Task(Generic[E]):
     def write_submission(self, predictions: Iterable[Prediction], split: str, folder: Path) -> list[Path]:  # noqa: ARG002
         """Write the files that a benchmark's server takes; returns them."""
         return []
+
+
+def without_ids(prediction: Prediction) -> Prediction:
+    """What a prediction says, for who has asked a single text: without the ids by which files name examples."""
+    return {name: value for name, value in prediction.items() if name not in ("id", "query_id", "passage_id")}
 
 
 def check_keys(texts: Iterable[Mapping[str, str]], required: Sequence[str], optional: Sequence[str] = ()) -> None:

@@ -10,6 +10,8 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 
 from bertjobs.errors import InputError
+from bertjobs.model.attention import ChosenAttention, choose_attention
+from bertjobs.recipe.spec import ModelSpec
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -49,6 +51,16 @@ def _lacking(name: str, precision: str, has: list[str]) -> InputError:
 def use_precision(precision: str) -> None:
     """Set torch's global switch: whether float32 products may be rounded to tf32."""
     torch.set_float32_matmul_precision("highest" if precision == "fp32" else "high")
+
+
+def attention_for(name: str, model: ModelSpec, precision: str, device: torch.device) -> ChosenAttention:
+    """The attention of this name for a model's heads, in a precision.
+
+    Raises:
+        InputError: as in `choose_attention`.
+    """
+    dtype = AUTOCAST.get(precision, torch.float32)
+    return choose_attention(name, device, dtype, model.hidden_size // model.num_attention_heads)
 
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager:

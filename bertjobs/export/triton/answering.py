@@ -23,7 +23,7 @@ from bertjobs.tasks.ranking import RankingTask
 from bertjobs.tasks.rows import Head, Output, Row
 from bertjobs.tasks.sentences import SentenceTask
 from bertjobs.tasks.tagging import TaggingTask
-from bertjobs.tasks.task import Fitted, Task, check_keys, open_task
+from bertjobs.tasks.task import Fitted, Task, check_keys, open_task, without_ids
 
 SETTINGS_FILE = "task.json"
 PREDICTION = "prediction"
@@ -120,9 +120,9 @@ class TaskAnswering(Answering):
         self.fitted = Fitted(tuple(content["labels"]), content.get("tuned") or {})
         self.head = Head(**content["head"])
         self.encoder = PlainEncoder.of_folder(folder, content["max_length"])
-        self.texts, fields = _form(self.task, self.fitted.labels)
-        self.fields = (Field(PREDICTION, STRING), *fields)
-        self.raw = ("start_logits", "end_logits") if self.head.kind == "span" else ("logits",)
+        self.texts = {key: key in self.task.optional_keys for key in (*self.task.text_keys, *self.task.optional_keys)}
+        self.fields = (Field(PREDICTION, STRING), *_fields(self.task, self.fitted.labels))
+        self.raw = self.head.output_names
 
     def ask(self, texts: Mapping[str, str]) -> Asked:
         (example,) = self.task.from_text([texts])
@@ -139,7 +139,7 @@ class TaskAnswering(Answering):
 
     def answer(self, asked: Asked, outputs: Sequence[Output]) -> dict[str, Any]:
         (prediction,) = self.task.predict([asked.example], [outputs], self.encoder, self.fitted)
-        answer = {name: value for name, value in prediction.items() if name not in ("id", "query_id", "passage_id")}
+        answer = without_ids(prediction)
         if "answer" in answer:
             answer["end"] = answer["start"] + len(answer["answer"])
         return answer
@@ -173,24 +173,24 @@ class VectorAnswering(Answering):
         return {"tokens": len(asked.rows[0].ids), "cls": hidden[0].tolist(), "mean": hidden.mean(0).tolist()}
 
 
-def _form(task: Task[Any], labels: Sequence[str]) -> tuple[Mapping[str, bool], Sequence[Field]]:
-    """What a task is asked, and what it answers besides the whole prediction.
+def _fields(task: Task[Any], labels: Sequence[str]) -> Sequence[Field]:
+    """What a task answers besides the whole prediction.
 
     Raises:
         InputError: the task is of another kind than those of bertjobs.
     """
     if isinstance(task, SentenceTask):
         if task.kind == "number":
-            return {"text": False, "second": True}, [Field("value", FP32)]
+            return [Field("value", FP32)]
         name = "labels" if task.kind == "several" else "label"
-        return {"text": False, "second": True}, [Field(name, STRING), Field("probabilities", FP32, len(labels))]
+        return [Field(name, STRING), Field("probabilities", FP32, len(labels))]
     if isinstance(task, TaggingTask):
-        return {"text": False}, [Field("entities" if are_span_tags(labels) else "tags", STRING)]
+        return [Field("entities" if are_span_tags(labels) else "tags", STRING)]
     if isinstance(task, Squad1):
         places = [Field("start", INT32), Field("end", INT32), Field("probability", FP32)]
-        return {"question": False, "context": False}, [Field("answer", STRING), *places]
+        return [Field("answer", STRING), *places]
     if isinstance(task, RankingTask):
-        return {"query": False, "passage": False}, [Field("score", FP32), Field("log_odds", FP32)]
+        return [Field("score", FP32), Field("log_odds", FP32)]
     raise InputError(f"task {task.name or type(task).__name__} is not one that a server can be asked in text",
                      where="--to triton", hint="--to onnx writes the model alone")  # fmt: skip
 

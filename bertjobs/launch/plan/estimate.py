@@ -19,9 +19,9 @@ from bertjobs.launch.plan.memory import Peak
 from bertjobs.launch.plan.packs import Packs
 from bertjobs.launch.plan.published import published_rate
 from bertjobs.launch.plan.step_time import Machine, StepWork, World, machine_from, step_time, work_of
-from bertjobs.launch.plan.task_work import FORWARD_SHARE, TaskWork
+from bertjobs.launch.plan.task_work import TaskWork
 from bertjobs.recipe.bert_config import read_model_spec
-from bertjobs.recipe.flops import flops_per_sequence
+from bertjobs.recipe.flops import FORWARD_SHARE, flops_per_sequence
 from bertjobs.recipe.lockfile import decisive_settings, difference, read_lockfile
 from bertjobs.recipe.spec import PhaseSpec, RunSpec
 from bertjobs.run.bench_file import BENCH_FILE, BenchRun, WorkPerSequence

@@ -9,15 +9,12 @@ from pathlib import Path
 import numpy as np
 
 from bertjobs.errors import InputError
-from bertjobs.recipe.flops import StepCounts, step_flops
+from bertjobs.recipe.flops import FORWARD_SHARE, StepCounts, step_flops
 from bertjobs.recipe.spec import ModelSpec, PhaseSpec, RunSpec
 from bertjobs.tasks.prepared import PreparedTask, Split
 
 MOST_READ = 100_000
 """Sequences whose lengths are read: of more, as many that are spread evenly."""
-
-FORWARD_SHARE = 1 / 3
-"""Of the arithmetic of a training step, what is needed without the backward pass."""
 
 
 @dataclass(frozen=True)

@@ -10,14 +10,14 @@ from torch import nn
 from bertjobs.data.batches.batches import Batch, MicroBatch
 from bertjobs.data.batches.packed_batches import PackedBatch
 from bertjobs.errors import first_line
-from bertjobs.model.attention import ChosenAttention, choose_attention
+from bertjobs.model.attention import ChosenAttention
 from bertjobs.model.bert import BertForPreTraining
 from bertjobs.model.compiled import choose_parts, warm_up
 from bertjobs.model.fused_layers import LayerChoice, LayerShapes, choose_layers
 from bertjobs.model.packed import EAGER, TokenWise, packed_sums
 from bertjobs.recipe.spec import RunSpec
 from bertjobs.train.objective import Term
-from bertjobs.train.precision import AUTOCAST, autocast
+from bertjobs.train.precision import AUTOCAST, attention_for, autocast
 from bertjobs.train.ranks import Ranks
 
 
@@ -141,9 +141,7 @@ def open_forward(
     """
     if not spec.is_unpadded:
         return Forward(model)
-    dtype = AUTOCAST.get(spec.precision, torch.float32)
-    heads = spec.model.hidden_size // spec.model.num_attention_heads
-    attention = choose_attention(spec.attention, device, dtype, heads)
+    attention = attention_for(spec.attention, spec.model, spec.precision, device)
     layers = layers or choose_fused_layers(spec, device)
     parts = choose_parts(device, layers.name, spec.compile_mode, compiles=spec.compile)
     return Forward(model, attention, parts, layers)
