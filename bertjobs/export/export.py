@@ -24,7 +24,7 @@ from bertjobs.export.onnx_file import (
     random_batches,
     write_onnx,
 )
-from bertjobs.export.real_text import dev_split, real_batches
+from bertjobs.export.real_text import RealText
 from bertjobs.export.source import Source, open_source
 from bertjobs.export.tensorrt import shapes_for, tensorrt_words, write_calibration
 from bertjobs.export.triton.card import repository_card
@@ -116,7 +116,7 @@ def export(folder: Path, options: Options) -> Exported:
     check_name(name)
     try:
         with new_folder(options.output) as part:
-            check_found, int8, notes = _WRITERS[options.to](source, name, part, options)
+            check_found, int8, notes = _WRITERS[options.to](RealText.of(source), name, part, options)
             files = sizes(part)
     except OSError as error:
         raise not_written(str(options.output), error, "--output") from error
@@ -158,9 +158,9 @@ def sizes(folder: Path) -> dict[str, int]:
     return {str(path.relative_to(folder)): path.stat().st_size for path in files}
 
 
-def card_of(source: Source, name: str, notes: tuple[str, ...] = ()) -> Card:
+def card_of(text: RealText, name: str, notes: tuple[str, ...] = ()) -> Card:
     """What README.md says of a model."""
-    spec = source.spec
+    source, spec = text.source, text.source.spec
     million = sum(tensor.numel() for tensor in source.state.values()) / 1e6
     trained = source.trained
     return Card(
@@ -170,40 +170,27 @@ def card_of(source: Source, name: str, notes: tuple[str, ...] = ()) -> Card:
         task=trained.name if trained else "",
         labels=trained.fitted.labels if trained else (),
         scores=source.scores,
-        pairs=has_pairs(source),
+        pairs=text.has_pairs,
         max_length=source.encoder.max_length,
         positions=source.spec.max_position_embeddings,
         notes=notes,
     )
 
 
-def has_pairs(source: Source) -> bool:
-    """Whether the task's texts come in pairs, as far as its dev data show it."""
-    if source.trained is None or source.module.kind != "sequence":
-        return False
-    if source.trained.name == "ranking":
-        return True
-    split, _ = dev_split(source)
-    first = next(split.examples(), None) if split else None
-    return getattr(first, "second", None) is not None
-
-
-def onnx_files(source: Source, folder: Path, int8: bool) -> tuple[Difference, Int8 | None]:
+def onnx_files(text: RealText, folder: Path, int8: bool) -> tuple[Difference, Int8 | None]:
     """Write model.onnx, checked, and with ``int8`` model_int8.onnx, measured.
 
     Raises:
         BertjobsError: as `write_onnx`, `check` and `quantise`.
     """
-    file = folder / ONNX_FILE
+    source, file = text.source, folder / ONNX_FILE
     write_onnx(source.module, source.spec.max_position_embeddings, file)
-    split, _ = dev_split(source)
-    batches = [*random_batches(source.spec.max_position_embeddings, source.spec.vocab_size),
-               *real_batches(source, split)]  # fmt: skip
+    batches = [*random_batches(source.spec.max_position_embeddings, source.spec.vocab_size), *text.batches]
     found = check(source.module, open_session(file), batches)
     if not int8:
         return found, None
     quantise(file, folder / INT8_FILE)
-    return found, measure_int8(source, file, folder / INT8_FILE, BATCH_TOKENS)
+    return found, measure_int8(text, file, folder / INT8_FILE, BATCH_TOKENS)
 
 
 def checked_words(found: Difference) -> str:
@@ -231,62 +218,56 @@ def int8_words(int8: Int8) -> str:
 _Written = tuple[Difference | None, Int8 | None, tuple[str, ...]]
 
 
-def _hugging_face(source: Source, name: str, folder: Path, options: Options) -> _Written:  # noqa: ARG001
-    write_description(source, folder)
-    write_weights(source, folder)
-    (folder / CARD_FILE).write_text(hugging_face_card(card_of(source, name)), encoding="utf-8")
+def _hugging_face(text: RealText, name: str, folder: Path, options: Options) -> _Written:  # noqa: ARG001
+    write_description(text.source, folder)
+    write_weights(text.source, folder)
+    (folder / CARD_FILE).write_text(hugging_face_card(card_of(text, name)), encoding="utf-8")
     return None, None, ()
 
 
-def _onnx(source: Source, name: str, folder: Path, options: Options) -> _Written:
-    write_description(source, folder)
-    found, int8 = onnx_files(source, folder, options.int8)
+def _onnx(text: RealText, name: str, folder: Path, options: Options) -> _Written:
+    write_description(text.source, folder)
+    found, int8 = onnx_files(text, folder, options.int8)
     words = f"Opset {OPSET}; {checked_words(found)}."
     small = f"`{INT8_FILE}` is the same with eight-bit weights: {int8_words(int8)}." if int8 else ""
-    shapes = {output: output_shape(source, output) for output in source.module.outputs}
-    (folder / CARD_FILE).write_text(onnx_card(card_of(source, name), shapes, words, small), encoding="utf-8")
+    card = onnx_card(card_of(text, name), output_shapes(text.source), words, small)
+    (folder / CARD_FILE).write_text(card, encoding="utf-8")
     return found, int8, ()
 
 
-def output_shape(source: Source, output: str) -> str:
-    """The shape of an output, in letters and numbers."""
-    kind = source.module.kind
-    if kind == "features":
-        return f"B, S, {source.spec.hidden_size}"
-    if kind == "fill-mask":
-        return f"B, S, {source.spec.vocab_size}"
-    if output != "logits":
-        return "B, S"
-    assert source.trained is not None
-    return f"B, {source.trained.head.outputs}" if kind == "sequence" else f"B, S, {source.trained.head.outputs}"
+def output_shapes(source: Source) -> dict[str, str]:
+    """The shapes of the outputs, in letters and numbers."""
+    return {
+        name: ", ".join(["B", *("S" if size < 0 else str(size) for size in dims)])
+        for name, dims in source.output_dims.items()
+    }
 
 
-def _triton(source: Source, name: str, folder: Path, options: Options) -> _Written:
+def _triton(text: RealText, name: str, folder: Path, options: Options) -> _Written:
+    source = text.source
     check_servable(source)
     answering = write_text_model(source, name, folder)  # first: it refuses what cannot be asked in text
     with TemporaryDirectory(dir=folder, prefix=".tmp-") as made:
-        found, int8 = onnx_files(source, Path(made), options.int8)
+        found, int8 = onnx_files(text, Path(made), options.int8)
         file = Path(made) / (INT8_FILE if options.int8 else ONNX_FILE)
         write_computing(source, name, file, folder, in_python=options.in_python)
     small = f"It has eight-bit weights: {int8_words(int8)}." if int8 else ""
-    words = repository_card(card_of(source, name), answering, checked_words(found), small, in_python=options.in_python)
+    words = repository_card(card_of(text, name), answering, checked_words(found), small, in_python=options.in_python)
     (folder / CARD_FILE).write_text(words, encoding="utf-8")
     return found, int8, ()
 
 
-def _tensorrt(source: Source, name: str, folder: Path, options: Options) -> _Written:
+def _tensorrt(text: RealText, name: str, folder: Path, options: Options) -> _Written:
+    source, batches = text.source, text.batches
     write_description(source, folder)
-    found, _ = onnx_files(source, folder, int8=False)
-    split, _ = dev_split(source)
-    batches = real_batches(source, split)
+    found, _ = onnx_files(text, folder, int8=False)
     lengths = [int(length) for batch in batches for length in batch[1].sum(1)]
     longest = source.spec.max_position_embeddings
     shapes = shapes_for(lengths, longest)
     calibrated_on = write_calibration(batches, shapes.usual[1], folder) if options.int8 else 0
-    outputs = {output: output_shape(source, output) for output in source.module.outputs}
-    card = card_of(source, name, (tensorrt_words(shapes, calibrated_on),))
-    text = onnx_card(card, outputs, f"Opset {OPSET}; {checked_words(found)}.")
-    (folder / CARD_FILE).write_text(text, encoding="utf-8")
+    card = card_of(text, name, (tensorrt_words(shapes, calibrated_on),))
+    words = onnx_card(card, output_shapes(source), f"Opset {OPSET}; {checked_words(found)}.")
+    (folder / CARD_FILE).write_text(words, encoding="utf-8")
     note = "the engine itself is built where the GPU is: README.md has the trtexec line, which was not run here"
     return found, None, (note,)
 

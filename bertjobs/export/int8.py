@@ -12,8 +12,7 @@ from typing import Any
 from bertjobs.errors import BertjobsError, first_line
 from bertjobs.export.onnx_file import Difference, difference, open_session
 from bertjobs.export.onnx_forward import with_session
-from bertjobs.export.real_text import dev_split, real_batches
-from bertjobs.export.source import Source
+from bertjobs.export.real_text import RealText
 from bertjobs.finetune.evaluate import evaluate
 
 INT8_FILE = "model_int8.onnx"
@@ -79,15 +78,14 @@ def quantise(float_file: Path, int8_file: Path) -> None:
         root.setLevel(level)
 
 
-def measure_int8(source: Source, float_file: Path, int8_file: Path, budget: int) -> Int8:
+def measure_int8(text: RealText, float_file: Path, int8_file: Path, budget: int) -> Int8:
     """What the int8 file costs: the measures on all dev data of the model's run, or how far its outputs are off."""
-    split, why_not = dev_split(source)
-    session = open_session(int8_file)
-    far = difference(source.module, session, real_batches(source, split))
-    if split is None or source.trained is None:
-        return Int8(far, why_not=why_not)
+    source, session = text.source, open_session(int8_file)
+    far = difference(source.module, session, text.batches)
+    if text.split is None or source.trained is None:
+        return Int8(far, why_not=text.why_not)
     measured = [
-        evaluate(with_session(source.trained, one), split.examples, "dev", budget=budget)
+        evaluate(with_session(source.trained, one), text.split.examples, "dev", budget=budget)
         for one in (open_session(float_file), session)
     ]
     floats, ints = (one.scores for one in measured)

@@ -14,7 +14,8 @@ import torch
 from numpy.typing import NDArray
 
 from bertjobs.errors import BertjobsError, InputError, first_line
-from bertjobs.export.padded import INPUTS, Padded
+from bertjobs.export.padded import Padded
+from bertjobs.export.padding import INPUTS
 
 if TYPE_CHECKING:
     import onnxruntime

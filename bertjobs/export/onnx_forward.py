@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,10 +10,11 @@ import torch
 from torch import Tensor
 
 from bertjobs.export.onnx_file import run
-from bertjobs.export.padded import padded
+from bertjobs.export.padded import as_batch
 from bertjobs.finetune.batches import TaskBatch
 from bertjobs.finetune.forward import TaskForward
 from bertjobs.finetune.loading import TrainedModel
+from bertjobs.tasks.rows import Row
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -28,19 +28,18 @@ class OnnxForward(TaskForward):
         self._session = session
 
     def outputs(self, batch: TaskBatch) -> Tensor:
-        ends = batch.cumulative_lengths.tolist()
-        ids = batch.input_ids.tolist()
-        rows = [ids[first:last] for first, last in pairwise(ends)]
-        seconds = [len(row) - int(types.sum()) for row, types in zip(rows, self._types(batch), strict=True)]
-        inputs = padded(rows, seconds)
+        lengths = batch.lengths.tolist()
+        inputs = as_batch([
+            Row(ids.tolist(), length - int(types.sum()))
+            for ids, types, length in zip(
+                batch.input_ids.split(lengths), batch.token_type_ids.split(lengths), lengths, strict=True
+            )
+        ])  # fmt: skip
         outputs = run(self._session, inputs)
         if self.model.head.kind == "sequence":
             return torch.from_numpy(outputs[0])
         of_tokens = np.stack(outputs, axis=-1) if self.model.head.kind == "span" else outputs[0]
         return torch.from_numpy(of_tokens[inputs[1].bool().numpy()])[batch.read]
-
-    def _types(self, batch: TaskBatch) -> list[Tensor]:
-        return list(batch.token_type_ids.split(batch.lengths.tolist()))
 
 
 def with_session(model: TrainedModel, session: onnxruntime.InferenceSession) -> TrainedModel:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from bertjobs.export.padding import padded
 from bertjobs.finetune.model import BertForTask
 from bertjobs.model.bert import Bert, BertForPreTraining
-
-INPUTS = ("input_ids", "attention_mask", "token_type_ids")
-"""Each int64 ``[B, S]``, in this order, as Hugging Face's exporters name them."""
+from bertjobs.tasks.rows import Row
 
 Kind = Literal["sequence", "token", "span", "fill-mask", "features"]
 """What comes out: the head of a task, words for masks, or vectors."""
@@ -54,28 +54,16 @@ class Padded(nn.Module):
         of a span head twice ``[B, S]``, of masks ``[B, S, V]``, of the encoder ``[B, S, H]``."""
         model = self.model
         bert = model if isinstance(model, Bert) else model.bert
-        hidden, pooled = bert(input_ids, token_type_ids, attention_mask)
+        hidden, _ = bert(input_ids, token_type_ids, attention_mask)
         if isinstance(model, Bert):
             return (hidden,)
         if isinstance(model, BertForPreTraining):
             return (model.mlm_logits(hidden),)
-        if model.head.kind == "span":
-            logits = model.qa_outputs(hidden)
-            return logits[..., 0], logits[..., 1]
-        return (model.classifier(hidden if pooled is None else pooled),)
+        outputs = model.decide(hidden[:, 0] if model.head.kind == "sequence" else hidden)
+        return (outputs[..., 0], outputs[..., 1]) if model.head.kind == "span" else (outputs,)
 
 
-def padded(rows: list[list[int]], seconds: list[int], pad: int = 0) -> tuple[Tensor, Tensor, Tensor]:
-    """Token ids of several lengths as the three `INPUTS`.
-
-    Args:
-        rows: token ids of each sequence.
-        seconds: the place of the first token of its second segment.
-        pad: the id of padding.
-    """
-    lengths = torch.tensor([len(row) for row in rows])
-    places = torch.arange(int(lengths.max()))[None, :]
-    ids = torch.nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_value=pad)
-    mask = places < lengths[:, None]
-    types = (places >= torch.tensor(seconds)[:, None]) & mask
-    return ids, mask.long(), types.long()
+def as_batch(rows: Sequence[Row], pad: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows as the three `INPUTS`; ``pad`` is the id of padding."""
+    ids, mask, types = (torch.from_numpy(array) for array in padded(rows, pad).values())
+    return ids, mask, types

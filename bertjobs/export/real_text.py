@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 
 from bertjobs.errors import InputError
 from bertjobs.export.onnx_file import Batch
-from bertjobs.export.padded import padded
+from bertjobs.export.padded import as_batch
 from bertjobs.export.source import Source
 from bertjobs.finetune.run_data import prepared_split
 from bertjobs.tasks.prepared import Split
+from bertjobs.tasks.rows import Row
 
 SENTENCES = (
     "The patient was admitted on Monday with a fever of 39.2 degrees, and discharged on Friday.",
@@ -28,32 +31,51 @@ EXAMPLES = 64
 BATCH = 16
 
 
-def dev_split(source: Source) -> tuple[Split | None, str]:
-    """The labelled dev data of the model's run; else None, and why there are none."""
-    if source.trained is None:
-        return None, "the model has no task"
-    try:
-        _, split = prepared_split(source.folder, "dev")
-    except InputError as error:
-        return None, error.what
-    return (split, "") if split.facts.labelled else (None, "the dev data have no labels")
+@dataclass(frozen=True)
+class RealText:
+    """What is known of the texts that a model is for.
 
+    Attributes:
+        split: the labelled dev data of the model's run; None if there are none.
+        why_not: why there are none.
+    """
 
-def real_batches(source: Source, split: Split | None) -> list[Batch]:
-    """Padded batches of real text, of two segments where the task has pairs."""
-    rows, seconds = _rows(source, split)
-    pad = source.encoder.vocabulary.pad_id
-    return [
-        padded(rows[first : first + BATCH], seconds[first : first + BATCH], pad) for first in range(0, len(rows), BATCH)
-    ]
+    source: Source
+    split: Split | None
+    why_not: str
 
+    @classmethod
+    def of(cls, source: Source) -> RealText:
+        """The real text for a model."""
+        if source.trained is None:
+            return cls(source, None, "the model has no task")
+        try:
+            _, split = prepared_split(source.folder, "dev")
+        except InputError as error:
+            return cls(source, None, error.what)
+        return cls(source, split, "") if split.facts.labelled else cls(source, None, "the dev data have no labels")
 
-def _rows(source: Source, split: Split | None) -> tuple[list[list[int]], list[int]]:
-    if split is not None and source.trained is not None:
-        model = source.trained
-        examples: Sequence[object] = list(islice(split.examples(), EXAMPLES))
-        found = [row for rows in model.task.rows(examples, model.encoder, model.fitted) for row in rows]
-        return [list(row.ids) for row in found], [row.second for row in found]
-    ids = [source.encoder.single(pieces) for pieces in source.encoder.ids(SENTENCES)]
-    source.encoder.truncated = 0
-    return ids, [len(one) for one in ids]
+    @property
+    def has_pairs(self) -> bool:
+        """Whether the task's texts come in pairs, as far as its dev data show it."""
+        if self.source.trained is None or self.source.module.kind != "sequence":
+            return False
+        if self.source.trained.name == "ranking":
+            return True
+        first = next(self.split.examples(), None) if self.split else None
+        return getattr(first, "second", None) is not None
+
+    @cached_property
+    def batches(self) -> list[Batch]:
+        """Padded batches of real text, of two segments where the task has pairs."""
+        rows, pad = self._rows(), self.source.encoder.vocabulary.pad_id
+        return [as_batch(rows[first : first + BATCH], pad) for first in range(0, len(rows), BATCH)]
+
+    def _rows(self) -> list[Row]:
+        encoder, model = self.source.encoder, self.source.trained
+        if self.split is not None and model is not None:
+            examples: Sequence[object] = list(islice(self.split.examples(), EXAMPLES))
+            return [row for rows in model.task.rows(examples, model.encoder, model.fitted) for row in rows]
+        ids = [encoder.single(pieces) for pieces in encoder.ids(SENTENCES)]
+        encoder.truncated = 0
+        return [Row(one, len(one)) for one in ids]

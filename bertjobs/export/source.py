@@ -55,6 +55,18 @@ class Source:
         """Hugging Face's class for it."""
         return str(self.config["architectures"][0])
 
+    @property
+    def output_dims(self) -> dict[str, tuple[int, ...]]:
+        """The sizes of each output of `module` without the batch's; -1 is the tokens of the longest sequence."""
+        names, kind = self.module.outputs, self.module.kind
+        if kind == "span":
+            return dict.fromkeys(names, (-1,))
+        if self.trained is not None:
+            size = self.trained.head.outputs
+        else:
+            size = self.spec.vocab_size if kind == "fill-mask" else self.spec.hidden_size
+        return dict.fromkeys(names, (size,) if kind == "sequence" else (-1, size))
+
 
 def open_source(folder: Path, *, features: bool = False) -> Source:
     """Load what is exported.

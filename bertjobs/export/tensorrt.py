@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from bertjobs.export.onnx_file import Batch
-from bertjobs.export.padded import INPUTS
+from bertjobs.export.padding import INPUTS
 
 PLAN_FILE, CACHE_FILE = "model.plan", "calibration.cache"
 CALIBRATE_FILE, CALIBRATION_FILE = "calibrate.py", "calibration.npz"

@@ -18,7 +18,8 @@ from bertjobs.export import onnx_file
 from bertjobs.export.export import Options, export
 from bertjobs.export.onnx_file import difference, open_session, random_batch
 from bertjobs.export.onnx_forward import with_session
-from bertjobs.export.padded import INPUTS, OUTPUTS
+from bertjobs.export.padded import OUTPUTS
+from bertjobs.export.padding import INPUTS
 from bertjobs.export.source import open_source
 from bertjobs.finetune.loading import load_trained
 from bertjobs.finetune.predict import Predictor

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bertjobs.errors import InputError
+from bertjobs.export.padding import padded
 from bertjobs.tasks.encoding import TextEncoder
 from bertjobs.tasks.metrics.spans import are_span_tags
 from bertjobs.tasks.questions import Squad1
@@ -233,20 +234,6 @@ def batches(lengths: Sequence[int], most_rows: int = MOST_ROWS, most_tokens: int
             longest = lengths[place]
         made[-1].append(place)
     return made
-
-
-def padded(rows: Sequence[Row], pad: int) -> Inputs:
-    """Rows as the ONNX file's inputs."""
-    longest = max(len(row.ids) for row in rows)
-    shape = (len(rows), longest)
-    inputs = {"input_ids": np.full(shape, pad, dtype=np.int64)}
-    inputs |= {name: np.zeros(shape, dtype=np.int64) for name in ("attention_mask", "token_type_ids")}
-    for number, row in enumerate(rows):
-        length = len(row.ids)
-        inputs["input_ids"][number, :length] = row.ids
-        inputs["attention_mask"][number, :length] = 1
-        inputs["token_type_ids"][number, row.second : length] = 1
-    return inputs
 
 
 def texts_of(columns: Mapping[str, NDArray[Any] | None]) -> list[dict[str, str]]:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from bertjobs.export.padded import INPUTS
+from bertjobs.export.padding import INPUTS
 from bertjobs.export.triton.answering import FP32, MOST_ROWS, STRING, Answering
 
 ONNX_BACKEND, PYTHON_BACKEND = "onnxruntime", "python"

@@ -5,9 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from bertjobs.errors import InputError
 from bertjobs.export.huggingface import write_description
@@ -49,7 +47,7 @@ def write_computing(source: Source, name: str, onnx_file: Path, repository: Path
     (folder / VERSION).mkdir(parents=True)
     for file in onnx_file.parent.glob(f"{onnx_file.name}*"):  # large weights lie beside it
         file.rename(folder / VERSION / file.name.replace(onnx_file.name, "model.onnx", 1))
-    config = computing_config(computing_name(name), _output_dims(source), in_python=in_python, threads=0)
+    config = computing_config(computing_name(name), source.output_dims, in_python=in_python, threads=0)
     (folder / CONFIG_FILE).write_text(config.render(), encoding="utf-8")
     if in_python:
         shutil.copyfile(Path(__file__).with_name("session_model.py"), folder / VERSION / MODEL_FILE)
@@ -92,14 +90,3 @@ def _carry_task(model: TrainedModel, folder: Path) -> None:
     for imported in imports(ast.parse(Path(file).read_text(encoding="utf-8")).body):
         carry(imported, folder)
     shutil.copyfile(file, folder / f"{module}.py")
-
-
-def _output_dims(source: Source) -> Mapping[str, tuple[int, ...]]:
-    kind: Any = source.module.kind
-    if kind == "span":
-        return dict.fromkeys(source.module.outputs, (-1,))
-    if kind == "features":
-        return {source.module.outputs[0]: (-1, source.spec.hidden_size)}
-    assert source.trained is not None
-    size = source.trained.head.outputs
-    return {source.module.outputs[0]: (size,) if kind == "sequence" else (-1, size)}
