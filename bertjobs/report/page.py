@@ -10,7 +10,7 @@ from html import escape as html_escape
 from bertjobs.data.shards.manifest import DataManifest
 from bertjobs.recipe.spec import PhaseSpec, RunSpec
 from bertjobs.report.gains import Gain, gain_table
-from bertjobs.report.guesses import Guess, gap_after, gap_before, percent
+from bertjobs.report.masked_words import Guess, gap_after, gap_before, percent
 from bertjobs.report.summary import END_STEPS, MARGIN_NATS, Summary, judged, learnt, rows, verdict
 from bertjobs.run.journal import Attempt
 from bertjobs.wording import duration, harmless

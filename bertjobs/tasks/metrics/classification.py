@@ -1,4 +1,4 @@
-"""Scores of classes, numbers and sets of labels, those that GLUE reports among them, by scikit-learn and scipy.
+"""Scores of classes, numbers and sets of labels, those that GLUE reports among them, as scikit-learn and scipy do.
 
 Classes are counted into a confusion matrix first. Matrices of parts of the data add up, so any number of examples takes
 the memory of one part.
@@ -6,9 +6,10 @@ the memory of one part.
 
 from __future__ import annotations
 
+import math
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from bertjobs.errors import InputError
 from bertjobs.tasks.metrics.scores import Scores, check_lengths, listed
 
-# scikit-learn and scipy take a second to import: the functions that need them do so.
+# scipy takes a second to import: the function that needs it does so.
 
 Counts = NDArray[np.int64]
 
@@ -24,13 +25,29 @@ Counts = NDArray[np.int64]
 def confusion(gold: NDArray[Any], predicted: NDArray[Any], classes: int) -> Counts:
     """How often each class (row) was taken for each (column): ``[classes, classes]``. Classes are given as integers
     from 0."""
-    from sklearn.metrics import confusion_matrix
-
     check_lengths(gold, predicted)
     for labels in (gold, predicted):
-        if np.min(labels) < 0 or np.max(labels) >= classes:  # scikit-learn would leave them out silently
+        if np.min(labels) < 0 or np.max(labels) >= classes:
             raise InputError(f"a class is not one of 0 to {classes - 1}: {np.min(labels)} to {np.max(labels)}")
-    return np.asarray(confusion_matrix(gold, predicted, labels=np.arange(classes)), dtype=np.int64)
+    cells = np.asarray(gold, np.int64) * classes + predicted
+    return np.bincount(cells, minlength=classes * classes).astype(np.int64).reshape(classes, classes)
+
+
+class Measured(NamedTuple):
+    """Precision, recall and F1, each ``[classes]``; a quotient without anything to divide by is 0."""
+
+    precision: NDArray[np.float64]
+    recall: NDArray[np.float64]
+    f1: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, right: NDArray[Any], predicted: NDArray[Any], gold: NDArray[Any]) -> Measured:
+        """From how often a class was predicted rightly, predicted, and true: F1 is ``2 right / (predicted + gold)``."""
+        return cls(_share(right, predicted), _share(right, gold), _share(2 * right, predicted + gold))
+
+
+def _share(part: NDArray[Any], whole: NDArray[Any]) -> NDArray[np.float64]:
+    return np.divide(part, whole, out=np.zeros(np.shape(part)), where=whole != 0)
 
 
 def class_scores(counts: Counts, names: Sequence[str], positive: Sequence[int] = ()) -> Scores:
@@ -44,29 +61,30 @@ def class_scores(counts: Counts, names: Sequence[str], positive: Sequence[int] =
 
     ``macro_f1`` is the mean over the classes that occur, in the data or the predictions, as scikit-learn takes it.
     """
-    from sklearn.metrics import accuracy_score, matthews_corrcoef, precision_recall_fscore_support
-
-    gold, predicted = np.nonzero(counts)
-    check_lengths(gold, predicted)
-    weights = counts[gold, predicted]
+    if not counts.any():
+        raise InputError("there is no example to score")
+    right, gold, predicted = np.diagonal(counts), counts.sum(1), counts.sum(0)
+    every, occurring = Measured.of(right, predicted, gold), gold + predicted > 0
     values = {
-        "accuracy": float(accuracy_score(gold, predicted, sample_weight=weights)),
-        "matthews": 0.0,
+        "accuracy": int(right.sum()) / int(counts.sum()),
+        "matthews": _matthews(right, gold, predicted),
+        "macro_f1": float(every.f1[occurring].mean()),
     }
-    if len(np.unique(gold)) > 1 and len(np.unique(predicted)) > 1:  # else scikit-learn warns
-        values["matthews"] = float(matthews_corrcoef(gold, predicted, sample_weight=weights))
-    every = precision_recall_fscore_support(
-        gold, predicted, labels=np.arange(len(names)), sample_weight=weights, zero_division=0
-    )
-    occurring = counts.sum(0) + counts.sum(1) > 0
-    values["macro_f1"] = float(every[2][occurring].mean())
     if positive:
-        precision, recall, f1, _ = precision_recall_fscore_support(
-            *(gold, predicted), labels=list(positive), average="micro", sample_weight=weights, zero_division=0
-        )
-        values |= {"precision": float(precision), "recall": float(recall), "f1": float(f1)}
+        chosen = list(positive)
+        together = Measured.of(*(each[chosen].sum() for each in (right, predicted, gold)))
+        values |= {name: float(value) for name, value in together._asdict().items()}
     values |= _by_name(every, names)
     return Scores(values, tuple(_undefined_of_classes(counts, names, positive)))
+
+
+def _matthews(right: NDArray[Any], gold: NDArray[Any], predicted: NDArray[Any]) -> float:
+    """Gorodkin's R_K of several classes (2004); 0 where all examples, or all predictions, are of one class."""
+    hits, golds, guesses = int(right.sum()), gold.tolist(), predicted.tolist()  # Python's integers never overflow
+    total = sum(golds)
+    product = sum(one * other for one, other in zip(golds, guesses, strict=True))
+    spread = [total**2 - sum(count**2 for count in counts) for counts in (golds, guesses)]
+    return (hits * total - product) / math.sqrt(spread[0] * spread[1]) if all(spread) else 0.0
 
 
 def _undefined_of_classes(counts: Counts, names: Sequence[str], positive: Sequence[int]) -> Iterator[str]:
@@ -105,11 +123,10 @@ def _those(chosen: NDArray[np.bool_], names: Sequence[str]) -> str:
     return listed(name for name, is_one in zip(names, chosen, strict=True) if is_one)
 
 
-def _by_name(measures: Iterable[NDArray[Any]], names: Sequence[str]) -> dict[str, float]:
-    """``f1/C`` and so on from scikit-learn's precision, recall, F1 and support, each ``[classes]``."""
+def _by_name(every: Measured, names: Sequence[str]) -> dict[str, float]:
     return {
         f"{measure}/{name}": float(value)
-        for measure, column in zip(("precision", "recall", "f1"), measures, strict=False)
+        for measure, column in every._asdict().items()
         for name, value in zip(names, column, strict=True)
     }
 
@@ -125,14 +142,12 @@ def label_scores(gold: NDArray[np.bool_], predicted: NDArray[np.bool_], names: S
 
     ``macro_f1`` is the mean over all labels, as scikit-learn takes it: one that neither occurs nor is predicted is 0.
     """
-    from sklearn.metrics import precision_recall_fscore_support
-
     check_lengths(gold, predicted)
-    every = precision_recall_fscore_support(gold, predicted, average=None, zero_division=0)
-    micro = precision_recall_fscore_support(gold, predicted, average="micro", zero_division=0)
+    counts = [np.sum(each, axis=0) for each in (gold & predicted, predicted, gold)]
+    every, micro = Measured.of(*counts), Measured.of(*(each.sum() for each in counts))
     values = {
-        "micro_f1": float(micro[2]),
-        "macro_f1": float(every[2].mean()),
+        "micro_f1": float(micro.f1),
+        "macro_f1": float(every.f1.mean()),
         "subset_accuracy": float((gold == predicted).all(1).mean()),
     } | _by_name(every, names)
     return Scores(values, tuple(_undefined_of_labels(np.any(gold, axis=0), np.any(predicted, axis=0), names)))
