@@ -295,13 +295,14 @@ class Watchdog:
     def _talk(self) -> None:
         """The second thread: waits only for rank 0's store, forever if that hangs."""
         try:
-            store = TCPStore(
-                self._placement.master,
-                self._placement.port,
-                is_master=False,
-                wait_for_workers=False,
-                timeout=timedelta(seconds=_CONNECT_S),
-            )
+            with self._asking():  # a rank 0 that was stopped takes the connection, and answers nothing
+                store = TCPStore(
+                    self._placement.master,
+                    self._placement.port,
+                    is_master=False,
+                    wait_for_workers=False,
+                    timeout=timedelta(seconds=_CONNECT_S),
+                )
             self._posted_at = time.monotonic()
             while not self._closed.is_set():
                 self._send(store)

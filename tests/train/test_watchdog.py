@@ -96,6 +96,14 @@ class LatePoster(Watchdog):
         super()._send(store)
 
 
+class LateTalker(Watchdog):
+    """The watchdog of a rank that gets no CPU for a while when it begins."""
+
+    def _talk(self) -> None:
+        time.sleep(2)
+        super()._talk()
+
+
 class LateJudge(Watchdog):
     """The watchdog of a rank that gets no CPU for a while once there is an alarm."""
 
@@ -126,6 +134,7 @@ def sleep_or_stop_once_arrived(watchdog: Watchdog, ranks: Ranks) -> None:
 SCENES = {
     "stopped": Scene(stop_itself, (1,), 3, (70, None, 70)),
     "stopped-host": Scene(stop_itself, (0,), 2, (None, 70)),
+    "never-answered": Scene(stop_itself, (0,), 2, (None, 70), watchdogs={1: LateTalker}),
     "sleep": Scene(sleep_for_ever, (2,), 3, (70, 70, 70)),
     "sleep-host": Scene(sleep_for_ever, (0,), 2, (70, 70)),
     "sleep-and-stopped": Scene(sleep_or_stop_once_arrived, (1, 2), 3, (70, 70, None), 6.0),
@@ -224,6 +233,7 @@ def test_each_rank_ends_as_it_must(ended: dict[str, Ended], name: str) -> None:
     [
         ("stopped", "rank 1 did not arrive"),
         ("stopped-host", "rank 0 did not arrive"),
+        ("never-answered", "rank 0 did not arrive"),
         ("sleep", "rank 2 did not arrive"),
         ("sleep-host", "rank 0 did not arrive"),
         ("sleep-and-stopped", "rank 1 did not arrive"),
@@ -263,6 +273,7 @@ def test_stacks_show_what_hangs(ended: dict[str, Ended]) -> None:
 def test_a_silent_rank_is_distinguished_from_a_late_one(ended: dict[str, Ended]) -> None:
     assert "and no longer answers" in ended["stopped"].logs[0]
     assert "and no longer answers" in ended["stopped-host"].logs[1]
+    assert "and no longer answers" in ended["never-answered"].logs[1]
     assert "no longer answers" not in ended["sleep"].logs[0]
 
 
