@@ -14,8 +14,9 @@ demo: setup
 test: setup slurm chromium check
 	@$(PYTEST) --dist loadfile --no-loadscope-reorder -m "not slow"
 
+# Dealt singly: in chunks, one process would get the two longest, one after the other.
 test-slow: setup slurm trackers triton
-	@$(PYTEST) --dist load -m slow
+	@$(PYTEST) --dist load --maxschedchunk 1 -m slow
 
 chaos: setup slurm
 	@BERTJOBS_CHAOS_SEED=$(SEED) $(PYTHON) -m pytest -q -m "not slow" tests/cluster/chaos
