@@ -158,7 +158,6 @@ class Rank:
             BertjobsError: the gradients are not finite, so that the update was skipped and its time says nothing.
         """
         plan = StepPlan(
-            rank=0,
             world_size=1,
             precision=self.spec.precision,
             seed=self.spec.seed,

@@ -155,6 +155,9 @@ class TaskBatches:
         mine += [np.zeros(0, dtype=np.int64)] * (rounds - len(mine))
         return [make_batch(self._split, rows[places], self._head) for places in mine]
 
+    def deal(self, step: int, seconds: Sequence[float], gain: float) -> None:
+        """As in `Batches`: a task's packs are made for equally many per rank."""
+
     def state(self, step: int) -> StreamState:
         epoch, place = self._order.place(step * self._global_batch)
         return StreamState(epoch, place, step, self._seed, self._sha256)

@@ -171,6 +171,9 @@ class TaskLearner:
             sha256=objective.data_sha256,
         )
 
+    def places(self, micro_batches: Sequence[TaskBatch]) -> Sequence[int]:
+        return self._ranks.turns(len(micro_batches))
+
     def count(self, micro_batches: Sequence[TaskBatch]) -> tuple[int, ...]:
         """Scored sequences or tokens, sequences, tokens, and squared lengths."""
         return (

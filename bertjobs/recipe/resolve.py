@@ -108,6 +108,7 @@ def resolve(
         optimizer=OptimizerSpec(**{key: source.value for key, source in optimizer.items()}),
         **built,
     )
+    _check_rebalance(spec, sources["rebalance"])
     batches = {phase.phase: layers.phase(phase.phase, "global_batch").value for phase in phases}
     return Resolved(spec, sources, layers.recipe_phases(), batches)
 
@@ -265,6 +266,16 @@ def _check_compression(sources: Mapping[str, Provenance]) -> None:
             f"gradients would be sent in fp16 without a loss scale: precision {precision.value} has none",
             where=f"gradient_compression from {compression.origin}, precision from {precision.origin}",
             hint="values below 6e-8 would be lost: set gradient_compression to bf16, or to none",
+        )
+
+
+def _check_rebalance(spec: RunSpec, given: Provenance) -> None:
+    if spec.rebalance and (spec.task or not spec.is_unpadded):
+        what = "a task's batches" if spec.task else "padded batches"
+        raise InputError(
+            f"{what} cannot be dealt by the speed of the ranks",
+            where=f"rebalance from {given.origin}",
+            hint="leave rebalance at false" if spec.task else "leave unpad, loader and loss_normalization as they are",
         )
 
 

@@ -617,6 +617,12 @@ class RunSpec:
             choices=("auto", "inductor", "triton"),
         ),
     ] = "auto"
+    rebalance: Annotated[
+        bool,
+        Setting(
+            "give fast ranks more of a step's packs, by their measured speed; the update stays the same up to rounding"
+        ),
+    ] = False
     on_bad_shard: Annotated[
         str,
         Setting("what to do if a shard is missing or was changed: stop, or skip its samples", choices=("stop", "skip")),

@@ -44,15 +44,16 @@ def _is_flag(value: Any) -> bool:
 
 
 _FIELDS: Mapping[str, Callable[[Any], bool]] = {
-    **dict.fromkeys(("job", "backend", "scheduler", "chain", "cause", "host", "told_by", "why", "spent_by"), _is_text),
-    **dict.fromkeys(("phase", "attempt", "step", "world_size", "pid", "damaged_step"), is_count),
+    **dict.fromkeys(("job", "backend", "scheduler", "chain", "host", "node"), _is_text),
+    **dict.fromkeys(("cause", "told_by", "why", "spent_by"), _is_text),
+    **dict.fromkeys(("phase", "attempt", "step", "world_size", "pid", "damaged_step", "rank"), is_count),
     "exit_code": _is_code,
     "error": _is_error,
     "spare": _is_flag,
 }
 """The fields that readers use, and what each must be."""
 
-OF_AN_ATTEMPT = ("started", "checkpoint", "ended", "explained", "not restarted")
+OF_AN_ATTEMPT = ("started", "checkpoint", "slow rank", "dealt", "ended", "explained", "not restarted")
 """The events that are about one attempt: they name a job; without a number it is the job's first."""
 
 

@@ -31,6 +31,20 @@ class Failure:
 
 
 @dataclass(frozen=True)
+class SlowRank:
+    """A rank that takes ``times`` as long per micro-batch as others, since a step."""
+
+    rank: int
+    node: str
+    times: float
+    step: int
+
+    def __str__(self) -> str:
+        since = f"since step {self.step:,}"
+        return f"rank {self.rank} on {self.node} takes {self.times:g} times as long as others per micro-batch {since}"
+
+
+@dataclass(frozen=True)
 class Attempt:
     """One start of a job at one phase.
 
@@ -48,6 +62,7 @@ class Attempt:
         saved_step: of the last checkpoint that it wrote; None if the journal names none.
         failure: what went wrong, if anything did.
         is_end_reported: whether another process wrote its end.
+        slow_ranks: those that were slow when this was written, by rank.
         refusal, spent_by: why no other attempt followed, in words, and the cause that used up the restarts; "" and
             None if one did.
     """
@@ -68,6 +83,7 @@ class Attempt:
     saved_step: int | None = None
     failure: Failure | None = None
     is_end_reported: bool = False
+    slow_ranks: tuple[SlowRank, ...] = ()
     refusal: str = ""
     spent_by: Cause | None = None
 
@@ -224,6 +240,17 @@ def _ended(attempt: Attempt, event: Mapping[str, Any]) -> Attempt:
     )
 
 
+def _slow_rank(attempt: Attempt, event: Mapping[str, Any]) -> Attempt:
+    """A rank that has become slow, or no longer is."""
+    try:
+        named = SlowRank(int(event["rank"]), str(event["node"]), float(event["times"]), int(event["step"]))
+    except (KeyError, TypeError, ValueError):
+        return attempt
+    others = [one for one in attempt.slow_ranks if one.rank != named.rank]
+    now = sorted([*others, *([named] if named.times else [])], key=lambda one: one.rank)
+    return replace(attempt, slow_ranks=tuple(now))
+
+
 def _explained(attempt: Attempt, event: Mapping[str, Any]) -> Attempt:
     return replace(attempt, explained=read_cause(str(event.get("cause", "")), by_slurm=True))
 
@@ -235,6 +262,7 @@ def _not_restarted(attempt: Attempt, event: Mapping[str, Any]) -> Attempt:
 _OF_AN_ATTEMPT: Mapping[str, Callable[[Attempt, Mapping[str, Any]], Attempt]] = {
     "started": _started,
     "checkpoint": _saved,
+    "slow rank": _slow_rank,
     "ended": _ended,
     "explained": _explained,
     "not restarted": _not_restarted,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -19,9 +20,10 @@ from bertjobs.train.checkpoint.saving import Saving
 from bertjobs.train.checkpoint.state import Progress
 from bertjobs.train.device import device_peak_flops, is_busy, peak_memory_gb
 from bertjobs.train.diagnosis import diagnose
-from bertjobs.train.job import PhaseJob, check_still_owner, still_owns
+from bertjobs.train.job import PhaseJob, check_still_owner, record, still_owns
 from bertjobs.train.metrics import MetricsLog, step_metrics
 from bertjobs.train.objective import Batches, GlobalBatch, Learner, MicroBatch
+from bertjobs.train.pace import GAIN, Pace, SlowRank
 from bertjobs.train.ranks import Ranks
 from bertjobs.train.signals import STOP_SIGNALS, StopRequest
 from bertjobs.train.step import StepPlan, StepResult, train_step
@@ -67,7 +69,6 @@ class Trainer:
         self._last_step = self.progress.step + spec.steps_this_run if spec.steps_this_run else None
         self._rate = partial(learning_rate, base=phase.lr, warmup=phase.warmup, total=phase.steps, decay=spec.decay)
         self._plan = StepPlan(
-            rank=self.ranks.rank,
             world_size=self.ranks.size,
             precision=spec.precision,
             seed=spec.seed + phase.phase,
@@ -76,6 +77,8 @@ class Trainer:
         peak = device_peak_flops(self.device, spec.precision)
         self._peak_flops = None if peak is None else peak * self.ranks.size
         self._skipped_in_a_row = 0
+        self._pace = Pace(self.ranks.rank, self.ranks.size, self.device, self.progress.step)
+        self._deals = spec.rebalance  # whether packs may be dealt anew: after the first report, and each checkpoint
         self._read_ahead: tuple[Sequence[MicroBatch], InputError | None] | None = None
         self._waited_s = 0.0
         self._looked_s = time.monotonic()
@@ -100,6 +103,7 @@ class Trainer:
                 self._validate()
             if at % phase.checkpoint_every == 0 or self.best.step == at:
                 self._begin_checkpoint()
+                self._deals = self.job.spec.rebalance
         self._checkpoint_now()
         return self._outcome("done")
 
@@ -119,9 +123,12 @@ class Trainer:
         self.watchdog.beat(progress.step + 1, "training")
         batch = self.learner.global_batch(counts)
         scale, rate = progress.loss_scale.scale, self._rate(progress.updates)
-        plan = replace(self._plan, number=progress.step, divisors=batch.divisors, loss_scale=scale)
+        places = self.learner.places(micro_batches)
+        plan = replace(self._plan, number=progress.step, divisors=batch.divisors, places=places, loss_scale=scale)
         self.optimizer.set_learning_rate(rate)
-        result = train_step(self.wrapped, self.optimizer, micro_batches, plan, self.device, self._read_next)
+        result = train_step(
+            self.wrapped, self.optimizer, micro_batches, plan, self.device, self._read_next, self._pace.timed
+        )
         sums = self.ranks.sum_on_device(result.sums).tolist()
         self.progress = progress.after(result.skipped)
         took = time.perf_counter() - started
@@ -165,10 +172,12 @@ class Trainer:
             NotOwnerError: another attempt has taken the run over; nothing more was written.
         """
         signals = [int(self.stop.signal == number) for number in STOP_SIGNALS]
-        own = [*signals, int(self._is_lost()), int(error is not None), *self.saving.flags]
+        row = self._pace.row(self.progress.step)
+        own = [*signals, int(self._is_lost()), int(error is not None), *self.saving.flags, *row]
         total = iter(self.ranks.sum_on_host(*own, *self.learner.count(micro_batches)))
         signals = [next(total) for _ in signals]
         lost, wrong, writing, unwritten = (next(total) for _ in range(4))
+        row = [next(total) for _ in row]
         counts = list(total)
         if lost:
             self.ranks.decided(lambda: check_still_owner(self.job))
@@ -178,10 +187,33 @@ class Trainer:
                 return counts, "bad shard"
             self._checkpoint_now()
             self.ranks.raise_first(error)
+        if row:
+            self._take_in(row)
         causes = [number.name for number, count in zip(STOP_SIGNALS, signals, strict=True) if count]
         if self._is_enough:
             causes.append("STEPS_THIS_RUN")
         return counts, causes[0] if causes else None
+
+    def _take_in(self, row: Sequence[int]) -> None:
+        """Name the ranks that have become slow, or no longer are; deal the packs anew from the next step on, where that
+        is worth it. This step's have been read."""
+        step = self.progress.step
+        for change in self._pace.learn(step, row):
+            node = self.ranks.node_of(change.rank)
+            self.ranks.say(slow_words(change, node, self.ranks.size))
+            self._note("slow rank", rank=change.rank, node=node, times=change.times, step=change.step)
+        if self._deals:
+            self._deals = False
+            dealt = self.batches.deal(step + 1, self._pace.seconds, GAIN)
+            if dealt:
+                self.ranks.say(f"from step {step + 2} on, ranks compute {', '.join(map(str, dealt))} packs per step")
+                self._note("dealt", step=step + 2, packs=dealt)
+
+    def _note(self, event: str, **fields: Any) -> None:
+        """Write an event to the journal, on rank 0; if it cannot be written, the log still says it."""
+        if self.ranks.is_first:
+            with suppress(OSError):
+                record(self.job, event, **fields)
 
     def _is_lost(self) -> bool:
         """Whether another attempt has taken the run over: rank 0 looks now and then."""
@@ -267,3 +299,11 @@ class Trainer:
         """
         self.watchdog.beat(self.progress.step, "writing a checkpoint")
         self.saving.save_now(self.learner.model, self.optimizer, self.progress, self.batches.state(self.progress.step))
+
+
+def slow_words(change: SlowRank, node: str, ranks: int) -> str:
+    """A rank that has become slow, or no longer is, for the log."""
+    which, since = f"rank {change.rank} of {ranks} on {node}", f"since step {change.step}"
+    if not change.times:
+        return f"{which} is as fast as the others again, {since}"
+    return f"warning: {which} takes {change.times:g} times as long as others per micro-batch, {since}"

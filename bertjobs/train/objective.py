@@ -68,7 +68,7 @@ class Batches(Protocol):
     """One rank's micro-batches, optimizer step after optimizer step, without end.
 
     The global batch of a step follows from (data, seed, step) alone, whatever the number of ranks, workers and
-    restarts. All ranks get the same number of micro-batches, some empty if need be: gradients travel with the last.
+    restarts. All ranks get at least one micro-batch, an empty one if need be: gradients travel with the last.
     """
 
     def __next__(self) -> Sequence[MicroBatch]:
@@ -83,6 +83,17 @@ class Batches(Protocol):
 
     def samples(self, step: int) -> list[str]:
         """Names of the samples in the global batch of step number ``step``, from 0; [] if they are not known."""
+
+    def deal(self, step: int, seconds: Sequence[float], gain: float) -> tuple[int, ...] | None:
+        """From step number ``step`` on, give fast ranks more micro-batches, if that shortens a step by the share
+        ``gain`` at least. All ranks call it alike, before they read that step.
+
+        Args:
+            seconds: per micro-batch, by rank.
+
+        Returns:
+            The micro-batches of each rank; None if nothing was changed, or if these batches cannot be dealt otherwise.
+        """
 
 
 class Learner(Protocol):
@@ -111,6 +122,9 @@ class Learner(Protocol):
 
     def batches(self, start: StreamState | None) -> AbstractContextManager[Batches]:
         """The batches from a checkpoint's position in the data, or from the beginning; threads stop at its exit."""
+
+    def places(self, micro_batches: Sequence[MicroBatch]) -> Sequence[int]:
+        """The number of each among all of its step, whatever rank computes it: dropout follows from it."""
 
     def count(self, micro_batches: Sequence[MicroBatch]) -> tuple[int, ...]:
         """Counts of what a rank's micro-batches contain, to be summed over ranks; always the same number of counts."""

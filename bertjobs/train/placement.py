@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -26,6 +27,7 @@ class Placement:
         attempt: how many times the job has been requeued.
         scheduler: "slurm" or "local".
         chain: the submission that the job belongs to, or the job itself.
+        node: this node's name (`node_name`).
         owner: job and attempt that have taken the run (`bertjobs.run.owner`): a local launcher's own, or these.
     """
 
@@ -41,6 +43,7 @@ class Placement:
     scheduler: str
     chain: str = ""
     owner: tuple[str, int] = ("", 0)
+    node: str = ""
 
     @property
     def is_first(self) -> bool:
@@ -101,4 +104,10 @@ def read_placement(environ: Mapping[str, str]) -> Placement:
         scheduler=scheduler,
         chain=environ.get("BERTJOBS_CHAIN") or name,
         owner=(environ["BERTJOBS_OWNER"], 0) if environ.get("BERTJOBS_OWNER") else (name, times),
+        node=node_name(environ),
     )
+
+
+def node_name(environ: Mapping[str, str]) -> str:
+    """Slurm's name for this node, or else its host name."""
+    return environ.get("SLURMD_NODENAME") or socket.gethostname()

@@ -120,7 +120,7 @@ def range_test(
     if spec.init_checkpoint:
         learner.load_weights(Path(spec.init_checkpoint))
     progress = Progress(loss_scale=initial_loss_scale(spec.precision, spec.loss_scale))
-    plan = StepPlan(0, 1, spec.precision, spec.seed + phase.phase, spec.loss_normalization)
+    plan = StepPlan(1, spec.precision, spec.seed + phase.phase, spec.loss_normalization)
     losses: list[float] = []
     with learner.batches(None) as batches:
         while len(losses) < len(rates):

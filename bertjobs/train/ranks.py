@@ -97,6 +97,10 @@ class Ranks:
             return model
         return averaged(model, probe, self.gradients, bucket_mb=bucket_mb, compression=compression)
 
+    def turns(self, count: int) -> range:
+        """The numbers of this rank's first ``count`` things, of which the ranks have taken one each in turns."""
+        return range(self.rank, count * self.size, self.size)
+
     def arrivals(self) -> int:
         """How many collective operations this rank has begun, those of `wrapped` included. All ranks begin the same
         ones in the same order. Any thread may call it."""
@@ -140,6 +144,13 @@ class Ranks:
         if not box[0]:
             raise FirstRankFailedError
         return box[1]
+
+    def node_of(self, rank: int) -> str:
+        """The name of that rank's node; all ranks call it."""
+        box = [self.placement.node]
+        if self.size > 1:
+            distributed.broadcast_object_list(box, src=rank)
+        return box[0]
 
     def in_turn(self, act: Callable[[], T]) -> T:
         """What ``act`` returns on this rank; the others act after rank 0 has succeeded.

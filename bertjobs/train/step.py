@@ -15,7 +15,7 @@ in which a token weighs more where its micro-batch holds few.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import reduce
 from operator import add
@@ -33,18 +33,18 @@ from bertjobs.train.precision import autocast
 class StepPlan:
     """What all ranks know about a step before they compute it.
 
-    The first five are the same for a whole phase: ``rank`` and ``world_size`` place this rank's micro-batches among all
-    of the step, ``normalization`` is "global" or "seed". The others change with each step: ``number`` counts from 0,
-    ``divisors`` are those of its `GlobalBatch`.
+    The first four are the same for a whole phase: ``normalization`` is "global" or "seed". The others change with each
+    step: ``number`` counts from 0, ``divisors`` are those of its `GlobalBatch`, ``places`` are those of this rank's
+    micro-batches (`Learner.places`); () stands for 0, 1, 2 and so on.
     """
 
-    rank: int
     world_size: int
     precision: str
     seed: int
     normalization: str = "global"
     number: int = 0
     divisors: tuple[int, ...] = ()
+    places: Sequence[int] = ()
     loss_scale: float = 1.0
 
     def loss(self, terms: Sequence[Term], micro_batches: int) -> Tensor:
@@ -93,22 +93,25 @@ def train_step(
     plan: StepPlan,
     device: torch.device,
     meanwhile: Callable[[], None] = lambda: None,
+    timed: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> StepResult:
     """Forward and backward over this rank's micro-batches, then one update by the global gradient.
 
     Args:
         model: takes a micro-batch and returns its terms: `Learner.forward`, wrapped for the ranks.
         meanwhile: called when the device has been told everything, before this waits for it.
+        timed: entered around each forward pass.
     """
     sums = torch.zeros((), dtype=torch.float64, device=device)
     optimizer.zero_grad()
-    for index, batch in enumerate(micro_batches):
-        torch.manual_seed(dropout_seed(plan.seed, plan.number, index * plan.world_size + plan.rank))
+    places = plan.places or range(len(micro_batches))
+    for index, (place, batch) in enumerate(zip(places, micro_batches, strict=True)):
+        torch.manual_seed(dropout_seed(plan.seed, plan.number, place))
         last = index == len(micro_batches) - 1
         # Gradients travel once per step, with the last micro-batch's backward pass.
         quiet = model.no_sync() if isinstance(model, DistributedDataParallel) and not last else nullcontext()
         with quiet:
-            with autocast(plan.precision, device):
+            with autocast(plan.precision, device), timed():
                 terms = model(batch)
             loss = plan.loss(terms, len(micro_batches))
             # DDP averages over ranks; the global loss is a sum.

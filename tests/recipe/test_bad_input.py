@@ -135,6 +135,12 @@ def test_an_indivisible_global_batch(catalogue: Catalogue) -> None:
     refused(catalogue, "phase 1", "65536", "24 ranks", "2 or 4", "65520 or 65544", flags=flags)
 
 
+@pytest.mark.parametrize("other", ["unpad=false", "loss_normalization=seed", "loader=lddl"])
+def test_padded_batches_cannot_be_dealt_by_speed(catalogue: Catalogue, other: str) -> None:
+    sets = ["rebalance=true", other]
+    refused(catalogue, "padded batches cannot be dealt by the speed of the ranks", "rebalance from", sets=sets)
+
+
 def test_an_indivisible_phase_that_is_not_asked_for_is_ignored(catalogue: Catalogue) -> None:
     environ = {"PHASE": "1", "BATCHSIZE": "10"}
     (phase,) = resolve(catalogue, flags={"recipe": "dgx1-32g"}, environ=environ, nodes=3).spec.phases

@@ -89,7 +89,7 @@ def gradients(
     optimizer = Keeping(model, build_optimizer(model, OptimizerSpec(backend="torch"), 1e-4, device=device))
     divisors = (sum(batch.masked for batch in batches), sum(batch.sequences for batch in batches))
     for number in range(STEPS):
-        plan = StepPlan(rank=0, world_size=1, precision=precision, seed=1, number=number, divisors=divisors)
+        plan = StepPlan(world_size=1, precision=precision, seed=1, number=number, divisors=divisors)
         result = train_step(forward, optimizer, batches, plan, device)  # type: ignore[arg-type]
         assert not result.skipped
     return optimizer.gradients

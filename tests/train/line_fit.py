@@ -85,6 +85,9 @@ class LineLearner:
     def batches(self, start: StreamState | None) -> Iterator[PointBatches]:
         yield PointBatches(self, start.step if start else 0)
 
+    def places(self, micro_batches: Sequence[Tensor]) -> Sequence[int]:
+        return self.ranks.turns(len(micro_batches))
+
     def count(self, micro_batches: Sequence[Tensor]) -> tuple[int]:
         return (sum(map(len, micro_batches)),)
 
@@ -119,6 +122,9 @@ class PointBatches:
         ranks, points = self.learner.ranks, [int(name) for name in self.samples(self.step)]
         self.step += 1
         return list(self.learner.points[points[ranks.rank :: ranks.size]].split(self.phase.micro_batch))
+
+    def deal(self, step: int, seconds: Sequence[float], gain: float) -> None:
+        """Points are not dealt by speed."""
 
     def state(self, step: int) -> StreamState:
         epoch, place = divmod(step * self.phase.global_batch, len(self.learner.points))

@@ -52,10 +52,10 @@ def one_step(data: Path, ranks: Ranks, micro_batch: int) -> dict[str, Tensor]:
     micro_batches = next(stream)
     masked = [int((batch.labels != NOT_SCORED).sum()) for batch in micro_batches]
     plan = StepPlan(
-        rank=ranks.rank,
         world_size=ranks.size,
         precision="fp32",
         seed=0,
+        places=ranks.turns(len(micro_batches)),
         divisors=(ranks.sum_on_host(sum(masked))[0], GLOBAL_BATCH),
     )
     result = train_step(ranks.wrapped(Forward(model), probe(CPU)), optimizer, micro_batches, plan, CPU)

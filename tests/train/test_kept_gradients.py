@@ -51,7 +51,7 @@ def trained(ranks: Ranks, kind: type[Lamb]) -> tuple[dict[str, Tensor], list[lis
     wrapped = ranks.wrapped(Forward(model), probe(CPU), bucket_mb=0.05)
     optimizer = kind(model.parameters(), 0.01)
     whole = ranks.size * MICRO_BATCHES * SIZE
-    plan = StepPlan(ranks.rank, ranks.size, "fp32", seed=7, divisors=(whole * LENGTH, whole))
+    plan = StepPlan(ranks.size, "fp32", seed=7, divisors=(whole * LENGTH, whole), places=ranks.turns(MICRO_BATCHES))
     addresses: list[list[int]] = []
     for step in range(STEPS):
         micro_batches = [batch(ranks, step, number) for number in range(MICRO_BATCHES)]

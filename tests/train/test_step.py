@@ -15,7 +15,7 @@ from bertjobs.optim.lamb import Lamb
 from bertjobs.train.objective import Term
 from bertjobs.train.step import StepPlan, train_step
 
-PLAN = StepPlan(rank=0, world_size=1, precision="fp32", seed=0, divisors=(12, 3))
+PLAN = StepPlan(world_size=1, precision="fp32", seed=0, divisors=(12, 3))
 CPU = torch.device("cpu")
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from types import TracebackType
 
@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bertjobs.data.batches.dealing import by_speed, in_turns, step_seconds
 from bertjobs.data.batches.masked_text import (
     NOT_SCORED,
     Int64s,
@@ -78,6 +79,9 @@ Builders = list[Callable[[], MicroBatch]]
 """One rank's micro-batches of a step, to be built."""
 Plan = list[Builders]
 """Those of some steps."""
+Dealt = list[tuple[int, Int64s]]
+"""The micro-batches of one rank in a step: the number of each over all ranks, and the places of its sequences."""
+_NOTHING = np.zeros(0, dtype=np.int64)
 
 
 def make_batch(shards: ShardSet, chosen: SelectedRows, keys: UInt64s | None, masking: Masking) -> Batch:
@@ -117,8 +121,8 @@ class BatchStream:
     use it in ``with``.
 
     The packs of a global batch do not depend on the ranks: pack k is micro-step ``k // world_size`` of rank
-    ``k % world_size``. Where their number is not a multiple of the ranks, the last ranks' last packs are all tail, so
-    that all ranks take the same number of micro-steps.
+    ``k % world_size``, unless `deal` gives fast ranks more of them. Where their number is not a multiple of the ranks,
+    the last ranks' last packs are all tail.
 
     Args:
         global_batch: sequences per step over all ranks; without ``packing`` a multiple of ``world_size * micro_batch``.
@@ -162,11 +166,40 @@ class BatchStream:
         self._plan_ahead: Future[Plan] | None = None
         self._planned: deque[Builders] = deque()
         self._ahead: deque[list[Future[MicroBatch]]] = deque()
+        self._seconds: tuple[float, ...] = ()  # per pack, by rank; () where all ranks take turns
 
     def state(self, step: int) -> StreamState:
         """Where the stream stands once ``step`` global batches have been read, whatever is built ahead."""
         epoch, place = self._order.place(self._first + step * self._global_batch)
         return StreamState(epoch, place, step, self._masking.seed, self._manifest_sha256, self._skipped)
+
+    def deal(self, step: int, seconds: Sequence[float], gain: float) -> tuple[int, ...] | None:
+        """Deal the packs by speed, from ``step`` on, if that shortens a step by the share ``gain`` at least. All ranks
+        call it with the same arguments.
+
+        Args:
+            step: the next that will be read: what was built ahead is built anew.
+            seconds: per pack, by rank.
+
+        Returns:
+            The packs of each rank in that step; None if nothing was changed.
+        """
+        if self.packing is None:
+            raise ValueError("only packs can be dealt by speed")
+        rows = self._order.samples(self._first + step * self._global_batch, self._global_batch)[1]
+        packs = len(next(self._packs(rows, self.packing)))
+        before = by_speed(packs, self._seconds) if self._seconds else in_turns(packs, self._world_size)
+        after = by_speed(packs, seconds)
+        if step_seconds(after, seconds) > (1 - gain) * step_seconds(before, seconds):
+            return None
+        for future in [self._plan_ahead, *(future for built in self._ahead for future in built)]:
+            if future is not None:
+                future.cancel()
+        self._plan_ahead = None
+        self._planned.clear()
+        self._ahead.clear()
+        self._step, self._seconds = step, tuple(seconds)
+        return tuple(len([number for number in numbers if number < packs]) for numbers in after)
 
     def samples(self, step: int) -> list[str]:
         """The sequences of a global batch, over all ranks, as ``shard's file name:row``."""
@@ -211,33 +244,42 @@ class BatchStream:
         """Decides what the next steps hold: many at once where they are small."""
         first, steps = self._step, max(1, min(_PLANNED, self._order.kept) // self._global_batch)
         self._step += steps
-        return partial(self._plan, first, steps)
+        return partial(self._plan, first, steps, self._seconds)
 
-    def _plan(self, first: int, steps: int) -> Plan:
+    def _plan(self, first: int, steps: int, seconds: tuple[float, ...]) -> Plan:
         size = self._global_batch
         epochs, rows = self._order.samples(self._first + first * size, steps * size)
-        dealt = self._padded(rows) if self.packing is None else self._packed(rows, self.packing)
-        own = np.concatenate([part for step in dealt for part in step])
+        dealt = self._padded(rows) if self.packing is None else self._packed(rows, self.packing, seconds)
+        own = np.concatenate([part for step in dealt for _, part in step])
         chosen = self._shards.select(rows[own])
         keys = self._masking.keys(epochs[own], chosen.rows)
         plan, start = [], 0
         for step in dealt:
             builders = []
-            for part in step:
+            for number, part in step:
                 piece = slice(start, start := start + len(part))
-                builders.append(self._builder(chosen[piece], None if keys is None else keys[piece]))
+                builders.append(self._builder(number, chosen[piece], None if keys is None else keys[piece]))
             plan.append(builders)
         return plan
 
-    def _padded(self, rows: Int64s) -> list[list[Int64s]]:
+    def _padded(self, rows: Int64s) -> list[Dealt]:
         """The places in ``rows`` of this rank's padded micro-batches, step by step."""
         lengths = self._shards.lengths(rows).reshape(-1, self._global_batch)
         dealt = arrange(lengths, self._world_size, self._micro_batch)[:, :, self._rank]
         dealt += np.arange(0, len(rows), self._global_batch)[:, None, None]
-        return [list(step) for step in dealt]
+        return [[(index * self._world_size + self._rank, part) for index, part in enumerate(step)] for step in dealt]
 
-    def _packed(self, rows: Int64s, limits: Limits) -> list[list[Int64s]]:
+    def _packed(self, rows: Int64s, limits: Limits, seconds: tuple[float, ...]) -> list[Dealt]:
         """The places in ``rows`` of this rank's packs, step by step; none for a pack that is all tail."""
+        dealt = []
+        for packs in self._packs(rows, limits):
+            numbers = by_speed(len(packs), seconds) if seconds else in_turns(len(packs), self._world_size)
+            own = numbers[self._rank]
+            dealt.append([(number, packs[number] if number < len(packs) else _NOTHING) for number in own])
+        return dealt
+
+    def _packs(self, rows: Int64s, limits: Limits) -> Iterator[list[Int64s]]:
+        """The places in ``rows`` of the packs of all ranks, step by step."""
         shards, masking = self._shards, self._masking
         lengths = shards.num_tokens(rows)
         if lengths.min() <= shards.specials or lengths.max() > limits.max_length:
@@ -246,22 +288,18 @@ class BatchStream:
             predictions = masking.counts(lengths, shards.specials)
         else:
             predictions = masking.predictions(shards, rows)
-        dealt = []
         for start in range(0, len(rows), self._global_batch):
             step = slice(start, start + self._global_batch)
-            packs = [start + places for places in pack(lengths[step], predictions[step], limits)]
-            missing = -len(packs) % self._world_size
-            packs += [np.zeros(0, dtype=np.int64)] * missing
-            dealt.append(packs[self._rank :: self._world_size])
-        return dealt
+            yield [start + places for places in pack(lengths[step], predictions[step], limits)]
 
-    def _builder(self, chosen: SelectedRows, keys: UInt64s | None) -> Callable[[], MicroBatch]:
+    def _builder(self, number: int, chosen: SelectedRows, keys: UInt64s | None) -> Callable[[], MicroBatch]:
         def build() -> MicroBatch:
             batch: MicroBatch
             if self.packing is None:
                 batch = make_batch(self._shards, chosen, keys, self._masking)
             else:
-                batch = make_packed_batch(self._shards, chosen, keys, self._masking, self.packing)
+                packed = make_packed_batch(self._shards, chosen, keys, self._masking, self.packing)
+                batch = replace(packed, number=number)
             return batch.pin_memory() if self._pin else batch
 
         return build

@@ -40,6 +40,7 @@ class PackedBatch:
         lengths: int64 ``[sequences]``, tokens of each sequence; numpy, on the host.
         masked: masked tokens.
         max_length: the most tokens that a sequence has.
+        number: from 0, among all packs of the step, whatever rank computes it.
     """
 
     input_ids: Tensor
@@ -53,6 +54,7 @@ class PackedBatch:
     lengths: Int64s
     masked: int
     max_length: int
+    number: int = 0
 
     @property
     def sequences(self) -> int:

@@ -350,8 +350,21 @@ def standing(evidence: Evidence, phase: PhaseEvidence) -> tuple[str, ...]:
     words = f"phase {phase.number}: step {phase.step:,} of {phase.steps:,}"
     if phase.step_unix_s is not None:
         words += f", {duration(evidence.now_unix_s - phase.step_unix_s)} ago"
+    more = [*_damaged(phase), *_slow(evidence, phase)]
     silence = (f"Slurm gave no answer: {evidence.silence}",) if evidence.silence else ()
-    return (f"{words}; newest checkpoint {phase.checkpoint or 'none'}", *_damaged(phase), *silence)
+    return (f"{words}; newest checkpoint {phase.checkpoint or 'none'}", *more, *silence)
+
+
+def _slow(evidence: Evidence, phase: PhaseEvidence) -> list[str]:
+    """Which ranks of the newest attempt were slow, and how to deal around them."""
+    slow = phase.attempts[-1].attempt.slow_ranks if phase.attempts else ()
+    lines = [str(rank) for rank in slow]
+    spec = evidence.spec
+    if slow and spec.is_unpadded and not (spec.task or spec.rebalance):
+        target = evidence.target
+        again = f"bertjobs cancel {target} && bertjobs resume {target} --set rebalance=true"
+        lines.append(f"to give fast ranks more of the packs: {again}")
+    return lines
 
 
 def _damaged(phase: PhaseEvidence) -> tuple[str, ...]:

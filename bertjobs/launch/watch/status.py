@@ -65,6 +65,7 @@ class PhaseStatus:
         end_how: how that was computed, in words.
         timeline: the attempts at it, and the jobs that wait for it, in chronological order.
         damage: what cannot be read, or is missing, in words.
+        slow_ranks: those of the running attempt that are slower than the others, in words.
         goodput: what its GPUs were used for; None if the run was not read whole.
     """
 
@@ -88,6 +89,7 @@ class PhaseStatus:
     end_how: str = ""
     timeline: tuple[TimelineEntry, ...] = ()
     damage: tuple[str, ...] = ()
+    slow_ranks: tuple[str, ...] = ()
     goodput: Goodput | None = None
     squared_error: float | None = None
 
@@ -319,7 +321,14 @@ def _phase_status(files: RunFiles, phase: PhaseSpec, links: Sequence[Link], answ
         end_how=how,
         timeline=tuple(sorted(entries, key=_when)),
         damage=files.damage.get(phase.phase, ()),
+        slow_ranks=_slow_ranks(files.story, link) if state in RUNNING else (),
     )
+
+
+def _slow_ranks(story: Story, link: Link | None) -> tuple[str, ...]:
+    """The slow ranks of the attempt that a job is at."""
+    attempts = story.jobs[link.job].attempts if link and link.job in story.jobs else ()
+    return tuple(map(str, attempts[-1].slow_ranks)) if attempts and not attempts[-1].has_ended else ()
 
 
 def _reason(phase: int, link: Link | None, links: Sequence[Link], undone: Sequence[int]) -> str:

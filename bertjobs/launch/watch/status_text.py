@@ -121,6 +121,7 @@ def phase_lines(phase: PhaseStatus, now: float, paint: Paint = PLAIN) -> list[st
     if phase.late_s is not None:
         warning = paint("NO PROGRESS", Colour.BAD)
         lines.append(f"  {warning} for {duration(phase.late_s)}, though the job runs; see: bertjobs doctor {phase.run}")
+    lines += [f"  slow        {words}" for words in phase.slow_ranks]
     if phase.loss is not None and phase.sequences_per_s is not None:
         unit = "squared error" if phase.loss_nats is None else "nats"
         lines.append(f"  loss        {phase.loss:.4f} {unit}, {phase.sequences_per_s:,.1f} sequences/s")

@@ -8,7 +8,6 @@ small all-reduce, and exchanges between pairs of nodes; once the gradients' netw
 from __future__ import annotations
 
 import shutil
-import socket
 import subprocess
 import threading
 import time
@@ -37,7 +36,7 @@ from bertjobs.train.nodes.check import (
     parse_gpus,
     visible,
 )
-from bertjobs.train.placement import Placement
+from bertjobs.train.placement import Placement, node_name
 from bertjobs.train.ranks import Ranks
 
 LOOK_S = 3.0  # time for a program or a file system to answer
@@ -79,11 +78,6 @@ def look_at_nodes(
         round_trip_s=max(took for _, took in everywhere),
         ranks=ranks.size,
     )
-
-
-def node_name(environ: Mapping[str, str]) -> str:
-    """Slurm's name for this node, or else its host name."""
-    return environ.get("SLURMD_NODENAME") or socket.gethostname()
 
 
 def _by_node(names: Sequence[str]) -> list[list[int]]:

@@ -36,6 +36,12 @@ class WatchedBatches:
             raise self._watch.error
         return next(self._stream)
 
+    def deal(self, step: int, seconds: Sequence[float], gain: float) -> tuple[int, ...] | None:
+        """As in `Batches`: packs can be dealt by speed."""
+        if isinstance(self._stream, LddlStream) or self._stream.packing is None:
+            return None
+        return self._stream.deal(step, seconds, gain)
+
 
 class PhaseBatches:
     """All that the batches of a phase are made from, on one rank.

@@ -109,7 +109,7 @@ class PretrainingLearner:
 
     def __init__(self, objective: Pretraining, ranks: Ranks, device: torch.device) -> None:
         spec, phase, data = objective.spec, objective.phase, objective.data
-        self._objective, self._device = objective, device
+        self._objective, self._device, self._ranks = objective, device, ranks
         shards = open_shards(data, spec, phase, ranks)
         self.events: dict[str, dict[str, Any]] = {}
         if shards.skipped:
@@ -142,6 +142,10 @@ class PretrainingLearner:
 
     def batches(self, start: StreamState | None) -> AbstractContextManager[WatchedBatches]:
         return self._batches.opened(start, self.forward)
+
+    def places(self, micro_batches: Sequence[MicroBatch]) -> Sequence[int]:
+        turns = self._ranks.turns(len(micro_batches))
+        return [turn if isinstance(one, Batch) else one.number for turn, one in zip(turns, micro_batches, strict=True)]
 
     def count(self, micro_batches: Sequence[MicroBatch]) -> StepCounts:
         return counts_of(micro_batches)

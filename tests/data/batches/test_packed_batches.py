@@ -249,9 +249,9 @@ def test_threads_plan_where_there_are_some(train: ShardSet, monkeypatch: pytest.
     planners = []
     real = BatchStream._plan
 
-    def plan(self: BatchStream, first: int, steps: int) -> object:
+    def plan(self: BatchStream, first: int, steps: int, seconds: tuple[float, ...]) -> object:
         planners.append((threading.current_thread() is threading.main_thread(), first, steps))
-        return real(self, first, steps)
+        return real(self, first, steps, seconds)
 
     monkeypatch.setattr(BatchStream, "_plan", plan)
     steps = min(4096, train.rows) // 48
@@ -266,12 +266,12 @@ def test_threads_plan_where_there_are_some(train: ShardSet, monkeypatch: pytest.
 def test_a_stream_closes_while_it_plans(train: ShardSet, monkeypatch: pytest.MonkeyPatch) -> None:
     real, begun, let = BatchStream._plan, threading.Event(), threading.Event()
 
-    def plan(self: BatchStream, first: int, steps: int) -> object:
+    def plan(self: BatchStream, first: int, steps: int, seconds: tuple[float, ...]) -> object:
         if first:
             begun.set()
             assert let.wait(60)
             raise InputError("nobody asks for this plan any more")
-        return real(self, first, steps)
+        return real(self, first, steps, seconds)
 
     monkeypatch.setattr(BatchStream, "_plan", plan)
     stream = packed_stream(train, num_workers=2)

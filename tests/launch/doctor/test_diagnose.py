@@ -18,7 +18,7 @@ from bertjobs.launch.doctor.verdict import Standing, Verdict
 from bertjobs.launch.start import write_run
 from bertjobs.recipe.spec import RunSpec
 from bertjobs.run.causes import Cause
-from bertjobs.run.journal import Attempt, Failure
+from bertjobs.run.journal import Attempt, Failure, SlowRank
 from bertjobs.slurm.jobs import Job
 from bertjobs.slurm.reasons import reason_words
 
@@ -152,6 +152,17 @@ def test_host_memory_as_slurm_and_the_kernel_report_it(spec: RunSpec, log: str, 
     verdict = judged(spec, job, log)
     assert verdict.cause is Cause.HOST_MEMORY
     assert verdict.command == "bertjobs resume big --sbatch mem=0"
+
+
+@pytest.mark.parametrize("rebalance", [False, True])
+def test_a_slow_rank_is_named_with_the_way_around_it(spec: RunSpec, rebalance: bool) -> None:
+    attempt = replace(ATTEMPT, slow_ranks=(SlowRank(3, "node2", 1.4, 812),))
+    running = replace(FAILED, state="RUNNING", exit_code=None)
+    verdict = judged(replace(spec, rebalance=rebalance), running, attempt=attempt, alive_unix_s=NOW - 5)
+    assert verdict.cause is Standing.RUNNING
+    text = "\n".join(verdict.evidence)
+    assert "rank 3 on node2 takes 1.4 times as long as others per micro-batch since step 812" in text
+    assert ("bertjobs cancel big && bertjobs resume big --set rebalance=true" in text) == (not rebalance)
 
 
 def test_a_failed_node_is_left_out_next_time(spec: RunSpec) -> None:

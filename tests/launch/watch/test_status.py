@@ -227,6 +227,24 @@ def test_the_loss_of_a_task_with_numbers_is_a_squared_error(directory: RunDirect
     assert run_status(directory, slurm, time.time())[0].as_json()["squared_error"] is None
 
 
+def test_slow_ranks_are_named_while_the_attempt_runs(directory: RunDirectory, slurm: Slurm, tool: Tool) -> None:
+    tool("sacct", sacct(("7", "RUNNING")))
+    tool("squeue", squeue(("7", "RUNNING")))
+    attempt = {"phase": 1, "job": "7", "attempt": 0}
+    directory.record("started", **attempt, world_size=4)
+    directory.record("slow rank", **attempt, rank=3, node="node2", times=1.4, step=812)
+    directory.record("slow rank", **attempt, rank=1, node="node1", times=2.0, step=900)
+    directory.record("slow rank", **attempt, rank=1, node="node1", times=0.0, step=950)
+    directory.record("slow rank", **attempt, rank="a damaged line")
+    (run,) = Watch(slurm).look([directory])
+    words = "rank 3 on node2 takes 1.4 times as long as others per micro-batch since step 812"
+    assert run.phases[0].slow_ranks == (words,)
+    assert f"  slow        {words}" in run_text(run, time.time())
+    assert run.phases[0].as_json()["slow_ranks"] == (words,)
+    directory.record("ended", **attempt, cause="USR2", exit_code=75)
+    assert Watch(slurm).look([directory])[0].phases[0].slow_ranks == ()
+
+
 def test_a_local_run_of_another_machine_is_to_be_cancelled_there(directory: RunDirectory, slurm: Slurm) -> None:
     directory.journal.unlink()
     directory.record("submitted", backend="local", phase=1, job="local-1", host="elsewhere", pid=1)
