@@ -120,6 +120,8 @@ def results(make_run: MakeRun, tmp_path: Path) -> Path:  # noqa: F811
     write_validation(phase, 10, 5.75, 6.5)
     write_checkpoint(phase, 10)
     write_attempt(directory, 1, START, START + 30, step=10)
+    job = {"phase": 1, "job": directory.events()[-1]["job"], "attempt": 0}
+    directory.record("slow rank", **job, rank=1, node="node2", times=1.4, step=3)
     write_result(make_run("tuned", task="sentences", init_checkpoint=str(phase.checkpoints / "step-00000010")), 0.75)
     return tmp_path
 

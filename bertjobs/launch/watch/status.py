@@ -65,7 +65,7 @@ class PhaseStatus:
         end_how: how that was computed, in words.
         timeline: the attempts at it, and the jobs that wait for it, in chronological order.
         damage: what cannot be read, or is missing, in words.
-        slow_ranks: those of the running attempt that are slower than the others, in words.
+        slow_ranks: those of the newest attempt that are slower than the others, in words; () once the phase is done.
         goodput: what its GPUs were used for; None if the run was not read whole.
     """
 
@@ -321,14 +321,14 @@ def _phase_status(files: RunFiles, phase: PhaseSpec, links: Sequence[Link], answ
         end_how=how,
         timeline=tuple(sorted(entries, key=_when)),
         damage=files.damage.get(phase.phase, ()),
-        slow_ranks=_slow_ranks(files.story, link) if state in RUNNING else (),
+        slow_ranks=_slow_ranks(files.story, phase.phase) if phase.phase in files.undone else (),
     )
 
 
-def _slow_ranks(story: Story, link: Link | None) -> tuple[str, ...]:
-    """The slow ranks of the attempt that a job is at."""
-    attempts = story.jobs[link.job].attempts if link and link.job in story.jobs else ()
-    return tuple(map(str, attempts[-1].slow_ranks)) if attempts and not attempts[-1].has_ended else ()
+def _slow_ranks(story: Story, phase: int) -> tuple[str, ...]:
+    """The slow ranks of the newest attempt at a phase."""
+    begun = [attempt for attempt in story.begun if attempt.phase == phase]
+    return tuple(map(str, begun[-1].slow_ranks)) if begun else ()
 
 
 def _reason(phase: int, link: Link | None, links: Sequence[Link], undone: Sequence[int]) -> str:

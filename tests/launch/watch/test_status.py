@@ -227,7 +227,7 @@ def test_the_loss_of_a_task_with_numbers_is_a_squared_error(directory: RunDirect
     assert run_status(directory, slurm, time.time())[0].as_json()["squared_error"] is None
 
 
-def test_slow_ranks_are_named_while_the_attempt_runs(directory: RunDirectory, slurm: Slurm, tool: Tool) -> None:
+def test_slow_ranks_of_the_newest_attempt_are_named(directory: RunDirectory, slurm: Slurm, tool: Tool) -> None:
     tool("sacct", sacct(("7", "RUNNING")))
     tool("squeue", squeue(("7", "RUNNING")))
     attempt = {"phase": 1, "job": "7", "attempt": 0}
@@ -241,7 +241,7 @@ def test_slow_ranks_are_named_while_the_attempt_runs(directory: RunDirectory, sl
     assert run.phases[0].slow_ranks == (words,)
     assert f"  slow        {words}" in run_text(run, time.time())
     assert run.phases[0].as_json()["slow_ranks"] == (words,)
-    directory.record("ended", **attempt, cause="USR2", exit_code=75)
+    directory.record("started", **{**attempt, "attempt": 1}, world_size=4)
     assert Watch(slurm).look([directory])[0].phases[0].slow_ranks == ()
 
 
