@@ -20,6 +20,8 @@ from tests.cluster.slurm import PATIENCE_S
 hermetic.enter()
 if not Path("/dev/nvidiactl").exists():
     os.environ["TRITON_INTERPRET"] = "1"  # read when a kernel is defined: set before anything imports one
+# Several tests run at once: threads that wait for each other would spend a fifth of the processors' time on it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 # How long an example takes depends on what else the machine does. Parent: Hypothesis' own, another if CI is set.
 settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("tests")

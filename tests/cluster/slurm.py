@@ -66,8 +66,9 @@ def is_foreign(name: str) -> bool:
 
 
 def scrubbed(environment: Mapping[str, str]) -> dict[str, str]:
-    """``environment`` without the variables of a surrounding Slurm job, with /usr/sbin on its PATH."""
-    kept = {name: value for name, value in environment.items() if not is_foreign(name)}
+    """``environment`` without the variables of a surrounding Slurm job and the number of threads, which jobs choose,
+    with /usr/sbin on its PATH."""
+    kept = {name: value for name, value in environment.items() if not is_foreign(name) and name != "OMP_NUM_THREADS"}
     return {**kept, "PATH": _search_path(environment)}
 
 

@@ -6,7 +6,7 @@ from bisect import bisect_right
 from collections.abc import Mapping
 
 _EXACT = 32  # shorter lengths have a range each
-_PER_DOUBLING = 16  # ranges; a quantile is off by 2.3% or by 1 at most
+_PER_DOUBLING = 16  # ranges; a quantile is off by 2.5% or by 1 at most
 _DOUBLINGS = 24
 
 RANGES = (
@@ -17,7 +17,7 @@ RANGES = (
 
 
 def quantile(counts: Mapping[int, int], share: float) -> int:
-    """The length that a share of the lengths does not exceed, to within 2.3% or 1; 0 if there are none.
+    """The length that a share of the lengths does not exceed, to within 2.5% or 1; 0 if there are none.
 
     Args:
         counts: lengths in each range, by the length that it begins with.
