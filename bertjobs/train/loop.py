@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -14,6 +14,7 @@ import torch
 from bertjobs.errors import InputError
 from bertjobs.optim.base import Optimizer
 from bertjobs.optim.schedule import learning_rate
+from bertjobs.run.journal import SlowRank
 from bertjobs.run.owner import BEAT_S
 from bertjobs.train.best import Best
 from bertjobs.train.checkpoint.saving import Saving
@@ -23,7 +24,7 @@ from bertjobs.train.diagnosis import diagnose
 from bertjobs.train.job import PhaseJob, check_still_owner, record, still_owns
 from bertjobs.train.metrics import MetricsLog, step_metrics
 from bertjobs.train.objective import Batches, GlobalBatch, Learner, MicroBatch
-from bertjobs.train.pace import GAIN, Pace, SlowRank
+from bertjobs.train.pace import GAIN, Pace
 from bertjobs.train.ranks import Ranks
 from bertjobs.train.signals import STOP_SIGNALS, StopRequest
 from bertjobs.train.step import StepPlan, StepResult, train_step
@@ -199,9 +200,9 @@ class Trainer:
         is worth it. This step's have been read."""
         step = self.progress.step
         for change in self._pace.learn(step, row):
-            node = self.ranks.node_of(change.rank)
-            self.ranks.say(slow_words(change, node, self.ranks.size))
-            self._note("slow rank", rank=change.rank, node=node, times=change.times, step=change.step)
+            slow = replace(change, node=self.ranks.node_of(change.rank))
+            self.ranks.say(slow_words(slow, self.ranks.size))
+            self._note("slow rank", **asdict(slow))
         if self._deals:
             self._deals = False
             dealt = self.batches.deal(step + 1, self._pace.seconds, GAIN)
@@ -301,9 +302,9 @@ class Trainer:
         self.saving.save_now(self.learner.model, self.optimizer, self.progress, self.batches.state(self.progress.step))
 
 
-def slow_words(change: SlowRank, node: str, ranks: int) -> str:
+def slow_words(change: SlowRank, ranks: int) -> str:
     """A rank that has become slow, or no longer is, for the log."""
-    which, since = f"rank {change.rank} of {ranks} on {node}", f"since step {change.step}"
+    which, since = f"rank {change.rank} of {ranks} on {change.node}", f"since step {change.step}"
     if not change.times:
         return f"{which} is as fast as the others again, {since}"
     return f"warning: {which} takes {change.times:g} times as long as others per micro-batch, {since}"

@@ -8,10 +8,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from statistics import median, median_low
 
 import torch
+
+from bertjobs.run.journal import SlowRank
 
 REPORT_STEPS = 5
 GAIN = 0.05
@@ -24,16 +25,6 @@ AS_FAST = 1.1
 REPORTS = 2
 
 _WARM_UP = 2  # first steps of an attempt, in which kernels are chosen and caches filled
-
-
-@dataclass(frozen=True)
-class SlowRank:
-    """A rank, how many times as long as others it takes, and since which step; ``times`` is 0 where it no longer is
-    slow."""
-
-    rank: int
-    times: float
-    step: int
 
 
 def times_of_median(seconds: Sequence[float]) -> list[float]:
@@ -98,7 +89,7 @@ class Pace:
 
     def learn(self, step: int, row: Sequence[int]) -> list[SlowRank]:
         """Take in the sum of all ranks' rows after ``step`` steps; returns the ranks that are slow now, or no longer,
-        and were not before."""
+        and were not before. Of those that no longer are ``times`` is 0; the nodes' names are left empty."""
         self.seconds = tuple(number / 1e6 for number in row)
         changed = []
         for rank, times in enumerate(times_of_median(self.seconds)):
@@ -108,5 +99,5 @@ class Pace:
                 self._above[rank] = 0
                 self._slow ^= {rank}
                 since = step - REPORTS * REPORT_STEPS + 1
-                changed.append(SlowRank(rank, 0.0 if is_slow else round(times, 2), since))
+                changed.append(SlowRank(rank, "", 0.0 if is_slow else round(times, 2), since))
         return changed

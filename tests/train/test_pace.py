@@ -7,7 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bertjobs.train.pace import REPORT_STEPS, Pace, SlowRank, times_of_median
+from bertjobs.run.journal import SlowRank
+from bertjobs.train.pace import REPORT_STEPS, Pace, times_of_median
 
 CPU = torch.device("cpu")
 
