@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +16,8 @@ from tests.cluster.slurm import is_foreign
 SETTINGS = {setting.env for table in (schema.RUN, schema.PHASE) for setting in table.values() if setting.env}
 TESTS_OWN = {"BERTJOBS_REQUIRE_CLUSTER", "BERTJOBS_REQUIRE_TRACKERS", "BERTJOBS_CHAOS_SEED", "BERTJOBS_CHAOS_TABLE",
              "BERTJOBS_REQUIRE_BROWSER", "BERTJOBS_PICTURES"}  # fmt: skip
+PYTHONS = {"PYTHONDONTWRITEBYTECODE", "PYTHONUNBUFFERED"}
+"""Few users set these: without bytecode each process compiles the package anew, and unbuffered, no flush is missed."""
 PREFIX = "bertjobs-tests-home-"
 
 
@@ -28,7 +31,8 @@ def hermetic(environ: Mapping[str, str], home: Path) -> dict[str, str]:
     kept = {
         name: value
         for name, value in environ.items()
-        if name in TESTS_OWN or not (name in SETTINGS or name.startswith("BERTJOBS_") or is_foreign(name))
+        if name in TESTS_OWN
+        or not (name in SETTINGS or name in PYTHONS or name.startswith("BERTJOBS_") or is_foreign(name))
     }
     caches = {"XDG_CACHE_HOME": str(user / ".cache"), "TRITON_HOME": str(user)}
     trusted = {"GIT_CONFIG_GLOBAL": str(user / ".gitconfig")} if (user / ".gitconfig").is_file() else {}
@@ -45,3 +49,4 @@ def enter() -> None:
     for name in os.environ.keys() - environ.keys():
         del os.environ[name]
     os.environ.update(environ)
+    sys.dont_write_bytecode = False

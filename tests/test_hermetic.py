@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, settings
 
 from bertjobs.launch.plan.site_file import site_names
 from bertjobs.recipe.catalogue import builtin_file, catalogue_files
-from tests.hermetic import hermetic
+from tests.hermetic import PYTHONS, hermetic
 
 ROOT = Path(__file__).parent.parent
 SEEN = """
@@ -49,11 +49,17 @@ def test_the_user_s_settings_and_jobs_are_not_seen_but_a_test_s_own_are(tmp_path
     environ = {
         **{"RECIPE": "mine", "LR": "1", "BERTJOBS_PYTHON": "/bin/false", "SLURM_JOB_ID": "7", "SBATCH_QOS": "low"},
         **{"PATH": "/bin", "HOME": "/home/me", "BERTJOBS_REQUIRE_CLUSTER": "1", "XDG_CACHE_HOME": "/cache"},
+        **{"PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1"},
     }
     assert hermetic(environ, tmp_path) == {
         **{"PATH": "/bin", "HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path / ".config")},
         **{"BERTJOBS_REQUIRE_CLUSTER": "1", "XDG_CACHE_HOME": "/cache", "TRITON_HOME": "/home/me"},
     }
+
+
+def test_python_keeps_bytecode_and_buffers_as_for_most_users() -> None:
+    assert not sys.dont_write_bytecode
+    assert not os.environ.keys() & PYTHONS
 
 
 def test_no_example_of_a_property_has_to_be_fast() -> None:
