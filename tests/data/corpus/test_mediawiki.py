@@ -75,6 +75,7 @@ def test_pages_of_another_model_are_skipped_and_counted(tmp_path: Path) -> None:
         of_model(4, "another { } sheet", "css"),
         of_model(5, "Five became an article.", "css", "wikitext"),
         page(6, "Six says nothing of its model."),
+        of_model(7, '{"type":"item","id":"Q7"}', "wikibase-item"),
     ]
     assert "<model>css</model>" in pages[2]
     (tmp_path / "a.xml").write_text(HEAD + "".join(pages) + TAIL)
@@ -85,6 +86,7 @@ def test_pages_of_another_model_are_skipped_and_counted(tmp_path: Path) -> None:
         ("2", "Scribunto"),
         ("3", "css"),
         ("4", "css"),
+        ("7", "wikibase-item"),
     ]
 
 
