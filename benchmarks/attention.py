@@ -126,9 +126,10 @@ def milliseconds(
     arguments: argparse.Namespace,
 ) -> dict[str, float]:
     """Of the forward and of the backward pass."""
+    query, key, value = inputs
 
     def forward() -> torch.Tensor:
-        return attention(*inputs, layout, arguments.dropout)
+        return attention(query, key, value, layout, arguments.dropout)
 
     out = forward()
 

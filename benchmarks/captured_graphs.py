@@ -179,7 +179,7 @@ def _sums_rows(node: fx.Node) -> bool:
     if _name(node) != "sum" or len(node.args) < 2:
         return False
     rows = node.all_input_nodes[0].meta["val"].shape
-    return len(rows) == 2 and list(node.args[1]) == [0] and rows[0] > 1  # type: ignore[arg-type, call-overload]
+    return len(rows) == 2 and list(node.args[1]) == [0] and rows[0] > 1  # type: ignore[arg-type]
 
 
 def _needed(node: fx.Node, kernel: set[fx.Node], written: set[fx.Node]) -> set[fx.Node]:

@@ -124,14 +124,15 @@ def measure(folder: Path, rank: int, world_size: int, port: int, checkpoints: in
     writer.reserve(model, optimizer)
     allocate_s = time.perf_counter() - started
     steps = [one_step(model, optimizer) for _ in range(4)]
-    progress, times, slowed = Progress(), [], []
+    progress, times = Progress(), []
+    slowed: list[float] = []
     for _ in range(checkpoints):
         progress = replace(progress, step=progress.step + 100)
         total(0)  # all begin together
         times.append(one_checkpoint(writer, model, optimizer, progress, slowed))
         writer.wait()
-    figure = {"allocate_s": allocate_s, "step_s": median(steps[1:]), "step_longest_s": max(slowed)}
-    figure |= dict(zip(TIMES, zip(*times, strict=True), strict=True))
+    figure: dict[str, Any] = {"allocate_s": allocate_s, "step_s": median(steps[1:]), "step_longest_s": max(slowed)}
+    figure |= {name: list(each) for name, each in zip(TIMES, zip(*times, strict=True), strict=True)}
     if rank == 0:
         started = time.perf_counter()
         newest, damaged = newest_valid(directory.checkpoints)

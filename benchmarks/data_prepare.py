@@ -130,7 +130,7 @@ def measure_prepare(setting: Setting, repeats: int) -> list[dict[str, Any]]:
 
 def summarise(whole: Times, start_up: Times, megabytes: float, rows: int) -> dict[str, Any]:
     """Times and rates; "steady" leaves the start-up out."""
-    seconds = {}
+    seconds: dict[str, float] = {}
     for name, choose in (("best", min), ("median", statistics.median)):
         total, begin = choose(whole.wall), choose(start_up.wall)
         seconds |= {f"whole_{name}": total, f"steady_{name}": max(total - begin, 1e-3)}

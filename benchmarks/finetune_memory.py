@@ -118,7 +118,6 @@ def measure(stage: str, folder: Path) -> dict[str, float]:
 
 
 def prepare(train: Path) -> None:
-    from bertjobs.cli.memory import seldom_collected
     from bertjobs.data.text.vocabulary import Vocabulary
     from bertjobs.tasks.encoding import TextEncoder
     from bertjobs.tasks.prepare import prepare_task
@@ -126,8 +125,7 @@ def prepare(train: Path) -> None:
 
     encoder = TextEncoder(Vocabulary.read(VOCABULARY, lowercase=True), LENGTH)
     files = {"train": train, "dev": train if train.stem == "few" else train.with_name("dev.tsv")}
-    with seldom_collected():
-        prepare_task(open_task("sentences", {"second": "second"}), "sentences", files, encoder, prepared_in(train))
+    prepare_task(open_task("sentences", {"second": "second"}), "sentences", files, encoder, prepared_in(train))
 
 
 def stream(train: Path) -> None:

@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -40,7 +41,7 @@ def main() -> int:
     except InputError as error:
         print(f"error: {error.what}; {error.hint}", file=sys.stderr)
         return 64
-    line = {
+    line: dict[str, Any] = {
         "what": "machine",
         "date": time.strftime("%Y-%m-%d"),
         "device": properties.name,

@@ -67,7 +67,7 @@ def of(lines: Iterable[Line], what: str, **fields: Any) -> list[Line]:
 
 
 def last(lines: Iterable[Line], what: str, **fields: Any) -> Line | None:
-    return (of(lines, what, **fields) or [None])[-1]
+    return next(reversed(of(lines, what, **fields)), None)
 
 
 def sweep_of(lines: Sequence[Line], phase: int, settings: Sequence[str] = ()) -> Line | None:
@@ -161,7 +161,7 @@ def planned_gb() -> dict[int, float]:
 def table(summary: dict[str, Any], prediction: dict[str, Any]) -> list[str]:
     """For a person: each number beside its target and what was predicted."""
     versions = ", ".join(f"{name} {version}" for name, version in (summary.get("versions") or {}).items())
-    rows = [("", "at least", "predicted", "measured", "")]
+    rows: list[tuple[str, ...]] = [("", "at least", "predicted", "measured", "")]
     copy, square = summary["copy_tb_per_s"], summary["square_product_tflops"]
     rates = prediction.get("rates", {})
     rows.append(("copies, TB/s", "", text(rates.get("copy_tb_per_s")), text(copy), ""))
@@ -196,7 +196,7 @@ def phase_rows(
     rate, share = numbers["sequences_per_s"], numbers["share_of_product_rate"]
     times = numbers["times_as_fast_as_hugging_face"]
     optimizer, off = numbers["optimizer_share"], numbers["memory_off_by"]
-    rows = [
+    rows: list[tuple[str, ...]] = [
         (f"{name}: sequences/s, micro-batch {micro_batch}", text(RATES[number]), text(predicted.get("sequences_per_s")),
          text(rate), verdict(rate, rate is not None and rate >= RATES[number])),
         (f"{name}: share of the product rate", f"{SHARE:.0%}", percent(predicted.get("share")), percent(share),

@@ -70,7 +70,7 @@ def measure(corpus: str, output: str, form: str, masking: str) -> dict[str, floa
     """Prepare in this process; the peak of its memory above where it began, in MB (10**6 bytes)."""
     import pyarrow.parquet  # noqa: F401 - one of the modules, which is loaded when it is used
 
-    from bertjobs.cli.memory import keep_freed_memory, seldom_collected
+    from bertjobs.cli.memory import keep_freed_memory
     from bertjobs.data.prepare import PrepareOptions, prepare
     from bertjobs.data.text.sentences import split_sentences
     from bertjobs.data.text.vocabulary import Vocabulary
@@ -80,8 +80,7 @@ def measure(corpus: str, output: str, form: str, masking: str) -> dict[str, floa
     started = time.monotonic()
     options = PrepareOptions((f"lddl:{corpus}",), str(VOCABULARY), output, masking=masking, format=form)
     keep_freed_memory()
-    with seldom_collected():
-        prepare(options, lambda *_: None)
+    prepare(options, lambda *_: None)
     seconds = time.monotonic() - started
     return {"corpus_mb": Path(corpus).stat().st_size / 1e6, "format": form, "masking": masking, "before_mb": before,
             "above_mb": peak_mb() - before, "seconds": seconds}  # fmt: skip

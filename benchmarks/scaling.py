@@ -117,7 +117,8 @@ def fitted(tables: Sequence[Table]) -> Coefficients:
     squares; absolute errors above a few percent weigh less (Huber's loss), so that single odd rows decide nothing."""
 
     def coefficients(x: np.ndarray) -> Coefficients:
-        return Coefficients(*map(float, x), memory_share=FITTED.memory_share)
+        spread, inside, between = map(float, x)
+        return Coefficients(spread, inside, between, FITTED.memory_share)
 
     def residuals(x: np.ndarray) -> np.ndarray:
         return np.concatenate([table.errors(coefficients(x)) for table in tables])

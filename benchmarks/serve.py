@@ -44,6 +44,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -125,7 +126,7 @@ def competitors(
         yield "bertjobs", lambda: ours(folder, args), plain
     if "plain" in args.only:
         for style in ("threads", "async"):
-            yield f"plain, {style}", lambda style=style: plain_server(folder, style, args), plain
+            yield f"plain, {style}", partial(plain_server, folder, style, args), plain
     if args.triton_url or args.triton_command:
         kind = "ids" if args.triton_ids else "text"
         yield f"bertjobs, KServe, {kind}", lambda: ours(folder, args), kserve(folder, asked, args, "model", "text")
