@@ -15,6 +15,7 @@ from typing import IO
 from bertjobs.errors import EXIT_DONE
 from bertjobs.files.atomic import unlinked
 from bertjobs.launch.link import contract_code
+from bertjobs.recipe.groups import RANKS_OF_NODES, place_of
 from bertjobs.recipe.spec import RunSpec
 from bertjobs.run.directory import RunDirectory
 
@@ -44,9 +45,10 @@ def rank_environment(
         "RESULTS": spec.results,
         "PHASE": str(phase),
         "RANK": str(rank),
-        "LOCAL_RANK": str(rank % spec.tasks_per_node),
+        "LOCAL_RANK": str(place_of(rank, spec.ranks_of_nodes)[1]),
         "WORLD_SIZE": str(spec.world_size),
         "NODES": str(spec.nodes),
+        RANKS_OF_NODES: ",".join(map(str, spec.ranks_of_nodes)),
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
         "OMP_NUM_THREADS": environ.get("OMP_NUM_THREADS") or str(threads),

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from bertjobs.errors import InputError
+from bertjobs.recipe.groups import NodeGroup
 from bertjobs.recipe.spec import RunSpec
 from bertjobs.run.directory import RunDirectory
 from bertjobs.slurm.container import Container, run_sub, submitting_code
@@ -38,22 +40,55 @@ class StudyArray:
 
 
 def sbatch_lines(spec: RunSpec, phase: int, options: SlurmOptions, array: StudyArray | None = None) -> list[str]:
-    """The options of the job, without ``#SBATCH``."""
+    """The options of the job, without ``#SBATCH``; those of a heterogeneous job for each of its components, with a line
+    ``hetjob`` between them.
+
+    Groups of nodes with equally many ranks are one component, whose constraint counts the nodes of each.
+
+    Raises:
+        InputError: ``array`` with several components, of which Slurm makes no arrays.
+    """
+    components = _components(spec.groups) if spec.groups else (NodeGroup(spec.nodes, spec.tasks_per_node),)
+    if array and len(components) > 1:
+        raise InputError(
+            "a study is one array of jobs, and Slurm has no arrays of jobs whose nodes have different numbers of GPUs",
+            where=f"groups {','.join(map(str, spec.groups))}",
+            hint="give its nodes the same number of GPUs, or submit its runs one by one",
+        )
+    lines: list[str] = []
+    for component in components:
+        lines += [*(["hetjob"] if lines else []), *_component_lines(spec, component, phase, options, array)]
+    return lines
+
+
+def _components(groups: Sequence[NodeGroup]) -> tuple[NodeGroup, ...]:
+    """The groups as components of a job: one, if one can have them all."""
+    constraints = {group.constraint: group.nodes for group in groups}
+    if len({group.tasks_per_node for group in groups}) > 1 or (len(constraints) > 1 and "" in constraints):
+        return tuple(groups)
+    parts = "&".join(f"{group.constraint}*{group.nodes}" for group in groups)
+    constraint = f"[{parts}]" if len(constraints) > 1 else groups[0].constraint
+    return (NodeGroup(sum(group.nodes for group in groups), groups[0].tasks_per_node, constraint),)
+
+
+def _component_lines(
+    spec: RunSpec, component: NodeGroup, phase: int, options: SlurmOptions, array: StudyArray | None
+) -> list[str]:
     results, logs = (header_value(file_name(path)) for path in (spec.results, f"phase{phase}/logs"))
     name = array.study if array else spec.run
     folder, id = (f"{name}-%a", "%A_%a") if array else (name, "%j")
     lines = [
         f"--job-name={name}-phase{phase}",
-        f"--nodes={spec.nodes}",
-        f"--ntasks-per-node={spec.tasks_per_node}",
+        f"--nodes={component.nodes}",
+        f"--ntasks-per-node={component.tasks_per_node}",
         f"--output={results}/{folder}/{logs}/slurm-{id}.out",
         *([f"--array={array.elements}"] if array else []),
     ]
     if spec.gpus:
-        lines.append(f"--gpus-per-node={spec.gpus_per_node}")
-    if spec.gpus and spec.gpus == spec.system.gpus_per_node:
+        lines.append(f"--gpus-per-node={spec.gpus_asked(component.tasks_per_node)}")
+    if spec.gpus and component.tasks_per_node == spec.system.gpus_per_node:
         lines += ["--exclusive", "--mem=0"]  # all GPUs of a node: its CPUs and memory too
-    return lines + options.lines()
+    return lines + options.lines() + ([f"--constraint={component.constraint}"] if component.constraint else [])
 
 
 def render_script(

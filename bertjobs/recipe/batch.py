@@ -42,7 +42,7 @@ def divide(
         micro_batch_limit: the largest micro-batch that fits; ``gradient_steps`` overrides it.
         rank_batch: NVIDIA's BATCHSIZE, which sets the global batch to ``rank_batch * world_size``.
         gradient_steps: NVIDIA's GRADIENT_STEPS; by default as few as the limit allows.
-        tasks_per_node: ranks per node, so that errors can name node counts.
+        tasks_per_node: ranks per node, so that errors can name node counts; 0 where nodes differ.
         where: the place that errors name.
 
     Raises:
@@ -89,18 +89,20 @@ def nearest_divisors(number: int, target: int) -> tuple[int, ...]:
 
 
 def _indivisible_global_batch(global_batch: int, world_size: int, tasks_per_node: int, where: str | None) -> InputError:
-    nodes = world_size // tasks_per_node
     below = global_batch // world_size * world_size
     batches = tuple(n for n in (below, below + world_size) if n)
-    if global_batch % tasks_per_node == 0:
+    words = ""
+    if tasks_per_node:
+        nodes = world_size // tasks_per_node
+        words = f" ({nodes} nodes x {tasks_per_node} tasks)"
+    if tasks_per_node and global_batch % tasks_per_node == 0:
         choices = _either(nearest_divisors(global_batch // tasks_per_node, nodes))
         sizes = f"nearest node counts that divide it, with {tasks_per_node} tasks per node: {choices}"
     else:
         choices = _either(nearest_divisors(global_batch, world_size))
         sizes = f"nearest world sizes that divide it: {choices}"
     return InputError(
-        f"a global batch of {global_batch} cannot be divided over {world_size} ranks "
-        f"({nodes} nodes x {tasks_per_node} tasks)",
+        f"a global batch of {global_batch} cannot be divided over {world_size} ranks{words}",
         where=where,
         hint=f"{sizes}; nearest global batches for {world_size} ranks: {_either(batches)}",
     )

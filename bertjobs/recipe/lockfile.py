@@ -16,6 +16,7 @@ from bertjobs.files.reading import read_bytes
 from bertjobs.recipe import schema
 from bertjobs.recipe.batch import divide
 from bertjobs.recipe.catalogue import ANY_VOCABULARY, load_catalogue
+from bertjobs.recipe.groups import NodeGroup
 from bertjobs.recipe.resolve import resolve
 from bertjobs.recipe.schema import Setting
 from bertjobs.recipe.spec import PhaseSpec, RunSpec
@@ -95,7 +96,9 @@ def recipe_hash(spec: RunSpec, phase: int) -> str:
 
 
 def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
+    if isinstance(value, tuple):
+        return [item.plain() if isinstance(item, NodeGroup) else item for item in value]
+    return value
 
 
 def _locked_phase(phase: PhaseSpec, world_size: int) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from bertjobs.errors import InputError, raise_all
 from bertjobs.recipe import schema
 from bertjobs.recipe.batch import divide
 from bertjobs.recipe.catalogue import Catalogue
+from bertjobs.recipe.groups import groups_of, nodes_words, ranks_of
 from bertjobs.recipe.layers import DEFAULT, FILE, Layers, Provenance
 from bertjobs.recipe.predictions import most_predictions
 from bertjobs.recipe.schema import check_name
@@ -49,6 +50,7 @@ def resolve(
     sets: Sequence[str] = (),
     nodes: int | None = None,
     tasks_per_node: int | None = None,
+    ranks_of_nodes: Sequence[int] | None = None,
     site: Mapping[str, str] | None = None,
     site_origin: str = "",
     training_rows: int | None = None,
@@ -61,6 +63,7 @@ def resolve(
         environ: the environment; only the schema's names are read.
         sets: the ``--set`` arguments, such as "phase1.lr=1e-3", "optimizer.beta2=0.98", "precision=tf32".
         nodes, tasks_per_node: the job's allocation, if there is one; it overrides everything.
+        ranks_of_nodes: of the job's allocation the ranks on each node, in place of the two.
         site: key of a setting -> text from the site file; ignored for systems without a scheduler, which do not belong
             to a cluster.
         site_origin: where ``site`` comes from, in words.
@@ -71,6 +74,8 @@ def resolve(
         InputError: an unknown recipe or key (names the nearest), a value of the wrong type, a phase that the
             recipe does not have, a batch that cannot be divided, BATCHSIZE, LR or GRADIENT_STEPS without a phase.
     """
+    if ranks_of_nodes:
+        nodes, tasks_per_node = len(ranks_of_nodes), max(ranks_of_nodes)
     allocation = {"nodes": nodes, "tasks_per_node": tasks_per_node}
     environment = _split_gpus(read_environment(environ))
     layers = Layers(catalogue, allocation, _split_gpus(flags), _split_gpus(_assignments(sets)), environment)
@@ -85,6 +90,7 @@ def resolve(
     sources = {key: layers.run(key) for key in schema.RUN if key != "phase"}
     if not sources["run"].value:
         sources["run"] = Provenance(check_name(recipe.value, "run"), "the recipe's name")
+    sources |= _groups(sources, ranks_of_nodes)
     sources |= _ranks(sources, system)
     model, vocabulary = _model_and_vocabulary(catalogue, sources)
     optimizer = {key: layers.optimizer(key) for key in schema.OPTIMIZER}
@@ -108,6 +114,9 @@ def resolve(
         optimizer=OptimizerSpec(**{key: source.value for key, source in optimizer.items()}),
         **built,
     )
+    if spec.groups and spec.is_unpadded and not spec.task and sources["rebalance"].level == DEFAULT:
+        sources["rebalance"] = Provenance(True, "groups of nodes may differ in speed")
+        spec = replace(spec, rebalance=True)
     _check_rebalance(spec, sources["rebalance"])
     batches = {phase.phase: layers.phase(phase.phase, "global_batch").value for phase in phases}
     return Resolved(spec, sources, layers.recipe_phases(), batches)
@@ -159,11 +168,40 @@ def _split_gpus(values: Mapping[str, Any]) -> Mapping[str, Any]:
     return {**values, "gpus": count, "gpu_type": kind}
 
 
+def _groups(sources: Mapping[str, Provenance], ranks_of_nodes: Sequence[int] | None) -> dict[str, Provenance]:
+    """The groups of nodes, and what follows from them; those of the job's allocation, if it has others. What a stronger
+    place says of all nodes wins over groups."""
+    groups = sources["groups"]
+    if ranks_of_nodes and ranks_of(groups.value) != tuple(ranks_of_nodes):
+        groups = Provenance(groups_of(ranks_of_nodes), sources["nodes"].origin, sources["nodes"].level)
+    if not groups.value:
+        return {"groups": groups}
+    of_nodes = ranks_of(groups.value)
+    own = {"nodes": len(of_nodes), "tasks_per_node": max(of_nodes)}
+    for key, value in {**own, "gpus": max(of_nodes)}.items():
+        given = sources[key]
+        if given.value in (None, value) or given.level > groups.level or given.level == DEFAULT:
+            continue
+        if key == "gpus" and not given.value:  # the groups' nodes train on CPUs
+            continue
+        if given.level < groups.level:
+            return {"groups": Provenance((), given.origin, given.level)}
+        raise InputError(
+            f"{key} {given.value} contradicts groups {','.join(map(str, groups.value))}",
+            where=f"{key} from {given.place}, groups from {groups.place}",
+            hint=f"leave out {key}: it follows from the groups",
+        )
+    return {"groups": groups, **{key: Provenance(value, "groups", groups.level) for key, value in own.items()}}
+
+
 def _ranks(sources: Mapping[str, Provenance], system: SystemSpec) -> dict[str, Provenance]:
     """GPUs, tasks and world size: one task per GPU, or without GPUs the number that the system or the job sets."""
     gpus, tasks, nodes = sources["gpus"], sources["tasks_per_node"], sources["nodes"]
     if gpus.value is None:
         gpus = Provenance(system.gpus_per_node, f"system {system.name}")
+    if of_nodes := ranks_of(sources["groups"].value):
+        gpus = Provenance(tasks.value, "groups") if gpus.value else gpus
+        return {"gpus": gpus, "world_size": Provenance(sum(of_nodes), nodes_words(of_nodes))}
     if gpus.value == 0:
         if tasks.value is None:
             tasks = Provenance(system.tasks_per_node, f"system {system.name}")
@@ -215,7 +253,7 @@ def _phase(
         limit.value,
         rank.value,
         steps.value,
-        tasks_per_node=sources["tasks_per_node"].value,
+        tasks_per_node=0 if sources["groups"].value else sources["tasks_per_node"].value,
         where=f"recipe {layers.recipe}, phase {number}",
     )
     if rank.value is None:

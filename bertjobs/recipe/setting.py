@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any, get_type_hints
 
 from bertjobs.errors import InputError, nearest
+from bertjobs.recipe.groups import NodeGroup, parse_groups
 from bertjobs.recipe.names import check_mounted, check_name, check_path
 from bertjobs.wording import shown
 
@@ -42,8 +43,8 @@ class Setting:
         choices: the only values allowed, or () for any.
         example: a value as in YAML; "": a choice other than the default, or the default itself.
         default_words: the default in words, if it depends on something else.
-        kind: "int", "float", "switch", "text", "name", "path", "mounts", "phase" or "micro_batch"; "": derived from the
-            field's type.
+        kind: "int", "float", "switch", "text", "name", "path", "mounts", "groups", "phase" or "micro_batch"; "":
+            derived from the field's type.
         key: its YAML key; "": the field's name.
         default: the value if nothing sets it, ``REQUIRED`` if a recipe must set it, None if it is derived.
         section: "run", "optimizer", "phase", "system", "model" or "vocabulary".
@@ -86,6 +87,8 @@ class Setting:
             "phase": "the number of a phase, or 'all'",
             "switch": "true or false",
             "mounts": "SRC:DST or SRC:DST:FLAGS, separated by commas",
+            "groups": "NODESxGPUS or NODESxGPUS@CONSTRAINT, separated by commas, or a list of mappings with nodes, "
+            "gpus or tasks_per_node, and constraint",
             "name": "a name",
             "path": "a path",
         }.get(self.kind, "text")
@@ -195,6 +198,10 @@ def _parse_mounts(setting: Setting, value: Any) -> tuple[str, ...] | None:  # no
     return tuple(mounts)
 
 
+def _parse_groups(setting: Setting, value: Any) -> tuple[NodeGroup, ...] | None:  # noqa: ARG001
+    return parse_groups(value)
+
+
 _PARSERS: dict[str, Any] = {
     "int": _parse_int,
     "float": _parse_float,
@@ -205,4 +212,5 @@ _PARSERS: dict[str, Any] = {
     "phase": _parse_phase,
     "micro_batch": _parse_micro_batch,
     "mounts": _parse_mounts,
+    "groups": _parse_groups,
 }

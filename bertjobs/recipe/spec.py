@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields
 from typing import Annotated
 
 from bertjobs.recipe.batch import largest_micro_batch
+from bertjobs.recipe.groups import NodeGroup, place_of, ranks_of
 from bertjobs.recipe.predictions import MASKED_SHARE
 from bertjobs.recipe.setting import PRECISIONS, Setting
 
@@ -264,8 +265,9 @@ class PhaseSpec:
 class RunSpec:
     """A whole run, resolved.
 
-    ``vocabulary`` is the sha256 of the vocab.txt that the shards must be made with, "" if any will do. World size is
-    ``nodes`` times ``tasks_per_node``: one task per GPU, or per CPU process.
+    ``vocabulary`` is the sha256 of the vocab.txt that the shards must be made with, "" if any will do. There is one
+    task per GPU, or per CPU process. With ``groups``, ``nodes`` counts all of them, and ``tasks_per_node`` and ``gpus`` are
+    those of the largest.
     """
 
     recipe: Annotated[
@@ -352,6 +354,16 @@ class RunSpec:
             default_words="any",
         ),
     ] = ""
+    groups: Annotated[
+        tuple[NodeGroup, ...],
+        Setting(
+            "groups of nodes that differ, in place of `nodes` and `gpus`: nodes, GPUs per node and, if wanted, a "
+            "constraint of each",
+            kind="groups",
+            example="2x4@v100,1x8@a100",
+            default_words="all nodes alike",
+        ),
+    ] = ()
     precision: Annotated[
         str,
         Setting(
@@ -737,12 +749,25 @@ class RunSpec:
     @property
     def world_size(self) -> int:
         """Number of ranks."""
-        return self.nodes * self.tasks_per_node
+        return sum(self.ranks_of_nodes)
+
+    @property
+    def ranks_of_nodes(self) -> tuple[int, ...]:
+        """The ranks on each node, in the order of the ranks."""
+        return ranks_of(self.groups) or (self.tasks_per_node,) * self.nodes
+
+    def node_of(self, rank: int) -> int:
+        """The number of the node that a rank runs on; IndexError if the run has no such rank."""
+        return place_of(rank, self.ranks_of_nodes)[0]
 
     @property
     def gpus_per_node(self) -> str:
         """The GPUs of a node as ``sbatch --gpus-per-node`` takes them: ``8``, or ``a100:8`` of one type."""
-        return f"{self.gpu_type}:{self.gpus}" if self.gpu_type else str(self.gpus)
+        return self.gpus_asked(self.gpus)
+
+    def gpus_asked(self, gpus: int) -> str:
+        """As many GPUs of a node as ``sbatch --gpus-per-node`` takes them."""
+        return f"{self.gpu_type}:{gpus}" if self.gpu_type else str(gpus)
 
     @property
     def is_distilled(self) -> bool:

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from html import escape as html_escape
 
 from bertjobs.data.shards.manifest import DataManifest
+from bertjobs.recipe.groups import nodes_words
 from bertjobs.recipe.spec import PhaseSpec, RunSpec
 from bertjobs.report.gains import Gain, gain_table
 from bertjobs.report.masked_words import Guess, gap_after, gap_before, percent
@@ -154,7 +155,8 @@ def _verdict(summary: Summary) -> str:
 
 def _settings(spec: RunSpec, data: DataManifest | None) -> list[tuple[str, str]]:
     model, optimizer = spec.model, spec.optimizer
-    device = f"{_count(spec.gpus, 'GPU')} per node ({spec.system.gpu})" if spec.gpus else "CPU"
+    gpus = "a GPU per task" if spec.groups else f"{_count(spec.gpus, 'GPU')} per node"
+    device = f"{gpus} ({spec.system.gpu})" if spec.gpus else "CPU"
     shape = (
         f"{model.name}: {model.num_hidden_layers} layers, hidden size {model.hidden_size}, "
         f"{model.num_attention_heads} heads"
@@ -166,8 +168,7 @@ def _settings(spec: RunSpec, data: DataManifest | None) -> list[tuple[str, str]]
         *([("Teacher", spec.teacher)] if spec.teacher else []),
         (
             "World size",
-            f"{_count(spec.world_size, 'rank')} = {_count(spec.nodes, 'node')} x "
-            f"{_count(spec.tasks_per_node, 'task')}, {device}",
+            f"{_count(spec.world_size, 'rank')} = {nodes_words(spec.ranks_of_nodes)}, {device}",
         ),
         (
             "Optimizer",

@@ -46,7 +46,7 @@ class Measured:
 
     @property
     def world(self) -> World:
-        return World(self.spec.nodes, self.spec.tasks_per_node)
+        return World.of(self.spec)
 
 
 @dataclass(frozen=True)
@@ -209,7 +209,7 @@ def _scaling(measured: Sequence[Measured], worlds: Sequence[int]) -> Scaling:
     rows = [Row(one.run, one.world, one.phase.global_batch, one.steps, one.step_s) for one in measured]
     for ranks in dict.fromkeys(worlds):
         spec, phase = at_world(largest.spec, largest.phase, ranks, is_weak=is_weak)
-        world = World(spec.nodes, spec.tasks_per_node)
+        world = World.of(spec)
         parts = step_time(_work(spec, phase, data), world, fitted.machine)
         rows.append(Row("", world, phase.global_batch, 0, parts.seconds, parts))
     rows.sort(key=lambda row: (row.world.ranks, not row.run))

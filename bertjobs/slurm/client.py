@@ -371,7 +371,7 @@ class Slurm:
 
     def start_states(self, job: str) -> tuple[str, ...]:
         """The states of a job's starts, oldest first, including the current one; () if accounting has none."""
-        return states_of_sacct(self.printed(["sacct", "-nXDP", "-j", job, "-o", "State"]) or "")
+        return states_of_sacct(self.printed(["sacct", "-nXDP", "-j", job, "-o", "JobID,State"]) or "")
 
     def last_state(self, job: str, *, is_running: bool = False) -> str:
         """The state in which a job's last start ended, such as TIMEOUT; "" if accounting does not say.

@@ -21,7 +21,7 @@ SQUEUE_FORMAT = "%i|%T|%r|%N|%l|%S"
 PENDING_FORMAT = "%i|%E|%j"
 """Format of squeue, for `pending_of_squeue`; the name comes last, as it may contain anything."""
 
-ELEMENTS_FORMAT = "%F|%K|%T|%j|%r"
+ELEMENTS_FORMAT = "%i|%T|%j|%r"
 """Format of ``squeue -r``, for `elements_of_squeue`."""
 
 
@@ -106,15 +106,30 @@ def rows(text: str, fields: int) -> list[list[str]]:
     return [row for row in cells if len(row) == fields]
 
 
+_COMPONENT = re.compile(r"(\d+)\+(\d+)")
+
+
+def leader(id: str) -> tuple[str, bool]:
+    """The job that an id belongs to, and whether it is that job's own: of the components of a heterogeneous job,
+    ``17+0`` and ``17+1``, the first is the job 17."""
+    match = _COMPONENT.fullmatch(id)
+    return (match[1], int(match[2]) == 0) if match else (id, True)
+
+
 def jobs_of_sacct(text: str) -> dict[str, Job]:
-    """Jobs from sacct's lines in `SACCT_FORMAT`, each start of a job in order, with its steps or without."""
+    """Jobs from sacct's lines in `SACCT_FORMAT`, each start of a job in order, with its steps or without. The further
+    components of a heterogeneous job only add their nodes and steps to it."""
     jobs: dict[str, Job] = {}
     for id_and_step, state_text, codes, reason, nodes, limit_and_times in rows(text, 6):
-        id, _, step = id_and_step.partition(".")
+        component, _, step = id_and_step.partition(".")
+        id, is_own = leader(component)
         state = state_text.split()[0] if state_text else "UNKNOWN"
         before = jobs.get(id, Job(id))
         if step:
             jobs[id] = replace(before, steps=(*before.steps, state))
+            continue
+        if not is_own:
+            jobs[id] = replace(before, nodes=_joined(before.nodes, nodes))
             continue
         jobs[id] = Job(
             id,
@@ -134,17 +149,28 @@ def starts_of_sacct(text: str) -> dict[str, tuple[JobStart, ...]]:
     """The starts of each job, oldest first, from sacct's lines in `SACCT_FORMAT`."""
     starts: dict[str, tuple[JobStart, ...]] = {}
     for id, state, _, _, nodes, _, began, ended in rows(text, 8):
-        if state and "." not in id:
+        if not state or "." in id:
+            continue
+        job, is_own = leader(id)
+        before = starts.get(job, ())
+        if is_own:
             start = JobStart(state.split()[0], unix_s(began), unix_s(ended), "".join(_names(nodes)))
-            starts[id] = (*starts.get(id, ()), start)
+            starts[job] = (*before, start)
+        elif before:
+            last = replace(before[-1], nodes="".join(_joined((before[-1].nodes,), nodes)))
+            starts[job] = (*before[:-1], last)
     return starts
 
 
 def jobs_of_squeue(text: str, known: Mapping[str, Job]) -> dict[str, Job]:
     """``known``, corrected by squeue's lines in `SQUEUE_FORMAT`."""
     jobs = dict(known)
-    for id, state, reason, nodes, limit, start in rows(text, 6):
+    for component, state, reason, nodes, limit, start in rows(text, 6):
+        id, is_own = leader(component)
         before = jobs.get(id, Job(id))
+        if not is_own:
+            jobs[id] = replace(before, nodes=_joined(before.nodes, nodes))
+            continue
         jobs[id] = replace(
             before,
             state=state,
@@ -163,9 +189,9 @@ def elements_of_squeue(text: str, name: str) -> dict[str, Job]:
     By id: ``JOB`` or ``JOB_INDEX``.
     """
     jobs = {}
-    for job, index, state, job_name, reason in rows(text, 5):
-        if job_name == name:
-            id = f"{job}_{index}" if index.isdigit() else job
+    for component, state, job_name, reason in rows(text, 4):
+        id, is_own = leader(component.partition("_[")[0])  # of an array that is waiting as a whole
+        if job_name == name and is_own:
             jobs[id] = Job(id, state=state, source="squeue", reason=_word(reason))
     return jobs
 
@@ -180,6 +206,12 @@ def name_in_array(id: str, name: str) -> str:
 
 def _word(text: str) -> str:
     return "" if text in ("None", "N/A", "Unknown", "(null)") else text
+
+
+def _joined(names: tuple[str, ...], more: str) -> tuple[str, ...]:
+    """The nodes of a job with those of a further component, as Slurm writes them."""
+    joined = ",".join(dict.fromkeys([*filter(None, names), *_names(more)]))
+    return (joined,) if joined else ()
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -201,7 +233,8 @@ class Pending:
 
 def pending_of_squeue(text: str) -> tuple[Pending, ...]:
     """Waiting jobs from squeue's lines in `PENDING_FORMAT`."""
-    return tuple(Pending(id, name, _word(dependency)) for id, dependency, name in rows(text, 3))
+    jobs = [(leader(id), dependency, name) for id, dependency, name in rows(text, 3)]
+    return tuple(Pending(id, name, _word(dependency)) for (id, is_own), dependency, name in jobs if is_own)
 
 
 _KEY = re.compile(r"(?:^|\s+)([A-Z][A-Za-z0-9_/:]*)=")
@@ -231,5 +264,6 @@ _STATE = re.compile(r"[A-Z_]+( by \d+)?")
 
 
 def states_of_sacct(text: str) -> tuple[str, ...]:
-    """The states of a job's starts, oldest first, from ``sacct -nXDP -o State``, such as ``CANCELLED by 1000``."""
-    return tuple(line for line in text.splitlines() if _STATE.fullmatch(line))
+    """The states of a job's starts, oldest first, such as ``CANCELLED by 1000``, from ``sacct -nXDP -o JobID,State``.
+    """
+    return tuple(state for id, state in rows(text, 2) if leader(id)[1] and _STATE.fullmatch(state))

@@ -81,8 +81,7 @@ def resolve_job(environ: Mapping[str, str], placement: Placement, objective_of: 
         load_catalogue(files),
         flags={},
         environ=environ,
-        nodes=placement.nodes,
-        tasks_per_node=placement.tasks_per_node,
+        ranks_of_nodes=placement.ranks_of_nodes,
     )
     spec = resolved.spec
     if len(spec.phases) != 1:

@@ -21,8 +21,11 @@ SLOW = 1.25
 """A rank is slow that takes this many times as long per micro-batch as the median of all ranks, in `REPORTS` reports in
 a row."""
 AS_FAST = 1.1
-"""Below this, in as many reports, it no longer is."""
+"""Below this it no longer is."""
 REPORTS = 2
+MOST_REPORTS = 256
+"""Each change of a rank doubles the reports that its next one needs, up to these: one that is slow now and then is not
+named again and again."""
 
 _WARM_UP = 2  # first steps of an attempt, in which kernels are chosen and caches filled
 
@@ -49,6 +52,7 @@ class Pace:
         self._seconds: list[float] = []
         self._events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
         self._above = [0] * size  # reports in a row in which a rank was above SLOW, or a slow one below AS_FAST
+        self._needed = [REPORTS] * size
         self._slow: set[int] = set()
         self.seconds: tuple[float, ...] = ()
         """Median seconds per micro-batch of each rank in the last report; () before the first."""
@@ -95,9 +99,9 @@ class Pace:
         for rank, times in enumerate(times_of_median(self.seconds)):
             is_slow = rank in self._slow
             self._above[rank] = self._above[rank] + 1 if (times < AS_FAST if is_slow else times > SLOW) else 0
-            if self._above[rank] == REPORTS:
-                self._above[rank] = 0
+            if self._above[rank] == self._needed[rank]:
+                since = step - self._needed[rank] * REPORT_STEPS + 1
+                self._above[rank], self._needed[rank] = 0, min(2 * self._needed[rank], MOST_REPORTS)
                 self._slow ^= {rank}
-                since = step - REPORTS * REPORT_STEPS + 1
                 changed.append(SlowRank(rank, "", 0.0 if is_slow else round(times, 2), since))
         return changed

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from bertjobs.errors import InputError
+from bertjobs.recipe.groups import RANKS_OF_NODES, parse_ranks_of_nodes, place_of
 from bertjobs.run.own_job import own_job
 
 LAUNCHERS = ("BERTJOBS_JOB", "TORCHELASTIC_RUN_ID")
@@ -20,7 +21,8 @@ class Placement:
     Attributes:
         rank: 0 to world_size - 1.
         local_rank: the rank on its node, which is also its GPU's index.
-        tasks_per_node: ranks on each node.
+        tasks_on_node: ranks on this node.
+        ranks_of_nodes: on each node, in the order of the ranks.
         master: host that rank 0 listens on.
         port: its TCP port.
         job: the Slurm job's id, or the local launcher's.
@@ -35,7 +37,7 @@ class Placement:
     local_rank: int
     world_size: int
     nodes: int
-    tasks_per_node: int
+    tasks_on_node: int
     master: str
     port: int
     job: str
@@ -44,6 +46,7 @@ class Placement:
     chain: str = ""
     owner: tuple[str, int] = ("", 0)
     node: str = ""
+    ranks_of_nodes: tuple[int, ...] = ()
 
     @property
     def is_first(self) -> bool:
@@ -64,10 +67,12 @@ def read_placement(environ: Mapping[str, str]) -> Placement:
     if "SLURM_PROCID" in environ and not is_marked:
         scheduler = "slurm"
         names = ("SLURM_PROCID", "SLURM_LOCALID", "SLURM_NTASKS", "SLURM_NNODES")
+        layout, node = "SLURM_STEP_TASKS_PER_NODE", "SLURM_NODEID"
         job, attempt = own_job(environ), "SLURM_RESTART_COUNT"
     else:
         scheduler = "local"
         names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "NODES")
+        layout, node = RANKS_OF_NODES, ""
         job, attempt = environ.get("BERTJOBS_JOB"), "BERTJOBS_ATTEMPT"
     defaults = dict(zip(names, ("0", "0", "1", "1"), strict=True))
 
@@ -79,13 +84,10 @@ def read_placement(environ: Mapping[str, str]) -> Placement:
             raise InputError(f"{name}={value!r} is not a number", where="the launcher's environment") from None
 
     rank, local_rank, world_size, nodes = (number(name, defaults[name]) for name in names)
-    if nodes < 1 or world_size % nodes:
-        raise InputError(
-            f"{world_size} tasks cannot be spread evenly over {nodes} nodes",
-            where="the launcher's environment",
-            hint="give --ntasks-per-node",
-        )
-    if not (0 <= rank < world_size and 0 <= local_rank < world_size // nodes):
+    ranks_of_nodes = _ranks_of_nodes(environ.get(layout, ""), world_size, nodes)
+    own = number(node, "0") if environ.get(node) else place_of(min(max(rank, 0), world_size - 1), ranks_of_nodes)[0]
+    tasks_on_node = ranks_of_nodes[own] if 0 <= own < nodes else 0
+    if not (0 <= rank < world_size and 0 <= local_rank < tasks_on_node):
         raise InputError(
             f"rank {rank}, number {local_rank} on its node, cannot be among {world_size} tasks on {nodes} nodes",
             where="the launcher's environment",
@@ -96,7 +98,8 @@ def read_placement(environ: Mapping[str, str]) -> Placement:
         local_rank=local_rank,
         world_size=world_size,
         nodes=nodes,
-        tasks_per_node=world_size // nodes,
+        tasks_on_node=tasks_on_node,
+        ranks_of_nodes=ranks_of_nodes,
         master=environ.get("MASTER_ADDR", "127.0.0.1"),
         port=number("MASTER_PORT", "29400"),
         job=name,
@@ -106,6 +109,20 @@ def read_placement(environ: Mapping[str, str]) -> Placement:
         owner=(environ["BERTJOBS_OWNER"], 0) if environ.get("BERTJOBS_OWNER") else (name, times),
         node=node_name(environ),
     )
+
+
+def _ranks_of_nodes(text: str, world_size: int, nodes: int) -> tuple[int, ...]:
+    """The ranks on each node, as the launcher says it; equally many, if it does not."""
+    known = parse_ranks_of_nodes(text)
+    if known and sum(known) == world_size and len(known) == nodes:
+        return known
+    if nodes < 1 or world_size < 1 or world_size % nodes:
+        raise InputError(
+            f"{world_size} tasks cannot be spread evenly over {nodes} nodes",
+            where="the launcher's environment",
+            hint="give --ntasks-per-node",
+        )
+    return (world_size // nodes,) * nodes
 
 
 def node_name(environ: Mapping[str, str]) -> str:

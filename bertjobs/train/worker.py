@@ -13,6 +13,7 @@ import torch
 
 from bertjobs.errors import CAUSE, EXIT_CONTINUE, EXIT_DONE, InputError
 from bertjobs.files.atomic import write_text
+from bertjobs.recipe.groups import nodes_words
 from bertjobs.recipe.spec import RunSpec
 from bertjobs.run.causes import Cause
 from bertjobs.run.owner import NotOwnerError
@@ -133,7 +134,8 @@ def check_nodes(job: PhaseJob, ranks: Ranks, environ: Mapping[str, str]) -> None
     """
     spec = job.spec
     disks = [Disk(spec.results, job.objective.checkpoint_bytes, shared=True)]
-    facts = look_at_nodes(ranks, job.placement, spec.gpus, disks, environ)
+    gpus = job.placement.tasks_on_node if spec.gpus else 0
+    facts = look_at_nodes(ranks, job.placement, gpus, disks, environ)
     settle(ranks, facts, job.placement, Path(spec.results), spec.run)
 
 
@@ -181,7 +183,7 @@ def check_torch(index: int) -> None:
 def set_up_process(job: PhaseJob, device: torch.device, environ: Mapping[str, str]) -> None:
     """Bind this process to the CPUs near its device, and set what is global in torch: threads and precision."""
     placement = job.placement
-    if device.type == "cuda" and (words := bind_near_gpu(placement.local_rank, placement.tasks_per_node, environ)):
+    if device.type == "cuda" and (words := bind_near_gpu(placement.local_rank, placement.tasks_on_node, environ)):
         print(f"rank {placement.rank}: {words}", flush=True)
     if device.type == "cpu":
         torch.set_num_threads(int(environ.get("OMP_NUM_THREADS") or 1))
@@ -207,8 +209,7 @@ def describe(job: PhaseJob, device: torch.device) -> str:
         [
             f"run {spec.run}: recipe {spec.recipe}, phase {phase.phase}, model {spec.model.name}, {spec.precision}, "
             f"optimizer {spec.optimizer.name}, seed {spec.seed}",
-            f"world size {spec.world_size} = {counted(placement.nodes, 'node')} x "
-            f"{counted(placement.tasks_per_node, 'task')}, {device.type}",
+            f"world size {spec.world_size} = {nodes_words(placement.ranks_of_nodes)}, {device.type}",
             f"global batch {phase.global_batch} = rank batch (BATCHSIZE) {phase.rank_batch} x "
             f"{counted(spec.world_size, 'rank')}; "
             f"rank batch = gradient steps (GRADIENT_STEPS) {phase.gradient_steps} x micro-batch {phase.micro_batch}",

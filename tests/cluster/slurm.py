@@ -198,8 +198,10 @@ class Cluster:
         return words[0] if words else ""
 
     def squeue_state(self, job_id: int | str) -> str:
-        """The job's state in the queue, one word such as "RUNNING"; "" when it is not queued any more."""
-        return self.run(["squeue", "-ho", "%T", "-j", str(job_id)], check=False).stdout.strip()
+        """The job's state in the queue, one word such as "RUNNING", of several components the first one's; "" when it is
+        not queued any more."""
+        words = self.run(["squeue", "-ho", "%T", "-j", str(job_id)], check=False).stdout.split()
+        return words[0] if words else ""
 
     def wait(self, job_id: int | str, timeout: float = PATIENCE_S) -> str:
         """Waits until the job has ended and accounting knows how: its final state, such as "COMPLETED".

@@ -21,6 +21,7 @@ def test_the_code_that_runs_is_kept_with_what_was_not_committed(tmp_path: Path) 
     checkout, kept = tmp_path / "checkout", tmp_path / "source"
     ignore = shutil.ignore_patterns("__pycache__")
     shutil.copytree(Path(bertjobs.__file__).parent, checkout / "bertjobs", ignore=ignore)
+    (checkout / ".gitignore").write_text("__pycache__/\n")
     git(checkout, "init", "-q")
     git(checkout, "add", ".")
     git(checkout, "commit", "-qm", "as published")

@@ -13,10 +13,11 @@ import pytest
 
 from bertjobs.errors import InputError
 from bertjobs.launch.default_recipe import FALLBACK
-from bertjobs.launch.script import MARKER, render_script, submissions
+from bertjobs.launch.script import MARKER, StudyArray, render_script, sbatch_lines, submissions
 from bertjobs.launch.start import write_run
 from bertjobs.launch.study import array_submission
 from bertjobs.recipe.catalogue import builtin_file, load_catalogue
+from bertjobs.recipe.groups import NodeGroup
 from bertjobs.recipe.resolve import resolve
 from bertjobs.recipe.spec import RunSpec
 from bertjobs.recipe.variables import NAMES
@@ -53,6 +54,41 @@ def test_a_plain_run(spec: RunSpec) -> None:
 def test_gpus_of_a_type(spec: RunSpec) -> None:
     lines = rendered_head(replace(spec, gpu_type="a100"), 1, SlurmOptions()).splitlines()
     assert "#SBATCH --gpus-per-node=a100:8" in lines
+
+
+def groups(spec: RunSpec, *each: NodeGroup) -> RunSpec:
+    return replace(spec, groups=each)
+
+
+def test_groups_with_different_numbers_of_gpus_are_components_of_one_job(spec: RunSpec) -> None:
+    run = groups(replace(spec, gpu_type="a100"), NodeGroup(2, 4, "v100"), NodeGroup(1, 8))
+    lines = rendered_head(run, 1, SlurmOptions("gpu", time="4:00:00")).splitlines()
+    first, second = (part.split() for part in " ".join(lines).split("#SBATCH hetjob"))
+    assert {"--nodes=2", "--ntasks-per-node=4", "--gpus-per-node=a100:4", "--constraint=v100"} < set(first)
+    assert {"--nodes=1", "--ntasks-per-node=8", "--gpus-per-node=a100:8", "--exclusive"} < set(second)
+    assert not {"--exclusive", "--mem=0"} & set(first)
+    assert not [word for word in second if "constraint" in word]
+    for word in ("--partition=gpu", "--time=4:00:00", "--job-name=first-phase1"):
+        assert word in first
+        assert word in second
+
+
+def test_groups_that_only_differ_in_what_they_are_are_one_job(spec: RunSpec) -> None:
+    lines = rendered_head(
+        groups(spec, NodeGroup(2, 8, "v100"), NodeGroup(1, 8, "a100")), 1, SlurmOptions()
+    ).splitlines()
+    assert "#SBATCH hetjob" not in lines
+    assert {"#SBATCH --nodes=3", "#SBATCH --ntasks-per-node=8", "#SBATCH --constraint=[v100*2&a100*1]"} < set(lines)
+    alike = rendered_head(groups(spec, NodeGroup(3, 8, "v100")), 1, SlurmOptions()).splitlines()
+    assert {"#SBATCH --nodes=3", "#SBATCH --constraint=v100"} < set(alike)
+    any_node = rendered_head(groups(spec, NodeGroup(2, 8, "v100"), NodeGroup(1, 8)), 1, SlurmOptions()).splitlines()
+    assert "#SBATCH hetjob" in any_node
+
+
+def test_a_study_has_no_components(spec: RunSpec) -> None:
+    array = StudyArray("st", (1, 2), (1,))
+    with pytest.raises(InputError, match="Slurm has no arrays of jobs whose nodes have different numbers of GPUs"):
+        sbatch_lines(groups(spec, NodeGroup(2, 4), NodeGroup(1, 8)), 1, SlurmOptions(), array)
 
 
 def test_a_run_with_queue_options_a_step_limit_and_a_container(spec: RunSpec) -> None:

@@ -74,8 +74,10 @@ def test_a_job_s_record_is_that_of_the_first_job() -> None:
 
 
 def test_states_are_those_of_each_start() -> None:
-    text = "PREEMPTED\nCANCELLED by 1000\nNODE_FAIL\n"
+    text = "7|PREEMPTED\n7|CANCELLED by 1000\n7|NODE_FAIL\n"
     assert states_of_sacct(text) == ("PREEMPTED", "CANCELLED by 1000", "NODE_FAIL")
+    components = "7+0|PREEMPTED\n7+1|PREEMPTED\n7+0|TIMEOUT\n7+1|CANCELLED\n"
+    assert states_of_sacct(components) == ("PREEMPTED", "TIMEOUT")
     assert states_of_sacct("Slurm accounting storage is disabled\n") == ()
 
 
@@ -117,7 +119,7 @@ def test_a_job_was_preempted_if_scontrol_has_a_preemption_time(slurm: Slurm, too
 
 def test_the_last_state_of_a_running_job_is_that_of_its_previous_start(slurm: Slurm, tool: Tool) -> None:
     assert slurm.last_state("7") == "", "no sacct"
-    tool("sacct", '[[ $* == "-nXDP -j 7 -o State" ]] && printf "PREEMPTED\\nTIMEOUT\\nRUNNING\\n"')
+    tool("sacct", '[[ $* == "-nXDP -j 7 -o JobID,State" ]] && printf "7|PREEMPTED\\n7|TIMEOUT\\n7|RUNNING\\n"')
     assert slurm.last_state("7") == "RUNNING"
     assert slurm.last_state("7", is_running=True) == "TIMEOUT"
     assert slurm.last_state("8", is_running=True) == ""

@@ -12,6 +12,7 @@ from bertjobs.slurm.jobs import (
     elements_of_squeue,
     jobs_of_sacct,
     jobs_of_squeue,
+    pending_of_squeue,
     starts_of_sacct,
     submitted_id,
 )
@@ -80,17 +81,48 @@ def test_when_a_job_starts_is_shown_in_this_machine_s_time(monkeypatch: pytest.M
 
 def test_elements_of_arrays_are_found_by_their_name() -> None:
     text = (
-        "12|3|RUNNING|bertjobs-prepare|None\n"
-        "12|4|PENDING|bertjobs-prepare|Resources\n"
-        "15|N/A|PENDING|bertjobs-prepare|ReqNodeNotAvail, UnavailableNodes:n|1\n"
-        "16|N/A|RUNNING|a|b|None\n"
+        "12_3|RUNNING|bertjobs-prepare|None\n"
+        "12_4|PENDING|bertjobs-prepare|Resources\n"
+        "15|PENDING|bertjobs-prepare|ReqNodeNotAvail, UnavailableNodes:n|1\n"
+        "16|RUNNING|a|b|None\n"
+        "17+0|RUNNING|bertjobs-prepare|None\n"
+        "17+1|RUNNING|bertjobs-prepare|None\n"
     )
     jobs = elements_of_squeue(text, "bertjobs-prepare")
     assert {id: (job.state, job.reason) for id, job in jobs.items()} == {
         "12_3": ("RUNNING", ""),
         "12_4": ("PENDING", "Resources"),
         "15": ("PENDING", "ReqNodeNotAvail, UnavailableNodes:n|1"),
+        "17": ("RUNNING", ""),
     }
+
+
+def test_the_components_of_a_heterogeneous_job_are_one_job() -> None:
+    """As Slurm 22.05 prints them."""
+    sacct = (
+        "17+0|REQUEUED|0:0|None|node[1-2]|1-00:00:00|100|105\n"
+        "17+0.batch|CANCELLED|0:15||node1||100|106\n"
+        "17+1|REQUEUED|0:0|None|node3|1-00:00:00|100|105\n"
+        "17+1.0|COMPLETED|0:0||node3||100|105\n"
+        "17+0|RUNNING|0:0|None|node[2-3]|1-00:00:00|200|Unknown\n"
+        "17+1|RUNNING|0:0|None|node4|1-00:00:00|200|Unknown\n"
+    )
+    jobs, starts = jobs_of_sacct(sacct), starts_of_sacct(sacct)
+    assert jobs.keys() == starts.keys() == {"17"}
+    assert (jobs["17"].state, jobs["17"].past, jobs["17"].nodes) == ("RUNNING", ("REQUEUED",), ("node[2-3],node4",))
+    assert [(start.state, start.nodes) for start in starts["17"]] == [
+        ("REQUEUED", "node[1-2],node3"),
+        ("RUNNING", "node[2-3],node4"),
+    ]
+    squeue = "17+0|RUNNING|None|node[2-3]|1-00:00:00|200\n17+1|RUNNING|None|node4|1-00:00:00|200\n"
+    queued = jobs_of_squeue(squeue, jobs)
+    assert queued.keys() == {"17"}
+    assert queued["17"].nodes == ("node[2-3],node4",)
+    waiting = jobs_of_squeue("18+0|PENDING|None||1:00|N/A\n18+1|PENDING|None||1:00|N/A\n", {})
+    assert waiting.keys() == {"18"}
+    assert waiting["18"].nodes == ()
+    pending = pending_of_squeue("18+0|afterany:17(unfulfilled)|r-phase1\n18+1|(null)|r-phase1\n19|(null)|x\n")
+    assert [(job.id, job.dependency) for job in pending] == [("18", "afterany:17(unfulfilled)"), ("19", "")]
 
 
 @pytest.mark.parametrize(

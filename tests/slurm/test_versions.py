@@ -184,5 +184,5 @@ def test_sacct_and_squeue() -> None:
     assert [start.state for start in starts_of_sacct(sacct)["8117657"]] == ["NODE_FAIL", "PENDING"]
     queued = jobs_of_squeue("8117657|PENDING|launch_failed_requeued_held||1-00:00:00|N/A\n", {"8117657": job})
     assert "Slurm holds it until it is released" in reason_words(queued["8117657"].reason)
-    elements = elements_of_squeue("21|0|RUNNING|run|None\n21|1-3%2|PENDING|run|JobArrayTaskLimit\n", "run")
+    elements = elements_of_squeue("21_0|RUNNING|run|None\n21_[1-3%2]|PENDING|run|JobArrayTaskLimit\n", "run")
     assert elements.keys() == {"21_0", "21"}

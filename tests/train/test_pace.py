@@ -89,3 +89,12 @@ def test_one_rank_measures_nothing() -> None:
 def test_of_two_the_faster_is_the_measure() -> None:
     assert times_of_median([0.1, 0.3]) == pytest.approx([1, 3])
     assert times_of_median([0.3, 0.1, 0.1, 0.1]) == pytest.approx([3, 1, 1, 1])
+
+
+def test_one_that_is_slow_now_and_then_is_named_less_and_less_often() -> None:
+    changes = []
+    pace = Pace(0, 3, CPU, 0)
+    for number in range(4000):
+        slow = number // 20 % 2  # 100 steps each
+        changes += pace.learn(number * REPORT_STEPS, [1000, 1000, 2000 if slow else 1000])
+    assert 3 <= len(changes) <= 6

@@ -16,7 +16,7 @@ SLURM = {
 def test_slurm() -> None:
     placement = read_placement(SLURM)
     assert (placement.rank, placement.local_rank, placement.world_size) == (13, 5, 16)
-    assert (placement.nodes, placement.tasks_per_node) == (2, 8)
+    assert (placement.nodes, placement.tasks_on_node, placement.ranks_of_nodes) == (2, 8, (8, 8))
     assert (placement.master, placement.port) == ("node1", 20077)
     assert (placement.job, placement.attempt, placement.scheduler) == ("77", 1, "slurm")
 
@@ -29,7 +29,7 @@ def test_the_first_attempt_has_no_restart_count() -> None:
 def test_a_local_run_inside_an_allocation_is_a_local_run() -> None:
     local = {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2", "NODES": "1", "BERTJOBS_JOB": "local-3"}
     placement = read_placement({**SLURM, **local})
-    assert (placement.rank, placement.world_size, placement.tasks_per_node) == (1, 2, 2)
+    assert (placement.rank, placement.world_size, placement.tasks_on_node) == (1, 2, 2)
     assert (placement.job, placement.attempt, placement.scheduler) == ("local-3", 0, "local")
 
 
@@ -48,6 +48,17 @@ def test_who_owns_the_run_is_the_job_or_the_local_launcher() -> None:
     assert read_placement(SLURM).owner == ("77", 1)
     local = {"BERTJOBS_JOB": "local-3", "BERTJOBS_ATTEMPT": "2", "BERTJOBS_OWNER": "host-123"}
     assert read_placement(local).owner == ("host-123", 0)
+
+
+def test_nodes_may_have_different_numbers_of_ranks() -> None:
+    """As in the step of a heterogeneous job; SLURM_NTASKS_PER_NODE is the last component's there."""
+    uneven = {"SLURM_NTASKS": "7", "SLURM_NNODES": "3", "SLURM_STEP_TASKS_PER_NODE": "2(x2),3"}
+    third = read_placement({**SLURM, **uneven, "SLURM_PROCID": "6", "SLURM_LOCALID": "2", "SLURM_NODEID": "2"})
+    assert (third.nodes, third.tasks_on_node, third.ranks_of_nodes) == (3, 3, (2, 2, 3))
+    second = read_placement({**SLURM, **uneven, "SLURM_PROCID": "2", "SLURM_LOCALID": "0"})
+    assert second.tasks_on_node == 2
+    with pytest.raises(InputError, match="rank 3, number 2 on its node, cannot be among 7 tasks on 3 nodes"):
+        read_placement({**SLURM, **uneven, "SLURM_PROCID": "3", "SLURM_LOCALID": "2", "SLURM_NODEID": "1"})
 
 
 def test_without_a_launcher_it_is_one_process() -> None:

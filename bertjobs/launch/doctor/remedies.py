@@ -86,7 +86,8 @@ class Case:
 
     def node_of(self, rank: int) -> str:
         """The node that a rank ran on, or "": tasks are laid out node by node."""
-        place = rank // self.evidence.spec.tasks_per_node
+        spec = self.evidence.spec
+        place = spec.node_of(rank) if rank < spec.world_size else len(self.job.nodes)
         return self.job.nodes[place] if place < len(self.job.nodes) else ""
 
     def resume(self, *options: str) -> str:

@@ -296,7 +296,7 @@ class _Step:
 
     def _at(self, spec: RunSpec, phase: PhaseSpec) -> tuple[StepWork, World]:
         busy = self.packs.busy_share(spec.world_size) if self.packs else 1.0
-        return work_of(spec, phase, self.vocab_size, busy), World(spec.nodes, spec.tasks_per_node)
+        return work_of(spec, phase, self.vocab_size, busy), World.of(spec)
 
     def _is_known(self, spec: RunSpec) -> bool:
         return bool(spec.gpus) and interconnect_of(spec.system).is_known(spec.nodes, spec.tasks_per_node)

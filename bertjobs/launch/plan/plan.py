@@ -18,6 +18,7 @@ from bertjobs.launch.plan.packs import Packs
 from bertjobs.launch.plan.problem import Problem
 from bertjobs.launch.plan.queue import NOT_ASKED, Queue
 from bertjobs.launch.plan.task_work import TaskWork
+from bertjobs.recipe.groups import nodes_words
 from bertjobs.recipe.resolve import Resolved
 from bertjobs.recipe.spec import PhaseSpec, RunSpec
 from bertjobs.slurm.times import format_time
@@ -152,7 +153,8 @@ def arithmetic(plan: Plan) -> str:
 def _head(plan: Plan) -> list[tuple[str, str]]:
     spec, model = plan.spec, plan.spec.model
     place = "this machine" if plan.backend == "local" else "Slurm"
-    device = f"{spec.gpus} x {spec.system.gpu} per node" if spec.gpus else "CPU"
+    gpus = f"{spec.system.gpu}, one per task" if spec.groups else f"{spec.gpus} x {spec.system.gpu} per node"
+    device = gpus if spec.gpus else "CPU"
     return [
         ("run", f"{spec.run}, recipe {spec.recipe}, below {spec.results}"),
         (
@@ -164,7 +166,7 @@ def _head(plan: Plan) -> list[tuple[str, str]]:
         *([("teacher", spec.teacher)] if spec.teacher else []),
         (
             "where",
-            f"{place}: {counted(spec.nodes, 'node')} x {counted(spec.tasks_per_node, 'task')} "
+            f"{place}: {nodes_words(spec.ranks_of_nodes)} "
             f"= {counted(spec.world_size, 'rank')}; {device}; "
             f"{spec.precision}",
         ),
@@ -291,10 +293,8 @@ def provenance(plan: Plan, queue: Sequence[Sequence[str]] = ()) -> str:
     """Each value with where it came from; ``queue``: the same three cells for what is asked of Slurm's queue."""
     rows = [["setting", "value", "from"]]
     for path, source in plan.resolved.provenance.items():
-        value = source.value
-        text = (
-            ", ".join(value) if isinstance(value, tuple) else f"{value:g}" if isinstance(value, float) else str(value)
-        )
+        values = source.value if isinstance(source.value, tuple) else (source.value,)
+        text = ", ".join(f"{value:g}" if isinstance(value, float) else str(value) for value in values)
         rows.append([path, text or "-", source.origin])
     rows += [[f"queue: {name}", value, origin] for name, value, origin in queue]
     return "\n".join(columns(rows))

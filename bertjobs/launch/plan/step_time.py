@@ -64,6 +64,11 @@ class World:
     nodes: int
     ranks_per_node: int
 
+    @classmethod
+    def of(cls, spec: RunSpec) -> World:
+        """A run's; of groups of nodes the mean, rounded down."""
+        return cls(spec.nodes, spec.world_size // spec.nodes)
+
     @property
     def ranks(self) -> int:
         return self.nodes * self.ranks_per_node

@@ -236,8 +236,8 @@ def ask(runs: Sequence[RunFiles], slurm: Slurm) -> Answer:
 def status_of(files: RunFiles, answer: Answer, now: float) -> RunStatus:
     """A run's status from its folder and Slurm's answer."""
     own = {id: journal_state(job) for id, job in files.story.jobs.items()}
-    tasks_per_node = files.spec.tasks_per_node if files.spec else 1
-    links = timeline(files.story, answer, own, files.metrics, tasks_per_node, files.undone)
+    ranks_per_node = files.spec.world_size / files.spec.nodes if files.spec else 1
+    links = timeline(files.story, answer, own, files.metrics, ranks_per_node, files.undone)
     phases = tuple(_phase_status(files, phase, links, answer, now) for phase in files.phases)
     if not phases:
         phases = (_unknown_run(files, links),)

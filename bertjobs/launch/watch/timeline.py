@@ -125,7 +125,7 @@ def timeline(
     answer: Answer,
     own: Mapping[str, str],
     metrics: Mapping[int, Sequence[Mapping[str, Any]]],
-    tasks_per_node: int,
+    ranks_per_node: float,
     undone: Sequence[int],
 ) -> tuple[Link, ...]:
     """The links of a run, in the order in which the journal first names them.
@@ -135,10 +135,10 @@ def timeline(
         answer: what Slurm says about them.
         own: by job, its state according to the run directory alone.
         metrics: by phase, lines of metrics.jsonl.
-        tasks_per_node: of the run, to count nodes by.
+        ranks_per_node: of the run, the mean over its nodes, to count nodes by.
         undone: phases that are not done, in order. A link that has just started trains the first of them.
     """
-    links = [_link(job, answer, own, metrics, story, tasks_per_node) for job in story.jobs.values()]
+    links = [_link(job, answer, own, metrics, story, ranks_per_node) for job in story.jobs.values()]
     return tuple(
         replace(link, entries=_with_present(link, answer.starts.get(link.job, ()), undone[0] if undone else link.phase))
         for link in links
@@ -151,7 +151,7 @@ def _link(
     own: Mapping[str, str],
     metrics: Mapping[int, Sequence[Mapping[str, Any]]],
     story: Story,
-    tasks_per_node: int,
+    ranks_per_node: float,
 ) -> Link:
     known = answer.jobs.get(job.id) or Job(job.id, job.backend, state=own.get(job.id, "UNKNOWN"))
     starts = answer.starts.get(job.id, ())
@@ -171,7 +171,7 @@ def _link(
         study=job.study,
         cancelled=job.is_cancelled,
     )
-    attempts = [_entry(link, attempt, starts, metrics, story, tasks_per_node) for attempt in job.attempts]
+    attempts = [_entry(link, attempt, starts, metrics, story, ranks_per_node) for attempt in job.attempts]
     attempts += _not_begun(link, attempts, starts)
     attempts.sort(key=lambda entry: (entry.attempt or 0, entry.started_unix_s or 0.0))
     return replace(link, entries=tuple(attempts))
@@ -183,7 +183,7 @@ def _entry(
     job_starts: Sequence[JobStart],
     metrics: Mapping[int, Sequence[Mapping[str, Any]]],
     story: Story,
-    tasks_per_node: int,
+    ranks_per_node: float,
 ) -> TimelineEntry:
     """One attempt at one phase; it is over if it has an end or Slurm has started the job again since."""
     number, ranks = attempt.number, attempt.world_size
@@ -195,7 +195,7 @@ def _entry(
         link=link.name,
         phase=attempt.phase,
         attempt=number,
-        nodes=job_start.nodes or (f"{max(1, ranks // tasks_per_node)}" if ranks else ""),
+        nodes=job_start.nodes or (f"{max(1, round(ranks / ranks_per_node))}" if ranks else ""),
         state="ended" if attempt.has_ended or number + 1 < len(job_starts) else "running",
         started_unix_s=job_start.began_unix_s if began is None else began,
         ended_unix_s=job_start.ended_unix_s if ended is None else ended,

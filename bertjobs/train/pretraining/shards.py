@@ -42,7 +42,7 @@ def open_shards(shared: DataManifest, spec: RunSpec, phase: PhaseSpec, ranks: Ra
             number,
             Path(spec.local_copy),
             local_rank=placement.local_rank,
-            local_size=placement.tasks_per_node,
+            local_size=placement.tasks_on_node,
             world_size=ranks.size,
             total=ranks.sum_on_host,
         )

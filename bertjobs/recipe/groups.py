@@ -1,0 +1,114 @@
+"""Nodes that differ in the number of their ranks, or in what they are: the groups of a run. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+from bertjobs.wording import counted
+
+RANKS_OF_NODES = "BERTJOBS_RANKS_OF_NODES"
+"""The variable in which our launchers give the ranks on each node, as Slurm writes them."""
+
+_KEYS = {"nodes", "gpus", "tasks_per_node", "constraint"}
+_TEXT = re.compile(r"\s*([1-9][0-9]{0,5})x([1-9][0-9]{0,3})(?:@(\S+))?\s*")
+_CONSTRAINT = re.compile(r"[A-Za-z0-9_.:=+*|&()\[\]-]+")
+
+
+@dataclass(frozen=True)
+class NodeGroup:
+    """Some nodes that are alike.
+
+    Attributes:
+        nodes: how many.
+        tasks_per_node: ranks on each of them: one per GPU, or per CPU process.
+        constraint: what the nodes must be, as sbatch's ``--constraint`` takes it; "": anything.
+    """
+
+    nodes: int
+    tasks_per_node: int
+    constraint: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.nodes}x{self.tasks_per_node}" + (f"@{self.constraint}" if self.constraint else "")
+
+    def plain(self) -> dict[str, int | str]:
+        """As a recipe file has it."""
+        sizes: dict[str, int | str] = {"nodes": self.nodes, "tasks_per_node": self.tasks_per_node}
+        return sizes | ({"constraint": self.constraint} if self.constraint else {})
+
+
+def parse_groups(value: Any) -> tuple[NodeGroup, ...] | None:
+    """Groups as a recipe file has them, a list of mappings, or as text: ``2x4@v100,1x8``; None if they are neither."""
+    if value is None or value == "":
+        return ()
+    entries = value.split(",") if isinstance(value, str) else value
+    if not isinstance(entries, list | tuple):
+        return None
+    groups = [_from_text(entry) if isinstance(entry, str) else _from_mapping(entry) for entry in entries]
+    known = [group for group in groups if group]
+    return tuple(known) if len(known) == len(groups) else None
+
+
+def _from_text(text: str) -> NodeGroup | None:
+    match = _TEXT.fullmatch(text)
+    return _checked(int(match[1]), int(match[2]), match[3] or "") if match else None
+
+
+def _from_mapping(entry: Any) -> NodeGroup | None:
+    if not isinstance(entry, Mapping) or not entry.keys() <= _KEYS:
+        return None
+    sizes = {entry[key] for key in ("gpus", "tasks_per_node") if key in entry}
+    return _checked(entry.get("nodes"), sizes.pop(), entry.get("constraint", "")) if len(sizes) == 1 else None
+
+
+def _checked(nodes: Any, tasks: Any, constraint: Any) -> NodeGroup | None:
+    numbers = all(isinstance(number, int) and not isinstance(number, bool) and number > 0 for number in (nodes, tasks))
+    is_valid = isinstance(constraint, str) and (not constraint or _CONSTRAINT.fullmatch(constraint))
+    return NodeGroup(nodes, tasks, constraint) if numbers and is_valid else None
+
+
+def ranks_of(groups: Sequence[NodeGroup]) -> tuple[int, ...]:
+    """The ranks on each node, in the order of the ranks."""
+    return tuple(group.tasks_per_node for group in groups for _ in range(group.nodes))
+
+
+def groups_of(ranks_of_nodes: Sequence[int]) -> tuple[NodeGroup, ...]:
+    """Groups with these numbers of ranks; () for nodes that have the same number."""
+    if len(set(ranks_of_nodes)) < 2:
+        return ()
+    return tuple(NodeGroup(len(list(nodes)), tasks) for tasks, nodes in groupby(ranks_of_nodes))
+
+
+def place_of(rank: int, ranks_of_nodes: Sequence[int]) -> tuple[int, int]:
+    """The number of a rank's node, and the rank's number on that node: ranks are laid out node by node.
+
+    Raises:
+        IndexError: there is no such rank.
+    """
+    for node, ranks in enumerate(ranks_of_nodes):
+        if rank < ranks:
+            return node, rank
+        rank -= ranks
+    raise IndexError(f"no rank {rank} beyond {sum(ranks_of_nodes)}")
+
+
+def nodes_words(ranks_of_nodes: Sequence[int]) -> str:
+    """``2 nodes x 4 tasks + 1 node x 8 tasks``."""
+    parts = [(len(list(nodes)), tasks) for tasks, nodes in groupby(ranks_of_nodes)]
+    return " + ".join(f"{counted(nodes, 'node')} x {counted(tasks, 'task')}" for nodes, tasks in parts)
+
+
+_COUNT = re.compile(r"([0-9]+)(?:\(x([0-9]+)\))?")
+
+
+def parse_ranks_of_nodes(text: str) -> tuple[int, ...] | None:
+    """The ranks on each node, as Slurm writes them: ``2(x2),3``; None if this is something else."""
+    matches = [_COUNT.fullmatch(part) for part in text.split(",")]
+    known = [match for match in matches if match]
+    if len(known) != len(matches):
+        return None
+    return tuple(int(match[1]) for match in known for _ in range(int(match[2] or 1)))
