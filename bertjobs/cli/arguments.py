@@ -151,7 +151,7 @@ def make_checked_plan(args: argparse.Namespace, resolved: Resolved, resumed: Run
     slurm = Slurm(os.environ)
     backend = choose_backend(args.backend, spec, slurm, resumed)
     earlier, queue = earlier_runs(Path(spec.results)), _asked_queue(spec, backend, options)
-    around = Circumstances(queue, measured_peaks(spec, earlier), jobs, resumed)
+    around = Circumstances(queue, measured_peaks(spec, earlier), jobs, resumed, getattr(args, "by_hand", False))
     data, problems = inspect(spec, backend, slurm, around)
     return make_plan(
         *(replace(resolved, spec=data.sized(spec) if data else spec), backend, data, _rate(spec, backend)),
@@ -280,7 +280,8 @@ def named_study(args: argparse.Namespace) -> Study | None:
     return None if RunDirectory(results / args.run).is_run else find_study(results, args.run)
 
 
-_METAVARS = {"int": "N", "float": "X", "switch": "true|false", "path": "PATH", "mounts": "SRC:DST", "phase": "PHASE"}
+_METAVARS = {"int": "N", "float": "X", "switch": "true|false", "path": "PATH", "mounts": "SRC:DST", "phase": "PHASE",
+             "groups": "NODESxGPUS[@CONSTRAINT],..."}  # fmt: skip
 
 
 def add_recipe_arguments(parser: argparse.ArgumentParser, *, without: Collection[str] = ()) -> None:

@@ -19,7 +19,7 @@ VERBS = {
     "submit": "submit", "resume": "submit",
     "finetune": "finetune", "distill": "distill", "evaluate": "evaluate", "predict": "predict", "infer": "infer",
     "export": "export", "serve": "serve",
-    "rehearse": "rehearse",
+    "worker": "worker", "rehearse": "rehearse",
     "status": "runs", "logs": "runs", "cancel": "runs",
     "study": "study", "doctor": "doctor", "image": "image", "report": "report", "scaling": "scaling", "sync": "sync",
     "completion": "completion",

@@ -9,6 +9,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
@@ -22,8 +23,30 @@ from bertjobs.run.directory import RunDirectory
 POLL_S = 0.2
 LOG_END_S = 5.0
 
+LOOPBACK = "127.0.0.1"
+
 STOP_ONE = signal.SIGUSR1
 """Asks the launcher of a study to stop the run that it trains, and to go on with the next."""
+
+
+@dataclass(frozen=True)
+class LocalRanks:
+    """The ranks of a run that this machine starts, where a person starts each of its nodes.
+
+    Attributes:
+        node: the number of this machine among the run's nodes.
+        ranks: the numbers of its ranks.
+        address, port: where rank 0 listens in phase 1; in phase 2 at the next port, and so on.
+    """
+
+    node: int
+    ranks: range
+    address: str
+    port: int
+
+    def port_of(self, phase: int) -> int:
+        """The port of a phase: its ranks must not meet those of the phase before, which may still be ending."""
+        return self.port + phase - 1
 
 
 def free_port() -> int:
@@ -34,11 +57,19 @@ def free_port() -> int:
 
 
 def rank_environment(
-    environ: Mapping[str, str], spec: RunSpec, phase: int, rank: int, *, port: int, job: str, attempt: int = 0
+    environ: Mapping[str, str],
+    spec: RunSpec,
+    phase: int,
+    rank: int,
+    *,
+    port: int,
+    job: str,
+    attempt: int = 0,
+    here: LocalRanks | None = None,
 ) -> dict[str, str]:
     """The environment of one rank, which reads everything else from the run's lockfile. It has OMP_NUM_THREADS threads,
-    by default its share of the cores that this process may use."""
-    threads = max(1, len(os.sched_getaffinity(0)) // spec.world_size)
+    by default its share of the cores that this process may use. ``here``: the ranks on this machine, if not all are."""
+    threads = max(1, len(os.sched_getaffinity(0)) // (len(here.ranks) if here else spec.world_size))
     values = {
         "RUN": spec.run,
         "RECIPE": spec.recipe,
@@ -49,7 +80,7 @@ def rank_environment(
         "WORLD_SIZE": str(spec.world_size),
         "NODES": str(spec.nodes),
         RANKS_OF_NODES: ",".join(map(str, spec.ranks_of_nodes)),
-        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_ADDR": here.address if here else LOOPBACK,
         "MASTER_PORT": str(port),
         "OMP_NUM_THREADS": environ.get("OMP_NUM_THREADS") or str(threads),
         "BERTJOBS_JOB": job,
@@ -76,8 +107,9 @@ def label(rank: int, world_size: int) -> str:
 
 
 @contextmanager
-def labelled_log(log: Path, world_size: int) -> Iterator[list[IO[bytes]]]:
-    """For each rank a pipe whose lines are appended to ``log`` with the rank's `label`; at the end all are written.
+def labelled_log(log: Path, world_size: int, ranks: Sequence[int] = ()) -> Iterator[list[IO[bytes]]]:
+    """For each of ``ranks``, by default all, a pipe whose lines are appended to ``log`` with the rank's `label`; at the
+    end all are written.
 
     The process at the pipe's other end is sed, in a session of its own: it outlives a launcher that is killed and a
     terminal that is closed, so that the ranks can still write while they stop.
@@ -92,7 +124,7 @@ def labelled_log(log: Path, world_size: int) -> Iterator[list[IO[bytes]]]:
                 env={"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"},  # any bytes
                 start_new_session=True,
             )
-            for rank in range(world_size)
+            for rank in ranks or range(world_size)
         ]
     pipes = [labeller.stdin for labeller in labellers if labeller.stdin is not None]
     try:
@@ -111,20 +143,29 @@ def labelled_log(log: Path, world_size: int) -> Iterator[list[IO[bytes]]]:
 
 @contextmanager
 def started(
-    python: str, spec: RunSpec, phase: int, environ: Mapping[str, str], log: Path, job: str, attempt: int = 0
+    python: str,
+    spec: RunSpec,
+    phase: int,
+    environ: Mapping[str, str],
+    log: Path,
+    job: str,
+    attempt: int = 0,
+    here: LocalRanks | None = None,
 ) -> Iterator[list[subprocess.Popen]]:
-    """The running ranks of a phase, in order; those that still run at the end are killed."""
-    port = free_port()
-    with labelled_log(log, spec.world_size) as pipes:
+    """The running ranks of a phase, in order, those of ``here`` alone if it is given; those that still run at the end
+    are killed."""
+    numbers = here.ranks if here else range(spec.world_size)
+    port = here.port_of(phase) if here else free_port()
+    with labelled_log(log, spec.world_size, numbers) as pipes:
         ranks = [
             subprocess.Popen(
                 [python, "-m", "bertjobs.train"],
-                env=rank_environment(environ, spec, phase, rank, port=port, job=job, attempt=attempt),
+                env=rank_environment(environ, spec, phase, rank, port=port, job=job, attempt=attempt, here=here),
                 stdout=pipe,
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,
             )
-            for rank, pipe in enumerate(pipes)
+            for rank, pipe in zip(numbers, pipes, strict=True)
         ]
         try:
             yield ranks
@@ -144,8 +185,9 @@ def run_attempt(
     job: str,
     attempt: int,
     watch: Callable[[], None],
+    here: LocalRanks | None = None,
 ) -> tuple[int, bool]:
-    """Run one attempt at a phase to its end.
+    """Run one attempt at a phase to its end, as far as it is on this machine.
 
     ``watch`` is called a few times a second. A rank that fails ends the others. Interrupting (ctrl-C) asks the ranks
     to stop after their step and to write a checkpoint.
@@ -153,7 +195,7 @@ def run_attempt(
     Returns:
         The worker's exit code, and whether it was interrupted.
     """
-    with started(python, spec, phase, environ, log, job, attempt) as ranks:
+    with started(python, spec, phase, environ, log, job, attempt, here) as ranks:
         return wait_for(ranks, watch)
 
 

@@ -205,8 +205,10 @@ def start_on_slurm(
             raise
 
 
-def start_here(spec: RunSpec, environ: Mapping[str, str], out: TextIO) -> int:
+def start_here(spec: RunSpec, environ: Mapping[str, str], out: TextIO, here: local.LocalRanks | None = None) -> int:
     """Write a run directory and train its phases on this machine; returns the exit code as `run_here` does.
+
+    ``here``: those of its ranks that run here, if others are started elsewhere.
 
     Raises:
         InputError: somebody else trains or queues the run.
@@ -216,11 +218,17 @@ def start_here(spec: RunSpec, environ: Mapping[str, str], out: TextIO) -> int:
     with claimed(directory, Slurm(environ)) as claim:
         with restored_on_failure(directory):
             write_run(spec)
-        return run_here(directory, spec, environ, out, claim)
+        return run_here(directory, spec, environ, out, claim, here=here)
 
 
 def run_here(
-    directory: RunDirectory, spec: RunSpec, environ: Mapping[str, str], out: TextIO, claim: Claim, study: str = ""
+    directory: RunDirectory,
+    spec: RunSpec,
+    environ: Mapping[str, str],
+    out: TextIO,
+    claim: Claim,
+    study: str = "",
+    here: local.LocalRanks | None = None,
 ) -> int:
     """Run the phases of ``spec``, which this process has taken, one after the other on this machine, each with a live
     line. ``study``: the one whose runs this process trains.
@@ -232,7 +240,7 @@ def run_here(
     for phase in spec.phases:
         job = local.next_job(directory)
         directory.record("submitted", backend="local", phase=phase.phase, job=job, **launcher)
-        if code := _phase_here(directory, spec, phase, job, environment, out, claim):
+        if code := _phase_here(directory, spec, phase, job, environment, out, claim, here):
             return code
     return EXIT_DONE
 
@@ -245,8 +253,10 @@ def _phase_here(
     environment: Mapping[str, str],
     out: TextIO,
     claim: Claim,
+    here: local.LocalRanks | None,
 ) -> int:
-    """One phase: attempts as long as another is to follow; returns the last one's exit code."""
+    """One phase: attempts as long as another is to follow; returns the last one's exit code. One that has ranks on
+    other machines has one attempt: a person starts those."""
     folder = directory.phase(phase.phase)
     for attempt in itertools.count():
         log, before = folder.logs / f"{job}-{attempt}.out", last_written(folder.checkpoints)
@@ -256,7 +266,9 @@ def _phase_here(
             view.update()
             claim.beat()
 
-        code, interrupted = local.run_attempt(sys.executable, spec, phase.phase, environment, log, job, attempt, watch)
+        code, interrupted = local.run_attempt(
+            sys.executable, spec, phase.phase, environment, log, job, attempt, watch, here
+        )
         view.close()
         if code == EXIT_DONE:
             break
@@ -275,7 +287,7 @@ def _phase_here(
         )
         record_refusal(directory, phase.phase, job, attempt, decision)
         out.write(f"phase {phase.phase} ended with code {code}; log: {log}\n" + _tail(log))
-        if decision.next is not Next.RESTART:
+        if here or decision.next is not Next.RESTART:
             break
         out.write(f"restarting phase {phase.phase} from {last_written(folder.checkpoints)}\n")
     return code

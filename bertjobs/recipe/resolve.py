@@ -114,7 +114,7 @@ def resolve(
         optimizer=OptimizerSpec(**{key: source.value for key, source in optimizer.items()}),
         **built,
     )
-    if spec.groups and spec.is_unpadded and not spec.task and sources["rebalance"].level == DEFAULT:
+    if len(spec.groups) > 1 and spec.is_unpadded and not spec.task and sources["rebalance"].level == DEFAULT:
         sources["rebalance"] = Provenance(True, "groups of nodes may differ in speed")
         spec = replace(spec, rebalance=True)
     _check_rebalance(spec, sources["rebalance"])

@@ -266,8 +266,8 @@ class RunSpec:
     """A whole run, resolved.
 
     ``vocabulary`` is the sha256 of the vocab.txt that the shards must be made with, "" if any will do. There is one
-    task per GPU, or per CPU process. With ``groups``, ``nodes`` counts all of them, and ``tasks_per_node`` and ``gpus`` are
-    those of the largest.
+    task per GPU, or per CPU process. With ``groups``, ``nodes`` counts all of them, and ``tasks_per_node`` and ``gpus``
+    are those of the largest.
     """
 
     recipe: Annotated[

@@ -264,6 +264,5 @@ _STATE = re.compile(r"[A-Z_]+( by \d+)?")
 
 
 def states_of_sacct(text: str) -> tuple[str, ...]:
-    """The states of a job's starts, oldest first, such as ``CANCELLED by 1000``, from ``sacct -nXDP -o JobID,State``.
-    """
+    """The states of a job's starts, oldest first (``CANCELLED by 1000``), from ``sacct -nXDP -o JobID,State``."""
     return tuple(state for id, state in rows(text, 2) if leader(id)[1] and _STATE.fullmatch(state))

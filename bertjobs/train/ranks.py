@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from datetime import timedelta
 from functools import reduce
 from operator import add
@@ -144,6 +145,13 @@ class Ranks:
         if not box[0]:
             raise FirstRankFailedError
         return box[1]
+
+    def agree_on_attempt(self) -> None:
+        """Take rank 0's names for job, attempt and chain: of a run whose nodes a person starts, only node 0 knows them.
+        All ranks call it once, first of all."""
+        own = self.placement
+        job, attempt, chain = self.decided(lambda: (own.job, own.attempt, own.chain))
+        self.placement = replace(own, job=job, attempt=attempt, chain=chain)
 
     def node_of(self, rank: int) -> str:
         """The name of that rank's node; all ranks call it."""

@@ -71,6 +71,7 @@ def main(environ: Mapping[str, str], stop: StopRequest, objective_of: ObjectiveO
 
 def work(environ: Mapping[str, str], ranks: Ranks, stop: StopRequest, objective_of: ObjectiveOf) -> int:
     """Do what the environment asks for and write the journal; all ranks are in the process group."""
+    ranks.agree_on_attempt()
     job = ranks.in_turn(lambda: resolve_job(environ, ranks.placement, objective_of))
     if job.spec.gpus:
         os.environ.update(open_cache(environ))  # before anything is compiled

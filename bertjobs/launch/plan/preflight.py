@@ -45,12 +45,14 @@ class Circumstances:
         peaks: memory that an earlier run measured, by phase.
         after: ids of the jobs that the first job waits for.
         resumed: the directory of a run that is continued; None for a new one.
+        by_hand: whether a person starts each of its nodes.
     """
 
     queue: Queue = NOT_ASKED
     peaks: Mapping[int, Peak] | None = None
     after: Sequence[str] = ()
     resumed: RunDirectory | None = None
+    by_hand: bool = False
 
 
 NEW = Circumstances()
@@ -99,7 +101,7 @@ def inspect(
         of_run = caught(check_resumed, spec, resumed, data)
     problems = [
         *of_run,
-        *caught(check_backend, spec, backend, slurm),
+        *caught(check_backend, spec, backend, slurm, around.by_hand),
         *problems_after,
         *problems_of_data,
         *(caught(check_init_checkpoint, spec, data) if is_new else []),
@@ -366,8 +368,8 @@ def check_safetensors(path: Path) -> None:
         )
 
 
-def check_backend(spec: RunSpec, backend: str, slurm: Slurm) -> None:
-    """The place to run must exist.
+def check_backend(spec: RunSpec, backend: str, slurm: Slurm, by_hand: bool = False) -> None:
+    """The place to run must exist. ``by_hand``: a person starts each node.
 
     Raises:
         InputError: it does not.
@@ -380,7 +382,7 @@ def check_backend(spec: RunSpec, backend: str, slurm: Slurm) -> None:
                 where="results",
                 hint="choose another folder with --results, or --backend slurm",
             )
-    elif spec.gpus and spec.nodes > 1:
+    elif spec.gpus and spec.nodes > 1 and not by_hand:
         raise InputError(
             f"the run asks for {spec.nodes} nodes, but this machine is only one", where="nodes", hint="set --nodes 1"
         )

@@ -64,6 +64,7 @@ def made_small(spec: RunSpec, data: DataManifest | PreparedTask) -> RunSpec:
         tune_layers=None if spec.tune_layers is None else min(spec.tune_layers, model.num_hidden_layers),
         nodes=1,
         tasks_per_node=RANKS,
+        groups=(),
         gpus=0,
         precision="fp32" if spec.precision == "tf32" else spec.precision,
         optimizer=replace(spec.optimizer, backend="auto"),

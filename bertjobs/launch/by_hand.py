@@ -1,0 +1,126 @@
+"""A run whose nodes a person starts, a command on each, where no Slurm does it. `place` is pure.
+
+Node 0 is like a run on one machine that has the first ranks alone: it keeps the journal and owns the run. The others
+only start their ranks; all nodes see the folder of runs.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from itertools import accumulate
+from pathlib import Path
+from typing import TextIO
+
+from bertjobs.errors import EXIT_DONE, EXIT_FAILURE, InputError
+from bertjobs.launch import local
+from bertjobs.recipe.groups import nodes_words
+from bertjobs.recipe.spec import RunSpec
+from bertjobs.run.directory import RunDirectory
+from bertjobs.slurm.environment import clean_environment
+from bertjobs.wording import counted
+
+_ADDRESS = re.compile(r"(?:tcp://)?(?:\[([0-9a-fA-F:.]+)\]|([^\s:/\[\]]+)):([0-9]{1,5})")
+LAST_PORT = 65_535
+LOOK_S = 1.0
+
+
+def parse_address(text: str, flag: str) -> tuple[str, int]:
+    """Host and port of ``HOST:PORT``, ``[IPV6]:PORT`` or, as torch writes it, ``tcp://HOST:PORT``; InputError for
+    anything else."""
+    match = _ADDRESS.fullmatch(text)
+    if match is None or not 0 < int(match[3]) < LAST_PORT:
+        raise InputError(f"{text!r} is not an address", where=flag, hint="HOST:PORT of node 0, such as node1:29400")
+    return match[1] or match[2], int(match[3])
+
+
+def hetseq_groups(world_size: int, gpus: int, rank: int) -> str:
+    """``groups`` for nodes of ``gpus`` ranks each, as HetSeq's three numbers describe them.
+
+    Raises:
+        InputError: they do not: nodes have different numbers of ranks.
+    """
+    if min(world_size, gpus) < 1 or rank < 0 or world_size % gpus or rank % gpus or rank >= world_size:
+        raise InputError(
+            f"rank {rank} of {world_size} cannot be the first of {gpus} on its node if all nodes have as many",
+            where="--distributed-rank, --distributed-world-size and --distributed-gpus",
+            hint="name all nodes in the order of their ranks, on each of them: --groups 2x4,1x8",
+        )
+    return f"{world_size // gpus}x{gpus}"
+
+
+def place(
+    ranks_of_nodes: Sequence[int], address: str, port: int, *, node: int = -1, rank: int = -1
+) -> local.LocalRanks:
+    """The ranks of a node, which is given by its number or by its first rank.
+
+    Raises:
+        InputError: there is no such node.
+    """
+    firsts = [0, *accumulate(ranks_of_nodes)][:-1]
+    if node < 0 and rank in firsts:
+        node = firsts.index(rank)
+    if not 0 <= node < len(ranks_of_nodes):
+        what = f"node {node}" if rank < 0 else f"rank {rank} first on its node"
+        raise InputError(
+            f"there is no {what} among {nodes_words(ranks_of_nodes)}",
+            where="--node-rank" if rank < 0 else "--distributed-rank",
+            hint=f"nodes are 0 to {len(ranks_of_nodes) - 1}, their first ranks {', '.join(map(str, firsts))}",
+        )
+    return local.LocalRanks(node, range(firsts[node], firsts[node] + ranks_of_nodes[node]), address, port)
+
+
+def described(here: local.LocalRanks, spec: RunSpec) -> str:
+    """What this machine does, for a person."""
+    ranks = here.ranks
+    own = f"rank {ranks[0]}" if len(ranks) == 1 else f"ranks {ranks[0]} to {ranks[-1]}"
+    return (
+        f"node {here.node} of {nodes_words(spec.ranks_of_nodes)}: {own}; rank 0 listens at {here.address}:{here.port}"
+    )
+
+
+def follow(
+    directory: RunDirectory,
+    spec: RunSpec,
+    environ: Mapping[str, str],
+    out: TextIO,
+    here: local.LocalRanks,
+    sleep: Callable[[float], None] = time.sleep,
+) -> int:
+    """Train the phases of ``spec`` on a node that is not the first; returns the exit code of the first phase that did
+    not end with 0, else 0."""
+    if not directory.lockfile.exists():
+        out.write(f"waiting for node 0 to write {directory.lockfile}\n")
+        out.flush()
+    while not directory.lockfile.exists():
+        sleep(LOOK_S)
+    environment = clean_environment(environ)
+    for phase in spec.phases:
+        folder = directory.phase(phase.phase)
+        folder.create()
+        log = folder.logs / f"node{here.node}-{time.strftime('%Y%m%d-%H%M%S')}.out"
+        out.write(f"phase {phase.phase}: {counted(len(here.ranks), 'rank')}; log: {log}\n")
+        out.flush()
+        name = f"node{here.node}"
+        code, _ = local.run_attempt(sys.executable, spec, phase.phase, environment, log, name, 0, lambda: None, here)
+        code = code or _code_of_run(directory, phase.phase)
+        out.write(f"phase {phase.phase} ended with code {code}\n")
+        if code != EXIT_DONE:
+            return code
+    return EXIT_DONE
+
+
+def _code_of_run(directory: RunDirectory, phase: int) -> int:
+    """The exit code of a phase's last attempt, which only rank 0 returns."""
+    if directory.phase(phase).done():
+        return EXIT_DONE
+    codes = [event["exit_code"] for event in directory.events()
+             if event["event"] == "ended" and event.get("phase") == phase and "exit_code" in event]  # fmt: skip
+    return codes[-1] or EXIT_FAILURE if codes else EXIT_FAILURE
+
+
+def run_directory(spec: RunSpec) -> RunDirectory:
+    """Of a run that may not exist yet."""
+    return RunDirectory(Path(spec.results) / spec.run)
