@@ -198,8 +198,8 @@ class Cluster:
         return words[0] if words else ""
 
     def squeue_state(self, job_id: int | str) -> str:
-        """The job's state in the queue, one word such as "RUNNING", of several components the first one's; "" when it is
-        not queued any more."""
+        """The job's state in the queue, one word such as "RUNNING", of several components the first one's; "" when it
+        is not queued any more."""
         words = self.run(["squeue", "-ho", "%T", "-j", str(job_id)], check=False).stdout.split()
         return words[0] if words else ""
 
