@@ -48,24 +48,25 @@ def sbatch_lines(spec: RunSpec, phase: int, options: SlurmOptions, array: StudyA
     Raises:
         InputError: ``array`` with several components, of which Slurm makes no arrays.
     """
-    components = _components(spec.groups) if spec.groups else (NodeGroup(spec.nodes, spec.tasks_per_node),)
-    if array and len(components) > 1:
+    parts = components(spec)
+    if array and len(parts) > 1:
         raise InputError(
             "a study is one array of jobs, and Slurm has no arrays of jobs whose nodes have different numbers of GPUs",
             where=f"groups {','.join(map(str, spec.groups))}",
             hint="give its nodes the same number of GPUs, or submit its runs one by one",
         )
     lines: list[str] = []
-    for component in components:
+    for component in parts:
         lines += [*(["hetjob"] if lines else []), *_component_lines(spec, component, phase, options, array)]
     return lines
 
 
-def _components(groups: Sequence[NodeGroup]) -> tuple[NodeGroup, ...]:
-    """The groups as components of a job: one, if one can have them all."""
+def components(spec: RunSpec) -> tuple[NodeGroup, ...]:
+    """The nodes of a run as components of a job: one, if one can have them all."""
+    groups = spec.groups or (NodeGroup(spec.nodes, spec.tasks_per_node),)
     constraints = {group.constraint: group.nodes for group in groups}
     if len({group.tasks_per_node for group in groups}) > 1 or (len(constraints) > 1 and "" in constraints):
-        return tuple(groups)
+        return groups
     parts = "&".join(f"{group.constraint}*{group.nodes}" for group in groups)
     constraint = f"[{parts}]" if len(constraints) > 1 else groups[0].constraint
     return (NodeGroup(sum(group.nodes for group in groups), groups[0].tasks_per_node, constraint),)

@@ -15,7 +15,7 @@ from typing import Any
 
 from bertjobs.errors import BertjobsError, InputError
 from bertjobs.files.atomic import PRIVATE_FOLDER, write_text
-from bertjobs.launch.script import submissions
+from bertjobs.launch.script import components, submissions
 from bertjobs.launch.submitit.job import RankJob
 from bertjobs.launch.unanswered import queued_without_answer
 from bertjobs.recipe.spec import RunSpec
@@ -115,6 +115,15 @@ def job_parameters(
         )
     limit_min = minutes(limit_s)
     further.setdefault("time", "infinite" if math.isinf(limit_min) else limit_min)
+    parts = components(spec)
+    if len(parts) > 1:
+        raise InputError(
+            "submitit makes no jobs of groups of nodes with different numbers of GPUs",
+            where=f"groups {','.join(map(str, spec.groups))}",
+            hint="--backend slurm",
+        )
+    if parts[0].constraint:
+        further["constraint"] = parts[0].constraint
     logs = RunDirectory(Path(spec.results) / spec.run).phase(phase).logs
     parameters: dict[str, Any] = {
         "job_name": f"{spec.run}-phase{phase}",

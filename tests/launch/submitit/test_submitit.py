@@ -18,6 +18,7 @@ from bertjobs.errors import BertjobsError, InputError
 from bertjobs.launch.script import submissions
 from bertjobs.launch.submitit.backend import job_parameters, queue_submitit
 from bertjobs.recipe.catalogue import builtin_file, load_catalogue
+from bertjobs.recipe.groups import NodeGroup
 from bertjobs.recipe.resolve import resolve
 from bertjobs.recipe.spec import RunSpec
 from bertjobs.run.directory import RunDirectory
@@ -151,6 +152,14 @@ def test_submitit_counts_the_time_limit_in_minutes(
     parameters = job_parameters(spec, 1, SlurmOptions(time=time), (), limit_s)
     assert parameters["time"] == minutes
     assert parameters["additional_parameters"]["time"] == asked
+
+
+def test_groups_of_nodes_are_one_job_or_refused(spec: RunSpec) -> None:
+    alike = replace(spec, groups=(NodeGroup(2, 8, "v100"), NodeGroup(1, 8, "a100")))
+    further = job_parameters(alike, 1, SlurmOptions(), (), 3600.0)["additional_parameters"]
+    assert further["constraint"] == "[v100*2&a100*1]"
+    with pytest.raises(InputError, match="submitit makes no jobs of groups"):
+        job_parameters(replace(spec, groups=(NodeGroup(2, 4), NodeGroup(1, 8))), 1, SlurmOptions(), (), 3600.0)
 
 
 def test_options_that_submitit_cannot_take_are_refused(spec: RunSpec) -> None:
