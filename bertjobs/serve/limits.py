@@ -21,7 +21,7 @@ class Limits:
         tokens: of all sequences of a request, with [CLS] and [SEP].
         queue_tokens: of all sequences that wait for the model.
         requests: requests that are being read or answered.
-        body_s: how long a client may take to send a body.
+        body_s: how long a client may take to send a head, and then how long for the body.
         drain_s: how long a server that was told to end waits for its answers.
     """
 

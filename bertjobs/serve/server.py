@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from types import FrameType
 
 import uvicorn
@@ -18,6 +19,7 @@ from bertjobs.errors import InputError
 from bertjobs.serve.app import Parts, make_app
 from bertjobs.serve.engine import Engine
 from bertjobs.serve.gate import State
+from bertjobs.serve.heads import ImpatientProtocol
 from bertjobs.serve.limits import Limits
 from bertjobs.serve.metrics import Metrics
 from bertjobs.serve.models import Models, Observer, Watch
@@ -174,6 +176,7 @@ def serve(options: Options, models_of: Callable[[Observer], Models], ready: Call
             parts = Parts(models, engine, options.limits, metrics, state, desk)
             config = uvicorn.Config(
                 make_app(parts, options.token),
+                http=partial(ImpatientProtocol, head_s=options.limits.body_s),  # type: ignore[arg-type]
                 lifespan="off",
                 ws="none",
                 log_config=None,

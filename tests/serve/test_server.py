@@ -49,6 +49,28 @@ def test_a_body_that_is_too_slow(server: Running) -> None:
     assert time.monotonic() - began >= 1.9
 
 
+@pytest.mark.parametrize("sent", [b"", b"POST /classify HTTP/1.1\r\nHost: x\r\n"])
+def test_a_head_that_is_too_slow(server: Running, sent: bytes) -> None:
+    began = time.monotonic()
+    answer = raw(server, sent)
+    assert answer.startswith(b"HTTP/1.1 408") if sent else answer == b""
+    assert time.monotonic() - began >= 1.9
+
+
+def test_a_second_head_that_is_too_slow(server: Running) -> None:
+    """A slow drip does not gain time: the limit runs from the head's first byte."""
+    with socket.create_connection(("127.0.0.1", server.port), timeout=60) as connection:
+        connection.sendall(b"GET /v2/health/ready HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert connection.recv(65536).startswith(b"HTTP/1.1 200")
+        time.sleep(2.5)  # between requests it may take its time
+        began = time.monotonic()
+        for byte in b"GET /v2/h":
+            connection.sendall(bytes([byte]))
+            time.sleep(0.2)
+        assert connection.recv(65536).startswith(b"HTTP/1.1 408")
+        assert time.monotonic() - began >= 1.9
+
+
 def test_a_compressed_body(server: Running) -> None:
     answer = server.post("/classify", {"text": "a"}, {"Content-Encoding": "gzip"})
     assert answer.status == 415
