@@ -347,7 +347,7 @@ def test_without_an_answer_from_slurm_no_job_is_queued_and_the_decision_stands(
 
 @pytest.mark.parametrize(
     ("states", "cause", "told_by"),
-    [("NODE_FAIL\nRUNNING\n", "node failure", "sacct"), ("RUNNING\n", "crashed", ""), ("", "crashed", "")],
+    [("7|NODE_FAIL\n7|RUNNING\n", "node failure", "sacct"), ("7|RUNNING\n", "crashed", ""), ("", "crashed", "")],
 )
 def test_an_attempt_that_could_not_write_its_end_gets_one_from_slurm_s_state(
     link: CurrentLink, slurm: Slurm, tmp_path: Path, states: str, cause: str, told_by: str
@@ -399,7 +399,7 @@ def test_a_submitted_run_whose_folder_is_away_is_not_begun_anew_in_its_place(
 
 def test_a_term_is_explained_by_slurm_s_state(link: CurrentLink, slurm: Slurm, tmp_path: Path) -> None:
     journal(link, *attempt(0, "SIGTERM"))
-    answer(tmp_path, "sacct--nXDP", "PREEMPTED\nRUNNING\n")
+    answer(tmp_path, "sacct--nXDP", "7|PREEMPTED\n7|RUNNING\n")
     begin(link, slurm)
     last = link.folder.events()[-1]
     assert (last["event"], last["cause"]) == ("explained", "preempted")
@@ -512,7 +512,7 @@ def test_an_attempt_that_could_not_tell_is_told_by_the_next(
     link: CurrentLink, slurm: Slurm, webhook: Webhook, tmp_path: Path
 ) -> None:
     journal(link, *attempt(0))
-    answer(tmp_path, "sacct--nXDP", "NODE_FAIL\nRUNNING\n")
+    answer(tmp_path, "sacct--nXDP", "7|NODE_FAIL\n7|RUNNING\n")
     begin(told(link, webhook), slurm)
     assert [(one["event"], one["cause"]) for one in webhook.told] == [("restarted", "a node failed")]
     begin(told(link, webhook), slurm)

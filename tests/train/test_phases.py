@@ -81,7 +81,8 @@ def test_the_final_checkpoint_loads_in_transformers(
 def test_the_journal_says_how_each_attempt_began_and_ended(outcome: tuple[Trial, list[Ended], list[Ended]]) -> None:
     directory = outcome[0].directory
     events = directory.events()
-    assert [(event["event"], event["phase"]) for event in events if event["event"] != "checkpoint"] == [
+    ends = [event for event in events if event["event"] in ("started", "ended")]  # a rank may be slow meanwhile
+    assert [(event["event"], event["phase"]) for event in ends] == [
         ("started", 1), ("ended", 1), ("started", 2), ("ended", 2),
     ]  # fmt: skip
     for number in (1, 2):
