@@ -68,8 +68,8 @@ def test_gpus_are_allocated_and_counted_by_accounting(cluster: Cluster, tmp_path
 
 
 def test_an_urgent_job_preempts_a_batch_job_which_starts_again(cluster: Cluster, tmp_path: Path) -> None:
-    task = (
-        "trap 'echo TERM on $SLURMD_NODENAME >> seen; exit 75' TERM;"
+    task = (  # the first that exits ends the others: each waits until all have been heard of
+        "trap 'echo TERM on $SLURMD_NODENAME >> seen; sleep 5; exit 75' TERM;"
         "touch started.$SLURM_PROCID; while true; do sleep 0.1; done"
     )
     job = script(

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from bertjobs.files.json_lines import read_lines
+from bertjobs.finetune.batches import TaskBatches
 from bertjobs.recipe.lockfile import read_lockfile
+from bertjobs.tasks.prepared import PreparedTask
 from tests.finetune.conftest import bertjobs
 
 QUICK = ("--backend", "local", "--set", "phase1.lr=1e-2", "--set", "phase1.global_batch=16")
@@ -109,6 +114,45 @@ def test_stopped_and_resumed_it_ends_with_the_same_bits(place: Path, straight: P
     assert [{k: v for k, v in line.items() if k not in strip} for line in read_lines(phase / "validation.jsonl")] == [
         {k: v for k, v in line.items() if k not in strip} for line in read_lines(straight / "validation.jsonl")
     ]
+
+
+def test_its_steps_are_those_of_hugging_face(place: Path, straight: Path) -> None:
+    """The same rows through Hugging Face's model, AdamW, clipping and schedule, without dropout, from a checkpoint."""
+    begun = straight / "checkpoints" / json.loads((straight / "DONE.json").read_text())["checkpoint"]
+    words = ("--from", str(begun), "--data", "data", "--run", "again", *QUICK, "--set", "phase1.sequence_length=32")
+    done = bertjobs(place, "finetune", *words, "--set", "phase1.epochs=2", "--set", "phase1.warmup=0.25")
+    assert done.returncode == 0, done.stdout + done.stderr
+    phase = place / "results" / "again" / "phase1"
+
+    spec = read_lockfile(place / "results" / "again" / "run.yml")
+    prepared = PreparedTask.read(Path(spec.data))
+    split, steps = prepared.splits["train"], spec.phase(1).steps
+    batches = TaskBatches(split, prepared.head, seed=spec.seed, global_batch=16, budget=10_000, rank=0, world_size=1,
+                          start=0, sha256="")  # fmt: skip
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(begun).train()
+    parameters = dict(model.named_parameters())
+    decays = [name for name in parameters if "bias" not in name and "LayerNorm" not in name]
+    groups = [
+        {"params": [parameters[name] for name in decays], "weight_decay": spec.optimizer.weight_decay},
+        {"params": [value for name, value in parameters.items() if name not in decays], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=1e-2, eps=spec.optimizer.epsilon)
+    schedule = transformers.get_linear_schedule_with_warmup(optimizer, math.ceil(0.25 * steps), steps)
+    losses = []
+    for step in range(steps):
+        rows = [np.array([int(name.removeprefix("training row "))]) for name in batches.samples(step)]
+        ids = [torch.from_numpy(split.ids(row).astype(np.int64)) for row in rows]
+        labels = torch.tensor([int(split.targets(row)[0]) for row in rows])
+        padded = torch.nn.utils.rnn.pad_sequence(ids, batch_first=True)
+        mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(each) for each in ids], batch_first=True)
+        loss = model(input_ids=padded, attention_mask=mask, labels=labels).loss
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), spec.optimizer.clip_norm)
+        optimizer.step()
+        schedule.step()
+        losses.append(loss.item())
+    assert [line["loss_nats"] for line in read_lines(phase / "metrics.jsonl")] == pytest.approx(losses, rel=1e-3)
 
 
 @pytest.mark.slow
