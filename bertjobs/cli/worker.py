@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bertjobs.cli.arguments import add_recipe_arguments, add_site_argument, make_checked_plan, resolve_run
@@ -48,17 +49,18 @@ def register(subparsers: Any) -> None:
 
 
 def _worker(args: argparse.Namespace) -> int:
-    from bertjobs.launch.by_hand import described, follow, run_directory
+    from bertjobs.launch.by_hand import described, follow
     from bertjobs.launch.plan.plan import arithmetic
     from bertjobs.launch.plan.preflight import refuse
     from bertjobs.launch.resume import resumed
     from bertjobs.launch.start import absolute, start_here
+    from bertjobs.run.directory import RunDirectory
 
     hetseq = _in_hetseq_s_words(args)
     resolved = resolve_run(args, os.environ)
     asked = absolute(resolved.spec)
     here = _place(args, asked, hetseq)
-    directory = run_directory(asked)
+    directory = RunDirectory(Path(asked.results) / asked.run)
     exists = directory.lockfile.exists()
     if exists:
         resolved = resumed(directory, _nodes_of(asked))
@@ -114,6 +116,8 @@ def _place(args: argparse.Namespace, spec: RunSpec, hetseq: bool) -> LocalRanks:
 
 def _nodes_of(spec: RunSpec) -> list[str]:
     """The nodes of ``spec``, for `resumed`."""
+    from bertjobs.recipe.groups import groups_text
+
     if spec.groups:
-        return [f"groups={','.join(map(str, spec.groups))}"]
+        return [f"groups={groups_text(spec.groups)}"]
     return ["groups=", f"nodes={spec.nodes}", f"tasks_per_node={spec.tasks_per_node}", f"gpus={spec.gpus}"]

@@ -11,7 +11,6 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate
-from pathlib import Path
 from typing import TextIO
 
 from bertjobs.errors import EXIT_DONE, EXIT_FAILURE, InputError
@@ -63,9 +62,9 @@ def place(
     if node < 0 and rank in firsts:
         node = firsts.index(rank)
     if not 0 <= node < len(ranks_of_nodes):
-        what = f"node {node}" if rank < 0 else f"rank {rank} first on its node"
+        what = f"there is no node {node} among" if rank < 0 else f"rank {rank} is not the first rank of a node in"
         raise InputError(
-            f"there is no {what} among {nodes_words(ranks_of_nodes)}",
+            f"{what} {nodes_words(ranks_of_nodes)}",
             where="--node-rank" if rank < 0 else "--distributed-rank",
             hint=f"nodes are 0 to {len(ranks_of_nodes) - 1}, their first ranks {', '.join(map(str, firsts))}",
         )
@@ -119,8 +118,3 @@ def _code_of_run(directory: RunDirectory, phase: int) -> int:
     codes = [event["exit_code"] for event in directory.events()
              if event["event"] == "ended" and event.get("phase") == phase and "exit_code" in event]  # fmt: skip
     return codes[-1] or EXIT_FAILURE if codes else EXIT_FAILURE
-
-
-def run_directory(spec: RunSpec) -> RunDirectory:
-    """Of a run that may not exist yet."""
-    return RunDirectory(Path(spec.results) / spec.run)

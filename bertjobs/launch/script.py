@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bertjobs.errors import InputError
-from bertjobs.recipe.groups import NodeGroup
+from bertjobs.recipe.groups import NodeGroup, groups_text
 from bertjobs.recipe.spec import RunSpec
 from bertjobs.run.directory import RunDirectory
 from bertjobs.slurm.container import Container, run_sub, submitting_code
@@ -52,7 +52,7 @@ def sbatch_lines(spec: RunSpec, phase: int, options: SlurmOptions, array: StudyA
     if array and len(parts) > 1:
         raise InputError(
             "a study is one array of jobs, and Slurm has no arrays of jobs whose nodes have different numbers of GPUs",
-            where=f"groups {','.join(map(str, spec.groups))}",
+            where=f"groups {groups_text(spec.groups)}",
             hint="give its nodes the same number of GPUs, or submit its runs one by one",
         )
     lines: list[str] = []

@@ -53,6 +53,11 @@ def parse_groups(value: Any) -> tuple[NodeGroup, ...] | None:
     return tuple(known) if len(known) == len(groups) else None
 
 
+def groups_text(groups: Sequence[NodeGroup]) -> str:
+    """The text that `parse_groups` reads."""
+    return ",".join(map(str, groups))
+
+
 def _from_text(text: str) -> NodeGroup | None:
     match = _TEXT.fullmatch(text)
     return _checked(int(match[1]), int(match[2]), match[3] or "") if match else None

@@ -15,7 +15,7 @@ from bertjobs.errors import InputError, raise_all
 from bertjobs.recipe import schema
 from bertjobs.recipe.batch import divide
 from bertjobs.recipe.catalogue import Catalogue
-from bertjobs.recipe.groups import groups_of, nodes_words, ranks_of
+from bertjobs.recipe.groups import groups_of, groups_text, nodes_words, ranks_of
 from bertjobs.recipe.layers import DEFAULT, FILE, Layers, Provenance
 from bertjobs.recipe.predictions import most_predictions
 from bertjobs.recipe.schema import check_name
@@ -187,7 +187,7 @@ def _groups(sources: Mapping[str, Provenance], ranks_of_nodes: Sequence[int] | N
         if given.level < groups.level:
             return {"groups": Provenance((), given.origin, given.level)}
         raise InputError(
-            f"{key} {given.value} contradicts groups {','.join(map(str, groups.value))}",
+            f"{key} {given.value} contradicts groups {groups_text(groups.value)}",
             where=f"{key} from {given.place}, groups from {groups.place}",
             hint=f"leave out {key}: it follows from the groups",
         )

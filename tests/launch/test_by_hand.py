@@ -43,7 +43,7 @@ def test_a_node_is_named_by_its_number_or_its_first_rank() -> None:
     assert [LocalRanks(0, range(1), "a", 7).port_of(phase) for phase in (1, 2)] == [7, 8]
     with pytest.raises(InputError, match="there is no node 3 among 1 node x 1 task"):
         place(NODES, "a", 7, node=3)
-    with pytest.raises(InputError, match="there is no rank 3 first on its node") as error:
+    with pytest.raises(InputError, match="rank 3 is not the first rank of a node in 1 node x 1 task") as error:
         place(NODES, "a", 7, rank=3)
     assert "their first ranks 0, 1, 5" in str(error.value.hint)
 
@@ -108,7 +108,7 @@ def test_nodes_started_by_hand_train_one_run_and_continue_it_as_other_nodes(
         (("--rendezvous", "a", "--node-rank", 0), "'a' is not an address"),
         (("--rendezvous", "a:1", "--node-rank", 2, "--nodes", 2), "there is no node 2 among 2 nodes"),
         (("--distributed-init-method", "tcp://a:1", "--distributed-world-size", 4, "--distributed-gpus", 2,
-          "--distributed-rank", 2, "--groups", "1x1,1x3"), "there is no rank 2 first on its node"),
+          "--distributed-rank", 2, "--groups", "1x1,1x3"), "rank 2 is not the first rank of a node in"),
         (("--distributed-init-method", "tcp://a:1", "--distributed-world-size", 8, "--distributed-gpus", 3,
           "--distributed-rank", 1, "--groups", "1x1,1x3"), "--distributed-world-size 8 contradicts the groups"),
     ],

@@ -18,6 +18,7 @@ from bertjobs.files.atomic import PRIVATE_FOLDER, write_text
 from bertjobs.launch.script import components, submissions
 from bertjobs.launch.submitit.job import RankJob
 from bertjobs.launch.unanswered import queued_without_answer
+from bertjobs.recipe.groups import groups_text
 from bertjobs.recipe.spec import RunSpec
 from bertjobs.run.directory import RunDirectory
 from bertjobs.slurm.client import Slurm
@@ -119,7 +120,7 @@ def job_parameters(
     if len(parts) > 1:
         raise InputError(
             "submitit makes no jobs of groups of nodes with different numbers of GPUs",
-            where=f"groups {','.join(map(str, spec.groups))}",
+            where=f"groups {groups_text(spec.groups)}",
             hint="--backend slurm",
         )
     if parts[0].constraint:
