@@ -15,6 +15,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from tests import hermetic
+from tests.cluster.slow_steps import SlowSteps
 from tests.cluster.slurm import PATIENCE_S
 
 hermetic.enter()
@@ -59,6 +60,13 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def unhurried(tmp_path: Path) -> dict[str, str]:
+    """For the environment of a run that trains until stopped: it leaves the processors to others between steps."""
+    path = {name: os.environ[name] for name in ("PYTHONPATH",) if name in os.environ}
+    return SlowSteps(tmp_path / "unhurried", path, seconds=0.25).environment
 
 
 @pytest.fixture

@@ -43,6 +43,7 @@ def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
         booted = Cluster.boot(folder)
     except ClusterError as error:
         pytest.fail(str(error), pytrace=False)
+    booted.environment["MODEL"] = "bert-nano"  # for all runs that name no other: what is tested here is not the model
     yield booted
     booted.stop()
     if request.session.testsfailed == failed_before:

@@ -60,7 +60,7 @@ def test_phase_2_started_before_phase_1_exits_with_64_and_says_why(
 @pytest.mark.slow  # a real step of so many sequences takes a minute or more
 def test_nvidia_s_own_command_line_works_unchanged(cluster: Cluster, environ: dict[str, str], tmp_path: Path) -> None:
     """32 ranks take one real step of 65,536 sequences; only what makes the model small is added to the line."""
-    small = {"MODEL": "bert-nano", "PRECISION": "fp32", "GPUS": "0", "STEPS_THIS_RUN": "1", "VOCABULARY": "any"}
+    small = {"PRECISION": "fp32", "GPUS": "0", "STEPS_THIS_RUN": "1", "VOCABULARY": "any"}
     line = {"BATCHSIZE": "2048", "LR": "6e-3", "GRADIENT_STEPS": "128", "PHASE": "1"}
     job = cluster.submit(["-N4", "--ntasks-per-node=8", RUN_SUB], env={**environ, **small, **line}, cwd=tmp_path)
     assert cluster.wait(job) == "FAILED"  # Slurm's word for an exit code that is not 0
@@ -82,7 +82,7 @@ def test_without_a_number_of_tasks_there_is_one_per_gpu(
     cluster: Cluster, environ: dict[str, str], tmp_path: Path
 ) -> None:
     """16 tasks start on nodes that gave the job 8 GPUs and one CPU each; torch sees none of the simulated GPUs."""
-    env = {**environ, "MODEL": "bert-nano", "VOCABULARY": "any"}
+    env = {**environ, "VOCABULARY": "any"}
     job = cluster.submit(["-N2", "--gpus-per-node=8", RUN_SUB], env=env, cwd=tmp_path)
     assert cluster.wait(job) == "FAILED"
     assert cluster.run(["sacct", "-nXP", "-o", "ExitCode", "-j", str(job)]).stdout.strip() == "70:0"
@@ -111,7 +111,7 @@ def test_an_exclusive_job_uses_the_gpus_that_it_has_without_asking(
     cluster: Cluster, environ: dict[str, str], tmp_path: Path
 ) -> None:
     """The shortest line with --exclusive: 32 tasks start, each with its node's eight GPUs; torch sees none of them."""
-    env = {**environ, "BATCHSIZE": "2048", "PHASE": "1", "VOCABULARY": "any", "MODEL": "bert-nano"}
+    env = {**environ, "BATCHSIZE": "2048", "PHASE": "1", "VOCABULARY": "any"}
     job = cluster.submit(["-N4", "--exclusive", RUN_SUB], env=env, cwd=tmp_path)
     assert cluster.wait(job) == "FAILED"
     assert "0 of 8 GPUs seen" in _logs(tmp_path)
@@ -156,7 +156,7 @@ def test_from_another_folder_the_message_is_what_to_type(
 def test_a_signalled_job_resumes_by_requeue_and_phase_2_waits_for_its_end(
     cluster: Cluster, environ: dict[str, str], tmp_path: Path
 ) -> None:
-    (tmp_path / "bertjobs.yml").write_text("recipes: {laptop-scratch: {phases: {1: {steps: 60}}}}\n")
+    (tmp_path / "bertjobs.yml").write_text("recipes: {laptop-scratch: {phases: {1: {steps: 40}}}}\n")
     job = cluster.submit(["-N2", RUN_SUB], env={**environ, "RECIPE": "laptop-scratch", "PHASE": "1"}, cwd=tmp_path)
     behind = cluster.submit(
         ["-N2", f"--dependency=afterany:{job}", RUN_SUB],
@@ -174,7 +174,7 @@ def test_a_signalled_job_resumes_by_requeue_and_phase_2_waits_for_its_end(
         (1, "done", 1),
         (2, "done", 0),
     ]
-    assert directory.phase(1).done().step == 60
+    assert directory.phase(1).done().step == 40
 
 
 @pytest.mark.slow

@@ -96,12 +96,12 @@ def test_where_preempted_jobs_are_cancelled_a_new_one_resumes(
 
 
 def test_a_run_that_is_cancelled_leaves_nothing_behind(
-    cluster: Cluster, bertjobs: Bertjobs, speeches_data: Path, tmp_path: Path
+    cluster: Cluster, bertjobs: Bertjobs, speeches_data: Path, tmp_path: Path, unhurried: dict[str, str]
 ) -> None:
     done = bertjobs(
         *("submit", "--recipe", "laptop-scratch", "--data", speeches_data, "--set", "phase1.steps=100000"),
         *("--set", "phase1.checkpoint_every=5"),
-        environ=cluster.environment,
+        environ={**cluster.environment, **unhurried},
     )
     assert done.returncode == 0, done.stderr
     directory = RunDirectory(tmp_path / "results" / "laptop-scratch")

@@ -32,13 +32,15 @@ def directory(tmp_path: Path) -> RunDirectory:
 
 
 @pytest.fixture
-def submit(bertjobs: Bertjobs, cluster: Cluster, speeches_data: Path, directory: RunDirectory) -> Submit:
+def submit(
+    bertjobs: Bertjobs, cluster: Cluster, speeches_data: Path, directory: RunDirectory, unhurried: dict[str, str]
+) -> Submit:
     """Submits phase 1 of a run that would take hours; gives the job."""
 
     def start(*arguments: object) -> str:
         endless = ("--set", "phase1.steps=100000", "--set", "phase1.checkpoint_every=100000")
         settings = ("--recipe", RUN, "--data", speeches_data, "--phase", 1, *endless)
-        done = bertjobs("submit", *settings, *arguments, environ=cluster.environment)
+        done = bertjobs("submit", *settings, *arguments, environ={**cluster.environment, **unhurried})
         assert done.returncode == 0, done.stderr
         return next(event["job"] for event in directory.events() if event["event"] == "submitted")
 

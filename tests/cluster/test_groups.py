@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 
@@ -12,18 +14,18 @@ from bertjobs.run.directory import RunDirectory
 from tests.cluster.slurm import Cluster
 from tests.conftest import Bertjobs, wait_until
 
-STEPS = 40
+STEPS = 20
 
 
 @pytest.fixture
 def run(bertjobs: Bertjobs, cluster: Cluster, speeches_data: Path, tmp_path: Path):
-    def submitted(name: str, *words: object) -> RunDirectory:
+    def submitted(name: str, *words: object, environ: Mapping[str, str] = MappingProxyType({})) -> RunDirectory:
         sets = {"steps": STEPS, "global_batch": 12, "validate_every": 0}
         settings = [word for key, value in sets.items() for word in ("--set", f"phase1.{key}={value}")]
         done = bertjobs(
-            *("submit", "--recipe", "laptop-scratch", "--data", speeches_data, "--phase", 1, "--model", "bert-nano"),
+            *("submit", "--recipe", "laptop-scratch", "--data", speeches_data, "--phase", 1),
             *("--run", name, *settings, *words),
-            environ=cluster.environment,
+            environ={**cluster.environment, **environ},
         )
         assert done.returncode == 0, done.stderr
         return RunDirectory(tmp_path / "results" / name)
@@ -60,8 +62,10 @@ def test_groups_train_as_one_job_and_resume_as_others_with_the_losses_of_equal_n
     assert len(losses(groups)) == STEPS
 
 
-def test_a_running_heterogeneous_job_is_one_job_of_its_run(run, cluster: Cluster, bertjobs: Bertjobs) -> None:
-    groups = run("groups", "--groups", "1x1,1x2", "--set", "phase1.steps=100000")
+def test_a_running_heterogeneous_job_is_one_job_of_its_run(
+    run, cluster: Cluster, bertjobs: Bertjobs, unhurried: dict[str, str]
+) -> None:
+    groups = run("groups", "--groups", "1x1,1x2", "--set", "phase1.steps=100000", environ=unhurried)
     job = job_of(groups)
     cluster.wait_queue(job, "RUNNING")
     wait_until(groups.phase(1).metrics.exists)

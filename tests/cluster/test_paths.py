@@ -16,7 +16,7 @@ from tests.cluster.test_by_hand import RUN_SUB, environment
 from tests.conftest import Bertjobs, run_bertjobs
 
 ODD = 'it\'s my "100%j" $HOME; #1 [a] {b} *?!&|<>`id`, x=~ Bücher 本'
-SMALL = "recipes: {laptop-scratch: {model: bert-nano, phases: {1: {steps: 4}, 2: {steps: 2}}}}\n"
+SMALL = "recipes: {laptop-scratch: {phases: {1: {steps: 4}, 2: {steps: 2}}}}\n"
 
 
 @pytest.fixture
@@ -28,11 +28,13 @@ def odd(tmp_path: Path, speeches_data: Path) -> Path:
     return folder
 
 
-def test_a_run_below_an_odd_folder_is_queued_trained_seen_and_cancelled(cluster: Cluster, odd: Path) -> None:
+def test_a_run_below_an_odd_folder_is_queued_trained_seen_and_cancelled(
+    cluster: Cluster, odd: Path, unhurried: dict[str, str]
+) -> None:
     (odd / "my recipes.yml").write_text(SMALL)
 
-    def typed(*words: object) -> str:
-        done = run_bertjobs(words, odd, cluster.environment)
+    def typed(*words: object, **environ: str) -> str:
+        done = run_bertjobs(words, odd, {**cluster.environment, **environ})
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
@@ -47,7 +49,7 @@ def test_a_run_below_an_odd_folder_is_queued_trained_seen_and_cancelled(cluster:
     rows = json.loads(typed("status", "--results=-runs %j", "--json"))
     assert [(row["phase"], row["state"], row["damage"]) for row in rows] == [(1, "DONE", []), (2, "DONE", [])]
 
-    typed("submit", *submit, "--run", "long", "--phase", 1, "--set", "phase1.steps=100000")
+    typed("submit", *submit, "--run", "long", "--phase", 1, "--set", "phase1.steps=100000", **unhurried)
     (job,) = [event["job"] for event in RunDirectory(directory.root.parent / "long").events()]
     cluster.wait_queue(job, "RUNNING")
     long = directory.root.parent / "long"
@@ -59,7 +61,7 @@ def test_a_run_below_an_odd_folder_is_queued_trained_seen_and_cancelled(cluster:
 
 
 def test_a_run_by_hand_below_an_odd_folder(cluster: Cluster, odd: Path) -> None:
-    settings = environment(odd / "data", odd, RECIPE="laptop-scratch", PHASE="1", BATCHSIZE="32", MODEL="bert-nano")
+    settings = environment(odd / "data", odd, RECIPE="laptop-scratch", PHASE="1", BATCHSIZE="32")
     job = cluster.submit(["-N2", RUN_SUB], env={**settings, "RESULTS": "-runs %j"}, cwd=odd)
     log = odd / "-runs %j" / "laptop-scratch" / "phase1" / "logs" / f"{job}-0.out"
     assert cluster.wait(job) == "COMPLETED", log.read_text() if log.exists() else list(odd.rglob("*.out"))
@@ -85,22 +87,13 @@ def test_a_run_by_hand_that_fails_before_it_writes_its_settings_is_seen_and_expl
 
 
 def test_a_run_with_damaged_settings_is_cancelled_and_hides_no_other(
-    cluster: Cluster, bertjobs: Bertjobs, speeches_data: Path, tmp_path: Path
+    cluster: Cluster, bertjobs: Bertjobs, speeches_data: Path, tmp_path: Path, unhurried: dict[str, str]
 ) -> None:
-    words = (
-        "submit",
-        "--recipe",
-        "laptop-scratch",
-        "--data",
-        speeches_data,
-        "--phase",
-        1,
-        "--set",
-        "phase1.steps=100000",
-    )
+    endless = ("--phase", 1, "--set", "phase1.steps=100000")
+    words = ("submit", "--recipe", "laptop-scratch", "--data", speeches_data, *endless)
     jobs = {}
     for run in ("hurt", "well"):
-        done = bertjobs(*words, "--run", run, environ=cluster.environment)
+        done = bertjobs(*words, "--run", run, environ={**cluster.environment, **unhurried})
         assert done.returncode == 0, done.stderr
         (jobs[run],) = [event["job"] for event in RunDirectory(tmp_path / "results" / run).events()]
     cluster.wait_queue(jobs["hurt"], "RUNNING")

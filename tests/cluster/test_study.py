@@ -12,7 +12,7 @@ from bertjobs.run.directory import RunDirectory
 from tests.cluster.slurm import Cluster
 from tests.conftest import Bertjobs, wait_until
 
-NANO = ("submit", "--recipe", "laptop-scratch", "--model", "bert-nano", "--phase", "1", "--run", "st")
+NANO = ("submit", "--recipe", "laptop-scratch", "--phase", "1", "--run", "st")
 
 
 def test_an_array_of_three_of_which_one_fails(
@@ -53,11 +53,11 @@ def test_an_array_of_three_of_which_one_fails(
 
 
 def test_an_element_is_requeued_alone_and_the_study_is_cancelled_by_name(
-    cluster: Cluster, bertjobs: Bertjobs, speeches_data: Path, tmp_path: Path
+    cluster: Cluster, bertjobs: Bertjobs, speeches_data: Path, tmp_path: Path, unhurried: dict[str, str]
 ) -> None:
     endless = ("--set", "phase1.steps=100000", "--set", "phase1.checkpoint_every=5")
     words = (*NANO, *endless, "--data", speeches_data, "--seeds", 2, "--at-once", 2)
-    done = bertjobs(*words, environ=cluster.environment)
+    done = bertjobs(*words, environ={**cluster.environment, **unhurried})
     assert done.returncode == 0, done.stderr
     runs = [RunDirectory(tmp_path / "results" / f"st-{number}") for number in (1, 2)]
     jobs = [run.events()[0]["job"] for run in runs]
@@ -77,12 +77,12 @@ def test_an_element_is_requeued_alone_and_the_study_is_cancelled_by_name(
 
 @pytest.mark.slow
 def test_one_element_is_cancelled_alone(
-    cluster: Cluster, bertjobs: Bertjobs, speeches_data: Path, tmp_path: Path
+    cluster: Cluster, bertjobs: Bertjobs, speeches_data: Path, tmp_path: Path, unhurried: dict[str, str]
 ) -> None:
     """By its run's name, or by `scancel` of all its jobs: a spare would continue it. The others train on."""
     endless = ("--set", "phase1.steps=100000", "--set", "phase1.checkpoint_every=5")
     words = (*NANO, *endless, "--data", speeches_data, "--seeds", 3)
-    assert bertjobs(*words, environ=cluster.environment).returncode == 0
+    assert bertjobs(*words, environ={**cluster.environment, **unhurried}).returncode == 0
     runs = [RunDirectory(tmp_path / "results" / f"st-{number}") for number in (1, 2, 3)]
     jobs = [run.events()[0]["job"] for run in runs]
     for run in runs:

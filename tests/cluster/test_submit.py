@@ -18,10 +18,9 @@ from tests.conftest import Bertjobs, wait_until
 def submit(bertjobs: Bertjobs, cluster: Cluster, speeches_data: Path, tmp_path: Path):
     """Submits laptop-scratch to the cluster and gives (completed command, run directory, job ids)."""
 
-    def start(*arguments: object):
-        done = bertjobs(
-            "submit", "--recipe", "laptop-scratch", "--data", speeches_data, *arguments, environ=cluster.environment
-        )
+    def start(*arguments: object, **environ: str):
+        words = ("submit", "--recipe", "laptop-scratch", "--data", speeches_data)
+        done = bertjobs(*words, *arguments, environ={**cluster.environment, **environ})
         assert done.returncode == 0, done.stderr
         directory = RunDirectory(tmp_path / "results" / "laptop-scratch")
         jobs = [event["job"] for event in directory.events() if event["event"] == "submitted"]
@@ -31,7 +30,7 @@ def submit(bertjobs: Bertjobs, cluster: Cluster, speeches_data: Path, tmp_path: 
 
 
 def test_both_phases_are_queued_and_complete(submit, cluster: Cluster, bertjobs: Bertjobs) -> None:
-    done, directory, jobs = submit("--nodes", 2, "--model", "bert-nano")
+    done, directory, jobs = submit("--nodes", 2)
     assert "world size" not in done.stderr
     assert f"queued phase 1 as job {jobs[0]}" in done.stdout
     assert f"queued phase 2 as job {jobs[1]}" in done.stdout
@@ -57,19 +56,21 @@ def test_both_phases_are_queued_and_complete(submit, cluster: Cluster, bertjobs:
     assert nothing.stdout.strip() == "this run has no queued or running jobs"
 
 
-def test_unfit_nodes_are_excluded(submit, cluster: Cluster, tmp_path: Path) -> None:
+def test_unfit_nodes_are_excluded(submit, cluster: Cluster, tmp_path: Path, unhurried: dict[str, str]) -> None:
     results = tmp_path / "results"
     results.mkdir()
     record(results, "node1", "a GPU is missing", fatal=True, run="other", job="7", now=time.time())
-    _, directory, jobs = submit("--nodes", 2, "--phase", 1, "--set", "phase1.steps=100000")
+    _, directory, jobs = submit("--nodes", 2, "--phase", 1, "--set", "phase1.steps=100000", **unhurried)
     assert "#SBATCH --exclude=node1\n" in directory.phase(1).script.read_text()
     cluster.wait_queue(jobs[0], "RUNNING")
     assert cluster.run(["squeue", "-h", "-j", jobs[0], "-o", "%N"]).stdout.strip() == "node[2-3]"
     cluster.run(["scancel", jobs[0]])
 
 
-def test_a_running_run_is_seen_cancelled_and_resumed(submit, cluster: Cluster, bertjobs: Bertjobs) -> None:
-    _, directory, jobs = submit("--set", "phase1.steps=100000", "--phase", 1)
+def test_a_running_run_is_seen_cancelled_and_resumed(
+    submit, cluster: Cluster, bertjobs: Bertjobs, unhurried: dict[str, str]
+) -> None:
+    _, directory, jobs = submit("--set", "phase1.steps=100000", "--phase", 1, **unhurried)
     cluster.wait_queue(jobs[0], "RUNNING")
     wait_until(directory.phase(1).metrics.exists)
     (row,) = json.loads(bertjobs("status", "laptop-scratch", "--json", environ=cluster.environment).stdout)
@@ -85,7 +86,7 @@ def test_a_running_run_is_seen_cancelled_and_resumed(submit, cluster: Cluster, b
     assert row["checkpoint"], "the worker writes a checkpoint before it ends"
     assert bertjobs("logs", "laptop-scratch", environ=cluster.environment).stdout.count("checkpoint")
 
-    resumed = bertjobs("resume", "laptop-scratch", environ=cluster.environment)
+    resumed = bertjobs("resume", "laptop-scratch", environ={**cluster.environment, **unhurried})
     assert resumed.returncode == 0, resumed.stderr
     second = [event["job"] for event in directory.events() if event["event"] == "submitted"][-1]
     log = directory.phase(1).logs / f"{second}-0.out"

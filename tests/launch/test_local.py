@@ -27,7 +27,7 @@ from bertjobs.run.directory import RunDirectory
 from tests.conftest import Bertjobs, wait_until
 
 SmallRun = Callable[..., RunSpec]
-TWO_RANKS = ("submit", "--backend", "local", "--recipe", "laptop-scratch", "--nodes", "2")
+TWO_RANKS = ("submit", "--backend", "local", "--recipe", "laptop-scratch", "--model", "bert-nano", "--nodes", "2")
 
 
 def test_both_phases_run_here_and_end_with_a_report(bertjobs: Bertjobs, speeches_data: Path, tmp_path: Path) -> None:
@@ -55,7 +55,7 @@ def test_both_phases_run_here_and_end_with_a_report(bertjobs: Bertjobs, speeches
 
 @pytest.mark.slow
 def test_phase_2_can_be_submitted_after_phase_1(bertjobs: Bertjobs, speeches_data: Path, tmp_path: Path) -> None:
-    short = ("--model", "bert-nano", "--set", "phase1.steps=2", "--set", "phase2.steps=2")
+    short = ("--set", "phase1.steps=2", "--set", "phase2.steps=2")
     for phase in (1, 2):
         done = bertjobs(*TWO_RANKS, "--data", speeches_data, *short, "--phase", phase)
         assert done.returncode == 0, done.stdout + done.stderr
@@ -68,11 +68,11 @@ def test_phase_2_can_be_submitted_after_phase_1(bertjobs: Bertjobs, speeches_dat
 
 @pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_a_stopped_run_writes_a_checkpoint_and_is_resumed(
-    bertjobs: Bertjobs, speeches_data: Path, tmp_path: Path, number: signal.Signals
+    bertjobs: Bertjobs, speeches_data: Path, tmp_path: Path, unhurried: dict[str, str], number: signal.Signals
 ) -> None:
     words = (*TWO_RANKS, "--data", str(speeches_data), "--phase", "1", "--set", "phase1.steps=100000")
     command = [sys.executable, "-m", "bertjobs", *words]
-    environ = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    environ = {**os.environ, **unhurried, "PYTHONUNBUFFERED": "1"}
     process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True, env=environ)
     directory = RunDirectory(tmp_path / "results" / "laptop-scratch")
     wait_until(directory.phase(1).metrics.exists)
@@ -97,10 +97,11 @@ def steps_of(directory: RunDirectory) -> list[int]:
 
 
 def test_ranks_stop_with_a_checkpoint_when_their_launcher_is_killed(
-    bertjobs: Bertjobs, speeches_data: Path, tmp_path: Path
+    bertjobs: Bertjobs, speeches_data: Path, tmp_path: Path, unhurried: dict[str, str]
 ) -> None:
     words = (*TWO_RANKS, "--data", str(speeches_data), "--phase", "1", "--set", "phase1.steps=100000")
-    process = subprocess.Popen([sys.executable, "-m", "bertjobs", *words], cwd=tmp_path, stdout=subprocess.DEVNULL)
+    command, environ = [sys.executable, "-m", "bertjobs", *words], {**os.environ, **unhurried}
+    process = subprocess.Popen(command, cwd=tmp_path, env=environ, stdout=subprocess.DEVNULL)
     directory = RunDirectory(tmp_path / "results" / "laptop-scratch")
     wait_until(directory.phase(1).metrics.exists)
     process.kill()

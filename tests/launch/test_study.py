@@ -125,12 +125,12 @@ def test_a_study_that_was_stopped_is_resumed(bertjobs: Bertjobs, speeches_data: 
 
 
 @pytest.fixture
-def off_slurm(tmp_path: Path) -> dict[str, str]:
-    """An environment in which there is no Slurm to ask."""
+def off_slurm(tmp_path: Path, unhurried: dict[str, str]) -> dict[str, str]:
+    """An environment in which there is no Slurm to ask, and runs do not hurry."""
     (tmp_path / "bin").mkdir()
     for name in ("sed", "git"):
         (tmp_path / "bin" / name).symlink_to(str(shutil.which(name)))
-    return {"PATH": str(tmp_path / "bin")}
+    return {**unhurried, "PATH": str(tmp_path / "bin")}
 
 
 @contextmanager

@@ -47,7 +47,7 @@ def recipe(steps: Mapping[int, int]) -> dict[str, Any]:
         1: {"steps": steps[1], "checkpoint_every": EVERY, "global_batch": 256},
         2: {"steps": steps[2], "checkpoint_every": EVERY, "global_batch": 32},
     }
-    return {"recipes": {"laptop-scratch": {"restarts_crashed": 9, "phases": phases}}}
+    return {"recipes": {"laptop-scratch": {"model": "bert-nano", "restarts_crashed": 9, "phases": phases}}}
 
 
 @dataclass(frozen=True)
