@@ -3,8 +3,8 @@
 # make check: what can be checked in a minute, as before each commit. make docs: the documentation as a site.
 SEED ?= 1
 PYTHON := .venv/bin/python
-# One more process than the two cores that the tests are meant for: tests on Slurm mostly wait.
-PYTEST := $(PYTHON) -m pytest --numprocesses 3
+# More processes than the two cores that the tests are meant for: tests on Slurm mostly wait.
+PYTEST := $(PYTHON) -m pytest --numprocesses 4
 
 .PHONY: demo test test-slow chaos check docs setup slurm trackers triton chromium format docs-settings lock clean
 
