@@ -21,14 +21,14 @@ def no_slurm(tmp_path: Path) -> dict[str, str]:
 
 
 @pytest.fixture
-def refused(bertjobs: Bertjobs, no_slurm: dict[str, str], tmp_path: Path, speeches_data: Path):
+def refused(inside: Bertjobs, no_slurm: dict[str, str], tmp_path: Path, speeches_data: Path):
     """Checks that a submit is refused with 64, names all of the parts, and leaves this folder as it was."""
 
     def check(*arguments: object, says: tuple[str, ...], environ: dict[str, str] | None = None, data: object = None):
         before = sorted(tmp_path.rglob("*"))
         words = ["--recipe", "laptop-scratch"] if "--recipe" not in arguments else []
         data_words = ["--data", data or speeches_data]
-        done = bertjobs("submit", *words, *data_words, *arguments, environ={**no_slurm, **(environ or {})})
+        done = inside("submit", *words, *data_words, *arguments, environ={**no_slurm, **(environ or {})})
         assert done.returncode == 64, done.stdout + done.stderr
         assert done.stderr.startswith("error: ")
         for part in says:
@@ -134,11 +134,11 @@ def test_a_path_that_no_script_could_hold(refused, setting: str, path: str) -> N
 
 
 def test_a_working_directory_that_no_script_could_hold(
-    bertjobs: Bertjobs, no_slurm: dict[str, str], tmp_path: Path, speeches_data: Path
+    inside: Bertjobs, no_slurm: dict[str, str], tmp_path: Path, speeches_data: Path
 ) -> None:
     folder = tmp_path / "my\nruns"
     folder.mkdir()
-    done = bertjobs("submit", "--recipe", "laptop-scratch", "--data", speeches_data, environ=no_slurm, cwd=folder)
+    done = inside("submit", "--recipe", "laptop-scratch", "--data", speeches_data, environ=no_slurm, cwd=folder)
     assert done.returncode == 64
     assert "my\\nruns" in done.stderr
     assert list(folder.iterdir()) == []

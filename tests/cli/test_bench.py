@@ -30,7 +30,7 @@ def recipe(tmp_path: Path) -> tuple[str, ...]:
 
 
 def test_a_sweep_is_shown_and_kept_and_used_by_plan(
-    tmp_path: Path, bertjobs: Bertjobs, recipe: tuple[str, ...]
+    tmp_path: Path, bertjobs: Bertjobs, inside: Bertjobs, recipe: tuple[str, ...]
 ) -> None:
     files = ("--output", "out/result.json", "--lines", "out/lines.jsonl")
     done = bertjobs("bench", *recipe, *QUICK, *files, environ=ENVIRON)
@@ -49,7 +49,7 @@ def test_a_sweep_is_shown_and_kept_and_used_by_plan(
         ("sweep", row["sequences_per_s"]) for row in rows
     ]
 
-    planned = bertjobs("plan", *recipe, "--json")
+    planned = inside("plan", *recipe, "--json")
     (phase,) = json.loads(planned.stdout)["phases"]
     assert phase["micro_batch"] == 4
     assert phase["sequences_per_s"] == pytest.approx(own["sequences_per_s"] * phase["world_size"])
@@ -90,9 +90,9 @@ def test_a_comparison_prints_nothing_but_json(tmp_path: Path, bertjobs: Bertjobs
     ids=["seconds", "repeats", "micro-batches", "ways", "kinds", "no-gpu"],
 )
 def test_bad_input_is_refused(
-    bertjobs: Bertjobs, recipe: tuple[str, ...], arguments: tuple[str, ...], words: str
+    inside: Bertjobs, recipe: tuple[str, ...], arguments: tuple[str, ...], words: str
 ) -> None:
-    done = bertjobs("bench", *recipe, *arguments, environ={"CUDA_VISIBLE_DEVICES": ""})
+    done = inside("bench", *recipe, *arguments, environ={"CUDA_VISIBLE_DEVICES": ""})
     assert done.returncode == 64
     assert words in done.stderr
     assert "Traceback" not in done.stderr

@@ -157,9 +157,9 @@ def test_a_signalled_job_resumes_by_requeue_and_phase_2_waits_for_its_end(
     cluster: Cluster, environ: dict[str, str], tmp_path: Path
 ) -> None:
     (tmp_path / "bertjobs.yml").write_text("recipes: {laptop-scratch: {phases: {1: {steps: 40}}}}\n")
-    job = cluster.submit(["-N2", RUN_SUB], env={**environ, "RECIPE": "laptop-scratch", "PHASE": "1"}, cwd=tmp_path)
+    job = cluster.submit(["-N1", RUN_SUB], env={**environ, "RECIPE": "laptop-scratch", "PHASE": "1"}, cwd=tmp_path)
     behind = cluster.submit(
-        ["-N2", f"--dependency=afterany:{job}", RUN_SUB],
+        ["-N1", f"--dependency=afterany:{job}", RUN_SUB],
         env={**environ, "RECIPE": "laptop-scratch", "PHASE": "2"},
         cwd=tmp_path,
     )

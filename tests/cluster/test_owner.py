@@ -38,7 +38,9 @@ def logs(folder: Path) -> str:
     return "\n".join(file.read_text() for file in sorted(folder.glob("slurm-*.out")))
 
 
-@pytest.mark.parametrize("array", [False, True], ids=["two-sbatch", "job-array"])
+@pytest.mark.parametrize(
+    "array", [pytest.param(False, id="two-sbatch"), pytest.param(True, id="job-array", marks=pytest.mark.slow)]
+)
 def test_of_two_jobs_of_a_run_by_hand_one_trains_it(
     cluster: Cluster, environ: dict[str, str], tmp_path: Path, array: bool
 ) -> None:

@@ -60,6 +60,7 @@ def test_a_run_below_an_odd_folder_is_queued_trained_seen_and_cancelled(
     assert cluster.wait(job) == "CANCELLED"
 
 
+@pytest.mark.slow
 def test_a_run_by_hand_below_an_odd_folder(cluster: Cluster, odd: Path) -> None:
     settings = environment(odd / "data", odd, RECIPE="laptop-scratch", PHASE="1", BATCHSIZE="32")
     job = cluster.submit(["-N2", RUN_SUB], env={**settings, "RESULTS": "-runs %j"}, cwd=odd)

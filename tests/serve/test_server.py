@@ -263,7 +263,7 @@ def test_ctrl_c_ends_it_with_130(folders: dict[str, Path], tmp_path: Path) -> No
         assert "Traceback" not in server.log
 
 
-def test_what_cannot_be_served(bertjobs: Bertjobs, folders: dict[str, Path]) -> None:
+def test_what_cannot_be_served(inside: Bertjobs, folders: dict[str, Path]) -> None:
     films = folders["films"]
     with socket.create_server(("127.0.0.1", 0)) as taken:
         cases: dict[tuple[object, ...], str] = {
@@ -278,7 +278,7 @@ def test_what_cannot_be_served(bertjobs: Bertjobs, folders: dict[str, Path]) -> 
             (films, "--max-row", 10): "did you mean '--max-rows'?",
         }
         for words, message in cases.items():
-            done = bertjobs("serve", *words)
+            done = inside("serve", *words)
             assert (done.returncode, message in done.stderr) == (64, True), done.stderr
             assert "Traceback" not in done.stderr
 

@@ -10,7 +10,6 @@ from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from bertjobs.data.batches.masking import mask_text, prediction_counts
@@ -185,5 +184,7 @@ class LddlWriter:
         self._writer.close()
 
     def _join(self, ids: NDArray[Any], lengths: Int64s) -> pa.Array:
+        import pyarrow.compute as pc  # takes a while, and only this form needs it
+
         words = self._tokens.take(pa.array(ids))
         return pc.binary_join(pa.ListArray.from_arrays(offsets_of(lengths).astype(np.int32), words), " ")

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from bertjobs.data.ragged import gather, offsets_of
 from bertjobs.data.shards.ids_shard import SPECIALS, SPECIALS_ALONE, ShardRows, places_in_text, read_ids_shard
-from bertjobs.data.shards.lddl_shard import read_lddl_shard
 from bertjobs.data.shards.manifest import DataManifest
 from bertjobs.data.text.vocabulary import Vocabulary
 from bertjobs.errors import InputError
@@ -271,6 +270,8 @@ def shard_reader(shard_format: str, vocabulary: Vocabulary, sequence_length: int
     """Reads one file of a format, "ids" or "lddl"; raises OSError and ValueError as the formats' readers do."""
     if shard_format == "ids":
         return partial(read_ids_shard, vocabulary_size=vocabulary.size)
+    from bertjobs.data.shards.lddl_shard import read_lddl_shard  # imports pyarrow.compute, which takes a while
+
     tokens = pa.array(vocabulary.tokens, type=pa.string())
     return partial(read_lddl_shard, tokens=tokens, sequence_length=sequence_length)
 

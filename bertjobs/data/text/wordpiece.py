@@ -15,7 +15,6 @@ from itertools import chain, pairwise
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
@@ -86,7 +85,7 @@ class WordPieceEncoder:
     def _encode_words(self, texts: Sequence[str]) -> Encoded:
         words, word_offsets = self._cut(texts)
         numbered = words.dictionary_encode()
-        distinct = self._numbers(pc.utf8_rtrim(numbered.dictionary, " ").to_pylist())
+        distinct = self._numbers([word.rstrip(" ") for word in numbered.dictionary.to_pylist()])
         indices = np.frombuffer(numbered.indices.buffers()[1], dtype=np.int32, count=len(numbered))
         numbers = distinct[indices]
         starts, lengths = self._offsets[numbers], self._lengths[numbers]

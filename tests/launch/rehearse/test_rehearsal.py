@@ -34,7 +34,7 @@ from bertjobs.run.directory import Done, RunDirectory
 from bertjobs.run.journal import read_story
 from tests.conftest import Bertjobs
 
-REHEARSE = ("rehearse", "--recipe", "laptop-scratch", "--phase", "1")
+REHEARSE = ("rehearse", "--recipe", "laptop-scratch", "--model", "bert-nano", "--phase", "1")
 
 
 def recipe(name: str, **flags: Any) -> RunSpec:

@@ -144,7 +144,9 @@ class Machines:
         return ended(ranks)
 
 
-@pytest.fixture(params=["10.77.0.{}/24", "fd77::{}/64"], ids=["IPv4", "IPv6"])
+@pytest.fixture(
+    params=[pytest.param("10.77.0.{}/24", id="IPv4", marks=pytest.mark.slow), pytest.param("fd77::{}/64", id="IPv6")]
+)
 def machines(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Machines]:
     if os.geteuid() != 0 or shutil.which("ip") is None:
         pytest.skip("two machines on one network: making network namespaces needs root and iproute2")
