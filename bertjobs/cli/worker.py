@@ -115,9 +115,10 @@ def _place(args: argparse.Namespace, spec: RunSpec, hetseq: bool) -> LocalRanks:
 
 
 def _nodes_of(spec: RunSpec) -> list[str]:
-    """The nodes of ``spec``, for `resumed`."""
+    """The nodes of ``spec``, and how packs are dealt to their ranks, for `resumed`."""
     from bertjobs.recipe.groups import groups_text
 
+    rebalance = f"rebalance={str(spec.rebalance).lower()}"
     if spec.groups:
-        return [f"groups={groups_text(spec.groups)}"]
-    return ["groups=", f"nodes={spec.nodes}", f"tasks_per_node={spec.tasks_per_node}", f"gpus={spec.gpus}"]
+        return [f"groups={groups_text(spec.groups)}", rebalance]
+    return [rebalance, "groups=", f"nodes={spec.nodes}", f"tasks_per_node={spec.tasks_per_node}", f"gpus={spec.gpus}"]

@@ -14,9 +14,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from bertjobs.recipe.catalogue import Catalogue, builtin_file, load_catalogue
+from bertjobs.recipe.old_gpus import lacks
 from bertjobs.recipe.spec import SystemSpec
 from bertjobs.run.bench_file import is_same_gpu
-from bertjobs.run.torch_wheels import OLD_CHIPS
 
 FALLBACK = "dgxa100-40g"
 """Where the GPUs are not known: a recipe whose micro-batches fit all GPUs with 40 GB and more, in bf16, which all
@@ -84,7 +84,7 @@ def choose(catalogue: Catalogue, gpus: Sequence[Gpu], *, on_cpus: bool = False) 
     for name, system in systems.items():
         if is_same_gpu(gpu.name, gpu.memory_gb, system):
             return Choice(name, f"this node has {gpu}")
-    alike = {name: system for name, system in systems.items() if _has_bf16(system) == (gpu.capability >= BF16)}
+    alike = {name: system for name, system in systems.items() if lacks(system, "bf16") == (gpu.capability < BF16)}
     fitting = {name: system.gpu_memory_gb for name, system in alike.items() if system.gpu_memory_gb <= gpu.memory_gb}
     if not fitting:
         return Choice(
@@ -98,10 +98,6 @@ def _system(catalogue: Catalogue, recipe: str) -> SystemSpec:
     named = catalogue.find("recipes", recipe, "system")
     assert named is not None  # `load_catalogue` has checked it
     return catalogue.system(named.value, named.place)
-
-
-def _has_bf16(system: SystemSpec) -> bool:
-    return not system.gpu.startswith(tuple(OLD_CHIPS))
 
 
 def ask_nvidia_smi(environ: Mapping[str, str]) -> list[Gpu]:

@@ -39,7 +39,9 @@ def resumed(directory: RunDirectory, sets: Sequence[str]) -> Resolved:
             raise InputError(f"{key} cannot be changed in a run", where="--set", hint=_ITS_OWN[key])
     left = unfinished(directory)
     flags = {"recipe": left.recipe}
-    resolved = resolve(load_catalogue([directory.lockfile]), flags=flags, environ={}, sets=sets)
+    systems = load_catalogue([builtin_file()]).only("systems")  # which groups of nodes may name
+    catalogue = Catalogue((*systems.layers, *load_catalogue([directory.lockfile]).layers))
+    resolved = resolve(catalogue, flags=flags, environ={}, sets=sets)
     phases = tuple(resolved.spec.phase(phase.phase) for phase in left.phases)
     return replace(resolved, spec=absolute(replace(resolved.spec, run=left.run, results=left.results, phases=phases)))
 

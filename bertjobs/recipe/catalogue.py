@@ -59,6 +59,13 @@ class Catalogue:
                 keys.update(dict.fromkeys(mapping))
         return list(keys)
 
+    def only(self, section: str) -> Catalogue:
+        """One section of all files."""
+        parts = [{key: part for key, part in layer.content.items() if key == section} for layer in self.layers]
+        return Catalogue(
+            tuple(CatalogueFile(layer.document, part) for layer, part in zip(self.layers, parts, strict=True))
+        )
+
     def find(self, *path: Any) -> Filed | None:
         """The value at ``path`` in the last file that has it."""
         return next(self.find_all(*path), None)

@@ -13,9 +13,14 @@ from bertjobs.wording import counted
 RANKS_OF_NODES = "BERTJOBS_RANKS_OF_NODES"
 """The variable in which our launchers give the ranks on each node, as Slurm writes them."""
 
-_KEYS = {"nodes", "gpus", "tasks_per_node", "constraint"}
-_TEXT = re.compile(r"\s*([1-9][0-9]{0,5})x([1-9][0-9]{0,3})(?:@(\S+))?\s*")
+_KEYS = {"nodes", "gpus", "tasks_per_node", "constraint", "system", "speed"}
+_TEXT = re.compile(r"\s*([1-9][0-9]{0,5})x([1-9][0-9]{0,3})(?:@([^\s/]+))?((?:/[^\s/]+){0,2})\s*")
+_NUMBER = re.compile(r"[0-9]*\.?[0-9]+")
 _CONSTRAINT = re.compile(r"[A-Za-z0-9_.:=+*|&()\[\]-]+")
+
+
+SLOWEST = 0.001
+"""The least of the speeds that can be given; its inverse is the largest."""
 
 
 @dataclass(frozen=True)
@@ -26,23 +31,32 @@ class NodeGroup:
         nodes: how many.
         tasks_per_node: ranks on each of them: one per GPU, or per CPU process.
         constraint: what the nodes must be, as sbatch's ``--constraint`` takes it; "": anything.
+        system: the kind of node, a key of `systems`; "": the run's.
+        speed: of a rank, as a multiple of what it would be on the run's system.
     """
 
     nodes: int
     tasks_per_node: int
     constraint: str = ""
+    system: str = ""
+    speed: float = 1.0
 
     def __str__(self) -> str:
-        return f"{self.nodes}x{self.tasks_per_node}" + (f"@{self.constraint}" if self.constraint else "")
+        constraint = f"@{self.constraint}" if self.constraint else ""
+        speed = f"/{self.speed:g}" if self.speed != 1 else ""
+        return f"{self.nodes}x{self.tasks_per_node}{constraint}" + (f"/{self.system}" if self.system else "") + speed
 
-    def plain(self) -> dict[str, int | str]:
+    def plain(self) -> dict[str, Any]:
         """As a recipe file has it."""
-        sizes: dict[str, int | str] = {"nodes": self.nodes, "tasks_per_node": self.tasks_per_node}
-        return sizes | ({"constraint": self.constraint} if self.constraint else {})
+        own = {"constraint": self.constraint, "system": self.system} | (
+            {"speed": self.speed} if self.speed != 1 else {}
+        )
+        given = {key: value for key, value in own.items() if value}
+        return {"nodes": self.nodes, "tasks_per_node": self.tasks_per_node, **given}
 
 
 def parse_groups(value: Any) -> tuple[NodeGroup, ...] | None:
-    """Groups as a recipe file has them, a list of mappings, or as text: ``2x4@v100,1x8``; None if they are neither."""
+    """Groups as a recipe file has them, a list of mappings, or as text: ``2x4@v100/0.4,1x8``; None if neither."""
     if value is None or value == "":
         return ()
     entries = value.split(",") if isinstance(value, str) else value
@@ -59,26 +73,48 @@ def groups_text(groups: Sequence[NodeGroup]) -> str:
 
 
 def _from_text(text: str) -> NodeGroup | None:
-    match = _TEXT.fullmatch(text)
-    return _checked(int(match[1]), int(match[2]), match[3] or "") if match else None
+    if (match := _TEXT.fullmatch(text)) is None:
+        return None
+    further: dict[str, Any] = {}
+    for part in match[4].split("/")[1:]:
+        key, value = ("speed", float(part)) if _NUMBER.fullmatch(part) else ("system", part)
+        if key in further:
+            return None
+        further[key] = value
+    return _checked({"nodes": int(match[1]), "constraint": match[3] or "", **further}, int(match[2]))
 
 
 def _from_mapping(entry: Any) -> NodeGroup | None:
     if not isinstance(entry, Mapping) or not entry.keys() <= _KEYS:
         return None
-    sizes = {entry[key] for key in ("gpus", "tasks_per_node") if key in entry}
-    return _checked(entry.get("nodes"), sizes.pop(), entry.get("constraint", "")) if len(sizes) == 1 else None
+    sizes = [entry[key] for key in ("gpus", "tasks_per_node") if key in entry]
+    return _checked(entry, sizes[0]) if sizes and sizes[0] == sizes[-1] else None
 
 
-def _checked(nodes: Any, tasks: Any, constraint: Any) -> NodeGroup | None:
-    numbers = all(isinstance(number, int) and not isinstance(number, bool) and number > 0 for number in (nodes, tasks))
-    is_valid = isinstance(constraint, str) and (not constraint or _CONSTRAINT.fullmatch(constraint))
-    return NodeGroup(nodes, tasks, constraint) if numbers and is_valid else None
+def _checked(entry: Mapping[str, Any], tasks: Any) -> NodeGroup | None:
+    nodes, constraint, system = entry.get("nodes"), entry.get("constraint", ""), entry.get("system", "")
+    speed = entry.get("speed", 1.0)
+    if any(isinstance(number, bool) for number in (nodes, tasks, speed)):
+        return None
+    if not (isinstance(nodes, int) and isinstance(tasks, int) and min(nodes, tasks) > 0):
+        return None
+    words = all(isinstance(text, str) for text in (constraint, system))
+    if not (words and isinstance(speed, int | float) and SLOWEST <= speed <= 1 / SLOWEST):
+        return None
+    if constraint and not _CONSTRAINT.fullmatch(constraint):
+        return None
+    return NodeGroup(nodes, tasks, constraint, system, float(speed))
 
 
 def ranks_of(groups: Sequence[NodeGroup]) -> tuple[int, ...]:
     """The ranks on each node, in the order of the ranks."""
     return tuple(group.tasks_per_node for group in groups for _ in range(group.nodes))
+
+
+def speeds_of(groups: Sequence[NodeGroup]) -> tuple[float, ...]:
+    """The given speed of each rank; () if all are alike."""
+    speeds = tuple(group.speed for group in groups for _ in range(group.nodes * group.tasks_per_node))
+    return speeds if len(set(speeds)) > 1 else ()
 
 
 def groups_of(ranks_of_nodes: Sequence[int]) -> tuple[NodeGroup, ...]:

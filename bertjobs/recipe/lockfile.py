@@ -26,7 +26,7 @@ _PHASE_KEYS = tuple(key for key in schema.PHASE if key not in ("micro_batch", "r
 
 
 def lockfile(spec: RunSpec) -> str:
-    """The text of run.yml: a recipe file with one system, one model and one recipe, with every value written out.
+    """The text of run.yml: a recipe file with one model, one recipe and its systems, with every value written out.
 
     Resolving that recipe from this file alone gives a RunSpec equal to ``spec``.
     """
@@ -40,7 +40,7 @@ def lockfile(spec: RunSpec) -> str:
         "phases": {phase.phase: _locked_phase(phase, spec.world_size) for phase in spec.phases},
     }
     content = {
-        "systems": {spec.system.name: system},
+        "systems": {spec.system.name: system, **_systems(spec)},
         "models": {spec.model.name: model},
         "recipes": {spec.recipe: recipe},
     }
@@ -49,6 +49,12 @@ def lockfile(spec: RunSpec) -> str:
         f"# bertjobs submit --recipes run.yml --recipe {spec.recipe} --run NAME\n"
     )
     return head + yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=110)
+
+
+def _systems(spec: RunSpec) -> dict[str, Any]:
+    """Those of groups of nodes, by name."""
+    named = {system.name: asdict(system) for system in spec.group_systems}
+    return {name: {key: value for key, value in named[name].items() if key != "name"} for name in named}
 
 
 def read_lockfile(path: str | Path) -> RunSpec:

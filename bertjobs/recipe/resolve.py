@@ -17,6 +17,7 @@ from bertjobs.recipe.batch import divide
 from bertjobs.recipe.catalogue import Catalogue
 from bertjobs.recipe.groups import groups_of, groups_text, nodes_words, ranks_of
 from bertjobs.recipe.layers import DEFAULT, FILE, Layers, Provenance
+from bertjobs.recipe.old_gpus import INSTEAD, lacks
 from bertjobs.recipe.predictions import most_predictions
 from bertjobs.recipe.schema import check_name
 from bertjobs.recipe.spec import ModelSpec, OptimizerSpec, PhaseSpec, RunSpec, SystemSpec
@@ -92,6 +93,8 @@ def resolve(
         sources["run"] = Provenance(check_name(recipe.value, "run"), "the recipe's name")
     sources |= _groups(sources, ranks_of_nodes)
     sources |= _ranks(sources, system)
+    group_systems = _group_systems(catalogue, sources["groups"], system)
+    sources |= _common_precision(sources, group_systems)
     model, vocabulary = _model_and_vocabulary(catalogue, sources)
     optimizer = {key: layers.optimizer(key) for key in schema.OPTIMIZER}
     sources |= {f"optimizer.{key}": source for key, source in optimizer.items()}
@@ -112,6 +115,7 @@ def resolve(
         vocabulary=vocabulary,
         phases=tuple(phases),
         optimizer=OptimizerSpec(**{key: source.value for key, source in optimizer.items()}),
+        group_systems=group_systems,
         **built,
     )
     if len(spec.groups) > 1 and spec.is_unpadded and not spec.task and sources["rebalance"].level == DEFAULT:
@@ -192,6 +196,29 @@ def _groups(sources: Mapping[str, Provenance], ranks_of_nodes: Sequence[int] | N
             hint=f"leave out {key}: it follows from the groups",
         )
     return {"groups": groups, **{key: Provenance(value, "groups", groups.level) for key, value in own.items()}}
+
+
+def _group_systems(catalogue: Catalogue, groups: Provenance, system: SystemSpec) -> tuple[SystemSpec, ...]:
+    """Each group's; () where no group names one. Raises InputError, with the nearest name, if there is none."""
+    if not any(group.system for group in groups.value):
+        return ()
+    return tuple(catalogue.system(group.system, groups.place) if group.system else system for group in groups.value)
+
+
+def _common_precision(sources: Mapping[str, Provenance], systems: Sequence[SystemSpec]) -> dict[str, Provenance]:
+    """One number format for all ranks: where a group's GPUs lack the recipe's, what stands in for it."""
+    precision, gpus = sources["precision"], sources["gpus"]
+    old = next((system.gpu for system in systems if gpus.value and lacks(system, precision.value)), None)
+    if old is None:
+        return {}
+    common = INSTEAD[precision.value]
+    if precision.level < FILE:
+        raise InputError(
+            f"{old}, which a group of nodes has, cannot compute in {precision.value}, and all ranks compute alike",
+            where=f"precision from {precision.place}",
+            hint=f"leave it out, or use {common}",
+        )
+    return {"precision": Provenance(common, f"{old}, which a group of nodes has, lacks {precision.value}", FILE)}
 
 
 def _ranks(sources: Mapping[str, Provenance], system: SystemSpec) -> dict[str, Provenance]:

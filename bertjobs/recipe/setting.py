@@ -87,8 +87,8 @@ class Setting:
             "phase": "the number of a phase, or 'all'",
             "switch": "true or false",
             "mounts": "SRC:DST or SRC:DST:FLAGS, separated by commas",
-            "groups": "NODESxGPUS or NODESxGPUS@CONSTRAINT, separated by commas, or a list of mappings with nodes, "
-            "gpus or tasks_per_node, and constraint",
+            "groups": "NODESxGPUS[@CONSTRAINT][/SYSTEM][/SPEED], separated by commas, or a list of mappings with "
+            "nodes, gpus or tasks_per_node, and if wanted constraint, system and speed",
             "name": "a name",
             "path": "a path",
         }.get(self.kind, "text")

@@ -358,9 +358,9 @@ class RunSpec:
         tuple[NodeGroup, ...],
         Setting(
             "groups of nodes that differ, in place of `nodes` and `gpus`: nodes, GPUs per node and, if wanted, a "
-            "constraint of each",
+            "constraint, a system and a speed of each, as a multiple of the run's own system",
             kind="groups",
-            example="2x4@v100,1x8@a100",
+            example="2x4@v100/dgx1-32g,1x8@a100",
             default_words="all nodes alike",
         ),
     ] = ()
@@ -745,6 +745,13 @@ class RunSpec:
         ),
     ] = "auto"
     optimizer: OptimizerSpec
+    group_systems: tuple[SystemSpec, ...] = ()
+    """The system of each group; () where no group names one."""
+
+    @property
+    def smallest_system(self) -> SystemSpec:
+        """Of the systems of its nodes, the one whose GPUs have the least memory: what is computed must fit it."""
+        return min((*self.group_systems,) or (self.system,), key=lambda system: system.gpu_memory_gb)
 
     @property
     def world_size(self) -> int:

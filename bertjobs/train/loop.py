@@ -14,6 +14,7 @@ import torch
 from bertjobs.errors import InputError
 from bertjobs.optim.base import Optimizer
 from bertjobs.optim.schedule import learning_rate
+from bertjobs.recipe.groups import speeds_of
 from bertjobs.run.journal import SlowRank
 from bertjobs.run.owner import BEAT_S
 from bertjobs.train.best import Best
@@ -92,6 +93,8 @@ class Trainer:
             BertjobsError: the training failed.
         """
         phase = self.job.phase
+        if self._deals and (speeds := speeds_of(self.job.spec.groups)):  # what is measured replaces it later
+            self._deal(self.progress.step, [1 / speed for speed in speeds], 0.0)
         while self.progress.updates < phase.steps and not self.best.is_over:
             cause = self._step()
             if cause:
@@ -205,10 +208,13 @@ class Trainer:
             self._note("slow rank", **asdict(slow))
         if self._deals:
             self._deals = False
-            dealt = self.batches.deal(step + 1, self._pace.seconds, GAIN)
-            if dealt:
-                self.ranks.say(f"from step {step + 2} on, ranks compute {', '.join(map(str, dealt))} packs per step")
-                self._note("dealt", step=step + 2, packs=dealt)
+            self._deal(step + 1, self._pace.seconds, GAIN)
+
+    def _deal(self, done: int, seconds: Sequence[float], gain: float) -> None:
+        """Deal the packs by the ``seconds`` that each rank takes for one, from the step after ``done`` on."""
+        if dealt := self.batches.deal(done, seconds, gain):
+            self.ranks.say(f"from step {done + 1} on, ranks compute {', '.join(map(str, dealt))} packs per step")
+            self._note("dealt", step=done + 1, packs=dealt)
 
     def _note(self, event: str, **fields: Any) -> None:
         """Write an event to the journal, on rank 0; if it cannot be written, the log still says it."""

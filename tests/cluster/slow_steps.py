@@ -1,55 +1,87 @@
-"""Workers whose steps take a while on every machine, as they do for users: a fast one would be at its end meanwhile."""
+"""Workers that take a while on every machine, as they do for users: a fast one would be at its end meanwhile."""
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
 
-_CODE = """\
+_PATCHER = """\
+import json
 import sys
 import time
+from contextlib import contextmanager
 from importlib.abc import MetaPathFinder
 from importlib.util import find_spec
 from pathlib import Path
 
+{patch}
+
+class Patched(MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name != {module!r}:
+            return None
+        sys.meta_path.remove(self)
+        spec = find_spec(name)
+        execute = spec.loader.exec_module
+
+        def execute_and_patch(module):
+            execute(module)
+            patch(module)
+
+        spec.loader.exec_module = execute_and_patch
+        return spec
+
+
+sys.meta_path.insert(0, Patched())
+"""
+
+_STEP = """
 LEAST_S = {seconds!r}
 BRAKE = Path({brake!r})
 
 
-def slowed(step):
-    def wrapper(trainer):
+def patch(module):
+    step = module.Trainer._step
+
+    def slowed(trainer):
         started = time.monotonic()
         cause = step(trainer)
         if BRAKE.exists():
             time.sleep(max(0.0, started + LEAST_S - time.monotonic()))
         return cause
 
-    return wrapper
+    module.Trainer._step = slowed
+"""
+
+_PASS = """
+SECONDS = Path({seconds!r})
 
 
-class SlowSteps(MetaPathFinder):
-    def find_spec(self, name, path, target=None):
-        if name != "bertjobs.train.loop":
-            return None
-        sys.meta_path.remove(self)
-        spec = find_spec(name)
-        execute = spec.loader.exec_module
+def patch(module):
+    timed = module.Pace.timed
 
-        def execute_and_slow(module):
-            execute(module)
-            module.Trainer._step = slowed(module.Trainer._step)
+    @contextmanager
+    def slowed(pace):
+        with timed(pace):
+            yield
+            time.sleep(json.loads(SECONDS.read_text())[pace._rank])
 
-        spec.loader.exec_module = execute_and_slow
-        return spec
-
-
-sys.meta_path.insert(0, SlowSteps())
+    module.Pace.timed = slowed
 """
 
 
+def _start_up(folder: Path, environment: Mapping[str, str], module: str, patch: str) -> dict[str, str]:
+    """``environment`` with Python's own start-up file, in the new ``folder``, which patches a module once it is
+    imported."""
+    (folder / "sitecustomize.py").write_text(_PATCHER.format(module=module, patch=patch))
+    paths = [str(folder), *filter(None, [environment.get("PYTHONPATH")])]
+    return {**environment, "PYTHONPATH": os.pathsep.join(paths)}
+
+
 class SlowSteps:
-    """Python's own start-up file, for the head of a PYTHONPATH.
+    """Steps of a least duration.
 
     Args:
         folder: a new one.
@@ -61,9 +93,31 @@ class SlowSteps:
         folder.mkdir()
         self._brake = folder / "brake"
         self._brake.touch()
-        (folder / "sitecustomize.py").write_text(_CODE.format(seconds=seconds, brake=str(self._brake)))
-        paths = [str(folder), *filter(None, [environment.get("PYTHONPATH")])]
-        self.environment = {**environment, "PYTHONPATH": os.pathsep.join(paths)}
+        patch = _STEP.format(seconds=seconds, brake=str(self._brake))
+        self.environment = _start_up(folder, environment, "bertjobs.train.loop", patch)
 
     def release(self) -> None:
         self._brake.unlink(missing_ok=True)
+
+
+class SlowPasses:
+    """Forward passes of unequal GPUs: each rank sleeps in its own, which leaves the processors to the others.
+
+    Args:
+        folder: a new one.
+        environment: to which it is added.
+        seconds: of each rank.
+    """
+
+    def __init__(self, folder: Path, environment: Mapping[str, str], *seconds: float) -> None:
+        folder.mkdir()
+        self._seconds = folder / "seconds.json"
+        self.set(*seconds)
+        patch = _PASS.format(seconds=str(self._seconds))
+        self.environment = _start_up(folder, environment, "bertjobs.train.pace", patch)
+
+    def set(self, *seconds: float) -> None:
+        """From now on."""
+        new = self._seconds.with_suffix(".new")
+        new.write_text(json.dumps(seconds))
+        new.rename(self._seconds)

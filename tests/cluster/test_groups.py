@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from statistics import median
 from types import MappingProxyType
 
 import pytest
 
 from bertjobs.files.json_lines import read_lines
 from bertjobs.run.directory import RunDirectory
+from tests.cluster.slow_steps import SlowPasses
 from tests.cluster.slurm import Cluster
 from tests.conftest import Bertjobs, wait_until
 
@@ -74,3 +76,58 @@ def test_a_running_heterogeneous_job_is_one_job_of_its_run(
     cancelled = bertjobs("cancel", "groups", environ=cluster.environment)
     assert cancelled.returncode == 0, cancelled.stderr
     wait_until(lambda: not cluster.run(["squeue", "-h", "-o", "%i"]).stdout.strip())
+
+
+FAST_S, SLOW_S = 0.06, 0.18
+"""Seconds that a rank sleeps in each forward pass: one group is slowed threefold."""
+
+
+@pytest.mark.slow
+def test_a_slowed_group_computes_less_and_both_are_as_fast_as_each_alone(
+    run, cluster: Cluster, bertjobs: Bertjobs, tmp_path: Path
+) -> None:
+    """Two fast ranks on a node, and a slow one on another; then a run of the other grouping, whose fast rank becomes
+    slow."""
+    packs = ("--set", "phase1.steps=50", "--set", "phase1.global_batch=96", "--set", "phase1.micro_batch=2")
+    both = (*packs, "--groups", "1x2,1x1")
+    passes = {
+        name: SlowPasses(tmp_path / f"{name}-passes", {}, *seconds)
+        for name, seconds in {
+            "fast": (FAST_S,) * 2,
+            "slow": (SLOW_S,),
+            "equal": (FAST_S, FAST_S, SLOW_S),
+            "dealt": (FAST_S, FAST_S, SLOW_S),
+            "other": (SLOW_S, FAST_S, FAST_S),
+        }.items()
+    }
+
+    def trained(name: str, *words: object) -> RunDirectory:
+        directory = run(name, *words, environ=passes[name].environment)
+        assert cluster.wait(job_of(directory)) in ("COMPLETED", "FAILED")  # FAILED: stopped early, 75
+        return directory
+
+    fast = trained("fast", *packs, "--nodes", 1, "--tasks-per-node", 2)
+    slow = trained("slow", *packs, "--nodes", 1, "--steps-this-run", 8)
+    equal = trained("equal", *both, "--set", "rebalance=false", "--steps-this-run", 12)
+    dealt = trained("dealt", *both, "--steps-this-run", 20)
+    rates = {one.root.name: 1 / median(step_times(one)[-6:]) for one in (fast, slow, equal, dealt)}
+    print(rates)
+    assert rates["dealt"] > 1.6 * rates["equal"]
+    assert rates["dealt"] > 0.95 * (rates["fast"] + rates["slow"])
+
+    environ = {**cluster.environment, **passes["other"].environment}
+    again = bertjobs("resume", "dealt", "--set", "groups=1x1,1x2", "--set", "steps_this_run=0", environ=environ)
+    assert again.returncode == 0, again.stderr
+    wait_until(lambda: len(losses(dealt)) >= 30)
+    became_slow = len(losses(dealt))
+    passes["other"].set(SLOW_S, 3 * SLOW_S, FAST_S)
+    assert cluster.wait(job_of(dealt, -1)) == "COMPLETED"
+    named = next(event for event in dealt.events() if event["event"] == "slow rank" and event["rank"] == 1)
+    times = [line["time_unix_s"] for line in read_lines(dealt.phase(1).metrics)]
+    assert became_slow <= sum(time <= named["time_unix_s"] for time in times) <= became_slow + 20
+    assert losses(dealt) == pytest.approx(losses(fast), abs=1e-5)
+    assert losses(equal) == pytest.approx(losses(fast)[:12], abs=1e-5)
+
+
+def step_times(directory: RunDirectory) -> list[float]:
+    return [line["step_time_s"] for line in read_lines(directory.phase(1).metrics)]

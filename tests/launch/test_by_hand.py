@@ -88,12 +88,15 @@ def test_nodes_started_by_hand_train_one_run_and_continue_it_as_other_nodes(
     directory = RunDirectory(tmp_path / "results" / "hand")
     assert len(directory.phase(1).metrics.read_text().splitlines()) == 10
 
-    ours = ("--rendezvous", f"127.0.0.1:{free_port()}", "--groups", "1x1,1x2")
+    ours = ("--rendezvous", f"127.0.0.1:{free_port()}", "--groups", "1x1/2,1x2")
     nodes = [Node(tmp_path, speeches_data, *ours, "--node-rank", number) for number in (1, 0)]
     (second, followed), (first, said) = [node.end() for node in nodes]
     assert (first, second) == (0, 0), said + followed
     assert directory.phase(1).done()
     assert len(directory.phase(1).metrics.read_text().splitlines()) == 20
+    first_deal = next(event for event in directory.events() if event["event"] == "dealt")
+    assert first_deal["step"] == 11, "by the speeds that were given, before any was measured"
+    assert max(first_deal["packs"]) == first_deal["packs"][0]
     logs = "".join(log.read_text() for log in directory.phase(1).logs.glob("local-*.out"))
     assert "world size 2 = 2 nodes x 1 task" in logs
     assert "world size 3 = 1 node x 1 task + 1 node x 2 tasks" in logs

@@ -14,11 +14,13 @@ from bertjobs.recipe.catalogue import builtin_file, load_catalogue
 from bertjobs.recipe.groups import (
     NodeGroup,
     groups_of,
+    groups_text,
     nodes_words,
     parse_groups,
     parse_ranks_of_nodes,
     place_of,
     ranks_of,
+    speeds_of,
 )
 from bertjobs.recipe.lockfile import lockfile, read_lockfile
 from bertjobs.recipe.resolve import Resolved, resolve
@@ -78,16 +80,61 @@ def test_text_and_mappings_say_the_same(run: Any) -> None:
     "value",
     [
         *("2", "2x", "0x4", "2x4@", "2x4@a b", "2x4@a#b", 'x"', "2x4;1x8"),
+        *("2x4/", "2x4/1/2", "2x4/dgx1-32g/h200", "2x4/0", "2x4/1/h200/3"),
         *(7, {"nodes": 2}, [2], [{"nodes": 2}], [{"nodes": 2, "gpus": 4, "tasks_per_node": 8}]),
         *([{"nodes": True, "gpus": 4}], [{"nodes": 2, "gpus": 4, "colour": "red"}]),
         [{"nodes": 2, "gpus": 4, "constraint": "a b"}],
+        *([{"nodes": 2, "gpus": 4, "speed": value}] for value in (0, -1, True, "fast", float("inf"))),
+        [{"nodes": 2, "gpus": 4, "system": 7}],
     ],
 )
 def test_what_is_no_group_is_refused(run: Any, value: Any) -> None:
     assert parse_groups(value) is None
     if isinstance(value, str):
-        with pytest.raises(InputError, match="groups must be NODESxGPUS or NODESxGPUS@CONSTRAINT"):
+        with pytest.raises(InputError, match=r"groups must be NODESxGPUS\[@CONSTRAINT\]\[/SYSTEM\]\[/SPEED\]"):
             run(f"groups={value}")
+
+
+@given(
+    st.lists(
+        st.builds(
+            NodeGroup,
+            st.integers(1, 999),
+            st.integers(1, 99),
+            st.sampled_from(("", "v100", "a|b", "[x*2&y*1]")),
+            st.sampled_from(("", "dgx1-32g", "h200")),
+            st.sampled_from((1.0, 0.4, 2.5, 12.0)),
+        ),
+        min_size=1,
+    )
+)
+def test_groups_are_read_as_they_are_written(groups: list[NodeGroup]) -> None:
+    assert parse_groups(groups_text(groups)) == parse_groups([group.plain() for group in groups]) == tuple(groups)
+
+
+def test_a_group_s_system_is_looked_up_and_kept(run: Any, tmp_path: Path) -> None:
+    spec = run("groups=2x4@v100,1x8@a100/dgxa100-80g/2.5").spec
+    assert [system.gpu for system in spec.group_systems] == ["V100-SXM2-32GB", "A100-SXM4-80GB"]
+    assert spec.smallest_system.gpu_memory_gb == 32
+    assert speeds_of(spec.groups) == (1.0,) * 8 + (2.5,) * 8
+    (tmp_path / "run.yml").write_text(lockfile(spec))
+    assert read_lockfile(tmp_path / "run.yml") == spec
+    assert run().spec.group_systems == speeds_of(run().spec.groups) == ()
+    assert run("groups=2x4,1x8/h200", ranks_of_nodes=(8, 8)).spec.group_systems == ()
+    with pytest.raises(InputError, match="unknown system 'dgxa100-80h'") as error:
+        run("groups=2x4,1x8/dgxa100-80h")
+    assert "dgxa100-80g" in str(error.value.hint)
+
+
+def test_all_groups_compute_in_a_format_that_the_oldest_has(run: Any) -> None:
+    mixed = run("groups=1x8,2x4/dgx1-32g", recipe="dgxa100-40g")
+    assert mixed.spec.precision == "fp16"
+    assert mixed.provenance["precision"].origin == "V100-SXM2-32GB, which a group of nodes has, lacks bf16"
+    assert run("groups=1x8,2x4/h200", recipe="dgxa100-40g").spec.precision == "bf16"
+    assert run("groups=1x8,2x4/dgx1-32g", "gpus=0", recipe="dgxa100-40g").spec.precision == "bf16"
+    with pytest.raises(InputError, match="V100-SXM2-32GB, which a group of nodes has, cannot compute in tf32") as error:
+        run("groups=1x8,2x4/dgx1-32g", "precision=tf32", recipe="dgxa100-40g")
+    assert "or use fp32" in str(error.value.hint)
 
 
 def test_what_is_said_of_all_nodes_wins_where_it_is_stronger(run: Any) -> None:

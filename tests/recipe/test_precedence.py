@@ -168,7 +168,7 @@ def test_every_field_of_the_run_has_a_source(catalogue: Catalogue) -> None:
     for phase in run.spec.phases:
         for field in vars(phase).keys() - {"phase"}:
             assert run.provenance[f"phase{phase.phase}.{field}"].value == getattr(phase, field)
-    for field in vars(run.spec).keys() - {"phases", "optimizer", "system", "model", "vocabulary"}:
+    for field in vars(run.spec).keys() - {"phases", "optimizer", "system", "model", "vocabulary", "group_systems"}:
         assert run.provenance[field].value == getattr(run.spec, field)
 
 

@@ -129,6 +129,7 @@ def is_comparable(earlier: RunSpec, spec: RunSpec, phase: int) -> bool:
             run.system.name,
             run.system.gpu,
             bool(run.gpus),
+            run.groups if run.group_systems else (),  # ranks that are not alike
             run.vocabulary,
             (run.task, run.data, run.tune_layers) if run.task else "",  # a task's sequences are as long as its data's
             run.teacher_sha256,
@@ -200,6 +201,7 @@ def estimate_phase(
     earlier: Sequence[EarlierRun] = (),
     work: TaskWork | None = None,
     packs: Packs | None = None,
+    of_groups: tuple[float, str] | None = None,
 ) -> Estimate | None:
     """Expected time of a phase; None if nothing is known.
 
@@ -210,6 +212,7 @@ def estimate_phase(
 
     What was measured on other numbers of GPUs is brought to the run's by the model of `step_time`, with its ``packs``,
     if they are known. Where the rates of the network are not known, and on CPUs, it is scaled by the number of ranks.
+    ``of_groups``, sequences/s of a rank and their source, is in place of the one rank's where groups of nodes differ.
 
     Fine-tuning needs less per sequence than the pretraining that was benchmarked or published: all but the first are
     scaled by the arithmetic of its sequences, which ``work`` knows, and its validations are counted. Without ``work``
@@ -221,7 +224,7 @@ def estimate_phase(
     scale = flops_per_sequence(spec.model, phase, vocab_size, next_sentence=spec.next_sentence) / each
     step = _Step(spec, phase, vocab_size, packs)
     measured = _measured(step, earlier)
-    alone = _scaled(_benchmarked(spec, phase, earlier) or _published(spec, phase), spec, scale)
+    alone = _scaled(of_groups or rate_of_one(spec, phase, earlier), spec, scale)
     throughput = measured or (step.of_all(*alone) if alone else _by_rate(spec, each, rate))
     if throughput is None:
         return None
@@ -234,6 +237,11 @@ def estimate_phase(
         source += f"; {work.mean_tokens:.0f} tokens per sequence on average, and the validations counted"
     gpus = spec.world_size if spec.gpus else 0
     return Estimate(sequences / sequences_per_s, source, sequences_per_s, gpus, is_upper_bound)
+
+
+def rate_of_one(spec: RunSpec, phase: PhaseSpec, earlier: Sequence[EarlierRun]) -> tuple[float, str] | None:
+    """Sequences/s of one rank that pretrains alone on the run's system, and the source of that; None if unknown."""
+    return _benchmarked(spec, phase, earlier) or _published(spec, phase)
 
 
 def _flops(spec: RunSpec, phase: PhaseSpec, vocab_size: int, work: TaskWork | None) -> float:

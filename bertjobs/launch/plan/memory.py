@@ -201,7 +201,7 @@ def _owned_parameters(spec: RunSpec, parameters: int, vocab_size: int) -> float:
 
 
 def fit(spec: RunSpec, phase: PhaseSpec, vocab_size: int, peaks: Mapping[int, Peak] | None = None) -> Fit | None:
-    """Whether a phase's micro-batch fits its GPU, and which is the largest that does.
+    """Whether a phase's micro-batch fits its smallest GPU, and which is the largest that does.
 
     Args:
         vocab_size: tokens; 0 if not known yet.
@@ -210,7 +210,7 @@ def fit(spec: RunSpec, phase: PhaseSpec, vocab_size: int, peaks: Mapping[int, Pe
     Returns:
         None if nothing is known: on CPUs, or without the GPU's memory or the vocabulary.
     """
-    memory = spec.system.gpu_memory_gb
+    memory = spec.smallest_system.gpu_memory_gb
     if not spec.gpus or not memory or not vocab_size:
         return None
     need = memory_need(spec, phase, vocab_size, phase.micro_batch)

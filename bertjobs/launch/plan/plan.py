@@ -17,6 +17,7 @@ from bertjobs.launch.plan.memory import Fit
 from bertjobs.launch.plan.packs import Packs
 from bertjobs.launch.plan.problem import Problem
 from bertjobs.launch.plan.queue import NOT_ASKED, Queue
+from bertjobs.launch.plan.shares import Shares, shares_of
 from bertjobs.launch.plan.task_work import TaskWork
 from bertjobs.recipe.groups import nodes_words
 from bertjobs.recipe.resolve import Resolved
@@ -37,6 +38,7 @@ class Plan:
         estimates: expected time by phase; None if nothing is known.
         work: what the run's task computes; None for pretraining, and before the task's data are prepared.
         packs: by phase, what a step is cut into; only of phases whose data are there, and that are unpadded.
+        shares: by phase, what groups of unlike nodes compute of a step; None where they are alike, or not known.
         fits: by phase, whether its micro-batch fits the GPU; None if nothing is known.
         links: by phase, the jobs that it takes under the time limit; None if nothing is known or it would never end.
         queue: what is asked of Slurm, and its answers.
@@ -50,6 +52,7 @@ class Plan:
     data: DataManifest | None
     estimates: Mapping[int, Estimate | None]
     packs: Mapping[int, Packs]
+    shares: Mapping[int, Shares | None]
     fits: Mapping[int, Fit | None]
     links: Mapping[int, Links | None]
     queue: Queue
@@ -100,8 +103,12 @@ def make_plan(
     """
     spec = resolved.spec
     vocab_size = spec.model.vocab_size or (data.vocabulary_size if data else 0)
+    shares = {phase.phase: shares_of(spec, phase, earlier, packs.get(phase.phase)) for phase in spec.phases}
+    rates = {number: (one.rate, one.source) for number, one in shares.items() if one and one.rate is not None}
     estimates = {
-        phase.phase: estimate_phase(spec, phase, vocab_size, rate, earlier, work, packs.get(phase.phase))
+        phase.phase: estimate_phase(
+            *(spec, phase, vocab_size, rate, earlier, work, packs.get(phase.phase), rates.get(phase.phase))
+        )
         for phase in spec.phases
     }
     peaks = measured_peaks(spec, earlier)
@@ -113,6 +120,7 @@ def make_plan(
         data=data,
         estimates=estimates,
         packs=packs,
+        shares=shares,
         fits={phase.phase: memory.fit(spec, phase, vocab_size, peaks) for phase in spec.phases},
         links=cuts,
         queue=queue,
@@ -153,7 +161,8 @@ def arithmetic(plan: Plan) -> str:
 def _head(plan: Plan) -> list[tuple[str, str]]:
     spec, model = plan.spec, plan.spec.model
     place = "this machine" if plan.backend == "local" else "Slurm"
-    gpus = f"{spec.system.gpu}, one per task" if spec.groups else f"{spec.gpus} x {spec.system.gpu} per node"
+    kinds = " and ".join(dict.fromkeys(system.gpu for system in spec.group_systems or (spec.system,)))
+    gpus = f"{kinds}, one per task" if spec.groups else f"{spec.gpus} x {spec.system.gpu} per node"
     device = gpus if spec.gpus else "CPU"
     return [
         ("run", f"{spec.run}, recipe {spec.recipe}, below {spec.results}"),
@@ -189,6 +198,7 @@ def _batch_rows(plan: Plan) -> list[list[str]]:
         ["  x micro-batch", *(f"{phase.micro_batch:,}" for phase in phases)],
         *([["unpadded, in packs of at most", *packs]] if spec.is_unpadded else []),
         *_pack_rows(plan),
+        *_share_rows(plan),
         ["optimizer steps", *(f"{phase.steps:,}" if phase.steps else LATER for phase in phases)],
         *_epoch_rows(plan),
         ["peak learning rate (LR)", *(f"{phase.lr:g}" for phase in phases)],
@@ -206,6 +216,17 @@ def _pack_rows(plan: Plan) -> list[list[str]]:
         ["packs per step", *(packs.words() if packs else "unknown" for packs in known)],
         ["share of useful work", *(f"{packs.useful_share:.1%}" if packs else "unknown" for packs in known)],
     ]
+
+
+def _share_rows(plan: Plan) -> list[list[str]]:
+    """Of groups that differ; empty where none do, or where that is not known."""
+    shares = list(plan.shares.values())
+    if not any(shares):
+        return []
+    rows = [["  shares of the groups", *(one.words() if one else "unknown" for one in shares)]]
+    if not plan.spec.rebalance:
+        return rows
+    return [*rows, ["  gain over equal shares", *(f"{one.gain:.2f} times" if one else "unknown" for one in shares)]]
 
 
 def _epoch_rows(plan: Plan) -> list[list[str]]:
@@ -339,7 +360,7 @@ def _epochs(plan: Plan, phase: PhaseSpec) -> float | None:
 
 def _phase_json(plan: Plan, phase: PhaseSpec) -> dict[str, Any]:
     estimate, fit, cut = plan.estimates[phase.phase], plan.fits[phase.phase], plan.links[phase.phase]
-    packs = plan.packs.get(phase.phase)
+    packs, shares = plan.packs.get(phase.phase), plan.shares[phase.phase]
     epochs = _epochs(plan, phase)
     return {
         **asdict(phase),
@@ -354,4 +375,5 @@ def _phase_json(plan: Plan, phase: PhaseSpec) -> dict[str, Any]:
         "links": cut.count if cut else None,
         "memory": fit.as_json() if fit else None,
         "packs": asdict(packs) if packs else None,
+        "shares": shares.as_json() if shares else None,
     }

@@ -84,7 +84,7 @@ def memory_problems(spec: RunSpec, peaks: Mapping[int, Peak] | None = None) -> l
         problems.append(
             Problem(
                 f"phase {phase.phase}: a micro-batch of {phase.micro_batch} takes about {fit.words()} ({fit.source})",
-                where=f"{spec.system.gpu}, {spec.precision}",
+                where=f"{spec.smallest_system.gpu}, {spec.precision}",
                 hint=hint,
                 is_warning=fit.verdict == memory.TIGHT,
             )
