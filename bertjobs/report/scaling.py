@@ -261,7 +261,8 @@ def at_world(spec: RunSpec, phase: PhaseSpec, ranks: int, *, is_weak: bool = Fal
     new = replace(phase, **asdict(sizes))
     phases = tuple(new if one.phase == phase.phase else one for one in spec.phases)
     gpus = ranks // nodes if spec.gpus else 0
-    return replace(spec, nodes=nodes, tasks_per_node=ranks // nodes, groups=(), gpus=gpus, phases=phases), new
+    alike = replace(spec, nodes=nodes, tasks_per_node=ranks // nodes, groups=(), group_systems=(), gpus=gpus)
+    return replace(alike, phases=phases), new
 
 
 def _notes(rows: Sequence[Row], fitted: Fit, data: DataManifest | None, largest: Measured) -> Iterable[str]:

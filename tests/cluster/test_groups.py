@@ -78,6 +78,18 @@ def test_a_running_heterogeneous_job_is_one_job_of_its_run(
     wait_until(lambda: not cluster.run(["squeue", "-h", "-o", "%i"]).stdout.strip())
 
 
+@pytest.mark.slow  # Slurm takes minutes until it starts such a job again
+def test_a_heterogeneous_job_that_is_requeued_continues(run, cluster: Cluster, unhurried: dict[str, str]) -> None:
+    sets = ("--set", "phase1.steps=40", "--set", "phase1.checkpoint_every=5")
+    groups = run("groups", "--groups", "1x1,1x2", *sets, environ=unhurried)
+    wait_until(lambda: len(losses(groups)) > 10)
+    cluster.run(["scontrol", "requeue", job_of(groups)])
+    assert cluster.wait(job_of(groups)) == "COMPLETED"
+    ends = [(event["attempt"], event["cause"]) for event in groups.events() if event["event"] == "ended"]
+    assert (ends[0], ends[-1]) == ((0, "requeued"), (1, "done"))
+    assert [line["step"] for line in read_lines(groups.phase(1).metrics)] == list(range(1, 41))
+
+
 FAST_S, SLOW_S = 0.06, 0.18
 """Seconds that a rank sleeps in each forward pass: one group is slowed threefold."""
 

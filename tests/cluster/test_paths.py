@@ -13,7 +13,7 @@ from bertjobs.run.directory import RunDirectory
 from bertjobs.slurm.client import Slurm
 from tests.cluster.slurm import Cluster
 from tests.cluster.test_by_hand import RUN_SUB, environment
-from tests.conftest import Bertjobs, run_bertjobs
+from tests.conftest import Bertjobs, run_bertjobs, wait_until
 
 ODD = 'it\'s my "100%j" $HOME; #1 [a] {b} *?!&|<>`id`, x=~ Bücher 本'
 SMALL = "recipes: {laptop-scratch: {phases: {1: {steps: 4}, 2: {steps: 2}}}}\n"
@@ -97,8 +97,9 @@ def test_a_run_with_damaged_settings_is_cancelled_and_hides_no_other(
         done = bertjobs(*words, "--run", run, environ={**cluster.environment, **unhurried})
         assert done.returncode == 0, done.stderr
         (jobs[run],) = [event["job"] for event in RunDirectory(tmp_path / "results" / run).events()]
-    cluster.wait_queue(jobs["hurt"], "RUNNING")
-    (tmp_path / "results" / "hurt" / "run.yml").write_bytes(b"")
+    hurt = RunDirectory(tmp_path / "results" / "hurt")
+    wait_until(hurt.phase(1).metrics.exists)  # or else it might read the empty file, and end
+    hurt.lockfile.write_bytes(b"")
     rows = {row["run"]: row for row in json.loads(bertjobs("status", "--json", environ=cluster.environment).stdout)}
     assert (rows["hurt"]["state"], rows["hurt"]["job"]) == ("UNREADABLE", jobs["hurt"])
     assert rows["well"]["state"] in ("RUNNING", "PENDING")

@@ -29,8 +29,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
+from bertjobs.recipe.bert_config import read_model_spec
 from bertjobs.recipe.size import matrix_elements, parameter_count
 from bertjobs.recipe.spec import ModelSpec, PhaseSpec, RunSpec
 
@@ -53,7 +55,7 @@ class Need:
     """The memory that training needs on one GPU, in GB (10^9 bytes).
 
     ``activations`` and ``logits`` are kept from the forward to the backward pass; ``workspace`` is what the backward
-    pass needs besides, including `FIXED_GB`.
+    pass needs besides, including `FIXED_GB`; ``teacher`` is all that a student's teacher takes.
     """
 
     weights: float
@@ -63,6 +65,7 @@ class Need:
     activations: float
     logits: float
     workspace: float
+    teacher: float = 0.0
 
     @property
     def total(self) -> float:
@@ -161,8 +164,24 @@ def logits_bytes(vocab_size: int, masked_tokens: int) -> int:
     return 4 * vocab_size * masked_tokens
 
 
-def memory_need(spec: RunSpec, phase: PhaseSpec, vocab_size: int, micro_batch: int) -> Need:
-    """What one GPU needs for a micro-batch of this many sequences, all of full length with all their predictions."""
+def teacher_bytes(spec: RunSpec, teacher: ModelSpec, tokens: int, masked: int) -> int:
+    """Bytes that a teacher takes beside its student: float32 weights, the cast of one layer's, the hidden states that
+    are compared, what one layer of its forward pass has at a time, and its masked words' logits with two distributions,
+    its own and the student's, for their divergence."""
+    size = 2 if spec.precision in AUTOCAST else 4
+    hidden, inner = teacher.hidden_size, teacher.intermediate_size
+    states = (spec.model.num_hidden_layers + 1) * 4 * hidden if spec.distill_hidden else 0
+    layer = 2 * 4 * hidden + size * (3 * hidden + 2 * inner)
+    casts = 2 * (4 * hidden * hidden + 2 * hidden * inner) if spec.precision in AUTOCAST else 0
+    words = 3 * logits_bytes(teacher.vocab_size, masked) if spec.distill_logits else 0
+    return 4 * parameter_count(teacher, teacher.vocab_size) + casts + tokens * (states + layer) + words
+
+
+def memory_need(
+    spec: RunSpec, phase: PhaseSpec, vocab_size: int, micro_batch: int, teacher: ModelSpec | None = None
+) -> Need:
+    """What one GPU needs for a micro-batch of this many sequences, all of full length with all their predictions, and
+    for a teacher of this shape."""
     model, tokens = spec.model, micro_batch * phase.sequence_length
     masked = 0 if spec.task else micro_batch * phase.max_predictions
     parameters = parameter_count(model, vocab_size)
@@ -188,6 +207,7 @@ def memory_need(spec: RunSpec, phase: PhaseSpec, vocab_size: int, micro_batch: i
         "activations": activations,
         "logits": logits_bytes(vocab_size, masked),
         "workspace": max(of_a_layer, of_the_logits) + FIXED_GB * 1e9,
+        "teacher": teacher_bytes(spec, teacher, tokens, masked) if teacher else 0,
     }
     return Need(**{name: count / 1e9 for name, count in parts.items()})
 
@@ -209,18 +229,22 @@ def fit(spec: RunSpec, phase: PhaseSpec, vocab_size: int, peaks: Mapping[int, Pe
 
     Returns:
         None if nothing is known: on CPUs, or without the GPU's memory or the vocabulary.
+
+    Raises:
+        InputError: the run's teacher has no config.json.
     """
     memory = spec.smallest_system.gpu_memory_gb
     if not spec.gpus or not memory or not vocab_size:
         return None
-    need = memory_need(spec, phase, vocab_size, phase.micro_batch)
+    teacher = read_model_spec(Path(spec.teacher)) if spec.teacher else None
+    need = memory_need(spec, phase, vocab_size, phase.micro_batch, teacher)
     peak = (peaks or {}).get(phase.phase)
     if peak and peak.micro_batch == phase.micro_batch:
         total, margin, source = peak.tensors_gb + FIXED_GB, MEASURED_MARGIN, f"measured in {peak.where}"
     else:
         total, margin, source = need.total, ESTIMATE_MARGIN, f"estimate, not measured: +-{ESTIMATE_MARGIN:.0%}"
     divisors = [n for n in range(phase.rank_batch, 0, -1) if phase.rank_batch % n == 0]
-    needs = ((n, memory_need(spec, phase, vocab_size, n).total) for n in divisors)
+    needs = ((n, memory_need(spec, phase, vocab_size, n, teacher).total) for n in divisors)
     largest = next((n for n, gb in needs if verdict(gb, memory, ESTIMATE_MARGIN) == FITS), 0)
     return Fit(
         need=need,

@@ -65,6 +65,7 @@ def made_small(spec: RunSpec, data: DataManifest | PreparedTask) -> RunSpec:
         nodes=1,
         tasks_per_node=RANKS,
         groups=(),
+        group_systems=(),
         gpus=0,
         precision="fp32" if spec.precision == "tf32" else spec.precision,
         optimizer=replace(spec.optimizer, backend="auto"),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -20,9 +22,11 @@ from bertjobs.launch.plan.memory import (
     fit,
     logits_bytes,
     memory_need,
+    teacher_bytes,
     verdict,
 )
 from bertjobs.model.bert import IGNORED_LABEL, BertForPreTraining
+from bertjobs.recipe.bert_config import config_from_model_spec
 from bertjobs.recipe.catalogue import builtin_file, load_catalogue
 from bertjobs.recipe.resolve import resolve
 from bertjobs.recipe.size import matrix_elements, parameter_count
@@ -192,6 +196,25 @@ def test_checkpointing_and_sharded_states_take_less() -> None:
     assert checkpointing.total < plain.total
     # The word embeddings are one tensor of one rank.
     assert sharded.moments == pytest.approx(8 * 30522 * 1024 / 1e9)
+
+
+def test_a_teacher_takes_its_weights_its_states_and_its_words(tmp_path: Path) -> None:
+    spec = resolved("dgxa100-80g", "distill_hidden=1", phase=1)
+    (tmp_path / "config.json").write_text(json.dumps(config_from_model_spec(spec.model)))
+    alone, phase = replace(spec, precision="bf16"), spec.phases[0]
+    taught = replace(alone, teacher=str(tmp_path))
+    without, fitting = fit(alone, phase, 30522), fit(taught, phase, 30522)
+    assert without
+    assert fitting
+    assert without.need.teacher == 0
+    assert fitting.need.total == pytest.approx(without.need.total + fitting.need.teacher)
+    weights = 4 * parameter_count(spec.model, 30522) / 1e9
+    states = 25 * 4 * 1024 * phase.micro_batch * phase.sequence_length / 1e9
+    words = 3 * 4 * 30522 * phase.micro_batch * phase.max_predictions / 1e9
+    assert fitting.need.teacher == pytest.approx(weights + states + words, rel=0.15)
+    assert teacher_bytes(replace(taught, distill_hidden=0.0), spec.model, 128, 20) == (
+        teacher_bytes(taught, spec.model, 128, 20) - 25 * 4 * 1024 * 128
+    )
 
 
 @settings(max_examples=50, deadline=None)
