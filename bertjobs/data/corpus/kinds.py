@@ -11,11 +11,9 @@ from bertjobs.data.corpus.columns import find_hf, read_hf, read_parquet, record_
 from bertjobs.data.corpus.files import File, find
 from bertjobs.data.corpus.json_lines import read_jsonl
 from bertjobs.data.corpus.lines import byte_ranges, read_lddl
-from bertjobs.data.corpus.mediawiki import dump_ranges, read_dump
 from bertjobs.data.corpus.plain import groups, read_text, uncut
 from bertjobs.data.corpus.soundness import look_at, sound
 from bertjobs.data.corpus.source import Document, Piece, Source
-from bertjobs.data.corpus.wikiextractor import read_wikiextractor
 from bertjobs.errors import InputError
 
 
@@ -68,6 +66,25 @@ def read_piece(piece: Piece, kind: str, odd: dict[str, int] | None = None) -> It
     return sound(_KINDS[kind].read, piece, _KINDS[kind].in_columns, odd)
 
 
+# Wikipedia's readers are imported when they are used: their patterns take 10 ms, and most corpora need none.
+def _dump_ranges(file: File, piece_bytes: int, field: str) -> Iterator[tuple[int, int, int]]:
+    from bertjobs.data.corpus.mediawiki import dump_ranges
+
+    return dump_ranges(file, piece_bytes, field)
+
+
+def _read_dump(piece: Piece) -> Iterator[Document]:
+    from bertjobs.data.corpus.mediawiki import read_dump
+
+    return read_dump(piece)
+
+
+def _read_wikiextractor(piece: Piece) -> Iterator[Document]:
+    from bertjobs.data.corpus.wikiextractor import read_wikiextractor
+
+    return read_wikiextractor(piece)
+
+
 class _Kind(NamedTuple):
     """Where a file of a kind may be cut, a piece's documents, whether small files are read together, and whether the
     text is in a column of a table."""
@@ -84,7 +101,7 @@ _KINDS = {
     "jsonl": _Kind(byte_ranges, read_jsonl),
     "parquet": _Kind(row_groups, read_parquet, in_columns=True),
     "hf": _Kind(record_batches, read_hf, in_columns=True),
-    "mediawiki": _Kind(dump_ranges, read_dump),
+    "mediawiki": _Kind(_dump_ranges, _read_dump),
     "bert": _Kind(byte_ranges, read_bert),
-    "wikiextractor": _Kind(byte_ranges, read_wikiextractor, small_files=True),
+    "wikiextractor": _Kind(byte_ranges, _read_wikiextractor, small_files=True),
 }

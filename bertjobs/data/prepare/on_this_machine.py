@@ -48,6 +48,8 @@ def run_task(output: str, stage: str, number: int) -> int:
     plan = (Path(output) / FOLDER_NAME / PLAN_NAME).stat()
     work, vocabulary, encoder = _tools(output, (plan.st_ino, plan.st_mtime_ns))
     if not work.is_done(stage, number):
+        if stage != "tokenise":
+            encoder.forget()  # all others read ids
         if stage == "tokenise":
             tokenise_piece(work, number, vocabulary, encoder)
         elif stage == DUPLICATES:

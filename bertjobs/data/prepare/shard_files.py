@@ -167,9 +167,9 @@ class LddlWriter:
         """Add rows."""
         lengths = np.stack([rows.a_lengths, rows.lengths - rows.a_lengths], axis=1).ravel()
         segments = self._join(rows.ids, lengths)
-        columns = [
-            segments.take(pa.array(np.arange(0, len(lengths), 2))),
-            segments.take(pa.array(np.arange(1, len(lengths), 2))),
+        columns = [segments.take(pa.array(np.arange(first, len(lengths), 2))) for first in (0, 1)]
+        del segments  # as large as both
+        columns += [
             pa.array(rows.is_random_next),
             pa.array(rows.num_tokens.astype(np.uint16)),
         ]

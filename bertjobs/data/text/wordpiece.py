@@ -11,11 +11,12 @@ from __future__ import annotations
 import string
 from collections.abc import Iterator, Sequence
 from functools import cached_property
-from itertools import chain, pairwise
+from itertools import chain, compress, pairwise
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+from pyarrow._compute import call_function  # importing pyarrow.compute, which has it too, takes 40 ms
 from tokenizers import Tokenizer
 
 from bertjobs.data.ragged import gather, offsets_of
@@ -74,7 +75,7 @@ class WordPieceEncoder:
         self._longest_word = self._model.max_input_chars_per_word if by_words else 0
         self._by_words, self._ideographs = by_words, ideographs
         self._bytes = _LOWER if lowercase else _ONE_SPACE
-        self._forget()
+        self.forget()
 
     def encode(self, texts: Sequence[str]) -> Encoded:
         """The ids of all texts in one array ``[tokens]``, and how many each text has ``[texts]``."""
@@ -84,8 +85,8 @@ class WordPieceEncoder:
 
     def _encode_words(self, texts: Sequence[str]) -> Encoded:
         words, word_offsets = self._cut(texts)
-        numbered = words.dictionary_encode()
-        distinct = self._numbers([word.rstrip(" ") for word in numbered.dictionary.to_pylist()])
+        numbered = call_function("dictionary_encode", [words])
+        distinct = self._numbers(numbered.dictionary.to_pylist())
         indices = np.frombuffer(numbered.indices.buffers()[1], dtype=np.int32, count=len(numbered))
         numbers = distinct[indices]
         starts, lengths = self._offsets[numbers], self._lengths[numbers]
@@ -115,34 +116,37 @@ class WordPieceEncoder:
         return words, np.searchsorted(offsets, text_offsets)
 
     def _numbers(self, words: list[str]) -> NDArray[np.int64]:
-        """Where each word is in the memory, after learning the new ones."""
+        """Where each word is in the memory, after learning the new ones; with a space after it, it is another one."""
         if len(self._known) > _KNOWN_WORDS or self._characters > _KNOWN_CHARACTERS:
-            self._forget()
+            self.forget()
         if new := dict.fromkeys(word for word in words if word not in self._known):
             self._learn(list(new))
         return np.fromiter(map(self._known.__getitem__, words), dtype=np.int64, count=len(words))
 
-    def _forget(self) -> None:
+    def forget(self) -> None:
+        """Give the memory of remembered words back; what is encoded later is the same."""
         self._known: dict[str, int] = {}
         self._characters = 0
         self._ids, self._lengths = _NOTHING
         self._offsets = offsets_of(self._lengths)
 
     def _learn(self, words: list[str]) -> None:
-        long = [word for word in words if len(word) > _LONG_WORD]
-        short = [word for word in words if len(word) <= _LONG_WORD]
+        bare = {word: word.rstrip(" ") for word in words}
+        long = [word for word in words if len(bare[word]) > _LONG_WORD]
+        short = [word for word in words if len(bare[word]) <= _LONG_WORD]
         # Nothing is normalised or split in plain words: asking the model directly is four times faster, and whether one
         # is a token ten times.
-        plain = [word for word in short if word.isascii() and word.isalnum()]
-        other = [word for word in short if not (word.isascii() and word.isalnum())]
-        numbers = zip(plain, map(self._model.token_to_id, plain), strict=True)
-        tokens = {word: id_ for word, id_ in numbers if id_ is not None and len(word) <= self._longest_word}
+        is_plain = [bare[word].isascii() and bare[word].isalnum() for word in short]
+        plain = list(compress(short, is_plain))
+        other = [word for word, plainly in zip(short, is_plain, strict=True) if not plainly]
+        numbers = zip(plain, map(self._model.token_to_id, map(bare.__getitem__, plain)), strict=True)
+        tokens = {word: id_ for word, id_ in numbers if id_ is not None and len(bare[word]) <= self._longest_word}
         pieced = [word for word in plain if word not in tokens]
         for known, (ids, lengths) in (
             (tokens, (np.fromiter(tokens.values(), dtype=np.int32), np.ones(len(tokens), dtype=np.int64))),
-            (pieced, self._encode_pieced(pieced)),
-            (long, self._encode_long(long)),
-            (other, self._encode_whole(other)),
+            (pieced, self._encode_pieced([bare[word] for word in pieced])),
+            (long, self._encode_long([bare[word] for word in long])),
+            (other, self._encode_whole([bare[word] for word in other])),
         ):
             self._known.update(zip(known, range(len(self._known), len(self._known) + len(known)), strict=True))
             self._ids = np.concatenate([self._ids, ids])
