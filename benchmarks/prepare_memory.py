@@ -68,8 +68,8 @@ def write_corpus(path: Path, times: int, *, one_id: bool = False) -> None:
 
 def measure(corpus: str, output: str, form: str, masking: str) -> dict[str, float | str]:
     """Prepare in this process; the peak of its memory above where it began, in MB (10**6 bytes)."""
-    import pyarrow.compute  # modules that are loaded when they are used
-    import pyarrow.parquet  # noqa: F401
+    import pyarrow.compute
+    import pyarrow.parquet  # noqa: F401 - modules that prepare loads when it uses them: not counted
 
     from bertjobs.cli.memory import keep_freed_memory
     from bertjobs.data.prepare import PrepareOptions, prepare

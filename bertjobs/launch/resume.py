@@ -33,14 +33,16 @@ def resumed(directory: RunDirectory, sets: Sequence[str]) -> Resolved:
     Raises:
         InputError: all are done, or a setting is unknown, bad, or cannot be changed.
     """
-    for text in sets:
-        key = text.partition("=")[0].strip()
+    keys = [text.partition("=")[0].strip() for text in sets]
+    for key in keys:
         if key in _ITS_OWN:
             raise InputError(f"{key} cannot be changed in a run", where="--set", hint=_ITS_OWN[key])
     left = unfinished(directory)
     flags = {"recipe": left.recipe}
-    systems = load_catalogue([builtin_file()]).only("systems")  # which groups of nodes may name
-    catalogue = Catalogue((*systems.layers, *load_catalogue([directory.lockfile]).layers))
+    catalogue = load_catalogue([directory.lockfile])
+    if "groups" in keys:  # which may name systems that the run has not had
+        systems = load_catalogue([builtin_file()]).only("systems")
+        catalogue = Catalogue((*systems.layers, *catalogue.layers))
     resolved = resolve(catalogue, flags=flags, environ={}, sets=sets)
     phases = tuple(resolved.spec.phase(phase.phase) for phase in left.phases)
     return replace(resolved, spec=absolute(replace(resolved.spec, run=left.run, results=left.results, phases=phases)))

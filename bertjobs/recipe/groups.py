@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import groupby
 from typing import Any
 
@@ -16,6 +16,7 @@ RANKS_OF_NODES = "BERTJOBS_RANKS_OF_NODES"
 _KEYS = {"nodes", "gpus", "tasks_per_node", "constraint", "system", "speed"}
 _TEXT = re.compile(r"\s*([1-9][0-9]{0,5})x([1-9][0-9]{0,3})(?:@([^\s/]+))?((?:/[^\s/]+){0,2})\s*")
 _NUMBER = re.compile(r"[0-9]*\.?[0-9]+")
+_SYSTEM = re.compile(r"[^\s/,]+")
 _CONSTRAINT = re.compile(r"[A-Za-z0-9_.:=+*|&()\[\]-]+")
 
 
@@ -43,16 +44,13 @@ class NodeGroup:
 
     def __str__(self) -> str:
         constraint = f"@{self.constraint}" if self.constraint else ""
-        speed = f"/{self.speed:g}" if self.speed != 1 else ""
+        speed = "/" + str(self.speed).removesuffix(".0") if self.speed != 1 else ""
         return f"{self.nodes}x{self.tasks_per_node}{constraint}" + (f"/{self.system}" if self.system else "") + speed
 
     def plain(self) -> dict[str, Any]:
         """As a recipe file has it."""
-        own = {"constraint": self.constraint, "system": self.system} | (
-            {"speed": self.speed} if self.speed != 1 else {}
-        )
-        given = {key: value for key, value in own.items() if value}
-        return {"nodes": self.nodes, "tasks_per_node": self.tasks_per_node, **given}
+        values = {field.name: (getattr(self, field.name), field.default) for field in fields(self)}
+        return {name: value for name, (value, default) in values.items() if value != default}
 
 
 def parse_groups(value: Any) -> tuple[NodeGroup, ...] | None:
@@ -102,6 +100,8 @@ def _checked(entry: Mapping[str, Any], tasks: Any) -> NodeGroup | None:
     if not (words and isinstance(speed, int | float) and SLOWEST <= speed <= 1 / SLOWEST):
         return None
     if constraint and not _CONSTRAINT.fullmatch(constraint):
+        return None
+    if system and (not _SYSTEM.fullmatch(system) or _NUMBER.fullmatch(system)):  # the text could not hold it
         return None
     return NodeGroup(nodes, tasks, constraint, system, float(speed))
 

@@ -30,9 +30,9 @@ def lockfile(spec: RunSpec) -> str:
 
     Resolving that recipe from this file alone gives a RunSpec equal to ``spec``.
     """
-    system, model = asdict(spec.system), asdict(spec.model)
+    model = asdict(spec.model)
     recipe = {
-        "system": system.pop("name"),
+        "system": spec.system.name,
         "model": model.pop("name"),
         "vocabulary": spec.vocabulary or ANY_VOCABULARY,
         **{key: _plain(getattr(spec, key)) for key in _RUN_KEYS if getattr(spec, key) is not None},
@@ -40,7 +40,7 @@ def lockfile(spec: RunSpec) -> str:
         "phases": {phase.phase: _locked_phase(phase, spec.world_size) for phase in spec.phases},
     }
     content = {
-        "systems": {spec.system.name: system, **_systems(spec)},
+        "systems": _systems(spec),
         "models": {spec.model.name: model},
         "recipes": {spec.recipe: recipe},
     }
@@ -52,9 +52,9 @@ def lockfile(spec: RunSpec) -> str:
 
 
 def _systems(spec: RunSpec) -> dict[str, Any]:
-    """Those of groups of nodes, by name."""
-    named = {system.name: asdict(system) for system in spec.group_systems}
-    return {name: {key: value for key, value in named[name].items() if key != "name"} for name in named}
+    """The run's and its groups', by name."""
+    systems = map(asdict, (spec.system, *spec.group_systems))
+    return {system.pop("name"): system for system in systems}
 
 
 def read_lockfile(path: str | Path) -> RunSpec:

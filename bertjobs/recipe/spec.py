@@ -749,9 +749,14 @@ class RunSpec:
     """The system of each group; () where no group names one."""
 
     @property
+    def node_systems(self) -> tuple[SystemSpec, ...]:
+        """Each group's; where they are all alike, the run's alone."""
+        return self.group_systems or (self.system,)
+
+    @property
     def smallest_system(self) -> SystemSpec:
         """Of the systems of its nodes, the one whose GPUs have the least memory: what is computed must fit it."""
-        return min((*self.group_systems,) or (self.system,), key=lambda system: system.gpu_memory_gb)
+        return min(self.node_systems, key=lambda system: system.gpu_memory_gb)
 
     @property
     def world_size(self) -> int:

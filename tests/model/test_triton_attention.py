@@ -14,12 +14,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.triton_compiler import compiles, for_each_gpu
+
 GPU = torch.cuda.is_available()
+
 pytest.importorskip("triton", reason="Triton is not installed")
 
 from bertjobs.model.packed import side_by_side  # noqa: E402
 from bertjobs.model.triton_attention import FORWARD, HEAD_SIZES, varlen_attention  # noqa: E402
-from tests.triton_compiler import compiles, for_each_gpu  # noqa: E402
 
 HEADS = 2
 DROPOUT = 0.3

@@ -14,13 +14,15 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.triton_compiler import compiles, for_each_gpu
+
 GPU = torch.cuda.is_available()
+
 pytest.importorskip("triton", reason="Triton is not installed")
 
 from bertjobs.optim.fused import BLOCK, FusedLamb, why_not_fused  # noqa: E402
 from bertjobs.optim.lamb import Lamb  # noqa: E402
 from bertjobs.optim.sharding import StateShare, deal  # noqa: E402
-from tests.triton_compiler import compiles, for_each_gpu  # noqa: E402
 
 # In numpy, what a mask then hides is computed too: 0 / 0 in a first step that is skipped.
 pytestmark = pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")

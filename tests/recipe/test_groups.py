@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from bertjobs.errors import InputError
 from bertjobs.recipe.catalogue import builtin_file, load_catalogue
 from bertjobs.recipe.groups import (
+    SLOWEST,
     NodeGroup,
     groups_of,
     groups_text,
@@ -85,7 +86,7 @@ def test_text_and_mappings_say_the_same(run: Any) -> None:
         *([{"nodes": True, "gpus": 4}], [{"nodes": 2, "gpus": 4, "colour": "red"}]),
         [{"nodes": 2, "gpus": 4, "constraint": "a b"}],
         *([{"nodes": 2, "gpus": 4, "speed": value}] for value in (0, -1, True, "fast", float("inf"))),
-        [{"nodes": 2, "gpus": 4, "system": 7}],
+        *([{"nodes": 2, "gpus": 4, "system": value}] for value in (7, "1080", "my node", "a/b", "a,b")),
     ],
 )
 def test_what_is_no_group_is_refused(run: Any, value: Any) -> None:
@@ -103,7 +104,7 @@ def test_what_is_no_group_is_refused(run: Any, value: Any) -> None:
             st.integers(1, 99),
             st.sampled_from(("", "v100", "a|b", "[x*2&y*1]")),
             st.sampled_from(("", "dgx1-32g", "h200")),
-            st.sampled_from((1.0, 0.4, 2.5, 12.0)),
+            st.floats(SLOWEST, 1 / SLOWEST),
         ),
         min_size=1,
     )

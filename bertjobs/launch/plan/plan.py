@@ -107,7 +107,14 @@ def make_plan(
     rates = {number: (one.rate, one.source) for number, one in shares.items() if one and one.rate is not None}
     estimates = {
         phase.phase: estimate_phase(
-            *(spec, phase, vocab_size, rate, earlier, work, packs.get(phase.phase), rates.get(phase.phase))
+            spec,
+            phase,
+            vocab_size,
+            rate,
+            earlier,
+            work,
+            packs=packs.get(phase.phase),
+            of_groups=rates.get(phase.phase),
         )
         for phase in spec.phases
     }
@@ -161,7 +168,7 @@ def arithmetic(plan: Plan) -> str:
 def _head(plan: Plan) -> list[tuple[str, str]]:
     spec, model = plan.spec, plan.spec.model
     place = "this machine" if plan.backend == "local" else "Slurm"
-    kinds = " and ".join(dict.fromkeys(system.gpu for system in spec.group_systems or (spec.system,)))
+    kinds = " and ".join(dict.fromkeys(system.gpu for system in spec.node_systems))
     gpus = f"{kinds}, one per task" if spec.groups else f"{spec.gpus} x {spec.system.gpu} per node"
     device = gpus if spec.gpus else "CPU"
     return [

@@ -77,7 +77,7 @@ def shares_of(spec: RunSpec, phase: PhaseSpec, earlier: Sequence[EarlierRun], pa
         parts.append(GroupShare(str(group), count, rate / min(rates), share))
         place += count
     rate = sum(each) / len(each) if spec.rebalance else min(each)
-    sources = dict.fromkeys(one[1] for one in known if one)
+    sources = list(dict.fromkeys(one[1] for one in known if one))
     return Shares(tuple(parts), gain if spec.rebalance else 1.0, rate if sources else None, _words(groups, sources))
 
 
@@ -91,6 +91,6 @@ def _dealt(rates: Sequence[float], packs: int) -> tuple[Sequence[float], float]:
     return counts, step_seconds(in_turns(packs, len(rates)), seconds) / step_seconds(dealt, seconds)
 
 
-def _words(groups: Sequence[NodeGroup], sources: Sequence[str] | dict[str, None]) -> str:
+def _words(groups: Sequence[NodeGroup], sources: Sequence[str]) -> str:
     given = ", times the groups' given speeds" if any(group.speed != 1 for group in groups) else ""
     return "; ".join(sources) + given
