@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from bertjobs.serve.body import Incoming
 from bertjobs.serve.limits import Limits
 from bertjobs.serve.metrics import Metrics
 from bertjobs.serve.refusal import BUSY, FAILED, STOPPING, UNAUTHORISED, Refusal, as_json, headers
@@ -59,12 +60,18 @@ class Gate:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        began, code, started = time.perf_counter(), FAILED, False
+        began, code, started, seconds = time.perf_counter(), FAILED, False, 0.0
+        incoming = Incoming(receive)
 
         async def noting(message: Message) -> None:
-            nonlocal code, started
+            nonlocal code, started, seconds
             if message["type"] == "http.response.start":
                 code, started = message["status"], True
+            elif not message.get("more_body", False) and not incoming.is_over:  # or the connection could be closed
+                await send({**message, "more_body": True})
+                seconds = time.perf_counter() - began
+                await incoming.drop()
+                message = {"type": "http.response.body"}
             await send(message)
 
         scope["bertjobs.model"] = ""
@@ -72,7 +79,7 @@ class Gate:
         try:
             try:
                 self._check(scope)
-                await self._app(scope, receive, noting)
+                await self._app(scope, incoming, noting)
             except Exception as error:
                 _log(error)
                 if not started:
@@ -80,7 +87,7 @@ class Gate:
         finally:
             self._state.requests -= 1
             route = getattr(scope.get("route"), "path", "")
-            self._metrics.answered(route, scope["bertjobs.model"], code, time.perf_counter() - began)
+            self._metrics.answered(route, scope["bertjobs.model"], code, seconds or time.perf_counter() - began)
 
     def _check(self, scope: Scope) -> None:
         path = scope["path"]

@@ -34,11 +34,28 @@ def raw(server: Running, data: bytes) -> bytes:
 
 
 def test_a_body_that_is_too_large(server: Running) -> None:
-    for size in (20_001, 300_000, 1_000_000):
+    for size in (20_001, 300_000, 20_000_000):
         answer = server.post("/classify", b"x" * size)
         assert answer.status == 413
         assert answer.content["error"] == "the body is larger than 20,000 bytes"
         assert answer.headers["connection"] == "close"
+
+
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [("POST /classify", 413), ("POST /classfy", 404), ("POST /classify HTTP/1.1\r\nContent-Encoding: gzip", 415)],
+)
+def test_a_client_that_reads_once_it_has_sent_all_gets_its_answer(server: Running, head: str, status: int) -> None:
+    first, _, more = head.partition(" HTTP/1.1\r\n")
+    chunk, count = b"x" * 10_000, 20
+    lines = [f"{first} HTTP/1.1", "Host: x", "Connection: close", f"Content-Length: {len(chunk) * count}"]
+    with socket.create_connection(("127.0.0.1", server.port), timeout=60) as connection:
+        connection.sendall("\r\n".join([*lines, *filter(None, [more]), "", ""]).encode())
+        for _ in range(count):
+            connection.sendall(chunk)
+            time.sleep(0.05)
+        assert connection.recv(65536).startswith(f"HTTP/1.1 {status}".encode())
+        assert connection.recv(65536) == b"", "closed, and not reset"
 
 
 def test_a_body_that_is_too_slow(server: Running) -> None:
