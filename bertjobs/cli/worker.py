@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,6 +65,7 @@ def _worker(args: argparse.Namespace) -> int:
     exists = directory.lockfile.exists()
     if exists:
         resolved = resumed(directory, _nodes_of(asked))
+        resolved = replace(resolved, spec=replace(resolved.spec, steps_this_run=asked.steps_this_run))
     spec = absolute(resolved.spec)
     with stops():
         if here.node:

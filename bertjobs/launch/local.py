@@ -19,6 +19,7 @@ from bertjobs.launch.link import contract_code
 from bertjobs.recipe.groups import RANKS_OF_NODES, place_of
 from bertjobs.recipe.spec import RunSpec
 from bertjobs.run.directory import RunDirectory
+from bertjobs.wording import harmless
 
 POLL_S = 0.2
 LOG_END_S = 5.0
@@ -104,6 +105,13 @@ def next_job(directory: RunDirectory) -> str:
 def label(rank: int, world_size: int) -> str:
     """What each line of a rank begins with, as with ``srun --label``: the rank, right-justified, and a colon."""
     return f"{rank:>{len(str(world_size - 1))}}: "
+
+
+def tail(log: Path, lines: int = 12) -> str:
+    """The last lines of a log, to be shown; before them the name of a crash, which the stacks of all threads follow."""
+    written = log.read_text(errors="replace").splitlines()
+    crash = [line for line in written[:-lines] if "Fatal Python error: " in line][:1]
+    return "".join(f"  | {harmless(line)}\n" for line in (*crash, *written[-lines:]))
 
 
 @contextmanager

@@ -36,7 +36,6 @@ from bertjobs.slurm.environment import clean_environment
 from bertjobs.slurm.options import SlurmOptions
 from bertjobs.slurm.refusals import NoAnswer
 from bertjobs.tasks.prepared import PreparedTask
-from bertjobs.wording import harmless
 
 _CHAIN = re.compile(r"chain-(\d+)")
 
@@ -286,7 +285,7 @@ def _phase_here(
             spec.restarts,
         )
         record_refusal(directory, phase.phase, job, attempt, decision)
-        out.write(f"phase {phase.phase} ended with code {code}; log: {log}\n" + _tail(log))
+        out.write(f"phase {phase.phase} ended with code {code}; log: {log}\n" + local.tail(log))
         if here or decision.next is not Next.RESTART:
             break
         out.write(f"restarting phase {phase.phase} from {last_written(folder.checkpoints)}\n")
@@ -302,11 +301,6 @@ def _view(folder: PhaseDirectory, spec: RunSpec, phase: PhaseSpec, out: TextIO) 
             view.held_out = HeldOut.of_task(prepared.measure)
             view.epoch_steps = prepared.epoch_steps(phase.global_batch)
     return view
-
-
-def _tail(log: Path, lines: int = 12) -> str:
-    last = log.read_text(errors="replace").splitlines()[-lines:]
-    return "".join(f"  | {harmless(line)}\n" for line in last)
 
 
 def unfinished(directory: RunDirectory) -> RunSpec:

@@ -177,10 +177,10 @@ class Trainer:
         """
         signals = [int(self.stop.signal == number) for number in STOP_SIGNALS]
         row = self._pace.row(self.progress.step)
-        own = [*signals, int(self._is_lost()), int(error is not None), *self.saving.flags, *row]
+        own = [*signals, int(self._is_enough), int(self._is_lost()), int(error is not None), *self.saving.flags, *row]
         total = iter(self.ranks.sum_on_host(*own, *self.learner.count(micro_batches)))
         signals = [next(total) for _ in signals]
-        lost, wrong, writing, unwritten = (next(total) for _ in range(4))
+        enough, lost, wrong, writing, unwritten = (next(total) for _ in range(5))
         row = [next(total) for _ in row]
         counts = list(total)
         if lost:
@@ -194,7 +194,7 @@ class Trainer:
         if row:
             self._take_in(row)
         causes = [number.name for number, count in zip(STOP_SIGNALS, signals, strict=True) if count]
-        if self._is_enough:
+        if enough:
             causes.append("STEPS_THIS_RUN")
         return counts, causes[0] if causes else None
 

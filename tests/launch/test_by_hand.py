@@ -14,7 +14,7 @@ from bertjobs.launch.by_hand import hetseq_groups, parse_address, place
 from bertjobs.launch.local import LocalRanks, free_port
 from bertjobs.run.directory import RunDirectory
 from tests.cluster.slurm import PATIENCE_S
-from tests.conftest import Bertjobs
+from tests.conftest import Bertjobs, wait_until
 
 NODES = (1, 4, 2)
 
@@ -80,12 +80,14 @@ def test_nodes_started_by_hand_train_one_run_and_continue_it_as_other_nodes(
     tmp_path: Path, speeches_data: Path
 ) -> None:
     hetseq = ("--distributed-init-method", f"tcp://127.0.0.1:{free_port()}", "--distributed-world-size", 2,
-              "--distributed-gpus", 1, "--steps-this-run", 10)  # fmt: skip
-    nodes = [Node(tmp_path, speeches_data, *hetseq, "--distributed-rank", rank) for rank in (0, 1)]
-    (first, said), (second, followed) = [node.end() for node in nodes]
+              "--distributed-gpus", 1)  # fmt: skip
+    directory = RunDirectory(tmp_path / "results" / "hand")
+    node0 = Node(tmp_path, speeches_data, *hetseq, "--distributed-rank", 0)
+    wait_until(directory.lockfile.exists)  # a node that comes late sees a run that has begun, and keeps its own limit
+    node1 = Node(tmp_path, speeches_data, *hetseq, "--distributed-rank", 1, "--steps-this-run", 10)
+    (first, said), (second, followed) = node0.end(), node1.end()
     assert (first, second) == (75, 75), said + followed
     assert "node 1 of 2 nodes x 1 task: rank 1; rank 0 listens at 127.0.0.1:" in followed
-    directory = RunDirectory(tmp_path / "results" / "hand")
     assert len(directory.phase(1).metrics.read_text().splitlines()) == 10
 
     ours = ("--rendezvous", f"127.0.0.1:{free_port()}", "--groups", "1x1/2,1x2")

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from bertjobs.launch.local import label, labelled_log, rank_environment
+from bertjobs.launch.local import label, labelled_log, rank_environment, tail
 from bertjobs.launch.start import start_here, write_run
 from bertjobs.launch.watch.progress import ProgressView
 from bertjobs.recipe.catalogue import builtin_file, load_catalogue
@@ -214,3 +214,12 @@ def test_ranks_share_the_cores_that_they_may_use_unless_the_shell_says_how_many_
 
     assert threads({}) == threads({"OMP_NUM_THREADS": ""}) == "3"
     assert threads({"OMP_NUM_THREADS": "1"}) == "1"
+
+
+def test_a_log_s_last_lines_are_shown_after_the_name_of_the_crash_that_they_belong_to(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    stacks = [f"1:   File thread.py, line {number}" for number in range(30)]
+    log.write_text("\n".join(["1: step 1", "1: Fatal Python error: Bus error", *stacks]))
+    assert tail(log).splitlines() == [f"  | {line}" for line in ("1: Fatal Python error: Bus error", *stacks[-12:])]
+    log.write_text("0: step 1\n0: step\x1b[2J 2\n")
+    assert tail(log) == "  | 0: step 1\n  | 0: step\\x1b[2J 2\n"
