@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bertjobs.errors import InputError
-from bertjobs.recipe.groups import NodeGroup, groups_text
+from bertjobs.recipe.groups import NodeGroup, components, gpus_asked, groups_text
 from bertjobs.recipe.spec import RunSpec
 from bertjobs.run.directory import RunDirectory
 from bertjobs.slurm.container import Container, run_sub, submitting_code
@@ -43,33 +43,21 @@ def sbatch_lines(spec: RunSpec, phase: int, options: SlurmOptions, array: StudyA
     """The options of the job, without ``#SBATCH``; those of a heterogeneous job for each of its components, with a line
     ``hetjob`` between them.
 
-    Groups of nodes with equally many ranks are one component, whose constraint counts the nodes of each.
-
     Raises:
-        InputError: ``array`` with several components, of which Slurm makes no arrays.
+        InputError: ``array`` with several components, of which Slurm makes no arrays; two constraints.
     """
-    parts = components(spec)
+    parts = components(spec.node_groups)
     if array and len(parts) > 1:
         raise InputError(
-            "a study is one array of jobs, and Slurm has no arrays of jobs whose nodes have different numbers of GPUs",
+            "a study is one array of jobs, and Slurm has no arrays of heterogeneous jobs, which groups of nodes with "
+            "different numbers of GPUs, systems or partitions need",
             where=f"groups {groups_text(spec.groups)}",
-            hint="give its nodes the same number of GPUs, or submit its runs one by one",
+            hint="give it nodes that are alike, or submit its runs one by one",
         )
     lines: list[str] = []
     for component in parts:
         lines += [*(["hetjob"] if lines else []), *_component_lines(spec, component, phase, options, array)]
     return lines
-
-
-def components(spec: RunSpec) -> tuple[NodeGroup, ...]:
-    """The nodes of a run as components of a job: one, if one can have them all."""
-    groups = spec.groups or (NodeGroup(spec.nodes, spec.tasks_per_node),)
-    constraints = {group.constraint: group.nodes for group in groups}
-    if len({group.tasks_per_node for group in groups}) > 1 or (len(constraints) > 1 and "" in constraints):
-        return groups
-    parts = "&".join(f"{group.constraint}*{group.nodes}" for group in groups)
-    constraint = f"[{parts}]" if len(constraints) > 1 else groups[0].constraint
-    return (NodeGroup(sum(group.nodes for group in groups), groups[0].tasks_per_node, constraint),)
 
 
 def _component_lines(
@@ -86,10 +74,10 @@ def _component_lines(
         *([f"--array={array.elements}"] if array else []),
     ]
     if spec.gpus:
-        lines.append(f"--gpus-per-node={spec.gpus_asked(component.tasks_per_node)}")
-    if spec.gpus and component.tasks_per_node == spec.system.gpus_per_node:
+        lines.append(f"--gpus-per-node={gpus_asked(component.gpu_type or spec.gpu_type, component.tasks_per_node)}")
+    if spec.gpus and component.tasks_per_node == spec.system_of(component).gpus_per_node:
         lines += ["--exclusive", "--mem=0"]  # all GPUs of a node: its CPUs and memory too
-    return lines + options.lines() + ([f"--constraint={component.constraint}"] if component.constraint else [])
+    return lines + options.on_nodes(component.partition, component.constraint).lines()
 
 
 def render_script(

@@ -87,8 +87,9 @@ class Setting:
             "phase": "the number of a phase, or 'all'",
             "switch": "true or false",
             "mounts": "SRC:DST or SRC:DST:FLAGS, separated by commas",
-            "groups": "NODESxGPUS[@CONSTRAINT][/SYSTEM][/SPEED], separated by commas, or a list of mappings with "
-            "nodes, gpus or tasks_per_node, and if wanted constraint, system and speed",
+            "groups": "NODESxGPUS[@CONSTRAINT][/SYSTEM][/partition=NAME][/SPEED], separated by commas, or a list of "
+            "mappings with nodes, gpus or tasks_per_node, and if wanted constraint, system, partition and speed; GPUS "
+            "may be TYPE:N",
             "name": "a name",
             "path": "a path",
         }.get(self.kind, "text")

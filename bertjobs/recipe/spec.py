@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields
 from typing import Annotated
 
 from bertjobs.recipe.batch import largest_micro_batch
-from bertjobs.recipe.groups import NodeGroup, place_of, ranks_of
+from bertjobs.recipe.groups import NodeGroup, gpus_asked, place_of, ranks_of
 from bertjobs.recipe.predictions import MASKED_SHARE
 from bertjobs.recipe.setting import PRECISIONS, Setting
 
@@ -357,8 +357,8 @@ class RunSpec:
     groups: Annotated[
         tuple[NodeGroup, ...],
         Setting(
-            "groups of nodes that differ, in place of `nodes` and `gpus`: nodes, GPUs per node and, if wanted, a "
-            "constraint, a system and a speed of each, as a multiple of the run's own system",
+            "groups of nodes that differ, in place of `nodes` and `gpus`: nodes, GPUs per node and, if wanted, a type "
+            "of GPU, a constraint, a system, a partition and a speed of each, as a multiple of the run's own system",
             kind="groups",
             example="2x4@v100/dgx1-32g,1x8@a100",
             default_words="all nodes alike",
@@ -768,6 +768,15 @@ class RunSpec:
         """The ranks on each node, in the order of the ranks."""
         return ranks_of(self.groups) or (self.tasks_per_node,) * self.nodes
 
+    @property
+    def node_groups(self) -> tuple[NodeGroup, ...]:
+        """Its nodes as groups: one, if they are alike."""
+        return self.groups or (NodeGroup(self.nodes, self.tasks_per_node),)
+
+    def system_of(self, group: NodeGroup) -> SystemSpec:
+        """What a group's nodes are."""
+        return next((system for system in self.group_systems if system.name == group.system), self.system)
+
     def node_of(self, rank: int) -> int:
         """The number of the node that a rank runs on; IndexError if the run has no such rank."""
         return place_of(rank, self.ranks_of_nodes)[0]
@@ -775,11 +784,7 @@ class RunSpec:
     @property
     def gpus_per_node(self) -> str:
         """The GPUs of a node as ``sbatch --gpus-per-node`` takes them: ``8``, or ``a100:8`` of one type."""
-        return self.gpus_asked(self.gpus)
-
-    def gpus_asked(self, gpus: int) -> str:
-        """As many GPUs of a node as ``sbatch --gpus-per-node`` takes them."""
-        return f"{self.gpu_type}:{gpus}" if self.gpu_type else str(gpus)
+        return gpus_asked(self.gpu_type, self.gpus)
 
     @property
     def is_distilled(self) -> bool:

@@ -78,6 +78,25 @@ class SlurmOptions:
         memory = self.memory or "0"  # all of the node's
         return replace(self, cpus=cpus, memory=memory, extra=(*self.extra, "--nodes=1", "--exclusive"))
 
+    def on_nodes(self, partition: str, constraint: str) -> SlurmOptions:
+        """These options for some nodes of their own; "" is anything.
+
+        Raises:
+            InputError: a constraint holds for all nodes already, of which sbatch would forget one.
+        """
+        nodes = replace(self, partition=partition or self.partition)
+        others = [option for option in (*self.site, *self.extra) if option_name(option) == "constraint"]
+        if not constraint or others[-1:] == [f"--constraint={constraint}"]:
+            return nodes
+        if others:
+            raise InputError(
+                f"sbatch takes one constraint, but a group of nodes has {constraint}, and all have "
+                f"{others[-1].partition('=')[2]}",
+                where="groups",
+                hint="write both into the group's, as a&b, and leave the other out",
+            )
+        return replace(nodes, extra=(*self.extra, f"--constraint={constraint}"))
+
     def less(self, names: Iterable[str]) -> SlurmOptions:
         """These options without those in ``extra`` that have one of these names."""
         left = [option for option in self.extra if option_name(option) not in names]

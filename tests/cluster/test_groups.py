@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from statistics import median
 from types import MappingProxyType
@@ -143,3 +143,35 @@ def test_a_slowed_group_computes_less_and_both_are_as_fast_as_each_alone(
 
 def step_times(directory: RunDirectory) -> list[float]:
     return [line["step_time_s"] for line in read_lines(directory.phase(1).metrics)]
+
+
+@pytest.fixture
+def labelled(cluster: Cluster) -> Iterator[None]:
+    """The first node is of another kind than the two after it, so Slurm lists it first."""
+    kinds = {"node1": "a100", "node2": "v100", "node3": "v100"}
+    for node, kind in kinds.items():
+        cluster.run(["scontrol", "update", f"NodeName={node}", f"AvailableFeatures={kind}", f"ActiveFeatures={kind}"])
+    yield
+    for node in kinds:
+        cluster.run(["scontrol", "update", f"NodeName={node}", "AvailableFeatures=", "ActiveFeatures="])
+
+
+def allocated(cluster: Cluster, job: str) -> list[tuple[str, str]]:
+    """The partition and the nodes of each component of a job."""
+    rows = cluster.run(["sacct", "-nXP", "-j", job, "-o", "Partition,NodeList"]).stdout.split()
+    return [(partition, nodes) for partition, _, nodes in (row.partition("|") for row in rows)]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("labelled")
+def test_groups_get_the_nodes_that_they_ask_for(run, cluster: Cluster) -> None:
+    counted = run("counted", "--groups", "2x1@v100,1x1@a100", "--set", "phase1.steps=5")
+    assert cluster.wait(job_of(counted)) == "COMPLETED"
+    assert allocated(cluster, job_of(counted)) == [("batch", "node[1-3]")]
+
+    packs = ("--set", "phase1.steps=5", "--set", "phase1.global_batch=48", "--set", "phase1.micro_batch=2")
+    ordered = run("ordered", "--groups", "2x1@v100/0.5,1x1@a100/partition=urgent", *packs)
+    assert cluster.wait(job_of(ordered)) == "COMPLETED"
+    assert allocated(cluster, job_of(ordered)) == [("batch", "node[2-3]"), ("urgent", "node1")]
+    (first_deal,) = [event for event in ordered.events() if event["event"] == "dealt" and event["step"] == 1]
+    assert first_deal["packs"][2] > max(first_deal["packs"][:2])

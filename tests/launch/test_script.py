@@ -85,9 +85,34 @@ def test_groups_that_only_differ_in_what_they_are_are_one_job(spec: RunSpec) -> 
     assert "#SBATCH hetjob" in any_node
 
 
+def test_a_group_has_a_type_of_gpu_and_a_partition_of_its_own(spec: RunSpec) -> None:
+    run = groups(replace(spec, gpu_type="a100"), NodeGroup(2, 8, gpu_type="v100", partition="old"), NodeGroup(1, 8))
+    text = rendered_head(run, 1, SlurmOptions("gpu"))
+    old, new = (part.split() for part in text.split("#SBATCH hetjob"))
+    assert {"--gpus-per-node=v100:8", "--partition=old"} < set(old)
+    assert {"--gpus-per-node=a100:8", "--partition=gpu"} < set(new)
+    assert "--partition=gpu" not in old
+
+
+def test_a_group_s_constraint_is_not_lost_beside_one_for_all_nodes(spec: RunSpec) -> None:
+    run = groups(spec, NodeGroup(2, 4, "v100"), NodeGroup(1, 8))
+    with pytest.raises(InputError, match="a group of nodes has v100, and all have infiniband"):
+        sbatch_lines(run, 1, SlurmOptions(site=("--constraint=infiniband",)))
+    same = sbatch_lines(run, 1, SlurmOptions(extra=("--constraint=v100",)))
+    assert same.count("--constraint=v100") == 2, "one for each component"
+
+
+def test_a_whole_node_is_what_the_group_s_own_system_has(spec: RunSpec) -> None:
+    small = replace(spec.system, name="small", gpus_per_node=4)
+    run = replace(groups(spec, NodeGroup(1, 4, system="small"), NodeGroup(1, 4)), group_systems=(small, spec.system))
+    lines = sbatch_lines(run, 1, SlurmOptions())
+    assert lines.index("--exclusive") < lines.index("hetjob")
+    assert lines.count("--exclusive") == 1
+
+
 def test_a_study_has_no_components(spec: RunSpec) -> None:
     array = StudyArray("st", (1, 2), (1,))
-    with pytest.raises(InputError, match="Slurm has no arrays of jobs whose nodes have different numbers of GPUs"):
+    with pytest.raises(InputError, match="Slurm has no arrays of heterogeneous jobs"):
         sbatch_lines(groups(spec, NodeGroup(2, 4), NodeGroup(1, 8)), 1, SlurmOptions(), array)
 
 

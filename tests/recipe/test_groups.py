@@ -14,6 +14,7 @@ from bertjobs.recipe.catalogue import builtin_file, load_catalogue
 from bertjobs.recipe.groups import (
     SLOWEST,
     NodeGroup,
+    components,
     groups_of,
     groups_text,
     nodes_words,
@@ -74,6 +75,9 @@ def test_text_and_mappings_say_the_same(run: Any) -> None:
     assert run("groups=2x4@v100,1x8@a100", recipe="dgx1-32g").spec.groups == GROUPS
     assert parse_groups("2x4@a|b, 1x8") == (NodeGroup(2, 4, "a|b"), NodeGroup(1, 8))
     assert parse_groups([{"nodes": 1, "tasks_per_node": 3}]) == (NodeGroup(1, 3),)
+    borrowed = (NodeGroup(2, 4, gpu_type="1080ti", partition="old", speed=0.4),)
+    assert parse_groups("2x1080ti:4/partition=old/0.4") == borrowed
+    assert parse_groups([{"nodes": 2, "gpus": "1080ti:4", "partition": "old", "speed": 0.4}]) == borrowed
     assert parse_groups("") == parse_groups(None) == ()
 
 
@@ -82,9 +86,13 @@ def test_text_and_mappings_say_the_same(run: Any) -> None:
     [
         *("2", "2x", "0x4", "2x4@", "2x4@a b", "2x4@a#b", 'x"', "2x4;1x8"),
         *("2x4/", "2x4/1/2", "2x4/dgx1-32g/h200", "2x4/0", "2x4/1/h200/3"),
+        *("2xv100:", "2x:4", "2xv100:0", "2xa/b:4", "2x4/partition=", "2x4/partition=a/partition=b", "2x4/qos=high"),
         *(7, {"nodes": 2}, [2], [{"nodes": 2}], [{"nodes": 2, "gpus": 4, "tasks_per_node": 8}]),
         *([{"nodes": True, "gpus": 4}], [{"nodes": 2, "gpus": 4, "colour": "red"}]),
         [{"nodes": 2, "gpus": 4, "constraint": "a b"}],
+        *([{"nodes": 2, "gpus": value}] for value in ("v100:", "v100:4:2", "v100:-1", 4.0)),
+        *([{"nodes": 2, "gpus": 4, "partition": value}] for value in (7, "a,b", "a b")),
+        *([{"nodes": 2, "gpus": "v100:4", "gpu_type": "a100"}], [{"nodes": 2, "gpus": 4, "gpu_type": "v100:4"}]),
         *([{"nodes": 2, "gpus": 4, "speed": value}] for value in (0, -1, True, "fast", float("inf"))),
         *([{"nodes": 2, "gpus": 4, "system": value}] for value in (7, "1080", "my node", "a/b", "a,b")),
     ],
@@ -92,7 +100,7 @@ def test_text_and_mappings_say_the_same(run: Any) -> None:
 def test_what_is_no_group_is_refused(run: Any, value: Any) -> None:
     assert parse_groups(value) is None
     if isinstance(value, str):
-        with pytest.raises(InputError, match=r"groups must be NODESxGPUS\[@CONSTRAINT\]\[/SYSTEM\]\[/SPEED\]"):
+        with pytest.raises(InputError, match=r"groups must be NODESxGPUS\[@CONSTRAINT\]\[/SYSTEM\]\[/partition=NAME\]"):
             run(f"groups={value}")
 
 
@@ -105,12 +113,39 @@ def test_what_is_no_group_is_refused(run: Any, value: Any) -> None:
             st.sampled_from(("", "v100", "a|b", "[x*2&y*1]")),
             st.sampled_from(("", "dgx1-32g", "h200")),
             st.floats(SLOWEST, 1 / SLOWEST),
+            st.sampled_from(("", "v100", "1080ti")),
+            st.sampled_from(("", "old", "gpu-2")),
         ),
         min_size=1,
     )
 )
 def test_groups_are_read_as_they_are_written(groups: list[NodeGroup]) -> None:
     assert parse_groups(groups_text(groups)) == parse_groups([group.plain() for group in groups]) == tuple(groups)
+
+
+def test_groups_that_a_constraint_tells_apart_are_one_component() -> None:
+    alike = (NodeGroup(2, 8, "v100"), NodeGroup(1, 8, "a100"), NodeGroup(1, 8, "v100"))
+    assert components(alike) == (NodeGroup(4, 8, "[v100*3&a100*1]"),)
+    assert components(alike[::2]) == (NodeGroup(3, 8, "v100"),)
+    assert components((NodeGroup(2, 8),)) == (NodeGroup(2, 8),)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        NodeGroup(1, 4, "a100"),
+        NodeGroup(1, 8),
+        NodeGroup(1, 8, "a100|h200"),
+        NodeGroup(1, 8, "a100", "h200"),
+        NodeGroup(1, 8, "a100", speed=2),
+        NodeGroup(1, 8, "a100", partition="new"),
+        NodeGroup(1, 8, "a100", gpu_type="a100"),
+    ],
+)
+def test_groups_whose_order_matters_or_that_no_constraint_counts_are_several(other: NodeGroup) -> None:
+    """Slurm gives the nodes of one component in its own order: ranks would not know which group they are in."""
+    groups = (NodeGroup(2, 8, "v100"), other)
+    assert components(groups) == groups
 
 
 def test_a_group_s_system_is_looked_up_and_kept(run: Any, tmp_path: Path) -> None:

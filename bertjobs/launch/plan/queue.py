@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from bertjobs.errors import nearest
 from bertjobs.launch.plan.problem import Problem
+from bertjobs.recipe.groups import NodeGroup, components
 from bertjobs.recipe.spec import RunSpec
 from bertjobs.slurm.client import Slurm
 from bertjobs.slurm.cluster import Partition, partitions_of
@@ -78,22 +79,45 @@ def queue_problems(spec: RunSpec, queue: Queue) -> list[Problem]:
         except ValueError as error:
             hint = "minutes, HH:MM:SS or D-HH:MM:SS, such as 240, 4:00:00 or 1-12:00:00"
             return [Problem(str(error), where="--time", hint=hint)]
-    problems = []
-    known = [partition.name for partition in queue.partitions]
-    for name in filter(None, queue.partition.split(",")):
-        if known and name not in known:
-            problems.append(Problem(f"the cluster has no partition {name!r}", "--partition", nearest(name, known)))
-    against = [_against(spec, queue, partition) for partition in queue.chosen]
-    if against and all(against):  # one that starts it is enough
-        problems += [problem for problems_of_one in against for problem in problems_of_one]
+    problems = [problem for part in components(spec.node_groups) for problem in _against_all(spec, queue, part)]
     if problems or not queue.test.refusal:  # sbatch would say the same in fewer words
         return problems
-    if against and NOT_NOW in queue.test.refusal:  # the nodes exist: sbatch queues the job, and it waits for them
+    if (
+        queue.partitions and NOT_NOW in queue.test.refusal
+    ):  # the nodes exist: sbatch queues the job, and it waits for them
         what = f"enough nodes exist, but not all of them can be used now: {queue.test.refusal}"
         hint = "the job waits until they are back; `sinfo -R` says why they are drained or down"
         return [Problem(what, where="sbatch --test-only", hint=hint, is_warning=True)]
     hint = RUN_HINTS.about(queue.test.refusal)
     return [Problem(f"sbatch refuses: {queue.test.refusal}", where="sbatch --test-only", hint=hint)]
+
+
+def _against_all(spec: RunSpec, queue: Queue, nodes: NodeGroup) -> list[Problem]:
+    """Why none of the partitions that they may be in would ever start the job, for nodes of a run that are alike."""
+    queue = replace(queue, partition=nodes.partition or queue.partition)
+    unknown = _unknown(queue, "groups" if nodes.partition else "--partition")
+    gpus = nodes.tasks_per_node if spec.groups and spec.gpus else spec.gpus
+    kind = nodes.gpu_type or spec.gpu_type
+    alone = replace(spec, groups=(), nodes=nodes.nodes, gpus=gpus, gpu_type=kind)
+    against = [_against(alone, queue, partition) for partition in queue.chosen]
+    if not all(against):  # one that starts it is enough
+        return unknown
+    problems = [problem for problems_of_one in against for problem in problems_of_one]
+    if spec.groups:
+        place, hint = f"groups {nodes}", "change the group, or its partition"
+        problems = [replace(problem, where=f"{place}, {problem.where}", hint=hint) for problem in problems]
+    return unknown + problems
+
+
+def _unknown(queue: Queue, where: str) -> list[Problem]:
+    """Partitions that are asked for, and that the cluster does not have."""
+    known = [partition.name for partition in queue.partitions]
+    names = filter(None, queue.partition.split(",")) if known else ()
+    return [
+        Problem(f"the cluster has no partition {name!r}", where, nearest(name, known))
+        for name in names
+        if name not in known
+    ]
 
 
 def _against(spec: RunSpec, queue: Queue, partition: Partition) -> list[Problem]:

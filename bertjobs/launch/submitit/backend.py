@@ -15,10 +15,10 @@ from typing import Any
 
 from bertjobs.errors import BertjobsError, InputError
 from bertjobs.files.atomic import PRIVATE_FOLDER, write_text
-from bertjobs.launch.script import components, submissions
+from bertjobs.launch.script import submissions
 from bertjobs.launch.submitit.job import RankJob
 from bertjobs.launch.unanswered import queued_without_answer
-from bertjobs.recipe.groups import groups_text
+from bertjobs.recipe.groups import NodeGroup, components, gpus_asked, groups_text
 from bertjobs.recipe.spec import RunSpec
 from bertjobs.run.directory import RunDirectory
 from bertjobs.slurm.client import Slurm
@@ -103,8 +103,11 @@ def job_parameters(
     """A phase's parameters for submitit's Slurm executor.
 
     Raises:
-        InputError: the time limit is unknown; an option is not in sbatch's long form.
+        InputError: the time limit is unknown; an option is not in sbatch's long form; the nodes are not one component
+            of a job.
     """
+    nodes = _one_component(spec)
+    options = options.on_nodes(nodes.partition, nodes.constraint)
     further: dict[str, Any] = {name.replace("-", "_"): value for name, value in options.parameters().items()}
     if "time" in further:
         limit_s = _limit_s(str(further["time"]))
@@ -116,15 +119,6 @@ def job_parameters(
         )
     limit_min = minutes(limit_s)
     further.setdefault("time", "infinite" if math.isinf(limit_min) else limit_min)
-    parts = components(spec)
-    if len(parts) > 1:
-        raise InputError(
-            "submitit makes no jobs of groups of nodes with different numbers of GPUs",
-            where=f"groups {groups_text(spec.groups)}",
-            hint="--backend slurm",
-        )
-    if parts[0].constraint:
-        further["constraint"] = parts[0].constraint
     logs = RunDirectory(Path(spec.results) / spec.run).phase(phase).logs
     parameters: dict[str, Any] = {
         "job_name": f"{spec.run}-phase{phase}",
@@ -140,10 +134,22 @@ def job_parameters(
     if after:
         parameters["dependency"] = f"afterany:{':'.join(after)}"
     if spec.gpus:
-        parameters["gpus_per_node"] = spec.gpus_per_node
-    if spec.gpus and spec.gpus == spec.system.gpus_per_node:
+        parameters["gpus_per_node"] = gpus_asked(nodes.gpu_type or spec.gpu_type, nodes.tasks_per_node)
+    if spec.gpus and nodes.tasks_per_node == spec.system_of(nodes).gpus_per_node:
         parameters |= {"exclusive": True, "mem": 0}  # all GPUs of a node: its CPUs and memory too
     return parameters
+
+
+def _one_component(spec: RunSpec) -> NodeGroup:
+    first, *others = components(spec.node_groups)
+    if others:
+        raise InputError(
+            "submitit makes no heterogeneous jobs, which groups of nodes with different numbers of GPUs, systems or "
+            "partitions need",
+            where=f"groups {groups_text(spec.groups)}",
+            hint="--backend slurm",
+        )
+    return first
 
 
 def _limit_s(time: str) -> float:

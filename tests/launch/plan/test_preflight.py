@@ -402,6 +402,24 @@ def test_a_partition_that_would_never_start_the_job(
         assert part in text
 
 
+@pytest.mark.parametrize(
+    ("groups", "says"),
+    [
+        ("2x4/partition=short,1x8", []),
+        ("2xa100:4/partition=short,2x4", []),
+        ("2x8/partition=short,4x4", ["8 GPUs per node, but nodes of partition short have 4", "2x8/partition=short"]),
+        ("3x4/partition=short,1x4", ["the run asks for 3 nodes, but partition short has 2"]),
+        ("2xh100:4/partition=short,2x4", ["partition short has no GPUs of type 'h100'"]),
+        ("2x4/partition=shrt,2x4", ["no partition 'shrt'", "where: groups", "'short'"]),
+    ],
+)
+def test_each_group_of_nodes_is_seen_in_its_own_partition(groups: str, says: list[str]) -> None:
+    text = words(queue_problems(resolved("dgxa100-80g", groups=groups), Queue("batch", "", PARTITIONS)))
+    assert bool(text) == bool(says)
+    for part in says:
+        assert part in text
+
+
 def test_sbatch_s_refusal_is_reported_unless_the_reason_is_known_already() -> None:
     spec = resolved("h200")
     refused = StartEstimate(refusal="Invalid account")

@@ -158,7 +158,7 @@ def test_groups_of_nodes_are_one_job_or_refused(spec: RunSpec) -> None:
     alike = replace(spec, groups=(NodeGroup(2, 8, "v100"), NodeGroup(1, 8, "a100")))
     further = job_parameters(alike, 1, SlurmOptions(), (), 3600.0)["additional_parameters"]
     assert further["constraint"] == "[v100*2&a100*1]"
-    with pytest.raises(InputError, match="submitit makes no jobs of groups"):
+    with pytest.raises(InputError, match="submitit makes no heterogeneous jobs"):
         job_parameters(replace(spec, groups=(NodeGroup(2, 4), NodeGroup(1, 8))), 1, SlurmOptions(), (), 3600.0)
 
 
