@@ -106,3 +106,8 @@ def nearest(word: str, choices: Iterable[str]) -> str | None:
     if close:
         return f"did you mean {close[0]!r}?"
     return f"choose one of: {', '.join(names)}" if names else None
+
+
+def install_hint(extra: str) -> str:
+    """A hint at how the packages of an extra are installed."""
+    return f"pip install 'bertjobs[{extra}]', or from a clone: pip install '.[{extra}]'"

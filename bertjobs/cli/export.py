@@ -53,7 +53,8 @@ def _export(args: argparse.Namespace) -> int:
     if args.triton_python and args.to != "triton":
         raise InputError("only Triton has it", where=f"--to {args.to} --triton-python", hint="--to triton")
     with interrupts_held():
-        from bertjobs.export.export import Options, check_output, export
+        from bertjobs.export.export import Options, export
+        from bertjobs.files.output_folder import check_output
 
     check_output(args.output)
     folder = chosen_folder(args)

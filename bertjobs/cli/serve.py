@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from bertjobs.cli.arguments import add_results_arguments, results_folder
 from bertjobs.cli.interrupts import EXIT_INTERRUPTED, interrupts_held
 from bertjobs.cli.model_arguments import add_compute_arguments, add_pack_argument, chosen_budget, prepared_device
-from bertjobs.errors import EXIT_DONE, InputError
+from bertjobs.errors import EXIT_DONE, InputError, install_hint
 
 if TYPE_CHECKING:
     from bertjobs.serve.limits import Limits
@@ -109,7 +109,7 @@ def _check_extra() -> None:
         raise InputError(
             f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} not installed here",
             where="bertjobs serve",
-            hint="pip install 'bertjobs[serve]', or from a clone: pip install '.[serve]'",
+            hint=install_hint("serve"),
         )
 
 

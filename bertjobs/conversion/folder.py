@@ -11,11 +11,11 @@ from torch import Tensor
 
 from bertjobs.conversion.checkpoint import ForeignCheckpoint
 from bertjobs.conversion.find import read_checkpoint
-from bertjobs.data.prepare.new_folder import check_output, new_folder
 from bertjobs.data.text.normalisation import CONFIG_FILE
 from bertjobs.data.text.vocabulary import TOKENS_FILE, beside
 from bertjobs.data.text.vocabulary_choice import NO_WISHES, ChosenVocabulary, Wishes, choose_vocabulary
 from bertjobs.errors import InputError
+from bertjobs.files.output_folder import check_output, output_folder
 from bertjobs.model.huggingface import (
     TIED,
     WEIGHTS_FILE,
@@ -109,7 +109,7 @@ def import_checkpoint(options: ImportOptions) -> Imported:
     notes += _numbers(state, checkpoint.path)
     words = not any(name.startswith(MASKED_WORDS) for name in missing)
     sentences = not any(name.startswith(NEXT_SENTENCE) for name in missing)
-    with new_folder(options.output) as folder:
+    with output_folder(options.output) as folder:
         _write(folder, spec, vocabulary, state, words, sentences)
     known = {*shapes, *TIED, _POSITIONS}
     unknown = [name for name in checkpoint.tensors if canonical_name(name, shapes) not in known]

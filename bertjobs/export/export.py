@@ -29,8 +29,7 @@ from bertjobs.export.source import Source, open_source
 from bertjobs.export.tensorrt import shapes_for, tensorrt_words, write_calibration
 from bertjobs.export.triton.card import repository_card
 from bertjobs.export.triton.repository import check_servable, write_computing, write_text_model
-from bertjobs.files.atomic import new_folder
-from bertjobs.files.faults import not_written
+from bertjobs.files.output_folder import check_output, output_folder
 from bertjobs.finetune.predict import BATCH_TOKENS
 from bertjobs.run.result import name_of
 
@@ -114,26 +113,10 @@ def export(folder: Path, options: Options) -> Exported:
     source = open_source(folder, features=options.features)
     name = options.name or default_name(folder)
     check_name(name)
-    try:
-        with new_folder(options.output) as part:
-            check_found, int8, notes = _WRITERS[options.to](RealText.of(source), name, part, options)
-            files = sizes(part)
-    except OSError as error:
-        raise not_written(str(options.output), error, "--output") from error
+    with output_folder(options.output) as part:
+        check_found, int8, notes = _WRITERS[options.to](RealText.of(source), name, part, options)
+        files = sizes(part)
     return Exported(source, name, files, check_found, int8, notes)
-
-
-def check_output(output: Path) -> None:
-    """Make sure that the output is absent or an empty folder.
-
-    Raises:
-        InputError: it is not.
-    """
-    if output.is_dir() and not any(output.iterdir()):
-        return
-    if output.exists() or output.is_symlink():
-        what = "the folder is not empty" if output.is_dir() else "there is a file of that name"
-        raise InputError(what, where=f"--output {output}", hint="name a folder that does not exist yet")
 
 
 def check_name(name: str) -> None:

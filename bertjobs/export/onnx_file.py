@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from bertjobs.errors import BertjobsError, InputError, first_line
+from bertjobs.errors import BertjobsError, InputError, first_line, install_hint
 from bertjobs.export.padded import Padded
 from bertjobs.export.padding import INPUTS
 
@@ -53,7 +53,7 @@ def check_packages(where: str, names: Sequence[str] = ("onnx", "onnxscript", "on
             raise InputError(
                 f"{name} is not installed here: {error}",
                 where=where,
-                hint="pip install 'bertjobs[export]', or from a clone: pip install '.[export]'",
+                hint=install_hint("export"),
             ) from error
 
 

@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bertjobs.errors import InputError
-from bertjobs.recipe.groups import NodeGroup, components, gpus_asked, groups_text
+from bertjobs.recipe.groups import NodeGroup, components, gpus_asked, only_component
 from bertjobs.recipe.spec import RunSpec
 from bertjobs.run.directory import RunDirectory
 from bertjobs.slurm.container import Container, run_sub, submitting_code
@@ -46,16 +45,11 @@ def sbatch_lines(spec: RunSpec, phase: int, options: SlurmOptions, array: StudyA
     Raises:
         InputError: ``array`` with several components, of which Slurm makes no arrays; two constraints.
     """
-    parts = components(spec.node_groups)
-    if array and len(parts) > 1:
-        raise InputError(
-            "a study is one array of jobs, and Slurm has no arrays of heterogeneous jobs, which groups of nodes with "
-            "different numbers of GPUs, systems or partitions need",
-            where=f"groups {groups_text(spec.groups)}",
-            hint="give it nodes that are alike, or submit its runs one by one",
-        )
+    if array:
+        what = "a study is one array of jobs, and Slurm has no arrays of"
+        only_component(spec.node_groups, what, "give it nodes that are alike, or submit its runs one by one")
     lines: list[str] = []
-    for component in parts:
+    for component in components(spec.node_groups):
         lines += [*(["hetjob"] if lines else []), *_component_lines(spec, component, phase, options, array)]
     return lines
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields, replace
 from itertools import groupby
 from typing import Any
 
+from bertjobs.errors import InputError
 from bertjobs.wording import counted
 
 RANKS_OF_NODES = "BERTJOBS_RANKS_OF_NODES"
@@ -151,6 +152,26 @@ def components(groups: Sequence[NodeGroup]) -> tuple[NodeGroup, ...]:
     counted_nodes = "&".join(f"{constraint}*{count}" for constraint, count in nodes.items())
     constraint = f"[{counted_nodes}]" if len(nodes) > 1 else first.constraint
     return (replace(first, nodes=sum(nodes.values()), constraint=constraint),)
+
+
+def only_component(groups: Sequence[NodeGroup], what: str, hint: str) -> NodeGroup:
+    """The groups as one component.
+
+    Args:
+        what: what takes only one, in words that ``heterogeneous jobs`` complete.
+
+    Raises:
+        InputError: they are several.
+    """
+    first, *others = components(groups)
+    if others:
+        raise InputError(
+            f"{what} heterogeneous jobs, which groups of nodes with different numbers of GPUs, systems or partitions "
+            "need",
+            where=f"groups {groups_text(groups)}",
+            hint=hint,
+        )
+    return first
 
 
 def ranks_of(groups: Sequence[NodeGroup]) -> tuple[int, ...]:

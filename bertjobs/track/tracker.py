@@ -9,7 +9,7 @@ from importlib import import_module
 from types import ModuleType
 from typing import Protocol
 
-from bertjobs.errors import BertjobsError, InputError, first_line
+from bertjobs.errors import BertjobsError, InputError, first_line, install_hint
 from bertjobs.track.replay import Replay
 
 SECRETS = ("WANDB_API_KEY", "MLFLOW_TRACKING_TOKEN", "MLFLOW_TRACKING_PASSWORD")
@@ -49,7 +49,7 @@ def client(module: str, extra: str) -> ModuleType:
         raise InputError(
             f"{module} is not installed here: {error}",
             where=f"--to {extra}",
-            hint=f"pip install 'bertjobs[{extra}]', or from a clone: pip install '.[{extra}]'",
+            hint=install_hint(extra),
         ) from error
 
 

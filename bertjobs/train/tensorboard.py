@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from bertjobs.errors import install_hint
 from bertjobs.files.atomic import PRIVATE_FOLDER, sync_file, sync_folder
 from bertjobs.run.series import HELD_OUT, TRAIN
 
-INSTALL = "pip install 'bertjobs[tensorboard]'"
 EVENT_FILES = "events.out.tfevents.*"
 """TensorBoard reads them in the order of their names, which begin with the time of their creation."""
 QUEUED_EVENTS = 1 << 16
@@ -69,7 +69,7 @@ class TensorBoardLog:
         try:  # here, so that only the rank that writes waits for it
             from torch.utils.tensorboard import SummaryWriter
         except ModuleNotFoundError as error:
-            print(f"not writing TensorBoard files: {error}; to get them: {INSTALL}", flush=True)
+            print(f"not writing TensorBoard files: {error}; to get them: {install_hint('tensorboard')}", flush=True)
             return
         self._folder.mkdir(mode=PRIVATE_FOLDER, parents=True, exist_ok=True)
         lines = [(TRAIN, line) for line in steps] + [(HELD_OUT, line) for line in validations]

@@ -88,8 +88,8 @@ def test_int8_is_measured_on_the_dev_data_beside_the_float_file(
 @pytest.mark.parametrize(
     ("words", "what"),
     [
-        (["--to", "hf", "--output", "full"], "the folder is not empty"),
-        (["--to", "hf", "--output", "full/file"], "there is a file of that name"),
+        (["--to", "hf", "--output", "full"], "exists and is not empty"),
+        (["--to", "hf", "--output", "full/file"], "exists and is not a folder"),
         (["--to", "hf", "--output", "new", "--int8"], "a Hugging Face folder has no int8 form"),
         (["--to", "onnx", "--output", "new", "--triton-python"], "only Triton has it"),
         (["--to", "hf", "--output", "new", "--name", "a/b"], "'a/b' is not a name that servers take"),

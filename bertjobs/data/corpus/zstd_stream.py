@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any, BinaryIO, cast
 
 from bertjobs.data.corpus.document import CHUNK
-from bertjobs.errors import InputError
+from bertjobs.errors import InputError, install_hint
 
 _MODULES = ("compression.zstd", "backports.zstd")  # Python's own since 3.14, and what it was made of
 
@@ -57,5 +57,5 @@ def _long_window_named(path: str) -> Iterator[None]:
         raise InputError(
             f"{path!r} was written with a long window (zstd --long), which pyarrow does not read",
             where="--corpus",
-            hint="pip install 'bertjobs[zstd]'",
+            hint=install_hint("zstd"),
         ) from error

@@ -20,7 +20,6 @@ from bertjobs.data.batches.sequences import ALIGNMENT
 from bertjobs.data.check.lddl_cells import wrong_cells, wrong_columns
 from bertjobs.data.check.verify import ROWS_NAME
 from bertjobs.data.corpus.source import HDF5_SUFFIXES
-from bertjobs.data.prepare.new_folder import check_output, new_folder
 from bertjobs.data.shards.manifest import FORMAT, SPLITS, VERSION, DataManifest, ShardFile
 from bertjobs.data.shards.manifest_form import write_manifest
 from bertjobs.data.text.vocabulary import Vocabulary
@@ -28,6 +27,7 @@ from bertjobs.data.text.vocabulary_choice import NO_WISHES, Wishes, choose_vocab
 from bertjobs.errors import BertjobsError, InputError
 from bertjobs.files.atomic import sha256_of, sync_file, write_json
 from bertjobs.files.faults import may_pass
+from bertjobs.files.output_folder import check_output, output_folder
 from bertjobs.files.reading import parse_json
 from bertjobs.recipe.predictions import MASKED_SHARE, most_predictions
 
@@ -314,7 +314,7 @@ def _write(
     entries: Mapping[int, Mapping[str, Any]],
     files: Sequence[CountedFile],
 ) -> None:
-    with new_folder(options.output) as folder:
+    with output_folder(options.output) as folder:
         for number, entry in entries.items():
             for name in SPLITS:
                 _place_shards(

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from bertjobs.data.prepare.adopt import Progress, manifest_content
 from bertjobs.data.prepare.hdf5_rows import Hdf5File, find_files, read_rows, row_lengths
-from bertjobs.data.prepare.new_folder import check_output, new_folder
 from bertjobs.data.prepare.shard_files import IdsWriter, Masks, Rows, new_ids_shard
 from bertjobs.data.prepare.work_folder import shards_for
 from bertjobs.data.ragged import gather, offsets_of
@@ -26,6 +25,7 @@ from bertjobs.data.shards.manifest_form import write_manifest
 from bertjobs.data.text.vocabulary import Vocabulary
 from bertjobs.data.text.vocabulary_choice import NO_WISHES, Wishes, choose_vocabulary
 from bertjobs.errors import InputError
+from bertjobs.files.output_folder import check_output, output_folder
 
 Int64s = NDArray[np.int64]
 BIN_SIZE = 64
@@ -74,7 +74,7 @@ def adopt_hdf5(options: Hdf5Options, progress: Progress) -> DataManifest:
     splits = {number: split_files(listed, options.held_out_files, options.phases[number])
               for number, listed in files.items()}  # fmt: skip
     reading = _Reading(2 * sum(file.path.stat().st_size for listed in files.values() for file in listed), progress)
-    with new_folder(options.output) as folder:
+    with output_folder(options.output) as folder:
         made = {}
         for number, listed in files.items():
             length = max(file.tokens for file in listed)

@@ -21,7 +21,7 @@ from bertjobs.data.corpus.source import HDF5_SUFFIXES
 from bertjobs.data.prepare.shard_files import Masks, Rows
 from bertjobs.data.shards.ids_shard import ids_type
 from bertjobs.data.text.vocabulary import Vocabulary
-from bertjobs.errors import InputError, first_line
+from bertjobs.errors import InputError, first_line, install_hint
 
 Int64s = NDArray[np.int64]
 Block = Mapping[str, NDArray[Any]]
@@ -111,7 +111,7 @@ def opened(path: Path) -> Iterator[Any]:
         import h5py
     except ImportError as error:
         raise InputError("HDF5 files are read with the package h5py, which is not installed", where=str(path),
-                         hint="pip install 'bertjobs[hdf5]'") from error  # fmt: skip
+                         hint=install_hint("hdf5")) from error  # fmt: skip
     try:
         with h5py.File(path, "r", rdcc_nbytes=1 << 24) as file:
             yield file

@@ -18,7 +18,7 @@ from bertjobs.files.atomic import PRIVATE_FOLDER, write_text
 from bertjobs.launch.script import submissions
 from bertjobs.launch.submitit.job import RankJob
 from bertjobs.launch.unanswered import queued_without_answer
-from bertjobs.recipe.groups import NodeGroup, components, gpus_asked, groups_text
+from bertjobs.recipe.groups import gpus_asked, only_component
 from bertjobs.recipe.spec import RunSpec
 from bertjobs.run.directory import RunDirectory
 from bertjobs.slurm.client import Slurm
@@ -106,7 +106,7 @@ def job_parameters(
         InputError: the time limit is unknown; an option is not in sbatch's long form; the nodes are not one component
             of a job.
     """
-    nodes = _one_component(spec)
+    nodes = only_component(spec.node_groups, "submitit makes no", "--backend slurm")
     options = options.on_nodes(nodes.partition, nodes.constraint)
     further: dict[str, Any] = {name.replace("-", "_"): value for name, value in options.parameters().items()}
     if "time" in further:
@@ -138,18 +138,6 @@ def job_parameters(
     if spec.gpus and nodes.tasks_per_node == spec.system_of(nodes).gpus_per_node:
         parameters |= {"exclusive": True, "mem": 0}  # all GPUs of a node: its CPUs and memory too
     return parameters
-
-
-def _one_component(spec: RunSpec) -> NodeGroup:
-    first, *others = components(spec.node_groups)
-    if others:
-        raise InputError(
-            "submitit makes no heterogeneous jobs, which groups of nodes with different numbers of GPUs, systems or "
-            "partitions need",
-            where=f"groups {groups_text(spec.groups)}",
-            hint="--backend slurm",
-        )
-    return first
 
 
 def _limit_s(time: str) -> float:
