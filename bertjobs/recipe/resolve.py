@@ -122,6 +122,7 @@ def resolve(
         sources["rebalance"] = Provenance(True, "groups of nodes may differ in speed")
         spec = replace(spec, rebalance=True)
     _check_rebalance(spec, sources["rebalance"])
+    _check_decay(spec, sources)
     batches = {phase.phase: layers.phase(phase.phase, "global_batch").value for phase in phases}
     return Resolved(spec, sources, layers.recipe_phases(), batches)
 
@@ -342,6 +343,24 @@ def _check_rebalance(spec: RunSpec, given: Provenance) -> None:
             where=f"rebalance from {given.origin}",
             hint="leave rebalance at false" if spec.task else "leave unpad, loader and loss_normalization as they are",
         )
+
+
+def _check_decay(spec: RunSpec, sources: Mapping[str, Provenance]) -> None:
+    """Refuse what the decay would not read."""
+    by = f"decay {spec.decay} from {sources['decay'].origin}"
+    if spec.decay_power != 1 and spec.decay != "linear":
+        raise InputError("only a linear decay has a power", where=by, hint="set decay to linear, or decay_power to 1")
+    for phase in spec.phases:
+        if phase.end_lr and spec.decay not in ("linear", "cosine"):
+            raise InputError(
+                f"the learning rate would not end at {phase.end_lr:g}",
+                where=f"phase {phase.phase}, {by}",
+                hint="set decay to linear or cosine, or end_lr to 0",
+            )
+        if phase.end_lr > phase.lr:
+            raise InputError(
+                f"end_lr {phase.end_lr:g} is above the peak learning rate {phase.lr:g}", where=f"phase {phase.phase}"
+            )
 
 
 def _check_length(phase: PhaseSpec, model: ModelSpec) -> None:

@@ -178,6 +178,10 @@ class PhaseSpec:
             example="0.2843",
         ),
     ]
+    end_lr: Annotated[
+        float,
+        Setting("learning rate that a linear or cosine decay falls to", decisive=True, later=True, example="1e-5"),
+    ] = 0.0
     global_batch: Annotated[
         int,
         Setting(
@@ -447,9 +451,19 @@ class RunSpec:
             "fine-tuning",
             decisive=True,
             later=True,
-            choices=("sqrt", "linear", "constant"),
+            choices=("sqrt", "linear", "cosine", "constant"),
         ),
     ] = "sqrt"
+    decay_power: Annotated[
+        float,
+        Setting(
+            "power of a linear decay: above 1 the learning rate falls faster at first",
+            decisive=True,
+            later=True,
+            above=True,
+            example="2",
+        ),
+    ] = 1.0
     teacher: Annotated[
         str,
         Setting(

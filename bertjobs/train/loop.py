@@ -69,7 +69,15 @@ class Trainer:
         """Compute what is the same in all steps of the phase."""
         spec, phase = self.job.spec, self.job.phase
         self._last_step = self.progress.step + spec.steps_this_run if spec.steps_this_run else None
-        self._rate = partial(learning_rate, base=phase.lr, warmup=phase.warmup, total=phase.steps, decay=spec.decay)
+        self._rate = partial(
+            learning_rate,
+            base=phase.lr,
+            warmup=phase.warmup,
+            total=phase.steps,
+            decay=spec.decay,
+            power=spec.decay_power,
+            end=phase.end_lr,
+        )
         self._plan = StepPlan(
             world_size=self.ranks.size,
             precision=spec.precision,

@@ -141,6 +141,18 @@ def test_padded_batches_cannot_be_dealt_by_speed(catalogue: Catalogue, other: st
     refused(catalogue, "padded batches cannot be dealt by the speed of the ranks", "rebalance from", sets=sets)
 
 
+@pytest.mark.parametrize(
+    ("sets", "words"),
+    [
+        (["decay_power=2"], ("only a linear decay has a power", "decay sqrt from default")),
+        (["phase2.end_lr=1e-5"], ("the learning rate would not end at 1e-05", "phase 2, decay sqrt from default")),
+        (["decay=cosine", "phase1.end_lr=1"], ("end_lr 1 is above the peak learning rate 0.006", "phase 1")),
+    ],
+)
+def test_what_the_decay_would_not_read(catalogue: Catalogue, sets: list[str], words: tuple[str, ...]) -> None:
+    refused(catalogue, *words, sets=sets)
+
+
 def test_an_indivisible_phase_that_is_not_asked_for_is_ignored(catalogue: Catalogue) -> None:
     environ = {"PHASE": "1", "BATCHSIZE": "10"}
     (phase,) = resolve(catalogue, flags={"recipe": "dgx1-32g"}, environ=environ, nodes=3).spec.phases

@@ -183,6 +183,17 @@ def test_the_recipe_sets_how_much_is_sent_at_a_time(
     assert given == [bucket_mb]
 
 
+def test_the_recipe_sets_how_the_learning_rate_falls(
+    trial: Trial, alone: Callable[..., Ended], tmp_path: Path
+) -> None:
+    phases = {2: {**PHASES[2], "steps": 5, "end_lr": 0.001}}
+    run = having_recipe(trial, tmp_path / "home", phases=phases, decay="linear", decay_power=2)
+    end = alone(run, 2)
+    assert end.code == 0, end
+    rates = [line["learning_rate"] for line in run.metrics(2)]
+    assert rates == pytest.approx([0, 0.0025, 0.005, 0.001 + 0.004 * (2 / 3) ** 2, 0.001 + 0.004 / 9])
+
+
 def test_a_job_that_crashes_again_where_it_began_is_not_started_a_third_time(
     stopped: Trial, alone: Callable[..., Ended], monkeypatch: pytest.MonkeyPatch
 ) -> None:
