@@ -183,9 +183,7 @@ def test_the_recipe_sets_how_much_is_sent_at_a_time(
     assert given == [bucket_mb]
 
 
-def test_the_recipe_sets_how_the_learning_rate_falls(
-    trial: Trial, alone: Callable[..., Ended], tmp_path: Path
-) -> None:
+def test_the_recipe_sets_how_the_learning_rate_falls(trial: Trial, alone: Callable[..., Ended], tmp_path: Path) -> None:
     phases = {2: {**PHASES[2], "steps": 5, "end_lr": 0.001}}
     run = having_recipe(trial, tmp_path / "home", phases=phases, decay="linear", decay_power=2)
     end = alone(run, 2)
