@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bertjobs.cli.arguments import add_results_arguments, results_folder
@@ -16,6 +18,7 @@ from bertjobs.errors import EXIT_DONE, InputError, install_hint
 if TYPE_CHECKING:
     from bertjobs.serve.limits import Limits
     from bertjobs.serve.models import Models, Observer
+    from bertjobs.serve.served import Served
     from bertjobs.serve.server import Options
 
 NEEDED = ("fastapi", "uvicorn", "prometheus_client")
@@ -86,12 +89,14 @@ def _serve(args: argparse.Namespace) -> int:
     sources = [source_of(words, lambda name: weights_of(name, results), os.path.exists) for words in args.models]
     device = prepared_device(args)
 
+    def load(name: str, version: int, folder: Path) -> Served:
+        # A thread that computes keeps a team of OpenMP's: the engine's must be the only one that lasts, as the threads
+        # of several teams take turns on the cores (small packs took twice the time).
+        with ThreadPoolExecutor(1, thread_name_prefix="load") as own:
+            return own.submit(load_served, name, version, folder, device, args.precision).result()
+
     def models_of(observer: Observer) -> Models:
-        return Models(
-            sources,
-            lambda name, version, folder: load_served(name, version, folder, device, args.precision),
-            observer,
-        )
+        return Models(sources, load, observer)
 
     if not token and not options.address.is_local:
         print(f"note: everybody who reaches {args.host} can use the models: no --token-env was given", file=sys.stderr)

@@ -45,13 +45,14 @@ def outputs_of(
     counts = read_places(split, head)
     offsets = offsets_of(counts)
     result = np.zeros((int(offsets[-1]), head.outputs), dtype=np.float32)
-    is_training = forward.training
-    forward.eval()
+    if is_training := forward.training:  # it looks at each module: a millisecond
+        forward.eval()
     for rows in evaluation_packs(split.lengths, budget, rank, world_size):
         batch = make_batch(split, rows, head).to(device)
         with autocast(precision, device):
             computed = forward.outputs(batch)
         each(batch, computed)
         result[places_of(offsets[rows], counts[rows])] = computed.cpu().numpy()
-    forward.train(is_training)
+    if is_training:
+        forward.train()
     return result

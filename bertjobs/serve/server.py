@@ -57,7 +57,7 @@ def bound(address: Address) -> socket.socket:
     """
     try:
         family, _, _, _, place = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)[0]
-        made = socket.socket(family, socket.SOCK_STREAM)
+        made = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)  # asyncio only sets TCP_NODELAY for this
     except (OSError, OverflowError, UnicodeError) as error:
         raise InputError(f"there is no address {address.host!r}: {error}", where="--host") from error
     try:

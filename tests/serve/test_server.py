@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from bertjobs.serve.server import Address, bound
 from tests.conftest import Bertjobs, wait_until
 from tests.finetune.models import their_folder
 from tests.serve.client import Answer, Running, serving
@@ -318,3 +319,9 @@ def test_without_its_packages_it_says_what_to_install(folders: dict[str, Path], 
     assert done.returncode == 64
     assert "uvicorn is not installed here" in done.stderr
     assert "pip install 'bertjobs[serve]'" in done.stderr
+
+
+def test_small_answers_do_not_wait_for_an_acknowledgement() -> None:
+    """asyncio only turns Nagle's algorithm off where a socket says that it is TCP's: an answer took 40 ms without."""
+    with bound(Address("127.0.0.1", 0)) as listening:
+        assert listening.proto == socket.IPPROTO_TCP
