@@ -46,7 +46,7 @@ def register(subparsers: Any) -> None:
     parser.add_argument("--threads", metavar="N", type=int, default=0, help="CPU threads (default: one per core)")
     parser.add_argument("--json", action="store_true", help="print JSON")
     add_results_arguments(parser)
-    parser.set_defaults(handler=_export, device="cpu")
+    parser.set_defaults(handler=_export, device="cpu", precision="fp32")
 
 
 def _export(args: argparse.Namespace) -> int:
