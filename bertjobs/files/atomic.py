@@ -32,7 +32,15 @@ def sync_file(path: Path) -> None:
         os.fsync(handle.fileno())
 
 
-def _temporary_beside(path: Path) -> Path:
+def sync_files(folder: Path) -> None:
+    """Flush the files of a folder and of those inside it to the disk; what links lead to is not this folder's."""
+    for file in folder.rglob("*"):
+        if file.is_file() and not file.is_symlink():
+            sync_file(file)
+
+
+def temporary_beside(path: Path) -> Path:
+    """A name beside ``path`` that nothing else has, and that a crash may leave."""
     return path.with_name(f"{TEMPORARY_PREFIX}{path.name}-{uuid.uuid4().hex[:8]}")
 
 
@@ -42,7 +50,7 @@ def new_file(path: Path) -> Iterator[IO[bytes]]:
 
     Readers see the old bytes or the new, never a part of either.
     """
-    temporary = _temporary_beside(path)
+    temporary = temporary_beside(path)
     try:
         with temporary.open("xb") as file:
             yield file
@@ -61,7 +69,7 @@ def create_text(path: Path, text: str) -> bool:
     Of several who try at once one succeeds, on NFS and Lustre too: by a hard link to a whole file, or, on file systems
     without hard links, by exclusive creation, after which readers may see a part of it for a moment.
     """
-    draft = _temporary_beside(path)
+    draft = temporary_beside(path)
     with open(draft, "x", encoding="utf-8", opener=_private) as file:
         file.write(text)
     try:
@@ -147,13 +155,11 @@ def new_folder(path: Path) -> Iterator[Path]:
     Yields a temporary folder beside ``path``; its files are flushed, then it is renamed. A folder that
     already has this name is replaced.
     """
-    temporary = _temporary_beside(path)
+    temporary = temporary_beside(path)
     temporary.mkdir(mode=PRIVATE_FOLDER, parents=True)
     try:
         yield temporary
-        for file in temporary.rglob("*"):
-            if file.is_file():
-                sync_file(file)
+        sync_files(temporary)
         publish_folder(temporary, path)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -168,7 +174,7 @@ def publish_folder(temporary: Path, path: Path) -> None:
     """
     sync_folder(temporary)
     # Not deleted in place: a reader would see a part.
-    replaced = path.rename(_temporary_beside(path)) if path.exists() else None
+    replaced = path.rename(temporary_beside(path)) if path.exists() else None
     try:
         temporary.rename(path)
     except BaseException:
@@ -186,7 +192,7 @@ def remove_folder(folder: Path) -> None:
     Raises:
         OSError: it could not be deleted.
     """
-    shutil.rmtree(folder.rename(_temporary_beside(folder)))
+    shutil.rmtree(folder.rename(temporary_beside(folder)))
 
 
 def remove_leftovers(folder: Path) -> None:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import shutil
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from bertjobs.errors import InputError
-from bertjobs.files.atomic import PRIVATE_FOLDER, TEMPORARY_PREFIX, sync_file, sync_folder
+from bertjobs.files.atomic import PRIVATE_FOLDER, sync_files, sync_folder, temporary_beside
 from bertjobs.files.faults import not_written
 
 
@@ -36,13 +35,11 @@ def output_folder(output: Path) -> Iterator[Path]:
         BertjobsError: it cannot be written; an InputError if that would not change.
     """
     output = output.absolute()
-    temporary = output.with_name(f"{TEMPORARY_PREFIX}{output.name}-{uuid.uuid4().hex[:8]}")
+    temporary = temporary_beside(output)
     try:
         temporary.mkdir(mode=PRIVATE_FOLDER, parents=True)
         yield temporary
-        for file in temporary.rglob("*"):
-            if file.is_file():
-                sync_file(file)
+        sync_files(temporary)
         if output.is_dir():
             output.rmdir()
         temporary.rename(output)

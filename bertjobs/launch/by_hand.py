@@ -105,10 +105,10 @@ def follow(
         name = f"node{here.node}"
         code, _ = local.run_attempt(sys.executable, spec, phase.phase, environment, log, name, 0, lambda: None, here)
         code = code or _code_of_run(directory, phase.phase)
-        if code != EXIT_DONE:
-            out.write(f"phase {phase.phase} ended with code {code}\n" + local.tail(log))
-            return code
         out.write(f"phase {phase.phase} ended with code {code}\n")
+        if code != EXIT_DONE:
+            out.write(local.tail(log))
+            return code
     return EXIT_DONE
 
 

@@ -38,10 +38,15 @@ def test_what_is_there_is_refused(tmp_path: Path, kind: str, words: str) -> None
 
 def test_what_came_meanwhile_stays(tmp_path: Path) -> None:
     output = tmp_path / "output"
-    with pytest.raises(InputError, match="not empty"), output_folder(output) as folder:  # noqa: PT012
-        (folder / "ours").touch()
-        output.mkdir()
-        (output / "theirs").touch()
+
+    def written() -> None:
+        with output_folder(output) as folder:
+            (folder / "ours").touch()
+            output.mkdir()
+            (output / "theirs").touch()
+
+    with pytest.raises(InputError, match="not empty"):
+        written()
     assert [path.name for path in output.iterdir()] == ["theirs"]
     assert [path.name for path in tmp_path.iterdir()] == ["output"]
 
@@ -50,3 +55,13 @@ def test_an_error_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(KeyError), output_folder(tmp_path / "output"):
         raise KeyError
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_links_lead_to_is_not_touched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flushed: list[Path] = []
+    monkeypatch.setattr("bertjobs.files.atomic.sync_file", flushed.append)
+    (tmp_path / "original").write_text("x")
+    with output_folder(tmp_path / "output") as folder:
+        (folder / "ours").touch()
+        (folder / "theirs").symlink_to(tmp_path / "original")
+    assert [file.name for file in flushed] == ["ours"]

@@ -25,7 +25,7 @@ from bertjobs.data.shards.manifest_form import write_manifest
 from bertjobs.data.text.vocabulary import Vocabulary
 from bertjobs.data.text.vocabulary_choice import NO_WISHES, Wishes, choose_vocabulary
 from bertjobs.errors import BertjobsError, InputError
-from bertjobs.files.atomic import sha256_of, sync_file, write_json
+from bertjobs.files.atomic import sha256_of, write_json
 from bertjobs.files.faults import may_pass
 from bertjobs.files.output_folder import check_output, output_folder
 from bertjobs.files.reading import parse_json
@@ -332,7 +332,6 @@ def _place_shards(folder: Path, files: Sequence[Mapping[str, Any]], source: Path
             target.symlink_to(original)
         else:
             shutil.copyfile(original, target)
-            sync_file(target)
     write_json(folder / ROWS_NAME, {file["name"]: file["rows"] for file in files})
 
 

@@ -82,9 +82,8 @@ def queue_problems(spec: RunSpec, queue: Queue) -> list[Problem]:
     problems = [problem for part in components(spec.node_groups) for problem in _against_all(spec, queue, part)]
     if problems or not queue.test.refusal:  # sbatch would say the same in fewer words
         return problems
-    if (
-        queue.partitions and NOT_NOW in queue.test.refusal
-    ):  # the nodes exist: sbatch queues the job, and it waits for them
+    if queue.chosen and NOT_NOW in queue.test.refusal:
+        # The nodes exist: sbatch queues the job, and it waits for them.
         what = f"enough nodes exist, but not all of them can be used now: {queue.test.refusal}"
         hint = "the job waits until they are back; `sinfo -R` says why they are drained or down"
         return [Problem(what, where="sbatch --test-only", hint=hint, is_warning=True)]

@@ -438,6 +438,13 @@ def test_nodes_that_are_drained_are_a_warning_and_nodes_that_do_not_exist_are_no
     assert [one.is_warning for one in too_many] == [False]
 
 
+def test_nothing_is_known_of_nodes_where_the_cluster_has_no_default_partition() -> None:
+    refused = StartEstimate(refusal="Requested node configuration is not available")
+    others = tuple(partition for partition in PARTITIONS if not partition.default)
+    (problem,) = queue_problems(resolved("dgxa100-80g"), Queue("", "", others, refused))
+    assert not problem.is_warning
+
+
 def test_the_time_limit_that_a_job_gets() -> None:
     def limit(partition: str, time: str, partitions: tuple[Partition, ...] = PARTITIONS) -> float | None:
         return Queue(partition, time, partitions).limit_s
