@@ -64,6 +64,14 @@ def run_bertjobs(
     )
 
 
+@pytest.fixture(autouse=True)
+def _onednn_as_before() -> Iterator[None]:
+    """Commands that tests call in this process may leave oneDNN out, which would change the sums of later tests."""
+    yield
+    if torch := sys.modules.get("torch"):
+        torch.backends.mkldnn.set_flags(True)
+
+
 @pytest.fixture
 def one_thread() -> Iterator[None]:
     """One thread, so that other tests' machines are left alone and sums keep their order."""

@@ -154,7 +154,9 @@ def starts_of_sacct(text: str) -> dict[str, tuple[JobStart, ...]]:
         job, is_own = leader(id)
         before = starts.get(job, ())
         if is_own:
-            start = JobStart(state.split()[0], unix_s(began), unix_s(ended), "".join(_names(nodes)))
+            # One cancelled within seconds of its submission has a time, but never had nodes.
+            began_unix_s = unix_s(began) if _names(nodes) else None
+            start = JobStart(state.split()[0], began_unix_s, unix_s(ended), "".join(_names(nodes)))
             starts[job] = (*before, start)
         elif before:
             last = replace(before[-1], nodes="".join(_joined((before[-1].nodes,), nodes)))

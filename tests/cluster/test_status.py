@@ -46,6 +46,15 @@ def submit(
     return start
 
 
+def test_a_job_cancelled_as_soon_as_it_was_queued_never_began(cluster: Cluster) -> None:
+    """As a spare is whose phase ends just then."""
+    job = str(cluster.submit(["--begin=now+3600", "--output=/dev/null", "--wrap=true"]))
+    slurm = Slurm(cluster.environment)
+    slurm.cancel([job])
+    wait_until(lambda: slurm.ask([job]).starts)
+    assert [(start.state, start.began_unix_s) for start in slurm.ask([job]).starts[job]] == [("CANCELLED", None)]
+
+
 @pytest.mark.slow
 def test_a_run_that_waits_runs_and_is_done(
     submit: Callable[..., list[str]], cluster: Cluster, bertjobs: Bertjobs, show: Show

@@ -68,6 +68,12 @@ def test_sacct_s_starts_are_read_in_their_order() -> None:
     assert second == JobStart("PENDING")
 
 
+def test_a_job_cancelled_right_after_its_submission_has_not_begun() -> None:
+    """Slurm then notes the time of the cancel as its start, too: seen in 22.05."""
+    row = "8|CANCELLED by 1000|0:0|Dependency|None assigned|00:30:00|1800000300|1800000300"
+    assert starts_of_sacct(row)["8"] == (JobStart("CANCELLED", None, 1.8e9 + 300, ""),)
+
+
 def test_when_a_job_starts_is_shown_in_this_machine_s_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TZ", "UTC-1")
     time.tzset()
