@@ -1,8 +1,8 @@
-"""What comes next when an attempt has ended: one decision for batch scripts, this machine, submitit and rehearsals.
+"""run.sub's edge: what comes before and after an attempt of a job.
 
-`what_next` decides and is pure. The rest is run.sub's edge: ``python -m bertjobs.launch.link begin|checkpoint|end``
-reads the job's environment, asks Slurm, keeps the journal, and does what was decided. It needs no torch, and it runs on
-the host: inside a container there is no scontrol.
+``python -m bertjobs.launch.link begin|checkpoint|end`` reads the job's environment, asks Slurm, keeps the journal, and
+does what `bertjobs.launch.decision` decides. It needs no torch, and it runs on the host: inside a container there is no
+scontrol.
 """
 
 from __future__ import annotations
@@ -17,23 +17,30 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from enum import StrEnum
 from pathlib import Path
 from typing import Any, TypeVar
 
-from bertjobs.errors import EXIT_BAD_INPUT, EXIT_CONTINUE, EXIT_DONE, EXIT_FAILURE, BertjobsError
+from bertjobs.errors import EXIT_BAD_INPUT, EXIT_CONTINUE, EXIT_DONE, BertjobsError
 from bertjobs.files.reading import DamagedFileError, read_text
+from bertjobs.launch.decision import (
+    Decision,
+    End,
+    Next,
+    contract_code,
+    has_advanced,
+    record_refusal,
+    recorded,
+    what_next,
+)
 from bertjobs.launch.notice import notice_of, send
 from bertjobs.launch.ownership import take_for_job
 from bertjobs.launch.unanswered import appeared
 from bertjobs.recipe.lockfile import read_lockfile
-from bertjobs.run.causes import Cause, Then
-from bertjobs.run.checkpoints import last_written
+from bertjobs.run.causes import Cause
 from bertjobs.run.directory import PhaseDirectory, RunDirectory
-from bertjobs.run.journal import Attempt, read_story
 from bertjobs.run.own_job import own_job
 from bertjobs.run.owner import Owner, Owners
-from bertjobs.run.restarts import beyond_budget, chain_events, close_attempt, complete_journal, is_open
+from bertjobs.run.restarts import chain_events, close_attempt, complete_journal, is_open
 from bertjobs.slurm.client import Slurm
 from bertjobs.slurm.environment import clean_environment
 from bertjobs.slurm.notify import DONE_MAIL, NOBODY, Notify, RunEvent
@@ -62,101 +69,6 @@ _NODES = re.compile(r"[A-Za-z0-9][A-Za-z0-9._,-]*")
 
 class AwayError(BertjobsError):
     """The run's folder is not there: its file system is not, or no longer, mounted on this host."""
-
-
-class Next(StrEnum):
-    """What comes after an attempt."""
-
-    NEXT_PHASE = "the next phase"
-    RESTART = "another attempt"
-    ELSEWHERE = "another attempt on other nodes"
-    NOTHING_HERE = "nothing from this job"
-    STOP = "no other attempt"
-
-
-@dataclass(frozen=True)
-class End:
-    """How an attempt ended, as seen by whoever started its ranks.
-
-    Attributes:
-        code: exit code of the ranks in the terms of contract 3: 0, 64, 70 or 75.
-        told_to_end: whether the job as a whole was told to end: preempted, cancelled, or ctrl-C.
-        advanced: whether the attempt wrote a checkpoint.
-        step_limit: whether it was to make a limited number of steps (STEPS_THIS_RUN).
-        unfit_nodes: names of nodes, separated by commas, that failed the node check; "" for none.
-        cause: why, as the journal has it; None if it does not.
-    """
-
-    code: int
-    told_to_end: bool = False
-    advanced: bool = False
-    step_limit: bool = False
-    unfit_nodes: str = ""
-    cause: Cause | None = None
-
-
-@dataclass(frozen=True)
-class Decision:
-    """What comes next, and why, in words for the job's log; ``spent_by`` is the cause of the attempts that used up the
-    recipe's restarts, if they did."""
-
-    next: Next
-    why: str = ""
-    spent_by: Cause | None = None
-
-
-def what_next(end: End, events: Sequence[Mapping[str, Any]] = (), budgets: Mapping[str, int] | None = None) -> Decision:
-    """What comes after an attempt.
-
-    Another attempt fixes neither bad input nor a failure before a new checkpoint, unless the node check found the nodes
-    unfit: then it runs on others. There is none once the recipe's budget of restarts is spent.
-
-    Args:
-        end: how it ended.
-        events: those of its chain, this end included (`bertjobs.run.restarts.chain_events`).
-        budgets: the recipe's restarts, by the names of `bertjobs.run.causes.Budget`.
-    """
-    if end.code == EXIT_DONE:
-        return Decision(Next.NEXT_PHASE)
-    if end.told_to_end:
-        return Decision(Next.NOTHING_HERE, "the job was told to end")
-    if end.code == EXIT_BAD_INPUT:
-        return Decision(Next.STOP, "the input must be corrected first")
-    if end.step_limit:
-        return Decision(Next.STOP, "it made the number of steps that it was asked for (STEPS_THIS_RUN)")
-    if end.cause and end.cause.then is Then.STOP:
-        return Decision(Next.STOP, end.cause.plain)
-    if not end.advanced and not end.unfit_nodes:
-        return Decision(Next.STOP, "no checkpoint was written since the job started")
-    if refusal := beyond_budget(events, budgets or {}):
-        return Decision(Next.STOP, refusal.words, refusal.spent_by)
-    if end.advanced:
-        return Decision(Next.RESTART)
-    return Decision(Next.ELSEWHERE, f"unfit nodes: {end.unfit_nodes}")
-
-
-def contract_code(code: int) -> int:
-    """A process's exit code in the terms of contract 3; a process that was killed by a signal has failed."""
-    return code if code in (EXIT_DONE, EXIT_BAD_INPUT, EXIT_CONTINUE) else EXIT_FAILURE
-
-
-def recorded(directory: RunDirectory, phase: int, job: str, attempt: int) -> Attempt:
-    """An attempt as the journal has it."""
-    return read_story(directory.events()).attempt(phase, job, attempt)
-
-
-def has_advanced(attempt: Attempt, checkpoints: Path, before: str) -> bool:
-    """Whether an attempt wrote a checkpoint: by the journal; or, where that says nothing, as on a full disk or from an
-    older worker, by the folder, in which ``before`` was the last one written when the attempt began ("" for none)."""
-    return attempt.has_saved or last_written(checkpoints) not in ("", before)
-
-
-def record_refusal(directory: RunDirectory, phase: int, job: str, attempt: int, decision: Decision) -> None:
-    """If no attempt follows because the restarts are used up, write that into the journal."""
-    if decision.spent_by:
-        names = {"phase": phase, "job": job, "attempt": attempt}
-        with suppress(OSError):  # even on a full disk, the decision stands
-            directory.record("not restarted", why=decision.why, spent_by=decision.spent_by, **names)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from typing import IO
 
 from bertjobs.errors import EXIT_DONE
 from bertjobs.files.atomic import unlinked
-from bertjobs.launch.link import contract_code
+from bertjobs.launch.decision import contract_code
 from bertjobs.recipe.groups import RANKS_OF_NODES, place_of
 from bertjobs.recipe.spec import RunSpec
 from bertjobs.run.directory import RunDirectory

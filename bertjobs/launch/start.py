@@ -17,7 +17,7 @@ from typing import TextIO
 from bertjobs.errors import EXIT_DONE, BertjobsError, InputError
 from bertjobs.files.atomic import write_text
 from bertjobs.launch import local
-from bertjobs.launch.link import End, Next, has_advanced, record_refusal, recorded, what_next
+from bertjobs.launch.decision import End, Next, has_advanced, record_refusal, recorded, what_next
 from bertjobs.launch.ownership import Claim, claimed
 from bertjobs.launch.script import submissions
 from bertjobs.launch.source import write_source

@@ -13,7 +13,7 @@ from pathlib import Path
 from bertjobs.data.shards.manifest import DataManifest
 from bertjobs.errors import EXIT_BAD_INPUT, EXIT_CONTINUE, EXIT_DONE, EXIT_FAILURE, BertjobsError, InputError
 from bertjobs.files.json_lines import read_lines
-from bertjobs.launch.link import End, Next, has_advanced, recorded, what_next
+from bertjobs.launch.decision import End, Next, has_advanced, recorded, what_next
 from bertjobs.launch.local import free_port, rank_environment
 from bertjobs.launch.plan.preflight import check_data, check_task
 from bertjobs.launch.rehearse.faults import FILL_DISK, Fault, Moment, Strike, draw_moment, on_small_disk

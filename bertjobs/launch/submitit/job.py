@@ -13,7 +13,7 @@ import time
 from types import FrameType
 
 from bertjobs.errors import EXIT_CONTINUE, EXIT_DONE
-from bertjobs.launch.link import contract_code
+from bertjobs.launch.decision import contract_code
 from bertjobs.launch.local import has_ended
 
 POLL_S = 0.1
