@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,9 +63,12 @@ def _faults(args: argparse.Namespace) -> list[Fault]:
 
 def _rehearse(args: argparse.Namespace) -> int:
     from bertjobs.launch.rehearse.rehearsal import rehearsal
+    from bertjobs.run.result import weights_of
 
     faults = _faults(args)
     spec = resolve_arguments(args, os.environ, site=chosen_site(args)).spec
+    if spec.teacher:
+        spec = replace(spec, teacher=str(weights_of(spec.teacher, Path(spec.results)).absolute()))
     folder = Path(tempfile.mkdtemp(prefix="bertjobs-rehearsal-")).resolve()
     out = sys.stderr if args.json else sys.stdout
     began = time.monotonic()
@@ -109,6 +112,7 @@ def _heading(spec: RunSpec, small: RunSpec) -> str:
         f"as in the recipe: optimizer {small.optimizer.name}, {small.precision}"
         f"{f' for {spec.precision}' if small.precision != spec.precision else ''}, "
         f"{f'task {small.task}' if small.task else f'{small.masking} masking'}, "
+        f"{f'teacher {small.teacher}, ' if small.teacher else ''}"
         f"seed {small.seed}, budgets of restarts; not rehearsed: GPUs, their network, Slurm, containers"
     )
 
@@ -159,6 +163,6 @@ def _end(spec: RunSpec, survivals: Sequence[Survival], seconds: float, kept: str
     else:
         count = "the fault was" if len(survivals) == 1 else f"all {len(survivals)} faults were"
         lines.append(f"{count} survived, in {seconds:.0f} s" + (f"; kept: {kept}" if kept else ""))
-        verb = "finetune" if spec.task else "submit"
+        verb = "distill" if spec.is_distilled else "finetune" if spec.task else "submit"
         lines.append(f"next: bertjobs {verb} --recipe {spec.recipe}")
     return "\n".join(lines)

@@ -101,6 +101,29 @@ def test_two_ranks_train_as_one(place: Path, straight: Path) -> None:
         assert one["distillation_loss"] == pytest.approx(other["distillation_loss"], rel=1e-3)
 
 
+REHEARSE = ("rehearse", "--recipe", "distill-task", "--data", "prepared", "--set", "phase1.sequence_length=32")
+
+
+@pytest.mark.slow
+def test_it_is_rehearsed_with_its_own_teacher(place: Path, task_data: PreparedTask, tuned: Path) -> None:
+    assert (task_data.folder, tuned) == (place / "prepared", place / "tuned")
+    done = bertjobs(place, *REHEARSE, "--set", "teacher=tuned", "--preempt")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"teacher {tuned}" in done.stdout
+    assert "next: bertjobs distill --recipe distill-task" in done.stdout
+
+
+def test_a_rehearsal_without_a_teacher_that_fits_ends_before_it_begins(place: Path, task_data: PreparedTask) -> None:
+    assert task_data.folder == place / "prepared"
+    for words, what in (
+        ((), "learns from a teacher, and none was given"),
+        (("--set", "teacher=nobody"), "there is no run named 'nobody'"),
+    ):
+        done = bertjobs(place, *REHEARSE, *words)
+        assert (done.returncode, done.stdout) == (64, "")
+        assert what in done.stderr
+
+
 def objective(data: PreparedTask, teacher: Path, **settings: object) -> TaskDistillation:
     flags = {"recipe": "distill-task", "data": str(data.folder), "teacher": str(teacher)}
     sets = ["phase1.sequence_length=32", *(f"{key}={value}" for key, value in settings.items())]

@@ -15,7 +15,7 @@ from bertjobs.errors import EXIT_BAD_INPUT, EXIT_CONTINUE, EXIT_DONE, EXIT_FAILU
 from bertjobs.files.json_lines import read_lines
 from bertjobs.launch.decision import End, Next, has_advanced, recorded, what_next
 from bertjobs.launch.local import free_port, rank_environment
-from bertjobs.launch.plan.preflight import check_data, check_task
+from bertjobs.launch.plan.preflight import check_data, check_task, check_teacher
 from bertjobs.launch.rehearse.faults import FILL_DISK, Fault, Moment, Strike, draw_moment, on_small_disk
 from bertjobs.launch.rehearse.miniature import EXAMPLES, NAME, made_small, sample_data
 from bertjobs.launch.rehearse.outcome import Ending, Survival, survival_of, unfinished
@@ -203,13 +203,15 @@ def rehearsal(spec: RunSpec, folder: Path, python: str, environ: Mapping[str, st
     """Prepare the rehearsals of ``spec`` in ``folder``, which is empty.
 
     Raises:
-        InputError: the data are missing, incomplete, or not what the recipe needs.
+        InputError: the data are missing, incomplete, or not what the recipe needs; or the teacher is, as in
+            `check_teacher`.
     """
     if spec.task:
         return _rehearsal_of_task(spec, folder, python, environ)
     data = DataManifest.read(Path(spec.data))
     small = replace(made_small(spec, data), results=str(folder))
     check_data(small)
+    check_teacher(small, data)
     if small.loader == "bertjobs":  # LDDL's loader reads whole folders
         sample_data(data, folder / "data", [phase.phase for phase in small.phases])
         small = replace(small, data=str(folder / "data"))
@@ -219,7 +221,7 @@ def rehearsal(spec: RunSpec, folder: Path, python: str, environ: Mapping[str, st
 
 
 def _rehearsal_of_task(spec: RunSpec, folder: Path, python: str, environ: Mapping[str, str]) -> Rehearsal:
-    """Of a run that fine-tunes, on the first of its task's prepared examples."""
+    """Of a run on a task, on the first of its task's prepared examples."""
     if not (Path(spec.data) / MANIFEST).is_file():
         raise InputError(
             f"the data of task {spec.task} are not prepared",
@@ -231,4 +233,5 @@ def _rehearsal_of_task(spec: RunSpec, folder: Path, python: str, environ: Mappin
     sample_task(prepared, folder / "data", EXAMPLES)
     small = replace(made_small(spec, prepared), results=str(folder), data=str(folder / "data"))
     check_task(small)
+    check_teacher(small, None)
     return Rehearsal(small, folder, python, environ)
