@@ -66,7 +66,7 @@ def test_the_unit_of_the_loss_does_not_matter(middle: float, factor: float) -> N
     assert suggest(rates, losses.tolist()).rate == pytest.approx(suggest(rates, (factor * losses).tolist()).rate)
 
 
-@given(level=st.floats(0, 100), steps=st.integers(20, 200))
+@given(level=st.floats(0, 100, allow_subnormal=False), steps=st.integers(20, 200))
 def test_a_flat_curve_suggests_nothing(level: float, steps: int) -> None:
     suggestion = suggest(rising_rates(LOW, HIGH, steps), [level] * steps)
     assert suggestion.rate is None
