@@ -23,7 +23,6 @@ from bertjobs.slurm.container import run_sub
 from bertjobs.slurm.options import SlurmOptions
 from tests.launch.golden_file import check_golden
 
-
 SRUN = """#!/bin/bash
 if [[ $1 == --help ]]; then echo "{help}"; exit; fi
 [[ $* == *--label* ]] && printf '%s\\n' srun "$@" >"$WORDS" && env >"$WORDS.environment"
