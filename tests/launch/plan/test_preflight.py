@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import pickle
 import shutil
 from collections.abc import Sequence
@@ -14,7 +13,6 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-import bertjobs
 from bertjobs.data.shards.manifest import DataManifest
 from bertjobs.data.shards.manifest_form import hashed_text
 from bertjobs.errors import InputError, InputErrors
@@ -29,40 +27,23 @@ from bertjobs.launch.plan.preflight import (
     preflight,
     torch_problems,
 )
-from bertjobs.launch.plan.problem import Problem
-from bertjobs.launch.plan.queue import Queue, ask_queue, queue_problems
+from bertjobs.launch.plan.queue import Queue
 from bertjobs.launch.plan.resources import (
-    checkpoints_bytes,
-    container_problems,
     held_bytes,
-    memory_problems,
     results_problems,
 )
 from bertjobs.launch.start import write_run
-from bertjobs.recipe.catalogue import builtin_file, load_catalogue
 from bertjobs.recipe.lockfile import decisive_settings, lockfile, recipe_hash
-from bertjobs.recipe.resolve import resolve
 from bertjobs.recipe.spec import RunSpec
 from bertjobs.run.checkpoints import seal
 from bertjobs.run.directory import Done, RunDirectory
 from bertjobs.run.settings import check_unchanged
 from bertjobs.slurm.client import Slurm
-from bertjobs.slurm.cluster import Partition, parse_sinfo
-from bertjobs.slurm.start_estimate import StartEstimate, parse_start_estimate
+from bertjobs.slurm.start_estimate import StartEstimate
 from tests.launch.conftest import Tool
+from tests.launch.plan.runs import PARTITIONS, resolved, words
 
-CATALOGUE = load_catalogue([builtin_file()])
 NO_SLURM = Slurm({"PATH": ""})
-SINFO = (
-    "batch*|up|1-00:00:00|n/a|4|16|4000|gpu:8|REQUEUE|1\n"
-    "short|up|30:00|10:00|2|16|4000|gpu:a100:4|OFF|10\n"
-    "closed|inact|infinite|n/a|9|16|4000|(null)|OFF|1\n"
-)
-PARTITIONS = parse_sinfo(SINFO)
-
-
-def resolved(recipe: str, *sets: str, **flags: object) -> RunSpec:
-    return resolve(CATALOGUE, flags={"recipe": recipe, **flags}, environ={}, sets=sets).spec
 
 
 @pytest.fixture
@@ -70,28 +51,6 @@ def spec(tmp_path: Path, speeches_data: Path) -> RunSpec:
     """A run without problems."""
     enough = "phase1.steps=40"  # all of the text is read
     return resolved("laptop-scratch", enough, data=str(speeches_data), results=str(tmp_path / "results"))
-
-
-class Starting(Slurm):
-    """A cluster that starts containers in these ways."""
-
-    def __init__(self, *ways: str) -> None:
-        super().__init__({})
-        self._ways = ways
-
-    @property
-    def present(self) -> bool:
-        return True
-
-    def has_pyxis(self) -> bool:
-        return "pyxis" in self._ways
-
-    def has_apptainer(self) -> bool:
-        return "apptainer" in self._ways
-
-
-def words(problems: list[Problem]) -> str:
-    return "\n".join(problem.render() for problem in problems)
 
 
 def test_a_run_without_problems(spec: RunSpec, tmp_path: Path) -> None:
@@ -210,107 +169,6 @@ def test_a_model_with_too_few_tokens_is_reported_too(spec: RunSpec) -> None:
     assert "has 100 tokens" in words(problems)
 
 
-def test_space_for_the_checkpoints(tmp_path: Path) -> None:
-    spec = resolved("h200", results=str(tmp_path / "results" / "deeper"))
-    # BERT-large: 336 M parameters, float32, with two moments; three checkpoints of each phase, and one being written.
-    assert checkpoints_bytes(spec) == 336_226_108 * 12 * 7
-    assert results_problems(replace(spec, keep_checkpoints=1, phases=spec.phases[:1])) == []
-    (problem,) = results_problems(replace(spec, keep_checkpoints=10**6))
-    assert "GB are free" in problem.what
-    assert problem.where == str(tmp_path)
-
-
-def test_a_folder_that_cannot_be_written_is_reported_once() -> None:
-    (problem,) = results_problems(resolved("h200", "keep_checkpoints=1000000", results="/proc/results"))
-    assert "cannot be written" in problem.what
-
-
-def test_images_and_mounts(tmp_path: Path) -> None:
-    good, bad = tmp_path / "good.sqsh", tmp_path / "bad.sqsh"
-    good.write_bytes(b"hsqs" + bytes(100))
-    bad.write_bytes(b"hs")
-
-    def image_problems_of(image: str, *mounts: str, **more: str) -> str:
-        return words(
-            container_problems(resolved("h200", image=image, mounts=",".join(mounts), **more), Starting("pyxis"))
-        )
-
-    assert image_problems_of(str(good), f"{tmp_path}:/data:ro", "tmpfs:/scratch", "/nosuch:/x:ro+nofail") == ""
-    assert image_problems_of("nvcr.io#nvidia/pytorch:26.01-py3") == ""
-    assert image_problems_of("") == ""
-    assert "not a squashfs file" in image_problems_of(str(bad))
-    assert "cannot be read: No such file" in image_problems_of("here.sqsh")
-    assert "cannot be read: Is a directory" in image_problems_of(str(tmp_path))
-    text = image_problems_of(str(good), "/nosuch:/x:ro", "/tmp:relative")
-    assert "add the flag nofail: /nosuch:/x:ro+nofail" in text
-    assert "must be an absolute path, not 'relative'" in text
-    assert "pyxis cannot start a .sif file" in image_problems_of("/images/x.sif")
-
-
-def test_images_and_mounts_for_apptainer(tmp_path: Path) -> None:
-    sif, bad, sandbox = tmp_path / "good.sif", tmp_path / "bad.sif", tmp_path / "sandbox"
-    sif.write_bytes(b"#!/usr/bin/env run-singularity\n\0SIF_MAGIC\0" + bytes(100))
-    bad.write_bytes(b"hsqs" + bytes(100))
-    sandbox.mkdir()
-
-    def problems_of(image: object, *mounts: str, **more: str) -> str:
-        spec = resolved("h200", image=str(image), mounts=",".join(mounts), **more)
-        return words(container_problems(spec, Starting("apptainer")))
-
-    assert problems_of(sif, f"{tmp_path}:/data:ro") == ""
-    assert "not a SIF file" in problems_of(bad)
-    assert "it has no bin/sh" in problems_of(sandbox)
-    (sandbox / "bin").mkdir()
-    (sandbox / "bin" / "sh").touch()
-    assert problems_of(sandbox) == ""
-    assert "docker://nvcr.io/nvidia/pytorch:26.01-py3" in problems_of("nvcr.io#nvidia/pytorch:26.01-py3")
-    (warning,) = container_problems(resolved("h200", image="docker://python:3.12"), Starting("apptainer"))
-    assert warning.is_warning
-    assert "apptainer build IMAGE.sif docker://python:3.12" in str(warning.hint)
-    text = problems_of(sif, "/nosuch:/x:ro+nofail", "/nosuch:/y")
-    assert "Apptainer has no mount flags 'ro+nofail'" in text
-    assert "there is nothing to mount at /nosuch" in text
-    assert "nofail: " not in text
-
-
-def test_what_starts_an_image_must_be_there() -> None:
-    def problems_of(container: str, *ways: str) -> str:
-        spec = resolved("h200", image="docker://python", container=container)
-        return words([problem for problem in container_problems(spec, Starting(*ways)) if not problem.is_warning])
-
-    assert problems_of("auto", "pyxis") == problems_of("auto", "apptainer") == problems_of("pyxis", "pyxis") == ""
-    assert problems_of("apptainer") == "", "the nodes may have it"
-    assert "no pyxis (--container-image), and neither apptainer nor singularity is on the PATH" in problems_of("auto")
-    assert "no pyxis (--container-image)" in problems_of("pyxis", "apptainer")
-
-
-def test_code_that_cannot_be_mounted_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    spec = resolved("h200", image="docker://python")
-    for file, says in (
-        (tmp_path / "bertjobs.zip" / "bertjobs" / "__init__.py", "runs from an archive"),
-        (tmp_path / "a:b" / "bertjobs" / "__init__.py", "contains ':'"),
-        (tmp_path / "a b" / "bertjobs" / "__init__.py", "contains ' '"),
-    ):
-        if "archive" not in says:
-            file.parent.mkdir(parents=True)
-            file.touch()
-        monkeypatch.setattr(bertjobs, "__file__", str(file))
-        assert says in words(container_problems(spec, Starting("pyxis")))
-    monkeypatch.undo()
-    assert container_problems(spec, Starting("pyxis")) == []
-
-
-def test_a_micro_batch_that_does_not_fit_comes_with_the_gradient_steps_that_do() -> None:
-    (problem,) = memory_problems(resolved("dgx1-32g", "phase1.micro_batch=512"))
-    assert not problem.is_warning
-    assert "phase 1: a micro-batch of 512 takes about" in problem.what
-    assert "estimate, not measured" in problem.what
-    assert problem.hint == "--set phase1.micro_batch=128, which makes GRADIENT_STEPS=64"
-    again = resolved("dgx1-32g", "phase1.micro_batch=128")
-    assert again.phases[0].gradient_steps == 64
-    assert memory_problems(again) == []
-
-
 def test_gpus_that_the_installed_torch_has_no_code_for_are_a_warning() -> None:
     (problem,) = torch_problems(resolved("dgx1-16g"), "2.13.0+cu130")
     assert problem.is_warning
@@ -320,161 +178,6 @@ def test_gpus_that_the_installed_torch_has_no_code_for_are_a_warning() -> None:
     assert torch_problems(resolved("dgx1-16g", image="nvcr.io#nvidia/pytorch"), "2.13.0+cu130") == []
     assert torch_problems(resolved("dgx1-16g", gpus=0), "2.13.0+cu130") == []
     assert torch_problems(resolved("h200"), "2.13.0+cu130") == []
-
-
-def test_a_micro_batch_that_may_fit_is_a_warning() -> None:
-    (problem,) = memory_problems(resolved("dgx1-32g", "phase2.micro_batch=32", "system=dgx1-32g", precision="fp32"))
-    assert problem.is_warning
-    assert ": tight (" in problem.what
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        (
-            "sbatch: Job 2 to start at 2026-11-21T18:25:23 using 2 processors on nodes node[1-2] in partition batch\n",
-            StartEstimate("2026-11-21T18:25:23", "node[1-2]"),
-        ),
-        ("Job 7 to start at 2026-11-22T01:02:03 using 64 processors on n1", StartEstimate("2026-11-22T01:02:03", "n1")),
-        (
-            "sbatch: error: NOTE from the site\nsbatch: Job 2 to start at 2026-01-01T00:00:00 using 2 processors on n1",
-            StartEstimate("2026-01-01T00:00:00", "n1"),
-        ),
-        (
-            "allocation failure: Requested node configuration is not available\n",
-            StartEstimate(refusal="Requested node configuration is not available"),
-        ),
-        (
-            "sbatch: error: invalid partition specified: x\nallocation failure: Invalid partition name specified\n",
-            StartEstimate(refusal="invalid partition specified: x; Invalid partition name specified"),
-        ),
-        (
-            "sbatch: unrecognized option '--nosuch=1'\nTry \"sbatch --help\" for more information\n",
-            StartEstimate(refusal="unrecognized option '--nosuch=1'"),
-        ),
-        ("allocation failure: Unable to contact slurm controller (connect failure)", StartEstimate()),
-        ("", StartEstimate()),
-    ],
-)  # fmt: skip
-def test_the_output_of_sbatch_test_only(text: str, expected: StartEstimate) -> None:
-    """As Slurm 22.05 wrote them."""
-    assert parse_start_estimate(text) == expected
-
-
-@pytest.mark.parametrize(
-    ("sets", "partition", "time", "says"),
-    [
-        ({"nodes": 4}, "", "", []),
-        ({"nodes": 4}, "", "1-00:00:00", []),
-        ({"nodes": 8}, "", "", ["the run asks for 8 nodes, but partition batch has 4"]),
-        ({"nodes": 4}, "", "1-00:00:01", ["allows 1-00:00:00: the job would wait forever", "set --time 1-00:00:00"]),
-        ({"nodes": 4}, "", "0", ["would wait forever"]),
-        ({"nodes": 4}, "", "soon", ["not a time as Slurm writes it: 'soon'"]),
-        ({"nodes": 1}, "shrt", "", ["no partition 'shrt'", "'short'"]),
-        ({"nodes": 1}, "short", "", ["8 GPUs per node, but nodes of partition short have 4"]),
-        ({"nodes": 1, "gpus": 4}, "short", "", []),
-        ({"nodes": 1, "gpus": "a100:4"}, "short", "", []),
-        (
-            {"nodes": 1, "gpus": "h100:4"},
-            "short",
-            "",
-            ["no GPUs of type 'h100'; its types: a100 (4 per node)", "--gpus a100:4"],
-        ),
-        ({"nodes": 1, "gpus": "a100:8"}, "short", "", ["asks for 8 a100 GPUs per node, but nodes of partition short"]),
-        ({"nodes": 1, "gpus": "a100:8"}, "batch", "", ["its types: none", "leave the type out"]),
-        (
-            {"nodes": 4, "gpus": 4},
-            "short",
-            "60",
-            ["4 nodes, but partition short has 2", "partition short allows 0:30:00"],
-        ),
-        ({"nodes": 4}, "short,batch", "60", []),
-        ({"nodes": 1, "gpus": 0}, "closed", "", ["partition closed is down"]),
-    ],
-)
-def test_a_partition_that_would_never_start_the_job(
-    sets: dict[str, int], partition: str, time: str, says: list[str]
-) -> None:
-    spec = resolved("dgxa100-80g", **sets)
-    text = words(queue_problems(spec, Queue(partition, time, PARTITIONS, StartEstimate())))
-    assert bool(text) == bool(says)
-    for part in says:
-        assert part in text
-
-
-@pytest.mark.parametrize(
-    ("groups", "says"),
-    [
-        ("2x4/partition=short,1x8", []),
-        ("2xa100:4/partition=short,2x4", []),
-        ("2x8/partition=short,4x4", ["8 GPUs per node, but nodes of partition short have 4", "2x8/partition=short"]),
-        ("3x4/partition=short,1x4", ["the run asks for 3 nodes, but partition short has 2"]),
-        ("2xh100:4/partition=short,2x4", ["partition short has no GPUs of type 'h100'"]),
-        ("2x4/partition=shrt,2x4", ["no partition 'shrt'", "where: groups", "'short'"]),
-    ],
-)
-def test_each_group_of_nodes_is_seen_in_its_own_partition(groups: str, says: list[str]) -> None:
-    text = words(queue_problems(resolved("dgxa100-80g", groups=groups), Queue("batch", "", PARTITIONS)))
-    assert bool(text) == bool(says)
-    for part in says:
-        assert part in text
-
-
-def test_sbatch_s_refusal_is_reported_unless_the_reason_is_known_already() -> None:
-    spec = resolved("h200")
-    refused = StartEstimate(refusal="Invalid account")
-    (problem,) = queue_problems(spec, Queue("", "", PARTITIONS, refused))
-    assert problem.what == "sbatch refuses: Invalid account"
-    assert "Invalid account" not in words(queue_problems(spec, Queue("nosuch", "", PARTITIONS, refused)))
-
-
-def test_nodes_that_are_drained_are_a_warning_and_nodes_that_do_not_exist_are_not() -> None:
-    """sbatch itself queues a job for drained nodes, and refuses one that no node can ever run."""
-    drained = StartEstimate(refusal="Requested node configuration is not available")
-    (problem,) = queue_problems(resolved("dgxa100-80g", nodes=4), Queue("", "", PARTITIONS, drained))
-    assert problem.is_warning
-    assert "not all of them can be used now" in problem.what
-    too_many = queue_problems(resolved("dgxa100-80g", nodes=8), Queue("", "", PARTITIONS, drained))
-    assert [one.is_warning for one in too_many] == [False]
-
-
-def test_nothing_is_known_of_nodes_where_the_cluster_has_no_default_partition() -> None:
-    refused = StartEstimate(refusal="Requested node configuration is not available")
-    others = tuple(partition for partition in PARTITIONS if not partition.default)
-    (problem,) = queue_problems(resolved("dgxa100-80g"), Queue("", "", others, refused))
-    assert not problem.is_warning
-
-
-def test_the_time_limit_that_a_job_gets() -> None:
-    def limit(partition: str, time: str, partitions: tuple[Partition, ...] = PARTITIONS) -> float | None:
-        return Queue(partition, time, partitions).limit_s
-
-    assert limit("", "") == 86400
-    assert limit("short", "") == 600
-    assert limit("short", "20") == 1200
-    assert limit("closed", "") == math.inf
-    assert limit("short", "unlimited") == math.inf
-    assert limit("nosuch", "") is None
-    assert limit("", "", ()) is None
-    assert limit("", "2:00:00", ()) == 7200
-
-
-def test_slurm_is_asked_without_the_variables_of_a_surrounding_job(tmp_path: Path, tool: Tool) -> None:
-    tool("sinfo", f"echo 'sinfo: some warning' >&2; printf '%s' '{SINFO}'")
-    tool(
-        "sbatch", 'while read -r line; do [[ $line ]] && echo "error: $line $1 ${SLURM_JOB_ID-none}"; done >&2; exit 1'
-    )
-    environ = {"PATH": f"{tmp_path / 'bin'}", "SLURM_JOB_ID": "7"}
-    queue = ask_queue("the script\n", "batch", "60", environ)
-    assert queue == Queue("batch", "60", PARTITIONS, StartEstimate(refusal="the script --test-only none"))
-
-
-def test_if_slurm_is_absent_or_its_output_odd_nothing_is_known(tmp_path: Path, tool: Tool) -> None:
-    environ = {"PATH": str(tmp_path / "bin")}
-    assert ask_queue("", "", "", environ) == Queue()
-    tool("sinfo", "echo nonsense")
-    tool("sbatch", "echo 5")
-    assert ask_queue("", "", "", environ) == Queue()
 
 
 def test_a_local_run_is_not_checked_against_the_queue(spec: RunSpec) -> None:
