@@ -12,7 +12,7 @@ demo: setup
 	@scripts/demo.sh
 
 test: setup slurm chromium check
-	@$(PYTEST) --dist loadfile --no-loadscope-reorder -m "not slow"
+	@$(PYTEST) --dist loadfile --no-loadscope-reorder -m "not slow" --ignore=tests/docs # which check has just run
 
 # Dealt singly: in chunks, one process would get the two longest, one after the other.
 test-slow: setup slurm trackers triton

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import subprocess
@@ -18,7 +19,7 @@ from hypothesis import HealthCheck, settings
 from tests import hermetic
 from tests.cluster.slow_steps import SlowSteps
 from tests.cluster.slurm import PATIENCE_S
-from tests.schedule import FilesAndHalves, longest_first
+from tests.schedule import FilesAndHalves, apart, longest_first
 
 hermetic.enter()
 if not Path("/dev/nvidiactl").exists():
@@ -41,9 +42,12 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> FilesAndHalv
     return FilesAndHalves(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if "PYTEST_XDIST_WORKER" in os.environ:
         longest_first(items)
+        if config.getoption("markexpr") == "slow":
+            apart(items)
 
 
 Bertjobs = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -121,8 +125,19 @@ def inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
 
 @pytest.fixture(scope="session")
 def speeches_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data folder of 40 real speeches, with its own vocabulary and enough shards for 32 ranks."""
-    folder = tmp_path_factory.mktemp("speeches")
+    """A data folder of 40 real speeches, with its own vocabulary and enough shards for 32 ranks; one for all processes
+    of a test run."""
+    own = tmp_path_factory.getbasetemp()
+    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "speeches"
+    folder.mkdir(exist_ok=True)
+    with open(folder / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "data" / "MANIFEST.json").is_file():
+            _prepare_speeches(folder)
+    return folder / "data"
+
+
+def _prepare_speeches(folder: Path) -> None:
     corpus = folder / "corpus"
     corpus.mkdir()
     for file in sorted(SPEECHES.glob("*.txt"))[:40]:
@@ -137,7 +152,6 @@ def speeches_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ):
         done = run_bertjobs(arguments, folder)
         assert done.returncode == 0, done.stderr
-    return folder / "data"
 
 
 def wait_until(seen: Callable[[], object], timeout: float = PATIENCE_S) -> None:

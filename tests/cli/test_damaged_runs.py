@@ -131,7 +131,7 @@ def test_a_damaged_file_costs_its_own_row(damaged, file: str) -> None:
         check(damaged(file, damage, 0), SHORT, f"{file}, {damage.__name__}")
 
 
-@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(st.data())
 def test_no_damage_to_any_file_ends_a_command(damaged, trained: Path, data: st.DataObject) -> None:
     file = data.draw(st.sampled_from([*files_of(trained / RUN), SUSPECTS, BENCH_FILE]), label="file")

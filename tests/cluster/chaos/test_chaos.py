@@ -27,8 +27,8 @@ from tests.cluster.unreliable import UnreliableCommands
 from tests.conftest import run_bertjobs, wait_until
 
 ASKED = os.environ.get("BERTJOBS_CHAOS_SEED")
-FEW = 5  # faults that `make test` draws; all others see all
-SLOW_SEEDS = (5, 11)  # other orders of the faults, at other moments
+FEW = 5  # faults that `make test` draws
+SLOW_SEEDS = (5, 11)  # of two runs that share the faults, to take half as long; `make chaos` has all in one
 EVERY = 5  # steps between checkpoints
 STEP_S = 1.5  # at least, while faults are left: the slowest of them takes 45 s by Slurm's own clocks
 NEAR_THE_END = 2 * EVERY  # steps of a phase in which no fault is injected
@@ -100,9 +100,25 @@ def submit(
     return RunDirectory(results / "chaos")
 
 
+@dataclass(frozen=True)
+class Draw:
+    """The seed of a run, the faults that it draws from, and how many it draws."""
+
+    seed: int
+    among: tuple[Fault, ...]
+    count: int
+
+    @classmethod
+    def all_of(cls, seed: int, among: tuple[Fault, ...]) -> Draw:
+        return cls(seed, among, len(among))
+
+    def __str__(self) -> str:
+        return f"seed-{self.seed}-{self.count}-faults"
+
+
 @pytest.fixture
-def steps(faults: int) -> dict[int, int]:
-    return steps_for(faults)
+def steps(draw: Draw) -> dict[int, int]:
+    return steps_for(draw.count)
 
 
 @pytest.fixture
@@ -170,11 +186,15 @@ def survive(run: AttackedRun, attempt: Attempt, fault: Fault) -> int:
 
 
 @pytest.mark.parametrize(
-    ("seed", "faults"),
+    "draw",
     [
-        (int(ASKED or 1), len(FAULTS) if ASKED else FEW),
-        *(pytest.param(seed, len(FAULTS), marks=pytest.mark.slow) for seed in SLOW_SEEDS),
+        Draw.all_of(int(ASKED), FAULTS) if ASKED else Draw(1, FAULTS, FEW),
+        *(
+            pytest.param(Draw.all_of(seed, FAULTS[place :: len(SLOW_SEEDS)]), marks=pytest.mark.slow)
+            for place, seed in enumerate(SLOW_SEEDS)
+        ),
     ],
+    ids=str,
 )
 def test_a_run_survives_all_faults_together_and_ends_as_if_there_had_been_none(
     cluster: Cluster,
@@ -182,17 +202,16 @@ def test_a_run_survives_all_faults_together_and_ends_as_if_there_had_been_none(
     tmp_path: Path,
     disk: Path,
     quiet: Callable[[], RunDirectory],
-    seed: int,
-    faults: int,
+    draw: Draw,
     steps: dict[int, int],
 ) -> None:
-    random = Random(seed)
+    random = Random(draw.seed)
     commands = UnreliableCommands(tmp_path / "commands", cluster.environment)
     slow = SlowSteps(tmp_path / "slow", commands.environment, STEP_S)
     run = AttackedRun(
         cluster, submit(slow.environment, tmp_path, speeches_data, disk / "results", steps), disk, commands
     )
-    left, injected = random.sample(FAULTS, faults), []
+    left, injected = random.sample(draw.among, draw.count), []
     while left:
         try:
             fault, attempt, (phase, step), began = attack(run, left, steps, random)
