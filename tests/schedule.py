@@ -46,8 +46,8 @@ LONG = (
 
 
 def apart(items: list[pytest.Item]) -> None:
-    """Put the `LONG` ones first, each followed by a short one: xdist deals two to a process to begin with, and one would
-    run after the other."""
+    """Put the `LONG` ones first, each followed by a short one: xdist begins with two in a row for each process, and of
+    two long ones the second would wait for the first."""
     long = [item for item in items if item.name.startswith(LONG)]
     rest = [item for item in items if item not in long]
     pairs = [item for one in long for item in (one, *([rest.pop()] if rest else []))]
