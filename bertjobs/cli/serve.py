@@ -14,22 +14,22 @@ from bertjobs.cli.arguments import add_results_arguments, results_folder
 from bertjobs.cli.interrupts import EXIT_INTERRUPTED, interrupts_held
 from bertjobs.cli.model_arguments import add_compute_arguments, add_pack_argument, chosen_budget, prepared_device
 from bertjobs.errors import EXIT_DONE, InputError, install_hint
+from bertjobs.serve.limits import Limits, check_limits
 
 if TYPE_CHECKING:
-    from bertjobs.serve.limits import Limits
     from bertjobs.serve.models import Models, Observer
     from bertjobs.serve.served import Served
     from bertjobs.serve.server import Options
 
 NEEDED = ("fastapi", "uvicorn", "prometheus_client")
 LIMITS = {
-    "body_bytes": "bytes of a request (default: 2,097,152)",
-    "rows": "texts, or sequences of ids, in a request (default: 256)",
-    "tokens": "tokens in a request (default: 32,768)",
-    "queue_tokens": "tokens that wait for the model; a request that would add to more gets 429 (default: 131,072)",
-    "requests": "requests at a time; more get 429 (default: 1,000)",
-    "body_s": "how long a client may take to send a request (default: 10)",
-    "drain_s": "how long the end waits for answers that are due (default: 30)",
+    "body_bytes": "bytes of a request",
+    "rows": "texts, or sequences of ids, in a request",
+    "tokens": "tokens in a request",
+    "queue_tokens": "tokens that wait for the model; a request that would add to more gets 429",
+    "requests": "requests at a time; more get 429",
+    "body_s": "how long a client may take to send a request",
+    "drain_s": "how long the end waits for answers that are due",
 }
 """The fields of `bertjobs.serve.limits.Limits`, whose flags they are."""
 
@@ -66,8 +66,9 @@ def register(subparsers: Any) -> None:
 def _add_limits(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("limits")
     for name, words in LIMITS.items():
-        number = float if name.endswith("_s") else int
-        group.add_argument(_flag(name), dest=f"limit_{name}", metavar="N", type=number, help=words)
+        default = getattr(Limits, name)  # its type is that of the flag
+        words = f"{words} (default: {default:,.0f})"
+        group.add_argument(_flag(name), dest=f"limit_{name}", metavar="N", type=type(default), help=words)
 
 
 def _flag(name: str) -> str:
@@ -146,8 +147,6 @@ def _options(args: argparse.Namespace, token: str) -> Options:
 
 
 def _limits(args: argparse.Namespace) -> Limits:
-    from bertjobs.serve.limits import Limits, check_limits
-
     given = {name: value for name in LIMITS if (value := getattr(args, f"limit_{name}")) is not None}
     limits = Limits(**given)
     check_limits(limits, _flag)

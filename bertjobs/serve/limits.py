@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from bertjobs.errors import InputError
 from bertjobs.serve.refusal import Refusal
-from bertjobs.tasks.rows import Row
 from bertjobs.wording import counted
+
+if TYPE_CHECKING:
+    from bertjobs.tasks.rows import Row
 
 
 @dataclass(frozen=True)
