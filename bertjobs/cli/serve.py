@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -87,7 +88,8 @@ def _serve(args: argparse.Namespace) -> int:
 
     options = _options(args, token)
     results = results_folder(args)
-    sources = [source_of(words, lambda name: weights_of(name, results), os.path.exists) for words in args.models]
+    find, look = (partial(weights_of, results=results, is_read=is_read) for is_read in (True, False))
+    sources = [source_of(words, find, look, os.path.exists) for words in args.models]
     device = prepared_device(args)
 
     def load(name: str, version: int, folder: Path) -> Served:

@@ -247,7 +247,7 @@ def _tensorrt(text: RealText, name: str, folder: Path, options: Options) -> _Wri
     lengths = [int(length) for batch in batches for length in batch[1].sum(1)]
     longest = source.spec.max_position_embeddings
     shapes = shapes_for(lengths, longest)
-    calibrated_on = write_calibration(batches, shapes.usual[1], folder) if options.int8 else 0
+    calibrated_on = write_calibration(batches, shapes, folder) if options.int8 else 0
     card = card_of(text, name, (tensorrt_words(shapes, calibrated_on),))
     words = onnx_card(card, output_shapes(source), f"Opset {OPSET}; {checked_words(found)}.")
     (folder / CARD_FILE).write_text(words, encoding="utf-8")

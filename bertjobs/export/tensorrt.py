@@ -47,25 +47,28 @@ def trtexec_line(shapes: Shapes, precision: str = "") -> str:
     return " \\\n  ".join(words)
 
 
-def write_calibration(batches: Sequence[Batch], longest: int, folder: Path) -> int:
-    """Write calibration.npz, ``[batches, 8, S]`` of each input, and calibrate.py beside it.
+def write_calibration(batches: Sequence[Batch], shapes: Shapes, folder: Path) -> int:
+    """Write calibration.npz, ``[batches, 8, S]`` of each input and the ``longest`` sequence of an engine, and
+    calibrate.py beside it.
 
     Args:
         batches: of real text.
-        longest: tokens of a sequence at most; longer ones are left out.
+        shapes: of an engine: sequences that are longer than usual are left out.
 
     Returns:
         How many sequences there are.
     """
-    rows = [row for batch in batches for row in zip(*batch, strict=True) if int(row[1].sum()) <= longest]
+    usual = shapes.usual[1]
+    rows = [row for batch in batches for row in zip(*batch, strict=True) if int(row[1].sum()) <= usual]
     count = -(-len(rows) // CALIBRATION_SEQUENCES)
-    arrays = {name: np.zeros((count, CALIBRATION_SEQUENCES, longest), dtype=np.int64) for name in INPUTS}
+    arrays = {name: np.zeros((count, CALIBRATION_SEQUENCES, usual), dtype=np.int64) for name in INPUTS}
     for place in range(count * CALIBRATION_SEQUENCES):
         row = rows[place % len(rows)]  # the last batch is filled up with the first sequences
         length = int(row[1].sum())
         for name, tensor in zip(INPUTS, row, strict=True):
             arrays[name][place // CALIBRATION_SEQUENCES, place % CALIBRATION_SEQUENCES, :length] = tensor[:length]
-    np.savez_compressed(folder / CALIBRATION_FILE, **arrays)  # type: ignore[arg-type]  # its stubs know no keywords
+    longest = np.array(shapes.most[1])
+    np.savez_compressed(folder / CALIBRATION_FILE, longest=longest, **arrays)  # type: ignore[arg-type]  # its stubs
     script = Path(__file__).with_name("tensorrt_calibration.py").read_text(encoding="utf-8")
     (folder / CALIBRATE_FILE).write_text(script, encoding="utf-8")
     return len(rows)

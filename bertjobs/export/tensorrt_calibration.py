@@ -51,7 +51,7 @@ def main() -> None:
         SystemExit: the file cannot be read, or no engine can be built of it.
     """
     batches = dict(np.load(FOLDER / "calibration.npz"))
-    _, sequences, tokens = batches["input_ids"].shape
+    _, sequences, tokens = batches["input_ids"].shape  # the model itself reads up to "longest"
     builder = trt.Builder(trt.Logger(trt.Logger.WARNING))
     network = builder.create_network(0)
     parser = trt.OnnxParser(network, builder.logger)
@@ -59,7 +59,7 @@ def main() -> None:
         raise SystemExit("\n".join(str(parser.get_error(number)) for number in range(parser.num_errors)))
     profile = builder.create_optimization_profile()
     for name in INPUTS:
-        profile.set_shape(name, (1, 2), (sequences, tokens), (MOST_SEQUENCES, tokens))
+        profile.set_shape(name, (1, 2), (sequences, tokens), (MOST_SEQUENCES, int(batches["longest"])))
     config = builder.create_builder_config()
     config.add_optimization_profile(profile)
     config.set_calibration_profile(profile)

@@ -7,12 +7,15 @@ from typing import Any
 
 from bertjobs.errors import InputError
 from bertjobs.files.json_lines import read_lines
-from bertjobs.run.checkpoints import newest_valid, step_of
+from bertjobs.run.checkpoints import newest_valid, newest_whole, step_of
 from bertjobs.run.directory import PhaseDirectory, RunDirectory, open_run
 
 
-def result_of(run: RunDirectory) -> Path:
+def result_of(run: RunDirectory, *, is_read: bool = True) -> Path:
     """The checkpoint that is a run's result: that of its last phase that is done, else its newest whole one.
+
+    Args:
+        is_read: whether all bytes of the newest are read, to see that it is whole; else the sizes of its files.
 
     Raises:
         InputError: it has none.
@@ -22,7 +25,7 @@ def result_of(run: RunDirectory) -> Path:
         if (done := phase.done()) and (phase.checkpoints / done.checkpoint).is_dir():
             return phase.checkpoints / done.checkpoint
     for phase in reversed(phases):
-        folder, _ = newest_valid(phase.checkpoints)
+        folder = newest_valid(phase.checkpoints)[0] if is_read else newest_whole(phase.checkpoints)
         if folder is not None:
             return folder
     raise InputError(
@@ -60,8 +63,8 @@ def measured_at(phase: PhaseDirectory, step: int) -> dict[str, Any]:
     return next((line for line in reversed(read_lines(phase.validation)) if line.get("step") == step), {})
 
 
-def weights_of(name: str, results: Path) -> Path:
-    """The folder of weights that ``name`` means: a Hugging Face model's folder, or a run's result.
+def weights_of(name: str, results: Path, *, is_read: bool = True) -> Path:
+    """The folder of weights that ``name`` means: a Hugging Face model's folder, or a run's result, as in `result_of`.
 
     Raises:
         InputError: it is neither; names the nearest run.
@@ -75,4 +78,4 @@ def weights_of(name: str, results: Path) -> Path:
             where=str(folder),
             hint="give a folder with config.json, model.safetensors and vocab.txt, or the name of a run",
         )
-    return result_of(open_run(results, name))
+    return result_of(open_run(results, name), is_read=is_read)

@@ -76,13 +76,14 @@ class TaskAsk:
 
     def encode(self, texts: Sequence[Texts]) -> Encoded:
         encoder = self.trained.encoder
-        before = encoder.truncated
+        before = encoder.truncated, encoder.shortened
         try:
             examples = self.trained.task.from_text(texts)
             rows = self.trained.task.rows(examples, encoder, self.trained.fitted)
         except InputError as error:
             raise refused(error) from error
-        return Encoded(examples, rows, encoder.truncated - before)
+        cut = max(encoder.truncated - before[0], encoder.shortened - before[1])
+        return Encoded(examples, rows, min(cut, len(texts)))
 
     def decode(self, encoded: Encoded, outputs: Sequence[Outputs]) -> list[Prediction]:
         trained = self.trained

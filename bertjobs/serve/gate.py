@@ -39,10 +39,29 @@ class State:
     requests: int = 0
     draining: bool = False
 
+    def place(self) -> Place:
+        """For one more request, to be taken."""
+        return Place(self)
+
     @property
     def is_idle(self) -> bool:
         """Whether nobody waits for an answer."""
         return self.requests == 0
+
+
+class Place:
+    """A request's place among those that are being read or answered; taken and left once."""
+
+    def __init__(self, state: State) -> None:
+        self._state, self._is_taken = state, False
+
+    def take(self) -> None:
+        self._state.requests += 1
+        self._is_taken = True
+
+    def leave(self) -> None:
+        self._state.requests -= self._is_taken
+        self._is_taken = False
 
 
 class Gate:
@@ -61,7 +80,7 @@ class Gate:
             await self._app(scope, receive, send)
             return
         began, code, started, seconds = time.perf_counter(), FAILED, False, 0.0
-        incoming = Incoming(receive)
+        incoming, place = Incoming(receive), self._state.place()
 
         async def noting(message: Message) -> None:
             nonlocal code, started, seconds
@@ -70,36 +89,40 @@ class Gate:
             elif not message.get("more_body", False) and not incoming.is_over:  # or the connection could be closed
                 await send({**message, "more_body": True})
                 seconds = time.perf_counter() - began
+                place.leave()  # it has its answer
                 await incoming.drop()
                 message = {"type": "http.response.body"}
             await send(message)
 
         scope["bertjobs.model"] = ""
-        self._state.requests += 1
         try:
             try:
                 self._check(scope)
+                place.take()
+                self._check_room(scope)
                 await self._app(scope, incoming, noting)
             except Exception as error:
                 _log(error)
                 if not started:
                     await answer_refusal(as_refusal(error), scope, noting)
         finally:
-            self._state.requests -= 1
+            place.leave()
             route = getattr(scope.get("route"), "path", "")
             self._metrics.answered(route, scope["bertjobs.model"], code, seconds or time.perf_counter() - began)
 
     def _check(self, scope: Scope) -> None:
+        """Whether the server still takes requests, and this client's."""
         path = scope["path"]
-        is_watched = path.startswith(WATCHED)
-        if self._state.draining and not is_watched:
+        if self._state.draining and not path.startswith(WATCHED):
             raise Refusal("the server is ending", status=STOPPING, retry_after_s=5, closes=True)
         if self._token and path not in OPEN:
             kind, _, shown = Headers(scope=scope).get("authorization", "").partition(" ")
             if kind.lower() != "bearer" or not hmac.compare_digest(shown.strip().encode(), self._token):
                 what = "the token is wrong" if shown else "there is no token"
                 raise Refusal(what, status=UNAUTHORISED, where="Authorization", hint=SHOW)
-        if self._state.requests > self._limits.requests and not is_watched:
+
+    def _check_room(self, scope: Scope) -> None:
+        if self._state.requests > self._limits.requests and not scope["path"].startswith(WATCHED):
             raise Refusal(f"{self._limits.requests:,} requests are being answered already", status=BUSY,
                           retry_after_s=1)  # fmt: skip
 

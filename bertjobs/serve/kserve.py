@@ -116,7 +116,7 @@ def _header_size(text: str | None, body: int) -> int:
     """How much of the body is JSON."""
     if text is None:
         return body
-    if not text.isdecimal() or int(text) > body:
+    if not text.isdecimal() or len(text) > 18 or int(text) > body:
         raise Refusal(f"{HEADER_LENGTH} is {text[:40]!r}, and the body has {body:,} bytes", status=MALFORMED)
     return int(text)
 

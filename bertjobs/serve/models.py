@@ -6,6 +6,7 @@ import re
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from bertjobs.errors import BertjobsError, InputError, first_line, nearest
@@ -129,7 +130,6 @@ class Models:
             try:
                 self._refresh(slot)
             except Exception as error:  # whatever is wrong with the new one, the old one goes on answering
-                slot.refused = slot.last_seen
                 words = f"{error.what} ({error.where})" if isinstance(error, BertjobsError) else first_line(error)
                 if words != slot.problem:
                     slot.problem = words
@@ -144,10 +144,12 @@ class Models:
             self._observer.current(slot.served)
         if now in (slot.loaded, slot.refused) or not settled:
             return
+        slot.refused = now  # unless it can be loaded
         served = self._load(slot.source.name, slot.served.version + 1, folder)
+        slot.refused = None
         if print_of(folder) != now:
             return  # written to while it was read: the next look decides
-        slot.served, slot.loaded, slot.refused, slot.problem = served, now, None, ""
+        slot.served, slot.loaded, slot.problem = served, now, ""
         self._observer.loaded(served)
 
 
@@ -184,11 +186,34 @@ class Watch:
             self._models.refresh()
 
 
-def source_of(words: str, find: Callable[[str], Path], exists: Callable[[str], bool]) -> Source:
+class _Sought:
+    """The folder of a model, which is found anew, at the cost of reading it, only if what lies there has changed.
+
+    Args:
+        find: finds it; the folder's bytes are whole.
+        look: the same without reading them.
+    """
+
+    def __init__(self, find: Callable[[], Path], look: Callable[[], Path]) -> None:
+        self._find, self._look = find, look
+        self.folder = find().absolute()
+        self._seen: Print | None = None
+
+    def __call__(self) -> Path:
+        seen = print_of(self._look())
+        if seen != self._seen:
+            self.folder, self._seen = self._find().absolute(), seen
+        return self.folder
+
+
+def source_of(
+    words: str, find: Callable[[str], Path], look: Callable[[str], Path], exists: Callable[[str], bool]
+) -> Source:
     """What the command line's ``[NAME=]RUN|DIR`` means: without a name that of the run, or of the folder.
 
     Args:
-        find: the folder of a run or folder.
+        find: the folder of a run or folder, its bytes whole.
+        look: the same without reading them.
         exists: whether a path is there, as such a one may have a "=" in its name.
 
     Raises:
@@ -197,9 +222,9 @@ def source_of(words: str, find: Callable[[str], Path], exists: Callable[[str], b
     name, equals, place = words.partition("=")
     if not equals or exists(words) or not NAME.fullmatch(name):
         name, place = "", words
-    folder = find(place).absolute()
+    sought = _Sought(partial(find, place), partial(look, place))
     if not name:
-        name = name_of(folder)
+        name = name_of(sought.folder)
         if not NAME.fullmatch(name):
             raise InputError(f"{name!r} cannot be a model's name in an address", where=words, hint=f"NAME={words}")
-    return Source(name, lambda: find(place).absolute())
+    return Source(name, sought)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import math
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -122,10 +124,12 @@ class _Server(uvicorn.Server):
             drained.cancel()
 
     async def _drain(self) -> None:
-        """Once the server is to end, wait for its answers; new requests are refused meanwhile."""
+        """Once the server is to end, wait for its answers; new requests are refused meanwhile. uvicorn then gives the
+        rest of the time to clients that still read theirs."""
         while not self._state.draining:
             await asyncio.sleep(_LOOK_S)
         say(f"ending: {self._state.requests} requests still get their answers")
+        began = time.monotonic()
         try:
             async with asyncio.timeout(self._drain_s):
                 while not self._state.is_idle:
@@ -133,6 +137,8 @@ class _Server(uvicorn.Server):
         except TimeoutError:
             say(f"ending: {self._state.requests} requests are given up after {self._drain_s:g} s")
             self.force_exit = True
+        left = self._drain_s - (time.monotonic() - began)
+        self.config.timeout_graceful_shutdown = max(1, math.ceil(left))
         self.should_exit = True
 
 

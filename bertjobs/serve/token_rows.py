@@ -45,10 +45,13 @@ def row_of(ids: Ids, mask: Ids | None, types: Ids | None, rules: TokenRules, whe
     for name, other in (("the mask", mask), ("the token types", types)):
         if other is not None and len(other) != len(ids):
             raise Refusal(f"there are {len(ids):,} ids, and {name} has {len(other):,} numbers", where=where)
+    if len(ids) > rules.longest:  # padding too: it is a part of some answers
+        what = "tokens" if mask is None else "tokens with its padding"
+        raise Refusal(f"the sequence has {len(ids):,} {what}, and the model reads 1 to {rules.longest:,}", where=where)
     length = len(ids) if mask is None else _length(mask, where)
     ids = ids[:length]
-    if not 0 < length <= rules.longest:
-        raise Refusal(f"the sequence has {length:,} tokens, and the model reads 1 to {rules.longest:,}", where=where)
+    if not length:
+        raise Refusal(f"the sequence has 0 tokens, and the model reads 1 to {rules.longest:,}", where=where)
     _check_range(ids, rules.vocabulary, "id", where)
     second = length if types is None else _second(types[:length], rules.kinds, where)
     read = range(length) if rules.head.kind == "token" else ()

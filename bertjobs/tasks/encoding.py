@@ -34,14 +34,15 @@ class TextEncoder:
             corpus, but not for single texts now and then.
 
     Attributes:
-        truncated: how many sequences lost tokens so far.
+        truncated: how many sequences lost tokens so far, since they were longer than ``max_length``.
+        shortened: how many questions and queries lost tokens to a limit of their task.
     """
 
     def __init__(self, vocabulary: Vocabulary, max_length: int, *, remembers: bool = True) -> None:
         if max_length < 8:
             raise InputError(f"a sequence of {max_length} tokens is too short: at least 8", where="sequence_length")
         self.vocabulary, self.max_length, self._remembers = vocabulary, max_length, remembers
-        self.truncated = 0
+        self.truncated = self.shortened = 0
 
     def check_fits(self, vocab_size: int, where: str) -> None:
         """InputError if a model of ``vocab_size`` words lacks tokens of the vocabulary."""
@@ -79,7 +80,12 @@ class TextEncoder:
         return [Pieces(one.ids, one.offsets) for one in encoded]
 
     def ids(self, texts: Sequence[str]) -> list[list[int]]:
-        """The tokens of each text, as `pieces` has them, without their places: many times as fast."""
+        """The tokens of each text, as `pieces` has them, without their places: many times as fast. Texts that are equal
+        share one list."""
+        distinct = list(dict.fromkeys(texts))
+        if len(distinct) < len(texts):
+            by_text = dict(zip(distinct, self.ids(distinct), strict=True))
+            return [by_text[text] for text in texts]
         if not (fast := self._fast):
             return [one.ids for one in self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
         flat, counts = fast.encode(texts)
@@ -117,6 +123,11 @@ class TextEncoder:
         ):
             return self.vocabulary.encoder()
         return None
+
+    def shorten(self, ids: Sequence[int], most: int) -> Sequence[int]:
+        """A question or query of ``most`` tokens at most."""
+        self.shortened += len(ids) > most
+        return ids[:most]
 
     def single(self, ids: Sequence[int]) -> list[int]:
         """[CLS] A [SEP], the end of A cut off if it is too long."""

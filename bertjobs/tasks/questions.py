@@ -115,7 +115,7 @@ class Squad1(Task[Question]):
 
     def _encoded(
         self, examples: Sequence[Question], encoder: TextEncoder, notes: Notes | None = None
-    ) -> Iterator[tuple[Question, list[int], Pieces]]:
+    ) -> Iterator[tuple[Question, Sequence[int], Pieces]]:
         """Each example with the tokens of its question and of its context; ``notes`` count the questions cut off."""
         room = encoder.max_length - self._max_query - SPECIALS
         if self._stride > room:
@@ -130,7 +130,7 @@ class Squad1(Task[Question]):
         for example, question in zip(examples, questions, strict=True):
             if notes and len(question.ids) > self._max_query:
                 notes.add(f"questions longer than {self._max_query} tokens were cut off", example.where)
-            yield example, question.ids[: self._max_query], contexts[example.context]
+            yield example, encoder.shorten(question.ids, self._max_query), contexts[example.context]
 
     def _windows(self, question: Sequence[int], context: Pieces, max_length: int) -> list[_Window]:
         room, total, offset = max_length - len(question) - SPECIALS, len(context.ids), len(question) + 2

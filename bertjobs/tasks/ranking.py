@@ -96,12 +96,10 @@ class RankingTask(Task[Candidate]):
         return Head("sequence", len(labels))
 
     def rows(self, examples: Sequence[Candidate], encoder: TextEncoder, fitted: Fitted) -> list[list[Row]]:  # noqa: ARG002
-        queries: dict[str, list[int]] = {one.query: [] for one in examples}
-        for query, ids in zip(queries, encoder.ids(list(queries)), strict=True):
-            queries[query] = ids[: self._max_query]
+        queries = encoder.ids([one.query for one in examples])
         made = []
-        for one, passage in zip(examples, encoder.ids([one.passage for one in examples]), strict=True):
-            ids, second = encoder.query_and_passage(queries[one.query], passage)
+        for one, query, passage in zip(examples, queries, encoder.ids([one.passage for one in examples]), strict=True):
+            ids, second = encoder.query_and_passage(encoder.shorten(query, self._max_query), passage)
             made.append([Row(ids, second, () if one.relevant is None else (one.relevant,))])
         return made
 

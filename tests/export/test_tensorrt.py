@@ -48,6 +48,7 @@ def test_the_folder(model: Callable[[str], Path], tmp_path: Path) -> None:
     ids, mask = arrays["input_ids"], arrays["attention_mask"]
     assert ids.shape == mask.shape == arrays["token_type_ids"].shape
     assert ids.shape[1] == 8
+    assert ids.shape[2] < arrays["longest"] == 64, "an engine reads all that the model reads"
     assert (ids[mask == 0] == 0).all()
     assert (mask[:, :, 0] == 1).all()
     assert f"16x{ids.shape[2]}" in (folder / "README.md").read_text()

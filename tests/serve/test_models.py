@@ -109,6 +109,45 @@ def test_a_repaired_replacement_is_loaded(folder: Path) -> None:
     assert told.words[-1] == "loaded 2"
 
 
+def test_a_folder_that_cannot_be_looked_at_once_is_loaded_when_it_can(folder: Path, other: Path) -> None:
+    """As on a network's file system, between the look that saw new files and the one that would have loaded them."""
+    away = False
+
+    def find() -> Path:
+        if away:
+            raise OSError("stale file handle")
+        return folder
+
+    models = Models([Source("films", find)], load)
+    replace(folder, other)
+    models.refresh()
+    away = True
+    models.refresh()
+    away = False
+    models.refresh()
+    assert models.get("films").version == 2
+
+
+def test_a_run_s_result_is_read_again_only_if_it_has_changed(folder: Path, other: Path) -> None:
+    read: list[str] = []
+
+    def find(place: str) -> Path:
+        read.append(place)
+        return folder
+
+    source = source_of("films=run", find, lambda _: folder, lambda _: False)
+    models = Models([source], load)
+    at_start = len(read)
+    for _ in range(4):
+        models.refresh()
+    assert len(read) == at_start
+    replace(folder, other)
+    for _ in range(4):
+        models.refresh()
+    assert len(read) == at_start + 1
+    assert models.get("films").version == 2
+
+
 def test_weights_that_are_not_numbers_are_refused(folder: Path) -> None:
     from safetensors.torch import load_file, save_file
 
@@ -151,9 +190,9 @@ def test_names_on_the_command_line(words: str, name: str, found: str) -> None:
 
     if not found:
         with pytest.raises(InputError, match="cannot be a model's name"):
-            source_of(words, find, existing.__contains__)
+            source_of(words, find, find, existing.__contains__)
         return
-    source = source_of(words, find, existing.__contains__)
+    source = source_of(words, find, find, existing.__contains__)
     assert (source.name, asked[0]) == (name, found)
 
 
@@ -161,4 +200,4 @@ def test_a_run_s_checkpoint_is_called_like_the_run(tmp_path: Path) -> None:
     folder = tmp_path / "my-run" / "phase1" / "checkpoints" / "step-00000004"
     folder.mkdir(parents=True)
     (tmp_path / "my-run" / "run.yml").write_text("")
-    assert source_of("my-run", lambda _: folder, lambda _: False).name == "my-run"
+    assert source_of("my-run", lambda _: folder, lambda _: folder, lambda _: False).name == "my-run"

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -191,6 +192,18 @@ def test_too_many_requests_at_once(guarded: Running) -> None:
     wait_until(lambda: guarded.get("/v2/health/live").status == 200)
 
 
+def test_who_has_no_token_takes_nobody_s_place(guarded: Running) -> None:
+    """Such a client has its answer, and is only given time to send what it promised."""
+    head = b"POST %s HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{"
+    with ExitStack() as stack:
+        for path in (b"/classify", b"/classify", b"/v2/health/live", b"/"):
+            connection = stack.enter_context(socket.create_connection(("127.0.0.1", guarded.port), timeout=60))
+            connection.sendall(head % path)
+            assert connection.recv(12) in (b"HTTP/1.1 401", b"HTTP/1.1 405")
+        answer = guarded.post("/classify", {"text": "a"}, {"Authorization": "Bearer s3cr3t-t0k3n"})
+        assert answer.status == 200
+
+
 def test_a_folder_is_replaced_while_it_is_asked(folders: dict[str, Path], tmp_path: Path) -> None:
     """No request is lost, and each answer is of one of the two models."""
     folder = Path(shutil.copytree(folders["films"], tmp_path / "films"))
@@ -261,6 +274,30 @@ def test_term_ends_it_once_the_answers_are_given(folders: dict[str, Path], tmp_p
             connection.close()
         assert server.process.wait(60) == 0
         assert "Traceback" not in server.log
+
+
+def test_a_slow_reader_gets_its_whole_answer_though_the_server_ends(folders: dict[str, Path], tmp_path: Path) -> None:
+    """It is larger than what the system keeps of a connection on either side."""
+    count = 60_000
+    with serving(tmp_path, folders["words"], "--max-rows", count, "--max-tokens", 4 * count,
+                 "--max-queue-tokens", 4 * count) as server:  # fmt: skip
+        body = json.dumps({"input": ["a"] * count}).encode()
+        with socket.socket() as connection:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            connection.settimeout(60)
+            connection.connect(("127.0.0.1", server.port))
+            connection.sendall(
+                b"POST /v1/embeddings HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+            )
+            answer = bytearray(connection.recv(4096))
+            server.process.send_signal(signal.SIGTERM)
+            time.sleep(2.5)  # more than uvicorn itself would wait
+            while part := connection.recv(1 << 16):
+                answer += part
+        assert server.process.wait(60) == 0
+    head, _, content = bytes(answer).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 200")
+    assert len(json.loads(content)["data"]) == count
 
 
 def test_what_does_not_finish_in_time_is_given_up(folders: dict[str, Path], tmp_path: Path) -> None:

@@ -125,6 +125,8 @@ def test_models_are_listed(server: Running) -> None:
         ("/classify", {"model": "films", "text": "a", "truncate": 1}, 422, "'truncate' is neither true nor false: 1"),
         ("/ner", {"txt": "a"}, 422, "there is no field 'txt' here"),
         ("/ner", {"text": "\u200b"}, 422, "the text has no word"),
+        ("/qa", {"question": "film " * 70, "context": "b"}, 422, "1 text of 1 would lose tokens"),
+        ("/rerank", {"model": "passages", "query": "film " * 70, "texts": ["b"]}, 422, "1 text of 1 would lose tokens"),
         ("/qa", {"question": "a"}, 422, "there is no 'context'"),
         ("/qa", {"question": "a", "context": "b", "n_best": 0}, 422, "'n_best' is not a whole number from 1 to 100: 0"),
         ("/rerank", {"model": "passages", "query": "a", "texts": []}, 422, "the list is empty"),

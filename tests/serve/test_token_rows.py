@@ -17,7 +17,7 @@ def array(*numbers: int) -> np.ndarray:
 
 
 def test_padding_is_left_out() -> None:
-    row = row_of(array(2, 7, 3, 8, 3, 0, 0), array(1, 1, 1, 1, 1, 0, 0), array(0, 0, 0, 1, 1, 0, 0), RULES, "")
+    row = row_of(array(2, 7, 3, 8, 3, 0), array(1, 1, 1, 1, 1, 0), array(0, 0, 0, 1, 1, 0), RULES, "")
     assert (row.ids, row.second, list(row.read)) == ([2, 7, 3, 8, 3], 3, [0, 1, 2, 3, 4])
     row = row_of(array(2, 7, 3), None, None, RULES, "")
     assert (row.ids, row.second) == ([2, 7, 3], 3)
@@ -34,6 +34,7 @@ def test_what_stands_at_padding_is_not_looked_at() -> None:
         (array(2, 20, 3), None, None, "the id at place 1 is 20: from 0 to 19 are known"),
         (array(2, -1, 3), None, None, "the id at place 1 is -1"),
         (array(*[2] * 7), None, None, "the sequence has 7 tokens, and the model reads 1 to 6"),
+        (array(*[2] * 7), array(1, *[0] * 6), None, "the sequence has 7 tokens with its padding, and the model reads"),
         (array(2, 3), array(0, 0), None, "the sequence has 0 tokens"),
         (array(2, 3), array(0, 1), None, "the mask is 0 at place 0 and 1 behind it"),
         (array(2, 3), array(1, 2), None, "the mask at place 1 is 2: from 0 to 1 are known"),

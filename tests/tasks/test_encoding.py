@@ -61,6 +61,14 @@ def test_ids_are_those_of_the_pieces(tmp_path: Path, change: Callable[[dict[str,
     assert encoder.vocabulary.sep_id in encoder.ids(["[SEP]"])[0]  # a token, as in Hugging Face's tokenizer
 
 
+def test_equal_texts_share_their_tokens() -> None:
+    """A query beside each of many texts would otherwise be kept as often."""
+    encoder = TextEncoder.of_folder(MODEL, 128)
+    first, other, again = encoder.ids(["apples and films", "a film", "apples and films"])
+    assert first is again
+    assert encoder.ids(["a film"]) == [other]
+
+
 def test_the_tokens_of_words_are_those_of_the_words_joined() -> None:
     """The tokenizer that is not fast sees the joined text, and finds the words by the tokens' places."""
     fast, slow = (TextEncoder(Vocabulary.read(MODEL / "vocab.txt", lowercase=True), 128) for _ in range(2))
