@@ -189,7 +189,7 @@ def _asked_queue(spec: RunSpec, backend: str, options: SlurmOptions) -> Queue:
     if backend == "local":
         return NOT_ASKED
     script = submissions(spec, options, sys.executable)[0].script
-    return ask_queue(script, options.partition, options.time, os.environ)
+    return ask_queue(script, options.partition, options.time, os.environ, spec.groups)
 
 
 def add_run_argument(

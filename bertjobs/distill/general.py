@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import torch
 
@@ -16,7 +17,7 @@ from bertjobs.distill.student import add_projections
 from bertjobs.distill.teacher import open_pretrained
 from bertjobs.distill.terms import means, terms_of
 from bertjobs.errors import InputError
-from bertjobs.model.bert import BertForPreTraining
+from bertjobs.model.bert import BertForPreTraining, Layer
 from bertjobs.recipe.distillation import Matching
 from bertjobs.recipe.flops import FORWARD_SHARE, StepCounts, step_flops
 from bertjobs.recipe.spec import ModelSpec, RunSpec
@@ -24,7 +25,7 @@ from bertjobs.run.teacher import check_same_teacher, predicts_words, teacher_of,
 from bertjobs.train.objective import GlobalBatch
 from bertjobs.train.precision import attention_for
 from bertjobs.train.pretraining.forward import model_of
-from bertjobs.train.pretraining.objective import Pretraining, PretrainingLearner
+from bertjobs.train.pretraining.objective import Pretraining, PretrainingLearner, description_of
 from bertjobs.train.pretraining.shards import PhaseShards
 from bertjobs.train.ranks import Ranks
 
@@ -90,7 +91,8 @@ class GeneralDistillation(Pretraining):
     def measures(self, sums: Sequence[float], divisors: Sequence[int]) -> dict[str, float]:
         found = means(self.terms, sums, divisors)
         line = fields_of(found)
-        loss = line.get("mlm_loss_nats", line.get("relation_loss_nats", 0.0))
+        # With hidden states alone there are no nats; what is minimised takes their place.
+        loss = line.get("mlm_loss_nats", line.get("relation_loss_nats", found.total))
         return {"loss_nats": loss, "distillation_loss": found.total, **line}
 
 
@@ -123,6 +125,14 @@ class GeneralLearner(PretrainingLearner):
     def load_weights(self, folder: Path) -> tuple[str, ...]:
         return load_student(self.model, self._distilled, folder, super().load_weights)
 
+    def description(self) -> dict[str, bytes]:
+        """As in `Learner`; a head for masked words that has learnt nothing is none."""
+        data, learns_words = self._distilled.data, "labels" in self._distilled.terms
+        return description_of(
+            self.model.spec, data.vocabulary_path, lowercase=data.lowercase, next_sentence=False,
+            masked_words=learns_words,
+        )  # fmt: skip
+
     def _new_model(self) -> BertForPreTraining:
         objective = self._distilled
         model = model_of(objective.spec)
@@ -130,6 +140,10 @@ class GeneralLearner(PretrainingLearner):
         if "labels" not in objective.terms:  # the decoder's matrix stays: it is that of the word embeddings
             model.cls.predictions.transform.requires_grad_(False)
             model.cls.predictions.bias.requires_grad_(False)
+        if objective.terms == ("relations",):  # of queries, keys and values: what follows them would only decay
+            last = cast("Layer", model.bert.encoder.layer[-1])
+            for unused in (last.attention.output, last.intermediate, last.output):
+                unused.requires_grad_(False)
         return model
 
     def _open_forward(self, ranks: Ranks) -> GeneralForward:

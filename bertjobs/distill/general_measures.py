@@ -2,7 +2,7 @@
 
 Each term of the loss has the fields of `FIELDS`, without its weight. A line of metrics.jsonl has, besides these and the
 fields of all objectives, ``distillation_loss``, the weighted sum that is minimised, and ``loss_nats``: the masked-LM
-loss as in pretraining, or the divergence of relations where no masked words are learnt.
+loss as in pretraining; where no masked words are learnt, the divergence of relations; without them the weighted sum.
 """
 
 from __future__ import annotations

@@ -56,10 +56,11 @@ class HeldOut(Validation):
         for name in self._terms:
             counts.append(max(1, int(total.pop(0))))
             kept += [total.pop(0) for _ in range(1 + SCORES[name])]
-        scores = fields_of(means(self._terms, kept, counts))
+        found = means(self._terms, kept, counts)
         masked = {"masked_tokens": counts[0]} if "labels" in self._terms else {}
         return {
-            **scores,
+            "distillation_loss": found.total,
+            **fields_of(found),
             **masked,
             "sequences": len(self._shards.held_out.kept),
             "unigram_cross_entropy_nats": line,

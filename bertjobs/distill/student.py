@@ -58,8 +58,9 @@ def start_from_teacher(
 ) -> tuple[str, ...]:
     """Copy what a student can use of its teacher's weights; returns the parameters that stay random.
 
-    Where all widths agree, that is everything of the layers that it learns from, and heads of the same names. Else the
-    embeddings' principal components, as many as the student is wide; projections begin as the way back.
+    Where all widths and the number of heads agree, that is everything of the layers that it learns from, and heads of
+    the same names. Else the embeddings: all of them where the student is as wide, otherwise their principal components,
+    as many as it is wide; projections begin as the way back.
 
     Raises:
         InputError: the teacher's weights cannot be read.
@@ -95,6 +96,9 @@ def _components(
         return {}
     shapes = {name: torch.Size((_rows(name, teacher), teacher.hidden_size)) for name in names}
     tables = load_pretrained(folder, None, shapes).state
+    if student.hidden_size == teacher.hidden_size:  # nothing lies between their hidden states: no axis may be turned
+        norms = {name: parameters[name].shape for name in parameters if name.startswith("bert.embeddings.LayerNorm.")}
+        return {name: tables[name] for name in fitting} | load_pretrained(folder, None, norms).state
     basis = principal(tables["bert.embeddings.word_embeddings.weight"], student.hidden_size)
     made = {name: tables[name] @ basis for name in fitting}
     return made | {name: basis for name in parameters if name.startswith(f"{TRAINING_ONLY}.")}

@@ -99,6 +99,17 @@ def read_json(path: Path, parse: Callable[[Any], T]) -> T | None:
         raise DamagedFileError(f"{path.name} cannot be read: {what}", where=str(path)) from None
 
 
+def object_of(value: Any) -> dict[str, Any]:
+    """A value of JSON that is an object, for `read_json`.
+
+    Raises:
+        ValueError: it is not one.
+    """
+    if not isinstance(value, dict):
+        raise ValueError("it is not an object")
+    return value
+
+
 def record_of(kind: type[T], value: Any, **given: Any) -> T:
     """A dataclass of plain fields (text, numbers, true or false) from a value of JSON; ``given`` are its other fields.
     What else the value has, such as the fields of a later version, is left out.
@@ -106,8 +117,7 @@ def record_of(kind: type[T], value: Any, **given: Any) -> T:
     Raises:
         ValueError: the value lacks a field, or has one of another type; names it.
     """
-    if not isinstance(value, dict):
-        raise ValueError("it is not an object")
+    value = object_of(value)
     hints = get_type_hints(kind)
     content = dict(given)
     for field in dataclasses.fields(kind):  # type: ignore[arg-type]

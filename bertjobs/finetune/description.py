@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bertjobs.files.atomic import write_json
-from bertjobs.files.reading import read_json
+from bertjobs.files.reading import object_of, read_json
 from bertjobs.model.tokenizer import write_tokenizer
 from bertjobs.recipe.bert_config import config_from_model_spec
 from bertjobs.recipe.spec import ModelSpec
@@ -72,4 +72,4 @@ def read_description(folder: Path) -> dict[str, Any] | None:
     Raises:
         DamagedFileError: it is not JSON.
     """
-    return read_json(folder / TASK_FILE, lambda value: dict(value))
+    return read_json(folder / TASK_FILE, object_of)

@@ -11,12 +11,13 @@ from torch import Tensor
 
 from bertjobs.errors import InputError
 from bertjobs.model.bert import BertForPreTraining
-from bertjobs.model.huggingface import load_pretrained
-from bertjobs.recipe.bert_config import read_model_spec
+from bertjobs.model.huggingface import ARCHITECTURES, load_pretrained
+from bertjobs.recipe.bert_config import read_bert_config, read_model_spec
 from bertjobs.recipe.spec import ModelSpec
 from bertjobs.tasks.encoding import TextEncoder
 
 MASK = "[MASK]"
+ENCODER_ALONE = ARCHITECTURES[False, False]
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,8 @@ def load_bert(folder: Path, device: torch.device) -> PretrainedBert:
         if name in weights.state:
             parameter.copy_(weights.state[name])
     lacks = next((name for name in weights.missing if name.startswith("cls.predictions.")), "")
+    if not lacks and read_bert_config(folder).get("architectures") == [ENCODER_ALONE]:
+        lacks = "one that has learnt anything"  # as a student of `bertjobs distill` that learns no words
     return PretrainedBert(folder, model.to(device).eval(), lacks)
 
 
@@ -129,6 +132,7 @@ def features(folder: Path, text: str, device: torch.device) -> dict[str, Any]:
 def _encoded(folder: Path, spec: ModelSpec, text: str) -> tuple[TextEncoder, tuple[list[int], list[int]]]:
     """The folder's encoder; a text's tokens, all of them, and as the model reads them."""
     encoder = TextEncoder.of_folder(folder, spec.max_position_embeddings)
+    encoder.check_fits(spec.vocab_size, str(folder))
     (pieces,) = encoder.pieces([text])
     return encoder, (pieces.ids, encoder.single(pieces.ids))
 

@@ -62,8 +62,9 @@ def evaluate(
             the task has no submission files.
     """
     task = model.task
-    if submission and type(task).write_submission is Task.write_submission:
-        raise InputError(f"task {model.name} has no submission files", where="--submission",
+    if submission and not task.submits(split):
+        of_split = "" if type(task).submits is Task.submits else f" for {split} data"
+        raise InputError(f"task {model.name} has no submission files{of_split}", where="--submission",
                          hint="`bertjobs predict` writes what the model predicts for each example")  # fmt: skip
     fitted = Fitted(model.fitted.labels) if tune else model.fitted
     with TemporaryFile("w+", encoding="utf-8") as file:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from bertjobs.errors import InputError
-from bertjobs.files.reading import DamagedFileError, read_json
+from bertjobs.files.reading import DamagedFileError, object_of, read_json
 from bertjobs.finetune.description import PROBLEMS, TASK_FILE, TUNED, read_description
 from bertjobs.finetune.forward import TaskForward, open_forward
 from bertjobs.finetune.model import BertForTask, load_weights
@@ -171,7 +171,7 @@ def labels_in(config: Mapping[str, Any], folder: Path) -> tuple[str, ...]:
 
 def _longest(folder: Path, spec: ModelSpec) -> int:
     """Tokens of a sequence at most, where only Hugging Face's files say it."""
-    stated = (read_json(folder / "tokenizer_config.json", lambda value: dict(value)) or {}).get("model_max_length")
+    stated = (read_json(folder / "tokenizer_config.json", object_of) or {}).get("model_max_length")
     longest = spec.max_position_embeddings
     return min(longest, stated) if isinstance(stated, int) and stated >= 8 else longest
 

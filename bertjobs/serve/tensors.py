@@ -123,7 +123,11 @@ def _described(tensor: Tensor) -> dict[str, Any]:
 
 
 def _shape(value: Any, where: str) -> tuple[int, ...]:
-    if isinstance(value, list) and 1 <= len(value) <= 2 and all(type(one) is int and 0 < one < 1 << 31 for one in value):
+    if (
+        isinstance(value, list)
+        and 1 <= len(value) <= 2
+        and all(type(one) is int and 0 < one < 1 << 31 for one in value)
+    ):
         return tuple(value)
     raise Refusal(f"the shape is not one or two whole numbers above 0: {shown(value)}", where=where)
 

@@ -135,7 +135,18 @@ def _one(task: Task[Any], line: str, where: str) -> Asked:
     for key, value in content.items():
         if not isinstance(value, str):
             raise InputError(f"{key!r} is not text: {shown(value)}", where=where, hint=_FORM)
+    _check_sound({"id": identifier, **content}, where)
     return Asked(asked_in_text(task, content, where), identifier)
+
+
+def _check_sound(texts: Mapping[str, Any], where: str) -> None:
+    """Refuse the half characters that JSON's escapes can make, which no file in UTF-8 can hold."""
+    for key, text in texts.items():
+        try:
+            str(text).encode()
+        except UnicodeEncodeError as error:
+            what = f"{key!r} holds half a character: {text[error.start]!a} at place {error.start + 1:,}"
+            raise InputError(what, where=where) from None
 
 
 def _name(path: Path) -> str:

@@ -62,6 +62,12 @@ class BenchmarkTask(SentenceTask):
     def named(cls, name: str, options: Mapping[str, str] | None = None) -> BenchmarkTask:
         return cls(name, options)
 
+    def companions(self, path: Path, split: str) -> list[Path]:
+        """The list of ids that says which of the training file's rows are dev data, as for MRPC."""
+        layouts = self.benchmark.layouts.get(split, ())
+        names = {layout.without or layout.within for layout in layouts if path.name in layout.names}
+        return [path.parent / name for name in sorted(names - {""}) if (path.parent / name).is_file()]
+
     def read(self, path: Path, split: str) -> Iterator[Sentences]:
         return read_benchmark(self.benchmark, path, split, self.notes)
 
@@ -74,15 +80,16 @@ class BenchmarkTask(SentenceTask):
         mean = sum(scores.values[name] for name in self._ranked_by) / len(self._ranked_by)
         return Scores({**scores.values, self.measure: mean}, scores.notes)
 
+    def submits(self, split: str) -> bool:
+        return split in self.benchmark.submissions
+
     def write_submission(self, predictions: Iterable[Prediction], split: str, folder: Path) -> list[Path]:
-        """The file that GLUE's server takes; none for splits and benchmarks that it has not.
+        """The file that GLUE's server takes.
 
         Raises:
             InputError: an id is not an index of GLUE's test set.
             OSError: the file cannot be written.
         """
-        if split not in self.benchmark.submissions:
-            return []
         key = "value" if self.kind == "number" else "label"
         pairs = ((prediction["id"], prediction[key]) for prediction in predictions)
         return [write_submission(self.benchmark, split, pairs, folder)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -13,7 +14,7 @@ from typing import Any, TypeVar
 from bertjobs.data.ragged import in_batches
 from bertjobs.data.text.vocabulary import TOKENIZER_FILE, Vocabulary
 from bertjobs.errors import InputError
-from bertjobs.files.atomic import new_folder, write_json
+from bertjobs.files.atomic import new_folder, sha256_of, write_json
 from bertjobs.tasks.encoding import TextEncoder
 from bertjobs.tasks.metrics.scores import listed
 from bertjobs.tasks.prepared import FORMAT, MANIFEST, PreparedTask, SplitFacts, SplitWriter, file_facts
@@ -44,8 +45,18 @@ def prepared_name(task: Task[Any], name: str, files: Mapping[str, Path], encoder
     vocabulary = encoder.vocabulary
     parts = [FORMAT, name, sorted(task.options.items()), sorted(stats.items()), vocabulary.sha256]
     parts += [vocabulary.tokenizer_sha256, encoder.max_length]
+    if ":" in name:  # a class of the user's own, which may change from one run to the next
+        parts += [task.measure, _source_sha256(task)]
     digest = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
     return f"{name.rpartition(':')[2].lower()}-{digest[:12]}"
+
+
+def _source_sha256(task: Task[Any]) -> str:
+    """A digest of the file that defines a task's class; "" if there is none."""
+    try:
+        return sha256_of(Path(inspect.getsourcefile(type(task)) or ""))
+    except (OSError, TypeError):
+        return ""
 
 
 def _stat(path: Path) -> tuple[str, int, int]:

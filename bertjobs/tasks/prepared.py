@@ -31,7 +31,7 @@ from bertjobs.data.shards.manifest import vocabulary_sha256
 from bertjobs.data.text.vocabulary import TOKENS_FILE, Vocabulary
 from bertjobs.errors import InputError
 from bertjobs.files.atomic import sha256_of
-from bertjobs.files.reading import DamagedFileError, read_json
+from bertjobs.files.reading import DamagedFileError, object_of, read_json
 from bertjobs.recipe.spec import RunSpec
 from bertjobs.tasks import example as examples
 from bertjobs.tasks.rows import Head, Row
@@ -230,7 +230,7 @@ class PreparedTask:
             InputError: it is missing, damaged, or of another version of bertjobs.
         """
         try:
-            content = read_json(folder / MANIFEST, lambda value: dict(value))
+            content = read_json(folder / MANIFEST, object_of)
             if content is None:
                 raise InputError(
                     f"the folder has no {MANIFEST}: it is not a prepared task",
@@ -328,6 +328,13 @@ def prepared_for(spec: RunSpec) -> PreparedTask:
         )
     if len(spec.phases) > 1:
         raise InputError("a run that fine-tunes has one phase", where=f"recipe {spec.recipe}", hint="set --phase 1")
+    layers = spec.model.num_hidden_layers
+    if not 0 <= (spec.tune_layers or 0) <= layers:
+        raise InputError(
+            f"the last {spec.tune_layers} layers were to be fine-tuned, and the model has {layers}",
+            where="tune_layers",
+            hint=f"--tune-layers {layers}, or leave it out to train all, the embeddings too",
+        )
     prepared = PreparedTask.read(Path(spec.data))
     prepared.check_files()
     size = Vocabulary.of_folder(prepared.folder).size

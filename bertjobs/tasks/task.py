@@ -137,6 +137,10 @@ class Task(Generic[E]):
         """What is chosen on the dev data, for `Fitted.tuned`."""
         return {}
 
+    def submits(self, split: str) -> bool:  # noqa: ARG002
+        """Whether there are files for a benchmark's server, of a split's predictions."""
+        return type(self).write_submission is not Task.write_submission
+
     def write_submission(self, predictions: Iterable[Prediction], split: str, folder: Path) -> list[Path]:  # noqa: ARG002
         """Write the files that a benchmark's server takes; returns them."""
         return []

@@ -16,6 +16,7 @@ from bertjobs.data.shards.manifest import DataManifest
 from bertjobs.distill.general import GeneralDistillation
 from bertjobs.errors import InputError
 from bertjobs.files.json_lines import read_lines
+from bertjobs.finetune.encoder import fill_masks
 from bertjobs.model.huggingface import TRAINING_ONLY_FILE
 from bertjobs.recipe.bert_config import read_model_spec
 from bertjobs.recipe.catalogue import catalogue_files, load_catalogue
@@ -24,7 +25,7 @@ from bertjobs.recipe.resolve import resolve
 from bertjobs.report.summary import summarise, text
 from bertjobs.report.write import write_report
 from bertjobs.run.directory import RunDirectory
-from bertjobs.run.teacher import teacher_sha256
+from bertjobs.run.teacher import predicts_words, teacher_sha256
 from bertjobs.train.objectives import objective_of
 from bertjobs.train.placement import read_placement
 from bertjobs.train.ranks import Ranks
@@ -57,6 +58,9 @@ def test_it_learns_all_that_is_asked(straight: Trial) -> None:
         assert line["distillation_loss"] == pytest.approx(total, rel=1e-5)
         assert line["loss_nats"] == line["mlm_loss_nats"]
     assert lines[-1]["distillation_loss"] < lines[0]["distillation_loss"]
+    for line in held_out:
+        total = sum(weight * line[field] for field, weight in weights.items())
+        assert line["distillation_loss"] == pytest.approx(total, rel=1e-5)
     assert [line["step"] for line in held_out] == [6, 12]
     for field in ("soft_loss_nats", "hidden_squared_error"):  # random words of a random teacher contradict the labels
         assert held_out[1][field] < 0.9 * held_out[0][field]
@@ -139,6 +143,10 @@ def test_relations_alone_leave_every_parameter_a_gradient(trial: Trial) -> None:
     assert all(parameter.grad is not None for parameter in trained)
     assert not learner.model.cls.predictions.bias.requires_grad
     assert learner.model.bert.embeddings.word_embeddings.weight.requires_grad
+    # Weight decay alone would move what no gradient reaches.
+    still = {name for name, one in learner.model.named_parameters() if one.requires_grad and not one.grad.any()}
+    assert not [name for name in still if "encoder.layer" in name]
+    assert learner.model.bert.encoder.layer[0].output.dense.weight.requires_grad
 
 
 def test_a_student_that_is_its_teacher_has_no_loss(trial: Trial, teacher: Path) -> None:
@@ -205,7 +213,15 @@ def test_the_run_is_reported(straight: Trial, teacher: Path) -> None:
 def test_a_run_that_learns_no_words_is_reported_without_them(trial: Trial) -> None:
     mine = trial.having(RECIPE="layers")
     assert main(mine.environment(1), StopRequest()) == 0
-    assert "mlm_loss_nats" not in mine.metrics(1)[0]
+    line = mine.metrics(1)[0]
+    assert "mlm_loss_nats" not in line
+    assert line["loss_nats"] == line["distillation_loss"] > 0
+    folder = result(mine)
+    assert json.loads((folder / "config.json").read_text())["architectures"] == ["BertModel"]
+    assert not predicts_words(folder)
+    with pytest.raises(InputError, match="no masked-LM head: it lacks one that has learnt anything"):
+        fill_masks(folder, "a [MASK]", 1, torch.device("cpu"))
+    transformers.AutoModel.from_pretrained(folder)
     report = write_report(RunDirectory(mine.directory.root))
     assert "the student learns from its teacher's layers alone" in report.text()
     assert "Distillation loss" in report.path.read_text()

@@ -40,6 +40,20 @@ def test_a_student_of_the_same_widths_begins_with_its_layers(teacher: Path) -> N
         assert torch.equal(tensor, theirs[source]), name
 
 
+@pytest.mark.parametrize("changes", [{"num_attention_heads": 8}, {"intermediate_size": 32}])
+def test_a_student_as_wide_as_its_teacher_begins_with_its_embeddings(teacher: Path, changes: dict[str, int]) -> None:
+    """Their hidden states are compared as they are: principal components would turn the axes."""
+    shape = read_model_spec(teacher)
+    student = a_student(shape, **changes)
+    fresh = start_from_teacher(student, student.spec, teacher, shape, matching(1, 2, 3, 4))
+    theirs = load_file(teacher / "model.safetensors")
+    embeddings = {name for name in theirs if name.startswith("bert.embeddings.")}
+    assert len(embeddings) == 5
+    parameters = dict(student.named_parameters())
+    assert all(torch.equal(parameters[name], theirs[name]) for name in embeddings)
+    assert set(fresh) == parameters.keys() - embeddings
+
+
 def test_a_narrower_student_begins_with_the_components_of_the_embeddings(teacher: Path, data: DataManifest) -> None:
     shape = read_model_spec(teacher)
     student = a_student(shape, hidden_size=16, num_attention_heads=2)

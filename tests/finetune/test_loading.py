@@ -11,6 +11,7 @@ import torch
 import transformers
 
 from bertjobs.errors import InputError
+from bertjobs.files.reading import DamagedFileError
 from bertjobs.finetune.loading import load_trained
 from bertjobs.finetune.outputs import outputs_of
 from bertjobs.finetune.predict import HeldRows, Predictor
@@ -119,6 +120,10 @@ def test_a_damaged_task_file(tmp_path: Path) -> None:
     (tmp_path / "task.json").write_text('{"task": "sentences"}')
     with pytest.raises(InputError, match=r"task.json is damaged: 'options'"):
         load_trained(tmp_path, CPU)
+    for content in ("null", "5", '[1, "a"]'):
+        (tmp_path / "task.json").write_text(content)
+        with pytest.raises(DamagedFileError, match=r"task.json cannot be read: it is not an object"):
+            load_trained(tmp_path, CPU)
 
 
 def test_what_was_tuned_is_taken_from_the_step_of_the_checkpoint(

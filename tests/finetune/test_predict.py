@@ -78,7 +78,8 @@ def test_standard_input_and_output(model: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("damaged", "words"),
     [('{"text": ', "the line is not JSON"), ("[1]", "is not an object"), ('{"text": 5}', "'text' is not text: 5"),
-     ('{"second": "a"}', "there is no 'text'")],
+     ('{"second": "a"}', "there is no 'text'"), (r'{"text": "a\ud83d"}', r"'text' holds half a character: '\ud83d'"),
+     (r'{"text": "a", "id": "\ud83d"}', "'id' holds half a character")],
 )  # fmt: skip
 def test_a_damaged_line_keeps_what_came_before(
     inside: Bertjobs, model: Path, tmp_path: Path, damaged: str, words: str
@@ -154,6 +155,8 @@ def test_what_cannot_be_asked(inside: Bertjobs, model: Path) -> None:
         (): "nothing was asked",
         ("--text", "a", "--features", "a"): "several things were asked at once",
         ("--text", " "): "the text is empty",
+        ("--text", "caf\udce9"): "the text is not UTF-8",
+        ("--features", "caf\udce9"): "the text is not UTF-8",
         ("--question", "a", "--context", "b"): "the task takes no 'question'",
         ("--fill-mask", "a [MASK]"): "no masked-LM head",
         ("--fill-mask", "a film"): "the text has no [MASK]",

@@ -61,8 +61,9 @@ def test_submissions(tmp_path: Path) -> None:
     assert (file.name, file.read_text()) == ("MNLI-mm.tsv", "index\tprediction\n1\tneutral\n")
     (file,) = open_task("stsb").write_submission([{"id": "0", "value": 5.7}], "test", tmp_path)
     assert file.read_text() == "index\tprediction\n0\t5.000\n"
-    assert mnli.write_submission([], "dev", tmp_path) == []
-    assert open_task("agnews").write_submission([], "test", tmp_path) == []
+    for task, split in ((mnli, "dev"), (open_task("agnews"), "test")):
+        with pytest.raises(InputError, match=f"no submission file for {split}"):
+            task.write_submission([], split, tmp_path)
 
 
 def test_xnli_has_languages(tmp_path: Path) -> None:
@@ -79,3 +80,21 @@ def test_xnli_has_languages(tmp_path: Path) -> None:
         open_task("xnli", {"language": "xx"})
     with pytest.raises(InputError, match="no option 'language'"):
         open_task("cola", {"language": "de"})
+
+
+def test_the_ids_of_mrpc_s_dev_data_belong_to_them(tmp_path: Path) -> None:
+    task = open_task("mrpc")
+    original, ids = tmp_path / "msr_paraphrase_train.txt", tmp_path / "dev_ids.tsv"
+    assert task.companions(original, "dev") == []
+    ids.touch()
+    assert task.companions(original, "train") == task.companions(original, "dev") == [ids]
+    assert task.companions(tmp_path / "train.tsv", "train") == []
+
+
+def test_only_what_a_server_takes_is_submitted() -> None:
+    splits = ("test", "dev", "test_matched")
+    submitted = {name: [split for split in splits if open_task(name).submits(split)] for name in BENCHMARKS}
+    assert submitted["mrpc"] == ["test"]
+    assert submitted["xnli"] == submitted["agnews"] == []
+    assert open_task("squad1").submits("dev")
+    assert not open_task("sentences").submits("test")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +14,7 @@ from bertjobs.launch.plan.preflight import check_task
 from bertjobs.recipe.catalogue import builtin_file, load_catalogue
 from bertjobs.recipe.resolve import resolve
 from bertjobs.recipe.spec import RunSpec
-from bertjobs.tasks.prepare import prepare_task
+from bertjobs.tasks.prepare import prepare_task, prepared_name
 from bertjobs.tasks.prepared import prepared_for
 from bertjobs.tasks.task import open_task
 from tests.tasks.encoders import encoder_in
@@ -48,6 +50,31 @@ def test_what_was_prepared_for_another_run_is_refused(data: Path) -> None:
     for words, other in others.items():
         with pytest.raises(InputError, match=f"the data were prepared for {words}"):
             check_task(other)
+
+
+def test_no_more_layers_are_tuned_than_there_are(data: Path) -> None:
+    spec = spec_of(data)
+    assert spec.model.num_hidden_layers == 12
+    for layers in (0, 1, 12):
+        check_task(replace(spec, tune_layers=layers))
+    for layers in (13, -1):
+        with pytest.raises(InputError, match=rf"the last {layers} layers were to be fine-tuned, and the model has 12"):
+            check_task(replace(spec, tune_layers=layers))
+
+
+def test_a_class_that_has_changed_prepares_other_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise a run would be trained on what the class said before."""
+    monkeypatch.chdir(tmp_path)
+    encoder, names = encoder_in(tmp_path / "model", 64), set()
+    (tmp_path / "train.txt").write_text("good\nbad\n")
+    for body in ('"x"', '"y"', '"y"\n    measure = "macro_f1"'):
+        code = f"from bertjobs.tasks.sentences import SentenceTask\nclass Own(SentenceTask):\n    name = {body}\n"
+        (tmp_path / "own.py").write_text(code)
+        monkeypatch.delitem(sys.modules, "own", raising=False)
+        importlib.invalidate_caches()
+        task = open_task("own:Own")
+        names |= {prepared_name(task, "own:Own", {"train": tmp_path / "train.txt"}, encoder) for _ in range(2)}
+    assert len(names) == 3
 
 
 def test_steps_must_be_known_and_files_be_whole(data: Path, tmp_path: Path) -> None:

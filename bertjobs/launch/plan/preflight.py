@@ -7,11 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 from bertjobs.data.shards.manifest import DataManifest
 from bertjobs.errors import InputError, raise_all
-from bertjobs.files.reading import DamagedFileError, read_json
+from bertjobs.files.reading import DamagedFileError, object_of, read_json
 from bertjobs.files.safetensors_header import read_header
 from bertjobs.launch.notice import address
 from bertjobs.launch.plan.memory import Peak
@@ -330,7 +329,7 @@ def check_shape(folder: Path, spec: RunSpec, name: str, hint: str | None = None)
         InputError: it has another, or config.json cannot be read.
     """
     try:
-        config = read_json(folder / "config.json", _object)
+        config = read_json(folder / "config.json", object_of)
     except DamagedFileError as error:
         raise InputError(f"config.json of {name} cannot be read: {error.what}", where=str(folder), hint=hint) from error
     if config is None:
@@ -342,12 +341,6 @@ def check_shape(folder: Path, spec: RunSpec, name: str, hint: str | None = None)
                 f"{name} has {key} {config.get(key)}, but model {spec.model.name} has {wanted}",
                 where=str(folder / "config.json"),
             )
-
-
-def _object(value: Any) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise ValueError("it does not hold an object")
-    return value
 
 
 def check_safetensors(path: Path) -> None:

@@ -6,7 +6,7 @@ Parsers and checks are pure; `ask_queue` runs the commands.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from bertjobs.errors import nearest
@@ -30,12 +30,14 @@ class Queue:
         time: time limit of a job as Slurm writes it; "": the partition's default.
         partitions: those of the cluster.
         test: the answer of `sbatch --test-only` to the first phase's script; the others ask for the same.
+        of_groups: the partition of each component of a heterogeneous job; "" for ``partition``.
     """
 
     partition: str = ""
     time: str = ""
     partitions: tuple[Partition, ...] = ()
     test: StartEstimate = field(default_factory=StartEstimate)
+    of_groups: tuple[str, ...] = ("",)
 
     @property
     def chosen(self) -> list[Partition]:
@@ -51,7 +53,8 @@ class Queue:
                 return limit_s(self.time)
             except ValueError:
                 return None
-        defaults = [p.limit_s if p.default_s is None else p.default_s for p in self.chosen]
+        chosen = [one for names in self.of_groups for one in replace(self, partition=names or self.partition).chosen]
+        defaults = [one.limit_s if one.default_s is None else one.default_s for one in chosen]
         return min(map(_limit, defaults), default=None)
 
 
@@ -65,10 +68,13 @@ NOT_NOW = "Requested node configuration is not available"
 """What ``sbatch --test-only`` says of nodes that are drained or down, where sbatch itself queues the job."""
 
 
-def ask_queue(script: str, partition: str, time: str, environ: Mapping[str, str]) -> Queue:
+def ask_queue(
+    script: str, partition: str, time: str, environ: Mapping[str, str], groups: Sequence[NodeGroup] = ()
+) -> Queue:
     """Ask Slurm for the partitions, and whether it would accept this script; queues nothing, never fails."""
     slurm = Slurm(clean_environment(environ))
-    return Queue(partition, time, partitions_of(slurm), slurm.start_estimate(script))
+    of_groups = tuple(group.partition for group in groups) or ("",)
+    return Queue(partition, time, partitions_of(slurm), slurm.start_estimate(script), of_groups)
 
 
 def queue_problems(spec: RunSpec, queue: Queue) -> list[Problem]:
@@ -79,7 +85,8 @@ def queue_problems(spec: RunSpec, queue: Queue) -> list[Problem]:
         except ValueError as error:
             hint = "minutes, HH:MM:SS or D-HH:MM:SS, such as 240, 4:00:00 or 1-12:00:00"
             return [Problem(str(error), where="--time", hint=hint)]
-    problems = [problem for part in components(spec.node_groups) for problem in _against_all(spec, queue, part)]
+    parts = components(spec.node_groups)
+    problems = [problem for part in parts for problem in _against_all(spec, queue, part)] or _together(parts, queue)
     if problems or not queue.test.refusal:  # sbatch would say the same in fewer words
         return problems
     if queue.chosen and NOT_NOW in queue.test.refusal:
@@ -106,6 +113,22 @@ def _against_all(spec: RunSpec, queue: Queue, nodes: NodeGroup) -> list[Problem]
         place, hint = f"groups {nodes}", "change the group, or its partition"
         problems = [replace(problem, where=f"{place}, {problem.where}", hint=hint) for problem in problems]
     return unknown + problems
+
+
+def _together(parts: Sequence[NodeGroup], queue: Queue) -> list[Problem]:
+    """Partitions that have enough nodes for each of the groups that go there, and too few for all of them."""
+    by_partition: dict[str, list[NodeGroup]] = {}
+    for part in parts:
+        by_partition.setdefault(part.partition or queue.partition, []).append(part)
+    problems = []
+    for names, there in by_partition.items():
+        partitions, wanted = replace(queue, partition=names).chosen, sum(part.nodes for part in there)
+        if len(there) > 1 and partitions and wanted > sum(one.nodes for one in partitions):
+            have = " and ".join(f"{one.name} has {one.nodes}" for one in partitions)
+            what = f"the groups ask for {wanted} nodes together, but partition {have}: the job would wait forever"
+            where = f"groups {', '.join(map(str, there))}"
+            problems.append(Problem(what, where, "ask for fewer nodes, or give a group a partition of its own"))
+    return problems
 
 
 def _unknown(queue: Queue, where: str) -> list[Problem]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from bertjobs.files.reading import read_json
+from bertjobs.files.reading import object_of, read_json
 from bertjobs.run.directory import RunDirectory
 
 
@@ -15,4 +15,4 @@ def task_result(directory: RunDirectory) -> dict[str, Any]:
         DamagedFileError: it cannot be read.
     """
     folders = directory.phases()
-    return (read_json(folders[-1].result, lambda value: dict(value)) if folders else None) or {}
+    return (read_json(folders[-1].result, object_of) if folders else None) or {}

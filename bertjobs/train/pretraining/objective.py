@@ -174,7 +174,7 @@ class PretrainingLearner:
 
 
 def description_of(
-    spec: ModelSpec, vocabulary: Path, *, lowercase: bool, next_sentence: bool = True
+    spec: ModelSpec, vocabulary: Path, *, lowercase: bool, next_sentence: bool = True, masked_words: bool = True
 ) -> dict[str, bytes]:
     """As in `Learner.description`: a Hugging Face folder's files besides the weights: configuration and tokenizer.
 
@@ -182,7 +182,8 @@ def description_of(
         InputError: the vocabulary cannot be read, or is larger than the model's.
     """
     with TemporaryDirectory() as folder:
-        write_description(spec, vocabulary, Path(folder), lowercase=lowercase, next_sentence=next_sentence)
+        heads = {"next_sentence": next_sentence, "masked_words": masked_words}
+        write_description(spec, vocabulary, Path(folder), lowercase=lowercase, **heads)
         return {file.name: file.read_bytes() for file in sorted(Path(folder).iterdir())}
 
 

@@ -64,6 +64,8 @@ def test_a_partition_that_would_never_start_the_job(
         ("3x4/partition=short,1x4", ["the run asks for 3 nodes, but partition short has 2"]),
         ("2xh100:4/partition=short,2x4", ["partition short has no GPUs of type 'h100'"]),
         ("2x4/partition=shrt,2x4", ["no partition 'shrt'", "where: groups", "'short'"]),
+        ("4x4,2x8", ["the groups ask for 6 nodes together, but partition batch has 4", "groups 4x4, 2x8"]),
+        ("2x4,1x8", []),
     ],
 )
 def test_each_group_of_nodes_is_seen_in_its_own_partition(groups: str, says: list[str]) -> None:
@@ -110,6 +112,8 @@ def test_the_time_limit_that_a_job_gets() -> None:
     assert limit("nosuch", "") is None
     assert limit("", "", ()) is None
     assert limit("", "2:00:00", ()) == 7200
+    assert Queue("", "", PARTITIONS, of_groups=("short", "")).limit_s == 600, "one component's limit ends all"
+    assert Queue("nosuch", "", PARTITIONS, of_groups=("short",)).limit_s == 600
 
 
 def test_slurm_is_asked_without_the_variables_of_a_surrounding_job(tmp_path: Path, tool: Tool) -> None:
