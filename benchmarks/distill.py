@@ -235,8 +235,8 @@ def record(name: str, result: dict[str, Any], args: argparse.Namespace) -> None:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default=",".join(RUNS), help="runs, separated by commas (default: all, in order)")
-    parser.add_argument("--steps", type=int, default=400, help="of general distillation (default: 400)")
-    parser.add_argument("--epochs", type=int, default=8, help="of each student on the task (default: 8)")
+    parser.add_argument("--steps", type=int, default=200, help="of general distillation (default: 200)")
+    parser.add_argument("--epochs", type=int, default=6, help="of each student on the task (default: 6)")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="threads (default: all cores)")
     parser.add_argument("--work", type=Path, default=ROOT / ".cache" / "distill", help="data and runs")
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results", help="for distill.json")
