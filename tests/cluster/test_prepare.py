@@ -302,7 +302,7 @@ def test_the_only_node_is_used_again_after_failures(
         while (times := run.count("failed in job")) < 2:
             freeze_one(cluster, run.output)[1].send(signal.SIGKILL)
             with suppress(AssertionError):  # a task that had just written its marker has not failed
-                wait_for(lambda times=times: run.count("failed in job") > times, seconds=6)
+                wait_for(lambda times=times: run.count("failed in job") > times, seconds=60)
 
     assert run(options(corpus, run.output), kill_twice)
     assert hashes(run.output) == expected
