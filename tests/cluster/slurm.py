@@ -284,14 +284,23 @@ class Cluster:
         database_port, controller_port = self._write_configuration(changes)
         self._start_munged(outlive, deadline)
         self._start_database(database_port, outlive, deadline)
-        self._spawn("slurmdbd", ["slurmdbd", "-D"], outlive)
-        self._until("slurmdbd", deadline, lambda: self._answers(["sacctmgr", "-i", "add", "cluster", "bertjobs"]))
+        self._start_accounting(outlive, deadline)
         self._spawn("slurmctld", ["slurmctld", "-D"], outlive)
         # A client or slurmd that finds no controller yet sleeps for seconds before it asks again.
         self._until("slurmctld", deadline, lambda: _listens(controller_port))
         for node in NODES:
             self._spawn(f"slurmd-{node}", ["slurmd", "-D", "-N", node], outlive)
         self._until("slurmctld", deadline, self._nodes_idle)
+
+    def _start_accounting(self, outlive: bool, deadline: float) -> None:
+        """slurmdbd, once more if it ends at once: now and then it takes MariaDB's first answer for none."""
+        for _ in range(2):
+            self._spawn("slurmdbd", ["slurmdbd", "-D"], outlive)
+            while self._children["slurmdbd"].poll() is None and time.monotonic() < deadline:
+                if self._answers(["sacctmgr", "-i", "add", "cluster", "bertjobs"]):
+                    return
+                time.sleep(0.05)
+        self._until("slurmdbd", deadline, lambda: False)  # says why
 
     def _write_configuration(self, changes: Mapping[str, str]) -> tuple[int, int]:
         """Writes all configuration files; returns the ports of mariadbd and slurmctld."""
