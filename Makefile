@@ -11,8 +11,9 @@ PYTEST := $(PYTHON) -m pytest --numprocesses 4
 demo: setup
 	@scripts/demo.sh
 
+# Without the docs' tests, which check has just run.
 test: setup slurm chromium check
-	@$(PYTEST) --dist loadfile --no-loadscope-reorder -m "not slow" --ignore=tests/docs # which check has just run
+	@$(PYTEST) --dist loadfile --no-loadscope-reorder -m "not slow" --ignore=tests/docs
 
 # Dealt singly: in chunks, one process would get the two longest, one after the other.
 test-slow: setup slurm trackers triton

@@ -50,7 +50,7 @@ def _infer(args: argparse.Namespace) -> int:
     for key, text in asked.items():
         if not text.strip():
             raise InputError("the text is empty", where=f"--{key.replace('_', '-')}")
-        if not text.isprintable() and any("\ud800" <= letter <= "\udfff" for letter in text):
+        if any("\ud800" <= letter <= "\udfff" for letter in text):
             raise InputError("the text is not UTF-8", where=f"--{key.replace('_', '-')}")
     if len(asked) - max(0, len(texts) - 1) != 1:
         raise InputError(

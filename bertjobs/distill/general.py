@@ -25,7 +25,7 @@ from bertjobs.run.teacher import check_same_teacher, predicts_words, teacher_of,
 from bertjobs.train.objective import GlobalBatch
 from bertjobs.train.precision import attention_for
 from bertjobs.train.pretraining.forward import model_of
-from bertjobs.train.pretraining.objective import Pretraining, PretrainingLearner, description_of
+from bertjobs.train.pretraining.objective import Pretraining, PretrainingLearner
 from bertjobs.train.pretraining.shards import PhaseShards
 from bertjobs.train.ranks import Ranks
 
@@ -125,19 +125,15 @@ class GeneralLearner(PretrainingLearner):
     def load_weights(self, folder: Path) -> tuple[str, ...]:
         return load_student(self.model, self._distilled, folder, super().load_weights)
 
-    def description(self) -> dict[str, bytes]:
-        """As in `Learner`; a head for masked words that has learnt nothing is none."""
-        data, learns_words = self._distilled.data, "labels" in self._distilled.terms
-        return description_of(
-            self.model.spec, data.vocabulary_path, lowercase=data.lowercase, next_sentence=False,
-            masked_words=learns_words,
-        )  # fmt: skip
+    @property
+    def learns_words(self) -> bool:
+        return "labels" in self._distilled.terms
 
     def _new_model(self) -> BertForPreTraining:
         objective = self._distilled
         model = model_of(objective.spec)
         add_projections(model, objective.spec.model, objective.teacher, objective.matching)
-        if "labels" not in objective.terms:  # the decoder's matrix stays: it is that of the word embeddings
+        if not self.learns_words:  # the decoder's matrix stays: it is that of the word embeddings
             model.cls.predictions.transform.requires_grad_(False)
             model.cls.predictions.bias.requires_grad_(False)
         if objective.terms == ("relations",):  # of queries, keys and values: what follows them would only decay

@@ -67,8 +67,8 @@ def write_calibration(batches: Sequence[Batch], shapes: Shapes, folder: Path) ->
         length = int(row[1].sum())
         for name, tensor in zip(INPUTS, row, strict=True):
             arrays[name][place // CALIBRATION_SEQUENCES, place % CALIBRATION_SEQUENCES, :length] = tensor[:length]
-    longest = np.array(shapes.most[1])
-    np.savez_compressed(folder / CALIBRATION_FILE, longest=longest, **arrays)  # type: ignore[arg-type]  # its stubs
+    arrays["longest"] = np.array(shapes.most[1])
+    np.savez_compressed(folder / CALIBRATION_FILE, **arrays)  # type: ignore[arg-type]  # its stubs know no keywords
     script = Path(__file__).with_name("tensorrt_calibration.py").read_text(encoding="utf-8")
     (folder / CALIBRATE_FILE).write_text(script, encoding="utf-8")
     return len(rows)

@@ -33,7 +33,8 @@ class PretrainedBert:
     """A BERT for vectors of texts, and for words under masks if its folder has that head.
 
     Attributes:
-        lacks: the first parameter of the masked-LM head that the folder has not, "" if it has all.
+        lacks: what the folder has not of a masked-LM head: its first missing parameter, or anything learnt; "" if it
+            has all.
     """
 
     folder: Path

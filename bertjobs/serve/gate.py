@@ -39,10 +39,6 @@ class State:
     requests: int = 0
     draining: bool = False
 
-    def place(self) -> Place:
-        """For one more request, to be taken."""
-        return Place(self)
-
     @property
     def is_idle(self) -> bool:
         """Whether nobody waits for an answer."""
@@ -80,7 +76,7 @@ class Gate:
             await self._app(scope, receive, send)
             return
         began, code, started, seconds = time.perf_counter(), FAILED, False, 0.0
-        incoming, place = Incoming(receive), self._state.place()
+        incoming, place = Incoming(receive), Place(self._state)
 
         async def noting(message: Message) -> None:
             nonlocal code, started, seconds

@@ -168,9 +168,13 @@ class PretrainingLearner:
 
     def description(self) -> dict[str, bytes]:
         model, data = self.model, self._objective.data
-        return description_of(
-            model.spec, data.vocabulary_path, lowercase=data.lowercase, next_sentence=model.next_sentence
-        )
+        heads = {"next_sentence": model.next_sentence, "masked_words": self.learns_words}
+        return description_of(model.spec, data.vocabulary_path, lowercase=data.lowercase, **heads)
+
+    @property
+    def learns_words(self) -> bool:
+        """Whether the masked-LM head is trained."""
+        return True
 
 
 def description_of(
