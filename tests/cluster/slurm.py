@@ -284,23 +284,15 @@ class Cluster:
         database_port, controller_port = self._write_configuration(changes)
         self._start_munged(outlive, deadline)
         self._start_database(database_port, outlive, deadline)
-        self._start_accounting(outlive, deadline)
+        self._spawn("slurmdbd", ["slurmdbd", "-D"], outlive)
+        adding = ["sacctmgr", "-i", "add", "cluster", "bertjobs"]
+        self._until("slurmdbd", deadline, lambda: self.run(adding, check=False).returncode == 0)
         self._spawn("slurmctld", ["slurmctld", "-D"], outlive)
         # A client or slurmd that finds no controller yet sleeps for seconds before it asks again.
         self._until("slurmctld", deadline, lambda: _listens(controller_port))
         for node in NODES:
             self._spawn(f"slurmd-{node}", ["slurmd", "-D", "-N", node], outlive)
         self._until("slurmctld", deadline, self._nodes_idle)
-
-    def _start_accounting(self, outlive: bool, deadline: float) -> None:
-        """slurmdbd, once more if it ends at once: now and then it takes MariaDB's first answer for none."""
-        for _ in range(2):
-            self._spawn("slurmdbd", ["slurmdbd", "-D"], outlive)
-            while self._children["slurmdbd"].poll() is None and time.monotonic() < deadline:
-                if self._answers(["sacctmgr", "-i", "add", "cluster", "bertjobs"]):
-                    return
-                time.sleep(0.05)
-        self._until("slurmdbd", deadline, lambda: False)  # says why
 
     def _write_configuration(self, changes: Mapping[str, str]) -> tuple[int, int]:
         """Writes all configuration files; returns the ports of mariadbd and slurmctld."""
@@ -345,17 +337,17 @@ class Cluster:
 
     def _start_database(self, port: int, outlive: bool, deadline: float) -> None:
         data = self.folder / "database"
+        # A server that starts deletes all #sql files in its temporary folder: in /tmp also those of its neighbours, who
+        # then fail or crash.
+        of_its_own = [f"--datadir={data}", f"--tmpdir={self.folder}/run"]
         hasty = ["--debug-no-sync", "--innodb-flush-method=nosync"]  # nothing here must survive a crash
         installing = [
-            "mariadb-install-db", "--no-defaults", "--user=root", f"--datadir={data}",
+            "mariadb-install-db", "--no-defaults", "--user=root", *of_its_own,
             "--auth-root-authentication-method=normal", "--skip-test-db", "--skip-name-resolve", *hasty,
         ]  # fmt: skip
-        if self.run(installing, check=False).returncode:  # seen once, as three clusters were booted at once
-            shutil.rmtree(data)
-            data.mkdir(mode=0o700)
-            self.run(installing)
+        self.run(installing)
         command = [
-            "mariadbd", "--no-defaults", "--user=root", f"--datadir={data}",
+            "mariadbd", "--no-defaults", "--user=root", *of_its_own,
             "--bind-address=127.0.0.1", f"--port={port}",
             f"--socket={self.folder}/run/mariadb.sock", f"--pid-file={self.folder}/run/mariadbd.pid",
             f"--init-file={self.folder}/database.sql", "--innodb-flush-log-at-trx-commit=0", *hasty,
@@ -367,9 +359,6 @@ class Cluster:
     def _nodes_idle(self) -> bool:
         done = self.run(["sinfo", "-hN", "-p", "batch", "-o", "%T"], check=False)
         return done.stdout.split() == ["idle"] * len(NODES)
-
-    def _answers(self, command: Sequence[str]) -> bool:
-        return self.run(command, check=False).returncode == 0
 
     def _spawn(self, name: str, command: list[str], outlive: bool) -> None:
         self._commands[name] = command

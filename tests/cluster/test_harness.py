@@ -111,6 +111,14 @@ def test_variables_of_a_surrounding_job_do_not_reach_a_submitted_one() -> None:
 
 def test_a_second_cluster_by_hand_beside_the_first_leaves_no_trace(cluster: Cluster) -> None:
     folder = Path(tempfile.mkdtemp(prefix="bertjobs-slurm-", dir="/tmp"))
+    with tempfile.NamedTemporaryFile(prefix="#sql-of-another-server-", suffix=".MAI", dir="/tmp") as neighbours:
+        _a_cluster_by_hand(cluster, folder)
+        assert Path(neighbours.name).exists()  # a database that shared its temporary folder would have deleted it
+    assert not folder.exists()
+    assert [line for line in processes_of(folder) if not re.search("defunct", line)] == []
+
+
+def _a_cluster_by_hand(cluster: Cluster, folder: Path) -> None:
     command = [sys.executable, str(ROOT / "scripts" / "cluster")]
     subprocess.run([*command, "up", str(folder)], check=True, timeout=300)
     try:
@@ -124,8 +132,6 @@ def test_a_second_cluster_by_hand_beside_the_first_leaves_no_trace(cluster: Clus
         assert cluster.run(["squeue", "-h"]).stdout == ""
     finally:
         subprocess.run([*command, "down", str(folder)], check=True, timeout=300)
-    assert not folder.exists()
-    assert [line for line in processes_of(folder) if not re.search("defunct", line)] == []
 
 
 def test_no_daemon_outlives_a_killed_test_run() -> None:
