@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from bertjobs.errors import InputError
@@ -31,13 +31,18 @@ class Section:
     more: str = ""
 
 
+def _of_runs() -> tuple[Section, ...]:
+    """The settings of a recipe and its run, by topic."""
+    topics: dict[str, dict[str, Setting]] = {}
+    for key, setting in {"description": schema.DESCRIPTION, **schema.RUN}.items():
+        topics.setdefault(setting.topic, {})[key] = setting
+    first, *others = (Section(topic, "recipes: {NAME: {KEY: VALUE}}", settings) for topic, settings in topics.items())
+    more = "`--set KEY=VALUE` sets any but `description`. `recipe` and `phase` belong to a command, not to a file."
+    return replace(first, more=more), *others
+
+
 SECTIONS = (
-    Section(
-        "A recipe and its run",
-        "recipes: {NAME: {KEY: VALUE}}",
-        {"description": schema.DESCRIPTION, **schema.RUN},
-        "`--set KEY=VALUE` sets any but `description`. `recipe` and `phase` belong to a command, not to a file.",
-    ),
+    *_of_runs(),
     Section(
         "Optimizer",
         "recipes: {NAME: {optimizer: {KEY: VALUE}}}",
@@ -190,7 +195,7 @@ def markdown() -> str:
 _HEAD = f"""\
 # Settings
 
-<!-- Written by `make docs-settings` from the fields in bertjobs/recipe/spec.py: change them there. -->
+<!-- Written by `make docs-settings` from the fields in bertjobs/recipe/settings/: change them there. -->
 
 Every key of a recipe file. A value comes from the first of these that sets it: a flag, `--set KEY=VALUE`, an
 environment variable, your own recipe files, the catalogue `configurations.yml`, the site file, the default.

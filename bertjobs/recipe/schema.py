@@ -39,6 +39,7 @@ DESCRIPTION = Setting(
     default="",
     flag="",
     section="run",
+    topic=next(iter(RUN.values())).topic,
 )
 """The only key of a recipe that its runs do not have."""
 

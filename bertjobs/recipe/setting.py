@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import math
 import re
 from collections.abc import Mapping
@@ -48,6 +49,7 @@ class Setting:
         key: its YAML key; "": the field's name.
         default: the value if nothing sets it, ``REQUIRED`` if a recipe must set it, None if it is derived.
         section: "run", "optimizer", "phase", "system", "model" or "vocabulary".
+        topic: what its neighbours have in common: the first sentence of the class that declares it.
     """
 
     help: str
@@ -68,6 +70,7 @@ class Setting:
     key: str = ""
     default: Any = REQUIRED
     section: str = ""
+    topic: str = ""
 
     @property
     def path(self) -> str:
@@ -124,11 +127,17 @@ def settings_of(spec: type, section: str) -> dict[str, Setting]:
                     declared,
                     key=key,
                     section=section,
+                    topic=_topic(spec, field.name),
                     kind=declared.kind or _KINDS[hints[field.name].__origin__],
                     default=declared.default if field.default is dataclasses.MISSING else field.default,
                     flag=declared.flag if declared.flag is not None else _flag(key, section),
                 )
     return settings
+
+
+def _topic(spec: type, name: str) -> str:
+    declaring = next(base for base in spec.__mro__ if name in inspect.get_annotations(base))
+    return inspect.cleandoc(declaring.__doc__ or "").split(".")[0]
 
 
 def _flag(key: str, section: str) -> str:

@@ -20,9 +20,9 @@ from bertjobs.tasks.prepared import PreparedTask
 from bertjobs.tasks.task import open_task
 from tests.finetune.models import WORDS, our_folder, vocabulary
 
-FEW, MANY = 3_000, 9_000
+FEW, MANY = 2_500, 5_500
 GROWTH_MB = 0.5
-"""6,000 pairs that are held take 2 MB or more, as examples or as predictions."""
+"""3,000 pairs that are held take 1 MB or more, as examples or as predictions."""
 
 
 @pytest.fixture(scope="module")

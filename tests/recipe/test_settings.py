@@ -27,19 +27,19 @@ from tests.hermetic import SETTINGS as OURS
 ROOT = Path(__file__).parents[2]
 ALL = [setting for section in reference.SECTIONS for setting in section.settings.values()]
 NEW_FIELDS = {
-    "    data: Annotated[": """\
+    ("data.py", "    data: Annotated["): """\
     patience: Annotated[
         int,
         Setting("bad validations before the run stops", unit="validations", env="PATIENCE", minimum=1, example="3"),
     ] = 7
 """,
-    "    checkpoint_every: Annotated[": """\
+    ("phase.py", "    checkpoint_every: Annotated["): """\
     cooldown: Annotated[
         float, Setting("part of the steps after the last warm restart", unit="share", decisive=True, maximum=1)
     ] = 0.25
 """,
 }
-"""The line of recipe/spec.py that a new field goes before -> the field."""
+"""The file in recipe/settings/ and the line in it that a new field goes before -> the field."""
 
 
 @pytest.fixture(scope="module")
@@ -50,12 +50,11 @@ def extended(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(package, folder / "bertjobs", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(builtin_file(), folder / "configurations.yml")
     shutil.copy(ROOT / "run.sub", folder / "run.sub")
-    file = folder / "bertjobs" / "recipe" / "spec.py"
-    text = file.read_text()
-    for line, field in NEW_FIELDS.items():
+    for (name, line), field in NEW_FIELDS.items():
+        file = folder / "bertjobs" / "recipe" / "settings" / name
+        text = file.read_text()
         assert text.count(line) == 1
-        text = text.replace(line, field + line)
-    file.write_text(text)
+        file.write_text(text.replace(line, field + line))
     (folder / "own.yml").write_text("recipes: {laptop-scratch: {patience: 2, phases: {1: {cooldown: 0.5}}}}\n")
     return folder
 

@@ -27,7 +27,7 @@ from tests.cluster.unreliable import UnreliableCommands
 from tests.conftest import run_bertjobs, wait_until
 
 ASKED = os.environ.get("BERTJOBS_CHAOS_SEED")
-FEW = 5  # faults that `make test` draws
+FEW = 4  # faults that `make test` draws
 SLOW_SEEDS = (5, 11)  # of two runs that share the faults, to take half as long; `make chaos` has all in one
 EVERY = 5  # steps between checkpoints
 STEP_S = 1.5  # at least, while faults are left: the slowest of them takes 45 s by Slurm's own clocks

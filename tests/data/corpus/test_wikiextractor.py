@@ -116,7 +116,7 @@ def test_marks_of_headings_and_items_are_dropped_and_their_words_kept(
     piece_bytes=st.integers(1, 600),
     json_lines=st.booleans(),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_pieces_of_any_size_give_the_same_articles(
     articles: list[list[str]], piece_bytes: int, json_lines: bool
 ) -> None:
