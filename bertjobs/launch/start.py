@@ -265,9 +265,8 @@ def _phase_here(
             view.update()
             claim.beat()
 
-        code, interrupted = local.run_attempt(
-            sys.executable, spec, phase.phase, environment, log, job, attempt, watch, here
-        )
+        with local.started(spec, phase.phase, environment, log, job, attempt, here) as ranks:
+            code, interrupted = local.wait_for(ranks, watch)
         view.close()
         if code == EXIT_DONE:
             break

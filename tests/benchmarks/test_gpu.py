@@ -66,6 +66,7 @@ def test_each_attention_is_a_line_also_where_it_cannot_run(tmp_path: Path) -> No
     assert [line["times_the_first"] for line in lines if line["attention"] == "per_sequence"] == [1, 1]
 
 
+@pytest.mark.slow
 def test_the_worker_trains_stops_and_resumes(tmp_path: Path) -> None:
     (line,) = measured("gpu_worker.py", "--gpus", 0, "--precision", "fp32", folder=tmp_path)
     assert (line["exit_codes"], line["steps"], line["problems"]) == ([75, 0], [1, 2, 3, 4, 5], [])

@@ -56,6 +56,7 @@ def test_a_sweep_is_shown_and_kept_and_used_by_plan(
     assert phase["expected_from"].startswith("bertjobs bench, this recipe's model on ")
 
 
+@pytest.mark.slow
 def test_a_comparison_prints_nothing_but_json(tmp_path: Path, bertjobs: Bertjobs, recipe: tuple[str, ...]) -> None:
     pytest.importorskip("transformers")
     arguments = ("--compare", "--sequences", 8, "--micro-batches", "recipe", "--repeats", 1, "--json",

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from bertjobs.optim.apex_lamb import why_not_apex
-from bertjobs.recipe.spec import PRECISIONS
+from bertjobs.recipe.setting import PRECISIONS
 from bertjobs.train.device import device_peak_flops
 from tests.gpu.conftest import GPU, STEPS, NewTrial
 from tests.train.conftest import Ended, Trial, ended

@@ -76,6 +76,7 @@ class Node:
         return self._process.returncode, printed
 
 
+@pytest.mark.slow
 def test_nodes_started_by_hand_train_one_run_and_continue_it_as_other_nodes(
     tmp_path: Path, speeches_data: Path
 ) -> None:

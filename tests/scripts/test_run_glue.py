@@ -87,6 +87,7 @@ def test_modes(mode: str, verbs: list[str]) -> None:
     assert commands("--mode", mode, *GIVEN, "train") == lines
 
 
+@pytest.mark.slow
 def test_mrpc_as_microsoft_ships_it_is_trained_measured_and_predicted(tmp_path: Path) -> None:
     encoder = encoder_in(tmp_path / "bert", 32)
     torch.manual_seed(1)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bertjobs.recipe.spec import PRECISIONS
+from bertjobs.recipe.setting import PRECISIONS
 from bertjobs.train.device import PEAK_TFLOPS, device_peak_flops, is_busy, peak_flops, peak_memory_gb
 from bertjobs.train.worker import gpu_index
 

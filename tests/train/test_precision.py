@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from bertjobs.errors import InputError
 from bertjobs.optim.schedule import learning_rate
-from bertjobs.recipe.spec import PRECISIONS
+from bertjobs.recipe.setting import PRECISIONS
 from bertjobs.train.precision import (
     check_gpu,
     check_precision,

@@ -119,7 +119,7 @@ def test_the_third_checkpoint_in_a_row_that_cannot_be_written_ends_the_run(
     assert attempt(trial.having(STEPS_THIS_RUN=1), 1, 2, tmp_path / "again") == [75, 0]
 
 
-@pytest.mark.parametrize("ranks", [2, 8])
+@pytest.mark.parametrize("ranks", [2, pytest.param(8, marks=pytest.mark.slow)])
 def test_a_run_continues_on_another_number_of_ranks(data: DataManifest, tmp_path: Path, ranks: int) -> None:
     home = recipe(tmp_path / "home", global_batch=16, steps=25)
     stopped = Trial(home, data.folder, tmp_path / "four", {"STEPS_THIS_RUN": "5", "PRECISION": "fp32"})

@@ -11,12 +11,11 @@ from functools import cache
 from importlib.metadata import distribution
 from pathlib import Path
 from pydoc_data.topics import topics
+from typing import Any
 
-import nltk
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from nltk.tokenize.punkt import PunktTokenizer
 
 from bertjobs.data.text import sentences
 from bertjobs.data.text.sentences import LANGUAGES, SentenceSplitter, split_all, split_sentences
@@ -57,7 +56,11 @@ texts = st.lists(st.tuples(st.sampled_from(WORDS), st.sampled_from(GAPS)), max_s
 
 
 @cache
-def nltk_tokenizer(language: str) -> PunktTokenizer:
+def nltk_tokenizer(language: str) -> Any:
+    """NLTK's own."""
+    import nltk  # takes seconds, which processes that only collect these tests should not spend
+    from nltk.tokenize.punkt import PunktTokenizer
+
     if str(NLTK_DATA) not in nltk.data.path:
         nltk.data.path.insert(0, str(NLTK_DATA))
     return PunktTokenizer(language)

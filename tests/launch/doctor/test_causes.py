@@ -21,7 +21,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-import torch._dynamo  # DDP's first use imports it, which takes seconds
 import yaml
 
 from bertjobs.data.check import shard_watch
@@ -45,10 +44,10 @@ from bertjobs.train import loop, step
 from bertjobs.train.checkpoint import writer as checkpoint_writer
 from bertjobs.train.signals import StopRequest
 from bertjobs.train.worker import main
+from tests.forkserver import CONTEXT, preload
 from tests.train.conftest import PHASES, prepared
 
-CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload([__name__])
+preload(__name__)
 PATIENCE_S = 600.0  # for a busy machine
 TOGETHER = 4  # how many scenes are played at the same time
 AT = 4  # the step at which a fault strikes

@@ -172,6 +172,7 @@ def machines(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Machine
             subprocess.run(["ip", "netns", "del", space], check=False)
 
 
+@pytest.mark.slow
 def test_hosts_whose_names_mean_themselves_train_together(machines: Machines, trial: Trial) -> None:
     """As Debian's installer leaves them: each knows the other's address, and calls itself 127.0.1.1."""
     one, two = machines.addresses
