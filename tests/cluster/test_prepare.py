@@ -156,7 +156,8 @@ def journals(output: Path) -> dict[str, list[dict[str, Any]]]:
 
 
 def freeze_one(cluster: Cluster, output: Path) -> tuple[str, Process]:
-    """Stop a job in the middle of a task, for good: its node, and the process."""
+    """Stop a job in the middle of a task, for good: its node, and the process. The task has not written its marker: it
+    would be done, and its job have failed at nothing."""
 
     def in_a_task() -> list[str]:
         return [job for job, lines in journals(output).items() if lines and lines[-1]["event"] == "begin"]
@@ -164,13 +165,21 @@ def freeze_one(cluster: Cluster, output: Path) -> tuple[str, Process]:
     deadline = time.monotonic() + PATIENCE_S
     while time.monotonic() < deadline:
         for job in wait_for(in_a_task):
+            stage, _ = not_done(output)
             for process in job_processes(cluster.folder):
                 if is_task_of(process, job):
                     process.send(signal.SIGSTOP)
-                    if job in in_a_task():
-                        return journals(output)[job][-1]["node"], process
+                    line, (now, numbers) = journals(output)[job][-1], not_done(output)
+                    if line["event"] == "begin" and now == stage and line["number"] in numbers:
+                        return line["node"], process
                     process.send(signal.SIGCONT)
     raise AssertionError("no job was caught in a task")
+
+
+def not_done(output: Path) -> tuple[str, list[int]]:
+    """The stage that is worked on, "" after the last one, and which of its tasks are not done."""
+    work = WorkFolder.read(output)
+    return next(((stage, numbers) for stage in work.stages if (numbers := work.missing(stage))), ("", []))
 
 
 def element_of(process: Process) -> str:
@@ -301,8 +310,7 @@ def test_the_only_node_is_used_again_after_failures(
     def kill_twice() -> None:
         while (times := run.count("failed in job")) < 2:
             freeze_one(cluster, run.output)[1].send(signal.SIGKILL)
-            with suppress(AssertionError):  # a task that had just written its marker has not failed
-                wait_for(lambda times=times: run.count("failed in job") > times, seconds=60)
+            wait_for(lambda times=times: run.count("failed in job") > times)
 
     assert run(options(corpus, run.output), kill_twice)
     assert hashes(run.output) == expected
