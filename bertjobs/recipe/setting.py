@@ -49,7 +49,7 @@ class Setting:
         key: its YAML key; "": the field's name.
         default: the value if nothing sets it, ``REQUIRED`` if a recipe must set it, None if it is derived.
         section: "run", "optimizer", "phase", "system", "model" or "vocabulary".
-        topic: what its neighbours have in common: the first sentence of the class that declares it.
+        topic: what its neighbours have in common: the first line of the class that declares it.
     """
 
     help: str
@@ -137,7 +137,7 @@ def settings_of(spec: type, section: str) -> dict[str, Setting]:
 
 def _topic(spec: type, name: str) -> str:
     declaring = next(base for base in spec.__mro__ if name in inspect.get_annotations(base))
-    return inspect.cleandoc(declaring.__doc__ or "").split(".")[0]
+    return inspect.cleandoc(declaring.__doc__ or "").partition("\n")[0].rstrip(".")
 
 
 def _flag(key: str, section: str) -> str:
