@@ -94,19 +94,24 @@ def _kill_allocation(run: AttackedRun, at: Attempt, _: Random) -> None:
 def _fill_disk(run: AttackedRun, at: Attempt, _: Random) -> None:
     """Full until a checkpoint could not be written; then space is freed."""
     ballast, before = run.disk / "ballast", run.log(at).count("cannot be written")
+
+    def has_failed() -> bool:
+        _fill(run.disk, ballast)
+        return run.log(at).count("cannot be written") > before or run.ended(at)
+
     try:
-        wait_until(lambda: _fill(run.disk, ballast))
-        wait_until(lambda: run.log(at).count("cannot be written") > before or run.ended(at))
+        wait_until(has_failed)
     finally:
-        ballast.unlink()
+        ballast.unlink(missing_ok=True)
 
 
-def _fill(disk: Path, ballast: Path) -> bool:
-    """Whether that went well: not if the run wrote at the same moment."""
-    with open(ballast, "wb") as file, contextlib.suppress(OSError):
-        os.posix_fallocate(file.fileno(), 0, free_bytes(disk) - LEFT_BYTES)
-        return True
-    return False
+def _fill(disk: Path, ballast: Path) -> None:
+    """To be called repeatedly: the run deletes old checkpoints, and the next one would fit."""
+    surplus = free_bytes(disk) - LEFT_BYTES
+    if surplus <= 0:
+        return
+    with open(ballast, "ab", buffering=0) as file, contextlib.suppress(OSError):  # the run took it meanwhile
+        os.posix_fallocate(file.fileno(), file.tell(), surplus)
 
 
 def _truncate_newest_checkpoint(run: AttackedRun, at: Attempt, random: Random) -> None:

@@ -39,7 +39,7 @@ ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 
 def steps_for(faults: int) -> dict[int, int]:
     """Steps of each phase, enough for so many faults beside those at a phase's end."""
-    return {1: 4 * faults + 8, 2: 7 * faults + 12}
+    return {1: 4 * faults + 8, 2: 9 * faults + 12}
 
 
 def recipe(steps: Mapping[int, int]) -> dict[str, Any]:
