@@ -9,7 +9,7 @@ from bertjobs.errors import InputError
 from bertjobs.files.reading import DamagedFileError
 from bertjobs.finetune.description import TASK_FILE, read_description
 from bertjobs.finetune.loading import labels_in
-from bertjobs.recipe.bert_config import read_bert_config
+from bertjobs.recipe.bert_config import classes_of, read_bert_config
 from bertjobs.tasks.prepared import PreparedTask
 from bertjobs.tasks.rows import Head
 
@@ -35,7 +35,7 @@ def check_task_teacher(folder: Path, prepared: PreparedTask) -> None:
 
 def _check_config(folder: Path, config: dict[str, Any], prepared: PreparedTask) -> None:
     """What Hugging Face's configuration says."""
-    wanted, classes = prepared.head.architecture, config.get("architectures") or ()
+    wanted, classes = prepared.head.architecture, classes_of(config)
     if wanted not in classes:
         what = f"it is a {next(iter(classes), 'BERT')} without {TASK_FILE}"
         raise _other_task(what, folder, prepared)

@@ -12,7 +12,7 @@ from torch import Tensor
 from bertjobs.errors import InputError
 from bertjobs.model.bert import BertForPreTraining
 from bertjobs.model.huggingface import ARCHITECTURES, load_pretrained
-from bertjobs.recipe.bert_config import read_bert_config, read_model_spec
+from bertjobs.recipe.bert_config import classes_of, read_bert_config, read_model_spec
 from bertjobs.recipe.spec import ModelSpec
 from bertjobs.tasks.encoding import TextEncoder
 
@@ -76,7 +76,7 @@ def load_bert(folder: Path, device: torch.device) -> PretrainedBert:
         if name in weights.state:
             parameter.copy_(weights.state[name])
     lacks = next((name for name in weights.missing if name.startswith("cls.predictions.")), "")
-    if not lacks and read_bert_config(folder).get("architectures") == [ENCODER_ALONE]:
+    if not lacks and classes_of(read_bert_config(folder)) == (ENCODER_ALONE,):
         lacks = "one that has learnt anything"  # as a student of `bertjobs distill` that learns no words
     return PretrainedBert(folder, model.to(device).eval(), lacks)
 

@@ -14,7 +14,7 @@ from bertjobs.files.reading import DamagedFileError, object_of, read_json
 from bertjobs.finetune.description import PROBLEMS, TASK_FILE, TUNED, read_description
 from bertjobs.finetune.forward import TaskForward, open_forward
 from bertjobs.finetune.model import BertForTask, load_weights
-from bertjobs.recipe.bert_config import model_spec_from_config, read_bert_config
+from bertjobs.recipe.bert_config import classes_of, model_spec_from_config, read_bert_config
 from bertjobs.recipe.spec import ModelSpec
 from bertjobs.run.result import measured_of
 from bertjobs.tasks.encoding import TextEncoder
@@ -83,7 +83,7 @@ def is_fine_tuned(folder: Path) -> bool:
     Raises:
         InputError: it has no config.json, or a damaged file.
     """
-    architecture = next(iter(read_bert_config(folder).get("architectures") or ()), "")
+    architecture = next(iter(classes_of(read_bert_config(folder))), "")
     return architecture in KINDS or read_description(folder) is not None
 
 
@@ -137,7 +137,7 @@ def _tuned(folder: Path) -> Mapping[str, Any]:
 
 def _guessed(folder: Path, config: Mapping[str, Any], spec: ModelSpec) -> _Description:
     """The task that Hugging Face's configuration stands for."""
-    architecture = next(iter(config.get("architectures") or ()), "")
+    architecture = next(iter(classes_of(config)), "")
     if architecture not in KINDS:
         known = f"it is a {architecture} without {TASK_FILE}" if architecture else f"it has no {TASK_FILE}"
         raise InputError(f"the model is not fine-tuned: {known}", where=str(folder), hint=_finetune_hint(folder))

@@ -32,6 +32,18 @@ OTHER_FIELDS: dict[str, float] = {
 }
 
 
+def classes_of(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """Hugging Face's classes that a config.json names under ``architectures``; () if it names none.
+
+    Raises:
+        InputError: they are not names.
+    """
+    classes = config.get("architectures") or []
+    if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
+        raise InputError(f"architectures is {classes!r}; it must be a list of names", where="config.json")
+    return tuple(classes)
+
+
 def config_from_model_spec(spec: ModelSpec) -> dict[str, Any]:
     """The content of config.json for a model of this shape."""
     fields = [*SHAPE_FIELDS, *OTHER_FIELDS, "hidden_act"]

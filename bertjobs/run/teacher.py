@@ -8,7 +8,7 @@ from pathlib import Path
 
 from bertjobs.errors import InputError
 from bertjobs.files.atomic import sha256_of
-from bertjobs.recipe.bert_config import read_bert_config, read_model_spec
+from bertjobs.recipe.bert_config import classes_of, read_bert_config, read_model_spec
 from bertjobs.recipe.distillation import Matching, matching_of
 from bertjobs.recipe.spec import ModelSpec, RunSpec
 
@@ -72,4 +72,4 @@ def teacher_of(spec: RunSpec) -> tuple[ModelSpec, Matching]:
 
 def predicts_words(folder: Path) -> bool:
     """Whether a model's folder says that it has a masked-LM head."""
-    return not HEADS.isdisjoint(read_bert_config(folder).get("architectures") or ())
+    return not HEADS.isdisjoint(classes_of(read_bert_config(folder)))

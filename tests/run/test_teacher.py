@@ -53,3 +53,10 @@ def test_a_folder_says_whether_it_predicts_words(folder: Path) -> None:
     assert not predicts_words(folder)
     (folder / "config.json").write_text("{}")
     assert not predicts_words(folder)
+
+
+@pytest.mark.parametrize("odd", ["BertForMaskedLM", 5, {"BertForMaskedLM": 1}, [["BertForMaskedLM"]]])
+def test_classes_that_are_not_names_are_refused(folder: Path, odd: object) -> None:
+    (folder / "config.json").write_text(json.dumps({"architectures": odd}))
+    with pytest.raises(InputError, match=r"architectures is .*; it must be a list of names"):
+        predicts_words(folder)
