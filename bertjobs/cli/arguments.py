@@ -16,6 +16,7 @@ from bertjobs.wording import counted
 
 if TYPE_CHECKING:
     from bertjobs.launch.plan.plan import Plan
+    from bertjobs.launch.plan.problem import Problem
     from bertjobs.launch.plan.queue import Queue
     from bertjobs.recipe.catalogue import Catalogue
     from bertjobs.recipe.resolve import Resolved
@@ -131,6 +132,28 @@ def _queue_flags(args: argparse.Namespace) -> tuple[dict[str, str], list[str]]:
     return named, extra
 
 
+def asked_flags(args: argparse.Namespace) -> tuple[str, ...]:
+    """What the flags ask of the queue, as sbatch reads it."""
+    named, extra = _queue_flags(args)
+    return (*(f"--{name}={value}" for name, value in named.items()), *extra)
+
+
+def with_earlier_flags(args: argparse.Namespace, directory: RunDirectory) -> argparse.Namespace:
+    """The arguments of a resume, with what the run was submitted with where they say nothing; says so."""
+    from bertjobs.run.asked import asked_before
+    from bertjobs.slurm.environment import users_defaults
+    from bertjobs.slurm.options import option_name, taken_over
+
+    before, given = asked_before(directory), asked_flags(args)
+    kept = taken_over(before.options, given, users_defaults(os.environ))
+    if kept and args.backend != "local":
+        print(f"as submitted before: {' '.join(kept)}", file=sys.stderr)
+    taken = {option_name(option) for option in kept}
+    own = [option for option in args.sbatch if option_name(option) not in taken]
+    at_once = str(before.at_once) if args.at_once is None and before.at_once else args.at_once
+    return argparse.Namespace(**{**vars(args), "sbatch": [*kept, *own], "at_once": at_once})
+
+
 def make_checked_plan(args: argparse.Namespace, resolved: Resolved, resumed: RunDirectory | None = None) -> Plan:
     """The plan of a run with all its problems; nothing is written or queued.
 
@@ -140,7 +163,7 @@ def make_checked_plan(args: argparse.Namespace, resolved: Resolved, resumed: Run
     from bertjobs.launch.plan.estimate import earlier_runs, measured_peaks
     from bertjobs.launch.plan.packs import packs_of
     from bertjobs.launch.plan.plan import make_plan
-    from bertjobs.launch.plan.preflight import Circumstances, inspect, notify_problems
+    from bertjobs.launch.plan.preflight import Circumstances, inspect
     from bertjobs.launch.plan.task_work import work_of
     from bertjobs.launch.start import absolute, choose_backend
     from bertjobs.slurm.client import Slurm
@@ -159,9 +182,17 @@ def make_checked_plan(args: argparse.Namespace, resolved: Resolved, resumed: Run
         packs=packs_of(spec, data),
         earlier=earlier,
         queue=queue,
-        problems=[*problems, *(notify_problems(options.notify, os.environ) if backend != "local" else [])],
+        problems=[*problems, *(_of_shell(options) if backend != "local" else [])],
         now_unix_s=time.time(),
     )
+
+
+def _of_shell(options: SlurmOptions) -> list[Problem]:
+    """What is wrong with a job that the user's shell has a part in."""
+    from bertjobs.launch.plan.preflight import notify_problems
+    from bertjobs.launch.plan.queue import shell_problems
+
+    return [*notify_problems(options.notify, os.environ), *shell_problems(os.environ)]
 
 
 def scripts(spec: RunSpec, args: argparse.Namespace) -> Mapping[int, str]:

@@ -34,12 +34,13 @@ def _doctor(args: argparse.Namespace) -> int:
     from bertjobs.slurm.shell import quote
     from bertjobs.wording import harmless
 
-    results = f" --results {quote(args.results)}" if args.results else ""
+    place = f" --results {quote(args.results)}" if args.results else ""
+    place += f" --site {quote(args.site)}" if args.site else ""
     study = named_study(args)
     runs = {one.name: one for one in study.directories} if study else {args.run: opened(args)}
     now, slurm = time.time(), Slurm(os.environ)
     verdicts = [
-        (directory.name, diagnose(collect(directory, slurm, quote(name) + results, now)))
+        (directory.name, diagnose(collect(directory, slurm, quote(name) + place, now)))
         for name, directory in runs.items()
     ]
     if args.json:

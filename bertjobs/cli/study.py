@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 from bertjobs.cli.arguments import (
     add_run_argument,
+    asked_flags,
     awaited_jobs,
     make_checked_plan,
     named_study,
     results_folder,
     slurm_options,
+    with_earlier_flags,
 )
 from bertjobs.cli.interrupts import stops
 from bertjobs.errors import InputError, nearest
@@ -62,7 +64,18 @@ def add_study_arguments(parser: argparse.ArgumentParser) -> None:
         dest="sweeps",
         help="a study: a run per value; repeated: all combinations",
     )
+    add_at_once(parser)
+
+
+def add_at_once(parser: argparse.ArgumentParser) -> None:
+    """Add --at-once."""
     parser.add_argument("--at-once", metavar="N", help="most runs of a study on Slurm at a time (default: all)")
+
+
+def check_at_once(args: argparse.Namespace) -> None:
+    """InputError if --at-once is given for a single run."""
+    if getattr(args, "at_once", None) is not None:
+        raise InputError("--at-once is for the runs of a study", where="--at-once", hint="--seeds N or --sweep KEY=A,B")
 
 
 def is_study(args: argparse.Namespace) -> bool:
@@ -129,6 +142,7 @@ def resume_study(study: Study, args: argparse.Namespace) -> int:
             hint=f"bertjobs study {study.name}",
         )
     directories = {directory.name: directory for directory in study.directories}
+    args = with_earlier_flags(args, directories[left[0].run])
     plans = []
     for one in left:
         directory = directories[one.run]
@@ -174,11 +188,16 @@ def _dry_run(study: Study, specs: Sequence[RunSpec], backend: str, args: argpars
 
 def _queue(study: Study, specs: Sequence[RunSpec], args: argparse.Namespace) -> int:
     from bertjobs.launch.study import start_study_on_slurm
+    from bertjobs.run.asked import Asked, record_asked
+    from bertjobs.run.directory import RunDirectory
     from bertjobs.slurm.client import Slurm
     from bertjobs.slurm.environment import clean_environment
 
     slurm, options = Slurm(clean_environment(os.environ)), slurm_options(args)
-    jobs = start_study_on_slurm(study, specs, options, slurm, at_once=_at_once(args), after=awaited_jobs(args))
+    at_once = _at_once(args)
+    jobs = start_study_on_slurm(study, specs, options, slurm, at_once=at_once, after=awaited_jobs(args))
+    for spec in specs:
+        record_asked(RunDirectory(study.results / spec.run), Asked(asked_flags(args), at_once))
     if args.json:
         print(json.dumps({**study.as_json(), "jobs": jobs, "next": _next_commands(study)}, indent=2))
         return 0

@@ -14,6 +14,7 @@ from bertjobs.cli.arguments import (
     add_backend_arguments,
     add_recipe_arguments,
     add_run_argument,
+    asked_flags,
     awaited_jobs,
     chosen_site,
     make_checked_plan,
@@ -21,9 +22,18 @@ from bertjobs.cli.arguments import (
     opened,
     resolve_run,
     slurm_options,
+    with_earlier_flags,
 )
 from bertjobs.cli.interrupts import stops
-from bertjobs.cli.study import Resolve, add_study_arguments, is_study, resume_study, start_study
+from bertjobs.cli.study import (
+    Resolve,
+    add_at_once,
+    add_study_arguments,
+    check_at_once,
+    is_study,
+    resume_study,
+    start_study,
+)
 from bertjobs.errors import InputError
 
 if TYPE_CHECKING:
@@ -70,7 +80,8 @@ def register(subparsers: Any) -> None:
         help="change a setting that does not affect the weights of a phase that has begun, such as nodes=4 or "
         "phase1.micro_batch=16; it goes into run.yml",
     )
-    resume.set_defaults(handler=_resume, at_once=None)
+    add_at_once(resume)
+    resume.set_defaults(handler=_resume)
 
 
 def add_output(parser: argparse.ArgumentParser) -> None:
@@ -89,7 +100,10 @@ def _submit(args: argparse.Namespace) -> int:
 
 def start_all(args: argparse.Namespace, resolve: Resolve) -> int:
     """Start the run, or all runs of the study, that ``resolve`` makes of the arguments; returns the exit code."""
-    return start_study(args, resolve) if is_study(args) else start(resolve(args), args)
+    if is_study(args):
+        return start_study(args, resolve)
+    check_at_once(args)
+    return start(resolve(args), args)
 
 
 def start(resolved: Resolved, args: argparse.Namespace) -> int:
@@ -116,8 +130,10 @@ def _resume(args: argparse.Namespace) -> int:
 
     if study := named_study(args):
         return resume_study(study, args)
+    check_at_once(args)
     directory = opened(args)
     resolved = resumed(directory, args.sets)
+    args = with_earlier_flags(args, directory)
     _check_idle(directory, args.run)
     plan = make_checked_plan(args, resolved, directory)
     _warn(edit_problems(directory, os.environ, Path.cwd()))
@@ -169,12 +185,14 @@ def _dry_run(plan: Plan, args: argparse.Namespace) -> int:
 
 def _start_on_slurm(plan: Plan, args: argparse.Namespace) -> int:
     from bertjobs.launch.start import start_on_slurm
+    from bertjobs.run.asked import Asked, record_asked
     from bertjobs.slurm.client import Slurm
     from bertjobs.slurm.environment import clean_environment
 
     slurm = Slurm(clean_environment(os.environ))
     by = _by_submitit(plan) if plan.backend == "submitit" else None
     directory, jobs = start_on_slurm(plan.spec, slurm_options(args), slurm, after=awaited_jobs(args), by=by)
+    record_asked(directory, Asked(asked_flags(args)))
     commands = _next_commands(plan, args)
     if args.json:
         _print_json(directory, jobs, commands)

@@ -16,6 +16,10 @@ from bertjobs.errors import InputError
 if TYPE_CHECKING:
     from bertjobs.launch.local import LocalRanks
     from bertjobs.recipe.spec import RunSpec
+    from bertjobs.run.directory import RunDirectory
+
+_NODES = ("nodes", "tasks_per_node", "gpus", "groups", "rebalance")
+"""Settings of where a run trains, which `_nodes_of` gives."""
 
 _HETSEQ = ("--distributed-init-method", "--distributed-world-size", "--distributed-gpus", "--distributed-rank")
 
@@ -64,7 +68,9 @@ def _worker(args: argparse.Namespace) -> int:
     directory = RunDirectory(Path(asked.results) / asked.run)
     exists = directory.lockfile.exists()
     if exists:
-        resolved = resumed(directory, _nodes_of(asked))
+        _check_recipe(directory, asked)
+        flags, environ = _given(args)
+        resolved = resumed(directory, [*args.sets, *_nodes_of(asked)], flags, environ)
         resolved = replace(resolved, spec=replace(resolved.spec, steps_this_run=asked.steps_this_run))
     spec = absolute(resolved.spec)
     with stops():
@@ -75,6 +81,29 @@ def _worker(args: argparse.Namespace) -> int:
         refuse(plan.problems)
         print(f"{arithmetic(plan)}\n\n{described(here, spec)}", flush=True)
         return start_here(plan.spec, os.environ, sys.stdout, here)
+
+
+def _check_recipe(directory: RunDirectory, asked: RunSpec) -> None:
+    """InputError if a run that exists has another recipe than the one asked for."""
+    from bertjobs.recipe.lockfile import read_lockfile
+
+    if (its_own := read_lockfile(directory.lockfile).recipe) != asked.recipe:
+        raise InputError(
+            f"run {asked.run!r} exists, with the recipe {its_own}",
+            where=str(directory.root),
+            hint=f"--recipe {its_own} continues it; another --run starts another",
+        )
+
+
+def _given(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, str]]:
+    """The settings that flags and the environment give for a run that exists, less its name and its nodes."""
+    from bertjobs.recipe.schema import RUN
+
+    elsewhere = ("run", "results", "recipe", *_NODES)
+    variables = {RUN[key].env for key in elsewhere}
+    named = {key.removeprefix("setting_"): value for key, value in vars(args).items() if key.startswith("setting_")}
+    flags = {key: value for key, value in named.items() if key not in elsewhere}
+    return flags, {name: value for name, value in os.environ.items() if name not in variables}
 
 
 def _in_hetseq_s_words(args: argparse.Namespace) -> bool:

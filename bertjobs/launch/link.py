@@ -135,7 +135,7 @@ class CurrentLink:
         Raises:
             NoAnswer: Slurm does not say.
         """
-        return [job.id for job in slurm.followers(self.job, f"{self.folder.name}-{kind}")]
+        return slurm.links_behind(self.job, self.folder.name, self.folder.root, kind)
 
     def budgets(self) -> Mapping[str, int]:
         """The recipe's restarts; {} if no run.yml can be read."""
@@ -249,7 +249,8 @@ def _arrange(link: CurrentLink, slurm: Slurm, decision: Decision, ended: End) ->
     if decision.next is Next.NOTHING_HERE:
         if not slurm.was_preempted(link.job):
             return ARRANGED, RunEvent.STOPPED
-        ensure_follower(link, slurm)  # if Slurm cancels preempted jobs, nothing else would continue the run
+        # If Slurm cancels preempted jobs, nothing else continues the run; if it requeues them, it does.
+        ensure_follower(link, slurm)
     elif decision.next is Next.STOP:
         _say(f"not continued: {decision.why}")
         _cancel(patiently(lambda: link.followers(slurm)), slurm)
@@ -260,13 +261,30 @@ def _arrange(link: CurrentLink, slurm: Slurm, decision: Decision, ended: End) ->
             patiently(lambda: slurm.requeue(link.job))
         except BertjobsError as error:
             _say(error.what)
-            ensure_follower(link, slurm)
+            return ARRANGED, _continued(ensure_follower(link, slurm))
     else:
-        _say(f"continuing elsewhere: a job that excludes {ended.unfit_nodes}")
-        for job in patiently(lambda: link.followers(slurm)):
-            slurm.update(job, ExcNodeList=ended.unfit_nodes)
-        ensure_follower(link, slurm, f"--exclude={ended.unfit_nodes}")
+        return ARRANGED, _continued(_continue_elsewhere(link, slurm, ended.unfit_nodes))
     return ARRANGED, RunEvent.RESTARTED
+
+
+def _continued(follows: bool) -> RunEvent:
+    return RunEvent.RESTARTED if follows else RunEvent.STOPPED
+
+
+def _continue_elsewhere(link: CurrentLink, slurm: Slurm, unfit: str) -> bool:
+    """Keep the job that follows off the unfit nodes, and off those that this one was kept off; whether one follows."""
+    if not link.phases:
+        _say(
+            f"not continued: {unfit} cannot be used, and a job queued by hand has none to follow it; queue it again "
+            f"with sbatch --exclude={unfit}"
+        )
+        return False
+    own = slurm.job_record(link.job).get("ExcNodeList", "")
+    nodes = ",".join([own, unfit] if own and own != "(null)" else [unfit])
+    _say(f"continuing elsewhere: a job that excludes {nodes}")
+    for job in patiently(lambda: link.followers(slurm)):
+        slurm.update(job, ExcNodeList=nodes)
+    return ensure_follower(link, slurm, f"--exclude={nodes}")
 
 
 def _reached(link: CurrentLink) -> RunEvent | None:
@@ -318,19 +336,21 @@ def patiently(act: Callable[[], T]) -> T:
             time.sleep(RETRY_S)
 
 
-def ensure_follower(link: CurrentLink, slurm: Slurm, *options: str) -> None:
-    """Make sure that a link of the chain is queued to follow this one; ``options`` are sbatch's for a new one."""
+def ensure_follower(link: CurrentLink, slurm: Slurm, *options: str) -> bool:
+    """Make sure that a link of the chain is queued to follow this one; ``options`` are sbatch's for a new one. Returns
+    whether one is."""
     script = link.directory.script
     if not link.phases or not script.is_file():
-        return
+        return False
     try:
         if patiently(lambda: link.followers(slurm)):
-            return
+            return True
         job = _queue_spare(link, slurm, script, options)
     except BertjobsError as error:
         _say(f"could not queue a job to follow this one: {error.what}")
-        return
+        return False
     link.folder.record("submitted", backend="slurm", phase=link.phase, job=job, chain=link.chain, spare=True)
+    return True
 
 
 def _queue_spare(link: CurrentLink, slurm: Slurm, script: Path, options: Sequence[str]) -> str:

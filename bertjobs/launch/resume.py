@@ -17,7 +17,7 @@ from bertjobs.recipe.resolve import Resolved, resolve
 from bertjobs.recipe.spec import RunSpec
 from bertjobs.run.directory import RunDirectory
 
-_ITS_OWN = {
+ITS_OWN = {
     "run": "a run keeps its name: move its folder to rename it",
     "results": "a run stays where it is: move its folder, and give the new one with --results",
     "recipe": "start another run: bertjobs submit --recipe NAME --run NAME",
@@ -26,25 +26,36 @@ _ITS_OWN = {
 """Settings that cannot be changed -> what to do instead."""
 
 
-def resumed(directory: RunDirectory, sets: Sequence[str]) -> Resolved:
+def resumed(
+    directory: RunDirectory,
+    sets: Sequence[str],
+    flags: Mapping[str, Any] | None = None,
+    environ: Mapping[str, str] | None = None,
+) -> Resolved:
     """The run at its present place, with absolute paths, with ``sets`` (such as "nodes=4") applied to its run.yml, and
     with those of its phases that are not done.
+
+    Args:
+        flags, environ: settings that are given in these ways too, none of them one of `ITS_OWN`.
 
     Raises:
         InputError: all are done, or a setting is unknown, bad, or cannot be changed.
     """
     keys = [text.partition("=")[0].strip() for text in sets]
     for key in keys:
-        if key in _ITS_OWN:
-            raise InputError(f"{key} cannot be changed in a run", where="--set", hint=_ITS_OWN[key])
+        if key in ITS_OWN:
+            raise InputError(f"{key} cannot be changed in a run", where="--set", hint=ITS_OWN[key])
     left = unfinished(directory)
-    flags = {"recipe": left.recipe}
     catalogue = load_catalogue([directory.lockfile])
     if "groups" in keys:  # which may name systems that the run has not had
         systems = load_catalogue([builtin_file()]).only("systems")
         catalogue = Catalogue((*systems.layers, *catalogue.layers))
-    resolved = resolve(catalogue, flags=flags, environ={}, sets=sets)
-    phases = tuple(resolved.spec.phase(phase.phase) for phase in left.phases)
+    resolved = resolve(catalogue, flags={**(flags or {}), "recipe": left.recipe}, environ=environ or {}, sets=sets)
+    chosen = {phase.phase for phase in resolved.spec.phases}
+    phases = tuple(resolved.spec.phase(phase.phase) for phase in left.phases if phase.phase in chosen)
+    if not phases:
+        numbers = ", ".join(str(phase.phase) for phase in left.phases)
+        raise InputError(f"phase {min(chosen)} of run {left.run} is done; left: {numbers}", where="--phase")
     return replace(resolved, spec=absolute(replace(resolved.spec, run=left.run, results=left.results, phases=phases)))
 
 
@@ -85,7 +96,7 @@ def edits(directory: RunDirectory, environ: Mapping[str, str], cwd: Path) -> lis
 
 def _values(spec: RunSpec) -> dict[str, Any]:
     """All settings of a run that a recipe file can give, by path."""
-    values = {key: getattr(spec, key) for key in schema.RUN if key not in ("phase", "system", "model", *_ITS_OWN)}
+    values = {key: getattr(spec, key) for key in schema.RUN if key not in ("phase", "system", "model", *ITS_OWN)}
     for prefix, part in (("system.", spec.system), ("model.", spec.model), ("optimizer.", spec.optimizer)):
         values |= {prefix + key: value for key, value in asdict(part).items()}
     for phase in spec.phases:

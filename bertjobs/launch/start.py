@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import os
 import re
-import shutil
 import sys
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -29,7 +28,7 @@ from bertjobs.recipe.spec import PhaseSpec, RunSpec
 from bertjobs.run.checkpoints import last_written, result_problem
 from bertjobs.run.directory import PhaseDirectory, RunDirectory
 from bertjobs.run.restarts import chain_events, close_attempt
-from bertjobs.run.settings import restored_on_failure, write_settings
+from bertjobs.run.settings import removed_on_failure, restored_on_failure, write_settings
 from bertjobs.run.suspects import excluded, suspects
 from bertjobs.slurm.client import Slurm
 from bertjobs.slurm.environment import clean_environment
@@ -183,12 +182,13 @@ def start_on_slurm(
     ``after``: jobs whose end the first one waits for. ``by``: the function that queues the phases, by default `queue`.
     """
     results = Path(spec.results)
-    new = [folder for folder in (results / spec.run, results) if not folder.exists()]
     directory = RunDirectory(results / spec.run)
-    directory.create()
-    chain = next_chain(directory)
-    with claimed(directory, slurm, chain=chain):
-        try:
+    with removed_on_failure(
+        [directory.root], [results], unless=UnansweredError
+    ):  # a job that was queued needs the folder
+        directory.create()
+        chain = next_chain(directory)
+        with claimed(directory, slurm, chain=chain):
             check_queue(directory, slurm)
             with restored_on_failure(directory, unless=UnansweredError):
                 write_run(spec)
@@ -196,12 +196,6 @@ def start_on_slurm(
                 if by is not None:
                     return directory, by(directory, spec, options, after, chain)
                 return directory, queue(directory, spec, options, slurm, chain=chain, after=after)
-        except UnansweredError:  # a job that was queued needs the folder
-            raise
-        except BaseException:
-            for folder in new:
-                shutil.rmtree(folder, ignore_errors=True)
-            raise
 
 
 def start_here(spec: RunSpec, environ: Mapping[str, str], out: TextIO, here: local.LocalRanks | None = None) -> int:
@@ -235,7 +229,7 @@ def run_here(
     Returns the exit code of the first phase that did not end with 0, else 0.
     """
     environment = clean_environment(environ) | {"BERTJOBS_OWNER": claim.owner.job}
-    launcher = local.identity() | ({"study": study} if study else {})
+    launcher = local.identity() | ({"study": study} if study else {}) | ({"by_hand": True} if here else {})
     for phase in spec.phases:
         job = local.next_job(directory)
         directory.record("submitted", backend="local", phase=phase.phase, job=job, **launcher)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -17,7 +16,7 @@ from bertjobs.launch.start import check_queue, next_chain, run_here, without_sus
 from bertjobs.launch.unanswered import UnansweredError, queued_without_answer
 from bertjobs.recipe.spec import RunSpec
 from bertjobs.run.directory import RunDirectory
-from bertjobs.run.settings import restored_on_failure
+from bertjobs.run.settings import removed_on_failure, restored_on_failure
 from bertjobs.run.study import Study
 from bertjobs.slurm.client import Slurm
 from bertjobs.slurm.container import run_sub, submitting_code
@@ -129,27 +128,18 @@ def _written(study: Study, specs: Sequence[RunSpec], slurm: Slurm) -> Iterator[N
         InputError: somebody else trains or queues one of the runs.
     """
     directories = [_directory(spec) for spec in specs]
-    files = (study.file, study.script)
-    new = [path for path in (*(one.root for one in directories), study.results, *files) if not path.exists()]
-    try:
-        with ExitStack() as stack:
-            for directory in directories:
-                directory.create()
-                stack.enter_context(claimed(directory, slurm))
-                stack.enter_context(restored_on_failure(directory, unless=UnansweredError))
-            for spec in specs:
-                write_run(spec)
-            study.write()
-            yield
-    except UnansweredError:
-        raise
-    except BaseException:
-        for path in new:
-            if path.is_dir():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                path.unlink(missing_ok=True)
-        raise
+    with ExitStack() as stack:
+        own = [study.file, study.script, *(directory.root for directory in directories)]
+        shared = [study.file.parent, study.results]
+        stack.enter_context(removed_on_failure(own, shared, unless=UnansweredError))
+        for directory in directories:
+            directory.create()
+            stack.enter_context(claimed(directory, slurm))
+            stack.enter_context(restored_on_failure(directory, unless=UnansweredError))
+        for spec in specs:
+            write_run(spec)
+        study.write()
+        yield
 
 
 def train_study_here(

@@ -49,7 +49,7 @@ _FIELDS: Mapping[str, Callable[[Any], bool]] = {
     **dict.fromkeys(("phase", "attempt", "step", "world_size", "pid", "damaged_step", "rank"), is_count),
     "exit_code": _is_code,
     "error": _is_error,
-    "spare": _is_flag,
+    **dict.fromkeys(("spare", "by_hand"), _is_flag),
 }
 """The fields that readers use, and what each must be."""
 

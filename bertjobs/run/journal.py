@@ -121,6 +121,7 @@ class JobStory:
         is_submitted, is_spare: whether bertjobs queued it, and whether as a spare that takes over.
         host, pid: of the launcher of a local job; "" and 0 for others.
         study: whose launcher that is, if it trains a study's runs one after the other; "" for others.
+        is_by_hand: whether a person started each of its nodes.
         is_cancelled: whether ``bertjobs cancel`` stopped it.
         attempts: in chronological order, at any phase.
     """
@@ -134,6 +135,7 @@ class JobStory:
     host: str = ""
     pid: int = 0
     study: str = ""
+    is_by_hand: bool = False
     is_cancelled: bool = False
     attempts: tuple[Attempt, ...] = ()
 
@@ -203,8 +205,9 @@ def _job(job: JobStory | None, event: Mapping[str, Any]) -> JobStory:
     job = replace(job, backend=event.get("backend") or event.get("scheduler") or job.backend)
     if event["event"] == "submitted":
         host, pid = str(event.get("host", "")), int(event.get("pid", 0))
-        study = str(event.get("study", ""))
-        return replace(job, is_submitted=True, is_spare=bool(event.get("spare")), host=host, pid=pid, study=study)
+        study, by_hand = str(event.get("study", "")), bool(event.get("by_hand"))
+        launcher = replace(job, host=host, pid=pid, study=study, is_by_hand=by_hand)
+        return replace(launcher, is_submitted=True, is_spare=bool(event.get("spare")))
     return replace(job, is_cancelled=True) if event["event"] == "cancelled" else job
 
 

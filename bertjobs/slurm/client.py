@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from bertjobs.errors import BertjobsError, InputError
-from bertjobs.slurm.environment import clean_environment, unfiltered
+from bertjobs.slurm.environment import CLUSTERS, clean_environment, unfiltered
 from bertjobs.slurm.jobs import (
     ELEMENTS_FORMAT,
     PENDING_FORMAT,
@@ -22,8 +22,10 @@ from bertjobs.slurm.jobs import (
     JobStart,
     Pending,
     elements_of_squeue,
+    is_link,
     jobs_of_sacct,
     jobs_of_squeue,
+    leader,
     name_in_array,
     pending_of_squeue,
     record_of_scontrol,
@@ -31,10 +33,14 @@ from bertjobs.slurm.jobs import (
     starts_of_sacct,
     states_of_sacct,
     submitted_id,
+    without_runaways,
 )
 from bertjobs.slurm.refusals import RUN_HINTS, Hints, NoAnswer, is_no_answer, refusal, silence_hint
 from bertjobs.slurm.shell import shell_line
 from bertjobs.slurm.start_estimate import StartEstimate, parse_start_estimate
+
+_ENDED = ("already", "invalid job id specified")
+"""In what scancel says of a job that has ended, a while ago or long ago."""
 
 TIMEOUT_S = 60
 """Seconds that one of Slurm's commands may take."""
@@ -44,7 +50,8 @@ class Slurm:
     """The cluster that ``environ`` leads to. Jobs that are submitted get this environment."""
 
     def __init__(self, environ: Mapping[str, str]):
-        self._environ = dict(environ)
+        # All commands ask one cluster, this machine's own: a job's id means nothing on another.
+        self._environ = {name: value for name, value in environ.items() if name not in CLUSTERS}
 
     # The runner
 
@@ -208,8 +215,10 @@ class Slurm:
             BertjobsError: Slurm refused, or gave no answer.
         """
         done = self.run(["scancel", *ids])
-        if done.returncode and "already" not in done.stderr.lower():
-            raise BertjobsError(f"scancel refused: {done.stderr.strip()}", where=", ".join(ids))
+        lines = done.stderr.strip().splitlines()
+        complaints = [line for line in lines if not any(ended in line.lower() for ended in _ENDED)]
+        if done.returncode and (complaints or not lines):
+            raise BertjobsError(f"scancel refused: {'; '.join(complaints)}", where=", ".join(ids))
 
     def requeue(self, job: str) -> None:
         """Have a job (it may be the one that this runs in) end and wait in the queue again under the same id.
@@ -247,8 +256,8 @@ class Slurm:
         ):
             if not ids or not self.has(source):
                 continue
-            pairs = rows(self.answered(words).stdout, 2)
-            states |= {id: state.split()[0] for id, state in pairs}
+            pairs = [(leader(id), state) for id, state in rows(self.answered(words).stdout, 2)]
+            states |= {id: state.split()[0] for (id, is_own), state in pairs if is_own}
             sources += [source] if pairs else []
         return states, "+".join(sources) or "run directory"
 
@@ -276,7 +285,9 @@ class Slurm:
             done = self.run(["squeue", "-h", "-r", "-t", "all", "-j", asked, "-o", SQUEUE_FORMAT])
             known = jobs_of_squeue(done.stdout, known)
             sources += ["squeue"] if "|" in done.stdout else []
-            complaints += _complaint(done)
+            silence = _complaint(done)
+            known = known if silence else without_runaways(known)
+            complaints += silence
         return Answer(
             {id: job for id, job in known.items() if id in ids},
             starts,
@@ -290,8 +301,8 @@ class Slurm:
         return {id: replace(job, nodes=self._hosts(job.nodes)) for id, job in known.items()}
 
     def _hosts(self, nodes: tuple[str, ...]) -> tuple[str, ...]:
-        """``node[1-2]`` as the names of its nodes."""
-        if not nodes or "[" not in nodes[0] or not self.has("scontrol"):
+        """``node[1-2],gpu7`` as the names of its nodes."""
+        if not nodes or not set("[,") & set(nodes[0]) or not self.has("scontrol"):
             return nodes
         return tuple(self.run(["scontrol", "show", "hostnames", nodes[0]]).stdout.split())
 
@@ -308,15 +319,16 @@ class Slurm:
         """
         if not self.has("squeue"):
             return {}
-        link = re.compile(re.escape(run) + r"-(phase\d+|spare)")
         listed = rows(self.needed(["squeue", "-h", "-r", "--me", "-o", "%i|%j"]), 2)
-        named = {id: name if link.fullmatch(name) else name_in_array(id, name) for id, name in listed}
-        return {id: name for id, name in named.items() if link.fullmatch(name) and self._writes_into(id, folder)}
+        own = [(leader(id), name if is_link(name, run) else name_in_array(id, name)) for id, name in listed]
+        named = {id: name for (id, is_own), name in own if is_own and is_link(name, run)}
+        return {id: name for id, name in named.items() if self._writes_into(id, folder)}
 
-    def _writes_into(self, job: str, folder: Path) -> bool:
+    def _writes_into(self, job: str, folder: Path) -> bool | None:
+        """Whether a job's log is in a folder; None if the controller does not know the job."""
         output = self.job_record(job).get("StdOut")
         if not output:
-            return False
+            return None
         return any(
             _shown(place).fullmatch(str(Path(output).resolve())) for place in (folder.absolute(), folder.resolve())
         )
@@ -335,10 +347,19 @@ class Slurm:
         """
         return pending_of_squeue(self.needed(["squeue", "-h", "--me", "-t", "PENDING", "-o", PENDING_FORMAT]))
 
-    def followers(self, job: str, name: str = "") -> tuple[Pending, ...]:
-        """This user's jobs that wait for ``job`` to end and whose names begin with ``name``; raises the same errors as
-        `pending_of_user`."""
-        return tuple(one for one in self.pending_of_user() if one.is_behind(job) and one.name.startswith(name))
+    def followers(self, job: str) -> tuple[Pending, ...]:
+        """This user's jobs that wait for ``job`` to end; raises the same errors as `pending_of_user`."""
+        return tuple(one for one in self.pending_of_user() if one.is_behind(job))
+
+    def links_behind(self, job: str, run: str, folder: Path, kind: str = "") -> list[str]:
+        """Ids of the links of a run (see `is_link`) that wait for ``job`` to end, less those of a run of the same name
+        in another results folder.
+
+        Raises:
+            NoAnswer: Slurm does not say.
+        """
+        links = [one.id for one in self.followers(job) if is_link(one.name, run, kind)]
+        return [id for id in links if self._writes_into(id, folder) is not False]
 
     def job_record(self, job: str, *, details: bool = False) -> dict[str, str]:
         """The fields of ``scontrol show job``; {} for a job that the controller does not know or no longer knows.

@@ -16,6 +16,9 @@ LEAKING = ("SLURM_", "SBATCH_", "SRUN_", "PMIX_", "PMI_")
 
 KEPT = ("SLURM_CONF",)
 
+CLUSTERS = ("SLURM_CLUSTERS", "SBATCH_CLUSTERS")
+"""Variables that send commands to other clusters than this machine's own."""
+
 FILTERS = ("SINFO_", "SACCT_", "SQUEUE_")
 """Prefixes of variables with which users filter Slurm's answers, or choose other columns."""
 
@@ -53,6 +56,14 @@ def users_defaults(environ: Mapping[str, str]) -> dict[str, str]:
         if not is_option(value):
             raise InputError(f"{value!r} cannot be given to sbatch", where=DEFAULTS[option], hint=OPTION_HINT)
     return values
+
+
+def not_passed_on(environ: Mapping[str, str]) -> list[str]:
+    """Variables with which a user's shell changes what sbatch does, and which have no effect here; [] inside a job."""
+    if environ.get("SLURM_JOB_ID"):
+        return []
+    ours = (*DEFAULTS.values(), *CLUSTERS)
+    return [name for name in sorted(environ) if name in CLUSTERS or (name.startswith("SBATCH_") and name not in ours)]
 
 
 def unfiltered(environ: Mapping[str, str]) -> dict[str, str]:

@@ -8,8 +8,10 @@ from dataclasses import dataclass, field, replace
 
 from bertjobs.slurm.times import date_text, unix_s
 
-RUNNING = ("RUNNING", "COMPLETING", "CONFIGURING", "STAGE_OUT", "SIGNALING")
-WAITING = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "SUSPENDED")
+SUSPENDED = "SUSPENDED"
+RUNNING = ("RUNNING", "COMPLETING", "CONFIGURING", "RESIZING", "STAGE_OUT", "SIGNALING", SUSPENDED)
+"""States of a job that has its nodes."""
+WAITING = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "RESV_DEL_HOLD", "SPECIAL_EXIT")
 NEVER = "DependencyNeverSatisfied"
 
 SACCT_FORMAT = "JobID,State,ExitCode,Reason,NodeList,Timelimit,Start,End"
@@ -123,7 +125,7 @@ def jobs_of_sacct(text: str) -> dict[str, Job]:
     for id_and_step, state_text, codes, reason, nodes, limit_and_times in rows(text, 6):
         component, _, step = id_and_step.partition(".")
         id, is_own = leader(component)
-        state = state_text.split()[0] if state_text else "UNKNOWN"
+        state = _state(state_text) if state_text else "UNKNOWN"
         before = jobs.get(id, Job(id))
         if step:
             jobs[id] = replace(before, steps=(*before.steps, state))
@@ -175,7 +177,7 @@ def jobs_of_squeue(text: str, known: Mapping[str, Job]) -> dict[str, Job]:
             continue
         jobs[id] = replace(
             before,
-            state=state,
+            state=_state(state),
             source="squeue",
             reason=_word(reason) or before.reason,
             nodes=_names(nodes) or before.nodes,
@@ -183,6 +185,15 @@ def jobs_of_squeue(text: str, known: Mapping[str, Job]) -> dict[str, Job]:
             start=_word(start),
         )
     return jobs
+
+
+def without_runaways(jobs: Mapping[str, Job]) -> dict[str, Job]:
+    """``jobs``, after squeue has answered: those that have not ended by sacct, but are in no queue, are not known to
+    live. Accounting lost their end, when a daemon crashed."""
+    return {
+        id: replace(job, state="UNKNOWN") if job.source == "sacct" and job.state in (*RUNNING, *WAITING) else job
+        for id, job in jobs.items()
+    }
 
 
 def elements_of_squeue(text: str, name: str) -> dict[str, Job]:
@@ -198,12 +209,27 @@ def elements_of_squeue(text: str, name: str) -> dict[str, Job]:
     return jobs
 
 
+def is_link(name: str, run: str, kind: str = "") -> bool:
+    """Whether a job's name is that of a link of ``run``: ``RUN-phaseN`` or ``RUN-spare``; ``kind`` "phase" or "spare"
+    takes one of the two."""
+    what, dash, end = name.rpartition("-")
+    of_phase = end.startswith("phase") and end.removeprefix("phase").isdigit()
+    return what == run and bool(dash) and (of_phase or end == "spare") and end.startswith(kind)
+
+
 def name_in_array(id: str, name: str) -> str:
     """The name that a link of a run would have of its own, which is the element ``17_3`` of a study's array:
     ``STUDY-3-phase1`` for an array called ``STUDY-phase1``; ``name`` for other jobs."""
     _, _, index = id.partition("_")
     study, dash, phase = name.rpartition("-")
     return f"{study}-{index}-{phase}" if index.isdigit() and dash else name
+
+
+def _state(text: str) -> str:
+    """A state's first word: ``CANCELLED by 1000`` names the user. One that ``scancel -s STOP`` stopped keeps its nodes,
+    and that is all that a suspended one does."""
+    word = text.split()[0]
+    return SUSPENDED if word == "STOPPED" else word
 
 
 def _word(text: str) -> str:

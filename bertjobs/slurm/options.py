@@ -18,12 +18,16 @@ OPTION_HINT = "use letters, digits and . , : @ % + = / [ ] ( ) & | * _ -"
 SET_FOR_EACH_JOB = ("array", "error", "job-name", "output", "parsable", "test-only", "wait", "wrap")
 """Options that bertjobs sets for every job."""
 
+ELSEWHERE = dict.fromkeys(("clusters", "cluster"), "log in to that cluster, and submit there")
+"""Options that send a job to another cluster, which would be asked about it here."""
+
 _OURS = "bertjobs sets it for each job"
 SET_BY_BERTJOBS: Mapping[str, str] = {
     "nodes": "set --nodes",
     "ntasks": "set --nodes, or --set tasks_per_node=N",
     "ntasks-per-node": "set --gpus, or --set tasks_per_node=N",
     "gpus-per-node": "set --gpus",
+    **ELSEWHERE,
     **dict.fromkeys(SET_FOR_EACH_JOB, _OURS),
 }
 """Options that a run's jobs get in another way -> what to do instead."""
@@ -142,6 +146,28 @@ def parse_option(text: str, ours: Mapping[str, str] = SET_BY_BERTJOBS) -> str:
     if name in ours:
         raise InputError(f"sbatch's {name} cannot be given here", where=FLAG, hint=ours[name])
     return f"--{name}={value}" if equals else f"--{name}"
+
+
+_ONCE = ("begin", "deadline", "dependency")
+
+
+def taken_over(before: Iterable[str], given: Iterable[str], shell: Iterable[str] = ()) -> list[str]:
+    """Options of an earlier submission that a later one asks for too, as sbatch reads them.
+
+    Args:
+        before: the earlier ones.
+        given: the later one's own, which replace those of the same name; nodes to exclude are added to the earlier.
+        shell: names of options that the user's shell sets now.
+    """
+    values = dict(option.removeprefix("--").partition("=")[::2] for option in given)
+    kept = []
+    for option in before:
+        name, _, value = option.removeprefix("--").partition("=")
+        if name == "exclude" and name in values:
+            kept.append(f"--exclude={value},{values[name]}")
+        elif name not in (*_ONCE, *values, *shell):
+            kept.append(option)
+    return kept
 
 
 def option_words(option: str) -> str:

@@ -15,7 +15,7 @@ from bertjobs.files.yaml_document import syntax_error
 from bertjobs.recipe import schema
 from bertjobs.recipe.variables import NAMES
 from bertjobs.slurm.notify import ALL_EVENTS, NOBODY, Notify, RunEvent
-from bertjobs.slurm.options import OPTION_HINT, SET_FOR_EACH_JOB, is_option, option_name
+from bertjobs.slurm.options import ELSEWHERE, OPTION_HINT, SET_FOR_EACH_JOB, is_option, option_name
 from bertjobs.slurm.times import parse_time
 
 KEYS = {
@@ -223,6 +223,8 @@ def _options(node: yaml.Node, file: Path) -> tuple[tuple[str, str], ...]:
                 where=where,
                 hint="write it without leading dashes: constraint, not -C or --constraint",
             )
+        if name in ELSEWHERE:
+            raise InputError(f"sbatch's {name} cannot be given here", where=where, hint=ELSEWHERE[name])
         if name in _QUEUE or name in _OURS:
             hint = f"write `{name}: ...` at the left margin" if name in _QUEUE else "leave it out"
             who = "has a key of its own" if name in _QUEUE else "is set by bertjobs for each job"

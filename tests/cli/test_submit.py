@@ -12,7 +12,7 @@ from bertjobs.cli.main import main
 from bertjobs.errors import InputError
 from bertjobs.launch.dry_run import DryRun, WrittenFile
 from bertjobs.run.directory import RunDirectory
-from bertjobs.slurm.options import option_words, parse_option
+from bertjobs.slurm.options import option_words, parse_option, taken_over
 from tests.conftest import Bertjobs
 
 Typed = Callable[..., tuple[int, str, str]]
@@ -65,6 +65,7 @@ def test_an_sbatch_option_with_and_without_dashes(given: str, option: str) -> No
         ("comment='a'", "cannot be written in"),
         ("array=1-4", "bertjobs sets it"),
         ("nodes=4", "--nodes"),
+        ("clusters=other", "log in to that cluster"),
         ("--output=x", "bertjobs sets it"),
     ],
 )
@@ -73,6 +74,13 @@ def test_text_that_is_not_an_sbatch_option(given: str, says: str) -> None:
         parse_option(given)
     assert says in caught.value.render()
     assert "\n" not in caught.value.what
+
+
+def test_a_resume_takes_over_the_options_that_it_does_not_give_itself() -> None:
+    before = ["--partition=gpu", "--time=60", "--exclude=bad1", "--exclusive", "--dependency=afterok:3", "--qos=low"]
+    given = ["--time=90", "--exclude=node3"]
+    assert taken_over(before, given, ["qos"]) == ["--partition=gpu", "--exclude=bad1,node3", "--exclusive"]
+    assert taken_over([], given) == []
 
 
 @pytest.mark.parametrize(
@@ -96,6 +104,13 @@ def test_bad_queue_options(
     is_shown = verb == "plan" and "cannot wait" in says
     assert code == (0 if is_shown else 64)
     assert says in (out if is_shown else err)
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_run_is_not_a_study(typed: Typed, tmp_path: Path) -> None:
+    code, _, err = typed("submit", "--recipe", "laptop-scratch", "--at-once", 2)
+    assert code == 64
+    assert "--at-once is for the runs of a study" in err
     assert not (tmp_path / "results").exists()
 
 

@@ -177,7 +177,7 @@ def test_bad_input_is_reported_in_the_worker_s_words(submit: Submit, cluster: Cl
 
 
 def test_the_suggested_gradient_steps_are_accepted(
-    submit: Submit, cluster: Cluster, bertjobs: Bertjobs, directory: RunDirectory, tmp_path: Path
+    submit: Submit, cluster: Cluster, bertjobs: Bertjobs, directory: RunDirectory
 ) -> None:
     """The nodes have no GPUs, so the test writes an out-of-memory error into the log."""
     job = submit()
@@ -188,8 +188,10 @@ def test_the_suggested_gradient_steps_are_accepted(
         log.write("Traceback (most recent call last):\n  File x\ntorch.OutOfMemoryError: CUDA out of memory.\n")
     verdict = verdict_on(directory, cluster)
     assert verdict.cause is Cause.GPU_MEMORY, verdict
-    assert verdict.command.startswith("GRADIENT_STEPS=4 sbatch ")
-    again = cluster.run(["bash", "-c", verdict.command], cwd=tmp_path).stdout.split()[-1]
+    assert verdict.command == f"bertjobs resume {RUN} --set phase1.gradient_steps=4"
+    done = bertjobs(*verdict.command.split()[1:], environ=cluster.environment)
+    assert done.returncode == 0, done.stderr
+    again = [event["job"] for event in directory.events() if event["event"] == "submitted"][-1]
     log = directory.phase(1).logs / f"{again}-0.out"
     wait_until(lambda: log.exists() and "continuing from" in log.read_text())
     assert "gradient steps (GRADIENT_STEPS) 4 x micro-batch 16" in log.read_text()

@@ -73,6 +73,7 @@ def test_an_element_is_requeued_alone_and_the_study_is_cancelled_by_name(
     assert jobs[0] in named["st-1"]
     assert jobs[1] in named["st-2"]
     wait_until(lambda: not cluster.run(["squeue", "-h", "-o", "%i"]).stdout.strip())
+    assert "--array=1,2%2" in bertjobs("resume", "st", "--dry-run", environ=cluster.environment).stdout
 
 
 @pytest.mark.slow

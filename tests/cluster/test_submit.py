@@ -70,7 +70,8 @@ def test_unfit_nodes_are_excluded(submit, cluster: Cluster, tmp_path: Path, unhu
 def test_a_running_run_is_seen_cancelled_and_resumed(
     submit, cluster: Cluster, bertjobs: Bertjobs, unhurried: dict[str, str]
 ) -> None:
-    _, directory, jobs = submit("--set", "phase1.steps=100000", "--phase", 1, **unhurried)
+    asked = ("--time", "33", "--sbatch", "comment=mine")
+    _, directory, jobs = submit("--set", "phase1.steps=100000", "--phase", 1, *asked, **unhurried)
     cluster.wait_queue(jobs[0], "RUNNING")
     wait_until(directory.phase(1).metrics.exists)
     (row,) = json.loads(bertjobs("status", "laptop-scratch", "--json", environ=cluster.environment).stdout)
@@ -86,8 +87,12 @@ def test_a_running_run_is_seen_cancelled_and_resumed(
     assert row["checkpoint"], "the worker writes a checkpoint before it ends"
     assert bertjobs("logs", "laptop-scratch", environ=cluster.environment).stdout.count("checkpoint")
 
-    resumed = bertjobs("resume", "laptop-scratch", environ={**cluster.environment, **unhurried})
+    resumed = bertjobs("resume", "laptop-scratch", "--time", "44", environ={**cluster.environment, **unhurried})
     assert resumed.returncode == 0, resumed.stderr
+    assert "as submitted before: --comment=mine\n" in resumed.stderr
+    script = directory.phase(1).script.read_text()
+    assert "#SBATCH --time=44\n" in script
+    assert "#SBATCH --comment=mine\n" in script
     second = [event["job"] for event in directory.events() if event["event"] == "submitted"][-1]
     log = directory.phase(1).logs / f"{second}-0.out"
     wait_until(lambda: log.exists() and "continuing from" in log.read_text())

@@ -9,9 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from bertjobs.cli.main import main
 from bertjobs.errors import InputError
 from bertjobs.launch.by_hand import hetseq_groups, parse_address, place
 from bertjobs.launch.local import LocalRanks, free_port
+from bertjobs.launch.start import write_run
+from bertjobs.recipe.spec import RunSpec
 from bertjobs.run.directory import RunDirectory
 from tests.cluster.slurm import PATIENCE_S
 from tests.conftest import Bertjobs, wait_until
@@ -103,6 +106,30 @@ def test_nodes_started_by_hand_train_one_run_and_continue_it_as_other_nodes(
     logs = "".join(log.read_text() for log in directory.phase(1).logs.glob("local-*.out"))
     assert "world size 2 = 2 nodes x 1 task" in logs
     assert "world size 3 = 1 node x 1 task + 1 node x 2 tasks" in logs
+
+
+def test_a_run_that_exists_takes_the_settings_that_may_change(
+    tmp_path: Path, speeches_data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    started: list[RunSpec] = []
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("bertjobs.launch.start.start_here", lambda spec, *_: started.append(spec) or 0)
+    words = ["worker", "--rendezvous", "127.0.0.1:29400", "--node-rank", "0", "--nodes", "2", "--model", "bert-nano",
+             "--data", str(speeches_data), "--recipe"]  # fmt: skip
+    assert main([*words, "laptop-scratch"]) == 0, capsys.readouterr().err
+    write_run(started[0])
+    assert main([*words, "laptop-scratch", "--set", "phase1.gradient_steps=4", "--keep-checkpoints", "9"]) == 0
+    before, after = started
+    assert (before.phase(1).gradient_steps, after.phase(1).gradient_steps) == (1, 4)
+    assert (before.keep_checkpoints, after.keep_checkpoints) == (3, 9)
+    assert after.phase(2) == before.phase(2)
+    monkeypatch.setenv("PHASE", "2")
+    monkeypatch.setenv("LR", "0.5")
+    assert main([*words, "laptop-scratch"]) == 0
+    assert [phase.phase for phase in started[-1].phases] == [2]
+    assert started[-1].phase(2).lr == 0.5
+    assert main([*words, "h200", "--run", "laptop-scratch"]) == 64
+    assert "run 'laptop-scratch' exists, with the recipe laptop-scratch" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

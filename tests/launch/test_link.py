@@ -259,10 +259,32 @@ def test_unfit_nodes_are_excluded_from_what_follows(link: CurrentLink, slurm: Sl
     link.directory.exclude.write_text("node3,node7\n")
     waiting(tmp_path, "9|afterany:7(unfulfilled)|first-phase2")
     assert end(link, slurm, 70, before="", told_to_end=False) == ARRANGED
-    assert asked(tmp_path, "scontrol") == ["update JobId=9 ExcNodeList=node3,node7"]
+    assert "update JobId=9 ExcNodeList=node3,node7" in asked(tmp_path, "scontrol")
     waiting(tmp_path)
     assert end(link, slurm, 70, before="", told_to_end=False) == ARRANGED
     assert "--exclude=node3,node7" in asked(tmp_path, "sbatch")[0]
+
+
+def test_nodes_that_the_job_itself_was_kept_off_stay_excluded(link: CurrentLink, slurm: Slurm, tmp_path: Path) -> None:
+    link.directory.exclude.write_text("node3\n")
+    answer(tmp_path, "scontrol-show", "JobId=7 ExcNodeList=bad[1-2]\n")
+    waiting(tmp_path, "9|afterany:7(unfulfilled)|first-phase2")
+    assert end(link, slurm, 70, before="", told_to_end=False) == ARRANGED
+    assert "update JobId=9 ExcNodeList=bad[1-2],node3" in asked(tmp_path, "scontrol")
+    waiting(tmp_path)
+    assert end(link, slurm, 70, before="", told_to_end=False) == ARRANGED
+    assert "--exclude=bad[1-2],node3" in asked(tmp_path, "sbatch")[0]
+
+
+def test_a_job_queued_by_hand_says_that_nothing_continues_it_elsewhere(
+    link: CurrentLink, slurm: Slurm, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    link.directory.exclude.write_text("node3\n")
+    assert end(replace(link, phases=()), slurm, 70, before="", told_to_end=False) == ARRANGED
+    assert not asked(tmp_path, "sbatch")
+    assert "not continued: node3 cannot be used" in (said := capsys.readouterr().err)
+    assert "continuing" not in said
+    assert "sbatch --exclude=node3" in said
 
 
 def test_one_link_follows_a_job_that_wrote_a_checkpoint(link: CurrentLink, slurm: Slurm, tmp_path: Path) -> None:
@@ -421,6 +443,15 @@ class _Recorder(list):
 def test_a_run_that_stops_is_told_with_its_reason(link: CurrentLink, slurm: Slurm, webhook: Webhook) -> None:
     assert end(told(link, webhook), slurm, 64, before="", told_to_end=False) == ARRANGED
     assert [(one["event"], one["why"]) for one in webhook.told] == [("stopped", "the input must be corrected first")]
+
+
+def test_a_run_that_no_job_could_follow_is_told_to_have_stopped(
+    link: CurrentLink, slurm: Slurm, tool: Tool, webhook: Webhook
+) -> None:
+    tool("sbatch", "echo 'sbatch: error: Requested node configuration is not available' >&2; exit 1")
+    link.directory.exclude.write_text("node3\n")
+    assert end(told(link, webhook), slurm, 70, before="", told_to_end=False) == ARRANGED
+    assert [one["event"] for one in webhook.told] == ["stopped"]
 
 
 def test_only_the_end_of_the_last_phase_is_told_and_mailed(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from bertjobs.errors import BertjobsError
 from bertjobs.launch.start import choose_backend, start_on_slurm, write_run
 from bertjobs.launch.unanswered import UnansweredError
 from bertjobs.recipe.catalogue import builtin_file, load_catalogue
@@ -61,3 +62,19 @@ def test_the_settings_of_a_run_whose_resume_nobody_answered_stay_if_it_may_be_qu
     with pytest.raises(UnansweredError if queue == "silent" else NoAnswer):
         start_on_slurm(replace(spec, seed=7), SlurmOptions(), slurm)
     assert (directory.lockfile.read_text() == before) == (queue == "empty")
+
+
+def test_a_run_that_is_refused_leaves_what_others_put_beside_it(tmp_path: Path, tool: Tool, spec: RunSpec) -> None:
+    results = Path(spec.results)
+    tool("squeue", "exit 0")
+    tool("sbatch", f"mkdir -p {results}/second; echo 'sbatch: error: QOSMaxSubmitJobPerUserLimit' >&2; exit 1")
+    slurm = Slurm({"PATH": f"{tmp_path / 'bin'}:/usr/bin:/bin"})
+    with pytest.raises(BertjobsError, match="QOSMaxSubmitJobPerUserLimit"):
+        start_on_slurm(spec, SlurmOptions(), slurm)
+    assert [path.name for path in results.iterdir()] == ["second"]
+    (results / "second").rmdir()
+    results.rmdir()
+    tool("sbatch", "echo 'sbatch: error: QOSMaxSubmitJobPerUserLimit' >&2; exit 1")
+    with pytest.raises(BertjobsError, match="QOSMaxSubmitJobPerUserLimit"):
+        start_on_slurm(spec, SlurmOptions(), slurm)
+    assert not results.exists()

@@ -84,8 +84,70 @@ def test_states_are_those_of_each_start() -> None:
 def test_followers_are_the_user_s_pending_jobs_behind_one(slurm: Slurm, tool: Tool, tmp_path: Path) -> None:
     tool("squeue", f'echo "$*" >{tmp_path}/words; cat <<END\n{SQUEUE}END')
     assert [job.id for job in slurm.followers("7")] == ["8", "9"]
-    assert [job.id for job in slurm.followers("7", "r-spare")] == ["9"]
     assert (tmp_path / "words").read_text() == "-h --me -t PENDING -o %i|%E|%j\n"
+
+
+def test_links_behind_a_job_are_those_of_its_run_alone(slurm: Slurm, tool: Tool) -> None:
+    """A run may have the name of another and more, or the same in another results folder, and wait for its job."""
+    names = ("r-phase2", "r-spare", "r-2-phase1", "r-phase1x", "r", "evaluate", "r-phase1")
+    lines = "".join(f"{number}|afterany:7(unfulfilled)|{name}\n" for number, name in enumerate(names, 10))
+    tool("squeue", f"cat <<END\n{lines}END")
+    tool("scontrol", '[[ $3 == 16 ]] && echo "   StdOut=/elsewhere/r/phase1/logs/slurm-16.out"; exit 0')
+    assert slurm.links_behind("7", "r", Path("/results/r")) == ["10", "11"]
+    assert slurm.links_behind("7", "r", Path("/results/r"), "spare") == ["11"]
+    assert slurm.links_behind("7", "r-2", Path("/results/r-2")) == ["12"]
+
+
+SACCT_RUNNING = """\
+101|RUNNING|0:0|None|node1|1-00:00:00|1790000000|Unknown
+102|COMPLETED|0:0|None|node1|1-00:00:00|1790000000|1790000100
+103|PENDING|0:0|None|None assigned|1-00:00:00|Unknown|Unknown
+"""
+
+
+def test_a_job_that_accounting_takes_for_running_but_the_controller_does_not_know_may_have_ended(
+    slurm: Slurm, tool: Tool
+) -> None:
+    tool("sacct", f"cat <<END\n{SACCT_RUNNING}END")
+    tool("squeue", "echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1")
+    states = {id: job.state for id, job in slurm.ask(["101", "102", "103"]).jobs.items()}
+    assert states == {"101": "UNKNOWN", "102": "COMPLETED", "103": "UNKNOWN"}
+    tool("squeue", "echo '101|RUNNING|None|node1|1-00:00:00|1790000000'")
+    assert slurm.ask(["101"]).jobs["101"].state == "RUNNING"
+    tool("squeue", "echo 'slurm_load_jobs error: Unable to contact slurm controller' >&2; exit 1")
+    assert slurm.ask(["101"]).jobs["101"].state == "RUNNING", "silence is not an answer"
+
+
+def test_jobs_that_have_ended_are_cancelled(slurm: Slurm, tool: Tool) -> None:
+    said = "scancel: error: Kill job error on job id"
+    tool("scancel", f"echo '{said} 7: Job/step already completing or completed' >&2; "
+         f"echo '{said} 8: Invalid job id specified' >&2; exit 1")  # fmt: skip
+    slurm.cancel(["7", "8"])
+    tool("scancel", f"echo '{said} 7: Invalid job id specified' >&2; echo '{said} 8: Access denied' >&2; exit 1")
+    with pytest.raises(BertjobsError, match=r"scancel refused: .* 8: Access denied"):
+        slurm.cancel(["7", "8"])
+
+
+def test_the_components_of_a_heterogeneous_job_are_one_job(slurm: Slurm, tool: Tool) -> None:
+    tool("sacct", "printf '5+0|RUNNING\\n5+1|RUNNING\\n'")
+    tool("squeue", "printf '5+0|RUNNING\\n5+1|RUNNING\\n'")
+    assert slurm.states(["5"]) == ({"5": "RUNNING"}, "sacct+squeue")
+    tool("squeue", "printf '5+0|r-phase1\\n5+1|r-phase1\\n'")
+    tool("scontrol", "echo '   StdOut=/results/r/phase1/logs/slurm-5.out'")
+    assert slurm.jobs_of_run("r", Path("/results/r")) == {"5": "r-phase1"}
+
+
+def test_nodes_without_a_range_are_named_one_by_one_too(slurm: Slurm, tool: Tool) -> None:
+    tool("sacct", "echo '5|COMPLETED|0:0|None|node1,gpu7|60|1790000000|1790000100'")
+    tool("scontrol", '[[ $* == "show hostnames node1,gpu7" ]] && printf "node1\\ngpu7\\n"')
+    assert slurm.jobs(["5"])["5"].nodes == ("node1", "gpu7")
+
+
+def test_all_commands_go_to_this_machine_s_own_cluster(tool: Tool, tmp_path: Path) -> None:
+    there = {"SLURM_CLUSTERS": "remote", "SBATCH_CLUSTERS": "remote"}
+    tool("squeue", "env")
+    slurm = Slurm({"PATH": f"{tmp_path / 'bin'}:/usr/bin:/bin", **there})
+    assert not [name for name in there if f"{name}=" in slurm.needed(["squeue"])]
 
 
 def test_silence_of_the_queue_is_not_an_empty_queue(slurm: Slurm, tool: Tool) -> None:

@@ -11,6 +11,7 @@ from bertjobs.errors import InputError
 from bertjobs.slurm.environment import (
     LEAKING,
     clean_environment,
+    not_passed_on,
     process_environment,
     unfiltered,
     users_defaults,
@@ -51,6 +52,12 @@ def test_this_process_can_have_another_environment_temporarily(monkeypatch: pyte
     with pytest.raises(KeyError), process_environment(OUTSIDE):
         raise KeyError
     assert dict(os.environ) == before
+
+
+def test_what_a_shell_says_to_sbatch_in_vain_is_known() -> None:
+    shell = {**OUTSIDE, "SBATCH_PARTITION": "gpu", "SBATCH_RESERVATION": "course", "SLURM_CLUSTERS": "other"}
+    assert not_passed_on(shell) == ["SBATCH_RESERVATION", "SLURM_CLUSTERS"]
+    assert not_passed_on({**shell, "SLURM_JOB_ID": "7"}) == []
 
 
 def test_the_user_s_own_defaults_for_sbatch_are_kept_outside_of_a_job() -> None:

@@ -28,7 +28,7 @@ from bertjobs.launch.doctor.remedies import (
 from bertjobs.launch.doctor.unknown_run import unknown_run
 from bertjobs.launch.doctor.verdict import Standing, Verdict
 from bertjobs.run.causes import Cause, cause_of_state
-from bertjobs.slurm.jobs import NEVER, RUNNING, WAITING, Job
+from bertjobs.slurm.jobs import NEVER, RUNNING, SUSPENDED, WAITING, Job
 from bertjobs.slurm.launch_failures import launch_wait
 from bertjobs.slurm.options import option_words
 from bertjobs.slurm.reasons import job_line, must_be_changed, reason_command, reason_words
@@ -81,7 +81,7 @@ def _verdict(evidence: Evidence) -> Verdict:
         return _loop(evidence, phase) or _queued(evidence, phase, waiting)
     if not phase.jobs:
         sentence = f"phase {phase.number} is not done, and has no job"
-        return Verdict(Standing.NOT_STARTED, sentence, standing(evidence, phase), f"bertjobs resume {evidence.target}")
+        return Verdict(Standing.NOT_STARTED, sentence, standing(evidence, phase), evidence.resume)
     return _loop(evidence, phase) or _ended(evidence, phase)
 
 
@@ -94,12 +94,16 @@ def _done(evidence: Evidence) -> Verdict:
     if last.result_problem:
         sentence += f", but the result is not whole: {last.result_problem}; restore it from a copy, or let the phase "
         sentence += f"begin again from {last.checkpoint or 'its start'}"
-        command = f"rm {quote(str(folder / 'DONE.json'))} && bertjobs resume {evidence.target}"
+        command = f"rm {quote(str(folder / 'DONE.json'))} && {evidence.resume}"
         return Verdict(Standing.RESULT_LOST, sentence, tuple(phases), command)
     return Verdict(Standing.DONE, sentence, (*phases, f"checkpoint {where}"), f"bertjobs report {evidence.target}")
 
 
 def _running(evidence: Evidence, phase: PhaseEvidence, job: Job) -> Verdict:
+    if job.state == SUSPENDED:
+        sentence = f"job {job.id} is suspended by Slurm: it keeps its nodes, and continues once it is resumed"
+        lines = (job_line(job), *standing(evidence, phase))
+        return Verdict(Standing.QUEUED, sentence, lines, f"bertjobs status {evidence.target}")
     attempt = newest_attempt(phase, job)
     started = attempt.began_unix_s if attempt else None
     moved = max((time for time in (phase.alive_unix_s, started) if time is not None), default=None)

@@ -18,6 +18,7 @@ from bertjobs.launch.doctor.log_errors import LogError, batch_parts, errors_in
 from bertjobs.launch.watch.damage import Damage, in_order, settings_of
 from bertjobs.launch.watch.logs import is_labelled, named_attempt, shown
 from bertjobs.launch.watch.status import journal_state, written_unix_s
+from bertjobs.recipe.groups import groups_text
 from bertjobs.recipe.spec import RunSpec
 from bertjobs.run.causes import Cause
 from bertjobs.run.checkpoints import MANIFEST, newest_whole, result_problem
@@ -26,6 +27,7 @@ from bertjobs.run.journal import Attempt, JobStory, read_story
 from bertjobs.run.own_job import is_slurm_job
 from bertjobs.slurm.client import Slurm
 from bertjobs.slurm.jobs import Job
+from bertjobs.slurm.shell import quote
 
 TAIL_BYTES = 1 << 20
 """Read from a log's end: enough for the stacks of a few hundred ranks."""
@@ -142,6 +144,7 @@ class Evidence:
         free_bytes: free space where the run's folder is.
         silence: why Slurm could not be asked, or "".
         damage: what of the folder cannot be read, in words.
+        by_hand: whether a person started each of its nodes.
     """
 
     spec: RunSpec
@@ -152,6 +155,17 @@ class Evidence:
     free_bytes: int = 0
     silence: str = ""
     damage: tuple[str, ...] = ()
+    by_hand: bool = False
+
+    @property
+    def resume(self) -> str:
+        """The command that continues the run; the one for each of its nodes, if a person starts them."""
+        if not self.by_hand:
+            return f"bertjobs resume {self.target}"
+        spec = self.spec
+        nodes = f"--groups {quote(groups_text(spec.groups))}" if spec.groups else f"--nodes {spec.nodes}"
+        run = f"--recipe {spec.recipe} --run {spec.run} --results {quote(str(self.folder.parent))} {nodes}"
+        return f"bertjobs worker --rendezvous HOST:PORT --node-rank N {run}"
 
 
 @dataclass(frozen=True)
@@ -209,6 +223,7 @@ def collect(directory: RunDirectory, slurm: Slurm, target: str, now: float) -> E
         free_bytes=shutil.disk_usage(directory.root).free,
         silence=silence,
         damage=words,
+        by_hand=bool(story.jobs) and list(story.jobs.values())[-1].is_by_hand,
     )
 
 

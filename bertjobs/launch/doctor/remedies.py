@@ -91,8 +91,8 @@ class Case:
         return self.job.nodes[place] if place < len(self.job.nodes) else ""
 
     def resume(self, *options: str) -> str:
-        """``bertjobs resume``; ``options`` are added if the job is Slurm's."""
-        return " ".join(["bertjobs resume", self.evidence.target, *(options if self.job.backend != "local" else ())])
+        """The command that continues the run; ``options`` are added if the job is Slurm's."""
+        return " ".join([self.evidence.resume, *(options if self.job.backend != "local" else ())])
 
     def verdict(
         self, cause: Cause | Standing, sentence: str, error: LogError | None, command: str, *more: str
@@ -116,17 +116,15 @@ def _gpu_memory(case: Case, error: LogError | None) -> Verdict:
         sentence += ", the smallest possible: recompute activations, or train on GPUs with more memory"
         return case.verdict(Cause.GPU_MEMORY, sentence, error, _new_run(case, "activation_checkpointing=true"), sizes)
     more = nearest_divisors(spec.rank_batch, spec.gradient_steps + 1)[-1]
-    sentence += f"; GRADIENT_STEPS={more} makes it {spec.rank_batch // more} and trains the same way"
+    sentence += f"; {more} gradient steps make it {spec.rank_batch // more} and train the same way"
     return case.verdict(Cause.GPU_MEMORY, sentence, error, _with_gradient_steps(case, more), sizes)
 
 
 def _with_gradient_steps(case: Case, count: int) -> str:
-    """The same run with other gradient steps: by its batch script, or the way it was queued by hand."""
+    """The same run with other gradient steps of this phase, or the way it was queued by hand."""
     run, folder, number = case.evidence.spec, case.evidence.folder, case.phase.number
-    if case.job.backend == "local":
-        return f"bertjobs resume {case.evidence.target} --set phase{number}.gradient_steps={count}"
-    if case.phase.has_script:
-        return f"GRADIENT_STEPS={count} sbatch {quote(str(folder / f'phase{number}' / 'run.sub'))}"
+    if case.job.backend == "local" or case.phase.has_script:
+        return f"{case.evidence.resume} --set phase{number}.gradient_steps={count}"
     settings = f"RUN={folder.name} PHASE={number} RESULTS={quote(str(folder.parent))} GRADIENT_STEPS={count}"
     gpus = f" --gpus-per-node={run.gpus_per_node}" if run.gpus else ""
     return f"{settings} sbatch -N{run.nodes} --ntasks-per-node={run.tasks_per_node}{gpus} run.sub"
@@ -332,7 +330,7 @@ def _who(error: LogError | None, other: str = "a rank") -> str:
 
 def again(evidence: Evidence) -> str:
     """Commands that cancel all of the run's jobs and queue the run again."""
-    return f"bertjobs cancel {evidence.target} && bertjobs resume {evidence.target}"
+    return f"bertjobs cancel {evidence.target} && {evidence.resume}"
 
 
 def _new_run(case: Case, setting: str) -> str:
@@ -362,9 +360,7 @@ def _slow(evidence: Evidence, phase: PhaseEvidence) -> list[str]:
     lines = [str(rank) for rank in slow]
     spec = evidence.spec
     if slow and spec.is_unpadded and not (spec.task or spec.rebalance):
-        target = evidence.target
-        again = f"bertjobs cancel {target} && bertjobs resume {target} --set rebalance=true"
-        lines.append(f"to give fast ranks more of the packs: {again}")
+        lines.append(f"to give fast ranks more of the packs: {again(evidence)} --set rebalance=true")
     return lines
 
 

@@ -15,7 +15,7 @@ from bertjobs.recipe.groups import NodeGroup, components
 from bertjobs.recipe.spec import RunSpec
 from bertjobs.slurm.client import Slurm
 from bertjobs.slurm.cluster import Partition, partitions_of
-from bertjobs.slurm.environment import clean_environment
+from bertjobs.slurm.environment import CLUSTERS, clean_environment, not_passed_on
 from bertjobs.slurm.refusals import RUN_HINTS
 from bertjobs.slurm.start_estimate import StartEstimate
 from bertjobs.slurm.times import format_time, limit_s, parse_time
@@ -75,6 +75,19 @@ def ask_queue(
     slurm = Slurm(clean_environment(environ))
     of_groups = tuple(group.partition for group in groups) or ("",)
     return Queue(partition, time, partitions_of(slurm), slurm.start_estimate(script), of_groups)
+
+
+def shell_problems(environ: Mapping[str, str]) -> list[Problem]:
+    """A warning for each variable of sbatch's in the user's shell that has no effect."""
+    words = {
+        True: ("jobs go to this machine's own cluster", "log in to that cluster, and submit there"),
+        False: ("it is not passed on", "give the option itself: --sbatch KEY=VALUE, or sbatch in the site file"),
+    }
+    return [
+        Problem(f"{name} has no effect: {why}", where="your shell", hint=hint, is_warning=True)
+        for name in not_passed_on(environ)
+        for why, hint in [words[name in CLUSTERS]]
+    ]
 
 
 def queue_problems(spec: RunSpec, queue: Queue) -> list[Problem]:

@@ -22,6 +22,8 @@ LOOK_EVERY_S = 5.0
 CHUNK_BYTES = 1 << 20
 
 _NUMBER = re.compile(r"[0-9]{1,9}")
+_NODE = re.compile(r"node[0-9]+-[0-9]{8}")
+"""A node that a person started, and the day: its log has the time behind it, and is not an attempt's."""
 _LABEL = re.compile(r" *(\d+):(?: |$)")
 _NAMED = re.compile(r"rank (\d+): ")
 """How the worker itself begins a line of a rank other than 0: before srun's labels, the only mark."""
@@ -64,7 +66,7 @@ def named_attempt(log: Path) -> tuple[str, int] | None:
     """The job and the attempt that a worker's log is named after (``17-0.out``); None for other files, such as the
     batch script's own log and what cannot be read as a file."""
     job, _, number = log.stem.rpartition("-")
-    if job in ("", "slurm") or not _NUMBER.fullmatch(number):
+    if job in ("", "slurm") or _NODE.fullmatch(job) or not _NUMBER.fullmatch(number):
         return None
     try:
         return (job, int(number)) if log.is_file() else None

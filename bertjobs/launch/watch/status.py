@@ -23,7 +23,7 @@ from bertjobs.run.journal import JobStory, Story, read_story
 from bertjobs.run.owner import Owners
 from bertjobs.run.series import LOSSES, loss_field
 from bertjobs.slurm.client import Slurm
-from bertjobs.slurm.jobs import RUNNING, WAITING, Answer, JobStart
+from bertjobs.slurm.jobs import RUNNING, SUSPENDED, WAITING, Answer, JobStart
 from bertjobs.wording import duration
 
 RECENT_STEPS = 20
@@ -37,6 +37,9 @@ UNREADABLE = "UNREADABLE"
 """State of a run whose run.yml cannot be read."""
 NO_SETTINGS = "NO run.yml"
 """State of a run that has none: its job ended before it wrote one, or has just begun."""
+
+EXPECTED = set(ACTIVE) - {SUSPENDED}
+"""States of a job whose end can be expected."""
 
 Lines = list[dict[str, Any]]
 
@@ -298,7 +301,7 @@ def _phase_status(files: RunFiles, phase: PhaseSpec, links: Sequence[Link], answ
     step_time = statistics.median(line["step_time_s"] for line in lines[-RECENT_STEPS:]) if lines else None
     late = _late_s(folder, link, last, step_time, now) if state == "RUNNING" else None
     checkpoint = newest_whole(folder.checkpoints)
-    end, how = expected_end(lines, phase.steps, step_time, now, link if state in ACTIVE else None, late)
+    end, how = expected_end(lines, phase.steps, step_time, now, link if state in EXPECTED else None, late)
     return PhaseStatus(
         run=files.directory.name,
         phase=phase.phase,

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from bertjobs.launch.watch.status import PhaseStatus, RunStatus
 from bertjobs.launch.watch.timeline import TimelineEntry
-from bertjobs.slurm.jobs import RUNNING, WAITING
+from bertjobs.slurm.jobs import RUNNING, SUSPENDED, WAITING
 from bertjobs.slurm.shell import quote
 from bertjobs.wording import PLAIN, Colour, Paint, columns, duration, harmless
 
@@ -17,10 +17,10 @@ DAY_S = 86400.0
 def colour_of(state: str) -> Colour | None:
     """Of a phase's state: done or moving, waiting, or ended before it was done; None for one that says
     nothing of it."""
+    if state in (*WAITING, SUSPENDED, "STOPPED"):
+        return Colour.WAITING
     if state in ("DONE", *RUNNING):
         return Colour.GOOD
-    if state in (*WAITING, "STOPPED"):
-        return Colour.WAITING
     return None if state in ("NOT STARTED", "UNKNOWN", "COMPLETED") else Colour.BAD
 
 

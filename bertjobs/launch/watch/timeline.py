@@ -12,7 +12,7 @@ from typing import Any
 
 from bertjobs.run.causes import Cause, cause_of_state
 from bertjobs.run.journal import Attempt, JobStory, Story
-from bertjobs.slurm.jobs import RUNNING, WAITING, Answer, Job, JobStart, unix_s
+from bertjobs.slurm.jobs import RUNNING, SUSPENDED, WAITING, Answer, Job, JobStart, unix_s
 from bertjobs.slurm.reasons import reason_words
 
 ACTIVE = (*RUNNING, *WAITING)
@@ -27,6 +27,7 @@ STATES = {
 }
 """A job's states in plain words, if these differ from `Cause.plain` or the state means no cause."""
 NO_TRACE = "ended; nothing says why"
+SUSPENDED_WORDS = "suspended by Slurm"
 
 
 @dataclass(frozen=True)
@@ -274,7 +275,8 @@ def _with_present(link: Link, job_starts: Sequence[JobStart], next_phase: int) -
     attempts = link.entries
     last = attempts[-1] if attempts else None
     if last and last.state == "running" and link.state in RUNNING:
-        return (*(_closed(entry, link) for entry in attempts[:-1]), replace(last, words=""))
+        says = SUSPENDED_WORDS if link.state == SUSPENDED else ""
+        return (*(_closed(entry, link) for entry in attempts[:-1]), replace(last, words=says))
     closed = tuple(_closed(entry, link) for entry in attempts)
     newest = max(len(job_starts) - 1, 0 if last is None or last.attempt is None else last.attempt)
     present = TimelineEntry(link.job, link.name, last.phase if last else link.phase)

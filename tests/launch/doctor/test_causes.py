@@ -135,7 +135,7 @@ class Scene:
     in_log: bool = True
 
 
-GPU_MEMORY = "rank 1 ran out of GPU memory with a micro-batch of 2 sequences; GRADIENT_STEPS=6 makes it 1"
+GPU_MEMORY = "rank 1 ran out of GPU memory with a micro-batch of 2 sequences; 6 gradient steps make it 1"
 GRADIENT_STEPS = rf"{RESUME} --set phase1\.gradient_steps=6"
 
 

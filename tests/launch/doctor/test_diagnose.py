@@ -68,14 +68,31 @@ def test_gpu_memory_suggests_the_next_gradient_steps_that_divide_the_rank_batch(
     assert verdict.cause is Cause.GPU_MEMORY
     assert verdict.sentence.startswith("rank 3 ran out of GPU memory with a micro-batch of")
     assert verdict.evidence[0].startswith("rank 3: torch.OutOfMemoryError: CUDA out of memory. Tried to allocate")
-    steps = int(verdict.command.split("=")[1].split()[0])
+    steps = int(verdict.command.rpartition("=")[2])
     assert steps > phase.gradient_steps
     assert phase.rank_batch % steps == 0
     assert not [n for n in range(phase.gradient_steps + 1, steps) if phase.rank_batch % n == 0]
-    assert verdict.command == f"GRADIENT_STEPS={steps} sbatch /results/big/phase1/run.sub"
+    assert verdict.command == f"bertjobs resume big --set phase1.gradient_steps={steps}"
     by_hand = judged(spec, log=OUT_OF_MEMORY).command
     assert by_hand.startswith(f"RUN=big PHASE=1 RESULTS=/results GRADIENT_STEPS={steps} sbatch -N4 ")
     assert by_hand.endswith("--ntasks-per-node=8 --gpus-per-node=8 run.sub")
+
+
+def test_a_suspended_job_waits_for_slurm(spec: RunSpec) -> None:
+    verdict = judged(spec, replace(FAILED, state="SUSPENDED", source="squeue", exit_code=None))
+    assert verdict.cause is Standing.QUEUED
+    assert verdict.sentence.startswith("job 7 is suspended by Slurm")
+    assert verdict.command == "bertjobs status big"
+
+
+def test_nodes_that_a_person_started_are_started_again_in_the_same_way(spec: RunSpec) -> None:
+    by_hand = Attempt(1, "local-1", started_unix_s=NOW - 500)
+    jobs = (Job("local-1", "local", "FAILED", exit_code=70),)
+    first = PhaseEvidence(1, 7038, jobs=jobs, attempts=(logged(by_hand, OUT_OF_MEMORY),))
+    evidence = Evidence(spec, Path("/results/big"), "big", NOW, (first, PhaseEvidence(2, 1563)), 10**9, by_hand=True)
+    command = diagnose(evidence).command
+    worker = f"bertjobs worker --rendezvous HOST:PORT --node-rank N --recipe {spec.recipe} --run {spec.run} "
+    assert command.startswith(f"{worker}--results /results --nodes {spec.nodes} --set phase1.gradient_steps=")
 
 
 def test_if_one_sequence_does_not_fit_gradient_steps_do_not_help(spec: RunSpec) -> None:
@@ -250,7 +267,7 @@ def test_a_job_that_may_not_restart_is_judged_by_the_attempt_before(spec: RunSpe
     attempts = (logged(ATTEMPT, OUT_OF_MEMORY), logged(refused, REFUSAL))
     verdict = judged(spec, replace(FAILED, exit_code=64), attempts=attempts, has_script=True)
     assert verdict.cause is Cause.GPU_MEMORY
-    assert verdict.command.startswith("GRADIENT_STEPS=")
+    assert verdict.command.startswith("bertjobs resume big --set phase1.gradient_steps=")
     assert verdict.evidence[-1] == "rank 0: error: job 7 was refused in words that nothing parses"
 
 
@@ -258,7 +275,7 @@ def test_if_only_the_refusal_is_left_its_field_names_the_cause(spec: RunSpec) ->
     refused = logged(Attempt(1, "7", 1), REFUSAL)
     verdict = judged(spec, replace(FAILED, exit_code=64), attempts=(refused,), has_script=True)
     assert verdict.cause is Cause.GPU_MEMORY
-    assert verdict.command.startswith("GRADIENT_STEPS=")
+    assert verdict.command.startswith("bertjobs resume big --set phase1.gradient_steps=")
 
 
 def test_if_the_link_refused_another_attempt_the_evidence_says_so(spec: RunSpec) -> None:

@@ -240,7 +240,7 @@ def test_escapes_in_a_log_are_written_out(directory: RunDirectory) -> None:
 
 def test_what_is_no_log_is_left_out_of_the_list(directory: RunDirectory) -> None:
     logs = directory.phase(1).logs
-    for name in ("7-x.out", "7-\u00b2.out", "slurm-7.out", "7.out"):
+    for name in ("node1-20261130-180000.out", "7-x.out", "7-\u00b2.out", "slurm-7.out", "7.out"):
         (logs / name).write_text("")
     (logs / "8-0.out").mkdir()
     (logs / "9-0.out").symlink_to("nowhere")

@@ -163,6 +163,15 @@ def test_a_requeued_job_waits_for_its_next_attempt(run: Run) -> None:
     assert row.start_unix_s == T0 + 140
 
 
+def test_a_suspended_job_is_in_its_attempt(run: Run) -> None:
+    run.submitted(0, 1, "7")
+    run.started(10, 1, "7")
+    (entry,) = run.entries(slurm(Job("7", state="SUSPENDED"), job7=[start("SUSPENDED", 5, None)]))
+    assert (entry.state, entry.words, entry.attempt) == ("running", "suspended by Slurm", 0)
+    (row, _) = run.look(slurm(Job("7", state="SUSPENDED"))).phases
+    assert (row.state, row.start_unix_s, row.end_unix_s) == ("SUSPENDED", None, None)
+
+
 @pytest.mark.parametrize(
     ("fields", "events", "words"),
     [
