@@ -255,25 +255,21 @@ def test_a_job_that_was_told_to_end_is_continued_only_if_it_was_preempted(
     assert link.events()[-1]["event"] == "started", "how it ended is Slurm's to say, later"
 
 
-def test_unfit_nodes_are_excluded_from_what_follows(link: CurrentLink, slurm: Slurm, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("record", "nodes"),
+    [("", "node3,node7"), ("ExcNodeList=(null)", "node3,node7"), ("ExcNodeList=bad[1-2]", "bad[1-2],node3,node7")],
+)
+def test_unfit_nodes_are_excluded_from_what_follows_beside_those_of_the_job_itself(
+    link: CurrentLink, slurm: Slurm, tmp_path: Path, record: str, nodes: str
+) -> None:
     link.directory.exclude.write_text("node3,node7\n")
+    answer(tmp_path, "scontrol-show", f"JobId=7 {record}\n")
     waiting(tmp_path, "9|afterany:7(unfulfilled)|first-phase2")
     assert end(link, slurm, 70, before="", told_to_end=False) == ARRANGED
-    assert "update JobId=9 ExcNodeList=node3,node7" in asked(tmp_path, "scontrol")
+    assert f"update JobId=9 ExcNodeList={nodes}" in asked(tmp_path, "scontrol")
     waiting(tmp_path)
     assert end(link, slurm, 70, before="", told_to_end=False) == ARRANGED
-    assert "--exclude=node3,node7" in asked(tmp_path, "sbatch")[0]
-
-
-def test_nodes_that_the_job_itself_was_kept_off_stay_excluded(link: CurrentLink, slurm: Slurm, tmp_path: Path) -> None:
-    link.directory.exclude.write_text("node3\n")
-    answer(tmp_path, "scontrol-show", "JobId=7 ExcNodeList=bad[1-2]\n")
-    waiting(tmp_path, "9|afterany:7(unfulfilled)|first-phase2")
-    assert end(link, slurm, 70, before="", told_to_end=False) == ARRANGED
-    assert "update JobId=9 ExcNodeList=bad[1-2],node3" in asked(tmp_path, "scontrol")
-    waiting(tmp_path)
-    assert end(link, slurm, 70, before="", told_to_end=False) == ARRANGED
-    assert "--exclude=bad[1-2],node3" in asked(tmp_path, "sbatch")[0]
+    assert f"--exclude={nodes}" in asked(tmp_path, "sbatch")[0]
 
 
 def test_a_job_queued_by_hand_says_that_nothing_continues_it_elsewhere(
