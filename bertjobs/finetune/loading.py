@@ -149,7 +149,8 @@ def _guessed(folder: Path, config: Mapping[str, Any], spec: ModelSpec) -> _Descr
     has_names = kind != "span" and loss != "squared_error"
     return _Description(
         GUESSES[kind],
-        {"kind": _SENTENCE_KINDS[loss]} if kind == "sequence" else {},
+        # Nothing says whether it reads pairs.
+        {"kind": _SENTENCE_KINDS[loss], "second_optional": "true"} if kind == "sequence" else {},
         Fitted(labels if has_names else ()),
         Head(kind, outputs, loss),  # type: ignore[arg-type]
         _longest(folder, spec),

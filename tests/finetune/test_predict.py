@@ -175,6 +175,22 @@ def test_an_answer_is_a_part_of_its_context(inside: Bertjobs, tmp_path: Path) ->
     assert context[prediction["start"] :].startswith(prediction["answer"])
 
 
+def test_the_second_texts_of_a_file_are_read_with_and_without_labels(inside: Bertjobs, tmp_path: Path) -> None:
+    their_folder(tmp_path / "pairs", "BertForSequenceClassification", ("bad", "good"))
+    texts = {"text": "a fine film", "second": "harry likes apples and a bad film ."}
+    done = inside("infer", "pairs", "--text", texts["text"], "--second", texts["second"], "--json")
+    wanted = json.loads(done.stdout)["prediction"]["probabilities"]
+    for name, more in {"plain": {}, "labelled": {"label": "good"}}.items():
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps(texts | more) + "\n")
+        done = inside("predict", "pairs", "--input", f"{name}.jsonl", "--output", "out")
+        assert done.returncode == 0, done.stderr
+        assert lines(tmp_path / "out")[0]["probabilities"] == pytest.approx(wanted, abs=1e-6)
+    for label in wanted:
+        (tmp_path / "dev.jsonl").write_text(json.dumps(texts | {"label": label}) + "\n")
+        scores = json.loads(inside("evaluate", "pairs", "--dev", "dev.jsonl", "--json").stdout)["scores"]
+        assert scores["accuracy"] == (wanted[label] > 0.5)
+
+
 def test_masks_and_vectors_are_hugging_faces(inside: Bertjobs, tmp_path: Path) -> None:
     theirs = their_folder(tmp_path / "mlm", "BertForMaskedLM")
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "mlm")
