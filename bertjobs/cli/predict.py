@@ -13,6 +13,7 @@ from typing import IO, TYPE_CHECKING, Any
 from bertjobs.cli.interrupts import interrupts_held
 from bertjobs.cli.model_arguments import add_model_arguments, add_pack_argument, chosen_budget, chosen_model
 from bertjobs.errors import InputError
+from bertjobs.files.output_file import followed, is_stream
 from bertjobs.wording import counted
 
 if TYPE_CHECKING:
@@ -64,20 +65,20 @@ def _predict(args: argparse.Namespace) -> int:
     predictions = predictor.each(read_asked(model.task, path, split))
     if args.output == "-":
         _write(predictions, sys.stdout)
+    elif is_stream(Path(args.output)):
+        with _writing(Path(args.output)), open(args.output, "w", encoding="utf-8") as file:
+            _write(predictions, file)
     else:
         _write_file(predictions, Path(args.output))
     _print_pace(args, model, predictor.pace)
     return 0
 
 
-def _write(predictions: Iterable[dict[str, Any]], file: IO[str]) -> int:
-    """Write the predictions as they come; returns how many."""
-    count = 0
+def _write(predictions: Iterable[dict[str, Any]], file: IO[str]) -> None:
+    """Write the predictions as they come."""
     for prediction in predictions:
         file.write(json.dumps(prediction, ensure_ascii=False) + "\n")
-        count += 1
     file.flush()
-    return count
 
 
 def _write_file(predictions: Iterator[dict[str, Any]], path: Path) -> None:
@@ -88,6 +89,7 @@ def _write_file(predictions: Iterator[dict[str, Any]], path: Path) -> None:
     """
     from bertjobs.files.atomic import new_file
 
+    path = followed(path)
     part, problem, count = path.with_name(f"{path.name}.part"), None, 0
     with _writing(path), new_file(part) as file:
         try:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -92,6 +94,21 @@ def test_a_damaged_line_keeps_what_came_before(
     assert "1 prediction of what came before it: see out.jsonl.part" in done.stderr
     assert not (tmp_path / "out.jsonl").exists()
     assert [one["id"] for one in lines(tmp_path / "out.jsonl.part")] == ["1"]
+
+
+def test_what_is_no_file_is_written_into_and_a_link_stays(inside: Bertjobs, model: Path, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    reader = os.open(tmp_path / "fifo", os.O_RDONLY | os.O_NONBLOCK)
+    (tmp_path / "link").symlink_to("there.jsonl")
+    for name in ("fifo", "link", "link"):
+        done = inside("predict", model, "--input", "dev.txt", "--output", name)
+        assert done.returncode == 0, done.stderr
+    assert [json.loads(line)["id"] for line in os.read(reader, 100_000).splitlines()] == ["f1", "f2", "f3", "f4"]
+    os.close(reader)
+    assert stat.S_ISFIFO((tmp_path / "fifo").stat().st_mode)
+    assert (tmp_path / "link").is_symlink()
+    assert len(lines(tmp_path / "there.jsonl")) == 4
+    assert not list(tmp_path.glob("*.part"))
 
 
 def test_a_split_of_a_folder_is_read_as_that_split(inside: Bertjobs, model: Path, tmp_path: Path) -> None:
