@@ -50,6 +50,8 @@ class TableTask(SentenceTask):
             raise InputError("only several labels have a separator, which is not empty", where="--option separator=...",
                              hint="--option kind=several")  # fmt: skip
         second_optional = flag(chosen, "second_optional")
+        if not second_optional:
+            self._read_pairs(always="second" in chosen)
         self._columns = Columns(
             text=tuple(_words(chosen, "text")) if "text" in chosen else ("text",),
             second=chosen.get("second", "second" if second_optional else ""),
