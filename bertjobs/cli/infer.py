@@ -77,6 +77,8 @@ def _ask(args: argparse.Namespace, texts: dict[str, str]) -> int:
         print(json.dumps({**texts, "prediction": prediction}, ensure_ascii=False))
     else:
         print(harmless("\n".join(in_words(prediction))))
+    for note in model.task.untuned(model.fitted):
+        print(f"note: {note}", file=sys.stderr)
     if model.encoder.truncated:
         _note_cut_off(model.encoder.max_length)
     return 0

@@ -124,9 +124,10 @@ def _print_pace(args: argparse.Namespace, model: TrainedModel, pace: Pace) -> No
     from bertjobs.finetune.predict import cut_off
 
     content = pace.as_json()
+    notes = [*model.task.notes.lines(), *model.task.untuned(model.fitted)]
     what = f"batch of {args.batch}" if args.batch else "pack"
     if args.json:
-        content |= {"latency_of": what, "truncated": model.encoder.truncated, "notes": model.task.notes.lines()}
+        content |= {"latency_of": what, "truncated": model.encoder.truncated, "notes": notes}
         content |= {"model": str(model.folder), "task": model.name}
         print(json.dumps(content), file=sys.stderr if args.output == "-" else sys.stdout)
         return
@@ -134,5 +135,5 @@ def _print_pace(args: argparse.Namespace, model: TrainedModel, pace: Pace) -> No
     print(f"{pace.examples:,} examples, {pace.tokens:,} tokens in {pace.seconds:.1f} s: "
           f"{content['examples_per_s']:,.0f} examples/s, {content['tokens_per_s']:,.0f} tokens/s\n"
           f"latency of a {what}: {latency}", file=sys.stderr)  # fmt: skip
-    for note in [*model.task.notes.lines(), *cut_off(model)]:
+    for note in [*notes, *cut_off(model)]:
         print(f"note: {note}", file=sys.stderr)

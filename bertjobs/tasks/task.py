@@ -137,6 +137,10 @@ class Task(Generic[E]):
         """What is chosen on the dev data, for `Fitted.tuned`."""
         return {}
 
+    def untuned(self, fitted: Fitted) -> list[str]:  # noqa: ARG002
+        """Notes on what predictions are made with in place of what `tune` would have chosen."""
+        return []
+
     def submits(self, split: str) -> bool:  # noqa: ARG002
         """Whether there are files for a benchmark's server, of a split's predictions."""
         return type(self).write_submission is not Task.write_submission

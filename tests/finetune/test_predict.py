@@ -192,6 +192,26 @@ def test_an_answer_is_a_part_of_its_context(inside: Bertjobs, tmp_path: Path) ->
     assert context[prediction["start"] :].startswith(prediction["answer"])
 
 
+def test_a_threshold_that_was_not_tuned_is_said_by_all_three(inside: Bertjobs, tmp_path: Path) -> None:
+    their_folder(tmp_path / "qa", "BertForQuestionAnswering", max_length=384)
+    head = {"kind": "span", "outputs": 2, "loss": "cross_entropy"}
+    content = {"task": "squad2", "options": {}, "labels": [], "head": head, "max_length": 384}
+    question = {"id": "1", "question": "what does Harry like?", "answers": [], "is_impossible": True}
+    paragraph = {"context": "Harry likes apples.", "qas": [question]}
+    (tmp_path / "dev.json").write_text(json.dumps({"data": [{"paragraphs": [paragraph]}]}))
+    words = {
+        "infer": ("--question", "what?", "--context", "Harry likes apples."),
+        "evaluate": ("--dev", "dev.json"),
+        "predict": ("--input", "dev.json", "--split", "dev", "--output", "out"),
+    }
+    for tuned in ({}, {"tuned": {"null_threshold": 0.4}}):
+        (tmp_path / "qa" / "task.json").write_text(json.dumps(content | tuned))
+        for verb, arguments in words.items():
+            done = inside(verb, "qa", *arguments)
+            assert done.returncode == 0, done.stderr
+            assert ("the threshold of null odds is 0.5" in done.stdout + done.stderr) == (not tuned), verb
+
+
 def test_the_second_texts_of_a_file_are_read_with_and_without_labels(inside: Bertjobs, tmp_path: Path) -> None:
     their_folder(tmp_path / "pairs", "BertForSequenceClassification", ("bad", "good"))
     texts = {"text": "a fine film", "second": "harry likes apples and a bad film ."}
