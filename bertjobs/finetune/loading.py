@@ -92,12 +92,12 @@ def load_trained(folder: Path, device: torch.device, precision: str = "fp32") ->
 
     Raises:
         InputError: the folder's model is not fine-tuned, its head does not fit, it has no tokenizer, or a file is
-            damaged; the device lacks the precision.
+            damaged; the device lacks the precision; or as `open_task`.
     """
     config = read_bert_config(folder)
     spec = model_spec_from_config(config, folder.name)
     description = _described(folder) or _guessed(folder, config, spec)
-    task = open_task(description.name, description.options)
+    task = open_task(description.name, description.options, named_by=folder)
     encoder = TextEncoder.of_folder(folder, description.max_length)
     encoder.check_fits(spec.vocab_size, str(folder))
     check_precision(precision, device)
