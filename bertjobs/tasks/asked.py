@@ -116,7 +116,7 @@ def _is_json_lines(name: str) -> bool:
 
 
 def _of_file(task: Task[Any], path: Path, split: str) -> Iterator[Asked]:
-    return (Asked(without_target(example)) for example in task.read(path, split))
+    return (Asked(without_target(example)) for example in task.read_unscored(path, split))
 
 
 def _of_lines(task: Task[Any], path: Path) -> Iterator[Asked]:

@@ -93,6 +93,9 @@ class Squad1(Task[Question]):
                 )
             yield question
 
+    def read_unscored(self, path: Path, split: str) -> Iterator[Question]:  # noqa: ARG002
+        return read_questions(path, self.notes, labelled=False, with_answers=False)
+
     def labels(self, examples: Iterable[Question]) -> tuple[str, ...]:  # noqa: ARG002
         """There are none."""
         return ()

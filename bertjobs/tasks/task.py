@@ -100,6 +100,14 @@ class Task(Generic[E]):
         """
         raise NotImplementedError
 
+    def read_unscored(self, path: Path, split: str) -> Iterator[E]:
+        """As `read`, where targets are of no account: they need not be there, or be right.
+
+        Raises:
+            InputError: as `read`.
+        """
+        return self.read(path, split)
+
     def from_text(self, texts: Sequence[Mapping[str, str]]) -> list[E]:  # noqa: ARG002
         """Examples of what a person or a program asks, each text under its key.
 

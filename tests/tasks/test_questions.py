@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from bertjobs.errors import InputError
+from bertjobs.tasks.asked import read_asked
 from bertjobs.tasks.example import Answer, Question
 from bertjobs.tasks.questions import Squad1, Squad2
 from bertjobs.tasks.rows import Output, Row
@@ -154,6 +155,7 @@ def test_a_question_without_an_answer_belongs_to_squad2(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="question q has no answer"):
         list(Squad1().read(file, "dev"))
     assert next(iter(Squad2().read(file, "dev"))).answers == ()
+    assert [one.example.answers for one in read_asked(Squad1(), file, "dev")] == [None]
 
 
 def test_the_official_files_are_written(tmp_path: Path) -> None:
