@@ -11,7 +11,13 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from bertjobs.cli.interrupts import interrupts_held
-from bertjobs.cli.model_arguments import add_model_arguments, add_pack_argument, chosen_budget, chosen_model
+from bertjobs.cli.model_arguments import (
+    add_model_arguments,
+    add_pack_argument,
+    add_task_argument,
+    chosen_budget,
+    chosen_model,
+)
 from bertjobs.errors import InputError
 from bertjobs.files.output_file import followed, is_stream
 from bertjobs.wording import counted
@@ -41,6 +47,7 @@ def register(subparsers: Any) -> None:
                         help="encode, compute and write N examples at a time, and measure how long each N take; 1 is "
                         "the latency of one example (default: some thousand, in packs)")  # fmt: skip
     add_pack_argument(parser)
+    add_task_argument(parser)
     add_model_arguments(parser)
     parser.set_defaults(handler=_predict)
 

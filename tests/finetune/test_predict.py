@@ -212,6 +212,41 @@ def test_a_threshold_that_was_not_tuned_is_said_by_all_three(inside: Bertjobs, t
             assert ("the threshold of null odds is 0.5" in done.stdout + done.stderr) == (not tuned), verb
 
 
+def test_the_task_of_a_folder_that_says_none_can_be_named(inside: Bertjobs, tmp_path: Path) -> None:
+    their_folder(tmp_path / "qa", "BertForQuestionAnswering", max_length=384)
+    question = {"id": "1", "question": "what does Harry like?", "answers": [], "is_impossible": True}
+    paragraph = {"context": "Harry likes apples.", "qas": [question]}
+    (tmp_path / "dev.json").write_text(json.dumps({"data": [{"paragraphs": [paragraph]}]}))
+    refused = inside("evaluate", "qa", "--dev", "dev.json")
+    assert (refused.returncode, "task squad2 has such questions" in refused.stderr) == (64, True)
+    done = inside("evaluate", "qa", "--dev", "dev.json", "--task", "squad2", "--json")
+    assert json.loads(done.stdout)["task"] == "squad2"
+    for more, has_odds in (((), False), (("--task", "squad2"), True)):
+        done = inside("predict", "qa", "--input", "dev.json", "--split", "dev", "--output", "out", *more)
+        assert done.returncode == 0, done.stderr
+        assert ("null_odds" in lines(tmp_path / "out")[0]) == has_odds
+
+
+def test_a_task_that_does_not_fit_is_refused(inside: Bertjobs, model: Path, tmp_path: Path) -> None:
+    their_folder(tmp_path / "qa", "BertForQuestionAnswering", max_length=384)
+    for words, message in {
+        (
+            "infer",
+            "qa",
+            "--task",
+            "sst2",
+            "--text",
+            "a",
+        ): "head is not of task sst2: 2 outputs for each span",
+        ("infer", "qa", "--task", "squad3", "--text", "a"): "there is no task 'squad3'",
+        ("infer", model, "--task", "sst2", "--text", "a"): "the model is of task films:Films, as its task.json says",
+        ("infer", model, "--task", "sst2", "--features", "a"): "no task is asked here",
+    }.items():
+        done = inside(*words)
+        assert (done.returncode, message in done.stderr) == (64, True), done.stderr
+    assert inside("infer", model, "--task", "films:Films", "--text", "a film").returncode == 0
+
+
 def test_the_second_texts_of_a_file_are_read_with_and_without_labels(inside: Bertjobs, tmp_path: Path) -> None:
     their_folder(tmp_path / "pairs", "BertForSequenceClassification", ("bad", "good"))
     texts = {"text": "a fine film", "second": "harry likes apples and a bad film ."}
