@@ -74,7 +74,7 @@ def register(subparsers: Any) -> None:
 
 
 def _bench(args: argparse.Namespace) -> int:
-    from bertjobs.files.atomic import write_json
+    from bertjobs.files.output_file import output_file
     from bertjobs.launch.start import absolute
 
     seconds, repeats = _positive("--seconds", args.seconds, float), _positive("--repeats", args.repeats, int)
@@ -94,7 +94,8 @@ def _bench(args: argparse.Namespace) -> int:
         result = _sweep(spec, args, sizes, seconds, repeats)
     if args.output:
         args.output.parent.mkdir(parents=True, exist_ok=True)
-        write_json(args.output, result)
+        with output_file(args.output) as file:
+            file.write((json.dumps(result, indent=2) + "\n").encode())
     if args.json:
         print(json.dumps(result, indent=2))
     return 0

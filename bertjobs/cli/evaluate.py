@@ -8,7 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bertjobs.cli.interrupts import interrupts_held
-from bertjobs.cli.model_arguments import add_model_arguments, add_pack_argument, chosen_budget, chosen_model
+from bertjobs.cli.model_arguments import (
+    add_model_arguments,
+    add_pack_argument,
+    add_task_argument,
+    chosen_budget,
+    chosen_model,
+)
 from bertjobs.errors import InputError
 from bertjobs.wording import columns
 
@@ -37,6 +43,7 @@ def register(subparsers: Any) -> None:
     parser.add_argument("--submission", metavar="DIR", type=Path, help="write the benchmark's submission files there")
     parser.add_argument("--tune", action="store_true", help="choose thresholds on these data, not those of training")
     add_pack_argument(parser)
+    add_task_argument(parser)
     add_model_arguments(parser)
     parser.set_defaults(handler=_evaluate)
 

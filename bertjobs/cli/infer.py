@@ -9,7 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from bertjobs.cli.interrupts import interrupts_held
-from bertjobs.cli.model_arguments import add_model_arguments, chosen_folder, chosen_model, prepared_device
+from bertjobs.cli.model_arguments import (
+    add_model_arguments,
+    add_task_argument,
+    chosen_folder,
+    chosen_model,
+    prepared_device,
+)
 from bertjobs.errors import InputError
 from bertjobs.wording import columns, harmless
 
@@ -40,6 +46,7 @@ def register(subparsers: Any) -> None:
     group.add_argument("--fill-mask", metavar="TEXT", help="the likeliest words for each [MASK]: needs a pretraining "
                        "checkpoint, or another BERT with a masked-LM head")  # fmt: skip
     group.add_argument("--features", metavar="TEXT", help="the vectors of [CLS] and the mean over all tokens, as JSON")
+    add_task_argument(parser)
     add_model_arguments(parser)
     parser.set_defaults(handler=_infer)
 
@@ -77,6 +84,8 @@ def _ask(args: argparse.Namespace, texts: dict[str, str]) -> int:
         print(json.dumps({**texts, "prediction": prediction}, ensure_ascii=False))
     else:
         print(harmless("\n".join(in_words(prediction))))
+    for note in model.task.untuned(model.fitted):
+        print(f"note: {note}", file=sys.stderr)
     if model.encoder.truncated:
         _note_cut_off(model.encoder.max_length)
     return 0
@@ -112,6 +121,8 @@ def _features(args: argparse.Namespace) -> int:
 def _folder(args: argparse.Namespace) -> Path:
     if args.precision != "fp32":
         raise InputError("only fp32 is used here", where=f"--precision {args.precision}")
+    if args.task:
+        raise InputError("no task is asked here", where=f"--task {args.task}")
     return chosen_folder(args)
 
 

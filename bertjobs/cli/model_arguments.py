@@ -27,6 +27,12 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
+def add_task_argument(parser: argparse.ArgumentParser) -> None:
+    """Add --task, which `chosen_model` reads."""
+    parser.add_argument("--task", metavar="NAME", default="", help="the task of a folder without task.json, such as "
+                        "squad2 (default: what its head is for: sentences, tagging or squad1)")  # fmt: skip
+
+
 def add_compute_arguments(parser: argparse.ArgumentParser) -> None:
     """Add --device, --precision and --threads, which `prepared_device` reads."""
     group = parser.add_argument_group("how it is computed")
@@ -91,4 +97,4 @@ def chosen_model(args: argparse.Namespace) -> TrainedModel:
     from bertjobs.finetune.loading import load_trained
 
     folder = chosen_folder(args)
-    return load_trained(folder, prepared_device(args), args.precision)
+    return load_trained(folder, prepared_device(args), args.precision, args.task)

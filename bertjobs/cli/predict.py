@@ -11,8 +11,15 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from bertjobs.cli.interrupts import interrupts_held
-from bertjobs.cli.model_arguments import add_model_arguments, add_pack_argument, chosen_budget, chosen_model
+from bertjobs.cli.model_arguments import (
+    add_model_arguments,
+    add_pack_argument,
+    add_task_argument,
+    chosen_budget,
+    chosen_model,
+)
 from bertjobs.errors import InputError
+from bertjobs.files.output_file import followed, is_stream
 from bertjobs.wording import counted
 
 if TYPE_CHECKING:
@@ -40,6 +47,7 @@ def register(subparsers: Any) -> None:
                         help="encode, compute and write N examples at a time, and measure how long each N take; 1 is "
                         "the latency of one example (default: some thousand, in packs)")  # fmt: skip
     add_pack_argument(parser)
+    add_task_argument(parser)
     add_model_arguments(parser)
     parser.set_defaults(handler=_predict)
 
@@ -64,20 +72,20 @@ def _predict(args: argparse.Namespace) -> int:
     predictions = predictor.each(read_asked(model.task, path, split))
     if args.output == "-":
         _write(predictions, sys.stdout)
+    elif is_stream(Path(args.output)):
+        with _writing(Path(args.output)), open(args.output, "w", encoding="utf-8") as file:
+            _write(predictions, file)
     else:
         _write_file(predictions, Path(args.output))
     _print_pace(args, model, predictor.pace)
     return 0
 
 
-def _write(predictions: Iterable[dict[str, Any]], file: IO[str]) -> int:
-    """Write the predictions as they come; returns how many."""
-    count = 0
+def _write(predictions: Iterable[dict[str, Any]], file: IO[str]) -> None:
+    """Write the predictions as they come."""
     for prediction in predictions:
         file.write(json.dumps(prediction, ensure_ascii=False) + "\n")
-        count += 1
     file.flush()
-    return count
 
 
 def _write_file(predictions: Iterator[dict[str, Any]], path: Path) -> None:
@@ -88,6 +96,7 @@ def _write_file(predictions: Iterator[dict[str, Any]], path: Path) -> None:
     """
     from bertjobs.files.atomic import new_file
 
+    path = followed(path)
     part, problem, count = path.with_name(f"{path.name}.part"), None, 0
     with _writing(path), new_file(part) as file:
         try:
@@ -122,9 +131,10 @@ def _print_pace(args: argparse.Namespace, model: TrainedModel, pace: Pace) -> No
     from bertjobs.finetune.predict import cut_off
 
     content = pace.as_json()
+    notes = [*model.task.notes.lines(), *model.task.untuned(model.fitted)]
     what = f"batch of {args.batch}" if args.batch else "pack"
     if args.json:
-        content |= {"latency_of": what, "truncated": model.encoder.truncated, "notes": model.task.notes.lines()}
+        content |= {"latency_of": what, "truncated": model.encoder.truncated, "notes": notes}
         content |= {"model": str(model.folder), "task": model.name}
         print(json.dumps(content), file=sys.stderr if args.output == "-" else sys.stdout)
         return
@@ -132,5 +142,5 @@ def _print_pace(args: argparse.Namespace, model: TrainedModel, pace: Pace) -> No
     print(f"{pace.examples:,} examples, {pace.tokens:,} tokens in {pace.seconds:.1f} s: "
           f"{content['examples_per_s']:,.0f} examples/s, {content['tokens_per_s']:,.0f} tokens/s\n"
           f"latency of a {what}: {latency}", file=sys.stderr)  # fmt: skip
-    for note in [*model.task.notes.lines(), *cut_off(model)]:
+    for note in [*notes, *cut_off(model)]:
         print(f"note: {note}", file=sys.stderr)

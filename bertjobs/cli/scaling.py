@@ -73,13 +73,13 @@ def _format(output: Path | None) -> Literal["svg", "png"]:
 
 
 def _draw(path: Path, tables: Sequence[Scaling], form: Literal["svg", "png"]) -> None:
-    from bertjobs.files.atomic import new_file
+    from bertjobs.files.output_file import output_file
     from bertjobs.report.scaling_plot import draw_scaling
 
     content = draw_scaling(tables, form)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with new_file(path) as file:
+        with output_file(path) as file:
             file.write(content)
     except OSError as error:
         raise InputError(f"the picture cannot be written: {error.strerror}", where=str(path)) from error

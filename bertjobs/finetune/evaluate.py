@@ -81,6 +81,7 @@ def evaluate(
         if tune and not unlabelled and (tuned := task.tune(_scored(examples, file), fitted)):
             fitted = Fitted(fitted.labels, tuned)
             _write(model, examples, fitted, file, budget)
+        notes += task.untuned(fitted)
         scores: Mapping[str, float] = {}
         if not unlabelled:
             result = task.score(_scored(examples, file), fitted)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -87,17 +87,22 @@ def is_fine_tuned(folder: Path) -> bool:
     return architecture in KINDS or read_description(folder) is not None
 
 
-def load_trained(folder: Path, device: torch.device, precision: str = "fp32") -> TrainedModel:
+def load_trained(folder: Path, device: torch.device, precision: str = "fp32", name: str = "") -> TrainedModel:
     """Load a fine-tuned model for predictions.
+
+    Args:
+        name: of the task of a folder without task.json; "" for what its head is for.
 
     Raises:
         InputError: the folder's model is not fine-tuned, its head does not fit, it has no tokenizer, or a file is
-            damaged; the device lacks the precision.
+            damaged; the device lacks the precision; the model is of another task than ``name``; or as `open_task`.
     """
     config = read_bert_config(folder)
     spec = model_spec_from_config(config, folder.name)
     description = _described(folder) or _guessed(folder, config, spec)
-    task = open_task(description.name, description.options)
+    task = open_task(description.name, description.options, named_by=folder)
+    if name not in ("", description.name):
+        task, description = _of_task(name, folder, description)
     encoder = TextEncoder.of_folder(folder, description.max_length)
     encoder.check_fits(spec.vocab_size, str(folder))
     check_precision(precision, device)
@@ -149,11 +154,33 @@ def _guessed(folder: Path, config: Mapping[str, Any], spec: ModelSpec) -> _Descr
     has_names = kind != "span" and loss != "squared_error"
     return _Description(
         GUESSES[kind],
-        {"kind": _SENTENCE_KINDS[loss]} if kind == "sequence" else {},
+        # Nothing says whether it reads pairs.
+        {"kind": _SENTENCE_KINDS[loss], "second_optional": "true"} if kind == "sequence" else {},
         Fitted(labels if has_names else ()),
         Head(kind, outputs, loss),  # type: ignore[arg-type]
         _longest(folder, spec),
     )
+
+
+def _of_task(name: str, folder: Path, guess: _Description) -> tuple[Task[Any], _Description]:
+    """Another task for a folder that says none.
+
+    Raises:
+        InputError: it says one, or the task has another head.
+    """
+    if (folder / TASK_FILE).exists():
+        raise InputError(f"the model is of task {guess.name}, as its {TASK_FILE} says", where=f"--task {name}",
+                         hint="leave out --task")  # fmt: skip
+    task = open_task(name)
+    head = task.head(guess.fitted.labels)
+    if head != guess.head:
+        raise InputError(f"the model's head is not of task {name}: {_in_words(guess.head)}, not {_in_words(head)}",
+                         where=f"--task {name}", hint=f"without --task it is taken for {guess.name}")  # fmt: skip
+    return task, replace(guess, name=name, options={})
+
+
+def _in_words(head: Head) -> str:
+    return f"{head.outputs} outputs for each {head.kind}, {head.loss.replace('_', ' ')}"
 
 
 def labels_in(config: Mapping[str, Any], folder: Path) -> tuple[str, ...]:

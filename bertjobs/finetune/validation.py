@@ -8,11 +8,12 @@ from typing import Any
 import torch
 
 from bertjobs.data.ragged import in_batches, offsets_of
+from bertjobs.errors import InputError, nearest
 from bertjobs.finetune.batches import TaskBatch
 from bertjobs.finetune.forward import TaskForward, loss_term
 from bertjobs.finetune.outputs import Floats, outputs_of, read_places
 from bertjobs.tasks.encoding import TextEncoder
-from bertjobs.tasks.metrics.scores import Scores
+from bertjobs.tasks.metrics.scores import Scores, scores_of
 from bertjobs.tasks.prepared import PreparedTask, Split
 from bertjobs.tasks.rows import Head
 from bertjobs.tasks.task import Fitted, Prediction, Task
@@ -43,7 +44,11 @@ class Validation:
         return split if split and split.facts.labelled else None
 
     def run(self, beat: Callable[[], None]) -> dict[str, Any]:
-        """The dev loss, and the measures of the task; the same on all ranks. ``beat`` is called for each pack."""
+        """The dev loss, and the measures of the task; the same on all ranks. ``beat`` is called for each pack.
+
+        Raises:
+            InputError: as `check_measure`.
+        """
         if (split := self.split) is None:
             return {}
         loss, self._last = self._outputs(split, beat)
@@ -112,8 +117,28 @@ class Validation:
         return self._task.score(predicted, fitted)
 
     def _measured(self, split: Split, outputs: Floats) -> dict[str, Any]:
-        task, head = self._task, self._prepared.head
-        return measured(task, split, outputs, head, self._encoder, self._prepared.fitted)
+        prepared, task = self._prepared, self._task
+        line = measured(task, split, outputs, prepared.head, self._encoder, prepared.fitted)
+        check_measure(prepared.task, prepared.measure, line)
+        return line
+
+
+def check_measure(task: str, measure: str, line: Mapping[str, Any]) -> None:
+    """Make sure that a task is measured by what its best checkpoint is chosen by.
+
+    Raises:
+        InputError: it is not (names the nearest measure, and those that there are).
+    """
+    scores = scores_of(line)
+    if measure in scores:
+        return
+    known = [name for name in scores if "/" not in name]
+    hint = nearest(measure, known)
+    raise InputError(
+        f"the best checkpoint is chosen by {measure!r}, but what is measured is {', '.join(known) or 'nothing'}",
+        where=f"task {task}",
+        hint=f"{hint}; correct the class's `measure` and begin another run" if hint else None,
+    )
 
 
 def predictions(

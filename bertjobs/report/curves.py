@@ -65,6 +65,7 @@ STYLE: dict[Any, Any] = {
     "legend.fontsize": 9,
     "legend.handlelength": 1.4,
     "legend.labelcolor": "#374151",
+    "text.parse_math": False,  # names of classes and runs may hold a $
     "svg.fonttype": "none",  # text stays text
     "svg.hashsalt": "bertjobs",  # the same ids, and so the same bytes, each time
 }

@@ -9,6 +9,7 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter
 
 from bertjobs.files.atomic import new_file, write_json
 from bertjobs.report.curves import HELD_OUT, STYLE, WORDS, drawn
@@ -41,6 +42,8 @@ def draw_test(table: Mapping[str, Any]) -> bytes:
         ax.set_xlabel("learning rate")
         ax.set_ylabel("squared error" if table["loss"] == "squared_error" else "loss in nats")
         ax.set_xscale("log")
+        ax.xaxis.set_major_formatter(LogFormatter())  # without formulas, which STYLE does not read
+        ax.xaxis.set_minor_formatter(LogFormatter())
         ax.set_xlim(table["lowest_learning_rate"], table["highest_learning_rate"])
         ax.plot(rates, losses, color=WORDS, alpha=0.3, linewidth=0.7, label="of each step")
         ax.plot(rates, smooth, color=WORDS, linewidth=1.8, label="smoothed")

@@ -111,7 +111,8 @@ def _headline(summary: TaskSummary) -> str:
         return f"{run}: task {spec.task}, step {made:,} of {summary.phase.steps:,}; not done yet"
     measure, dev = summary.result.get("measure"), summary.result.get("dev") or {}
     if measure is None or measure not in dev:
-        return f"{run}: task {spec.task} is done after {made:,} steps; without labelled dev data nothing was measured"
+        why = f"its dev data have no {measure}" if dev else "without labelled dev data nothing was measured"
+        return f"{run}: task {spec.task} is done after {made:,} steps; {why}"
     return f"{run}: task {spec.task}, dev {measure} {dev[measure]:.4f} at step {summary.result['step']:,} of {made:,}"
 
 

@@ -157,12 +157,12 @@ def _mistakes(
     if isinstance(example, Sentences):
         text = example.text if example.second is None else f"{example.text} / {example.second}"
         if "value" in line:
-            error = abs(line["value"] - float(example.label))  # type: ignore[arg-type]
-            yield Mistake(example.id, text, f"{example.label:g}", f"{line['value']:.3g}", error)
+            true = float(example.label)  # type: ignore[arg-type]
+            yield Mistake(example.id, text, f"{true:g}", f"{line['value']:.3g}", abs(line["value"] - true))
         elif "labels" in line:
-            gold = ", ".join(example.label) if isinstance(example.label, tuple) else str(example.label)
-            if sorted(line["labels"]) != sorted(example.label or ()):  # type: ignore[arg-type]
-                yield Mistake(example.id, text, gold, ", ".join(line["labels"]) or "none", None)
+            names = example.label if isinstance(example.label, tuple) else (str(example.label),)
+            if set(line["labels"]) != set(names):
+                yield Mistake(example.id, text, ", ".join(names), ", ".join(line["labels"]) or "none", None)
         else:
             confusion[str(example.label), line["label"]] += 1
             if line["label"] != example.label:

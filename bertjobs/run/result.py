@@ -72,7 +72,7 @@ def weights_of(name: str, results: Path, *, is_read: bool = True) -> Path:
     folder = Path(name)
     if (folder / "config.json").is_file():
         return folder
-    if folder.is_dir() and not RunDirectory(folder).is_run:
+    if folder.is_dir() and not any(RunDirectory(root).is_run for root in (results / name, folder)):
         raise InputError(
             "the folder is neither a model nor a run: it has no config.json and no run.yml",
             where=str(folder),

@@ -70,7 +70,7 @@ def _one_or_several(
     texts = fields.texts("texts", limits.rows) if several else [fields.text("text")]
     pairs: list[dict[str, str]] = [{"text": text} for text in texts]
     if "second" in fields:
-        if several or "second" not in served.ask.optional:
+        if several or "second" not in (*served.ask.keys, *served.ask.optional):
             raise Refusal("'second' belongs to one 'text' of a model that reads pairs", where="second")
         pairs[0]["second"] = fields.text("second")
 
@@ -112,7 +112,10 @@ def _rerank(fields: Fields, served: Served, limits: Limits) -> Job:
     """As Text Embeddings Inference: the texts' numbers and scores, the best first."""
     query, texts = fields.text("query"), fields.texts("texts", limits.rows)
     raw, with_text = fields.flag("raw_scores", False), fields.flag("return_text", False)
-    first, second = (*served.ask.keys, *served.ask.optional)[:2]
+    keys = (*served.ask.keys, *served.ask.optional)
+    if len(keys) < 2:
+        raise Refusal(f"model {served.name!r} reads single texts, not a query with each text", where="model")
+    first, second = keys[:2]
 
     def answer(predictions: list[Prediction]) -> Reply:
         odds = [float(one["log_odds"] if served.kind == "ranking" else one["value"]) for one in predictions]

@@ -88,11 +88,25 @@ def _has_texts(task: Task[Any], path: Path) -> bool:
     if not any(_is_json_lines(name) for names in task.files.values() for name in names):
         return True
     first = next((line for line in text_lines(path) if line.strip()), "")
+    if _is_pair(first):
+        return "text" in task.text_keys  # if the task reads no pairs, it says so: the second text is not passed over
     try:
         _one(task, first, str(path))
     except InputError:
         return False
     return True
+
+
+def _is_pair(line: str) -> bool:
+    """Whether a line has two texts under the keys by which a pair is asked, and nothing else."""
+    try:
+        content = parse_json(line)
+    except ValueError:
+        return False
+    if not isinstance(content, dict):
+        return False
+    texts = {key: value for key, value in content.items() if key != "id"}
+    return texts.keys() == {"text", "second"} and all(isinstance(text, str) for text in texts.values())
 
 
 def _is_json_lines(name: str) -> bool:
@@ -102,7 +116,7 @@ def _is_json_lines(name: str) -> bool:
 
 
 def _of_file(task: Task[Any], path: Path, split: str) -> Iterator[Asked]:
-    return (Asked(without_target(example)) for example in task.read(path, split))
+    return (Asked(without_target(example)) for example in task.read_unscored(path, split))
 
 
 def _of_lines(task: Task[Any], path: Path) -> Iterator[Asked]:
@@ -132,6 +146,7 @@ def _one(task: Task[Any], line: str, where: str) -> Asked:
     identifier = content.pop("id", None)
     if identifier is not None and type(identifier) not in (str, int):
         raise InputError(f"the id is neither text nor a whole number: {shown(identifier)}", where=where)
+    content = {key: value for key, value in content.items() if value is not None or key not in task.optional_keys}
     for key, value in content.items():
         if not isinstance(value, str):
             raise InputError(f"{key!r} is not text: {shown(value)}", where=where, hint=_FORM)

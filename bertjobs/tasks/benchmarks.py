@@ -53,6 +53,8 @@ class BenchmarkTask(SentenceTask):
         self._ranked_by = RANKED_BY.get(name, ("accuracy",))
         self.measure = "_".join(self._ranked_by) + "_mean" * (len(self._ranked_by) > 1)  # type: ignore[misc]
         super().__init__(options)
+        layouts = [layout for of_split in self.benchmark.layouts.values() for layout in of_split]
+        self._read_pairs(always=any(layout.columns.second for layout in layouts))
         if name == "xnli":
             self.benchmark = xnli(**self.options)
             self.files = self.benchmark.files  # type: ignore[misc]

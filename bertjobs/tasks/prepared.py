@@ -281,7 +281,7 @@ class PreparedTask:
 
     def open_task(self) -> Task[Any]:
         """The task itself; InputError as in `bertjobs.tasks.task.open_task`."""
-        return open_task(self.task, self.options)
+        return open_task(self.task, self.options, named_by=self.folder)
 
     def check_weights(self, folder: Path) -> None:
         """InputError if a model folder's vocab.txt is not that of the data, see `DataManifest.check_weights`."""

@@ -93,6 +93,9 @@ class Squad1(Task[Question]):
                 )
             yield question
 
+    def read_unscored(self, path: Path, split: str) -> Iterator[Question]:  # noqa: ARG002
+        return read_questions(path, self.notes, labelled=False, with_answers=False)
+
     def labels(self, examples: Iterable[Question]) -> tuple[str, ...]:  # noqa: ARG002
         """There are none."""
         return ()
@@ -255,16 +258,17 @@ class Squad2(Squad1):
     }
 
     def score(self, scored: Iterable[tuple[Question, Prediction]], fitted: Fitted) -> Scores:
-        golds, best, odds = _collected(scored)
-        scores = squad2_scores(golds, best, odds, _threshold(fitted))
-        if NULL_THRESHOLD in fitted.tuned:
-            return scores
-        note = f"the threshold of null odds was not tuned on dev data: it is {EVEN_ODDS}"
-        return Scores(scores.values, (*scores.notes, note))
+        return squad2_scores(*_collected(scored), _threshold(fitted))
 
     def tune(self, scored: Iterable[tuple[Question, Prediction]], fitted: Fitted) -> Mapping[str, Any]:  # noqa: ARG002
         """The threshold of null odds, which are probabilities, with the best F1."""
         return {NULL_THRESHOLD: squad2_scores(*_collected(scored)).values["best_f1_thresh"]}
+
+    def untuned(self, fitted: Fitted) -> list[str]:
+        if NULL_THRESHOLD in fitted.tuned:
+            return []
+        copied = "a checkpoint that is copied out of its run loses it, which `bertjobs export RUN --to hf` takes along"
+        return [f"the threshold of null odds is {EVEN_ODDS}, as none that was tuned on dev data is known; {copied}"]
 
 
 def _threshold(fitted: Fitted) -> float:

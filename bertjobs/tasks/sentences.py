@@ -52,7 +52,16 @@ class SentenceTask(Task[Sentences]):
     def from_text(self, texts: Sequence[Mapping[str, str]]) -> list[Sentences]:
         """Keys: text, and for a pair second."""
         check_keys(texts, self.text_keys, self.optional_keys)
-        return [Sentences(str(number), one["text"], one.get("second")) for number, one in enumerate(texts, 1)]
+        return [Sentences(str(number), one["text"], self._second(one)) for number, one in enumerate(texts, 1)]
+
+    def _second(self, text: Mapping[str, str]) -> str | None:
+        second = text.get("second")
+        return None if not second and "second" in self.optional_keys else second
+
+    def _read_pairs(self, *, always: bool) -> None:
+        """Say whether all texts have a second one, or none has; a task that does not say takes both."""
+        self.text_keys = ("text", "second") if always else ("text",)  # type: ignore[misc]
+        self.optional_keys = ()  # type: ignore[misc]
 
     def head(self, labels: Sequence[str]) -> Head:
         if self.kind == "number":

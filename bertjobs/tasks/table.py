@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from bertjobs.errors import InputError, nearest
 from bertjobs.tasks.example import Sentences
+from bertjobs.tasks.options import flag
 from bertjobs.tasks.reading.glue import has_labels
 from bertjobs.tasks.reading.sentences import Columns, read_sentences
 from bertjobs.tasks.sentences import MEASURES, SentenceTask
@@ -27,6 +28,7 @@ class TableTask(SentenceTask):
     option_help: ClassVar[Mapping[str, str]] = {
         "text": "column of the sentence, by default text; several, as in title,body, are joined by a blank",
         "second": "column of the second sentence of a pair; by default there is none",
+        "second_optional": "true lets single sentences be among the pairs, and files lack the column (default: false)",
         "label": "column of the label, by default label",
         "id": "column of the id; by default the number of the line",
         "kind": "class (default), number, or several: any number of classes is true",
@@ -47,9 +49,13 @@ class TableTask(SentenceTask):
         if "separator" in chosen and (self.kind != "several" or not chosen["separator"]):
             raise InputError("only several labels have a separator, which is not empty", where="--option separator=...",
                              hint="--option kind=several")  # fmt: skip
+        second_optional = flag(chosen, "second_optional")
+        if not second_optional:
+            self._read_pairs(always="second" in chosen)
         self._columns = Columns(
             text=tuple(_words(chosen, "text")) if "text" in chosen else ("text",),
-            second=chosen.get("second", ""),
+            second=chosen.get("second", "second" if second_optional else ""),
+            second_optional=second_optional,
             label=chosen.get("label", "label"),
             id=tuple(_words(chosen, "id")) if "id" in chosen else (),
             separator=chosen.get("separator", ",") if self.kind == "several" else "",

@@ -16,6 +16,7 @@ from bertjobs.errors import InputError, nearest
 from bertjobs.tasks.encoding import TextEncoder
 from bertjobs.tasks.metrics.scores import Scores
 from bertjobs.tasks.notes import Notes
+from bertjobs.tasks.own_module import is_below, lies_in
 from bertjobs.tasks.rows import Head, Output, Row
 
 E = TypeVar("E")
@@ -99,6 +100,14 @@ class Task(Generic[E]):
         """
         raise NotImplementedError
 
+    def read_unscored(self, path: Path, split: str) -> Iterator[E]:
+        """As `read`, where targets are of no account: they need not be there, or be right.
+
+        Raises:
+            InputError: as `read`.
+        """
+        return self.read(path, split)
+
     def from_text(self, texts: Sequence[Mapping[str, str]]) -> list[E]:  # noqa: ARG002
         """Examples of what a person or a program asks, each text under its key.
 
@@ -137,6 +146,10 @@ class Task(Generic[E]):
         """What is chosen on the dev data, for `Fitted.tuned`."""
         return {}
 
+    def untuned(self, fitted: Fitted) -> list[str]:  # noqa: ARG002
+        """Notes on what predictions are made with in place of what `tune` would have chosen."""
+        return []
+
     def submits(self, split: str) -> bool:  # noqa: ARG002
         """Whether there are files for a benchmark's server, of a split's predictions."""
         return type(self).write_submission is not Task.write_submission
@@ -167,6 +180,29 @@ def check_keys(texts: Iterable[Mapping[str, str]], required: Sequence[str], opti
                 raise InputError(f"there is no {key!r}", hint=f"the task takes {', '.join(known)}")
 
 
+def _look_here(module: str, named_by: Path | None) -> None:
+    """Let the user's own modules be found in the working directory.
+
+    Raises:
+        InputError: the module lies in the folder ``named_by``.
+    """
+    here = str(Path.cwd())
+    before = [*sys.path]
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    if named_by is None:
+        return
+    refused = lies_in(module, named_by)
+    if refused or is_below(here, named_by):
+        sys.path[:] = before  # nor are other modules to be found there
+    if refused:
+        raise InputError(
+            f"the task's module {module} lies in the folder that names it, and is not run from there",
+            where=str(named_by),
+            hint="if you trust it, copy it to a folder in PYTHONPATH, and start bertjobs in another folder",
+        )
+
+
 TASKS: dict[str, str] = {
     "sentences": "bertjobs.tasks.table:TableTask",
     "tagging": "bertjobs.tasks.tagging:TaggingTask",
@@ -181,19 +217,23 @@ TASKS: dict[str, str] = {
 """The tasks by name, each as ``module:Class``."""
 
 
-def open_task(name: str, options: Mapping[str, str] | None = None) -> Task[Any]:
+def open_task(name: str, options: Mapping[str, str] | None = None, *, named_by: Path | None = None) -> Task[Any]:
     """The task of this name: one of `TASKS`, or a class of the user's as ``module:Class``.
 
+    Args:
+        named_by: the folder of a model or of data that names the task: code that lies in it is not run.
+
     Raises:
-        InputError: there is none (names the nearest), or the user's module fails; or an option is unknown.
+        InputError: there is none (names the nearest), or the user's module fails, or lies where it is not run; or an
+            option is unknown.
     """
     place = TASKS.get(name, name)
     module, colon, attribute = place.partition(":")
     if not colon:
         hint = nearest(name, TASKS) or f"one of {', '.join(TASKS)}; or module:Class, a task of your own"
         raise InputError(f"there is no task {name!r}", where="--task", hint=hint)
-    if place == name and str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))  # the user's own modules
+    if place == name:
+        _look_here(module, named_by)
     try:
         kind = getattr(importlib.import_module(module), attribute)
     except Exception as error:  # the user's code may raise anything

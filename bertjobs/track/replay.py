@@ -135,10 +135,11 @@ def _points(phases: Sequence[PhaseDirectory]) -> Iterator[Point]:
         done = phase.done()
         # Looked at before the lines are read, which were flushed before it was written.
         newest = newest_whole(phase.checkpoints)
-        last = done.step if done else step_of(newest) if newest else 0
+        # What is done names its result, which is an earlier checkpoint where a task's best one is.
+        last = max(done.step if done else 0, step_of(newest) if newest else 0)
         yield from _phase_points(phase, last, before)
         if done:
-            before += done.step
+            before += last
         elif phase.metrics.exists():
             return  # a later phase begins when this one is done
 

@@ -35,7 +35,8 @@ QUESTIONS = (
 RANKED = ({"query": "what does Harry like?", "passage": "apples"}, {"query": "apples", "passage": LONG})
 KINDS = {
     "class": Kind("BertForSequenceClassification", ("bad", "good", "fair"), "sentences",
-                  {"kind": "sequence", "outputs": 3, "loss": "cross_entropy"}, (*TEXTS, *PAIRS)),
+                  {"kind": "sequence", "outputs": 3, "loss": "cross_entropy"}, (*TEXTS, *PAIRS),
+                  {"second_optional": "true"}),
     "number": Kind("BertForSequenceClassification", ("score",), "sentences",
                    {"kind": "sequence", "outputs": 1, "loss": "squared_error"}, TEXTS, {"kind": "number"}),
     "several": Kind("BertForSequenceClassification", ("x", "y"), "sentences",

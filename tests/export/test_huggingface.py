@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -120,6 +121,18 @@ def test_what_was_tuned_goes_with_the_model(model: Callable[[str], Path], export
     (tmp_path / "task.json").write_text(json.dumps(content))
     assert load_trained(tmp_path, CPU).fitted.tuned == {"null_threshold": 0.9}
     assert load_trained(model("answers"), CPU).as_description() == json.loads((folder / "task.json").read_text())
+
+
+def test_what_was_tuned_in_the_run_goes_with_the_model(model: Callable[[str], Path], tmp_path: Path) -> None:
+    phase = tmp_path / "run" / "phase1"
+    checkpoint = phase / "checkpoints" / "step-00000004"
+    shutil.copytree(model("answers"), checkpoint)
+    (phase / "validation.jsonl").write_text('{"step": 4, "tuned": {"null_threshold": 0.4}}\n')
+    (tmp_path / "run" / "run.yml").write_text("")
+    export(checkpoint, Options("hf", tmp_path / "out"))
+    assert load_trained(tmp_path / "out", CPU).fitted.tuned == {"null_threshold": 0.4}
+    shutil.copytree(checkpoint, tmp_path / "copied")
+    assert load_trained(tmp_path / "copied", CPU).fitted.tuned == {}
 
 
 def code(folder: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -124,6 +125,37 @@ def test_a_damaged_task_file(tmp_path: Path) -> None:
         (tmp_path / "task.json").write_text(content)
         with pytest.raises(DamagedFileError, match=r"task.json cannot be read: it is not an object"):
             load_trained(tmp_path, CPU)
+
+
+@pytest.mark.parametrize(
+    ("here", "module", "file"),
+    [
+        ("model", "helper", "helper.py"),
+        ("model", "inner.helper", "inner/__init__.py"),
+        (".", "model.helper", "helper.py"),
+        ("..", "place.model.helper", "helper.py"),
+        ("link", "helper", "helper.py"),
+    ],
+)
+def test_code_in_a_model_s_folder_is_not_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, here: str, module: str, file: str
+) -> None:
+    place = tmp_path / "place"
+    model = place / "model"
+    their_folder(model, "BertForSequenceClassification", ("bad", "good"))
+    (place / "link").symlink_to("model")
+    head = {"kind": "sequence", "outputs": 2, "loss": "cross_entropy"}
+    content = {"task": f"{module}:X", "options": {}, "labels": ["bad", "good"], "head": head, "max_length": 64}
+    (model / "task.json").write_text(json.dumps(content))
+    (model / file).parent.mkdir(exist_ok=True)
+    (model / file).write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.chdir(place / here)
+    before = [*sys.path]
+    with pytest.raises(InputError, match=f"module {module} lies in the folder that names it"):
+        load_trained(model, CPU)
+    assert not (tmp_path / "ran").exists()
+    assert sys.path == before
 
 
 def test_what_was_tuned_is_taken_from_the_step_of_the_checkpoint(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -94,6 +96,21 @@ def test_a_damaged_line_keeps_what_came_before(
     assert [one["id"] for one in lines(tmp_path / "out.jsonl.part")] == ["1"]
 
 
+def test_what_is_no_file_is_written_into_and_a_link_stays(inside: Bertjobs, model: Path, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    reader = os.open(tmp_path / "fifo", os.O_RDONLY | os.O_NONBLOCK)
+    (tmp_path / "link").symlink_to("there.jsonl")
+    for name in ("fifo", "link", "link"):
+        done = inside("predict", model, "--input", "dev.txt", "--output", name)
+        assert done.returncode == 0, done.stderr
+    assert [json.loads(line)["id"] for line in os.read(reader, 100_000).splitlines()] == ["f1", "f2", "f3", "f4"]
+    os.close(reader)
+    assert stat.S_ISFIFO((tmp_path / "fifo").stat().st_mode)
+    assert (tmp_path / "link").is_symlink()
+    assert len(lines(tmp_path / "there.jsonl")) == 4
+    assert not list(tmp_path.glob("*.part"))
+
+
 def test_a_split_of_a_folder_is_read_as_that_split(inside: Bertjobs, model: Path, tmp_path: Path) -> None:
     for name, more in {"dev": ("--split", "dev"), "file": (), "test": ()}.items():
         done = inside("predict", model, "--input", "dev.txt" if name == "file" else ".", "--output", name, *more)
@@ -173,6 +190,77 @@ def test_an_answer_is_a_part_of_its_context(inside: Bertjobs, tmp_path: Path) ->
     prediction = json.loads(done.stdout)["prediction"]
     assert prediction["answer"]
     assert context[prediction["start"] :].startswith(prediction["answer"])
+
+
+def test_a_threshold_that_was_not_tuned_is_said_by_all_three(inside: Bertjobs, tmp_path: Path) -> None:
+    their_folder(tmp_path / "qa", "BertForQuestionAnswering", max_length=384)
+    head = {"kind": "span", "outputs": 2, "loss": "cross_entropy"}
+    content = {"task": "squad2", "options": {}, "labels": [], "head": head, "max_length": 384}
+    question = {"id": "1", "question": "what does Harry like?", "answers": [], "is_impossible": True}
+    paragraph = {"context": "Harry likes apples.", "qas": [question]}
+    (tmp_path / "dev.json").write_text(json.dumps({"data": [{"paragraphs": [paragraph]}]}))
+    words = {
+        "infer": ("--question", "what?", "--context", "Harry likes apples."),
+        "evaluate": ("--dev", "dev.json"),
+        "predict": ("--input", "dev.json", "--split", "dev", "--output", "out"),
+    }
+    for tuned in ({}, {"tuned": {"null_threshold": 0.4}}):
+        (tmp_path / "qa" / "task.json").write_text(json.dumps(content | tuned))
+        for verb, arguments in words.items():
+            done = inside(verb, "qa", *arguments)
+            assert done.returncode == 0, done.stderr
+            assert ("the threshold of null odds is 0.5" in done.stdout + done.stderr) == (not tuned), verb
+
+
+def test_the_task_of_a_folder_that_says_none_can_be_named(inside: Bertjobs, tmp_path: Path) -> None:
+    their_folder(tmp_path / "qa", "BertForQuestionAnswering", max_length=384)
+    question = {"id": "1", "question": "what does Harry like?", "answers": [], "is_impossible": True}
+    paragraph = {"context": "Harry likes apples.", "qas": [question]}
+    (tmp_path / "dev.json").write_text(json.dumps({"data": [{"paragraphs": [paragraph]}]}))
+    refused = inside("evaluate", "qa", "--dev", "dev.json")
+    assert (refused.returncode, "task squad2 has such questions" in refused.stderr) == (64, True)
+    done = inside("evaluate", "qa", "--dev", "dev.json", "--task", "squad2", "--json")
+    assert json.loads(done.stdout)["task"] == "squad2"
+    for more, has_odds in (((), False), (("--task", "squad2"), True)):
+        done = inside("predict", "qa", "--input", "dev.json", "--split", "dev", "--output", "out", *more)
+        assert done.returncode == 0, done.stderr
+        assert ("null_odds" in lines(tmp_path / "out")[0]) == has_odds
+
+
+def test_a_task_that_does_not_fit_is_refused(inside: Bertjobs, model: Path, tmp_path: Path) -> None:
+    their_folder(tmp_path / "qa", "BertForQuestionAnswering", max_length=384)
+    for words, message in {
+        (
+            "infer",
+            "qa",
+            "--task",
+            "sst2",
+            "--text",
+            "a",
+        ): "head is not of task sst2: 2 outputs for each span",
+        ("infer", "qa", "--task", "squad3", "--text", "a"): "there is no task 'squad3'",
+        ("infer", model, "--task", "sst2", "--text", "a"): "the model is of task films:Films, as its task.json says",
+        ("infer", model, "--task", "sst2", "--features", "a"): "no task is asked here",
+    }.items():
+        done = inside(*words)
+        assert (done.returncode, message in done.stderr) == (64, True), done.stderr
+    assert inside("infer", model, "--task", "films:Films", "--text", "a film").returncode == 0
+
+
+def test_the_second_texts_of_a_file_are_read_with_and_without_labels(inside: Bertjobs, tmp_path: Path) -> None:
+    their_folder(tmp_path / "pairs", "BertForSequenceClassification", ("bad", "good"))
+    texts = {"text": "a fine film", "second": "harry likes apples and a bad film ."}
+    done = inside("infer", "pairs", "--text", texts["text"], "--second", texts["second"], "--json")
+    wanted = json.loads(done.stdout)["prediction"]["probabilities"]
+    for name, more in {"plain": {}, "labelled": {"label": "good"}}.items():
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps(texts | more) + "\n")
+        done = inside("predict", "pairs", "--input", f"{name}.jsonl", "--output", "out")
+        assert done.returncode == 0, done.stderr
+        assert lines(tmp_path / "out")[0]["probabilities"] == pytest.approx(wanted, abs=1e-6)
+    for label in wanted:
+        (tmp_path / "dev.jsonl").write_text(json.dumps(texts | {"label": label}) + "\n")
+        scores = json.loads(inside("evaluate", "pairs", "--dev", "dev.jsonl", "--json").stdout)["scores"]
+        assert scores["accuracy"] == (wanted[label] > 0.5)
 
 
 def test_masks_and_vectors_are_hugging_faces(inside: Bertjobs, tmp_path: Path) -> None:

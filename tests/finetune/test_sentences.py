@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bertjobs.errors import InputError
 from bertjobs.finetune.validation import measured
 from bertjobs.tasks.encoding import TextEncoder
 from bertjobs.tasks.prepared import PreparedTask
@@ -46,6 +47,21 @@ def test_pairs(tmp_path: Path) -> None:
     assert (split.seconds.tolist(), split.lengths.tolist()) == ([3] * 4, [5] * 4)
     line, _ = validated(task)
     assert line["accuracy"] == 1.0
+
+
+@pytest.mark.parametrize(("measure", "labels"), [("macrof1", 2), ("f1", 3)])
+def test_a_measure_that_there_is_not_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, measure: str, labels: int
+) -> None:
+    name = f"measured_by_{measure}"
+    own = f"from bertjobs.tasks.table import TableTask\n\n\nclass Own(TableTask):\n    measure = {measure!r}\n"
+    (tmp_path / f"{name}.py").write_text(own)
+    monkeypatch.syspath_prepend(tmp_path)
+    rows = [f"{word}\t{number % labels}" for number, word in enumerate(["good", "bad", "fine"] * 4)]
+    task = prepared(tmp_path, f"{name}:Own", files(tmp_path / "data", "text\tlabel", *rows), "good bad fine")
+    with pytest.raises(InputError, match=f"by '{measure}', but what is measured is accuracy") as caught:
+        validated(task, steps=1)
+    assert "macro_f1" in str(caught.value.hint)
 
 
 def test_numbers(tmp_path: Path) -> None:

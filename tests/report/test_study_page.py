@@ -62,6 +62,11 @@ def test_the_figure_has_a_dot_per_run_that_was_measured() -> None:
     assert draw_study(results(), "png").startswith(b"\x89PNG")
 
 
+def test_settings_are_no_formulas() -> None:
+    settings = [{"data": "/$x^$", "seed": str(seed)} for seed in range(4)]
+    assert "data=/$x^$" in draw_study(results(settings)).decode()
+
+
 def test_a_study_that_was_not_measured_yet_has_a_page_without_figure(tmp_path: Path) -> None:
     (member,) = results()[3:]
     page = study_page(Study.of(tmp_path, "st", SETTINGS[3:]), [member], "")

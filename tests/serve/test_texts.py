@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,17 @@ import pytest
 import torch
 
 from bertjobs.finetune.encoder import features, fill_masks
+from bertjobs.serve.jobs import Job
+from bertjobs.serve.limits import Limits
+from bertjobs.serve.refusal import Refusal
+from bertjobs.serve.served import load_served
+from bertjobs.serve.texts import TEXT_ROUTES
+from tests.finetune.models import their_folder
 from tests.serve.client import Running
 from tests.serve.test_kserve import predictions
 
 CPU = torch.device("cpu")
+PAIR = {"text": "a film", "second": "apples"}
 
 
 def test_classify(server: Running, folders: dict[str, Path]) -> None:
@@ -29,6 +37,36 @@ def test_classify(server: Running, folders: dict[str, Path]) -> None:
     assert several["results"][0]["label"] == expected[0]["label"]
     assert "value" in server.post("/classify", {"model": "stars", "text": "a"}).content
     assert "labels" in server.post("/classify", {"model": "topics", "text": "a"}).content
+
+
+@pytest.mark.parametrize(
+    ("task", "options", "right", "wrong", "words"),
+    [
+        ("stsb", {}, PAIR, {"text": "a film"}, "there is no 'second'"),
+        ("sentences", {"kind": "number"}, {"text": "a film"}, PAIR, "'second' belongs to one 'text' of a model that"),
+    ],
+)
+def test_a_model_of_pairs_alone_and_one_of_single_texts(
+    tmp_path: Path, task: str, options: dict[str, str], right: dict[str, str], wrong: dict[str, str], words: str
+) -> None:
+    def asked(path: str, **fields: Any) -> Job:
+        route = next(route for route in TEXT_ROUTES if route.path == path)
+        return route.prepare(route.read(json.dumps(fields).encode()), served, Limits())
+
+    their_folder(tmp_path, "BertForSequenceClassification", ("score",))
+    head = {"kind": "sequence", "outputs": 1, "loss": "squared_error"}
+    content = {"task": task, "options": options, "labels": [], "head": head, "max_length": 64}
+    (tmp_path / "task.json").write_text(json.dumps(content))
+    served = load_served("stars", 1, tmp_path, CPU)
+    assert asked("/classify", **right)
+    with pytest.raises(Refusal, match=words) as caught:
+        asked("/classify", **wrong)
+    assert caught.value.status == 422
+    if right == PAIR:
+        assert asked("/rerank", query="a film", texts=["apples"])
+        return
+    with pytest.raises(Refusal, match="model 'stars' reads single texts"):
+        asked("/rerank", query="a film", texts=["apples"])
 
 
 def test_ner_has_places_in_the_text(server: Running, folders: dict[str, Path]) -> None:

@@ -49,6 +49,16 @@ def test_the_measure_of_numbers() -> None:
     assert task.score(iter(scored), Fitted()).values[task.measure] == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_pairs_are_asked_of_tasks_of_pairs_alone(name: str) -> None:
+    task = open_task(name)
+    is_single = name in ("cola", "sst2", "agnews")
+    right = [{"text": "a"}, {"text": "a", "second": "b"}][:: 1 if is_single else -1]
+    assert task.from_text(right[:1])
+    with pytest.raises(InputError, match="takes no 'second'" if is_single else "there is no 'second'"):
+        task.from_text(right[1:])
+
+
 def test_labels_have_the_published_order() -> None:
     assert open_task("mrpc").labels(()) == ("not_equivalent", "equivalent")
     assert open_task("xnli").labels(()) == ("entailment", "neutral", "contradiction")

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from bertjobs.errors import InputError
+from bertjobs.tasks.asked import read_asked
 from bertjobs.tasks.example import Answer, Question
 from bertjobs.tasks.questions import Squad1, Squad2
 from bertjobs.tasks.rows import Output, Row
@@ -134,10 +135,11 @@ def test_the_tuned_threshold_is_the_official_scripts(file: dict[str, Any]) -> No
 
 def test_a_threshold_that_was_not_tuned_is_said() -> None:
     prediction = {"n_best": [{"text": "apples"}], "null_odds": 0.6}
-    untuned, tuned = (Squad2().score([(HARRY, prediction)], Fitted(tuned=one)) for one in ({}, {"null_threshold": 0.7}))
-    assert (untuned.values["exact"], tuned.values["exact"]) == (0, 1)
-    assert untuned.notes[-1] == "the threshold of null odds was not tuned on dev data: it is 0.5"
-    assert not any("tuned" in note for note in tuned.notes)
+    untuned, tuned = Fitted(), Fitted(tuned={"null_threshold": 0.7})
+    assert [Squad2().score([(HARRY, prediction)], one).values["exact"] for one in (untuned, tuned)] == [0, 1]
+    (note,) = Squad2().untuned(untuned)
+    assert note.startswith("the threshold of null odds is 0.5, as none that was tuned on dev data is known")
+    assert Squad2().untuned(tuned) == []
 
 
 def test_a_stride_that_skips_text_is_refused(tmp_path: Path) -> None:
@@ -153,6 +155,7 @@ def test_a_question_without_an_answer_belongs_to_squad2(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="question q has no answer"):
         list(Squad1().read(file, "dev"))
     assert next(iter(Squad2().read(file, "dev"))).answers == ()
+    assert [one.example.answers for one in read_asked(Squad1(), file, "dev")] == [None]
 
 
 def test_the_official_files_are_written(tmp_path: Path) -> None:

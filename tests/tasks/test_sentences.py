@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
 from bertjobs.errors import InputError
+from bertjobs.tasks.asked import read_asked
 from bertjobs.tasks.example import Sentences
 from bertjobs.tasks.sentences import SentenceTask
 from bertjobs.tasks.task import open_task
@@ -85,6 +87,40 @@ def test_bad_data(
     for part in parts:
         assert part in str(caught.value)
     assert not (tmp_path / "prepared").exists()
+
+
+PAIR = {"text": "a", "second": "b"}
+
+
+@pytest.mark.parametrize(
+    ("options", "alone", "pair"),
+    [
+        ({}, "", "the task takes no 'second'"),
+        ({"second": "hypothesis"}, "there is no 'second'", ""),
+        ({"second": "hypothesis", "second_optional": "true"}, "", ""),
+        ({"second_optional": "true"}, "", ""),
+    ],
+)
+def test_pairs_are_asked_of_a_task_of_pairs_alone(
+    tmp_path: Path, options: dict[str, str], alone: str, pair: str
+) -> None:
+    task = open_task("sentences", options)
+    for number, (texts, what) in enumerate((({"text": "a"}, alone), (PAIR, pair))):
+        path = write(tmp_path / f"{number}.jsonl", json.dumps(texts))
+        if what:
+            with pytest.raises(InputError, match=what):
+                task.from_text([texts])
+        else:
+            assert task.from_text([texts]) == [Sentences("1", "a", texts.get("second"))]
+            assert [asked.example for asked in read_asked(task, path)] == task.from_text([texts])
+    if pair:
+        assert pair in refused(read_asked(task, tmp_path / "1.jsonl"))
+
+
+def test_a_second_text_of_null_or_nothing_is_none_where_it_is_optional(tmp_path: Path) -> None:
+    task = open_task("sentences", {"second_optional": "true"})
+    path = write(tmp_path / "a.jsonl", *(json.dumps({"text": "a", "second": second}) for second in ("b", None, "")))
+    assert [asked.example.second for asked in read_asked(task, path)] == ["b", None, None]
 
 
 def test_labels_of_own_tasks_are_checked() -> None:

@@ -56,6 +56,18 @@ def test_skipped_steps_of_a_phase_move_the_next_one(run: WrittenRun) -> None:
     assert steps(read_replay(run.directory)) == list(range(1, 69))
 
 
+def test_the_steps_after_the_best_checkpoint_are_told(run: WrittenRun) -> None:
+    run.steps(1, 1, 60)
+    run.validate(1, 60)
+    run.checkpoint(1, 60)
+    run.done(1, 40)
+    run.steps(2, 1, 5)
+    run.checkpoint(2, 5)
+    replay = read_replay(run.directory)
+    assert steps(replay) == list(range(1, 66))
+    assert "held_out/mlm_loss_nats" in replay.points[59].values
+
+
 def test_a_run_of_phase_2_alone_begins_at_its_first_step(run: WrittenRun) -> None:
     run.steps(2, 1, 5)
     run.checkpoint(2, 5)

@@ -41,6 +41,7 @@ _STYLE: dict[Any, Any] = {
     "grid.linewidth": 0.7,
     "xtick.color": _QUIET,
     "ytick.color": _QUIET,
+    "text.parse_math": False,  # names of files and sources may hold a $
 }
 
 

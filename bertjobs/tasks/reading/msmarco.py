@@ -21,6 +21,7 @@ Judgements = Mapping[str, frozenset[str]]
 
 TEXTS = "query-id passage-id query passage"
 RUN = "query-id passage-id rank"
+SCORED_RUN = "query-id passage-id rank score"
 TREC_RUN = "query-id Q0 passage-id rank score tag"
 
 
@@ -41,12 +42,22 @@ def _first_line(path: Path) -> str:
 def _run_form(line: str) -> str:
     """The names of a line's fields in a file of candidates."""
     words = line.split()
+    if len(words) == 4 and words[2].isdecimal() and _is_number(words[3]):
+        return SCORED_RUN
     if len(line.split("\t")) != 4:
-        if len(words) == 6 and words[1] == "Q0":
+        if len(words) == 6 and words[3].isdecimal() and _is_number(words[4]):
             return TREC_RUN
         if len(words) == 3 and words[2].isdecimal():
             return RUN
     return TEXTS
+
+
+def _is_number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
 
 
 def _is_ids(fields: list[str]) -> bool:
@@ -124,8 +135,8 @@ def read_candidates(path: Path, qrels: Judgements | None, notes: Notes, texts: T
     """The candidates of a file; those of a query need not follow each other. The first line decides which form it has:
 
     - ``top1000.dev``: query id, passage id, query, passage, separated by tabs;
-    - a run file of MS MARCO: query id, passage id, rank;
-    - a run file of TREC: query id, Q0, passage id, rank, score, tag.
+    - a run file of MS MARCO: query id, passage id, rank, and perhaps a score;
+    - a run file of TREC: query id, Q0 (or anything), passage id, rank, score, tag.
 
     A candidate's rank is that of MS MARCO's run file, else its place among those of its query.
 
@@ -148,7 +159,7 @@ def read_candidates(path: Path, qrels: Judgements | None, notes: Notes, texts: T
             notes.add("candidates of queries that the qrels do not judge were left out", where)
             continue
         place_in_file = ranks[query_id] = ranks.get(query_id, 0) + 1
-        rank = _rank(fields[2], where) if form == RUN else place_in_file
+        rank = _rank(fields[2], where) if form in (RUN, SCORED_RUN) else place_in_file
         if form == TEXTS:
             query, passage = fields[2:]
         else:

@@ -28,6 +28,7 @@ class Columns:
         names: of labels, by how they are written in the file; empty takes labels as they are.
         only: column and text that rows must have there; others are passed over. Empty takes all rows.
         row_ids: without ``id``, the id is the row's number from 0, as in GLUE, in place of its line.
+        second_optional: rows may be single sentences, and the file may lack the column.
     """
 
     text: tuple[str, ...] = ("text",)
@@ -39,6 +40,7 @@ class Columns:
     names: Mapping[str, str] | None = None
     only: tuple[str, str] | None = None
     row_ids: bool = False
+    second_optional: bool = False
 
 
 def read_sentences(
@@ -61,13 +63,14 @@ def read_sentences(
         InputError: as `read_rows`; a row has no text or no label, a label that is not a number or not one of those that
             are known (names the nearest), or an id that occurred before.
     """
-    required = [*columns.text, columns.second, *columns.id, columns.only[0] if columns.only else ""]
+    second = "" if columns.second_optional else columns.second
+    required = [*columns.text, second, *columns.id, columns.only[0] if columns.only else ""]
     label = [columns.label] if columns.label else []
     rows = read_rows(
         path,
         [name for name in [*required, *(label if labelled else ())] if name],
         notes,
-        optional=label,
+        optional=[*label, *([columns.second] if columns.second_optional else [])],
         kind=kind,
         header=header,
         leave_out_ragged=leave_out_ragged,
@@ -81,7 +84,7 @@ def read_sentences(
         example = Sentences(
             id=_id(row, columns),
             text=" ".join(_text(row, name, notes) for name in columns.text),
-            second=_text(row, columns.second, notes) if columns.second else None,
+            second=_second(row, columns, notes),
             label=_label(row, columns, labelled),
             where=row.where,
         )
@@ -114,6 +117,12 @@ def _text(row: Row, name: str, notes: Notes) -> str:
     if not cell.strip():
         notes.add(f"empty texts in column {name!r}", row.where)
     return cell
+
+
+def _second(row: Row, columns: Columns, notes: Notes) -> str | None:
+    if not columns.second or (columns.second_optional and not row.cells.get(columns.second)):
+        return None
+    return _text(row, columns.second, notes)
 
 
 def _label(row: Row, columns: Columns, labelled: bool) -> str | float | tuple[str, ...] | None:

@@ -67,14 +67,17 @@ def _nearest(answer: Answer, context: str) -> int:
     return min(starts, key=lambda start: abs(start - answer.start), default=-1)
 
 
-def read_questions(path: Path, notes: Notes, *, labelled: bool = True, repair: bool = False) -> Iterator[Question]:
+def read_questions(
+    path: Path, notes: Notes, *, labelled: bool = True, repair: bool = False, with_answers: bool = True
+) -> Iterator[Question]:
     """The questions of a file in SQuAD's JSON, in its order; the file is held as a whole, and checked before the first
     one is given. ``plausible_answers`` are not read.
 
     Args:
         notes: here is counted what is odd or repaired.
         labelled: each question must have answers, or be one of SQuAD 2.0's that have none (``is_impossible``). Else
-            those without a list of answers are read with None.
+            those without answers are read with None.
+        with_answers: else no answers are looked at, and all questions are read with None.
         repair: take the nearest occurrence of an answer that is not at its place.
 
     Raises:
@@ -85,7 +88,7 @@ def read_questions(path: Path, notes: Notes, *, labelled: bool = True, repair: b
         document = _parsed(file.read(), path)
     misplaced, ids = _Misplaced(repair, notes), Ids()
     questions = []
-    for question in _questions(document, path, notes, labelled, misplaced):
+    for question in _questions(document, path, notes, labelled, misplaced if with_answers else None):
         ids.add(question.id, question.where)
         questions.append(question)
     ids.check()
@@ -107,7 +110,10 @@ def _parsed(content: bytes, path: Path) -> Any:
                          hint="was it downloaded as a whole?") from None  # fmt: skip
 
 
-def _questions(document: Any, path: Path, notes: Notes, labelled: bool, misplaced: _Misplaced) -> Iterator[Question]:
+def _questions(
+    document: Any, path: Path, notes: Notes, labelled: bool, misplaced: _Misplaced | None
+) -> Iterator[Question]:
+    """``misplaced`` counts the answers; None: they are not read."""
     if not isinstance(document, dict):
         raise InputError(f"{path.name} is not a JSON object", where=str(path), hint='SQuAD\'s is {"data": [...]}')
     has_impossible = str(document.get("version", "")).lstrip("v").startswith("2")
@@ -126,7 +132,7 @@ def _questions(document: Any, path: Path, notes: Notes, labelled: bool, misplace
                 question = _text(asked, "question", at)
                 if not question.strip():
                     notes.add("questions without text", at)
-                answers = _answers(asked, context, at, labelled, has_impossible, misplaced)
+                answers = _answers(asked, context, at, labelled, has_impossible, misplaced) if misplaced else None
                 yield Question(identifier, question, context, answers, title if isinstance(title, str) else "", at)
 
 
@@ -152,6 +158,8 @@ def _answers(
         answers.append(misplaced.placed(Answer(text, start), context, where))
     if impossible and answers:
         raise InputError("the question is impossible and has answers", where=where)
+    if not answers and not impossible and not labelled:
+        return None
     if not answers and not (impossible or (impossible is None and has_impossible)):
         raise InputError("the question has no answer", where=where,
                          hint='SQuAD 2.0 marks one that cannot be answered with "is_impossible": true')  # fmt: skip

@@ -343,6 +343,6 @@ def test_rows_outside_their_bin_widen_the_histogram() -> None:
 def test_the_picture_is_the_same_each_time() -> None:
     bins = [BinLengths(one, 64 * one + 1, 64 * one + 64, np.bincount([64 * one + 60] * 5)) for one in range(8)]
     nothing = BinLengths(0, 3, 64, np.zeros(1, dtype=np.int64))
-    first, second = (picture("lengths", {"train": bins, "empty": [nothing]}) for _ in range(2))
+    first, second = (picture("lengths of $x^$", {"train": bins, "empty": [nothing]}) for _ in range(2))
     assert first == second
     assert first.startswith(b"\x89PNG")

@@ -77,10 +77,13 @@ def test_a_candidate_knows_how_much_the_qrels_judge(tmp_path: Path) -> None:
     ("rows", "ranks"),
     [
         (["7\t71\t2", "9\t80\t1", "7\t70\t1"], [2, 1, 1]),
+        (["7\t71\t2\t1.5", "9\t80\t1\t2", "7\t70\t1\t-3e1"], [2, 1, 1]),
+        (["7 71 2 1.5", "9 80 1 2", "7 70 1 3"], [2, 1, 1]),
+        (["7 0 71 0 3.5 bm25", "9 0 80 0 2 bm25", "7 0 70 1 1.5 bm25"], [1, 1, 2]),
         (["7 Q0 71 0 3.5 bm25", "9 Q0 80 0 2 bm25", "7 Q0 70 1 1.5 bm25"], [1, 1, 2]),
         (["7\tQ0\t71\t1\t3.5\tbm25", "9\tQ0\t80\t1\t2\tbm25", "7\tQ0\t70\t2\t1.5\tbm25"], [1, 1, 2]),
     ],
-    ids=["msmarco", "trec", "trec with tabs"],
+    ids=["msmarco", "scored", "scored with blanks", "trec with 0", "trec", "trec with tabs"],
 )
 def test_the_texts_of_a_run_file_are_looked_up(tmp_path: Path, texts: Texts, rows: list[str], ranks: list[int]) -> None:
     path = write(tmp_path / "run.dev", *rows)
@@ -103,7 +106,8 @@ def test_the_texts_of_triples_of_ids_are_looked_up(tmp_path: Path, texts: Texts)
     ]
     assert [(one.id, one.passage) for one in read[2:]] == [("9 80", "passage 80"), ("9 81", "passage 81")]
     assert not has_ids_only(write(tmp_path / "triples.tsv", "7\t70\tno id"))
-    assert not has_ids_only(write(tmp_path / "top1000.dev", "7\t70\t71\t72"))
+    for texts_of_line in ("7\t70\t71\ta word", "7\t70\twhat is 71\t72"):
+        assert not has_ids_only(write(tmp_path / "top1000.dev", texts_of_line))
 
 
 def test_an_id_without_a_text_is_refused(tmp_path: Path, texts: Texts) -> None:
@@ -128,6 +132,7 @@ def test_an_id_without_a_text_is_refused(tmp_path: Path, texts: Texts) -> None:
         ("qrels", ["7 0 70 yes"], ["the relevance 'yes' is not a whole number", "f.tsv, line 1"]),
         ("qrels", ["7 0 70 1", "7 0 70 1"], ["the id '7 70' occurs a second time", "f.tsv, line 2"]),
         ("candidates", ["7\t70\tQ\tA"] * 2, ["the id '7 70' occurs a second time", "f.tsv, line 2"]),
+        ("candidates", ["7\t70\t1\t0.5", "7\t71\t0\t0.4"], ["the rank '0' is not a whole number", "f.tsv, line 2"]),
         ("candidates", ["7\t70\tQ"], ["3 fields, not 4", "query-id, passage-id, query, passage"]),
         ("candidates", ["7\t70\t1", "7\t71\t0"], ["the rank '0' is not a whole number above 0", "f.tsv, line 2"]),
         ("candidates", ["7 Q0 70 1 0.5 x", "7 Q0 71 2 0.4"], ["5 fields, not 6", "f.tsv, line 2"]),

@@ -6,6 +6,8 @@ import json
 import tracemalloc
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from bertjobs.errors import InputError
@@ -22,6 +24,20 @@ def test_columns_are_taken_by_name(tmp_path: Path) -> None:
     assert list(read_sentences(path, columns, Notes())) == [Sentences("q1", "z", 'x "y', "yes", "t.tsv, line 2")]
     joined = Columns(("a", "b"))
     assert list(read_sentences(path, joined, Notes())) == [Sentences("2", 'z x "y', None, "yes", "t.tsv, line 2")]
+
+
+def test_a_second_text_that_is_optional_is_read_where_it_is_there(tmp_path: Path) -> None:
+    columns = Columns(second="second", second_optional=True)
+    rows = [{"text": "a", "second": "b", "label": "x"}, {"text": "c", "second": None, "label": "x"}]
+    single = [{"text": "a", "label": "x"}, {"text": "c", "label": "x"}]
+    for table, wanted in ((rows, ["b", None]), (single, [None, None])):
+        values = ["\t".join(one[key] or "" for key in table[0]) for one in table]
+        paths = [write(tmp_path / "t.jsonl", *map(json.dumps, table))]
+        paths.append(write(tmp_path / "t.tsv", "\t".join(table[0]), *values))
+        paths.append(write(tmp_path / "t.csv", ",".join(table[0]), *(row.replace("\t", ",") for row in values)))
+        pq.write_table(pa.Table.from_pylist(table), tmp_path / "t.parquet")
+        for path in (*paths, tmp_path / "t.parquet"):
+            assert [example.second for example in read_sentences(path, columns, Notes())] == wanted, path
 
 
 def test_without_ids_the_line_or_the_row_is_the_id(tmp_path: Path) -> None:

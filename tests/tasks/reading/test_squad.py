@@ -54,6 +54,15 @@ def test_questions_to_be_answered_need_no_answers(tmp_path: Path) -> None:
     assert "has no 'answers'" in refused(read_questions(path, notes))
 
 
+def test_a_list_of_answers_may_be_empty_or_is_not_looked_at_where_nothing_is_scored(tmp_path: Path) -> None:
+    path = squad(tmp_path / "test.json", asked("q1"), asked("q2", is_impossible=True), asked("q3", is_impossible=False))
+    answers = [question.answers for question in read_questions(path, Notes(), labelled=False)]
+    assert answers == [None, (), None]
+    odd = squad(tmp_path / "test.json", asked("q1", ("Ron", 3)), {"id": "q2", "question": "What?", "answers": "?"})
+    assert [one.answers for one in read_questions(odd, Notes(), labelled=False, with_answers=False)] == [None, None]
+    assert "has no answer" in refused(read_questions(squad(tmp_path / "dev.json", asked("q1")), Notes()))
+
+
 def test_misplaced_answers_are_refused_with_their_number(tmp_path: Path) -> None:
     path = squad(tmp_path / "t.json", asked("q1", ("Ron", 19)), asked("q2", ("pizza", 13)), asked("q3", ("Ron", -1)))
     message = refused(read_questions(path, Notes()))

@@ -1,0 +1,38 @@
+"""Which weights a name means."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bertjobs.errors import InputError
+from bertjobs.run.directory import RunDirectory
+from bertjobs.run.result import weights_of
+from tests.run.test_checkpoints import checkpoint
+
+
+@pytest.fixture
+def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The checkpoint of a run called mrpc."""
+    monkeypatch.chdir(tmp_path)
+    run = RunDirectory(tmp_path / "results" / "mrpc")
+    run.create()
+    run.write_lockfile("recipes: {}\n")
+    run.phase(1).create()
+    return checkpoint(run.phase(1).checkpoints, 3)
+
+
+def test_a_folder_of_data_does_not_hide_a_run_of_its_name(weights: Path) -> None:
+    Path("mrpc").mkdir()
+    assert weights_of("mrpc", Path("results")) == weights
+    Path("rte").mkdir()
+    with pytest.raises(InputError, match="neither a model nor a run"):
+        weights_of("rte", Path("results"))
+
+
+def test_a_model_s_folder_and_a_run_s_folder_are_found_by_their_paths(weights: Path) -> None:
+    assert weights_of("results/mrpc", Path("elsewhere")) == weights
+    Path("mrpc").mkdir()
+    Path("mrpc/config.json").write_text("{}")
+    assert weights_of("mrpc", Path("results")) == Path("mrpc")
