@@ -63,6 +63,9 @@ bertjobs() {
   fi
 }
 
+# resolved FOLDER: its absolute path, without links and without a slash at its end.
+resolved() { (CDPATH='' cd -- "$1" && pwd -P); }
+
 # hash_is FILE ALGORITHM HASH: whether the file has this hash. ALGORITHM is md5, sha1 or sha256.
 hash_is() {
   local sum

@@ -168,6 +168,42 @@ def test_books_are_stripped_and_prepared(vocabulary: Path, tmp_path: Path) -> No
     assert sum(DataManifest.read(tmp_path / "out").documents.values()) == 3
 
 
+@pytest.mark.parametrize("given", ["../raw/", "../raw", "../raw//", "../link"])
+def test_books_are_copied_and_the_originals_stay(given: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("here", "raw/deep"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "link").symlink_to("raw")
+    (tmp_path / "elsewhere.txt").write_text(BOOK.format("One."))
+    (tmp_path / "raw/linked.txt").symlink_to("../elsewhere.txt")
+    for name in ("raw/one.txt", "raw/deep/TWO.TXT", "raw/.hidden.txt"):
+        (tmp_path / name).write_text(BOOK.format("One."))
+    monkeypatch.chdir(tmp_path / "here")
+    for _ in range(2):
+        done = run("books.sh", "--folder", given, "--output", "../shards", "--vocab", "v")
+        assert done.returncode == 0, done.stderr
+        assert "3 books in" in done.stdout
+        books = {str(path.relative_to(tmp_path / "books")) for path in (tmp_path / "books").rglob("*.*")}
+        assert books == {"one.txt", "deep/TWO.TXT", "linked.txt"}
+    for name in ("one.txt", "deep/TWO.TXT", "linked.txt"):
+        assert "Project" not in (tmp_path / "books" / name).read_text()
+        assert (tmp_path / "raw" / name).read_bytes() == BOOK.format("One.").encode()
+
+
+def test_books_below_the_folder_are_no_books_themselves(tmp_path: Path) -> None:
+    folder = tmp_path / "[raw]"
+    folder.mkdir()
+    (folder / "one.txt").write_text(BOOK.format("One."))
+    for _ in range(2):
+        done = run("books.sh", "--folder", folder, "--output", folder / "shards", "--vocab", "v")
+        assert done.returncode == 0, done.stderr
+        assert "1 books in" in done.stdout
+    (folder / "books/one.txt").write_text(BOOK.format("One."))
+    done = run("books.sh", "--folder", folder / "books", "--output", folder / "shards", "--vocab", "v")
+    assert done.returncode == 64
+    assert "one.txt would be replaced" in done.stderr
+    assert (folder / "books/one.txt").read_bytes() == BOOK.format("One.").encode()
+
+
 def test_books_from_urls_are_recorded_and_checked(site: Site, tmp_path: Path) -> None:
     site.files = {f"/{name}.txt": BOOK.format(sentences(name)).encode() for name in (1, 2)}
     urls = tmp_path / "urls.txt"
