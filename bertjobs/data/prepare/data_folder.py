@@ -17,6 +17,7 @@ from bertjobs.data.corpus.changes import CorpusChangedError
 from bertjobs.data.corpus.persistent import UnavailableError
 from bertjobs.data.corpus.soundness import most_odd
 from bertjobs.data.prepare.document_keys import with_repeated_ids
+from bertjobs.data.prepare.limit import OverLimitError
 from bertjobs.data.prepare.on_this_machine import Done, Runner, ThisMachine
 from bertjobs.data.prepare.pair_counts import refuse_poor_pairs
 from bertjobs.data.prepare.resumption import compared, written_since
@@ -25,7 +26,7 @@ from bertjobs.data.prepare.source_tally import source_counts
 from bertjobs.data.prepare.split_rows import refuse_splits_without_rows
 from bertjobs.data.prepare.stage_duplicates import duplicate_report
 from bertjobs.data.prepare.stage_pairs import counted_pairs, settle_split
-from bertjobs.data.prepare.unknown_share import EarlyCheck, TooManyUnknownError, check_unknown, unknown_counts
+from bertjobs.data.prepare.unknown_share import EarlyCheck, check_unknown, unknown_counts
 from bertjobs.data.prepare.work_folder import DUPLICATES, FOLDER_NAME, PreparePlan, WorkFolder, make_plan
 from bertjobs.data.shards.manifest import FORMAT, MANIFEST_NAME, SPLITS, VERSION, DataManifest
 from bertjobs.data.shards.manifest_form import write_manifest
@@ -110,14 +111,14 @@ def _open(output: Path) -> Path:
 
 @contextmanager
 def _removed_after_bad_input(output: Path) -> Iterator[None]:
-    """After an InputError other input is needed: what this prepare made until then is useless.
+    """After an InputError other input is needed: what this prepare made until then is useless. No task runs any more.
 
     Except where a file has changed, which may be as it was after all, and where only a limit is in the way.
     """
     was_there, was_begun = output.exists(), (output / FOLDER_NAME).exists()
     try:
         yield
-    except (CorpusChangedError, TooManyUnknownError):
+    except (CorpusChangedError, OverLimitError):
         raise
     except InputError:
         if not was_begun:
@@ -165,7 +166,7 @@ def _run_stages(work: WorkFolder, options: PrepareOptions, runner: Runner, progr
 
 
 def _check_pairs(work: WorkFolder, options: PrepareOptions) -> None:
-    """InputError if the pairs of a phase are useless by the options now given, which may not be those it began with."""
+    """OverLimitError if a phase's pairs are useless by the options now given, which may not be those it began with."""
     results = work.results("pairs")
     for shape in options.phases:
         counts = counted_pairs(work, results, shape.phase, "train")
