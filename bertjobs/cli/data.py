@@ -237,6 +237,7 @@ _NAMED = 5  # files with bytes that are not text
 
 
 def _print_summary(data: DataManifest, seconds: float | None) -> None:
+    from bertjobs.data.prepare.held_out import remark_on_share
     from bertjobs.data.prepare.pair_counts import PairCounts, remark_on
     from bertjobs.slurm.shell import shell_line
 
@@ -261,6 +262,8 @@ def _print_summary(data: DataManifest, seconds: float | None) -> None:
     else:
         print("masked: in training, drawn anew each epoch")
     _print_oddities(data)
+    if remark := remark_on_share(data):
+        print(f"note: {remark}")
     for number, phase in sorted(data.phases.items()):
         if remark := remark_on(number, PairCounts(**phase.train.pairs)):
             print(f"note: {remark}")

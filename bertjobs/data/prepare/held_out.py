@@ -1,4 +1,4 @@
-"""What a piece's documents are to the two splits."""
+"""What a piece's documents are to the two splits, and whether the splits are as large as was asked for."""
 
 from __future__ import annotations
 
@@ -8,8 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bertjobs.data.check.document_table import DocumentTable
+from bertjobs.data.corpus import Source
+from bertjobs.data.shards.manifest import DataManifest
 
 NAMES_KEPT = 1000  # of held-out documents, for the manifest
+_FAR_ABOVE = 4  # times the share that was asked for
 
 
 def split_counts(
@@ -44,3 +47,30 @@ def split_counts(
         "lowest_train": one(train[draws[train].argmin()]) if len(train) else None,
         "highest_held_out": one(highest[0]) if len(highest) else None,
     }
+
+
+def validation_share(data: DataManifest) -> float:
+    """The share of the sequences that are for validation, those for training counted as if drawn once; of the phase
+    where it is largest."""
+    times = data.settings["duplicates"] * _mean_weight(data)
+    rows = [(phase.train.rows / times, phase.validation.rows) for phase in data.phases.values()]
+    return max(validation / max(1.0, train + validation) for train, validation in rows)
+
+
+def remark_on_share(data: DataManifest) -> str:
+    """What a person should know about the size of the validation data; "" if nothing."""
+    share, asked = validation_share(data), data.settings["held_out"]
+    if share <= _FAR_ABOVE * asked:
+        return ""
+    return (
+        f"{share:.0%} of the sequences are for validation, not {asked:.1%}: documents are held out whole, and these "
+        "are few or of very different lengths; split the text into more documents, or choose others with another --seed"
+    )
+
+
+def _mean_weight(data: DataManifest) -> float:
+    """How much more often than ``duplicates`` says a document is drawn, over the sequences of all sources."""
+    counts = [(sum(phase.sequences for phase in one.phases.values()), Source.parse(one.corpus).weight)
+              for one in data.sources]  # fmt: skip
+    once = sum(sequences / weight for sequences, weight in counts)
+    return sum(sequences for sequences, _ in counts) / once if once else 1.0

@@ -45,6 +45,24 @@ def test_vocab_then_prepare(corpus: Path, tmp_path: Path, capsys: pytest.Capture
     assert "MB/s" in printed.err
 
 
+@pytest.mark.parametrize("weight", ["", "@0.2"])
+def test_validation_data_of_far_more_than_its_share_is_said(
+    corpus: Path, vocabulary_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], weight: str
+) -> None:
+    (tmp_path / "few").mkdir()
+    for number in range(2):
+        (tmp_path / "few" / f"{number}.txt").symlink_to(corpus / f"speech-{number:02}.txt")
+    words = ("prepare", "--vocab", vocabulary_path, "--phases", "1", "--processes", 1)
+    assert _run(*words, "--corpus", f"text:{corpus}{weight}", "--output", tmp_path / "many") == 0
+    assert "are for validation" not in capsys.readouterr().out
+    assert _run(*words, "--corpus", f"text:{tmp_path / 'few'}", "--output", tmp_path / "data") == 0
+    printed = capsys.readouterr().out
+    data = DataManifest.read(tmp_path / "data").phase(1)
+    share = data.validation.rows / (data.train.rows / 5 + data.validation.rows)
+    assert f"note: {share:.0%} of the sequences are for validation, not 5.0%: documents are held out whole" in printed
+    assert "another --seed" in printed
+
+
 def test_the_command_to_type_next_repeats_what_was_given(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
