@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import json
 import os
+import shlex
 import socket
 import threading
 import time
@@ -89,7 +90,7 @@ def _held(path: Path, owner: dict[str, Any], taken: Taken) -> BertjobsError:
     return BertjobsError(
         f"{taken.what}: {words}",
         where=str(path),
-        hint=f"{taken.remedy}, or, if it is dead, remove the lock: rm {path}",
+        hint=f"{taken.remedy}, or, if it is dead, remove the lock: rm {shlex.quote(str(path))}",
     )
 
 

@@ -22,6 +22,7 @@ from bertjobs.data.corpus.persistent import PersistentReader, may_pass, persiste
 from bertjobs.data.corpus.source import FILE_NAMES, HDF5_SUFFIXES, KINDS, Source
 from bertjobs.data.corpus.zstd_stream import open_zstd
 from bertjobs.errors import BertjobsError, InputError
+from bertjobs.slurm.shell import quote
 
 COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst")
 _VERSIONS = ("ETag", "etag", "md5Hash", "checksum", "mtime", "LastModified", "last_modified", "updated", "modified")
@@ -150,10 +151,10 @@ def _what_else(folder: str) -> str:
     """What to do about a folder without files of a kind."""
     for path in [] if is_url(folder) else files_below(folder):
         if path.lower().endswith(HDF5_SUFFIXES):
-            return f"for HDF5 files of NVIDIA's earlier scripts: bertjobs data adopt --from hdf5 {folder}"
+            return f"for HDF5 files of NVIDIA's earlier scripts: bertjobs data adopt --from hdf5 {quote(folder)}"
         for kind, patterns in FILE_NAMES.items():
             if _is_named(path, patterns):
-                return f"it holds {path.rpartition('/')[2]!r}: --corpus {kind}:{folder}? ({KINDS[kind]})"
+                return f"it holds {path.rpartition('/')[2]!r}: --corpus {quote(f'{kind}:{folder}')}? ({KINDS[kind]})"
     return "also compressed: " + " ".join(COMPRESSIONS)
 
 

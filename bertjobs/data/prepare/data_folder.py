@@ -34,6 +34,7 @@ from bertjobs.data.text.vocabulary import Vocabulary
 from bertjobs.errors import BertjobsError, InputError
 from bertjobs.files.atomic import remove_leftovers, sync_folder, write_json
 from bertjobs.files.lock import locked
+from bertjobs.slurm.shell import quote
 
 Progress = Callable[[str, float, float, str], None]
 """Called with a stage's name, how much of it is done, how much there is, and the unit."""
@@ -142,7 +143,7 @@ def _is_complete(output: Path, plan: PreparePlan) -> bool:
         raise InputError(
             f"{str(data.folder)!r} holds data made with other settings: {changed}",
             where="--output",
-            hint=f"choose another folder, or start over: rm -r {data.folder}",
+            hint=f"choose another folder, or start over: rm -r {quote(str(data.folder))}",
         )
     return True
 

@@ -63,6 +63,7 @@ def test_a_source_reads_back_what_it_writes(kind: str, path: str, weight: float)
     [
         ("txt:/a", "did you mean 'text'"),
         ("/a", "does not say its kind"),
+        ("/a b", "'text:/a b'?"),
         ("s3://bucket/a", "unknown kind of corpus 's3'"),
         ("text:", "names no path"),
         ("text:@2", "names no path"),

@@ -9,12 +9,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from bertjobs.data.check.target import find_target
 from bertjobs.data.prepare import PHASES, PrepareOptions, ThisMachine, prepare
 from bertjobs.data.prepare.document_keys import document_key
 from bertjobs.data.prepare.stage_pairs import Moved, settle_split
@@ -163,6 +165,20 @@ def test_a_complete_output_is_left_as_it_is(options: Make, corpus: Path) -> None
             prepare(options(), quiet)
     finally:
         extra.unlink()
+
+
+def test_what_to_type_about_a_folder_whose_name_has_a_space_is_quoted(options: Make, tmp_path: Path) -> None:
+    given = replace(options(), output=str(tmp_path / "my data"))
+    folder = Path(given.output) / FOLDER_NAME
+    folder.mkdir(parents=True)
+    with locked(folder), pytest.raises(BertjobsError, match=f"remove the lock: rm '{folder}/lock'"):
+        prepare(given, quiet)
+    prepare(given, quiet)
+    with pytest.raises(InputError, match=f"start over: rm -r '{given.output}'"):
+        prepare(replace(given, seed=1), quiet)
+    (stray := Path(given.output) / "phase1/train/stray").touch()
+    with pytest.raises(InputError, match=f"data verify '{given.output}' lists"):
+        find_target(stray)
 
 
 def test_a_second_prepare_at_once_is_refused_and_the_owner_is_named(options: Make) -> None:
