@@ -276,6 +276,38 @@ def test_a_vocabulary_is_trained_if_none_is_given(tmp_path: Path) -> None:
     assert sum(DataManifest.read(tmp_path / "out").documents.values()) == 4
 
 
+def test_a_vocabulary_of_other_text_is_not_reused(tmp_path: Path) -> None:
+    for name in ("de.xml", "en.xml"):
+        (tmp_path / name).touch()
+    vocabulary, common = tmp_path / "vocab.txt", ("--target", tmp_path, "--output", tmp_path / "out")
+
+    def wikipedia(language: str, *more: object) -> subprocess.CompletedProcess[str]:
+        return run("wikipedia.sh", "--language", language, "--dump", tmp_path / f"{language}.xml", *common, *more)
+
+    assert f"data vocab --corpus mediawiki:{tmp_path}/en.xml --size 30522 --output" in wikipedia("en").stdout
+    vocabulary.touch()  # what echo has not done
+    again = wikipedia("en")
+    assert again.returncode == 0, again.stderr
+    assert f"{vocabulary} exists\n" in again.stdout
+    assert "data vocab" not in again.stdout
+    for words, says in (
+        (("de",), f"only then: mediawiki:{tmp_path}/en.xml\n  only now:  mediawiki:{tmp_path}/de.xml\n"),
+        (("en", "--cased"), "only then: uncased\n  only now:  --cased\n"),
+        (("en", "--cased", "--vocab-size", 9), "only then: 30522 tokens, uncased\n  only now:  --cased, 9 tokens\n"),
+    ):
+        done = wikipedia(*words)
+        assert done.returncode == 64
+        assert says in done.stderr
+        assert f"give another --target, or use it all the same: --vocab {vocabulary}" in done.stderr
+        assert wikipedia(*words, "--vocab", vocabulary).returncode == 0
+    more = run("text.sh", f"mediawiki:{tmp_path}/en.xml", f"text:{tmp_path}", *common)
+    assert f"only then: -\n  only now:  text:{tmp_path}\n" in more.stderr
+    (tmp_path / "vocab.txt.made-from").unlink()  # as an older version left it
+    older = wikipedia("de")
+    assert older.returncode == 0, older.stderr
+    assert "nothing says what it was made from" in older.stdout
+
+
 # ---------------------------------------------------------------- all of them
 
 
