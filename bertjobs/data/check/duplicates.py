@@ -8,6 +8,8 @@ agree at the threshold's share of places or more belong together, as do all that
 
 from __future__ import annotations
 
+import errno
+import os
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -60,7 +62,14 @@ class Duplicates:
 
 
 def equal_documents(tables: Sequence[Path], folder: Path) -> Duplicates:
-    """Documents with the hash of an earlier one. ``folder``: for a temporary file of 16 bytes per document."""
+    """Documents with the hash of an earlier one.
+
+    Args:
+        folder: for a temporary file of 16 bytes per document.
+
+    Raises:
+        OSError: it cannot be written.
+    """
     offsets = _offsets(tables)
     count = int(offsets[-1])
     passes = max(1, ceil(count / HASHES_AT_A_TIME))
@@ -80,6 +89,9 @@ def near_documents(tables: Sequence[Path], threshold: float, folder: Path) -> Du
     Args:
         folder: for temporary files of about 700 bytes per document, which are mapped; besides, fewer than 80 bytes
             per document are held in memory.
+
+    Raises:
+        OSError: they cannot be written.
     """
     equal = equal_documents(tables, folder)
     count = int(equal.offsets[-1])
@@ -151,8 +163,22 @@ def _equal_in_share(hashes: UInt64s, number: int, of: int) -> tuple[Int64s, Int6
 def _mapped(file: IO[bytes], kind: type[np.generic], shape: tuple[int, int]) -> NDArray[Any]:
     if not all(shape):  # nothing to map
         return np.zeros(shape, dtype=kind)
-    file.truncate(shape[0] * shape[1] * np.dtype(kind).itemsize)
+    _allocate(file, shape[0] * shape[1] * np.dtype(kind).itemsize)
     return np.memmap(file, dtype=kind, mode="r+", shape=shape)
+
+
+def _allocate(file: IO[bytes], size: int) -> None:
+    """Give a file its bytes on the disk: where it is full, writing through a map would end the process by a signal.
+
+    Raises:
+        OSError: the disk is full.
+    """
+    try:
+        os.posix_fallocate(file.fileno(), 0, size)
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
+            raise
+        file.truncate(size)  # a file system that cannot
 
 
 def _bands(rows: UInt32s, width: int) -> UInt64s:
