@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -190,6 +191,28 @@ def test_a_second_prepare_at_once_is_refused_and_the_owner_is_named(options: Mak
     assert f"process {os.getpid()} of " in str(caught.value)
     assert caught.value.exit_code == 70
     prepare(given, quiet)
+
+
+@pytest.mark.parametrize("error", [KeyError("getpwuid(): uid not found: 1234"), OSError("No username set")])
+def test_a_user_without_a_name_locks_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    def nameless() -> str:
+        raise error
+
+    monkeypatch.setattr("getpass.getuser", nameless)
+    with locked(tmp_path):
+        assert json.loads((tmp_path / "lock").read_text())["user"] == str(os.getuid())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_lock_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, before[1]))  # bytes
+    try:
+        with pytest.raises(OSError, match="File too large"), locked(tmp_path):
+            pass
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_lock_of_a_dead_process_is_taken_over(tmp_path: Path) -> None:
