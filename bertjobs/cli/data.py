@@ -171,14 +171,14 @@ def _prepare(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
     try:
         with _arrays(args, progress.say) if args.slurm else ThisMachine(chosen_processes(args)) as runner:
             for note in options.chosen_vocabulary.notes:
-                print(f"note: {note}")
+                print(harmless(f"note: {note}"))
             made = prepare(options, progress, runner)
     except KeyboardInterrupt:
         if (Path(args.output) / WORK_FOLDER).exists():
             progress.say("interrupted: finished tasks are kept, and the same command resumes")
         raise
     if not made:
-        print(f"{args.output} is already complete, with these settings, this corpus and this vocabulary")
+        print(harmless(f"{args.output} is already complete, with these settings, this corpus and this vocabulary"))
     _print_summary(DataManifest.read(args.output), time.monotonic() - started if made else None)
     return 0
 
@@ -204,15 +204,15 @@ def _vocab(args: argparse.Namespace) -> int:
     notes = train_vocabulary(corpora, args.size, not args.cased, args.output, wishes.strip_accents)
     vocabulary = choose_vocabulary(args.output, wishes).vocabulary
     seconds = time.monotonic() - started
-    print(f"{vocabulary.size:,} tokens, {vocabulary.normalisation}, in {seconds:.0f} s -> {args.output} "
-          f"(sha256 {vocabulary.sha256[:12]}...)")  # fmt: skip
+    print(harmless(f"{vocabulary.size:,} tokens, {vocabulary.normalisation}, in {seconds:.0f} s -> {args.output} "
+                   f"(sha256 {vocabulary.sha256[:12]}...)"))  # fmt: skip
     for note in notes:
-        print(f"note: {note}")
+        print(harmless(f"note: {note}"))
     words = [word for source in corpora for word in ("--corpus", source)]
     words += ["--vocab", args.output, *(["--cased"] if args.cased else [])]
     words += ["--strip-accents", args.strip_accents] if args.strip_accents else []
     words += ["--language", args.language] if args.language != "english" else []
-    print("next: " + shell_line(["bertjobs", "data", "prepare", *words]) + " --output DIR")
+    print("next: " + harmless(shell_line(["bertjobs", "data", "prepare", *words])) + " --output DIR")
     return 0
 
 
@@ -230,7 +230,7 @@ def _print_oddities(data: DataManifest) -> None:
             print(f"note: {before}{counted(count, noun)}{after}")
     if odd := list(data.odd_files.items()):
         more = f", and {len(odd) - _NAMED} more files" if len(odd) > _NAMED else ""
-        print("      in " + ", ".join(f"{name} ({count:,})" for name, count in odd[:_NAMED]) + more)
+        print(harmless("      in " + ", ".join(f"{name} ({count:,})" for name, count in odd[:_NAMED]) + more))
 
 
 _NAMED = 5  # files with bytes that are not text
@@ -270,6 +270,6 @@ def _print_summary(data: DataManifest, seconds: float | None) -> None:
     for line in source_lines(data):
         print(harmless(line))
     took = f" in {seconds:.1f} s" if seconds is not None else ""
-    print(f"{count} files, {size / 1e6:.1f} MB{took} -> {data.folder}")
+    print(f"{count} files, {size / 1e6:.1f} MB{took} -> {harmless(str(data.folder))}")
     run = ["--recipe", "NAME", "--data", str(data.folder), *run_sets(data.settings)]
-    print("next: " + shell_line(["bertjobs", "submit", *run]))
+    print("next: " + harmless(shell_line(["bertjobs", "submit", *run])))

@@ -66,7 +66,7 @@ def _duplicates(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps({"corpora": args.corpus, "documents_by_source": repeats.documents, "wall_time_s": seconds}
                          | {name: getattr(report, name) for name in ("how", "documents", "by_source", "examples")},
-                         indent=2, ensure_ascii=False))  # fmt: skip
+                         indent=2))  # fmt: skip
         return 0
     rows = [["corpus", "documents", "repeat an earlier one", "share"]]
     for corpus, documents, repeated in zip(args.corpus, repeats.documents, report.by_source, strict=True):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from bertjobs.cli.arguments import chosen_container, chosen_site
 from bertjobs.errors import InputError
+from bertjobs.wording import harmless
 
 if TYPE_CHECKING:
     from bertjobs.data.prepare import PrepareOptions
@@ -71,17 +72,17 @@ def queue_prepare(parser: argparse.ArgumentParser, args: argparse.Namespace, opt
     # What can be checked quickly here; the other checks read the whole corpus.
     options.check()
     for note in options.chosen_vocabulary.notes:
-        print(f"note: {note}")
+        print(harmless(f"note: {note}"))
     for text in options.corpora:
         Source.parse(named_on_disk(text))
     output, arrays = Path(args.output), array_options(args)
     # The job does not get the variables that name a container here.
     words = [*given_words(parser, args), *(arrays.container.flags() if arrays.container else ())]
     job = queue([sys.executable, "-m", "bertjobs", "data", "prepare", *words], arrays, output, os.environ)
-    print(f"queued as job {job}; log {str(log_file(output)).replace('%j', job)}")
+    print(harmless(f"queued as job {job}; log {str(log_file(output)).replace('%j', job)}"))
     site = ["--site", args.site] if getattr(args, "site", None) else []
     after = ["--recipe", "NAME", "--data", str(output.absolute()), "--after", job, *run_sets(options.settings())]
-    print("next: " + shell_line(["bertjobs", "submit", *site, *after]))
+    print("next: " + harmless(shell_line(["bertjobs", "submit", *site, *after])))
     return 0
 
 

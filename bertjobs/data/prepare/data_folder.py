@@ -35,6 +35,7 @@ from bertjobs.errors import BertjobsError, InputError
 from bertjobs.files.atomic import remove_leftovers, sync_folder, write_json
 from bertjobs.files.lock import locked
 from bertjobs.slurm.shell import quote
+from bertjobs.wording import harmless
 
 Progress = Callable[[str, float, float, str], None]
 """Called with a stage's name, how much of it is done, how much there is, and the unit."""
@@ -70,8 +71,8 @@ def prepare(options: PrepareOptions, progress: Progress, runner: Runner | None =
     output = Path(options.output)
     if _is_complete(output, plan):
         if path := written_since(pieces, (output / MANIFEST_NAME).stat().st_mtime_ns):
-            print(f"note: {path} was written after this data was made, and has the same size. If its text has changed, "
-                  "prepare it into another folder", file=sys.stderr, flush=True)  # fmt: skip
+            print(f"note: {harmless(path)} was written after this data was made, and has the same size. If its text "
+                  "has changed, prepare it into another folder", file=sys.stderr, flush=True)  # fmt: skip
         return False
     refuse_sources_without_text(sources, pieces)
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import re
 from pathlib import Path
 
@@ -61,6 +62,35 @@ def test_validation_data_of_far_more_than_its_share_is_said(
     share = data.validation.rows / (data.train.rows / 5 + data.validation.rows)
     assert f"note: {share:.0%} of the sequences are for validation, not 5.0%: documents are held out whole" in printed
     assert "another --seed" in printed
+
+
+def test_names_that_no_terminal_should_get_are_written_as_escapes(
+    corpus: Path, vocabulary_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    odd, shown = "odd\udcff\x1b[2J", r"odd\udcff\x1b[2J"
+    folder, output = tmp_path / f"corpus-{odd}", tmp_path / f"data-{odd}"
+    folder.mkdir()
+    for number in range(8):
+        text = (corpus / f"speech-{number:02}.txt").read_bytes()
+        (folder / f"{odd}-{number}.txt").write_bytes(text + b"\xff")
+    words = ("prepare", "--vocab", vocabulary_path, "--phases", "1", "--processes", 1)
+    assert _run(*words, "--corpus", f"text:{folder}", "--output", output) == 0
+    assert _run(*words, "--corpus", f"text:{folder}", "--output", output) == 0
+    printed = capsys.readouterr().out
+    assert f"{shown}-0.txt (1)" in printed
+    assert f"-> {tmp_path}/data-{shown}\n" in printed
+    assert f"data-{shown} is already complete" in printed
+    (output / odd).touch()
+    assert _run("verify", output) == 64
+    assert f"{shown}: expected" in capsys.readouterr().out
+    (output / odd).unlink()
+    for verb in ("verify", "inspect"):
+        assert _run(verb, output) == 0
+        printed = capsys.readouterr().out
+        assert shown in printed
+        assert odd not in printed
+    assert _run("duplicates", "--json", "--corpus", f"text:{folder}", "--processes", 1) == 0
+    assert json.loads(capsys.readouterr().out)["corpora"] == [f"text:{folder}"]
 
 
 def test_the_command_to_type_next_repeats_what_was_given(
