@@ -329,6 +329,7 @@ def _verify(args: argparse.Namespace) -> int:
 def _adopt(args: argparse.Namespace) -> int:
     with interrupts_held():
         from bertjobs.cli.data_adopt import adopt_hdf5, adopt_lddl, print_notes
+        from bertjobs.cli.data_prepare import run_sets
         from bertjobs.slurm.shell import shell_line
 
     progress = ReadingLine("adopt")
@@ -353,8 +354,8 @@ def _adopt(args: argparse.Namespace) -> int:
               + (_SHARED if data.settings["balanced"] else _APART))  # fmt: skip
     print(f"-> {harmless(args.output)}")
     print("next: " + harmless(shell_line(["bertjobs", "data", "inspect", args.output])))
-    static = ["--set", "masking=static"] if data.masking == "static" else []
-    print("next: " + harmless(shell_line(["bertjobs", "submit", "--recipe", "NAME", "--data", args.output, *static])))
+    run = ["--recipe", "NAME", "--data", args.output, *run_sets(data.settings)]
+    print("next: " + harmless(shell_line(["bertjobs", "submit", *run])))
     return 0
 
 

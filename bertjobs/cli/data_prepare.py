@@ -102,10 +102,14 @@ def run_sets(settings: Mapping[str, Any]) -> list[str]:
     """What a run on data of these settings has to set, unless its recipe does."""
     from bertjobs.recipe.predictions import MASKED_SHARE
 
-    sets = [] if settings.get("next_sentence", True) else ["--set", "next_sentence=false"]
-    share = settings["masked_share"]
-    other_share = settings["masking"] == "dynamic" and share != MASKED_SHARE
-    return [*sets, "--set", f"masked_share={share:g}"] if other_share else sets
+    sets = [] if settings.get("next_sentence", True) else ["next_sentence=false"]
+    if settings["masking"] == "static":
+        sets.append("masking=static")
+    elif (share := settings["masked_share"]) != MASKED_SHARE:
+        sets.append(f"masked_share={share:g}")
+    if settings.get("masked_units", "pieces") == "words":
+        sets.append("masked_units=words")
+    return [word for setting in sets for word in ("--set", setting)]
 
 
 def array_options(args: argparse.Namespace) -> ArrayOptions:

@@ -64,6 +64,24 @@ def test_validation_data_of_far_more_than_its_share_is_said(
     assert "another --seed" in printed
 
 
+@pytest.mark.parametrize(
+    ("words", "sets"),
+    [
+        (("--masking", "static"), "--set masking=static"),
+        (("--masking", "static", "--masked-units", "words"), "--set masking=static --set masked_units=words"),
+        (("--masked-units", "words", "--masked-share", 0.2), "--set masked_share=0.2 --set masked_units=words"),
+    ],
+)
+def test_the_run_to_type_next_masks_as_the_data_is_made_for(
+    corpus: Path, vocabulary_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: tuple, sets: str
+) -> None:
+    output = tmp_path / "data"
+    given = ("--corpus", f"text:{corpus}", "--vocab", vocabulary_path, "--phases", "1", "--processes", 1)
+    assert _run("prepare", *given, "--output", output, *words) == 0
+    command = capsys.readouterr().out.partition("next: ")[2].strip()
+    assert command == f"bertjobs submit --recipe NAME --data {output} {sets}"
+
+
 def test_names_that_no_terminal_should_get_are_written_as_escapes(
     corpus: Path, vocabulary_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
