@@ -13,13 +13,18 @@ from typing import TYPE_CHECKING, Any
 from bertjobs.cli.data_check import add_verbs, chosen_processes
 from bertjobs.cli.data_corpus import add_corpus, chosen_corpora
 from bertjobs.cli.data_duplicates import add_duplicates, add_near_options
-from bertjobs.cli.data_prepare import add_place_arguments, array_options, queue_prepare, run_sets
+from bertjobs.cli.data_prepare import (
+    add_place_arguments,
+    array_options,
+    queue_prepare,
+    refuse_unused_placement,
+    run_sets,
+)
 from bertjobs.cli.data_sources import source_lines
 from bertjobs.cli.help_text import DefaultsShown
 from bertjobs.cli.interrupts import interrupts_held
 from bertjobs.cli.memory import keep_freed_memory
 from bertjobs.cli.progress import ProgressLine
-from bertjobs.errors import InputError
 from bertjobs.wording import counted, harmless
 
 if TYPE_CHECKING:
@@ -153,14 +158,11 @@ def _prepare(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
         from bertjobs.data.prepare import DEFAULTS, PrepareOptions, ThisMachine, parse_phases, prepare
         from bertjobs.data.shards.manifest import MANIFEST_NAME, WORK_FOLDER, DataManifest
 
+    refuse_unused_placement(args)
     names = {field.name for field in fields(PrepareOptions)}
     given = {**DEFAULTS[args.next_sentence], **{name: value for name, value in vars(args).items() if name in names}}
     phases = parse_phases(args.phases, args.masked_share)
     options = PrepareOptions(**{**given, "corpora": chosen_corpora(args), "vocabulary": args.vocab, "phases": phases})
-    if args.queue and not args.slurm:
-        raise InputError("--queue is for a cluster", where="--queue", hint="add --slurm")
-    if getattr(args, "image", "") and not args.slurm:
-        raise InputError("a container is for jobs on a cluster", where="--image", hint="add --slurm")
     if args.queue and not (Path(args.output) / MANIFEST_NAME).exists():  # else nothing is left to do
         return queue_prepare(parser, args, options)
     if "SLURM_RESTART_COUNT" in os.environ:  # in a job that began before

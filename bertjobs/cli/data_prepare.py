@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _FROM_SITE = ("partition", "account", "qos", "time")
 _NAMED = (*_FROM_SITE, "memory", "cpus")
+_CUT = ("jobs", "attempts")
 _SBATCH_NAMES = {"memory": "mem", "cpus": "cpus-per-task"}
 
 
@@ -61,6 +62,15 @@ def add_place_arguments(parser: argparse.ArgumentParser) -> None:
     option("--site", metavar="NAME", default=argparse.SUPPRESS,
            help="site file with partition, account, qos, time and sbatch options, made by `bertjobs init`; "
            "`none` uses none (default: the only one, or the one named default)")  # fmt: skip
+
+
+def refuse_unused_placement(args: argparse.Namespace) -> None:
+    """InputError for an option that is of no effect on this machine."""
+    if args.slurm:
+        return
+    for name in ("queue", *_CUT, "nodes", *_NAMED, "sbatch", "image", "mounts", "container"):
+        if getattr(args, name, None):
+            raise InputError(f"--{name} is for a cluster", where=f"--{name}", hint="add --slurm")
 
 
 def queue_prepare(parser: argparse.ArgumentParser, args: argparse.Namespace, options: PrepareOptions) -> int:
@@ -118,7 +128,7 @@ def array_options(args: argparse.Namespace) -> ArrayOptions:
     from bertjobs.slurm.environment import users_defaults
     from bertjobs.slurm.options import SlurmOptions, option_name, parse_option
 
-    cut: dict[str, Any] = {name: value for name, value in vars(args).items() if name in ("jobs", "attempts")}
+    cut: dict[str, Any] = {name: value for name, value in vars(args).items() if name in _CUT}
     named: dict[str, Any] = {name: value for name, value in vars(args).items() if name in _NAMED}
     extra = [parse_option(text, ours={}) for text in getattr(args, "sbatch", ())]
     taken = set(map(option_name, extra))

@@ -203,6 +203,26 @@ def test_a_hugging_face_folder_is_read_without_its_library(tmp_path: Path) -> No
         scan([Source.parse(f"hf:{tmp_path}/both#split=tests")])
 
 
+def test_a_hugging_face_folder_of_one_split_is_not_another(tmp_path: Path) -> None:
+    with pa.ipc.new_stream(tmp_path / "data.arrow", pa.schema({"text": pa.string()})) as stream:
+        stream.write_table(pa.table({"text": ["Eins."]}))
+
+    def state(**more: object) -> None:
+        (tmp_path / "state.json").write_text(json.dumps({"_data_files": [{"filename": "data.arrow"}], **more}))
+
+    for name, said in (("train", "is the split 'train'"), (None, "is one split, without a name")):
+        state(_split=name)
+        assert len(texts(f"hf:{tmp_path}")) == 1
+        with pytest.raises(InputError, match=said) as caught:
+            scan([Source.parse(f"hf:{tmp_path}#split=validation")])
+        assert "leave out #split=validation" in str(caught.value.hint)
+    state()
+    with pytest.raises(InputError, match="without a name"):
+        scan([Source.parse(f"hf:{tmp_path}#split=validation")])
+    state(_split="train")
+    assert len(texts(f"hf:{tmp_path}#split=train")) == 1
+
+
 # ---------------------------------------------------------------- bytes
 
 
