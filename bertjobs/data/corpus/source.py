@@ -195,10 +195,11 @@ class Document:
             "relative/path:ROW" (parquet, hf), the page's id (mediawiki, wikiextractor); parts after the first have
             "#2", "#3", ... at the end.
         text: its text, not only white space; "" for an article without text, which is counted and not used.
-        replaced: how many U+FFFD stand for what was not UTF-8.
+        replaced: how many U+FFFD stand for what was not UTF-8, or for half a character in JSON.
         nul: how many NUL bytes were removed.
         size: bytes read for it.
         model: of a wiki's page that is not wikitext, such as "wikibase-item"; it has no text. Else "".
+        escaped: of ``replaced`` and ``nul``, those that JSON had as escapes, in bytes that were valid.
     """
 
     id: str
@@ -207,3 +208,4 @@ class Document:
     nul: int
     size: int
     model: str = ""
+    escaped: int = 0

@@ -167,6 +167,33 @@ def test_json_lines_have_their_text_in_a_field(tmp_path: Path) -> None:
     assert texts(f"jsonl:{path}#field=body") == [("a.jsonl:0", "B")]
 
 
+@pytest.mark.parametrize(
+    ("kind", "name", "line"),
+    [
+        ("jsonl", "a.jsonl", r'{"text": "a \ud800 b \u0000 c"}'),
+        ("jsonl", "a.jsonl", r'{"text": "' + r"a \ud800 b \u0000 c" * 60_000 + '"}'),  # longer than a chunk
+        ("wikiextractor", "wiki_00", r'{"id": "1", "title": "A", "text": "a \ud800 b \u0000 c"}'),
+    ],
+)
+def test_escapes_in_json_are_counted_and_no_sign_of_another_encoding(
+    tmp_path: Path, kind: str, name: str, line: str
+) -> None:
+    (tmp_path / name).write_text(f"{line}\n" * 30)
+    source = Source.parse(f"{kind}:{tmp_path}")
+    (piece,) = scan([source], 1 << 30)
+    odd: dict[str, int] = {}
+    found = list(read(piece, kind, odd=odd))
+    escapes = 30 * (line.count(r"\ud800") + line.count(r"\u0000"))
+    assert sum(document.replaced + document.nul for document in found) == escapes
+    assert sum(document.escaped for document in found) == escapes
+    assert odd == {name: escapes}
+    with (tmp_path / name).open("ab") as file:
+        file.write(line.encode().replace(b"a ", b"\xe4 ") + b"\n")
+        file.write(b'{"id": "1", "text": "' + b"\xe4" * 30_000 + b'"}\n')
+    with pytest.raises(InputError, match="is not UTF-8"):
+        list(documents(f"{kind}:{tmp_path}"))
+
+
 def test_half_surrogates_and_nul_from_json_escapes_are_replaced_and_counted(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text(r'{"text": "a\ud800b\u0000c\ud83d\ude00"}')
     (document,) = documents(f"jsonl:{tmp_path}")
