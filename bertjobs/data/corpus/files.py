@@ -14,6 +14,7 @@ from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, cast
+from urllib.parse import urlsplit
 
 from bertjobs.data.corpus.document import CHUNK
 from bertjobs.data.corpus.encodings import as_utf8, check_byte_order
@@ -51,7 +52,7 @@ class File:
 
     @property
     def compressed(self) -> bool:
-        return self.path.lower().endswith(COMPRESSIONS)
+        return compression(self.path) != ""
 
     @property
     def divisible(self) -> bool:
@@ -70,6 +71,13 @@ def is_http(path: str) -> bool:
 def is_url(path: str) -> bool:
     """Whether a path is a URL that fsspec opens (``file://`` is taken the direct way)."""
     return "://" in path and not path.startswith("file://")
+
+
+def compression(path: str) -> str:
+    """The one of ``COMPRESSIONS`` that a file's name ends with, or "". What follows ``?`` or ``#`` in a URL of the web
+    is no part of the name."""
+    name = urlsplit(path).path if is_http(path) else path
+    return next((suffix for suffix in COMPRESSIONS if name.lower().endswith(suffix)), "")
 
 
 @contextmanager
@@ -271,7 +279,7 @@ def open_text(path: str, encoding: str = "") -> Iterator[BinaryIO]:
         with open_text(path) as file:
             yield cast(BinaryIO, io.BufferedReader(_Utf8(file, encoding, path), CHUNK))
         return
-    suffix = Path(path).suffix.lower()
+    suffix = compression(path)
     with open_raw(path) as raw:
         if suffix == ".gz":
             yield cast(BinaryIO, io.BufferedReader(gzip.GzipFile(fileobj=raw), CHUNK))

@@ -14,7 +14,7 @@ from dataclasses import replace
 
 from bertjobs.data.corpus.document import decode
 from bertjobs.data.corpus.encodings import as_utf8, check_byte_order, likely, of_start, refusal
-from bertjobs.data.corpus.files import COMPRESSIONS, File, is_url, open_text, reading
+from bertjobs.data.corpus.files import File, compression, is_url, open_text, reading
 from bertjobs.data.corpus.source import Document, Piece
 from bertjobs.errors import BertjobsError, InputError
 
@@ -107,7 +107,7 @@ def _bad_sample(file: Piece) -> bytes:
     """Some of a file's bytes in which there are many that are not UTF-8; its first ones if there are none."""
     (path,), first = file.paths, b""
     with reading(path), open_text(path) as text:
-        if file.start and not path.lower().endswith(COMPRESSIONS):
+        if file.start and not compression(path):
             text.seek(file.start // 4 * 4)  # units of two and of four bytes stay whole
         while block := text.read(_SAMPLE):
             if _bad_bytes(block, "")[0] >= LEAST:

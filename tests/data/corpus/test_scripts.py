@@ -241,17 +241,20 @@ def test_the_kind_of_your_own_text_is_recognised_by_file_names(site: Site, tmp_p
     (tmp_path / "l").mkdir()
     (tmp_path / "l" / "linked").symlink_to(tmp_path / "w")
     (tmp_path / "l" / "circle").symlink_to(tmp_path / "l")
-    site.files = {"/d/b.jsonl": b'{"text": "x"}'}
+    site.files = {"/d/b.jsonl": b'{"text": "x"}', "/d/c.jsonl.gz?download=true": b"x"}
     names = ("t", "j", "p", "h", "x.xml.bz2", "w", "l", "wiki_1")
-    words = [*(tmp_path / name for name in names), f"{site.url}/d/b.jsonl", "lddl:/y@2"]
+    urls = [site.url + path for path in site.files]
+    words = [*(tmp_path / name for name in names), *urls, "lddl:/y@2"]
     done = run("text.sh", *words, "--output", tmp_path / "out", "--vocab", "v", "--", "--seed", 7)
     assert done.returncode == 0, done.stderr
     arguments = done.stdout.splitlines()[-1].split()
     sources = [arguments[place + 1] for place, word in enumerate(arguments) if word == "--corpus"]
     kinds = [source.partition(":")[0] for source in sources]
     assert kinds == [
-        "text", "jsonl", "parquet", "hf", "mediawiki", "wikiextractor", "wikiextractor", "text", "jsonl", "lddl",
+        "text", "jsonl", "parquet", "hf", "mediawiki", "wikiextractor", "wikiextractor", "text", "jsonl", "jsonl",
+        "lddl",
     ]  # fmt: skip
+    assert sources[-2].endswith("c.jsonl.gz")
     assert sources[-1] == "lddl:/y@2"
     assert arguments[-2:] == ["--seed", "7"]
 
