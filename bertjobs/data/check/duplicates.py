@@ -8,14 +8,11 @@ agree at the threshold's share of places or more belong together, as do all that
 
 from __future__ import annotations
 
-import errno
-import os
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
-from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +22,7 @@ from bertjobs.data.check.document_table import DocumentTable
 from bertjobs.data.check.fingerprints import PLACES
 from bertjobs.data.ragged import offsets_of
 from bertjobs.errors import InputError
+from bertjobs.files.arrays import map_new
 
 Bools = NDArray[np.bool_]
 Int64s = NDArray[np.int64]
@@ -74,7 +72,7 @@ def equal_documents(tables: Sequence[Path], folder: Path) -> Duplicates:
     count = int(offsets[-1])
     passes = max(1, ceil(count / HASHES_AT_A_TIME))
     with tempfile.TemporaryFile(dir=folder) as file:
-        hashes = _mapped(file, np.uint64, (count, 2))
+        hashes = map_new(file, np.uint64, (count, 2))
         for path, start, end in zip(tables, offsets, offsets[1:], strict=False):
             hashes[start:end] = DocumentTable.read(path).hashes
         shares = [_equal_in_share(hashes, number, passes) for number in range(passes)]
@@ -99,8 +97,8 @@ def near_documents(tables: Sequence[Path], threshold: float, folder: Path) -> Du
     join(labels, equal.later, equal.first)
     width = band_width(threshold)
     with tempfile.TemporaryFile(dir=folder) as rows_file, tempfile.TemporaryFile(dir=folder) as bands_file:
-        rows = _mapped(rows_file, np.uint32, (count, PLACES))
-        bands = _mapped(bands_file, np.uint64, (PLACES // width, count))
+        rows = map_new(rows_file, np.uint32, (count, PLACES))
+        bands = map_new(bands_file, np.uint64, (PLACES // width, count))
         usable = np.zeros(count, dtype=np.bool_)
         for path, start, end in zip(tables, equal.offsets, equal.offsets[1:], strict=False):
             table = DocumentTable.read(path)
@@ -158,27 +156,6 @@ def _equal_in_share(hashes: UInt64s, number: int, of: int) -> tuple[Int64s, Int6
     repeats[1:] = (low[1:] == low[:-1]) & (high[1:] == high[:-1])
     firsts = np.maximum.accumulate(np.where(repeats, 0, np.arange(len(documents))))
     return documents[repeats], documents[firsts[repeats]]
-
-
-def _mapped(file: IO[bytes], kind: type[np.generic], shape: tuple[int, int]) -> NDArray[Any]:
-    if not all(shape):  # nothing to map
-        return np.zeros(shape, dtype=kind)
-    _allocate(file, shape[0] * shape[1] * np.dtype(kind).itemsize)
-    return np.memmap(file, dtype=kind, mode="r+", shape=shape)
-
-
-def _allocate(file: IO[bytes], size: int) -> None:
-    """Give a file its bytes on the disk: where it is full, writing through a map would end the process by a signal.
-
-    Raises:
-        OSError: the disk is full.
-    """
-    try:
-        os.posix_fallocate(file.fileno(), 0, size)
-    except OSError as error:
-        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
-            raise
-        file.truncate(size)  # a file system that cannot
 
 
 def _bands(rows: UInt32s, width: int) -> UInt64s:

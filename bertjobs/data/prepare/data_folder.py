@@ -16,7 +16,9 @@ from bertjobs.data.corpus import Source, named_on_disk, refuse_sources_without_t
 from bertjobs.data.corpus.changes import CorpusChangedError
 from bertjobs.data.corpus.persistent import UnavailableError
 from bertjobs.data.corpus.soundness import most_odd
+from bertjobs.data.prepare.bucket_index import BucketIndex
 from bertjobs.data.prepare.document_keys import with_repeated_ids
+from bertjobs.data.prepare.held_out import settle_split
 from bertjobs.data.prepare.limit import OverLimitError
 from bertjobs.data.prepare.on_this_machine import Done, Runner, ThisMachine
 from bertjobs.data.prepare.pair_counts import refuse_poor_pairs
@@ -25,7 +27,7 @@ from bertjobs.data.prepare.settings import PrepareOptions
 from bertjobs.data.prepare.source_tally import source_counts
 from bertjobs.data.prepare.split_rows import refuse_splits_without_rows
 from bertjobs.data.prepare.stage_duplicates import duplicate_report
-from bertjobs.data.prepare.stage_pairs import counted_pairs, settle_split
+from bertjobs.data.prepare.stage_pairs import counted_pairs
 from bertjobs.data.prepare.unknown_share import EarlyCheck, check_unknown, unknown_counts
 from bertjobs.data.prepare.work_folder import DUPLICATES, FOLDER_NAME, PreparePlan, WorkFolder, make_plan
 from bertjobs.data.shards.manifest import FORMAT, MANIFEST_NAME, SPLITS, VERSION, DataManifest
@@ -151,9 +153,9 @@ def _is_complete(output: Path, plan: PreparePlan) -> bool:
 
 def _run_stages(work: WorkFolder, options: PrepareOptions, runner: Runner, progress: Progress) -> None:
     for stage in work.stages:
-        if stage == "pairs":
-            settle_split(work.tokenised())
         missing = work.missing(stage)
+        if stage == "pairs" and missing:
+            BucketIndex.of(work)
         done: Done = _StageProgress(work, stage, missing, progress)
         if stage == "tokenise":
             done = EarlyCheck(work, options.max_unknown_share, done)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from bertjobs.data.check.document_table import DocumentTable
 from bertjobs.data.corpus import Source
 from bertjobs.data.shards.manifest import DataManifest
+from bertjobs.errors import InputError
 
 NAMES_KEPT = 1000  # of held-out documents, for the manifest
 _FAR_ABOVE = 4  # times the share that was asked for
@@ -47,6 +49,43 @@ def split_counts(
         "lowest_train": one(train[draws[train].argmin()]) if len(train) else None,
         "highest_held_out": one(highest[0]) if len(highest) else None,
     }
+
+
+@dataclass(frozen=True)
+class Moved:
+    """The one document that changes its split, so that neither is empty: ``place`` in a chunk of a piece."""
+
+    to: str
+    piece: int
+    chunk: int
+    place: int
+    name: str
+
+
+def settle_split(results: list[Any]) -> Moved | None:
+    """What has to change where a corpus is so small that one split got no document.
+
+    Args:
+        results: of all tasks of the stage "tokenise".
+
+    Raises:
+        InputError: there are fewer than two documents.
+    """
+    documents = sum(result["documents"] for result in results)
+    if documents < 2:
+        raise InputError(
+            f"the corpus has {documents} document{'s' * (documents != 1)} with text, but at least two are needed: "
+            "one is held out",
+            where="--corpus",
+            hint="with text:DIR each *.txt file is a document, with lddl:DIR each line is one",
+        )
+    held_out = sum(result["held_out"] for result in results)
+    if 0 < held_out < documents:
+        return None
+    name, to, best = ("highest_held_out", "train", max) if held_out else ("lowest_train", "validation", min)
+    candidates = [(*result[name], piece) for piece, result in enumerate(results) if result[name]]
+    _, chunk, place, document, piece = best(candidates)
+    return Moved(to, piece, chunk, place, document)
 
 
 def validation_share(data: DataManifest) -> float:

@@ -20,7 +20,7 @@ import pytest
 from bertjobs.data.check.target import find_target
 from bertjobs.data.prepare import PHASES, PrepareOptions, ThisMachine, prepare
 from bertjobs.data.prepare.document_keys import document_key
-from bertjobs.data.prepare.stage_pairs import Moved, settle_split
+from bertjobs.data.prepare.held_out import Moved, settle_split
 from bertjobs.data.prepare.stage_tokenise import assign_buckets, copies, held_out_draws
 from bertjobs.data.prepare.work_folder import FOLDER_NAME, STAGES, WorkFolder
 from bertjobs.data.shards.manifest import MANIFEST_NAME, DataManifest
