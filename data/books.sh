@@ -4,7 +4,7 @@
 #
 #   data/books.sh --output DIR (--folder DIR | --urls FILE) [OPTIONS] [-- PREPARE OPTIONS]
 #
-#   --folder DIR          the books, *.txt in it and below it
+#   --folder DIR          the books, *.txt in it and below it, also behind links; they are not changed
 #   --urls FILE           a list of URLs, one per line; # begins a comment. A book's SHA-256 is recorded in
 #                         TARGET/SHA256SUMS once it is downloaded, and checked from then on.
 #
@@ -57,18 +57,21 @@ if [[ -n $urls ]]; then
 fi
 [[ -d $folder ]] || fail "$folder is not a folder" "--folder DIR"
 
-books=$target/books
-mkdir -p "$books"
+mkdir -p "$target/books"
+folder=$(resolved "$folder")
+books=$(resolved "$target/books")
 count=0
 while IFS= read -r -d '' file; do
   count=$((count + 1))
   book=$books/${file#"$folder"/}
+  [[ ! $book -ef $file ]] || fail "$file would be replaced by the book without its licence" "choose another --target"
   [[ ! $book -nt $file ]] || continue
   mkdir -p "$(dirname "$book")"
   if iconv -f UTF-8 -t UTF-8 "$file" >/dev/null 2>&1; then encoding=UTF-8; else encoding=ISO-8859-1; fi
   iconv -f "$encoding" -t UTF-8 "$file" | without_licence >"$book.part"
   mv "$book.part" "$book"
-done < <(find "$folder" -path "$books" -prune -o -type f -name '*.txt' -print0 | LC_ALL=C sort -z)
+done < <(find -L "$folder" -mindepth 1 \( -samefile "$books" -o -name '.*' \) -prune \
+  -o -type f -iname '*.txt' -print0 | LC_ALL=C sort -z)
 ((count)) || fail "$folder holds no *.txt file" "books in plain text"
 echo "$count books in $books"
 prepare "text:$books"

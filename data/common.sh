@@ -2,7 +2,8 @@
 # What the scripts beside this one share; sourced, not run.
 #
 # Options that all scripts which make shards take:
-COMMON_OPTIONS="  --vocab FILE          vocab.txt or tokenizer.json (default: train one on this text, TARGET/vocab.txt)
+COMMON_OPTIONS="  --vocab FILE          vocab.txt or tokenizer.json (default: train one on this text, TARGET/vocab.txt;
+                        an error if one of other text, or of another size or case, is there)
   --vocab-size TOKENS   size of the vocabulary to train (default: 30522)
   --cased               keep upper case and accents
   --target DIR          where downloads and their checksums go (default: the output's folder)
@@ -62,6 +63,9 @@ bertjobs() {
   else command bertjobs "$@"
   fi
 }
+
+# resolved FOLDER: its absolute path, without links and without a slash at its end.
+resolved() { (CDPATH='' cd -- "$1" && pwd -P); }
 
 # hash_is FILE ALGORITHM HASH: whether the file has this hash. ALGORITHM is md5, sha1 or sha256.
 hash_is() {
@@ -142,15 +146,41 @@ fetch_recorded() {
   record_sum "$2"
 }
 
+# own_vocabulary SOURCE...: sets `vocab` to TARGET/vocab.txt, which is trained unless it is there. What it is made from
+# is written beside it first, so that it is never taken for that of other text.
+own_vocabulary() {
+  local record before now corpora=() source
+  vocab=$target/vocab.txt
+  record=$vocab.made-from
+  for source in "$@"; do corpora+=(--corpus "$source"); done
+  now=$({ printf '%s tokens\n%s\n' "$vocab_size" "${cased:-uncased}"; printf '%s\n' "$@"; } | LC_ALL=C sort)
+  if [[ ! -f $vocab ]]; then
+    printf '%s\n' "$now" >"$record"
+    bertjobs data vocab "${corpora[@]}" --size "$vocab_size" ${cased:+"$cased"} --output "$vocab"
+  elif [[ ! -f $record ]]; then
+    echo "note: $vocab exists, and nothing says what it was made from; if that was other text, give another --target"
+  else
+    before=$(<"$record")
+    [[ $before == "$now" ]] || fail "$vocab was made from other text, or of another size or case
+  only then: $(only_in "$before" "$now")
+  only now:  $(only_in "$now" "$before")" "give another --target, or use it all the same: --vocab $(printf %q "$vocab")"
+    echo "$vocab exists"
+  fi
+}
+
+# only_in LINES OTHERS: the sorted lines that are not among the others, with commas between; a dash if there are none.
+only_in() {
+  local lines
+  mapfile -t lines < <(LC_ALL=C comm -23 <(printf '%s\n' "$1") <(printf '%s\n' "$2"))
+  ((${#lines[@]})) || lines=(-)
+  printf %s "${lines[0]}"
+  ((${#lines[@]} == 1)) || printf ', %s' "${lines[@]:1}"
+}
+
 # prepare SOURCE...: trains a vocabulary where none is given, then makes the shards.
 prepare() {
   local source corpora=()
   for source in "$@"; do corpora+=(--corpus "$source"); done
-  if [[ -z $vocab ]]; then
-    vocab=$target/vocab.txt
-    if [[ -f $vocab ]]; then echo "$vocab exists"
-    else bertjobs data vocab "${corpora[@]}" --size "$vocab_size" ${cased:+"$cased"} --output "$vocab"
-    fi
-  fi
+  [[ -n $vocab ]] || own_vocabulary "$@"
   bertjobs data prepare "${corpora[@]}" --vocab "$vocab" ${cased:+"$cased"} --output "$output" "${prepare_options[@]}"
 }

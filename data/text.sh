@@ -42,7 +42,11 @@ for word in "${words[@]}"; do
   case $word in
     -*) fail "unknown option $word" "see --help" ;;
     http://* | https://*)
-      name=$(printf %s "${word#*://}" | tr -c 'A-Za-z0-9._-' _)
+      # What follows ? or # tells files apart, and their kind is at the end of the name before it.
+      url=${word%%[?#]*}
+      name=$(printf %s "${url#*://}" | tr -c 'A-Za-z0-9._-' _)
+      query=$(printf %s "${word#"$url"}" | tr -c 'A-Za-z0-9._-' _)
+      name=${query:+$query-}$name
       mkdir -p "$target/downloads"
       fetch_recorded "$word" "$target/downloads/$name"
       sources+=("$(kind_of "$target/downloads/$name"):$target/downloads/$name")

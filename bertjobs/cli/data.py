@@ -13,13 +13,18 @@ from typing import TYPE_CHECKING, Any
 from bertjobs.cli.data_check import add_verbs, chosen_processes
 from bertjobs.cli.data_corpus import add_corpus, chosen_corpora
 from bertjobs.cli.data_duplicates import add_duplicates, add_near_options
-from bertjobs.cli.data_prepare import add_place_arguments, array_options, queue_prepare, run_sets
+from bertjobs.cli.data_prepare import (
+    add_place_arguments,
+    array_options,
+    queue_prepare,
+    refuse_unused_placement,
+    run_sets,
+)
 from bertjobs.cli.data_sources import source_lines
 from bertjobs.cli.help_text import DefaultsShown
 from bertjobs.cli.interrupts import interrupts_held
 from bertjobs.cli.memory import keep_freed_memory
 from bertjobs.cli.progress import ProgressLine
-from bertjobs.errors import InputError
 from bertjobs.wording import counted, harmless
 
 if TYPE_CHECKING:
@@ -153,14 +158,11 @@ def _prepare(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
         from bertjobs.data.prepare import DEFAULTS, PrepareOptions, ThisMachine, parse_phases, prepare
         from bertjobs.data.shards.manifest import MANIFEST_NAME, WORK_FOLDER, DataManifest
 
+    refuse_unused_placement(args)
     names = {field.name for field in fields(PrepareOptions)}
     given = {**DEFAULTS[args.next_sentence], **{name: value for name, value in vars(args).items() if name in names}}
     phases = parse_phases(args.phases, args.masked_share)
     options = PrepareOptions(**{**given, "corpora": chosen_corpora(args), "vocabulary": args.vocab, "phases": phases})
-    if args.queue and not args.slurm:
-        raise InputError("--queue is for a cluster", where="--queue", hint="add --slurm")
-    if getattr(args, "image", "") and not args.slurm:
-        raise InputError("a container is for jobs on a cluster", where="--image", hint="add --slurm")
     if args.queue and not (Path(args.output) / MANIFEST_NAME).exists():  # else nothing is left to do
         return queue_prepare(parser, args, options)
     if "SLURM_RESTART_COUNT" in os.environ:  # in a job that began before
@@ -171,14 +173,14 @@ def _prepare(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
     try:
         with _arrays(args, progress.say) if args.slurm else ThisMachine(chosen_processes(args)) as runner:
             for note in options.chosen_vocabulary.notes:
-                print(f"note: {note}")
+                print(harmless(f"note: {note}"))
             made = prepare(options, progress, runner)
     except KeyboardInterrupt:
         if (Path(args.output) / WORK_FOLDER).exists():
             progress.say("interrupted: finished tasks are kept, and the same command resumes")
         raise
     if not made:
-        print(f"{args.output} is already complete, with these settings, this corpus and this vocabulary")
+        print(harmless(f"{args.output} is already complete, with these settings, this corpus and this vocabulary"))
     _print_summary(DataManifest.read(args.output), time.monotonic() - started if made else None)
     return 0
 
@@ -204,15 +206,15 @@ def _vocab(args: argparse.Namespace) -> int:
     notes = train_vocabulary(corpora, args.size, not args.cased, args.output, wishes.strip_accents)
     vocabulary = choose_vocabulary(args.output, wishes).vocabulary
     seconds = time.monotonic() - started
-    print(f"{vocabulary.size:,} tokens, {vocabulary.normalisation}, in {seconds:.0f} s -> {args.output} "
-          f"(sha256 {vocabulary.sha256[:12]}...)")  # fmt: skip
+    print(harmless(f"{vocabulary.size:,} tokens, {vocabulary.normalisation}, in {seconds:.0f} s -> {args.output} "
+                   f"(sha256 {vocabulary.sha256[:12]}...)"))  # fmt: skip
     for note in notes:
-        print(f"note: {note}")
+        print(harmless(f"note: {note}"))
     words = [word for source in corpora for word in ("--corpus", source)]
     words += ["--vocab", args.output, *(["--cased"] if args.cased else [])]
     words += ["--strip-accents", args.strip_accents] if args.strip_accents else []
     words += ["--language", args.language] if args.language != "english" else []
-    print("next: " + shell_line(["bertjobs", "data", "prepare", *words]) + " --output DIR")
+    print("next: " + harmless(shell_line(["bertjobs", "data", "prepare", *words])) + " --output DIR")
     return 0
 
 
@@ -230,13 +232,14 @@ def _print_oddities(data: DataManifest) -> None:
             print(f"note: {before}{counted(count, noun)}{after}")
     if odd := list(data.odd_files.items()):
         more = f", and {len(odd) - _NAMED} more files" if len(odd) > _NAMED else ""
-        print("      in " + ", ".join(f"{name} ({count:,})" for name, count in odd[:_NAMED]) + more)
+        print(harmless("      in " + ", ".join(f"{name} ({count:,})" for name, count in odd[:_NAMED]) + more))
 
 
 _NAMED = 5  # files with bytes that are not text
 
 
 def _print_summary(data: DataManifest, seconds: float | None) -> None:
+    from bertjobs.data.prepare.held_out import remark_on_share
     from bertjobs.data.prepare.pair_counts import PairCounts, remark_on
     from bertjobs.slurm.shell import shell_line
 
@@ -261,12 +264,14 @@ def _print_summary(data: DataManifest, seconds: float | None) -> None:
     else:
         print("masked: in training, drawn anew each epoch")
     _print_oddities(data)
+    if remark := remark_on_share(data):
+        print(f"note: {remark}")
     for number, phase in sorted(data.phases.items()):
         if remark := remark_on(number, PairCounts(**phase.train.pairs)):
             print(f"note: {remark}")
     for line in source_lines(data):
         print(harmless(line))
     took = f" in {seconds:.1f} s" if seconds is not None else ""
-    print(f"{count} files, {size / 1e6:.1f} MB{took} -> {data.folder}")
+    print(f"{count} files, {size / 1e6:.1f} MB{took} -> {harmless(str(data.folder))}")
     run = ["--recipe", "NAME", "--data", str(data.folder), *run_sets(data.settings)]
-    print("next: " + shell_line(["bertjobs", "submit", *run]))
+    print("next: " + harmless(shell_line(["bertjobs", "submit", *run])))

@@ -11,6 +11,7 @@ from bertjobs.data.prepare.adopt import Progress
 from bertjobs.data.shards.manifest import DataManifest
 from bertjobs.data.text.vocabulary_choice import Wishes, choose_vocabulary
 from bertjobs.errors import InputError
+from bertjobs.wording import harmless
 
 
 def _phase_folders(args: argparse.Namespace) -> dict[int, Path]:
@@ -29,7 +30,7 @@ def _wishes(args: argparse.Namespace) -> Wishes:
 def print_notes(args: argparse.Namespace) -> None:
     """Print what a person should know of the vocabulary."""
     for note in choose_vocabulary(args.vocab, _wishes(args)).notes:
-        print(f"note: {note}")
+        print(harmless(f"note: {note}"))
 
 
 def adopt_lddl(args: argparse.Namespace, threads: int, progress: Progress) -> DataManifest:

@@ -178,7 +178,8 @@ def _draw(args: argparse.Namespace, target: CheckTarget, parts: dict[str, list[B
 
 def _print_header(path: str, target: CheckTarget) -> None:
     data, expected = target.data, target.parts[0].expected
-    print(f"{path}: {'token ids' if expected.shard_format == 'ids' else 'LDDL strings'} ({expected.shard_format})")
+    form = "token ids" if expected.shard_format == "ids" else "LDDL strings"
+    print(f"{harmless(path)}: {form} ({expected.shard_format})")
     vocabulary = target.vocabulary
     stated = f"{vocabulary.normalisation}, " if data is not None else ""  # of a lone shard nothing states it
     print(f"vocabulary  {vocabulary.size:,} tokens, {stated}sha256 {vocabulary.sha256[:12]}...")
@@ -186,10 +187,10 @@ def _print_header(path: str, target: CheckTarget) -> None:
         print(f"manifest    sha256 {data.sha256[:12]}...")
         words = ", ".join(f"{name} {_value(value)}" for name, value in data.settings.items())
         lines = textwrap.wrap(words, _WIDTH - 12, break_on_hyphens=False, break_long_words=False)
-        print("\n".join(f"{'' if place else 'settings':<12}{line}" for place, line in enumerate(lines)))
+        print("\n".join(f"{'' if place else 'settings':<12}{harmless(line)}" for place, line in enumerate(lines)))
     if target.metadata:
         pairs = ((name, f"{text[:12]}..." if "sha256" in name else text) for name, text in target.metadata.items())
-        print("file        " + ", ".join(f"{name} {text}" for name, text in pairs))
+        print(harmless("file        " + ", ".join(f"{name} {text}" for name, text in pairs)))
     if data is not None and (lines := source_lines(data)):
         print("\n" + "\n".join(map(harmless, lines)))
 
@@ -228,11 +229,11 @@ def _print_part(part: TargetPart, inspection: Inspection, samples: list[Sample],
     if samples and (inspection.wrong or inspection.remarks):
         print()
     for name, what in inspection.wrong[:_SHOWN]:
-        print(f"  WRONG  {name + ': ' if name else ''}{what}")
+        print(harmless(f"  WRONG  {name + ': ' if name else ''}{what}"))
     if len(inspection.wrong) > _SHOWN:
         print(f"  WRONG  and {len(inspection.wrong) - _SHOWN} more; --json shows all")
     for remark in inspection.remarks:
-        print(f"  note   {remark}")
+        print(harmless(f"  note   {remark}"))
 
 
 def _how_masked(part: TargetPart, *, stored: bool, seed: int) -> str:
@@ -249,9 +250,10 @@ def _print_samples(samples: list[Sample], how: str) -> None:
     print(f"  samples; masks {how}, [original→what the model sees]:")
     for sample in samples:
         following = {None: "", True: ", random next", False: ", follows"}[sample.is_random_next]
-        print(f"\n  {sample.shard} row {sample.row}: {sample.num_tokens} tokens, {sample.masks} masked{following}")
+        counts = f"{sample.num_tokens} tokens, {sample.masks} masked"
+        print(f"\n  {harmless(sample.shard)} row {sample.row}: {counts}{following}")
         for name, text in [(" ", sample.a)] if sample.b is None else [("A", sample.a), ("B", sample.b)]:
-            print(textwrap.fill(text, _WIDTH, initial_indent=f"    {name}  ", subsequent_indent=" " * 7,
+            print(textwrap.fill(harmless(text), _WIDTH, initial_indent=f"    {name}  ", subsequent_indent=" " * 7,
                                 break_on_hyphens=False))  # fmt: skip
 
 
@@ -260,9 +262,10 @@ def _print_next(args: argparse.Namespace, target: CheckTarget) -> None:
 
     folder = str(target.data.folder) if target.data else None
     if folder == args.path and not args.histogram:
-        print("next: " + shell_line(["bertjobs", "data", "inspect", args.path, "--histogram", "lengths.png"]))
+        again = ["bertjobs", "data", "inspect", args.path, "--histogram", "lengths.png"]
+        print("next: " + harmless(shell_line(again)))
     if folder is not None:
-        print("next: " + shell_line(["bertjobs", "data", "verify", folder]))
+        print("next: " + harmless(shell_line(["bertjobs", "data", "verify", folder])))
 
 
 def _as_json(
@@ -311,7 +314,7 @@ def _verify(args: argparse.Namespace) -> int:
         print(json.dumps(content, indent=2))
         return EXIT_BAD_INPUT if bad else 0
     for one in bad:
-        print(f"{one.path}: expected {one.expected}, found {one.found}")
+        print(harmless(f"{one.path}: expected {one.expected}, found {one.found}"))
     print(f"{len(files)} shards, {size / 1e6:,.1f} MB in {seconds:.1f} s; manifest sha256 {data.sha256}")
     if bad:
         print(f"wrong: {len(bad)} file{'s' * (len(bad) != 1)}")
@@ -319,13 +322,14 @@ def _verify(args: argparse.Namespace) -> int:
     print("all files match the manifest")
     if not data.has_hash:
         print("note: an older version wrote the manifest, without a hash of itself: damage to it is not always noticed")
-    print("next: " + shell_line(["bertjobs", "data", "inspect", args.folder]))
+    print("next: " + harmless(shell_line(["bertjobs", "data", "inspect", args.folder])))
     return 0
 
 
 def _adopt(args: argparse.Namespace) -> int:
     with interrupts_held():
         from bertjobs.cli.data_adopt import adopt_hdf5, adopt_lddl, print_notes
+        from bertjobs.cli.data_prepare import run_sets
         from bertjobs.slurm.shell import shell_line
 
     progress = ReadingLine("adopt")
@@ -344,14 +348,14 @@ def _adopt(args: argparse.Namespace) -> int:
     print(f"masked: {share:.1%} of the tokens, {how}")
     if args.form == "hdf5":
         names = sorted({Path(path).name for path in data.settings["held_out_files"]})
-        print(f"held out: {', '.join(names[:5])}{' and more' * (len(names) > 5)}")
+        print(harmless(f"held out: {', '.join(names[:5])}{' and more' * (len(names) > 5)}"))
     else:
         print(f"held out: the last {args.held_out_shards} of each bin's files; "
               + (_SHARED if data.settings["balanced"] else _APART))  # fmt: skip
-    print(f"-> {args.output}")
-    print("next: " + shell_line(["bertjobs", "data", "inspect", args.output]))
-    static = ["--set", "masking=static"] if data.masking == "static" else []
-    print("next: " + shell_line(["bertjobs", "submit", "--recipe", "NAME", "--data", args.output, *static]))
+    print(f"-> {harmless(args.output)}")
+    print("next: " + harmless(shell_line(["bertjobs", "data", "inspect", args.output])))
+    run = ["--recipe", "NAME", "--data", args.output, *run_sets(data.settings)]
+    print("next: " + harmless(shell_line(["bertjobs", "submit", *run])))
     return 0
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -54,9 +56,9 @@ def _duplicates(args: argparse.Namespace) -> int:
 
     check_near(args.near_threshold, args.shingle_words)
     started = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="bertjobs-duplicates-") as folder:
+    with _temporary_folder() as folder:
         words = args.shingle_words if args.near else 0
-        repeats = find_in_corpus(chosen_corpora(args), words, args.near_threshold, chosen_processes(args), Path(folder),
+        repeats = find_in_corpus(chosen_corpora(args), words, args.near_threshold, chosen_processes(args), folder,
                                ReadingLine("duplicates"))  # fmt: skip
         if args.list:
             _write_list(Path(args.list), repeats.pairs())
@@ -64,7 +66,7 @@ def _duplicates(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps({"corpora": args.corpus, "documents_by_source": repeats.documents, "wall_time_s": seconds}
                          | {name: getattr(report, name) for name in ("how", "documents", "by_source", "examples")},
-                         indent=2, ensure_ascii=False))  # fmt: skip
+                         indent=2))  # fmt: skip
         return 0
     rows = [["corpus", "documents", "repeat an earlier one", "share"]]
     for corpus, documents, repeated in zip(args.corpus, repeats.documents, report.by_source, strict=True):
@@ -73,6 +75,22 @@ def _duplicates(args: argparse.Namespace) -> int:
         print(harmless(line))
     print(f"{sum(repeats.documents):,} documents in {seconds:.1f} s")
     return 0
+
+
+@contextmanager
+def _temporary_folder() -> Iterator[Path]:
+    """A folder for the block alone; a BertjobsError that names where it is if it cannot be written."""
+    place = os.environ.get("TMPDIR", "/tmp")
+    try:
+        place = tempfile.gettempdir()
+        with tempfile.TemporaryDirectory(prefix="bertjobs-duplicates-") as folder:
+            yield Path(folder)
+    except BrokenPipeError:  # who reads the output has gone
+        raise
+    except OSError as error:
+        raise not_written(
+            place, error, "TMPDIR", "set TMPDIR to a folder with space: 100 bytes per document, with --near 1300"
+        ) from error
 
 
 def _write_list(path: Path, pairs: Iterator[tuple[str, str]]) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from bertjobs.cli.arguments import chosen_container, chosen_site
 from bertjobs.errors import InputError
+from bertjobs.wording import harmless
 
 if TYPE_CHECKING:
     from bertjobs.data.prepare import PrepareOptions
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 _FROM_SITE = ("partition", "account", "qos", "time")
 _NAMED = (*_FROM_SITE, "memory", "cpus")
+_CUT = ("jobs", "attempts")
 _SBATCH_NAMES = {"memory": "mem", "cpus": "cpus-per-task"}
 
 
@@ -62,6 +64,15 @@ def add_place_arguments(parser: argparse.ArgumentParser) -> None:
            "`none` uses none (default: the only one, or the one named default)")  # fmt: skip
 
 
+def refuse_unused_placement(args: argparse.Namespace) -> None:
+    """InputError for an option that is of no effect on this machine."""
+    if args.slurm:
+        return
+    for name in ("queue", *_CUT, "nodes", *_NAMED, "sbatch", "image", "mounts", "container"):
+        if getattr(args, name, None):
+            raise InputError(f"--{name} is for a cluster", where=f"--{name}", hint="add --slurm")
+
+
 def queue_prepare(parser: argparse.ArgumentParser, args: argparse.Namespace, options: PrepareOptions) -> int:
     """Queue this same command, without --queue, as a separate job, and say what to type next."""
     from bertjobs.data.corpus import Source, named_on_disk
@@ -71,17 +82,17 @@ def queue_prepare(parser: argparse.ArgumentParser, args: argparse.Namespace, opt
     # What can be checked quickly here; the other checks read the whole corpus.
     options.check()
     for note in options.chosen_vocabulary.notes:
-        print(f"note: {note}")
+        print(harmless(f"note: {note}"))
     for text in options.corpora:
         Source.parse(named_on_disk(text))
     output, arrays = Path(args.output), array_options(args)
     # The job does not get the variables that name a container here.
     words = [*given_words(parser, args), *(arrays.container.flags() if arrays.container else ())]
     job = queue([sys.executable, "-m", "bertjobs", "data", "prepare", *words], arrays, output, os.environ)
-    print(f"queued as job {job}; log {str(log_file(output)).replace('%j', job)}")
+    print(harmless(f"queued as job {job}; log {str(log_file(output)).replace('%j', job)}"))
     site = ["--site", args.site] if getattr(args, "site", None) else []
     after = ["--recipe", "NAME", "--data", str(output.absolute()), "--after", job, *run_sets(options.settings())]
-    print("next: " + shell_line(["bertjobs", "submit", *site, *after]))
+    print("next: " + harmless(shell_line(["bertjobs", "submit", *site, *after])))
     return 0
 
 
@@ -101,10 +112,14 @@ def run_sets(settings: Mapping[str, Any]) -> list[str]:
     """What a run on data of these settings has to set, unless its recipe does."""
     from bertjobs.recipe.predictions import MASKED_SHARE
 
-    sets = [] if settings.get("next_sentence", True) else ["--set", "next_sentence=false"]
-    share = settings["masked_share"]
-    other_share = settings["masking"] == "dynamic" and share != MASKED_SHARE
-    return [*sets, "--set", f"masked_share={share:g}"] if other_share else sets
+    sets = [] if settings.get("next_sentence", True) else ["next_sentence=false"]
+    if settings["masking"] == "static":
+        sets.append("masking=static")
+    elif (share := settings["masked_share"]) != MASKED_SHARE:
+        sets.append(f"masked_share={share:g}")
+    if settings.get("masked_units", "pieces") == "words":
+        sets.append("masked_units=words")
+    return [word for setting in sets for word in ("--set", setting)]
 
 
 def array_options(args: argparse.Namespace) -> ArrayOptions:
@@ -113,7 +128,7 @@ def array_options(args: argparse.Namespace) -> ArrayOptions:
     from bertjobs.slurm.environment import users_defaults
     from bertjobs.slurm.options import SlurmOptions, option_name, parse_option
 
-    cut: dict[str, Any] = {name: value for name, value in vars(args).items() if name in ("jobs", "attempts")}
+    cut: dict[str, Any] = {name: value for name, value in vars(args).items() if name in _CUT}
     named: dict[str, Any] = {name: value for name, value in vars(args).items() if name in _NAMED}
     extra = [parse_option(text, ours={}) for text in getattr(args, "sbatch", ())]
     taken = set(map(option_name, extra))

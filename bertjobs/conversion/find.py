@@ -10,6 +10,7 @@ from bertjobs.conversion.tensor_bundle import index_of
 from bertjobs.conversion.tensorflow_checkpoint import read_tensorflow_checkpoint
 from bertjobs.conversion.torch_file import read_torch_file
 from bertjobs.errors import InputError
+from bertjobs.slurm.shell import quote
 
 _PARTS = re.compile(r"\.(index|meta|data-\d{5}-of-\d{5})$")
 _TORCH_SUFFIXES = (".pt", ".pth", ".bin")
@@ -43,7 +44,7 @@ def _in_folder(folder: Path) -> Path:
         raise InputError(
             "the folder is a Hugging Face model already",
             where=str(folder),
-            hint=f"use it as it is: --init-checkpoint {folder}, or finetune --from {folder}",
+            hint=f"use it as it is: --init-checkpoint {quote(str(folder))}, or finetune --from {quote(str(folder))}",
         )
     files = sorted(file for file in folder.iterdir() if file.suffix in (".index", *_TORCH_SUFFIXES))
     if len(files) == 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -67,5 +68,5 @@ def _other_task(what: str, folder: Path, prepared: PreparedTask) -> InputError:
     return InputError(
         f"the teacher is not fine-tuned for task {prepared.task}: {what}",
         where=str(folder),
-        hint=f"bertjobs finetune --task {prepared.task} --from {folder} --data DIR makes one that is",
+        hint=f"bertjobs finetune --task {prepared.task} --from {shlex.quote(str(folder))} --data DIR makes one that is",
     )

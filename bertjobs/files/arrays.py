@@ -6,8 +6,10 @@ wide types come first: every array is aligned to its type.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import math
+import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
@@ -107,6 +109,26 @@ def write_arrays(path: Path, arrays: Mapping[str, Array], metadata: Mapping[str,
         file.write(_header(shapes, metadata))
         for name in _order(shapes):
             file.write(np.ascontiguousarray(arrays[name]).data)
+
+
+def map_new(file: IO[bytes], kind: DTypeLike, shape: tuple[int, int]) -> Array:
+    """An array of zeros in an empty file, mapped: what does not fit into memory may be written anywhere in it.
+
+    The disk's bytes are taken at once: where it is full, writing through a map would end the process by a signal.
+
+    Raises:
+        OSError: the disk is full.
+    """
+    if not all(shape):  # nothing to map
+        return np.zeros(shape, dtype=kind)
+    size = _size(np.dtype(kind), shape)
+    try:
+        os.posix_fallocate(file.fileno(), 0, size)
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
+            raise
+        file.truncate(size)  # a file system that cannot
+    return np.memmap(file, dtype=kind, mode="r+", shape=shape)
 
 
 def map_arrays(path: Path) -> tuple[dict[str, Array], dict[str, str]]:

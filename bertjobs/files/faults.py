@@ -15,7 +15,7 @@ def may_pass(error: OSError) -> bool:
     return error.errno is not None and error.errno not in _LASTING
 
 
-def not_written(path: str, error: OSError, where: str) -> BertjobsError:
+def not_written(path: str, error: OSError, where: str, hint: str | None = None) -> BertjobsError:
     """The error of a file or folder that could not be written: bad input only where another try fails again."""
     kind = BertjobsError if may_pass(error) else InputError
-    return kind(f"cannot write {path!r}: {error.strerror or first_line(error)}", where=where)
+    return kind(f"cannot write {path!r}: {error.strerror or first_line(error)}", where=where, hint=hint)

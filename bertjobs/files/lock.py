@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import json
 import os
+import shlex
 import socket
 import threading
 import time
@@ -47,12 +48,13 @@ def locked(folder: Path, taken: Taken = ANOTHER_PREPARE) -> Iterator[None]:
     """
     path = folder / LOCK_NAME
     mine = folder / f"{LOCK_NAME}-{uuid.uuid4().hex[:8]}"
-    with open(mine, "x", encoding="utf-8") as file:
-        file.write(json.dumps(_owner()))
+    owner = json.dumps(_owner())
     try:
+        with open(mine, "x", encoding="utf-8") as file:
+            file.write(owner)
         _take(path, mine, taken)
     finally:
-        mine.unlink()
+        mine.unlink(missing_ok=True)
     stop = threading.Event()
     beat = threading.Thread(target=_renew, args=(path, stop), name="lock", daemon=True)
     beat.start()
@@ -89,7 +91,7 @@ def _held(path: Path, owner: dict[str, Any], taken: Taken) -> BertjobsError:
     return BertjobsError(
         f"{taken.what}: {words}",
         where=str(path),
-        hint=f"{taken.remedy}, or, if it is dead, remove the lock: rm {path}",
+        hint=f"{taken.remedy}, or, if it is dead, remove the lock: rm {shlex.quote(str(path))}",
     )
 
 
@@ -98,10 +100,18 @@ def _owner() -> dict[str, Any]:
         "host": socket.gethostname(),
         "process": os.getpid(),
         "begun": process_start(os.getpid()),
-        "user": getpass.getuser(),
+        "user": _user(),
         "job": os.environ.get("SLURM_JOB_ID"),
         "since": time.strftime("%Y-%m-%d %H:%M:%S %Z"),
     }
+
+
+def _user() -> str:
+    """The user's name; the number of one that has none, as in a container."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # before and from Python 3.13 on
+        return str(os.getuid())
 
 
 def process_start(process: int) -> str | None:

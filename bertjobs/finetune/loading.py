@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -204,4 +205,4 @@ def _longest(folder: Path, spec: ModelSpec) -> int:
 
 
 def _finetune_hint(folder: Path) -> str:
-    return f"bertjobs finetune --task TASK --from {folder} --data DIR makes one that predicts"
+    return f"bertjobs finetune --task TASK --from {shlex.quote(str(folder))} --data DIR makes one that predicts"

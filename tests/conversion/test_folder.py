@@ -249,8 +249,10 @@ def test_of_several_checkpoints_one_has_to_be_given(options: ImportOptions, home
     assert caught.value.hint == "give one: ckpt_1.pt, ckpt_2.pt"
     (home / "ckpt_1.pt").unlink()
     made_of(options, home)
-    with pytest.raises(InputError, match="a Hugging Face model already"):
-        made_of(replace(options, output=home / "again"), options.output)
+    made = options.output.rename(home / "two words")
+    with pytest.raises(InputError, match="a Hugging Face model already") as caught:
+        made_of(replace(options, output=home / "again"), made)
+    assert caught.value.hint == f"use it as it is: --init-checkpoint '{made}', or finetune --from '{made}'"
 
 
 def test_parts_of_googles_checkpoint_that_are_missing_are_named(

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
-from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +22,7 @@ from bertjobs.data.check.document_table import DocumentTable
 from bertjobs.data.check.fingerprints import PLACES
 from bertjobs.data.ragged import offsets_of
 from bertjobs.errors import InputError
+from bertjobs.files.arrays import map_new
 
 Bools = NDArray[np.bool_]
 Int64s = NDArray[np.int64]
@@ -60,12 +60,19 @@ class Duplicates:
 
 
 def equal_documents(tables: Sequence[Path], folder: Path) -> Duplicates:
-    """Documents with the hash of an earlier one. ``folder``: for a temporary file of 16 bytes per document."""
+    """Documents with the hash of an earlier one.
+
+    Args:
+        folder: for a temporary file of 16 bytes per document.
+
+    Raises:
+        OSError: it cannot be written.
+    """
     offsets = _offsets(tables)
     count = int(offsets[-1])
     passes = max(1, ceil(count / HASHES_AT_A_TIME))
     with tempfile.TemporaryFile(dir=folder) as file:
-        hashes = _mapped(file, np.uint64, (count, 2))
+        hashes = map_new(file, np.uint64, (count, 2))
         for path, start, end in zip(tables, offsets, offsets[1:], strict=False):
             hashes[start:end] = DocumentTable.read(path).hashes
         shares = [_equal_in_share(hashes, number, passes) for number in range(passes)]
@@ -80,6 +87,9 @@ def near_documents(tables: Sequence[Path], threshold: float, folder: Path) -> Du
     Args:
         folder: for temporary files of about 700 bytes per document, which are mapped; besides, fewer than 80 bytes
             per document are held in memory.
+
+    Raises:
+        OSError: they cannot be written.
     """
     equal = equal_documents(tables, folder)
     count = int(equal.offsets[-1])
@@ -87,8 +97,8 @@ def near_documents(tables: Sequence[Path], threshold: float, folder: Path) -> Du
     join(labels, equal.later, equal.first)
     width = band_width(threshold)
     with tempfile.TemporaryFile(dir=folder) as rows_file, tempfile.TemporaryFile(dir=folder) as bands_file:
-        rows = _mapped(rows_file, np.uint32, (count, PLACES))
-        bands = _mapped(bands_file, np.uint64, (PLACES // width, count))
+        rows = map_new(rows_file, np.uint32, (count, PLACES))
+        bands = map_new(bands_file, np.uint64, (PLACES // width, count))
         usable = np.zeros(count, dtype=np.bool_)
         for path, start, end in zip(tables, equal.offsets, equal.offsets[1:], strict=False):
             table = DocumentTable.read(path)
@@ -146,13 +156,6 @@ def _equal_in_share(hashes: UInt64s, number: int, of: int) -> tuple[Int64s, Int6
     repeats[1:] = (low[1:] == low[:-1]) & (high[1:] == high[:-1])
     firsts = np.maximum.accumulate(np.where(repeats, 0, np.arange(len(documents))))
     return documents[repeats], documents[firsts[repeats]]
-
-
-def _mapped(file: IO[bytes], kind: type[np.generic], shape: tuple[int, int]) -> NDArray[Any]:
-    if not all(shape):  # nothing to map
-        return np.zeros(shape, dtype=kind)
-    file.truncate(shape[0] * shape[1] * np.dtype(kind).itemsize)
-    return np.memmap(file, dtype=kind, mode="r+", shape=shape)
 
 
 def _bands(rows: UInt32s, width: int) -> UInt64s:

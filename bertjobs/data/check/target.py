@@ -16,6 +16,7 @@ from bertjobs.data.text.vocabulary import Vocabulary
 from bertjobs.errors import InputError
 from bertjobs.files.arrays import map_arrays
 from bertjobs.recipe.predictions import MASKED_SHARE
+from bertjobs.slurm.shell import quote
 
 _LONGEST = 1 << 16  # tokens, where nothing else is known
 
@@ -147,7 +148,7 @@ def _file_of_folder(path: Path, data: DataManifest) -> CheckTarget:
                     return CheckTarget(data, vocabulary, (one,), _metadata(path))
     raise InputError(
         f"{path.name!r} is not in the manifest of its data folder", where=str(data.folder / MANIFEST_NAME),
-        hint=f"bertjobs data verify {data.folder} lists such files",
+        hint=f"bertjobs data verify {quote(str(data.folder))} lists such files",
     )  # fmt: skip
 
 

@@ -144,6 +144,7 @@ def find_hf(source: Source) -> tuple[str, list[File]]:
             raise FileNotFoundError
         splits = _json(root + "dataset_dict.json")
         if splits is None:
+            _check_only_split(root, source)
             return root, list(_arrow_files(root, source))
         names = [str(name) for name in splits["splits"]]
         if source.split and source.split not in names:
@@ -154,6 +155,19 @@ def find_hf(source: Source) -> tuple[str, list[File]]:
             )
         chosen = [source.split] if source.split else names
         return root, [file for name in chosen for file in _arrow_files(f"{root}{name}/", source)]
+
+
+def _check_only_split(root: str, source: Source) -> None:
+    """InputError if a folder of one split is asked for another."""
+    state = _json(root + "state.json")
+    name = state and state.get("_split")
+    if state and source.split and source.split != name:
+        named = f"the split {name!r}" if name else "one split, without a name"
+        raise InputError(
+            f"corpus {str(source)!r} is {named}",
+            where="--corpus",
+            hint=f"leave out #split={source.split}, or name the folder that has dataset_dict.json",
+        )
 
 
 def _arrow_files(folder: str, source: Source) -> Iterator[File]:

@@ -22,12 +22,22 @@ _SURROGATES = re.compile("[\ud800-\udfff]")
 
 
 class Decoded(NamedTuple):
-    """A stretch of text: how many U+FFFD were put into it and NUL removed from it, and how many bytes it was."""
+    """A stretch of text: how many U+FFFD were put into it and NUL removed from it, how many bytes it was, and how many
+    of both were JSON's escapes: valid bytes, which say nothing against the file's encoding."""
 
     text: str
     replaced: int
     nul: int
     size: int
+    escaped: int = 0
+
+    def with_counts(self, other: Decoded) -> Decoded:
+        """This text with the counts of ``other`` added; the size is that of ``other``."""
+        return Decoded(self.text, self.replaced + other.replaced, self.nul + other.nul, other.size,
+                       self.escaped + other.escaped)  # fmt: skip
+
+
+_NOTHING = Decoded("", 0, 0, 0)
 
 
 def decode(chunks: Iterable[bytes]) -> Iterator[Decoded]:
@@ -56,11 +66,11 @@ def _decode(raw: bytes, final: bool) -> tuple[Decoded, int]:
     return Decoded(text.replace("\0", "") if nul else text, replaced, nul, used), used
 
 
-def sound(text: str, size: int) -> Decoded:
-    """``text`` without NUL, and without the lone surrogates that JSON's escapes can make."""
+def sound(text: str, read: Decoded = _NOTHING) -> Decoded:
+    """``text``, of JSON that was ``read``, without the NUL and the lone surrogates that its escapes can make."""
     text, replaced = _SURROGATES.subn(_REPLACEMENT, text)
     nul = text.count("\0")
-    return Decoded(text.replace("\0", "") if nul else text, replaced, nul, size)
+    return Decoded(text.replace("\0", "") if nul else text, replaced, nul, 0, replaced + nul).with_counts(read)
 
 
 def from_start(chunks: Iterable[bytes], path: str) -> Iterator[bytes]:
@@ -83,19 +93,20 @@ def parts(identifier: str, stretches: Iterable[Decoded], longest: int = MAX_DOCU
     A part ends at its last white space, or where it must when it has none. Parts of white space alone are left out
     and do not count. Holds about ``longest`` characters and one stretch in memory.
     """
-    text, replaced, nul, size, number = "", 0, 0, 0, 1
+    text, replaced, nul, size, escaped, number = "", 0, 0, 0, 0, 1
     for stretch in stretches:
         text = text + stretch.text if text else stretch.text
         replaced, nul, size = replaced + stretch.replaced, nul + stretch.nul, size + stretch.size
+        escaped += stretch.escaped
         while len(text) > longest:
             end = _last_white_space(text, longest)
             part, text = text[:end], text[end:]
             if not part.isspace():
-                yield Document(_part(identifier, number), part, replaced, nul, size)
-                replaced = nul = size = 0
+                yield Document(_part(identifier, number), part, replaced, nul, size, escaped=escaped)
+                replaced = nul = size = escaped = 0
                 number += 1
     if text and not text.isspace():
-        yield Document(_part(identifier, number), text, replaced, nul, size)
+        yield Document(_part(identifier, number), text, replaced, nul, size, escaped=escaped)
 
 
 def _part(identifier: str, number: int) -> str:

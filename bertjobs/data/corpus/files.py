@@ -14,6 +14,7 @@ from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, cast
+from urllib.parse import urlsplit
 
 from bertjobs.data.corpus.document import CHUNK
 from bertjobs.data.corpus.encodings import as_utf8, check_byte_order
@@ -22,6 +23,7 @@ from bertjobs.data.corpus.persistent import PersistentReader, may_pass, persiste
 from bertjobs.data.corpus.source import FILE_NAMES, HDF5_SUFFIXES, KINDS, Source
 from bertjobs.data.corpus.zstd_stream import open_zstd
 from bertjobs.errors import BertjobsError, InputError
+from bertjobs.slurm.shell import quote
 
 COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst")
 _VERSIONS = ("ETag", "etag", "md5Hash", "checksum", "mtime", "LastModified", "last_modified", "updated", "modified")
@@ -50,7 +52,7 @@ class File:
 
     @property
     def compressed(self) -> bool:
-        return self.path.lower().endswith(COMPRESSIONS)
+        return compression(self.path) != ""
 
     @property
     def divisible(self) -> bool:
@@ -69,6 +71,13 @@ def is_http(path: str) -> bool:
 def is_url(path: str) -> bool:
     """Whether a path is a URL that fsspec opens (``file://`` is taken the direct way)."""
     return "://" in path and not path.startswith("file://")
+
+
+def compression(path: str) -> str:
+    """The one of ``COMPRESSIONS`` that a file's name ends with, or "". What follows ``?`` or ``#`` in a URL of the web
+    is no part of the name."""
+    name = urlsplit(path).path if is_http(path) else path
+    return next((suffix for suffix in COMPRESSIONS if name.lower().endswith(suffix)), "")
 
 
 @contextmanager
@@ -150,10 +159,10 @@ def _what_else(folder: str) -> str:
     """What to do about a folder without files of a kind."""
     for path in [] if is_url(folder) else files_below(folder):
         if path.lower().endswith(HDF5_SUFFIXES):
-            return f"for HDF5 files of NVIDIA's earlier scripts: bertjobs data adopt --from hdf5 {folder}"
+            return f"for HDF5 files of NVIDIA's earlier scripts: bertjobs data adopt --from hdf5 {quote(folder)}"
         for kind, patterns in FILE_NAMES.items():
             if _is_named(path, patterns):
-                return f"it holds {path.rpartition('/')[2]!r}: --corpus {kind}:{folder}? ({KINDS[kind]})"
+                return f"it holds {path.rpartition('/')[2]!r}: --corpus {quote(f'{kind}:{folder}')}? ({KINDS[kind]})"
     return "also compressed: " + " ".join(COMPRESSIONS)
 
 
@@ -270,7 +279,7 @@ def open_text(path: str, encoding: str = "") -> Iterator[BinaryIO]:
         with open_text(path) as file:
             yield cast(BinaryIO, io.BufferedReader(_Utf8(file, encoding, path), CHUNK))
         return
-    suffix = Path(path).suffix.lower()
+    suffix = compression(path)
     with open_raw(path) as raw:
         if suffix == ".gz":
             yield cast(BinaryIO, io.BufferedReader(gzip.GzipFile(fileobj=raw), CHUNK))

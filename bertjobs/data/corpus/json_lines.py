@@ -68,8 +68,7 @@ def _text_of(line: Decoded, field: str) -> Iterator[Decoded]:
         return iter(())
     if not isinstance(text, str):
         raise _NoText(f"has no text in field {field!r}, but a {type(text).__name__}")
-    clean = sound(text, line.size)
-    return iter((clean._replace(replaced=clean.replaced + line.replaced, nul=clean.nul + line.nul),))
+    return iter((sound(text, line),))
 
 
 def _refuse_wikidata(path: str, encoding: str) -> None:
@@ -136,9 +135,8 @@ class _Scanner:
             closed = self._text[end : end + 1] == '"'
             if not closed and (high := _HIGH_SURROGATE.search(self._text, max(self._place, end - 6), end)):
                 end = high.start()  # its other half may come next
-            clean = sound(json.loads(f'"{self._text[self._place : end]}"'), 0)
             counts, self._counts = self._counts, Decoded("", 0, 0, 0)
-            yield Decoded(clean.text, clean.replaced + counts.replaced, clean.nul + counts.nul, counts.size)
+            yield sound(json.loads(f'"{self._text[self._place : end]}"'), counts)
             self._place = end + closed
             if closed:
                 return

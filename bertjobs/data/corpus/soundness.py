@@ -1,7 +1,8 @@
 """How much of a corpus is not text: a little is replaced and counted, above a limit the file is refused.
 
 Counted are U+FFFD put in for bytes that are not of the file's encoding, and NUL bytes. UTF-16 without a byte order mark
-is full of NUL; Latin-1 of German has two such bytes in a hundred, of Dutch one in a thousand.
+is full of NUL; Latin-1 of German has two such bytes in a hundred, of Dutch one in a thousand. JSON's escapes of NUL and
+of half characters are counted and not held against a file: its bytes are valid.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from dataclasses import replace
 
 from bertjobs.data.corpus.document import decode
 from bertjobs.data.corpus.encodings import as_utf8, check_byte_order, likely, of_start, refusal
-from bertjobs.data.corpus.files import COMPRESSIONS, File, is_url, open_text, reading
+from bertjobs.data.corpus.files import File, compression, is_url, open_text, reading
 from bertjobs.data.corpus.source import Document, Piece
 from bertjobs.errors import BertjobsError, InputError
 
@@ -46,10 +47,11 @@ def sound(
     """
     first_bad, all_bad, all_size = piece, 0, 0
     for path in piece.paths:
-        file, bad, size = replace(piece, paths=(path,)), 0, 0
+        file, bad, size, escaped = replace(piece, paths=(path,)), 0, 0, 0
         try:
             for document in read(file):
-                bad, size = bad + document.replaced + document.nul, size + document.size
+                bad, size = bad + document.replaced + document.nul - document.escaped, size + document.size
+                escaped += document.escaped
                 if bad:
                     _judge(file, bad, max(size, piece.text_bytes), in_columns)
                 yield document
@@ -60,8 +62,8 @@ def sound(
         _judge(file, bad, size, in_columns)
         first_bad = file if bad and not all_bad else first_bad
         all_bad, all_size = all_bad + bad, all_size + size
-        if bad and odd is not None and len(odd) < _NAMED:
-            odd[path.removeprefix(piece.root)] = bad
+        if bad + escaped and odd is not None and len(odd) < _NAMED:
+            odd[path.removeprefix(piece.root)] = bad + escaped
     _judge(first_bad, all_bad, all_size, in_columns)
 
 
@@ -105,7 +107,7 @@ def _bad_sample(file: Piece) -> bytes:
     """Some of a file's bytes in which there are many that are not UTF-8; its first ones if there are none."""
     (path,), first = file.paths, b""
     with reading(path), open_text(path) as text:
-        if file.start and not path.lower().endswith(COMPRESSIONS):
+        if file.start and not compression(path):
             text.seek(file.start // 4 * 4)  # units of two and of four bytes stay whole
         while block := text.read(_SAMPLE):
             if _bad_bytes(block, "")[0] >= LEAST:

@@ -9,6 +9,7 @@ from typing import Any
 
 from bertjobs.data.corpus.encodings import canonical
 from bertjobs.errors import InputError, nearest
+from bertjobs.slurm.shell import quote
 
 KINDS: Mapping[str, str] = {
     "text": "a file, or a folder of *.txt: one document per file",
@@ -92,7 +93,8 @@ class Source:
                 raise InputError(f"weight {match[1]} of corpus {given!r} is not above 0", where="--corpus")
         kind, colon, path = rest.partition(":")
         if not colon:
-            raise InputError(f"corpus {given!r} does not say its kind", where="--corpus", hint=f"text:{given}?")
+            hint = f"{quote(f'text:{given}')}?"
+            raise InputError(f"corpus {given!r} does not say its kind", where="--corpus", hint=hint)
         if kind not in KINDS:
             raise InputError(f"unknown kind of corpus {kind!r}", where="--corpus", hint=nearest(kind, KINDS))
         options: dict[str, str] = {}
@@ -143,7 +145,8 @@ def with_weight(given: str, exists: Callable[[str], bool]) -> str:
         raise InputError(
             f"corpus {given!r} can mean {path!r}, or {shorter!r} with the weight {weight[1]}: both exist",
             where="--corpus",
-            hint=f"write {kind}:{path}@1 for the first, {kind}:{shorter}@{float(weight[1]):+} for the second",
+            hint=f"write {quote(f'{kind}:{path}@1')} for the first, "
+            f"{quote(f'{kind}:{shorter}@{float(weight[1]):+}')} for the second",
         )
     return f"{given}@1"
 
@@ -192,10 +195,11 @@ class Document:
             "relative/path:ROW" (parquet, hf), the page's id (mediawiki, wikiextractor); parts after the first have
             "#2", "#3", ... at the end.
         text: its text, not only white space; "" for an article without text, which is counted and not used.
-        replaced: how many U+FFFD stand for what was not UTF-8.
+        replaced: how many U+FFFD stand for what was not UTF-8, or for half a character in JSON.
         nul: how many NUL bytes were removed.
         size: bytes read for it.
         model: of a wiki's page that is not wikitext, such as "wikibase-item"; it has no text. Else "".
+        escaped: of ``replaced`` and ``nul``, those that JSON had as escapes, in bytes that were valid.
     """
 
     id: str
@@ -204,3 +208,4 @@ class Document:
     nul: int
     size: int
     model: str = ""
+    escaped: int = 0

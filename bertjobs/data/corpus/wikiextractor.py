@@ -48,7 +48,7 @@ def read_wikiextractor(piece: Piece) -> Iterator[Document]:
                 if clean.text:
                     yield from parts(number, [clean])
                 else:
-                    yield Document(number, "", *clean[1:])
+                    yield Document(number, "", clean.replaced, clean.nul, clean.size, escaped=clean.escaped)
 
 
 def _paragraphs(text: str, title: str) -> str:
@@ -92,10 +92,10 @@ def _of_json(lines: Iterator[tuple[int, bytes]], _start: int, end: int, path: st
         try:
             entry: Any = json.loads(raw.text)
             number, title, text = str(entry["id"]), str(entry.get("title", "")), entry["text"]
-            clean = sound(text, raw.size)
+            clean = sound(text, raw)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise _wrong(path, place, f"a JSON object with id, title and text was expected ({error})") from error
-        yield _Article(number, title, clean._replace(replaced=clean.replaced + raw.replaced, nul=clean.nul + raw.nul))
+        yield _Article(number, title, clean)
 
 
 def _of_elements(lines: Iterator[tuple[int, bytes]], start: int, end: int, path: str) -> Iterator[_Article]:

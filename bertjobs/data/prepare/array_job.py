@@ -9,12 +9,14 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import submitit
 
+from bertjobs.data.prepare.bucket_index import BucketIndex
 from bertjobs.data.prepare.on_this_machine import run_task
 from bertjobs.data.prepare.processes import worker_pool
 from bertjobs.data.prepare.work_folder import FOLDER_NAME, WorkFolder
@@ -53,6 +55,9 @@ def run_share(output: str, stage: str, numbers: Sequence[int], processes: int) -
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)
     journal = Journal(Path(output) / FOLDER_NAME / LOG_FOLDER, submitit.JobEnvironment().job_id)
     _check_inputs(output, stage, journal)
+    if stage == "pairs":
+        with suppress(BertjobsError, OSError):  # which each task says
+            BucketIndex.of(WorkFolder.read(Path(output)))  # once, and not by each process
     attempt = partial(_attempt, output, stage, journal)
     if processes > 1:
         with worker_pool(processes) as pool:

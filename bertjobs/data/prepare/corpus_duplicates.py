@@ -61,6 +61,7 @@ def find_in_corpus(
 
     Raises:
         InputError: a source that cannot be read or holds no text.
+        OSError: a temporary file cannot be written.
     """
     sources = [Source.parse(named_on_disk(corpus)) for corpus in corpora]
     pieces = scan(sources)

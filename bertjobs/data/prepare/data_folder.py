@@ -16,7 +16,10 @@ from bertjobs.data.corpus import Source, named_on_disk, refuse_sources_without_t
 from bertjobs.data.corpus.changes import CorpusChangedError
 from bertjobs.data.corpus.persistent import UnavailableError
 from bertjobs.data.corpus.soundness import most_odd
+from bertjobs.data.prepare.bucket_index import BucketIndex
 from bertjobs.data.prepare.document_keys import with_repeated_ids
+from bertjobs.data.prepare.held_out import settle_split
+from bertjobs.data.prepare.limit import OverLimitError
 from bertjobs.data.prepare.on_this_machine import Done, Runner, ThisMachine
 from bertjobs.data.prepare.pair_counts import refuse_poor_pairs
 from bertjobs.data.prepare.resumption import compared, written_since
@@ -24,8 +27,8 @@ from bertjobs.data.prepare.settings import PrepareOptions
 from bertjobs.data.prepare.source_tally import source_counts
 from bertjobs.data.prepare.split_rows import refuse_splits_without_rows
 from bertjobs.data.prepare.stage_duplicates import duplicate_report
-from bertjobs.data.prepare.stage_pairs import counted_pairs, settle_split
-from bertjobs.data.prepare.unknown_share import EarlyCheck, TooManyUnknownError, check_unknown, unknown_counts
+from bertjobs.data.prepare.stage_pairs import counted_pairs
+from bertjobs.data.prepare.unknown_share import EarlyCheck, check_unknown, unknown_counts
 from bertjobs.data.prepare.work_folder import DUPLICATES, FOLDER_NAME, PreparePlan, WorkFolder, make_plan
 from bertjobs.data.shards.manifest import FORMAT, MANIFEST_NAME, SPLITS, VERSION, DataManifest
 from bertjobs.data.shards.manifest_form import write_manifest
@@ -33,6 +36,8 @@ from bertjobs.data.text.vocabulary import Vocabulary
 from bertjobs.errors import BertjobsError, InputError
 from bertjobs.files.atomic import remove_leftovers, sync_folder, write_json
 from bertjobs.files.lock import locked
+from bertjobs.slurm.shell import quote
+from bertjobs.wording import harmless
 
 Progress = Callable[[str, float, float, str], None]
 """Called with a stage's name, how much of it is done, how much there is, and the unit."""
@@ -68,8 +73,8 @@ def prepare(options: PrepareOptions, progress: Progress, runner: Runner | None =
     output = Path(options.output)
     if _is_complete(output, plan):
         if path := written_since(pieces, (output / MANIFEST_NAME).stat().st_mtime_ns):
-            print(f"note: {path} was written after this data was made, and has the same size. If its text has changed, "
-                  "prepare it into another folder", file=sys.stderr, flush=True)  # fmt: skip
+            print(f"note: {harmless(path)} was written after this data was made, and has the same size. If its text "
+                  "has changed, prepare it into another folder", file=sys.stderr, flush=True)  # fmt: skip
         return False
     refuse_sources_without_text(sources, pieces)
     try:
@@ -110,14 +115,14 @@ def _open(output: Path) -> Path:
 
 @contextmanager
 def _removed_after_bad_input(output: Path) -> Iterator[None]:
-    """After an InputError other input is needed: what this prepare made until then is useless.
+    """After an InputError other input is needed: what this prepare made until then is useless. No task runs any more.
 
     Except where a file has changed, which may be as it was after all, and where only a limit is in the way.
     """
     was_there, was_begun = output.exists(), (output / FOLDER_NAME).exists()
     try:
         yield
-    except (CorpusChangedError, TooManyUnknownError):
+    except (CorpusChangedError, OverLimitError):
         raise
     except InputError:
         if not was_begun:
@@ -141,16 +146,16 @@ def _is_complete(output: Path, plan: PreparePlan) -> bool:
         raise InputError(
             f"{str(data.folder)!r} holds data made with other settings: {changed}",
             where="--output",
-            hint=f"choose another folder, or start over: rm -r {data.folder}",
+            hint=f"choose another folder, or start over: rm -r {quote(str(data.folder))}",
         )
     return True
 
 
 def _run_stages(work: WorkFolder, options: PrepareOptions, runner: Runner, progress: Progress) -> None:
     for stage in work.stages:
-        if stage == "pairs":
-            settle_split(work.tokenised())
         missing = work.missing(stage)
+        if stage == "pairs" and missing:
+            BucketIndex.of(work)
         done: Done = _StageProgress(work, stage, missing, progress)
         if stage == "tokenise":
             done = EarlyCheck(work, options.max_unknown_share, done)
@@ -165,7 +170,7 @@ def _run_stages(work: WorkFolder, options: PrepareOptions, runner: Runner, progr
 
 
 def _check_pairs(work: WorkFolder, options: PrepareOptions) -> None:
-    """InputError if the pairs of a phase are useless by the options now given, which may not be those it began with."""
+    """OverLimitError if a phase's pairs are useless by the options now given, which may not be those it began with."""
     results = work.results("pairs")
     for shape in options.phases:
         counts = counted_pairs(work, results, shape.phase, "train")

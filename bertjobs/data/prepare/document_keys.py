@@ -3,6 +3,9 @@
 The key is of the id. In a source whose ids repeat it is of id and text: else all documents of one id would be in one
 split and in one bucket. That is a property of the source, found in a sample of it, so it does not depend on the order
 in which pieces are read.
+
+The parts of a long document have one key, so that all of it is held out or none. Unless it may be more than is to be
+held out: then each part has a key of its own.
 """
 
 from __future__ import annotations
@@ -30,15 +33,22 @@ def document_key(seed: int, identifier: str) -> tuple[int, int]:
     return _key(f"{seed}/{base}"), part
 
 
-def keyed(documents: Iterable[Document], piece: Piece, seed: int) -> Iterator[Keyed]:
+def keyed(documents: Iterable[Document], piece: Piece, seed: int, *, parts_apart: bool = False) -> Iterator[Keyed]:
     """The documents of a piece, keyed as `document_key` says or, where ids repeat, by the text of the document that a
-    part belongs to."""
-    if not piece.ids_repeat:
-        yield from ((document_key(seed, document.id), document) for document in documents)
-        return
+    part belongs to.
+
+    Args:
+        parts_apart: the parts of a document after its first have keys of their own: of the id with the part's number
+            or, where ids repeat, of the part's text.
+    """
     key = 0
     for place, (document, continues) in enumerate(_in_parts(documents)):
-        if not continues:
+        apart = continues and parts_apart
+        if not piece.ids_repeat:
+            shared, part = document_key(seed, document.id)
+            yield (_key(f"{seed}/{document.id}") if apart else shared, part), document
+            continue
+        if not continues or apart:
             key = _key(f"{seed}/{document.id}/{document.text}")
         yield (key, piece.start + place), document
 

@@ -35,7 +35,7 @@ class Runner(Protocol):
         """Run tasks of a stage, in any order; all are done when this returns.
 
         Raises:
-            BertjobsError: a task failed; what was done is kept.
+            BertjobsError: a task failed; what was done is kept, and no other runs any more.
         """
 
 
@@ -102,11 +102,23 @@ class ThisMachine:
                 done(run_task(output, stage, number))
             return
         with _killed_process_reported():
-            waiting: set[Future[int]] = {self._pool.submit(run_task, output, stage, number) for number in numbers}
-            while waiting:
-                ready, waiting = wait(waiting, return_when=FIRST_COMPLETED)
-                for future in ready:
-                    done(future.result())
+            tasks = [self._pool.submit(run_task, output, stage, number) for number in numbers]
+            with _ended_after_an_error(tasks):
+                waiting: set[Future[int]] = set(tasks)
+                while waiting:
+                    ready, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+                    for future in ready:
+                        done(future.result())
+
+
+@contextmanager
+def _ended_after_an_error(tasks: list[Future[int]]) -> Iterator[None]:
+    """After an error none of the tasks runs or will run: the files that they write may be removed."""
+    try:
+        yield
+    except Exception:
+        wait([task for task in tasks if not task.cancel()])
+        raise
 
 
 @contextmanager

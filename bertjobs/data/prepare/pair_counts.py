@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from bertjobs.data.prepare.limit import OverLimitError
 from bertjobs.data.prepare.one_sentence import SHORTEST_HALVED, unpaired_documents
 from bertjobs.data.prepare.pairs import Pairs, TokenizedCorpus
-from bertjobs.errors import InputError
 
 Int64s = NDArray[np.int64]
 
@@ -109,10 +109,10 @@ def count_pairs(corpus: TokenizedCorpus, pairs: Pairs, copies: Int64s, new: NewT
 
 
 def refuse_poor_pairs(phase: int, counts: PairCounts, most_unpaired: float, least_used: float) -> None:
-    """InputError if more of a phase's training pairs than ``most_unpaired`` cannot have a true next sentence, or
+    """OverLimitError if more of a phase's training pairs than ``most_unpaired`` cannot have a true next sentence, or
     fewer of its tokens than ``least_used`` are used."""
     if counts.unpaired_share > most_unpaired:
-        raise InputError(
+        raise OverLimitError(
             f"{counts.unpaired_share:.0%} of phase {phase}'s pairs cannot have a true next sentence: their documents "
             f"are one sentence of fewer than {SHORTEST_HALVED} tokens",
             where="--corpus",
@@ -120,7 +120,7 @@ def refuse_poor_pairs(phase: int, counts: PairCounts, most_unpaired: float, leas
             "accept this with --most-unpaired 1",
         )
     if counts.tokens and counts.used_share < least_used:
-        raise InputError(
+        raise OverLimitError(
             f"only {counts.used_share:.1%} of the corpus's tokens would be in phase {phase}'s sequences",
             where="--corpus",
             hint="try another way to split sentences (--sentences), more --duplicates, or accept this with "

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from bertjobs.data.batches.masking import splitmix64
 from bertjobs.data.corpus import Source
+from bertjobs.data.prepare.bucket_index import BucketIndex
 from bertjobs.data.prepare.contiguous import sample_spans
 from bertjobs.data.prepare.one_sentence import halved_documents, halved_pairs
 from bertjobs.data.prepare.pair_counts import NewTokens, PairCounts, count_pairs, count_tokens
@@ -25,7 +26,6 @@ from bertjobs.data.prepare.work_folder import Bucket, WorkFolder
 from bertjobs.data.ragged import offsets_of
 from bertjobs.data.shards.bins import bin_ids
 from bertjobs.data.text.vocabulary import Vocabulary
-from bertjobs.errors import InputError
 from bertjobs.files.arrays import map_arrays, write_arrays
 
 Bools = NDArray[np.bool_]
@@ -33,43 +33,6 @@ Int64s = NDArray[np.int64]
 
 PAIR_ARRAYS = ("a_starts", "a_lengths", "b_starts", "b_lengths", "is_random_next")
 SPAN_ARRAYS = ("offsets", "starts", "lengths")
-
-
-@dataclass(frozen=True)
-class Moved:
-    """The one document that changes its split, so that neither is empty: ``place`` in a chunk of a piece."""
-
-    to: str
-    piece: int
-    chunk: int
-    place: int
-    name: str
-
-
-def settle_split(results: list[Any]) -> Moved | None:
-    """What has to change where a corpus is so small that one split got no document.
-
-    Args:
-        results: of all tasks of the stage "tokenise".
-
-    Raises:
-        InputError: there are fewer than two documents.
-    """
-    documents = sum(result["documents"] for result in results)
-    if documents < 2:
-        raise InputError(
-            f"the corpus has {documents} document{'s' * (documents != 1)} with text, but at least two are needed: "
-            "one is held out",
-            where="--corpus",
-            hint="with text:DIR each *.txt file is a document, with lddl:DIR each line is one",
-        )
-    held_out = sum(result["held_out"] for result in results)
-    if 0 < held_out < documents:
-        return None
-    name, to, best = ("highest_held_out", "train", max) if held_out else ("lowest_train", "validation", min)
-    candidates = [(*result[name], piece) for piece, result in enumerate(results) if result[name]]
-    _, chunk, place, document, piece = best(candidates)
-    return Moved(to, piece, chunk, place, document)
 
 
 def pair_bucket(work: WorkFolder, number: int, vocabulary: Vocabulary) -> None:
@@ -243,20 +206,17 @@ def _documents(work: WorkFolder, number: int) -> Iterator[_Documents]:
 
 def _chunks(work: WorkFolder, number: int) -> Iterator[tuple[dict[str, NDArray[Any]], int, Int64s]]:
     """Each chunk that holds documents of a bucket: its arrays, its source, and where these documents are in it."""
-    bucket = work.buckets[number]
-    results = work.tokenised()
-    moved, dropped = settle_split(results), DroppedDocuments.of(work)
-    for piece, result in enumerate(results):
-        for chunk in range(result["chunks"]):
+    bucket, index, dropped = work.buckets[number], BucketIndex.of(work), DroppedDocuments.of(work)
+    moved = index.moved
+    for piece, chunk, first, last in index.chunks(number, bucket):
+        places = dropped.without(piece, chunk, np.arange(first, last))
+        if moved and (moved.piece, moved.chunk) == (piece, chunk):
+            places = places[places != moved.place]
+            if bucket == Bucket(moved.to, 0):
+                places = np.append(places, moved.place)
+        if len(places):
             arrays, metadata = map_arrays(work.file("tokenise", piece, f".{chunk:05}.safetensors"))
-            first, last = arrays["bucket_offsets"][number : number + 2].tolist()
-            places = dropped.without(piece, chunk, np.arange(first, last))
-            if moved and (moved.piece, moved.chunk) == (piece, chunk):
-                places = places[places != moved.place]
-                if bucket == Bucket(moved.to, 0):
-                    places = np.append(places, moved.place)
-            if len(places):
-                yield arrays, int(metadata["source"]), places
+            yield arrays, int(metadata["source"]), places
 
 
 def _runs(first: Int64s, last: Int64s) -> Iterator[tuple[int, int]]:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from bertjobs.data.batches.masking import splitmix64
 from bertjobs.data.check.document_table import DocumentTableWriter
-from bertjobs.data.corpus import Document, Source, read
+from bertjobs.data.corpus import Document, Piece, Source, read
 from bertjobs.data.corpus.changes import Digest, unchanged
 from bertjobs.data.prepare.document_keys import Keyed, keyed
 from bertjobs.data.prepare.held_out import split_counts
@@ -52,7 +52,7 @@ def assign_buckets(
 ) -> NDArray[np.int64]:
     """The bucket of each document: 0 to ``train_buckets`` - 1, and after these the ones of validation.
 
-    The parts of a long document are in the same split, each in a bucket of its own: a bucket stays small.
+    The parts of a long document that share its key are in one split, each in a bucket of its own: a bucket stays small.
     """
     draws = splitmix64(keys ^ _BUCKET ^ parts)
     train = draws % np.uint64(train_buckets)
@@ -73,7 +73,8 @@ def tokenise_piece(work: WorkFolder, number: int, vocabulary: Vocabulary, encode
     tally, digest = _Tally(), Digest()
     with unchanged(piece, work.after_a_change):
         documents = digest.of(read(piece, source.kind, tally.add_empty, tally.odd))
-        sampled = _sampled(keyed(documents, piece, options.seed), options.sample_ratio, tally)
+        keys = keyed(documents, piece, options.seed, parts_apart=_may_be_too_large(work, piece))
+        sampled = _sampled(keys, options.sample_ratio, tally)
         for batch in in_batches(sampled, lambda one: len(one[1].text), _BATCH_CHARACTERS):
             chunk.add(batch, encoder, split)
             if chunk.tokens >= CHUNK_TOKENS:
@@ -85,6 +86,11 @@ def tokenise_piece(work: WorkFolder, number: int, vocabulary: Vocabulary, encode
     whole.write(work.documents_file(number))
     counts = split_counts(whole, np.arange(len(whole)), held_out_draws(whole.keys), options.held_out)
     work.mark_done("tokenise", number, vars(tally) | counts | {DIGEST: str(digest)})
+
+
+def _may_be_too_large(work: WorkFolder, piece: Piece) -> bool:
+    """Whether one document of a piece may be more text than is to be held out."""
+    return piece.text_bytes > work.options.held_out * work.plan.corpus_bytes
 
 
 @dataclass

@@ -5,16 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from bertjobs.data.prepare.limit import OverLimitError
 from bertjobs.data.prepare.work_folder import WorkFolder
 from bertjobs.data.shards.source_counts import SourceCounts
-from bertjobs.errors import InputError
 from bertjobs.slurm.shell import shell_line
 
 _MANY_TOKENS, _FAR_ABOVE = 2_000_000, 4  # of a source that is refused early: tokens, and times the limit
-
-
-class TooManyUnknownError(InputError):
-    """The text was encoded, and can be used all the same: what was done is kept."""
 
 
 class UnknownCounter:
@@ -42,11 +38,11 @@ def check_unknown(counts: Sequence[SourceCounts], limit: float) -> None:
     """Refuse sources of which too much is [UNK].
 
     Raises:
-        TooManyUnknownError: names the one with the largest share.
+        OverLimitError: names the one with the largest share.
     """
     worst = max(counts, key=lambda count: count.unknown_share)
     if worst.unknown_share > limit:
-        raise TooManyUnknownError(
+        raise OverLimitError(
             f"{worst.unknown_share:.1%} of the tokens of {worst.corpus!r} are [UNK], which is more than {limit:.1%}: "
             "the vocabulary does not fit the text (another language, capitals, accents), or the text has words of over "
             "100 characters (scripts without spaces)",

@@ -150,7 +150,7 @@ class WorkFolder:
 
     @classmethod
     def create(cls, options: PrepareOptions, plan: PreparePlan, pieces: Iterable[Piece]) -> WorkFolder:
-        """The work folder of ``options.output``, made where it does not exist.
+        """The work folder of ``options.output``, made where it does not exist; the caller holds its lock.
 
         Raises:
             InputError: it was started with other settings, vocabulary or corpus; names the difference.
@@ -166,8 +166,11 @@ class WorkFolder:
                     hint=f"restore them to resume, or start over: rm -r {quote(str(output))}",
                 )
             return before
+        for stage in (*STAGES, DUPLICATES):  # without a plan nothing says of what its numbers are
+            if (path.parent / stage).exists():
+                shutil.rmtree(path.parent / stage)
         for stage in stages(options):
-            (path.parent / stage).mkdir(parents=True, exist_ok=True)
+            (path.parent / stage).mkdir(parents=True)
         cls(output, plan, options, tuple(pieces))._write()
         return cls.read(output)
 

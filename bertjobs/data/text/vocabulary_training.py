@@ -17,6 +17,7 @@ from bertjobs.data.text.vocabulary import (
     BERTS_WORD_LIMIT,
     SPECIAL_TOKENS,
     TOKENIZER_FILE,
+    TOKENS_FILE,
     Vocabulary,
     bert_tokenizer,
     beside,
@@ -24,6 +25,7 @@ from bertjobs.data.text.vocabulary import (
 from bertjobs.errors import InputError
 from bertjobs.files.atomic import write_json, write_text
 from bertjobs.files.faults import not_written
+from bertjobs.slurm.shell import quote
 
 _ALPHABET = 1000  # most frequent characters that a trained vocabulary holds
 _COVERAGE = 0.9995  # of a text's characters, by more characters than these or by longer words where it needs them
@@ -49,9 +51,15 @@ def train_vocabulary(
         What was decided by the corpus and what a person should know of it, a line each.
 
     Raises:
-        InputError: bad sources, a size without room for the special tokens, an output that exists or
-            cannot be written.
+        InputError: bad sources, a size without room for the special tokens, an output that exists, cannot be written
+            or is named like a tokenizer.
     """
+    if Path(output).suffix.lower() == ".json":
+        raise InputError(
+            f"{str(output)!r} is the name of a tokenizer, and a list of tokens is written",
+            where="--output",
+            hint=f"tokenizer.json is written beside it: --output {quote(str(Path(output).with_name(TOKENS_FILE)))}",
+        )
     files = [beside(Path(output), name) for name in (TOKENIZER_FILE, CONFIG_FILE)] + [Path(output)]
     for path in files:
         if path.exists():

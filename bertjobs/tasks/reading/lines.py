@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -91,4 +92,4 @@ def _decoded(raw: bytes, file: BinaryIO, path: Path, number: int) -> str:
 
 def _converted(encodings: tuple[str, ...], path: Path) -> str:
     name = encodings[0] if encodings and encodings[0] != "utf-8" else "ITS-ENCODING"
-    return f"convert it: iconv -f {name} -t utf-8 {path.name} > converted"
+    return f"convert it: iconv -f {name} -t utf-8 {shlex.quote(path.name)} > converted"

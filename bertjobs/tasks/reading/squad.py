@@ -174,7 +174,7 @@ def _list(owner: Any, name: str, where: str) -> list[Any]:
 
 def _text(owner: Any, name: str, where: str) -> str:
     text = str(_value(owner, name, str, where))
-    if text != sound(text, 0).text:
+    if text != sound(text).text:
         raise InputError(f"{name!r} holds NUL or half a character", where=where,
                          hint="they cannot be left out: answers are located by counting characters")  # fmt: skip
     return text

@@ -261,7 +261,7 @@ def _sound(cell: Cell, where: str, notes: Notes) -> Cell:
         return tuple(str(_sound(each, where, notes)) for each in cell)
     if cell is None or (cell.isascii() and "\0" not in cell):
         return cell
-    clean = sound(cell, 0)
+    clean = sound(cell)
     if clean.text != cell:
         notes.add("texts from which NUL was removed, or in which half a character was replaced", where)
     return clean.text

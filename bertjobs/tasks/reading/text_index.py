@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import weakref
 from array import array
 from functools import cached_property
@@ -141,7 +142,7 @@ class Texts:
         if not paths:
             raise InputError(
                 f"ids are given, and there is no {stem}.tsv with their texts", where=str(self._folder),
-                hint=f"data/msmarco.sh --what queries,collection {self._folder}",
+                hint=f"data/msmarco.sh --what queries,collection {shlex.quote(str(self._folder))}",
             )  # fmt: skip
         return [TextIndex(path) for path in paths]
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import random
+import subprocess
+import sys
 import tracemalloc
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -221,3 +225,49 @@ def test_a_table_is_read_as_it_was_written(tmp_path: Path) -> None:
     lowest = sorted(range(4), key=lambda place: hashes[place])[:2]
     excerpts = [texts[place] if place else texts[0][9753:10_253] for place in lowest]
     assert table.all_excerpts() == excerpts
+
+
+# ---------------------------------------------------------------- disks
+
+
+def duplicates_of(corpus: Path, temporary: Path) -> subprocess.CompletedProcess[str]:
+    """`bertjobs data duplicates --near`, its files in ``temporary``."""
+    command = [sys.executable, "-m", "bertjobs", "data", "duplicates", "--near", "--corpus", f"lddl:{corpus}",
+               "--processes", "1"]  # fmt: skip
+    return subprocess.run(command, capture_output=True, text=True, env=os.environ | {"TMPDIR": str(temporary)})
+
+
+@pytest.fixture
+def lines(tmp_path: Path) -> Path:
+    path = tmp_path / "lines.txt"
+    path.write_text("".join(f"{line} the people of nation {line} are at peace today\n" for line in range(2000)))
+    return path
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small file system needs root")
+def test_a_full_disk_is_an_error_that_names_the_folder(lines: Path, tmp_path: Path) -> None:
+    small = tmp_path / "small"
+    small.mkdir()
+    # Enough for the table of documents, 1.2 MB, and not for what is mapped.
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(small)], check=False).returncode:
+        pytest.skip("this machine does not let root mount a tmpfs")
+    try:
+        done = duplicates_of(lines, small)
+        assert done.returncode == 70, done.stderr
+        assert f"error: cannot write '{small}': No space left on device" in done.stderr
+        assert "where: TMPDIR" in done.stderr
+        assert list(small.iterdir()) == []
+    finally:
+        subprocess.run(["umount", str(small)], check=True)
+
+
+@pytest.mark.parametrize("number", [errno.EOPNOTSUPP, errno.EINVAL])
+def test_a_file_system_that_cannot_allocate_is_used_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    tables = tables_of(["One two three four five six."] * 3, tmp_path, 5)
+    monkeypatch.setattr("os.posix_fallocate", refuse)
+    assert found(near_documents(tables, 0.8, tmp_path)) == {1: 0, 2: 0}

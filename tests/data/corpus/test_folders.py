@@ -92,3 +92,11 @@ def test_a_folder_of_another_kind_is_recognised(tmp_path: Path, name: str, says:
     message = refused(f"text:{tmp_path}")
     assert "holds no *.txt file" in message
     assert says.format(tmp_path) in message
+
+
+def test_what_to_type_for_a_folder_of_another_kind_is_quoted(tmp_path: Path) -> None:
+    for name, says in (("a.parquet", "--corpus 'parquet:{}'?"), ("a.hdf5", "adopt --from hdf5 '{}'")):
+        folder = tmp_path / f"two words of {name}"
+        folder.mkdir()
+        make(folder, name)
+        assert says.format(folder) in refused(f"text:{folder}")

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from bertjobs.data.corpus import Document, Source, documents, http, persistent, read, scan
+from bertjobs.data.corpus.files import compression
 from bertjobs.data.corpus.persistent import UnavailableError
 from bertjobs.errors import InputError
 from tests.data.corpus.server import Behaviour, serving
@@ -60,6 +61,15 @@ def test_a_file_is_read_whole_from_any_server(tmp_path: Path, name: str, suffix:
         assert len(pieces) == (1 if suffix or not behaviour.parts else -(-len(LDDL) // 100_000))
         assert [one for piece in pieces for one in read(piece, "lddl")] == local(tmp_path, f"a.txt{suffix}", content)
     assert {size for piece in pieces for size in piece.sizes} == {len(content)}
+
+
+def test_a_query_is_no_part_of_a_file_s_name() -> None:
+    path = "/a.jsonl.gz?download=true"
+    with serving(Behaviour({path: gzip.compress(b'{"text": "One text."}\n')})) as address:
+        assert [one.text for one in documents(f"jsonl:{address}{path}")] == ["One text."]
+    assert [compression(name) for name in ("https://a/b.gz?c=d.xz", "https://a/b?c=d.gz", "/a/b?.gz", "/a/b#.XZ")] == [
+        ".gz", "", ".gz", ".xz"
+    ]  # fmt: skip
 
 
 def test_an_empty_file_holds_no_text() -> None:

@@ -168,6 +168,42 @@ def test_books_are_stripped_and_prepared(vocabulary: Path, tmp_path: Path) -> No
     assert sum(DataManifest.read(tmp_path / "out").documents.values()) == 3
 
 
+@pytest.mark.parametrize("given", ["../raw/", "../raw", "../raw//", "../link"])
+def test_books_are_copied_and_the_originals_stay(given: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("here", "raw/deep"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "link").symlink_to("raw")
+    (tmp_path / "elsewhere.txt").write_text(BOOK.format("One."))
+    (tmp_path / "raw/linked.txt").symlink_to("../elsewhere.txt")
+    for name in ("raw/one.txt", "raw/deep/TWO.TXT", "raw/.hidden.txt"):
+        (tmp_path / name).write_text(BOOK.format("One."))
+    monkeypatch.chdir(tmp_path / "here")
+    for _ in range(2):
+        done = run("books.sh", "--folder", given, "--output", "../shards", "--vocab", "v")
+        assert done.returncode == 0, done.stderr
+        assert "3 books in" in done.stdout
+        books = {str(path.relative_to(tmp_path / "books")) for path in (tmp_path / "books").rglob("*.*")}
+        assert books == {"one.txt", "deep/TWO.TXT", "linked.txt"}
+    for name in ("one.txt", "deep/TWO.TXT", "linked.txt"):
+        assert "Project" not in (tmp_path / "books" / name).read_text()
+        assert (tmp_path / "raw" / name).read_bytes() == BOOK.format("One.").encode()
+
+
+def test_books_below_the_folder_are_no_books_themselves(tmp_path: Path) -> None:
+    folder = tmp_path / "[raw]"
+    folder.mkdir()
+    (folder / "one.txt").write_text(BOOK.format("One."))
+    for _ in range(2):
+        done = run("books.sh", "--folder", folder, "--output", folder / "shards", "--vocab", "v")
+        assert done.returncode == 0, done.stderr
+        assert "1 books in" in done.stdout
+    (folder / "books/one.txt").write_text(BOOK.format("One."))
+    done = run("books.sh", "--folder", folder / "books", "--output", folder / "shards", "--vocab", "v")
+    assert done.returncode == 64
+    assert "one.txt would be replaced" in done.stderr
+    assert (folder / "books/one.txt").read_bytes() == BOOK.format("One.").encode()
+
+
 def test_books_from_urls_are_recorded_and_checked(site: Site, tmp_path: Path) -> None:
     site.files = {f"/{name}.txt": BOOK.format(sentences(name)).encode() for name in (1, 2)}
     urls = tmp_path / "urls.txt"
@@ -205,17 +241,20 @@ def test_the_kind_of_your_own_text_is_recognised_by_file_names(site: Site, tmp_p
     (tmp_path / "l").mkdir()
     (tmp_path / "l" / "linked").symlink_to(tmp_path / "w")
     (tmp_path / "l" / "circle").symlink_to(tmp_path / "l")
-    site.files = {"/d/b.jsonl": b'{"text": "x"}'}
+    site.files = {"/d/b.jsonl": b'{"text": "x"}', "/d/c.jsonl.gz?download=true": b"x"}
     names = ("t", "j", "p", "h", "x.xml.bz2", "w", "l", "wiki_1")
-    words = [*(tmp_path / name for name in names), f"{site.url}/d/b.jsonl", "lddl:/y@2"]
+    urls = [site.url + path for path in site.files]
+    words = [*(tmp_path / name for name in names), *urls, "lddl:/y@2"]
     done = run("text.sh", *words, "--output", tmp_path / "out", "--vocab", "v", "--", "--seed", 7)
     assert done.returncode == 0, done.stderr
     arguments = done.stdout.splitlines()[-1].split()
     sources = [arguments[place + 1] for place, word in enumerate(arguments) if word == "--corpus"]
     kinds = [source.partition(":")[0] for source in sources]
     assert kinds == [
-        "text", "jsonl", "parquet", "hf", "mediawiki", "wikiextractor", "wikiextractor", "text", "jsonl", "lddl",
+        "text", "jsonl", "parquet", "hf", "mediawiki", "wikiextractor", "wikiextractor", "text", "jsonl", "jsonl",
+        "lddl",
     ]  # fmt: skip
+    assert sources[-2].endswith("c.jsonl.gz")
     assert sources[-1] == "lddl:/y@2"
     assert arguments[-2:] == ["--seed", "7"]
 
@@ -238,6 +277,38 @@ def test_a_vocabulary_is_trained_if_none_is_given(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "raw/vocab.txt").read_text() == (tmp_path / "out/vocab.txt").read_text()
     assert sum(DataManifest.read(tmp_path / "out").documents.values()) == 4
+
+
+def test_a_vocabulary_of_other_text_is_not_reused(tmp_path: Path) -> None:
+    for name in ("de.xml", "en.xml"):
+        (tmp_path / name).touch()
+    vocabulary, common = tmp_path / "vocab.txt", ("--target", tmp_path, "--output", tmp_path / "out")
+
+    def wikipedia(language: str, *more: object) -> subprocess.CompletedProcess[str]:
+        return run("wikipedia.sh", "--language", language, "--dump", tmp_path / f"{language}.xml", *common, *more)
+
+    assert f"data vocab --corpus mediawiki:{tmp_path}/en.xml --size 30522 --output" in wikipedia("en").stdout
+    vocabulary.touch()  # what echo has not done
+    again = wikipedia("en")
+    assert again.returncode == 0, again.stderr
+    assert f"{vocabulary} exists\n" in again.stdout
+    assert "data vocab" not in again.stdout
+    for words, says in (
+        (("de",), f"only then: mediawiki:{tmp_path}/en.xml\n  only now:  mediawiki:{tmp_path}/de.xml\n"),
+        (("en", "--cased"), "only then: uncased\n  only now:  --cased\n"),
+        (("en", "--cased", "--vocab-size", 9), "only then: 30522 tokens, uncased\n  only now:  --cased, 9 tokens\n"),
+    ):
+        done = wikipedia(*words)
+        assert done.returncode == 64
+        assert says in done.stderr
+        assert f"give another --target, or use it all the same: --vocab {vocabulary}" in done.stderr
+        assert wikipedia(*words, "--vocab", vocabulary).returncode == 0
+    more = run("text.sh", f"mediawiki:{tmp_path}/en.xml", f"text:{tmp_path}", *common)
+    assert f"only then: -\n  only now:  text:{tmp_path}\n" in more.stderr
+    (tmp_path / "vocab.txt.made-from").unlink()  # as an older version left it
+    older = wikipedia("de")
+    assert older.returncode == 0, older.stderr
+    assert "nothing says what it was made from" in older.stdout
 
 
 # ---------------------------------------------------------------- all of them

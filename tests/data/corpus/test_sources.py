@@ -63,6 +63,7 @@ def test_a_source_reads_back_what_it_writes(kind: str, path: str, weight: float)
     [
         ("txt:/a", "did you mean 'text'"),
         ("/a", "does not say its kind"),
+        ("/a b", "'text:/a b'?"),
         ("s3://bucket/a", "unknown kind of corpus 's3'"),
         ("text:", "names no path"),
         ("text:@2", "names no path"),
@@ -166,6 +167,33 @@ def test_json_lines_have_their_text_in_a_field(tmp_path: Path) -> None:
     assert texts(f"jsonl:{path}#field=body") == [("a.jsonl:0", "B")]
 
 
+@pytest.mark.parametrize(
+    ("kind", "name", "line"),
+    [
+        ("jsonl", "a.jsonl", r'{"text": "a \ud800 b \u0000 c"}'),
+        ("jsonl", "a.jsonl", r'{"text": "' + r"a \ud800 b \u0000 c" * 60_000 + '"}'),  # longer than a chunk
+        ("wikiextractor", "wiki_00", r'{"id": "1", "title": "A", "text": "a \ud800 b \u0000 c"}'),
+    ],
+)
+def test_escapes_in_json_are_counted_and_no_sign_of_another_encoding(
+    tmp_path: Path, kind: str, name: str, line: str
+) -> None:
+    (tmp_path / name).write_text(f"{line}\n" * 30)
+    source = Source.parse(f"{kind}:{tmp_path}")
+    (piece,) = scan([source], 1 << 30)
+    odd: dict[str, int] = {}
+    found = list(read(piece, kind, odd=odd))
+    escapes = 30 * (line.count(r"\ud800") + line.count(r"\u0000"))
+    assert sum(document.replaced + document.nul for document in found) == escapes
+    assert sum(document.escaped for document in found) == escapes
+    assert odd == {name: escapes}
+    with (tmp_path / name).open("ab") as file:
+        file.write(line.encode().replace(b"a ", b"\xe4 ") + b"\n")
+        file.write(b'{"id": "1", "text": "' + b"\xe4" * 30_000 + b'"}\n')
+    with pytest.raises(InputError, match="is not UTF-8"):
+        list(documents(f"{kind}:{tmp_path}"))
+
+
 def test_half_surrogates_and_nul_from_json_escapes_are_replaced_and_counted(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text(r'{"text": "a\ud800b\u0000c\ud83d\ude00"}')
     (document,) = documents(f"jsonl:{tmp_path}")
@@ -200,6 +228,26 @@ def test_a_hugging_face_folder_is_read_without_its_library(tmp_path: Path) -> No
     assert texts(f"hf:{tmp_path}/both#split=test")[0][1] == rows[5]
     with pytest.raises(InputError, match="did you mean 'test'"):
         scan([Source.parse(f"hf:{tmp_path}/both#split=tests")])
+
+
+def test_a_hugging_face_folder_of_one_split_is_not_another(tmp_path: Path) -> None:
+    with pa.ipc.new_stream(tmp_path / "data.arrow", pa.schema({"text": pa.string()})) as stream:
+        stream.write_table(pa.table({"text": ["Eins."]}))
+
+    def state(**more: object) -> None:
+        (tmp_path / "state.json").write_text(json.dumps({"_data_files": [{"filename": "data.arrow"}], **more}))
+
+    for name, said in (("train", "is the split 'train'"), (None, "is one split, without a name")):
+        state(_split=name)
+        assert len(texts(f"hf:{tmp_path}")) == 1
+        with pytest.raises(InputError, match=said) as caught:
+            scan([Source.parse(f"hf:{tmp_path}#split=validation")])
+        assert "leave out #split=validation" in str(caught.value.hint)
+    state()
+    with pytest.raises(InputError, match="without a name"):
+        scan([Source.parse(f"hf:{tmp_path}#split=validation")])
+    state(_split="train")
+    assert len(texts(f"hf:{tmp_path}#split=train")) == 1
 
 
 # ---------------------------------------------------------------- bytes

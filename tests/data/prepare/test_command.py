@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import re
 from pathlib import Path
 
@@ -43,6 +44,71 @@ def test_vocab_then_prepare(corpus: Path, tmp_path: Path, capsys: pytest.Capture
     assert f"{data.documents['train']} documents for training" in printed.out
     assert f"next: bertjobs submit --recipe NAME --data {output}" in printed.out
     assert "MB/s" in printed.err
+
+
+@pytest.mark.parametrize("weight", ["", "@0.2"])
+def test_validation_data_of_far_more_than_its_share_is_said(
+    corpus: Path, vocabulary_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], weight: str
+) -> None:
+    (tmp_path / "few").mkdir()
+    for number in range(2):
+        (tmp_path / "few" / f"{number}.txt").symlink_to(corpus / f"speech-{number:02}.txt")
+    words = ("prepare", "--vocab", vocabulary_path, "--phases", "1", "--processes", 1)
+    assert _run(*words, "--corpus", f"text:{corpus}{weight}", "--output", tmp_path / "many") == 0
+    assert "are for validation" not in capsys.readouterr().out
+    assert _run(*words, "--corpus", f"text:{tmp_path / 'few'}", "--output", tmp_path / "data") == 0
+    printed = capsys.readouterr().out
+    data = DataManifest.read(tmp_path / "data").phase(1)
+    share = data.validation.rows / (data.train.rows / 5 + data.validation.rows)
+    assert f"note: {share:.0%} of the sequences are for validation, not 5.0%: documents are held out whole" in printed
+    assert "another --seed" in printed
+
+
+@pytest.mark.parametrize(
+    ("words", "sets"),
+    [
+        (("--masking", "static"), "--set masking=static"),
+        (("--masking", "static", "--masked-units", "words"), "--set masking=static --set masked_units=words"),
+        (("--masked-units", "words", "--masked-share", 0.2), "--set masked_share=0.2 --set masked_units=words"),
+    ],
+)
+def test_the_run_to_type_next_masks_as_the_data_is_made_for(
+    corpus: Path, vocabulary_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: tuple, sets: str
+) -> None:
+    output = tmp_path / "data"
+    given = ("--corpus", f"text:{corpus}", "--vocab", vocabulary_path, "--phases", "1", "--processes", 1)
+    assert _run("prepare", *given, "--output", output, *words) == 0
+    command = capsys.readouterr().out.partition("next: ")[2].strip()
+    assert command == f"bertjobs submit --recipe NAME --data {output} {sets}"
+
+
+def test_names_that_no_terminal_should_get_are_written_as_escapes(
+    corpus: Path, vocabulary_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    odd, shown = "odd\udcff\x1b[2J", r"odd\udcff\x1b[2J"
+    folder, output = tmp_path / f"corpus-{odd}", tmp_path / f"data-{odd}"
+    folder.mkdir()
+    for number in range(8):
+        text = (corpus / f"speech-{number:02}.txt").read_bytes()
+        (folder / f"{odd}-{number}.txt").write_bytes(text + b"\xff")
+    words = ("prepare", "--vocab", vocabulary_path, "--phases", "1", "--processes", 1)
+    assert _run(*words, "--corpus", f"text:{folder}", "--output", output) == 0
+    assert _run(*words, "--corpus", f"text:{folder}", "--output", output) == 0
+    printed = capsys.readouterr().out
+    assert f"{shown}-0.txt (1)" in printed
+    assert f"-> {tmp_path}/data-{shown}\n" in printed
+    assert f"data-{shown} is already complete" in printed
+    (output / odd).touch()
+    assert _run("verify", output) == 64
+    assert f"{shown}: expected" in capsys.readouterr().out
+    (output / odd).unlink()
+    for verb in ("verify", "inspect"):
+        assert _run(verb, output) == 0
+        printed = capsys.readouterr().out
+        assert shown in printed
+        assert odd not in printed
+    assert _run("duplicates", "--json", "--corpus", f"text:{folder}", "--processes", 1) == 0
+    assert json.loads(capsys.readouterr().out)["corpora"] == [f"text:{folder}"]
 
 
 def test_the_command_to_type_next_repeats_what_was_given(
@@ -127,7 +193,18 @@ NEEDED = ("prepare", "--corpus", "text:x", "--vocab", "v", "--output", "d")
         (("--slurm", "--sbatch", "-C a100"), "is not an option of sbatch"),
         (("--slurm", "--sbatch", "output=x"), "sbatch's output cannot be given here"),
         (("--slurm", "--site", "nowhere"), "there is no site 'nowhere'"),
-        (("--image", "/images/x.sqsh"), "a container is for jobs on a cluster"),
+        (("--image", "/images/x.sqsh"), "--image is for a cluster"),
+        (("--jobs", 4), "--jobs is for a cluster"),
+        (("--attempts", 4), "--attempts is for a cluster"),
+        (("--nodes", 4), "--nodes is for a cluster"),
+        (("--sbatch", "qos=high", "--partition", "cpu"), "--partition is for a cluster"),
+        (("--account", "a"), "--account is for a cluster"),
+        (("--qos", "high"), "--qos is for a cluster"),
+        (("--time", "1:00"), "--time is for a cluster"),
+        (("--memory", "4G"), "--memory is for a cluster"),
+        (("--cpus", 4), "--cpus is for a cluster"),
+        (("--sbatch", "qos=high"), "--sbatch is for a cluster"),
+        (("--mounts", "/a:/a"), "--mounts is for a cluster"),
         (("--slurm", "--image", "/a\tb.sqsh"), "not allowed in a path"),
         (("--slurm", "--image", "x.sqsh", "--mounts", "/a"), "mounts must be SRC:DST"),
         (("--slurm", "--image", "x.sqsh", "--container", "docker"), "container must be one of auto, pyxis, apptainer"),

@@ -13,6 +13,7 @@ import pytest
 from bertjobs.data.corpus import Document, Piece, Source, read, scan
 from bertjobs.data.prepare import PHASES, PrepareOptions, prepare
 from bertjobs.data.prepare.document_keys import document_key, keyed, with_repeated_ids
+from bertjobs.data.prepare.held_out import remark_on_share, validation_share
 from bertjobs.data.shards.manifest import DataManifest
 from bertjobs.files.atomic import sha256_of
 from tests.data.conftest import TEXT, quiet
@@ -98,6 +99,41 @@ def test_the_parts_of_a_long_document_share_its_key(tmp_path: Path, monkeypatch:
     assert len(by_document) == 3
     assert all(len(parts) > 1 for parts in by_document.values())
     assert len({part for parts in by_document.values() for part in parts}) == len(pairs)
+
+
+@pytest.mark.parametrize("identifiers", [("a", "b", "c"), ("1", "1", "x#2")], ids=["one-each", "repeated"])
+def test_parts_may_have_keys_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, identifiers: tuple[str, ...]
+) -> None:
+    monkeypatch.setattr("bertjobs.data.corpus.document.parts.__defaults__", (300,))
+    corpus = write(tmp_path / "a.txt", [(name, text_of(number)) for number, name in enumerate(identifiers)])
+    (piece,) = marked(corpus, 1 << 20)
+    assert piece.ids_repeat == (identifiers[0] == identifiers[1])
+    together = list(keyed(read(piece, "lddl"), piece, 1))
+    apart = list(keyed(read(piece, "lddl"), piece, 1, parts_apart=True))
+    assert len({key for (key, _), _ in together}) == 3
+    assert len({key for (key, _), _ in apart}) == len(apart) > 6
+    assert [part for (_, part), _ in apart] == [part for (_, part), _ in together]
+    kept = [document.id for (one, _), (other, document) in zip(together, apart, strict=True) if one == other]
+    assert kept == list(identifiers), "documents that are not cut keep their keys"
+
+
+@pytest.mark.parametrize("files", [1, 2])
+def test_a_corpus_in_a_few_files_is_not_held_out_as_a_whole(
+    tmp_path: Path, vocabulary_path: Path, monkeypatch: pytest.MonkeyPatch, files: int
+) -> None:
+    monkeypatch.setattr("bertjobs.data.corpus.document.parts.__defaults__", (1000,))
+    monkeypatch.setattr("bertjobs.data.prepare.data_folder.PIECE_BYTES", 10_000)
+    folder = tmp_path / "corpus"
+    folder.mkdir()
+    for file in range(files):
+        text = "\n\n".join(text_of(number) for number in range(200 * file, 200 * (file + 1)))
+        (folder / ("corpus.txt", "more.txt")[file]).write_text(text)  # by the default seed the first would be held out
+    prepare(PrepareOptions((f"text:{folder}",), str(vocabulary_path), str(tmp_path / "data"), (PHASES[1],),
+                           duplicates=1, shards=2), quiet)  # fmt: skip
+    data = DataManifest.read(tmp_path / "data")
+    assert 0.01 < validation_share(data) < 0.15
+    assert remark_on_share(data) == ""
 
 
 def test_other_kinds_have_ids_that_are_places(tmp_path: Path) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import json
 import os
+import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from bertjobs.data.corpus import http, persistent
 from bertjobs.data.corpus.changes import CorpusChangedError
 from bertjobs.data.corpus.persistent import UnavailableError
 from bertjobs.data.prepare import PHASES, PrepareOptions, ThisMachine, prepare
-from bertjobs.data.prepare.work_folder import FOLDER_NAME, WorkFolder
+from bertjobs.data.prepare.work_folder import FOLDER_NAME, PLAN_NAME, WorkFolder
 from bertjobs.data.shards.manifest import MANIFEST_NAME, DataManifest
 from bertjobs.errors import BertjobsError, InputError
 from bertjobs.files.arrays import map_arrays
@@ -136,6 +138,65 @@ def test_a_disk_that_fails_keeps_what_was_done(
     assert caught.value.exit_code == 70
     assert f"finished tasks are kept: {hint}, run the same command again" in str(caught.value)
     assert len(done(given.output)) == 3
+
+
+# ---------------------------------------------------------------- refusals
+
+
+def test_when_a_task_is_refused_no_other_runs_any_more(
+    options: Callable[..., PrepareOptions], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.txt").write_bytes(lines())
+    given, seen = options(f"lddl:{tmp_path}/a.txt"), tmp_path / "seen"
+    seen.mkdir()
+
+    def slow(_work: object, number: int, *_: object) -> None:
+        (seen / f"begun-{number}").touch()
+        time.sleep(0.3 if number else 0.1)
+        if not number:
+            raise InputError("it is refused")
+        (seen / f"ended-{number}").touch()
+
+    class Seeing(ThisMachine):
+        def run(self, *given: Any) -> None:
+            try:
+                super().run(*given)
+            finally:
+                begun, ended = ({path.name.partition("-")[2] for path in seen.glob(f"{what}-*")}
+                                for what in ("begun", "ended"))  # fmt: skip
+                self.running = begun - ended
+
+    monkeypatch.setattr("bertjobs.data.prepare.on_this_machine.tokenise_piece", slow)
+    with Seeing(2) as machine:
+        with pytest.raises(InputError, match="it is refused"):
+            prepare(given, quiet, machine)
+        assert machine.running == {"0"}
+        assert len(list(seen.glob("begun-*"))) < 10, "those that waited are not begun"
+        assert not Path(given.output).exists()
+
+
+def test_what_tasks_of_another_plan_left_is_not_trusted(options: Callable[..., PrepareOptions], tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(lines())
+    (tmp_path / "b.txt").write_bytes(lines().replace(b"peace", b"war"))
+    given = options(f"lddl:{tmp_path}/a.txt")
+    stopped_after(given, 5)
+    (Path(given.output) / FOLDER_NAME / PLAN_NAME).unlink()
+    given = options(f"lddl:{tmp_path}/b.txt")
+    prepare(given, quiet)
+    prepare(options(f"lddl:{tmp_path}/b.txt", "whole"), quiet)
+    assert shards(given.output) == shards(options("x", "whole").output)
+
+
+def test_pairs_that_a_limit_refuses_are_kept_for_another_limit(
+    options: Callable[..., PrepareOptions], tmp_path: Path
+) -> None:
+    (tmp_path / "a.txt").write_bytes(b"".join(b"id%d It is.\n" % line for line in range(LINES)))
+    given = options(f"lddl:{tmp_path}/a.txt")
+    with pytest.raises(InputError, match="cannot have a true next sentence"):
+        prepare(given, quiet)
+    told: list[tuple[str, float, float]] = []
+    prepare(replace(given, most_unpaired=1.0), lambda *progress: told.append(progress[:3]))
+    assert [done == total for stage, done, total in told if "tokens" in stage] == [True], "no text is read again"
 
 
 # ---------------------------------------------------------------- changes

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bertjobs.data.prepare.limit import OverLimitError
 from bertjobs.data.prepare.one_sentence import (
     SHORTEST_HALVED,
     halved_documents,
@@ -16,7 +17,6 @@ from bertjobs.data.prepare.one_sentence import (
 from bertjobs.data.prepare.pair_counts import NewTokens, PairCounts, count_pairs, refuse_poor_pairs, remark_on
 from bertjobs.data.prepare.pairs import Pairs, TokenizedCorpus
 from bertjobs.data.ragged import offsets_of
-from bertjobs.errors import InputError
 
 CONTINUES = np.array([False, True])
 
@@ -159,7 +159,7 @@ def test_pairs_without_a_true_next_are_told_and_above_the_limit_refused() -> Non
     assert remark_on(1, few) == ""
     assert "91% of phase 1's pairs" in remark_on(1, many)
     assert f"fewer than {SHORTEST_HALVED} tokens" in remark_on(1, many)
-    with pytest.raises(InputError, match="--no-next-sentence") as caught:
+    with pytest.raises(OverLimitError, match="--no-next-sentence") as caught:
         refuse_poor_pairs(1, many, 0.9, 0.5)
     assert "91% of phase 1's pairs" in str(caught.value)
     refuse_poor_pairs(1, many, 1.0, 0.5)
@@ -167,7 +167,7 @@ def test_pairs_without_a_true_next_are_told_and_above_the_limit_refused() -> Non
 
 def test_a_corpus_that_is_hardly_used_is_refused() -> None:
     counts = PairCounts(100, 50, 0, 1000, 320)
-    with pytest.raises(InputError, match=r"only 32.0% .* phase 2"):
+    with pytest.raises(OverLimitError, match=r"only 32.0% .* phase 2"):
         refuse_poor_pairs(2, counts, 0.9, 0.5)
     refuse_poor_pairs(2, counts, 0.9, 0.32)
     refuse_poor_pairs(2, PairCounts(), 0.9, 0.5)

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from bertjobs.data.check.target import find_target
 from bertjobs.data.prepare import PHASES, PrepareOptions, ThisMachine, prepare
 from bertjobs.data.prepare.document_keys import document_key
-from bertjobs.data.prepare.stage_pairs import Moved, settle_split
+from bertjobs.data.prepare.held_out import Moved, settle_split
 from bertjobs.data.prepare.stage_tokenise import assign_buckets, copies, held_out_draws
 from bertjobs.data.prepare.work_folder import FOLDER_NAME, STAGES, WorkFolder
 from bertjobs.data.shards.manifest import MANIFEST_NAME, DataManifest
@@ -165,6 +168,20 @@ def test_a_complete_output_is_left_as_it_is(options: Make, corpus: Path) -> None
         extra.unlink()
 
 
+def test_what_to_type_about_a_folder_whose_name_has_a_space_is_quoted(options: Make, tmp_path: Path) -> None:
+    given = replace(options(), output=str(tmp_path / "my data"))
+    folder = Path(given.output) / FOLDER_NAME
+    folder.mkdir(parents=True)
+    with locked(folder), pytest.raises(BertjobsError, match=f"remove the lock: rm '{folder}/lock'"):
+        prepare(given, quiet)
+    prepare(given, quiet)
+    with pytest.raises(InputError, match=f"start over: rm -r '{given.output}'"):
+        prepare(replace(given, seed=1), quiet)
+    (stray := Path(given.output) / "phase1/train/stray").touch()
+    with pytest.raises(InputError, match=f"data verify '{given.output}' lists"):
+        find_target(stray)
+
+
 def test_a_second_prepare_at_once_is_refused_and_the_owner_is_named(options: Make) -> None:
     given = options()
     folder = Path(given.output) / FOLDER_NAME
@@ -174,6 +191,28 @@ def test_a_second_prepare_at_once_is_refused_and_the_owner_is_named(options: Mak
     assert f"process {os.getpid()} of " in str(caught.value)
     assert caught.value.exit_code == 70
     prepare(given, quiet)
+
+
+@pytest.mark.parametrize("error", [KeyError("getpwuid(): uid not found: 1234"), OSError("No username set")])
+def test_a_user_without_a_name_locks_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    def nameless() -> str:
+        raise error
+
+    monkeypatch.setattr("getpass.getuser", nameless)
+    with locked(tmp_path):
+        assert json.loads((tmp_path / "lock").read_text())["user"] == str(os.getuid())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_lock_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, before[1]))  # bytes
+    try:
+        with pytest.raises(OSError, match="File too large"), locked(tmp_path):
+            pass
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_lock_of_a_dead_process_is_taken_over(tmp_path: Path) -> None:

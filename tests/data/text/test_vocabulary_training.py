@@ -56,10 +56,12 @@ def test_training_refuses_what_it_cannot_do(corpus: Path, vocabulary_path: Path,
         (5, tmp_path / "new.txt", "too small"),
         (100, vocabulary_path, "exists"),
         (100, vocabulary_path / "vocab.txt", "cannot write"),
+        (100, tmp_path / "new/tokenizer.json", f"--output {tmp_path}/new/vocab.txt"),
     ):
         with pytest.raises(InputError) as caught:
             train_vocabulary(source, size, True, output)
         assert says in str(caught.value)
+    assert not (tmp_path / "new").exists()
 
 
 SCRIPTS = {

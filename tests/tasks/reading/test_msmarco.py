@@ -119,7 +119,10 @@ def test_an_id_without_a_text_is_refused(tmp_path: Path, texts: Texts) -> None:
     (tmp_path / "collection.tsv").unlink()
     message = refused(read_candidates(write(tmp_path / "run.tsv", "7\t70\t1"), None, Notes(), Texts(tmp_path)))
     assert "ids are given, and there is no collection.tsv with their texts" in message
-    assert "data/msmarco.sh --what queries,collection" in message
+    assert f"data/msmarco.sh --what queries,collection {tmp_path}" in message
+    (tmp_path / "two words").mkdir()
+    message = refused(read_candidates(tmp_path / "run.tsv", None, Notes(), Texts(tmp_path / "two words")))
+    assert f"--what queries,collection '{tmp_path}/two words'" in message
 
 
 @pytest.mark.parametrize(
