@@ -1,9 +1,12 @@
-"""The id of the Slurm job that an environment belongs to, as Slurm writes it everywhere else."""
+"""The Slurm job that an environment belongs to: its id, as Slurm writes it everywhere else; when jobs are signalled."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+
+SIGNAL_LEAD_S = 120.0
+"""Seconds before its time limit at which a run's job asks for a signal: ``--signal=USR2@120``, for a checkpoint."""
 
 _ID = re.compile(r"[0-9]+(_[0-9]+)?")
 

@@ -6,9 +6,6 @@ import math
 import re
 import time
 
-SIGNAL_LEAD_S = 120.0
-"""The lead that a run's jobs request: ``--signal=USR2@120``, for a checkpoint before the time limit."""
-
 SCRIPT_LEAD_S = 60
 """The lead for a job of which only the batch script is signalled, which merely ends what it watches; Slurm may signal
 up to a minute earlier."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
@@ -84,14 +84,20 @@ class Trainer:
             seed=spec.seed + phase.phase,
             normalization=spec.loss_normalization,
         )
-        peak = device_peak_flops(self.device, spec.precision)
-        self._peak_flops = None if peak is None else peak * self.ranks.size
+        self._peak_flops = self._peak_of_all(device_peak_flops(self.device, spec.precision))
         self._skipped_in_a_row = 0
         self._pace = Pace(self.ranks.rank, self.ranks.size, self.device, self.progress.step)
         self._deals = spec.rebalance  # whether packs may be dealt anew: after the first report, and each checkpoint
         self._read_ahead: tuple[Sequence[MicroBatch], InputError | None] | None = None
         self._waited_s = 0.0
         self._looked_s = time.monotonic()
+
+    def _peak_of_all(self, own: float | None) -> float | None:
+        """The peak rate of all ranks' devices, in FLOP/s; None if one is not known."""
+        if not self.job.spec.groups:
+            return None if own is None else own * self.ranks.size
+        total, unknown = self.ranks.sum_on_host(int(own or 0), int(own is None))
+        return None if unknown else float(total)
 
     def run(self) -> Outcome:
         """Step until the phase is done or all ranks agree to stop; a checkpoint is written either way.
@@ -139,7 +145,7 @@ class Trainer:
         plan = replace(self._plan, number=progress.step, divisors=batch.divisors, places=places, loss_scale=scale)
         self.optimizer.set_learning_rate(rate)
         result = train_step(
-            self.wrapped, self.optimizer, micro_batches, plan, self.device, self._read_next, self._pace.timed
+            self.wrapped, self.optimizer, micro_batches, plan, self.device, self._read_next, self._timed
         )
         sums = self.ranks.sum_on_device(result.sums).tolist()
         self.progress = progress.after(result.skipped)
@@ -150,6 +156,13 @@ class Trainer:
         self.saving.lead.after_step(took)
         self._check_finite(result, plan, line)
         return None
+
+    @contextmanager
+    def _timed(self) -> Iterator[None]:
+        """Around each forward pass: a step of many micro-batches may take longer than the watchdog waits."""
+        self.watchdog.beat(self.progress.step + 1, "training")
+        with self._pace.timed():
+            yield
 
     def _read_next(self) -> None:
         """Read the next step's micro-batches while the device computes this one's; none after what may be the last
@@ -231,12 +244,16 @@ class Trainer:
                 record(self.job, event, **fields)
 
     def _is_lost(self) -> bool:
-        """Whether another attempt has taken the run over: rank 0 looks now and then."""
+        """Whether another attempt has taken the run over: rank 0 looks now and then. If it cannot see, as when the file
+        server is away, it looks again later."""
         now = time.monotonic()
         if not self.ranks.is_first or now - self._looked_s < BEAT_S:
             return False
         self._looked_s = now
-        return not still_owns(self.job)
+        try:
+            return not still_owns(self.job)
+        except OSError:
+            return False
 
     def _line(
         self,
@@ -298,6 +315,7 @@ class Trainer:
         scores = self.learner.validate(lambda: self.watchdog.beat(step, "validating"))
         took = round(time.perf_counter() - began, 4)
         line = {"phase": self.job.phase.phase, "step": step, "validation_s": took, **scores}
+        self.saving.lead.after_validation(took)
         self.metrics.validation(line, self.job.objective.validation_words(line))
         if self.best.see(line):
             self.saving.keep(step)

@@ -17,6 +17,7 @@ from bertjobs.optim.build import BACKENDS, build_optimizer
 from bertjobs.optim.sharding import StateShare
 from bertjobs.run.checkpoints import MANIFEST, folder_name
 from bertjobs.run.directory import Done
+from bertjobs.run.own_job import SIGNAL_LEAD_S
 from bertjobs.run.settings import check_unchanged
 from bertjobs.train.best import Best
 from bertjobs.train.checkpoint.saving import Saving
@@ -87,7 +88,7 @@ def train_phase(job: PhaseJob, ranks: Ranks, device: torch.device, stop: StopReq
         )
         outcome = trainer.run()
     if outcome.done:
-        result = outcome.best_step or outcome.step
+        result = ranks.decided(lambda: _result(job, outcome))
         learner.conclude(job.folder, result, is_current=result == outcome.step)
         ranks.decided(lambda: _write_done(job, result))
     return outcome
@@ -151,12 +152,32 @@ def _saving(job: PhaseJob, ranks: Ranks, learner: Learner, metrics: MetricsLog, 
         world_size=ranks.size,
         keep=job.spec.keep_checkpoints,
     )
-    return Saving(CheckpointWriter(series), ranks, metrics, Lead(), saved_step, partial(record_checkpoint, job))
+    lead = Lead(SIGNAL_LEAD_S if placement.scheduler == "slurm" else None)
+    return Saving(CheckpointWriter(series), ranks, metrics, lead, saved_step, partial(record_checkpoint, job))
 
 
 def _best(job: PhaseJob) -> Best:
-    """The best validation of the attempts before; their lines have been cut to the steps that are not repeated."""
-    return Best.of(job.objective.best_by, job.phase.early_stop, read_lines(job.folder.validation))
+    """The best validation of the attempts before, of those whose checkpoint is there; their lines have been cut to the
+    steps that are not repeated."""
+    lines = read_lines(job.folder.validation)
+    best = Best.of(job.objective.best_by, job.phase.early_stop, lines)
+    if best.step is None or _has_checkpoint(job, best.step):
+        return best
+    return Best.of(best.measure, best.patience, [line for line in lines if _has_checkpoint(job, line["step"])])
+
+
+def _has_checkpoint(job: PhaseJob, step: int) -> bool:
+    return (job.folder.checkpoints / folder_name(step)).is_dir()
+
+
+def _result(job: PhaseJob, outcome: Outcome) -> int:
+    """The step of the checkpoint that is the phase's result. Rank 0 alone calls it."""
+    wanted = outcome.best_step or outcome.step
+    if _has_checkpoint(job, wanted):
+        return wanted
+    step = _best(job).step or outcome.step
+    print(f"warning: the best checkpoint, of step {wanted}, was not written; the result is that of step {step}")
+    return step
 
 
 def _write_done(job: PhaseJob, step: int) -> None:

@@ -105,8 +105,10 @@ def work(environ: Mapping[str, str], ranks: Ranks, stop: StopRequest, objective_
 
 
 def write_exclusions(job: PhaseJob) -> None:
-    """Write the nodes that the next link is to avoid, for run.sub: all in the register, separated by commas."""
-    nodes = excluded(suspects(Path(job.spec.results), time.time()), sys.maxsize)
+    """Write the nodes that the next link is to avoid, for run.sub: those in the register on which training was refused,
+    separated by commas. Nobody here knows how many others the partition can spare."""
+    unfit = [suspect for suspect in suspects(Path(job.spec.results), time.time()) if suspect.fatal]
+    nodes = excluded(unfit, len(unfit))
     if nodes:
         write_text(job.folder.exclude, ",".join(nodes))
 

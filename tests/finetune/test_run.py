@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -256,3 +260,55 @@ def test_a_rehearsal_of_a_task_asks_for_prepared_data(place: Path) -> None:
     assert refused.returncode == 64
     assert "the data of task sentences are not prepared" in refused.stderr
     assert "bertjobs finetune --dry-run" in refused.stderr
+
+
+SLOW = """
+import os, sys, time
+from bertjobs.train.checkpoint import writer
+from bertjobs.train.signals import StopRequest
+from bertjobs.train.worker import main
+
+write = writer.write_hashed
+
+
+def slow(path, blocks):
+    if path.parent.name.startswith(f".tmp-step-{int(sys.argv[1]):08d}"):
+        time.sleep(3)
+    return write(path, blocks)
+
+
+writer.write_hashed = slow
+sys.exit(main(os.environ, StopRequest()))
+"""
+
+
+@pytest.mark.slow
+def test_a_stop_while_the_best_checkpoint_is_written_does_not_lose_it(place: Path, straight: Path) -> None:
+    best = json.loads((straight / "DONE.json").read_text())["step"]
+    assert best < 22, "others come after it"
+    words = ("--from", "model", "--data", "data", "--run", "slow", *QUICK, "--set", "phase1.epochs=4")
+    stopped = bertjobs(place, "finetune", *words, "--set", "phase1.sequence_length=32", "--steps-this-run", "7")
+    assert stopped.returncode == 75, stopped.stdout + stopped.stderr
+    environ = {"RUN": "slow", "RECIPE": "finetune", "RESULTS": str(place / "results"), "PHASE": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", SLOW, str(best)],
+        cwd=place,
+        env={**os.environ, **environ, "STEPS_THIS_RUN": str(best - 7 + 2)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 75, done.stdout + done.stderr
+    phase = place / "results" / "slow" / "phase1"
+    assert f"step-{best:08d}" in {folder.name for folder in (phase / "checkpoints").iterdir()}
+    shutil.copytree(place / "results" / "slow", place / "results" / "lost")
+    assert bertjobs(place, "resume", "slow").returncode == 0
+    assert json.loads((phase / "DONE.json").read_text())["step"] == best
+
+    # One that is gone is not the result, and the run can be finished.
+    lost = place / "results" / "lost" / "phase1"
+    shutil.rmtree(lost / "checkpoints" / f"step-{best:08d}")
+    assert bertjobs(place, "resume", "lost").returncode == 0
+    result = json.loads((lost / "DONE.json").read_text())
+    assert (lost / "checkpoints" / result["checkpoint"]).is_dir()
+    assert result["step"] in [line["step"] for line in read_lines(lost / "validation.jsonl")]

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import groupby
 from typing import Any
 
 import pytest
 
 from bertjobs.errors import InputError
 from bertjobs.run.checkpoints import read_manifest, steps
+from bertjobs.run.owner import Owners
+from bertjobs.train.pace import Pace
 from bertjobs.train.pretraining.batches import WatchedBatches
+from bertjobs.train.watchdog import Watchdog
 from tests.train.conftest import PHASES, Ended, Trial
 
 Alone = Callable[..., Ended]
@@ -72,3 +78,42 @@ def test_waiting_for_data_is_counted_unless_the_device_computes_meanwhile(
     assert (second >= WAIT_S, third >= WAIT_S) == (not busy, not busy)
     assert last < WAIT_S
     assert all(line["data_wait_s"] <= line["step_time_s"] for line in trial.metrics(1))
+
+
+def test_the_watchdog_hears_of_each_micro_batch(trial: Trial, alone: Alone, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step of many may take longer than it waits."""
+    heard: list[str] = []
+    real_beat, real_timed = Watchdog.beat, Pace.timed
+
+    def beat(self: Watchdog, step: int, doing: str) -> None:
+        heard.append(doing)
+        real_beat(self, step, doing)
+
+    @contextmanager
+    def timed(self: Pace) -> Iterator[None]:
+        assert heard.pop() == "training"
+        heard.append("a pass")
+        with real_timed(self):
+            yield
+
+    monkeypatch.setattr(Watchdog, "beat", beat)
+    monkeypatch.setattr(Pace, "timed", timed)
+    assert alone(trial.having(STEPS_THIS_RUN=2), 1).code == 75
+    passes = [len(list(run)) for doing, run in groupby(heard) if doing == "a pass"]
+    assert max(passes) > 1, "the steps of the trial have several"
+
+
+def test_a_folder_of_owners_that_cannot_be_read_now_costs_nothing(
+    trial: Trial, alone: Alone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[None] = []
+
+    def owns(*_: object) -> bool:
+        looked.append(None)
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    monkeypatch.setattr("bertjobs.train.loop.BEAT_S", 0.0)
+    monkeypatch.setattr(Owners, "owns", owns)
+    assert alone(trial.having(STEPS_THIS_RUN=4), 1).code == 75
+    assert looked
+    assert len(trial.metrics(1)) == 4

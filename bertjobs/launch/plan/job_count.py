@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from bertjobs.slurm.times import SIGNAL_LEAD_S
+from bertjobs.run.own_job import SIGNAL_LEAD_S
 
 START_UP_S = 120.0
 """Assumed time from a job's start to its first step: node check, container, imports, reading the checkpoint."""

@@ -21,14 +21,15 @@ from bertjobs.launch.unanswered import queued_without_answer
 from bertjobs.recipe.groups import gpus_asked, only_component
 from bertjobs.recipe.spec import RunSpec
 from bertjobs.run.directory import RunDirectory
+from bertjobs.run.own_job import SIGNAL_LEAD_S
 from bertjobs.slurm.client import Slurm
 from bertjobs.slurm.environment import clean_environment
 from bertjobs.slurm.executor import submit_call
 from bertjobs.slurm.options import SlurmOptions, file_name
 from bertjobs.slurm.refusals import NoAnswer
 from bertjobs.slurm.shell import quote
-from bertjobs.slurm.times import SIGNAL_LEAD_S, minutes
 from bertjobs.slurm.times import limit_s as parse_limit_s
+from bertjobs.slurm.times import minutes
 
 
 def queue_submitit(

@@ -55,6 +55,7 @@ class Saving:
         self._failures = 0
         self._is_committed = False  # as far as this rank knows
         self._began = 0.0
+        self._said_lead_s = 0.0
         self._times = SavingTimes()
 
     def reserve(self, model: nn.Module, optimizer: Optimizer) -> None:
@@ -62,8 +63,8 @@ class Saving:
         self._writer.reserve(model, optimizer)
 
     def keep(self, step: int) -> None:
-        """The checkpoint of this step stays until that of another is to, however many follow."""
-        self._writer.best_step = step
+        """The checkpoint of this step, the best so far, stays however many follow."""
+        self._writer.keep(step)
 
     @property
     def flags(self) -> tuple[int, int]:
@@ -86,15 +87,21 @@ class Saving:
         self._add_stall(self._began - began)
 
     def save_now(self, model: nn.Module, optimizer: Optimizer, progress: Progress, data: StreamState) -> None:
-        """As `begin`, and wait for the end; an older checkpoint that is under way is given up for this one.
+        """As `begin`, and wait for the end; an older checkpoint that is under way is given up for it, but not the best
+        one so far.
 
         Raises:
             BertjobsError: it cannot be written.
         """
-        if self._saved_step != progress.step and self._ranks.sum_on_host(int(self._writer.state != "idle"))[0]:
-            self._writer.abort()
-            self._ranks.sum_on_host(0)  # from here on no rank writes to its folder
-            self._writer.drop()
+        if self._saved_step not in (progress.step, self._writer.best_step):  # decided from what all ranks know alike
+            unsettled, failed = self._ranks.sum_on_host(int(self._writer.state != "idle"), self.flags[1])
+            if unsettled:
+                self._writer.abort()
+                self._ranks.sum_on_host(0)  # from here on no rank writes to its folder
+            if failed:
+                self._drop()
+            elif unsettled:
+                self._writer.drop()
         self.begin(model, optimizer, progress, data)
         self.finish()
         if self._failures:
@@ -145,9 +152,9 @@ class Saving:
         self._ranks.say(f"checkpoint {folder}")
         if self._ranks.is_first and self._saved_step is not None:
             self._note(self._saved_step)
-        known = self.lead.seconds
         self.lead.after_checkpoint(seconds)
-        if self.lead.seconds > LEAD_GROWTH * known:
+        if self.lead.seconds > LEAD_GROWTH * self._said_lead_s:
+            self._said_lead_s = self.lead.seconds
             self._ranks.say(self.lead.warning() or f"lead: {self.lead.words()}")
 
     def _add_stall(self, seconds: float) -> None:

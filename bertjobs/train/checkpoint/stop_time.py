@@ -14,9 +14,10 @@ FIXED_S = 5.0
 class Lead:
     """The measured lead time of a stop, from the signal to the end of the process, in seconds::
 
-        lead = 1.5 x (longest of the last 20 steps + longest checkpoint) + 5
+        lead = 1.5 x (longest of the last 20 steps + longest validation + longest checkpoint) + 5
 
-    A signal that comes right after a step has begun waits for its end and for a checkpoint. The first two steps of a
+    A signal that comes right after a step has begun waits for its end, for the validation that may follow it, and for a
+    checkpoint. The first two steps of a
     process are longer than any later one (memory, kernels and connections are set up) and count only while there are
     no others.
     """
@@ -26,7 +27,7 @@ class Lead:
         self._asked = asked_s
         self._steps: deque[float] = deque(maxlen=RECENT)
         self._seen = 0
-        self._checkpoint = 0.0
+        self._checkpoint = self._validation = 0.0
 
     def after_step(self, seconds: float) -> None:
         """Record the time between two step boundaries, with all that was done in it."""
@@ -35,6 +36,10 @@ class Lead:
         self._seen += 1
         self._steps.append(seconds)
 
+    def after_validation(self, seconds: float) -> None:
+        """Record the time of a validation."""
+        self._validation = max(self._validation, seconds)
+
     def after_checkpoint(self, seconds: float) -> None:
         """Record the time of a checkpoint, from its snapshot to its commit."""
         self._checkpoint = max(self._checkpoint, seconds)
@@ -42,13 +47,14 @@ class Lead:
     @property
     def seconds(self) -> float:
         """The lead time that is needed, as far as is known."""
-        return MARGIN * (self._longest_step + self._checkpoint) + FIXED_S
+        return MARGIN * (self._longest_step + self._validation + self._checkpoint) + FIXED_S
 
     def words(self) -> str:
         """The lead time and where it comes from, for the log."""
+        validation = f" + validation {self._validation:.1f} s" if self._validation else ""
         return (
-            f"a stop needs {math.ceil(self.seconds)} s: {MARGIN:g} x (step {self._longest_step:.1f} s + checkpoint "
-            f"{self._checkpoint:.1f} s) + {FIXED_S:g} s"
+            f"a stop needs {math.ceil(self.seconds)} s: {MARGIN:g} x (step {self._longest_step:.1f} s{validation} + "
+            f"checkpoint {self._checkpoint:.1f} s) + {FIXED_S:g} s"
         )
 
     def warning(self) -> str | None:
@@ -56,8 +62,9 @@ class Lead:
         if self._asked is None or self._asked >= self.seconds:
             return None
         return (
-            f"warning: {self.words()}; Slurm's signal comes {self._asked:g} s before the time limit: a stop may lose "
-            f"the steps since the last checkpoint; submit with --signal=USR2@{math.ceil(self.seconds)}"
+            f"warning: {self.words()}; run.sub asks for Slurm's signal {self._asked:g} s before the time limit, so a "
+            "stop may lose the steps since the last checkpoint, unless the job was submitted with "
+            f"--signal=USR2@{math.ceil(self.seconds)} (`bertjobs submit --sbatch signal=...`)"
         )
 
     @property

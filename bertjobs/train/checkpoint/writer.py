@@ -64,7 +64,6 @@ class CheckpointWriter:
 
     Attributes:
         error: why this rank's part could not be written, in state "failed".
-        best_step: of the checkpoint that is the best so far and stays; None for none.
     """
 
     def __init__(self, series: CheckpointSeries) -> None:
@@ -79,7 +78,8 @@ class CheckpointWriter:
         self.error: BertjobsError | None = None
         self._pruning: Thread | None = None
         self._aborted = Event()
-        self.best_step: int | None = None
+        # Steps: that of the best so far, behind one that is to stay until it is written.
+        self._bests: list[int] = []
 
     @property
     def state(self) -> State:
@@ -89,6 +89,15 @@ class CheckpointWriter:
         if any(thread.is_alive() for thread in self._threads):
             return "writing"
         return "failed" if self.error else "written"
+
+    @property
+    def best_step(self) -> int | None:
+        """The step that `keep` was last called with, unless its checkpoint was given up; the same on all ranks."""
+        return self._bests[-1] if self._bests else None
+
+    def keep(self, step: int) -> None:
+        """The checkpoint of this step, the best so far, stays once it is there; until then the best before it does."""
+        self._bests = [*self._bests, step]
 
     @property
     def stall_s(self) -> float:
@@ -161,6 +170,9 @@ class CheckpointWriter:
                 publish_folder(self._temporary, target)
             except (OSError, ValueError) as error:
                 raise self._failure(error) from error
+        if self._step in self._bests:
+            self._bests = self._bests[self._bests.index(self._step) :]
+        if self._series.rank == 0:
             self._pruning = Thread(target=self._prune, args=(target.name,), name="prune", daemon=True)
             self._pruning.start()
         self._reset()
@@ -177,7 +189,8 @@ class CheckpointWriter:
             self.wait()
             if self._series.rank == 0:
                 shutil.rmtree(self._temporary, ignore_errors=True)
-            self._reset()
+            self._bests = [step for step in self._bests if step != self._step]
+        self._reset()
 
     @property
     def _temporary(self) -> Path:
@@ -235,7 +248,7 @@ class CheckpointWriter:
         try:
             done = directory.done()
             spare = [done.checkpoint] if done else []
-            spare += [folder_name(self.best_step)] if self.best_step is not None else []
+            spare += map(folder_name, self._bests)
             prune(directory.checkpoints, keep=self._series.keep, newest=newest, spare=spare)
         except (OSError, BertjobsError) as error:
             print(f"warning: old checkpoints in {directory.checkpoints} were not deleted: {error}", flush=True)

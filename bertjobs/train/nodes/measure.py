@@ -39,7 +39,8 @@ from bertjobs.train.nodes.check import (
 from bertjobs.train.placement import Placement, node_name
 from bertjobs.train.ranks import Ranks
 
-LOOK_S = 3.0  # time for a program or a file system to answer
+LOOK_S = 3.0  # time for a file system to answer
+SMI_S = 20.0  # and for nvidia-smi, which first loads the driver where nothing else has
 MEASURE_S = 30.0  # time for all measurements of the network, which usually take a second
 ROUNDS, REPEATS, PAIRINGS = 5, 3, 3
 T = TypeVar("T")
@@ -54,7 +55,7 @@ def look_at_nodes(
     clock: Callable[[], float] = time.time,
 ) -> Findings:
     """Hardware, disks and clocks of all nodes, the same on all ranks; all ranks call it. Takes milliseconds plus
-    nvidia-smi's time, at most `LOOK_S`.
+    nvidia-smi's time, at most `SMI_S`.
 
     Args:
         gpus: GPUs that the run uses on a node.
@@ -96,9 +97,9 @@ def _look(gpus: int, disks: Sequence[Disk], environ: Mapping[str, str]) -> NodeF
     complaint = ""
     try:
         if smi:
-            known, complaint = smi.result(_left(deadline))
+            known, complaint = smi.result(SMI_S)
     except TimeoutError:
-        complaint = f"no answer within {LOOK_S:g} s"
+        complaint = f"no answer within {SMI_S:g} s"
     except OSError as error:
         complaint = error.strerror or type(error).__name__
     return NodeFacts(
@@ -117,7 +118,7 @@ def _ask_nvidia_smi(environ: Mapping[str, str]) -> tuple[tuple[Gpu, ...], str]:
     if program is None:
         return (), ""
     command = [program, f"--query-gpu={','.join(QUERY)}", "--format=csv,noheader,nounits"]
-    done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=LOOK_S, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=SMI_S, check=False)
     complaint = (done.stderr + done.stdout).strip().splitlines() or [f"exit code {done.returncode}"]
     return parse_gpus(done.stdout), complaint[0] if done.returncode else ""
 

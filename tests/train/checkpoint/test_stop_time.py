@@ -31,6 +31,15 @@ def test_the_lead_covers_the_longest_recent_step_and_the_longest_checkpoint(
     assert after(steps, checkpoints).seconds == pytest.approx(expected)
 
 
+def test_a_validation_may_come_before_the_checkpoint() -> None:
+    lead = after([2.0, 2.0, 2.0], [40.5], asked=120)
+    assert lead.warning() is None
+    lead.after_validation(60.0)
+    lead.after_validation(50.0)
+    assert lead.seconds == MARGIN * (2 + 60 + 40.5) + FIXED_S
+    assert "validation 60.0 s" in str(lead.warning())
+
+
 @given(st.lists(SECONDS, min_size=1, max_size=5))
 def test_checkpoints_never_shorten_the_lead(checkpoints: list[float]) -> None:
     leads = [after([1.0], checkpoints[:count]).seconds for count in range(len(checkpoints) + 1)]

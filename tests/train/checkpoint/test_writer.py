@@ -371,6 +371,35 @@ def test_the_newest_are_kept_and_the_last_of_the_phase(tmp_path: Path) -> None:
     assert [path.name for path in steps(folder.parent)] == [folder_name(step) for step in (10, 30, 40)]
 
 
+def test_the_best_stays_until_a_better_one_is_there(tmp_path: Path) -> None:
+    model, optimizer = trained()
+    (writer,) = writers(tmp_path, keep=1)
+    checkpoints = writer._series.directory.checkpoints
+    for step in (10, 20, 30):
+        if step == 10:
+            writer.keep(step)
+        write([writer], step, model, optimizer)
+    writer.keep(40)
+    write([writer], 35, model, optimizer)  # whose old ones go while 40 is still to come
+    assert [path.name for path in steps(checkpoints)] == [folder_name(step) for step in (10, 35)]
+    begin([writer], 40, model, optimizer)
+    writer.abort()
+    writer.drop()
+    assert writer.best_step == 10
+    writer.keep(50)
+    write([writer], 50, model, optimizer)
+    write([writer], 60, model, optimizer)
+    assert [path.name for path in steps(checkpoints)] == [folder_name(step) for step in (50, 60)]
+
+
+def test_a_rank_that_had_nothing_to_give_up_writes_the_next_one(tmp_path: Path) -> None:
+    model, optimizer = trained()
+    (writer,) = writers(tmp_path)
+    writer.abort()
+    writer.drop()
+    assert write([writer], 10, model, optimizer).is_dir()
+
+
 def test_a_damaged_later_one_does_not_push_the_good_ones_out(tmp_path: Path) -> None:
     model, optimizer = trained()
     (writer,) = writers(tmp_path, keep=1)

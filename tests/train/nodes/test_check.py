@@ -36,7 +36,7 @@ from bertjobs.train.nodes.check import (
     settle,
     visible,
 )
-from bertjobs.train.nodes.measure import LOOK_S, link_of, look_at_nodes, measure_network, partners
+from bertjobs.train.nodes.measure import link_of, look_at_nodes, measure_network, partners
 from bertjobs.train.placement import Placement, read_placement
 from bertjobs.train.ranks import FirstRankFailedError, Ranks, joined
 from tests.cluster.slurm import PATIENCE_S
@@ -357,6 +357,7 @@ Look = Callable[..., Findings]
 def look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Look:
     """One rank looks at a machine whose nvidia-smi is a shell script; it may take its time."""
     monkeypatch.setattr(node_measure, "LOOK_S", PATIENCE_S)
+    monkeypatch.setattr(node_measure, "SMI_S", PATIENCE_S)
 
     def run(script: str, gpus: int = 2, disks: tuple[Disk, ...] = (), **environ: str) -> Findings:
         program = tmp_path / "nvidia-smi"
@@ -393,8 +394,8 @@ def test_what_nvidia_smi_complains_of_is_reported(look: Look) -> None:
 
 
 def test_an_nvidia_smi_that_hangs_is_not_waited_for(look: Look, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(node_measure, "LOOK_S", LOOK_S)
-    assert problems(look("exec sleep 3600")) == [warning("nvidia-smi: no answer within 3 s")]
+    monkeypatch.setattr(node_measure, "SMI_S", 1.0)
+    assert problems(look("exec sleep 3600")) == [warning("nvidia-smi: no answer within 1 s")]
 
 
 def test_a_machine_without_nvidia_smi_is_not_blamed(tmp_path: Path) -> None:
