@@ -8,14 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bertjobs.cli.arguments import (
-    add_backend_arguments,
-    add_recipe_arguments,
-    chosen_site,
-    resolve_arguments,
-    results_folder,
-)
+from bertjobs.cli.arguments import add_recipe_arguments, chosen_site, resolve_arguments, results_folder
 from bertjobs.cli.finetune import add_task_files, prepared_task, with_results
+from bertjobs.cli.queue_arguments import add_backend_arguments
 from bertjobs.cli.study import add_study_arguments
 from bertjobs.cli.submit import add_output, start_all
 from bertjobs.errors import InputError

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from bertjobs.cli.arguments import (
-    add_backend_arguments,
     add_recipe_arguments,
     chosen_site,
     resolve_arguments,
@@ -19,6 +18,7 @@ from bertjobs.cli.arguments import (
 )
 from bertjobs.cli.find_lr import add_find_arguments, check_find_arguments, find_rate
 from bertjobs.cli.progress import ProgressLine
+from bertjobs.cli.queue_arguments import add_backend_arguments
 from bertjobs.cli.study import add_study_arguments
 from bertjobs.cli.submit import add_output, start_all
 from bertjobs.errors import InputError

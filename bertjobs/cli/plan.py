@@ -8,14 +8,9 @@ import json
 import os
 from typing import Any
 
-from bertjobs.cli.arguments import (
-    add_backend_arguments,
-    add_recipe_arguments,
-    make_checked_plan,
-    queue_sources,
-    resolve_run,
-    scripts,
-)
+from bertjobs.cli.arguments import add_recipe_arguments, resolve_run
+from bertjobs.cli.checked_plan import make_checked_plan, scripts
+from bertjobs.cli.queue_arguments import add_backend_arguments, queue_sources
 
 
 def register(subparsers: Any) -> None:

@@ -12,17 +12,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bertjobs.cli.arguments import (
-    add_run_argument,
-    asked_flags,
-    awaited_jobs,
-    make_checked_plan,
-    named_study,
-    results_folder,
-    slurm_options,
-    with_earlier_flags,
-)
+from bertjobs.cli.arguments import add_run_argument, named_study, results_folder
+from bertjobs.cli.checked_plan import make_checked_plan
 from bertjobs.cli.interrupts import stops
+from bertjobs.cli.queue_arguments import asked_flags, awaited_jobs, slurm_options, with_earlier_flags
 from bertjobs.errors import InputError, nearest
 from bertjobs.wording import Paint, counted
 
@@ -72,10 +65,10 @@ def add_at_once(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--at-once", metavar="N", help="most runs of a study on Slurm at a time (default: all)")
 
 
-def check_at_once(args: argparse.Namespace) -> None:
+def check_at_once(args: argparse.Namespace, hint: str) -> None:
     """InputError if --at-once is given for a single run."""
     if getattr(args, "at_once", None) is not None:
-        raise InputError("--at-once is for the runs of a study", where="--at-once", hint="--seeds N or --sweep KEY=A,B")
+        raise InputError("--at-once is for the runs of a study", where="--at-once", hint=hint)
 
 
 def is_study(args: argparse.Namespace) -> bool:
@@ -129,6 +122,7 @@ def resume_study(study: Study, args: argparse.Namespace) -> int:
     """Continue the runs of a study that are neither done nor active; returns the exit code."""
     from bertjobs.launch.plan.preflight import refuse
     from bertjobs.launch.resume import resumed
+    from bertjobs.run.asked import asked_for_study
 
     varied = {key for member in study.members for key in member.settings}
     for text in args.sets:
@@ -142,7 +136,7 @@ def resume_study(study: Study, args: argparse.Namespace) -> int:
             hint=f"bertjobs study {study.name}",
         )
     directories = {directory.name: directory for directory in study.directories}
-    args = with_earlier_flags(args, directories[left[0].run])
+    args = with_earlier_flags(args, asked_for_study([directories[one.run] for one in left]))
     plans = []
     for one in left:
         directory = directories[one.run]

@@ -10,21 +10,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bertjobs.cli.arguments import (
+from bertjobs.cli.arguments import add_recipe_arguments, add_run_argument, chosen_site, named_study, opened, resolve_run
+from bertjobs.cli.checked_plan import make_checked_plan
+from bertjobs.cli.interrupts import stops
+from bertjobs.cli.queue_arguments import (
     add_backend_arguments,
-    add_recipe_arguments,
-    add_run_argument,
     asked_flags,
     awaited_jobs,
-    chosen_site,
-    make_checked_plan,
-    named_study,
-    opened,
-    resolve_run,
     slurm_options,
     with_earlier_flags,
 )
-from bertjobs.cli.interrupts import stops
 from bertjobs.cli.study import (
     Resolve,
     add_at_once,
@@ -80,6 +75,11 @@ def register(subparsers: Any) -> None:
         help="change a setting that does not affect the weights of a phase that has begun, such as nodes=4 or "
         "phase1.micro_batch=16; it goes into run.yml",
     )
+    resume.add_argument(
+        "--queue-anew",
+        action="store_true",
+        help="ask the queue only for what this command line and the site say, not for what the run was submitted with",
+    )
     add_at_once(resume)
     resume.set_defaults(handler=_resume)
 
@@ -102,7 +102,7 @@ def start_all(args: argparse.Namespace, resolve: Resolve) -> int:
     """Start the run, or all runs of the study, that ``resolve`` makes of the arguments; returns the exit code."""
     if is_study(args):
         return start_study(args, resolve)
-    check_at_once(args)
+    check_at_once(args, "--seeds N or --sweep KEY=A,B makes one")
     return start(resolve(args), args)
 
 
@@ -127,13 +127,14 @@ def start(resolved: Resolved, args: argparse.Namespace) -> int:
 def _resume(args: argparse.Namespace) -> int:
     from bertjobs.launch.plan.preflight import refuse
     from bertjobs.launch.resume import edit_problems, resumed
+    from bertjobs.run.asked import asked_before
 
     if study := named_study(args):
         return resume_study(study, args)
-    check_at_once(args)
+    check_at_once(args, "leave it out, or name a study")
     directory = opened(args)
     resolved = resumed(directory, args.sets)
-    args = with_earlier_flags(args, directory)
+    args = with_earlier_flags(args, asked_before(directory))
     _check_idle(directory, args.run)
     plan = make_checked_plan(args, resolved, directory)
     _warn(edit_problems(directory, os.environ, Path.cwd()))

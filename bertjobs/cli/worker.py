@@ -9,7 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bertjobs.cli.arguments import add_recipe_arguments, add_site_argument, make_checked_plan, resolve_run
+from bertjobs.cli.arguments import add_recipe_arguments, add_site_argument, resolve_run
+from bertjobs.cli.checked_plan import make_checked_plan
 from bertjobs.cli.interrupts import stops
 from bertjobs.errors import InputError
 
@@ -69,8 +70,8 @@ def _worker(args: argparse.Namespace) -> int:
     exists = directory.lockfile.exists()
     if exists:
         _check_recipe(directory, asked)
-        flags, environ = _given(args)
-        resolved = resumed(directory, [*args.sets, *_nodes_of(asked)], flags, environ)
+        sets, flags, environ = _given(args)
+        resolved = resumed(directory, [*sets, *_nodes_of(asked)], flags, environ)
         resolved = replace(resolved, spec=replace(resolved.spec, steps_this_run=asked.steps_this_run))
     spec = absolute(resolved.spec)
     with stops():
@@ -95,15 +96,19 @@ def _check_recipe(directory: RunDirectory, asked: RunSpec) -> None:
         )
 
 
-def _given(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, str]]:
-    """The settings that flags and the environment give for a run that exists, less its name and its nodes."""
+def _given(args: argparse.Namespace) -> tuple[list[str], dict[str, Any], dict[str, str]]:
+    """The settings that --set, flags and the environment give for a run that exists, less its name and its nodes."""
     from bertjobs.recipe.schema import RUN
 
     elsewhere = ("run", "results", "recipe", *_NODES)
     variables = {RUN[key].env for key in elsewhere}
     named = {key.removeprefix("setting_"): value for key, value in vars(args).items() if key.startswith("setting_")}
     flags = {key: value for key, value in named.items() if key not in elsewhere}
-    return flags, {name: value for name, value in os.environ.items() if name not in variables}
+    pairs = [(text.partition("=")[0].strip(), text) for text in args.sets]
+    if phases := [text.partition("=")[2].strip() for key, text in pairs if key == "phase"]:
+        flags["phase"] = phases[-1]
+    sets = [text for key, text in pairs if key not in (*elsewhere, "phase")]
+    return sets, flags, {name: value for name, value in os.environ.items() if name not in variables}
 
 
 def _in_hetseq_s_words(args: argparse.Namespace) -> bool:

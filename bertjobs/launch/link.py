@@ -64,6 +64,7 @@ continues the run."""
 RETRY_S = 10.0
 T = TypeVar("T")
 
+_EXCLUDE = re.compile(r"^#SBATCH --exclude=(\S+)$", re.MULTILINE)
 _NODES = re.compile(r"[A-Za-z0-9][A-Za-z0-9._,-]*")
 
 
@@ -272,19 +273,27 @@ def _continued(follows: bool) -> RunEvent:
 
 
 def _continue_elsewhere(link: CurrentLink, slurm: Slurm, unfit: str) -> bool:
-    """Keep the job that follows off the unfit nodes, and off those that this one was kept off; whether one follows."""
+    """Keep the job that follows off the unfit nodes, and off those that all of the run's are kept off; whether one
+    follows."""
     if not link.phases:
         _say(
             f"not continued: {unfit} cannot be used, and a job queued by hand has none to follow it; queue it again "
             f"with sbatch --exclude={unfit}"
         )
         return False
-    own = slurm.job_record(link.job).get("ExcNodeList", "")
-    nodes = ",".join([own, unfit] if own and own != "(null)" else [unfit])
+    nodes = ",".join([*_asked_exclusions(link.directory.script), unfit])
     _say(f"continuing elsewhere: a job that excludes {nodes}")
     for job in patiently(lambda: link.followers(slurm)):
         slurm.update(job, ExcNodeList=nodes)
     return ensure_follower(link, slurm, f"--exclude={nodes}")
+
+
+def _asked_exclusions(script: Path) -> list[str]:
+    """The nodes that a run's batch script keeps its jobs off, in Slurm's notation; of several lines sbatch takes the
+    last."""
+    with suppress(DamagedFileError):
+        return _EXCLUDE.findall(read_text(script) or "")[-1:]
+    return []
 
 
 def _reached(link: CurrentLink) -> RunEvent | None:

@@ -15,6 +15,7 @@ from typing import TextIO
 
 from bertjobs.errors import EXIT_DONE, BertjobsError, InputError
 from bertjobs.files.atomic import write_text
+from bertjobs.files.new_paths import New
 from bertjobs.launch import local
 from bertjobs.launch.decision import End, Next, has_advanced, record_refusal, recorded, what_next
 from bertjobs.launch.ownership import Claim, claimed
@@ -28,7 +29,7 @@ from bertjobs.recipe.spec import PhaseSpec, RunSpec
 from bertjobs.run.checkpoints import last_written, result_problem
 from bertjobs.run.directory import PhaseDirectory, RunDirectory
 from bertjobs.run.restarts import chain_events, close_attempt
-from bertjobs.run.settings import removed_on_failure, restored_on_failure, write_settings
+from bertjobs.run.settings import restored_on_failure, write_settings
 from bertjobs.run.suspects import excluded, suspects
 from bertjobs.slurm.client import Slurm
 from bertjobs.slurm.environment import clean_environment
@@ -183,19 +184,18 @@ def start_on_slurm(
     """
     results = Path(spec.results)
     directory = RunDirectory(results / spec.run)
-    with removed_on_failure(
-        [directory.root], [results], unless=UnansweredError
-    ):  # a job that was queued needs the folder
-        directory.create()
-        chain = next_chain(directory)
-        with claimed(directory, slurm, chain=chain):
-            check_queue(directory, slurm)
-            with restored_on_failure(directory, unless=UnansweredError):
-                write_run(spec)
-                options = without_suspects(spec, options, slurm)
-                if by is not None:
-                    return directory, by(directory, spec, options, after, chain)
-                return directory, queue(directory, spec, options, slurm, chain=chain, after=after)
+    new = New.of([directory.root], [results])
+    directory.create()
+    chain = next_chain(directory)
+    # Whoever does not get the claim removes nothing: the folder may be another's.
+    with claimed(directory, slurm, chain=chain), new.removed_on_failure(unless=UnansweredError):
+        check_queue(directory, slurm)
+        with restored_on_failure(directory, unless=UnansweredError):
+            write_run(spec)
+            options = without_suspects(spec, options, slurm)
+            if by is not None:
+                return directory, by(directory, spec, options, after, chain)
+            return directory, queue(directory, spec, options, slurm, chain=chain, after=after)
 
 
 def start_here(spec: RunSpec, environ: Mapping[str, str], out: TextIO, here: local.LocalRanks | None = None) -> int:

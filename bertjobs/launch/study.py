@@ -10,13 +10,14 @@ from typing import TextIO
 
 from bertjobs.errors import EXIT_BAD_INPUT, EXIT_CONTINUE, EXIT_DONE, InputError
 from bertjobs.files.atomic import write_text
+from bertjobs.files.new_paths import New
 from bertjobs.launch.ownership import claimed
 from bertjobs.launch.script import StudyArray, Submission, render_script, submissions
 from bertjobs.launch.start import check_queue, next_chain, run_here, without_suspects, write_run
 from bertjobs.launch.unanswered import UnansweredError, queued_without_answer
 from bertjobs.recipe.spec import RunSpec
 from bertjobs.run.directory import RunDirectory
-from bertjobs.run.settings import removed_on_failure, restored_on_failure
+from bertjobs.run.settings import restored_on_failure
 from bertjobs.run.study import Study
 from bertjobs.slurm.client import Slurm
 from bertjobs.slurm.container import run_sub, submitting_code
@@ -128,13 +129,14 @@ def _written(study: Study, specs: Sequence[RunSpec], slurm: Slurm) -> Iterator[N
         InputError: somebody else trains or queues one of the runs.
     """
     directories = [_directory(spec) for spec in specs]
+    beside = New.of([study.file, study.script], [study.file.parent, study.results])
     with ExitStack() as stack:
-        own = [study.file, study.script, *(directory.root for directory in directories)]
-        shared = [study.file.parent, study.results]
-        stack.enter_context(removed_on_failure(own, shared, unless=UnansweredError))
+        stack.enter_context(beside.removed_on_failure(unless=UnansweredError))
         for directory in directories:
+            new = New.of([directory.root], [])
             directory.create()
-            stack.enter_context(claimed(directory, slurm))
+            stack.enter_context(claimed(directory, slurm))  # whoever does not get it removes nothing of another's
+            stack.enter_context(new.removed_on_failure(unless=UnansweredError))
             stack.enter_context(restored_on_failure(directory, unless=UnansweredError))
         for spec in specs:
             write_run(spec)

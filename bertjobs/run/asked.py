@@ -5,6 +5,7 @@ The site file and the shell's defaults are not part of it: they are read anew ea
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bertjobs.run.directory import RunDirectory
@@ -18,6 +19,13 @@ class Asked:
 
     options: tuple[str, ...] = ()
     at_once: int | None = None
+
+
+def asked_for_study(directories: Sequence[RunDirectory]) -> Asked:
+    """What was asked for when the runs of a study were queued together: one of them may have been resumed alone."""
+    known = [asked_before(directory) for directory in directories]
+    together = (one for one in known if one.at_once)
+    return next(together, known[0] if known else Asked())
 
 
 def record_asked(directory: RunDirectory, asked: Asked) -> None:

@@ -60,6 +60,11 @@ class Owner:
     taken_unix_s: float = 0.0
     number: int = 0
 
+    @property
+    def is_known(self) -> bool:
+        """Whether its record could be read."""
+        return bool(self.scheduler)
+
     def is_attempt(self, job: str, attempt: int) -> bool:
         return (self.job, self.attempt) == (job, attempt)
 
@@ -174,9 +179,14 @@ class Owners:
         return self._record(owner).with_suffix(_RELEASED).exists()
 
     def owns(self, job: str, attempt: int) -> bool:
-        """Whether no other attempt has taken the run from this one; True where nobody ever took it."""
+        """Whether no other attempt is seen to have taken the run from this one; True where nobody ever took it, or
+        while the record cannot be read.
+
+        Raises:
+            OSError: the folder cannot be read.
+        """
         last = self.last()
-        return last is None or last.is_attempt(job, attempt)
+        return last is None or not last.is_known or last.is_attempt(job, attempt)
 
     # Signs of life
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import shlex
-import shutil
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -116,27 +115,6 @@ def write_settings(directory: RunDirectory, spec: RunSpec) -> None:
     text = settings_text(directory, spec)
     if read_text(directory.lockfile) != text:
         directory.write_lockfile(text)
-
-
-@contextmanager
-def removed_on_failure(own: Sequence[Path], shared: Sequence[Path], *, unless: type[Exception]) -> Iterator[None]:
-    """What was not there is gone again if what is done here fails: ``own`` files and folders with all that is in them,
-    ``shared`` folders, the innermost first, unless others have put something there. After errors of the type ``unless``
-    all stays."""
-    own, shared = ([path for path in paths if not path.exists()] for paths in (own, shared))
-    try:
-        yield
-    except BaseException as error:
-        if not isinstance(error, unless):
-            for path in own:
-                if path.is_dir():
-                    shutil.rmtree(path, ignore_errors=True)
-                else:
-                    path.unlink(missing_ok=True)
-            for folder in shared:
-                with suppress(OSError):
-                    folder.rmdir()
-        raise
 
 
 @contextmanager

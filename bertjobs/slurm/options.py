@@ -148,7 +148,8 @@ def parse_option(text: str, ours: Mapping[str, str] = SET_BY_BERTJOBS) -> str:
     return f"--{name}={value}" if equals else f"--{name}"
 
 
-_ONCE = ("begin", "deadline", "dependency")
+_ONCE = ("begin", "deadline", "dependency", "reservation")
+"""Options that are about one time."""
 
 
 def taken_over(before: Iterable[str], given: Iterable[str], shell: Iterable[str] = ()) -> list[str]:

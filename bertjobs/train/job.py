@@ -154,8 +154,13 @@ def check_still_owner(job: PhaseJob) -> None:
     Raises:
         NotOwnerError: one has.
     """
-    last = Owners(job.directory.owners).last()
-    if last and not last.is_attempt(*job.placement.owner):
+    try:
+        if still_owns(job):
+            return
+        last = Owners(job.directory.owners).last()
+    except OSError:  # it cannot be seen now
+        return
+    if last:
         raise NotOwnerError(f"run {job.spec.run} was taken over by {last.words()}", where=str(job.directory.root))
 
 

@@ -50,7 +50,7 @@ def test_a_run_below_an_odd_folder_is_queued_trained_seen_and_cancelled(
     assert [(row["phase"], row["state"], row["damage"]) for row in rows] == [(1, "DONE", []), (2, "DONE", [])]
 
     typed("submit", *submit, "--run", "long", "--phase", 1, "--set", "phase1.steps=100000", **unhurried)
-    (job,) = [event["job"] for event in RunDirectory(directory.root.parent / "long").events()]
+    job = RunDirectory(directory.root.parent / "long").events()[0]["job"]
     cluster.wait_queue(job, "RUNNING")
     long = directory.root.parent / "long"
     assert Slurm({**os.environ, **cluster.environment}).jobs_of_run("long", long) == {job: "long-phase1"}
@@ -96,7 +96,7 @@ def test_a_run_with_damaged_settings_is_cancelled_and_hides_no_other(
     for run in ("hurt", "well"):
         done = bertjobs(*words, "--run", run, environ={**cluster.environment, **unhurried})
         assert done.returncode == 0, done.stderr
-        (jobs[run],) = [event["job"] for event in RunDirectory(tmp_path / "results" / run).events()]
+        jobs[run] = RunDirectory(tmp_path / "results" / run).events()[0]["job"]
     hurt = RunDirectory(tmp_path / "results" / "hurt")
     wait_until(hurt.phase(1).metrics.exists)  # or else it might read the empty file, and end
     hurt.lockfile.write_bytes(b"")

@@ -130,20 +130,20 @@ def test_a_damaged_task_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("here", "module", "file"),
     [
-        ("model", "helper", "helper.py"),
-        ("model", "inner.helper", "inner/__init__.py"),
-        (".", "model.helper", "helper.py"),
-        ("..", "place.model.helper", "helper.py"),
-        ("link", "helper", "helper.py"),
+        ("bert_x", "code_of_x", "code_of_x.py"),
+        ("bert_x", "package_of_x.code", "package_of_x/__init__.py"),
+        (".", "bert_x.code", "code.py"),
+        ("..", "place_of_x.bert_x.code", "code.py"),
+        ("link", "code_of_x", "code_of_x.py"),
     ],
 )
 def test_code_in_a_model_s_folder_is_not_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, here: str, module: str, file: str
 ) -> None:
-    place = tmp_path / "place"
-    model = place / "model"
+    place = tmp_path / "place_of_x"  # names that no other test imports
+    model = place / "bert_x"
     their_folder(model, "BertForSequenceClassification", ("bad", "good"))
-    (place / "link").symlink_to("model")
+    (place / "link").symlink_to("bert_x")
     head = {"kind": "sequence", "outputs": 2, "loss": "cross_entropy"}
     content = {"task": f"{module}:X", "options": {}, "labels": ["bad", "good"], "head": head, "max_length": 64}
     (model / "task.json").write_text(json.dumps(content))

@@ -285,7 +285,7 @@ sys.exit(main(os.environ, StopRequest()))
 @pytest.mark.slow
 def test_a_stop_while_the_best_checkpoint_is_written_does_not_lose_it(place: Path, straight: Path) -> None:
     best = json.loads((straight / "DONE.json").read_text())["step"]
-    assert best < 22, "others come after it"
+    assert 7 < best < 22, "it is not in the first attempt, and others come after it"
     words = ("--from", "model", "--data", "data", "--run", "slow", *QUICK, "--set", "phase1.epochs=4")
     stopped = bertjobs(place, "finetune", *words, "--set", "phase1.sequence_length=32", "--steps-this-run", "7")
     assert stopped.returncode == 75, stopped.stdout + stopped.stderr

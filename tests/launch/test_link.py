@@ -256,14 +256,17 @@ def test_a_job_that_was_told_to_end_is_continued_only_if_it_was_preempted(
 
 
 @pytest.mark.parametrize(
-    ("record", "nodes"),
-    [("", "node3,node7"), ("ExcNodeList=(null)", "node3,node7"), ("ExcNodeList=bad[1-2]", "bad[1-2],node3,node7")],
+    ("header", "nodes"),
+    [
+        ("", "node3,node7"),
+        ("#SBATCH --exclude=old1\n#SBATCH --exclude=bad[1-2]\n", "bad[1-2],node3,node7"),
+    ],
 )
-def test_unfit_nodes_are_excluded_from_what_follows_beside_those_of_the_job_itself(
-    link: CurrentLink, slurm: Slurm, tmp_path: Path, record: str, nodes: str
+def test_unfit_nodes_are_excluded_from_what_follows_beside_those_that_the_run_excludes(
+    link: CurrentLink, slurm: Slurm, tmp_path: Path, header: str, nodes: str
 ) -> None:
     link.directory.exclude.write_text("node3,node7\n")
-    answer(tmp_path, "scontrol-show", f"JobId=7 {record}\n")
+    link.directory.script.write_text(f"#!/bin/bash\n{header}true\n")
     waiting(tmp_path, "9|afterany:7(unfulfilled)|first-phase2")
     assert end(link, slurm, 70, before="", told_to_end=False) == ARRANGED
     assert f"update JobId=9 ExcNodeList={nodes}" in asked(tmp_path, "scontrol")

@@ -39,11 +39,23 @@ def test_whether_an_owner_lives(slurm: Slurm, owner: Owner, expected: bool | Non
     assert lives_by(slurm, US)(owner) is expected
 
 
-@pytest.mark.parametrize(("state", "expected"), [("PENDING", None), ("RUNNING", True), ("TIMEOUT", False)])
+SILENT_QUEUE = "echo 'slurm_load_jobs error: Unable to contact slurm controller' >&2; exit 1"
+
+
+@pytest.mark.parametrize(
+    ("queue", "state", "expected"),
+    [
+        ("true", "PENDING", None),
+        ("true", "RUNNING", None),  # it is in no queue: accounting lost its end
+        ("true", "TIMEOUT", False),
+        (SILENT_QUEUE, "PENDING", None),
+        (SILENT_QUEUE, "RUNNING", True),
+    ],
+)
 def test_accounting_alone_says_nothing_by_an_older_state(
-    tool: Tool, tmp_path: Path, state: str, expected: bool | None
+    tool: Tool, tmp_path: Path, queue: str, state: str, expected: bool | None
 ) -> None:
-    tool("squeue", "true")
+    tool("squeue", queue)
     tool("sacct", f"echo '7|{state}|0:0|None|node1|1:00:00|Unknown|Unknown'")
     slurm = Slurm({"PATH": f"{tmp_path / 'bin'}:/usr/bin:/bin"})
     assert lives_by(slurm, US)(of_job("7")) is expected

@@ -18,7 +18,6 @@ from bertjobs.launch.doctor.log_errors import LogError, batch_parts, errors_in
 from bertjobs.launch.watch.damage import Damage, in_order, settings_of
 from bertjobs.launch.watch.logs import is_labelled, named_attempt, shown
 from bertjobs.launch.watch.status import journal_state, written_unix_s
-from bertjobs.recipe.groups import groups_text
 from bertjobs.recipe.spec import RunSpec
 from bertjobs.run.causes import Cause
 from bertjobs.run.checkpoints import MANIFEST, newest_whole, result_problem
@@ -162,10 +161,9 @@ class Evidence:
         """The command that continues the run; the one for each of its nodes, if a person starts them."""
         if not self.by_hand:
             return f"bertjobs resume {self.target}"
-        spec = self.spec
-        nodes = f"--groups {quote(groups_text(spec.groups))}" if spec.groups else f"--nodes {spec.nodes}"
-        run = f"--recipe {spec.recipe} --run {spec.run} --results {quote(str(self.folder.parent))} {nodes}"
-        return f"bertjobs worker --rendezvous HOST:PORT --node-rank N {run}"
+        recipe = f"--recipes {quote(str(self.folder / 'run.yml'))} --recipe {self.spec.recipe}"
+        run = f"--run {quote(self.folder.name)} --results {quote(str(self.folder.parent))}"
+        return f"bertjobs worker --rendezvous HOST:PORT --node-rank N {recipe} {run}"
 
 
 @dataclass(frozen=True)

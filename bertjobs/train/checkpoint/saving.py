@@ -65,6 +65,7 @@ class Saving:
     def keep(self, step: int) -> None:
         """The checkpoint of this step, the best so far, stays however many follow."""
         self._writer.keep(step)
+        self.lead.keeps_best = True
 
     @property
     def flags(self) -> tuple[int, int]:
@@ -93,7 +94,8 @@ class Saving:
         Raises:
             BertjobsError: it cannot be written.
         """
-        if self._saved_step not in (progress.step, self._writer.best_step):  # decided from what all ranks know alike
+        newest = self._saved_step  # like the best step, the same on all ranks
+        if newest is not None and newest not in (progress.step, self._writer.best_step):
             unsettled, failed = self._ranks.sum_on_host(int(self._writer.state != "idle"), self.flags[1])
             if unsettled:
                 self._writer.abort()
@@ -101,7 +103,7 @@ class Saving:
             if failed:
                 self._drop()
             elif unsettled:
-                self._writer.drop()
+                self._writer.drop(newest)
         self.begin(model, optimizer, progress, data)
         self.finish()
         if self._failures:
@@ -152,8 +154,9 @@ class Saving:
         self._ranks.say(f"checkpoint {folder}")
         if self._ranks.is_first and self._saved_step is not None:
             self._note(self._saved_step)
+        known = self._said_lead_s or self.lead.seconds
         self.lead.after_checkpoint(seconds)
-        if self.lead.seconds > LEAD_GROWTH * self._said_lead_s:
+        if self.lead.seconds > LEAD_GROWTH * known:
             self._said_lead_s = self.lead.seconds
             self._ranks.say(self.lead.warning() or f"lead: {self.lead.words()}")
 
@@ -162,7 +165,7 @@ class Saving:
 
     def _drop(self) -> None:
         error = self._error or self._writer.error
-        self._writer.drop()
+        self._writer.drop(self._saved_step)
         self._failures += 1
         self._is_committed = False
         self._saved_step = None

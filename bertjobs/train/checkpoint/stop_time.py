@@ -17,9 +17,9 @@ class Lead:
         lead = 1.5 x (longest of the last 20 steps + longest validation + longest checkpoint) + 5
 
     A signal that comes right after a step has begun waits for its end, for the validation that may follow it, and for a
-    checkpoint. The first two steps of a
-    process are longer than any later one (memory, kernels and connections are set up) and count only while there are
-    no others.
+    checkpoint; for two where the one under way may be the best, which is not given up (``keeps_best``). The first two
+    steps of a process are longer than any later one (memory, kernels and connections are set up) and count only while
+    there are no others.
     """
 
     def __init__(self, asked_s: float | None = None) -> None:
@@ -28,6 +28,7 @@ class Lead:
         self._steps: deque[float] = deque(maxlen=RECENT)
         self._seen = 0
         self._checkpoint = self._validation = 0.0
+        self.keeps_best = False
 
     def after_step(self, seconds: float) -> None:
         """Record the time between two step boundaries, with all that was done in it."""
@@ -47,14 +48,16 @@ class Lead:
     @property
     def seconds(self) -> float:
         """The lead time that is needed, as far as is known."""
-        return MARGIN * (self._longest_step + self._validation + self._checkpoint) + FIXED_S
+        checkpoints = self._checkpoint * (2 if self.keeps_best else 1)
+        return MARGIN * (self._longest_step + self._validation + checkpoints) + FIXED_S
 
     def words(self) -> str:
         """The lead time and where it comes from, for the log."""
         validation = f" + validation {self._validation:.1f} s" if self._validation else ""
+        checkpoints = f"{'2 x ' if self.keeps_best else ''}checkpoint {self._checkpoint:.1f} s"
         return (
             f"a stop needs {math.ceil(self.seconds)} s: {MARGIN:g} x (step {self._longest_step:.1f} s{validation} + "
-            f"checkpoint {self._checkpoint:.1f} s) + {FIXED_S:g} s"
+            f"{checkpoints}) + {FIXED_S:g} s"
         )
 
     def warning(self) -> str | None:

@@ -183,13 +183,15 @@ class CheckpointWriter:
         self._aborted.set()
         self.wait()
 
-    def drop(self) -> None:
-        """Give up the checkpoint: all ranks call it once none is "writing", and are "idle" after it."""
+    def drop(self, step: int | None = None) -> None:
+        """Give up the checkpoint of ``step``, by default the one under way: all ranks call it once none is "writing".
+        They are "idle" after it. A rank that has committed it cannot tell which it was."""
+        step = self._step if step is None else step
         if self._step is not None:
             self.wait()
             if self._series.rank == 0:
                 shutil.rmtree(self._temporary, ignore_errors=True)
-            self._bests = [step for step in self._bests if step != self._step]
+        self._bests = [best for best in self._bests if best != step]
         self._reset()
 
     @property

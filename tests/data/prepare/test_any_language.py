@@ -120,7 +120,7 @@ def test_documents_of_one_short_sentence_are_refused_unless_that_is_accepted(tmp
     documents = [words.split() for words in ("war and peace", "the people of the nation", "a union of states")] * 20
     with pytest.raises(InputError, match="100% of phase 1's pairs cannot have a true next sentence"):
         _prepared(tmp_path, documents)
-    assert not (tmp_path / "data").exists()
+    assert not (tmp_path / "data" / MANIFEST_NAME).exists()
     counts = PairCounts(**_prepared(tmp_path, documents, most_unpaired=1.0).phase(1).train.pairs)
     assert counts.unpaired == counts.random_next == counts.pairs > 0
 

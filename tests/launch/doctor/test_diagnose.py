@@ -91,8 +91,10 @@ def test_nodes_that_a_person_started_are_started_again_in_the_same_way(spec: Run
     first = PhaseEvidence(1, 7038, jobs=jobs, attempts=(logged(by_hand, OUT_OF_MEMORY),))
     evidence = Evidence(spec, Path("/results/big"), "big", NOW, (first, PhaseEvidence(2, 1563)), 10**9, by_hand=True)
     command = diagnose(evidence).command
-    worker = f"bertjobs worker --rendezvous HOST:PORT --node-rank N --recipe {spec.recipe} --run {spec.run} "
-    assert command.startswith(f"{worker}--results /results --nodes {spec.nodes} --set phase1.gradient_steps=")
+    worker = (
+        f"bertjobs worker --rendezvous HOST:PORT --node-rank N --recipes /results/big/run.yml --recipe {spec.recipe}"
+    )
+    assert command.startswith(f"{worker} --run big --results /results --set phase1.gradient_steps=")
 
 
 def test_if_one_sequence_does_not_fit_gradient_steps_do_not_help(spec: RunSpec) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bertjobs.launch.plan.queue import Queue, ask_queue, queue_problems
+from bertjobs.launch.plan.queue import Queue, ask_queue, queue_problems, shell_problems
 from bertjobs.slurm.cluster import Partition
 from bertjobs.slurm.start_estimate import StartEstimate
 from tests.launch.conftest import Tool
@@ -132,3 +132,10 @@ def test_if_slurm_is_absent_or_its_output_odd_nothing_is_known(tmp_path: Path, t
     tool("sinfo", "echo nonsense")
     tool("sbatch", "echo 5")
     assert ask_queue("", "", "", environ) == Queue()
+
+
+def test_what_the_shell_says_in_vain_is_a_warning() -> None:
+    problems = shell_problems({"SBATCH_PARTITION": "gpu", "SBATCH_RESERVATION": "course", "SLURM_CLUSTERS": "other"})
+    assert all(problem.is_warning for problem in problems)
+    assert ["SBATCH_RESERVATION has no effect" in problem.what for problem in problems] == [True, False]
+    assert "log in to that cluster" in str(problems[1].hint)
