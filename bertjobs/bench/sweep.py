@@ -283,8 +283,8 @@ def sweep(
     optimizer = f"{spec.optimizer.name}, backend {rank.optimizer.optimizer.backend}"
     empty = Sweep(phase, Device.of(device), data.source, rank.forward.describe(), optimizer, peak, (), "")
     measurements: list[Measurement] = []
-    ended = "no larger one divides the rank batch"
-    for size in sorted(sizes) or micro_batch_sizes(phase):
+    ended = "no larger one was asked for" if sizes else "no larger one divides the rank batch"
+    for size in sorted(set(sizes)) or micro_batch_sizes(phase):
         if (problem := _no_room(rank, size, measurements)) is not None:
             ended = problem
             break

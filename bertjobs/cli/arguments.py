@@ -149,6 +149,16 @@ def add_recipe_arguments(parser: argparse.ArgumentParser, *, without: Collection
     )
 
 
+def setting_words(args: argparse.Namespace) -> list[str]:
+    """The flags of `add_recipe_arguments`, and --site, as they were given: for a command that is to follow."""
+    from bertjobs.recipe.schema import SETTINGS
+
+    given = {setting.flag: getattr(args, f"setting_{setting.key}", None) for setting in SETTINGS if setting.flag}
+    several = {"--recipes": args.recipe_files, "--set": args.sets, "--site": [args.site] if args.site else []}
+    words = [word for flag, value in given.items() if value is not None for word in (flag, str(value))]
+    return words + [word for flag, values in several.items() for value in values for word in (flag, str(value))]
+
+
 def resolve_arguments(
     args: argparse.Namespace,
     environ: Mapping[str, str],

@@ -9,7 +9,13 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bertjobs.cli.arguments import add_recipe_arguments, add_site_argument, chosen_site, resolve_arguments
+from bertjobs.cli.arguments import (
+    add_recipe_arguments,
+    add_site_argument,
+    chosen_site,
+    resolve_arguments,
+    setting_words,
+)
 from bertjobs.errors import InputError, nearest
 
 if TYPE_CHECKING:
@@ -86,6 +92,8 @@ def _bench(args: argparse.Namespace) -> int:
     ways = _ways(args.ways) if args.compare else []
     sequences = _positive("--sequences", args.sequences, int) if args.sequences else 0
     spec = absolute(resolve_arguments(args, os.environ, site=chosen_site(args)).spec)
+    if spec.task or spec.is_distilled:
+        _say(f"note: recipe {spec.recipe} is measured as pretraining: without a task's head and a teacher")
     if args.compare:
         result = _compare(spec, args, sizes, sequences, repeats, ways)
     elif args.profile:
@@ -107,6 +115,7 @@ def _sweep(spec: RunSpec, args: argparse.Namespace, sizes: list[int], seconds: f
     from bertjobs.bench.device import open_bench_device
     from bertjobs.bench.sweep import Measurement, Sweep, keep, sweep
     from bertjobs.bench.text import progress, sweep_json, sweep_text
+    from bertjobs.slurm.shell import shell_line
 
     show = progress(_say)
 
@@ -123,7 +132,7 @@ def _sweep(spec: RunSpec, args: argparse.Namespace, sizes: list[int], seconds: f
         path = keep(spec, measured, Path(spec.results))
         results.append(sweep_json(measured))
         _show(args, sweep_text(spec, measured))
-    _show(args, f"\nsaved in {path}; next: bertjobs plan --recipe {spec.recipe}")
+    _show(args, f"\nsaved in {path}; next: {shell_line(['bertjobs', 'plan', *setting_words(args)])}")
     return results
 
 

@@ -74,7 +74,7 @@ def register(subparsers: Any) -> None:
     )
     add_task_files(taught)
     add_backend_arguments(parser)
-    add_output(parser)
+    add_output(parser, ", but prepare the task's data")
     add_study_arguments(parser)
     without = ("task", "data", "init_checkpoint", "phase", "teacher", "teacher_sha256", "teacher_layers")
     add_recipe_arguments(parser, without=without)

@@ -58,7 +58,7 @@ def register(subparsers: Any) -> None:
     group.add_argument("--data", metavar="DIR", dest="task_data", type=Path, help="folder with the task's files")
     add_task_files(group)
     add_backend_arguments(parser)
-    add_output(parser)
+    add_output(parser, ", but prepare the task's data")
     add_study_arguments(parser)
     add_find_arguments(parser)
     add_recipe_arguments(parser, without=("task", "data", "init_checkpoint", "phase"))

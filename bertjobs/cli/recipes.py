@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -53,7 +54,14 @@ def _resolved(catalogue: Catalogue, name: str, **flags: Any) -> RunSpec:
 
 def _list(args: argparse.Namespace) -> int:
     catalogue = catalogue_of(args, os.environ)
-    rows = [_summary(catalogue, name) for name in catalogue.keys("recipes")]
+    rows, problems = [], []
+    for name in catalogue.keys("recipes"):
+        try:
+            rows.append(_summary(catalogue, name))
+        except InputError as error:  # of one's own: here is where to look for the right names
+            problems.append(error)
+    for problem in problems:
+        print(problem.render(), file=sys.stderr)
     if args.json:
         print(json.dumps(rows, indent=2))
         return 0

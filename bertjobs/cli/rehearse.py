@@ -14,7 +14,13 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bertjobs.cli.arguments import add_recipe_arguments, add_site_argument, chosen_site, resolve_arguments
+from bertjobs.cli.arguments import (
+    add_recipe_arguments,
+    add_site_argument,
+    chosen_site,
+    resolve_arguments,
+    setting_words,
+)
 from bertjobs.errors import EXIT_DONE, EXIT_FAILURE, InputError
 
 if TYPE_CHECKING:
@@ -98,7 +104,7 @@ def _rehearse(args: argparse.Namespace) -> int:
         print(json.dumps({**content, "faults": rows}, indent=2))
     else:
         print("\n" + _table(survivals))
-        print("\n" + _end(spec, survivals, seconds, str(folder) if is_kept else ""))
+        print("\n" + _end(spec, setting_words(args), survivals, seconds, str(folder) if is_kept else ""))
     return EXIT_DONE if all(survival.survived for survival in survivals) else EXIT_FAILURE
 
 
@@ -150,7 +156,7 @@ def _row(survival: Survival) -> list[str]:
     ]
 
 
-def _end(spec: RunSpec, survivals: Sequence[Survival], seconds: float, kept: str) -> str:
+def _end(spec: RunSpec, words: Sequence[str], survivals: Sequence[Survival], seconds: float, kept: str) -> str:
     failed = [survival for survival in survivals if not survival.survived]
     lines = [
         f"{survival.fault}: what was done: {survival.words}"
@@ -163,6 +169,8 @@ def _end(spec: RunSpec, survivals: Sequence[Survival], seconds: float, kept: str
     else:
         count = "the fault was" if len(survivals) == 1 else f"all {len(survivals)} faults were"
         lines.append(f"{count} survived, in {seconds:.0f} s" + (f"; kept: {kept}" if kept else ""))
+        from bertjobs.slurm.shell import shell_line
+
         verb = "distill" if spec.is_distilled else "finetune" if spec.task else "submit"
-        lines.append(f"next: bertjobs {verb} --recipe {spec.recipe}")
+        lines.append("next: " + shell_line(["bertjobs", verb, *words]))
     return "\n".join(lines)

@@ -84,12 +84,12 @@ def register(subparsers: Any) -> None:
     resume.set_defaults(handler=_resume)
 
 
-def add_output(parser: argparse.ArgumentParser) -> None:
-    """Add --dry-run and --json."""
+def add_output(parser: argparse.ArgumentParser, but: str = "") -> None:
+    """Add --dry-run, which changes nothing ``but`` something, and --json."""
     parser.add_argument(
         "--dry-run",
         action="store_true",
-        help="print what would be written and queued; change nothing",
+        help="print what would be written and queued; change nothing" + but,
     )
     parser.add_argument("--json", action="store_true", help="print JSON: run directory, jobs, next commands")
 

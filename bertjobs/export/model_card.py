@@ -25,11 +25,11 @@ _LOAD: Mapping[Kind, str] = {
     "sequence": """from transformers import pipeline
 
 classify = pipeline("text-classification", model=".", top_k=None)
-print(classify({text}))
+print(classify({text}, truncation=True))
 """,
     "token": """from transformers import pipeline
 
-tag = pipeline("token-classification", model=".", aggregation_strategy="first")
+tag = pipeline("token-classification", model=".", aggregation_strategy="first", stride=16)
 print(tag("Harry grew up in Canada."))
 """,
     "span": """import torch
@@ -37,7 +37,7 @@ from transformers import AutoModelForQuestionAnswering, AutoTokenizer
 
 tokenizer, model = AutoTokenizer.from_pretrained("."), AutoModelForQuestionAnswering.from_pretrained(".")
 question, context = "What does Harry like?", "My name is Harry and I grew up in Canada. I love apples."
-inputs = tokenizer(question, context, return_tensors="pt", return_offsets_mapping=True)
+inputs = tokenizer(question, context, truncation="only_second", return_tensors="pt", return_offsets_mapping=True)
 offsets = inputs.pop("offset_mapping")[0].tolist()
 with torch.inference_mode():
     outputs = model(**inputs)
@@ -50,7 +50,7 @@ print(context[offsets[start][0] : offsets[end][1]])
     "fill-mask": """from transformers import pipeline
 
 fill = pipeline("fill-mask", model=".")
-print(fill("The capital of France is [MASK]."))
+print(fill("The capital of France is [MASK].", tokenizer_kwargs={"truncation": True}))
 """,
     "features": """import torch
 from transformers import AutoModel, AutoTokenizer

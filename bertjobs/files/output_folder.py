@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,11 +26,20 @@ def check_output(output: Path) -> None:
         raise InputError(f"{str(output)!r} exists and {what}", where="--output", hint="remove it or choose another")
 
 
+def _open_up(folder: Path) -> None:
+    umask = os.umask(0o077)
+    os.umask(umask)
+    for path in (folder, *folder.rglob("*")):
+        if not path.is_symlink():
+            path.chmod((0o777 if path.is_dir() else 0o666) & ~umask)
+
+
 @contextmanager
 def output_folder(output: Path) -> Iterator[Path]:
     """A folder beside ``output`` that takes its name when the block ends without an error, and else is removed.
 
-    Its files are flushed before. What has come to ``output`` since `check_output` stays, and is an error.
+    Its files are flushed before, and have the permissions that the user's umask gives new ones: they may be for others,
+    as a run's are not. What has come to ``output`` since `check_output` stays, and is an error.
 
     Raises:
         BertjobsError: it cannot be written; an InputError if that would not change.
@@ -39,6 +49,7 @@ def output_folder(output: Path) -> Iterator[Path]:
     try:
         temporary.mkdir(mode=PRIVATE_FOLDER, parents=True)
         yield temporary
+        _open_up(temporary)
         sync_files(temporary)
         if output.is_dir():
             output.rmdir()

@@ -55,7 +55,13 @@ def task_text(summary: TaskSummary, report: Path | None = None) -> str:
         parts.append(f"report {report}")
     if summary.result:
         run = quote(str(summary.root))
-        parts.append("next:\n" + "\n".join(f"  bertjobs {verb} {run}" for verb in ("evaluate", "predict", "infer")))
+        texts = " ".join(f"--{key} TEXT" for key in summary.asked)
+        lines = [
+            f"evaluate {run}",
+            f"predict {run} --input FILE --output FILE",
+            *([f"infer {run} {texts}"] if texts else []),
+        ]
+        parts.append("next:\n" + "\n".join(f"  bertjobs {line}" for line in lines))
     return harmless("\n\n".join(parts))
 
 

@@ -49,6 +49,7 @@ class TaskSummary:
         kinds: kind of mistake -> how many, of tags, questions and rankings.
         mistakes: the worst ones, the surest first.
         notes: what the report lacks, and why.
+        asked: the keys of the texts that the task is asked; () if its data are gone.
     """
 
     root: Path
@@ -63,6 +64,7 @@ class TaskSummary:
     attempts: tuple[Attempt, ...]
     checkpoint: Path | None
     notes: tuple[str, ...]
+    asked: tuple[str, ...] = ()
 
     @property
     def phase(self) -> PhaseSpec:
@@ -90,8 +92,10 @@ def summarise_task(directory: RunDirectory) -> TaskSummary:
     confusion: Counter[tuple[str, str]] = Counter()
     kinds: Counter[str] = Counter()
     mistakes: list[Mistake] = []
+    asked: tuple[str, ...] = ()
     try:
         prepared = PreparedTask.read(Path(spec.data))
+        asked = prepared.open_task().text_keys
         mistakes = _judge(folder, prepared, confusion, kinds)
         notes += prepared.notes
     except (BertjobsError, OSError, KeyError) as error:
@@ -113,6 +117,7 @@ def summarise_task(directory: RunDirectory) -> TaskSummary:
         attempts=tuple(read_story(directory.events()).attempts),
         checkpoint=checkpoint,
         notes=tuple(notes),
+        asked=asked,
     )
 
 

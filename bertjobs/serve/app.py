@@ -28,6 +28,9 @@ from bertjobs.serve.refusal import GONE, Refusal
 from bertjobs.serve.served import MASKS, Served
 from bertjobs.serve.texts import TEXT_ROUTES, TextRoute
 
+READ = ["GET", "HEAD"]
+"""Methods of the routes that only say something; load balancers ask with HEAD."""
+
 
 @dataclass(frozen=True)
 class Parts:
@@ -103,10 +106,12 @@ def make_app(parts: Parts, token: str) -> Gate:
 
 async def _refuse(app: FastAPI, request: Request, error: Exception) -> Response:
     """What is answered to an error, in the form that the route's clients expect."""
+    headers: list[tuple[bytes, bytes]] = []  # as the methods that a route has
     if isinstance(error, HTTPException):
         path = request.url.path
         known = [str(getattr(route, "path", "")) for route in app.routes]
         hint = nearest(path[:100], known) if error.status_code == 404 else None
+        headers = [(name.lower().encode(), value.encode()) for name, value in (error.headers or {}).items()]
         error = Refusal(f"{request.method} {path[:100]}: {error.detail}", status=error.status_code, hint=hint)
     sent: list[Any] = []
 
@@ -115,7 +120,7 @@ async def _refuse(app: FastAPI, request: Request, error: Exception) -> Response:
 
     await answer_refusal(as_refusal(error), request.scope, send)
     response = Response(sent[1]["body"], status_code=sent[0]["status"])
-    response.raw_headers = sent[0]["headers"]
+    response.raw_headers = [*sent[0]["headers"], *headers]
     return response
 
 
@@ -126,8 +131,8 @@ def _add_pages(app: FastAPI, parts: Parts) -> None:
     async def page() -> Response:
         return Response(PAGE, media_type="text/html", headers=PAGE_HEADERS)
 
-    app.add_api_route("/metrics", metrics)
-    app.add_api_route("/", page)
+    app.add_api_route("/metrics", metrics, methods=READ)
+    app.add_api_route("/", page, methods=READ)
 
 
 def _add_health(app: FastAPI, parts: Parts) -> None:
@@ -139,8 +144,8 @@ def _add_health(app: FastAPI, parts: Parts) -> None:
         is_ready = parts.engine.is_alive and not parts.state.draining
         return Response(status_code=200 if is_ready else 503)
 
-    app.add_api_route("/v2/health/live", live)
-    app.add_api_route("/v2/health/ready", ready)
+    app.add_api_route("/v2/health/live", live, methods=READ)
+    app.add_api_route("/v2/health/ready", ready, methods=READ)
 
 
 def _add_kserve(app: FastAPI, parts: Parts) -> None:
@@ -159,10 +164,10 @@ def _add_kserve(app: FastAPI, parts: Parts) -> None:
         length = request.headers.get(kserve.HEADER_LENGTH)
         return await parts.answer(request, lambda body: kserve.infer(body, length, served, parts.limits))
 
-    app.add_api_route("/v2", server)
+    app.add_api_route("/v2", server, methods=READ)
     for path in ("/v2/models/{name}", "/v2/models/{name}/versions/{version}"):
-        app.add_api_route(path, metadata)
-        app.add_api_route(f"{path}/ready", model_ready)
+        app.add_api_route(path, metadata, methods=READ)
+        app.add_api_route(f"{path}/ready", model_ready, methods=READ)
         app.add_api_route(f"{path}/infer", infer, methods=["POST"])
 
 
@@ -182,8 +187,8 @@ def _add_tensorflow_serving(app: FastAPI, parts: Parts) -> None:
 
     app.add_api_route("/v1/models/{name}:predict", predict, methods=["POST"])
     app.add_api_route("/v1/models/{name}/versions/{version}:predict", predict, methods=["POST"])
-    app.add_api_route("/v1/models", models)
-    app.add_api_route("/v1/models/{name}", model)
+    app.add_api_route("/v1/models", models, methods=READ)
+    app.add_api_route("/v1/models/{name}", model, methods=READ)
 
 
 def _listed(served: Served, began: int) -> dict[str, Any]:

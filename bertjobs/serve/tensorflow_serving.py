@@ -21,7 +21,9 @@ from bertjobs.tasks.task import Prediction
 
 IDS = "input_ids"
 _MASKS, _TYPES, _LABELS = ("input_mask", "attention_mask"), ("segment_ids", "token_type_ids"), "label_ids"
-_OF_IDS = (IDS, *_MASKS, *_TYPES, _LABELS)
+_NUMBER = "unique_ids"
+"""A row's number, which NVIDIA's graph for questions takes and gives back."""
+_OF_IDS = (IDS, *_MASKS, *_TYPES, _LABELS, _NUMBER)
 
 
 def predict(body: bytes, served: Served, limits: Limits) -> Job:
@@ -36,7 +38,8 @@ def predict(body: bytes, served: Served, limits: Limits) -> Job:
     instances = fields.items("instances", limits.rows)
     if _has_ids(instances[0]):
         rows, widths = zip(*(_row(one, served, f"instances[{n}]") for n, one in enumerate(instances)), strict=True)
-        return Job(served.scorer, rows, lambda outputs: _of_ids(outputs, widths, served))
+        numbers = [one.get(_NUMBER) for one in instances]
+        return Job(served.scorer, rows, lambda outputs: _of_ids(outputs, widths, numbers, served))
     texts = [_texts(one, served, f"instances[{number}]") for number, one in enumerate(instances)]
     return text_job(served.ask, texts, lambda made: _of_texts(made, served), truncate=fields.flag("truncate", False))
 
@@ -81,8 +84,11 @@ def _of_texts(predictions: Sequence[Prediction], served: Served) -> Reply:
     return reply({"predictions": predictions})
 
 
-def _of_ids(outputs: Outputs, widths: Sequence[int], served: Served) -> Reply:
-    return reply({"predictions": [_of_row(*one, served) for one in zip(outputs, widths, strict=True)]})
+def _of_ids(outputs: Outputs, widths: Sequence[int], numbers: Sequence[Any], served: Served) -> Reply:
+    made = [_of_row(*one, served) for one in zip(outputs, widths, strict=True)]
+    pairs = zip(made, numbers, strict=True)
+    return reply({"predictions": [{_NUMBER: number, **one} if isinstance(one, dict) and number is not None else one
+                                  for one, number in pairs]})  # fmt: skip
 
 
 def _of_row(output: NDArray[np.float32], width: int, served: Served) -> Any:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import redirect_stdout
+from io import StringIO
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -119,9 +121,13 @@ class MlflowTracker:
         tags = {name: value for name, value in {**replay.tags, **changed}.items() if run.data.tags.get(name) != value}
         for part in _in_parts(iter(tags.items()), PARAMETERS_PER_REQUEST):
             self._client.log_batch(self._run, tags=[entities.RunTag(name, value) for name, value in part])
-        status = "FINISHED" if replay.is_done else "RUNNING"
-        if run.info.status != status:
-            self._client.update_run(self._run, status=status)
+        if replay.is_done and replay.points:
+            ended_ms = round(1000 * replay.points[-1].time_unix_s)
+            if (run.info.status, run.info.end_time) != ("FINISHED", ended_ms):
+                with redirect_stdout(StringIO()):  # it says where the run is, which is said already
+                    self._client.set_terminated(self._run, "FINISHED", end_time=ended_ms)
+        elif run.info.status != "RUNNING":
+            self._client.update_run(self._run, status="RUNNING")
 
 
 def metric_name(name: str) -> str:

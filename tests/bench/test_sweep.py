@@ -164,6 +164,10 @@ def test_a_sweep_ends_when_memory_runs_out(monkeypatch: pytest.MonkeyPatch, spec
     assert result.ended == "8 sequences ran out of memory"
     assert "<- best" in sweep_text(spec, result)
     assert "out of memory" in sweep_text(spec, result)
+    asked = sweep(spec, spec.phases[0], CPU, sizes=[2, 1, 2], seconds=0.05, repeats=1)
+    assert [one.micro_batch for one in asked.measurements] == [1, 2]
+    assert asked.ended == "no larger one was asked for"
+    assert "was not measured" in suggestion(spec, asked)
     with pytest.raises(BertjobsError, match="16 sequences ran out of memory"):
         sweep(spec, spec.phases[0], CPU, sizes=[16], seconds=0.05, repeats=1)
 
@@ -216,6 +220,7 @@ def test_plan_reads_what_a_sweep_wrote(tmp_path: Path) -> None:
     assert estimate.source.startswith("bertjobs bench, this recipe's model on NVIDIA H200: 2,500 sequences/s")
     assert measured_peaks(spec, runs)[1].tensors_gb == 60.0 + phase.micro_batch / 100
     assert list(measured_peaks(spec, runs)) == [1]
+    assert measured_peaks(replace(spec, teacher="/teacher"), runs) == {}
     assert estimate_phase(spec, spec.phases[1], 30522, None, runs) is None
     padded = tiny("unpad=false" if spec.unpad else "unpad=true", recipe="h200", nodes=2)
     assert estimate_phase(padded, phase, 30522, None, runs) is None

@@ -150,3 +150,25 @@ def test_the_lines_of_the_readme_work(exported: Export, name: str) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("class", "A fine film."),
+        ("tags", "Harry grew up in Canada."),
+        ("answers", "I love apples."),
+        ("fill-mask", " is [MASK]."),
+        ("features", "A text."),
+    ],
+)
+def test_the_lines_of_the_readme_take_a_text_that_is_too_long(exported: Export, name: str, text: str) -> None:
+    folder = exported(name, "hf")
+    longer = code(folder).replace(text, text + " the film is fine" * 200)
+    assert longer != code(folder)
+    done = subprocess.run(
+        [sys.executable, "-c", longer], cwd=folder, capture_output=True, text=True,
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr

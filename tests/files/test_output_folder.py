@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -65,3 +66,20 @@ def test_what_links_lead_to_is_not_touched(tmp_path: Path, monkeypatch: pytest.M
         (folder / "ours").touch()
         (folder / "theirs").symlink_to(tmp_path / "original")
     assert [file.name for file in flushed] == ["ours"]
+
+
+@pytest.mark.parametrize(("umask", "folder_mode", "file_mode"), [(0o022, 0o755, 0o644), (0o077, 0o700, 0o600)])
+def test_its_files_are_for_whom_the_user_makes_files(
+    tmp_path: Path, umask: int, folder_mode: int, file_mode: int
+) -> None:
+    before = os.umask(umask)
+    try:
+        with output_folder(tmp_path / "output") as folder:
+            (folder / "inner").mkdir(mode=0o700)
+            (folder / "inner" / "file").touch(mode=0o600)
+        assert os.umask(umask) == umask
+    finally:
+        os.umask(before)
+    folders = (tmp_path / "output", tmp_path / "output" / "inner")
+    assert [path.stat().st_mode & 0o777 for path in folders] == [folder_mode] * 2
+    assert (folders[1] / "file").stat().st_mode & 0o777 == file_mode

@@ -85,6 +85,16 @@ def test_a_recipe_file_of_the_user_is_listed(tmp_path: Path, capsys: pytest.Capt
     assert "beside" in capsys.readouterr().out
 
 
+def test_one_recipe_that_cannot_be_resolved_hides_no_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    own = tmp_path / "own.yml"
+    own.write_text("recipes: {odd: {system: h200, phases: {1: {global_batch: 100}}}}")
+    assert run("--recipes", str(own)) == 0
+    printed = capsys.readouterr()
+    assert "laptop-scratch" in printed.out
+    assert "odd " not in printed.out
+    assert "recipe odd" in printed.err
+
+
 def test_every_flag_of_the_schema_is_accepted_and_resolved() -> None:
     words = ["--recipe", "dgx1-32g", "--nodes", "4", "--phase", "1", "--batchsize", "64", "--lr", "1e-3"]
     words += ["--gradient-steps", "2", "--precision", "fp32", "--data", "/d", "--set", "seed=3"]

@@ -115,6 +115,20 @@ def test_other_routes_and_methods(server: Running, method: str, path: str, statu
     assert path in answer.content["error"]
 
 
+def test_head_is_answered_and_a_405_says_which_methods_there_are(server: Running) -> None:
+    """RFC 9110, 9.3.2 and 15.5.6."""
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
+    for path in ("/v2/health/ready", "/v2/health/live", "/metrics", "/", "/v2/models/films/ready"):
+        connection.request("HEAD", path)
+        answer = connection.getresponse()
+        assert (answer.status, answer.read()) == (200, b""), path
+    connection.request("GET", "/classify")
+    answer = connection.getresponse()
+    assert (answer.status, answer.getheader("Allow")) == (405, "POST")
+    answer.read()
+    connection.close()
+
+
 def test_metrics_count_by_route_model_and_code(server: Running) -> None:
     def count(**labels: str) -> float:
         return server.metric("bertjobs_requests_total", **labels)

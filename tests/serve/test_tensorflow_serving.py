@@ -39,6 +39,10 @@ def test_each_token_gets_probabilities(server: Running) -> None:
     assert [round(sum(shares), 4) for shares in second] == [1] * 7
     (answer, _) = server.post("/v1/models/answers:predict", {"instances": instances()}).content["predictions"]
     assert (set(answer), len(answer["start_logits"])) == ({"start_logits", "end_logits"}, 7)
+    numbered = [{**one, "unique_ids": 1000 + number} for number, one in enumerate(instances())]
+    answers = server.post("/v1/models/answers:predict", {"instances": numbered}).content["predictions"]
+    assert [one.pop("unique_ids") for one in answers] == [1000, 1001]
+    assert answers[0] == answer
 
 
 def test_sequences_may_have_different_lengths(server: Running) -> None:

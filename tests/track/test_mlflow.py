@@ -122,6 +122,7 @@ def test_a_run_is_replayed_with_its_settings_and_attempts(
     there = assert_complete(server, run)
     assert there["info"]["run_name"] == "tracked"
     assert there["info"]["status"] == "FINISHED"
+    assert there["info"]["end_time"] == round(1000 * read_replay(run.directory).points[-1].time_unix_s)
     parameters = {one["key"]: one["value"] for one in there["data"]["params"]}
     assert (parameters["phase1.steps"], parameters["model.name"]) == ("60", run.spec.model.name)
     tags = {one["key"]: one["value"] for one in there["data"]["tags"]}

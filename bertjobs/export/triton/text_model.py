@@ -61,6 +61,8 @@ class TritonPythonModel:
             model_name=self._computing,
             requested_output_names=list(names),
             inputs=[pb_utils.Tensor(name, array) for name, array in inputs.items()],
+            # On a GPU, outputs would stay there, where `as_numpy` cannot read them.
+            preferred_memory=pb_utils.PreferredMemory(pb_utils.TRITONSERVER_MEMORY_CPU, 0),
         )
         response = request.exec()
         if response.has_error():

@@ -151,9 +151,9 @@ def measured_peaks(spec: RunSpec, earlier: Sequence[EarlierRun]) -> dict[int, Pe
 
 
 def _peak(run: EarlierRun, spec: RunSpec, phase: PhaseSpec) -> Peak | None:
-    """What an earlier run measured, if it did the same work."""
+    """What an earlier run measured, if it did the same work; `bertjobs bench` has no task's head and no teacher."""
     if isinstance(run, BenchRun):
-        fits = run.applies_to(spec, phase)
+        fits = not (spec.task or spec.teacher) and run.applies_to(spec, phase)
         return Peak(f"bertjobs bench on {run.device}", run.micro_batch, run.peak_memory_gb) if fits else None
     return run.peaks.get(phase.phase) if is_comparable(run.spec, spec, phase.phase) else None
 
