@@ -72,6 +72,25 @@ def patch(module):
 """
 
 
+_TASK = """
+def patch(module):
+    run_task = module.run_task
+
+    def slowed(*words):
+        time.sleep({seconds!r})
+        return run_task(*words)
+
+    module.run_task = slowed
+"""
+
+
+def with_slow_tasks(folder: Path, environment: Mapping[str, str], seconds: float) -> dict[str, str]:
+    """``environment``, in which each task of a preparation that Slurm runs takes at least so many seconds, so that it
+    can be met in the middle. ``folder`` is new."""
+    folder.mkdir()
+    return _start_up(folder, environment, "bertjobs.data.prepare.array_job", _TASK.format(seconds=seconds))
+
+
 def _start_up(folder: Path, environment: Mapping[str, str], module: str, patch: str) -> dict[str, str]:
     """``environment`` with Python's own start-up file, in the new ``folder``, which patches a module once it is
     imported."""

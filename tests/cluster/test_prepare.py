@@ -31,6 +31,7 @@ from bertjobs.files.atomic import sha256_of
 from bertjobs.slurm.options import SlurmOptions
 from tests.cluster import slurm as harness
 from tests.cluster.process import Process, environment_of, job_processes
+from tests.cluster.slow_steps import with_slow_tasks
 from tests.cluster.slurm import PATIENCE_S, Cluster
 from tests.data.conftest import quiet
 
@@ -40,6 +41,7 @@ WORDS = (
 )
 DOCUMENTS, SENTENCES = 60, 1200
 PIECE_BYTES, BUCKET_BYTES = 500_000, 1_000_000
+TASK_S = 0.3  # at least, where one is to be met
 
 
 @pytest.fixture(scope="module")
@@ -108,6 +110,11 @@ def own_cluster() -> Iterator[Cluster]:
     shutil.rmtree(folder)
 
 
+def slow_tasks(cluster: Cluster, folder: Path) -> dict[str, str]:
+    """An environment for tasks that are to be met in the middle."""
+    return with_slow_tasks(folder / "slow", cluster.environment, TASK_S)
+
+
 class Run:
     """A prepare on a cluster, with the messages that it printed."""
 
@@ -116,8 +123,9 @@ class Run:
         self.output = output
         self._cluster = cluster
         cut = {name: asked.pop(name) for name in ("jobs", "attempts") if name in asked}
+        environment = asked.pop("environment", cluster.environment)
         arrays = ArrayOptions(SlurmOptions(**asked), **{"jobs": 4, **cut})
-        self._runner = SlurmArrays(arrays, cluster.environment, self.messages.append, grace_s=1)
+        self._runner = SlurmArrays(arrays, environment, self.messages.append, grace_s=1)
 
     def __call__(self, options: PrepareOptions, meanwhile: Callable[[], None] = lambda: None) -> bool:
         with ThreadPoolExecutor(1) as thread:
@@ -249,7 +257,7 @@ def test_job_arrays_drop_the_duplicates_that_one_process_drops(cluster: Cluster,
 def test_a_task_that_is_killed_midway_is_run_again(
     cluster: Cluster, corpus: Path, expected: dict[str, str], tmp_path: Path, how: str
 ) -> None:
-    run = Run(cluster, tmp_path / "data")
+    run = Run(cluster, tmp_path / "data", environment=slow_tasks(cluster, tmp_path))
 
     def kill() -> None:
         _, process = freeze_one(cluster, run.output)
@@ -273,7 +281,7 @@ def test_a_task_that_is_killed_midway_is_run_again(
 def test_a_node_lost_midway_changes_nothing(
     own_cluster: Cluster, corpus: Path, expected: dict[str, str], tmp_path: Path, sbatch: tuple[str, ...]
 ) -> None:
-    run = Run(own_cluster, tmp_path / "data", extra=sbatch)
+    run = Run(own_cluster, tmp_path / "data", extra=sbatch, environment=slow_tasks(own_cluster, tmp_path))
 
     def cut() -> None:
         node, _ = freeze_one(own_cluster, run.output)
@@ -287,7 +295,7 @@ def test_a_node_lost_midway_changes_nothing(
 def test_a_node_that_fails_twice_is_left_out(
     cluster: Cluster, corpus: Path, expected: dict[str, str], tmp_path: Path
 ) -> None:
-    run = Run(cluster, tmp_path / "data")
+    run = Run(cluster, tmp_path / "data", environment=slow_tasks(cluster, tmp_path))
 
     def kill_all_on_one_node() -> None:
         while not run.count("node node1 is left out"):
@@ -305,7 +313,8 @@ def test_a_node_that_fails_twice_is_left_out(
 def test_the_only_node_is_used_again_after_failures(
     cluster: Cluster, corpus: Path, expected: dict[str, str], tmp_path: Path
 ) -> None:
-    run = Run(cluster, tmp_path / "data", extra=("--nodelist=node2",))
+    slow = slow_tasks(cluster, tmp_path)
+    run = Run(cluster, tmp_path / "data", extra=("--nodelist=node2",), environment=slow)
 
     def kill_twice() -> None:
         while (times := run.count("failed in job")) < 2:
@@ -405,13 +414,14 @@ except BertjobsError as error:
 
 
 @pytest.fixture
-def start(cluster: Cluster, corpus: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+def start(cluster: Cluster, corpus: Path, tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
     """Starts a prepare in a process of its own, perhaps as the argument of another command."""
     started = []
 
     def begin(output: Path, *before: str) -> subprocess.Popen[str]:
         words = [*before, sys.executable, "-c", DRIVER, str(corpus), str(corpus.parent / "vocab.txt"), str(output)]
-        started.append(subprocess.Popen(words, env=cluster.environment, stderr=subprocess.PIPE, text=True))
+        environment = slow_tasks(cluster, tmp_path)
+        started.append(subprocess.Popen(words, env=environment, stderr=subprocess.PIPE, text=True))
         return started[-1]
 
     yield begin
