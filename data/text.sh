@@ -22,7 +22,7 @@ kind_of() {
   local names=$1
   if [[ -d $1 ]]; then
     if [[ -f $1/state.json || -f $1/dataset_dict.json ]]; then echo hf; return; fi
-    # A link in a circle is no reason to stop: prepare reads each folder once.
+    # A link in a circle is not a reason to stop: prepare reads each folder once.
     names=$({ find -L "$1" -type f \( -iname '*.jsonl*' -o -iname '*.parquet' -o -iname '*.xml*' -o -iname '*.txt*' \
       -o -name 'wiki_[0-9]*' \) 2>/dev/null || true; } | LC_ALL=C sort)
     names=${names%%$'\n'*}

@@ -25,18 +25,17 @@ def hermetic(environ: Mapping[str, str], home: Path) -> dict[str, str]:
     """``environ`` as all tests and what they start must see it, with the empty folder ``home`` as the user's.
 
     Recipes, site files and git's settings are looked for below it. Caches stay where they are, since they change
-    only how long something takes; so does git's list of trusted folders.
+    only how long something takes.
     """
     user = Path(environ.get("HOME") or "/")
     kept = {
         name: value
         for name, value in environ.items()
         if name in TESTS_OWN
-        or not (name in SETTINGS or name in PYTHONS or name.startswith("BERTJOBS_") or is_foreign(name))
+        or not (name in SETTINGS or name in PYTHONS or name.startswith(("BERTJOBS_", "GIT_")) or is_foreign(name))
     }
     caches = {"XDG_CACHE_HOME": str(user / ".cache"), "TRITON_HOME": str(user)}
-    trusted = {"GIT_CONFIG_GLOBAL": str(user / ".gitconfig")} if (user / ".gitconfig").is_file() else {}
-    return {**caches, **trusted, **kept, "HOME": str(home), "XDG_CONFIG_HOME": str(home / ".config")}
+    return {**caches, **kept, "HOME": str(home), "XDG_CONFIG_HOME": str(home / ".config")}
 
 
 def enter() -> None:
@@ -44,6 +43,7 @@ def enter() -> None:
     if Path(os.environ.get("HOME", "")).name.startswith(PREFIX):
         return
     home, owner = Path(tempfile.mkdtemp(prefix=PREFIX)), os.getpid()
+    (home / ".gitconfig").write_text("[safe]\n\tdirectory = *\n")  # the checkout may belong to another user
     atexit.register(lambda: os.getpid() == owner and shutil.rmtree(home, ignore_errors=True))
     environ = hermetic(os.environ, home)
     for name in os.environ.keys() - environ.keys():

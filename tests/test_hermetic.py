@@ -49,12 +49,18 @@ def test_the_user_s_settings_and_jobs_are_not_seen_but_a_test_s_own_are(tmp_path
     environ = {
         **{"RECIPE": "mine", "LR": "1", "BERTJOBS_PYTHON": "/bin/false", "SLURM_JOB_ID": "7", "SBATCH_QOS": "low"},
         **{"PATH": "/bin", "HOME": "/home/me", "BERTJOBS_REQUIRE_CLUSTER": "1", "XDG_CACHE_HOME": "/cache"},
-        **{"PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1"},
+        **{"PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1", "GIT_CONFIG_GLOBAL": "/home/me/.gitconfig"},
     }
     assert hermetic(environ, tmp_path) == {
         **{"PATH": "/bin", "HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path / ".config")},
         **{"BERTJOBS_REQUIRE_CLUSTER": "1", "XDG_CACHE_HOME": "/cache", "TRITON_HOME": "/home/me"},
     }
+
+
+def test_git_has_no_settings_but_trust() -> None:
+    """Such as ``commit.gpgsign``, with which no commit is made here."""
+    listed = subprocess.run(["git", "config", "--global", "--list"], capture_output=True, text=True, check=True)
+    assert listed.stdout == "safe.directory=*\n"
 
 
 def test_python_keeps_bytecode_and_buffers_as_for_most_users() -> None:

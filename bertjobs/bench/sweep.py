@@ -88,6 +88,7 @@ class Sweep:
         source: the sequences', in words.
         optimizer: its name and backend.
         ended: why no larger micro-batch was tried.
+        is_whole: whether all sizes that `micro_batch_sizes` gives were to be tried, not given ones.
     """
 
     phase: PhaseSpec
@@ -98,6 +99,7 @@ class Sweep:
     product_flops_per_s: float
     measurements: tuple[Measurement, ...]
     ended: str
+    is_whole: bool = True
 
     @property
     def best(self) -> Measurement:
@@ -281,7 +283,7 @@ def sweep(
     peak = product_rate(device, spec.precision, min(1.0, seconds))
     rank = Rank(spec, phase, device)
     optimizer = f"{spec.optimizer.name}, backend {rank.optimizer.optimizer.backend}"
-    empty = Sweep(phase, Device.of(device), data.source, rank.forward.describe(), optimizer, peak, (), "")
+    empty = Sweep(phase, Device.of(device), data.source, rank.forward.describe(), optimizer, peak, (), "", not sizes)
     measurements: list[Measurement] = []
     ended = "no larger one was asked for" if sizes else "no larger one divides the rank batch"
     for size in sorted(set(sizes)) or micro_batch_sizes(phase):
@@ -304,7 +306,7 @@ def sweep(
         report(empty, measurement)
     if not measurements:
         what = f"nothing could be measured in phase {phase.phase}: {ended}"
-        raise BertjobsError(what, hint="give a smaller --micro-batch")
+        raise BertjobsError(what, hint="give smaller ones with --micro-batches")
     return replace(empty, measurements=tuple(measurements), ended=ended)
 
 

@@ -80,7 +80,7 @@ def suggestion(spec: RunSpec, sweep: Sweep) -> str:
     if best.micro_batch == phase.micro_batch:
         return f"the recipe's own micro-batch of {phase.micro_batch} is the best: nothing to set"
     own = next((one for one in sweep.measurements if one.micro_batch == phase.micro_batch), None)
-    if own is None and sweep.ended.startswith("no larger one was asked"):
+    if own is None and not sweep.is_whole:
         return f"the recipe's own micro-batch of {phase.micro_batch} was not measured: add `recipe` to --micro-batches"
     faster = f", {best.sequences_per_s / own.sequences_per_s - 1:.1%} faster than {own.micro_batch}" if own else ""
     exact = phase.rank_batch % best.micro_batch == 0

@@ -24,7 +24,7 @@ def add_corpus(group: Any) -> None:
         "--encoding",
         metavar="NAME",
         default="utf-8",
-        help=f"of the files of corpora of kind {', '.join(WITH_ENCODING)} that name none, such as cp1252, utf-16, "
+        help=f"character encoding of the files of corpora of kind {', '.join(WITH_ENCODING)}, such as cp1252, utf-16, "
         "gb18030; a file that is not UTF-8 is read as a whole, by one process",
     )
 

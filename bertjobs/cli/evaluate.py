@@ -106,8 +106,8 @@ def _prepared_source(model: TrainedModel, split: str) -> _Source:
     """
     from bertjobs.finetune.run_data import prepared_split
 
-    prepared, found = prepared_split(model.folder, split)
-    return _Source(found.examples, split, Path(prepared.sources.get(split, prepared.folder)))
+    prepared, chosen = prepared_split(model.folder, split)
+    return _Source(chosen.examples, split, Path(prepared.sources.get(split, prepared.folder)))
 
 
 def _as_json(model: TrainedModel, source: _Source, result: Evaluation) -> dict[str, Any]:

@@ -17,7 +17,7 @@ def register(subparsers: Any) -> None:
         help="check that a container image holds what a run needs",
         description="Start a container image on one node, the way a run would, and check inside it: Python, torch and "
         "its CUDA, further packages, the GPU, this version of bertjobs, a folder for caches, the mounts. Says what to "
-        "add to a Dockerfile, and ends with 64, where something is missing.",
+        "add to a Dockerfile, and ends with code 64 if something is missing.",
         allow_abbrev=False,
     )
     option = parser.add_argument

@@ -102,7 +102,7 @@ def _queue_flags(args: argparse.Namespace) -> tuple[dict[str, str], list[str]]:
     """The options that have a flag of their own, by name; and further ones, as sbatch reads them.
 
     Raises:
-        InputError: one is no option of sbatch, or contradicts another.
+        InputError: one is not an option of sbatch, or contradicts another.
     """
     from bertjobs.slurm.options import parse_option
 

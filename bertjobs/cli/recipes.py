@@ -31,9 +31,14 @@ def register(subparsers: Any) -> None:
     )
     parser.set_defaults(handler=_list)
     _add_common(parser)
-    verbs = parser.add_subparsers(metavar="")
-    show = verbs.add_parser("show", help="show one recipe", allow_abbrev=False)
-    show.add_argument("name", metavar="NAME")
+    verbs = parser.add_subparsers(metavar="VERB")
+    show = verbs.add_parser(
+        "show",
+        help="show one recipe",
+        description="Show one recipe: its settings, phase by phase, with the file that each comes from.",
+        allow_abbrev=False,
+    )
+    show.add_argument("name", metavar="NAME", help="of the recipe")
     _add_common(show, below=True)
     show.set_defaults(handler=_show)
     settings.register(verbs)

@@ -89,11 +89,11 @@ class GeneralDistillation(Pretraining):
         return GeneralLearner(self, ranks, device)
 
     def measures(self, sums: Sequence[float], divisors: Sequence[int]) -> dict[str, float]:
-        found = means(self.terms, sums, divisors)
-        line = fields_of(found)
+        average = means(self.terms, sums, divisors)
+        line = fields_of(average)
         # With hidden states alone there are no nats; what is minimised takes their place.
-        loss = line.get("mlm_loss_nats", line.get("relation_loss_nats", found.total))
-        return {"loss_nats": loss, "distillation_loss": found.total, **line}
+        loss = line.get("mlm_loss_nats", line.get("relation_loss_nats", average.total))
+        return {"loss_nats": loss, "distillation_loss": average.total, **line}
 
 
 class GeneralLearner(PretrainingLearner):

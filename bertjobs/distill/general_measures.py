@@ -35,10 +35,12 @@ _SHORT = {
 }
 
 
-def fields_of(found: Means) -> dict[str, float]:
+def fields_of(average: Means) -> dict[str, float]:
     """Means under their names."""
     return {
-        field: value for name, values in found.scores.items() for field, value in zip(FIELDS[name], values, strict=True)
+        field: value
+        for name, values in average.scores.items()
+        for field, value in zip(FIELDS[name], values, strict=True)
     }
 
 

@@ -56,11 +56,11 @@ class HeldOut(Validation):
         for name in self._terms:
             counts.append(max(1, int(total.pop(0))))
             kept += [total.pop(0) for _ in range(1 + SCORES[name])]
-        found = means(self._terms, kept, counts)
+        average = means(self._terms, kept, counts)
         masked = {"masked_tokens": counts[0]} if "labels" in self._terms else {}
         return {
-            "distillation_loss": found.total,
-            **fields_of(found),
+            "distillation_loss": average.total,
+            **fields_of(average),
             **masked,
             "sequences": len(self._shards.held_out.kept),
             "unigram_cross_entropy_nats": line,

@@ -80,10 +80,10 @@ class TaskDistillation(FineTuning):
         return TaughtLearner(self, ranks, device)
 
     def measures(self, sums: Sequence[float], divisors: Sequence[int]) -> dict[str, float]:
-        found = means(self.terms, sums, divisors)
-        own = dict(zip((self._loss, self._hits), found.scores["labels"], strict=True))
-        beside = {field: found.scores[name][0] for name, field in self._fields.items()}
-        return {**own, "distillation_loss": found.total, **beside}
+        average = means(self.terms, sums, divisors)
+        own = dict(zip((self._loss, self._hits), average.scores["labels"], strict=True))
+        beside = {field: average.scores[name][0] for name, field in self._fields.items()}
+        return {**own, "distillation_loss": average.total, **beside}
 
     def step_words(self, line: Mapping[str, Any]) -> str:
         return f"{super().step_words(line)}  distillation loss {line['distillation_loss']:.4f}"

@@ -21,7 +21,7 @@ from bertjobs.train.precision import attention_for
 
 
 class Teacher:
-    """What a student asks of its teacher. It is no module, so that a forward pass that holds one has only the student's
+    """What a student asks of its teacher. It is not a module: a forward pass that holds one has only the student's
     parameters."""
 
     def __init__(self, model: BertForPreTraining | BertForTask, attention: ChosenAttention) -> None:

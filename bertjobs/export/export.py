@@ -169,19 +169,19 @@ def onnx_files(text: RealText, folder: Path, int8: bool) -> tuple[Difference, In
     source, file = text.source, folder / ONNX_FILE
     write_onnx(source.module, source.spec.max_position_embeddings, file)
     batches = [*random_batches(source.spec.max_position_embeddings, source.spec.vocab_size), *text.batches]
-    found = check(source.module, open_session(file), batches)
+    comparison = check(source.module, open_session(file), batches)
     if not int8:
-        return found, None
+        return comparison, None
     quantise(file, folder / INT8_FILE)
-    return found, measure_int8(text, file, folder / INT8_FILE, BATCH_TOKENS)
+    return comparison, measure_int8(text, file, folder / INT8_FILE, BATCH_TOKENS)
 
 
-def checked_words(found: Difference) -> str:
+def checked_words(comparison: Difference) -> str:
     """How a file was compared with torch, in a sentence."""
-    lengths, sequences = [shape[1] for shape in found.shapes], [shape[0] for shape in found.shapes]
+    lengths, sequences = [shape[1] for shape in comparison.shapes], [shape[0] for shape in comparison.shapes]
     return (
-        f"compared with torch on {len(found.shapes)} batches of {min(sequences)} to {max(sequences)} sequences of "
-        f"{min(lengths)} to {max(lengths)} tokens: the largest difference is {found.largest:.1e}"
+        f"compared with torch on {len(comparison.shapes)} batches of {min(sequences)} to {max(sequences)} sequences of "
+        f"{min(lengths)} to {max(lengths)} tokens: the largest difference is {comparison.largest:.1e}"
     )
 
 
@@ -210,12 +210,12 @@ def _hugging_face(text: RealText, name: str, folder: Path, options: Options) -> 
 
 def _onnx(text: RealText, name: str, folder: Path, options: Options) -> _Written:
     write_description(text.source, folder)
-    found, int8 = onnx_files(text, folder, options.int8)
-    words = f"Opset {OPSET}; {checked_words(found)}."
+    comparison, int8 = onnx_files(text, folder, options.int8)
+    words = f"Opset {OPSET}; {checked_words(comparison)}."
     small = f"`{INT8_FILE}` is the same with eight-bit weights: {int8_words(int8)}." if int8 else ""
     card = onnx_card(card_of(text, name), output_shapes(text.source), words, small)
     (folder / CARD_FILE).write_text(card, encoding="utf-8")
-    return found, int8, ()
+    return comparison, int8, ()
 
 
 def output_shapes(source: Source) -> dict[str, str]:
@@ -231,28 +231,30 @@ def _triton(text: RealText, name: str, folder: Path, options: Options) -> _Writt
     check_servable(source)
     answering = write_text_model(source, name, folder)  # first: it refuses what cannot be asked in text
     with TemporaryDirectory(dir=folder, prefix=".tmp-") as made:
-        found, int8 = onnx_files(text, Path(made), options.int8)
+        comparison, int8 = onnx_files(text, Path(made), options.int8)
         file = Path(made) / (INT8_FILE if options.int8 else ONNX_FILE)
         write_computing(source, name, file, folder, in_python=options.in_python)
     small = f"It has eight-bit weights: {int8_words(int8)}." if int8 else ""
-    words = repository_card(card_of(text, name), answering, checked_words(found), small, in_python=options.in_python)
+    words = repository_card(
+        card_of(text, name), answering, checked_words(comparison), small, in_python=options.in_python
+    )
     (folder / CARD_FILE).write_text(words, encoding="utf-8")
-    return found, int8, ()
+    return comparison, int8, ()
 
 
 def _tensorrt(text: RealText, name: str, folder: Path, options: Options) -> _Written:
     source, batches = text.source, text.batches
     write_description(source, folder)
-    found, _ = onnx_files(text, folder, int8=False)
+    comparison, _ = onnx_files(text, folder, int8=False)
     lengths = [int(length) for batch in batches for length in batch[1].sum(1)]
     longest = source.spec.max_position_embeddings
     shapes = shapes_for(lengths, longest)
     calibrated_on = write_calibration(batches, shapes, folder) if options.int8 else 0
     card = card_of(text, name, (tensorrt_words(shapes, calibrated_on),))
-    words = onnx_card(card, output_shapes(source), f"Opset {OPSET}; {checked_words(found)}.")
+    words = onnx_card(card, output_shapes(source), f"Opset {OPSET}; {checked_words(comparison)}.")
     (folder / CARD_FILE).write_text(words, encoding="utf-8")
     note = "the engine itself is built where the GPU is: README.md has the trtexec line, which was not run here"
-    return found, None, (note,)
+    return comparison, None, (note,)
 
 
 _WRITERS = {"hf": _hugging_face, "onnx": _onnx, "triton": _triton, "tensorrt": _tensorrt}

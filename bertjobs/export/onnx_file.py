@@ -128,14 +128,14 @@ def check(module: Padded, session: onnxruntime.InferenceSession, batches: Sequen
     Raises:
         BertjobsError: it is above the limit.
     """
-    found = difference(module, session, batches)
-    if not found.largest <= LIMIT:
+    comparison = difference(module, session, batches)
+    if not comparison.largest <= LIMIT:
         raise BertjobsError(
-            f"the ONNX file's outputs differ from torch's by {found.largest:.2g}; the limit is {LIMIT:g}",
+            f"the ONNX file's outputs differ from torch's by {comparison.largest:.2g}; the limit is {LIMIT:g}",
             where="the check of the export",
             hint="no file was left; please report it with the versions of torch, onnxscript and onnxruntime",
         )
-    return found
+    return comparison
 
 
 def random_batches(longest: int, vocabulary: int) -> Iterator[Batch]:

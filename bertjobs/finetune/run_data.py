@@ -27,8 +27,8 @@ def prepared_split(folder: Path, split: str) -> tuple[PreparedTask, Split]:
         raise InputError(f"the data of the run have no split {split!r}", where=str(prepared.folder),
                          hint=nearest(split, [name for name in prepared.splits if name != "train"])
                          or "--data DIR or --dev FILE names other data")  # fmt: skip
-    found = prepared.splits[split]
-    if not (found.folder / EXAMPLES).is_file():
-        raise InputError(f"the prepared data do not keep the examples of {split}", where=str(found.folder),
+    chosen = prepared.splits[split]
+    if not (chosen.folder / EXAMPLES).is_file():
+        raise InputError(f"the prepared data do not keep the examples of {split}", where=str(chosen.folder),
                          hint=f"--dev {prepared.sources.get(split, 'FILE')}")  # fmt: skip
-    return prepared, found
+    return prepared, chosen

@@ -17,6 +17,7 @@ from bertjobs.launch import local
 from bertjobs.recipe.groups import nodes_words
 from bertjobs.recipe.spec import RunSpec
 from bertjobs.run.directory import RunDirectory
+from bertjobs.run.journal import read_story
 from bertjobs.slurm.environment import clean_environment
 from bertjobs.wording import counted
 
@@ -115,6 +116,5 @@ def _code_of_run(directory: RunDirectory, phase: int) -> int:
     """The exit code of a phase's last attempt, which only rank 0 returns."""
     if directory.phase(phase).done():
         return EXIT_DONE
-    codes = [event["exit_code"] for event in directory.events()
-             if event["event"] == "ended" and event.get("phase") == phase and "exit_code" in event]  # fmt: skip
+    codes = [one.exit_code for one in read_story(directory.events()).attempts if one.phase == phase and one.has_ended]
     return codes[-1] or EXIT_FAILURE if codes else EXIT_FAILURE

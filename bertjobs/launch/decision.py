@@ -10,7 +10,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
 
 from bertjobs.errors import EXIT_BAD_INPUT, EXIT_CONTINUE, EXIT_DONE, EXIT_FAILURE
 from bertjobs.run.causes import Cause, Then
@@ -61,7 +60,7 @@ class Decision:
     spent_by: Cause | None = None
 
 
-def what_next(end: End, events: Sequence[Mapping[str, Any]] = (), budgets: Mapping[str, int] | None = None) -> Decision:
+def what_next(end: End, attempts: Sequence[Attempt] = (), budgets: Mapping[str, int] | None = None) -> Decision:
     """What comes after an attempt.
 
     Another attempt fixes neither bad input nor a failure before a new checkpoint, unless the node check found the nodes
@@ -69,13 +68,13 @@ def what_next(end: End, events: Sequence[Mapping[str, Any]] = (), budgets: Mappi
 
     Args:
         end: how it ended.
-        events: those of its chain, this end included (`bertjobs.run.restarts.chain_events`).
+        attempts: those of its chain, this one included (`bertjobs.run.restarts.chain_attempts`).
         budgets: the recipe's restarts, by the names of `bertjobs.run.causes.Budget`.
     """
     if end.code == EXIT_DONE:
         return Decision(Next.NEXT_PHASE)
     if end.told_to_end:
-        return Decision(Next.NOTHING_HERE, "the job was told to end")
+        return Decision(Next.NOTHING_HERE, "the job was asked to end")
     if end.code == EXIT_BAD_INPUT:
         return Decision(Next.STOP, "the input must be corrected first")
     if end.step_limit:
@@ -84,7 +83,7 @@ def what_next(end: End, events: Sequence[Mapping[str, Any]] = (), budgets: Mappi
         return Decision(Next.STOP, end.cause.plain)
     if not end.advanced and not end.unfit_nodes:
         return Decision(Next.STOP, "no checkpoint was written since the job started")
-    if refusal := beyond_budget(events, budgets or {}):
+    if refusal := beyond_budget(attempts, budgets or {}):
         return Decision(Next.STOP, refusal.words, refusal.spent_by)
     if end.advanced:
         return Decision(Next.RESTART)

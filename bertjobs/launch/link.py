@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from bertjobs.errors import EXIT_BAD_INPUT, EXIT_CONTINUE, EXIT_DONE, BertjobsError
 from bertjobs.files.reading import DamagedFileError, read_text
@@ -38,9 +38,10 @@ from bertjobs.launch.unanswered import appeared
 from bertjobs.recipe.lockfile import read_lockfile
 from bertjobs.run.causes import Cause
 from bertjobs.run.directory import PhaseDirectory, RunDirectory
+from bertjobs.run.journal import Attempt
 from bertjobs.run.own_job import own_job
 from bertjobs.run.owner import Owner, Owners
-from bertjobs.run.restarts import chain_events, close_attempt, complete_journal, is_open
+from bertjobs.run.restarts import chain_attempts, close_attempt, complete_journal, is_open
 from bertjobs.slurm.client import Slurm
 from bertjobs.slurm.environment import clean_environment
 from bertjobs.slurm.notify import DONE_MAIL, NOBODY, Notify, RunEvent
@@ -121,9 +122,9 @@ class CurrentLink:
     def directory(self) -> PhaseDirectory:
         return self.folder.phase(self.phase)
 
-    def events(self) -> list[Mapping[str, Any]]:
-        """Starts and ends of the chain's attempts at this phase, oldest first."""
-        return chain_events(self.folder.events(), self.phase, self.chain)
+    def attempts(self) -> Sequence[Attempt]:
+        """The chain's at this phase, oldest first."""
+        return chain_attempts(self.folder.events(), self.phase, self.chain)
 
     def phases_left(self) -> bool:
         """Whether the chain has phases that are not done."""
@@ -163,12 +164,12 @@ def begin(link: CurrentLink, slurm: Slurm) -> int:
         _say(f"run {link.folder.name} is being trained by {other.words()}: job {link.job} leaves it alone")
         return ANOTHER_TRAINS
     link.directory.exclude.unlink(missing_ok=True)
-    if events := link.events():
-        job = str(events[-1]["job"])
-        state = slurm.last_state(job, is_running=job == link.job)
+    if attempts := link.attempts():
+        last = attempts[-1]
+        state = slurm.last_state(last.job, is_running=last.job == link.job)
         complete_journal(link.folder, link.phase, link.chain, state)
-        if is_open(events):  # it was killed before it could tell
-            cause = recorded(link.folder, link.phase, job, events[-1]["attempt"]).cause
+        if is_open(attempts):  # it was killed before it could tell
+            cause = recorded(link.folder, link.phase, last.job, last.number).cause
             _notify(link, slurm, RunEvent.RESTARTED, cause, "")
     return TRAIN
 
@@ -217,7 +218,7 @@ def _decide(link: CurrentLink, slurm: Slurm, code: int, *, before: str, told_to_
         unfit_nodes=_unfit_nodes(link.directory.exclude),
         cause=attempt.cause,
     )
-    decision = what_next(ended, link.events(), link.budgets())
+    decision = what_next(ended, link.attempts(), link.budgets())
     record_refusal(link.folder, link.phase, link.job, link.attempt, decision)
     try:
         answer, event = _arrange(link, slurm, decision, ended)
@@ -297,7 +298,7 @@ def _asked_exclusions(script: Path) -> list[str]:
 
 
 def _reached(link: CurrentLink) -> RunEvent | None:
-    """What the end of a phase means for the run: it is done, or that is no news."""
+    """What the end of a phase means for the run: it is done, or that is not news."""
     return None if link.phases_left() else RunEvent.DONE
 
 

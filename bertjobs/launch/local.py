@@ -28,7 +28,7 @@ LOG_END_S = 5.0
 LOOPBACK = "127.0.0.1"
 
 STOP_ONE = signal.SIGUSR1
-"""Asks the launcher of a study to stop the run that it trains, and to go on with the next."""
+"""Asks the launcher of a study to stop the run that it trains, and to continue with the next."""
 
 
 @dataclass(frozen=True)

@@ -42,11 +42,15 @@ def write_source(folder: Path) -> None:
         write_text(folder / "dirty.diff", diff)
 
 
+_PLAIN = ("--no-ext-diff", "--no-color", "--src-prefix=a/", "--dst-prefix=b/")
+"""What `git apply` needs, whatever the user has configured."""
+
+
 def _difference() -> str | None:
     """What differs from the commit, new files too, without touching the checkout's own index."""
     code = [name for name in CODE if (ROOT / name).exists()]
     with tempfile.TemporaryDirectory() as folder:
         index = {"GIT_INDEX_FILE": str(Path(folder) / "index")}
         if _git("read-tree", "HEAD", **index) is None or _git("add", "--all", "--", *code, **index) is None:
-            return _git("diff", "HEAD")
-        return _git("diff", "--cached", "HEAD", "--binary", "--no-ext-diff", "--no-color", "--", *code, **index)
+            return _git("diff", "HEAD", *_PLAIN)
+        return _git("diff", "--cached", "HEAD", "--binary", *_PLAIN, "--", *code, **index)

@@ -28,7 +28,7 @@ from bertjobs.recipe.schema import check_path
 from bertjobs.recipe.spec import PhaseSpec, RunSpec
 from bertjobs.run.checkpoints import last_written, result_problem
 from bertjobs.run.directory import PhaseDirectory, RunDirectory
-from bertjobs.run.restarts import chain_events, close_attempt
+from bertjobs.run.restarts import chain_attempts, close_attempt
 from bertjobs.run.settings import restored_on_failure, write_settings
 from bertjobs.run.suspects import excluded, suspects
 from bertjobs.slurm.client import Slurm
@@ -274,7 +274,7 @@ def _phase_here(
                 step_limit=bool(spec.steps_this_run),
                 cause=ended.cause,
             ),
-            chain_events(directory.events(), phase.phase, job),
+            chain_attempts(directory.events(), phase.phase, job),
             spec.restarts,
         )
         record_refusal(directory, phase.phase, job, attempt, decision)

@@ -31,7 +31,7 @@ def queued_without_answer(error: NoAnswer, directory: RunDirectory, slurm: Slurm
         return appeared(lambda: [id for id in slurm.jobs_of_run(directory.name, directory.root) if id not in known])
     except NoAnswer as silence:
         raise UnansweredError(
-            f"{error.what}, and neither does the queue: the job may be in it or not",
+            f"{error.what}, and the queue cannot be read either: the job may or may not be in it",
             where=error.where,
             hint=f"later: bertjobs cancel {directory.name}, which also finds a job that nobody knows of, then "
             f"bertjobs resume {directory.name}",

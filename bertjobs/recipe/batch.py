@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from math import isqrt
 
 from bertjobs.errors import InputError
+from bertjobs.wording import counted
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ def _indivisible_global_batch(global_batch: int, world_size: int, tasks_per_node
     words = ""
     if tasks_per_node:
         nodes = world_size // tasks_per_node
-        words = f" ({nodes} nodes x {tasks_per_node} tasks)"
+        words = f" ({counted(nodes, 'node')} x {counted(tasks_per_node, 'task')})"
     if tasks_per_node and global_batch % tasks_per_node == 0:
         choices = _either(nearest_divisors(global_batch // tasks_per_node, nodes))
         sizes = f"nearest node counts that divide it, with {tasks_per_node} tasks per node: {choices}"

@@ -62,7 +62,7 @@ def student_shape(text: str, teacher: ModelSpec) -> ModelSpec:
     the feed-forward part is 4 times as wide as the model. All else is the teacher's.
 
     Raises:
-        InputError: it is no shape, or no number of heads follows from it.
+        InputError: it is not a shape, or no number of heads follows from it.
     """
     match = _SHAPE.fullmatch(text)
     if match is None:

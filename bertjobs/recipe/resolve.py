@@ -243,7 +243,7 @@ def _ranks(sources: Mapping[str, Provenance], system: SystemSpec) -> dict[str, P
                 hint=f"use {gpus.value} tasks per node, or set GPUS={tasks.value}, or GPUS=0 to train on CPUs",
             )
         gpus = Provenance(tasks.value, "one GPU per task")
-    words = f"{nodes.value} nodes x {tasks.value} tasks"
+    words = nodes_words([tasks.value] * nodes.value)
     world = Provenance(nodes.value * tasks.value, words)
     return {"gpus": gpus, "tasks_per_node": tasks, "world_size": world}
 

@@ -115,7 +115,7 @@ def read_measured(directory: RunDirectory) -> list[Measured]:
     """
     spec = read_lockfile(directory.lockfile)
     attempts = read_story(directory.events()).attempts
-    found, made = [], 0
+    measured, made = [], 0
     for phase in spec.phases:
         lines = continued(read_steps(directory.phase(phase.phase).metrics, "step_time_s"), phase.steps)
         own = [attempt for attempt in attempts if attempt.phase == phase.phase and attempt.started_unix_s is not None]
@@ -123,16 +123,16 @@ def read_measured(directory: RunDirectory) -> list[Measured]:
             waits = [line["data_wait_s"] for line in steps if "data_wait_s" in line]
             middle = statistics.median(line["step_time_s"] for line in steps)
             wait = statistics.median(waits) if waits else 0.0
-            found.append(Measured(directory.root, directory.name, spec, phase, len(steps), middle, wait))
+            measured.append(Measured(directory.root, directory.name, spec, phase, len(steps), middle, wait))
         made = max(made, len(lines))
-    if not found:
+    if not measured:
         raise InputError(
             f"run {directory.name!r} has no step to count: of {counted(made, 'step')}, none is on "
             f"{counted(spec.world_size, 'rank')} after the {WARM_UP_STEPS} of an attempt's warm-up",
             where=str(directory.root),
             hint=f"see its progress with: bertjobs status {directory.name}",
         )
-    return found
+    return measured
 
 
 def counted_steps(lines: Sequence[Line], attempts: Sequence[Attempt], world_size: int) -> list[Line]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -236,8 +236,13 @@ def last_written(checkpoints: Path) -> str:
     return max(folders, key=lambda folder: (folder.lstat().st_mtime_ns, folder.name)).name if folders else ""
 
 
-def newest_valid(checkpoints: Path) -> tuple[Path | None, list[DamagedCheckpointError]]:
-    """The newest checkpoint whose bytes are whole, and what is wrong with each newer one.
+def newest_valid(
+    checkpoints: Path, check: Callable[[Path], CheckpointManifest] | None = None
+) -> tuple[Path | None, list[DamagedCheckpointError]]:
+    """The newest checkpoint that is whole, and what is wrong with each newer one.
+
+    Args:
+        check: `verify`, by default, which reads all bytes, or `read_manifest`, which reads none.
 
     Raises:
         NewerFormatError: a later bertjobs wrote a newer one.
@@ -245,7 +250,7 @@ def newest_valid(checkpoints: Path) -> tuple[Path | None, list[DamagedCheckpoint
     damaged = []
     for folder in reversed(steps(checkpoints)):
         try:
-            verify(folder)
+            (check or verify)(folder)
         except DamagedCheckpointError as error:
             damaged.append(error)
         else:

@@ -249,6 +249,8 @@ def open_run(results: Path, run: str) -> RunDirectory:
             return RunDirectory(directory.root.resolve())
     runs = [directory.name for directory in all_runs(results)]
     hint = nearest(run, runs) or "start one with: bertjobs submit --recipe NAME"
+    if run.strip("./") and (results / run).is_dir():
+        raise InputError(f"the folder {run!r} holds no run", where=str(results / run), hint=hint)
     raise InputError(f"there is no run named {run!r}", where=str(results), hint=hint)
 
 

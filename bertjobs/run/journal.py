@@ -50,6 +50,7 @@ class Attempt:
 
     Attributes:
         phase, job, number: which one it is; the first start of a job has number 0.
+        chain: the submission that its job is of; a job that was queued by hand is a chain of its own.
         world_size: ranks; 0 if it never began to train.
         started_unix_s: when it began to train, in seconds since 1970; None if it did not get that far.
         first_step: the step that it began at.
@@ -70,6 +71,7 @@ class Attempt:
     phase: int
     job: str
     number: int = 0
+    chain: str = ""
     world_size: int = 0
     started_unix_s: float | None = None
     first_step: int = 0
@@ -91,6 +93,14 @@ class Attempt:
     def cause(self) -> Cause | None:
         """Why it ended; None if nothing says so, or only in an unknown word."""
         return read_cause(self.word, by_slurm=self.is_end_reported)
+
+    @property
+    def counts_as(self) -> Cause | None:
+        """The cause that budgets count it by: where a signal ended it, what Slurm said about that later; "crashed" if
+        its word is unknown. None if it has no end, or never began because the restarts were used up."""
+        if not self.word or self.cause is Cause.NOT_RESTARTED:
+            return None
+        return self.explained or self.cause or Cause.CRASHED
 
     @property
     def has_ended(self) -> bool:
@@ -187,7 +197,7 @@ def read_story(events: Iterable[Mapping[str, Any]], step_times: Mapping[int, Seq
         place = places.get((phase, id, number))
         if place is None or (event["event"] == "started" and attempts[place].started_unix_s is not None):
             place = places[phase, id, number] = len(attempts)
-            attempts.append(Attempt(phase, id, number))
+            attempts.append(Attempt(phase, id, number, str(event.get("chain", id))))
         attempts[place] = _OF_AN_ATTEMPT[event["event"]](attempts[place], event)
     complete = tuple(_alive(attempt, attempts[place + 1 :], step_times or {}) for place, attempt in enumerate(attempts))
     of_jobs = {id: tuple(attempt for attempt in complete if attempt.job == id) for id in jobs}

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from bertjobs.errors import EXIT_BAD_INPUT, InputError
-from bertjobs.run.causes import SPENT_BY, Cause, cause_of_state, read_cause
+from bertjobs.run.causes import SPENT_BY, Cause, cause_of_state
 from bertjobs.run.directory import RunDirectory
+from bertjobs.run.journal import Attempt, read_story
 from bertjobs.wording import counted
 
 
@@ -44,23 +45,15 @@ def _rebuilt(what: str, spent_by: Cause, where: str | None, hint: str | None) ->
     return NotRestartedError(what, spent_by=spent_by, where=where, hint=hint)
 
 
-def chain_events(events: Iterable[Mapping[str, Any]], phase: int, chain: str) -> list[Mapping[str, Any]]:
-    """The starts and ends of one chain's attempts at a phase, in order; a job that was queued by hand is its own chain.
-
-    An end may be followed by an event "explained", in which a later attempt records what Slurm said about it.
-    """
-    return [
-        event
-        for event in events
-        if event["event"] in ("started", "ended", "explained")
-        and event.get("phase") == phase
-        and event.get("chain", event.get("job")) == chain
-    ]
+def chain_attempts(events: Iterable[Mapping[str, Any]], phase: int, chain: str) -> tuple[Attempt, ...]:
+    """One chain's attempts at a phase that began or ended, in order; a job that was queued by hand is its own chain."""
+    attempts = (attempt for attempt in read_story(events).attempts if (attempt.phase, attempt.chain) == (phase, chain))
+    return tuple(attempt for attempt in attempts if attempt.started_unix_s is not None or attempt.has_ended)
 
 
-def is_open(events: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether the last attempt of `chain_events` has written no end."""
-    return bool(events) and events[-1]["event"] == "started"
+def is_open(attempts: Sequence[Attempt]) -> bool:
+    """Whether the last attempt has written no end."""
+    return bool(attempts) and not attempts[-1].has_ended
 
 
 def cause_by_slurm(state: str) -> Cause:
@@ -70,11 +63,11 @@ def cause_by_slurm(state: str) -> Cause:
     return Cause.CRASHED if cause in (None, Cause.REQUEUED) else cause
 
 
-def explanation(events: Sequence[Mapping[str, Any]], state: str) -> Cause | None:
-    """Why Slurm sent the TERM that ended the last attempt, if ``state``, Slurm's word for that end, says so; else
-    None."""
-    last = events[-1] if events else {}
-    if last.get("event") != "ended" or cause_in(last) is not Cause.SIGTERM:
+def explanation(attempts: Sequence[Attempt], state: str) -> Cause | None:
+    """Why Slurm sent the TERM that ended the last attempt, if ``state``, Slurm's word for that end, says so, and the
+    journal does not yet; else None."""
+    last = attempts[-1] if attempts else None
+    if last is None or last.cause is not Cause.SIGTERM or last.explained:
         return None
     return cause_of_state(state)
 
@@ -85,13 +78,13 @@ def complete_journal(directory: RunDirectory, phase: int, chain: str, state: str
     Args:
         state: Slurm's word for that end, such as ``NODE_FAIL``; "" if Slurm was not asked, or does not say.
     """
-    events = chain_events(directory.events(), phase, chain)
-    if not events:
+    attempts = chain_attempts(directory.events(), phase, chain)
+    if not attempts:
         return
-    names = {**_attempt_of(events), "chain": chain, "told_by": "sacct" if state else ""}
-    if is_open(events):
+    names = {**_names(attempts[-1]), "told_by": "sacct" if state else ""}
+    if is_open(attempts):
         directory.record("ended", cause=cause_by_slurm(state), exit_code=None, **names)
-    elif cause := explanation(events, state):
+    elif cause := explanation(attempts, state):
         directory.record("explained", cause=cause, **names)
 
 
@@ -103,46 +96,32 @@ def close_attempt(directory: RunDirectory, phase: int, chain: str, code: int, *,
         code: exit code of the ranks.
         source: who reports it.
     """
-    events = chain_events(directory.events(), phase, chain)
-    if is_open(events):
+    attempts = chain_attempts(directory.events(), phase, chain)
+    if is_open(attempts):
         cause = Cause.BAD_INPUT if code == EXIT_BAD_INPUT else Cause.CRASHED
-        directory.record("ended", cause=cause, exit_code=code, **_attempt_of(events), chain=chain, told_by=source)
+        directory.record("ended", cause=cause, exit_code=code, **_names(attempts[-1]), told_by=source)
 
 
-def _attempt_of(events: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    return {name: events[-1][name] for name in ("phase", "job", "attempt")}
+def _names(attempt: Attempt) -> dict[str, Any]:
+    return {"phase": attempt.phase, "job": attempt.job, "attempt": attempt.number, "chain": attempt.chain}
 
 
-def cause_in(event: Mapping[str, Any]) -> Cause:
-    """The cause that an event of the journal has: "crashed" if its word is unknown."""
-    return read_cause(str(event.get("cause", "")), by_slurm=bool(event.get("told_by"))) or Cause.CRASHED
-
-
-def causes(events: Iterable[Mapping[str, Any]]) -> dict[tuple[str, int], Cause]:
-    """Why each attempt ended, by its job and number; those that were not begun are left out."""
-    ended = {}
-    for event in events:
-        if "cause" in event and cause_in(event) is not Cause.NOT_RESTARTED:
-            ended[event["job"], event["attempt"]] = cause_in(event)
-    return ended
-
-
-def beyond_budget(events: Sequence[Mapping[str, Any]], budgets: Mapping[str, int]) -> Refusal | None:
+def beyond_budget(attempts: Sequence[Attempt], budgets: Mapping[str, int]) -> Refusal | None:
     """Why there may not be another attempt; None if there may.
 
     Args:
-        events: the chain's, by `chain_events`, the last end included.
+        attempts: the chain's, by `chain_attempts`, the one that has just ended included.
         budgets: how many restarts each budget's causes allow, by the name of the budget's setting; those that are not
             in it have no limit.
     """
-    ends = list(causes(events).values())
+    ends = [attempt.counts_as for attempt in attempts if attempt.counts_as]
     counts = Counter(cause.budget for cause in ends if cause.budget)
     for budget, count in counts.items():
         allowed = budgets.get(budget.setting, count)
         if count > allowed:
             last = [cause for cause in ends if cause.budget is budget][-1]
-            attempts, restarts = _counted_or_none(count, "attempt"), _counted_or_none(allowed, "restart")
-            return Refusal(f"{attempts} {budget.verb}; the recipe allows {restarts} {budget.occasion}", last)
+            made, restarts = _counted_or_none(count, "attempt"), _counted_or_none(allowed, "restart")
+            return Refusal(f"{made} {budget.verb}; the recipe allows {restarts} {budget.occasion}", last)
     return None
 
 
@@ -150,18 +129,15 @@ def _counted_or_none(count: int, noun: str) -> str:
     return counted(count, noun) if count else f"no {noun}s"
 
 
-def no_progress(events: Sequence[Mapping[str, Any]], step: int) -> Refusal | None:
-    """Why an attempt that begins at ``step`` would end as those before it did; None if it need not.
+def no_progress(attempts: Sequence[Attempt], step: int) -> Refusal | None:
+    """Why an attempt that begins at ``step`` would end as those of its chain before it did; None if it need not.
 
     A single attempt without a newer checkpoint is not enough: its checkpoint may have been damaged, or its node bad.
     An attempt that begins below those before it does so because the checkpoints above are damaged.
     """
-    starts = [event for event in events if event["event"] == "started"][-2:]
-    ends = [cause for event in events if event["event"] == "ended"
-            if (cause := cause_in(event)) is not Cause.NOT_RESTARTED][-2:]  # fmt: skip
-    if len(starts) < 2 or any(start.get("step", -1) != step for start in starts):
-        return None
-    if len(ends) < 2 or not all(cause.needs_progress for cause in ends):
+    starts = [attempt.first_step for attempt in attempts if attempt.started_unix_s is not None][-2:]
+    ends = [attempt.counts_as for attempt in attempts if attempt.counts_as][-2:]
+    if starts != [step, step] or len(ends) < 2 or not all(cause.needs_progress for cause in ends):
         return None
     words = f"the two attempts before it also began at step {step} and wrote no newer checkpoint; the last one ended"
     return Refusal(f"{words}: {ends[-1].plain}", ends[-1])

@@ -13,8 +13,8 @@ from bertjobs.files.reading import read_text
 from bertjobs.recipe.lockfile import decisive_settings, difference, lockfile, read_lockfile, with_phases_of
 from bertjobs.recipe.spec import RunSpec
 from bertjobs.run.checkpoints import (
-    DamagedCheckpointError,
     check_settings,
+    newest_valid,
     read_manifest,
     result_problem,
     steps,
@@ -70,13 +70,9 @@ def check_start(spec: RunSpec, directory: RunDirectory) -> Path | None:
         InputError: it cannot; names what is damaged, missing or different.
     """
     phase = directory.phase(spec.phases[0].phase)
-    for folder in reversed(steps(phase.checkpoints)):
-        try:
-            manifest = read_manifest(folder)
-        except DamagedCheckpointError:  # the worker skips it too
-            continue
-        check_settings(manifest, decisive_settings(spec, phase.number), folder)
-        return folder
+    if newest := newest_valid(phase.checkpoints, read_manifest)[0]:
+        check_settings(read_manifest(newest), decisive_settings(spec, phase.number), newest)
+        return newest
     previous = max((one.number for one in directory.phases() if one.number < phase.number), default=None)
     if steps(phase.checkpoints) or previous is None:
         return None

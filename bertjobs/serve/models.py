@@ -22,7 +22,7 @@ class Source:
     """Where a model comes from.
 
     Attributes:
-        find: the folder that it is in now: a run's result changes as the run goes on. Raises InputError.
+        find: the folder that it is in now: a run's result changes as the run continues. Raises InputError.
     """
 
     name: str
@@ -129,7 +129,7 @@ class Models:
         for slot in self._slots.values():
             try:
                 self._refresh(slot)
-            except Exception as error:  # whatever is wrong with the new one, the old one goes on answering
+            except Exception as error:  # whatever is wrong with the new one, the old one still answers
                 words = f"{error.what} ({error.where})" if isinstance(error, BertjobsError) else first_line(error)
                 if words != slot.problem:
                     slot.problem = words

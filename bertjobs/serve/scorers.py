@@ -75,8 +75,8 @@ class MaskScorer:
         with autocast(self._precision, batch.input_ids.device):
             hidden = _hidden(self._bert, batch, self._attention)
         best = [self._best(part, min(GUESSES, vocabulary)) for part in hidden.split(_MASKS_AT_A_TIME)]
-        found = torch.cat(best).cpu().numpy()
-        return [found[first:last] for first, last in pairwise(offsets_of(np.array([len(row.read) for row in rows])))]
+        chosen = torch.cat(best).cpu().numpy()
+        return [chosen[first:last] for first, last in pairwise(offsets_of(np.array([len(row.read) for row in rows])))]
 
     def _best(self, hidden: Tensor, count: int) -> Tensor:
         shares = self._bert.model.mlm_logits(hidden).float().softmax(1)

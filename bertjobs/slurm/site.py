@@ -31,8 +31,8 @@ KEYS = {
     "results": "folder of all runs; all nodes must see it, with space for checkpoints",
     "environment": "names, never values, of variables of your shell that jobs see inside containers too",
     "sbatch": "further options of sbatch, without their dashes",
-    "notify": "who is told when a run is done, stopped or restarted: mail, webhook (the name of the variable, or the "
-    "file, that holds its address), events",
+    "notify": "whom to notify when a run is done, stopped or restarted: mail, webhook (the name of the variable, or "
+    "the file, that holds its address), events",
 }
 """Key of a site file -> what it is."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +17,13 @@ from bertjobs.recipe.schema import RUN
 from bertjobs.recipe.spec import PhaseSpec, RunSpec
 from bertjobs.recipe.variables import read_environment
 from bertjobs.run.directory import PhaseDirectory, RunDirectory
+from bertjobs.run.journal import Attempt
 from bertjobs.run.owner import NotOwnerError, Owners
 from bertjobs.run.restarts import (
     NotRestartedError,
     Refusal,
     beyond_budget,
-    chain_events,
+    chain_attempts,
     complete_journal,
     no_progress,
 )
@@ -186,11 +187,11 @@ def check_restart(job: PhaseJob, step: int) -> None:
     _refuse(job, no_progress(_chain(job), step))
 
 
-def _chain(job: PhaseJob) -> list[Mapping[str, Any]]:
+def _chain(job: PhaseJob) -> Sequence[Attempt]:
     placement = job.placement
     if not placement.attempt and placement.chain == placement.job:
-        return []  # started by hand, by a person who knows why
-    return chain_events(job.directory.events(), job.phase.phase, placement.chain)
+        return ()  # started by hand, by a person who knows why
+    return chain_attempts(job.directory.events(), job.phase.phase, placement.chain)
 
 
 def _refuse(job: PhaseJob, refusal: Refusal | None) -> None:

@@ -15,6 +15,7 @@ from bertjobs.errors import InputError
 from bertjobs.optim.base import Optimizer
 from bertjobs.optim.schedule import learning_rate
 from bertjobs.recipe.groups import speeds_of
+from bertjobs.run.causes import Cause
 from bertjobs.run.journal import SlowRank
 from bertjobs.run.owner import BEAT_S
 from bertjobs.train.best import Best
@@ -36,12 +37,12 @@ SKIPS_ALLOWED = 25
 
 @dataclass(frozen=True)
 class Outcome:
-    """How an attempt at a phase ended: ``cause`` is "done", a signal's name, "STEPS_THIS_RUN" or "bad shard";
+    """How an attempt at a phase ended: ``cause`` is one of those with an exit code of 0 or 75;
     ``lead_s`` is the measured time that a stop takes, in seconds; ``best_step`` that of the checkpoint that is the
     phase's result, None for the last one."""
 
     done: bool
-    cause: str
+    cause: Cause
     step: int
     lead_s: float | None = None
     best_step: int | None = None
@@ -123,12 +124,13 @@ class Trainer:
                 self._begin_checkpoint()
                 self._deals = self.job.spec.rebalance
         self._checkpoint_now()
-        return self._outcome("done")
+        return self._outcome(Cause.DONE)
 
-    def _outcome(self, cause: str) -> Outcome:
-        return Outcome(cause == "done", cause, self.progress.step, round(self.saving.lead.seconds, 1), self.best.step)
+    def _outcome(self, cause: Cause) -> Outcome:
+        step, lead_s = self.progress.step, round(self.saving.lead.seconds, 1)
+        return Outcome(cause is Cause.DONE, cause, step, lead_s, self.best.step)
 
-    def _step(self) -> str | None:
+    def _step(self) -> Cause | None:
         """One optimizer step; or the cause to stop, if any rank has one."""
         started, progress = time.perf_counter(), self.progress
         self.watchdog.beat(progress.step + 1, "reading")
@@ -189,7 +191,7 @@ class Trainer:
         except InputError as error:
             return [], error
 
-    def _agree(self, micro_batches: Sequence[MicroBatch], error: InputError | None) -> tuple[list[int], str | None]:
+    def _agree(self, micro_batches: Sequence[MicroBatch], error: InputError | None) -> tuple[list[int], Cause | None]:
         """What all ranks agree on at a step's beginning: the counts of the global batch, or why to stop.
 
         Raises:
@@ -209,14 +211,14 @@ class Trainer:
         self.saving.settle(writing, unwritten)
         if wrong:
             if self.job.spec.on_bad_shard == "skip":  # the next attempt detects it at its start, and skips it
-                return counts, "bad shard"
+                return counts, Cause.BAD_SHARD
             self._checkpoint_now()
             self.ranks.raise_first(error)
         if row:
             self._take_in(row)
-        causes = [number.name for number, count in zip(STOP_SIGNALS, signals, strict=True) if count]
+        causes = [Cause(number.name) for number, count in zip(STOP_SIGNALS, signals, strict=True) if count]
         if enough:
-            causes.append("STEPS_THIS_RUN")
+            causes.append(Cause.STEPS_THIS_RUN)
         return counts, causes[0] if causes else None
 
     def _take_in(self, row: Sequence[int]) -> None:

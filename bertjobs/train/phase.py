@@ -15,6 +15,7 @@ from bertjobs.files.json_lines import read_lines
 from bertjobs.optim.base import Optimizer
 from bertjobs.optim.build import BACKENDS, build_optimizer
 from bertjobs.optim.sharding import StateShare
+from bertjobs.run.causes import Cause
 from bertjobs.run.checkpoints import MANIFEST, folder_name
 from bertjobs.run.directory import Done
 from bertjobs.run.own_job import SIGNAL_LEAD_S
@@ -44,7 +45,7 @@ def train_phase(job: PhaseJob, ranks: Ranks, device: torch.device, stop: StopReq
     start = ranks.decided(lambda: _already_done(job) or find_start(job))
     if isinstance(start, Done):
         ranks.say(f"phase {start.phase} is already done: {job.folder.done_file}")
-        return Outcome(True, "done", start.step)
+        return Outcome(True, Cause.DONE, start.step)
     torch.manual_seed(job.spec.seed)
     learner = job.objective.open(ranks, device)
     optimizer = ranks.in_turn(lambda: _build_optimizer(job, ranks, learner, device))

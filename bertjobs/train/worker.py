@@ -15,7 +15,6 @@ from bertjobs.errors import CAUSE, EXIT_CONTINUE, EXIT_DONE, InputError
 from bertjobs.files.atomic import write_text
 from bertjobs.recipe.groups import nodes_words
 from bertjobs.recipe.spec import RunSpec
-from bertjobs.run.causes import Cause
 from bertjobs.run.owner import NotOwnerError
 from bertjobs.run.suspects import excluded, suspects
 from bertjobs.run.torch_wheels import check_architecture
@@ -99,7 +98,7 @@ def work(environ: Mapping[str, str], ranks: Ranks, stop: StopRequest, objective_
             ranks.report_failure({CAUSE: cause_of(error), "error": kept(error, ranks.rank)})
         raise
     code = EXIT_DONE if outcome.done else EXIT_CONTINUE
-    ranks.decided(lambda: record(job, "ended", cause=Cause(outcome.cause), exit_code=code, step=outcome.step,
+    ranks.decided(lambda: record(job, "ended", cause=outcome.cause, exit_code=code, step=outcome.step,
                                  lead_s=outcome.lead_s))  # fmt: skip
     return code if ranks.is_first else EXIT_DONE
 

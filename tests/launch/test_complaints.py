@@ -33,9 +33,9 @@ def test_the_code_that_runs_is_kept_with_what_was_not_committed(tmp_path: Path) 
     code = (
         f"from pathlib import Path; from bertjobs.launch.source import write_source; write_source(Path({str(kept)!r}))"
     )
-    subprocess.run(
-        [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(checkout)}, cwd=tmp_path, check=True
-    )
+    (tmp_path / "gitconfig").write_text("[diff]\n\tnoprefix = true\n")  # as some users have it
+    own = {"PYTHONPATH": str(checkout), "GIT_CONFIG_GLOBAL": str(tmp_path / "gitconfig")}
+    subprocess.run([sys.executable, "-c", code], env={**os.environ, **own}, cwd=tmp_path, check=True)
     commit = json.loads((kept / "version.json").read_text())["commit"]
     assert commit == git(checkout, "rev-parse", "HEAD").strip()
 

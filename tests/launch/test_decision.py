@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from itertools import product
-from typing import Any
 
 import pytest
 
 from bertjobs.launch.decision import End, Next, contract_code, what_next
 from bertjobs.run.causes import Cause
+from bertjobs.run.journal import Attempt
 
 BUDGETS = {"crashed": 1, "out_of_memory": 0}
 
 
-def attempt(number: int, cause: str) -> list[dict[str, Any]]:
-    """The events of one attempt, with its end."""
-    names = {"attempt": number, "phase": 1, "job": "7", "chain": "chain-1"}
-    return [{"event": "started", "step": 0, **names}, {"event": "ended", "cause": cause, **names}]
+def attempts(*words: str) -> tuple[Attempt, ...]:
+    """Attempts that ended by the causes that the journal has these words for."""
+    return tuple(Attempt(1, "7", number, started_unix_s=1.7e9, word=word) for number, word in enumerate(words))
 
 
 @pytest.mark.parametrize(
@@ -47,14 +46,14 @@ def test_what_comes_next(ended: End, expected: Next) -> None:
 
 
 def test_a_spent_budget_stops_the_chain_and_says_which() -> None:
-    once, twice = attempt(0, "crashed"), attempt(0, "crashed") + attempt(1, "crashed")
+    once, twice = attempts("crashed"), attempts("crashed", "crashed")
     assert what_next(End(70, advanced=True), once, BUDGETS).next is Next.RESTART
     stopped = what_next(End(70, advanced=True), twice, BUDGETS)
     assert stopped.next is Next.STOP
     assert stopped.why == "2 attempts crashed; the recipe allows 1 restart after a crash"
     assert stopped.spent_by is Cause.CRASHED
     assert what_next(End(70, unfit_nodes="node7"), twice, BUDGETS).next is Next.STOP
-    memory = what_next(End(70, advanced=True), attempt(0, "out of memory"), BUDGETS)
+    memory = what_next(End(70, advanced=True), attempts("out of memory"), BUDGETS)
     assert memory.next is Next.STOP
     assert memory.why == "1 attempt ran out of memory; the recipe allows no restarts after running out of memory"
     assert memory.spent_by is Cause.GPU_MEMORY

@@ -252,7 +252,7 @@ def test_a_job_that_was_told_to_end_is_continued_only_if_it_was_preempted(
     checkpoint(link, 10)
     assert end(link, slurm, 75, before="", told_to_end=True) == ARRANGED
     assert len(asked(tmp_path, "sbatch")) == jobs
-    assert link.events()[-1]["event"] == "started", "how it ended is Slurm's to say, later"
+    assert not link.attempts()[-1].has_ended, "how it ended is Slurm's to say, later"
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from bertjobs.run.events import OF_AN_ATTEMPT, events_in
 from bertjobs.run.journal import read_story
-from bertjobs.run.restarts import beyond_budget, chain_events, no_progress
+from bertjobs.run.restarts import beyond_budget, chain_attempts, no_progress
 from bertjobs.run.series import lines_of_steps
 
 STARTED = {"time_unix_s": 1.7e9, "event": "started", "phase": 1, "job": "7", "attempt": 2, "step": 30, "world_size": 4}
@@ -59,7 +59,7 @@ def test_no_journal_is_too_odd_for_its_readers(lines: list[Any]) -> None:
     assert all(attempt.seconds >= 0 for attempt in story.attempts)
     assert all(isinstance(attempt.has_saved, bool) for attempt in story.attempts)
     assert sum(len(job.attempts) for job in story.jobs.values()) == len(story.attempts)
-    chain = chain_events(events, 1, "7")
+    chain = chain_attempts(events, 1, "7")
     beyond_budget(chain, {"crashed": 0})
     no_progress(chain, 3)
 

@@ -141,4 +141,4 @@ def why_unreadable(path: Path, expected: Expected, vocabulary: Vocabulary, error
         table = pq.ParquetFile(path).read(use_threads=False)
     except (pa.ArrowException, ValueError, OSError):  # ValueError: a column's name is not text
         return refused
-    return wrong_columns(table.schema) or list(wrong_cells(table, vocabulary)) or refused
+    return wrong_columns(table.schema) or [wrong.words for wrong in wrong_cells(table, vocabulary)] or refused

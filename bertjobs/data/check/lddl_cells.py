@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +19,14 @@ Int64s = NDArray[np.int64]
 _SHOWN = 3  # tokens
 
 
+@dataclass(frozen=True)
+class WrongCells:
+    """A fault of a table's cells, in ``words``, and the tokens that the vocabulary lacks, if that is the fault."""
+
+    words: str
+    unknown: tuple[str, ...] = ()
+
+
 def wrong_columns(schema: pa.Schema) -> list[str]:
     """How columns differ from LDDL's; [] if they do not. Columns of other names do not matter."""
     static = any(field.name in schema.names for field in MASK_FIELDS)
@@ -30,11 +39,12 @@ def wrong_columns(schema: pa.Schema) -> list[str]:
     return wrong
 
 
-def wrong_cells(table: pa.Table, vocabulary: Vocabulary) -> Iterator[str]:
+def wrong_cells(table: pa.Table, vocabulary: Vocabulary) -> Iterator[WrongCells]:
     """All that is wrong with the cells of a table that has LDDL's columns."""
     nulls = {name: table.column(name).null_count for name in table.column_names}
     if any(nulls.values()):
-        yield "empty cells: " + ", ".join(f"{count:,} in column {name}" for name, count in nulls.items() if count)
+        counted = ", ".join(f"{count:,} in column {name}" for name, count in nulls.items() if count)
+        yield WrongCells(f"empty cells: {counted}")
         return
     static = "masked_lm_labels" in table.column_names
     words = {name: _words(table, name) for name in ("A", "B", *(("masked_lm_labels",) if static else ()))}
@@ -43,29 +53,29 @@ def wrong_cells(table: pa.Table, vocabulary: Vocabulary) -> Iterator[str]:
     differs = counts != stated
     if differs.any():
         row = int(differs.argmax())
-        yield (
+        yield WrongCells(
             f"num_tokens disagrees with A and B in {np.count_nonzero(differs):,} of {len(stated):,} rows: "
             f"row {row} says {stated[row]} but has {counts[row]}"
         )
     known = pa.array(vocabulary.tokens, type=pa.string())
     for name, split in words.items():
         flat = split.flatten()
-        unknown = words_of(pc.unique(flat.filter(pc.is_null(pc.index_in(flat, value_set=known)))))
+        unknown = tuple(words_of(pc.unique(flat.filter(pc.is_null(pc.index_in(flat, value_set=known))))))
         if unknown:
             some = ", ".join(map(repr, unknown[:_SHOWN])) + (", ..." if len(unknown) > _SHOWN else "")
-            yield f"{len(unknown):,} tokens of column {name} are not in the vocabulary: {some}"
+            yield WrongCells(f"{len(unknown):,} tokens of column {name} are not in the vocabulary: {some}", unknown)
     if static:
         yield from _wrong_positions(table, _lengths(words["masked_lm_labels"]), counts)
 
 
-def _wrong_positions(table: pa.Table, masks: Int64s, num_tokens: Int64s) -> Iterator[str]:
+def _wrong_positions(table: pa.Table, masks: Int64s, num_tokens: Int64s) -> Iterator[WrongCells]:
     try:
         positions = read_positions(table.column("masked_lm_positions").to_pylist(), masks.tolist())
     except (ValueError, EOFError) as error:
-        yield f"column masked_lm_positions is damaged: {error}"
+        yield WrongCells(f"column masked_lm_positions is damaged: {error}")
         return
     if bad := int(np.count_nonzero(positions >= np.repeat(num_tokens, masks))):
-        yield f"{bad:,} of {len(positions):,} masked positions are beyond their sequence's end"
+        yield WrongCells(f"{bad:,} of {len(positions):,} masked positions are beyond their sequence's end")
 
 
 def _words(table: pa.Table, name: str) -> pa.Array:

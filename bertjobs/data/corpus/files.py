@@ -75,7 +75,7 @@ def is_url(path: str) -> bool:
 
 def compression(path: str) -> str:
     """The one of ``COMPRESSIONS`` that a file's name ends with, or "". What follows ``?`` or ``#`` in a URL of the web
-    is no part of the name."""
+    is not part of the name."""
     name = urlsplit(path).path if is_http(path) else path
     return next((suffix for suffix in COMPRESSIONS if name.lower().endswith(suffix)), "")
 

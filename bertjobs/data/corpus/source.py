@@ -36,7 +36,7 @@ FILE_NAMES: Mapping[str, tuple[str, ...]] = {
 """The files that each kind reads in a folder: lower-case patterns, without the suffix of a compressed file."""
 
 HDF5_SUFFIXES = (".hdf5", ".h5")
-"""Of files that are no corpus: ``bertjobs data adopt`` reads them."""
+"""Of files that are not a corpus: ``bertjobs data adopt`` reads them."""
 
 SENTENCES: Mapping[str, str] = {"bert": "lines"}
 """How the documents of a kind are split into sentences, where that is not left to the language: at their line ends."""

@@ -244,12 +244,11 @@ def _check_sample(path: Path, file: pq.ParquetFile, vocabulary: Vocabulary) -> N
     batch = next(file.iter_batches(batch_size=SAMPLE_ROWS), None)
     if batch is None:
         return
-    for what in wrong_cells(pa.Table.from_batches([batch]), vocabulary):
-        fits = "not in the vocabulary" in what
-        cased = vocabulary.lowercase and any(letter.isupper() for letter in what.split(": ")[-1])
+    for wrong in wrong_cells(pa.Table.from_batches([batch]), vocabulary):
+        cased = vocabulary.lowercase and any(letter.isupper() for token in wrong.unknown for letter in token)
         hint = "give the vocab.txt that LDDL's preprocessor was given"
-        raise InputError(f"{path.name!r}: {what}", where=str(path),
-                         hint=(f"{hint}, a cased one" if cased else hint) if fits else None)  # fmt: skip
+        raise InputError(f"{path.name!r}: {wrong.words}", where=str(path),
+                         hint=(f"{hint}, a cased one" if cased else hint) if wrong.unknown else None)  # fmt: skip
 
 
 def _read_rows(folder: Path) -> dict[str, int]:

@@ -148,7 +148,13 @@ class DataManifest:
         where = str(folder)
         try:
             names = {path.name for path in folder.iterdir()}
-        except (FileNotFoundError, NotADirectoryError):
+        except NotADirectoryError:
+            raise InputError(
+                "this is a file, not a data folder",
+                where=where,
+                hint="give the folder that `bertjobs data prepare` or `bertjobs data adopt` has made",
+            ) from None
+        except FileNotFoundError:
             raise InputError(
                 f"data folder {where!r} does not exist",
                 where="data (DATADIR)",

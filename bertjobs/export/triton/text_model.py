@@ -39,11 +39,11 @@ class TritonPythonModel:
         asked = [self._asked(request) for request in requests]
         every = [one for of_request in asked if not isinstance(of_request, InputError) for one in of_request]
         try:
-            found = iter(list(answers(self._answering, every, self._compute)))
+            answered = iter(list(answers(self._answering, every, self._compute)))
         except Exception as error:
             return [_refusal(f"the model did not answer: {error}") for _ in requests]
         return [
-            _refusal(str(one)) if isinstance(one, InputError) else self._response([next(found) for _ in one])
+            _refusal(str(one)) if isinstance(one, InputError) else self._response([next(answered) for _ in one])
             for one in asked
         ]
 
@@ -69,12 +69,12 @@ class TritonPythonModel:
             raise RuntimeError(response.error().message())
         return {name: pb_utils.get_output_tensor_by_name(response, name).as_numpy() for name in names}
 
-    def _response(self, found: list[dict[str, Any]]) -> Any:
+    def _response(self, answered: list[dict[str, Any]]) -> Any:
         tensors = []
         for name, kind in self._outputs.items():
-            values = [self._answering.output(name, one) for one in found]
+            values = [self._answering.output(name, one) for one in answered]
             array = np.array(values, dtype=kind)
-            tensors.append(pb_utils.Tensor(name, array.reshape(len(found), -1)))
+            tensors.append(pb_utils.Tensor(name, array.reshape(len(answered), -1)))
         return pb_utils.InferenceResponse(output_tensors=tensors)
 
 

@@ -20,6 +20,7 @@ from bertjobs.launch.plan.queue import NOT_ASKED, Queue
 from bertjobs.launch.plan.shares import Shares, shares_of
 from bertjobs.launch.plan.task_work import TaskWork
 from bertjobs.recipe.groups import nodes_words
+from bertjobs.recipe.reference import value_text
 from bertjobs.recipe.resolve import Resolved
 from bertjobs.recipe.spec import PhaseSpec, RunSpec
 from bertjobs.slurm.times import format_time
@@ -322,10 +323,14 @@ def provenance(plan: Plan, queue: Sequence[Sequence[str]] = ()) -> str:
     rows = [["setting", "value", "from"]]
     for path, source in plan.resolved.provenance.items():
         values = source.value if isinstance(source.value, tuple) else (source.value,)
-        text = ", ".join(f"{value:g}" if isinstance(value, float) else str(value) for value in values)
+        text = ", ".join(map(_cell, values))
         rows.append([path, text or "-", source.origin])
     rows += [[f"queue: {name}", value, origin] for name, value, origin in queue]
     return "\n".join(columns(rows))
+
+
+def _cell(value: Any) -> str:
+    return "-" if value is None else f"{value:g}" if isinstance(value, float) else value_text(value)
 
 
 def as_json(plan: Plan) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from bertjobs.launch.plan.problem import Problem, caught
 from bertjobs.recipe.names import check_mounted
 from bertjobs.recipe.size import checkpoint_bytes
 from bertjobs.recipe.spec import RunSpec
+from bertjobs.run.checkpoints import steps
 from bertjobs.run.directory import RunDirectory, check_writable
 from bertjobs.slurm.client import Slurm
 from bertjobs.slurm.container import APPTAINER, Container, starter_of, submitting_code
@@ -58,8 +59,9 @@ def results_problems(spec: RunSpec, held: int = 0) -> list[Problem]:
 
 def held_bytes(directory: RunDirectory) -> int:
     """Bytes that the checkpoints of a run's unfinished phases take now; newer ones will replace them."""
-    folders = [phase.checkpoints for phase in directory.phases() if not phase.done_file.exists()]
-    return sum(file.stat().st_size for folder in folders for file in folder.glob("step-*/*") if file.is_file())
+    unfinished = [phase for phase in directory.phases() if not phase.done_file.exists()]
+    folders = [folder for phase in unfinished for folder in steps(phase.checkpoints)]
+    return sum(file.stat().st_size for folder in folders for file in folder.glob("*") if file.is_file())
 
 
 def checkpoints_bytes(spec: RunSpec) -> int:

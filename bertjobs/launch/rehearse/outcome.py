@@ -124,8 +124,11 @@ def unfinished(directory: RunDirectory, endings: Sequence[Ending]) -> str:
     if ending.exit_code == EXIT_DONE:
         return ""
     log = directory.phase(ending.phase).logs / ending.log
+    story = read_story(directory.events())
+    refused = [one.refusal for one in story.attempts if one.phase == ending.phase and one.refusal]
     errors = [line.strip() for line in log.read_text(errors="replace").splitlines() if "error:" in line]
     reason = f": {errors[0]}" if errors else f" (its ranks with {', '.join(map(str, ending.rank_codes))})"
+    reason += f"; no other attempt followed: {refused[-1]}" if refused else ""
     return f"attempt {ending.attempt} at phase {ending.phase} ended with code {ending.exit_code}{reason}; look at {log}"
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from bertjobs.data.shards.manifest import DataManifest
 from bertjobs.errors import EXIT_BAD_INPUT, EXIT_CONTINUE, EXIT_DONE, EXIT_FAILURE, BertjobsError, InputError
 from bertjobs.files.json_lines import read_lines
-from bertjobs.launch.decision import End, Next, has_advanced, recorded, what_next
+from bertjobs.launch.decision import Decision, End, Next, has_advanced, record_refusal, recorded, what_next
 from bertjobs.launch.local import free_port, rank_environment
 from bertjobs.launch.plan.preflight import check_data, check_task, check_teacher
 from bertjobs.launch.rehearse.faults import FILL_DISK, Fault, Moment, Strike, draw_moment, on_small_disk
@@ -23,6 +23,7 @@ from bertjobs.recipe.size import checkpoint_bytes
 from bertjobs.recipe.spec import RunSpec
 from bertjobs.run.checkpoints import last_written
 from bertjobs.run.directory import PhaseDirectory, RunDirectory
+from bertjobs.run.restarts import chain_attempts, close_attempt
 from bertjobs.run.settings import write_settings
 from bertjobs.slurm.environment import clean_environment
 from bertjobs.tasks.prepared import MANIFEST, PreparedTask
@@ -135,8 +136,8 @@ class Rehearsal:
                 before = last_written(folder.checkpoints)
                 endings.append(self._attempt(spec, folder, attempt, here))
                 told_to_end = bool(here and here.step and here.fault.exit_code == EXIT_CONTINUE)
-                advanced = has_advanced(recorded(directory, phase.phase, NAME, attempt), folder.checkpoints, before)
-                if not is_continued(endings[-1].exit_code, told_to_end, advanced):
+                decision = _decide(spec, directory, endings[-1], before=before, told_to_end=told_to_end)
+                if not is_continued(decision, endings[-1].exit_code):
                     break
             if endings[-1].exit_code != EXIT_DONE:
                 break
@@ -191,12 +192,25 @@ def exit_code(codes: Sequence[int]) -> int:
     return max(failed, key=lambda code: code == EXIT_BAD_INPUT, default=EXIT_DONE)
 
 
-def is_continued(code: int, told_to_end: bool, advanced: bool) -> bool:
-    """Whether another attempt follows: Slurm itself requeues a job that it told to end; otherwise the link decides. The
-    worker then checks the recipe's budgets of restarts."""
-    if told_to_end:
+def _decide(spec: RunSpec, directory: RunDirectory, ending: Ending, *, before: str, told_to_end: bool) -> Decision:
+    """What comes next, as a link decides and records it; ``before`` is the last checkpoint written before it began."""
+    phase, code = ending.phase, ending.exit_code
+    if code not in (EXIT_DONE, EXIT_CONTINUE) and not told_to_end:
+        close_attempt(directory, phase, NAME, code, source="launcher")
+    attempt = recorded(directory, phase, NAME, ending.attempt)
+    advanced = has_advanced(attempt, directory.phase(phase).checkpoints, before)
+    end = End(code, told_to_end=told_to_end, advanced=advanced, cause=attempt.cause)
+    decision = what_next(end, chain_attempts(directory.events(), phase, NAME), spec.restarts)
+    record_refusal(directory, phase, NAME, ending.attempt, decision)
+    return decision
+
+
+def is_continued(decision: Decision, code: int) -> bool:
+    """Whether another attempt follows an end with ``code``: nothing comes from a job that was told to end, but Slurm
+    itself requeues it."""
+    if decision.next is Next.NOTHING_HERE:
         return code in (EXIT_CONTINUE, EXIT_FAILURE)
-    return what_next(End(code, advanced=advanced)).next is Next.RESTART
+    return decision.next is Next.RESTART
 
 
 def rehearsal(spec: RunSpec, folder: Path, python: str, environ: Mapping[str, str]) -> Rehearsal:

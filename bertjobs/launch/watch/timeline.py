@@ -43,6 +43,7 @@ class TimelineEntry:
         started_unix_s, ended_unix_s: None if it has not, or if nothing says when.
         first_step, last_step: optimizer steps that it made; None for none.
         words: why it ended or waits, in plain words.
+        is_done: whether it finished its phase.
     """
 
     job: str
@@ -56,6 +57,7 @@ class TimelineEntry:
     first_step: int | None = None
     last_step: int | None = None
     words: str = ""
+    is_done: bool = False
 
 
 @dataclass(frozen=True)
@@ -203,6 +205,7 @@ def _entry(
         first_step=first,
         last_step=last,
         words=end_words(attempt, job_start.state, link) if attempt.has_ended else state_words(job_start.state),
+        is_done=attempt.cause is Cause.DONE,
     )
 
 
@@ -288,7 +291,7 @@ def _with_present(link: Link, job_starts: Sequence[JobStart], next_phase: int) -
         if last and last.attempt == newest:
             if began and last.ended_unix_s and began >= last.ended_unix_s:
                 newest += 1  # sacct has not recorded its end yet
-            elif last.words != "done":  # after which the same attempt continues with the next phase
+            elif not last.is_done:  # after which the same attempt continues with the next phase
                 return closed
         words = (link.job, link.name, next_phase, newest, link.nodes, "starting")
         return (*closed, TimelineEntry(*words, started_unix_s=began))

@@ -17,8 +17,8 @@ import pytest
 
 from bertjobs.files.atomic import sha256_of
 from bertjobs.run.directory import RunDirectory
+from bertjobs.run.journal import read_story
 from bertjobs.run.owner import Owners
-from bertjobs.run.restarts import causes
 from tests.cluster.chaos.faults import FAULTS, Fault, MetNobody
 from tests.cluster.chaos.run import AttackedRun, Attempt
 from tests.cluster.slow_steps import SlowSteps
@@ -226,11 +226,10 @@ def test_a_run_survives_all_faults_together_and_ends_as_if_there_had_been_none(
         print(outcome, flush=True)
     slow.release()
     wait_until(run.done)
-    events = run.directory.events()
-    ends = {phase: causes(event for event in events if event.get("phase") == phase) for phase in steps}
+    story = read_story(run.directory.events())
     outcomes = []
     for fault, at, outcome in injected:
-        cause = ends[at.phase].get((at.job, at.number), "") if fault.causes else ""
+        cause = (story.attempt(at.phase, at.job, at.number).counts_as or "") if fault.causes else ""
         outcomes.append(replace(outcome, cause=cause))
         assert not fault.causes or cause in fault.causes, outcomes[-1]
     write_table(outcomes)

@@ -40,6 +40,8 @@ def test_a_whole_folder_passes(dynamic: DataManifest, vocabulary_path: Path) -> 
 
 def test_a_missing_folder(tmp_path: Path) -> None:
     assert "does not exist" in _refused(DataManifest.read, tmp_path / "nowhere")
+    (tmp_path / "file").touch()
+    assert "this is a file, not a data folder" in _refused(DataManifest.read, tmp_path / "file")
 
 
 def test_an_empty_folder(tmp_path: Path) -> None:

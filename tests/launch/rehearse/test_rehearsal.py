@@ -20,6 +20,7 @@ from bertjobs.data.shards.manifest import DataManifest
 from bertjobs.errors import InputError
 from bertjobs.files.atomic import sha256_of
 from bertjobs.files.json_lines import append_line
+from bertjobs.launch.decision import End, what_next
 from bertjobs.launch.rehearse.faults import FILL_DISK, PREEMPT, Moment, Strike, draw_moment, on_small_disk
 from bertjobs.launch.rehearse.miniature import made_small, sample_data
 from bertjobs.launch.rehearse.outcome import Ending, survival_of
@@ -166,7 +167,8 @@ def test_the_attempt_s_code_follows_from_the_ranks_codes(codes: list[int], code:
      (70, False, True, True), (70, False, False, False)],
 )  # fmt: skip
 def test_another_attempt_follows_as_on_slurm(code: int, told_to_end: bool, advanced: bool, again: bool) -> None:
-    assert is_continued(code, told_to_end, advanced) == again
+    decision = what_next(End(code, told_to_end=told_to_end, advanced=advanced))
+    assert is_continued(decision, code) == again
 
 
 def finished(root: Path, weights: bytes = b"same", cause: str = "SIGTERM") -> RunDirectory:
