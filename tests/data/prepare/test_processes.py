@@ -71,7 +71,7 @@ def test_workers_end_with_their_parent(sent: int) -> None:
         assert len(workers) == 3
         assert all(map(runs, workers))
         process.send_signal(sent)
-        assert end_within(workers, 5)
+        assert end_within(workers, 30)
 
 
 def test_ctrl_c_ends_all_at_once_and_prints_nothing() -> None:
@@ -79,9 +79,9 @@ def test_ctrl_c_ends_all_at_once_and_prints_nothing() -> None:
         began = time.monotonic()
         os.killpg(process.pid, signal.SIGINT)  # as a terminal sends it: to all of them
         _, errors = process.communicate(timeout=30)
-        assert time.monotonic() - began < 10  # the work would take a minute
+        assert time.monotonic() - began < 30  # the work would take a minute
         assert (process.returncode, errors) == (130, "")
-        assert end_within(workers, 5)
+        assert end_within(workers, 30)
 
 
 def test_workers_are_not_interrupted_beside_their_parent() -> None:
