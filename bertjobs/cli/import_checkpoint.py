@@ -104,7 +104,8 @@ def _lines(made: Imported, args: argparse.Namespace) -> list[str]:
         *(f"note: {note}" for note in made.notes),
         f"-> {args.output}",
         "next: " + shell_line(["bertjobs", "finetune", "--task", "TASK", "--data", "DIR", "--from", args.output]),
-        "      " + shell_line(["bertjobs", "submit", "--recipe", "NAME", "--init-checkpoint", args.output]),
+        "      "
+        + shell_line(["bertjobs", "submit", "--recipe", "NAME", "--data", "DIR", "--init-checkpoint", args.output]),
     ]
 
 

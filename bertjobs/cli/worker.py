@@ -134,11 +134,13 @@ def _in_hetseq_s_words(args: argparse.Namespace) -> bool:
 
 
 def _place(args: argparse.Namespace, spec: RunSpec, hetseq: bool) -> LocalRanks:
-    from bertjobs.launch.by_hand import parse_address, place
+    from bertjobs.launch.by_hand import check_host, parse_address, place
 
     if not hetseq:
         address, port = parse_address(args.rendezvous, "--rendezvous")
-        return place(spec.ranks_of_nodes, address, port, node=args.node_rank)
+        here = place(spec.ranks_of_nodes, address, port, node=args.node_rank)
+        check_host(address, port, "--rendezvous")
+        return here
     address, port = parse_address(args.distributed_init_method, "--distributed-init-method")
     here = place(spec.ranks_of_nodes, address, port, rank=args.distributed_rank)
     for flag, said, is_so in (
@@ -147,6 +149,7 @@ def _place(args: argparse.Namespace, spec: RunSpec, hetseq: bool) -> LocalRanks:
     ):
         if said != is_so:
             raise InputError(f"{flag} {said} contradicts the groups, which have {is_so}", where=flag)
+    check_host(address, port, "--distributed-init-method")
     return here
 
 

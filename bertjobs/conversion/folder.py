@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -175,9 +176,12 @@ def _chosen_file(given: Path | None, candidates: list[Path | None]) -> Path | No
     return given or next((path for path in candidates if path and path.is_file()), None)
 
 
+_LAYER = re.compile(r"bert\.encoder\.layer\.([0-9]+)\.")
+
+
 def _check_depth(named: Mapping[str, Tensor], spec: ModelSpec, path: Path) -> None:
     """InputError if the checkpoint has more layers than the configuration: they must not be left out as unknown."""
-    numbers = {int(name.split(".")[3]) for name in named if name.startswith("bert.encoder.layer.")}
+    numbers = {int(match[1]) for match in map(_LAYER.match, named) if match}
     if numbers and max(numbers) >= spec.num_hidden_layers:
         what = f"the checkpoint has {max(numbers) + 1} layers, but its config says {spec.num_hidden_layers}"
         raise InputError(what, where=str(path), hint="give the checkpoint's own configuration with --config")

@@ -7,6 +7,7 @@ only start their ranks; all nodes see the folder of runs.
 from __future__ import annotations
 
 import re
+import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate
@@ -30,9 +31,25 @@ def parse_address(text: str, flag: str) -> tuple[str, int]:
     """Host and port of ``HOST:PORT``, ``[IPV6]:PORT`` or, as torch writes it, ``tcp://HOST:PORT``; InputError for
     anything else."""
     match = _ADDRESS.fullmatch(text)
-    if match is None or not 0 < int(match[3]) < LAST_PORT:
+    if match is None:
         raise InputError(f"{text!r} is not an address", where=flag, hint="HOST:PORT of node 0, such as node1:29400")
+    if not 0 < int(match[3]) < LAST_PORT:
+        raise InputError(f"port {match[3]} is not from 1 to {LAST_PORT - 1:,}: a second phase uses the next one",
+                         where=flag, hint="HOST:PORT of node 0, such as node1:29400")  # fmt: skip
     return match[1] or match[2], int(match[3])
+
+
+def check_host(host: str, port: int, flag: str) -> None:
+    """Make sure that a host is known here, before ranks wait minutes for it.
+
+    Raises:
+        InputError: no name server or hosts file knows it.
+    """
+    try:
+        socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except OSError as error:
+        raise InputError(f"no host {host!r} is known here: {error.strerror or error}", where=flag,
+                         hint="name node 0 as this machine resolves it, or by its address") from None  # fmt: skip
 
 
 def hetseq_groups(world_size: int, gpus: int, rank: int) -> str:

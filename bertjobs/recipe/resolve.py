@@ -93,7 +93,7 @@ def resolve(
         sources["run"] = Provenance(check_name(recipe.value, "run"), "the recipe's name")
     sources |= _groups(sources, ranks_of_nodes)
     sources |= _ranks(sources, system)
-    group_systems = _group_systems(catalogue, sources["groups"], system)
+    group_systems = _group_systems(catalogue, sources["groups"], system, sources["gpus"].value)
     sources |= _common_precision(sources, group_systems)
     model, vocabulary = _model_and_vocabulary(catalogue, sources)
     optimizer = {key: layers.optimizer(key) for key in schema.OPTIMIZER}
@@ -199,11 +199,20 @@ def _groups(sources: Mapping[str, Provenance], ranks_of_nodes: Sequence[int] | N
     return {"groups": groups, **{key: Provenance(value, "groups", groups.level) for key, value in own.items()}}
 
 
-def _group_systems(catalogue: Catalogue, groups: Provenance, system: SystemSpec) -> tuple[SystemSpec, ...]:
-    """Each group's; () where no group names one. Raises InputError, with the nearest name, if there is none."""
+def _group_systems(catalogue: Catalogue, groups: Provenance, system: SystemSpec, gpus: int) -> tuple[SystemSpec, ...]:
+    """Each group's; () where no group names one.
+
+    Raises:
+        InputError: there is none of that name; says the nearest. Or it has no GPUs, and the run trains on ``gpus``.
+    """
     if not any(group.system for group in groups.value):
         return ()
-    return tuple(catalogue.system(group.system, groups.place) if group.system else system for group in groups.value)
+    systems = tuple(catalogue.system(one.system, groups.place) if one.system else system for one in groups.value)
+    for group, own in zip(groups.value, systems, strict=True):
+        if gpus and not own.gpus_per_node:
+            raise InputError(f"group {group} trains on GPUs, but system {own.name} has none", where=groups.place,
+                             hint="name a system with GPUs, or set GPUS=0 to train on CPUs everywhere")  # fmt: skip
+    return systems
 
 
 def _common_precision(sources: Mapping[str, Provenance], systems: Sequence[SystemSpec]) -> dict[str, Provenance]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from bertjobs.serve.asks import Ask, Texts
 from bertjobs.serve.engine import Outputs, Scorer
+from bertjobs.serve.limits import Limits, check_words
 from bertjobs.serve.refusal import Refusal
 from bertjobs.tasks.rows import Row
 from bertjobs.tasks.task import Prediction
@@ -41,12 +42,15 @@ def reply(content: Any) -> Reply:
     return Reply(json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode())
 
 
-def text_job(ask: Ask, texts: Sequence[Texts], answer: Callable[[list[Prediction]], Reply], *, truncate: bool) -> Job:
+def text_job(
+    ask: Ask, texts: Sequence[Texts], answer: Callable[[list[Prediction]], Reply], limits: Limits, *, truncate: bool
+) -> Job:
     """Texts as work.
 
     Raises:
-        Refusal: one cannot be asked, or is too long and may not be cut.
+        Refusal: one cannot be asked, or is too long and may not be cut; or all together are far too long.
     """
+    check_words((text for one in texts for text in one.values()), limits, truncate=truncate)
     encoded = ask.encode(texts)
     if encoded.cut and not truncate:
         raise Refusal(

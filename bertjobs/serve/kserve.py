@@ -107,6 +107,7 @@ def infer(body: bytes, header_length: str | None, served: Served, limits: Limits
             served.ask,
             texts,
             lambda predictions: _answer(served, wanted, _meaning(predictions, served, shape)),
+            limits,
             truncate=truncate,
         )
     return _ids_job(by_name, served, limits, wanted)

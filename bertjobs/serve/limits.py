@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
 from typing import TYPE_CHECKING
 
 from bertjobs.errors import InputError
@@ -57,6 +59,35 @@ def check_limits(limits: Limits, flag: Callable[[str], str] = str) -> None:
         )
 
 
+_SINGLE = r"!-/:-@\[-`{-~\u2010-\u2027\u3000-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"  # characters that are words
+_WORD = re.compile(f"[{_SINGLE}]|[^\\s{_SINGLE}]+")
+_CUT = 8
+"""Times the tokens of a request that its texts may have if they may be cut."""
+
+
+def check_words(texts: Iterable[str], limits: Limits, *, truncate: bool) -> None:
+    """Make sure that a request is not far too large, before its texts are encoded, which takes seconds for a full body:
+    each word is a token at least.
+
+    Args:
+        truncate: whether the model may cut texts.
+
+    Raises:
+        Refusal: it is.
+    """
+    most = limits.tokens * (_CUT if truncate else 1)
+    words = chain.from_iterable(map(_WORD.finditer, texts))
+    if next(islice(words, most, None), None):
+        raise _too_large(f"more than {counted(most, 'token')}", limits)
+
+
+def _too_large(size: str, limits: Limits) -> Refusal:
+    return Refusal(
+        f"the request has {size}, and at most {limits.tokens:,} are taken at a time",
+        hint="send fewer or shorter texts per request",
+    )
+
+
 def check_size(rows: Sequence[Row], limits: Limits) -> None:
     """Make sure that a request is not too large.
 
@@ -65,7 +96,4 @@ def check_size(rows: Sequence[Row], limits: Limits) -> None:
     """
     tokens = sum(len(row.ids) for row in rows)
     if tokens > limits.tokens:
-        raise Refusal(
-            f"the request has {counted(tokens, 'token')}, and at most {limits.tokens:,} are taken at a time",
-            hint="send fewer or shorter texts per request",
-        )
+        raise _too_large(counted(tokens, "token"), limits)

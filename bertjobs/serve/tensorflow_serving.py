@@ -41,7 +41,8 @@ def predict(body: bytes, served: Served, limits: Limits) -> Job:
         numbers = [one.get(_NUMBER) for one in instances]
         return Job(served.scorer, rows, lambda outputs: _of_ids(outputs, widths, numbers, served))
     texts = [_texts(one, served, f"instances[{number}]") for number, one in enumerate(instances)]
-    return text_job(served.ask, texts, lambda made: _of_texts(made, served), truncate=fields.flag("truncate", False))
+    truncate = fields.flag("truncate", False)
+    return text_job(served.ask, texts, lambda made: _of_texts(made, served), limits, truncate=truncate)
 
 
 def model_status(served: Served) -> dict[str, Any]:

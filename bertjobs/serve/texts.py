@@ -50,9 +50,13 @@ class TextRoute:
 
 
 def _job(
-    fields: Fields, served: Served, texts: Sequence[Mapping[str, str]], answer: Callable[[list[Prediction]], Reply]
+    fields: Fields,
+    served: Served,
+    limits: Limits,
+    texts: Sequence[Mapping[str, str]],
+    answer: Callable[[list[Prediction]], Reply],
 ) -> Job:
-    return text_job(served.ask, texts, answer, truncate=fields.flag("truncate", False))
+    return text_job(served.ask, texts, answer, limits, truncate=fields.flag("truncate", False))
 
 
 def _said(served: Served, content: Mapping[str, Any]) -> Reply:
@@ -78,7 +82,7 @@ def _one_or_several(
         made = [shown(text, one) for text, one in zip(texts, predictions, strict=True)]
         return _said(served, {"results": made} if several else made[0])
 
-    return _job(fields, served, pairs, answer)
+    return _job(fields, served, limits, pairs, answer)
 
 
 def _classify(fields: Fields, served: Served, limits: Limits) -> Job:
@@ -96,7 +100,7 @@ def _ner(fields: Fields, served: Served, limits: Limits) -> Job:
     return _one_or_several(fields, served, limits, shown)
 
 
-def _qa(fields: Fields, served: Served, limits: Limits) -> Job:  # noqa: ARG001
+def _qa(fields: Fields, served: Served, limits: Limits) -> Job:
     asked = {"question": fields.text("question"), "context": fields.text("context")}
     count = fields.whole("n_best", 5, 1, 100)
 
@@ -105,7 +109,7 @@ def _qa(fields: Fields, served: Served, limits: Limits) -> Job:  # noqa: ARG001
         candidates = [best | {"end": best["start"] + len(best["text"])} for best in one.pop("n_best")[:count]]
         return _said(served, {**one, "end": one["start"] + len(one["answer"]), "candidates": candidates})
 
-    return _job(fields, served, [asked], answer)
+    return _job(fields, served, limits, [asked], answer)
 
 
 def _rerank(fields: Fields, served: Served, limits: Limits) -> Job:
@@ -125,10 +129,10 @@ def _rerank(fields: Fields, served: Served, limits: Limits) -> Job:
             {"index": place, "score": scores[place], **({"text": texts[place]} if with_text else {})} for place in order
         ])  # fmt: skip
 
-    return _job(fields, served, [{first: query, second: text} for text in texts], answer)
+    return _job(fields, served, limits, [{first: query, second: text} for text in texts], answer)
 
 
-def _fill_mask(fields: Fields, served: Served, limits: Limits) -> Job:  # noqa: ARG001
+def _fill_mask(fields: Fields, served: Served, limits: Limits) -> Job:
     if MASKS not in served.asks:
         raise Refusal(f"model {served.name!r} has no masked-LM head", where="model")
     count = fields.whole("top_k", 5, 1, GUESSES)
@@ -137,7 +141,7 @@ def _fill_mask(fields: Fields, served: Served, limits: Limits) -> Job:  # noqa: 
         return _said(served, {"masks": [of_mask[:count] for of_mask in predictions[0]["masks"]]})
 
     texts = [{"text": fields.text("text")}]
-    return text_job(served.asks[MASKS], texts, answer, truncate=fields.flag("truncate", False))
+    return text_job(served.asks[MASKS], texts, answer, limits, truncate=fields.flag("truncate", False))
 
 
 def _embeddings(fields: Fields, served: Served, limits: Limits) -> Job:
@@ -157,7 +161,7 @@ def _embeddings(fields: Fields, served: Served, limits: Limits) -> Job:
         usage = {"prompt_tokens": tokens, "total_tokens": tokens}
         return reply({"object": "list", "data": data, "model": served.name, "usage": usage})
 
-    return _job(fields, served, [{"text": text} for text in texts], answer)
+    return _job(fields, served, limits, [{"text": text} for text in texts], answer)
 
 
 def _inputs(fields: Fields, limits: Limits) -> list[str]:

@@ -26,7 +26,7 @@ def test_it_says_what_came_along_and_what_to_type_next(
     assert lines[-3:] == [
         "-> my bert",
         "next: bertjobs finetune --task TASK --data DIR --from 'my bert'",
-        "      bertjobs submit --recipe NAME --init-checkpoint 'my bert'",
+        "      bertjobs submit --recipe NAME --data DIR --init-checkpoint 'my bert'",
     ]
 
 

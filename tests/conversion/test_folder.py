@@ -201,6 +201,10 @@ Change = Callable[[dict[str, Tensor]], dict[str, Tensor]]
             lambda state: state | {"bert.encoder.layer.2.output.dense.bias": torch.zeros(24)},
             "has 3 layers, but its config",
         ),
+        (
+            lambda state: {n.replace("layer.1.", "layer.x."): t for n, t in state.items()},
+            "parameters of BERT's encoder",
+        ),
         (lambda _: {}, "no named tensors"),
     ],
 )

@@ -11,7 +11,7 @@ import pytest
 
 from bertjobs.cli.main import main
 from bertjobs.errors import InputError
-from bertjobs.launch.by_hand import hetseq_groups, parse_address, place
+from bertjobs.launch.by_hand import check_host, hetseq_groups, parse_address, place
 from bertjobs.launch.local import LocalRanks, free_port
 from bertjobs.launch.start import write_run
 from bertjobs.recipe.spec import RunSpec
@@ -34,10 +34,22 @@ def test_addresses(text: str, address: tuple[str, int]) -> None:
     assert parse_address(text, "--rendezvous") == address
 
 
-@pytest.mark.parametrize("text", ["node1", "node1:", ":29400", "node1:0", "node1:70000", "fe80::1:29400", "http://a:1"])
+@pytest.mark.parametrize("text", ["node1", "node1:", ":29400", "fe80::1:29400", "http://a:1"])
 def test_what_is_no_address_is_refused(text: str) -> None:
     with pytest.raises(InputError, match="is not an address"):
         parse_address(text, "--rendezvous")
+
+
+@pytest.mark.parametrize("text", ["node1:0", "node1:65535", "node1:70000"])
+def test_a_port_leaves_room_for_the_next_phase_s(text: str) -> None:
+    with pytest.raises(InputError, match="is not from 1 to 65,534: a second phase uses the next one"):
+        parse_address(text, "--rendezvous")
+
+
+def test_a_host_that_nobody_knows_is_refused_at_once() -> None:
+    check_host("127.0.0.1", 29400, "--rendezvous")
+    with pytest.raises(InputError, match=r"no host .* is known here"):
+        check_host("nosuchhost.invalid", 29400, "--rendezvous")
 
 
 def test_a_node_is_named_by_its_number_or_its_first_rank() -> None:

@@ -159,6 +159,8 @@ def test_a_group_s_system_is_looked_up_and_kept(run: Any, tmp_path: Path) -> Non
     assert run("groups=2x4,1x8/h200", ranks_of_nodes=(8, 8)).spec.group_systems == ()
     with pytest.raises(InputError, match="unknown system 'dgxa100-80h'") as error:
         run("groups=2x4,1x8/dgxa100-80h")
+    with pytest.raises(InputError, match="group 1x8/laptop trains on GPUs, but system laptop has none"):
+        run("groups=1x8/laptop,1x8", recipe="h200")
     assert "dgxa100-80g" in str(error.value.hint)
 
 

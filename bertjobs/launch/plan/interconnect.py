@@ -41,7 +41,7 @@ class Interconnect:
     between: float | None = None
     memory: float | None = None
 
-    def is_known(self, nodes: int, ranks_per_node: int) -> bool:
+    def is_known(self, nodes: int, ranks_per_node: float) -> bool:
         """Whether a sum over these ranks has a known speed. Where nodes are left, the slower of both ways decides, and
         that is the network where only it is known."""
         if nodes == 1:

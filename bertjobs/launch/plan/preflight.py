@@ -16,7 +16,13 @@ from bertjobs.launch.notice import address
 from bertjobs.launch.plan.memory import Peak
 from bertjobs.launch.plan.problem import Problem, caught
 from bertjobs.launch.plan.queue import NOT_ASKED, Queue, queue_problems
-from bertjobs.launch.plan.resources import container_problems, held_bytes, memory_problems, results_problems
+from bertjobs.launch.plan.resources import (
+    container_problems,
+    group_problems,
+    held_bytes,
+    memory_problems,
+    results_problems,
+)
 from bertjobs.recipe.distillation import check_taught
 from bertjobs.recipe.spec import RunSpec
 from bertjobs.run.directory import RunDirectory
@@ -108,6 +114,7 @@ def inspect(
         *(container_problems(spec, slurm) if backend != "local" else []),
         *results_problems(sized, held_bytes(resumed) if resumed else 0),
         *memory_problems(sized, around.peaks),
+        *group_problems(spec),
         *torch_problems(spec),
         *(queue_problems(spec, around.queue) if backend != "local" else []),
     ]

@@ -71,6 +71,22 @@ def checkpoints_bytes(spec: RunSpec) -> int:
     return one * (spec.keep_checkpoints * len(spec.phases) + 1)
 
 
+def group_problems(spec: RunSpec) -> list[Problem]:
+    """A warning if groups of different GPUs name no system: they are then taken to be alike."""
+    unnamed = [group for group in spec.groups if not group.system]
+    if not spec.gpus or len({(group.gpu_type, group.constraint) for group in unnamed}) < 2:
+        return []
+    return [
+        Problem(
+            f"groups {' and '.join(map(str, unnamed))} name no system: the memory, number formats and speed of "
+            f"{spec.system.gpu} are assumed for all of them",
+            where="groups",
+            hint="name each one's, such as 2x4@v100/dgx1-32g: the systems are in configurations.yml",
+            is_warning=True,
+        )
+    ]
+
+
 def memory_problems(spec: RunSpec, peaks: Mapping[int, Peak] | None = None) -> list[Problem]:
     """A problem for each phase whose micro-batch does not fit the GPU, or may not (a warning), with one that would."""
     problems = []

@@ -59,19 +59,19 @@ FITTED = Coefficients(spread=0.0208, inside_share=0.989, between_share=1.0, memo
 
 @dataclass(frozen=True)
 class World:
-    """``nodes`` with ``ranks_per_node`` each."""
+    """``nodes`` with ``ranks_per_node`` each, or in the mean."""
 
     nodes: int
-    ranks_per_node: int
+    ranks_per_node: float
 
     @classmethod
     def of(cls, spec: RunSpec) -> World:
-        """A run's; of groups of nodes the mean, rounded down."""
-        return cls(spec.nodes, spec.world_size // spec.nodes)
+        """A run's; of groups of nodes the mean."""
+        return cls(spec.nodes, spec.world_size / spec.nodes)
 
     @property
     def ranks(self) -> int:
-        return self.nodes * self.ranks_per_node
+        return round(self.nodes * self.ranks_per_node)
 
 
 @dataclass(frozen=True)

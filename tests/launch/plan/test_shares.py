@@ -7,7 +7,7 @@ import pytest
 from bertjobs.launch.plan.memory import TOO_LARGE
 from bertjobs.launch.plan.packs import Packs
 from bertjobs.launch.plan.plan import Plan, arithmetic, as_json, make_plan
-from bertjobs.launch.plan.resources import memory_problems
+from bertjobs.launch.plan.resources import group_problems, memory_problems
 from bertjobs.launch.plan.shares import shares_of
 from bertjobs.recipe.catalogue import builtin_file, load_catalogue
 from bertjobs.recipe.resolve import Resolved, resolve
@@ -90,3 +90,11 @@ def test_memory_is_judged_by_the_smallest_gpu() -> None:
     (problem,) = memory_problems(run(MIXED, "vocabulary=bert-base-uncased").spec)
     assert problem.where == "V100-SXM2-32GB, fp16"
     assert problem.hint.startswith("--set phase1.micro_batch=")
+
+
+def test_kinds_of_nodes_without_a_system_are_warned_of() -> None:
+    (problem,) = group_problems(run("groups=2x4@v100,1x8@a100").spec)
+    assert problem.is_warning
+    assert problem.what.startswith("groups 2x4@v100 and 1x8@a100 name no system: the memory, number formats and speed")
+    for alike in ("groups=2x4,1x8", "groups=2x4@v100/dgx1-32g,1x8@a100", "groups=2x4@v100,1x8@v100"):
+        assert group_problems(run(alike).spec) == []

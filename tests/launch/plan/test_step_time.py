@@ -138,3 +138,8 @@ def test_every_gpu_system_of_the_catalogue_has_known_rates() -> None:
 
 def test_the_coefficients_are_those_that_the_benchmark_recorded() -> None:
     assert json.loads(RESULT.read_text())["fitted"] == pytest.approx(asdict(FITTED), rel=1e-3)
+
+
+def test_a_world_of_groups_has_all_their_ranks() -> None:
+    assert World.of(resolved("laptop", "groups=2x4,1x8")).ranks == 16
+    assert World.of(resolved("laptop", "groups=1x2,1x2,2x2")).ranks == 8
