@@ -6,7 +6,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -76,6 +76,12 @@ def register(subparsers: Any) -> None:
         "phase1.micro_batch=16; it goes into run.yml",
     )
     resume.add_argument(
+        "--from-step",
+        metavar="N",
+        help="go back to the checkpoint of step N of the phase that is not done, with its optimizer and its place in "
+        "the data; later checkpoints are kept under other names (default: the newest)",
+    )
+    resume.add_argument(
         "--queue-anew",
         action="store_true",
         help="ask the queue only for what this command line and the site say, not for what the run was submitted with",
@@ -127,24 +133,48 @@ def start(resolved: Resolved, args: argparse.Namespace) -> int:
 def _resume(args: argparse.Namespace) -> int:
     from bertjobs.launch.plan.preflight import refuse
     from bertjobs.launch.resume import edit_problems, resumed
+    from bertjobs.launch.unanswered import UnansweredError
     from bertjobs.run.asked import asked_before
+    from bertjobs.run.going_back import put_back, put_back_on_failure
 
     if study := named_study(args):
+        if args.from_step is not None:
+            raise InputError("--from-step is for one run", where="--from-step", hint="name one run of the study")
         return resume_study(study, args)
     check_at_once(args, "leave it out, or name a study")
     directory = opened(args)
     resolved = resumed(directory, args.sets)
     args = with_earlier_flags(args, asked_before(directory))
     _check_idle(directory, args.run)
-    plan = make_checked_plan(args, resolved, directory)
-    _warn(edit_problems(directory, os.environ, Path.cwd()))
-    refuse(plan.problems)
-    _warn(plan.problems)
-    if args.dry_run:
-        return _dry_run(plan, args)
-    if plan.backend == "local":
-        return _run_here(plan, args)
-    return _start_on_slurm(plan, args)
+    moved = _go_back(args, directory, resolved.spec)
+    with put_back_on_failure(moved, unless=UnansweredError):
+        plan = make_checked_plan(args, resolved, directory)
+        _warn(edit_problems(directory, os.environ, Path.cwd()))
+        refuse(plan.problems)
+        _warn(plan.problems)
+        if args.dry_run:
+            code = _dry_run(plan, args)
+            put_back(moved)
+            return code
+        if plan.backend != "local":
+            return _start_on_slurm(plan, args)
+    return _run_here(plan, args)
+
+
+def _go_back(args: argparse.Namespace, directory: RunDirectory, spec: RunSpec) -> Mapping[Path, Path]:
+    """Set the checkpoints after --from-step aside, of the phase that is continued; says so."""
+    from bertjobs.recipe.sweep import read_count
+    from bertjobs.run.going_back import LAST_STEP, set_aside
+
+    if (step := read_count(args.from_step, "--from-step", LAST_STEP)) is None:
+        return {}
+    phase = spec.phases[0].phase
+    moved = set_aside(directory.phase(phase), step)
+    if moved and not args.dry_run:
+        names = ", ".join(aside.name for aside in moved.values())
+        words = f"phase {phase} goes back to step {step}; the checkpoints after it are kept as {names}"
+        print(words, file=sys.stderr if args.json else sys.stdout)
+    return moved
 
 
 def _warn(problems: Sequence[Problem]) -> None:

@@ -71,16 +71,16 @@ def _path(key: str, phases: Sequence[int], where: str) -> str:
     return f"phase{phases[0]}.{key}"
 
 
-def read_count(text: str | None, flag: str) -> int | None:
-    """A number of 1 or more, such as that of ``--seeds``; None if it is not given.
+def read_count(text: str | None, flag: str, most: int = MOST) -> int | None:
+    """A number from 1 to ``most``, such as that of ``--seeds``; None if it is not given.
 
     Raises:
         InputError: it is something else.
     """
     if text is None:
         return None
-    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= MOST:
-        raise InputError(f"{text!r} is not a whole number from 1 to {MOST}", where=flag)
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= most:
+        raise InputError(f"{text!r} is not a whole number from 1 to {most}", where=flag)
     return int(text)
 
 

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
-import numpy as np
 import pytest
 
 from bertjobs.files.json_lines import read_lines
@@ -90,44 +89,61 @@ def test_a_heterogeneous_job_that_is_requeued_continues(run, cluster: Cluster, u
     assert [line["step"] for line in read_lines(groups.phase(1).metrics)] == list(range(1, 41))
 
 
-FAST_S, SLOW_S = 0.06, 0.18
+FAST_S, SLOW_S = 0.04, 0.12
 """Seconds that a rank sleeps in each forward pass: one group is slowed threefold."""
+
+
+def rate(directory: RunDirectory) -> float:
+    """Steps per second, the best of a run: other work on the machine only slows them."""
+    return 1 / min(line["step_time_s"] for line in read_lines(directory.phase(1).metrics))
 
 
 @pytest.mark.slow
 def test_a_slowed_group_computes_less_so_that_a_step_is_shorter(
     run, cluster: Cluster, bertjobs: Bertjobs, tmp_path: Path
 ) -> None:
-    """Two fast ranks on a node, and a slow one on another; then a run of the other grouping, whose fast rank becomes
-    slow."""
-    packs = ("--set", "phase1.steps=50", "--set", "phase1.global_batch=96", "--set", "phase1.micro_batch=2")
+    """Two fast ranks on a node, and a slow one on another; killed, and continued with the other grouping, where a rank
+    becomes slow."""
+    packs = ("--set", "phase1.steps=36", "--set", "phase1.global_batch=96", "--set", "phase1.micro_batch=1",
+             "--set", "phase1.checkpoint_every=4")  # fmt: skip
     both = (*packs, "--groups", "1x2,1x1")
     passes = {
         name: SlowPasses(tmp_path / f"{name}-passes", {}, *seconds)
         for name, seconds in {
             "fast": (FAST_S,) * 2,
+            "slow": (SLOW_S,),
             "equal": (FAST_S, FAST_S, SLOW_S),
             "dealt": (FAST_S, FAST_S, SLOW_S),
             "other": (SLOW_S, FAST_S, FAST_S),
         }.items()
     }
 
+    def queued(name: str, *words: object) -> RunDirectory:
+        return run(name, *words, environ=passes[name].environment)
+
     def trained(name: str, *words: object) -> RunDirectory:
-        directory = run(name, *words, environ=passes[name].environment)
+        directory = queued(name, *words)
         assert cluster.wait(job_of(directory)) in ("COMPLETED", "FAILED")  # FAILED: stopped early, 75
         return directory
 
     fast = trained("fast", *packs, "--nodes", 1, "--tasks-per-node", 2)
-    equal = trained("equal", *both, "--set", "rebalance=false", "--steps-this-run", 12)
-    dealt = trained("dealt", *both, "--steps-this-run", 20)
-    # By what each rank computes and how long it sleeps over it; benchmarks/unequal.py measures the steps themselves.
-    share = [event["packs"] for event in dealt.events() if event["event"] == "dealt"][-1]
-    assert 1.6 * max(np.multiply(share, (FAST_S, FAST_S, SLOW_S))) < sum(share) / 3 * SLOW_S
+    slow = trained("slow", *packs, "--nodes", 1, "--tasks-per-node", 1, "--steps-this-run", 2)
+    equal = trained("equal", *both, "--set", "rebalance=false", "--steps-this-run", 5)
+    dealt = queued("dealt", *both)
+    wait_until(lambda: len(losses(dealt)) >= 12)
+    cluster.run(["scancel", "--full", "--signal=KILL", job_of(dealt)])
+    cluster.wait(job_of(dealt))
+    against_equal, of_the_sum = rate(dealt) / rate(equal), rate(dealt) / (rate(fast) + rate(slow))
+    print(f"{against_equal:.2f} times the rate of equal shares, {of_the_sum:.1%} of the sum of the groups' rates")
+    assert against_equal >= 1.6
+    assert of_the_sum >= 0.8  # 0.95 and more where nothing else runs: -s shows it
 
+    cancelled = bertjobs("cancel", "dealt", environ=cluster.environment)  # its spare too
+    assert cancelled.returncode == 0, cancelled.stderr
     environ = {**cluster.environment, **passes["other"].environment}
     again = bertjobs("resume", "dealt", "--set", "groups=1x1,1x2", "--set", "steps_this_run=0", environ=environ)
     assert again.returncode == 0, again.stderr
-    wait_until(lambda: len(losses(dealt)) >= 30)
+    wait_until(lambda: len(losses(dealt)) >= 16)
     became_slow = len(losses(dealt))
     passes["other"].set(SLOW_S, 3 * SLOW_S, FAST_S)
     assert cluster.wait(job_of(dealt, -1)) == "COMPLETED"
@@ -135,7 +151,7 @@ def test_a_slowed_group_computes_less_so_that_a_step_is_shorter(
     times = [line["time_unix_s"] for line in read_lines(dealt.phase(1).metrics)]
     assert became_slow <= sum(time <= named["time_unix_s"] for time in times) <= became_slow + 20
     assert losses(dealt) == pytest.approx(losses(fast), abs=1e-5)
-    assert losses(equal) == pytest.approx(losses(fast)[:12], abs=1e-5)
+    assert losses(equal) == pytest.approx(losses(fast)[:5], abs=1e-5)
 
 
 @pytest.fixture

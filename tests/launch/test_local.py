@@ -23,7 +23,7 @@ from bertjobs.recipe.catalogue import builtin_file, load_catalogue
 from bertjobs.recipe.resolve import resolve
 from bertjobs.recipe.spec import RunSpec
 from bertjobs.run.checkpoints import last_written
-from bertjobs.run.directory import RunDirectory
+from bertjobs.run.directory import PhaseDirectory, RunDirectory
 from tests.conftest import Bertjobs, wait_until
 
 SmallRun = Callable[..., RunSpec]
@@ -96,6 +96,44 @@ def test_a_stopped_run_writes_a_checkpoint_and_is_resumed(
     done = bertjobs("resume", "laptop-scratch", "--backend", "local", "--set", "steps_this_run=3")
     assert done.returncode == 75, done.stdout + done.stderr
     assert steps_of(directory) == list(range(1, len(before) + 4))
+
+
+def test_a_run_goes_back_to_an_earlier_checkpoint_and_ends_as_it_would_have(
+    bertjobs: Bertjobs, speeches_data: Path, tmp_path: Path
+) -> None:
+    def files() -> list[str]:
+        return sorted(folder.name for folder in phase.checkpoints.iterdir())
+
+    words = (*TWO_RANKS, "--data", speeches_data, "--phase", 1, "--set", "phase1.steps=8",
+             "--set", "phase1.checkpoint_every=2")  # fmt: skip
+    done = bertjobs(*words, "--run", "whole")
+    assert done.returncode == 0, done.stderr
+    stopped = bertjobs(*words, "--run", "back", "--steps-this-run", 6)
+    assert stopped.returncode == 75, stopped.stderr
+    whole, back = (RunDirectory(tmp_path / "results" / name) for name in ("whole", "back"))
+    phase = back.phase(1)
+    assert files() == [f"step-{step:08d}" for step in (2, 4, 6)]
+
+    resume = ("resume", "back", "--backend", "local", "--set", "steps_this_run=0")
+    for step, message in ((3, "phase 1 has no checkpoint of step 3"), ("x", "'x' is not a whole number")):
+        refused = bertjobs(*resume, "--from-step", step)
+        assert refused.returncode == 64
+        assert message in refused.stderr
+    assert "it has those of 2, 4, 6" in bertjobs(*resume, "--from-step", 3).stderr
+    for more, code in (("--dry-run",), 0), (("--set", "phase1.lr=1"), 64):
+        assert bertjobs(*resume, "--from-step", 2, *more).returncode == code
+        assert files() == [f"step-{step:08d}" for step in (2, 4, 6)]
+    again = bertjobs(*resume, "--from-step", 2)
+    assert again.returncode == 0, again.stderr
+    assert "kept as set-aside-step-00000004, set-aside-step-00000006" in again.stdout
+    assert "checkpoints/step-00000002 (step 2)" in newest_log(phase)
+    assert steps_of(back) == list(range(1, 9))
+    weights = [directory.phase(1).checkpoints / "step-00000008" / "model.safetensors" for directory in (whole, back)]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
+def newest_log(phase: PhaseDirectory) -> str:
+    return max(phase.logs.iterdir(), key=lambda file: file.stat().st_mtime_ns).read_text()
 
 
 def steps_of(directory: RunDirectory) -> list[int]:
