@@ -308,9 +308,9 @@ def _target(example: Question, answer: tuple[int, int] | None, window: _Window) 
 
 
 def _with_marks(text: str, end: int) -> int:
-    """An end moved behind the accents of its last character where they are characters of their own: BERT's tokens do
-    not cover them."""
-    while end < len(text) and unicodedata.combining(text[end]):
+    """An end moved behind the non-spacing marks (Mn) of its last character where they are characters of their own, such
+    as accents, vowel signs and variation selectors: BERT strips them, so its tokens do not cover them."""
+    while end < len(text) and unicodedata.category(text[end]) == "Mn":
         end += 1
     return end
 

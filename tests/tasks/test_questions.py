@@ -173,13 +173,16 @@ def test_the_official_files_are_written(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "null_odds.json").read_text()) == {"q1": pytest.approx(odds)}
 
 
-def test_accents_that_are_characters_of_their_own_belong_to_the_answer(tmp_path: Path) -> None:
-    context = "the cafe\u0301 of Harry"
-    question = Question("q", "what", context, (Answer("cafe\u0301", 4),))
+@pytest.mark.parametrize(
+    "word", ["cafe\u0301", "\u0926\u093f\u0932\u094d\u0932\u0940\u0947", "\u0e17\u0e35\u0e48", "\u2764\ufe0f"]
+)
+def test_marks_that_are_characters_of_their_own_belong_to_the_answer(tmp_path: Path, word: str) -> None:
+    context = f"the {word} of Harry"
+    question = Question("q", "what", context, (Answer(word, 4),))
     task, encoder = Squad1(NARROW), encoder_in(tmp_path, 48)
     (rows,) = task.rows([question], encoder, NONE)
     (prediction,) = task.predict([question], [outputs_for(rows)], encoder, NONE)
-    assert (prediction["answer"], prediction["start"]) == ("cafe\u0301", 4)
+    assert (prediction["answer"], prediction["start"]) == (word, 4)
 
 
 def test_an_answer_that_occurs_twice_is_one_candidate(tmp_path: Path) -> None:
