@@ -70,6 +70,12 @@ class TaskSummary:
     def phase(self) -> PhaseSpec:
         return self.spec.phases[0]
 
+    @property
+    def has_dev(self) -> bool:
+        """Whether there are dev data with labels."""
+        dev = self.prepared.splits.get("dev") if self.prepared else None
+        return dev is not None and dev.facts.labelled
+
     def scores(self) -> dict[str, dict[str, float]]:
         """The dev measures of the result and of the last validation, by name."""
         lines = {"result": self.result.get("dev") or {}, "last": self.validations[-1] if self.validations else {}}

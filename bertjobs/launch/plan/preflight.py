@@ -91,7 +91,7 @@ def inspect(
     The arguments are those of `preflight`.
     """
     awaited, problems_after = after_problems(around.after, backend, slurm)
-    data, problems_of_data = (None, caught(check_task, spec)) if spec.task else data_problems(spec, awaited)
+    data, problems_of_data = (None, task_problems(spec)) if spec.task else data_problems(spec, awaited)
     sized = data.sized(spec) if data else spec
     resumed = around.resumed
     is_new = resumed is None or not begun_phases(resumed)
@@ -191,6 +191,20 @@ def check_task(spec: RunSpec) -> None:
     prepared.open_task()
     for folder in filter(None, (spec.init_checkpoint, spec.teacher)):
         prepared.check_weights(Path(folder))
+
+
+def task_problems(spec: RunSpec) -> list[Problem]:
+    """What is wrong with a task's data, as in `check_task`; or a warning if nothing can end the run early."""
+    if problems := caught(check_task, spec):
+        return problems
+    from bertjobs.tasks.prepared import PreparedTask
+
+    early, dev = spec.phases[0].early_stop, PreparedTask.read(Path(spec.data)).splits.get("dev")
+    if not early or (dev and dev.facts.labelled):
+        return []
+    where = f"phase{spec.phases[0].phase}.early_stop={early}"
+    hint = "give dev data with labels, such as --dev FILE"
+    return [Problem("without labelled dev data, no run ends early", where=where, hint=hint, is_warning=True)]
 
 
 def data_problems(spec: RunSpec, awaited: Sequence[str] = ()) -> tuple[DataManifest | None, list[Problem]]:
