@@ -109,12 +109,22 @@ class Squad1(Task[Question]):
             answer = _tokens_of(example, context)
             vocabulary = encoder.vocabulary
             rows = []
-            for window in self._windows(question, context, encoder.max_length):
+            windows = self._windows(question, context, encoder.max_length)
+            self._note_lost(example, answer, windows)
+            for window in windows:
                 ids = [vocabulary.cls_id, *question, vocabulary.sep_id, *context.ids[window.first : window.last],
                        vocabulary.sep_id]  # fmt: skip
                 rows.append(Row(ids, window.offset, _target(example, answer, window)))
             made.append(rows)
         return made
+
+    def _note_lost(self, example: Question, answer: tuple[int, int] | None, windows: Sequence[_Window]) -> None:
+        """Count an answer that no row has as its target."""
+        so = "the loss takes their questions for ones without an answer"
+        if example.answers and answer is None:
+            self.notes.add(f"answers have no token: {so}", example.where)
+        elif answer and not any(_holds(window, answer) for window in windows):
+            self.notes.add(f"answers are in no window as a whole: {so}", example.where)
 
     def _encoded(
         self, examples: Sequence[Question], encoder: TextEncoder, notes: Notes | None = None
@@ -302,9 +312,13 @@ def _tokens_of(example: Question, context: Pieces) -> tuple[int, int] | None:
 def _target(example: Question, answer: tuple[int, int] | None, window: _Window) -> Sequence[float]:
     if example.answers is None:
         return ()
-    if answer is None or answer[0] < window.first or answer[1] >= window.last:
+    if answer is None or not _holds(window, answer):
         return (0, 0)
     return tuple(place - window.first + window.offset for place in answer)
+
+
+def _holds(window: _Window, answer: tuple[int, int]) -> bool:
+    return window.first <= answer[0] and answer[1] < window.last
 
 
 def _with_marks(text: str, end: int) -> int:

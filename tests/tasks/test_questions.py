@@ -60,6 +60,23 @@ def test_places_are_characters_whatever_the_script(tmp_path: Path) -> None:
     assert context[prediction["start"] :] == "\u00c1pples"
 
 
+def test_answers_that_no_row_has_as_its_target_are_counted(tmp_path: Path) -> None:
+    context = CONTEXT + " \u200b"
+    examples = [
+        Question("q1", "what", context, (Answer("\u200b", len(CONTEXT) + 1),), where="a.json, question q1"),
+        Question("q2", HARRY.question, context, (Answer(CONTEXT, 0),), where="a.json, question q2"),
+        Question("q3", "what", context, ()),
+        Question("q4", "what", context, (Answer("apples", 49),)),
+    ]
+    task = Squad2({"stride": "4", "max_query": "8"})
+    task.rows(examples, encoder_in(tmp_path, 20), NONE)
+    first, second = task.notes.lines()
+    assert first.startswith("1 answers have no token: the loss takes their questions for ones without an answer (first")
+    assert second.startswith("1 answers are in no window as a whole")
+    assert "question q1" in first
+    assert "question q2" in second
+
+
 def test_spans_end_after_they_start_and_are_not_too_long(tmp_path: Path) -> None:
     task, encoder = Squad1({"max_answer": "2", **NARROW}), encoder_in(tmp_path, 64)
     (rows,) = task.rows([HARRY], encoder, NONE)
