@@ -27,6 +27,10 @@ from bertjobs.tasks.task import Fitted, Prediction, Task, check_keys
 
 SPECIALS = 3
 """[CLS] question [SEP] context [SEP]."""
+STRIDE, MAX_QUERY = 128, 64
+"""Tokens: what the options are by default."""
+LENGTH = 384
+"""Tokens of a sequence for which those are meant."""
 NULL_THRESHOLD = "null_threshold"
 """Its name among what is tuned."""
 EVEN_ODDS = 0.5
@@ -79,8 +83,8 @@ class Squad1(Task[Question]):
 
     def __init__(self, options: Mapping[str, str] | None = None) -> None:
         super().__init__(options)
-        self._stride = whole_number(self.options, "stride", 128)
-        self._max_query = whole_number(self.options, "max_query", 64)
+        self._stride = whole_number(self.options, "stride", STRIDE)
+        self._max_query = whole_number(self.options, "max_query", MAX_QUERY)
         self._max_answer = whole_number(self.options, "max_answer", 30)
         self._n_best = whole_number(self.options, "n_best", 20)
         self._repair = flag(self.options, "repair")
@@ -132,10 +136,15 @@ class Squad1(Task[Question]):
         """Each example with the tokens of its question and of its context; ``notes`` count the questions cut off."""
         room = encoder.max_length - self._max_query - SPECIALS
         if self._stride > room:
+            fitting = {"stride": str(room // 2)} if room > 1 else options_for(encoder.max_length)
+            hint = " ".join(f"--option {key}={value}" for key, value in fitting.items())
+            if encoder.positions > encoder.max_length:
+                longer = min(LENGTH, encoder.positions)
+                hint += f", or longer sequences: --set phase1.sequence_length={longer}"
             raise InputError(
                 f"a stride of {self._stride} tokens skips text: a window holds only {max(0, room)} of the context",
                 where="--option stride",
-                hint=f"stride={max(1, room // 2)}, or longer sequences: --set phase1.sequence_length=384",
+                hint=hint,
             )
         questions = encoder.pieces([example.question for example in examples])
         texts = list(dict.fromkeys(example.context for example in examples))  # several questions share a context
@@ -251,6 +260,14 @@ class Squad1(Task[Question]):
         return [
             Question(one.get("id", str(number)), one["question"], one["context"]) for number, one in enumerate(texts, 1)
         ]
+
+
+def options_for(max_length: int) -> dict[str, str]:
+    """Options with which windows of ``max_length`` tokens skip no text; {} if the default ones are such."""
+    query = min(MAX_QUERY, max_length // 2)
+    stride = min(STRIDE, max(1, (max_length - query - SPECIALS) // 2))
+    chosen, default = {"stride": stride, "max_query": query}, {"stride": STRIDE, "max_query": MAX_QUERY}
+    return {key: str(value) for key, value in chosen.items() if value != default[key]}
 
 
 class Squad2(Squad1):

@@ -13,7 +13,7 @@ import pytest
 from bertjobs.errors import InputError
 from bertjobs.tasks.asked import read_asked
 from bertjobs.tasks.example import Answer, Question
-from bertjobs.tasks.questions import Squad1, Squad2
+from bertjobs.tasks.questions import Squad1, Squad2, options_for
 from bertjobs.tasks.rows import Output, Row
 from bertjobs.tasks.task import Fitted
 from tests.tasks.encoders import encoder_in
@@ -160,8 +160,19 @@ def test_a_threshold_that_was_not_tuned_is_said() -> None:
 
 
 def test_a_stride_that_skips_text_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="a stride of 128 tokens skips text: a window holds only 61 of"):
-        Squad1().rows([HARRY], encoder_in(tmp_path, 128), NONE)
+    encoder = encoder_in(tmp_path, 128)
+    with pytest.raises(InputError, match="a stride of 128 tokens skips text: a window holds only 61 of") as caught:
+        Squad1().rows([HARRY], encoder, NONE)
+    assert caught.value.hint == "--option stride=30"
+    encoder.positions = 512
+    with pytest.raises(InputError, match=r"or longer sequences: --set phase1\.sequence_length=384"):
+        Squad1().rows([HARRY], encoder, NONE)
+
+
+@pytest.mark.parametrize("length", [8, 40, 68, 128, 259, 384])
+def test_there_are_options_for_each_length(tmp_path: Path, length: int) -> None:
+    assert (length == 384) == (options_for(length) == {})
+    assert Squad1(options_for(length)).rows([HARRY], encoder_in(tmp_path, length), NONE)
 
 
 def test_a_question_without_an_answer_belongs_to_squad2(tmp_path: Path) -> None:
