@@ -227,6 +227,18 @@ def test_the_task_of_a_folder_that_says_none_can_be_named(inside: Bertjobs, tmp_
         assert ("null_odds" in lines(tmp_path / "out")[0]) == has_odds
 
 
+def test_pairs_that_are_asked_in_text_have_no_other_ids_than_theirs(inside: Bertjobs, tmp_path: Path) -> None:
+    their_folder(tmp_path / "model", "BertForSequenceClassification", ("no", "yes"))
+    asked = [{"query": "apples", "passage": "Harry likes apples.", **more} for more in ({}, {"id": "b"})]
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(one) + "\n" for one in asked))
+    words = ("--task", "ranking", "--input", tmp_path / "in.jsonl", "--output", tmp_path / "out.jsonl")
+    done = inside("predict", tmp_path / "model", *words)
+    assert done.returncode == 0, done.stderr
+    predictions = lines(tmp_path / "out.jsonl")
+    assert [one["id"] for one in predictions] == ["1", "b"]
+    assert all(one.keys() == {"id", "score", "log_odds"} for one in predictions)
+
+
 def test_a_task_that_does_not_fit_is_refused(inside: Bertjobs, model: Path, tmp_path: Path) -> None:
     their_folder(tmp_path / "qa", "BertForQuestionAnswering", max_length=384)
     for words, message in {
