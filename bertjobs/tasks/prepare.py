@@ -91,7 +91,8 @@ def prepare_task(
     fitted = Fitted(labels)
     head = task.head(labels)
     if head.has_classes and head.outputs < 2:
-        raise InputError(f"all examples have the same label: {labels}", where=str(files["train"]))
+        raise InputError(f"all examples have the same label: {labels[0]!r}", where=str(files["train"]),
+                         hint="training needs examples of at least two labels")  # fmt: skip
     folder.parent.mkdir(parents=True, exist_ok=True)
     with new_folder(folder) as temporary:
         splits: dict[str, SplitFacts] = {}

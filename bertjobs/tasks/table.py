@@ -46,6 +46,9 @@ class TableTask(SentenceTask):
         self._labels = tuple(_words(chosen, "labels")) if "labels" in chosen else ()
         if self._labels and self.kind == "number":
             raise InputError("numbers have no labels", where="--option labels=...", hint="leave out labels or kind")
+        if len(self._labels) == 1:
+            raise InputError(f"there is one label: {self._labels[0]!r}", where=f"--option labels={chosen['labels']}",
+                             hint="name all of them, at least two: --option labels=a,b")  # fmt: skip
         if "separator" in chosen and (self.kind != "several" or not chosen["separator"]):
             raise InputError("only several labels have a separator, which is not empty", where="--option separator=...",
                              hint="--option kind=several")  # fmt: skip

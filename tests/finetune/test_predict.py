@@ -147,6 +147,8 @@ def test_labels_are_needed_to_measure(inside: Bertjobs, model: Path) -> None:
     done = inside("evaluate", model, "--data", ".", "--split", "test")
     assert done.returncode == 64
     assert "2 of 2 examples of test have no label" in done.stderr
+    assert "bertjobs predict" in done.stderr
+    assert "--submission" not in done.stderr
     done = inside("evaluate", model, "--test", "test.txt", "--submission", "sent")
     assert "has no submission files" in done.stderr
 

@@ -75,7 +75,9 @@ def read_sentences(
         header=header,
         leave_out_ragged=leave_out_ragged,
     )
-    ids, passed_over, taken = Ids(), 0, 0
+    # Where rows are numbered without ids, the columns are those of a published file, and no option names them.
+    ids = Ids("" if columns.row_ids else "name no column of ids: leave out --option id")
+    passed_over = taken = 0
     for row in rows:
         if columns.only and row.cells[columns.only[0]] != columns.only[1]:
             passed_over += 1

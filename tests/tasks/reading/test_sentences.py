@@ -122,6 +122,13 @@ def test_null_and_lists_are_not_texts(tmp_path: Path) -> None:
     assert "holds a list, not text" in refused(read_sentences(path, Columns(), Notes()))
 
 
+def test_only_columns_that_an_option_names_can_be_left_out(tmp_path: Path) -> None:
+    path = write(tmp_path / "t.tsv", "id\ttext\tlabel", "1\tx\ta", "1\ty\tb")
+    for row_ids in (False, True):
+        message = refused(read_sentences(path, Columns(id=("id",), row_ids=row_ids), Notes()))
+        assert ("leave out --option id" in message) != row_ids
+
+
 def add_all(ids: Ids, names: list[str]) -> None:
     for number, name in enumerate(names):
         ids.add(name, f"line {number}")
