@@ -48,7 +48,7 @@ class TaskSummary:
         confusion: (gold, guess) -> examples, of classes; empty for other tasks.
         kinds: kind of mistake -> how many, of tags, questions and rankings.
         mistakes: the worst ones, the surest first.
-        notes: what the report lacks, and why.
+        notes: what was odd in the data, what of the measures is undefined, and what the report lacks, and why.
         asked: the keys of the texts that the task is asked; () if its data are gone.
     """
 
@@ -110,13 +110,15 @@ def summarise_task(directory: RunDirectory) -> TaskSummary:
         checkpoint = result_of(directory)
     except BertjobsError as error:
         notes.append(error.what)
+    result = task_result(directory)
+    notes += map(str, (result.get("dev") or {}).get("notes") or ())
     return TaskSummary(
         root=directory.root,
         spec=spec,
         prepared=prepared,
         steps=steps,
         validations=tuple(read_lines(folder.validation)),
-        result=task_result(directory),
+        result=result,
         confusion=confusion,
         kinds=kinds,
         mistakes=tuple(mistakes),
@@ -173,7 +175,8 @@ def _mistakes(
         elif "labels" in line:
             names = example.label if isinstance(example.label, tuple) else (str(example.label),)
             if set(line["labels"]) != set(names):
-                yield Mistake(example.id, text, ", ".join(names), ", ".join(line["labels"]) or "none", None)
+                gold, guess = (", ".join(each) or "none" for each in (names, line["labels"]))
+                yield Mistake(example.id, text, gold, guess, None)
         else:
             confusion[str(example.label), line["label"]] += 1
             if line["label"] != example.label:
