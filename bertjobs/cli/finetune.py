@@ -184,6 +184,7 @@ PREPARED = ".tasks"
 
 
 def _task_list() -> str:
+    from bertjobs.tasks.reading.lines import names_in_words
     from bertjobs.tasks.task import TASKS, open_task
 
     lines = []
@@ -191,7 +192,6 @@ def _task_list() -> str:
         task = open_task(name)
         lines.append(f"{name}: {(task.__doc__ or '').strip().splitlines()[0]}")
         for split, names in task.files.items():
-            plain = [one for one in names if not one.endswith((".gz", ".bz2", ".xz", ".zst"))]
-            lines.append(f"    {split}: {', '.join(plain)}")
+            lines.append(f"    {split}: {names_in_words(names)}")
         lines += [f"    --option {key}=...  {words}" for key, words in task.option_help.items()]
     return "\n".join(lines)

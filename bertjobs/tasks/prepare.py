@@ -18,6 +18,7 @@ from bertjobs.files.atomic import new_folder, sha256_of, write_json
 from bertjobs.tasks.encoding import TextEncoder
 from bertjobs.tasks.metrics.scores import listed
 from bertjobs.tasks.prepared import FORMAT, MANIFEST, PreparedTask, SplitFacts, SplitWriter, file_facts
+from bertjobs.tasks.reading.lines import names_in_words
 from bertjobs.tasks.task import Fitted, Task
 from bertjobs.wording import counted
 
@@ -84,7 +85,7 @@ def prepare_task(
         OSError: the folder cannot be written.
     """
     if "train" not in files:
-        wanted = ", ".join(task.files.get("train", ()))
+        wanted = names_in_words(task.files.get("train", ()))
         raise InputError("there is no training file", where="--data", hint=f"task {name} looks for: {wanted}")
     labels = task.labels(_counted(task.read(files["train"], "train"), "labels of train", progress))
     task.notes.clear()

@@ -21,6 +21,7 @@ from bertjobs.tasks.metrics.scores import Scores
 from bertjobs.tasks.notes import Notes
 from bertjobs.tasks.options import flag, whole_number
 from bertjobs.tasks.probabilities import sigmoid, softmax
+from bertjobs.tasks.reading.lines import with_compressed
 from bertjobs.tasks.reading.squad import read_questions
 from bertjobs.tasks.rows import Head, Output, Row
 from bertjobs.tasks.task import Fitted, Prediction, Task, check_keys
@@ -65,9 +66,9 @@ class Squad1(Task[Question]):
 
     name = "squad1"
     files: ClassVar[Mapping[str, Sequence[str]]] = {
-        "train": ("train-v1.1.json", "train.json"),
-        "dev": ("dev-v1.1.json", "dev.json"),
-        "test": ("test.json",),
+        "train": with_compressed("train-v1.1.json", "train.json"),
+        "dev": with_compressed("dev-v1.1.json", "dev.json"),
+        "test": with_compressed("test.json"),
     }
     measure = "f1"
     text_keys: ClassVar[tuple[str, ...]] = ("question", "context")
@@ -279,9 +280,9 @@ class Squad2(Squad1):
     name = "squad2"
     has_null = True
     files: ClassVar[Mapping[str, Sequence[str]]] = {
-        "train": ("train-v2.0.json", "train.json"),
-        "dev": ("dev-v2.0.json", "dev.json"),
-        "test": ("test.json",),
+        "train": with_compressed("train-v2.0.json", "train.json"),
+        "dev": with_compressed("dev-v2.0.json", "dev.json"),
+        "test": with_compressed("test.json"),
     }
 
     def score(self, scored: Iterable[tuple[Question, Prediction]], fitted: Fitted) -> Scores:

@@ -10,6 +10,7 @@ from bertjobs.errors import InputError, nearest
 from bertjobs.tasks.example import Sentences
 from bertjobs.tasks.options import flag
 from bertjobs.tasks.reading.glue import has_labels
+from bertjobs.tasks.reading.lines import with_compressed
 from bertjobs.tasks.reading.sentences import Columns, read_sentences
 from bertjobs.tasks.sentences import MEASURES, SentenceTask
 
@@ -21,9 +22,9 @@ class TableTask(SentenceTask):
 
     name = "sentences"
     files: ClassVar[Mapping[str, Sequence[str]]] = {
-        "train": tuple(f"train{end}" for end in _ENDS),
-        "dev": tuple(f"{stem}{end}" for stem in ("dev", "validation") for end in _ENDS),
-        "test": tuple(f"test{end}" for end in _ENDS),
+        "train": with_compressed(*(f"train{end}" for end in _ENDS)),
+        "dev": with_compressed(*(f"{stem}{end}" for stem in ("dev", "validation") for end in _ENDS)),
+        "test": with_compressed(*(f"test{end}" for end in _ENDS)),
     }
     option_help: ClassVar[Mapping[str, str]] = {
         "text": "column of the sentence, by default text; several, as in title,body, are joined by a blank",

@@ -67,8 +67,8 @@ def test_json_lines_come_and_go_in_order_under_their_ids(inside: Bertjobs, model
 def test_standard_input_and_output(model: Path, tmp_path: Path) -> None:
     words = ["predict", str(model), "--input", "-", "--output", "-"]
     done = subprocess.run(
-        [sys.executable, "-m", "bertjobs", *words], input='{"text": "a film"}\n{"txt": "a film"}\n', cwd=tmp_path,
-        capture_output=True, text=True,
+        [sys.executable, "-m", "bertjobs", *words], input='\ufeff{"text": "a film"}\n{"txt": "a film"}\n', cwd=tmp_path,
+        capture_output=True, text=True, encoding="utf-8",
     )  # fmt: skip
     assert done.returncode == 64
     assert [json.loads(line)["id"] for line in done.stdout.splitlines()] == ["1"]
