@@ -12,13 +12,12 @@ from typing import Any
 from bertjobs.errors import BertjobsError, InputError
 from bertjobs.files.json_lines import read_lines
 from bertjobs.files.reading import DamagedFileError, parse_json
-from bertjobs.launch.watch.task_result import task_result
 from bertjobs.recipe.lockfile import read_lockfile
 from bertjobs.recipe.spec import PhaseSpec, RunSpec
 from bertjobs.report.ranked import Beaten, beaten
 from bertjobs.run.directory import PhaseDirectory, RunDirectory
 from bertjobs.run.journal import Attempt, read_story
-from bertjobs.run.result import result_of
+from bertjobs.run.result import result_of, task_result
 from bertjobs.tasks.example import Candidate, Question, Sentences, Words
 from bertjobs.tasks.metrics.scores import scores_of
 from bertjobs.tasks.prepared import PreparedTask
