@@ -145,8 +145,10 @@ def prepared_task(name: str, weights: Path, length: int, args: argparse.Namespac
     for the same files, tokenizer and options.
 
     Raises:
-        InputError: an option, the task's files or the weights' tokenizer are not valid.
+        InputError: an option, the task's files or the weights' tokenizer are not valid, or the tokenizer has more
+            tokens than the model.
     """
+    from bertjobs.recipe.bert_config import read_model_spec
     from bertjobs.tasks.encoding import TextEncoder
     from bertjobs.tasks.prepare import prepare_task, prepared_name
     from bertjobs.tasks.prepared import MANIFEST, PreparedTask
@@ -154,7 +156,9 @@ def prepared_task(name: str, weights: Path, length: int, args: argparse.Namespac
 
     task = open_task(name, _options(args))
     files = task_files(task, args)
-    encoder = TextEncoder.of_folder(weights, length)
+    model = read_model_spec(weights)
+    encoder = TextEncoder.of_folder(weights, length, positions=model.max_position_embeddings)
+    encoder.check_fits(model.vocab_size, str(weights))
     folder = results_folder(with_results(args)).absolute() / PREPARED / prepared_name(task, name, files, encoder)
     if (folder / MANIFEST).is_file():
         prepared = PreparedTask.read(folder)
@@ -180,6 +184,7 @@ PREPARED = ".tasks"
 
 
 def _task_list() -> str:
+    from bertjobs.tasks.reading.lines import names_in_words
     from bertjobs.tasks.task import TASKS, open_task
 
     lines = []
@@ -187,7 +192,6 @@ def _task_list() -> str:
         task = open_task(name)
         lines.append(f"{name}: {(task.__doc__ or '').strip().splitlines()[0]}")
         for split, names in task.files.items():
-            plain = [one for one in names if not one.endswith((".gz", ".bz2", ".xz", ".zst"))]
-            lines.append(f"    {split}: {', '.join(plain)}")
+            lines.append(f"    {split}: {names_in_words(names)}")
         lines += [f"    --option {key}=...  {words}" for key, words in task.option_help.items()]
     return "\n".join(lines)

@@ -224,9 +224,25 @@ def _run_here(study: Study, specs: Sequence[RunSpec], args: argparse.Namespace) 
         print(json.dumps({**study_json(study.name, results), "exit_code": code}, indent=2))
     else:
         print("\n" + study_text(study.name, results, Paint.of(sys.stdout, os.environ)))
+        if code == 0:
+            print("\nnext:\n" + "\n".join(f"  {command}" for command in _commands_after(study, specs[0])))
     if code == 75:
         print(f"continue with: {_resume_command(study)}", file=out)
     return code
+
+
+def _commands_after(study: Study, spec: RunSpec) -> list[str]:
+    """What can be done with a study that is done: with all its runs, and with the best one."""
+    from bertjobs.run.result import best_of
+    from bertjobs.slurm.shell import quote
+
+    of_all = f"bertjobs report {study.name} --results {quote(str(study.results))}"
+    best, words = best_of(study)
+    run = quote(str(best.root))
+    if not spec.task:
+        return [of_all, f"bertjobs finetune --task TASK --data DIR --from {run}"]
+    evaluate = [f"bertjobs evaluate {run}"] if words else []  # without dev data there is nothing to measure
+    return [of_all, *evaluate, f"bertjobs predict {run} --input FILE --output FILE"]
 
 
 def _resume_command(study: Study) -> str:

@@ -116,6 +116,8 @@ def export(folder: Path, options: Options) -> Exported:
     with output_folder(options.output) as part:
         check_found, int8, notes = _WRITERS[options.to](RealText.of(source), name, part, options)
         files = sizes(part)
+    if (trained := source.trained) is not None:
+        notes = (*notes, *trained.task.untuned(trained.fitted))
     return Exported(source, name, files, check_found, int8, notes)
 
 

@@ -62,20 +62,21 @@ def evaluate(
             the task has no submission files.
     """
     task = model.task
-    if submission and not task.submits(split):
+    submits, hint = task.submits(split), "`bertjobs predict` writes what the model predicts for each example"
+    if submission and not submits:
         of_split = "" if type(task).submits is Task.submits else f" for {split} data"
-        raise InputError(f"task {model.name} has no submission files{of_split}", where="--submission",
-                         hint="`bertjobs predict` writes what the model predicts for each example")  # fmt: skip
+        raise InputError(f"task {model.name} has no submission files{of_split}", where="--submission", hint=hint)
     fitted = Fitted(model.fitted.labels) if tune else model.fitted
     with TemporaryFile("w+", encoding="utf-8") as file:
         count, unlabelled = _write(model, examples, fitted, file, budget)
         if not count:
             raise InputError("there are no examples", where=split)
         if unlabelled and submission is None:
+            for_server = "--submission DIR writes the files that a benchmark's server takes; "
             raise InputError(
                 f"{unlabelled:,} of {count:,} examples of {split} have no label: nothing can be measured",
                 where=split,
-                hint="--submission DIR writes the files that a benchmark's server takes; `bertjobs predict` all others",
+                hint=for_server * submits + hint,
             )
         notes = [*task.notes.lines(), *cut_off(model)]
         if tune and not unlabelled and (tuned := task.tune(_scored(examples, file), fitted)):

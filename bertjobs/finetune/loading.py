@@ -19,6 +19,7 @@ from bertjobs.recipe.bert_config import classes_of, model_spec_from_config, read
 from bertjobs.recipe.spec import ModelSpec
 from bertjobs.run.result import measured_of
 from bertjobs.tasks.encoding import TextEncoder
+from bertjobs.tasks.questions import Squad1, options_for
 from bertjobs.tasks.rows import ARCHITECTURES, Head
 from bertjobs.tasks.task import Fitted, Task, open_task
 from bertjobs.train.precision import check_precision, use_precision
@@ -153,13 +154,17 @@ def _guessed(folder: Path, config: Mapping[str, Any], spec: ModelSpec) -> _Descr
     loss = _LOSSES.get(problem, "cross_entropy") if kind == "sequence" else "cross_entropy"
     outputs = 2 if kind == "span" else len(labels)
     has_names = kind != "span" and loss != "squared_error"
+    longest = _longest(folder, spec)
+    options = {
+        "sequence": {"kind": _SENTENCE_KINDS[loss], "second_optional": "true"},  # nothing says whether it reads pairs
+        "span": options_for(longest),
+    }
     return _Description(
         GUESSES[kind],
-        # Nothing says whether it reads pairs.
-        {"kind": _SENTENCE_KINDS[loss], "second_optional": "true"} if kind == "sequence" else {},
+        options.get(kind, {}),
         Fitted(labels if has_names else ()),
         Head(kind, outputs, loss),  # type: ignore[arg-type]
-        _longest(folder, spec),
+        longest,
     )
 
 
@@ -173,11 +178,13 @@ def _of_task(name: str, folder: Path, guess: _Description) -> tuple[Task[Any], _
         raise InputError(f"the model is of task {guess.name}, as its {TASK_FILE} says", where=f"--task {name}",
                          hint="leave out --task")  # fmt: skip
     task = open_task(name)
+    if isinstance(task, Squad1):
+        task = open_task(name, options_for(guess.max_length))
     head = task.head(guess.fitted.labels)
     if head != guess.head:
         raise InputError(f"the model's head is not of task {name}: {_in_words(guess.head)}, not {_in_words(head)}",
                          where=f"--task {name}", hint=f"without --task it is taken for {guess.name}")  # fmt: skip
-    return task, replace(guess, name=name, options={})
+    return task, replace(guess, name=name, options=task.options)
 
 
 def _in_words(head: Head) -> str:

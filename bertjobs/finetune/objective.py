@@ -211,7 +211,8 @@ class TaskLearner:
             with new_file(folder.predictions) as file:
                 for _, prediction in self._validation.predictions(outputs, tuned):
                     file.write((json.dumps(prediction, ensure_ascii=False) + "\n").encode())
-        content = {"step": step, "measure": self._objective.best_by, "dev": dev or None}
+        measure = self._objective.best_by  # without it validation.jsonl has lines, but no measures
+        content = {"step": step, "measure": measure, "dev": dev if measure else None}
         write_json(folder.result, content)
 
     def description(self) -> dict[str, bytes]:

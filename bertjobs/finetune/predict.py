@@ -21,7 +21,7 @@ from bertjobs.finetune.loading import TrainedModel
 from bertjobs.finetune.outputs import outputs_of, read_places
 from bertjobs.tasks.asked import Asked
 from bertjobs.tasks.rows import Row
-from bertjobs.tasks.task import Fitted, Prediction
+from bertjobs.tasks.task import Fitted, Prediction, without_ids
 from bertjobs.wording import counted
 
 CHUNK = 2000
@@ -82,14 +82,14 @@ class Predictor:
         self.pace = Pace()
 
     def each(self, asked: Iterable[Asked]) -> Iterator[Prediction]:
-        """The predictions, in order, under the ids that were asked.
+        """The predictions, in order, under the ids that were asked, and without others where texts were.
 
         Raises:
             InputError: the examples cannot be read or encoded; what came before has been yielded.
         """
         for batch in _in_batches(asked, self._batch or CHUNK):
             for one, prediction in zip(batch, self.predict([one.example for one in batch]), strict=True):
-                yield prediction if one.id is None else {**prediction, "id": one.id}
+                yield prediction if one.id is None else {"id": one.id, **without_ids(prediction)}
 
     def predict(self, examples: Sequence[Any], fitted: Fitted | None = None) -> list[Prediction]:
         """The predictions for some examples; ``fitted`` in place of the model's."""

@@ -18,6 +18,7 @@ from bertjobs.model.bert import BertForPreTraining
 from bertjobs.model.tokenizer import write_tokenizer
 from bertjobs.recipe.bert_config import SHAPE_FIELDS, config_from_model_spec, read_model_spec
 from bertjobs.recipe.spec import ModelSpec
+from bertjobs.run.weights import WEIGHTS, weights_file
 
 TIED = {
     "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
@@ -25,7 +26,7 @@ TIED = {
 }
 """Second names of tied parameters, which are not written, and the names that are."""
 
-WEIGHTS_FILE = "model.safetensors"
+WEIGHTS_FILE = WEIGHTS[0]
 WEIGHTS_METADATA = {"format": "pt"}  # transformers refuses files that do not say it
 
 ARCHITECTURES = {
@@ -198,17 +199,12 @@ def _read_bin(file: Path) -> dict[str, Tensor]:
     return torch.load(file, map_location="cpu", weights_only=True)
 
 
-READERS: dict[str, Callable[[Path], dict[str, Tensor]]] = {
-    WEIGHTS_FILE: load_file,
-    "pytorch_model.bin": _read_bin,
-}
+READERS: Mapping[str, Callable[[Path], dict[str, Tensor]]] = dict(zip(WEIGHTS, (load_file, _read_bin), strict=True))
 
 
 def _read_tensors(folder: Path) -> tuple[Path, dict[str, Tensor]]:
     """The first weights file that exists, and what is in it."""
-    file = next((folder / name for name in READERS if (folder / name).is_file()), None)
-    if file is None:
-        raise InputError(f"no weights: neither {' nor '.join(READERS)} exists", where=str(folder))
+    file = weights_file(folder)
     return file, _tensors_in(file)
 
 

@@ -57,7 +57,7 @@ def task_text(summary: TaskSummary, report: Path | None = None) -> str:
         run = quote(str(summary.root))
         texts = " ".join(f"--{key} TEXT" for key in summary.asked)
         lines = [
-            f"evaluate {run}",
+            *([f"evaluate {run}"] if summary.has_dev else []),
             f"predict {run} --input FILE --output FILE",
             *([f"infer {run} {texts}"] if texts else []),
         ]
@@ -117,7 +117,7 @@ def _headline(summary: TaskSummary) -> str:
         return f"{run}: task {spec.task}, step {made:,} of {summary.phase.steps:,}; not done yet"
     measure, dev = summary.result.get("measure"), summary.result.get("dev") or {}
     if measure is None or measure not in dev:
-        why = f"its dev data have no {measure}" if dev else "without labelled dev data nothing was measured"
+        why = f"its dev data have no {measure}" if measure else "without labelled dev data nothing was measured"
         return f"{run}: task {spec.task} is done after {made:,} steps; {why}"
     return f"{run}: task {spec.task}, dev {measure} {dev[measure]:.4f} at step {summary.result['step']:,} of {made:,}"
 

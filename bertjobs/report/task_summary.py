@@ -12,13 +12,12 @@ from typing import Any
 from bertjobs.errors import BertjobsError, InputError
 from bertjobs.files.json_lines import read_lines
 from bertjobs.files.reading import DamagedFileError, parse_json
-from bertjobs.launch.watch.task_result import task_result
 from bertjobs.recipe.lockfile import read_lockfile
 from bertjobs.recipe.spec import PhaseSpec, RunSpec
 from bertjobs.report.ranked import Beaten, beaten
 from bertjobs.run.directory import PhaseDirectory, RunDirectory
 from bertjobs.run.journal import Attempt, read_story
-from bertjobs.run.result import result_of
+from bertjobs.run.result import result_of, task_result
 from bertjobs.tasks.example import Candidate, Question, Sentences, Words
 from bertjobs.tasks.metrics.scores import scores_of
 from bertjobs.tasks.prepared import PreparedTask
@@ -48,7 +47,7 @@ class TaskSummary:
         confusion: (gold, guess) -> examples, of classes; empty for other tasks.
         kinds: kind of mistake -> how many, of tags, questions and rankings.
         mistakes: the worst ones, the surest first.
-        notes: what the report lacks, and why.
+        notes: what was odd in the data, what of the measures is undefined, and what the report lacks, and why.
         asked: the keys of the texts that the task is asked; () if its data are gone.
     """
 
@@ -69,6 +68,12 @@ class TaskSummary:
     @property
     def phase(self) -> PhaseSpec:
         return self.spec.phases[0]
+
+    @property
+    def has_dev(self) -> bool:
+        """Whether there are dev data with labels."""
+        dev = self.prepared.splits.get("dev") if self.prepared else None
+        return dev is not None and dev.facts.labelled
 
     def scores(self) -> dict[str, dict[str, float]]:
         """The dev measures of the result and of the last validation, by name."""
@@ -104,13 +109,15 @@ def summarise_task(directory: RunDirectory) -> TaskSummary:
         checkpoint = result_of(directory)
     except BertjobsError as error:
         notes.append(error.what)
+    result = task_result(directory)
+    notes += map(str, (result.get("dev") or {}).get("notes") or ())
     return TaskSummary(
         root=directory.root,
         spec=spec,
         prepared=prepared,
         steps=steps,
         validations=tuple(read_lines(folder.validation)),
-        result=task_result(directory),
+        result=result,
         confusion=confusion,
         kinds=kinds,
         mistakes=tuple(mistakes),
@@ -167,7 +174,8 @@ def _mistakes(
         elif "labels" in line:
             names = example.label if isinstance(example.label, tuple) else (str(example.label),)
             if set(line["labels"]) != set(names):
-                yield Mistake(example.id, text, ", ".join(names), ", ".join(line["labels"]) or "none", None)
+                gold, guess = (", ".join(each) or "none" for each in (names, line["labels"]))
+                yield Mistake(example.id, text, gold, guess, None)
         else:
             confusion[str(example.label), line["label"]] += 1
             if line["label"] != example.label:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
 from bertjobs.errors import InputError
 from bertjobs.files.json_lines import read_lines
+from bertjobs.files.reading import object_of, read_json
 from bertjobs.run.checkpoints import newest_valid, newest_whole, step_of
 from bertjobs.run.directory import PhaseDirectory, RunDirectory, open_run
+from bertjobs.run.study import Study, find_study
+from bertjobs.wording import counted
 
 
 def result_of(run: RunDirectory, *, is_read: bool = True) -> Path:
@@ -31,6 +35,32 @@ def result_of(run: RunDirectory, *, is_read: bool = True) -> Path:
     raise InputError(
         f"run {run.name!r} has no whole checkpoint", where=str(run.root), hint=f"bertjobs doctor {run.name}"
     )
+
+
+def task_result(run: RunDirectory) -> dict[str, Any]:
+    """RESULT.json of the last phase of a run that fine-tunes; {} while there is none.
+
+    Raises:
+        DamagedFileError: it cannot be read.
+    """
+    phases = run.phases()
+    return (read_json(phases[-1].result, object_of) if phases else None) or {}
+
+
+def best_of(study: Study) -> tuple[RunDirectory, str]:
+    """The run of a study whose result is the best, and in words what it is the best by: of tasks, whose measures are
+    the better the higher they are. Where nothing was measured it is the first, and the words are "".
+
+    Raises:
+        DamagedFileError: a result cannot be read.
+    """
+    best, words, highest = study.directories[0], "", -math.inf
+    for run in study.directories:
+        result = task_result(run)
+        value = (result.get("dev") or {}).get(name := result.get("measure"))
+        if isinstance(value, int | float) and value > highest:
+            best, words, highest = run, f"dev {name} {value:.4f}", value
+    return best, words
 
 
 def phase_of(checkpoint: Path) -> PhaseDirectory | None:
@@ -67,11 +97,18 @@ def weights_of(name: str, results: Path, *, is_read: bool = True) -> Path:
     """The folder of weights that ``name`` means: a Hugging Face model's folder, or a run's result, as in `result_of`.
 
     Raises:
-        InputError: it is neither; names the nearest run.
+        InputError: it is neither; names the nearest run, or of a study its best one.
     """
     folder = Path(name)
     if (folder / "config.json").is_file():
         return folder
+    if not RunDirectory(results / name).is_run and (study := find_study(results, name)) is not None:
+        best, words = best_of(study)
+        raise InputError(
+            f"{name!r} is a study of {counted(len(study.members), 'run')}",
+            where=str(study.file),
+            hint=f"give one of its runs: {best.name}" + (f", the best with {words}" if words else ""),
+        )
     if folder.is_dir() and not any(RunDirectory(root).is_run for root in (results / name, folder)):
         raise InputError(
             "the folder is neither a model nor a run: it has no config.json and no run.yml",

@@ -11,9 +11,8 @@ from bertjobs.files.atomic import sha256_of
 from bertjobs.recipe.bert_config import classes_of, read_bert_config, read_model_spec
 from bertjobs.recipe.distillation import Matching, matching_of
 from bertjobs.recipe.spec import ModelSpec, RunSpec
+from bertjobs.run.weights import weights_file
 
-WEIGHTS = ("model.safetensors", "pytorch_model.bin")
-"""Files of weights, of which the first that exists is read."""
 HEADS = {"BertForMaskedLM", "BertForPreTraining"}
 """Hugging Face's classes that have a masked-LM head."""
 BESIDE = ("config.json", "task.json", "vocab.txt")
@@ -25,9 +24,7 @@ def teacher_sha256(folder: Path) -> str:
     Raises:
         InputError: there are no weights, or a file cannot be read.
     """
-    weights = next((name for name in WEIGHTS if (folder / name).is_file()), None)
-    if weights is None:
-        raise InputError(f"the teacher has no weights: neither {' nor '.join(WEIGHTS)} exists", where=str(folder))
+    weights = weights_file(folder, "the teacher").name
     digest = hashlib.sha256()
     try:
         for name in (*(name for name in BESIDE if (folder / name).is_file()), weights):

@@ -41,6 +41,7 @@ class Served:
         rules: for token ids.
         scorer: of the outputs that token ids get.
         asks: ways of asking in words: the usual one first, under its kind; `MASKS` for words under masks.
+        notes: what answers are made with in place of what was not tuned.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Served:
     rules: TokenRules
     scorer: Scorer
     asks: Mapping[str, Ask] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     @property
     def ask(self) -> Ask:
@@ -83,7 +85,8 @@ def _fine_tuned(name: str, version: int, folder: Path, device: torch.device, pre
     spec = trained.forward.model.spec
     rules = TokenRules(spec.vocab_size, spec.max_position_embeddings, spec.type_vocab_size, trained.head)
     ask = TaskAsk.of(scorer, trained)
-    return Served(name, version, folder, kind, trained.name, trained.fitted.labels, rules, scorer, {kind: ask})
+    labels, notes = trained.fitted.labels, tuple(trained.task.untuned(trained.fitted))
+    return Served(name, version, folder, kind, trained.name, labels, rules, scorer, {kind: ask}, notes)
 
 
 def _pretrained(name: str, version: int, folder: Path, device: torch.device, precision: str) -> Served:

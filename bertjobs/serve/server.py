@@ -81,6 +81,8 @@ class Log(Observer):
     def loaded(self, served: Served) -> None:
         what = f"task {served.task}" if served.task else "no task: vectors of texts"
         say(f"model {served.name}, version {served.version}: {what}, from {served.folder}")
+        for note in served.notes:
+            say(f"model {served.name}: {note}")
         self._then.loaded(served)
 
     def kept(self, served: Served, error: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -11,7 +12,7 @@ from bertjobs.data.corpus.files import COMPRESSIONS
 from bertjobs.errors import InputError, nearest
 from bertjobs.files.reading import parse_json
 from bertjobs.tasks.example import without_target
-from bertjobs.tasks.reading.lines import place, text_lines
+from bertjobs.tasks.reading.lines import names_in_words, place, text_lines
 from bertjobs.tasks.task import Task
 from bertjobs.wording import shown
 
@@ -36,7 +37,7 @@ def split_file(task: Task[Any], folder: Path, split: str) -> Path:
     """
     files = task.find(folder)
     if split not in files:
-        names = ", ".join(task.files.get(split, ())) or "no file"
+        names = names_in_words(task.files.get(split, ())) or "no file"
         raise InputError(f"the folder has no file of split {split}", where=str(folder),
                          hint=f"task {task.name} looks for {names}")  # fmt: skip
     return files[split]
@@ -129,6 +130,8 @@ def _of_lines(task: Task[Any], path: Path) -> Iterator[Asked]:
 def _lines_of_input() -> Iterator[str]:
     """The lines of the standard input, as they come."""
     for number, raw in enumerate(sys.stdin.buffer, 1):
+        if number == 1:
+            raw = raw.removeprefix(codecs.BOM_UTF8)
         try:
             yield raw.decode("utf-8")
         except UnicodeDecodeError as error:

@@ -32,16 +32,18 @@ class TextEncoder:
     Args:
         remembers: whether the words of all texts are kept in memory, up to some number: many times as fast for a
             corpus, but not for single texts now and then.
+        positions: the longest sequence that the model can read; 0 where that is not known.
 
     Attributes:
         truncated: how many sequences lost tokens so far, since they were longer than ``max_length``.
         shortened: how many questions and queries lost tokens to a limit of their task.
     """
 
-    def __init__(self, vocabulary: Vocabulary, max_length: int, *, remembers: bool = True) -> None:
+    def __init__(self, vocabulary: Vocabulary, max_length: int, *, remembers: bool = True, positions: int = 0) -> None:
         if max_length < 8:
             raise InputError(f"a sequence of {max_length} tokens is too short: at least 8", where="sequence_length")
-        self.vocabulary, self.max_length, self._remembers = vocabulary, max_length, remembers
+        self.vocabulary, self.max_length, self.positions = vocabulary, max_length, positions
+        self._remembers = remembers
         self.truncated = self.shortened = 0
 
     def check_fits(self, vocab_size: int, where: str) -> None:
@@ -54,8 +56,8 @@ class TextEncoder:
             )
 
     @classmethod
-    def of_folder(cls, folder: Path, max_length: int) -> TextEncoder:
-        """With the tokenizer in a checkpoint's or a prepared task's folder.
+    def of_folder(cls, folder: Path, max_length: int, *, positions: int = 0) -> TextEncoder:
+        """With the tokenizer in a checkpoint's or a prepared task's folder; ``positions`` as of the class.
 
         Raises:
             InputError: it has none, or a damaged one.
@@ -67,8 +69,8 @@ class TextEncoder:
                 hint="copy both files there from where the model comes from",
             )
         if not (folder / "vocab.txt").is_file():
-            return cls(Vocabulary.read(folder / "tokenizer.json"), max_length)
-        return cls(Vocabulary.of_folder(folder), max_length)
+            return cls(Vocabulary.read(folder / "tokenizer.json"), max_length, positions=positions)
+        return cls(Vocabulary.of_folder(folder), max_length, positions=positions)
 
     @cached_property
     def _tokenizer(self) -> Tokenizer:

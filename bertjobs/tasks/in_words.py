@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from bertjobs.tasks.task import Prediction
+from bertjobs.tasks.task import Prediction, without_ids
 from bertjobs.wording import columns
 
 MOST = 5
@@ -14,7 +14,7 @@ MOST = 5
 
 def in_words(prediction: Prediction) -> list[str]:
     """Lines of text: the verdict first, then how sure the model is of it and of others."""
-    rest = {key: value for key, value in prediction.items() if key != "id"}
+    rest = without_ids(prediction)
     lines = []
     if "tags" in rest and "words" in rest:
         rows = list(zip(map(str, rest.pop("words")), map(str, rest.pop("tags")), strict=True))
@@ -46,8 +46,10 @@ def _field(key: str, value: Any) -> list[str]:
 
 
 def _flat(value: Mapping[str, Any]) -> str:
-    return ", ".join(f"{key} {_short(one)}" for key, one in value.items())
+    return ", ".join(f"{key} {_short(one, between=' ')}" for key, one in value.items())
 
 
-def _short(value: Any) -> str:
+def _short(value: Any, between: str = ", ") -> str:
+    if isinstance(value, list):
+        return between.join(map(_short, value)) or "none"
     return f"{value:.4g}" if isinstance(value, float) else str(value)

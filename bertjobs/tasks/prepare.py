@@ -18,6 +18,7 @@ from bertjobs.files.atomic import new_folder, sha256_of, write_json
 from bertjobs.tasks.encoding import TextEncoder
 from bertjobs.tasks.metrics.scores import listed
 from bertjobs.tasks.prepared import FORMAT, MANIFEST, PreparedTask, SplitFacts, SplitWriter, file_facts
+from bertjobs.tasks.reading.lines import names_in_words
 from bertjobs.tasks.task import Fitted, Task
 from bertjobs.wording import counted
 
@@ -84,14 +85,15 @@ def prepare_task(
         OSError: the folder cannot be written.
     """
     if "train" not in files:
-        wanted = ", ".join(task.files.get("train", ()))
+        wanted = names_in_words(task.files.get("train", ()))
         raise InputError("there is no training file", where="--data", hint=f"task {name} looks for: {wanted}")
     labels = task.labels(_counted(task.read(files["train"], "train"), "labels of train", progress))
     task.notes.clear()
     fitted = Fitted(labels)
     head = task.head(labels)
     if head.has_classes and head.outputs < 2:
-        raise InputError(f"all examples have the same label: {labels}", where=str(files["train"]))
+        raise InputError(f"all examples have the same label: {labels[0]!r}", where=str(files["train"]),
+                         hint="training needs examples of at least two labels")  # fmt: skip
     folder.parent.mkdir(parents=True, exist_ok=True)
     with new_folder(folder) as temporary:
         splits: dict[str, SplitFacts] = {}

@@ -21,12 +21,17 @@ from bertjobs.tasks.metrics.scores import Scores
 from bertjobs.tasks.notes import Notes
 from bertjobs.tasks.options import flag, whole_number
 from bertjobs.tasks.probabilities import sigmoid, softmax
+from bertjobs.tasks.reading.lines import with_compressed
 from bertjobs.tasks.reading.squad import read_questions
 from bertjobs.tasks.rows import Head, Output, Row
 from bertjobs.tasks.task import Fitted, Prediction, Task, check_keys
 
 SPECIALS = 3
 """[CLS] question [SEP] context [SEP]."""
+STRIDE, MAX_QUERY = 128, 64
+"""Tokens: what the options are by default."""
+LENGTH = 384
+"""Tokens of a sequence for which those are meant."""
 NULL_THRESHOLD = "null_threshold"
 """Its name among what is tuned."""
 EVEN_ODDS = 0.5
@@ -61,9 +66,9 @@ class Squad1(Task[Question]):
 
     name = "squad1"
     files: ClassVar[Mapping[str, Sequence[str]]] = {
-        "train": ("train-v1.1.json", "train.json"),
-        "dev": ("dev-v1.1.json", "dev.json"),
-        "test": ("test.json",),
+        "train": with_compressed("train-v1.1.json", "train.json"),
+        "dev": with_compressed("dev-v1.1.json", "dev.json"),
+        "test": with_compressed("test.json"),
     }
     measure = "f1"
     text_keys: ClassVar[tuple[str, ...]] = ("question", "context")
@@ -79,8 +84,8 @@ class Squad1(Task[Question]):
 
     def __init__(self, options: Mapping[str, str] | None = None) -> None:
         super().__init__(options)
-        self._stride = whole_number(self.options, "stride", 128)
-        self._max_query = whole_number(self.options, "max_query", 64)
+        self._stride = whole_number(self.options, "stride", STRIDE)
+        self._max_query = whole_number(self.options, "max_query", MAX_QUERY)
         self._max_answer = whole_number(self.options, "max_answer", 30)
         self._n_best = whole_number(self.options, "n_best", 20)
         self._repair = flag(self.options, "repair")
@@ -109,12 +114,22 @@ class Squad1(Task[Question]):
             answer = _tokens_of(example, context)
             vocabulary = encoder.vocabulary
             rows = []
-            for window in self._windows(question, context, encoder.max_length):
+            windows = self._windows(question, context, encoder.max_length)
+            self._note_lost(example, answer, windows)
+            for window in windows:
                 ids = [vocabulary.cls_id, *question, vocabulary.sep_id, *context.ids[window.first : window.last],
                        vocabulary.sep_id]  # fmt: skip
                 rows.append(Row(ids, window.offset, _target(example, answer, window)))
             made.append(rows)
         return made
+
+    def _note_lost(self, example: Question, answer: tuple[int, int] | None, windows: Sequence[_Window]) -> None:
+        """Count an answer that no row has as its target."""
+        so = "the loss takes their questions for ones without an answer"
+        if example.answers and answer is None:
+            self.notes.add(f"answers have no token: {so}", example.where)
+        elif answer and not any(_holds(window, answer) for window in windows):
+            self.notes.add(f"answers are in no window as a whole: {so}", example.where)
 
     def _encoded(
         self, examples: Sequence[Question], encoder: TextEncoder, notes: Notes | None = None
@@ -122,10 +137,15 @@ class Squad1(Task[Question]):
         """Each example with the tokens of its question and of its context; ``notes`` count the questions cut off."""
         room = encoder.max_length - self._max_query - SPECIALS
         if self._stride > room:
+            fitting = {"stride": str(room // 2)} if room > 1 else options_for(encoder.max_length)
+            hint = " ".join(f"--option {key}={value}" for key, value in fitting.items())
+            if encoder.positions > encoder.max_length:
+                longer = min(LENGTH, encoder.positions)
+                hint += f", or longer sequences: --set phase1.sequence_length={longer}"
             raise InputError(
                 f"a stride of {self._stride} tokens skips text: a window holds only {max(0, room)} of the context",
                 where="--option stride",
-                hint=f"stride={max(1, room // 2)}, or longer sequences: --set phase1.sequence_length=384",
+                hint=hint,
             )
         questions = encoder.pieces([example.question for example in examples])
         texts = list(dict.fromkeys(example.context for example in examples))  # several questions share a context
@@ -243,6 +263,14 @@ class Squad1(Task[Question]):
         ]
 
 
+def options_for(max_length: int) -> dict[str, str]:
+    """Options with which windows of ``max_length`` tokens skip no text; {} if the default ones are such."""
+    query = min(MAX_QUERY, max_length // 2)
+    stride = min(STRIDE, max(1, (max_length - query - SPECIALS) // 2))
+    chosen, default = {"stride": stride, "max_query": query}, {"stride": STRIDE, "max_query": MAX_QUERY}
+    return {key: str(value) for key, value in chosen.items() if value != default[key]}
+
+
 class Squad2(Squad1):
     """SQuAD 2.0: a question may have no answer.
 
@@ -252,9 +280,9 @@ class Squad2(Squad1):
     name = "squad2"
     has_null = True
     files: ClassVar[Mapping[str, Sequence[str]]] = {
-        "train": ("train-v2.0.json", "train.json"),
-        "dev": ("dev-v2.0.json", "dev.json"),
-        "test": ("test.json",),
+        "train": with_compressed("train-v2.0.json", "train.json"),
+        "dev": with_compressed("dev-v2.0.json", "dev.json"),
+        "test": with_compressed("test.json"),
     }
 
     def score(self, scored: Iterable[tuple[Question, Prediction]], fitted: Fitted) -> Scores:
@@ -302,15 +330,19 @@ def _tokens_of(example: Question, context: Pieces) -> tuple[int, int] | None:
 def _target(example: Question, answer: tuple[int, int] | None, window: _Window) -> Sequence[float]:
     if example.answers is None:
         return ()
-    if answer is None or answer[0] < window.first or answer[1] >= window.last:
+    if answer is None or not _holds(window, answer):
         return (0, 0)
     return tuple(place - window.first + window.offset for place in answer)
 
 
+def _holds(window: _Window, answer: tuple[int, int]) -> bool:
+    return window.first <= answer[0] and answer[1] < window.last
+
+
 def _with_marks(text: str, end: int) -> int:
-    """An end moved behind the accents of its last character where they are characters of their own: BERT's tokens do
-    not cover them."""
-    while end < len(text) and unicodedata.combining(text[end]):
+    """An end moved behind the non-spacing marks (Mn) of its last character where they are characters of their own, such
+    as accents, vowel signs and variation selectors: BERT strips them, so its tokens do not cover them."""
+    while end < len(text) and unicodedata.category(text[end]) == "Mn":
         end += 1
     return end
 

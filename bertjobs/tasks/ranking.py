@@ -26,12 +26,13 @@ from bertjobs.tasks.metrics.ranking import (
 from bertjobs.tasks.metrics.scores import Scores
 from bertjobs.tasks.options import whole_number
 from bertjobs.tasks.probabilities import sigmoid
+from bertjobs.tasks.reading.lines import with_compressed
 from bertjobs.tasks.reading.msmarco import has_ids_only, read_candidates, read_qrels, read_triples
 from bertjobs.tasks.reading.text_index import Texts
 from bertjobs.tasks.rows import Head, Output, Row
 from bertjobs.tasks.task import Fitted, Prediction, Task, check_keys
 
-QRELS = ("qrels.dev.small.tsv", "qrels.dev.tsv", "qrels.tsv")
+QRELS = with_compressed("qrels.dev.small.tsv", "qrels.dev.tsv", "qrels.tsv")
 LABELS = ("not relevant", "relevant")
 BATCH = 100_000
 """Predictions that are turned into arrays at a time."""
@@ -46,16 +47,17 @@ class RankingTask(Task[Candidate]):
 
     name = "ranking"
     files: ClassVar[Mapping[str, Sequence[str]]] = {
-        "train": (
+        "train": with_compressed(
             "triples.train.small.tsv",
             "triples.tsv",
             "qidpidtriples.train.small.tsv",
             "qidpidtriples.train.full.2.tsv",
-            "qidpidtriples.train.full.2.tsv.gz",
             "qidpidtriples.train.full.tsv",
         ),
-        "dev": ("top1000.dev", "top1000.dev.tsv", "run.dev.small.tsv", "run.dev.tsv", "run.dev.trec"),
-        "test": ("top1000.eval", "top1000.eval.tsv", "run.eval.small.tsv", "run.eval.tsv", "run.eval.trec"),
+        "dev": with_compressed("top1000.dev", "top1000.dev.tsv", "run.dev.small.tsv", "run.dev.tsv", "run.dev.trec"),
+        "test": with_compressed(
+            "top1000.eval", "top1000.eval.tsv", "run.eval.small.tsv", "run.eval.tsv", "run.eval.trec"
+        ),
     }
     measure = "mrr@10"
     text_keys: ClassVar[tuple[str, ...]] = ("query", "passage")

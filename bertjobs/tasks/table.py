@@ -10,6 +10,7 @@ from bertjobs.errors import InputError, nearest
 from bertjobs.tasks.example import Sentences
 from bertjobs.tasks.options import flag
 from bertjobs.tasks.reading.glue import has_labels
+from bertjobs.tasks.reading.lines import with_compressed
 from bertjobs.tasks.reading.sentences import Columns, read_sentences
 from bertjobs.tasks.sentences import MEASURES, SentenceTask
 
@@ -21,9 +22,9 @@ class TableTask(SentenceTask):
 
     name = "sentences"
     files: ClassVar[Mapping[str, Sequence[str]]] = {
-        "train": tuple(f"train{end}" for end in _ENDS),
-        "dev": tuple(f"{stem}{end}" for stem in ("dev", "validation") for end in _ENDS),
-        "test": tuple(f"test{end}" for end in _ENDS),
+        "train": with_compressed(*(f"train{end}" for end in _ENDS)),
+        "dev": with_compressed(*(f"{stem}{end}" for stem in ("dev", "validation") for end in _ENDS)),
+        "test": with_compressed(*(f"test{end}" for end in _ENDS)),
     }
     option_help: ClassVar[Mapping[str, str]] = {
         "text": "column of the sentence, by default text; several, as in title,body, are joined by a blank",
@@ -46,6 +47,9 @@ class TableTask(SentenceTask):
         self._labels = tuple(_words(chosen, "labels")) if "labels" in chosen else ()
         if self._labels and self.kind == "number":
             raise InputError("numbers have no labels", where="--option labels=...", hint="leave out labels or kind")
+        if len(self._labels) == 1:
+            raise InputError(f"there is one label: {self._labels[0]!r}", where=f"--option labels={chosen['labels']}",
+                             hint="name all of them, at least two: --option labels=a,b")  # fmt: skip
         if "separator" in chosen and (self.kind != "several" or not chosen["separator"]):
             raise InputError("only several labels have a separator, which is not empty", where="--option separator=...",
                              hint="--option kind=several")  # fmt: skip

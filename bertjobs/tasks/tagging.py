@@ -19,6 +19,7 @@ from bertjobs.tasks.metrics.spans import OUTSIDE, are_span_tags, span_scores, sp
 from bertjobs.tasks.options import flag
 from bertjobs.tasks.probabilities import softmax
 from bertjobs.tasks.reading.conll import WordColumns, read_word_lines, read_words
+from bertjobs.tasks.reading.lines import with_compressed
 from bertjobs.tasks.rows import NOT_SCORED, Head, Output, Row
 from bertjobs.tasks.task import Fitted, Prediction, Task, check_keys
 from bertjobs.tasks.windows import Window, overlap_of, windows_of
@@ -35,9 +36,9 @@ class TaggingTask(Task[Words]):
 
     name = "tagging"
     files: ClassVar[Mapping[str, Sequence[str]]] = {
-        "train": (*(f"train.{suffix}" for suffix in _SUFFIXES), "eng.train"),
-        "dev": (*(f"{name}.{suffix}" for name in ("dev", "valid") for suffix in _SUFFIXES), "eng.testa"),
-        "test": (*(f"test.{suffix}" for suffix in _SUFFIXES), "eng.testb"),
+        "train": with_compressed(*(f"train.{suffix}" for suffix in _SUFFIXES), "eng.train"),
+        "dev": with_compressed(*(f"{name}.{suffix}" for name in ("dev", "valid") for suffix in _SUFFIXES), "eng.testa"),
+        "test": with_compressed(*(f"test.{suffix}" for suffix in _SUFFIXES), "eng.testb"),
     }
     measure = "f1"
     optional_keys: ClassVar[tuple[str, ...]] = ()

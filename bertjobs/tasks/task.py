@@ -160,7 +160,7 @@ class Task(Generic[E]):
 
 
 def without_ids(prediction: Prediction) -> Prediction:
-    """What a prediction says, for who has asked a single text: without the ids by which files name examples."""
+    """What a prediction says, for who has asked in text: without the ids by which a task's files name examples."""
     return {name: value for name, value in prediction.items() if name not in ("id", "query_id", "passage_id")}
 
 

@@ -38,6 +38,12 @@ def test_the_exported_model_predicts_what_the_model_does(
     assert predictions(exported(name, "hf"), name) == predictions(model(name), name)
 
 
+def test_what_was_not_tuned_is_said(model: Callable[[str], Path], tmp_path: Path) -> None:
+    (note,) = export(model("answers"), Options("hf", tmp_path / "out")).notes
+    assert note.startswith("the threshold of null odds is 0.5")
+    assert export(model("answers"), Options("hf", tmp_path / "features", features=True)).notes == ()
+
+
 @pytest.mark.parametrize("name", ["class", "several", "number"])
 def test_a_pipeline_classifies(exported: Export, name: str) -> None:
     folder = exported(name, "hf")

@@ -70,6 +70,15 @@ def test_outputs_of_single_tokens_are_hugging_faces(tmp_path: Path, architecture
     assert model.fitted.labels == tags
 
 
+@pytest.mark.parametrize("name", ["", "squad2"])
+def test_questions_can_be_asked_of_a_folder_with_short_sequences(tmp_path: Path, name: str) -> None:
+    their_folder(tmp_path, "BertForQuestionAnswering", max_length=64)
+    model = load_trained(tmp_path, CPU, name=name)
+    asked = model.task.from_text([{"question": "what?", "context": " ".join(["Harry likes apples."] * 30)}])
+    (prediction,) = Predictor(model).predict(asked)
+    assert prediction["n_best"]
+
+
 def test_hugging_face_loads_our_folder_with_the_same_outputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     folder = our_folder(tmp_path / "model", films(tmp_path))

@@ -67,8 +67,8 @@ def test_json_lines_come_and_go_in_order_under_their_ids(inside: Bertjobs, model
 def test_standard_input_and_output(model: Path, tmp_path: Path) -> None:
     words = ["predict", str(model), "--input", "-", "--output", "-"]
     done = subprocess.run(
-        [sys.executable, "-m", "bertjobs", *words], input='{"text": "a film"}\n{"txt": "a film"}\n', cwd=tmp_path,
-        capture_output=True, text=True,
+        [sys.executable, "-m", "bertjobs", *words], input='\ufeff{"text": "a film"}\n{"txt": "a film"}\n', cwd=tmp_path,
+        capture_output=True, text=True, encoding="utf-8",
     )  # fmt: skip
     assert done.returncode == 64
     assert [json.loads(line)["id"] for line in done.stdout.splitlines()] == ["1"]
@@ -147,6 +147,8 @@ def test_labels_are_needed_to_measure(inside: Bertjobs, model: Path) -> None:
     done = inside("evaluate", model, "--data", ".", "--split", "test")
     assert done.returncode == 64
     assert "2 of 2 examples of test have no label" in done.stderr
+    assert "bertjobs predict" in done.stderr
+    assert "--submission" not in done.stderr
     done = inside("evaluate", model, "--test", "test.txt", "--submission", "sent")
     assert "has no submission files" in done.stderr
 
@@ -225,6 +227,18 @@ def test_the_task_of_a_folder_that_says_none_can_be_named(inside: Bertjobs, tmp_
         done = inside("predict", "qa", "--input", "dev.json", "--split", "dev", "--output", "out", *more)
         assert done.returncode == 0, done.stderr
         assert ("null_odds" in lines(tmp_path / "out")[0]) == has_odds
+
+
+def test_pairs_that_are_asked_in_text_have_no_other_ids_than_theirs(inside: Bertjobs, tmp_path: Path) -> None:
+    their_folder(tmp_path / "model", "BertForSequenceClassification", ("no", "yes"))
+    asked = [{"query": "apples", "passage": "Harry likes apples.", **more} for more in ({}, {"id": "b"})]
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(one) + "\n" for one in asked))
+    words = ("--task", "ranking", "--input", tmp_path / "in.jsonl", "--output", tmp_path / "out.jsonl")
+    done = inside("predict", tmp_path / "model", *words)
+    assert done.returncode == 0, done.stderr
+    predictions = lines(tmp_path / "out.jsonl")
+    assert [one["id"] for one in predictions] == ["1", "b"]
+    assert all(one.keys() == {"id", "score", "log_odds"} for one in predictions)
 
 
 def test_a_task_that_does_not_fit_is_refused(inside: Bertjobs, model: Path, tmp_path: Path) -> None:

@@ -242,6 +242,18 @@ def test_bad_input_is_refused_before_anything_is_written(place: Path, words: tup
     assert not (place / "results" / "refused").exists()
 
 
+def test_a_tokenizer_of_another_model_is_refused_before_data_are_prepared(place: Path) -> None:
+    shutil.copytree(place / "model", place / "mixed")
+    (place / "mixed" / "tokenizer.json").unlink(missing_ok=True)
+    with (place / "mixed" / "vocab.txt").open("a") as file:
+        file.write("more\n")
+    before = sorted((place / "results").glob(".tasks/*"))
+    refused = bertjobs(place, "finetune", "--run", "mixed", "--from", "mixed", "--data", "data", *QUICK)
+    assert refused.returncode == 64
+    assert "error: the tokenizer has " in refused.stderr
+    assert sorted((place / "results").glob(".tasks/*")) == before
+
+
 @pytest.mark.slow
 def test_a_rehearsal_of_a_task_survives_a_time_limit(place: Path, straight: Path) -> None:
     data = read_lockfile(straight.parent / "run.yml").data

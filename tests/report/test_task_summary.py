@@ -7,8 +7,11 @@ from typing import Any
 
 import pytest
 
-from bertjobs.report.task_summary import Mistake, _mistakes
+from bertjobs.files.atomic import write_json
+from bertjobs.files.json_lines import append_line
+from bertjobs.report.task_summary import Mistake, _mistakes, summarise_task
 from bertjobs.tasks.example import Sentences
+from tests.report.conftest import MakeRun
 
 
 @pytest.mark.parametrize(
@@ -19,9 +22,19 @@ from bertjobs.tasks.example import Sentences
         (("x", "y"), {"labels": ["y", "x"]}, None),
         ("xy", {"labels": ["xy"]}, None),
         ("xy", {"labels": []}, ("xy", "none", None)),
+        ((), {"labels": ["x", "y"]}, ("none", "x, y", None)),
         ("x", {"label": "y", "probabilities": {"y": 0.75}}, ("x", "y", 0.75)),
     ],
 )
 def test_a_label_is_what_it_is_in_training(label: Any, line: dict[str, Any], wanted: tuple[Any, ...] | None) -> None:
     found = list(_mistakes(Sentences("1", "a", label=label), line, Counter(), Counter()))
     assert found == ([Mistake("1", "a", *wanted)] if wanted else [])
+
+
+def test_measures_that_are_undefined_are_said(make_run: MakeRun) -> None:
+    directory = make_run()
+    phase = directory.phase(1)
+    phase.root.mkdir()
+    append_line(phase.metrics, {"step": 4})
+    write_json(phase.result, {"step": 4, "measure": "f1", "dev": {"f1": 0.0, "notes": ["matthews is undefined"]}})
+    assert "matthews is undefined" in summarise_task(directory).notes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from bertjobs.errors import InputError
 from bertjobs.serve.models import Models, Observer, Source, source_of
 from bertjobs.serve.refusal import Refusal
 from bertjobs.serve.served import Served, load_served
+from bertjobs.serve.server import Log
+from bertjobs.tasks.questions import options_for
 from bertjobs.tasks.rows import Row
 from tests.finetune.models import their_folder
 
@@ -49,6 +52,17 @@ def other(tmp_path: Path) -> Path:
     """The same kind of model with one more label, so with other weights."""
     their_folder(tmp_path / "other", SENTENCES, ("bad", "good", "fair", "odd"))
     return tmp_path / "other"
+
+
+def test_the_log_says_what_was_not_tuned(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    their_folder(tmp_path, "BertForQuestionAnswering")
+    head = {"kind": "span", "outputs": 2, "loss": "cross_entropy"}
+    task = {"task": "squad2", "options": options_for(64), "labels": [], "head": head, "max_length": 64}
+    (tmp_path / "task.json").write_text(json.dumps(task))
+    Log(Told()).loaded(load("answers", 1, tmp_path))
+    first, second = capsys.readouterr().err.splitlines()[-2:]
+    assert first.startswith("model answers, version 1: task squad2")
+    assert second.startswith("model answers: the threshold of null odds is 0.5")
 
 
 def opened(folder: Path) -> tuple[Models, Told]:

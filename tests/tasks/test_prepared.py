@@ -38,6 +38,18 @@ def split_of(folder: Path, rows: list[Row]) -> Split:
     return Split(folder, SplitFacts(writer.count, writer.rows, writer.tokens, 0, labelled=False))
 
 
+@pytest.mark.parametrize(
+    ("task", "name"),
+    [("sentences", "train.csv"), ("tagging", "train.conll"), ("squad2", "train-v2.0.json"), ("cola", "train.tsv"),
+     ("ranking", "triples.train.small.tsv")],
+)  # fmt: skip
+def test_files_of_a_folder_are_found_compressed_too(tmp_path: Path, task: str, name: str) -> None:
+    (tmp_path / f"{name}.gz").touch()
+    assert open_task(task).find(tmp_path) == {"train": tmp_path / f"{name}.gz"}
+    (tmp_path / name).touch()
+    assert open_task(task).find(tmp_path) == {"train": tmp_path / name}
+
+
 def test_any_rows_are_read_in_any_order(tmp_path: Path) -> None:
     rows = made_rows(300)
     split = split_of(tmp_path / "train", rows)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from bertjobs.errors import InputError
-from bertjobs.launch.plan.preflight import check_task
+from bertjobs.launch.plan.preflight import check_task, task_problems
 from bertjobs.recipe.catalogue import builtin_file, load_catalogue
 from bertjobs.recipe.resolve import resolve
 from bertjobs.recipe.spec import RunSpec
@@ -50,6 +50,14 @@ def test_what_was_prepared_for_another_run_is_refused(data: Path) -> None:
     for words, other in others.items():
         with pytest.raises(InputError, match=f"the data were prepared for {words}"):
             check_task(other)
+
+
+def test_a_run_that_nothing_can_end_early_is_warned_of(data: Path) -> None:
+    spec = spec_of(data)
+    assert task_problems(spec) == []
+    (problem,) = task_problems(replace(spec, phases=(replace(spec.phases[0], early_stop=2),)))
+    assert problem.is_warning
+    assert "without labelled dev data, no run ends early" in problem.render()
 
 
 def test_no_more_layers_are_tuned_than_there_are(data: Path) -> None:

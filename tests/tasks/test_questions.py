@@ -13,7 +13,7 @@ import pytest
 from bertjobs.errors import InputError
 from bertjobs.tasks.asked import read_asked
 from bertjobs.tasks.example import Answer, Question
-from bertjobs.tasks.questions import Squad1, Squad2
+from bertjobs.tasks.questions import Squad1, Squad2, options_for
 from bertjobs.tasks.rows import Output, Row
 from bertjobs.tasks.task import Fitted
 from tests.tasks.encoders import encoder_in
@@ -58,6 +58,23 @@ def test_places_are_characters_whatever_the_script(tmp_path: Path) -> None:
     (prediction,) = task.predict([question], [outputs_for(rows)], encoder, NONE)
     assert prediction["answer"] == "\u00c1pples"
     assert context[prediction["start"] :] == "\u00c1pples"
+
+
+def test_answers_that_no_row_has_as_its_target_are_counted(tmp_path: Path) -> None:
+    context = CONTEXT + " \u200b"
+    examples = [
+        Question("q1", "what", context, (Answer("\u200b", len(CONTEXT) + 1),), where="a.json, question q1"),
+        Question("q2", HARRY.question, context, (Answer(CONTEXT, 0),), where="a.json, question q2"),
+        Question("q3", "what", context, ()),
+        Question("q4", "what", context, (Answer("apples", 49),)),
+    ]
+    task = Squad2({"stride": "4", "max_query": "8"})
+    task.rows(examples, encoder_in(tmp_path, 20), NONE)
+    first, second = task.notes.lines()
+    assert first.startswith("1 answers have no token: the loss takes their questions for ones without an answer (first")
+    assert second.startswith("1 answers are in no window as a whole")
+    assert "question q1" in first
+    assert "question q2" in second
 
 
 def test_spans_end_after_they_start_and_are_not_too_long(tmp_path: Path) -> None:
@@ -143,8 +160,19 @@ def test_a_threshold_that_was_not_tuned_is_said() -> None:
 
 
 def test_a_stride_that_skips_text_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="a stride of 128 tokens skips text: a window holds only 61 of"):
-        Squad1().rows([HARRY], encoder_in(tmp_path, 128), NONE)
+    encoder = encoder_in(tmp_path, 128)
+    with pytest.raises(InputError, match="a stride of 128 tokens skips text: a window holds only 61 of") as caught:
+        Squad1().rows([HARRY], encoder, NONE)
+    assert caught.value.hint == "--option stride=30"
+    encoder.positions = 512
+    with pytest.raises(InputError, match=r"or longer sequences: --set phase1\.sequence_length=384"):
+        Squad1().rows([HARRY], encoder, NONE)
+
+
+@pytest.mark.parametrize("length", [8, 40, 68, 128, 259, 384])
+def test_there_are_options_for_each_length(tmp_path: Path, length: int) -> None:
+    assert (length == 384) == (options_for(length) == {})
+    assert Squad1(options_for(length)).rows([HARRY], encoder_in(tmp_path, length), NONE)
 
 
 def test_a_question_without_an_answer_belongs_to_squad2(tmp_path: Path) -> None:
@@ -173,13 +201,16 @@ def test_the_official_files_are_written(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "null_odds.json").read_text()) == {"q1": pytest.approx(odds)}
 
 
-def test_accents_that_are_characters_of_their_own_belong_to_the_answer(tmp_path: Path) -> None:
-    context = "the cafe\u0301 of Harry"
-    question = Question("q", "what", context, (Answer("cafe\u0301", 4),))
+@pytest.mark.parametrize(
+    "word", ["cafe\u0301", "\u0926\u093f\u0932\u094d\u0932\u0940\u0947", "\u0e17\u0e35\u0e48", "\u2764\ufe0f"]
+)
+def test_marks_that_are_characters_of_their_own_belong_to_the_answer(tmp_path: Path, word: str) -> None:
+    context = f"the {word} of Harry"
+    question = Question("q", "what", context, (Answer(word, 4),))
     task, encoder = Squad1(NARROW), encoder_in(tmp_path, 48)
     (rows,) = task.rows([question], encoder, NONE)
     (prediction,) = task.predict([question], [outputs_for(rows)], encoder, NONE)
-    assert (prediction["answer"], prediction["start"]) == ("cafe\u0301", 4)
+    assert (prediction["answer"], prediction["start"]) == (word, 4)
 
 
 def test_an_answer_that_occurs_twice_is_one_candidate(tmp_path: Path) -> None:

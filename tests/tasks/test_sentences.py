@@ -70,11 +70,17 @@ def test_labels_without_an_example_are_noted_at_preparation(
     ("options", "train", "dev", "parts"),
     [
         ({}, ["good\tx", "bad\ty"], ["good\tx", "bad\tz"], ("'z' does not occur in training", "dev.tsv, line 3")),
-        ({}, ["good\tx", "bad\tx"], ["good\tx"], ("all examples have the same label",)),
+        ({}, ["good\tx", "bad\tx"], ["good\tx"], ("all examples have the same label: 'x'",)),
+        ({"labels": "x"}, ["good\tx"], ["good\tx"], ("there is one label: 'x'", "at least two")),
         ({"kind": "number"}, ["good\t1", "bad\ttwo"], ["good\t1"], ("'two'", "not a number", "train.tsv, line 3")),
         ({"kind": "several"}, ["good\tx", "bad\tx"], ["good\tx"], ("there is one: x",)),
         ({"kind": "several"}, ["good\t", "bad\t"], ["good\t"], ("no training example has a label",)),
-        ({"id": "text"}, ["good\tx", "good\ty"], ["good\tx"], ("'good' occurs a second time", "train.tsv, line 3")),
+        (
+            {"id": "text"},
+            ["good\tx", "good\ty"],
+            ["good\tx"],
+            ("'good' occurs a second time", "train.tsv, line 3", "leave out"),
+        ),
         ({"label": "lable"}, ["good\tx"], ["good\tx"], ("no column 'lable'", "'label'")),
     ],
 )

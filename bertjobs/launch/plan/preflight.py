@@ -11,7 +11,6 @@ from pathlib import Path
 from bertjobs.data.shards.manifest import DataManifest
 from bertjobs.errors import InputError, raise_all
 from bertjobs.files.reading import DamagedFileError, object_of, read_json
-from bertjobs.files.safetensors_header import read_header
 from bertjobs.launch.notice import address
 from bertjobs.launch.plan.memory import Peak
 from bertjobs.launch.plan.problem import Problem, caught
@@ -30,6 +29,7 @@ from bertjobs.run.settings import begun_phases, check_start, check_unchanged
 from bertjobs.run.study import study_file
 from bertjobs.run.teacher import check_same_teacher, teacher_of
 from bertjobs.run.torch_wheels import lacks_code
+from bertjobs.run.weights import check_weights
 from bertjobs.slurm.client import Slurm
 from bertjobs.slurm.jobs import RUNNING, WAITING
 from bertjobs.slurm.notify import Notify
@@ -97,7 +97,7 @@ def inspect(
     The arguments are those of `preflight`.
     """
     awaited, problems_after = after_problems(around.after, backend, slurm)
-    data, problems_of_data = (None, caught(check_task, spec)) if spec.task else data_problems(spec, awaited)
+    data, problems_of_data = (None, task_problems(spec)) if spec.task else data_problems(spec, awaited)
     sized = data.sized(spec) if data else spec
     resumed = around.resumed
     is_new = resumed is None or not begun_phases(resumed)
@@ -200,6 +200,20 @@ def check_task(spec: RunSpec) -> None:
         prepared.check_weights(Path(folder))
 
 
+def task_problems(spec: RunSpec) -> list[Problem]:
+    """What is wrong with a task's data, as in `check_task`; or a warning if nothing can end the run early."""
+    if problems := caught(check_task, spec):
+        return problems
+    from bertjobs.tasks.prepared import PreparedTask
+
+    early, dev = spec.phases[0].early_stop, PreparedTask.read(Path(spec.data)).splits.get("dev")
+    if not early or (dev and dev.facts.labelled):
+        return []
+    where = f"phase{spec.phases[0].phase}.early_stop={early}"
+    hint = "give dev data with labels, such as --dev FILE"
+    return [Problem("without labelled dev data, no run ends early", where=where, hint=hint, is_warning=True)]
+
+
 def data_problems(spec: RunSpec, awaited: Sequence[str] = ()) -> tuple[DataManifest | None, list[Problem]]:
     """The data's manifest, None if there is none, and all that is wrong with the data.
 
@@ -289,10 +303,10 @@ def check_resumed(spec: RunSpec, directory: RunDirectory, data: DataManifest | N
 
 
 def check_init_checkpoint(spec: RunSpec, data: DataManifest | None) -> None:
-    """The weights to start from must be a Hugging Face BERT of the recipe's shape and the data's vocabulary.
+    """The weights to start from must be there: a Hugging Face BERT of the recipe's shape and the data's vocabulary.
 
     Raises:
-        InputError: names the first thing that differs.
+        InputError: names the first thing that differs or is missing.
     """
     if not spec.init_checkpoint:
         return
@@ -302,8 +316,7 @@ def check_init_checkpoint(spec: RunSpec, data: DataManifest | None) -> None:
         check_shape(folder, spec, "the initial checkpoint", hint)
     if data is not None:
         data.check_weights(folder)
-    if (folder / "model.safetensors").is_file():
-        check_safetensors(folder / "model.safetensors")
+    check_weights(folder, "the initial checkpoint")
 
 
 def check_teacher(spec: RunSpec, data: DataManifest | None) -> None:
@@ -320,8 +333,7 @@ def check_teacher(spec: RunSpec, data: DataManifest | None) -> None:
     teacher_of(spec)
     if data is not None:
         data.check_weights(folder)
-    if (folder / "model.safetensors").is_file():
-        check_safetensors(folder / "model.safetensors")
+    check_weights(folder, "the teacher")
     check_same_teacher(spec)
 
 
@@ -348,24 +360,6 @@ def check_shape(folder: Path, spec: RunSpec, name: str, hint: str | None = None)
                 f"{name} has {key} {config.get(key)}, but model {spec.model.name} has {wanted}",
                 where=str(folder / "config.json"),
             )
-
-
-def check_safetensors(path: Path) -> None:
-    """Compare a safetensors file's size with what its header says; reads only the header.
-
-    Raises:
-        InputError: the file is truncated or is not a safetensors file.
-    """
-    try:
-        expected, size = read_header(path).file_size, path.stat().st_size
-    except (OSError, ValueError) as error:
-        raise InputError(f"the weights cannot be read: {error}", where=str(path)) from error
-    if size != expected:
-        raise InputError(
-            f"the weights cannot be read: the file has {size:,} bytes, but its header says {expected:,}",
-            where=str(path),
-            hint="truncated? copy it again",
-        )
 
 
 def check_backend(spec: RunSpec, backend: str, slurm: Slurm, by_hand: bool = False) -> None:

@@ -11,9 +11,9 @@ from typing import Any
 
 from bertjobs.launch.watch.status import RunStatus
 from bertjobs.launch.watch.status_text import colour_of
-from bertjobs.launch.watch.task_result import task_result
 from bertjobs.recipe.sweep import SEED
 from bertjobs.run.directory import RunDirectory
+from bertjobs.run.result import task_result
 from bertjobs.run.series import read_steps
 from bertjobs.run.study import settings_in_words
 from bertjobs.wording import PLAIN, Colour, Paint, columns, harmless

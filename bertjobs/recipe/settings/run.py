@@ -38,7 +38,7 @@ class RunSettings:
             listed=True,
             example="my-run",
             default="",
-            default_words="the recipe's name",
+            default_words="the recipe's name, and of `finetune` the task's",
         ),
     ]
     phases: Annotated[

@@ -7,11 +7,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bertjobs.data.corpus.files import COMPRESSIONS
 from bertjobs.errors import InputError, nearest
 from bertjobs.files.atomic import write_text
 from bertjobs.tasks.example import Sentences
 from bertjobs.tasks.notes import Notes
+from bertjobs.tasks.reading.lines import with_compressed
 from bertjobs.tasks.reading.sentences import Columns, read_sentences
 from bertjobs.tasks.reading.tables import read_rows
 
@@ -40,7 +40,7 @@ class Layout:
     @property
     def names(self) -> tuple[str, ...]:
         """The file's name, and those that it has when it is compressed."""
-        return tuple(self.file + suffix for suffix in ("", *COMPRESSIONS))
+        return with_compressed(self.file)
 
 
 @dataclass(frozen=True)

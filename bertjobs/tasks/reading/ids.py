@@ -15,9 +15,13 @@ _BLOCK = 1 << 13
 class Ids:
     """The ids of one file. Ids are kept as 64-bit hashes: of a million different ones, two are taken for equal once in
     30 million files. Repeats are found a block of ids late, at the latest by `check`.
+
+    Args:
+        else_hint: what to do in place of giving each example an id of its own; "" if there is nothing.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, else_hint: str = "") -> None:
+        self._hint = "give each example an id of its own" + (f", or {else_hint}" if else_hint else "")
         self._sorted: list[NDArray[np.uint64]] = []
         self._hashes: list[int] = []
         self._ids: list[tuple[str, str]] = []
@@ -42,8 +46,7 @@ class Ids:
             repeats |= older[places] == block
         if repeats.any():
             identifier, where = self._ids[int(repeats.argmax())]
-            raise InputError(f"the id {identifier!r} occurs a second time", where=where,
-                             hint="give each example an id of its own, or name no column of ids")  # fmt: skip
+            raise InputError(f"the id {identifier!r} occurs a second time", where=where, hint=self._hint)
         self._keep(ordered)
         self._hashes.clear()
         self._ids.clear()

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import codecs
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
 from bertjobs.data.corpus.encodings import likely, of_start
-from bertjobs.data.corpus.files import open_text, reading
+from bertjobs.data.corpus.files import COMPRESSIONS, open_text, reading
 from bertjobs.errors import BertjobsError, InputError
 
 LONGEST = 1 << 24
@@ -22,6 +22,17 @@ _SAMPLE = 1 << 15
 def place(path: Path, line: int, noun: str = "line") -> str:
     """``train.tsv, line 7``, as examples and errors name it."""
     return f"{path.name}, {noun} {line:,}"
+
+
+def with_compressed(*names: str) -> tuple[str, ...]:
+    """Names of files, and after them those that the same files have when they are compressed."""
+    return (*names, *(name + suffix for name in names for suffix in COMPRESSIONS))
+
+
+def names_in_words(names: Sequence[str]) -> str:
+    """Names of files, with a word on those that are compressed in place of each."""
+    plain = [name for name in names if not name.endswith(COMPRESSIONS)]
+    return ", ".join(plain) + (f", also compressed ({', '.join(COMPRESSIONS)})" if len(plain) < len(names) else "")
 
 
 def text_lines(path: Path, *, keep_ends: bool = False) -> Iterator[str]:

@@ -75,7 +75,9 @@ def read_sentences(
         header=header,
         leave_out_ragged=leave_out_ragged,
     )
-    ids, passed_over, taken = Ids(), 0, 0
+    # Where rows are numbered without ids, the columns are those of a published file, and no option names them.
+    ids = Ids("" if columns.row_ids else "name no column of ids: leave out --option id")
+    passed_over = taken = 0
     for row in rows:
         if columns.only and row.cells[columns.only[0]] != columns.only[1]:
             passed_over += 1
@@ -131,12 +133,13 @@ def _label(row: Row, columns: Columns, labelled: bool) -> str | float | tuple[st
         return _labels(cell, row, columns, labelled)
     if isinstance(cell, tuple):
         raise InputError(f"the label in column {columns.label!r} is a list", where=row.where,
-                         hint="say that several labels can be true at once by naming a separator")  # fmt: skip
+                         hint="if several labels can be true at once: --option kind=several; else give each row one "
+                         "label, as text")  # fmt: skip
     if cell is None or not cell.strip():
         if labelled and columns.label:
             raise InputError(f"the row has no label in column {columns.label!r}", where=row.where)
         return None
-    return _number(cell, row, columns) if columns.number else _name(cell, row, columns)
+    return _number(cell, row, columns) if columns.number else _name(cell.strip(), row, columns)
 
 
 def _labels(cell: Cell, row: Row, columns: Columns, labelled: bool) -> tuple[str, ...] | None:
@@ -146,7 +149,7 @@ def _labels(cell: Cell, row: Row, columns: Columns, labelled: bool) -> tuple[str
             raise InputError(f"the row has no labels in column {columns.label!r}", where=row.where,
                              hint="an empty text says that no label is true")  # fmt: skip
         return None
-    parts = cell if isinstance(cell, tuple) else tuple(part.strip() for part in cell.split(columns.separator))
+    parts = [part.strip() for part in (cell if isinstance(cell, tuple) else cell.split(columns.separator))]
     return tuple(_name(part, row, columns) for part in dict.fromkeys(parts) if part)
 
 

@@ -50,7 +50,7 @@ class _Misplaced:
     def refuse(self, name: str) -> None:
         if not self.count:
             return
-        hint = "an option takes the nearest occurrence of each in its place"
+        hint = "`bertjobs finetune ... --option repair=true` takes the nearest occurrence of each in its place"
         raise InputError(
             f"{self.count:,} of {self.answers:,} answers of {name} are not where they are said to be; the "
             f"first: {self.first}",

@@ -28,6 +28,18 @@ Cell = str | tuple[str, ...] | None
 
 _ROWS = 256  # of Parquet, at a time
 
+_RAGGED = {
+    "csv": "is there a comma in a field that is not in double quotes, or is a field missing?",
+    "tsv": "is there a tab or a line end within a field, or is one missing?",
+}
+_REMEDIES = {
+    ("csv", ";"): "write it with commas between the fields, and fields that have commas in double quotes",
+    ("csv", "\t"): "give it a name that ends with .tsv",
+    ("tsv", ","): "give it a name that ends with .csv",
+    ("tsv", ";"): "write it with tabs between the fields",
+}
+"""What to do with a table of a kind whose first line is separated by something else."""
+
 
 class Row(NamedTuple):
     """A row: its file and line, that line's number (Parquet: the row's) from 1, the row's number from 0, and its cells
@@ -87,7 +99,7 @@ def read_rows(
         rows = _json_lines(path, required, optional, notes)
     else:
         fields = _quoted_fields(path) if kind == "csv" else _plain_fields(path)
-        rows = _by_header(path, fields, required, optional, header, notes, leave_out_ragged)
+        rows = _by_header(path, fields, kind, required, optional, header, notes, leave_out_ragged)
     number = -1
     for number, (line, cells) in enumerate(rows):
         where = place(path, line, "row" if kind == "parquet" else "line")
@@ -130,6 +142,7 @@ def _csv_words(error: csv.Error) -> str:
 def _by_header(
     path: Path,
     fields: Iterator[tuple[int, list[str]]],
+    kind: str,
     required: Sequence[str],
     optional: Sequence[str],
     header: Sequence[str],
@@ -137,7 +150,7 @@ def _by_header(
     leave_out_ragged: bool,
 ) -> Iterator[tuple[int, Mapping[str, str]]]:
     names = list(header) or next(fields)[1]
-    places = {name: names.index(name) for name in _chosen(names, required, optional, path)}
+    places = {name: names.index(name) for name in _chosen(names, required, optional, path, kind)}
     ragged, total, first_ragged = 0, 0, ""
     for line, row in fields:
         if not row:
@@ -150,7 +163,7 @@ def _by_header(
         error = InputError(
             f"the row has {_count(len(row))}, not {len(names)} as {'expected' if header else 'the header'}",
             where=place(path, line),
-            hint="is there a tab or a line end within a field, or is one missing?",
+            hint=_RAGGED[kind],
         )
         if not leave_out_ragged:
             raise error
@@ -168,11 +181,13 @@ def _count(fields: int) -> str:
     return f"{fields} field{'s' * (fields != 1)}"
 
 
-def _chosen(names: Sequence[str], required: Sequence[str], optional: Sequence[str], path: Path) -> list[str]:
+def _chosen(
+    names: Sequence[str], required: Sequence[str], optional: Sequence[str], path: Path, kind: str = ""
+) -> list[str]:
     """The columns to read, of those there are; raises InputError if one is missing or there twice."""
     for name in required:
         if name not in names:
-            raise _missing(name, names, str(path), path.name)
+            raise _missing(name, names, str(path), path.name, kind)
     chosen = [name for name in dict.fromkeys((*required, *optional)) if name in names]
     for name in chosen:
         if names.count(name) > 1:
@@ -181,14 +196,26 @@ def _chosen(names: Sequence[str], required: Sequence[str], optional: Sequence[st
     return chosen
 
 
-def _missing(name: str, names: Sequence[str], where: str, owner: str) -> InputError:
+def _missing(name: str, names: Sequence[str], where: str, owner: str, kind: str = "") -> InputError:
+    """``kind``: of a table whose first line is to name its columns; "" for others."""
     shown = [each[:40] for each in names[:20]]
     same = next((each for each in shown if each.lower() == name.lower()), None)
+    near = f"did you mean {same!r}?" if same else nearest(name, shown)
+    if kind and not (near or "").startswith("did you mean"):
+        near = f"does its first line name the columns?{f' if so, {near}' if near else ''}"
     return InputError(
         f"{owner} has no column {name!r}; it has: {', '.join(map(repr, shown)) or 'none'}",
         where=where,
-        hint=f"did you mean {same!r}?" if same else nearest(name, shown),
+        hint=_otherwise_separated(names, kind) or near,
     )
+
+
+def _otherwise_separated(names: Sequence[str], kind: str) -> str | None:
+    """What to do if a first line of a single field looks like several; None if it does not."""
+    for (of_kind, mark), remedy in _REMEDIES.items():
+        if of_kind == kind and len(names) == 1 and mark in names[0]:
+            return f"it looks separated by {'tabs' if mark == chr(9) else repr(mark)}: {remedy}"
+    return None
 
 
 def _json_lines(

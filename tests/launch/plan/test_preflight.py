@@ -9,9 +9,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
-import numpy as np
 import pytest
-from safetensors.numpy import save_file
 
 from bertjobs.data.shards.manifest import DataManifest
 from bertjobs.data.shards.manifest_form import hashed_text
@@ -20,7 +18,8 @@ from bertjobs.launch.plan.preflight import (
     Circumstances,
     after_problems,
     check_backend,
-    check_safetensors,
+    check_init_checkpoint,
+    check_teacher,
     data_problems,
     epoch_problems,
     inspect,
@@ -257,20 +256,16 @@ def test_a_resumed_run_has_some_of_its_checkpoints_already(spec: RunSpec) -> Non
     assert results_problems(replace(spec, keep_checkpoints=10**9), held=10**20) == []
 
 
-def test_weights_are_compared_with_the_size_that_their_header_says(tmp_path: Path) -> None:
-    file = tmp_path / "model.safetensors"
-    save_file({"a": np.zeros(100, dtype=np.float32)}, file)
-    whole = file.read_bytes()
-    check_safetensors(file)
-    for content, reason in (
-        (whole[:-1], f"the file has {len(whole) - 1} bytes, but its header says {len(whole)}"),
-        (whole + b"x", f"the file has {len(whole) + 1} bytes, but its header says {len(whole)}"),
-        (whole[:20], "do not begin with a header"),
-        (b"PAR1" * 100, "do not begin with a header"),
-    ):
-        file.write_bytes(content)
-        with pytest.raises(InputError, match=f"the weights cannot be read: .*{reason}"):
-            check_safetensors(file)
+def test_weights_to_start_from_and_a_teacher_must_be_there(spec: RunSpec, tmp_path: Path) -> None:
+    shape = {name: value for name, value in asdict(spec.model).items() if name != "name"}
+    (tmp_path / "config.json").write_text(json.dumps({**shape, "vocab_size": 30522}))
+    data, folder = DataManifest.read(Path(spec.data)), str(tmp_path)
+    with pytest.raises(InputError, match="the initial checkpoint has no weights: neither"):
+        check_init_checkpoint(replace(spec, init_checkpoint=folder), data)
+    (tmp_path / "config.json").write_text("{}")
+    taught = resolved("distill", data=spec.data, teacher=folder)
+    with pytest.raises(InputError, match="the teacher has no weights"):
+        check_teacher(taught, data)
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tracemalloc
+from itertools import islice
 from pathlib import Path
 
 import pyarrow as pa
@@ -55,8 +56,17 @@ def test_several_labels_are_split_or_listed(tmp_path: Path) -> None:
     objects = write(tmp_path / "t.jsonl", *map(json.dumps, [{"text": "x", "label": ["a;b", "c"]}, {"text": "y"}]))
     examples = read_sentences(objects, columns, Notes(), labelled=False)
     assert [example.label for example in examples] == [("a;b", "c"), None]
-    assert "is a list" in refused(read_sentences(objects, Columns(), Notes()))
+    of_one = refused(read_sentences(objects, Columns(), Notes()))
+    assert "is a list" in of_one
+    assert "--option kind=several" in of_one
     assert "no column 'label'" in refused(read_sentences(objects, columns, Notes()))
+
+
+def test_blanks_around_a_label_make_no_other_label(tmp_path: Path) -> None:
+    rows = [{"text": "x", "label": label} for label in ("yes", " yes", "yes ")]
+    path = write(tmp_path / "t.jsonl", *map(json.dumps, rows), json.dumps({"text": "x", "label": ["yes", "yes "]}))
+    assert [one.label for one in islice(read_sentences(path, Columns(), Notes()), 3)] == ["yes"] * 3
+    assert [one.label for one in read_sentences(path, Columns(separator=";"), Notes())] == [("yes",)] * 4
 
 
 def test_numbers_are_numbers(tmp_path: Path) -> None:
@@ -110,6 +120,13 @@ def test_null_and_lists_are_not_texts(tmp_path: Path) -> None:
     assert "no text in column 'text'" in refused(read_sentences(path, Columns(), Notes()))
     path = write(tmp_path / "t.jsonl", '{"text": ["x"], "label": "a"}')
     assert "holds a list, not text" in refused(read_sentences(path, Columns(), Notes()))
+
+
+def test_only_columns_that_an_option_names_can_be_left_out(tmp_path: Path) -> None:
+    path = write(tmp_path / "t.tsv", "id\ttext\tlabel", "1\tx\ta", "1\ty\tb")
+    for row_ids in (False, True):
+        message = refused(read_sentences(path, Columns(id=("id",), row_ids=row_ids), Notes()))
+        assert ("leave out --option id" in message) != row_ids
 
 
 def add_all(ids: Ids, names: list[str]) -> None:

@@ -67,6 +67,7 @@ def test_misplaced_answers_are_refused_with_their_number(tmp_path: Path) -> None
     path = squad(tmp_path / "t.json", asked("q1", ("Ron", 19)), asked("q2", ("pizza", 13)), asked("q3", ("Ron", -1)))
     message = refused(read_questions(path, Notes()))
     assert "2 of 3 answers of t.json are not where they are said to be" in message
+    assert "--option repair=true" in message
     assert "'pizza' is said to be at character 13, where 'izza.' is" in message
     assert "t.json, data[0].paragraphs[0].qas[1], id q2" in message
 
