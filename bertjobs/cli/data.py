@@ -101,7 +101,8 @@ def _add_what(group: Any) -> None:
            help="whether accents, and vowel signs and tone marks, are stripped, if no file beside the vocabulary "
            "states it")  # fmt: skip
     option("--max-unknown-share", metavar="SHARE", type=float, default=0.05,
-           help="share of a corpus's tokens that may be [UNK]; above it the text is refused")  # fmt: skip
+           help="share of a corpus's tokens, and of its characters, that may be [UNK]; above it the text is "
+           "refused")  # fmt: skip
     option("--language", metavar="NAME", default="english",
            help="language of the text, by its English name or code (german, de); see --sentences")  # fmt: skip
     option("--sentences", metavar="HOW", default="auto",

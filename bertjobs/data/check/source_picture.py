@@ -67,11 +67,21 @@ def source_panels(sources: Sequence[SourceCounts]) -> list[Panel]:
         Panel("Tokens in sequences", "share of the tokens", of_phases("used", "tokens"), names, percent=True),
         Panel("Random next sentences", "share of the sequences", of_phases("random_next", "sequences"), names,
               percent=True, mark=0.5, marked="half"),
-        Panel("Unknown tokens, [UNK]", "share of the tokens", shares("unknown", "tokens"), percent=True),
+        _unknown_panel(sources),
         Panel("Repeated documents", "share of the documents", shares("repeated", "documents"),
               percent=True),
     ]  # fmt: skip
     return [panel for panel in panels if any(value for values in panel.values for value in values)]
+
+
+def _unknown_panel(sources: Sequence[SourceCounts]) -> Panel:
+    """What became [UNK]: of the tokens, and of the characters where they were counted and are more."""
+    tokens = [counts.unknown_share for counts in sources]
+    text = [counts.unknown_text_share for counts in sources]
+    if not any(more > share for more, share in zip(text, tokens, strict=True)):
+        return Panel("Unknown tokens, [UNK]", "share of the tokens", [[share] for share in tokens], percent=True)
+    return Panel("Unknown tokens, [UNK]", "share", list(zip(tokens, text, strict=True)), ("tokens", "characters"),
+                 percent=True)  # fmt: skip
 
 
 def height(sources: Sequence[SourceCounts]) -> float:

@@ -83,7 +83,7 @@ def prepare(options: PrepareOptions, progress: Progress, runner: Runner | None =
             work = compared(work, pieces, partial(_compared, progress))
             vocabulary.write(work.folder)
             _run_stages(work, options, runner or ThisMachine(1), progress)
-            _finish(work, vocabulary)
+            _finish(work, vocabulary, options.max_unknown_share)
     except UnavailableError as error:
         raise UnavailableError(
             error.what, where=error.where, hint=f"finished tasks are kept: {error.hint or 'run the same command again'}"
@@ -199,8 +199,8 @@ def _weights(work: WorkFolder, stage: str) -> tuple[list[float], str]:
     return [1.0] * work.tasks(stage), "buckets" if stage == "pairs" else "tasks"
 
 
-def _finish(work: WorkFolder, vocabulary: Vocabulary) -> None:
-    """Write the manifest, and only then remove the work folder."""
+def _finish(work: WorkFolder, vocabulary: Vocabulary, most_unknown: float) -> None:
+    """Write the manifest, and only then remove the work folder. ``most_unknown`` is the limit that was checked last."""
     tokenised, duplicates = work.tokenised(), duplicate_report(work)
     moved = settle_split(tokenised)
     documents = sum(result["documents"] for result in tokenised)
@@ -227,6 +227,7 @@ def _finish(work: WorkFolder, vocabulary: Vocabulary) -> None:
             "sources": [counts.as_json() for counts in source_counts(work, duplicates)],
             "duplicates": duplicates.as_json(),
             **({"odd_files": odd} if odd else {}),
+            "limits": {"max_unknown_share": most_unknown},
             "phases": _phases(work),
             "plan": vars(work.plan),
         },

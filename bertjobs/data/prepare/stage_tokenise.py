@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,6 +71,7 @@ def tokenise_piece(work: WorkFolder, number: int, vocabulary: Vocabulary, encode
     table = DocumentTableWriter(words, excerpts_of_piece(work, number))
     chunk = _Chunk(piece.source, table)
     tally, digest = _Tally(), Digest()
+    before = replace(encoder.characters)
     with unchanged(piece, work.after_a_change):
         documents = digest.of(read(piece, source.kind, tally.add_empty, tally.odd))
         keys = keyed(documents, piece, options.seed, parts_apart=_may_be_too_large(work, piece))
@@ -82,6 +83,8 @@ def tokenise_piece(work: WorkFolder, number: int, vocabulary: Vocabulary, encode
                 chunk = _Chunk(piece.source, table)
     if chunk.tokens:
         _write(work, number, chunk, vocabulary, tally)
+    tally.characters = encoder.characters.seen - before.seen
+    tally.unknown_characters = encoder.characters.unknown - before.unknown
     whole = table.finish()
     whole.write(work.documents_file(number))
     counts = split_counts(whole, np.arange(len(whole)), held_out_draws(whole.keys), options.held_out)
@@ -103,6 +106,8 @@ class _Tally:
     sentences: int = 0
     tokens: int = 0
     unknown: int = 0
+    characters: int = 0
+    unknown_characters: int = 0
     document_tokens: dict[int, int] = field(default_factory=dict)
     sentence_tokens: dict[int, int] = field(default_factory=dict)
     replaced: int = 0

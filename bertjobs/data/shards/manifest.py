@@ -115,6 +115,8 @@ class DataManifest:
         sources: what was counted in each source; none where an older version prepared them, or they were adopted.
         duplicates: how many documents repeat an earlier one; None as for ``sources``.
         next_sentence: whether the sequences are next-sentence pairs, or contiguous text.
+        limits: shares that the text was accepted by, such as ``max_unknown_share``; none where an older version
+            prepared it, or it was adopted.
     """
 
     folder: Path
@@ -136,6 +138,7 @@ class DataManifest:
     sources: tuple[SourceCounts, ...] = ()
     duplicates: DuplicateReport | None = None
     next_sentence: bool = True
+    limits: dict[str, float] = field(default_factory=dict)
 
     @classmethod
     def read(cls, folder: Path | str) -> DataManifest:
@@ -340,6 +343,7 @@ def _parse(raw: bytes, folder: Path) -> DataManifest:
         sources=sources_of(content.get("sources", [])),
         duplicates=DuplicateReport.from_json(content["duplicates"]) if "duplicates" in content else None,
         next_sentence=content["settings"].get("next_sentence", True),
+        limits=content.get("limits", {}),
     )  # fmt: skip
 
 

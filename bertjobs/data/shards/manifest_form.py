@@ -71,6 +71,8 @@ def read_content(raw: bytes) -> dict[str, Any]:
     _member(vocabulary, "lowercase", bool, "vocabulary.")
     _check_settings(_member(content, "settings", dict))
     _check_counts(content)
+    for name in (limits := _member(content, "limits", dict) if "limits" in content else {}):
+        _share(limits, name, "limits.")
     if not all(isinstance(name, str) for name in _member(content, "held_out", list)):
         raise ValueError("held_out does not list names")
     phases = _member(content, "phases", dict)
@@ -114,9 +116,7 @@ def _check_settings(settings: dict[str, Any]) -> None:
     where = "settings."
     if _member(settings, "masking", str, where) not in MASKINGS:
         raise ValueError(f"settings.masking is none of {', '.join(MASKINGS)}")
-    share: Any = settings.get("masked_share")
-    if type(share) not in (int, float) or not 0 <= share <= 1:
-        raise ValueError("settings.masked_share is not a number from 0 to 1")
+    _share(settings, "masked_share", where)
     if "bin_size" in settings:
         _whole(settings, "bin_size", 1, _LONGEST, where)
     for name in ("balanced", "next_sentence", "across_documents"):
@@ -187,6 +187,12 @@ def _whole(parent: Mapping[str, Any], name: str, least: int, most: int, where: s
     value = parent.get(name)
     if type(value) is not int or not least <= value <= most:
         raise ValueError(f"{where}{name[:50]} is not a whole number from {least} to {most}")
+
+
+def _share(parent: Mapping[str, Any], name: str, where: str) -> None:
+    value: Any = parent.get(name)
+    if type(value) not in (int, float) or not 0 <= value <= 1:
+        raise ValueError(f"{where}{name[:50]} is not a number from 0 to 1")
 
 
 def _text(parent: Mapping[str, Any], name: str, form: re.Pattern[str], where: str) -> None:

@@ -73,7 +73,7 @@ def train_vocabulary(
     limit = _word_limit(pieces)
     tokens = _train(words, pieces, size)
     _write(tokens, bert_tokenizer(tokens, normalisation, limit), files)
-    return [*_words_on_marks(marks, normalisation, strip_accents), *_words_on_limit(limit)]
+    return [*_words_on_marks(marks, normalisation, strip_accents), *_words_on_limit(limit, _too_long(pieces, limit))]
 
 
 def _strips(lowercase: bool, wish: bool | None, marks: Marks) -> bool:
@@ -99,11 +99,14 @@ def _words_on_marks(marks: Marks, normalisation: Normalisation, wish: bool | Non
         yield f"accents are stripped, as BERT does: {lost}. --strip-accents no keeps them"
 
 
-def _words_on_limit(limit: int) -> Iterator[str]:
+def _words_on_limit(limit: int, too_long: float) -> Iterator[str]:
     if limit > BERTS_WORD_LIMIT:
         yield (f"words of up to {limit} characters are encoded, as tokenizer.json says: the text has long ones, as "
                f"scripts without spaces do. Hugging Face's class BertTokenizer makes [UNK] of those over "
                f"{BERTS_WORD_LIMIT}: load AutoTokenizer")  # fmt: skip
+    if too_long > 1 - _COVERAGE:
+        yield (f"{too_long:.1%} of the text's characters are in words of over {limit:,} characters, each of which "
+               "becomes one [UNK]: put spaces between words, with a word segmenter, before you use it")  # fmt: skip
 
 
 def _write(tokens: Sequence[str], tokenizer: Tokenizer, files: Sequence[Path]) -> None:
@@ -222,10 +225,13 @@ def _characters(pieces: Mapping[str, int], size: int) -> tuple[list[str], list[s
 def _word_limit(pieces: Mapping[str, int]) -> int:
     """Characters of the longest word that has to be encoded: BERT's 100, or more where over 0.05% of the text would
     be lost, as in scripts that write no spaces. Long words of ASCII are no text: addresses, numbers, encoded files."""
+    fitting = (limit for limit in _WORD_LIMITS if _too_long(pieces, limit) <= 1 - _COVERAGE)
+    return next(fitting, _WORD_LIMITS[-1])
+
+
+def _too_long(pieces: Mapping[str, int], limit: int) -> float:
+    """The share of the text's characters that is in longer words, those of ASCII left aside."""
     total = sum(len(piece) * count for piece, count in pieces.items())
-    long = [(len(piece), count) for piece, count in pieces.items()
-            if len(piece) > BERTS_WORD_LIMIT and not piece.isascii() and piece[0].isalpha()]  # fmt: skip
-    for limit in _WORD_LIMITS:
-        if sum(length * count for length, count in long if length > limit) <= (1 - _COVERAGE) * total:
-            return limit
-    return _WORD_LIMITS[-1]
+    long = (len(piece) * count for piece, count in pieces.items()
+            if len(piece) > limit and not piece.isascii() and piece[0].isalpha())  # fmt: skip
+    return sum(long) / max(1, total)

@@ -182,7 +182,7 @@ def test_a_folder_of_an_older_version_shows_no_sources(dynamic: DataManifest) ->
 
 def test_an_older_manifest_is_read(dynamic: DataManifest, tmp_path: Path) -> None:
     content = json.loads((dynamic.folder / "MANIFEST.json").read_bytes())
-    for name in ("sources", "duplicates", "files", "sha256_of_above"):
+    for name in ("sources", "duplicates", "limits", "files", "sha256_of_above"):
         del content[name]
     for path in dynamic.folder.iterdir():
         (tmp_path / path.name).symlink_to(path)
