@@ -222,21 +222,23 @@ def _vocab(args: argparse.Namespace) -> int:
 def _print_oddities(data: DataManifest) -> None:
     """Print what in the corpus was not clean text, and how it was handled."""
     for name, before, noun, after in (
-        ("replaced", "replaced by U+FFFD: ", "invalid UTF-8 sequence", ""),
-        ("nul", "removed: ", "NUL byte", ""),
         ("left_out", "left out by --sample-ratio: ", "document", ""),
         ("skipped_pages", "skipped: ", "page", " of a MediaWiki dump, not wikitext"),
         ("with_equal_ids", "different documents share an id in ", "source", ": their text tells them apart"),
-        ("empty", "skipped: ", "article", " without text"),
+        ("empty", "skipped: ", "document", " without text"),
+        ("without_id", "skipped: ", "line", ", for want of white space without an id"),
+        ("replaced", "replaced by U+FFFD: ", "invalid UTF-8 sequence", ""),
+        ("nul", "removed: ", "NUL byte", ""),
     ):
         if count := data.corpus.get(name, 0):
             print(f"note: {before}{counted(count, noun)}{after}")
-    if odd := list(data.odd_files.items()):
-        more = f", and {len(odd) - _NAMED} more files" if len(odd) > _NAMED else ""
-        print(harmless("      in " + ", ".join(f"{name} ({count:,})" for name, count in odd[:_NAMED]) + more))
+        files = {"nul": data.odd_files, "without_id": data.files_without_id}.get(name, {})
+        if odd := list(files.items()):
+            more = f", and {len(odd) - _NAMED} more files" if len(odd) > _NAMED else ""
+            print(harmless("      in " + ", ".join(f"{name} ({count:,})" for name, count in odd[:_NAMED]) + more))
 
 
-_NAMED = 5  # files with bytes that are not text
+_NAMED = 5  # files with bytes that are not text, or with lines that are skipped
 
 
 def _print_summary(data: DataManifest, seconds: float | None) -> None:

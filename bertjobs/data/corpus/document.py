@@ -109,6 +109,24 @@ def parts(identifier: str, stretches: Iterable[Decoded], longest: int = MAX_DOCU
         yield Document(_part(identifier, number), text, replaced, nul, size, escaped=escaped)
 
 
+def parts_or_none(identifier: str, stretches: Iterable[Decoded]) -> Iterator[Document]:
+    """As ``parts``; of nothing but white space, one document without text, so that it is counted."""
+    replaced = nul = size = escaped = 0
+
+    def counted() -> Iterator[Decoded]:
+        nonlocal replaced, nul, size, escaped
+        for stretch in stretches:
+            replaced, nul, size = replaced + stretch.replaced, nul + stretch.nul, size + stretch.size
+            escaped += stretch.escaped
+            yield stretch
+
+    document = None
+    for document in parts(identifier, counted()):
+        yield document
+    if document is None:
+        yield Document(identifier, "", replaced, nul, size, escaped=escaped)
+
+
 def _part(identifier: str, number: int) -> str:
     return identifier if number == 1 else f"{identifier}#{number}"
 

@@ -208,6 +208,7 @@ def _finish(work: WorkFolder, vocabulary: Vocabulary, most_unknown: float) -> No
     vocabulary.write(work.output)
     names = [name for result in tokenised for name in result["names"]]
     odd = most_odd(result.get("odd", {}) for result in tokenised)
+    without_id = most_odd(result.get("files_without_id", {}) for result in tokenised)
     if moved:
         held_out += 1 if moved.to == "validation" else -1
         names = [moved.name] if moved.to == "validation" else [name for name in names if name != moved.name]
@@ -222,11 +223,12 @@ def _finish(work: WorkFolder, vocabulary: Vocabulary, most_unknown: float) -> No
             "documents": {"train": documents - held_out, "validation": held_out},
             "held_out": names[:1000],
             "corpus": {name: sum(result.get(name, 0) for result in tokenised)
-                       for name in ("bytes", "tokens", "left_out", "empty", "skipped_pages", "replaced", "nul")}
+                       for name in _SUMMED}
             | {"with_equal_ids": len({piece.source for piece in work.pieces if piece.ids_repeat})},
             "sources": [counts.as_json() for counts in source_counts(work, duplicates)],
             "duplicates": duplicates.as_json(),
             **({"odd_files": odd} if odd else {}),
+            **({"files_without_id": without_id} if without_id else {}),
             "limits": {"max_unknown_share": most_unknown},
             "phases": _phases(work),
             "plan": vars(work.plan),
@@ -234,6 +236,9 @@ def _finish(work: WorkFolder, vocabulary: Vocabulary, most_unknown: float) -> No
     )  # fmt: skip
     sync_folder(work.output)
     work.remove()
+
+
+_SUMMED = ("bytes", "tokens", "left_out", "empty", "skipped_pages", "without_id", "replaced", "nul")
 
 
 def _phases(work: WorkFolder) -> dict[int, dict[str, Any]]:

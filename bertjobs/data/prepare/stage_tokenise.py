@@ -113,12 +113,18 @@ class _Tally:
     replaced: int = 0
     nul: int = 0
     skipped_pages: int = 0
+    without_id: int = 0
+    files_without_id: dict[str, int] = field(default_factory=dict)
     bytes: int = 0
     odd: dict[str, int] = field(default_factory=dict)
 
     def add_empty(self, document: Document) -> None:
-        """Count a document without text, or a page of a wiki that is not wikitext."""
-        if document.model:
+        """Count a document without text, a page of a wiki that is not wikitext, or a line without an id."""
+        if document.without_id:
+            self.without_id += 1
+            file = document.id.rpartition(":")[0]
+            self.files_without_id[file] = self.files_without_id.get(file, 0) + 1
+        elif document.model:
             self.skipped_pages += 1
         else:
             self.empty += 1

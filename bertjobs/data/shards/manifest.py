@@ -112,6 +112,7 @@ class DataManifest:
         has_hash: whether the manifest ends with a hash of itself, as all do but those of older versions.
         files_beside: sha256 of each other file at the folder's top, by name; None where an older version does not say.
         odd_files: how much of a file of the corpus was not text, of the hundred worst ones.
+        files_without_id: how many lines of a file of LDDL's source have no id, of the hundred worst ones.
         sources: what was counted in each source; none where an older version prepared them, or they were adopted.
         duplicates: how many documents repeat an earlier one; None as for ``sources``.
         next_sentence: whether the sequences are next-sentence pairs, or contiguous text.
@@ -135,6 +136,7 @@ class DataManifest:
     has_hash: bool
     files_beside: dict[str, str] | None
     odd_files: dict[str, int] = field(default_factory=dict)
+    files_without_id: dict[str, int] = field(default_factory=dict)
     sources: tuple[SourceCounts, ...] = ()
     duplicates: DuplicateReport | None = None
     next_sentence: bool = True
@@ -340,6 +342,7 @@ def _parse(raw: bytes, folder: Path) -> DataManifest:
         has_hash=has_hash(content),
         files_beside=files_beside(content),
         odd_files=content.get("odd_files", {}),
+        files_without_id=content.get("files_without_id", {}),
         sources=sources_of(content.get("sources", [])),
         duplicates=DuplicateReport.from_json(content["duplicates"]) if "duplicates" in content else None,
         next_sentence=content["settings"].get("next_sentence", True),

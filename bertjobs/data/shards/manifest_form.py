@@ -127,7 +127,7 @@ def _check_settings(settings: dict[str, Any]) -> None:
 
 
 def _check_counts(content: dict[str, Any]) -> None:
-    for group in ("documents", "corpus", *(("odd_files",) if "odd_files" in content else ())):
+    for group in ("documents", "corpus", *(name for name in ("odd_files", "files_without_id") if name in content)):
         counts = _member(content, group, dict)
         for name in counts:
             _whole(counts, name, 0, _MOST, f"{group}.")

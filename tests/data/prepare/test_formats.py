@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from bertjobs.cli.data import _print_oddities
 from bertjobs.data.prepare import PrepareOptions, prepare
 from bertjobs.data.prepare.work_folder import FOLDER_NAME, WorkFolder
 from bertjobs.data.shards.manifest import DataManifest
 from bertjobs.errors import InputError
 from bertjobs.files.arrays import map_arrays
 from tests.data.conftest import quiet
+from tests.data.corpus.test_pieces import HEAD, TAIL, page
 
 LINES = ["of the people. by the people. for the people", "the army", "war was a treaty of the navy", "union of states"]
 
@@ -62,6 +67,35 @@ def test_articles_without_text_are_counted(tmp_path: Path, vocabulary_path: Path
     data = run(tmp_path / "out", vocabulary_path, f"wikiextractor:{tmp_path}")
     assert data.corpus["empty"] == 2
     assert sum(data.documents.values()) == len(LINES)
+
+
+def test_documents_without_text_are_counted_whatever_the_kind(tmp_path: Path, vocabulary_path: Path) -> None:
+    texts = [*LINES, "", None, " \n"]
+    pq.write_table(pa.table({"text": texts}), tmp_path / "a.parquet")
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    prose = [f"The article says: {text}." for text in LINES]
+    pages = [page(number, text) for number, text in enumerate([*prose, "", "{{stub}}", "* a list"], 1)]
+    (tmp_path / "a.xml").write_text(HEAD + "".join(pages) + TAIL)
+    (tmp_path / "text").mkdir()
+    for number, text in enumerate([*LINES, "\n", " ", "\n\n"]):
+        (tmp_path / "text" / f"{number}.txt").write_text(text)
+    for corpus in ("parquet:{}/a.parquet", "jsonl:{}/a.jsonl", "mediawiki:{}/a.xml", "text:{}/text"):
+        data = run(
+            tmp_path / corpus[:2], vocabulary_path, corpus.format(tmp_path), max_unknown_share=1, most_unpaired=1
+        )
+        assert (data.corpus["empty"], sum(data.documents.values())) == (3, len(LINES)), corpus
+
+
+def test_lines_without_an_id_are_counted_and_named(
+    tmp_path: Path, vocabulary_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.txt").write_text("".join(f"{n} {text}\n" for n, text in enumerate(LINES * 3)) + "word\n\n" * 6)
+    data = run(tmp_path / "out", vocabulary_path, f"lddl:{tmp_path}")
+    assert sum(data.documents.values()) == 12
+    assert (data.corpus["without_id"], data.files_without_id, data.corpus["empty"]) == (6, {"a.txt": 6}, 0)
+    _print_oddities(data)
+    assert "note: skipped: 6 lines, for want of white space without an id" in (printed := capsys.readouterr().out)
+    assert "      in a.txt (6)\n" in printed
 
 
 def test_a_source_without_a_document_is_refused_before_the_others_are_read(
