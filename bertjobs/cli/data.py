@@ -220,7 +220,11 @@ def _vocab(args: argparse.Namespace) -> int:
 
 
 def _print_oddities(data: DataManifest) -> None:
-    """Print what in the corpus was not clean text, and how it was handled."""
+    """Print what in the corpus was not clean text or was not read, and how it was handled."""
+    from bertjobs.data.corpus.unread import unread_words
+
+    if words := unread_words(data.corpus.get("unread_files", 0), data.unread_files):
+        print(harmless(f"note: {words}"))
     for name, before, noun, after in (
         ("left_out", "left out by --sample-ratio: ", "document", ""),
         ("skipped_pages", "skipped: ", "page", " of a MediaWiki dump, not wikitext"),

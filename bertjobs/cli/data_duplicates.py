@@ -71,7 +71,8 @@ def _duplicates(args: argparse.Namespace) -> int:
     rows = [["corpus", "documents", "repeat an earlier one", "share"]]
     for corpus, documents, repeated in zip(args.corpus, repeats.documents, report.by_source, strict=True):
         rows.append([corpus, f"{documents:,}", f"{repeated:,}", f"{repeated / documents:.2%}"])
-    for line in [*right_aligned(rows), *duplicate_lines(report)]:
+    unread = [f"note: {words}"] if (words := repeats.unread.words()) else []
+    for line in [*right_aligned(rows), *unread, *duplicate_lines(report)]:
         print(harmless(line))
     print(f"{sum(repeats.documents):,} documents in {seconds:.1f} s")
     return 0

@@ -11,7 +11,7 @@ import numpy as np
 from bertjobs.data.check.document_table import DocumentTable, DocumentTableWriter
 from bertjobs.data.check.duplicate_report import names_of, report_on
 from bertjobs.data.check.duplicates import Duplicates, equal_documents, near_documents
-from bertjobs.data.corpus import Piece, Source, named_on_disk, read, scan
+from bertjobs.data.corpus import Piece, Source, UnreadFiles, named_on_disk, read, scan
 from bertjobs.data.prepare.processes import worker_pool
 from bertjobs.data.ragged import in_batches
 from bertjobs.data.shards.duplicate_report import DuplicateReport
@@ -28,12 +28,14 @@ class CorpusDuplicates:
         documents: with text, of each source.
         report: how many repeat an earlier one, with examples.
         tables: one per piece of the corpus.
+        unread: files of its folders that were not read.
     """
 
     documents: tuple[int, ...]
     report: DuplicateReport
     duplicates: Duplicates
     tables: tuple[Path, ...]
+    unread: UnreadFiles
 
     def pairs(self) -> Iterator[tuple[str, str]]:
         """The names of all documents that repeat an earlier one, each with that of the earlier one."""
@@ -64,7 +66,8 @@ def find_in_corpus(
         OSError: a temporary file cannot be written.
     """
     sources = [Source.parse(named_on_disk(corpus)) for corpus in corpora]
-    pieces = scan(sources)
+    unread = UnreadFiles()
+    pieces = scan(sources, unread=unread)
     tables = [folder / f"{number:06}.safetensors" for number in range(len(pieces))]
     work = [(piece, sources[piece.source].kind, words, path) for piece, path in zip(pieces, tables, strict=True)]
     total = sum(piece.text_bytes for piece in pieces)
@@ -78,7 +81,7 @@ def find_in_corpus(
         raise InputError(f"corpus {corpora[int(documents.argmin())]!r} holds no text", where="--corpus")
     duplicates = near_documents(tables, threshold, folder) if words else equal_documents(tables, folder)
     report = report_on("near" if words else "exact", duplicates, tables, of_tables, len(sources))
-    return CorpusDuplicates(tuple(documents.tolist()), report, duplicates, tuple(tables))
+    return CorpusDuplicates(tuple(documents.tolist()), report, duplicates, tuple(tables), unread)
 
 
 def _run(work: Sequence[tuple[Piece, str, int, Path]], processes: int) -> Iterator[None]:

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bertjobs.data.corpus import Source, named_on_disk, refuse_sources_without_text, scan
+from bertjobs.data.corpus import Source, UnreadFiles, named_on_disk, refuse_sources_without_text, scan
 from bertjobs.data.corpus.changes import CorpusChangedError
 from bertjobs.data.corpus.persistent import UnavailableError
 from bertjobs.data.corpus.soundness import most_odd
@@ -68,7 +68,8 @@ def prepare(options: PrepareOptions, progress: Progress, runner: Runner | None =
     options = replace(options, corpora=tuple(map(named_on_disk, options.corpora)))
     progress("scan", 0, 1, "corpus")
     sources = [Source.parse(text) for text in options.corpora]
-    pieces = scan(sources, PIECE_BYTES)
+    unread = UnreadFiles()
+    pieces = scan(sources, PIECE_BYTES, unread)
     plan = make_plan(options, pieces, vocabulary)
     output = Path(options.output)
     if _is_complete(output, plan):
@@ -83,7 +84,7 @@ def prepare(options: PrepareOptions, progress: Progress, runner: Runner | None =
             work = compared(work, pieces, partial(_compared, progress))
             vocabulary.write(work.folder)
             _run_stages(work, options, runner or ThisMachine(1), progress)
-            _finish(work, vocabulary, options.max_unknown_share)
+            _finish(work, vocabulary, options.max_unknown_share, unread)
     except UnavailableError as error:
         raise UnavailableError(
             error.what, where=error.where, hint=f"finished tasks are kept: {error.hint or 'run the same command again'}"
@@ -199,7 +200,7 @@ def _weights(work: WorkFolder, stage: str) -> tuple[list[float], str]:
     return [1.0] * work.tasks(stage), "buckets" if stage == "pairs" else "tasks"
 
 
-def _finish(work: WorkFolder, vocabulary: Vocabulary, most_unknown: float) -> None:
+def _finish(work: WorkFolder, vocabulary: Vocabulary, most_unknown: float, unread: UnreadFiles) -> None:
     """Write the manifest, and only then remove the work folder. ``most_unknown`` is the limit that was checked last."""
     tokenised, duplicates = work.tokenised(), duplicate_report(work)
     moved = settle_split(tokenised)
@@ -224,10 +225,12 @@ def _finish(work: WorkFolder, vocabulary: Vocabulary, most_unknown: float) -> No
             "held_out": names[:1000],
             "corpus": {name: sum(result.get(name, 0) for result in tokenised)
                        for name in _SUMMED}
-            | {"with_equal_ids": len({piece.source for piece in work.pieces if piece.ids_repeat})},
+            | {"with_equal_ids": len({piece.source for piece in work.pieces if piece.ids_repeat}),
+               "unread_files": unread.count},
             "sources": [counts.as_json() for counts in source_counts(work, duplicates)],
             "duplicates": duplicates.as_json(),
             **({"odd_files": odd} if odd else {}),
+            **({"unread_files": unread.examples} if unread.count else {}),
             **({"files_without_id": without_id} if without_id else {}),
             "limits": {"max_unknown_share": most_unknown},
             "phases": _phases(work),

@@ -73,8 +73,9 @@ def read_content(raw: bytes) -> dict[str, Any]:
     _check_counts(content)
     for name in (limits := _member(content, "limits", dict) if "limits" in content else {}):
         _share(limits, name, "limits.")
-    if not all(isinstance(name, str) for name in _member(content, "held_out", list)):
-        raise ValueError("held_out does not list names")
+    for group in ("held_out", *(("unread_files",) if "unread_files" in content else ())):
+        if not all(isinstance(name, str) for name in _member(content, group, list)):
+            raise ValueError(f"{group} does not list names")
     phases = _member(content, "phases", dict)
     if not phases:
         raise ValueError("it has no phases")

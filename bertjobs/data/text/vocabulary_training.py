@@ -64,7 +64,7 @@ def train_vocabulary(
     for path in files:
         if path.exists():
             raise InputError(f"{str(path)!r} exists", where="--output", hint="choose another file or remove it")
-    words = _count_words(sources, lowercase)
+    words, unread = _count_words(sources, lowercase)
     marks = marks_of(words)
     normalisation = Normalisation.berts(lowercase, _strips(lowercase, strip_accents, marks))
     if normalisation.strip_accents:
@@ -73,7 +73,8 @@ def train_vocabulary(
     limit = _word_limit(pieces)
     tokens = _train(words, pieces, size)
     _write(tokens, bert_tokenizer(tokens, normalisation, limit), files)
-    return [*_words_on_marks(marks, normalisation, strip_accents), *_words_on_limit(limit, _too_long(pieces, limit))]
+    return [*_words_on_marks(marks, normalisation, strip_accents), *_words_on_limit(limit, _too_long(pieces, limit)),
+            *([unread] if unread else [])]  # fmt: skip
 
 
 def _strips(lowercase: bool, wish: bool | None, marks: Marks) -> bool:
@@ -153,18 +154,20 @@ def _train(words: Mapping[str, int], pieces: Mapping[str, int], size: int) -> li
     return [token for token, _ in sorted(tokenizer.get_vocab().items(), key=lambda entry: entry[1])]
 
 
-def _count_words(sources: Sequence[str], lowercase: bool) -> Counter[str]:
-    """How often each word occurs, its accents kept. If there are too many, the rarest are dropped."""
-    from bertjobs.data.corpus import documents  # here: reading a vocabulary needs no corpus
+def _count_words(sources: Sequence[str], lowercase: bool) -> tuple[Counter[str], str]:
+    """How often each word occurs, its accents kept, and which files were not read. If there are too many words, the
+    rarest are dropped."""
+    from bertjobs.data.corpus import UnreadFiles, documents  # here: reading a vocabulary needs no corpus
 
     normaliser = Normalisation(lowercase, strip_accents=False).normaliser()
     words: Counter[str] = Counter()
+    unread = UnreadFiles()
     for source in sources:
-        for document in documents(source):
+        for document in documents(source, unread):
             words.update(normaliser.normalize_str(document.text).split())
             if len(words) > _COUNTED_WORDS:
                 words = _most_frequent(words, _COUNTED_WORDS // 2)
-    return words
+    return words, unread.words()
 
 
 def _most_frequent(words: Counter[str], at_most: int) -> Counter[str]:

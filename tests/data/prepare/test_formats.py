@@ -12,9 +12,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from bertjobs.cli.data import _print_oddities
+from bertjobs.cli.main import main
 from bertjobs.data.prepare import PrepareOptions, prepare
 from bertjobs.data.prepare.work_folder import FOLDER_NAME, WorkFolder
 from bertjobs.data.shards.manifest import DataManifest
+from bertjobs.data.text.vocabulary_training import train_vocabulary
 from bertjobs.errors import InputError
 from bertjobs.files.arrays import map_arrays
 from tests.data.conftest import quiet
@@ -96,6 +98,23 @@ def test_lines_without_an_id_are_counted_and_named(
     _print_oddities(data)
     assert "note: skipped: 6 lines, for want of white space without an id" in (printed := capsys.readouterr().out)
     assert "      in a.txt (6)\n" in printed
+
+
+def test_files_that_are_not_read_are_said(
+    tmp_path: Path, vocabulary_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "text").mkdir()
+    for number, text in enumerate(LINES):
+        for suffix in (".txt", ".md"):
+            (tmp_path / "text" / f"{number}{suffix}").write_text(f"{text}. " * 9)
+    corpus, says = f"text:{tmp_path / 'text'}", "4 files with other names were not read, such as '"
+    data = run(tmp_path / "out", vocabulary_path, corpus)
+    assert data.corpus["unread_files"] == 4
+    _print_oddities(data)
+    assert f"note: {says}" in capsys.readouterr().out
+    assert main(["data", "duplicates", "--corpus", corpus, "--processes", "1"]) == 0
+    assert f"note: {says}" in capsys.readouterr().out
+    assert train_vocabulary([corpus], 200, True, tmp_path / "vocab.txt")[-1].startswith(says)
 
 
 def test_a_source_without_a_document_is_refused_before_the_others_are_read(
