@@ -232,9 +232,13 @@ def _print_oddities(data: DataManifest) -> None:
         ("empty", "skipped: ", "document", " without text"),
         ("without_id", "skipped: ", "line", ", for want of white space without an id"),
         ("replaced", "replaced by U+FFFD: ", "invalid UTF-8 sequence", ""),
+        ("halves", "replaced by U+FFFD: ", "half character", " among JSON's escapes"),
         ("nul", "removed: ", "NUL byte", ""),
     ):
-        if count := data.corpus.get(name, 0):
+        count = data.corpus.get(name, 0)
+        if name == "replaced":
+            count -= data.corpus.get("halves", 0)
+        if count:
             print(f"note: {before}{counted(count, noun)}{after}")
         files = {"nul": data.odd_files, "without_id": data.files_without_id}.get(name, {})
         if odd := list(files.items()):
@@ -251,7 +255,7 @@ def _print_summary(data: DataManifest, seconds: float | None) -> None:
     from bertjobs.slurm.shell import shell_line
 
     documents = data.documents
-    print(f"{documents['train']:,} documents for training, {documents['validation']:,} held out")
+    print(f"{counted(documents['train'], 'document')} for training, {documents['validation']:,} held out")
     print(f"sentences: {data.settings.get('sentences', 'punkt')}, language {data.settings['language']}")
     size = count = 0
     for number, phase in sorted(data.phases.items()):

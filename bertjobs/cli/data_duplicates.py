@@ -37,7 +37,7 @@ def add_duplicates(verbs: Any) -> None:
     add_near_options(option)
     option("--processes", metavar="N", type=int, default=0, help="processes on this machine; 0: one per core")
     option("--list", metavar="FILE", help="write all of them to this file: a line each, the name, a tab, and the name "
-           "of the earlier one")  # fmt: skip
+           "of the earlier one; of several corpora, with the corpus before each name")  # fmt: skip
     option("--json", action="store_true", help="print JSON")
     parser.set_defaults(handler=_duplicates)
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from bertjobs.data.corpus.document import CHUNK, decode, parts_or_none
+from bertjobs.data.corpus.document import CHUNK, decode, parts
 from bertjobs.data.corpus.files import File, exists, file_at, is_http, is_url, open_raw, reading
 from bertjobs.data.corpus.source import Document, Piece, Source
 from bertjobs.errors import InputError, nearest
@@ -85,7 +85,7 @@ def _rows(column: Any, name: str, row: int) -> Iterator[Document]:
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
     for place, scalar in enumerate(column.cast(pa.large_binary()), row):
-        yield from parts_or_none(f"{name}:{place}", decode(_slices(scalar.as_buffer()) if scalar.is_valid else ()))
+        yield from parts(f"{name}:{place}", decode(_slices(scalar.as_buffer()) if scalar.is_valid else ()))
 
 
 def _slices(buffer: Any) -> Iterator[bytes]:

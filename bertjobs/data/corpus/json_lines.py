@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from itertools import chain
 
-from bertjobs.data.corpus.document import Decoded, decode, parts_or_none, sound
+from bertjobs.data.corpus.document import Decoded, decode, parts, sound
 from bertjobs.data.corpus.files import chunks, open_text, reading
 from bertjobs.data.corpus.lines import lines
 from bertjobs.data.corpus.source import Document, Piece
@@ -37,7 +37,7 @@ def read_jsonl(piece: Piece) -> Iterator[Document]:
                     text = _text_of(first, piece.field)
                 else:
                     text = _text_of_long(chain((first, second), stretches), piece.field)
-                yield from parts_or_none(f"{name}:{place}", text)
+                yield from parts(f"{name}:{place}", text)
             except (ValueError, RecursionError) as error:
                 _refuse_wikidata(path, piece.encoding)
                 raise InputError(

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from itertools import chain
 from typing import BinaryIO
 
-from bertjobs.data.corpus.document import CHUNK, decode, from_start, parts_or_none
+from bertjobs.data.corpus.document import CHUNK, decode, from_start, parts
 from bertjobs.data.corpus.files import File, open_text, reading
 from bertjobs.data.corpus.source import Document, Piece
 from bertjobs.errors import InputError
@@ -97,7 +97,7 @@ def read_lddl(piece: Piece) -> Iterator[Document]:
                 continue
             with_id += 1
             text = first._replace(text=first.text[white_space.end() :])
-            yield from parts_or_none(first.text[: white_space.start()], chain((text,), stretches))
+            yield from parts(first.text[: white_space.start()], chain((text,), stretches))
     if without_id >= _FEW and without_id > with_id:
         what = f"{without_id:,} of {without_id + with_id:,} lines of {path!r} have no id, as they have no white space"
         raise InputError(what, where="--corpus", hint=_LDDL)

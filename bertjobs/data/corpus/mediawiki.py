@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import BinaryIO, NamedTuple
 
-from bertjobs.data.corpus.document import CHUNK, Decoded, decode, parts_or_none
+from bertjobs.data.corpus.document import CHUNK, Decoded, decode, parts
 from bertjobs.data.corpus.files import EXPANSION, File, chunks, open_raw, open_text, reading
 from bertjobs.data.corpus.lines import byte_ranges
 from bertjobs.data.corpus.source import Document, Piece
@@ -192,4 +192,4 @@ def _article(page: bytes, wiki: Wiki) -> Iterator[Document]:
     source = html.unescape("".join(stretch.text for stretch in stretches))
     text = prose(source, wiki.media_names, wiki.language)
     replaced, nul = sum(stretch.replaced for stretch in stretches), sum(stretch.nul for stretch in stretches)
-    yield from parts_or_none(number[1].decode(), [Decoded(text, replaced, nul, len(page))])
+    yield from parts(number[1].decode(), [Decoded(text, replaced, nul, len(page))])

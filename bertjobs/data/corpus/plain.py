@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from bertjobs.data.corpus.document import decode, from_start, parts_or_none
+from bertjobs.data.corpus.document import decode, from_start, parts
 from bertjobs.data.corpus.files import File, chunks, open_text, reading
 from bertjobs.data.corpus.source import Document, Piece
 
@@ -32,4 +32,4 @@ def read_text(piece: Piece) -> Iterator[Document]:
     """The documents of a run of files; a document's id is its file's path below the root."""
     for path in piece.paths:
         with reading(path), open_text(path, piece.encoding) as file:
-            yield from parts_or_none(path.removeprefix(piece.root), decode(from_start(chunks(file), path)))
+            yield from parts(path.removeprefix(piece.root), decode(from_start(chunks(file), path)))

@@ -200,6 +200,7 @@ class Document:
         size: bytes read for it.
         model: of a wiki's page that is not wikitext, such as "wikibase-item"; it has no text. Else "".
         without_id: it is a line of LDDL's source without an id; it has no text either.
+        halves: of ``replaced``, those that stand for halves of characters that JSON had as escapes.
         escaped: of ``replaced`` and ``nul``, those that JSON had as escapes, in bytes that were valid.
     """
 
@@ -211,3 +212,4 @@ class Document:
     model: str = ""
     without_id: bool = False
     escaped: int = 0
+    halves: int = 0

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from itertools import chain
 from typing import Any, BinaryIO, NamedTuple
 
-from bertjobs.data.corpus.document import Decoded, decode_whole, from_start, parts_or_none, sound
+from bertjobs.data.corpus.document import Decoded, decode_whole, from_start, parts, sound
 from bertjobs.data.corpus.files import open_text, reading
 from bertjobs.data.corpus.lines import first_line_from
 from bertjobs.data.corpus.mediawiki import MAX_PAGE
@@ -45,7 +45,7 @@ def read_wikiextractor(piece: Piece) -> Iterator[Document]:
         with reading(path), open_text(path, piece.encoding) as file:
             for number, title, text in _articles(file, piece.start, piece.end, path):
                 clean = text._replace(text=_paragraphs(text.text, title))
-                yield from parts_or_none(number, [clean])
+                yield from parts(number, [clean])
 
 
 def _paragraphs(text: str, title: str) -> str:

@@ -220,7 +220,9 @@ def _finish(work: WorkFolder, vocabulary: Vocabulary, most_unknown: float, unrea
             "version": VERSION,
             "shard_format": work.options.format,
             "vocabulary": vocabulary.facts(),
-            "settings": work.plan.settings,
+            # The flag is needed only where nothing beside the vocabulary says it. In the plan, by which a folder is
+            # known again, it stays as it was given.
+            "settings": work.plan.settings | {"cased": not vocabulary.lowercase},
             "documents": {"train": documents - held_out, "validation": held_out},
             "held_out": names[:1000],
             "corpus": {name: sum(result.get(name, 0) for result in tokenised)
@@ -241,7 +243,7 @@ def _finish(work: WorkFolder, vocabulary: Vocabulary, most_unknown: float, unrea
     work.remove()
 
 
-_SUMMED = ("bytes", "tokens", "left_out", "empty", "skipped_pages", "without_id", "replaced", "nul")
+_SUMMED = ("bytes", "tokens", "left_out", "empty", "skipped_pages", "without_id", "replaced", "halves", "nul")
 
 
 def _phases(work: WorkFolder) -> dict[int, dict[str, Any]]:

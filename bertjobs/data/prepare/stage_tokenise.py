@@ -112,6 +112,7 @@ class _Tally:
     sentence_tokens: dict[int, int] = field(default_factory=dict)
     replaced: int = 0
     nul: int = 0
+    halves: int = 0
     skipped_pages: int = 0
     without_id: int = 0
     files_without_id: dict[str, int] = field(default_factory=dict)
@@ -161,6 +162,7 @@ def _sampled(documents: Iterator[Keyed], sample_ratio: float, tally: _Tally) -> 
         tally.bytes += document.size
         tally.replaced += document.replaced
         tally.nul += document.nul
+        tally.halves += document.halves
         if sample_ratio < 1 and share(np.array(key[:1], dtype=np.uint64), _SAMPLE)[0] >= sample_ratio:
             tally.left_out += 1
             continue

@@ -86,7 +86,7 @@ def test_a_file_is_compressed_once(tmp_path: Path) -> None:
         ("wiki_00", "--corpus wikiextractor:{}"),
         ("a.jsonl.gz", "--corpus jsonl:{}"),
         ("a.PARQUET", "--corpus parquet:{}"),
-        ("a_training_0.hdf5", "bertjobs data adopt --from hdf5 {}"),
+        ("a_training_0.hdf5", "bertjobs data adopt --from hdf5 {} --vocab FILE --output DIR"),
         ("a.doc", "also compressed: .gz .bz2 .xz .zst"),
     ],
 )

@@ -100,6 +100,20 @@ def test_lines_without_an_id_are_counted_and_named(
     assert "      in a.txt (6)\n" in printed
 
 
+def test_what_json_had_as_escapes_is_not_called_invalid_bytes(
+    tmp_path: Path, vocabulary_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = [json.dumps({"text": f"{text}. " * 9}).encode() + b"\n" for text in LINES]
+    (tmp_path / "a.jsonl").write_bytes(
+        b"".join(lines) + rb'{"text": "war \ud83d \ud83d"}' + b'\n{"text": "the \xff"}\n'
+    )
+    data = run(tmp_path / "out", vocabulary_path, f"jsonl:{tmp_path}", max_unknown_share=1)
+    _print_oddities(data)
+    printed = capsys.readouterr().out.splitlines()
+    assert "note: replaced by U+FFFD: 1 invalid UTF-8 sequence" in printed
+    assert "note: replaced by U+FFFD: 2 half characters among JSON's escapes" in printed
+
+
 def test_files_that_are_not_read_are_said(
     tmp_path: Path, vocabulary_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
