@@ -107,9 +107,8 @@ class WordPieceEncoder:
         indices = np.frombuffer(numbered.indices.buffers()[1], dtype=np.int32, count=len(numbered))
         numbers = distinct[indices]
         starts, lengths = self._offsets[numbers], self._lengths[numbers]
-        times = np.bincount(indices, minlength=len(distinct))
-        self.characters.seen += int(times @ self._sizes[distinct])
-        self.characters.unknown += int(times @ self._lost[distinct])
+        if (lost := self._lost[distinct]).any():
+            self.characters.unknown += int(lost[indices].sum())
         return gather(self._ids, starts, lengths), np.diff(offsets_of(lengths)[word_offsets])
 
     def _encode_counted(self, texts: Sequence[str]) -> Encoded:
@@ -129,8 +128,9 @@ class WordPieceEncoder:
         kinds = np.frombuffer(text.translate(_CLASSES), dtype=np.uint8)
         cuts = np.zeros(len(text) + 1, dtype=np.bool_)  # cuts[i]: a word begins at byte i
         cuts[text_offsets] = True
-        around = kinds == _CUT_AROUND
-        cuts[1:] |= around | (kinds == _CUT_AFTER)
+        around, spaces = kinds == _CUT_AROUND, kinds == _CUT_AFTER
+        self.characters.seen += sum(map(len, texts)) - int(np.count_nonzero(spaces))
+        cuts[1:] |= around | spaces
         cuts[:-1] |= around
         if self._ideographs:
             first = np.flatnonzero(kinds == _IDEOGRAPH)
@@ -155,7 +155,7 @@ class WordPieceEncoder:
         self._known: dict[str, int] = {}
         self._characters = 0
         self._ids, self._lengths = _NOTHING
-        self._sizes = self._lost = np.zeros(0, dtype=np.int64)  # of each word: characters, and those in [UNK]
+        self._lost = np.zeros(0, dtype=np.int64)  # of each word, its characters in [UNK]
         self._offsets = offsets_of(self._lengths)
 
     def _learn(self, words: list[str]) -> None:
@@ -177,8 +177,7 @@ class WordPieceEncoder:
             (long, self._encode_long([bare[word] for word in long])),
             (other, self._encode_whole([bare[word] for word in other])),
         ):
-            sizes = np.fromiter((len(bare[word]) for word in known), dtype=np.int64, count=len(known))
-            self._sizes, self._lost = np.concatenate([self._sizes, sizes]), np.concatenate([self._lost, lost])
+            self._lost = np.concatenate([self._lost, lost])
             self._known.update(zip(known, range(len(self._known), len(self._known) + len(known)), strict=True))
             self._ids = np.concatenate([self._ids, ids])
             self._lengths = np.concatenate([self._lengths, lengths])
