@@ -101,7 +101,8 @@ def _add_what(group: Any) -> None:
            help="whether accents, and vowel signs and tone marks, are stripped, if no file beside the vocabulary "
            "states it")  # fmt: skip
     option("--max-unknown-share", metavar="SHARE", type=float, default=0.05,
-           help="share of a corpus's tokens that may be [UNK]; above it the text is refused")  # fmt: skip
+           help="share of a corpus's tokens, and of its characters, that may be [UNK]; above it the text is "
+           "refused")  # fmt: skip
     option("--language", metavar="NAME", default="english",
            help="language of the text, by its English name or code (german, de); see --sentences")  # fmt: skip
     option("--sentences", metavar="HOW", default="auto",
@@ -219,23 +220,33 @@ def _vocab(args: argparse.Namespace) -> int:
 
 
 def _print_oddities(data: DataManifest) -> None:
-    """Print what in the corpus was not clean text, and how it was handled."""
+    """Print what in the corpus was not clean text or was not read, and how it was handled."""
+    from bertjobs.data.corpus.unread import unread_words
+
+    if words := unread_words(data.corpus.get("unread_files", 0), data.unread_files):
+        print(harmless(f"note: {words}"))
     for name, before, noun, after in (
-        ("replaced", "replaced by U+FFFD: ", "invalid UTF-8 sequence", ""),
-        ("nul", "removed: ", "NUL byte", ""),
         ("left_out", "left out by --sample-ratio: ", "document", ""),
         ("skipped_pages", "skipped: ", "page", " of a MediaWiki dump, not wikitext"),
         ("with_equal_ids", "different documents share an id in ", "source", ": their text tells them apart"),
-        ("empty", "skipped: ", "article", " without text"),
+        ("empty", "skipped: ", "document", " without text"),
+        ("without_id", "skipped: ", "line", ", for want of white space without an id"),
+        ("replaced", "replaced by U+FFFD: ", "invalid UTF-8 sequence", ""),
+        ("halves", "replaced by U+FFFD: ", "half character", " among JSON's escapes"),
+        ("nul", "removed: ", "NUL byte", ""),
     ):
-        if count := data.corpus.get(name, 0):
+        count = data.corpus.get(name, 0)
+        if name == "replaced":
+            count -= data.corpus.get("halves", 0)
+        if count:
             print(f"note: {before}{counted(count, noun)}{after}")
-    if odd := list(data.odd_files.items()):
-        more = f", and {len(odd) - _NAMED} more files" if len(odd) > _NAMED else ""
-        print(harmless("      in " + ", ".join(f"{name} ({count:,})" for name, count in odd[:_NAMED]) + more))
+        files = {"nul": data.odd_files, "without_id": data.files_without_id}.get(name, {})
+        if odd := list(files.items()):
+            more = f", and {len(odd) - _NAMED} more files" if len(odd) > _NAMED else ""
+            print(harmless("      in " + ", ".join(f"{name} ({count:,})" for name, count in odd[:_NAMED]) + more))
 
 
-_NAMED = 5  # files with bytes that are not text
+_NAMED = 5  # files with bytes that are not text, or with lines that are skipped
 
 
 def _print_summary(data: DataManifest, seconds: float | None) -> None:
@@ -244,7 +255,7 @@ def _print_summary(data: DataManifest, seconds: float | None) -> None:
     from bertjobs.slurm.shell import shell_line
 
     documents = data.documents
-    print(f"{documents['train']:,} documents for training, {documents['validation']:,} held out")
+    print(f"{counted(documents['train'], 'document')} for training, {documents['validation']:,} held out")
     print(f"sentences: {data.settings.get('sentences', 'punkt')}, language {data.settings['language']}")
     size = count = 0
     for number, phase in sorted(data.phases.items()):

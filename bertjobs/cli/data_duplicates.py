@@ -37,7 +37,7 @@ def add_duplicates(verbs: Any) -> None:
     add_near_options(option)
     option("--processes", metavar="N", type=int, default=0, help="processes on this machine; 0: one per core")
     option("--list", metavar="FILE", help="write all of them to this file: a line each, the name, a tab, and the name "
-           "of the earlier one")  # fmt: skip
+           "of the earlier one; of several corpora, with the corpus before each name")  # fmt: skip
     option("--json", action="store_true", help="print JSON")
     parser.set_defaults(handler=_duplicates)
 
@@ -71,7 +71,8 @@ def _duplicates(args: argparse.Namespace) -> int:
     rows = [["corpus", "documents", "repeat an earlier one", "share"]]
     for corpus, documents, repeated in zip(args.corpus, repeats.documents, report.by_source, strict=True):
         rows.append([corpus, f"{documents:,}", f"{repeated:,}", f"{repeated / documents:.2%}"])
-    for line in [*right_aligned(rows), *duplicate_lines(report)]:
+    unread = [f"note: {words}"] if (words := repeats.unread.words()) else []
+    for line in [*right_aligned(rows), *unread, *duplicate_lines(report)]:
         print(harmless(line))
     print(f"{sum(repeats.documents):,} documents in {seconds:.1f} s")
     return 0

@@ -20,7 +20,18 @@ def source_lines(data: DataManifest) -> list[str]:
         return []
     names = [[str(number), language_words(counts), counts.corpus] for number, counts in enumerate(data.sources, 1)]
     lines = ["sources:", *("  " + line for line in columns(names)), *_table(data.sources, data.next_sentence)]
-    return [*lines, *duplicate_lines(data.duplicates)]
+    return [*lines, *unknown_lines(data.sources), *duplicate_lines(data.duplicates)]
+
+
+def unknown_lines(sources: Sequence[SourceCounts]) -> list[str]:
+    """A note on each source of which much became [UNK]."""
+    from bertjobs.data.shards.source_counts import MUCH_UNKNOWN
+
+    return [
+        f"note: {counts.lost_words} of {counts.corpus!r} are [UNK]: its vocabulary does not fit it well"
+        for counts in sources
+        if counts.lost_share > MUCH_UNKNOWN
+    ]
 
 
 def language_words(counts: SourceCounts) -> str:
@@ -42,6 +53,9 @@ def _table(sources: Sequence[SourceCounts], next_sentence: bool) -> list[str]:
         there = map(counts.phases.get, phases)
         return ", ".join(_share(getattr(one, part), getattr(one, whole)) if one else "-" for one in there)
 
+    by_text = any(round(counts.unknown_text_share, 4) > round(counts.unknown_share, 4) for counts in sources)
+    if by_text:
+        head.insert(5, "[UNK] by character")
     has_repeated = any(counts.repeated for counts in sources)
     if has_repeated:
         head.insert(2, "dropped" if any(counts.dropped for counts in sources) else "repeated")
@@ -50,6 +64,7 @@ def _table(sources: Sequence[SourceCounts], next_sentence: bool) -> list[str]:
             f"  {number}", f"{counts.documents:,}", *([f"{counts.repeated:,}"] if has_repeated else []),
             f"{counts.sentences:,}", f"{counts.tokens:,}",
             _share(counts.unknown, counts.tokens, 2),
+            *([_share(counts.unknown_characters, counts.characters, 2)] if by_text else []),
             of_phases(counts, "used", "tokens"),
             *([of_phases(counts, "random_next", "sequences")] if next_sentence else []),
             _spread(counts.document_quantiles), _spread(counts.sentence_quantiles),

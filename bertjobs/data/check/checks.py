@@ -24,7 +24,6 @@ MASK_ACTIONS = {"as_mask": 0.8, "as_random": 0.1, "as_kept": 0.1}
 ACTIONS = ("[MASK]", "another token", "kept")
 FAR = 0.05  # from these shares
 MASKED_FAR = 0.2  # of the masked tokens that the settings ask for
-UNKNOWN = 0.01  # of the tokens
 REPEATED_ONCE_DRAWN = 0.01  # of the rows, where each document was drawn once
 REPEATED = 0.25  # of the rows, however often they were drawn
 ENOUGH = 1000  # fewer draws than these say nothing about a share
@@ -101,7 +100,7 @@ def wrong_shares(total: Facts, repeated: float, expected: Expected) -> Iterator[
         if any(abs(shares[name] - share) > FAR for name, share in MASK_ACTIONS.items()):
             words = ", ".join(f"{share:.0%} {name}" for share, name in zip(shares.values(), ACTIONS, strict=True))
             yield f"the masked tokens are {words}; BERT's shares are 80%, 10% and 10%"
-    if total.tokens >= ENOUGH and (share := total.unknown / total.tokens) > UNKNOWN:
+    if total.tokens >= ENOUGH and (share := total.unknown / total.tokens) > expected.most_unknown:
         yield f"{share:.1%} of the tokens are [UNK]: the vocabulary does not fit the text"
     once = expected.duplicates == 1
     by_design = not once and not total.pairs  # copies of documents that fit in a sequence are alike

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from bertjobs.data.check.source_picture import draw_sources, shown_sources
 from bertjobs.data.check.source_picture import height as source_height
 from bertjobs.data.shards.source_counts import SourceCounts
+from bertjobs.wording import harmless
 
 Int64s = NDArray[np.int64]
 
@@ -115,7 +117,9 @@ def picture(title: str, parts: Mapping[str, Sequence[BinLengths]], sources: Sequ
     shown = shown_sources(sources)
     heights = [*([source_height(shown)] if shown else []),
                *(0.5 + 2.0 * -(-len(bins) // COLUMNS) for bins in drawn.values())]  # fmt: skip
-    with mpl.rc_context(_STYLE):
+    title = harmless(title)
+    with mpl.rc_context(_STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # of a name's script; a box stands for it
         figure = Figure(figsize=(11, 0.6 + sum(heights)), layout="constrained", facecolor="white")
         figure.suptitle(title if heights else f"{title}: none", x=0.01, horizontalalignment="left", fontsize=12,
                         fontweight="bold")  # fmt: skip

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bertjobs.data.shards.source_counts import SourceCounts
+from bertjobs.wording import harmless
 
 PANELS = 4  # side by side
 SHOWN = 20  # sources; where there are more, those with the most tokens
@@ -22,7 +23,8 @@ class Panel:
     """One panel.
 
     Attributes:
-        values: of each source a list of bars, one per label of ``bars`` (or one without a label).
+        values: of each source a list of bars, one per label of ``bars`` (or one without a label); None where there is
+            nothing to have a share of.
         percent: values are shares.
         spread: values are (5%, median, 95%) and drawn as a line with a point.
         mark: where a line with the words ``marked`` stands, or None.
@@ -30,7 +32,7 @@ class Panel:
 
     title: str
     axis: str
-    values: Sequence[Sequence[float]]
+    values: Sequence[Sequence[float | None]]
     bars: Sequence[str] = ("",)
     percent: bool = False
     spread: bool = False
@@ -49,13 +51,13 @@ def source_panels(sources: Sequence[SourceCounts]) -> list[Panel]:
     phases = sorted({phase for counts in sources for phase in counts.phases})
     names = [f"phase {phase}" for phase in phases]
 
-    def of_phases(part: str, whole: str) -> list[list[float]]:
+    def of_phases(part: str, whole: str) -> list[list[float | None]]:
         return [
-            [_share(getattr(one, part), getattr(one, whole)) if (one := counts.phases.get(phase)) else 0.0
+            [_share(getattr(one, part), getattr(one, whole)) if (one := counts.phases.get(phase)) else None
              for phase in phases] for counts in sources
         ]  # fmt: skip
 
-    def shares(part: str, whole: str) -> list[list[float]]:
+    def shares(part: str, whole: str) -> list[list[float | None]]:
         return [[_share(getattr(counts, part), getattr(counts, whole))] for counts in sources]
 
     panels = [
@@ -67,11 +69,21 @@ def source_panels(sources: Sequence[SourceCounts]) -> list[Panel]:
         Panel("Tokens in sequences", "share of the tokens", of_phases("used", "tokens"), names, percent=True),
         Panel("Random next sentences", "share of the sequences", of_phases("random_next", "sequences"), names,
               percent=True, mark=0.5, marked="half"),
-        Panel("Unknown tokens, [UNK]", "share of the tokens", shares("unknown", "tokens"), percent=True),
+        _unknown_panel(sources),
         Panel("Repeated documents", "share of the documents", shares("repeated", "documents"),
               percent=True),
     ]  # fmt: skip
     return [panel for panel in panels if any(value for values in panel.values for value in values)]
+
+
+def _unknown_panel(sources: Sequence[SourceCounts]) -> Panel:
+    """What became [UNK]: of the tokens, and of the characters where they were counted and are more."""
+    tokens = [counts.unknown_share for counts in sources]
+    text = [counts.unknown_text_share for counts in sources]
+    if not any(more > share for more, share in zip(text, tokens, strict=True)):
+        return Panel("Unknown tokens, [UNK]", "share of the tokens", [[share] for share in tokens], percent=True)
+    return Panel("Unknown tokens, [UNK]", "share", list(zip(tokens, text, strict=True)), ("tokens", "characters"),
+                 percent=True)  # fmt: skip
 
 
 def height(sources: Sequence[SourceCounts]) -> float:
@@ -109,13 +121,13 @@ def _draw(ax: Any, panel: Panel) -> None:
         _draw_spread(ax, panel)
         return
     width = 0.72 / len(panel.bars)
-    highest = max(value for values in panel.values for value in values)
+    highest = max(value or 0.0 for values in panel.values for value in values)
     for bar, (label, color) in enumerate(zip(panel.bars, (_BAR, _SECOND, _THIRD) * len(panel.bars), strict=False)):
         places = [row - 0.36 + width * (bar + 0.5) for row in range(len(panel.values))]
         values = [values[bar] for values in panel.values]
-        ax.barh(places, values, height=0.9 * width, color=color, label=label, linewidth=0)
+        ax.barh(places, [value or 0.0 for value in values], height=0.9 * width, color=color, label=label, linewidth=0)
         for place, value in zip(places, values, strict=True):
-            ax.annotate(_words(value, panel.percent), (value, place), xytext=(3, 0), textcoords="offset points",
+            ax.annotate(_words(value, panel.percent), (value or 0.0, place), xytext=(3, 0), textcoords="offset points",
                         verticalalignment="center", color=_QUIET, fontsize=8)  # fmt: skip
     ax.set_xlim(0, 1.3 * highest)
     handles = list(ax.containers) if len(panel.bars) > 1 else []
@@ -132,14 +144,15 @@ def _draw(ax: Any, panel: Panel) -> None:
 
 
 def _draw_spread(ax: Any, panel: Panel) -> None:
-    for row, (low, median, high) in enumerate(panel.values):
+    spreads = [[value or 0.0 for value in values] for values in panel.values]
+    for row, (low, median, high) in enumerate(spreads):
         ax.plot([max(low, 1), max(high, 1)], [row, row], color=_BAR, linewidth=5, alpha=0.35, solid_capstyle="round")
         ax.plot([max(median, 1)], [row], "o", color=_BAR, markersize=7)
         ax.annotate(f"{median:,.0f}", (max(median, 1), row), xytext=(0, 8), textcoords="offset points",
                     horizontalalignment="center", color=_QUIET, fontsize=8)  # fmt: skip
     ax.set_xscale("log")
     ax.margins(x=0.12)
-    ticks = _round_numbers(min(values[0] for values in panel.values), max(values[2] for values in panel.values))
+    ticks = _round_numbers(min(low for low, *_ in spreads), max(high for *_, high in spreads))
     ax.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
     ax.minorticks_off()
 
@@ -151,21 +164,21 @@ def _round_numbers(least: float, most: float) -> list[int]:
     return inside[:: -(-len(inside) // 4)] if inside else [round(least)]
 
 
-def _words(value: float, percent: bool) -> str:
+def _words(value: float | None, percent: bool) -> str:
+    if value is None:
+        return "-"
     if percent:
         return f"{100 * value:.3g}%"
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _name(counts: SourceCounts) -> str:
-    name = (
-        counts.corpus
-        if len(counts.corpus) <= _NAME
-        else counts.corpus[: _NAME // 3] + "…" + counts.corpus[-_NAME * 2 // 3 + 1 :]
-    )
+    name = harmless(counts.corpus)
+    if len(name) > _NAME:
+        name = name[: _NAME // 3] + "…" + name[-_NAME * 2 // 3 + 1 :]
     guess = counts.language
     return name if guess is None else f"{name}\nmostly {guess[0]}"
 
 
-def _share(part: int, whole: int) -> float:
-    return part / whole if whole else 0.0
+def _share(part: int, whole: int) -> float | None:
+    return part / whole if whole else None

@@ -12,6 +12,7 @@ from bertjobs.data.ragged import offsets_of
 from bertjobs.data.shards.ids_shard import SPECIALS
 from bertjobs.data.shards.manifest import MANIFEST_NAME, SPLITS, DataManifest, PhaseData, ShardFile
 from bertjobs.data.shards.shard_set import ShardReader, shard_reader
+from bertjobs.data.shards.source_counts import MUCH_UNKNOWN
 from bertjobs.data.text.vocabulary import Vocabulary
 from bertjobs.errors import InputError
 from bertjobs.files.arrays import map_arrays
@@ -41,6 +42,7 @@ class Expected:
         masked_share, max_predictions: of static masking, and what a run's dynamic masking is thought to have.
         next_sentence: whether rows are A and B, or A alone.
         duplicates: how often each document was drawn.
+        most_unknown: share of the tokens that may be [UNK].
         balanced: the shards of a bin are to be equal within one, and no row is to be in both splits.
     """
 
@@ -53,6 +55,7 @@ class Expected:
     masked_share: float = MASKED_SHARE
     max_predictions: int = _LONGEST
     duplicates: int = 0
+    most_unknown: float = MUCH_UNKNOWN
     balanced: bool = False
 
     @property
@@ -174,6 +177,7 @@ def _part(data: DataManifest, phase: PhaseData, split: str) -> TargetPart:
         masked_share=settings.get("masked_share", MASKED_SHARE),
         max_predictions=phase.max_predictions,
         duplicates=0 if adopted else 1 if split == SPLITS[1] else settings["duplicates"],
+        most_unknown=_most_unknown(data),
         balanced=not adopted,
     )
     first_rows = offsets_of(np.array([file.rows for file in listed.files])).tolist()
@@ -182,6 +186,13 @@ def _part(data: DataManifest, phase: PhaseData, split: str) -> TargetPart:
         for file, first in zip(listed.files, first_rows, strict=False)
     )
     return TargetPart(f"phase {phase.phase} {split}", split, shards, expected)
+
+
+def _most_unknown(data: DataManifest) -> float:
+    """The share of [UNK] above which something is wrong: what the prepare accepted, or twice what it counted in the
+    worst source where that is more, as a split is but a sample of the text."""
+    accepted = data.limits.get("max_unknown_share", MUCH_UNKNOWN)
+    return max([accepted, *(2 * counts.unknown_share for counts in data.sources if data.limits)])
 
 
 def length_range(number: int, expected: Expected) -> tuple[int, int]:

@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from bertjobs.data.corpus.source import HELP, KINDS, SENTENCES, Document, Piece, Source, with_weight
+from bertjobs.data.corpus.unread import UnreadFiles
 from bertjobs.errors import InputError
 
 __all__ = [
-    "HELP", "KINDS", "PIECE_BYTES", "SENTENCES", "Document", "Piece", "Source", "documents", "named_on_disk", "read",
-    "refuse_sources_without_text", "scan",
+    "HELP", "KINDS", "PIECE_BYTES", "SENTENCES", "Document", "Piece", "Source", "UnreadFiles", "documents",
+    "named_on_disk", "read", "refuse_sources_without_text", "scan",
 ]  # fmt: skip
 
 PIECE_BYTES = 4_000_000
@@ -19,8 +20,11 @@ PIECE_BYTES = 4_000_000
 # The command line shows HELP without waiting for pyarrow, so what reads is imported where it is used.
 
 
-def scan(sources: Sequence[Source], piece_bytes: int = PIECE_BYTES) -> list[Piece]:
+def scan(sources: Sequence[Source], piece_bytes: int = PIECE_BYTES, unread: UnreadFiles | None = None) -> list[Piece]:
     """The pieces of all sources, in an order that depends on nothing but the files.
+
+    Args:
+        unread: here the files of folders are counted whose names are not those of the source's kind.
 
     Raises:
         InputError: a source that does not exist, cannot be read, holds no file of its kind or only empty ones, or
@@ -29,7 +33,7 @@ def scan(sources: Sequence[Source], piece_bytes: int = PIECE_BYTES) -> list[Piec
     """
     from bertjobs.data.corpus.kinds import pieces
 
-    return [piece for index, source in enumerate(sources) for piece in pieces(index, source, piece_bytes)]
+    return [piece for index, source in enumerate(sources) for piece in pieces(index, source, piece_bytes, unread)]
 
 
 def read(
@@ -62,15 +66,15 @@ def refuse_sources_without_text(sources: Sequence[Source], pieces: Sequence[Piec
             raise _no_text(source)
 
 
-def documents(source: str) -> Iterator[Document]:
-    """All documents of ``KIND:PATH``, in the files' order.
+def documents(source: str, unread: UnreadFiles | None = None) -> Iterator[Document]:
+    """All documents of ``KIND:PATH``, in the files' order; ``unread`` as in ``scan``.
 
     Raises:
         InputError: as ``with_weight``, ``Source.parse``, ``scan`` and ``read``; or no document holds text.
     """
     parsed = Source.parse(named_on_disk(source))
     none = True
-    for piece in scan([parsed]):
+    for piece in scan([parsed], unread=unread):
         for document in read(piece, parsed.kind):
             none = False
             yield document

@@ -53,7 +53,7 @@ def _runs(sizes: Sequence[int], piece_bytes: int) -> Iterator[tuple[int, int, in
 
 
 def read_parquet(piece: Piece) -> Iterator[Document]:
-    """The texts of a piece's row groups; null is skipped."""
+    """The texts of a piece's row groups, "" where one is null."""
     (path,) = piece.paths
     with reading(path), _parquet(path) as table:
         _column(table.schema_arrow, piece.field, path)
@@ -67,7 +67,7 @@ def read_parquet(piece: Piece) -> Iterator[Document]:
 
 
 def read_hf(piece: Piece) -> Iterator[Document]:
-    """The texts of a piece's record batches; null is skipped."""
+    """The texts of a piece's record batches, "" where one is null."""
     (path,) = piece.paths
     row = 0
     with reading(path), _stream(path) as stream:
@@ -85,8 +85,7 @@ def _rows(column: Any, name: str, row: int) -> Iterator[Document]:
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
     for place, scalar in enumerate(column.cast(pa.large_binary()), row):
-        if scalar.is_valid:
-            yield from parts(f"{name}:{place}", decode(_slices(scalar.as_buffer())))
+        yield from parts(f"{name}:{place}", decode(_slices(scalar.as_buffer()) if scalar.is_valid else ()))
 
 
 def _slices(buffer: Any) -> Iterator[bytes]:

@@ -23,18 +23,20 @@ _SURROGATES = re.compile("[\ud800-\udfff]")
 
 class Decoded(NamedTuple):
     """A stretch of text: how many U+FFFD were put into it and NUL removed from it, how many bytes it was, and how many
-    of both were JSON's escapes: valid bytes, which say nothing against the file's encoding."""
+    of both were JSON's escapes: valid bytes, which say nothing against the file's encoding; of these, those that stand
+    for half a character."""
 
     text: str
     replaced: int
     nul: int
     size: int
     escaped: int = 0
+    halves: int = 0
 
     def with_counts(self, other: Decoded) -> Decoded:
         """This text with the counts of ``other`` added; the size is that of ``other``."""
         return Decoded(self.text, self.replaced + other.replaced, self.nul + other.nul, other.size,
-                       self.escaped + other.escaped)  # fmt: skip
+                       self.escaped + other.escaped, self.halves + other.halves)  # fmt: skip
 
 
 _NOTHING = Decoded("", 0, 0, 0)
@@ -70,7 +72,8 @@ def sound(text: str, read: Decoded = _NOTHING) -> Decoded:
     """``text``, of JSON that was ``read``, without the NUL and the lone surrogates that its escapes can make."""
     text, replaced = _SURROGATES.subn(_REPLACEMENT, text)
     nul = text.count("\0")
-    return Decoded(text.replace("\0", "") if nul else text, replaced, nul, 0, replaced + nul).with_counts(read)
+    own = Decoded(text.replace("\0", "") if nul else text, replaced, nul, 0, replaced + nul, replaced)
+    return own.with_counts(read)
 
 
 def from_start(chunks: Iterable[bytes], path: str) -> Iterator[bytes]:
@@ -91,22 +94,34 @@ def parts(identifier: str, stretches: Iterable[Decoded], longest: int = MAX_DOCU
     """The document of consecutive stretches, in parts of at most ``longest`` characters.
 
     A part ends at its last white space, or where it must when it has none. Parts of white space alone are left out
-    and do not count. Holds about ``longest`` characters and one stretch in memory.
+    and do not count; where there is no other, there is one document without text, so that it is counted. Holds about
+    ``longest`` characters and one stretch in memory.
     """
-    text, replaced, nul, size, escaped, number = "", 0, 0, 0, 0, 1
+    text, counts, number = "", _NOTHING, 1
     for stretch in stretches:
         text = text + stretch.text if text else stretch.text
-        replaced, nul, size = replaced + stretch.replaced, nul + stretch.nul, size + stretch.size
-        escaped += stretch.escaped
+        counts = _sum(counts, stretch)
         while len(text) > longest:
             end = _last_white_space(text, longest)
             part, text = text[:end], text[end:]
             if not part.isspace():
-                yield Document(_part(identifier, number), part, replaced, nul, size, escaped=escaped)
-                replaced = nul = size = escaped = 0
+                yield _document(_part(identifier, number), part, counts)
+                counts = _NOTHING
                 number += 1
     if text and not text.isspace():
-        yield Document(_part(identifier, number), text, replaced, nul, size, escaped=escaped)
+        yield _document(_part(identifier, number), text, counts)
+    elif number == 1:
+        yield _document(identifier, "", counts)
+
+
+def _sum(counts: Decoded, stretch: Decoded) -> Decoded:
+    """The counts of both, without text."""
+    return Decoded("", *(one + other for one, other in zip(counts[1:], stretch[1:], strict=True)))
+
+
+def _document(identifier: str, text: str, counts: Decoded) -> Document:
+    _, replaced, nul, size, escaped, halves = counts
+    return Document(identifier, text, replaced, nul, size, escaped=escaped, halves=halves)
 
 
 def _part(identifier: str, number: int) -> str:

@@ -46,6 +46,7 @@ _CANDIDATES = (
 _NOT_FOR_FILES = {"charmap", "idna", "punycode", "raw_unicode_escape", "undefined", "unicode_escape"}
 _SYMBOL = re.compile(rb"[A-Za-z][\xa1-\xa9\xab-\xb4\xb6\xb8\xb9\xbb-\xbf]")
 _HIGH = bytes(range(128, 256))
+_MANY_HIGH = 64  # such bytes say enough before a file's end
 _CONTROLS = bytes(set(range(32)) - set(b"\0\t\n\f\r\x1b")) + b"\x7f"
 
 
@@ -182,19 +183,29 @@ def canonical(name: str, where: str = "--encoding") -> str:
     return "" if codec.name in ("utf-8", "utf-8-sig") else codec.name
 
 
-def refusal(path: str, what: Foreign, share: float = 0, given: str = "") -> InputError:
+def refusal(
+    path: str, what: Foreign, share: float = 0, given: str = "", others_are_utf8: bool | None = None
+) -> InputError:
     """The error that refuses a file.
 
     Args:
         share: how much of it is not text in its encoding, 0 to 1; 0 where the file's beginning says enough.
         given: the encoding that the user named; "" for UTF-8.
+        others_are_utf8: some of the corpus's other files are UTF-8, which another encoding would spoil; None: nobody
+            has looked.
     """
     if not what.text:
         return InputError(f"{path!r} is {what.words}", where="--corpus", hint=what.remedy)
     name = given or "UTF-8"
     hint = "convert it to UTF-8, or name its encoding with --encoding"
-    if what.encodings == ("utf-8",):
-        hint = "leave --encoding out" if given else "repair it, or drop what is not UTF-8: iconv -c -f utf-8 -t utf-8"
+    if what.encodings == ("utf-8",) and given:
+        hint = f"leave --encoding out, and convert what is in {given} to UTF-8"
+    elif what.encodings == ("utf-8",):
+        hint = "repair it, or drop what is not UTF-8: iconv -c -f utf-8 -t utf-8"
+    elif what.encodings and others_are_utf8 is not False:
+        hint = f"convert this file from {what.encodings[0]} to UTF-8"
+        hint += "; other files are UTF-8" if others_are_utf8 else (
+            f", or if all files of the corpus are in it, add --encoding {what.encodings[0]}")  # fmt: skip
     elif what.encodings:
         hint = (f"if that is right, add --encoding {what.encodings[0]}; for one corpus of several, "
                 f"#encoding={what.encodings[0]} after its path")  # fmt: skip
@@ -223,6 +234,36 @@ def as_utf8(chunks: Iterator[bytes], encoding: str) -> Iterator[bytes]:
     for chunk in chunks:
         yield decoder.decode(chunk).encode("utf-8", "surrogateescape")
     yield decoder.decode(b"", True).encode("utf-8", "surrogateescape")
+
+
+class Utf8Sign:
+    """Tells UTF-8 that would be read as an encoding of single bytes: that takes any bytes, and nobody would notice.
+
+    What is not ASCII and valid UTF-8 throughout is UTF-8: text in another encoding is so by accident only.
+    """
+
+    def __init__(self, encoding: str) -> None:
+        self._decoder = codecs.getincrementaldecoder("utf-8")()
+        self._may_be = len(bytes(range(256)).decode(encoding, "replace")) == 256
+        self._high = 0
+
+    def sees(self, chunk: bytes, final: bool = False) -> bool:
+        """Whether the file is UTF-8 by its bytes until now; ``final``: with this chunk it ends."""
+        if not self._may_be:
+            return False
+        try:
+            self._decoder.decode(chunk, final)
+        except UnicodeDecodeError:
+            self._may_be = False
+            return False
+        self._high += len(chunk) - len(chunk.translate(None, _HIGH))
+        return self._high > (0 if final else _MANY_HIGH)
+
+
+def refuse_utf8(is_utf8: bool, encoding: str, path: str) -> None:
+    """InputError for a file that is UTF-8 where another encoding was given."""
+    if is_utf8:
+        raise refusal(path, Foreign("UTF-8", ("utf-8",)), given=encoding)
 
 
 def check_byte_order(head: bytes, encoding: str, path: str) -> None:

@@ -7,7 +7,7 @@ import gzip
 import io
 import lzma
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -17,13 +17,15 @@ from typing import Any, BinaryIO, cast
 from urllib.parse import urlsplit
 
 from bertjobs.data.corpus.document import CHUNK
-from bertjobs.data.corpus.encodings import as_utf8, check_byte_order
+from bertjobs.data.corpus.encodings import Utf8Sign, as_utf8, check_byte_order, refuse_utf8
 from bertjobs.data.corpus.folders import files_below
 from bertjobs.data.corpus.persistent import PersistentReader, may_pass, persistently, reason, unavailable
 from bertjobs.data.corpus.source import FILE_NAMES, HDF5_SUFFIXES, KINDS, Source
+from bertjobs.data.corpus.unread import UnreadFiles
 from bertjobs.data.corpus.zstd_stream import open_zstd
 from bertjobs.errors import BertjobsError, InputError
 from bertjobs.slurm.shell import quote
+from bertjobs.wording import counted
 
 COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst")
 _VERSIONS = ("ETag", "etag", "md5Hash", "checksum", "mtime", "LastModified", "last_modified", "updated", "modified")
@@ -123,11 +125,14 @@ def _missing(path: str) -> InputError:
     return InputError(f"{path!r} does not exist", where="--corpus", hint="check the path")
 
 
-def find(source: Source) -> tuple[str, list[File]]:
+def find(source: Source, unread: UnreadFiles | None = None) -> tuple[str, list[File]]:
     """A source's root (the folder that ids leave out, with a slash) and its files, ordered by path below it.
 
     A folder's files are those with a name of the source's kind, also compressed, in it or below it; the case of a name
     does not matter, and names that begin with a dot are skipped.
+
+    Args:
+        unread: here the folder's other files are counted.
 
     Raises:
         InputError: nothing is there, it cannot be read, or the folder holds no such file.
@@ -135,17 +140,25 @@ def find(source: Source) -> tuple[str, list[File]]:
     path = source.path.removeprefix("file://")
     if not is_url(path):
         path = str(Path(path).absolute())  # a task may run elsewhere
-    patterns = FILE_NAMES[source.kind]
+    patterns, root, others = FILE_NAMES[source.kind], path.rstrip("/") + "/", UnreadFiles()
+
+    def is_wanted(file: str) -> bool:
+        below = file.removeprefix(root)
+        if "/." in "/" + below:
+            return False
+        if not (named := _is_named(file, patterns)):
+            others.add(below)
+        return named
+
     with reading(path):
-        single, files = _remote(path) if is_url(path) else _local(path, patterns)
+        single, files = (_remote if is_url(path) else _local)(path, is_wanted)
     if single:
         return path[: len(path) - len(path.rpartition("/")[2])], files
-    root = path.rstrip("/") + "/"
-    files = [file for file in files
-             if _is_named(file.path, patterns) and "/." not in "/" + file.path.removeprefix(root)]  # fmt: skip
     if not files:
         raise InputError(f"corpus {str(source)!r} holds no {', '.join(patterns)} file", where="--corpus",
-                         hint=_what_else(path))  # fmt: skip
+                         hint=_what_else(path, others))  # fmt: skip
+    if unread is not None:
+        unread.add_all(others)
     return root, sorted(files, key=lambda file: file.path.removeprefix(root).split("/"))
 
 
@@ -155,21 +168,26 @@ def _is_named(path: str, patterns: Sequence[str]) -> bool:
     return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
-def _what_else(folder: str) -> str:
+def _what_else(folder: str, others: UnreadFiles) -> str:
     """What to do about a folder without files of a kind."""
     for path in [] if is_url(folder) else files_below(folder):
         if path.lower().endswith(HDF5_SUFFIXES):
-            return f"for HDF5 files of NVIDIA's earlier scripts: bertjobs data adopt --from hdf5 {quote(folder)}"
+            return (f"for HDF5 files of NVIDIA's earlier scripts: bertjobs data adopt --from hdf5 {quote(folder)} "
+                    "--vocab FILE --output DIR")  # fmt: skip
         for kind, patterns in FILE_NAMES.items():
             if _is_named(path, patterns):
                 return f"it holds {path.rpartition('/')[2]!r}: --corpus {quote(f'{kind}:{folder}')}? ({KINDS[kind]})"
-    return "also compressed: " + " ".join(COMPRESSIONS)
+    compressed = "also compressed: " + " ".join(COMPRESSIONS)
+    if not others.count:
+        return f"it holds no other file; {compressed}"
+    names = ", ".join(map(repr, others.examples))
+    return f"it holds {counted(others.count, 'file')}, such as {names}: rename them; {compressed}"
 
 
-def _local(path: str, patterns: Sequence[str]) -> tuple[bool, list[File]]:
+def _local(path: str, is_wanted: Callable[[str], bool]) -> tuple[bool, list[File]]:
     if not Path(path).is_dir():
         return True, [file_at(path)]
-    return False, [file_at(file) for file in files_below(path) if _is_named(file, patterns)]
+    return False, [file_at(file) for file in files_below(path) if is_wanted(file)]
 
 
 def file_at(path: str, size: int | None = None) -> File:
@@ -205,7 +223,7 @@ def _remote_file(path: str, entry: Mapping[str, Any]) -> File:
     return File(path, int(entry.get("size") or 0), version)
 
 
-def _remote(path: str) -> tuple[bool, list[File]]:
+def _remote(path: str, is_wanted: Callable[[str], bool]) -> tuple[bool, list[File]]:
     if is_http(path):
         return True, [file_at(path)]
     system, inner = _file_system(path)
@@ -214,7 +232,8 @@ def _remote(path: str) -> tuple[bool, list[File]]:
         return True, [file_at(path)]
     root, base = path.rstrip("/") + "/", inner.rstrip("/") + "/"
     entries = persistently(lambda: system.find(inner, detail=True), path, remote=True)
-    return False, [_remote_file(root + name.removeprefix(base), entry) for name, entry in entries.items()]
+    files = ((root + name.removeprefix(base), entry) for name, entry in entries.items())
+    return False, [_remote_file(file, entry) for file, entry in files if is_wanted(file)]
 
 
 def _file_system(path: str) -> tuple[Any, str]:
@@ -273,7 +292,7 @@ def open_text(path: str, encoding: str = "") -> Iterator[BinaryIO]:
     """The bytes of a file, decompressed as its suffix says, and as UTF-8 if it is in another encoding.
 
     Raises:
-        InputError: the byte order of UTF-16 or UTF-32 is not known.
+        InputError: the byte order of UTF-16 or UTF-32 is not known; the file is UTF-8, and not in its encoding.
     """
     if encoding:
         with open_text(path) as file:
@@ -309,10 +328,13 @@ class _Utf8(io.RawIOBase):
 
     @staticmethod
     def _checked(chunks: Iterator[bytes], encoding: str, path: str) -> Iterator[bytes]:
+        sign = Utf8Sign(encoding)
         for place, chunk in enumerate(chunks):
             if not place:
                 check_byte_order(chunk, encoding, path)
+            refuse_utf8(sign.sees(chunk), encoding, path)
             yield chunk
+        refuse_utf8(sign.sees(b"", final=True), encoding, path)
 
     def readable(self) -> bool:
         return True

@@ -18,7 +18,7 @@ _HEAD = 1 << 16  # bytes
 
 
 def read_jsonl(piece: Piece) -> Iterator[Document]:
-    """The texts of a piece's lines; blank lines, and lines whose text is null, are skipped.
+    """The texts of a piece's lines, "" where it is null; blank lines are skipped.
 
     Raises:
         InputError: a line that is not a JSON object, or has no string in the field; names file and line.

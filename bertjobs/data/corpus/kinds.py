@@ -14,13 +14,14 @@ from bertjobs.data.corpus.lines import byte_ranges, read_lddl
 from bertjobs.data.corpus.plain import groups, read_text, uncut
 from bertjobs.data.corpus.soundness import look_at, sound
 from bertjobs.data.corpus.source import Document, Piece, Source
+from bertjobs.data.corpus.unread import UnreadFiles
 from bertjobs.errors import InputError
 
 
-def pieces(index: int, source: Source, piece_bytes: int) -> Iterator[Piece]:
-    """The pieces of one source, in the order of its files. Raises InputError as ``scan`` does."""
+def pieces(index: int, source: Source, piece_bytes: int, unread: UnreadFiles | None = None) -> Iterator[Piece]:
+    """The pieces of one source, in the order of its files; ``unread`` and what is raised are as in ``scan``."""
     kind = _KINDS[source.kind]
-    root, files = find_hf(source) if source.kind == "hf" else find(source)
+    root, files = find_hf(source) if source.kind == "hf" else find(source, unread)
     files = [replace(file, cut=not source.encoding) for file in files if file.size]
     if not files:
         raise InputError(f"corpus {str(source)!r} holds no text", where="--corpus")

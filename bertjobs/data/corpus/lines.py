@@ -13,6 +13,7 @@ from bertjobs.data.corpus.source import Document, Piece
 from bertjobs.errors import InputError
 
 _WHITE_SPACE = re.compile(r"\s")
+_FEW = 5  # lines without an id: below that many, most lines may be such
 
 
 def byte_ranges(file: File, piece_bytes: int, _field: str = "") -> Iterator[tuple[int, int, int]]:
@@ -72,21 +73,34 @@ def _line(file: BinaryIO) -> Iterator[bytes]:
 
 
 def read_lddl(piece: Piece) -> Iterator[Document]:
-    """LDDL's documents: a line up to its first white space is the id, what follows that character the text."""
+    """LDDL's documents: a line up to its first white space is the id, what follows that character the text.
+
+    Raises:
+        InputError: most lines, or a very long one, have no id.
+    """
     (path,) = piece.paths
+    with_id = without_id = 0
     with reading(path), open_text(path, piece.encoding) as file:
         for place, line in lines(file, piece.start, piece.end, path):
             stretches = decode(line)
             first = next(stretches, None)
-            if first is None:
+            if first is None or (not first.text.strip() and first.size < CHUNK - 4):
                 continue
             white_space = _WHITE_SPACE.search(first.text)
             if white_space is None and first.size >= CHUNK - 4:
-                raise InputError(
-                    f"a line of {path!r} begins with over {CHUNK:,} bytes without white space: it has no id",
-                    where=f"byte {place:,}",
-                    hint="lddl: one document per line, <id><white space><text>; text: for plain files",
-                )
-            if white_space is not None:
-                text = first._replace(text=first.text[white_space.end() :])
-                yield from parts(first.text[: white_space.start()], chain((text,), stretches))
+                what = f"a line of {path!r} begins with over {CHUNK:,} bytes without white space: it has no id"
+                raise InputError(what, where=f"byte {place:,}", hint=_LDDL)
+            if white_space is None:
+                without_id += 1
+                name = f"{path.removeprefix(piece.root)}:{place}"
+                yield Document(name, "", first.replaced, first.nul, first.size, without_id=True)
+                continue
+            with_id += 1
+            text = first._replace(text=first.text[white_space.end() :])
+            yield from parts(first.text[: white_space.start()], chain((text,), stretches))
+    if without_id >= _FEW and without_id > with_id:
+        what = f"{without_id:,} of {without_id + with_id:,} lines of {path!r} have no id, as they have no white space"
+        raise InputError(what, where="--corpus", hint=_LDDL)
+
+
+_LDDL = "lddl: one document per line, <id><white space><text>; text: for plain files, bert: for a sentence per line"

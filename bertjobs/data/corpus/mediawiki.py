@@ -71,8 +71,8 @@ class Wiki(NamedTuple):
 
 
 def read_dump(piece: Piece) -> Iterator[Document]:
-    """The articles of a piece as prose: namespace 0, no redirects. A document's id is its page's; that of a page of
-    another model than wikitext has no text.
+    """The articles of a piece as prose: namespace 0, no redirects. A document's id is its page's; that of an article
+    without prose, and that of a page of another model than wikitext, has no text.
 
     Raises:
         InputError: not a dump, one of Wikidata, a truncated one, or a page too long to be an article.
@@ -183,7 +183,7 @@ def _article(page: bytes, wiki: Wiki) -> Iterator[Document]:
     if b"<redirect" in page or (namespace and namespace[1] != b"0"):
         return
     number, texts, models = _ID.search(page), _TEXT.findall(page), _MODEL.findall(page)
-    if number is None or not texts:
+    if number is None:
         return
     if models and models[-1] != b"wikitext":
         yield Document(number[1].decode(), "", 0, 0, len(page), model=models[-1].decode("utf-8", "replace"))

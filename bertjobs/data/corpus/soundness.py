@@ -13,7 +13,16 @@ from contextlib import suppress
 from dataclasses import replace
 
 from bertjobs.data.corpus.document import decode
-from bertjobs.data.corpus.encodings import as_utf8, check_byte_order, likely, of_start, refusal
+from bertjobs.data.corpus.encodings import (
+    Foreign,
+    Utf8Sign,
+    as_utf8,
+    check_byte_order,
+    likely,
+    of_start,
+    refusal,
+    refuse_utf8,
+)
 from bertjobs.data.corpus.files import File, compression, is_url, open_text, reading
 from bertjobs.data.corpus.source import Document, Piece
 from bertjobs.errors import BertjobsError, InputError
@@ -122,11 +131,32 @@ def look_at(files: Sequence[File], encoding: str) -> None:
     Raises:
         InputError: as ``sound``.
     """
-    for file in files[:: -(-len(files) // _LOOKED_AT)]:
+    chosen = files[:: -(-len(files) // _LOOKED_AT)]
+    for file in chosen:
         if is_url(file.path) and len(files) > 1:
             continue
         with reading(file.path):
-            _look_at(file, encoding)
+            try:
+                _look_at(file, encoding)
+            except _ForeignError as error:
+                others = any(_is_utf8(other) for other in chosen if not encoding and other is not file)
+                raise refusal(file.path, error.what, error.share, encoding, others) from None
+
+
+class _ForeignError(Exception):
+    """A file is not in its encoding: what it looks like, and how much of it is not text."""
+
+    def __init__(self, what: Foreign, share: float = 0) -> None:
+        super().__init__()
+        self.what, self.share = what, share
+
+
+def _is_utf8(file: File) -> bool:
+    """Whether a file begins with text of UTF-8 that is not ASCII alone."""
+    with suppress(BertjobsError, OSError, EOFError, ValueError), open_text(file.path) as text:
+        head = text.read(_WINDOW)
+        return Utf8Sign("latin-1").sees(head, final=len(head) < _WINDOW)
+    return False
 
 
 def _look_at(file: File, encoding: str) -> None:
@@ -139,20 +169,22 @@ def _look_at(file: File, encoding: str) -> None:
             if place:
                 text.seek(place)
             windows.append(text.read(_WINDOW))
-    check_start(windows[0], encoding, file.path)
+    _check_start(windows[0], encoding, file.path)
+    if encoding:
+        refuse_utf8(Utf8Sign(encoding).sees(windows[0], final=len(windows[0]) < _WINDOW), encoding, file.path)
     counts = [_bad_bytes(window, encoding) for window in windows]
     if all(bad > LIMIT * size for bad, size in counts):
         bad, size = map(sum, zip(*counts, strict=True))
         if too_much(bad, size):
-            raise refusal(file.path, likely(windows[0]), bad / size, encoding)
+            raise _ForeignError(likely(windows[0]), bad / size)
 
 
-def check_start(head: bytes, encoding: str, path: str) -> None:
-    """InputError for a file that begins as no text of this encoding ("": UTF-8) does."""
+def _check_start(head: bytes, encoding: str, path: str) -> None:
+    """_ForeignError for a file that begins as no text of this encoding ("": UTF-8) does."""
     if encoding:
         check_byte_order(head, encoding, path)
     if (foreign := of_start(head)) is not None and not (encoding and foreign.text):
-        raise refusal(path, foreign, given=encoding)
+        raise _ForeignError(foreign)
 
 
 def _bad_bytes(raw: bytes, encoding: str) -> tuple[int, int]:

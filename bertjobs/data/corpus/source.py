@@ -194,11 +194,13 @@ class Document:
         id: "relative/path" (text), the line's first word (lddl), "relative/path:BYTE" (jsonl, bert),
             "relative/path:ROW" (parquet, hf), the page's id (mediawiki, wikiextractor); parts after the first have
             "#2", "#3", ... at the end.
-        text: its text, not only white space; "" for an article without text, which is counted and not used.
+        text: its text, not only white space; "" for one without text, which is counted and not used.
         replaced: how many U+FFFD stand for what was not UTF-8, or for half a character in JSON.
         nul: how many NUL bytes were removed.
         size: bytes read for it.
         model: of a wiki's page that is not wikitext, such as "wikibase-item"; it has no text. Else "".
+        without_id: it is a line of LDDL's source without an id; it has no text either.
+        halves: of ``replaced``, those that stand for halves of characters that JSON had as escapes.
         escaped: of ``replaced`` and ``nul``, those that JSON had as escapes, in bytes that were valid.
     """
 
@@ -208,4 +210,6 @@ class Document:
     nul: int
     size: int
     model: str = ""
+    without_id: bool = False
     escaped: int = 0
+    halves: int = 0

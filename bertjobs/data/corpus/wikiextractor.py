@@ -45,10 +45,7 @@ def read_wikiextractor(piece: Piece) -> Iterator[Document]:
         with reading(path), open_text(path, piece.encoding) as file:
             for number, title, text in _articles(file, piece.start, piece.end, path):
                 clean = text._replace(text=_paragraphs(text.text, title))
-                if clean.text:
-                    yield from parts(number, [clean])
-                else:
-                    yield Document(number, "", clean.replaced, clean.nul, clean.size, escaped=clean.escaped)
+                yield from parts(number, [clean])
 
 
 def _paragraphs(text: str, title: str) -> str:

@@ -39,6 +39,12 @@ _SWITCH = re.compile(r"__[A-Z]+__")
 _NOT_PROSE = ("*", "#", ":", ";", "|", "!", "=", "----", "{|", "}")
 _LANGUAGE_LINK = re.compile(r"[a-z]{2,3}(?:-[a-z]+)*\Z")
 _SHORT = 50  # characters
+# Thai, Lao, Tibetan, Burmese, Khmer, kana and ideographs: scripts that end sentences without a mark, or say in few
+# characters what others say in fifty.
+_DENSE = re.compile(
+    "[\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\ua9e0-\ua9ff\uaa60-\uaa7f\uf900-\ufaff"
+    "\U00020000-\U0003ffff]"
+)
 _SPACES = re.compile(r"[ \t\xa0\u2009\u202f]+")
 _EMPTY = re.compile(r"[(\[]\s*(?:[,;:/\u2013-]\s*)*[)\]]")
 _AFTER_OPENING = re.compile(r"\(\s*(?:[,;:]\s*)*")
@@ -99,8 +105,12 @@ def _paragraphs(text: str) -> Iterator[str]:
 
 
 def _says_something(line: str) -> bool:
-    """Whether a paragraph is more than a title not marked as a header, the name in a caption, or stray marks."""
-    return any(map(str.isalnum, line)) and (len(line) >= _SHORT or not line[-1].isalnum())
+    """Whether a paragraph is more than a title not marked as a header, the name in a caption, or stray marks.
+
+    It ends in a mark, is long, or ends in a script in which these two say nothing.
+    """
+    ends = len(line) >= _SHORT or not line[-1:].isalnum() or _DENSE.match(line[-1])
+    return bool(ends) and any(map(str.isalnum, line))
 
 
 def _apostrophes(quotes: re.Match[str]) -> str:

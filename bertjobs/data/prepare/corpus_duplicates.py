@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from bertjobs.data.check.document_table import DocumentTable, DocumentTableWriter
-from bertjobs.data.check.duplicate_report import names_of, report_on
+from bertjobs.data.check.duplicate_report import names_of, report_on, source_prefixes
 from bertjobs.data.check.duplicates import Duplicates, equal_documents, near_documents
-from bertjobs.data.corpus import Piece, Source, named_on_disk, read, scan
+from bertjobs.data.corpus import Piece, Source, UnreadFiles, named_on_disk, read, scan
 from bertjobs.data.prepare.processes import worker_pool
 from bertjobs.data.ragged import in_batches
 from bertjobs.data.shards.duplicate_report import DuplicateReport
@@ -27,17 +27,20 @@ class CorpusDuplicates:
     Attributes:
         documents: with text, of each source.
         report: how many repeat an earlier one, with examples.
-        tables: one per piece of the corpus.
+        tables: one per piece of the corpus, whose documents' names have the prefix of the same place.
+        unread: files of its folders that were not read.
     """
 
     documents: tuple[int, ...]
     report: DuplicateReport
     duplicates: Duplicates
     tables: tuple[Path, ...]
+    prefixes: tuple[str, ...]
+    unread: UnreadFiles
 
     def pairs(self) -> Iterator[tuple[str, str]]:
         """The names of all documents that repeat an earlier one, each with that of the earlier one."""
-        later, first = (names_of(self.duplicates, self.tables, numbers)
+        later, first = (names_of(self.duplicates, self.tables, self.prefixes, numbers)
                         for numbers in (self.duplicates.later, self.duplicates.first))  # fmt: skip
         return zip(later, first, strict=True)
 
@@ -64,7 +67,8 @@ def find_in_corpus(
         OSError: a temporary file cannot be written.
     """
     sources = [Source.parse(named_on_disk(corpus)) for corpus in corpora]
-    pieces = scan(sources)
+    unread = UnreadFiles()
+    pieces = scan(sources, unread=unread)
     tables = [folder / f"{number:06}.safetensors" for number in range(len(pieces))]
     work = [(piece, sources[piece.source].kind, words, path) for piece, path in zip(pieces, tables, strict=True)]
     total = sum(piece.text_bytes for piece in pieces)
@@ -77,8 +81,9 @@ def find_in_corpus(
     if not documents.all():
         raise InputError(f"corpus {corpora[int(documents.argmin())]!r} holds no text", where="--corpus")
     duplicates = near_documents(tables, threshold, folder) if words else equal_documents(tables, folder)
-    report = report_on("near" if words else "exact", duplicates, tables, of_tables, len(sources))
-    return CorpusDuplicates(tuple(documents.tolist()), report, duplicates, tuple(tables))
+    report = report_on("near" if words else "exact", duplicates, tables, of_tables, corpora)
+    prefixes = tuple(source_prefixes(of_tables, corpora))
+    return CorpusDuplicates(tuple(documents.tolist()), report, duplicates, tuple(tables), prefixes, unread)
 
 
 def _run(work: Sequence[tuple[Piece, str, int, Path]], processes: int) -> Iterator[None]:

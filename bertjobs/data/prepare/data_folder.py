@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bertjobs.data.corpus import Source, named_on_disk, refuse_sources_without_text, scan
+from bertjobs.data.corpus import Source, UnreadFiles, named_on_disk, refuse_sources_without_text, scan
 from bertjobs.data.corpus.changes import CorpusChangedError
 from bertjobs.data.corpus.persistent import UnavailableError
 from bertjobs.data.corpus.soundness import most_odd
@@ -68,7 +68,8 @@ def prepare(options: PrepareOptions, progress: Progress, runner: Runner | None =
     options = replace(options, corpora=tuple(map(named_on_disk, options.corpora)))
     progress("scan", 0, 1, "corpus")
     sources = [Source.parse(text) for text in options.corpora]
-    pieces = scan(sources, PIECE_BYTES)
+    unread = UnreadFiles()
+    pieces = scan(sources, PIECE_BYTES, unread)
     plan = make_plan(options, pieces, vocabulary)
     output = Path(options.output)
     if _is_complete(output, plan):
@@ -83,7 +84,7 @@ def prepare(options: PrepareOptions, progress: Progress, runner: Runner | None =
             work = compared(work, pieces, partial(_compared, progress))
             vocabulary.write(work.folder)
             _run_stages(work, options, runner or ThisMachine(1), progress)
-            _finish(work, vocabulary)
+            _finish(work, vocabulary, options.max_unknown_share, unread)
     except UnavailableError as error:
         raise UnavailableError(
             error.what, where=error.where, hint=f"finished tasks are kept: {error.hint or 'run the same command again'}"
@@ -199,8 +200,8 @@ def _weights(work: WorkFolder, stage: str) -> tuple[list[float], str]:
     return [1.0] * work.tasks(stage), "buckets" if stage == "pairs" else "tasks"
 
 
-def _finish(work: WorkFolder, vocabulary: Vocabulary) -> None:
-    """Write the manifest, and only then remove the work folder."""
+def _finish(work: WorkFolder, vocabulary: Vocabulary, most_unknown: float, unread: UnreadFiles) -> None:
+    """Write the manifest, and only then remove the work folder. ``most_unknown`` is the limit that was checked last."""
     tokenised, duplicates = work.tokenised(), duplicate_report(work)
     moved = settle_split(tokenised)
     documents = sum(result["documents"] for result in tokenised)
@@ -208,6 +209,7 @@ def _finish(work: WorkFolder, vocabulary: Vocabulary) -> None:
     vocabulary.write(work.output)
     names = [name for result in tokenised for name in result["names"]]
     odd = most_odd(result.get("odd", {}) for result in tokenised)
+    without_id = most_odd(result.get("files_without_id", {}) for result in tokenised)
     if moved:
         held_out += 1 if moved.to == "validation" else -1
         names = [moved.name] if moved.to == "validation" else [name for name in names if name != moved.name]
@@ -218,21 +220,30 @@ def _finish(work: WorkFolder, vocabulary: Vocabulary) -> None:
             "version": VERSION,
             "shard_format": work.options.format,
             "vocabulary": vocabulary.facts(),
-            "settings": work.plan.settings,
+            # The flag is needed only where nothing beside the vocabulary says it. In the plan, by which a folder is
+            # known again, it stays as it was given.
+            "settings": work.plan.settings | {"cased": not vocabulary.lowercase},
             "documents": {"train": documents - held_out, "validation": held_out},
             "held_out": names[:1000],
             "corpus": {name: sum(result.get(name, 0) for result in tokenised)
-                       for name in ("bytes", "tokens", "left_out", "empty", "skipped_pages", "replaced", "nul")}
-            | {"with_equal_ids": len({piece.source for piece in work.pieces if piece.ids_repeat})},
+                       for name in _SUMMED}
+            | {"with_equal_ids": len({piece.source for piece in work.pieces if piece.ids_repeat}),
+               "unread_files": unread.count},
             "sources": [counts.as_json() for counts in source_counts(work, duplicates)],
             "duplicates": duplicates.as_json(),
             **({"odd_files": odd} if odd else {}),
+            **({"unread_files": unread.examples} if unread.count else {}),
+            **({"files_without_id": without_id} if without_id else {}),
+            "limits": {"max_unknown_share": most_unknown},
             "phases": _phases(work),
             "plan": vars(work.plan),
         },
     )  # fmt: skip
     sync_folder(work.output)
     work.remove()
+
+
+_SUMMED = ("bytes", "tokens", "left_out", "empty", "skipped_pages", "without_id", "replaced", "halves", "nul")
 
 
 def _phases(work: WorkFolder) -> dict[int, dict[str, Any]]:

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bertjobs.data.corpus.folders import files_below
 from bertjobs.data.corpus.source import HDF5_SUFFIXES
 from bertjobs.data.prepare.shard_files import Masks, Rows
 from bertjobs.data.shards.ids_shard import ids_type
@@ -46,18 +47,21 @@ class Hdf5File:
 
 
 def find_files(folder: Path) -> list[Hdf5File]:
-    """The HDF5 files in a folder or below it, or the one file, by name, numbers by their value.
+    """The HDF5 files in a folder or below it, or the one file, by name, numbers by their value. Links are followed.
 
     Raises:
-        InputError: there are none; one that cannot be read, lacks an array or has one of another shape.
+        InputError: there are none; a link leads nowhere; one that cannot be read, lacks an array or has one of another
+            shape.
     """
     if folder.is_file():
         return [describe(folder)]
     if not folder.is_dir():
         raise InputError(f"folder {str(folder)!r} does not exist", where="--phase")
-    paths = [
-        path for path in folder.rglob("*") if path.suffix.lower() in HDF5_SUFFIXES and not path.name.startswith(".")
-    ]
+    try:
+        paths = [Path(path) for path in files_below(str(folder)) if Path(path).suffix.lower() in HDF5_SUFFIXES]
+    except OSError as error:
+        raise InputError(f"{error.filename!r} cannot be read: {error.strerror}", where="--phase",
+                         hint="restore what it leads to, or remove the link") from error  # fmt: skip
     if not paths:
         raise InputError("the folder holds no HDF5 file", where=str(folder), hint="they are called *.hdf5 or *.h5")
     return [describe(path) for path in sorted(paths, key=_order)]

@@ -90,7 +90,7 @@ class PrepareOptions:
         cased, uncased: whether text is lowercased, if nothing beside the vocabulary states it.
         strip_accents: "yes" or "no": whether accents are stripped, if nothing beside the vocabulary states it; "": as
             BERT does, or as the vocabulary's tokens show.
-        max_unknown_share: of a source's tokens, that may be [UNK].
+        max_unknown_share: of a source's tokens, and of its characters, that may be [UNK].
         phases: shapes of the phases' sequences.
         next_sentence: pairs for next-sentence prediction, or contiguous text.
         across_documents: contiguous text continues with another document where one ends.

@@ -69,7 +69,9 @@ def source_counts(work: WorkFolder, duplicates: DuplicateReport) -> list[SourceC
         dropped = repeated if duplicates.dropped else 0
         counts.append(SourceCounts(corpus, repeated=repeated, dropped=dropped, languages=_languages(work, number)))
     for piece, result in zip(work.pieces, work.results("tokenise"), strict=True):
-        counts[piece.source] += SourceCounts.from_json({"corpus": "", **{name: result[name] for name in _COUNTED}})
+        counts[piece.source] += SourceCounts.from_json(
+            {"corpus": "", **{name: result[name] for name in _COUNTED if name in result}}
+        )
     phases: list[dict[int, PhaseCounts]] = [{} for _ in counts]
     for result in work.results("pairs"):
         for phase, by_source in result.get("sources", {}).items():  # none where an older version did the task
@@ -92,4 +94,5 @@ def _languages(work: WorkFolder, source: int) -> dict[str, int]:
     return guess_languages(excerpts[place] for place in chosen)
 
 
-_COUNTED = ("bytes", "documents", "left_out", "sentences", "tokens", "unknown", "document_tokens", "sentence_tokens")
+_COUNTED = ("bytes", "documents", "left_out", "sentences", "tokens", "unknown", "characters", "unknown_characters",
+            "document_tokens", "sentence_tokens")  # fmt: skip

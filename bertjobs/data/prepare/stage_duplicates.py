@@ -77,7 +77,7 @@ def _find(work: WorkFolder) -> tuple[Duplicates, DuplicateReport]:
     duplicates = (near_documents(tables, work.options.near_threshold, work.folder) if near
                   else equal_documents(tables, work.folder))  # fmt: skip
     sources = [piece.source for piece in work.pieces]
-    report = report_on("near" if near else "exact", duplicates, tables, sources, len(work.options.corpora))
+    report = report_on("near" if near else "exact", duplicates, tables, sources, work.options.corpora)
     return duplicates, replace(report, across_splits=_across_splits(work, duplicates, tables))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,6 +71,7 @@ def tokenise_piece(work: WorkFolder, number: int, vocabulary: Vocabulary, encode
     table = DocumentTableWriter(words, excerpts_of_piece(work, number))
     chunk = _Chunk(piece.source, table)
     tally, digest = _Tally(), Digest()
+    before = replace(encoder.characters)
     with unchanged(piece, work.after_a_change):
         documents = digest.of(read(piece, source.kind, tally.add_empty, tally.odd))
         keys = keyed(documents, piece, options.seed, parts_apart=_may_be_too_large(work, piece))
@@ -82,6 +83,8 @@ def tokenise_piece(work: WorkFolder, number: int, vocabulary: Vocabulary, encode
                 chunk = _Chunk(piece.source, table)
     if chunk.tokens:
         _write(work, number, chunk, vocabulary, tally)
+    tally.characters = encoder.characters.seen - before.seen
+    tally.unknown_characters = encoder.characters.unknown - before.unknown
     whole = table.finish()
     whole.write(work.documents_file(number))
     counts = split_counts(whole, np.arange(len(whole)), held_out_draws(whole.keys), options.held_out)
@@ -103,17 +106,26 @@ class _Tally:
     sentences: int = 0
     tokens: int = 0
     unknown: int = 0
+    characters: int = 0
+    unknown_characters: int = 0
     document_tokens: dict[int, int] = field(default_factory=dict)
     sentence_tokens: dict[int, int] = field(default_factory=dict)
     replaced: int = 0
     nul: int = 0
+    halves: int = 0
     skipped_pages: int = 0
+    without_id: int = 0
+    files_without_id: dict[str, int] = field(default_factory=dict)
     bytes: int = 0
     odd: dict[str, int] = field(default_factory=dict)
 
     def add_empty(self, document: Document) -> None:
-        """Count a document without text, or a page of a wiki that is not wikitext."""
-        if document.model:
+        """Count a document without text, a page of a wiki that is not wikitext, or a line without an id."""
+        if document.without_id:
+            self.without_id += 1
+            file = document.id.rpartition(":")[0]
+            self.files_without_id[file] = self.files_without_id.get(file, 0) + 1
+        elif document.model:
             self.skipped_pages += 1
         else:
             self.empty += 1
@@ -150,6 +162,7 @@ def _sampled(documents: Iterator[Keyed], sample_ratio: float, tally: _Tally) -> 
         tally.bytes += document.size
         tally.replaced += document.replaced
         tally.nul += document.nul
+        tally.halves += document.halves
         if sample_ratio < 1 and share(np.array(key[:1], dtype=np.uint64), _SAMPLE)[0] >= sample_ratio:
             tally.left_out += 1
             continue

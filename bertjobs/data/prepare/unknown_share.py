@@ -1,4 +1,4 @@
-"""The share of [UNK] in each source: above a limit the vocabulary does not fit the text."""
+"""The share of [UNK] in each source, of its tokens and of its characters: above a limit the vocabulary does not fit."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ class UnknownCounter:
     def add(self, number: int, result: Mapping[str, Any]) -> None:
         """Add what a task has counted; a task that an earlier version ran counted none."""
         source = self._work.pieces[number].source
-        self.counts[source] += SourceCounts("", tokens=result["tokens"], unknown=result.get("unknown", 0))
+        counted = {name: result.get(name, 0) for name in ("tokens", "unknown", "characters", "unknown_characters")}
+        self.counts[source] += SourceCounts("", **counted)
 
 
 def unknown_counts(work: WorkFolder) -> list[SourceCounts]:
@@ -35,20 +36,21 @@ def unknown_counts(work: WorkFolder) -> list[SourceCounts]:
 
 
 def check_unknown(counts: Sequence[SourceCounts], limit: float) -> None:
-    """Refuse sources of which too much is [UNK].
+    """Refuse sources of which too much is [UNK], by tokens or by characters.
 
     Raises:
         OverLimitError: names the one with the largest share.
     """
-    worst = max(counts, key=lambda count: count.unknown_share)
-    if worst.unknown_share > limit:
+    worst = max(counts, key=lambda count: count.lost_share)
+    if worst.lost_share > limit:
         raise OverLimitError(
-            f"{worst.unknown_share:.1%} of the tokens of {worst.corpus!r} are [UNK], which is more than {limit:.1%}: "
-            "the vocabulary does not fit the text (another language, capitals, accents), or the text has words of over "
-            "100 characters (scripts without spaces)",
+            f"{worst.lost_words} of {worst.corpus!r} are [UNK], which is more than {limit:.1%}: the vocabulary does "
+            "not fit the text (another language, capitals, accents), or the text has words that are longer than its "
+            "tokenizer takes (scripts without spaces)",
             where="--vocab",
             hint=f"train one on this text: {shell_line(['bertjobs', 'data', 'vocab', '--corpus', worst.corpus])} "
-            f"--output DIR/vocab.txt; or accept it: --max-unknown-share {_above(worst.unknown_share)}",
+            "--output DIR/vocab.txt; if it says that words are too long even so, put spaces between words; or accept "
+            f"it: --max-unknown-share {_above(worst.lost_share)}",
         )
 
 
@@ -66,7 +68,7 @@ class EarlyCheck:
             check_unknown(far_above, self._limit)
 
     def _is_far_above(self, count: SourceCounts) -> bool:
-        return count.tokens >= _MANY_TOKENS and count.unknown_share > _FAR_ABOVE * self._limit
+        return count.tokens >= _MANY_TOKENS and count.lost_share > _FAR_ABOVE * self._limit
 
 
 def _above(share: float) -> str:

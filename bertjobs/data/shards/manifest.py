@@ -112,9 +112,13 @@ class DataManifest:
         has_hash: whether the manifest ends with a hash of itself, as all do but those of older versions.
         files_beside: sha256 of each other file at the folder's top, by name; None where an older version does not say.
         odd_files: how much of a file of the corpus was not text, of the hundred worst ones.
+        files_without_id: how many lines of a file of LDDL's source have no id, of the hundred worst ones.
+        unread_files: some of the files of the corpus's folders that were not read; ``corpus`` has their number.
         sources: what was counted in each source; none where an older version prepared them, or they were adopted.
         duplicates: how many documents repeat an earlier one; None as for ``sources``.
         next_sentence: whether the sequences are next-sentence pairs, or contiguous text.
+        limits: shares that the text was accepted by, such as ``max_unknown_share``; none where an older version
+            prepared it, or it was adopted.
     """
 
     folder: Path
@@ -133,9 +137,12 @@ class DataManifest:
     has_hash: bool
     files_beside: dict[str, str] | None
     odd_files: dict[str, int] = field(default_factory=dict)
+    files_without_id: dict[str, int] = field(default_factory=dict)
+    unread_files: tuple[str, ...] = ()
     sources: tuple[SourceCounts, ...] = ()
     duplicates: DuplicateReport | None = None
     next_sentence: bool = True
+    limits: dict[str, float] = field(default_factory=dict)
 
     @classmethod
     def read(cls, folder: Path | str) -> DataManifest:
@@ -302,7 +309,8 @@ def _no_manifest(names: set[str], folder: Path) -> InputError:
     if any(".parquet" in name for name in names):
         hint = f"for LDDL's Parquet shards: bertjobs data adopt --phase N={quote(where)} --vocab FILE --output DIR"
     elif any(name.lower().endswith((".h5", ".hdf5")) for name in names):
-        hint = f"for HDF5 files of NVIDIA's scripts: bertjobs data adopt --from hdf5 {quote(where)} --vocab FILE"
+        hint = f"for HDF5 files of NVIDIA's scripts: bertjobs data adopt --from hdf5 {quote(where)}"
+        hint += " --vocab FILE --output DIR"
     elif any(".tfrecord" in name for name in names):
         hint = "TFRecord files are not read here: prepare the text that they were made from"
     return InputError(f"it is not a data folder: it has no {MANIFEST_NAME}", where=where, hint=hint)
@@ -337,9 +345,12 @@ def _parse(raw: bytes, folder: Path) -> DataManifest:
         has_hash=has_hash(content),
         files_beside=files_beside(content),
         odd_files=content.get("odd_files", {}),
+        files_without_id=content.get("files_without_id", {}),
+        unread_files=tuple(content.get("unread_files", ())),
         sources=sources_of(content.get("sources", [])),
         duplicates=DuplicateReport.from_json(content["duplicates"]) if "duplicates" in content else None,
         next_sentence=content["settings"].get("next_sentence", True),
+        limits=content.get("limits", {}),
     )  # fmt: skip
 
 

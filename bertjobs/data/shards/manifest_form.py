@@ -71,8 +71,11 @@ def read_content(raw: bytes) -> dict[str, Any]:
     _member(vocabulary, "lowercase", bool, "vocabulary.")
     _check_settings(_member(content, "settings", dict))
     _check_counts(content)
-    if not all(isinstance(name, str) for name in _member(content, "held_out", list)):
-        raise ValueError("held_out does not list names")
+    for name in (limits := _member(content, "limits", dict) if "limits" in content else {}):
+        _share(limits, name, "limits.")
+    for group in ("held_out", *(("unread_files",) if "unread_files" in content else ())):
+        if not all(isinstance(name, str) for name in _member(content, group, list)):
+            raise ValueError(f"{group} does not list names")
     phases = _member(content, "phases", dict)
     if not phases:
         raise ValueError("it has no phases")
@@ -114,9 +117,7 @@ def _check_settings(settings: dict[str, Any]) -> None:
     where = "settings."
     if _member(settings, "masking", str, where) not in MASKINGS:
         raise ValueError(f"settings.masking is none of {', '.join(MASKINGS)}")
-    share: Any = settings.get("masked_share")
-    if type(share) not in (int, float) or not 0 <= share <= 1:
-        raise ValueError("settings.masked_share is not a number from 0 to 1")
+    _share(settings, "masked_share", where)
     if "bin_size" in settings:
         _whole(settings, "bin_size", 1, _LONGEST, where)
     for name in ("balanced", "next_sentence", "across_documents"):
@@ -127,7 +128,7 @@ def _check_settings(settings: dict[str, Any]) -> None:
 
 
 def _check_counts(content: dict[str, Any]) -> None:
-    for group in ("documents", "corpus", *(("odd_files",) if "odd_files" in content else ())):
+    for group in ("documents", "corpus", *(name for name in ("odd_files", "files_without_id") if name in content)):
         counts = _member(content, group, dict)
         for name in counts:
             _whole(counts, name, 0, _MOST, f"{group}.")
@@ -187,6 +188,12 @@ def _whole(parent: Mapping[str, Any], name: str, least: int, most: int, where: s
     value = parent.get(name)
     if type(value) is not int or not least <= value <= most:
         raise ValueError(f"{where}{name[:50]} is not a whole number from {least} to {most}")
+
+
+def _share(parent: Mapping[str, Any], name: str, where: str) -> None:
+    value: Any = parent.get(name)
+    if type(value) not in (int, float) or not 0 <= value <= 1:
+        raise ValueError(f"{where}{name[:50]} is not a number from 0 to 1")
 
 
 def _text(parent: Mapping[str, Any], name: str, form: re.Pattern[str], where: str) -> None:

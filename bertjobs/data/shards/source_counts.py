@@ -8,6 +8,9 @@ from typing import Any
 
 from bertjobs.data.shards.length_counts import quantiles
 
+MUCH_UNKNOWN = 0.01
+"""Of a text's tokens or characters: [UNK] beyond this share is said, whatever was accepted."""
+
 
 @dataclass(frozen=True)
 class PhaseCounts:
@@ -38,6 +41,8 @@ class SourceCounts:
         repeated: of the documents, those that repeat an earlier one of any source; ``dropped``: those of them that no
             sequence was drawn from.
         sentences, tokens: of all documents; ``unknown``: tokens that are [UNK].
+        characters: of all words, white space left out; ``unknown_characters``: those in words that became [UNK]. 0 in
+            data of older versions.
         document_tokens, sentence_tokens: how many documents and sentences have how many tokens, see ``length_counts``.
         languages: what the documents of a sample seem to be written in: documents by the language's name.
         phases: by number.
@@ -52,6 +57,8 @@ class SourceCounts:
     sentences: int = 0
     tokens: int = 0
     unknown: int = 0
+    characters: int = 0
+    unknown_characters: int = 0
     document_tokens: Mapping[int, int] = field(default_factory=dict)
     sentence_tokens: Mapping[int, int] = field(default_factory=dict)
     languages: Mapping[str, int] = field(default_factory=dict)
@@ -91,6 +98,21 @@ class SourceCounts:
         return self.unknown / max(1, self.tokens)
 
     @property
+    def unknown_text_share(self) -> float:
+        """Of the characters, those in words that became [UNK]: a word is one token however long it is."""
+        return self.unknown_characters / max(1, self.characters)
+
+    @property
+    def lost_share(self) -> float:
+        """The larger of the two shares."""
+        return max(self.unknown_share, self.unknown_text_share)
+
+    @property
+    def lost_words(self) -> str:
+        """That share in words, such as "4.9% of the characters"."""
+        return f"{self.lost_share:.1%} of the {'tokens' if self.lost_share == self.unknown_share else 'characters'}"
+
+    @property
     def document_quantiles(self) -> tuple[int, int, int]:
         """Tokens that 5%, 50% and 95% of the documents do not exceed."""
         return quantiles(self.document_tokens)
@@ -109,7 +131,8 @@ class SourceCounts:
         return name, self.languages[name], sum(self.languages.values())
 
 
-_NUMBERS = ("bytes", "documents", "left_out", "repeated", "dropped", "sentences", "tokens", "unknown")
+_NUMBERS = ("bytes", "documents", "left_out", "repeated", "dropped", "sentences", "tokens", "unknown", "characters",
+            "unknown_characters")  # fmt: skip
 _BY_KEY = ("document_tokens", "sentence_tokens", "languages", "phases")
 
 

@@ -64,7 +64,7 @@ def train_vocabulary(
     for path in files:
         if path.exists():
             raise InputError(f"{str(path)!r} exists", where="--output", hint="choose another file or remove it")
-    words = _count_words(sources, lowercase)
+    words, unread = _count_words(sources, lowercase)
     marks = marks_of(words)
     normalisation = Normalisation.berts(lowercase, _strips(lowercase, strip_accents, marks))
     if normalisation.strip_accents:
@@ -73,7 +73,8 @@ def train_vocabulary(
     limit = _word_limit(pieces)
     tokens = _train(words, pieces, size)
     _write(tokens, bert_tokenizer(tokens, normalisation, limit), files)
-    return [*_words_on_marks(marks, normalisation, strip_accents), *_words_on_limit(limit)]
+    return [*_words_on_marks(marks, normalisation, strip_accents), *_words_on_limit(limit, _too_long(pieces, limit)),
+            *([unread] if unread else [])]  # fmt: skip
 
 
 def _strips(lowercase: bool, wish: bool | None, marks: Marks) -> bool:
@@ -99,11 +100,14 @@ def _words_on_marks(marks: Marks, normalisation: Normalisation, wish: bool | Non
         yield f"accents are stripped, as BERT does: {lost}. --strip-accents no keeps them"
 
 
-def _words_on_limit(limit: int) -> Iterator[str]:
+def _words_on_limit(limit: int, too_long: float) -> Iterator[str]:
     if limit > BERTS_WORD_LIMIT:
         yield (f"words of up to {limit} characters are encoded, as tokenizer.json says: the text has long ones, as "
                f"scripts without spaces do. Hugging Face's class BertTokenizer makes [UNK] of those over "
                f"{BERTS_WORD_LIMIT}: load AutoTokenizer")  # fmt: skip
+    if too_long > 1 - _COVERAGE:
+        yield (f"{too_long:.1%} of the text's characters are in words of over {limit:,} characters, each of which "
+               "becomes one [UNK]: put spaces between words, with a word segmenter, before you use it")  # fmt: skip
 
 
 def _write(tokens: Sequence[str], tokenizer: Tokenizer, files: Sequence[Path]) -> None:
@@ -150,18 +154,20 @@ def _train(words: Mapping[str, int], pieces: Mapping[str, int], size: int) -> li
     return [token for token, _ in sorted(tokenizer.get_vocab().items(), key=lambda entry: entry[1])]
 
 
-def _count_words(sources: Sequence[str], lowercase: bool) -> Counter[str]:
-    """How often each word occurs, its accents kept. If there are too many, the rarest are dropped."""
-    from bertjobs.data.corpus import documents  # here: reading a vocabulary needs no corpus
+def _count_words(sources: Sequence[str], lowercase: bool) -> tuple[Counter[str], str]:
+    """How often each word occurs, its accents kept, and which files were not read. If there are too many words, the
+    rarest are dropped."""
+    from bertjobs.data.corpus import UnreadFiles, documents  # here: reading a vocabulary needs no corpus
 
     normaliser = Normalisation(lowercase, strip_accents=False).normaliser()
     words: Counter[str] = Counter()
+    unread = UnreadFiles()
     for source in sources:
-        for document in documents(source):
+        for document in documents(source, unread):
             words.update(normaliser.normalize_str(document.text).split())
             if len(words) > _COUNTED_WORDS:
                 words = _most_frequent(words, _COUNTED_WORDS // 2)
-    return words
+    return words, unread.words()
 
 
 def _most_frequent(words: Counter[str], at_most: int) -> Counter[str]:
@@ -222,10 +228,13 @@ def _characters(pieces: Mapping[str, int], size: int) -> tuple[list[str], list[s
 def _word_limit(pieces: Mapping[str, int]) -> int:
     """Characters of the longest word that has to be encoded: BERT's 100, or more where over 0.05% of the text would
     be lost, as in scripts that write no spaces. Long words of ASCII are no text: addresses, numbers, encoded files."""
+    fitting = (limit for limit in _WORD_LIMITS if _too_long(pieces, limit) <= 1 - _COVERAGE)
+    return next(fitting, _WORD_LIMITS[-1])
+
+
+def _too_long(pieces: Mapping[str, int], limit: int) -> float:
+    """The share of the text's characters that is in longer words, those of ASCII left aside."""
     total = sum(len(piece) * count for piece, count in pieces.items())
-    long = [(len(piece), count) for piece, count in pieces.items()
-            if len(piece) > BERTS_WORD_LIMIT and not piece.isascii() and piece[0].isalpha()]  # fmt: skip
-    for limit in _WORD_LIMITS:
-        if sum(length * count for length, count in long if length > limit) <= (1 - _COVERAGE) * total:
-            return limit
-    return _WORD_LIMITS[-1]
+    long = (len(piece) * count for piece, count in pieces.items()
+            if len(piece) > limit and not piece.isascii() and piece[0].isalpha())  # fmt: skip
+    return sum(long) / max(1, total)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import string
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain, compress, pairwise
 
@@ -48,6 +49,17 @@ _ONE_SPACE = _table(dict.fromkeys(_SPACES, ord(" ")), bytes(range(256)))
 _LOWER = _ONE_SPACE.lower()
 
 
+@dataclass
+class Characters:
+    """How many characters, white space left out, words had that were encoded: ``unknown``: of those that became [UNK].
+
+    A word is one [UNK] however long it is, so tokens do not show how much text was lost.
+    """
+
+    seen: int = 0
+    unknown: int = 0
+
+
 class WordPieceEncoder:
     """Text to ids, equal to the reference tokenizer's without [CLS] and [SEP].
 
@@ -57,6 +69,9 @@ class WordPieceEncoder:
     One thread only, whatever TOKENIZERS_PARALLELISM says: prepare already runs one process per core, and a
     process whose tokenizer has started threads cannot be forked safely. The library's batch calls start threads;
     ``encode`` of a list of words, which is used here, does not.
+
+    Attributes:
+        characters: counted since the encoder was made.
     """
 
     def __init__(self, tokenizer: Tokenizer, *, by_words: bool, lowercase: bool, ideographs: bool) -> None:
@@ -75,11 +90,13 @@ class WordPieceEncoder:
         self._longest_word = self._model.max_input_chars_per_word if by_words else 0
         self._by_words, self._ideographs = by_words, ideographs
         self._bytes = _LOWER if lowercase else _ONE_SPACE
+        self._unknown = tokenizer.token_to_id(self._model.unk_token)
+        self.characters = Characters()
         self.forget()
 
     def encode(self, texts: Sequence[str]) -> Encoded:
         """The ids of all texts in one array ``[tokens]``, and how many each text has ``[texts]``."""
-        encode = self._encode_words if self._by_words else self._encode_whole
+        encode = self._encode_words if self._by_words else self._encode_counted
         parts = [encode(part) for part in _slices(texts, _SLICE)] or [_NOTHING]
         return np.concatenate([ids for ids, _ in parts]), np.concatenate([lengths for _, lengths in parts])
 
@@ -90,7 +107,16 @@ class WordPieceEncoder:
         indices = np.frombuffer(numbered.indices.buffers()[1], dtype=np.int32, count=len(numbered))
         numbers = distinct[indices]
         starts, lengths = self._offsets[numbers], self._lengths[numbers]
+        if (lost := self._lost[distinct]).any():
+            self.characters.unknown += int(lost[indices].sum())
         return gather(self._ids, starts, lengths), np.diff(offsets_of(lengths)[word_offsets])
+
+    def _encode_counted(self, texts: Sequence[str]) -> Encoded:
+        """Texts whole, their characters counted."""
+        encoded, lost = self._encode_whole(texts)
+        self.characters.seen += sum(len(word) for text in texts for word in text.split())
+        self.characters.unknown += int(lost.sum())
+        return encoded
 
     def _cut(self, texts: Sequence[str]) -> tuple[pa.Array, NDArray[np.int64]]:
         """The words of all texts, each with the space after it, and the first word of each text ``[texts + 1]``."""
@@ -102,8 +128,9 @@ class WordPieceEncoder:
         kinds = np.frombuffer(text.translate(_CLASSES), dtype=np.uint8)
         cuts = np.zeros(len(text) + 1, dtype=np.bool_)  # cuts[i]: a word begins at byte i
         cuts[text_offsets] = True
-        around = kinds == _CUT_AROUND
-        cuts[1:] |= around | (kinds == _CUT_AFTER)
+        around, spaces = kinds == _CUT_AROUND, kinds == _CUT_AFTER
+        self.characters.seen += sum(map(len, texts)) - int(np.count_nonzero(spaces))
+        cuts[1:] |= around | spaces
         cuts[:-1] |= around
         if self._ideographs:
             first = np.flatnonzero(kinds == _IDEOGRAPH)
@@ -128,6 +155,7 @@ class WordPieceEncoder:
         self._known: dict[str, int] = {}
         self._characters = 0
         self._ids, self._lengths = _NOTHING
+        self._lost = np.zeros(0, dtype=np.int64)  # of each word, its characters in [UNK]
         self._offsets = offsets_of(self._lengths)
 
     def _learn(self, words: list[str]) -> None:
@@ -142,42 +170,61 @@ class WordPieceEncoder:
         numbers = zip(plain, map(self._model.token_to_id, map(bare.__getitem__, plain)), strict=True)
         tokens = {word: id_ for word, id_ in numbers if id_ is not None and len(bare[word]) <= self._longest_word}
         pieced = [word for word in plain if word not in tokens]
-        for known, (ids, lengths) in (
-            (tokens, (np.fromiter(tokens.values(), dtype=np.int32), np.ones(len(tokens), dtype=np.int64))),
+        whole = np.fromiter(tokens.values(), dtype=np.int32), np.ones(len(tokens), dtype=np.int64)
+        for known, ((ids, lengths), lost) in (
+            (tokens, (whole, np.zeros(len(tokens), dtype=np.int64))),
             (pieced, self._encode_pieced([bare[word] for word in pieced])),
             (long, self._encode_long([bare[word] for word in long])),
             (other, self._encode_whole([bare[word] for word in other])),
         ):
+            self._lost = np.concatenate([self._lost, lost])
             self._known.update(zip(known, range(len(self._known), len(self._known) + len(known)), strict=True))
             self._ids = np.concatenate([self._ids, ids])
             self._lengths = np.concatenate([self._lengths, lengths])
         self._offsets = offsets_of(self._lengths)
         self._characters += sum(map(len, words))
 
-    def _encode_pieced(self, words: Sequence[str]) -> Encoded:
-        return _encoded([[token.id for token in self._model.tokenize(word)] for word in words])
+    # Each of the three returns, besides the ids, how many characters of each word are in [UNK].
 
-    def _encode_long(self, words: Sequence[str]) -> Encoded:
+    def _encode_pieced(self, words: Sequence[str]) -> tuple[Encoded, NDArray[np.int64]]:
+        ids = [[token.id for token in self._model.tokenize(word)] for word in words]
+        lost = (len(word) if own == [self._unknown] else 0 for word, own in zip(words, ids, strict=True))
+        return _encoded(ids), np.fromiter(lost, dtype=np.int64, count=len(words))
+
+    def _encode_long(self, words: Sequence[str]) -> tuple[Encoded, NDArray[np.int64]]:
         if not words:
-            return _NOTHING
+            return _NOTHING, _NOTHING[1]
         normalise, split = self._tokenizer.normalizer.normalize_str, self._tokenizer.pre_tokenizer.pre_tokenize_str
         match = self._longest_match.ids
-        pieces = ([piece for piece, _ in split(normalise(word))] for word in words)
-        return _encoded([[number for piece in some for number in match(piece)] for some in pieces])
+        ids, lost = [], []
+        for word in words:
+            pieces = [piece for piece, _ in split(normalise(word))]
+            numbers = [match(piece) for piece in pieces]
+            unknown = sum(len(piece) for piece, own in zip(pieces, numbers, strict=True) if own == [self._unknown])
+            # Normalised, a word may have another length: its lost share is what counts.
+            lost.append(unknown and round(len(word) * unknown / sum(map(len, pieces))))
+            ids.append(list(chain.from_iterable(numbers)))
+        return _encoded(ids), np.array(lost, dtype=np.int64)
 
     @cached_property
     def _longest_match(self) -> LongestMatch:
         return LongestMatch(self._model, self._tokenizer.get_vocab(with_added_tokens=False))
 
-    def _encode_whole(self, texts: Sequence[str]) -> Encoded:
+    def _encode_whole(self, texts: Sequence[str]) -> tuple[Encoded, NDArray[np.int64]]:
         """By the reference tokenizer alone, which treats each text of a list as one word."""
-        parts = [_NOTHING]
+        parts, lost = [_NOTHING], [_NOTHING[1]]
         for part in _slices(texts, _REFERENCE_SLICE):
             encoding = self._tokenizer.encode(part, is_pretokenized=True, add_special_tokens=False)
             texts_of_tokens = np.fromiter(encoding.word_ids, dtype=np.int64)
             ids = np.fromiter(encoding.ids, dtype=np.int32)
             parts.append((ids, np.bincount(texts_of_tokens, minlength=len(part))))
-        return np.concatenate([ids for ids, _ in parts]), np.concatenate([lengths for _, lengths in parts])
+            lost.append(np.zeros(len(part), dtype=np.int64))
+            if len(places := np.flatnonzero(ids == self._unknown)):
+                spans = encoding.offsets  # in a text, of each token
+                sizes = [spans[place][1] - spans[place][0] for place in places.tolist()]
+                np.add.at(lost[-1], texts_of_tokens[places], sizes)
+        encoded = np.concatenate([ids for ids, _ in parts]), np.concatenate([lengths for _, lengths in parts])
+        return encoded, np.concatenate(lost)
 
 
 def _encoded(pieces: Sequence[Sequence[int]]) -> Encoded:

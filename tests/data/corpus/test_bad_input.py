@@ -155,6 +155,13 @@ def test_a_very_long_line_without_an_id_is_not_lddl(tmp_path: Path) -> None:
     assert "it has no id" in refused(f"lddl:{tmp_path}")
 
 
+def test_a_file_most_lines_of_which_have_no_id_is_not_lddl(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("一。\n" * 9 + "1 一。\n" * 8, encoding="utf-8")
+    assert "9 of 17 lines of" in refused(f"lddl:{tmp_path}")
+    (tmp_path / "a.txt").write_text("一。\n" * 8 + "1 一。\n" * 8, encoding="utf-8")
+    assert len(list(documents(f"lddl:{tmp_path}"))) == 8
+
+
 def test_a_file_that_may_not_be_read_is_named(tmp_path: Path) -> None:
     loop = tmp_path / "loop"
     loop.symlink_to(loop)

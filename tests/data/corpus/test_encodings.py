@@ -280,3 +280,28 @@ def test_names_of_encodings() -> None:
 
 def test_random_bytes_are_not_taken_for_text() -> None:
     assert not likely(os.urandom(20_000)).text
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "cp850", "mac-roman"])
+@pytest.mark.parametrize("times", [1, 60_000], ids=["one letter", "megabytes"])
+def test_utf8_is_not_read_as_an_encoding_of_single_bytes(tmp_path: Path, encoding: str, times: int) -> None:
+    for number in range(60):
+        (tmp_path / f"{number:03}.txt").write_bytes(b"Plain ASCII. " * 9)
+    (tmp_path / "037.txt").write_bytes(b"Plain ASCII. " * 6000 + "Köln liegt am Rhein. ".encode() * times)
+    message = refused(f"text:{tmp_path}#encoding={encoding}")  # none of the few that are looked at beforehand
+    assert f"037.txt' is not {encoding}; it looks like UTF-8" in message
+    assert "leave --encoding out" in message
+    (tmp_path / "037.txt").write_bytes(("Köln. " * 99).encode(encoding))
+    assert len(list(documents(f"text:{tmp_path}#encoding={encoding}"))) == 60
+
+
+def test_an_encoding_is_advised_only_where_no_other_file_is_utf8(tmp_path: Path) -> None:
+    for number in range(4):
+        (tmp_path / f"{number}.txt").write_bytes(
+            (TEXTS["cp1252"] * 9).encode("cp1252" if number else "ascii", "ignore")
+        )
+    assert "if that is right, add --encoding cp1252" in refused(f"text:{tmp_path}")
+    (tmp_path / "3.txt").write_bytes((TEXTS["cp1252"] * 9).encode())
+    message = refused(f"text:{tmp_path}")
+    assert "convert this file from cp1252 to UTF-8; other files are UTF-8" in message
+    assert "add --encoding" not in message

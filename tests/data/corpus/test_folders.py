@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 
+import fsspec
 import pytest
 
-from bertjobs.data.corpus import documents
+from bertjobs.data.corpus import Source, UnreadFiles, documents, scan
 from bertjobs.data.corpus.folders import files_below
+from bertjobs.errors import InputError
 from tests.data.corpus.test_bad_input import refused
 from tests.data.corpus.test_sources import COMPRESS, texts
 
@@ -83,7 +86,7 @@ def test_a_file_is_compressed_once(tmp_path: Path) -> None:
         ("wiki_00", "--corpus wikiextractor:{}"),
         ("a.jsonl.gz", "--corpus jsonl:{}"),
         ("a.PARQUET", "--corpus parquet:{}"),
-        ("a_training_0.hdf5", "bertjobs data adopt --from hdf5 {}"),
+        ("a_training_0.hdf5", "bertjobs data adopt --from hdf5 {} --vocab FILE --output DIR"),
         ("a.doc", "also compressed: .gz .bz2 .xz .zst"),
     ],
 )
@@ -100,3 +103,20 @@ def test_what_to_type_for_a_folder_of_another_kind_is_quoted(tmp_path: Path) -> 
         folder.mkdir()
         make(folder, name)
         assert says.format(folder) in refused(f"text:{folder}")
+
+
+@pytest.mark.parametrize("where", ["{}", "memory://{}"])
+def test_files_with_other_names_are_counted(tmp_path: Path, where: str) -> None:
+    names = ["a.txt", "b.TXT.gz", "sub/c.md", "sub/d.md", "e", "f.text", "g.rst", ".h.md", ".i/j.md"]
+    folder = where.format(tmp_path)
+    for name in names:
+        with fsspec.open(f"{folder}/{name}", "wb", auto_mkdir=True) as file:
+            file.write(gzip.compress(b"text") if name.endswith(".gz") else b"text")
+    unread = UnreadFiles()
+    pieces = scan([Source("text", folder)], unread=unread)
+    assert sum(len(piece.paths) for piece in pieces) == 2
+    assert unread.count == 5
+    assert unread.words() == "5 files with other names were not read, such as 'e', 'sub/c.md', 'g.rst'"
+    with pytest.raises(InputError, match=r"holds no \*.txt file") as caught:
+        scan([Source("text", f"{folder}/sub")])
+    assert str(caught.value.hint).startswith("it holds 2 files, such as 'c.md': rename them")

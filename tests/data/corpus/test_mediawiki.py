@@ -231,3 +231,9 @@ def test_hostile_wikitext_takes_no_longer_than_its_length_allows(unit: str) -> N
     started = time.process_time()
     prose(unit * (100_000 // len(unit)) + " and a sentence at the end.")
     assert time.process_time() - started < 3
+
+
+def test_short_paragraphs_stay_in_scripts_that_end_a_sentence_without_a_mark() -> None:
+    kept = ["กรุงเทพเป็นเมืองหลวง", "ພາສາລາວ", "ភាសាខ្មែរ", "မြန်မာဘာသာ", "东京是日本的首都", "東京は首都です"]
+    dropped = ["A title", "Заголовок", "제목", "عنوان"]
+    assert prose("\n\n".join(kept + dropped)).split("\n") == kept

@@ -18,7 +18,7 @@ from tests.data.website import Site
 ROOT = Path(__file__).parents[3]
 VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "of", ".", ",", *"abcdefghijklmnopqrstuvwxyz"]
 VOCABULARY += [f"##{letter}" for letter in "abcdefghijklmnopqrstuvwxyz"]
-PREPARE = ("--", "--phases", "1", "--duplicates", "1", "--processes", "1")
+PREPARE = ("--", "--phases", "1", "--duplicates", "1", "--processes", "1", "--max-unknown-share", "0.1")
 
 
 @pytest.fixture

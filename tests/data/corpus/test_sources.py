@@ -198,6 +198,7 @@ def test_half_surrogates_and_nul_from_json_escapes_are_replaced_and_counted(tmp_
     (tmp_path / "a.jsonl").write_text(r'{"text": "a\ud800b\u0000c\ud83d\ude00"}')
     (document,) = documents(f"jsonl:{tmp_path}")
     assert (document.text, document.replaced, document.nul) == ("a\ufffdbc\U0001f600", 1, 1)
+    assert (document.escaped, document.halves) == (2, 1)
 
 
 @pytest.mark.parametrize("column", [pa.string(), pa.large_string(), pa.dictionary(pa.int32(), pa.string())])

@@ -123,6 +123,16 @@ def test_files_named_as_test_files_are_held_out_else_the_last(
     assert data.phase(1).train.rows == 12 * (len(names) - len(expected))
 
 
+def test_folders_behind_links_are_read(adopted: Adopt, vocabulary: Vocabulary, tmp_path: Path) -> None:
+    write_instances(tmp_path / "elsewhere" / "a_0.hdf5", vocabulary, 12, tokens=32, seed=0)
+    write_instances(tmp_path / "hdf5" / "a_1.hdf5", vocabulary, 12, tokens=32, seed=1)
+    (tmp_path / "hdf5" / "more").symlink_to("../elsewhere")
+    assert adopted(tmp_path / "hdf5").phase(1).train.rows == 12
+    (tmp_path / "hdf5" / "gone").symlink_to("../nowhere")
+    with pytest.raises(InputError, match="gone' cannot be read: No such file"):
+        hdf5_rows.find_files(tmp_path / "hdf5")
+
+
 def test_of_one_file_the_last_rows_are_held_out(adopted: Adopt, vocabulary: Vocabulary, tmp_path: Path) -> None:
     instances = write_instances(tmp_path / "one.hdf5", vocabulary, 60, tokens=32)
     data = adopted(tmp_path / "one.hdf5")

@@ -282,3 +282,13 @@ def _verb(parser: argparse.ArgumentParser, *names: str) -> argparse.ArgumentPars
         (verbs,) = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
         parser = verbs.choices[name]
     return parser
+
+
+def test_whether_the_vocabulary_is_cased_is_recorded_as_it_is(corpus: Path, tmp_path: Path) -> None:
+    """No flag is needed where a file beside the vocabulary says it."""
+    words = ("--corpus", f"text:{corpus}")
+    assert _run("vocab", *words, "--size", 400, "--cased", "--output", tmp_path / "vocab.txt") == 0
+    words = ("prepare", *words, "--vocab", tmp_path / "vocab.txt", "--output", tmp_path / "data", "--phases", "1")
+    for _ in range(2):
+        assert _run(*words) == 0
+    assert DataManifest.read(tmp_path / "data").settings["cased"] is True

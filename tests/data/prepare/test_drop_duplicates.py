@@ -75,7 +75,8 @@ def test_exact_duplicates_are_counted_by_default_and_change_no_shard(options: Ma
     assert not data.duplicates.dropped
     assert [counts.repeated for counts in data.sources] == [3, 2]
     assert [counts.dropped for counts in data.sources] == [0, 0]
-    assert ("zz-copy-3.txt", "speech-03.txt") in data.duplicates.examples
+    first, _ = (counts.corpus for counts in data.sources)
+    assert (f"{first}: zz-copy-3.txt", f"{first}: speech-03.txt") in data.duplicates.examples
     assert sum(data.documents.values()) == DOCUMENTS + 3 + 7
     assert "drop_duplicates" not in data.settings  # the shards' metadata hash the settings
 
@@ -107,7 +108,7 @@ def test_the_first_source_keeps_its_document(options: Make, tmp_path: Path, corp
     (first / "b.txt").write_text((corpus / "speech-00.txt").read_text(encoding="utf-8").replace("\n\n", "\n"))
     data = made(options(corpora=(f"text:{first}", f"text:{corpus}"), drop_duplicates="exact"))
     assert data.duplicates is not None
-    assert data.duplicates.examples == (("speech-00.txt", "b.txt"),)
+    assert data.duplicates.examples == ((f"text:{corpus}: speech-00.txt", f"text:{first}: b.txt"),)
     assert "speech-00.txt" not in data.held_out
 
 

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from bertjobs.cli.data import _print_oddities
+from bertjobs.cli.main import main
 from bertjobs.data.prepare import PrepareOptions, prepare
 from bertjobs.data.prepare.work_folder import FOLDER_NAME, WorkFolder
 from bertjobs.data.shards.manifest import DataManifest
+from bertjobs.data.text.vocabulary_training import train_vocabulary
 from bertjobs.errors import InputError
 from bertjobs.files.arrays import map_arrays
 from tests.data.conftest import quiet
+from tests.data.corpus.test_pieces import HEAD, TAIL, page
 
 LINES = ["of the people. by the people. for the people", "the army", "war was a treaty of the navy", "union of states"]
 
@@ -62,6 +69,66 @@ def test_articles_without_text_are_counted(tmp_path: Path, vocabulary_path: Path
     data = run(tmp_path / "out", vocabulary_path, f"wikiextractor:{tmp_path}")
     assert data.corpus["empty"] == 2
     assert sum(data.documents.values()) == len(LINES)
+
+
+def test_documents_without_text_are_counted_whatever_the_kind(tmp_path: Path, vocabulary_path: Path) -> None:
+    texts = [*LINES, "", None, " \n"]
+    pq.write_table(pa.table({"text": texts}), tmp_path / "a.parquet")
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    prose = [f"The article says: {text}." for text in LINES]
+    pages = [page(number, text) for number, text in enumerate([*prose, "", "{{stub}}", "* a list"], 1)]
+    (tmp_path / "a.xml").write_text(HEAD + "".join(pages) + TAIL)
+    (tmp_path / "text").mkdir()
+    for number, text in enumerate([*LINES, "\n", " ", "\n\n"]):
+        (tmp_path / "text" / f"{number}.txt").write_text(text)
+    for corpus in ("parquet:{}/a.parquet", "jsonl:{}/a.jsonl", "mediawiki:{}/a.xml", "text:{}/text"):
+        data = run(
+            tmp_path / corpus[:2], vocabulary_path, corpus.format(tmp_path), max_unknown_share=1, most_unpaired=1
+        )
+        assert (data.corpus["empty"], sum(data.documents.values())) == (3, len(LINES)), corpus
+
+
+def test_lines_without_an_id_are_counted_and_named(
+    tmp_path: Path, vocabulary_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.txt").write_text("".join(f"{n} {text}\n" for n, text in enumerate(LINES * 3)) + "word\n\n" * 6)
+    data = run(tmp_path / "out", vocabulary_path, f"lddl:{tmp_path}")
+    assert sum(data.documents.values()) == 12
+    assert (data.corpus["without_id"], data.files_without_id, data.corpus["empty"]) == (6, {"a.txt": 6}, 0)
+    _print_oddities(data)
+    assert "note: skipped: 6 lines, for want of white space without an id" in (printed := capsys.readouterr().out)
+    assert "      in a.txt (6)\n" in printed
+
+
+def test_what_json_had_as_escapes_is_not_called_invalid_bytes(
+    tmp_path: Path, vocabulary_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = [json.dumps({"text": f"{text}. " * 9}).encode() + b"\n" for text in LINES]
+    (tmp_path / "a.jsonl").write_bytes(
+        b"".join(lines) + rb'{"text": "war \ud83d \ud83d"}' + b'\n{"text": "the \xff"}\n'
+    )
+    data = run(tmp_path / "out", vocabulary_path, f"jsonl:{tmp_path}", max_unknown_share=1)
+    _print_oddities(data)
+    printed = capsys.readouterr().out.splitlines()
+    assert "note: replaced by U+FFFD: 1 invalid UTF-8 sequence" in printed
+    assert "note: replaced by U+FFFD: 2 half characters among JSON's escapes" in printed
+
+
+def test_files_that_are_not_read_are_said(
+    tmp_path: Path, vocabulary_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "text").mkdir()
+    for number, text in enumerate(LINES):
+        for suffix in (".txt", ".md"):
+            (tmp_path / "text" / f"{number}{suffix}").write_text(f"{text}. " * 9)
+    corpus, says = f"text:{tmp_path / 'text'}", "4 files with other names were not read, such as '"
+    data = run(tmp_path / "out", vocabulary_path, corpus)
+    assert data.corpus["unread_files"] == 4
+    _print_oddities(data)
+    assert f"note: {says}" in capsys.readouterr().out
+    assert main(["data", "duplicates", "--corpus", corpus, "--processes", "1"]) == 0
+    assert f"note: {says}" in capsys.readouterr().out
+    assert train_vocabulary([corpus], 200, True, tmp_path / "vocab.txt")[-1].startswith(says)
 
 
 def test_a_source_without_a_document_is_refused_before_the_others_are_read(

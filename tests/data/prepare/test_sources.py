@@ -182,7 +182,7 @@ def test_a_folder_of_an_older_version_shows_no_sources(dynamic: DataManifest) ->
 
 def test_an_older_manifest_is_read(dynamic: DataManifest, tmp_path: Path) -> None:
     content = json.loads((dynamic.folder / "MANIFEST.json").read_bytes())
-    for name in ("sources", "duplicates", "files", "sha256_of_above"):
+    for name in ("sources", "duplicates", "limits", "files", "sha256_of_above"):
         del content[name]
     for path in dynamic.folder.iterdir():
         (tmp_path / path.name).symlink_to(path)
@@ -255,6 +255,23 @@ def test_the_picture_leaves_out_what_is_empty() -> None:
     assert picture("lengths", {"validation": [empty]}).startswith(b"\x89PNG")
 
 
+def test_the_picture_has_no_share_of_nothing() -> None:
+    """As the text has "-": a source of which no sequence was drawn is not one without random sentences."""
+    some = SourceCounts("text:a", documents=3, tokens=90, phases={1: PhaseCounts(4, 2, 90, 80)})
+    none = SourceCounts("text:b", documents=3, tokens=90, phases={1: PhaseCounts(0, 0, 90, 0)})
+    panels = {panel.title: panel.values for panel in source_panels([some, none, replace(none, phases={})])}
+    assert panels["Random next sentences"] == [[0.5], [None], [None]]
+    assert panels["Tokens in sequences"] == [[80 / 90], [0.0], [None]]
+    assert picture("lengths", {}, [some, none]) != picture("lengths", {}, [some, replace(none, phases=some.phases)])
+
+
+def test_names_that_no_font_has_are_drawn_without_an_error(recwarn: pytest.WarningsRecorder) -> None:
+    for name in ("text:odd\udcff", "text:กขค", "text:" + "漢字" * 30):
+        counts = SourceCounts(name, documents=3, tokens=90, phases={1: PhaseCounts(4, 2, 90, 80)})
+        assert picture(f"{name}: lengths", {}, [counts]).startswith(b"\x89PNG")
+    assert not [one for one in recwarn if "missing from font" in str(one.message)]
+
+
 def test_of_many_sources_the_largest_are_drawn_in_their_order() -> None:
     sources = [SourceCounts(str(number), tokens=number % 7 + number) for number in range(SHOWN + 5)]
     shown = shown_sources(sources)
@@ -281,10 +298,14 @@ def test_duplicates_of_a_corpus_are_found_before_it_is_prepared(
         found = json.loads(capsys.readouterr().out)
         assert found["documents_by_source"] == [DOCUMENTS, 3]
         assert found["by_source"] == [0, repeated]
-        names = {"same.txt": "speech-07.txt"} | ({"nearly.txt": "speech-07.txt"} if repeated == 2 else {})
+        copies, first = ("same.txt", "nearly.txt")[:repeated], f"text:{corpus}: speech-07.txt"
+        names = {f"text:{tmp_path / 'docs'}: {copy}": first for copy in copies}  # names are alike in several sources
         assert dict(line.split("\t") for line in listed.read_text().splitlines()) == names
     assert main([*words, "--processes", "1"]) == 0
     printed = capsys.readouterr().out
     assert "note: 1 document repeats the text of an earlier one; --drop-duplicates exact leaves them out" in printed
-    assert "  same.txt repeats speech-07.txt" in printed
+    assert f"  text:{tmp_path / 'docs'}: same.txt repeats text:{corpus}: speech-07.txt" in printed
+    (tmp_path / "docs" / "again.txt").write_text(text)
+    assert main(["data", "duplicates", "--corpus", f"text:{tmp_path / 'docs'}", "--processes", "1"]) == 0
+    assert "  same.txt repeats again.txt" in capsys.readouterr().out
     assert main([*words, "--near-threshold", "0"]) == 64

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from transformers import BertTokenizerFast
 
+from bertjobs.cli.data_sources import source_lines
+from bertjobs.cli.main import main
+from bertjobs.data.check.source_picture import source_panels
 from bertjobs.data.prepare import PHASES, PrepareOptions, data_folder, prepare, unknown_share
 from bertjobs.data.prepare.unknown_share import check_unknown
 from bertjobs.data.prepare.work_folder import WorkFolder
 from bertjobs.data.shards.manifest import DataManifest
+from bertjobs.data.shards.manifest_form import hashed_text
 from bertjobs.data.shards.source_counts import SourceCounts
 from bertjobs.errors import InputError
 from tests.data.conftest import quiet
@@ -109,3 +115,49 @@ def test_a_limit_that_is_no_share_is_refused(options: PrepareOptions, limit: flo
     with pytest.raises(InputError, match="is not a share") as caught:
         prepare(replace(options, max_unknown_share=limit), quiet)
     assert caught.value.where == "--max-unknown-share"
+
+
+def test_the_text_in_words_that_are_too_long_is_counted_by_its_characters(
+    corpus: Path, vocabulary_path: Path, tmp_path: Path
+) -> None:
+    """A word is one [UNK] whatever its length: by tokens next to nothing would be lost."""
+    text = (corpus / "speech-00.txt").read_text(encoding="utf-8")
+    (tmp_path / "long.txt").write_text(f"{text}\n\n{'war' * (len(text) // 3)}\n\n{text}", encoding="utf-8")
+    (tmp_path / "short.txt").write_text(text, encoding="utf-8")
+    options = PrepareOptions((f"text:{tmp_path}",), str(vocabulary_path), str(tmp_path / "data"), (PHASES[1],))
+    with pytest.raises(InputError, match=r"error: 2\d\.\d% of the characters of 'text:.* are \[UNK\]") as caught:
+        prepare(options, quiet)
+    limit = float(str(caught.value.hint).rpartition("--max-unknown-share ")[2])
+    assert prepare(replace(options, max_unknown_share=limit), quiet)
+    data = DataManifest.read(tmp_path / "data")
+    (counts,) = data.sources
+    assert counts.unknown == 1
+    assert limit - 0.03 < counts.unknown_text_share < limit
+    assert data.limits == {"max_unknown_share": limit}
+    printed = source_lines(data)
+    assert any("[UNK] by character" in line for line in printed)
+    assert any(line.startswith("note: 2") and "of the characters of 'text:" in line for line in printed)
+    panels = {panel.title: panel for panel in source_panels(data.sources)}
+    assert panels["Unknown tokens, [UNK]"].bars == ("tokens", "characters")
+
+
+def test_inspect_calls_nothing_wrong_that_prepare_accepted(
+    corpus: Path, vocabulary_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "text").mkdir()
+    for number in range(4):
+        words = (corpus / f"speech-{number:02}.txt").read_text(encoding="utf-8").split(" ")
+        words[::40] = ["ж"] * len(words[::40])
+        (tmp_path / "text" / f"{number}.txt").write_text(" ".join(words), encoding="utf-8")
+    options = PrepareOptions(
+        (f"text:{tmp_path / 'text'}",), str(vocabulary_path), str(tmp_path / "data"), (PHASES[1],), shards=1
+    )
+    assert prepare(options, quiet)
+    assert 0.01 < DataManifest.read(tmp_path / "data").sources[0].unknown_share < 0.05
+    assert main(["data", "inspect", str(tmp_path / "data"), "--samples", "0"]) == 0
+    assert re.search(r"^note: [12]\.\d% of the tokens of 'text:.*' are \[UNK\]", capsys.readouterr().out, re.MULTILINE)
+
+    manifest = json.loads((tmp_path / "data" / "MANIFEST.json").read_bytes())
+    del manifest["limits"]  # as in folders of older versions
+    (tmp_path / "data" / "MANIFEST.json").write_text(hashed_text(manifest))
+    assert main(["data", "inspect", str(tmp_path / "data"), "--samples", "0"]) == 64

@@ -60,7 +60,7 @@ def test_a_half_written_folder(copy: DataManifest) -> None:
     [
         (".prepare", "run the same `bertjobs data prepare` again: it resumes", "new folder"),
         ("phase1", "`bertjobs data prepare` again, into a new folder", "resumes"),
-        ("part_0.hdf5", "bertjobs data adopt --from hdf5", "prepare` again"),
+        ("part_0.hdf5", "--vocab FILE --output DIR", "prepare` again"),
         ("part_0.tfrecord", "TFRecord files are not read here", "prepare` again"),
         ("shard-0.parquet_0", "bertjobs data adopt --phase N=", "prepare` again"),
         ("notes.txt", "name the folder that `bertjobs data prepare --output`", "again"),

@@ -125,6 +125,8 @@ HUGE = 10**30
         (("sources",), [1], "sources do not name their corpus"),
         (("sources", 0, "corpus"), 1, "sources do not name their corpus"),
         (("sources", 0, "unknown"), -1, "sources.unknown is not a whole number"),
+        (("limits",), [], "limits is not an object"),
+        (("limits", "max_unknown_share"), 2, "limits.max_unknown_share is not a number from 0 to 1"),
         (("files",), {"../x": "0" * 64}, "files lists '../x'"),
         (("files",), {"tokenizer.json": None}, "files lists 'tokenizer.json'"),
         (("phases",), {}, "it has no phases"),

@@ -223,3 +223,9 @@ def test_vocabularies_of_other_names_share_a_folder(corpus: Path, tmp_path: Path
     made = {"one.txt", "one.tokenizer.json", "one.tokenizer_config.json",
             "two", "two.tokenizer.json", "two.tokenizer_config.json"}  # fmt: skip
     assert {file.name for file in tmp_path.iterdir()} == made
+
+
+def test_the_share_of_text_in_words_above_the_last_limit_is_said(tmp_path: Path) -> None:
+    (tmp_path / "long.txt").write_text(f"{'กข' * 1000} {'กข ' * 500}", encoding="utf-8")
+    notes = train_vocabulary([f"text:{tmp_path / 'long.txt'}"], 100, True, tmp_path / "vocab.txt")
+    assert any(note.startswith("66.7% of the text's characters are in words of over 1,600 char") for note in notes)

@@ -383,3 +383,24 @@ def test_a_tokenizer_file_is_honoured(tmp_path: Path, change: Callable[[dict[str
     encoder = Vocabulary.read(path).encoder()
     assert encoder._by_words == by_words
     assert_equal(encode(encoder, texts), expected, texts)
+
+
+@pytest.mark.parametrize("long_word", [0, 40])
+@pytest.mark.parametrize("by_words", [True, False])
+def test_characters_in_unknown_words_are_counted(
+    monkeypatch: pytest.MonkeyPatch, long_word: int, by_words: bool
+) -> None:
+    monkeypatch.setattr(wordpiece, "_LONG_WORD", long_word)
+    ours, reference = (
+        bert_tokenizer((*SPECIAL_TOKENS, "a", "##a", "b"), Normalisation.berts(True), 100) for _ in range(2)
+    )
+    encoder = WordPieceEncoder(ours, by_words=by_words, lowercase=True, ideographs=True)
+    texts = ["a é ba", f"A {'a' * 101} bx,a", f"{'a' * 50}-a {'ข' * 90}", "", "ฃa a ฃa"]
+    encodings = [reference.encode(text, add_special_tokens=False) for text in texts]
+    lost = [
+        end - start for one in encodings for id_, (start, end) in zip(one.ids, one.offsets, strict=True) if id_ == 1
+    ]
+    for times in (1, 2):  # the second time all words are remembered
+        encoder.encode(texts)
+        assert encoder.characters.unknown == times * sum(lost) > 190
+        assert encoder.characters.seen == times * sum(len(word) for text in texts for word in text.split())
