@@ -33,13 +33,13 @@ def register(subparsers: Any) -> None:
 
 def _init(args: argparse.Namespace) -> int:
     from bertjobs.launch.plan.site_file import DEFAULT_SITE, found_lines, render_site, site_file, site_names, write_site
-    from bertjobs.slurm.cluster import choose_partition, look
+    from bertjobs.slurm.cluster import choose_partition, describe_cluster
     from bertjobs.slurm.site import parse_site
 
     if args.site:
         site_file(args.site, os.environ)  # a bad name is reported before Slurm is asked
     folder = Path.cwd()
-    cluster = look(os.environ, folder)
+    cluster = describe_cluster(os.environ, folder)
     partition = choose_partition(cluster.partitions, args.partition)
     name = args.site or cluster.name
     file = site_file(name, os.environ)

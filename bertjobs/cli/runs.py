@@ -90,7 +90,7 @@ def _status(args: argparse.Namespace) -> int:
     every_s = None if args.watch is None else _seconds(args)
     watch = Watch(Slurm(os.environ), whole=args.run is not None)
     if every_s is None:
-        _show_status(args, watch.look(_directories(args)))
+        _show_status(args, watch.statuses(_directories(args)))
         return 0
     for runs in watch.until_ended(lambda: _directories(args), every_s):
         _show_again(args, runs)

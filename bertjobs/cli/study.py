@@ -257,7 +257,7 @@ def results_of(study: Study) -> list[MemberResult]:
     from bertjobs.launch.watch.watch import Watch
     from bertjobs.slurm.client import Slurm
 
-    statuses = Watch(Slurm(os.environ)).look(study.directories)
+    statuses = Watch(Slurm(os.environ)).statuses(study.directories)
     in_turn = any(link.is_active and link.backend == "local" for status in statuses for link in status.links)
     results = []
     for member, status in zip(study.members, statuses, strict=True):

@@ -66,7 +66,7 @@ def _sync(args: argparse.Namespace) -> int:
         if not args.follow:
             return max(refused, _shown([mirror.sync() for mirror in mirrors], args))
         code = EXIT_DONE
-        for looked in follow(mirrors, Watch(Slurm(os.environ)).look, args.every, time.sleep):
+        for looked in follow(mirrors, Watch(Slurm(os.environ)).statuses, args.every, time.sleep):
             code = _shown(looked, args)
         return max(refused, code)
 

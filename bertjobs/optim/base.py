@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bertjobs.optim.sharding import WHOLE, StateShare, deal, runs
+from bertjobs.optim.sharding import WHOLE, StateShare, runs, spread
 
 CHUNK_ELEMENTS = {"cpu": 1 << 18, "cuda": 1 << 25}
 """Parameters updated together: on a CPU as many as stay in its cache, on a GPU enough to fill it while the
@@ -77,7 +77,7 @@ class Optimizer(torch.optim.Optimizer):
         defaults = {"lr": lr, "betas": betas, "epsilon": epsilon, "weight_decay": weight_decay, "step": 0}
         super().__init__(parameters, defaults)
         self._parameters = [parameter for group in self.param_groups for parameter in group["params"]]
-        self._owners = deal([parameter.numel() for parameter in self._parameters], shard.size)
+        self._owners = spread([parameter.numel() for parameter in self._parameters], shard.size)
         self.owned = frozenset(
             parameter for parameter, owner in zip(self._parameters, self._owners, strict=True) if owner == shard.rank
         )

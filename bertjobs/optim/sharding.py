@@ -1,4 +1,4 @@
-"""Optimizer states dealt out to ranks: ZeRO-1 (Rajbhandari et al., arXiv 1910.02054)."""
+"""Optimizer states spread over ranks: ZeRO-1 (Rajbhandari et al., arXiv 1910.02054)."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ MESSAGE_ELEMENTS = 1 << 25
 """Elements of one broadcast: 128 MB of float32, so that the flat copy is small next to the memory saved."""
 
 
-def deal(sizes: Sequence[int], parts: int) -> list[int]:
+def spread(sizes: Sequence[int], parts: int) -> list[int]:
     """The part, from 0, that each item goes to, such that the parts are about equally large.
 
     Largest first, each to the part that holds least so far (Graham's LPT rule): no part is more than a third
-    above the best possible. Equal inputs give equal deals; ties go to the lower number.
+    above the best possible. Equal inputs give equal parts; ties go to the lower number.
 
     Raises:
         ValueError: ``parts`` is below 1.
     """
     if parts < 1:
-        raise ValueError(f"cannot deal to {parts} parts")
+        raise ValueError(f"cannot spread over {parts} parts")
     loads = [(0, part) for part in range(parts)]
     dealt = [0] * len(sizes)
     for item in sorted(range(len(sizes)), key=lambda item: -sizes[item]):

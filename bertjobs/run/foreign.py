@@ -14,7 +14,7 @@ APPTAINER = "FATAL: {3}"
 BEFORE_PYTHON = rf"{APPTAINER}|(\S*/)?env: "
 """How the last words of those begin that start a rank's Python in a container: Apptainer, and ``env``. Patterns."""
 
-_SIGNS = tuple(
+_MESSAGES = tuple(
     (cause, re.compile(pattern, re.MULTILINE))
     for cause, pattern in (
         (Cause.CONTAINER, rf"\b(pyxis|enroot)\b|^({BEFORE_PYTHON})"),
@@ -46,4 +46,4 @@ _SIGNS = tuple(
 
 def foreign_cause(text: str) -> Cause | None:
     """The first cause that an error message of another program points to; None if it points to none."""
-    return next((cause for cause, sign in _SIGNS if sign.search(text)), None)
+    return next((cause for cause, message in _MESSAGES if message.search(text)), None)

@@ -50,7 +50,6 @@ class Attempt:
 
     Attributes:
         phase, job, number: which one it is; the first start of a job has number 0.
-        chain: the submission that its job is of; a job that was queued by hand is a chain of its own.
         world_size: ranks; 0 if it never began to train.
         started_unix_s: when it began to train, in seconds since 1970; None if it did not get that far.
         first_step: the step that it began at.
@@ -66,12 +65,12 @@ class Attempt:
         slow_ranks: those that were slow when this was written, by rank.
         refusal, spent_by: why no other attempt followed, in words, and the cause that used up the restarts; "" and
             None if one did.
+        chain: the submission that its job is of; a job that was queued by hand is a chain of its own.
     """
 
     phase: int
     job: str
     number: int = 0
-    chain: str = ""
     world_size: int = 0
     started_unix_s: float | None = None
     first_step: int = 0
@@ -88,6 +87,7 @@ class Attempt:
     slow_ranks: tuple[SlowRank, ...] = ()
     refusal: str = ""
     spent_by: Cause | None = None
+    chain: str = ""
 
     @property
     def cause(self) -> Cause | None:
@@ -197,7 +197,7 @@ def read_story(events: Iterable[Mapping[str, Any]], step_times: Mapping[int, Seq
         place = places.get((phase, id, number))
         if place is None or (event["event"] == "started" and attempts[place].started_unix_s is not None):
             place = places[phase, id, number] = len(attempts)
-            attempts.append(Attempt(phase, id, number, str(event.get("chain", id))))
+            attempts.append(Attempt(phase, id, number, chain=str(event.get("chain", id))))
         attempts[place] = _OF_AN_ATTEMPT[event["event"]](attempts[place], event)
     complete = tuple(_alive(attempt, attempts[place + 1 :], step_times or {}) for place, attempt in enumerate(attempts))
     of_jobs = {id: tuple(attempt for attempt in complete if attempt.job == id) for id in jobs}

@@ -17,9 +17,9 @@ from bertjobs import __version__
 from bertjobs.errors import nearest
 from bertjobs.serve import kserve, tensorflow_serving
 from bertjobs.serve.body import read_body
+from bertjobs.serve.computation import Computation, Reply, reply
 from bertjobs.serve.engine import Engine
 from bertjobs.serve.gate import Gate, State, answer_refusal, as_refusal
-from bertjobs.serve.jobs import Job, Reply, reply
 from bertjobs.serve.limits import Limits, check_size
 from bertjobs.serve.metrics import CONTENT_TYPE, Metrics
 from bertjobs.serve.models import Models
@@ -47,7 +47,7 @@ class Parts:
     state: State
     desk: ThreadPoolExecutor
 
-    async def answer(self, request: Request, prepare: Callable[[bytes], Job]) -> Response:
+    async def answer(self, request: Request, prepare: Callable[[bytes], Computation]) -> Response:
         """Read the body, make work of it, compute, and answer.
 
         Raises:
@@ -55,12 +55,12 @@ class Parts:
         """
         body = await read_body(request, self.limits)
         loop = asyncio.get_running_loop()
-        job = await loop.run_in_executor(self.desk, prepare, body)
-        request.scope["bertjobs.model"] = job.scorer.model
-        check_size(job.rows, self.limits)
-        outputs = asyncio.wrap_future(self.engine.submit(job.scorer, job.rows))
+        asked = await loop.run_in_executor(self.desk, prepare, body)
+        request.scope["bertjobs.model"] = asked.scorer.model
+        check_size(asked.rows, self.limits)
+        outputs = asyncio.wrap_future(self.engine.submit(asked.scorer, asked.rows))
         await _first_of(outputs, request)
-        return _response(await loop.run_in_executor(self.desk, job.finish, outputs.result()))
+        return _response(await loop.run_in_executor(self.desk, asked.finish, outputs.result()))
 
 
 async def _first_of(outputs: asyncio.Future[Any], request: Request) -> None:
@@ -210,7 +210,7 @@ def _listed(served: Served, began: int) -> dict[str, Any]:
 
 
 def _add_text_route(app: FastAPI, parts: Parts, route: TextRoute) -> None:
-    def prepare(body: bytes) -> Job:
+    def prepare(body: bytes) -> Computation:
         fields = route.read(body)
         served = parts.models.of_kinds(route.kinds, fields.content.get("model"))
         return route.prepare(fields, served, parts.limits)

@@ -16,9 +16,9 @@ import numpy as np
 
 from bertjobs import __version__
 from bertjobs.errors import nearest
+from bertjobs.serve.computation import Computation, Reply, reply, text_computation
 from bertjobs.serve.engine import Outputs
 from bertjobs.serve.fields import Fields, counted_list, parsed, text_of
-from bertjobs.serve.jobs import Job, Reply, reply, text_job
 from bertjobs.serve.limits import Limits
 from bertjobs.serve.refusal import MALFORMED, Refusal
 from bertjobs.serve.served import EMBEDDING, Served
@@ -78,7 +78,7 @@ def model_metadata(served: Served) -> dict[str, Any]:
     }
 
 
-def infer(body: bytes, header_length: str | None, served: Served, limits: Limits) -> Job:
+def infer(body: bytes, header_length: str | None, served: Served, limits: Limits) -> Computation:
     """A request's body as work.
 
     Args:
@@ -103,14 +103,14 @@ def infer(body: bytes, header_length: str | None, served: Served, limits: Limits
     if is_text:
         texts, shape = _texts(by_name, served, limits)
         truncate = parameters.flag("truncate", False)
-        return text_job(
+        return text_computation(
             served.ask,
             texts,
             lambda predictions: _answer(served, wanted, _meaning(predictions, served, shape)),
             limits,
             truncate=truncate,
         )
-    return _ids_job(by_name, served, limits, wanted)
+    return _of_token_ids(by_name, served, limits, wanted)
 
 
 def _header_size(text: str | None, body: int) -> int:
@@ -169,7 +169,7 @@ def _texts(
     return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)], shape
 
 
-def _ids_job(inputs: Mapping[str, Tensor], served: Served, limits: Limits, wanted: Wanted) -> Job:
+def _of_token_ids(inputs: Mapping[str, Tensor], served: Served, limits: Limits, wanted: Wanted) -> Computation:
     _check_names(inputs, (IDS,), (MASK, TYPES), "ids")
     ids = inputs[IDS].values
     if ids.ndim != 2:
@@ -192,7 +192,11 @@ def _ids_job(inputs: Mapping[str, Tensor], served: Served, limits: Limits, wante
         for number in range(len(ids))
     ]
     width = ids.shape[1]
-    return Job(served.scorer, rows, lambda outputs: _answer(served, wanted, raw_outputs(outputs, served, width)))
+
+    def finish(outputs: Outputs) -> Reply:
+        return _answer(served, wanted, raw_outputs(outputs, served, width))
+
+    return Computation(served.scorer, rows, finish)
 
 
 def raw_outputs(outputs: Outputs, served: Served, width: int) -> list[Tensor]:

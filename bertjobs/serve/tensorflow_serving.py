@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bertjobs.serve.computation import Computation, Reply, reply, text_computation
 from bertjobs.serve.engine import Outputs
 from bertjobs.serve.fields import Fields, parsed, text_of
-from bertjobs.serve.jobs import Job, Reply, reply, text_job
 from bertjobs.serve.limits import Limits
 from bertjobs.serve.refusal import Refusal
 from bertjobs.serve.served import EMBEDDING, Served
@@ -26,7 +26,7 @@ _NUMBER = "unique_ids"
 _OF_IDS = (IDS, *_MASKS, *_TYPES, _LABELS, _NUMBER)
 
 
-def predict(body: bytes, served: Served, limits: Limits) -> Job:
+def predict(body: bytes, served: Served, limits: Limits) -> Computation:
     """A request's body as work. Labels, which training graphs ask for, are not looked at.
 
     Raises:
@@ -39,10 +39,10 @@ def predict(body: bytes, served: Served, limits: Limits) -> Job:
     if _has_ids(instances[0]):
         rows, widths = zip(*(_row(one, served, f"instances[{n}]") for n, one in enumerate(instances)), strict=True)
         numbers = [one.get(_NUMBER) for one in instances]
-        return Job(served.scorer, rows, lambda outputs: _of_ids(outputs, widths, numbers, served))
+        return Computation(served.scorer, rows, lambda outputs: _of_ids(outputs, widths, numbers, served))
     texts = [_texts(one, served, f"instances[{number}]") for number, one in enumerate(instances)]
     truncate = fields.flag("truncate", False)
-    return text_job(served.ask, texts, lambda made: _of_texts(made, served), limits, truncate=truncate)
+    return text_computation(served.ask, texts, lambda made: _of_texts(made, served), limits, truncate=truncate)
 
 
 def model_status(served: Served) -> dict[str, Any]:

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bertjobs.serve.computation import Computation, Reply, reply, text_computation
 from bertjobs.serve.fields import Fields, parsed
-from bertjobs.serve.jobs import Job, Reply, reply, text_job
 from bertjobs.serve.limits import Limits
 from bertjobs.serve.refusal import Refusal
 from bertjobs.serve.scorers import GUESSES
@@ -38,7 +38,7 @@ class TextRoute:
     path: str
     kinds: tuple[str, ...]
     fields: tuple[str, ...]
-    prepare: Callable[[Fields, Served, Limits], Job]
+    prepare: Callable[[Fields, Served, Limits], Computation]
 
     def read(self, body: bytes) -> Fields:
         """A request's fields.
@@ -49,14 +49,14 @@ class TextRoute:
         return Fields.of(parsed(body), (*_SHARED, *self.fields))
 
 
-def _job(
+def _asked(
     fields: Fields,
     served: Served,
     limits: Limits,
     texts: Sequence[Mapping[str, str]],
     answer: Callable[[list[Prediction]], Reply],
-) -> Job:
-    return text_job(served.ask, texts, answer, limits, truncate=fields.flag("truncate", False))
+) -> Computation:
+    return text_computation(served.ask, texts, answer, limits, truncate=fields.flag("truncate", False))
 
 
 def _said(served: Served, content: Mapping[str, Any]) -> Reply:
@@ -65,7 +65,7 @@ def _said(served: Served, content: Mapping[str, Any]) -> Reply:
 
 def _one_or_several(
     fields: Fields, served: Served, limits: Limits, shown: Callable[[str, Prediction], Mapping[str, Any]]
-) -> Job:
+) -> Computation:
     """``text`` gets its answer, ``texts`` a list of ``results``."""
     if ("text" in fields) == ("texts" in fields):
         raise Refusal("there is neither 'text' nor 'texts'" if "text" not in fields else "there is 'text' and 'texts'",
@@ -82,14 +82,14 @@ def _one_or_several(
         made = [shown(text, one) for text, one in zip(texts, predictions, strict=True)]
         return _said(served, {"results": made} if several else made[0])
 
-    return _job(fields, served, limits, pairs, answer)
+    return _asked(fields, served, limits, pairs, answer)
 
 
-def _classify(fields: Fields, served: Served, limits: Limits) -> Job:
+def _classify(fields: Fields, served: Served, limits: Limits) -> Computation:
     return _one_or_several(fields, served, limits, lambda _, prediction: prediction)
 
 
-def _ner(fields: Fields, served: Served, limits: Limits) -> Job:
+def _ner(fields: Fields, served: Served, limits: Limits) -> Computation:
     def shown(text: str, prediction: Prediction) -> Mapping[str, Any]:
         entities = [
             {key: value for key, value in one.items() if key != "words"} | {"text": text[one["start"] : one["end"]]}
@@ -100,7 +100,7 @@ def _ner(fields: Fields, served: Served, limits: Limits) -> Job:
     return _one_or_several(fields, served, limits, shown)
 
 
-def _qa(fields: Fields, served: Served, limits: Limits) -> Job:
+def _qa(fields: Fields, served: Served, limits: Limits) -> Computation:
     asked = {"question": fields.text("question"), "context": fields.text("context")}
     count = fields.whole("n_best", 5, 1, 100)
 
@@ -109,10 +109,10 @@ def _qa(fields: Fields, served: Served, limits: Limits) -> Job:
         candidates = [best | {"end": best["start"] + len(best["text"])} for best in one.pop("n_best")[:count]]
         return _said(served, {**one, "end": one["start"] + len(one["answer"]), "candidates": candidates})
 
-    return _job(fields, served, limits, [asked], answer)
+    return _asked(fields, served, limits, [asked], answer)
 
 
-def _rerank(fields: Fields, served: Served, limits: Limits) -> Job:
+def _rerank(fields: Fields, served: Served, limits: Limits) -> Computation:
     """As Text Embeddings Inference: the texts' numbers and scores, the best first."""
     query, texts = fields.text("query"), fields.texts("texts", limits.rows)
     raw, with_text = fields.flag("raw_scores", False), fields.flag("return_text", False)
@@ -129,10 +129,10 @@ def _rerank(fields: Fields, served: Served, limits: Limits) -> Job:
             {"index": place, "score": scores[place], **({"text": texts[place]} if with_text else {})} for place in order
         ])  # fmt: skip
 
-    return _job(fields, served, limits, [{first: query, second: text} for text in texts], answer)
+    return _asked(fields, served, limits, [{first: query, second: text} for text in texts], answer)
 
 
-def _fill_mask(fields: Fields, served: Served, limits: Limits) -> Job:
+def _fill_mask(fields: Fields, served: Served, limits: Limits) -> Computation:
     if MASKS not in served.asks:
         raise Refusal(f"model {served.name!r} has no masked-LM head", where="model")
     count = fields.whole("top_k", 5, 1, GUESSES)
@@ -141,10 +141,10 @@ def _fill_mask(fields: Fields, served: Served, limits: Limits) -> Job:
         return _said(served, {"masks": [of_mask[:count] for of_mask in predictions[0]["masks"]]})
 
     texts = [{"text": fields.text("text")}]
-    return text_job(served.asks[MASKS], texts, answer, limits, truncate=fields.flag("truncate", False))
+    return text_computation(served.asks[MASKS], texts, answer, limits, truncate=fields.flag("truncate", False))
 
 
-def _embeddings(fields: Fields, served: Served, limits: Limits) -> Job:
+def _embeddings(fields: Fields, served: Served, limits: Limits) -> Computation:
     """As OpenAI's: the mean over all tokens, of length 1."""
     texts = _inputs(fields, limits)
     coding = fields.choice("encoding_format", ["float", "base64"])
@@ -161,7 +161,7 @@ def _embeddings(fields: Fields, served: Served, limits: Limits) -> Job:
         usage = {"prompt_tokens": tokens, "total_tokens": tokens}
         return reply({"object": "list", "data": data, "model": served.name, "usage": usage})
 
-    return _job(fields, served, limits, [{"text": text} for text in texts], answer)
+    return _asked(fields, served, limits, [{"text": text} for text in texts], answer)
 
 
 def _inputs(fields: Fields, limits: Limits) -> list[str]:

@@ -264,7 +264,7 @@ def max_array_size(slurm: Slurm) -> int:
     return max(1, int(size)) if size.isdigit() else MAX_ARRAY_SIZE
 
 
-def look(environ: Mapping[str, str], folder: Path) -> Cluster:
+def describe_cluster(environ: Mapping[str, str], folder: Path) -> Cluster:
     """Ask Slurm's commands, on ``environ``'s PATH, what the cluster has; ``folder`` is where runs may go.
 
     Raises:

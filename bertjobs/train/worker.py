@@ -52,7 +52,7 @@ def main(environ: Mapping[str, str], stop: StopRequest, objective_of: ObjectiveO
     try:
         placement = read_placement(environ)
         with joined(placement, join_timeout_s(environ), environ) as ranks:
-            code = work(environ, ranks, stop, objective_of)
+            code = train_as_asked(environ, ranks, stop, objective_of)
     except FirstRankFailedError:
         code = EXIT_DONE
     except NotOwnerError as error:
@@ -68,7 +68,7 @@ def main(environ: Mapping[str, str], stop: StopRequest, objective_of: ObjectiveO
     return code
 
 
-def work(environ: Mapping[str, str], ranks: Ranks, stop: StopRequest, objective_of: ObjectiveOf) -> int:
+def train_as_asked(environ: Mapping[str, str], ranks: Ranks, stop: StopRequest, objective_of: ObjectiveOf) -> int:
     """Do what the environment asks for and write the journal; all ranks are in the process group."""
     ranks.agree_on_attempt()
     job = ranks.in_turn(lambda: resolve_job(environ, ranks.placement, objective_of))

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from bertjobs.run.directory import RunDirectory
-from bertjobs.slurm.cluster import Gpus, NodeKind, look
+from bertjobs.slurm.cluster import Gpus, NodeKind, describe_cluster
 from tests.cluster.slurm import Cluster
 from tests.conftest import Bertjobs
 
@@ -22,7 +22,7 @@ def environ(cluster: Cluster, tmp_path: Path) -> dict[str, str]:
 
 
 def test_init_sees_what_the_cluster_was_configured_with(cluster: Cluster, tmp_path: Path) -> None:
-    description = look(cluster.environment, tmp_path)
+    description = describe_cluster(cluster.environment, tmp_path)
     nodes = (NodeKind(4, 16, 4000, (Gpus(8),)),)
     batch, urgent = description.partitions
     assert (batch.name, batch.default, batch.up, batch.limit_s) == ("batch", True, True, 86400)
@@ -44,7 +44,7 @@ def test_neither_a_surrounding_job_nor_the_user_s_settings_change_what_is_seen(
     cluster: Cluster, tmp_path: Path
 ) -> None:
     inside = {**cluster.environment, "SLURM_CLUSTERS": "other", "SINFO_PARTITION": "urgent", "SACCT_FEDERATION": "1"}
-    assert look(inside, tmp_path) == look(cluster.environment, tmp_path)
+    assert describe_cluster(inside, tmp_path) == describe_cluster(cluster.environment, tmp_path)
 
 
 def test_a_site_file_is_written(bertjobs: Bertjobs, environ: dict[str, str], tmp_path: Path) -> None:

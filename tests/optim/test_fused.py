@@ -22,7 +22,7 @@ pytest.importorskip("triton", reason="Triton is not installed")
 
 from bertjobs.optim.fused import BLOCK, FusedLamb, why_not_fused  # noqa: E402
 from bertjobs.optim.lamb import Lamb  # noqa: E402
-from bertjobs.optim.sharding import StateShare, deal  # noqa: E402
+from bertjobs.optim.sharding import StateShare, spread  # noqa: E402
 
 # In numpy, what a mask then hides is computed too: 0 / 0 in a first step that is skipped.
 pytestmark = pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")
@@ -193,7 +193,7 @@ class Apart(StateShare):
 def test_sharded_states_give_the_bits_of_whole_ones() -> None:
     whole = optimizer_of(FusedLamb)
     ranks = [optimizer_of(FusedLamb, shard=Apart(rank, 3)) for rank in range(3)]
-    owners = deal([p.numel() for p in parameters_of(whole)], 3)
+    owners = spread([p.numel() for p in parameters_of(whole)], 3)
     for step in range(3):
         for optimizer in (whole, *ranks):
             set_gradients(optimizer, step, math.inf if step == 1 else 1.0)

@@ -1,4 +1,4 @@
-"""Optimizer states dealt out to ranks: the deal, and real processes against one that keeps all states."""
+"""Optimizer states over ranks: how they are spread, and real processes against one that keeps all states."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from bertjobs.optim import sharding
 from bertjobs.optim.adam import Adam, AdamW
 from bertjobs.optim.base import Optimizer
 from bertjobs.optim.lamb import Lamb
-from bertjobs.optim.sharding import WHOLE, StateShare, deal, runs
+from bertjobs.optim.sharding import WHOLE, StateShare, runs, spread
 
 SHAPES = ((30, 20), (7,), (), (513, 3), (64, 33), (1,), (5, 1, 2), (100,))
 STEPS, SKIPPED = 24, 9
@@ -26,8 +26,8 @@ sizes_of_items = st.lists(st.integers(0, 1000), max_size=40)
 
 @given(sizes_of_items, st.integers(1, 9))
 def test_a_deal_is_balanced_and_always_the_same(sizes: list[int], parts: int) -> None:
-    dealt = deal(sizes, parts)
-    assert dealt == deal(list(sizes), parts)
+    dealt = spread(sizes, parts)
+    assert dealt == spread(list(sizes), parts)
     assert len(dealt) == len(sizes)
     assert set(dealt) <= set(range(parts))
     loads = [sum(size for size, part in zip(sizes, dealt, strict=True) if part == one) for one in range(parts)]
@@ -35,11 +35,11 @@ def test_a_deal_is_balanced_and_always_the_same(sizes: list[int], parts: int) ->
 
 
 def test_a_deal_by_hand() -> None:
-    assert deal([1, 5, 3, 3], 2) == [0, 0, 1, 1]
-    assert deal([2, 2, 2], 5) == [0, 1, 2]
-    assert deal([], 3) == []
+    assert spread([1, 5, 3, 3], 2) == [0, 0, 1, 1]
+    assert spread([2, 2, 2], 5) == [0, 1, 2]
+    assert spread([], 3) == []
     with pytest.raises(ValueError, match="0 parts"):
-        deal([1], 0)
+        spread([1], 0)
 
 
 @given(sizes_of_items, st.integers(1, 1500))

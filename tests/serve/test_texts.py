@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from bertjobs.finetune.encoder import features, fill_masks
-from bertjobs.serve.jobs import Job
+from bertjobs.serve.computation import Computation
 from bertjobs.serve.limits import Limits
 from bertjobs.serve.refusal import Refusal
 from bertjobs.serve.served import load_served
@@ -49,7 +49,7 @@ def test_classify(server: Running, folders: dict[str, Path]) -> None:
 def test_a_model_of_pairs_alone_and_one_of_single_texts(
     tmp_path: Path, task: str, options: dict[str, str], right: dict[str, str], wrong: dict[str, str], words: str
 ) -> None:
-    def asked(path: str, **fields: Any) -> Job:
+    def asked(path: str, **fields: Any) -> Computation:
         route = next(route for route in TEXT_ROUTES if route.path == path)
         return route.prepare(route.read(json.dumps(fields).encode()), served, Limits())
 

@@ -15,7 +15,7 @@ from bertjobs.slurm.cluster import (
     NodeKind,
     Partition,
     choose_partition,
-    look,
+    describe_cluster,
     max_array_size,
     parse_associations,
     parse_config,
@@ -171,7 +171,7 @@ def test_the_partition_to_train_in() -> None:
 
 def test_a_machine_without_slurm_says_so(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="this machine has no Slurm"):
-        look({"PATH": str(tmp_path)}, tmp_path)
+        describe_cluster({"PATH": str(tmp_path)}, tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -218,7 +218,7 @@ def follow(directory: RunDirectory, selection: Selection, slurm: Slurm, rank: in
     while True:
         ended = False
         if time.monotonic() - looked_at >= LOOK_EVERY_S:
-            (run,) = watch.look([directory])
+            (run,) = watch.statuses([directory])
             ended, looked_at = not may_write(run, selection), time.monotonic()
         for file in log_files(directory, selection):
             if file.path in old:

@@ -22,7 +22,7 @@ class Watch:
         self._answer = Answer()
         self._asked_at = float("-inf")
 
-    def look(self, directories: Sequence[RunDirectory]) -> list[RunStatus]:
+    def statuses(self, directories: Sequence[RunDirectory]) -> list[RunStatus]:
         """The status of each run now."""
         runs = [read_run(directory, whole=self._whole) for directory in directories]
         if time.monotonic() - self._asked_at >= ASK_EVERY_S:
@@ -35,7 +35,7 @@ class Watch:
     ) -> Iterator[list[RunStatus]]:
         """The runs' status every ``every_s`` seconds, for the last time when none has a queued or running job."""
         while True:
-            runs = self.look(directories())
+            runs = self.statuses(directories())
             yield runs
             if not any(run.is_active for run in runs):
                 return

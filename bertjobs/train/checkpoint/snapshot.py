@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from bertjobs.files.safetensors_header import TensorEntry, header_bytes
 from bertjobs.model.huggingface import TRAINING_ONLY, TRAINING_ONLY_FILE, WEIGHTS_FILE, WEIGHTS_METADATA
 from bertjobs.optim.base import Optimizer
-from bertjobs.optim.sharding import deal
+from bertjobs.optim.sharding import spread
 from bertjobs.train.checkpoint.page_locked import page_locked
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -51,7 +51,7 @@ def plan_parts(elements: Mapping[str, int], world_size: int) -> list[Part]:
         world_size: ranks.
     """
     count = max(1, math.ceil(sum(elements.values()) * len(MOMENTS) * _FLOAT_BYTES / PART_BYTES))
-    dealt = dict(zip(elements, deal(list(elements.values()), count), strict=True))
+    dealt = dict(zip(elements, spread(list(elements.values()), count), strict=True))
     weights = math.ceil(count / len(MOMENTS))
     return [
         Part(

@@ -123,7 +123,7 @@ def test_status_falls_back_to_the_folder_if_slurm_does_not_answer(
     monkeypatch.setattr(slurm_module, "TIMEOUT_S", 0.2)
     tool("squeue", "exec /bin/sleep 3600")
     directory.record("ended", scheduler="slurm", phase=1, job="7", attempt=0, cause="SIGTERM", exit_code=75)
-    (run,) = Watch(slurm).look([directory])
+    (run,) = Watch(slurm).statuses([directory])
     assert [row.state for row in run.phases] == ["STOPPED", "UNKNOWN"]
     assert "squeue did not answer within 0.2 s" in run_text(run, time.time())
 
@@ -131,7 +131,7 @@ def test_status_falls_back_to_the_folder_if_slurm_does_not_answer(
 def test_a_controller_that_is_down_is_named(directory: RunDirectory, slurm: Slurm, tool: Tool) -> None:
     tool("sacct", sacct(("7", "RUNNING")))
     tool("squeue", "echo 'slurm_load_jobs error: Unable to contact slurm controller (connect failure)' >&2; exit 1")
-    (run,) = Watch(slurm).look([directory])
+    (run,) = Watch(slurm).statuses([directory])
     assert (run.phases[0].state, run.phases[0].source) == ("RUNNING", "sacct")
     assert run.silence.startswith("squeue: slurm_load_jobs error: Unable to contact slurm controller")
     with pytest.raises(BertjobsError, match="does not say which jobs are queued or running"):
@@ -146,7 +146,7 @@ def test_slurm_is_asked_once_about_many_runs(directory: RunDirectory, slurm: Slu
     tool("squeue", 'echo "$@" >>"$SEEN"; ' + squeue(("7", "RUNNING"), ("9", "PENDING")))
     watch = Watch(slurm)
     for _ in range(3):
-        runs = watch.look([directory, other])
+        runs = watch.statuses([directory, other])
         assert [run.phases[0].state for run in runs] == ["RUNNING", "PENDING"]
     (asked,) = (tmp_path / "seen").read_text().splitlines()
     assert "-j 7,8,9" in asked
@@ -173,10 +173,10 @@ def test_a_local_run_between_two_phases_is_active(directory: RunDirectory, slurm
         host = socket.gethostname()
         directory.record("submitted", backend="local", phase=1, job="local-1", host=host, pid=launcher.pid)
         directory.record("started", scheduler="local", phase=1, job="local-1", attempt=0, world_size=1)
-        (run,) = Watch(slurm).look([directory])
+        (run,) = Watch(slurm).statuses([directory])
         assert (run.is_active, run.phases[0].state) == (True, "RUNNING")
         directory.record("ended", scheduler="local", phase=1, job="local-1", attempt=0, cause="done", exit_code=0)
-        (run,) = Watch(slurm).look([directory])
+        (run,) = Watch(slurm).statuses([directory])
         assert (run.is_active, run.phases[0].state) == (True, "COMPLETED")
         directory.record("submitted", backend="local", phase=2, job="local-2", host=host, pid=launcher.pid)
         assert cancel(directory, slurm) == ["local-2"]
@@ -184,7 +184,7 @@ def test_a_local_run_between_two_phases_is_active(directory: RunDirectory, slurm
     finally:
         launcher.kill()
         launcher.wait()
-    assert not Watch(slurm).look([directory])[0].is_active
+    assert not Watch(slurm).statuses([directory])[0].is_active
 
 
 @pytest.mark.parametrize(
@@ -216,7 +216,7 @@ def test_the_launcher_of_a_study_is_told_what_to_stop(
 def test_the_loss_of_a_task_with_numbers_is_a_squared_error(directory: RunDirectory, slurm: Slurm) -> None:
     line = {"phase": 1, "step": 3, "time_unix_s": time.time(), "sequences_per_s": 8.0, "step_time_s": 1.0}
     directory.phase(1).metrics.write_text(json.dumps({**line, "squared_error": 0.125}) + "\n")
-    (run,) = Watch(slurm).look([directory])
+    (run,) = Watch(slurm).statuses([directory])
     first, second = run.phases
     assert (first.steps_done, first.loss_nats, first.squared_error) == (3, None, 0.125)
     assert (first.as_json()["loss_nats"], first.as_json()["squared_error"]) == (None, 0.125)
@@ -236,13 +236,13 @@ def test_slow_ranks_of_the_newest_attempt_are_named(directory: RunDirectory, slu
     directory.record("slow rank", **attempt, rank=1, node="node1", times=2.0, step=900)
     directory.record("slow rank", **attempt, rank=1, node="node1", times=0.0, step=950)
     directory.record("slow rank", **attempt, rank="a damaged line")
-    (run,) = Watch(slurm).look([directory])
+    (run,) = Watch(slurm).statuses([directory])
     words = "rank 3 on node2 takes 1.4 times as long as others per micro-batch since step 812"
     assert run.phases[0].slow_ranks == (words,)
     assert f"  slow        {words}" in run_text(run, time.time())
     assert run.phases[0].as_json()["slow_ranks"] == (words,)
     directory.record("started", **{**attempt, "attempt": 1}, world_size=4)
-    assert Watch(slurm).look([directory])[0].phases[0].slow_ranks == ()
+    assert Watch(slurm).statuses([directory])[0].phases[0].slow_ranks == ()
 
 
 def test_a_local_run_of_another_machine_is_to_be_cancelled_there(directory: RunDirectory, slurm: Slurm) -> None:
@@ -316,7 +316,7 @@ def test_a_run_whose_settings_are_damaged_is_shown_and_can_be_cancelled(
     directory.lockfile.write_text("recipes:\n  a: [1\n")
     tool("sacct", sacct(("7", "RUNNING"), ("8", "PENDING")))
     tool("scancel", 'echo "$*" >>"$SEEN"')
-    damaged, whole = Watch(slurm).look([directory, other])
+    damaged, whole = Watch(slurm).statuses([directory, other])
     (row,) = damaged.phases
     assert (row.run, row.phase, row.state, row.job) == (directory.name, 0, "UNREADABLE", "7")
     assert "not valid YAML: '[' is not closed" in row.damage[0]
@@ -332,7 +332,7 @@ def test_a_run_by_hand_that_ended_before_it_wrote_its_settings_is_shown(slurm: S
     directory = RunDirectory(tmp_path / "results" / "by-hand")
     directory.phase(2).logs.mkdir(parents=True)
     Owners(directory.owners).take(Owner("17", 0, "node1", 0, "slurm"), lambda _: None)
-    (run,) = Watch(slurm).look(all_runs(tmp_path / "results"))
+    (run,) = Watch(slurm).statuses(all_runs(tmp_path / "results"))
     (row,) = run.phases
     assert (row.run, row.state, row.job) == ("by-hand", "NO run.yml", "17")
     assert "no attempt has got as far as writing one" in row.damage[0]
@@ -363,7 +363,7 @@ def test_escapes_in_a_journal_or_from_slurm_do_not_reach_the_terminal(
     directory.record("started", phase=1, job="7", attempt=0)
     directory.record("ended", phase=1, job="7", attempt=0, cause="x\x1b]0;owned\x07", exit_code=70)
     tool("squeue", "printf '8|PENDING|(\\033[2JReason)|n1|1:00:00|1800000000\\n'")
-    (run,) = Watch(slurm).look([directory])
+    (run,) = Watch(slurm).statuses([directory])
     text = run_text(run, time.time()) + status_text(run.phases)
     assert "\x1b" not in text
     assert "\\x1b]0;owned" in text

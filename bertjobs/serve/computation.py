@@ -29,7 +29,7 @@ class Reply:
 
 
 @dataclass(frozen=True)
-class Job:
+class Computation:
     """Rows for a scorer, at least one, and the answer that is made of their outputs."""
 
     scorer: Scorer
@@ -42,9 +42,9 @@ def reply(content: Any) -> Reply:
     return Reply(json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode())
 
 
-def text_job(
+def text_computation(
     ask: Ask, texts: Sequence[Texts], answer: Callable[[list[Prediction]], Reply], limits: Limits, *, truncate: bool
-) -> Job:
+) -> Computation:
     """Texts as work.
 
     Raises:
@@ -63,4 +63,4 @@ def text_job(
         grouped = [list(islice(rest, len(of_text))) for of_text in encoded.rows]
         return answer(ask.decode(encoded, grouped))
 
-    return Job(ask.scorer, [row for of_text in encoded.rows for row in of_text], finish)
+    return Computation(ask.scorer, [row for of_text in encoded.rows for row in of_text], finish)
