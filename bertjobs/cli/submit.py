@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from bertjobs.launch.start import Queueing
     from bertjobs.recipe.resolve import Resolved
     from bertjobs.recipe.spec import RunSpec
-    from bertjobs.run.directory import RunDirectory
+    from bertjobs.run.directory import PhaseDirectory, RunDirectory
     from bertjobs.slurm.options import SlurmOptions
 
 
@@ -146,7 +146,8 @@ def _resume(args: argparse.Namespace) -> int:
     resolved = resumed(directory, args.sets)
     args = with_earlier_flags(args, asked_before(directory))
     _check_idle(directory, args.run)
-    moved = _go_back(args, directory, resolved.spec)
+    phase = resolved.spec.phases[0].phase
+    moved = _go_back(args, directory.phase(phase))
     with put_back_on_failure(moved, unless=UnansweredError):
         plan = make_checked_plan(args, resolved, directory)
         _warn(edit_problems(directory, os.environ, Path.cwd()))
@@ -156,25 +157,22 @@ def _resume(args: argparse.Namespace) -> int:
             code = _dry_run(plan, args)
             put_back(moved)
             return code
+        if moved:
+            names = ", ".join(aside.name for aside in moved.values())
+            words = f"phase {phase} goes back to step {args.from_step}; the checkpoints after it are kept as {names}"
+            print(words, file=sys.stderr if args.json else sys.stdout)
         if plan.backend != "local":
             return _start_on_slurm(plan, args)
     return _run_here(plan, args)
 
 
-def _go_back(args: argparse.Namespace, directory: RunDirectory, spec: RunSpec) -> Mapping[Path, Path]:
-    """Set the checkpoints after --from-step aside, of the phase that is continued; says so."""
+def _go_back(args: argparse.Namespace, phase: PhaseDirectory) -> Mapping[Path, Path]:
+    """Set the phase's checkpoints after --from-step aside: where each was -> where it is."""
     from bertjobs.recipe.sweep import read_count
     from bertjobs.run.going_back import LAST_STEP, set_aside
 
-    if (step := read_count(args.from_step, "--from-step", LAST_STEP)) is None:
-        return {}
-    phase = spec.phases[0].phase
-    moved = set_aside(directory.phase(phase), step)
-    if moved and not args.dry_run:
-        names = ", ".join(aside.name for aside in moved.values())
-        words = f"phase {phase} goes back to step {step}; the checkpoints after it are kept as {names}"
-        print(words, file=sys.stderr if args.json else sys.stdout)
-    return moved
+    step = read_count(args.from_step, "--from-step", LAST_STEP)
+    return {} if step is None else set_aside(phase, step)
 
 
 def _warn(problems: Sequence[Problem]) -> None:

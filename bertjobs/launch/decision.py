@@ -16,7 +16,7 @@ from bertjobs.run.causes import Cause, Then
 from bertjobs.run.checkpoints import last_written
 from bertjobs.run.directory import RunDirectory
 from bertjobs.run.journal import Attempt, read_story
-from bertjobs.run.restarts import beyond_budget
+from bertjobs.run.restarts import beyond_budget, chain_attempts
 
 
 class Next(StrEnum):
@@ -106,9 +106,11 @@ def has_advanced(attempt: Attempt, checkpoints: Path, before: str) -> bool:
     return attempt.has_saved or last_written(checkpoints) not in ("", before)
 
 
-def record_refusal(directory: RunDirectory, phase: int, job: str, attempt: int, decision: Decision) -> None:
-    """If no attempt follows because the restarts are used up, write that into the journal."""
+def decide(directory: RunDirectory, attempt: Attempt, chain: str, end: End, budgets: Mapping[str, int]) -> Decision:
+    """`what_next` for an attempt of a chain. If none follows because the restarts are used up, the journal says so."""
+    decision = what_next(end, chain_attempts(directory.events(), attempt.phase, chain), budgets)
     if decision.spent_by:
-        names = {"phase": phase, "job": job, "attempt": attempt}
+        names = {"phase": attempt.phase, "job": attempt.job, "attempt": attempt.number}
         with suppress(OSError):  # even on a full disk, the decision stands
             directory.record("not restarted", why=decision.why, spent_by=decision.spent_by, **names)
+    return decision

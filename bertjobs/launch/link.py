@@ -27,10 +27,9 @@ from bertjobs.launch.decision import (
     End,
     Next,
     contract_code,
+    decide,
     has_advanced,
-    record_refusal,
     recorded,
-    what_next,
 )
 from bertjobs.launch.notice import notice_of, send
 from bertjobs.launch.ownership import take_for_job
@@ -218,8 +217,7 @@ def _decide(link: CurrentLink, slurm: Slurm, code: int, *, before: str, told_to_
         unfit_nodes=_unfit_nodes(link.directory.exclude),
         cause=attempt.cause,
     )
-    decision = what_next(ended, link.attempts(), link.budgets())
-    record_refusal(link.folder, link.phase, link.job, link.attempt, decision)
+    decision = decide(link.folder, attempt, link.chain, ended, link.budgets())
     try:
         answer, event = _arrange(link, slurm, decision, ended)
     except BertjobsError as error:  # the decision stands: run.sub must not make another

@@ -17,7 +17,7 @@ from bertjobs.errors import EXIT_DONE, BertjobsError, InputError
 from bertjobs.files.atomic import write_text
 from bertjobs.files.new_paths import New
 from bertjobs.launch import local
-from bertjobs.launch.decision import End, Next, has_advanced, record_refusal, recorded, what_next
+from bertjobs.launch.decision import End, Next, decide, has_advanced, recorded
 from bertjobs.launch.ownership import Claim, claimed
 from bertjobs.launch.script import submissions
 from bertjobs.launch.source import write_source
@@ -28,7 +28,7 @@ from bertjobs.recipe.schema import check_path
 from bertjobs.recipe.spec import PhaseSpec, RunSpec
 from bertjobs.run.checkpoints import last_written, result_problem
 from bertjobs.run.directory import PhaseDirectory, RunDirectory
-from bertjobs.run.restarts import chain_attempts, close_attempt
+from bertjobs.run.restarts import close_attempt
 from bertjobs.run.settings import restored_on_failure, write_settings
 from bertjobs.run.suspects import excluded, suspects
 from bertjobs.slurm.client import Slurm
@@ -266,18 +266,14 @@ def _phase_here(
             break
         close_attempt(directory, phase.phase, job, code, source="launcher")
         ended = recorded(directory, phase.phase, job, attempt)
-        decision = what_next(
-            End(
-                code,
-                told_to_end=interrupted,
-                advanced=has_advanced(ended, folder.checkpoints, before),
-                step_limit=bool(spec.steps_this_run),
-                cause=ended.cause,
-            ),
-            chain_attempts(directory.events(), phase.phase, job),
-            spec.restarts,
+        end = End(
+            code,
+            told_to_end=interrupted,
+            advanced=has_advanced(ended, folder.checkpoints, before),
+            step_limit=bool(spec.steps_this_run),
+            cause=ended.cause,
         )
-        record_refusal(directory, phase.phase, job, attempt, decision)
+        decision = decide(directory, ended, job, end, spec.restarts)
         out.write(f"phase {phase.phase} ended with code {code}; log: {log}\n" + local.tail(log))
         if here or decision.next is not Next.RESTART:
             break

@@ -12,6 +12,7 @@ from bertjobs.run.checkpoints import DamagedCheckpointError, read_manifest, step
 from bertjobs.run.directory import PhaseDirectory
 
 LAST_STEP = 10**9
+"""Above any that can be asked for."""
 ASIDE = "set-aside-"
 """What the names of checkpoints that were set aside begin with."""
 

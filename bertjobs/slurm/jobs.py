@@ -188,8 +188,8 @@ def jobs_of_squeue(text: str, known: Mapping[str, Job]) -> dict[str, Job]:
 
 
 def without_runaways(jobs: Mapping[str, Job]) -> dict[str, Job]:
-    """``jobs``, after squeue has answered: those that have not ended by sacct, but are in no queue, are not known to
-    live. Accounting lost their end, when a daemon crashed."""
+    """``jobs``, after squeue has answered: the state of one that sacct calls queued or running, but that is in no
+    queue, is unknown. Accounting lost its end when a daemon crashed."""
     return {
         id: replace(job, state="UNKNOWN") if job.source == "sacct" and job.state in (*RUNNING, *WAITING) else job
         for id, job in jobs.items()

@@ -14,7 +14,7 @@ BUDGETS = {"crashed": 1, "out_of_memory": 0}
 
 
 def attempts(*words: str) -> tuple[Attempt, ...]:
-    """Attempts that ended by the causes that the journal has these words for."""
+    """Attempts, one per word, which is the journal's for why it ended."""
     return tuple(Attempt(1, "7", number, started_unix_s=1.7e9, word=word) for number, word in enumerate(words))
 
 

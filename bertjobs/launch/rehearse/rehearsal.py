@@ -13,7 +13,7 @@ from pathlib import Path
 from bertjobs.data.shards.manifest import DataManifest
 from bertjobs.errors import EXIT_BAD_INPUT, EXIT_CONTINUE, EXIT_DONE, EXIT_FAILURE, BertjobsError, InputError
 from bertjobs.files.json_lines import read_lines
-from bertjobs.launch.decision import Decision, End, Next, has_advanced, record_refusal, recorded, what_next
+from bertjobs.launch.decision import Decision, End, Next, decide, has_advanced, recorded
 from bertjobs.launch.local import free_port, rank_environment
 from bertjobs.launch.plan.preflight import check_data, check_task, check_teacher
 from bertjobs.launch.rehearse.faults import FILL_DISK, Fault, Moment, Strike, draw_moment, on_small_disk
@@ -23,7 +23,7 @@ from bertjobs.recipe.size import checkpoint_bytes
 from bertjobs.recipe.spec import RunSpec
 from bertjobs.run.checkpoints import last_written
 from bertjobs.run.directory import PhaseDirectory, RunDirectory
-from bertjobs.run.restarts import chain_attempts, close_attempt
+from bertjobs.run.restarts import close_attempt
 from bertjobs.run.settings import write_settings
 from bertjobs.slurm.environment import clean_environment
 from bertjobs.tasks.prepared import MANIFEST, PreparedTask
@@ -200,9 +200,7 @@ def _decide(spec: RunSpec, directory: RunDirectory, ending: Ending, *, before: s
     attempt = recorded(directory, phase, NAME, ending.attempt)
     advanced = has_advanced(attempt, directory.phase(phase).checkpoints, before)
     end = End(code, told_to_end=told_to_end, advanced=advanced, cause=attempt.cause)
-    decision = what_next(end, chain_attempts(directory.events(), phase, NAME), spec.restarts)
-    record_refusal(directory, phase, NAME, ending.attempt, decision)
-    return decision
+    return decide(directory, attempt, NAME, end, spec.restarts)
 
 
 def is_continued(decision: Decision, code: int) -> bool:
