@@ -39,6 +39,8 @@ PROGRAMS = [
 ]
 PATIENCE_S = 900.0
 """How long something is waited for that has to happen: no statement on how fast it is, other programs may run too."""
+PLACES = 100
+"""How many clusters can be on this machine at once."""
 # A Unix socket's path holds 107 bytes; mariadbd's and slurmstepd's need up to 40 of them.
 LONGEST_FOLDER = 64
 
@@ -83,13 +85,31 @@ def _slurm_version() -> tuple[int, int]:
     return int(year), int(month)
 
 
-def _free_ports(count: int) -> list[int]:
-    """``count`` consecutive TCP ports that nobody listens on, below the range of outgoing connections."""
-    for _ in range(100):
-        first = random.randrange(20000, 32000 - count)
-        if all(_is_free(port) for port in range(first, first + count)):
-            return list(range(first, first + count))
-    raise ClusterError("found no free TCP ports between 20000 and 32000")
+def _claim_place() -> tuple[socket.socket, int]:
+    """One of ``PLACES``, 0 and up, that no other cluster on this machine has, and what claims it while it is open, here
+    or in a process that inherited it. Nobody listens on the place's ports yet."""
+    for place in random.sample(range(PLACES), PLACES):
+        claim = socket.socket(socket.AF_UNIX)
+        try:
+            claim.bind(f"\0bertjobs-slurm-{_ports(place)[0]}")  # in no folder, and gone with its last owner
+        except OSError:
+            claim.close()
+            continue
+        if all(map(_is_free, _ports(place))):
+            return claim, place
+        claim.close()
+    raise ClusterError(f"found no free TCP ports from {_ports(0)[0]} to {_ports(PLACES - 1)[-1]}")
+
+
+def _ports(place: int) -> range:
+    """The ports of a place: below those where the ranks of jobs meet, which are below those of outgoing connections."""
+    count = 3 + len(NODES)
+    return range(10_000 + place * count, 10_000 + (place + 1) * count)
+
+
+def _first_job(place: int) -> int:
+    """A first job's number, so that jobs of different places have different ports, which run.sub counts from it."""
+    return 1 + 12_000 * random.randrange(5) + 12_000 // PLACES * place
 
 
 def _listens(port: int) -> bool:
@@ -120,6 +140,7 @@ class Cluster:
         self.environment = {**scrubbed(os.environ), "SLURM_CONF": str(folder / "slurm.conf")}
         self._children: dict[str, subprocess.Popen[bytes]] = {}
         self._commands: dict[str, list[str]] = {}
+        self._claim: socket.socket | None = None
 
     @classmethod
     def boot(cls, folder: Path, *, outlive: bool = False, changes: Mapping[str, str] | None = None) -> Cluster:
@@ -265,6 +286,8 @@ class Cluster:
             process.send(signal.SIGKILL)
         for child in self._children.values():
             child.wait()
+        if self._claim:
+            self._claim.close()
         deadline = time.monotonic() + 5
         # Again until none is left: a task may fork, or a slurmstepd start one, while we look.
         while (steps := list(job_processes(self.folder))) and time.monotonic() < deadline:
@@ -296,14 +319,14 @@ class Cluster:
 
     def _write_configuration(self, changes: Mapping[str, str]) -> tuple[int, int]:
         """Writes all configuration files; returns the ports of mariadbd and slurmctld."""
-        database_port, slurmdbd_port, slurmctld_port, *node_ports = _free_ports(3 + len(NODES))
+        self._claim, place = _claim_place()
+        database_port, slurmdbd_port, slurmctld_port, *node_ports = _ports(place)
         password = secrets.token_hex(16)
         values = {
             "folder": self.folder, "host": socket.gethostname().split(".")[0], "password": password,
             "slurmctld_port": slurmctld_port, "slurmdbd_port": slurmdbd_port, "mariadb_port": database_port,
             "first_port": node_ports[0], "last_port": node_ports[-1], "last_gpu": GPUS_PER_NODE - 1,
-            # Ranks meet on a port that follows from the job's id: another cluster on this machine has other ids.
-            "first_job": random.randrange(1, 60_000), "nodes": len(NODES), "cpus": CPUS_PER_NODE, "gpus": GPUS_PER_NODE,
+            "first_job": _first_job(place), "nodes": len(NODES), "cpus": CPUS_PER_NODE, "gpus": GPUS_PER_NODE,
         }  # fmt: skip
         for gpu in range(GPUS_PER_NODE):
             (self.folder / "gpu" / str(gpu)).symlink_to("/dev/null")
@@ -367,6 +390,8 @@ class Cluster:
                 command if outlive else ["setpriv", "--pdeathsig", "TERM", *command],
                 env=self.environment, cwd=self.folder, start_new_session=True,
                 stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
+                # The first daemon keeps the claim when the cluster outlives this process.
+                pass_fds=[self._claim.fileno()] if name == "munged" and self._claim else [],
             )  # fmt: skip
         self._children[name] = child
         with contextlib.suppress(FileNotFoundError), (self.folder / "run" / "processes").open("a") as record:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 import subprocess
 import sys
 import tempfile
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.cluster import slurm
 from tests.cluster.slurm import GPUS_PER_NODE, Cluster, ClusterError, scrubbed
 from tests.conftest import wait_until
 
@@ -35,6 +37,28 @@ def processes_of(folder: Path) -> list[str]:
         except OSError:
             continue
     return lines
+
+
+def test_clusters_have_ports_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slurm, "PLACES", 4)
+    monkeypatch.setattr(slurm, "_ports", lambda place: range(9_000 + 7 * place, 9_007 + 7 * place))
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 9_009))  # of the second place
+        claims = [slurm._claim_place() for _ in range(3)]
+        assert sorted(place for _, place in claims) == [0, 2, 3]
+        with pytest.raises(ClusterError, match="9000 to 9027"):
+            slurm._claim_place()
+    claims.pop()[0].close()
+    claims.append(slurm._claim_place())
+    assert len({place for _, place in claims}) == 3
+    for claim, _ in claims:
+        claim.close()
+
+
+def test_jobs_of_different_clusters_meet_on_different_ports() -> None:
+    meeting = {place: 20_000 + slurm._first_job(place) % 12_000 for place in range(slurm.PLACES)}
+    assert sorted(meeting.values()) == list(range(20_001, 32_001, 120))
+    assert max(slurm._ports(slurm.PLACES - 1)) < 20_000
 
 
 def test_sixteen_tasks_run_on_two_nodes_and_accounting_says_completed(cluster: Cluster, tmp_path: Path) -> None:
