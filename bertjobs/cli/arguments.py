@@ -181,6 +181,7 @@ def resolve_arguments(
         catalogue_of(args, environ),
         flags=flags,
         sets=args.sets,
+        swept=getattr(args, "swept", None),
         environ=environ,
         nodes=nodes,
         tasks_per_node=tasks_per_node,

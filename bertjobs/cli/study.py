@@ -107,8 +107,7 @@ def _arguments_of(args: argparse.Namespace, study: Study, member: Member) -> arg
     given = {**vars(args), "setting_run": study.run(member), "is_member": True}
     if "seed" in member.settings:
         given["setting_seed"] = None  # the first run's
-    sets = [f"{key}={value}" for key, value in member.settings.items()]
-    return argparse.Namespace(**{**given, "sets": [*args.sets, *sets]})
+    return argparse.Namespace(**{**given, "swept": member.settings})
 
 
 def _applied(resolved: Resolved, member: Member) -> Resolved:

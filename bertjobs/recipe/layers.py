@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -44,11 +44,12 @@ class Layers:
         catalogue: what the recipe files hold.
         allocation: nodes and tasks_per_node of the job that is already running, None if there is none.
         flags: key -> value from the command line, None if unset.
-        sets: path -> text from ``--set``.
+        sets: path -> text from ``--set`` and ``--sweep``.
         environment: key -> text from the environment.
         recipe: the recipe's name; "" until it is known.
         site: key -> text from the site file.
         site_origin: where that file is, in words.
+        swept: the paths that ``--sweep`` sets.
     """
 
     catalogue: Catalogue
@@ -59,6 +60,7 @@ class Layers:
     recipe: str = ""
     site: Mapping[str, str] = field(default_factory=dict)
     site_origin: str = ""
+    swept: Container[str] = ()
 
     def run(self, key: str) -> Provenance:
         """A setting of the whole run."""
@@ -187,7 +189,8 @@ class Layers:
         elif self.flags.get(key) is not None:
             value, origin, level = self.flags[key], f"flag {setting.flag or key}", FLAG
         elif path in self.sets:
-            value, origin, level = self.sets[path], f"flag --set {path}", SET
+            flag = "--sweep" if path in self.swept else "--set"
+            value, origin, level = self.sets[path], f"flag {flag} {path}", SET
         elif key in self.environment:
             value, origin, level = self.environment[key], f"environment {setting.env}", ENVIRONMENT
         else:

@@ -49,6 +49,7 @@ def resolve(
     flags: Mapping[str, Any],
     environ: Mapping[str, str],
     sets: Sequence[str] = (),
+    swept: Mapping[str, str] | None = None,
     nodes: int | None = None,
     tasks_per_node: int | None = None,
     ranks_of_nodes: Sequence[int] | None = None,
@@ -63,6 +64,7 @@ def resolve(
         flags: key of a setting -> value from the command line; None is unset.
         environ: the environment; only the schema's names are read.
         sets: the ``--set`` arguments, such as "phase1.lr=1e-3", "optimizer.beta2=0.98", "precision=tf32".
+        swept: path of a setting -> its value in this run of a study, as text; as strong as ``sets``.
         nodes, tasks_per_node: the job's allocation, if there is one; it overrides everything.
         ranks_of_nodes: of the job's allocation the ranks on each node, in place of the two.
         site: key of a setting -> text from the site file; ignored for systems without a scheduler, which do not belong
@@ -79,7 +81,8 @@ def resolve(
         nodes, tasks_per_node = len(ranks_of_nodes), max(ranks_of_nodes)
     allocation = {"nodes": nodes, "tasks_per_node": tasks_per_node}
     environment = _split_gpus(read_environment(environ))
-    layers = Layers(catalogue, allocation, _split_gpus(flags), _split_gpus(_assignments(sets)), environment)
+    given = {**_assignments(sets), **(swept or {})}
+    layers = Layers(catalogue, allocation, _split_gpus(flags), _split_gpus(given), environment, swept=swept or {})
     recipe = layers.run("recipe")
     catalogue.check("recipes", recipe.value, recipe.place)
     layers = replace(layers, recipe=recipe.value)

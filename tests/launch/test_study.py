@@ -83,6 +83,8 @@ def test_a_run_that_fails_does_not_stop_the_others(bertjobs: Bertjobs, speeches_
     words = ("submit", *NANO, *SHORT, "--data", speeches_data)
     refused = bertjobs(*words, "--sweep", "lr=1e-3,high")
     assert refused.returncode == 64, refused.stdout
+    assert "not 'high'" in refused.stderr
+    assert "flag --sweep phase1.lr" in refused.stderr
     assert not (tmp_path / "results").exists(), "all or nothing"
 
     done = bertjobs(*words, "--sweep", "precision=tf32,fp32")
