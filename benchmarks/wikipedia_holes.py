@@ -18,10 +18,12 @@ from collections import Counter
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 from bertjobs.data.corpus import mediawiki
 from bertjobs.data.corpus.source import Source
-from bertjobs.data.corpus.wikitext import HOLE, MEDIA_NAMES, prose
+from bertjobs.data.corpus.wikitext import HOLE, MEDIA_NAMES, Article, prose
 from bertjobs.data.text.sentences import split_sentences
 
 ARTICLES = Path(__file__).parent / "wikipedia"
@@ -77,14 +79,15 @@ def gensim_dump() -> Path:
 def wikitexts(dump: Path) -> Iterator[str]:
     """The sources of a dump's articles."""
     seen: list[str] = []
-    original = mediawiki.prose
-    mediawiki.prose = lambda source, *_: seen.append(source) or ""  # type: ignore[func-returns-value]
-    try:
+
+    def remember(source: str, *_: Any) -> Article:
+        seen.append(source)
+        return Article("", 0)
+
+    with mock.patch.object(mediawiki, "read_article", remember):
         for piece in mediawiki_pieces(dump):
             for _ in mediawiki.read_dump(piece):
                 pass
-    finally:
-        mediawiki.prose = original
     return iter(seen)
 
 

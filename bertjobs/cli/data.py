@@ -228,6 +228,7 @@ def _print_oddities(data: DataManifest) -> None:
     for name, before, noun, after in (
         ("left_out", "left out by --sample-ratio: ", "document", ""),
         ("skipped_pages", "skipped: ", "page", " of a MediaWiki dump, not wikitext"),
+        ("short_paragraphs", "left out: ", "paragraph", " of a MediaWiki dump, short as titles and captions are"),
         ("with_equal_ids", "different documents share an id in ", "source", ": their text tells them apart"),
         ("empty", "skipped: ", "document", " without text"),
         ("without_id", "skipped: ", "line", ", for want of white space without an id"),

@@ -12,6 +12,7 @@ import html
 import os
 import re
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import BinaryIO, NamedTuple
 
 from bertjobs.data.corpus.document import CHUNK, Decoded, decode, parts
@@ -19,7 +20,7 @@ from bertjobs.data.corpus.files import EXPANSION, File, chunks, open_raw, open_t
 from bertjobs.data.corpus.lines import byte_ranges
 from bertjobs.data.corpus.source import Document, Piece
 from bertjobs.data.corpus.wikidata import refuse_wikidata
-from bertjobs.data.corpus.wikitext import MEDIA_NAMES, prose
+from bertjobs.data.corpus.wikitext import MEDIA_NAMES, read_article
 from bertjobs.errors import InputError
 
 MAX_PAGE = 16 << 20
@@ -190,6 +191,8 @@ def _article(page: bytes, wiki: Wiki) -> Iterator[Document]:
         return
     stretches = list(decode(texts[-1:]))  # of several revisions, the last
     source = html.unescape("".join(stretch.text for stretch in stretches))
-    text = prose(source, wiki.media_names, wiki.language)
+    text, short = read_article(source, wiki.media_names, wiki.language)
     replaced, nul = sum(stretch.replaced for stretch in stretches), sum(stretch.nul for stretch in stretches)
-    yield from parts(number[1].decode(), [Decoded(text, replaced, nul, len(page))])
+    for document in parts(number[1].decode(), [Decoded(text, replaced, nul, len(page))]):
+        yield replace(document, short_paragraphs=short) if short else document
+        short = 0  # the article's other parts have none

@@ -199,6 +199,7 @@ class Document:
         nul: how many NUL bytes were removed.
         size: bytes read for it.
         model: of a wiki's page that is not wikitext, such as "wikibase-item"; it has no text. Else "".
+        short_paragraphs: of a wiki's article, those that were left out as titles or captions.
         without_id: it is a line of LDDL's source without an id; it has no text either.
         halves: of ``replaced``, those that stand for halves of characters that JSON had as escapes.
         escaped: of ``replaced`` and ``nul``, those that JSON had as escapes, in bytes that were valid.
@@ -211,5 +212,6 @@ class Document:
     size: int
     model: str = ""
     without_id: bool = False
+    short_paragraphs: int = 0
     escaped: int = 0
     halves: int = 0

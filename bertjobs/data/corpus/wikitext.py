@@ -10,6 +10,7 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 from bertjobs.data.corpus.templates import words_of_template
 
@@ -63,7 +64,24 @@ def prose(
     language: str = "en",
     in_place_of: Callable[[str], str] = lambda _content: "",
 ) -> str:
-    """The paragraphs of an article, one per line.
+    """The text of ``read_article``."""
+    return read_article(wikitext, media_names, language, in_place_of).text
+
+
+class Article(NamedTuple):
+    """An article's paragraphs, one per line, and how many others were left out as titles or captions."""
+
+    text: str
+    short: int
+
+
+def read_article(
+    wikitext: str,
+    media_names: frozenset[str] = MEDIA_NAMES,
+    language: str = "en",
+    in_place_of: Callable[[str], str] = lambda _content: "",
+) -> Article:
+    """The paragraphs of an article.
 
     Args:
         wikitext: its source, with XML's own escapes resolved.
@@ -87,7 +105,9 @@ def prose(
     text = _SWITCH.sub("", _QUOTES.sub(_apostrophes, text))
     if HOLE in text:
         text = _ONLY_HOLES.sub("", text)
-    return "\n".join(line for line in map(_tidy, _paragraphs(text)) if _says_something(line))
+    paragraphs = [line for line in map(_tidy, _paragraphs(text)) if any(map(str.isalnum, line))]
+    kept = [line for line in paragraphs if _says_something(line)]
+    return Article("\n".join(kept), len(paragraphs) - len(kept))
 
 
 def _paragraphs(text: str) -> Iterator[str]:
@@ -105,12 +125,11 @@ def _paragraphs(text: str) -> Iterator[str]:
 
 
 def _says_something(line: str) -> bool:
-    """Whether a paragraph is more than a title not marked as a header, the name in a caption, or stray marks.
+    """Whether a paragraph with letters or digits is more than a title not marked as a header, or the name in a caption.
 
     It ends in a mark, is long, or ends in a script in which these two say nothing.
     """
-    ends = len(line) >= _SHORT or not line[-1:].isalnum() or _DENSE.match(line[-1])
-    return bool(ends) and any(map(str.isalnum, line))
+    return bool(len(line) >= _SHORT or not line[-1].isalnum() or _DENSE.match(line[-1]))
 
 
 def _apostrophes(quotes: re.Match[str]) -> str:

@@ -243,7 +243,8 @@ def _finish(work: WorkFolder, vocabulary: Vocabulary, most_unknown: float, unrea
     work.remove()
 
 
-_SUMMED = ("bytes", "tokens", "left_out", "empty", "skipped_pages", "without_id", "replaced", "halves", "nul")
+_SUMMED = ("bytes", "tokens", "left_out", "empty", "skipped_pages", "short_paragraphs", "without_id", "replaced",
+           "halves", "nul")  # fmt: skip
 
 
 def _phases(work: WorkFolder) -> dict[int, dict[str, Any]]:

@@ -114,6 +114,7 @@ class _Tally:
     nul: int = 0
     halves: int = 0
     skipped_pages: int = 0
+    short_paragraphs: int = 0
     without_id: int = 0
     files_without_id: dict[str, int] = field(default_factory=dict)
     bytes: int = 0
@@ -129,7 +130,15 @@ class _Tally:
             self.skipped_pages += 1
         else:
             self.empty += 1
+        self.add_read(document)
+
+    def add_read(self, document: Document) -> None:
+        """Count what was read for a document, and what of it is no text."""
         self.bytes += document.size
+        self.replaced += document.replaced
+        self.nul += document.nul
+        self.halves += document.halves
+        self.short_paragraphs += document.short_paragraphs
 
 
 class _Chunk:
@@ -159,10 +168,7 @@ class _Chunk:
 def _sampled(documents: Iterator[Keyed], sample_ratio: float, tally: _Tally) -> Iterator[Keyed]:
     """The documents that are sampled; all are counted."""
     for key, document in documents:
-        tally.bytes += document.size
-        tally.replaced += document.replaced
-        tally.nul += document.nul
-        tally.halves += document.halves
+        tally.add_read(document)
         if sample_ratio < 1 and share(np.array(key[:1], dtype=np.uint64), _SAMPLE)[0] >= sample_ratio:
             tally.left_out += 1
             continue

@@ -90,16 +90,20 @@ def test_pages_of_another_model_are_skipped_and_counted(tmp_path: Path) -> None:
     ]
 
 
-def test_skipped_pages_are_in_the_manifest(tmp_path: Path, vocabulary_path: Path) -> None:
+def test_skipped_pages_and_paragraphs_are_in_the_manifest(tmp_path: Path, vocabulary_path: Path) -> None:
     text = "The people of the union and their government. The treasury was in a year of peace."
     pages = [page(number, text) for number in range(20)]
+    pages[5] = page(5, f"A title\n\n{text}\n\nA caption's name\n\n(...)")
+    pages[6] = page(6, "A title alone")
     pages[3] = pages[3].replace("<text ", "<model>Scribunto</model><text ")
     (tmp_path / "a.xml").write_text(HEAD + "".join(pages) + TAIL)
     output = tmp_path / "out"
     prepare(PrepareOptions((f"mediawiki:{tmp_path}",), str(vocabulary_path), str(output), (PHASES[1],)), quiet)
     data = DataManifest.read(output)
     assert data.corpus["skipped_pages"] == 1
-    assert sum(data.documents.values()) == 19
+    assert data.corpus["short_paragraphs"] == 3
+    assert data.corpus["empty"] == 1
+    assert sum(data.documents.values()) == 18
 
 
 def test_of_several_revisions_the_last_is_read(tmp_path: Path) -> None:
