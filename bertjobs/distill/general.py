@@ -43,6 +43,7 @@ class GeneralDistillation(Pretraining):
     matching: Matching
     terms: tuple[str, ...]
 
+    _minimised = "distillation_loss"
     step_words = staticmethod(step_words)
     validation_words = staticmethod(validation_words)
 

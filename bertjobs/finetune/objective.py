@@ -29,6 +29,7 @@ from bertjobs.run.directory import PhaseDirectory
 from bertjobs.run.result import measured_at
 from bertjobs.tasks.metrics.scores import scores_of
 from bertjobs.tasks.prepared import PreparedTask, prepared_for
+from bertjobs.train.best import Measure
 from bertjobs.train.objective import GlobalBatch
 from bertjobs.train.ranks import Ranks
 
@@ -79,10 +80,10 @@ class FineTuning:
         return [field for field in scores_of(line) if "/" not in field]
 
     @property
-    def best_by(self) -> str | None:
-        """The measure of validation.jsonl by which the best checkpoint is chosen; None without labelled dev data."""
+    def best_by(self) -> Measure | None:
+        """The task's measure; None without labelled dev data."""
         dev = self.prepared.splits.get("dev")
-        return self.prepared.measure if dev and dev.facts.labelled else None
+        return Measure(self.prepared.measure) if dev and dev.facts.labelled else None
 
     @property
     def _loss(self) -> str:
@@ -212,7 +213,7 @@ class TaskLearner:
                 for _, prediction in self._validation.predictions(outputs, tuned):
                     file.write((json.dumps(prediction, ensure_ascii=False) + "\n").encode())
         measure = self._objective.best_by  # without it validation.jsonl has lines, but no measures
-        content = {"step": step, "measure": measure, "dev": dev if measure else None}
+        content = {"step": step, "measure": measure and measure.field, "dev": dev if measure else None}
         write_json(folder.result, content)
 
     def description(self) -> dict[str, bytes]:

@@ -126,6 +126,7 @@ def resolve(
         spec = replace(spec, rebalance=True)
     _check_rebalance(spec, sources["rebalance"])
     _check_decay(spec, sources)
+    _check_best(spec, sources)
     batches = {phase.phase: layers.phase(phase.phase, "global_batch").value for phase in phases}
     return Resolved(spec, sources, layers.recipe_phases(), batches)
 
@@ -372,6 +373,24 @@ def _check_decay(spec: RunSpec, sources: Mapping[str, Provenance]) -> None:
         if phase.end_lr > phase.lr:
             raise InputError(
                 f"end_lr {phase.end_lr:g} is above the peak learning rate {phase.lr:g}", where=f"phase {phase.phase}"
+            )
+
+
+def _check_best(spec: RunSpec, sources: Mapping[str, Provenance]) -> None:
+    """Refuse a best checkpoint that nothing would find."""
+    for phase in spec.phases if not spec.task else ():
+        path = f"phase{phase.phase}"
+        if phase.keep_best and not phase.validate_every:
+            raise InputError(
+                "without validations no checkpoint is the best",
+                where=f"{path}.keep_best from {sources[f'{path}.keep_best'].place}",
+                hint=f"set {path}.validate_every, such as {phase.checkpoint_every}",
+            )
+        if phase.early_stop and not phase.keep_best:
+            raise InputError(
+                "only a phase that keeps its best checkpoint can end early",
+                where=f"{path}.early_stop from {sources[f'{path}.early_stop'].place}",
+                hint=f"set {path}.keep_best=true and {path}.validate_every",
             )
 
 

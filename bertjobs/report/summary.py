@@ -17,6 +17,7 @@ from bertjobs.recipe.spec import PhaseSpec, RunSpec
 from bertjobs.run.checkpoints import newest_whole
 from bertjobs.run.directory import RunDirectory
 from bertjobs.run.journal import Attempt
+from bertjobs.run.result import measured_result, phase_result
 from bertjobs.run.series import lines_of_steps
 from bertjobs.wording import duration, harmless
 
@@ -69,13 +70,13 @@ class PhaseSummary:
         done: whether the phase has its DONE.json.
         start_loss_nats, end_loss_nats: training loss (MLM + NSP where that is predicted) of the first step, and the
             mean of the last ``END_STEPS``; None before the first step.
-        held_out: the last validation, None if there was none.
+        held_out: the validation of its result, or the last one; None if there was none.
         sequences_per_s: median over the steps, None before the first.
         wall_time_s: of all attempts together.
         attempts: number of starts.
-        checkpoint: the newest complete one, None if there is none.
+        checkpoint: its result, or the newest complete one; None if there is none.
         goodput: what its GPUs were used for, as far as the run's folder says; Slurm is not asked.
-        taught: of the last validation of a student, those of `TAUGHT`.
+        taught: of a student's validation, as in ``held_out``, those of `TAUGHT`.
     """
 
     spec: PhaseSpec
@@ -228,26 +229,29 @@ def _phase_summary(
 ) -> PhaseSummary:
     directory, metrics = files.directory.phase(spec.phase), files.metrics[spec.phase]
     losses = [line["loss_nats"] for line in metrics]
-    validations = lines_of_steps(files.validations[spec.phase], *held_out)
-    taught = lines_of_steps(files.validations[spec.phase])
+    is_done = spec.phase not in files.undone
+    of_words, of_any = (lines_of_steps(files.validations[spec.phase], *fields) for fields in (held_out, ()))
+    measured, taught = (
+        measured_result(directory, lines) if is_done else next(reversed(lines), None) for lines in (of_words, of_any)
+    )
     mine = [attempt for attempt in attempts if attempt.phase == spec.phase]
     return PhaseSummary(
         spec=spec,
         steps_done=metrics[-1]["step"] if metrics else 0,
-        done=spec.phase not in files.undone,
+        done=is_done,
         start_loss_nats=losses[0] if losses else None,
         end_loss_nats=statistics.fmean(losses[-END_STEPS:]) if losses else None,
-        held_out=_read_held_out(validations[-1]) if validations else None,
+        held_out=_read_held_out(measured) if measured else None,
         sequences_per_s=statistics.median(line["sequences_per_s"] for line in metrics) if metrics else None,
         wall_time_s=sum(attempt.seconds for attempt in mine),
         attempts=len(mine),
-        checkpoint=newest_whole(directory.checkpoints),
+        checkpoint=(phase_result(directory) if is_done else None) or newest_whole(directory.checkpoints),
         goodput=used,
-        taught={field: taught[-1][field] for field in TAUGHT if field in taught[-1]} if taught else {},
+        taught={field: taught[field] for field in TAUGHT if taught and field in taught},
     )
 
 
-def _read_held_out(line: dict[str, Any]) -> HeldOut:
+def _read_held_out(line: Mapping[str, Any]) -> HeldOut:
     return HeldOut(
         step=line["step"],
         mlm_loss_nats=line["mlm_loss_nats"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,8 @@ def result_of(run: RunDirectory, *, is_read: bool = True) -> Path:
     """
     phases = run.phases()
     for phase in reversed(phases):
-        if (done := phase.done()) and (phase.checkpoints / done.checkpoint).is_dir():
-            return phase.checkpoints / done.checkpoint
+        if folder := phase_result(phase):
+            return folder
     for phase in reversed(phases):
         folder = newest_valid(phase.checkpoints)[0] if is_read else newest_whole(phase.checkpoints)
         if folder is not None:
@@ -35,6 +36,29 @@ def result_of(run: RunDirectory, *, is_read: bool = True) -> Path:
     raise InputError(
         f"run {run.name!r} has no whole checkpoint", where=str(run.root), hint=f"bertjobs doctor {run.name}"
     )
+
+
+def phase_result(phase: PhaseDirectory) -> Path | None:
+    """The checkpoint that is a phase's result: that of its DONE.json; None if it is not done, or the folder is gone.
+
+    Raises:
+        DamagedFileError: DONE.json cannot be read.
+    """
+    done = phase.done()
+    folder = phase.checkpoints / done.checkpoint if done else None
+    return folder if folder and folder.is_dir() else None
+
+
+def measured_result(phase: PhaseDirectory, lines: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """Of a phase's lines of validation.jsonl that of its result; the last one if it is not done or its result was not
+    measured; None if there are none.
+
+    Raises:
+        DamagedFileError: DONE.json cannot be read.
+    """
+    done = phase.done()
+    measured = (line for line in reversed(lines) if done and line["step"] == done.step)
+    return next(measured, lines[-1] if lines else None)
 
 
 def task_result(run: RunDirectory) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from bertjobs.data.batches.order import StreamState
 from bertjobs.recipe.spec import RunSpec
 from bertjobs.run.directory import PhaseDirectory
+from bertjobs.train.best import Measure
 from bertjobs.train.ranks import Ranks
 
 MicroBatch = Any
@@ -184,9 +185,8 @@ class Objective(Protocol):
         """Those fields of a line of validation.jsonl that TensorBoard shows."""
 
     @property
-    def best_by(self) -> str | None:
-        """The field of validation.jsonl by which the best checkpoint, the phase's result, is chosen: the largest value;
-        None: the last checkpoint is the result."""
+    def best_by(self) -> Measure | None:
+        """By what the best checkpoint, the phase's result, is chosen; None: the last checkpoint is the result."""
 
     def check_weights(self, folder: Path) -> None:
         """Make sure that training may start from a folder's weights.

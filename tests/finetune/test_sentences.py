@@ -13,6 +13,7 @@ from bertjobs.finetune.validation import measured
 from bertjobs.tasks.encoding import TextEncoder
 from bertjobs.tasks.prepared import PreparedTask
 from bertjobs.tasks.task import open_task
+from bertjobs.train.best import Measure
 from tests.finetune.trained import learner_of, prepared, validated
 from tests.tasks.reading.files import write
 
@@ -131,7 +132,7 @@ def test_mnli_is_scored_on_both_dev_sets(tmp_path: Path) -> None:
     assert task.fitted.labels == ("entailment", "neutral", "contradiction")
     objective, learner = learner_of(task)
     line = learner.validate(lambda: None)
-    assert objective.best_by == "accuracy"
+    assert objective.best_by == Measure("accuracy")
     assert (line["examples"], set(line) >= {"accuracy_mismatched", "dev_mismatched_loss_nats"}) == (3, True)
     assert not [key for key in line if "/" in key and key.endswith("_mismatched")]
     by_hand = measured_on(task, "dev_mismatched", learner)

@@ -153,6 +153,22 @@ def test_what_the_decay_would_not_read(catalogue: Catalogue, sets: list[str], wo
     refused(catalogue, *words, sets=sets)
 
 
+@pytest.mark.parametrize(
+    ("sets", "words"),
+    [
+        (["phase1.keep_best=true"], ("no checkpoint is the best", "phase1.keep_best from", "phase1.validate_every")),
+        (
+            ["phase2.early_stop=3", "phase2.validate_every=100"],
+            ("only a phase that keeps its best checkpoint can end early", "phase2.early_stop from", "phase2.keep_best"),
+        ),
+    ],
+)
+def test_a_best_checkpoint_that_nothing_would_find(
+    catalogue: Catalogue, sets: list[str], words: tuple[str, ...]
+) -> None:
+    refused(catalogue, *words, sets=sets)
+
+
 def test_an_indivisible_phase_that_is_not_asked_for_is_ignored(catalogue: Catalogue) -> None:
     environ = {"PHASE": "1", "BATCHSIZE": "10"}
     (phase,) = resolve(catalogue, flags={"recipe": "dgx1-32g"}, environ=environ, nodes=3).spec.phases

@@ -13,7 +13,7 @@ from bertjobs.launch.watch.status import RunStatus
 from bertjobs.launch.watch.status_text import colour_of
 from bertjobs.recipe.sweep import SEED
 from bertjobs.run.directory import RunDirectory
-from bertjobs.run.result import task_result
+from bertjobs.run.result import measured_result, task_result
 from bertjobs.run.series import read_steps
 from bertjobs.run.study import settings_in_words
 from bertjobs.wording import PLAIN, Colour, Paint, columns, harmless
@@ -89,8 +89,8 @@ def measure_of(directory: RunDirectory) -> tuple[str | None, float | None]:
         name = result.get("measure")
         return name, _finite((result.get("dev") or {}).get(name))
     phases = directory.phases()
-    lines = read_steps(phases[-1].validation, HELD_OUT) if phases else []
-    return HELD_OUT, _finite(lines[-1][HELD_OUT]) if lines else None
+    line = measured_result(phases[-1], read_steps(phases[-1].validation, HELD_OUT)) if phases else None
+    return HELD_OUT, _finite(line[HELD_OUT]) if line else None
 
 
 def _finite(value: Any) -> float | None:

@@ -133,10 +133,20 @@ class PhaseSpec:
     epochs: Annotated[
         float, Setting("how often a task's training examples are read, where steps is not set", example="3")
     ] = 0.0
+    keep_best: Annotated[
+        bool,
+        Setting(
+            "whether the phase's result is the checkpoint with the lowest held-out loss, and not the last; needs "
+            "validate_every. Fine-tuning always keeps the best by its task's measure",
+            decisive=True,
+            later=True,
+        ),
+    ] = False
     early_stop: Annotated[
         int,
         Setting(
-            "end a phase of fine-tuning once so many validations in a row were not better than the best; 0: never",
+            "end the phase once so many validations in a row were not better than the best, of fine-tuning or with "
+            "keep_best; 0: never",
             unit="validations",
             decisive=True,
             later=True,

@@ -21,6 +21,7 @@ from bertjobs.recipe.flops import StepCounts, step_flops
 from bertjobs.recipe.size import checkpoint_bytes
 from bertjobs.recipe.spec import ModelSpec, PhaseSpec, RunSpec
 from bertjobs.run.directory import PhaseDirectory
+from bertjobs.train.best import Measure
 from bertjobs.train.objective import GlobalBatch
 from bertjobs.train.pretraining.batches import PhaseBatches, WatchedBatches
 from bertjobs.train.pretraining.forward import Forward, choose_fused_layers, model_of, open_forward
@@ -54,7 +55,7 @@ class Pretraining:
     data: DataManifest
     token_budget: int | None
 
-    best_by = None
+    _minimised = "mlm_loss_nats"
     measures = staticmethod(measures)
     step_words = staticmethod(step_words)
     validation_words = staticmethod(validation_words)
@@ -73,6 +74,11 @@ class Pretraining:
         (phase,) = spec.phases
         budget = spec.pack_tokens(phase) if spec.is_unpadded else None
         return cls(data.sized(spec), phase, data, budget)
+
+    @property
+    def best_by(self) -> Measure | None:
+        """The held-out loss, if the recipe wants the best checkpoint and not the last."""
+        return Measure(self._minimised, less=True) if self.phase.keep_best else None
 
     @property
     def losses(self) -> Mapping[str, str]:
