@@ -209,10 +209,17 @@ def _batch_rows(plan: Plan) -> list[list[str]]:
         *_share_rows(plan),
         ["optimizer steps", *(f"{phase.steps:,}" if phase.steps else LATER for phase in phases)],
         *_epoch_rows(plan),
+        *_result_rows(phases),
         ["peak learning rate (LR)", *(f"{phase.lr:g}" for phase in phases)],
         ["warm-up", *(f"{phase.warmup:g} of the steps" for phase in phases)],
         ["total sequences", *(_sequences(plan, phase) for phase in phases)],
     ]
+
+
+def _result_rows(phases: Sequence[PhaseSpec]) -> list[list[str]]:
+    """Empty where every result is the last checkpoint, or where a task's measure decides."""
+    kept = ["checkpoint of the lowest held-out loss" if phase.keep_best else "last checkpoint" for phase in phases]
+    return [["result", *kept]] if any(phase.keep_best for phase in phases) else []
 
 
 def _pack_rows(plan: Plan) -> list[list[str]]:

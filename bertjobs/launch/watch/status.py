@@ -21,6 +21,7 @@ from bertjobs.run.directory import PhaseDirectory, RunDirectory
 from bertjobs.run.events import LAST_UNIX_S
 from bertjobs.run.journal import JobStory, Story, read_story
 from bertjobs.run.owner import Owners
+from bertjobs.run.result import phase_result
 from bertjobs.run.series import LOSSES, loss_field
 from bertjobs.slurm.client import Slurm
 from bertjobs.slurm.jobs import RUNNING, SUSPENDED, WAITING, Answer, JobStart
@@ -62,6 +63,7 @@ class PhaseStatus:
         step_time_s: the median over the newest steps.
         late_s: seconds without a step, if it runs and they are far more than a step takes; else None.
         checkpoint_age_s: seconds since the newest checkpoint was written.
+        result: the name of the checkpoint, maybe an earlier one, that a phase which is done has as its result; or "".
         reason: why it waits, in plain words, or "".
         start_unix_s: when Slurm expects a waiting job to start; None if it does not say.
         end_unix_s: when its last step is expected; None if unknown.
@@ -86,6 +88,7 @@ class PhaseStatus:
     step_time_s: float | None = None
     late_s: float | None = None
     checkpoint_age_s: float | None = None
+    result: str = ""
     reason: str = ""
     start_unix_s: float | None = None
     end_unix_s: float | None = None
@@ -294,8 +297,9 @@ def _phase_status(files: RunFiles, phase: PhaseSpec, links: Sequence[Link], answ
     link = link_of(phase.phase, links, files.undone) if phase.phase in files.undone else None
     state, source = (link.state, link.source) if link else ("NOT STARTED", "run directory")
     entries = tuple(entry for one in links for entry in one.entries if entry.phase == phase.phase)
+    result = None
     if phase.phase not in files.undone:
-        state, link = "DONE", _last_link(entries, links)
+        state, link, result = "DONE", _last_link(entries, links), phase_result(folder)
     last = lines[-1] if lines else None
     loss = {name: last[name]} if last and (name := loss_field(last)) else {}
     step_time = statistics.median(line["step_time_s"] for line in lines[-RECENT_STEPS:]) if lines else None
@@ -318,6 +322,7 @@ def _phase_status(files: RunFiles, phase: PhaseSpec, links: Sequence[Link], answ
         step_time_s=step_time,
         late_s=late,
         checkpoint_age_s=_age_s(checkpoint / MANIFEST, now) if checkpoint else None,
+        result=result.name if result else "",
         reason=_reason(phase.phase, link, links, files.undone),
         start_unix_s=link.start_unix_s if link and state in WAITING else None,
         end_unix_s=end,

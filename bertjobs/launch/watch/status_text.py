@@ -128,6 +128,8 @@ def phase_lines(phase: PhaseStatus, now: float, paint: Paint = PLAIN) -> list[st
     if phase.checkpoint:
         age = "" if phase.checkpoint_age_s is None else f", {duration(phase.checkpoint_age_s)} ago"
         lines.append(f"  checkpoint  {phase.checkpoint}{age}")
+    if phase.result not in ("", phase.checkpoint):
+        lines.append(f"  result      {phase.result}, the best on held-out data")
     if phase.goodput and phase.goodput.held:
         lines.append(f"  {phase.goodput.unit:<10}  {phase.goodput.words()}")
     if phase.end_unix_s is not None:

@@ -60,6 +60,12 @@ def row(text: str, name: str) -> str:
     return " ".join(line.removeprefix(name).split())
 
 
+def test_a_best_checkpoint_is_named_as_the_result() -> None:
+    text = arithmetic(planned("dgxa100-80g", "phase1.keep_best=true", "phase1.validate_every=500"))
+    assert row(text, "result ") == "checkpoint of the lowest held-out loss last checkpoint"
+    assert "\nresult " not in arithmetic(planned("dgxa100-80g", "phase1.validate_every=500"))
+
+
 def test_what_a_run_costs() -> None:
     plan = planned("dgxa100-80g", nodes=2, queue=Queue(time="2:00:00"), now=0.0)
     text = arithmetic(plan)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,10 @@ import yaml
 from bertjobs.data.shards.manifest import DataManifest
 from bertjobs.errors import EXIT_CONTINUE, EXIT_DONE
 from bertjobs.files.json_lines import read_lines
+from bertjobs.launch.watch.status import run_status
+from bertjobs.report.summary import summarise
 from bertjobs.run.checkpoints import folder_name, step_of, steps
+from bertjobs.slurm.client import Slurm
 from tests.train.conftest import PHASES, Trial
 
 # Without a decay at such a rate, the loss falls for a few steps, and then rises.
@@ -59,6 +63,12 @@ def test_the_next_phase_starts_from_the_best_checkpoint(trial: Trial) -> None:
     assert 1 < best < 12, losses
     assert result(trial) == best
     assert kept(trial) == [best, 12]
+    (row,) = run_status(trial.directory, Slurm({"PATH": ""}), time.time())
+    assert (row.checkpoint, row.result) == (folder_name(12), folder_name(best))
+    (phase,) = summarise(trial.directory).phases
+    assert phase.held_out is not None
+    assert (phase.held_out.step, phase.held_out.mlm_loss_nats) == (best, losses[best])
+    assert phase.checkpoint == trial.phase(1).checkpoints / folder_name(best)
 
     ended, words = code(trial, 2)
     assert ended == EXIT_DONE, words
