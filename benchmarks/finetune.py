@@ -56,7 +56,7 @@ from bertjobs.files.json_lines import read_lines
 from bertjobs.finetune.outputs import read_places
 from bertjobs.finetune.validation import measured
 from bertjobs.tasks.encoding import TextEncoder
-from bertjobs.tasks.prepared import PreparedTask, Split
+from bertjobs.tasks.prepared import PreparedTask, TaskSplit
 from bertjobs.tasks.rows import Head
 from bertjobs.wording import columns
 
@@ -230,7 +230,7 @@ def score_theirs(model: Any, prepared: PreparedTask) -> float:
     )
 
 
-def features(split: Split, row: int, head: Head) -> dict[str, Any]:
+def features(split: TaskSplit, row: int, head: Head) -> dict[str, Any]:
     """A row as the Trainer takes it."""
     chosen = np.array([row])
     ids, targets = split.ids(chosen).tolist(), split.targets(chosen)
@@ -264,7 +264,7 @@ def collated(batch: Sequence[dict[str, Any]], head: Head, width: int) -> dict[st
 
 
 @torch.inference_mode()
-def theirs_on(model: Any, split: Split, head: Head) -> Any:
+def theirs_on(model: Any, split: TaskSplit, head: Head) -> Any:
     """Their outputs for a split's rows, laid out as ours."""
     model.eval()
     parts = []

@@ -119,3 +119,14 @@ def test_a_room_imports_only_rooms_below(floor: str, room: str) -> None:
     assert files
     for file in files:
         assert imported_rooms(file, floor) <= ROOMS[floor][room] | {room}, file
+
+
+def test_no_two_classes_share_a_name() -> None:
+    homes: dict[str, set[str]] = {}
+    for file in sorted(PACKAGE.rglob("*.py")):
+        for node in ast.parse(file.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                homes.setdefault(node.name, set()).add(str(file.relative_to(PACKAGE)))
+    assert len(homes) > 300
+    several = {name: files for name, files in homes.items() if len(files) > 1}
+    assert set(several) == {"TritonPythonModel"}, several  # Triton wants that name in each of its models

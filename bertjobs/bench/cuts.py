@@ -14,7 +14,7 @@ from bertjobs.bench.sequences import BenchData
 from bertjobs.data.batches.batches import Batch, MicroBatch, make_batch
 from bertjobs.data.batches.order import SampleOrder
 from bertjobs.data.batches.packed_batches import make_packed_batch
-from bertjobs.data.batches.packing import Int64s, Limits, limits_for, pack
+from bertjobs.data.batches.packing import Int64s, PackLimits, limits_for, pack
 from bertjobs.model.bert import IGNORED_LABEL
 from bertjobs.recipe.flops import StepCounts
 from bertjobs.recipe.spec import PhaseSpec
@@ -76,7 +76,7 @@ class TimedSequences:
         limits, packs = self._limits(max(self.longest, micro_batch * self.longest))
         return [make_packed_batch(self.data.shards, *self._chosen(part), self.data.masking, limits) for part in packs]
 
-    def _limits(self, most: int) -> tuple[Limits, list[Int64s]]:
+    def _limits(self, most: int) -> tuple[PackLimits, list[Int64s]]:
         lengths, predictions = self.lengths, self.predictions
         count = math.ceil(lengths.sum() / most)
         start = max(self.longest, -(-int(lengths.sum()) // count // _TILE) * _TILE)

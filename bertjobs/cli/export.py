@@ -53,13 +53,13 @@ def _export(args: argparse.Namespace) -> int:
     if args.triton_python and args.to != "triton":
         raise InputError("only Triton has it", where=f"--to {args.to} --triton-python", hint="--to triton")
     with interrupts_held():
-        from bertjobs.export.export import Options, export
+        from bertjobs.export.export import ExportOptions, export
         from bertjobs.files.output_folder import check_output
 
     check_output(args.output)
     folder = chosen_folder(args)
     prepared_device(args)
-    options = Options(args.to, args.output, args.name, args.features, args.int8, args.triton_python)
+    options = ExportOptions(args.to, args.output, args.name, args.features, args.int8, args.triton_python)
     exported = export(folder, options)
     if args.json:
         content = {"to": args.to, "output": str(args.output), **exported.as_json()}

@@ -24,7 +24,7 @@ from bertjobs.wording import counted
 
 if TYPE_CHECKING:
     from bertjobs.finetune.loading import TrainedModel
-    from bertjobs.finetune.predict import Pace
+    from bertjobs.finetune.predict import PredictionRate
 
 
 def register(subparsers: Any) -> None:
@@ -126,7 +126,7 @@ def _writing(path: Path) -> Iterator[None]:
         raise not_written(str(path), error, "--output") from error
 
 
-def _print_pace(args: argparse.Namespace, model: TrainedModel, pace: Pace) -> None:
+def _print_pace(args: argparse.Namespace, model: TrainedModel, pace: PredictionRate) -> None:
     """What was done and how fast: on standard error, or as JSON, on standard output if that is free."""
     from bertjobs.finetune.predict import cut_off
 

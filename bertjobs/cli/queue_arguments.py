@@ -12,7 +12,7 @@ from bertjobs.cli.arguments import add_site_argument, chosen_site
 from bertjobs.errors import InputError
 
 if TYPE_CHECKING:
-    from bertjobs.run.asked import Asked
+    from bertjobs.run.asked import QueueOptions
     from bertjobs.slurm.options import SlurmOptions
 
 BACKENDS = ("auto", "slurm", "submitit", "local")
@@ -125,7 +125,7 @@ def asked_flags(args: argparse.Namespace) -> tuple[str, ...]:
     return (*(f"--{name}={value}" for name, value in named.items()), *extra)
 
 
-def with_earlier_flags(args: argparse.Namespace, before: Asked) -> argparse.Namespace:
+def with_earlier_flags(args: argparse.Namespace, before: QueueOptions) -> argparse.Namespace:
     """The arguments of a resume, with what the run was submitted with where they say nothing; says so."""
     from bertjobs.slurm.environment import users_defaults
     from bertjobs.slurm.options import option_name, taken_over

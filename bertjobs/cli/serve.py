@@ -20,7 +20,7 @@ from bertjobs.serve.limits import Limits, check_limits
 if TYPE_CHECKING:
     from bertjobs.serve.models import Models, Observer
     from bertjobs.serve.served import Served
-    from bertjobs.serve.server import Options
+    from bertjobs.serve.server import ServerOptions
 
 NEEDED = ("fastapi", "uvicorn", "prometheus_client")
 LIMITS = {
@@ -138,14 +138,14 @@ def _token(name: str | None) -> str:
     return token
 
 
-def _options(args: argparse.Namespace, token: str) -> Options:
-    from bertjobs.serve.server import Address, Options
+def _options(args: argparse.Namespace, token: str) -> ServerOptions:
+    from bertjobs.serve.server import Address, ServerOptions
 
     if not 0 <= args.port < 65536:
         raise InputError(f"{args.port} is not a port: 0 to 65535", where="--port")
     if not 0 <= args.watch_seconds < float("inf"):
         raise InputError(f"{args.watch_seconds:g} is not a number of seconds, 0 or more", where="--watch-seconds")
-    return Options(Address(args.host, args.port), _limits(args), chosen_budget(args), token, args.watch_seconds)
+    return ServerOptions(Address(args.host, args.port), _limits(args), chosen_budget(args), token, args.watch_seconds)
 
 
 def _limits(args: argparse.Namespace) -> Limits:

@@ -181,7 +181,7 @@ def _dry_run(study: Study, specs: Sequence[RunSpec], backend: str, args: argpars
 
 def _queue(study: Study, specs: Sequence[RunSpec], args: argparse.Namespace) -> int:
     from bertjobs.launch.study import start_study_on_slurm
-    from bertjobs.run.asked import Asked, record_asked
+    from bertjobs.run.asked import QueueOptions, record_asked
     from bertjobs.run.directory import RunDirectory
     from bertjobs.slurm.client import Slurm
     from bertjobs.slurm.environment import clean_environment
@@ -190,7 +190,7 @@ def _queue(study: Study, specs: Sequence[RunSpec], args: argparse.Namespace) -> 
     at_once = _at_once(args)
     jobs = start_study_on_slurm(study, specs, options, slurm, at_once=at_once, after=awaited_jobs(args))
     for spec in specs:
-        record_asked(RunDirectory(study.results / spec.run), Asked(asked_flags(args), at_once))
+        record_asked(RunDirectory(study.results / spec.run), QueueOptions(asked_flags(args), at_once))
     if args.json:
         print(json.dumps({**study.as_json(), "jobs": jobs, "next": _next_commands(study)}, indent=2))
         return 0

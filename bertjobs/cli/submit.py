@@ -214,14 +214,14 @@ def _dry_run(plan: Plan, args: argparse.Namespace) -> int:
 
 def _start_on_slurm(plan: Plan, args: argparse.Namespace) -> int:
     from bertjobs.launch.start import start_on_slurm
-    from bertjobs.run.asked import Asked, record_asked
+    from bertjobs.run.asked import QueueOptions, record_asked
     from bertjobs.slurm.client import Slurm
     from bertjobs.slurm.environment import clean_environment
 
     slurm = Slurm(clean_environment(os.environ))
     by = _by_submitit(plan) if plan.backend == "submitit" else None
     directory, jobs = start_on_slurm(plan.spec, slurm_options(args), slurm, after=awaited_jobs(args), by=by)
-    record_asked(directory, Asked(asked_flags(args)))
+    record_asked(directory, QueueOptions(asked_flags(args)))
     commands = _next_commands(plan, args)
     if args.json:
         _print_json(directory, jobs, commands)

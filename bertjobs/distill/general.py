@@ -11,7 +11,7 @@ import torch
 
 from bertjobs.distill.general_forward import GeneralForward
 from bertjobs.distill.general_measures import FIELDS, LOSSES, fields_of, step_words, validation_words
-from bertjobs.distill.held_out import HeldOut
+from bertjobs.distill.held_out import DistillationValidation
 from bertjobs.distill.learner import load_student, teacher_words
 from bertjobs.distill.student import add_projections
 from bertjobs.distill.teacher import open_pretrained
@@ -154,10 +154,10 @@ class GeneralLearner(PretrainingLearner):
 
         return ranks.in_turn(opened)
 
-    def _open_validation(self, shards: PhaseShards, ranks: Ranks) -> HeldOut:
+    def _open_validation(self, shards: PhaseShards, ranks: Ranks) -> DistillationValidation:
         objective = self._distilled
         assert isinstance(self.forward, GeneralForward)
-        return HeldOut(
+        return DistillationValidation(
             shards,
             ranks,
             self._device,

@@ -16,7 +16,7 @@ from bertjobs.train.pretraining.validation import Validation
 from bertjobs.train.ranks import Ranks
 
 
-class HeldOut(Validation):
+class DistillationValidation(Validation):
     """As `Validation`, with a score for each term of the loss."""
 
     def __init__(

@@ -25,7 +25,7 @@ from bertjobs.export.onnx_file import (
     write_onnx,
 )
 from bertjobs.export.real_text import RealText
-from bertjobs.export.source import Source, open_source
+from bertjobs.export.source import ExportedModel, open_source
 from bertjobs.export.tensorrt import shapes_for, tensorrt_words, write_calibration
 from bertjobs.export.triton.card import repository_card
 from bertjobs.export.triton.repository import check_servable, write_computing, write_text_model
@@ -38,7 +38,7 @@ CARD_FILE = "README.md"
 
 
 @dataclass(frozen=True)
-class Options:
+class ExportOptions:
     """What is asked for.
 
     Attributes:
@@ -69,7 +69,7 @@ class Exported:
         notes: what the user should know.
     """
 
-    source: Source
+    source: ExportedModel
     name: str
     files: Mapping[str, int]
     check: Difference | None = None
@@ -94,7 +94,7 @@ class Exported:
         }  # fmt: skip
 
 
-def export(folder: Path, options: Options) -> Exported:
+def export(folder: Path, options: ExportOptions) -> Exported:
     """Write a model's folder as another program loads it.
 
     Args:
@@ -203,14 +203,14 @@ def int8_words(int8: Int8) -> str:
 _Written = tuple[Difference | None, Int8 | None, tuple[str, ...]]
 
 
-def _hugging_face(text: RealText, name: str, folder: Path, options: Options) -> _Written:  # noqa: ARG001
+def _hugging_face(text: RealText, name: str, folder: Path, options: ExportOptions) -> _Written:  # noqa: ARG001
     write_description(text.source, folder)
     write_weights(text.source, folder)
     (folder / CARD_FILE).write_text(hugging_face_card(card_of(text, name)), encoding="utf-8")
     return None, None, ()
 
 
-def _onnx(text: RealText, name: str, folder: Path, options: Options) -> _Written:
+def _onnx(text: RealText, name: str, folder: Path, options: ExportOptions) -> _Written:
     write_description(text.source, folder)
     comparison, int8 = onnx_files(text, folder, options.int8)
     words = f"Opset {OPSET}; {checked_words(comparison)}."
@@ -220,7 +220,7 @@ def _onnx(text: RealText, name: str, folder: Path, options: Options) -> _Written
     return comparison, int8, ()
 
 
-def output_shapes(source: Source) -> dict[str, str]:
+def output_shapes(source: ExportedModel) -> dict[str, str]:
     """The shapes of the outputs, in letters and numbers."""
     return {
         name: ", ".join(["B", *("S" if size < 0 else str(size) for size in dims)])
@@ -228,7 +228,7 @@ def output_shapes(source: Source) -> dict[str, str]:
     }
 
 
-def _triton(text: RealText, name: str, folder: Path, options: Options) -> _Written:
+def _triton(text: RealText, name: str, folder: Path, options: ExportOptions) -> _Written:
     source = text.source
     check_servable(source)
     answering = write_text_model(source, name, folder)  # first: it refuses what cannot be asked in text
@@ -244,7 +244,7 @@ def _triton(text: RealText, name: str, folder: Path, options: Options) -> _Writt
     return comparison, int8, ()
 
 
-def _tensorrt(text: RealText, name: str, folder: Path, options: Options) -> _Written:
+def _tensorrt(text: RealText, name: str, folder: Path, options: ExportOptions) -> _Written:
     source, batches = text.source, text.batches
     write_description(source, folder)
     comparison, _ = onnx_files(text, folder, int8=False)

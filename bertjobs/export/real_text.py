@@ -10,9 +10,9 @@ from itertools import islice
 from bertjobs.errors import InputError
 from bertjobs.export.onnx_file import Batch
 from bertjobs.export.padded import as_batch
-from bertjobs.export.source import Source
+from bertjobs.export.source import ExportedModel
 from bertjobs.finetune.run_data import prepared_split
-from bertjobs.tasks.prepared import Split
+from bertjobs.tasks.prepared import TaskSplit
 from bertjobs.tasks.rows import Row
 
 SENTENCES = (
@@ -40,12 +40,12 @@ class RealText:
         why_not: why there are none.
     """
 
-    source: Source
-    split: Split | None
+    source: ExportedModel
+    split: TaskSplit | None
     why_not: str
 
     @classmethod
-    def of(cls, source: Source) -> RealText:
+    def of(cls, source: ExportedModel) -> RealText:
         """The real text for a model."""
         if source.trained is None:
             return cls(source, None, "the model has no task")

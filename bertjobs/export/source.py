@@ -25,7 +25,7 @@ CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
-class Source:
+class ExportedModel:
     """A model that is exported.
 
     Attributes:
@@ -68,7 +68,7 @@ class Source:
         return dict.fromkeys(names, (size,) if kind == "sequence" else (-1, size))
 
 
-def open_source(folder: Path, *, features: bool = False) -> Source:
+def open_source(folder: Path, *, features: bool = False) -> ExportedModel:
     """Load what is exported.
 
     Args:
@@ -81,7 +81,7 @@ def open_source(folder: Path, *, features: bool = False) -> Source:
         return _pretrained(folder, features)
     trained = load_trained(folder, CPU)
     model = trained.forward.model
-    return Source(
+    return ExportedModel(
         folder=folder,
         spec=model.spec,
         encoder=trained.encoder,
@@ -94,7 +94,7 @@ def open_source(folder: Path, *, features: bool = False) -> Source:
     )
 
 
-def _pretrained(folder: Path, features: bool) -> Source:
+def _pretrained(folder: Path, features: bool) -> ExportedModel:
     spec = read_model_spec(folder)
     encoder = TextEncoder.of_folder(folder, spec.max_position_embeddings)
     encoder.check_fits(spec.vocab_size, str(folder))
@@ -110,7 +110,7 @@ def _pretrained(folder: Path, features: bool) -> Source:
         architecture = ARCHITECTURES[True, model.next_sentence]
     _fill(model, state)
     config = config_from_model_spec(spec) | {"architectures": [architecture]}
-    return Source(folder, spec, encoder, Padded(model).eval(), state, config)
+    return ExportedModel(folder, spec, encoder, Padded(model).eval(), state, config)
 
 
 def _lacks(weights: LoadedWeights, *prefixes: str) -> bool:

@@ -13,16 +13,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bertjobs.data.batches.order import SampleOrder, StreamState
-from bertjobs.data.batches.packing import Limits, pack
+from bertjobs.data.batches.packing import PackLimits, pack
 from bertjobs.data.ragged import offsets_of
-from bertjobs.tasks.prepared import Split
+from bertjobs.tasks.prepared import TaskSplit
 from bertjobs.tasks.rows import NOT_SCORED, Head
 
 Int64s = NDArray[np.int64]
 
 
 class Rows(Protocol):
-    """Rows that packs are made of, as `bertjobs.tasks.prepared.Split` has them."""
+    """Rows that packs are made of, as `bertjobs.tasks.prepared.TaskSplit` has them."""
 
     @property
     def rows(self) -> int: ...
@@ -110,7 +110,7 @@ def packs_of(lengths: Int64s, budget: int, world_size: int) -> list[Int64s]:
         sequences.
     """
     roomy = len(lengths) + budget  # neither sequences nor predictions are limited
-    limits = Limits(budget, roomy, roomy, int(lengths.max()))
+    limits = PackLimits(budget, roomy, roomy, int(lengths.max()))
     per_rank = max(1, math.ceil(int(lengths.sum()) / budget / world_size))
     while True:
         packs = pack(lengths, np.ones_like(lengths), replace(limits, packs=per_rank * world_size))
@@ -131,7 +131,7 @@ class TaskBatches:
 
     def __init__(
         self,
-        split: Split,
+        split: TaskSplit,
         head: Head,
         *,
         seed: int,

@@ -20,7 +20,7 @@ from bertjobs.finetune.description import is_same_task, task_files
 from bertjobs.finetune.forward import TaskForward, open_forward
 from bertjobs.finetune.model import BertForTask, load_weights
 from bertjobs.finetune.outputs import Floats
-from bertjobs.finetune.validation import Validation
+from bertjobs.finetune.validation import DevValidation
 from bertjobs.recipe.flops import StepCounts, step_flops
 from bertjobs.recipe.size import checkpoint_bytes
 from bertjobs.recipe.spec import PhaseSpec, RunSpec
@@ -129,7 +129,7 @@ class TaskLearner:
         freeze(self.model, spec.tune_layers)
         self.forward = self._open_forward(ranks)
         self._budget = spec.pack_tokens(objective.phase)
-        self._validation = Validation(objective.prepared, self.forward, ranks, spec.precision, self._budget)
+        self._validation = DevValidation(objective.prepared, self.forward, ranks, spec.precision, self._budget)
 
     def _new_model(self) -> BertForTask:
         """What is trained, with random weights."""

@@ -34,7 +34,7 @@ PERCENTILES = (50, 90, 99)
 
 
 @dataclass
-class Pace:
+class PredictionRate:
     """How fast predictions come.
 
     Attributes:
@@ -79,7 +79,7 @@ class Predictor:
 
     def __init__(self, model: TrainedModel, *, budget: int = BATCH_TOKENS, batch: int = 0) -> None:
         self._model, self._budget, self._batch = model, budget, batch
-        self.pace = Pace()
+        self.pace = PredictionRate()
 
     def each(self, asked: Iterable[Asked]) -> Iterator[Prediction]:
         """The predictions, in order, under the ids that were asked, and without others where texts were.

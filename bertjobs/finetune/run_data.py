@@ -8,10 +8,10 @@ from bertjobs.errors import InputError, nearest
 from bertjobs.recipe.lockfile import read_lockfile
 from bertjobs.run.directory import RunDirectory
 from bertjobs.run.result import phase_of
-from bertjobs.tasks.prepared import EXAMPLES, PreparedTask, Split
+from bertjobs.tasks.prepared import EXAMPLES, PreparedTask, TaskSplit
 
 
-def prepared_split(folder: Path, split: str) -> tuple[PreparedTask, Split]:
+def prepared_split(folder: Path, split: str) -> tuple[PreparedTask, TaskSplit]:
     """A split, with its examples, of the data of the run that a checkpoint's folder lies in.
 
     Raises:

@@ -14,7 +14,7 @@ from bertjobs.finetune.forward import TaskForward, loss_term
 from bertjobs.finetune.outputs import Floats, outputs_of, read_places
 from bertjobs.tasks.encoding import TextEncoder
 from bertjobs.tasks.metrics.scores import Scores, scores_of
-from bertjobs.tasks.prepared import PreparedTask, Split
+from bertjobs.tasks.prepared import PreparedTask, TaskSplit
 from bertjobs.tasks.rows import Head
 from bertjobs.tasks.task import Fitted, Prediction, Task
 from bertjobs.train.ranks import Ranks
@@ -23,7 +23,7 @@ EXAMPLES = 1000
 """Whose outputs are turned into predictions at a time."""
 
 
-class Validation:
+class DevValidation:
     """Scores a model on the dev split; where that has no labels, or is missing, it measures nothing.
 
     A task's further dev splits, such as MNLI's ``dev_mismatched``, are scored too: their fields end with what follows
@@ -38,7 +38,7 @@ class Validation:
         self._encoder = TextEncoder.of_folder(prepared.folder, prepared.max_length)
 
     @property
-    def split(self) -> Split | None:
+    def split(self) -> TaskSplit | None:
         """The labelled dev data; None if there are none."""
         split = self._prepared.splits.get("dev")
         return split if split and split.facts.labelled else None
@@ -64,7 +64,7 @@ class Validation:
     def _unit(self) -> str:
         return "squared_error" if self._prepared.head.loss == "squared_error" else "loss_nats"
 
-    def _outputs(self, split: Split, beat: Callable[[], None]) -> tuple[float, Floats]:
+    def _outputs(self, split: TaskSplit, beat: Callable[[], None]) -> tuple[float, Floats]:
         """The loss of a split, and the outputs for all its rows."""
         head, device = self._prepared.head, self._forward.device
         sums = torch.zeros(2, dtype=torch.float64, device=device)
@@ -87,7 +87,7 @@ class Validation:
         loss, count = self._ranks.sum_on_device(sums).tolist()
         return loss / max(1.0, count), outputs
 
-    def _add(self, line: dict[str, Any], name: str, split: Split, beat: Callable[[], None]) -> None:
+    def _add(self, line: dict[str, Any], name: str, split: TaskSplit, beat: Callable[[], None]) -> None:
         """Add the measures of another dev split to a line, without those of single classes. What was tuned on the
         dev data serves here too."""
         loss, outputs = self._outputs(split, beat)
@@ -111,12 +111,12 @@ class Validation:
         fitted = Fitted(self._prepared.fitted.labels, tuned)
         return predictions(self._task, self.split, outputs, self._prepared.head, self._encoder, fitted)
 
-    def _scored(self, split: Split, outputs: Floats, tuned: Mapping[str, Any]) -> Scores:
+    def _scored(self, split: TaskSplit, outputs: Floats, tuned: Mapping[str, Any]) -> Scores:
         fitted = Fitted(self._prepared.fitted.labels, tuned)
         predicted = predictions(self._task, split, outputs, self._prepared.head, self._encoder, fitted)
         return self._task.score(predicted, fitted)
 
-    def _measured(self, split: Split, outputs: Floats) -> dict[str, Any]:
+    def _measured(self, split: TaskSplit, outputs: Floats) -> dict[str, Any]:
         prepared, task = self._prepared, self._task
         line = measured(task, split, outputs, prepared.head, self._encoder, prepared.fitted)
         check_measure(prepared.task, prepared.measure, line)
@@ -142,7 +142,7 @@ def check_measure(task: str, measure: str, line: Mapping[str, Any]) -> None:
 
 
 def predictions(
-    task: Task[Any], split: Split, outputs: Floats, head: Head, encoder: TextEncoder, fitted: Fitted
+    task: Task[Any], split: TaskSplit, outputs: Floats, head: Head, encoder: TextEncoder, fitted: Fitted
 ) -> Iterator[tuple[Any, Prediction]]:
     """Each example of a split with what the model says of it, in order."""
     places = offsets_of(read_places(split, head))
@@ -161,7 +161,7 @@ def predictions(
 
 
 def measured(
-    task: Task[Any], split: Split, outputs: Floats, head: Head, encoder: TextEncoder, fitted: Fitted
+    task: Task[Any], split: TaskSplit, outputs: Floats, head: Head, encoder: TextEncoder, fitted: Fitted
 ) -> dict[str, Any]:
     """The measures of a split with labels, what was tuned on it (``tuned``), and notes on what is undefined."""
 

@@ -69,7 +69,7 @@ def what_next(end: End, attempts: Sequence[Attempt] = (), budgets: Mapping[str, 
     Args:
         end: how it ended.
         attempts: those of its chain, this one included (`bertjobs.run.restarts.chain_attempts`).
-        budgets: the recipe's restarts, by the names of `bertjobs.run.causes.Budget`.
+        budgets: the recipe's restarts, by the names of `bertjobs.run.causes.Restarts`.
     """
     if end.code == EXIT_DONE:
         return Decision(Next.NEXT_PHASE)

@@ -22,7 +22,7 @@ from bertjobs.launch.ownership import Claim, claimed
 from bertjobs.launch.script import submissions
 from bertjobs.launch.source import write_source
 from bertjobs.launch.unanswered import UnansweredError, queued_without_answer
-from bertjobs.launch.watch.progress import HeldOut, ProgressView
+from bertjobs.launch.watch.progress import ProgressView, ShownValidation
 from bertjobs.recipe.lockfile import read_lockfile
 from bertjobs.recipe.schema import check_path
 from bertjobs.recipe.spec import PhaseSpec, RunSpec
@@ -287,7 +287,7 @@ def _view(folder: PhaseDirectory, spec: RunSpec, phase: PhaseSpec, out: TextIO) 
     if spec.task:
         with suppress(InputError):  # the worker will refuse the data, and say why
             prepared = PreparedTask.read(Path(spec.data))
-            view.held_out = HeldOut.of_task(prepared.measure)
+            view.held_out = ShownValidation.of_task(prepared.measure)
             view.epoch_steps = prepared.epoch_steps(phase.global_batch)
     return view
 

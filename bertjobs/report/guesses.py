@@ -13,14 +13,14 @@ from bertjobs.data.shards.shard_set import ShardSet
 from bertjobs.errors import InputError
 from bertjobs.model.bert import BertForPreTraining
 from bertjobs.model.huggingface import load_pretrained
-from bertjobs.report.masked_words import Cloze, Guess, choose, readable
+from bertjobs.report.masked_words import Cloze, MaskedWord, choose, readable
 
 ROWS_COUNTED = 50_000  # training sequences that word frequencies are taken from
 
 
 def guess(
     checkpoint: Path, data: DataManifest, phase: int, *, count: int = 3, top: int = 5, seed: int = 0
-) -> list[Guess]:
+) -> list[MaskedWord]:
     """Mask one word in each of ``count`` held-out sentences and let a checkpoint's model guess it.
 
     The model sees the sentence alone, as [CLS] sentence [SEP]. The same arguments give the same sentences,
@@ -80,7 +80,7 @@ def _few_shards(split: Split) -> Split:
 
 
 @torch.inference_mode()
-def _answer(model: BertForPreTraining, held_out: ShardSet, cloze: Cloze, top: int) -> Guess:
+def _answer(model: BertForPreTraining, held_out: ShardSet, cloze: Cloze, top: int) -> MaskedWord:
     vocabulary = held_out.vocabulary
     ids = {token: number for number, token in enumerate(vocabulary.tokens)}
     truth = ids[cloze.truth]
@@ -91,7 +91,7 @@ def _answer(model: BertForPreTraining, held_out: ShardSet, cloze: Cloze, top: in
     # A model may hold more rows than the vocabulary has tokens; those are padding.
     probabilities = logits[0, cloze.place + 1, : vocabulary.size].float().softmax(-1)
     best = probabilities.topk(min(top, vocabulary.size))
-    return Guess(
+    return MaskedWord(
         before=readable(cloze.tokens[: cloze.place]),
         after=readable(cloze.tokens[cloze.place + 1 :]),
         truth=cloze.truth,

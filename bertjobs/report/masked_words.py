@@ -22,7 +22,7 @@ _AFTER_APOSTROPHE = frozenset(("s", "t", "re", "ve", "ll", "d", "m"))
 
 
 @dataclass(frozen=True)
-class Guess:
+class MaskedWord:
     """A sentence with one word masked, and what the model makes of it.
 
     Attributes:
@@ -119,7 +119,7 @@ def readable(tokens: Sequence[str]) -> str:
     return text
 
 
-def text(guesses: Sequence[Guess], width: int = 100) -> str:
+def text(guesses: Sequence[MaskedWord], width: int = 100) -> str:
     """The guesses as lines for a terminal, the truth beside them."""
     parts = []
     for number, one in enumerate(guesses, 1):
@@ -139,17 +139,17 @@ def percent(share: float) -> str:
     return "<0.1%" if share < 0.0005 else f"{share:.1%}"
 
 
-def join(one: Guess, word: str) -> str:
+def join(one: MaskedWord, word: str) -> str:
     """The sentence with ``word`` in place of the mask."""
     return gap_before(one) + word + gap_after(one)
 
 
-def gap_before(one: Guess) -> str:
+def gap_before(one: MaskedWord) -> str:
     """The text before the mask, with the space that separates them."""
     return one.before + " " * bool(one.before and not one.before.endswith("-"))
 
 
-def gap_after(one: Guess) -> str:
+def gap_after(one: MaskedWord) -> str:
     """The text after the mask, with the space that separates them."""
     return " " * bool(one.after and one.after[0] not in _MARKS) + one.after
 

@@ -11,7 +11,7 @@ from bertjobs.data.shards.manifest import DataManifest
 from bertjobs.recipe.groups import nodes_words
 from bertjobs.recipe.spec import PhaseSpec, RunSpec
 from bertjobs.report.gains import Gain, gain_table
-from bertjobs.report.masked_words import Guess, gap_after, gap_before, percent
+from bertjobs.report.masked_words import MaskedWord, gap_after, gap_before, percent
 from bertjobs.report.summary import END_STEPS, MARGIN_NATS, Summary, judged, learnt, rows, verdict
 from bertjobs.run.journal import Attempt
 from bertjobs.wording import duration, harmless
@@ -67,7 +67,7 @@ def escape(text: str) -> str:
 def page(
     summary: Summary,
     svg: str,
-    guesses: Sequence[Guess],
+    guesses: Sequence[MaskedWord],
     data: DataManifest | None = None,
     notes: Sequence[str] = (),
     gains: Sequence[Gain] = (),
@@ -214,7 +214,7 @@ def _warmup_steps(phase: PhaseSpec) -> int:
     return round(phase.warmup * phase.steps)
 
 
-def _guesses(guesses: Sequence[Guess]) -> str:
+def _guesses(guesses: Sequence[MaskedWord]) -> str:
     if not guesses:
         return ""
     body = "".join(
@@ -241,7 +241,7 @@ def _gains(gains: Sequence[Gain]) -> str:
 one.</p>"""
 
 
-def _guessed(one: Guess, token: str, probability: float) -> str:
+def _guessed(one: MaskedWord, token: str, probability: float) -> str:
     shown = escape(token)
     if token == one.truth:
         shown = f'<span class="right">{shown}</span>'

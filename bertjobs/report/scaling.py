@@ -12,7 +12,7 @@ from bertjobs.errors import BertjobsError, InputError
 from bertjobs.launch.plan.estimate import is_comparable
 from bertjobs.launch.plan.interconnect import ONE_MACHINE, interconnect_of
 from bertjobs.launch.plan.packs import packs_of
-from bertjobs.launch.plan.step_fit import Fit, Observed, fit
+from bertjobs.launch.plan.step_fit import Observed, StepFit, fit
 from bertjobs.launch.plan.step_time import StepTime, StepWork, World, step_time, work_of
 from bertjobs.recipe.batch import divide
 from bertjobs.recipe.lockfile import difference, read_lockfile
@@ -50,7 +50,7 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class Row:
+class ScalingRow:
     """One number of ranks.
 
     Attributes:
@@ -84,25 +84,25 @@ class Scaling:
 
     spec: RunSpec
     phase: PhaseSpec
-    rows: tuple[Row, ...]
-    fit: Fit
+    rows: tuple[ScalingRow, ...]
+    fit: StepFit
     is_weak: bool
     notes: tuple[str, ...]
 
     @property
-    def reference(self) -> Row:
+    def reference(self) -> ScalingRow:
         """What all others are compared with: the measured row with the fewest ranks."""
         return next(row for row in self.rows if row.run)
 
-    def speed_up(self, row: Row) -> float:
+    def speed_up(self, row: ScalingRow) -> float:
         """Sequences per second over those of the reference."""
         return row.sequences_per_s / self.reference.sequences_per_s
 
-    def expansion(self, row: Row) -> float:
+    def expansion(self, row: ScalingRow) -> float:
         """Speed-up over how many times the nodes."""
         return self.speed_up(row) * self.reference.world.nodes / row.world.nodes
 
-    def efficiency(self, row: Row) -> float:
+    def efficiency(self, row: ScalingRow) -> float:
         """Speed-up over how many times the ranks."""
         return self.speed_up(row) * self.reference.world.ranks / row.world.ranks
 
@@ -206,12 +206,12 @@ def _scaling(measured: Sequence[Measured], worlds: Sequence[int]) -> Scaling:
         for one in measured
     ]
     fitted = fit(observed, interconnect_of(largest.spec.system))
-    rows = [Row(one.run, one.world, one.phase.global_batch, one.steps, one.step_s) for one in measured]
+    rows = [ScalingRow(one.run, one.world, one.phase.global_batch, one.steps, one.step_s) for one in measured]
     for ranks in dict.fromkeys(worlds):
         spec, phase = at_world(largest.spec, largest.phase, ranks, is_weak=is_weak)
         world = World.of(spec)
         parts = step_time(_work(spec, phase, data), world, fitted.machine)
-        rows.append(Row("", world, phase.global_batch, 0, parts.seconds, parts))
+        rows.append(ScalingRow("", world, phase.global_batch, 0, parts.seconds, parts))
     rows.sort(key=lambda row: (row.world.ranks, not row.run))
     return Scaling(
         largest.spec, largest.phase, tuple(rows), fitted, is_weak, tuple(_notes(rows, fitted, data, largest))
@@ -265,7 +265,7 @@ def at_world(spec: RunSpec, phase: PhaseSpec, ranks: int, *, is_weak: bool = Fal
     return replace(alike, phases=phases), new
 
 
-def _notes(rows: Sequence[Row], fitted: Fit, data: DataManifest | None, largest: Measured) -> Iterable[str]:
+def _notes(rows: Sequence[ScalingRow], fitted: StepFit, data: DataManifest | None, largest: Measured) -> Iterable[str]:
     predicted = [row for row in rows if not row.run]
     if not predicted:
         return

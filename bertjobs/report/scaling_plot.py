@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator, PercentFormatter
 
 from bertjobs.report.curves import HELD_OUT, QUIET, SENTENCES, STYLE, WORDS, drawn
-from bertjobs.report.scaling import Row, Scaling
+from bertjobs.report.scaling import Scaling, ScalingRow
 
 COLOURS = (WORDS, HELD_OUT, SENTENCES, QUIET)
 
@@ -42,7 +42,7 @@ def draw_scaling(tables: Sequence[Scaling], format: Literal["svg", "png"] = "png
 
 
 def _draw(axes: Axes, table: Scaling, values: Sequence[float], colour: str) -> None:
-    def points(rows: Sequence[tuple[Row, float]]) -> tuple[list[int], list[float]]:
+    def points(rows: Sequence[tuple[ScalingRow, float]]) -> tuple[list[int], list[float]]:
         return [row.world.ranks for row, _ in rows], [value for _, value in rows]
 
     pairs = list(zip(table.rows, values, strict=True))

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from bertjobs.report.scaling import WARM_UP_STEPS, Row, Scaling
+from bertjobs.report.scaling import WARM_UP_STEPS, Scaling, ScalingRow
 from bertjobs.wording import harmless, right_aligned
 
 
@@ -39,7 +39,7 @@ def _head(table: Scaling) -> list[str]:
     return ["RUN", "NODES", unit, "GLOBAL BATCH", "TIME PER STEP", "SEQUENCES/S", "SPEED-UP", "EXPANSION", "EFFICIENCY"]
 
 
-def _cells(table: Scaling, row: Row) -> list[str]:
+def _cells(table: Scaling, row: ScalingRow) -> list[str]:
     return [
         row.run or "predicted",
         f"{row.world.nodes:,}",

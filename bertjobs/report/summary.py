@@ -41,7 +41,7 @@ TAUGHT = {
 
 
 @dataclass(frozen=True)
-class HeldOut:
+class HeldOutScores:
     """One validation: losses in nats, accuracies 0 to 1.
 
     ``unigram_nats`` is the cross-entropy of the same masked tokens under the training text's word frequencies;
@@ -84,7 +84,7 @@ class PhaseSummary:
     done: bool
     start_loss_nats: float | None
     end_loss_nats: float | None
-    held_out: HeldOut | None
+    held_out: HeldOutScores | None
     sequences_per_s: float | None
     wall_time_s: float
     attempts: int
@@ -251,8 +251,8 @@ def _phase_summary(
     )
 
 
-def _read_held_out(line: Mapping[str, Any]) -> HeldOut:
-    return HeldOut(
+def _read_held_out(line: Mapping[str, Any]) -> HeldOutScores:
+    return HeldOutScores(
         step=line["step"],
         mlm_loss_nats=line["mlm_loss_nats"],
         mlm_accuracy=line["mlm_accuracy"],

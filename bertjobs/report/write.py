@@ -12,7 +12,7 @@ from bertjobs.report import masked_words
 from bertjobs.report import summary as numbers
 from bertjobs.report.curves import draw
 from bertjobs.report.gains import Gain, gain_table, gains_of
-from bertjobs.report.masked_words import Guess
+from bertjobs.report.masked_words import MaskedWord
 from bertjobs.report.page import page
 from bertjobs.report.summary import Summary
 from bertjobs.run.directory import RunDirectory
@@ -25,7 +25,7 @@ class Report:
 
     path: Path
     summary: Summary
-    guesses: tuple[Guess, ...]
+    guesses: tuple[MaskedWord, ...]
     notes: tuple[str, ...]
     gains: tuple[Gain, ...] = ()
 
@@ -63,7 +63,7 @@ def write_report(directory: RunDirectory) -> Report:
     return Report(directory.report, summary, tuple(answers), tuple(notes), tuple(gains))
 
 
-def _guesses(summary: Summary, data: DataManifest) -> list[Guess]:
+def _guesses(summary: Summary, data: DataManifest) -> list[MaskedWord]:
     saved = summary.last_saved
     if saved is None or saved.checkpoint is None:
         raise BertjobsError("there is no checkpoint yet")

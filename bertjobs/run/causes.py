@@ -32,7 +32,7 @@ class Then(StrEnum):
     """No other attempt: there is nothing left to do, or it would end in the same way."""
 
 
-class Budget(Enum):
+class Restarts(Enum):
     """What restarts are counted by: the recipe's setting ``restarts_...``, and how a refusal words it."""
 
     TIME_LIMIT = ("time_limit", "reached the time limit", "at the time limit")
@@ -51,7 +51,7 @@ def _row(
     *,
     code: int = EXIT_FAILURE,
     then: Then = Then.RESUME,
-    budget: Budget | None = None,
+    budget: Restarts | None = None,
     needs_progress: bool = False,
     states: tuple[str, ...] = (),
 ) -> tuple[Any, ...]:
@@ -74,7 +74,7 @@ class Cause(StrEnum):
     plain: str
     exit_code: int
     then: Then
-    budget: Budget | None
+    budget: Restarts | None
     needs_progress: bool
     states: tuple[str, ...]
 
@@ -92,44 +92,48 @@ class Cause(StrEnum):
 
     # It was asked to stop, and wrote a checkpoint. Only Slurm can say who sent TERM.
     SIGUSR2 = _row(
-        "SIGUSR2", "time limit near: stopped with a checkpoint", code=EXIT_CONTINUE, budget=Budget.TIME_LIMIT
+        "SIGUSR2", "time limit near: stopped with a checkpoint", code=EXIT_CONTINUE, budget=Restarts.TIME_LIMIT
     )
-    SIGTERM = _row("SIGTERM", "stopped with a checkpoint", code=EXIT_CONTINUE, budget=Budget.PREEMPTED)
+    SIGTERM = _row("SIGTERM", "stopped with a checkpoint", code=EXIT_CONTINUE, budget=Restarts.PREEMPTED)
     SIGHUP = _row("SIGHUP", "its terminal was closed: stopped with a checkpoint", code=EXIT_CONTINUE)
     BAD_SHARD = _row("bad shard", "a shard is missing or altered; the next attempt skips it", code=EXIT_CONTINUE)
 
     # It was ended from outside, or by something that Slurm monitors.
     TIME_LIMIT = _row(
-        "time limit", "killed at the time limit", budget=Budget.TIME_LIMIT, states=("TIMEOUT", "DEADLINE")
+        "time limit", "killed at the time limit", budget=Restarts.TIME_LIMIT, states=("TIMEOUT", "DEADLINE")
     )
-    PREEMPTED = _row("preempted", budget=Budget.PREEMPTED, states=("PREEMPTED",))
+    PREEMPTED = _row("preempted", budget=Restarts.PREEMPTED, states=("PREEMPTED",))
     REQUEUED = _row("requeued", states=("REQUEUED",))
     CANCELLED = _row("cancelled", then=Then.STOP, states=("CANCELLED",))
-    NODE_FAILURE = _row("node failure", "a node failed", budget=Budget.NODE_FAILED, states=("NODE_FAIL", "BOOT_FAIL"))
+    NODE_FAILURE = _row("node failure", "a node failed", budget=Restarts.NODE_FAILED, states=("NODE_FAIL", "BOOT_FAIL"))
 
     # It was refused before training.
     BAD_INPUT = _row("bad input", code=EXIT_BAD_INPUT, then=Then.STOP)
     DAMAGED_SHARD = _row("damaged shard", "a shard is missing or altered", code=EXIT_BAD_INPUT, then=Then.STOP)
     NOT_RESTARTED = _row("not restarted", code=EXIT_BAD_INPUT, then=Then.STOP)
     """Earlier attempts used up the restarts; such an error also names the cause that they ended for."""
-    UNFIT_NODE = _row("unfit node", "the node check found a node unfit", then=Then.ELSEWHERE, budget=Budget.NODE_FAILED)
+    UNFIT_NODE = _row(
+        "unfit node", "the node check found a node unfit", then=Then.ELSEWHERE, budget=Restarts.NODE_FAILED
+    )
 
     # It failed.
-    GPU_MEMORY = _row("out of GPU memory", budget=Budget.OUT_OF_MEMORY, needs_progress=True)
+    GPU_MEMORY = _row("out of GPU memory", budget=Restarts.OUT_OF_MEMORY, needs_progress=True)
     HOST_MEMORY = _row(
-        "out of host memory", budget=Budget.OUT_OF_MEMORY, needs_progress=True, states=("OUT_OF_MEMORY",)
+        "out of host memory", budget=Restarts.OUT_OF_MEMORY, needs_progress=True, states=("OUT_OF_MEMORY",)
     )
     DISK = _row("disk", "the disk is full, or failed", needs_progress=True)
-    HANG = _row("hang", "it hung: no step finished for too long", budget=Budget.CRASHED, needs_progress=True)
-    PORT = _row("ranks cannot join", "the ranks could not reach each other", budget=Budget.CRASHED, needs_progress=True)
-    CONTAINER = _row("container", "the container did not start", budget=Budget.CRASHED, needs_progress=True)
-    LAUNCH = _row("not launched", "Slurm could not start the ranks", budget=Budget.CRASHED, needs_progress=True)
-    MODULE_MISSING = _row("module missing", "its Python lacks a module", budget=Budget.CRASHED, needs_progress=True)
-    GRADIENTS = _row(
-        "gradients not finite", "its gradients were no longer finite", budget=Budget.CRASHED, needs_progress=True
+    HANG = _row("hang", "it hung: no step finished for too long", budget=Restarts.CRASHED, needs_progress=True)
+    PORT = _row(
+        "ranks cannot join", "the ranks could not reach each other", budget=Restarts.CRASHED, needs_progress=True
     )
-    LOST_RANK = _row("lost rank", "a rank died without an error message", budget=Budget.CRASHED, needs_progress=True)
-    CRASHED = _row("crashed", budget=Budget.CRASHED, needs_progress=True)
+    CONTAINER = _row("container", "the container did not start", budget=Restarts.CRASHED, needs_progress=True)
+    LAUNCH = _row("not launched", "Slurm could not start the ranks", budget=Restarts.CRASHED, needs_progress=True)
+    MODULE_MISSING = _row("module missing", "its Python lacks a module", budget=Restarts.CRASHED, needs_progress=True)
+    GRADIENTS = _row(
+        "gradients not finite", "its gradients were no longer finite", budget=Restarts.CRASHED, needs_progress=True
+    )
+    LOST_RANK = _row("lost rank", "a rank died without an error message", budget=Restarts.CRASHED, needs_progress=True)
+    CRASHED = _row("crashed", budget=Restarts.CRASHED, needs_progress=True)
 
 
 _FORMER = {

@@ -19,7 +19,7 @@ from bertjobs.wording import counted
 
 
 @dataclass(frozen=True)
-class Refusal:
+class RestartRefusal:
     """Why there may not be another attempt: ``words``, and the cause of the attempts that used up the restarts."""
 
     words: str
@@ -106,7 +106,7 @@ def _names(attempt: Attempt) -> dict[str, Any]:
     return {"phase": attempt.phase, "job": attempt.job, "attempt": attempt.number, "chain": attempt.chain}
 
 
-def beyond_budget(attempts: Sequence[Attempt], budgets: Mapping[str, int]) -> Refusal | None:
+def beyond_budget(attempts: Sequence[Attempt], budgets: Mapping[str, int]) -> RestartRefusal | None:
     """Why there may not be another attempt; None if there may.
 
     Args:
@@ -121,7 +121,7 @@ def beyond_budget(attempts: Sequence[Attempt], budgets: Mapping[str, int]) -> Re
         if count > allowed:
             last = [cause for cause in ends if cause.budget is budget][-1]
             made, restarts = _counted_or_none(count, "attempt"), _counted_or_none(allowed, "restart")
-            return Refusal(f"{made} {budget.verb}; the recipe allows {restarts} {budget.occasion}", last)
+            return RestartRefusal(f"{made} {budget.verb}; the recipe allows {restarts} {budget.occasion}", last)
     return None
 
 
@@ -129,7 +129,7 @@ def _counted_or_none(count: int, noun: str) -> str:
     return counted(count, noun) if count else f"no {noun}s"
 
 
-def no_progress(attempts: Sequence[Attempt], step: int) -> Refusal | None:
+def no_progress(attempts: Sequence[Attempt], step: int) -> RestartRefusal | None:
     """Why an attempt that begins at ``step`` would end as those of its chain before it did; None if it need not.
 
     A single attempt without a newer checkpoint is not enough: its checkpoint may have been damaged, or its node bad.
@@ -140,4 +140,4 @@ def no_progress(attempts: Sequence[Attempt], step: int) -> Refusal | None:
     if starts != [step, step] or len(ends) < 2 or not all(cause.needs_progress for cause in ends):
         return None
     words = f"the two attempts before it also began at step {step} and wrote no newer checkpoint; the last one ended"
-    return Refusal(f"{words}: {ends[-1].plain}", ends[-1])
+    return RestartRefusal(f"{words}: {ends[-1].plain}", ends[-1])

@@ -40,7 +40,7 @@ class Scorer(Protocol):
 
 
 @dataclass(frozen=True)
-class Pack:
+class ComputedPack:
     """What was computed at once.
 
     Attributes:
@@ -77,7 +77,9 @@ class Engine:
         computed: is told of every pack, in the engine's thread.
     """
 
-    def __init__(self, budget: int, queue_tokens: int, computed: Callable[[Pack], None] = lambda _: None) -> None:
+    def __init__(
+        self, budget: int, queue_tokens: int, computed: Callable[[ComputedPack], None] = lambda _: None
+    ) -> None:
         self._budget, self._most, self._computed = budget, queue_tokens, computed
         self._changed = threading.Condition()
         self._waiting: dict[Scorer, list[_Request]] = {}
@@ -187,7 +189,7 @@ class Engine:
         tokens = sum(len(row.ids) for row in rows)
         rate = tokens / max(seconds, 1e-9)
         self._tokens_per_s = 0.9 * self._tokens_per_s + 0.1 * rate if self._tokens_per_s else rate
-        self._computed(Pack(scorer.model, len(chosen), len(rows), tokens, seconds))
+        self._computed(ComputedPack(scorer.model, len(chosen), len(rows), tokens, seconds))
         first = 0
         for request, of_request in chosen:
             self._deliver(scorer, request, outputs[first : first + len(of_request)])

@@ -22,7 +22,7 @@ from bertjobs.serve.fields import Fields, counted_list, parsed, text_of
 from bertjobs.serve.limits import Limits
 from bertjobs.serve.refusal import MALFORMED, Refusal
 from bertjobs.serve.served import EMBEDDING, Served
-from bertjobs.serve.tensors import BYTES, Binary, Tensor, as_binary, as_json, numbers, read_tensor, words
+from bertjobs.serve.tensors import BYTES, Binary, RequestTensor, as_binary, as_json, numbers, read_tensor, words
 from bertjobs.serve.token_rows import row_of
 from bertjobs.tasks.task import Prediction
 
@@ -139,7 +139,9 @@ def _wanted(fields: Fields, parameters: Fields, names: Sequence[str]) -> Wanted:
     return Wanted(identifier, list(chosen), frozenset(name for name, is_binary in chosen.items() if is_binary))
 
 
-def _check_names(inputs: Mapping[str, Tensor], required: Sequence[str], optional: Sequence[str], kind: str) -> None:
+def _check_names(
+    inputs: Mapping[str, RequestTensor], required: Sequence[str], optional: Sequence[str], kind: str
+) -> None:
     for name, tensor in inputs.items():
         if name not in (*required, *optional):
             raise Refusal(f"the model has no input {name!r} of {kind}", where="inputs",
@@ -152,7 +154,7 @@ def _check_names(inputs: Mapping[str, Tensor], required: Sequence[str], optional
 
 
 def _texts(
-    inputs: Mapping[str, Tensor], served: Served, limits: Limits
+    inputs: Mapping[str, RequestTensor], served: Served, limits: Limits
 ) -> tuple[list[dict[str, str]], tuple[int, ...]]:
     """The texts of each example, and the shape of the tensors that they came in: ``[N]`` or ``[N, 1]``."""
     _check_names(inputs, served.ask.keys, served.ask.optional, "text")
@@ -169,7 +171,7 @@ def _texts(
     return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)], shape
 
 
-def _of_token_ids(inputs: Mapping[str, Tensor], served: Served, limits: Limits, wanted: Wanted) -> Computation:
+def _of_token_ids(inputs: Mapping[str, RequestTensor], served: Served, limits: Limits, wanted: Wanted) -> Computation:
     _check_names(inputs, (IDS,), (MASK, TYPES), "ids")
     ids = inputs[IDS].values
     if ids.ndim != 2:
@@ -199,7 +201,7 @@ def _of_token_ids(inputs: Mapping[str, Tensor], served: Served, limits: Limits, 
     return Computation(served.scorer, rows, finish)
 
 
-def raw_outputs(outputs: Outputs, served: Served, width: int) -> list[Tensor]:
+def raw_outputs(outputs: Outputs, served: Served, width: int) -> list[RequestTensor]:
     """The outputs of sequences of ``width`` tokens as tensors; 0 at padding."""
     if served.kind == EMBEDDING:
         return [numbers("embedding", np.stack([of_row[0] for of_row in outputs]))]
@@ -234,9 +236,9 @@ def _shape_of(name: str, served: Served) -> list[int]:
     return [-1, -1] if name == "embedding" else [-1]
 
 
-def _meaning(predictions: Sequence[Prediction], served: Served, shape: tuple[int, ...]) -> list[Tensor]:
+def _meaning(predictions: Sequence[Prediction], served: Served, shape: tuple[int, ...]) -> list[RequestTensor]:
     """What a model says of texts, as tensors with a value for each, or for probabilities and vectors a row."""
-    made: list[Tensor] = []
+    made: list[RequestTensor] = []
     if served.kind == EMBEDDING:
         return [numbers("embedding", np.stack([one["mean"] for one in predictions]))]
     for name, kind in _OF_TEXT[served.kind].items():
@@ -257,7 +259,7 @@ def _dumped(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def _answer(served: Served, wanted: Wanted, tensors: Sequence[Tensor]) -> Reply:
+def _answer(served: Served, wanted: Wanted, tensors: Sequence[RequestTensor]) -> Reply:
     by_name = {tensor.name: tensor for tensor in tensors}
     outputs, behind = [], []
     for name in wanted.names:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
-from bertjobs.serve.engine import Pack
+from bertjobs.serve.engine import ComputedPack
 from bertjobs.serve.models import Observer
 from bertjobs.serve.served import Served
 
@@ -49,7 +49,7 @@ class Metrics(Observer):
         self._requests.labels(route, model, str(code)).inc()
         self._seconds.labels(route, model).observe(seconds)
 
-    def computed(self, pack: Pack) -> None:
+    def computed(self, pack: ComputedPack) -> None:
         """A pack was computed."""
         self._pack_tokens.labels(pack.model).observe(pack.tokens)
         self._pack_rows.labels(pack.model).observe(pack.rows)

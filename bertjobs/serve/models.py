@@ -18,7 +18,7 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
 @dataclass(frozen=True)
-class Source:
+class ModelSource:
     """Where a model comes from.
 
     Attributes:
@@ -50,7 +50,7 @@ class Observer:
 
 @dataclass
 class _Slot:
-    source: Source
+    source: ModelSource
     served: Served
     loaded: Print
     last_seen: Print
@@ -68,7 +68,7 @@ class Models:
         InputError: there is none, two have the same name, or one cannot be loaded.
     """
 
-    def __init__(self, sources: Sequence[Source], load: Load, observer: Observer | None = None) -> None:
+    def __init__(self, sources: Sequence[ModelSource], load: Load, observer: Observer | None = None) -> None:
         if not sources:
             raise InputError("no model was given", hint="bertjobs serve RUN|DIR")
         self._load, self._observer = load, observer or Observer()
@@ -167,7 +167,7 @@ def print_of(folder: Path) -> Print:
     return str(folder), tuple(files)
 
 
-class Watch:
+class Refresher:
     """Refreshes models every ``every_s`` seconds, in a thread of its own."""
 
     def __init__(self, models: Models, every_s: float) -> None:
@@ -208,7 +208,7 @@ class _Sought:
 
 def source_of(
     words: str, find: Callable[[str], Path], look: Callable[[str], Path], exists: Callable[[str], bool]
-) -> Source:
+) -> ModelSource:
     """What the command line's ``[NAME=]RUN|DIR`` means: without a name that of the run, or of the folder.
 
     Args:
@@ -227,4 +227,4 @@ def source_of(
         name = name_of(sought.folder)
         if not NAME.fullmatch(name):
             raise InputError(f"{name!r} cannot be a model's name in an address", where=words, hint=f"NAME={words}")
-    return Source(name, sought)
+    return ModelSource(name, sought)

@@ -24,7 +24,7 @@ from bertjobs.serve.gate import State
 from bertjobs.serve.heads import ImpatientProtocol
 from bertjobs.serve.limits import Limits
 from bertjobs.serve.metrics import Metrics
-from bertjobs.serve.models import Models, Observer, Watch
+from bertjobs.serve.models import Models, Observer, Refresher
 from bertjobs.serve.served import Served
 
 _LOOK_S = 0.05
@@ -145,7 +145,7 @@ class _Server(uvicorn.Server):
 
 
 @dataclass(frozen=True)
-class Options:
+class ServerOptions:
     """How a server runs.
 
     Attributes:
@@ -161,7 +161,7 @@ class Options:
     watch_s: float = 5.0
 
 
-def serve(options: Options, models_of: Callable[[Observer], Models], ready: Callable[[str], None]) -> int | None:
+def serve(options: ServerOptions, models_of: Callable[[Observer], Models], ready: Callable[[str], None]) -> int | None:
     """Serve until a signal asks for the end; returns that signal.
 
     Args:
@@ -195,7 +195,7 @@ def serve(options: Options, models_of: Callable[[Observer], Models], ready: Call
             )
             url = options.address.url(listening.getsockname()[1])
             server = _Server(config, state, options.limits.drain_s, lambda: ready(url))
-            watch = Watch(models, options.watch_s) if options.watch_s else None
+            watch = Refresher(models, options.watch_s) if options.watch_s else None
             try:
                 server.run([listening])
             finally:

@@ -24,7 +24,7 @@ _PARAMETERS = ("binary_data_size",)
 
 
 @dataclass(frozen=True)
-class Tensor:
+class RequestTensor:
     """A named array of numbers, or of texts (`BYTES`; then it holds objects).
 
     Attributes:
@@ -40,17 +40,17 @@ class Tensor:
         return self.values.shape
 
 
-def numbers(name: str, values: NDArray[Any]) -> Tensor:
+def numbers(name: str, values: NDArray[Any]) -> RequestTensor:
     """A tensor of whole numbers or of floats."""
     datatype = "FP32" if values.dtype.kind == "f" else "INT64"
-    return Tensor(name, datatype, values.astype(TYPES[datatype]))
+    return RequestTensor(name, datatype, values.astype(TYPES[datatype]))
 
 
-def words(name: str, values: Sequence[str], shape: Sequence[int]) -> Tensor:
+def words(name: str, values: Sequence[str], shape: Sequence[int]) -> RequestTensor:
     """A tensor of texts."""
     array = np.empty(len(values), dtype=object)
     array[:] = values
-    return Tensor(name, BYTES, array.reshape(shape))
+    return RequestTensor(name, BYTES, array.reshape(shape))
 
 
 class Binary:
@@ -82,7 +82,7 @@ class Binary:
             raise Refusal(f"{rest:,} bytes behind the last tensor belong to none", status=MALFORMED)
 
 
-def read_tensor(value: Any, binary: Binary, where: str) -> Tensor:
+def read_tensor(value: Any, binary: Binary, where: str) -> RequestTensor:
     """A tensor of a request.
 
     Raises:
@@ -99,16 +99,16 @@ def read_tensor(value: Any, binary: Binary, where: str) -> Tensor:
         if "data" in fields:
             raise Refusal("the tensor has data and binary_data_size", where=where, hint="leave out one of them")
         data = binary.take(parameters.whole("binary_data_size", 0, 0, 1 << 40), where)
-        return Tensor(name, datatype, _of_bytes(data, datatype, shape, where))
-    return Tensor(name, datatype, _of_json(fields["data"], datatype, shape, where))
+        return RequestTensor(name, datatype, _of_bytes(data, datatype, shape, where))
+    return RequestTensor(name, datatype, _of_json(fields["data"], datatype, shape, where))
 
 
-def as_json(tensor: Tensor) -> dict[str, Any]:
+def as_json(tensor: RequestTensor) -> dict[str, Any]:
     """A tensor of an answer, with its data."""
     return {**_described(tensor), "data": tensor.values.ravel().tolist()}
 
 
-def as_binary(tensor: Tensor) -> tuple[dict[str, Any], bytes]:
+def as_binary(tensor: RequestTensor) -> tuple[dict[str, Any], bytes]:
     """A tensor of an answer, and its bytes."""
     if tensor.datatype == BYTES:
         encoded = [text.encode() for text in tensor.values.ravel()]
@@ -118,7 +118,7 @@ def as_binary(tensor: Tensor) -> tuple[dict[str, Any], bytes]:
     return {**_described(tensor), "parameters": {"binary_data_size": len(data)}}, data
 
 
-def _described(tensor: Tensor) -> dict[str, Any]:
+def _described(tensor: RequestTensor) -> dict[str, Any]:
     return {"name": tensor.name, "datatype": tensor.datatype, "shape": list(tensor.shape)}
 
 

@@ -17,8 +17,8 @@ from bertjobs.slurm.jobs import (
     PENDING_FORMAT,
     SACCT_FORMAT,
     SQUEUE_FORMAT,
-    Answer,
     Job,
+    JobReport,
     JobStart,
     Pending,
     elements_of_squeue,
@@ -261,7 +261,7 @@ class Slurm:
             sources += [source] if pairs else []
         return states, "+".join(sources) or "run directory"
 
-    def ask(self, ids: Sequence[str], *, steps: bool = False) -> Answer:
+    def ask(self, ids: Sequence[str], *, steps: bool = False) -> JobReport:
         """What sacct and squeue know about jobs; squeue's answer is newer and wins.
 
         Args:
@@ -271,7 +271,7 @@ class Slurm:
             NoAnswer: one of them did not answer in time.
         """
         if not ids:
-            return Answer()
+            return JobReport()
         known: dict[str, Job] = {}
         starts: dict[str, tuple[JobStart, ...]] = {}
         sources, complaints = [], []
@@ -288,7 +288,7 @@ class Slurm:
             silence = _complaint(done)
             known = known if silence else without_runaways(known)
             complaints += silence
-        return Answer(
+        return JobReport(
             {id: job for id, job in known.items() if id in ids},
             starts,
             "+".join(sources) or "run directory",

@@ -76,7 +76,7 @@ class JobStart:
 
 
 @dataclass(frozen=True)
-class Answer:
+class JobReport:
     """What Slurm says about some jobs.
 
     Attributes:

@@ -120,7 +120,7 @@ class _Ragged:
 
 
 @dataclass(frozen=True)
-class Split:
+class TaskSplit:
     """One split's rows, as they lie on disk."""
 
     folder: Path
@@ -216,7 +216,7 @@ class PreparedTask:
     head: Head
     measure: str
     max_length: int
-    splits: Mapping[str, Split]
+    splits: Mapping[str, TaskSplit]
     sources: Mapping[str, str]
     notes: tuple[str, ...]
     files: Mapping[str, Mapping[str, Any]]
@@ -257,7 +257,7 @@ class PreparedTask:
             head=Head(**content["head"]),
             measure=content["measure"],
             max_length=content["max_length"],
-            splits={name: Split(folder / name, SplitFacts(**facts)) for name, facts in content["splits"].items()},
+            splits={name: TaskSplit(folder / name, SplitFacts(**facts)) for name, facts in content["splits"].items()},
             sources=content["sources"],
             notes=tuple(content["notes"]),
             files=content["files"],

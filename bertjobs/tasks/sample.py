@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from bertjobs.files.atomic import write_json
-from bertjobs.tasks.prepared import ARRAYS, EXAMPLES, MANIFEST, PreparedTask, Split, SplitFacts, file_facts
+from bertjobs.tasks.prepared import ARRAYS, EXAMPLES, MANIFEST, PreparedTask, SplitFacts, TaskSplit, file_facts
 
 
 def sample_task(prepared: PreparedTask, folder: Path, most: Mapping[str, int]) -> None:
@@ -34,7 +34,7 @@ def sample_task(prepared: PreparedTask, folder: Path, most: Mapping[str, int]) -
     write_json(folder / MANIFEST, {**content, "splits": sampled, "files": file_facts(folder, names)})
 
 
-def _sample(split: Split, folder: Path, most: int) -> SplitFacts:
+def _sample(split: TaskSplit, folder: Path, most: int) -> SplitFacts:
     folder.mkdir()
     rows = np.arange(np.searchsorted(split.example_numbers, most))
     arrays = {

@@ -21,7 +21,7 @@ from bertjobs.run.journal import Attempt
 from bertjobs.run.owner import NotOwnerError, Owners
 from bertjobs.run.restarts import (
     NotRestartedError,
-    Refusal,
+    RestartRefusal,
     beyond_budget,
     chain_attempts,
     complete_journal,
@@ -194,7 +194,7 @@ def _chain(job: PhaseJob) -> Sequence[Attempt]:
     return chain_attempts(job.directory.events(), job.phase.phase, placement.chain)
 
 
-def _refuse(job: PhaseJob, refusal: Refusal | None) -> None:
+def _refuse(job: PhaseJob, refusal: RestartRefusal | None) -> None:
     if refusal:
         raise NotRestartedError(
             f"job {job.placement.job} was not restarted: {refusal.words}",

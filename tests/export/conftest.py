@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bertjobs.export.export import Options, Target, export
+from bertjobs.export.export import ExportOptions, Target, export
 from tests.export.models import make_model
 from tests.finetune.models import their_folder
 
@@ -46,7 +46,7 @@ def exported(model: Callable[[str], Path], tmp_path_factory: pytest.TempPathFact
     def of(name: str, to: Target) -> Path:
         if (name, to) not in made:
             output = tmp_path_factory.mktemp(to) / name
-            export(model(name), Options(to, output))
+            export(model(name), ExportOptions(to, output))
             made[name, to] = output
         return made[name, to]
 

@@ -10,7 +10,7 @@ import pytest
 
 from bertjobs.cli.main import main
 from bertjobs.errors import InputError
-from bertjobs.export.export import Options, default_name, export
+from bertjobs.export.export import ExportOptions, default_name, export
 from bertjobs.files.json_lines import append_line
 from bertjobs.finetune.loading import load_trained
 from bertjobs.recipe.catalogue import builtin_file, load_catalogue
@@ -115,7 +115,7 @@ def test_what_cannot_be_exported_so(
 
 
 def test_an_empty_folder_may_be_the_output(results: Path, tmp_path: Path) -> None:
-    export(results / "reviews" / "phase1" / "checkpoints" / folder_name(4), Options("hf", tmp_path))
+    export(results / "reviews" / "phase1" / "checkpoints" / folder_name(4), ExportOptions("hf", tmp_path))
     assert (tmp_path / "model.safetensors").is_file()
 
 
@@ -148,4 +148,4 @@ def test_names(results: Path, tmp_path: Path) -> None:
 def test_a_folder_that_is_no_model(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(InputError, match="no tokenizer"):
-        export(tmp_path, Options("hf", tmp_path / "out"))
+        export(tmp_path, ExportOptions("hf", tmp_path / "out"))

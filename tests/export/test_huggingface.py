@@ -16,7 +16,7 @@ import pytest
 import torch
 import transformers
 
-from bertjobs.export.export import Options, export
+from bertjobs.export.export import ExportOptions, export
 from bertjobs.finetune.encoder import features
 from bertjobs.finetune.loading import load_trained
 from bertjobs.finetune.predict import Predictor
@@ -39,9 +39,9 @@ def test_the_exported_model_predicts_what_the_model_does(
 
 
 def test_what_was_not_tuned_is_said(model: Callable[[str], Path], tmp_path: Path) -> None:
-    (note,) = export(model("answers"), Options("hf", tmp_path / "out")).notes
+    (note,) = export(model("answers"), ExportOptions("hf", tmp_path / "out")).notes
     assert note.startswith("the threshold of null odds is 0.5")
-    assert export(model("answers"), Options("hf", tmp_path / "features", features=True)).notes == ()
+    assert export(model("answers"), ExportOptions("hf", tmp_path / "features", features=True)).notes == ()
 
 
 @pytest.mark.parametrize("name", ["class", "several", "number"])
@@ -110,7 +110,7 @@ def test_auto_model_gives_the_same_vectors(model: Callable[[str], Path], exporte
 
 
 def test_a_fine_tuned_model_without_its_head(model: Callable[[str], Path], tmp_path: Path) -> None:
-    done = export(model("tags"), Options("hf", tmp_path / "out", features=True))
+    done = export(model("tags"), ExportOptions("hf", tmp_path / "out", features=True))
     assert (done.source.architecture, done.source.task) == ("BertModel", None)
     assert not (tmp_path / "out" / "task.json").exists()
     theirs = transformers.AutoModel.from_pretrained(tmp_path / "out").eval()
@@ -135,7 +135,7 @@ def test_what_was_tuned_in_the_run_goes_with_the_model(model: Callable[[str], Pa
     shutil.copytree(model("answers"), checkpoint)
     (phase / "validation.jsonl").write_text('{"step": 4, "tuned": {"null_threshold": 0.4}}\n')
     (tmp_path / "run" / "run.yml").write_text("")
-    export(checkpoint, Options("hf", tmp_path / "out"))
+    export(checkpoint, ExportOptions("hf", tmp_path / "out"))
     assert load_trained(tmp_path / "out", CPU).fitted.tuned == {"null_threshold": 0.4}
     shutil.copytree(checkpoint, tmp_path / "copied")
     assert load_trained(tmp_path / "copied", CPU).fitted.tuned == {}

@@ -15,7 +15,7 @@ import torch
 
 from bertjobs.errors import BertjobsError
 from bertjobs.export import onnx_file
-from bertjobs.export.export import Options, export
+from bertjobs.export.export import ExportOptions, export
 from bertjobs.export.onnx_file import difference, open_session, random_batch
 from bertjobs.export.onnx_forward import with_session
 from bertjobs.export.padded import OUTPUTS
@@ -83,7 +83,7 @@ def test_a_file_that_computes_something_else_is_not_left(
 ) -> None:
     monkeypatch.setattr(onnx_file, "LIMIT", -1.0)
     with pytest.raises(BertjobsError, match="outputs differ from torch's by"):
-        export(model("class"), Options("onnx", tmp_path / "out"))
+        export(model("class"), ExportOptions("onnx", tmp_path / "out"))
     assert list(tmp_path.iterdir()) == []
 
 

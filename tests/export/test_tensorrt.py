@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bertjobs.export.export import Options, export
+from bertjobs.export.export import ExportOptions, export
 from bertjobs.export.tensorrt import Shapes, shapes_for, tensorrt_words, trtexec_line
 
 
@@ -40,7 +40,7 @@ def test_without_eight_bits_there_is_no_calibration() -> None:
 
 
 def test_the_folder(model: Callable[[str], Path], tmp_path: Path) -> None:
-    done = export(model("class"), Options("tensorrt", tmp_path / "out", int8=True))
+    done = export(model("class"), ExportOptions("tensorrt", tmp_path / "out", int8=True))
     assert "not run here" in done.notes[0]
     folder = tmp_path / "out"
     compile((folder / "calibrate.py").read_text(), "calibrate.py", "exec")

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from bertjobs.errors import InputError
-from bertjobs.export.export import Options, export
+from bertjobs.export.export import ExportOptions, export
 from bertjobs.export.source import open_source
 from bertjobs.export.triton.answering import Inputs, Raw, answers, batches, open_answering, texts_of
 from bertjobs.export.triton.carried import closure
@@ -144,7 +144,7 @@ def test_the_files_of_both_forms(exported: Export, model: Callable[[str], Path],
     assert (in_python / "class" / "config.pbtxt").read_text() == CONFIG
     assert (in_python / "class_onnx" / "config.pbtxt").read_text() == COMPUTING.replace("BACKEND", "python")
     assert {file.name for file in (in_python / "class_onnx" / "1").iterdir()} == {"model.onnx", "model.py"}
-    export(model("class"), Options("triton", tmp_path / "own", name="reviews"))
+    export(model("class"), ExportOptions("triton", tmp_path / "own", name="reviews"))
     own = tmp_path / "own"
     assert {one.name for one in own.iterdir()} == {"README.md", "reviews", "reviews_onnx"}
     assert {file.name for file in (own / "reviews_onnx" / "1").iterdir()} == {"model.onnx"}
@@ -174,7 +174,7 @@ def test_a_task_of_one_s_own_goes_along(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_a_model_that_fills_masks_is_refused(model: Callable[[str], Path], tmp_path: Path) -> None:
     with pytest.raises(InputError, match="fills masks") as caught:
-        export(model("fill-mask"), Options("triton", tmp_path / "out"))
+        export(model("fill-mask"), ExportOptions("triton", tmp_path / "out"))
     assert "--features" in str(caught.value.hint)
     assert list(tmp_path.iterdir()) == []
 

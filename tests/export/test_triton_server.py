@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bertjobs.export.export import Options, export
+from bertjobs.export.export import ExportOptions, export
 from bertjobs.finetune.encoder import features
 from bertjobs.finetune.loading import load_trained
 from bertjobs.finetune.predict import Predictor
@@ -34,7 +34,7 @@ def server(model: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactor
     repository = folder / "repository"
     repository.mkdir()
     for name in SERVED:
-        export(model(name), Options("triton", folder / name, in_python=True))
+        export(model(name), ExportOptions("triton", folder / name, in_python=True))
         for one in (folder / name).iterdir():
             (repository / one.name).unlink(missing_ok=True)  # each has a README.md
             (repository / one.name).symlink_to(one)

@@ -12,7 +12,7 @@ from bertjobs.finetune.forward import TaskForward, open_forward
 from bertjobs.finetune.model import BertForTask
 from bertjobs.recipe.spec import ModelSpec
 from bertjobs.tasks.example import Sentences
-from bertjobs.tasks.prepared import Split, SplitFacts, SplitWriter
+from bertjobs.tasks.prepared import SplitFacts, SplitWriter, TaskSplit
 from bertjobs.tasks.rows import Head, Row
 
 NANO = ModelSpec(
@@ -60,12 +60,12 @@ def made_rows(head: Head, count: int, seed: int = 0) -> list[Row]:
     return rows
 
 
-def written(folder: Path, rows: Sequence[Row]) -> Split:
+def written(folder: Path, rows: Sequence[Row]) -> TaskSplit:
     """The rows as a split on disk, one example each."""
     writer = SplitWriter(folder, with_examples=True)
     writer.add([Sentences(str(number), "") for number in range(len(rows))], [[row] for row in rows])
     writer.close()
-    return Split(folder, SplitFacts(writer.count, writer.rows, writer.tokens, 0, labelled=True))
+    return TaskSplit(folder, SplitFacts(writer.count, writer.rows, writer.tokens, 0, labelled=True))
 
 
 def nano_forward(head: Head, seed: int = 0) -> TaskForward:

@@ -18,7 +18,7 @@ from bertjobs.data.shards.shard_set import ShardSet
 from bertjobs.errors import InputError
 from bertjobs.model.bert import BertForPreTraining
 from bertjobs.report.guesses import guess
-from bertjobs.report.masked_words import Guess, join, readable, sentences, text, word_to_mask
+from bertjobs.report.masked_words import MaskedWord, join, readable, sentences, text, word_to_mask
 from tests.report.conftest import WORDS
 
 
@@ -157,11 +157,11 @@ def test_tokens_read_as_text(joined: str, expected: str) -> None:
     ],
 )
 def test_the_mask_is_spaced_in_the_sentence_like_a_word(before: str, after: str, expected: str) -> None:
-    assert join(Guess(before, after, "war", 0.5, 1, ()), "war") == expected
+    assert join(MaskedWord(before, after, "war", 0.5, 1, ()), "war") == expected
 
 
 def test_the_text_fits_the_terminal() -> None:
-    one = Guess("word " * 30, "more " * 20, "truth", 0.0001, 1234, (("first", 0.5), ("second", 0.25)))
+    one = MaskedWord("word " * 30, "more " * 20, "truth", 0.0001, 1234, (("first", 0.5), ("second", 0.25)))
     shown = text([one, replace(one, truth="other")])
     assert max(map(len, shown.splitlines())) <= 100
     assert "truth:   truth (rank 1,234, <0.1%)" in shown

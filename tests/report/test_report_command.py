@@ -18,7 +18,7 @@ from bertjobs.data.shards.manifest import DataManifest
 from bertjobs.model.bert import BertForPreTraining
 from bertjobs.model.huggingface import save_pretrained
 from bertjobs.report.curves import draw
-from bertjobs.report.masked_words import Guess
+from bertjobs.report.masked_words import MaskedWord
 from bertjobs.report.page import inline, page
 from bertjobs.report.summary import summarise
 from bertjobs.run.checkpoints import seal
@@ -121,7 +121,7 @@ def test_hostile_text_is_escaped(run: RunDirectory) -> None:
         ),
         phases=(replace(summary.phases[0], checkpoint=Path(HOSTILE)), *summary.phases[1:]),
     )  # fmt: skip
-    answer = Guess(HOSTILE, HOSTILE, HOSTILE, 0.5, 1, ((HOSTILE, 0.5),))
+    answer = MaskedWord(HOSTILE, HOSTILE, HOSTILE, 0.5, 1, ((HOSTILE, 0.5),))
     text = page(hostile, draw(run).decode(), [answer], None, [HOSTILE])
     parsed = Tags(text)
     assert not parsed.tags & {"script", "b"}

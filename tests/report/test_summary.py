@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bertjobs.errors import InputError
-from bertjobs.report.summary import HeldOut, learnt, summarise, text
+from bertjobs.report.summary import HeldOutScores, learnt, summarise, text
 from bertjobs.run.causes import Cause
 from bertjobs.run.directory import RunDirectory
 from tests.report.conftest import (
@@ -46,7 +46,7 @@ def test_the_numbers_of_a_finished_run(finished: RunDirectory) -> None:
     assert (one.steps_done, one.spec.steps, one.done) == (100, 150, True)
     assert one.start_loss_nats == pytest.approx(10.9)
     assert one.end_loss_nats == pytest.approx(11.0 - 0.1 * 95.5)  # the mean of steps 91 to 100
-    assert one.held_out == HeldOut(100, 5.5, 0.25, 0.625, 6.5)
+    assert one.held_out == HeldOutScores(100, 5.5, 0.25, 0.625, 6.5)
     assert one.sequences_per_s == pytest.approx(60.5)
     assert (one.wall_time_s, one.attempts) == (200.0, 2)
     assert one.checkpoint == finished.phase(1).checkpoints / "step-00000100"

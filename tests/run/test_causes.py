@@ -10,12 +10,12 @@ import pytest
 from bertjobs.errors import EXIT_BAD_INPUT, EXIT_CONTINUE, EXIT_DONE, EXIT_FAILURE, BertjobsError, InputError
 from bertjobs.recipe.catalogue import builtin_file, load_catalogue
 from bertjobs.recipe.resolve import resolve
-from bertjobs.run.causes import Budget, Cause, Then, cause_of_state, read_cause
+from bertjobs.run.causes import Cause, Restarts, Then, cause_of_state, read_cause
 
 
 def test_the_recipe_has_a_setting_for_each_budget() -> None:
     spec = resolve(load_catalogue([builtin_file()]), flags={"recipe": "laptop"}, environ={}).spec
-    assert {budget.setting for budget in Budget} == set(spec.restarts)
+    assert {budget.setting for budget in Restarts} == set(spec.restarts)
 
 
 @pytest.mark.parametrize("cause", Cause)

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 
-from bertjobs.serve.engine import Engine, Outputs, Pack
+from bertjobs.serve.engine import ComputedPack, Engine, Outputs
 from bertjobs.serve.refusal import BUSY, Refusal
 from bertjobs.serve.served import Served
 from bertjobs.tasks.rows import Row
@@ -41,8 +41,8 @@ class Sums:
 
 
 @contextmanager
-def engine(budget: int = 10, queue: int = 1000) -> Iterator[tuple[Engine, list[Pack]]]:
-    packs: list[Pack] = []
+def engine(budget: int = 10, queue: int = 1000) -> Iterator[tuple[Engine, list[ComputedPack]]]:
+    packs: list[ComputedPack] = []
     made = Engine(budget, queue, packs.append)
     try:
         yield made, packs

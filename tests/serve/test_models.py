@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from bertjobs.errors import InputError
-from bertjobs.serve.models import Models, Observer, Source, source_of
+from bertjobs.serve.models import Models, ModelSource, Observer, source_of
 from bertjobs.serve.refusal import Refusal
 from bertjobs.serve.served import Served, load_served
 from bertjobs.serve.server import Log
@@ -67,7 +67,7 @@ def test_the_log_says_what_was_not_tuned(tmp_path: Path, capsys: pytest.CaptureF
 
 def opened(folder: Path) -> tuple[Models, Told]:
     told = Told()
-    return Models([Source("films", lambda: folder)], load, told), told
+    return Models([ModelSource("films", lambda: folder)], load, told), told
 
 
 def replace(folder: Path, other: Path) -> None:
@@ -132,7 +132,7 @@ def test_a_folder_that_cannot_be_looked_at_once_is_loaded_when_it_can(folder: Pa
             raise OSError("stale file handle")
         return folder
 
-    models = Models([Source("films", find)], load)
+    models = Models([ModelSource("films", find)], load)
     replace(folder, other)
     models.refresh()
     away = True
@@ -181,7 +181,7 @@ def test_names_and_versions(folder: Path) -> None:
         assert caught.value.status == 404
         assert words in str(caught.value.hint)
     with pytest.raises(InputError, match="two models are called 'films'"):
-        Models([Source("films", lambda: folder)] * 2, load)
+        Models([ModelSource("films", lambda: folder)] * 2, load)
 
 
 @pytest.mark.parametrize(

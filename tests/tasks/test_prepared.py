@@ -11,7 +11,7 @@ import pytest
 from bertjobs.errors import InputError
 from bertjobs.tasks.example import Sentences
 from bertjobs.tasks.prepare import BATCH, prepare_task
-from bertjobs.tasks.prepared import FORMAT, MANIFEST, PreparedTask, Split, SplitFacts, SplitWriter
+from bertjobs.tasks.prepared import FORMAT, MANIFEST, PreparedTask, SplitFacts, SplitWriter, TaskSplit
 from bertjobs.tasks.rows import Row
 from bertjobs.tasks.task import open_task
 from tests.tasks.encoders import encoder_in
@@ -28,14 +28,14 @@ def made_rows(count: int) -> list[Row]:
     return rows
 
 
-def split_of(folder: Path, rows: list[Row]) -> Split:
+def split_of(folder: Path, rows: list[Row]) -> TaskSplit:
     writer = SplitWriter(folder, with_examples=False)
     for first in range(0, len(rows), 77):
         part = rows[first : first + 77]
         writer.add([Sentences(str(number), "") for number in range(len(part))], [[row] for row in part])
     writer.close()
     assert writer.unlabelled == sum(not row.target for row in rows)
-    return Split(folder, SplitFacts(writer.count, writer.rows, writer.tokens, 0, labelled=False))
+    return TaskSplit(folder, SplitFacts(writer.count, writer.rows, writer.tokens, 0, labelled=False))
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import pytest
 from bertjobs.errors import BertjobsError
 from bertjobs.launch.watch.status import RunStatus, read_run, status_of
 from bertjobs.launch.watch.timeline import Link
-from bertjobs.slurm.jobs import Answer
+from bertjobs.slurm.jobs import JobReport
 from bertjobs.track import sync as sync_module
 from bertjobs.track.sync import Mirror, follow, has_ended, mirrored
 from bertjobs.track.tracker import TrackerError, tracker_errors, without_secrets
@@ -62,7 +62,7 @@ def test_what_a_client_raises_is_one_of_our_errors_without_secrets() -> None:
 
 
 def status(run: WrittenRun, *links: Link, silence: str = "") -> RunStatus:
-    return replace(status_of(read_run(run.directory), Answer(), 0.0), links=links, silence=silence)
+    return replace(status_of(read_run(run.directory), JobReport(), 0.0), links=links, silence=silence)
 
 
 def test_a_run_has_ended_when_it_is_done_or_nothing_can_continue_it(run: WrittenRun) -> None:
@@ -110,7 +110,9 @@ def test_following_survives_a_network_that_is_away(run: WrittenRun) -> None:
             run.done(2, 20)
 
     mirror = Mirror(run.directory, "flaky", Flaky(), {})
-    looked = list(follow([mirror], lambda all: [status_of(read_run(one), Answer(), 0.0) for one in all], 30.0, sleep))
+    looked = list(
+        follow([mirror], lambda all: [status_of(read_run(one), JobReport(), 0.0) for one in all], 30.0, sleep)
+    )
     assert [(one.added, one.problem is None) for (one,) in looked] == [(0, False), (10, True), (80, True)]
     assert slept == [30.0, 30.0]
 

@@ -25,7 +25,7 @@ from bertjobs.data.batches.masked_text import (
 )
 from bertjobs.data.batches.order import SampleOrder, StreamState, arrange
 from bertjobs.data.batches.packed_batches import PackedBatch, make_packed_batch
-from bertjobs.data.batches.packing import Limits, pack
+from bertjobs.data.batches.packing import PackLimits, pack
 from bertjobs.data.batches.sequences import Layout
 from bertjobs.data.shards.lddl_columns import FIXED_EPOCH
 from bertjobs.data.shards.shard_set import SelectedRows, ShardSet
@@ -143,7 +143,7 @@ class BatchStream:
         *,
         global_batch: int,
         micro_batch: int,
-        packing: Limits | None = None,
+        packing: PackLimits | None = None,
         rank: int = 0,
         world_size: int = 1,
         start: StreamState | None = None,
@@ -269,7 +269,7 @@ class BatchStream:
         dealt += np.arange(0, len(rows), self._global_batch)[:, None, None]
         return [[(index * self._world_size + self._rank, part) for index, part in enumerate(step)] for step in dealt]
 
-    def _packed(self, rows: Int64s, limits: Limits, seconds: tuple[float, ...]) -> list[Dealt]:
+    def _packed(self, rows: Int64s, limits: PackLimits, seconds: tuple[float, ...]) -> list[Dealt]:
         """The places in ``rows`` of this rank's packs, step by step; none for a pack that is all tail."""
         dealt = []
         for packs in self._packs(rows, limits):
@@ -278,7 +278,7 @@ class BatchStream:
             dealt.append([(number, packs[number] if number < len(packs) else _NOTHING) for number in own])
         return dealt
 
-    def _packs(self, rows: Int64s, limits: Limits) -> Iterator[list[Int64s]]:
+    def _packs(self, rows: Int64s, limits: PackLimits) -> Iterator[list[Int64s]]:
         """The places in ``rows`` of the packs of all ranks, step by step."""
         shards, masking = self._shards, self._masking
         lengths = shards.num_tokens(rows)

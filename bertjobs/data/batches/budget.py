@@ -13,7 +13,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-from bertjobs.data.batches.packing import Ints, Limits, dealt, pack
+from bertjobs.data.batches.packing import Ints, PackLimits, dealt, pack
 
 MORE = 1.5
 """Packs are made smaller until they are at most this many times as many: small ones compute more slowly."""
@@ -64,7 +64,7 @@ class Load:
 
 
 @dataclass(frozen=True)
-class Budget:
+class PackBudget:
     """How large packs are.
 
     Attributes:
@@ -87,7 +87,7 @@ class Budget:
         return load.mean / (places * self.tokens)
 
 
-def budget_for(most: int, max_length: int, lengths: Ints, global_batch: int, mean_length: float) -> Budget:
+def budget_for(most: int, max_length: int, lengths: Ints, global_batch: int, mean_length: float) -> PackBudget:
     """The budget of the packs of a run. A pure function of the arguments, of which none depends on the ranks.
 
     Args:
@@ -103,19 +103,19 @@ def budget_for(most: int, max_length: int, lengths: Ints, global_batch: int, mea
     even = _divisible(most, max_length, batches, load)
     ranks = [2**power for power in range(11) if 2**power <= min(MOST_RANKS, math.ceil(load.mean / few.filled))]
 
-    def share(budget: Budget) -> float:
+    def share(budget: PackBudget) -> float:
         return sum(budget.useful_share(load, size) for size in ranks)
 
     return few if even is None or share(few) > share(even) + _LOSS * len(ranks) else even
 
 
-def _as_few_as_possible(most: int, max_length: int, batches: Ints) -> Budget:
-    free = Limits(most, len(batches[0]) + most, 1, max_length)
+def _as_few_as_possible(most: int, max_length: int, batches: Ints) -> PackBudget:
+    free = PackLimits(most, len(batches[0]) + most, 1, max_length)
     packs = len(pack(batches[0], np.zeros_like(batches[0]), free))
-    return Budget(most, 1, most - _unevenness(batches, packs))
+    return PackBudget(most, 1, most - _unevenness(batches, packs))
 
 
-def _divisible(most: int, max_length: int, batches: Ints, load: Load) -> Budget | None:
+def _divisible(most: int, max_length: int, batches: Ints, load: Load) -> PackBudget | None:
     """Packs in a number that many numbers of ranks divide; None if even one sequence per pack needs a larger budget."""
     global_batch = batches.shape[1]
     fewest = max(1, math.ceil(load.at(_DEVIATIONS) / most))
@@ -125,7 +125,7 @@ def _divisible(most: int, max_length: int, batches: Ints, load: Load) -> Budget 
         needed = load.at(_DEVIATIONS) / packs + uneven
         if needed <= most:
             tokens = min(most, max(max_length, _aligned(load.at(load.margin) / packs + uneven)))
-            return Budget(tokens, packs, tokens - uneven)
+            return PackBudget(tokens, packs, tokens - uneven)
         fewest = max(packs + 1, math.ceil(packs * needed / most))
     return None
 

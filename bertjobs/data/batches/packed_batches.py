@@ -12,7 +12,7 @@ from torch import Tensor
 from bertjobs.data.batches.budget import budget_for
 from bertjobs.data.batches.masked_text import NOT_SCORED, Array, Int64s, Masking, UInt64s, int64_tensor, masked_text
 from bertjobs.data.batches.order import SampleOrder
-from bertjobs.data.batches.packing import Limits, limits_for
+from bertjobs.data.batches.packing import PackLimits, limits_for
 from bertjobs.data.batches.sequences import Layout
 from bertjobs.data.ragged import offsets_of
 from bertjobs.data.shards.shard_set import SelectedRows, ShardSet
@@ -24,7 +24,7 @@ _SAMPLE = 1 << 16  # sequences that limits and budgets are drawn from
 class PackedBatch:
     """A micro-batch for attention over sequences of different lengths.
 
-    T, S, P and ``max_length`` are those of `Limits`, in every batch of a run. After the sequences comes a tail of
+    T, S, P and ``max_length`` are those of `PackLimits`, in every batch of a run. After the sequences comes a tail of
     [PAD], which no head reads; to attention it is further sequences of up to ``max_length`` tokens.
 
     Attributes:
@@ -87,7 +87,7 @@ class PackedBatch:
 
 
 def make_packed_batch(
-    shards: ShardSet, chosen: SelectedRows, keys: UInt64s | None, masking: Masking, limits: Limits
+    shards: ShardSet, chosen: SelectedRows, keys: UInt64s | None, masking: Masking, limits: PackLimits
 ) -> PackedBatch:
     """Lay rows out one after the other and mask them as `make_batch` does; no rows make a batch that is all tail.
 
@@ -120,13 +120,13 @@ def make_packed_batch(
     )
 
 
-def empty_pack(shards: ShardSet, masking: Masking, limits: Limits) -> PackedBatch:
+def empty_pack(shards: ShardSet, masking: Masking, limits: PackLimits) -> PackedBatch:
     """A pack of a run's shapes without sequences."""
     nothing = np.zeros(0, dtype=np.int64)
     return make_packed_batch(shards, shards.select(nothing), masking.keys(0, nothing), masking, limits)
 
 
-def _cumulative(lengths: Int64s, limits: Limits) -> Int64s:
+def _cumulative(lengths: Int64s, limits: PackLimits) -> Int64s:
     """Where the sequences, the pieces of the tail and the empty slots end: ``[S + 1]``."""
     ends = offsets_of(lengths)
     tail = ends[-1] + np.arange(1, limits.sequences - len(lengths) + 1) * limits.max_length
@@ -142,7 +142,7 @@ def _filled(values: Array, size: int, rest: int) -> Tensor:
     return int64_tensor(filled)
 
 
-def packing_limits(shards: ShardSet, masking: Masking, *, most: int, max_length: int, global_batch: int) -> Limits:
+def packing_limits(shards: ShardSet, masking: Masking, *, most: int, max_length: int, global_batch: int) -> PackLimits:
     """The limits of a run on some shards, from the first 65,536 sequences of its stream: see `budget_for` and
     `limits_for`.
 

@@ -21,7 +21,7 @@ _DEVIATIONS = 6  # standard deviations of a pack's sequences and predictions tha
 
 
 @dataclass(frozen=True)
-class Limits:
+class PackLimits:
     """What a pack holds at most: the fixed shape of every packed micro-batch of a run.
 
     Attributes:
@@ -44,7 +44,7 @@ class Limits:
         return (tokens <= self.tokens) & (slots <= self.sequences) & (predictions <= self.predictions)
 
 
-def limits_for(tokens: int, max_length: int, lengths: Ints, predictions: Ints) -> Limits:
+def limits_for(tokens: int, max_length: int, lengths: Ints, predictions: Ints) -> PackLimits:
     """Limits of which only the tokens fill up, for packs of sequences like these.
 
     They leave room for six standard deviations more sequences and predictions than a pack of randomly drawn
@@ -64,14 +64,14 @@ def limits_for(tokens: int, max_length: int, lengths: Ints, predictions: Ints) -
     room = _DEVIATIONS * math.sqrt(drawn)
     slots = max(drawn + room * float(lengths.std()) / mean, tokens / max_length) + _TAIL
     masked = max(share * tokens + room * float((predictions - share * lengths).std()), int(predictions.max()))
-    return Limits(tokens, _rounded_up(slots, _STEP), _rounded_up(masked, _STEP), max_length)
+    return PackLimits(tokens, _rounded_up(slots, _STEP), _rounded_up(masked, _STEP), max_length)
 
 
 def _rounded_up(number: float, step: int) -> int:
     return math.ceil(number / step) * step
 
 
-def pack(lengths: Ints, predictions: Ints, limits: Limits) -> list[Int64s]:
+def pack(lengths: Ints, predictions: Ints, limits: PackLimits) -> list[Int64s]:
     """Spread sequences over ``limits.packs`` packs, or as few more as hold them, all packs about equally full.
 
     Longest sequences first, each into the emptiest pack: Graham's LPT rule (SIAM J. Appl. Math. 17, 1969), here for
@@ -101,7 +101,7 @@ def pack(lengths: Ints, predictions: Ints, limits: Limits) -> list[Int64s]:
     return np.split(order[np.argsort(owners, kind="stable")], np.cumsum(sizes)[:-1])
 
 
-def _fewest(lengths: Ints, predictions: Ints, limits: Limits) -> Int64s:
+def _fewest(lengths: Ints, predictions: Ints, limits: PackLimits) -> Int64s:
     """The pack of each sequence, ``[sequences]``, with ``limits.packs`` packs or as few more as the rule needs; lengths
     fall."""
     totals = np.array([lengths.sum(), len(lengths), predictions.sum()])
@@ -120,7 +120,7 @@ def _fewest(lengths: Ints, predictions: Ints, limits: Limits) -> Int64s:
     return owners
 
 
-def _spread(lengths: Ints, predictions: Ints, limits: Limits, packs: int) -> Int64s | None:
+def _spread(lengths: Ints, predictions: Ints, limits: PackLimits, packs: int) -> Int64s | None:
     """The pack of each sequence, ``[sequences]``, or None if one exceeds the limits; lengths fall."""
     owners = dealt(lengths, packs)
     fills = (np.bincount(owners, weights, packs) for weights in (lengths, np.ones(len(lengths)), predictions))

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from bertjobs.data.prepare.adopt import Progress, manifest_content
 from bertjobs.data.prepare.hdf5_rows import Hdf5File, find_files, read_rows, row_lengths
-from bertjobs.data.prepare.shard_files import IdsWriter, Masks, Rows, new_ids_shard
+from bertjobs.data.prepare.shard_files import BinRows, IdsWriter, Masks, new_ids_shard
 from bertjobs.data.prepare.work_folder import shards_for
 from bertjobs.data.ragged import gather, offsets_of
 from bertjobs.data.shards.bins import bin_ids, rows_per_shard
@@ -189,7 +189,7 @@ class _BinWriter:
     ) -> None:
         self._stack.__exit__(kind, error, trace)
 
-    def append(self, rows: Rows) -> None:
+    def append(self, rows: BinRows) -> None:
         """Add rows."""
         first = 0
         while first < len(rows.lengths):
@@ -215,7 +215,7 @@ class _BinWriter:
         self._shard, self._rows, self._tokens = None, 0, 0
 
 
-def _take(rows: Rows, places: Int64s) -> Rows:
+def _take(rows: BinRows, places: Int64s) -> BinRows:
     """Some of the rows."""
     if len(places) == len(rows.lengths):
         return rows

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from bertjobs.data.corpus.folders import files_below
 from bertjobs.data.corpus.source import HDF5_SUFFIXES
-from bertjobs.data.prepare.shard_files import Masks, Rows
+from bertjobs.data.prepare.shard_files import BinRows, Masks
 from bertjobs.data.shards.ids_shard import ids_type
 from bertjobs.data.text.vocabulary import Vocabulary
 from bertjobs.errors import InputError, first_line, install_hint
@@ -132,7 +132,7 @@ def row_lengths(file: Hdf5File) -> Int64s:
     return np.concatenate([np.zeros(0, dtype=np.int64), *parts])
 
 
-def read_rows(file: Hdf5File, first: int, last: int, vocabulary: Vocabulary) -> Iterator[Rows]:
+def read_rows(file: Hdf5File, first: int, last: int, vocabulary: Vocabulary) -> Iterator[BinRows]:
     """Rows ``first`` to ``last`` of a file, a block at a time, with their static masks.
 
     Raises:
@@ -171,7 +171,7 @@ class _Place:
                              hint=hint)  # fmt: skip
 
 
-def _to_rows(block: Block, vocabulary: Vocabulary, place: _Place) -> Rows:
+def _to_rows(block: Block, vocabulary: Vocabulary, place: _Place) -> BinRows:
     """A block's arrays as rows of A and B with static masks. Raises InputError as ``read_rows`` does."""
     ids, mask, segments = (block[key] for key in PER_TOKEN)
     labels = block["next_sentence_labels"]
@@ -191,7 +191,7 @@ def _to_rows(block: Block, vocabulary: Vocabulary, place: _Place) -> Rows:
     for last in (a_lengths + 1, lengths - 1):
         place.refuse(ids[np.arange(len(ids)), last] != vocabulary.sep_id,
                      "has a segment that does not end with [SEP]", _OTHER_VOCABULARY)  # fmt: skip
-    return Rows(
+    return BinRows(
         ids=ids[inside & ~is_special].astype(ids_type(vocabulary.size)),
         lengths=lengths - 3,
         a_lengths=a_lengths,

@@ -34,7 +34,7 @@ class Masks:
 
 
 @dataclass(frozen=True)
-class Rows:
+class BinRows:
     """Sequences of one bin.
 
     Attributes:
@@ -65,7 +65,7 @@ class StaticMasking:
     whole_word: bool
 
 
-def mask_rows(rows: Rows, keys: NDArray[np.uint64], how: StaticMasking, vocabulary: Vocabulary) -> Rows:
+def mask_rows(rows: BinRows, keys: NDArray[np.uint64], how: StaticMasking, vocabulary: Vocabulary) -> BinRows:
     """The rows with masks, drawn from one key per row."""
     offsets = offsets_of(rows.lengths)
     num_tokens = rows.num_tokens
@@ -86,7 +86,7 @@ class ShardWriter(Protocol):
     sha256: str
     bytes: int
 
-    def append(self, rows: Rows) -> None: ...
+    def append(self, rows: BinRows) -> None: ...
 
 
 @contextmanager
@@ -134,7 +134,7 @@ class IdsWriter:
         self._arrays = arrays
         self._ends: dict[str, int] = {}
 
-    def append(self, rows: Rows) -> None:
+    def append(self, rows: BinRows) -> None:
         """Add rows."""
         self._arrays.append("ids", rows.ids)
         self._append_offsets("offsets", rows.lengths)
@@ -163,7 +163,7 @@ class LddlWriter:
         self._schema = pa.schema([*SCHEMA, *(MASK_FIELDS if static else ()), BIN_FIELD])
         self._writer = pq.ParquetWriter(file, self._schema, compression="SNAPPY", use_dictionary=False)
 
-    def append(self, rows: Rows) -> None:
+    def append(self, rows: BinRows) -> None:
         """Add rows."""
         lengths = np.stack([rows.a_lengths, rows.lengths - rows.a_lengths], axis=1).ravel()
         segments = self._join(rows.ids, lengths)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bertjobs.data.batches.masking import sample_keys
-from bertjobs.data.prepare.shard_files import Rows, StaticMasking, mask_rows, new_shard
+from bertjobs.data.prepare.shard_files import BinRows, StaticMasking, mask_rows, new_shard
 from bertjobs.data.prepare.stage_pairs import seed_of
 from bertjobs.data.prepare.work_folder import ShardTask, WorkFolder
 from bertjobs.data.ragged import gather, offsets_of
@@ -60,7 +60,7 @@ def _write(
 
 def _rows(
     work: WorkFolder, task: ShardTask, bin_number: int, bucket_rows: Int64s, begin: int, end: int, separator: int
-) -> Iterator[Rows]:
+) -> Iterator[BinRows]:
     """Rows ``begin`` to ``end`` of a bin, a part at a time; ``separator`` is the id that stands between documents."""
     at_a_time = max(1, _TOKENS // task.shape.sequence_length)
     offsets = offsets_of(bucket_rows)
@@ -78,14 +78,14 @@ def _rows(
                 yield _take_spans(arrays, task.shape.phase, local, start, separator)
 
 
-def _take(arrays: dict[str, NDArray], phase: int, rows: slice, number: int) -> Rows:
+def _take(arrays: dict[str, NDArray], phase: int, rows: slice, number: int) -> BinRows:
     a_starts, a_lengths, b_starts, b_lengths, is_random_next = (
         arrays[f"{phase}.{name}"][rows].astype(np.int64)
         for name in ("a_starts", "a_lengths", "b_starts", "b_lengths", "is_random_next")
     )
     starts = np.stack([a_starts, b_starts], axis=1).ravel()
     lengths = np.stack([a_lengths, b_lengths], axis=1).ravel()
-    return Rows(
+    return BinRows(
         ids=gather(arrays["ids"], starts, lengths),
         lengths=a_lengths + b_lengths,
         a_lengths=a_lengths,
@@ -94,7 +94,7 @@ def _take(arrays: dict[str, NDArray], phase: int, rows: slice, number: int) -> R
     )
 
 
-def _take_spans(arrays: dict[str, NDArray], phase: int, rows: slice, number: int, separator: int) -> Rows:
+def _take_spans(arrays: dict[str, NDArray], phase: int, rows: slice, number: int, separator: int) -> BinRows:
     """Rows without B."""
     corpus, offsets = arrays["ids"], arrays[f"{phase}.offsets"][rows.start : rows.stop + 1].astype(np.int64)
     pieces = slice(offsets[0], offsets[-1])
@@ -104,10 +104,10 @@ def _take_spans(arrays: dict[str, NDArray], phase: int, rows: slice, number: int
     ids, places = gather(corpus, starts, lengths), offsets_of(lengths)
     ids[places[:-1][between]] = separator
     row_lengths = np.diff(places[offsets - offsets[0]])
-    return Rows(ids, row_lengths, row_lengths, np.zeros(len(row_lengths), dtype=np.bool_), number)
+    return BinRows(ids, row_lengths, row_lengths, np.zeros(len(row_lengths), dtype=np.bool_), number)
 
 
-def _masked(work: WorkFolder, task: ShardTask, bin_number: int, rows: Rows, vocabulary: Vocabulary) -> Rows:
+def _masked(work: WorkFolder, task: ShardTask, bin_number: int, rows: BinRows, vocabulary: Vocabulary) -> BinRows:
     options = work.options
     if options.masking == "dynamic":
         return rows

@@ -14,7 +14,7 @@ _SHOWN = 3
 
 
 @dataclass(frozen=True)
-class Evidence:
+class VocabularyCounts:
     """What was counted in a vocabulary.
 
     Attributes:
@@ -30,7 +30,7 @@ class Evidence:
     marked: int
 
     @classmethod
-    def of(cls, tokens: Sequence[str]) -> Evidence:
+    def of(cls, tokens: Sequence[str]) -> VocabularyCounts:
         """Count the tokens."""
         words = _words(tokens)
         text = "\n".join(words)  # together: a tenth of the time
@@ -70,7 +70,7 @@ class Evidence:
 
 def guessed(tokens: Sequence[str]) -> Normalisation:
     """What the tokens show; BERT's own, uncased, where they show nothing."""
-    evidence = Evidence.of(tokens)
+    evidence = VocabularyCounts.of(tokens)
     if evidence.lowercase is False:
         return Normalisation.berts(False)
     return Normalisation.berts(True, evidence.strip_accents is not False)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bertjobs.data.text.normalisation import CONFIG_FILE, Normalisation, read_config
-from bertjobs.data.text.normalisation_guess import Evidence, impossible_tokens, some_of
+from bertjobs.data.text.normalisation_guess import VocabularyCounts, impossible_tokens, some_of
 from bertjobs.data.text.vocabulary import SPECIAL_TOKENS, TOKENIZER_FILE, Vocabulary, beside, check_lines
 from bertjobs.errors import InputError
 from bertjobs.files.reading import read_json
@@ -146,7 +146,7 @@ def _settle(vocabulary: Vocabulary, wishes: Wishes, path: Path) -> tuple[Normali
     Raises:
         InputError: the tokens do not show it.
     """
-    evidence = Evidence.of(vocabulary.tokens)
+    evidence = VocabularyCounts.of(vocabulary.tokens)
     guesses, flags = [], []
     lowercase, strip_accents = wishes.lowercase, wishes.strip_accents
     if lowercase is None:

@@ -52,7 +52,7 @@ class PlainEncoder(TextEncoder):
         return None
 
 
-class Asked(NamedTuple):
+class AskedRows(NamedTuple):
     """One request's example, as the task has it, with its rows."""
 
     example: Any
@@ -92,7 +92,7 @@ class Answering:
             return value.encode("utf-8")
         return value if name in NUMBERS else json.dumps(value, ensure_ascii=False).encode("utf-8")
 
-    def ask(self, texts: Mapping[str, str]) -> Asked:
+    def ask(self, texts: Mapping[str, str]) -> AskedRows:
         """One request's texts, by the names of the model's inputs.
 
         Raises:
@@ -104,7 +104,7 @@ class Answering:
         """For each row the outputs that are read of it; ``raw`` are those of `padded` rows."""
         raise NotImplementedError
 
-    def answer(self, asked: Asked, outputs: Sequence[Output]) -> dict[str, Any]:
+    def answer(self, asked: AskedRows, outputs: Sequence[Output]) -> dict[str, Any]:
         """What the outputs of an example's rows mean, as JSON."""
         raise NotImplementedError
 
@@ -125,10 +125,10 @@ class TaskAnswering(Answering):
         self.fields = (Field(PREDICTION, STRING), *_fields(self.task, self.fitted.labels))
         self.raw = self.head.output_names
 
-    def ask(self, texts: Mapping[str, str]) -> Asked:
+    def ask(self, texts: Mapping[str, str]) -> AskedRows:
         (example,) = self.task.from_text([texts])
         (rows,) = self.task.rows([example], self.encoder, self.fitted)
-        return Asked(example, rows)
+        return AskedRows(example, rows)
 
     def of_rows(self, rows: Sequence[Row], raw: Raw) -> list[Output]:
         if self.head.kind == "sequence":
@@ -138,7 +138,7 @@ class TaskAnswering(Answering):
         both = np.stack([raw["start_logits"], raw["end_logits"]], axis=-1)
         return [both[number, : len(row.ids)] for number, row in enumerate(rows)]
 
-    def answer(self, asked: Asked, outputs: Sequence[Output]) -> dict[str, Any]:
+    def answer(self, asked: AskedRows, outputs: Sequence[Output]) -> dict[str, Any]:
         (prediction,) = self.task.predict([asked.example], [outputs], self.encoder, self.fitted)
         answer = without_ids(prediction)
         if "answer" in answer:
@@ -160,16 +160,16 @@ class VectorAnswering(Answering):
         self.fields = (Field("tokens", INT32), Field("cls", FP32, size), Field("mean", FP32, size))
         self.raw = ("last_hidden_state",)
 
-    def ask(self, texts: Mapping[str, str]) -> Asked:
+    def ask(self, texts: Mapping[str, str]) -> AskedRows:
         check_keys([texts], ("text",))
         (ids,) = self.encoder.ids([texts["text"]])
         row = self.encoder.single(ids)
-        return Asked(None, [Row(row, len(row))])
+        return AskedRows(None, [Row(row, len(row))])
 
     def of_rows(self, rows: Sequence[Row], raw: Raw) -> list[Output]:
         return [raw["last_hidden_state"][number, : len(row.ids)] for number, row in enumerate(rows)]
 
-    def answer(self, asked: Asked, outputs: Sequence[Output]) -> dict[str, Any]:
+    def answer(self, asked: AskedRows, outputs: Sequence[Output]) -> dict[str, Any]:
         (hidden,) = outputs
         return {"tokens": len(asked.rows[0].ids), "cls": hidden[0].tolist(), "mean": hidden.mean(0).tolist()}
 
@@ -204,7 +204,7 @@ def open_answering(folder: Path) -> Answering:
 
 
 def answers(
-    answering: Answering, asked: Sequence[Asked], compute: Any, most_rows: int = MOST_ROWS
+    answering: Answering, asked: Sequence[AskedRows], compute: Any, most_rows: int = MOST_ROWS
 ) -> Iterator[dict[str, Any]]:
     """The answers, in order; rows of all examples are computed together, those of like length in one batch.
 

@@ -15,7 +15,7 @@ QUEUE_DELAY_US = 500
 
 
 @dataclass(frozen=True)
-class Tensor:
+class TensorConfig:
     """An input or an output, without the first dimension, which is the batch's; -1: of any size."""
 
     name: str
@@ -30,8 +30,8 @@ class Config:
 
     name: str
     backend: str
-    inputs: tuple[Tensor, ...]
-    outputs: tuple[Tensor, ...]
+    inputs: tuple[TensorConfig, ...]
+    outputs: tuple[TensorConfig, ...]
     kind: str = "KIND_AUTO"
     parameters: Mapping[str, str] = field(default_factory=dict)
 
@@ -62,8 +62,8 @@ def computing_config(name: str, outputs: Mapping[str, Sequence[int]], *, in_pyth
     return Config(
         name=name,
         backend=PYTHON_BACKEND if in_python else ONNX_BACKEND,
-        inputs=tuple(Tensor(one, "TYPE_INT64", (-1,)) for one in INPUTS),
-        outputs=tuple(Tensor(one, FP32, tuple(dims)) for one, dims in outputs.items()),
+        inputs=tuple(TensorConfig(one, "TYPE_INT64", (-1,)) for one in INPUTS),
+        outputs=tuple(TensorConfig(one, FP32, tuple(dims)) for one, dims in outputs.items()),
         parameters={"intra_op_thread_count": str(threads)},
     )
 
@@ -73,14 +73,14 @@ def text_config(name: str, computing: str, answering: Answering) -> Config:
     return Config(
         name=name,
         backend=PYTHON_BACKEND,
-        inputs=tuple(Tensor(text, STRING, (1,), optional) for text, optional in answering.texts.items()),
-        outputs=tuple(Tensor(one.name, one.type, (one.size,)) for one in answering.fields),
+        inputs=tuple(TensorConfig(text, STRING, (1,), optional) for text, optional in answering.texts.items()),
+        outputs=tuple(TensorConfig(one.name, one.type, (one.size,)) for one in answering.fields),
         kind="KIND_CPU",
         parameters={"computing_model": computing},
     )
 
 
-def _tensor(word: str, tensor: Tensor) -> str:
+def _tensor(word: str, tensor: TensorConfig) -> str:
     dims = ", ".join(map(str, tensor.dims))
     optional = " optional: true" if tensor.optional else ""
     return f"{word} {{ name: {_quoted(tensor.name)} data_type: {tensor.type} dims: [ {dims} ]{optional} }}\n"

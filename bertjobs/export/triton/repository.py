@@ -9,7 +9,7 @@ from pathlib import Path
 
 from bertjobs.errors import InputError
 from bertjobs.export.huggingface import write_description
-from bertjobs.export.source import Source
+from bertjobs.export.source import ExportedModel
 from bertjobs.export.triton.answering import SETTINGS_FILE, Answering, open_answering
 from bertjobs.export.triton.carried import PACKAGE, carry, imports
 from bertjobs.export.triton.config import computing_config, text_config
@@ -27,7 +27,7 @@ def computing_name(name: str) -> str:
     return f"{name}_onnx"
 
 
-def check_servable(source: Source) -> None:
+def check_servable(source: ExportedModel) -> None:
     """Make sure that a server can be asked in text.
 
     Raises:
@@ -41,7 +41,7 @@ def check_servable(source: Source) -> None:
         )
 
 
-def write_computing(source: Source, name: str, onnx_file: Path, repository: Path, *, in_python: bool) -> None:
+def write_computing(source: ExportedModel, name: str, onnx_file: Path, repository: Path, *, in_python: bool) -> None:
     """Write the model that computes; moves the file ``onnx_file`` (and weights beside it) into the repository."""
     folder = repository / computing_name(name)
     (folder / VERSION).mkdir(parents=True)
@@ -53,7 +53,7 @@ def write_computing(source: Source, name: str, onnx_file: Path, repository: Path
         shutil.copyfile(Path(__file__).with_name("session_model.py"), folder / VERSION / MODEL_FILE)
 
 
-def write_text_model(source: Source, name: str, repository: Path) -> Answering:
+def write_text_model(source: ExportedModel, name: str, repository: Path) -> Answering:
     """Write the model that takes text, with the part of bertjobs that it needs; returns what it answers with.
 
     Raises:

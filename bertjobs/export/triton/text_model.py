@@ -18,7 +18,7 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 
 from bertjobs.errors import InputError
-from bertjobs.export.triton.answering import Answering, Asked, Inputs, Raw, answers, open_answering, texts_of
+from bertjobs.export.triton.answering import Answering, AskedRows, Inputs, Raw, answers, open_answering, texts_of
 
 COMPUTING_MODEL = "computing_model"
 """The parameter of config.pbtxt that names the model that computes."""
@@ -47,7 +47,7 @@ class TritonPythonModel:
             for one in asked
         ]
 
-    def _asked(self, request: Any) -> list[Asked] | InputError:
+    def _asked(self, request: Any) -> list[AskedRows] | InputError:
         columns = {name: pb_utils.get_input_tensor_by_name(request, name) for name in self._inputs}
         try:
             texts = texts_of({name: tensor and tensor.as_numpy() for name, tensor in columns.items()})

@@ -82,7 +82,7 @@ class Peak:
 
 
 @dataclass(frozen=True)
-class Fit:
+class MemoryFit:
     """Whether a phase's micro-batch fits its GPU.
 
     Attributes:
@@ -220,7 +220,7 @@ def _owned_parameters(spec: RunSpec, parameters: int, vocab_size: int) -> float:
     return max(parameters / spec.world_size, vocab_size * spec.model.hidden_size)
 
 
-def fit(spec: RunSpec, phase: PhaseSpec, vocab_size: int, peaks: Mapping[int, Peak] | None = None) -> Fit | None:
+def fit(spec: RunSpec, phase: PhaseSpec, vocab_size: int, peaks: Mapping[int, Peak] | None = None) -> MemoryFit | None:
     """Whether a phase's micro-batch fits its smallest GPU, and which is the largest that does.
 
     Args:
@@ -246,7 +246,7 @@ def fit(spec: RunSpec, phase: PhaseSpec, vocab_size: int, peaks: Mapping[int, Pe
     divisors = [n for n in range(phase.rank_batch, 0, -1) if phase.rank_batch % n == 0]
     needs = ((n, memory_need(spec, phase, vocab_size, n, teacher).total) for n in divisors)
     largest = next((n for n, gb in needs if verdict(gb, memory, ESTIMATE_MARGIN) == FITS), 0)
-    return Fit(
+    return MemoryFit(
         need=need,
         need_gb=total,
         of_gb=memory,

@@ -13,7 +13,7 @@ from bertjobs.data.shards.manifest import DataManifest
 from bertjobs.launch.plan import memory
 from bertjobs.launch.plan.estimate import EarlierRun, Estimate, changes, estimate_phase, measured_peaks
 from bertjobs.launch.plan.job_count import Links, links, shortest_job_s
-from bertjobs.launch.plan.memory import Fit
+from bertjobs.launch.plan.memory import MemoryFit
 from bertjobs.launch.plan.packs import Packs
 from bertjobs.launch.plan.problem import Problem
 from bertjobs.launch.plan.queue import NOT_ASKED, Queue
@@ -54,7 +54,7 @@ class Plan:
     estimates: Mapping[int, Estimate | None]
     packs: Mapping[int, Packs]
     shares: Mapping[int, Shares | None]
-    fits: Mapping[int, Fit | None]
+    fits: Mapping[int, MemoryFit | None]
     links: Mapping[int, Links | None]
     queue: Queue
     changes: tuple[str, list[str]] | None

@@ -27,7 +27,7 @@ class Observed:
 
 
 @dataclass(frozen=True)
-class Fit:
+class StepFit:
     """What the runs tell.
 
     Attributes:
@@ -43,7 +43,7 @@ class Fit:
         return world.ranks == 1 or self.machine.interconnect.is_known(world.nodes, world.ranks_per_node)
 
 
-def fit(observed: Sequence[Observed], interconnect: Interconnect) -> Fit:
+def fit(observed: Sequence[Observed], interconnect: Interconnect) -> StepFit:
     """Rate of a rank and factor of an exchange, by least squares of the relative errors.
 
     Where the interconnect's rates are stated, the factor starts from 1 and moves as far as the runs show; where they
@@ -64,7 +64,7 @@ def fit(observed: Sequence[Observed], interconnect: Interconnect) -> Fit:
         exchanging.append(parts.exchange_s * scale)
         left.append(rest * scale)
     per_sequence, factor = _solved(computing, exchanging, left, 1 / PRIOR**2 if is_stated else 0.0)
-    return Fit(Machine(1 / per_sequence, interconnect, factor, data_s), several and any(exchanging))
+    return StepFit(Machine(1 / per_sequence, interconnect, factor, data_s), several and any(exchanging))
 
 
 def _solved(

@@ -11,7 +11,7 @@ import numpy as np
 from bertjobs.errors import InputError
 from bertjobs.recipe.flops import FORWARD_SHARE, StepCounts, step_flops
 from bertjobs.recipe.spec import ModelSpec, PhaseSpec, RunSpec
-from bertjobs.tasks.prepared import PreparedTask, Split
+from bertjobs.tasks.prepared import PreparedTask, TaskSplit
 
 MOST_READ = 100_000
 """Sequences whose lengths are read: of more, as many that are spread evenly."""
@@ -65,13 +65,13 @@ def work_of(spec: RunSpec) -> TaskWork | None:
         return None
 
 
-def _work(splits: Mapping[str, Split]) -> TaskWork:
+def _work(splits: Mapping[str, TaskSplit]) -> TaskWork:
     dev = [_counts(split) for name, split in splits.items() if name.startswith("dev") and split.facts.labelled]
     total = StepCounts(*(sum(column) for column in zip(StepCounts(0, 0, 0, 0), *dev, strict=True)))
     return TaskWork(_counts(splits["train"]), total)
 
 
-def _counts(split: Split) -> StepCounts:
+def _counts(split: TaskSplit) -> StepCounts:
     lengths = split.lengths[:: -(-split.rows // MOST_READ)].astype(np.int64)
     squares = float((lengths**2).mean())
     return StepCounts(split.rows, 0, split.facts.tokens, round(squares * split.rows))

@@ -26,14 +26,14 @@ HITS = {
 
 
 @dataclass(frozen=True)
-class HeldOut:
+class ShownValidation:
     """What is shown of a phase's validations: a field, and its value in words."""
 
     field: str = "mlm_loss_nats"
     words: str = "held-out masked words {:.3f}"
 
     @classmethod
-    def of_task(cls, measure: str) -> HeldOut:
+    def of_task(cls, measure: str) -> ShownValidation:
         """The measure of a task on its dev data."""
         return cls(measure, f"dev {measure.replace('_', ' ')} {{:.4f}}")
 
@@ -83,7 +83,7 @@ class ProgressView:
     steps: int
     out: TextIO
     validation: Path | None = None
-    held_out: HeldOut = HeldOut()
+    held_out: ShownValidation = ShownValidation()
     epoch_steps: float | None = None
     recent: list[dict[str, Any]] = field(default_factory=list)
     _offset: int = 0

@@ -24,7 +24,7 @@ from bertjobs.run.owner import Owners
 from bertjobs.run.result import phase_result
 from bertjobs.run.series import LOSSES, loss_field
 from bertjobs.slurm.client import Slurm
-from bertjobs.slurm.jobs import RUNNING, SUSPENDED, WAITING, Answer, JobStart
+from bertjobs.slurm.jobs import RUNNING, SUSPENDED, WAITING, JobReport, JobStart
 from bertjobs.wording import duration
 
 RECENT_STEPS = 20
@@ -231,15 +231,15 @@ def run_status(directory: RunDirectory, slurm: Slurm, now: float) -> list[PhaseS
     return list(status_of(files, slurm.ask(files.on_slurm), now).phases)
 
 
-def ask(runs: Sequence[RunFiles], slurm: Slurm) -> Answer:
+def ask(runs: Sequence[RunFiles], slurm: Slurm) -> JobReport:
     """Slurm's answer about the jobs of these runs; if it gave none, an empty one that says why."""
     try:
         return slurm.ask([id for files in runs for id in files.on_slurm])
     except BertjobsError as error:
-        return Answer(silence=error.what)
+        return JobReport(silence=error.what)
 
 
-def status_of(files: RunFiles, answer: Answer, now: float) -> RunStatus:
+def status_of(files: RunFiles, answer: JobReport, now: float) -> RunStatus:
     """A run's status from its folder and Slurm's answer."""
     own = {id: journal_state(job) for id, job in files.story.jobs.items()}
     ranks_per_node = files.spec.world_size / files.spec.nodes if files.spec else 1
@@ -292,7 +292,9 @@ def run_goodput(files: RunFiles, spec: RunSpec, starts: Mapping[str, Sequence[Jo
     }
 
 
-def _phase_status(files: RunFiles, phase: PhaseSpec, links: Sequence[Link], answer: Answer, now: float) -> PhaseStatus:
+def _phase_status(
+    files: RunFiles, phase: PhaseSpec, links: Sequence[Link], answer: JobReport, now: float
+) -> PhaseStatus:
     folder, lines = files.directory.phase(phase.phase), files.metrics[phase.phase]
     link = link_of(phase.phase, links, files.undone) if phase.phase in files.undone else None
     state, source = (link.state, link.source) if link else ("NOT STARTED", "run directory")

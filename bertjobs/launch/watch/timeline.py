@@ -12,7 +12,7 @@ from typing import Any
 
 from bertjobs.run.causes import Cause, cause_of_state
 from bertjobs.run.journal import Attempt, JobStory, Story
-from bertjobs.slurm.jobs import RUNNING, SUSPENDED, WAITING, Answer, Job, JobStart, unix_s
+from bertjobs.slurm.jobs import RUNNING, SUSPENDED, WAITING, Job, JobReport, JobStart, unix_s
 from bertjobs.slurm.reasons import reason_words
 
 ACTIVE = (*RUNNING, *WAITING)
@@ -125,7 +125,7 @@ def state_words(state: str, default: str = NO_TRACE) -> str:
 
 def timeline(
     story: Story,
-    answer: Answer,
+    answer: JobReport,
     own: Mapping[str, str],
     metrics: Mapping[int, Sequence[Mapping[str, Any]]],
     ranks_per_node: float,
@@ -150,7 +150,7 @@ def timeline(
 
 def _link(
     job: JobStory,
-    answer: Answer,
+    answer: JobReport,
     own: Mapping[str, str],
     metrics: Mapping[int, Sequence[Mapping[str, Any]]],
     story: Story,

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from bertjobs.launch.watch.status import RunStatus, ask, read_run, status_of
 from bertjobs.run.directory import RunDirectory
 from bertjobs.slurm.client import Slurm
-from bertjobs.slurm.jobs import Answer
+from bertjobs.slurm.jobs import JobReport
 
 ASK_EVERY_S = 10.0
 """Seconds between questions to Slurm, whose one controller serves all users. Files are read more often."""
@@ -19,7 +19,7 @@ class Watch:
 
     def __init__(self, slurm: Slurm, *, whole: bool = False):
         self._slurm, self._whole = slurm, whole
-        self._answer = Answer()
+        self._answer = JobReport()
         self._asked_at = float("-inf")
 
     def statuses(self, directories: Sequence[RunDirectory]) -> list[RunStatus]:

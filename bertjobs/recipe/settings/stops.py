@@ -58,6 +58,6 @@ class StopSettings:
     @property
     def restarts(self) -> dict[str, int]:
         """How many restarts are allowed, by the budget that they are charged to: ``time_limit`` for the setting
-        ``restarts_time_limit``, and so on (`bertjobs.run.causes.Budget`)."""
+        ``restarts_time_limit``, and so on (`bertjobs.run.causes.Restarts`)."""
         prefix = "restarts_"
         return {key.removeprefix(prefix): value for key, value in vars(self).items() if key.startswith(prefix)}

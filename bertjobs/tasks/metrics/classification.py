@@ -33,7 +33,7 @@ def confusion(gold: NDArray[Any], predicted: NDArray[Any], classes: int) -> Coun
     return np.bincount(cells, minlength=classes * classes).astype(np.int64).reshape(classes, classes)
 
 
-class Measured(NamedTuple):
+class ClassScores(NamedTuple):
     """Precision, recall and F1, each ``[classes]``; a quotient without anything to divide by is 0."""
 
     precision: NDArray[np.float64]
@@ -41,7 +41,7 @@ class Measured(NamedTuple):
     f1: NDArray[np.float64]
 
     @classmethod
-    def of(cls, right: NDArray[Any], predicted: NDArray[Any], gold: NDArray[Any]) -> Measured:
+    def of(cls, right: NDArray[Any], predicted: NDArray[Any], gold: NDArray[Any]) -> ClassScores:
         """From how often a class was predicted rightly, predicted, and true: F1 is ``2 right / (predicted + gold)``."""
         return cls(_share(right, predicted), _share(right, gold), _share(2 * right, predicted + gold))
 
@@ -64,7 +64,7 @@ def class_scores(counts: Counts, names: Sequence[str], positive: Sequence[int] =
     if not counts.any():
         raise InputError("there is no example to score")
     right, gold, predicted = np.diagonal(counts), counts.sum(1), counts.sum(0)
-    every, occurring = Measured.of(right, predicted, gold), gold + predicted > 0
+    every, occurring = ClassScores.of(right, predicted, gold), gold + predicted > 0
     values = {
         "accuracy": int(right.sum()) / int(counts.sum()),
         "matthews": _matthews(right, gold, predicted),
@@ -72,7 +72,7 @@ def class_scores(counts: Counts, names: Sequence[str], positive: Sequence[int] =
     }
     if positive:
         chosen = list(positive)
-        together = Measured.of(*(each[chosen].sum() for each in (right, predicted, gold)))
+        together = ClassScores.of(*(each[chosen].sum() for each in (right, predicted, gold)))
         values |= {name: float(value) for name, value in together._asdict().items()}
     values |= _by_name(every, names)
     return Scores(values, tuple(_undefined_of_classes(counts, names, positive)))
@@ -123,7 +123,7 @@ def _those(chosen: NDArray[np.bool_], names: Sequence[str]) -> str:
     return listed(name for name, is_one in zip(names, chosen, strict=True) if is_one)
 
 
-def _by_name(every: Measured, names: Sequence[str]) -> dict[str, float]:
+def _by_name(every: ClassScores, names: Sequence[str]) -> dict[str, float]:
     return {
         f"{measure}/{name}": float(value)
         for measure, column in every._asdict().items()
@@ -144,7 +144,7 @@ def label_scores(gold: NDArray[np.bool_], predicted: NDArray[np.bool_], names: S
     """
     check_lengths(gold, predicted)
     counts = [np.sum(each, axis=0) for each in (gold & predicted, predicted, gold)]
-    every, micro = Measured.of(*counts), Measured.of(*(each.sum() for each in counts))
+    every, micro = ClassScores.of(*counts), ClassScores.of(*(each.sum() for each in counts))
     values = {
         "micro_f1": float(micro.f1),
         "macro_f1": float(every.f1.mean()),

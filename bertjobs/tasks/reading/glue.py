@@ -17,7 +17,7 @@ from bertjobs.tasks.reading.tables import read_rows
 
 
 @dataclass(frozen=True)
-class Layout:
+class FileLayout:
     """How a file of a benchmark is laid out.
 
     Attributes:
@@ -57,7 +57,7 @@ class Benchmark:
     """
 
     name: str
-    layouts: Mapping[str, tuple[Layout, ...]]
+    layouts: Mapping[str, tuple[FileLayout, ...]]
     labels: Mapping[str, str] = field(default_factory=dict)
     submissions: Mapping[str, str] = field(default_factory=dict)
     lowest: float = 0
@@ -168,9 +168,9 @@ def _plain(name: str, *text: str, labels: Mapping[str, str], label: str = "label
     return Benchmark(
         name,
         {
-            "train": (Layout("train.tsv", known),),
-            "dev": (Layout("dev.tsv", known),),
-            "test": (Layout("test.tsv", unknown),),
+            "train": (FileLayout("train.tsv", known),),
+            "dev": (FileLayout("dev.tsv", known),),
+            "test": (FileLayout("test.tsv", unknown),),
         },
         labels,
         {"test": f"{name}.tsv"},
@@ -189,9 +189,9 @@ def _cola() -> Benchmark:
     return Benchmark(
         "CoLA",
         {
-            "train": (Layout("train.tsv", known, header=header),),
-            "dev": (Layout("dev.tsv", known, header=header),),
-            "test": (Layout("test.tsv", _columns("sentence", label="", labels=labels, id=("index",))),),
+            "train": (FileLayout("train.tsv", known, header=header),),
+            "dev": (FileLayout("dev.tsv", known, header=header),),
+            "test": (FileLayout("test.tsv", _columns("sentence", label="", labels=labels, id=("index",))),),
         },
         labels,
         {"test": "CoLA.tsv"},
@@ -206,13 +206,13 @@ def _mrpc() -> Benchmark:
         "MRPC",
         {
             "train": (
-                Layout("train.tsv", known),
-                Layout("msr_paraphrase_train.txt", paired, without="dev_ids.tsv"),
+                FileLayout("train.tsv", known),
+                FileLayout("msr_paraphrase_train.txt", paired, without="dev_ids.tsv"),
             ),
-            "dev": (Layout("dev.tsv", known), Layout("msr_paraphrase_train.txt", paired, within="dev_ids.tsv")),
+            "dev": (FileLayout("dev.tsv", known), FileLayout("msr_paraphrase_train.txt", paired, within="dev_ids.tsv")),
             "test": (
-                Layout("test.tsv", _columns(*text, label="Quality", labels=labels)),
-                Layout("msr_paraphrase_test.txt", known),
+                FileLayout("test.tsv", _columns(*text, label="Quality", labels=labels)),
+                FileLayout("msr_paraphrase_test.txt", known),
             ),
         },
         labels,
@@ -226,9 +226,9 @@ def _qqp() -> Benchmark:
     return Benchmark(
         "QQP",
         {
-            "train": (Layout("train.tsv", known, leave_out_ragged=True),),
-            "dev": (Layout("dev.tsv", known, leave_out_ragged=True),),
-            "test": (Layout("test.tsv", _columns(*text, label="", labels=labels, id=("id",))),),
+            "train": (FileLayout("train.tsv", known, leave_out_ragged=True),),
+            "dev": (FileLayout("dev.tsv", known, leave_out_ragged=True),),
+            "test": (FileLayout("test.tsv", _columns(*text, label="", labels=labels, id=("id",))),),
         },
         labels,
         {"test": "QQP.tsv"},
@@ -246,12 +246,12 @@ def _mnli() -> Benchmark:
     return Benchmark(
         "MNLI",
         {
-            "train": (Layout("train.tsv", known),),
-            "dev": (Layout("dev_matched.tsv", known),),
-            "dev_mismatched": (Layout("dev_mismatched.tsv", known),),
-            "test": (Layout("test_matched.tsv", unknown),),
-            "test_mismatched": (Layout("test_mismatched.tsv", unknown),),
-            "test_diagnostic": (Layout("diagnostic.tsv", unknown), Layout("AX.tsv", unknown)),
+            "train": (FileLayout("train.tsv", known),),
+            "dev": (FileLayout("dev_matched.tsv", known),),
+            "dev_mismatched": (FileLayout("dev_mismatched.tsv", known),),
+            "test": (FileLayout("test_matched.tsv", unknown),),
+            "test_mismatched": (FileLayout("test_mismatched.tsv", unknown),),
+            "test_diagnostic": (FileLayout("diagnostic.tsv", unknown), FileLayout("AX.tsv", unknown)),
         },
         _NLI,
         {"test": "MNLI-m.tsv", "test_mismatched": "MNLI-mm.tsv", "test_diagnostic": "AX.tsv"},
@@ -292,9 +292,9 @@ def xnli(language: str = "en", train_language: str = "en") -> Benchmark:
     return Benchmark(
         "XNLI",
         {
-            "train": (Layout(f"multinli.train.{train_language}.tsv", translated),),
-            "dev": (Layout("xnli.dev.tsv", known),),
-            "test": (Layout("xnli.test.tsv", known),),
+            "train": (FileLayout(f"multinli.train.{train_language}.tsv", translated),),
+            "dev": (FileLayout("xnli.dev.tsv", known),),
+            "test": (FileLayout("xnli.test.tsv", known),),
         },
         _NLI,
     )
@@ -304,7 +304,7 @@ def _ag_news() -> Benchmark:
     labels = {"1": "World", "2": "Sports", "3": "Business", "4": "Sci/Tech"}
     columns = Columns(("title", "description"), label="class", names=labels, row_ids=True)
     layouts = {
-        split: (Layout(file, columns, "csv", ("class", "title", "description")),)
+        split: (FileLayout(file, columns, "csv", ("class", "title", "description")),)
         for split, file in (("train", "train.csv"), ("dev", "dev.csv"), ("test", "test.csv"))
     }
     return Benchmark("AG News", layouts, labels)

@@ -11,7 +11,7 @@ from bertjobs.errors import InputError, nearest
 from bertjobs.tasks.example import Sentences
 from bertjobs.tasks.notes import Notes
 from bertjobs.tasks.reading.ids import Ids
-from bertjobs.tasks.reading.tables import Cell, Row, read_rows
+from bertjobs.tasks.reading.tables import Cell, TableRow, read_rows
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def read_sentences(
         raise InputError(f"no row of {path.name} has {wanted!r} in column {name!r}", where=str(path))
 
 
-def _id(row: Row, columns: Columns) -> str:
+def _id(row: TableRow, columns: Columns) -> str:
     if not columns.id:
         return str(row.number if columns.row_ids else row.line)
     parts = []
@@ -110,7 +110,7 @@ def _id(row: Row, columns: Columns) -> str:
     return " ".join(parts)
 
 
-def _text(row: Row, name: str, notes: Notes) -> str:
+def _text(row: TableRow, name: str, notes: Notes) -> str:
     cell = row.cells[name]
     if cell is None:
         raise InputError(f"the row has no text in column {name!r}", where=row.where)
@@ -121,13 +121,13 @@ def _text(row: Row, name: str, notes: Notes) -> str:
     return cell
 
 
-def _second(row: Row, columns: Columns, notes: Notes) -> str | None:
+def _second(row: TableRow, columns: Columns, notes: Notes) -> str | None:
     if not columns.second or (columns.second_optional and not row.cells.get(columns.second)):
         return None
     return _text(row, columns.second, notes)
 
 
-def _label(row: Row, columns: Columns, labelled: bool) -> str | float | tuple[str, ...] | None:
+def _label(row: TableRow, columns: Columns, labelled: bool) -> str | float | tuple[str, ...] | None:
     cell = row.cells.get(columns.label)
     if columns.separator:
         return _labels(cell, row, columns, labelled)
@@ -142,7 +142,7 @@ def _label(row: Row, columns: Columns, labelled: bool) -> str | float | tuple[st
     return _number(cell, row, columns) if columns.number else _name(cell.strip(), row, columns)
 
 
-def _labels(cell: Cell, row: Row, columns: Columns, labelled: bool) -> tuple[str, ...] | None:
+def _labels(cell: Cell, row: TableRow, columns: Columns, labelled: bool) -> tuple[str, ...] | None:
     """All of a row's labels, each once: () where none is true, None where the file has none."""
     if cell is None:
         if labelled:
@@ -153,7 +153,7 @@ def _labels(cell: Cell, row: Row, columns: Columns, labelled: bool) -> tuple[str
     return tuple(_name(part, row, columns) for part in dict.fromkeys(parts) if part)
 
 
-def _name(cell: str, row: Row, columns: Columns) -> str:
+def _name(cell: str, row: TableRow, columns: Columns) -> str:
     if columns.names is None:
         return cell
     if cell not in columns.names:
@@ -163,7 +163,7 @@ def _name(cell: str, row: Row, columns: Columns) -> str:
     return columns.names[cell]
 
 
-def _number(cell: str, row: Row, columns: Columns) -> float:
+def _number(cell: str, row: TableRow, columns: Columns) -> float:
     try:
         number = float(cell)
     except ValueError:

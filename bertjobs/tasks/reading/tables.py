@@ -41,7 +41,7 @@ _REMEDIES = {
 """What to do with a table of a kind whose first line is separated by something else."""
 
 
-class Row(NamedTuple):
+class TableRow(NamedTuple):
     """A row: its file and line, that line's number (Parquet: the row's) from 1, the row's number from 0, and its cells
     by the name of the column."""
 
@@ -75,7 +75,7 @@ def read_rows(
     kind: str = "",
     header: Sequence[str] = (),
     leave_out_ragged: bool = False,
-) -> Iterator[Row]:
+) -> Iterator[TableRow]:
     """The rows of a table with the cells of the columns that are asked for, in the file's order.
 
     CSV has fields in double quotes where needed; TSV, as GLUE's, has no quotes: a quote is a character like others.
@@ -103,7 +103,7 @@ def read_rows(
     number = -1
     for number, (line, cells) in enumerate(rows):
         where = place(path, line, "row" if kind == "parquet" else "line")
-        yield Row(where, line, number, {name: _sound(cell, where, notes) for name, cell in cells.items()})
+        yield TableRow(where, line, number, {name: _sound(cell, where, notes) for name, cell in cells.items()})
     if number < 0:
         raise InputError(f"{path.name} has no rows", where=str(path))
 

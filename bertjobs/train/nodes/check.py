@@ -31,7 +31,7 @@ class UnfitNodesError(BertjobsError):
 
 
 @dataclass(frozen=True)
-class Gpu:
+class GpuHealth:
     """A line of nvidia-smi: memory in MiB, uncorrected ECC errors since the driver was loaded; None: not reported."""
 
     index: int
@@ -66,7 +66,7 @@ class NodeFacts:
     node: str
     gpus_needed: int
     gpus_seen: int
-    gpus: tuple[Gpu, ...]
+    gpus: tuple[GpuHealth, ...]
     complaint: str
     disks: tuple[Disk, ...]
 
@@ -195,12 +195,12 @@ def _links(findings: Findings) -> list[NodeProblem]:
     ]
 
 
-def parse_gpus(text: str) -> tuple[Gpu, ...]:
+def parse_gpus(text: str) -> tuple[GpuHealth, ...]:
     """The GPUs that ``nvidia-smi --query-gpu=`` `QUERY` ``--format=csv,noheader,nounits`` prints. Other lines, such as
     messages, are ignored; a value that is not a number, such as ``[N/A]``, is None."""
     rows = [[cell.strip() for cell in line.split(",")] for line in text.splitlines()]
     return tuple(
-        Gpu(int(row[0]), row[1], *map(_number, row[2:]))
+        GpuHealth(int(row[0]), row[1], *map(_number, row[2:]))
         for row in rows
         if len(row) == len(QUERY) and row[0].isdecimal()
     )
@@ -210,12 +210,12 @@ def _number(text: str) -> float | None:
     return float(text) if text.replace(".", "", 1).isdecimal() else None
 
 
-def visible(gpus: Sequence[Gpu], setting: str | None) -> tuple[Gpu, ...]:
+def visible(gpus: Sequence[GpuHealth], setting: str | None) -> tuple[GpuHealth, ...]:
     """Those that ``CUDA_VISIBLE_DEVICES`` names by number or UUID, up to the first unknown one, as in CUDA; all if it
     is not set."""
     if setting is None:
         return tuple(gpus)
-    chosen: list[Gpu] = []
+    chosen: list[GpuHealth] = []
     for name in map(str.strip, setting.split(",")):
         named = [gpu for gpu in gpus if name == str(gpu.index) or (name[:4] == "GPU-" and gpu.uuid.startswith(name))]
         if len(named) != 1:

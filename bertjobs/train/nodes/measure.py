@@ -29,7 +29,7 @@ from bertjobs.train.nodes.check import (
     Clock,
     Disk,
     Findings,
-    Gpu,
+    GpuHealth,
     NetworkTimes,
     NodeFacts,
     granted,
@@ -93,7 +93,7 @@ def _look(gpus: int, disks: Sequence[Disk], environ: Mapping[str, str]) -> NodeF
     smi = _started(lambda: _ask_nvidia_smi(environ)) if gpus else None
     free = [_started(lambda path=disk.path: _free(Path(path))) for disk in disks]  # type: ignore[misc]
     deadline = time.monotonic() + LOOK_S
-    known: tuple[Gpu, ...] = ()
+    known: tuple[GpuHealth, ...] = ()
     complaint = ""
     try:
         if smi:
@@ -112,7 +112,7 @@ def _look(gpus: int, disks: Sequence[Disk], environ: Mapping[str, str]) -> NodeF
     )
 
 
-def _ask_nvidia_smi(environ: Mapping[str, str]) -> tuple[tuple[Gpu, ...], str]:
+def _ask_nvidia_smi(environ: Mapping[str, str]) -> tuple[tuple[GpuHealth, ...], str]:
     """The GPUs, and nvidia-smi's complaint, or ""; nothing if there is no such program."""
     program = shutil.which("nvidia-smi", path=environ.get("PATH"))
     if program is None:

@@ -11,7 +11,7 @@ from bertjobs.data.batches.batches import BatchStream, MicroBatch
 from bertjobs.data.batches.lddl_loader import LddlStream
 from bertjobs.data.batches.order import StreamState
 from bertjobs.data.batches.packed_batches import empty_pack, packing_limits
-from bertjobs.data.batches.packing import Limits
+from bertjobs.data.batches.packing import PackLimits
 from bertjobs.data.check.shard_watch import ShardWatch
 from bertjobs.data.shards.manifest import DataManifest
 from bertjobs.data.shards.shard_check import shards_of
@@ -124,7 +124,7 @@ class PhaseBatches:
             self._ranks.say(f"LDDL's loader rereads {stream.replayed} micro-batches of the epoch and drops them")
         return stream
 
-    def _packing(self, most: int) -> Limits:
+    def _packing(self, most: int) -> PackLimits:
         """The shapes of packs of at most ``most`` tokens."""
         phase, shards = self._phase, self._shards
         limits = packing_limits(

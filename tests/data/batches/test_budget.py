@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bertjobs.bench.sequences import LENGTHS
-from bertjobs.data.batches.budget import MORE, Budget, Load, budget_for
+from bertjobs.data.batches.budget import MORE, Load, PackBudget, budget_for
 from bertjobs.data.batches.masking import prediction_counts
-from bertjobs.data.batches.packing import Limits, limits_for, pack
+from bertjobs.data.batches.packing import PackLimits, limits_for, pack
 from bertjobs.recipe.catalogue import builtin_file, load_catalogue
 from bertjobs.recipe.resolve import resolve
 from bertjobs.recipe.spec import RunSpec
@@ -34,17 +34,17 @@ def drawn(longest: int, count: int, seed: int = 0) -> np.ndarray:
 SAMPLES = {longest: drawn(longest, 1 << 16) for longest in LENGTHS}
 
 
-def chosen(longest: int, most: int, global_batch: int) -> Budget:
+def chosen(longest: int, most: int, global_batch: int) -> PackBudget:
     lengths = SAMPLES[longest]
     return budget_for(most, longest, lengths, global_batch, float(lengths.mean()))
 
 
-def counts(longest: int, budget: Budget, global_batch: int, batches: int) -> np.ndarray:
+def counts(longest: int, budget: PackBudget, global_batch: int, batches: int) -> np.ndarray:
     """Into how many packs some global batches, which the budget was not chosen from, are cut."""
     sample = SAMPLES[longest]
     predictions = 20 if longest == 128 else 80
     limits = limits_for(budget.tokens, longest, sample, prediction_counts(sample, 0.15, predictions))
-    limits = Limits(limits.tokens, limits.sequences, limits.predictions, longest, budget.packs)
+    limits = PackLimits(limits.tokens, limits.sequences, limits.predictions, longest, budget.packs)
     cut = []
     for number in range(batches):
         lengths = drawn(longest, global_batch, 1 + number)
@@ -86,7 +86,7 @@ def test_small_recipes_work_more_usefully_than_in_the_largest_packs(recipe: str,
         most = spec.pack_tokens(phase)
         budget = chosen(longest, most, batch)
         now = share(longest, batch, budget.tokens, counts(longest, budget, batch, 100), spec.world_size)
-        largest = share(longest, batch, most, counts(longest, Budget(most, 1, most), batch, 100), spec.world_size)
+        largest = share(longest, batch, most, counts(longest, PackBudget(most, 1, most), batch, 100), spec.world_size)
         assert now > largest + 0.03
         assert now > least
 
@@ -104,7 +104,7 @@ def test_no_argument_of_the_budget_depends_on_the_ranks(recipe: str) -> None:
 
 def test_the_number_that_107_packs_become() -> None:
     budget = chosen(128, 512 * 128, 65_536)
-    assert set(counts(128, Budget(65_536, 1, 65_536), 65_536, 3)) == {107}
+    assert set(counts(128, PackBudget(65_536, 1, 65_536), 65_536, 3)) == {107}
     assert budget.packs == 128
     assert budget.tokens % 64 == 0
     assert 65_536 * SAMPLES[128].mean() / 128 < budget.tokens < 0.85 * 65_536
@@ -143,7 +143,7 @@ def test_a_chosen_number_is_not_far_above_the_fewest_and_divides_well(
     budget = chosen(longest, most, global_batch)
     if budget.packs == 1:
         return
-    few = counts(longest, Budget(most, 1, most), global_batch, 20).max()
+    few = counts(longest, PackBudget(most, 1, most), global_batch, 20).max()
     assert budget.packs <= math.ceil(MORE * (few + 1))
     if 2 * budget.packs <= global_batch:
         power = budget.packs & -budget.packs  # the largest that divides it
@@ -156,7 +156,7 @@ def test_small_batches_are_not_made_worse(longest: int, rows: int, global_batch:
     most = min(rows, global_batch) * longest
     budget = chosen(longest, most, global_batch)
     now = counts(longest, budget, global_batch, 40)
-    before = counts(longest, Budget(most, 1, most), global_batch, 40)
+    before = counts(longest, PackBudget(most, 1, most), global_batch, 40)
     ranks = [2**power for power in range(8) if 2**power <= before.mean()] or [1]
     mean = [
         sum(share(longest, global_batch, tokens, cut, size) for size in ranks) / len(ranks)

@@ -15,7 +15,7 @@ import torch
 from bertjobs.data.batches.batches import BatchStream, Masking, make_batch
 from bertjobs.data.batches.order import StreamState
 from bertjobs.data.batches.packed_batches import PackedBatch, empty_pack, make_packed_batch, packing_limits
-from bertjobs.data.batches.packing import Limits, pack
+from bertjobs.data.batches.packing import PackLimits, pack
 from bertjobs.data.shards.manifest import DataManifest
 from bertjobs.data.shards.shard_set import ShardSet
 from bertjobs.errors import InputError
@@ -23,7 +23,7 @@ from bertjobs.files.arrays import write_arrays
 from tests.data.hand_written import LONGEST, write_folder
 
 Row = tuple[tuple[int, ...], ...]
-SPLIT_TAIL = Limits(tokens=400, sequences=16, predictions=48, max_length=LONGEST)
+SPLIT_TAIL = PackLimits(tokens=400, sequences=16, predictions=48, max_length=LONGEST)
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ def packed_rows(batch: PackedBatch) -> list[Row]:
     return rows
 
 
-def check_form(batch: PackedBatch, limits: Limits, pad_id: int) -> None:
+def check_form(batch: PackedBatch, limits: PackLimits, pad_id: int) -> None:
     """Shapes, types, and what comes after the sequences and the masked tokens."""
     for name in ("input_ids", "token_type_ids", "positions"):
         assert getattr(batch, name).shape == (limits.tokens,)
@@ -112,7 +112,7 @@ def test_a_packed_batch_holds_what_a_padded_one_does(tmp_path: Path, static: boo
 def test_an_empty_pack_is_all_tail(train: ShardSet) -> None:
     masking = dynamic_masking(1)
     nothing = train.select(np.zeros(0, dtype=np.int64))
-    limits = Limits(1000, 32, 160, 128)
+    limits = PackLimits(1000, 32, 160, 128)
     batch = make_packed_batch(train, nothing, masking.keys(0, nothing.rows), masking, limits)
     check_form(batch, limits, train.vocabulary.pad_id)
     assert (batch.sequences, batch.tokens, batch.masked) == (0, 0, 0)
@@ -131,7 +131,7 @@ def test_rows_beyond_the_limits_are_refused(tmp_path: Path, change: dict[str, in
 
 
 def test_a_packed_batch_on_a_device_is_the_same(train: ShardSet) -> None:
-    masking, limits = dynamic_masking(1), Limits(1024, 32, 160, 128)
+    masking, limits = dynamic_masking(1), PackLimits(1024, 32, 160, 128)
     chosen = train.select(np.arange(4))
     batch = make_packed_batch(train, chosen, masking.keys(0, chosen.rows), masking, limits)
     moved = batch.to("meta", non_blocking=True)
@@ -159,7 +159,7 @@ def test_limits_of_shards(train: ShardSet) -> None:
     assert limits.max_length == 128
     assert 48 * lengths.mean() < limits.tokens * limits.packs
     assert limits.tokens <= 1024
-    free = Limits(limits.tokens, 2048, 1024, 128, limits.packs)
+    free = PackLimits(limits.tokens, 2048, 1024, 128, limits.packs)
     for size in (1, 12, 48, train.rows):
         assert len(pack(lengths[:size], counts[:size], limits)) == len(pack(lengths[:size], counts[:size], free))
 
@@ -180,7 +180,7 @@ def packed_stream(train: ShardSet, **options: object) -> BatchStream:
     return BatchStream(train, masking, **{"packing": limits, **settings})  # type: ignore[arg-type]
 
 
-def limits_of(train: ShardSet, masking: Masking | None = None, global_batch: int = 48) -> Limits:
+def limits_of(train: ShardSet, masking: Masking | None = None, global_batch: int = 48) -> PackLimits:
     """Those of `packed_stream`."""
     masking = masking or dynamic_masking(5)
     return packing_limits(train, masking, most=1024, max_length=128, global_batch=global_batch)

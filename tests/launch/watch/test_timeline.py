@@ -22,7 +22,7 @@ from bertjobs.recipe.resolve import resolve
 from bertjobs.run.checkpoints import folder_name, seal
 from bertjobs.run.directory import Done, RunDirectory
 from bertjobs.run.journal import read_story
-from bertjobs.slurm.jobs import Answer, Job, JobStart
+from bertjobs.slurm.jobs import Job, JobReport, JobStart
 
 T0 = 1_800_000_000.0
 """When the run was queued, in seconds since 1970."""
@@ -75,10 +75,10 @@ class Run:
         done = Done(phase, step, folder.name, "0" * 64, "0" * 64, T0)
         self.directory.phase(phase).write_done(done)
 
-    def look(self, answer: Answer | None = None, at: float = 0.0) -> RunStatus:
-        return status_of(read_run(self.directory), answer or Answer(), T0 + at)
+    def look(self, answer: JobReport | None = None, at: float = 0.0) -> RunStatus:
+        return status_of(read_run(self.directory), answer or JobReport(), T0 + at)
 
-    def entries(self, answer: Answer | None = None, at: float = 0.0) -> list[TimelineEntry]:
+    def entries(self, answer: JobReport | None = None, at: float = 0.0) -> list[TimelineEntry]:
         return [entry for link in self.look(answer, at).links for entry in link.entries]
 
 
@@ -87,10 +87,10 @@ def run(tmp_path: Path) -> Run:
     return Run(tmp_path / "results")
 
 
-def slurm(*jobs: Job, **starts: Sequence[JobStart]) -> Answer:
+def slurm(*jobs: Job, **starts: Sequence[JobStart]) -> JobReport:
     """Slurm's answer; ``starts`` by ``jobN``."""
     known = {job.id: replace(job, source="squeue") for job in jobs}
-    return Answer(known, {name.removeprefix("job"): tuple(list) for name, list in starts.items()}, "sacct+squeue")
+    return JobReport(known, {name.removeprefix("job"): tuple(list) for name, list in starts.items()}, "sacct+squeue")
 
 
 def start(state: str, began: float, ended: float | None = None, nodes: str = "node[1-2]") -> JobStart:

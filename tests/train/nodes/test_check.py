@@ -25,7 +25,7 @@ from bertjobs.train.nodes.check import (
     Clock,
     Disk,
     Findings,
-    Gpu,
+    GpuHealth,
     NetworkTimes,
     NodeFacts,
     NodeProblem,
@@ -69,10 +69,10 @@ def test_a_healthy_node_has_no_problem() -> None:
 def test_what_nvidia_smi_prints() -> None:
     text = HEALTHY + "2, GPU-ab, 24564, 12000.5, [N/A]\n3, GPU-cd, [Unknown Error], [GPU is lost], 4\nNo, devices\n\n"
     assert parse_gpus(text) == (
-        Gpu(0, "GPU-5c1fd6a5-0001", 81559, 81038, 0),
-        Gpu(1, "GPU-5c1fd6a5-0002", 81559, 81038, 0),
-        Gpu(2, "GPU-ab", 24564, 12000.5, None),
-        Gpu(3, "GPU-cd", None, None, 4),
+        GpuHealth(0, "GPU-5c1fd6a5-0001", 81559, 81038, 0),
+        GpuHealth(1, "GPU-5c1fd6a5-0002", 81559, 81038, 0),
+        GpuHealth(2, "GPU-ab", 24564, 12000.5, None),
+        GpuHealth(3, "GPU-cd", None, None, 4),
     )
     assert parse_gpus("NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver.\n") == ()
 
