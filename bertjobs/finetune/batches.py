@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -70,6 +71,13 @@ class TaskBatch:
         tensors = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
         moved: dict[str, Any] = {name: value.to(device, non_blocking=non_blocking) for name, value in tensors.items()}
         return replace(self, **moved)
+
+    def filled(self, multiple: int) -> TaskBatch:
+        """With tokens of no sequence at the end, which nothing reads, up to a multiple of ``multiple``."""
+        more = -len(self.input_ids) % multiple
+        tokens = (self.input_ids, self.token_type_ids, self.positions)
+        ids, types, positions = (F.pad(one, (0, more)) for one in tokens)
+        return replace(self, input_ids=ids, token_type_ids=types, positions=positions)
 
 
 def make_batch(split: Rows, rows: Int64s, head: Head) -> TaskBatch:

@@ -12,9 +12,12 @@ from bertjobs.data.ragged import offsets_of, places_of
 from bertjobs.finetune.batches import Rows, TaskBatch, evaluation_packs, make_batch
 from bertjobs.finetune.forward import TaskForward
 from bertjobs.tasks.rows import Head
-from bertjobs.train.precision import autocast
+from bertjobs.train.precision import AUTOCAST, autocast
 
 Floats = NDArray[np.float32]
+
+TILE = 64
+"""Tokens: packs of 2,000 get 1.6% more, and have 32 sizes."""
 
 
 def read_places(split: Rows, head: Head) -> NDArray[np.int64]:
@@ -22,6 +25,12 @@ def read_places(split: Rows, head: Head) -> NDArray[np.int64]:
     if head.kind == "sequence":
         return np.ones(split.rows, dtype=np.int64)
     return np.asarray(split.lengths if head.kind == "span" else split.read_counts, dtype=np.int64)
+
+
+def recurring(batch: TaskBatch, precision: str, device: torch.device) -> TaskBatch:
+    """The batch as it is to be computed. On a CPU products in 16 bits are oneDNN's, which makes code for each number of
+    tokens, and keeps it: so there are few such numbers."""
+    return batch.filled(TILE) if device.type == "cpu" and precision in AUTOCAST else batch
 
 
 @torch.inference_mode()
@@ -48,7 +57,7 @@ def outputs_of(
     if is_training := forward.training:  # it looks at each module: a millisecond
         forward.eval()
     for rows in evaluation_packs(split.lengths, budget, rank, world_size):
-        batch = make_batch(split, rows, head).to(device)
+        batch = recurring(make_batch(split, rows, head), precision, device).to(device)
         with autocast(precision, device):
             computed = forward.outputs(batch)
         each(batch, computed)

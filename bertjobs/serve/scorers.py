@@ -13,7 +13,7 @@ from bertjobs.data.ragged import offsets_of
 from bertjobs.finetune.batches import TaskBatch, make_batch
 from bertjobs.finetune.encoder import PretrainedBert
 from bertjobs.finetune.loading import TrainedModel
-from bertjobs.finetune.outputs import outputs_of, read_places
+from bertjobs.finetune.outputs import outputs_of, read_places, recurring
 from bertjobs.finetune.predict import HeldRows
 from bertjobs.model.attention import ChosenAttention
 from bertjobs.model.packed import encode, rows_read
@@ -52,7 +52,7 @@ class EmbeddingScorer:
 
     @torch.inference_mode()
     def __call__(self, rows: Sequence[Row]) -> Outputs:
-        batch = _batch(rows, EVERY_TOKEN, self._bert)
+        batch = _batch(rows, EVERY_TOKEN, self._bert, self._precision)
         with autocast(self._precision, batch.input_ids.device):
             hidden = _hidden(self._bert, batch, self._attention)
         lengths = torch.from_numpy(batch.lengths).to(hidden.device)
@@ -71,7 +71,7 @@ class MaskScorer:
     @torch.inference_mode()
     def __call__(self, rows: Sequence[Row]) -> Outputs:
         vocabulary = self._bert.spec.vocab_size
-        batch = _batch(rows, Head("token", vocabulary), self._bert)
+        batch = _batch(rows, Head("token", vocabulary), self._bert, self._precision)
         with autocast(self._precision, batch.input_ids.device):
             hidden = _hidden(self._bert, batch, self._attention)
         best = [self._best(part, min(GUESSES, vocabulary)) for part in hidden.split(_MASKS_AT_A_TIME)]
@@ -84,8 +84,9 @@ class MaskScorer:
         return torch.stack([best.indices.float(), best.values], 2)  # ids are exact below 2^24
 
 
-def _batch(rows: Sequence[Row], head: Head, bert: PretrainedBert) -> TaskBatch:
-    return make_batch(HeldRows(rows), np.arange(len(rows)), head).to(bert.device)
+def _batch(rows: Sequence[Row], head: Head, bert: PretrainedBert, precision: str) -> TaskBatch:
+    batch = make_batch(HeldRows(rows), np.arange(len(rows)), head)
+    return recurring(batch, precision, bert.device).to(bert.device)
 
 
 def _hidden(bert: PretrainedBert, batch: TaskBatch, attention: ChosenAttention) -> Tensor:

@@ -11,6 +11,7 @@ import torch
 import transformers
 
 from bertjobs.finetune.batches import make_batch
+from bertjobs.finetune.outputs import TILE, outputs_of, recurring
 from bertjobs.recipe.bert_config import config_from_model_spec
 from bertjobs.tasks.rows import Head, Row
 from tests.finetune.nano import HEADS, NANO, made_rows, nano_forward, written
@@ -89,3 +90,31 @@ def test_a_rank_without_sequences_gives_every_parameter_a_gradient_of_zero(tmp_p
     assert int(term.count) == 0
     assert all(not parameter.grad.any() for parameter in forward.model.parameters() if parameter.grad is not None)
     assert all(parameter.grad is not None for parameter in forward.model.parameters())
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_tokens_of_no_sequence_change_no_output(tmp_path: Path, name: str) -> None:
+    head = HEADS[name]
+    rows = made_rows(head, 7)
+    batch, forward = make_batch(written(tmp_path / "split", rows), np.arange(len(rows)), head), nano_forward(head)
+    filled = batch.filled(TILE)
+    assert len(filled.input_ids) % TILE == 0 < len(filled.input_ids) - len(batch.input_ids)
+    torch.testing.assert_close(forward.outputs(filled), forward.outputs(batch), rtol=1e-5, atol=1e-5)
+
+
+def test_in_16_bits_few_numbers_of_tokens_are_computed(tmp_path: Path) -> None:
+    head, cpu = HEADS["class"], torch.device("cpu")
+    split = written(tmp_path / "split", made_rows(head, 30))
+    batches = [make_batch(split, np.arange(last), head) for last in range(1, 31)]
+    assert {len(recurring(batch, "bf16", cpu).input_ids) % TILE for batch in batches} == {0}
+    assert all(recurring(batch, "fp32", cpu) is batch for batch in batches)
+    assert all(recurring(batch, "bf16", torch.device("cuda")) is batch for batch in batches)
+    seen: list[int] = []
+    forward = nano_forward(head)
+    exact = outputs_of(forward, split, precision="fp32", budget=100)
+    computed = outputs_of(
+        forward, split, precision="bf16", budget=100, each=lambda one, _: seen.append(len(one.input_ids))
+    )
+    np.testing.assert_allclose(computed, exact, atol=0.02)
+    assert len(seen) > 5
+    assert set(seen) <= {TILE, 2 * TILE}
