@@ -13,7 +13,7 @@ from bertjobs.wording import counted
 
 if TYPE_CHECKING:
     from bertjobs.recipe.catalogue import Catalogue
-    from bertjobs.recipe.resolve import Resolved
+    from bertjobs.recipe.resolve import EpochRows, Resolved
     from bertjobs.run.directory import RunDirectory
     from bertjobs.run.study import Study
     from bertjobs.slurm.container import Container
@@ -166,7 +166,7 @@ def resolve_arguments(
     nodes: int | None = None,
     tasks_per_node: int | None = None,
     site: Site | None = None,
-    training_rows: int | None = None,
+    training_rows: EpochRows | None = None,
 ) -> Resolved:
     """The run that the flags of `add_recipe_arguments`, the environment and the recipe files ask for.
 
@@ -192,15 +192,23 @@ def resolve_arguments(
 
 
 def resolve_run(args: argparse.Namespace, environ: Mapping[str, str]) -> Resolved:
-    """A new run, by `resolve_arguments`; one that fine-tunes on prepared data by `resolve_task_run`."""
+    """A new run, by `resolve_arguments`, with the steps of its epochs; one that fine-tunes on prepared data by
+    `resolve_task_run`.
+
+    Raises:
+        InputError: as there; or it has epochs, and its data cannot be read.
+    """
+    from bertjobs.data.shards.manifest import rows_for_epochs
     from bertjobs.tasks.prepared import MANIFEST, PreparedTask
 
     resolved = resolve_arguments(args, environ, site=chosen_site(args))
     spec = resolved.spec
+    if rows := rows_for_epochs(spec):
+        return resolve_arguments(args, environ, site=chosen_site(args), training_rows=rows)
     if not spec.task or not (Path(spec.data) / MANIFEST).is_file():
         return resolved
-    rows = PreparedTask.read(Path(spec.data)).splits["train"].rows
-    return resolve_task_run(args, environ, rows, Path(spec.init_checkpoint) if spec.init_checkpoint else None)
+    examples = PreparedTask.read(Path(spec.data)).splits["train"].rows
+    return resolve_task_run(args, environ, examples, Path(spec.init_checkpoint) if spec.init_checkpoint else None)
 
 
 def resolve_task_run(

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bertjobs.cli.arguments import add_recipe_arguments, chosen_site, resolve_arguments, results_folder
+from bertjobs.cli.arguments import add_recipe_arguments, chosen_site, resolve_arguments, resolve_run, results_folder
 from bertjobs.cli.finetune import add_task_files, prepared_task, with_results
 from bertjobs.cli.queue_arguments import add_backend_arguments
 from bertjobs.cli.study import add_study_arguments
@@ -111,7 +111,7 @@ def distilled_run(args: argparse.Namespace) -> Resolved:
     args.setting_run = args.setting_run or os.environ.get("RUN") or _name(first.spec.task)
     if prepared is None:
         args.setting_data = str(args.task_data) if args.task_data else None
-        resolved = resolve_arguments(args, os.environ, site=chosen_site(args))
+        resolved = resolve_run(args, os.environ)
     else:
         args.setting_data, rows = str(prepared.folder), prepared.splits["train"].rows
         resolved = resolve_arguments(args, os.environ, site=chosen_site(args), training_rows=rows)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from bertjobs.data.shards.manifest import rows_for_epochs
 from bertjobs.errors import InputError
 from bertjobs.launch.plan.problem import Problem
 from bertjobs.launch.start import absolute, unfinished
@@ -50,7 +52,12 @@ def resumed(
     if "groups" in keys:  # which may name systems that the run has not had
         systems = load_catalogue([builtin_file()]).only("systems")
         catalogue = Catalogue((*systems.layers, *catalogue.layers))
-    resolved = resolve(catalogue, flags={**(flags or {}), "recipe": left.recipe}, environ=environ or {}, sets=sets)
+    again = partial(
+        resolve, catalogue, flags={**(flags or {}), "recipe": left.recipe}, environ=environ or {}, sets=sets
+    )
+    resolved = again()
+    if rows := rows_for_epochs(resolved.spec):
+        resolved = again(training_rows=rows)
     chosen = {phase.phase for phase in resolved.spec.phases}
     phases = tuple(resolved.spec.phase(phase.phase) for phase in left.phases if phase.phase in chosen)
     if not phases:

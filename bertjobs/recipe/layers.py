@@ -210,6 +210,11 @@ class Layers:
         filed = self.catalogue.find("phases", number, setting.key) if shared else None
         return Provenance(filed.value, filed.origin, FILE, filed) if filed else None
 
+    def is_own(self, number: int, key: str, other: str) -> bool:
+        """Whether the recipe's own phase has ``key`` and not ``other``, which then comes from what recipes share."""
+        own = ("recipes", self.recipe, "phases", number)
+        return self.catalogue.find(*own, key) is not None and self.catalogue.find(*own, other) is None
+
     def _default(self, setting: Setting, path: str) -> Provenance:
         if setting.default is not REQUIRED:
             return Provenance(setting.default, "default")

@@ -7,7 +7,7 @@ user's recipe files, the catalogue, the site file, the default.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,6 +24,10 @@ from bertjobs.recipe.spec import ModelSpec, OptimizerSpec, PhaseSpec, RunSpec, S
 from bertjobs.recipe.variables import read_environment
 
 __all__ = ["Provenance", "Resolved", "resolve"]
+
+
+EpochRows = int | Callable[[int], int]
+"""Sequences that are trained on in one epoch, or of each phase by its number."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,7 @@ def resolve(
     ranks_of_nodes: Sequence[int] | None = None,
     site: Mapping[str, str] | None = None,
     site_origin: str = "",
-    training_rows: int | None = None,
+    training_rows: EpochRows | None = None,
 ) -> Resolved:
     """Resolve one recipe.
 
@@ -70,8 +74,8 @@ def resolve(
         site: key of a setting -> text from the site file; ignored for systems without a scheduler, which do not belong
             to a cluster.
         site_origin: where ``site`` comes from, in words.
-        training_rows: sequences that a task is fine-tuned on, which make steps of epochs; None if they are not known
-            yet: phases without ``steps`` then have 0.
+        training_rows: sequences in an epoch, which make steps of epochs; None if they are not known yet: phases that
+            have epochs instead of steps then have 0.
 
     Raises:
         InputError: an unknown recipe or key (names the nearest), a value of the wrong type, a phase that the
@@ -269,7 +273,7 @@ def _model_and_vocabulary(catalogue: Catalogue, sources: Mapping[str, Provenance
 
 
 def _phase(
-    layers: Layers, number: int, sources: Mapping[str, Provenance], training_rows: int | None
+    layers: Layers, number: int, sources: Mapping[str, Provenance], training_rows: EpochRows | None
 ) -> dict[str, Provenance]:
     """All fields of one PhaseSpec, with the batch arithmetic done and explained in the origins."""
     simple = {key: layers.phase(number, key) for key in _SIMPLE}
@@ -317,25 +321,34 @@ def _phase(
 
 
 def _epochs(
-    layers: Layers, number: int, simple: Mapping[str, Provenance], global_batch: int, rows: int | None
+    layers: Layers, number: int, simple: Mapping[str, Provenance], global_batch: int, rows: EpochRows | None
 ) -> dict[str, Provenance]:
-    """Steps from epochs, where the recipe says only those; then a validation and a checkpoint after each epoch, unless
-    it says otherwise. Neither depends on the number of ranks."""
-    if simple["steps"].value is not None:
+    """Steps from epochs, where these were given instead, or by something stronger; then a validation after each epoch,
+    and of a task a checkpoint, unless the recipe says otherwise. Neither depends on the number of ranks."""
+    steps, epochs = simple["steps"], simple["epochs"]
+    if steps.value is not None and not _is_stronger(epochs, steps, layers.is_own(number, "epochs", "steps")):
         return {}
-    epochs = simple["epochs"]
     if not epochs.value:
         raise InputError(
             f"recipe {layers.recipe} sets neither steps nor epochs for phase {number}",
             where=f"recipes.{layers.recipe}.phases.{number}",
-            hint=f"--set phase{number}.steps=N; or epochs, where a task is fine-tuned",
+            hint=f"--set phase{number}.steps=N, or phase{number}.epochs=N",
         )
     if rows is None:
         return {"steps": Provenance(0, "by the training data")}
-    words = f"{epochs.value:g} epochs of {rows:,} sequences / {global_batch}"
-    every = Provenance(max(1, math.ceil(rows / global_batch)), "an epoch")
-    counted = {"steps": Provenance(max(1, math.ceil(epochs.value * rows / global_batch)), words)}
-    return counted | {key: every for key in ("validate_every", "checkpoint_every") if simple[key].level == DEFAULT}
+    read = rows if isinstance(rows, int) else rows(number)
+    words = f"{epochs.value:g} epochs of {read:,} sequences / {global_batch}"
+    every = Provenance(max(1, math.ceil(read / global_batch)), "an epoch")
+    counted = {"steps": Provenance(max(1, math.ceil(epochs.value * read / global_batch)), words)}
+    by_epoch = ("validate_every", "checkpoint_every") if layers.run("task").value else ("validate_every",)
+    return counted | {key: every for key in by_epoch if simple[key].level == DEFAULT}
+
+
+def _is_stronger(epochs: Provenance, steps: Provenance, only_epochs_are_own: bool) -> bool:
+    """Whether epochs decide the length of a phase that also has steps."""
+    if not epochs.value:
+        return False
+    return epochs.level < steps.level or (epochs.level == steps.level == FILE and only_epochs_are_own)
 
 
 def _check_compression(sources: Mapping[str, Provenance]) -> None:
@@ -380,7 +393,7 @@ def _check_best(spec: RunSpec, sources: Mapping[str, Provenance]) -> None:
     """Refuse a best checkpoint that nothing would find."""
     for phase in spec.phases if not spec.task else ():
         path = f"phase{phase.phase}"
-        if phase.keep_best and not phase.validate_every:
+        if phase.keep_best and phase.steps and not phase.validate_every:
             raise InputError(
                 "without validations no checkpoint is the best",
                 where=f"{path}.keep_best from {sources[f'{path}.keep_best'].place}",

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from bertjobs.data.shards.manifest import rows_for_epochs
 from bertjobs.errors import CAUSE, InputError
 from bertjobs.files.atomic import remove_leftovers
 from bertjobs.recipe.catalogue import builtin_file, catalogue_files, load_catalogue
@@ -78,12 +80,12 @@ def resolve_job(environ: Mapping[str, str], placement: Placement, objective_of: 
         # A phase that is in run.yml needs no other file: the user may be editing them.
         known = environ["PHASE"] in {str(phase.phase) for phase in before.phases}
         files = [builtin_file(), locked] if known else [*files, locked]
-    resolved = resolve(
-        load_catalogue(files),
-        flags={},
-        environ=environ,
-        ranks_of_nodes=placement.ranks_of_nodes,
+    as_placed = partial(
+        resolve, load_catalogue(files), flags={}, environ=environ, ranks_of_nodes=placement.ranks_of_nodes
     )
+    resolved = as_placed()
+    if rows := rows_for_epochs(resolved.spec):
+        resolved = as_placed(training_rows=rows)
     spec = resolved.spec
     if len(spec.phases) != 1:
         raise InputError("a worker trains one phase", where=f"PHASE={environ['PHASE']}", hint="set PHASE=1 or PHASE=2")

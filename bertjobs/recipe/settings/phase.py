@@ -35,7 +35,7 @@ class PhaseSpec:
     steps: Annotated[
         int,
         Setting(
-            "length of the phase; by default that of `epochs`, where a task is fine-tuned",
+            "length of the phase, or else `epochs`",
             unit="optimizer steps",
             decisive=True,
             minimum=1,
@@ -131,7 +131,12 @@ class PhaseSpec:
         int, Setting("interval of validations; 0: only at the end of the phase", unit="optimizer steps", example="500")
     ] = 0
     epochs: Annotated[
-        float, Setting("how often a task's training examples are read, where steps is not set", example="3")
+        float,
+        Setting(
+            "how often the training data are read, with a validation after each time: the phase's length if no steps are "
+            "given in the same place or a stronger one",
+            example="3",
+        ),
     ] = 0.0
     keep_best: Annotated[
         bool,
