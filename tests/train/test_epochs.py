@@ -38,7 +38,7 @@ def test_a_phase_of_epochs_is_stopped_and_continued(trial: Trial, data: DataMani
     assert (phase.steps, phase.epochs, phase.validate_every) == (steps, 2, epoch)
     other = resumed(trial.directory, ["phase1.epochs=3"]).spec
     assert other.phases[0].steps == math.ceil(3 * rows / BATCH)
-    with pytest.raises(InputError, match="started with other settings: phase1.steps"):
+    with pytest.raises(InputError, match=r"started with other settings: phase1\.steps"):
         check_unchanged(other, trial.directory)
 
     (second,) = trial.run(1, 2)[:1]

@@ -133,8 +133,8 @@ class PhaseSpec:
     epochs: Annotated[
         float,
         Setting(
-            "how often the training data are read, with a validation after each time: the phase's length if no steps are "
-            "given in the same place or a stronger one",
+            "how often the training data are read, with a validation after each time: the phase's length if no steps "
+            "are given in the same place or a stronger one",
             example="3",
         ),
     ] = 0.0
