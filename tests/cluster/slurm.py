@@ -218,6 +218,19 @@ class Cluster:
         words = done.stdout.split()
         return words[0] if words else ""
 
+    def accounted(self, job_id: int | str, *fields: str, timeout: float = PATIENCE_S) -> list[list[str]]:
+        """These fields of a job that has ended, row by row, once accounting has them all: of a short job the limits and
+        resources can be recorded after its state. Raises ClusterError after ``timeout`` seconds."""
+        deadline = time.monotonic() + timeout
+        while True:
+            done = self.run(["sacct", "-nXP", "-o", ",".join(fields), "-j", str(job_id)])
+            rows = [line.split("|") for line in done.stdout.splitlines()]
+            if rows and all(map(all, rows)):
+                return rows
+            if time.monotonic() > deadline:
+                raise ClusterError(f"accounting has only {rows} of {', '.join(fields)} of job {job_id}")
+            time.sleep(0.2)
+
     def squeue_state(self, job_id: int | str) -> str:
         """The job's state in the queue, one word such as "RUNNING", of several components the first one's; "" when it
         is not queued any more."""

@@ -171,4 +171,4 @@ def test_a_run_for_drained_nodes_is_queued_and_waits_for_them(
 def test_the_shell_s_own_defaults_for_sbatch_are_kept(cluster: Cluster, speeches_data: Path, tmp_path: Path) -> None:
     job, _ = submitted(cluster, tmp_path, speeches_data, SBATCH_TIMELIMIT="17")
     assert cluster.wait(job) == "COMPLETED"
-    assert cluster.run(["sacct", "-nXP", "-o", "Timelimit", "-j", job]).stdout.strip() == "00:17:00"
+    assert cluster.accounted(job, "Timelimit") == [["00:17:00"]]

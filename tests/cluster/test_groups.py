@@ -167,8 +167,7 @@ def labelled(cluster: Cluster) -> Iterator[None]:
 
 def allocated(cluster: Cluster, job: str) -> list[tuple[str, str]]:
     """The partition and the nodes of each component of a job."""
-    rows = cluster.run(["sacct", "-nXP", "-j", job, "-o", "Partition,NodeList"]).stdout.split()
-    return [(partition, nodes) for partition, _, nodes in (row.partition("|") for row in rows)]
+    return [(partition, nodes) for partition, nodes in cluster.accounted(job, "Partition", "NodeList")]
 
 
 @pytest.mark.slow

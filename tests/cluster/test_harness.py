@@ -85,8 +85,8 @@ def test_gpus_are_allocated_and_counted_by_accounting(cluster: Cluster, tmp_path
     job_id = cluster.submit(["-N2", f"--gpus-per-node={GPUS_PER_NODE}", job], cwd=tmp_path)
     assert cluster.wait(job_id) == "COMPLETED"
     assert (tmp_path / "gpus").read_text().split() == ["0,1,2,3,4,5,6,7"] * 2
-    tres = cluster.run(["sacct", "-nXP", "-o", "AllocTRES", "-j", str(job_id)]).stdout
-    assert "gres/gpu=16" in tres.strip().split(",")
+    ((tres,),) = cluster.accounted(job_id, "AllocTRES")
+    assert "gres/gpu=16" in tres.split(",")
     with pytest.raises(ClusterError, match="not available"):
         cluster.submit([f"--gpus-per-node={GPUS_PER_NODE + 1}", job], cwd=tmp_path)
 

@@ -80,7 +80,7 @@ def test_gpus_of_a_type_are_asked_for_and_given(
     assert "gpu:a100:2" in shown, shown
     cluster.run(["scontrol", "release", job])
     cluster.wait(job)
-    (allocated,) = cluster.run(["sacct", "-nXP", "-o", "AllocTRES", "-j", job]).stdout.split()
+    ((allocated,),) = cluster.accounted(job, "AllocTRES")
     assert "gres/gpu=2" in allocated
 
 

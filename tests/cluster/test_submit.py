@@ -140,9 +140,9 @@ def test_gpus_are_requested_from_slurm(
     events = RunDirectory(tmp_path / "results" / "dgxa100-80g").events()
     (job,) = [event["job"] for event in events if event["event"] == "submitted"]
     assert cluster.wait(job) == "FAILED"
-    allocated = cluster.run(["sacct", "-nXP", "-o", "AllocTRES,ExitCode", "-j", job]).stdout
+    ((allocated, code),) = cluster.accounted(job, "AllocTRES", "ExitCode")
     assert "gres/gpu=16" in allocated
-    assert "|70:0" in allocated
+    assert code == "70:0"
     log = (tmp_path / "results" / "dgxa100-80g" / "phase1" / "logs" / f"{job}-0.out").read_text()
     assert "refusing to train on these nodes" in log
     assert "0 of 8 GPUs seen" in log
