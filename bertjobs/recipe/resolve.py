@@ -15,6 +15,14 @@ from bertjobs.errors import InputError, raise_all
 from bertjobs.recipe import schema
 from bertjobs.recipe.batch import divide
 from bertjobs.recipe.catalogue import Catalogue
+from bertjobs.recipe.contradictions import (
+    check_best,
+    check_compression,
+    check_decay,
+    check_length,
+    check_rebalance,
+    check_shape,
+)
 from bertjobs.recipe.groups import groups_of, groups_text, nodes_words, ranks_of
 from bertjobs.recipe.layers import DEFAULT, FILE, Layers, Provenance
 from bertjobs.recipe.old_gpus import INSTEAD, lacks
@@ -106,13 +114,13 @@ def resolve(
     optimizer = {key: layers.optimizer(key) for key in schema.OPTIMIZER}
     sources |= {f"optimizer.{key}": source for key, source in optimizer.items()}
 
-    _check_compression(sources)
+    check_compression(sources)
     phases = []
     for number in layers.chosen_phases():
         of_phase = _phase(layers, number, sources, training_rows)
         phases.append(PhaseSpec(phase=number, **{key: source.value for key, source in of_phase.items()}))
         if not sources["task"].value:  # `with_model` checks the others, whose model comes with their weights
-            _check_shape(phases[-1], model, sources["bin_size"].value)
+            check_shape(phases[-1], model, sources["bin_size"].value)
         sources |= {f"phase{number}.{key}": source for key, source in of_phase.items()}
 
     built: dict[str, Any] = {key: source.value for key, source in sources.items() if key in _PLAIN}
@@ -128,9 +136,9 @@ def resolve(
     if len(spec.groups) > 1 and spec.is_unpadded and not spec.task and sources["rebalance"].level == DEFAULT:
         sources["rebalance"] = Provenance(True, "groups of nodes may differ in speed")
         spec = replace(spec, rebalance=True)
-    _check_rebalance(spec, sources["rebalance"])
-    _check_decay(spec, sources)
-    _check_best(spec, sources)
+    check_rebalance(spec, sources["rebalance"])
+    check_decay(spec, sources)
+    check_best(spec, sources)
     batches = {phase.phase: layers.phase(phase.phase, "global_batch").value for phase in phases}
     return Resolved(spec, sources, layers.recipe_phases(), batches)
 
@@ -145,7 +153,7 @@ def with_model(resolved: Resolved, model: ModelSpec, origin: str) -> Resolved:
         InputError: it cannot read sequences as long as the run's.
     """
     for phase in resolved.spec.phases:
-        _check_length(phase, model)
+        check_length(phase, model)
     provenance = {**resolved.provenance, "model": Provenance(model.name, origin)}
     return replace(resolved, spec=replace(resolved.spec, model=model), provenance=provenance)
 
@@ -349,80 +357,3 @@ def _is_stronger(epochs: Provenance, steps: Provenance, only_epochs_are_own: boo
     if not epochs.value:
         return False
     return epochs.level < steps.level or (epochs.level == steps.level == FILE and only_epochs_are_own)
-
-
-def _check_compression(sources: Mapping[str, Provenance]) -> None:
-    compression, precision = sources["gradient_compression"], sources["precision"]
-    if compression.value == "fp16" != precision.value:
-        raise InputError(
-            f"gradients would be sent in fp16 without a loss scale: precision {precision.value} has none",
-            where=f"gradient_compression from {compression.origin}, precision from {precision.origin}",
-            hint="values below 6e-8 would be lost: set gradient_compression to bf16, or to none",
-        )
-
-
-def _check_rebalance(spec: RunSpec, given: Provenance) -> None:
-    if spec.rebalance and (spec.task or not spec.is_unpadded):
-        what = "a task's batches" if spec.task else "padded batches"
-        raise InputError(
-            f"{what} cannot be dealt by the speed of the ranks",
-            where=f"rebalance from {given.origin}",
-            hint="leave rebalance at false" if spec.task else "leave unpad, loader and loss_normalization as they are",
-        )
-
-
-def _check_decay(spec: RunSpec, sources: Mapping[str, Provenance]) -> None:
-    """Refuse what the decay would not read."""
-    by = f"decay {spec.decay} from {sources['decay'].origin}"
-    if spec.decay_power != 1 and spec.decay != "linear":
-        raise InputError("only a linear decay has a power", where=by, hint="set decay to linear, or decay_power to 1")
-    for phase in spec.phases:
-        if phase.end_lr and spec.decay not in ("linear", "cosine"):
-            raise InputError(
-                f"the learning rate would not end at {phase.end_lr:g}",
-                where=f"phase {phase.phase}, {by}",
-                hint="set decay to linear or cosine, or end_lr to 0",
-            )
-        if phase.end_lr > phase.lr:
-            raise InputError(
-                f"end_lr {phase.end_lr:g} is above the peak learning rate {phase.lr:g}", where=f"phase {phase.phase}"
-            )
-
-
-def _check_best(spec: RunSpec, sources: Mapping[str, Provenance]) -> None:
-    """Refuse a best checkpoint that nothing would find."""
-    for phase in spec.phases if not spec.task else ():
-        path = f"phase{phase.phase}"
-        if phase.keep_best and phase.steps and not phase.validate_every:
-            raise InputError(
-                "without validations no checkpoint is the best",
-                where=f"{path}.keep_best from {sources[f'{path}.keep_best'].place}",
-                hint=f"set {path}.validate_every, such as {phase.checkpoint_every}",
-            )
-        if phase.early_stop and not phase.keep_best:
-            raise InputError(
-                "only a phase that keeps its best checkpoint can end early",
-                where=f"{path}.early_stop from {sources[f'{path}.early_stop'].place}",
-                hint=f"set {path}.keep_best=true and {path}.validate_every",
-            )
-
-
-def _check_length(phase: PhaseSpec, model: ModelSpec) -> None:
-    if phase.sequence_length > model.max_position_embeddings:
-        raise InputError(
-            f"sequence_length {phase.sequence_length} is longer than the {model.max_position_embeddings} "
-            f"positions of model {model.name}",
-            where=f"phase {phase.phase}",
-        )
-
-
-def _check_shape(phase: PhaseSpec, model: ModelSpec, bin_size: int) -> None:
-    where = f"phase {phase.phase}"
-    _check_length(phase, model)
-    if phase.max_predictions >= phase.sequence_length:
-        raise InputError(
-            f"max_predictions {phase.max_predictions} is not below sequence_length {phase.sequence_length}",
-            where=where,
-        )
-    if phase.sequence_length % bin_size:
-        raise InputError(f"bin_size {bin_size} does not divide sequence_length {phase.sequence_length}", where=where)
