@@ -23,7 +23,7 @@ from unittest import mock
 
 from bertjobs.data.corpus import mediawiki
 from bertjobs.data.corpus.source import Source
-from bertjobs.data.corpus.wikitext import HOLE, MEDIA_NAMES, Article, prose
+from bertjobs.data.corpus.wikitext import HOLE, MEDIA_NAMES, Article, read_article
 from bertjobs.data.text.sentences import split_sentences
 
 ARTICLES = Path(__file__).parent / "wikipedia"
@@ -108,7 +108,7 @@ def count(source: str, language: str, names: Counter[str]) -> tuple[int, int]:
         return HOLE
 
     asked: Counter[str] = Counter()
-    text = prose(source, MEDIA_NAMES, language, mark)
+    text = read_article(source, MEDIA_NAMES, language, mark).text
     names.update(asked)
     sentences = split_sentences(text, LANGUAGES[language])
     return len(sentences), sum(HOLE in sentence for sentence in sentences)
@@ -119,7 +119,7 @@ def rate(dump: Path) -> float:
     sources = list(wikitexts(dump))
     started = time.process_time()
     for source in sources:
-        prose(source)
+        read_article(source)
     return sum(map(len, sources)) / 1e6 / (time.process_time() - started)
 
 

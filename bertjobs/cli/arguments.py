@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Collection, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -198,17 +199,15 @@ def resolve_run(args: argparse.Namespace, environ: Mapping[str, str]) -> Resolve
     Raises:
         InputError: as there; or it has epochs, and its data cannot be read.
     """
-    from bertjobs.data.shards.manifest import rows_for_epochs
+    from bertjobs.data.shards.epochs import resolved_with_data
     from bertjobs.tasks.prepared import MANIFEST, PreparedTask
 
-    resolved = resolve_arguments(args, environ, site=chosen_site(args))
+    resolved = resolved_with_data(partial(resolve_arguments, args, environ, site=chosen_site(args)))
     spec = resolved.spec
-    if rows := rows_for_epochs(spec):
-        return resolve_arguments(args, environ, site=chosen_site(args), training_rows=rows)
     if not spec.task or not (Path(spec.data) / MANIFEST).is_file():
         return resolved
-    examples = PreparedTask.read(Path(spec.data)).splits["train"].rows
-    return resolve_task_run(args, environ, examples, Path(spec.init_checkpoint) if spec.init_checkpoint else None)
+    rows = PreparedTask.read(Path(spec.data)).splits["train"].rows
+    return resolve_task_run(args, environ, rows, Path(spec.init_checkpoint) if spec.init_checkpoint else None)
 
 
 def resolve_task_run(

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bertjobs.data.shards.manifest import rows_for_epochs
+from bertjobs.data.shards.epochs import resolved_with_data
 from bertjobs.errors import InputError
 from bertjobs.launch.plan.problem import Problem
 from bertjobs.launch.start import absolute, unfinished
@@ -55,9 +55,7 @@ def resumed(
     again = partial(
         resolve, catalogue, flags={**(flags or {}), "recipe": left.recipe}, environ=environ or {}, sets=sets
     )
-    resolved = again()
-    if rows := rows_for_epochs(resolved.spec):
-        resolved = again(training_rows=rows)
+    resolved = resolved_with_data(again)
     chosen = {phase.phase for phase in resolved.spec.phases}
     phases = tuple(resolved.spec.phase(phase.phase) for phase in left.phases if phase.phase in chosen)
     if not phases:

@@ -229,23 +229,21 @@ def _phase_summary(
 ) -> PhaseSummary:
     directory, metrics = files.directory.phase(spec.phase), files.metrics[spec.phase]
     losses = [line["loss_nats"] for line in metrics]
-    is_done = spec.phase not in files.undone
-    of_words, of_any = (lines_of_steps(files.validations[spec.phase], *fields) for fields in (held_out, ()))
-    measured, taught = (
-        measured_result(directory, lines) if is_done else next(reversed(lines), None) for lines in (of_words, of_any)
-    )
+    validations, done = files.validations[spec.phase], files.done[spec.phase]
+    measured = measured_result(lines_of_steps(validations, *held_out), done)
+    taught = measured_result(lines_of_steps(validations), done)
     mine = [attempt for attempt in attempts if attempt.phase == spec.phase]
     return PhaseSummary(
         spec=spec,
         steps_done=metrics[-1]["step"] if metrics else 0,
-        done=is_done,
+        done=done is not None,
         start_loss_nats=losses[0] if losses else None,
         end_loss_nats=statistics.fmean(losses[-END_STEPS:]) if losses else None,
         held_out=_read_held_out(measured) if measured else None,
         sequences_per_s=statistics.median(line["sequences_per_s"] for line in metrics) if metrics else None,
         wall_time_s=sum(attempt.seconds for attempt in mine),
         attempts=len(mine),
-        checkpoint=(phase_result(directory) if is_done else None) or newest_whole(directory.checkpoints),
+        checkpoint=phase_result(directory, done) or newest_whole(directory.checkpoints),
         goodput=used,
         taught={field: taught[field] for field in TAUGHT if taught and field in taught},
     )

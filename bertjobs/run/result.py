@@ -11,7 +11,7 @@ from bertjobs.errors import InputError
 from bertjobs.files.json_lines import read_lines
 from bertjobs.files.reading import object_of, read_json
 from bertjobs.run.checkpoints import newest_valid, newest_whole, step_of
-from bertjobs.run.directory import PhaseDirectory, RunDirectory, open_run
+from bertjobs.run.directory import Done, PhaseDirectory, RunDirectory, open_run
 from bertjobs.run.study import Study, find_study
 from bertjobs.wording import counted
 
@@ -27,7 +27,7 @@ def result_of(run: RunDirectory, *, is_read: bool = True) -> Path:
     """
     phases = run.phases()
     for phase in reversed(phases):
-        if folder := phase_result(phase):
+        if folder := phase_result(phase, phase.done()):
             return folder
     for phase in reversed(phases):
         folder = newest_valid(phase.checkpoints)[0] if is_read else newest_whole(phase.checkpoints)
@@ -38,25 +38,15 @@ def result_of(run: RunDirectory, *, is_read: bool = True) -> Path:
     )
 
 
-def phase_result(phase: PhaseDirectory) -> Path | None:
-    """The checkpoint that is a phase's result: that of its DONE.json; None if it is not done, or the folder is gone.
-
-    Raises:
-        DamagedFileError: DONE.json cannot be read.
-    """
-    done = phase.done()
+def phase_result(phase: PhaseDirectory, done: Done | None) -> Path | None:
+    """The checkpoint that is a phase's result, by its DONE.json; None if it is not done, or the folder is gone."""
     folder = phase.checkpoints / done.checkpoint if done else None
     return folder if folder and folder.is_dir() else None
 
 
-def measured_result(phase: PhaseDirectory, lines: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
-    """Of a phase's lines of validation.jsonl that of its result; the last one if it is not done or its result was not
-    measured; None if there are none.
-
-    Raises:
-        DamagedFileError: DONE.json cannot be read.
-    """
-    done = phase.done()
+def measured_result(lines: Sequence[Mapping[str, Any]], done: Done | None) -> Mapping[str, Any] | None:
+    """Of a phase's lines of validation.jsonl that of its result, by DONE.json; the last one if it is not done or its
+    result was not measured; None if there are none."""
     measured = (line for line in reversed(lines) if done and line["step"] == done.step)
     return next(measured, lines[-1] if lines else None)
 

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bertjobs.data.shards.manifest import rows_for_epochs
+from bertjobs.data.shards.epochs import resolved_with_data
 from bertjobs.errors import CAUSE, InputError
 from bertjobs.files.atomic import remove_leftovers
 from bertjobs.recipe.catalogue import builtin_file, catalogue_files, load_catalogue
@@ -83,9 +83,7 @@ def resolve_job(environ: Mapping[str, str], placement: Placement, objective_of: 
     as_placed = partial(
         resolve, load_catalogue(files), flags={}, environ=environ, ranks_of_nodes=placement.ranks_of_nodes
     )
-    resolved = as_placed()
-    if rows := rows_for_epochs(resolved.spec):
-        resolved = as_placed(training_rows=rows)
+    resolved = resolved_with_data(as_placed)
     spec = resolved.spec
     if len(spec.phases) != 1:
         raise InputError("a worker trains one phase", where=f"PHASE={environ['PHASE']}", hint="set PHASE=1 or PHASE=2")

@@ -22,6 +22,7 @@ import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from tests.cluster.configuration import DATABASE_SQL, GRES_CONF, MAIL_PROGRAM, SLURM_CONF, SLURMDBD_CONF, cgroup_conf
 from tests.cluster.process import Process, job_processes
@@ -46,6 +47,9 @@ LONGEST_FOLDER = 64
 
 # Variables of a surrounding Slurm job or MPI launcher: they would leak into the jobs submitted from here.
 FOREIGN_PREFIXES = ("SLURM", "SBATCH", "SRUN", "SALLOC", "SQUEUE", "SACCT", "SCANCEL", "SINFO", "PMI", "OMPI_")
+
+
+Seen = TypeVar("Seen")
 
 
 class ClusterError(Exception):
@@ -221,15 +225,13 @@ class Cluster:
     def accounted(self, job_id: int | str, *fields: str, timeout: float = PATIENCE_S) -> list[list[str]]:
         """These fields of a job that has ended, row by row, once accounting has them all: of a short job the limits and
         resources can be recorded after its state. Raises ClusterError after ``timeout`` seconds."""
-        deadline = time.monotonic() + timeout
-        while True:
+
+        def whole() -> list[list[str]]:
             done = self.run(["sacct", "-nXP", "-o", ",".join(fields), "-j", str(job_id)])
             rows = [line.split("|") for line in done.stdout.splitlines()]
-            if rows and all(map(all, rows)):
-                return rows
-            if time.monotonic() > deadline:
-                raise ClusterError(f"accounting has only {rows} of {', '.join(fields)} of job {job_id}")
-            time.sleep(0.2)
+            return rows if all(map(all, rows)) else []
+
+        return self._wait_for(job_id, timeout, f"{', '.join(fields)} in accounting", whole)
 
     def squeue_state(self, job_id: int | str) -> str:
         """The job's state in the queue, one word such as "RUNNING", of several components the first one's; "" when it
@@ -251,7 +253,7 @@ class Cluster:
         """Waits until squeue shows the job in ``state``; raises ClusterError after ``timeout`` seconds."""
         self._wait_for(job_id, timeout, state, lambda: state if self.squeue_state(job_id) == state else "")
 
-    def _wait_for(self, job_id: int | str, timeout: float, what: str, seen: Callable[[], str]) -> str:
+    def _wait_for(self, job_id: int | str, timeout: float, what: str, seen: Callable[[], Seen]) -> Seen:
         deadline = time.monotonic() + timeout
         while not (result := seen()):
             if time.monotonic() > deadline:

@@ -24,7 +24,7 @@ _SURROGATES = re.compile("[\ud800-\udfff]")
 class Decoded(NamedTuple):
     """A stretch of text: how many U+FFFD were put into it and NUL removed from it, how many bytes it was, and how many
     of both were JSON's escapes: valid bytes, which say nothing against the file's encoding; of these, those that stand
-    for half a character."""
+    for half a character; and how many short paragraphs of a wiki's article are not part of it."""
 
     text: str
     replaced: int
@@ -32,11 +32,12 @@ class Decoded(NamedTuple):
     size: int
     escaped: int = 0
     halves: int = 0
+    short: int = 0
 
     def with_counts(self, other: Decoded) -> Decoded:
         """This text with the counts of ``other`` added; the size is that of ``other``."""
         return Decoded(self.text, self.replaced + other.replaced, self.nul + other.nul, other.size,
-                       self.escaped + other.escaped, self.halves + other.halves)  # fmt: skip
+                       self.escaped + other.escaped, self.halves + other.halves, self.short + other.short)  # fmt: skip
 
 
 _NOTHING = Decoded("", 0, 0, 0)
@@ -120,8 +121,8 @@ def _sum(counts: Decoded, stretch: Decoded) -> Decoded:
 
 
 def _document(identifier: str, text: str, counts: Decoded) -> Document:
-    _, replaced, nul, size, escaped, halves = counts
-    return Document(identifier, text, replaced, nul, size, escaped=escaped, halves=halves)
+    _, replaced, nul, size, escaped, halves, short = counts
+    return Document(identifier, text, replaced, nul, size, escaped=escaped, halves=halves, short_paragraphs=short)
 
 
 def _part(identifier: str, number: int) -> str:

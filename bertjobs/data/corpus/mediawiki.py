@@ -12,7 +12,6 @@ import html
 import os
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from typing import BinaryIO, NamedTuple
 
 from bertjobs.data.corpus.document import CHUNK, Decoded, decode, parts
@@ -193,6 +192,4 @@ def _article(page: bytes, wiki: Wiki) -> Iterator[Document]:
     source = html.unescape("".join(stretch.text for stretch in stretches))
     text, short = read_article(source, wiki.media_names, wiki.language)
     replaced, nul = sum(stretch.replaced for stretch in stretches), sum(stretch.nul for stretch in stretches)
-    for document in parts(number[1].decode(), [Decoded(text, replaced, nul, len(page))]):
-        yield replace(document, short_paragraphs=short) if short else document
-        short = 0  # the article's other parts have none
+    yield from parts(number[1].decode(), [Decoded(text, replaced, nul, len(page), short=short)])

@@ -58,16 +58,6 @@ _EQUALS = "&#61;"  # "=" in what was rendered, which a template around it must n
 _ONLY_HOLES = re.compile(rf"^[ \t{HOLE}]*{HOLE}[ \t{HOLE}]*$", re.MULTILINE)
 
 
-def prose(
-    wikitext: str,
-    media_names: frozenset[str] = MEDIA_NAMES,
-    language: str = "en",
-    in_place_of: Callable[[str], str] = lambda _content: "",
-) -> str:
-    """The text of ``read_article``."""
-    return read_article(wikitext, media_names, language, in_place_of).text
-
-
 class Article(NamedTuple):
     """An article's paragraphs, one per line, and how many others were left out as titles or captions."""
 

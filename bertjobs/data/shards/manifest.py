@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -363,18 +362,3 @@ def _parse_phase(number: int, entry: Any, folder: Path) -> PhaseData:
         return Split(folder / name, files, entry[name].get("pairs", {}))
 
     return PhaseData(number, entry["sequence_length"], entry["max_predictions"], split("train"), split("validation"))
-
-
-def rows_for_epochs(spec: RunSpec) -> Callable[[int], int] | None:
-    """The ``training_rows`` with which `resolve` makes steps of the epochs of pretraining; None if it needs none.
-
-    Raises:
-        InputError: the data of such a run cannot be read.
-    """
-    if spec.task or all(phase.steps for phase in spec.phases):
-        return None
-    try:
-        return DataManifest.read(spec.data).training_sequences
-    except InputError as error:
-        what = f"the length of a phase in epochs follows from the data: {error.what}"
-        raise InputError(what, where=error.where, hint=error.hint or "give steps instead of epochs") from error

@@ -17,7 +17,7 @@ from bertjobs.launch.watch.goodput import Goodput, goodput, held_by
 from bertjobs.launch.watch.timeline import ACTIVE, Link, TimelineEntry, link_of, timeline
 from bertjobs.recipe.spec import PhaseSpec, RunSpec
 from bertjobs.run.checkpoints import MANIFEST, newest_whole, step_of
-from bertjobs.run.directory import PhaseDirectory, RunDirectory
+from bertjobs.run.directory import Done, PhaseDirectory, RunDirectory
 from bertjobs.run.events import LAST_UNIX_S
 from bertjobs.run.journal import JobStory, Story, read_story
 from bertjobs.run.owner import Owners
@@ -119,7 +119,7 @@ class RunFiles:
         spec: run.yml's; None if there is none, or if it cannot be read.
         story: the journal's.
         metrics: by phase.
-        undone: the phases without a DONE.json.
+        done: each phase's DONE.json; None if it has none, or if that cannot be read.
         damage: what cannot be read, or is missing, by phase, and under 0 what concerns the run; in words.
         validations: by phase; {} unless the run was read whole.
     """
@@ -128,9 +128,14 @@ class RunFiles:
     spec: RunSpec | None
     story: Story
     metrics: Mapping[int, Lines]
-    undone: tuple[int, ...]
+    done: Mapping[int, Done | None]
     damage: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
     validations: Mapping[int, Lines] = field(default_factory=dict)
+
+    @property
+    def undone(self) -> tuple[int, ...]:
+        """The phases that are not done."""
+        return tuple(number for number, done in self.done.items() if done is None)
 
     @property
     def phases(self) -> tuple[PhaseSpec, ...]:
@@ -189,7 +194,6 @@ def read_run(directory: RunDirectory, *, whole: bool = False) -> RunFiles:
     spec = settings_of(directory, damage)
     numbers = [phase.phase for phase in spec.phases] if spec else [phase.number for phase in directory.phases()]
     done = {number: damage.read(number, directory.phase(number).done, None) for number in numbers}
-    undone = tuple(number for number in numbers if done[number] is None)
     if numbers and (last := done[numbers[-1]]):
         note_result(directory.phase(numbers[-1]), last, damage)
     metrics = {
@@ -198,7 +202,7 @@ def read_run(directory: RunDirectory, *, whole: bool = False) -> RunFiles:
             directory.phase(number).metrics,
             *STEP_FIELDS,
             with_loss=True,
-            newest=not whole and number not in undone,
+            newest=not whole and done[number] is not None,
         )
         for number in numbers
     }
@@ -207,7 +211,7 @@ def read_run(directory: RunDirectory, *, whole: bool = False) -> RunFiles:
     story = read_story(damage.read(0, directory.events, []), step_times if whole else None)
     if not story.jobs:
         story = _story_of_owner(directory)
-    return RunFiles(directory, spec, story, metrics, undone, damage.words, validations)
+    return RunFiles(directory, spec, story, metrics, done, damage.words, validations)
 
 
 def _story_of_owner(directory: RunDirectory) -> Story:
@@ -299,9 +303,8 @@ def _phase_status(
     link = link_of(phase.phase, links, files.undone) if phase.phase in files.undone else None
     state, source = (link.state, link.source) if link else ("NOT STARTED", "run directory")
     entries = tuple(entry for one in links for entry in one.entries if entry.phase == phase.phase)
-    result = None
     if phase.phase not in files.undone:
-        state, link, result = "DONE", _last_link(entries, links), phase_result(folder)
+        state, link = "DONE", _last_link(entries, links)
     last = lines[-1] if lines else None
     loss = {name: last[name]} if last and (name := loss_field(last)) else {}
     step_time = statistics.median(line["step_time_s"] for line in lines[-RECENT_STEPS:]) if lines else None
@@ -324,7 +327,7 @@ def _phase_status(
         step_time_s=step_time,
         late_s=late,
         checkpoint_age_s=_age_s(checkpoint / MANIFEST, now) if checkpoint else None,
-        result=result.name if result else "",
+        result=result.name if (result := phase_result(folder, files.done[phase.phase])) else "",
         reason=_reason(phase.phase, link, links, files.undone),
         start_unix_s=link.start_unix_s if link and state in WAITING else None,
         end_unix_s=end,

@@ -89,7 +89,7 @@ def measure_of(directory: RunDirectory) -> tuple[str | None, float | None]:
         name = result.get("measure")
         return name, _finite((result.get("dev") or {}).get(name))
     phases = directory.phases()
-    line = measured_result(phases[-1], read_steps(phases[-1].validation, HELD_OUT)) if phases else None
+    line = measured_result(read_steps(phases[-1].validation, HELD_OUT), phases[-1].done()) if phases else None
     return HELD_OUT, _finite(line[HELD_OUT]) if line else None
 
 

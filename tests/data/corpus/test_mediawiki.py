@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from bertjobs.data.corpus import Document, Source, documents, read, scan
-from bertjobs.data.corpus.wikitext import prose
+from bertjobs.data.corpus.wikitext import read_article
 from bertjobs.data.prepare import PHASES, PrepareOptions, prepare
 from bertjobs.data.shards.manifest import DataManifest
 from bertjobs.errors import InputError
@@ -225,7 +225,7 @@ def test_the_real_dump_in_streams_gives_the_same_articles(
     ],
 )  # fmt: skip
 def test_wikitext_becomes_prose(wikitext: str, expected: str) -> None:
-    assert prose(wikitext) == expected
+    assert read_article(wikitext).text == expected
 
 
 @pytest.mark.parametrize("unit", ["{{", "[[", "{|\n", "<ref>", "<!--", "[http://", "'", "( ,", "{{a|", "[[}}", "{{]]"])
@@ -233,11 +233,11 @@ def test_hostile_wikitext_takes_no_longer_than_its_length_allows(unit: str) -> N
     import time
 
     started = time.process_time()
-    prose(unit * (100_000 // len(unit)) + " and a sentence at the end.")
+    read_article(unit * (100_000 // len(unit)) + " and a sentence at the end.")
     assert time.process_time() - started < 3
 
 
 def test_short_paragraphs_stay_in_scripts_that_end_a_sentence_without_a_mark() -> None:
     kept = ["กรุงเทพเป็นเมืองหลวง", "ພາສາລາວ", "ភាសាខ្មែរ", "မြန်မာဘာသာ", "东京是日本的首都", "東京は首都です"]
     dropped = ["A title", "Заголовок", "제목", "عنوان"]
-    assert prose("\n\n".join(kept + dropped)).split("\n") == kept
+    assert read_article("\n\n".join(kept + dropped)).text.split("\n") == kept

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from bertjobs.data.corpus.templates import words_of_template
-from bertjobs.data.corpus.wikitext import HOLE, prose
+from bertjobs.data.corpus.wikitext import HOLE, read_article
 
 ENGLISH = [
     ("formatnum:3", "3"),
@@ -160,16 +160,19 @@ def test_a_template_as_its_words(language: str, template: str, words: str) -> No
 )
 def test_others_leave_nothing(template: str) -> None:
     assert words_of_template(template) is None
-    assert prose(f"Before{{{{{template}}}}} and after it.") == "Before and after it."
+    assert read_article(f"Before{{{{{template}}}}} and after it.").text == "Before and after it."
 
 
 def test_an_equals_sign_inside_a_template_is_no_name_of_an_argument_around_it() -> None:
-    assert prose("So {{nowrap|''Z'' {{=}} 1}} and {{nowrap|[[x|a = b]] c}} hold.") == "So Z = 1 and a = b c hold."
+    assert (
+        read_article("So {{nowrap|''Z'' {{=}} 1}} and {{nowrap|[[x|a = b]] c}} hold.").text
+        == "So Z = 1 and a = b c hold."
+    )
 
 
 def test_templates_within_templates_and_links() -> None:
     text = "It ({{lang-el|{{script|Grek|Ἀθῆναι}}}}, {{c.|{{formatnum:1200}}}}) is [[x|{{nowrap|a b}}]]:"
-    assert prose(f"{text} {{{{lang|fr|[[mot]]}}}}.") == "It (Greek: Ἀθῆναι, c. 1,200) is a b: mot."
+    assert read_article(f"{text} {{{{lang|fr|[[mot]]}}}}.").text == "It (Greek: Ἀθῆναι, c. 1,200) is a b: mot."
 
 
 def test_a_hole_is_marked_where_someone_asks_for_it() -> None:
@@ -180,9 +183,9 @@ def test_a_hole_is_marked_where_someone_asks_for_it() -> None:
         asked.append(content)
         return "" if content.startswith("b") else HOLE
 
-    assert prose(text, in_place_of=mark) == f"A {HOLE} b.\nC d.\nE."
+    assert read_article(text, in_place_of=mark).text == f"A {HOLE} b.\nC d.\nE."
     assert asked == ["a", "b|x", "Infobox|x", "c", "d"]
-    assert prose(text) == "A b.\nC d.\nE."
+    assert read_article(text).text == "A b.\nC d.\nE."
 
 
 @pytest.mark.parametrize(
@@ -191,7 +194,7 @@ def test_a_hole_is_marked_where_someone_asks_for_it() -> None:
 def test_hostile_templates_take_no_longer_than_their_length_allows(unit: str) -> None:
     started = time.process_time()
     for end in ("", "}}" * (100_000 // len(unit))):
-        prose(unit * (100_000 // len(unit)) + end + " and a sentence at the end.")
+        read_article(unit * (100_000 // len(unit)) + end + " and a sentence at the end.")
     assert time.process_time() - started < 5
 
 
